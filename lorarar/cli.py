@@ -1,0 +1,97 @@
+"""What every command shares: one error type, one exit path, outputs that are never half-written. No toolchain."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+EXIT_OK = 0
+EXIT_FAILED_CHECK = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class InputError(Exception):
+    """The user's input can't be used: one plain sentence that says what happened, what is valid and what to do."""
+
+
+def missing_toolchain(package: str, extra: str) -> InputError:
+    """The error for a toolchain that is not installed, naming the extra that brings it."""
+    return InputError(f"{package} is not installed: install it with  pip install 'lorarar-toolkit[{extra}]'")
+
+
+def run_command(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
+    """Run a command's `main` and exit: bad input prints one sentence and exits 2, Ctrl-C exits 130."""
+    try:
+        code = main(None)
+    except InputError as error:
+        _fail(str(error))
+    except MemoryError:
+        _fail("this machine ran out of memory; use a smaller --rank or base, or close other programs")
+    except OSError as error:
+        _fail(describe_os_error(error))
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(code)
+
+
+def describe_os_error(error: OSError) -> str:
+    """One sentence for an operating-system error: the path, what happened, what to do."""
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}the disk is full; free some space or write to another disk (nothing was left half-written)"
+    if error.errno == errno.ENOENT:
+        return f"{where}no such file or folder; check the path"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{where}no permission; choose a path that you may read or write"
+    return f"{where}{error.strerror or error}"
+
+
+def _fail(message: str) -> NoReturn:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(EXIT_BAD_INPUT)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it over `path` on success, remove it on any failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files private to the user; an output has the permissions of any new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; it replaces `path` on success and disappears on any failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            path.replace(old / path.name)
+            temporary.replace(path)
+            shutil.rmtree(old)
+        else:
+            temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,195 @@
+"""Layouts (the ordered groups of a UNet's attention linears) and adapters (a LoRA packed in a layout). Numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from lorarar.cli import InputError
+from lorarar.lora.types import LoRA, LoraLayer
+
+# Part → the ends of the module names it holds (paper §3.3: query and output are learned, key and value averaged).
+PARTS: dict[str, tuple[str, ...]] = {"qo": (".to_q", ".to_out.0"), "kv": (".to_k", ".to_v")}
+UNET = "unet."
+
+Adapter = dict[str, np.ndarray]
+"""`{group}_down` (N, rank, in) and `{group}_up` (N, out, rank) for every group of a layout."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Attention linears of one part and one weight shape (out_features, in_features), in `named_modules()` order."""
+
+    part: str
+    in_features: int
+    out_features: int
+    modules: tuple[str, ...]  # names inside the UNet, without `unet.`
+
+    @property
+    def name(self) -> str:
+        return f"{self.part}_{self.in_features}x{self.out_features}"
+
+    @property
+    def down(self) -> str:
+        return f"{self.name}_down"
+
+    @property
+    def up(self) -> str:
+        return f"{self.name}_up"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The ordered groups of a base: learned parts first, then by width."""
+
+    base: str
+    groups: tuple[Group, ...]
+
+    @classmethod
+    def from_linears(cls, base: str, linears: Iterable[tuple[str, int, int]]) -> Layout:
+        """Group (module name, in_features, out_features) triples, given in `named_modules()` order."""
+        found: dict[tuple[str, int, int], list[str]] = {}
+        for name, in_features, out_features in linears:
+            part = part_of(name)
+            if part is not None:
+                found.setdefault((part, in_features, out_features), []).append(name)
+        if not found:
+            raise InputError(f"{base} has no attention linears (to_q, to_k, to_v, to_out.0), so nothing can be merged")
+        order = sorted(found, key=lambda key: (list(PARTS).index(key[0]), key[1], key[2]))
+        return cls(base, tuple(Group(*key, modules=tuple(found[key])) for key in order))
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        return tuple(module for group in self.groups for module in group.modules)
+
+    def part(self, part: str) -> tuple[Group, ...]:
+        return tuple(group for group in self.groups if group.part == part)
+
+    def to_json(self, rank: int) -> dict[str, Any]:
+        """The manifest's `layout` object; `rank` is that of the artifacts' inputs."""
+        return {
+            "groups": [
+                {
+                    "name": group.name,
+                    "in": group.in_features,
+                    "out": group.out_features,
+                    "rank": rank,
+                    "modules": list(group.modules),
+                }
+                for group in self.groups
+            ]
+        }
+
+    @classmethod
+    def from_json(cls, base: str, data: Mapping[str, Any]) -> Layout:
+        """Read the manifest's `layout` object back; raises InputError when its groups contradict their names."""
+        groups = []
+        for entry in data["groups"]:
+            part = str(entry["name"]).partition("_")[0]
+            group = Group(part, int(entry["in"]), int(entry["out"]), tuple(entry["modules"]))
+            if part not in PARTS or group.name != entry["name"]:
+                raise InputError(f"layout group {entry['name']!r} does not match its sizes; export the bundle again")
+            groups.append(group)
+        return cls(base, tuple(groups))
+
+
+def part_of(module: str) -> str | None:
+    """The part a UNet module belongs to, or None when it is no attention linear."""
+    return next((part for part, ends in PARTS.items() if module.endswith(ends)), None)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """An adapter and what it could not carry."""
+
+    adapter: Adapter
+    left_out: tuple[str, ...]  # layers outside the layout, by full name
+    left_out_share: float  # their share of the LoRA's whole ‖ΔW‖²
+
+    def warning(self) -> str | None:
+        """One sentence about the layers left out, or None when the adapter carries the whole LoRA."""
+        if not self.left_out:
+            return None
+        shown = ", ".join(self.left_out[:3]) + (", …" if len(self.left_out) > 3 else "")
+        return (
+            f"{len(self.left_out)} layers are outside the attention linears and not in the adapter ({shown}); "
+            f"they hold {self.left_out_share:.1%} of the LoRA's squared norm"
+        )
+
+
+def pack(lora: LoRA, layout: Layout, rank: int | None = None, dtype: Any = np.float32) -> Packed:
+    """Pack a LoRA into an adapter of `layout`; shorter ranks and missing layers are zero-padded, which is exact.
+
+    In half precision each layer's factors are balanced, which leaves ΔW as it is and keeps it in range.
+    Raises InputError when a layer's shape is not the base's, when a rank exceeds `rank`, when no layer fits, or when
+    `dtype` is half precision and a factor overflows in it.
+    """
+    width = lora.max_rank if rank is None else rank
+    adapter: Adapter = {}
+    used = 0
+    for group in layout.groups:
+        down = np.zeros((len(group.modules), width, group.in_features), dtype)
+        up = np.zeros((len(group.modules), group.out_features, width), dtype)
+        for row, module in enumerate(group.modules):
+            layer = lora.layers.get(UNET + module)
+            if layer is None:
+                continue
+            _check_layer(layer, module, group, layout.base, width, lora.source)
+            used += 1
+            half = dtype != np.float32
+            down[row, : layer.rank], up[row, :, : layer.rank] = balance(layer) if half else (layer.down, layer.up)
+        if not (np.isfinite(down).all() and np.isfinite(up).all()):
+            raise InputError(f"{lora.source}: a factor in {group.name} is too large for half precision; use fp32")
+        adapter[group.down], adapter[group.up] = down, up
+    if not used:
+        raise InputError(
+            f"{lora.source}: none of its {len(lora.layers)} layers is an attention linear of {layout.base}; "
+            "it was made for another base model"
+        )
+    known = {UNET + module for module in layout.modules}
+    left_out = tuple(name for name in lora.layers if name not in known)
+    return Packed(adapter, left_out, _share(lora, left_out))
+
+
+def balance(layer: LoraLayer) -> tuple[Float[np.ndarray, "rank inp"], Float[np.ndarray, "out rank"]]:
+    """Factors of the same ΔW whose largest entries are equal; the factor is a power of two, so nothing is rounded."""
+    peak_down, peak_up = float(np.abs(layer.down).max()), float(np.abs(layer.up).max())
+    if peak_down == 0 or peak_up == 0:
+        return layer.down, layer.up
+    factor = np.float32(2.0 ** np.round(np.log2(peak_up / peak_down) / 2))
+    return layer.down * factor, layer.up / factor
+
+
+def unpack(adapter: Mapping[str, np.ndarray], layout: Layout) -> LoRA:
+    """The LoRA an adapter means: one layer a module, in float32. Raises InputError on a wrong name or shape."""
+    layers: dict[str, LoraLayer] = {}
+    for group in layout.groups:
+        if group.down not in adapter or group.up not in adapter:
+            raise InputError(f"the adapter has no {group.down} and {group.up}; it was packed for another base")
+        down, up = np.asarray(adapter[group.down]), np.asarray(adapter[group.up])
+        rank = down.shape[1] if down.ndim == 3 else 0
+        count = len(group.modules)
+        if down.shape != (count, rank, group.in_features) or up.shape != (count, group.out_features, rank):
+            raise InputError(f"{group.name} has shapes {down.shape}, {up.shape}, which are not those of {layout.base}")
+        for row, module in enumerate(group.modules):
+            layers[UNET + module] = LoraLayer(down[row].astype(np.float32), up[row].astype(np.float32))
+    return LoRA(layers, dialect="adapter")
+
+
+def _check_layer(layer: LoraLayer, module: str, group: Group, base: str, rank: int, source: str) -> None:
+    want = (group.out_features, group.in_features)
+    have = (layer.out_features, *layer.down.shape[1:])
+    if have != want:
+        raise InputError(f"{source}: {module} has shape {have}, {base} has {want}; the LoRA is for another base model")
+    if layer.rank > rank:
+        raise InputError(f"{source}: {module} has rank {layer.rank}, more than {rank}; export with --rank {layer.rank}")
+
+
+def _share(lora: LoRA, names: Iterable[str]) -> float:
+    part = sum(lora.layers[name].squared_norm() for name in names)
+    total = sum(layer.squared_norm() for layer in lora.layers.values()) if part else 0.0
+    return part / total if total else 0.0
