@@ -1,0 +1,159 @@
+"""Merge a content and a style LoRA into one LoRA. Importing this needs numpy only.
+
+A layer that only one LoRA has is carried exactly, times that LoRA's scale. A layer that both have is merged by the
+method, with one exception: `learned` is made for the base's to_q and to_out.0, so its other layers (to_k, to_v,
+feed-forward, projections, convolutions, text encoders) follow the k/v rule, exactly. All methods mean ΔW, never the
+factors apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from lorarar import __version__
+from lorarar.cli import InputError
+from lorarar.layout import Layout
+from lorarar.lora.types import LoRA, LoraLayer
+from lorarar.merging.dense import sparse
+from lorarar.merging.exact import direct, learned, np_lora
+from lorarar.merging.pairs import Aligned, align
+from lorarar.merging.predict import predict_with
+from lorarar.merging.truncate import shrink
+from lorarar.merging.types import (
+    CONTENT_ONLY,
+    LEARNED,
+    METHOD,
+    RULE,
+    RULES,
+    STYLE_ONLY,
+    Merged,
+    Method,
+    Options,
+    Outcome,
+    Pair,
+    Predict,
+    Truncated,
+    Truncation,
+)
+
+__all__ = ["METHODS", "RULES", "Merged", "Method", "Options", "Pair", "Predict", "Truncation"]
+__all__ += ["CONTENT_ONLY", "LEARNED", "METHOD", "RULE", "STYLE_ONLY", "align", "merge", "predict_with"]
+
+METHODS: dict[str, Method] = {
+    "learned": Method(
+        learned,
+        "LoRA.rar: a hypernetwork's coefficient for every column of to_q and to_out.0; exact",
+        "https://arxiv.org/abs/2412.05148",
+        frozenset({"rule"}),
+    ),
+    "direct": Method(
+        direct,
+        "the average or the sum; exact",
+        "https://arxiv.org/abs/2203.05482",
+        frozenset({"rule"}),
+    ),
+    "np-lora": Method(
+        np_lora,
+        "the content gives way in the style's row space; exact",
+        "https://arxiv.org/abs/2511.11051",
+        frozenset({"mu"}),
+    ),
+    "dare": Method(
+        sparse("dare"),
+        "random entries of ΔW dropped, the rest rescaled, then averaged; cut to a rank",
+        "https://arxiv.org/abs/2311.03099",
+        frozenset({"density", "seed"}),
+    ),
+    "ties": Method(
+        sparse("ties"),
+        "large entries of ΔW that agree with the elected sign, averaged; cut to a rank",
+        "https://arxiv.org/abs/2306.01708",
+        frozenset({"density"}),
+    ),
+    "dare-ties": Method(
+        sparse("dare-ties"),
+        "DARE's dropping, then TIES's vote; cut to a rank",
+        "https://arxiv.org/abs/2403.13257",
+        frozenset({"density", "seed"}),
+    ),
+}
+
+
+def merge(
+    content: LoRA,
+    style: LoRA,
+    layout: Layout,
+    method: str,
+    options: Options | None = None,
+    on_layer: Callable[[int, int], None] | None = None,
+) -> Merged:
+    """Merge two LoRAs for the base of `layout`. `on_layer(done, all)` is called after each merged layer.
+
+    `options.rank_out` bounds the rank of the layers that both have; layers of one LoRA keep theirs, exactly.
+    Raises InputError for an unknown method, LoRAs that do not fit the base or each other, or a result beyond float32.
+    """
+    options = options or Options()
+    if method not in METHODS:
+        raise InputError(f"unknown method {method!r}; valid are {', '.join(METHODS)}")
+    aligned = align(content, style, layout)
+    outcomes: dict[str, Outcome] = {}
+    for outcome in METHODS[method].run(aligned.pairs, options):
+        outcomes[outcome.name] = _finished(outcome, options.rank_out)
+        if on_layer is not None:
+            on_layer(len(outcomes), len(aligned.pairs))
+    outcomes |= _carried(aligned, options)
+    truncation = Truncation.of({name: item.truncated for name, item in outcomes.items() if item.truncated is not None})
+    metadata = _metadata(content, style, layout, method, options, truncation)
+    # The content's order, then what only the style has: the same file whatever the method.
+    order = dict.fromkeys(chain(content.layers, style.layers))
+    coefficients = {name: item.coefficients for name, item in outcomes.items() if item.coefficients is not None}
+    return Merged(
+        LoRA({name: outcomes[name].layer for name in order}, source=f"{method} merge", metadata=metadata),
+        {name: outcomes[name].kind for name in order},
+        coefficients if method == "learned" else None,
+        truncation,
+        aligned.warnings,
+    )
+
+
+def _finished(outcome: Outcome, rank_out: int | None) -> Outcome:
+    layer, truncated = outcome.layer, outcome.truncated
+    if not (np.isfinite(layer.down).all() and np.isfinite(layer.up).all()):
+        raise InputError(f"the merge of {outcome.name} is too large for float32; use smaller scales")
+    if rank_out is not None and layer.rank > rank_out:
+        layer, truncated = shrink(layer, rank_out)
+    return replace(outcome, layer=layer, truncated=truncated)
+
+
+def _carried(aligned: Aligned, options: Options) -> dict[str, Outcome]:
+    carried: dict[str, Outcome] = {}
+    sources = (
+        (aligned.content_only, options.content_scale, CONTENT_ONLY),
+        (aligned.style_only, options.style_scale, STYLE_ONLY),
+    )
+    for layers, scale, kind in sources:
+        for name, layer in layers.items():
+            scaled = layer if scale == 1 else LoraLayer(layer.down * np.float32(scale), layer.up)
+            carried[name] = _finished(Outcome(name, scaled, kind), None)
+    return carried
+
+
+def _metadata(
+    content: LoRA, style: LoRA, layout: Layout, method: str, options: Options, truncation: Truncation | None
+) -> dict[str, str]:
+    """What a merged file says about itself: strings under keys that start with `lorarar_`."""
+    facts = {"toolkit_version": __version__, "base": layout.base}
+    # Names only: a shared file must not tell its maker's folders.
+    facts |= {role: Path(lora.source).name for role, lora in (("content", content), ("style", style))}
+    facts |= {"method": method, "paper": METHODS[method].paper} | options.describe(METHODS[method].uses)
+    if options.rank_out is not None:
+        facts["rank_out"] = str(options.rank_out)
+    if truncation is not None:
+        facts["truncation_error"] = f"{truncation.overall:.6g}"
+        facts["truncation_error_worst"] = f"{truncation.worst:.6g} ({truncation.worst_layer})"
+    return {f"lorarar_{name}": text for name, text in facts.items()}

@@ -1,0 +1,100 @@
+"""DARE, TIES and DARE-TIES on ΔW itself. Their results have full rank, so they are cut to a rank and the error told.
+
+PEFT's `dare_linear`, `ties` and `dare_ties` act on the two factors apart, which is another, cruder thing: entries of
+up and down are dropped, not entries of ΔW. The paper's baselines ("uniform weights and a density of 0.5") act on
+weights, as we do. Uniform weights mean here: DARE averages (½, ½); the disjoint mean of TIES and DARE-TIES divides by
+how many LoRAs agree, so that equal weights drop out (mergekit's `dare_ties` leaves its sum undivided: ½ of ours where
+one LoRA speaks alone).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from lorarar.lora.types import LoraLayer
+from lorarar.merging.pairs import weight_shape
+from lorarar.merging.truncate import cut
+from lorarar.merging.types import METHOD, RULES, Options, Outcome, Pair
+
+Matrix = np.ndarray
+
+
+def trim(delta: Float[np.ndarray, "out inp"], density: float, _stream: str) -> Float[np.ndarray, "out inp"]:
+    """The `density` share of entries of the largest magnitude; entries equal to the smallest kept are kept too."""
+    drop = delta.size - max(1, round(density * delta.size))
+    magnitude = np.abs(delta)
+    threshold = np.partition(magnitude, drop, axis=None)[drop]
+    return np.where(magnitude >= threshold, delta, np.float32(0))
+
+
+def drop_and_rescale(delta: Float[np.ndarray, "out inp"], density: float, stream: str) -> Float[np.ndarray, "out inp"]:
+    """Each entry kept with probability `density` and divided by it, so that the expectation is ΔW.
+
+    `stream` names the random numbers: the same for the same seed, role and layer, whatever the order or the threads.
+    """
+    seed = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:16], "big")
+    kept = np.random.Generator(np.random.PCG64(seed)).random(delta.shape, dtype=np.float32) < density
+    return np.where(kept, delta / np.float32(density), np.float32(0))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What sets the three methods apart."""
+
+    thin: Callable[[Matrix, float, str], Matrix]  # how entries are dropped
+    elect: bool  # whether the LoRAs vote on each entry's sign
+
+
+RECIPES = {
+    "dare": Recipe(drop_and_rescale, elect=False),  # arXiv 2311.03099
+    "ties": Recipe(trim, elect=True),  # arXiv 2306.01708
+    "dare-ties": Recipe(drop_and_rescale, elect=True),  # arXiv 2403.13257 (mergekit), after both
+}
+
+
+def merge_dense(
+    content: Float[np.ndarray, "out inp"],
+    style: Float[np.ndarray, "out inp"],
+    recipe: Recipe,
+    density: float,
+    stream: str = "",
+) -> Float[np.ndarray, "out inp"]:
+    """ΔW_m of one layer. With `elect`, each entry takes the sign of the sum and the mean of those that have that sign
+    (0 where the sum is 0); without, the average.
+    """
+    content = recipe.thin(content, density, f"{stream}/content")
+    style = recipe.thin(style, density, f"{stream}/style")
+    total = content + style
+    if not recipe.elect:
+        return total * np.float32(RULES["average"])
+    agree_c, agree_s = content * np.sign(total) > 0, style * np.sign(total) > 0
+    return np.where(agree_c & agree_s, total / 2, np.where(agree_c, content, np.where(agree_s, style, np.float32(0))))
+
+
+def sparse(name: str) -> Callable[[Sequence[Pair], Options], Iterator[Outcome]]:
+    """The method `name` of RECIPES as a function of pairs. A convolution is taken as its matrix (out, in·kh·kw); the
+    scales multiply ΔW_c and ΔW_s before the vote. The result has rank `rank_out`, or r_c + r_s.
+    """
+
+    def run(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
+        for pair in pairs:
+            content, style = (
+                matrix(layer) * np.float32(scale)
+                for layer, scale in zip((pair.content, pair.style), options.scales, strict=True)
+            )
+            delta = merge_dense(content, style, RECIPES[name], options.density, f"{options.seed}/{pair.name}")
+            rank = options.rank_out or pair.content.rank + pair.style.rank
+            layer, truncated = cut(delta, rank, weight_shape(pair.content))
+            yield Outcome(pair.name, layer, METHOD, truncated=truncated)
+
+    return run
+
+
+def matrix(layer: LoraLayer) -> Float[np.ndarray, "out inp"]:
+    """ΔW as a matrix: (out, in), or (out, in·kh·kw) for a convolution."""
+    return layer.delta().reshape(layer.out_features, -1)

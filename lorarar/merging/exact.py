@@ -1,0 +1,108 @@
+"""The methods whose result is low-rank by nature: nothing is lost, and no ΔW is formed. Numpy only.
+
+All of them give up_m = [up_c, up_s] and down_m = [down_c·A; down_s·B] for some A and B, an ordinary LoRA of rank
+r_c + r_s (method facts, §2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from lorarar.cli import InputError
+from lorarar.lora.types import LoraLayer
+from lorarar.merging.types import LEARNED, METHOD, RULE, RULES, Options, Outcome, Pair
+
+# Bounds what is stacked at once (SDXL, rank 64: 42 MB) and is a multiple of what the hypernetwork takes at once.
+_LAYERS_AT_ONCE = 48
+
+
+def learned(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
+    """LoRA.rar (arXiv 2412.05148, Eq. 2): ΔW_m = ΔW_c·diag(m_c) + ΔW_s·diag(m_s), m by the hypernetwork.
+
+    Learned for the base's to_q and to_out.0; every other layer that both LoRAs have follows the k/v rule. The scales
+    multiply the coefficients. Raises InputError without `options.predict` or for a width it was not made for.
+    """
+    if options.predict is None:
+        raise InputError("the learned method needs a hypernetwork: give --hypernet FILE, or --untrained to try it out")
+    scales = np.array(options.scales, np.float32)[:, None]
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        if pair.group is not None and pair.group.part == "qo":
+            groups.setdefault(pair.group.name, []).append(pair)
+    for members in groups.values():
+        for first in range(0, len(members), _LAYERS_AT_ONCE):
+            batch = members[first : first + _LAYERS_AT_ONCE]
+            content = stack([pair.content for pair in batch])
+            style = stack([pair.style for pair in batch])
+            for pair, coefficients in zip(batch, options.predict(*content, *style) * scales, strict=True):
+                layer = join(pair.content.down * coefficients[0], pair.style.down * coefficients[1], pair)
+                yield Outcome(pair.name, layer, LEARNED, coefficients)
+    done = {pair.name for members in groups.values() for pair in members}
+    for outcome in direct([pair for pair in pairs if pair.name not in done], options):
+        yield Outcome(outcome.name, outcome.layer, RULE)
+
+
+def direct(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
+    """The average (ΔW_c + ΔW_s)/2, or by the rule `sum` ΔW_c + ΔW_s (model soups, arXiv 2203.05482).
+
+    The scales multiply each LoRA's share.
+    """
+    m_c, m_s = (np.float32(RULES[options.rule] * scale) for scale in options.scales)
+    for pair in pairs:
+        yield Outcome(pair.name, join(pair.content.down * m_c, pair.style.down * m_s, pair), METHOD)
+
+
+def np_lora(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
+    """NP-LoRA (arXiv 2511.11051): ΔW_s + ΔW_c·(I − μ/(1+μ)·V Vᵀ), V an orthonormal basis of down_s's row space.
+
+    The content gives way where the style acts. A convolution is taken as its matrix (rank, in·kh·kw). Computed in
+    float64; the scales multiply the two terms.
+    """
+    share = options.mu / (1 + options.mu)
+    for pair in pairs:
+        content = pair.content.down.reshape(pair.content.rank, -1).astype(np.float64)
+        acting = pair.style.up.reshape(pair.style.out_features, -1).any(axis=0)  # a row with a zero up is not in ΔW_s
+        basis = row_space(pair.style.down.reshape(pair.style.rank, -1)[acting])
+        kept = content - share * ((content @ basis) @ basis.T)
+        down_c = (kept * options.content_scale).astype(np.float32).reshape(pair.content.down.shape)
+        yield Outcome(pair.name, join(down_c, pair.style.down * np.float32(options.style_scale), pair), METHOD)
+
+
+def row_space(matrix: Float[np.ndarray, "rank inp"]) -> Float[np.ndarray, "inp basis"]:
+    """An orthonormal basis of the rows' span, in float64. Zero, duplicate and dependent rows add no direction.
+
+    Rows are scaled to length 1 first, so a row counts whatever its size: up may hold its inverse.
+    """
+    rows = matrix.astype(np.float64)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows[lengths[:, 0] > 0] / lengths[lengths > 0][:, None]
+    if not len(rows):
+        return np.zeros((matrix.shape[1], 0))
+    _, sizes, basis = np.linalg.svd(rows, full_matrices=False)
+    # The rows were rounded to float32, so a dependent row leaves a residue of about that size.
+    return basis[sizes > sizes[0] * max(8, len(rows)) * np.finfo(np.float32).eps].T
+
+
+def join(
+    content_down: Float[np.ndarray, "content_rank inp *kernel"],
+    style_down: Float[np.ndarray, "style_rank inp *kernel"],
+    pair: Pair,
+) -> LoraLayer:
+    """The layer [up_c, up_s] @ [content_down; style_down]."""
+    down = np.concatenate([content_down, style_down])
+    return LoraLayer(down, np.concatenate([pair.content.up, pair.style.up], axis=1))
+
+
+def stack(
+    layers: Sequence[LoraLayer],
+) -> tuple[Float[np.ndarray, "n rank inp"], Float[np.ndarray, "n out rank"]]:
+    """Linear layers of one shape as two arrays; shorter ranks are padded with zeros, which is exact."""
+    rank = max(layer.rank for layer in layers)
+    down = np.zeros((len(layers), rank, layers[0].in_features), np.float32)
+    up = np.zeros((len(layers), layers[0].out_features, rank), np.float32)
+    for row, layer in enumerate(layers):
+        down[row, : layer.rank], up[row, :, : layer.rank] = layer.down, layer.up
+    return down, up

@@ -1,0 +1,75 @@
+"""Bring two LoRAs and a base together: which layers both have, which only one has, and whether they fit. Numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lorarar.cli import InputError
+from lorarar.layout import UNET, Group, Layout, part_of
+from lorarar.lora.types import LoRA, LoraLayer
+from lorarar.merging.types import Pair
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """The layers of two LoRAs, sorted out."""
+
+    pairs: tuple[Pair, ...]
+    content_only: Mapping[str, LoraLayer]
+    style_only: Mapping[str, LoraLayer]
+    warnings: tuple[str, ...]
+
+
+def align(content: LoRA, style: LoRA, layout: Layout) -> Aligned:
+    """Pair the layers by name. Raises InputError when a LoRA has no attention linear of the base, when one of its
+    layers has another shape than the base's, or when the two LoRAs disagree on a layer's shape.
+    """
+    places = {UNET + module: group for group in layout.groups for module in group.modules}
+    warnings = [text for lora in (content, style) if (text := _check_base(lora, layout.base, places))]
+    pairs = []
+    for name in content.layers.keys() & style.layers.keys():
+        pair = Pair(name, content.layers[name], style.layers[name], places.get(name))
+        if weight_shape(pair.content) != weight_shape(pair.style):
+            raise InputError(
+                f"{content.source} and {style.source} disagree on {name}: {weight_shape(pair.content)} against "
+                f"{weight_shape(pair.style)}; only LoRAs of the same base model can be merged"
+            )
+        pairs.append(pair)
+    order = {name: position for position, name in enumerate(content.layers)}
+    pairs.sort(key=lambda pair: order[pair.name])
+    return Aligned(
+        tuple(pairs),
+        {name: layer for name, layer in content.layers.items() if name not in style.layers},
+        {name: layer for name, layer in style.layers.items() if name not in content.layers},
+        tuple(warnings),
+    )
+
+
+def weight_shape(layer: LoraLayer) -> tuple[int, ...]:
+    """The shape of the weight that a layer updates: (out, in), or (out, in, kh, kw) for a convolution."""
+    return (layer.out_features, *layer.down.shape[1:])
+
+
+def _check_base(lora: LoRA, base: str, places: Mapping[str, Group]) -> str | None:
+    attention = [name for name in lora.layers if name.startswith(UNET) and part_of(name)]
+    inside = [name for name in attention if name in places]
+    if not inside:
+        raise InputError(
+            f"{lora.source}: none of its {len(lora.layers)} layers is an attention linear of {base}; "
+            "it was made for another base model: give the --base that it was trained on"
+        )
+    for name in inside:
+        have, want = weight_shape(lora.layers[name]), (places[name].out_features, places[name].in_features)
+        if have != want:
+            raise InputError(
+                f"{lora.source}: {name} has shape {have}, {base} has {want}; "
+                "it was made for another base model: give the --base that it was trained on"
+            )
+    if len(inside) == len(attention):
+        return None
+    return (
+        f"{lora.source}: {len(attention) - len(inside)} of its {len(attention)} attention layers are not in {base}; "
+        "it was made for a larger base (an SDXL LoRA fits KOALA by name only: KOALA's blocks are distilled), so its "
+        "effect may be weaker or different; those layers are merged by the rule and have no effect on this base"
+    )

@@ -1,0 +1,63 @@
+"""Bring ΔW to a rank: the truncated SVD of a dense matrix or of two factors, and the error it leaves.
+
+Imports torch when called: its SVD is several times faster than numpy's here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from lorarar.lora.types import LoraLayer
+from lorarar.merging.types import Truncated
+
+# Measured on DARE's ΔW (1280 × 1280, rank 128): error 0.605 against the optimum 0.603, in 0.06 s; eigh of the Gram
+# matrix finds the optimum in 0.13–0.2 s but loses singular values under 3e-4 of the largest in float32.
+_OVERSAMPLE, _ITERATIONS = 32, 4
+
+
+def cut(delta: Float[np.ndarray, "out inp"], rank: int, shape: tuple[int, ...]) -> tuple[LoraLayer, Truncated]:
+    """The layer of at most `rank` nearest to ΔW, for a weight of `shape`, and how far it is from it.
+
+    The error is measured on the factors returned, not estimated. Seeded; up and down share the singular values.
+    """
+    import torch
+
+    rank = min(rank, *delta.shape)
+    dense = torch.from_numpy(delta)
+    if rank + _OVERSAMPLE < min(delta.shape):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            u, s, v = torch.svd_lowrank(dense, q=rank + _OVERSAMPLE, niter=_ITERATIONS)
+    else:
+        u, s, vh = torch.linalg.svd(dense, full_matrices=False)
+        v = vh.mT
+    root = s[:rank].sqrt()
+    up, down = u[:, :rank] * root, (v[:, :rank] * root).mT
+    error = torch.sum((dense - up @ down).double() ** 2).item()
+    return _layer(up.numpy(), down.numpy(), shape), Truncated(error, torch.sum(dense.double() ** 2).item())
+
+
+def shrink(layer: LoraLayer, rank: int) -> tuple[LoraLayer, Truncated]:
+    """The best layer of at most `rank` for a ΔW given by factors: an SVD of their small core, in float64, no ΔW."""
+    import torch
+
+    shape = (layer.out_features, *layer.down.shape[1:])
+
+    up = torch.from_numpy(layer.up.reshape(layer.out_features, -1)).double()
+    down = torch.from_numpy(layer.down.reshape(layer.rank, -1)).double()
+    (left, core_left), (right, core_right) = torch.linalg.qr(up), torch.linalg.qr(down.mT)
+    u, s, vh = torch.linalg.svd(core_left @ core_right.mT)
+    rank = min(rank, len(s))
+    root = s[:rank].sqrt()
+    best_up, best_down = left @ (u[:, :rank] * root), (root[:, None] * vh[:rank]) @ right.mT
+    best = _layer(best_up.float().numpy(), best_down.float().numpy(), shape)
+    rest = LoraLayer(np.concatenate([layer.down, best.down]), np.concatenate([layer.up, -best.up], axis=1))
+    return best, Truncated(rest.squared_norm(), layer.squared_norm())
+
+
+def _layer(up: np.ndarray, down: np.ndarray, shape: tuple[int, ...]) -> LoraLayer:
+    ones = (1,) * (len(shape) - 2)
+    return LoraLayer(
+        np.ascontiguousarray(down).reshape(-1, *shape[1:]), np.ascontiguousarray(up).reshape(shape[0], -1, *ones)
+    )

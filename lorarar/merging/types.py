@@ -1,0 +1,159 @@
+"""What every merging method takes and gives: pairs of layers, options, outcomes. Numpy only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from lorarar.cli import InputError
+from lorarar.layout import Group
+from lorarar.lora.types import LoRA, LoraLayer
+
+RULES = {"average": 0.5, "sum": 1.0}
+"""The coefficient that both LoRAs of a layer get; the numbers of `lorarar.hypernet.KV_RULES` (a test compares them)."""
+
+LEARNED, METHOD, RULE = "learned", "method", "rule"
+CONTENT_ONLY, STYLE_ONLY = "content only", "style only"
+
+
+class Predict(Protocol):
+    """Coefficients of n layers of one shape from their factors; a runtime may bring its own."""
+
+    def __call__(
+        self,
+        content_down: Float[np.ndarray, "n content_rank inp"],
+        content_up: Float[np.ndarray, "n out content_rank"],
+        style_down: Float[np.ndarray, "n style_rank inp"],
+        style_up: Float[np.ndarray, "n out style_rank"],
+    ) -> Float[np.ndarray, "n 2 inp"]: ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """Numbers that the methods take; each method says in its table entry which ones it uses.
+
+    Raises InputError when a number is out of its range.
+    """
+
+    content_scale: float = 1.0  # multiplies ΔW_c; 1 is the paper
+    style_scale: float = 1.0  # multiplies ΔW_s; 1 is the paper
+    rule: str = "average"  # a key of RULES
+    density: float = 0.5  # share of ΔW's entries that DARE and TIES keep, in (0, 1]
+    seed: int = 0  # of DARE's masks
+    mu: float = 0.5  # NP-LoRA's strength, ≥ 0
+    rank_out: int | None = None  # rank of every merged layer; None: r_c + r_s
+    predict: Predict | None = field(default=None, repr=False, compare=False)  # the hypernetwork of `learned`
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise InputError(f"unknown rule {self.rule!r}; valid are {', '.join(RULES)}")
+        for name in ("content_scale", "style_scale"):
+            if not math.isfinite(getattr(self, name)):
+                raise InputError(f"{name} is {getattr(self, name)}; give a finite number, 1 is the paper")
+        if not 0 < self.density <= 1:
+            raise InputError(f"density is {self.density}; give a share above 0 and up to 1, the paper's is 0.5")
+        if not (self.mu >= 0 and math.isfinite(self.mu)):
+            raise InputError(f"mu is {self.mu}; give a finite number from 0 upwards, NP-LoRA's default is 0.5")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}; give a whole number from 0 upwards")
+        if self.rank_out is not None and self.rank_out < 1:
+            raise InputError(f"the rank of the merged LoRA is {self.rank_out}; give 1 or more")
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        return self.content_scale, self.style_scale
+
+    def describe(self, used: frozenset[str]) -> dict[str, str]:
+        """The scales and the options in `used`, as text for a file's metadata."""
+        always = {"content_scale", "style_scale"}
+        return {
+            item.name: str(getattr(self, item.name))
+            for item in fields(self)
+            if item.name in used | always and getattr(self, item.name) is not None
+        }
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A layer that both LoRAs have. `group` is its place in the base's layout, None outside the attention linears."""
+
+    name: str
+    content: LoraLayer
+    style: LoraLayer
+    group: Group | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One merged layer. `dense` is set when ΔW_m had to be truncated to fit a rank."""
+
+    name: str
+    layer: LoraLayer
+    kind: str = METHOD
+    coefficients: Float[np.ndarray, "2 inp"] | None = None
+    truncated: Truncated | None = None
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """‖ΔW − ΔW_r‖² and ‖ΔW‖² of one layer (Frobenius, float64)."""
+
+    squared_error: float
+    squared_norm: float
+
+    @property
+    def relative(self) -> float:
+        """‖ΔW − ΔW_r‖ / ‖ΔW‖."""
+        return math.sqrt(self.squared_error / self.squared_norm) if self.squared_norm else 0.0
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """How far the truncated layers are from the method's own ΔW_m, measured on the factors that are kept (float32)."""
+
+    layers: int
+    overall: float  # ‖ΔW − ΔW_r‖ / ‖ΔW‖ over all truncated layers together
+    worst: float
+    worst_layer: str
+
+    @classmethod
+    def of(cls, outcomes: Mapping[str, Truncated]) -> Truncation | None:
+        """The summary of all truncated layers, or None when there is none."""
+        if not outcomes:
+            return None
+        worst = max(outcomes, key=lambda name: outcomes[name].relative)
+        error = sum(item.squared_error for item in outcomes.values())
+        norm = sum(item.squared_norm for item in outcomes.values())
+        return cls(len(outcomes), Truncated(error, norm).relative, outcomes[worst].relative, worst)
+
+
+Run = Callable[[Sequence[Pair], Options], Iterator[Outcome]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One entry of METHODS."""
+
+    run: Run
+    summary: str  # one line for the help
+    paper: str  # a link
+    uses: frozenset[str]  # the Options that matter to it, besides the scales and rank_out
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The merged LoRA and how each of its layers came about."""
+
+    lora: LoRA
+    kinds: Mapping[str, str]  # layer → learned, method, rule, content only, style only
+    coefficients: Mapping[str, np.ndarray] | None  # `learned`: layer → (2, in), scales included
+    truncation: Truncation | None  # None: the merge is exact
+    warnings: tuple[str, ...] = ()
+
+    def count(self, kind: str) -> int:
+        return sum(found == kind for found in self.kinds.values())
