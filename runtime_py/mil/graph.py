@@ -1,0 +1,215 @@
+"""A function of a Core ML program as a plan: steps in running order, and what each may forget (MIL.proto: Function)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lorarar.cli import InputError
+from runtime_py.mil.blob import Blob
+from runtime_py.mil.ops import OPS, Op
+from runtime_py.mil.package import Package
+from runtime_py.mil.values import TensorType, Value, immediate, tensor_type
+
+Constant = Value | Blob
+Operand = str | tuple[str, ...]
+"""A name, or the names of an input that takes a list of tensors."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation to run."""
+
+    type: str
+    position: int  # in the function's list of operations, from 0
+    inputs: dict[str, Operand]
+    outputs: dict[str, TensorType]
+    frees: tuple[str, ...] = ()  # names no later step reads
+
+    @property
+    def op(self) -> Op:
+        return OPS[self.type]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name it reads."""
+        return tuple(name for operand in self.inputs.values() for name in _names(operand))
+
+    def __str__(self) -> str:
+        return f"{self.type} {next(iter(self.outputs), '')!r} (operation {self.position})"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A function ready to run."""
+
+    name: str
+    inputs: dict[str, TensorType]
+    outputs: dict[str, TensorType]
+    constants: dict[str, Constant]
+    steps: tuple[Step, ...]
+    op_types: tuple[str, ...]  # every operation as stored, with the constants
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """An operation that the evaluator cannot run, and where it stands."""
+
+    type: str
+    output: str
+    function: str
+    position: int
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.output!r} ({self.function}, operation {self.position})"
+
+
+def unknown_operations(name: str, function: Any) -> Iterator[Unknown]:
+    """The operations of a function that no table has."""
+    for position, operation in enumerate(_block(name, function).operations):
+        if operation.type != "const" and operation.type not in OPS:
+            output = operation.outputs[0].name if operation.outputs else ""
+            yield Unknown(operation.type, output, name, position)
+
+
+def build(name: str, function: Any, package: Package) -> Graph:
+    """The plan of a function; every constant's storage is checked, none is read."""
+    block = _block(name, function)
+    inputs = {given.name: tensor_type(given.type, f"input {given.name!r}") for given in function.inputs}
+    types = dict(inputs)
+    constants: dict[str, Constant] = {}
+    steps = []
+    for position, operation in enumerate(block.operations):
+        made = {output.name: tensor_type(output.type, f"output {output.name!r}") for output in operation.outputs}
+        if types.keys() & made.keys():
+            raise InputError(f"{next(iter(made))!r} is made twice in {name}; the package is damaged, export it again")
+        types.update(made)
+        if operation.type == "const":
+            output = _const_output(operation)
+            constants[output] = _constant(operation.attributes["val"], package, f"constant {output!r}")
+        else:
+            steps.append(_step(operation, position, made, constants, package))
+    ordered = _late_constants(steps, {*inputs, *constants}, tuple(block.outputs))
+    return Graph(
+        name,
+        inputs,
+        {output: types[output] for output in block.outputs},
+        constants,
+        _with_frees(ordered, {*constants, *block.outputs}),
+        tuple(operation.type for operation in block.operations),
+    )
+
+
+def _block(name: str, function: Any) -> Any:
+    block = function.block_specializations.get(function.opset)
+    if block is None:
+        raise InputError(f"function {name} has no block for its opset {function.opset!r}; export the package again")
+    return block
+
+
+def _const_output(operation: Any) -> str:
+    if len(operation.outputs) != 1 or "val" not in operation.attributes:
+        raise InputError("a const operation of the program holds no value; the package is damaged, export it again")
+    return str(operation.outputs[0].name)
+
+
+def _constant(value: Any, package: Package, what: str) -> Constant:
+    kind = tensor_type(value.type, what)
+    stored = value.WhichOneof("value")
+    if stored == "blobFileValue":
+        return package.blob(value.blobFileValue.fileName, value.blobFileValue.offset, kind, what)
+    if stored == "immediateValue" and value.immediateValue.WhichOneof("value") == "tensor":
+        return immediate(value.immediateValue.tensor, kind, what)
+    raise InputError(f"{what} is stored neither as a tensor nor in a weights file; export the package again")
+
+
+def _step(
+    operation: Any, position: int, outputs: dict[str, TensorType], constants: dict[str, Constant], package: Package
+) -> Step:
+    step = Step(operation.type, position, {}, outputs)
+
+    def own_constant(parameter: str, value: Any) -> str:
+        # Values written in place (iOS 16's compressed weights keep theirs as attributes) become constants too.
+        name = f"{position}.{parameter}"  # no name of a program starts with a digit
+        constants[name] = _constant(value, package, f"{parameter} of {step}")
+        return name
+
+    inputs: dict[str, Operand] = {}
+    for parameter, value in operation.attributes.items():
+        if parameter != "name":
+            inputs[parameter] = own_constant(parameter, value)
+    for parameter, argument in operation.inputs.items():
+        names = tuple(
+            binding.name
+            if binding.WhichOneof("binding") == "name"
+            else own_constant(f"{parameter}.{index}", binding.value)
+            for index, binding in enumerate(argument.arguments)
+        )
+        inputs[parameter] = names if parameter in step.op.lists else _single(names, parameter, step)
+    _check_parameters(step, inputs)
+    return replace(step, inputs=inputs)
+
+
+def _single(names: tuple[str, ...], parameter: str, step: Step) -> str:
+    if len(names) != 1:
+        raise InputError(f"{step} has {len(names)} tensors for its input {parameter}, not one; export it again")
+    return names[0]
+
+
+def _check_parameters(step: Step, inputs: dict[str, Operand]) -> None:
+    missing = sorted(step.op.required - inputs.keys())
+    if missing:
+        raise InputError(f"{step} lacks its input {missing[0]}; the package is damaged, export it again")
+    extra = sorted(inputs.keys() - step.op.parameters)
+    if extra:
+        raise InputError(
+            f"{step} has an input {extra[0]} that this evaluator does not know; export for iOS 18 or older"
+        )
+
+
+def _late_constants(steps: list[Step], known: set[str], outputs: tuple[str, ...]) -> list[Step]:
+    """The steps with every compressed weight moved to just before its first reader.
+
+    Packages list them first, and all of them together, dense, are larger than what the rest of the program needs.
+    """
+    waiting: dict[str, Step] = {}
+    ordered: list[Step] = []
+
+    def emit(step: Step) -> None:
+        need(step.names, str(step))
+        ordered.append(step)
+        known.update(step.outputs)
+
+    def need(names: Iterable[str], reader: str) -> None:
+        for name in names:
+            if name in waiting:
+                late = waiting[name]
+                for output in late.outputs:
+                    del waiting[output]
+                emit(late)
+            elif name not in known:
+                raise InputError(f"{reader} reads {name!r}, which nothing before it makes; export the package again")
+
+    for step in steps:
+        if step.type.startswith("constexpr_"):
+            waiting.update(dict.fromkeys(step.outputs, step))
+        else:
+            emit(step)
+    need(outputs, "the function's result")
+    return ordered
+
+
+def _with_frees(steps: list[Step], keep: set[str]) -> tuple[Step, ...]:
+    later = set(keep)
+    planned = []
+    for step in reversed(steps):
+        # A step's own outputs are among them when nothing reads them.
+        frees = tuple({*step.names, *step.outputs} - later)
+        later.update(frees)
+        planned.append(replace(step, frees=frees))
+    return tuple(reversed(planned))
+
+
+def _names(operand: Operand) -> tuple[str, ...]:
+    return (operand,) if isinstance(operand, str) else operand

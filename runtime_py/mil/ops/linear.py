@@ -1,0 +1,173 @@
+"""Products: matmul, linear, einsum, attention and convolutions (MIL's linear, conv and transformers)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from runtime_py.mil.ops.normalization import softmax
+
+Array = np.ndarray
+Flag = np.ndarray | bool
+
+
+def matmul(x: Array, y: Array, transpose_x: Flag = False, transpose_y: Flag = False) -> Array:
+    """x @ y over the last two axes, the others broadcast; a one-dimensional operand is never transposed."""
+    left = x.swapaxes(-1, -2) if transpose_x and x.ndim > 1 else x
+    right = y.swapaxes(-1, -2) if transpose_y and y.ndim > 1 else y
+    return np.asarray(left @ right)
+
+
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """x @ weightᵀ + bias."""
+    # One large product: numpy would run a stack of matrices one by one.
+    rows = x.reshape(-1, x.shape[-1]) @ weight.T
+    if bias is not None:
+        rows += bias
+    return rows.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def einsum(values: list[Array], equation: str) -> Array:
+    """The sum of products that the equation names."""
+    return np.asarray(np.einsum(equation, *values, optimize=True))
+
+
+def scaled_dot_product_attention(query: Array, key: Array, value: Array, attn_mask: Array | None = None) -> Array:
+    """softmax(query · keyᵀ / √E + mask) · value; a boolean mask says which keys take part."""
+    scores = (query / np.float32(math.sqrt(query.shape[-1]))) @ key.swapaxes(-1, -2)
+    if attn_mask is not None:
+        scores = np.where(attn_mask, scores, -np.inf) if attn_mask.dtype == bool else scores + attn_mask
+    return np.asarray(softmax(scores) @ value)
+
+
+def conv(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    strides: Array | None = None,
+    pad_type: str = "valid",
+    pad: Array | None = None,
+    dilations: Array | None = None,
+    groups: Array | int = 1,
+) -> Array:
+    """Convolution of (N, C, *D) with (C_out, C/groups, *K) over any number of spatial axes."""
+    kernel = weight.shape[2:]
+    steps, spread = _per_axis(strides, kernel), _per_axis(dilations, kernel)
+    reach = [(size - 1) * wide + 1 for size, wide in zip(kernel, spread, strict=True)]
+    padded = np.pad(x, [(0, 0), (0, 0), *_padding(pad_type, pad, x.shape[2:], reach, steps)])
+    axes = tuple(range(2, x.ndim))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axes)
+    every = [slice(None, None, step) for step in (*steps, *spread)]
+    return _products(windows[:, :, *every], weight, bias, int(groups))
+
+
+# Bytes of the unfolded input held at once: enough for full-speed products, little beside a UNet's tensors.
+_UNFOLDED = 64 << 20
+
+
+def _products(windows: Array, weight: Array, bias: Array | None, groups: int) -> Array:
+    """Every window (N, C, *out, *K) times every filter, a few rows of the first spatial axis at a time."""
+    spatial = (windows.ndim - 2) // 2
+    batch, channels, *sizes = windows.shape[: 2 + spatial]
+    filters = weight.reshape(groups, weight.shape[0] // groups, -1)
+    depth = weight[0].size
+    row = 4 * channels // groups * groups * math.prod(weight.shape[2:]) * math.prod(sizes[1:])
+    rows = max(1, _UNFOLDED // max(row, 1))
+    result = np.empty((batch, weight.shape[0], *sizes), np.result_type(windows, weight))
+    order = (0, *range(1 + spatial, 1 + 2 * spatial), *range(1, 1 + spatial))  # (C, *K, *out)
+    for image, start in ((n, first) for n in range(batch) for first in range(0, sizes[0], rows)):
+        part = windows[image, :, start : start + rows].transpose(order)
+        columns = part.reshape(groups, depth, math.prod(part.shape[1 + spatial :]))
+        out = (filters @ columns).reshape(weight.shape[0], -1, *sizes[1:])
+        result[image, :, start : start + rows] = out
+    if bias is not None:
+        result += bias.reshape(-1, *[1] * spatial)
+    return result
+
+
+def conv_transpose(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    pad: Array | None = None,
+    output_shape: Array | None = None,
+    pad_type: str = "valid",
+    strides: Array | None = None,
+    dilations: Array | None = None,
+    groups: Array | int = 1,
+) -> Array:
+    """The gradient of conv: every value of (N, C, *D) spreads a filter of (C, C_out/groups, *K) over the output."""
+    kernel, sizes, count = weight.shape[2:], x.shape[2:], int(groups)
+    steps, spread = _per_axis(strides, kernel), _per_axis(dilations, kernel)
+    axes = list(zip(sizes, kernel, steps, spread, strict=True))
+    full = [(size - 1) * step + (width - 1) * wide + 1 for size, width, step, wide in axes]
+    filters = weight.reshape(count, x.shape[1] // count, -1).swapaxes(1, 2)
+    columns = filters @ x.reshape(x.shape[0], count, x.shape[1] // count, -1)
+    columns = columns.reshape(x.shape[0], weight.shape[1] * count, *kernel, *sizes)
+    spread_out = np.zeros((*columns.shape[:2], *full), columns.dtype)
+    for at in np.ndindex(*kernel):
+        place = [
+            slice(k * wide, k * wide + (size - 1) * step + 1, step)
+            for k, (size, _, step, wide) in zip(at, axes, strict=True)
+        ]
+        spread_out[:, :, *place] += columns[:, :, *at]
+    wanted = None if output_shape is None else [int(size) for size in output_shape[2:]]
+    result = spread_out[:, :, *_crop(pad_type, pad, full, sizes, steps, wanted)]
+    return result if bias is None else result + bias.reshape(-1, *[1] * len(kernel))
+
+
+def _crop(
+    pad_type: str,
+    pad: Array | None,
+    full: list[int],
+    sizes: tuple[int, ...],
+    steps: list[int],
+    wanted: list[int] | None,
+) -> list[slice]:
+    """What a transposed convolution keeps of its full result."""
+    if pad_type in ("same", "same_lower"):
+        wanted = wanted or [size * step for size, step in zip(sizes, steps, strict=True)]
+        starts = [max(0, size - keep) // 2 for size, keep in zip(full, wanted, strict=True)]
+    else:
+        edges = [0] * (2 * len(full)) if pad is None or pad_type == "valid" else [int(width) for width in pad]
+        starts = edges[::2]
+        wanted = wanted or [
+            size - before - after for size, before, after in zip(full, edges[::2], edges[1::2], strict=True)
+        ]
+    return [slice(start, start + keep) for start, keep in zip(starts, wanted, strict=True)]
+
+
+def _per_axis(values: Array | None, kernel: tuple[int, ...]) -> list[int]:
+    return [1] * len(kernel) if values is None else [int(value) for value in values]
+
+
+def _padding(
+    pad_type: str, pad: Array | None, sizes: tuple[int, ...], reach: list[int], steps: list[int]
+) -> list[tuple[int, int]]:
+    """Zeros before and after each spatial axis; of an odd number, `same` puts one more after, `same_lower` before."""
+    if pad_type == "valid" or (pad_type == "custom" and pad is None):
+        return [(0, 0)] * len(sizes)
+    if pad_type == "custom" and pad is not None:
+        return [(int(pad[2 * axis]), int(pad[2 * axis + 1])) for axis in range(len(sizes))]
+    if pad_type not in ("same", "same_lower"):
+        raise ValueError(f"its pad_type {pad_type!r} is none of the spec's")
+    totals = [
+        max(0, (math.ceil(size / step) - 1) * step + width - size)
+        for size, width, step in zip(sizes, reach, steps, strict=True)
+    ]
+    if pad_type == "same":
+        return [(total // 2, total - total // 2) for total in totals]
+    return [(total - total // 2, total // 2) for total in totals]
+
+
+TABLE: dict[str, Callable[..., Any]] = {
+    "conv": conv,
+    "conv_transpose": conv_transpose,
+    "einsum": einsum,
+    "linear": linear,
+    "matmul": matmul,
+    "scaled_dot_product_attention": scaled_dot_product_attention,
+}

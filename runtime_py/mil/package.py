@@ -1,0 +1,92 @@
+"""An `.mlpackage` on disk: `Manifest.json` → the model specification (Core ML's Model.proto), and its weights files."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lorarar.cli import InputError, missing_toolchain
+from runtime_py.mil.blob import Blob, WeightsFile
+from runtime_py.mil.values import TensorType
+
+MODEL_PATH = "@model_path/"
+_ALIAS = "_coreml_proto"
+
+
+@dataclass
+class Package:
+    """The parsed specification and the folder that its weights are relative to."""
+
+    root: Path
+    spec: Any  # CoreML.Specification.Model
+    folder: Path
+    _files: dict[str, WeightsFile] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path) -> Package:
+        """Read a package; raises InputError unless it holds an ML program."""
+        model = _model_file(path)
+        parser = _proto_parser()
+        try:
+            spec = parser.Model.FromString(model.read_bytes())
+        # protobuf's DecodeError, whose module this package must not import before it is needed.
+        except Exception as error:
+            raise InputError(f"{model} is not a Core ML model; copy or export the package again") from error
+        kind = spec.WhichOneof("Type")
+        if kind != "mlProgram":
+            raise InputError(f"{path} holds a Core ML {kind or 'model without a type'}; convert it as an mlprogram")
+        return cls(path, spec, model.parent)
+
+    def blob(self, name: str, offset: int, kind: TensorType, what: str) -> Blob:
+        """A blob by the file name and offset that the program gives; the file must lie in the package."""
+        if name not in self._files:
+            path = (self.folder / name.removeprefix(MODEL_PATH)).resolve()
+            if not name.startswith(MODEL_PATH) or not path.is_relative_to(self.root.resolve()):
+                raise InputError(f"{self.root}: {what} points outside the package ({name}); do not use this package")
+            self._files[name] = WeightsFile(path)
+        return self._files[name].blob(offset, kind, what)
+
+
+def _model_file(path: Path) -> Path:
+    manifest = path / "Manifest.json"
+    if not manifest.is_file():
+        raise InputError(f"{path} is not an .mlpackage (it has no Manifest.json); give the package's folder")
+    try:
+        data = json.loads(manifest.read_text("utf-8"))
+        model = path / "Data" / data["itemInfoEntries"][data["rootModelIdentifier"]]["path"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InputError(f"{manifest} names no root model; copy or export the package again") from None
+    if "\0" in str(model) or not model.resolve().is_relative_to(path.resolve()):
+        raise InputError(f"{manifest} points outside the package; do not use this package")
+    if not model.is_file():
+        raise InputError(f"{model} is missing; copy or export the whole package")
+    return model
+
+
+def _proto_parser() -> ModuleType:
+    """The protobuf module of Model.proto.
+
+    Importing it as `coremltools.proto` would first import coremltools itself, which takes 7 s and brings torch.
+    The generated modules refer to each other relatively and need nothing else, so they are imported alone.
+    """
+    if "coremltools" in sys.modules:
+        return importlib.import_module("coremltools.proto.Model_pb2")
+    if _ALIAS not in sys.modules:
+        found = importlib.util.find_spec("coremltools")
+        if found is None or not found.submodule_search_locations:
+            raise missing_toolchain("coremltools", "coreml")
+        folder = Path(next(iter(found.submodule_search_locations))) / "proto"
+        spec = importlib.util.spec_from_file_location(
+            _ALIAS, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        if spec is None or spec.loader is None:
+            raise missing_toolchain("coremltools", "coreml")
+        module = sys.modules[_ALIAS] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return importlib.import_module(f"{_ALIAS}.Model_pb2")

@@ -1,0 +1,214 @@
+"""Open a Core ML program and run it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from lorarar.cli import InputError
+from runtime_py.mil.blob import Blob
+from runtime_py.mil.features import Feature, described_functions
+from runtime_py.mil.graph import Graph, Step, build, unknown_operations
+from runtime_py.mil.package import Package
+from runtime_py.mil.values import TensorType, Value
+
+Mode = Literal["fp16", "fp32"]
+MODES: tuple[str, ...] = get_args(Mode)
+"""fp16: each operation computes in float32 and its result is rounded to the type that the program declares.
+fp32: no float is rounded to fp16, except where the weights are stored so."""
+
+Progress = Callable[[int, int], None]
+"""Called with the steps done and their number."""
+
+
+@dataclass(frozen=True)
+class OpTrace:
+    """What one float result of a run looked like."""
+
+    type: str
+    output: str
+    position: int
+    largest: float  # largest finite |value|
+    infinities: int
+    nans: int
+
+
+class Program:
+    """A saved Core ML program. Its weights stay in the file until the operation that needs them runs."""
+
+    def __init__(
+        self, path: Path, version: int, graphs: dict[str, Graph], features: dict[str, dict[str, Feature]]
+    ) -> None:
+        self.path = path
+        self.specification_version = version
+        self._graphs = graphs  # by function, the default one first
+        self._features = features
+
+    @classmethod
+    def open(cls, path: Path | str) -> Program:
+        """Read and check a package; raises InputError when it is damaged or holds an operation unknown here."""
+        package = Package.open(Path(path))
+        functions = package.spec.mlProgram.functions
+        unknown = [entry for name in functions for entry in unknown_operations(name, functions[name])]
+        if unknown:
+            listed = ", ".join(str(entry) for entry in unknown)
+            raise InputError(f"{path}: operations that this evaluator does not know: {listed}; export without them")
+        described = described_functions(package.spec)
+        if described.keys() - functions.keys():
+            raise InputError(f"{path} describes functions that its program does not have; export it again")
+        graphs = {name: build(name, functions[name], package) for name in described}
+        features = {name: described[name].features(graphs[name].inputs, name) for name in described}
+        for name, graph in graphs.items():
+            if described[name].outputs != graph.outputs.keys():
+                raise InputError(f"the description and the program disagree on the outputs of {name}; export it again")
+        return cls(Path(path), package.spec.specificationVersion, graphs, features)
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """Names of the functions, the default one first."""
+        return tuple(self._graphs)
+
+    @property
+    def inputs(self) -> dict[str, TensorType]:
+        """Inputs of the default function."""
+        return self.signature()[0]
+
+    @property
+    def outputs(self) -> dict[str, TensorType]:
+        """Outputs of the default function."""
+        return self.signature()[1]
+
+    def signature(self, function: str | None = None) -> tuple[dict[str, TensorType], dict[str, TensorType]]:
+        """Inputs and outputs of a function, by default of the default one."""
+        graph = self._graphs[self._name(function)]
+        return dict(graph.inputs), dict(graph.outputs)
+
+    def op_counts(self, function: str | None = None) -> Counter[str]:
+        """How many operations of each type a function has, constants included."""
+        return Counter(self._graphs[self._name(function)].op_types)
+
+    def stored_bytes(self) -> Counter[str]:
+        """Bytes of constants by data type over all functions, those in the program itself as `immediate`; a blob that
+        functions share counts once.
+        """
+        found: dict[Any, tuple[str, int]] = {}
+        for name, graph in self._graphs.items():
+            for constant, value in graph.constants.items():
+                if isinstance(value, Blob):
+                    found[value.data.ctypes.data] = (value.kind.dtype.name, value.data.nbytes)
+                elif isinstance(value, np.ndarray):
+                    found[name, constant] = ("immediate", value.nbytes)
+        sizes: Counter[str] = Counter()
+        for dtype, size in found.values():
+            sizes[dtype] += size
+        return sizes
+
+    def run(
+        self,
+        inputs: Mapping[str, Any],
+        mode: Mode = "fp16",
+        function: str | None = None,
+        trace: list[OpTrace] | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Outputs by name. A list given as `trace` receives one record for each float result, in order of execution.
+
+        Raises InputError when the inputs are not what the program describes, or when it contradicts itself.
+        """
+        if mode not in MODES:
+            raise InputError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+        name = self._name(function)
+        graph, half = self._graphs[name], mode == "fp16"
+        # Overflow is a result here, which the trace reports, and no mistake of the evaluator's.
+        with np.errstate(all="ignore"):
+            values: dict[str, Any] = {**graph.constants, **_checked(inputs, self._features[name], half)}
+            for done, step in enumerate(graph.steps, 1):
+                results = _execute(step, values, half)
+                values.update(results)
+                if trace is not None:
+                    trace.extend(_traced(step, results))
+                for forgotten in step.frees:
+                    del values[forgotten]
+                # The loop's own names would keep freed results until the next step has made its own.
+                del results
+                if progress is not None:
+                    progress(done, len(graph.steps))
+        return {output: _output(values[output], half) for output in graph.outputs}
+
+    def _name(self, function: str | None) -> str:
+        if function is None:
+            return next(iter(self._graphs))
+        if function not in self._graphs:
+            raise InputError(f"{self.path} has no function {function!r}; it has {', '.join(self._graphs)}")
+        return function
+
+
+def _checked(inputs: Mapping[str, Any], features: dict[str, Feature], half: bool) -> dict[str, np.ndarray]:
+    missing, extra = sorted(features.keys() - inputs.keys()), sorted(inputs.keys() - features.keys())
+    if missing or extra:
+        wrong = f"lack {missing[0]!r}" if missing else f"have {extra[0]!r}, which it does not take"
+        raise InputError(f"the inputs {wrong}; the program takes {', '.join(features) or 'none'}")
+    values = {}
+    for name, feature in features.items():
+        value = feature.check(inputs[name])
+        values[name] = _stored(value, feature.type, half)
+    return values
+
+
+def _execute(step: Step, values: Mapping[str, Any], half: bool) -> dict[str, np.ndarray]:
+    """The results of a step by name."""
+    op = step.op
+
+    def operand(name: str) -> Value:
+        value = values[name].read() if isinstance(values[name], Blob) else values[name]
+        is_half = op.widens and isinstance(value, np.ndarray) and value.dtype == np.float16
+        return value.astype(np.float32) if is_half else value
+
+    given = {
+        parameter: operand(names) if isinstance(names, str) else [operand(name) for name in names]
+        for parameter, names in step.inputs.items()
+    }
+    try:
+        results = op.function(**given)
+    except (ValueError, IndexError, TypeError, ArithmeticError, AttributeError) as error:
+        raise InputError(
+            f"{step} cannot be computed: {error}; the package is damaged or the export is wrong"
+        ) from error
+    made = results if isinstance(results, tuple) else (results,)
+    if len(made) != len(step.outputs):
+        raise InputError(f"{step} makes {len(made)} tensors, but {len(step.outputs)} are declared; export it again")
+    # A compressed weight is what the program declares in either mode.
+    rounds = half or step.type.startswith("constexpr_")
+    stored = {}
+    for (name, kind), value in zip(step.outputs.items(), made, strict=True):
+        if not kind.accepts(value.shape):
+            raise InputError(f"{step} makes a tensor of {list(value.shape)}, but declares {kind}; export it again")
+        stored[name] = _stored(value, kind, rounds)
+    return stored
+
+
+def _stored(value: np.ndarray, kind: TensorType, half: bool) -> np.ndarray:
+    """A value in the type that the mode keeps it in: the declared one, or float32 for any float in fp32 mode."""
+    if kind.dtype.floating and not half:
+        # Half precision here is a stored weight that was only moved: exact, and left as small as it is.
+        return value if value.dtype == np.float16 else value.astype(np.float32, copy=False)
+    return value.astype(kind.dtype.numpy, copy=False)
+
+
+def _output(value: Any, half: bool) -> np.ndarray:
+    array = value.read() if isinstance(value, Blob) else np.asarray(value)
+    return array if half or array.dtype.kind != "f" else array.astype(np.float32, copy=False)
+
+
+def _traced(step: Step, results: Mapping[str, np.ndarray]) -> Iterator[OpTrace]:
+    for name, value in results.items():
+        if value.dtype.kind == "f":
+            finite = value[np.isfinite(value)]
+            largest = float(np.abs(finite).max()) if finite.size else 0.0
+            nans = int(np.isnan(value).sum())
+            yield OpTrace(step.type, name, step.position, largest, value.size - finite.size - nans, nans)
