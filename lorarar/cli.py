@@ -22,17 +22,23 @@ class InputError(Exception):
     """The user's input can't be used: one plain sentence that says what happened, what is valid and what to do."""
 
 
+class FailedCheck(Exception):
+    """A comparison with the reference came out wrong or could not be made: the command exits 1 and writes nothing."""
+
+
 def missing_toolchain(package: str, extra: str) -> InputError:
     """The error for a toolchain that is not installed, naming the extra that brings it."""
     return InputError(f"{package} is not installed: install it with  pip install 'lorarar-toolkit[{extra}]'")
 
 
 def run_command(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
-    """Run a command's `main` and exit: bad input prints one sentence and exits 2, Ctrl-C exits 130."""
+    """Run a command's `main` and exit: bad input prints one sentence and exits 2, a failed check 1, Ctrl-C 130."""
     try:
         code = main(None)
     except InputError as error:
         _fail(str(error))
+    except FailedCheck as error:
+        _fail(str(error), EXIT_FAILED_CHECK)
     except MemoryError:
         _fail("this machine ran out of memory; use a smaller --rank or base, or close other programs")
     except OSError as error:
@@ -55,9 +61,9 @@ def describe_os_error(error: OSError) -> str:
     return f"{where}{error.strerror or error}"
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, code: int = EXIT_BAD_INPUT) -> NoReturn:
     print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(EXIT_BAD_INPUT)
+    sys.exit(code)
 
 
 @contextmanager

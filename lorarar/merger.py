@@ -42,7 +42,10 @@ class Merger(nn.Module):
         self.at_once = at_once
 
     def forward(self, **tensors: Tensor) -> dict[str, Tensor]:
-        scales = torch.stack([tensors[name].reshape(()) for name in SCALES])
+        # Never 0-d: Core ML has no scalar inputs, and its converter gives a stack of scalars one axis too many.
+        content_scale, style_scale = (tensors[name].reshape(1) for name in SCALES)
+        scales = torch.cat([content_scale, style_scale]).reshape(2, 1)
+        kv = KV_RULES[self.hypernet.config.kv_rule]
         adapter: dict[str, Tensor] = {}
         coefficients: dict[str, Tensor] = {}
         for group in self.layout.groups:
@@ -50,11 +53,11 @@ class Merger(nn.Module):
             content_down, content_up, style_down, style_up = factors
             if group.part == "qo":
                 predicted = self.hypernet(content_down, content_up, style_down, style_up, self.at_once)
-                pair = predicted * scales[:, None]
+                pair = predicted * scales
                 coefficients[f"coefficients_{group.name}"] = pair
                 m_c, m_s = pair[:, 0:1], pair[:, 1:2]
             else:
-                m_c, m_s = KV_RULES[self.hypernet.config.kv_rule] * scales
+                m_c, m_s = kv * content_scale, kv * style_scale
             adapter[f"adapter_{group.name}_down"] = scale_columns(content_down, style_down, m_c, m_s)
             adapter[f"adapter_{group.name}_up"] = torch.cat([content_up, style_up], dim=2)
         return adapter | coefficients

@@ -1,0 +1,53 @@
+"""Targets: how a graph becomes an artifact. One file a format; its toolchain is imported only when it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from export.graph import Graph
+from lorarar.cli import InputError, missing_toolchain
+
+
+class Convert(Protocol):
+    """Write `graph` in `precision` to `path` (a file or a folder, as the format has it)."""
+
+    def __call__(self, graph: Graph, precision: str, path: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class Target:
+    """One artifact format."""
+
+    name: str
+    suffix: str
+    default_precision: str
+    dynamic_rank: bool
+    packages: tuple[str, ...]
+
+    def load(self) -> Convert:
+        """The target's `convert`; InputError names the extra to install when its toolchain is missing."""
+        try:
+            return cast(Convert, import_module(f"export.targets.{self.name}").convert)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in self.packages:
+                raise
+            raise missing_toolchain(self.packages[0], self.name) from None
+
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in (
+        Target("onnx", ".onnx", "fp32", dynamic_rank=True, packages=("onnx", "onnxscript", "torch")),
+        Target("coreml", ".mlpackage", "fp16", dynamic_rank=False, packages=("coremltools", "torch")),
+        Target("executorch", ".pte", "fp32", dynamic_rank=False, packages=("executorch", "torch")),
+    )
+}
+
+
+def find_target(name: str) -> Target:
+    if name not in TARGETS:
+        raise InputError(f"unknown target {name!r}; valid are {', '.join(TARGETS)}")
+    return TARGETS[name]

@@ -1,0 +1,147 @@
+"""Export the merger: the hypernetwork and the exact merge, as one artifact that a phone runs.
+
+    python -m export.hypernet --target onnx|coreml|executorch [--base sdxl|koala-700m|koala-1b|FOLDER]
+                              [--checkpoint H.safetensors | --untrained] [--rank R] [--precision P] [--out DIR]
+
+Writes a bundle (manifest.json, the artifact, golden tensors) and checks it against PyTorch before it is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorarar.cli import EXIT_OK, InputError, atomic_folder, run_command
+
+if TYPE_CHECKING:
+    from lorarar.checkpoints import LoadedHypernet
+    from lorarar.layout import Layout
+    from runtime_py.check import CheckRow
+
+DEFAULT_RANK = 64  # the paper's (supplement, A1)
+MAX_RANK = 512  # merged rank 1024: beyond it a dense ΔW is smaller than its factors
+DTYPES = {"fp32": "float32", "fp16": "float16"}
+
+
+def export_hypernet(
+    target_name: str,
+    layout: Layout,
+    loaded: LoadedHypernet,
+    out: Path,
+    rank: int = DEFAULT_RANK,
+    precision: str | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[CheckRow]:
+    """Write the merger's bundle to `out` and return its parity rows.
+
+    Raises InputError for a combination that is not offered and FailedCheck when the artifact is not PyTorch's equal;
+    `out` is then left as it was.
+    """
+    from export.golden import golden_recipe, write_golden
+    from export.graph import merger_graph
+    from export.manifest import component_entry, manifest, write_manifest
+    from export.parity import measure
+    from export.targets import find_target
+    from export.tolerance import tolerance
+    from lorarar.merger import Merger
+
+    target = find_target(target_name)
+    precision = precision or target.default_precision
+    allowed = tolerance("merger", target.name, precision)
+    if not 1 <= rank <= MAX_RANK:
+        raise InputError(f"--rank {rank} is out of range; valid are 1 to {MAX_RANK}")
+    for group in layout.part("qo"):
+        loaded.hypernet.input_layer(group.out_features)
+    convert = target.load()
+    graph = merger_graph(Merger(loaded.hypernet, layout), rank)
+    artifact, golden = f"merger{target.suffix}", "golden/merger.safetensors"
+    with atomic_folder(out) as folder:
+        progress("running PyTorch on the golden inputs")
+        recipe = golden_recipe(graph)
+        write_golden(graph, recipe, folder / golden)
+        progress(f"converting to {target.name}")
+        convert(graph, precision, folder / artifact)
+        entry = component_entry(
+            folder, graph, artifact, golden, recipe, allowed, DTYPES[precision], target.dynamic_rank
+        )
+        data = manifest(target.name, precision, rank, layout, loaded, {"merger": entry})
+        write_manifest(folder, data)
+        rows = measure(folder, "merger", progress)
+        entry["parity"] = rows[0].parity().to_json()
+        write_manifest(folder, data)
+    return rows
+
+
+def load_source(checkpoint: Path | None, untrained: bool, layout: Layout) -> LoadedHypernet:
+    """The hypernetwork that the options name. An untrained one gets the input layers that the base needs."""
+    from lorarar.checkpoints import load_hypernet, untrained_hypernet
+    from lorarar.hypernet import HypernetConfig
+
+    if (checkpoint is not None) == untrained:
+        raise InputError(
+            "give either --checkpoint FILE (a trained hypernetwork) or --untrained (seeded random weights)"
+        )
+    if checkpoint is not None:
+        return load_hypernet(checkpoint)
+    widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
+    return untrained_hypernet(HypernetConfig(widths=widths))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    from lorarar.bases import CONFIGS, DEFAULT_BASE
+
+    parser = argparse.ArgumentParser(prog="python -m export.hypernet", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--target", required=True, help="onnx, coreml or executorch")
+    parser.add_argument(
+        "--base", default=DEFAULT_BASE, help=f"{', '.join(CONFIGS)}, or a diffusers folder (default {DEFAULT_BASE})"
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a trained hypernetwork")
+    parser.add_argument("--untrained", action="store_true", help="seeded random weights; recorded in the manifest")
+    parser.add_argument("--rank", type=int, default=DEFAULT_RANK, help="largest rank of a LoRA (default %(default)s)")
+    parser.add_argument("--precision", help="fp32 or fp16 (default: fp16 for coreml, fp32 for the others)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="the bundle (default build/merger-BASE-TARGET-PRECISION)"
+    )
+    options = parser.parse_args(argv)
+
+    from rich.console import Console
+
+    from export.targets import find_target
+    from lorarar.bases import load_layout
+
+    target = find_target(options.target)
+    precision = options.precision or target.default_precision
+    console = Console(stderr=True)
+    with console.status("reading the base's layout") as status:
+        layout = load_layout(options.base)
+        loaded = load_source(options.checkpoint, options.untrained, layout)
+        out = options.out or Path("build") / f"merger-{layout.base}-{target.name}-{precision}"
+        rows = export_hypernet(target.name, layout, loaded, out, options.rank, precision, status.update)
+    _report(out, loaded, rows, target.dynamic_rank, options.rank)
+    return EXIT_OK
+
+
+def _report(out: Path, loaded: LoadedHypernet, rows: list[CheckRow], dynamic: bool, rank: int) -> None:
+    from runtime_py.bundle import Bundle
+    from runtime_py.check import print_table
+
+    bundle = Bundle.open(out)
+    learned, ruled = (sum(len(group.modules) for group in bundle.layout.part(part)) for part in ("qo", "kv"))
+    rule = loaded.hypernet.config.kv_rule
+    print(f"{learned} layers learned, {ruled} by the k/v rule ({rule}), in {len(bundle.layout.groups)} groups")
+    for note in loaded.notes:
+        print(note)
+    if not loaded.trained:
+        print("the hypernetwork is UNTRAINED: its coefficients mean nothing, only the arithmetic is shown")
+    print(
+        "any LoRA rank" if dynamic else f"LoRAs up to rank {rank}; shorter ranks are padded with zeros, which is exact"
+    )
+    print_table(bundle, rows)
+    size = bundle.manifest["components"]["merger"]["bytes"] / 2**20
+    print(f"{out} ({size:.1f} MB)")
+
+
+if __name__ == "__main__":
+    run_command(main)

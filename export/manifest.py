@@ -1,0 +1,75 @@
+"""Writing manifest.json; `runtime_py/manifest.schema.json` is its published schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from export.graph import Graph, Shape
+from lorarar import __version__
+from lorarar.checkpoints import LoadedHypernet
+from lorarar.layout import Layout
+from runtime_py.bundle import MANIFEST, tree_sha256
+from runtime_py.golden import GENERATOR, GENERATOR_TEXT
+from runtime_py.parity import Parity, Tolerance
+
+SCHEMA_VERSION = 1
+NOT_RUN = Parity("not_run", "being exported", None, None, "", "", "")
+
+
+def component_entry(
+    folder: Path,
+    graph: Graph,
+    artifact: str,
+    golden: str,
+    recipe: Mapping[str, Any],
+    tolerance: Tolerance,
+    dtype: str,
+    dynamic: bool,
+) -> dict[str, Any]:
+    """One entry of the manifest's `components`, for files that lie in `folder` already."""
+    size, digest = tree_sha256(folder / artifact)
+    golden_size, golden_digest = tree_sha256(folder / golden)
+    return {
+        "file": artifact,
+        "bytes": size,
+        "sha256": digest,
+        "inputs": [_tensor(graph, name, shape, dtype, dynamic) for name, shape in graph.inputs.items()],
+        "outputs": [_tensor(graph, name, shape, dtype, dynamic) for name, shape in graph.outputs.items()],
+        "golden": {"file": golden, "bytes": golden_size, "sha256": golden_digest, "inputs": dict(recipe)},
+        "tolerance": asdict(tolerance),
+        "parity": NOT_RUN.to_json(),
+    }
+
+
+def _tensor(graph: Graph, name: str, shape: Shape, dtype: str, dynamic: bool) -> dict[str, Any]:
+    return {"name": name, "dtype": dtype, "shape": list(shape if dynamic else graph.fixed(shape))}
+
+
+def manifest(
+    target: str, precision: str, rank: int, layout: Layout, loaded: LoadedHypernet, components: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The whole manifest."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "toolkit_version": __version__,
+        "base": layout.base,
+        "target": target,
+        "precision": precision,
+        "hypernetwork": {
+            "source": loaded.source,
+            "trained": loaded.trained,
+            "kv_rule": loaded.hypernet.config.kv_rule,
+            "sha256": loaded.sha256,
+        },
+        "layout": layout.to_json(rank),
+        "golden_generator": {"name": GENERATOR, "text": GENERATOR_TEXT},
+        "components": dict(components),
+    }
+
+
+def write_manifest(folder: Path, data: Mapping[str, Any]) -> None:
+    (folder / MANIFEST).write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")

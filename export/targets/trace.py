@@ -1,0 +1,43 @@
+"""`torch.export` of a graph: positional inputs and outputs in the contract's order. Each target puts the names on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from export.graph import Graph
+
+MAX_RANK = 1024
+
+
+class _Positional(torch.nn.Module):
+    """`torch.export` handles dynamic sizes of neither keyword inputs nor dict outputs."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.module = graph.module
+        self.inputs, self.outputs = tuple(graph.inputs), tuple(graph.outputs)
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outputs = self.module(**dict(zip(self.inputs, tensors, strict=True)))
+        return tuple(outputs[name] for name in self.outputs)
+
+
+def trace(graph: Graph, dtype: torch.dtype, dynamic: bool = False) -> ExportedProgram:
+    """Export the graph's module in `dtype`; `dynamic` leaves open the input sizes that are given by name."""
+    module = _Positional(graph).to(dtype).eval()
+    example = tuple(graph.example(dtype).values())
+    with torch.no_grad():
+        return torch.export.export(module, example, dynamic_shapes=_dynamic_shapes(graph) if dynamic else None)
+
+
+def _dynamic_shapes(graph: Graph) -> tuple[tuple[dict[int, Any], ...]]:
+    dims = {name: Dim(name, min=1, max=MAX_RANK) for name in graph.sizes}
+    return (
+        tuple(
+            {axis: dims[size] for axis, size in enumerate(shape) if isinstance(size, str)}
+            for shape in graph.inputs.values()
+        ),
+    )

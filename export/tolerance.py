@@ -1,0 +1,29 @@
+"""The one tolerance table: (component, target, precision) → least PSNR, largest error as a share of the largest value.
+
+A combination that is not here is not offered. No number is loosened to let an artifact pass.
+"""
+
+from __future__ import annotations
+
+from lorarar.cli import InputError
+from runtime_py.parity import Tolerance
+
+_FP32_MERGER = Tolerance(psnr_db=100.0, max_error=1e-5)
+_FP16_MERGER = Tolerance(psnr_db=60.0, max_error=2e-3)
+
+TOLERANCES: dict[tuple[str, str, str], Tolerance] = {
+    ("merger", "onnx", "fp32"): _FP32_MERGER,
+    ("merger", "onnx", "fp16"): _FP16_MERGER,
+    ("merger", "coreml", "fp32"): _FP32_MERGER,
+    ("merger", "coreml", "fp16"): _FP16_MERGER,
+    ("merger", "executorch", "fp32"): _FP32_MERGER,
+}
+
+
+def tolerance(component: str, target: str, precision: str) -> Tolerance:
+    """The tolerance of a combination, or InputError with the precisions that the target offers."""
+    found = TOLERANCES.get((component, target, precision))
+    if found is None:
+        offered = [p for c, t, p in TOLERANCES if (c, t) == (component, target)]
+        raise InputError(f"--target {target} offers the {component} in {', '.join(offered)}, not in {precision}")
+    return found

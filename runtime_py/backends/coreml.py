@@ -1,0 +1,70 @@
+"""Core ML: Apple's runtime on macOS, and anywhere our evaluator of the saved program."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from lorarar import __version__
+from lorarar.cli import InputError
+from runtime_py.backends import checked_inputs
+from runtime_py.bundle import Component
+from runtime_py.mil import Program
+
+NO_APPLE = "the stored program and weights were evaluated; Apple's own kernels need macOS or a device"
+
+
+class EvaluatorSession:
+    """The package read from disk and evaluated in numpy, rounding to fp16 after every operation or not at all."""
+
+    note = NO_APPLE
+
+    def __init__(self, component: Component, mode: Literal["fp16", "fp32"]) -> None:
+        self.component = component
+        self.mode = mode
+        self.runtime = f"mil evaluator ({mode})"
+        self.version = __version__
+        self.program = Program.open(component.path)
+        _check_names(component, set(self.program.inputs), set(self.program.outputs))
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self.program.run(checked_inputs(self.component, inputs), mode=self.mode)
+
+
+class CoreMLSession:
+    """Apple's Core ML through coremltools, on macOS."""
+
+    note = ""
+
+    def __init__(self, component: Component) -> None:
+        import coremltools as ct
+
+        self.component = component
+        self.runtime = "Core ML (all units)"
+        self.version = f"coremltools {ct.__version__}"
+        self.model: Any = ct.models.MLModel(str(component.path), compute_units=ct.ComputeUnit.ALL)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = self.model.predict(checked_inputs(self.component, inputs))
+        return {spec.name: np.asarray(outputs[spec.name]) for spec in self.component.outputs}
+
+
+def sessions(component: Component, threads: int | None) -> Iterator[CoreMLSession | EvaluatorSession]:
+    """Core ML first where there is one; then the evaluator in fp16, which predicts a device, and in fp32.
+
+    `threads` has no meaning for either: Core ML decides for itself, numpy's BLAS takes all cores.
+    """
+    del threads
+    if sys.platform == "darwin":
+        yield CoreMLSession(component)
+    if any(spec.dtype is np.float16 for spec in component.outputs):
+        yield EvaluatorSession(component, "fp16")
+    yield EvaluatorSession(component, "fp32")
+
+
+def _check_names(component: Component, inputs: set[str], outputs: set[str]) -> None:
+    if inputs != {spec.name for spec in component.inputs} or outputs != {spec.name for spec in component.outputs}:
+        raise InputError(f"{component.path}: its inputs and outputs are not the manifest's; export the bundle again")

@@ -1,0 +1,176 @@
+"""Run a bundle's artifacts on their golden inputs and compare with PyTorch's outputs.
+
+    python -m runtime_py.check BUNDLE [--json FILE]
+
+Prints a table. Exits 1 when a part is out of tolerance or could not be run, 2 when the bundle is damaged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lorarar.cli import EXIT_FAILED_CHECK, EXIT_OK, InputError, atomic_file, run_command
+from runtime_py.bundle import Bundle, Component
+from runtime_py.golden import golden_input
+from runtime_py.parity import Difference, Parity, Tolerance, compare_golden
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """One component in one runtime: its worst output, or why it was not run."""
+
+    component: str
+    runtime: str
+    runtime_version: str
+    status: str  # passed | failed | not_run
+    reason: str
+    outputs: tuple[Difference, ...]
+    tolerance: Tolerance
+    load_s: float
+    run_s: float
+
+    @property
+    def worst(self) -> Difference | None:
+        return max(self.outputs, key=lambda d: (d.max_error, -d.psnr_db), default=None)
+
+    @property
+    def psnr_db(self) -> float | None:
+        return min((d.psnr_db for d in self.outputs), default=None)
+
+    def parity(self) -> Parity:
+        """This row as the manifest records it."""
+        host = f"{platform.system()} {platform.machine()}"
+        worst = max((d.max_abs for d in self.outputs), default=None)
+        return Parity(self.status, self.reason, self.psnr_db, worst, self.runtime, self.runtime_version, host)
+
+
+def golden_inputs(component: Component) -> dict[str, np.ndarray]:
+    """The component's golden inputs, generated in the types it takes."""
+    dtypes = {spec.name: spec.dtype for spec in component.inputs}
+    return {name: golden_input(spec, dtypes[name]) for name, spec in component.golden_inputs.items()}
+
+
+def check_component(bundle: Bundle, name: str, progress: Callable[[str], None] = lambda _: None) -> list[CheckRow]:
+    """Run one component every way this machine can; a toolchain that is missing makes a `not_run` row."""
+    from runtime_py.backends import open_sessions
+
+    component = bundle.component(name)
+    expected = component.golden_outputs()
+    inputs = golden_inputs(component)
+    sessions = open_sessions(bundle, name)
+    rows: list[CheckRow] = []
+    while True:
+        start = time.perf_counter()
+        progress(f"{name}: loading")
+        try:
+            session = next(sessions, None)
+        except InputError as error:
+            return [*rows, CheckRow(name, "", "", "not_run", str(error), (), component.tolerance, 0.0, 0.0)]
+        if session is None:
+            return rows
+        loaded = time.perf_counter()
+        progress(f"{name}: running in {session.runtime}")
+        outputs = session.run(inputs)
+        done = time.perf_counter()
+        differences = tuple(compare_golden(key, expected[key], outputs[key]) for key in expected)
+        passed = all(difference.within(component.tolerance) for difference in differences)
+        rows.append(
+            CheckRow(
+                name,
+                session.runtime,
+                session.version,
+                "passed" if passed else "failed",
+                session.note if passed else _why(differences, component.tolerance),
+                differences,
+                component.tolerance,
+                loaded - start,
+                done - loaded,
+            )
+        )
+
+
+def check_bundle(bundle: Bundle, progress: Callable[[str], None] = lambda _: None) -> list[CheckRow]:
+    """Check every component of a bundle."""
+    return [row for name in bundle.manifest["components"] for row in check_component(bundle, name, progress)]
+
+
+def _why(differences: Sequence[Difference], tolerance: Tolerance) -> str:
+    bad = [d for d in differences if not d.within(tolerance)]
+    worst = max(bad, key=lambda d: (d.max_error, -d.psnr_db))
+    return (
+        f"{worst.output} differs by {worst.max_error:.2g} of its largest value, {worst.psnr_db:.1f} dB; "
+        f"allowed are {tolerance.max_error:g} and {tolerance.psnr_db:g} dB"
+    )
+
+
+def print_table(bundle: Bundle, rows: Sequence[CheckRow]) -> None:
+    """The parity table, one line a component and runtime."""
+    from rich.console import Console
+    from rich.table import Table
+
+    manifest = bundle.manifest
+    network = manifest["hypernetwork"]
+    table = Table(
+        title=f"{manifest['base']} · {manifest['target']} · {manifest['precision']} · rank {bundle.rank}",
+        caption=f"hypernetwork: {network['source']}, k/v rule {network['kv_rule']}",
+    )
+    for column in ("component", "runtime", "PSNR", "largest error", "allowed", "load", "run", "status"):
+        table.add_column(column, justify="left" if column in ("component", "runtime", "status") else "right")
+    for row in rows:
+        error = f"{row.worst.max_error:.1e}" if row.worst else "–"
+        psnr = f"{row.psnr_db:.1f} dB" if row.psnr_db is not None else "–"
+        table.add_row(
+            row.component,
+            f"{row.runtime} {row.runtime_version}".strip() or "–",
+            psnr,
+            error,
+            f"{row.tolerance.max_error:g}, {row.tolerance.psnr_db:g} dB",
+            f"{row.load_s:.2f} s",
+            f"{row.run_s:.2f} s",
+            {"passed": "[green]passed", "failed": "[red]FAILED", "not_run": "[yellow]NOT RUN"}[row.status],
+        )
+    console = Console()
+    console.print(table)
+    for reason in dict.fromkeys(row.reason for row in rows if row.reason):
+        console.print(f"  {reason}", style="dim", highlight=False)
+
+
+def rows_to_json(rows: Sequence[CheckRow]) -> list[dict[str, object]]:
+    """Rows as JSON: an infinite PSNR (equal tensors) becomes null."""
+    data = [asdict(row) for row in rows]
+    for entry in data:
+        for output in entry["outputs"]:
+            for key in ("psnr_db", "max_error", "max_abs"):
+                output[key] = output[key] if np.isfinite(output[key]) else None
+    return data
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m runtime_py.check", description=__doc__.split("\n\n")[0])
+    parser.add_argument("bundle", type=Path, help="the folder that python -m export.hypernet made")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
+    options = parser.parse_args(argv)
+
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status("opening") as status:
+        bundle = Bundle.open(options.bundle)
+        rows = check_bundle(bundle, status.update)
+    print_table(bundle, rows)
+    if options.json is not None:
+        with atomic_file(options.json) as temporary:
+            temporary.write_text(json.dumps(rows_to_json(rows), indent=2) + "\n", encoding="utf-8")
+    return EXIT_OK if rows and all(row.status == "passed" for row in rows) else EXIT_FAILED_CHECK
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,93 @@
+"""Parity: how far a runtime's outputs are from PyTorch's fp32 ones, and whether that is within tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from runtime_py.golden import summarise
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Least PSNR in dB, and the largest error as a share of the reference's largest value."""
+
+    psnr_db: float
+    max_error: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The measured distance of one output. `max_error` is max|a − ref| / max|ref|; a non-finite value counts as ∞."""
+
+    output: str
+    psnr_db: float
+    max_error: float
+    max_abs: float
+
+    def within(self, tolerance: Tolerance) -> bool:
+        return self.psnr_db >= tolerance.psnr_db and self.max_error <= tolerance.max_error
+
+
+def psnr_db(reference: Float[np.ndarray, "..."], other: Float[np.ndarray, "..."]) -> float:
+    """20·log10(max|ref| / rmse), in dB, as Core ML's and Qualcomm's tools count it; ∞ for equal tensors."""
+    error = np.asarray(other, np.float64) - np.asarray(reference, np.float64)
+    if not np.isfinite(error).all():
+        return -np.inf
+    rmse = float(np.sqrt(np.mean(np.square(error)))) if error.size else 0.0
+    peak = float(np.abs(reference).max()) if error.size else 0.0
+    if rmse == 0:
+        return np.inf
+    return 20 * float(np.log10(peak / rmse)) if peak else -np.inf
+
+
+def compare_golden(output: str, golden: Mapping[str, np.ndarray], tensor: np.ndarray) -> Difference:
+    """Compare a whole output with what a golden file keeps of it.
+
+    |mean − mean_ref| and |rms − rms_ref| of a layer never exceed its largest element error, so that the statistics
+    are held to the same bound as the sampled values.
+    """
+    have = summarise(tensor)
+    if any(have[key].shape != golden[key].shape for key in ("values", "mean", "rms")):
+        return Difference(output, -np.inf, np.inf, np.inf)
+    peak = float(np.abs(golden["values"]).max()) if golden["values"].size else 0.0
+    worst = max(_largest(have[key], golden[key]) for key in ("values", "mean", "rms"))
+    return Difference(output, psnr_db(golden["values"], have["values"]), _ratio(worst, peak), worst)
+
+
+def _largest(a: np.ndarray, b: np.ndarray) -> float:
+    error = np.abs(a.astype(np.float64) - b)
+    if not np.isfinite(error).all():
+        return np.inf
+    return float(error.max()) if error.size else 0.0
+
+
+def _ratio(error: float, peak: float) -> float:
+    if error == 0:
+        return 0.0
+    return error / peak if peak else np.inf
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The manifest's `parity` object."""
+
+    status: str  # passed | failed | not_run
+    reason: str
+    psnr_db: float | None
+    max_abs: float | None
+    runtime: str
+    runtime_version: str
+    host: str
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON has no infinity: an exact match is written as psnr_db null with the reason saying so."""
+        data = asdict(self)
+        for key in ("psnr_db", "max_abs"):
+            value = data[key]
+            data[key] = round(value, 9) if value is not None and np.isfinite(value) else None
+        return data
