@@ -1,5 +1,22 @@
 """LoRA files: every dialect in, PEFT/diffusers and kohya out. Numpy only."""
 
+from lorarar.lora.algebra import balance_factor, concatenate, pad_rank
+from lorarar.lora.dialects import DIALECTS, Dialect
+from lorarar.lora.read import read_lora
 from lorarar.lora.types import COMPONENTS, LoRA, LoraLayer
+from lorarar.lora.write import DTYPES, WRITERS, write_lora
 
-__all__ = ["COMPONENTS", "LoRA", "LoraLayer"]
+__all__ = [
+    "COMPONENTS",
+    "DIALECTS",
+    "DTYPES",
+    "WRITERS",
+    "Dialect",
+    "LoRA",
+    "LoraLayer",
+    "balance_factor",
+    "concatenate",
+    "pad_rank",
+    "read_lora",
+    "write_lora",
+]

@@ -1,0 +1,57 @@
+"""Exact operations on LoRA factors. Numpy only, pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32
+
+from lorarar.cli import InputError
+from lorarar.lora.types import LoraLayer
+
+
+def concatenate(layers: Sequence[LoraLayer], weights: Sequence[float]) -> LoraLayer:
+    """The layer whose ΔW is Σ weightᵢ·ΔWᵢ: factors concatenated along the rank, the weights applied to `up`.
+
+    up = [w₁·up₁, w₂·up₂, …] and down = [down₁; down₂; …], of rank Σ rankᵢ, for linear and convolution layers. The
+    weights go where alpha went, so `down` keeps its values. Raises InputError when the layers are of different modules'
+    shapes or there are none.
+    """
+    if not layers or len(layers) != len(weights):
+        raise InputError(f"{len(layers)} layers and {len(weights)} weights can't be joined; give one weight a layer")
+    shapes = {(layer.out_features, *layer.down.shape[1:]) for layer in layers}
+    if len(shapes) > 1:
+        raise InputError(f"layers of shapes {sorted(shapes)} can't be joined; both LoRAs must be for one base model")
+    ups = [layer.up * np.float32(weight) for layer, weight in zip(layers, weights, strict=True)]
+    return LoraLayer(np.concatenate([layer.down for layer in layers]), np.concatenate(ups, axis=1))
+
+
+def pad_rank(layer: LoraLayer, rank: int) -> LoraLayer:
+    """The same ΔW at a higher rank: zero rows below `down`, zero columns after `up`.
+
+    Raises InputError when `rank` is below the layer's.
+    """
+    more = rank - layer.rank
+    if more < 0:
+        raise InputError(f"a layer of rank {layer.rank} doesn't fit in rank {rank}; use rank {layer.rank} or more")
+    if more == 0:
+        return layer
+    down = np.concatenate([layer.down, np.zeros((more, *layer.down.shape[1:]), np.float32)])
+    up = np.concatenate([layer.up, np.zeros((layer.out_features, more, *layer.up.shape[2:]), np.float32)], axis=1)
+    return LoraLayer(down, up)
+
+
+def peak(array: Float32[np.ndarray, "..."]) -> float:
+    """The largest magnitude; NaN when there is one. Two reductions, no copy."""
+    return float(np.maximum(array.max(), -array.min()))
+
+
+def balance_factor(peak_down: float, peak_up: float) -> np.float32:
+    """The power of two f for which down·f and up/f have about equal peaks; multiplying by it rounds nothing.
+
+    Half precision holds 6e-8 … 65504, and alpha folded into `up` can leave that range where the product does not.
+    """
+    if peak_down == 0 or peak_up == 0:
+        return np.float32(1)
+    return np.float32(2.0 ** np.round((np.log2(peak_up) - np.log2(peak_down)) / 2))

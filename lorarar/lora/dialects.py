@@ -1,0 +1,206 @@
+"""The dialects of LoRA files, and the formats that are no LoRA but look like one. Tables; numpy only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from lorarar.lora.names import kohya_lookup
+
+_UNET_ROOTS = (
+    *("conv_in", "time_embedding", "add_embedding", "class_embedding", "encoder_hid_proj"),
+    *("down_blocks", "mid_block", "up_blocks", "conv_out"),
+)
+# transformers 5 dropped `text_model.` from CLIPTextModel's names, so both spellings occur.
+_TEXT_ROOTS = ("text_model", "text_projection", "encoder")
+_PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
+
+
+class Role(Enum):
+    """What a tensor is to its layer."""
+
+    DOWN = "down"
+    UP = "up"
+    ALPHA = "alpha"
+
+
+class AmbiguousName(Exception):
+    """A text-encoder module without its component: CLIP-L and CLIP-G share these names."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a tensor's name says. `module` is the full name; `raw` the name before any prefix was removed."""
+
+    dialect: str
+    module: str
+    role: Role
+    raw: str
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One way to name a LoRA's tensors.
+
+    `pattern` has the groups `module`, `role` and, in the processor dialect, `part`; `resolve` turns its match into the
+    full module name, or None when the name is none of this dialect's.
+    """
+
+    name: str
+    example: str
+    pattern: re.Pattern[str]
+    resolve: Callable[[re.Match[str], str], str | None]
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A format that is refused: its name, what marks a key of it, and what to do instead."""
+
+    name: str
+    pattern: re.Pattern[str]
+    advice: str
+
+
+def full_name(module: str, component: str | None = None) -> str | None:
+    """A dotted module name with its component: `unet.`, `text_encoder.` or `text_encoder_2.`; None if it has none.
+
+    `component` is used for text-encoder names without one. Raises AmbiguousName when there is no telling.
+    """
+    rest = module.removeprefix("base_model.model.")
+    while rest.startswith("unet."):  # some diffusers releases wrote `unet.unet.`
+        rest, component = rest.removeprefix("unet."), "unet"
+    for text in ("text_encoder", "text_encoder_2"):
+        if rest.startswith(f"{text}."):
+            rest, component = rest.removeprefix(f"{text}."), text
+    root = rest.partition(".")[0]
+    if root in _UNET_ROOTS and component in (None, "unet"):
+        return f"unet.{rest}" + (".0" if rest.endswith(".to_out") else "")
+    if root in _TEXT_ROOTS and component != "unet":
+        if component is None:
+            raise AmbiguousName(module)
+        return f"{component}.{'text_model.' if root == 'encoder' else ''}{rest}"
+    return None
+
+
+def _dotted(match: re.Match[str], component: str) -> str | None:
+    return full_name(match["module"], component or None)
+
+
+def _processor(match: re.Match[str], component: str) -> str | None:
+    """`….attn1.processor.to_out_lora` → `….attn1.to_out.0`; in a text encoder `….self_attn.out_proj`."""
+    part = match["part"]
+    if match["module"].endswith(".self_attn"):
+        return full_name(f"{match['module']}.{_PROJECTIONS[part]}", component or None)
+    return full_name(f"{match['module']}.to_{part}", component or None)
+
+
+def _flat(dialect: str) -> Callable[[re.Match[str], str], str | None]:
+    def resolve(match: re.Match[str], _: str) -> str | None:
+        kind, module = kohya_lookup().get(match["module"], ("", ""))
+        return module if kind == dialect else None
+
+    return resolve
+
+
+_KOHYA_TAIL = r"\.(?P<role>lora_down\.weight|lora_up\.weight|alpha)"
+_KOHYA_UNET = re.compile(rf"(?P<module>lora_unet_[^.]+){_KOHYA_TAIL}")
+
+# The order is that of the files' frequency in error messages; a key is tried against each in turn.
+DIALECTS: tuple[Dialect, ...] = (
+    Dialect(
+        "peft",
+        "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight",
+        re.compile(r"(?P<module>.+)\.(?P<role>lora_A|lora_B)(\.default)?\.weight"),
+        _dotted,
+    ),
+    Dialect(
+        "diffusers",
+        "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.lora.down.weight",
+        re.compile(r"(?P<module>.+)\.lora(_linear_layer)?\.(?P<role>down\.weight|up\.weight|alpha)"),
+        _dotted,
+    ),
+    Dialect(
+        "diffusers-processors",
+        "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight",
+        re.compile(
+            r"(?P<module>.+?)(\.processor)?\.to_(?P<part>q|k|v|out)_lora\.(?P<role>down\.weight|up\.weight|alpha)"
+        ),
+        _processor,
+    ),
+    Dialect(
+        "kohya-sgm",
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight",
+        _KOHYA_UNET,
+        _flat("kohya-sgm"),
+    ),
+    Dialect(
+        "kohya-diffusers",
+        "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight",
+        _KOHYA_UNET,
+        _flat("kohya-diffusers"),
+    ),
+    Dialect(
+        "kohya-text",
+        "lora_te1_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight",
+        re.compile(rf"(?P<module>lora_te[12]?_[^.]+){_KOHYA_TAIL}"),
+        _flat("kohya-text"),
+    ),
+)
+
+# `….alpha` beside dotted factors says nothing of their dialect, so it belongs to whichever layer it names.
+DOTTED_ALPHA = Dialect(
+    "",
+    "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.alpha",
+    re.compile(r"(?P<module>(?!lora_).+)\.(?P<role>alpha)"),
+    lambda match, component: full_name(match["module"].replace(".processor.", "."), component or None),
+)
+
+_ROLES = {
+    "lora_A": Role.DOWN, "lora_down.weight": Role.DOWN, "down.weight": Role.DOWN,
+    "lora_B": Role.UP, "lora_up.weight": Role.UP, "up.weight": Role.UP, "alpha": Role.ALPHA,
+}  # fmt: skip
+
+_EXTRACT = "merge it into its base model and extract a plain LoRA of the difference (kohya's and LyCORIS's tools do it)"
+FOREIGN: tuple[Foreign, ...] = (
+    Foreign("LoHa", re.compile(r"\.hada_[wt][12]"), _EXTRACT),
+    Foreign("LoKr", re.compile(r"\.lokr_[wt][12]"), _EXTRACT),
+    Foreign("DoRA", re.compile(r"\.(dora_scale|lora_magnitude_vector)"), f"train it with DoRA off, or {_EXTRACT}"),
+    Foreign("BOFT", re.compile(r"\.boft_"), _EXTRACT),
+    Foreign("OFT", re.compile(r"\.oft_"), _EXTRACT),
+    Foreign(
+        "Tucker convolution (lora_mid)", re.compile(r"\.lora_mid"), "train it with use_tucker off (use_cp in older)"
+    ),
+    Foreign("GLoRA", re.compile(r"\.[ab][12]\.weight$"), _EXTRACT),
+    Foreign("(IA)³", re.compile(r"\.(ia3_l|on_input$)"), "train it as a LoRA instead"),
+    Foreign("VeRA", re.compile(r"\.?vera_"), "train it as a LoRA instead"),
+    Foreign("embedding LoRA", re.compile(r"\.lora_embedding_[AB]"), "train it without the embedding layer"),
+    Foreign("LoRA with biases", re.compile(r"\.lora_(B|up)(\.default)?\.bias$"), "train it with lora_bias off"),
+    Foreign("full-weight difference", re.compile(r"\.(diff|diff_b|set_weight)$"), _EXTRACT),
+    Foreign("norm difference", re.compile(r"\.[wb]_norm$"), "train it with train_norm off"),
+    Foreign("bundled textual inversion", re.compile(r"^bundle_emb\."), "save it without its embeddings"),
+)
+
+
+def parse_key(key: str, component: str) -> Key | None:
+    """What a tensor's name says, or None when no dialect knows it; `component` ("" if unknown) is for bare names.
+
+    Raises AmbiguousName for a bare text-encoder name without `component`.
+    """
+    for dialect in (*DIALECTS, DOTTED_ALPHA):
+        match = dialect.pattern.fullmatch(key)
+        module = dialect.resolve(match, component) if match else None
+        if match and module:
+            return Key(dialect.name, module, _ROLES[match["role"]], match["module"])
+    return None
+
+
+def foreign_format(key: str) -> Foreign | None:
+    """The refused format that a key belongs to, if any."""
+    return next((foreign for foreign in FOREIGN if foreign.pattern.search(key)), None)
+
+
+def known_dialects() -> str:
+    """The dialects' names, for error messages."""
+    return ", ".join(dialect.name for dialect in DIALECTS)

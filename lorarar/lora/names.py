@@ -1,0 +1,144 @@
+"""Module names of the SDXL family and what kohya calls them. Numpy only, so generated from the blocks' structure.
+
+kohya writes `_` for `.`, which can't be undone by string surgery (`to_q` holds one too). The lookup goes the other way:
+every real name is flattened and looked up. SGM names (`input_blocks_4_1_…`, Stability's own code) always mean SDXL's
+block structure. KOALA's modules are a subset of SDXL's. A test compares these names with the real models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+
+CLIP_L_LAYERS = 12
+CLIP_G_LAYERS = 32
+
+# A block's kind → (name inside the diffusers block, name inside the SGM block).
+_PARTS: dict[str, tuple[tuple[str, str], ...]] = {
+    "resnet": (("conv1", "in_layers.2"), ("time_emb_proj", "emb_layers.1"), ("conv2", "out_layers.3")),
+    "shortcut": (("conv_shortcut", "skip_connection"),),
+    "transformer": (("proj_in", "proj_in"), ("proj_out", "proj_out")),
+    "down": (("conv", "op"),),
+    "up": (("conv", "conv"),),
+}
+_TRANSFORMER_BLOCK = (
+    *(f"{attention}.{part}" for attention in ("attn1", "attn2") for part in ("to_q", "to_k", "to_v", "to_out.0")),
+    "ff.net.0.proj",
+    "ff.net.2",
+)
+# Single modules: diffusers name → SGM name.
+_SINGLES: dict[str, str] = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_out": "out.2",
+}
+_ENCODER_LAYER = (*(f"self_attn.{part}_proj" for part in ("k", "v", "q", "out")), "mlp.fc1", "mlp.fc2")
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One block of the UNet under its two names; `depth` counts a transformer's blocks."""
+
+    name: str
+    sgm: str
+    kinds: tuple[str, ...]
+    depth: int = 0
+
+    def modules(self) -> Iterator[tuple[str, str]]:
+        for kind in self.kinds:
+            for part, sgm_part in _PARTS[kind]:
+                yield f"{self.name}.{part}", f"{self.sgm}.{sgm_part}"
+        for index in range(self.depth):
+            for part in _TRANSFORMER_BLOCK:
+                tail = f"transformer_blocks.{index}.{part}"
+                yield f"{self.name}.{tail}", f"{self.sgm}.{tail}"
+
+
+def _down_blocks() -> Iterator[_Block]:
+    """Two resnets a block, each in its own SGM block, and a third SGM block that halves the resolution."""
+    for block, depth in enumerate((0, 2, 10)):
+        for layer in range(2):
+            sgm = f"input_blocks.{1 + 3 * block + layer}"
+            widens = block > 0 and layer == 0
+            yield _Block(f"down_blocks.{block}.resnets.{layer}", f"{sgm}.0", _resnet(widens))
+            if depth:
+                yield _Block(f"down_blocks.{block}.attentions.{layer}", f"{sgm}.1", ("transformer",), depth)
+        if block < 2:
+            yield _Block(f"down_blocks.{block}.downsamplers.0", f"input_blocks.{3 + 3 * block}.0", ("down",))
+
+
+def _up_blocks() -> Iterator[_Block]:
+    """Three resnets a block, all with a shortcut; the last SGM block of the first two also doubles the resolution."""
+    for block, depth in enumerate((10, 2, 0)):
+        for layer in range(3):
+            sgm = f"output_blocks.{3 * block + layer}"
+            yield _Block(f"up_blocks.{block}.resnets.{layer}", f"{sgm}.0", _resnet(True))
+            if depth:
+                yield _Block(f"up_blocks.{block}.attentions.{layer}", f"{sgm}.1", ("transformer",), depth)
+        if block < 2:
+            yield _Block(f"up_blocks.{block}.upsamplers.0", f"output_blocks.{3 * block + 2}.2", ("up",))
+
+
+def _middle() -> Iterator[_Block]:
+    yield _Block("mid_block.resnets.0", "middle_block.0", _resnet(False))
+    yield _Block("mid_block.attentions.0", "middle_block.1", ("transformer",), 10)
+    yield _Block("mid_block.resnets.1", "middle_block.2", _resnet(False))
+
+
+def _resnet(shortcut: bool) -> tuple[str, ...]:
+    return ("resnet", "shortcut") if shortcut else ("resnet",)
+
+
+@cache
+def unet_modules() -> MappingProxyType[str, str]:
+    """Every linear and convolution of SDXL's UNet: name in diffusers → name in SGM."""
+    blocks = (*_down_blocks(), *_middle(), *_up_blocks())
+    return MappingProxyType(_SINGLES | dict(pair for block in blocks for pair in block.modules()))
+
+
+@cache
+def text_modules(component: str) -> tuple[str, ...]:
+    """Every linear of a text encoder: CLIP-L for `text_encoder`, CLIP-G for `text_encoder_2`."""
+    layers = CLIP_L_LAYERS if component == "text_encoder" else CLIP_G_LAYERS
+    names = [f"text_model.encoder.layers.{index}.{part}" for index in range(layers) for part in _ENCODER_LAYER]
+    return (*names, "text_projection") if component == "text_encoder_2" else tuple(names)
+
+
+def flatten(name: str) -> str:
+    """kohya's spelling of a module name."""
+    return name.replace(".", "_")
+
+
+@cache
+def kohya_lookup() -> MappingProxyType[str, tuple[str, str]]:
+    """kohya's flat name (`lora_unet_…`) → (dialect, full module name)."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, sgm in unet_modules().items():
+        found[f"lora_unet_{flatten(name)}"] = ("kohya-diffusers", f"unet.{name}")
+        found[f"lora_unet_{flatten(sgm)}"] = ("kohya-sgm", f"unet.{name}")
+    for component, prefixes in {"text_encoder": ("te", "te1"), "text_encoder_2": ("te2",)}.items():
+        for name in text_modules(component):
+            for prefix in prefixes:
+                found[f"lora_{prefix}_{flatten(name)}"] = ("kohya-text", f"{component}.{name}")
+    return MappingProxyType(found)
+
+
+@cache
+def kohya_names() -> MappingProxyType[str, str]:
+    """Full module name → the flat name to write: diffusers' block names, which are right for SDXL and KOALA alike.
+
+    SGM names would be mapped to the wrong blocks by diffusers on KOALA (one layer per block). The added-condition
+    embedding alone gets its SGM name: the other one is understood by neither diffusers nor ComfyUI.
+    """
+    names = {f"unet.{name}": f"lora_unet_{flatten(name)}" for name in unet_modules()}
+    for name, sgm in _SINGLES.items():
+        if name.startswith("add_embedding"):
+            names[f"unet.{name}"] = f"lora_unet_{flatten(sgm)}"
+    for component, prefix in {"text_encoder": "te1", "text_encoder_2": "te2"}.items():
+        names |= {f"{component}.{name}": f"lora_{prefix}_{flatten(name)}" for name in text_modules(component)}
+    return MappingProxyType(names)

@@ -1,0 +1,145 @@
+"""PEFT's scaling (rank, alpha and their patterns) from adapter_config.json or a file's metadata. Numpy only."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lorarar.cli import InputError
+from lorarar.lora.safetensors_header import parse_json, shorten
+
+METADATA_KEY = "lora_adapter_metadata"  # where diffusers keeps `{component}.{field of LoraConfig}`
+_MAX_QUANTIFIERS = 2  # of a pattern: more could take minutes to match, and the file is a stranger's
+_MAX_PATTERN = 500
+_MATCH_SECONDS = 10.0
+# Initialisations that change the base's weights: the saved factors alone are then not the update.
+_CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+@dataclass
+class PeftScaling:
+    """The scale alpha/r (alpha/√r with rsLoRA) that PEFT gives a module.
+
+    `rank` and `alpha` are None when the file doesn't say; patterns map a suffix or regular expression to a value.
+    """
+
+    source: str
+    rank: int | None = None
+    alpha: float | None = None
+    rank_pattern: Mapping[str, float] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    rslora: bool = False
+    _spent: float = 0.0  # seconds of matching
+
+    def scale(self, module: str, rank: int) -> float:
+        """The factor of `up @ down` for a module (its name inside the component) whose down has `rank` rows.
+
+        Raises InputError when the configured rank is another one, or when a pattern takes too long.
+        """
+        configured = self._find(self.rank_pattern, module, self.rank)
+        if configured is not None and configured != rank:
+            raise InputError(
+                f"{self.source}: the configuration gives '{shorten(module)}' rank {configured:g} but its tensors have "
+                f"rank {rank}; the two are not of one LoRA, get the file again"
+            )
+        alpha = self._find(self.alpha_pattern, module, self.alpha)
+        if alpha is None:
+            return 1.0
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+    def _find(self, patterns: Mapping[str, float], module: str, default: float | None) -> float | None:
+        """PEFT's rule: the first pattern that matches the whole name or its part after a dot."""
+        start = time.monotonic()
+        for pattern, value in patterns.items():
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+            if self._spent + time.monotonic() - start > _MATCH_SECONDS:
+                raise InputError(f"{self.source}: its patterns take too long to match; write them as plain names")
+        self._spent += time.monotonic() - start
+        return default
+
+
+def parse_config(config: Mapping[str, Any], source: str) -> PeftScaling:
+    """The scaling that a LoraConfig's fields state; missing fields have PEFT's defaults (r = alpha = 8).
+
+    Raises InputError for other methods than LoRA, for DoRA, and for values that are no ranks, alphas or patterns.
+    """
+    kind = config.get("peft_type", "LORA")
+    if str(getattr(kind, "value", kind)).upper() != "LORA":
+        raise InputError(f"{source} is a PEFT {shorten(str(kind), 40)} adapter, not a LoRA; train it as a LoRA instead")
+    if config.get("use_dora"):
+        raise InputError(f"{source} is a DoRA, which no plain LoRA equals; train it with use_dora=False")
+    init = str(config.get("init_lora_weights", "")).lower()
+    if init.startswith(_CHANGED_BASE):
+        raise InputError(
+            f"{source} was trained on a changed base ({shorten(init, 40)}); convert it when saving "
+            "(PEFT's path_initial_model_for_weight_conversion)"
+        )
+    return PeftScaling(
+        source,
+        rank=int(_number(config.get("r", 8), "r", source, whole=True)),
+        alpha=_number(config.get("lora_alpha", 8), "lora_alpha", source),
+        rank_pattern=_patterns(config.get("rank_pattern"), "rank_pattern", source, whole=True),
+        alpha_pattern=_patterns(config.get("alpha_pattern"), "alpha_pattern", source),
+        rslora=bool(config.get("use_rslora", False)),
+    )
+
+
+def metadata_scalings(metadata: Mapping[str, str], source: str) -> dict[str, PeftScaling]:
+    """Component → scaling, from the metadata that current diffusers writes; {} when the file has none."""
+    if METADATA_KEY not in metadata:
+        return {}
+    fields = parse_json(metadata[METADATA_KEY].encode(), f"{source}: its {METADATA_KEY}")
+    components: dict[str, dict[str, Any]] = {}
+    for key, value in fields.items():
+        component, _, name = key.partition(".")
+        components.setdefault(component, {})[name] = value
+    return {name: parse_config(config, source) for name, config in components.items()}
+
+
+def config_component(config: Mapping[str, Any]) -> str:
+    """The component that a PEFT folder's configuration names (by its model's class), or "" when it doesn't."""
+    mapping = config.get("auto_mapping")
+    name = mapping.get("base_model_class") if isinstance(mapping, Mapping) else None
+    return {
+        "UNet2DConditionModel": "unet",
+        "CLIPTextModel": "text_encoder",
+        "CLIPTextModelWithProjection": "text_encoder_2",
+    }.get(str(name), "")
+
+
+def _number(value: Any, name: str, source: str, whole: bool = False) -> float:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 1e9
+    if not good or (whole and (value < 1 or value != int(value))):
+        raise InputError(
+            f"{source}: {name} is {shorten(json.dumps(value, default=str), 40)}; it must be "
+            f"{'a whole number of at least 1' if whole else 'a finite number'}"
+        )
+    return float(value)
+
+
+def _patterns(value: Any, name: str, source: str, whole: bool = False) -> dict[str, float]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InputError(f"{source}: {name} must map module names to numbers; correct the configuration")
+    for pattern in value:
+        try:
+            re.compile(rf"(.*\.)?({pattern})$")
+            simple = len(pattern) <= _MAX_PATTERN and len(re.findall(r"[*+{?]", pattern)) <= _MAX_QUANTIFIERS
+        except (re.error, RecursionError, OverflowError):
+            simple = False
+        # A quantified group can take exponential time however few quantifiers there are.
+        if not simple or re.search(r"\)[*+{?]|\\\d|\(\?P=", pattern):
+            raise InputError(
+                f"{source}: {name} has the pattern '{shorten(pattern)}', which is invalid or too complex; "
+                "write plain module names"
+            )
+    return {
+        pattern: _number(number, f"{name} of '{shorten(pattern)}'", source, whole) for pattern, number in value.items()
+    }

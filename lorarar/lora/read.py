@@ -1,0 +1,221 @@
+"""Read a LoRA of any dialect: keys to layers, alpha folded into `up`, everything else refused by name. Numpy only."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from lorarar.cli import InputError, describe_os_error
+from lorarar.lora.dialects import DIALECTS, AmbiguousName, Key, Role, foreign_format, known_dialects, parse_key
+from lorarar.lora.peft_config import PeftScaling, config_component, metadata_scalings, parse_config
+from lorarar.lora.safetensors_file import SafetensorsFile, all_finite, open_safetensors
+from lorarar.lora.safetensors_header import parse_json, shorten
+from lorarar.lora.types import LoRA, LoraLayer
+
+_CONFIG, _WEIGHTS, _PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+_MAX_CONFIG_BYTES = 10_000_000
+_Tensors = dict[Role, tuple[str, Key]]  # role → (tensor's name, what it says)
+
+
+@dataclass(frozen=True)
+class _Scalings:
+    """PEFT's scaling by component; a folder's one configuration is under ""."""
+
+    by_component: Mapping[str, PeftScaling]
+
+    def scale(self, key: Key, rank: int) -> float:
+        component = key.module.partition(".")[0]
+        scaling = self.by_component.get(component) or self.by_component.get("")
+        # Only these two kinds of file carry PEFT's configuration; diffusers and ComfyUI ignore it for kohya's names.
+        if scaling is None or key.dialect not in ("peft", "diffusers"):
+            return 1.0
+        name = key.raw.removeprefix("base_model.model.")
+        while name.startswith(f"{component}."):
+            name = name.removeprefix(f"{component}.")
+        return scaling.scale(name, rank)
+
+
+def read_lora(path: str | Path) -> LoRA:
+    """Read a LoRA file of any dialect, or a PEFT folder, as float32 factors with alpha folded into `up`.
+
+    ΔW = scale · up @ down, where scale is the layer's alpha/rank, or what PEFT's configuration says, else 1. Raises
+    InputError, one sentence that names the file and what is wrong, for everything that can't be read exactly; shapes
+    are not compared with a base here (`lorarar.layout.pack` does that).
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
+    file = open_safetensors(path)
+    return _build(file, "", _Scalings(metadata_scalings(file.metadata, file.source)))
+
+
+def _read_folder(folder: Path) -> LoRA:
+    config_path, weights_path = folder / _CONFIG, folder / _WEIGHTS
+    if not config_path.is_file():
+        raise InputError(f"{folder} is a folder without {_CONFIG}; give a .safetensors file or a PEFT folder")
+    if not weights_path.exists() and (folder / _PICKLE).exists():
+        raise InputError(f"{folder / _PICKLE} is a Python pickle, which may run code; save it as safetensors first")
+    try:
+        if config_path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise InputError(f"{config_path} is too large to be a PEFT configuration; get the folder again")
+        config = parse_json(config_path.read_bytes(), str(config_path))
+    except OSError as error:
+        raise InputError(describe_os_error(error)) from error
+    scaling = parse_config(config, str(config_path))
+    return _build(open_safetensors(weights_path), config_component(config), _Scalings({"": scaling}))
+
+
+def _build(file: SafetensorsFile, component: str, scalings: _Scalings) -> LoRA:
+    groups = _group(file, component)
+    layers: dict[str, LoraLayer] = {}
+    for module, tensors in groups.items():
+        layers[module] = _layer(file, module, tensors, scalings)
+    return LoRA(
+        layers,
+        dialect=_dialect(groups),
+        source=file.source,
+        metadata=file.metadata,
+        notes=_notes(file, groups, layers),
+    )
+
+
+def _group(file: SafetensorsFile, component: str) -> dict[str, _Tensors]:
+    """Every tensor under its module and role; refuses foreign formats, unknown keys and layers that occur twice."""
+    _refuse_foreign(file)
+    groups: dict[str, _Tensors] = {}
+    unknown = None
+    for name in file.entries:
+        key = _parse(file.source, name, component)
+        if key is None:
+            unknown = unknown or name
+            continue
+        tensors = groups.setdefault(key.module, {})
+        if key.role in tensors:
+            raise InputError(
+                f"{file.source}: '{shorten(tensors[key.role][0])}' and '{shorten(name)}' are the same layer "
+                "named in two ways; remove one of them"
+            )
+        tensors[key.role] = (name, key)
+    if not any(len(tensors) > 1 for tensors in groups.values()) and (unknown or not groups):
+        first = f" (its first key is '{shorten(unknown)}')" if unknown else ""
+        raise InputError(
+            f"{file.source} has no LoRA keys{first}; it may be a full checkpoint or a LoRA for another kind of model, "
+            f"known dialects: {known_dialects()}"
+        )
+    if unknown:
+        raise InputError(
+            f"{file.source}: the key '{shorten(unknown)}' belongs to no known dialect ({known_dialects()}) "
+            "of a LoRA for SDXL; remove it or use another file"
+        )
+    return groups
+
+
+def _refuse_foreign(file: SafetensorsFile) -> None:
+    for name in file.entries:
+        foreign = foreign_format(name)
+        if foreign:
+            raise InputError(
+                f"{file.source} is no plain LoRA but holds a {foreign.name} layer ('{shorten(name)}'); {foreign.advice}"
+            )
+
+
+def _parse(source: str, name: str, component: str) -> Key | None:
+    try:
+        return parse_key(name, component)
+    except AmbiguousName as error:
+        raise InputError(
+            f"{source}: '{shorten(name)}' doesn't say which text encoder it is for; "
+            "put text_encoder. or text_encoder_2. before its keys"
+        ) from error
+
+
+def _layer(file: SafetensorsFile, module: str, tensors: _Tensors, scalings: _Scalings) -> LoraLayer:
+    """One layer in float32 with its scale in `up`; shapes are checked before a tensor is read."""
+    for role, other in ((Role.DOWN, Role.UP), (Role.UP, Role.DOWN)):
+        if role not in tensors:
+            present = tensors.get(other) or tensors[Role.ALPHA]
+            raise InputError(
+                f"{file.source}: '{shorten(present[0])}' has no matching {role.value} tensor; "
+                "a layer needs both, get the file again"
+            )
+    (down_name, down_key), (up_name, up_key) = tensors[Role.DOWN], tensors[Role.UP]
+    if down_key.dialect != up_key.dialect:
+        raise InputError(
+            f"{file.source}: '{shorten(module)}' is in two dialects at once ({down_key.dialect} and "
+            f"{up_key.dialect}); save the file in one"
+        )
+    rank = _check_shapes(file, down_name, up_name)
+    scale = _alpha(file, tensors[Role.ALPHA][0]) / rank if Role.ALPHA in tensors else scalings.scale(down_key, rank)
+    return LoraLayer(file.tensor(down_name), _scaled(file, up_name, scale))
+
+
+def _scaled(file: SafetensorsFile, name: str, scale: float) -> Float32[np.ndarray, "out rank *ones"]:
+    up = file.tensor(name)
+    if scale == 1:
+        return up
+    with np.errstate(over="ignore", invalid="ignore"):
+        up *= np.float32(scale)
+    if abs(scale) > 1 and not all_finite(up):
+        raise InputError(
+            f"{file.source}: '{shorten(name)}' times its alpha/rank {scale:g} is over float32; "
+            "the file is damaged, get it again"
+        )
+    return up
+
+
+def _check_shapes(file: SafetensorsFile, down_name: str, up_name: str) -> int:
+    """The rank of a layer, from the header alone; refuses factors that don't fit together."""
+    down, up = file.entries[down_name].shape, file.entries[up_name].shape
+    both = f"{file.source}: '{shorten(down_name)}' {list(down)} and '{shorten(up_name)}' {list(up)}"
+    if len(down) not in (2, 4) or len(up) != len(down):
+        raise InputError(f"{both} must both have 2 dimensions, or 4 for a convolution; get the file again")
+    if 0 in down or 0 in up:
+        raise InputError(f"{both} have a size of 0; a layer needs a rank of at least 1, get the file again")
+    if down[0] != up[1]:
+        if down[1] == up[0]:
+            raise InputError(f"{both} look swapped: down must be (rank, in) and up (out, rank); swap their names")
+        raise InputError(f"{both} have ranks {down[0]} and {up[1]}, which must be equal; get the file again")
+    if any(size != 1 for size in up[2:]):
+        raise InputError(f"{both} look swapped or damaged: up's kernel must be 1×1; get the file again")
+    return down[0]
+
+
+def _alpha(file: SafetensorsFile, name: str) -> float:
+    shape = file.entries[name].shape
+    if math.prod(shape) != 1:
+        raise InputError(f"{file.source}: '{shorten(name)}' has shape {list(shape)}; an alpha must be one number")
+    return float(file.tensor(name).reshape(()))
+
+
+def _dialect(groups: Mapping[str, _Tensors]) -> str:
+    """The dialects in the file, in the table's order; text encoders are named alike in both of kohya's."""
+    found = {tensors[Role.DOWN][1].dialect for tensors in groups.values()}
+    if found & {"kohya-sgm", "kohya-diffusers"}:
+        found.discard("kohya-text")
+    return " + ".join(dialect.name for dialect in DIALECTS if dialect.name in found)
+
+
+def _factors(tensors: _Tensors) -> tuple[str, str]:
+    return tensors[Role.DOWN][0], tensors[Role.UP][0]
+
+
+def _notes(file: SafetensorsFile, groups: Mapping[str, _Tensors], layers: Mapping[str, LoraLayer]) -> tuple[str, ...]:
+    ranks = sorted({layer.rank for layer in layers.values()})
+    alphas = sum(Role.ALPHA in tensors for tensors in groups.values())
+    dtypes = Counter(file.entries[name].dtype for tensors in groups.values() for name in _factors(tensors))
+    parts = Counter(module.partition(".")[0] for module in layers)
+    notes = [
+        f"dialect {_dialect(groups)}",
+        f"{len(layers)} layers (" + ", ".join(f"{part} {count}" for part, count in sorted(parts.items())) + ")",
+        f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}–{ranks[-1]}",
+        f"alpha in {alphas} layers" if alphas else "no alpha tensors",
+        "stored as " + ", ".join(sorted(dtypes)),
+    ]
+    convolutions = sum(layer.down.ndim == 4 for layer in layers.values())
+    return (*notes, f"{convolutions} convolutions") if convolutions else tuple(notes)

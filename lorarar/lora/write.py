@@ -1,0 +1,172 @@
+"""Write a LoRA as a file that diffusers, PEFT and ComfyUI all apply exactly. Numpy only.
+
+One uniform rank a component (zero-padded, which is exact) and no alpha (kohya: the constant alpha = rank), because
+readers differ in how they scale mixed ranks and alphas. ComfyUI and the WebUIs read the attention layers of the
+`kohya` dialect only, so that one goes anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from lorarar.cli import InputError, atomic_file
+from lorarar.lora.algebra import balance_factor, pad_rank, peak
+from lorarar.lora.names import kohya_names
+from lorarar.lora.safetensors_header import METADATA_KEY, shorten
+from lorarar.lora.types import COMPONENTS, LoRA, LoraLayer
+
+# Name → (safetensors' name, numpy dtype).
+DTYPES: dict[str, tuple[str, np.dtype]] = {
+    "fp32": ("F32", np.dtype(np.float32)),
+    "fp16": ("F16", np.dtype(np.float16)),
+    "bf16": ("BF16", np.dtype(ml_dtypes.bfloat16)),
+}
+
+# Metadata that describes the factors as they were, which the written ones are not.
+_STALE = ("lora_adapter_metadata", "ss_network_", "sshs_", "modelspec.hash_", "format")
+
+
+@dataclass(frozen=True)
+class _Written:
+    """One tensor to come: its name, safetensors dtype, shape, and the bytes when they are needed."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    array: Callable[[], np.ndarray]
+
+
+def write_lora(lora: LoRA, path: str | Path, dialect: str = "peft", dtype: str = "fp32") -> None:
+    """Write `lora` so that every reader gets its ΔW; the same LoRA always gives the same bytes.
+
+    `peft`: `unet.….lora_A.weight`, without alpha. `kohya`: `lora_unet_….lora_down.weight` with diffusers' block names
+    and alpha = rank. In half precision each layer's factors are first balanced by a power of two. Raises InputError
+    for an unknown dialect or dtype, an empty LoRA, a name that the dialect lacks, and values that are not finite or
+    overflow in `dtype`.
+    """
+    if dialect not in WRITERS:
+        raise InputError(f"unknown LoRA dialect '{dialect}'; valid: {', '.join(WRITERS)}")
+    if dtype not in DTYPES:
+        raise InputError(f"unknown precision '{dtype}'; valid: {', '.join(DTYPES)}")
+    if not lora.layers:
+        raise InputError(f"{lora.source} has no layers, so there is nothing to write")
+    tensors = list(_tensors(lora, dialect, dtype))
+    metadata = {key: text for key, text in lora.metadata.items() if not key.startswith(_STALE)} | {"format": "pt"}
+    if dialect == "kohya":
+        metadata |= {"ss_network_module": "networks.lora", "ss_network_dim": str(lora.max_rank)}
+        metadata |= {"ss_network_alpha": str(lora.max_rank)}
+    with atomic_file(Path(path)) as temporary, temporary.open("wb", buffering=0) as file:
+        write_all(file, header_bytes(tensors, metadata))
+        for tensor in tensors:
+            write_all(file, np.ascontiguousarray(tensor.array()).reshape(-1).view(np.uint8))
+
+
+def _tensors(lora: LoRA, dialect: str, dtype: str) -> Iterator[_Written]:
+    """Every tensor in the file's order: alphas first (float32, so what follows stays aligned), then by name."""
+    ranks = _uniform_ranks(lora)
+    name_of, down_end, up_end = WRITERS[dialect]
+    kind = DTYPES[dtype][0]
+    alphas: list[_Written] = []
+    factors: list[_Written] = []
+    for module in sorted(lora.layers):
+        layer, rank = lora.layers[module], ranks[module.partition(".")[0]]
+        name = name_of(module, lora.source)
+        if dialect == "kohya":
+            alphas.append(_Written(f"{name}.alpha", "F32", (), _constant(rank)))
+        down, up = _encoded(layer, rank, dtype, f"{lora.source}: '{shorten(module)}'")
+        factors.append(_Written(name + down_end, kind, (rank, *layer.down.shape[1:]), down))
+        factors.append(_Written(name + up_end, kind, (layer.out_features, rank, *layer.up.shape[2:]), up))
+    yield from sorted(alphas, key=lambda tensor: tensor.name)
+    yield from sorted(factors, key=lambda tensor: tensor.name)
+
+
+def _uniform_ranks(lora: LoRA) -> dict[str, int]:
+    """The largest rank of each component; diffusers configures each component on its own."""
+    ranks: dict[str, int] = {}
+    for module, layer in lora.layers.items():
+        component = module.partition(".")[0]
+        if component not in COMPONENTS:
+            raise InputError(f"'{shorten(module)}' is in no component; a layer's name starts with {COMPONENTS}")
+        ranks[component] = max(layer.rank, ranks.get(component, 0))
+    return ranks
+
+
+def _constant(rank: int) -> Callable[[], np.ndarray]:
+    return lambda: np.array(rank, np.float32)
+
+
+def _encoded(
+    layer: LoraLayer, rank: int, dtype: str, where: str
+) -> tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]:
+    """Makers of the padded factors in `dtype`: called as they are written, so that one tensor is held at a time."""
+    kind = DTYPES[dtype][1]
+    limit = float(ml_dtypes.finfo(kind).max)
+
+    @cache
+    def factor() -> np.float32:
+        down, up = peak(layer.down), peak(layer.up)
+        if not np.isfinite(down + up):
+            raise InputError(f"{where} holds NaN or infinity; fix the LoRA")
+        factor = np.float32(1) if dtype == "fp32" else balance_factor(down, up)
+        if max(down * factor, up / factor) > limit:
+            raise InputError(f"{where} holds values too large for {dtype}; write fp32")
+        return factor
+
+    def encode(array: np.ndarray, by: np.float32) -> np.ndarray:
+        return (array if by == 1 else array * by).astype(kind, copy=False)
+
+    return (
+        lambda: encode(pad_rank(layer, rank).down, factor()),
+        lambda: encode(pad_rank(layer, rank).up, 1 / factor()),
+    )
+
+
+def header_bytes(tensors: list[_Written], metadata: Mapping[str, str]) -> bytes:
+    """Length and header of a safetensors file; padded with spaces to a multiple of 8 bytes, as the format advises."""
+    header: dict[str, object] = {METADATA_KEY: dict(sorted(metadata.items()))}
+    position = 0
+    sizes = {name: numpy_dtype.itemsize for name, numpy_dtype in DTYPES.values()}
+    for tensor in tensors:
+        end = position + int(np.prod(tensor.shape, dtype=np.int64)) * sizes[tensor.dtype]
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def write_all(file: BinaryIO, data: bytes | np.ndarray) -> None:
+    """Write every byte; an unbuffered file may take fewer than asked (at most 2 GB a call on Linux)."""
+    view = memoryview(data)  # type: ignore[arg-type]  # an array is a buffer, which numpy's stubs say from 2.5 on
+    while view:
+        view = view[os.write(file.fileno(), view) :]
+
+
+def _peft_name(module: str, _: str) -> str:
+    return module
+
+
+def _kohya_name(module: str, source: str) -> str:
+    name = kohya_names().get(module)
+    if name is None:
+        raise InputError(
+            f"{source}: '{shorten(module)}' is no module of SDXL or KOALA, so kohya has no name for it; "
+            "write the peft dialect"
+        )
+    return name
+
+
+# Dialect → (module's name, ends of down and up).
+WRITERS: dict[str, tuple[Callable[[str, str], str], str, str]] = {
+    "peft": (_peft_name, ".lora_A.weight", ".lora_B.weight"),
+    "kohya": (_kohya_name, ".lora_down.weight", ".lora_up.weight"),
+}
