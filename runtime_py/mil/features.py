@@ -1,4 +1,4 @@
-"""What a model's description says of its inputs and outputs, which is all an app sees (Model.proto, FeatureTypes.proto)."""
+"""What a model's description says of its inputs and outputs (Model.proto, FeatureTypes.proto): all that an app sees."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from runtime_py.mil.values import TensorType
 # ArrayFeatureType.ArrayDataType → the name of the program's type.
 _ARRAY_TYPES = {65568: "fp32", 65600: "fp64", 131104: "int32", 131080: "int8", 65552: "fp16"}
 
-Bounds = tuple[tuple[int, float], ...]
-"""Smallest and largest size of every axis."""
+Bounds = tuple[tuple[int, int | None], ...]
+"""Smallest and largest size of every axis; None is no limit."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Feature:
         if None not in self.type.shape:
             return ""
         return " with sizes of " + " or ".join(
-            "[" + ", ".join(f"{low}" if low == high else f"{low}…{high:g}" for low, high in bounds) + "]"
+            "[" + ", ".join(f"{low}" if low == high else f"{low}…{high or ''}" for low, high in bounds) + "]"
             for bounds in self.allowed
         )
 
@@ -98,9 +98,7 @@ def _feature(name: str, kind: TensorType, array: Any) -> Feature:
     elif flexible == "shapeRange":
         sizes = array.shapeRange.sizeRanges
         # An upper bound of -1 is none.
-        allowed = (
-            tuple((each.lowerBound, float("inf") if each.upperBound < 0 else each.upperBound) for each in sizes),
-        )
+        allowed = (tuple((each.lowerBound, None if each.upperBound < 0 else each.upperBound) for each in sizes),)
     else:
         allowed = (_fixed(array.shape),)
         if not kind.accepts(tuple(array.shape)):
@@ -114,5 +112,5 @@ def _fixed(shape: Iterable[int]) -> Bounds:
 
 def _within(shape: tuple[int, ...], bounds: Bounds) -> bool:
     return len(shape) == len(bounds) and all(
-        low <= size <= high for size, (low, high) in zip(shape, bounds, strict=True)
+        low <= size and (high is None or size <= high) for size, (low, high) in zip(shape, bounds, strict=True)
     )

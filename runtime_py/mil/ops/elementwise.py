@@ -111,7 +111,7 @@ def prelu(x: Array, alpha: Array) -> Array:
 def gelu(x: Array, mode: str = "EXACT") -> Array:
     """Gaussian error linear unit: exact, or one of its two usual approximations."""
     if mode == "EXACT":
-        return np.asarray((0.5 * x) * _erfc(x * -math.sqrt(0.5)))
+        return np.asarray((0.5 * x) * _erfc(x, -math.sqrt(0.5)))
     if mode == "TANH_APPROXIMATION":
         return np.asarray(x * sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3)))
     if mode == "SIGMOID_APPROXIMATION":
@@ -121,7 +121,7 @@ def gelu(x: Array, mode: str = "EXACT") -> Array:
 
 def erf(x: Array) -> Array:
     """The error function."""
-    return 1 - _erfc(x)
+    return 1 - _erfc(x, 1.0)
 
 
 # ln(erfc(z)·(1 + z/2)) + z² is smooth in t = 1/(1 + z/2), so a polynomial in t gives erfc to float32's accuracy in
@@ -142,12 +142,12 @@ _EXPONENT = (
 _CHUNK = 1 << 15  # elements whose temporaries stay in a core's cache
 
 
-def _erfc(x: Array) -> Array:
-    """1 - erf(x) in float64, rounded to float32."""
+def _erfc(x: Array, factor: float) -> Array:
+    """1 - erf(factor · x), computed in float64: far out, a rounded argument alone would cost digits."""
     flat = np.ascontiguousarray(x).reshape(-1)
     result = np.empty(flat.shape, np.float64 if x.dtype == np.float64 else np.float32)
     for start in range(0, flat.size, _CHUNK):
-        piece = flat[start : start + _CHUNK].astype(np.float64)
+        piece = flat[start : start + _CHUNK].astype(np.float64) * factor
         z = np.minimum(np.abs(piece), _LARGEST)
         t = 1 / (1 + z / 2)
         exponent = np.full_like(t, _EXPONENT[-1])

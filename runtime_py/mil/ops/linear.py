@@ -107,37 +107,35 @@ def conv_transpose(
     filters = weight.reshape(count, x.shape[1] // count, -1).swapaxes(1, 2)
     columns = filters @ x.reshape(x.shape[0], count, x.shape[1] // count, -1)
     columns = columns.reshape(x.shape[0], weight.shape[1] * count, *kernel, *sizes)
-    spread_out = np.zeros((*columns.shape[:2], *full), columns.dtype)
+    kept = _crop(pad_type, pad, full, sizes, steps, output_shape)
+    # A wanted output may end after the last value that anything is added to.
+    ends = [max(size, part.stop) for size, part in zip(full, kept, strict=True)]
+    spread_out = np.zeros((*columns.shape[:2], *ends), columns.dtype)
     for at in np.ndindex(*kernel):
         place = [
             slice(k * wide, k * wide + (size - 1) * step + 1, step)
             for k, (size, _, step, wide) in zip(at, axes, strict=True)
         ]
         spread_out[:, :, *place] += columns[:, :, *at]
-    wanted = None if output_shape is None else [int(size) for size in output_shape[2:]]
-    result = spread_out[:, :, *_crop(pad_type, pad, full, sizes, steps, wanted)]
+    result = spread_out[:, :, *kept]
     return result if bias is None else result + bias.reshape(-1, *[1] * len(kernel))
 
 
 def _crop(
-    pad_type: str,
-    pad: Array | None,
-    full: list[int],
-    sizes: tuple[int, ...],
-    steps: list[int],
-    wanted: list[int] | None,
+    pad_type: str, pad: Array | None, full: list[int], sizes: tuple[int, ...], steps: list[int], shape: Array | None
 ) -> list[slice]:
-    """What a transposed convolution keeps of its full result."""
+    """What a transposed convolution keeps of its full result; `shape` is the whole output's, when it is given."""
+    wanted = [0] * len(full) if shape is None else [int(size) for size in shape[2:]]
     if pad_type in ("same", "same_lower"):
-        wanted = wanted or [size * step for size, step in zip(sizes, steps, strict=True)]
-        starts = [max(0, size - keep) // 2 for size, keep in zip(full, wanted, strict=True)]
+        keeps = [want or size * step for want, size, step in zip(wanted, sizes, steps, strict=True)]
+        starts = [max(0, size - keep) // 2 for size, keep in zip(full, keeps, strict=True)]
     else:
         edges = [0] * (2 * len(full)) if pad is None or pad_type == "valid" else [int(width) for width in pad]
-        starts = edges[::2]
-        wanted = wanted or [
-            size - before - after for size, before, after in zip(full, edges[::2], edges[1::2], strict=True)
+        starts, ends = edges[::2], edges[1::2]
+        keeps = [
+            want or size - before - after for want, size, before, after in zip(wanted, full, starts, ends, strict=True)
         ]
-    return [slice(start, start + keep) for start, keep in zip(starts, wanted, strict=True)]
+    return [slice(start, start + keep) for start, keep in zip(starts, keeps, strict=True)]
 
 
 def _per_axis(values: Array | None, kernel: tuple[int, ...]) -> list[int]:

@@ -13,7 +13,7 @@ Flag = np.ndarray | bool
 Number = np.ndarray | float
 
 
-def upsample_nearest_neighbor(x: Array, scale_factor_height: Number = 1, scale_factor_width: Number = 1) -> Array:
+def upsample_nearest_neighbor(x: Array, scale_factor_height: Number = 1.0, scale_factor_width: Number = 1.0) -> Array:
     """Repeat pixels by the two factors."""
     return _nearest(x, _scaled(x, scale_factor_height, scale_factor_width))
 
@@ -25,8 +25,8 @@ def resize_nearest_neighbor(x: Array, target_size_height: Array, target_size_wid
 
 def upsample_bilinear(
     x: Array,
-    scale_factor_height: Number = 1,
-    scale_factor_width: Number = 1,
+    scale_factor_height: Number = 1.0,
+    scale_factor_width: Number = 1.0,
     align_corners: Flag = True,
     half_pixel_centers: Flag | None = None,
 ) -> Array:

@@ -1,0 +1,558 @@
+"""Every operation of runtime_py.mil against torch, or against a formula where torch has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mil_builder import close, mb, save, spread
+
+from runtime_py.mil import Program
+from runtime_py.mil.ops import OPS
+
+T = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Case:
+    """One program of one operation: how it is built, what it is fed, and what torch makes of the same."""
+
+    op: str
+    build: Callable[..., Any]
+    reference: Callable[..., Any]
+    inputs: dict[str, np.ndarray] = field(default_factory=lambda: {"x": spread(2, 3, 4)})
+    ios: int = 17
+    note: str = ""
+
+
+X = {"x": spread(2, 3, 4)}
+POSITIVE = {"x": np.abs(spread(2, 3, 4)) + np.float32(0.1)}
+UNIT = {"x": np.tanh(spread(2, 3, 4))}
+XY = {"x": spread(2, 3, 4), "y": spread(1, 3, 1, seed=1)}
+INTS = {"x": np.arange(-6, 6, dtype=np.int32).reshape(3, 4), "y": np.array([[3], [-2], [5]], np.int32)}
+IMAGE = {"x": spread(2, 6, 7, 9)}
+
+
+def unary(op: str, reference: Callable[..., Any], inputs: dict[str, np.ndarray] = X, **more: Any) -> Case:
+    ios = more.pop("ios", 17)
+    note = more.pop("note", "")
+    return Case(op, lambda x: getattr(mb, op)(x=x, **more), reference, inputs, ios, note)
+
+
+def binary(op: str, reference: Callable[..., Any], inputs: dict[str, np.ndarray] = XY) -> Case:
+    return Case(op, lambda x, y: getattr(mb, op)(x=x, y=y), reference, inputs)
+
+
+def compare(op: str, reference: Callable[..., Any]) -> Case:
+    inputs = {"x": np.array([[1, 2, 3]], np.float32), "y": np.array([[3], [2]], np.float32)}
+    return Case(op, lambda x, y: mb.cast(x=getattr(mb, op)(x=x, y=y), dtype="int32"), reference, inputs)
+
+
+def logical(op: str, reference: Callable[..., Any]) -> Case:
+    def build(x: Any, y: Any) -> Any:
+        given = [mb.greater(x=value, y=np.float32(0)) for value in (x, y)]
+        return mb.cast(x=getattr(mb, op)(x=given[0], y=given[1]), dtype="int32")
+
+    return Case(op, build, lambda x, y: reference(x > 0, y > 0).int(), XY)
+
+
+def f32(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def conv_case(
+    note: str, torch_pad: Any, groups: int = 1, shape: tuple[int, ...] = (2, 6, 7, 9), **options: Any
+) -> Case:
+    weight = spread(8, shape[1] // groups, *[3] * (len(shape) - 2), seed=3)
+    bias = spread(8, seed=4)
+    run = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[len(shape)]
+
+    def reference(x: T) -> T:
+        padded = F.pad(x, torch_pad)
+        stride, dilation = options.get("strides", 1), options.get("dilations", 1)
+        return run(padded, torch.tensor(weight), torch.tensor(bias), stride, 0, dilation, groups)
+
+    return Case(
+        "conv",
+        lambda x: mb.conv(x=x, weight=weight, bias=bias, groups=groups, **options),
+        reference,
+        {"x": spread(*shape)},
+        note=note,
+    )
+
+
+def deconv_case(note: str, groups: int = 1, output_padding: Any = 0, **options: Any) -> Case:
+    weight = spread(6, 4 // groups, 3, 2, seed=3)
+    bias = spread(4, seed=4)
+    pad = options.get("pad", [0, 0, 0, 0])
+
+    def reference(x: T) -> T:
+        return F.conv_transpose2d(
+            x,
+            torch.tensor(weight),
+            torch.tensor(bias),
+            options.get("strides", 1),
+            (pad[0], pad[2]),
+            output_padding,
+            groups,
+            options.get("dilations", 1),
+        )
+
+    return Case(
+        "conv_transpose",
+        lambda x: mb.conv_transpose(x=x, weight=weight, bias=bias, groups=groups, **options),
+        reference,
+        {"x": spread(2, 6, 5, 4)},
+        note=note,
+    )
+
+
+GATHER = {"x": spread(4, 5, 3), "i": np.array([[3, 0], [1, 2]], np.int32)}
+ALONG = {"x": spread(4, 5), "i": np.array([[3, 0, 1, 1, 0], [1, 2, 0, 3, 3]], np.int32)}
+LINEAR_WEIGHT, LINEAR_BIAS = spread(7, 4, seed=5), spread(7, seed=6)
+NORM = {"gamma": spread(4, seed=7), "beta": spread(4, seed=8)}
+CHANNEL = {"gamma": spread(6, seed=7), "beta": spread(6, seed=8)}
+QKV = {"q": spread(2, 3, 5, 8), "k": spread(2, 3, 6, 8, seed=1), "v": spread(2, 3, 6, 4, seed=2)}
+MASK = spread(5, 6, seed=9)
+
+
+def attention(q: Any, k: Any, v: Any, **mask: Any) -> Any:
+    return mb.scaled_dot_product_attention(query=q, key=k, value=v, **mask)
+
+
+def bool_attention(q: Any, k: Any, v: Any) -> Any:
+    return attention(q, k, v, attn_mask=mb.greater(x=mb.const(val=MASK), y=np.float32(0)))
+
+
+def layer_norm_reference(x: T) -> T:
+    return F.layer_norm(x, [4], torch.tensor(NORM["gamma"]), torch.tensor(NORM["beta"]), 1e-3)
+
+
+def mask_select(x: Any, y: Any) -> Any:
+    return mb.select(cond=mb.greater(x=x, y=y), a=x, b=y)
+
+
+def strict_corners(x: T) -> T:
+    return F.interpolate(x, (10, 4), mode="bilinear", align_corners=True)
+
+
+CASES = [
+    unary("abs", torch.abs),
+    unary("acos", torch.acos, UNIT),
+    unary("asin", torch.asin, UNIT),
+    unary("atan", torch.atan),
+    unary("atanh", torch.atanh, {"x": UNIT["x"] * np.float32(0.9)}),
+    unary("cast", lambda x: x.to(torch.int32), dtype="int32", note="truncates"),
+    unary("ceil", torch.ceil),
+    unary("clip", lambda x: x.clip(-1, 0.5), alpha=-1.0, beta=0.5),
+    unary("cos", torch.cos),
+    unary("cosh", torch.cosh),
+    unary("elu", lambda x: F.elu(x, 0.7), alpha=0.7),
+    unary("erf", torch.erf),
+    unary("exp", torch.exp),
+    unary("exp2", torch.exp2),
+    unary("floor", torch.floor),
+    unary("gelu", F.gelu, {"x": np.linspace(-9, 9, 4001, dtype=np.float32)}, mode="EXACT"),
+    unary("gelu", lambda x: F.gelu(x, approximate="tanh"), mode="TANH_APPROXIMATION", note="tanh"),
+    unary("gelu", lambda x: x * torch.sigmoid(1.702 * x), mode="SIGMOID_APPROXIMATION", note="sigmoid"),
+    unary("inverse", lambda x: 1 / (x + 0.5), POSITIVE, epsilon=0.5),
+    unary("leaky_relu", lambda x: F.leaky_relu(x, 0.3), alpha=0.3),
+    unary("linear_activation", lambda x: 3 * x - 2, alpha=3.0, beta=-2.0),
+    unary("log", lambda x: torch.log(x + 0.25), POSITIVE, epsilon=0.25),
+    Case(
+        "logical_not",
+        lambda x: mb.cast(x=mb.logical_not(x=mb.greater(x=x, y=np.float32(0))), dtype="int32"),
+        lambda x: (x <= 0).int(),
+    ),
+    unary("prelu", lambda x: F.prelu(x, torch.arange(6) / 10), IMAGE, alpha=np.arange(6, dtype=np.float32) / 10),
+    unary("relu", F.relu),
+    unary("relu6", F.relu6, {"x": spread(50, scale=8)}),
+    unary("round", torch.round, {"x": f32(-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 0.49, 3.7)}),
+    unary("rsqrt", lambda x: torch.rsqrt(x + 0.25), POSITIVE, epsilon=0.25),
+    unary("sigmoid", torch.sigmoid, {"x": spread(50, scale=60)}),
+    unary("sigmoid_hard", lambda x: (0.3 * x + 0.4).clip(0, 1), alpha=0.3, beta=0.4),
+    unary("sign", torch.sign),
+    unary("silu", F.silu, {"x": spread(50, scale=60)}),
+    unary("sin", torch.sin),
+    unary("sinh", torch.sinh),
+    unary("softplus", F.softplus),
+    unary("softsign", F.softsign),
+    unary("sqrt", torch.sqrt, POSITIVE),
+    unary("square", torch.square),
+    unary("tan", torch.tan, UNIT),
+    unary("tanh", torch.tanh),
+    unary("threshold", lambda x: x.clip(min=0.2), alpha=0.2),
+    binary("add", torch.add),
+    binary("sub", torch.sub),
+    binary("mul", torch.mul),
+    binary("real_div", torch.div),
+    binary("maximum", torch.maximum),
+    binary("minimum", torch.minimum),
+    binary("floor_div", lambda x, y: torch.div(x, y, rounding_mode="floor")),
+    binary("floor_div", lambda x, y: torch.div(x, y, rounding_mode="floor"), INTS),
+    binary("mod", torch.remainder, INTS),
+    binary("add", torch.add, INTS),
+    binary("pow", torch.pow, {"x": POSITIVE["x"], "y": spread(4)}),
+    compare("equal", lambda x, y: (x == y).int()),
+    compare("not_equal", lambda x, y: (x != y).int()),
+    compare("greater", lambda x, y: (x > y).int()),
+    compare("greater_equal", lambda x, y: (x >= y).int()),
+    compare("less", lambda x, y: (x < y).int()),
+    compare("less_equal", lambda x, y: (x <= y).int()),
+    logical("logical_and", torch.logical_and),
+    logical("logical_or", torch.logical_or),
+    logical("logical_xor", torch.logical_xor),
+    unary("softmax", lambda x: x.softmax(-1), axis=-1),
+    unary("softmax", lambda x: x.softmax(1), {"x": spread(2, 3, 4, scale=100)}, axis=1, note="middle"),
+    unary("layer_norm", layer_norm_reference, axes=[-1], epsilon=np.float32(1e-3), **NORM),
+    unary("layer_norm", lambda x: F.layer_norm(x, [3, 4]), axes=[1, 2], note="two axes, no affine"),
+    unary(
+        "layer_norm",
+        lambda x: F.layer_norm(x.transpose(0, 1), [2, 4], torch.tensor(spread(2, 4, seed=2))).transpose(0, 1),
+        axes=[0, 2],
+        gamma=spread(2, 4, seed=2),
+        beta=np.zeros((2, 4), np.float32),
+        note="axes apart",
+    ),
+    unary(
+        "instance_norm",
+        lambda x: F.instance_norm(x, weight=torch.tensor(CHANNEL["gamma"]), bias=torch.tensor(CHANNEL["beta"])),
+        IMAGE,
+        **CHANNEL,
+    ),
+    unary(
+        "batch_norm",
+        lambda x: F.batch_norm(
+            x,
+            torch.tensor(spread(6, seed=1)),
+            torch.tensor(np.abs(spread(6, seed=2))),
+            torch.tensor(CHANNEL["gamma"]),
+            torch.tensor(CHANNEL["beta"]),
+            eps=0.01,
+        ),
+        IMAGE,
+        mean=spread(6, seed=1),
+        variance=np.abs(spread(6, seed=2)),
+        epsilon=np.float32(0.01),
+        **CHANNEL,
+    ),
+    unary("l2_norm", lambda x: x / (x.square().sum((1, 2, 3), True) + 0.01).sqrt(), IMAGE, epsilon=np.float32(0.01)),
+    unary("reduce_mean", lambda x: x.mean((0, 2)), axes=[0, -1], keep_dims=False),
+    unary("reduce_mean", torch.mean, note="all axes"),
+    unary("reduce_sum", lambda x: x.sum(1, keepdim=True), axes=[1], keep_dims=True),
+    unary("reduce_sum", lambda x: x.sum(1, dtype=torch.int32), {"x": INTS["x"]}, axes=[1], note="int"),
+    unary("reduce_max", lambda x: x.amax((1, 2)), axes=[1, 2]),
+    unary("reduce_min", lambda x: x.amin(0), axes=[0]),
+    unary("reduce_prod", lambda x: x.prod(2), axes=[2]),
+    unary("reduce_l1_norm", lambda x: x.abs().sum(1), axes=[1]),
+    unary("reduce_l2_norm", lambda x: x.norm(dim=1), axes=[1]),
+    unary("reduce_log_sum", lambda x: x.sum(1).log(), POSITIVE, axes=[1]),
+    unary("reduce_log_sum_exp", lambda x: x.logsumexp(1), {"x": spread(2, 3, 4, scale=90)}, axes=[1]),
+    unary("reduce_log_sum_exp", lambda x: x.logsumexp(1, True), axes=[1], keep_dims=True, note="kept"),
+    unary("reduce_sum_square", lambda x: x.square().sum(1), axes=[1]),
+    unary("reduce_argmax", lambda x: x.argmax(1).int(), axis=1),
+    unary("reduce_argmin", lambda x: x.argmin(2, True).int(), axis=-1, keep_dims=True),
+    unary("cumsum", lambda x: x.cumsum(1), axis=1),
+    unary("cumsum", lambda x: x.flip(2).cumsum(2).flip(2), axis=2, reverse=True, note="reverse"),
+    unary("cumsum", lambda x: x.cumsum(1) - x, {"x": INTS["x"]}, axis=1, exclusive=True, note="exclusive"),
+    Case(
+        "matmul",
+        lambda x, y: mb.matmul(x=x, y=y),
+        torch.matmul,
+        {"x": spread(5, 1, 3, 4), "y": spread(2, 4, 6, seed=1)},
+        note="broadcast",
+    ),
+    Case(
+        "matmul",
+        lambda x, y: mb.matmul(x=x, y=y, transpose_x=True, transpose_y=True),
+        lambda x, y: x.mT @ y.mT,
+        {"x": spread(2, 4, 3), "y": spread(2, 6, 4, seed=1)},
+        note="transposed",
+    ),
+    Case("matmul", lambda x, y: mb.matmul(x=x, y=y), torch.matmul, {"x": spread(4), "y": spread(4, 6)}, note="vector"),
+    Case(
+        "matmul",
+        lambda x, y: mb.matmul(x=mb.transpose(x=x, perm=[0, 2, 1, 3]), y=y, transpose_y=True),
+        lambda x, y: x.transpose(1, 2) @ y.mT,
+        {"x": spread(2, 5, 3, 4), "y": spread(2, 3, 6, 4, seed=1)},
+        note="of a view",
+    ),
+    unary(
+        "linear",
+        lambda x: F.linear(x, torch.tensor(LINEAR_WEIGHT), torch.tensor(LINEAR_BIAS)),
+        weight=LINEAR_WEIGHT,
+        bias=LINEAR_BIAS,
+    ),
+    unary("linear", lambda x: F.linear(x, torch.tensor(LINEAR_WEIGHT)), {"x": spread(4)}, weight=LINEAR_WEIGHT),
+    Case(
+        "einsum",
+        lambda x, y: mb.einsum(values=(x, y), equation="nchw,nwhu->nchu"),
+        lambda x, y: torch.einsum("nchw,nwhu->nchu", x, y),
+        {"x": spread(2, 3, 4, 5), "y": spread(2, 5, 4, 6, seed=1)},
+    ),
+    Case("scaled_dot_product_attention", attention, F.scaled_dot_product_attention, QKV, ios=18),
+    Case(
+        "scaled_dot_product_attention",
+        lambda q, k, v: attention(q, k, v, attn_mask=MASK),
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, torch.tensor(MASK)),
+        QKV,
+        ios=18,
+        note="float mask",
+    ),
+    Case(
+        "scaled_dot_product_attention",
+        bool_attention,
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, torch.tensor(MASK > 0)),
+        QKV,
+        ios=18,
+        note="bool mask",
+    ),
+    conv_case("valid", (0, 0), pad_type="valid"),
+    conv_case("custom", (1, 0, 2, 1), pad_type="custom", pad=[2, 1, 1, 0]),
+    conv_case("same strided", (1, 1, 1, 1), pad_type="same", strides=[2, 2]),
+    conv_case("same dilated", (2, 2, 3, 3), pad_type="same", dilations=[3, 2]),
+    conv_case("same uneven", (0, 1, 1, 1), shape=(2, 6, 7, 8), pad_type="same", strides=[2, 2]),
+    conv_case("same_lower uneven", (1, 0, 1, 1), shape=(2, 6, 7, 8), pad_type="same_lower", strides=[2, 2]),
+    conv_case("groups", (0, 0), groups=2, pad_type="valid"),
+    conv_case("depthwise", (0, 0), groups=4, shape=(1, 4, 6, 5), pad_type="valid", strides=[2, 1]),
+    conv_case("1d", (1, 1), shape=(2, 6, 9), pad_type="custom", pad=[1, 1]),
+    conv_case("3d", (0, 0), shape=(1, 2, 5, 4, 6), pad_type="valid", strides=[2, 1, 1]),
+    deconv_case("plain", pad_type="valid"),
+    deconv_case("strided", pad_type="custom", pad=[1, 1, 0, 0], strides=[2, 3]),
+    deconv_case("dilated groups", groups=2, pad_type="valid", dilations=[2, 1]),
+    deconv_case(
+        "output shape", (1), (1, 2), pad_type="custom", pad=[1, 1, 0, 0], strides=[2, 3], output_shape=[2, 4, 10, 13]
+    ),
+    unary("reshape", lambda x: x.reshape(2, 2, 6), shape=[0, -1, 6]),
+    unary("reshape", lambda x: x.reshape(-1), shape=[-1], note="flat"),
+    unary("transpose", lambda x: x.permute(2, 0, 1), perm=[-1, 0, 1]),
+    unary("expand_dims", lambda x: x[None, :, :, None], axes=[0, -2]),
+    unary("squeeze", lambda x: x.squeeze(0).squeeze(-1), {"x": spread(1, 3, 1, 2, 1)}, axes=[0, -1]),
+    unary("squeeze", torch.squeeze, {"x": spread(1, 3, 1, 2, 1)}, note="all"),
+    unary(
+        "slice_by_index",
+        lambda x: x[1, 0:3:2, 1:],
+        begin=[1, 0, 1],
+        end=[0, 3, 0],
+        stride=[1, 2, 1],
+        end_mask=[False, False, True],
+        squeeze_mask=[True, False, False],
+    ),
+    unary(
+        "slice_by_index",
+        lambda x: x[:1].flip(2)[:, 1:-1],
+        begin=[5, 1, -1],
+        end=[1, -1, 0],
+        stride=[1, 1, -1],
+        begin_mask=[True, False, False],
+        end_mask=[False, False, True],
+        note="negative",
+    ),
+    unary("slice_by_index", lambda x: x[1, 2, 3], begin=[1, 2, -1], end=[0, 0, 0], squeeze_mask=[True] * 3, note="one"),
+    unary("slice_by_size", lambda x: x[:, 1:, 2:3], begin=[0, 1, -2], size=[2, -1, 1]),
+    Case(
+        "split",
+        lambda x: mb.split(x=x, num_splits=2, axis=2),
+        lambda x: x.split(2, 2),
+    ),
+    Case("split", lambda x: mb.split(x=x, split_sizes=[1, 3], axis=-1), lambda x: x.split([1, 3], 2), note="sizes"),
+    Case(
+        "concat",
+        lambda x, y: mb.concat(values=(x, y), axis=1),
+        lambda x, y: torch.cat([x, y], 1),
+        {"x": spread(2, 3, 4), "y": spread(2, 1, 4)},
+    ),
+    Case(
+        "concat",
+        lambda x, y: mb.concat(values=(x, y, x), axis=-2, interleave=True),
+        lambda x, y: torch.stack([x, y, x], 2).reshape(2, 9, 4),
+        {"x": spread(2, 3, 4), "y": spread(2, 3, 4, seed=1)},
+        note="interleaved",
+    ),
+    Case(
+        "stack",
+        lambda x, y: mb.stack(values=(x, y), axis=-1),
+        lambda x, y: torch.stack([x, y], -1),
+        {"x": spread(2, 3), "y": spread(2, 3, seed=1)},
+    ),
+    unary("tile", lambda x: x.repeat(2, 1, 3), reps=[2, 1, 3]),
+    unary("reverse", lambda x: x.flip(0, 2), axes=[0, -1]),
+    unary("identity", lambda x: x),
+    Case("select", mask_select, torch.maximum, XY),
+    Case("gather", lambda x, i: mb.gather(x=x, indices=i, axis=1), lambda x, i: x[:, i.long()], GATHER),
+    Case(
+        "gather",
+        lambda x, i: mb.gather(x=x, indices=i, axis=-1, batch_dims=1),
+        lambda x, i: torch.stack([x[0][:, i[0].long()], x[1][:, i[1].long()]]),
+        {"x": spread(2, 5, 4), "i": GATHER["i"]},
+        note="batch",
+    ),
+    Case(
+        "gather",
+        lambda x: mb.gather(x=x, indices=np.int32(-2), axis=0),
+        lambda x: x[-2],
+        {"x": spread(4, 5)},
+        ios=16,
+        note="scalar",
+    ),
+    Case(
+        "gather_along_axis",
+        lambda x, i: mb.gather_along_axis(x=x, indices=i, axis=0),
+        lambda x, i: x.gather(0, i.long()),
+        ALONG,
+    ),
+    Case(
+        "gather_nd", lambda x, i: mb.gather_nd(x=x, indices=i), lambda x, i: x[i[:, 0].long(), i[:, 1].long()], GATHER
+    ),
+    Case(
+        "gather_nd",
+        lambda x, i: mb.gather_nd(x=x, indices=i, batch_dims=1),
+        lambda x, i: torch.stack([x[0, i[0, 0], i[0, 1]], x[1, i[1, 0], i[1, 1]]]),
+        {"x": spread(2, 4, 3, 5), "i": np.array([[3, 0], [1, 2]], np.int32)},
+        note="batch",
+    ),
+    Case(
+        "one_hot",
+        lambda i: mb.one_hot(indices=i, one_hot_vector_size=4, axis=1, on_value=2, off_value=-1),
+        lambda i: F.one_hot(i.long(), 4).transpose(1, 2).int() * 3 - 1,
+        {"i": GATHER["i"]},
+    ),
+    unary("band_part", torch.triu, {"x": spread(2, 5, 6)}, lower=0, upper=-1),
+    unary("band_part", lambda x: x.tril(1).triu(-2), {"x": spread(2, 5, 6)}, lower=2, upper=1, note="band"),
+    Case("fill", lambda x: mb.fill(shape=mb.shape(x=x), value=1.5), lambda x: torch.full_like(x, 1.5)),
+    Case("fill_like", lambda x: mb.fill_like(ref_tensor=x, value=1.5), lambda x: torch.full_like(x, 1.5), ios=16),
+    Case("shape", lambda x: mb.shape(x=x), lambda x: torch.tensor(x.shape, dtype=torch.int32)),
+    Case(
+        "range_1d",
+        lambda i: mb.range_1d(start=0, end=mb.squeeze(x=i), step=3),
+        lambda i: torch.arange(0, 10, 3).int(),
+        {"i": np.array([10], np.int32)},
+    ),
+    unary("pad", lambda x: F.pad(x, (1, 2, 3, 0), value=7), pad=[3, 0, 1, 2], mode="constant", constant_val=7.0),
+    unary("pad", lambda x: F.pad(x, (1, 2), mode="reflect"), pad=[1, 2], mode="reflect", note="reflect"),
+    unary("pad", lambda x: F.pad(x, (1, 2), mode="replicate"), pad=[1, 2], mode="replicate", note="replicate"),
+    unary("pixel_shuffle", lambda x: F.pixel_shuffle(x, 2), {"x": spread(2, 8, 3, 5)}, upscale_factor=2),
+    unary(
+        "pixel_unshuffle",
+        lambda x: F.pixel_unshuffle(x, 2),
+        {"x": spread(2, 2, 6, 4)},
+        downscale_factor=np.uint32(2),
+        ios=16,
+    ),
+    unary("flatten2d", lambda x: x.reshape(6, 4), axis=2),
+    unary(
+        "upsample_nearest_neighbor",
+        lambda x: F.interpolate(x, scale_factor=(2, 3)),
+        IMAGE,
+        scale_factor_height=2,
+        scale_factor_width=3,
+    ),
+    unary(
+        "resize_nearest_neighbor",
+        lambda x: F.interpolate(x, (10, 4)),
+        IMAGE,
+        target_size_height=10,
+        target_size_width=4,
+    ),
+    unary(
+        "upsample_bilinear",
+        lambda x: F.interpolate(x, scale_factor=(2, 3), mode="bilinear", align_corners=False),
+        IMAGE,
+        scale_factor_height=2,
+        scale_factor_width=3,
+        align_corners=False,
+    ),
+    unary(
+        "upsample_bilinear",
+        lambda x: F.interpolate(x, scale_factor=(2, 3), mode="bilinear", align_corners=True),
+        IMAGE,
+        scale_factor_height=2,
+        scale_factor_width=3,
+        align_corners=True,
+        note="corners",
+    ),
+    unary(
+        "resize_bilinear",
+        strict_corners,
+        IMAGE,
+        target_size_height=10,
+        target_size_width=4,
+        sampling_mode="STRICT_ALIGN_CORNERS",
+    ),
+    unary(
+        "resize",
+        lambda x: F.interpolate(x, (10, 9), mode="bilinear", align_corners=False),
+        IMAGE,
+        shape=[1, 10, 0],
+        resized_dims=np.uint32(2),
+        sampling_mode="UNALIGN_CORNERS",
+    ),
+]
+
+# The examples that the spec prints for resize_bilinear: two pixels, 0 and 1, to five and six.
+SAMPLED = {
+    ("UNALIGN_CORNERS", 5): [0, 0.1, 0.5, 0.9, 1],
+    ("ALIGN_CORNERS", 5): [0, 0.25, 0.5, 0.75, 1],
+    ("DEFAULT", 5): [0, 0.4, 0.8, 1, 1],
+    ("OFFSET_CORNERS", 5): [0.1, 0.3, 0.5, 0.7, 0.9],
+    ("STRICT_ALIGN_CORNERS", 6): [0, 0.2, 0.4, 0.6, 0.8, 1],
+    ("DEFAULT", 6): [0, 1 / 3, 2 / 3, 1, 1, 1],
+    ("ALIGN_CORNERS", 1): [0.5],
+}
+
+
+def _id(case: Case) -> str:
+    return f"{case.op} {case.note}".strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("case", CASES, ids=_id)
+def test_operation_equals_torch(case: Case, tmp_path: Path) -> None:
+    program = Program.open(save(tmp_path / "p.mlpackage", case.build, case.inputs, case.ios))
+    assert case.op in program.op_counts()
+    expected = case.reference(*(torch.tensor(value) for value in case.inputs.values()))
+    wanted = expected if isinstance(expected, tuple) else (expected,)
+    outputs = program.run(case.inputs, mode="fp32")
+    assert len(outputs) == len(wanted)
+    for (name, actual), want in zip(outputs.items(), wanted, strict=True):
+        assert actual.dtype == program.outputs[name].dtype.numpy
+        close(actual, want.numpy())
+
+
+@pytest.mark.parametrize(("mode", "size"), SAMPLED)
+def test_sampling_modes_give_the_examples_of_the_spec(mode: str, size: int) -> None:
+    x = np.array([[[0, 1]]], np.float32)
+    made = OPS["resize_bilinear"].function(x, 1, size, mode)
+    np.testing.assert_allclose(made[0, 0], SAMPLED[mode, size], atol=1e-6)
+
+
+def test_every_operation_has_a_case() -> None:
+    compressed = {name for name in OPS if name.startswith("constexpr_")}
+    assert OPS.keys() - {case.op for case in CASES} == compressed  # those have a file of their own
+
+
+def test_exact_gelu_keeps_its_digits_in_the_tail() -> None:
+    x = np.linspace(-5, 0, 2001).astype(np.float32)
+    exact = (x.astype(np.float64) * torch.special.ndtr(torch.tensor(x, dtype=torch.float64)).numpy())[:-1]
+    made = OPS["gelu"].function(x)[:-1]
+    assert np.abs(made / exact - 1).max() < 1e-6
+
+
+def test_conv_in_blocks_equals_conv_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = spread(2, 4, 9, 8), spread(6, 2, 3, 3, seed=1)
+    options: dict[str, Any] = {"pad_type": "same", "groups": 2}
+    whole = OPS["conv"].function(x, weight, **options)
+    monkeypatch.setattr("runtime_py.mil.ops.linear._UNFOLDED", 1)
+    np.testing.assert_allclose(OPS["conv"].function(x, weight, **options), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_sums_keep_small_terms() -> None:
+    x = np.full((1 << 20, 2), 0.1, np.float32)
+    for op, want in (("reduce_sum", (1 << 20) * 0.1), ("reduce_mean", 0.1)):
+        made = OPS[op].function(x, axes=np.array([0]))
+        np.testing.assert_allclose(made, want, rtol=1e-7)
