@@ -1,6 +1,6 @@
 """LoRA files: every dialect in, PEFT/diffusers and kohya out. Numpy only."""
 
-from lorarar.lora.algebra import balance_factor, concatenate, pad_rank
+from lorarar.lora.algebra import concatenate, pad_rank
 from lorarar.lora.dialects import DIALECTS, Dialect
 from lorarar.lora.read import read_lora
 from lorarar.lora.types import COMPONENTS, LoRA, LoraLayer
@@ -14,7 +14,6 @@ __all__ = [
     "Dialect",
     "LoRA",
     "LoraLayer",
-    "balance_factor",
     "concatenate",
     "pad_rank",
     "read_lora",
