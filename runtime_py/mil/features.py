@@ -31,15 +31,15 @@ class Feature:
         try:
             value = np.asarray(given)
         except ValueError:
-            raise InputError(f"input {self.name} is ragged; give an array of {self.type}") from None
+            raise InputError(f"input {self.name!r} is ragged; give an array of {self.type}") from None
         if not (self.type.accepts(value.shape) and any(_within(value.shape, bounds) for bounds in self.allowed)):
-            raise InputError(f"input {self.name} has shape {list(value.shape)}; give {self.type}{self._choices()}")
+            raise InputError(f"input {self.name!r} has shape {list(value.shape)}; give {self.type}{self._choices()}")
         wanted = "f" if self.type.dtype.floating else "biu"
         if value.dtype.kind not in wanted:
-            raise InputError(f"input {self.name} has type {value.dtype}; give {self.type}")
+            raise InputError(f"input {self.name!r} has type {value.dtype}; give {self.type}")
         converted = value.astype(self.type.dtype.numpy, copy=False) if wanted != "f" else value
         if wanted != "f" and not np.array_equal(converted, value):
-            raise InputError(f"input {self.name} holds a number that does not fit in {self.type.dtype.name}")
+            raise InputError(f"input {self.name!r} holds a number that does not fit in {self.type.dtype.name}")
         return converted
 
     def _choices(self) -> str:
@@ -83,7 +83,7 @@ def _described(inputs: Iterable[Any], outputs: Iterable[Any]) -> Described:
         kind = given.type.WhichOneof("Type")
         if kind != "multiArrayType":
             raise InputError(
-                f"input {given.name} is of {kind or 'no type'}; only tensors are evaluated, convert with them"
+                f"input {given.name!r} is of {kind or 'no type'}; only tensors are evaluated, convert with them"
             )
         arrays[given.name] = given.type.multiArrayType
     return Described(arrays, frozenset(output.name for output in outputs))
@@ -91,7 +91,7 @@ def _described(inputs: Iterable[Any], outputs: Iterable[Any]) -> Described:
 
 def _feature(name: str, kind: TensorType, array: Any) -> Feature:
     if _ARRAY_TYPES.get(array.dataType) != kind.dtype.name:
-        raise InputError(f"the description and the program disagree on the type of input {name}; export it again")
+        raise InputError(f"the description and the program disagree on the type of input {name!r}; export it again")
     flexible = array.WhichOneof("ShapeFlexibility")
     if flexible == "enumeratedShapes":
         allowed = tuple(_fixed(choice.shape) for choice in array.enumeratedShapes.shapes)
@@ -102,7 +102,9 @@ def _feature(name: str, kind: TensorType, array: Any) -> Feature:
     else:
         allowed = (_fixed(array.shape),)
         if not kind.accepts(tuple(array.shape)):
-            raise InputError(f"the description and the program disagree on the shape of input {name}; export it again")
+            raise InputError(
+                f"the description and the program disagree on the shape of input {name!r}; export it again"
+            )
     return Feature(name, kind, allowed)
 
 

@@ -62,7 +62,7 @@ class Unknown:
     position: int
 
     def __str__(self) -> str:
-        return f"{self.type} {self.output!r} ({self.function}, operation {self.position})"
+        return f"{self.output!r} ({self.function}, operation {self.position})"
 
 
 def unknown_operations(name: str, function: Any) -> Iterator[Unknown]:
@@ -71,6 +71,18 @@ def unknown_operations(name: str, function: Any) -> Iterator[Unknown]:
         if operation.type != "const" and operation.type not in OPS:
             output = operation.outputs[0].name if operation.outputs else ""
             yield Unknown(operation.type, output, name, position)
+
+
+def describe_unknown(entries: Iterable[Unknown], shown: int = 3) -> str:
+    """Every unknown type with its first places, for a message; a large model has hundreds."""
+    places: dict[str, list[str]] = {}
+    for entry in entries:
+        places.setdefault(entry.type, []).append(str(entry))
+    return ", ".join(
+        f"{kind if kind.isidentifier() else repr(kind)} {', '.join(found[:shown])}"
+        + (f" … {len(found)} in all" if len(found) > shown else "")
+        for kind, found in places.items()
+    )
 
 
 def build(name: str, function: Any, package: Package) -> Graph:

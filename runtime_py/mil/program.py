@@ -6,19 +6,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
 from lorarar.cli import InputError
 from runtime_py.mil.blob import Blob
 from runtime_py.mil.features import Feature, described_functions
-from runtime_py.mil.graph import Graph, Step, build, unknown_operations
+from runtime_py.mil.graph import Graph, Step, build, describe_unknown, unknown_operations
 from runtime_py.mil.package import Package
 from runtime_py.mil.values import TensorType, Value
 
-Mode = Literal["fp16", "fp32"]
-MODES: tuple[str, ...] = get_args(Mode)
+MODES = ("fp16", "fp32")
 """fp16: each operation computes in float32 and its result is rounded to the type that the program declares.
 fp32: no float is rounded to fp16, except where the weights are stored so."""
 
@@ -56,7 +55,7 @@ class Program:
         functions = package.spec.mlProgram.functions
         unknown = [entry for name in functions for entry in unknown_operations(name, functions[name])]
         if unknown:
-            listed = ", ".join(str(entry) for entry in unknown)
+            listed = describe_unknown(unknown)
             raise InputError(f"{path}: operations that this evaluator does not know: {listed}; export without them")
         described = described_functions(package.spec)
         if described.keys() - functions.keys():
@@ -111,7 +110,7 @@ class Program:
     def run(
         self,
         inputs: Mapping[str, Any],
-        mode: Mode = "fp16",
+        mode: str = "fp16",
         function: str | None = None,
         trace: list[OpTrace] | None = None,
         progress: Progress | None = None,
