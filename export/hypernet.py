@@ -46,6 +46,7 @@ def export_hypernet(
     from export.targets import find_target
     from export.tolerance import tolerance
     from lorarar.merger import Merger
+    from runtime_py.bundle import MANIFEST
 
     target = find_target(target_name)
     precision = precision or target.default_precision
@@ -54,6 +55,8 @@ def export_hypernet(
         raise InputError(f"--rank {rank} is out of range; valid are 1 to {MAX_RANK}")
     for group in layout.part("qo"):
         loaded.hypernet.input_layer(group.out_features)
+    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is not a bundle; it is not overwritten: give --out a new name")
     convert = target.load()
     graph = merger_graph(Merger(loaded.hypernet, layout), rank)
     artifact, golden = f"merger{target.suffix}", "golden/merger.safetensors"

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorarar.cli import InputError, missing_toolchain
+from lorarar.cli import InputError, missing_toolchain, quiet_toolchains
 from lorarar.layout import Layout, part_of
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
+    from torch import nn
 
 DEFAULT_BASE = "koala-700m"
 
@@ -51,13 +51,14 @@ def unet_config(base: str) -> dict[str, Any]:
     )
 
 
-def meta_unet(base: str) -> UNet2DConditionModel:
+def meta_unet(base: str) -> nn.Module:
     """The base's UNet on the meta device: names and shapes without weights."""
     config = unet_config(base)
     try:
-        import torch
-        from diffusers import UNet2DConditionModel
-    except ImportError:
+        with quiet_toolchains():
+            import torch
+            from diffusers import UNet2DConditionModel
+    except ModuleNotFoundError:
         raise missing_toolchain("diffusers", "train") from None
     try:
         with torch.device("meta"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,6 +66,21 @@ def describe_os_error(error: OSError) -> str:
 def _fail(message: str, code: int = EXIT_BAD_INPUT) -> NoReturn:
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(code)
+
+
+@contextmanager
+def quiet_toolchains() -> Iterator[None]:
+    """Silence what toolchains log and warn while they are imported or convert: torchao's missing CUDA libraries,
+    untested version pairs. Errors still come through as exceptions.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from lorarar.cli import InputError
+from lorarar.lora.algebra import balance_factor, peak
 from lorarar.lora.types import LoRA, LoraLayer
 
 # Part → the ends of the module names it holds (paper §3.3: query and output are learned, key and value averaged).
@@ -140,8 +140,8 @@ def pack(lora: LoRA, layout: Layout, rank: int | None = None, dtype: Any = np.fl
                 continue
             _check_layer(layer, module, group, layout.base, width, lora.source)
             used += 1
-            half = dtype != np.float32
-            down[row, : layer.rank], up[row, :, : layer.rank] = balance(layer) if half else (layer.down, layer.up)
+            factor = balance_factor(peak(layer.down), peak(layer.up)) if dtype != np.float32 else np.float32(1)
+            down[row, : layer.rank], up[row, :, : layer.rank] = layer.down * factor, layer.up / factor
         if not (np.isfinite(down).all() and np.isfinite(up).all()):
             raise InputError(f"{lora.source}: a factor in {group.name} is too large for half precision; use fp32")
         adapter[group.down], adapter[group.up] = down, up
@@ -153,15 +153,6 @@ def pack(lora: LoRA, layout: Layout, rank: int | None = None, dtype: Any = np.fl
     known = {UNET + module for module in layout.modules}
     left_out = tuple(name for name in lora.layers if name not in known)
     return Packed(adapter, left_out, _share(lora, left_out))
-
-
-def balance(layer: LoraLayer) -> tuple[Float[np.ndarray, "rank inp"], Float[np.ndarray, "out rank"]]:
-    """Factors of the same ΔW whose largest entries are equal; the factor is a power of two, so nothing is rounded."""
-    peak_down, peak_up = float(np.abs(layer.down).max()), float(np.abs(layer.up).max())
-    if peak_down == 0 or peak_up == 0:
-        return layer.down, layer.up
-    factor = np.float32(2.0 ** np.round(np.log2(peak_up / peak_down) / 2))
-    return layer.down * factor, layer.up / factor
 
 
 def unpack(adapter: Mapping[str, np.ndarray], layout: Layout) -> LoRA:

@@ -122,19 +122,17 @@ def print_table(bundle: Bundle, rows: Sequence[CheckRow]) -> None:
         title=f"{manifest['base']} · {manifest['target']} · {manifest['precision']} · rank {bundle.rank}",
         caption=f"hypernetwork: {network['source']}, k/v rule {network['kv_rule']}",
     )
-    for column in ("component", "runtime", "PSNR", "largest error", "allowed", "load", "run", "status"):
+    for column in ("component", "runtime", "PSNR dB", "largest error", "load s", "run s", "status"):
         table.add_column(column, justify="left" if column in ("component", "runtime", "status") else "right")
     for row in rows:
-        error = f"{row.worst.max_error:.1e}" if row.worst else "–"
-        psnr = f"{row.psnr_db:.1f} dB" if row.psnr_db is not None else "–"
+        worst = row.worst
         table.add_row(
             row.component,
-            f"{row.runtime} {row.runtime_version}".strip() or "–",
-            psnr,
-            error,
-            f"{row.tolerance.max_error:g}, {row.tolerance.psnr_db:g} dB",
-            f"{row.load_s:.2f} s",
-            f"{row.run_s:.2f} s",
+            row.runtime or "–",
+            f"{row.psnr_db:.1f} ≥ {row.tolerance.psnr_db:g}" if row.psnr_db is not None else "–",
+            f"{worst.max_error:.1e} ≤ {row.tolerance.max_error:g}" if worst else "–",
+            f"{row.load_s:.2f}",
+            f"{row.run_s:.2f}",
             {"passed": "[green]passed", "failed": "[red]FAILED", "not_run": "[yellow]NOT RUN"}[row.status],
         )
     console = Console()

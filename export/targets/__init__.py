@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from export.graph import Graph
-from lorarar.cli import InputError, missing_toolchain
+from lorarar.cli import InputError, missing_toolchain, quiet_toolchains
 
 
 class Convert(Protocol):
@@ -30,7 +30,8 @@ class Target:
     def load(self) -> Convert:
         """The target's `convert`; InputError names the extra to install when its toolchain is missing."""
         try:
-            return cast(Convert, import_module(f"export.targets.{self.name}").convert)
+            with quiet_toolchains():
+                return cast(Convert, import_module(f"export.targets.{self.name}").convert)
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in self.packages:
                 raise

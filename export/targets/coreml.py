@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import coremltools as ct
@@ -11,6 +10,7 @@ import torch
 
 from export.graph import Graph
 from export.targets.trace import trace
+from lorarar.cli import quiet_toolchains
 
 
 def convert(graph: Graph, precision: str, path: Path) -> None:
@@ -18,9 +18,7 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
     half = precision == "fp16"
     dtype = np.float16 if half else np.float32
     program = trace(graph, torch.float32).run_decompositions({})
-    with warnings.catch_warnings():
-        # coremltools 9 casts fp32 constants that it already holds; numpy warns of values that become subnormal.
-        warnings.simplefilter("ignore")
+    with quiet_toolchains():
         model = ct.convert(
             program,
             inputs=[ct.TensorType(name, graph.fixed(shape), dtype) for name, shape in graph.inputs.items()],

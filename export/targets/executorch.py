@@ -11,12 +11,15 @@ from executorch.exir.passes import MemoryPlanningPass
 
 from export.graph import Graph
 from export.targets.trace import trace
+from lorarar.cli import quiet_toolchains
 
 
 def convert(graph: Graph, precision: str, path: Path) -> None:
     """Lower and save. Inputs and outputs stay the caller's memory: an SDXL adapter must not be copied once more."""
     assert precision == "fp32", "the tolerance table offers no other"
-    program = to_edge_transform_and_lower(trace(graph, torch.float32), partitioner=[XnnpackPartitioner()])
     planning = MemoryPlanningPass(alloc_graph_input=False, alloc_graph_output=False)
+    with quiet_toolchains():
+        edge = to_edge_transform_and_lower(trace(graph, torch.float32), partitioner=[XnnpackPartitioner()])
+        program = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning))
     with path.open("wb") as file:
-        program.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning)).write_to_file(file)
+        program.write_to_file(file)

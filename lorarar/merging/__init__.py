@@ -8,7 +8,7 @@ factors apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -37,12 +37,12 @@ from lorarar.merging.types import (
     Outcome,
     Pair,
     Predict,
-    Truncated,
     Truncation,
+    too_large,
 )
 
 __all__ = ["METHODS", "RULES", "Merged", "Method", "Options", "Pair", "Predict", "Truncation"]
-__all__ += ["CONTENT_ONLY", "LEARNED", "METHOD", "RULE", "STYLE_ONLY", "align", "merge", "predict_with"]
+__all__ += ["CONTENT_ONLY", "LEARNED", "METHOD", "RULE", "STYLE_ONLY", "align", "merge", "merge_rest", "predict_with"]
 
 METHODS: dict[str, Method] = {
     "learned": Method(
@@ -102,11 +102,13 @@ def merge(
         raise InputError(f"unknown method {method!r}; valid are {', '.join(METHODS)}")
     aligned = align(content, style, layout)
     outcomes: dict[str, Outcome] = {}
-    for outcome in METHODS[method].run(aligned.pairs, options):
-        outcomes[outcome.name] = _finished(outcome, options.rank_out)
-        if on_layer is not None:
-            on_layer(len(outcomes), len(aligned.pairs))
-    outcomes |= _carried(aligned, options)
+    # An overflow is told once, as an InputError, and not by numpy's warnings too.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for outcome in METHODS[method].run(aligned.pairs, options):
+            outcomes[outcome.name] = _finished(outcome, options.rank_out)
+            if on_layer is not None:
+                on_layer(len(outcomes), len(aligned.pairs))
+        outcomes |= _carried(aligned, options)
     truncation = Truncation.of({name: item.truncated for name, item in outcomes.items() if item.truncated is not None})
     metadata = _metadata(content, style, layout, method, options, truncation)
     # The content's order, then what only the style has: the same file whatever the method.
@@ -121,10 +123,17 @@ def merge(
     )
 
 
+def merge_rest(aligned: Aligned, options: Options, skip: frozenset[str]) -> Iterator[Outcome]:
+    """What a merger artifact leaves out of a file: pairs not in `skip` by the rule, layers of one LoRA as they are."""
+    for outcome in direct([pair for pair in aligned.pairs if pair.name not in skip], options):
+        yield _finished(replace(outcome, kind=RULE), None)
+    yield from _carried(aligned, options).values()
+
+
 def _finished(outcome: Outcome, rank_out: int | None) -> Outcome:
     layer, truncated = outcome.layer, outcome.truncated
     if not (np.isfinite(layer.down).all() and np.isfinite(layer.up).all()):
-        raise InputError(f"the merge of {outcome.name} is too large for float32; use smaller scales")
+        raise too_large(outcome.name)
     if rank_out is not None and layer.rank > rank_out:
         layer, truncated = shrink(layer, rank_out)
     return replace(outcome, layer=layer, truncated=truncated)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lorarar.cli import InputError, missing_toolchain
+from lorarar.cli import InputError, missing_toolchain, quiet_toolchains
 from runtime_py.bundle import Bundle, Component, TensorSpec
 
 
@@ -39,7 +39,8 @@ def open_sessions(bundle: Bundle, name: str = "merger", threads: int | None = No
     module, packages, extra = BACKENDS[bundle.manifest["target"]]
     component = bundle.component(name)
     try:
-        backend = import_module(module)
+        with quiet_toolchains():
+            backend = import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in packages:
             raise

@@ -1,0 +1,75 @@
+"""The coefficients as a picture: layer by layer, how m_c and m_s are distributed over the columns (paper, Fig. 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lorarar.cli import InputError, atomic_file
+from lorarar.layout import UNET, Layout
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = {"content": "#c1272d", "style": "#0071bc"}  # told apart by colour-blind readers too
+SYMBOLS = {"content": "$m_c$", "style": "$m_s$"}
+
+
+def plot_coefficients(layout: Layout, coefficients: Mapping[str, np.ndarray], path: Path) -> None:
+    """Draw the coefficients (layer name → (2, in)) of the learned layers, in UNet order, as a PNG.
+
+    The left panel shows the median and the 5th to 95th percentile of each layer's columns, the right one all columns.
+    Raises InputError when no learned layer is among them.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    names = _unet_order([m for group in layout.part("qo") for m in group.modules if UNET + m in coefficients])
+    if not names:
+        raise InputError("the two LoRAs share no to_q or to_out.0 layer, so there are no coefficients to draw")
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(12, 4.2), dpi=150, layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(5, 1), sharey=True)
+        layer = np.arange(len(names))
+        for index, role in enumerate(("content", "style")):
+            columns = [coefficients[UNET + name][index] for name in names]
+            low, middle, high = np.array([np.percentile(values, (5, 50, 95)) for values in columns]).T
+            left.fill_between(layer, low, high, step="mid", alpha=0.25, color=COLOURS[role], linewidth=0)
+            left.step(layer, middle, where="mid", color=COLOURS[role], label=f"{SYMBOLS[role]} ({role})")
+            right.hist(np.concatenate(columns), bins=80, orientation="horizontal", alpha=0.5, color=COLOURS[role])
+        for axes in (left, right):
+            axes.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
+        _mark_blocks(left, names)
+        left.set(
+            xlim=(-0.5, len(names) - 0.5), ylabel="coefficient", title=f"{layout.base}: {len(names)} learned layers"
+        )
+        left.legend(frameon=False, ncols=2, loc="upper left")
+        right.set(xlabel="columns", title="all columns")
+        right.ticklabel_format(axis="x", style="sci", scilimits=(0, 3))
+        with atomic_file(path) as temporary:
+            figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def _unet_order(modules: list[str]) -> list[str]:
+    """Down, mid, up; inside a block by number, to_q before to_out."""
+    order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
+
+    def key(module: str) -> tuple[int, list[tuple[int, str]], bool]:
+        head, _, rest = module.partition(".")
+        numbered = [(int(part), "") if part.isdigit() else (-1, part) for part in rest.split(".")[:-1]]
+        return order.get(head, 3), numbered, module.endswith("to_out.0")
+
+    return sorted(modules, key=key)
+
+
+def _mark_blocks(axes: Axes, names: list[str]) -> None:
+    """A tick in the middle of each block, a line between blocks."""
+    blocks = [".".join(name.split(".")[:2]).replace("_blocks", "").replace("_block.attentions", "") for name in names]
+    starts = [i for i, block in enumerate(blocks) if i == 0 or block != blocks[i - 1]]
+    ends = [*starts[1:], len(blocks)]
+    for start in starts[1:]:
+        axes.axvline(start - 0.5, color="lightgrey", linewidth=0.8)
+    axes.set_xticks([(a + b - 1) / 2 for a, b in zip(starts, ends, strict=True)], [blocks[start] for start in starts])
