@@ -2,9 +2,9 @@
 
     python tests/make_golden_lora.py
 
-It shares no code with `lorarar.lora`: the names are spelled out, ΔW = scale · up @ down is computed in float64, the bytes
-are put together here. Every factor is a multiple of 1/16 below 1, so float16 and bfloat16 hold it exactly. index.json
-lists the files for the Python, Kotlin and Swift readers alike.
+It shares no code with `lorarar.lora`: the names are spelled out, ΔW = scale · up @ down is computed in float64,
+the bytes are put together here. Every factor is a multiple of 1/16 below 1, so float16 and bfloat16 hold it exactly.
+index.json lists the files for the Python, Kotlin and Swift readers alike.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ class Case:
 
 
 DOWN1 = "down_blocks.1.attentions.0.transformer_blocks.0"
-FLAT1, SGM1 = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0", "lora_unet_input_blocks_4_1_transformer_blocks_0"
+FLAT1, SGM1 = (
+    "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0",
+    "lora_unet_input_blocks_4_1_transformer_blocks_0",
+)
 CASES = (
     Case(f"unet.{DOWN1}.attn1.to_q", f"{FLAT1}_attn1_to_q", f"{SGM1}_attn1_to_q", 8, 8, (), 4, 2.0),
     Case(f"unet.{DOWN1}.attn1.to_out.0", f"{FLAT1}_attn1_to_out_0", f"{SGM1}_attn1_to_out_0", 8, 8, (), 2, 3.5),
@@ -187,7 +190,8 @@ METADATA = {
 }  # fmt: skip
 FOLDER_CONFIG = {
     "peft_type": "LORA", "r": 2, "lora_alpha": 5, "use_rslora": True, "use_dora": False, "bias": "none",
-    "rank_pattern": {r".*attn1\.to_q": 4, "to_k": 4, "transformer_blocks.9.attn2.to_v": 1, "net.0.proj": 3, "0.conv": 1},
+    "rank_pattern": {r".*attn1\.to_q": 4, "to_k": 4, "net.0.proj": 3, "0.conv": 1}
+    | {"transformer_blocks.9.attn2.to_v": 1},
     "alpha_pattern": {"attn2.to_[kv]": 7, "^up_blocks.1.resnets.2.conv_shortcut": 1.5, "q": 99},
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lorarar.cli import InputError
 from lorarar.lora import LoraLayer, concatenate, pad_rank
 from lorarar.lora.algebra import balance_factor

@@ -10,8 +10,9 @@ from diffusers.loaders.lora_conversion_utils import (
     _maybe_map_sgm_blocks_to_diffusers,
 )
 from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
-from lorarar.lora.names import flatten, kohya_lookup, kohya_names, text_modules, unet_modules
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from lorarar.lora.names import flatten, kohya_lookup, kohya_names, text_modules, unet_modules
 
 SDXL = {
     "block_out_channels": [320, 640, 1280],

@@ -25,12 +25,12 @@ _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 class PeftScaling:
     """The scale alpha/r (alpha/√r with rsLoRA) that PEFT gives a module.
 
-    `rank` and `alpha` are None when the file doesn't say; patterns map a suffix or regular expression to a value.
+    Patterns map a name, a suffix of one or a regular expression to a value.
     """
 
     source: str
-    rank: int | None = None
-    alpha: float | None = None
+    rank: float = 8.0
+    alpha: float = 8.0
     rank_pattern: Mapping[str, float] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     rslora: bool = False
@@ -42,17 +42,15 @@ class PeftScaling:
         Raises InputError when the configured rank is another one, or when a pattern takes too long.
         """
         configured = self._find(self.rank_pattern, module, self.rank)
-        if configured is not None and configured != rank:
+        if configured != rank:
             raise InputError(
                 f"{self.source}: the configuration gives '{shorten(module)}' rank {configured:g} but its tensors have "
                 f"rank {rank}; the two are not of one LoRA, get the file again"
             )
         alpha = self._find(self.alpha_pattern, module, self.alpha)
-        if alpha is None:
-            return 1.0
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
-    def _find(self, patterns: Mapping[str, float], module: str, default: float | None) -> float | None:
+    def _find(self, patterns: Mapping[str, float], module: str, default: float) -> float:
         """PEFT's rule: the first pattern that matches the whole name or its part after a dot."""
         start = time.monotonic()
         for pattern, value in patterns.items():
@@ -82,7 +80,7 @@ def parse_config(config: Mapping[str, Any], source: str) -> PeftScaling:
         )
     return PeftScaling(
         source,
-        rank=int(_number(config.get("r", 8), "r", source, whole=True)),
+        rank=_number(config.get("r", 8), "r", source, whole=True),
         alpha=_number(config.get("lora_alpha", 8), "lora_alpha", source),
         rank_pattern=_patterns(config.get("rank_pattern"), "rank_pattern", source, whole=True),
         alpha_pattern=_patterns(config.get("alpha_pattern"), "alpha_pattern", source),

@@ -93,7 +93,7 @@ def _group(file: SafetensorsFile, component: str) -> dict[str, _Tensors]:
     for name in file.entries:
         key = _parse(file.source, name, component)
         if key is None:
-            unknown = unknown or name
+            unknown = name if unknown is None else unknown
             continue
         tensors = groups.setdefault(key.module, {})
         if key.role in tensors:
@@ -102,13 +102,13 @@ def _group(file: SafetensorsFile, component: str) -> dict[str, _Tensors]:
                 "named in two ways; remove one of them"
             )
         tensors[key.role] = (name, key)
-    if not any(len(tensors) > 1 for tensors in groups.values()) and (unknown or not groups):
-        first = f" (its first key is '{shorten(unknown)}')" if unknown else ""
+    if not any(len(tensors) > 1 for tensors in groups.values()) and (unknown is not None or not groups):
+        first = f" (its first key is '{shorten(unknown)}')" if unknown is not None else ""
         raise InputError(
             f"{file.source} has no LoRA keys{first}; it may be a full checkpoint or a LoRA for another kind of model, "
             f"known dialects: {known_dialects()}"
         )
-    if unknown:
+    if unknown is not None:
         raise InputError(
             f"{file.source}: the key '{shorten(unknown)}' belongs to no known dialect ({known_dialects()}) "
             "of a LoRA for SDXL; remove it or use another file"
