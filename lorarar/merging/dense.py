@@ -19,7 +19,7 @@ from jaxtyping import Float
 from lorarar.lora.types import LoraLayer
 from lorarar.merging.pairs import weight_shape
 from lorarar.merging.truncate import cut
-from lorarar.merging.types import METHOD, RULES, Options, Outcome, Pair
+from lorarar.merging.types import METHOD, RULES, Options, Outcome, Pair, too_large
 
 Matrix = np.ndarray
 
@@ -88,6 +88,8 @@ def sparse(name: str) -> Callable[[Sequence[Pair], Options], Iterator[Outcome]]:
                 for layer, scale in zip((pair.content, pair.style), options.scales, strict=True)
             )
             delta = merge_dense(content, style, RECIPES[name], options.density, f"{options.seed}/{pair.name}")
+            if not np.isfinite(delta).all():
+                raise too_large(pair.name)
             rank = options.rank_out or pair.content.rank + pair.style.rank
             layer, truncated = cut(delta, rank, weight_shape(pair.content))
             yield Outcome(pair.name, layer, METHOD, truncated=truncated)

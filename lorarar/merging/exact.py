@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lorarar.cli import InputError
+from lorarar.lora.algebra import concatenate, pad_rank
 from lorarar.lora.types import LoraLayer
 from lorarar.merging.types import LEARNED, METHOD, RULE, RULES, Options, Outcome, Pair
 
@@ -38,7 +39,7 @@ def learned(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
             content = stack([pair.content for pair in batch])
             style = stack([pair.style for pair in batch])
             for pair, coefficients in zip(batch, options.predict(*content, *style) * scales, strict=True):
-                layer = join(pair.content.down * coefficients[0], pair.style.down * coefficients[1], pair)
+                layer = _join(pair, pair.content.down * coefficients[0], pair.style.down * coefficients[1])
                 yield Outcome(pair.name, layer, LEARNED, coefficients)
     done = {pair.name for members in groups.values() for pair in members}
     for outcome in direct([pair for pair in pairs if pair.name not in done], options):
@@ -50,9 +51,9 @@ def direct(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
 
     The scales multiply each LoRA's share.
     """
-    m_c, m_s = (np.float32(RULES[options.rule] * scale) for scale in options.scales)
+    weights = [RULES[options.rule] * scale for scale in options.scales]
     for pair in pairs:
-        yield Outcome(pair.name, join(pair.content.down * m_c, pair.style.down * m_s, pair), METHOD)
+        yield Outcome(pair.name, concatenate((pair.content, pair.style), weights), METHOD)
 
 
 def np_lora(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
@@ -68,7 +69,7 @@ def np_lora(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
         basis = row_space(pair.style.down.reshape(pair.style.rank, -1)[acting])
         kept = content - share * ((content @ basis) @ basis.T)
         down_c = (kept * options.content_scale).astype(np.float32).reshape(pair.content.down.shape)
-        yield Outcome(pair.name, join(down_c, pair.style.down * np.float32(options.style_scale), pair), METHOD)
+        yield Outcome(pair.name, _join(pair, down_c, pair.style.down * np.float32(options.style_scale)), METHOD)
 
 
 def row_space(matrix: Float[np.ndarray, "rank inp"]) -> Float[np.ndarray, "inp basis"]:
@@ -86,23 +87,16 @@ def row_space(matrix: Float[np.ndarray, "rank inp"]) -> Float[np.ndarray, "inp b
     return basis[sizes > sizes[0] * max(8, len(rows)) * np.finfo(np.float32).eps].T
 
 
-def join(
-    content_down: Float[np.ndarray, "content_rank inp *kernel"],
-    style_down: Float[np.ndarray, "style_rank inp *kernel"],
-    pair: Pair,
-) -> LoraLayer:
-    """The layer [up_c, up_s] @ [content_down; style_down]."""
-    down = np.concatenate([content_down, style_down])
-    return LoraLayer(down, np.concatenate([pair.content.up, pair.style.up], axis=1))
-
-
 def stack(
     layers: Sequence[LoraLayer],
 ) -> tuple[Float[np.ndarray, "n rank inp"], Float[np.ndarray, "n out rank"]]:
     """Linear layers of one shape as two arrays; shorter ranks are padded with zeros, which is exact."""
     rank = max(layer.rank for layer in layers)
-    down = np.zeros((len(layers), rank, layers[0].in_features), np.float32)
-    up = np.zeros((len(layers), layers[0].out_features, rank), np.float32)
-    for row, layer in enumerate(layers):
-        down[row, : layer.rank], up[row, :, : layer.rank] = layer.down, layer.up
-    return down, up
+    padded = [pad_rank(layer, rank) for layer in layers]
+    return np.stack([layer.down for layer in padded]), np.stack([layer.up for layer in padded])
+
+
+def _join(pair: Pair, content_down: np.ndarray, style_down: np.ndarray) -> LoraLayer:
+    """[up_c, up_s] @ [content_down; style_down]."""
+    layers = LoraLayer(content_down, pair.content.up), LoraLayer(style_down, pair.style.up)
+    return concatenate(layers, (1.0, 1.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -21,6 +21,12 @@ LEARNED, METHOD, RULE = "learned", "method", "rule"
 CONTENT_ONLY, STYLE_ONLY = "content only", "style only"
 
 
+def too_large(layer: str) -> InputError:
+    """The error for a merged layer that overflows."""
+    return InputError(f"the merge of {layer} is too large for float32; use smaller scales")
+
+
+@runtime_checkable
 class Predict(Protocol):
     """Coefficients of n layers of one shape from their factors; a runtime may bring its own."""
 
@@ -89,17 +95,6 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One merged layer. `dense` is set when ΔW_m had to be truncated to fit a rank."""
-
-    name: str
-    layer: LoraLayer
-    kind: str = METHOD
-    coefficients: Float[np.ndarray, "2 inp"] | None = None
-    truncated: Truncated | None = None
-
-
-@dataclass(frozen=True)
 class Truncated:
     """‖ΔW − ΔW_r‖² and ‖ΔW‖² of one layer (Frobenius, float64)."""
 
@@ -110,6 +105,17 @@ class Truncated:
     def relative(self) -> float:
         """‖ΔW − ΔW_r‖ / ‖ΔW‖."""
         return math.sqrt(self.squared_error / self.squared_norm) if self.squared_norm else 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One merged layer. `truncated` is set when ΔW_m had to be cut to a rank."""
+
+    name: str
+    layer: LoraLayer
+    kind: str = METHOD
+    coefficients: Float[np.ndarray, "2 inp"] | None = None
+    truncated: Truncated | None = None
 
 
 @dataclass(frozen=True)
