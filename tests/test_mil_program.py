@@ -20,6 +20,7 @@ from mil_builder import ct, mb, save, spread
 from lorarar.cli import InputError
 from runtime_py.mil import OpTrace, Program
 from runtime_py.mil.__main__ import main
+from runtime_py.mil.half import to_half
 from runtime_py.mil.ops import OPS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +55,19 @@ def test_fp16_mode_rounds_after_every_operation(tmp_path: Path) -> None:
     exact = only(program.run(x, mode="fp32"))
     assert exact.dtype == np.float32
     np.testing.assert_allclose(exact, x["x"].astype(np.float32) + np.float32(2) - np.float32(np.float16(0.1)))
+
+
+def test_rounding_to_half_equals_numpy_bit_for_bit() -> None:
+    halves = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16).view(np.float16).astype(np.float32)
+    with np.errstate(all="ignore"):
+        ties = ((halves[:-1].astype(np.float64) + halves[1:]) / 2).astype(np.float32)
+        above, below = (np.nextafter(ties, np.float32(limit)) for limit in (np.inf, -np.inf))
+        every_kind = np.arange(0, 1 << 32, 65521, dtype=np.uint64).astype(np.uint32).view(np.float32)
+        x = np.concatenate([halves, ties, above, below, every_kind])
+        made, want = to_half(x), x.astype(np.float16)
+    np.testing.assert_array_equal(np.isnan(made), np.isnan(want))
+    bits = [np.where(np.isnan(value), 0, value.view(np.uint16)) for value in (made, want)]
+    np.testing.assert_array_equal(*bits)
 
 
 def test_only_declared_halves_are_rounded(tmp_path: Path) -> None:

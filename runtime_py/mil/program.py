@@ -14,6 +14,7 @@ from lorarar.cli import InputError
 from runtime_py.mil.blob import Blob
 from runtime_py.mil.features import Feature, described_functions
 from runtime_py.mil.graph import Graph, Step, build, describe_unknown, unknown_operations
+from runtime_py.mil.half import to_half
 from runtime_py.mil.package import Package
 from runtime_py.mil.values import TensorType, Value
 
@@ -196,6 +197,8 @@ def _stored(value: np.ndarray, kind: TensorType, half: bool) -> np.ndarray:
     if kind.dtype.floating and not half:
         # Half precision here is a stored weight that was only moved: exact, and left as small as it is.
         return value if value.dtype == np.float16 else value.astype(np.float32, copy=False)
+    if kind.dtype.numpy == np.float16 and value.dtype == np.float32:
+        return to_half(value)
     return value.astype(kind.dtype.numpy, copy=False)
 
 
