@@ -444,6 +444,10 @@ def test_opening_imports_neither_coremltools_nor_torch(tmp_path: Path) -> None:
         "from runtime_py.mil import Program\n"
         f"Program.open({str(path)!r}).run({{'x': [1.0, -1.0]}})\n"
         "assert not {'coremltools', 'torch'} & set(sys.modules)\n"
+        # The protobuf modules were imported alone; coremltools itself must still come in after them.
+        "import coremltools\n"
+        f"assert coremltools.models.MLModel({str(path)!r}, skip_model_load=True).get_spec().specificationVersion == 8\n"
+        f"Program.open({str(path)!r})\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

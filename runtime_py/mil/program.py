@@ -153,11 +153,7 @@ def _checked(inputs: Mapping[str, Any], features: dict[str, Feature], half: bool
     if missing or extra:
         wrong = f"lack {missing[0]!r}" if missing else f"have {extra[0]!r}, which it does not take"
         raise InputError(f"the inputs {wrong}; the program takes {', '.join(features) or 'none'}")
-    values = {}
-    for name, feature in features.items():
-        value = feature.check(inputs[name])
-        values[name] = _stored(value, feature.type, half)
-    return values
+    return {name: _stored(feature.check(inputs[name]), feature.type, half) for name, feature in features.items()}
 
 
 def _execute(step: Step, values: Mapping[str, Any], half: bool) -> dict[str, np.ndarray]:
@@ -176,9 +172,8 @@ def _execute(step: Step, values: Mapping[str, Any], half: bool) -> dict[str, np.
     try:
         results = op.function(**given)
     except (ValueError, IndexError, TypeError, ArithmeticError, AttributeError) as error:
-        raise InputError(
-            f"{step} cannot be computed: {error}; the package is damaged or the export is wrong"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{step} cannot be computed: {reason}; export the package again") from error
     made = results if isinstance(results, tuple) else (results,)
     if len(made) != len(step.outputs):
         raise InputError(f"{step} makes {len(made)} tensors, but {len(step.outputs)} are declared; export it again")

@@ -57,7 +57,8 @@ def conv(
     kernel = weight.shape[2:]
     steps, spread = _per_axis(strides, kernel), _per_axis(dilations, kernel)
     reach = [(size - 1) * wide + 1 for size, wide in zip(kernel, spread, strict=True)]
-    padded = np.pad(x, [(0, 0), (0, 0), *_padding(pad_type, pad, x.shape[2:], reach, steps)])
+    edges = _padding(pad_type, pad, x.shape[2:], reach, steps)
+    padded = np.pad(x, [(0, 0), (0, 0), *edges]) if any(map(any, edges)) else x
     axes = tuple(range(2, x.ndim))
     windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axes)
     every = [slice(None, None, step) for step in (*steps, *spread)]
@@ -74,7 +75,7 @@ def _products(windows: Array, weight: Array, bias: Array | None, groups: int) ->
     batch, channels, *sizes = windows.shape[: 2 + spatial]
     filters = weight.reshape(groups, weight.shape[0] // groups, -1)
     depth = weight[0].size
-    row = 4 * channels // groups * groups * math.prod(weight.shape[2:]) * math.prod(sizes[1:])
+    row = 4 * channels * math.prod(weight.shape[2:]) * math.prod(sizes[1:])
     rows = max(1, _UNFOLDED // max(row, 1))
     result = np.empty((batch, weight.shape[0], *sizes), np.result_type(windows, weight))
     order = (0, *range(1 + spatial, 1 + 2 * spatial), *range(1, 1 + spatial))  # (C, *K, *out)
