@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,20 +82,37 @@ def sparse(name: str) -> Callable[[Sequence[Pair], Options], Iterator[Outcome]]:
     scales multiply ΔW_c and ΔW_s before the vote. The result has rank `rank_out`, or r_c + r_s.
     """
 
-    def run(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
-        for pair in pairs:
-            content, style = (
-                matrix(layer) * np.float32(scale)
-                for layer, scale in zip((pair.content, pair.style), options.scales, strict=True)
-            )
+    def one(pair: Pair, options: Options) -> Outcome:
+        with np.errstate(over="ignore", invalid="ignore"):  # told below, once
+            content = matrix(pair.content) * np.float32(options.content_scale)
+            style = matrix(pair.style) * np.float32(options.style_scale)
             delta = merge_dense(content, style, RECIPES[name], options.density, f"{options.seed}/{pair.name}")
-            if not np.isfinite(delta).all():
-                raise too_large(pair.name)
-            rank = options.rank_out or pair.content.rank + pair.style.rank
-            layer, truncated = cut(delta, rank, weight_shape(pair.content))
-            yield Outcome(pair.name, layer, METHOD, truncated=truncated)
+        if not np.isfinite(delta).all():
+            raise too_large(pair.name)
+        rank = options.rank_out or pair.content.rank + pair.style.rank
+        layer, truncated = cut(delta, rank, weight_shape(pair.content))
+        return Outcome(pair.name, layer, METHOD, truncated=truncated)
+
+    def run(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
+        yield from one_layer_a_core(lambda pair: one(pair, options), pairs)
 
     return run
+
+
+def one_layer_a_core(work: Callable[[Pair], Outcome], pairs: Sequence[Pair]) -> Iterator[Outcome]:
+    """`work` on every pair, in order, a thread a core and one layer a thread.
+
+    Measured: a decomposition spread over the cores takes longer than on one of them, many times so on a busy machine,
+    since its threads wait for each other at every step.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from pool.map(work, pairs)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def matrix(layer: LoraLayer) -> Float[np.ndarray, "out inp"]:

@@ -11,24 +11,29 @@ from jaxtyping import Float
 from lorarar.lora.types import LoraLayer
 from lorarar.merging.types import Truncated
 
-# Measured on DARE's ΔW (1280 × 1280, rank 128): error 0.605 against the optimum 0.603, in 0.06 s; eigh of the Gram
-# matrix finds the optimum in 0.13–0.2 s but loses singular values under 3e-4 of the largest in float32.
+# Measured on DARE's ΔW (1280 × 1280, rank 128): error 0.606 against the optimum 0.603; full SVD takes ten times longer,
+# and eigh of the Gram matrix loses singular values under 3e-4 of the largest in float32.
 _OVERSAMPLE, _ITERATIONS = 32, 4
 
 
 def cut(delta: Float[np.ndarray, "out inp"], rank: int, shape: tuple[int, ...]) -> tuple[LoraLayer, Truncated]:
     """The layer of at most `rank` nearest to ΔW, for a weight of `shape`, and how far it is from it.
 
-    The error is measured on the factors returned, not estimated. Seeded; up and down share the singular values.
+    A randomised SVD with subspace iterations (arXiv 0909.4061), seeded. The error is measured on the factors returned,
+    not estimated. up and down share the singular values.
     """
     import torch
 
     rank = min(rank, *delta.shape)
     dense = torch.from_numpy(delta)
     if rank + _OVERSAMPLE < min(delta.shape):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            u, s, v = torch.svd_lowrank(dense, q=rank + _OVERSAMPLE, niter=_ITERATIONS)
+        # Its own generator: the global one is shared by all threads.
+        start = torch.randn(delta.shape[1], rank + _OVERSAMPLE, generator=torch.Generator().manual_seed(0))
+        basis = torch.linalg.qr(dense @ start).Q
+        for _ in range(_ITERATIONS):
+            basis = torch.linalg.qr(dense @ torch.linalg.qr(dense.mT @ basis).Q).Q
+        u, s, vh = torch.linalg.svd(basis.mT @ dense, full_matrices=False)
+        u, v = basis @ u, vh.mT
     else:
         u, s, vh = torch.linalg.svd(dense, full_matrices=False)
         v = vh.mT
