@@ -138,6 +138,18 @@ def outside(path: Path) -> None:
     (path / WEIGHTS).symlink_to(moved)
 
 
+def model_outside(path: Path) -> None:
+    """A sound model beside the package, and a manifest that points there."""
+    shutil.copytree(path / "Data/com.apple.CoreML", path.parent / "com.apple.CoreML")
+    root_path("../../com.apple.CoreML/model.mlmodel")(path)
+
+
+def made_twice(model: Any, operations: Any) -> None:
+    """An operation that takes the input's name for its output; its reader follows, so every name is known."""
+    operations["relu"].outputs[0].name = "x"
+    operations["matmul"].inputs["x"].arguments[0].name = "x"
+
+
 def neural_network(model: Any, _: Any) -> None:
     model.neuralNetwork.SetInParent()
 
@@ -165,6 +177,7 @@ FATAL: dict[str, Mutation] = {
     "no root": manifest(lambda data: {**data, "rootModelIdentifier": "other"}),
     "no entries": manifest(lambda data: {"rootModelIdentifier": "x"}),
     "root path leaves": root_path("../../../../etc/passwd"),
+    "root path to a sound model": model_outside,
     "root path is absolute": root_path("/etc/passwd"),
     "root path is a folder": root_path("com.apple.CoreML"),
     "root path is a number": root_path(3),
@@ -202,7 +215,7 @@ FATAL: dict[str, Mutation] = {
         lambda m, ops: setattr(ops["relu"].inputs["x"].arguments[0], "name", ops["relu"].outputs[0].name)
     ),
     "two for one": spec(lambda m, ops: ops["relu"].inputs["x"].arguments.add(name="x")),
-    "made twice": spec(lambda m, ops: setattr(ops["relu"].outputs[0], "name", "x")),
+    "made twice": spec(made_twice),
     "fewer outputs": spec(lambda m, ops: ops["split"].outputs.pop()),
     "no such result": spec(
         lambda m, ops: m.mlProgram.functions["main"].block_specializations["CoreML8"].outputs.append("nobody")

@@ -134,8 +134,6 @@ class Program:
                     trace.extend(_traced(step, results))
                 for forgotten in step.frees:
                     del values[forgotten]
-                # The loop's own names would keep freed results until the next step has made its own.
-                del results
                 if progress is not None:
                     progress(done, len(graph.steps))
         return {output: _output(values[output], half) for output in graph.outputs}
