@@ -304,3 +304,8 @@ def test_a_file_or_nothing_instead_of_a_package(tmp_path: Path) -> None:
 def test_the_unmutated_package_runs(sound: tuple[Path, np.ndarray]) -> None:
     assert sound[1].shape == (4, 12)
     assert np.isfinite(sound[1]).all()
+
+
+def test_the_manifest_alone_is_refused_when_it_points_outside(sound: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Manifest\.json points outside the package"):
+        run(copied(sound[0], tmp_path, model_outside))
