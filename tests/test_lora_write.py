@@ -1,4 +1,4 @@
-"""Writing: round trips, one uniform rank, deterministic bytes, and what is refused. The safetensors library checks the bytes."""
+"""Writing: round trips, one uniform rank, the same bytes, refusals; checked by the safetensors library."""
 
 import tracemalloc
 from pathlib import Path

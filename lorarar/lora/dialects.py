@@ -15,6 +15,7 @@ _UNET_ROOTS = (
 )
 # transformers 5 dropped `text_model.` from CLIPTextModel's names, so both spellings occur.
 _TEXT_ROOTS = ("text_model", "text_projection", "encoder")
+MAX_KEY = 512  # characters; real ones have up to 130, and PEFT's patterns are matched in cubic time
 _PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
 
 
@@ -188,6 +189,8 @@ def parse_key(key: str, component: str) -> Key | None:
 
     Raises AmbiguousName for a bare text-encoder name without `component`.
     """
+    if len(key) > MAX_KEY:
+        return None
     for dialect in (*DIALECTS, DOTTED_ALPHA):
         match = dialect.pattern.fullmatch(key)
         module = dialect.resolve(match, component) if match else None

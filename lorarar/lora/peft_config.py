@@ -16,7 +16,7 @@ from lorarar.lora.safetensors_header import parse_json, shorten
 METADATA_KEY = "lora_adapter_metadata"  # where diffusers keeps `{component}.{field of LoraConfig}`
 _MAX_QUANTIFIERS = 2  # of a pattern: more could take minutes to match, and the file is a stranger's
 _MAX_PATTERN = 500
-_MATCH_SECONDS = 10.0
+_MATCH_SECONDS = 3.0
 # Initialisations that change the base's weights: the saved factors alone are then not the update.
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
