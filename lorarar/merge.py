@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from lorarar.bases import CONFIGS, DEFAULT_BASE, load_layout
 from lorarar.cli import EXIT_OK, InputError, missing_toolchain, run_command
 from lorarar.layout import Layout
-from lorarar.lora import LoRA, read_lora, write_lora
+from lorarar.lora import DTYPES, WRITERS, LoRA, read_lora, write_lora
 from lorarar.merging import (
     CONTENT_ONLY,
     LEARNED,
@@ -28,9 +28,6 @@ from lorarar.merging import (
     merge,
     predict_with,
 )
-
-DIALECTS = ("peft", "kohya")
-DTYPES = ("fp32", "fp16", "bf16")
 
 _RULES_TEXT = """
 which layers are merged how:
@@ -119,7 +116,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, metavar="N", help="dare, dare-ties: the masks' seed (default 0)")
     add("--mu", type=float, metavar="MU", help="np-lora: how far the content gives way (default 0.5)")
     add("--rank-out", type=int, metavar="R", help="largest rank of the merged layers (default r_c + r_s)")
-    add("--dialect", choices=DIALECTS, default="peft", help="key names of the output (default peft)")
+    add("--dialect", choices=WRITERS, default="peft", help="key names of the output (default peft)")
     add("--dtype", choices=DTYPES, default="fp32", help="number format of the output (default fp32, exact)")
     add("-o", "--output", type=Path, required=True, metavar="FILE", help="the merged .safetensors file")
     return parser.parse_args(argv)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +20,7 @@ from lorarar.lora.types import LoraLayer
 from lorarar.merging.pairs import weight_shape
 from lorarar.merging.truncate import cut
 from lorarar.merging.types import METHOD, RULES, Options, Outcome, Pair, too_large
+from lorarar.merging.workers import one_layer_a_core
 
 Matrix = np.ndarray
 
@@ -99,22 +99,10 @@ def sparse(name: str) -> Callable[[Sequence[Pair], Options], Iterator[Outcome]]:
     return run
 
 
-def one_layer_a_core(work: Callable[[Pair], Outcome], pairs: Sequence[Pair]) -> Iterator[Outcome]:
-    """`work` on every pair, in order, a thread a core and one layer a thread.
-
-    Measured: a decomposition spread over the cores takes longer than on one of them, many times so on a busy machine,
-    since its threads wait for each other at every step.
-    """
-    import torch
-
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from pool.map(work, pairs)
-    finally:
-        torch.set_num_threads(threads)
-
-
 def matrix(layer: LoraLayer) -> Float[np.ndarray, "out inp"]:
     """ΔW as a matrix: (out, in), or (out, in·kh·kw) for a convolution."""
-    return layer.delta().reshape(layer.out_features, -1)
+    import torch
+
+    # By torch, which keeps to the worker's one thread; numpy's own threads would get in each other's way.
+    up, down = (torch.tensor(factor.reshape(len(factor), -1)) for factor in (layer.up, layer.down))
+    return (up @ down).numpy()

@@ -15,6 +15,7 @@ from lorarar.cli import InputError
 from lorarar.lora.algebra import concatenate, pad_rank
 from lorarar.lora.types import LoraLayer
 from lorarar.merging.types import LEARNED, METHOD, RULE, RULES, Options, Outcome, Pair
+from lorarar.merging.workers import one_layer_a_core
 
 # Bounds what is stacked at once (SDXL, rank 64: 42 MB) and is a multiple of what the hypernetwork takes at once.
 _LAYERS_AT_ONCE = 48
@@ -62,14 +63,21 @@ def np_lora(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
     The content gives way where the style acts. A convolution is taken as its matrix (rank, in·kh·kw). Computed in
     float64; the scales multiply the two terms.
     """
+    import torch
+
     share = options.mu / (1 + options.mu)
-    for pair in pairs:
-        content = pair.content.down.reshape(pair.content.rank, -1).astype(np.float64)
+
+    def one(pair: Pair) -> Outcome:
+        content = torch.from_numpy(_rows(pair.content).astype(np.float64))
         acting = pair.style.up.reshape(pair.style.out_features, -1).any(axis=0)  # a row with a zero up is not in ΔW_s
-        basis = row_space(pair.style.down.reshape(pair.style.rank, -1)[acting])
-        kept = content - share * ((content @ basis) @ basis.T)
-        down_c = (kept * options.content_scale).astype(np.float32).reshape(pair.content.down.shape)
-        yield Outcome(pair.name, _join(pair, down_c, pair.style.down * np.float32(options.style_scale)), METHOD)
+        basis = torch.from_numpy(row_space(_rows(pair.style)[acting]))
+        kept = (content - share * ((content @ basis) @ basis.mT)) * options.content_scale
+        with np.errstate(over="ignore"):  # an overflow is told by the caller, once
+            down_c = kept.numpy().astype(np.float32).reshape(pair.content.down.shape)
+            down_s = pair.style.down * np.float32(options.style_scale)
+        return Outcome(pair.name, _join(pair, down_c, down_s), METHOD)
+
+    yield from one_layer_a_core(one, pairs)
 
 
 def row_space(matrix: Float[np.ndarray, "rank inp"]) -> Float[np.ndarray, "inp basis"]:
@@ -77,14 +85,20 @@ def row_space(matrix: Float[np.ndarray, "rank inp"]) -> Float[np.ndarray, "inp b
 
     Rows are scaled to length 1 first, so a row counts whatever its size: up may hold its inverse.
     """
+    import torch
+
     rows = matrix.astype(np.float64)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows = rows[lengths[:, 0] > 0] / lengths[lengths > 0][:, None]
+    lengths = np.linalg.norm(rows, axis=1)
+    rows = rows[lengths > 0] / lengths[lengths > 0, None]
     if not len(rows):
         return np.zeros((matrix.shape[1], 0))
-    _, sizes, basis = np.linalg.svd(rows, full_matrices=False)
+    _, sizes, basis = (part.numpy() for part in torch.linalg.svd(torch.from_numpy(rows), full_matrices=False))
     # The rows were rounded to float32, so a dependent row leaves a residue of about that size.
     return basis[sizes > sizes[0] * max(8, len(rows)) * np.finfo(np.float32).eps].T
+
+
+def _rows(layer: LoraLayer) -> Float[np.ndarray, "rank inp"]:
+    return layer.down.reshape(layer.rank, -1)
 
 
 def stack(
