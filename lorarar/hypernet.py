@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -17,8 +18,8 @@ from lorarar.cli import InputError
 KV_RULES = {"average": 0.5, "sum": 1.0}
 """What to_k and to_v get: the paper averages them, the authors' released code adds them up."""
 
-# Layers are taken a few at a time, so that the hidden activations (n, hidden, in) stay in a core's cache: measured
-# 2.5× faster than one product over all 240 layers of SDXL.
+# Layers are taken a few at a time, so that the hidden activations (n, hidden, in) stay in the cores' cache. SDXL at
+# rank 64 on 2 cores: 188 ms with 6 layers of width 1280, 190 with 12, 226 with 1, 373 with all 240.
 _HIDDEN_FLOATS_AT_ONCE = 1 << 20
 
 
@@ -75,22 +76,38 @@ class Hypernetwork(nn.Module):
         style_down: Float[Tensor, "n style_rank inp"],
         style_up: Float[Tensor, "n out style_rank"],
         at_once: int | None = None,
+        transposed: bool = False,
     ) -> Float[Tensor, "n 2 inp"]:
         """Coefficients (m_c, m_s) of n layers from their factors, without ΔW: W·(up down) = (W up) down.
 
-        `at_once` is the number of layers taken together; None picks it for the cache.
+        `at_once` is the number of layers taken together; None picks it for the cache. `transposed` computes
+        downᵀ·(upᵀ Wᵀ), with static weights on the right, which is the form that XNNPACK takes whole.
         """
-        count, width, inp = len(content_down), content_up.shape[1], content_down.shape[2]
-        step = at_once or max(1, _HIDDEN_FLOATS_AT_ONCE // (self.config.hidden * inp))
-        parts = []
-        for first in range(0, count, step):
-            rows = slice(first, first + step)
-            content = self.project(content_up[rows], width, "content")
-            style = self.project(style_up[rows], width, "style")
-            bias = self.input_layer(width).bias[:, None]
-            hidden = torch.baddbmm(bias, content, content_down[rows]).baddbmm(style, style_down[rows])
-            parts.append(self._coefficients(hidden))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        factors = (content_down, content_up, style_down, style_up)
+        few = self._transposed_few if transposed else self._few
+        count, inp = len(content_down), content_down.shape[2]
+        step = at_once or self._at_once(inp)
+        if step >= count:
+            return few(*factors)
+        starts = range(0, count, step)
+        return torch.cat([few(*(tensor[first : first + step] for tensor in factors)) for first in starts])
+
+    def _few(
+        self, content_down: Tensor, content_up: Tensor, style_down: Tensor, style_up: Tensor
+    ) -> Float[Tensor, "n 2 inp"]:
+        bias = self.input_layer(content_up.shape[1]).bias[:, None]
+        hidden = torch.baddbmm(bias, self.project(content_up, "content"), content_down)
+        # In place: 160 ms on SDXL at rank 64, against 188 with a second hidden tensor. Autograd needs neither value that is overwritten.
+        return self._coefficients(hidden.baddbmm_(self.project(style_up, "style"), style_down))
+
+    def _transposed_few(
+        self, content_down: Tensor, content_up: Tensor, style_down: Tensor, style_up: Tensor
+    ) -> Float[Tensor, "n 2 inp"]:
+        width = content_up.shape[1]
+        content = F.linear(content_up.transpose(1, 2), self._half(width, "content"))
+        style = F.linear(style_up.transpose(1, 2), self._half(width, "style"))
+        hidden = torch.bmm(content_down.transpose(1, 2), content) + torch.bmm(style_down.transpose(1, 2), style)
+        return self.output(torch.relu(hidden + self.input_layer(width).bias)).transpose(1, 2)
 
     def dense(self, content: Float[Tensor, "n out inp"], style: Float[Tensor, "n out inp"]) -> Float[Tensor, "n 2 inp"]:
         """The paper's form, on ΔW itself: each column of [ΔW_c; ΔW_s] is one input row. Kept as the reference."""
@@ -98,11 +115,9 @@ class Hypernetwork(nn.Module):
         hidden = torch.relu(self.input_layer(content.shape[1])(rows))
         return self.output(hidden).transpose(1, 2)
 
-    def project(self, up: Float[Tensor, "n out rank"], width: int, role: str) -> Float[Tensor, "n hidden rank"]:
+    def project(self, up: Float[Tensor, "n out rank"], role: str) -> Float[Tensor, "n hidden rank"]:
         """One role's half of the input layer applied to `up`; independent of the other LoRA."""
-        weight = self.input_layer(width).weight
-        half = weight[:, :width] if role == "content" else weight[:, width:]
-        return torch.matmul(half, up)
+        return torch.matmul(self._half(up.shape[1], role), up)
 
     def prepare(
         self, down: Float[Tensor, "n rank inp"], up: Float[Tensor, "n out rank"], role: str
@@ -111,15 +126,27 @@ class Hypernetwork(nn.Module):
 
         The bias goes with the content role, so that content + style is the full pre-activation.
         """
-        prepared = torch.matmul(self.project(up, up.shape[1], role), down)
-        return prepared + self.input_layer(up.shape[1]).bias[:, None] if role == "content" else prepared
+        projected = self.project(up, role)
+        if role == "style":
+            return torch.bmm(projected, down)
+        return torch.baddbmm(self.input_layer(up.shape[1]).bias[:, None], projected, down)
 
     def combine(
         self, content: Float[Tensor, "n hidden inp"], style: Float[Tensor, "n hidden inp"]
     ) -> Float[Tensor, "n 2 inp"]:
         """Coefficients of any pair of prepared LoRAs: an addition, the ReLU and the last layer."""
-        # One layer at a time: its hidden activations fit a core's cache, and memory is what bounds this.
-        return torch.stack([self._coefficients(c + s) for c, s in zip(content, style, strict=True)])
+        step = self._at_once(content.shape[2])
+        pairs = zip(content.split(step), style.split(step), strict=True)
+        return torch.cat([self._coefficients(c + s) for c, s in pairs])
 
-    def _coefficients(self, hidden: Float[Tensor, "*n hidden inp"]) -> Float[Tensor, "*n 2 inp"]:
-        return torch.matmul(self.output.weight, torch.relu_(hidden)) + self.output.bias[:, None]
+    def _coefficients(self, hidden: Float[Tensor, "n hidden inp"]) -> Float[Tensor, "n 2 inp"]:
+        # One baddbmm: matmul with a broadcast weight takes 2.5× as long on SDXL's prepared LoRAs (40 ms against 14).
+        weight = self.output.weight.expand(len(hidden), -1, -1)
+        return torch.baddbmm(self.output.bias[:, None], weight, hidden.relu_())
+
+    def _half(self, width: int, role: str) -> Float[Tensor, "hidden out"]:
+        weight = self.input_layer(width).weight
+        return weight[:, :width] if role == "content" else weight[:, width:]
+
+    def _at_once(self, inp: int) -> int:
+        return max(1, _HIDDEN_FLOATS_AT_ONCE // (self.config.hidden * inp))

@@ -32,33 +32,31 @@ class Merger(nn.Module):
     """Named tensors in (`input_names`), named tensors out (`output_names`).
 
     The scales multiply the predicted coefficients, so `coefficients_*` are the ones applied and 1 is the paper.
-    `at_once` is passed to the hypernetwork: the layer count a runtime multiplies best.
+    `at_once` and `transposed` are passed to the hypernetwork: the form that a runtime multiplies best.
     """
 
-    def __init__(self, hypernet: Hypernetwork, layout: Layout, at_once: int | None = None) -> None:
+    def __init__(
+        self, hypernet: Hypernetwork, layout: Layout, at_once: int | None = None, transposed: bool = False
+    ) -> None:
         super().__init__()
         self.hypernet = hypernet
         self.layout = layout
         self.at_once = at_once
+        self.transposed = transposed
 
     def forward(self, **tensors: Tensor) -> dict[str, Tensor]:
-        # Never 0-d: Core ML has no scalar inputs, and its converter gives a stack of scalars one axis too many.
-        content_scale, style_scale = (tensors[name].reshape(1) for name in SCALES)
-        scales = torch.cat([content_scale, style_scale]).reshape(2, 1)
-        kv = KV_RULES[self.hypernet.config.kv_rule]
+        scales = torch.cat([tensors[name].reshape(1) for name in SCALES])
         adapter: dict[str, Tensor] = {}
         coefficients: dict[str, Tensor] = {}
         for group in self.layout.groups:
             factors = [tensors[f"{role}_{group.name}_{end}"] for role in ROLES for end in ("down", "up")]
             content_down, content_up, style_down, style_up = factors
             if group.part == "qo":
-                predicted = self.hypernet(content_down, content_up, style_down, style_up, self.at_once)
-                pair = predicted * scales
+                pair = self.hypernet(*factors, self.at_once, self.transposed) * scales[:, None]
                 coefficients[f"coefficients_{group.name}"] = pair
-                m_c, m_s = pair[:, 0:1], pair[:, 1:2]
             else:
-                m_c, m_s = kv * content_scale, kv * style_scale
-            adapter[f"adapter_{group.name}_down"] = scale_columns(content_down, style_down, m_c, m_s)
+                pair = (KV_RULES[self.hypernet.config.kv_rule] * scales).reshape(1, 2, 1)
+            adapter[f"adapter_{group.name}_down"] = scale_columns(content_down, style_down, pair)
             adapter[f"adapter_{group.name}_up"] = torch.cat([content_up, style_up], dim=2)
         return adapter | coefficients
 
@@ -66,8 +64,15 @@ class Merger(nn.Module):
 def scale_columns(
     content_down: Float[Tensor, "n content_rank inp"],
     style_down: Float[Tensor, "n style_rank inp"],
-    m_c: Float[Tensor, "..."],
-    m_s: Float[Tensor, "..."],
+    pair: Float[Tensor, "..."],
 ) -> Float[Tensor, "n merged_rank inp"]:
-    """[down_c·diag(m_c); down_s·diag(m_s)], for coefficients (n, 1, in) or scalars."""
-    return torch.cat([content_down * m_c, style_down * m_s], dim=1)
+    """[down_c·diag(m_c); down_s·diag(m_s)], for coefficients (n, 2, in), or (1, 2, 1) for the same ones everywhere."""
+    m_c, m_s = pair[:, 0:1], pair[:, 1:2]
+    if torch.is_grad_enabled() or torch.compiler.is_exporting():
+        return torch.cat([content_down * m_c, style_down * m_s], dim=1)
+    # Straight into the result: `cat` would write 371 MB of SDXL at rank 64 a second time (319 ms against 220).
+    rank = content_down.shape[1]
+    merged = content_down.new_empty(len(content_down), rank + style_down.shape[1], content_down.shape[2])
+    torch.mul(content_down, m_c, out=merged[:, :rank])
+    torch.mul(style_down, m_s, out=merged[:, rank:])
+    return merged
