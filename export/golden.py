@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from safetensors.numpy import save_file
+from torch import nn
 
 from export.graph import Graph
 from runtime_py.golden import golden_input, summarise
@@ -29,13 +30,13 @@ def golden_recipe(graph: Graph) -> dict[str, dict[str, Any]]:
     return recipe
 
 
-def write_golden(graph: Graph, recipe: dict[str, dict[str, Any]], path: Path) -> None:
-    """Run the module in PyTorch fp32 on the golden inputs and keep the sampled outputs."""
+def write_golden(reference: nn.Module, recipe: dict[str, dict[str, Any]], path: Path) -> None:
+    """Run the reference in PyTorch fp32 on the golden inputs and keep the sampled outputs."""
     inputs = {name: torch.from_numpy(golden_input(spec)) for name, spec in recipe.items()}
     with torch.inference_mode():
-        outputs = graph.module.float()(**inputs)
+        outputs = reference(**inputs)
     tensors = {}
-    for name in graph.outputs:
+    for name in list(outputs):
         # One output at a time: at SDXL's size all of them are 1 GB.
         for key, value in summarise(outputs.pop(name).numpy()).items():
             tensors[f"{name}.{key}"] = value

@@ -58,12 +58,12 @@ def export_hypernet(
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not a bundle; it is not overwritten: give --out a new name")
     convert = target.load()
-    graph = merger_graph(Merger(loaded.hypernet, layout), rank)
+    graph = merger_graph(loaded.hypernet, layout, target.name, rank)
     artifact, golden = f"merger{target.suffix}", "golden/merger.safetensors"
     with atomic_folder(out) as folder:
         progress("running PyTorch on the golden inputs")
         recipe = golden_recipe(graph)
-        write_golden(graph, recipe, folder / golden)
+        write_golden(Merger(loaded.hypernet, layout), recipe, folder / golden)
         progress(f"converting to {target.name}")
         convert(graph, precision, folder / artifact)
         entry = component_entry(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 from export.graph import Graph
 from lorarar.cli import InputError, missing_toolchain, quiet_toolchains
 
-
-class Convert(Protocol):
-    """Write `graph` in `precision` to `path` (a file or a folder, as the format has it)."""
-
-    def __call__(self, graph: Graph, precision: str, path: Path) -> None: ...
+Convert = Callable[[Graph, str, Path], None]
+"""Writes a graph in a precision to a path (a file or a folder, as the format has it)."""
 
 
 @dataclass(frozen=True)

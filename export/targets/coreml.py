@@ -17,8 +17,9 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
     """Convert and save. In fp16 the inputs and outputs are fp16 too, so that no cast stands at the border."""
     half = precision == "fp16"
     dtype = np.float16 if half else np.float32
-    program = trace(graph, torch.float32).run_decompositions({})
+    program = trace(graph, torch.float32)
     with quiet_toolchains():
+        program = program.run_decompositions({})
         model = ct.convert(
             program,
             inputs=[ct.TensorType(name, graph.fixed(shape), dtype) for name, shape in graph.inputs.items()],

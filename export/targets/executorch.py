@@ -8,6 +8,7 @@ import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
 from executorch.exir.passes import MemoryPlanningPass
+from executorch.exir.passes.constant_prop_pass import constant_prop_pass
 
 from export.graph import Graph
 from export.targets.trace import trace
@@ -18,8 +19,10 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
     """Lower and save. Inputs and outputs stay the caller's memory: an SDXL adapter must not be copied once more."""
     assert precision == "fp32", "the tolerance table offers no other"
     planning = MemoryPlanningPass(alloc_graph_input=False, alloc_graph_output=False)
-    with quiet_toolchains():
-        edge = to_edge_transform_and_lower(trace(graph, torch.float32), partitioner=[XnnpackPartitioner()])
+    with quiet_toolchains(), torch.no_grad():
+        # The slices of the input layers must be constants before XNNPACK looks for static weights.
+        traced = constant_prop_pass(trace(graph, torch.float32))
+        edge = to_edge_transform_and_lower(traced, partitioner=[XnnpackPartitioner()])
         program = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning))
     with path.open("wb") as file:
         program.write_to_file(file)

@@ -28,5 +28,18 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
         )
     assert program is not None
     model = program.model_proto
+    _default_to_nothing(graph, model, dtype)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def _default_to_nothing(graph: Graph, model: onnx.ModelProto, dtype: torch.dtype) -> None:
+    """Give every factor a default of rank 0, which makes it an input that an `.onnx_adapter` may bring.
+
+    ONNX Runtime's Python and Java bindings insist on being handed every input that has no default.
+    """
+    kind = onnx.TensorProto.FLOAT16 if dtype == torch.float16 else onnx.TensorProto.FLOAT
+    for name, shape in graph.inputs.items():
+        if any(isinstance(size, str) for size in shape):
+            sizes = [0 if isinstance(size, str) else size for size in shape]
+            model.graph.initializer.append(onnx.helper.make_tensor(name, kind, sizes, []))

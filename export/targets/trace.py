@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch.export import Dim, ExportedProgram
 
 from export.graph import Graph
+from lorarar.cli import quiet_toolchains
 
 MAX_RANK = 1024
 
@@ -17,7 +19,7 @@ class _Positional(torch.nn.Module):
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
-        self.module = graph.module
+        self.module = copy.deepcopy(graph.module)  # `to(float16)` works in place and would spoil the reference
         self.inputs, self.outputs = tuple(graph.inputs), tuple(graph.outputs)
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -27,9 +29,9 @@ class _Positional(torch.nn.Module):
 
 def trace(graph: Graph, dtype: torch.dtype, dynamic: bool = False) -> ExportedProgram:
     """Export the graph's module in `dtype`; `dynamic` leaves open the input sizes that are given by name."""
-    module = _Positional(graph).to(dtype).eval()
+    module = _Positional(graph).to(dtype).eval().requires_grad_(False)
     example = tuple(graph.example(dtype).values())
-    with torch.no_grad():
+    with torch.no_grad(), quiet_toolchains():
         return torch.export.export(module, example, dynamic_shapes=_dynamic_shapes(graph) if dynamic else None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from lorarar.cli import InputError, missing_toolchain, quiet_toolchains
 from runtime_py.bundle import Bundle, Component, TensorSpec
 
 
+@runtime_checkable
 class Session(Protocol):
     """A loaded artifact."""
 

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import numpy as np
 import torch
+from executorch.extension.pybindings import portable_lib
 from executorch.runtime import Runtime
 
 from lorarar.cli import InputError
@@ -24,8 +25,6 @@ class ExecuTorchSession:
         self.version = version("executorch")
         self.component = component
         if threads is not None:
-            from executorch.extension.pybindings import portable_lib
-
             portable_lib._unsafe_reset_threadpool(threads)
         try:
             self.program = Runtime.get().load_program(component.path)

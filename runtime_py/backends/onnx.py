@@ -98,12 +98,14 @@ def sessions(component: Component, threads: int | None) -> Iterator[OnnxSession]
 
 
 def _check_signature(session: Any, component: Component) -> None:
-    for specs, have in ((component.inputs, session.get_inputs()), (component.outputs, session.get_outputs())):
+    # Factors have defaults of rank 0, so that adapters may bring them: ONNX Runtime lists them apart.
+    inputs = [*session.get_inputs(), *session.get_overridable_initializers()]
+    for specs, have in ((component.inputs, inputs), (component.outputs, session.get_outputs())):
         found = {value.name: (_DTYPES.get(value.type), tuple(value.shape)) for value in have}
         for spec in specs:
             dtype, shape = found.get(spec.name, (None, ()))
             same = len(shape) == len(spec.shape) and all(
-                isinstance(want, str) or have_size == want for have_size, want in zip(shape, spec.shape, strict=True)
+                isinstance(want, str) or size == want for size, want in zip(shape, spec.shape, strict=True)
             )
             if dtype != np.dtype(spec.dtype) or not same:
                 raise InputError(f"{component.path}: {spec.name} is not as the manifest says; export the bundle again")

@@ -1,0 +1,67 @@
+"""A base small enough to export in seconds, its LoRAs, and its bundle for every target and precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lorarar.layout import UNET, Layout
+from lorarar.lora import LoRA, LoraLayer
+
+BUNDLE_RANK = 128  # of the fixed-rank bundles: the largest that the property tests use
+COMBINATIONS = [
+    ("onnx", "fp32"),
+    ("onnx", "fp16"),
+    ("coreml", "fp32"),
+    ("coreml", "fp16"),
+    ("executorch", "fp32"),
+]
+
+
+def tiny_layout() -> Layout:
+    """SDXL's six groups in small: two learned widths, self-attention and cross-attention keys."""
+    linears = []
+    for block, width in (("down_blocks.1", 32), ("down_blocks.2", 64), ("up_blocks.0", 64)):
+        for attention, inp in (("attn1", width), ("attn2", 48)):
+            prefix = f"{block}.attentions.0.transformer_blocks.0.{attention}"
+            linears += [(f"{prefix}.to_q", width, width), (f"{prefix}.to_k", inp, width)]
+            linears += [(f"{prefix}.to_v", inp, width), (f"{prefix}.to_out.0", width, width)]
+    return Layout.from_linears("tiny", linears)
+
+
+def random_lora(
+    layout: Layout, ranks: tuple[int, ...], seed: int, up_scale: float = 1.0, down_scale: float = 1.0
+) -> LoRA:
+    """Every layer of the layout, with the given ranks in turn. Scale 0 gives layers of zeros."""
+    generator = np.random.default_rng(seed)
+    layers = {}
+    for group in layout.groups:
+        for row, module in enumerate(group.modules):
+            rank = ranks[row % len(ranks)]
+            down = generator.standard_normal((rank, group.in_features)).astype(np.float32) * np.float32(down_scale)
+            up = generator.standard_normal((group.out_features, rank)).astype(np.float32) * np.float32(up_scale)
+            layers[UNET + module] = LoraLayer(down, up)
+    return LoRA(layers, source=f"random {seed}")
+
+
+@pytest.fixture(scope="session")
+def layout() -> Layout:
+    return tiny_layout()
+
+
+@pytest.fixture(scope="session")
+def bundle_folders(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> dict[tuple[str, str], Path]:
+    """One exported bundle for each (target, precision)."""
+    from export.hypernet import export_hypernet
+    from lorarar.checkpoints import untrained_hypernet
+    from lorarar.hypernet import HypernetConfig
+
+    folder = tmp_path_factory.mktemp("bundles")
+    loaded = untrained_hypernet(HypernetConfig(widths=(32, 64), hidden=16), seed=3)
+    made = {}
+    for target, precision in COMBINATIONS:
+        made[target, precision] = folder / f"{target}-{precision}"
+        export_hypernet(target, layout, loaded, made[target, precision], BUNDLE_RANK, precision)
+    return made

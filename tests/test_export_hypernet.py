@@ -1,0 +1,196 @@
+"""The exported merger against the dense form of Eq. 2 in float64, for every target and precision."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import COMBINATIONS, random_lora
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from export.hypernet import export_hypernet, load_source, main
+from export.targets import TARGETS
+from export.tolerance import TOLERANCES, tolerance
+from lorarar.checkpoints import untrained_hypernet
+from lorarar.cli import FailedCheck, InputError
+from lorarar.hypernet import HypernetConfig
+from lorarar.layout import UNET, Layout
+from lorarar.lora import LoRA
+from lorarar.merger import input_names, output_names
+from lorarar.merging import RULES, Options
+from runtime_py.backends import Session, open_session
+from runtime_py.bundle import Bundle
+from runtime_py.merge import merge_with_bundle
+
+CONFIG = HypernetConfig(widths=(32, 64), hidden=16)
+
+# fp16 can't hold steps below this; near zero it is the rounding error whatever the largest value is.
+FP16_STEP = 2.0**-24
+
+
+def dense_reference(layout: Layout, content: LoRA, style: LoRA, scales: tuple[float, float]) -> dict[str, np.ndarray]:
+    """ΔW_m by Eq. 2 on dense matrices in float64, with the paper's dense hypernetwork."""
+    hypernet = untrained_hypernet(CONFIG, seed=3).hypernet.double()
+    merged = {}
+    for group in layout.groups:
+        for module in group.modules:
+            deltas = []
+            for lora in (content, style):
+                layer = lora.layers[UNET + module]
+                deltas.append(torch.from_numpy(layer.up.astype(np.float64) @ layer.down.astype(np.float64)))
+            if group.part == "qo":
+                with torch.inference_mode():
+                    m_c, m_s = hypernet.dense(deltas[0][None], deltas[1][None])[0]
+            else:
+                m_c = m_s = torch.tensor(RULES["average"], dtype=torch.float64)
+            merged[UNET + module] = (scales[0] * m_c * deltas[0] + scales[1] * m_s * deltas[1]).numpy()
+    return merged
+
+
+@pytest.fixture(scope="module")
+def sessions(bundle_folders: dict[tuple[str, str], Path]) -> dict[tuple[str, str], tuple[Bundle, Session]]:
+    bundles = {key: Bundle.open(path) for key, path in bundle_folders.items()}
+    return {key: (bundle, open_session(bundle)) for key, bundle in bundles.items()}
+
+
+ranks = st.lists(st.sampled_from([1, 2, 5, 16, 128]), min_size=1, max_size=3).map(tuple)
+# Products of the two scales reach from 1e-16 to 1e8.
+scales = st.sampled_from([0.0, 1e-8, 1e-4, 1e-2, 1.0, 1e2, 1e4])
+
+
+@pytest.mark.parametrize(("target", "precision"), [key for key in COMBINATIONS if key[1] == "fp32"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ranks, ranks, scales, scales, st.integers(0, 2**16), st.sampled_from([(1.0, 1.0), (0.5, 1.25), (0.0, 1.0)]))
+def test_fp32_merger_equals_dense_eq_2(
+    layout: Layout,
+    sessions: dict[tuple[str, str], tuple[Bundle, Session]],
+    target: str,
+    precision: str,
+    content_ranks: tuple[int, ...],
+    style_ranks: tuple[int, ...],
+    up_scale: float,
+    down_scale: float,
+    seed: int,
+    strengths: tuple[float, float],
+) -> None:
+    content = random_lora(layout, content_ranks, seed, up_scale, down_scale)
+    style = random_lora(layout, style_ranks, seed + 1, 1.0, 0.1)
+    bundle, session = sessions[target, precision]
+    merged = merge_with_bundle(bundle, session, content, style, Options(*strengths))
+    reference = dense_reference(layout, content, style, strengths)
+    allowed = tolerance("merger", target, precision).max_error
+    for name, expected in reference.items():
+        error = np.abs(merged.lora.layers[name].delta() - expected).max()
+        assert error <= allowed * np.abs(expected).max(), name
+
+
+@pytest.mark.parametrize(("target", "precision"), [key for key in COMBINATIONS if key[1] == "fp16"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ranks, ranks, scales, scales, st.integers(0, 2**16))
+def test_fp16_merger_equals_dense_eq_2_or_refuses(
+    layout: Layout,
+    sessions: dict[tuple[str, str], tuple[Bundle, Session]],
+    target: str,
+    precision: str,
+    content_ranks: tuple[int, ...],
+    style_ranks: tuple[int, ...],
+    up_scale: float,
+    down_scale: float,
+    seed: int,
+) -> None:
+    content = random_lora(layout, content_ranks, seed, up_scale, down_scale)
+    style = random_lora(layout, style_ranks, seed + 1, 0.3, 0.1)
+    bundle, session = sessions[target, precision]
+    try:
+        merged = merge_with_bundle(bundle, session, content, style, Options())
+    except InputError as error:
+        # Only what half precision can't hold may be refused, and the sentence says so.
+        assert up_scale * down_scale >= 1e2
+        assert "use fp32" in str(error)
+        return
+    reference = dense_reference(layout, content, style, (1.0, 1.0))
+    # The table bounds the adapter's entries; ΔW sums rank products of two of them.
+    for name, expected in reference.items():
+        layer = merged.lora.layers[name]
+        error = np.abs(layer.delta() - expected)
+        rms = np.sqrt(np.mean(np.square(error)))
+        floor = FP16_STEP * layer.rank * max(np.abs(layer.up).max(), np.abs(layer.down).max())
+        peak = np.abs(expected).max()
+        assert rms <= peak * 10 ** (-tolerance("merger", target, precision).psnr_db / 20) + floor, name
+
+
+@pytest.mark.parametrize(("target", "precision"), COMBINATIONS)
+def test_a_bundle_states_its_contract(
+    layout: Layout, bundle_folders: dict[tuple[str, str], Path], target: str, precision: str
+) -> None:
+    manifest = json.loads((bundle_folders[target, precision] / "manifest.json").read_text())
+    merger = manifest["components"]["merger"]
+    assert [tensor["name"] for tensor in merger["inputs"]] == input_names(layout)
+    assert [tensor["name"] for tensor in merger["outputs"]] == output_names(layout)
+    assert merger["parity"]["status"] == "passed"
+    assert manifest["hypernetwork"] == {
+        "source": "untrained, seed 3",
+        "trained": False,
+        "kv_rule": "average",
+        "sha256": untrained_hypernet(CONFIG, seed=3).sha256,
+    }
+    assert Layout.from_json("tiny", manifest["layout"]) == layout
+
+
+def test_every_target_has_a_row_in_the_tolerance_table() -> None:
+    for target in TARGETS.values():
+        assert ("merger", target.name, target.default_precision) in TOLERANCES
+    assert {key[1:] for key in TOLERANCES} == set(COMBINATIONS)
+
+
+def test_a_wrong_artifact_is_an_error_and_leaves_nothing(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export.targets import onnx
+
+    honest = onnx.convert
+
+    def tampered(graph: object, precision: str, path: Path) -> None:
+        weight = graph.module.hypernet.output.weight  # type: ignore[attr-defined]
+        weight.data[0] *= 1 + 1e-3
+        honest(graph, precision, path)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(onnx, "convert", tampered)
+    with pytest.raises(FailedCheck, match=r"differs by .* of its largest value.*no bundle was written"):
+        export_hypernet("onnx", layout, untrained_hypernet(CONFIG), tmp_path / "out", 4)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "tflite", "--untrained"], "unknown target 'tflite'; valid are onnx, coreml, executorch"),
+        (["--target", "onnx"], "give either --checkpoint FILE"),
+        (["--target", "onnx", "--untrained", "--checkpoint", "x"], "give either --checkpoint FILE"),
+        (["--target", "onnx", "--untrained", "--base", "nowhere"], "unknown base 'nowhere'; valid are sdxl"),
+        (["--target", "onnx", "--checkpoint", "no.safetensors"], "no such checkpoint"),
+        (["--target", "onnx", "--untrained", "--rank", "0"], "--rank 0 is out of range; valid are 1 to 512"),
+        (["--target", "executorch", "--untrained", "--precision", "fp16"], "offers the merger in fp32, not in fp16"),
+    ],
+)
+def test_bad_options_are_one_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        main([*arguments, "--out", str(tmp_path / "out")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_no_bundle_is_not_overwritten(layout: Layout, tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"photo")
+    with pytest.raises(InputError, match="is not a bundle; it is not overwritten"):
+        export_hypernet("onnx", layout, load_source(None, True, layout), tmp_path, 4)
+    assert (tmp_path / "holiday.jpg").read_bytes() == b"photo"
+
+
+def test_a_checkpoint_of_other_widths_is_refused(tmp_path: Path) -> None:
+    other = Layout.from_linears("other", [("a.to_q", 96, 96), ("a.to_k", 96, 96)])
+    with pytest.raises(InputError, match="no input layer for width 96, only for 32, 64"):
+        export_hypernet("onnx", other, untrained_hypernet(CONFIG), tmp_path / "out", 4)
