@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lorarar.hypernet import Hypernetwork
-from lorarar.layout import Layout
-from lorarar.merger import ROLES, Merger, input_names, output_names
+from lorarar.layout import ROLES, Layout, input_names, output_names
+from lorarar.merger import Merger
 
 Shape = tuple[int | str, ...]
 """Sizes; a name (`content_rank`) is a size that may differ from run to run where the target allows it."""

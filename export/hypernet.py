@@ -8,12 +8,11 @@ Writes a bundle (manifest.json, the artifact, golden tensors) and checks it agai
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorarar.cli import EXIT_OK, InputError, atomic_folder, run_command
+from lorarar.cli import EXIT_OK, InputError, Parser, atomic_folder, run_command
 
 if TYPE_CHECKING:
     from lorarar.checkpoints import LoadedHypernet
@@ -95,7 +94,7 @@ def load_source(checkpoint: Path | None, untrained: bool, layout: Layout) -> Loa
 def main(argv: Sequence[str] | None = None) -> int:
     from lorarar.bases import CONFIGS, DEFAULT_BASE
 
-    parser = argparse.ArgumentParser(prog="python -m export.hypernet", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="python -m export.hypernet", description=__doc__.split("\n\n")[0])
     parser.add_argument("--target", required=True, help="onnx, coreml or executorch")
     parser.add_argument(
         "--base", default=DEFAULT_BASE, help=f"{', '.join(CONFIGS)}, or a diffusers folder (default {DEFAULT_BASE})"

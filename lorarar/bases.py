@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +71,8 @@ def meta_unet(base: str) -> nn.Module:
 
 def load_layout(base: str) -> Layout:
     """The layout of a base: its attention linears in `named_modules()` order, grouped by part and shape."""
+    if base in CONFIGS:
+        return Layout.from_linears(base, _attention_linears(CONFIGS[base]))
     from torch import nn
 
     linears = [
@@ -76,7 +80,32 @@ def load_layout(base: str) -> Layout:
         for name, module in meta_unet(base).named_modules()
         if isinstance(module, nn.Linear) and part_of(name)
     ]
-    return Layout.from_linears(base if base in CONFIGS else Path(base).name, linears)
+    return Layout.from_linears(Path(base).name, linears)
+
+
+def _attention_linears(config: dict[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """(module, in, out) of a named base, in diffusers' order, without building it: importing diffusers takes seconds.
+
+    A test compares this with the UNet that diffusers builds.
+    """
+    widths, depths, layers = (
+        config[key] for key in ("block_out_channels", "transformer_layers_per_block", "layers_per_block")
+    )
+    kinds = [*zip(config["down_block_types"], widths, depths, strict=True)]
+    blocks = [(f"down_blocks.{i}", *kind, layers) for i, kind in enumerate(kinds)]
+    # The up path has one more layer a block, and its blocks come in reverse.
+    ups = zip(config["up_block_types"], reversed(widths), reversed(depths), strict=True)
+    blocks += [(f"up_blocks.{i}", *kind, layers + 1) for i, kind in enumerate(ups)]
+    if config.get("mid_block_type"):
+        blocks.append(("mid_block", config["mid_block_type"], widths[-1], depths[-1], 1))
+    for block, kind, width, depth, count in blocks:
+        if "CrossAttn" not in kind:
+            continue
+        for attention, transformer in product(range(count), range(depth)):
+            prefix = f"{block}.attentions.{attention}.transformer_blocks.{transformer}"
+            for name, key_width in (("attn1", width), ("attn2", config["cross_attention_dim"])):
+                for linear, inp in (("to_q", width), ("to_k", key_width), ("to_v", key_width), ("to_out.0", width)):
+                    yield f"{prefix}.{name}.{linear}", inp, width
 
 
 def _read_config(path: Path) -> dict[str, Any]:

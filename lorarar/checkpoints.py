@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lorarar.cli import InputError, atomic_file
+from lorarar.cli import InputError, atomic_file, quiet_toolchains
 from lorarar.hypernet import HypernetConfig, Hypernetwork
 
 CONFIG_KEY = "lorarar_hypernet"
@@ -96,7 +96,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], HypernetConfig, bo
 
 def _read_authors(path: Path) -> tuple[dict[str, Tensor], HypernetConfig, bool]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with quiet_toolchains():
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
         raise InputError(
             f"{path}: not a checkpoint of plain tensors, so it was not opened; give a .safetensors file"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import logging
 import os
 import shutil
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +28,29 @@ class InputError(Exception):
 
 class FailedCheck(Exception):
     """A comparison with the reference came out wrong or could not be made: the command exits 1 and writes nothing."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument error is one plain sentence and exit 2, like every other bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see  {self.prog} --help")
+
+
+class Stopwatch:
+    """Seconds by stage, in order."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+    def __str__(self) -> str:
+        return " · ".join(f"{stage} {seconds:.2f} s" for stage, seconds in self.seconds.items())
 
 
 def missing_toolchain(package: str, extra: str) -> InputError:

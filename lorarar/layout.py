@@ -16,6 +16,9 @@ from lorarar.lora.types import LoRA, LoraLayer
 PARTS: dict[str, tuple[str, ...]] = {"qo": (".to_q", ".to_out.0"), "kv": (".to_k", ".to_v")}
 UNET = "unet."
 
+ROLES = ("content", "style")
+SCALES = ("content_scale", "style_scale")
+
 Adapter = dict[str, np.ndarray]
 """`{group}_down` (N, rank, in) and `{group}_up` (N, out, rank) for every group of a layout."""
 
@@ -97,6 +100,18 @@ class Layout:
         return cls(base, tuple(groups))
 
 
+def input_names(layout: Layout) -> list[str]:
+    """The merger's inputs in the order of every artifact."""
+    tensors = [f"{role}_{end}" for group in layout.groups for role in ROLES for end in (group.down, group.up)]
+    return [*tensors, *SCALES]
+
+
+def output_names(layout: Layout) -> list[str]:
+    """The merger's outputs in the order of every artifact."""
+    adapters = [f"adapter_{end}" for group in layout.groups for end in (group.down, group.up)]
+    return [*adapters, *(f"coefficients_{group.name}" for group in layout.part("qo"))]
+
+
 def part_of(module: str) -> str | None:
     """The part a UNet module belongs to, or None when it is no attention linear."""
     return next((part for part, ends in PARTS.items() if module.endswith(ends)), None)
@@ -141,7 +156,8 @@ def pack(lora: LoRA, layout: Layout, rank: int | None = None, dtype: Any = np.fl
             _check_layer(layer, module, group, layout.base, width, lora.source)
             used += 1
             factor = balance_factor(peak(layer.down), peak(layer.up)) if dtype != np.float32 else np.float32(1)
-            down[row, : layer.rank], up[row, :, : layer.rank] = layer.down * factor, layer.up / factor
+            with np.errstate(over="ignore"):  # an overflow is told below, as one sentence
+                down[row, : layer.rank], up[row, :, : layer.rank] = layer.down * factor, layer.up / factor
         if not (np.isfinite(down).all() and np.isfinite(up).all()):
             raise InputError(f"{lora.source}: a factor in {group.name} is too large for half precision; use fp32")
         adapter[group.down], adapter[group.up] = down, up

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from time import perf_counter
-from typing import Any, NoReturn
+from typing import Any
 
 from lorarar.bases import CONFIGS, DEFAULT_BASE, load_layout
-from lorarar.cli import EXIT_OK, InputError, missing_toolchain, run_command
+from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, missing_toolchain, run_command
 from lorarar.layout import Layout
 from lorarar.lora import DTYPES, WRITERS, LoRA, read_lora, write_lora
 from lorarar.merging import (
@@ -39,26 +37,6 @@ which layers are merged how:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument error is one plain sentence, like every other bad input."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see  python -m lorarar.merge --help")
-
-
-@dataclass
-class _Stopwatch:
-    """Seconds by stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = perf_counter()
-        yield
-        self.seconds[name] = perf_counter() - start
-
-
 @dataclass(frozen=True)
 class _Learner:
     """The hypernetwork's part of the options, the metadata and the messages."""
@@ -73,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     _check_output(args.output, args.content, args.style)
     options = Options(**_given_options(args))
-    watch = _Stopwatch()
+    watch = Stopwatch()
     with watch.stage("read"):
         content, style = read_lora(args.content), read_lora(args.style)
     learner = None
@@ -96,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     methods = "\n".join(f"  {name:<10} {method.summary} ({method.paper})" for name, method in METHODS.items())
-    parser = _Parser(
+    parser = Parser(
         prog="python -m lorarar.merge",
         description="Merge a content and a style LoRA into one LoRA file that diffusers, ComfyUI and others load.",
         epilog=f"methods:\n{methods}\n{_RULES_TEXT}",
@@ -196,7 +174,7 @@ def _merge_with_progress(content: LoRA, style: LoRA, layout: Layout, method: str
 
 
 def _show(
-    args: argparse.Namespace, options: Options, content: LoRA, style: LoRA, merged: Merged, watch: _Stopwatch
+    args: argparse.Namespace, options: Options, content: LoRA, style: LoRA, merged: Merged, watch: Stopwatch
 ) -> None:
     """A short table: what was read, what was done to it, what came out."""
     from rich.console import Console
@@ -215,7 +193,7 @@ def _show(
         table.add_row("exactness", "exact: no ΔW was cut to a rank")
     size = args.output.stat().st_size / 1e6
     table.add_row("merged", f"{args.output}: {args.dialect}, {args.dtype}, {_ranks(merged.lora)}, {size:.1f} MB")
-    table.add_row("time", ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in watch.seconds.items()))
+    table.add_row("time", str(watch))
     # Paths and names in square brackets are not markup, and long ones may wrap but not be cut.
     Console(markup=False, highlight=False, soft_wrap=True).print(table)
 

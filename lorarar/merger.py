@@ -10,26 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorarar.hypernet import KV_RULES, Hypernetwork
-from lorarar.layout import Layout
-
-ROLES = ("content", "style")
-SCALES = ("content_scale", "style_scale")
-
-
-def input_names(layout: Layout) -> list[str]:
-    """The merger's inputs in the order of every artifact."""
-    tensors = [f"{role}_{group.name}_{end}" for group in layout.groups for role in ROLES for end in ("down", "up")]
-    return [*tensors, *SCALES]
-
-
-def output_names(layout: Layout) -> list[str]:
-    """The merger's outputs in the order of every artifact."""
-    adapters = [f"adapter_{group.name}_{end}" for group in layout.groups for end in ("down", "up")]
-    return [*adapters, *(f"coefficients_{group.name}" for group in layout.part("qo"))]
+from lorarar.layout import ROLES, SCALES, Layout
 
 
 class Merger(nn.Module):
-    """Named tensors in (`input_names`), named tensors out (`output_names`).
+    """Named tensors in, named tensors out: `input_names` and `output_names` of `lorarar.layout`.
 
     The scales multiply the predicted coefficients, so `coefficients_*` are the ones applied and 1 is the paper.
     `at_once` and `transposed` are passed to the hypernetwork: the form that a runtime multiplies best.

@@ -7,14 +7,13 @@ They are random numbers with a decaying spectrum: they load everywhere and mean 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
 
-from lorarar.cli import EXIT_OK, InputError, run_command
+from lorarar.cli import EXIT_OK, InputError, Parser, run_command
 from lorarar.layout import UNET, Layout
 from lorarar.lora.types import LoRA, LoraLayer
 
@@ -47,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lorarar.bases import DEFAULT_BASE, load_layout
     from lorarar.lora import write_lora
 
-    parser = argparse.ArgumentParser(prog="python -m lorarar.synthetic", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="python -m lorarar.synthetic", description=__doc__.split("\n\n")[0])
     parser.add_argument("--base", default=DEFAULT_BASE, help="a base or a diffusers folder (default %(default)s)")
     parser.add_argument("--rank", type=int, default=DEFAULT_RANK, help="rank of every layer (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random numbers (default %(default)s)")

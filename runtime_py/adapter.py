@@ -5,15 +5,14 @@ python -m runtime_py.adapter BUNDLE LORA --role content|style -o content.onnx_ad
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorarar.cli import EXIT_OK, InputError, missing_toolchain, run_command
+from lorarar.cli import EXIT_OK, InputError, Parser, missing_toolchain, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m runtime_py.adapter", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="python -m runtime_py.adapter", description=__doc__.split("\n\n")[0])
     parser.add_argument("bundle", type=Path, help="a bundle of --target onnx")
     parser.add_argument("lora", type=Path, help="the LoRA file or folder")
     parser.add_argument("--role", required=True, choices=("content", "style"), help="which of the merger's inputs")

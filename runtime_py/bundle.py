@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lorarar.cli import InputError
-from lorarar.layout import Layout
+from lorarar.layout import Layout, input_names, output_names
 from runtime_py.parity import Tolerance
 
 MANIFEST = "manifest.json"
@@ -167,6 +167,10 @@ def _check_names(bundle: Bundle) -> None:
         golden = entry["golden"]["inputs"]
         if set(specs) != set(golden) or not all(_fits(golden[key]["shape"], shape) for key, shape in specs.items()):
             raise InputError(f"{bundle.path}: {name}'s golden inputs are not its inputs; export the bundle again")
+        if name == "merger":
+            wanted = {"inputs": input_names(layout), "outputs": output_names(layout)}
+            if any([tensor["name"] for tensor in entry[end]] != names for end, names in wanted.items()):
+                raise InputError(f"{bundle.path}: the merger's tensors are not its layout's; export the bundle again")
         total = sum(int(np.prod(spec["shape"], dtype=object)) for spec in golden.values())
         if total > MAX_ELEMENTS:
             raise InputError(

@@ -7,7 +7,6 @@ Prints a table. Exits 1 when a part is out of tolerance or could not be run, 2 w
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lorarar.cli import EXIT_FAILED_CHECK, EXIT_OK, InputError, atomic_file, run_command
+from lorarar.cli import EXIT_FAILED_CHECK, EXIT_OK, InputError, Parser, atomic_file, run_command
 from runtime_py.bundle import Bundle, Component
 from runtime_py.golden import golden_input
 from runtime_py.parity import Difference, Parity, Tolerance, compare_golden
@@ -152,7 +151,7 @@ def rows_to_json(rows: Sequence[CheckRow]) -> list[dict[str, object]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m runtime_py.check", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="python -m runtime_py.check", description=__doc__.split("\n\n")[0])
     parser.add_argument("bundle", type=Path, help="the folder that python -m export.hypernet made")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     options = parser.parse_args(argv)

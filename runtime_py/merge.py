@@ -8,23 +8,18 @@ belongs to the file: layers that only one LoRA has are carried exactly, layers t
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lorarar import __version__
-from lorarar.cli import EXIT_OK, InputError, run_command
-from lorarar.layout import UNET, Group, Layout, Packed, pack
+from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, run_command
+from lorarar.layout import ROLES, UNET, Group, Layout, Packed, pack
 from lorarar.lora import DTYPES, WRITERS, LoRA, LoraLayer, read_lora, write_lora
 from lorarar.merging import LEARNED, RULE, Merged, Options, align, merge_rest
 from runtime_py.backends import Session, open_session
 from runtime_py.bundle import Bundle
-
-ROLES = ("content", "style")
 
 
 def merger_inputs(bundle: Bundle, role: str, lora: LoRA) -> tuple[dict[str, np.ndarray], Packed]:
@@ -121,25 +116,8 @@ def _metadata(bundle: Bundle, session: Session, content: LoRA, style: LoRA, opti
     return {f"lorarar_{name}": text for name, text in facts.items()}
 
 
-@dataclass
-class Stopwatch:
-    """Seconds by stage, in order."""
-
-    stages: dict[str, float]
-    last: float
-
-    @classmethod
-    def start(cls) -> Stopwatch:
-        return cls({}, time.perf_counter())
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.stages[stage] = now - self.last
-        self.last = now
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m runtime_py.merge", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="python -m runtime_py.merge", description=__doc__.split("\n\n")[0])
     parser.add_argument("bundle", type=Path, help="the folder that python -m export.hypernet made")
     parser.add_argument("content", type=Path, help="the content LoRA: a file, or a folder with adapter_config.json")
     parser.add_argument("style", type=Path, help="the style LoRA")
@@ -158,29 +136,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from rich.console import Console
 
-    watch = Stopwatch.start()
-    with Console(stderr=True).status("opening the bundle") as status:
-        bundle = Bundle.open(options.bundle)
-        watch.lap("open and verify the bundle")
-        status.update("reading")
-        content, style = read_lora(options.content), read_lora(options.style)
-        watch.lap("read")
-        status.update("loading the merger")
-        session = open_session(bundle)
-        watch.lap("load the merger")
-        status.update(f"merging in {session.runtime}")
+    watch = Stopwatch()
+    with Console(stderr=True).status("opening and verifying the bundle"):
+        with watch.stage("open"):
+            bundle = Bundle.open(options.bundle)
+        with watch.stage("read"):
+            content, style = read_lora(options.content), read_lora(options.style)
+        with watch.stage("load the merger"):
+            session = open_session(bundle)
         rule = bundle.manifest["hypernetwork"]["kv_rule"]
         scales = Options(content_scale=options.content_scale, style_scale=options.style_scale, rule=rule)
-        merged = merge_with_bundle(bundle, session, content, style, scales)
-        watch.lap("merge")
-        status.update("writing")
-        write_lora(merged.lora, options.output, dialect=options.dialect, dtype=options.dtype)
-        watch.lap("write")
+        with watch.stage("merge"):
+            merged = merge_with_bundle(bundle, session, content, style, scales)
+        with watch.stage("write"):
+            write_lora(merged.lora, options.output, dialect=options.dialect, dtype=options.dtype)
         if options.coefficients_plot is not None:
             from runtime_py.plot import plot_coefficients
 
-            plot_coefficients(bundle.layout, merged.coefficients or {}, options.coefficients_plot)
-            watch.lap("plot")
+            with watch.stage("plot"):
+                plot_coefficients(bundle.layout, merged.coefficients or {}, options.coefficients_plot)
     _report(bundle, session, (content, style), merged, watch, options.output)
     return EXIT_OK
 
@@ -209,7 +183,7 @@ def _report(
         if kind != LEARNED:
             table.add_row(kind, str(merged.count(kind)), "", "")
     console.print(table)
-    console.print(" · ".join(f"{stage} {seconds:.2f} s" for stage, seconds in watch.stages.items()))
+    console.print(str(watch))
     if session.note:
         console.print(session.note, style="dim")
     if not bundle.manifest["hypernetwork"]["trained"]:

@@ -18,9 +18,8 @@ from export.tolerance import TOLERANCES, tolerance
 from lorarar.checkpoints import untrained_hypernet
 from lorarar.cli import FailedCheck, InputError
 from lorarar.hypernet import HypernetConfig
-from lorarar.layout import UNET, Layout
+from lorarar.layout import UNET, Layout, input_names, output_names
 from lorarar.lora import LoRA
-from lorarar.merger import input_names, output_names
 from lorarar.merging import RULES, Options
 from runtime_py.backends import Session, open_session
 from runtime_py.bundle import Bundle

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from lorarar import hypernet as hypernet_module
 from lorarar.hypernet import HypernetConfig, Hypernetwork
-from lorarar.layout import Group, Layout
-from lorarar.merger import Merger, input_names
+from lorarar.layout import Group, Layout, input_names
+from lorarar.merger import Merger
 
 COUNT, INP, WIDTH = 7, 12, 8
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from lorarar.cli import EXIT_OK, run_command
+from lorarar.cli import EXIT_OK, Parser, run_command
 from runtime_py.mil.program import Program
 
 # Model.proto's specificationVersion → the system that first reads it.
@@ -18,7 +17,7 @@ _SYSTEMS = {6: "iOS 15", 7: "iOS 16", 8: "iOS 17", 9: "iOS 18"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the summary of one package."""
-    parser = argparse.ArgumentParser(prog="python -m runtime_py.mil", description="Summarise a Core ML program.")
+    parser = Parser(prog="python -m runtime_py.mil", description="Summarise a Core ML program.")
     parser.add_argument("package", type=Path, help="an .mlpackage folder with an ML program")
     program = Program.open(parser.parse_args(arguments).package)
     console = Console()
