@@ -1,0 +1,188 @@
+"""Measure the merge: dense, factored, prepared, the whole merger in PyTorch, ONNX Runtime and ExecuTorch, whole files.
+
+    python -m benchmarks.merge [--base koala-700m|koala-1b|sdxl|FOLDER] [--rank 16,64,128] [--json FILE]
+
+One interleaved run with this machine's sgemm rate and memory bandwidth beside it. Close other programs first. The last
+line of stdout is one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorarar.cli import EXIT_OK, InputError, Parser, atomic_file, missing_toolchain, run_command
+
+if TYPE_CHECKING:
+    from lorarar.layout import Layout
+
+SCHEMA_VERSION = 1
+TARGETS = ("onnx", "executorch")
+MAX_RANK = 512
+_SGEMM_SIZE = 2048
+# The share of its best rate that sgemm keeps among the other cases. Measured 0.9 and more on a quiet machine; another
+# program on one of two cores slows small products 5 to 10 times (threads wait for each other), and no ratio holds then.
+STEADY = 0.8
+
+
+def parse_ranks(text: str) -> list[int]:
+    """`16,64` → [16, 64]; InputError for anything else."""
+    try:
+        ranks = [int(part) for part in text.split(",")]
+    except ValueError:
+        ranks = []
+    if not ranks or not all(1 <= rank <= MAX_RANK for rank in ranks):
+        raise InputError(f"--rank {text!r} is not a list of ranks from 1 to {MAX_RANK}, for example 16,64,128")
+    return ranks
+
+
+def parse_targets(text: str) -> list[str]:
+    """`onnx,executorch` → both; `none` → no artifacts."""
+    targets = [] if text == "none" else text.split(",")
+    for target in targets:
+        if target not in TARGETS:
+            raise InputError(f"unknown target {target!r}; valid are {', '.join(TARGETS)} or none")
+    return targets
+
+
+def measure_rank(layout: Layout, base: str, rank: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Everything about one rank, as JSON."""
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from benchmarks import merge_cases as cases
+    from benchmarks.merge_files import measure_files
+    from benchmarks.merge_work import Work, case_record, goals
+    from benchmarks.timing import interleave
+    from lorarar.hypernet import HypernetConfig, Hypernetwork
+
+    widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
+    hypernet = Hypernetwork.untrained(HypernetConfig(widths=widths)).requires_grad_(False)
+    inputs = cases.random_inputs(layout, rank)
+    with Progress(console=Console(stderr=True), transient=True) as progress, torch.inference_mode():
+        task = progress.add_task(f"rank {rank}: machine", total=None)
+        machine = cases.measure_machine()
+        todo = cases.pytorch_cases(hypernet, layout, inputs) | {"sgemm": cases.sgemm_case(_SGEMM_SIZE)}
+        for target in options.targets:
+            progress.update(task, description=f"rank {rank}: exporting to {target}")
+            bundle = cases.export_bundle(target, base, rank, folder)
+            todo[target] = cases.artifact_case(target, bundle, inputs, options.threads)
+        progress.update(task, total=len(todo) * (options.rounds + 1))
+
+        def on_run(name: str) -> None:
+            progress.update(task, advance=1, description=f"rank {rank}: {name}")
+
+        samples = interleave(todo, options.rounds, on_run=on_run)
+        # Their gigabytes would be in the way of the file cache.
+        del inputs, todo
+        progress.update(task, description=f"rank {rank}: files")
+        files, file_bytes = measure_files(layout, hypernet, rank, folder, options.rounds)
+    work = Work.of(layout, rank, hypernet.config.hidden)
+    steadiness = 2 * _SGEMM_SIZE**3 / samples["sgemm"].median / machine.sgemm
+    return {
+        "rank": rank,
+        "steadiness": steadiness,
+        "machine": {"sgemm_gflops": machine.sgemm / 1e9, "read_gb_per_s": machine.read_bandwidth / 1e9},
+        "cases": [case_record(name, case, work, machine) for name, case in samples.items()],
+        "files": {
+            "merge_s": files["merge"].median,
+            "copy_s": files["copy"].median,
+            "ratio": files["merge"].median / files["copy"].median,
+            "bytes": file_bytes,
+        },
+        "goals": [goal.to_json() for goal in goals(base, rank, samples, work, machine)],
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _parse(argv)
+    try:
+        import torch
+    except ImportError:
+        raise missing_toolchain("torch", "train") from None
+    from lorarar.bases import load_layout
+
+    if options.json is not None and options.json.is_dir():
+        raise InputError(f"--json {options.json} is a folder; give a file")
+    torch.set_num_threads(options.threads)
+    layout = load_layout(options.base)
+    with tempfile.TemporaryDirectory() as folder:
+        results = [measure_rank(layout, options.base, rank, options, Path(folder)) for rank in options.ranks]
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "benchmark": "merge",
+        "base": layout.base,
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "host": {"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
+        "torch": torch.__version__,
+        "results": results,
+    }
+    for result in results:
+        _print(layout.base, result)
+    text = json.dumps(document)
+    if options.json is not None:
+        with atomic_file(options.json) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return EXIT_OK
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    from lorarar.bases import CONFIGS, DEFAULT_BASE
+
+    parser = Parser(prog="python -m benchmarks.merge", description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--base", default=DEFAULT_BASE, help=f"{', '.join(CONFIGS)}, or a diffusers folder (default {DEFAULT_BASE})"
+    )
+    parser.add_argument("--rank", default="64", metavar="R,R…", help="ranks of both LoRAs (default %(default)s)")
+    parser.add_argument("--targets", default=",".join(TARGETS), help="artifacts to run, or none (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="measured runs of every case (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of every runtime (default %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON document here as well")
+    options = parser.parse_args(argv)
+    if options.rounds < 1 or options.threads < 1:
+        raise InputError("--rounds and --threads must be 1 or more")
+    options.ranks, options.targets = parse_ranks(options.rank), parse_targets(options.targets)
+    return options
+
+
+def _print(base: str, result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    machine, files = result["machine"], result["files"]
+    table = Table(title=f"{base}, rank {result['rank']}", title_justify="left")
+    for column in ("what", "median", "best", "GFLOP/s", "of sgemm"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for case in result["cases"]:
+        rate = (f"{case['gflops']:.0f}", f"{case['share_of_sgemm']:.0%}") if "gflops" in case else ("", "")
+        table.add_row(case["name"], f"{case['median_s'] * 1e3:.1f} ms", f"{case['best_s'] * 1e3:.1f} ms", *rate)
+    table.add_row("files: merge", f"{files['merge_s'] * 1e3:.0f} ms", "", "", "")
+    table.add_row("files: read and write the bytes", f"{files['copy_s'] * 1e3:.0f} ms", "", "", "")
+    checks = Table("goal", "this run", "limit", "")
+    for goal in result["goals"]:
+        sign = "≥" if goal["at_least"] else "≤"
+        verdict = "[green]pass[/]" if goal["passed"] else "[red]FAIL[/]"
+        limit = f"{sign} {goal['limit']:g}{goal['unit']}"
+        checks.add_row(goal["what"], f"{goal['value']:.2f}{goal['unit']}", limit, verdict)
+    console = Console(file=sys.stdout)
+    console.print(table)
+    console.print(f"sgemm {machine['sgemm_gflops']:.0f} GFLOP/s, memory read {machine['read_gb_per_s']:.0f} GB/s")
+    console.print(checks)
+    if result["steadiness"] < STEADY:
+        kept = f"{result['steadiness']:.0%}"
+        console.print(
+            f"[yellow]the machine was busy (sgemm kept {kept} of its best rate): close programs, run again[/]"
+        )
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,101 @@
+"""What `benchmarks.merge` measures: how many operations and bytes it is, what the goals are, what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from benchmarks.timing import Samples
+from lorarar.layout import Layout
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations (a multiplication and an addition are two) and bytes of one pair of LoRAs of equal rank."""
+
+    dense: int
+    factored: int
+    prepared: int
+    prepared_bytes: int  # read by the prepared form: two hidden pre-activations a layer
+
+    @classmethod
+    def of(cls, layout: Layout, rank: int, hidden: int) -> Work:
+        dense = factored = prepared = read = 0
+        for group in layout.part("qo"):
+            count, inp, out = len(group.modules), group.in_features, group.out_features
+            last = 2 * hidden * 2 * inp
+            # The dense form starts from factors too: ΔW of both, then [W_c, W_s]·[ΔW_c; ΔW_s].
+            dense += count * (2 * 2 * out * rank * inp + 2 * hidden * 2 * out * inp + last)
+            factored += count * (2 * 2 * hidden * rank * (out + inp) + last)
+            prepared += count * (hidden * inp + last)
+            read += count * 2 * hidden * inp * FLOAT_BYTES
+        return cls(dense, factored, prepared, read)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine can do at best, measured in the same run."""
+
+    sgemm: float  # operations a second
+    read_bandwidth: float  # bytes a second
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A number of DESIGN, and what this run gives."""
+
+    what: str
+    value: float
+    limit: float
+    at_least: bool
+    unit: str = "×"
+
+    @property
+    def passed(self) -> bool:
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "what": self.what,
+            "value": self.value,
+            "limit": self.limit,
+            "at_least": self.at_least,
+            "unit": self.unit,
+            "passed": self.passed,
+        }
+
+
+def goals(base: str, rank: int, samples: Mapping[str, Samples], work: Work, machine: Machine) -> list[Goal]:
+    """DESIGN's goals for the cases that were run, from medians."""
+    time = {name: case.median for name, case in samples.items()}
+    found = [
+        Goal("factored against dense", time["dense"] / time["factored"], 15.0, at_least=True),
+        Goal("factored, share of sgemm", work.factored / time["factored"] / machine.sgemm * 100, 50.0, True, "%"),
+        Goal("prepared against factored", time["factored"] / time["prepared"], 5.0, at_least=True),
+    ]
+    if base == "sdxl":
+        found.append(Goal("prepared", time["prepared"] * 1e3, 37.0, at_least=False, unit=" ms"))
+    for name, limit in (("onnx", 1.0), ("executorch", 1.5)):
+        if name in time:
+            found.append(Goal(f"{name} against PyTorch", time[name] / time["merger"], limit, at_least=False))
+    return found
+
+
+def case_record(name: str, samples: Samples, work: Work, machine: Machine) -> dict[str, object]:
+    """One case as JSON; only the coefficient forms have a count of operations."""
+    record: dict[str, object] = {
+        "name": name,
+        "median_s": samples.median,
+        "best_s": samples.best,
+        "seconds": list(samples.seconds),
+    }
+    operations = {"dense": work.dense, "factored": work.factored, "prepared": work.prepared}.get(name)
+    if operations is not None:
+        rate = operations / samples.median
+        record |= {"operations": operations, "gflops": rate / 1e9, "share_of_sgemm": rate / machine.sgemm}
+    if name == "prepared":
+        # Memory bounds this form, so its share of the read bandwidth is what tells how good it is.
+        record["share_of_bandwidth"] = work.prepared_bytes / samples.median / machine.read_bandwidth
+    return record

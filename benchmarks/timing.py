@@ -1,0 +1,44 @@
+"""Interleaved timing: every case once a round, so that a busy moment of the machine hits all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Seconds of every round of one case."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return median(self.seconds)
+
+    @property
+    def best(self) -> float:
+        return min(self.seconds)
+
+
+def interleave(
+    cases: Mapping[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    on_run: Callable[[str], None] = lambda _: None,
+) -> dict[str, Samples]:
+    """Run every case once unmeasured and then once a round, in turn. `on_run(name)` is called before each run."""
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for turn in range(rounds + 1):
+        for name, case in cases.items():
+            on_run(name)
+            start = clock()
+            result = case()
+            stop = clock()
+            # Freed outside the measured time; an artifact's outputs must be gone before its next run.
+            del result
+            if turn:
+                seconds[name].append(stop - start)
+    return {name: Samples(tuple(values)) for name, values in seconds.items()}
