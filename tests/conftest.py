@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA, LoraLayer
+from lorarar.merging import RULES
+
+if TYPE_CHECKING:
+    from lorarar.checkpoints import LoadedHypernet
 
 BUNDLE_RANK = 128  # of the fixed-rank bundles: the largest that the property tests use
 COMBINATIONS = [
@@ -46,6 +51,35 @@ def random_lora(
     return LoRA(layers, source=f"random {seed}")
 
 
+def tiny_hypernet() -> LoadedHypernet:
+    """A hypernetwork for the tiny layout's widths, always the same."""
+    from lorarar.checkpoints import untrained_hypernet
+    from lorarar.hypernet import HypernetConfig
+
+    return untrained_hypernet(HypernetConfig(widths=(32, 64), hidden=16), seed=3)
+
+
+def dense_reference(layout: Layout, content: LoRA, style: LoRA, scales: tuple[float, float]) -> dict[str, np.ndarray]:
+    """ΔW_m by Eq. 2 on dense matrices in float64, with the paper's dense hypernetwork."""
+    import torch
+
+    hypernet = tiny_hypernet().hypernet.double()
+    merged = {}
+    for group in layout.groups:
+        for module in group.modules:
+            deltas = []
+            for lora in (content, style):
+                layer = lora.layers[UNET + module]
+                deltas.append(torch.from_numpy(layer.up.astype(np.float64) @ layer.down.astype(np.float64)))
+            if group.part == "qo":
+                with torch.inference_mode():
+                    m_c, m_s = hypernet.dense(deltas[0][None], deltas[1][None])[0]
+            else:
+                m_c = m_s = torch.tensor(RULES["average"], dtype=torch.float64)
+            merged[UNET + module] = (scales[0] * m_c * deltas[0] + scales[1] * m_s * deltas[1]).numpy()
+    return merged
+
+
 @pytest.fixture(scope="session")
 def layout() -> Layout:
     return tiny_layout()
@@ -55,13 +89,10 @@ def layout() -> Layout:
 def bundle_folders(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> dict[tuple[str, str], Path]:
     """One exported bundle for each (target, precision)."""
     from export.hypernet import export_hypernet
-    from lorarar.checkpoints import untrained_hypernet
-    from lorarar.hypernet import HypernetConfig
 
     folder = tmp_path_factory.mktemp("bundles")
-    loaded = untrained_hypernet(HypernetConfig(widths=(32, 64), hidden=16), seed=3)
     made = {}
     for target, precision in COMBINATIONS:
         made[target, precision] = folder / f"{target}-{precision}"
-        export_hypernet(target, layout, loaded, made[target, precision], BUNDLE_RANK, precision)
+        export_hypernet(target, layout, tiny_hypernet(), made[target, precision], BUNDLE_RANK, precision)
     return made

@@ -3,51 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from conftest import COMBINATIONS, random_lora
+from conftest import COMBINATIONS, dense_reference, random_lora, tiny_hypernet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from export.hypernet import export_hypernet, load_source, main
 from export.targets import TARGETS
 from export.tolerance import TOLERANCES, tolerance
-from lorarar.checkpoints import untrained_hypernet
 from lorarar.cli import FailedCheck, InputError
-from lorarar.hypernet import HypernetConfig
-from lorarar.layout import UNET, Layout, input_names, output_names
-from lorarar.lora import LoRA
-from lorarar.merging import RULES, Options
+from lorarar.layout import Layout, input_names, output_names
+from lorarar.merging import Options
 from runtime_py.backends import Session, open_session
-from runtime_py.bundle import Bundle
+from runtime_py.bundle import Bundle, tree_sha256
 from runtime_py.merge import merge_with_bundle
-
-CONFIG = HypernetConfig(widths=(32, 64), hidden=16)
 
 # fp16 can't hold steps below this; near zero it is the rounding error whatever the largest value is.
 FP16_STEP = 2.0**-24
-
-
-def dense_reference(layout: Layout, content: LoRA, style: LoRA, scales: tuple[float, float]) -> dict[str, np.ndarray]:
-    """ΔW_m by Eq. 2 on dense matrices in float64, with the paper's dense hypernetwork."""
-    hypernet = untrained_hypernet(CONFIG, seed=3).hypernet.double()
-    merged = {}
-    for group in layout.groups:
-        for module in group.modules:
-            deltas = []
-            for lora in (content, style):
-                layer = lora.layers[UNET + module]
-                deltas.append(torch.from_numpy(layer.up.astype(np.float64) @ layer.down.astype(np.float64)))
-            if group.part == "qo":
-                with torch.inference_mode():
-                    m_c, m_s = hypernet.dense(deltas[0][None], deltas[1][None])[0]
-            else:
-                m_c = m_s = torch.tensor(RULES["average"], dtype=torch.float64)
-            merged[UNET + module] = (scales[0] * m_c * deltas[0] + scales[1] * m_s * deltas[1]).numpy()
-    return merged
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +113,27 @@ def test_a_bundle_states_its_contract(
         "source": "untrained, seed 3",
         "trained": False,
         "kv_rule": "average",
-        "sha256": untrained_hypernet(CONFIG, seed=3).sha256,
+        "sha256": tiny_hypernet().sha256,
     }
     assert Layout.from_json("tiny", manifest["layout"]) == layout
+
+
+def test_the_same_input_gives_the_same_bytes(
+    layout: Layout, bundle_folders: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    """Exported again in another process, whose hashes and maps have another order."""
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
+        "from conftest import BUNDLE_RANK, tiny_hypernet, tiny_layout\n"
+        "from export.hypernet import export_hypernet\n"
+        "for target in ('onnx', 'coreml', 'executorch'):\n"
+        "    export_hypernet(target, tiny_layout(), tiny_hypernet(), Path(sys.argv[1]) / target, BUNDLE_RANK)"
+    )
+    environment = os.environ | {"PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, env=environment)
+    for target in TARGETS.values():
+        first = bundle_folders[target.name, target.default_precision]
+        assert tree_sha256(tmp_path / target.name) == tree_sha256(first), target.name
 
 
 def test_every_target_has_a_row_in_the_tolerance_table() -> None:
@@ -160,7 +156,7 @@ def test_a_wrong_artifact_is_an_error_and_leaves_nothing(
 
     monkeypatch.setattr(onnx, "convert", tampered)
     with pytest.raises(FailedCheck, match=r"differs by .* of its largest value.*no bundle was written"):
-        export_hypernet("onnx", layout, untrained_hypernet(CONFIG), tmp_path / "out", 4)
+        export_hypernet("onnx", layout, tiny_hypernet(), tmp_path / "out", 4)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -192,4 +188,4 @@ def test_a_folder_that_is_no_bundle_is_not_overwritten(layout: Layout, tmp_path:
 def test_a_checkpoint_of_other_widths_is_refused(tmp_path: Path) -> None:
     other = Layout.from_linears("other", [("a.to_q", 96, 96), ("a.to_k", 96, 96)])
     with pytest.raises(InputError, match="no input layer for width 96, only for 32, 64"):
-        export_hypernet("onnx", other, untrained_hypernet(CONFIG), tmp_path / "out", 4)
+        export_hypernet("onnx", other, tiny_hypernet(), tmp_path / "out", 4)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COMBINATIONS, random_lora
+from conftest import COMBINATIONS, random_lora, tiny_hypernet
+from make_golden_merger import FOLDER as GOLDEN
+from make_golden_merger import SCALES, make
 
-from lorarar.checkpoints import untrained_hypernet
+from export.tolerance import tolerance
 from lorarar.cli import InputError
-from lorarar.hypernet import HypernetConfig
 from lorarar.layout import Layout, pack
 from lorarar.lora import LoRA, LoraLayer, read_lora, write_lora
 from lorarar.merging import Options, merge, predict_with
@@ -57,7 +58,7 @@ def test_merging_with_a_bundle_equals_lorarar_merging(
     layout: Layout, bundle_folders: dict[tuple[str, str], Path], pair: tuple[LoRA, LoRA], key: tuple[str, str]
 ) -> None:
     bundle = Bundle.open(bundle_folders[key])
-    hypernet = untrained_hypernet(HypernetConfig(widths=(32, 64), hidden=16), seed=3).hypernet
+    hypernet = tiny_hypernet().hypernet
     got = merge_with_bundle(bundle, open_session(bundle), *pair, Options(0.8, 1.1))
     expected = merge(*pair, layout, "learned", Options(0.8, 1.1, predict=predict_with(hypernet)))
     assert list(got.lora.layers) == list(expected.lora.layers)
@@ -195,3 +196,33 @@ def test_adapter_command(bundle_folders: dict[tuple[str, str], Path], layout: La
     }
     with pytest.raises(InputError, match="only onnx bundles take"):
         adapter.main([str(bundle_folders["coreml", "fp16"]), *arguments])
+
+
+def test_the_golden_merge(tmp_path: Path) -> None:
+    """The committed bundle and files: what the Kotlin and Swift engines must reproduce."""
+    from safetensors.numpy import load_file
+
+    bundle = Bundle.open(GOLDEN / "bundle")
+    assert [row.status for row in check_bundle(bundle)] == ["passed"]
+    content, style = (read_lora(GOLDEN / f"{role}.safetensors") for role in ("content", "style"))
+    merged = merge_with_bundle(bundle, open_session(bundle), content, style, Options(*SCALES)).lora
+    expected = load_file(GOLDEN / "expected.safetensors")
+    assert merged.layers.keys() == expected.keys()
+    for name, delta in expected.items():
+        limit = tolerance("merger", "onnx", "fp32").max_error * np.abs(delta).max()
+        np.testing.assert_allclose(merged.layers[name].delta(), delta, rtol=0, atol=limit)
+
+
+def test_the_golden_merge_can_be_made_again(tmp_path: Path) -> None:
+    """LoRA files to the byte. PyTorch's last bits differ between CPUs, so the rest within fp32's rounding."""
+    from safetensors.numpy import load_file
+
+    make(tmp_path)
+    for role in ("content", "style"):
+        name = f"{role}.safetensors"
+        assert (tmp_path / name).read_bytes() == (GOLDEN / name).read_bytes()
+    for name in ("expected.safetensors", "bundle/golden/merger.safetensors"):
+        made, kept = load_file(tmp_path / name), load_file(GOLDEN / name)
+        assert made.keys() == kept.keys()
+        for key, tensor in kept.items():
+            np.testing.assert_allclose(made[key], tensor, rtol=0, atol=1e-6 * np.abs(tensor).max())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
 
 import coremltools as ct
 import numpy as np
 import torch
+from coremltools.proto import Model_pb2
 
 from export.graph import Graph
 from export.targets.trace import trace
@@ -29,3 +32,18 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
             skip_model_load=True,
         )
     model.save(str(path))
+    _same_input_same_bytes(path)
+
+
+def _same_input_same_bytes(package: Path) -> None:
+    """Undo what coremltools draws by chance: the items' identifiers and the order of the program's maps."""
+    file = package / "Manifest.json"
+    manifest = json.loads(file.read_text())
+    names = {old: str(uuid5(NAMESPACE_URL, item["path"])) for old, item in manifest["itemInfoEntries"].items()}
+    entries = {names[old]: item for old, item in manifest["itemInfoEntries"].items()}
+    manifest["itemInfoEntries"] = dict(sorted(entries.items()))
+    manifest["rootModelIdentifier"] = names[manifest["rootModelIdentifier"]]
+    file.write_text(json.dumps(manifest, indent=4) + "\n")
+    model = package / "Data" / manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
+    spec = Model_pb2.Model.FromString(model.read_bytes())
+    model.write_bytes(spec.SerializeToString(deterministic=True))
