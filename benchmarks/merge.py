@@ -26,6 +26,9 @@ SCHEMA_VERSION = 1
 TARGETS = ("onnx", "executorch")
 MAX_RANK = 512
 _SGEMM_SIZE = 2048
+# Seconds between runs. Without them ExecuTorch took 48 ms instead of 29 beside ONNX Runtime's spinning threads
+# (KOALA-700M, rank 16).
+_REST = 0.2
 # The share of its best rate that sgemm keeps among the other cases. Measured 0.9 and more on a quiet machine; another
 # program on one of two cores slows small products 5 to 10 times (threads wait for each other), and no ratio holds then.
 STEADY = 0.8
@@ -79,7 +82,7 @@ def measure_rank(layout: Layout, base: str, rank: int, options: argparse.Namespa
         def on_run(name: str) -> None:
             progress.update(task, advance=1, description=f"rank {rank}: {name}")
 
-        samples = interleave(todo, options.rounds, on_run=on_run)
+        samples = interleave(todo, options.rounds, on_run=on_run, rest=_REST)
         # Their gigabytes would be in the way of the file cache.
         del inputs, todo
         progress.update(task, description=f"rank {rank}: files")

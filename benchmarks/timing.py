@@ -28,12 +28,17 @@ def interleave(
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
     on_run: Callable[[str], None] = lambda _: None,
+    rest: float = 0.0,
 ) -> dict[str, Samples]:
-    """Run every case once unmeasured and then once a round, in turn. `on_run(name)` is called before each run."""
+    """Run every case once unmeasured and then once a round, in turn. `on_run(name)` is called before each run.
+
+    `rest` is the pause in seconds before each run: the threads of the runtime before it spin on for a while.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(rounds + 1):
         for name, case in cases.items():
             on_run(name)
+            time.sleep(rest)
             start = clock()
             result = case()
             stop = clock()
