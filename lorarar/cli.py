@@ -108,6 +108,21 @@ def quiet_toolchains() -> Iterator[None]:
         logging.disable(before)
 
 
+def check_lora_output(output: Path, *inputs: Path) -> None:
+    """Refuse an output path that is no safetensors file, is a folder, or would overwrite an input."""
+    if output.suffix != ".safetensors":
+        raise InputError(f"{output}: the merged LoRA is a safetensors file; end its name with .safetensors")
+    if output.is_dir():
+        raise InputError(f"{output}: this is a folder; give the name of a file")
+    place = output.resolve()
+    for given in inputs:
+        # A PEFT folder is an input as a whole: writing into it would change what it holds.
+        if given.resolve() in (place, *([place.parent] if given.is_dir() else [])):
+            raise InputError(f"{output}: writing there would overwrite the input {given}; choose another output")
+        if output.exists() and given.exists() and output.samefile(given):
+            raise InputError(f"{output}: this is the same file as the input {given}; choose another output")
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` on success, remove it on any failure."""

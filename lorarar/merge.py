@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorarar.bases import CONFIGS, DEFAULT_BASE, load_layout
-from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, missing_toolchain, run_command
+from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, check_lora_output, missing_toolchain, run_command
 from lorarar.layout import Layout
 from lorarar.lora import DTYPES, WRITERS, LoRA, read_lora, write_lora
 from lorarar.merging import (
@@ -49,7 +49,7 @@ class _Learner:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; raises InputError for anything the user can put right."""
     args = _parse(argv)
-    _check_output(args.output, args.content, args.style)
+    check_lora_output(args.output, args.content, args.style)
     options = Options(**_given_options(args))
     watch = Stopwatch()
     with watch.stage("read"):
@@ -120,20 +120,6 @@ def _given_options(args: argparse.Namespace) -> dict[str, Any]:
             else "learned needs a hypernetwork: give --hypernet FILE, or --untrained to try it out with random weights"
         )
     return given
-
-
-def _check_output(output: Path, *inputs: Path) -> None:
-    if output.suffix != ".safetensors":
-        raise InputError(f"{output}: the merged LoRA is a safetensors file; end its name with .safetensors")
-    if output.is_dir():
-        raise InputError(f"{output}: this is a folder; give the name of a file")
-    place = output.resolve()
-    for given in inputs:
-        # A PEFT folder is an input as a whole: writing into it would change what it holds.
-        if given.resolve() in (place, *([place.parent] if given.is_dir() else [])):
-            raise InputError(f"{output}: writing there would overwrite the input {given}; choose another output")
-        if output.exists() and given.exists() and output.samefile(given):
-            raise InputError(f"{output}: this is the same file as the input {given}; choose another output")
 
 
 def _load_learner(args: argparse.Namespace) -> _Learner:

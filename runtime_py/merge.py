@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lorarar import __version__
-from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, run_command
+from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, check_lora_output, run_command
 from lorarar.layout import ROLES, UNET, Group, Layout, Packed, pack
 from lorarar.lora import DTYPES, WRITERS, LoRA, LoraLayer, read_lora, write_lora
 from lorarar.merging import LEARNED, RULE, Merged, Options, align, merge_rest
@@ -130,9 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--coefficients-plot", type=Path, metavar="PNG", help="also draw the coefficients layer by layer"
     )
     options = parser.parse_args(argv)
-    for path in (options.content, options.style):
-        if path.exists() and options.output.exists() and path.samefile(options.output):
-            raise InputError(f"{options.output} is one of the inputs; give -o another name")
+    check_lora_output(options.output, options.content, options.style)
 
     from rich.console import Console
 

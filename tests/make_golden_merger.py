@@ -2,7 +2,7 @@
 
     python tests/make_golden_merger.py
 
-The expected ΔW_m comes from the dense Eq. 2 in float64, not from any merger. The Kotlin and Swift engines read them too.
+The expected ΔW_m comes from the dense Eq. 2 in float64, not from a merger. The Kotlin and Swift engines read them too.
 """
 
 from __future__ import annotations

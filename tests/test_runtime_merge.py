@@ -177,7 +177,7 @@ def test_merge_command_writes_a_lora_and_a_picture(
     assert merged.metadata["lorarar_method"] == "learned"
     assert (tmp_path / "m.png").read_bytes().startswith(b"\x89PNG")
     assert "UNTRAINED" in capsys.readouterr().out
-    with pytest.raises(InputError, match="is one of the inputs"):
+    with pytest.raises(InputError, match="would overwrite the input"):
         merge_command.main([*arguments[:4], str(tmp_path / "style.safetensors")])
 
 
