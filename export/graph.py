@@ -9,12 +9,8 @@ import torch
 from torch import nn
 
 from lorarar.hypernet import Hypernetwork
-from lorarar.layout import ROLES, Layout, input_names, output_names
+from lorarar.layout import Layout, Shape, fixed, input_shapes, output_shapes, rank_sizes
 from lorarar.merger import Merger
-
-Shape = tuple[int | str, ...]
-"""Sizes; a name (`content_rank`) is a size that may differ from run to run where the target allows it."""
-
 
 # Runtimes schedule a product over a whole group at least as well as an unrolled loop over parts of it, whose graph is
 # eleven times as long (SDXL: 656 nodes against 60, and 16 s to export).
@@ -36,7 +32,7 @@ class Graph:
 
     def fixed(self, shape: Shape) -> tuple[int, ...]:
         """The shape with names replaced by `sizes`."""
-        return tuple(self.sizes[size] if isinstance(size, str) else size for size in shape)
+        return fixed(shape, self.sizes)
 
     def example(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """Inputs to trace with. Their memory is never touched, so that a full-size trace costs none."""
@@ -44,27 +40,6 @@ class Graph:
 
 
 def merger_graph(hypernet: Hypernetwork, layout: Layout, target: str, rank: int) -> Graph:
-    """The merger's graph in the form that the target's runtime computes fastest, by the contract of the manifest.
-
-    Scales have shape (1,): Core ML has no scalars.
-    """
+    """The merger's graph in the form that the target's runtime computes fastest."""
     merger = Merger(hypernet, layout, at_once=_WHOLE_GROUP, transposed=target in _TRANSPOSED)
-    inputs: dict[str, Shape] = {}
-    outputs: dict[str, Shape] = {}
-    for group in merger.layout.groups:
-        count, inp, out = len(group.modules), group.in_features, group.out_features
-        for role in ROLES:
-            inputs[f"{role}_{group.down}"] = (count, f"{role}_rank", inp)
-            inputs[f"{role}_{group.up}"] = (count, out, f"{role}_rank")
-        outputs[f"adapter_{group.down}"] = (count, "merged_rank", inp)
-        outputs[f"adapter_{group.up}"] = (count, out, "merged_rank")
-        if group.part == "qo":
-            outputs[f"coefficients_{group.name}"] = (count, 2, inp)
-    sizes = {"content_rank": rank, "style_rank": rank, "merged_rank": 2 * rank}
-    return Graph(
-        "merger",
-        merger,
-        {name: inputs.get(name, (1,)) for name in input_names(merger.layout)},
-        {name: outputs[name] for name in output_names(merger.layout)},
-        sizes,
-    )
+    return Graph("merger", merger, input_shapes(layout), output_shapes(layout), rank_sizes(rank))

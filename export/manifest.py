@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from export.graph import Graph, Shape
+from export.graph import Graph
 from lorarar import __version__
 from lorarar.checkpoints import LoadedHypernet
-from lorarar.layout import Layout
+from lorarar.layout import Layout, Shape
 from runtime_py.bundle import MANIFEST, tree_sha256
 from runtime_py.golden import GENERATOR, GENERATOR_TEXT
 from runtime_py.parity import Parity, Tolerance

@@ -16,6 +16,9 @@ from lorarar.lora.types import LoRA, LoraLayer
 PARTS: dict[str, tuple[str, ...]] = {"qo": (".to_q", ".to_out.0"), "kv": (".to_k", ".to_v")}
 UNET = "unet."
 
+Shape = tuple[int | str, ...]
+"""Sizes; a name (`content_rank`) is a size that may differ from run to run where the target allows it."""
+
 ROLES = ("content", "style")
 SCALES = ("content_scale", "style_scale")
 
@@ -100,16 +103,38 @@ class Layout:
         return cls(base, tuple(groups))
 
 
-def input_names(layout: Layout) -> list[str]:
-    """The merger's inputs in the order of every artifact."""
-    tensors = [f"{role}_{end}" for group in layout.groups for role in ROLES for end in (group.down, group.up)]
-    return [*tensors, *SCALES]
+def input_shapes(layout: Layout) -> dict[str, Shape]:
+    """The merger's inputs, in the order of every artifact: each role's factors, then the scales."""
+    shapes: dict[str, Shape] = {}
+    for group in layout.groups:
+        count = len(group.modules)
+        for role in ROLES:
+            shapes[f"{role}_{group.down}"] = (count, f"{role}_rank", group.in_features)
+            shapes[f"{role}_{group.up}"] = (count, group.out_features, f"{role}_rank")
+    # Of shape (1,), not (): Core ML has no scalars.
+    return shapes | dict.fromkeys(SCALES, (1,))
 
 
-def output_names(layout: Layout) -> list[str]:
-    """The merger's outputs in the order of every artifact."""
-    adapters = [f"adapter_{end}" for group in layout.groups for end in (group.down, group.up)]
-    return [*adapters, *(f"coefficients_{group.name}" for group in layout.part("qo"))]
+def output_shapes(layout: Layout) -> dict[str, Shape]:
+    """The merger's outputs, in the order of every artifact: the merged adapter, then the coefficients."""
+    adapter: dict[str, Shape] = {}
+    for group in layout.groups:
+        adapter[f"adapter_{group.down}"] = (len(group.modules), "merged_rank", group.in_features)
+        adapter[f"adapter_{group.up}"] = (len(group.modules), group.out_features, "merged_rank")
+    learned: dict[str, Shape] = {
+        f"coefficients_{group.name}": (len(group.modules), 2, group.in_features) for group in layout.part("qo")
+    }
+    return adapter | learned
+
+
+def rank_sizes(rank: int) -> dict[str, int]:
+    """The sizes given by name, where both LoRAs have `rank`."""
+    return {"content_rank": rank, "style_rank": rank, "merged_rank": 2 * rank}
+
+
+def fixed(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """A shape with its named sizes replaced."""
+    return tuple(sizes[size] if isinstance(size, str) else size for size in shape)
 
 
 def part_of(module: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lorarar.cli import InputError
-from lorarar.layout import Layout, input_names, output_names
+from lorarar.layout import Layout, Shape, fixed, input_shapes, output_shapes, rank_sizes
 from runtime_py.parity import Tolerance
 
 MANIFEST = "manifest.json"
@@ -29,7 +30,7 @@ class TensorSpec:
 
     name: str
     dtype: Any
-    shape: tuple[int | str, ...]
+    shape: Shape
 
 
 @dataclass(frozen=True)
@@ -164,22 +165,22 @@ def _check_names(bundle: Bundle) -> None:
         raise InputError(f"{bundle.path}: its layout repeats a name or mixes ranks; export the bundle again")
     for name, entry in bundle.manifest["components"].items():
         specs = {tensor["name"]: tensor["shape"] for tensor in entry["inputs"]}
-        golden = entry["golden"]["inputs"]
-        if set(specs) != set(golden) or not all(_fits(golden[key]["shape"], shape) for key, shape in specs.items()):
+        golden = {key: spec["shape"] for key, spec in entry["golden"]["inputs"].items()}
+        sizes = rank_sizes(bundle.rank)
+        if golden != {key: list(fixed(tuple(shape), sizes)) for key, shape in specs.items()}:
             raise InputError(f"{bundle.path}: {name}'s golden inputs are not its inputs; export the bundle again")
         if name == "merger":
-            wanted = {"inputs": input_names(layout), "outputs": output_names(layout)}
-            if any([tensor["name"] for tensor in entry[end]] != names for end, names in wanted.items()):
-                raise InputError(f"{bundle.path}: the merger's tensors are not its layout's; export the bundle again")
-        total = sum(int(np.prod(spec["shape"], dtype=object)) for spec in golden.values())
+            _check_merger(bundle, entry, sizes)
+        total = sum(math.prod(shape) for shape in golden.values())
         if total > MAX_ELEMENTS:
-            raise InputError(
-                f"{bundle.path}: {name}'s inputs hold {total} numbers, over {MAX_ELEMENTS}; use a lower rank"
-            )
+            raise InputError(f"{bundle.path}: {name}'s inputs hold {total} numbers, over {MAX_ELEMENTS}; lower --rank")
 
 
-def _fits(shape: list[int], spec: list[int | str]) -> bool:
-    return len(shape) == len(spec) and all(isinstance(b, str) or a == b for a, b in zip(shape, spec, strict=True))
+def _check_merger(bundle: Bundle, entry: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    for end, shapes in (("inputs", input_shapes(bundle.layout)), ("outputs", output_shapes(bundle.layout))):
+        stated = [(tensor["name"], tuple(tensor["shape"])) for tensor in entry[end]]
+        if stated not in (list(shapes.items()), [(name, fixed(shape, sizes)) for name, shape in shapes.items()]):
+            raise InputError(f"{bundle.path}: the merger's {end} are not its layout's; export the bundle again")
 
 
 def _verify(folder: Path, what: str, relative: str, size: int, sha256: str) -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import BUNDLE_RANK
+from safetensors.numpy import load_file, save_file
 
 from lorarar.cli import InputError
+from lorarar.layout import Layout, fixed, input_shapes, output_shapes, rank_sizes
 from lorarar.lora import LoRA, write_lora
 from runtime_py import check, merge
 from runtime_py.bundle import Bundle, tree_sha256
+from runtime_py.check import check_bundle
 
 Manifest = dict[str, Any]
 Mutation = Callable[[Path, Manifest], None]
@@ -87,8 +92,6 @@ def linked(folder: Path, _: Manifest) -> None:
 
 def golden_replaced(folder: Path, manifest: Manifest) -> None:
     """A golden file with the right hash and the wrong tensors."""
-    from safetensors.numpy import save_file
-
     path = folder / "golden" / "merger.safetensors"
     save_file({"something": np.zeros(3, np.float32)}, path)
     golden = merger(manifest)["golden"]
@@ -246,6 +249,35 @@ def test_mutated_bundles(
             check.main([str(folder)])
     else:
         assert_refused(folder, lora_file, tmp_path / "out" / "merged.safetensors")
+
+
+@pytest.mark.parametrize("key", [("onnx", "fp32"), ("coreml", "fp32"), ("executorch", "fp32")])
+def test_a_manifest_that_lies_about_sizes_allocates_nothing(
+    key: tuple[str, str], bundle_folders: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    """Consistent in itself, with 2 GB of golden inputs: the artifact's own sizes are looked at first."""
+    folder = copy_of(bundle_folders[key], tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    group = manifest["layout"]["groups"][-1]  # kv_64x64
+    group["name"], group["in"] = "kv_999999x64", 999_999
+    lie = Layout.from_json("tiny", manifest["layout"])
+    entry, sizes = merger(manifest), rank_sizes(BUNDLE_RANK)
+    for end, shapes in (("inputs", input_shapes(lie)), ("outputs", output_shapes(lie))):
+        entry[end] = [{"name": n, "dtype": "float32", "shape": fixed(shape, sizes)} for n, shape in shapes.items()]
+    entry["golden"]["inputs"] = {n: {"shape": fixed(s, sizes), "value": 1} for n, s in input_shapes(lie).items()}
+    path = folder / "golden" / "merger.safetensors"
+    save_file({n.replace("kv_64x64", "kv_999999x64"): tensor for n, tensor in load_file(path).items()}, path)
+    entry["golden"]["bytes"], entry["golden"]["sha256"] = tree_sha256(path)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    opened = Bundle.open(folder)
+    assert opened.layout.groups[-1].in_features == 999_999
+    tracemalloc.start()
+    (row,) = check_bundle(opened)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert row.status == "not_run"
+    assert "manifest" in row.reason
+    assert peak < 100 * 2**20
 
 
 @pytest.mark.parametrize("name", RAW)

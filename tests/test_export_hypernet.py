@@ -18,7 +18,7 @@ from export.hypernet import export_hypernet, load_source, main
 from export.targets import TARGETS
 from export.tolerance import TOLERANCES, tolerance
 from lorarar.cli import FailedCheck, InputError
-from lorarar.layout import Layout, input_names, output_names
+from lorarar.layout import Layout, input_shapes, output_shapes
 from lorarar.merging import Options
 from runtime_py.backends import Session, open_session
 from runtime_py.bundle import Bundle, tree_sha256
@@ -106,8 +106,8 @@ def test_a_bundle_states_its_contract(
 ) -> None:
     manifest = json.loads((bundle_folders[target, precision] / "manifest.json").read_text())
     merger = manifest["components"]["merger"]
-    assert [tensor["name"] for tensor in merger["inputs"]] == input_names(layout)
-    assert [tensor["name"] for tensor in merger["outputs"]] == output_names(layout)
+    assert [tensor["name"] for tensor in merger["inputs"]] == list(input_shapes(layout))
+    assert [tensor["name"] for tensor in merger["outputs"]] == list(output_shapes(layout))
     assert merger["parity"]["status"] == "passed"
     assert manifest["hypernetwork"] == {
         "source": "untrained, seed 3",
@@ -176,6 +176,14 @@ def test_bad_options_are_one_sentence(arguments: list[str], message: str, tmp_pa
     with pytest.raises(InputError, match=message):
         main([*arguments, "--out", str(tmp_path / "out")])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_half_precision_leaves_the_callers_network_as_it_was(layout: Layout, tmp_path: Path) -> None:
+    loaded = tiny_hypernet()
+    export_hypernet("onnx", layout, loaded, tmp_path / "out", 4, "fp16")
+    assert {name: (t.dtype, t.tolist()) for name, t in loaded.hypernet.state_dict().items()} == {
+        name: (t.dtype, t.tolist()) for name, t in tiny_hypernet().hypernet.state_dict().items()
+    }
 
 
 def test_a_folder_that_is_no_bundle_is_not_overwritten(layout: Layout, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lorarar import hypernet as hypernet_module
 from lorarar.hypernet import HypernetConfig, Hypernetwork
-from lorarar.layout import Group, Layout, input_names
+from lorarar.layout import Group, Layout, input_shapes
 from lorarar.merger import Merger
 
 COUNT, INP, WIDTH = 7, 12, 8
@@ -74,7 +74,7 @@ def test_merger_without_gradients_equals_the_one_with() -> None:
     generator = torch.Generator().manual_seed(2)
     counts = {"qo_8x8": (2, 8, 8), "kv_6x8": (1, 6, 8)}
     tensors = {}
-    for name in input_names(layout)[:-2]:
+    for name in list(input_shapes(layout))[:-2]:
         role, rest = name.split("_", 1)
         group, _, end = rest.rpartition("_")
         count, inp, out = counts[group]

@@ -28,7 +28,7 @@ class EvaluatorSession:
         self.runtime = f"mil evaluator ({mode})"
         self.version = __version__
         self.program = Program.open(component.path)
-        _check_names(component, set(self.program.inputs), set(self.program.outputs))
+        _check_signature(component, self.program)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return self.program.run(checked_inputs(self.component, inputs), mode=self.mode)
@@ -65,6 +65,7 @@ def sessions(component: Component, threads: int | None) -> Iterator[CoreMLSessio
     yield EvaluatorSession(component, "fp32")
 
 
-def _check_names(component: Component, inputs: set[str], outputs: set[str]) -> None:
-    if inputs != {spec.name for spec in component.inputs} or outputs != {spec.name for spec in component.outputs}:
-        raise InputError(f"{component.path}: its inputs and outputs are not the manifest's; export the bundle again")
+def _check_signature(component: Component, program: Program) -> None:
+    for specs, have in ((component.inputs, program.inputs), (component.outputs, program.outputs)):
+        if {spec.name: spec.shape for spec in specs} != {name: kind.shape for name, kind in have.items()}:
+            raise InputError(f"{component.path}: its tensors are not the manifest's; export the bundle again")

@@ -33,6 +33,10 @@ class ExecuTorchSession:
             raise unusable(component, "ExecuTorch", "load", error) from None
         if self.method is None:
             raise InputError(f"{component.path}: it has no method forward; export the bundle again")
+        meta = self.method.metadata
+        sizes = [tuple(meta.input_tensor_meta(index).sizes()) for index in range(meta.num_inputs())]
+        if sizes != [spec.shape for spec in component.inputs] or meta.num_outputs() != len(component.outputs):
+            raise InputError(f"{component.path}: its tensors are not the manifest's; export the bundle again")
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         ordered = [torch.from_numpy(tensor) for tensor in checked_inputs(self.component, inputs).values()]
@@ -42,8 +46,6 @@ class ExecuTorchSession:
         except RuntimeError as error:
             raise unusable(self.component, "ExecuTorch", "run", error) from None
         names = [spec.name for spec in self.component.outputs]
-        if len(outputs) != len(names):
-            raise InputError(f"{self.component.path}: it has {len(outputs)} outputs, the manifest {len(names)}")
         return {name: output.numpy() for name, output in zip(names, outputs, strict=True)}
 
 
