@@ -15,9 +15,9 @@ from lorarar.merger import Merger
 # Runtimes schedule a product over a whole group at least as well as an unrolled loop over parts of it, whose graph is
 # eleven times as long (SDXL: 656 nodes against 60, and 16 s to export).
 _WHOLE_GROUP = 1 << 30
-# With its weights on the right, XNNPACK takes the merger as one delegate (KOALA-700M, rank 64: 77 ms); with them on the
-# left 12 `expand_copy` stay with the portable kernels (148 ms).
-_TRANSPOSED = ("executorch",)
+# XNNPACK takes the transposed form as one delegate (KOALA-700M, rank 64: 77 ms); in the plain one 12 `expand_copy` stay
+# with the portable kernels (148 ms).
+_FORMS = {"onnx": "stacked", "coreml": "plain", "executorch": "transposed"}
 
 
 @dataclass(frozen=True)
@@ -41,5 +41,5 @@ class Graph:
 
 def merger_graph(hypernet: Hypernetwork, layout: Layout, target: str, rank: int) -> Graph:
     """The merger's graph in the form that the target's runtime computes fastest."""
-    merger = Merger(hypernet, layout, at_once=_WHOLE_GROUP, transposed=target in _TRANSPOSED)
+    merger = Merger(hypernet, layout, at_once=_WHOLE_GROUP, form=_FORMS[target])
     return Graph("merger", merger, input_shapes(layout), output_shapes(layout), rank_sizes(rank))

@@ -17,17 +17,15 @@ class Merger(nn.Module):
     """Named tensors in, named tensors out: `input_names` and `output_names` of `lorarar.layout`.
 
     The scales multiply the predicted coefficients, so `coefficients_*` are the ones applied and 1 is the paper.
-    `at_once` and `transposed` are passed to the hypernetwork: the form that a runtime multiplies best.
+    `at_once` and `form` are passed to the hypernetwork: what a runtime multiplies best.
     """
 
-    def __init__(
-        self, hypernet: Hypernetwork, layout: Layout, at_once: int | None = None, transposed: bool = False
-    ) -> None:
+    def __init__(self, hypernet: Hypernetwork, layout: Layout, at_once: int | None = None, form: str = "plain") -> None:
         super().__init__()
         self.hypernet = hypernet
         self.layout = layout
         self.at_once = at_once
-        self.transposed = transposed
+        self.form = form
 
     def forward(self, **tensors: Tensor) -> dict[str, Tensor]:
         scales = torch.cat([tensors[name].reshape(1) for name in SCALES])
@@ -37,7 +35,7 @@ class Merger(nn.Module):
             factors = [tensors[f"{role}_{group.name}_{end}"] for role in ROLES for end in ("down", "up")]
             content_down, content_up, style_down, style_up = factors
             if group.part == "qo":
-                pair = self.hypernet(*factors, self.at_once, self.transposed) * scales[:, None]
+                pair = self.hypernet(*factors, self.at_once, self.form) * scales[:, None]
                 coefficients[f"coefficients_{group.name}"] = pair
             else:
                 pair = (KV_RULES[self.hypernet.config.kv_rule] * scales).reshape(1, 2, 1)

@@ -58,7 +58,7 @@ def test_work_is_what_pytorch_counts() -> None:
         # The transposed form has the same products; PyTorch's counter does not see `baddbmm_`, which the other uses.
         for group in LAYOUT.part("qo"):
             factors = [inputs[f"{role}_{end}"] for role in ("content", "style") for end in (group.down, group.up)]
-            hypernet(*factors, transposed=True)
+            hypernet(*factors, form="transposed")
 
     for run, expected in ((pytorch_cases(hypernet, LAYOUT, inputs)["dense"], work.dense), (factored, work.factored)):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -1,4 +1,4 @@
-"""The forms of the hypernetwork (a few layers at once, transposed, prepared) against the dense one, with gradients."""
+"""Every form of the hypernetwork, and a few layers at once, against the dense one, with gradients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lorarar import hypernet as hypernet_module
-from lorarar.hypernet import HypernetConfig, Hypernetwork
+from lorarar.hypernet import FORMS, HypernetConfig, Hypernetwork
 from lorarar.layout import Group, Layout, input_shapes
 from lorarar.merger import Merger
 
@@ -31,14 +31,14 @@ def hypernet() -> Hypernetwork:
 
 
 @pytest.mark.parametrize("ranks", [(1, 1), (3, 5), (4, 1)])
-@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("at_once", [None, 1, 3, 7, 100])
 def test_every_form_is_the_dense_one(
-    hypernet: Hypernetwork, ranks: tuple[int, int], transposed: bool, at_once: int | None
+    hypernet: Hypernetwork, ranks: tuple[int, int], form: str, at_once: int | None
 ) -> None:
     c_down, c_up, s_down, s_up = tensors = factors(*ranks)
     dense = hypernet.dense(c_up @ c_down, s_up @ s_down)
-    torch.testing.assert_close(hypernet(*tensors, at_once, transposed), dense, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(hypernet(*tensors, at_once, form), dense, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("floats_at_once", [1, 2 * 16 * INP, 1 << 20])
@@ -55,7 +55,7 @@ def test_prepared_is_the_dense_one(
     assert torch.equal(content, kept)
 
 
-@pytest.mark.parametrize("form", ["few", "transposed", "prepared"])
+@pytest.mark.parametrize("form", [*FORMS, "prepared"])
 def test_gradients_are_those_of_the_dense_form(hypernet: Hypernetwork, form: str) -> None:
     tensors = [tensor.requires_grad_() for tensor in factors(3, 5)]
     c_down, c_up, s_down, s_up = tensors
@@ -64,7 +64,7 @@ def test_gradients_are_those_of_the_dense_form(hypernet: Hypernetwork, form: str
     if form == "prepared":
         found = hypernet.combine(hypernet.prepare(c_down, c_up, "content"), hypernet.prepare(s_down, s_up, "style"))
     else:
-        found = hypernet(*tensors, 3, form == "transposed")
+        found = hypernet(*tensors, 3, form)
     for have, want in zip(torch.autograd.grad(found.square().sum(), wanted), expected, strict=True):
         torch.testing.assert_close(have, want, rtol=1e-10, atol=1e-10)
 

@@ -142,6 +142,26 @@ def test_an_adapter_file_gives_what_inputs_give(
         OnnxAdapter(tmp_path / "bad.onnx_adapter")
 
 
+def test_a_role_that_is_not_given_to_onnx_is_a_lora_of_zeros(
+    layout: Layout, bundle_folders: dict[tuple[str, str], Path]
+) -> None:
+    """What an app gets that runs the artifact without an adapter: the other LoRA alone."""
+    bundle = Bundle.open(bundle_folders["onnx", "fp32"])
+    session = open_session(bundle)
+    assert isinstance(session, OnnxSession)
+    one = {"content_scale": np.ones(1, np.float32), "style_scale": np.ones(1, np.float32)}
+    content = random_lora(layout, (4,), 1)
+    inputs = one | merger_inputs(bundle, "content", content)[0]
+    names = [spec.name for spec in bundle.component("merger").outputs]
+    alone = dict(zip(names, session.session.run(names, inputs), strict=True))
+    zeros = LoRA({n: LoraLayer(0 * layer.down, 0 * layer.up) for n, layer in content.layers.items()})
+    both = run_merger(bundle, session, content, zeros, Options())
+    for name, tensor in alone.items():
+        other = both[name][:, :4] if name.endswith("down") else both[name]
+        other = both[name][:, :, :4] if name.endswith("up") else other
+        np.testing.assert_allclose(tensor, other, rtol=0, atol=1e-6 * np.abs(other).max())
+
+
 def test_inputs_are_checked_by_name_and_size(layout: Layout, bundle_folders: dict[tuple[str, str], Path]) -> None:
     bundle = Bundle.open(bundle_folders["onnx", "fp32"])
     component = bundle.component("merger")
