@@ -55,7 +55,7 @@ class CoreMLSession:
 def sessions(component: Component, threads: int | None) -> Iterator[CoreMLSession | EvaluatorSession]:
     """Core ML first where there is one; then the evaluator in fp16, which predicts a device, and in fp32.
 
-    `threads` has no meaning for either: Core ML decides for itself, numpy's BLAS takes all cores.
+    `threads` can't be given to either: Core ML decides for itself, numpy's BLAS by OPENBLAS_NUM_THREADS.
     """
     del threads
     if sys.platform == "darwin":
