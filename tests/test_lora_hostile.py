@@ -15,9 +15,11 @@ import make_golden_lora as golden
 import numpy as np
 import pytest
 
-from lorarar.cli import InputError
+from lorarar.cli import InputError, run_command
 from lorarar.lora import read_lora
 from lorarar.lora.safetensors_header import BITS, FLOATS, MAX_HEADER_VALUES
+from lorarar.merge import main as merge_files
+from runtime_py.merge import main as merge_with_bundle
 
 SOURCE = (golden.FOLDER / "kohya-sgm.safetensors").read_bytes()
 LENGTH = int.from_bytes(SOURCE[:8], "little")
@@ -268,6 +270,28 @@ def test_a_mutated_file_is_refused_or_read_right(tmp_path: Path, name: str, verd
     ]
     assert set(lora.layers) == set(ORIGINAL.layers)
     assert len(different) == (1 if verdict == "changed" else 0)
+
+
+def test_the_commands_end_in_one_sentence_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every file that must be refused, given to both merging commands: no traceback, no output file."""
+    bundle = str(golden.FOLDER.parent / "merger" / "bundle")
+    good = str(golden.FOLDER / "peft.safetensors")
+    bad, out = tmp_path / "bad.safetensors", tmp_path / "out" / "merged.safetensors"
+    commands = (
+        lambda _: merge_files([str(bad), good, "--method", "direct", "-o", str(out)]),
+        lambda _: merge_with_bundle([bundle, good, str(bad), "-o", str(out)]),
+    )
+    refused = [data for _, verdict, data in MUTATIONS if verdict == "refuse"]
+    assert len(refused) >= 200
+    for data in refused:
+        bad.write_bytes(data)
+        for command in commands:
+            with pytest.raises(SystemExit) as caught:
+                run_command(command)
+            said = capsys.readouterr().err.splitlines()
+            assert caught.value.code == 2
+            assert [line.startswith("error: ") for line in said] == [True]
+            assert not out.parent.exists()
 
 
 def test_a_sparse_file_of_gigabytes_is_refused_unread(tmp_path: Path) -> None:

@@ -12,24 +12,10 @@ from diffusers.loaders.lora_conversion_utils import (
 from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from lorarar.bases import CONFIGS
 from lorarar.lora.names import flatten, kohya_lookup, kohya_names, text_modules, unet_modules
 
-SDXL = {
-    "block_out_channels": [320, 640, 1280],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "layers_per_block": 2,
-    "transformer_layers_per_block": [1, 2, 10],
-    "attention_head_dim": [5, 10, 20],
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-KOALA_700M = SDXL | {"layers_per_block": 1, "transformer_layers_per_block": [0, 2, 5], "mid_block_type": None}
-KOALA_1B = SDXL | {"layers_per_block": 1, "transformer_layers_per_block": [0, 2, 6]}
+SDXL, KOALA_700M, KOALA_1B = (CONFIGS[base] for base in ("sdxl", "koala-700m", "koala-1b"))
 
 
 def module_names(model: torch.nn.Module) -> set[str]:
