@@ -16,9 +16,11 @@ from lorarar.cli import quiet_toolchains
 
 
 def convert(graph: Graph, precision: str, path: Path) -> None:
-    """Lower and save. Inputs and outputs stay the caller's memory: an SDXL adapter must not be copied once more."""
+    """Lower and save. Inputs stay the caller's memory, so that an SDXL adapter is not copied once more; outputs are
+    planned into the program's own, since the Android and iOS bindings have no way to bring memory for them.
+    """
     assert precision == "fp32", "the tolerance table offers no other"
-    planning = MemoryPlanningPass(alloc_graph_input=False, alloc_graph_output=False)
+    planning = MemoryPlanningPass(alloc_graph_input=False)
     with quiet_toolchains(), torch.no_grad():
         # The slices of the input layers must be constants before XNNPACK looks for static weights.
         traced = constant_prop_pass(trace(graph, torch.float32))
