@@ -214,7 +214,7 @@ def unpack(adapter: Mapping[str, np.ndarray], layout: Layout) -> LoRA:
 
 def _check_layer(layer: LoraLayer, module: str, group: Group, base: str, rank: int, source: str) -> None:
     want = (group.out_features, group.in_features)
-    have = (layer.out_features, *layer.down.shape[1:])
+    have = layer.weight_shape
     if have != want:
         raise InputError(f"{source}: {module} has shape {have}, {base} has {want}; the LoRA is for another base model")
     if layer.rank > rank:

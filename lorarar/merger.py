@@ -14,7 +14,7 @@ from lorarar.layout import ROLES, SCALES, Layout
 
 
 class Merger(nn.Module):
-    """Named tensors in, named tensors out: `input_names` and `output_names` of `lorarar.layout`.
+    """Named tensors in, named tensors out: `input_shapes` and `output_shapes` of `lorarar.layout`.
 
     The scales multiply the predicted coefficients, so `coefficients_*` are the ones applied and 1 is the paper.
     `at_once` and `form` are passed to the hypernetwork: what a runtime multiplies best.

@@ -27,10 +27,8 @@ def merger_inputs(bundle: Bundle, role: str, lora: LoRA) -> tuple[dict[str, np.n
 
     Raises InputError when the LoRA does not fit the base or the rank.
     """
-    component = bundle.component("merger")
-    first = component.inputs[0]
-    dynamic = any(isinstance(size, str) for size in first.shape)
-    packed = pack(lora, bundle.layout, None if dynamic else bundle.rank, first.dtype)
+    dtype = bundle.component("merger").inputs[0].dtype
+    packed = pack(lora, bundle.layout, _input_rank(bundle, lora), dtype)
     return {f"{role}_{name}": tensor for name, tensor in packed.adapter.items()}, packed
 
 

@@ -20,7 +20,7 @@ def concatenate(layers: Sequence[LoraLayer], weights: Sequence[float]) -> LoraLa
     """
     if not layers or len(layers) != len(weights):
         raise InputError(f"{len(layers)} layers and {len(weights)} weights can't be joined; give one weight a layer")
-    shapes = {(layer.out_features, *layer.down.shape[1:]) for layer in layers}
+    shapes = {layer.weight_shape for layer in layers}
     if len(shapes) > 1:
         raise InputError(f"layers of shapes {sorted(shapes)} can't be joined; both LoRAs must be for one base model")
     ups = [layer.up * np.float32(weight) for layer, weight in zip(layers, weights, strict=True)]

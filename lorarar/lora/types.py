@@ -34,10 +34,15 @@ class LoraLayer:
     def out_features(self) -> int:
         return int(self.up.shape[0])
 
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """The shape of the weight that the layer updates: (out, in), or (out, in, kh, kw) for a convolution."""
+        return (self.out_features, *self.down.shape[1:])
+
     def delta(self) -> Float[np.ndarray, "out inp *kernel"]:
         """The dense update ΔW, of the shape of the module's weight."""
         flat = self.up.reshape(self.out_features, self.rank) @ self.down.reshape(self.rank, -1)
-        return flat.reshape(self.out_features, *self.down.shape[1:])
+        return flat.reshape(self.weight_shape)
 
     def squared_norm(self) -> float:
         """‖ΔW‖² (Frobenius) from the factors alone, in float64: tr((upᵀup)(down downᵀ))."""

@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Float
 
 from lorarar.lora.types import LoraLayer
-from lorarar.merging.pairs import weight_shape
 from lorarar.merging.truncate import cut
 from lorarar.merging.types import METHOD, RULES, Options, Outcome, Pair, too_large
 from lorarar.merging.workers import one_layer_a_core
@@ -90,7 +89,7 @@ def sparse(name: str) -> Callable[[Sequence[Pair], Options], Iterator[Outcome]]:
         if not np.isfinite(delta).all():
             raise too_large(pair.name)
         rank = options.rank_out or pair.content.rank + pair.style.rank
-        layer, truncated = cut(delta, rank, weight_shape(pair.content))
+        layer, truncated = cut(delta, rank, pair.content.weight_shape)
         return Outcome(pair.name, layer, METHOD, truncated=truncated)
 
     def run(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:

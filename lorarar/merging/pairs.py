@@ -30,10 +30,10 @@ def align(content: LoRA, style: LoRA, layout: Layout) -> Aligned:
     pairs = []
     for name in content.layers.keys() & style.layers.keys():
         pair = Pair(name, content.layers[name], style.layers[name], places.get(name))
-        if weight_shape(pair.content) != weight_shape(pair.style):
+        if pair.content.weight_shape != pair.style.weight_shape:
             raise InputError(
-                f"{content.source} and {style.source} disagree on {name}: {weight_shape(pair.content)} against "
-                f"{weight_shape(pair.style)}; only LoRAs of the same base model can be merged"
+                f"{content.source} and {style.source} disagree on {name}: {pair.content.weight_shape} against "
+                f"{pair.style.weight_shape}; only LoRAs of the same base model can be merged"
             )
         pairs.append(pair)
     order = {name: position for position, name in enumerate(content.layers)}
@@ -46,11 +46,6 @@ def align(content: LoRA, style: LoRA, layout: Layout) -> Aligned:
     )
 
 
-def weight_shape(layer: LoraLayer) -> tuple[int, ...]:
-    """The shape of the weight that a layer updates: (out, in), or (out, in, kh, kw) for a convolution."""
-    return (layer.out_features, *layer.down.shape[1:])
-
-
 def _check_base(lora: LoRA, base: str, places: Mapping[str, Group]) -> str | None:
     attention = [name for name in lora.layers if name.startswith(UNET) and part_of(name)]
     inside = [name for name in attention if name in places]
@@ -60,7 +55,7 @@ def _check_base(lora: LoRA, base: str, places: Mapping[str, Group]) -> str | Non
             "it was made for another base model: give the --base that it was trained on"
         )
     for name in inside:
-        have, want = weight_shape(lora.layers[name]), (places[name].out_features, places[name].in_features)
+        have, want = lora.layers[name].weight_shape, (places[name].out_features, places[name].in_features)
         if have != want:
             raise InputError(
                 f"{lora.source}: {name} has shape {have}, {base} has {want}; "
