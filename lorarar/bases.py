@@ -1,4 +1,4 @@
-"""The bases: UNet configs of SDXL and KOALA, and the layout of these or of any diffusers folder."""
+"""The bases: the shipped miniature, UNet configs of SDXL and KOALA, and the layout of any diffusers folder."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 DEFAULT_BASE = "koala-700m"
+MINIATURE = "miniature"
 
 _SDXL: dict[str, Any] = {
     "sample_size": 128,
@@ -40,16 +41,25 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+def miniature_folder() -> Path:
+    """The shipped small base, `models/miniature` beside this package. InputError when it is not there."""
+    folder = Path(__file__).resolve().parent.parent / "models" / MINIATURE
+    if not (folder / "model_index.json").is_file():
+        raise InputError(f"the miniature base is not in {folder}; build it with  python -m lorarar.miniature build")
+    return folder
+
+
 def unet_config(base: str) -> dict[str, Any]:
     """The UNet config of a named base or of a diffusers folder (or of its `unet` folder)."""
     if base in CONFIGS:
         return CONFIGS[base]
-    folder = Path(base)
+    folder = miniature_folder() if base == MINIATURE else Path(base)
     for path in (folder / "unet" / "config.json", folder / "config.json"):
         if path.is_file():
             return _read_config(path)
     raise InputError(
-        f"unknown base {base!r}; valid are {', '.join(CONFIGS)} or a folder in diffusers format with unet/config.json"
+        f"unknown base {base!r}; valid are {', '.join([MINIATURE, *CONFIGS])} or a folder in diffusers format with "
+        "unet/config.json"
     )
 
 

@@ -86,6 +86,22 @@ def layout() -> Layout:
 
 
 @pytest.fixture(scope="session")
+def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained SDXL pipeline for images of 32×32, in diffusers format."""
+    from tiny_pipeline import save_tiny_pipeline
+
+    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of four contents and four styles without LoRA files. Shared: copy it before writing into it."""
+    from tiny_pipeline import save_tiny_dataset
+
+    return save_tiny_dataset(tmp_path_factory.mktemp("tiny") / "dataset")
+
+
+@pytest.fixture(scope="session")
 def bundle_folders(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> dict[tuple[str, str], Path]:
     """One exported bundle for each (target, precision)."""
     from export.hypernet import export_hypernet
