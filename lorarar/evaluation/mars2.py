@@ -1,0 +1,173 @@
+"""MARS² (paper §4): subject and style judged apart, both needed, averaged and best of N. Pure numpy.
+
+Definitions, for a pair of a content and a style with N generated images:
+
+- *subject*: a judge compares the image with each reference of the subject (4 to 6). The image passes when the share of
+  "yes" is more than one half; exactly half is a no ("correct for more than half of the reference images").
+- *style*: one reference, one verdict.
+- *joint* (the paper's score): both pass.
+- *average* of a pair: the share of its N images that pass; *best*: 1 when at least one passes, else 0.
+- *attempts*: the position, from 1, of the first image that passes, in the order of the seeds (paper Table 2). A pair
+  with none counts N + 1, which is a lower bound; how many such pairs there are is reported beside it.
+- *expected attempts*: the same in expectation over all orders of the N images: (N + 1)/(k + 1) for k that pass.
+  It is N + 1 for none too, and less noisy than the position in one order.
+
+Overall figures are means over pairs. Images of a pair share their LoRAs and are not independent, so the bootstrap
+draws pairs and never single images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from lorarar.cli import InputError
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+
+
+def majority(yes: Bool[np.ndarray, "images references"]) -> Bool[np.ndarray, " images"]:
+    """Whether more than half of the references said yes; exactly half is no."""
+    if yes.shape[1] == 0:
+        raise InputError("a subject without reference images can't be judged; give the dataset's contents images")
+    return 2 * yes.sum(axis=1) > yes.shape[1]
+
+
+@dataclass(frozen=True)
+class PairVerdicts:
+    """What the judge said about the images of one pair, in the order of the seeds."""
+
+    content: str
+    style: str
+    subject_yes: Bool[np.ndarray, "images references"]
+    style_yes: Bool[np.ndarray, " verdicts"]
+
+    def __post_init__(self) -> None:
+        if len(self.subject_yes) != len(self.style_yes) or not len(self.style_yes):
+            raise InputError(
+                f"{self.content} in {self.style}: {len(self.subject_yes)} subject verdicts and {len(self.style_yes)} "
+                "style verdicts; a pair needs the same number of both, at least 1"
+            )
+
+    @property
+    def subject(self) -> Bool[np.ndarray, " images"]:
+        return majority(self.subject_yes)
+
+    @property
+    def joint(self) -> Bool[np.ndarray, " images"]:
+        return self.subject & self.style_yes
+
+    @property
+    def images(self) -> int:
+        return len(self.style_yes)
+
+
+def _first(passed: Bool[np.ndarray, " images"]) -> float:
+    return float(np.argmax(passed)) + 1 if passed.any() else len(passed) + 1.0
+
+
+STATISTICS: Mapping[str, Callable[[PairVerdicts], float]] = {
+    "average": lambda pair: float(pair.joint.mean()),
+    "best": lambda pair: float(pair.joint.any()),
+    "subject": lambda pair: float(pair.subject.mean()),
+    "style": lambda pair: float(pair.style_yes.mean()),
+    "attempts": lambda pair: _first(pair.joint),
+    "expected_attempts": lambda pair: (pair.images + 1) / (int(pair.joint.sum()) + 1),
+}
+"""Every figure of a pair, by name."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its bootstrap interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def apart(self, other: Interval) -> bool:
+        """Whether the two intervals do not touch."""
+        return self.low > other.high or other.low > self.high
+
+
+@dataclass(frozen=True)
+class Mars2:
+    """MARS² of one method over all pairs."""
+
+    average: Interval
+    best: Interval
+    subject: Interval
+    style: Interval
+    attempts: Interval
+    expected_attempts: Interval
+    pairs: int
+    pairs_without: int  # pairs of which no image passed: their attempts are a lower bound
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much larger a figure of one method is than another's, pair by pair."""
+
+    interval: Interval
+    above: float  # the share of resamples in which it is larger; ties count half
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.interval.low > 0 or self.interval.high < 0
+
+
+def score(pairs: Sequence[PairVerdicts], seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL) -> Mars2:
+    """All figures with intervals. Raises InputError without pairs."""
+    draws = _draws(len(pairs), seed, resamples)
+    figures = {name: _interval(_values(pairs, name), draws, level) for name in STATISTICS}
+    return Mars2(**figures, pairs=len(pairs), pairs_without=sum(not pair.joint.any() for pair in pairs))
+
+
+def difference(
+    first: Sequence[PairVerdicts],
+    second: Sequence[PairVerdicts],
+    statistic: str = "average",
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Difference:
+    """`first` − `second` by the paired bootstrap: both methods are drawn with the same pairs.
+
+    Raises InputError when the two were not judged on the same pairs or for an unknown statistic.
+    """
+    if statistic not in STATISTICS:
+        raise InputError(f"unknown statistic {statistic!r}; valid are {', '.join(STATISTICS)}")
+    by_pair = {(pair.content, pair.style): pair for pair in second}
+    if set(by_pair) != {(pair.content, pair.style) for pair in first} or len(by_pair) != len(first):
+        raise InputError("a difference needs two methods judged on the same pairs; evaluate both on one dataset split")
+    values = _values(first, statistic) - _values([by_pair[pair.content, pair.style] for pair in first], statistic)
+    draws = _draws(len(values), seed, resamples)
+    means = values[draws].mean(axis=1)
+    return Difference(_interval(values, draws, level), float(np.mean(means > 0) + np.mean(means == 0) / 2))
+
+
+def bootstrap(
+    values: Float[np.ndarray, " pairs"], seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
+) -> Interval:
+    """The mean of one value a pair with its percentile interval; the same seed gives the same interval."""
+    return _interval(values, _draws(len(values), seed, resamples), level)
+
+
+def _values(pairs: Sequence[PairVerdicts], statistic: str) -> Float[np.ndarray, " pairs"]:
+    return np.array([STATISTICS[statistic](pair) for pair in pairs], np.float64)
+
+
+def _draws(count: int, seed: int, resamples: int) -> np.ndarray:
+    if count == 0:
+        raise InputError("there are no pairs to score; evaluate at least one content and one style")
+    return np.random.default_rng(seed).integers(0, count, (resamples, count))
+
+
+def _interval(values: Float[np.ndarray, " pairs"], draws: np.ndarray, level: float) -> Interval:
+    low, high = np.quantile(values[draws].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(values.mean()), float(low), float(high))
