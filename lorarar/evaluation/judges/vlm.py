@@ -1,0 +1,166 @@
+"""A multimodal language model as the judge: any transformers image-text-to-text model with a chat template.
+
+LLaVA-OneVision (of which the paper's LLaVA-Critic is a fine-tune), Qwen2.5-VL and Qwen3-VL are of this kind. The two
+prompts are the paper's (Fig. A1 and A2), the reference image first. Instead of reading one generated word, P(yes) is
+computed from the logits of the first token of the answer, which has no ties and needs no parsing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lorarar.cli import InputError, missing_toolchain, quiet_toolchains
+from lorarar.evaluation.judges import BatchJudge, Question
+
+SYSTEM = "You are a helpful assistant."
+
+# Paper, Fig. A1. The text before the reference image, between the images, and after the test image.
+SUBJECT_PROMPT = (
+    "Your task is to identify if the test image shows the same subject as the support image.\n\nSupport image:\n",
+    "\n\nTest image:\n",
+    "\n\nPay attention to the details of the subject, it should for example have the same color. However, the general "
+    "style of the image may be different.\nDoes the test image show the same subject as the support image?\n"
+    "Answer with Yes or No only.",
+)
+# Paper, Fig. A2.
+STYLE_PROMPT = (
+    "Your task is to identify if the test image shows the subject in {style} style. An example image in the {style} "
+    "style is provided.\n\nExample image in the {style} style:\n",
+    "\n\nTest image:\n",
+    "\n\nThe example image shows an illustration of the {style} style and the details of the subject are expected to "
+    "be different.\nDo not check similarity with the subject.\nIs the test image in the {style} style?\n"
+    "Answer with Yes or No only.",
+)
+
+
+class VlmJudge(BatchJudge):
+    """P(yes) = Σ P("Yes") / Σ (P("Yes") + P("No")), over first tokens in all casings, with and without a space."""
+
+    def __init__(self, model: Any, processor: Any, source: str, batch: int = 4) -> None:
+        self.model, self.processor, self.source, self.batch = model, processor, source, batch
+        self.yes, self.no = answer_tokens(processor.tokenizer, source)
+
+    @classmethod
+    def load(cls, source: str, device: str = "cpu", batch: int = 4) -> VlmJudge:
+        """From a folder or a hub id. Only safetensors are read, and no code of the repository is run.
+
+        Raises InputError when the model can't be had, is of another kind, or has no chat template.
+        """
+        try:
+            with quiet_toolchains():
+                from transformers import AutoModelForImageTextToText, AutoProcessor
+        except ImportError:
+            raise missing_toolchain("transformers", "train") from None
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        try:
+            with quiet_toolchains():
+                processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
+                model = AutoModelForImageTextToText.from_pretrained(
+                    source, dtype=dtype, trust_remote_code=False, use_safetensors=True
+                )
+        except ImportError as error:
+            raise InputError(f"the judge {source} needs another package: {_first_line(error)}") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            advice = "check the folder" if Path(source).is_dir() else "give a folder, or a hub id with the network on"
+            raise InputError(f"the judge {source!r} can't be loaded ({_first_line(error)}); {advice}") from None
+        if getattr(processor, "chat_template", None) is None:
+            raise InputError(f"the judge {source} has no chat template; give an instruction-tuned model")
+        return cls(model.eval().requires_grad_(False).to(device), processor, source, batch)
+
+    @property
+    def name(self) -> str:
+        return Path(self.source).name
+
+    def describe(self) -> dict[str, Any]:
+        config = self.model.config
+        return {
+            "kind": "vlm",
+            "name": self.name,
+            "model": config.model_type,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "revision": getattr(config, "_commit_hash", None),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "prompts": [*SUBJECT_PROMPT, *STYLE_PROMPT],
+        }
+
+    def same_subjects(self, questions: Sequence[Question]) -> list[float]:
+        return self._ask([conversation(SUBJECT_PROMPT, question) for question in questions])
+
+    def in_styles(self, questions: Sequence[Question]) -> list[float]:
+        prompts = [[part.replace("{style}", question.text) for part in STYLE_PROMPT] for question in questions]
+        return self._ask([conversation(prompt, item) for prompt, item in zip(prompts, questions, strict=True)])
+
+    def _ask(self, conversations: Sequence[list[dict[str, Any]]]) -> list[float]:
+        answers: list[float] = []
+        for first in range(0, len(conversations), self.batch):
+            logits = self._next_token_logits(list(conversations[first : first + self.batch]))
+            answers += probability_of_yes(logits, self.yes, self.no).tolist()
+        return answers
+
+    @torch.inference_mode()
+    def _next_token_logits(self, conversations: list[list[dict[str, Any]]]) -> Float[Tensor, "n vocabulary"]:
+        inputs = self.processor.apply_chat_template(
+            conversations,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            # On the left, so that the last position is the answer's in every row.
+            processor_kwargs={"padding": True, "padding_side": "left"},
+        ).to(self.model.device, self.model.dtype)
+        # By `generate`, which knows each model's positions for padded rows and images.
+        with quiet_toolchains():
+            output = self.model.generate(
+                **inputs, max_new_tokens=1, do_sample=False, return_dict_in_generate=True, output_logits=True
+            )
+        return output.logits[0].float()
+
+
+def conversation(prompt: Sequence[str], question: Question) -> list[dict[str, Any]]:
+    """The chat of one question: the system's line, then text, reference, text, test image, text."""
+    before, between, after = prompt
+    user = [
+        {"type": "text", "text": before},
+        {"type": "image", "image": question.reference},
+        {"type": "text", "text": between},
+        {"type": "image", "image": question.test},
+        {"type": "text", "text": after},
+    ]
+    return [
+        {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
+        {"role": "user", "content": user},
+    ]
+
+
+def answer_tokens(tokenizer: Any, source: str) -> tuple[list[int], list[int]]:
+    """The first tokens of "Yes" and of "No" in every casing, with and without a leading space.
+
+    A token that begins both (a lone space in some vocabularies) says nothing and is left out. Raises InputError when
+    none is left.
+    """
+    found: list[set[int]] = []
+    for word in ("Yes", "No"):
+        forms = [space + form for space in ("", " ") for form in (word, word.lower(), word.upper())]
+        found.append({tokenizer.encode(form, add_special_tokens=False)[0] for form in forms})
+    shared = found[0] & found[1]
+    yes, no = (sorted(tokens - shared) for tokens in found)
+    if not yes or not no:
+        raise InputError(f"the judge {source} spells Yes and No with the same first token; choose another model")
+    return yes, no
+
+
+def probability_of_yes(
+    logits: Float[Tensor, "n vocabulary"], yes: Sequence[int], no: Sequence[int]
+) -> Float[Tensor, " n"]:
+    """P(yes) among the tokens of both answers; the rest of the vocabulary is left out."""
+    return torch.sigmoid(logits[:, list(yes)].logsumexp(dim=1) - logits[:, list(no)].logsumexp(dim=1))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__
