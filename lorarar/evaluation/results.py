@@ -1,0 +1,187 @@
+"""`results.json` of a run: every verdict, so that the tables can be made again and the human study can draw from it.
+
+    {"schema_version": 1, "settings": {…}, "judge": {…}, "methods": [{"name", "label", "kind"}],
+     "pairs": [{"content", "style", "prompt", "references": {"subject": [path, …], "style": path},
+                "merges": {method: {"seconds", "coefficient_seconds", "extra_bytes", "parameters"}},
+                "methods": {method: [{"image": path, "subject": true, "style": false,
+                                      "p_subject": [P(yes) a reference], "p_style": P(yes),
+                                      "controls": {name: P(yes)}, "metrics": {name: number}}]}}]}
+
+Relative paths start at the run's folder. `subject` and `style` are the verdicts that follow from the P(yes).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lorarar.cli import InputError, atomic_file
+from lorarar.evaluation.judges import THRESHOLD
+from lorarar.evaluation.mars2 import PairVerdicts
+
+RESULTS_FILE = "results.json"
+SCHEMA_VERSION = 1
+MAX_JSON = 256 << 20  # bytes; 25 pairs × 8 methods × 10 images take under 2 MiB
+CONTROLS = ("subject_swapped", "style_swapped", "style_image_swapped")
+
+
+@dataclass(frozen=True)
+class MergeFacts:
+    """What one merge cost. None where it could not be measured or means nothing."""
+
+    seconds: float  # LoRAs in memory → what is put on the UNet
+    coefficient_seconds: float | None = None  # the part that predicts or optimises coefficients
+    extra_bytes: int | None = None  # most memory beyond what was held before the merge
+    parameters: int = 0  # trained numbers that the method needs (ZipLoRA and joint training: for this pair alone)
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One generated image and all that was said about it: P(yes) for each subject reference, for the style."""
+
+    image: str
+    p_subject: tuple[float, ...]
+    p_style: float
+    controls: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PairRecord:
+    """One content and style, with every method's images in the order of the seeds."""
+
+    content: str
+    style: str
+    prompt: str
+    subject_references: tuple[str, ...]
+    style_reference: str
+    merges: Mapping[str, MergeFacts]
+    methods: Mapping[str, tuple[ImageRecord, ...]]
+
+    def verdicts(self, method: str) -> PairVerdicts:
+        """The verdicts of a method, from its P(yes)."""
+        images = self.methods[method]
+        subject = np.array([image.p_subject for image in images], np.float64).reshape(len(images), -1)
+        return PairVerdicts(
+            self.content,
+            self.style,
+            subject > THRESHOLD,
+            np.array([image.p_style for image in images], np.float64) > THRESHOLD,
+        )
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """A row of the tables. `kind`: reference, rival, ours or ablation."""
+
+    name: str
+    label: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """A whole run."""
+
+    settings: Mapping[str, Any]
+    judge: Mapping[str, Any]
+    methods: tuple[MethodInfo, ...]
+    pairs: tuple[PairRecord, ...]
+
+    def verdicts(self, method: str) -> list[PairVerdicts]:
+        return [pair.verdicts(method) for pair in self.pairs]
+
+
+def write_results(results: Results, path: Path) -> None:
+    """Write the whole file or nothing."""
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "settings": dict(results.settings),
+        "judge": dict(results.judge),
+        "methods": [asdict(method) for method in results.methods],
+        "pairs": [_pair_json(pair) for pair in results.pairs],
+    }
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_results(path: Path) -> Results:
+    """Read a results file, or the one in a run's folder. Raises InputError for anything that is not one."""
+    path = path / RESULTS_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the {RESULTS_FILE} of a finished evaluation")
+    if path.stat().st_size > MAX_JSON:
+        raise InputError(f"{path}: larger than {MAX_JSON >> 20} MiB, so it is not an evaluation's results")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        version = data["schema_version"]
+        if version == SCHEMA_VERSION:
+            return _results(data)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: not an evaluation's results ({type(error).__name__}: {error})") from None
+    raise InputError(f"{path}: schema version {version!r} is not known; this release reads {SCHEMA_VERSION}")
+
+
+def _pair_json(pair: PairRecord) -> dict[str, Any]:
+    methods = {}
+    for name, images in pair.methods.items():
+        verdicts = pair.verdicts(name)
+        methods[name] = [
+            {
+                "image": image.image,
+                "subject": bool(subject),
+                "style": bool(style),
+                "p_subject": list(image.p_subject),
+                "p_style": image.p_style,
+                "controls": dict(image.controls),
+                "metrics": dict(image.metrics),
+            }
+            for image, subject, style in zip(images, verdicts.subject, verdicts.style_yes, strict=True)
+        ]
+    return {
+        "content": pair.content,
+        "style": pair.style,
+        "prompt": pair.prompt,
+        "references": {"subject": list(pair.subject_references), "style": pair.style_reference},
+        "merges": {name: asdict(facts) for name, facts in pair.merges.items()},
+        "methods": methods,
+    }
+
+
+def _results(data: Mapping[str, Any]) -> Results:
+    methods = tuple(MethodInfo(**entry) for entry in data["methods"])
+    pairs = tuple(_pair(entry) for entry in data["pairs"])
+    names = {method.name for method in methods}
+    if not pairs or not methods or any(set(pair.methods) != names for pair in pairs):
+        raise ValueError("its pairs do not all hold the same methods")
+    return Results(dict(data["settings"]), dict(data["judge"]), methods, pairs)
+
+
+def _pair(entry: Mapping[str, Any]) -> PairRecord:
+    methods = {
+        name: tuple(
+            ImageRecord(
+                str(image["image"]),
+                tuple(float(value) for value in image["p_subject"]),
+                float(image["p_style"]),
+                {key: float(value) for key, value in image["controls"].items()},
+                {key: float(value) for key, value in image["metrics"].items()},
+            )
+            for image in images
+        )
+        for name, images in entry["methods"].items()
+    }
+    return PairRecord(
+        str(entry["content"]),
+        str(entry["style"]),
+        str(entry["prompt"]),
+        tuple(str(path) for path in entry["references"]["subject"]),
+        str(entry["references"]["style"]),
+        {name: MergeFacts(**facts) for name, facts in entry["merges"].items()},
+        methods,
+    )
