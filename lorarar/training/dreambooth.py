@@ -1,0 +1,233 @@
+"""DreamBooth training of a LoRA (paper §5, appendix A1.3): a few images, one prompt, the text encoders frozen.
+
+LoRA layers sit on every attention linear through PEFT; accelerate brings devices, precision and several processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lorarar import __version__
+from lorarar.cli import InputError, missing_toolchain, quiet_toolchains
+from lorarar.layout import UNET
+from lorarar.lora import LoRA, LoraLayer
+from lorarar.training.components import Components, noise_latents, predict, target
+from lorarar.training.examples import Concept, Examples, encode_concepts, seeded_generator
+from lorarar.training.settings import LoraSettings
+from lorarar.training.state import DEFAULT_EVERY, StateFile
+
+TARGET_MODULES = ["to_q", "to_k", "to_v", "to_out.0"]
+# As in diffusers' DreamBooth scripts, which the paper's LoRAs follow; the paper names neither.
+WEIGHT_DECAY = 1e-2
+MAX_GRAD_NORM = 1.0
+
+OnStep = Callable[[int, float], None]
+"""Called after each step with the number of steps done and the step's loss."""
+
+
+def train_lora(
+    components: Components,
+    images: Sequence[Path],
+    prompt: str,
+    settings: LoraSettings,
+    *,
+    on_step: OnStep | None = None,
+    state: Path | None = None,
+    state_every: int = DEFAULT_EVERY,
+) -> LoRA:
+    """Train a LoRA on images that `prompt` describes; `components` are as before when it returns.
+
+    `state` is a file from which an interrupted training goes on. Raises InputError for unusable images, prompt,
+    settings or state, and when the loss is no longer finite.
+    """
+    concept = Concept(tuple(images), prompt)
+    return train_concepts(components, [concept], settings, on_step=on_step, state=state, state_every=state_every)
+
+
+def train_concepts(
+    components: Components,
+    concepts: Sequence[Concept],
+    settings: LoraSettings,
+    *,
+    on_step: OnStep | None = None,
+    state: Path | None = None,
+    state_every: int = DEFAULT_EVERY,
+) -> LoRA:
+    """One LoRA for one or more concepts, which take equal turns. As `train_lora` in the rest."""
+    accelerator = new_accelerator(components.device, settings)
+    settings.check_processes(accelerator.num_processes)
+    examples = encode_concepts(components, concepts, settings.flip)
+    file = None if state is None else StateFile(state, _training(components, concepts, settings), state_every)
+    with _adapter(components.unet, settings, examples.stream):
+        training = _Training(components, examples, settings, accelerator)
+        try:
+            _optimise(training, on_step, file)
+        finally:
+            training.close()
+        layers = _layers(components.unet)
+    return LoRA(layers, source="trained LoRA", metadata=_metadata(components, concepts, settings))
+
+
+def new_accelerator(device: torch.device, settings: LoraSettings) -> Any:
+    """accelerate's Accelerator on the components' device. InputError where it can't have the settings' precision."""
+    try:
+        with quiet_toolchains():
+            from accelerate import Accelerator
+    except ModuleNotFoundError:
+        raise missing_toolchain("accelerate", "train") from None
+    try:
+        return Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision=settings.mixed_precision,
+            gradient_accumulation_steps=settings.accumulation,
+        )
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        raise InputError(
+            f"{device.type} can't train with --mixed-precision {settings.mixed_precision} ({error}); use no"
+        ) from None
+
+
+@contextmanager
+def _adapter(unet: Any, settings: LoraSettings, stream: int) -> Iterator[None]:
+    """LoRA layers on the UNet's attention linears, alone with gradients; the UNet is as before on leaving.
+
+    `down` starts normal with deviation 1/rank and `up` zero. alpha equals the rank, so ΔW = up @ down. The start
+    depends on the prompt too: LoRAs that began alike would stay aligned, which those found in the wild are not.
+    """
+    try:
+        with quiet_toolchains():
+            from peft import LoraConfig
+    except ModuleNotFoundError:
+        raise missing_toolchain("peft", "train") from None
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.rank, init_lora_weights="gaussian", target_modules=TARGET_MODULES
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeded_generator(settings.seed, stream, 0).initial_seed())
+        unet.add_adapter(config)
+    for parameter in unet.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # steps of 5e-5 vanish in half precision
+    if settings.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        if settings.gradient_checkpointing:
+            unet.disable_gradient_checkpointing()
+        unet.unload_lora()
+
+
+def _optimise(training: _Training, on_step: OnStep | None, file: StateFile | None) -> None:
+    """Train for the steps that the state file lacks; the losses of those it has are reported again."""
+    settings, accelerator = training.settings, training.accelerator
+    losses = [] if file is None else file.load(training.parameters, training.optimizer, accelerator.scaler)
+    if on_step is not None:
+        for step, loss in enumerate(losses, start=1):
+            on_step(step, loss)
+    for step in range(len(losses), settings.steps):
+        losses.append(training.step(step))
+        if not math.isfinite(losses[-1]):
+            raise InputError(f"the loss is {losses[-1]} at step {step + 1}; lower --learning-rate, or use bf16 or no")
+        if on_step is not None:
+            on_step(step + 1, losses[-1])
+        due = (step + 1) % file.every == 0 or step + 1 == settings.steps if file else False
+        if file is not None and due and accelerator.is_main_process:
+            file.save(training.parameters, training.optimizer, accelerator.scaler, losses)
+
+
+class _Training:
+    """The adapter's parameters, AdamW with a constant rate on them, and a step of both."""
+
+    def __init__(self, components: Components, examples: Examples, settings: LoraSettings, accelerator: Any) -> None:
+        self.components, self.examples, self.settings, self.accelerator = components, examples, settings, accelerator
+        self.parameters = {name: value for name, value in components.unet.named_parameters() if value.requires_grad}
+        adamw = torch.optim.AdamW(self.parameters.values(), settings.learning_rate, weight_decay=WEIGHT_DECAY)
+        self.model, self.optimizer = accelerator.prepare(components.unet, adamw)
+
+    def step(self, number: int) -> float:
+        """One optimizer step; the mean loss of its whole batch, over passes and processes."""
+        passes, processes = self.settings.accumulation, self.accelerator.num_processes
+        share = self.settings.batch_size // (passes * processes)
+        total = torch.zeros((), device=self.components.device)
+        for turn in range(passes):
+            first = (turn * processes + self.accelerator.process_index) * share
+            with self.accelerator.accumulate(self.model):
+                loss = self._loss(number, range(first, first + share))
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    self.accelerator.clip_grad_norm_(self.parameters.values(), MAX_GRAD_NORM)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            total += loss.detach() / passes
+        return float(self.accelerator.reduce(total, reduction="mean"))
+
+    def _loss(self, number: int, rows: range) -> Tensor:
+        """The mean squared error of the given rows of a step's batch, in fp32."""
+        components, settings = self.components, self.settings
+        times = components.noise.config.num_train_timesteps
+        batch = self.examples.draw(number, rows, settings.batch_size, settings.seed, times)
+        noisy = noise_latents(components, batch.latents, batch.noise, batch.timesteps)
+        goal = target(components, batch.latents, batch.noise, batch.timesteps)
+        return F.mse_loss(predict(self.model, noisy, batch.timesteps, batch.condition).float(), goal)
+
+    def close(self) -> None:
+        """Undo accelerate's wrapping of `forward`, and let the optimizer's memory go."""
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()
+
+
+def _layers(unet: nn.Module) -> dict[str, LoraLayer]:
+    """The adapter's factors by full module name, PEFT's scaling folded into `up`."""
+    from peft.tuners.lora import LoraLayer as PeftLayer
+
+    def array(value: Any) -> np.ndarray:
+        return value.detach().float().cpu().numpy().copy()
+
+    layers = {}
+    for name, module in unet.named_modules():
+        if isinstance(module, PeftLayer):
+            (adapter,) = module.lora_A
+            down, up = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+            layers[UNET + name] = LoraLayer(array(down), array(up * module.scaling[adapter]))
+    return layers
+
+
+def _training(components: Components, concepts: Sequence[Concept], settings: LoraSettings) -> dict[str, Any]:
+    """What must be the same for a training to go on; the images by their content, wherever they lie."""
+    about: dict[str, Any] = asdict(settings) | {"base": _base_name(components), "resolution": components.resolution}
+    del about["steps"]
+    about["prompts"] = [concept.prompt for concept in concepts]
+    about["images"] = [
+        [hashlib.sha256(path.read_bytes()).hexdigest() for path in concept.images] for concept in concepts
+    ]
+    return about
+
+
+def _base_name(components: Components) -> str:
+    """The base's name; of a folder or file its last part, since a path says nothing on another machine."""
+    path = Path(components.base)
+    return path.resolve().name if path.exists() else components.base
+
+
+def _metadata(components: Components, concepts: Sequence[Concept], settings: LoraSettings) -> dict[str, str]:
+    """How the LoRA was made, for the file's header."""
+    return {
+        "lorarar_version": __version__,
+        "lorarar_base": _base_name(components),
+        "lorarar_prompt": " | ".join(concept.prompt for concept in concepts),
+        "lorarar_images": " | ".join(str(len(concept.images)) for concept in concepts),
+        "lorarar_resolution": str(components.resolution),
+        **{f"lorarar_{name}": str(value) for name, value in asdict(settings).items()},
+    }

@@ -1,0 +1,93 @@
+"""The training examples of one LoRA: images and prompts encoded once, and the batch of each step."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lorarar.cli import InputError
+from lorarar.training.components import Components, Condition, encode_images, encode_prompts, load_image
+
+ENCODED_AT_ONCE = 4  # images; SDXL's VAE needs about 3 GB for one of 1024×1024
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What a LoRA learns: a few images and the prompt that stands for them."""
+
+    images: tuple[Path, ...]
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one step: which examples, their prompts' rows, noise and timesteps."""
+
+    latents: Float[Tensor, "b c y x"]
+    condition: Condition
+    noise: Float[Tensor, "b c y x"]
+    timesteps: Int[Tensor, " b"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Latents by concept and one condition row a concept, on the device that trains."""
+
+    latents: tuple[Float[Tensor, "n c y x"], ...]
+    condition: Condition
+    stream: int  # tells the draws of one LoRA from another's of the same seed
+
+    def draw(self, step: int, rows: Sequence[int], batch: int, seed: int, timesteps: int) -> Batch:
+        """The given rows of step `step`'s batch of `batch` examples; `timesteps` is the length of the noise schedule.
+
+        Row k of the training's k-th example belongs to concept k modulo their number, so concepts take equal turns
+        at any batch size. Every process draws the whole batch, by seed and step alone, and takes its rows: the
+        result depends neither on the number of processes nor on where a training was resumed.
+        """
+        generator = seeded_generator(seed, self.stream, step + 1)
+        concepts = [(step * batch + row) % len(self.latents) for row in range(batch)]
+        choices = torch.rand(batch, generator=generator)
+        noise = torch.randn((batch, *self.latents[0].shape[1:]), generator=generator)
+        times = torch.randint(timesteps, (batch,), generator=generator)
+        chosen = [self.latents[c][int(choices[row] * len(self.latents[c]))] for row, c in enumerate(concepts)]
+        device = self.latents[0].device
+        index = torch.tensor(rows)
+        return Batch(
+            torch.stack([chosen[row] for row in rows]),
+            self.condition.take(torch.tensor([concepts[row] for row in rows], device=device)),
+            noise[index].to(device),
+            times[index].to(device),
+        )
+
+
+def seeded_generator(seed: int, stream: int, step: int) -> torch.Generator:
+    """Independent random numbers for each (seed, stream, step), on the CPU so that they are the same anywhere."""
+    state = np.random.SeedSequence([seed, stream, step]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state))
+
+
+def encode_concepts(components: Components, concepts: Sequence[Concept], flip: bool = False) -> Examples:
+    """Encode every image and prompt once. Images are the posterior's mode; `flip` adds their mirror images.
+
+    Raises InputError for a concept without images or prompt, or an image that can't be read.
+    """
+    latents = []
+    for concept in concepts:
+        if not concept.images:
+            raise InputError(f"there are no images for {concept.prompt!r}; give at least one")
+        if not concept.prompt.strip():
+            raise InputError("the prompt is empty; give one, such as 'a sks dog'")
+        images = torch.stack([load_image(path, components.resolution) for path in concept.images])
+        if flip:
+            images = torch.cat([images, images.flip(-1)])
+        parts = [encode_images(components, part) for part in images.split(ENCODED_AT_ONCE)]
+        latents.append(torch.cat(parts))
+    prompts = [concept.prompt for concept in concepts]
+    return Examples(tuple(latents), encode_prompts(components, prompts), zlib.crc32("\n".join(prompts).encode()))
