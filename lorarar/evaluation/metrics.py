@@ -1,0 +1,148 @@
+"""The usual similarity metrics (paper §4, Table A2): for information, since each rewards copying one reference.
+
+- **CLIP-I**: cosine of the image's and the style reference's CLIP image embeddings.
+- **DINO**: cosine of the image's and a subject reference's DINO class tokens, averaged over the references.
+- **CLIP-T**: cosine of the image's CLIP embedding and that of the prompt without its rare token, which CLIP does not
+  know ("a dog in watercolour style").
+
+A metric without its model is left out, and the tables say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from lorarar.cli import InputError, missing_toolchain, quiet_toolchains
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+STYLE, SUBJECT, TEXT = "clip_i", "dino", "clip_t"
+METRICS = {STYLE: "CLIP-I", SUBJECT: "DINO", TEXT: "CLIP-T"}
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Embeddings that metrics are made of, of any length; None where there is no model for them."""
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that the numbers depend on, as JSON, with `stands_in` where it is not CLIP and DINO."""
+        ...
+
+    def subject_embeddings(self, images: Sequence[Image]) -> Float[np.ndarray, "n d"] | None: ...
+
+    def style_embeddings(self, images: Sequence[Image]) -> Float[np.ndarray, "n d"] | None: ...
+
+    def text_similarities(self, images: Sequence[Image], text: str) -> Float[np.ndarray, " n"] | None: ...
+
+
+def similarities(
+    embedder: Embedder, images: Sequence[Image], subjects: Sequence[Image], style: Image, text: str
+) -> list[dict[str, float]]:
+    """The metrics of each image against a pair's references, in order; those that the embedder can't give left out."""
+    found: dict[str, np.ndarray] = {}
+    style_side = embedder.style_embeddings([*images, style])
+    if style_side is not None:
+        found[STYLE] = cosines(style_side[:-1], style_side[-1:]).mean(axis=1)
+    subject_side = embedder.subject_embeddings([*images, *subjects])
+    if subject_side is not None:
+        found[SUBJECT] = cosines(subject_side[: len(images)], subject_side[len(images) :]).mean(axis=1)
+    text_side = embedder.text_similarities(images, text)
+    if text_side is not None:
+        found[TEXT] = text_side
+    return [{name: float(values[row]) for name, values in found.items()} for row in range(len(images))]
+
+
+def cosines(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n m"]:
+    """The cosine of every row of one with every row of the other; 0 for a row of zeros."""
+
+    def unit(rows: Float[np.ndarray, "k d"]) -> Float[np.ndarray, "k d"]:
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+    return unit(first.astype(np.float64)) @ unit(second.astype(np.float64)).T
+
+
+class TransformersEmbedder:
+    """CLIP and DINO from folders or hub ids; either may be left out."""
+
+    def __init__(self, clip: str | None, dino: str | None, device: str = "cpu", batch: int = 16) -> None:
+        """Raises InputError when a model can't be had or is of another kind."""
+        self.device, self.batch = device, batch
+        self.sources = {"clip": clip, "dino": dino}
+        self.clip = _load(clip, "CLIPModel", device) if clip else None
+        self.dino = _load(dino, "AutoModel", device) if dino else None
+
+    def describe(self) -> dict[str, Any]:
+        names = {role: Path(source).name for role, source in self.sources.items() if source}
+        return {"kind": "transformers", **names}
+
+    def subject_embeddings(self, images: Sequence[Image]) -> Float[np.ndarray, "n d"] | None:
+        if self.dino is None:
+            return None
+        model, processor = self.dino
+        return self._rows(images, processor, lambda pixels: model(pixel_values=pixels).last_hidden_state[:, 0])
+
+    def style_embeddings(self, images: Sequence[Image]) -> Float[np.ndarray, "n d"] | None:
+        if self.clip is None:
+            return None
+        model, processor = self.clip
+        return self._rows(
+            images,
+            processor.image_processor,
+            lambda pixels: model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output),
+        )
+
+    def text_similarities(self, images: Sequence[Image], text: str) -> Float[np.ndarray, " n"] | None:
+        import torch
+
+        embeddings = self.style_embeddings(images)
+        if self.clip is None or embeddings is None:
+            return None
+        model, processor = self.clip
+        with torch.inference_mode():
+            tokens = processor.tokenizer([text], truncation=True, return_tensors="pt").to(self.device)
+            words = model.text_projection(model.text_model(**tokens).pooler_output)
+        return cosines(embeddings, words.float().cpu().numpy())[:, 0]
+
+    def _rows(self, images: Sequence[Image], processor: Any, embed: Any) -> Float[np.ndarray, "n d"]:
+        import torch
+
+        rows = []
+        for first in range(0, len(images), self.batch):
+            few = [image.convert("RGB") for image in images[first : first + self.batch]]
+            pixels = processor(images=few, return_tensors="pt")["pixel_values"].to(self.device)
+            with torch.inference_mode():
+                rows.append(embed(pixels).float().cpu().numpy())
+        return np.concatenate(rows)
+
+
+def choose_embedder(judge: Any, clip: str | None, dino: str | None, device: str = "cpu") -> Embedder | None:
+    """CLIP and DINO where they are given; else the judge's own embeddings, if it has any; else no metrics."""
+    if clip or dino:
+        return TransformersEmbedder(clip, dino, device)
+    return judge if isinstance(judge, Embedder) else None
+
+
+def _load(source: str, kind: str, device: str) -> tuple[Any, Any]:
+    try:
+        with quiet_toolchains():
+            import transformers
+    except ImportError:
+        raise missing_toolchain("transformers", "train") from None
+    reader = transformers.CLIPProcessor if kind == "CLIPModel" else transformers.AutoImageProcessor
+    try:
+        with quiet_toolchains():
+            model_type = transformers.AutoConfig.from_pretrained(source).model_type
+            if kind == "CLIPModel" and model_type != "clip":
+                raise InputError(f"the metrics' model {source!r} is a {model_type}, not a CLIP; give a CLIP model")
+            model = getattr(transformers, kind).from_pretrained(source, use_safetensors=True)
+            processor = reader.from_pretrained(source)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        raise InputError(f"the metrics' model {source!r} can't be loaded ({reason}); give a folder or hub id") from None
+    return model.eval().requires_grad_(False).to(device), processor
