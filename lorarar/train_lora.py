@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorarar.bases import CONFIGS, DEFAULT_BASE, MINIATURE
-from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, check_lora_output, missing_toolchain, run_command
+from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, check_lora_output, run_command
 from lorarar.lora import DTYPES, LoRA, write_lora
 from lorarar.training.curve import ends, sparkline
 from lorarar.training.dataset import read_dataset
@@ -25,7 +25,8 @@ one LoRA:       --images DOG_PHOTOS --prompt "a sks dog" -o dog.safetensors
                 a rare token names a subject, a description a style: "a house in watercolor painting style"
 joint training: the same with --style-images and --style-prompt: one LoRA learns both (the paper's baseline)
 a dataset:      --dataset DIR trains every LoRA of DIR/dataset.json whose file is missing, so it resumes
-several GPUs:   accelerate launch -m lorarar.train_lora …; --batch-size counts the images of all processes
+several GPUs:   accelerate launch -m lorarar.train_lora …; the result is the same on any number of them, since
+                --batch-size counts the images of all processes
 """
 
 
@@ -129,16 +130,16 @@ def _check_mode(args: argparse.Namespace) -> None:
 
 def _prepare(args: argparse.Namespace, resolution: int | None) -> _Run:
     """Settings, device and precision. Imports torch."""
-    try:
-        import torch
-        from accelerate import PartialState
-    except ModuleNotFoundError as error:
-        raise missing_toolchain(error.name or "accelerate", "train") from None
-    process = PartialState()
+    from lorarar.training.processes import process_state
+
+    process = process_state()
+    import torch
+
     settings = _settings(args, bf16=process.device.type == "cuda" and torch.cuda.is_bf16_supported())
     settings.check_processes(process.num_processes)
     dtype = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}[settings.mixed_precision]
-    loading = Loading(args.base, args.untrained, args.resolution or resolution, dtype, str(process.device))
+    device = "cpu" if process.device.type == "cpu" else str(process.device)
+    loading = Loading(args.base, args.untrained, args.resolution or resolution, dtype, device)
     return _Run(args, settings, loading, process.num_processes, process.is_main_process)
 
 
@@ -187,7 +188,7 @@ def _train_dataset(args: argparse.Namespace) -> int:
     losses: dict[str, list[float]] = {job.name: [] for job in jobs}
     workers = min(args.jobs or 1, len(jobs))
     if workers > 1 and run.processes > 1:
-        raise InputError("--jobs and accelerate launch exclude each other; use one of them")
+        raise InputError("--jobs and a launch of several processes exclude each other; use one of them")
     with _progress(run.is_main, run.settings.steps * len(jobs)) as advance:
 
         def report(progress: Progress) -> None:

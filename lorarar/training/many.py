@@ -64,11 +64,10 @@ def missing_jobs(dataset: Dataset, only: Sequence[str] = ()) -> list[Job]:
 def train_here(jobs: Sequence[Job], components: Any, settings: LoraSettings, dtype: str, report: OnProgress) -> None:
     """Train the jobs one after another in this process, each written as soon as it is done.
 
-    Under `accelerate launch` all processes train each LoRA together, and the main one writes it.
+    In a launch of several processes, all train each LoRA together, and the main one writes it.
     """
-    from accelerate import PartialState
-
     from lorarar.training.dreambooth import train_lora
+    from lorarar.training.processes import process_state
 
     for job in jobs:
         lora = train_lora(
@@ -78,7 +77,7 @@ def train_here(jobs: Sequence[Job], components: Any, settings: LoraSettings, dty
             settings,
             on_step=lambda step, loss, name=job.name: report(Progress(name, step, loss)),  # type: ignore[misc]
         )
-        if PartialState().is_main_process:
+        if process_state().is_main_process:
             write_lora(lora, job.output, dtype=dtype)
 
 
