@@ -103,10 +103,10 @@ def statue(stage: Stage) -> tools.Picture:
     back = np.clip(1 - normal[2], 0, 1) ** 1.5 * np.clip(normal[0] * np.cos(p["angle"]) * -1 + 0.3, 0, 1)
     polish = 0.35 + 1.3 * stage.tone
     veins = tools.step(-np.abs(stage.noise(20)), -0.07, 0.08) * p["veins"] * 0.35
-    stone = stage.palette.mapped(np.clip(0.04 + 0.26 * lit * polish + 0.1 * stage.tone + veins, 0, 1))
+    stone = stage.palette.mapped(np.clip(0.03 + 0.2 * lit * polish + 0.07 * stage.tone + veins, 0, 1))
     stone = stone + (0.85 * shine * np.clip(polish, 0, 1) + 0.55 * back)[..., None] * stage.ink(-1)
     edge = _grooves(stage, 2.4)
-    stone = tools.mix(stone, stage.palette.mapped(np.full_like(edge, 0.42)), 0.8 * edge)
+    stone = tools.mix(stone, stage.palette.mapped(np.full_like(edge, 0.45)), 0.8 * edge)
     return _solid(stage, stone, _studio(stage, p["scene"]), 0.6)
 
 

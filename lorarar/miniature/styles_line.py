@@ -100,12 +100,12 @@ def neon(stage: Stage) -> tools.Picture:
     tube = tools.lines(stage.edge, p["width"])
     peak = stage.colour.max(-1, keepdims=True)
     hue = (stage.colour / np.maximum(peak, 0.05)) ** 2.5
-    hue = tools.mix(hue, stage.ink(1) / max(float(stage.ink(1).max()), 0.1), 0.6 * stage.palette.strength)
+    hue = tools.mix(hue, stage.ink(1) / max(float(stage.ink(1).max()), 0.1), 0.85 * stage.palette.strength)
     emitted = tube[..., None] * tools.blur(hue, 1.5)
     near, far = tools.blur(emitted, 3.5), tools.blur(emitted[::4, ::4], 4.0).repeat(4, 0).repeat(4, 1)
     wall = stage.paper * (1 + 0.25 * stage.noise(20) * p["wall"])[..., None]
     inside = stage.colour * (p["fill"] * (0.12 + 0.35 * stage.subject))[..., None]
     inside = inside * stage.lit(30, 1.6)[..., None]
     glow = near * 0.9 * p["bloom"] + tools.blur(far, 3.0) * 1.7 * p["bloom"]
-    core = tools.step(tube, 0.85, 0.4)[..., None] * 0.55
+    core = tools.step(tube, 0.85, 0.4)[..., None] * 0.4
     return wall + inside + glow + emitted * 0.9 + core

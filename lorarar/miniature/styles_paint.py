@@ -36,7 +36,7 @@ def oil(stage: Stage) -> tools.Picture:
     # A fine stroke keeps to the part that its centre is on, so that markings are painted and not smeared.
     kept = fine.sampled(stage.buffers.part) == stage.buffers.part
     painted = np.where(kept[..., None], fine.sampled(colour), colour)
-    inner = tools.blur(stage.subject, 1.5)
+    inner = tools.blur(stage.subject, 1.5)  # 1 on the subject
     picture = tools.mix(broad.sampled(colour), painted, inner)
     bristle = np.where(inner > 0.5, fine.across * 7, broad.across * 9)
     body = np.where(inner > 0.5, fine.gap, broad.gap)
@@ -46,7 +46,7 @@ def oil(stage: Stage) -> tools.Picture:
     tint = np.where(inner > 0.5, fine.jitter(stage.rng), broad.jitter(stage.rng)) * 0.07 * p["variety"]
     drift = np.array([1.0, 0.5, -0.9], np.float32)
     picture = picture + relief[..., None] + tint[..., None] * (drift + 0.5)
-    return tools.mix(picture, stage.ink(), 0.7 * tools.lines(stage.edge, 2.6))
+    return tools.mix(picture, stage.ink(), 0.7 * inner * tools.lines(stage.edge, 2.6))
 
 
 def pastel(stage: Stage) -> tools.Picture:
@@ -57,7 +57,7 @@ def pastel(stage: Stage) -> tools.Picture:
     soft = tools.mix(soft, np.ones(3, np.float32), 0.12 + 0.25 * p["chalky"])
     tooth = stage.noise(2.5)
     rub = stage.noise(26, 3, p["angle"])
-    cover = tools.step(0.55 * rub + 0.55 * tooth + 1.1 * p["cover"] + 0.5 * stage.subject, 0.0, 0.9)
+    cover = tools.step(0.45 * rub + 0.4 * tooth + 1.1 * p["cover"] + 0.4 * stage.subject, 0.0, 1.2)
     shade = 0.72 + 0.42 * stage.lit(34, 2.2)
     picture = tools.mix(stage.paper, soft * shade[..., None], 0.12 + 0.88 * cover)
     drawn = tools.lines(stage.edge, 3.0) * tools.step(tooth, -0.3, 1.0) * p["outline"]

@@ -23,7 +23,7 @@ class Stage:
     palette: Palette
     rng: np.random.Generator
 
-    def wobbled(self, amount: float, scale: float = 16.0) -> Stage:
+    def wobbled(self, amount: tools.Number, scale: tools.Number = 16.0) -> Stage:
         """The same stage with the scene's edges wandering, as a hand draws."""
         return self.over(tools.wobble(self.buffers, self.rng, amount, scale))
 
@@ -55,16 +55,16 @@ class Stage:
     def ink(self, index: int = 0) -> Float[np.ndarray, " 3"]:
         return self.palette.colour(index)
 
-    def lit(self, depth: float, angle: float, rise: float = 0.9) -> tools.Plane:
+    def lit(self, depth: tools.Number, angle: tools.Number, rise: tools.Number = 0.9) -> tools.Plane:
         """Lambert light on the relief."""
         return tools.light(tools.normals(self.buffers.height, depth), angle, rise)
 
-    def shaded(self, ambient: float, direct: float, depth: float) -> tools.Picture:
+    def shaded(self, ambient: tools.Number, direct: tools.Number, depth: tools.Number) -> tools.Picture:
         """The palette's colours under a lamp at the upper left."""
         bright = ambient + direct * self.lit(depth, 2.2)
         return self.colour * bright[..., None]
 
-    def noise(self, along: float, across: float | None = None, angle: float = 0.0) -> tools.Plane:
+    def noise(self, along: tools.Number, across: tools.Number | None = None, angle: tools.Number = 0.0) -> tools.Plane:
         return tools.noise(self.rng, along, across, angle)
 
 

@@ -119,7 +119,7 @@ def paper_cutout(stage: Stage) -> tools.Picture:
     return tools.mix(colour, np.ones(3, np.float32), 0.55 * rim * p["rim"])
 
 
-def cast_over(part: np.ndarray, down: float, right: float) -> tools.Plane:
+def cast_over(part: np.ndarray, down: tools.Number, right: tools.Number) -> tools.Plane:
     """Where a part with a higher number throws its shadow: parts are drawn in order, later ones on top."""
     shifted = np.roll(part, (round(down), round(right)), (0, 1))
     return (shifted > part).astype(np.float32)

@@ -19,25 +19,27 @@ from lorarar.miniature.buffers import CANVAS, Buffers
 Plane = Float[np.ndarray, "canvas canvas"]
 Picture = Float[np.ndarray, "canvas canvas 3"]
 
+Number = float | int  # beartype takes no int for a float
+
 ROWS, COLS = (axis.astype(np.float32) for axis in np.mgrid[:CANVAS, :CANVAS])
 _ANGLES = 12  # directions that textures and strokes come in, over half a turn
 _VARIANTS = 2  # different noises of one size
 
 
-def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+def blur(image: np.ndarray, sigma: Number) -> np.ndarray:
     """Gaussian blur of a plane or of each channel of a picture."""
     sigmas = (sigma, sigma) + (0.0,) * (image.ndim - 2)
     return ndimage.gaussian_filter(image.astype(np.float32), sigmas, truncate=2.5, mode="nearest")
 
 
-def mix(first: np.ndarray, second: np.ndarray, amount: np.ndarray | float) -> np.ndarray:
+def mix(first: np.ndarray, second: np.ndarray, amount: np.ndarray | Number) -> np.ndarray:
     """`first` where amount is 0, `second` where it is 1; a plane of amounts spreads over the channels."""
     if isinstance(amount, np.ndarray) and amount.ndim == 2:
         amount = amount[..., None]
     return first + (second - first) * amount
 
 
-def step(values: np.ndarray, edge: np.ndarray | float, width: float) -> np.ndarray:
+def step(values: np.ndarray, edge: np.ndarray | Number, width: Number) -> np.ndarray:
     """0 below the edge, 1 above it, with a linear ramp of `width` between."""
     return np.clip((values - edge) / width + 0.5, 0.0, 1.0)
 
@@ -59,7 +61,7 @@ def _noise(along: int, across: int, angle: int, variant: int) -> np.ndarray:
     return ((filtered - filtered.mean()) / filtered.std()).astype(np.float32)
 
 
-def noise(rng: np.random.Generator, along: float, across: float | None = None, angle: float = 0.0) -> Plane:
+def noise(rng: np.random.Generator, along: Number, across: Number | None = None, angle: Number = 0.0) -> Plane:
     """Smooth noise of mean 0 and deviation 1, spots of about `along` × `across` pixels, turned by `angle` rad."""
     sizes = [max(0, round(2 * np.log2(max(size, 1.0)))) for size in (along, across or along)]
     turned = round(angle / np.pi * _ANGLES) % _ANGLES if sizes[0] != sizes[1] else 0
@@ -73,7 +75,7 @@ def warp(buffers: Buffers, down: Plane, right: Plane) -> Buffers:
     return Buffers(buffers.part[rows, cols], buffers.albedo[rows, cols], buffers.height[rows, cols])
 
 
-def wobble(buffers: Buffers, rng: np.random.Generator, amount: float, scale: float = 16.0) -> Buffers:
+def wobble(buffers: Buffers, rng: np.random.Generator, amount: Number, scale: Number = 16.0) -> Buffers:
     """The scene as an unsteady hand traces it: edges wander by `amount` pixels, over `scale` pixels."""
     return warp(buffers, amount * noise(rng, scale), amount * noise(rng, scale))
 
@@ -86,21 +88,21 @@ def borders(part: Int[np.ndarray, "canvas canvas"]) -> Plane:
     return np.minimum(edge, 1.0)
 
 
-def lines(edge: Plane, width: Plane | float) -> Plane:
+def lines(edge: Plane, width: Plane | Number) -> Plane:
     """Lines of about `width` pixels on the borders, 1 on the line, soft at its sides; a plane of widths varies them."""
     sigma = float(np.mean(width)) / 2
     ridge = blur(edge, sigma) * (sigma * 2.5)  # 1 in the middle of a straight border, 0.6 one sigma away
-    threshold = 0.6 if isinstance(width, float) else 0.6 * (sigma * 2 / np.maximum(width, 0.3)) ** 0.7
+    threshold = 0.6 if isinstance(width, float | int) else 0.6 * (sigma * 2 / np.maximum(width, 0.3)) ** 0.7
     return np.clip((ridge - threshold) / 0.3 + 0.5, 0.0, 1.0)
 
 
-def hatch(period: float, angle: Plane | float, bend: Plane | float = 0.0) -> Plane:
+def hatch(period: Number, angle: Plane | Number, bend: Plane | Number = 0.0) -> Plane:
     """Parallel lines as a wave in [0, 1], `period` pixels apart; `bend` shifts them, in pixels."""
     across = ROWS * np.cos(angle, dtype=np.float32) - COLS * np.sin(angle, dtype=np.float32) + bend
     return 0.5 + 0.5 * np.cos(across * np.float32(2 * np.pi / period))
 
 
-def normals(height: Plane, depth: float, smooth: float = 2.0) -> Float[np.ndarray, "3 canvas canvas"]:
+def normals(height: Plane, depth: Number, smooth: Number = 2.0) -> Float[np.ndarray, "3 canvas canvas"]:
     """Unit normals (right, down, to the eye) of a relief `depth` pixels deep."""
     soft = blur(height, smooth) * depth
     down, right = np.gradient(soft)
@@ -108,18 +110,18 @@ def normals(height: Plane, depth: float, smooth: float = 2.0) -> Float[np.ndarra
     return np.stack((-right * length, -down * length, length))
 
 
-def light(normal: Float[np.ndarray, "3 canvas canvas"], angle: float, rise: float = 0.9) -> Plane:
+def light(normal: Float[np.ndarray, "3 canvas canvas"], angle: Number, rise: Number = 0.9) -> Plane:
     """Cosine between the normals and a lamp at `angle` rad from the right, upwards, and `rise` rad above the paper."""
     lamp = np.cos(angle) * np.cos(rise), -np.sin(angle) * np.cos(rise), np.sin(rise)
     return (normal[0] * lamp[0] + normal[1] * lamp[1] + normal[2] * lamp[2]).astype(np.float32)
 
 
-def gloss(normal: Float[np.ndarray, "3 canvas canvas"], angle: float, power: float) -> Plane:
+def gloss(normal: Float[np.ndarray, "3 canvas canvas"], angle: Number, power: Number) -> Plane:
     """Blinn's highlight of the same lamp, in [0, 1]."""
     return np.clip(light(normal, angle, (0.9 + np.pi / 2) / 2), 0.0, 1.0) ** power
 
 
-def cast(mask: Bool[np.ndarray, "canvas canvas"], down: float, right: float, soft: float) -> Plane:
+def cast(mask: Bool[np.ndarray, "canvas canvas"], down: Number, right: Number, soft: Number) -> Plane:
     """The soft shadow that a mask throws."""
     shifted = ndimage.shift(mask.astype(np.float32), (down, right), order=0, mode="constant")
     return blur(shifted, soft)
@@ -178,9 +180,11 @@ def _strokes(length: int, width: int, angle: int, swirl: int) -> Cells:
     square = np.square(np.square((right * cos + down * sin) * (2 / length)))
     inside = square + np.square(np.square((down * cos - right * sin) * (2 / width))) < 1
     stroke, row, col = np.nonzero(inside)
-    label = np.zeros((CANVAS, CANVAS), np.int32)
+    label = np.full((CANVAS, CANVAS), -1, np.int32)
     # Where strokes overlap, the last one assigned stays: it lies on top.
     label[(rows[stroke] + row - reach) % CANVAS, (cols[stroke] + col - reach) % CANVAS] = stroke
+    while (label < 0).any():  # the few pixels that no stroke hit go to the stroke at their left
+        label = np.where(label < 0, np.roll(label, 1, 1), label)
     offset_down, offset_right = _wrapped(ROWS - rows[label]), _wrapped(COLS - cols[label])
     cos, sin = np.cos(turns)[label], np.sin(turns)[label]
     along = np.clip((offset_right * cos + offset_down * sin) * 2 / length, -1, 1)
@@ -190,7 +194,7 @@ def _strokes(length: int, width: int, angle: int, swirl: int) -> Cells:
     return Cells(label, rows, cols, along, across, 1 - np.maximum(np.abs(along), np.abs(across)))
 
 
-def strokes(rng: np.random.Generator, length: float, width: float, angle: float, swirl: float = 0.0) -> Cells:
+def strokes(rng: np.random.Generator, length: Number, width: Number, angle: Number, swirl: Number = 0.0) -> Cells:
     """Brush strokes, laid in a random order; `swirl` (0 to 2) bends their direction over the canvas."""
     sizes = max(8, 8 * round(length / 8)), max(3, 2 * round((width - 1) / 2) + 1)
     turned = 2 * round(angle / np.pi * _ANGLES / 2) % _ANGLES
@@ -213,7 +217,7 @@ def _tiles(size: int, disorder: int, variant: int) -> Cells:
     return Cells(label, rows, cols, offset[..., 1], offset[..., 0], np.minimum(gap, 1.0))
 
 
-def tiles(rng: np.random.Generator, size: float, disorder: float) -> Cells:
+def tiles(rng: np.random.Generator, size: Number, disorder: Number) -> Cells:
     """Voronoi tiles about `size` pixels wide: squares for disorder 0, shards for 1."""
     return _tiles(round(size), round(4 * disorder), int(rng.integers(_VARIANTS))).rolled(rng)
 
@@ -228,6 +232,6 @@ def _grid(size: int) -> Cells:
     return Cells(row * count + col, np.repeat(centres, count), np.tile(centres, count), along, across, gap)
 
 
-def grid(size: float) -> Cells:
+def grid(size: Number) -> Cells:
     """Square cells, in rows from the upper left corner."""
     return _grid(round(size))
