@@ -1,7 +1,7 @@
 """The 26 held-out styles: names, groups and split after the paper's Table A1 and §A1.4.
 
-Four of the paper's styles that the miniature could not tell from others (watercolor #5 to #7, glowing 3D rendering)
-are replaced in the training split by mosaic, woodcut, pixel art and pastel.
+Four of the paper's styles (watercolor #5 to #7, glowing 3D rendering) are replaced in the training split by mosaic,
+woodcut, pixel art and pastel, so that techniques vary more.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ def random_style(rng: np.random.Generator, family: str) -> Style:
 
 def sample_style(rng: np.random.Generator) -> Style:
     """A style of the base's training population: of any family, and never near a held-out one."""
-    from lorarar.miniature.gallery import near_gallery
+    from lorarar.miniature.gallery import near_gallery  # which is written in this module's terms
 
     family = list(FAMILIES)[int(rng.integers(len(FAMILIES)))]
     while True:
