@@ -1,0 +1,137 @@
+"""Pictures of a run: methods side by side (like the paper's Fig. 9), contents × styles (Fig. 10), bars (Fig. A7).
+
+Each cell shows a pair's first image in the order of the seeds, never a chosen one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from lorarar.cli import InputError, atomic_file
+from lorarar.evaluation.results import PairRecord, Results
+from lorarar.evaluation.tables import Table
+
+_GAP = 6  # pixels between cells
+_LINE = 16  # pixels of a label's line
+_INK, _PAPER = (30, 30, 30), (255, 255, 255)
+_MIN_CELL, _MAX_CELL = 96, 256
+
+
+def comparison_grid(results: Results, run: Path, pairs: Sequence[PairRecord] | None = None) -> Image.Image:
+    """A row a pair: its subject and style references, then each method's first image."""
+    chosen = results.pairs if pairs is None else pairs
+    columns = ["subject", "style", *(method.label for method in results.methods)]
+    rows = [
+        [
+            pair.subject_references[0],
+            pair.style_reference,
+            *(pair.methods[method.name][0].image for method in results.methods),
+        ]
+        for pair in chosen
+    ]
+    return _grid(run, columns, rows)
+
+
+def matrix_grid(results: Results, run: Path, method: str) -> Image.Image:
+    """One method: contents across, styles down, with their references along the edges."""
+    contents = {pair.content: pair.subject_references[0] for pair in results.pairs}
+    styles = {pair.style: pair.style_reference for pair in results.pairs}
+    cells = {(pair.content, pair.style): pair.methods[method][0].image for pair in results.pairs}
+    rows: list[list[str | None]] = [[None, *contents.values()]]
+    rows += [[reference, *(cells.get((name, style)) for name in contents)] for style, reference in styles.items()]
+    return _grid(run, ["", *contents], rows)
+
+
+def bars(table: Table, path: Path) -> None:
+    """A `breakdown` table as grouped bars: average case filled, best case as an outline."""
+    # The object interface: pyplot would set global state.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(str(row[0]) for row in table.rows))
+    methods = list(dict.fromkeys(str(row[1]) for row in table.rows))
+    values = {(row[0], row[1]): (float(str(row[2])), float(str(row[3]))) for row in table.rows}
+    figure = Figure(figsize=(max(6, 0.28 * len(names) * len(methods) + 3), 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    width = 0.84 / len(methods)
+    for place, method in enumerate(methods):
+        at = [index + (place - (len(methods) - 1) / 2) * width for index in range(len(names))]
+        averages, bests = zip(*(values[name, method] for name in names), strict=True)
+        colour = f"C{place % 10}"
+        axes.bar(at, averages, width, color=colour, label=method)
+        axes.bar(at, bests, width, fill=False, edgecolor=colour, linewidth=1)
+    axes.set(xticks=range(len(names)), ylim=(0, 1.05), ylabel="MARS²", title=table.title)
+    axes.set_xticklabels(names, rotation=20, ha="right")
+    axes.legend(fontsize="small", ncols=2, title="filled: average, outline: best", title_fontsize="small")
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=120, metadata={"Software": None})
+
+
+def write_pictures(results: Results, tables: Mapping[str, Table], run: Path, output: Path) -> list[Path]:
+    """All pictures into `output`; images are looked up from the folder `run`."""
+    pictures = {"grid_methods.png": comparison_grid(results, run)}
+    for method in results.methods:
+        pictures[f"grid_{method.name}.png"] = matrix_grid(results, run, method.name)
+    written = []
+    for name, picture in pictures.items():
+        with atomic_file(output / name) as temporary:
+            picture.save(temporary)
+        written.append(output / name)
+    for name in ("per_content", "per_style"):
+        bars(tables[name], output / f"{name}.png")
+        written.append(output / f"{name}.png")
+    return written
+
+
+def _grid(run: Path, columns: Sequence[str], rows: Sequence[Sequence[str | None]]) -> Image.Image:
+    opened = [[None if path is None else _open(run / path) for path in row] for row in rows]
+    largest = max((image.width for row in opened for image in row if image), default=_MIN_CELL)
+    side = min(max(largest, _MIN_CELL), _MAX_CELL)
+    step = side + _GAP
+    font = ImageFont.load_default(11)
+    labels = [_wrapped(text, side, font) for text in columns]
+    top = _LINE * max(len(lines) for lines in labels) + _GAP
+    sheet = Image.new("RGB", (_GAP + step * len(columns), top + step * len(rows)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for column, lines in enumerate(labels):
+        for number, line in enumerate(lines):
+            middle = _GAP + column * step + side / 2
+            draw.text((middle, _GAP / 2 + number * _LINE), line, _INK, font, anchor="ma")
+    for row, images in enumerate(opened):
+        for column, image in enumerate(images):
+            if image is not None:
+                fitted = ImageOps.pad(image, (side, side), _filter(image, side), color=_PAPER)
+                sheet.paste(fitted, (_GAP + column * step, top + row * step))
+    return sheet
+
+
+def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+    """The text in lines no wider than `width` pixels where its words allow it."""
+    lines = [""]
+    for word in text.replace("_", " ").split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def _filter(image: Image.Image, side: int) -> Image.Resampling:
+    # Small images keep their pixels' edges when they grow by a whole factor; others are smoothed.
+    whole = side % image.width == 0 and side >= image.width
+    return Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise InputError(f"{path}: the image is not there; keep results.json beside its images folder") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{path}: not an image that can be read ({error}); remove it and evaluate again") from None
