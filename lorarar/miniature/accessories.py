@@ -9,6 +9,7 @@ import numpy as np
 from lorarar.miniature.figure import (
     CIRCLE,
     Figure,
+    Outline,
     ellipse,
     limb,
     rounded,
@@ -19,7 +20,17 @@ from lorarar.miniature.figure import (
 from lorarar.miniature.subjects import RGB, Subject
 
 CENTRE: RGB = (0.99, 0.86, 0.36)
-HEADROOM = 0.95  # how far the highest headwear rises above the crown, in half widths of the head
+# How far accessories reach, in the coordinates of the anchors they are laid at.
+REACH: Mapping[str, Outline] = {
+    "top": np.array(((-1.17, 0.25), (1.17, 0.25), (-0.95, -0.85), (1.15, -0.85), (-0.2, -1.28), (0.2, -1.28))),
+    "face": np.array(((-1.85, -0.85), (1.85, -0.85), (-1.85, 0.85), (1.85, 0.85))),
+    "sides": np.array(((-1.28, -0.4), (1.28, -0.4), (-1.28, 0.5), (1.28, 0.5), (-0.5, -1.2), (0.5, -1.2))),
+}
+
+
+def room(figure: Figure) -> Outline:
+    """Points that whatever the figure may wear on its head lies between."""
+    return np.concatenate([getattr(figure, anchor).at(reach) for anchor, reach in REACH.items()])
 
 
 def dress(figure: Figure, subject: Subject) -> None:
@@ -42,9 +53,11 @@ def _crown(figure: Figure, colour: RGB) -> None:
 
 
 def _party_hat(figure: Figure, colour: RGB) -> None:
-    figure.add(figure.top.at(np.array(((-0.7, 0.2), (0.0, -0.9), (0.7, 0.2)))), colour)
-    figure.add(figure.top.at(np.array(((-0.52, -0.08), (-0.3, -0.43), (0.44, -0.2), (0.6, 0.05)))), shade(colour, 0.65))
-    figure.add(figure.top.at(ellipse(0, -0.78, 0.22)), CENTRE)
+    figure.add(figure.top.at(np.array(((-0.78, 0.2), (0.0, -1.15), (0.78, 0.2)))), colour)
+    figure.add(
+        figure.top.at(np.array(((-0.57, -0.16), (-0.35, -0.54), (0.48, -0.32), (0.66, -0.01)))), shade(colour, 0.65)
+    )
+    figure.add(figure.top.at(ellipse(0, -1.02, 0.24)), CENTRE)
 
 
 def _bow(figure: Figure, colour: RGB) -> None:

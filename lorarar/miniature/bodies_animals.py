@@ -76,7 +76,7 @@ def rabbit(subject: Subject, pose: float) -> Figure:
     ear, cheek, feet, plump = subject.shape
     figure = Figure()
     body, lift = subject.body, swing(pose)
-    trunk = frame(0, 0.48, lerp(0.42, 0.54, plump), 0.5)
+    trunk = frame(0, 0.48, lerp(0.42, 0.54, plump), 0.5, angle=8 * swing(pose, 0.5))
     figure.add(ellipse(0.48 * (1 if pose < 0.5 else -1), 0.72, 0.16), _pale(subject))
     for side in (-1, 1):
         figure.add(ellipse(side * 0.34, 0.92, lerp(0.2, 0.28, feet), 0.12), shade(body))
@@ -167,8 +167,8 @@ def fish(subject: Subject, pose: float) -> Figure:
     eye = trunk.inner(-0.52, -0.18, 1)
     figure.add(eye.at(ellipse(0, 0, 0.2, 0.27)), (1.0, 1.0, 1.0), detail=True)
     figure.add(eye.at(ellipse(-0.03, 0, 0.12, 0.17)), INK, detail=True)
-    figure.face = trunk.inner(-0.52, -0.18, 0.38, 0.5)
-    figure.top = trunk.inner(-0.35, -0.88, 0.42, 0.55, angle=-14)
+    figure.face = trunk.inner(-0.36, -0.18, 0.3, 0.42)
+    figure.top = trunk.inner(-0.35, -0.84, 0.5, 0.65, angle=-14)
     return figure
 
 
@@ -204,7 +204,7 @@ def turtle(subject: Subject, pose: float) -> Figure:
     figure.add(limb((-0.64, 0.64), (0.72, 0.64), 0.08), shade(subject.body, 0.7))
     figure.top, figure.sides = head.inner(-0.1, -0.88, 0.85), head.inner(-0.1, 0, 0.95)
     figure.face = head.inner(-0.4, -0.25, 0.5)
-    figure.neck = frame(*((a + b) / 2 for a, b in zip(throat, (-0.5, 0.4), strict=True)), 0.22, angle=-20)
+    figure.neck = frame((throat[0] - 0.5) / 2, (throat[1] + 0.4) / 2, 0.22, angle=-20)
     return figure
 
 

@@ -8,7 +8,6 @@ from lorarar.miniature.figure import (
     CIRCLE,
     INK,
     SQUARE,
-    WHITE,
     Figure,
     ellipse,
     frame,
@@ -54,7 +53,7 @@ def teapot(subject: Subject, pose: float) -> Figure:
 
 
 def mug(subject: Subject, pose: float) -> Figure:
-    """Shape: width, height, handle, taper. The pose turns the handle, lets the steam rise."""
+    """Shape: width, height, handle, taper. The pose turns the handle and stirs the spoon."""
     width, height, handle, taper = subject.shape
     figure = Figure()
     wide, tall, foot = lerp(0.52, 0.64, width), lerp(0.5, 0.66, height), lerp(0.78, 1.0, taper)
@@ -80,10 +79,9 @@ def mug(subject: Subject, pose: float) -> Figure:
     figure.add(cup.at(wall), subject.body, marked=cup.inner(0, 0.08, wide, tall - 0.08))
     figure.add(cup.at(ellipse(0, -tall, wide, 0.15)), shade(subject.body, 0.86))
     figure.add(cup.at(ellipse(0, -tall + 0.02, wide * 0.84, 0.1)), COFFEE, detail=True)
-    for x in (-0.2, 0.2):
-        sway = 0.1 * swing(pose + x, 1.5)
-        line = ((x, -tall - 0.12), (x + sway + 0.06, -tall - 0.3), (x - sway, -tall - 0.48))
-        figure.add(cup.at(stroke(line, 0.05)), WHITE)
+    spoon = cup.inner(0.1 * swing(pose, 2), -tall, 1, angle=34 * swing(pose, 1.5) + 10)
+    figure.add(spoon.at(limb((0.0, 0.0), (0.0, -0.4), 0.05)), STEEL)
+    figure.add(spoon.at(ellipse(0, -0.42, 0.1, 0.07)), STEEL, same=True)
     figure.top, figure.face = cup.inner(0, -tall - 0.04, 0.42), cup.inner(0, -0.08, 0.28)
     return figure
 
@@ -218,7 +216,7 @@ def clock(subject: Subject, pose: float) -> Figure:
     for side in (-1, 1):
         figure.add(case.at(limb((side * 0.5, 0.7), (side * lerp(0.66, 0.85, feet), 1.08), 0.12)), shade(subject.body))
         bell = case.inner(side * 0.62, -0.95, lerp(0.34, 0.44, bells), angle=side * 32)
-        figure.add(bell.at(np.append(CIRCLE[14:], CIRCLE[:1], 0) + (0, 0.3)), subject.second)
+        figure.add(bell.at(smooth(((-1, 0.3), (-0.75, -0.4), (0, -0.7), (0.75, -0.4), (1, 0.3)))), subject.second)
     figure.add(case.at(stroke(((-0.2, -0.95), (-0.16, -1.26), (0.16, -1.26), (0.2, -0.95)), 0.07)), STEEL)
     figure.add(case.at(CIRCLE), subject.body, marked=case)
     face = case.inner(0, 0, lerp(0.58, 0.68, rim))

@@ -111,7 +111,7 @@ def duck(subject: Subject, pose: float) -> Figure:
         (0, deep + 0.06),
         (-0.58, deep - 0.1),
     )
-    figure.add(rock.at(smooth(hull, steps=5)), body, marked=rock.inner(0.12, 0.18, 0.72, 0.42))
+    figure.add(rock.at(smooth(hull, steps=5)), body, marked=rock.inner(-0.2, 0.2, 0.62, 0.42))
     head = rock.inner(-0.38, -0.5, lerp(0.4, 0.46, head_size), angle=-12 * swing(pose, 1.5))
     figure.add(head.at(CIRCLE), body)
     reach = lerp(-1.35, -1.65, beak)
@@ -123,7 +123,7 @@ def duck(subject: Subject, pose: float) -> Figure:
         head.at(smooth(((-0.75, -0.12), (reach, 0.12), (reach + 0.05, 0.24), (-0.68, 0.32)), steps=4)), subject.second
     )
     add_eye(figure, head, -0.32, -0.2, 0.16, body)
-    wing = rock.inner(0.1, 0.06, 1, angle=-28 * max(0.0, swing(pose, 1.5)))
+    wing = rock.inner(0.26, -0.02, 0.9, angle=-28 * max(0.0, swing(pose, 1.5)))
     figure.add(
         wing.at(smooth(((-0.2, 0.02), (0.15, -0.12), (0.62, -0.06), (0.5, 0.14), (0.42, 0.26), (0.02, 0.28)), steps=5)),
         shade(body, 0.86),

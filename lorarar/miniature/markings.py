@@ -34,7 +34,7 @@ def _stars(at: Frame) -> list[Outline]:
 
 
 def _heart(at: Frame) -> list[Outline]:
-    return _scattered(at, HEART, [(0.0, 0.0)], 0.58)
+    return _scattered(at, HEART, [(0.0, 0.0)], 0.7)
 
 
 def _patches(at: Frame) -> list[Outline]:

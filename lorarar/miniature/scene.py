@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 from scipy.ndimage import distance_transform_edt
 
-from lorarar.miniature.accessories import HEADROOM, dress
+from lorarar.miniature.accessories import dress, room
 from lorarar.miniature.backdrops import Backdrop, backdrop_layers, sample_backdrop
 from lorarar.miniature.bodies import body_figure
 from lorarar.miniature.buffers import CANVAS, GROUND, SIZE, SUPERSAMPLE, Buffers
@@ -37,7 +37,7 @@ class View:
 
 def sample_view(rng: np.random.Generator) -> View:
     x, y = rng.uniform(-0.7, 0.7, 2)
-    size, tilt, pose = rng.uniform((0.74, -9.0, 0.0), (0.95, 9.0, 1.0))
+    size, tilt, pose = rng.uniform((0.84, -9.0, 0.0), (0.98, 9.0, 1.0))
     flip = bool(rng.random() < 0.5)
     return View(float(x), float(y), float(size), flip, float(tilt), float(pose), sample_backdrop(rng))
 
@@ -67,15 +67,14 @@ def draw(subject: Subject, view: View) -> Buffers:
 def _placed(figure: Figure, view: View) -> Frame:
     """Where the figure's units lie on the canvas, in canvas pixels."""
     turned = frame(0, 0, 1, angle=view.tilt)
-    headroom = figure.top.at(np.array(((-0.5, -HEADROOM), (0.5, -HEADROOM))))
-    points = turned.at(np.concatenate([part.outline for part in figure.parts] + [headroom]))
+    points = turned.at(np.concatenate([part.outline for part in figure.parts] + [room(figure)]))
     low, high = points.min(0), points.max(0)
     spans = high - low
     # A narrow subject may be a little taller than a wide one is wide, so that all fill the picture alike.
     mean = 0.6 * spans.max() + 0.4 * np.sqrt(spans.prod())
     scale = min(view.size / mean, (1 - 2 * MARGIN) / spans.max()) * CANVAS
-    room = (1 - 2 * MARGIN) * CANVAS - spans * scale
-    centre = CANVAS / 2 + np.array((view.x, view.y)) * room / 2
+    free = (1 - 2 * MARGIN) * CANVAS - spans * scale
+    centre = CANVAS / 2 + np.array((view.x, view.y)) * free / 2
     return Frame(turned.matrix * scale, centre - (low + high) / 2 * scale)
 
 

@@ -35,6 +35,7 @@ class Kind:
     group: str  # "animal", "object" or "toy"
     second: str  # what carries the second colour, in words
     accessories: tuple[str, ...]
+    hides: tuple[str, ...] = ()  # markings that other parts would cover
 
 
 HEADWEAR = ("hat", "crown", "party hat", "bow", "flower")
@@ -53,7 +54,7 @@ KINDS: Mapping[str, Kind] = {
     "boot": Kind("object", "sole", ON_OBJECTS),
     "backpack": Kind("object", "pocket", ON_OBJECTS),
     "car": Kind("object", "wheels", ON_OBJECTS),
-    "clock": Kind("object", "bells", ON_OBJECTS),
+    "clock": Kind("object", "bells", ON_OBJECTS, hides=("heart",)),
     "vase": Kind("object", "flowers", ON_OBJECTS),
     "can": Kind("object", "straw", ON_OBJECTS),
     "robot": Kind("toy", "arms", WORN),
@@ -102,7 +103,8 @@ def sample_subject(rng: np.random.Generator, kind: str | None = None) -> Subject
     kind = kind or str(rng.choice(list(KINDS)))
     body = COLOURS[str(rng.choice(list(COLOURS)))]
     second = _contrasting(rng, body)
-    marking = "plain" if rng.random() < PLAIN else str(rng.choice([name for name in MARKINGS if name != "plain"]))
+    markings = [name for name in MARKINGS if name not in ("plain", *KINDS[kind].hides)]
+    marking = "plain" if rng.random() < PLAIN else str(rng.choice(markings))
     marking_colour = _contrasting(rng, body)
     worn = "none" if rng.random() < BARE else str(rng.choice(KINDS[kind].accessories))
     shape = rng.random(4)
