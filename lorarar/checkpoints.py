@@ -1,17 +1,23 @@
-"""Hypernetwork checkpoints: safetensors with the config in its metadata; the authors' published layout is read too."""
+"""Checkpoints of what predicts coefficients: safetensors with the config in the metadata.
+
+The authors' published layout is read too. Constant coefficients, an ablation, are kept in the same way.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import pickle
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lorarar.cli import InputError, atomic_file, quiet_toolchains
+from lorarar.constant import ConstantCoefficients, ConstantConfig
 from lorarar.hypernet import HypernetConfig, Hypernetwork
 
 CONFIG_KEY = "lorarar_hypernet"
@@ -28,28 +34,61 @@ _AUTHORS_KEYS = {
 }
 
 
+Predictor = Hypernetwork | ConstantCoefficients
+"""What a checkpoint holds."""
+
+_HYPERNETWORK, _CONSTANT = "hypernetwork", "constant"
+Config = HypernetConfig | ConstantConfig
+
+
 @dataclass(frozen=True)
 class LoadedHypernet:
-    """A hypernetwork and where it came from."""
+    """A hypernetwork and where it came from. `training` holds the options it was trained with, where they are known."""
 
     hypernet: Hypernetwork
     source: str
     sha256: str
     trained: bool
     notes: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
-def save_hypernet(hypernet: Hypernetwork, path: Path, trained: bool = True) -> None:
-    """Write weights and config as one safetensors file."""
+@dataclass(frozen=True)
+class LoadedPredictor:
+    """As LoadedHypernet, for whatever predicts coefficients."""
+
+    predictor: Predictor
+    source: str
+    sha256: str
+    trained: bool
+    notes: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_hypernet(
+    hypernet: Predictor, path: Path, trained: bool = True, training: Mapping[str, Any] | None = None
+) -> None:
+    """Write weights, config and the training's options as one safetensors file."""
     from safetensors.torch import save_file
 
-    weights = {name: tensor.detach().float().contiguous() for name, tensor in hypernet.state_dict().items()}
-    config = json.dumps(asdict(hypernet.config) | {"trained": trained}, sort_keys=True)
+    weights = {name: tensor.detach().float().cpu().contiguous() for name, tensor in hypernet.state_dict().items()}
+    kind = _HYPERNETWORK if isinstance(hypernet, Hypernetwork) else _CONSTANT
+    config = asdict(hypernet.config) | {"trained": trained, "predictor": kind}
+    if training is not None:
+        config["training"] = dict(training)
     with atomic_file(path) as temporary:
-        save_file(weights, temporary, metadata={CONFIG_KEY: config})
+        save_file(weights, temporary, metadata={CONFIG_KEY: json.dumps(config, sort_keys=True)})
 
 
 def load_hypernet(path: Path) -> LoadedHypernet:
+    """Read a hypernetwork. Raises InputError as `load_predictor`, and for constant coefficients."""
+    loaded = load_predictor(path)
+    if not isinstance(loaded.predictor, Hypernetwork):
+        raise InputError(f"{path}: it holds constant coefficients, not a hypernetwork; lorarar.merge can use them")
+    return LoadedHypernet(loaded.predictor, loaded.source, loaded.sha256, loaded.trained, loaded.notes, loaded.training)
+
+
+def load_predictor(path: Path) -> LoadedPredictor:
     """Read a checkpoint of ours (safetensors) or of the authors (torch file, `weights_only`).
 
     Raises InputError for a file that is neither, too large, of wrong shapes, or not finite.
@@ -59,15 +98,18 @@ def load_hypernet(path: Path) -> LoadedHypernet:
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{path}: {path.stat().st_size / 2**20:.0f} MB is too large for a hypernetwork checkpoint")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    config: Config
     if path.suffix == ".safetensors":
-        weights, config, trained = _read_safetensors(path)
+        weights, config, about = _read_safetensors(path)
         notes: tuple[str, ...] = ()
     else:
-        weights, config, trained = _read_authors(path)
+        weights, config = _read_authors(path)
+        about = {"trained": True}
         notes = ("the authors' checkpoint: k/v rule set to sum, as their released code does",)
-    hypernet = Hypernetwork(config)
-    _load_strictly(hypernet, weights, path)
-    return LoadedHypernet(hypernet.eval(), path.name, digest, trained, notes)
+    predictor = ConstantCoefficients(config) if isinstance(config, ConstantConfig) else Hypernetwork(config)
+    _load_strictly(predictor, weights, path)
+    training = about.get("training", {})
+    return LoadedPredictor(predictor.eval(), path.name, digest, about["trained"], notes, training)
 
 
 def untrained_hypernet(config: HypernetConfig | None = None, seed: int = 0) -> LoadedHypernet:
@@ -79,22 +121,28 @@ def untrained_hypernet(config: HypernetConfig | None = None, seed: int = 0) -> L
     return LoadedHypernet(hypernet, f"untrained, seed {seed}", digest.hexdigest(), trained=False)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], HypernetConfig, bool]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Config, dict[str, Any]]:
+    """Weights, config, and what else the metadata says (`trained`, `training`)."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator there)
-        config = json.loads(metadata[CONFIG_KEY])
-        return weights, HypernetConfig.from_json(config), bool(config["trained"])
+        about = json.loads(metadata[CONFIG_KEY])
+        kind = about.get("predictor", _HYPERNETWORK)
+        if kind not in (_HYPERNETWORK, _CONSTANT) or not isinstance(about.get("training", {}), dict):
+            raise ValueError(kind)
+        config = ConstantConfig.from_json(about) if kind == _CONSTANT else HypernetConfig.from_json(about)
+        about["trained"] = bool(about["trained"])
+        return weights, config, about
     except SafetensorError as error:
         raise InputError(f"{path}: not a readable safetensors file ({error}); download it again") from None
     except (KeyError, ValueError, TypeError):
         raise InputError(f"{path}: no hypernetwork config in its metadata; it was not saved by lorarar.train") from None
 
 
-def _read_authors(path: Path) -> tuple[dict[str, Tensor], HypernetConfig, bool]:
+def _read_authors(path: Path) -> tuple[dict[str, Tensor], HypernetConfig]:
     try:
         with quiet_toolchains():
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -108,10 +156,10 @@ def _read_authors(path: Path) -> tuple[dict[str, Tensor], HypernetConfig, bool]:
         raise InputError(f"{path}: its values are not all tensors; give a .safetensors file")
     weights = {_AUTHORS_KEYS[name]: value for name, value in state.items()}
     hidden = int(weights["output.weight"].shape[-1])
-    return weights, HypernetConfig(hidden=hidden, kv_rule="sum"), True
+    return weights, HypernetConfig(hidden=hidden, kv_rule="sum")
 
 
-def _load_strictly(hypernet: Hypernetwork, weights: dict[str, Tensor], path: Path) -> None:
+def _load_strictly(hypernet: Predictor, weights: dict[str, Tensor], path: Path) -> None:
     for name, parameter in hypernet.state_dict().items():
         have = weights.get(name)
         if have is None or have.shape != parameter.shape or not have.is_floating_point():

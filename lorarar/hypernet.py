@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorarar.cli import InputError
+from lorarar.layout import PAPER_LEARNED, check_kinds
 
 KV_RULES = {"average": 0.5, "sum": 1.0}
 """What to_k and to_v get: the paper averages them, the authors' released code adds them up."""
@@ -37,9 +38,11 @@ class HypernetConfig:
 
     widths: tuple[int, ...] = (640, 1280)  # one input layer for each output width of the learned linears
     hidden: int = 128  # units of the shared hidden layer
-    kv_rule: str = "average"  # a key of KV_RULES
+    kv_rule: str = "average"  # a key of KV_RULES; every attention linear that is not learned follows it
+    learned: tuple[str, ...] = PAPER_LEARNED  # kinds of attention linears, in the order of lorarar.layout.KINDS
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "learned", check_kinds(self.learned))
         if self.kv_rule not in KV_RULES:
             raise InputError(f"unknown k/v rule {self.kv_rule!r}; valid are {', '.join(KV_RULES)}")
         if not self.widths or min(self.widths) < 1 or self.hidden < 1:
@@ -47,7 +50,10 @@ class HypernetConfig:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> HypernetConfig:
-        return cls(tuple(int(width) for width in data["widths"]), int(data["hidden"]), str(data["kv_rule"]))
+        widths = tuple(int(width) for width in data["widths"])
+        # Checkpoints from before the choice existed are the paper's.
+        learned = tuple(map(str, data.get("learned", PAPER_LEARNED)))
+        return cls(widths, int(data["hidden"]), str(data["kv_rule"]), learned)
 
 
 class Hypernetwork(nn.Module):

@@ -12,8 +12,13 @@ from lorarar.cli import InputError
 from lorarar.lora.algebra import balance_factor, peak
 from lorarar.lora.types import LoRA, LoraLayer
 
+KINDS = {"q": ".to_q", "k": ".to_k", "v": ".to_v", "out": ".to_out.0"}
+"""The kinds of attention linears, and how their module names end."""
+
 # Part → the ends of the module names it holds (paper §3.3: query and output are learned, key and value averaged).
-PARTS: dict[str, tuple[str, ...]] = {"qo": (".to_q", ".to_out.0"), "kv": (".to_k", ".to_v")}
+PARTS: dict[str, tuple[str, ...]] = {"qo": (KINDS["q"], KINDS["out"]), "kv": (KINDS["k"], KINDS["v"])}
+PAPER_LEARNED = ("q", "out")
+"""The kinds whose coefficients the paper predicts; the other 14 choices are its Table A3."""
 UNET = "unet."
 
 Shape = tuple[int | str, ...]
@@ -140,6 +145,19 @@ def fixed(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...]:
 def part_of(module: str) -> str | None:
     """The part a UNet module belongs to, or None when it is no attention linear."""
     return next((part for part, ends in PARTS.items() if module.endswith(ends)), None)
+
+
+def kind_of(module: str) -> str | None:
+    """The kind of an attention linear (a key of KINDS), or None for any other module."""
+    return next((kind for kind, end in KINDS.items() if module.endswith(end)), None)
+
+
+def check_kinds(kinds: Iterable[str]) -> tuple[str, ...]:
+    """The kinds in the order of KINDS. Raises InputError for none, an unknown one, or one given twice."""
+    given = tuple(kinds)
+    if not given or len(set(given)) < len(given) or not set(given) <= set(KINDS):
+        raise InputError(f"learned layers {','.join(given)!r}: give one or more of {','.join(KINDS)}, each once")
+    return tuple(kind for kind in KINDS if kind in given)
 
 
 @dataclass(frozen=True)

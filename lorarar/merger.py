@@ -9,19 +9,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lorarar.cli import InputError
 from lorarar.hypernet import KV_RULES, Hypernetwork
-from lorarar.layout import ROLES, SCALES, Layout
+from lorarar.layout import PAPER_LEARNED, ROLES, SCALES, Layout
 
 
 class Merger(nn.Module):
     """Named tensors in, named tensors out: `input_shapes` and `output_shapes` of `lorarar.layout`.
 
     The scales multiply the predicted coefficients, so `coefficients_*` are the ones applied and 1 is the paper.
-    `at_once` and `form` are passed to the hypernetwork: what a runtime multiplies best.
+    `at_once` and `form` are passed to the hypernetwork: what a runtime multiplies best. Raises InputError for a
+    hypernetwork of other layers than the paper's q and out, whose coefficients this graph has no outputs for.
     """
 
     def __init__(self, hypernet: Hypernetwork, layout: Layout, at_once: int | None = None, form: str = "plain") -> None:
         super().__init__()
+        if hypernet.config.learned != PAPER_LEARNED:
+            raise InputError(
+                f"this hypernetwork predicts {','.join(hypernet.config.learned)}; only q,out can be exported: "
+                "train one with --learned q,out, or merge files with lorarar.merge"
+            )
         self.hypernet = hypernet
         self.layout = layout
         self.at_once = at_once

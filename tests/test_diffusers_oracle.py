@@ -135,7 +135,8 @@ def assert_same(have: torch.Tensor, want: torch.Tensor, base: torch.Tensor) -> N
 
 def merged_of(method: str, content: LoRA, style: LoRA, layout: Layout) -> Merged:
     hypernet = Hypernetwork.untrained(HypernetConfig(widths=(32, 64), hidden=16))
-    return merge(content, style, layout, method, Options(predict=predict_with(hypernet)))
+    ones = {name: np.ones((2, layer.in_features), np.float32) for name, layer in content.layers.items()}
+    return merge(content, style, layout, method, Options(predict=predict_with(hypernet), coefficients=ones))
 
 
 @pytest.mark.parametrize(

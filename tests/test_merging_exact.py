@@ -248,7 +248,7 @@ def test_layers_of_one_lora_are_carried_exactly(method: str) -> None:
     content, style = lora(1), lora(2)
     only_c, only_s = UNET + "a.attn1.to_q", CONV
     del style.layers[only_c], content.layers[only_s]  # type: ignore[attr-defined]
-    options = Options(style_scale=0.5, rank_out=3, predict=LEARNED.predict)
+    options = Options(style_scale=0.5, rank_out=3, predict=LEARNED.predict, coefficients={})
     merged = merge(content, style, LAYOUT, method, options)
     assert merged.kinds[only_c] == "content only" and merged.kinds[only_s] == "style only"
     np.testing.assert_array_equal(merged.lora.layers[only_c].delta(), content.layers[only_c].delta())

@@ -1,9 +1,9 @@
 """Merge a content and a style LoRA into one LoRA. Importing this needs numpy only.
 
 A layer that only one LoRA has is carried exactly, times that LoRA's scale. A layer that both have is merged by the
-method, with one exception: `learned` is made for the base's to_q and to_out.0, so its other layers (to_k, to_v,
-feed-forward, projections, convolutions, text encoders) follow the k/v rule, exactly. All methods mean ΔW, never the
-factors apart.
+method, with two exceptions: `learned` is made for the base's to_q and to_out.0 (or the kinds of its checkpoint), and
+`ziplora` for the base's attention linears, so their other layers (to_k, to_v, feed-forward, projections, convolutions,
+text encoders) follow the k/v rule, exactly. All methods mean ΔW, never the factors apart.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from lorarar.cli import InputError
 from lorarar.layout import Layout
 from lorarar.lora.types import LoRA, LoraLayer
 from lorarar.merging.dense import sparse
-from lorarar.merging.exact import direct, learned, np_lora
+from lorarar.merging.exact import direct, learned, np_lora, ziplora
 from lorarar.merging.pairs import Aligned, align
-from lorarar.merging.predict import predict_with
+from lorarar.merging.predict import learned_options, predict_with
 from lorarar.merging.truncate import shrink
 from lorarar.merging.types import (
     CONTENT_ONLY,
@@ -42,19 +42,26 @@ from lorarar.merging.types import (
 )
 
 __all__ = ["METHODS", "RULES", "Merged", "Method", "Options", "Pair", "Predict", "Truncation"]
-__all__ += ["CONTENT_ONLY", "LEARNED", "METHOD", "RULE", "STYLE_ONLY", "align", "merge", "merge_rest", "predict_with"]
+__all__ += ["CONTENT_ONLY", "LEARNED", "METHOD", "RULE", "STYLE_ONLY", "align", "learned_options", "merge"]
+__all__ += ["merge_rest", "predict_with"]
 
 METHODS: dict[str, Method] = {
     "learned": Method(
         learned,
         "LoRA.rar: a hypernetwork's coefficient for every column of to_q and to_out.0; exact",
         "https://arxiv.org/abs/2412.05148",
-        frozenset({"rule"}),
+        frozenset({"rule", "learned", "constants"}),
     ),
     "direct": Method(
         direct,
         "the average or the sum; exact",
         "https://arxiv.org/abs/2203.05482",
+        frozenset({"rule"}),
+    ),
+    "ziplora": Method(
+        ziplora,
+        "a coefficient for every column of the attention linears, optimised for this pair; exact",
+        "https://arxiv.org/abs/2311.13600",
         frozenset({"rule"}),
     ),
     "np-lora": Method(
@@ -117,7 +124,7 @@ def merge(
     return Merged(
         LoRA({name: outcomes[name].layer for name in order}, source=f"{method} merge", metadata=metadata),
         {name: outcomes[name].kind for name in order},
-        coefficients if method == "learned" else None,
+        coefficients if method in ("learned", "ziplora") else None,
         truncation,
         aligned.warnings,
     )

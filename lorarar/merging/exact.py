@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lorarar.cli import InputError
+from lorarar.layout import kind_of
 from lorarar.lora.algebra import concatenate, pad_rank
 from lorarar.lora.types import LoraLayer
 from lorarar.merging.types import LEARNED, METHOD, RULE, RULES, Options, Outcome, Pair
@@ -24,26 +25,62 @@ _LAYERS_AT_ONCE = 48
 def learned(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
     """LoRA.rar (arXiv 2412.05148, Eq. 2): ΔW_m = ΔW_c·diag(m_c) + ΔW_s·diag(m_s), m by the hypernetwork.
 
-    Learned for the base's to_q and to_out.0; every other layer that both LoRAs have follows the k/v rule. The scales
-    multiply the coefficients. Raises InputError without `options.predict` or for a width it was not made for.
+    Learned for the base's layers of `options.learned` (the paper: to_q and to_out.0); every other layer that both LoRAs
+    have follows the k/v rule. The scales multiply the coefficients. Raises InputError without `options.predict` and
+    `options.constants`, or for a width the hypernetwork was not made for.
     """
-    if options.predict is None:
-        raise InputError("the learned method needs a hypernetwork: give --hypernet FILE, or --untrained to try it out")
-    scales = np.array(options.scales, np.float32)[:, None]
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
-        if pair.group is not None and pair.group.part == "qo":
+        if pair.group is not None and kind_of(pair.name) in options.learned:
             groups.setdefault(pair.group.name, []).append(pair)
     for members in groups.values():
         for first in range(0, len(members), _LAYERS_AT_ONCE):
             batch = members[first : first + _LAYERS_AT_ONCE]
-            content = stack([pair.content for pair in batch])
-            style = stack([pair.style for pair in batch])
-            for pair, coefficients in zip(batch, options.predict(*content, *style) * scales, strict=True):
-                layer = _join(pair, pair.content.down * coefficients[0], pair.style.down * coefficients[1])
-                yield Outcome(pair.name, layer, LEARNED, coefficients)
+            for pair, coefficients in zip(batch, _coefficients(batch, options), strict=True):
+                yield _weighted(pair, coefficients, LEARNED, options)
     done = {pair.name for members in groups.values() for pair in members}
-    for outcome in direct([pair for pair in pairs if pair.name not in done], options):
+    yield from _by_rule([pair for pair in pairs if pair.name not in done], options)
+
+
+def ziplora(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
+    """ZipLoRA (arXiv 2311.13600): Eq. 2 with coefficients that were optimised for this pair, `options.coefficients`.
+
+    Layers without any, and those outside the base's attention linears, follow the rule. Raises InputError when
+    `options.coefficients` is None.
+    """
+    if options.coefficients is None:
+        raise InputError(
+            "ziplora's coefficients are optimised for the pair: give --dataset DIR, or the images and prompts that "
+            "the two LoRAs were trained on"
+        )
+    known = {pair.name for pair in pairs if pair.group is not None} & set(options.coefficients)
+    for pair in pairs:
+        if pair.name in known:
+            yield _weighted(pair, np.asarray(options.coefficients[pair.name], np.float32), METHOD, options)
+    yield from _by_rule([pair for pair in pairs if pair.name not in known], options)
+
+
+def _coefficients(pairs: Sequence[Pair], options: Options) -> Float[np.ndarray, "n 2 inp"]:
+    """The coefficients of layers of one shape, without the scales."""
+    if options.constants is not None:
+        values = [options.constants[str(kind_of(pair.name))] for pair in pairs]
+        shape = (len(pairs), 2, pairs[0].content.in_features)
+        return np.broadcast_to(np.array(values, np.float32)[:, :, None], shape)
+    if options.predict is None:
+        raise InputError("the learned method needs a hypernetwork: give --hypernet FILE, or --untrained to try it out")
+    content, style = stack([pair.content for pair in pairs]), stack([pair.style for pair in pairs])
+    return options.predict(*content, *style)
+
+
+def _weighted(pair: Pair, coefficients: Float[np.ndarray, "2 inp"], kind: str, options: Options) -> Outcome:
+    """Eq. 2 for one layer; the outcome's coefficients include the scales."""
+    scaled = coefficients * np.array(options.scales, np.float32)[:, None]
+    layer = _join(pair, pair.content.down * scaled[0], pair.style.down * scaled[1])
+    return Outcome(pair.name, layer, kind, scaled)
+
+
+def _by_rule(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
+    for outcome in direct(pairs, options):
         yield Outcome(outcome.name, outcome.layer, RULE)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lorarar.merging.types import Predict
+from lorarar.merging.types import Options, Predict
 
 
 def predict_with(hypernet: Any) -> Predict:
@@ -28,3 +28,17 @@ def predict_with(hypernet: Any) -> Predict:
             return hypernet(*factors).numpy()
 
     return predict
+
+
+def learned_options(predictor: Any, **changes: Any) -> Options:
+    """What `learned` needs to merge as a Hypernetwork or ConstantCoefficients was trained: its coefficients, the kinds
+    of layers that have them, and its k/v rule. `changes` are other fields of Options, and win.
+    """
+    from lorarar.constant import ConstantCoefficients
+
+    fields: dict[str, Any] = {"learned": predictor.config.learned, "rule": predictor.config.kv_rule}
+    if isinstance(predictor, ConstantCoefficients):
+        fields["constants"] = predictor.constants()
+    else:
+        fields["predict"] = predict_with(predictor)
+    return Options(**fields | changes)

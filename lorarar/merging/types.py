@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lorarar.cli import InputError
-from lorarar.layout import Group
+from lorarar.layout import PAPER_LEARNED, Group, check_kinds
 from lorarar.lora.types import LoRA, LoraLayer
 
 RULES = {"average": 0.5, "sum": 1.0}
@@ -53,9 +53,16 @@ class Options:
     seed: int = 0  # of DARE's masks
     mu: float = 0.5  # NP-LoRA's strength, ≥ 0
     rank_out: int | None = None  # rank of every merged layer; None: r_c + r_s
+    learned: tuple[str, ...] = PAPER_LEARNED  # kinds of layers that `learned` predicts; the others follow the rule
     predict: Predict | None = field(default=None, repr=False, compare=False)  # the hypernetwork of `learned`
+    constants: Mapping[str, tuple[float, float]] | None = None  # (m_c, m_s) by kind, in place of a hypernetwork
+    # ZipLoRA's (m_c, m_s) by layer, which `lorarar.training.ziplora` optimises
+    coefficients: Mapping[str, np.ndarray] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "learned", check_kinds(self.learned))
+        if self.constants is not None and set(self.constants) != set(self.learned):
+            raise InputError(f"constants for {','.join(self.constants)}, but learned are {','.join(self.learned)}")
         if self.rule not in RULES:
             raise InputError(f"unknown rule {self.rule!r}; valid are {', '.join(RULES)}")
         for name in ("content_scale", "style_scale"):
@@ -77,10 +84,11 @@ class Options:
     def describe(self, used: frozenset[str]) -> dict[str, str]:
         """The scales and the options in `used`, as text for a file's metadata."""
         always = {"content_scale", "style_scale"}
+        given = {item.name: getattr(self, item.name) for item in fields(self) if item.name in used | always}
         return {
-            item.name: str(getattr(self, item.name))
-            for item in fields(self)
-            if item.name in used | always and getattr(self, item.name) is not None
+            name: ",".join(value) if isinstance(value, tuple) else str(value)
+            for name, value in given.items()
+            if value is not None
         }
 
 
@@ -157,7 +165,7 @@ class Merged:
 
     lora: LoRA
     kinds: Mapping[str, str]  # layer → learned, method, rule, content only, style only
-    coefficients: Mapping[str, np.ndarray] | None  # `learned`: layer → (2, in), scales included
+    coefficients: Mapping[str, np.ndarray] | None  # `learned`, `ziplora`: layer → (2, in), scales included
     truncation: Truncation | None  # None: the merge is exact
     warnings: tuple[str, ...] = ()
 
