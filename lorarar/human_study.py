@@ -100,19 +100,20 @@ def _serve(args: argparse.Namespace) -> int:
         raise InputError(f"--port {args.port}: a port is 0 to 65535")
     study = read_study(args.study)
     answers = args.answers or args.study / ANSWERS_FILE
-    store = Store(answers, study)
-    server = listen(args.host, args.port)
-    address = url(args.host, server.getsockname()[1])
+    # The port first: if it is taken, no file of answers is made.
+    with listen(args.host, args.port) as server:
+        store = Store(answers, study)
+        address = url(args.host, server.getsockname()[1])
 
-    def announce() -> None:
-        print(f"{len(study.tasks)} comparisons, answers in {answers}")
-        print(f"open {address}   (Ctrl-C stops)", flush=True)
-        if not is_local(args.host):
-            print("everybody on this network can take part; the connection is not encrypted")
-            if (sys.stdout.encoding or "").lower().startswith("utf"):
-                print(qr_code(address), flush=True)
+        def announce() -> None:
+            print(f"{len(study.tasks)} comparisons, answers in {answers}")
+            print(f"open {address}   (Ctrl-C stops)", flush=True)
+            if not is_local(args.host):
+                print("everybody on this network can take part; the connection is not encrypted")
+                if (sys.stdout.encoding or "").lower().startswith("utf"):
+                    print(qr_code(address), flush=True)
 
-    serve(create_app(study, store, args.shared_device), server, announce)
+        serve(create_app(study, store, args.shared_device), server, announce)
     participants, given = store.counts()
     print(f"stopped: {given} answers of {participants} participants in {answers}")
     return EXIT_OK

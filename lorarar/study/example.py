@@ -35,15 +35,15 @@ def draw_example(folder: Path) -> None:
 
 
 def _cat(coat: _Color, chest: _Color, collar: _Color | None, wall: _Color, floor: _Color) -> Image.Image:
-    """A sitting cat, drawn on a 100 × 100 grid at four times the final size."""
-    scale = 4 * SIZE / 100
-    image = Image.new("RGB", (4 * SIZE, 4 * SIZE), wall)
+    """A sitting cat, drawn on a 100 × 100 grid at twice the final size."""
+    scale = 2 * SIZE / 100
+    image = Image.new("RGB", (2 * SIZE, 2 * SIZE), wall)
     draw = ImageDraw.Draw(image)
 
-    def box(left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
+    def box(left: int, top: int, right: int, bottom: int) -> tuple[float, float, float, float]:
         return (left * scale, top * scale, right * scale, bottom * scale)
 
-    def polygon(color: _Color, *points: tuple[float, float]) -> None:
+    def polygon(color: _Color, *points: tuple[int, int]) -> None:
         draw.polygon([(x * scale, y * scale) for x, y in points], fill=color)
 
     draw.rectangle(box(0, 74, 100, 100), fill=floor)

@@ -83,13 +83,12 @@ def make_server(app: Starlette) -> uvicorn.Server:
 
 
 def serve(app: Starlette, server: socket.socket, announce: Callable[[], None]) -> None:
-    """Serve until Ctrl-C or SIGTERM, then return. Takes over the socket."""
-    with server:
-        # Connections wait in the queue from here on, so the address holds when it is announced.
-        server.listen(128)
-        announce()
-        try:
-            make_server(app).run(sockets=[server])
-        except KeyboardInterrupt:
-            # uvicorn raises the signal again after its orderly shutdown.
-            return
+    """Serve on a bound socket until Ctrl-C or SIGTERM, then return."""
+    # Connections wait in the queue from here on, so the address holds when it is announced.
+    server.listen(128)
+    announce()
+    try:
+        make_server(app).run(sockets=[server])
+    except KeyboardInterrupt:
+        # uvicorn raises the signal again after its orderly shutdown.
+        return

@@ -43,7 +43,7 @@ function settle() {
 }
 
 function show(...visible) {
-  for (const id of ["bar", "intro", "task", "images", "explanation", "thanks", "start-bar", "choices"]) {
+  for (const id of ["bar", "intro", "task", "images", "privacy", "thanks", "start-bar", "choices"]) {
     element(id).hidden = !visible.includes(id);
   }
 }
@@ -87,7 +87,7 @@ function begin(heading) {
 async function showExample() {
   position = -1;
   const better = study.example.better;
-  show("intro", "images", "explanation", "start-bar");
+  show("intro", "images", "privacy", "start-bar");
   for (const place of [1, 2]) element(`figure${place}`).classList.toggle("better", place === better);
   element("explanation-text").textContent = study.example.explanation;
   element("start").textContent = study.tasks ? "Go on" : `Start (${study.total} comparisons)`;
