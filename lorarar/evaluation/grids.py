@@ -66,7 +66,7 @@ def bars(table: Table, path: Path) -> None:
         axes.bar(at, bests, width, fill=False, edgecolor=colour, linewidth=1)
     axes.set(xticks=range(len(names)), ylim=(0, 1.05), ylabel="MARS²", title=table.title)
     axes.set_xticklabels(names, rotation=20, ha="right")
-    axes.legend(fontsize="small", ncols=2, title="filled: average, outline: best", title_fontsize="small")
+    figure.legend(loc="outside right upper", fontsize="small", title="filled: average\noutline: best")
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})
 
@@ -92,7 +92,7 @@ def _grid(run: Path, columns: Sequence[str], rows: Sequence[Sequence[str | None]
     largest = max((image.width for row in opened for image in row if image), default=_MIN_CELL)
     side = min(max(largest, _MIN_CELL), _MAX_CELL)
     step = side + _GAP
-    font = ImageFont.load_default(11)
+    font = ImageFont.load_default(12)
     labels = [_wrapped(text, side, font) for text in columns]
     top = _LINE * max(len(lines) for lines in labels) + _GAP
     sheet = Image.new("RGB", (_GAP + step * len(columns), top + step * len(rows)), _PAPER)

@@ -32,15 +32,14 @@ METHODS: dict[str, Entry] = {
     "dare-ties": Entry("DARE-TIES", RIVAL, "density 0.5, uniform weights"),
     "np-lora": Entry("NP-LoRA", RIVAL, "the content gives way in the style's row space, μ = 0.5"),
     "k-lora": Entry("K-LoRA", RIVAL, "one of the two LoRAs a layer and step, by the largest entries"),
-    "ziplora": Entry("ZipLoRA", RIVAL, "coefficients optimised for the pair (minutes a pair)"),
     "learned": Entry("LoRA.rar", OURS, "coefficients by the hypernetwork", hypernet=True),
     "learned-kv-average": Entry("LoRA.rar, k/v averaged", ABLATION, "whatever the checkpoint's rule", hypernet=True),
     "learned-kv-sum": Entry("LoRA.rar, k/v summed", ABLATION, "whatever the checkpoint's rule", hypernet=True),
-    "constant": Entry(
-        "LoRA.rar, constant", ABLATION, "its mean coefficients on the training pairs, one a group", hypernet=True
+    "learned-mean": Entry(
+        "LoRA.rar, mean coefficients", ABLATION, "its mean on the training pairs, one a kind of layer", hypernet=True
     ),
 }
-DEFAULT_METHODS = ("joint", "direct", "dare", "ties", "dare-ties", "ziplora", "learned")
+DEFAULT_METHODS = ("joint", "direct", "dare", "ties", "dare-ties", "learned")
 """The rows of the paper's Table 1."""
 
 
@@ -58,7 +57,7 @@ def parse_methods(text: str) -> tuple[str, ...]:
 def parse_hypernets(text: str) -> dict[str, str]:
     """`q=a.safetensors,qo=b.safetensors` → checkpoint paths by name. Raises InputError."""
     found: dict[str, str] = {}
-    for part in text.split(","):
+    for part in text.split(",") if text else ():
         name, sign, path = (piece.strip() for piece in part.partition("="))
         if not (sign and name and path):
             raise InputError(

@@ -1,0 +1,177 @@
+"""Images of a pair: the base's own diffusers pipeline, the same noise for every method, kept on disk and resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from diffusers import DDPMScheduler
+
+from lorarar.cli import InputError, atomic_file, quiet_toolchains
+from lorarar.evaluation.klora import OnStep
+from lorarar.evaluation.results import MergeFacts
+from lorarar.training.components import Components
+from lorarar.training.sources import open_pipeline
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PAIR_FILE = "pair.json"
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """Something that can be put on a UNet for a while: a LoRA, or one that changes from step to step."""
+
+    def applied(self, unet: torch.nn.Module) -> AbstractContextManager[OnStep]:
+        """Put it on; call what the context gives before each step; the UNet is exactly the old one afterwards."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are drawn; a part of what a kept image is valid for."""
+
+    base: str
+    steps: int
+    guidance: float  # classifier-free guidance; 1 turns it off
+    seed: int
+    dtype: str = "fp32"
+
+
+@dataclass
+class Sampler:
+    """A base's pipeline, ready to draw."""
+
+    pipeline: Any
+    sampling: Sampling
+    batch: int
+
+    @classmethod
+    def load(cls, sampling: Sampling, device: str, batch: int, untrained: bool = False) -> Sampler:
+        """Raises InputError when the base can't be had."""
+        dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+        pipeline = open_pipeline(sampling.base, untrained, dtypes[sampling.dtype])
+        for network in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae, pipeline.unet):
+            network.requires_grad_(False).eval().to(device)
+        pipeline.set_progress_bar_config(disable=True)
+        return cls(pipeline, sampling, batch)
+
+    def components(self) -> Components:
+        """The same networks as training uses them, for the methods that train."""
+        pipeline = self.pipeline
+        return Components(
+            base=self.sampling.base,
+            tokenizers=(pipeline.tokenizer, pipeline.tokenizer_2),
+            text_encoders=(pipeline.text_encoder, pipeline.text_encoder_2),
+            vae=pipeline.vae,
+            unet=pipeline.unet,
+            noise=DDPMScheduler.from_config(pipeline.scheduler.config),
+            resolution=int(pipeline.unet.config.sample_size) * pipeline.vae_scale_factor,
+        )
+
+    def draw(self, adapter: Adapter, prompt: str, seeds: Sequence[int]) -> Iterator[Image]:
+        """One image a seed, in order, a batch at a time. A seed gives the same noise whatever the method or batch."""
+        with adapter.applied(self.pipeline.unet) as on_step:
+            for first in range(0, len(seeds), self.batch):
+                yield from self._batch(on_step, prompt, seeds[first : first + self.batch])
+
+    def _batch(self, on_step: OnStep, prompt: str, seeds: Sequence[int]) -> list[Image]:
+        # On the CPU, so that every device starts from the same noise.
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+        def before_next(pipeline: Any, step: int, _timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+            if step + 1 < pipeline.num_timesteps:
+                on_step(step + 1, pipeline.num_timesteps)
+            return kwargs
+
+        on_step(0, self.sampling.steps)
+        with quiet_toolchains():
+            return self.pipeline(
+                prompt=[prompt] * len(seeds),
+                num_inference_steps=self.sampling.steps,
+                guidance_scale=self.sampling.guidance,
+                generator=generators,
+                callback_on_step_end=before_next,
+            ).images
+
+
+def image_seeds(seed: int, content: str, style: str, images: int) -> list[int]:
+    """The seeds of a pair's images: the same for every method, others for every pair; more images keep the first."""
+    return [
+        int.from_bytes(hashlib.sha256(f"{seed}/{content}/{style}/{index}".encode()).digest()[:7], "big")
+        for index in range(images)
+    ]
+
+
+def safe_name(name: str) -> str:
+    """A dataset's name as a folder's: other characters become `_`, and a few digits keep two such names apart."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".")
+    return plain if plain == name else f"{plain or '_'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def digest_of(facts: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON object."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class PairFolder:
+    """The kept images of one method and pair, `00.png` …, and `pair.json`: what they are valid for, and the merge."""
+
+    folder: Path
+    facts: Mapping[str, Any]  # everything that the images depend on, as JSON
+
+    @classmethod
+    def of(cls, run: Path, method: str, content: str, style: str, facts: Mapping[str, Any]) -> PairFolder:
+        """The folder for a pair in a run. Raises InputError when it holds images of other settings."""
+        place = cls(run / "images" / safe_name(method) / f"{safe_name(content)}--{safe_name(style)}", facts)
+        kept = place._kept()
+        if kept is not None and kept.get("digest") != digest_of(facts):
+            old = kept.get("facts")
+            changed = [key for key in facts if not isinstance(old, dict) or old.get(key) != facts[key]]
+            raise InputError(
+                f"{place.folder} holds images made with other settings (changed: {', '.join(changed) or 'unknown'}); "
+                "choose another output folder, or remove that one to make them again"
+            )
+        return place
+
+    def image(self, index: int) -> Path:
+        return self.folder / f"{index:02d}.png"
+
+    def missing(self, images: int) -> list[int]:
+        """The numbers of the images that have yet to be made."""
+        return [index for index in range(images) if not self.image(index).is_file()]
+
+    def merge_facts(self) -> MergeFacts | None:
+        """What the merge cost when it was made; None before."""
+        kept = self._kept()
+        return None if kept is None else MergeFacts(**kept["merge"])
+
+    def keep_merge(self, merge: MergeFacts) -> None:
+        """Write `pair.json`; from then on the folder is for these settings only."""
+        document = {"digest": digest_of(self.facts), "facts": dict(self.facts), "merge": asdict(merge)}
+        with atomic_file(self.folder / PAIR_FILE) as temporary:
+            temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def keep_image(self, index: int, image: Image) -> None:
+        with atomic_file(self.image(index)) as temporary:
+            image.save(temporary)
+
+    def _kept(self) -> dict[str, Any] | None:
+        path = self.folder / PAIR_FILE
+        if not path.is_file():
+            return None
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            MergeFacts(**kept["merge"])
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{path} is damaged; remove {self.folder} to make its images again") from None
+        return kept

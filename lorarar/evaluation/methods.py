@@ -1,0 +1,214 @@
+"""The methods that are compared: how a content and a style become something that can be put on the UNet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from lorarar import merging
+from lorarar.checkpoints import LoadedHypernet
+from lorarar.cli import InputError
+from lorarar.evaluation.generate import Adapter
+from lorarar.evaluation.klora import ALPHA, BETA, KLoRA, OnStep
+from lorarar.evaluation.names import METHODS
+from lorarar.layout import Layout, kind_of
+from lorarar.lora import LoRA, read_lora
+from lorarar.merging import Options, Predict, learned_options
+from lorarar.training.attach import fused
+from lorarar.training.components import Components
+from lorarar.training.dataset import Content, Dataset, Style
+from lorarar.training.settings import LoraSettings
+
+MEAN_PAIRS = 25  # training pairs that `learned-mean` averages over
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A LoRA, added into the weights while images are drawn: the merge exactly, at no cost a step."""
+
+    lora: LoRA
+
+    @contextmanager
+    def applied(self, unet: nn.Module) -> Iterator[OnStep]:
+        with fused(unet, self.lora):
+            yield lambda step, steps: None
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a method gives for a pair, and how much of it was trained or predicted."""
+
+    adapter: Adapter
+    parameters: int = 0
+    coefficient_seconds: float | None = None
+
+
+@dataclass
+class Workbench:
+    """What the methods work with. A LoRA is read once."""
+
+    components: Components
+    layout: Layout
+    dataset: Dataset
+    split: str
+    joint: LoraSettings
+    zip_steps: int
+    seed: int = 0
+    loras: dict[Path, LoRA] = field(default_factory=dict)
+
+    def lora(self, path: Path) -> LoRA:
+        if path not in self.loras:
+            self.loras[path] = read_lora(path)
+        return self.loras[path]
+
+    def pair(self, content: Content, style: Style) -> tuple[LoRA, LoRA]:
+        return self.lora(content.lora), self.lora(style.lora)
+
+
+Make = Callable[[Workbench, Content, Style], Made]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A method, ready for pairs. `facts`: what its results depend on besides the two LoRAs, as JSON."""
+
+    name: str
+    make: Make
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    needs_loras: bool = True
+
+
+def prepare(name: str, bench: Workbench, hypernet: LoadedHypernet | None = None) -> Evaluated:
+    """The method `name`; a name that is not in METHODS is an ablation's checkpoint, given as `hypernet`.
+
+    Raises InputError when the method needs a checkpoint and there is none.
+    """
+    if name not in METHODS or METHODS[name].hypernet:
+        if hypernet is None:
+            raise InputError(f"the method {name} needs a hypernetwork; give --hypernet FILE")
+        return _learned(name, bench, hypernet)
+    special: dict[str, tuple[Make, dict[str, Any]]] = {
+        "content-only": (_content_only, {}),
+        "style-only": (_style_only, {}),
+        "k-lora": (_k_lora, {"alpha": ALPHA, "beta": BETA}),
+        "joint": (_joint, asdict(bench.joint)),
+    }
+    if name in special:
+        make, facts = special[name]
+        return Evaluated(name, make, facts, METHODS[name].loras)
+    base_name = "direct" if name == "direct-sum" else name
+    options = Options(rule="sum" if name == "direct-sum" else "average", seed=bench.seed)
+    facts = dict(options.describe(merging.METHODS[base_name].uses))
+    return Evaluated(name, _merging(base_name, options), facts)
+
+
+def _content_only(bench: Workbench, content: Content, style: Style) -> Made:
+    return Made(Fused(bench.lora(content.lora)))
+
+
+def _style_only(bench: Workbench, content: Content, style: Style) -> Made:
+    return Made(Fused(bench.lora(style.lora)))
+
+
+def _k_lora(bench: Workbench, content: Content, style: Style) -> Made:
+    return Made(KLoRA.plan(*bench.pair(content, style)))
+
+
+def _joint(bench: Workbench, content: Content, style: Style) -> Made:
+    from lorarar.training.joint import train_joint
+
+    lora = train_joint(bench.components, content, style, bench.joint)
+    return Made(Fused(lora), sum(layer.down.size + layer.up.size for layer in lora.layers.values()))
+
+
+def _merging(name: str, options: Options, parameters: int = 0) -> Make:
+    """A method of lorarar.merging; the time within `options.predict` is told apart."""
+
+    def make(bench: Workbench, content: Content, style: Style) -> Made:
+        clock = _Clock(options.predict) if options.predict is not None else None
+        timed = replace(options, predict=clock) if clock else options
+        merged = merging.merge(*bench.pair(content, style), bench.layout, name, timed)
+        return Made(Fused(merged.lora), parameters, clock.seconds if clock else None)
+
+    return make
+
+
+def _learned(name: str, bench: Workbench, loaded: LoadedHypernet) -> Evaluated:
+    """LoRA.rar and its ablations: another k/v rule, or coefficients that do not depend on the LoRAs."""
+    rules = {"learned-kv-average": {"rule": "average"}, "learned-kv-sum": {"rule": "sum"}}
+    options = learned_options(loaded.hypernet, **rules.get(name, {}))
+    facts: dict[str, Any] = {"hypernet": loaded.sha256, "rule": options.rule, "learned": list(options.learned)}
+    parameters = sum(parameter.numel() for parameter in loaded.hypernet.parameters())
+    if name == "learned-mean":
+        means = mean_coefficients(bench, options)
+        options, parameters = replace(options, constants=means, predict=None), 2 * len(means)
+        facts["constants"] = {kind: list(pair) for kind, pair in means.items()}
+    return Evaluated(name, _merging("learned", options, parameters), facts)
+
+
+def mean_coefficients(bench: Workbench, options: Options) -> dict[str, tuple[float, float]]:
+    """Kind of layer → the hypernetwork's mean (m_c, m_s) over columns, layers and training pairs.
+
+    Up to MEAN_PAIRS pairs of the training part, evenly spread. Raises InputError when no pair has its LoRA files.
+    """
+    parts = bench.dataset.split(bench.split)
+    pairs = [
+        (content, style)
+        for content, style in product(parts.contents["train"], parts.styles["train"])
+        if bench.dataset.contents[content].lora.is_file() and bench.dataset.styles[style].lora.is_file()
+    ]
+    if not pairs:
+        raise InputError("learned-mean is a mean over training pairs, but none has its LoRA files; train those first")
+    found: dict[str, list[np.ndarray]] = {}
+    for content, style in pairs[:: max(1, len(pairs) // MEAN_PAIRS)][:MEAN_PAIRS]:
+        loras = bench.pair(bench.dataset.contents[content], bench.dataset.styles[style])
+        merged = merging.merge(*loras, bench.layout, "learned", options)
+        for layer, coefficients in (merged.coefficients or {}).items():
+            found.setdefault(str(kind_of(layer)), []).append(coefficients.mean(axis=1, dtype=np.float64))
+    means = {kind: np.mean(values, axis=0) for kind, values in found.items()}
+    return {kind: (float(mean[0]), float(mean[1])) for kind, mean in means.items()}
+
+
+class _Clock:
+    """A Predict that adds up the seconds spent in another."""
+
+    def __init__(self, predict: Predict) -> None:
+        self.predict, self.seconds = predict, 0.0
+
+    def __call__(
+        self, content_down: np.ndarray, content_up: np.ndarray, style_down: np.ndarray, style_up: np.ndarray
+    ) -> np.ndarray:
+        start = time.perf_counter()
+        try:
+            return self.predict(content_down, content_up, style_down, style_up)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+def check_loras(dataset: Dataset, pairs: Sequence[tuple[Content, Style]]) -> None:
+    """Refuse pairs whose LoRA files are not all there, naming them."""
+    entries = list({entry.lora: entry for pair in pairs for entry in pair}.values())
+    missing = [entry for entry in entries if not entry.lora.is_file()]
+    if missing:
+        names = ", ".join(entry.name for entry in missing[:5]) + (", …" if len(missing) > 5 else "")
+        raise InputError(
+            f"{len(missing)} of {len(entries)} LoRA files are missing ({names}); make them with  "
+            f"python -m lorarar.train_lora --dataset {dataset.folder}"
+        )
+
+
+def sampled_pairs(dataset: Dataset, split: str, part: str) -> list[tuple[Content, Style]]:
+    """Every content of a part with every style of it. Raises InputError when there is none."""
+    chosen = dataset.split(split)
+    contents, styles = chosen.contents.get(part, ()), chosen.styles.get(part, ())
+    if not contents or not styles:
+        raise InputError(f"the split {split!r} has no {part} pairs; choose another --part or --split")
+    return [(dataset.contents[content], dataset.styles[style]) for content, style in product(contents, styles)]
