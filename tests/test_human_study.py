@@ -251,16 +251,19 @@ def test_the_command_makes_serves_and_summarises(tmp_path: Path, capsys: pytest.
 
     command = [sys.executable, "-u", "-m", "lorarar.human_study", "serve", str(study), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None and server.stderr is not None
-        assert server.stdout.readline() == f"2 comparisons, answers in {study / 'answers.sqlite'}\n"
-        address = server.stdout.readline().split()[1]
-        with urllib.request.urlopen(address, timeout=30) as page:
-            assert b"Comparing images" in page.read()
-        browser = Browser(int(address.rstrip("/").rpartition(":")[2]))
-        browser.start()
-        browser.answer(0, "similar")
-        server.send_signal(signal.SIGINT)
-        out, err = server.stdout.read(), server.stderr.read()
+        try:
+            assert server.stdout is not None and server.stderr is not None
+            assert server.stdout.readline() == f"2 comparisons, answers in {study / 'answers.sqlite'}\n"
+            address = server.stdout.readline().split()[1]
+            with urllib.request.urlopen(address, timeout=30) as page:
+                assert b"Comparing images" in page.read()
+            browser = Browser(int(address.rstrip("/").rpartition(":")[2]))
+            browser.start()
+            browser.answer(0, "similar")
+            server.send_signal(signal.SIGINT)
+            out, err = server.communicate(timeout=60)
+        finally:
+            server.kill()  # of a server that has stopped, this does nothing
     assert (server.returncode, err) == (0, "")
     assert out == f"stopped: 1 answers of 1 participants in {study / 'answers.sqlite'}\n"
 

@@ -86,7 +86,7 @@ def to_markdown(summaries: Sequence[Summary]) -> str:
     parts.append(
         "Intervals by participants and by pairs are bootstrap percentiles with whole participants, or whole pairs, "
         "drawn again; a dash means fewer than two. Wilson's takes all answers as independent, which they are not: "
-        "it is too narrow, and given for studies of one participant.\n"
+        "it is often too narrow, and given for studies of one participant.\n"
     )
     return "\n".join(parts)
 
@@ -141,9 +141,10 @@ def _label(share: Share, width: float) -> str:
 
 
 def _bar_name(summary: Summary, summaries: Sequence[Summary]) -> str:
+    name = f"{summary.case}\nn = {summary.answers}"
     if len({each.methods for each in summaries}) == 1:
-        return summary.case
-    return f"{summary.methods[0]} / {summary.methods[1]}\n{summary.case}"
+        return name
+    return f"{summary.methods[0]} / {summary.methods[1]}\n{name}"
 
 
 def _cell(text: str) -> str:
