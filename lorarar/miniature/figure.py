@@ -13,6 +13,9 @@ from lorarar.miniature.subjects import RGB
 INK: RGB = (0.13, 0.11, 0.14)
 WHITE: RGB = (1.0, 1.0, 1.0)
 
+Real = float | int
+"""A number in an outline; at run time an int is no float."""
+
 Outline = Float[np.ndarray, "points 2"]
 
 
@@ -26,12 +29,12 @@ class Frame:
     def at(self, points: Outline) -> Outline:
         return points @ self.matrix.T + self.origin
 
-    def inner(self, x: float, y: float, width: float = 1.0, height: float | None = None, angle: float = 0.0) -> Frame:
+    def inner(self, x: Real, y: Real, width: Real = 1.0, height: Real | None = None, angle: Real = 0.0) -> Frame:
         """A frame given in this one's coordinates: its centre, half sizes and turn in degrees (clockwise on screen)."""
         inside = frame(x, y, width, height, angle)
         return Frame(self.matrix @ inside.matrix, self.matrix @ inside.origin + self.origin)
 
-    def point(self, x: float, y: float) -> tuple[float, float]:
+    def point(self, x: Real, y: Real) -> tuple[float, float]:
         moved = self.matrix @ np.array((x, y)) + self.origin
         return float(moved[0]), float(moved[1])
 
@@ -42,7 +45,7 @@ class Frame:
         return float(lengths[0]), float(lengths[1])
 
 
-def frame(x: float, y: float, width: float = 1.0, height: float | None = None, angle: float = 0.0) -> Frame:
+def frame(x: Real, y: Real, width: Real = 1.0, height: Real | None = None, angle: Real = 0.0) -> Frame:
     """Centre, half sizes (height as width unless given) and turn in degrees (clockwise on screen)."""
     turn = np.radians(angle)
     cosine, sine = np.cos(turn), np.sin(turn)
@@ -55,17 +58,17 @@ CIRCLE: np.ndarray = np.stack((np.cos(_TURNS), np.sin(_TURNS)), 1)
 SQUARE: np.ndarray = np.array(((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)))
 
 
-def ellipse(x: float, y: float, width: float, height: float | None = None, angle: float = 0.0) -> Outline:
+def ellipse(x: Real, y: Real, width: Real, height: Real | None = None, angle: Real = 0.0) -> Outline:
     """Centre, half sizes and turn, as in `frame`."""
     return frame(x, y, width, height, angle).at(CIRCLE)
 
 
-def rounded(power: float = 4.0) -> Outline:
+def rounded(power: Real = 4.0) -> Outline:
     """A superellipse within ±1: a circle at 2, closer to a square with a larger power."""
     return np.sign(CIRCLE) * np.abs(CIRCLE) ** (2 / power)
 
 
-def limb(start: tuple[float, float], end: tuple[float, float], first: float, last: float | None = None) -> Outline:
+def limb(start: tuple[Real, Real], end: tuple[Real, Real], first: Real, last: Real | None = None) -> Outline:
     """A round-ended limb: radius `first` at the start, `last` at the end."""
     a, b = np.array(start, dtype=float), np.array(end, dtype=float)
     heading = np.arctan2(*(b - a)[::-1])
@@ -74,7 +77,7 @@ def limb(start: tuple[float, float], end: tuple[float, float], first: float, las
     return np.concatenate((a + first * cap, b - (first if last is None else last) * cap))
 
 
-def smooth(points: Sequence[tuple[float, float]], closed: bool = True, steps: int = 6) -> Outline:
+def smooth(points: Sequence[tuple[Real, Real]], closed: bool = True, steps: int = 6) -> Outline:
     """A Catmull–Rom curve through the points."""
     knots = np.array(points, dtype=float)
     knots = np.concatenate((knots[-1:], knots, knots[:2])) if closed else np.concatenate((knots[:1], knots, knots[-1:]))
@@ -90,7 +93,7 @@ def smooth(points: Sequence[tuple[float, float]], closed: bool = True, steps: in
     return flat if closed else np.concatenate((flat, knots[-1:]))
 
 
-def stroke(points: Sequence[tuple[float, float]], width: float, end_width: float | None = None) -> Outline:
+def stroke(points: Sequence[tuple[Real, Real]], width: Real, end_width: Real | None = None) -> Outline:
     """A smooth line through the points, of the given half width, round at both ends."""
     line = smooth(points, closed=False)
     along = np.gradient(line, axis=0)
@@ -103,7 +106,7 @@ def stroke(points: Sequence[tuple[float, float]], width: float, end_width: float
     return np.concatenate((line + widths * across, cap, (line - widths * across)[::-1], back))
 
 
-def star(points: int = 5, depth: float = 0.45) -> Outline:
+def star(points: int = 5, depth: Real = 0.45) -> Outline:
     """A star within the unit circle, one point up."""
     turns = np.arange(2 * points) * np.pi / points - np.pi / 2
     radii = np.where(np.arange(2 * points) % 2 == 0, 1.0, depth)
@@ -149,7 +152,7 @@ class Figure:
         self.parts.append(Part(outline, colour, number, detail, marked))
 
 
-def shade(colour: RGB, factor: float = 0.8) -> RGB:
+def shade(colour: RGB, factor: Real = 0.8) -> RGB:
     """The colour of what lies farther back; a dark colour gets lighter, so that it can be told from the rest."""
     if max(colour) < 0.45:
         return (colour[0] + 0.14, colour[1] + 0.14, colour[2] + 0.14)
@@ -165,16 +168,16 @@ def ink_on(colour: RGB) -> RGB:
     return WHITE if is_dark(colour) and max(colour) < 0.55 else INK
 
 
-def lerp(low: float, high: float, amount: float) -> float:
+def lerp(low: Real, high: Real, amount: Real) -> float:
     return low + (high - low) * amount
 
 
-def swing(pose: float, cycles: float = 1.0) -> float:
+def swing(pose: Real, cycles: Real = 1.0) -> float:
     """From a pose in [0, 1] to a swing in [-1, 1]."""
     return float(np.sin(2 * np.pi * cycles * pose))
 
 
-def add_eye(figure: Figure, at: Frame, x: float, y: float, size: float, on: RGB) -> None:
+def add_eye(figure: Figure, at: Frame, x: Real, y: Real, size: Real, on: RGB) -> None:
     """An eye with a glint; on a dark body it lies in a white ring."""
     if is_dark(on):
         figure.add(at.at(ellipse(x, y, size * 1.45, size * 1.55)), WHITE, detail=True)
@@ -182,13 +185,13 @@ def add_eye(figure: Figure, at: Frame, x: float, y: float, size: float, on: RGB)
     figure.add(at.at(ellipse(x + 0.3 * size, y - 0.4 * size, size * 0.4)), WHITE, detail=True, same=True)
 
 
-def add_eyes(figure: Figure, at: Frame, gap: float, y: float, size: float, on: RGB) -> None:
+def add_eyes(figure: Figure, at: Frame, gap: Real, y: Real, size: Real, on: RGB) -> None:
     """Two eyes, and the anchors of what is worn on them."""
     for x in (-gap, gap):
         add_eye(figure, at, x, y, size, on)
     figure.face = at.inner(0, y, gap)
 
 
-def add_smile(figure: Figure, at: Frame, x: float, y: float, size: float, colour: RGB) -> None:
+def add_smile(figure: Figure, at: Frame, x: Real, y: Real, size: Real, colour: RGB) -> None:
     line = ((x - size, y - 0.35 * size), (x, y + 0.35 * size), (x + size, y - 0.35 * size))
     figure.add(at.at(stroke(line, 0.2 * size + 0.02)), colour, detail=True)
