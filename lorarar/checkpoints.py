@@ -52,6 +52,10 @@ class LoadedHypernet:
     notes: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def predictor(self) -> Hypernetwork:
+        return self.hypernet
+
 
 @dataclass(frozen=True)
 class LoadedPredictor:

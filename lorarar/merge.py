@@ -13,6 +13,7 @@ from lorarar.bases import CONFIGS, DEFAULT_BASE, load_layout
 from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, check_lora_output, missing_toolchain, run_command
 from lorarar.layout import Layout
 from lorarar.lora import DTYPES, WRITERS, LoRA, read_lora, write_lora
+from lorarar.merge_ziplora import add_arguments, check_arguments, merge_ziplora
 from lorarar.merging import (
     CONTENT_ONLY,
     LEARNED,
@@ -23,25 +24,27 @@ from lorarar.merging import (
     STYLE_ONLY,
     Merged,
     Options,
+    learned_options,
     merge,
-    predict_with,
 )
 
 _RULES_TEXT = """
 which layers are merged how:
   a layer that only one LoRA has is carried exactly, times that LoRA's scale (--rank-out leaves it alone);
-  a layer that both have is merged by the method; learned is made for the base's to_q and to_out.0, and merges every
-  other layer (to_k, to_v, feed-forward, projections, convolutions, text encoders) by --rule, exactly.
-  direct, learned and np-lora give a LoRA of rank r_c + r_s that is the merge exactly. dare, ties and dare-ties act on
-  ΔW = up @ down, whose result has full rank: it is cut to rank r_c + r_s (or --rank-out), and the error is reported.
+  a layer that both have is merged by the method; learned is made for the base's to_q and to_out.0 (or the kinds that
+  its checkpoint learned), and merges every other layer (to_k, to_v, feed-forward, projections, convolutions, text
+  encoders) by --rule, exactly. ziplora needs LoRAs of the attention linears alone.
+  direct, learned, ziplora and np-lora give a LoRA of rank r_c + r_s that is the merge exactly. dare, ties and dare-ties
+  act on ΔW = up @ down, whose result has full rank: it is cut to rank r_c + r_s (or --rank-out), and the error is
+  reported.
 """
 
 
 @dataclass(frozen=True)
 class _Learner:
-    """The hypernetwork's part of the options, the metadata and the messages."""
+    """The options with the hypernetwork's, and what it adds to the metadata and the messages."""
 
-    options: dict[str, Any]
+    options: Options
     metadata: dict[str, str]
     notes: tuple[str, ...]
 
@@ -50,18 +53,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; raises InputError for anything the user can put right."""
     args = _parse(argv)
     check_lora_output(args.output, args.content, args.style)
-    options = Options(**_given_options(args))
+    given = _given_options(args)
+    options = Options(**given)
     watch = Stopwatch()
     with watch.stage("read"):
         content, style = read_lora(args.content), read_lora(args.style)
     learner = None
-    with watch.stage("prepare"):
-        if args.method == "learned":
-            learner = _load_learner(args)
-            options = replace(options, **learner.options)
-        layout = load_layout(args.base)
-    with watch.stage("merge"):
-        merged = _merge_with_progress(content, style, layout, args.method, options)
+    if args.method == "ziplora":
+        merged = merge_ziplora(args, content, style, options, watch)
+    else:
+        with watch.stage("prepare"):
+            if args.method == "learned":
+                learner = _load_learner(args, given)
+                options = learner.options
+            layout = load_layout(args.base)
+        with watch.stage("merge"):
+            merged = _merge_with_progress(content, style, layout, args.method, options)
     if learner is not None:
         merged = replace(merged, lora=replace(merged.lora, metadata={**merged.lora.metadata, **learner.metadata}))
     with watch.stage("write"):
@@ -86,17 +93,22 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--base", default=DEFAULT_BASE, help=f"{', '.join(CONFIGS)} or a diffusers folder (default {DEFAULT_BASE})")
     add("--method", choices=METHODS, default="learned", help="how to merge (default learned)")
     add("--hypernet", type=Path, metavar="H", help="the checkpoint for learned")
-    add("--untrained", action="store_true", help="learned with seeded random weights: to try things out only")
+    add(
+        "--untrained",
+        action="store_true",
+        help="seeded random weights for learned's hypernetwork or ziplora's base: to try things out only",
+    )
     add("--content-scale", type=float, default=1.0, metavar="X", help="multiplies ΔW_c (default 1, the paper)")
     add("--style-scale", type=float, default=1.0, metavar="X", help="multiplies ΔW_s (default 1, the paper)")
     add("--rule", choices=RULES, help="direct: average or sum; learned: the k/v rule (default: the checkpoint's)")
     add("--density", type=float, metavar="P", help="dare, ties, dare-ties: share of entries kept (default 0.5)")
-    add("--seed", type=int, metavar="N", help="dare, dare-ties: the masks' seed (default 0)")
+    add("--seed", type=int, metavar="N", help="dare, dare-ties: the masks' seed; ziplora: the noise's (default 0)")
     add("--mu", type=float, metavar="MU", help="np-lora: how far the content gives way (default 0.5)")
     add("--rank-out", type=int, metavar="R", help="largest rank of the merged layers (default r_c + r_s)")
     add("--dialect", choices=WRITERS, default="peft", help="key names of the output (default peft)")
     add("--dtype", choices=DTYPES, default="fp32", help="number format of the output (default fp32, exact)")
     add("-o", "--output", type=Path, required=True, metavar="FILE", help="the merged .safetensors file")
+    add_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -111,7 +123,8 @@ def _given_options(args: argparse.Namespace) -> dict[str, Any]:
             users = ", ".join(method for method, entry in METHODS.items() if name in entry.uses)
             raise InputError(f"--{name} means nothing to {args.method}; leave it out, or use it with {users}")
         given[name] = value
-    if args.method != "learned" and (args.hypernet or args.untrained):
+    check_arguments(args)
+    if args.method != "learned" and (args.hypernet or (args.untrained and args.method != "ziplora")):
         raise InputError(f"{args.method} uses no hypernetwork; leave --hypernet and --untrained out, or use learned")
     if args.method == "learned" and bool(args.hypernet) == args.untrained:
         raise InputError(
@@ -122,12 +135,12 @@ def _given_options(args: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def _load_learner(args: argparse.Namespace) -> _Learner:
+def _load_learner(args: argparse.Namespace, given: dict[str, Any]) -> _Learner:
     try:
-        from lorarar.checkpoints import load_hypernet, untrained_hypernet
+        from lorarar.checkpoints import load_predictor, untrained_hypernet
     except ImportError:
         raise missing_toolchain("torch", "train") from None
-    loaded = untrained_hypernet() if args.untrained else load_hypernet(args.hypernet)
+    loaded = untrained_hypernet() if args.untrained else load_predictor(args.hypernet)
     notes = loaded.notes
     if not loaded.trained:
         notes = (
@@ -139,8 +152,7 @@ def _load_learner(args: argparse.Namespace) -> _Learner:
         "lorarar_hypernet_sha256": loaded.sha256,
         "lorarar_hypernet_trained": str(loaded.trained).lower(),
     }
-    rule = args.rule or loaded.hypernet.config.kv_rule
-    return _Learner({"predict": predict_with(loaded.hypernet), "rule": rule}, metadata, notes)
+    return _Learner(learned_options(loaded.predictor, **given), metadata, notes)
 
 
 def _merge_with_progress(content: LoRA, style: LoRA, layout: Layout, method: str, options: Options) -> Merged:

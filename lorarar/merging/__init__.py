@@ -62,7 +62,7 @@ METHODS: dict[str, Method] = {
         ziplora,
         "a coefficient for every column of the attention linears, optimised for this pair; exact",
         "https://arxiv.org/abs/2311.13600",
-        frozenset({"rule"}),
+        frozenset({"rule", "seed"}),
     ),
     "np-lora": Method(
         np_lora,

@@ -65,7 +65,7 @@ def train_concepts(
     state_every: int = DEFAULT_EVERY,
 ) -> LoRA:
     """One LoRA for one or more concepts, which take equal turns. As `train_lora` in the rest."""
-    accelerator = new_accelerator(components.device, settings)
+    accelerator = new_accelerator(components.device, settings.mixed_precision, settings.accumulation)
     settings.check_processes(accelerator.num_processes)
     examples = encode_concepts(components, concepts, settings.flip)
     file = None if state is None else StateFile(state, _training(components, concepts, settings), state_every)
@@ -79,8 +79,8 @@ def train_concepts(
     return LoRA(layers, source="trained LoRA", metadata=_metadata(components, concepts, settings))
 
 
-def new_accelerator(device: torch.device, settings: LoraSettings) -> Any:
-    """accelerate's Accelerator on the components' device. InputError where it can't have the settings' precision."""
+def new_accelerator(device: torch.device, mixed_precision: str, accumulation: int = 1) -> Any:
+    """accelerate's Accelerator on the components' device. InputError where it can't have that precision."""
     try:
         with quiet_toolchains():
             from accelerate import Accelerator
@@ -89,12 +89,12 @@ def new_accelerator(device: torch.device, settings: LoraSettings) -> Any:
     try:
         return Accelerator(
             cpu=device.type == "cpu",
-            mixed_precision=settings.mixed_precision,
-            gradient_accumulation_steps=settings.accumulation,
+            mixed_precision=mixed_precision,
+            gradient_accumulation_steps=accumulation,
         )
     except (ValueError, RuntimeError, NotImplementedError) as error:
         raise InputError(
-            f"{device.type} can't train with --mixed-precision {settings.mixed_precision} ({error}); use no"
+            f"{device.type} can't train with --mixed-precision {mixed_precision} ({error}); use no"
         ) from None
 
 
@@ -206,7 +206,7 @@ def _layers(unet: nn.Module) -> dict[str, LoraLayer]:
 
 def _training(components: Components, concepts: Sequence[Concept], settings: LoraSettings) -> dict[str, Any]:
     """What must be the same for a training to go on; the images by their content, wherever they lie."""
-    about: dict[str, Any] = asdict(settings) | {"base": _base_name(components), "resolution": components.resolution}
+    about: dict[str, Any] = asdict(settings) | {"base": base_name(components), "resolution": components.resolution}
     del about["steps"]
     about["prompts"] = [concept.prompt for concept in concepts]
     about["images"] = [
@@ -215,7 +215,7 @@ def _training(components: Components, concepts: Sequence[Concept], settings: Lor
     return about
 
 
-def _base_name(components: Components) -> str:
+def base_name(components: Components) -> str:
     """The base's name; of a folder or file its last part, since a path says nothing on another machine."""
     path = Path(components.base)
     return path.resolve().name if path.exists() else components.base
@@ -225,7 +225,7 @@ def _metadata(components: Components, concepts: Sequence[Concept], settings: Lor
     """How the LoRA was made, for the file's header."""
     return {
         "lorarar_version": __version__,
-        "lorarar_base": _base_name(components),
+        "lorarar_base": base_name(components),
         "lorarar_prompt": " | ".join(concept.prompt for concept in concepts),
         "lorarar_images": " | ".join(str(len(concept.images)) for concept in concepts),
         "lorarar_resolution": str(components.resolution),

@@ -1,0 +1,172 @@
+"""LoRAs packed for training, and the merge of many pairs at once (Eq. 2), differentiable in the coefficients.
+
+A pack holds, for each group of the layout, the factors of several LoRAs: down (p, n, rank, in) and up (p, n, out, rank)
+for p LoRAs and the group's n layers. No ΔW is formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lorarar.cli import InputError
+from lorarar.constant import ConstantCoefficients
+from lorarar.hypernet import KV_RULES, Hypernetwork
+from lorarar.layout import UNET, Group, Layout, kind_of, pack, part_of
+from lorarar.lora import LoRA
+from lorarar.training.attach import Factors
+
+
+@dataclass(frozen=True)
+class GroupFactors:
+    """The factors of p LoRAs in one group of n layers."""
+
+    down: Float[Tensor, "p n rank inp"]
+    up: Float[Tensor, "p n out rank"]
+
+
+Pack = Mapping[str, GroupFactors]
+"""Factors by group name."""
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """(m_c, m_s) of every column: `applied` by group name, `learned` the learned layers' alone (with gradients)."""
+
+    applied: Mapping[str, Float[Tensor, "p n 2 inp"]]
+    learned: tuple[Float[Tensor, "p layers 2 _"], ...]
+
+
+@dataclass(frozen=True)
+class LoraBank:
+    """All LoRAs of one role, in main memory: SDXL at rank 64 takes 372 MB a LoRA in fp32."""
+
+    packed: Pack
+
+    @classmethod
+    def of(cls, loras: Sequence[LoRA], layout: Layout, rank: int, dtype: torch.dtype = torch.float32) -> LoraBank:
+        """Pack LoRAs, zero-padded to `rank`, which is exact.
+
+        Raises InputError for a LoRA without some of the layout's layers or with others, since it would be trained with
+        another update than it has, and as `pack`.
+        """
+        adapters = [_whole(lora, layout, rank) for lora in loras]
+        packed = {}
+        for group in layout.groups:
+            down, up = (
+                torch.stack([torch.from_numpy(adapter[name]) for adapter in adapters]).to(dtype)
+                for name in (group.down, group.up)
+            )
+            packed[group.name] = GroupFactors(down, up)
+        return cls(packed)
+
+    def take(self, index: Sequence[int], device: torch.device | str) -> Pack:
+        """The LoRAs at `index` on a device, in that order."""
+        rows = torch.tensor(index)
+        return {
+            name: GroupFactors(factors.down[rows].to(device), factors.up[rows].to(device))
+            for name, factors in self.packed.items()
+        }
+
+
+def _whole(lora: LoRA, layout: Layout, rank: int) -> Mapping[str, object]:
+    packed = pack(lora, layout, rank)
+    if packed.left_out:
+        raise InputError(f"{lora.source}: {packed.warning()}; training needs LoRAs of the attention linears alone")
+    missing = [module for module in layout.modules if UNET + module not in lora.layers]
+    if missing:
+        raise InputError(
+            f"{lora.source}: {len(missing)} of the {len(layout.modules)} attention linears of {layout.base} are "
+            f"missing, such as {missing[0]}; training needs LoRAs of all of them, as lorarar.train_lora makes"
+        )
+    return packed.adapter
+
+
+def unet_layout(unet: nn.Module, base: str) -> Layout:
+    """The layout of a UNet at hand."""
+    return Layout.from_linears(
+        base,
+        [
+            (name, module.in_features, module.out_features)
+            for name, module in unet.named_modules()
+            if isinstance(module, nn.Linear) and part_of(name)
+        ],
+    )
+
+
+def predict_coefficients(
+    predictor: Hypernetwork | ConstantCoefficients, layout: Layout, content: Pack, style: Pack
+) -> Coefficients:
+    """The predictor's coefficients for the learned kinds of layers, the k/v rule's for the others."""
+    applied: dict[str, Tensor] = {}
+    learned: list[Tensor] = []
+    for group in layout.groups:
+        factors = content[group.name].down
+        pairs = factors.new_full((len(factors), len(group.modules), 2, 1), KV_RULES[predictor.config.kv_rule])
+        rows = [row for row, module in enumerate(group.modules) if kind_of(module) in predictor.config.learned]
+        if rows:
+            found = _predicted(predictor, group, rows, content[group.name], style[group.name])
+            learned.append(found)
+            index = torch.tensor(rows, device=factors.device)
+            pairs = pairs.expand(-1, -1, -1, group.in_features).index_copy(1, index, found)
+        applied[group.name] = pairs
+    if not learned:
+        raise InputError(f"{layout.base} has no layers of the kinds {','.join(predictor.config.learned)} to learn")
+    return Coefficients(applied, tuple(learned))
+
+
+def _predicted(
+    predictor: Hypernetwork | ConstantCoefficients,
+    group: Group,
+    rows: Sequence[int],
+    content: GroupFactors,
+    style: GroupFactors,
+) -> Float[Tensor, "p layers 2 inp"]:
+    count = len(content.down)
+    if isinstance(predictor, ConstantCoefficients):
+        pairs = torch.stack([predictor.pairs[str(kind_of(group.modules[row]))] for row in rows])
+        return pairs[None, :, :, None].expand(count, -1, -1, group.in_features)
+    whole = len(rows) == len(group.modules)
+    # Every layer of every pair is one row of the batch that the hypernetwork takes.
+    factors = [
+        (tensor if whole else tensor[:, rows]).flatten(0, 1)
+        for tensor in (content.down, content.up, style.down, style.up)
+    ]
+    return predictor(*factors).unflatten(0, (count, len(rows)))
+
+
+def constant_coefficients(layout: Layout, value: float, like: Tensor) -> Coefficients:
+    """The same coefficient everywhere: 0.5 is the plain average, 1 the plain sum. Dtype and device as `like`."""
+    return Coefficients({group.name: like.new_full((1, 1, 2, 1), value) for group in layout.groups}, ())
+
+
+def merged_factors(layout: Layout, content: Pack, style: Pack, coefficients: Coefficients) -> dict[str, Factors]:
+    """The merged LoRAs of p pairs by full module name: up_m = [up_c, up_s], down_m = [down_c·m_c; down_s·m_s]."""
+    merged: dict[str, Factors] = {}
+    for group in layout.groups:
+        one, other, pair = content[group.name], style[group.name], coefficients.applied[group.name]
+        down = torch.cat([one.down * pair[:, :, :1], other.down * pair[:, :, 1:]], dim=2)
+        up = torch.cat([one.up, other.up], dim=3)
+        merged |= _by_module(group, down, up)
+    return merged
+
+
+def alternating_factors(layout: Layout, content: Pack, style: Pack) -> dict[str, Factors]:
+    """The pairs' own LoRAs for a batch whose rows are content, style, content, style, …; by full module name."""
+    factors: dict[str, Factors] = {}
+    for group in layout.groups:
+        one, other = content[group.name], style[group.name]
+        down = torch.stack([one.down, other.down], dim=1).flatten(0, 1)
+        up = torch.stack([one.up, other.up], dim=1).flatten(0, 1)
+        factors |= _by_module(group, down, up)
+    return factors
+
+
+def _by_module(
+    group: Group, down: Float[Tensor, "g n rank inp"], up: Float[Tensor, "g n out rank"]
+) -> dict[str, Factors]:
+    return {UNET + module: Factors(down[:, row], up[:, row]) for row, module in enumerate(group.modules)}

@@ -1,0 +1,135 @@
+"""The curves of a training: rows of the loss's terms, as CSV, as a picture, and as tensors for the state file."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lorarar.cli import atomic_file
+
+PARTS = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class Row:
+    """The terms of Eq. 3 after `step` steps, over a step's batch or the validation draw. `orthogonality` without λ."""
+
+    part: str  # a name of PARTS
+    step: int
+    total: float
+    content: float
+    style: float
+    orthogonality: float
+    learning_rate: float  # 0 for validation
+
+
+@dataclass
+class History:
+    """All rows in order, and the validation distances (content + style) of constant coefficients."""
+
+    rows: list[Row] = field(default_factory=list)
+    references: dict[str, float] = field(default_factory=dict)
+
+    def part(self, name: str) -> list[Row]:
+        return [row for row in self.rows if row.part == name]
+
+    @property
+    def steps(self) -> int:
+        """Training steps done."""
+        return len(self.part("train"))
+
+    def totals(self) -> list[float]:
+        """The training loss of each step."""
+        return [row.total for row in self.part("train")]
+
+    def has_validation(self, step: int) -> bool:
+        return any(row.step == step for row in self.part("validation"))
+
+    @property
+    def best_step(self) -> int | None:
+        """The first step of the lowest validation loss; None without validation."""
+        rows = self.part("validation")
+        return min(rows, key=lambda row: row.total).step if rows else None
+
+    def summary(self) -> dict[str, Any]:
+        """First, best and last validation terms and the references, for the checkpoint."""
+        rows = self.part("validation")
+        if not rows:
+            return {}
+        best = min(rows, key=lambda row: row.total)
+        names = ("step", "total", "content", "style", "orthogonality")
+        picked = {"first": rows[0], "best": best, "last": rows[-1]}
+        found = {key: {name: getattr(row, name) for name in names} for key, row in picked.items()}
+        return found | {"references": dict(self.references)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The history as float64 tensors, exactly."""
+        rows = [(PARTS.index(row.part), *astuple(row)[1:]) for row in self.rows]
+        found = {
+            f"reference.{name}": torch.tensor(value, dtype=torch.float64) for name, value in self.references.items()
+        }
+        return found | {"history": torch.tensor(rows, dtype=torch.float64).reshape(-1, len(fields(Row)))}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> History:
+        """The history of `tensors`; empty without one."""
+        if "history" not in tensors:
+            return cls()
+        rows = [Row(PARTS[int(row[0])], int(row[1]), *row[2:]) for row in tensors["history"].tolist()]
+        prefix = "reference."
+        references = {name.removeprefix(prefix): float(t) for name, t in tensors.items() if name.startswith(prefix)}
+        return cls(rows, references)
+
+    def write_csv(self, path: Path) -> None:
+        """One line a row."""
+        with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([item.name for item in fields(Row)])
+            writer.writerows(astuple(row) for row in self.rows)
+
+    def write_picture(self, path: Path) -> None:
+        """A PNG: the distances against the references, content and style apart, and the orthogonality term."""
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        from matplotlib import pyplot as plt
+
+        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+        train, validation = self.part("train"), self.part("validation")
+        steps, sums = _smoothed(train, [row.content + row.style for row in train])
+        left.plot(steps, sums, color="0.7", label="training, smoothed")
+        for (name, value), style in zip(self.references.items(), ("--", ":"), strict=False):
+            left.axhline(value, color="0.3", linestyle=style, label=name)
+        places = [row.step for row in validation]
+        if validation:
+            left.plot(places, [row.content + row.style for row in validation], color="C0", label="validation")
+            middle.plot(places, [row.content for row in validation], color="C1", label="content, validation")
+            middle.plot(places, [row.style for row in validation], color="C2", label="style, validation")
+            right.plot(places, [row.orthogonality for row in validation], color="C3", label="validation")
+        else:
+            middle.plot(*_smoothed(train, [row.content for row in train]), color="C1", label="content, training")
+            middle.plot(*_smoothed(train, [row.style for row in train]), color="C2", label="style, training")
+        right.plot(*_smoothed(train, [row.orthogonality for row in train]), color="0.7", label="training, smoothed")
+        titles = ("distance to the two LoRAs (Eq. 3)", "content and style", "|m_c · m_s|, without λ")
+        for axes, title in zip((left, middle, right), titles, strict=True):
+            axes.set(title=title, xlabel="step")
+            axes.legend(frameon=False)
+        with atomic_file(path) as temporary:
+            figure.savefig(temporary, dpi=110)
+        plt.close(figure)
+
+
+def _smoothed(rows: Sequence[Row], values: Sequence[float], parts: int = 60) -> tuple[list[float], list[float]]:
+    """Mean step and value of up to `parts` equal pieces: a step's own loss depends on its timesteps above all."""
+    if not rows:
+        return [], []
+    pieces = np.array_split(np.arange(len(rows)), min(parts, len(rows)))
+    steps, numbers = np.array([row.step for row in rows], float), np.array(values, float)
+    return [float(steps[piece].mean()) for piece in pieces], [float(numbers[piece].mean()) for piece in pieces]

@@ -1,0 +1,196 @@
+"""What the merging loss is trained on: LoRAs, latents and prompts of both roles, and each step's pairs and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lorarar.cli import InputError
+from lorarar.layout import Layout
+from lorarar.lora import LoRA, read_lora
+from lorarar.training.bank import LoraBank, Pack
+from lorarar.training.components import Components, Condition, noise_latents
+from lorarar.training.dataset import Content, Dataset, Style
+from lorarar.training.examples import Concept, Examples, encode_concepts, seeded_generator
+from lorarar.training.loss import PairBatch
+
+# Streams of random numbers: one for each use of a seed, so that none repeats another's draws.
+_PAIRS, _STEPS, _VALIDATION = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Role:
+    """One role's LoRAs and examples, in the same order."""
+
+    bank: LoraBank
+    examples: Examples
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Rows of a step: pairs (content, style), an image of each, their noise and timesteps."""
+
+    pairs: tuple[tuple[int, int], ...]
+    images: Float[Tensor, "rows 2"]  # in [0, 1): which of the images, for content and style
+    noise: Float[Tensor, "rows 2 c y x"]
+    timesteps: Int[Tensor, "rows 2"]
+
+    def take(self, rows: Sequence[int]) -> Draw:
+        """Some of the rows."""
+        index = torch.tensor(rows, dtype=torch.long)
+        pairs = tuple(self.pairs[row] for row in rows)
+        return Draw(pairs, self.images[index], self.noise[index], self.timesteps[index])
+
+
+@dataclass(frozen=True)
+class PairData:
+    """Both roles, and the pairs of one part of a split that are used, as positions in them."""
+
+    contents: Role
+    styles: Role
+    pairs: tuple[tuple[int, int], ...]
+
+    def draw(self, step: int, count: int, seed: int, timesteps: int) -> Draw:
+        """The whole batch of a step, by seed and step alone; `timesteps` is the length of the noise schedule.
+
+        Pairs are drawn independently (Algorithm 1), timesteps uniformly. Every process draws the same and takes its
+        rows, so the result depends neither on their number nor on where a training was resumed.
+        """
+        generator = seeded_generator(seed, _STEPS, step)
+        chosen = torch.randint(len(self.pairs), (count,), generator=generator)
+        times = torch.randint(timesteps, (count, 2), generator=generator)
+        return self._draw([self.pairs[i] for i in chosen.tolist()], times, generator)
+
+    def validation(self, draws: int, seed: int, timesteps: int) -> Draw:
+        """A fixed batch: every pair at `draws` timesteps, one from each equal part of the schedule."""
+        generator = seeded_generator(seed, _VALIDATION, 0)
+        pairs = [pair for pair in self.pairs for _ in range(draws)]
+        parts = torch.arange(draws).repeat(len(self.pairs))[:, None]
+        shares = (parts + torch.rand((len(pairs), 2), generator=generator)) / draws
+        return self._draw(pairs, (shares * timesteps).long().clamp(max=timesteps - 1), generator)
+
+    def _draw(self, pairs: Sequence[tuple[int, int]], times: Int[Tensor, "rows 2"], generator: torch.Generator) -> Draw:
+        shape = self.contents.examples.latents[0].shape[1:]
+        images = torch.rand((len(pairs), 2), generator=generator)
+        noise = torch.randn((len(pairs), 2, *shape), generator=generator)
+        return Draw(tuple(pairs), images, noise, times)
+
+    def batch(self, components: Components, draw: Draw) -> tuple[PairBatch, tuple[Pack, Pack]]:
+        """The noised examples of a draw, content and style rows in turn, and the pairs' LoRAs; on the device."""
+        device = components.device
+        latents, conditions = [], []
+        for (content, style), places in zip(draw.pairs, draw.images.tolist(), strict=True):
+            for role, index, place in ((self.contents, content, places[0]), (self.styles, style, places[1])):
+                images = role.examples.latents[index]
+                latents.append(images[int(place * len(images))])
+                conditions.append(role.examples.condition.take(torch.tensor([index], device=device)))
+        times = draw.timesteps.flatten().to(device)
+        clean, noise = torch.stack(latents), draw.noise.flatten(0, 1).to(device)
+        noised = noise_latents(components, clean, noise.to(clean.dtype), times)
+        packs = (
+            self.contents.bank.take([content for content, _ in draw.pairs], device),
+            self.styles.bank.take([style for _, style in draw.pairs], device),
+        )
+        return PairBatch(noised, times, _joined(conditions)), packs
+
+
+def _joined(conditions: Sequence[Condition]) -> Condition:
+    return Condition(
+        torch.cat([condition.embeds for condition in conditions]),
+        torch.cat([condition.pooled for condition in conditions]),
+        torch.cat([condition.time_ids for condition in conditions]),
+    )
+
+
+def choose_pairs(contents: int, styles: int, combinations: int | None, seed: int) -> tuple[tuple[int, int], ...]:
+    """All pairs of so many contents and styles, or `combinations` of them, seeded; all when there are fewer."""
+    pairs = list(product(range(contents), range(styles)))
+    if combinations is None or combinations >= len(pairs):
+        return tuple(pairs)
+    chosen = np.random.default_rng([seed, _PAIRS]).choice(len(pairs), combinations, replace=False)
+    return tuple(pairs[i] for i in sorted(chosen.tolist()))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The training pairs and, where the split has any, the validation pairs."""
+
+    train: PairData
+    validation: PairData | None
+
+
+def load_parts(
+    components: Components,
+    layout: Layout,
+    dataset: Dataset,
+    split: str,
+    combinations: int | None = None,
+    seed: int = 0,
+) -> Parts:
+    """Read the LoRAs of a split's training and validation parts and encode their images and prompts, once.
+
+    Raises InputError for an unknown split, an empty training part, LoRA files that are missing or don't fit the base,
+    and images that can't be read.
+    """
+    names = dataset.split(split)
+    if not (names.contents["train"] and names.styles["train"]):
+        raise InputError(f"{dataset.folder}: the split {split!r} has no contents or no styles to train on; add some")
+    entries = {
+        part: (
+            [dataset.contents[name] for name in names.contents[part]],
+            [dataset.styles[name] for name in names.styles[part]],
+        )
+        for part in ("train", "validation")
+    }
+    loras = _read_all([entry for both in entries.values() for role in both for entry in role], dataset)
+    rank = max(lora.max_rank for lora in loras.values())
+    train = _pair_data(components, layout, entries["train"], loras, rank, combinations, seed)
+    if not all(entries["validation"]):
+        return Parts(train, None)
+    return Parts(train, _pair_data(components, layout, entries["validation"], loras, rank, None, seed))
+
+
+def _read_all(entries: Sequence[Content | Style], dataset: Dataset) -> dict[Path, LoRA]:
+    missing = [entry.name for entry in entries if not entry.lora.is_file()]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        raise InputError(
+            f"{len(missing)} of {len(entries)} LoRA files are missing ({shown}); make them with  "
+            f"python -m lorarar.train_lora --dataset {dataset.folder}"
+        )
+    return {entry.lora: read_lora(entry.lora) for entry in entries}
+
+
+def _pair_data(
+    components: Components,
+    layout: Layout,
+    entries: tuple[Sequence[Content], Sequence[Style]],
+    loras: dict[Path, LoRA],
+    rank: int,
+    combinations: int | None,
+    seed: int,
+) -> PairData:
+    roles = []
+    for role in entries:
+        bank = LoraBank.of([loras[entry.lora] for entry in role], layout, rank)
+        roles.append(Role(bank, encode_concepts(components, [Concept(entry.images, entry.prompt) for entry in role])))
+    return PairData(roles[0], roles[1], choose_pairs(len(entries[0]), len(entries[1]), combinations, seed))
+
+
+def single_pair(
+    components: Components, layout: Layout, loras: tuple[LoRA, LoRA], concepts: tuple[Concept, Concept]
+) -> PairData:
+    """One content and one style. Raises InputError as `load_parts` for LoRAs and images."""
+    rank = max(lora.max_rank for lora in loras)
+    roles = [
+        Role(LoraBank.of([lora], layout, rank), encode_concepts(components, [concept]))
+        for lora, concept in zip(loras, concepts, strict=True)
+    ]
+    return PairData(roles[0], roles[1], ((0, 0),))

@@ -1,0 +1,253 @@
+"""Algorithm 1: train a hypernetwork, or constant coefficients, on pairs of LoRAs (paper §3.4).
+
+accelerate brings devices, precision and several processes; each takes other pairs, and gradients are averaged.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorarar import __version__
+from lorarar.checkpoints import Predictor
+from lorarar.cli import InputError
+from lorarar.constant import ConstantCoefficients, ConstantConfig
+from lorarar.hypernet import HypernetConfig, Hypernetwork
+from lorarar.layout import Layout, kind_of
+from lorarar.training.bank import Coefficients, Pack, constant_coefficients, predict_coefficients
+from lorarar.training.components import Components
+from lorarar.training.dreambooth import new_accelerator
+from lorarar.training.history import History, Row
+from lorarar.training.hyper_settings import HyperSettings
+from lorarar.training.loss import merging_loss
+from lorarar.training.pair_data import Draw, PairData, Parts
+from lorarar.training.state import DEFAULT_EVERY, StateFile
+
+REFERENCES = {"direct merge, average": 0.5, "direct merge, sum": 1.0}
+"""Constant coefficients whose validation loss the curve is compared with."""
+
+OnRow = Callable[[Row], None]
+"""Called after each step and each validation."""
+_Coefficients = Callable[[Pack, Pack], Coefficients]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out: the predictor, its curves, and what its checkpoint says about the training."""
+
+    predictor: Predictor
+    history: History
+    record: dict[str, Any]
+
+
+def new_predictor(layout: Layout, settings: HyperSettings) -> Predictor:
+    """Seeded weights whose coefficients start near `settings.initial`; an input layer for each learned width.
+
+    The hypernetwork's small random weights keep m_c from equal to m_s: |cos| of equal vectors has no gradient.
+    """
+    if settings.predictor == "constant":
+        constant = ConstantCoefficients(ConstantConfig(settings.kv_rule, settings.learned))
+        for pair in constant.pairs.values():
+            nn.init.constant_(pair, settings.initial)
+        return constant
+    widths = {
+        group.out_features
+        for group in layout.groups
+        if any(kind_of(module) in settings.learned for module in group.modules)
+    }
+    config = HypernetConfig(tuple(sorted(widths)), settings.hidden, settings.kv_rule, settings.learned)
+    hypernet = Hypernetwork.untrained(config, settings.seed)
+    nn.init.constant_(hypernet.output.bias, settings.initial)
+    return hypernet
+
+
+def train_predictor(
+    components: Components,
+    layout: Layout,
+    parts: Parts,
+    settings: HyperSettings,
+    about: dict[str, Any],
+    *,
+    on_row: OnRow | None = None,
+    state: Path | None = None,
+    state_every: int = DEFAULT_EVERY,
+) -> Trained:
+    """Train by Algorithm 1 on the pairs of `parts`; `components` are as before when it returns.
+
+    `about` names the base, dataset and split for the checkpoint's record. `state` is a file from which an interrupted
+    training goes on. Raises InputError for unusable settings or state, and when the loss is no longer finite.
+    """
+    if settings.keep == "best" and parts.validation is None:
+        raise InputError("--keep best needs validation pairs, and this split has none; use --keep last")
+    settings.check_processes(new_accelerator(components.device, settings.mixed_precision).num_processes)
+    record = _record(components, parts, settings, about)
+    identity = {name: value for name, value in record.items() if name != "steps" or settings.lr_schedule != "constant"}
+    file = None if state is None else StateFile(state, identity, state_every)
+    if settings.gradient_checkpointing:
+        components.unet.enable_gradient_checkpointing()
+    training = _Training(components, layout, parts, settings)
+    try:
+        history = _optimise(training, on_row or (lambda row: None), file)
+    finally:
+        training.accelerator.free_memory()
+        if settings.gradient_checkpointing:
+            components.unet.disable_gradient_checkpointing()
+    if settings.keep == "best":
+        training.predictor.load_state_dict(training.best)
+        record["kept_step"] = history.best_step
+    return Trained(training.predictor.cpu().eval(), history, record | {"validation": history.summary()})
+
+
+def _record(components: Components, parts: Parts, settings: HyperSettings, about: dict[str, Any]) -> dict[str, Any]:
+    """All options, as JSON has them (a tuple is a list there): for the checkpoint, and to tell trainings apart."""
+    facts = asdict(settings) | about | {"resolution": components.resolution, "toolkit_version": __version__}
+    validation = len(parts.validation.pairs) if parts.validation else 0
+    facts |= {"pairs": len(parts.train.pairs), "validation_pairs": validation}
+    return json.loads(json.dumps(facts))
+
+
+def _optimise(training: _Training, on_row: OnRow, file: StateFile | None) -> History:
+    """Train for the steps that the state file lacks; the rows of those it has are reported again."""
+    settings, history = training.settings, History()
+    if file is not None:
+        history = training.load(file)
+        for row in history.rows:
+            on_row(row)
+    if not history.references:
+        history.references = training.references()
+    for step in range(history.steps, settings.steps):
+        due = step % settings.validate_every == 0
+        if due and training.validates and not history.has_validation(step):
+            on_row(training.validate(step, history))
+        row = training.step(step)
+        if not math.isfinite(row.total):
+            raise InputError(
+                f"the loss is {row.total} at step {step + 1}; lower --learning-rate, or use bf16 or no mixed precision"
+            )
+        history.rows.append(row)
+        on_row(row)
+        last = step + 1 == settings.steps
+        if last and training.validates:
+            on_row(training.validate(step + 1, history))
+        if file is not None and ((step + 1) % file.every == 0 or last) and training.accelerator.is_main_process:
+            training.save(file, history)
+    return history
+
+
+class _Training:
+    """The predictor, AdamW on it, a step of both, and the validation loss."""
+
+    def __init__(self, components: Components, layout: Layout, parts: Parts, settings: HyperSettings) -> None:
+        self.components, self.layout, self.parts, self.settings = components, layout, parts, settings
+        self.accelerator = new_accelerator(components.device, settings.mixed_precision)
+        self.predictor = new_predictor(layout, settings).to(components.device).train()
+        self.parameters = dict(self.predictor.named_parameters())
+        self.best = {name: value.detach().clone() for name, value in self.predictor.state_dict().items()}
+        self.best_total = math.inf
+        # Not through prepare(): the predictor runs once a group, which DistributedDataParallel doesn't expect, and half
+        # a million gradients are averaged in one go.
+        self.optimizer = self.accelerator.prepare(torch.optim.AdamW(self.parameters.values(), settings.learning_rate))
+        self.timesteps = components.noise.config.num_train_timesteps
+
+    @property
+    def validates(self) -> bool:
+        return self.parts.validation is not None
+
+    def step(self, number: int) -> Row:
+        """One optimizer step; the mean terms of its whole batch, over passes and processes."""
+        settings, accelerator = self.settings, self.accelerator
+        passes, processes = settings.accumulation, accelerator.num_processes
+        share = settings.batch_pairs // (passes * processes)
+        whole = self.parts.train.draw(number, settings.batch_pairs, settings.seed, self.timesteps)
+        terms = torch.zeros(4, device=self.components.device)
+        rate = settings.rate(number)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        for turn in range(passes):
+            first = (turn * processes + accelerator.process_index) * share
+            draw = whole.take(range(first, first + share))
+            terms += self._terms(self.parts.train, draw, self._predict, 1 / passes) / passes
+        self._average_gradients()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        total, content, style, term = accelerator.reduce(terms, reduction="mean").tolist()
+        return Row("train", number + 1, total, content, style, term, rate)
+
+    def validate(self, step: int, history: History) -> Row:
+        """The loss on the fixed validation draw; the weights with the lowest one are kept aside."""
+        total, content, style, term = self._validation_terms(self._predict)
+        row = Row("validation", step, total, content, style, term, 0.0)
+        history.rows.append(row)
+        if row.total < self.best_total:
+            self.best_total = row.total
+            self.best = {name: value.detach().clone() for name, value in self.predictor.state_dict().items()}
+        return row
+
+    def references(self) -> dict[str, float]:
+        """The two distances' sum on the validation draw for constant coefficients; none without validation pairs."""
+        if not self.validates:
+            return {}
+        like = torch.zeros((), device=self.components.device)
+        found = {}
+        for name, value in REFERENCES.items():
+            constant = constant_coefficients(self.layout, value, like)
+            _, content, style, _ = self._validation_terms(lambda one, other, constant=constant: constant)  # type: ignore[misc]
+            found[name] = content + style
+        return found
+
+    def _predict(self, content: Pack, style: Pack) -> Coefficients:
+        return predict_coefficients(self.predictor, self.layout, content, style)
+
+    def _validation_terms(self, coefficients: _Coefficients) -> list[float]:
+        """Mean terms over the validation draw, a few pairs at a time; the processes share them."""
+        data, settings, accelerator = self.parts.validation, self.settings, self.accelerator
+        assert data is not None
+        whole = data.validation(settings.validation_draws, settings.seed, self.timesteps)
+        at_once = max(1, settings.batch_pairs // (settings.accumulation * accelerator.num_processes))
+        chunks = [range(first, min(first + at_once, len(whole.pairs))) for first in range(0, len(whole.pairs), at_once)]
+        terms = torch.zeros(4, device=self.components.device)
+        with torch.no_grad():
+            for rows in chunks[accelerator.process_index :: accelerator.num_processes]:
+                terms += self._terms(data, whole.take(rows), coefficients, None) * len(rows)
+        return (accelerator.reduce(terms, reduction="sum") / len(whole.pairs)).tolist()
+
+    def _terms(self, data: PairData, draw: Draw, coefficients: _Coefficients, weight: float | None) -> Tensor:
+        """The four terms of the loss on some pairs; with a weight, that share of its gradients is added."""
+        batch, loras = data.batch(self.components, draw)
+        applied = coefficients(*loras)
+        args = (self.components.unet, batch, self.layout, loras, applied, self.settings.loss)
+        with merging_loss(*args, autocast=self.accelerator.autocast) as loss:
+            if weight is not None:
+                self.accelerator.backward(loss.total * weight)
+        return torch.stack([loss.total.detach(), loss.content, loss.style, loss.orthogonality])
+
+    def _average_gradients(self) -> None:
+        """The mean over processes, where there are several."""
+        if self.accelerator.num_processes == 1:
+            return
+        gradients = [value.grad for value in self.parameters.values() if value.grad is not None]
+        flat = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduction="mean")
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    def save(self, file: StateFile, history: History) -> None:
+        """Write the state: weights, moments, the best weights so far, the curves."""
+        extra = {f"best.{name}": value for name, value in self.best.items()} | history.tensors()
+        file.save(self.parameters, self.optimizer, self.accelerator.scaler, history.totals(), extra)
+
+    def load(self, file: StateFile) -> History:
+        """Put a saved state in place; an empty history without a file."""
+        file.load(self.parameters, self.optimizer, self.accelerator.scaler)
+        extra = file.load_extra()
+        history = History.from_tensors(extra)
+        if history.rows:
+            self.best = {name: extra[f"best.{name}"].to(value.device) for name, value in self.best.items()}
+            self.best_total = min((row.total for row in history.part("validation")), default=math.inf)
+        return history
