@@ -15,8 +15,7 @@ from lorarar.lora import DTYPES, LoRA, write_lora
 from lorarar.training.curve import ends, sparkline
 from lorarar.training.dataset import read_dataset
 from lorarar.training.many import Loading, Progress, missing_jobs, train_here, train_in_processes
-from lorarar.training.settings import PRECISIONS, LoraSettings, default_settings
-from lorarar.training.state import DEFAULT_EVERY
+from lorarar.training.settings import DEFAULT_EVERY, PRECISIONS, LoraSettings, default_settings
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 

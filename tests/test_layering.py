@@ -110,6 +110,7 @@ def test_the_light_test_can_fail() -> None:
         "lorarar.merge",
         "lorarar.evaluate",
         "lorarar.synthetic",
+        "lorarar.train_lora",
         "benchmarks.merge",
         "runtime_py.mil",
     ],

@@ -213,7 +213,7 @@ def _lora(fields: _Fields, folder: Path) -> Path:
 
 def _inside(fields: _Fields, folder: Path, text: str) -> Path:
     """The absolute path of a relative one; links are followed before it is compared with the folder."""
-    if "\0" in text:
+    if not text.isprintable():  # a NUL or half a surrogate pair, which no file name can hold
         raise InputError(f"{fields.where}{_short(text)} is not a path")
     path = (folder / text).resolve()
     if Path(text).is_absolute() or not path.is_relative_to(folder.resolve()):
@@ -253,7 +253,8 @@ def _parts(fields: _Fields, known: Mapping[str, Any]) -> dict[str, tuple[str, ..
             if name not in known:
                 raise InputError(f"{fields.where}{part}: no entry is named {name!r}; valid are {', '.join(known)}")
             if name in seen:
-                raise InputError(f"{fields.where}{name!r} is in {seen[name]} and in {part}; parts must not overlap")
+                places = f"twice in {part}" if seen[name] == part else f"in {seen[name]} and in {part}"
+                raise InputError(f"{fields.where}{name!r} is {places}; a name may be in one part only")
             seen[name] = part
     return parts
 

@@ -24,8 +24,8 @@ from lorarar.layout import UNET
 from lorarar.lora import LoRA, LoraLayer
 from lorarar.training.components import Components, noise_latents, predict, target
 from lorarar.training.examples import Concept, Examples, encode_concepts, seeded_generator
-from lorarar.training.settings import LoraSettings
-from lorarar.training.state import DEFAULT_EVERY, StateFile
+from lorarar.training.settings import DEFAULT_EVERY, LoraSettings
+from lorarar.training.state import StateFile
 
 TARGET_MODULES = ["to_q", "to_k", "to_v", "to_out.0"]
 # As in diffusers' DreamBooth scripts, which the paper's LoRAs follow; the paper names neither.

@@ -40,7 +40,7 @@ class Batch:
 class Examples:
     """Latents by concept and one condition row a concept, on the device that trains."""
 
-    latents: tuple[Float[Tensor, "n c y x"], ...]
+    latents: tuple[Float[Tensor, "_ c y x"], ...]
     condition: Condition
     stream: int  # tells the draws of one LoRA from another's of the same seed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lorarar.bases import CONFIGS, MINIATURE, miniature_folder
-from lorarar.cli import InputError, missing_toolchain, quiet_toolchains
+from lorarar.cli import InputError, quiet_toolchains
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 UNTRAINED_SEED = 0
+_PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae", "unet", "scheduler")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 # An untrained base has no tokenizer file; a few captions are enough for one that cuts any prompt into known pieces.
@@ -40,24 +42,26 @@ _TEXT: tuple[dict[str, Any], dict[str, Any]] = (
 
 
 def open_pipeline(base: str, untrained: bool, dtype: torch.dtype) -> Any:
-    """The base as a StableDiffusionXLPipeline, its VAE in fp32, the rest in `dtype`. InputError as load_components.
-
-    Only safetensors are read: weights come from strangers, and a pickle can run code.
-    """
-    try:
-        with quiet_toolchains():
-            from diffusers import StableDiffusionXLPipeline
-    except ModuleNotFoundError:
-        raise missing_toolchain("diffusers", "train") from None
+    """The base as a StableDiffusionXLPipeline, its VAE in fp32, the rest in `dtype`. InputError as load_components."""
     if untrained:
         return _untrained(base, dtype)
+    path = _find(base)
+    with _explained(base, _advice(path)), quiet_toolchains(), _silent_loaders():
+        pipeline = _load(path, dtype)
+    if any(getattr(pipeline, part, None) is None for part in _PARTS) or not _is_told_sizes(pipeline.unet):
+        raise InputError(f"{base}: not an SDXL pipeline, which has two text encoders and a UNet told the image's size")
+    return pipeline
+
+
+def _find(base: str) -> Path:
+    """The folder or file of a base; a hub id as a path that doesn't exist."""
     if base in CONFIGS:
         raise InputError(
             f"the weights of {base} are not part of this toolkit; give --base a diffusers folder or a hub id, "
             "or --untrained for a dry run with random weights"
         )
     path = miniature_folder() if base == MINIATURE else Path(base)
-    if not path.exists() and not _HUB_ID.fullmatch(base):
+    if not base or not (path.exists() or _HUB_ID.fullmatch(base)):
         valid = ", ".join([MINIATURE, *CONFIGS])
         raise InputError(
             f"unknown base {base!r}: no such folder or file; give {valid}, a diffusers folder, a .safetensors "
@@ -65,30 +69,42 @@ def open_pipeline(base: str, untrained: bool, dtype: torch.dtype) -> Any:
         )
     if path.is_dir() and not (path / "model_index.json").is_file():
         raise InputError(f"{path}: not a pipeline in diffusers format, it has no model_index.json; give its top folder")
-    source = str(path) if path.exists() else base
-    with _explained(base, is_local=path.exists()), quiet_toolchains(), _no_progress_bars():
-        if path.is_file():
-            _check_single_file(path)
-            pipeline = StableDiffusionXLPipeline.from_single_file(source, torch_dtype=dtype)
-            pipeline.vae.to(torch.float32)
-        else:
-            dtypes = {"vae": torch.float32, "default": dtype}
-            pipeline = StableDiffusionXLPipeline.from_pretrained(source, torch_dtype=dtypes, use_safetensors=True)
-    return pipeline
+    if path.is_file() and path.suffix != ".safetensors":
+        raise InputError(f"{path}: a checkpoint in one file must be .safetensors; convert it first")
+    return path
+
+
+def _load(path: Path, dtype: torch.dtype) -> Any:
+    """Load a folder, a single file or a hub id; only safetensors, since a stranger's pickle can run code."""
+    from diffusers import StableDiffusionXLPipeline
+
+    if path.is_file():
+        pipeline = StableDiffusionXLPipeline.from_single_file(str(path), torch_dtype=dtype)
+        pipeline.vae.to(torch.float32)
+        return pipeline
+    dtypes = {"vae": torch.float32, "default": dtype}
+    return StableDiffusionXLPipeline.from_pretrained(str(path), torch_dtype=dtypes, use_safetensors=True)
+
+
+def _is_told_sizes(unet: Any) -> bool:
+    return unet.config.addition_embed_type == "text_time"
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Without the loaders' own bars: one for each part of the pipeline says nothing to a user."""
+def _silent_loaders() -> Iterator[None]:
+    """Without the loaders' own progress bars, one for each part, and without errors logged that are raised as well."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     libraries = [item for item in (diffusers_logging, transformers_logging) if item.is_progress_bar_enabled()]
     for library in libraries:
         library.disable_progress_bar()
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
     try:
         yield
     finally:
+        logging.disable(before)
         for library in libraries:
             library.enable_progress_bar()
 
@@ -98,21 +114,26 @@ def _check_single_file(path: Path) -> None:
         raise InputError(f"{path}: a checkpoint in one file must be .safetensors; convert it first")
 
 
+def _advice(path: Path) -> str:
+    """What to do about a base that can't be loaded from `path`."""
+    if path.is_dir():
+        return "check that it is a whole SDXL pipeline, with its weights in .safetensors files"
+    if path.is_file():
+        return (
+            "check that it is an SDXL checkpoint; diffusers also needs SDXL's configs and tokenizers from the hub, once"
+        )
+    return "check the id and the network, or give --base a downloaded folder"
+
+
 @contextmanager
-def _explained(base: str, is_local: bool) -> Iterator[None]:
+def _explained(base: str, advice: str) -> Iterator[None]:
     """Any failure to load as one sentence; diffusers raises many types for damaged files and missing networks."""
     try:
         yield
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        if is_local:
-            advice = (
-                "check that it is a whole SDXL pipeline (a single file also needs the hub's configs: download them)"
-            )
-        else:
-            advice = "check the id and the network, or give --base a downloaded folder"
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{base}: diffusers can't load it ({reason}); {advice}") from None
 
 

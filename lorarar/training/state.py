@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from lorarar.cli import InputError, atomic_file
+from lorarar.training.settings import DEFAULT_EVERY
 
 _KEY = "lorarar_training_state"
-DEFAULT_EVERY = 100  # steps
+_ADAM = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of one parameter
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,26 @@ class StateFile:
     training: Mapping[str, Any]
     every: int = DEFAULT_EVERY
 
-    def save(self, parameters: Mapping[str, Tensor], optimizer: Any, scaler: Any, losses: Sequence[float]) -> None:
-        """Write the trained parameters, the optimizer's moments, the fp16 loss scale and the losses so far."""
+    def save(
+        self,
+        parameters: Mapping[str, Tensor],
+        optimizer: Any,
+        scaler: Any,
+        losses: Sequence[float],
+        extra: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Write the trained parameters, the optimizer's moments, the fp16 loss scale and the losses so far.
+
+        `extra` holds what else a training keeps, for `load_extra`.
+        """
         from safetensors.torch import save_file
 
-        tensors = {f"parameter.{name}": value.detach().contiguous() for name, value in parameters.items()}
-        for index, moments in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in moments.items()}
+        moments = optimizer.state_dict()["state"]
+        tensors = {}
+        for index, (name, value) in enumerate(parameters.items()):
+            tensors[f"parameter.{name}"] = value.detach().contiguous()
+            tensors |= {f"{moment}.{name}": moments[index][moment].contiguous() for moment in _ADAM}
+        tensors |= {f"extra.{name}": value.detach().contiguous() for name, value in (extra or {}).items()}
         tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
         text = json.dumps({"training": self.training, "scaler": scaler.state_dict() if scaler else None})
         with atomic_file(self.path) as temporary:
@@ -57,21 +71,19 @@ class StateFile:
                 "give the same settings to go on, or another --state to start afresh"
             )
         try:
-            with torch.no_grad():
-                for name, value in parameters.items():
-                    value.copy_(tensors[f"parameter.{name}"])
-            moments: dict[int, dict[str, Tensor]] = {}
-            for name, value in tensors.items():
-                kind, _, rest = name.partition(".")
-                if kind == "optimizer":
-                    index, _, moment = rest.partition(".")
-                    moments.setdefault(int(index), {})[moment] = value
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+            _restore(tensors, parameters, optimizer)
             if scaler:
                 scaler.load_state_dict(about["scaler"])
-            return tensors["losses"].tolist()
+            return _losses(tensors)
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise self._damaged(error) from None
+
+    def load_extra(self) -> dict[str, Tensor]:
+        """The `extra` tensors of the state; none without a file. Raises InputError for a damaged file."""
+        if not self.path.exists():
+            return {}
+        tensors = self._read()[1]
+        return {name.removeprefix("extra."): value for name, value in tensors.items() if name.startswith("extra.")}
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         from safetensors import SafetensorError, safe_open
@@ -88,3 +100,24 @@ class StateFile:
 
     def _damaged(self, error: Exception) -> InputError:
         return InputError(f"{self.path}: not a state of this training ({error}); delete it or give another --state")
+
+
+def _restore(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor], optimizer: Any) -> None:
+    """Put parameters and moments in place. ValueError or KeyError for what is missing or has another shape."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for index, (name, value) in enumerate(parameters.items()):
+        shapes = {"parameter": value.shape, "exp_avg": value.shape, "exp_avg_sq": value.shape, "step": torch.Size()}
+        saved = {kind: tensors[f"{kind}.{name}"] for kind in shapes}
+        if any(saved[kind].shape != shape for kind, shape in shapes.items()):
+            raise ValueError(f"{name} has another shape")
+        with torch.no_grad():
+            value.copy_(saved["parameter"])
+        moments[index] = {kind: saved[kind] for kind in _ADAM}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+
+
+def _losses(tensors: Mapping[str, Tensor]) -> list[float]:
+    losses = tensors["losses"]
+    if losses.ndim != 1:
+        raise ValueError("the losses are no list")
+    return losses.tolist()

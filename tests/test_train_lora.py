@@ -1,0 +1,527 @@
+"""LoRA training: what it learns, what it writes, that it is reproducible, resumes, and runs on several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny_pipeline import save_image, save_tiny_dataset
+
+from lorarar.bases import load_layout
+from lorarar.cli import InputError
+from lorarar.layout import UNET
+from lorarar.lora import LoRA, read_lora, write_lora
+from lorarar.train_lora import find_images, main
+from lorarar.training import dreambooth
+from lorarar.training.components import Components, encode_prompts, load_components, predict
+from lorarar.training.curve import ends, sparkline
+from lorarar.training.dataset import read_dataset
+from lorarar.training.dreambooth import train_concepts, train_lora
+from lorarar.training.examples import Concept, encode_concepts
+from lorarar.training.joint import train_joint
+from lorarar.training.many import missing_jobs
+from lorarar.training.settings import LoraSettings, default_settings
+from lorarar.training.state import StateFile
+
+SETTINGS = LoraSettings(rank=4, steps=6, learning_rate=1e-3, batch_size=2)
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def components(tiny_pipeline: Path) -> Components:
+    return load_components(str(tiny_pipeline))
+
+
+@pytest.fixture(scope="module")
+def images(tiny_dataset: Path) -> tuple[Path, ...]:
+    return read_dataset(tiny_dataset).contents["content_0"].images
+
+
+@pytest.fixture(scope="module")
+def trained(components: Components, images: tuple[Path, ...]) -> LoRA:
+    return train_lora(components, images, "a sks dog", SETTINGS)
+
+
+def same(one: LoRA, two: LoRA) -> bool:
+    return one.layers.keys() == two.layers.keys() and all(
+        np.array_equal(layer.down, two.layers[name].down) and np.array_equal(layer.up, two.layers[name].up)
+        for name, layer in one.layers.items()
+    )
+
+
+def largest_difference(one: LoRA, two: LoRA) -> float:
+    """Of ΔW, relative to the largest entry of the first."""
+    peak = max(np.abs(layer.delta()).max() for layer in one.layers.values())
+    return max(np.abs(one.layers[name].delta() - two.layers[name].delta()).max() for name in one.layers) / peak
+
+
+def test_every_attention_linear_is_trained(components: Components, tiny_pipeline: Path, trained: LoRA) -> None:
+    layout = load_layout(str(tiny_pipeline))
+    assert set(trained.layers) == {UNET + module for group in layout.groups for module in group.modules}
+    assert {layer.rank for layer in trained.layers.values()} == {4}
+    assert all(layer.squared_norm() > 0 for layer in trained.layers.values())
+
+
+def test_the_loss_falls(components: Components, images: tuple[Path, ...]) -> None:
+    """Against the same noise and timesteps without learning: a step's loss is mostly that of its timestep."""
+    settings = LoraSettings(rank=4, steps=60, learning_rate=3e-2, batch_size=4)
+    losses: list[float] = []
+    untouched: list[float] = []
+    train_lora(components, images[:1], "a sks dog", settings, on_step=lambda _, loss: losses.append(loss))
+    frozen = replace(settings, learning_rate=1e-12)
+    train_lora(components, images[:1], "a sks dog", frozen, on_step=lambda _, loss: untouched.append(loss))
+    assert len(losses) == 60
+    assert losses[0] == untouched[0]  # `up` starts at zero
+    # The noise has variance 1, so saying zero scores 1: a network of random weights is above that.
+    assert np.mean(losses[-20:]) - 1 < 0.5 * (np.mean(untouched[-20:]) - 1)
+
+
+def test_diffusers_loads_what_was_trained(
+    components: Components,
+    images: tuple[Path, ...],
+    tiny_pipeline: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The written file in diffusers gives what the PEFT model in memory gave at the end of the training."""
+    from diffusers import StableDiffusionXLPipeline
+
+    condition = encode_prompts(components, ["a sks dog"])
+    latents = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+    timestep = torch.tensor([400])
+    in_memory: list[torch.Tensor] = []
+    extract = dreambooth._layers
+
+    def record(unet: Any) -> Any:
+        with torch.no_grad():
+            in_memory.append(predict(unet, latents, timestep, condition))
+        return extract(unet)
+
+    monkeypatch.setattr(dreambooth, "_layers", record)
+    settings = replace(SETTINGS, learning_rate=3e-2)
+    write_lora(train_lora(components, images, "a sks dog", settings), tmp_path / "dog.safetensors")
+    pipe = StableDiffusionXLPipeline.from_pretrained(tiny_pipeline)
+    with torch.no_grad():
+        base = predict(pipe.unet, latents, timestep, condition)
+        pipe.load_lora_weights(tmp_path, weight_name="dog.safetensors")
+        loaded = predict(pipe.unet, latents, timestep, condition)
+    torch.testing.assert_close(loaded, in_memory[0], rtol=1e-5, atol=1e-5)
+    assert (loaded - base).abs().max() > 0.05
+
+
+def test_the_base_is_as_before(components: Components, images: tuple[Path, ...]) -> None:
+    networks = {"unet": components.unet, "vae": components.vae, "one": components.text_encoders[0]}
+    networks["two"] = components.text_encoders[1]
+
+    def everything() -> dict[str, torch.Tensor]:
+        return {f"{n}.{key}": v.clone() for n, net in networks.items() for key, v in net.state_dict().items()}
+
+    before, forward = everything(), components.unet.forward
+    train_lora(components, images, "a sks dog", replace(SETTINGS, gradient_checkpointing=True))
+    after = everything()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert components.unet.forward == forward
+    assert not components.unet.is_gradient_checkpointing
+    assert not any(value.requires_grad for net in networks.values() for value in net.parameters())
+
+
+def test_the_base_is_as_before_after_a_failure(components: Components, images: tuple[Path, ...]) -> None:
+    names = list(components.unet.state_dict())
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d; lower --learning-rate"):
+        train_lora(components, images, "a sks dog", replace(SETTINGS, learning_rate=1e30))
+    assert list(components.unet.state_dict()) == names
+
+
+def test_reproducible_by_seed(components: Components, images: tuple[Path, ...], trained: LoRA) -> None:
+    torch.manual_seed(99)  # the global generator must not matter
+    assert same(train_lora(components, images, "a sks dog", SETTINGS), trained)
+    assert not same(train_lora(components, images, "a sks dog", replace(SETTINGS, seed=1)), trained)
+
+
+def test_two_prompts_of_one_seed_start_apart(components: Components, images: tuple[Path, ...], trained: LoRA) -> None:
+    """LoRAs with the same initial `down` would be aligned, which makes merging them a special case."""
+    other = train_lora(components, images, "a sks cat", SETTINGS)
+    pairs = [(trained.layers[name].down.ravel(), other.layers[name].down.ravel()) for name in trained.layers]
+    cosines = [one @ two / np.linalg.norm(one) / np.linalg.norm(two) for one, two in pairs]
+    assert abs(np.mean(cosines)) < 0.05
+
+
+def test_gradient_checkpointing_changes_nothing(
+    components: Components, images: tuple[Path, ...], trained: LoRA
+) -> None:
+    assert same(train_lora(components, images, "a sks dog", replace(SETTINGS, gradient_checkpointing=True)), trained)
+
+
+def test_accumulation_is_the_same_batch(components: Components, images: tuple[Path, ...]) -> None:
+    whole, parts = [], []
+    settings = replace(SETTINGS, batch_size=4)
+    one = train_lora(components, images, "a sks dog", settings, on_step=lambda _, loss: whole.append(loss))
+    cut = replace(settings, accumulation=2)
+    two = train_lora(components, images, "a sks dog", cut, on_step=lambda _, loss: parts.append(loss))
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+    assert largest_difference(one, two) < 1e-2  # Adam divides tiny gradients by themselves
+    with pytest.raises(InputError, match="a batch of 4 can't be cut into 3 passes on 1 processes; give a --batch-size"):
+        train_lora(components, images, "a sks dog", replace(settings, accumulation=3))
+
+
+def test_one_step_by_hand(components: Components, images: tuple[Path, ...]) -> None:
+    """The first step's loss and update against AdamW and a UNet with explicit up @ down weights."""
+    settings = replace(SETTINGS, steps=1, batch_size=1, learning_rate=1e-2)
+    losses: list[float] = []
+    lora = train_lora(components, images[:1], "a sks dog", settings, on_step=lambda _, loss: losses.append(loss))
+    batch = encode_concepts(components, [Concept(images[:1], "a sks dog")]).draw(0, [0], 1, settings.seed, 1000)
+    noisy = components.noise.add_noise(batch.latents, batch.noise, batch.timesteps)
+    name = "up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_out.0"
+    layer = lora.layers[UNET + name]
+    linear = components.unet.get_submodule(name)
+    # `up` starts at zero, so its first gradient is the dense weight's gradient times the initial downᵀ, and after one
+    # step of AdamW every entry has moved by the learning rate against its sign. `down` only decayed.
+    initial = torch.from_numpy(layer.down) / (1 - 1e-2 * dreambooth.WEIGHT_DECAY)
+    linear.weight.requires_grad_(True)
+    loss = torch.nn.functional.mse_loss(predict(components.unet, noisy, batch.timesteps, batch.condition), batch.noise)
+    (gradient,) = torch.autograd.grad(loss, linear.weight)
+    linear.weight.requires_grad_(False)
+    assert losses[0] == pytest.approx(loss.item(), rel=1e-5)
+    step = gradient @ initial.T
+    clear = step.abs() > 0.2 * step.abs().max()  # where rounding can't turn the sign and 1e-8 in AdamW is small
+    assert clear.sum() > 10
+    np.testing.assert_allclose(torch.from_numpy(layer.up)[clear], -1e-2 * step.sign()[clear], rtol=1e-2)
+
+
+def test_resumes_to_the_same_bits(
+    components: Components, images: tuple[Path, ...], trained: LoRA, tmp_path: Path
+) -> None:
+    state, losses = tmp_path / "state.safetensors", []
+
+    def interrupt(step: int, _: float) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_lora(components, images, "a sks dog", SETTINGS, on_step=interrupt, state=state, state_every=2)
+    assert len(load_file(state)["losses"]) == 4
+    resumed = train_lora(
+        components, images, "a sks dog", SETTINGS, on_step=lambda step, _: losses.append(step), state=state
+    )
+    assert same(resumed, trained)
+    assert losses == [1, 2, 3, 4, 5, 6]  # also those done before
+    longer = replace(SETTINGS, steps=8)
+    continued = train_lora(components, images, "a sks dog", longer, state=state)
+    assert same(continued, train_lora(components, images, "a sks dog", longer))
+
+
+def test_state_of_another_training(components: Components, images: tuple[Path, ...], tmp_path: Path) -> None:
+    state = tmp_path / "state.safetensors"
+    first = replace(SETTINGS, steps=1)
+    train_lora(components, images, "a sks dog", first, state=state)
+    for settings, prompt, pictures, different in (
+        (replace(first, rank=2), "a sks dog", images, "rank"),
+        (first, "a sks cat", images, "prompts"),
+        (first, "a sks dog", images[:1], "images"),
+        (replace(first, seed=3, batch_size=1), "a sks dog", images, "batch_size, seed"),
+    ):
+        with pytest.raises(
+            InputError, match=rf"a training with other settings \({different}\); give the same settings"
+        ):
+            train_lora(components, pictures, prompt, settings, state=state)
+
+
+def test_damaged_states(tmp_path: Path) -> None:
+    state = StateFile(tmp_path / "state.safetensors", {"rank": 3})
+    parameters = {"a": torch.nn.Parameter(torch.ones(2, 3)), "b": torch.nn.Parameter(torch.ones(4))}
+    optimizer = torch.optim.AdamW(parameters.values())
+    sum(value.sum() for value in parameters.values()).backward()
+    optimizer.step()
+    state.save(parameters, optimizer, None, [0.5])
+    assert state.load(parameters, optimizer, None) == [0.5]
+    whole, tensors = state.path.read_bytes(), load_file(state.path)
+    with safe_open(state.path, "pt") as file:
+        metadata = file.metadata()
+    broken: list[bytes] = [b"", whole[:100], whole[:-1]]
+    for name, value in tensors.items():
+        save_file({key: tensor for key, tensor in tensors.items() if key != name}, state.path, metadata)
+        broken.append(state.path.read_bytes())
+        save_file(tensors | {name: value.reshape(1, *value.shape)}, state.path, metadata)
+        broken.append(state.path.read_bytes())
+    for text in ("[]", "{", '{"training": []}'):
+        save_file(tensors, state.path, {"lorarar_training_state": text})
+        broken.append(state.path.read_bytes())
+    save_file(tensors, state.path)
+    for data in [*broken, state.path.read_bytes()]:
+        state.path.write_bytes(data)
+        with pytest.raises(InputError, match=r"not a state of this training .* delete it or give another --state"):
+            state.load(parameters, optimizer, None)
+
+
+def test_bf16_trains_in_fp32(tiny_pipeline: Path, images: tuple[Path, ...], trained: LoRA) -> None:
+    half = load_components(str(tiny_pipeline), dtype=torch.bfloat16)
+    lora = train_lora(half, images, "a sks dog", SETTINGS)
+    layer = next(iter(lora.layers.values()))
+    assert not np.array_equal(layer.down, torch.from_numpy(layer.down).bfloat16().float().numpy())
+    assert 0 < largest_difference(trained, lora) < 1
+    assert next(half.unet.parameters()).dtype == torch.bfloat16
+
+
+def test_joint_training_takes_turns(components: Components, tiny_dataset: Path) -> None:
+    dataset = read_dataset(tiny_dataset)
+    content, style = dataset.contents["content_0"], dataset.styles["style_1"]
+    concepts = [Concept(content.images, content.prompt), Concept(style.images, style.prompt)]
+    examples = encode_concepts(components, concepts)
+    for batch, expected in ((1, [[0], [1], [0]]), (2, [[0, 1], [0, 1]]), (3, [[0, 1, 0], [1, 0, 1]])):
+        for step, turns in enumerate(expected):
+            drawn = examples.draw(step, range(batch), batch, 0, 1000)
+            assert torch.equal(drawn.condition.embeds, examples.condition.embeds[turns])
+            for row, turn in enumerate(turns):
+                assert any(torch.equal(drawn.latents[row], latent) for latent in examples.latents[turn])
+    joint = train_joint(components, content, style, SETTINGS)
+    assert same(joint, train_concepts(components, concepts, SETTINGS))
+    assert joint.metadata["lorarar_prompt"] == "a sks dog | a cat in line drawing style"
+    assert joint.max_rank == SETTINGS.rank
+
+
+def test_flip_adds_the_mirror_image(components: Components, images: tuple[Path, ...]) -> None:
+    concept = Concept(images[:1], "a sks dog")
+    plain, flipped = (encode_concepts(components, [concept], flip) for flip in (False, True))
+    assert [len(latents) for latents in (*plain.latents, *flipped.latents)] == [1, 2]
+    assert not torch.allclose(flipped.latents[0][0], flipped.latents[0][1])
+
+
+def test_draws_cover_images_and_times(components: Components, images: tuple[Path, ...]) -> None:
+    examples = encode_concepts(components, [Concept(images, "a sks dog")])
+    drawn = [examples.draw(step, range(4), 4, 0, 1000) for step in range(100)]
+    times = torch.cat([batch.timesteps for batch in drawn])
+    assert (int(times.min()), int(times.max())) >= (0, 950)
+    assert 450 < times.float().mean() < 550
+    first = sum(torch.equal(latent, examples.latents[0][0]) for batch in drawn for latent in batch.latents)
+    assert 150 < first < 250
+    noise = torch.cat([batch.noise for batch in drawn])
+    assert abs(float(noise.mean())) < 0.01
+    assert float(noise.std()) == pytest.approx(1, abs=0.01)
+
+
+def test_rows_of_a_batch_are_the_batch(components: Components, images: tuple[Path, ...]) -> None:
+    """What several processes draw together is what one draws alone."""
+    examples = encode_concepts(components, [Concept(images, "a sks dog"), Concept(images[:1], "a cat")])
+    whole = examples.draw(3, range(4), 4, 7, 1000)
+    parts = [examples.draw(3, rows, 4, 7, 1000) for rows in ([0, 1], [2, 3])]
+    for name in ("latents", "noise", "timesteps"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank": 0}, "--rank is 0; give a whole number of 1 or more"),
+        ({"steps": -1}, "--steps is -1"),
+        ({"batch_size": 0}, "--batch-size is 0"),
+        ({"accumulation": 0}, "--accumulation is 0"),
+        ({"learning_rate": 0.0}, r"--learning-rate is 0\.0; give a positive number, such as 5e-5"),
+        ({"learning_rate": float("nan")}, "--learning-rate is nan"),
+        ({"seed": -1}, "--seed is -1; give a whole number of 0 or more"),
+        ({"mixed_precision": "fp8"}, "--mixed-precision is 'fp8'; valid are no, fp16, bf16"),
+    ],
+)
+def test_settings_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(SETTINGS, **change)
+
+
+def test_the_papers_defaults() -> None:
+    paper = LoraSettings(rank=64, steps=1000, learning_rate=5e-5, batch_size=1)
+    assert [default_settings(base) for base in ("sdxl", "koala-700m", "owner/name")] == [paper] * 3
+    assert default_settings("miniature").rank == 8
+
+
+@given(st.lists(st.floats(0, 10, width=32), min_size=1, max_size=300))
+def test_sparkline(losses: list[float]) -> None:
+    line = sparkline(losses)
+    assert len(line) == min(40, len(losses))
+    assert set(line) <= set("▁▂▃▄▅▆▇█")
+    first, last = ends(losses)
+    assert min(losses) <= first <= max(losses)
+    assert min(losses) <= last <= max(losses)
+
+
+def test_sparkline_rises_and_falls() -> None:
+    assert sparkline([float(step) for step in range(8)]) == "▁▂▃▄▅▆▇█"
+    assert sparkline([8.0, 8.0, 4.0, 4.0, 0.0, 0.0], width=3) == "█▅▁"
+    assert (sparkline([]), sparkline([2.0, 2.0])) == ("", "▁▁")
+    assert ends([*[1.0] * 10, *[5.0] * 80, *[2.0] * 10]) == (1.0, 2.0)
+
+
+FAST = ["--rank", "4", "--steps", "6", "--learning-rate", "1e-3", "--batch-size", "2"]
+
+
+def test_command(tiny_pipeline: Path, images: tuple[Path, ...], trained: LoRA, tmp_path: Path, capsys: Any) -> None:
+    output = tmp_path / "out" / "dog.safetensors"
+    common = ["--base", str(tiny_pipeline), "--prompt", "a sks dog", *FAST]
+    assert main([*common, "--images", str(images[0].parent), "-o", str(output)]) == 0
+    written = read_lora(output)
+    assert same(written, trained)
+    expected = {"base": "pipeline", "prompt": "a sks dog", "steps": "6", "seed": "0", "rank": "4", "images": "2"}
+    assert expected.items() <= {key.removeprefix("lorarar_"): value for key, value in written.metadata.items()}.items()
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "72 layers of rank 4, fp32" in shown
+    assert "→" in shown
+    assert any(bar in shown for bar in "▁█")
+
+
+def test_command_joint(tiny_pipeline: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    dataset = read_dataset(tiny_dataset)
+    content, style = dataset.contents["content_1"], dataset.styles["style_0"]
+    given = ["--images", *map(str, content.images), "--prompt", content.prompt]
+    given += ["--style-images", *map(str, style.images), "--style-prompt", style.prompt]
+    assert main(["--base", str(tiny_pipeline), *given, *FAST, "-o", str(tmp_path / "joint.safetensors")]) == 0
+    joint = train_joint(load_components(str(tiny_pipeline)), content, style, SETTINGS)
+    assert same(read_lora(tmp_path / "joint.safetensors"), joint)
+
+
+def test_command_dataset(tiny_pipeline: Path, components: Components, tmp_path: Path, capsys: Any) -> None:
+    folder = save_tiny_dataset(tmp_path / "data")
+    dataset = read_dataset(folder)
+    common = ["--base", str(tiny_pipeline), "--dataset", str(folder), *FAST]
+    assert main([*common, "--only", "style_1, content_3"]) == 0
+    made = sorted(path.name for path in (folder / "loras").iterdir())
+    assert made == ["content_3.safetensors", "style_1.safetensors"]
+    style = dataset.styles["style_1"]
+    assert same(read_lora(style.lora), train_lora(components, style.images, style.prompt, SETTINGS))
+    style.lora.write_bytes(b"kept")  # what is there is not trained again
+    assert [job.name for job in missing_jobs(dataset)] == [
+        *("content_0", "content_1", "content_2"),
+        *("style_0", "style_2", "style_3"),
+    ]
+    capsys.readouterr()
+    assert main([*common, "--only", "style_1,content_3"]) == 0
+    assert "every LoRA is there; nothing to train" in capsys.readouterr().out
+    assert style.lora.read_bytes() == b"kept"
+
+
+def test_command_dataset_in_processes(tiny_pipeline: Path, components: Components, tmp_path: Path) -> None:
+    """Each process trains its own; the sentence of one that fails reaches the user, and the others' files stay."""
+    folder = save_tiny_dataset(tmp_path / "data")
+    dataset = read_dataset(folder)
+    good, bad = dataset.contents["content_0"], dataset.styles["style_1"]
+    bad.images[0].write_bytes(b"no image")
+    given = ["--base", str(tiny_pipeline), "--dataset", str(folder), *FAST]
+    with pytest.raises(InputError, match=r"0\.png: not an image that can be read"):
+        main([*given, "--only", f"{good.name},{bad.name}", "--jobs", "2"])
+    alone = train_lora(components, good.images, good.prompt, SETTINGS)
+    assert largest_difference(alone, read_lora(good.lora)) < 1e-2
+    assert not bad.lora.exists()
+
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "nothing": ([], "--images is missing; give --images, --prompt and --output, or --dataset"),
+    "no prompt": (["--images", "x"], "--prompt is missing"),
+    "no output": (["--images", "x", "--prompt", "p"], "--output is missing"),
+    "two modes": (["--dataset", "d", "--prompt", "p"], "--prompt and --dataset exclude each other"),
+    "state": (["--dataset", "d", "--state", "s"], "--state and --dataset exclude each other"),
+    "only": (["--only", "a"], "--only is for --dataset; give that, or leave --only out"),
+    "jobs": (["--dataset", "d", "--jobs", "0"], "--jobs is 0"),
+    "no dataset": (["--dataset", "gone"], r"gone/dataset\.json: no such file"),
+    "half joint": (["--images", "x", "--prompt", "p", "-o", "o", "--style-prompt", "s"], "needs both --style-images"),
+    "every": (["--dataset", "d", "--state-every", "0"], "--state-every is 0"),
+    "flag": (["--rnak", "3"], "unrecognized arguments: --rnak 3; see  python -m lorarar.train_lora --help"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_command_refuses(case: str) -> None:
+    given, message = BAD[case]
+    with pytest.raises(InputError, match=message):
+        main(given)
+
+
+def test_command_refuses_files(tiny_pipeline: Path, images: tuple[Path, ...], tmp_path: Path) -> None:
+    base = ["--base", str(tiny_pipeline), "--prompt", "a sks dog"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.png").write_text("no image")
+    picture = str(images[0])
+    for options, message in (
+        (["--images", str(tmp_path / "gone"), "-o", "o.safetensors"], "no such image or folder; check the path"),
+        (["--images", str(tmp_path / "empty"), "-o", "o.safetensors"], r"no images in this folder; it may hold \.png"),
+        (["--images", picture, "-o", "o.bin"], r"end its name with \.safetensors"),
+        (["--images", picture, "-o", str(tmp_path)], r"end its name with|this is a folder"),
+        (["--images", str(tmp_path / "text.png"), "-o", str(tmp_path / "o.safetensors")], "not an image"),
+        (["--images", picture, "-o", str(tmp_path / "o.safetensors"), "--rank", "0"], "--rank is 0"),
+        (["--images", picture, "-o", str(tmp_path / "o.safetensors"), "--resolution", "33"], "resolution of 33"),
+    ):
+        with pytest.raises(InputError, match=message):
+            main([*base, *options])
+    with pytest.raises(InputError, match="the prompt is empty; give one"):
+        main(
+            ["--base", str(tiny_pipeline), "--prompt", " ", "--images", picture, "-o", str(tmp_path / "o.safetensors")]
+        )
+    assert not list(tmp_path.glob("*.safetensors"))
+    dataset = save_tiny_dataset(tmp_path / "data")
+    with pytest.raises(InputError, match="no content or style is named 'style_9'; valid are content_0"):
+        main(["--base", str(tiny_pipeline), "--dataset", str(dataset), "--only", "style_9"])
+
+
+def test_find_images(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.png"):
+        save_image(tmp_path / name, seed=1)
+    (tmp_path / "notes.txt").write_text("x")
+    assert find_images([tmp_path]) == (tmp_path / "a.png", tmp_path / "b.PNG")
+    assert find_images([tmp_path / "b.PNG", tmp_path]) == (tmp_path / "b.PNG", tmp_path / "a.png", tmp_path / "b.PNG")
+
+
+def test_two_processes_as_one(tiny_pipeline: Path, images: tuple[Path, ...], tmp_path: Path) -> None:
+    """Two processes (gloo) that share a batch of 4 take the steps of one process with that batch."""
+    given = ["--base", str(tiny_pipeline), "--images", *map(str, images), "--prompt", "a sks dog", *FAST]
+    given += ["--batch-size", "4", "--state-every", "6"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--mixed_precision", "no", "--num_machines", "1", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launch += ["-m", "lorarar.train_lora", *given, "-o", "two.safetensors", "--state", "two.state"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(launch, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("72 layers") == 1  # the main process alone speaks
+    assert main([*given, "-o", str(tmp_path / "one.safetensors"), "--state", str(tmp_path / "one.state")]) == 0
+    losses = [load_file(tmp_path / f"{name}.state")["losses"] for name in ("one", "two")]
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-6)
+    one, two = (read_lora(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
+    assert largest_difference(one, two) < 1e-2
+    assert not same(one, two)  # means of halves round otherwise: a single process would give the same bits
+
+
+@pytest.mark.full
+def test_full_size_dry_run(images: tuple[Path, ...], tmp_path: Path) -> None:
+    """One step on KOALA-700M's sizes: the path that a GPU takes, in under 12 GB."""
+    code = (
+        "import resource, sys; from lorarar.train_lora import main; main(sys.argv[1:]); "
+        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)"
+    )
+    given = ["--base", "koala-700m", "--untrained", "--resolution", "64", "--steps", "1", "--mixed-precision", "bf16"]
+    given += [
+        "--gradient-checkpointing",
+        "--images",
+        *map(str, images),
+        "--prompt",
+        "a sks dog",
+        "-o",
+        "koala.safetensors",
+    ]
+    run = subprocess.run(
+        [sys.executable, "-c", code, *given], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout.split("peak")[1]) < 12
+    lora = read_lora(tmp_path / "koala.safetensors")
+    assert (len(lora.layers), lora.max_rank) == (168, 64)
+    assert json.loads(lora.metadata["lorarar_steps"]) == 1
+    shutil.rmtree(tmp_path)
