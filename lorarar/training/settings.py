@@ -9,6 +9,7 @@ from lorarar.bases import MINIATURE
 from lorarar.cli import InputError
 
 PRECISIONS = ("no", "fp16", "bf16")
+DEFAULT_EVERY = 100  # steps between two writings of a training's state
 
 
 @dataclass(frozen=True)
