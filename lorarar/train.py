@@ -22,8 +22,7 @@ from lorarar.training.hyper_settings import (
     HyperSettings,
     default_hyper_settings,
 )
-from lorarar.training.settings import PRECISIONS
-from lorarar.training.state import DEFAULT_EVERY
+from lorarar.training.settings import DEFAULT_EVERY, PRECISIONS
 
 if TYPE_CHECKING:
     from lorarar.training.history import Row

@@ -159,7 +159,7 @@ def test_a_lora_of_a_larger_base_is_warned_about(
         (["--method", "direct", "--density", "0.5"], "--density means nothing to direct; leave it out, or use it with"),
         (
             ["--method", "ties", "--seed", "1"],
-            "--seed means nothing to ties; leave it out, or use it with dare, dare-ties",
+            "--seed means nothing to ties; leave it out, or use it with ziplora, dare, dare-ties",
         ),
         (["--method", "dare", "--mu", "1"], "--mu means nothing to dare; leave it out, or use it with np-lora"),
         (["--method", "np-lora", "--rule", "sum"], "--rule means nothing to np-lora"),

@@ -28,7 +28,8 @@ from lorarar.training.history import History, Row
 from lorarar.training.hyper_settings import HyperSettings
 from lorarar.training.loss import merging_loss
 from lorarar.training.pair_data import Draw, PairData, Parts
-from lorarar.training.state import DEFAULT_EVERY, StateFile
+from lorarar.training.settings import DEFAULT_EVERY
+from lorarar.training.state import StateFile
 
 REFERENCES = {"direct merge, average": 0.5, "direct merge, sum": 1.0}
 """Constant coefficients whose validation loss the curve is compared with."""
