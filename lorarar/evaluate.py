@@ -139,7 +139,10 @@ def _prepare(args: argparse.Namespace, dataset: Any, pairs: Sequence[Any], devic
     from lorarar.checkpoints import load_hypernet
     from lorarar.evaluation.generate import Sampler, Sampling
     from lorarar.evaluation.methods import Workbench, prepare
-    from lorarar.evaluation.run import Evaluation, layout_of
+    from lorarar.evaluation.run import Evaluation
+    from lorarar.training.bank import unet_layout
+    from lorarar.training.dreambooth import base_name
+    from lorarar.training.hyper_settings import ZipSettings
     from lorarar.training.settings import default_settings
 
     dtype = args.dtype or ("fp32" if device == "cpu" else "fp16")
@@ -149,16 +152,15 @@ def _prepare(args: argparse.Namespace, dataset: Any, pairs: Sequence[Any], devic
         shared = load_hypernet(args.hypernet or _shipped("hypernet.safetensors"))
         checkpoints |= {name: shared for name in args.method_names if METHODS[name].hypernet}
     sampler = Sampler.load(sampling, device, args.batch)
-    joint = default_settings(args.base)
-    if args.joint_steps is not None:
-        joint = replace(joint, steps=args.joint_steps)
+    joint, precision = default_settings(args.base), "no" if dtype == "fp32" else dtype
+    components = sampler.components()
     bench = Workbench(
-        sampler.components(),
-        layout_of(args.base, sampler.pipeline.unet),
+        components,
+        unet_layout(components.unet, base_name(components)),
         dataset,
         args.split,
-        replace(joint, seed=args.seed),
-        args.zip_steps,
+        replace(joint, seed=args.seed, steps=args.joint_steps or joint.steps, mixed_precision=precision),
+        ZipSettings(steps=args.zip_steps, seed=args.seed, mixed_precision=precision),
         args.seed,
     )
     names = [*args.method_names, *args.checkpoints]
@@ -171,7 +173,7 @@ def _settings(args: argparse.Namespace, evaluation: Evaluation, dataset: str) ->
     sampling = evaluation.sampler.sampling
     return {
         "toolkit_version": __version__,
-        "base": Path(sampling.base).name,
+        "base": evaluation.bench.layout.base,
         "dataset": dataset,
         "split": args.split,
         "part": args.part,

@@ -22,11 +22,13 @@ from lorarar.evaluation.judges import Question
 from lorarar.evaluation.judges.scripted import ScriptedJudge
 from lorarar.evaluation.methods import Fused, Workbench, mean_coefficients, prepare
 from lorarar.evaluation.results import read_results
-from lorarar.evaluation.run import fingerprint, layout_of
+from lorarar.evaluation.run import fingerprint
 from lorarar.hypernet import HypernetConfig, Hypernetwork
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import Options, learned_options, merge
+from lorarar.training.bank import unet_layout
 from lorarar.training.dataset import read_dataset
+from lorarar.training.hyper_settings import ZipSettings
 from lorarar.training.settings import LoraSettings
 
 METHODS = (
@@ -77,9 +79,11 @@ def arguments(world: Path, output: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def bench(world: Path) -> tuple[Sampler, Workbench]:
     sampler = Sampler.load(Sampling(str(world / "base"), steps=3, guidance=3.0, seed=1), "cpu", batch=2)
-    layout = layout_of("tiny", sampler.pipeline.unet)
+    layout = unet_layout(sampler.pipeline.unet, "tiny")
     settings = LoraSettings(rank=2, steps=1)
-    return sampler, Workbench(sampler.components(), layout, read_dataset(world / "data"), "paper", settings, 1)
+    return sampler, Workbench(
+        sampler.components(), layout, read_dataset(world / "data"), "paper", settings, ZipSettings()
+    )
 
 
 def test_the_whole_flow(world: Path, tmp_path: Path, judge: ScriptedJudge, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +205,7 @@ def test_the_validation_part(world: Path, tmp_path: Path, judge: ScriptedJudge) 
     assert results.settings["part"] == "validation"
 
 
-@pytest.mark.parametrize("method", ["joint"])
+@pytest.mark.parametrize("method", ["joint", "ziplora"])
 def test_methods_that_train(method: str, world: Path, tmp_path: Path, judge: ScriptedJudge) -> None:
     steps = ["--joint-steps", "1", "--zip-steps", "1", "--part", "validation"]
     main(arguments(world, tmp_path, "--methods", method, *steps))

@@ -25,6 +25,7 @@ from lorarar.merging import Options, Predict, learned_options
 from lorarar.training.attach import fused
 from lorarar.training.components import Components
 from lorarar.training.dataset import Content, Dataset, Style
+from lorarar.training.hyper_settings import ZipSettings
 from lorarar.training.settings import LoraSettings
 
 MEAN_PAIRS = 25  # training pairs that `learned-mean` averages over
@@ -60,8 +61,8 @@ class Workbench:
     dataset: Dataset
     split: str
     joint: LoraSettings
-    zip_steps: int
-    seed: int = 0
+    zip: ZipSettings
+    seed: int = 0  # of random merges
     loras: dict[Path, LoRA] = field(default_factory=dict)
 
     def lora(self, path: Path) -> LoRA:
@@ -100,6 +101,7 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedHypernet | None = None)
         "style-only": (_style_only, {}),
         "k-lora": (_k_lora, {"alpha": ALPHA, "beta": BETA}),
         "joint": (_joint, asdict(bench.joint)),
+        "ziplora": (_ziplora, asdict(bench.zip)),
     }
     if name in special:
         make, facts = special[name]
@@ -127,6 +129,16 @@ def _joint(bench: Workbench, content: Content, style: Style) -> Made:
 
     lora = train_joint(bench.components, content, style, bench.joint)
     return Made(Fused(lora), sum(layer.down.size + layer.up.size for layer in lora.layers.values()))
+
+
+def _ziplora(bench: Workbench, content: Content, style: Style) -> Made:
+    from lorarar.training.ziplora import ziplora
+
+    start = time.perf_counter()
+    merged = ziplora(bench.components, *bench.pair(content, style), content, style, bench.zip)
+    coefficients = (merged.coefficients or {}).values()
+    # The final merge is a few milliseconds of the whole.
+    return Made(Fused(merged.lora), sum(pair.size for pair in coefficients), time.perf_counter() - start)
 
 
 def _merging(name: str, options: Options, parameters: int = 0) -> Make:

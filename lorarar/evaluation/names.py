@@ -32,6 +32,7 @@ METHODS: dict[str, Entry] = {
     "dare-ties": Entry("DARE-TIES", RIVAL, "density 0.5, uniform weights"),
     "np-lora": Entry("NP-LoRA", RIVAL, "the content gives way in the style's row space, μ = 0.5"),
     "k-lora": Entry("K-LoRA", RIVAL, "one of the two LoRAs a layer and step, by the largest entries"),
+    "ziplora": Entry("ZipLoRA", RIVAL, "coefficients optimised for the pair (minutes a pair)"),
     "learned": Entry("LoRA.rar", OURS, "coefficients by the hypernetwork", hypernet=True),
     "learned-kv-average": Entry("LoRA.rar, k/v averaged", ABLATION, "whatever the checkpoint's rule", hypernet=True),
     "learned-kv-sum": Entry("LoRA.rar, k/v summed", ABLATION, "whatever the checkpoint's rule", hypernet=True),
@@ -39,7 +40,7 @@ METHODS: dict[str, Entry] = {
         "LoRA.rar, mean coefficients", ABLATION, "its mean on the training pairs, one a kind of layer", hypernet=True
     ),
 }
-DEFAULT_METHODS = ("joint", "direct", "dare", "ties", "dare-ties", "learned")
+DEFAULT_METHODS = ("joint", "direct", "dare", "ties", "dare-ties", "ziplora", "learned")
 """The rows of the paper's Table 1."""
 
 

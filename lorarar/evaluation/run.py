@@ -20,7 +20,6 @@ from lorarar.evaluation.methods import Evaluated, Made, Workbench
 from lorarar.evaluation.metrics import Embedder
 from lorarar.evaluation.names import info
 from lorarar.evaluation.results import ImageRecord, MergeFacts, PairRecord, Results
-from lorarar.layout import Layout, part_of
 from lorarar.training.dataset import Content, Style, merged_prompt
 
 Report = Callable[[str, int], None]
@@ -60,16 +59,6 @@ class Evaluation:
         if path not in self.digests:
             self.digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
         return self.digests[path]
-
-
-def layout_of(base: str, unet: nn.Module) -> Layout:
-    """The layout of a UNet that is in memory."""
-    linears = [
-        (name, module.in_features, module.out_features)
-        for name, module in unet.named_modules()
-        if isinstance(module, nn.Linear) and part_of(name)
-    ]
-    return Layout.from_linears(Path(base).name, linears)
 
 
 def fingerprint(unet: nn.Module) -> str:
