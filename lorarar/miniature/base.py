@@ -60,10 +60,10 @@ def train_base(
     settings = {"steps": schedule.steps, "rate": schedule.rate, "images": len(data.latents), "seed": seed}
     step_of = _Step(pipeline, data, seed, int(schedule.steps * TEXT_SHARE))
     if compiled:
-        with quiet_toolchains():
-            unet.compile()
+        unet.compile()
     # The fused attention kernel's backward pass takes a third of a step at these sizes; plain products do not.
-    with sdpa_kernel(SDPBackend.MATH):
+    # Dynamo warns, harmlessly, of diffusers' cached version checks.
+    with sdpa_kernel(SDPBackend.MATH), quiet_toolchains():
         losses = Loop(modules, schedule, state, "base", settings).run(step_of)
     unet._compiled_call_impl = None
     for module in modules:

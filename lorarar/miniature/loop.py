@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lorarar.cli import InputError, atomic_file
 
-SAVE_SECONDS = 120.0  # a stopped run loses at most this much
+SAVE_SECONDS = 60.0  # a stopped run loses at most this much
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,55 @@
+"""Sample grids of the miniature: what its base draws, to be looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lorarar.cli import atomic_file
+from lorarar.miniature.catalogue import near_catalogue
+from lorarar.miniature.population import caption
+from lorarar.miniature.styles import FAMILIES
+from lorarar.miniature.subjects import KINDS, sample_subject
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
+
+STEPS, GUIDANCE = 25, 4.0
+COLUMNS = 9
+
+
+def sample_prompts(seed: int) -> list[str]:
+    """A plain subject of every kind, then one in every family of styles."""
+    rng = np.random.default_rng((seed, 3))
+    kinds = list(KINDS)
+    styles = [None] * len(kinds) + [family.description for family in FAMILIES.values()]
+    prompts = []
+    for number, style in enumerate(styles):
+        while near_catalogue(subject := sample_subject(rng, kinds[number % len(kinds)])):
+            pass
+        prompts.append(caption(subject, style=style))
+    return prompts
+
+
+def write_samples(pipeline: StableDiffusionXLPipeline, path: Path, seed: int) -> list[str]:
+    """A grid of one image a prompt, in the prompts' order, which are returned."""
+    prompts = sample_prompts(seed)
+    images: list[Image.Image] = []
+    for first in range(0, len(prompts), COLUMNS):
+        batch = prompts[first : first + COLUMNS]
+        generators = [torch.Generator().manual_seed(seed + first + number) for number in range(len(batch))]
+        images += pipeline(
+            batch, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators, output_type="pil"
+        ).images
+    side = images[0].width
+    rows = -(-len(images) // COLUMNS)
+    grid = Image.new("RGB", (COLUMNS * side, rows * side), "white")
+    for number, image in enumerate(images):
+        grid.paste(image, (number % COLUMNS * side, number // COLUMNS * side))
+    with atomic_file(path) as temporary:
+        grid.save(temporary, format="PNG")
+    return prompts

@@ -1,0 +1,146 @@
+"""The stages that make models/miniature, each of which goes on where a stopped run left it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from lorarar.cli import atomic_file, atomic_folder, quiet_toolchains
+from lorarar.miniature.base import SCHEDULE as BASE_SCHEDULE
+from lorarar.miniature.base import Captioned, tokenize, train_base
+from lorarar.miniature.loop import Schedule
+from lorarar.miniature.networks import Sizes, build_tokenizer, new_pipeline
+from lorarar.miniature.population import population
+from lorarar.miniature.vae import SCHEDULE as VAE_SCHEDULE
+from lorarar.miniature.vae import encode_all, train_vae
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
+
+DRAWINGS = 40_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to build and where. Everything follows from these numbers and the code."""
+
+    work: Path  # drawings, states of training, other things that are not shipped
+    output: Path  # the diffusers folder
+    seed: int = 0
+    drawings: int = DRAWINGS
+    sizes: Sizes = Sizes()
+    vae: Schedule = VAE_SCHEDULE
+    base: Schedule = BASE_SCHEDULE
+    compiled: bool = True
+
+    @property
+    def times(self) -> Path:
+        """Seconds that each stage has taken so far, over all the runs it took."""
+        return self.work / "times.json"
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds spent here to the stage's, also when it is interrupted."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = self.seconds()
+            seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - start
+            with atomic_file(self.times) as temporary:
+                temporary.write_text(json.dumps(seconds, indent=1))
+
+    def seconds(self) -> dict[str, float]:
+        return json.loads(self.times.read_text()) if self.times.is_file() else {}
+
+
+def drawings(plan: Plan) -> tuple[UInt8[np.ndarray, "n size size 3"], list[str]]:
+    """The captioned population, drawn or read back."""
+    with plan.timed("population"):
+        return population(plan.seed, plan.drawings, plan.work / "population")
+
+
+def autoencoder(plan: Plan) -> Path:
+    """A pipeline whose VAE is trained; the folder holds it in fp32."""
+    folder = plan.work / "autoencoder"
+    if folder.is_dir():
+        return folder
+    images, captions = drawings(plan)
+    with plan.timed("autoencoder"):
+        pipeline = new_pipeline(plan.sizes, build_tokenizer(captions), plan.seed)
+        state = plan.work / "autoencoder.state"
+        losses = train_vae(pipeline.vae, images, state, plan.seed, plan.vae)
+        _save(pipeline, folder, {"autoencoder": losses})
+        state.unlink()
+    return folder
+
+
+def base(plan: Plan) -> Path:
+    """The trained pipeline in fp32."""
+    folder = plan.work / "base"
+    if folder.is_dir():
+        return folder
+    pipeline = open_pipeline(autoencoder(plan))
+    images, captions = drawings(plan)
+    with plan.timed("base"):
+        latents = _latents(plan, pipeline, images)
+        data = Captioned(latents, tokenize(pipeline, captions))
+        state = plan.work / "base.state"
+        losses = train_base(pipeline, data, state, plan.seed, plan.base, plan.compiled)
+        _save(pipeline, folder, {"base": losses})
+        state.unlink()
+    return folder
+
+
+def ship(plan: Plan) -> Path:
+    """The pipeline in half precision in the output folder; what else is there stays."""
+    pipeline = open_pipeline(base(plan)).to(torch.float16)
+    with atomic_folder(plan.work / "shipped") as temporary:
+        pipeline.save_pretrained(temporary)
+    plan.output.mkdir(parents=True, exist_ok=True)
+    for item in sorted((plan.work / "shipped").iterdir()):
+        target = plan.output / item.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        shutil.move(item, target)
+    return plan.output
+
+
+def open_pipeline(folder: Path) -> StableDiffusionXLPipeline:
+    """A diffusers folder in fp32, without progress bars."""
+    with quiet_toolchains():
+        from diffusers import StableDiffusionXLPipeline
+        from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
+        from transformers.utils.logging import disable_progress_bar as quiet_transformers
+
+        quiet_diffusers()
+        quiet_transformers()
+        pipeline = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _save(pipeline: StableDiffusionXLPipeline, folder: Path, losses: dict[str, Any]) -> None:
+    with atomic_folder(folder) as temporary:
+        pipeline.save_pretrained(temporary)
+        (temporary / "losses.json").write_text(json.dumps(losses))
+
+
+def _latents(plan: Plan, pipeline: StableDiffusionXLPipeline, images: np.ndarray) -> torch.Tensor:
+    from safetensors.torch import load_file, save_file
+
+    path = plan.work / "latents.safetensors"
+    if not path.is_file():
+        with atomic_file(path) as temporary:
+            save_file({"latents": encode_all(pipeline.vae, images)}, temporary)
+    return load_file(path)["latents"]
