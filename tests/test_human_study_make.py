@@ -66,7 +66,7 @@ def test_images_are_turned_shrunk_and_cleaned(tmp_path: Path) -> None:
     photo = Image.new("RGB", (2 * DISPLAY_SIZE, DISPLAY_SIZE), "red")
     exif = photo.getexif()
     exif[0x0112], exif[0x010E] = 6, f"by {OURS}"  # orientation: a quarter turn; description
-    photo.save(tmp_path / "photo.jpg", exif=exif)
+    photo.save(tmp_path / "photo.jpg", exif=exif, icc_profile=f"profile of {OURS}".encode())
     content = clean_png(tmp_path / "photo.jpg")
     with Image.open(io.BytesIO(content)) as image:
         assert (image.format, image.size) == ("PNG", (DISPLAY_SIZE // 2, DISPLAY_SIZE))

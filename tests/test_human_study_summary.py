@@ -165,6 +165,7 @@ def test_the_report_of_two_cases(tmp_path: Path) -> None:
     with (tmp_path / "answers.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 12
+    assert [row["preferred"] for row in rows[:4]] == [A, A, "similar", B]
     assert rows[2] | {"preferred": "similar", "choice": "similar", "option1": A, "task": "t2"} == rows[2]
 
 

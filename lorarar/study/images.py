@@ -31,7 +31,7 @@ def clean_png(path: Path) -> bytes:
         image = ImageOps.exif_transpose(opened)
         image = image.convert("RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB")
         image.thumbnail((DISPLAY_SIZE, DISPLAY_SIZE), Image.Resampling.LANCZOS)
-        image.info.clear()
+        image.info.clear()  # Pillow would carry a colour profile, with its description, over to the PNG
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
     return buffer.getvalue()
