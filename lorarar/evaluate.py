@@ -224,7 +224,8 @@ def _print(table: Table) -> None:
     for place, column in enumerate(table.columns):
         shown.add_column(column, justify="right" if place else "left")
     for row in table.rows:
-        shown.add_row(*(show(cell) for cell in row))
+        # The interval under its estimate: side by side they need more than a terminal's 80 columns.
+        shown.add_row(*(show(cell).replace(" [", "\n[") for cell in row))
     Console(markup=False, highlight=False).print(shown)
 
 

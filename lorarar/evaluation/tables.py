@@ -93,8 +93,8 @@ def table_1(results: Results, scores: Mapping[str, Mars2]) -> Table:
         "MARS²: images with the right subject and style",
         ("method", "average case", "best case", "subject", "style"),
         tuple(rows),
-        f"{len(results.pairs)} pairs × {images} images, {results.settings.get('part', '')} part; 95 % intervals by "
-        f"bootstrap over pairs. Judge: {results.judge.get('name', 'unknown')}.",
+        f"Pairs: {len(results.pairs)} of the {results.settings.get('part', '')} part, {images} images each. 95 % "
+        f"intervals by bootstrap over pairs. Judge: {results.judge.get('name', 'unknown')}.",
     )
 
 
