@@ -35,10 +35,13 @@ Pack = Mapping[str, GroupFactors]
 
 @dataclass(frozen=True)
 class Coefficients:
-    """(m_c, m_s) of every column: `applied` by group name, `learned` the learned layers' alone (with gradients)."""
+    """(m_c, m_s) of every column, (p, n, 2, in): `applied` by group name, `learned` the learned layers' alone.
 
-    applied: Mapping[str, Float[Tensor, "p n 2 inp"]]
-    learned: tuple[Float[Tensor, "p layers 2 _"], ...]
+    The sizes 1 stand for any: one value for all pairs, layers or columns.
+    """
+
+    applied: Mapping[str, Float[Tensor, "_ _ 2 _"]]
+    learned: tuple[Float[Tensor, "_ _ 2 _"], ...]
 
 
 @dataclass(frozen=True)

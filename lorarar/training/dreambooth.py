@@ -84,8 +84,11 @@ def new_accelerator(device: torch.device, mixed_precision: str, accumulation: in
     try:
         with quiet_toolchains():
             from accelerate import Accelerator
+            from accelerate.state import AcceleratorState
     except ModuleNotFoundError:
         raise missing_toolchain("accelerate", "train") from None
+    # accelerate keeps a precision for the whole process, and refuses another; here each training has its own.
+    AcceleratorState._reset_state()
     try:
         return Accelerator(
             cpu=device.type == "cpu",

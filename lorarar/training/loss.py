@@ -83,7 +83,7 @@ def distances(
     return ((have - want) ** 2).mean(dim=(1, 2, 3))
 
 
-def orthogonality(learned: Sequence[Float[Tensor, "p layers 2 _"]], kind: str) -> Float[Tensor, ""] | None:
+def orthogonality(learned: Sequence[Float[Tensor, "p _ 2 _"]], kind: str) -> Float[Tensor, ""] | None:
     """|m_c·m_s| of the learned layers, a mean over the pairs; a key of REGULARISERS. None for `none`.
 
     `dot` divides each layer's product by its columns and takes the mean over layers. Eq. 3 names no normalisation; as
