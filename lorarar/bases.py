@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE = "koala-700m"
 MINIATURE = "miniature"
+MINIATURE_FOLDER = Path(__file__).resolve().parent.parent / "models" / MINIATURE
 
 _SDXL: dict[str, Any] = {
     "sample_size": 128,
@@ -43,10 +44,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def miniature_folder() -> Path:
     """The shipped small base, `models/miniature` beside this package. InputError when it is not there."""
-    folder = Path(__file__).resolve().parent.parent / "models" / MINIATURE
-    if not (folder / "model_index.json").is_file():
-        raise InputError(f"the miniature base is not in {folder}; build it with  python -m lorarar.miniature build")
-    return folder
+    if not (MINIATURE_FOLDER / "model_index.json").is_file():
+        raise InputError(
+            f"the miniature base is not in {MINIATURE_FOLDER}; build it with  python -m lorarar.miniature build"
+        )
+    return MINIATURE_FOLDER
 
 
 def unet_config(base: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
 BATCH = 32
-SCHEDULE = Schedule(steps=10_000, rate=8e-4, warmup=200)
+SCHEDULE = Schedule(steps=6_000, rate=6e-4, warmup=200)
 TEXT_SHARE = 0.5  # of the steps; then the text encoders are good enough, and without their gradient a step is faster
 DROPPED = 0.1  # share of captions replaced by nothing, for classifier-free guidance
 MIN_SNR = 5.0  # gamma of arXiv 2303.09556: steps of little noise weigh less, and training converges sooner

@@ -1,71 +1,117 @@
-"""Make models/miniature from nothing: `python -m lorarar.miniature build`. Stages resume; finished ones are skipped."""
+"""Make models/miniature from nothing: its stages in order, each skipped once its result is there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lorarar.bases import MINIATURE
-from lorarar.cli import InputError
+from lorarar.bases import MINIATURE, MINIATURE_FOLDER
 from lorarar.miniature import stages
 from lorarar.miniature.stages import Plan
 
-DATASET, HYPERNET, JUDGE = "dataset", "hypernet.safetensors", "judge"
+DATASET, HYPERNET, JUDGE, SAMPLES, CARD = "dataset", "hypernet.safetensors", "judge", "samples.png", "README.md"
 """What the output folder holds beside the pipeline."""
 
 
-def train_loras(plan: Plan) -> Path:
-    """The 56 LoRAs, through the command that trains anyone's."""
+def build(plan: Plan, names: Sequence[str]) -> None:
+    """Run the named stages of STAGES, and say after each what it made and how long it took in all its runs."""
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    for name in names:
+        made = STAGES[name](plan)
+        console.print(f"{name:<12} {made}  {plan.seconds().get(name, 0.0) / 60:.1f} min")
+
+
+def lora_options(plan: Plan) -> list[str]:
+    """The options of `python -m lorarar.train_lora`."""
+    return ["--base", _base(plan), "--dataset", str(plan.output / DATASET), "--jobs", "2", "--dtype", "fp16"]
+
+
+def hypernet_options(plan: Plan) -> list[str]:
+    """The options of `python -m lorarar.train`."""
+    paths = ["--dataset", str(plan.output / DATASET), "-o", str(plan.output / HYPERNET)]
+    return ["--base", _base(plan), *paths, "--state", str(plan.work / "hypernet.state")]
+
+
+def _base(plan: Plan) -> str:
+    return MINIATURE if plan.output.resolve() == MINIATURE_FOLDER else str(plan.output)
+
+
+def _population(plan: Plan) -> Path:
+    stages.drawings(plan)
+    return plan.work / "population"
+
+
+def _pipeline(plan: Plan) -> Path:
+    """The pipeline and its sample grid."""
+    from lorarar.miniature.samples import write_samples
+
+    with plan.timed("pipeline"):
+        folder = stages.ship(plan)
+        write_samples(stages.open_pipeline(folder), folder / SAMPLES, plan.seed)
+    return folder
+
+
+def _judge(plan: Plan) -> Path:
+    from lorarar.miniature.judge_training import build_judge
+
+    folder = plan.output / JUDGE
+    if not folder.is_dir():
+        with plan.timed("judge"):
+            build_judge(plan.seed, plan.work / "judge", folder)
+    return folder
+
+
+def _references(plan: Plan) -> Path:
+    from lorarar.miniature.references import write_dataset
+
+    with plan.timed("references"):
+        return write_dataset(plan.output / DATASET, plan.seed)
+
+
+def _loras(plan: Plan) -> Path:
+    """The 56 LoRAs, by the command that trains anyone's."""
     from lorarar.train_lora import main
+    from lorarar.training.dataset import read_dataset
+    from lorarar.training.many import missing_jobs
 
     folder = plan.output / DATASET
-    main(lora_command(plan))
+    if missing_jobs(read_dataset(folder)):
+        with plan.timed("loras"):
+            main(lora_options(plan))
     return folder / "loras"
 
 
-def lora_command(plan: Plan) -> list[str]:
-    """The options of `python -m lorarar.train_lora`."""
-    return ["--base", MINIATURE, "--dataset", str(plan.output / DATASET), "--jobs", "2", "--dtype", "fp16"]
-
-
-def hypernet_command(plan: Plan) -> list[str]:
-    """The options of `python -m lorarar.train`."""
-    dataset, output = plan.output / DATASET, plan.output / HYPERNET
-    return [
-        "--base",
-        MINIATURE,
-        "--dataset",
-        str(dataset),
-        "-o",
-        str(output),
-        "--state",
-        str(plan.work / "hypernet.state"),
-    ]
-
-
-def write_references(plan: Plan) -> Path:
-    """The reference images and dataset.json."""
-    from lorarar.miniature.references import write_dataset
-
-    return write_dataset(plan.output / DATASET, plan.seed)
-
-
-def train_hypernet(plan: Plan) -> Path:
-    """The hypernetwork, through the command that trains anyone's."""
+def _hypernet(plan: Plan) -> Path:
+    """The hypernetwork, by the command that trains anyone's."""
     from lorarar.train import main
 
-    output = plan.output / HYPERNET
-    if not output.is_file():
-        main(hypernet_command(plan))
-    return output
+    path = plan.output / HYPERNET
+    if not path.is_file():
+        with plan.timed("hypernet"):
+            main(hypernet_options(plan))
+    return path
+
+
+def _card(plan: Plan) -> Path:
+    from lorarar.miniature.card import write_card
+
+    commands = {name: f"python -m lorarar.miniature build --until {name}" for name in STAGES if name != "card"}
+    commands["loras"] = " ".join(["python -m lorarar.train_lora", *lora_options(plan)])
+    commands["hypernet"] = " ".join(["python -m lorarar.train", *hypernet_options(plan)])
+    return write_card(plan, commands)
 
 
 STAGES: Mapping[str, Callable[[Plan], Path]] = {
-    "population": lambda plan: (stages.drawings(plan), plan.work / "population")[1],
+    "population": _population,
     "autoencoder": stages.autoencoder,
     "base": stages.base,
-    "pipeline": stages.ship,
-    "references": write_references,
-    "loras": train_loras,
-    "hypernet": train_hypernet,
+    "pipeline": _pipeline,
+    "judge": _judge,
+    "references": _references,
+    "loras": _loras,
+    "hypernet": _hypernet,
+    "card": _card,
 }
+"""In order; the names are those of the command's help."""
