@@ -191,6 +191,8 @@ def test_one_step_by_hand(components: Components, images: tuple[Path, ...]) -> N
     # `up` starts at zero, so its first gradient is the dense weight's gradient times the initial downᵀ, and after one
     # step of AdamW every entry has moved by the learning rate against its sign. `down` only decayed.
     initial = torch.from_numpy(layer.down) / (1 - 1e-2 * dreambooth.WEIGHT_DECAY)
+    spread = np.concatenate([layer.down.ravel() for layer in lora.layers.values()]).std()
+    assert spread == pytest.approx(1 / settings.rank, rel=0.02)
     linear.weight.requires_grad_(True)
     loss = torch.nn.functional.mse_loss(predict(components.unet, noisy, batch.timesteps, batch.condition), batch.noise)
     (gradient,) = torch.autograd.grad(loss, linear.weight)

@@ -44,7 +44,8 @@ _TEXT: tuple[dict[str, Any], dict[str, Any]] = (
 def open_pipeline(base: str, untrained: bool, dtype: torch.dtype) -> Any:
     """The base as a StableDiffusionXLPipeline, its VAE in fp32, the rest in `dtype`. InputError as load_components."""
     if untrained:
-        return _untrained(base, dtype)
+        with quiet_toolchains():
+            return _untrained(base, dtype)
     path = _find(base)
     with _explained(base, _advice(path)), quiet_toolchains(), _silent_loaders():
         pipeline = _load(path, dtype)
