@@ -83,8 +83,8 @@ def meta_unet(base: str) -> nn.Module:
 
 def load_layout(base: str) -> Layout:
     """The layout of a base: its attention linears in `named_modules()` order, grouped by part and shape."""
-    if base in CONFIGS:
-        return Layout.from_linears(base, _attention_linears(CONFIGS[base]))
+    if base in (MINIATURE, *CONFIGS):
+        return Layout.from_linears(base, _attention_linears(unet_config(base)))
     from torch import nn
 
     linears = [

@@ -103,8 +103,13 @@ def base(plan: Plan) -> Path:
 
 
 def ship(plan: Plan) -> Path:
-    """The pipeline in half precision in the output folder; what else is there stays."""
-    pipeline = open_pipeline(base(plan)).to(torch.float16)
+    """The pipeline in the output folder, UNet and VAE in half precision; what else is there stays."""
+    pipeline = open_pipeline(base(plan))
+    # The text encoders stay in fp32: without a dtype given, transformers loads what the file has and diffusers loads
+    # fp32, so that a user's from_pretrained would get networks that don't fit together.
+    with quiet_toolchains():
+        for network in (pipeline.unet, pipeline.vae):
+            network.to(torch.float16)
     with atomic_folder(plan.work / "shipped") as temporary:
         pipeline.save_pretrained(temporary)
     plan.output.mkdir(parents=True, exist_ok=True)
