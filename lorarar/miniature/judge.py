@@ -163,7 +163,8 @@ def load_judge(folder: Path) -> MiniatureJudge:
             raise InputError(f"{folder}: the judge's schema version is {version}, this reads {SCHEMA}; {advice} again")
         if config["evidence"] != list(EVIDENCE):
             raise InputError(f"{folder}: the judge weighs other evidence than this version does; {advice} again")
-        widths = Widths(**{name: tuple(values) for name, values in config["widths"].items()})
+        sizes: dict[str, Any] = {name: tuple(values) for name, values in config["widths"].items()}
+        widths = Widths(**sizes)
         calibration = _calibration(config["calibration"])
         network = _network(widths, folder / WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:

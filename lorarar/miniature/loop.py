@@ -37,7 +37,7 @@ class Average:
     """An exponential moving average of weights; it forgets faster at the beginning, when weights move most."""
 
     def __init__(self, modules: Iterable[nn.Module], decay: float = 0.999) -> None:
-        self.parameters = [parameter for module in modules for parameter in module.parameters()]
+        self.parameters: list[Tensor] = [parameter for module in modules for parameter in module.parameters()]
         self.shadow = [parameter.detach().clone() for parameter in self.parameters]
         self.decay = decay
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lorarar.cli import atomic_file
+from lorarar.cli import atomic_file, quiet_toolchains
 from lorarar.miniature.catalogue import near_catalogue
 from lorarar.miniature.population import caption
 from lorarar.miniature.styles import FAMILIES
@@ -42,9 +42,9 @@ def write_samples(pipeline: StableDiffusionXLPipeline, path: Path, seed: int) ->
     for first in range(0, len(prompts), COLUMNS):
         batch = prompts[first : first + COLUMNS]
         generators = [torch.Generator().manual_seed(seed + first + number) for number in range(len(batch))]
-        images += pipeline(
-            batch, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators, output_type="pil"
-        ).images
+        with quiet_toolchains():
+            drawn = pipeline(batch, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators)
+        images += drawn.images
     side = images[0].width
     rows = -(-len(images) // COLUMNS)
     grid = Image.new("RGB", (COLUMNS * side, rows * side), "white")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
 DRAWINGS = 40_000
+SIZES = Sizes()
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Plan:
     output: Path  # the diffusers folder
     seed: int = 0
     drawings: int = DRAWINGS
-    sizes: Sizes = Sizes()
+    sizes: Sizes = SIZES
     vae: Schedule = VAE_SCHEDULE
     base: Schedule = BASE_SCHEDULE
     compiled: bool = True

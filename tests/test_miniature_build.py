@@ -1,0 +1,232 @@
+"""The miniature's build: population, training loops that resume, the stages, the dataset it writes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lorarar.cli import InputError
+from lorarar.miniature import population as population_module
+from lorarar.miniature.__main__ import STAGES as HELP_STAGES
+from lorarar.miniature.__main__ import main
+from lorarar.miniature.build import STAGES, build
+from lorarar.miniature.catalogue import CATALOGUE, near_catalogue
+from lorarar.miniature.gallery import GALLERY
+from lorarar.miniature.loop import Average, Loop, Schedule, seeded
+from lorarar.miniature.networks import Sizes, build_tokenizer, new_pipeline
+from lorarar.miniature.population import caption, example, population
+from lorarar.miniature.references import write_dataset
+from lorarar.miniature.stages import Plan, open_pipeline
+from lorarar.miniature.subjects import COLOURS, KINDS, sample_subject
+from lorarar.training.dataset import read_dataset
+
+SMALL = Sizes(latent=24, unet=(16, 32, 48), head=16, vae=(16, 16, 16), text=(32, 48), text_layers=2, time=8)
+
+
+def small_plan(folder: Path) -> Plan:
+    short = Schedule(steps=2, rate=1e-3, warmup=1)
+    return Plan(folder / "work", folder / "out", drawings=12, sizes=SMALL, vae=short, base=short, compiled=False)
+
+
+def test_an_example_depends_on_its_seed_and_index_alone() -> None:
+    first, again, other = example(3, 5), example(3, 5), example(3, 6)
+    assert first.caption == again.caption and np.array_equal(first.image, again.image)
+    assert not np.array_equal(first.image, other.image)
+
+
+def test_captions_read_as_the_prompts_of_the_paper() -> None:
+    subject = CATALOGUE["cat_2"].subject
+    assert caption(subject, ["body"], "watercolor painting") == "a cyan cat in watercolor painting style"
+    assert caption(subject, []) == "a cat"
+    told = caption(subject)
+    assert told == "a cyan cat with navy ears, white spots and a red scarf"
+
+
+def test_the_population_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(population_module, "CHUNK", 3)
+    images, captions = population(1, 7, tmp_path, workers=1)
+    kept = {path.name: path.stat().st_mtime_ns for path in sorted(tmp_path.iterdir())[:-1]}
+    sorted(tmp_path.iterdir())[-1].unlink()
+    again, captions_again = population(1, 7, tmp_path, workers=1)
+    assert np.array_equal(images, again) and captions == captions_again
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in kept} == kept
+    assert captions == [example(1, index).caption for index in range(7)]
+
+
+def test_the_catalogue_is_split_as_the_paper_and_kept_out_of_the_population() -> None:
+    parts = [entry.part for entry in CATALOGUE.values()]
+    assert [parts.count(part) for part in ("train", "validation", "test")] == [20, 5, 5]
+    for name, entry in CATALOGUE.items():
+        assert near_catalogue(entry.subject), name
+        assert name.rsplit("_", 1)[0] == entry.subject.kind
+    rng = np.random.default_rng(0)
+    far = [not near_catalogue(sample_subject(rng)) for _ in range(300)]
+    assert sum(far) > 290
+
+
+def test_subjects_of_the_catalogue_differ_in_what_is_seen() -> None:
+    seen = {(e.subject.kind, e.subject.body, e.subject.marking, e.subject.marking_colour) for e in CATALOGUE.values()}
+    assert len(seen) == len(CATALOGUE) == 30
+
+
+class _Quadratic:
+    """A loop's loss that depends on the step's own random numbers."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.module = nn.Linear(3, 2)
+
+    def __call__(self, step: int) -> torch.Tensor:
+        return self.module(torch.randn(4, 3, generator=seeded(7, step))).square().mean()
+
+
+def _run(state: Path, steps: int, stop_after: int | None = None) -> tuple[list[float], torch.Tensor]:
+    problem = _Quadratic()
+    loop = Loop([problem.module], Schedule(steps, 0.05, warmup=3), state, "test", {"seed": 7})
+
+    def loss_of(step: int) -> torch.Tensor:
+        if step == stop_after:
+            raise KeyboardInterrupt
+        return problem(step)
+
+    return loop.run(loss_of), problem.module.weight.detach().clone()
+
+
+def test_a_stopped_loop_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _run(tmp_path / "whole", 20)
+    monkeypatch.setattr("lorarar.miniature.loop.SAVE_SECONDS", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "stopped", 20, stop_after=11)
+    resumed = _run(tmp_path / "stopped", 20)
+    assert resumed[0] == whole[0] and torch.equal(resumed[1], whole[1])
+    assert whole[0][-1] < whole[0][0]
+
+
+def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
+    _run(tmp_path / "state", 3)
+    loop = Loop([_Quadratic().module], Schedule(3, 0.05), tmp_path / "state", "test", {"seed": 8})
+    with pytest.raises(InputError, match="of a run with other settings; remove it"):
+        loop.run(_Quadratic())
+
+
+def test_a_loss_that_is_not_finite_ends_the_loop(tmp_path: Path) -> None:
+    problem = _Quadratic()
+    loop = Loop([problem.module], Schedule(3, 0.05), tmp_path / "state", "test", {})
+    with pytest.raises(InputError, match="the loss is nan at step 0; lower the learning rate"):
+        loop.run(lambda step: problem(step) * float("nan"))
+
+
+def test_the_rate_rises_and_falls() -> None:
+    schedule = Schedule(steps=100, rate=1.0, warmup=10)
+    assert schedule.at(0) == pytest.approx(0.1) and schedule.at(9) == schedule.at(10) == 1.0
+    assert schedule.at(55) == pytest.approx(0.01 + 0.99 / 2)
+    assert schedule.at(100) == pytest.approx(0.01)
+
+
+def test_the_average_follows_by_hand() -> None:
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(module.weight, 1.0)
+    average = Average([module], decay=0.9)
+    nn.init.constant_(module.weight, 3.0)
+    average.update(10_000)
+    average.store()
+    assert module.weight.item() == pytest.approx(0.9 * 1.0 + 0.1 * 3.0)
+
+
+def test_the_tokenizer_knows_the_words_and_spells_the_rest() -> None:
+    tokenizer = build_tokenizer(["a red dog", "a red car"])
+    assert tokenizer.tokenize("a red dog") == ["a</w>", "red</w>", "dog</w>"]
+    assert tokenizer.tokenize("sks") == ["s", "k", "s</w>"]
+    found = tokenizer("a red dog", padding="max_length", max_length=77).input_ids
+    assert len(found) == 77 and found[0] == tokenizer.bos_token_id and set(found[4:]) == {tokenizer.eos_token_id}
+    assert build_tokenizer(["a red dog", "a red car"]).get_vocab() == tokenizer.get_vocab()
+
+
+def test_new_pipelines_have_koalas_shape_and_depend_on_the_seed() -> None:
+    tokenizer = build_tokenizer(["a dog"])
+    first, again, other = (new_pipeline(SMALL, tokenizer, seed) for seed in (1, 1, 2))
+    assert first.unet.mid_block is None and first.unet.config.addition_embed_type == "text_time"
+    assert first.unet.config.cross_attention_dim == sum(SMALL.text)
+    weights = [pipeline.unet.conv_in.weight for pipeline in (first, again, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_the_dataset_has_the_papers_numbers(tmp_path: Path) -> None:
+    write_dataset(tmp_path, seed=0)
+    dataset = read_dataset(tmp_path)
+    assert (len(dataset.contents), len(dataset.styles)) == (30, 26)
+    assert {len(content.images) for content in dataset.contents.values()} == {4, 5, 6}
+    split = dataset.split("paper")
+    counts = [[len(side[part]) for part in ("train", "validation", "test")] for side in (split.contents, split.styles)]
+    assert counts == [[20, 5, 5], [18, 3, 5]]
+    assert set(dataset.styles) == set(GALLERY)
+    for name in ("objects-to-toys", "animals-to-objects"):
+        macro = dataset.split(name)
+        groups = [{dataset.contents[item].group for item in macro.contents[part]} for part in ("train", "test")]
+        assert groups[0] and groups[1] and not groups[0] & groups[1]
+        styles = [{dataset.styles[item].group for item in macro.styles[part]} for part in ("train", "test")]
+        assert styles[0] and styles[1] and not set(macro.styles["train"]) & set(macro.styles["test"])
+
+
+def test_the_dataset_is_the_same_every_time(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        write_dataset(tmp_path / folder, seed=0)
+    files = [sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))]
+    assert len(files[0]) == 30 * 5 + 26 + 1
+    for path in files[0]:
+        assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes()
+
+
+def test_the_stages_make_a_pipeline_and_are_skipped_when_done(tmp_path: Path) -> None:
+    plan = small_plan(tmp_path)
+    stages = ["population", "autoencoder", "base", "pipeline"]
+    build(plan, stages)
+    pipeline = open_pipeline(plan.output)
+    assert pipeline.unet.config.block_out_channels == list(SMALL.unet)
+    latents = pipeline.vae.config.scaling_factor
+    assert latents != 0.18215 and np.isfinite(latents)
+    assert (plan.output / "samples.png").is_file()
+    assert set(plan.seconds()) == set(stages)
+    before = {stage: seconds for stage, seconds in plan.seconds().items() if stage in ("autoencoder", "base")}
+    build(plan, ["autoencoder", "base"])
+    assert {stage: plan.seconds()[stage] for stage in before} == before
+
+
+def test_the_commands_help_names_the_stages_there_are() -> None:
+    assert list(HELP_STAGES) == list(STAGES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build", "--seed", "-1"], "--seed is -1; give a whole number from 0 upwards"),
+        (["build", "--until", "nowhere"], "invalid choice"),
+        (["destroy"], "invalid choice"),
+    ],
+)
+def test_bad_options_are_told(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        main(arguments)
+
+
+def test_a_file_in_the_folders_place_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for option in ("--work", "--output"):
+        with pytest.raises(InputError, match="this is a file; give a folder"):
+            main(["build", option, str(tmp_path / "file")])
+
+
+def test_help_needs_no_toolchain() -> None:
+    code = (
+        "import sys, runpy\nsys.argv = ['x', '--help']\n"
+        "try:\n    runpy.run_module('lorarar.miniature', run_name='__main__')\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules), 'toolchain loaded'"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "hypernet" in result.stdout and len(KINDS) == 18 and len(COLOURS) == 14
