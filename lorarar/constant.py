@@ -43,4 +43,5 @@ class ConstantCoefficients(nn.Module):
 
     def constants(self) -> dict[str, tuple[float, float]]:
         """The pairs as numbers, by kind."""
-        return {kind: (float(pair[0]), float(pair[1])) for kind, pair in self.pairs.items()}
+        values = {kind: pair.detach().tolist() for kind, pair in self.pairs.items()}
+        return {kind: (content, style) for kind, (content, style) in values.items()}

@@ -111,7 +111,7 @@ class MiniatureJudge(BatchJudge):
         return reference, seen.rows([place[id(question.test)] for question in questions])
 
 
-def pixels(images: Sequence[Image]) -> UInt8[np.ndarray, "n {SIZE} {SIZE} 3"]:
+def pixels(images: Sequence[Image]) -> UInt8[np.ndarray, "n side side 3"]:
     """Images of any size as the network takes them."""
     from PIL import Image
 

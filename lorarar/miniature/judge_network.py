@@ -90,7 +90,7 @@ class JudgeNetwork(nn.Module):
 
     def forward(
         self, images: Float[Tensor, "n 3 h w"]
-    ) -> tuple[Float[Tensor, "n values"], Float[Tensor, "n {STYLE_SIZE}"]]:
+    ) -> tuple[Float[Tensor, "n values"], Float[Tensor, "n style"]]:
         """Images in [-1, 1] → the logits of all DETAILS, and style embeddings of unit length.
 
         The style is read from means and deviations of every stage's features, which do not depend on where things are.
