@@ -8,9 +8,10 @@ ranks of 64) that is over ten times as much.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ def attached(unet: nn.Module, factors: Mapping[str, Factors]) -> Iterator[None]:
             raise InputError(f"{name} is {linear.out_features}×{linear.in_features}, the LoRA's {_shape(down, up)}")
     with ExitStack() as stack:
         for name, linear in linears.items():
-            handle = linear.register_forward_hook(_adding(name, factors[name]))
+            handle = linear.register_forward_hook(partial(_add_lora, name, factors[name]))
             stack.callback(handle.remove)
         yield
 
@@ -102,21 +103,17 @@ def _modules(unet: nn.Module, names: Mapping[str, Any], kind: type[nn.Module]) -
     return {name: modules[name] for name in names}
 
 
-def _adding(name: str, factors: Factors) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    """A forward hook that adds the LoRA's output to a linear's."""
-
-    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        (x,) = args
-        parts = len(factors.down)
-        if len(x) % parts:
-            raise InputError(f"{name}: a batch of {len(x)} can't be shared equally by {parts} LoRAs")
-        # One reshape serves any number of LoRAs: consecutive rows of the batch and all their tokens share one.
-        rows = x.reshape(parts, -1, x.shape[-1])
-        down, up = factors.down.to(x.dtype), factors.up.to(x.dtype)
-        added = torch.bmm(torch.bmm(rows, down.transpose(1, 2)), up.transpose(1, 2))
-        return output + added.reshape(output.shape).to(output.dtype)
-
-    return hook
+def _add_lora(name: str, factors: Factors, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """A forward hook once name and factors are given: the linear's output and the LoRA's."""
+    (x,) = args
+    parts = len(factors.down)
+    if len(x) % parts:
+        raise InputError(f"{name}: a batch of {len(x)} can't be shared equally by {parts} LoRAs")
+    # One reshape serves any number of LoRAs: consecutive rows of the batch and all their tokens share one.
+    rows = x.reshape(parts, -1, x.shape[-1])
+    down, up = factors.down.to(x.dtype), factors.up.to(x.dtype)
+    added = torch.bmm(torch.bmm(rows, down.transpose(1, 2)), up.transpose(1, 2))
+    return output + added.reshape(output.shape).to(output.dtype)
 
 
 def _shape(down: Tensor, up: Tensor) -> str:
