@@ -136,7 +136,7 @@ def save_judge(judge: MiniatureJudge, folder: Path, report: str | None = None) -
 
     config = {
         "schema_version": SCHEMA,
-        "widths": asdict(judge.network.widths),
+        "widths": {name: asdict(widths) for name, widths in judge.network.widths.items()},
         "evidence": list(EVIDENCE),
         "calibration": asdict(judge.calibration),
         **judge.facts,
@@ -163,8 +163,7 @@ def load_judge(folder: Path) -> MiniatureJudge:
             raise InputError(f"{folder}: the judge's schema version is {version}, this reads {SCHEMA}; {advice} again")
         if config["evidence"] != list(EVIDENCE):
             raise InputError(f"{folder}: the judge weighs other evidence than this version does; {advice} again")
-        sizes: dict[str, Any] = {name: tuple(values) for name, values in config["widths"].items()}
-        widths = Widths(**sizes)
+        widths = {side: _widths(config["widths"][side]) for side in ("subject", "style")}
         calibration = _calibration(config["calibration"])
         network = _network(widths, folder / WEIGHTS)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -192,7 +191,7 @@ def _shipped(network: JudgeNetwork) -> dict[str, Tensor]:
     return {name: (value.half() if value.ndim > 1 else value.float()).contiguous() for name, value in weights.items()}
 
 
-def _network(widths: Widths, path: Path) -> JudgeNetwork:
+def _network(widths: dict[str, Widths], path: Path) -> JudgeNetwork:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -202,12 +201,21 @@ def _network(widths: Widths, path: Path) -> JudgeNetwork:
         raise ValueError(str(error)) from None
     if not all(bool(value.isfinite().all()) for value in weights.values()):
         raise ValueError("weights that are not finite")
-    network = JudgeNetwork(widths)
+    network = JudgeNetwork(**widths)
     expected = _shipped(network)
     if set(weights) != set(expected):
         raise ValueError(f"other weights than {len(expected)} of the network")
     network.load_state_dict(weights, strict=False)
     return channels_last(network).eval().requires_grad_(False)
+
+
+def _widths(values: dict[str, Any]) -> Widths:
+    return Widths(int(values["stem"]), _three(values["channels"]), _three(values["blocks"]))
+
+
+def _three(values: Sequence[int]) -> tuple[int, int, int]:
+    first, second, third = (int(value) for value in values)
+    return first, second, third
 
 
 def _calibration(values: dict[str, Any]) -> Calibration:

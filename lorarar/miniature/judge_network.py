@@ -1,4 +1,4 @@
-"""The miniature judge's network: one convolutional trunk, what it says of the subject's details, and a style embedding.
+"""The miniature judge's network: what it says of a subject's details, and a style embedding.
 
 A subject is read as beliefs about its details (kind, colours, marking, accessory), not as one point in space. In a
 style that takes colour away the beliefs about colours are flat, and a flat belief is no evidence; a cosine of
@@ -33,6 +33,7 @@ DETAILS: Mapping[str, tuple[str, ...]] = {
 STYLE_SIZE = 128
 MAX_CHANNELS, MAX_BLOCKS = 512, 8
 QUERIES = 8  # places that the subject's head looks at
+HIDDEN = 256
 VARIANCE_FLOOR = 1e-4  # keeps the root's slope finite
 
 
@@ -40,15 +41,19 @@ VARIANCE_FLOOR = 1e-4  # keeps the root's slope finite
 class Widths:
     """Channels, and blocks of two convolutions, at 24, 12 and 6 pixels a side of a 96-pixel image."""
 
-    stem: int = 32  # channels at 48 pixels
-    channels: tuple[int, int, int] = (64, 128, 192)
-    blocks: tuple[int, int, int] = (2, 2, 2)
+    stem: int  # channels at 48 pixels
+    channels: tuple[int, int, int]
+    blocks: tuple[int, int, int]
 
     def __post_init__(self) -> None:
         """Widths come from files too: refuse a network that would not be a small one."""
         wide = max(self.stem, *self.channels) > MAX_CHANNELS or min(self.stem, *self.channels) < 1
         if wide or max(self.blocks) > MAX_BLOCKS or min(self.blocks) < 1:
             raise ValueError(f"a judge has 1 to {MAX_CHANNELS} channels and 1 to {MAX_BLOCKS} blocks a stage")
+
+
+SUBJECT = Widths(32, (64, 128, 192), (2, 2, 2))
+STYLE = Widths(24, (48, 64, 96), (1, 1, 1))  # texture and colour are soon learned
 
 
 class _Block(nn.Module):
@@ -70,44 +75,58 @@ class _Block(nn.Module):
         return F.relu(short + self.second_norm(self.second(inner)))
 
 
-class JudgeNetwork(nn.Module):
-    """Images in, beliefs and style embeddings out."""
+class _Trunk(nn.Module):
+    """An image's features at every resolution."""
 
-    def __init__(self, widths: Widths | None = None) -> None:
+    def __init__(self, widths: Widths) -> None:
         super().__init__()
-        self.widths = widths or Widths()
-        stem, channels = self.widths.stem, self.widths.channels
-        self.stem = nn.Sequential(nn.Conv2d(3, stem, 5, 2, 2, bias=False), nn.BatchNorm2d(stem), nn.ReLU())
-        stages, inp = [], stem
-        for out, blocks in zip(channels, self.widths.blocks, strict=True):
+        stem = nn.Conv2d(3, widths.stem, 5, 2, 2, bias=False)
+        self.stem = nn.Sequential(stem, nn.BatchNorm2d(widths.stem), nn.ReLU())
+        stages, inp = [], widths.stem
+        for out, blocks in zip(widths.channels, widths.blocks, strict=True):
             later = [_Block(out, out, 1) for _ in range(blocks - 1)]
             stages.append(nn.Sequential(_Block(inp, out, 2), *later))
             inp = out
         self.stages = nn.ModuleList(stages)
-        self.looks = nn.Conv2d(inp, QUERIES, 1)
-        self.details = nn.Linear(inp * QUERIES, sum(map(len, DETAILS.values())))
-        self.style = nn.Linear(2 * (stem + sum(channels)), STYLE_SIZE)
 
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n values"], Float[Tensor, "n style"]]:
-        """Images in [-1, 1] → the logits of all DETAILS, and style embeddings of unit length.
-
-        The style is read from means and deviations of every stage's features, which do not depend on where things are.
-        """
-        x = self.stem(images)
-        statistics = _statistics(x)
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = [self.stem(images)]
         for stage in self.stages:
-            x = stage(x)
-            statistics += _statistics(x)
-        places = self.looks(x).flatten(2).float().softmax(dim=2)
-        looked = torch.einsum("nqp,ncp->nqc", places, x.flatten(2).float()).flatten(1)
-        # Adam moves every weight alike: without the root, one step would move a logit of so many features too far.
-        logits = self.details(looked / looked.shape[1] ** 0.5)
-        return logits.float(), F.normalize(self.style(torch.cat(statistics, dim=1)).float(), dim=1)
+            features.append(stage(features[-1]))
+        return features
 
 
-def _statistics(features: Tensor) -> list[Tensor]:
-    flat = features.flatten(2).float()
-    return [flat.mean(2), (flat.var(2) + VARIANCE_FLOOR).sqrt()]
+class JudgeNetwork(nn.Module):
+    """Images in, beliefs and style embeddings out; a trunk for each: what one must ignore is what the other reads."""
+
+    def __init__(self, subject: Widths = SUBJECT, style: Widths = STYLE) -> None:
+        super().__init__()
+        self.widths = {"subject": subject, "style": style}
+        self.subject_trunk, self.style_trunk = _Trunk(subject), _Trunk(style)
+        last = subject.channels[-1]
+        self.looks = nn.Conv2d(last, QUERIES, 1)
+        self.hidden = nn.Sequential(nn.Linear(last * QUERIES, HIDDEN, bias=False), nn.BatchNorm1d(HIDDEN), nn.ReLU())
+        self.details = nn.Linear(HIDDEN, sum(map(len, DETAILS.values())))
+        self.style = nn.Linear(2 * (style.stem + sum(style.channels)), STYLE_SIZE)
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n values"], Float[Tensor, "n s"]]:
+        """Images in [-1, 1] → the logits of all DETAILS, and style embeddings of unit length."""
+        return self.read_subject(images), self.read_style(images)
+
+    def read_subject(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n values"]:
+        """Features gathered at QUERIES places that depend on the image."""
+        features = self.subject_trunk(images)[-1]
+        places = self.looks(features).flatten(2).float().softmax(dim=2)
+        looked = torch.einsum("nqp,ncp->nqc", places, features.flatten(2).float()).flatten(1)
+        return self.details(self.hidden(looked)).float()
+
+    def read_style(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n s"]:
+        """Means and deviations of the features at every resolution: they do not depend on where things are."""
+        statistics = []
+        for features in self.style_trunk(images):
+            flat = features.flatten(2).float()
+            statistics += [flat.mean(2), (flat.var(2) + VARIANCE_FLOOR).sqrt()]
+        return F.normalize(self.style(torch.cat(statistics, dim=1)).float(), dim=1)
 
 
 def split_details(logits: Float[Tensor, "n values"]) -> dict[str, Float[Tensor, "n _"]]:

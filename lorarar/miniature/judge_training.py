@@ -14,15 +14,22 @@ from torch import Tensor, nn
 
 from lorarar.miniature.judge import MiniatureJudge, round_weights, save_judge, to_input
 from lorarar.miniature.judge_data import CALIBRATION, GROUP, PLAIN, UNSEEN, Drawings, training_drawings
-from lorarar.miniature.judge_network import STYLE_SIZE, JudgeNetwork, Widths, channels_last, split_details
+from lorarar.miniature.judge_network import (
+    STYLE,
+    STYLE_SIZE,
+    SUBJECT,
+    JudgeNetwork,
+    Widths,
+    channels_last,
+    split_details,
+)
 from lorarar.miniature.judge_report import AS_DRAWN, WORN, accuracy, as_csv, judge_report, seen_pairs
 from lorarar.miniature.judge_trials import Trials, draw_trials, random_settings
 from lorarar.miniature.judge_verdicts import Calibration, evidence, fit
 from lorarar.miniature.judge_wear import worn
 from lorarar.miniature.loop import Loop, Schedule, seeded
 
-SCHEDULE = Schedule(steps=1400, rate=3e-3, warmup=60)
-WIDTHS = Widths()
+SCHEDULE = Schedule(steps=1400, rate=2e-3, warmup=60)
 BATCH_GROUPS = 16  # of GROUP drawings
 SHIFT = 5  # largest move of a training image, in pixels
 WORN_SHARE = 0.7  # of the training batches
@@ -48,7 +55,8 @@ class JudgePlan:
     drawings: int = 24_000
     schedule: Schedule = SCHEDULE
     trials: int = 1040  # for the calibration
-    widths: Widths = WIDTHS
+    subject: Widths = SUBJECT
+    style: Widths = STYLE
     workers: int = 2
 
 
@@ -75,7 +83,7 @@ def train_judge(seed: int, work: Path, plan: JudgePlan | None = None) -> Miniatu
     plan = plan or JudgePlan()
     data = training_drawings(seed, plan.drawings, work / "judge_drawings", plan.workers)
     torch.manual_seed(seed)
-    network = channels_last(JudgeNetwork(plan.widths)).train()
+    network = channels_last(JudgeNetwork(plan.subject, plan.style)).train()
     proxies = nn.Linear(STYLE_SIZE, PLAIN + 1, bias=False)
     settings = {"steps": plan.schedule.steps, "rate": plan.schedule.rate, "drawings": plan.drawings, "seed": seed}
     state = work / "judge.state"
@@ -126,7 +134,6 @@ def detail_loss(logits: Float[Tensor, "n values"], details: Int[Tensor, "n d"]) 
     """Sum of the details' cross entropies; a colour that is not shown has none."""
     total = logits.new_zeros(())
     for part, wanted in zip(split_details(logits).values(), details.unbind(1), strict=True):
-        assert part.shape[1] > 1
         # Over all rows, not the shown ones alone: a batch may show none.
         total = total + F.cross_entropy(part, wanted, ignore_index=UNSEEN, reduction="sum") / len(part)
     return total
@@ -144,7 +151,7 @@ def contrastive_loss(style: Float[Tensor, "n s"], labels: Int[Tensor, " n"]) -> 
 @torch.no_grad()
 def measure_norms(network: JudgeNetwork, step: _Step, first: int, batches: int = NORM_BATCHES) -> None:
     """Measure the batch norms' statistics with the weights as they are: the averaged weights had no part in them."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean of all batches

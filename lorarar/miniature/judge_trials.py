@@ -6,6 +6,7 @@ the 26 gallery styles).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -62,17 +63,15 @@ def random_settings(seed: int, count: int) -> list[Setting]:
 
 
 def held_out_settings(count: int | None = None) -> list[Setting]:
-    """Every catalogue subject in every gallery style, or `count` of them spread evenly over both."""
-    pairs = [
-        Setting(entry.subject, style, subject_name, style_name)
-        for subject_name, entry in CATALOGUE.items()
-        for style_name, style in GALLERY.items()
-    ]
-    if count is None or count >= len(pairs):
-        return pairs
-    # A step that shares no factor with the number of styles passes through all of both.
-    step = next(step for step in range(len(pairs) // count, 0, -1) if np.gcd(step, len(GALLERY)) == 1)
-    return [pairs[number * step] for number in range(count)]
+    """Every catalogue subject in every gallery style, or the first `count` of them, going round both."""
+    subjects, styles = list(CATALOGUE.items()), list(GALLERY.items())
+    pairs = []
+    for number in range(count or len(subjects) * len(styles)):
+        subject_name, entry = subjects[number % len(subjects)]
+        # Both have come round together after their least common multiple: go on one style further.
+        style_name, style = styles[(number + number // math.lcm(len(subjects), len(styles))) % len(styles)]
+        pairs.append(Setting(entry.subject, style, subject_name, style_name))
+    return pairs
 
 
 def draw_trials(settings: Sequence[Setting], seed: int, namespace: int = REPORT, workers: int = 2) -> Trials:
