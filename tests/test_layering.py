@@ -116,6 +116,7 @@ def test_the_light_test_can_fail() -> None:
         "lorarar.synthetic",
         "lorarar.human_study",
         "lorarar.train_lora",
+        "lorarar.train",
         "benchmarks.merge",
         "runtime_py.mil",
     ],

@@ -403,7 +403,7 @@ def test_two_processes_as_one(world: World, tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_full_size_dry_run(tmp_path: Path) -> None:
-    """One step with KOALA-700M's sizes and LoRAs of rank 64: the path that a GPU takes, in under 14 GB."""
+    """One step with KOALA-700M's sizes and LoRAs of rank 64: a GPU's path, in under 8 GB (measured 5.0)."""
     from tiny_pipeline import save_tiny_dataset
 
     from lorarar.bases import load_layout
@@ -425,7 +425,7 @@ def test_full_size_dry_run(tmp_path: Path) -> None:
     run = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     print(run.stdout)
-    assert float(run.stdout.split("peak")[1]) < 14
+    assert float(run.stdout.split("peak")[1]) < 8
     with safe_open(tmp_path / "koala.safetensors", framework="pt") as file:
         assert sum(file.get_tensor(name).numel() for name in file.keys()) == 492_034  # noqa: SIM118
     shutil.rmtree(tmp_path)
