@@ -166,7 +166,7 @@ def test_a_wrong_artifact_is_an_error_and_leaves_nothing(
         (["--target", "tflite", "--untrained"], "unknown target 'tflite'; valid are onnx, coreml, executorch"),
         (["--target", "onnx"], "give either --checkpoint FILE"),
         (["--target", "onnx", "--untrained", "--checkpoint", "x"], "give either --checkpoint FILE"),
-        (["--target", "onnx", "--untrained", "--base", "nowhere"], "unknown base 'nowhere'; valid are sdxl"),
+        (["--target", "onnx", "--untrained", "--base", "nowhere"], "unknown base 'nowhere'; valid are miniature, sdxl"),
         (["--target", "onnx", "--checkpoint", "no.safetensors"], "no such checkpoint"),
         (["--target", "onnx", "--untrained", "--rank", "0"], "--rank 0 is out of range; valid are 1 to 512"),
         (["--target", "executorch", "--untrained", "--precision", "fp16"], "offers the merger in fp32, not in fp16"),

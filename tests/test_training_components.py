@@ -265,7 +265,7 @@ def test_hub_id_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_miniature_by_name(tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bases, "__file__", str(tmp_path / "lorarar" / "bases.py"))
+    monkeypatch.setattr(bases, "MINIATURE_FOLDER", tmp_path / "models" / "miniature")
     build = r"the miniature base is not in .*models/miniature; build it with  python -m lorarar\.miniature build"
     for use in (miniature_folder, lambda: unet_config(MINIATURE), lambda: load_components(MINIATURE)):
         with pytest.raises(InputError, match=build):
