@@ -299,6 +299,16 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert {replace(settings, lr_schedule="constant").rate(step) for step in range(3, 10)} == {0.4}
 
 
+def test_the_schedule_reaches_the_optimizer(world: World) -> None:
+    """Two steps at one rate, and with the second at half of it: the first is the same, the weights are not."""
+    options = replace(FAST, steps=2, predictor="constant", learning_rate=0.1)
+    constant, cosine = train(world, options), train(world, replace(options, lr_schedule="cosine"))
+    assert constant.history.totals() == cosine.history.totals()  # each is taken before its step's update
+    assert not same(constant, cosine)
+    for one, half in zip(constant.predictor.parameters(), cosine.predictor.parameters(), strict=True):
+        assert (one - half).abs().min() > 0.02 and (one - half).abs().max() < 0.06
+
+
 def test_the_paper_s_values_are_the_defaults() -> None:
     paper = default_hyper_settings("sdxl")
     assert (paper.steps, paper.learning_rate, paper.combinations, paper.hidden) == (5000, 0.01, 100, 128)
