@@ -142,12 +142,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    from lorarar.bases import CONFIGS, DEFAULT_BASE
+    from lorarar.bases import BASES_HELP, DEFAULT_BASE
 
     parser = Parser(prog="python -m benchmarks.merge", description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--base", default=DEFAULT_BASE, help=f"{', '.join(CONFIGS)}, or a diffusers folder (default {DEFAULT_BASE})"
-    )
+    parser.add_argument("--base", default=DEFAULT_BASE, help=BASES_HELP)
     parser.add_argument("--rank", default="64", metavar="R,R…", help="ranks of both LoRAs (default %(default)s)")
     parser.add_argument("--targets", default=",".join(TARGETS), help="artifacts to run, or none (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="measured runs of every case (default %(default)s)")

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from lorarar.layout import Layout
     from runtime_py.check import CheckRow
 
-DEFAULT_RANK = 64  # the paper's (supplement, A1)
 MAX_RANK = 512  # merged rank 1024: beyond it a dense ΔW is smaller than its factors
 DTYPES = {"fp32": "float32", "fp16": "float16"}
 
@@ -29,7 +28,7 @@ def export_hypernet(
     layout: Layout,
     loaded: LoadedHypernet,
     out: Path,
-    rank: int = DEFAULT_RANK,
+    rank: int,
     precision: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[CheckRow]:
@@ -92,16 +91,16 @@ def load_source(checkpoint: Path | None, untrained: bool, layout: Layout) -> Loa
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from lorarar.bases import CONFIGS, DEFAULT_BASE
+    from lorarar.bases import BASES_HELP, DEFAULT_BASE
 
     parser = Parser(prog="python -m export.hypernet", description=__doc__.split("\n\n")[0])
     parser.add_argument("--target", required=True, help="onnx, coreml or executorch")
+    parser.add_argument("--base", default=DEFAULT_BASE, help=BASES_HELP)
     parser.add_argument(
-        "--base", default=DEFAULT_BASE, help=f"{', '.join(CONFIGS)}, or a diffusers folder (default {DEFAULT_BASE})"
+        "--checkpoint", type=Path, metavar="FILE", help="a trained hypernetwork (default: the miniature's, for it)"
     )
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a trained hypernetwork")
     parser.add_argument("--untrained", action="store_true", help="seeded random weights; recorded in the manifest")
-    parser.add_argument("--rank", type=int, default=DEFAULT_RANK, help="largest rank of a LoRA (default %(default)s)")
+    parser.add_argument("--rank", type=int, help="largest rank of a LoRA (default 64, the paper's; miniature 8)")
     parser.add_argument("--precision", help="fp32 or fp16 (default: fp16 for coreml, fp32 for the others)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="the bundle (default build/merger-BASE-TARGET-PRECISION)"
@@ -111,17 +110,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from export.targets import find_target
-    from lorarar.bases import load_layout
+    from lorarar.bases import MINIATURE, load_layout, shipped_hypernet
+    from lorarar.training.settings import default_settings
 
     target = find_target(options.target)
     precision = options.precision or target.default_precision
     console = Console(stderr=True)
     with console.status("reading the base's layout") as status:
         layout = load_layout(options.base)
-        loaded = load_source(options.checkpoint, options.untrained, layout)
+        checkpoint = options.checkpoint
+        if checkpoint is None and not options.untrained and options.base == MINIATURE:
+            checkpoint = shipped_hypernet()
+        loaded = load_source(checkpoint, options.untrained, layout)
         out = options.out or Path("build") / f"merger-{layout.base}-{target.name}-{precision}"
-        rows = export_hypernet(target.name, layout, loaded, out, options.rank, precision, status.update)
-    _report(out, loaded, rows, target.dynamic_rank, options.rank)
+        rank = default_settings(options.base).rank if options.rank is None else options.rank
+        rows = export_hypernet(target.name, layout, loaded, out, rank, precision, status.update)
+    _report(out, loaded, rows, target.dynamic_rank, rank)
     return EXIT_OK
 
 

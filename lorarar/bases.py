@@ -14,9 +14,11 @@ from lorarar.layout import Layout, part_of
 if TYPE_CHECKING:
     from torch import nn
 
-DEFAULT_BASE = "koala-700m"
 MINIATURE = "miniature"
+DEFAULT_BASE = MINIATURE
 MINIATURE_FOLDER = Path(__file__).resolve().parent.parent / "models" / MINIATURE
+HYPERNET_FILE, DATASET_FOLDER = "hypernet.safetensors", "dataset"
+"""What `models/miniature` holds beside the pipeline."""
 
 _SDXL: dict[str, Any] = {
     "sample_size": 128,
@@ -41,6 +43,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "koala-700m": _SDXL | {"layers_per_block": 1, "transformer_layers_per_block": [0, 2, 5], "mid_block_type": None},
 }
 
+BASES_HELP = f"{', '.join([MINIATURE, *CONFIGS])}, or a diffusers folder (default {DEFAULT_BASE})"
+"""For commands that need a base's layout only."""
+
 
 def miniature_folder() -> Path:
     """The shipped small base, `models/miniature` beside this package. InputError when it is not there."""
@@ -49,6 +54,19 @@ def miniature_folder() -> Path:
             f"the miniature base is not in {MINIATURE_FOLDER}; build it with  python -m lorarar.miniature build"
         )
     return MINIATURE_FOLDER
+
+
+def shipped_dataset() -> Path:
+    """The miniature's subjects, styles and their LoRAs, a folder of `lorarar.training.dataset`."""
+    return miniature_folder() / DATASET_FOLDER
+
+
+def shipped_hypernet() -> Path:
+    """The hypernetwork that was trained on the miniature. InputError when it is not there."""
+    path = miniature_folder() / HYPERNET_FILE
+    if not path.is_file():
+        raise InputError(f"{path} is not there; make it with  python -m lorarar.miniature build")
+    return path
 
 
 def unet_config(base: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorarar import __version__
-from lorarar.bases import MINIATURE, miniature_folder
+from lorarar.bases import MINIATURE, shipped_dataset, shipped_hypernet
 from lorarar.cli import EXIT_OK, InputError, Parser, missing_toolchain, run_command
 from lorarar.evaluation.names import DEFAULT_METHODS, METHODS, parse_hypernets, parse_methods
 from lorarar.evaluation.results import RESULTS_FILE, Results, read_results, write_results
@@ -108,7 +108,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace) -> Results:
     # What can be wrong is looked at in the order of its price: files, judge, base, checkpoints, then the hours of work.
-    dataset = read_dataset(args.dataset or _shipped("dataset"))
+    dataset = read_dataset(args.dataset or shipped_dataset())
     try:
         import torch
 
@@ -149,7 +149,7 @@ def _prepare(args: argparse.Namespace, dataset: Any, pairs: Sequence[Any], devic
     sampling = Sampling(args.base, args.steps, args.guidance, args.seed, dtype)
     checkpoints = {name: load_hypernet(Path(path)) for name, path in args.checkpoints.items()}
     if any(METHODS[name].hypernet for name in args.method_names):
-        shared = load_hypernet(args.hypernet or _shipped("hypernet.safetensors"))
+        shared = load_hypernet(args.hypernet or shipped_hypernet())
         checkpoints |= {name: shared for name in args.method_names if METHODS[name].hypernet}
     sampler = Sampler.load(sampling, device, args.batch)
     joint, precision = default_settings(args.base), "no" if dtype == "fp32" else dtype
@@ -185,10 +185,6 @@ def _settings(args: argparse.Namespace, evaluation: Evaluation, dataset: str) ->
         "device": str(evaluation.bench.components.device),
         "options": {method.name: dict(method.facts) for method in evaluation.methods},
     }
-
-
-def _shipped(name: str) -> Path:
-    return miniature_folder() / name
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorarar.bases import CONFIGS, DEFAULT_BASE, load_layout
+from lorarar.bases import BASES_HELP, DEFAULT_BASE, MINIATURE, load_layout, shipped_hypernet
 from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, check_lora_output, missing_toolchain, run_command
 from lorarar.layout import Layout
 from lorarar.lora import DTYPES, WRITERS, LoRA, read_lora, write_lora
@@ -90,9 +90,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("content", type=Path, metavar="CONTENT", help="the content LoRA: a .safetensors file or a PEFT folder")
     add("style", type=Path, metavar="STYLE", help="the style LoRA")
-    add("--base", default=DEFAULT_BASE, help=f"{', '.join(CONFIGS)} or a diffusers folder (default {DEFAULT_BASE})")
+    add("--base", default=DEFAULT_BASE, help=BASES_HELP)
     add("--method", choices=METHODS, default="learned", help="how to merge (default learned)")
-    add("--hypernet", type=Path, metavar="H", help="the checkpoint for learned")
+    add(
+        "--hypernet",
+        type=Path,
+        metavar="H",
+        help="the checkpoint for learned (default: the miniature's, for that base)",
+    )
     add(
         "--untrained",
         action="store_true",
@@ -126,12 +131,15 @@ def _given_options(args: argparse.Namespace) -> dict[str, Any]:
     check_arguments(args)
     if args.method != "learned" and (args.hypernet or (args.untrained and args.method != "ziplora")):
         raise InputError(f"{args.method} uses no hypernetwork; leave --hypernet and --untrained out, or use learned")
-    if args.method == "learned" and bool(args.hypernet) == args.untrained:
-        raise InputError(
-            "--hypernet and --untrained exclude each other; give one of them"
-            if args.untrained
-            else "learned needs a hypernetwork: give --hypernet FILE, or --untrained to try it out with random weights"
-        )
+    if args.hypernet and args.untrained:
+        raise InputError("--hypernet and --untrained exclude each other; give one of them")
+    if args.method == "learned" and not (args.hypernet or args.untrained):
+        if args.base != MINIATURE:
+            raise InputError(
+                f"learned needs a hypernetwork for {args.base}: give --hypernet FILE, or --untrained to try it out "
+                "with random weights"
+            )
+        args.hypernet = shipped_hypernet()
     return given
 
 

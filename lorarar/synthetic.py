@@ -43,11 +43,11 @@ def _layer(generator: np.random.Generator, rank: int, out: int, inp: int, streng
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from lorarar.bases import DEFAULT_BASE, load_layout
+    from lorarar.bases import BASES_HELP, DEFAULT_BASE, load_layout
     from lorarar.lora import write_lora
 
     parser = Parser(prog="python -m lorarar.synthetic", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--base", default=DEFAULT_BASE, help="a base or a diffusers folder (default %(default)s)")
+    parser.add_argument("--base", default=DEFAULT_BASE, help=BASES_HELP)
     parser.add_argument("--rank", type=int, default=DEFAULT_RANK, help="rank of every layer (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random numbers (default %(default)s)")
     parser.add_argument("--strength", type=float, default=1.0, help="standard deviation of ΔW (default %(default)s)")

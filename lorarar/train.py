@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorarar.bases import CONFIGS, DEFAULT_BASE, MINIATURE
+from lorarar.bases import CONFIGS, DEFAULT_BASE, MINIATURE, shipped_dataset
 from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, run_command
 from lorarar.training.curve import sparkline
 from lorarar.training.dataset import DEFAULT_SPLIT, Dataset, read_dataset
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; raises InputError for anything the user can put right."""
     args = _parse(argv)
     _check_outputs(args)
-    dataset = read_dataset(args.dataset)
+    dataset = read_dataset(args.dataset or shipped_dataset())
     dataset.split(args.split)
     watch = Stopwatch()
     process, settings = _prepare(args)
@@ -77,7 +77,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     names = ", ".join([MINIATURE, *CONFIGS])
     add("--base", default=DEFAULT_BASE, help=f"{names}, a diffusers folder or a hub id (default {DEFAULT_BASE})")
-    add("--dataset", type=Path, required=True, metavar="DIR", help="contents, styles, their LoRAs and splits")
+    add("--dataset", type=Path, metavar="DIR", help="contents, styles, their LoRAs, splits (default: the miniature's)")
     add("--split", default=DEFAULT_SPLIT, help=f"a split of the dataset (default {DEFAULT_SPLIT})")
     add("-o", "--output", type=Path, required=True, metavar="FILE", help="the .safetensors checkpoint")
     add("--predictor", choices=PREDICTORS, help="constant: one pair for each kind of layer, an ablation")

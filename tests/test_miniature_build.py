@@ -5,16 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from torch import nn
 
 from lorarar.cli import InputError
 from lorarar.miniature import population as population_module
 from lorarar.miniature.__main__ import STAGES as HELP_STAGES
 from lorarar.miniature.__main__ import main
+from lorarar.miniature.base import BATCH, Captioned, _Step, tokenize
 from lorarar.miniature.build import STAGES, build
 from lorarar.miniature.catalogue import CATALOGUE, near_catalogue
 from lorarar.miniature.gallery import GALLERY
@@ -26,12 +29,50 @@ from lorarar.miniature.stages import Plan, open_pipeline
 from lorarar.miniature.subjects import COLOURS, KINDS, sample_subject
 from lorarar.training.dataset import read_dataset
 
+CAPTIONS = ["a red dog", "a cat in mosaic style", "a blue mug with white dots", "a duck"]
 SMALL = Sizes(latent=24, unet=(16, 32, 48), head=16, vae=(16, 16, 16), text=(32, 48), text_layers=2, time=8)
 
 
 def small_plan(folder: Path) -> Plan:
     short = Schedule(steps=2, rate=1e-3, warmup=1)
     return Plan(folder / "work", folder / "out", drawings=12, sizes=SMALL, vae=short, base=short, compiled=False)
+
+
+def test_the_base_learns_v_of_noise_that_ends_without_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = new_pipeline(SMALL, build_tokenizer(CAPTIONS), 0)
+    schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
+    assert schedule.alphas_cumprod[-1] < 1e-6 and pipeline.scheduler.config.prediction_type == "v_prediction"
+    clean = torch.randn(4, 4, 24, 24, generator=torch.Generator().manual_seed(1)).half()
+    data = Captioned(clean, tokenize(pipeline, CAPTIONS))
+    seen: dict[str, torch.Tensor] = {}
+
+    def perfect(noisy: torch.Tensor, times: torch.Tensor, *_: object, **__: object) -> SimpleNamespace:
+        """v from the rows that the step drew, found again by their noise-free part."""
+        generator = seeded(5, 0)
+        rows = torch.randint(4, (BATCH,), generator=generator)
+        torch.rand(BATCH, generator=generator)
+        assert torch.equal(times, torch.randint(1000, (BATCH,), generator=generator))
+        latents = clean[rows].float()
+        noise = torch.randn(latents.shape, generator=generator)
+        torch.testing.assert_close(noisy, schedule.add_noise(latents, noise, times))
+        seen.update(times=times)
+        return SimpleNamespace(sample=schedule.get_velocity(latents, noise, times) + 0.5)
+
+    monkeypatch.setattr(pipeline.unet, "forward", perfect)
+    loss = _Step(pipeline, data, 5, 1)(0)
+    snr = (schedule.alphas_cumprod / (1 - schedule.alphas_cumprod))[seen["times"]]
+    weights = torch.where(snr > 5, 6 / (snr + 1), torch.ones(()))
+    torch.testing.assert_close(loss, 0.25 * weights.mean(), rtol=1e-4, atol=0)
+
+
+def test_captions_kept_from_the_finished_text_encoders_are_what_those_say() -> None:
+    pipeline = new_pipeline(SMALL, build_tokenizer(CAPTIONS), 0)
+    data = Captioned(torch.zeros(4, 4, 24, 24).half(), tokenize(pipeline, CAPTIONS))
+    rows = torch.tensor([2, 0, 2])
+    kept, said = _Step(pipeline, data, 5, 0), _Step(pipeline, data, 5, 1)
+    for have, want in zip(kept._text(0, rows), said._text(0, rows), strict=True):
+        assert not have.requires_grad and want.requires_grad
+        torch.testing.assert_close(have.float(), want.detach(), rtol=0.02, atol=0.02)
 
 
 def test_an_example_depends_on_its_seed_and_index_alone() -> None:

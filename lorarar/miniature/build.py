@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lorarar.bases import MINIATURE, MINIATURE_FOLDER
+from lorarar.bases import DATASET_FOLDER, HYPERNET_FILE, MINIATURE, MINIATURE_FOLDER
 from lorarar.miniature import stages
 from lorarar.miniature.stages import Plan
 
-DATASET, HYPERNET, JUDGE, SAMPLES, CARD = "dataset", "hypernet.safetensors", "judge", "samples.png", "README.md"
+JUDGE, SAMPLES, CARD = "judge", "samples.png", "README.md"
 """What the output folder holds beside the pipeline."""
 
 
@@ -25,12 +25,12 @@ def build(plan: Plan, names: Sequence[str]) -> None:
 
 def lora_options(plan: Plan) -> list[str]:
     """The options of `python -m lorarar.train_lora`."""
-    return ["--base", _base(plan), "--dataset", str(plan.output / DATASET), "--jobs", "2", "--dtype", "fp16"]
+    return ["--base", _base(plan), "--dataset", str(plan.output / DATASET_FOLDER), "--jobs", "2", "--dtype", "fp16"]
 
 
 def hypernet_options(plan: Plan) -> list[str]:
     """The options of `python -m lorarar.train`."""
-    paths = ["--dataset", str(plan.output / DATASET), "-o", str(plan.output / HYPERNET)]
+    paths = ["--dataset", str(plan.output / DATASET_FOLDER), "-o", str(plan.output / HYPERNET_FILE)]
     return ["--base", _base(plan), *paths, "--state", str(plan.work / "hypernet.state")]
 
 
@@ -67,7 +67,7 @@ def _references(plan: Plan) -> Path:
     from lorarar.miniature.references import write_dataset
 
     with plan.timed("references"):
-        return write_dataset(plan.output / DATASET, plan.seed)
+        return write_dataset(plan.output / DATASET_FOLDER, plan.seed)
 
 
 def _loras(plan: Plan) -> Path:
@@ -76,7 +76,7 @@ def _loras(plan: Plan) -> Path:
     from lorarar.training.dataset import read_dataset
     from lorarar.training.many import missing_jobs
 
-    folder = plan.output / DATASET
+    folder = plan.output / DATASET_FOLDER
     if missing_jobs(read_dataset(folder)):
         with plan.timed("loras"):
             main(lora_options(plan))
@@ -87,7 +87,7 @@ def _hypernet(plan: Plan) -> Path:
     """The hypernetwork, by the command that trains anyone's."""
     from lorarar.train import main
 
-    path = plan.output / HYPERNET
+    path = plan.output / HYPERNET_FILE
     if not path.is_file():
         with plan.timed("hypernet"):
             main(hypernet_options(plan))

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lorarar.bases import HYPERNET_FILE
 from lorarar.cli import atomic_file
 from lorarar.miniature.stages import Plan
 
@@ -51,7 +52,7 @@ def _parts(folder: Path) -> str:
         f"| `vae` | 96×96 pixels to 24×24 latents | {_size(folder / 'vae')} |",
         f"| `dataset` | 30 subjects, 26 styles, their images and LoRAs, three splits | {_size(folder / 'dataset')} |",
         f"| `hypernet.safetensors` | LoRA.rar's hypernetwork; its metadata has every option | "
-        f"{_size(folder / 'hypernet.safetensors')} |",
+        f"{_size(folder / HYPERNET_FILE)} |",
         f"| `judge` | the verifier; its `config.json` has its accuracies | {_size(folder / 'judge')} |",
         f"| all | | {_size(folder)} |",
         "",

@@ -18,6 +18,7 @@ from lorarar.miniature.catalogue import near_catalogue
 from lorarar.miniature.judge_network import DETAILS
 from lorarar.miniature.scene import draw, sample_view
 from lorarar.miniature.styles import FAMILIES, Style, plain, random_style, reduce, render
+from lorarar.miniature.styles_palette import hsv
 from lorarar.miniature.subjects import COLOURS, CONTRAST, KINDS, MARKINGS, RGB, Subject, colour_name, distance
 from lorarar.miniature.subjects import sample_subject as any_subject
 
@@ -27,7 +28,8 @@ TRAINING, CALIBRATION, REPORT = 1_000_000, 2_000_000, 3_000_000
 GROUP = 8  # drawings of one family: two styles, four subjects each
 STYLES = 2
 PLAIN = len(FAMILIES)  # the number of "no style" among the families
-PLAIN_SHARE = 0.2  # of the groups; every subject reference is plain, so the judge must see those best
+PLAIN_SHARE = 0.3  # of the groups; every subject reference is plain, so the judge must know those best
+FREE_SHARE = 0.6  # of the styles have a free palette
 CHUNK = 400  # drawings a file
 UNSEEN = -1  # the number of a colour that a subject does not show
 
@@ -55,6 +57,22 @@ def sample_subject(rng: np.random.Generator, kind: str | None = None) -> Subject
     while near_catalogue(subject := any_subject(rng, kind)):
         pass
     return subject
+
+
+def sample_style(rng: np.random.Generator, family: str) -> Style:
+    """Any style of a family, often with a freer palette than the base's population has.
+
+    Held-out styles are stronger and more particular than most random ones, and a judge must be sure of neither the
+    colours nor the style where it has never seen such palettes.
+    """
+    style = random_style(rng, family)
+    if FAMILIES[family].palette.hue != (0.0, 1.0) or rng.random() > FREE_SHARE:
+        return style
+    values, hues = rng.uniform((0.02, 0.3, 0.75), (0.45, 0.9, 1.0)), rng.random(3)
+    inks = tuple(hsv(hue, rng.uniform(0, 0.95), value) for hue, value in zip(hues, values, strict=True))
+    paper = hsv(rng.random(), rng.uniform(0, 0.8) * rng.random(), rng.uniform(0.05, 1.0))
+    palette = replace(style.palette, strength=rng.uniform(0.3, 1.0), inks=inks)
+    return replace(style, palette=replace(palette, paper=paper) if rng.random() < 0.5 else palette)
 
 
 def picture(subject: Subject, style: Style | None, rng: np.random.Generator) -> UInt8[np.ndarray, "size size 3"]:
@@ -142,7 +160,7 @@ def _group(seed: int, number: int) -> list[tuple[np.ndarray, list[int], int, int
     family = PLAIN if rng.random() < PLAIN_SHARE else int(rng.integers(len(FAMILIES)))
     rows = []
     for row in range(STYLES):
-        style = None if family == PLAIN else random_style(rng, list(FAMILIES)[family])
+        style = None if family == PLAIN else sample_style(rng, list(FAMILIES)[family])
         style_number = 0 if style is None else 1 + STYLES * number + row
         for _ in range(GROUP // STYLES):
             subject = sample_subject(rng)

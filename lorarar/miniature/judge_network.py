@@ -32,7 +32,7 @@ DETAILS: Mapping[str, tuple[str, ...]] = {
 
 STYLE_SIZE = 128
 MAX_CHANNELS, MAX_BLOCKS = 512, 8
-QUERIES = 8  # places that the subject's head looks at
+QUERIES = 12  # places that the subject's head looks at
 HIDDEN = 256
 VARIANCE_FLOOR = 1e-4  # keeps the root's slope finite
 
@@ -52,8 +52,8 @@ class Widths:
             raise ValueError(f"a judge has 1 to {MAX_CHANNELS} channels and 1 to {MAX_BLOCKS} blocks a stage")
 
 
-SUBJECT = Widths(32, (64, 128, 192), (2, 2, 2))
-STYLE = Widths(24, (48, 64, 96), (1, 1, 1))  # texture and colour are soon learned
+SUBJECT = Widths(16, (48, 96, 192), (1, 2, 2))
+STYLE = Widths(16, (32, 64, 96), (1, 1, 1))  # texture and colour are soon learned
 
 
 class _Block(nn.Module):
@@ -103,9 +103,10 @@ class JudgeNetwork(nn.Module):
         super().__init__()
         self.widths = {"subject": subject, "style": style}
         self.subject_trunk, self.style_trunk = _Trunk(subject), _Trunk(style)
-        last = subject.channels[-1]
-        self.looks = nn.Conv2d(last, QUERIES, 1)
-        self.hidden = nn.Sequential(nn.Linear(last * QUERIES, HIDDEN, bias=False), nn.BatchNorm1d(HIDDEN), nn.ReLU())
+        _, middle, last = subject.channels
+        self.raised = nn.Conv2d(last, middle, 1)
+        self.looks = nn.Conv2d(middle, QUERIES, 1)
+        self.hidden = nn.Sequential(nn.Linear(middle * QUERIES, HIDDEN, bias=False), nn.BatchNorm1d(HIDDEN), nn.ReLU())
         self.details = nn.Linear(HIDDEN, sum(map(len, DETAILS.values())))
         self.style = nn.Linear(2 * (style.stem + sum(style.channels)), STYLE_SIZE)
 
@@ -114,8 +115,9 @@ class JudgeNetwork(nn.Module):
         return self.read_subject(images), self.read_style(images)
 
     def read_subject(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n values"]:
-        """Features gathered at QUERIES places that depend on the image."""
-        features = self.subject_trunk(images)[-1]
+        """Features gathered at QUERIES places that depend on the image; at 12 pixels a side, as details are small."""
+        *_, middle, last = self.subject_trunk(images)
+        features = F.relu(middle + F.interpolate(self.raised(last), scale_factor=2.0))
         places = self.looks(features).flatten(2).float().softmax(dim=2)
         looked = torch.einsum("nqp,ncp->nqc", places, features.flatten(2).float()).flatten(1)
         return self.details(self.hidden(looked)).float()

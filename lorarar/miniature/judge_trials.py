@@ -16,8 +16,8 @@ from jaxtyping import Int, UInt8
 
 from lorarar.miniature.catalogue import CATALOGUE
 from lorarar.miniature.gallery import GALLERY
-from lorarar.miniature.judge_data import CALIBRATION, REPORT, changed, picture, sample_subject
-from lorarar.miniature.styles import FAMILIES, Style, random_style
+from lorarar.miniature.judge_data import CALIBRATION, REPORT, changed, picture, sample_style, sample_subject
+from lorarar.miniature.styles import FAMILIES, Style
 from lorarar.miniature.subjects import Subject
 
 SUBJECT_CASES = ("same subject", "another kind", "same kind", "two details changed", "one detail changed")
@@ -58,7 +58,7 @@ def random_settings(seed: int, count: int) -> list[Setting]:
         rng = np.random.default_rng((seed, CALIBRATION + number))
         family = list(FAMILIES)[number % len(FAMILIES)]
         subject = sample_subject(rng)
-        settings.append(Setting(subject, random_style(rng, family), subject.kind, family))
+        settings.append(Setting(subject, sample_style(rng, family), subject.kind, family))
     return settings
 
 
@@ -114,7 +114,7 @@ def _trial(job: tuple[Setting, int, int]) -> dict[str, UInt8[np.ndarray, "size s
         "two details changed": picture(changed(subject, rng, 2), None, rng),
         "one detail changed": picture(changed(subject, rng, 1), None, rng),
         "same style": picture(sample_subject(rng), style, rng),
-        "same family": picture(sample_subject(rng), random_style(rng, style.family), rng),
+        "same family": picture(sample_subject(rng), sample_style(rng, style.family), rng),
         "plain": picture(sample_subject(rng), None, rng),
     }
 

@@ -104,10 +104,16 @@ def new_pipeline(sizes: Sizes, tokenizer: CLIPTokenizer, seed: int) -> StableDif
             projection_class_embeddings_input_dim=6 * sizes.time + sizes.text[1],
             norm_num_groups=16,
         )
-    # KOALA-Lightning's sampler: Euler, trailing spacing. SDXL ends at beta 0.012; latents this small keep their mean
-    # colour through that much noise, so dark and bright styles would fade: 0.02 leaves a quarter of it.
+    # KOALA-Lightning's sampler: Euler, trailing spacing. SDXL predicts the noise and ends before all signal is gone;
+    # latents this small keep their mean colour through that, and an error of the first step is multiplied by sigma. So
+    # the last step is pure noise here and v is predicted (arXiv 2305.08891), as SDXL's v-prediction descendants do.
     scheduler = EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.02, beta_schedule="scaled_linear", timestep_spacing="trailing"
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        timestep_spacing="trailing",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
     )
     return StableDiffusionXLPipeline(
         vae,

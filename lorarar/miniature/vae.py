@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CROP = 48  # the network has no attention, so it may learn from a quarter of a picture
 BATCH = 32
-SCHEDULE = Schedule(steps=1500, rate=1.5e-3)
+SCHEDULE = Schedule(steps=2600, rate=1.5e-3)
 KL_WEIGHT = 1e-5  # per latent number; keeps latents near unit size without blurring pictures
 START_LOGVAR = -6.0  # of the posterior: with unit noise at the start the decoder learns to ignore the encoder, for good
 EDGE_WEIGHT = 1.0
