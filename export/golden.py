@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +17,35 @@ from runtime_py.golden import golden_input, summarise
 # Factors in [-0.5, 0.5) of rank 64 give ΔW a standard deviation near 0.7, so that the hidden units leave their bias and
 # the coefficients differ from column to column. A power of two keeps the values exact in fp16.
 FACTOR_SCALE = 0.5
-SCALE_VALUES = {"content_scale": 1.0, "style_scale": 0.75}  # unequal, so that exchanging the two is seen
+# A merged adapter of rank 128 then has ΔW of deviation 0.015, about half of a weight's: seen, and not all that is seen.
+ADAPTER_SCALE = 1 / 16
+_RECIPES: dict[str, dict[str, Any]] = {
+    "content_scale": {"value": 1.0},
+    "style_scale": {"value": 0.75},  # unequal, so that exchanging the two is seen
+    "sample": {"scale": 2.0},  # of deviation 1.15; a scheduler keeps latents near 1
+    "timestep": {"value": 500.0},
+    "encoder_hidden_states": {"scale": 1.0},
+    "text_embeds": {"scale": 1.0},
+}
+_SIZES = (1.0, 1.0, 0.0, 0.0, 1.0, 1.0)  # of time_ids, in sides of the image: original size, crop corner, target size
 
 
 def golden_recipe(graph: Graph) -> dict[str, dict[str, Any]]:
-    """The manifest's golden inputs: every tensor has its own seed."""
+    """The manifest's golden inputs: every generated tensor has its own seed."""
     recipe: dict[str, dict[str, Any]] = {}
     for seed, (name, shape) in enumerate(graph.inputs.items(), start=1):
         sizes = list(graph.fixed(shape))
-        if name in SCALE_VALUES:
-            recipe[name] = {"shape": sizes, "value": SCALE_VALUES[name]}
-        else:
-            recipe[name] = {"shape": sizes, "seed": seed, "scale": FACTOR_SCALE}
+        found = dict(_RECIPES.get(name) or {"scale": ADAPTER_SCALE if name.startswith("adapter_") else FACTOR_SCALE})
+        if name == "time_ids":
+            found = {"values": [size * graph.side for size in _SIZES] * sizes[0]}
+        recipe[name] = {"shape": sizes, **({"seed": seed} if "scale" in found else {}), **found}
     return recipe
 
 
 def write_golden(reference: nn.Module, recipe: dict[str, dict[str, Any]], path: Path) -> None:
     """Run the reference in PyTorch fp32 on the golden inputs and keep the sampled outputs."""
     inputs = {name: torch.from_numpy(golden_input(spec)) for name, spec in recipe.items()}
-    with torch.inference_mode():
+    with torch.inference_mode(), computing_in_fp32(reference):
         outputs = reference(**inputs)
     tensors = {}
     for name in list(outputs):
@@ -42,3 +54,32 @@ def write_golden(reference: nn.Module, recipe: dict[str, dict[str, Any]], path: 
             tensors[f"{name}.{key}"] = value
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
+
+
+@contextmanager
+def computing_in_fp32(module: nn.Module) -> Iterator[None]:
+    """Widen weights of half precision to fp32 while their layer runs, one layer at a time.
+
+    SDXL's UNet is 5 GB in fp16, and with this no more for an fp32 reference of the same weights.
+    """
+    narrow: dict[nn.Module, dict[str, torch.Tensor]] = {}
+    for layer in module.modules():
+        own = {name: value.data for name, value in layer.named_parameters(recurse=False)}
+        if any(value.is_floating_point() and value.dtype != torch.float32 for value in own.values()):
+            narrow[layer] = own
+
+    def widen(layer: nn.Module, _: object) -> None:
+        for name, value in narrow[layer].items():
+            getattr(layer, name).data = value.float()
+
+    def restore(layer: nn.Module, _: object, __: object) -> None:
+        for name, value in narrow[layer].items():
+            getattr(layer, name).data = value
+
+    handles = [layer.register_forward_pre_hook(widen) for layer in narrow]
+    handles += [layer.register_forward_hook(restore, always_call=True) for layer in narrow]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

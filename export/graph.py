@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
+from export.adapted import CONDITIONS, AdaptedUNet
 from lorarar.hypernet import Hypernetwork
-from lorarar.layout import Layout, Shape, fixed, input_shapes, output_shapes, rank_sizes
+from lorarar.layout import Layout, Shape, adapter_shapes, fixed, input_shapes, output_shapes, rank_sizes
 from lorarar.merger import Merger
 
 # Runtimes schedule a product over a whole group at least as well as an unrolled loop over parts of it, whose graph is
@@ -29,6 +31,8 @@ class Graph:
     inputs: Mapping[str, Shape]
     outputs: Mapping[str, Shape]
     sizes: Mapping[str, int]  # the value of every named size, where it has to be fixed
+    kept: Mapping[str, torch.dtype] = field(default_factory=dict)  # inputs whose type no precision changes
+    side: int = 0  # of the image in pixels, where there is one
 
     def fixed(self, shape: Shape) -> tuple[int, ...]:
         """The shape with names replaced by `sizes`."""
@@ -36,10 +40,39 @@ class Graph:
 
     def example(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """Inputs to trace with. Their memory is never touched, so that a full-size trace costs none."""
-        return {name: torch.empty(self.fixed(shape), dtype=dtype) for name, shape in self.inputs.items()}
+        return {
+            name: torch.empty(self.fixed(shape), dtype=self.kept.get(name, dtype))
+            for name, shape in self.inputs.items()
+        }
 
 
 def merger_graph(hypernet: Hypernetwork, layout: Layout, target: str, rank: int) -> Graph:
     """The merger's graph in the form that the target's runtime computes fastest."""
     merger = Merger(hypernet, layout, at_once=_WHOLE_GROUP, form=_FORMS[target])
     return Graph("merger", merger, input_shapes(layout), output_shapes(layout), rank_sizes(rank))
+
+
+@dataclass(frozen=True)
+class ImageSize:
+    """What a UNet is exported for."""
+
+    pixels: int  # of a side
+    latent: int  # pixels of the latents' side
+    batch: int  # 2 takes the prompt and the empty one of classifier-free guidance together
+
+
+def unet_graph(unet: Any, layout: Layout | None, rank: int, size: ImageSize) -> Graph:
+    """The UNet's graph for images of one size; takes `unet` over. Without a layout it has no adapters.
+
+    What the time embedding is made of stays in fp32: in half precision t·frequency loses what tells steps apart.
+    """
+    config, batch, latent = unet.config, size.batch, size.latent
+    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+    widths = dict(zip(CONDITIONS, ((batch, 77, config.cross_attention_dim), (batch, pooled), (batch, 6)), strict=True))
+    inputs: dict[str, Shape] = {"sample": (batch, config.in_channels, latent, latent), "timestep": (batch,), **widths}
+    # text_embeds too: it is joined with what time_ids become.
+    kept = dict.fromkeys(("timestep", "text_embeds", "time_ids"), torch.float32)
+    if layout is not None:
+        inputs |= adapter_shapes(layout)
+    outputs: dict[str, Shape] = {"noise_pred": (batch, config.out_channels, latent, latent)}
+    return Graph("unet", AdaptedUNet(unet, layout), inputs, outputs, {"merged_rank": 2 * rank}, kept, size.pixels)

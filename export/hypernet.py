@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from runtime_py.check import CheckRow
 
 MAX_RANK = 512  # merged rank 1024: beyond it a dense ΔW is smaller than its factors
-DTYPES = {"fp32": "float32", "fp16": "float16"}
 
 
 def export_hypernet(
@@ -39,12 +38,11 @@ def export_hypernet(
     """
     from export.golden import golden_recipe, write_golden
     from export.graph import merger_graph
-    from export.manifest import component_entry, manifest, write_manifest
+    from export.manifest import DTYPES, check_output, component_entry, manifest, write_manifest
     from export.parity import measure
     from export.targets import find_target
     from export.tolerance import tolerance
     from lorarar.merger import Merger
-    from runtime_py.bundle import MANIFEST
 
     target = find_target(target_name)
     precision = precision or target.default_precision
@@ -53,8 +51,7 @@ def export_hypernet(
         raise InputError(f"--rank {rank} is out of range; valid are 1 to {MAX_RANK}")
     for group in layout.part("qo"):
         loaded.hypernet.input_layer(group.out_features)
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not a bundle; it is not overwritten: give --out a new name")
+    check_output(out)
     convert = target.load()
     graph = merger_graph(loaded.hypernet, layout, target.name, rank)
     artifact, golden = f"merger{target.suffix}", "golden/merger.safetensors"
@@ -67,7 +64,7 @@ def export_hypernet(
         entry = component_entry(
             folder, graph, artifact, golden, recipe, allowed, DTYPES[precision], target.dynamic_rank
         )
-        data = manifest(target.name, precision, rank, layout, loaded, {"merger": entry})
+        data = manifest(target.name, precision, rank, layout, {"merger": entry}, loaded)
         write_manifest(folder, data)
         rows = measure(folder, "merger", progress)
         entry["parity"] = rows[0].parity().to_json()

@@ -8,16 +8,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from export.graph import Graph
 from lorarar import __version__
 from lorarar.checkpoints import LoadedHypernet
+from lorarar.cli import InputError
 from lorarar.layout import Layout, Shape
 from runtime_py.bundle import MANIFEST, tree_sha256
 from runtime_py.golden import GENERATOR, GENERATOR_TEXT
 from runtime_py.parity import Parity, Tolerance
 
 SCHEMA_VERSION = 1
+DTYPES = {"fp32": "float32", "fp16": "float16"}
+"""Precision → the type of an artifact's inputs and outputs, but for those that stay as they are in every precision."""
+_KEPT = {torch.float32: "float32", torch.int32: "int32"}
 NOT_RUN = Parity("not_run", "being exported", None, None, "", "", "")
+
+
+def check_output(out: Path) -> None:
+    """Refuse to overwrite what is not a bundle."""
+    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is not a bundle; it is not overwritten: give --out a new name")
 
 
 def component_entry(
@@ -37,7 +49,10 @@ def component_entry(
         "file": artifact,
         "bytes": size,
         "sha256": digest,
-        "inputs": [_tensor(graph, name, shape, dtype, dynamic) for name, shape in graph.inputs.items()],
+        "inputs": [
+            _tensor(graph, name, shape, _KEPT.get(graph.kept.get(name), dtype), dynamic)
+            for name, shape in graph.inputs.items()
+        ],
         "outputs": [_tensor(graph, name, shape, dtype, dynamic) for name, shape in graph.outputs.items()],
         "golden": {"file": golden, "bytes": golden_size, "sha256": golden_digest, "inputs": dict(recipe)},
         "tolerance": asdict(tolerance),
@@ -50,21 +65,27 @@ def _tensor(graph: Graph, name: str, shape: Shape, dtype: str, dynamic: bool) ->
 
 
 def manifest(
-    target: str, precision: str, rank: int, layout: Layout, loaded: LoadedHypernet, components: Mapping[str, Any]
+    target: str,
+    precision: str,
+    rank: int,
+    layout: Layout,
+    components: Mapping[str, Any],
+    loaded: LoadedHypernet | None = None,
 ) -> dict[str, Any]:
-    """The whole manifest."""
+    """The whole manifest; `loaded` is the merger's hypernetwork, where there is a merger."""
+    network = loaded and {
+        "source": loaded.source,
+        "trained": loaded.trained,
+        "kv_rule": loaded.hypernet.config.kv_rule,
+        "sha256": loaded.sha256,
+    }
     return {
         "schema_version": SCHEMA_VERSION,
         "toolkit_version": __version__,
         "base": layout.base,
         "target": target,
         "precision": precision,
-        "hypernetwork": {
-            "source": loaded.source,
-            "trained": loaded.trained,
-            "kv_rule": loaded.hypernet.config.kv_rule,
-            "sha256": loaded.sha256,
-        },
+        **({"hypernetwork": network} if network else {}),
         "layout": layout.to_json(rank),
         "golden_generator": {"name": GENERATOR, "text": GENERATOR_TEXT},
         "components": dict(components),

@@ -120,16 +120,21 @@ def input_shapes(layout: Layout) -> dict[str, Shape]:
     return shapes | dict.fromkeys(SCALES, (1,))
 
 
+def adapter_shapes(layout: Layout) -> dict[str, Shape]:
+    """The merged adapter: outputs of the merger and inputs of the UNet, by the same names."""
+    shapes: dict[str, Shape] = {}
+    for group in layout.groups:
+        shapes[f"adapter_{group.down}"] = (len(group.modules), "merged_rank", group.in_features)
+        shapes[f"adapter_{group.up}"] = (len(group.modules), group.out_features, "merged_rank")
+    return shapes
+
+
 def output_shapes(layout: Layout) -> dict[str, Shape]:
     """The merger's outputs, in the order of every artifact: the merged adapter, then the coefficients."""
-    adapter: dict[str, Shape] = {}
-    for group in layout.groups:
-        adapter[f"adapter_{group.down}"] = (len(group.modules), "merged_rank", group.in_features)
-        adapter[f"adapter_{group.up}"] = (len(group.modules), group.out_features, "merged_rank")
     learned: dict[str, Shape] = {
         f"coefficients_{group.name}": (len(group.modules), 2, group.in_features) for group in layout.part("qo")
     }
-    return adapter | learned
+    return adapter_shapes(layout) | learned
 
 
 def rank_sizes(rank: int) -> dict[str, int]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lorarar.cli import InputError
-from lorarar.layout import Layout, Shape, fixed, input_shapes, output_shapes, rank_sizes
+from lorarar.layout import Layout, Shape, adapter_shapes, fixed, input_shapes, output_shapes, rank_sizes
 from runtime_py.parity import Tolerance
 
 MANIFEST = "manifest.json"
@@ -166,11 +166,16 @@ def _check_names(bundle: Bundle) -> None:
     for name, entry in bundle.manifest["components"].items():
         specs = {tensor["name"]: tensor["shape"] for tensor in entry["inputs"]}
         golden = {key: spec["shape"] for key, spec in entry["golden"]["inputs"].items()}
+        literal = [spec for spec in entry["golden"]["inputs"].values() if "values" in spec]
+        if any(len(spec["values"]) != math.prod(spec["shape"]) for spec in literal):
+            raise InputError(f"{bundle.path}: {name}'s golden values don't fill their shape; export the bundle again")
         sizes = rank_sizes(bundle.rank)
         if golden != {key: list(fixed(tuple(shape), sizes)) for key, shape in specs.items()}:
             raise InputError(f"{bundle.path}: {name}'s golden inputs are not its inputs; export the bundle again")
         if name == "merger":
             _check_merger(bundle, entry, sizes)
+        if name == "unet":
+            _check_unet(bundle, entry, sizes)
         total = sum(math.prod(shape) for shape in golden.values())
         if total > MAX_ELEMENTS:
             raise InputError(f"{bundle.path}: {name}'s inputs hold {total} numbers, over {MAX_ELEMENTS}; lower --rank")
@@ -181,6 +186,14 @@ def _check_merger(bundle: Bundle, entry: Mapping[str, Any], sizes: Mapping[str, 
         stated = [(tensor["name"], tuple(tensor["shape"])) for tensor in entry[end]]
         if stated not in (list(shapes.items()), [(name, fixed(shape, sizes)) for name, shape in shapes.items()]):
             raise InputError(f"{bundle.path}: the merger's {end} are not its layout's; export the bundle again")
+
+
+def _check_unet(bundle: Bundle, entry: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    shapes = adapter_shapes(bundle.layout)
+    stated = {t["name"]: tuple(t["shape"]) for t in entry["inputs"] if t["name"].startswith("adapter_")}
+    # Without any, it is the base model or one with a LoRA fused in.
+    if stated and stated not in (shapes, {name: fixed(shape, sizes) for name, shape in shapes.items()}):
+        raise InputError(f"{bundle.path}: the unet's adapters are not its layout's; export the bundle again")
 
 
 def _verify(folder: Path, what: str, relative: str, size: int, sha256: str) -> None:

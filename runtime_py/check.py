@@ -119,10 +119,10 @@ def print_table(bundle: Bundle, rows: Sequence[CheckRow]) -> None:
     from rich.table import Table
 
     manifest = bundle.manifest
-    network = manifest["hypernetwork"]
+    network = manifest.get("hypernetwork")
     table = Table(
         title=f"{manifest['base']} · {manifest['target']} · {manifest['precision']} · rank {bundle.rank}",
-        caption=f"hypernetwork: {network['source']}, k/v rule {network['kv_rule']}",
+        caption=f"hypernetwork: {network['source']}, k/v rule {network['kv_rule']}" if network else None,
     )
     for column in ("component", "runtime", "PSNR dB", "largest error", "load s", "run s", "status"):
         table.add_column(column, justify="left" if column in ("component", "runtime", "status") else "right")

@@ -51,8 +51,11 @@ def generate(shape: tuple[int, ...], seed: int, scale: float, dtype: Any = np.fl
 
 
 def golden_input(spec: Mapping[str, Any], dtype: Any = np.float32) -> np.ndarray:
-    """An input from its manifest entry: `{shape, value}` (constant) or `{shape, seed, scale}` (generated)."""
+    """An input from its manifest entry: `{shape, value}` (constant), `{shape, values}` (all of them) or
+    `{shape, seed, scale}` (generated)."""
     shape = tuple(int(size) for size in spec["shape"])
+    if "values" in spec:
+        return np.array(spec["values"], dtype).reshape(shape)
     if "value" in spec:
         return np.full(shape, spec["value"], dtype)
     return generate(shape, int(spec["seed"]), float(spec["scale"]), dtype)

@@ -17,9 +17,11 @@ MAX_RANK = 1024
 class _Positional(torch.nn.Module):
     """`torch.export` handles dynamic sizes of neither keyword inputs nor dict outputs."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, dtype: torch.dtype) -> None:
         super().__init__()
-        self.module = copy.deepcopy(graph.module)  # `to(float16)` works in place and would spoil the reference
+        # `to(float16)` works in place and would spoil the reference. A full-size model comes in `dtype`: no copy.
+        same = all(value.dtype == dtype for value in graph.module.parameters())
+        self.module = graph.module if same else copy.deepcopy(graph.module)
         self.inputs, self.outputs = tuple(graph.inputs), tuple(graph.outputs)
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -29,7 +31,7 @@ class _Positional(torch.nn.Module):
 
 def trace(graph: Graph, dtype: torch.dtype, dynamic: bool = False) -> ExportedProgram:
     """Export the graph's module in `dtype`; `dynamic` leaves open the input sizes that are given by name."""
-    module = _Positional(graph).to(dtype).eval().requires_grad_(False)
+    module = _Positional(graph, dtype).to(dtype).eval().requires_grad_(False)
     example = tuple(graph.example(dtype).values())
     with torch.no_grad(), quiet_toolchains():
         return torch.export.export(module, example, dynamic_shapes=_dynamic_shapes(graph) if dynamic else None)

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lorarar.bases import CONFIGS, MINIATURE, miniature_folder
+from lorarar.bases import CONFIGS, MINIATURE, miniature_folder, unet_config
 from lorarar.cli import InputError, quiet_toolchains
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 UNTRAINED_SEED = 0
+_SCALE = {False: 8, True: 4}
+"""Image pixels a latent pixel: SDXL's and KOALA's, and the miniature's."""
 _PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae", "unet", "scheduler")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -52,6 +54,40 @@ def open_pipeline(base: str, untrained: bool, dtype: torch.dtype) -> Any:
     if any(getattr(pipeline, part, None) is None for part in _PARTS) or not _is_told_sizes(pipeline.unet):
         raise InputError(f"{base}: not an SDXL pipeline, which has two text encoders and a UNet told the image's size")
     return pipeline
+
+
+def open_unet(base: str, untrained: bool, dtype: torch.dtype | None = None) -> tuple[Any, int]:
+    """The base's UNet alone, and how many image pixels a side one latent pixel is.
+
+    In the dtype that its file has where none is given (fp32 when untrained). InputError as load_components.
+    """
+    if untrained:
+        return _untrained_unet(base, dtype or torch.float32), _SCALE[base == MINIATURE]
+    path = _find(base)
+    with _explained(base, _advice(path)), quiet_toolchains(), _silent_loaders():
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+
+        if path.is_file():
+            unet = UNet2DConditionModel.from_single_file(str(path), torch_dtype=dtype or _stored_dtype(path))
+            return unet, _SCALE[False]
+        stored = next(iter(sorted((path / "unet").glob("*.safetensors"))), None)
+        wanted = dtype or (torch.float32 if stored is None else _stored_dtype(stored))
+        unet = UNet2DConditionModel.from_pretrained(
+            str(path), subfolder="unet", torch_dtype=wanted, use_safetensors=True
+        )
+        vae = AutoencoderKL.load_config(str(path), subfolder="vae")
+    if not _is_told_sizes(unet):
+        raise InputError(f"{base}: its UNet is not told the image's size, as SDXL's is; give an SDXL-like pipeline")
+    return unet, 2 ** (len(vae["block_out_channels"]) - 1)
+
+
+def _stored_dtype(path: Path) -> torch.dtype:
+    """The number format of a file's first tensor."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        found = file.get_slice(next(iter(file.keys()))).get_dtype()
+    return {"F16": torch.float16, "BF16": torch.bfloat16}.get(found, torch.float32)
 
 
 def _find(base: str) -> Path:
@@ -110,11 +146,6 @@ def _silent_loaders() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-def _check_single_file(path: Path) -> None:
-    if path.suffix != ".safetensors":
-        raise InputError(f"{path}: a checkpoint in one file must be .safetensors; convert it first")
-
-
 def _advice(path: Path) -> str:
     """What to do about a base that can't be loaded from `path`."""
     if path.is_dir():
@@ -151,6 +182,17 @@ def _untrained(base: str, dtype: torch.dtype) -> Any:
     if base not in CONFIGS:
         raise InputError(f"--untrained is for the named bases {', '.join([MINIATURE, *CONFIGS])}, not for {base!r}")
     return _full_size(CONFIGS[base], tokenizer, dtype)
+
+
+def _untrained_unet(base: str, dtype: torch.dtype) -> Any:
+    """The UNet alone of a named base, with seeded random weights."""
+    with quiet_toolchains():
+        from diffusers import UNet2DConditionModel
+    if base not in (MINIATURE, *CONFIGS):
+        raise InputError(f"--untrained is for the named bases {', '.join([MINIATURE, *CONFIGS])}, not for {base!r}")
+    with torch.random.fork_rng(devices=[]), _default_dtype(dtype):
+        torch.manual_seed(UNTRAINED_SEED)
+        return UNet2DConditionModel.from_config(unet_config(base))
 
 
 def _full_size(config: dict[str, Any], tokenizer: CLIPTokenizer, dtype: torch.dtype) -> Any:

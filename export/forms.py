@@ -1,0 +1,90 @@
+"""The same mathematics in the operations that a target's runtime handles best.
+
+Applied to a UNet after its golden outputs were computed, so that diffusers' own form stays the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ExplicitAttention:
+    """An attention processor of diffusers: softmax(q kᵀ / √d) v without a mask, as two products and a softmax.
+
+    PyTorch's fused operation falls apart into masks that XNNPACK leaves to slow portable kernels.
+    """
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Float[Tensor, "b tokens d"],
+        encoder_hidden_states: Float[Tensor, "b keys c"] | None = None,
+        attention_mask: None = None,
+        **_: Any,
+    ) -> Float[Tensor, "b tokens d"]:
+        assert attention_mask is None, "SDXL's UNet masks nothing"
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+
+        def heads(x: Tensor) -> Float[Tensor, "bh t d"]:
+            return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2).flatten(0, 1)
+
+        query, key, value = heads(attn.to_q(hidden_states)), heads(attn.to_k(context)), heads(attn.to_v(context))
+        # The scale goes into the query: tokens × d numbers to multiply instead of tokens × keys.
+        weights = F.softmax(torch.bmm(query * attn.scale, key.transpose(1, 2)), dim=-1)
+        mixed = torch.bmm(weights, value).unflatten(0, (-1, attn.heads)).transpose(1, 2).flatten(2)
+        return attn.to_out[0](mixed)
+
+
+class GroupNormAsLayerNorm(nn.Module):
+    """GroupNorm through layer_norm over each group.
+
+    Core ML has no group norm. What its converter makes of one squares x − mean, which overflows fp16 from 256 on and
+    says nothing; its layer_norm is one operation.
+    """
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.groups, self.eps, self.weight, self.bias = norm.num_groups, norm.eps, norm.weight, norm.bias
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        grouped = x.reshape(x.shape[0], self.groups, -1)
+        normal = F.layer_norm(grouped, grouped.shape[-1:], eps=self.eps).reshape(x.shape)
+        return normal * self.weight.reshape(1, -1, 1, 1) + self.bias.reshape(1, -1, 1, 1)
+
+
+class ExplicitLayerNorm(nn.Module):
+    """LayerNorm in operations that XNNPACK takes, so that it does not split the graph."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.eps, self.weight, self.bias = norm.eps, norm.weight, norm.bias
+
+    def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+        centred = x - x.mean(dim=-1, keepdim=True)
+        variance = (centred * centred).mean(dim=-1, keepdim=True)
+        return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+
+
+_Swap = tuple[type[nn.Module], Callable[[Any], nn.Module]]
+_NORMS: Mapping[str, tuple[_Swap, ...]] = {
+    "onnx": (),
+    "coreml": ((nn.GroupNorm, GroupNormAsLayerNorm),),
+    "executorch": ((nn.LayerNorm, ExplicitLayerNorm),),
+}
+
+
+def suit(unet: Any, target: str) -> None:
+    """Rewrite a diffusers UNet in place for a target. ONNX Runtime fuses the standard form by itself."""
+    if target != "onnx":
+        unet.set_attn_processor(ExplicitAttention())
+    for kind, make in _NORMS[target]:
+        for name, module in list(unet.named_modules()):
+            if type(module) is kind:
+                parent, _, last = name.rpartition(".")
+                setattr(unet.get_submodule(parent), last, make(module))

@@ -1,0 +1,160 @@
+"""Export the UNet with adapter inputs, so that any merged LoRA can be given to it at run time.
+
+    python -m export.unet --target onnx|coreml|executorch [--base miniature|sdxl|koala-700m|koala-1b|FOLDER]
+                          [--untrained] [--rank R] [--precision P] [--resolution PIXELS] [--batch 1|2]
+                          [--fused LORA] [--out DIR]
+
+Writes a bundle (manifest.json, the artifact, golden tensors) and checks it against PyTorch before it is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, atomic_folder, run_command
+
+if TYPE_CHECKING:
+    from export.graph import ImageSize
+    from lorarar.layout import Layout
+    from lorarar.lora import LoRA
+    from runtime_py.check import CheckRow
+
+MAX_RANK = 512
+
+
+@dataclass(frozen=True)
+class UNetOptions:
+    """What to make of a UNet. `rank` is that of one LoRA: the adapter's is twice as large."""
+
+    target: str
+    precision: str
+    rank: int
+    size: ImageSize
+    fused: LoRA | None = None  # added into the weights; there are no adapter inputs then
+
+
+def export_unet(
+    unet: Any, layout: Layout, options: UNetOptions, out: Path, progress: Callable[[str], None] = lambda _: None
+) -> list[CheckRow]:
+    """Write the UNet's bundle to `out` and return its parity rows. Takes `unet` over: it is changed in place.
+
+    Raises InputError for what is not offered and FailedCheck when the artifact is not PyTorch's equal; `out` is then
+    left as it was.
+    """
+    from export.forms import suit
+    from export.golden import golden_recipe, write_golden
+    from export.graph import unet_graph
+    from export.manifest import DTYPES, check_output, component_entry, manifest, write_manifest
+    from export.parity import measure
+    from export.targets import find_target
+    from export.tolerance import tolerance
+    from lorarar.training.attach import fused
+
+    target = find_target(options.target)
+    allowed = tolerance("unet", target.name, options.precision)
+    check_output(out)
+    convert = target.load()
+    with fused(unet, options.fused) if options.fused else nullcontext():
+        live = None if options.fused else layout
+        graph = unet_graph(unet.eval().requires_grad_(False), live, options.rank, options.size)
+        artifact, golden = f"unet{target.suffix}", "golden/unet.safetensors"
+        with atomic_folder(out) as folder:
+            progress("running PyTorch in fp32 on the golden inputs")
+            recipe = golden_recipe(graph)
+            write_golden(graph.module, recipe, folder / golden)
+            progress(f"converting to {target.name}")
+            suit(unet, target.name)
+            convert(graph, options.precision, folder / artifact)
+            entry = component_entry(
+                folder, graph, artifact, golden, recipe, allowed, DTYPES[options.precision], target.dynamic_rank
+            )
+            data = manifest(target.name, options.precision, options.rank, layout, {"unet": entry})
+            write_manifest(folder, data)
+            rows = measure(folder, "unet", progress)
+            entry["parity"] = rows[0].parity().to_json()
+            write_manifest(folder, data)
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parse(argv)
+
+    from rich.console import Console
+
+    from export.graph import ImageSize
+    from export.targets import find_target
+    from export.tolerance import tolerance
+    from lorarar.bases import load_layout
+    from lorarar.cli import missing_toolchain
+    from lorarar.lora import read_lora
+    from lorarar.training.settings import default_settings
+
+    target = find_target(args.target)
+    precision = args.precision or target.default_precision
+    tolerance("unet", target.name, precision)
+    rank = default_settings(args.base).rank if args.rank is None else args.rank
+    if not 1 <= rank <= MAX_RANK:
+        raise InputError(f"--rank {rank} is out of range; valid are 1 to {MAX_RANK}")
+    try:
+        from lorarar.training.sources import open_unet
+    except ModuleNotFoundError as error:
+        raise missing_toolchain(error.name or "torch", "train") from None
+    watch, console = Stopwatch(), Console(stderr=True)
+    with console.status("reading the base") as status:
+        with watch.stage("load"):
+            lora = read_lora(args.fused) if args.fused else None
+            layout = load_layout(args.base)
+            unet, scale = open_unet(args.base, args.untrained)
+        pixels = args.resolution or unet.config.sample_size * scale
+        step = scale * 2 ** (len(unet.config.block_out_channels) - 1)
+        if pixels < step or pixels % step:
+            raise InputError(f"--resolution {pixels} doesn't fit this base; give a multiple of {step}")
+        kind = "fused" if lora else "unet"
+        out = args.out or Path("build") / f"{kind}-{layout.base}-{target.name}-{precision}"
+        options = UNetOptions(target.name, precision, rank, ImageSize(pixels, pixels // scale, args.batch), lora)
+        with watch.stage("export and check"):
+            rows = export_unet(unet, layout, options, out, status.update)
+    _report(out, rows, options, args.untrained, watch)
+    return EXIT_OK
+
+
+def _parse(argv: Sequence[str] | None) -> Any:
+    from lorarar.bases import BASES_HELP, DEFAULT_BASE
+
+    parser = Parser(prog="python -m export.unet", description=__doc__.split("\n\n")[0])
+    add = parser.add_argument
+    add("--target", required=True, help="onnx, coreml or executorch")
+    add("--base", default=DEFAULT_BASE, help=BASES_HELP)
+    add("--untrained", action="store_true", help="a named base with seeded random weights, to try its size out")
+    add("--rank", type=int, help="largest rank of a LoRA (default 64, the paper's; miniature 8)")
+    add("--precision", help="fp32 or fp16 (default: fp16 for coreml, fp32 for the others)")
+    add("--resolution", type=int, metavar="PIXELS", help="side of the image (default: the base's own)")
+    add("--batch", type=int, choices=(1, 2), default=1, help="2: with guidance, both prompts in one run (default 1)")
+    add("--fused", type=Path, metavar="LORA", help="add this LoRA into the weights instead of adapter inputs")
+    add("--out", type=Path, metavar="DIR", help="the bundle (default build/unet-BASE-TARGET-PRECISION)")
+    return parser.parse_args(argv)
+
+
+def _report(out: Path, rows: list[CheckRow], options: UNetOptions, untrained: bool, watch: Stopwatch) -> None:
+    from runtime_py.bundle import Bundle
+    from runtime_py.check import print_table
+
+    bundle = Bundle.open(out)
+    side, batch = options.size.pixels, options.size.batch
+    print(f"UNet for images of {side}×{side} pixels, batch {batch}")
+    if options.fused:
+        print("a LoRA is fused into the weights: no adapter inputs")
+    else:
+        print(f"adapters of rank {2 * options.rank}: two LoRAs of rank {options.rank}, shorter ones padded with zeros")
+    if untrained:
+        print("the base is UNTRAINED: random weights, which draw nothing")
+    print_table(bundle, rows)
+    print(f"{out} ({bundle.manifest['components']['unet']['bytes'] / 2**20:.1f} MB), {watch}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,282 @@
+"""The exported UNet against diffusers with the same LoRA, for every target and precision."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_lora
+from torch import nn
+
+from export.adapted import AdaptedUNet
+from export.forms import ExplicitLayerNorm, GroupNormAsLayerNorm, suit
+from export.golden import computing_in_fp32
+from export.graph import ImageSize
+from export.tolerance import TOLERANCES, tolerance
+from export.unet import UNetOptions, export_unet, main
+from lorarar.bases import load_layout
+from lorarar.cli import InputError
+from lorarar.layout import Layout, pack
+from lorarar.lora import LoRA, write_lora
+from lorarar.training.sources import open_unet
+from runtime_py.backends import Session, open_session, open_sessions
+from runtime_py.bundle import Bundle
+from runtime_py.check import check_bundle, golden_inputs
+from runtime_py.mil import Program
+from runtime_py.parity import psnr_db
+
+COMBINATIONS = [(target, precision) for component, target, precision in TOLERANCES if component == "unet"]
+RANK = 3  # of each of the two LoRAs
+SIZE = ImageSize(pixels=32, latent=8, batch=1)
+Tensors = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def layout(tiny_pipeline: Path) -> Layout:
+    return load_layout(str(tiny_pipeline))
+
+
+@pytest.fixture(scope="module")
+def lora(layout: Layout) -> LoRA:
+    """A merged LoRA strong enough to be seen: ΔW about as large as the weights."""
+    return random_lora(layout, (2 * RANK,), seed=7, up_scale=0.2, down_scale=0.2)
+
+
+def options(target: str, precision: str, fused: LoRA | None = None) -> UNetOptions:
+    return UNetOptions(target, precision, RANK, SIZE, fused)
+
+
+def tiny_unet(folder: Path) -> Any:
+    return open_unet(str(folder), untrained=False)[0].eval()
+
+
+@pytest.fixture(scope="module")
+def bundles(
+    tiny_pipeline: Path, layout: Layout, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[tuple[str, str], Bundle]:
+    folder = tmp_path_factory.mktemp("unets")
+    made = {}
+    for target, precision in COMBINATIONS:
+        out = folder / f"{target}-{precision}"
+        export_unet(tiny_unet(tiny_pipeline), layout, options(target, precision), out)
+        made[target, precision] = Bundle.open(out)
+    return made
+
+
+def given(bundle: Bundle, lora: LoRA | None) -> Tensors:
+    """The golden inputs with a LoRA's adapter, or with zeros."""
+    inputs = golden_inputs(bundle.component("unet"))
+    packed: Mapping[str, np.ndarray] = {} if lora is None else pack(lora, bundle.layout, 2 * RANK).adapter
+    for name, tensor in inputs.items():
+        if name.startswith("adapter_"):
+            inputs[name] = packed.get(name.removeprefix("adapter_"), np.zeros_like(tensor)).astype(tensor.dtype)
+    return inputs
+
+
+def with_diffusers(unet: Any, inputs: Tensors) -> np.ndarray:
+    """One step of a diffusers UNet on an artifact's inputs, in fp32."""
+    sample, timestep, states, pooled, sizes = (
+        torch.from_numpy(inputs[name].astype(np.float32))
+        for name in ("sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids")
+    )
+    conditions = {"text_embeds": pooled, "time_ids": sizes}
+    with torch.inference_mode():
+        return unet(sample, timestep, states, added_cond_kwargs=conditions, return_dict=False)[0].numpy()
+
+
+def run(session: Session, inputs: Tensors) -> np.ndarray:
+    return session.run(inputs)["noise_pred"].astype(np.float32)
+
+
+def close(have: np.ndarray, want: np.ndarray, target: str, precision: str) -> bool:
+    allowed = tolerance("unet", target, precision)
+    error = float(np.abs(have - want).max() / np.abs(want).max())
+    return psnr_db(want, have) >= allowed.psnr_db and error <= allowed.max_error
+
+
+@pytest.mark.parametrize(("target", "precision"), COMBINATIONS)
+def test_an_adapter_gives_what_diffusers_gives_with_that_lora(
+    tiny_pipeline: Path,
+    bundles: Mapping[tuple[str, str], Bundle],
+    lora: LoRA,
+    tmp_path: Path,
+    target: str,
+    precision: str,
+) -> None:
+    """The oracle shares no code with the export: the LoRA goes through a file and PEFT into the stock UNet."""
+    bundle = bundles[target, precision]
+    unet = tiny_unet(tiny_pipeline)
+    base = with_diffusers(unet, given(bundle, None))
+    path = tmp_path / "lora.safetensors"
+    write_lora(lora, path)
+    unet.load_lora_adapter(str(path), prefix="unet")
+    want = with_diffusers(unet, given(bundle, lora))
+    assert psnr_db(want, base) < 20, "the LoRA must change the output, or the comparison says nothing"
+    for session in open_sessions(bundle, "unet"):
+        assert close(run(session, given(bundle, lora)), want, target, precision), session.runtime
+        # Another adapter in the same session, then the first one again: nothing is kept from a run.
+        assert close(run(session, given(bundle, None)), base, target, precision), session.runtime
+        assert close(run(session, given(bundle, lora)), want, target, precision), session.runtime
+
+
+@pytest.mark.parametrize(("target", "precision"), [("onnx", "fp32"), ("coreml", "fp16"), ("executorch", "fp32")])
+def test_a_zero_adapter_is_the_base_and_a_fused_lora_the_adapter(
+    tiny_pipeline: Path,
+    layout: Layout,
+    bundles: Mapping[tuple[str, str], Bundle],
+    lora: LoRA,
+    tmp_path: Path,
+    target: str,
+    precision: str,
+) -> None:
+    bundle = bundles[target, precision]
+    zeros = random_lora(layout, (1,), 0, 0.0, 0.0)
+    found = {}
+    for name, added in (("base", zeros), ("fused", lora)):
+        unet = tiny_unet(tiny_pipeline)
+        export_unet(unet, layout, options(target, precision, added), tmp_path / name)
+        other = Bundle.open(tmp_path / name)
+        inputs = golden_inputs(other.component("unet"))
+        assert not any(key.startswith("adapter_") for key in inputs)
+        found[name] = run(open_session(other, "unet"), inputs)
+    session = open_session(bundle, "unet")
+    assert np.array_equal(run(session, given(bundle, None)), found["base"])
+    assert close(run(session, given(bundle, lora)), found["fused"], target, precision)
+
+
+def test_onnx_takes_any_rank_and_without_an_adapter_is_the_base(
+    bundles: Mapping[tuple[str, str], Bundle], layout: Layout
+) -> None:
+    bundle = bundles["onnx", "fp32"]
+    session = open_session(bundle, "unet")
+    inputs = given(bundle, None)
+    base = run(session, inputs)
+    small = random_lora(layout, (2,), 3, 0.2, 0.2)
+    padded = inputs | {f"adapter_{name}": value for name, value in pack(small, layout, 2 * RANK).adapter.items()}
+    exact = inputs | {f"adapter_{name}": value for name, value in pack(small, layout, 2).adapter.items()}
+    np.testing.assert_allclose(run(session, padded), run(session, exact), atol=1e-5)
+    native = session.session.run(  # type: ignore[attr-defined]
+        ["noise_pred"], {name: value for name, value in inputs.items() if not name.startswith("adapter_")}
+    )
+    assert np.array_equal(native[0], base)
+
+
+@pytest.mark.parametrize("target", ["onnx", "coreml", "executorch"])
+def test_a_target_s_form_is_the_same_function(tiny_pipeline: Path, target: str) -> None:
+    unet = tiny_unet(tiny_pipeline)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in unet.parameters():
+        # Norms start as the identity, which hides a forgotten scale or shift.
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    other = copy.deepcopy(unet)
+    suit(other, target)
+    swapped = {"onnx": (), "coreml": (GroupNormAsLayerNorm,), "executorch": (ExplicitLayerNorm,)}[target]
+    assert all(any(isinstance(module, kind) for module in other.modules()) for kind in swapped)
+    normal = {"coreml": nn.GroupNorm, "executorch": nn.LayerNorm}.get(target)
+    assert normal is None or not any(type(module) is normal for module in other.modules())
+    inputs = {
+        "sample": torch.randn(2, 4, 8, 8, generator=generator).numpy(),
+        "timestep": np.array([999.0, 3.0], np.float32),
+        "encoder_hidden_states": torch.randn(2, 77, unet.config.cross_attention_dim, generator=generator).numpy(),
+        "text_embeds": torch.randn(2, 48, generator=generator).numpy(),
+        "time_ids": np.array([[32, 32, 0, 0, 32, 32]] * 2, np.float32),
+    }
+    want = with_diffusers(unet, inputs)
+    np.testing.assert_allclose(with_diffusers(other, inputs), want, atol=2e-5 * np.abs(want).max())
+
+
+def test_the_reference_widens_weights_of_half_precision(tiny_pipeline: Path, layout: Layout) -> None:
+    half = open_unet(str(tiny_pipeline), untrained=False, dtype=torch.float16)[0].eval()
+    wide = copy.deepcopy(half).float()
+    inputs = {
+        "sample": torch.randn(1, 4, 8, 8),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": torch.randn(1, 77, half.config.cross_attention_dim),
+        "text_embeds": torch.randn(1, 48),
+        "time_ids": torch.zeros(1, 6),
+    }
+    module = AdaptedUNet(half, None)
+    with torch.inference_mode(), computing_in_fp32(module):
+        have = module(**inputs)["noise_pred"]
+    assert have.dtype == torch.float32
+    np.testing.assert_allclose(have, AdaptedUNet(wide, None)(**inputs)["noise_pred"].detach(), atol=1e-6)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.float16}
+
+
+def test_core_ml_keeps_the_time_embedding_in_fp32(bundles: Mapping[tuple[str, str], Bundle]) -> None:
+    """In fp16 the product of t and a frequency has steps of up to 0.5 at t = 999: a wrong angle."""
+    bundle = bundles["coreml", "fp16"]
+    component = bundle.component("unet")
+    program = Program.open(component.path)
+    assert {program.inputs[name].dtype.name for name in ("timestep", "text_embeds", "time_ids")} == {"fp32"}
+    inputs = golden_inputs(component)
+    inputs["timestep"] = np.full_like(inputs["timestep"], 999)
+    exact = program.run(inputs, mode="fp32")["noise_pred"]
+    assert psnr_db(exact, program.run(inputs, mode="fp16")["noise_pred"]) > tolerance("unet", "coreml", "fp16").psnr_db
+
+
+@pytest.mark.parametrize(("target", "precision"), COMBINATIONS)
+def test_a_bundle_of_a_unet_checks_itself(
+    bundles: Mapping[tuple[str, str], Bundle], target: str, precision: str
+) -> None:
+    bundle = bundles[target, precision]
+    assert bundle.manifest["components"]["unet"]["parity"]["status"] == "passed"
+    assert "hypernetwork" not in bundle.manifest
+    assert {row.status for row in check_bundle(bundle)} == {"passed"}
+
+
+def test_adapters_of_another_layout_are_refused(bundles: Mapping[tuple[str, str], Bundle], tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    source = bundles["onnx", "fp32"].path
+    folder.mkdir()
+    for item in source.iterdir():
+        (folder / item.name).symlink_to(item.resolve())
+    (folder / "manifest.json").unlink()
+    manifest = json.loads((source / "manifest.json").read_text())
+    unet = manifest["components"]["unet"]
+    dropped = next(tensor["name"] for tensor in unet["inputs"] if tensor["name"].startswith("adapter_"))
+    unet["inputs"] = [tensor for tensor in unet["inputs"] if tensor["name"] != dropped]
+    del unet["golden"]["inputs"][dropped]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="the unet's adapters are not its layout's"):
+        Bundle.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--target", "tflite"], "unknown target 'tflite'; valid are onnx, coreml, executorch"),
+        (["--target", "onnx", "--precision", "w4"], "--target onnx offers the unet in fp32, fp16, not in w4"),
+        (["--target", "onnx", "--rank", "0"], "--rank 0 is out of range; valid are 1 to 512"),
+        (["--target", "onnx", "--resolution", "30"], "--resolution 30 doesn't fit this base; give a multiple of 16"),
+        (["--target", "onnx", "--untrained"], "--untrained is for the named bases miniature, sdxl"),
+        (["--target", "onnx", "--base", "sdxl"], "the weights of sdxl are not part of this toolkit"),
+        (["--target", "onnx", "--base", "nowhere"], "unknown base 'nowhere'"),
+    ],
+)
+def test_bad_options_are_told(tiny_pipeline: Path, tmp_path: Path, extra: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        main(["--base", str(tiny_pipeline), "--out", str(tmp_path / "out"), *extra])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bundle"
+    given = ["--base", str(tiny_pipeline), "--target", "onnx", "--rank", "2", "--batch", "2", "--resolution", "48"]
+    assert main([*given, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "UNet for images of 48×48 pixels, batch 2" in said and "adapters of rank 4" in said and "passed" in said
+    shapes = {tensor["name"]: tensor["shape"] for tensor in Bundle.open(out).manifest["components"]["unet"]["inputs"]}
+    assert shapes["sample"] == [2, 4, 12, 12] and shapes["timestep"] == [2]
+    kept = out / "keep"
+    kept.write_text("x")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes").write_text("mine")
+    with pytest.raises(InputError, match="exists and is not a bundle"):
+        main([*given, "--out", str(tmp_path / "other")])
