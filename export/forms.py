@@ -28,7 +28,9 @@ class ExplicitAttention:
         attention_mask: None = None,
         **_: Any,
     ) -> Float[Tensor, "b tokens d"]:
-        assert attention_mask is None, "SDXL's UNet masks nothing"
+        assert attention_mask is None, "SDXL's networks mask nothing"
+        if hidden_states.ndim == 4:  # the VAE's, over pixels
+            return self._over_pixels(attn, hidden_states)
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
 
         def heads(x: Tensor) -> Float[Tensor, "bh t d"]:
@@ -39,6 +41,10 @@ class ExplicitAttention:
         weights = F.softmax(torch.bmm(query * attn.scale, key.transpose(1, 2)), dim=-1)
         mixed = torch.bmm(weights, value).unflatten(0, (-1, attn.heads)).transpose(1, 2).flatten(2)
         return attn.to_out[0](mixed)
+
+    def _over_pixels(self, attn: Any, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        tokens = attn.group_norm(x).flatten(2).transpose(1, 2)
+        return x + self(attn, tokens).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 class GroupNormAsLayerNorm(nn.Module):
@@ -79,12 +85,12 @@ _NORMS: Mapping[str, tuple[_Swap, ...]] = {
 }
 
 
-def suit(unet: Any, target: str) -> None:
-    """Rewrite a diffusers UNet in place for a target. ONNX Runtime fuses the standard form by itself."""
+def suit(network: Any, target: str) -> None:
+    """Rewrite a diffusers UNet or VAE in place for a target. ONNX Runtime fuses the standard form by itself."""
     if target != "onnx":
-        unet.set_attn_processor(ExplicitAttention())
+        network.set_attn_processor(ExplicitAttention())
     for kind, make in _NORMS[target]:
-        for name, module in list(unet.named_modules()):
+        for name, module in list(network.named_modules()):
             if type(module) is kind:
                 parent, _, last = name.rpartition(".")
-                setattr(unet.get_submodule(parent), last, make(module))
+                setattr(network.get_submodule(parent), last, make(module))

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors.numpy import save_file
 from torch import nn
 
-from export.graph import Graph
+from export.graph import Graph, unet_graph
+from export.manifest import NOT_RUN, file_entry
+from export.tolerance import tolerance
+from lorarar.cli import quiet_toolchains
+from lorarar.layout import Layout, unpack
+from lorarar.lora import write_lora
 from runtime_py.golden import golden_input, summarise
+from runtime_py.noise import normal_noise
+
+if TYPE_CHECKING:
+    from export.pipeline import PipelineOptions
 
 # Factors in [-0.5, 0.5) of rank 64 give ΔW a standard deviation near 0.7, so that the hidden units leave their bias and
 # the coefficients differ from column to column. A power of two keeps the values exact in fp16.
@@ -26,8 +37,12 @@ _RECIPES: dict[str, dict[str, Any]] = {
     "timestep": {"value": 500.0},
     "encoder_hidden_states": {"scale": 1.0},
     "text_embeds": {"scale": 1.0},
+    "latents": {"scale": 2.0},
 }
-_SIZES = (1.0, 1.0, 0.0, 0.0, 1.0, 1.0)  # of time_ids, in sides of the image: original size, crop corner, target size
+
+
+# Few steps: errors grow with each, and the reference of a full-size base takes seconds for one.
+GOLDEN_PROMPT, GOLDEN_SEED, GOLDEN_STEPS, GOLDEN_GUIDANCE = "a sks dog in watercolor painting style", 1, 3, 4.0
 
 
 def golden_recipe(graph: Graph) -> dict[str, dict[str, Any]]:
@@ -35,16 +50,17 @@ def golden_recipe(graph: Graph) -> dict[str, dict[str, Any]]:
     recipe: dict[str, dict[str, Any]] = {}
     for seed, (name, shape) in enumerate(graph.inputs.items(), start=1):
         sizes = list(graph.fixed(shape))
-        found = dict(_RECIPES.get(name) or {"scale": ADAPTER_SCALE if name.startswith("adapter_") else FACTOR_SCALE})
-        if name == "time_ids":
-            found = {"values": [size * graph.side for size in _SIZES] * sizes[0]}
+        found = graph.golden.get(name) or _RECIPES.get(name)
+        if found is None:
+            found = {"scale": ADAPTER_SCALE if name.startswith("adapter_") else FACTOR_SCALE}
         recipe[name] = {"shape": sizes, **({"seed": seed} if "scale" in found else {}), **found}
     return recipe
 
 
 def write_golden(reference: nn.Module, recipe: dict[str, dict[str, Any]], path: Path) -> None:
     """Run the reference in PyTorch fp32 on the golden inputs and keep the sampled outputs."""
-    inputs = {name: torch.from_numpy(golden_input(spec)) for name, spec in recipe.items()}
+    dtypes = {name: np.int32 if name == "input_ids" else np.float32 for name in recipe}
+    inputs = {name: torch.from_numpy(golden_input(spec, dtypes[name])) for name, spec in recipe.items()}
     with torch.inference_mode(), computing_in_fp32(reference):
         outputs = reference(**inputs)
     tensors = {}
@@ -54,6 +70,52 @@ def write_golden(reference: nn.Module, recipe: dict[str, dict[str, Any]], path: 
             tensors[f"{name}.{key}"] = value
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
+
+
+def write_image(pipeline: Any, layout: Layout, options: PipelineOptions, folder: Path) -> dict[str, Any]:
+    """Let diffusers draw the golden image, with the unet's golden adapter as a LoRA; the manifest's entry for it.
+
+    The LoRA goes through a file and PEFT: nothing of the exported graph is in this reference. The pipeline's networks
+    are as before when it returns.
+    """
+    target, path = options.target, folder / "golden" / "pipeline.safetensors"
+    recipe = golden_recipe(unet_graph(pipeline.unet, layout, options.rank, options.size, nn.Identity()))
+    adapter = {
+        name.removeprefix("adapter_"): golden_input(spec)
+        for name, spec in recipe.items()
+        if name.startswith("adapter_")
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name("lora.safetensors")
+    write_lora(unpack(adapter, layout), temporary)
+    latent, channels = options.size.latent, pipeline.unet.config.in_channels
+    noise = torch.from_numpy(normal_noise((1, channels, latent, latent), GOLDEN_SEED))
+    pipeline.set_progress_bar_config(disable=True)
+    with quiet_toolchains():
+        pipeline.unet.load_lora_adapter(str(temporary), prefix="unet")
+    try:
+        with quiet_toolchains(), computing_in_fp32(pipeline.unet), torch.inference_mode():
+            drawn = pipeline(
+                GOLDEN_PROMPT,
+                num_inference_steps=GOLDEN_STEPS,
+                guidance_scale=GOLDEN_GUIDANCE,
+                height=options.size.pixels,
+                width=options.size.pixels,
+                latents=noise,
+                output_type="pt",
+            ).images
+    finally:
+        pipeline.unet.unload_lora()
+        temporary.unlink()
+    save_file({f"image.{key}": value for key, value in summarise(drawn.float().numpy()).items()}, path)
+    return file_entry(folder, path) | {
+        "prompt": GOLDEN_PROMPT,
+        "seed": GOLDEN_SEED,
+        "steps": GOLDEN_STEPS,
+        "guidance": GOLDEN_GUIDANCE,
+        "tolerance": asdict(tolerance("pipeline", target, options.precision)),
+        "parity": NOT_RUN.to_json(),
+    }
 
 
 @contextmanager

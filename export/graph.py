@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from export.adapted import CONDITIONS, AdaptedUNet
+from export.parts import ImageDecoder, TextEncoder
 from lorarar.hypernet import Hypernetwork
 from lorarar.layout import Layout, Shape, adapter_shapes, fixed, input_shapes, output_shapes, rank_sizes
 from lorarar.merger import Merger
@@ -32,7 +33,7 @@ class Graph:
     outputs: Mapping[str, Shape]
     sizes: Mapping[str, int]  # the value of every named size, where it has to be fixed
     kept: Mapping[str, torch.dtype] = field(default_factory=dict)  # inputs whose type no precision changes
-    side: int = 0  # of the image in pixels, where there is one
+    golden: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # recipes of inputs that are no common ones
 
     def fixed(self, shape: Shape) -> tuple[int, ...]:
         """The shape with names replaced by `sizes`."""
@@ -61,10 +62,11 @@ class ImageSize:
     batch: int  # 2 takes the prompt and the empty one of classifier-free guidance together
 
 
-def unet_graph(unet: Any, layout: Layout | None, rank: int, size: ImageSize) -> Graph:
+def unet_graph(unet: Any, layout: Layout | None, rank: int, size: ImageSize, module: nn.Module | None = None) -> Graph:
     """The UNet's graph for images of one size; takes `unet` over. Without a layout it has no adapters.
 
-    What the time embedding is made of stays in fp32: in half precision t·frequency loses what tells steps apart.
+    With a `module` of the caller's the UNet is left alone: for the graph's inputs and outputs only. What the time
+    embedding is made of stays in fp32: in half precision t·frequency loses what tells steps apart.
     """
     config, batch, latent = unet.config, size.batch, size.latent
     pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
@@ -75,4 +77,26 @@ def unet_graph(unet: Any, layout: Layout | None, rank: int, size: ImageSize) -> 
     if layout is not None:
         inputs |= adapter_shapes(layout)
     outputs: dict[str, Shape] = {"noise_pred": (batch, config.out_channels, latent, latent)}
-    return Graph("unet", AdaptedUNet(unet, layout), inputs, outputs, {"merged_rank": 2 * rank}, kept, size.pixels)
+    side = float(size.pixels)
+    sizes = {"values": [side, side, 0.0, 0.0, side, side] * batch}
+    module = AdaptedUNet(unet, layout) if module is None else module
+    return Graph("unet", module, inputs, outputs, {"merged_rank": 2 * rank}, kept, {"time_ids": sizes})
+
+
+def text_graph(name: str, model: Any, tokens: Sequence[int]) -> Graph:
+    """A CLIP text encoder for one prompt at a time; `tokens` are its golden input, a padded prompt."""
+    text = TextEncoder(model)
+    length, width = len(tokens), text.width
+    outputs: dict[str, Shape] = {"hidden_states": (1, length, width)}
+    if text.projection is not None:
+        outputs["text_embeds"] = (1, text.projection.out_features)
+    # Token numbers in fp16 would be rounded: 49406 and 49407 become one.
+    kept, golden = {"input_ids": torch.int32}, {"input_ids": {"values": list(tokens)}}
+    return Graph(name, text, {"input_ids": (1, length)}, outputs, {}, kept, golden)
+
+
+def vae_graph(vae: Any, size: ImageSize) -> Graph:
+    """The VAE's decoder for one image: latents as the scheduler leaves them, pixels in [0, 1]."""
+    latents: Shape = (1, vae.config.latent_channels, size.latent, size.latent)
+    image: Shape = (1, vae.config.out_channels, size.pixels, size.pixels)
+    return Graph("vae_decoder", ImageDecoder(vae), {"latents": latents}, {"image": image}, {})

@@ -36,9 +36,9 @@ def export_hypernet(
     Raises InputError for a combination that is not offered and FailedCheck when the artifact is not PyTorch's equal;
     `out` is then left as it was.
     """
-    from export.golden import golden_recipe, write_golden
+    from export.components import write_component
     from export.graph import merger_graph
-    from export.manifest import DTYPES, check_output, component_entry, manifest, write_manifest
+    from export.manifest import check_output, manifest, write_manifest
     from export.parity import measure
     from export.targets import find_target
     from export.tolerance import tolerance
@@ -46,30 +46,29 @@ def export_hypernet(
 
     target = find_target(target_name)
     precision = precision or target.default_precision
-    allowed = tolerance("merger", target.name, precision)
+    tolerance("merger", target.name, precision)
     if not 1 <= rank <= MAX_RANK:
         raise InputError(f"--rank {rank} is out of range; valid are 1 to {MAX_RANK}")
     for group in layout.part("qo"):
         loaded.hypernet.input_layer(group.out_features)
     check_output(out)
-    convert = target.load()
+    target.load()
     graph = merger_graph(loaded.hypernet, layout, target.name, rank)
-    artifact, golden = f"merger{target.suffix}", "golden/merger.safetensors"
     with atomic_folder(out) as folder:
-        progress("running PyTorch on the golden inputs")
-        recipe = golden_recipe(graph)
-        write_golden(Merger(loaded.hypernet, layout), recipe, folder / golden)
-        progress(f"converting to {target.name}")
-        convert(graph, precision, folder / artifact)
-        entry = component_entry(
-            folder, graph, artifact, golden, recipe, allowed, DTYPES[precision], target.dynamic_rank
-        )
+        entry = write_component(folder, graph, target, precision, progress, Merger(loaded.hypernet, layout))
         data = manifest(target.name, precision, rank, layout, {"merger": entry}, loaded)
         write_manifest(folder, data)
         rows = measure(folder, "merger", progress)
         entry["parity"] = rows[0].parity().to_json()
         write_manifest(folder, data)
     return rows
+
+
+def chosen_checkpoint(base: str, given: Path | None, untrained: bool) -> Path | None:
+    """The checkpoint given; without one, and unless it should be untrained, the miniature's for the miniature."""
+    from lorarar.bases import MINIATURE, shipped_hypernet
+
+    return shipped_hypernet() if given is None and not untrained and base == MINIATURE else given
 
 
 def load_source(checkpoint: Path | None, untrained: bool, layout: Layout) -> LoadedHypernet:
@@ -107,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from export.targets import find_target
-    from lorarar.bases import MINIATURE, load_layout, shipped_hypernet
+    from lorarar.bases import load_layout
     from lorarar.training.settings import default_settings
 
     target = find_target(options.target)
@@ -115,9 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     with console.status("reading the base's layout") as status:
         layout = load_layout(options.base)
-        checkpoint = options.checkpoint
-        if checkpoint is None and not options.untrained and options.base == MINIATURE:
-            checkpoint = shipped_hypernet()
+        checkpoint = chosen_checkpoint(options.base, options.checkpoint, options.untrained)
         loaded = load_source(checkpoint, options.untrained, layout)
         out = options.out or Path("build") / f"merger-{layout.base}-{target.name}-{precision}"
         rank = default_settings(options.base).rank if options.rank is None else options.rank

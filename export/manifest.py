@@ -32,6 +32,12 @@ def check_output(out: Path) -> None:
         raise InputError(f"{out} exists and is not a bundle; it is not overwritten: give --out a new name")
 
 
+def file_entry(folder: Path, path: Path) -> dict[str, Any]:
+    """Name, size and hash of a file (or folder) in a bundle's folder."""
+    size, digest = tree_sha256(path)
+    return {"file": path.relative_to(folder).as_posix(), "bytes": size, "sha256": digest}
+
+
 def component_entry(
     folder: Path,
     graph: Graph,
@@ -43,18 +49,14 @@ def component_entry(
     dynamic: bool,
 ) -> dict[str, Any]:
     """One entry of the manifest's `components`, for files that lie in `folder` already."""
-    size, digest = tree_sha256(folder / artifact)
-    golden_size, golden_digest = tree_sha256(folder / golden)
     return {
-        "file": artifact,
-        "bytes": size,
-        "sha256": digest,
+        **file_entry(folder, folder / artifact),
         "inputs": [
             _tensor(graph, name, shape, _KEPT.get(graph.kept.get(name), dtype), dynamic)
             for name, shape in graph.inputs.items()
         ],
         "outputs": [_tensor(graph, name, shape, dtype, dynamic) for name, shape in graph.outputs.items()],
-        "golden": {"file": golden, "bytes": golden_size, "sha256": golden_digest, "inputs": dict(recipe)},
+        "golden": {**file_entry(folder, folder / golden), "inputs": dict(recipe)},
         "tolerance": asdict(tolerance),
         "parity": NOT_RUN.to_json(),
     }

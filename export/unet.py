@@ -45,32 +45,26 @@ def export_unet(
     Raises InputError for what is not offered and FailedCheck when the artifact is not PyTorch's equal; `out` is then
     left as it was.
     """
+    from export.components import write_component
     from export.forms import suit
-    from export.golden import golden_recipe, write_golden
     from export.graph import unet_graph
-    from export.manifest import DTYPES, check_output, component_entry, manifest, write_manifest
+    from export.manifest import check_output, manifest, write_manifest
     from export.parity import measure
     from export.targets import find_target
     from export.tolerance import tolerance
     from lorarar.training.attach import fused
 
     target = find_target(options.target)
-    allowed = tolerance("unet", target.name, options.precision)
+    tolerance("unet", target.name, options.precision)
     check_output(out)
-    convert = target.load()
+    target.load()
     with fused(unet, options.fused) if options.fused else nullcontext():
         live = None if options.fused else layout
         graph = unet_graph(unet.eval().requires_grad_(False), live, options.rank, options.size)
-        artifact, golden = f"unet{target.suffix}", "golden/unet.safetensors"
         with atomic_folder(out) as folder:
-            progress("running PyTorch in fp32 on the golden inputs")
-            recipe = golden_recipe(graph)
-            write_golden(graph.module, recipe, folder / golden)
-            progress(f"converting to {target.name}")
-            suit(unet, target.name)
-            convert(graph, options.precision, folder / artifact)
-            entry = component_entry(
-                folder, graph, artifact, golden, recipe, allowed, DTYPES[options.precision], target.dynamic_rank
+            # Only after the golden outputs are there, so that diffusers' own form is the reference.
+            entry = write_component(
+                folder, graph, target, options.precision, progress, prepare=lambda: suit(unet, target.name)
             )
             data = manifest(target.name, options.precision, options.rank, layout, {"unet": entry})
             write_manifest(folder, data)
@@ -100,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not 1 <= rank <= MAX_RANK:
         raise InputError(f"--rank {rank} is out of range; valid are 1 to {MAX_RANK}")
     try:
-        from lorarar.training.sources import open_unet
+        from lorarar.training.sources import image_side, open_unet
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
     watch, console = Stopwatch(), Console(stderr=True)
@@ -109,10 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             lora = read_lora(args.fused) if args.fused else None
             layout = load_layout(args.base)
             unet, scale = open_unet(args.base, args.untrained)
-        pixels = args.resolution or unet.config.sample_size * scale
-        step = scale * 2 ** (len(unet.config.block_out_channels) - 1)
-        if pixels < step or pixels % step:
-            raise InputError(f"--resolution {pixels} doesn't fit this base; give a multiple of {step}")
+        pixels = image_side(unet, scale, args.resolution)
         kind = "fused" if lora else "unet"
         out = args.out or Path("build") / f"{kind}-{layout.base}-{target.name}-{precision}"
         options = UNetOptions(target.name, precision, rank, ImageSize(pixels, pixels // scale, args.batch), lora)

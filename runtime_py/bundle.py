@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -48,15 +48,7 @@ class Component:
 
     def golden_outputs(self) -> dict[str, dict[str, np.ndarray]]:
         """What the golden file keeps of every output: `values`, `mean` and `rms`."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        try:
-            tensors = load_file(self.golden_path)
-            keys = ("values", "mean", "rms")
-            return {spec.name: {key: tensors[f"{spec.name}.{key}"] for key in keys} for spec in self.outputs}
-        except (SafetensorError, KeyError):
-            raise InputError(f"{self.golden_path}: not a golden file of this bundle; export the bundle again") from None
+        return read_golden(self.golden_path, [spec.name for spec in self.outputs])
 
 
 @dataclass(frozen=True)
@@ -76,6 +68,8 @@ class Bundle:
             _verify(folder, name, entry["file"], entry["bytes"], entry["sha256"])
             golden = entry["golden"]
             _verify(folder, f"{name}'s golden file", golden["file"], golden["bytes"], golden["sha256"])
+        if "pipeline" in bundle.manifest:
+            _check_pipeline(bundle)
         return bundle
 
     @cached_property
@@ -103,6 +97,18 @@ class Bundle:
         return Component(
             name, self.path / entry["file"], inputs, outputs, tolerance, golden_path, golden["inputs"], entry
         )
+
+
+def read_golden(path: Path, outputs: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+    """`values`, `mean` and `rms` of the named outputs. InputError when the file lacks one."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(path)
+        return {name: {key: tensors[f"{name}.{key}"] for key in ("values", "mean", "rms")} for name in outputs}
+    except (SafetensorError, KeyError):
+        raise InputError(f"{path}: not a golden file of this bundle; export the bundle again") from None
 
 
 def tree_sha256(path: Path) -> tuple[int, str]:
@@ -194,6 +200,36 @@ def _check_unet(bundle: Bundle, entry: Mapping[str, Any], sizes: Mapping[str, in
     # Without any, it is the base model or one with a LoRA fused in.
     if stated and stated not in (shapes, {name: fixed(shape, sizes) for name, shape in shapes.items()}):
         raise InputError(f"{bundle.path}: the unet's adapters are not its layout's; export the bundle again")
+
+
+def _check_pipeline(bundle: Bundle) -> None:
+    """Its files, and that the components fit together."""
+    facts, components = bundle.manifest["pipeline"], bundle.manifest["components"]
+    for what, entry in (*facts["tokenizers"].items(), ("golden image", facts["golden"])):
+        _verify(bundle.path, f"the pipeline's {what}", entry["file"], entry["bytes"], entry["sha256"])
+    missing = [name for name in (*facts["tokenizers"], "unet", "vae_decoder") if name not in components]
+    if missing:
+        raise InputError(f"{bundle.path}: its pipeline has no {', '.join(missing)}; export the bundle again")
+    ends = [(name, end) for name in components for end in ("inputs", "outputs")]
+    shapes = {(name, tensor["name"]): tensor["shape"] for name, end in ends for tensor in components[name][end]}
+    states = [shapes.get((name, "hidden_states"), [0, 0, 0]) for name in facts["tokenizers"]]
+    lengths = [entry["length"] for entry in facts["tokenizers"].values()]
+    last = list(facts["tokenizers"])[-1]
+    batch = shapes.get(("unet", "sample"), [0])[0]
+    wanted = {
+        ("unet", "timestep"): [batch],
+        ("unet", "time_ids"): [batch, 6],
+        ("unet", "encoder_hidden_states"): [batch, lengths[0], sum(shape[-1] for shape in states)],
+        ("unet", "text_embeds"): [batch, *shapes.get((last, "text_embeds"), [0, 0])[1:]],
+        ("unet", "noise_pred"): shapes.get(("unet", "sample")),
+        ("vae_decoder", "latents"): [1, *shapes.get(("unet", "sample"), [0])[1:]],
+        ("vae_decoder", "image"): [1, 3, facts["pixels"], facts["pixels"]],
+        **{(name, "input_ids"): [1, length] for name, length in zip(facts["tokenizers"], lengths, strict=True)},
+    }
+    wrong = [f"{name}'s {tensor}" for (name, tensor), shape in wanted.items() if shapes.get((name, tensor)) != shape]
+    if wrong or len(set(lengths)) != 1:
+        what = wrong[0] if wrong else "the tokenizers' length"
+        raise InputError(f"{bundle.path}: {what} doesn't fit the other parts; export the bundle again")
 
 
 def _verify(folder: Path, what: str, relative: str, size: int, sha256: str) -> None:

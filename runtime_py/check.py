@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lorarar.cli import EXIT_FAILED_CHECK, EXIT_OK, InputError, Parser, atomic_file, run_command
-from runtime_py.bundle import Bundle, Component
+from runtime_py.bundle import Bundle, Component, read_golden
 from runtime_py.golden import golden_input
 from runtime_py.parity import Difference, Parity, Tolerance, compare_golden
 
@@ -99,9 +99,42 @@ def check_component(bundle: Bundle, name: str, progress: Callable[[str], None] =
         )
 
 
+def check_pipeline(bundle: Bundle, progress: Callable[[str], None] = lambda _: None) -> CheckRow:
+    """Draw the golden image with the bundle alone, in the runtimes nearest to a device, and compare with diffusers'."""
+    from runtime_py.backends import open_session
+    from runtime_py.pipeline import Pipeline, Request
+
+    golden = bundle.manifest["pipeline"]["golden"]
+    allowed = Tolerance(float(golden["tolerance"]["psnr_db"]), float(golden["tolerance"]["max_error"]))
+    expected = read_golden(bundle.path / golden["file"], ["image"])["image"]
+    unet = bundle.component("unet")
+    adapter = {name: value for name, value in golden_inputs(unet).items() if name.startswith("adapter_")}
+    request = Request(golden["prompt"], golden["seed"], golden["steps"], golden["guidance"])
+    start = time.perf_counter()
+    try:
+        session = open_session(bundle, "unet")
+        ready = time.perf_counter()
+        pipeline = Pipeline(bundle, sessions={"unet": session})
+        drawn = pipeline.draw(
+            request, adapter, lambda stage, done, total: progress(f"pipeline: {stage} {done}/{total}")
+        )
+    except InputError as error:
+        return CheckRow("pipeline", "", "", "not_run", str(error), (), allowed, 0.0, 0.0)
+    done = time.perf_counter()
+    difference = compare_golden("image", expected, drawn.pixels)
+    passed = difference.within(allowed)
+    reason = session.note if passed else _why([difference], allowed)
+    status = "passed" if passed else "failed"
+    rows = (difference,)
+    return CheckRow(
+        "pipeline", session.runtime, session.version, status, reason, rows, allowed, ready - start, done - ready
+    )
+
+
 def check_bundle(bundle: Bundle, progress: Callable[[str], None] = lambda _: None) -> list[CheckRow]:
-    """Check every component of a bundle."""
-    return [row for name in bundle.manifest["components"] for row in check_component(bundle, name, progress)]
+    """Check every component of a bundle, and the whole pipeline where there is one."""
+    rows = [row for name in bundle.manifest["components"] for row in check_component(bundle, name, progress)]
+    return [*rows, check_pipeline(bundle, progress)] if "pipeline" in bundle.manifest else rows
 
 
 def _why(differences: Sequence[Difference], tolerance: Tolerance) -> str:

@@ -254,7 +254,7 @@ def test_adapters_of_another_layout_are_refused(bundles: Mapping[tuple[str, str]
         (["--target", "tflite"], "unknown target 'tflite'; valid are onnx, coreml, executorch"),
         (["--target", "onnx", "--precision", "w4"], "--target onnx offers the unet in fp32, fp16, not in w4"),
         (["--target", "onnx", "--rank", "0"], "--rank 0 is out of range; valid are 1 to 512"),
-        (["--target", "onnx", "--resolution", "30"], "--resolution 30 doesn't fit this base; give a multiple of 16"),
+        (["--target", "onnx", "--resolution", "30"], "a resolution of 30 doesn't fit this base; give a multiple of 16"),
         (["--target", "onnx", "--untrained"], "--untrained is for the named bases miniature, sdxl"),
         (["--target", "onnx", "--base", "sdxl"], "the weights of sdxl are not part of this toolkit"),
         (["--target", "onnx", "--base", "nowhere"], "unknown base 'nowhere'"),

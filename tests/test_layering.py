@@ -16,7 +16,10 @@ TOOLCHAINS = ("torch", "diffusers", "transformers", "peft", "onnx", "onnxruntime
 # Of lorarar, runtime_py may have what is numpy only: a phone's reference must not lean on PyTorch.
 NUMPY_ONLY = ("lorarar", "lorarar.cli", "lorarar.lora", "lorarar.layout", "lorarar.merging")
 # The contract is defined by its reader; these modules of export write it or test it.
-CONTRACT_WRITERS = tuple(f"export.{name}" for name in ("golden", "manifest", "parity", "tolerance", "hypernet", "unet"))
+CONTRACT_WRITERS = tuple(
+    f"export.{name}"
+    for name in ("golden", "manifest", "parity", "tolerance", "scheduling", "hypernet", "unet", "pipeline")
+)
 
 
 def allowed(module: str, imported: str) -> bool:

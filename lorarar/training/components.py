@@ -75,7 +75,7 @@ def load_components(
     `dtype` is for the UNet and the text encoders. `resolution` defaults to the UNet's own. `untrained` gives a named
     base of full size with seeded random weights, for dry runs. Raises InputError when the base can't be had.
     """
-    from lorarar.training.sources import open_pipeline
+    from lorarar.training.sources import image_side, open_pipeline
 
     try:
         with quiet_toolchains():
@@ -83,7 +83,7 @@ def load_components(
     except ModuleNotFoundError:
         raise missing_toolchain("diffusers", "train") from None
     pipeline = open_pipeline(base, untrained, dtype)
-    side = _resolution(pipeline, resolution)
+    side = image_side(pipeline.unet, pipeline.vae_scale_factor, resolution)
     networks = (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae, pipeline.unet)
     for network in networks:
         network.requires_grad_(False).eval().to(device)
@@ -96,16 +96,6 @@ def load_components(
         noise=DDPMScheduler.from_config(pipeline.scheduler.config),
         resolution=side,
     )
-
-
-def _resolution(pipeline: Any, resolution: int | None) -> int:
-    """The side of an image in pixels: a multiple of what the VAE and the UNet halve away."""
-    scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
-    side = int(pipeline.unet.config.sample_size) * scale if resolution is None else resolution
-    step = scale * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
-    if side < step or side % step:
-        raise InputError(f"a resolution of {side} doesn't fit this base; give a multiple of {step}")
-    return side
 
 
 @torch.no_grad()

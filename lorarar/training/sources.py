@@ -43,15 +43,19 @@ _TEXT: tuple[dict[str, Any], dict[str, Any]] = (
 )
 
 
-def open_pipeline(base: str, untrained: bool, dtype: torch.dtype) -> Any:
-    """The base as a StableDiffusionXLPipeline, its VAE in fp32, the rest in `dtype`. InputError as load_components."""
+def open_pipeline(base: str, untrained: bool, dtype: torch.dtype, unet: bool = True) -> Any:
+    """The base as a StableDiffusionXLPipeline, its VAE in fp32, the rest in `dtype`. InputError as load_components.
+
+    Without `unet` its place is empty, for those who take it from `open_unet`.
+    """
     if untrained:
         with quiet_toolchains():
-            return _untrained(base, dtype)
+            return _untrained(base, dtype, unet)
     path = _find(base)
     with _explained(base, _advice(path)), quiet_toolchains(), _silent_loaders():
-        pipeline = _load(path, dtype)
-    if any(getattr(pipeline, part, None) is None for part in _PARTS) or not _is_told_sizes(pipeline.unet):
+        pipeline = _load(path, dtype, {} if unet else {"unet": None})
+    parts = [part for part in _PARTS if unet or part != "unet"]
+    if any(getattr(pipeline, part, None) is None for part in parts) or (unet and not _is_told_sizes(pipeline.unet)):
         raise InputError(f"{base}: not an SDXL pipeline, which has two text encoders and a UNet told the image's size")
     return pipeline
 
@@ -79,6 +83,15 @@ def open_unet(base: str, untrained: bool, dtype: torch.dtype | None = None) -> t
     if not _is_told_sizes(unet):
         raise InputError(f"{base}: its UNet is not told the image's size, as SDXL's is; give an SDXL-like pipeline")
     return unet, 2 ** (len(vae["block_out_channels"]) - 1)
+
+
+def image_side(unet: Any, scale: int, resolution: int | None) -> int:
+    """The side of an image in pixels: the one given, or the UNet's own. InputError when the UNet can't halve it."""
+    side = int(unet.config.sample_size) * scale if resolution is None else resolution
+    step = scale * 2 ** (len(unet.config.block_out_channels) - 1)
+    if side < step or side % step:
+        raise InputError(f"a resolution of {side} doesn't fit this base; give a multiple of {step}")
+    return side
 
 
 def _stored_dtype(path: Path) -> torch.dtype:
@@ -111,16 +124,16 @@ def _find(base: str) -> Path:
     return path
 
 
-def _load(path: Path, dtype: torch.dtype) -> Any:
+def _load(path: Path, dtype: torch.dtype, replaced: dict[str, None]) -> Any:
     """Load a folder, a single file or a hub id; only safetensors, since a stranger's pickle can run code."""
     from diffusers import StableDiffusionXLPipeline
 
     if path.is_file():
-        pipeline = StableDiffusionXLPipeline.from_single_file(str(path), torch_dtype=dtype)
+        pipeline = StableDiffusionXLPipeline.from_single_file(str(path), torch_dtype=dtype, **replaced)
         pipeline.vae.to(torch.float32)
         return pipeline
     dtypes = {"vae": torch.float32, "default": dtype}
-    return StableDiffusionXLPipeline.from_pretrained(str(path), torch_dtype=dtypes, use_safetensors=True)
+    return StableDiffusionXLPipeline.from_pretrained(str(path), torch_dtype=dtypes, use_safetensors=True, **replaced)
 
 
 def _is_told_sizes(unet: Any) -> bool:
@@ -169,7 +182,7 @@ def _explained(base: str, advice: str) -> Iterator[None]:
         raise InputError(f"{base}: diffusers can't load it ({reason}); {advice}") from None
 
 
-def _untrained(base: str, dtype: torch.dtype) -> Any:
+def _untrained(base: str, dtype: torch.dtype, unet: bool) -> Any:
     """A named base with seeded random weights."""
     from lorarar.miniature.networks import Sizes, build_tokenizer, new_pipeline
 
@@ -181,7 +194,7 @@ def _untrained(base: str, dtype: torch.dtype) -> Any:
         return pipeline
     if base not in CONFIGS:
         raise InputError(f"--untrained is for the named bases {', '.join([MINIATURE, *CONFIGS])}, not for {base!r}")
-    return _full_size(CONFIGS[base], tokenizer, dtype)
+    return _full_size(CONFIGS[base] if unet else None, tokenizer, dtype)
 
 
 def _untrained_unet(base: str, dtype: torch.dtype) -> Any:
@@ -195,14 +208,14 @@ def _untrained_unet(base: str, dtype: torch.dtype) -> Any:
         return UNet2DConditionModel.from_config(unet_config(base))
 
 
-def _full_size(config: dict[str, Any], tokenizer: CLIPTokenizer, dtype: torch.dtype) -> Any:
+def _full_size(config: dict[str, Any] | None, tokenizer: CLIPTokenizer, dtype: torch.dtype) -> Any:
     from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(UNTRAINED_SEED)
         vae = AutoencoderKL(**_VAE)
         with _default_dtype(dtype):
-            unet = UNet2DConditionModel.from_config(config)
+            unet = UNet2DConditionModel.from_config(config) if config else None
             first, second = _text_encoders(tokenizer)
     scheduler = EulerDiscreteScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"

@@ -14,7 +14,11 @@ from runtime_py.backends import checked_inputs, unusable
 from runtime_py.bundle import Component
 
 ADAPTER_VERSION = 1
-_DTYPES = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
+_DTYPES = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(int32)": np.dtype(np.int32),
+}
 
 
 class OnnxSession:

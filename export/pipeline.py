@@ -1,0 +1,239 @@
+"""Export everything that a phone needs to make an image with any two LoRAs, as one bundle.
+
+    python -m export.pipeline --target onnx|coreml|executorch [--base miniature|sdxl|koala-700m|koala-1b|FOLDER]
+                              [--checkpoint H | --untrained] [--rank R] [--precision P] [--resolution PIXELS]
+                              [--batch 1|2] [--steps N] [--guidance G] [--out DIR]
+
+The merger, both text encoders, the UNet with adapter inputs, the VAE's decoder, the tokenizers, the scheduler's
+numbers, and golden tensors of each part and of a whole image. All of it is checked against PyTorch before it is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorarar.cli import EXIT_OK, Parser, Stopwatch, atomic_folder, run_command
+
+if TYPE_CHECKING:
+    from export.graph import ImageSize
+    from lorarar.checkpoints import LoadedHypernet
+    from lorarar.layout import Layout
+    from runtime_py.check import CheckRow
+
+Progress = Callable[[str], None]
+# Of the UNet, which is nearly all of a pipeline; the other parts are in the nearest that the target offers.
+PART_PRECISIONS = {"merger": "fp32", "text_encoder": "fp32", "text_encoder_2": "fp32", "vae_decoder": "fp32"}
+
+
+@dataclass(frozen=True)
+class PipelineOptions:
+    """What to make of a base. `rank` is that of one LoRA."""
+
+    target: str
+    precision: str  # the UNet's
+    rank: int
+    size: ImageSize
+    steps: int  # what an app starts with
+    guidance: float
+
+
+@dataclass(frozen=True)
+class Source:
+    """A base, loaded: a StableDiffusionXLPipeline, its layout, and the hypernetwork to merge with."""
+
+    pipeline: Any
+    layout: Layout
+    hypernet: LoadedHypernet
+
+
+def export_pipeline(
+    source: Source, options: PipelineOptions, out: Path, progress: Progress = lambda _: None
+) -> list[CheckRow]:
+    """Write the whole bundle to `out` and return its parity rows. Takes the source's networks over.
+
+    Raises InputError for what is not offered and FailedCheck when a part is not PyTorch's equal; `out` is then left as
+    it was.
+    """
+    from export.golden import write_image
+    from export.manifest import check_output, manifest, write_manifest
+    from export.parity import measure, measure_pipeline
+    from export.scheduling import scheduler_settings
+    from export.targets import find_target
+    from export.tolerance import tolerance
+
+    target = find_target(options.target)
+    tolerance("unet", target.name, options.precision)
+    check_output(out)
+    target.load()
+    settings = scheduler_settings(source.pipeline.scheduler)
+    with atomic_folder(out) as folder:
+        facts = _facts(source, options, settings, folder)
+        progress("drawing the golden image with diffusers")
+        facts["golden"] = write_image(source.pipeline, source.layout, options, folder)
+        entries = _write_parts(source, options, folder, progress)
+        data = manifest(target.name, options.precision, options.rank, source.layout, entries, source.hypernet)
+        data["pipeline"] = facts
+        write_manifest(folder, data)
+        rows = []
+        for name, entry in entries.items():
+            found = measure(folder, name, progress)
+            entry["parity"] = found[0].parity().to_json()
+            rows += found
+        whole = measure_pipeline(folder, progress)
+        facts["golden"]["parity"] = whole.parity().to_json()
+        write_manifest(folder, data)
+    return [*rows, whole]
+
+
+def _write_parts(source: Source, options: PipelineOptions, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Every component's files; their entries by name, in the order in which an app runs them."""
+    from export.components import write_component
+    from export.forms import suit
+    from export.golden import GOLDEN_PROMPT
+    from export.graph import merger_graph, text_graph, unet_graph, vae_graph
+    from export.parts import ImageReference, TextReference
+    from export.targets import find_target
+    from lorarar.merger import Merger
+
+    target, pipeline, layout = find_target(options.target), source.pipeline, source.layout
+    entries: dict[str, Any] = {}
+
+    def write(graph: Any, reference: Any = None, prepare: Callable[[], None] = lambda: None) -> None:
+        precision = PART_PRECISIONS.get(graph.name, options.precision)
+        entries[graph.name] = write_component(folder, graph, target, precision, progress, reference, prepare)
+
+    hypernet = source.hypernet.hypernet
+    write(merger_graph(hypernet, layout, target.name, options.rank), Merger(hypernet, layout))
+    for name, tokenizer in _tokenizers(pipeline).items():
+        model = getattr(pipeline, name)
+        tokens = tokenizer(GOLDEN_PROMPT, padding="max_length", max_length=tokenizer.model_max_length, truncation=True)
+        write(text_graph(name, model, tokens["input_ids"]), TextReference(model))
+        setattr(pipeline, name, None)
+    unet = pipeline.unet
+    write(unet_graph(unet, layout, options.rank, options.size), prepare=lambda: suit(unet, target.name))
+    vae = pipeline.vae
+    write(vae_graph(vae, options.size), ImageReference(vae), lambda: suit(vae, target.name))
+    return entries
+
+
+def _tokenizers(pipeline: Any) -> dict[str, Any]:
+    return {"text_encoder": pipeline.tokenizer, "text_encoder_2": pipeline.tokenizer_2}
+
+
+def _facts(source: Source, options: PipelineOptions, settings: Any, folder: Path) -> dict[str, Any]:
+    """The manifest's `pipeline` but for its golden image; writes the tokenizers' files."""
+    from dataclasses import asdict
+
+    from export.manifest import file_entry
+    from runtime_py.noise import NOISE, NOISE_TEXT
+
+    tokenizers = {}
+    for name, tokenizer in _tokenizers(source.pipeline).items():
+        path = folder / "tokenizers" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        tokenizer.backend_tokenizer.save(str(path))
+        tokenizers[name] = file_entry(folder, path) | {
+            "length": tokenizer.model_max_length,
+            "start": tokenizer.bos_token_id,
+            "end": tokenizer.eos_token_id,
+            "pad": tokenizer.pad_token_id,
+        }
+    return {
+        "pixels": options.size.pixels,
+        "steps": options.steps,
+        "guidance": options.guidance,
+        "negative": "zeros" if source.pipeline.config.force_zeros_for_empty_prompt else "empty",
+        "scheduler": asdict(settings),
+        "noise": {"name": NOISE, "text": NOISE_TEXT},
+        "tokenizers": tokenizers,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parse(argv)
+
+    from rich.console import Console
+
+    from export.targets import find_target
+    from export.tolerance import tolerance
+
+    target = find_target(args.target)
+    precision = args.precision or target.default_precision
+    tolerance("unet", target.name, precision)
+    watch, console = Stopwatch(), Console(stderr=True)
+    with console.status("reading the base") as status:
+        with watch.stage("load"):
+            source, options = _load(args, precision)
+        out = args.out or Path("build") / f"{source.layout.base}-{target.name}-{precision}"
+        with watch.stage("export and check"):
+            rows = export_pipeline(source, options, out, status.update)
+    _report(out, rows, args, watch)
+    return EXIT_OK
+
+
+def _load(args: Any, precision: str) -> tuple[Source, PipelineOptions]:
+    from export.graph import ImageSize
+    from export.hypernet import chosen_checkpoint, load_source
+    from lorarar.bases import load_layout
+    from lorarar.cli import missing_toolchain
+    from lorarar.training.settings import default_settings
+
+    try:
+        import torch
+
+        from lorarar.training.sources import image_side, open_pipeline, open_unet
+    except ModuleNotFoundError as error:
+        raise missing_toolchain(error.name or "torch", "train") from None
+    layout = load_layout(args.base)
+    checkpoint = chosen_checkpoint(args.base, args.checkpoint, args.untrained)
+    loaded = load_source(checkpoint, args.untrained and checkpoint is None, layout)
+    rank = default_settings(args.base).rank if args.rank is None else args.rank
+    unet, scale = open_unet(
+        args.base, args.untrained, torch.float16 if args.untrained and precision != "fp32" else None
+    )
+    pipeline = open_pipeline(args.base, args.untrained, torch.float32, unet=False)
+    pipeline.register_modules(unet=unet)
+    for network in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae, unet):
+        network.eval().requires_grad_(False)
+    pixels = image_side(unet, scale, args.resolution)
+    size = ImageSize(pixels, pixels // scale, args.batch)
+    options = PipelineOptions(args.target, precision, rank, size, args.steps, args.guidance)
+    return Source(pipeline, layout, loaded), options
+
+
+def _parse(argv: Sequence[str] | None) -> Any:
+    from lorarar.bases import BASES_HELP, DEFAULT_BASE
+
+    parser = Parser(prog="python -m export.pipeline", description=__doc__.split("\n\n")[0])
+    add = parser.add_argument
+    add("--target", required=True, help="onnx, coreml or executorch")
+    add("--base", default=DEFAULT_BASE, help=BASES_HELP)
+    add("--checkpoint", type=Path, metavar="FILE", help="a trained hypernetwork (default: the miniature's, for it)")
+    add("--untrained", action="store_true", help="seeded random weights for all, to try a named base's size out")
+    add("--rank", type=int, help="largest rank of a LoRA (default 64, the paper's; miniature 8)")
+    add("--precision", help="the UNet's: fp32 or fp16 (default: fp16 for coreml, fp32 for the others)")
+    add("--resolution", type=int, metavar="PIXELS", help="side of the image (default: the base's own)")
+    add("--batch", type=int, choices=(1, 2), default=2, help="2: guidance in one run of the UNet (default 2)")
+    add("--steps", type=int, default=25, metavar="N", help="denoising steps that apps start with (default 25)")
+    add("--guidance", type=float, default=4.0, metavar="G", help="guidance that apps start with (default 4)")
+    add("--out", type=Path, metavar="DIR", help="the bundle (default build/BASE-TARGET-PRECISION)")
+    return parser.parse_args(argv)
+
+
+def _report(out: Path, rows: list[CheckRow], args: Any, watch: Stopwatch) -> None:
+    from runtime_py.bundle import Bundle
+    from runtime_py.check import print_table
+
+    bundle = Bundle.open(out)
+    if args.untrained:
+        print("the base and the hypernetwork are UNTRAINED: random weights, which draw nothing")
+    print_table(bundle, rows)
+    size = sum(entry["bytes"] for entry in bundle.manifest["components"].values()) / 2**20
+    print(f"{out} ({size:.1f} MB), {watch}")
+
+
+if __name__ == "__main__":
+    run_command(main)

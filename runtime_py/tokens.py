@@ -1,0 +1,45 @@
+"""A prompt as CLIP's tokens, from the bundle's tokenizer.json (the format of the `tokenizers` library)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from lorarar.cli import InputError
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A prompt's tokens, padded, and the words that did not fit."""
+
+    ids: Int[np.ndarray, "1 length"]
+    cut: str
+
+
+class ClipTokenizer:
+    """Byte-level BPE over lower-case words between a start and an end token, padded to `length`."""
+
+    def __init__(self, path: Path, entry: Mapping[str, Any]) -> None:
+        from tokenizers import Tokenizer
+
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            raise InputError(f"{path}: not a tokenizer file ({error}); export the bundle again") from None
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self.length, self.start, self.end, self.pad = (int(entry[key]) for key in ("length", "start", "end", "pad"))
+
+    def __call__(self, prompt: str) -> Tokens:
+        encoded = self._tokenizer.encode(prompt, add_special_tokens=False)
+        room = self.length - 2
+        kept = encoded.ids[:room]
+        cut = prompt[encoded.offsets[room][0] :] if len(encoded.ids) > room else ""
+        ids = [self.start, *kept, self.end]
+        ids += [self.pad] * (self.length - len(ids))
+        return Tokens(np.array([ids], np.int32), cut)
