@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -41,6 +41,7 @@ class SchedulerSettings:
         return cls(**data)
 
 
+@runtime_checkable
 class Scheduler(Protocol):
     """A schedule of some steps. `step` i goes from timesteps[i] to the next."""
 

@@ -1,0 +1,261 @@
+"""Text to image from a bundle alone, against diffusers, for every target; and bundles that don't fit together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_lora
+from PIL import Image
+
+from export.graph import ImageSize, text_graph, vae_graph
+from export.hypernet import load_source
+from export.parts import ImageDecoder, ImageReference, TextEncoder, TextReference
+from export.pipeline import PipelineOptions, Source, export_pipeline, main
+from lorarar.bases import load_layout
+from lorarar.cli import InputError
+from lorarar.lora import write_lora
+from lorarar.merging import Options
+from lorarar.training.sources import open_pipeline
+from runtime_py.backends import open_session
+from runtime_py.bundle import Bundle
+from runtime_py.check import check_pipeline
+from runtime_py.generate import main as generate
+from runtime_py.merge import merge_with_bundle
+from runtime_py.noise import normal_noise
+from runtime_py.parity import psnr_db
+from runtime_py.pipeline import Pipeline, Request
+
+RANK = 3
+TARGETS = [("onnx", "fp32"), ("coreml", "fp16"), ("executorch", "fp32")]
+SMALL = ImageSize(pixels=32, latent=8, batch=2)
+
+
+def export(folder: Path, out: Path, target: str, precision: str, size: ImageSize = SMALL) -> Bundle:
+    layout = load_layout(str(folder))
+    pipeline = open_pipeline(str(folder), False, torch.float32)
+    source = Source(pipeline, layout, load_source(None, True, layout))
+    export_pipeline(source, PipelineOptions(target, precision, RANK, size, 4, 3.5), out)
+    return Bundle.open(out)
+
+
+@pytest.fixture(scope="module")
+def bundles(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Bundle]:
+    folder = tmp_path_factory.mktemp("pipelines")
+    return {target: export(tiny_pipeline, folder / target, target, precision) for target, precision in TARGETS}
+
+
+@pytest.fixture
+def loras(tiny_pipeline: Path, tmp_path: Path) -> tuple[Path, Path]:
+    layout = load_layout(str(tiny_pipeline))
+    paths = tmp_path / "content.safetensors", tmp_path / "style.safetensors"
+    for seed, path in enumerate(paths):
+        write_lora(random_lora(layout, (2,), seed, 0.3, 0.3), path)
+    return paths
+
+
+def drawn_by_diffusers(folder: Path, lora: Path | None, request: Request, negative: str | None = None) -> np.ndarray:
+    pipeline = open_pipeline(str(folder), False, torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    if lora is not None:
+        pipeline.load_lora_weights(str(lora))
+    return pipeline(
+        request.prompt,
+        negative_prompt=negative,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance,
+        latents=torch.from_numpy(normal_noise((1, 4, 8, 8), request.seed)),
+        output_type="np",
+    ).images[0]
+
+
+@pytest.mark.parametrize(("target", "precision"), TARGETS)
+def test_an_image_with_two_loras_is_what_diffusers_draws_with_the_merged_file(
+    tiny_pipeline: Path,
+    bundles: Mapping[str, Bundle],
+    loras: tuple[Path, Path],
+    tmp_path: Path,
+    target: str,
+    precision: str,
+) -> None:
+    from lorarar.lora import read_lora
+
+    bundle = bundles[target]
+    out = tmp_path / "image.png"
+    given = [str(bundle.path), "--content", str(loras[0]), "--style", str(loras[1]), "--prompt", "a sks dog"]
+    assert generate([*given, "--steps", "4", "--seed", "3", "-o", str(out)]) == 0
+    have = np.asarray(Image.open(out), np.float64) / 255
+    session = open_session(bundle, "merger")
+    merged = merge_with_bundle(bundle, session, *(read_lora(path) for path in loras), Options()).lora
+    write_lora(merged, tmp_path / "merged.safetensors")
+    request = Request("a sks dog", seed=3, steps=4, guidance=3.5)
+    want = drawn_by_diffusers(tiny_pipeline, tmp_path / "merged.safetensors", request)
+    base = drawn_by_diffusers(tiny_pipeline, None, request)
+    assert psnr_db(want, base) < 25, "the LoRAs must change the image, or the comparison says nothing"
+    # A byte's rounding alone is 59 dB.
+    assert psnr_db(want, have) > {"fp32": 55, "fp16": 38}[precision]
+
+
+def test_guidance_and_negative_prompts_are_diffusers(tiny_pipeline: Path, bundles: Mapping[str, Bundle]) -> None:
+    pipeline = Pipeline(bundles["onnx"], keep=True)
+    adapter = pipeline.adapter(None)
+    for guidance, negative in ((1.0, None), (3.0, None), (3.0, "a house"), (2.0, "")):
+        request = Request("a sks cat in watercolor style", 5, 3, guidance, negative)
+        have = pipeline.draw(request, adapter).pixels[0].transpose(1, 2, 0)
+        want = drawn_by_diffusers(tiny_pipeline, None, request, negative)
+        assert psnr_db(want, have) > 90, (guidance, negative)
+
+
+def test_a_unet_of_batch_1_draws_the_same(tiny_pipeline: Path, bundles: Mapping[str, Bundle], tmp_path: Path) -> None:
+    one = export(tiny_pipeline, tmp_path / "one", "onnx", "fp32", ImageSize(32, 8, 1))
+    request = Request("a sks dog", 2, 3, 4.0)
+    images = []
+    for bundle in (one, bundles["onnx"]):
+        pipeline = Pipeline(bundle)
+        images.append(pipeline.draw(request, pipeline.adapter(None)).pixels)
+    assert psnr_db(images[1], images[0]) > 100
+
+
+def test_seeds_differ_and_repeat(bundles: Mapping[str, Bundle]) -> None:
+    pipeline = Pipeline(bundles["onnx"], keep=True)
+    adapter = pipeline.adapter(None)
+    first, again, other = (pipeline.draw(Request("a", seed, 2), adapter).pixels for seed in (0, 0, 1))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("end", [None, 2])
+def test_a_text_encoder_is_transformers_in_every_row(tiny_pipeline: Path, end: int | None) -> None:
+    """`end` 2 is what old configs say; the highest token number is the end then."""
+    pipeline = open_pipeline(str(tiny_pipeline), False, torch.float32)
+    for name in ("text_encoder", "text_encoder_2"):
+        model = getattr(pipeline, name).eval()
+        if end is not None:
+            model.config.eos_token_id = end
+            getattr(model, "text_model", model).eos_token_id = end
+        graph, reference = TextEncoder(model), TextReference(model)
+        for prompt in ("", "a sks dog", "a house in line drawing style " * 30):
+            tokens = pipeline.tokenizer(prompt, padding="max_length", max_length=77, truncation=True)["input_ids"]
+            ids = torch.tensor([tokens], dtype=torch.int32)
+            with torch.inference_mode():
+                have, want = graph(ids), reference(ids)
+            assert set(have) == set(want) == set(text_graph(name, model, tokens).outputs)
+            for key in want:
+                torch.testing.assert_close(have[key], want[key], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_the_decoder_is_diffusers(tiny_pipeline: Path, statistics: bool) -> None:
+    vae = open_pipeline(str(tiny_pipeline), False, torch.float32).vae.eval()
+    if statistics:
+        vae.register_to_config(latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.5, 0.5, 2.0, 1.0])
+    latents = torch.randn(1, 4, 8, 8)
+    with torch.inference_mode():
+        have, want = ImageDecoder(vae)(latents)["image"], ImageReference(vae)(latents)["image"]
+    torch.testing.assert_close(have, want, rtol=1e-5, atol=1e-6)
+    assert tuple(have.shape) == vae_graph(vae, ImageSize(32, 8, 1)).outputs["image"]
+
+
+def linked(source: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A bundle of links to another's files, with a changed manifest."""
+    folder.mkdir()
+    for item in source.iterdir():
+        if item.name != "manifest.json":
+            (folder / item.name).symlink_to(item)
+    manifest = json.loads((source / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "no unet": (lambda m: m["components"].pop("unet"), "its pipeline has no unet"),
+    "no tokenizers": (lambda m: m["pipeline"].update(tokenizers={}), "breaks the schema"),
+    "unknown scheduler": (lambda m: m["pipeline"]["scheduler"].update(kind="lcm"), "breaks the schema"),
+    "extra scheduler option": (lambda m: m["pipeline"]["scheduler"].update(churn=1), "breaks the schema"),
+    "other size": (lambda m: m["pipeline"].update(pixels=64), "vae_decoder's image doesn't fit the other parts"),
+    "other length": (
+        lambda m: m["pipeline"]["tokenizers"]["text_encoder"].update(length=78),
+        "doesn't fit the other parts",
+    ),
+    "one encoder": (
+        lambda m: m["pipeline"]["tokenizers"].pop("text_encoder"),
+        "unet's encoder_hidden_states doesn't fit the other parts",
+    ),
+    "wrong tokenizer": (
+        lambda m: m["pipeline"]["tokenizers"]["text_encoder"].update(sha256="0" * 64),
+        "missing or outside|damaged or changed",
+    ),
+    "golden outside": (lambda m: m["pipeline"]["golden"].update(file="../x"), "breaks the schema"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_pipeline_whose_parts_do_not_fit_is_refused(bundles: Mapping[str, Bundle], tmp_path: Path, name: str) -> None:
+    change, message = CHANGES[name]
+    with pytest.raises(InputError, match=message):
+        Bundle.open(linked(bundles["onnx"].path, tmp_path / "bundle", change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["pipeline"]["scheduler"].update(spacing="leading"),
+        lambda m: m["pipeline"]["scheduler"].update(prediction="epsilon"),
+        lambda m: m["pipeline"]["scheduler"].update(beta_end=0.013),
+        lambda m: m["pipeline"].update(negative="empty"),
+        lambda m: m["pipeline"]["golden"].update(seed=2),
+        lambda m: m["pipeline"]["golden"].update(guidance=4.1),
+        lambda m: m["components"]["unet"]["golden"]["inputs"]["adapter_qo_32x32_down"].update(seed=999),
+    ],
+)
+def test_a_changed_pipeline_fails_its_check(
+    bundles: Mapping[str, Bundle], tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    bundle = bundles["onnx"]
+    assert check_pipeline(bundle).status == "passed"
+    altered = json.loads(json.dumps(dict(bundle.manifest)))
+    change(altered)
+    assert check_pipeline(Bundle(bundle.path, altered)).status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--steps", "0"], "--steps 0 is out of range; valid are 1 to 1000"),
+        (["--seed", "-1"], "--seed -1 is out of range; valid are 0 to 4294967295"),
+        (["--guidance", "0.5"], r"--guidance 0.5 is not possible; give 1 \(off\) or more"),
+        (["--style-scale", "0.5"], "--content-scale and --style-scale belong to a merge"),
+        (["--lora", "CONTENT", "--style", "STYLE"], "--lora is one whole LoRA, merged already"),
+        (["--content", "missing.safetensors"], "missing.safetensors"),
+        (["-o", "image.jpg"], "image.jpg: the image is a PNG; end its name with .png"),
+    ],
+)
+def test_bad_requests_are_told(
+    bundles: Mapping[str, Bundle], loras: tuple[Path, Path], tmp_path: Path, extra: list[str], message: str
+) -> None:
+    names = {"CONTENT": str(loras[0]), "STYLE": str(loras[1])}
+    given = [str(bundles["onnx"].path), "--prompt", "a", "-o", str(tmp_path / "out.png")]
+    with pytest.raises(InputError, match=message):
+        generate([*given, *(names.get(word, word) for word in extra)])
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_merger_alone_draws_nothing(bundle_folders: dict[tuple[str, str], Path], tmp_path: Path) -> None:
+    given = [str(bundle_folders["onnx", "fp32"]), "--prompt", "a", "-o", str(tmp_path / "out.png")]
+    with pytest.raises(
+        InputError, match=r"can't draw, it holds merger alone; make a whole one with  python -m export.p"
+    ):
+        generate(given)
+
+
+def test_the_command(tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bundle"
+    given = ["--target", "onnx", "--base", str(tiny_pipeline), "--rank", "2", "--out", str(out)]
+    with pytest.raises(InputError, match="give either --checkpoint FILE"):
+        main(given)
+    assert not out.exists()
