@@ -1,0 +1,161 @@
+"""The same image through several bundles, with each LoRA alone and both merged: one picture and one table.
+
+    python -m runtime_py.contact_sheet BUNDLE [BUNDLE …] --content L --style L --prompt P [--seed S] -o sheet.png
+
+Rows: the content LoRA alone, the style LoRA alone, their plain average (direct), the bundle's merger (learned).
+Columns: the bundles. The table gives each image's PSNR against the first bundle's, and where the time went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, atomic_file, run_command
+from lorarar.lora import LoRA, read_lora
+from lorarar.merging import Options, merge
+from runtime_py.bundle import Bundle
+from runtime_py.generate import merged_lora
+from runtime_py.parity import psnr_db
+from runtime_py.pipeline import Drawn, Pipeline, defaults
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SCALE = 2  # image pixels on the sheet for one of a small image
+SMALL = 256  # sides below this are enlarged
+MARGIN, LABEL = 6, 18  # pixels around images, and of a line of words
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One image of the sheet, and the seconds of its merge."""
+
+    drawn: Drawn
+    merge_s: float
+
+
+def _direct(bundle: Bundle, content: LoRA, style: LoRA) -> LoRA:
+    return merge(content, style, bundle.layout, "direct", Options()).lora
+
+
+ROWS: Mapping[str, Callable[[Bundle, LoRA, LoRA], LoRA | None]] = {
+    "content": lambda bundle, content, style: content,
+    "style": lambda bundle, content, style: style,
+    "direct": _direct,
+    "learned": lambda bundle, content, style: merged_lora(bundle, [content, style], 1.0, 1.0),
+}
+"""What is put on the UNet in each row of the sheet."""
+
+
+def draw_column(
+    bundle: Bundle, content: LoRA, style: LoRA, prompt: str, options: Mapping[str, Any], report: Callable[[str], None]
+) -> dict[str, Cell]:
+    """Every row's image through one bundle; its networks are loaded once, and only the adapter changes."""
+    pipeline, request = Pipeline(bundle, keep=True), defaults(bundle, prompt, **options)
+    cells = {}
+    for row, lora_of in ROWS.items():
+        watch = Stopwatch()
+        with watch.stage("merge"):
+            adapter = pipeline.adapter(lora_of(bundle, content, style))
+        drawn = pipeline.draw(
+            request, adapter, lambda stage, done, total, row=row: report(f"{row}: {stage} {done}/{total}")
+        )  # type: ignore[misc]
+        cells[row] = Cell(drawn, watch.seconds["merge"])
+    return cells
+
+
+def sheet(columns: Mapping[str, Mapping[str, Cell]]) -> Image:
+    """The picture: a column a bundle, a row an adapter, with their names."""
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
+
+    first = next(iter(next(iter(columns.values())).values())).drawn.image
+    side = first.shape[0] * (SCALE if first.shape[0] < SMALL else 1)
+    left = 60
+    width = left + len(columns) * (side + MARGIN) + MARGIN
+    height = LABEL + len(ROWS) * (side + MARGIN) + MARGIN
+    picture = Pillow.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(picture)
+    for x, (name, cells) in enumerate(columns.items()):
+        at = left + x * (side + MARGIN)
+        pen.text((at, 3), name, fill="black")
+        for y, row in enumerate(ROWS):
+            top = LABEL + y * (side + MARGIN)
+            pen.text((4, top + side // 2), row, fill="black")
+            small = Pillow.fromarray(cells[row].drawn.image)
+            picture.paste(small.resize((side, side), Pillow.Resampling.LANCZOS), (at, top))
+    return picture
+
+
+def print_table(columns: Mapping[str, Mapping[str, Cell]]) -> None:
+    """Each image against the first bundle's, and its times."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="the same seed through every bundle")
+    for column in ("bundle", "row", "PSNR to the first", "merge s", "text s", "steps s", "decode s"):
+        table.add_column(column, justify="left" if column in ("bundle", "row") else "right")
+    reference = next(iter(columns.values()))
+    for name, cells in columns.items():
+        for row, cell in cells.items():
+            drawn, seconds = cell.drawn, cell.drawn.watch.seconds
+            value = psnr_db(reference[row].drawn.pixels, drawn.pixels)
+            shown = f"{value:.1f} dB" if np.isfinite(value) else "equal"
+            times = (f"{seconds[stage]:.2f}" for stage in ("text", "steps", "decode"))
+            table.add_row(name, row, shown, f"{cell.merge_s:.3f}", *times)
+    Console().print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parse(argv)
+    if args.output.suffix.lower() != ".png":
+        raise InputError(f"{args.output}: the sheet is a PNG; end its name with .png")
+
+    from rich.console import Console
+
+    content, style = read_lora(args.content), read_lora(args.style)
+    options = {"seed": args.seed, "steps": args.steps, "guidance": args.guidance}
+    columns: dict[str, dict[str, Cell]] = {}
+    with Console(stderr=True).status("") as status:
+        for path in args.bundles:
+            status.update(f"{path}: opening and verifying")
+            bundle = Bundle.open(path)
+            name = f"{bundle.manifest['target']} {bundle.manifest['precision']}"
+            name = name if name not in columns else f"{name} ({path.name})"
+            columns[name] = draw_column(
+                bundle,
+                content,
+                style,
+                args.prompt,
+                options,
+                lambda text, name=name: status.update(f"{name}: {text}"),  # type: ignore[misc]
+            )
+        picture = sheet(columns)
+        with atomic_file(args.output) as temporary:
+            picture.save(temporary, format="PNG")
+    print_table(columns)
+    print(f"{args.output}: “{args.prompt}”")
+    return EXIT_OK
+
+
+def _parse(argv: Sequence[str] | None) -> Any:
+    parser = Parser(prog="python -m runtime_py.contact_sheet", description=__doc__.split("\n\n")[0])
+    add = parser.add_argument
+    add("bundles", type=Path, nargs="+", metavar="BUNDLE", help="bundles of export.pipeline, one a column")
+    add("--content", type=Path, required=True, metavar="LORA", help="the content LoRA")
+    add("--style", type=Path, required=True, metavar="LORA", help="the style LoRA")
+    add("--prompt", required=True, help="what to draw in every image")
+    add("--steps", type=int, metavar="N", help="denoising steps (default: each bundle's)")
+    add("--guidance", type=float, metavar="G", help="classifier-free guidance (default: each bundle's)")
+    add("--seed", type=int, default=0, metavar="S", help="of the noise (default 0)")
+    add("-o", "--output", type=Path, required=True, metavar="PNG", help="the sheet")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run_command(main)
