@@ -82,7 +82,7 @@ class AdaptedUNet(nn.Module):
         return {"noise_pred": noise}
 
     def _rows(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        factors = {}
+        factors: dict[str, tuple[Tensor, Tensor]] = {}
         for group in self.layout.groups if self.layout else ():
             down, up = tensors[f"adapter_{group.down}"], tensors[f"adapter_{group.up}"]
             factors |= {module: (down[row : row + 1], up[row : row + 1]) for row, module in enumerate(group.modules)}

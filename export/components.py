@@ -10,7 +10,7 @@ from torch import nn
 
 from export.golden import golden_recipe, write_golden
 from export.graph import Graph
-from export.manifest import DTYPES, component_entry
+from export.manifest import component_entry, io_dtype
 from export.targets import Target
 from export.tolerance import tolerance
 
@@ -40,5 +40,5 @@ def write_component(
     progress(f"{graph.name}: converting to {target.name}")
     prepare()
     convert(graph, precision, folder / artifact)
-    dtype = DTYPES[precision]
+    dtype = io_dtype(target.name, precision)
     return component_entry(folder, graph, artifact, golden, recipe, allowed, dtype, target.dynamic_rank)

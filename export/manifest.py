@@ -20,10 +20,16 @@ from runtime_py.golden import GENERATOR, GENERATOR_TEXT
 from runtime_py.parity import Parity, Tolerance
 
 SCHEMA_VERSION = 1
-DTYPES = {"fp32": "float32", "fp16": "float16"}
-"""Precision → the type of an artifact's inputs and outputs, but for those that stay as they are in every precision."""
-_KEPT = {torch.float32: "float32", torch.int32: "int32"}
+_KEPT: dict[torch.dtype | None, str] = {torch.float32: "float32", torch.int32: "int32"}
 NOT_RUN = Parity("not_run", "being exported", None, None, "", "", "")
+
+
+def io_dtype(target: str, precision: str) -> str:
+    """The type of an artifact's inputs and outputs, but for those that stay as they are in every precision.
+
+    Weights of few bits are for the base alone; Core ML's are made from its fp16 program.
+    """
+    return "float16" if precision == "fp16" or (target == "coreml" and precision != "fp32") else "float32"
 
 
 def check_output(out: Path) -> None:

@@ -29,7 +29,7 @@ class TextEncoder(nn.Module):
         self.end: int = model.config.eos_token_id
         length = model.config.max_position_embeddings
         mask = torch.full((length, length), MASKED).triu(1)
-        self.register_buffer("mask", mask, persistent=False)
+        self.mask = nn.Buffer(mask, persistent=False)
 
     def forward(self, input_ids: Int[Tensor, "1 tokens"]) -> dict[str, Tensor]:
         """{"hidden_states": (1, tokens, d)} and perhaps {"text_embeds": (1, p)}."""
@@ -74,8 +74,9 @@ class ImageDecoder(nn.Module):
         known = mean is not None and spread is not None
         channels = (1, vae.config.latent_channels, 1, 1)
         factor = torch.tensor(spread if known else [1.0] * channels[1]).reshape(channels) / vae.config.scaling_factor
-        self.register_buffer("factor", factor, persistent=False)
-        self.register_buffer("mean", torch.tensor(mean if known else [0.0] * channels[1]).reshape(channels), False)
+        self.factor = nn.Buffer(factor, persistent=False)
+        mean = torch.tensor(mean if known else [0.0] * channels[1]).reshape(channels)
+        self.mean = nn.Buffer(mean, persistent=False)
 
     def forward(self, latents: Float[Tensor, "1 4 h w"]) -> dict[str, Float[Tensor, "1 3 y x"]]:
         x = latents * self.factor + self.mean

@@ -214,7 +214,10 @@ def _parse(argv: Sequence[str] | None) -> Any:
     add("--checkpoint", type=Path, metavar="FILE", help="a trained hypernetwork (default: the miniature's, for it)")
     add("--untrained", action="store_true", help="seeded random weights for all, to try a named base's size out")
     add("--rank", type=int, help="largest rank of a LoRA (default 64, the paper's; miniature 8)")
-    add("--precision", help="the UNet's: fp32 or fp16 (default: fp16 for coreml, fp32 for the others)")
+    add(
+        "--precision",
+        help="the UNet's: fp32, fp16, w8, w6, w4 as the target has them (default: fp16 for coreml, else fp32)",
+    )
     add("--resolution", type=int, metavar="PIXELS", help="side of the image (default: the base's own)")
     add("--batch", type=int, choices=(1, 2), default=2, help="2: guidance in one run of the UNet (default 2)")
     add("--steps", type=int, default=25, metavar="N", help="denoising steps that apps start with (default 25)")

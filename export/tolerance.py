@@ -16,13 +16,28 @@ _FP16_MERGER = Tolerance(psnr_db=60.0, max_error=2e-3)
 _UNET = {
     "fp32": Tolerance(psnr_db=100.0, max_error=1e-4),
     "fp16": Tolerance(psnr_db=60.0, max_error=1e-2),
+    "w8": Tolerance(psnr_db=45.0, max_error=0.05),
+    "w6": Tolerance(psnr_db=35.0, max_error=0.15),
+    "w4": Tolerance(psnr_db=25.0, max_error=0.4),
+}
+# What each target has, and how: ONNX Runtime's MatMulNBits (8 and 4 bits), Core ML's linear 8 bits and palettes of 6
+# and 4.
+UNET_PRECISIONS: dict[str, tuple[str, ...]] = {
+    "onnx": ("fp32", "fp16", "w8", "w4"),
+    "coreml": ("fp16", "fp32", "w8", "w6", "w4"),
+    "executorch": ("fp32",),
 }
 
 _PARTS = ("text_encoder", "text_encoder_2", "vae_decoder")
 _PART = Tolerance(psnr_db=100.0, max_error=1e-4)
 # A whole image by the precision of its UNet, whose errors grow from step to step; at 40 dB no eye sees a difference.
-_IMAGE = {"fp32": Tolerance(psnr_db=80.0, max_error=2e-3), "fp16": Tolerance(psnr_db=40.0, max_error=0.1)}
-_PIPELINES = (("onnx", "fp32"), ("onnx", "fp16"), ("coreml", "fp32"), ("coreml", "fp16"), ("executorch", "fp32"))
+_IMAGE = {
+    "fp32": Tolerance(psnr_db=80.0, max_error=2e-3),
+    "fp16": Tolerance(psnr_db=40.0, max_error=0.1),
+    "w8": Tolerance(psnr_db=30.0, max_error=0.25),
+    "w6": Tolerance(psnr_db=25.0, max_error=0.4),
+    "w4": Tolerance(psnr_db=20.0, max_error=0.5),
+}
 
 TOLERANCES: dict[tuple[str, str, str], Tolerance] = {
     ("merger", "onnx", "fp32"): _FP32_MERGER,
@@ -30,13 +45,9 @@ TOLERANCES: dict[tuple[str, str, str], Tolerance] = {
     ("merger", "coreml", "fp32"): _FP32_MERGER,
     ("merger", "coreml", "fp16"): _FP16_MERGER,
     ("merger", "executorch", "fp32"): _FP32_MERGER,
-    ("unet", "onnx", "fp32"): _UNET["fp32"],
-    ("unet", "onnx", "fp16"): _UNET["fp16"],
-    ("unet", "coreml", "fp32"): _UNET["fp32"],
-    ("unet", "coreml", "fp16"): _UNET["fp16"],
-    ("unet", "executorch", "fp32"): _UNET["fp32"],
+    **{("unet", target, name): _UNET[name] for target, names in UNET_PRECISIONS.items() for name in names},
     **{(part, target, "fp32"): _PART for part in _PARTS for target in ("onnx", "coreml", "executorch")},
-    **{("pipeline", target, precision): _IMAGE[precision] for target, precision in _PIPELINES},
+    **{("pipeline", target, name): _IMAGE[name] for target, names in UNET_PRECISIONS.items() for name in names},
 }
 
 

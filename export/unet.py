@@ -122,7 +122,7 @@ def _parse(argv: Sequence[str] | None) -> Any:
     add("--base", default=DEFAULT_BASE, help=BASES_HELP)
     add("--untrained", action="store_true", help="a named base with seeded random weights, to try its size out")
     add("--rank", type=int, help="largest rank of a LoRA (default 64, the paper's; miniature 8)")
-    add("--precision", help="fp32 or fp16 (default: fp16 for coreml, fp32 for the others)")
+    add("--precision", help="fp32, fp16, w8, w6 or w4, as the target has them (default: fp16 for coreml, else fp32)")
     add("--resolution", type=int, metavar="PIXELS", help="side of the image (default: the base's own)")
     add("--batch", type=int, choices=(1, 2), default=1, help="2: with guidance, both prompts in one run (default 1)")
     add("--fused", type=Path, metavar="LORA", help="add this LoRA into the weights instead of adapter inputs")

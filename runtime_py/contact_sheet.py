@@ -21,7 +21,7 @@ from lorarar.merging import Options, merge
 from runtime_py.bundle import Bundle
 from runtime_py.generate import merged_lora
 from runtime_py.parity import psnr_db
-from runtime_py.pipeline import Drawn, Pipeline, defaults
+from runtime_py.pipeline import Drawn, Pipeline, Report, defaults
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,11 +62,12 @@ def draw_column(
         watch = Stopwatch()
         with watch.stage("merge"):
             adapter = pipeline.adapter(lora_of(bundle, content, style))
-        drawn = pipeline.draw(
-            request, adapter, lambda stage, done, total, row=row: report(f"{row}: {stage} {done}/{total}")
-        )  # type: ignore[misc]
-        cells[row] = Cell(drawn, watch.seconds["merge"])
+        cells[row] = Cell(pipeline.draw(request, adapter, _told(report, row)), watch.seconds["merge"])
     return cells
+
+
+def _told(report: Callable[[str], None], row: str) -> Report:
+    return lambda stage, done, total: report(f"{row}: {stage} {done}/{total}")
 
 
 def sheet(columns: Mapping[str, Mapping[str, Cell]]) -> Image:

@@ -44,6 +44,15 @@ def test_export_and_check(target: str, base: str, tmp_path: Path, capsys: pytest
     assert exported <= SECONDS
 
 
+@pytest.mark.parametrize(("target", "precision"), [("coreml", "w6"), ("coreml", "w4")])
+def test_palettes_of_the_miniature(target: str, precision: str, tmp_path: Path) -> None:
+    """Every other precision of a UNet is tested on a tiny one."""
+    out = tmp_path / "bundle"
+    run("export.unet", "--target", target, "--precision", precision, "--out", str(out))
+    run("runtime_py.check", str(out), "--json", str(tmp_path / "rows.json"))
+    assert {row["status"] for row in json.loads((tmp_path / "rows.json").read_text())} == {"passed"}
+
+
 def run(module: str, *arguments: str) -> None:
     result = subprocess.run(
         [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False, cwd=ROOT

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import coremltools as ct
+import coremltools.optimize.coreml as cto
 import numpy as np
 import torch
 from coremltools.proto import Model_pb2
@@ -19,9 +20,9 @@ from lorarar.cli import quiet_toolchains
 
 def convert(graph: Graph, precision: str, path: Path) -> None:
     """Convert and save. In fp16 the inputs and outputs are fp16 too, so that no cast stands at the border."""
-    half = precision == "fp16"
+    half = precision != "fp32"
     dtype = np.float16 if half else np.float32
-    kept = {torch.float32: np.float32, torch.int32: np.int32}
+    kept: dict[torch.dtype | None, Any] = {torch.float32: np.float32, torch.int32: np.int32}
     types = {name: kept.get(graph.kept.get(name), dtype) for name in graph.inputs}
     program = trace(graph, torch.float32)
     with quiet_toolchains():
@@ -34,8 +35,40 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
             compute_precision=ct.transform.FP16ComputePrecision(_not_of_time) if half else ct.precision.FLOAT32,
             skip_model_load=True,
         )
+        model = _compressed(model, precision)
     model.save(str(path))
     _same_input_same_bytes(path)
+
+
+_PALETTE_BITS = {"w6": 6, "w4": 4}
+_LEAST_WEIGHTS = 2048  # smaller weights stay as they are: norms and biases, which decide much and save nothing
+# So do the first and last layers and the embedding of time and size: all that is drawn goes through them, and they are
+# a hundredth of the weights.
+_DECISIVE = ("unet_conv_in_", "unet_conv_out_", "unet_time_embedding_", "unet_add_embedding_")
+
+
+def _compressed(model: Any, precision: str) -> Any:
+    """The fp16 program with weights of few bits: linear int8, or palettes by k-means, of 6 bits for convolutions.
+
+    k-means gains 4 to 17 dB over uniform steps on weights that are spread as trained ones are.
+    """
+    if precision == "w8":
+        linear = cto.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=_LEAST_WEIGHTS)
+        return cto.linear_quantize_weights(model, _but_for_decisive(model, linear))
+    if precision in _PALETTE_BITS:
+        linears, convolutions = (
+            cto.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=_LEAST_WEIGHTS)
+            for bits in (_PALETTE_BITS[precision], 6)
+        )
+        config = _but_for_decisive(model, linears)
+        config.set_op_type("conv", convolutions)
+        return cto.palettize_weights(model, config)
+    return model
+
+
+def _but_for_decisive(model: Any, config: Any) -> Any:
+    names = [name for name in cto.get_weights_metadata(model) if any(part in name for part in _DECISIVE)]
+    return cto.OptimizationConfig(config, op_name_configs=dict.fromkeys(names))
 
 
 _TIME_STEPS = 6  # operations from a timestep to its sine, at most

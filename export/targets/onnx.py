@@ -8,10 +8,12 @@ import onnx
 import torch
 
 from export.graph import Graph
+from export.targets.onnx_weights import quantize_weights
 from export.targets.trace import trace
 from lorarar.cli import quiet_toolchains
 
 OPSET = 20
+BITS = {"w8": 8, "w4": 4}
 
 
 def convert(graph: Graph, precision: str, path: Path) -> None:
@@ -28,6 +30,9 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
         )
     assert program is not None
     model = program.model_proto
+    if precision in BITS:
+        with quiet_toolchains():
+            model = quantize_weights(model, BITS[precision])
     _default_to_nothing(graph, model, dtype)
     onnx.checker.check_model(model)
     onnx.save(model, path)
