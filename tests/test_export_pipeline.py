@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from export.hypernet import load_source
 from export.parts import ImageDecoder, ImageReference, TextEncoder, TextReference
 from export.pipeline import PipelineOptions, Source, export_pipeline, main
 from lorarar.bases import load_layout
-from lorarar.cli import InputError
+from lorarar.cli import InputError, quiet_toolchains
 from lorarar.lora import write_lora
 from lorarar.merging import Options
 from lorarar.training.sources import open_pipeline
@@ -44,10 +45,21 @@ def export(folder: Path, out: Path, target: str, precision: str, size: ImageSize
     return Bundle.open(out)
 
 
+class Bundles(dict[str, Bundle]):
+    """By target; each is exported when a test first asks for it."""
+
+    def __init__(self, base: Path, folder: Path) -> None:
+        super().__init__()
+        self.base, self.folder = base, folder
+
+    def __missing__(self, target: str) -> Bundle:
+        self[target] = export(self.base, self.folder / target, target, dict(TARGETS)[target])
+        return self[target]
+
+
 @pytest.fixture(scope="module")
 def bundles(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Bundle]:
-    folder = tmp_path_factory.mktemp("pipelines")
-    return {target: export(tiny_pipeline, folder / target, target, precision) for target, precision in TARGETS}
+    return Bundles(tiny_pipeline, tmp_path_factory.mktemp("pipelines"))
 
 
 @pytest.fixture
@@ -64,14 +76,15 @@ def drawn_by_diffusers(folder: Path, lora: Path | None, request: Request, negati
     pipeline.set_progress_bar_config(disable=True)
     if lora is not None:
         pipeline.load_lora_weights(str(lora))
-    return pipeline(
-        request.prompt,
-        negative_prompt=negative,
-        num_inference_steps=request.steps,
-        guidance_scale=request.guidance,
-        latents=torch.from_numpy(normal_noise((1, 4, 8, 8), request.seed)),
-        output_type="np",
-    ).images[0]
+    with quiet_toolchains():  # diffusers' schedulers use numpy in a way that it warns of
+        return pipeline(
+            request.prompt,
+            negative_prompt=negative,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance,
+            latents=torch.from_numpy(normal_noise((1, 4, 8, 8), request.seed)),
+            output_type="np",
+        ).images[0]
 
 
 @pytest.mark.parametrize(("target", "precision"), TARGETS)
@@ -160,12 +173,9 @@ def test_the_decoder_is_diffusers(tiny_pipeline: Path, statistics: bool) -> None
     assert tuple(have.shape) == vae_graph(vae, ImageSize(32, 8, 1)).outputs["image"]
 
 
-def linked(source: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    """A bundle of links to another's files, with a changed manifest."""
-    folder.mkdir()
-    for item in source.iterdir():
-        if item.name != "manifest.json":
-            (folder / item.name).symlink_to(item)
+def copied(source: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of a bundle with a changed manifest."""
+    shutil.copytree(source, folder)
     manifest = json.loads((source / "manifest.json").read_text())
     change(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -198,7 +208,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 def test_a_pipeline_whose_parts_do_not_fit_is_refused(bundles: Mapping[str, Bundle], tmp_path: Path, name: str) -> None:
     change, message = CHANGES[name]
     with pytest.raises(InputError, match=message):
-        Bundle.open(linked(bundles["onnx"].path, tmp_path / "bundle", change))
+        Bundle.open(copied(bundles["onnx"].path, tmp_path / "bundle", change))
 
 
 @pytest.mark.parametrize(

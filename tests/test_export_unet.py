@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -238,10 +239,7 @@ def test_a_bundle_of_a_unet_checks_itself(
 def test_adapters_of_another_layout_are_refused(bundles: Mapping[tuple[str, str], Bundle], tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     source = bundles["onnx", "fp32"].path
-    folder.mkdir()
-    for item in source.iterdir():
-        (folder / item.name).symlink_to(item.resolve())
-    (folder / "manifest.json").unlink()
+    shutil.copytree(source, folder)
     manifest = json.loads((source / "manifest.json").read_text())
     unet = manifest["components"]["unet"]
     dropped = next(tensor["name"] for tensor in unet["inputs"] if tensor["name"].startswith("adapter_"))

@@ -151,7 +151,7 @@ def test_a_lora_of_a_larger_base_is_warned_about(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "learned needs a hypernetwork: give --hypernet FILE, or --untrained to try it out"),
+        ([], "learned needs a hypernetwork for tiny: give --hypernet FILE, or --untrained to try it out"),
         (["--hypernet", "hyper.safetensors", "--untrained"], "--hypernet and --untrained exclude each other"),
         (["--hypernet", "nowhere.safetensors"], "nowhere.safetensors: no such checkpoint"),
         (["--method", "direct", "--untrained"], "direct uses no hypernetwork; leave --hypernet and --untrained out"),

@@ -100,13 +100,18 @@ def test_noise_by_the_formula(components: Components, pipe: Any) -> None:
     timesteps = torch.tensor([0, 700])
     first, last = (pipe.scheduler.config[name] ** 0.5 for name in ("beta_start", "beta_end"))
     betas = torch.linspace(first, last, 1000, dtype=torch.float64) ** 2
-    kept = torch.cumprod(1 - betas, 0)[timesteps][:, None, None, None]
+    roots = torch.cumprod(1 - betas, 0).sqrt()
+    # Rescaled so that nothing is left of the signal at the end (arXiv 2305.08891, Algorithm 1).
+    roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
+    kept = (roots**2)[timesteps][:, None, None, None]
     signal, spread = kept.sqrt(), (1 - kept).sqrt()
     by_hand = (signal * latents + spread * noise).float()
     torch.testing.assert_close(noise_latents(components, latents, noise, timesteps), by_hand)
-    assert torch.equal(target(components, latents, noise, timesteps), noise)
 
     from diffusers import DDPMScheduler
+
+    plain = Components(**vars(components) | {"noise": with_prediction(components, "epsilon")})
+    assert torch.equal(target(plain, latents, noise, timesteps), noise)
 
     velocity = Components(**vars(components) | {"noise": with_prediction(components, "v_prediction")})
     assert isinstance(velocity.noise, DDPMScheduler)
