@@ -54,7 +54,7 @@ SEED = 7
 SMALL = Widths(8, (8, 16, 16), (1, 1, 1))
 TINY = JudgePlan(
     drawings=CHUNK,
-    schedule=Schedule(steps=16, rate=6e-3, warmup=4),
+    schedule=Schedule(steps=130, rate=6e-3, warmup=4),
     trials=26,
     subject=SMALL,
     style=SMALL,
