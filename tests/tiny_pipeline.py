@@ -61,7 +61,9 @@ def save_tiny_dataset(
             raw[f"{kind}s"].append({"name": name, "group": f"group_{number % 2}", "images": paths, "lora": lora, **own})
             if layout is not None:
                 (folder / "loras").mkdir(exist_ok=True)
-                write_lora(random_lora(layout, (2,), seed * 1000 + number + 500 * (kind == "style"), 0.1), folder / lora)
+                write_lora(
+                    random_lora(layout, (2,), seed * 1000 + number + 500 * (kind == "style"), 0.1), folder / lora
+                )
     raw["splits"] = {"paper": {"contents": parts("content", contents), "styles": parts("style", styles)}}
     (folder / "dataset.json").write_text(json.dumps(raw, indent=1))
     return folder
