@@ -47,8 +47,7 @@ def export_hypernet(
     target = find_target(target_name)
     precision = precision or target.default_precision
     tolerance("merger", target.name, precision)
-    if not 1 <= rank <= MAX_RANK:
-        raise InputError(f"--rank {rank} is out of range; valid are 1 to {MAX_RANK}")
+    check_rank(rank)
     for group in layout.part("qo"):
         loaded.hypernet.input_layer(group.out_features)
     check_output(out)
@@ -62,6 +61,21 @@ def export_hypernet(
         entry["parity"] = rows[0].parity().to_json()
         write_manifest(folder, data)
     return rows
+
+
+def check_rank(rank: int) -> None:
+    """InputError for a LoRA's rank that no export takes."""
+    if not 1 <= rank <= MAX_RANK:
+        raise InputError(f"--rank {rank} is out of range; valid are 1 to {MAX_RANK}")
+
+
+def chosen_rank(base: str, given: int | None) -> int:
+    """The rank given, checked; without one, that of the LoRAs that are trained for the base by default."""
+    from lorarar.training.settings import default_settings
+
+    rank = default_settings(base).rank if given is None else given
+    check_rank(rank)
+    return rank
 
 
 def chosen_checkpoint(base: str, given: Path | None, untrained: bool) -> Path | None:
@@ -107,7 +121,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from export.targets import find_target
     from lorarar.bases import load_layout
-    from lorarar.training.settings import default_settings
 
     target = find_target(options.target)
     precision = options.precision or target.default_precision
@@ -117,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoint = chosen_checkpoint(options.base, options.checkpoint, options.untrained)
         loaded = load_source(checkpoint, options.untrained, layout)
         out = options.out or Path("build") / f"merger-{layout.base}-{target.name}-{precision}"
-        rank = default_settings(options.base).rank if options.rank is None else options.rank
+        rank = chosen_rank(options.base, options.rank)
         rows = export_hypernet(target.name, layout, loaded, out, rank, precision, status.update)
     _report(out, loaded, rows, target.dynamic_rank, rank)
     return EXIT_OK

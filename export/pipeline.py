@@ -176,10 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _load(args: Any, precision: str) -> tuple[Source, PipelineOptions]:
     from export.graph import ImageSize
-    from export.hypernet import chosen_checkpoint, load_source
+    from export.hypernet import chosen_checkpoint, chosen_rank, load_source
     from lorarar.bases import load_layout
     from lorarar.cli import missing_toolchain
-    from lorarar.training.settings import default_settings
 
     try:
         import torch
@@ -190,7 +189,7 @@ def _load(args: Any, precision: str) -> tuple[Source, PipelineOptions]:
     layout = load_layout(args.base)
     checkpoint = chosen_checkpoint(args.base, args.checkpoint, args.untrained)
     loaded = load_source(checkpoint, args.untrained and checkpoint is None, layout)
-    rank = default_settings(args.base).rank if args.rank is None else args.rank
+    rank = chosen_rank(args.base, args.rank)
     unet, scale = open_unet(
         args.base, args.untrained, torch.float16 if args.untrained and precision != "fp32" else None
     )

@@ -15,15 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, atomic_folder, run_command
+from lorarar.cli import EXIT_OK, Parser, Stopwatch, atomic_folder, run_command
 
 if TYPE_CHECKING:
     from export.graph import ImageSize
     from lorarar.layout import Layout
     from lorarar.lora import LoRA
     from runtime_py.check import CheckRow
-
-MAX_RANK = 512
 
 
 @dataclass(frozen=True)
@@ -80,19 +78,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from export.graph import ImageSize
+    from export.hypernet import chosen_rank
     from export.targets import find_target
     from export.tolerance import tolerance
     from lorarar.bases import load_layout
     from lorarar.cli import missing_toolchain
     from lorarar.lora import read_lora
-    from lorarar.training.settings import default_settings
 
     target = find_target(args.target)
     precision = args.precision or target.default_precision
     tolerance("unet", target.name, precision)
-    rank = default_settings(args.base).rank if args.rank is None else args.rank
-    if not 1 <= rank <= MAX_RANK:
-        raise InputError(f"--rank {rank} is out of range; valid are 1 to {MAX_RANK}")
+    rank = chosen_rank(args.base, args.rank)
     try:
         from lorarar.training.sources import image_side, open_unet
     except ModuleNotFoundError as error:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from lorarar.cli import InputError, Stopwatch
-from lorarar.layout import Adapter, pack
+from lorarar.layout import Adapter, fixed, pack, rank_sizes
 from lorarar.lora import LoRA
 from runtime_py.backends import Session, open_session
 from runtime_py.bundle import Bundle
@@ -101,17 +101,14 @@ class Pipeline:
     def adapter(self, lora: LoRA | None) -> Adapter:
         """A LoRA as the UNet's inputs, by name; zeros without one. InputError when its rank is too large."""
         specs = [spec for spec in self.bundle.component("unet").inputs if spec.name.startswith("adapter_")]
-        rank = 2 * self.bundle.rank
+        sizes = rank_sizes(self.bundle.rank)
         if lora is None:
-            shapes = {
-                spec.name: tuple(rank if isinstance(size, str) else size for size in spec.shape) for spec in specs
-            }
-            return {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in specs}
+            return {spec.name: np.zeros(fixed(spec.shape, sizes), spec.dtype) for spec in specs}
         if not specs:
             raise InputError(
                 f"{self.bundle.path}: its UNet takes no adapter, a LoRA is fused into it; export it without"
             )
-        packed = pack(lora, self.bundle.layout, rank, specs[0].dtype).adapter
+        packed = pack(lora, self.bundle.layout, sizes["merged_rank"], specs[0].dtype).adapter
         return {f"adapter_{name}": tensor for name, tensor in packed.items()}
 
     def draw(self, request: Request, adapter: Adapter, report: Report = lambda *_: None) -> Drawn:
