@@ -4,7 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 OUT := build/quickstart
-BASE := koala-700m
+# A subject and a style that the shipped hypernetwork was not trained on.
+DATASET := models/miniature/dataset
+CONTENT := $(DATASET)/loras/contents/cat_2.safetensors
+STYLE := $(DATASET)/loras/styles/glowing.safetensors
+IMAGES := --content-image $(DATASET)/images/contents/cat_2_0.png --style-image $(DATASET)/images/styles/glowing.png
+PROMPT := "a sks cat in glowing style"
 
 .PHONY: quickstart test test-full lint clean
 
@@ -16,21 +21,22 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
 	@touch $@
 
-quickstart: $(READY)  ## the main job: export ×3, check, merge two LoRAs in two dialects, show the coefficients
+quickstart: $(READY)  ## the main job: export ×3, check, merge two LoRAs, draw the image, each target beside the others
 	@mkdir -p $(OUT)
-	$(BIN)/python -m lorarar.synthetic --base $(BASE) --rank 16 --seed 1 --dialect kohya -o $(OUT)/content.safetensors
-	$(BIN)/python -m lorarar.synthetic --base $(BASE) --rank 32 --seed 2 --dialect peft -o $(OUT)/style.safetensors
 	@for target in onnx coreml executorch; do set -e; \
-	  $(BIN)/python -m export.hypernet --target $$target --base $(BASE) --untrained --out $(OUT)/$$target; \
+	  echo; echo "== $$target"; \
+	  $(BIN)/python -m export.pipeline --target $$target --out $(OUT)/$$target; \
 	  $(BIN)/python -m runtime_py.check $(OUT)/$$target --json $(OUT)/check-$$target.json; \
-	  $(BIN)/python -m runtime_py.merge $(OUT)/$$target $(OUT)/content.safetensors $(OUT)/style.safetensors \
+	  $(BIN)/python -m runtime_py.merge $(OUT)/$$target $(CONTENT) $(STYLE) \
 	    -o $(OUT)/merged-$$target.safetensors --coefficients-plot $(OUT)/coefficients-$$target.png; \
 	done
+	$(BIN)/python -m runtime_py.contact_sheet $(addprefix $(OUT)/,onnx coreml executorch) \
+	  --content $(CONTENT) --style $(STYLE) $(IMAGES) --prompt $(PROMPT) -o $(OUT)/sheet.png
 	@echo; echo "Made in $(OUT):"
-	@echo "  onnx, coreml, executorch   bundles of the merger for $(BASE), each checked against PyTorch"
-	@echo "  merged-*.safetensors       content (kohya) and style (PEFT) merged through each of them"
-	@echo "  coefficients-*.png         what the merge gave to each layer: look at one"
-	@echo "The two LoRAs and the hypernetwork are random numbers: the arithmetic is shown here, not a style."
+	@echo "  sheet.png                  LOOK AT THIS: a subject, a style and their merge, drawn through each target"
+	@echo "  onnx, coreml, executorch   bundles that make images from text with any two LoRAs, each checked against PyTorch"
+	@echo "  merged-*.safetensors       the two LoRAs merged through each of them, for diffusers and PEFT"
+	@echo "  coefficients-*.png         what the merge gave to each layer"
 
 lint: $(READY)
 	$(BIN)/ruff check .

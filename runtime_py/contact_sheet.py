@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SCALE = 2  # image pixels on the sheet for one of a small image
 SMALL = 256  # sides below this are enlarged
-MARGIN, LABEL = 6, 18  # pixels around images, and of a line of words
+MARGIN, LABEL, LEFT = 6, 18, 60  # pixels around images, of a line of words, and left for the rows' names
 
 
 @dataclass(frozen=True)
@@ -70,27 +70,41 @@ def _told(report: Callable[[str], None], row: str) -> Report:
     return lambda stage, done, total: report(f"{row}: {stage} {done}/{total}")
 
 
-def sheet(columns: Mapping[str, Mapping[str, Cell]]) -> Image:
-    """The picture: a column a bundle, a row an adapter, with their names."""
+def sheet(columns: Mapping[str, Mapping[str, Cell]], references: Mapping[str, Image]) -> Image:
+    """The picture: a column a bundle, a row an adapter, with their names; before them what the LoRAs were made from."""
     from PIL import Image as Pillow
     from PIL import ImageDraw
 
-    first = next(iter(next(iter(columns.values())).values())).drawn.image
-    side = first.shape[0] * (SCALE if first.shape[0] < SMALL else 1)
-    left = 60
-    width = left + len(columns) * (side + MARGIN) + MARGIN
+    drawn = {name: {row: Pillow.fromarray(cells[row].drawn.image) for row in ROWS} for name, cells in columns.items()}
+    shown = ({"reference": references} if references else {}) | drawn
+    first = next(iter(next(iter(drawn.values())).values()))
+    side = first.width * (SCALE if first.width < SMALL else 1)
+    width = LEFT + len(shown) * (side + MARGIN) + MARGIN
     height = LABEL + len(ROWS) * (side + MARGIN) + MARGIN
     picture = Pillow.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(picture)
-    for x, (name, cells) in enumerate(columns.items()):
-        at = left + x * (side + MARGIN)
-        pen.text((at, 3), name, fill="black")
+    for y, row in enumerate(ROWS):
+        pen.text((4, LABEL + y * (side + MARGIN) + side // 2), row, fill="black")
+    for x, (name, images) in enumerate(shown.items()):
+        left = LEFT + x * (side + MARGIN)
+        pen.text((left, 3), name, fill="black")
         for y, row in enumerate(ROWS):
-            top = LABEL + y * (side + MARGIN)
-            pen.text((4, top + side // 2), row, fill="black")
-            small = Pillow.fromarray(cells[row].drawn.image)
-            picture.paste(small.resize((side, side), Pillow.Resampling.LANCZOS), (at, top))
+            if row in images:
+                cell = images[row].resize((side, side), Pillow.Resampling.LANCZOS)
+                picture.paste(cell, (left, LABEL + y * (side + MARGIN)))
     return picture
+
+
+def read_image(path: Path) -> Image:
+    """A picture as RGB. Raises InputError for what is none."""
+    from PIL import Image as Pillow
+    from PIL import UnidentifiedImageError
+
+    try:
+        with Pillow.open(path) as opened:
+            return opened.convert("RGB")
+    except (OSError, UnidentifiedImageError, Pillow.DecompressionBombError) as error:
+        raise InputError(f"{path}: can't be read as an image; give a PNG or JPEG") from error
 
 
 def print_table(columns: Mapping[str, Mapping[str, Cell]]) -> None:
@@ -120,6 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     content, style = read_lora(args.content), read_lora(args.style)
+    given = {"content": args.content_image, "style": args.style_image}
+    references = {row: read_image(path) for row, path in given.items() if path}
     options = {"seed": args.seed, "steps": args.steps, "guidance": args.guidance}
     columns: dict[str, dict[str, Cell]] = {}
     with Console(stderr=True).status("") as status:
@@ -136,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 options,
                 lambda text, name=name: status.update(f"{name}: {text}"),  # type: ignore[misc]
             )
-        picture = sheet(columns)
+        picture = sheet(columns, references)
         with atomic_file(args.output) as temporary:
             picture.save(temporary, format="PNG")
     print_table(columns)
@@ -150,6 +166,8 @@ def _parse(argv: Sequence[str] | None) -> Any:
     add("bundles", type=Path, nargs="+", metavar="BUNDLE", help="bundles of export.pipeline, one a column")
     add("--content", type=Path, required=True, metavar="LORA", help="the content LoRA")
     add("--style", type=Path, required=True, metavar="LORA", help="the style LoRA")
+    add("--content-image", type=Path, metavar="IMAGE", help="one that the content LoRA was made from, shown beside it")
+    add("--style-image", type=Path, metavar="IMAGE", help="one that the style LoRA was made from")
     add("--prompt", required=True, help="what to draw in every image")
     add("--steps", type=int, metavar="N", help="denoising steps (default: each bundle's)")
     add("--guidance", type=float, metavar="G", help="classifier-free guidance (default: each bundle's)")

@@ -26,6 +26,8 @@ from lorarar.training.sources import open_pipeline
 from runtime_py.backends import open_session
 from runtime_py.bundle import Bundle
 from runtime_py.check import check_pipeline
+from runtime_py.contact_sheet import LABEL, LEFT, MARGIN, ROWS
+from runtime_py.contact_sheet import main as contact_sheet
 from runtime_py.generate import main as generate
 from runtime_py.merge import merge_with_bundle
 from runtime_py.noise import normal_noise
@@ -269,3 +271,35 @@ def test_the_command(tiny_pipeline: Path, tmp_path: Path, capsys: pytest.Capture
     with pytest.raises(InputError, match="give either --checkpoint FILE"):
         main(given)
     assert not out.exists()
+
+
+def test_a_contact_sheet_shows_every_bundle_with_every_adapter(
+    bundles: Mapping[str, Bundle], loras: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference, sheet, alone = tmp_path / "reference.png", tmp_path / "sheet.png", tmp_path / "alone.png"
+    Image.new("RGB", (9, 9), (250, 10, 20)).save(reference)
+    given = ["--content", str(loras[0]), "--prompt", "a sks dog", "--steps", "2", "--seed", "4"]
+    shown = [str(bundles["onnx"].path), str(bundles["executorch"].path), *given, "--style", str(loras[1])]
+    assert contact_sheet([*shown, "--content-image", str(reference), "-o", str(sheet)]) == 0
+    table = capsys.readouterr().out
+    assert "onnx fp32" in table and "executorch fp32" in table
+    assert table.count("equal") == len(ROWS)  # the first bundle against itself, and no other image is the same
+    assert generate([str(bundles["onnx"].path), *given, "--style", str(loras[1]), "-o", str(alone)]) == 0
+    picture, side = Image.open(sheet), 2 * 32
+    assert picture.size == (LEFT + 3 * (side + MARGIN) + MARGIN, LABEL + 4 * (side + MARGIN) + MARGIN)
+    pixels = np.asarray(picture)
+    assert (pixels[LABEL : LABEL + side, LEFT : LEFT + side] == (250, 10, 20)).all()
+    row, column = LABEL + 3 * (side + MARGIN), LEFT + side + MARGIN
+    want = Image.open(alone).resize((side, side), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(pixels[row : row + side, column : column + side], np.asarray(want))
+
+
+def test_a_reference_that_is_no_image_is_named(
+    bundles: Mapping[str, Bundle], loras: tuple[Path, Path], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    given = ["--content", str(loras[0]), "--style", str(loras[1]), "--prompt", "p", "--style-image", str(bad)]
+    with pytest.raises(InputError, match=r"bad\.png: can't be read as an image"):
+        contact_sheet([str(bundles["onnx"].path), *given, "-o", str(tmp_path / "sheet.png")])
+    assert not (tmp_path / "sheet.png").exists()
