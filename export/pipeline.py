@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _load(args: Any, precision: str) -> tuple[Source, PipelineOptions]:
     from export.graph import ImageSize
     from export.hypernet import chosen_checkpoint, chosen_rank, load_source
-    from lorarar.bases import load_layout
+    from lorarar.bases import GUIDANCE, PAPER_GUIDANCE, load_layout
     from lorarar.cli import missing_toolchain
 
     try:
@@ -199,7 +199,8 @@ def _load(args: Any, precision: str) -> tuple[Source, PipelineOptions]:
         network.eval().requires_grad_(False)
     pixels = image_side(unet, scale, args.resolution)
     size = ImageSize(pixels, pixels // scale, args.batch)
-    options = PipelineOptions(args.target, precision, rank, size, args.steps, args.guidance)
+    guidance = GUIDANCE.get(args.base, PAPER_GUIDANCE) if args.guidance is None else args.guidance
+    options = PipelineOptions(args.target, precision, rank, size, args.steps, guidance)
     return Source(pipeline, layout, loaded), options
 
 
@@ -220,7 +221,7 @@ def _parse(argv: Sequence[str] | None) -> Any:
     add("--resolution", type=int, metavar="PIXELS", help="side of the image (default: the base's own)")
     add("--batch", type=int, choices=(1, 2), default=2, help="2: guidance in one run of the UNet (default 2)")
     add("--steps", type=int, default=25, metavar="N", help="denoising steps that apps start with (default 25)")
-    add("--guidance", type=float, default=4.0, metavar="G", help="guidance that apps start with (default 4)")
+    add("--guidance", type=float, metavar="G", help="guidance that apps start with (default 5, SDXL's; miniature 2)")
     add("--out", type=Path, metavar="DIR", help="the bundle (default build/BASE-TARGET-PRECISION)")
     return parser.parse_args(argv)
 

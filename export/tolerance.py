@@ -21,11 +21,11 @@ _UNET = {
     "w4": Tolerance(psnr_db=25.0, max_error=0.4),
 }
 # What each target has, and how: ONNX Runtime's MatMulNBits (8 and 4 bits), Core ML's linear 8 bits and palettes of 6
-# and 4.
+# and 4, XNNPACK's 8 and 4 bits with activations of 8.
 UNET_PRECISIONS: dict[str, tuple[str, ...]] = {
     "onnx": ("fp32", "fp16", "w8", "w4"),
     "coreml": ("fp16", "fp32", "w8", "w6", "w4"),
-    "executorch": ("fp32",),
+    "executorch": ("fp32", "w8", "w4"),
 }
 
 _PARTS = ("text_encoder", "text_encoder_2", "vae_decoder")

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorarar import __version__
-from lorarar.bases import MINIATURE, shipped_dataset, shipped_hypernet
+from lorarar.bases import (
+    GUIDANCE,
+    MINIATURE,
+    PAPER_GUIDANCE,
+    PAPER_STEPS,
+    STEPS,
+    shipped_dataset,
+    shipped_hypernet,
+)
 from lorarar.cli import EXIT_OK, InputError, Parser, missing_toolchain, run_command
 from lorarar.evaluation.names import DEFAULT_METHODS, METHODS, parse_hypernets, parse_methods
 from lorarar.evaluation.results import RESULTS_FILE, Results, read_results, write_results
@@ -67,8 +75,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--split", default=DEFAULT_SPLIT, help="a split of the dataset (default paper)")
     add("--part", choices=PARTS, default="test", help="the split's part: test, or validation for every choice")
     add("--images", type=int, default=10, metavar="N", help="images a pair (default 10, the paper's)")
-    add("--steps", type=int, default=50, metavar="N", help="denoising steps (default 50, the paper's)")
-    add("--guidance", type=float, default=5.0, metavar="G", help="classifier-free guidance (default 5, SDXL's)")
+    add("--steps", type=int, metavar="N", help="denoising steps (default 50, the paper's; miniature 25)")
+    add("--guidance", type=float, metavar="G", help="classifier-free guidance (default 5, SDXL's; miniature 2)")
     add("--seed", type=int, default=0, metavar="S", help="of the noise, of random merges and of the intervals")
     add("--batch", type=int, default=5, metavar="N", help="images drawn, or questions asked, at once (default 5)")
     add(
@@ -86,6 +94,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--from", dest="results", type=Path, metavar="RESULTS", help="a run's folder or results.json: tables only")
     add("-o", "--output", type=Path, metavar="DIR", help="the folder of the run; with --from, of the tables")
     args = parser.parse_args(argv)
+    if args.steps is None:
+        args.steps = STEPS.get(args.base, PAPER_STEPS)
+    if args.guidance is None:
+        args.guidance = GUIDANCE.get(args.base, PAPER_GUIDANCE)
     _check(args)
     return args
 

@@ -84,7 +84,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--style-images", type=Path, nargs="+", metavar="PATH", help="joint training: the style's images")
     add("--style-prompt", help="joint training: what they show")
     add("--dataset", type=Path, metavar="DIR", help="train every missing LoRA of a dataset")
-    add("--only", metavar="NAME,…", help="of the dataset, only these contents and styles")
+    add("--only", metavar="NAME,…", help="of the dataset, only these; contents or styles for all of them")
     add("--jobs", type=int, metavar="N", help="of the dataset, N LoRAs at a time (default 1)")
     add("-o", "--output", type=Path, metavar="FILE", help="the .safetensors file")
     add("--dtype", choices=DTYPES, default="fp32", help="number format of the output (default fp32)")

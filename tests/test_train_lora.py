@@ -407,6 +407,8 @@ def test_command_dataset(tiny_pipeline: Path, components: Components, tmp_path: 
         *("content_0", "content_1", "content_2"),
         *("style_0", "style_2", "style_3"),
     ]
+    assert [job.name for job in missing_jobs(dataset, ["styles"])] == ["style_0", "style_2", "style_3"]
+    assert [job.name for job in missing_jobs(dataset, ["contents", "style_0"])][2:] == ["content_2", "style_0"]
     capsys.readouterr()
     assert main([*common, "--only", "style_1,content_3"]) == 0
     assert "every LoRA is there; nothing to train" in capsys.readouterr().out

@@ -23,9 +23,17 @@ def build(plan: Plan, names: Sequence[str]) -> None:
         console.print(f"{name:<12} {made}  {plan.seconds().get(name, 0.0) / 60:.1f} min")
 
 
-def lora_options(plan: Plan) -> list[str]:
-    """The options of `python -m lorarar.train_lora`."""
-    return ["--base", _base(plan), "--dataset", str(plan.output / DATASET_FOLDER), "--jobs", "2", "--dtype", "fp16"]
+def lora_options(plan: Plan) -> list[list[str]]:
+    """The options of `python -m lorarar.train_lora` for the contents, and for the styles.
+
+    A style is one image. Trained for as long as a subject, its LoRA draws that image whatever the prompt; at these
+    numbers it has more of the style as well (chosen on the validation part).
+    """
+    shared = ["--base", _base(plan), "--dataset", str(plan.output / DATASET_FOLDER), "--jobs", "2", "--dtype", "fp16"]
+    return [
+        [*shared, "--only", "contents"],
+        [*shared, "--only", "styles", "--steps", "100", "--learning-rate", "5e-4"],
+    ]
 
 
 def hypernet_options(plan: Plan) -> list[str]:
@@ -79,7 +87,8 @@ def _loras(plan: Plan) -> Path:
     folder = plan.output / DATASET_FOLDER
     if missing_jobs(read_dataset(folder)):
         with plan.timed("loras"):
-            main(lora_options(plan))
+            for options in lora_options(plan):
+                main(options)
     return folder / "loras"
 
 
@@ -98,7 +107,7 @@ def _card(plan: Plan) -> Path:
     from lorarar.miniature.card import write_card
 
     commands = {name: f"python -m lorarar.miniature build --until {name}" for name in STAGES if name != "card"}
-    commands["loras"] = " ".join(["python -m lorarar.train_lora", *lora_options(plan)])
+    commands["loras"] = "`, `".join(" ".join(["python -m lorarar.train_lora", *given]) for given in lora_options(plan))
     commands["hypernet"] = " ".join(["python -m lorarar.train", *hypernet_options(plan)])
     return write_card(plan, commands)
 

@@ -19,7 +19,7 @@ can't be had: tests, the quickstart, the demo apps.
 ```python
 from diffusers import StableDiffusionXLPipeline
 pipeline = StableDiffusionXLPipeline.from_pretrained("models/miniature")
-pipeline("a red dog with white spots in watercolor painting style", num_inference_steps=25, guidance_scale=4).images[0]
+pipeline("a red dog with white spots in watercolor painting style", num_inference_steps=25, guidance_scale=2).images[0]
 ```
 
 ![samples](samples.png)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lorarar.bases import GUIDANCE, MINIATURE, STEPS
 from lorarar.cli import atomic_file, quiet_toolchains
 from lorarar.miniature.catalogue import near_catalogue
 from lorarar.miniature.population import caption
@@ -18,7 +19,6 @@ from lorarar.miniature.subjects import KINDS, sample_subject
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
-STEPS, GUIDANCE = 25, 4.0
 COLUMNS = 9
 
 
@@ -43,7 +43,8 @@ def write_samples(pipeline: StableDiffusionXLPipeline, path: Path, seed: int) ->
         batch = prompts[first : first + COLUMNS]
         generators = [torch.Generator().manual_seed(seed + first + number) for number in range(len(batch))]
         with quiet_toolchains():
-            drawn = pipeline(batch, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators)
+            steps, guidance = STEPS[MINIATURE], GUIDANCE[MINIATURE]
+            drawn = pipeline(batch, num_inference_steps=steps, guidance_scale=guidance, generator=generators)
         images += drawn.images
     side = images[0].width
     rows = -(-len(images) // COLUMNS)

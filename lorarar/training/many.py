@@ -51,13 +51,17 @@ OnProgress = Callable[[Progress], None]
 
 
 def missing_jobs(dataset: Dataset, only: Sequence[str] = ()) -> list[Job]:
-    """The LoRAs whose file is not there, contents first; `only` keeps these names. InputError for an unknown name."""
+    """The LoRAs whose file is not there, contents first; `only` keeps these names, of which "contents" and "styles"
+    stand for all of them. InputError for an unknown name.
+    """
     entries: list[Content | Style] = [*dataset.contents.values(), *dataset.styles.values()]
-    names = [entry.name for entry in entries]
-    unknown = [name for name in only if name not in names]
+    kept = {entry.name: {entry.name} for entry in entries}
+    kept |= {"contents": set(dataset.contents), "styles": set(dataset.styles)}
+    unknown = [name for name in only if name not in kept]
     if unknown:
-        raise InputError(f"{dataset.folder}: no content or style is named {unknown[0]!r}; valid are {', '.join(names)}")
-    wanted = [entry for entry in entries if not only or entry.name in only]
+        raise InputError(f"{dataset.folder}: no content or style is named {unknown[0]!r}; valid are {', '.join(kept)}")
+    chosen = set().union(*(kept[name] for name in only or ("contents", "styles")))
+    wanted = [entry for entry in entries if entry.name in chosen]
     return [Job(entry.name, entry.images, entry.prompt, entry.lora) for entry in wanted if not entry.lora.is_file()]
 
 
