@@ -19,6 +19,8 @@ from lorarar.layout import Layout, Shape, adapter_shapes, fixed, input_shapes, o
 from runtime_py.parity import Tolerance
 
 MANIFEST = "manifest.json"
+ONNX_MODEL = "model.onnx"
+"""The graph's file in an ONNX artifact that is a folder: one whose weights are too large for one file."""
 MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_ELEMENTS = 2**31  # of one golden input, all inputs together: 4 SDXL adapters of rank 128 fit
 DTYPES = {"float32": np.float32, "float16": np.float16, "int32": np.int32}

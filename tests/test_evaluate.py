@@ -16,7 +16,7 @@ from tiny_pipeline import save_tiny_dataset, save_tiny_pipeline
 from lorarar.bases import load_layout
 from lorarar.checkpoints import save_hypernet
 from lorarar.cli import InputError, quiet_toolchains
-from lorarar.evaluate import main
+from lorarar.evaluate import _parse, main
 from lorarar.evaluation.generate import Sampler, Sampling, image_seeds, safe_name
 from lorarar.evaluation.judges import Question
 from lorarar.evaluation.judges.scripted import ScriptedJudge
@@ -356,3 +356,12 @@ def test_a_single_image_of_the_dataset_is_unreadable(world: Path, tmp_path: Path
     with pytest.raises(InputError, match="not an image that can be read"):
         main(given)
     assert not (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize(("base", "expected"), [("miniature", (25, 2.0)), ("sdxl-folder", (50, 5.0))])
+def test_sampling_is_the_base_s_own_unless_it_is_given(base: str, expected: tuple[int, float]) -> None:
+    common = ["--base", base, "--methods", "direct", "-o", "out"]
+    args = _parse(common)
+    assert (args.steps, args.guidance) == expected
+    args = _parse([*common, "--steps", "7", "--guidance", "3.5"])
+    assert (args.steps, args.guidance) == (7, 3.5)

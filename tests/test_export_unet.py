@@ -61,17 +61,25 @@ def tiny_unet(folder: Path) -> Any:
     return open_unet(str(folder), untrained=False)[0].eval()
 
 
+class Bundles(dict[tuple[str, str], Bundle]):
+    """By target and precision; each is exported when a test first asks for it."""
+
+    def __init__(self, base: Path, layout: Layout, folder: Path) -> None:
+        super().__init__()
+        self.base, self.layout, self.folder = base, layout, folder
+
+    def __missing__(self, key: tuple[str, str]) -> Bundle:
+        out = self.folder / "-".join(key)
+        export_unet(tiny_unet(self.base), self.layout, options(*key), out)
+        self[key] = Bundle.open(out)
+        return self[key]
+
+
 @pytest.fixture(scope="module")
 def bundles(
     tiny_pipeline: Path, layout: Layout, tmp_path_factory: pytest.TempPathFactory
 ) -> Mapping[tuple[str, str], Bundle]:
-    folder = tmp_path_factory.mktemp("unets")
-    made = {}
-    for target, precision in COMBINATIONS:
-        out = folder / f"{target}-{precision}"
-        export_unet(tiny_unet(tiny_pipeline), layout, options(target, precision), out)
-        made[target, precision] = Bundle.open(out)
-    return made
+    return Bundles(tiny_pipeline, layout, tmp_path_factory.mktemp("unets"))
 
 
 def given(bundle: Bundle, lora: LoRA | None) -> Tensors:
@@ -170,6 +178,27 @@ def test_onnx_takes_any_rank_and_without_an_adapter_is_the_base(
         ["noise_pred"], {name: value for name, value in inputs.items() if not name.startswith("adapter_")}
     )
     assert np.array_equal(native[0], base)
+
+
+def test_onnx_weights_too_large_for_one_file_lie_beside_the_graph(
+    tiny_pipeline: Path,
+    layout: Layout,
+    lora: LoRA,
+    bundles: Mapping[tuple[str, str], Bundle],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from export.targets import onnx
+
+    monkeypatch.setattr(onnx, "ONE_FILE", 100_000)
+    out = tmp_path / "large"
+    export_unet(tiny_unet(tiny_pipeline), layout, options("onnx", "fp32"), out)
+    large, one = Bundle.open(out), bundles["onnx", "fp32"]
+    assert sorted(path.name for path in (out / "unet.onnx").iterdir()) == ["model.onnx", "weights.bin"]
+    assert (out / "unet.onnx" / "model.onnx").stat().st_size < 1_000_000
+    assert large.component("unet").entry["bytes"] == pytest.approx(one.component("unet").entry["bytes"], rel=0.05)
+    inputs = given(one, lora)
+    np.testing.assert_array_equal(run(open_session(large, "unet"), inputs), run(open_session(one, "unet"), inputs))
 
 
 @pytest.mark.parametrize("target", ["onnx", "coreml", "executorch"])

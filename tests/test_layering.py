@@ -18,7 +18,10 @@ NUMPY_ONLY = ("lorarar", "lorarar.cli", "lorarar.lora", "lorarar.layout", "lorar
 # The contract is defined by its reader; these modules of export write it or test it.
 CONTRACT_WRITERS = tuple(
     f"export.{name}"
-    for name in ("golden", "manifest", "parity", "tolerance", "scheduling", "hypernet", "unet", "pipeline")
+    for name in (
+        *("golden", "manifest", "parity", "tolerance", "scheduling", "hypernet", "unet", "pipeline"),
+        "targets.onnx",
+    )
 )
 
 

@@ -1,23 +1,28 @@
-"""ONNX: one file, standard operators, the rank left open."""
+"""ONNX: standard operators, the rank left open. One file; a folder where the weights are too large for one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 
 from export.graph import Graph
 from export.targets.onnx_weights import quantize_weights
 from export.targets.trace import trace
 from lorarar.cli import quiet_toolchains
+from runtime_py.bundle import ONNX_MODEL
 
 OPSET = 20
 BITS = {"w8": 8, "w4": 4}
+ONE_FILE = 1_900_000_000  # bytes of weights; protobuf ends at 2 GiB
+WEIGHTS = "weights.bin"
 
 
 def convert(graph: Graph, precision: str, path: Path) -> None:
-    """Convert, check and save."""
+    """Convert, save and check."""
     dtype = torch.float16 if precision == "fp16" else torch.float32
     with quiet_toolchains():
         program = torch.onnx.export(
@@ -28,23 +33,34 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
             output_names=list(graph.outputs),
             verbose=False,
         )
-    assert program is not None
-    model = program.model_proto
-    if precision in BITS:
-        with quiet_toolchains():
-            model = quantize_weights(model, BITS[precision])
-    _default_to_nothing(graph, model, dtype)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
+        assert program is not None
+        model = program.model
+        if precision in BITS:
+            model = ir.from_proto(quantize_weights(ir.to_proto(model), BITS[precision]))
+        _default_to_nothing(graph, model, dtype)
+        onnx.checker.check_model(str(_save(model, path)))
 
 
-def _default_to_nothing(graph: Graph, model: onnx.ModelProto, dtype: torch.dtype) -> None:
+def _save(model: ir.Model, path: Path) -> Path:
+    """Write the model, as a folder where one file can't hold it; returns the file of the graph."""
+    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    if weights <= ONE_FILE:
+        ir.save(model, path)
+        return path
+    path.mkdir()
+    ir.save(model, path / ONNX_MODEL, external_data=WEIGHTS)
+    return path / ONNX_MODEL
+
+
+def _default_to_nothing(graph: Graph, model: ir.Model, dtype: torch.dtype) -> None:
     """Give every factor a default of rank 0, which makes it an input that an `.onnx_adapter` may bring.
 
     ONNX Runtime's Python and Java bindings insist on being handed every input that has no default.
     """
-    kind = onnx.TensorProto.FLOAT16 if dtype == torch.float16 else onnx.TensorProto.FLOAT
+    kind = np.float16 if dtype == torch.float16 else np.float32
+    inputs = {value.name: value for value in model.graph.inputs}
     for name, shape in graph.inputs.items():
         if any(isinstance(size, str) for size in shape):
             sizes = [0 if isinstance(size, str) else size for size in shape]
-            model.graph.initializer.append(onnx.helper.make_tensor(name, kind, sizes, []))
+            inputs[name].const_value = ir.tensor(np.zeros(sizes, kind), name=name)
+            model.graph.initializers[name] = inputs[name]

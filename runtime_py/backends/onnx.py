@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from lorarar.cli import InputError, atomic_file
 from runtime_py.backends import checked_inputs, unusable
-from runtime_py.bundle import Component
+from runtime_py.bundle import ONNX_MODEL, Component
 
 ADAPTER_VERSION = 1
 _DTYPES = {
@@ -34,8 +34,9 @@ class OnnxSession:
         if threads is not None:
             options.intra_op_num_threads = threads
         self.component = component
+        path = component.path / ONNX_MODEL if component.path.is_dir() else component.path
         try:
-            self.session = ort.InferenceSession(str(component.path), options, providers=["CPUExecutionProvider"])
+            self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises a class of its own for each status, all of them unrelated
             raise unusable(component, "onnxruntime", "load", error) from None
         _check_signature(self.session, component)
