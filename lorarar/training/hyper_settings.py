@@ -151,7 +151,11 @@ def _check_choice(name: str, value: str, valid: Any) -> None:
 
 DEFAULTS: dict[str, HyperSettings] = {
     MINIATURE: HyperSettings(
-        steps=1000,
+        # The rule and the start were chosen by the loss on validation pairs: the miniature's LoRAs share little, and
+        # their sum is nearer to both than their average.
+        kv_rule="sum",
+        initial=1.0,
+        steps=600,
         batch_pairs=4,
         combinations=None,
         lr_schedule="cosine",
