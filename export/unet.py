@@ -2,7 +2,7 @@
 
     python -m export.unet --target onnx|coreml|executorch [--base miniature|sdxl|koala-700m|koala-1b|FOLDER]
                           [--untrained] [--rank R] [--precision P] [--resolution PIXELS] [--batch 1|2]
-                          [--fused LORA] [--out DIR]
+                          [--fused LORA | --fused CONTENT STYLE] [--out DIR]
 
 Writes a bundle (manifest.json, the artifact, golden tensors) and checks it against PyTorch before it is kept.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorarar.cli import EXIT_OK, Parser, Stopwatch, atomic_folder, run_command
+from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, atomic_folder, run_command
 
 if TYPE_CHECKING:
     from export.graph import ImageSize
@@ -83,7 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from export.tolerance import tolerance
     from lorarar.bases import load_layout
     from lorarar.cli import missing_toolchain
-    from lorarar.lora import read_lora
 
     target = find_target(args.target)
     precision = args.precision or target.default_precision
@@ -96,8 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     watch, console = Stopwatch(), Console(stderr=True)
     with console.status("reading the base") as status:
         with watch.stage("load"):
-            lora = read_lora(args.fused) if args.fused else None
             layout = load_layout(args.base)
+            lora = _fused(args, layout)
             unet, scale = open_unet(args.base, args.untrained)
         pixels = image_side(unet, scale, args.resolution)
         kind = "fused" if lora else "unet"
@@ -121,9 +120,37 @@ def _parse(argv: Sequence[str] | None) -> Any:
     add("--precision", help="fp32, fp16, w8, w6 or w4, as the target has them (default: fp16 for coreml, else fp32)")
     add("--resolution", type=int, metavar="PIXELS", help="side of the image (default: the base's own)")
     add("--batch", type=int, choices=(1, 2), default=1, help="2: with guidance, both prompts in one run (default 1)")
-    add("--fused", type=Path, metavar="LORA", help="add this LoRA into the weights instead of adapter inputs")
+    add(
+        "--fused",
+        type=Path,
+        nargs="+",
+        metavar="LORA",
+        help="instead of adapter inputs, add into the weights this LoRA, or a content and a style LoRA merged",
+    )
+    add("--checkpoint", type=Path, metavar="FILE", help="the hypernetwork that merges the two (default: miniature's)")
     add("--out", type=Path, metavar="DIR", help="the bundle (default build/unet-BASE-TARGET-PRECISION)")
     return parser.parse_args(argv)
+
+
+def _fused(args: Any, layout: Layout) -> LoRA | None:
+    """The LoRA to add into the weights: the one that is given, or the merge of the two."""
+    from export.hypernet import chosen_checkpoint, load_source
+    from lorarar.lora import read_lora
+    from lorarar.merging import learned_options, merge
+
+    paths = args.fused or []
+    if len(paths) > 2:
+        raise InputError(f"--fused has {len(paths)} files; give one LoRA, or a content and a style LoRA")
+    if args.checkpoint is not None and len(paths) != 2:
+        raise InputError("--checkpoint is for merging a pair; give --fused CONTENT STYLE, or leave it out")
+    loras = [read_lora(path) for path in paths]
+    if len(loras) < 2:
+        return loras[0] if loras else None
+    checkpoint = chosen_checkpoint(args.base, args.checkpoint, False)
+    if checkpoint is None:
+        raise InputError("merging a pair needs a trained hypernetwork; give --checkpoint FILE")
+    loaded = load_source(checkpoint, False, layout)
+    return merge(loras[0], loras[1], layout, "learned", learned_options(loaded.hypernet)).lora
 
 
 def _report(out: Path, rows: list[CheckRow], options: UNetOptions, untrained: bool, watch: Stopwatch) -> None:

@@ -22,9 +22,12 @@ from export.graph import ImageSize
 from export.tolerance import TOLERANCES, tolerance
 from export.unet import UNetOptions, export_unet, main
 from lorarar.bases import load_layout
+from lorarar.checkpoints import save_hypernet
 from lorarar.cli import InputError
+from lorarar.hypernet import HypernetConfig, Hypernetwork
 from lorarar.layout import Layout, pack
 from lorarar.lora import LoRA, write_lora
+from lorarar.merge import main as merge_files
 from lorarar.training.sources import open_unet
 from runtime_py.backends import Session, open_session, open_sessions
 from runtime_py.bundle import Bundle
@@ -195,7 +198,8 @@ def test_onnx_weights_too_large_for_one_file_lie_beside_the_graph(
     export_unet(tiny_unet(tiny_pipeline), layout, options("onnx", "fp32"), out)
     large, one = Bundle.open(out), bundles["onnx", "fp32"]
     assert sorted(path.name for path in (out / "unet.onnx").iterdir()) == ["model.onnx", "weights.bin"]
-    assert (out / "unet.onnx" / "model.onnx").stat().st_size < 1_000_000
+    text = (out / "unet.onnx" / "model.onnx").read_bytes()
+    assert len(text) < 1_000_000 and str(Path(__file__).parent.parent).encode() not in text
     assert large.component("unet").entry["bytes"] == pytest.approx(one.component("unet").entry["bytes"], rel=0.05)
     inputs = given(one, lora)
     np.testing.assert_array_equal(run(open_session(large, "unet"), inputs), run(open_session(one, "unet"), inputs))
@@ -289,12 +293,51 @@ def test_adapters_of_another_layout_are_refused(bundles: Mapping[tuple[str, str]
         (["--target", "onnx", "--untrained"], "--untrained is for the named bases miniature, sdxl"),
         (["--target", "onnx", "--base", "sdxl"], "the weights of sdxl are not part of this toolkit"),
         (["--target", "onnx", "--base", "nowhere"], "unknown base 'nowhere'"),
+        (["--target", "onnx", "--fused", "a", "b", "c"], "--fused has 3 files; give one LoRA, or a content and a"),
+        (["--target", "onnx", "--checkpoint", "h"], "--checkpoint is for merging a pair; give --fused CONTENT STYLE"),
     ],
 )
 def test_bad_options_are_told(tiny_pipeline: Path, tmp_path: Path, extra: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         main(["--base", str(tiny_pipeline), "--out", str(tmp_path / "out"), *extra])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pair_is_merged_and_fused(
+    tiny_pipeline: Path, layout: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The oracle is lorarar.merge's file, added by PEFT to the stock UNet."""
+    paths = [tmp_path / f"{name}.safetensors" for name in ("content", "style", "hypernet", "merged")]
+    for seed, path in enumerate(paths[:2]):
+        write_lora(random_lora(layout, (2,), seed, 0.3, 0.3), path)
+    widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
+    save_hypernet(Hypernetwork.untrained(HypernetConfig(widths, hidden=4, kv_rule="sum"), 1), paths[2])
+    base = ["--base", str(tiny_pipeline)]
+    pair = [str(path) for path in paths[:2]]
+    assert (
+        main(
+            [
+                *base,
+                "--target",
+                "onnx",
+                "--resolution",
+                "32",
+                "--fused",
+                *pair,
+                "--checkpoint",
+                str(paths[2]),
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )
+    assert "a LoRA is fused into the weights: no adapter inputs" in capsys.readouterr().out
+    assert merge_files([*pair, *base, "--method", "learned", "--hypernet", str(paths[2]), "-o", str(paths[3])]) == 0
+    bundle, unet = Bundle.open(tmp_path / "out"), tiny_unet(tiny_pipeline)
+    unet.load_lora_adapter(str(paths[3]), prefix="unet")
+    inputs = golden_inputs(bundle.component("unet"))
+    assert close(run(open_session(bundle, "unet"), inputs), with_diffusers(unet, inputs), "onnx", "fp32")
 
 
 def test_the_command(tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,18 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
         if precision in BITS:
             model = ir.from_proto(quantize_weights(ir.to_proto(model), BITS[precision]))
         _default_to_nothing(graph, model, dtype)
+        _forget_origins(model)
         onnx.checker.check_model(str(_save(model, path)))
+
+
+def _forget_origins(model: ir.Model) -> None:
+    """Drop the exporter's notes on every node: megabytes of stack traces, with the folders of this machine."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
 
 
 def _save(model: ir.Model, path: Path) -> Path:
