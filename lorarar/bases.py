@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MINIATURE = "miniature"
 DEFAULT_BASE = MINIATURE
 MINIATURE_FOLDER = Path(__file__).resolve().parent.parent / "models" / MINIATURE
-HYPERNET_FILE, DATASET_FOLDER = "hypernet.safetensors", "dataset"
+HYPERNET_FILE, DATASET_FOLDER, JUDGE_FOLDER = "hypernet.safetensors", "dataset", "judge"
 """What `models/miniature` holds beside the pipeline."""
 
 _SDXL: dict[str, Any] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from safetensors import safe_open
 from torch import nn
 
+from lorarar.bases import MINIATURE_FOLDER
 from lorarar.cli import InputError
 from lorarar.miniature import population as population_module
 from lorarar.miniature.__main__ import STAGES as HELP_STAGES
@@ -237,6 +241,27 @@ def test_the_stages_make_a_pipeline_and_are_skipped_when_done(tmp_path: Path) ->
     before = {stage: seconds for stage, seconds in plan.seconds().items() if stage in ("autoencoder", "base")}
     build(plan, ["autoencoder", "base"])
     assert {stage: plan.seconds()[stage] for stage in before} == before
+
+
+def test_the_card_tells_commands_times_and_figures_of_what_is_shipped(tmp_path: Path) -> None:
+    """Written from copies of the shipped files, each figure read here by other means."""
+    plan = Plan(tmp_path / "work", tmp_path / "out", seed=3)
+    plan.work.mkdir()
+    plan.times.write_text(json.dumps({"base": 5400.0, "loras": 90.0}))
+    for name in ("judge", "unet"):
+        shutil.copytree(MINIATURE_FOLDER / name, plan.output / name)
+    shutil.copy(MINIATURE_FOLDER / "hypernet.safetensors", plan.output)
+    build(plan, ["card"])
+    card = (plan.output / "README.md").read_text()
+    assert "| base | `python -m lorarar.miniature build --until base` | 90.0 |" in card and "| all | | 92 |" in card
+    assert "build --seed 3" in card and "--only styles --steps 100" in card
+    asked = json.loads((MINIATURE_FOLDER / "judge" / "config.json").read_text())["accuracy"]
+    worn = asked["subject"]["same kind"]["worn"]
+    assert f"| subject | same kind | {asked['subject']['same kind']['as drawn']:.2f} | {worn:.2f} |" in card
+    with safe_open(MINIATURE_FOLDER / "hypernet.safetensors", "np") as file:
+        record = json.loads(file.metadata()["lorarar_hypernet"])["training"]
+    reference = record["validation"]["references"]["direct merge, sum"]
+    assert f"| direct merge, sum | {reference:.4f} |" in card and f"{record['steps']} steps" in card
 
 
 def test_the_commands_help_names_the_stages_there_are() -> None:

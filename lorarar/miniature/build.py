@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lorarar.bases import DATASET_FOLDER, HYPERNET_FILE, MINIATURE, MINIATURE_FOLDER
+from lorarar.bases import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER, MINIATURE, MINIATURE_FOLDER
 from lorarar.miniature import stages
 from lorarar.miniature.stages import Plan
 
-JUDGE, SAMPLES, CARD = "judge", "samples.png", "README.md"
+SAMPLES = "samples.png"
 """What the output folder holds beside the pipeline."""
 
 
@@ -64,7 +64,7 @@ def _pipeline(plan: Plan) -> Path:
 def _judge(plan: Plan) -> Path:
     from lorarar.miniature.judge_training import build_judge
 
-    folder = plan.output / JUDGE
+    folder = plan.output / JUDGE_FOLDER
     if not folder.is_dir():
         with plan.timed("judge"):
             build_judge(plan.seed, plan.work / "judge", folder)

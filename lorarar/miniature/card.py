@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lorarar.bases import HYPERNET_FILE
+from lorarar.bases import HYPERNET_FILE, JUDGE_FOLDER
 from lorarar.cli import atomic_file
 from lorarar.miniature.stages import Plan
 
@@ -32,7 +32,7 @@ picture, weight or text of anyone else is in them.
 def write_card(plan: Plan, commands: dict[str, str]) -> Path:
     """Write README.md in the output folder; `commands` maps a stage to the command that runs it alone."""
     path = plan.output / "README.md"
-    sections = [FRONT, _parts(plan.output), _times(plan, commands)]
+    sections = [FRONT, _parts(plan.output), _times(plan, commands), _judge(plan.output), _hypernet(plan.output)]
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(sections), encoding="utf-8")
     return path
@@ -73,6 +73,54 @@ def _times(plan: Plan, commands: dict[str, str]) -> str:
     rows += [f"| {stage} | `{command}` | {seconds.get(stage, 0) / 60:.1f} |" for stage, command in commands.items()]
     total = sum(seconds.get(stage, 0) for stage in commands) / 60
     rows += [f"| all | | {total:.0f} |", ""]
+    return "\n".join(rows)
+
+
+def _judge(folder: Path) -> str:
+    """How often the judge is right about subjects and styles that it never saw."""
+    accuracy = _json(folder / JUDGE_FOLDER / "config.json")["accuracy"]
+    rows = [
+        "## How far the judge can be trusted",
+        "",
+        "Shares of right answers on drawings of the held-out subjects and styles, as drawn and as worn as the base's "
+        "own images are. The near misses (one detail changed, another style of the same description) had no part in "
+        "its calibration. By style: `judge/report.csv`.",
+        "",
+        "| question | the test image shows | as drawn | worn |",
+        "|---|---|---|---|",
+    ]
+    for question, cases in accuracy.items():
+        rows += [
+            f"| {question} | {case} | {found['as drawn']:.2f} | {found['worn']:.2f} |" for case, found in cases.items()
+        ]
+    return "\n".join([*rows, ""])
+
+
+def _hypernet(folder: Path) -> str:
+    """The merging loss on the validation pairs, and what was trained with which options."""
+    from lorarar.checkpoints import load_hypernet
+
+    record = load_hypernet(folder / HYPERNET_FILE).training
+    found = record["validation"]
+    losses = [
+        (
+            f"hypernetwork, step {found['best']['step']} of {record['steps']}",
+            found["best"]["content"] + found["best"]["style"],
+        )
+    ]
+    losses += list(found["references"].items())
+    rows = [
+        "## What the hypernetwork learned",
+        "",
+        f"{record['steps']} steps of {record['batch_pairs']} pairs, learned layers {', '.join(record['learned'])}, the "
+        f"others by {record['kv_rule']}, λ {record['loss']['weight']}, seed {record['seed']}; curves in "
+        f"`hypernet.png`. Content and style loss of Eq. 3 on the {record['validation_pairs']} validation pairs:",
+        "",
+        "| merge | loss |",
+        "|---|---|",
+        *(f"| {name} | {loss:.4f} |" for name, loss in losses),
+        "",
+    ]
     return "\n".join(rows)
 
 

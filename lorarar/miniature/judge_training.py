@@ -55,6 +55,8 @@ Near misses weigh nothing, since neither answer would be the paper's: it asks wh
 description, which all styles of a family share, and its judge passes over a hat of another colour. How often this one
 says yes to them is in its report.
 """
+
+
 @dataclass(frozen=True)
 class JudgePlan:
     """How much to do: about 9 minutes on two cores."""

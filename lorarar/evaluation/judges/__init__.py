@@ -8,9 +8,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from lorarar.bases import JUDGE_FOLDER, MINIATURE_FOLDER
 from lorarar.cli import InputError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def load_judge(spec: str, device: str = "cpu", batch: int = 4) -> Judge:
 
 
 def _miniature_judge() -> Judge:
-    folder = Path(__file__).resolve().parents[3] / "models" / MINIATURE / "judge"
+    folder = MINIATURE_FOLDER / JUDGE_FOLDER
     if not folder.is_dir():
         raise InputError(f"the miniature's judge is not in {folder}; build it with  python -m lorarar.miniature build")
     # Looked up by name: the miniature is one of the judge's providers, not a part of the evaluation.
