@@ -44,7 +44,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Goal:
-    """A number of DESIGN, and what this run gives."""
+    """A goal of the project, and what this run gives."""
 
     what: str
     value: float
@@ -68,7 +68,7 @@ class Goal:
 
 
 def goals(base: str, rank: int, samples: Mapping[str, Samples], work: Work, machine: Machine) -> list[Goal]:
-    """DESIGN's goals for the cases that were run, from medians."""
+    """The project's goals for the cases that were run, from medians."""
     time = {name: case.median for name, case in samples.items()}
     found = [
         Goal("factored against dense", time["dense"] / time["factored"], 15.0, at_least=True),

@@ -50,7 +50,7 @@ def low_rank(
 
 
 class AdaptedUNet(nn.Module):
-    """Named tensors in, `{"noise_pred": …}` out (DESIGN's UNet graph).
+    """Named tensors in, `{"noise_pred": …}` out.
 
     Takes the UNet over: its attention linears are replaced in place. `layout` None leaves the UNet as it is, without
     adapter inputs: the base model, or one with a LoRA fused in.

@@ -23,7 +23,7 @@ from lorarar.hypernet import HypernetConfig, Hypernetwork
 CONFIG_KEY = "lorarar_hypernet"
 MAX_BYTES = 256 * 2**20  # a hypernetwork is 2 MB; far larger files are something else
 
-# The state dict of the authors' released checkpoints (method facts, §1) → ours.
+# The state dict of the authors' released checkpoints → ours.
 _AUTHORS_KEYS = {
     "input_1.weight": "inputs.640.weight",
     "input_1.bias": "inputs.640.bias",

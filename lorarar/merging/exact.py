@@ -1,7 +1,7 @@
 """The methods whose result is low-rank by nature: nothing is lost, and no ΔW is formed. Numpy only.
 
 All of them give up_m = [up_c, up_s] and down_m = [down_c·A; down_s·B] for some A and B, an ordinary LoRA of rank
-r_c + r_s (method facts, §2).
+r_c + r_s.
 """
 
 from __future__ import annotations
