@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from lorarar.cli import InputError
 from runtime_py.parity import Tolerance
+from runtime_py.precisions import NOT_OFFERED, UNET_PRECISIONS
 
 _FP32_MERGER = Tolerance(psnr_db=100.0, max_error=1e-5)
 _FP16_MERGER = Tolerance(psnr_db=60.0, max_error=2e-3)
@@ -20,14 +21,6 @@ _UNET = {
     "w6": Tolerance(psnr_db=35.0, max_error=0.15),
     "w4": Tolerance(psnr_db=25.0, max_error=0.4),
 }
-# What each target has, and how: ONNX Runtime's MatMulNBits (8 and 4 bits), Core ML's linear 8 bits and palettes of 6
-# and 4, XNNPACK's 8 and 4 bits with activations of 8.
-UNET_PRECISIONS: dict[str, tuple[str, ...]] = {
-    "onnx": ("fp32", "fp16", "w8", "w4"),
-    "coreml": ("fp16", "fp32", "w8", "w6", "w4"),
-    "executorch": ("fp32", "w8", "w4"),
-}
-
 _PARTS = ("text_encoder", "text_encoder_2", "vae_decoder")
 _PART = Tolerance(psnr_db=100.0, max_error=1e-4)
 # A whole image by the precision of its UNet, whose errors grow from step to step; at 40 dB no eye sees a difference.
@@ -56,5 +49,7 @@ def tolerance(component: str, target: str, precision: str) -> Tolerance:
     found = TOLERANCES.get((component, target, precision))
     if found is None:
         offered = [p for c, t, p in TOLERANCES if (c, t) == (component, target)]
-        raise InputError(f"--target {target} offers the {component} in {', '.join(offered)}, not in {precision}")
+        reason = NOT_OFFERED.get((target, precision)) if component == "unet" else None
+        why = f": {reason}" if reason else ""
+        raise InputError(f"--target {target} offers the {component} in {', '.join(offered)}, not in {precision}{why}")
     return found

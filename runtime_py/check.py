@@ -20,6 +20,7 @@ from lorarar.cli import EXIT_FAILED_CHECK, EXIT_OK, InputError, Parser, atomic_f
 from runtime_py.bundle import Bundle, Component, read_golden
 from runtime_py.golden import golden_input
 from runtime_py.parity import Difference, Parity, Tolerance, compare_golden
+from runtime_py.precisions import offer
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,8 @@ def print_table(bundle: Bundle, rows: Sequence[CheckRow]) -> None:
     console.print(table)
     for reason in dict.fromkeys(row.reason for row in rows if row.reason):
         console.print(f"  {reason}", style="dim", highlight=False)
+    if "unet" in manifest["components"]:
+        console.print(offer(manifest["target"]), style="dim", highlight=False)
 
 
 def rows_to_json(rows: Sequence[CheckRow]) -> list[dict[str, object]]:

@@ -34,6 +34,7 @@ from runtime_py.bundle import Bundle
 from runtime_py.check import check_bundle, golden_inputs
 from runtime_py.mil import Program
 from runtime_py.parity import psnr_db
+from runtime_py.precisions import NOT_OFFERED, PRECISIONS, UNET_PRECISIONS, offer
 
 OFFERED = [(target, precision) for component, target, precision in TOLERANCES if component == "unet"]
 # Palettes of one table a weight tell nothing on a random network this small, and k-means takes a minute on the
@@ -269,6 +270,13 @@ def test_a_bundle_of_a_unet_checks_itself(
     assert {row.status for row in check_bundle(bundle)} == {"passed"}
 
 
+def test_every_precision_is_offered_or_has_a_reason() -> None:
+    for target, offered in UNET_PRECISIONS.items():
+        lacking = [precision for owner, precision in NOT_OFFERED if owner == target]
+        assert sorted([*offered, *lacking]) == sorted(PRECISIONS)
+        assert all(NOT_OFFERED[target, precision] in offer(target) for precision in lacking)
+
+
 def test_adapters_of_another_layout_are_refused(bundles: Mapping[tuple[str, str], Bundle], tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     source = bundles["onnx", "fp32"].path
@@ -287,7 +295,7 @@ def test_adapters_of_another_layout_are_refused(bundles: Mapping[tuple[str, str]
     ("extra", "message"),
     [
         (["--target", "tflite"], "unknown target 'tflite'; valid are onnx, coreml, executorch"),
-        (["--target", "onnx", "--precision", "w6"], "--target onnx offers the unet in fp32, fp16, w8, w4, not in w6"),
+        (["--target", "onnx", "--precision", "w6"], "not in w6: ONNX Runtime multiplies by weights of 8 and of"),
         (["--target", "onnx", "--rank", "0"], "--rank 0 is out of range; valid are 1 to 512"),
         (["--target", "onnx", "--resolution", "30"], "a resolution of 30 doesn't fit this base; give a multiple of 16"),
         (["--target", "onnx", "--untrained"], "--untrained is for the named bases miniature, sdxl"),

@@ -20,6 +20,7 @@ from export.graph import Graph
 from export.targets.trace import trace
 from lorarar.cli import quiet_toolchains
 
+FLOATS = {"fp32": torch.float32, "fp16": torch.float16}
 GROUP = 32  # weights that share a scale in w4
 
 
@@ -31,9 +32,9 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
     """
     planning = MemoryPlanningPass(alloc_graph_input=False)
     with quiet_toolchains(), torch.no_grad():
-        if precision == "fp32":
+        if precision in FLOATS:
             # The slices of the input layers must be constants before XNNPACK looks for static weights.
-            traced = constant_prop_pass(trace(graph, torch.float32))
+            traced = constant_prop_pass(trace(graph, FLOATS[precision]))
         else:
             # Here that would make floats of the compressed weights again.
             _compress(graph.module, precision)
