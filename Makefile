@@ -6,10 +6,10 @@ READY := $(VENV)/ready
 OUT := build/quickstart
 # A subject and a style that the shipped hypernetwork was not trained on.
 DATASET := models/miniature/dataset
-CONTENT := $(DATASET)/loras/contents/cat_2.safetensors
-STYLE := $(DATASET)/loras/styles/glowing.safetensors
-IMAGES := --content-image $(DATASET)/images/contents/cat_2_0.png --style-image $(DATASET)/images/styles/glowing.png
-PROMPT := "a sks cat in glowing style"
+CONTENT := $(DATASET)/loras/contents/teapot_1.safetensors
+STYLE := $(DATASET)/loras/styles/oil_painting_2.safetensors
+IMAGES := --content-image $(DATASET)/images/contents/teapot_1_0.png --style-image $(DATASET)/images/styles/oil_painting_2.png
+PROMPT := "a sks teapot in oil painting style"
 
 .PHONY: quickstart test test-full lint clean
 

@@ -40,7 +40,13 @@ OFFERED = [(target, precision) for component, target, precision in TOLERANCES if
 # Palettes of one table a weight tell nothing on a random network this small, and k-means takes a minute on the
 # miniature: they are in test_full_size.
 PALETTES = [("coreml", "w6"), ("coreml", "w4")]
-COMBINATIONS = [combination for combination in OFFERED if combination not in PALETTES]
+# Their ways through XNNPACK's lowering, a minute each, are those of fp32 and w8.
+SLOW = [("executorch", "fp16"), ("executorch", "w4")]
+COMBINATIONS = [
+    pytest.param(*combination, marks=[pytest.mark.full] if combination in SLOW else [])
+    for combination in OFFERED
+    if combination not in PALETTES
+]
 RANK = 3  # of each of the two LoRAs
 SIZE = ImageSize(pixels=32, latent=8, batch=1)
 Tensors = dict[str, np.ndarray]
