@@ -93,6 +93,10 @@ def write_image(pipeline: Any, layout: Layout, options: PipelineOptions, folder:
     pipeline.set_progress_bar_config(disable=True)
     with quiet_toolchains():
         pipeline.unet.load_lora_adapter(str(temporary), prefix="unet")
+    for name, value in pipeline.unet.named_parameters():
+        # PEFT casts a layer's input to its adapter's type, before the hook below could widen that.
+        if ".lora_" in name:
+            value.data = value.data.float()
     try:
         with quiet_toolchains(), computing_in_fp32(pipeline.unet), torch.inference_mode():
             drawn = pipeline(

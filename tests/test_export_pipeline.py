@@ -13,7 +13,9 @@ import pytest
 import torch
 from conftest import random_lora
 from PIL import Image
+from safetensors.numpy import load_file
 
+from export.golden import write_image
 from export.graph import ImageSize, text_graph, vae_graph
 from export.hypernet import load_source
 from export.parts import ImageDecoder, ImageReference, TextEncoder, TextReference
@@ -114,6 +116,22 @@ def test_an_image_with_two_loras_is_what_diffusers_draws_with_the_merged_file(
     assert psnr_db(want, base) < 25, "the LoRAs must change the image, or the comparison says nothing"
     # A byte's rounding alone is 59 dB.
     assert psnr_db(want, have) > {"fp32": 55, "fp16": 38}[precision]
+
+
+def test_the_golden_image_of_weights_in_half_precision_is_that_of_the_same_weights_in_fp32(
+    tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    layout, options = load_layout(str(tiny_pipeline)), PipelineOptions("onnx", "fp32", RANK, SMALL, 4, 3.5)
+    pipeline = open_pipeline(str(tiny_pipeline), False, torch.float32)
+    images = []
+    for name, narrow in (("half", True), ("full", False)):
+        unet = pipeline.unet.half() if narrow else pipeline.unet.float()
+        write_image(pipeline, layout, options, tmp_path / name)
+        images.append(load_file(tmp_path / name / "golden" / "pipeline.safetensors"))
+        assert not any("lora" in key for key, _ in unet.named_parameters())
+    assert images[0].keys() == images[1].keys()
+    for key, value in images[0].items():
+        np.testing.assert_array_equal(value, images[1][key], err_msg=key)
 
 
 def test_guidance_and_negative_prompts_are_diffusers(tiny_pipeline: Path, bundles: Mapping[str, Bundle]) -> None:
