@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from runtime_py.check import CheckRow
 
 Progress = Callable[[str], None]
-# Of the UNet, which is nearly all of a pipeline; the other parts are in the nearest that the target offers.
-PART_PRECISIONS = {"merger": "fp32", "text_encoder": "fp32", "text_encoder_2": "fp32", "vae_decoder": "fp32"}
 
 
 @dataclass(frozen=True)
@@ -96,13 +94,14 @@ def _write_parts(source: Source, options: PipelineOptions, folder: Path, progres
     from export.graph import merger_graph, text_graph, unet_graph, vae_graph
     from export.parts import ImageReference, TextReference
     from export.targets import find_target
+    from export.tolerance import part_precision
     from lorarar.merger import Merger
 
     target, pipeline, layout = find_target(options.target), source.pipeline, source.layout
     entries: dict[str, Any] = {}
 
     def write(graph: Any, reference: Any = None, prepare: Callable[[], None] = lambda: None) -> None:
-        precision = PART_PRECISIONS.get(graph.name, options.precision)
+        precision = part_precision(graph.name, options.precision)
         entries[graph.name] = write_component(folder, graph, target, precision, progress, reference, prepare)
 
     hypernet = source.hypernet.hypernet
@@ -216,7 +215,8 @@ def _parse(argv: Sequence[str] | None) -> Any:
     add("--rank", type=int, help="largest rank of a LoRA (default 64, the paper's; miniature 8)")
     add(
         "--precision",
-        help="the UNet's: fp32, fp16, w8, w6, w4 as the target has them (default: fp16 for coreml, else fp32)",
+        help="the UNet's: fp32, fp16, w8, w6, w4 as the target has them (default: fp16 for coreml, else fp32); "
+        "text encoders follow it down to w8, merger and VAE stay in fp32",
     )
     add("--resolution", type=int, metavar="PIXELS", help="side of the image (default: the base's own)")
     add("--batch", type=int, choices=(1, 2), default=2, help="2: guidance in one run of the UNet (default 2)")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import random_lora
@@ -20,6 +22,7 @@ from export.graph import ImageSize, text_graph, vae_graph
 from export.hypernet import load_source
 from export.parts import ImageDecoder, ImageReference, TextEncoder, TextReference
 from export.pipeline import PipelineOptions, Source, export_pipeline, main
+from export.tolerance import TOLERANCES, part_precision
 from lorarar.bases import load_layout
 from lorarar.cli import InputError, quiet_toolchains
 from lorarar.lora import write_lora
@@ -35,6 +38,7 @@ from runtime_py.merge import merge_with_bundle
 from runtime_py.noise import normal_noise
 from runtime_py.parity import psnr_db
 from runtime_py.pipeline import Pipeline, Request
+from runtime_py.precisions import UNET_PRECISIONS
 
 RANK = 3
 TARGETS = [("onnx", "fp32"), ("coreml", "fp16"), ("executorch", "fp32")]
@@ -132,6 +136,27 @@ def test_the_golden_image_of_weights_in_half_precision_is_that_of_the_same_weigh
     assert images[0].keys() == images[1].keys()
     for key, value in images[0].items():
         np.testing.assert_array_equal(value, images[1][key], err_msg=key)
+
+
+def test_text_encoders_follow_the_unet_and_the_vae_does_not(
+    tiny_pipeline: Path, bundles: Mapping[str, Bundle], tmp_path: Path
+) -> None:
+    for target, names in UNET_PRECISIONS.items():
+        for unet, part in product(names, ("merger", "text_encoder", "text_encoder_2", "vae_decoder")):
+            assert (part, target, part_precision(part, unet)) in TOLERANCES
+    half = bundles["coreml"]
+    types = {name: half.component(name).outputs[0].dtype for name in half.manifest["components"]}
+    assert types["text_encoder"] is types["text_encoder_2"] is types["unet"] is np.float16
+    assert types["merger"] is types["vae_decoder"] is np.float32
+    small = export(tiny_pipeline, tmp_path / "w4", "onnx", "w4")
+    bits = {name: bits_of_products(small.component(name).path) for name in small.manifest["components"]}
+    assert bits["text_encoder"] == bits["text_encoder_2"] == {8} and bits["unet"] == {4}
+    assert bits["merger"] == bits["vae_decoder"] == set()
+
+
+def bits_of_products(path: Path) -> set[int]:
+    products = [node for node in onnx.load(str(path)).graph.node if node.op_type == "MatMulNBits"]
+    return {attribute.i for node in products for attribute in node.attribute if attribute.name == "bits"}
 
 
 def test_guidance_and_negative_prompts_are_diffusers(tiny_pipeline: Path, bundles: Mapping[str, Bundle]) -> None:
