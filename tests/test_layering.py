@@ -20,7 +20,7 @@ CONTRACT_WRITERS = tuple(
     f"export.{name}"
     for name in (
         *("golden", "manifest", "parity", "tolerance", "scheduling", "hypernet", "unet", "pipeline"),
-        "targets.onnx",
+        *("targets.onnx", "targets.coreml_chunks"),
     )
 )
 

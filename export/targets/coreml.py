@@ -1,4 +1,7 @@
-"""Core ML: an ML program in an .mlpackage, iOS 17 and later, with fixed shapes (the Neural Engine takes no others)."""
+"""Core ML: an ML program in an .mlpackage, iOS 17 and later, with fixed shapes (the Neural Engine takes no others).
+
+One whose weights exceed what the Neural Engine takes becomes a pipeline of chunks in the same package.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import torch
 from coremltools.proto import Model_pb2
 
 from export.graph import Graph
+from export.targets.coreml_chunks import cut
 from export.targets.trace import trace
 from lorarar.cli import quiet_toolchains
 
@@ -37,7 +41,9 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
         )
         model = _compressed(model, precision)
     model.save(str(path))
+    del model, program
     _same_input_same_bytes(path)
+    cut(path)
 
 
 _PALETTE_BITS = {"w6": 6, "w4": 4}

@@ -15,8 +15,8 @@ from runtime_py.mil.values import TensorType, unpack
 ALIGNMENT = 64
 SENTINEL = 0xDEADBEEF
 VERSION = 2
-_HEADER = struct.Struct("<II")  # number of blobs, version; the rest of 64 bytes is reserved
-_METADATA = struct.Struct("<IIQQQ")  # sentinel, type, bytes, offset of the data, unused bits of the last byte
+HEADER = struct.Struct("<II")  # number of blobs, version; the rest of 64 bytes is reserved
+METADATA = struct.Struct("<IIQQQ")  # sentinel, type, bytes, offset of the data, unused bits of the last byte
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class WeightsFile:
         if self.path.stat().st_size < ALIGNMENT:
             raise InputError(f"{self.path} is shorter than its header; copy or export the package again")
         mapped = np.memmap(self.path, np.uint8, mode="r")
-        version = _HEADER.unpack(mapped[: _HEADER.size].tobytes())[1]
+        version = HEADER.unpack(mapped[: HEADER.size].tobytes())[1]
         if version != VERSION:
             raise InputError(f"{self.path} has storage version {version}; only {VERSION} is known, export it again")
         # A plain view: numpy's memmap class is slow to slice and to pass through operations.
@@ -57,7 +57,7 @@ class WeightsFile:
         data, where = self._bytes, f"{self.path}: {what} at byte {offset}"
         if offset % ALIGNMENT or not ALIGNMENT <= offset <= len(data) - ALIGNMENT:
             raise InputError(f"{where} is not inside the file; it is cut off or damaged, copy or export it again")
-        sentinel, code, size, start, spare_bits = _METADATA.unpack(data[offset : offset + _METADATA.size].tobytes())
+        sentinel, code, size, start, spare_bits = METADATA.unpack(data[offset : offset + METADATA.size].tobytes())
         if sentinel != SENTINEL:
             raise InputError(f"{where} has no blob (its mark is {sentinel:#x}); copy or export the package again")
         if kind.dtype.blob is None or code != kind.dtype.blob:

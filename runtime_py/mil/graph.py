@@ -108,7 +108,7 @@ def build(name: str, function: Any, package: Package) -> Graph:
         inputs,
         {output: types[output] for output in block.outputs},
         constants,
-        _with_frees(ordered, {*constants, *block.outputs}),
+        with_frees(ordered, {*constants, *block.outputs}),
         tuple(operation.type for operation in block.operations),
     )
 
@@ -212,7 +212,8 @@ def _late_constants(steps: list[Step], known: set[str], outputs: tuple[str, ...]
     return ordered
 
 
-def _with_frees(steps: list[Step], keep: set[str]) -> tuple[Step, ...]:
+def with_frees(steps: list[Step], keep: set[str]) -> tuple[Step, ...]:
+    """The steps, each with the names that nothing after it reads; those of `keep` are never forgotten."""
     later = set(keep)
     planned = []
     for step in reversed(steps):

@@ -30,7 +30,7 @@ class Package:
 
     @classmethod
     def open(cls, path: Path) -> Package:
-        """Read a package; raises InputError unless it holds an ML program."""
+        """Read a package; raises InputError unless it holds an ML program, or a pipeline of such."""
         model = _model_file(path)
         parser = _proto_parser()
         try:
@@ -38,10 +38,17 @@ class Package:
         # protobuf's DecodeError, whose module this package must not import before it is needed.
         except Exception as error:
             raise InputError(f"{model} is not a Core ML model; copy or export the package again") from error
-        kind = spec.WhichOneof("Type")
-        if kind != "mlProgram":
-            raise InputError(f"{path} holds a Core ML {kind or 'model without a type'}; convert it as an mlprogram")
-        return cls(path, spec, model.parent)
+        package = cls(path, spec, model.parent)
+        for part in package.parts:
+            kind = part.WhichOneof("Type")
+            if kind != "mlProgram":
+                raise InputError(f"{path} holds a Core ML {kind or 'model without a type'}; convert it as an mlprogram")
+        return package
+
+    @property
+    def parts(self) -> list[Any]:
+        """The specifications with programs, in running order: a pipeline's models, or the one."""
+        return list(self.spec.pipeline.models) if self.spec.WhichOneof("Type") == "pipeline" else [self.spec]
 
     def blob(self, name: str, offset: int, kind: TensorType, what: str) -> Blob:
         """A blob by the file name and offset that the program gives; the file must lie in the package."""

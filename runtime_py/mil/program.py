@@ -12,6 +12,7 @@ import numpy as np
 
 from lorarar.cli import InputError
 from runtime_py.mil.blob import Blob
+from runtime_py.mil.chain import chain
 from runtime_py.mil.features import Feature, described_functions
 from runtime_py.mil.graph import Graph, Step, build, describe_unknown, unknown_operations
 from runtime_py.mil.half import to_half
@@ -53,20 +54,22 @@ class Program:
     def open(cls, path: Path | str) -> Program:
         """Read and check a package; raises InputError when it is damaged or holds an operation unknown here."""
         package = Package.open(Path(path))
-        functions = package.spec.mlProgram.functions
-        unknown = [entry for name in functions for entry in unknown_operations(name, functions[name])]
+        unknown = [
+            entry
+            for part in package.parts
+            for name, function in part.mlProgram.functions.items()
+            for entry in unknown_operations(name, function)
+        ]
         if unknown:
             listed = describe_unknown(unknown)
             raise InputError(f"{path}: operations that this evaluator does not know: {listed}; export without them")
-        described = described_functions(package.spec)
-        if described.keys() - functions.keys():
-            raise InputError(f"{path} describes functions that its program does not have; export it again")
-        graphs = {name: build(name, functions[name], package) for name in described}
-        features = {name: described[name].features(graphs[name].inputs, name) for name in described}
-        for name, graph in graphs.items():
-            if described[name].outputs != graph.outputs.keys():
-                raise InputError(f"the description and the program disagree on the outputs of {name}; export it again")
-        return cls(Path(path), package.spec.specificationVersion, graphs, features)
+        parts = [_built(package, part) for part in package.parts]
+        if package.spec.WhichOneof("Type") != "pipeline":
+            return cls(Path(path), package.spec.specificationVersion, *parts[0])
+        described = described_functions(package.spec)["main"]
+        graph = chain([next(iter(graphs.values())) for graphs, _ in parts], described.outputs)
+        features = described.features(graph.inputs, "the pipeline")
+        return cls(Path(path), package.spec.specificationVersion, {graph.name: graph}, {graph.name: features})
 
     @property
     def functions(self) -> tuple[str, ...]:
@@ -144,6 +147,19 @@ class Program:
         if function not in self._graphs:
             raise InputError(f"{self.path} has no function {function!r}; it has {', '.join(self._graphs)}")
         return function
+
+
+def _built(package: Package, spec: Any) -> tuple[dict[str, Graph], dict[str, dict[str, Feature]]]:
+    """The functions of one model and what it describes of their inputs, checked against each other."""
+    functions, described = spec.mlProgram.functions, described_functions(spec)
+    if described.keys() - functions.keys():
+        raise InputError(f"{package.root} describes functions that its program does not have; export it again")
+    graphs = {name: build(name, functions[name], package) for name in described}
+    features = {name: described[name].features(graphs[name].inputs, name) for name in described}
+    for name, graph in graphs.items():
+        if described[name].outputs != graph.outputs.keys():
+            raise InputError(f"the description and the program disagree on the outputs of {name}; export it again")
+    return graphs, features
 
 
 def _checked(inputs: Mapping[str, Any], features: dict[str, Feature], half: bool) -> dict[str, np.ndarray]:

@@ -1,0 +1,62 @@
+"""The models of a Core ML pipeline as one graph (Model.proto: Pipeline): each takes inputs of the whole and outputs of
+those before it, by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from lorarar.cli import InputError
+from runtime_py.mil.graph import Constant, Graph, Operand, Step, with_frees
+from runtime_py.mil.values import TensorType
+
+
+def chain(graphs: Sequence[Graph], outputs: Collection[str]) -> Graph:
+    """One graph that runs all of them in order. Raises InputError where they don't fit together."""
+    inputs: dict[str, TensorType] = {}
+    made: dict[str, TensorType] = {}
+    constants: dict[str, Constant] = {}
+    steps: list[Step] = []
+    for number, graph in enumerate(graphs, 1):
+        for name, kind in graph.inputs.items():
+            have = made.get(name) or inputs.setdefault(name, kind)
+            if have != kind:
+                raise InputError(
+                    f"model {number} of the pipeline takes {name!r} as {kind}, not as {have}; export it again"
+                )
+        twice = sorted(graph.outputs.keys() & (made.keys() | inputs.keys()))
+        if twice:
+            raise InputError(f"model {number} of the pipeline makes {twice[0]!r} again; export it again")
+        made |= graph.outputs
+        # Models name their own values without regard to each other.
+        own = {name for step in graph.steps for name in step.outputs} | graph.constants.keys()
+        names = {name: f"{number}:{name}" for name in own - graph.outputs.keys()}
+        constants |= {names.get(name, name): value for name, value in graph.constants.items()}
+        steps += [_renamed(step, names) for step in graph.steps]
+    missing = sorted(set(outputs) - made.keys())
+    if missing:
+        raise InputError(f"no model of the pipeline makes its output {missing[0]!r}; export it again")
+    return Graph(
+        "pipeline",
+        inputs,
+        {name: kind for name, kind in made.items() if name in outputs},
+        constants,
+        with_frees(steps, {*constants, *outputs}),
+        tuple(kind for graph in graphs for kind in graph.op_types),
+    )
+
+
+def _renamed(step: Step, names: dict[str, str]) -> Step:
+    def new(operand: Operand) -> Operand:
+        return (
+            names.get(operand, operand)
+            if isinstance(operand, str)
+            else tuple(names.get(name, name) for name in operand)
+        )
+
+    return replace(
+        step,
+        inputs={parameter: new(operand) for parameter, operand in step.inputs.items()},
+        outputs={names.get(name, name): kind for name, kind in step.outputs.items()},
+    )
