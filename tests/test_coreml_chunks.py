@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mil_builder import ct, mb, quietly, save, spread
 
-from export.targets.coreml_chunks import cut
+from export.targets.coreml_chunks import NEURAL_ENGINE_BYTES, cut
 from lorarar.cli import InputError
 from runtime_py.mil import Program
 
@@ -67,7 +67,7 @@ def test_chunks_compute_what_the_whole_does(whole: Path, tmp_path: Path, layers:
 
 def test_a_small_program_is_left_alone(whole: Path, tmp_path: Path) -> None:
     package = Path(shutil.copytree(whole, tmp_path / "p.mlpackage"))
-    assert cut(package) == 1
+    assert cut(package, NEURAL_ENGINE_BYTES) == 1
     assert (package / MODEL).read_bytes() == (whole / MODEL).read_bytes()
 
 

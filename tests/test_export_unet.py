@@ -190,6 +190,28 @@ def test_onnx_takes_any_rank_and_without_an_adapter_is_the_base(
     assert np.array_equal(native[0], base)
 
 
+def test_a_core_ml_unet_too_large_for_the_neural_engine_is_a_pipeline_of_chunks(
+    tiny_pipeline: Path,
+    layout: Layout,
+    lora: LoRA,
+    bundles: Mapping[tuple[str, str], Bundle],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from export.targets import coreml
+
+    monkeypatch.setattr(coreml, "NEURAL_ENGINE_BYTES", 100_000)
+    out = tmp_path / "chunks"
+    rows = export_unet(tiny_unet(tiny_pipeline), layout, options("coreml", "fp16"), out)
+    assert {row.status for row in rows} == {"passed"}
+    chunks, one = Bundle.open(out), bundles["coreml", "fp16"]
+    weights = sorted((chunks.component("unet").path / "Data" / "com.apple.CoreML" / "weights").iterdir())
+    assert len(weights) >= 3 and weights[0].name == "0-weight.bin"
+    inputs = given(one, lora)
+    for first, second in zip(open_sessions(chunks, "unet"), open_sessions(one, "unet"), strict=True):
+        assert np.array_equal(run(first, inputs), run(second, inputs)), first.runtime
+
+
 def test_onnx_weights_too_large_for_one_file_lie_beside_the_graph(
     tiny_pipeline: Path,
     layout: Layout,

@@ -17,7 +17,7 @@ import torch
 from coremltools.proto import Model_pb2
 
 from export.graph import Graph
-from export.targets.coreml_chunks import cut
+from export.targets.coreml_chunks import NEURAL_ENGINE_BYTES, cut
 from export.targets.trace import trace
 from lorarar.cli import quiet_toolchains
 
@@ -43,7 +43,7 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
     model.save(str(path))
     del model, program
     _same_input_same_bytes(path)
-    cut(path)
+    cut(path, NEURAL_ENGINE_BYTES)
 
 
 _PALETTE_BITS = {"w6": 6, "w4": 4}

@@ -26,7 +26,7 @@ _FEATURES = {"fp16": "FLOAT16", "fp32": "FLOAT32", "int32": "INT32"}
 """What may cross a cut: the types that Core ML hands from model to model."""
 
 
-def cut(package: Path, limit: int = NEURAL_ENGINE_BYTES) -> int:
+def cut(package: Path, limit: int) -> int:
     """Cut the package in place where its weights exceed `limit` bytes; returns the number of chunks.
 
     The chunks come in running order; each takes inputs of the whole and outputs of any chunk before it.
