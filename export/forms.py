@@ -87,7 +87,7 @@ _NORMS: Mapping[str, tuple[_Swap, ...]] = {
 
 def suit(network: Any, target: str) -> None:
     """Rewrite a diffusers UNet or VAE in place for a target. ONNX Runtime fuses the standard form by itself."""
-    if target != "onnx":
+    if target != "onnx" and hasattr(network, "set_attn_processor"):  # an AutoencoderTiny attends to nothing
         network.set_attn_processor(ExplicitAttention())
     for kind, make in _NORMS[target]:
         for name, module in list(network.named_modules()):

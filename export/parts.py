@@ -65,11 +65,11 @@ class TextEncoder(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """The VAE's decoder with what the pipeline does before and after it."""
+    """The decoder of a VAE or of an AutoencoderTiny, with what the pipeline does before and after it."""
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
-        self.post_quant_conv, self.decoder = vae.post_quant_conv, vae.decoder
+        self.post_quant_conv, self.decoder = getattr(vae, "post_quant_conv", None), vae.decoder
         mean, spread = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
         known = mean is not None and spread is not None
         channels = (1, vae.config.latent_channels, 1, 1)

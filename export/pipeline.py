@@ -2,7 +2,7 @@
 
     python -m export.pipeline --target onnx|coreml|executorch [--base miniature|sdxl|koala-700m|koala-1b|FOLDER]
                               [--checkpoint H | --untrained] [--rank R] [--precision P] [--resolution PIXELS]
-                              [--batch 1|2] [--steps N] [--guidance G] [--out DIR]
+                              [--batch 1|2] [--tiny-vae V] [--steps N] [--guidance G] [--out DIR]
 
 The merger, both text encoders, the UNet with adapter inputs, the VAE's decoder, the tokenizers, the scheduler's
 numbers, and golden tensors of each part and of a whole image. All of it is checked against PyTorch before it is kept.
@@ -182,7 +182,7 @@ def _load(args: Any, precision: str) -> tuple[Source, PipelineOptions]:
     try:
         import torch
 
-        from lorarar.training.sources import image_side, open_pipeline, open_unet
+        from lorarar.training.sources import image_side, open_pipeline, open_tiny_vae, open_unet
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
     layout = load_layout(args.base)
@@ -194,6 +194,8 @@ def _load(args: Any, precision: str) -> tuple[Source, PipelineOptions]:
     )
     pipeline = open_pipeline(args.base, args.untrained, torch.float32, unet=False)
     pipeline.register_modules(unet=unet)
+    if args.tiny_vae is not None:
+        pipeline.register_modules(vae=open_tiny_vae(args.tiny_vae, scale, unet.config.in_channels))
     for network in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae, unet):
         network.eval().requires_grad_(False)
     pixels = image_side(unet, scale, args.resolution)
@@ -220,6 +222,11 @@ def _parse(argv: Sequence[str] | None) -> Any:
     )
     add("--resolution", type=int, metavar="PIXELS", help="side of the image (default: the base's own)")
     add("--batch", type=int, choices=(1, 2), default=2, help="2: guidance in one run of the UNet (default 2)")
+    add(
+        "--tiny-vae",
+        metavar="V",
+        help="an AutoencoderTiny, such as TAESDXL, instead of the base's VAE: folder or hub id",
+    )
     add("--steps", type=int, default=25, metavar="N", help="denoising steps that apps start with (default 25)")
     add("--guidance", type=float, metavar="G", help="guidance that apps start with (default 5, SDXL's; miniature 2)")
     add("--out", type=Path, metavar="DIR", help="the bundle (default build/BASE-TARGET-PRECISION)")

@@ -85,6 +85,30 @@ def open_unet(base: str, untrained: bool, dtype: torch.dtype | None = None) -> t
     return unet, 2 ** (len(vae["block_out_channels"]) - 1)
 
 
+def open_tiny_vae(source: str, scale: int, channels: int) -> Any:
+    """A folder or hub id of diffusers' AutoencoderTiny, such as TAESDXL, in fp32.
+
+    InputError when it is none, or isn't for latents of `channels` and `scale` pixels a side.
+    """
+    from diffusers import AutoencoderTiny
+
+    path = Path(source)
+    if not (path.is_dir() or _HUB_ID.fullmatch(source)):
+        raise InputError(f"{source}: no such folder; give one of an AutoencoderTiny in diffusers format, or a hub id")
+    with _explained(source, "give an AutoencoderTiny, such as TAESDXL"), quiet_toolchains(), _silent_loaders():
+        config = AutoencoderTiny.load_config(source)
+        if config.get("_class_name") != AutoencoderTiny.__name__:
+            raise InputError(f"{source}: holds {config.get('_class_name')}, not an AutoencoderTiny such as TAESDXL")
+        vae = AutoencoderTiny.from_pretrained(source, torch_dtype=torch.float32, use_safetensors=True).eval()
+    have = 2 ** (len(vae.config.decoder_block_out_channels) - 1), vae.config.latent_channels
+    if have != (scale, channels):
+        raise InputError(
+            f"{source}: decodes latents of {have[1]} channels to {have[0]} pixels each, the base's have {channels} "
+            f"and {scale}; give one that was made for this base"
+        )
+    return vae
+
+
 def image_side(unet: Any, scale: int, resolution: int | None) -> int:
     """The side of an image in pixels: the one given, or the UNet's own. InputError when the UNet can't halve it."""
     side = int(unet.config.sample_size) * scale if resolution is None else resolution
