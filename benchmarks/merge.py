@@ -75,7 +75,8 @@ def measure_rank(layout: Layout, base: str, rank: int, options: argparse.Namespa
         todo = cases.pytorch_cases(hypernet, layout, inputs) | {"sgemm": cases.sgemm_case(_SGEMM_SIZE)}
         for target in options.targets:
             progress.update(task, description=f"rank {rank}: exporting to {target}")
-            bundle = cases.export_bundle(target, base, rank, folder)
+            given = ["--target", target, "--base", base, "--untrained", "--rank", str(rank)]
+            bundle = cases.export("export.hypernet", given, folder / f"{target}-{rank}")
             todo[target] = cases.artifact_case(target, bundle, inputs, options.threads)
         progress.update(task, total=len(todo) * (options.rounds + 1))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -83,16 +83,19 @@ def pytorch_cases(hypernet: Hypernetwork, layout: Layout, inputs: Mapping[str, T
     }
 
 
-def export_bundle(target: str, base: str, rank: int, folder: Path) -> Path:
+def export(module: str, arguments: Sequence[str], out: Path) -> Path:
     """The artifact as users get it, made by the command that they use; it has been checked against PyTorch."""
-    out = folder / f"{target}-{rank}"
-    command = [sys.executable, "-m", "export.hypernet", "--target", target, "--base", base, "--untrained"]
-    command += ["--rank", str(rank), "--out", str(out)]
+    run_module(module, *arguments, "--out", str(out))
+    return out
+
+
+def run_module(module: str, *arguments: str) -> None:
+    """Run one of our commands in a process of its own. InputError with what it said when it fails."""
+    command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["no message"]
-        raise InputError(f"python -m export.hypernet --target {target} failed: {said[-1].removeprefix('error: ')}")
-    return out
+        raise InputError(f"python -m {module} {' '.join(arguments[:2])} failed: {said[-1].removeprefix('error: ')}")
 
 
 def artifact_case(target: str, bundle: Path, inputs: Mapping[str, Tensor], threads: int) -> Case:
