@@ -34,6 +34,7 @@ class Graph:
     sizes: Mapping[str, int]  # the value of every named size, where it has to be fixed
     kept: Mapping[str, torch.dtype] = field(default_factory=dict)  # inputs whose type no precision changes
     golden: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # recipes of inputs that are no common ones
+    owned: bool = False  # whether the module may be changed in place: a copy of SDXL's is 10 GB
 
     def fixed(self, shape: Shape) -> tuple[int, ...]:
         """The shape with names replaced by `sizes`."""
@@ -80,7 +81,7 @@ def unet_graph(unet: Any, layout: Layout | None, rank: int, size: ImageSize, mod
     side = float(size.pixels)
     sizes = {"values": [side, side, 0.0, 0.0, side, side] * batch}
     module = AdaptedUNet(unet, layout) if module is None else module
-    return Graph("unet", module, inputs, outputs, {"merged_rank": 2 * rank}, kept, {"time_ids": sizes})
+    return Graph("unet", module, inputs, outputs, {"merged_rank": 2 * rank}, kept, {"time_ids": sizes}, owned=True)
 
 
 def text_graph(name: str, model: Any, tokens: Sequence[int]) -> Graph:

@@ -89,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     tolerance("unet", target.name, precision)
     rank = chosen_rank(args.base, args.rank)
     try:
+        import torch
+
         from lorarar.training.sources import image_side, open_unet
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
@@ -97,7 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with watch.stage("load"):
             layout = load_layout(args.base)
             lora = _fused(args, layout)
-            unet, scale = open_unet(args.base, args.untrained)
+            # Random weights are as good in half precision, which is half of the memory.
+            half = torch.float16 if args.untrained and precision != "fp32" else None
+            unet, scale = open_unet(args.base, args.untrained, half)
         pixels = image_side(unet, scale, args.resolution)
         kind = "fused" if lora else "unet"
         out = args.out or Path("build") / f"{kind}-{layout.base}-{target.name}-{precision}"

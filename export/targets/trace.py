@@ -19,8 +19,8 @@ class _Positional(torch.nn.Module):
 
     def __init__(self, graph: Graph, dtype: torch.dtype) -> None:
         super().__init__()
-        # `to(float16)` works in place and would spoil the reference. A full-size model comes in `dtype`: no copy.
-        same = all(value.dtype == dtype for value in graph.module.parameters())
+        # `to(float16)` works in place.
+        same = graph.owned or all(value.dtype == dtype for value in graph.module.parameters())
         self.module = graph.module if same else copy.deepcopy(graph.module)
         self.inputs, self.outputs = tuple(graph.inputs), tuple(graph.outputs)
 

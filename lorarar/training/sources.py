@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 UNTRAINED_SEED = 0
 _SCALE = {False: 8, True: 4}
 """Image pixels a latent pixel: SDXL's and KOALA's, and the miniature's."""
-_PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "vae", "unet", "scheduler")
+NETWORKS = ("text_encoder", "text_encoder_2", "unet", "vae")
+_PARTS = ("tokenizer", "tokenizer_2", *NETWORKS, "scheduler")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 # An untrained base has no tokenizer file; a few captions are enough for one that cuts any prompt into known pieces.
 _CAPTIONS = ("a photo of a dog", "a sks cat in watercolor painting style", "an oil painting of a house")
+
+_VOCABULARY = 49408  # CLIP's, which is a twentieth of the second encoder
 
 _VAE: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -83,6 +86,35 @@ def open_unet(base: str, untrained: bool, dtype: torch.dtype | None = None) -> t
     if not _is_told_sizes(unet):
         raise InputError(f"{base}: its UNet is not told the image's size, as SDXL's is; give an SDXL-like pipeline")
     return unet, 2 ** (len(vae["block_out_channels"]) - 1)
+
+
+def meta_parts(base: str) -> dict[str, Any]:
+    """The base's networks by their pipeline names, on the meta device: shapes without weights. InputError as open_unet.
+
+    Named bases have theirs here; a folder's or hub id's come from its configs. A single file has none to read.
+    """
+    if base in CONFIGS:
+        from lorarar.miniature.networks import build_tokenizer
+
+        tokenizer = build_tokenizer(_CAPTIONS)
+        with quiet_toolchains(), torch.device("meta"):
+            return dict(zip(NETWORKS, _networks(CONFIGS[base], tokenizer, torch.float32), strict=True))
+    path = _find(base)
+    if path.is_file():
+        raise InputError(f"{base}: a single file has no configs to plan by; give a diffusers folder or a named base")
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    with _explained(base, _advice(path)), quiet_toolchains(), _silent_loaders(), torch.device("meta"):
+        unet, vae = (
+            kind.from_config(kind.load_config(str(path), subfolder=name))
+            for name, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL))
+        )
+        encoders = [
+            kind(CLIPTextConfig.from_pretrained(str(path), subfolder=name))
+            for name, kind in (("text_encoder", CLIPTextModel), ("text_encoder_2", CLIPTextModelWithProjection))
+        ]
+    return dict(zip(NETWORKS, (*encoders, unet, vae), strict=True))
 
 
 def open_tiny_vae(source: str, scale: int, channels: int) -> Any:
@@ -233,7 +265,18 @@ def _untrained_unet(base: str, dtype: torch.dtype) -> Any:
 
 
 def _full_size(config: dict[str, Any] | None, tokenizer: CLIPTokenizer, dtype: torch.dtype) -> Any:
-    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+    first, second, unet, vae = _networks(config, tokenizer, dtype)
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"
+    )
+    return StableDiffusionXLPipeline(vae, first, second, tokenizer, tokenizer, unet, scheduler, add_watermarker=False)
+
+
+def _networks(config: dict[str, Any] | None, tokenizer: CLIPTokenizer, dtype: torch.dtype) -> tuple[Any, ...]:
+    """SDXL's networks in the order of NETWORKS; without a config no UNet."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(UNTRAINED_SEED)
@@ -241,10 +284,7 @@ def _full_size(config: dict[str, Any] | None, tokenizer: CLIPTokenizer, dtype: t
         with _default_dtype(dtype):
             unet = UNet2DConditionModel.from_config(config) if config else None
             first, second = _text_encoders(tokenizer)
-    scheduler = EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"
-    )
-    return StableDiffusionXLPipeline(vae, first, second, tokenizer, tokenizer, unet, scheduler, add_watermarker=False)
+    return first, second, unet, vae
 
 
 def _text_encoders(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
@@ -252,7 +292,7 @@ def _text_encoders(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, CLIPTextMod
 
     configs = [
         CLIPTextConfig(
-            vocab_size=len(tokenizer),
+            vocab_size=_VOCABULARY,
             intermediate_size=4 * sizes["hidden_size"],
             projection_dim=sizes["hidden_size"],
             bos_token_id=tokenizer.bos_token_id,
