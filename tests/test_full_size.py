@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from full_size_page import Row, host, measured, record
+from measured_pages import PAGES, Row, host, measured
+
+from runtime_py.precisions import UNET_PRECISIONS
 
 ROOT = Path(__file__).parent.parent
 PEAK_GB = 6.0
@@ -64,38 +66,49 @@ def test_a_full_size_unet(
     base: str, target: str, precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exports, checks, and writes what it took into docs/full-size.md, before it is compared with what is allowed."""
-    bundle = tmp_path / "bundle"
-    given = ("--target", target, "--base", base, "--precision", precision, "--untrained", "--resolution", "512")
-    seconds, peak = measured("export.unet", *given, "--out", str(bundle))
-    check_seconds, check_peak = measured("runtime_py.check", str(bundle), "--json", str(tmp_path / "rows.json"))
-    checked = json.loads((tmp_path / "rows.json").read_text())
+    given = ["--target", target, "--base", base, "--precision", precision, "--untrained", "--resolution", "512"]
+    row, check_gb = export_and_check("export.unet", given, (base, target, precision), tmp_path)
+    PAGES["full-size"].record(row)
+    with capsys.disabled():
+        print(f"\n{row}; the check alone {check_gb:.1f} GB")
+    seconds, gigabytes = UNETS[row.key]
+    assert row.export_seconds <= seconds
+    assert row.peak_gigabytes <= gigabytes
+    if (base, target) == ("koala-700m", "coreml"):
+        assert row.step_seconds <= STEP_SECONDS and check_gb <= STEP_GB
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"), [(target, precision) for target, names in UNET_PRECISIONS.items() for precision in names]
+)
+def test_every_precision_of_the_miniature(target: str, precision: str, tmp_path: Path) -> None:
+    """The whole pipeline, checked; the rows go into docs/precisions.md."""
+    given = ["--target", target, "--precision", precision]
+    row, _ = export_and_check("export.pipeline", given, ("miniature", target, precision), tmp_path)
+    PAGES["precisions"].record(row)
+    assert row.image_psnr_db is not None
+
+
+def export_and_check(module: str, given: list[str], key: tuple[str, str, str], folder: Path) -> tuple[Row, float]:
+    """A row of what an export took and what its check found, and the gigabytes of the check alone."""
+    bundle, found = folder / "bundle", folder / "rows.json"
+    seconds, peak = measured(module, *given, "--out", str(bundle))
+    _, check_peak = measured("runtime_py.check", str(bundle), "--json", str(found))
+    rows = json.loads(found.read_text())
     entry = json.loads((bundle / "manifest.json").read_text())["components"]["unet"]
     weights = [file.stat().st_size for file in (bundle / entry["file"]).glob("Data/com.apple.CoreML/weights/*")]
-    psnr = min(output["psnr_db"] for row in checked for output in row["outputs"])
-    step = checked[0]["run_s"]
-    row = Row(
-        base, target, precision, entry["bytes"] // 10**6, max(1, len(weights)), round(seconds), peak, psnr, step, host()
-    )
-    record(row)
     shutil.rmtree(bundle)  # gigabytes that pytest would keep
-    with capsys.disabled():
-        print(f"\n{row}; the check alone {check_seconds:.0f} s, {check_peak:.1f} GB")
-    assert all(found["status"] == "passed" for found in checked)
+    assert all(row["status"] == "passed" for row in rows)
     assert all(size <= 1.01e9 for size in weights)
-    allowed_seconds, allowed_gb = UNETS[base, target, precision]
-    assert seconds <= allowed_seconds
-    assert peak <= allowed_gb
-    if (base, target) == ("koala-700m", "coreml"):
-        assert step <= STEP_SECONDS and check_peak <= STEP_GB
-
-
-@pytest.mark.parametrize(("target", "precision"), [("coreml", "w6"), ("coreml", "w4")])
-def test_palettes_of_the_miniature(target: str, precision: str, tmp_path: Path) -> None:
-    """Every other precision of a UNet is tested on a tiny one."""
-    out = tmp_path / "bundle"
-    run("export.unet", "--target", target, "--precision", precision, "--out", str(out))
-    run("runtime_py.check", str(out), "--json", str(tmp_path / "rows.json"))
-    assert {row["status"] for row in json.loads((tmp_path / "rows.json").read_text())} == {"passed"}
+    parts = {name: [row for row in rows if row["component"] == name] for name in ("unet", "pipeline")}
+    worst = {
+        name: min((o["psnr_db"] for row in part for o in row["outputs"]), default=None) for name, part in parts.items()
+    }
+    megabytes, step = round(entry["bytes"] / 1e6, 1), round(parts["unet"][0]["run_s"], 4)
+    psnr = [None if value is None else round(value, 1) for value in worst.values()]
+    assert psnr[0] is not None
+    times = (round(seconds, 1), round(peak, 2))
+    return Row(*key, megabytes, max(1, len(weights)), *times, psnr[0], psnr[1], step, host()), check_peak
 
 
 def run(module: str, *arguments: str) -> None:
