@@ -2,7 +2,7 @@
 
     python -m export.pipeline --target onnx|coreml|executorch [--base miniature|sdxl|koala-700m|koala-1b|FOLDER]
                               [--checkpoint H | --untrained] [--rank R] [--precision P] [--resolution PIXELS]
-                              [--batch 1|2] [--tiny-vae V] [--steps N] [--guidance G] [--out DIR]
+                              [--batch 1|2] [--tiny-vae V] [--steps N] [--guidance G] [--plan | --out DIR]
 
 The merger, both text encoders, the UNet with adapter inputs, the VAE's decoder, the tokenizers, the scheduler's
 numbers, and golden tensors of each part and of a whole image. All of it is checked against PyTorch before it is kept.
@@ -162,6 +162,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     target = find_target(args.target)
     precision = args.precision or target.default_precision
     tolerance("unet", target.name, precision)
+    if args.plan:
+        _plan(args, precision)
+        return EXIT_OK
     watch, console = Stopwatch(), Console(stderr=True)
     with console.status("reading the base") as status:
         with watch.stage("load"):
@@ -171,6 +174,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows = export_pipeline(source, options, out, status.update)
     _report(out, rows, args, watch)
     return EXIT_OK
+
+
+def _plan(args: Any, precision: str) -> None:
+    """Print what would be made. Nothing is loaded, so a named base needs neither weights nor --untrained."""
+    from export.hypernet import chosen_rank
+    from export.plan import plan, print_plan
+    from lorarar.bases import load_layout
+    from lorarar.cli import missing_toolchain
+
+    try:
+        from lorarar.training.sources import meta_parts
+    except ModuleNotFoundError as error:
+        raise missing_toolchain(error.name or "torch", "train") from None
+    layout, rank = load_layout(args.base), chosen_rank(args.base, args.rank)
+    print_plan(plan(layout.base, args.target, precision, layout, rank, meta_parts(args.base)))
 
 
 def _load(args: Any, precision: str) -> tuple[Source, PipelineOptions]:
@@ -229,6 +247,7 @@ def _parse(argv: Sequence[str] | None) -> Any:
     )
     add("--steps", type=int, default=25, metavar="N", help="denoising steps that apps start with (default 25)")
     add("--guidance", type=float, metavar="G", help="guidance that apps start with (default 5, SDXL's; miniature 2)")
+    add("--plan", action="store_true", help="only say what would be made: sizes, memory, what a phone says to them")
     add("--out", type=Path, metavar="DIR", help="the bundle (default build/BASE-TARGET-PRECISION)")
     return parser.parse_args(argv)
 

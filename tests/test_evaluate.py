@@ -16,6 +16,7 @@ from tiny_pipeline import save_tiny_dataset, save_tiny_pipeline
 from lorarar.bases import load_layout
 from lorarar.checkpoints import save_hypernet
 from lorarar.cli import InputError, quiet_toolchains
+from lorarar.constant import ConstantCoefficients
 from lorarar.evaluate import _parse, main
 from lorarar.evaluation.generate import Sampler, Sampling, image_seeds, safe_name
 from lorarar.evaluation.judges import Question
@@ -134,6 +135,20 @@ def test_methods_differ_and_share_their_noise(world: Path, tmp_path: Path, judge
     shutil.rmtree(tmp_path / "images" / "direct")
     main(arguments(world, tmp_path, "--methods", "direct,learned"))
     assert png_bytes(tmp_path) == first
+
+
+def test_constant_coefficients_of_a_half_are_the_direct_merge(
+    world: Path, tmp_path: Path, judge: ScriptedJudge
+) -> None:
+    save_hypernet(ConstantCoefficients(), tmp_path / "constant.safetensors")
+    given = ["--methods", "direct", "--hypernets", f"constant={tmp_path / 'constant.safetensors'}"]
+    assert main(arguments(world, tmp_path / "run", *given)) == 0
+    images = png_bytes(tmp_path / "run")
+    assert len(images) == 8
+    for name, pixels in images.items():
+        assert pixels == images[name.replace("/constant/", "/direct/")]
+    merged = read_results(tmp_path / "run").pairs[0].merges
+    assert (merged["constant"].parameters, merged["direct"].parameters) == (4, 0)
 
 
 def test_a_second_run_makes_nothing_again(

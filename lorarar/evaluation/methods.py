@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from lorarar import merging
-from lorarar.checkpoints import LoadedHypernet
+from lorarar.checkpoints import LoadedHypernet, LoadedPredictor
 from lorarar.cli import InputError
 from lorarar.evaluation.generate import Adapter
 from lorarar.evaluation.klora import ALPHA, BETA, KLoRA, OnStep
@@ -87,7 +87,7 @@ class Evaluated:
     needs_loras: bool = True
 
 
-def prepare(name: str, bench: Workbench, hypernet: LoadedHypernet | None = None) -> Evaluated:
+def prepare(name: str, bench: Workbench, hypernet: LoadedHypernet | LoadedPredictor | None = None) -> Evaluated:
     """The method `name`; a name that is not in METHODS is an ablation's checkpoint, given as `hypernet`.
 
     Raises InputError when the method needs a checkpoint and there is none.
@@ -153,12 +153,12 @@ def _merging(name: str, options: Options, parameters: int = 0) -> Make:
     return make
 
 
-def _learned(name: str, bench: Workbench, loaded: LoadedHypernet) -> Evaluated:
+def _learned(name: str, bench: Workbench, loaded: LoadedHypernet | LoadedPredictor) -> Evaluated:
     """LoRA.rar and its ablations: another k/v rule, or coefficients that do not depend on the LoRAs."""
     rules = {"learned-kv-average": {"rule": "average"}, "learned-kv-sum": {"rule": "sum"}}
-    options = learned_options(loaded.hypernet, **rules.get(name, {}))
+    options = learned_options(loaded.predictor, **rules.get(name, {}))
     facts: dict[str, Any] = {"hypernet": loaded.sha256, "rule": options.rule, "learned": list(options.learned)}
-    parameters = sum(parameter.numel() for parameter in loaded.hypernet.parameters())
+    parameters = sum(parameter.numel() for parameter in loaded.predictor.parameters())
     if name == "learned-mean":
         means = mean_coefficients(bench, options)
         options, parameters = replace(options, constants=means, predict=None), 2 * len(means)

@@ -1,0 +1,142 @@
+"""What an export will make, before it is made: sizes, memory, and what a phone will say to them (`--plan`).
+
+Counted on the meta device, from the shapes of every layer; a test compares the sizes with measured exports.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from export.tolerance import part_precision
+from lorarar.layout import Layout
+from runtime_py.precisions import UNET_PRECISIONS
+
+NEURAL_ENGINE_BYTES = 1_000_000_000  # of one model
+PHONE_BYTES = int(2.8 * 2**30)
+"""What an app may use on an iPhone of 6 GB, by those who met the limit; the increased-memory entitlement gives more."""
+
+# Bytes a weight by the kind of layer; scales are counted with the weights that share them.
+_FLOATS = {"fp32": 4.0, "fp16": 2.0}
+_FEW_BITS: Mapping[tuple[str, str], Mapping[str, float]] = {
+    ("onnx", "w8"): {"linear": 1 + 4 / 32, "conv": 1.0, "other": 4.0},
+    ("onnx", "w4"): {"linear": 0.5 + 4 / 32, "conv": 1.0, "other": 4.0},
+    ("coreml", "w8"): {"linear": 1.0, "conv": 1.0, "other": 1.0},
+    ("coreml", "w6"): {"linear": 0.75, "conv": 0.75, "other": 0.75},
+    ("coreml", "w4"): {"linear": 0.5, "conv": 0.75, "other": 0.5},
+    ("executorch", "w8"): {"linear": 1.0, "conv": 4.0, "other": 4.0},
+    ("executorch", "w4"): {"linear": 0.5 + 4 / 32, "conv": 4.0, "other": 4.0},
+}
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """One component as it will be."""
+
+    name: str
+    precision: str
+    parameters: int
+    bytes: int
+
+    @property
+    def chunks(self) -> int:
+        """Of a Core ML pipeline."""
+        return max(1, math.ceil(self.bytes / NEURAL_ENGINE_BYTES))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A bundle as it will be."""
+
+    base: str
+    target: str
+    precision: str
+    parts: tuple[PartPlan, ...]
+    adapter_bytes: int  # of one merged adapter, while an image is drawn
+
+    @property
+    def unet(self) -> PartPlan:
+        return next(part for part in self.parts if part.name == "unet")
+
+    @property
+    def running_bytes(self) -> int:
+        """Weights that are in memory together: the UNet and its adapter. Activations come on top."""
+        return max(self.unet.bytes + self.adapter_bytes, *(part.bytes for part in self.parts))
+
+
+def plan(base: str, target: str, precision: str, layout: Layout, rank: int, parts: Mapping[str, Any]) -> Plan:
+    """`parts` are the base's networks by name (`lorarar.training.sources.meta_parts`); weights are not looked at."""
+    found = []
+    for name, network in _components(parts).items():
+        used = part_precision(name, precision)
+        counts = _weights(network)
+        size = sum(count * bytes_a_weight(target, used, kind) for kind, count in counts.items())
+        found.append(PartPlan(name, used, sum(counts.values()), round(size)))
+    numbers = sum(2 * rank * len(group.modules) * (group.in_features + group.out_features) for group in layout.groups)
+    half = precision == "fp16" or (target == "coreml" and precision != "fp32")
+    return Plan(base, target, precision, tuple(found), numbers * (2 if half else 4))
+
+
+def bytes_a_weight(target: str, precision: str, kind: str) -> float:
+    """Of a weight of a `linear`, a `conv` or an `other` layer."""
+    return _FLOATS[precision] if precision in _FLOATS else _FEW_BITS[target, precision][kind]
+
+
+def advice(planned: Plan) -> list[str]:
+    """What a phone will say to the plan, a sentence each, and what to do about it."""
+    said = []
+    for part in planned.parts:
+        if planned.target == "coreml" and part.chunks > 1:
+            said.append(
+                f"{part.name}: over the 1 GB that the Neural Engine takes as one model, so it becomes a pipeline of "
+                f"{part.chunks} chunks in one package; an app loads it like any other"
+            )
+    need = f"{planned.running_bytes / 1e9:.1f} GB of weights and adapter are in memory while an image is drawn"
+    if planned.running_bytes <= PHONE_BYTES:
+        return [*said, f"{need}; an app on a phone of 6 GB may use about {PHONE_BYTES / 1e9:.1f}"]
+    smaller = [name for name in UNET_PRECISIONS[planned.target] if name.startswith("w") and name != planned.precision]
+    least = smaller[-1:] or [planned.precision]
+    fits = planned.unet.parameters * bytes_a_weight(planned.target, least[0], "linear") <= PHONE_BYTES
+    do = f"give --precision {' or '.join(smaller)}" if fits and smaller else "give a smaller --base"
+    return [*said, f"{need}, over the {PHONE_BYTES / 1e9:.1f} that an app may use on a phone of 6 GB: {do}"]
+
+
+def print_plan(planned: Plan) -> None:
+    """The table and the advice."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{planned.base} · {planned.target} · {planned.precision}: nothing is made yet")
+    for column in ("component", "precision", "parameters", "size"):
+        table.add_column(column, justify="left" if column in ("component", "precision") else "right")
+    for part in planned.parts:
+        table.add_row(part.name, part.precision, f"{part.parameters / 1e6:.2f} M", f"{part.bytes / 1e6:.1f} MB")
+    total = sum(part.bytes for part in planned.parts)
+    table.add_row("bundle", "", "", f"{total / 1e6:.1f} MB", style="bold")
+    console = Console()
+    console.print(table)
+    for sentence in advice(planned):
+        console.print(sentence, highlight=False)
+
+
+def _components(parts: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The networks of a bundle, in its order; of the VAE only what decodes."""
+    vae = parts["vae"]
+    decoder = [layer for layer in (getattr(vae, "post_quant_conv", None), vae.decoder) if layer is not None]
+    return {**{name: [parts[name]] for name in ("text_encoder", "text_encoder_2", "unet")}, "vae_decoder": decoder}
+
+
+def _weights(networks: list[Any]) -> Counter[str]:
+    """How many numbers the layers of each kind hold; biases and norms are `other`."""
+    from torch import nn
+
+    counts: Counter[str] = Counter()
+    for network in networks:
+        for layer in network.modules():
+            kind = "linear" if isinstance(layer, nn.Linear) else "conv" if isinstance(layer, nn.Conv2d) else "other"
+            for name, value in layer.named_parameters(recurse=False):
+                counts[kind if name == "weight" else "other"] += value.numel()
+    return counts
