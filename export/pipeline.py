@@ -6,19 +6,21 @@
 
 The merger, both text encoders, the UNet with adapter inputs, the VAE's decoder, the tokenizers, the scheduler's
 numbers, and golden tensors of each part and of a whole image. All of it is checked against PyTorch before it is kept.
+An export that was interrupted goes on where it was when the same command is given again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorarar.cli import EXIT_OK, Parser, Stopwatch, atomic_folder, run_command
+from lorarar.cli import EXIT_OK, Parser, Stopwatch, run_command
 
 if TYPE_CHECKING:
     from export.graph import ImageSize
+    from export.resume import Unfinished
     from lorarar.checkpoints import LoadedHypernet
     from lorarar.layout import Layout
     from runtime_py.check import CheckRow
@@ -58,6 +60,7 @@ def export_pipeline(
     from export.golden import write_image
     from export.manifest import check_output, manifest, write_manifest
     from export.parity import measure, measure_pipeline
+    from export.resume import unfinished_folder
     from export.scheduling import scheduler_settings
     from export.targets import find_target
     from export.tolerance import tolerance
@@ -67,11 +70,16 @@ def export_pipeline(
     check_output(out)
     target.load()
     settings = scheduler_settings(source.pipeline.scheduler)
-    with atomic_folder(out) as folder:
+    with unfinished_folder(out, _origins(source, options)) as work:
+        folder = work.folder
         facts = _facts(source, options, settings, folder)
-        progress("drawing the golden image with diffusers")
-        facts["golden"] = write_image(source.pipeline, source.layout, options, folder)
-        entries = _write_parts(source, options, folder, progress)
+        golden = work.kept("golden image")
+        if golden is None:
+            progress("drawing the golden image with diffusers")
+            golden = write_image(source.pipeline, source.layout, options, folder)
+            work.keep("golden image", golden)
+        facts["golden"] = golden
+        entries = _write_parts(source, options, work, progress)
         data = manifest(target.name, options.precision, options.rank, source.layout, entries, source.hypernet)
         data["pipeline"] = facts
         write_manifest(folder, data)
@@ -86,7 +94,25 @@ def export_pipeline(
     return [*rows, whole]
 
 
-def _write_parts(source: Source, options: PipelineOptions, folder: Path, progress: Progress) -> dict[str, Any]:
+def _origins(source: Source, options: PipelineOptions) -> dict[str, Any]:
+    """All that a bundle depends on but for the toolchains, as JSON."""
+    from lorarar.fingerprint import fingerprint
+    from lorarar.training.sources import NETWORKS
+
+    networks = {name: fingerprint(getattr(source.pipeline, name)) for name in NETWORKS}
+    tokenizers = [sorted(tokenizer.get_vocab().items()) for tokenizer in _tokenizers(source.pipeline).values()]
+    scheduler = {name: str(value) for name, value in source.pipeline.scheduler.config.items()}
+    return {
+        "options": asdict(options),
+        "layout": source.layout.to_json(options.rank),
+        "hypernet": source.hypernet.sha256,
+        "networks": networks,
+        "tokenizers": tokenizers,
+        "scheduler": scheduler,
+    }
+
+
+def _write_parts(source: Source, options: PipelineOptions, work: Unfinished, progress: Progress) -> dict[str, Any]:
     """Every component's files; their entries by name, in the order in which an app runs them."""
     from export.components import write_component
     from export.forms import suit
@@ -101,8 +127,15 @@ def _write_parts(source: Source, options: PipelineOptions, folder: Path, progres
     entries: dict[str, Any] = {}
 
     def write(graph: Any, reference: Any = None, prepare: Callable[[], None] = lambda: None) -> None:
-        precision = part_precision(graph.name, options.precision)
-        entries[graph.name] = write_component(folder, graph, target, precision, progress, reference, prepare)
+        kept = work.kept(graph.name)
+        if kept is None:
+            work.discard(f"{graph.name}{target.suffix}")
+            precision = part_precision(graph.name, options.precision)
+            kept = write_component(work.folder, graph, target, precision, progress, reference, prepare)
+            work.keep(graph.name, kept)
+        else:
+            progress(f"{graph.name}: taken from the export that was stopped")
+        entries[graph.name] = kept
 
     hypernet = source.hypernet.hypernet
     write(merger_graph(hypernet, layout, target.name, options.rank), Merger(hypernet, layout))
@@ -124,8 +157,6 @@ def _tokenizers(pipeline: Any) -> dict[str, Any]:
 
 def _facts(source: Source, options: PipelineOptions, settings: Any, folder: Path) -> dict[str, Any]:
     """The manifest's `pipeline` but for its golden image; writes the tokenizers' files."""
-    from dataclasses import asdict
-
     from export.manifest import file_entry
     from runtime_py.noise import NOISE, NOISE_TEXT
 

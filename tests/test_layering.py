@@ -20,6 +20,7 @@ CONTRACT_WRITERS = tuple(
     f"export.{name}"
     for name in (
         *("golden", "manifest", "parity", "tolerance", "scheduling", "hypernet", "unet", "pipeline"),
+        *("plan", "resume"),
         *("targets.onnx", "targets.coreml_chunks"),
     )
 )

@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from lorarar.evaluation.cost import measured
 from lorarar.evaluation.generate import PairFolder, Sampler, image_seeds
 from lorarar.evaluation.judges import Judge
@@ -20,6 +18,7 @@ from lorarar.evaluation.methods import Evaluated, Made, Workbench
 from lorarar.evaluation.metrics import Embedder
 from lorarar.evaluation.names import info
 from lorarar.evaluation.results import ImageRecord, MergeFacts, PairRecord, Results
+from lorarar.fingerprint import fingerprint
 from lorarar.training.dataset import Content, Style, merged_prompt
 
 Report = Callable[[str, int], None]
@@ -59,15 +58,6 @@ class Evaluation:
         if path not in self.digests:
             self.digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
         return self.digests[path]
-
-
-def fingerprint(unet: nn.Module) -> str:
-    """A digest of the first few numbers of every weight: tells a retrained base from the one before in no time."""
-    digest = hashlib.sha256()
-    for name, tensor in unet.state_dict().items():
-        first = tensor.detach().flatten()[:16].float().cpu().numpy()
-        digest.update(name.encode() + bytes(str(tuple(tensor.shape)), "ascii") + first.tobytes())
-    return digest.hexdigest()[:16]
 
 
 def check_places(evaluation: Evaluation) -> int:

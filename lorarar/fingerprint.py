@@ -1,0 +1,16 @@
+"""Telling networks apart by a few numbers of every weight."""
+
+from __future__ import annotations
+
+import hashlib
+
+from torch import nn
+
+
+def fingerprint(network: nn.Module) -> str:
+    """A digest of the first few numbers of every weight: tells a retrained network from the one before in no time."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        first = tensor.detach().flatten()[:16].float().cpu().numpy()
+        digest.update(name.encode() + bytes(str(tuple(tensor.shape)), "ascii") + first.tobytes())
+    return digest.hexdigest()[:16]
