@@ -30,6 +30,7 @@ from lorarar.miniature.networks import Sizes, build_tokenizer, new_pipeline
 from lorarar.miniature.population import caption, example, population
 from lorarar.miniature.references import write_dataset
 from lorarar.miniature.stages import Plan, open_pipeline
+from lorarar.miniature.styles import FAMILIES
 from lorarar.miniature.subjects import COLOURS, KINDS, sample_subject
 from lorarar.training.dataset import read_dataset
 
@@ -237,6 +238,9 @@ def test_the_stages_make_a_pipeline_and_are_skipped_when_done(tmp_path: Path) ->
     latents = pipeline.vae.config.scaling_factor
     assert latents != 0.18215 and np.isfinite(latents)
     assert (plan.output / "samples.png").is_file()
+    prompts = json.loads((plan.output / "samples.json").read_text())
+    assert len(prompts) == len(KINDS) + len(FAMILIES)
+    assert all(kind in prompt for kind, prompt in zip(KINDS, prompts, strict=False))
     assert set(plan.seconds()) == set(stages)
     before = {stage: seconds for stage, seconds in plan.seconds().items() if stage in ("autoencoder", "base")}
     build(plan, ["autoencoder", "base"])
@@ -246,14 +250,18 @@ def test_the_stages_make_a_pipeline_and_are_skipped_when_done(tmp_path: Path) ->
 def test_the_card_tells_commands_times_and_figures_of_what_is_shipped(tmp_path: Path) -> None:
     """Written from copies of the shipped files, each figure read here by other means."""
     plan = Plan(tmp_path / "work", tmp_path / "out", seed=3)
-    plan.work.mkdir()
+    plan.output.mkdir()
     plan.times.write_text(json.dumps({"base": 5400.0, "loras": 90.0}))
     for name in ("judge", "unet"):
         shutil.copytree(MINIATURE_FOLDER / name, plan.output / name)
     shutil.copy(MINIATURE_FOLDER / "hypernet.safetensors", plan.output)
     build(plan, ["card"])
     card = (plan.output / "README.md").read_text()
-    assert "| base | `python -m lorarar.miniature build --until base` | 90.0 |" in card and "| all | | 92 |" in card
+    assert (
+        "| base | `python -m lorarar.miniature build --until base` | 90.0 |" in card
+        and "| recorded in all | | 92 |" in card
+    )
+    assert "--until population` | not recorded |" in card
     assert "build --seed 3" in card and "--only styles --steps 100" in card
     asked = json.loads((MINIATURE_FOLDER / "judge" / "config.json").read_text())["accuracy"]
     worn = asked["subject"]["same kind"]["worn"]

@@ -109,7 +109,9 @@ def _card(plan: Plan) -> Path:
     commands = {name: f"python -m lorarar.miniature build --until {name}" for name in STAGES if name != "card"}
     commands["loras"] = "`, `".join(" ".join(["python -m lorarar.train_lora", *given]) for given in lora_options(plan))
     commands["hypernet"] = " ".join(["python -m lorarar.train", *hypernet_options(plan)])
-    return write_card(plan, commands)
+    # As someone in the repository's folder gives them, whatever folder that is.
+    here = f"{Path.cwd()}/"
+    return write_card(plan, {name: command.replace(here, "") for name, command in commands.items()})
 
 
 STAGES: Mapping[str, Callable[[Plan], Path]] = {

@@ -70,10 +70,11 @@ def _times(plan: Plan, commands: dict[str, str]) -> str:
         "| stage | command | minutes |",
         "|---|---|---|",
     ]
-    rows += [f"| {stage} | `{command}` | {seconds.get(stage, 0) / 60:.1f} |" for stage, command in commands.items()]
-    total = sum(seconds.get(stage, 0) for stage in commands) / 60
-    rows += [f"| all | | {total:.0f} |", ""]
-    return "\n".join(rows)
+    for stage, command in commands.items():
+        minutes = f"{seconds[stage] / 60:.1f}" if stage in seconds else "not recorded"
+        rows.append(f"| {stage} | `{command}` | {minutes} |")
+    rows += [f"| recorded in all | | {sum(seconds.values()) / 60:.0f} |", ""]
+    return "\n".join([*rows, "On two cores without a GPU, beside other work.", ""])
 
 
 def _judge(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ def sample_prompts(seed: int) -> list[str]:
 
 
 def write_samples(pipeline: StableDiffusionXLPipeline, path: Path, seed: int) -> list[str]:
-    """A grid of one image a prompt, in the prompts' order, which are returned."""
+    """A grid of one image a prompt, in the prompts' order; they are returned, and written as .json beside it."""
     prompts = sample_prompts(seed)
     images: list[Image.Image] = []
     for first in range(0, len(prompts), COLUMNS):
@@ -53,4 +54,6 @@ def write_samples(pipeline: StableDiffusionXLPipeline, path: Path, seed: int) ->
         grid.paste(image, (number % COLUMNS * side, number // COLUMNS * side))
     with atomic_file(path) as temporary:
         grid.save(temporary, format="PNG")
+    with atomic_file(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(prompts, indent=1) + "\n", encoding="utf-8")
     return prompts

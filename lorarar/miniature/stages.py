@@ -47,7 +47,7 @@ class Plan:
     @property
     def times(self) -> Path:
         """Seconds that each stage has taken so far, over all the runs it took."""
-        return self.work / "times.json"
+        return self.output / "times.json"
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -57,7 +57,7 @@ class Plan:
             yield
         finally:
             seconds = self.seconds()
-            seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - start
+            seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - start, 1)
             with atomic_file(self.times) as temporary:
                 temporary.write_text(json.dumps(seconds, indent=1))
 
