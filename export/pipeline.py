@@ -2,7 +2,7 @@
 
     python -m export.pipeline --target onnx|coreml|executorch [--base miniature|sdxl|koala-700m|koala-1b|FOLDER]
                               [--checkpoint H | --untrained] [--rank R] [--precision P] [--resolution PIXELS]
-                              [--batch 1|2] [--tiny-vae V] [--steps N] [--guidance G] [--plan | --out DIR]
+                              [--batch 1|2] [--tiny-vae V] [--steps N] [--guidance G] [--plan | --out DIR | --into APP]
 
 The merger, both text encoders, the UNet with adapter inputs, the VAE's decoder, the tokenizers, the scheduler's
 numbers, and golden tensors of each part and of a whole image. All of it is checked against PyTorch before it is kept.
@@ -187,12 +187,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from rich.console import Console
 
+    from export.places import bundle_place
     from export.targets import find_target
     from export.tolerance import tolerance
 
     target = find_target(args.target)
     precision = args.precision or target.default_precision
     tolerance("unet", target.name, precision)
+    into = bundle_place(args.into, target.name) if args.into is not None else None
     if args.plan:
         _plan(args, precision)
         return EXIT_OK
@@ -200,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with console.status("reading the base") as status:
         with watch.stage("load"):
             source, options = _load(args, precision)
-        out = args.out or Path("build") / f"{source.layout.base}-{target.name}-{precision}"
+        out = args.out or into or Path("build") / f"{source.layout.base}-{target.name}-{precision}"
         with watch.stage("export and check"):
             rows = export_pipeline(source, options, out, status.update)
     _report(out, rows, args, watch)
@@ -279,7 +281,9 @@ def _parse(argv: Sequence[str] | None) -> Any:
     add("--steps", type=int, default=25, metavar="N", help="denoising steps that apps start with (default 25)")
     add("--guidance", type=float, metavar="G", help="guidance that apps start with (default 5, SDXL's; miniature 2)")
     add("--plan", action="store_true", help="only say what would be made: sizes, memory, what a phone says to them")
-    add("--out", type=Path, metavar="DIR", help="the bundle (default build/BASE-TARGET-PRECISION)")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--out", type=Path, metavar="DIR", help="the bundle (default build/BASE-TARGET-PRECISION)")
+    place.add_argument("--into", type=Path, metavar="APP", help="android_demo or ios_demo: where that app looks for it")
     return parser.parse_args(argv)
 
 

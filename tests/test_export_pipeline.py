@@ -26,6 +26,7 @@ from export.hypernet import load_source
 from export.manifest import manifest, write_manifest
 from export.parts import ImageDecoder, ImageReference, TextEncoder, TextReference
 from export.pipeline import PipelineOptions, Source, export_pipeline, main
+from export.places import bundle_place
 from export.targets import find_target
 from export.tolerance import TOLERANCES, part_precision
 from lorarar.bases import load_layout
@@ -363,6 +364,28 @@ def test_the_command(tiny_pipeline: Path, tmp_path: Path, capsys: pytest.Capture
     with pytest.raises(InputError, match="give either --checkpoint FILE"):
         main(given)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("app", "target", "place"),
+    [
+        ("android_demo", "onnx", "app/src/main/assets/bundles/onnx"),
+        ("ios_demo", "coreml", "App/Resources/bundles/coreml"),
+    ],
+)
+def test_a_demo_app_s_bundle_goes_where_it_looks(tmp_path: Path, app: str, target: str, place: str) -> None:
+    with pytest.raises(InputError, match="no demo app is there; give the path of android_demo or ios_demo"):
+        bundle_place(tmp_path / app, target)
+    (tmp_path / app).mkdir()
+    assert bundle_place(tmp_path / app, target) == tmp_path / app / place
+
+
+def test_a_demo_app_is_given_what_it_runs(tmp_path: Path) -> None:
+    (tmp_path / "android_demo").mkdir()
+    with pytest.raises(InputError, match="android_demo runs onnx, executorch, not coreml; give --target onnx"):
+        main(["--target", "coreml", "--into", str(tmp_path / "android_demo")])
+    with pytest.raises(InputError, match="not allowed with argument"):
+        main(["--target", "onnx", "--into", "android_demo", "--out", "x"])
 
 
 def test_a_contact_sheet_shows_every_bundle_with_every_adapter(
