@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lorarar.cli import InputError
+
 
 class ExplicitAttention:
     """An attention processor of diffusers: softmax(q kᵀ / √d) v without a mask, as two products and a softmax.
@@ -45,6 +47,40 @@ class ExplicitAttention:
     def _over_pixels(self, attn: Any, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         tokens = attn.group_norm(x).flatten(2).transpose(1, 2)
         return x + self(attn, tokens).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class SplitEinsumAttention(ExplicitAttention):
+    """The same attention head by head, channels before tokens, in the two einsums that Apple gives for the Neural
+    Engine (Deploying Transformers on the Apple Neural Engine, 2022).
+    """
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Float[Tensor, "b tokens d"],
+        encoder_hidden_states: Float[Tensor, "b keys c"] | None = None,
+        attention_mask: None = None,
+        **_: Any,
+    ) -> Float[Tensor, "b tokens d"]:
+        assert attention_mask is None, "SDXL's networks mask nothing"
+        if hidden_states.ndim == 4:
+            return self._over_pixels(attn, hidden_states)
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        queries = (attn.to_q(hidden_states) * attn.scale).transpose(1, 2).unsqueeze(2).chunk(attn.heads, dim=1)
+        keys = attn.to_k(context).unsqueeze(2).chunk(attn.heads, dim=3)
+        values = attn.to_v(context).transpose(1, 2).unsqueeze(2).chunk(attn.heads, dim=1)
+        mixed = []
+        for query, key, value in zip(queries, keys, values, strict=True):
+            weights = F.softmax(torch.einsum("bchq,bkhc->bkhq", query, key), dim=1)
+            mixed.append(torch.einsum("bkhq,bchk->bchq", weights, value))
+        return attn.to_out[0](torch.cat(mixed, dim=1).squeeze(2).transpose(1, 2))
+
+
+ATTENTION: Mapping[str, type[ExplicitAttention]] = {
+    "original": ExplicitAttention,
+    "split-einsum": SplitEinsumAttention,
+}
+"""By the name of `--attention`; the second is for Core ML alone."""
 
 
 class GroupNormAsLayerNorm(nn.Module):
@@ -85,10 +121,20 @@ _NORMS: Mapping[str, tuple[_Swap, ...]] = {
 }
 
 
-def suit(network: Any, target: str) -> None:
+def check_attention(attention: str, target: str) -> None:
+    """InputError for an attention that the target is not offered in."""
+    if attention not in ATTENTION:
+        raise InputError(f"unknown --attention {attention!r}; valid are {', '.join(ATTENTION)}")
+    if attention == "split-einsum" and target != "coreml":
+        raise InputError(
+            "--attention split-einsum is made for Apple's Neural Engine; leave it out for --target " + target
+        )
+
+
+def suit(network: Any, target: str, attention: str = "original") -> None:
     """Rewrite a diffusers UNet or VAE in place for a target. ONNX Runtime fuses the standard form by itself."""
     if target != "onnx" and hasattr(network, "set_attn_processor"):  # an AutoencoderTiny attends to nothing
-        network.set_attn_processor(ExplicitAttention())
+        network.set_attn_processor(ATTENTION[attention]())
     for kind, make in _NORMS[target]:
         for name, module in list(network.named_modules()):
             if type(module) is kind:

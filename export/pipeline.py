@@ -2,7 +2,8 @@
 
     python -m export.pipeline --target onnx|coreml|executorch [--base miniature|sdxl|koala-700m|koala-1b|FOLDER]
                               [--checkpoint H | --untrained] [--rank R] [--precision P] [--resolution PIXELS]
-                              [--batch 1|2] [--tiny-vae V] [--steps N] [--guidance G] [--plan | --out DIR | --into APP]
+                              [--batch 1|2] [--attention A] [--tiny-vae V] [--steps N] [--guidance G]
+                              [--plan | --out DIR | --into APP]
 
 The merger, both text encoders, the UNet with adapter inputs, the VAE's decoder, the tokenizers, the scheduler's
 numbers, and golden tensors of each part and of a whole image. All of it is checked against PyTorch before it is kept.
@@ -38,6 +39,7 @@ class PipelineOptions:
     size: ImageSize
     steps: int  # what an app starts with
     guidance: float
+    attention: str = "original"  # a key of export.forms.ATTENTION; the UNet's
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def export_pipeline(
     Raises InputError for what is not offered and FailedCheck when a part is not PyTorch's equal; `out` is then left as
     it was.
     """
+    from export.forms import check_attention
     from export.golden import write_image
     from export.manifest import check_output, manifest, write_manifest
     from export.parity import measure, measure_pipeline
@@ -67,6 +70,7 @@ def export_pipeline(
 
     target = find_target(options.target)
     tolerance("unet", target.name, options.precision)
+    check_attention(options.attention, target.name)
     check_output(out)
     target.load()
     settings = scheduler_settings(source.pipeline.scheduler)
@@ -145,7 +149,9 @@ def _write_parts(source: Source, options: PipelineOptions, work: Unfinished, pro
         write(text_graph(name, model, tokens["input_ids"]), TextReference(model))
         setattr(pipeline, name, None)
     unet = pipeline.unet
-    write(unet_graph(unet, layout, options.rank, options.size), prepare=lambda: suit(unet, target.name))
+    write(
+        unet_graph(unet, layout, options.rank, options.size), prepare=lambda: suit(unet, target.name, options.attention)
+    )
     vae = pipeline.vae
     write(vae_graph(vae, options.size), ImageReference(vae), lambda: suit(vae, target.name))
     return entries
@@ -233,9 +239,11 @@ def _load(args: Any, precision: str) -> tuple[Source, PipelineOptions]:
     try:
         import torch
 
+        from export.forms import check_attention
         from lorarar.training.sources import image_side, open_pipeline, open_tiny_vae, open_unet
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
+    check_attention(args.attention, args.target)
     layout = load_layout(args.base)
     checkpoint = chosen_checkpoint(args.base, args.checkpoint, args.untrained)
     loaded = load_source(checkpoint, args.untrained and checkpoint is None, layout)
@@ -252,7 +260,7 @@ def _load(args: Any, precision: str) -> tuple[Source, PipelineOptions]:
     pixels = image_side(unet, scale, args.resolution)
     size = ImageSize(pixels, pixels // scale, args.batch)
     guidance = GUIDANCE.get(args.base, PAPER_GUIDANCE) if args.guidance is None else args.guidance
-    options = PipelineOptions(args.target, precision, rank, size, args.steps, guidance)
+    options = PipelineOptions(args.target, precision, rank, size, args.steps, guidance, args.attention)
     return Source(pipeline, layout, loaded), options
 
 
@@ -273,6 +281,7 @@ def _parse(argv: Sequence[str] | None) -> Any:
     )
     add("--resolution", type=int, metavar="PIXELS", help="side of the image (default: the base's own)")
     add("--batch", type=int, choices=(1, 2), default=2, help="2: guidance in one run of the UNet (default 2)")
+    add("--attention", default="original", help="split-einsum: coreml's UNet, in the form for the Neural Engine")
     add(
         "--tiny-vae",
         metavar="V",

@@ -2,7 +2,7 @@
 
     python -m export.unet --target onnx|coreml|executorch [--base miniature|sdxl|koala-700m|koala-1b|FOLDER]
                           [--untrained] [--rank R] [--precision P] [--resolution PIXELS] [--batch 1|2]
-                          [--fused LORA | --fused CONTENT STYLE] [--out DIR]
+                          [--attention original|split-einsum] [--fused LORA | --fused CONTENT STYLE] [--out DIR]
 
 Writes a bundle (manifest.json, the artifact, golden tensors) and checks it against PyTorch before it is kept.
 """
@@ -33,6 +33,7 @@ class UNetOptions:
     rank: int
     size: ImageSize
     fused: LoRA | None = None  # added into the weights; there are no adapter inputs then
+    attention: str = "original"  # a key of export.forms.ATTENTION
 
 
 def export_unet(
@@ -44,7 +45,7 @@ def export_unet(
     left as it was.
     """
     from export.components import write_component
-    from export.forms import suit
+    from export.forms import check_attention, suit
     from export.graph import unet_graph
     from export.manifest import check_output, manifest, write_manifest
     from export.parity import measure
@@ -54,6 +55,7 @@ def export_unet(
 
     target = find_target(options.target)
     tolerance("unet", target.name, options.precision)
+    check_attention(options.attention, target.name)
     check_output(out)
     target.load()
     with fused(unet, options.fused) if options.fused else nullcontext():
@@ -62,7 +64,12 @@ def export_unet(
         with atomic_folder(out) as folder:
             # Only after the golden outputs are there, so that diffusers' own form is the reference.
             entry = write_component(
-                folder, graph, target, options.precision, progress, prepare=lambda: suit(unet, target.name)
+                folder,
+                graph,
+                target,
+                options.precision,
+                progress,
+                prepare=lambda: suit(unet, target.name, options.attention),
             )
             data = manifest(target.name, options.precision, options.rank, layout, {"unet": entry})
             write_manifest(folder, data)
@@ -91,9 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         import torch
 
+        from export.forms import check_attention
         from lorarar.training.sources import image_side, open_unet
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
+    check_attention(args.attention, target.name)
     watch, console = Stopwatch(), Console(stderr=True)
     with console.status("reading the base") as status:
         with watch.stage("load"):
@@ -105,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         pixels = image_side(unet, scale, args.resolution)
         kind = "fused" if lora else "unet"
         out = args.out or Path("build") / f"{kind}-{layout.base}-{target.name}-{precision}"
-        options = UNetOptions(target.name, precision, rank, ImageSize(pixels, pixels // scale, args.batch), lora)
+        size = ImageSize(pixels, pixels // scale, args.batch)
+        options = UNetOptions(target.name, precision, rank, size, lora, args.attention)
         with watch.stage("export and check"):
             rows = export_unet(unet, layout, options, out, status.update)
     _report(out, rows, options, args.untrained, watch)
@@ -131,6 +141,7 @@ def _parse(argv: Sequence[str] | None) -> Any:
         metavar="LORA",
         help="instead of adapter inputs, add into the weights this LoRA, or a content and a style LoRA merged",
     )
+    add("--attention", default="original", help="split-einsum: coreml's, in the form for the Neural Engine")
     add("--checkpoint", type=Path, metavar="FILE", help="the hypernetwork that merges the two (default: miniature's)")
     add("--out", type=Path, metavar="DIR", help="the bundle (default build/unet-BASE-TARGET-PRECISION)")
     return parser.parse_args(argv)

@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,25 @@ def test_a_core_ml_unet_too_large_for_the_neural_engine_is_a_pipeline_of_chunks(
     inputs = given(one, lora)
     for first, second in zip(open_sessions(chunks, "unet"), open_sessions(one, "unet"), strict=True):
         assert np.array_equal(run(first, inputs), run(second, inputs)), first.runtime
+
+
+def test_split_einsum_is_the_same_attention(
+    tiny_pipeline: Path, layout: Layout, lora: LoRA, bundles: Mapping[tuple[str, str], Bundle], tmp_path: Path
+) -> None:
+    chosen = replace(options("coreml", "fp16"), attention="split-einsum")
+    export_unet(tiny_unet(tiny_pipeline), layout, chosen, tmp_path / "split")
+    split, one = Bundle.open(tmp_path / "split"), bundles["coreml", "fp16"]
+    program = Program.open(split.component("unet").path)
+    heads = sum(
+        2 * module.heads for module in tiny_unet(tiny_pipeline).modules() if type(module).__name__ == "Attention"
+    )
+    assert program.op_counts()["einsum"] == heads > 10
+    inputs = given(one, lora)
+    for first, second in zip(open_sessions(split, "unet"), open_sessions(one, "unet"), strict=True):
+        assert close(run(first, inputs), run(second, inputs), "coreml", "fp16"), first.runtime
+    for name, message in (("split-einsum", "leave it out for --target onnx"), ("flash", "valid are original, split-e")):
+        with pytest.raises(InputError, match=message):
+            main(["--target", "onnx", "--base", str(tiny_pipeline), "--attention", name])
 
 
 def test_onnx_weights_too_large_for_one_file_lie_beside_the_graph(

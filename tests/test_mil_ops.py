@@ -15,6 +15,7 @@ from mil_builder import close, mb, save, spread
 
 from runtime_py.mil import Program
 from runtime_py.mil.ops import OPS
+from runtime_py.mil.ops.linear import einsum
 
 T = torch.Tensor
 
@@ -549,6 +550,20 @@ def test_conv_in_blocks_equals_conv_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     whole = OPS["conv"].function(x, weight, **options)
     monkeypatch.setattr("runtime_py.mil.ops.linear._UNFOLDED", 1)
     np.testing.assert_allclose(OPS["conv"].function(x, weight, **options), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "equation",
+    [
+        *("bchq,bkhc->bkhq", "bkhq,bchk->bchq", "nchw,nwhu->nchu", "abc,cb->a", "ab,cd->dbca", "ab,ab->"),
+        *("aab,bc->ac", "ab,bc->c", "ab,bc,cd->ad"),
+    ],
+)
+def test_einsum_equals_numpy(equation: str) -> None:
+    sizes = dict(zip("abchknqduw", range(2, 12), strict=True)) | {"h": 1}
+    names = equation.partition("->")[0].split(",")
+    values = [spread(*(sizes[label] for label in labels), seed=seed) for seed, labels in enumerate(names)]
+    close(einsum(values, equation), np.einsum(equation, *(value.astype(np.float64) for value in values)), 1e-5)
 
 
 def test_sums_keep_small_terms() -> None:
