@@ -15,9 +15,9 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_measured_page_is_its_csv(name: str) -> None:
-    rows = PAGES[name].rows()
-    assert rows, f"docs/{name}.csv is made by make test-full"
-    assert (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") == PAGES[name].text(rows)
+    page, rows = ROOT / "docs" / f"{name}.md", PAGES[name].rows()
+    # Without rows nothing was measured yet, and there is no page that says otherwise.
+    assert (page.read_text(encoding="utf-8") if page.exists() else None) == (PAGES[name].text(rows) if rows else None)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
