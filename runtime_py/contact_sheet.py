@@ -114,7 +114,7 @@ def print_table(columns: Mapping[str, Mapping[str, Cell]]) -> None:
 
     table = Table(title="the same seed through every bundle")
     for column in ("bundle", "row", "PSNR to the first", "merge s", "text s", "steps s", "decode s"):
-        table.add_column(column, justify="left" if column in ("bundle", "row") else "right")
+        table.add_column(column, justify="left" if column in ("bundle", "row") else "right", no_wrap=column == "bundle")
     reference = next(iter(columns.values()))
     for name, cells in columns.items():
         for row, cell in cells.items():

@@ -42,8 +42,8 @@ OFFERED = [(target, precision) for component, target, precision in TOLERANCES if
 # Palettes of one table a weight tell nothing on a random network this small, and k-means takes a minute on the
 # miniature: they are in test_full_size.
 PALETTES = [("coreml", "w6"), ("coreml", "w4")]
-# A minute each; their ways through XNNPACK's lowering are that of fp32.
-SLOW = [("executorch", "fp16"), ("executorch", "w8"), ("executorch", "w4")]
+# A minute or more each; others go the same ways through the converters.
+SLOW = [("executorch", "fp16"), ("executorch", "w8"), ("executorch", "w4"), ("onnx", "w8"), ("coreml", "fp32")]
 COMBINATIONS = [
     pytest.param(*combination, marks=[pytest.mark.full] if combination in SLOW else [])
     for combination in OFFERED
@@ -150,7 +150,10 @@ def test_an_adapter_gives_what_diffusers_gives_with_that_lora(
         assert close(run(session, given(bundle, lora)), want, target, precision), session.runtime
 
 
-@pytest.mark.parametrize(("target", "precision"), [("onnx", "fp32"), ("coreml", "fp16"), ("executorch", "fp32")])
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [("onnx", "fp32"), ("coreml", "fp16"), pytest.param("executorch", "fp32", marks=[pytest.mark.full])],
+)
 def test_a_zero_adapter_is_the_base_and_a_fused_lora_the_adapter(
     tiny_pipeline: Path,
     layout: Layout,

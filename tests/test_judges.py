@@ -127,8 +127,7 @@ def test_answer_tokens_leave_out_what_begins_both() -> None:
 )
 def test_a_judge_that_is_not_there(spec: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("lorarar.evaluation.judges.MINIATURE", "miniature")
-    monkeypatch.setattr("lorarar.evaluation.judges.__file__", str(tmp_path / "a/b/c/d/__init__.py"))
+    monkeypatch.setattr("lorarar.evaluation.judges.MINIATURE_FOLDER", tmp_path)
     with pytest.raises(InputError, match=message) as caught:
         load_judge(spec)
     assert "\n" not in str(caught.value)
