@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def write_component(
     """Write a graph's artifact and golden file into a bundle's folder; returns its entry, not yet checked.
 
     `reference` computes the golden outputs (default: the graph's module); `prepare` is called after them and may
-    rewrite the module for its target. Raises InputError for a precision that is not offered.
+    rewrite the module for its target. A module that the graph owns is empty afterwards. Raises InputError for a
+    precision that is not offered.
     """
     allowed = tolerance(graph.name, target.name, precision)
     convert = target.load()
@@ -40,5 +42,9 @@ def write_component(
     progress(f"{graph.name}: converting to {target.name}")
     prepare()
     convert(graph, precision, folder / artifact)
+    if graph.owned:
+        # The check that follows needs the memory of a full-size UNet, and of the exporters' graphs, full of cycles.
+        graph.module.to("meta")
+        gc.collect()
     dtype = io_dtype(target.name, precision)
     return component_entry(folder, graph, artifact, golden, recipe, allowed, dtype, target.dynamic_rank)
