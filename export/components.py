@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from export.golden import golden_recipe, write_golden
@@ -44,7 +45,14 @@ def write_component(
     convert(graph, precision, folder / artifact)
     if graph.owned:
         # The check that follows needs the memory of a full-size UNet, and of the exporters' graphs, full of cycles.
-        graph.module.to("meta")
+        _empty(graph.module)
         gc.collect()
     dtype = io_dtype(target.name, precision)
     return component_entry(folder, graph, artifact, golden, recipe, allowed, dtype, target.dynamic_rank)
+
+
+def _empty(module: nn.Module) -> None:
+    """Drop the weights, whatever tensors they are; `module.to("meta")` can't move quantised ones."""
+    for layer in module.modules():
+        for name, value in list(layer.named_parameters(recurse=False)):
+            setattr(layer, name, nn.Parameter(torch.empty(value.shape, device="meta"), requires_grad=False))

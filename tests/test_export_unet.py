@@ -17,6 +17,7 @@ from conftest import random_lora
 from torch import nn
 
 from export.adapted import AdaptedUNet
+from export.components import _empty
 from export.forms import ExplicitLayerNorm, GroupNormAsLayerNorm, suit
 from export.golden import computing_in_fp32
 from export.graph import ImageSize
@@ -206,6 +207,18 @@ def test_a_core_ml_unet_in_chunks_is_the_same(
     assert chunks.inputs == whole.inputs and chunks.outputs == whole.outputs
     inputs = given(one, lora)
     assert np.array_equal(chunks.run(inputs)["noise_pred"], whole.run(inputs)["noise_pred"])
+
+
+def test_weights_are_given_back_quantised_ones_too() -> None:
+    with quiet_toolchains():
+        from torchao.quantization import Int8DynamicActivationIntxWeightConfig, PerAxis, quantize_
+
+        network = nn.Sequential(nn.Linear(64, 64), nn.Conv2d(3, 3, 1))
+        config = Int8DynamicActivationIntxWeightConfig(torch.int8, PerAxis(0))
+        quantize_(network, config, lambda layer, _: type(layer) is nn.Linear)
+    assert type(network[0].weight) is not nn.Parameter
+    _empty(network)
+    assert {value.device.type for value in network.parameters()} == {"meta"}
 
 
 def test_split_einsum_is_the_same_attention(
