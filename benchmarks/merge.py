@@ -9,29 +9,29 @@ line of stdout is one JSON document.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorarar.cli import EXIT_OK, InputError, Parser, atomic_file, missing_toolchain, run_command
+from benchmarks.command import (
+    REST,
+    SGEMM_SIZE,
+    add_run_options,
+    check_run_options,
+    give_out,
+    head,
+    machine_record,
+    say_if_busy,
+)
+from lorarar.cli import EXIT_OK, InputError, Parser, missing_toolchain, run_command
 
 if TYPE_CHECKING:
     from lorarar.layout import Layout
 
-SCHEMA_VERSION = 1
 TARGETS = ("onnx", "executorch")
 MAX_RANK = 512
-_SGEMM_SIZE = 2048
-# Seconds between runs. Without them ExecuTorch took 48 ms instead of 29 beside ONNX Runtime's spinning threads
-# (KOALA-700M, rank 16).
-_REST = 0.2
-# The share of its best rate that sgemm keeps among the other cases. Measured 0.9 and more on a quiet machine; another
-# program on one of two cores slows small products 5 to 10 times (threads wait for each other), and no ratio holds then.
-STEADY = 0.8
 
 
 def parse_ranks(text: str) -> list[int]:
@@ -72,7 +72,7 @@ def measure_rank(layout: Layout, base: str, rank: int, options: argparse.Namespa
     with Progress(console=Console(stderr=True), transient=True) as progress, torch.inference_mode():
         task = progress.add_task(f"rank {rank}: machine", total=None)
         machine = cases.measure_machine()
-        todo = cases.pytorch_cases(hypernet, layout, inputs) | {"sgemm": cases.sgemm_case(_SGEMM_SIZE)}
+        todo = cases.pytorch_cases(hypernet, layout, inputs) | {"sgemm": cases.sgemm_case(SGEMM_SIZE)}
         for target in options.targets:
             progress.update(task, description=f"rank {rank}: exporting to {target}")
             given = ["--target", target, "--base", base, "--untrained", "--rank", str(rank)]
@@ -83,17 +83,15 @@ def measure_rank(layout: Layout, base: str, rank: int, options: argparse.Namespa
         def on_run(name: str) -> None:
             progress.update(task, advance=1, description=f"rank {rank}: {name}")
 
-        samples = interleave(todo, options.rounds, on_run=on_run, rest=_REST)
+        samples = interleave(todo, options.rounds, on_run=on_run, rest=REST)
         # Their gigabytes would be in the way of the file cache.
         del inputs, todo
         progress.update(task, description=f"rank {rank}: files")
         files, file_bytes = measure_files(layout, hypernet, rank, folder, options.rounds)
     work = Work.of(layout, rank, hypernet.config.hidden)
-    steadiness = 2 * _SGEMM_SIZE**3 / samples["sgemm"].median / machine.sgemm
     return {
         "rank": rank,
-        "steadiness": steadiness,
-        "machine": {"sgemm_gflops": machine.sgemm / 1e9, "read_gb_per_s": machine.read_bandwidth / 1e9},
+        **machine_record(machine, samples["sgemm"]),
         "cases": [case_record(name, case, work, machine) for name, case in samples.items()],
         "files": {
             "merge_s": files["merge"].median,
@@ -114,31 +112,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks.timing import keep_freed_memory
     from lorarar.bases import load_layout
 
-    if options.json is not None and options.json.is_dir():
-        raise InputError(f"--json {options.json} is a folder; give a file")
     kept = options.keep_memory and keep_freed_memory()
     torch.set_num_threads(options.threads)
     layout = load_layout(options.base)
     with tempfile.TemporaryDirectory() as folder:
         results = [measure_rank(layout, options.base, rank, options, Path(folder)) for rank in options.ranks]
     document = {
-        "schema_version": SCHEMA_VERSION,
-        "benchmark": "merge",
-        "base": layout.base,
-        "threads": options.threads,
-        "rounds": options.rounds,
+        **head("merge", layout.base, options),
         "freed_memory_kept": kept,
-        "host": {"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
         "torch": torch.__version__,
         "results": results,
     }
     for result in results:
         _print(layout.base, result, kept)
-    text = json.dumps(document)
-    if options.json is not None:
-        with atomic_file(options.json) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    give_out(document, options)
     return EXIT_OK
 
 
@@ -149,15 +136,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", default=DEFAULT_BASE, help=BASES_HELP)
     parser.add_argument("--rank", default="64", metavar="R,R…", help="ranks of both LoRAs (default %(default)s)")
     parser.add_argument("--targets", default=",".join(TARGETS), help="artifacts to run, or none (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="measured runs of every case (default %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of every runtime (default %(default)s)")
+    add_run_options(parser)
     parser.add_argument(
         "--keep-memory", action="store_true", help="keep freed memory in the process: no page faults in any case"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON document here as well")
     options = parser.parse_args(argv)
-    if options.rounds < 1 or options.threads < 1:
-        raise InputError("--rounds and --threads must be 1 or more")
+    check_run_options(options)
     options.ranks, options.targets = parse_ranks(options.rank), parse_targets(options.targets)
     return options
 
@@ -186,11 +170,7 @@ def _print(base: str, result: dict[str, Any], kept: bool) -> None:
     console.print("freed memory kept in the process" if kept else "memory from the C library, as usual")
     console.print(f"sgemm {machine['sgemm_gflops']:.0f} GFLOP/s, memory read {machine['read_gb_per_s']:.0f} GB/s")
     console.print(checks)
-    if result["steadiness"] < STEADY:
-        share = f"{result['steadiness']:.0%}"
-        console.print(
-            f"[yellow]the machine was busy (sgemm kept {share} of its best rate): close programs, run again[/]"
-        )
+    say_if_busy(console, result["steadiness"])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from benchmarks.command import case_times
 from benchmarks.timing import Samples
 from lorarar.layout import Layout
 
@@ -85,12 +86,7 @@ def goals(base: str, rank: int, samples: Mapping[str, Samples], work: Work, mach
 
 def case_record(name: str, samples: Samples, work: Work, machine: Machine) -> dict[str, object]:
     """One case as JSON; only the coefficient forms have a count of operations."""
-    record: dict[str, object] = {
-        "name": name,
-        "median_s": samples.median,
-        "best_s": samples.best,
-        "seconds": list(samples.seconds),
-    }
+    record: dict[str, object] = case_times(name, samples)
     operations = {"dense": work.dense, "factored": work.factored, "prepared": work.prepared}.get(name)
     if operations is not None:
         rate = operations / samples.median

@@ -10,26 +10,32 @@ sgemm among them. Close other programs first. The last line of stdout is one JSO
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorarar.cli import EXIT_OK, InputError, Parser, atomic_file, missing_toolchain, run_command
+from benchmarks.command import (
+    REST,
+    SGEMM_SIZE,
+    add_run_options,
+    case_times,
+    check_run_options,
+    give_out,
+    head,
+    machine_record,
+    say_if_busy,
+)
+from lorarar.cli import EXIT_OK, InputError, Parser, missing_toolchain, run_command
 
 if TYPE_CHECKING:
     from benchmarks.timing import Samples
     from runtime_py.bundle import Bundle
 
-SCHEMA_VERSION = 1
 TARGETS = ("onnx", "executorch")  # Core ML's programs need an Apple system to be timed
 LIMIT = 10.0  # per cent that adapter inputs may cost through ONNX Runtime
 KINDS = ("adapter", "fused")
-_SGEMM_SIZE = 2048
-_REST = 0.2  # seconds between runs, for the threads of the runtime before to come to rest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,11 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = options.bundles or Path(temporary)
         document = measure(options, folder)
     _print(document)
-    text = json.dumps(document)
-    if options.json is not None:
-        with atomic_file(options.json) as path:
-            path.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    give_out(document, options)
     return EXIT_OK
 
 
@@ -62,7 +64,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("machine", total=None)
         machine = measure_machine()
-        cases: dict[str, Callable[[], object]] = {"sgemm": sgemm_case(_SGEMM_SIZE)}
+        cases: dict[str, Callable[[], object]] = {"sgemm": sgemm_case(SGEMM_SIZE)}
         bundles = {}
         for target, precision, kind in options.cases:
             name = f"{target} {precision} {kind}"
@@ -76,20 +78,14 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         def on_run(name: str) -> None:
             progress.update(task, advance=1, description=name)
 
-        samples = interleave(cases, options.rounds, on_run=on_run, rest=_REST)
+        samples = interleave(cases, options.rounds, on_run=on_run, rest=REST)
     first = next(iter(bundles.values()))
     sample = next(spec for spec in first.component("unet").inputs if spec.name == "sample")
     return {
-        "schema_version": SCHEMA_VERSION,
-        "benchmark": "unet",
-        "base": first.manifest["base"],
+        **head("unet", first.manifest["base"], options),
         "merged_rank": 2 * first.rank,
         "sample": list(sample.shape),
-        "threads": options.threads,
-        "rounds": options.rounds,
-        "host": {"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
-        "machine": {"sgemm_gflops": machine.sgemm / 1e9, "read_gb_per_s": machine.read_bandwidth / 1e9},
-        "steadiness": 2 * _SGEMM_SIZE**3 / samples["sgemm"].median / machine.sgemm,
+        **machine_record(machine, samples["sgemm"]),
         "cases": [_record(name, samples[name], bundles[name]) for name in bundles],
         "costs": _costs(samples),
     }
@@ -128,10 +124,7 @@ def _case(bundle: Bundle, threads: int) -> Callable[[], object]:
 def _record(name: str, samples: Samples, bundle: Bundle) -> dict[str, Any]:
     entry = bundle.manifest["components"]["unet"]
     return {
-        "name": name,
-        "median_s": samples.median,
-        "best_s": samples.best,
-        "seconds": list(samples.seconds),
+        **case_times(name, samples),
         "bytes": entry["bytes"],
         "sha256": entry["sha256"],
         "psnr_db": entry["parity"]["psnr_db"],
@@ -164,15 +157,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--precision", default="fp32", metavar="P,P…", help="precisions of the UNet (default %(default)s)")
     add("--resolution", type=int, metavar="PIXELS", help="side of the image (default: the base's own)")
     add("--batch", type=int, choices=(1, 2), default=1, help="2: with guidance (default 1)")
-    add("--rounds", type=int, default=5, help="measured runs of every case (default %(default)s)")
-    add("--threads", type=int, default=2, help="threads of every runtime (default %(default)s)")
     add("--bundles", type=Path, metavar="DIR", help="keep the exported UNets there, and use those that are there")
-    add("--json", type=Path, metavar="FILE", help="write the JSON document here as well")
+    add_run_options(parser)
     options = parser.parse_args(argv)
-    if options.rounds < 1 or options.threads < 1:
-        raise InputError("--rounds and --threads must be 1 or more")
-    if options.json is not None and options.json.is_dir():
-        raise InputError(f"--json {options.json} is a folder; give a file")
+    check_run_options(options)
     targets, precisions = options.targets.split(","), options.precision.split(",")
     for target in targets:
         if target not in TARGETS:
@@ -188,8 +176,6 @@ def _print(document: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from benchmarks.merge import STEADY
-
     size = "×".join(str(size) for size in document["sample"])
     table = Table(title=f"{document['base']}, one step, latents {size}", title_justify="left")
     for column in ("UNet", "median", "best", "MB", "PSNR"):
@@ -204,11 +190,7 @@ def _print(document: dict[str, Any]) -> None:
         limit = f" (≤ {cost['limit_percent']:g} %)" if "limit_percent" in cost else ""
         rank = document["merged_rank"]
         console.print(f"{cost['case']}: adapters of rank {rank} cost {cost['cost_percent']:+.1f} %{limit}{verdict}")
-    if document["steadiness"] < STEADY:
-        share = f"{document['steadiness']:.0%}"
-        console.print(
-            f"[yellow]the machine was busy (sgemm kept {share} of its best rate): close programs, run again[/]"
-        )
+    say_if_busy(console, document["steadiness"])
 
 
 if __name__ == "__main__":
