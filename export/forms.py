@@ -34,15 +34,24 @@ class ExplicitAttention:
         if hidden_states.ndim == 4:  # the VAE's, over pixels
             return self._over_pixels(attn, hidden_states)
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        # The scale goes into the query: tokens × d numbers to multiply instead of tokens × keys.
+        query = attn.to_q(hidden_states) * attn.scale
+        return attn.to_out[0](self._mix(query, attn.to_k(context), attn.to_v(context), attn.heads))
+
+    def _mix(
+        self,
+        query: Float[Tensor, "b tokens d"],
+        key: Float[Tensor, "b keys d"],
+        value: Float[Tensor, "b keys d"],
+        count: int,
+    ) -> Float[Tensor, "b tokens d"]:
+        """softmax(query keyᵀ) value in each of `count` heads."""
 
         def heads(x: Tensor) -> Float[Tensor, "bh t d"]:
-            return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2).flatten(0, 1)
+            return x.unflatten(-1, (count, -1)).transpose(1, 2).flatten(0, 1)
 
-        query, key, value = heads(attn.to_q(hidden_states)), heads(attn.to_k(context)), heads(attn.to_v(context))
-        # The scale goes into the query: tokens × d numbers to multiply instead of tokens × keys.
-        weights = F.softmax(torch.bmm(query * attn.scale, key.transpose(1, 2)), dim=-1)
-        mixed = torch.bmm(weights, value).unflatten(0, (-1, attn.heads)).transpose(1, 2).flatten(2)
-        return attn.to_out[0](mixed)
+        weights = F.softmax(torch.bmm(heads(query), heads(key).transpose(1, 2)), dim=-1)
+        return torch.bmm(weights, heads(value)).unflatten(0, (-1, count)).transpose(1, 2).flatten(2)
 
     def _over_pixels(self, attn: Any, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         tokens = attn.group_norm(x).flatten(2).transpose(1, 2)
@@ -54,26 +63,21 @@ class SplitEinsumAttention(ExplicitAttention):
     Engine (Deploying Transformers on the Apple Neural Engine, 2022).
     """
 
-    def __call__(
+    def _mix(
         self,
-        attn: Any,
-        hidden_states: Float[Tensor, "b tokens d"],
-        encoder_hidden_states: Float[Tensor, "b keys c"] | None = None,
-        attention_mask: None = None,
-        **_: Any,
+        query: Float[Tensor, "b tokens d"],
+        key: Float[Tensor, "b keys d"],
+        value: Float[Tensor, "b keys d"],
+        count: int,
     ) -> Float[Tensor, "b tokens d"]:
-        assert attention_mask is None, "SDXL's networks mask nothing"
-        if hidden_states.ndim == 4:
-            return self._over_pixels(attn, hidden_states)
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        queries = (attn.to_q(hidden_states) * attn.scale).transpose(1, 2).unsqueeze(2).chunk(attn.heads, dim=1)
-        keys = attn.to_k(context).unsqueeze(2).chunk(attn.heads, dim=3)
-        values = attn.to_v(context).transpose(1, 2).unsqueeze(2).chunk(attn.heads, dim=1)
+        queries = query.transpose(1, 2).unsqueeze(2).chunk(count, dim=1)
+        keys = key.unsqueeze(2).chunk(count, dim=3)
+        values = value.transpose(1, 2).unsqueeze(2).chunk(count, dim=1)
         mixed = []
-        for query, key, value in zip(queries, keys, values, strict=True):
-            weights = F.softmax(torch.einsum("bchq,bkhc->bkhq", query, key), dim=1)
-            mixed.append(torch.einsum("bkhq,bchk->bchq", weights, value))
-        return attn.to_out[0](torch.cat(mixed, dim=1).squeeze(2).transpose(1, 2))
+        for one_query, one_key, one_value in zip(queries, keys, values, strict=True):
+            weights = F.softmax(torch.einsum("bchq,bkhc->bkhq", one_query, one_key), dim=1)
+            mixed.append(torch.einsum("bkhq,bchk->bchq", weights, one_value))
+        return torch.cat(mixed, dim=1).squeeze(2).transpose(1, 2)
 
 
 ATTENTION: Mapping[str, type[ExplicitAttention]] = {

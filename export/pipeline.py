@@ -218,11 +218,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _plan(args: Any, precision: str) -> None:
     """Print what would be made. Nothing is loaded, so a named base needs neither weights nor --untrained."""
     from export.hypernet import chosen_rank
-    from export.plan import plan, print_plan
     from lorarar.bases import load_layout
     from lorarar.cli import missing_toolchain
 
     try:
+        from export.plan import plan, print_plan
         from lorarar.training.sources import meta_parts
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
@@ -231,8 +231,8 @@ def _plan(args: Any, precision: str) -> None:
 
 
 def _load(args: Any, precision: str) -> tuple[Source, PipelineOptions]:
-    from export.graph import ImageSize
     from export.hypernet import chosen_checkpoint, chosen_rank, load_source
+    from export.unet import load_unet
     from lorarar.bases import GUIDANCE, PAPER_GUIDANCE, load_layout
     from lorarar.cli import missing_toolchain
 
@@ -240,7 +240,7 @@ def _load(args: Any, precision: str) -> tuple[Source, PipelineOptions]:
         import torch
 
         from export.forms import check_attention
-        from lorarar.training.sources import image_side, open_pipeline, open_tiny_vae, open_unet
+        from lorarar.training.sources import open_pipeline, open_tiny_vae
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
     check_attention(args.attention, args.target)
@@ -248,17 +248,13 @@ def _load(args: Any, precision: str) -> tuple[Source, PipelineOptions]:
     checkpoint = chosen_checkpoint(args.base, args.checkpoint, args.untrained)
     loaded = load_source(checkpoint, args.untrained and checkpoint is None, layout)
     rank = chosen_rank(args.base, args.rank)
-    unet, scale = open_unet(
-        args.base, args.untrained, torch.float16 if args.untrained and precision != "fp32" else None
-    )
+    unet, size = load_unet(args, precision)
     pipeline = open_pipeline(args.base, args.untrained, torch.float32, unet=False)
     pipeline.register_modules(unet=unet)
     if args.tiny_vae is not None:
-        pipeline.register_modules(vae=open_tiny_vae(args.tiny_vae, scale, unet.config.in_channels))
+        pipeline.register_modules(vae=open_tiny_vae(args.tiny_vae, size.pixels // size.latent, unet.config.in_channels))
     for network in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae, unet):
         network.eval().requires_grad_(False)
-    pixels = image_side(unet, scale, args.resolution)
-    size = ImageSize(pixels, pixels // scale, args.batch)
     guidance = GUIDANCE.get(args.base, PAPER_GUIDANCE) if args.guidance is None else args.guidance
     options = PipelineOptions(args.target, precision, rank, size, args.steps, guidance, args.attention)
     return Source(pipeline, layout, loaded), options

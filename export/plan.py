@@ -11,11 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from torch import nn
+
+from export.manifest import io_dtype
+from export.parts import ImageDecoder
+from export.targets import NEURAL_ENGINE_BYTES
 from export.tolerance import part_precision
-from lorarar.layout import Layout
+from lorarar.layout import Layout, adapter_shapes, fixed, rank_sizes
 from runtime_py.precisions import UNET_PRECISIONS
 
-NEURAL_ENGINE_BYTES = 1_000_000_000  # of one model
 PHONE_BYTES = int(2.8 * 2**30)
 """What an app may use on an iPhone of 6 GB, by those who met the limit; the increased-memory entitlement gives more."""
 
@@ -70,14 +75,16 @@ class Plan:
 def plan(base: str, target: str, precision: str, layout: Layout, rank: int, parts: Mapping[str, Any]) -> Plan:
     """`parts` are the base's networks by name (`lorarar.training.sources.meta_parts`); weights are not looked at."""
     found = []
-    for name, network in _components(parts).items():
+    # Of the VAE, only what decodes is exported.
+    networks = {name: parts[name] for name in ("text_encoder", "text_encoder_2", "unet")}
+    for name, network in (networks | {"vae_decoder": ImageDecoder(parts["vae"])}).items():
         used = part_precision(name, precision)
         counts = _weights(network)
         size = sum(count * bytes_a_weight(target, used, kind) for kind, count in counts.items())
         found.append(PartPlan(name, used, sum(counts.values()), round(size)))
-    numbers = sum(2 * rank * len(group.modules) * (group.in_features + group.out_features) for group in layout.groups)
-    half = precision == "fp16" or (target == "coreml" and precision != "fp32")
-    return Plan(base, target, precision, tuple(found), numbers * (2 if half else 4))
+    shapes, sizes = adapter_shapes(layout).values(), rank_sizes(rank)
+    numbers = sum(math.prod(fixed(shape, sizes)) for shape in shapes)
+    return Plan(base, target, precision, tuple(found), numbers * np.dtype(io_dtype(target, precision)).itemsize)
 
 
 def bytes_a_weight(target: str, precision: str, kind: str) -> float:
@@ -122,21 +129,11 @@ def print_plan(planned: Plan) -> None:
         console.print(sentence, highlight=False)
 
 
-def _components(parts: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The networks of a bundle, in its order; of the VAE only what decodes."""
-    vae = parts["vae"]
-    decoder = [layer for layer in (getattr(vae, "post_quant_conv", None), vae.decoder) if layer is not None]
-    return {**{name: [parts[name]] for name in ("text_encoder", "text_encoder_2", "unet")}, "vae_decoder": decoder}
-
-
-def _weights(networks: list[Any]) -> Counter[str]:
+def _weights(network: nn.Module) -> Counter[str]:
     """How many numbers the layers of each kind hold; biases and norms are `other`."""
-    from torch import nn
-
     counts: Counter[str] = Counter()
-    for network in networks:
-        for layer in network.modules():
-            kind = "linear" if isinstance(layer, nn.Linear) else "conv" if isinstance(layer, nn.Conv2d) else "other"
-            for name, value in layer.named_parameters(recurse=False):
-                counts[kind if name == "weight" else "other"] += value.numel()
+    for layer in network.modules():
+        kind = "linear" if isinstance(layer, nn.Linear) else "conv" if isinstance(layer, nn.Conv2d) else "other"
+        for name, value in layer.named_parameters(recurse=False):
+            counts[kind if name == "weight" else "other"] += value.numel()
     return counts

@@ -84,7 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from rich.console import Console
 
-    from export.graph import ImageSize
     from export.hypernet import chosen_rank
     from export.targets import find_target
     from export.tolerance import tolerance
@@ -96,10 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tolerance("unet", target.name, precision)
     rank = chosen_rank(args.base, args.rank)
     try:
-        import torch
-
         from export.forms import check_attention
-        from lorarar.training.sources import image_side, open_unet
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
     check_attention(args.attention, target.name)
@@ -108,18 +104,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         with watch.stage("load"):
             layout = load_layout(args.base)
             lora = _fused(args, layout)
-            # Random weights are as good in half precision, which is half of the memory.
-            half = torch.float16 if args.untrained and precision != "fp32" else None
-            unet, scale = open_unet(args.base, args.untrained, half)
-        pixels = image_side(unet, scale, args.resolution)
+            unet, size = load_unet(args, precision)
         kind = "fused" if lora else "unet"
         out = args.out or Path("build") / f"{kind}-{layout.base}-{target.name}-{precision}"
-        size = ImageSize(pixels, pixels // scale, args.batch)
         options = UNetOptions(target.name, precision, rank, size, lora, args.attention)
         with watch.stage("export and check"):
             rows = export_unet(unet, layout, options, out, status.update)
     _report(out, rows, options, args.untrained, watch)
     return EXIT_OK
+
+
+def load_unet(args: Any, precision: str) -> tuple[Any, ImageSize]:
+    """The UNet of --base and --untrained, and the size that --resolution and --batch give it. Needs torch."""
+    import torch
+
+    from export.graph import ImageSize
+    from lorarar.training.sources import image_side, open_unet
+
+    # Random weights are as good in half precision, which is half of the memory.
+    half = torch.float16 if args.untrained and precision != "fp32" else None
+    unet, scale = open_unet(args.base, args.untrained, half)
+    pixels = image_side(unet, scale, args.resolution)
+    return unet, ImageSize(pixels, pixels // scale, args.batch)
 
 
 def _parse(argv: Sequence[str] | None) -> Any:

@@ -42,24 +42,10 @@ Config = HypernetConfig | ConstantConfig
 
 
 @dataclass(frozen=True)
-class LoadedHypernet:
-    """A hypernetwork and where it came from. `training` holds the options it was trained with, where they are known."""
-
-    hypernet: Hypernetwork
-    source: str
-    sha256: str
-    trained: bool
-    notes: tuple[str, ...] = ()
-    training: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def predictor(self) -> Hypernetwork:
-        return self.hypernet
-
-
-@dataclass(frozen=True)
 class LoadedPredictor:
-    """As LoadedHypernet, for whatever predicts coefficients."""
+    """What predicts coefficients, and where it came from. `training` holds the options it was trained with, where
+    they are known.
+    """
 
     predictor: Predictor
     source: str
@@ -67,6 +53,17 @@ class LoadedPredictor:
     trained: bool
     notes: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LoadedHypernet(LoadedPredictor):
+    """One whose predictor is a hypernetwork."""
+
+    predictor: Hypernetwork
+
+    @property
+    def hypernet(self) -> Hypernetwork:
+        return self.predictor
 
 
 def save_hypernet(

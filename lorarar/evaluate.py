@@ -148,7 +148,7 @@ def _evaluate(args: argparse.Namespace) -> Results:
 def _prepare(args: argparse.Namespace, dataset: Any, pairs: Sequence[Any], device: str) -> Evaluation:
     from dataclasses import replace
 
-    from lorarar.checkpoints import LoadedHypernet, LoadedPredictor, load_hypernet, load_predictor
+    from lorarar.checkpoints import load_hypernet, load_predictor
     from lorarar.evaluation.generate import Sampler, Sampling
     from lorarar.evaluation.methods import Workbench, prepare
     from lorarar.evaluation.run import Evaluation
@@ -159,9 +159,7 @@ def _prepare(args: argparse.Namespace, dataset: Any, pairs: Sequence[Any], devic
 
     dtype = args.dtype or ("fp32" if device == "cpu" else "fp16")
     sampling = Sampling(args.base, args.steps, args.guidance, args.seed, dtype)
-    checkpoints: dict[str, LoadedHypernet | LoadedPredictor] = {
-        name: load_predictor(Path(path)) for name, path in args.checkpoints.items()
-    }
+    checkpoints = {name: load_predictor(Path(path)) for name, path in args.checkpoints.items()}
     if any(METHODS[name].hypernet for name in args.method_names):
         shared = load_hypernet(args.hypernet or shipped_hypernet())
         checkpoints |= {name: shared for name in args.method_names if METHODS[name].hypernet}

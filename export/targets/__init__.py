@@ -11,6 +11,9 @@ from typing import cast
 from export.graph import Graph
 from lorarar.cli import InputError, missing_toolchain, quiet_toolchains
 
+NEURAL_ENGINE_BYTES = 1_000_000_000
+"""Weights that one Core ML model may have to be taken by the Neural Engine; about 1 GB, by those who met the limit."""
+
 Convert = Callable[[Graph, str, Path], None]
 """Writes a graph in a precision to a path (a file or a folder, as the format has it)."""
 

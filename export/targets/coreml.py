@@ -17,7 +17,8 @@ import torch
 from coremltools.proto import Model_pb2
 
 from export.graph import Graph
-from export.targets.coreml_chunks import NEURAL_ENGINE_BYTES, cut
+from export.targets import NEURAL_ENGINE_BYTES
+from export.targets.coreml_chunks import cut
 from export.targets.trace import trace
 from lorarar.cli import quiet_toolchains
 

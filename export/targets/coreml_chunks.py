@@ -19,8 +19,6 @@ from coremltools.proto import FeatureTypes_pb2, Model_pb2
 from runtime_py.mil.blob import ALIGNMENT, HEADER, METADATA, SENTINEL, VERSION
 from runtime_py.mil.values import TensorType, tensor_type
 
-NEURAL_ENGINE_BYTES = 1_000_000_000
-"""Weights that one model may have to be taken by the Neural Engine; about 1 GB, by those who met the limit."""
 _SLACK = 0.05  # of a chunk, by which a cut may move to where less crosses it
 _FEATURES = {"fp16": "FLOAT16", "fp32": "FLOAT32", "int32": "INT32"}
 """What may cross a cut: the types that Core ML hands from model to model."""

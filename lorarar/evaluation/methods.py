@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from lorarar import merging
-from lorarar.checkpoints import LoadedHypernet, LoadedPredictor
+from lorarar.checkpoints import LoadedPredictor
 from lorarar.cli import InputError
 from lorarar.evaluation.generate import Adapter
 from lorarar.evaluation.klora import ALPHA, BETA, KLoRA, OnStep
@@ -87,7 +87,7 @@ class Evaluated:
     needs_loras: bool = True
 
 
-def prepare(name: str, bench: Workbench, hypernet: LoadedHypernet | LoadedPredictor | None = None) -> Evaluated:
+def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None) -> Evaluated:
     """The method `name`; a name that is not in METHODS is an ablation's checkpoint, given as `hypernet`.
 
     Raises InputError when the method needs a checkpoint and there is none.
@@ -153,7 +153,7 @@ def _merging(name: str, options: Options, parameters: int = 0) -> Make:
     return make
 
 
-def _learned(name: str, bench: Workbench, loaded: LoadedHypernet | LoadedPredictor) -> Evaluated:
+def _learned(name: str, bench: Workbench, loaded: LoadedPredictor) -> Evaluated:
     """LoRA.rar and its ablations: another k/v rule, or coefficients that do not depend on the LoRAs."""
     rules = {"learned-kv-average": {"rule": "average"}, "learned-kv-sum": {"rule": "sum"}}
     options = learned_options(loaded.predictor, **rules.get(name, {}))
