@@ -14,6 +14,7 @@ from lorarar.merging import RULES
 
 if TYPE_CHECKING:
     from lorarar.checkpoints import LoadedHypernet
+    from lorarar.training.components import Components
 
 BUNDLE_RANK = 128  # of the fixed-rank bundles: the largest that the property tests use
 COMBINATIONS = [
@@ -99,6 +100,32 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_pipeline import save_tiny_dataset
 
     return save_tiny_dataset(tmp_path_factory.mktemp("tiny") / "dataset")
+
+
+@pytest.fixture(scope="module")
+def components(tiny_pipeline: Path) -> Components:
+    """The tiny pipeline's networks, as training uses them."""
+    from lorarar.training.components import load_components
+
+    return load_components(str(tiny_pipeline))
+
+
+@pytest.fixture(scope="module")
+def images(tiny_dataset: Path) -> tuple[Path, ...]:
+    """The reference images of the tiny dataset's first content."""
+    from lorarar.training.dataset import read_dataset
+
+    return read_dataset(tiny_dataset).contents["content_0"].images
+
+
+@pytest.fixture(scope="module")
+def trained(components: Components, images: tuple[Path, ...]) -> LoRA:
+    """A LoRA of those images, after `lora_training.SETTINGS`."""
+    from lora_training import SETTINGS
+
+    from lorarar.training.dreambooth import train_lora
+
+    return train_lora(components, images, "a sks dog", SETTINGS)
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,7 @@ import torch
 from conftest import random_lora
 from torch import nn
 
-from export.adapted import AdaptedUNet
-from export.components import _empty
 from export.forms import ExplicitLayerNorm, GroupNormAsLayerNorm, suit
-from export.golden import computing_in_fp32
 from export.graph import ImageSize
 from export.tolerance import TOLERANCES, tolerance
 from export.unet import UNetOptions, export_unet, main
@@ -209,18 +206,6 @@ def test_a_core_ml_unet_in_chunks_is_the_same(
     assert np.array_equal(chunks.run(inputs)["noise_pred"], whole.run(inputs)["noise_pred"])
 
 
-def test_weights_are_given_back_quantised_ones_too() -> None:
-    with quiet_toolchains():
-        from torchao.quantization import Int8DynamicActivationIntxWeightConfig, PerAxis, quantize_
-
-        network = nn.Sequential(nn.Linear(64, 64), nn.Conv2d(3, 3, 1))
-        config = Int8DynamicActivationIntxWeightConfig(torch.int8, PerAxis(0))
-        quantize_(network, config, lambda layer, _: type(layer) is nn.Linear)
-    assert type(network[0].weight) is not nn.Parameter
-    _empty(network)
-    assert {value.device.type for value in network.parameters()} == {"meta"}
-
-
 def test_split_einsum_is_the_same_attention(
     tiny_pipeline: Path, layout: Layout, lora: LoRA, bundles: Mapping[tuple[str, str], Bundle], tmp_path: Path
 ) -> None:
@@ -284,24 +269,6 @@ def test_a_target_s_form_is_the_same_function(tiny_pipeline: Path, target: str) 
     }
     want = with_diffusers(unet, inputs)
     np.testing.assert_allclose(with_diffusers(other, inputs), want, atol=2e-5 * np.abs(want).max())
-
-
-def test_the_reference_widens_weights_of_half_precision(tiny_pipeline: Path, layout: Layout) -> None:
-    half = open_unet(str(tiny_pipeline), untrained=False, dtype=torch.float16)[0].eval()
-    wide = copy.deepcopy(half).float()
-    inputs = {
-        "sample": torch.randn(1, 4, 8, 8),
-        "timestep": torch.tensor([500.0]),
-        "encoder_hidden_states": torch.randn(1, 77, half.config.cross_attention_dim),
-        "text_embeds": torch.randn(1, 48),
-        "time_ids": torch.zeros(1, 6),
-    }
-    module = AdaptedUNet(half, None)
-    with torch.inference_mode(), computing_in_fp32(module):
-        have = module(**inputs)["noise_pred"]
-    assert have.dtype == torch.float32
-    np.testing.assert_allclose(have, AdaptedUNet(wide, None)(**inputs)["noise_pred"].detach(), atol=1e-6)
-    assert {parameter.dtype for parameter in half.parameters()} == {torch.float16}
 
 
 def test_core_ml_keeps_the_time_embedding_in_fp32(bundles: Mapping[tuple[str, str], Bundle]) -> None:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +11,6 @@ from measured_pages import PAGES, Row, host, measured
 
 from runtime_py.precisions import UNET_PRECISIONS
 
-ROOT = Path(__file__).parent.parent
 PEAK_GB = 6.0
 SECONDS = 300.0
 
@@ -26,19 +21,17 @@ pytestmark = pytest.mark.full
 @pytest.mark.parametrize("target", ["onnx", "coreml", "executorch"])
 def test_export_and_check(target: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bundle"
-    start = time.perf_counter()
-    run("export.hypernet", "--target", target, "--base", base, "--untrained", "--rank", "64", "--out", str(out))
-    exported = time.perf_counter() - start
-    run("runtime_py.check", str(out), "--json", str(tmp_path / "rows.json"))
-    # Of all children so far: an upper bound of each.
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    given = ("--target", target, "--base", base, "--untrained", "--rank", "64", "--out", str(out))
+    exported, export_peak = measured("export.hypernet", *given)
+    _, check_peak = measured("runtime_py.check", str(out), "--json", str(tmp_path / "rows.json"))
+    peak = max(export_peak, check_peak)
     rows = json.loads((tmp_path / "rows.json").read_text())
     manifest = json.loads((out / "manifest.json").read_text())
     counts = {"qo": 0, "kv": 0}
     for group in manifest["layout"]["groups"]:
         counts[group["name"][:2]] += len(group["modules"])
     with capsys.disabled():
-        print(f"\n{base} {target}: exported and checked in {exported:.0f} s, peak so far {peak:.2f} GB")
+        print(f"\n{base} {target}: exported and checked in {exported:.0f} s, peak {peak:.2f} GB")
     assert all(row["status"] == "passed" for row in rows)
     assert len(manifest["layout"]["groups"]) == 6
     assert counts["qo"] == counts["kv"] == {"sdxl": 280, "koala-700m": 84, "koala-1b": 120}[base]
@@ -100,19 +93,19 @@ def export_and_check(module: str, given: list[str], key: tuple[str, str, str], f
     shutil.rmtree(bundle)  # gigabytes that pytest would keep
     assert all(row["status"] == "passed" for row in rows)
     assert all(size <= 1.01e9 for size in weights)
-    parts = {name: [row for row in rows if row["component"] == name] for name in ("unet", "pipeline")}
-    worst = {
-        name: min((o["psnr_db"] for row in part for o in row["outputs"]), default=None) for name, part in parts.items()
-    }
-    megabytes, step = round(entry["bytes"] / 1e6, 1), round(parts["unet"][0]["run_s"], 4)
-    psnr = [None if value is None else round(value, 1) for value in worst.values()]
-    assert psnr[0] is not None
-    times = (round(seconds, 1), round(peak, 2))
-    return Row(*key, megabytes, max(1, len(weights)), *times, psnr[0], psnr[1], step, host()), check_peak
-
-
-def run(module: str, *arguments: str) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False, cwd=ROOT
+    unet, image = (
+        [output["psnr_db"] for row in rows if row["component"] == name for output in row["outputs"]]
+        for name in ("unet", "pipeline")
     )
-    assert result.returncode == 0, result.stderr
+    row = Row(
+        *key,
+        megabytes=round(entry["bytes"] / 1e6, 1),
+        chunks=max(1, len(weights)),
+        export_seconds=round(seconds, 1),
+        peak_gigabytes=round(peak, 2),
+        psnr_db=round(min(unet), 1),
+        image_psnr_db=round(min(image), 1) if image else None,
+        step_seconds=round(next(row["run_s"] for row in rows if row["component"] == "unet"), 4),
+        host=host(),
+    )
+    return row, check_peak

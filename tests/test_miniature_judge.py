@@ -456,7 +456,6 @@ def test_a_damaged_judge_is_refused(saved: Path, tmp_path: Path, damage: object,
 # The shipped judge
 
 
-@pytest.mark.skipif(not SHIPPED.is_dir(), reason="the miniature's judge is not built")
 def test_the_shipped_judge_is_as_accurate_as_it_says() -> None:
     """On one trial in twelve of the report's, drawn from another seed: within three standard errors and 3 points."""
     judge = load_judge(SHIPPED)

@@ -30,21 +30,6 @@ from lorarar.training.settings import LoraSettings, default_settings
 from lorarar.training.state import StateFile
 
 
-@pytest.fixture(scope="module")
-def components(tiny_pipeline: Path) -> Components:
-    return load_components(str(tiny_pipeline))
-
-
-@pytest.fixture(scope="module")
-def images(tiny_dataset: Path) -> tuple[Path, ...]:
-    return read_dataset(tiny_dataset).contents["content_0"].images
-
-
-@pytest.fixture(scope="module")
-def trained(components: Components, images: tuple[Path, ...]) -> LoRA:
-    return train_lora(components, images, "a sks dog", SETTINGS)
-
-
 def test_every_attention_linear_is_trained(components: Components, tiny_pipeline: Path, trained: LoRA) -> None:
     layout = load_layout(str(tiny_pipeline))
     assert set(trained.layers) == {UNET + module for group in layout.groups for module in group.modules}

@@ -28,21 +28,6 @@ from lorarar.training.many import missing_jobs
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def components(tiny_pipeline: Path) -> Components:
-    return load_components(str(tiny_pipeline))
-
-
-@pytest.fixture(scope="module")
-def images(tiny_dataset: Path) -> tuple[Path, ...]:
-    return read_dataset(tiny_dataset).contents["content_0"].images
-
-
-@pytest.fixture(scope="module")
-def trained(components: Components, images: tuple[Path, ...]) -> LoRA:
-    return train_lora(components, images, "a sks dog", SETTINGS)
-
-
 FAST = ["--rank", "4", "--steps", "6", "--learning-rate", "1e-3", "--batch-size", "2"]
 
 

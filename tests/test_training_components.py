@@ -34,11 +34,6 @@ PROMPTS = ["a sks dog", "", "a cat in watercolor style " * 40]
 
 
 @pytest.fixture(scope="module")
-def components(tiny_pipeline: Path) -> Components:
-    return load_components(str(tiny_pipeline))
-
-
-@pytest.fixture(scope="module")
 def pipe(tiny_pipeline: Path) -> Any:
     from diffusers import StableDiffusionXLPipeline
 

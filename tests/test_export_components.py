@@ -1,0 +1,46 @@
+"""What every component of a bundle goes through: its fp32 reference, and its memory given back."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from export.adapted import AdaptedUNet
+from export.components import _empty
+from export.golden import computing_in_fp32
+from lorarar.cli import quiet_toolchains
+from lorarar.training.sources import open_unet
+
+
+def test_weights_are_given_back_quantised_ones_too() -> None:
+    with quiet_toolchains():
+        from torchao.quantization import Int8DynamicActivationIntxWeightConfig, PerAxis, quantize_
+
+        network = nn.Sequential(nn.Linear(64, 64), nn.Conv2d(3, 3, 1))
+        config = Int8DynamicActivationIntxWeightConfig(torch.int8, PerAxis(0))
+        quantize_(network, config, lambda layer, _: type(layer) is nn.Linear)
+    assert type(network[0].weight) is not nn.Parameter
+    _empty(network)
+    assert {value.device.type for value in network.parameters()} == {"meta"}
+
+
+def test_the_reference_widens_weights_of_half_precision(tiny_pipeline: Path) -> None:
+    half = open_unet(str(tiny_pipeline), untrained=False, dtype=torch.float16)[0].eval()
+    wide = copy.deepcopy(half).float()
+    inputs = {
+        "sample": torch.randn(1, 4, 8, 8),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": torch.randn(1, 77, half.config.cross_attention_dim),
+        "text_embeds": torch.randn(1, 48),
+        "time_ids": torch.zeros(1, 6),
+    }
+    module = AdaptedUNet(half, None)
+    with torch.inference_mode(), computing_in_fp32(module):
+        have = module(**inputs)["noise_pred"]
+    assert have.dtype == torch.float32
+    np.testing.assert_allclose(have, AdaptedUNet(wide, None)(**inputs)["noise_pred"].detach(), atol=1e-6)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.float16}
