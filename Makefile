@@ -43,9 +43,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Files in the order of their names: by size, the longest (exports, few tests each) would come last, alone.
 test: lint  ## lint, types, tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" -n 2 --dist loadfile
 
 test-full: $(READY)  ## full sizes: every target of SDXL and KOALA within its time and memory
 	$(BIN)/python -m pytest -m full
