@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from export.golden import golden_recipe, write_golden
@@ -43,16 +41,6 @@ def write_component(
     progress(f"{graph.name}: converting to {target.name}")
     prepare()
     convert(graph, precision, folder / artifact)
-    if graph.owned:
-        # The check that follows needs the memory of a full-size UNet, and of the exporters' graphs, full of cycles.
-        _empty(graph.module)
-        gc.collect()
+    graph.give_back()  # the check that follows needs the memory
     dtype = io_dtype(target.name, precision)
     return component_entry(folder, graph, artifact, golden, recipe, allowed, dtype, target.dynamic_rank)
-
-
-def _empty(module: nn.Module) -> None:
-    """Drop the weights, whatever tensors they are; `module.to("meta")` can't move quantised ones."""
-    for layer in module.modules():
-        for name, value in list(layer.named_parameters(recurse=False)):
-            setattr(layer, name, nn.Parameter(torch.empty(value.shape, device="meta"), requires_grad=False))

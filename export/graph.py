@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +47,18 @@ class Graph:
             name: torch.empty(self.fixed(shape), dtype=self.kept.get(name, dtype))
             for name, shape in self.inputs.items()
         }
+
+    def give_back(self) -> None:
+        """Empty an owned module, and collect what exporters leave: graphs full of cycles.
+
+        The weights are dropped, whatever tensors they are; `module.to("meta")` can't move quantised ones.
+        """
+        if not self.owned:
+            return
+        for layer in self.module.modules():
+            for name, value in list(layer.named_parameters(recurse=False)):
+                setattr(layer, name, nn.Parameter(torch.empty(value.shape, device="meta"), requires_grad=False))
+        gc.collect()
 
 
 def merger_graph(hypernet: Hypernetwork, layout: Layout, target: str, rank: int) -> Graph:

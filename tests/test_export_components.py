@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from export.adapted import AdaptedUNet
-from export.components import _empty
+from export.components import write_component
 from export.golden import computing_in_fp32
+from export.graph import Graph, ImageSize, unet_graph
+from export.targets import find_target
 from lorarar.cli import quiet_toolchains
 from lorarar.training.sources import open_unet
 
@@ -24,7 +28,9 @@ def test_weights_are_given_back_quantised_ones_too() -> None:
         config = Int8DynamicActivationIntxWeightConfig(torch.int8, PerAxis(0))
         quantize_(network, config, lambda layer, _: type(layer) is nn.Linear)
     assert type(network[0].weight) is not nn.Parameter
-    _empty(network)
+    Graph("net", network, {}, {}, {}).give_back()  # the caller's
+    assert {value.device.type for value in network.parameters()} == {"cpu"}
+    Graph("net", network, {}, {}, {}, owned=True).give_back()
     assert {value.device.type for value in network.parameters()} == {"meta"}
 
 
@@ -44,3 +50,15 @@ def test_the_reference_widens_weights_of_half_precision(tiny_pipeline: Path) -> 
     assert have.dtype == torch.float32
     np.testing.assert_allclose(have, AdaptedUNet(wide, None)(**inputs)["noise_pred"].detach(), atol=1e-6)
     assert {parameter.dtype for parameter in half.parameters()} == {torch.float16}
+
+
+@pytest.mark.parametrize("target", ["onnx", "coreml"])
+def test_no_weight_outlives_its_conversion(target: str, tiny_pipeline: Path, tmp_path: Path) -> None:
+    """At full size what the converters keep is gigabytes that the check needs."""
+    unet = open_unet(str(tiny_pipeline), untrained=False)[0].eval().requires_grad_(False)
+    alive = [weakref.ref(value.untyped_storage()) for value in unet.parameters() if value.numel() > 1000]
+    graph = unet_graph(unet, None, 4, ImageSize(64, 8, 1))
+    with quiet_toolchains():
+        write_component(tmp_path, graph, find_target(target), "fp32", lambda _: None)
+    assert len(alive) > 10
+    assert not [reference for reference in alive if reference() is not None]

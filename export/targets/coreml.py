@@ -29,20 +29,29 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
     dtype = np.float16 if half else np.float32
     kept: dict[torch.dtype | None, Any] = {torch.float32: np.float32, torch.int32: np.int32}
     types = {name: kept.get(graph.kept.get(name), dtype) for name in graph.inputs}
-    program = trace(graph, torch.float32)
     with quiet_toolchains():
-        program = program.run_decompositions({})
-        model = ct.convert(
-            program,
+        program = ct.convert(
+            trace(graph, torch.float32).run_decompositions({}),
+            convert_to="milinternal",
             inputs=[ct.TensorType(name, graph.fixed(shape), types[name]) for name, shape in graph.inputs.items()],
             outputs=[ct.TensorType(name, dtype=dtype) for name in graph.outputs],
             minimum_deployment_target=ct.target.iOS17,
             compute_precision=ct.transform.FP16ComputePrecision(_not_of_time) if half else ct.precision.FLOAT32,
+        )
+        # From here on the program has its own weights; PyTorch's would double what saving needs.
+        graph.give_back()
+        model = ct.convert(
+            program,
+            convert_to="mlprogram",
+            minimum_deployment_target=ct.target.iOS17,
+            pass_pipeline=ct.PassPipeline.EMPTY,
             skip_model_load=True,
         )
+        del program
         model = _compressed(model, precision)
     model.save(str(path))
-    del model, program
+    del model
+    (path / "executorch_debug_handle_mapping.json").unlink()  # half a megabyte that only ExecuTorch's debugger reads
     _same_input_same_bytes(path)
     cut(path, NEURAL_ENGINE_BYTES)
 

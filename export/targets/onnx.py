@@ -32,14 +32,20 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
             verbose=False,
+            optimize=False,
         )
         assert program is not None
+        weights = list(program.model.graph.initializers.values())
+        program.optimize()
         model = program.model
         if precision in BITS:
             model = ir.from_proto(quantize_weights(ir.to_proto(model), BITS[precision]))
         _default_to_nothing(graph, model, dtype)
         _forget_origins(model)
         onnx.checker.check_model(str(_save(model, path)))
+    # The optimizer's rules keep the last graph, before and after; without its weights that is a few megabytes.
+    for value in [*weights, *model.graph.initializers.values()]:
+        value.const_value = None
 
 
 def _forget_origins(model: ir.Model) -> None:
