@@ -44,7 +44,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint  ## lint, types, tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not devices" -n 2 --dist loadfile
 
 test-full: $(READY)  ## full sizes: every target of SDXL and KOALA within its time and memory
 	$(BIN)/python -m pytest -m full
