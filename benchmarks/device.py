@@ -1,0 +1,208 @@
+"""Measure components of bundles on connected devices, and write one record for each.
+
+    python -m benchmarks.device --device adb:SERIAL --bundle BUNDLE --runner RUNNER [--library LIBRARY] [--json FILE]
+    python -m benchmarks.device --list
+
+Exits 1 when a device gave no record of something; what was measured is written all the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.devices import Device, Options, kinds
+from benchmarks.devices.plan import Job, Outcome, run_plan
+from benchmarks.record import write_records
+from lorarar.cli import EXIT_FAILED_CHECK, EXIT_INTERRUPTED, EXIT_OK, InputError, Parser, run_command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from runtime_py.bundle import Bundle
+
+USUAL = ("merger", "unet")
+"""What is measured where no --component is given and the bundle has it."""
+KIND_STYLE = {"measured": "green", "emulated": "bold yellow", "estimated": "bold magenta"}
+
+
+def parser() -> Parser:
+    usages = "; ".join(kind.usage for kind in kinds().values())
+    usual = Options()
+    made = Parser(prog="python -m benchmarks.device", description=__doc__.split("\n\n")[0])
+    add = made.add_argument
+    add("--list", action="store_true", help="show what is connected, and end")
+    add("--device", action="append", default=[], metavar="NAME", help=f"repeatable: {usages}")
+    add("--bundle", action="append", default=[], type=Path, metavar="FOLDER", help="a bundle; repeatable")
+    add("--component", action="append", default=[], metavar="NAME", help="repeatable (default: merger and unet)")
+    add("--runs", type=int, default=usual.runs, help="timed runs (default %(default)s)")
+    add("--warmup", type=int, default=usual.warmup, help="runs before them (default %(default)s)")
+    add("--threads", type=int, help="of the runtime (default: it chooses)")
+    add("--json", type=Path, metavar="FILE", help="write the records here, after each run")
+    add("--runner", type=Path, metavar="FILE", help="Android: the native runner, built for the device")
+    add("--library", type=Path, action="append", default=[], metavar="FILE", help="Android: put beside it; repeatable")
+    add("--app", action="store_true", help="Android: measure with the installed demo app instead of a runner")
+    add("--cpus", metavar="big|MASK", help="Android: pin the runner to cores, by a hexadecimal mask")
+    add("--keep", action="store_true", help="Android: leave the files there: the next plan copies only changes")
+    add("--cooldown", type=float, default=usual.cooldown_s, help="longest wait before a run, s (default %(default)g)")
+    add("--max-celsius", type=float, default=usual.max_celsius, help="hottest CPU for a start (default %(default)g)")
+    add("--timeout", type=float, default=usual.timeout_s, help="longest run of a component, in s (default %(default)g)")
+    return made
+
+
+def read_options(given: argparse.Namespace) -> Options:
+    """InputError names what is out of range."""
+    for name, value, least in (
+        ("--runs", given.runs, 1),
+        ("--warmup", given.warmup, 1),
+        ("--threads", given.threads, 1),
+        ("--cooldown", given.cooldown, 0),
+        ("--timeout", given.timeout, 1),
+    ):
+        if value is not None and value < least:
+            raise InputError(f"{name} must be {least} or more")
+    if given.json is not None and given.json.is_dir():
+        raise InputError(f"--json {given.json} is a folder; give a file")
+    return Options(
+        runs=given.runs,
+        warmup=given.warmup,
+        threads=given.threads,
+        timeout_s=given.timeout,
+        cooldown_s=given.cooldown,
+        max_celsius=given.max_celsius,
+        cpus=given.cpus,
+        runner=given.runner,
+        libraries=tuple(given.library),
+        app=given.app,
+        keep=given.keep,
+    )
+
+
+def open_devices(names: Sequence[str], options: Options) -> list[Device]:
+    """Each named device once, in the order given. InputError for a name that no kind of device takes."""
+    known = kinds()
+    found: dict[str, Device] = {}
+    for name in names:
+        prefix, _, which = name.partition(":")
+        if prefix not in known or not which:
+            usages = "; ".join(kind.usage for kind in known.values())
+            raise InputError(f"--device {name}: give {usages}")
+        found.update((device.name, device) for device in known[prefix].open(which, options))
+    return list(found.values())
+
+
+def jobs_of(bundles: Sequence[Bundle], components: Sequence[str]) -> list[Job]:
+    """Every component asked for, of every bundle; without any, the usual ones that a bundle has."""
+    jobs = []
+    for bundle in bundles:
+        have = bundle.manifest["components"]
+        wanted = list(dict.fromkeys(components)) or [name for name in USUAL if name in have]
+        if not wanted:
+            raise InputError(f"{bundle.path}: it has no {' or '.join(USUAL)}; choose --component {' or '.join(have)}")
+        jobs += [Job(bundle, bundle.component(name).name) for name in wanted]
+    return jobs
+
+
+def show_list(console: Console) -> None:
+    """What is connected, one line a device."""
+    from rich.table import Table
+
+    table = Table()
+    for column in ("device", "state", "model", "SoC", "ABI", "system"):
+        table.add_column(column, overflow="fold")
+    found = [description for kind in kinds().values() for description in kind.describe()]
+    for d in found:
+        table.add_row(d.name, d.state, *(value or "–" for value in (d.model, d.soc, d.abi, d.system)))
+    console.print(table if found else "no device is connected", highlight=False)
+
+
+def show_outcome(console: Console, outcome: Outcome) -> None:
+    """The records as a table, the failures as sentences."""
+    from rich.table import Table
+
+    table = Table(caption="Times of an emulated device say nothing of a phone.")
+    for column in ("device", "component", "target", "kind"):
+        table.add_column(column, overflow="fold")
+    for column in ("p50 ms", "p90 ms", "cold load ms", "memory MB", "PSNR dB", "largest error"):
+        table.add_column(column, justify="right")
+    for name, record in outcome.named_records:
+        table.add_row(*_row(name, record))
+    if table.row_count:
+        console.print(table)
+    for failure in outcome.failures:
+        console.print(f"[red]failed[/] {failure.device}, {failure.what}: ", end="", highlight=False)
+        console.print(failure.reason, highlight=False, markup=False, soft_wrap=True)
+
+
+def _row(name: str, record: dict[str, Any]) -> list[str]:
+    bundle, runs, parity, memory = record["bundle"], record["runs"], record["parity"], record["memory"]
+    psnr = parity["psnr_db"]
+    peak = f"{memory['peak_bytes'] / 1e6:.0f} {memory['measure']}" if memory["peak_bytes"] else "–"
+    return [
+        f"{record['device']['model']} ({name})",
+        record["component"],
+        f"{bundle['target']} {bundle['precision']}",
+        f"[{KIND_STYLE[record['kind']]}]{record['kind'].upper()}[/]",
+        _ms(runs["p50_s"]),
+        _ms(runs["p90_s"]),
+        _ms(record["load"]["cold_s"]),
+        peak,
+        "equal" if psnr is None else f"{psnr:.1f}",
+        "–" if parity["max_error"] is None else f"{parity['max_error']:.1e}",
+    ]
+
+
+def _ms(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{seconds * 1000:.2f}"
+
+
+def run(devices: Sequence[Device], jobs: Sequence[Job], options: Options, json: Path | None) -> Outcome:
+    """The plan with its progress on the screen, and its records in the file after every run."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        tasks = {device.name: progress.add_task(device.name, total=len(jobs)) for device in devices}
+
+        def say(device: str, done: int, text: str) -> None:
+            progress.update(tasks[device], completed=done, description=f"{device} · {text}")
+
+        def keep(records: Sequence[dict[str, Any]]) -> None:
+            if json is not None:
+                write_records(records, json)
+
+        return run_plan(devices, jobs, options, say, keep)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    given = parser().parse_args(argv)
+    options = read_options(given)
+
+    from rich.console import Console
+
+    from runtime_py.bundle import Bundle
+
+    console = Console()
+    if given.list:
+        show_list(console)
+        return EXIT_OK
+    if not given.device or not given.bundle:
+        raise InputError("give a --device and a --bundle, or --list to see what is connected")
+    devices = open_devices(given.device, options)
+    jobs = jobs_of([Bundle.open(path) for path in given.bundle], given.component)
+    outcome = run(devices, jobs, options, given.json)
+    show_outcome(console, outcome)
+    count = len(outcome.records)
+    if given.json is not None:
+        where = f"{count} record{'s' if count != 1 else ''} in {given.json}" if count else "no record was written"
+        console.print(where, highlight=False, soft_wrap=True)
+    if outcome.interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_FAILED_CHECK if outcome.failures else EXIT_OK
+
+
+if __name__ == "__main__":
+    run_command(main)

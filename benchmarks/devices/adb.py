@@ -1,0 +1,231 @@
+"""Android devices over adb, `adb:SERIAL` or `adb:all`: files, cool-down, a run, and the record that comes of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+from benchmarks.devices import Description, Device, DeviceFailed, Options, Watch
+from benchmarks.devices.adb_facts import (
+    CONDITIONS_SCRIPT,
+    FACTS_SCRIPT,
+    LIMITS_SCRIPT,
+    Conditions,
+    Facts,
+    big_cores,
+    parse_conditions,
+    parse_facts,
+)
+from benchmarks.devices.adb_files import HOME, bundle_files, copy, sha256
+from benchmarks.devices.adb_link import LIST, READY, Adb, Link, Runs, advice, connected
+from benchmarks.devices.adb_run import PROGRAMS, RUNNER, Ran, run_app, run_native, stop_native
+from benchmarks.record import PAPER, check_record
+from lorarar.cli import InputError
+from runtime_py.bundle import MANIFEST, Bundle, Component
+
+COOL = ("none", "light", None)
+LOOK_S = 5.0  # between looks at a device that is cooling down
+BUSY = 0.25  # of the cores in use by other programs: above it a reader must know
+MASK = re.compile(r"(0x)?[0-9a-fA-F]{1,16}")
+
+
+class Android:
+    """What is connected to this computer's adb server."""
+
+    usage = "adb:SERIAL or adb:all"
+
+    def __init__(self, adb: Runs | None = None) -> None:
+        self.adb = adb or Adb()
+
+    def describe(self) -> list[Description]:
+        """Every connected device."""
+        states = connected(self.adb)
+        with ThreadPoolExecutor(max(len(states), 1)) as pool:
+            return list(pool.map(self._describe, states, states.values()))
+
+    def _describe(self, serial: str, state: str) -> Description:
+        name = f"adb:{serial}"
+        if state != READY:
+            return Description(name, advice(state))
+        try:
+            facts = AndroidDevice(self.adb, serial).facts
+        except DeviceFailed as error:
+            return Description(name, str(error))
+        device = facts.device
+        system = f"Android {device['os_version'] or '?'}{' (emulated)' if facts.emulated else ''}"
+        return Description(name, "ready", device["model"], device["soc"], device["abi"], system)
+
+    def open(self, which: str, options: Options) -> list[Device]:
+        """The device of that serial, or all of them."""
+        _check_options(options)
+        if which != "all":
+            return [AndroidDevice(self.adb, which)]
+        serials = list(connected(self.adb))
+        if not serials:
+            raise InputError(f"no Android device is connected; plug one in with USB debugging on, then see  {LIST}")
+        return [AndroidDevice(self.adb, serial) for serial in serials]
+
+
+def _check_options(options: Options) -> None:
+    if options.cpus not in (None, "big") and not MASK.fullmatch(options.cpus or ""):
+        raise InputError(f"--cpus {options.cpus}: give big, or a hexadecimal mask such as f0 for cores 4 to 7")
+    if options.app and (options.runner or options.libraries or options.cpus):
+        raise InputError("--app measures with the installed app: leave out --runner, --library and --cpus")
+    if not options.app and options.runner is None:
+        raise InputError("give --runner with the native runner (benchmarks/runner/README.md builds it), or --app")
+    for path in (*([options.runner] if options.runner else []), *options.libraries):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; benchmarks/runner/README.md says where it comes from")
+
+
+class AndroidDevice:
+    """One phone, tablet or emulator."""
+
+    def __init__(self, adb: Runs, serial: str) -> None:
+        self.name = f"adb:{serial}"
+        self.link = Link(adb, serial)
+        self.touched = False
+
+    @cached_property
+    def facts(self) -> Facts:
+        return parse_facts(self.link.shell(FACTS_SCRIPT).out)
+
+    def measure(self, bundle: Bundle, component: str, options: Options, watch: Watch) -> dict[str, Any]:
+        """Copy what is missing, cool down, run, and complete the runner's record with what the host knows."""
+        watch.say("asking the device")
+        self.link.check()
+        part = bundle.component(component)
+        digest = sha256(bundle.path / MANIFEST)
+        folder = f"{HOME}/{digest}"
+        self._copy(bundle, part, folder, options, watch)
+        mask, pinned = self._cores(options)
+        waited, before = cool_down(self.conditions, options, watch)
+        watch.say("measuring")
+        if options.app:
+            ran = run_app(self.link, folder, component, options, watch)
+        else:
+            ran = run_native(self.link, folder, component, bundle.manifest["target"], mask, options, watch)
+        after = self.conditions()
+        record = self._complete(ran, component, before, after, waited)
+        record["notes"] = [pinned, *notes(before, after, ran)]
+        return checked(record, self.name, digest, part, "android-app" if options.app else "native")
+
+    def close(self) -> None:
+        """Stop the runner and remove everything. DeviceFailed when the device is out of reach."""
+        if self.touched:
+            stop_native(self.link)
+            removed = self.link.shell(f"rm -rf {HOME}")
+            if removed.code != 0:
+                raise DeviceFailed(f"{HOME} can't be removed from it ({removed.last_words})")
+            self.touched = False
+
+    def conditions(self) -> Conditions:
+        """How warm, charged and busy it is."""
+        return parse_conditions(self.link.shell(CONDITIONS_SCRIPT).out, self.facts.device["cores"])
+
+    def _copy(self, bundle: Bundle, part: Component, folder: str, options: Options, watch: Watch) -> None:
+        watch.say("copying what changed")
+        self.touched = not options.keep
+        copy(self.link, bundle_files(bundle, part), folder)
+        if options.app:  # an app reads as another user than the shell
+            self.link.shell(f"chmod -R a+rX {HOME}")
+        elif options.runner is not None:
+            programs = {RUNNER.rpartition("/")[2]: options.runner, **{path.name: path for path in options.libraries}}
+            copy(self.link, programs, PROGRAMS)
+            self.link.shell(f"chmod 755 {RUNNER}")
+
+    def _cores(self, options: Options) -> tuple[str | None, str]:
+        """The mask for taskset, and the note that says where it ran."""
+        cores = self.facts.device["cores"]
+        if options.cpus is None:
+            return None, f"cores not pinned: the scheduler chose among {cores}"
+        if options.cpus != "big":
+            return options.cpus, f"pinned to the cores of mask {options.cpus}"
+        big = big_cores(self.link.shell(LIMITS_SCRIPT).out)
+        if not big:
+            raise DeviceFailed("it doesn't tell which of its cores are faster; give --cpus a mask, or leave it out")
+        return f"{sum(1 << core for core in big):x}", f"pinned to its big cores: {', '.join(map(str, big))}"
+
+    def _complete(
+        self, ran: Ran, component: str, before: Conditions, after: Conditions, waited: float
+    ) -> dict[str, Any]:
+        try:
+            record = json.loads(ran.text, parse_constant=_no_constants)
+        except (ValueError, RecursionError):
+            raise DeviceFailed("the runner's output is no record; build it from this version of the project") from None
+        if not isinstance(record, dict) or "error" in record:
+            reason = record["error"] if isinstance(record, dict) else "its output is no record"
+            raise DeviceFailed(f"the runner gave no record: {reason}")
+        record["device"] = dict(self.facts.device)
+        record["kind"] = "emulated" if self.facts.emulated else "measured"
+        record["paper"] = PAPER.get(component)
+        record["conditions"] = {"before": before.condition, "after": after.condition, "cooldown_s": waited}
+        if ran.pss_bytes is not None:
+            record["memory"] = {"peak_bytes": ran.pss_bytes, "measure": "pss"}
+        return record
+
+
+def checked(record: dict[str, Any], name: str, manifest_sha256: str, part: Component, runner: str) -> dict[str, Any]:
+    """The record, if it is valid and of what was asked for. DeviceFailed otherwise."""
+    try:
+        check_record(record, name)
+    except InputError as error:
+        raise DeviceFailed(f"the runner's record is not valid: {error}") from None
+    for what, have, wanted in (
+        ("manifest", record["bundle"]["manifest_sha256"], manifest_sha256),
+        ("artifact", record["artifact"]["sha256"], part.entry["sha256"]),
+        ("component", record["component"], part.name),
+        ("runner", record["runner"], runner),
+    ):
+        if have != wanted:
+            raise DeviceFailed(f"the record is of another {what} ({have}, not {wanted}); measure again")
+    return record
+
+
+def _no_constants(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def cool_down(read: Callable[[], Conditions], options: Options, watch: Watch) -> tuple[float, Conditions]:
+    """Wait until the device is cool, and say for how long in seconds and how it is then. A device that tells neither
+    a status nor a CPU's temperature is taken as it is. DeviceFailed when it stays too hot."""
+    waited = 0.0
+    while True:
+        now = read()
+        hot = now.hottest_cpu_c is not None and now.hottest_cpu_c > options.max_celsius
+        if now.thermal_status in COOL and not hot:
+            return waited, now
+        state = f"thermal status {now.thermal_status or 'not told'}, CPU {_degrees(now.hottest_cpu_c)}"
+        if waited >= options.cooldown_s:
+            raise DeviceFailed(
+                f"it is still too hot after {waited:.0f} s ({state}); let it lie, unplug it from its charger, or allow "
+                "more with --cooldown or --max-celsius"
+            )
+        watch.say(f"cooling down: {state}")
+        pause = min(LOOK_S, options.cooldown_s - waited)
+        watch.wait(pause)
+        waited += pause
+
+
+def _degrees(celsius: float | None) -> str:
+    return "not told" if celsius is None else f"{celsius:.0f} °C"
+
+
+def notes(before: Conditions, after: Conditions, ran: Ran) -> Sequence[str]:
+    """What a reader of the times must know."""
+    said = []
+    if before.hottest_cpu_c is None and before.thermal_status is None:
+        said.append("the device tells neither its thermal status nor its CPU's temperature: not known to be cool")
+    if after.thermal_status not in COOL:
+        said.append(f"throttled: thermal status {after.thermal_status} after the run")
+    if before.condition["charging"]:
+        said.append("charging, which warms the device")
+    if (before.condition["load"] or 0) > BUSY:
+        said.append(f"busy: other programs had {before.condition['load']:.0%} of its cores before the run")
+    if ran.pss_bytes is not None:
+        said.append("memory is the largest PSS of looks one second apart: a shorter peak is missed")
+    return said

@@ -1,0 +1,166 @@
+"""One run on an Android device: by the native runner in `adb shell`, or by the demo app's benchmark activity.
+
+Both give the record's text, and the largest PSS that was seen while they ran. Whatever was started is stopped, also
+when it hangs, the plan is interrupted, or the device is in trouble.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NoReturn
+
+from benchmarks.devices import DeviceFailed, Options, Watch
+from benchmarks.devices.adb_facts import parse_pss
+from benchmarks.devices.adb_files import HOME
+from benchmarks.devices.adb_link import ANSWER_S, FULL, Answer, Link
+
+SAMPLE_S = 1.0  # between looks at the memory, each of which walks the process's page tables
+PROGRAMS = f"{HOME}/bin"
+RUNNER = f"{PROGRAMS}/lorarar-runner"
+PID = f"{HOME}/run.pid"
+APP = "org.lorarar.demo"
+RESULT = "files/benchmark.json"
+EXIT_PARITY, EXIT_INPUT, EXIT_RUNTIME = 1, 2, 3  # the runner's own
+NOT_A_PROGRAM = (126, 127)  # the shell's
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run left: the record as text, and the largest PSS seen, where it was seen."""
+
+    text: str
+    pss_bytes: int | None
+
+
+def run_native(
+    link: Link, bundle: str, component: str, target: str, mask: str | None, options: Options, watch: Watch
+) -> Ran:
+    """Run the native runner, which lies in PROGRAMS beside its libraries. DeviceFailed unless it gave a record."""
+    library = _onnx_library(options)
+    # exec keeps the process: the number written is the runner's own, under which it is looked at and stopped.
+    command = f"echo $$ > {PID} && exec env LD_LIBRARY_PATH={PROGRAMS} " + shlex.join(
+        [
+            *(["taskset", mask] if mask else []),
+            *(RUNNER, bundle, "--component", component, "--runs", str(options.runs), "--warmup", str(options.warmup)),
+            *(["--threads", str(options.threads)] if options.threads else []),
+            *(["--library", f"{PROGRAMS}/{library}"] if target == "onnx" and library else []),
+        ]
+    )
+    pss: list[int] = []
+
+    def look() -> bool:
+        # Without a process, dumpsys would go through all of them.
+        seen = parse_pss(link.shell(f"p=$(cat {PID}) && dumpsys meminfo $p").out)
+        pss.extend([seen] if seen else [])
+        return False
+
+    with ThreadPoolExecutor(1) as pool:
+        # The watch below stops it in time; this limit is only for a device that doesn't answer any more.
+        running = pool.submit(link.shell, command, options.timeout_s + 2 * ANSWER_S)
+        try:
+            _watch(lambda: running.done() or look(), options.timeout_s, watch)
+        finally:
+            stop_native(link)
+    answer = running.result()
+    if answer.code != 0:
+        _explain(answer)
+    return Ran(answer.out, max(pss, default=None))
+
+
+def stop_native(link: Link) -> None:
+    """End the runner, if it still runs. A number that the device has given to another process is left alone."""
+    command = f'p=$(cat {PID}) && grep -q {HOME}/ "/proc/$p/cmdline" && kill -9 "$p"; rm -f {PID}'
+    with suppress(DeviceFailed):  # out of reach: the failure that is already under way says so
+        link.shell(f"{{ {command}; }} 2>/dev/null")
+
+
+def _onnx_library(options: Options) -> str | None:
+    return next((path.name for path in options.libraries if path.name.startswith("libonnxruntime")), None)
+
+
+def _watch(done: Callable[[], bool], timeout_s: float, watch: Watch) -> None:
+    """Ask until it is done. DeviceFailed when it takes too long or the plan is interrupted."""
+    end = time.monotonic() + timeout_s
+    while not done():
+        if time.monotonic() > end:
+            raise DeviceFailed(
+                f"it didn't finish within {timeout_s:.0f} s and was stopped; allow more with --timeout, or measure "
+                "fewer --runs"
+            )
+        watch.wait(min(SAMPLE_S, timeout_s))
+
+
+def _explain(answer: Answer) -> NoReturn:
+    """One sentence for a runner that gave no record."""
+    said, code = answer.last_words, answer.code
+    if FULL.search(answer.err):
+        raise DeviceFailed(f"it is full ({said}); free some space on it")
+    if code == EXIT_PARITY:
+        raise DeviceFailed(f"parity failed, so there is no result: {said}")
+    if code == EXIT_INPUT:
+        raise DeviceFailed(f"the runner refused its input: {said}")
+    if code == EXIT_RUNTIME:
+        raise DeviceFailed(f"the runtime failed: {said}")
+    if code in NOT_A_PROGRAM:
+        raise DeviceFailed(f"the runner can't be started ({said}); build it for this device's ABI")
+    if code == 128 + signal.SIGKILL:
+        raise DeviceFailed("the system killed the runner (signal 9), most often for want of memory; close other apps")
+    if code > 128:
+        raise DeviceFailed(f"the runner crashed ({_signal_name(code - 128)}); adb logcat has the stack")
+    raise DeviceFailed(f"the runner ended with exit code {code}: {said}")
+
+
+def _signal_name(number: int) -> str:
+    with suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"
+
+
+def run_app(link: Link, bundle: str, component: str, options: Options, watch: Watch) -> Ran:
+    """Run the demo app's benchmark activity, which must be installed as a debuggable build."""
+    shell = link.shell
+    removed = shell(f"run-as {APP} rm -f {RESULT}")
+    if removed.code != 0:
+        raise DeviceFailed(f"{APP} can't be used ({removed.last_words}); install its debug build, or use --runner")
+    extras = f"--es bundle {bundle} --es component {component} --ei runs {options.runs} --ei warmup {options.warmup}"
+    if options.threads:
+        extras += f" --ei threads {options.threads}"
+    started = shell(f"am start -W -S -n {APP}/.BenchmarkActivity {extras}")
+    complaint = re.search(r"^(?:Error|Exception).*", started.out + started.err, re.MULTILINE)
+    if started.code != 0 or complaint:  # am tells of most of its errors with exit code 0
+        raise DeviceFailed(f"{APP} can't be started ({complaint[0] if complaint else started.last_words})")
+    pss: list[int] = []
+    text = ""
+
+    def finished() -> bool:
+        nonlocal text
+        # In this order: an app that ends after its result is written has still given it.
+        alive = shell(f"pidof {APP}").code == 0
+        answer = shell(f"run-as {APP} cat {RESULT}")
+        if answer.code == 0 and answer.out.rstrip().endswith("}"):  # else it is still being written
+            text = answer.out
+            return True
+        if not alive:
+            raise DeviceFailed(f"{APP} stopped without a result; adb logcat tells why")
+        seen = parse_pss(shell(f"dumpsys meminfo {APP}").out)
+        pss.extend([seen] if seen else [])
+        return False
+
+    try:
+        _watch(finished, options.timeout_s, watch)
+    finally:
+        stop_app(link)
+    return Ran(text, max(pss, default=None))
+
+
+def stop_app(link: Link) -> None:
+    """End the app and remove its result."""
+    with suppress(DeviceFailed):  # out of reach: the failure that is already under way says so
+        link.shell(f"am force-stop {APP}; run-as {APP} rm -f {RESULT}")
