@@ -119,14 +119,16 @@ def show_list(console: Console) -> None:
 
 
 def show_outcome(console: Console, outcome: Outcome) -> None:
-    """The records as a table, the failures as sentences."""
+    """The records as a table that fits 80 columns, the failures as sentences."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(caption="Times of an emulated device say nothing of a phone.")
-    for column in ("device", "component", "target", "kind"):
-        table.add_column(column, overflow="fold")
-    for column in ("p50 ms", "p90 ms", "cold load ms", "memory MB", "PSNR dB", "largest error"):
-        table.add_column(column, justify="right")
+    table = Table(box=SIMPLE_HEAD, caption="Times of an emulated device say nothing of a phone.")
+    table.add_column("device", overflow="fold")
+    for column in ("what", "kind"):
+        table.add_column(column, no_wrap=True)
+    for column in ("p50\nms", "p90\nms", "cold\nload ms", "memory\nMB", "parity\ndB"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, record in outcome.named_records:
         table.add_row(*_row(name, record))
     if table.row_count:
@@ -137,25 +139,25 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
 
 
 def _row(name: str, record: dict[str, Any]) -> list[str]:
-    bundle, runs, parity, memory = record["bundle"], record["runs"], record["parity"], record["memory"]
-    psnr = parity["psnr_db"]
-    peak = f"{memory['peak_bytes'] / 1e6:.0f} {memory['measure']}" if memory["peak_bytes"] else "–"
+    bundle, runs, memory, psnr = record["bundle"], record["runs"], record["memory"], record["parity"]["psnr_db"]
     return [
-        f"{record['device']['model']} ({name})",
-        record["component"],
-        f"{bundle['target']} {bundle['precision']}",
+        f"{record['device']['model']}\n{name}",
+        f"{record['component']}\n{bundle['target']} {bundle['precision']}",
         f"[{KIND_STYLE[record['kind']]}]{record['kind'].upper()}[/]",
         _ms(runs["p50_s"]),
         _ms(runs["p90_s"]),
         _ms(record["load"]["cold_s"]),
-        peak,
+        f"{memory['peak_bytes'] / 1e6:.0f} {memory['measure']}" if memory["peak_bytes"] else "–",
         "equal" if psnr is None else f"{psnr:.1f}",
-        "–" if parity["max_error"] is None else f"{parity['max_error']:.1e}",
     ]
 
 
 def _ms(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{seconds * 1000:.2f}"
+    """Four digits: 0.412, 41.23, 41230."""
+    if seconds is None:
+        return "–"
+    milliseconds = seconds * 1000
+    return f"{milliseconds:.{max(0, 4 - max(1, len(str(int(milliseconds)))))}f}"
 
 
 def run(devices: Sequence[Device], jobs: Sequence[Job], options: Options, json: Path | None) -> Outcome:

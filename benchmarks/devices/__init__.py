@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from runtime_py.bundle import Bundle
 
@@ -57,6 +57,7 @@ class Watch:
             raise DeviceFailed("the plan was interrupted")
 
 
+@runtime_checkable
 class Device(Protocol):
     """One device. Its methods are called from one thread, beside those of other devices."""
 
@@ -71,6 +72,7 @@ class Device(Protocol):
         """Stop and remove whatever was put on the device. DeviceFailed when something is left there."""
 
 
+@runtime_checkable
 class Kind(Protocol):
     """One kind of device, by the prefix of its names."""
 

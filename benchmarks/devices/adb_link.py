@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from benchmarks.devices import DeviceFailed
 from lorarar.cli import InputError
@@ -52,6 +52,7 @@ class Answer:
         return re.sub(r"^(adb: )?error: ", "", lines[-1]) if lines else "it said nothing"
 
 
+@runtime_checkable
 class Runs(Protocol):
     """What runs adb: the program itself, or a replay of it in tests."""
 

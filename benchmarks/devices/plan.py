@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,8 +67,10 @@ def run_plan(
     """
     plan = _Plan(jobs, options, say, keep)
     with ThreadPoolExecutor(len(devices)) as pool:
-        running = [pool.submit(plan.work, place, device) for place, device in enumerate(devices)]
+        running: list[Future[None]] = []
         try:
+            for place, device in enumerate(devices):
+                running.append(pool.submit(plan.work, place, device))
             wait(running)
         except KeyboardInterrupt:
             plan.outcome.interrupted = True
