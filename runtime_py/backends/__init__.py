@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -37,16 +37,22 @@ def open_sessions(bundle: Bundle, name: str = "merger", threads: int | None = No
     """Every way this machine can run a component, each loaded when it is asked for; the first is the closest to a
     device. `threads` None leaves the number to the runtime.
     """
-    module, packages, extra = BACKENDS[bundle.manifest["target"]]
     component = bundle.component(name)
+    yield from load_backend(bundle.manifest["target"]).sessions(component, threads)
+
+
+def load_backend(target: str) -> Any:
+    """Import a target's backend and its toolchain, which takes longer than loading a merger. InputError names the
+    extra to install.
+    """
+    module, packages, extra = BACKENDS[target]
     try:
         with quiet_toolchains():
-            backend = import_module(module)
+            return import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in packages:
             raise
         raise missing_toolchain(packages[0], extra) from None
-    yield from backend.sessions(component, threads)
 
 
 def open_session(bundle: Bundle, name: str = "merger", threads: int | None = None) -> Session:
