@@ -1,0 +1,66 @@
+// Runs one component of a bundle on this device and writes a benchmark record.
+#include <cctype>
+#include <iostream>
+#include <new>
+#include <string>
+
+#include "arguments.h"
+#include "failure.h"
+#include "files.h"
+#include "manifest.h"
+#include "measure.h"
+#include "record.h"
+#include "runtime.h"
+
+namespace {
+
+using namespace lorarar;
+
+// One line without control characters: names in the messages come from files.
+std::string one_line(std::string text) {
+  for (char& c : text) {
+    if (std::iscntrl(static_cast<unsigned char>(c))) c = ' ';
+  }
+  return text;
+}
+
+void progress(const std::string& stage) { std::cerr << one_line(stage) << std::endl; }
+
+int fail(Exit code, const std::string& sentence) {
+  std::cerr << "error: " << one_line(sentence) << std::endl;
+  return static_cast<int>(code);
+}
+
+void run(const Arguments& arguments) {
+  progress("opening " + arguments.bundle.string());
+  const Bundle bundle = open_bundle(arguments.bundle, arguments.component);
+  const auto runtime = open_runtime(bundle.target, {arguments.library, arguments.threads});
+  const Start start{utc_now(), system_properties(), conditions()};
+  const Measurement found = measure(*runtime, bundle.component, {arguments.warmup, arguments.runs}, progress);
+  const Json record = make_record(arguments, bundle, *runtime, start, found);
+  // Texts of the system may be no UTF-8, which JSON can't hold.
+  const std::string text = record.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+  if (arguments.output.empty()) {
+    std::cout << text << std::flush;
+    if (!std::cout) throw bad_input("standard output can't be written; give --output FILE");
+  } else {
+    write_atomically(arguments.output, text);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    if (const auto arguments = parse_arguments(argc, argv)) run(*arguments);
+    return static_cast<int>(Exit::kOk);
+  } catch (const Failure& failure) {
+    return fail(failure.code(), failure.what());
+  } catch (const std::bad_alloc&) {
+    return fail(Exit::kRuntimeFailed, "the device ran out of memory; close other programs or export a smaller --rank");
+  } catch (const std::filesystem::filesystem_error& error) {
+    return fail(Exit::kBadInput, error.path1().string() + ": " + error.code().message() + "; check the path");
+  } catch (const std::exception& error) {
+    return fail(Exit::kRuntimeFailed, std::string("the runtime failed: ") + error.what());
+  }
+}

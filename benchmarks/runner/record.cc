@@ -1,0 +1,86 @@
+#include "record.h"
+
+#include <algorithm>
+#include <cmath>
+#include <ctime>
+#include <numeric>
+
+namespace lorarar {
+namespace {
+
+constexpr int kSchemaVersion = 1;
+
+Json runs(const std::optional<double>& first_s, int warmup, const std::vector<double>& samples) {
+  const double sum = std::accumulate(samples.begin(), samples.end(), 0.0);
+  return {
+      {"first_s", first_s ? Json(*first_s) : Json()},
+      {"warmup_count", warmup},
+      {"samples_s", samples},
+      {"n", samples.size()},
+      {"mean_s", sum / static_cast<double>(samples.size())},
+      {"min_s", *std::min_element(samples.begin(), samples.end())},
+      {"p50_s", percentile(samples, 50)},
+      {"p90_s", percentile(samples, 90)},
+      {"p99_s", percentile(samples, 99)},
+  };
+}
+
+}  // namespace
+
+double percentile(std::vector<double> samples, double percent) {
+  std::sort(samples.begin(), samples.end());
+  const double position = static_cast<double>(samples.size() - 1) * percent / 100;
+  const auto below = static_cast<size_t>(position);
+  const size_t above = std::min(below + 1, samples.size() - 1);
+  return samples[below] + (samples[above] - samples[below]) * (position - std::floor(position));
+}
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts = {};
+  gmtime_r(&now, &parts);
+  char text[sizeof "2026-01-31T12:00:00Z"];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+Json make_record(const Arguments& arguments, const Bundle& bundle, const Runtime& runtime, const Start& start,
+                 const Measurement& measurement) {
+  const Artifact& artifact = bundle.component.artifact;
+  const std::string kind = arguments.kind.value_or(is_emulated(start.properties) ? "emulated" : "measured");
+  const double psnr_db = measurement.worst.psnr_db;
+  return {
+      {"schema_version", kSchemaVersion},
+      {"kind", kind},
+      {"toolkit_version", LORARAR_VERSION},
+      {"started_at", start.started_at},
+      {"runner", "native"},
+      {"bundle",
+       {{"base", bundle.base},
+        {"target", bundle.target_name},
+        {"precision", bundle.precision},
+        {"manifest_sha256", bundle.manifest_sha256}}},
+      {"component", bundle.component.name},
+      {"artifact", {{"file", artifact.file}, {"bytes", artifact.bytes}, {"sha256", artifact.sha256}}},
+      {"device", device_facts(start.properties)},
+      {"runtime",
+       {{"name", runtime.name()},
+        {"version", runtime.version()},
+        {"backend", measurement.backend},
+        {"compute_unit", "cpu"},
+        {"threads", arguments.threads ? Json(*arguments.threads) : Json()}}},
+      {"load", {{"cold_s", measurement.cold_load_s}, {"warm_s", measurement.warm_load_s}}},
+      {"runs", runs(measurement.first_s, arguments.warmup, measurement.samples_s)},
+      {"memory", peak_memory()},
+      {"conditions", {{"before", start.conditions}, {"after", conditions()}, {"cooldown_s", 0}}},
+      {"parity",
+       {{"status", "passed"},
+        {"psnr_db", std::isfinite(psnr_db) ? Json(psnr_db) : Json()},  // equal outputs: JSON has no infinity
+        {"max_error", measurement.worst.max_error}}},
+      {"estimate", nullptr},
+      {"paper", nullptr},  // benchmarks/record.py has the paper's figures: the host adds them
+      {"notes", affinity_notes()},
+  };
+}
+
+}  // namespace lorarar

@@ -1,0 +1,46 @@
+// One interface to the runtimes.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "manifest.h"
+#include "tensor.h"
+
+namespace lorarar {
+
+// One loaded component. Failure with the runtime's message where it fails, or where the artifact's tensors are not the
+// manifest's.
+class Session {
+ public:
+  virtual ~Session() = default;
+  virtual std::string backend() const = 0;             // what runs the graph
+  virtual void set_inputs(std::vector<Tensor> inputs) = 0;  // in the component's order; kept for every run
+  virtual void run() = 0;
+  virtual std::vector<Tensor> outputs() = 0;  // of the last run, in the component's order
+};
+
+class Runtime {
+ public:
+  virtual ~Runtime() = default;
+  virtual std::string name() const = 0;  // as the record's schema has it
+  virtual std::string version() const = 0;
+  virtual std::unique_ptr<Session> load(const Component& component) = 0;
+};
+
+struct RuntimeOptions {
+  std::filesystem::path library;
+  std::optional<int> threads;
+};
+
+std::unique_ptr<Runtime> open_onnxruntime(const RuntimeOptions& options);
+std::unique_ptr<Runtime> open_executorch(const RuntimeOptions& options);
+
+inline std::unique_ptr<Runtime> open_runtime(Target target, const RuntimeOptions& options) {
+  return target == Target::kOnnx ? open_onnxruntime(options) : open_executorch(options);
+}
+
+}  // namespace lorarar
