@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -132,7 +132,7 @@ def test_ctrl_c_stops_the_runs_cleans_and_keeps_the_records(
     def interrupted(bundle: Bundle, component: str, watch: Watch) -> dict[str, Any]:
         if component == "merger":
             return works(bundle, component, watch)
-        _thread.interrupt_main()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         watch.wait(10.0)
         raise AssertionError("it was not interrupted")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,17 +66,18 @@ def run_plan(
     `interrupted`.
     """
     plan = _Plan(jobs, options, say, keep)
-    with ThreadPoolExecutor(len(devices)) as pool:
-        running: list[Future[None]] = []
-        try:
-            for place, device in enumerate(devices):
-                running.append(pool.submit(plan.work, place, device))
-            wait(running)
-        except KeyboardInterrupt:
-            plan.outcome.interrupted = True
-            plan.stop.set()
-    for future in running:
-        future.result()  # a mistake of ours, or this computer's full disk, is no device's failure
+    # Waiting for an event, since Ctrl-C while it joins a thread makes Python 3.11 take the thread for ended.
+    whole = threading.Thread(target=plan.run, args=(devices,))
+    try:
+        whole.start()
+        plan.finished.wait()
+    except KeyboardInterrupt:
+        plan.outcome.interrupted = True
+        plan.stop.set()
+        if whole.ident is not None:
+            plan.finished.wait()
+    if plan.mistake is not None:
+        raise plan.mistake  # ours, or this computer's full disk: no device's failure
     return plan.outcome
 
 
@@ -85,9 +86,21 @@ class _Plan:
 
     def __init__(self, jobs: Sequence[Job], options: Options, say: Say, keep: Keep) -> None:
         self.jobs, self.options, self.say, self.keep = jobs, options, say, keep
-        self.outcome, self.lock, self.stop = Outcome(), threading.Lock(), threading.Event()
+        self.outcome, self.lock = Outcome(), threading.Lock()
+        self.stop, self.finished = threading.Event(), threading.Event()
+        self.mistake: Exception | None = None
 
-    def work(self, place: int, device: Device) -> None:
+    def run(self, devices: Sequence[Device]) -> None:
+        """All devices, to the end."""
+        try:
+            with ThreadPoolExecutor(len(devices)) as pool:
+                list(pool.map(self._work, range(len(devices)), devices))
+        except Exception as error:
+            self.mistake = error
+        finally:
+            self.finished.set()
+
+    def _work(self, place: int, device: Device) -> None:
         """All jobs on one device, then its clean-up, whatever happens."""
         try:
             for at, job in enumerate(self.jobs):
