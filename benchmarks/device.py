@@ -56,7 +56,7 @@ def read_options(given: argparse.Namespace) -> Options:
     """InputError names what is out of range."""
     for name, value, least in (
         ("--runs", given.runs, 1),
-        ("--warmup", given.warmup, 1),
+        ("--warmup", given.warmup, 0),
         ("--threads", given.threads, 1),
         ("--cooldown", given.cooldown, 0),
         ("--timeout", given.timeout, 1),

@@ -120,7 +120,7 @@ def test_a_thermal_service_without_sensors(text: str, status: str | None) -> Non
 
 
 def test_thermal_zones_in_either_unit() -> None:
-    text = "45100 cpu-1-0-usr\n38 gpuss-0\n-273000 broken\n4200000 vbat\n ddr\n"
+    text = "45100 cpu-1-0-usr\n44000 cpu-1-0-usr\n38 gpuss-0\n-273000 broken\n4200000 vbat\n ddr\n"
     assert parse_zones(text) == {"cpu-1-0-usr": (45.1, True), "gpuss-0": (38.0, False)}
 
 

@@ -168,12 +168,13 @@ def parse_thermal_service(text: str) -> tuple[str | None, dict[str, tuple[float,
 
 
 def parse_zones(text: str) -> dict[str, tuple[float, bool]]:
-    """/sys/class/thermal, `TEMP TYPE` a line. Most kernels count thousandths of a degree, some whole ones."""
-    zones = {}
+    """/sys/class/thermal, `TEMP TYPE` a line: of zones with one name, the hottest. Most kernels count thousandths of a
+    degree, some whole ones."""
+    zones: dict[str, tuple[float, bool]] = {}
     for value, name in re.findall(r"^(-?\d+) (\S+)", text, re.MULTILINE):
         celsius = int(value) / 1000 if abs(int(value)) >= 1000 else float(value)
         if PLAUSIBLE_C[0] < celsius < PLAUSIBLE_C[1]:
-            zones[name] = (celsius, "cpu" in name.lower())
+            zones[name] = max((celsius, "cpu" in name.lower()), zones.get(name, (celsius, False)))
     return zones
 
 

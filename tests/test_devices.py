@@ -1,0 +1,335 @@
+"""Two emulated arm64 phones of different processors, over real adb: records, and whatever can go wrong with them.
+
+Every program and library that runs on them is an arm64 one; their times are an emulator's and say nothing of a phone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from devices.build_runner import build, onnxruntime_arm64
+from devices.emulated import APP, NEW, OLD, AdbServer, EmulatedPhone, Phone, listeners, make_root, missing_tools
+from replayed_phone import record_of
+
+from benchmarks import device as command
+from benchmarks.devices.adb_files import HOME
+from benchmarks.record import PAPER, read_records
+from runtime_py.bundle import Bundle
+
+pytestmark = pytest.mark.devices
+
+BOTH = ["--device", f"adb:{NEW.serial}", "--device", f"adb:{OLD.serial}"]
+QUICK = ["--runs", "2", "--warmup", "1", "--threads", "1"]
+SMALL = Phone("Emulated small", "Stand-in 76", "cortex-a76", 16103, data_megabytes=8)
+
+
+class Farm:
+    """The phones of a test run, and their adb server."""
+
+    def __init__(self, folder: Path) -> None:
+        if missing := missing_tools():
+            pytest.fail(f"missing: {', '.join(missing)}; make test-devices installs them")
+        self.folder, self.before = folder, listeners()
+        self.root = make_root(folder)
+        self.phones = {phone: EmulatedPhone(phone, self.root, folder / phone.model) for phone in (NEW, OLD)}
+        self.server = AdbServer(folder / "adb")
+
+    def start(self, *phones: Phone) -> None:
+        for phone in phones:
+            self.phones.setdefault(phone, EmulatedPhone(phone, self.root, self.folder / phone.model)).start()
+        self.server.connect(phones)
+
+    def shell(self, phone: Phone, line: str) -> str:
+        return self.server.adb("-s", phone.serial, "shell", line)
+
+    def stop(self) -> None:
+        """Everything; then nothing of it is left."""
+        self.server.stop()
+        for phone in self.phones.values():
+            phone.stop()
+        leftover = self.left()
+        assert leftover == [], leftover
+
+    def left(self) -> list[str]:
+        """Processes, mounts and listening sockets that are there because of us."""
+        end = time.monotonic() + 10
+        while True:
+            found = [f"process {line}" for line in _processes(str(self.folder))]
+            mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+            found += [f"mount {line}" for line in mounts.splitlines() if str(self.folder) in line]
+            found += [f"listener {address}" for address in listeners() - self.before]
+            if not found or time.monotonic() > end:
+                return found
+            time.sleep(0.2)
+
+
+def _processes(marker: str) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # it has just ended
+        if marker in line and process.name != str(os.getpid()):
+            found.append(line)
+    return found
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+    farm = Farm(tmp_path_factory.mktemp("farm"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HOME", "ANDROID_ADB_SERVER_PORT", "ADB_MDNS"):
+            patch.setenv(name, farm.server.environment[name])
+        try:
+            farm.start(NEW, OLD)
+            yield farm
+        finally:
+            farm.stop()
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The options that name the arm64 runner and ONNX Runtime's arm64 library."""
+    program = build("arm64", tmp_path_factory.mktemp("runner"))
+    return ["--runner", str(program), "--library", str(onnxruntime_arm64())]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The miniature's merger in two precisions and its UNet, for ONNX Runtime."""
+    import export.hypernet
+    import export.unet
+
+    folder = tmp_path_factory.mktemp("bundles")
+    for name, exporter, precision in (
+        ("merger-fp32", export.hypernet, "fp32"),
+        ("merger-fp16", export.hypernet, "fp16"),
+        ("unet-fp32", export.unet, "fp32"),
+    ):
+        given = ["--target", "onnx", "--precision", precision, "--out", str(folder / name)]
+        assert exporter.main(given) == 0
+    return {path.name: path for path in folder.iterdir()}
+
+
+def measure(*given: str) -> subprocess.CompletedProcess[str]:
+    """The command, as a user runs it."""
+    line = [sys.executable, "-m", "benchmarks.device", *given]
+    environment = os.environ | {"COLUMNS": "160"}
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=600, env=environment)
+
+
+def stand_in(folder: Path, script: str) -> list[str]:
+    """The options that name a runner which is that shell script."""
+    program = folder / "stand-in-runner"
+    program.write_text(f"#!/system/bin/sh\n{script}\n")
+    return ["--runner", str(program)]
+
+
+def written_record(bundle: Path) -> str:
+    """A script that writes a valid record of that merger."""
+    record = record_of(Bundle.open(bundle))
+    return f"echo '{json.dumps(record)}'"
+
+
+def by_phone(records: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, Any]]:
+    return {
+        (record["device"]["model"], record["component"], record["bundle"]["precision"]): record for record in records
+    }
+
+
+def test_two_phones_of_different_processors(farm: Farm) -> None:
+    done = measure("--list")
+    assert done.returncode == 0
+    for phone in (NEW, OLD):
+        assert f"adb:{phone.serial}" in done.stdout and phone.model in done.stdout
+    assert done.stdout.count("Android 14 (emulated)") == 2
+    assert farm.shell(NEW, "uname -m") == farm.shell(OLD, "uname -m") == "aarch64\n"
+
+
+def test_records_of_both(farm: Farm, runner: list[str], bundles: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "records.json"
+    given = [option for name in sorted(bundles) for option in ("--bundle", str(bundles[name]))]
+    done = measure(*BOTH, *given, *runner, *QUICK, "--json", str(file))
+    found = by_phone(read_records(file))
+    for phone, core in ((NEW, "Cortex-A76"), (OLD, "Cortex-A57")):
+        for component, precision in (("merger", "fp32"), ("unet", "fp32"), ("merger", "fp16")):
+            record = found[phone.model, component, precision]
+            assert (record["kind"], record["runner"]) == ("emulated", "native")
+            assert (record["device"]["soc"], record["device"]["os_version"]) == (phone.soc, "14")
+            assert core in record["device"]["cpu"]
+            assert record["runs"]["n"] == 2 and record["memory"]["measure"] in ("pss", "rss")
+            assert record["conditions"]["before"]["temperatures_c"]["BIG"] == 36.5
+            assert record["conditions"]["before"]["battery_percent"] == 22
+            assert record["paper"] == PAPER.get(component)
+    assert done.stdout.count("EMULATED") == 6
+    assert done.returncode == 0, done.stdout
+    for phone in (NEW, OLD):
+        assert farm.shell(phone, "ls -A /data/local/tmp") == ""
+
+
+def test_only_what_changed_is_copied_again(
+    farm: Farm, bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = bundles["merger-fp32"]
+    program = stand_in(tmp_path, written_record(bundle))
+    given = ["--device", f"adb:{NEW.serial}", "--bundle", str(bundle)]
+    times = f"cd {HOME} && find . -type f ! -name run.pid -exec stat -c '%n %Y %Z' {{}} + | grep -v runner | sort"
+    assert command.main([*given, *program, "--keep"]) == 0
+    first = farm.shell(NEW, times)
+    assert first.count("\n") == 3
+    time.sleep(1)
+    assert command.main([*given, *stand_in(tmp_path, f"# changed\n{written_record(bundle)}"), "--keep"]) == 0
+    assert farm.shell(NEW, times) == first
+    assert "# changed" in farm.shell(NEW, f"cat {HOME}/bin/lorarar-runner")
+    assert command.main([*given, *program]) == 0
+    assert farm.shell(NEW, "ls -A /data/local/tmp") == ""
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "said"),
+    [
+        ("kill -SEGV $$", [], "the runner crashed (SIGSEGV)"),
+        ("sleep 987", ["--timeout", "2"], "it didn't finish within 2 s and was stopped"),
+        (
+            "echo 'error: noise_pred differs' >&2; exit 1",
+            [],
+            "parity failed, so there is no result: noise_pred differs",
+        ),
+        ("dd if=/dev/zero of=$0.more bs=1M count=600", [], "it is full"),
+    ],
+)
+def test_a_runner_that_fails(
+    farm: Farm,
+    bundles: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    script: str,
+    options: list[str],
+    said: str,
+) -> None:
+    """On one phone; the other gives its record all the same."""
+    bundle = bundles["merger-fp32"]
+    script = f'if [ "$(getprop ro.product.model)" = "{OLD.model}" ]; then {script}; else {written_record(bundle)}; fi'
+    file = tmp_path / "records.json"
+    given = [*BOTH, "--bundle", str(bundle), *stand_in(tmp_path, script), *options, "--json", str(file)]
+    assert command.main(given) == 1
+    [record] = read_records(file)
+    assert record["device"]["model"] == NEW.model
+    assert said in capsys.readouterr().out
+    assert farm.shell(OLD, "ls -A /data/local/tmp") == ""
+    assert "sleep" not in farm.shell(OLD, "cat /proc/[0-9]*/cmdline")
+
+
+def test_a_program_of_another_processor(
+    farm: Farm, bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--device", f"adb:{NEW.serial}", "--bundle", str(bundles["merger-fp32"]), "--runner", "/usr/bin/true"]
+    assert command.main(given) == 1
+    assert "build it for this device's ABI" in capsys.readouterr().out
+
+
+def test_a_full_phone(farm: Farm, bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    farm.start(SMALL)
+    given = ["--device", f"adb:{SMALL.serial}", "--bundle", str(bundles["unet-fp32"])]
+    assert command.main([*given, *stand_in(tmp_path, "exit 0")]) == 1
+    assert "it is full: 40 MB are needed and 8 MB are free" in capsys.readouterr().out
+    farm.phones[SMALL].stop()
+
+
+def test_a_phone_that_is_too_hot_or_cools_down(
+    farm: Farm, bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, file = bundles["merger-fp32"], tmp_path / "records.json"
+    given = ["--device", f"adb:{NEW.serial}", "--bundle", str(bundle), *stand_in(tmp_path, written_record(bundle))]
+    phone = farm.phones[NEW]
+    phone.set_temperature(81.5, status=3)
+    assert command.main([*given, "--cooldown", "0"]) == 1
+    assert "too hot after 0 s (thermal status severe, CPU 82 °C)" in capsys.readouterr().out
+    cooling = threading.Timer(2.0, phone.set_temperature, [40.0])
+    cooling.start()
+    assert command.main([*given, "--json", str(file)]) == 0
+    assert read_records(file)[0]["conditions"]["cooldown_s"] == 5
+    cooling.join()
+
+
+def test_cores_are_pinned(farm: Farm, bundles: dict[str, Path], tmp_path: Path) -> None:
+    bundle, file = bundles["merger-fp32"], tmp_path / "records.json"
+    script = f"grep -q '^Cpus_allowed:.*2$' /proc/self/status && {written_record(bundle)}"
+    given = ["--device", f"adb:{NEW.serial}", "--bundle", str(bundle), *stand_in(tmp_path, script)]
+    assert command.main([*given, "--cpus", "big", "--json", str(file)]) == 0
+    assert read_records(file)[0]["notes"][0] == "pinned to its big cores: 1"
+
+
+def test_the_demo_apps_stand_in(farm: Farm, bundles: dict[str, Path], tmp_path: Path) -> None:
+    bundle, file = bundles["merger-fp32"], tmp_path / "records.json"
+    app = farm.phones[NEW].state / "app"
+    record = json.dumps(record_of(Bundle.open(bundle), runner="android-app"))
+    app.write_text(f"#!/system/bin/sh\n[ -f $2/manifest.json ] && sleep 2 && echo '{record}' > $1; sleep 60\n")
+    app.chmod(0o755)
+    given = ["--device", f"adb:{NEW.serial}", "--bundle", str(bundle), "--app", "--json", str(file)]
+    assert command.main(given) == 1  # not installed yet
+    farm.shell(NEW, f"mkdir -p /data/data/{APP}/files")
+    assert command.main(given) == 0
+    assert read_records(file)[0]["memory"]["measure"] == "pss"
+    assert farm.shell(NEW, f"ls -A /data/data/{APP}/files /data/local/tmp").split() == [
+        f"/data/data/{APP}/files:",
+        "/data/local/tmp:",
+    ]
+
+
+def test_ctrl_c_stops_the_runner_and_cleans_the_phone(farm: Farm, bundles: dict[str, Path], tmp_path: Path) -> None:
+    given = ["--device", f"adb:{NEW.serial}", "--bundle", str(bundles["merger-fp32"]), *stand_in(tmp_path, "sleep 987")]
+    running = subprocess.Popen([sys.executable, "-m", "benchmarks.device", *given], stdout=subprocess.PIPE, text=True)
+    _until(lambda: "sleep\0987" in farm.shell(NEW, "cat /proc/[0-9]*/cmdline"))
+    running.send_signal(signal.SIGINT)
+    said, _ = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "the plan was interrupted" in said
+    assert farm.shell(NEW, "ls -A /data/local/tmp") == ""
+    assert "sleep\0987" not in farm.shell(NEW, "cat /proc/[0-9]*/cmdline")
+
+
+def test_a_phone_that_is_unplugged_half_way(
+    farm: Farm, bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its first record and all of the other's are kept. Last: it takes the phone away."""
+    bundle, file = bundles["merger-fp32"], tmp_path / "records.json"
+    mark = "/data/local/tmp/ran"
+    script = (
+        f'if [ "$(getprop ro.product.model)" = "{OLD.model}" ] && ! mkdir {mark}; then sleep 987; fi\n'
+        + written_record(bundle)
+    )
+    copy = tmp_path / "again"
+    copy.symlink_to(bundle)
+    pull = threading.Thread(target=_pull_when_it_sleeps, args=(farm,))
+    pull.start()
+    given = [*BOTH, "--bundle", str(bundle), "--bundle", str(copy), *stand_in(tmp_path, script), "--json", str(file)]
+    assert command.main(given) == 1
+    pull.join()
+    assert [record["device"]["model"] for record in read_records(file)] == [NEW.model, NEW.model, OLD.model]
+    said = capsys.readouterr().out
+    assert f"failed adb:{OLD.serial}, merger of {copy}: " in said
+    assert f"failed adb:{OLD.serial}, cleaning up: " in said
+
+
+def _pull_when_it_sleeps(farm: Farm) -> None:
+    _until(lambda: "sleep\0987" in farm.shell(OLD, "cat /proc/[0-9]*/cmdline"))
+    farm.phones[OLD].stop()
+
+
+def _until(condition: Any) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.3)
