@@ -11,7 +11,7 @@ STYLE := $(DATASET)/loras/styles/oil_painting_2.safetensors
 IMAGES := --content-image $(DATASET)/images/contents/teapot_1_0.png --style-image $(DATASET)/images/styles/oil_painting_2.png
 PROMPT := "a sks teapot in oil painting style"
 
-.PHONY: quickstart test test-full lint clean
+.PHONY: quickstart test test-full test-devices lint clean
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -48,6 +48,20 @@ test: lint  ## lint, types, tests
 
 test-full: $(READY)  ## full sizes: every target of SDXL and KOALA within its time and memory
 	$(BIN)/python -m pytest -m full
+
+# What emulated phones and native programs need, as Debian's packages, and a program of each to look for.
+DEVICE_PACKAGES := adb qemu-user mmdebstrap gcc-aarch64-linux-gnu g++-aarch64-linux-gnu g++ cmake npm iproute2
+DEVICE_TOOLS := adb qemu-aarch64 mmdebstrap aarch64-linux-gnu-gcc aarch64-linux-gnu-g++ g++ cmake npm ss
+
+test-devices: $(READY)  ## two emulated arm64 phones over adb, and the native runner; installs its tools as root on Debian
+	@for tool in $(DEVICE_TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	      $(DEVICE_PACKAGES) >/dev/null; \
+	  else echo "error: missing$$missing: as root on Debian, apt-get install $(DEVICE_PACKAGES)"; exit 2; fi; \
+	fi
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m devices
 
 clean:
 	rm -rf $(VENV) build

@@ -1,5 +1,6 @@
 """Measure components of bundles on connected devices, and write one record for each.
 
+    python -m benchmarks.device --device local --bundle BUNDLE [--json FILE]
     python -m benchmarks.device --device adb:SERIAL --bundle BUNDLE --runner RUNNER [--library LIBRARY] [--json FILE]
     python -m benchmarks.device --list
 
@@ -86,7 +87,7 @@ def open_devices(names: Sequence[str], options: Options) -> list[Device]:
     found: dict[str, Device] = {}
     for name in names:
         prefix, _, which = name.partition(":")
-        if prefix not in known or not which:
+        if prefix not in known:
             usages = "; ".join(kind.usage for kind in known.values())
             raise InputError(f"--device {name}: give {usages}")
         found.update((device.name, device) for device in known[prefix].open(which, options))
@@ -106,16 +107,22 @@ def jobs_of(bundles: Sequence[Bundle], components: Sequence[str]) -> list[Job]:
 
 
 def show_list(console: Console) -> None:
-    """What is connected, one line a device."""
+    """What is connected, one line a device; and which kinds can't be looked for."""
     from rich.table import Table
 
     table = Table()
     for column in ("device", "state", "model", "SoC", "ABI", "system"):
         table.add_column(column, overflow="fold")
-    found = [description for kind in kinds().values() for description in kind.describe()]
-    for d in found:
-        table.add_row(d.name, d.state, *(value or "–" for value in (d.model, d.soc, d.abi, d.system)))
-    console.print(table if found else "no device is connected", highlight=False)
+    sentences = []
+    for kind in kinds().values():
+        try:
+            for d in kind.describe():
+                table.add_row(d.name, d.state, *(value or "–" for value in (d.model, d.soc, d.abi, d.system)))
+        except InputError as error:
+            sentences.append(str(error))
+    console.print(table if table.row_count else "no device is connected", highlight=False)
+    for sentence in sentences:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
 def show_outcome(console: Console, outcome: Outcome) -> None:

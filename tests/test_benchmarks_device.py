@@ -12,7 +12,7 @@ import pytest
 from replayed_phone import record_of, small_bundle
 
 from benchmarks import device as command
-from benchmarks.devices import Description, DeviceFailed, Options, Watch
+from benchmarks.devices import Description, DeviceFailed, Options, Watch, kinds
 from benchmarks.devices.plan import Job, run_plan
 from benchmarks.record import read_records
 from lorarar.cli import InputError
@@ -156,12 +156,25 @@ def test_a_mistake_of_ours_is_not_a_devices_failure_and_the_device_is_cleaned(bu
 
 
 def test_the_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    connect(monkeypatch, Pretended("shelf:1", works))
+    class Broken(PretendedKind):
+        def describe(self) -> list[Description]:
+            raise InputError("the shelf is broken; mend it")
+
+    kinds = {"shelf": PretendedKind(Pretended("shelf:1", works)), "broken": Broken()}
+    monkeypatch.setattr(command, "kinds", lambda: kinds)
     assert command.main(["--list"]) == 0
-    assert "shelf:1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "shelf:1" in said and "the shelf is broken; mend it" in said
     connect(monkeypatch)
     assert command.main(["--list"]) == 0
     assert "no device is connected" in capsys.readouterr().out
+
+
+def test_the_kinds_that_there_are() -> None:
+    assert list(kinds()) == ["local", "adb"]
+    with pytest.raises(InputError, match="--device adb names no device; give adb:SERIAL or adb:all"):
+        command.open_devices(["adb"], Options())
+    assert [device.name for device in command.open_devices(["local"], Options())] == ["local"]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +183,7 @@ def test_the_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
         (["--bundle", "b"], "give a --device and a --bundle"),
         (["--device", "shelf:1"], "give a --device and a --bundle"),
         (["--device", "phone", "--bundle", "b"], "--device phone: give shelf:NAME"),
-        (["--device", "shelf:", "--bundle", "b"], "--device shelf:: give shelf:NAME"),
+        (["--device", "adb", "--bundle", "b"], "--device adb: give shelf:NAME"),
         (["--device", "shelf:1", "--bundle", "b", "--component", "vae"], "no vae, only merger, unet"),
         (["--device", "shelf:1", "--bundle", "b", "--runs", "0"], "--runs must be 1 or more"),
         (["--device", "shelf:1", "--bundle", "b", "--cooldown", "-1"], "--cooldown must be 0 or more"),

@@ -84,12 +84,16 @@ class Kind(Protocol):
         """Every connected device. InputError when they can't be looked for."""
 
     def open(self, which: str, options: Options) -> list[Device]:
-        """The devices behind `prefix:which`. One that isn't connected fails when it is used; InputError when there
-        is none at all, or when the options are not right for it."""
+        """The devices behind `prefix:which`; `which` is empty where only the prefix was given.
+
+        A device that isn't connected fails when it is used. InputError when there is none at all, or when the options
+        are not right for it.
+        """
 
 
 def kinds() -> Mapping[str, Kind]:
     """Every kind, by prefix."""
     from benchmarks.devices.adb import Android
+    from benchmarks.devices.local import Local
 
-    return {"adb": Android()}
+    return {"local": Local(), "adb": Android()}

@@ -61,6 +61,8 @@ class Android:
 
     def open(self, which: str, options: Options) -> list[Device]:
         """The device of that serial, or all of them."""
+        if not which:
+            raise InputError(f"--device adb names no device; give {self.usage}")
         _check_options(options)
         if which != "all":
             return [AndroidDevice(self.adb, which)]
