@@ -63,7 +63,7 @@ def test_what_can_not_be_measured_is_told(bundle_folders: dict[tuple[str, str], 
     with pytest.raises(DeviceFailed, match=r"^a Core ML bundle is measured on Apple systems only; check it with"):
         ThisComputer().measure(bundle, "merger", OPTIONS, Watch())
     bundle = Bundle.open(bundle_folders["onnx", "fp32"])
-    with pytest.raises(DeviceFailed, match="over 0.01 s and was stopped; give a longer --timeout"):
+    with pytest.raises(DeviceFailed, match=r"over 0\.01 s and was stopped; give a longer --timeout"):
         ThisComputer().measure(bundle, "merger", Options(timeout_s=0.01), Watch())
     stop = threading.Event()
     stop.set()

@@ -63,12 +63,11 @@ class ThisComputer:
         command = [sys.executable, "-m", "benchmarks.devices.local", str(bundle.path), component]
         command += ["--runs", str(options.runs), "--warmup", str(options.warmup)]
         command += ["--threads", str(options.threads)] if options.threads else []
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        try:
-            said, errors = _finished(process, options.timeout_s, watch)
-        finally:
-            process.kill()
-            process.wait()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                said, errors = _finished(process, options.timeout_s, watch)
+            finally:
+                process.kill()
         if process.returncode:
             sentence = (errors.strip().splitlines() or [f"ended with code {process.returncode}"])[-1]
             raise DeviceFailed(sentence.removeprefix("error: "))
@@ -85,7 +84,7 @@ def _finished(process: subprocess.Popen[str], timeout_s: float, watch: Watch) ->
         try:
             return process.communicate(timeout=POLL_S)
         except subprocess.TimeoutExpired:
-            watch.wait(0)
+            watch.wait(0.0)
             if time.monotonic() > end:
                 raise DeviceFailed(f"it took over {timeout_s:g} s and was stopped; give a longer --timeout") from None
 

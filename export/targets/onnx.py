@@ -7,7 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnx_ir.passes.common as onnx_passes
 import torch
+from onnxscript.optimizer import fold_constants
+from onnxscript.rewriter import rewrite
+from onnxscript.rewriter.rules import common as rules
 
 from export.graph import Graph
 from export.targets.onnx_weights import quantize_weights
@@ -16,6 +20,19 @@ from lorarar.cli import quiet_toolchains
 from runtime_py.bundle import ONNX_MODEL
 
 OPSET = 20
+_RULES = [
+    rules.add_0_rule,
+    rules.sub_0_rule,
+    rules.mul_by_1_rule,
+    rules.div_by_1_rule,
+    rules.cast_cast_rule,
+    rules.no_op_cast_rule,
+    rules.no_op_expand_rule,
+    rules.reshape_reshape_rule,
+    rules.no_op_transpose_rule,
+    rules.transpose_transpose_rule,
+    rules.unsqueeze_unsqueeze_rule,
+]
 BITS = {"w8": 8, "w4": 4}
 ONE_FILE = 1_900_000_000  # bytes of weights; protobuf ends at 2 GiB
 WEIGHTS = "weights.bin"
@@ -35,9 +52,9 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
             optimize=False,
         )
         assert program is not None
-        weights = list(program.model.graph.initializers.values())
-        program.optimize()
         model = program.model
+        weights = list(model.graph.initializers.values())
+        _simplify(model)
         if precision in BITS:
             model = ir.from_proto(quantize_weights(ir.to_proto(model), BITS[precision]))
         _default_to_nothing(graph, model, dtype)
@@ -46,6 +63,24 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
     # The optimizer's rules keep the last graph, before and after; without its weights that is a few megabytes.
     for value in [*weights, *model.graph.initializers.values()]:
         value.const_value = None
+
+
+def _simplify(model: ir.Model) -> None:
+    """Fold constants and remove what does nothing. ONNX Runtime fuses and arranges the rest when it loads.
+
+    The exporter's own optimizer gives the same graph, but one of its rules compares every slice with every other: there
+    is one for each factor, and SDXL's took a quarter of an hour.
+    """
+    onnx_passes.InlinePass()(model)
+    fold_constants(model, onnx_shape_inference=True)
+    rewrite(model, _RULES)
+    fold_constants(model, onnx_shape_inference=True)
+    ir.passes.Sequential(
+        onnx_passes.RemoveUnusedNodesPass(),
+        onnx_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        onnx_passes.DeduplicateInitializersPass(),
+        onnx_passes.CommonSubexpressionEliminationPass(),
+    )(model)
 
 
 def _forget_origins(model: ir.Model) -> None:

@@ -1,0 +1,106 @@
+"""The report's pictures: distributions, loads, and how times change during a run. SVG, for a page of its own."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Record = Mapping[str, Any]
+
+# Told apart by colour-blind readers too; the report says the kind in words beside every figure.
+COLOURS = {"measured": "#0071bc", "emulated": "#e08214", "estimated": "#7b3294"}
+ROW_INCHES = 0.42
+STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "lorarar"}
+
+
+def plot_times(rows: Sequence[tuple[str, Record]]) -> str:
+    """Every sample of every record as a dot, p50 as a bar; an estimate as a bound. A logarithmic axis: devices lie
+    orders of magnitude apart.
+    """
+    figure, axes = _figure(len(rows))
+    for at, (_, record) in enumerate(rows):
+        colour, samples = COLOURS[record["kind"]], record["runs"]["samples_s"]
+        if samples:
+            spread = np.linspace(-0.25, 0.25, len(samples)) if len(samples) > 1 else [0.0]
+            axes.plot(np.array(samples) * 1e3, at + np.asarray(spread), ".", color=colour, alpha=0.5, markersize=4)
+            axes.plot([record["runs"]["p50_s"] * 1e3] * 2, [at - 0.35, at + 0.35], color=colour, linewidth=2)
+        else:
+            axes.plot(record["estimate"]["latency_s"] * 1e3, at, ">", color=colour, markersize=7)
+    axes.set(xscale="log", xlabel="ms a run (bar: p50; ▷: a lower bound, never run)")
+    _name_rows(axes, [name for name, _ in rows])
+    return _svg(figure)
+
+
+def plot_loads(rows: Sequence[tuple[str, Record]]) -> str:
+    """Cold and warm load of the records that have both; "" where none has."""
+    rows = [(name, record) for name, record in rows if None not in record["load"].values()]
+    if not rows:
+        return ""
+    figure, axes = _figure(len(rows))
+    place = np.arange(len(rows))
+    for key, offset, alpha, label in (("cold_s", -0.19, 1.0, "cold"), ("warm_s", 0.19, 0.45, "warm")):
+        values = [record["load"][key] * 1e3 for _, record in rows]
+        colours = [COLOURS[record["kind"]] for _, record in rows]
+        axes.barh(place + offset, values, 0.36, color=colours, alpha=alpha, label=label)
+    axes.set(xscale="log", xlabel="ms to load (full: cold, pale: warm)")
+    _name_rows(axes, [name for name, _ in rows])
+    return _svg(figure)
+
+
+def plot_over_time(rows: Sequence[tuple[str, Record]]) -> str:
+    """Each run's time over the record's p50, by the seconds that it ran at: a line that climbs is a device that
+    throttles. "" where no record has enough runs to show it.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    rows = [(name, record) for name, record in rows if record["runs"]["n"] >= 5]
+    if not rows:
+        return ""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9, 3.2 + 0.2 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        styles = ("-", "--", ":", "-.")
+        for at, (name, record) in enumerate(rows):
+            samples = np.array(record["runs"]["samples_s"])
+            share = samples / record["runs"]["p50_s"]
+            colour = COLOURS[record["kind"]]
+            axes.plot(np.cumsum(samples), share, styles[at % 4], color=colour, linewidth=1, label=name)
+        axes.axhline(1, color="grey", linewidth=0.6)
+        axes.set(xscale="log", xlabel="seconds of running", ylabel="time over p50")
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=7)
+    return _svg(figure)
+
+
+def _figure(rows: int) -> tuple[Figure, Axes]:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9, 1.0 + ROW_INCHES * rows), layout="constrained")
+        return figure, figure.subplots()
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="x", color="#ddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _svg(figure: Figure) -> str:
+    """The picture's element alone, letters as outlines so that it looks the same on every device."""
+    import matplotlib as mpl
+
+    out = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]
