@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Record = Mapping[str, Any]
+Plot = Callable[[Sequence[tuple[str, Record]]], str]
 
 # Told apart by colour-blind readers too; the report says the kind in words beside every figure.
 COLOURS = {"measured": "#0071bc", "emulated": "#b35806", "estimated": "#7b3294"}
@@ -26,6 +27,19 @@ STYLE: dict[Any, Any] = {
 }
 
 
+def _styled(plot: Plot) -> Plot:
+    """Under the style from the first text on: that is when matplotlib decides what is mathematics."""
+
+    def styled(rows: Sequence[tuple[str, Record]]) -> str:
+        import matplotlib as mpl
+
+        with mpl.rc_context(STYLE):
+            return plot(rows)
+
+    return styled
+
+
+@_styled
 def plot_times(rows: Sequence[tuple[str, Record]]) -> str:
     """Every sample of every record as a dot, p50 as a bar; an estimate as a bound. A logarithmic axis: devices lie
     orders of magnitude apart.
@@ -44,6 +58,7 @@ def plot_times(rows: Sequence[tuple[str, Record]]) -> str:
     return _svg(figure)
 
 
+@_styled
 def plot_loads(rows: Sequence[tuple[str, Record]]) -> str:
     """Cold and warm load of the records that have both; "" where none has."""
     rows = [(name, record) for name, record in rows if None not in record["load"].values()]
@@ -60,39 +75,36 @@ def plot_loads(rows: Sequence[tuple[str, Record]]) -> str:
     return _svg(figure)
 
 
+@_styled
 def plot_over_time(rows: Sequence[tuple[str, Record]]) -> str:
     """Each run's time over the record's p50, by the seconds that it ran at: a line that climbs is a device that
     throttles. "" where no record has enough runs to show it.
     """
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     rows = [(name, record) for name, record in rows if record["runs"]["n"] >= 5]
     if not rows:
         return ""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 3.2 + 0.2 * len(rows)), layout="constrained")
-        axes = figure.subplots()
-        styles = ("-", "--", ":", "-.")
-        for at, (name, record) in enumerate(rows):
-            samples = np.array(record["runs"]["samples_s"])
-            share = samples / record["runs"]["p50_s"]
-            colour = COLOURS[record["kind"]]
-            axes.plot(np.cumsum(samples), share, styles[at % 4], color=colour, linewidth=1, label=name)
-        axes.axhline(1, color="grey", linewidth=0.6)
-        _logarithmic(axes, "seconds of running")
-        axes.set_ylabel("time over p50")
-        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=7)
+    figure = Figure(figsize=(9, 3.2 + 0.2 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    styles = ("-", "--", ":", "-.")
+    for at, (name, record) in enumerate(rows):
+        samples = np.array(record["runs"]["samples_s"])
+        share = samples / record["runs"]["p50_s"]
+        colour = COLOURS[record["kind"]]
+        axes.plot(np.cumsum(samples), share, styles[at % 4], color=colour, linewidth=1, label=name)
+    axes.axhline(1, color="grey", linewidth=0.6)
+    _logarithmic(axes, "seconds of running")
+    axes.set_ylabel("time over p50")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=7)
     return _svg(figure)
 
 
 def _figure(rows: int) -> tuple[Figure, Axes]:
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 1.0 + ROW_INCHES * rows), layout="constrained")
-        return figure, figure.subplots()
+    figure = Figure(figsize=(9, 1.0 + ROW_INCHES * rows), layout="constrained")
+    return figure, figure.subplots()
 
 
 def _logarithmic(axes: Axes, label: str) -> None:
@@ -114,10 +126,7 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 def _svg(figure: Figure) -> str:
     """The picture's element alone, letters as outlines so that it looks the same on every device."""
-    import matplotlib as mpl
-
     out = io.StringIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     return text[text.index("<svg") :]
