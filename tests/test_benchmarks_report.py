@@ -14,7 +14,7 @@ from benchmarks.record import runs, write_records
 from benchmarks.report import COLUMNS, main, markdown, page, row, short_names
 from lorarar.cli import InputError
 
-EVIL = r'<script>alert(1)</script> | & "x" $\frac{$' + "\n## heading"
+EVIL = r'$\frac{$<script>alert(1)</script> | & "x"' + "\n## heading"
 
 
 class Cells(HTMLParser):
