@@ -216,18 +216,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _plan(args: Any, precision: str) -> None:
-    """Print what would be made. Nothing is loaded, so a named base needs neither weights nor --untrained."""
+    """Print what would be made. Nothing large is loaded, so a named base needs neither weights nor --untrained."""
     from export.hypernet import chosen_rank
     from lorarar.bases import load_layout
     from lorarar.cli import missing_toolchain
 
     try:
         from export.plan import plan, print_plan
-        from lorarar.training.sources import meta_parts
+        from lorarar.training.sources import meta_parts, open_tiny_vae
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
     layout, rank = load_layout(args.base), chosen_rank(args.base, args.rank)
-    print_plan(plan(layout.base, args.target, precision, layout, rank, meta_parts(args.base)))
+    parts = meta_parts(args.base)
+    if args.tiny_vae is not None:
+        scale = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
+        parts["vae"] = open_tiny_vae(args.tiny_vae, scale, parts["unet"].config.in_channels)
+    print_plan(plan(layout.base, args.target, precision, layout, rank, parts))
 
 
 def _load(args: Any, precision: str) -> tuple[Source, PipelineOptions]:

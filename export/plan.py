@@ -37,6 +37,18 @@ _FEW_BITS: Mapping[tuple[str, str], Mapping[str, float]] = {
 }
 
 
+# What exporting and checking a UNet takes: seconds for a million weights and peak bytes for a weight, as they are in
+# docs/full-size.md (a test compares).
+_COSTS: Mapping[tuple[str, str], tuple[float, float]] = {
+    ("onnx", "fp32"): (0.16, 5.1),
+    ("onnx", "fp16"): (0.09, 2.8),
+    ("coreml", "fp16"): (0.17, 6.3),
+    ("executorch", "fp32"): (0.36, 13.4),
+    ("executorch", "w8"): (0.40, 6.5),
+}
+_TOOLCHAIN_BYTES = 500_000_000  # of a process that has torch and a converter loaded
+
+
 @dataclass(frozen=True)
 class PartPlan:
     """One component as it will be."""
@@ -65,6 +77,18 @@ class Plan:
     @property
     def unet(self) -> PartPlan:
         return next(part for part in self.parts if part.name == "unet")
+
+    @property
+    def export_seconds(self) -> float | None:
+        """Of the UNet with its check, on 2 cores of a server; None in a precision that was not measured."""
+        cost = _COSTS.get((self.target, self.precision))
+        return cost[0] * self.unet.parameters / 1e6 if cost else None
+
+    @property
+    def export_bytes(self) -> int | None:
+        """The most memory that it takes; None in a precision that was not measured."""
+        cost = _COSTS.get((self.target, self.precision))
+        return round(_TOOLCHAIN_BYTES + cost[1] * self.unet.parameters) if cost else None
 
     @property
     def running_bytes(self) -> int:
@@ -125,8 +149,21 @@ def print_plan(planned: Plan) -> None:
     table.add_row("bundle", "", "", f"{total / 1e6:.1f} MB", style="bold")
     console = Console()
     console.print(table)
+    console.print(_effort(planned), highlight=False)
     for sentence in advice(planned):
         console.print(sentence, highlight=False)
+
+
+def _effort(planned: Plan) -> str:
+    """How long the export will take, and how much memory."""
+    if planned.export_seconds is None or planned.export_bytes is None:
+        known = ", ".join(f"{target} {precision}" for target, precision in _COSTS)
+        return f"how long it takes, and how much memory, was not measured in this precision; it was for {known}"
+    minutes = planned.export_seconds / 60
+    return (
+        f"the UNet's export with its check: about {minutes:.1f} minutes on 2 cores of a server, and at most "
+        f"{planned.export_bytes / 1e9:.1f} GB of memory"
+    )
 
 
 def _weights(network: nn.Module) -> Counter[str]:

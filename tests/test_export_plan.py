@@ -10,7 +10,7 @@ from measured_pages import PAGES
 from safetensors.torch import save_file
 
 from export.pipeline import main
-from export.plan import PHONE_BYTES, PartPlan, Plan, advice, bytes_a_weight, plan
+from export.plan import _COSTS, PHONE_BYTES, PartPlan, Plan, advice, bytes_a_weight, plan
 from lorarar.bases import CONFIGS, load_layout
 from lorarar.cli import InputError
 from lorarar.training.sources import meta_parts, open_pipeline
@@ -44,6 +44,16 @@ def test_sizes_are_those_that_were_measured() -> None:
         assert (found.chunks if row.target == "coreml" else 1) == row.chunks
 
 
+def test_time_and_memory_are_those_that_were_measured() -> None:
+    rows = PAGES["full-size"].rows()
+    assert {(row.target, row.precision) for row in rows} == set(_COSTS)
+    for row in rows:
+        found = planned(row.base, row.target, row.precision)
+        assert found.export_seconds == pytest.approx(row.export_seconds, rel=0.35), row
+        assert found.export_bytes == pytest.approx(row.peak_gigabytes * 1e9, rel=0.15), row
+    assert planned("koala-700m", "coreml", "w6").export_bytes is None
+
+
 @pytest.mark.parametrize("target", UNET_PRECISIONS)
 def test_every_offered_precision_has_a_size_and_fewer_bits_are_smaller(target: str) -> None:
     sizes = [planned("koala-700m", target, name).unet.bytes for name in sorted(UNET_PRECISIONS[target], key=order)]
@@ -74,6 +84,7 @@ def test_the_command_makes_nothing(
     monkeypatch.chdir(tmp_path)
     assert main(["--target", "coreml", "--base", "sdxl", "--plan"]) == 0
     table = capsys.readouterr().out
+    assert "export with its check: about" in " ".join(table.split())
     assert "nothing is made yet" in table and "2567.46 M" in table and "pipeline of 6 chunks" in " ".join(table.split())
     assert list(tmp_path.iterdir()) == []
 
@@ -85,3 +96,20 @@ def test_a_single_file_can_not_be_planned(tmp_path: Path) -> None:
         meta_parts(str(path))
     with pytest.raises(InputError, match="unknown base 'nothing'"):
         meta_parts("nothing")
+
+
+def test_a_tiny_vae_is_planned(tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from diffusers import AutoencoderTiny
+
+    widths = open_pipeline(str(tiny_pipeline), False, torch.float32).vae.config.block_out_channels
+    blocks = {"encoder_block_out_channels": (8,) * len(widths), "decoder_block_out_channels": (8,) * len(widths)}
+    layers = {"num_encoder_blocks": (1,) * len(widths), "num_decoder_blocks": (1,) * len(widths)}
+    vae = AutoencoderTiny(**blocks, **layers, latent_channels=4)
+    vae.save_pretrained(tmp_path / "vae")
+    given = ["--target", "onnx", "--base", str(tiny_pipeline), "--plan"]
+    lines = []
+    for extra in ([], ["--tiny-vae", str(tmp_path / "vae")]):
+        assert main([*given, *extra]) == 0
+        lines += [line for line in capsys.readouterr().out.splitlines() if "vae_decoder" in line]
+    decoder = sum(value.numel() for value in vae.decoder.parameters())
+    assert f"{decoder / 1e6:.2f} M" in lines[1] and lines[1] != lines[0]

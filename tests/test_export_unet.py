@@ -247,6 +247,19 @@ def test_onnx_weights_too_large_for_one_file_lie_beside_the_graph(
     np.testing.assert_array_equal(run(open_session(large, "unet"), inputs), run(open_session(one, "unet"), inputs))
 
 
+def test_onnx_widens_large_weights_of_half_precision_in_each_run(
+    lora: LoRA, bundles: Mapping[tuple[str, str], Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime_py.backends import onnx
+
+    half, single = bundles["onnx", "fp16"], bundles["onnx", "fp32"]
+    inputs = given(half, lora)
+    at_load = run(open_session(half, "unet"), inputs)
+    monkeypatch.setattr(onnx, "_WIDEN_AT_LOAD", 1000)
+    assert onnx._without(half.component("unet")) and not onnx._without(single.component("unet"))
+    np.testing.assert_array_equal(run(open_session(half, "unet"), inputs), at_load)
+
+
 @pytest.mark.parametrize("target", ["onnx", "coreml", "executorch"])
 def test_a_target_s_form_is_the_same_function(tiny_pipeline: Path, target: str) -> None:
     unet = tiny_unet(tiny_pipeline)
