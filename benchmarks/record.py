@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lorarar.cli import InputError, atomic_file
+from runtime_py.bundle import MANIFEST, Bundle, tree_sha256
 
 SCHEMA_VERSION = 1
 MAX_RECORD_BYTES = 16 * 2**20
@@ -22,7 +24,28 @@ PAPER: Mapping[str, Mapping[str, Any]] = {
     # Table 2 of the paper times the coefficients of SDXL's 280 layers; a merger's run also makes the merged LoRA.
     "merger": {"what": "coefficients of SDXL, rank 64 (Table 2)", "seconds": 0.037, "device": "NVIDIA RTX 4090"},
 }
-"""The paper's figure to stand beside a component's, where it has one."""
+"""The paper's figures, by component."""
+
+
+def bundle_head(bundle: Bundle, name: str, started: time.struct_time) -> dict[str, Any]:
+    """What every record says of a bundle's component and of when it was made."""
+    entry = bundle.manifest["components"][bundle.component(name).name]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "toolkit_version": bundle.manifest["toolkit_version"],
+        "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
+        "bundle": {
+            **{key: bundle.manifest[key] for key in ("base", "target", "precision")},
+            "manifest_sha256": tree_sha256(bundle.path / MANIFEST)[1],
+        },
+        "component": name,
+        "artifact": {key: entry[key] for key in ("file", "bytes", "sha256")},
+    }
+
+
+def paper_figure(base: str, component: str) -> dict[str, Any] | None:
+    """The paper's figure to stand beside a component's; it has one for SDXL only."""
+    return dict(PAPER[component]) if base == "sdxl" and component in PAPER else None
 
 
 def runs(first_s: float, warmup_count: int, samples_s: Sequence[float]) -> dict[str, Any]:

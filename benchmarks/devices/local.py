@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.devices import Description, Device, DeviceFailed, Options, Watch
-from benchmarks.record import PAPER, SCHEMA_VERSION, check_record, runs
+from benchmarks.record import bundle_head, check_record, paper_figure, runs
 from lorarar.cli import EXIT_OK, FailedCheck, InputError, Parser, run_command
-from runtime_py.bundle import MANIFEST, Bundle, tree_sha256
+from runtime_py.bundle import Bundle
 
 NAME = "local"
 POLL_S = 0.2
@@ -126,7 +126,10 @@ def measure(bundle: Bundle, name: str, run_count: int, warmup: int, threads: int
     psnr = min(difference.psnr_db for difference in found)
     runtime, backend, unit = RUNTIMES[target]
     return {
-        **head(bundle, name, started),
+        **bundle_head(bundle, name, started),
+        "kind": "measured",
+        "runner": "python",
+        "device": device(),
         "runtime": {
             "name": runtime,
             "version": session.version,
@@ -144,27 +147,8 @@ def measure(bundle: Bundle, name: str, run_count: int, warmup: int, threads: int
             "max_error": max(difference.max_error for difference in found),
         },
         "estimate": None,
-        "paper": PAPER.get(name),
+        "paper": paper_figure(bundle.manifest["base"], name),
         "notes": ["golden inputs are in memory; the session hands out new arrays"],
-    }
-
-
-def head(bundle: Bundle, name: str, started: time.struct_time) -> dict[str, Any]:
-    """What a record of this computer says of itself, the bundle and the machine."""
-    entry = bundle.manifest["components"][name]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "kind": "measured",
-        "toolkit_version": bundle.manifest["toolkit_version"],
-        "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
-        "runner": "python",
-        "bundle": {
-            **{key: bundle.manifest[key] for key in ("base", "target", "precision")},
-            "manifest_sha256": tree_sha256(bundle.path / MANIFEST)[1],
-        },
-        "component": name,
-        "artifact": {key: entry[key] for key in ("file", "bytes", "sha256")},
-        "device": device(),
     }
 
 

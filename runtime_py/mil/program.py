@@ -18,6 +18,7 @@ from runtime_py.mil.graph import Graph, Step, build, describe_unknown, unknown_o
 from runtime_py.mil.half import to_half
 from runtime_py.mil.package import Package
 from runtime_py.mil.values import TensorType, Value
+from runtime_py.mil.work import multiply_adds
 
 MODES = ("fp16", "fp32")
 """fp16: each operation computes in float32 and its result is rounded to the type that the program declares.
@@ -94,6 +95,10 @@ class Program:
     def op_counts(self, function: str | None = None) -> Counter[str]:
         """How many operations of each type a function has, constants included."""
         return Counter(self._graphs[self._name(function)].op_types)
+
+    def multiply_adds(self, function: str | None = None) -> int:
+        """Of a run's products and convolutions."""
+        return multiply_adds(self._graphs[self._name(function)])
 
     def stored_bytes(self) -> Counter[str]:
         """Bytes of constants by data type over all functions, those in the program itself as `immediate`; a blob that
