@@ -129,6 +129,7 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     """The records as a table that fits 80 columns, the failures as sentences."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, caption="Times of an emulated device say nothing of a phone.")
     table.add_column("device", overflow="fold")
@@ -141,8 +142,8 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     if table.row_count:
         console.print(table)
     for failure in outcome.failures:
-        console.print(f"[red]failed[/] {failure.device}, {failure.what}: ", end="", highlight=False)
-        console.print(failure.reason, highlight=False, markup=False, soft_wrap=True)
+        sentence = f" {failure.device}, {failure.what}: {failure.reason}"
+        console.print(Text.assemble(("failed", "red"), sentence), soft_wrap=True)
 
 
 def _row(name: str, record: dict[str, Any]) -> list[str]:

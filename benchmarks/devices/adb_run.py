@@ -76,9 +76,10 @@ def run_native(
 
 def stop_native(link: Link) -> None:
     """End the runner, if it still runs. A number that the device has given to another process is left alone."""
-    command = f'p=$(cat {PID}) && grep -q {HOME}/ "/proc/$p/cmdline" && kill -9 "$p"; rm -f {PID}'
+    # Its children too: as long as one holds the streams, `adb shell` doesn't return.
+    kill = 'kill -9 "$p" $(pgrep -P "$p")'
     with suppress(DeviceFailed):  # out of reach: the failure that is already under way says so
-        link.shell(f"{{ {command}; }} 2>/dev/null")
+        link.shell(f'p=$(cat {PID} 2>/dev/null) && grep -q {HOME}/ "/proc/$p/cmdline" && {kill}; rm -f {PID}')
 
 
 def _onnx_library(options: Options) -> str | None:
@@ -103,7 +104,7 @@ def _explain(answer: Answer) -> NoReturn:
     if FULL.search(answer.err):
         raise DeviceFailed(f"it is full ({said}); free some space on it")
     if code == EXIT_PARITY:
-        raise DeviceFailed(f"parity failed, so there is no result: {said}")
+        raise DeviceFailed(f"parity failed: {said}")
     if code == EXIT_INPUT:
         raise DeviceFailed(f"the runner refused its input: {said}")
     if code == EXIT_RUNTIME:
