@@ -14,9 +14,11 @@ from runtime_py.backends import checked_inputs, unusable
 from runtime_py.bundle import ONNX_MODEL, Component
 
 ADAPTER_VERSION = 1
-# ONNX Runtime's CPU computes fp16 in fp32 and keeps the widened weights beside the stored ones, three times the file:
-# 14 GB for SDXL. From this many bytes on they are widened in each run instead.
+# Where a CPU has no fp16, ONNX Runtime computes in fp32 and keeps widened weights beside the stored ones: up to five
+# times the file. From this many bytes on, each weight is widened in each run instead, just before it is used, and stays
+# mapped from its file.
 _WIDEN_AT_LOAD = 2_000_000_000
+_WIDENERS = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")
 _DTYPES = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
@@ -36,11 +38,18 @@ class OnnxSession:
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
+        narrow = _stays_narrow(component)
+        if narrow:
+            # The default order widens all weights before anything else.
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         self.component = component
         path = component.path / ONNX_MODEL if component.path.is_dir() else component.path
         try:
             self.session = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=_without(component)
+                str(path),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=list(_WIDENERS) if narrow else [],
             )
         except Exception as error:  # onnxruntime raises a class of its own for each status, all of them unrelated
             raise unusable(component, "onnxruntime", "load", error) from None
@@ -107,10 +116,10 @@ def sessions(component: Component, threads: int | None) -> Iterator[OnnxSession]
     yield OnnxSession(component, threads)
 
 
-def _without(component: Component) -> list[str]:
-    """The optimizers of ONNX Runtime that a component can't afford."""
+def _stays_narrow(component: Component) -> bool:
+    """Whether weights of half precision are too large to be widened when they are loaded."""
     half = any(spec.dtype == np.float16 for spec in component.inputs)
-    return ["ConstantFolding"] if half and component.entry["bytes"] > _WIDEN_AT_LOAD else []
+    return half and component.entry["bytes"] > _WIDEN_AT_LOAD
 
 
 def _check_signature(session: Any, component: Component) -> None:
