@@ -1,17 +1,19 @@
-"""Measure the merge: dense, factored, prepared, the whole merger in PyTorch, ONNX Runtime and ExecuTorch, whole files.
+"""Measure the merge: dense, factored, prepared, whole mergers, whole files, and ZipLoRA's optimisation (Table 2).
 
     python -m benchmarks.merge [--base koala-700m|koala-1b|sdxl|FOLDER] [--rank 16,64,128] [--json FILE]
 
-One interleaved run with this machine's sgemm rate and memory bandwidth beside it. Close other programs first. The last
-line of stdout is one JSON document.
+PyTorch, ONNX Runtime and ExecuTorch in one interleaved run with this machine's sgemm rate and memory bandwidth beside
+it; then steps of ZipLoRA's optimisation, a process of its own. Close other programs first. The last line of stdout is
+one JSON document.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,8 @@ from benchmarks.command import (
 from lorarar.cli import EXIT_OK, InputError, Parser, missing_toolchain, run_command
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from lorarar.layout import Layout
 
 TARGETS = ("onnx", "executorch")
@@ -62,7 +66,7 @@ def measure_rank(layout: Layout, base: str, rank: int, options: argparse.Namespa
 
     from benchmarks import merge_cases as cases
     from benchmarks.merge_files import measure_files
-    from benchmarks.merge_work import Work, case_record, goals
+    from benchmarks.merge_work import Work, case_record, footprint, goals
     from benchmarks.timing import interleave
     from lorarar.hypernet import HypernetConfig, Hypernetwork
 
@@ -88,6 +92,9 @@ def measure_rank(layout: Layout, base: str, rank: int, options: argparse.Namespa
         del inputs, todo
         progress.update(task, description=f"rank {rank}: files")
         files, file_bytes = measure_files(layout, hypernet, rank, folder, options.rounds)
+        progress.update(task, description=f"rank {rank}: ZipLoRA")
+        zipped = _ziplora(base, rank, options)
+    table = footprint(samples, zipped, sum(p.numel() for p in hypernet.parameters())) if zipped else None
     work = Work.of(layout, rank, hypernet.config.hidden)
     return {
         "rank": rank,
@@ -99,8 +106,20 @@ def measure_rank(layout: Layout, base: str, rank: int, options: argparse.Namespa
             "ratio": files["merge"].median / files["copy"].median,
             "bytes": file_bytes,
         },
+        "footprint": table,
         "goals": [goal.to_json() for goal in goals(base, rank, samples, work, machine)],
     }
+
+
+def _ziplora(base: str, rank: int, options: argparse.Namespace) -> dict[str, Any] | None:
+    from benchmarks.merge_cases import run_module
+
+    if not options.ziplora_steps:
+        return None
+    given = ["--base", base, "--rank", rank, "--steps", options.ziplora_steps, "--threads", options.threads]
+    said = run_module("benchmarks.merge_ziplora", *map(str, given))
+    found: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,12 +155,21 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", default=DEFAULT_BASE, help=BASES_HELP)
     parser.add_argument("--rank", default="64", metavar="R,R…", help="ranks of both LoRAs (default %(default)s)")
     parser.add_argument("--targets", default=",".join(TARGETS), help="artifacts to run, or none (default %(default)s)")
+    parser.add_argument(
+        "--ziplora-steps",
+        type=int,
+        default=2,
+        metavar="N",
+        help="measured steps of its 100 (default %(default)s)",
+    )
     add_run_options(parser)
     parser.add_argument(
         "--keep-memory", action="store_true", help="keep freed memory in the process: no page faults in any case"
     )
     options = parser.parse_args(argv)
     check_run_options(options)
+    if options.ziplora_steps < 0:
+        raise InputError(f"--ziplora-steps {options.ziplora_steps}: give 0 or more")
     options.ranks, options.targets = parse_ranks(options.rank), parse_targets(options.targets)
     return options
 
@@ -169,8 +197,28 @@ def _print(base: str, result: dict[str, Any], kept: bool) -> None:
     console.print(table)
     console.print("freed memory kept in the process" if kept else "memory from the C library, as usual")
     console.print(f"sgemm {machine['sgemm_gflops']:.0f} GFLOP/s, memory read {machine['read_gb_per_s']:.0f} GB/s")
+    if result["footprint"]:
+        console.print(_table_2(result["footprint"]))
     console.print(checks)
     say_if_busy(console, result["steadiness"])
+
+
+def _table_2(found: dict[str, Any]) -> Table:
+    """The paper's Table 2 on this machine, its own figures beside."""
+    from rich.table import Table
+
+    title = f"one pair (Table 2); of ZipLoRA's {found['steps']} steps {found['measured_steps']} were measured"
+    table = Table(title=title, title_justify="left")
+    for column in ("", "ZipLoRA", "LoRA.rar, factored", "ratio", f"the paper, {found['paper']['device']}"):
+        table.add_column(column, justify="left" if not column else "right")
+
+    def add(what: str, key: str, text: Callable[[float], str]) -> None:
+        ours, papers = ([of[f"{who}_{key}"] for who in ("ziplora", "learned")] for of in (found, found["paper"]))
+        table.add_row(what, *map(text, ours), f"{ours[0] / ours[1]:.3g}×", " : ".join(map(text, papers)))
+
+    add("time for coefficients", "s", lambda value: f"{value:.1f} s" if value >= 1 else f"{value * 1e3:.3g} ms")
+    add("parameters", "parameters", lambda value: f"{value / 1e6:.3g}M")
+    return table
 
 
 if __name__ == "__main__":

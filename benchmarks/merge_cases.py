@@ -89,13 +89,14 @@ def export(module: str, arguments: Sequence[str], out: Path) -> Path:
     return out
 
 
-def run_module(module: str, *arguments: str) -> None:
-    """Run one of our commands in a process of its own. InputError with what it said when it fails."""
+def run_module(module: str, *arguments: str) -> str:
+    """Run one of our commands in a process of its own; its output. InputError with what it said when it fails."""
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["no message"]
         raise InputError(f"python -m {module} {' '.join(arguments[:2])} failed: {said[-1].removeprefix('error: ')}")
+    return done.stdout
 
 
 def artifact_case(target: str, bundle: Path, inputs: Mapping[str, Tensor], threads: int) -> Case:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
+from typing import Any
 
 from benchmarks.command import case_times
 from benchmarks.timing import Samples
 from lorarar.layout import Layout
 
 FLOAT_BYTES = 4
+PAPER_FOOTPRINT = {
+    "ziplora_s": 158.0,
+    "learned_s": 0.037,
+    "ziplora_parameters": 1.5e6,
+    "learned_parameters": 0.49e6,
+    "device": "NVIDIA RTX 4090",
+}
+"""Table 2 of the paper, of SDXL."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,23 @@ def goals(base: str, rank: int, samples: Mapping[str, Samples], work: Work, mach
         if name in time:
             found.append(Goal(f"{name} against PyTorch", time[name] / time["merger"], limit, at_least=False))
     return found
+
+
+def footprint(samples: Mapping[str, Samples], ziplora: Mapping[str, Any], parameters: int) -> dict[str, Any]:
+    """The paper's Table 2 of one pair: times in seconds, of coefficients alone. `parameters` are the hypernetwork's."""
+    optimisation = ziplora["steps"] * median(ziplora["step_seconds"])
+    learned = samples["factored"].median
+    return {
+        "ziplora_s": optimisation,
+        "learned_s": learned,
+        "times_faster": optimisation / learned,
+        "ziplora_parameters": ziplora["parameters"],
+        "learned_parameters": parameters,
+        "steps": ziplora["steps"],
+        "measured_steps": len(ziplora["step_seconds"]),
+        **{key: ziplora[key] for key in ("step_seconds", "latent_side", "gradient_checkpointing", "peak_bytes")},
+        "paper": PAPER_FOOTPRINT,
+    }
 
 
 def case_record(name: str, samples: Samples, work: Work, machine: Machine) -> dict[str, object]:

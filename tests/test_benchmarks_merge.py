@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import merge as command
 from benchmarks.merge_cases import pytorch_cases, random_inputs
-from benchmarks.merge_work import Goal, Machine, Work, case_record, goals
+from benchmarks.merge_work import Goal, Machine, Work, case_record, footprint, goals
 from benchmarks.timing import Samples, interleave
 from lorarar.cli import InputError
 from lorarar.hypernet import HypernetConfig, Hypernetwork
@@ -39,6 +39,7 @@ TINY_UNET = {
     "attention_head_dim": 4,
     "cross_attention_dim": 12,
 }
+TINY_ATTENTIONS = 3  # transformers: one down, two up
 
 
 def test_work_by_hand() -> None:
@@ -126,6 +127,15 @@ def test_goals_are_the_ratios() -> None:
     assert not Goal("x", 37.1, 37.0, at_least=False).passed
 
 
+def test_the_papers_second_table_by_hand() -> None:
+    zipped = {"step_seconds": [1.0, 5.0, 2.0], "steps": 100, "parameters": 600}
+    zipped |= {"latent_side": 8, "gradient_checkpointing": False, "peak_bytes": 7}
+    found = footprint(samples(factored=0.05, prepared=0.01), zipped, parameters=200)
+    assert (found["ziplora_s"], found["learned_s"], found["times_faster"]) == (200, 0.05, 4000)
+    assert (found["ziplora_parameters"], found["learned_parameters"], found["measured_steps"]) == (600, 200, 3)
+    assert found["paper"]["ziplora_s"] / found["paper"]["learned_s"] == pytest.approx(4270, abs=1)
+
+
 def test_record_of_a_case() -> None:
     work, machine = (
         Work(dense=0, factored=100, prepared=10, prepared_bytes=40),
@@ -155,6 +165,7 @@ def test_command_on_a_toy_base(tmp_path: Path) -> None:
     (base / "unet").mkdir(parents=True)
     (base / "unet" / "config.json").write_text(json.dumps(TINY_UNET))
     arguments = ["--base", str(base), "--rank", "2,3", "--targets", "none", "--rounds", "2", "--json", str(out)]
+    arguments += ["--ziplora-steps", "1"]
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.merge", *arguments], capture_output=True, text=True, check=False
     )
@@ -168,7 +179,12 @@ def test_command_on_a_toy_base(tmp_path: Path) -> None:
         assert all(len(case["seconds"]) == 2 and case["best_s"] > 0 for case in result["cases"])
         assert result["files"]["bytes"] > 0 and result["files"]["ratio"] > 0
         assert result["machine"]["sgemm_gflops"] > 1 and len(result["goals"]) == 3
+        # A pair of coefficients for each of the layers' inputs: attention 1 has 16, attention 2's k and v have 12.
+        layers = TINY_ATTENTIONS * 2 * (4 * 16 + 2 * 16 + 2 * 12)
+        assert result["footprint"]["ziplora_parameters"] == layers
+        assert len(result["footprint"]["step_seconds"]) == 1 and result["footprint"]["times_faster"] > 1
     assert "of sgemm" in run.stdout and "factored against dense" in run.stdout
+    assert "of ZipLoRA's 100 steps 1 were measured" in run.stdout
 
 
 def test_help_needs_no_toolchain() -> None:
@@ -178,7 +194,10 @@ def test_help_needs_no_toolchain() -> None:
     assert run.returncode == 0 and "--rank" in run.stdout, run.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--rank", "x"], ["--targets", "x"], ["--base", "nowhere"], ["--rounds", "0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--rank", "x"], ["--targets", "x"], ["--base", "nowhere"], ["--rounds", "0"], ["--ziplora-steps", "-1"]],
+)
 def test_bad_input_is_one_sentence(arguments: list[str]) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.merge", *arguments], capture_output=True, text=True, check=False

@@ -349,3 +349,28 @@ def test_a_reference_that_is_no_image_is_named(
     with pytest.raises(InputError, match=r"bad\.png: can't be read as an image"):
         contact_sheet([str(bundles["onnx"].path), *given, "-o", str(tmp_path / "sheet.png")])
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_the_benchmark_tells_every_stage(
+    bundles: Mapping[str, Bundle], loras: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.pipeline import STAGES
+    from benchmarks.pipeline import main as benchmark
+
+    bundle, out = bundles["onnx"], tmp_path / "r.json"
+    given = ["--content", str(loras[0]), "--style", str(loras[1]), "--steps", "2", "--rounds", "3", "--threads", "1"]
+    assert benchmark([str(bundle.path), *given, "--json", str(out)]) == 0
+    document = json.loads(out.read_text())
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == document
+    (case,) = document["cases"]
+    assert case["name"].endswith("onnx fp32") and len(case["seconds"]) == 3 and document["merged_pair"]
+    assert tuple(case["stages_s"]) == STAGES and min(case["stages_s"].values()) > 0
+    assert sum(case["stages_s"].values()) == pytest.approx(case["median_s"], rel=0.5)
+    assert case["step_s"] == case["stages_s"]["steps"] / 2
+    for wrong, said in (
+        ([str(bundle.path), *given[:2]], "--content and --style belong together"),
+        ([str(bundle.path)] * 2, "are both"),
+        ([str(bundles["coreml"].path)], "is timed on Apple systems only"),
+    ):
+        with pytest.raises(InputError, match=said):
+            benchmark(wrong)
