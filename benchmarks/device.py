@@ -1,7 +1,9 @@
-"""Measure components of bundles on connected devices, and write one record for each.
+"""Measure components of bundles on connected devices, and write one record for each; or estimate them for phones.
 
     python -m benchmarks.device --device local --bundle BUNDLE [--json FILE]
     python -m benchmarks.device --device adb:SERIAL --bundle BUNDLE --runner RUNNER [--library LIBRARY] [--json FILE]
+    python -m benchmarks.device --device ios:UDID --bundle BUNDLE [--ios-app DEMO.app] [--json FILE]
+    python -m benchmarks.device --estimate "Pixel 9" --bundle BUNDLE [--json FILE]
     python -m benchmarks.device --list
 
 Exits 1 when a device gave no record of something; what was measured is written all the same.
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.devices import Device, Options, kinds
 from benchmarks.devices.plan import Job, Outcome, run_plan
+from benchmarks.estimate import EstimatedPhone, find_phone, phones
 from benchmarks.record import write_records
 from lorarar.cli import EXIT_FAILED_CHECK, EXIT_INTERRUPTED, EXIT_OK, InputError, Parser, run_command
 
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 
 USUAL = ("merger", "unet")
 """What is measured where no --component is given and the bundle has it."""
+CAPTIONS = {
+    "emulated": "Times of an emulated device say nothing of a phone.",
+    "estimated": "≥: a lower bound, from operations, bytes and data sheets; never run.",
+}
 KIND_STYLE = {"measured": "green", "emulated": "bold yellow", "estimated": "bold magenta"}
 
 
@@ -36,6 +43,14 @@ def parser() -> Parser:
     add = made.add_argument
     add("--list", action="store_true", help="show what is connected, and end")
     add("--device", action="append", default=[], metavar="NAME", help=f"repeatable: {usages}")
+    names = ", ".join(phone["name"] for phone in phones())
+    add(
+        "--estimate",
+        action="append",
+        default=[],
+        metavar="PHONE",
+        help=f"lower bound, never run; repeatable: {names}",
+    )
     add("--bundle", action="append", default=[], type=Path, metavar="FOLDER", help="a bundle; repeatable")
     add("--component", action="append", default=[], metavar="NAME", help="repeatable (default: merger and unet)")
     add("--runs", type=int, default=usual.runs, help="timed runs (default %(default)s)")
@@ -45,8 +60,9 @@ def parser() -> Parser:
     add("--runner", type=Path, metavar="FILE", help="Android: the native runner, built for the device")
     add("--library", type=Path, action="append", default=[], metavar="FILE", help="Android: put beside it; repeatable")
     add("--app", action="store_true", help="Android: measure with the installed demo app instead of a runner")
+    add("--ios-app", type=Path, metavar="FOLDER", help="iPhone: install this build of the demo app first")
     add("--cpus", metavar="big|MASK", help="Android: pin the runner to cores, by a hexadecimal mask")
-    add("--keep", action="store_true", help="Android: leave the files there: the next plan copies only changes")
+    add("--keep", action="store_true", help="phones: leave the files there: the next plan copies only changes")
     add("--cooldown", type=float, default=usual.cooldown_s, help="longest wait before a run, s (default %(default)g)")
     add("--max-celsius", type=float, default=usual.max_celsius, help="hottest CPU for a start (default %(default)g)")
     add("--timeout", type=float, default=usual.timeout_s, help="longest run of a component, in s (default %(default)g)")
@@ -77,6 +93,7 @@ def read_options(given: argparse.Namespace) -> Options:
         runner=given.runner,
         libraries=tuple(given.library),
         app=given.app,
+        ios_app=given.ios_app,
         keep=given.keep,
     )
 
@@ -131,7 +148,9 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, caption="Times of an emulated device say nothing of a phone.")
+    kinds_found = {record["kind"] for record in outcome.records}
+    caption = " ".join(sentence for kind, sentence in CAPTIONS.items() if kind in kinds_found)
+    table = Table(box=SIMPLE_HEAD, caption=caption or None)
     table.add_column("device", overflow="fold")
     for column in ("what", "kind"):
         table.add_column(column, no_wrap=True)
@@ -147,16 +166,19 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
 
 
 def _row(name: str, record: dict[str, Any]) -> list[str]:
-    bundle, runs, memory, psnr = record["bundle"], record["runs"], record["memory"], record["parity"]["psnr_db"]
+    bundle, runs, memory, parity = record["bundle"], record["runs"], record["memory"], record["parity"]
+    bound = record["estimate"]
+    equal = "equal" if parity["status"] == "passed" else "–"
+    peak = f"{memory['peak_bytes'] / 1e6:.0f} {memory['measure']}" if memory["peak_bytes"] else "–"
     return [
         f"{record['device']['model']}\n{name}",
         f"{record['component']}\n{bundle['target']} {bundle['precision']}",
         f"[{KIND_STYLE[record['kind']]}]{record['kind'].upper()}[/]",
-        _ms(runs["p50_s"]),
+        f"≥ {_ms(bound['latency_s'])}" if bound else _ms(runs["p50_s"]),
         _ms(runs["p90_s"]),
         _ms(record["load"]["cold_s"]),
-        f"{memory['peak_bytes'] / 1e6:.0f} {memory['measure']}" if memory["peak_bytes"] else "–",
-        "equal" if psnr is None else f"{psnr:.1f}",
+        f"≥ {bound['memory_bytes'] / 1e6:.0f}" if bound else peak,
+        equal if parity["psnr_db"] is None else f"{parity['psnr_db']:.1f}",
     ]
 
 
@@ -199,9 +221,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.list:
         show_list(console)
         return EXIT_OK
-    if not given.device or not given.bundle:
-        raise InputError("give a --device and a --bundle, or --list to see what is connected")
+    if not (given.device or given.estimate) or not given.bundle:
+        raise InputError("give a --device or an --estimate, and a --bundle; or --list to see what is connected")
     devices = open_devices(given.device, options)
+    devices += [EstimatedPhone(find_phone(name)) for name in dict.fromkeys(given.estimate)]
     jobs = jobs_of([Bundle.open(path) for path in given.bundle], given.component)
     outcome = run(devices, jobs, options, given.json)
     show_outcome(console, outcome)

@@ -1,8 +1,9 @@
-"""What a run on a phone takes at least, from operations, bytes and the phone's data sheet. Nothing is run.
+"""Lower bounds of a run's time and memory on a phone, from operations, bytes and data sheets; nothing is run for them.
 
-    python -m benchmarks.estimate BUNDLE --phone "Pixel 9" [--phone host] [--component NAME] [--json FILE]
+    python -m benchmarks.device --estimate "Pixel 9" --bundle BUNDLE   makes the records
+    python -m benchmarks.estimate BUNDLE [--component NAME] [--json FILE]
 
-`host` estimates this computer from its measured limits and runs the component too: how far off is such a bound?
+The second says how far off such a bound is: it makes one of this computer's own measured limits and runs the component.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from benchmarks.devices import DeviceFailed, Options, Watch
 from benchmarks.record import bundle_head, check_record, no_runs, write_records
 from benchmarks.work import Work, count
 from lorarar.cli import EXIT_OK, InputError, Parser, missing_toolchain, run_command
 from runtime_py.bundle import Bundle
 
-HOST = "host"
 LANES = {"fp32": 4, "fp16": 8}  # numbers in a 128-bit vector
 ABI = {"android": "arm64-v8a", "ios": "arm64"}
 RUNTIME = {"onnx": "onnxruntime", "coreml": "coreml"}
@@ -37,7 +38,7 @@ def find_phone(name: str) -> Mapping[str, Any]:
     for phone in phones():
         if phone["name"].casefold() == name.casefold():
             return phone
-    raise InputError(f"unknown phone {name!r}; known are {', '.join(phone['name'] for phone in phones())}, and {HOST}")
+    raise InputError(f"unknown phone {name!r}; known are {', '.join(phone['name'] for phone in phones())}")
 
 
 def peak_operations(phone: Mapping[str, Any], precision: str) -> float:
@@ -111,51 +112,59 @@ def estimate(bundle: Bundle, component: str, phone: Mapping[str, Any]) -> dict[s
     )
 
 
+class EstimatedPhone:
+    """A phone of the table, which gives a bound where others give a measurement."""
+
+    def __init__(self, phone: Mapping[str, Any]) -> None:
+        self.phone = phone
+        self.name = f"estimate:{phone['name']}"
+
+    def measure(self, bundle: Bundle, component: str, options: Options, watch: Watch) -> dict[str, Any]:
+        """A record of kind `estimated`. DeviceFailed where the phone can't have the bundle's target."""
+        watch.say(f"{component}: counting")
+        try:
+            return estimate(bundle, component, self.phone)
+        except InputError as error:
+            raise DeviceFailed(str(error)) from None
+
+    def close(self) -> None:
+        """Nothing was put anywhere."""
+
+
 def host_check(bundle: Bundle, component: str) -> dict[str, Any]:
     """The same bound from this computer's own measured limits, and the measured p50 over it. InputError as count."""
     try:
         from benchmarks.merge_cases import measure_machine
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
-    from benchmarks.devices import Options, Watch
     from benchmarks.devices.local import ThisComputer
 
     work, machine = count(bundle, component), measure_machine()
     seconds, limit = bound(work, machine.sgemm, machine.read_bandwidth)
-    record = ThisComputer().measure(bundle, component, Options(), Watch())
+    try:
+        record = ThisComputer().measure(bundle, component, Options(), Watch())
+    except DeviceFailed as error:
+        raise InputError(str(error)) from None
     return {"bound_s": seconds, "limit": limit, "record": record, "over": record["runs"]["p50_s"] / seconds}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    known = ", ".join(phone["name"] for phone in phones())
-    parser = Parser(prog="python -m benchmarks.estimate", description=__doc__.split("\n\n")[0])
+    parser = Parser(
+        prog="python -m benchmarks.estimate",
+        description="How far off a lower bound is on this computer.",
+    )
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--phone", action="append", default=[], metavar="NAME", help=f"repeatable: {known}, {HOST}")
     parser.add_argument("--component", default="unet", help="of the bundle (default %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the records")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measured record")
     options = parser.parse_args(argv)
-    if not options.phone:
-        raise InputError(f"give a --phone: {known}, or {HOST}")
-    chosen = [(name, None if name == HOST else find_phone(name)) for name in options.phone]
-    bundle = Bundle.open(options.bundle)
-    records = []
-    for name, phone in chosen:
-        if phone is None:
-            found = host_check(bundle, options.component)
-            records.append(found["record"])
-            print(
-                f"{name}: at least {found['bound_s'] * 1e3:.3g} ms by {found['limit']}; measured p50 "
-                f"{found['record']['runs']['p50_s'] * 1e3:.3g} ms, {found['over']:.1f} times the bound"
-            )
-            continue
-        records.append(estimate(bundle, options.component, phone))
-        said = records[-1]["estimate"]
-        print(
-            f"{name}: ESTIMATED, never run: at least {said['latency_s'] * 1e3:.3g} ms a run by {said['limit']}, at "
-            f"least {said['memory_bytes'] / 1e6:.0f} MB ({said['operations'] / 1e9:.3g} G operations)"
-        )
+    found = host_check(Bundle.open(options.bundle), options.component)
+    measured = found["record"]["runs"]["p50_s"]
+    print(
+        f"at least {found['bound_s'] * 1e3:.3g} ms by {found['limit']}; measured p50 {measured * 1e3:.3g} ms, "
+        f"{found['over']:.1f} times the bound"
+    )
     if options.json is not None:
-        write_records(records, options.json)
+        write_records([found["record"]], options.json)
     return EXIT_OK
 
 

@@ -61,7 +61,7 @@ def small_bundle(folder: Path) -> Bundle:
         "tolerance": {"psnr_db": 100, "max_error": 1e-5},
         "golden": {"file": "merger.golden.safetensors", "inputs": {}},
     }
-    manifest = {"target": "onnx", "components": {"merger": entry}}
+    manifest = {"base": "miniature", "target": "onnx", "components": {"merger": entry}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return Bundle(folder, manifest)
 

@@ -171,7 +171,7 @@ def test_the_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 
 
 def test_the_kinds_that_there_are() -> None:
-    assert list(kinds()) == ["local", "adb"]
+    assert list(kinds()) == ["local", "adb", "ios"]
     with pytest.raises(InputError, match="--device adb names no device; give adb:SERIAL or adb:all"):
         command.open_devices(["adb"], Options())
     assert [device.name for device in command.open_devices(["local"], Options())] == ["local"]
@@ -180,8 +180,8 @@ def test_the_kinds_that_there_are() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--bundle", "b"], "give a --device and a --bundle"),
-        (["--device", "shelf:1"], "give a --device and a --bundle"),
+        (["--bundle", "b"], "give a --device or an --estimate, and a --bundle"),
+        (["--device", "shelf:1"], "give a --device or an --estimate, and a --bundle"),
         (["--device", "phone", "--bundle", "b"], "--device phone: give shelf:NAME"),
         (["--device", "adb", "--bundle", "b"], "--device adb: give shelf:NAME"),
         (["--device", "shelf:1", "--bundle", "b", "--component", "vae"], "no vae, only merger, unet"),

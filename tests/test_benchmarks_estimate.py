@@ -10,6 +10,7 @@ import torch
 from conftest import BUNDLE_RANK, tiny_hypernet
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import device as device_command
 from benchmarks import estimate as command
 from benchmarks.estimate import bound, find_phone, peak_operations, phones
 from benchmarks.merge_work import Work as MergeWork
@@ -74,33 +75,58 @@ def test_the_command_makes_records_that_say_estimated(
     bundle_folders: dict[tuple[str, str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "r.json"
-    given = [str(bundle_folders["onnx", "fp32"]), "--component", "merger", "--json", str(out)]
-    assert command.main([*given, "--phone", "Pixel 9", "--phone", "host"]) == 0
-    guess, real = read_records(out)
+    given = ["--bundle", str(bundle_folders["onnx", "fp32"]), "--component", "merger", "--json", str(out)]
+    assert device_command.main([*given, "--estimate", "Pixel 9"]) == 0
+    (guess,) = read_records(out)
     assert (guess["kind"], guess["device"]["model"], guess["runs"]["n"]) == ("estimated", "Pixel 9", 0)
     assert guess["estimate"]["sources"] == list(find_phone("Pixel 9")["sources"].values())
+    said = capsys.readouterr().out
+    assert "ESTIMATED" in said and f"≥ {device_command._ms(guess['estimate']['latency_s'])}" in said
+    assert "a lower bound" in said and "equal" not in said
+
+
+def test_the_bound_is_held_against_a_run_on_this_computer(
+    bundle_folders: dict[tuple[str, str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r.json"
+    given = [str(bundle_folders["onnx", "fp32"]), "--component", "merger", "--json", str(out)]
+    assert command.main(given) == 0
+    (real,) = read_records(out)
     assert real["kind"] == "measured"
     said = capsys.readouterr().out
-    assert "Pixel 9: ESTIMATED, never run: at least" in said and "times the bound" in said
-    assert real["runs"]["p50_s"] * 1e3 == pytest.approx(float(said.split("measured p50 ")[1].split()[0]), rel=0.01)
+    bound_ms, p50_ms = float(said.split("at least ")[1].split()[0]), float(said.split("measured p50 ")[1].split()[0])
+    assert real["runs"]["p50_s"] * 1e3 == pytest.approx(p50_ms, rel=0.01)
+    over = float(said.split("ms, ")[1].split()[0])
+    assert p50_ms / bound_ms == pytest.approx(over, rel=0.05) and over > 1
 
 
 @pytest.mark.parametrize(
     ("target", "phone", "said"),
     [
-        ("onnx", "Nokia 3310", "unknown phone 'Nokia 3310'; known are Pixel 9, "),
         ("coreml", "Pixel 9", "estimates for android need a bundle of --target onnx"),
         ("onnx", "iPhone 15 Pro", "estimates for ios need a bundle of --target coreml"),
         ("executorch", "Pixel 9", "an ExecuTorch program keeps its operations"),
     ],
 )
 def test_what_can_not_be_estimated_is_told(
-    target: str, phone: str, said: str, bundle_folders: dict[tuple[str, str], Path], tmp_path: Path
+    target: str,
+    phone: str,
+    said: str,
+    bundle_folders: dict[tuple[str, str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = bundle_folders[target, "fp16" if target == "coreml" else "fp32"]
-    with pytest.raises(InputError, match=said):
-        command.main([str(folder), "--component", "merger", "--phone", phone, "--json", str(tmp_path / "r.json")])
+    given = ["--bundle", str(folder), "--component", "merger", "--json", str(tmp_path / "r.json")]
+    assert device_command.main([*given, "--estimate", phone]) == 1
+    assert said in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_phone_is_told(bundle_folders: dict[tuple[str, str], Path]) -> None:
+    given = ["--bundle", str(bundle_folders["onnx", "fp32"]), "--estimate", "Nokia 3310"]
+    with pytest.raises(InputError, match="unknown phone 'Nokia 3310'; known are Pixel 9, "):
+        device_command.main(given)
 
 
 def test_a_graph_without_sizes_is_told(bundle_folders: dict[tuple[str, str], Path], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from benchmarks.devices.adb_facts import (
 from benchmarks.devices.adb_files import HOME, bundle_files, copy, sha256
 from benchmarks.devices.adb_link import LIST, READY, Adb, Link, Runs, advice, connected
 from benchmarks.devices.adb_run import PROGRAMS, RUNNER, Ran, run_app, run_native, stop_native
-from benchmarks.record import PAPER, check_record
+from benchmarks.record import check_record, paper_figure
 from lorarar.cli import InputError
 from runtime_py.bundle import MANIFEST, Bundle, Component
 
@@ -112,7 +112,8 @@ class AndroidDevice:
         else:
             ran = run_native(self.link, folder, component, bundle.manifest["target"], mask, options, watch)
         after = self.conditions()
-        record = self._complete(ran, component, before, after, waited)
+        record = self._complete(ran, before, after, waited)
+        record["paper"] = paper_figure(bundle.manifest["base"], component)
         record["notes"] = [pinned, *notes(before, after, ran)]
         return checked(record, self.name, digest, part, "android-app" if options.app else "native")
 
@@ -152,9 +153,7 @@ class AndroidDevice:
             raise DeviceFailed("it doesn't tell which of its cores are faster; give --cpus a mask, or leave it out")
         return f"{sum(1 << core for core in big):x}", f"pinned to its big cores: {', '.join(map(str, big))}"
 
-    def _complete(
-        self, ran: Ran, component: str, before: Conditions, after: Conditions, waited: float
-    ) -> dict[str, Any]:
+    def _complete(self, ran: Ran, before: Conditions, after: Conditions, waited: float) -> dict[str, Any]:
         try:
             record = json.loads(ran.text, parse_constant=_no_constants)
         except (ValueError, RecursionError):
@@ -164,7 +163,6 @@ class AndroidDevice:
             raise DeviceFailed(f"the runner gave no record: {reason}")
         record["device"] = dict(self.facts.device)
         record["kind"] = "emulated" if self.facts.emulated else "measured"
-        record["paper"] = PAPER.get(component)
         record["conditions"] = {"before": before.condition, "after": after.condition, "cooldown_s": waited}
         if ran.pss_bytes is not None:
             record["memory"] = {"peak_bytes": ran.pss_bytes, "measure": "pss"}

@@ -46,9 +46,10 @@ class Local:
         """InputError for options that are for a phone."""
         if which:
             raise InputError(f"--device local:{which}: there is one local device; give --device local")
-        wrong = [name for name in ("runner", "libraries", "app", "cpus") if getattr(options, name)]
+        names = {"runner": "--runner", "libraries": "--library", "app": "--app", "cpus": "--cpus"}
+        wrong = [option for name, option in names.items() if getattr(options, name)]
         if wrong:
-            raise InputError(f"--{wrong[0]} is for Android; leave it out with --device local")
+            raise InputError(f"{wrong[0]} is for Android; leave it out with --device local")
         return [ThisComputer()]
 
 
