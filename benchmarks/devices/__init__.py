@@ -29,6 +29,7 @@ class Options:
     runner: Path | None = None
     libraries: tuple[Path, ...] = ()
     app: bool = False
+    ios_app: Path | None = None  # a build of the demo app to install first
     keep: bool = False
 
 
@@ -94,6 +95,7 @@ class Kind(Protocol):
 def kinds() -> Mapping[str, Kind]:
     """Every kind, by prefix."""
     from benchmarks.devices.adb import Android
+    from benchmarks.devices.ios import Ios
     from benchmarks.devices.local import Local
 
-    return {"local": Local(), "adb": Android()}
+    return {"local": Local(), "adb": Android(), "ios": Ios()}

@@ -1,0 +1,262 @@
+"""`xcrun devicectl`, one thin layer. It comes with Xcode 15 and is what Apple documents for iPhones from iOS 17 on.
+
+Every command writes its result as JSON to a file. The shapes and codes read here are those that devicectl 341 to 642
+wrote in public captures: the tests of Qt Creator (tst_devicectlutils.cpp), Flutter (core_devices_test.dart), sweetpad
+and swift-pwa; `properties`, in place of the three older groups, since jsonVersion 5 (release notes of Xcode 27). The
+arguments are those of `devicectl help` and of coremltools' remote device.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from benchmarks.devices import DeviceFailed
+from lorarar.cli import InputError
+
+LIST = "python -m benchmarks.device --list"
+APP = "org.lorarar.demo"
+ANSWER_S = 60.0  # for a short command: the first one to a phone mounts its developer disk image
+POLL_S = 0.2
+SLOWEST_COPY = 1e6  # bytes a second: Wi-Fi; USB 2 makes 20 times as many
+NEEDS = "a Mac with Xcode 15 or later, and an iPhone with iOS 17 or later"
+
+CORE, OPEN = "com.apple.dt.CoreDeviceError", "FBSOpenApplicationErrorDomain"
+NOT_CONNECTED = f"it is not connected; plug it in and unlock it, or see  {LIST}"
+UNTRUSTED = "it doesn't trust this Mac yet; unlock it and accept, or pair it in Xcode's Devices and Simulators"
+DEVELOPER_MODE = "its Developer Mode is off; switch it on in Settings → Privacy & Security, and restart it"
+LOCKED = "it is locked; unlock it, and set Settings → Display & Brightness → Auto-Lock to Never while measuring"
+NOT_INSTALLED = f"the demo app {APP} is not installed on it; build it in Xcode, or give --ios-app FOLDER.app"
+FULL = "it is full; free some space on it"
+# Of a chain of errors, whichever comes first here is what to tell; a locked phone, for one, also fails to mount.
+CAUSES: Sequence[tuple[str, int, str]] = (
+    ("NSPOSIXErrorDomain", 28, FULL),
+    ("NSCocoaErrorDomain", 640, FULL),
+    ("IXUserPresentableErrorDomain", 11, FULL),
+    (CORE, 10003, LOCKED),
+    (OPEN, 7, LOCKED),
+    (CORE, 10005, DEVELOPER_MODE),
+    (
+        OPEN,
+        3,
+        "iOS doesn't trust the demo app's signature, or its profile has run out; trust the developer in Settings → "
+        "General → VPN & Device Management, or build and install the app again",
+    ),
+    ("NSOSStatusErrorDomain", -10814, NOT_INSTALLED),
+    (
+        CORE,
+        12040,
+        "Xcode can't prepare it for development; unlock it and open Xcode's Devices and Simulators until it is ready, "
+        "or install an Xcode that knows its iOS",
+    ),
+    (CORE, 1000, NOT_CONNECTED),
+    (CORE, 1011, NOT_CONNECTED),
+    (CORE, 4000, NOT_CONNECTED),
+    ("com.apple.CoreDevice.ControlChannelConnectionError", 1, NOT_CONNECTED),
+)
+# Where devicectl ends before it writes a file, there are only its words.
+WORDS = (
+    (re.compile(r"no space left|not enough space|out of (space|storage)", re.IGNORECASE), FULL),
+    (re.compile(r"\blocked\b|could not be, unlocked", re.IGNORECASE), LOCKED),
+)
+NO_FILE = "Failed to retrieve the file node"  # of `copy from`, code 7000, which other failures have too
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One link of a chain of errors, and its sentence where it has one."""
+
+    domain: str
+    code: int
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command gave: its exit code, its streams, and the JSON that it wrote, empty where it wrote none."""
+
+    code: int
+    out: str = ""
+    err: str = ""
+    document: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def outcome(self) -> str:
+        """`success`, `failed` or `timeout`; empty where it didn't get so far."""
+        return str(at(self.document, "info", "outcome") or "")
+
+    @property
+    def well(self) -> bool:
+        return self.code == 0 and self.outcome == "success"
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        found = self.document.get("result")
+        return found if isinstance(found, Mapping) else {}
+
+    @cached_property
+    def faults(self) -> list[Fault]:
+        """The chain of errors, outermost first."""
+        found, error = [], self.document.get("error")
+        while isinstance(error, Mapping) and len(found) < 16:
+            reasons = (at(error, "userInfo", key, "string") for key in ("NSLocalizedFailureReason", DESCRIPTION))
+            sentence = next((str(reason) for reason in reasons if reason), "")
+            code = error.get("code")
+            found.append(Fault(str(error.get("domain")), code if isinstance(code, int) else 0, sentence))
+            error = at(error, "userInfo", "NSUnderlyingError", "error")
+        return found
+
+    @property
+    def last_words(self) -> str:
+        """The innermost sentence, which is the closest to the cause; else the last line that it complained with."""
+        sentences = [fault.sentence for fault in self.faults if fault.sentence]
+        lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
+        said = sentences[-1] if sentences else lines[-1] if lines else "it said nothing"
+        return " ".join(said.split()).removeprefix("ERROR: ").removeprefix("Error: ").rstrip(".")
+
+
+DESCRIPTION = "NSLocalizedDescription"
+
+
+def at(value: Any, *path: str) -> Any:
+    """What lies there in nested objects, or None."""
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def cause(answer: Answer) -> str | None:
+    """A failure that has its own advice, as a sentence."""
+    chain = {(fault.domain, fault.code) for fault in answer.faults}
+    for domain, code, sentence in CAUSES:
+        if (domain, code) in chain:
+            return sentence
+    words = " ".join([answer.err, *(fault.sentence for fault in answer.faults)])
+    return next((sentence for pattern, sentence in WORDS if pattern.search(words)), None)
+
+
+@runtime_checkable
+class Runs(Protocol):
+    """What runs devicectl: the program itself, or a replay of it in tests."""
+
+    def available(self) -> bool:
+        """Whether there is a devicectl."""
+
+    def run(self, verb: Sequence[str], args: Sequence[str], timeout: float, stop: threading.Event) -> Answer:
+        """Run `xcrun devicectl VERB… ARGS…`; ended soon after `stop` is set. TimeoutError after `timeout` seconds."""
+
+
+class Devicectl:
+    """The program of the chosen Xcode."""
+
+    def available(self) -> bool:
+        """Whether there is a devicectl: not off a Mac, nor in its command-line tools alone."""
+        xcrun = shutil.which("xcrun")
+        if xcrun is None:
+            return False
+        try:
+            found = subprocess.run([xcrun, "--find", "devicectl"], capture_output=True, check=False, timeout=ANSWER_S)
+        except subprocess.TimeoutExpired:
+            return False
+        return found.returncode == 0
+
+    def run(self, verb: Sequence[str], args: Sequence[str], timeout: float, stop: threading.Event) -> Answer:
+        """Run it. TimeoutError after `timeout` seconds, InputError where there is no Xcode."""
+        xcrun = shutil.which("xcrun")
+        if xcrun is None:
+            raise InputError(f"there is no xcrun: measuring an iPhone needs {NEEDS}")
+        with tempfile.TemporaryDirectory(prefix="lorarar-") as folder:
+            written = Path(folder) / "answer.json"
+            # Before the arguments, which may be an app's own.
+            command = [xcrun, "devicectl", *verb, "--json-output", str(written), *args]
+            with subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C must not end it: the plan does, and cleans the phone
+            ) as process:
+                out, err = _streams(process, timeout, stop)
+            return Answer(process.returncode, out, err, _read(written))
+
+
+def _streams(process: subprocess.Popen[bytes], timeout: float, stop: threading.Event) -> tuple[str, str]:
+    """What it wrote until its end. It is asked to end when `stop` is set; its app on the phone then ends with it."""
+    end, asked = time.monotonic() + timeout, False
+    while True:
+        try:
+            out, err = process.communicate(timeout=POLL_S)
+            return out.decode(errors="replace"), err.decode(errors="replace")
+        except subprocess.TimeoutExpired:
+            if stop.is_set() and not asked:
+                process.terminate()
+                end, asked = min(end, time.monotonic() + ANSWER_S), True
+            if time.monotonic() > end:
+                process.kill()
+                raise TimeoutError("devicectl") from None
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, Mapping) else {}
+
+
+class Link:
+    """One phone, through devicectl. Every method raises DeviceFailed when it can't be reached."""
+
+    def __init__(self, runs: Runs, name: str) -> None:
+        self.runs, self.name = runs, name
+
+    def ask(
+        self, *verb: str, args: Sequence[str] = (), timeout: float = ANSWER_S, stop: threading.Event | None = None
+    ) -> Answer:
+        """Run a command for this phone, whatever comes of it."""
+        try:
+            return self.runs.run(verb, ["--device", self.name, *args], timeout, stop or threading.Event())
+        except TimeoutError:
+            raise DeviceFailed(f"it gave no answer for {timeout:.0f} s; restart it, or use another cable") from None
+        except InputError as error:
+            raise DeviceFailed(str(error)) from None
+
+    def need(self, what: str, *verb: str, args: Sequence[str] = (), timeout: float = ANSWER_S) -> Mapping[str, Any]:
+        """The result of a command that must go well; DeviceFailed says why `what` can't be done."""
+        answer = self.ask(*verb, args=args, timeout=timeout)
+        if not answer.well:
+            raise DeviceFailed(cause(answer) or f"{what} ({answer.last_words}); try again, or see  {LIST}")
+        return answer.result
+
+    def send(self, local: Path, remote: str) -> None:
+        """Copy a file into the app's container; devicectl skips one that has not changed."""
+        wait = ANSWER_S + local.stat().st_size / SLOWEST_COPY
+        args = ["--source", str(local), "--destination", remote, *CONTAINER]
+        self.need(f"{local.name} can't be copied to it", "device", "copy", "to", args=args, timeout=wait)
+
+    def fetch(self, remote: str) -> bytes | None:
+        """A file of the app's container, or None where there is none."""
+        with tempfile.TemporaryDirectory(prefix="lorarar-") as folder:
+            local = Path(folder) / "file"
+            answer = self.ask(
+                *("device", "copy", "from"), args=["--source", remote, "--destination", str(local), *CONTAINER]
+            )
+            if answer.well and local.is_file():
+                return local.read_bytes()
+        if answer.well or any(NO_FILE in fault.sentence for fault in answer.faults):
+            return None
+        raise DeviceFailed(cause(answer) or f"{remote} can't be copied from it ({answer.last_words}); measure again")
+
+
+# The files are then the app's own, which can remove them.
+CONTAINER = ("--user", "mobile", "--domain-type", "appDataContainer", "--domain-identifier", APP)
