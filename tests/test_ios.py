@@ -1,39 +1,33 @@
-"""iPhones through devicectl: what is read from its JSON, and one sentence for whatever goes wrong."""
+"""A run on an iPhone through devicectl: its record, one sentence for whatever goes wrong, and cleaning up."""
 
 from __future__ import annotations
 
 import json
-import plistlib
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from devices.ios_replay import CONSOLE, UDID, ReplayedIphone, Rule, answer, app_record, document, hangs, writes
+from devices.ios_replay import (
+    CONSOLE,
+    QUICK,
+    UDID,
+    ReplayedIphone,
+    Rule,
+    answer,
+    app_folder,
+    app_record,
+    hangs,
+    writes,
+)
 from replayed_phone import small_bundle
 from test_record import RECORD
 
-from benchmarks.devices import Description, DeviceFailed, Options, Watch
-from benchmarks.devices.ios import Ios, Iphone
-from benchmarks.devices.ios_facts import chip, model_name, parse_facts, parse_list
-from benchmarks.devices.ios_link import (
-    DEVELOPER_MODE,
-    FULL,
-    LOCKED,
-    NOT_CONNECTED,
-    NOT_INSTALLED,
-    UNTRUSTED,
-    Answer,
-    Devicectl,
-    cause,
-)
+from benchmarks.devices import DeviceFailed, Options, Watch
+from benchmarks.devices.ios import Iphone
+from benchmarks.devices.ios_link import Answer
 from benchmarks.devices.plan import Job, run_plan
 from benchmarks.record import check_record, paper_figure
-from lorarar.cli import InputError
 from runtime_py.bundle import Bundle
-
-QUICK = Options(cooldown_s=0.0, timeout_s=5.0, runs=7, warmup=2, threads=4)
 
 
 @pytest.fixture
@@ -54,108 +48,6 @@ def measure(phone: ReplayedIphone, bundle: Bundle, options: Options = QUICK) -> 
 def with_record(bundle: Bundle, /, **changes: Any) -> ReplayedIphone:
     written = json.dumps(app_record(bundle, **changes)).encode()
     return ReplayedIphone(bundle, {"copy from .*record-": writes(written)})
-
-
-def app_folder(folder: Path, identifier: str = "org.lorarar.demo") -> Path:
-    folder.mkdir()
-    (folder / "Info.plist").write_bytes(plistlib.dumps({"CFBundleIdentifier": identifier}))
-    return folder
-
-
-# What devicectl writes.
-
-
-def test_every_phone_of_the_list_says_what_to_do() -> None:
-    found = {device.name: device for device in Ios(ReplayedIphone()).describe()}
-    phone = Description(f"ios:{UDID}", "ready", "iPhone 15 Pro", "Apple A17 Pro", "arm64e", "iOS 18.5")
-    assert found[f"ios:{UDID}"] == phone
-    assert [device.state for device in found.values()] == [
-        "ready",
-        NOT_CONNECTED,
-        UNTRUSTED,
-        DEVELOPER_MODE,
-        "iOS 16.7.10 is too old for devicectl; update it to iOS 17 or later",
-        "ready",  # devicectl tells too little of it to know better
-    ]
-    assert found["ios:00008120-000000000000004E"].model == "iPhone 15"  # by its product type
-    old = found["ios:A0000000-0000-5000-8000-000000000006"]
-    assert (old.model, old.soc, old.system) == (None, None, "iOS ?")
-
-
-def test_the_newer_shape_goes_before_the_older_one() -> None:
-    found = parse_list(document("list_5")["result"])
-    assert [(facts.name, facts.model, facts.os_version, facts.os_build) for facts in found] == [
-        (UDID, "iPhone 15 Pro", "27.0.1", "24A446"),
-        ("1D0F2CAF-0000-4000-8000-00000000000A", "iPhone 17 Pro", "27.0.1", "24A446"),
-    ]
-    assert [facts.simulated for facts in found] == [False, True]
-    assert [facts.state for facts in found] == ["ready", "ready"]
-    assert {facts.developer_mode for facts in found} == {"enabled"}
-    device = Ios(ReplayedIphone(rules={"^list devices": answer("list_5")})).describe()[1]
-    assert (device.soc, device.system) == (None, "iOS 27.0.1 (Simulator)")
-
-
-@pytest.mark.parametrize("name", ["details_2", "details_5"])
-def test_the_facts_of_a_phone(name: str) -> None:
-    facts = parse_facts(document(name)["result"])
-    assert facts.record == {
-        "model": "iPhone 15 Pro",
-        "manufacturer": "Apple",
-        "soc": "Apple A17 Pro",
-        "os_version": facts.os_version,
-        "os_build": facts.os_build,
-    }
-    assert (facts.os_version, facts.os_build) in [("18.5", "22F76"), ("27.0.1", "24A446")]
-
-
-@pytest.mark.parametrize("result", [{}, {"devices": None}, {"devices": [None, {}, {"identifier": ""}]}])
-def test_a_list_of_nothing(result: dict[str, Any]) -> None:
-    assert parse_list(result) == []
-    assert parse_facts({"properties": 5, "deviceProperties": {"developerModeStatus": ""}}).name == ""
-
-
-def test_the_table_of_models_agrees_with_pymobiledevice3s() -> None:
-    table = pytest.importorskip("pymobiledevice3.irecv_devices").IRECV_DEVICES
-    known = {device.product_type: device for device in table}
-    ours = [f"iPhone{number}" for number in known_numbers()]
-    generations: dict[int, set[str]] = {}
-    for product in ours:
-        theirs = known[product].display_name.replace(" gen)", " generation)").removesuffix(" (China)")
-        assert model_name(product) == theirs
-        name = chip(product) or ""
-        generations.setdefault(known[product].chip_id, set()).add(name.removeprefix("Apple A")[:2])
-    # One number of a chip, one generation: A18 and A18 Pro share theirs.
-    assert sorted(next(iter(names)) for names in generations.values()) == [str(number) for number in range(12, 20)]
-    assert all(len(names) == 1 for names in generations.values())
-
-
-def known_numbers() -> list[str]:
-    path = Path(__file__).parent.parent / "benchmarks" / "devices" / "ios_models.json"
-    models = json.loads(path.read_text(encoding="utf-8"))["models"]
-    assert {entry["chip"][:7] for entry in models.values()} == {"Apple A"}
-    return [product.removeprefix("iPhone") for product in models]
-
-
-def test_an_unknown_model_is_its_product_type_and_nothing_is_guessed() -> None:
-    assert (model_name("iPhone99,9"), chip("iPhone99,9")) == ("iPhone99,9", None)
-    assert (model_name(None), chip(None)) == (None, None)
-
-
-def test_the_innermost_sentence_is_the_one_to_tell() -> None:
-    assert answer("launch_unknown").last_words == "Launch failed"
-    assert answer("launch_not_installed").last_words.startswith("The requested application")
-    assert Answer(64, "", "\nERROR: Missing value for '-t'\n").last_words == "Missing value for '-t'"
-    assert Answer(1).last_words == "it said nothing"
-    assert [fault.code for fault in answer("launch_locked").faults] == [10002, 1, 7]
-    endless: dict[str, Any] = {"code": "x", "domain": 3}
-    endless["userInfo"] = {"NSUnderlyingError": {"error": endless}}
-    assert len(Answer(1, document={"error": endless}).faults) == 16
-
-
-def test_a_cause_is_found_in_words_where_there_is_no_json() -> None:
-    assert cause(Answer(1, err="ERROR: the device was not, or could not be, unlocked.\n")) == LOCKED
-    assert cause(Answer(1, err="The operation failed since the device is out of storage.")) == FULL
-    assert cause(Answer(1, err="an unlocked phone blocked it")) is None
 
 
 # A run that goes well.
@@ -428,131 +320,3 @@ def test_files_are_kept_on_request_and_an_untouched_phone_is_left_alone(bundle: 
     phone = ReplayedIphone(bundle)
     Iphone(phone, UDID).close()
     assert phone.calls == []
-
-
-# Finding phones.
-
-
-class Elsewhere(ReplayedIphone):
-    """Where there is no Xcode."""
-
-    def available(self) -> bool:
-        return False
-
-
-def test_one_or_all_phones() -> None:
-    ios = Ios(ReplayedIphone())
-    assert [device.name for device in ios.open("any", QUICK)] == ["ios:any"]
-    found = [device.name for device in ios.open("all", QUICK)]
-    assert f"ios:{UDID}" in found and "ios:00008110-000000000000002E" not in found  # that one isn't connected
-    simulators = Ios(ReplayedIphone(rules={"^list devices": answer("list_5")}))
-    assert [device.name for device in simulators.open("all", QUICK)] == [f"ios:{UDID}"]
-
-
-@pytest.mark.parametrize(
-    ("rules", "said"),
-    [
-        ({"^list devices": answer("list_2", devices=[])}, "no iPhone is connected; plug one in"),
-        ({"^list devices": answer("service_timeout")}, r"can't list devices \(Timed out .*\); open Xcode once"),
-        ({"^list devices": hangs}, "devicectl gave no answer for 60 s; restart this Mac"),
-    ],
-)
-def test_no_phone(rules: dict[str, Rule], said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        Ios(ReplayedIphone(rules=rules)).open("all", QUICK)
-
-
-def test_off_a_mac_phones_are_listed_and_not_measured() -> None:
-    ios = Ios(Elsewhere(), lambda: [Description("ios:1", "only listed here")])
-    assert ios.describe() == [Description("ios:1", "only listed here")]
-    for which in ("1", "all"):
-        with pytest.raises(InputError, match=r"needs a Mac with Xcode 15 or later, and an iPhone with iOS 17 or later"):
-            ios.open(which, QUICK)
-    with pytest.raises(InputError, match="--device ios names no device; give ios:UDID or ios:all"):
-        ios.open("", QUICK)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"runner": Path("runner")}, "--runner is for Android"),
-        ({"libraries": (Path("a.so"),)}, "--library is for Android"),
-        ({"cpus": "big"}, "--cpus is for Android"),
-        ({"ios_app": Path("nowhere.app")}, "nowhere.app: not an app; give the folder"),
-    ],
-)
-def test_wrong_options(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        Ios(ReplayedIphone()).open("all", Options(**{**vars(QUICK), **change}))
-
-
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (lambda folder: app_folder(folder, "com.example.other"), "this is com.example.other; give a build of org.lor"),
-        (lambda folder: folder.mkdir() or (folder / "Info.plist").write_text("x"), "not an app"),
-        (lambda folder: folder.mkdir() or (folder / "Info.plist").write_bytes(plistlib.dumps([1])), "not an app"),
-    ],
-)
-def test_another_app_is_refused(tmp_path: Path, make: Callable[[Path], object], said: str) -> None:
-    make(tmp_path / "a.app")
-    with pytest.raises(InputError, match=said):
-        Ios(ReplayedIphone()).open("all", Options(ios_app=tmp_path / "a.app"))
-
-
-# The program itself.
-
-XCRUN = """#!/bin/sh
-[ "$1" = --find ] && exit ${FOUND:-0}
-for word in "$@"; do [ "$last" = --json-output ] && file=$word; last=$word; done
-printf '{"info": {"outcome": "success"}, "result": {"words": "%s"}}' "$*" > "$file"
-echo out; echo err >&2
-[ "$2" = broken ] && echo '{' > "$file"
-[ "$2" = sleep ] && exec sleep 9
-exit 7
-"""
-
-
-@pytest.fixture
-def xcrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    program = tmp_path / "xcrun"
-    program.write_text(XCRUN)
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    return program
-
-
-def test_the_program_gives_code_streams_and_json(xcrun: Path) -> None:
-    given = Devicectl().run(["list", "devices"], ["--", "-t"], 5.0, threading.Event())
-    assert (given.code, given.out, given.err, given.outcome, given.well) == (7, "out\n", "err\n", "success", False)
-    words = given.result["words"].split()
-    assert words[:4] == ["devicectl", "list", "devices", "--json-output"] and words[-2:] == ["--", "-t"]
-    assert not Path(words[4]).exists()
-    broken = Devicectl().run(["broken"], [], 5.0, threading.Event())
-    assert (broken.document, broken.result, broken.outcome) == ({}, {}, "")
-
-
-def test_the_program_is_timed_and_ended_on_request(xcrun: Path) -> None:
-    with pytest.raises(TimeoutError):
-        Devicectl().run(["sleep"], [], 0.1, threading.Event())
-    stop = threading.Event()
-    stop.set()
-    assert Devicectl().run(["sleep"], [], 30.0, stop).code != 0
-
-
-def test_where_there_is_no_xcode(xcrun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Devicectl().available()
-    monkeypatch.setenv("FOUND", "72")  # the command-line tools alone
-    assert not Devicectl().available()
-    xcrun.unlink()
-    assert not Devicectl().available()
-    with pytest.raises(InputError, match="there is no xcrun: measuring an iPhone needs a Mac with Xcode"):
-        Devicectl().run(["list", "devices"], [], 5.0, threading.Event())
-    monkeypatch.setattr("benchmarks.devices.ios_link.Devicectl.available", lambda self: True)
-    with pytest.raises(DeviceFailed, match="there is no xcrun"):
-        Iphone(Devicectl(), UDID).link.ask("device", "info", "details")
-
-
-def test_the_sentences_are_the_ones_that_users_read() -> None:
-    for sentence in (NOT_CONNECTED, UNTRUSTED, DEVELOPER_MODE, LOCKED, NOT_INSTALLED, FULL):
-        assert "; " in sentence and not sentence.endswith(".")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import plistlib
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -16,12 +17,14 @@ from typing import Any
 
 from replayed_phone import record_of
 
+from benchmarks.devices import Options
 from benchmarks.devices.ios_link import Answer
 from runtime_py.bundle import Bundle
 
 OUTPUT = Path(__file__).parent / "ios_output"
 UDID = "00008130-001A2B3C4D5E001C"
 Rule = Answer | Callable[[str], Answer]
+QUICK = Options(cooldown_s=0.0, timeout_s=5.0, runs=7, warmup=2, threads=4)
 CONSOLE = "Launched application with org.lorarar.demo bundle identifier.\nWaiting for the application to terminate…\n"
 
 
@@ -46,6 +49,13 @@ def app_record(bundle: Bundle, /, **changes: Any) -> dict[str, Any]:
     for moment in ("before", "after"):
         record["conditions"][moment] = copy.deepcopy(record["conditions"][moment]) | {"thermal_status": "nominal"}
     return record | changes
+
+
+def app_folder(folder: Path, identifier: str = "org.lorarar.demo") -> Path:
+    """What Xcode builds, as far as it is looked at here."""
+    folder.mkdir()
+    (folder / "Info.plist").write_bytes(plistlib.dumps({"CFBundleIdentifier": identifier}))
+    return folder
 
 
 def writes(written: bytes) -> Callable[[str], Answer]:
