@@ -152,6 +152,10 @@ def signalled(number: int) -> Answer:
     return answer("launch", f"{CONSOLE}merger: measuring\nApp terminated due to signal {number}.\n")
 
 
+def with_error(given: Answer) -> Answer:
+    return Answer(1, given.out, given.err, answer("launch_unknown").document)
+
+
 NOTHING: dict[str, Rule] = {"copy from .*record-": answer("no_file")}
 ENDLESS: dict[str, Rule] = {"info processes": answer("processes_app")}
 
@@ -177,6 +181,7 @@ WRONG: list[tuple[str, dict[str, Rule], str]] = [
     ("devicectl's words", {"info apps": Answer(64, "", "Error: Unknown option\n")}, r"listed \(Unknown option\)"),
     ("crash", {"process launch": signalled(11), **NOTHING}, r"the demo app crashed \(SIGSEGV\)"),
     ("an odd signal", {"process launch": signalled(120), **NOTHING}, r"crashed \(signal 120\)"),
+    ("a crash that is an error too", {"process launch": with_error(signalled(6)), **NOTHING}, r"crashed \(SIGABRT\)"),
     ("out of memory", {"process launch": signalled(9), **NOTHING}, r"iOS killed the demo app \(signal 9\)"),
     ("no record", NOTHING, r"ended without a record \(Waiting for .*\); install its build"),
     ("hang", {**NOTHING, **ENDLESS}, "it didn't finish within 0 s and was stopped; allow more with --timeout"),

@@ -96,6 +96,7 @@ def test_the_innermost_sentence_is_the_one_to_tell() -> None:
     assert answer("launch_not_installed").last_words.startswith("The requested application")
     assert Answer(64, "", "\nERROR: Missing value for '-t'\n").last_words == "Missing value for '-t'"
     assert Answer(1).last_words == "it said nothing"
+    assert Answer(1, document={"info": {"outcome": "timeout"}}).last_words == "it timed out"
     assert [fault.code for fault in answer("launch_locked").faults] == [10002, 1, 7]
     endless: dict[str, Any] = {"code": "x", "domain": 3}
     endless["userInfo"] = {"NSUnderlyingError": {"error": endless}}

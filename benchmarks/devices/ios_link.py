@@ -107,7 +107,8 @@ class Answer:
     @cached_property
     def faults(self) -> list[Fault]:
         """The chain of errors, outermost first."""
-        found, error = [], self.document.get("error")
+        found: list[Fault] = []
+        error = self.document.get("error")
         while isinstance(error, Mapping) and len(found) < 16:
             reasons = (at(error, "userInfo", key, "string") for key in ("NSLocalizedFailureReason", DESCRIPTION))
             sentence = next((str(reason) for reason in reasons if reason), "")
@@ -121,7 +122,8 @@ class Answer:
         """The innermost sentence, which is the closest to the cause; else the last line that it complained with."""
         sentences = [fault.sentence for fault in self.faults if fault.sentence]
         lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
-        said = sentences[-1] if sentences else lines[-1] if lines else "it said nothing"
+        nothing = "it timed out" if self.outcome == "timeout" else "it said nothing"
+        said = sentences[-1] if sentences else lines[-1] if lines else nothing
         return " ".join(said.split()).removeprefix("ERROR: ").removeprefix("Error: ").rstrip(".")
 
 

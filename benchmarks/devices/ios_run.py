@@ -117,7 +117,7 @@ class App:
 
             def over() -> bool:
                 # With a bad connection, devicectl may end before the app does.
-                return running.done() and (bool(running.result().faults) or not self._processes())
+                return running.done() and not self._processes()
 
             try:
                 ended = _wait(over, limit, watch, lambda: LOOK_S if running.done() else POLL_S)
@@ -129,10 +129,10 @@ class App:
     def _launch_to_clean(self) -> None:
         """Remove the folder. devicectl can't: it replaces a folder's content, and was seen to empty the container."""
         ended, answer = self._launch(["--benchmark-clean"], ANSWER_S, Watch())
-        if answer.faults:
-            raise _reason(answer)
         if not ended:
             raise DeviceFailed("the demo app doesn't end after --benchmark-clean; install its build of this version")
+        if answer.faults:
+            raise _reason(answer)
 
     def _processes(self) -> list[int]:
         """The numbers of its processes."""
@@ -180,8 +180,6 @@ def _wait(over: Callable[[], bool], limit: float, watch: Watch, pause: Callable[
 
 def _reason(answer: Answer) -> DeviceFailed:
     """One sentence for an app that left no record."""
-    if answer.faults:
-        return DeviceFailed(cause(answer) or f"{APP} can't be launched ({answer.last_words}); launch it by hand once")
     ended = ENDED_BY.search(answer.out + answer.err)
     if ended and int(ended[1]) == signal.SIGKILL:
         return DeviceFailed(
@@ -192,6 +190,8 @@ def _reason(answer: Answer) -> DeviceFailed:
         return DeviceFailed(
             f"the demo app crashed ({_signal_name(int(ended[1]))}); Xcode's Devices and Simulators has its crash log"
         )
+    if answer.faults:
+        return DeviceFailed(cause(answer) or f"{APP} can't be launched ({answer.last_words}); launch it by hand once")
     return DeviceFailed(
         f"the demo app ended without a record ({answer.last_words}); install its build of this version of the project"
     )
