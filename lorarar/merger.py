@@ -42,13 +42,19 @@ class Merger(nn.Module):
             factors = [tensors[f"{role}_{group.name}_{end}"] for role in ROLES for end in ("down", "up")]
             content_down, content_up, style_down, style_up = factors
             if group.part == "qo":
-                pair = self.hypernet(*factors, self.at_once, self.form) * scales[:, None]
+                pair = self._predict(factors).to(scales.dtype) * scales[:, None]
                 coefficients[f"coefficients_{group.name}"] = pair
             else:
                 pair = (KV_RULES[self.hypernet.config.kv_rule] * scales).reshape(1, 2, 1)
             adapter[f"adapter_{group.name}_down"] = scale_columns(content_down, style_down, pair)
             adapter[f"adapter_{group.name}_up"] = torch.cat([content_up, style_up], dim=2)
         return adapter | coefficients
+
+    def _predict(self, factors: list[Tensor]) -> Float[Tensor, "n 2 inp"]:
+        """The hypernetwork may be in fp32 where the adapters are in fp16."""
+        own = self.hypernet.output.weight.dtype
+        same = [tensor if tensor.dtype == own else tensor.to(own) for tensor in factors]
+        return self.hypernet(*same, self.at_once, self.form)
 
 
 def scale_columns(

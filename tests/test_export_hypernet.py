@@ -187,6 +187,18 @@ def test_half_precision_leaves_the_callers_network_as_it_was(layout: Layout, tmp
     }
 
 
+def test_products_are_in_fp32_where_adapters_are_in_fp16(bundle_folders: dict[tuple[str, str], Path]) -> None:
+    """Cores with half precision would add up in it; tests/test_devices.py runs this on one."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load(bundle_folders["onnx", "fp16"] / "merger.onnx")).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    types |= {weight.name: weight.data_type for weight in graph.initializer}
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+    assert products and {types[name] for node in products for name in node.input} == {onnx.TensorProto.FLOAT}
+    assert {value.type.tensor_type.elem_type for value in graph.output} == {onnx.TensorProto.FLOAT16}
+
+
 def test_a_folder_that_is_no_bundle_is_not_overwritten(layout: Layout, tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"photo")
     with pytest.raises(InputError, match="is not a bundle; it is not overwritten"):
