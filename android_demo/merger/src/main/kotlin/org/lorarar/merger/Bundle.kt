@@ -1,0 +1,135 @@
+package org.lorarar.merger
+
+import java.io.File
+import java.io.IOException
+
+/** An opened, verified bundle: a folder with a manifest, the artifacts and golden tensors. */
+class Bundle private constructor(val path: File, val manifest: Map<String, Any?>) {
+    val base: String = manifest.text("base")
+    val target: String = manifest.text("target")
+    val precision: String = manifest.text("precision")
+    val layout = Layout.parse(base, manifest.child("layout"))
+    val components: Set<String> get() = manifest.child("components").keys
+
+    /** What the manifest says of drawing; null for a bundle that can't draw. */
+    val pipeline: Map<String, Any?>? get() = manifest["pipeline"].asObject()
+
+    /** Whether the hypernetwork was trained; null without one. */
+    val trained: Boolean? get() = manifest["hypernetwork"].asObject()?.get("trained") as Boolean?
+
+    /** SHA-256 of the manifest's file. */
+    val manifestSha256: String get() = Digest.tree(File(path, MANIFEST)).sha256
+
+    /** One component, or InputError with those that the bundle has. */
+    fun component(name: String): Component {
+        val entry = manifest.child("components")[name].asObject()
+            ?: throw InputError("$path: the bundle has no ${shorten(name, 40)}, only ${components.joinToString()}")
+        return Component(name, File(path, entry.text("file")), entry, File(path, entry.child("golden").text("file")))
+    }
+
+    companion object {
+        const val MANIFEST = "manifest.json"
+        private const val MAX_MANIFEST_BYTES = 16L shl 20
+        private const val SCHEMA_VERSION = 1L
+
+        /** Several times the values of SDXL's manifest, whose layout names 560 modules. */
+        private const val MAX_MANIFEST_VALUES = 100_000
+
+        /**
+         * Read and verify a bundle: schema, names, paths, sizes, hashes. Raises InputError naming what is wrong.
+         *
+         * With [only], the files of that component alone are verified: a benchmark copies no others to a phone.
+         * [progress] hears the bytes that are verified, of how many.
+         */
+        fun open(folder: File, only: String? = null, progress: (Long, Long) -> Unit = { _, _ -> }): Bundle {
+            try {
+                val bundle = Bundle(folder, readManifest(folder))
+                BundleChecks(bundle).check()
+                if (only != null) bundle.component(only)
+                verify(bundle, only, progress)
+                return bundle
+            } catch (error: IOException) {
+                throw InputError("$folder can't be read (${error.message}); copy the bundle again")
+            }
+        }
+
+        private fun readManifest(folder: File): Map<String, Any?> {
+            val path = File(folder, MANIFEST)
+            if (!path.isFile) {
+                throw InputError(
+                    "$folder: not a bundle (no $MANIFEST); make one with  python -m export.pipeline --target onnx",
+                )
+            }
+            if (path.length() > MAX_MANIFEST_BYTES) {
+                throw InputError("$path: ${path.length()} bytes is too large for a manifest; export the bundle again")
+            }
+            val manifest = try {
+                Json.parse(path.readBytes(), MAX_MANIFEST_VALUES)
+            } catch (error: JsonError) {
+                throw InputError("$path: not valid JSON (${error.message}); export the bundle again")
+            }
+            val version = manifest.asObject()?.get("schema_version")
+            if ((version as? Number)?.toDouble() != SCHEMA_VERSION.toDouble()) {
+                throw InputError(
+                    "$path: schema version ${shorten(version.toString(), 40)} is unknown, this app reads " +
+                        "$SCHEMA_VERSION; export the bundle again",
+                )
+            }
+            Schemas.manifest.fault(manifest)?.let {
+                throw InputError("$path: ${shorten(it, 240)} (it breaks the schema); export the bundle again")
+            }
+            return manifest.asObject()!!
+        }
+
+        /** Every file that the manifest names: (what it is, its entry). */
+        private fun files(bundle: Bundle, only: String?): List<Pair<String, Map<String, Any?>>> {
+            val found = ArrayList<Pair<String, Map<String, Any?>>>()
+            for ((name, value) in bundle.manifest.child("components")) {
+                if (only != null && name != only) continue
+                val entry = value.asObject()!!
+                found += name to entry
+                found += "$name's golden file" to entry.child("golden")
+            }
+            val pipeline = bundle.pipeline
+            if (pipeline == null || only != null) return found
+            for ((name, entry) in pipeline.child("tokenizers")) found += "the tokenizer of $name" to entry.asObject()!!
+            return found + ("the golden image" to pipeline.child("golden"))
+        }
+
+        private fun verify(bundle: Bundle, only: String?, progress: (Long, Long) -> Unit) {
+            val files = files(bundle, only)
+            val total = files.sumOf { (_, entry) -> entry.whole("bytes") }
+            var done = 0L
+            val root = bundle.path.canonicalFile
+            for ((what, entry) in files) {
+                val relative = entry.text("file")
+                val path = File(bundle.path, relative)
+                if (!(path.isFile || path.isDirectory) || !path.canonicalFile.path.startsWith(root.path + File.separator)) {
+                    throw InputError(
+                        "${bundle.path}: $what ($relative) is missing or outside the bundle; export the bundle again",
+                    )
+                }
+                val found = Digest.tree(path) { count ->
+                    done += count
+                    progress(done, total)
+                }
+                if (found.bytes != entry.whole("bytes") || found.sha256 != entry.text("sha256")) {
+                    throw InputError(
+                        "$path: damaged or changed since its export (its SHA-256 differs); export the bundle again",
+                    )
+                }
+            }
+        }
+    }
+}
+
+/** The toolkit's own schemas, which are this library's resources. */
+object Schemas {
+    val manifest: JsonSchema by lazy { load("manifest.schema.json") }
+    val record: JsonSchema by lazy { load("record.schema.json") }
+
+    private fun load(name: String): JsonSchema {
+        val stream = checkNotNull(Schemas::class.java.getResourceAsStream("/$name")) { "$name is missing in the app" }
+        return JsonSchema(Json.parseObject(stream.use { it.readBytes() }))
+    }
+}

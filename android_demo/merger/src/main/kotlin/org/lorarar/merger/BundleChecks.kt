@@ -1,0 +1,118 @@
+package org.lorarar.merger
+
+/** What a schema can't relate: the layout, the components' tensors and their golden inputs, the parts of a pipeline. */
+internal class BundleChecks(private val bundle: Bundle) {
+    private val layout = bundle.layout
+
+    /** Raises InputError naming what does not fit together. */
+    fun check() {
+        checkLayout()
+        for (name in bundle.components) checkComponent(bundle.component(name))
+        if (bundle.pipeline != null) checkPipeline(bundle.pipeline!!)
+    }
+
+    private fun checkLayout() {
+        val names = layout.groups.map { it.name }
+        val ranks = layout.groups.map { it.rank }.toSet()
+        if (names.toSet().size != names.size || layout.modules.toSet().size != layout.modules.size || ranks.size != 1) {
+            refuse("its layout repeats a name or mixes ranks")
+        }
+    }
+
+    private fun checkComponent(component: Component) {
+        val name = component.name
+        for ((key, entry) in component.goldenInputs) {
+            val values = entry["values"] as List<*>? ?: continue
+            if (values.size.toLong() != product(component.goldenShape(key))) {
+                refuse("$name's golden values don't fill their shape")
+            }
+        }
+        val golden = component.goldenInputs.keys.associateWith { component.goldenShape(it) }
+        if (golden != component.inputs.associate { it.name to it.shape.fixed(layout.rankSizes) }) {
+            refuse("$name's golden inputs are not its inputs")
+        }
+        if (name == "merger") checkMerger(component)
+        if (name == "unet") checkUnet(component)
+        val total = golden.values.fold(0L) { sum, shape -> minOf(sum + product(shape), MAX_ELEMENTS + 1) }
+        if (total > MAX_ELEMENTS) {
+            throw InputError("${bundle.path}: $name's inputs hold over ${grouped(MAX_ELEMENTS)} numbers; lower --rank")
+        }
+    }
+
+    private fun checkMerger(merger: Component) {
+        val ends = listOf(
+            Triple("inputs", merger.inputs, layout.inputShapes()),
+            Triple("outputs", merger.outputs, layout.outputShapes()),
+        )
+        for ((end, specs, shapes) in ends) {
+            if (!states(specs, shapes)) refuse("the merger's $end are not its layout's")
+        }
+    }
+
+    private fun checkUnet(unet: Component) {
+        val adapters = unet.inputs.filter { it.name.startsWith("${Layout.ADAPTER}_") }
+        // Without any, it is the base model or one with a LoRA fused in.
+        if (adapters.isNotEmpty() && !states(adapters.sortedBy { it.name }, layout.adapterShapes().toSortedMap())) {
+            refuse("the unet's adapters are not its layout's")
+        }
+    }
+
+    /** Whether specs are these shapes, in their order, with every size named or every size fixed. */
+    private fun states(specs: List<TensorSpec>, shapes: Map<String, List<Size>>): Boolean {
+        val stated = specs.map { it.name to it.shape }
+        val fixed = shapes.map { (name, shape) -> name to shape.fixed(layout.rankSizes).map { Size.Fixed(it) } }
+        return stated == shapes.toList() || stated == fixed
+    }
+
+    /** The components that drawing needs, and that they fit together. */
+    private fun checkPipeline(facts: Map<String, Any?>) {
+        val tokenizers = facts.child("tokenizers").mapValues { it.value.asObject()!! }
+        val missing = (tokenizers.keys + listOf("unet", "vae_decoder")).filter { it !in bundle.components }
+        if (missing.isNotEmpty()) refuse("its pipeline has no ${missing.joinToString()}")
+        val lengths = tokenizers.values.map { it.whole("length").toInt() }
+        if (lengths.toSet().size != 1) refuse("the tokenizers' length doesn't fit the other parts")
+        val wanted = wantedShapes(facts, tokenizers.keys.toList(), lengths.first())
+        for ((place, shape) in wanted) {
+            if (shape == null || shape(place) != shape) {
+                refuse("${place.first}'s ${place.second} doesn't fit the other parts")
+            }
+        }
+    }
+
+    private fun wantedShapes(
+        facts: Map<String, Any?>, encoders: List<String>, length: Int,
+    ): Map<Pair<String, String>, List<Int>?> {
+        val sample = shape("unet" to "sample") ?: refuse("unet has no sample of fixed size")
+        val (batch, latents) = sample.first() to sample.drop(1)
+        val width = encoders.sumOf { shape(it to "hidden_states")?.last() ?: 0 }
+        val pooled = shape(encoders.last() to "text_embeds")?.drop(1)
+        val pixels = facts.whole("pixels").toInt()
+        return mapOf(
+            ("unet" to "timestep") to listOf(batch),
+            ("unet" to "time_ids") to listOf(batch, 6),
+            ("unet" to "encoder_hidden_states") to listOf(batch, length, width),
+            ("unet" to "text_embeds") to pooled?.let { listOf(batch) + it },
+            ("unet" to "noise_pred") to sample,
+            ("vae_decoder" to "latents") to listOf(1) + latents,
+            ("vae_decoder" to "image") to listOf(1, 3, pixels, pixels),
+        ) + encoders.associate { (it to "input_ids") to listOf(1, length) }
+    }
+
+    /** The shape of a component's input or output; null when there is none or a size of it is given by name. */
+    private fun shape(place: Pair<String, String>): List<Int>? {
+        val component = bundle.component(place.first)
+        val spec = (component.inputs + component.outputs).firstOrNull { it.name == place.second } ?: return null
+        return spec.shape.map { (it as? Size.Fixed)?.value ?: return null }.ifEmpty { null }
+    }
+
+    /** Of a shape, capped where it is too large for anything. */
+    private fun product(shape: List<Int>): Long =
+        shape.fold(1L) { product, size -> minOf(product * size, MAX_ELEMENTS + 1) }
+
+    private fun refuse(what: String): Nothing = throw InputError("${bundle.path}: $what; export the bundle again")
+
+    private companion object {
+        /** Of a component's golden inputs together: 4 SDXL adapters of rank 128 fit. */
+        const val MAX_ELEMENTS = Int.MAX_VALUE.toLong() + 1
+    }
+}

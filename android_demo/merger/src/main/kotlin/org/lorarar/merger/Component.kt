@@ -1,0 +1,54 @@
+package org.lorarar.merger
+
+import java.io.File
+
+/** An input or output of an artifact. */
+class TensorSpec(val name: String, val dtype: DType, val shape: List<Size>)
+
+/** One artifact of a bundle. */
+class Component(val name: String, val path: File, val entry: Map<String, Any?>, private val goldenPath: File) {
+    val inputs = specs("inputs")
+    val outputs = specs("outputs")
+    val tolerance = tolerance(entry.child("tolerance"))
+
+    /** An input or output by name. InputError names those that there are. */
+    fun input(name: String): TensorSpec = find(inputs, name)
+
+    fun output(name: String): TensorSpec = find(outputs, name)
+
+    /** The manifest's entry of every golden input, by name; the inputs are its keys. */
+    val goldenInputs: Map<String, Map<String, Any?>>
+        get() = entry.child("golden").child("inputs").mapValues { it.value.asObject()!! }
+
+    /** The shape of a golden input. */
+    fun goldenShape(name: String): List<Int> =
+        (goldenInputs.getValue(name).getValue("shape") as List<*>).map { (it as Number).toInt() }
+
+    /** What the golden file keeps of every output, by name. InputError when it lacks one. */
+    fun goldenOutputs(): Map<String, Summary> = readGolden(goldenPath, outputs.map { it.name })
+
+    private fun specs(end: String): List<TensorSpec> = entry.children(end).map { tensor ->
+        val shape = (tensor.getValue("shape") as List<*>).map { size ->
+            if (size is String) Size.Named(size) else Size.Fixed((size as Number).toInt())
+        }
+        TensorSpec(tensor.text("name"), DType.of(tensor.text("dtype")), shape)
+    }
+
+    private fun find(specs: List<TensorSpec>, wanted: String): TensorSpec = specs.firstOrNull { it.name == wanted }
+        ?: throw InputError("$name has no $wanted, only ${specs.joinToString { it.name }}; export the bundle again")
+
+    companion object {
+        fun tolerance(entry: Map<String, Any?>) = Tolerance(entry.number("psnr_db"), entry.number("max_error"))
+
+        /** `values`, `mean` and `rms` of the named outputs. InputError when the file lacks one. */
+        fun readGolden(path: File, outputs: List<String>): Map<String, Summary> {
+            val file = SafeTensors.open(path)
+            return outputs.associateWith { name ->
+                if (listOf("values", "mean", "rms").any { "$name.$it" !in file.entries }) {
+                    throw InputError("$path: not a golden file of this bundle; export the bundle again")
+                }
+                Summary(file.floats("$name.values"), file.doubles("$name.mean"), file.doubles("$name.rms"))
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+package org.lorarar.merger
+
+import java.io.File
+
+/** What the UNet is told: the prompt's row last, before it the negative's where there is guidance. */
+class Condition(val states: List<FloatArray>, val pooled: List<FloatArray>, val notes: List<String>)
+
+/** Reads a prompt with a bundle's text encoders. */
+internal class TextCondition(private val bundle: Bundle, private val runtimes: Runtimes, private val threads: Int?) {
+    private class Encoded(val states: FloatArray, val pooled: FloatArray, val cut: String)
+
+    fun read(request: Request, facts: Map<String, Any?>, progress: Progress): Condition {
+        val guided = request.guidance > 1
+        val zeros = request.negative == null && facts["negative"] == "zeros"
+        val prompts = listOfNotNull(if (guided && !zeros) request.negative ?: "" else null, request.prompt)
+        val encoded = encode(prompts, facts, progress)
+        val rows = if (guided && zeros) listOf(empty(encoded.first())) + encoded else encoded
+        val notes = encoded.filter { it.cut.isNotEmpty() }.map { "the prompt is too long for CLIP, this was cut off: ${it.cut}" }
+        return Condition(rows.map { it.states }, rows.map { it.pooled }, notes)
+    }
+
+    private fun empty(like: Encoded) = Encoded(FloatArray(like.states.size), FloatArray(like.pooled.size), "")
+
+    /** Each encoder is loaded once, for all prompts. */
+    private fun encode(prompts: List<String>, facts: Map<String, Any?>, progress: Progress): List<Encoded> {
+        val tokenizers = facts.child("tokenizers").mapValues { it.value.asObject()!! }
+        val parts = tokenizers.entries.mapIndexed { at, (name, entry) ->
+            Pipeline.report(progress, "reading the prompt", at, tokenizers.size)
+            val tokenizer = ClipTokenizer.open(File(bundle.path, entry.text("file")), entry)
+            runtimes.open(bundle, name, threads).use { runtime ->
+                prompts.map { prompt ->
+                    val tokens = tokenizer.encode(prompt)
+                    val ids = Tensor.of(tokens.ids, listOf(1, tokens.ids.size))
+                    tokens to runtime.run(mapOf("input_ids" to ids))
+                }
+            }
+        }
+        return prompts.indices.map { at ->
+            val outputs = parts.map { it[at].second }
+            val states = join(outputs.map { it.getValue("hidden_states") })
+            Encoded(states, outputs.last().getValue("text_embeds").floats(), parts.last()[at].first.cut)
+        }
+    }
+
+    /** (1, tokens, d₁) and (1, tokens, d₂) → tokens × (d₁ + d₂). */
+    private fun join(parts: List<Tensor>): FloatArray {
+        val tokens = parts.first().shape[1]
+        val widths = parts.map { it.shape[2] }
+        val joined = FloatArray(tokens * widths.sum())
+        var from = 0
+        for ((part, width) in parts.zip(widths)) {
+            val values = part.floats()
+            for (token in 0 until tokens) {
+                values.copyInto(joined, token * widths.sum() + from, token * width, (token + 1) * width)
+            }
+            from += width
+        }
+        return joined
+    }
+}
+
+/** The UNet's guided prediction. A UNet of batch 1 is run once for each row. */
+internal class Step(
+    private val runtime: Runtime,
+    private val told: Condition,
+    private val adapters: List<AdapterFile>,
+    private val guidance: Float,
+    private val side: Float,
+) {
+    private val sample = runtime.component.input("sample")
+    private val batch = sample.shape.fixed(emptyMap()).first()
+
+    /** Of one image's latents. */
+    val elements: Int = sample.shape.fixed(emptyMap()).drop(1).fold(1) { product, size -> product * size }
+
+    fun predict(latents: FloatArray, time: Float): FloatArray {
+        val rows = told.states.size
+        val predicted = if (rows <= batch) {
+            // A single row in a UNet of batch 2 fills it twice; the second result is dropped.
+            run(latents, time, List(batch) { minOf(it, rows - 1) }).take(rows)
+        } else {
+            (0 until rows).map { run(latents, time, listOf(it)).single() }
+        }
+        if (rows == 1) return predicted.single()
+        val (without, with) = predicted
+        return FloatArray(elements) { without[it] + guidance * (with[it] - without[it]) }
+    }
+
+    private fun run(latents: FloatArray, time: Float, index: List<Int>): List<FloatArray> {
+        val values = mapOf(
+            "sample" to index.map { latents },
+            "timestep" to index.map { floatArrayOf(time) },
+            "encoder_hidden_states" to index.map { told.states[it] },
+            "text_embeds" to index.map { told.pooled[it] },
+            // SDXL's size conditioning: original size, crop corner, target size.
+            "time_ids" to index.map { floatArrayOf(side, side, 0f, 0f, side, side) },
+        )
+        val inputs = values.mapValues { (name, rows) -> stack(name, rows) }
+        val output = runtime.run(inputs, adapters).getValue("noise_pred")
+        return index.indices.map { row -> FloatArray(elements).also { output.read(row * elements, it) } }
+    }
+
+    private fun stack(name: String, rows: List<FloatArray>): Tensor {
+        val spec = runtime.component.input(name)
+        val tensor = Tensor.zeros(spec.dtype, spec.shape.fixed(emptyMap()))
+        rows.forEachIndexed { row, values -> tensor.write(row * values.size, values) }
+        return tensor
+    }
+}

@@ -1,0 +1,59 @@
+package org.lorarar.merger
+
+import org.pytorch.executorch.EValue
+import org.pytorch.executorch.Module
+import java.nio.ByteOrder
+import org.pytorch.executorch.Tensor as NativeTensor
+
+/** ExecuTorch with the delegates that the artifact was exported for. [version] is that of the library in the app. */
+class ExecuTorchRuntime(component: Component, override val threads: Int?, override val version: String) :
+    OwningRuntime<Module>(component) {
+    override val name = "executorch"
+    override var backend = "not loaded"
+        private set
+
+    override fun open(): Module {
+        val module = Module.load(component.path.path, Module.LOAD_MODE_MMAP, threads ?: 0)
+        val error = module.loadMethod(METHOD)
+        if (error != 0) throw IllegalStateException("error $error")
+        backend = module.getMethodMetadata(METHOD).backends.distinct().joinToString(" + ").ifEmpty { "portable kernels" }
+        return module
+    }
+
+    override fun close(session: Module) = session.destroy()
+
+    override fun execute(
+        session: Module, inputs: Map<String, Tensor>, adapters: List<AdapterFile>, into: AdapterFile?,
+    ): Map<String, Tensor> {
+        val given = (adapters.map { it.tensors } + inputs).flatMap { it.entries }.associate { it.toPair() }
+        val values = component.inputs.map { EValue.from(wrap(given.getValue(it.name))) }
+        val outputs = session.forward(*values.toTypedArray())
+        if (outputs.size != component.outputs.size) throw IllegalStateException("it gave ${outputs.size} outputs")
+        return component.outputs.zip(outputs).associate { (spec, value) ->
+            spec.name to copy(value.toTensor(), spec, into?.tensors?.get(spec.name))
+        }
+    }
+
+    private fun wrap(tensor: Tensor): NativeTensor {
+        val shape = LongArray(tensor.shape.size) { tensor.shape[it].toLong() }
+        val view = tensor.buffer.duplicate().order(ByteOrder.nativeOrder())
+        return when (tensor.dtype) {
+            DType.FLOAT32 -> NativeTensor.fromBlob(view.asFloatBuffer(), shape)
+            DType.INT32 -> NativeTensor.fromBlob(view.asIntBuffer(), shape)
+            DType.FLOAT16 -> throw InputError("${component.path}: ExecuTorch artifacts in fp16 are not made; use fp32")
+        }
+    }
+
+    private fun copy(value: NativeTensor, spec: TensorSpec, room: Tensor?): Tensor {
+        val shape = value.shape().map { it.toInt() }
+        val floats = value.dataAsFloatArray
+        if (spec.dtype != DType.FLOAT32 || room != null && room.shape != shape) {
+            throw InputError("${component.path}: ${spec.name} is not as the manifest says; export the bundle again")
+        }
+        return (room ?: Tensor.zeros(DType.FLOAT32, shape)).also { it.write(0, floats) }
+    }
+
+    private companion object {
+        const val METHOD = "forward"
+    }
+}

@@ -1,0 +1,221 @@
+package org.lorarar.merger
+
+import java.io.File
+import java.io.IOException
+
+/** What a tensor is to its layer → its name in the file, and what that says. */
+private typealias Tensors = MutableMap<Role, Pair<String, Key>>
+
+/**
+ * Reads a LoRA of any dialect: keys to layers, alpha folded into `up`, everything else refused by name.
+ *
+ * ΔW = scale · up @ down, where scale is the layer's alpha/rank, or what PEFT's configuration says, else 1.
+ */
+class LoraReader private constructor(
+    private val file: SafeTensors, private val component: String, private val scalings: Map<String, PeftScaling>,
+) {
+    private fun read(): Lora {
+        val groups = group()
+        val layers = groups.mapValues { (module, tensors) -> layer(module, tensors) }
+        return Lora(layers, dialect(groups), file.source, notes(groups, layers))
+    }
+
+    /** Every tensor under its module and role; refuses foreign formats, unknown keys and layers that occur twice. */
+    private fun group(): Map<String, Tensors> {
+        refuseForeign()
+        val groups = LinkedHashMap<String, Tensors>()
+        var unknown: String? = null
+        for (name in file.entries.keys) {
+            val key = parse(name)
+            if (key == null) {
+                unknown = unknown ?: name
+                continue
+            }
+            val tensors = groups.getOrPut(key.module) { LinkedHashMap() }
+            tensors.put(key.role, name to key)?.let { (other, _) ->
+                throw InputError(
+                    "${file.source}: '${shorten(other)}' and '${shorten(name)}' are the same layer named in two ways; " +
+                        "remove one of them",
+                )
+            }
+        }
+        refuseUnknown(groups, unknown)
+        return groups
+    }
+
+    private fun refuseUnknown(groups: Map<String, Tensors>, unknown: String?) {
+        val known = Dialects.names.joinToString()
+        if (groups.values.none { it.size > 1 } && (unknown != null || groups.isEmpty())) {
+            val first = unknown?.let { " (its first key is '${shorten(it)}')" } ?: ""
+            throw InputError(
+                "${file.source} has no LoRA keys$first; it may be a full checkpoint or a LoRA for another kind of " +
+                    "model, known dialects: $known",
+            )
+        }
+        if (unknown != null) {
+            throw InputError(
+                "${file.source}: the key '${shorten(unknown)}' belongs to no known dialect ($known) of a LoRA for SDXL; " +
+                    "remove it or use another file",
+            )
+        }
+    }
+
+    private fun refuseForeign() {
+        for (name in file.entries.keys) {
+            val foreign = Dialects.foreign(name) ?: continue
+            throw InputError(
+                "${file.source} is no plain LoRA but holds a ${foreign.name} layer ('${shorten(name)}'); " +
+                    foreign.advice,
+            )
+        }
+    }
+
+    private fun parse(name: String): Key? = try {
+        Dialects.parseKey(name, component)
+    } catch (_: AmbiguousName) {
+        throw InputError(
+            "${file.source}: '${shorten(name)}' doesn't say which text encoder it is for; put text_encoder. or " +
+                "text_encoder_2. before its keys",
+        )
+    }
+
+    /** One layer, its scale in `up`. Shapes are checked before a tensor is read, and every value once. */
+    private fun layer(module: String, tensors: Tensors): LoraLayer {
+        for ((role, other) in listOf(Role.DOWN to Role.UP, Role.UP to Role.DOWN)) {
+            if (role in tensors) continue
+            val present = (tensors[other] ?: tensors.getValue(Role.ALPHA)).first
+            throw InputError(
+                "${file.source}: '${shorten(present)}' has no matching ${role.name.lowercase()} tensor; a layer needs " +
+                    "both, get the file again",
+            )
+        }
+        val (downName, downKey) = tensors.getValue(Role.DOWN)
+        val (upName, upKey) = tensors.getValue(Role.UP)
+        if (downKey.dialect != upKey.dialect) {
+            throw InputError(
+                "${file.source}: '${shorten(module)}' is in two dialects at once (${downKey.dialect} and " +
+                    "${upKey.dialect}); save the file in one",
+            )
+        }
+        val rank = checkShapes(downName, upName)
+        val scale = tensors[Role.ALPHA]?.let { alpha(it.first) / rank } ?: configured(downKey, rank)
+        val layer = LoraLayer(Factor(file, downName, 1f), Factor(file, upName, scale.toFloat()))
+        layer.down.read()
+        layer.up.read()
+        return layer
+    }
+
+    /** The rank of a layer, from the header alone; refuses factors that don't fit together. */
+    private fun checkShapes(downName: String, upName: String): Int {
+        val down = file.entries.getValue(downName).shape
+        val up = file.entries.getValue(upName).shape
+        val both = "${file.source}: '${shorten(downName)}' $down and '${shorten(upName)}' $up"
+        if (down.size !in listOf(2, 4) || up.size != down.size) {
+            throw InputError("$both must both have 2 dimensions, or 4 for a convolution; get the file again")
+        }
+        if (0L in down || 0L in up) {
+            throw InputError("$both have a size of 0; a layer needs a rank of at least 1, get the file again")
+        }
+        if (down[0] != up[1] && down[1] == up[0]) {
+            throw InputError("$both look swapped: down must be (rank, in) and up (out, rank); swap their names")
+        }
+        if (down[0] != up[1]) {
+            throw InputError("$both have ranks ${down[0]} and ${up[1]}, which must be equal; get the file again")
+        }
+        if (up.drop(2).any { it != 1L }) {
+            throw InputError("$both look swapped or damaged: up's kernel must be 1×1; get the file again")
+        }
+        if ((down + up).any { it > Int.MAX_VALUE }) {
+            throw InputError("$both are too large for a factor of a LoRA; this is another kind of file")
+        }
+        return down[0].toInt()
+    }
+
+    private fun alpha(name: String): Double {
+        val entry = file.entries.getValue(name)
+        if (entry.elements != 1L) {
+            throw InputError("${file.source}: '${shorten(name)}' has shape ${entry.shape}; an alpha must be one number")
+        }
+        return file.floats(name)[0].toDouble()
+    }
+
+    /** PEFT's configuration is carried by these two kinds of file; diffusers and ComfyUI ignore it for kohya's names. */
+    private fun configured(key: Key, rank: Int): Double {
+        val component = key.module.substringBefore('.')
+        val scaling = scalings[component] ?: scalings[""]
+        if (scaling == null || key.dialect !in listOf("peft", "diffusers")) return 1.0
+        var name = key.raw.removePrefix("base_model.model.")
+        while (name.startsWith("$component.")) name = name.removePrefix("$component.")
+        return scaling.scale(name, rank)
+    }
+
+    /** The dialects in the file, in the table's order; text encoders are named alike in both of kohya's. */
+    private fun dialect(groups: Map<String, Tensors>): String {
+        val found = groups.values.map { it.getValue(Role.DOWN).second.dialect }.toMutableSet()
+        if ("kohya-sgm" in found || "kohya-diffusers" in found) found.remove("kohya-text")
+        return Dialects.names.filter { it in found }.joinToString(" + ")
+    }
+
+    private fun notes(groups: Map<String, Tensors>, layers: Map<String, LoraLayer>): List<String> {
+        val ranks = layers.values.map { it.rank }.toSortedSet()
+        val alphas = groups.values.count { Role.ALPHA in it }
+        val factors = groups.values.flatMap { listOf(it.getValue(Role.DOWN).first, it.getValue(Role.UP).first) }
+        val dtypes = factors.map { file.entries.getValue(it).dtype }.toSortedSet()
+        val parts = layers.keys.groupingBy { it.substringBefore('.') }.eachCount().toSortedMap()
+        val convolutions = layers.values.count { it.down.shape.size == 4 }
+        return listOfNotNull(
+            "dialect ${dialect(groups)}",
+            "${layers.size} layers (${parts.entries.joinToString { (part, count) -> "$part $count" }})",
+            if (ranks.size == 1) "rank ${ranks.first()}" else "ranks ${ranks.first()}–${ranks.last()}",
+            if (alphas > 0) "alpha in $alphas layers" else "no alpha tensors",
+            "stored as ${dtypes.joinToString()}",
+            if (convolutions > 0) "$convolutions convolutions" else null,
+        )
+    }
+
+    companion object {
+        private const val CONFIG = "adapter_config.json"
+        private const val WEIGHTS = "adapter_model.safetensors"
+        private const val PICKLE = "adapter_model.bin"
+        private const val MAX_CONFIG_BYTES = 4L shl 20
+
+        /**
+         * Read a LoRA file of any dialect, or a PEFT folder.
+         *
+         * Raises InputError, one sentence that names the file and what is wrong, for everything that can't be read
+         * exactly; shapes are not compared with a base here ([Packer] does that).
+         */
+        fun read(path: File): Lora {
+            if (path.isDirectory) return readFolder(path)
+            val file = SafeTensors.open(path)
+            return LoraReader(file, "", PeftScaling.ofMetadata(file.metadata, file.source)).read()
+        }
+
+        private fun readFolder(folder: File): Lora {
+            val config = File(folder, CONFIG)
+            if (!config.isFile) {
+                throw InputError("$folder is a folder without $CONFIG; give a .safetensors file or a PEFT folder")
+            }
+            if (!File(folder, WEIGHTS).exists() && File(folder, PICKLE).exists()) {
+                throw InputError(
+                    "${File(folder, PICKLE)} is a Python pickle, which may run code; save it as safetensors first",
+                )
+            }
+            val fields = PeftScaling.parseConfig(configBytes(config), config.path)
+            val scaling = PeftScaling.parse(fields, config.path)
+            val weights = SafeTensors.open(File(folder, WEIGHTS))
+            return LoraReader(weights, PeftScaling.component(fields), mapOf("" to scaling)).read()
+        }
+
+        private fun configBytes(config: File): ByteArray {
+            if (config.length() > MAX_CONFIG_BYTES) {
+                throw InputError("$config is too large to be a PEFT configuration; get the folder again")
+            }
+            try {
+                return config.readBytes()
+            } catch (error: IOException) {
+                throw InputError("$config can't be read (${error.message}); check the file and try again")
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+package org.lorarar.merger
+
+import java.util.regex.Pattern
+import java.util.regex.PatternSyntaxException
+import kotlin.math.abs
+import kotlin.math.sqrt
+
+/**
+ * The scale alpha/r (alpha/√r with rsLoRA) that PEFT gives a module.
+ *
+ * Patterns map a name, a suffix of one or a regular expression to a value.
+ */
+class PeftScaling(
+    private val source: String,
+    private val rank: Double,
+    private val alpha: Double,
+    private val rankPattern: Map<Pattern, Double>,
+    private val alphaPattern: Map<Pattern, Double>,
+    private val rsLora: Boolean,
+) {
+    private var spentNs = 0L
+
+    /**
+     * The factor of `up @ down` for a module (its name inside the component) whose down has [rank] rows.
+     *
+     * Raises InputError when the configured rank is another one, or when a pattern takes too long.
+     */
+    fun scale(module: String, rank: Int): Double {
+        val configured = find(rankPattern, module, this.rank)
+        if (configured != rank.toDouble()) {
+            throw InputError(
+                "$source: the configuration gives '${shorten(module)}' rank ${configured.toLong()} but its tensors have " +
+                    "rank $rank; the two are not of one LoRA, get the file again",
+            )
+        }
+        val alpha = find(alphaPattern, module, alpha)
+        return alpha / if (rsLora) sqrt(rank.toDouble()) else rank.toDouble()
+    }
+
+    /** PEFT's rule: the first pattern that matches the whole name or its part after a dot. */
+    private fun find(patterns: Map<Pattern, Double>, module: String, default: Double): Double {
+        val start = System.nanoTime()
+        for ((pattern, value) in patterns) {
+            if (pattern.matcher(module).lookingAt()) return value
+            if (spentNs + System.nanoTime() - start > MATCH_NS) {
+                throw InputError("$source: its patterns take too long to match; write them as plain names")
+            }
+        }
+        spentNs += System.nanoTime() - start
+        return default
+    }
+
+    companion object {
+        /** Where diffusers keeps `{component}.{field of LoraConfig}` in a file's metadata. */
+        private const val METADATA = "lora_adapter_metadata"
+        private const val MAX_QUANTIFIERS = 2 // of a pattern: more could take minutes to match
+        private const val MAX_PATTERN = 500
+        private const val MATCH_NS = 3_000_000_000L
+
+        /** Initialisations that change the base's weights: the saved factors alone are then not the update. */
+        private val CHANGED_BASE = listOf("pissa", "olora", "corda", "loftq", "lora_ga")
+        private val CLASSES = mapOf(
+            "UNet2DConditionModel" to "unet",
+            "CLIPTextModel" to "text_encoder",
+            "CLIPTextModelWithProjection" to "text_encoder_2",
+        )
+
+        /** A quantified group can take exponential time however few quantifiers there are. */
+        private val DANGEROUS = Regex("""\)[*+{?]|\\\d|\(\?P?[=<]|\\k""")
+
+        /**
+         * The scaling that a LoraConfig's fields state; missing fields have PEFT's defaults (r = alpha = 8).
+         *
+         * Raises InputError for other methods than LoRA, for DoRA, and for values that are no ranks, alphas or patterns.
+         */
+        fun parse(config: Map<String, Any?>, source: String): PeftScaling {
+            val kind = config["peft_type"] ?: "LORA"
+            if (!kind.toString().equals("LORA", ignoreCase = true)) {
+                throw InputError(
+                    "$source is a PEFT ${shorten(kind.toString(), 40)} adapter, not a LoRA; train it as a LoRA instead",
+                )
+            }
+            if (isSet(config["use_dora"])) {
+                throw InputError("$source is a DoRA, which no plain LoRA equals; train it with use_dora=False")
+            }
+            val start = config["init_lora_weights"].toString().lowercase()
+            if (CHANGED_BASE.any { start.startsWith(it) }) {
+                throw InputError(
+                    "$source was trained on a changed base (${shorten(start, 40)}); convert it when saving " +
+                        "(PEFT's path_initial_model_for_weight_conversion)",
+                )
+            }
+            return PeftScaling(
+                source,
+                number(config.getOrDefault("r", 8L), "r", source, whole = true),
+                number(config.getOrDefault("lora_alpha", 8L), "lora_alpha", source, whole = false),
+                patterns(config["rank_pattern"], "rank_pattern", source, whole = true),
+                patterns(config["alpha_pattern"], "alpha_pattern", source, whole = false),
+                isSet(config["use_rslora"]),
+            )
+        }
+
+        /** Component → scaling, from the metadata that current diffusers writes; empty when the file has none. */
+        fun ofMetadata(metadata: Map<String, String>, source: String): Map<String, PeftScaling> {
+            val text = metadata[METADATA] ?: return emptyMap()
+            val fields = parseConfig(text.toByteArray(), "$source: its $METADATA")
+            val components = LinkedHashMap<String, MutableMap<String, Any?>>()
+            for ((key, value) in fields) {
+                val component = components.getOrPut(key.substringBefore('.')) { LinkedHashMap() }
+                component[key.substringAfter('.', "")] = value
+            }
+            return components.mapValues { parse(it.value, source) }
+        }
+
+        /** The component that a PEFT folder's configuration names (by its model's class), or "" when it doesn't. */
+        fun component(config: Map<String, Any?>): String =
+            CLASSES[config["auto_mapping"].asObject()?.get("base_model_class")?.toString()] ?: ""
+
+        /** A configuration's JSON. [what] names it in errors. Raises InputError when it is none. */
+        fun parseConfig(bytes: ByteArray, what: String): Map<String, Any?> = try {
+            Json.parseObject(bytes)
+        } catch (error: JsonError) {
+            throw InputError("$what can't be read (${error.message}); the file is damaged, get it again")
+        }
+
+        /** What Python takes for true: a configuration may say 1. */
+        private fun isSet(value: Any?): Boolean =
+            !(value == null || value == false || value == "" || (value is Number && value.toDouble() == 0.0))
+
+        private fun number(value: Any?, name: String, source: String, whole: Boolean): Double {
+            val number = (value as? Number)?.toDouble()
+            if (number == null || abs(number) > 1e9 || (whole && (number < 1 || number != Math.rint(number)))) {
+                throw InputError(
+                    "$source: $name is ${shorten(Json.write(value), 40)}; it must be " +
+                        if (whole) "a whole number of at least 1" else "a finite number",
+                )
+            }
+            return number
+        }
+
+        private fun patterns(value: Any?, name: String, source: String, whole: Boolean): Map<Pattern, Double> {
+            if (value == null) return emptyMap()
+            val given = value.asObject()
+                ?: throw InputError("$source: $name must map module names to numbers; correct the configuration")
+            return given.entries.associate { (text, number) ->
+                compile(text, name, source) to number(number, "$name of '${shorten(text)}'", source, whole)
+            }
+        }
+
+        private fun compile(text: String, name: String, source: String): Pattern {
+            val simple = text.length <= MAX_PATTERN && text.count { it in "*+{?" } <= MAX_QUANTIFIERS
+            try {
+                if (simple && !DANGEROUS.containsMatchIn(text)) return Pattern.compile("(.*\\.)?($text)$")
+            } catch (_: PatternSyntaxException) {
+                // Told below, with the patterns that are too complex.
+            }
+            throw InputError(
+                "$source: $name has the pattern '${shorten(text)}', which is invalid or too complex; write plain " +
+                    "module names",
+            )
+        }
+    }
+}

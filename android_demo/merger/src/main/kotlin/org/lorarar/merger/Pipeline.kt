@@ -1,0 +1,153 @@
+package org.lorarar.merger
+
+import java.io.File
+
+/** One image to draw. */
+class Request(
+    val prompt: String,
+    val seed: Long = 0,
+    val steps: Int,
+    /** Classifier-free guidance; 1 turns it off and halves the work. */
+    val guidance: Float,
+    /** null: what the base was made for, zeros or the empty prompt. */
+    val negative: String? = null,
+) {
+    /** InputError for numbers that are not possible. */
+    fun check() {
+        if (seed !in 0..Noise.MAX_SEED) throw InputError("the seed $seed is out of range; valid are 0 to ${Noise.MAX_SEED}")
+        if (!guidance.isFinite() || guidance < 1) {
+            throw InputError("a guidance of $guidance is not possible; give 1 (off) or more, 3 to 7 are usual")
+        }
+    }
+
+    companion object {
+        /** A request with the bundle's own steps and guidance. */
+        fun of(bundle: Bundle, prompt: String): Request {
+            val facts = Pipeline.facts(bundle)
+            return Request(prompt, 0, facts.whole("steps").toInt(), facts.number("guidance").toFloat())
+        }
+    }
+}
+
+/** An image in [0, 1], channels first, the latents it was decoded from, seconds by stage, and what a user must know. */
+class Drawn(
+    val pixels: Tensor, val latents: FloatArray, val seconds: Map<String, Double>, val notes: List<String>,
+) {
+    val height: Int get() = pixels.shape[2]
+    val width: Int get() = pixels.shape[3]
+
+    /** The image as 0xAARRGGBB, rows first. */
+    fun argb(): IntArray {
+        val values = pixels.floats()
+        val area = width * height
+        fun byte(at: Int): Int = Math.rint((values[at] * 255f).toDouble()).toInt().coerceIn(0, 255)
+        return IntArray(area) { at ->
+            (0xff shl 24) or (byte(at) shl 16) or (byte(area + at) shl 8) or byte(2 * area + at)
+        }
+    }
+}
+
+/** Hears of a drawing's stage, how many of its steps are done of how many; drawing stops when it returns false. */
+typealias Progress = (stage: String, done: Int, total: Int) -> Boolean
+
+/** The user stopped a drawing. */
+class Stopped : Exception()
+
+/**
+ * Text to image with a bundle alone: text encoders, the UNet in the scheduler's loop, the VAE's decoder.
+ *
+ * One network is in memory at a time; the UNet stays loaded for the whole loop. [folder] takes the adapters.
+ */
+class Pipeline(
+    private val bundle: Bundle, private val runtimes: Runtimes, folder: File, private val threads: Int? = null,
+) {
+    private val facts = facts(bundle)
+    private val layout = bundle.layout
+    private val packer = Packer(layout, folder)
+    private val unet = bundle.component("unet")
+    private val factors = unet.inputs.filter { it.name.startsWith("${Layout.ADAPTER}_") }
+    private val seconds = LinkedHashMap<String, Double>()
+
+    /**
+     * Draw one image with a merged LoRA, or with none. The adapter may be of the merger's type: it is converted.
+     *
+     * Raises InputError for a request that is not possible or a bundle that overflows, Stopped when [progress] says so.
+     */
+    fun draw(request: Request, merged: Merged?, progress: Progress): Drawn {
+        if (merged == null) return drawWith(request, null, progress)
+        if (factors.isEmpty()) {
+            throw InputError(
+                "${bundle.path}: its UNet takes no adapter, a LoRA is fused into it; export it without",
+            )
+        }
+        val dtype = factors.first().dtype
+        if (merged.adapter.tensors.values.all { it.dtype == dtype }) return drawWith(request, merged.adapter, progress)
+        return packer.convert(merged.adapter, merged.rank, dtype).use { drawWith(request, it, progress) }
+    }
+
+    /** Draw with these factors, as they are; without any, with a zero adapter, which is the base model. */
+    fun drawWith(request: Request, adapter: AdapterFile?, progress: Progress): Drawn {
+        request.check()
+        val scheduler = Scheduler.make(SchedulerSettings(facts.child("scheduler")), request.steps)
+        seconds.clear()
+        val told = timed("text") { TextCondition(bundle, runtimes, threads).read(request, facts, progress) }
+        val given = adapter ?: if (factors.isEmpty()) null else zeros()
+        try {
+            val latents = loop(request, scheduler, told, listOfNotNull(given), progress)
+            return Drawn(decode(latents, progress), latents, LinkedHashMap(seconds), told.notes)
+        } finally {
+            if (adapter == null) given?.close()
+        }
+    }
+
+    private fun loop(
+        request: Request, scheduler: Scheduler, told: Condition, adapters: List<AdapterFile>, progress: Progress,
+    ): FloatArray = runtimes.open(bundle, "unet", threads).use { runtime ->
+        report(progress, "loading the UNet", 0, 1)
+        timed("load the UNet") { runtime.load() }
+        val step = Step(runtime, told, adapters, request.guidance, facts.whole("pixels").toFloat())
+        val noise = Noise.normal(step.elements, request.seed)
+        timed("steps") {
+            var latents = scheduler.start(noise)
+            for ((i, time) in scheduler.timesteps.withIndex()) {
+                report(progress, "drawing", i, scheduler.timesteps.size)
+                latents = scheduler.step(step.predict(scheduler.scale(latents, i), time), i, latents)
+            }
+            latents
+        }
+    }
+
+    private fun decode(latents: FloatArray, progress: Progress): Tensor =
+        runtimes.open(bundle, "vae_decoder", threads).use { runtime ->
+            report(progress, "decoding", 0, 1)
+            val spec = runtime.component.input("latents")
+            val input = Tensor.of(latents, spec.shape.fixed(emptyMap()), spec.dtype)
+            val pixels = timed("decode") { runtime.run(mapOf("latents" to input)).getValue("image") }
+            if (pixels.floats().any { !it.isFinite() }) {
+                throw InputError("the image is not finite: this bundle's precision overflows; export it in fp32")
+            }
+            pixels
+        }
+
+    private fun zeros(): AdapterFile {
+        val dynamic = factors.first().shape.any { it is Size.Named }
+        return packer.room(Layout.ADAPTER, if (dynamic) 1 else 2 * layout.rank, factors.first().dtype)
+    }
+
+    private fun <T> timed(stage: String, work: () -> T): T {
+        val start = System.nanoTime()
+        return work().also { seconds[stage] = (System.nanoTime() - start) * 1e-9 }
+    }
+
+    companion object {
+        /** The manifest's `pipeline`. InputError for a bundle that can't draw. */
+        fun facts(bundle: Bundle): Map<String, Any?> = bundle.pipeline ?: throw InputError(
+            "${bundle.path}: this bundle can't draw, it holds ${bundle.components.joinToString()} alone; make a whole one " +
+                "with  python -m export.pipeline",
+        )
+
+        internal fun report(progress: Progress, stage: String, done: Int, total: Int) {
+            if (!progress(stage, done, total)) throw Stopped()
+        }
+    }
+}

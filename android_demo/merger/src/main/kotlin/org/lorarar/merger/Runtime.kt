@@ -1,0 +1,144 @@
+package org.lorarar.merger
+
+import java.io.Closeable
+import java.io.File
+import java.util.concurrent.locks.ReentrantLock
+import kotlin.concurrent.withLock
+
+/**
+ * One component in one runtime. It owns the native session: it loads at the first use, runs one call at a time, and is
+ * gone after [close]; a later use loads again.
+ */
+interface Runtime : Closeable {
+    /** The record's name of the runtime: onnxruntime or executorch. */
+    val name: String
+    val version: String
+
+    /** What runs the graph: an execution provider or a delegate. */
+    val backend: String
+
+    /** null where the runtime chooses. */
+    val threads: Int?
+    val component: Component
+
+    /** Seconds that the last load took; null before the first. */
+    val loadSeconds: Double?
+
+    /** Load now, if it is not loaded. InputError when the artifact is not one that this runtime takes. */
+    fun load()
+
+    /**
+     * Run once: every input is in [inputs] or, by name, in one of [adapters]. Outputs for which [into] has room are written
+     * there; the result holds all of them.
+     *
+     * InputError names a missing, unknown or misshapen input, or says what the runtime said.
+     */
+    fun run(
+        inputs: Map<String, Tensor>, adapters: List<AdapterFile> = emptyList(), into: AdapterFile? = null,
+    ): Map<String, Tensor>
+}
+
+/** Makes the runtime of a component; nothing is loaded yet. [threads] null leaves their number to the runtime. */
+fun interface RuntimeFactory {
+    fun create(component: Component, threads: Int?): Runtime
+}
+
+/** The runtimes of an app, by the manifest's target. */
+class Runtimes(private val byTarget: Map<String, RuntimeFactory>) {
+    /** The runtime of a bundle's component. InputError for a target that the app has no runtime for. */
+    fun open(bundle: Bundle, component: String, threads: Int? = null): Runtime {
+        val factory = byTarget[bundle.target] ?: throw InputError(
+            "${bundle.path}: this app runs ${byTarget.keys.joinToString(" and ")}, not ${bundle.target}; export it with  " +
+                "python -m export.pipeline --target ${byTarget.keys.first()}",
+        )
+        return factory.create(bundle.component(component), threads)
+    }
+}
+
+/** What both runtimes share: the life of a session of type [S], and the checks of what goes in. */
+abstract class OwningRuntime<S : Any>(final override val component: Component) : Runtime {
+    private val lock = ReentrantLock()
+    private var session: S? = null
+    final override var loadSeconds: Double? = null
+        private set
+
+    /** Load the artifact and compare it with the manifest. Anything that it throws becomes one sentence. */
+    protected abstract fun open(): S
+
+    protected abstract fun close(session: S)
+
+    /** The tensors are checked. */
+    protected abstract fun execute(
+        session: S, inputs: Map<String, Tensor>, adapters: List<AdapterFile>, into: AdapterFile?,
+    ): Map<String, Tensor>
+
+    final override fun load() {
+        lock.withLock { loaded() }
+    }
+
+    final override fun run(
+        inputs: Map<String, Tensor>, adapters: List<AdapterFile>, into: AdapterFile?,
+    ): Map<String, Tensor> = lock.withLock {
+        checkInputs(inputs, adapters)
+        val session = loaded()
+        explained("run") { execute(session, inputs, adapters, into) }
+    }
+
+    final override fun close() {
+        lock.withLock {
+            session?.let { close(it) }
+            session = null
+        }
+    }
+
+    private fun loaded(): S {
+        session?.let { return it }
+        val start = System.nanoTime()
+        return explained("load") { open() }.also {
+            session = it
+            loadSeconds = (System.nanoTime() - start) * 1e-9
+        }
+    }
+
+    private fun <T> explained(verb: String, work: () -> T): T = try {
+        work()
+    } catch (error: InputError) {
+        throw error
+    } catch (error: Exception) { // each runtime raises classes of its own, all of them unrelated
+        val said = shorten((error.message ?: error.javaClass.simpleName).lineSequence().first(), 200)
+        throw InputError("${component.path}: $name can't $verb it ($said); export the bundle again")
+    } catch (error: LinkageError) {
+        throw InputError("$name's library can't be used here (${shorten(error.message.toString(), 200)}); install the app again")
+    }
+
+    private fun checkInputs(inputs: Map<String, Tensor>, adapters: List<AdapterFile>) {
+        val given = LinkedHashMap<String, Tensor>()
+        for ((name, tensor) in (listOf(inputs) + adapters.map { it.tensors }).flatMap { it.entries }) {
+            if (given.put(name, tensor) != null) throw InputError("${component.name} got $name twice; give it once")
+        }
+        val known = component.inputs.map { it.name }
+        val wrong = given.keys.firstOrNull { it !in known }?.let { "no input $it" }
+            ?: known.firstOrNull { it !in given }?.let { "got no $it" }
+        if (wrong != null) throw InputError("${component.name} has $wrong; its inputs are listed in manifest.json")
+        val sizes = HashMap<String, Int>()
+        for (spec in component.inputs) checkShape(spec, given.getValue(spec.name), sizes)
+    }
+
+    /** A size given by name may be anything, but the same in every input. */
+    private fun checkShape(spec: TensorSpec, tensor: Tensor, sizes: MutableMap<String, Int>) {
+        val fits = tensor.dtype == spec.dtype && tensor.shape.size == spec.shape.size &&
+            tensor.shape.zip(spec.shape).all { (have, want) ->
+                have == if (want is Size.Named) sizes.getOrPut(want.name) { have } else (want as Size.Fixed).value
+            }
+        if (!fits) {
+            throw InputError(
+                "${component.name}: ${spec.name} is ${tensor.dtype} of shape ${tensor.shape}, it needs ${spec.dtype} of " +
+                    "shape ${spec.shape}",
+            )
+        }
+    }
+
+    /** The file of a graph; ONNX artifacts whose weights are too large for one file are a folder. */
+    protected fun graphFile(): File =
+        if (component.path.isDirectory) File(component.path, "model.onnx") else component.path
+}

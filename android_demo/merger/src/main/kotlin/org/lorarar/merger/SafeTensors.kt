@@ -1,0 +1,149 @@
+package org.lorarar.merger
+
+import java.io.File
+import java.io.IOException
+import java.io.RandomAccessFile
+import java.nio.ByteBuffer
+import java.nio.ByteOrder
+import java.nio.channels.FileChannel
+
+/**
+ * A safetensors file from a stranger: checked header, memory-mapped tensors.
+ *
+ * Nothing is read before the header has been checked, and one tensor at a time comes into the heap.
+ */
+class SafeTensors private constructor(
+    val source: String, private val header: SafeTensorsHeader, private val data: ByteBuffer,
+) {
+    val entries: Map<String, TensorEntry> get() = header.entries
+    val metadata: Map<String, String> get() = header.metadata
+
+    /**
+     * One tensor as float32, row-major: exact but for F64, which rounds.
+     *
+     * Raises InputError when it is no floating-point tensor, is too large for a factor of a LoRA, or holds NaN, infinity
+     * or a value over float32.
+     */
+    fun floats(name: String): FloatArray {
+        val entry = floatEntry(name)
+        val raw = bytes(entry)
+        val values = FloatArray(entry.elements.toInt())
+        when (entry.dtype) {
+            "F32" -> raw.asFloatBuffer().get(values)
+            "F64" -> raw.asDoubleBuffer().let { for (i in values.indices) values[i] = it.get(i).toFloat() }
+            "F16" -> raw.asShortBuffer().let { for (i in values.indices) values[i] = Half.toFloat(it.get(i)) }
+            else -> raw.asShortBuffer().let { for (i in values.indices) values[i] = Half.brainToFloat(it.get(i)) }
+        }
+        if (values.any { !it.isFinite() }) {
+            throw InputError(
+                "$source: '${shorten(name)}' holds NaN, infinity or values over float32; the training diverged or the " +
+                    "file is damaged, use another one",
+            )
+        }
+        return values
+    }
+
+    /** One tensor as float64, row-major, unchecked for NaN: golden statistics. Raises InputError as [floats] does. */
+    fun doubles(name: String): DoubleArray {
+        val entry = floatEntry(name)
+        if (entry.dtype != "F64") return floats(name).map(Float::toDouble).toDoubleArray()
+        return DoubleArray(entry.elements.toInt()).also { bytes(entry).asDoubleBuffer().get(it) }
+    }
+
+    /** Whether a tensor holds floating-point numbers, and not too many for a factor. InputError when it doesn't. */
+    private fun floatEntry(name: String): TensorEntry {
+        val entry = entries.getValue(name)
+        if (entry.dtype !in SafeTensorsHeader.FLOATS) {
+            throw InputError(
+                "$source: '${shorten(name)}' has dtype ${entry.dtype}; a LoRA's tensors must be " +
+                    "${SafeTensorsHeader.FLOATS.joinToString()}, so save it in one of these",
+            )
+        }
+        if (entry.elements > MAX_ELEMENTS) {
+            throw InputError(
+                "$source: '${shorten(name)}' has shape ${entry.shape}, too large for a factor of a LoRA; this is " +
+                    "another kind of file",
+            )
+        }
+        return entry
+    }
+
+    private fun bytes(entry: TensorEntry): ByteBuffer =
+        data.window(entry.begin.toInt(), entry.end.toInt()).order(ByteOrder.LITTLE_ENDIAN)
+
+    companion object {
+        /** Numbers of one tensor. Rank 1024 of SDXL's widest linear has 2^23.3. */
+        const val MAX_ELEMENTS = 1L shl 25
+        private const val SNIFFED = 512
+
+        /** First bytes → what such a file is and what to do; looked at only when it does not begin as a safetensors. */
+        private val LOOKALIKES = listOf(
+            "\u001f\u008b" to "is gzip-compressed; unpack it (gunzip) and use the .safetensors inside",
+            "PK\u0003\u0004" to
+                "is a zip or a PyTorch .pt/.ckpt file, which may run code; convert it to safetensors first",
+            "\u0080" to "is a Python pickle, which may run code; convert it to safetensors first",
+            "version https://git-lfs" to
+                "is a git-lfs pointer, not the file itself; run  git lfs pull  or download it again",
+            "<" to "is a web page, not a LoRA; the download failed or needs a login, get the file again",
+            "GGUF" to "is a GGUF model, not a LoRA; use a .safetensors LoRA",
+        )
+
+        /**
+         * Check a file's header and map its data.
+         *
+         * Raises InputError when the file is missing, is no regular file, is of another kind, or breaks the format.
+         */
+        fun open(file: File): SafeTensors {
+            val source = file.path
+            if (!file.exists()) throw InputError("$source: no such file; check the path")
+            if (!file.isFile) throw InputError("$source is not a regular file; give a .safetensors file")
+            try {
+                RandomAccessFile(file, "r").use { return map(it, source) }
+            } catch (error: IOException) {
+                throw InputError("$source can't be read (${error.message}); check the file and try again")
+            }
+        }
+
+        private fun map(file: RandomAccessFile, source: String): SafeTensors {
+            val size = file.length()
+            val start = ByteArray(minOf(size, SNIFFED.toLong()).toInt())
+            file.readFully(start)
+            val length = headerLength(start, size, source)
+            val header = ByteArray(length)
+            file.seek(8)
+            file.readFully(header)
+            val dataBytes = size - 8 - length
+            val checked = SafeTensorsHeader.parse(header, dataBytes, source)
+            if (dataBytes > Int.MAX_VALUE) {
+                throw InputError(
+                    "$source has ${grouped(dataBytes)} bytes, too large for a phone (2 GB); use a LoRA of lower rank",
+                )
+            }
+            return SafeTensors(source, checked, file.channel.map(FileChannel.MapMode.READ_ONLY, 8L + length, dataBytes))
+        }
+
+        private fun headerLength(start: ByteArray, size: Long, source: String): Int {
+            if (size == 0L) throw InputError("$source is empty; the download failed, get the file again")
+            if (start.getOrNull(8) != '{'.code.toByte()) {
+                val text = String(start, Charsets.ISO_8859_1)
+                LOOKALIKES.firstOrNull { (magic, _) -> text.startsWith(magic) || text.trimStart().startsWith(magic) }
+                    ?.let { (_, sentence) -> throw InputError("$source $sentence") }
+            }
+            if (size < 8) throw InputError("$source has only $size bytes, so it is cut short; get the file again")
+            val length = ByteBuffer.wrap(start).order(ByteOrder.LITTLE_ENDIAN).getLong(0)
+            if (length !in 0..SafeTensorsHeader.MAX_BYTES) {
+                throw InputError(
+                    "$source is not a safetensors file, or a damaged one (its header would have " +
+                        "${java.lang.Long.toUnsignedString(length)} bytes); give a LoRA in .safetensors",
+                )
+            }
+            if (length > size - 8) {
+                throw InputError(
+                    "$source is cut short: its header has ${grouped(length)} bytes and the file ${grouped(size)}; " +
+                        "get the file again",
+                )
+            }
+            return length.toInt()
+        }
+    }
+}

@@ -1,0 +1,158 @@
+package org.lorarar.merger
+
+import kotlin.math.ceil
+import kotlin.math.pow
+import kotlin.math.sqrt
+
+/** The manifest's `scheduler`. Names and meanings are diffusers'. */
+class SchedulerSettings(entry: Map<String, Any?>) {
+    val kind = entry.text("kind")
+    val trainSteps = entry.whole("train_steps").toInt()
+    val betaStart = entry.number("beta_start")
+    val betaEnd = entry.number("beta_end")
+    val betaSchedule = entry.text("beta_schedule")
+    val prediction = entry.text("prediction")
+    val spacing = entry.text("spacing")
+    val stepsOffset = entry.whole("steps_offset").toInt()
+    val zeroTerminalSnr = entry.getValue("zero_terminal_snr") as Boolean
+    val finalAlphaOne = entry.getValue("final_alpha_one") as Boolean
+
+    /** The share of signal (squared) left after each training step, in float64. */
+    fun alphasCumprod(): DoubleArray {
+        val scaled = betaSchedule == "scaled_linear"
+        val power = if (scaled) 0.5 else 1.0
+        val betas = linspace(betaStart.pow(power), betaEnd.pow(power), trainSteps).map { if (scaled) it * it else it }
+        var product = 1.0
+        val alphas = betas.map { beta -> (product * (1 - beta)).also { product = it } }.toDoubleArray()
+        if (!zeroTerminalSnr) return alphas
+        // So that the last training step is pure noise (arXiv 2305.08891).
+        val roots = alphas.map { sqrt(it) }
+        return roots.map { ((it - roots.last()) * roots.first() / (roots.first() - roots.last())).pow(2) }.toDoubleArray()
+    }
+
+    /** The timesteps from noise to image (arXiv 2305.08891, Table 2). */
+    fun timesteps(steps: Int): FloatArray = when (spacing) {
+        "trailing" -> {
+            val stride = -trainSteps.toDouble() / steps
+            FloatArray(ceil(-trainSteps / stride).toInt()) { (Math.rint(trainSteps + it * stride) - 1).toFloat() }
+        }
+        "leading" -> FloatArray(steps) { ((steps - 1 - it) * (trainSteps / steps) + stepsOffset).toFloat() }
+        else -> linspace(0.0, trainSteps - 1.0, steps).map { it.toFloat() }.asReversed().toFloatArray()
+    }
+
+    private fun linspace(start: Double, end: Double, count: Int): DoubleArray {
+        val step = if (count > 1) (end - start) / (count - 1) else 0.0
+        return DoubleArray(count) { if (it > 0 && it == count - 1) end else it * step + start }
+    }
+}
+
+/** A schedule of some steps, in float32. [step] i goes from timesteps[i] to the next. */
+interface Scheduler {
+    val timesteps: FloatArray
+
+    /** The latents before the first step, from noise of unit variance. */
+    fun start(noise: FloatArray): FloatArray
+
+    /** What the UNet is given for latents at step i. */
+    fun scale(latents: FloatArray, i: Int): FloatArray
+
+    /** The latents after step i, from the UNet's prediction at it. */
+    fun step(predicted: FloatArray, i: Int, latents: FloatArray): FloatArray
+
+    companion object {
+        /** A schedule of [steps] steps. InputError for a number of steps that it can't have. */
+        fun make(settings: SchedulerSettings, steps: Int): Scheduler {
+            if (steps !in 1..settings.trainSteps) {
+                throw InputError("$steps steps are out of range; valid are 1 to ${settings.trainSteps}")
+            }
+            return if (settings.kind == "euler") Euler(settings, steps) else Ddim(settings, steps)
+        }
+    }
+}
+
+/** Euler's method on the probability flow, in σ (arXiv 2206.00364, Algorithm 2 without churn). */
+private class Euler(private val settings: SchedulerSettings, steps: Int) : Scheduler {
+    override val timesteps = settings.timesteps(steps)
+    private val sigmas: FloatArray
+
+    init {
+        val alphas = settings.alphasCumprod()
+        if (settings.zeroTerminalSnr) alphas[alphas.size - 1] = LEAST_SIGNAL
+        val all = alphas.map { sqrt((1 - it) / it) }
+        sigmas = (timesteps.map { interpolate(all, it.toDouble()).toFloat() } + 0f).toFloatArray()
+    }
+
+    override fun start(noise: FloatArray): FloatArray {
+        val largest = sigmas.max()
+        val factor = if (settings.spacing == "leading") sqrt(largest * largest + 1) else largest
+        return FloatArray(noise.size) { noise[it] * factor }
+    }
+
+    override fun scale(latents: FloatArray, i: Int): FloatArray {
+        val divisor = sqrt(sigmas[i] * sigmas[i] + 1)
+        return FloatArray(latents.size) { latents[it] / divisor }
+    }
+
+    override fun step(predicted: FloatArray, i: Int, latents: FloatArray): FloatArray {
+        val sigma = sigmas[i]
+        val variance = sigma * sigma + 1
+        val change = sigmas[i + 1] - sigma
+        return FloatArray(latents.size) {
+            val slope = if (settings.prediction == "epsilon") {
+                predicted[it]
+            } else {
+                val clean = latents[it] / variance - predicted[it] * (sigma / sqrt(variance))
+                (latents[it] - clean) / sigma
+            }
+            latents[it] + slope * change
+        }
+    }
+
+    private companion object {
+        /** A schedule that ends without any signal has an infinite σ there: diffusers takes this for its square. */
+        const val LEAST_SIGNAL = 5.960464477539063e-8 // 2^-24
+
+        fun interpolate(values: List<Double>, at: Double): Double {
+            val below = at.toInt().coerceIn(values.indices)
+            if (below == values.lastIndex) return values.last()
+            return values[below] + (values[below + 1] - values[below]) * (at - below)
+        }
+    }
+}
+
+/** DDIM without noise (η = 0, arXiv 2010.02502, Eq. 12). */
+private class Ddim(private val settings: SchedulerSettings, steps: Int) : Scheduler {
+    override val timesteps = settings.timesteps(steps)
+    private val signal: FloatArray
+    private val next: FloatArray
+
+    init {
+        val alphas = settings.alphasCumprod().map { it.toFloat() }
+        val stride = settings.trainSteps / steps
+        val last = if (settings.finalAlphaOne) 1f else alphas[0]
+        signal = FloatArray(timesteps.size) { alphas[timesteps[it].toInt()] }
+        next = FloatArray(timesteps.size) {
+            val before = timesteps[it].toInt() - stride
+            if (before >= 0) alphas[before] else last
+        }
+    }
+
+    override fun start(noise: FloatArray): FloatArray = noise
+
+    override fun scale(latents: FloatArray, i: Int): FloatArray = latents
+
+    override fun step(predicted: FloatArray, i: Int, latents: FloatArray): FloatArray {
+        val root = sqrt(signal[i])
+        val spread = sqrt(1 - signal[i])
+        val nextRoot = sqrt(next[i])
+        val nextSpread = sqrt(1 - next[i])
+        return FloatArray(latents.size) {
+            val (clean, noise) = if (settings.prediction == "epsilon") {
+                (latents[it] - spread * predicted[it]) / root to predicted[it]
+            } else {
+                root * latents[it] - spread * predicted[it] to root * predicted[it] + spread * latents[it]
+            }
+            nextRoot * clean + nextSpread * noise
+        }
+    }
+}

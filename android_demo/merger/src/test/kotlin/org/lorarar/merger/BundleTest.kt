@@ -1,0 +1,67 @@
+package org.lorarar.merger
+
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertTrue
+import org.junit.Test
+import java.io.File
+
+/** Bundles: the golden one, and those that Python refuses. */
+class BundleTest {
+    @Test
+    fun theGoldenBundle() {
+        val bundle = Bundle.open(File(TestData.golden, "merger/bundle"))
+        assertEquals(setOf("merger"), bundle.components)
+        assertEquals(listOf("tiny", "onnx", "fp32"), listOf(bundle.base, bundle.target, bundle.precision))
+        assertEquals(4, bundle.layout.rank)
+        val merger = bundle.component("merger")
+        assertEquals(bundle.layout.inputShapes(), merger.inputs.associate { it.name to it.shape })
+        assertEquals(merger.outputs.map { it.name }.toSet(), merger.goldenOutputs().keys)
+        val sentence = refusal { bundle.component("vae") }
+        assertTrue(sentence, sentence.endsWith("the bundle has no vae, only merger"))
+        assertTrue("can't draw" in refusal { Pipeline.facts(bundle) })
+    }
+
+    @Test
+    fun bundlesThatPythonRefusesAreRefused() {
+        val names = TestData.json(File(TestData.exported, "bundles/index.json"))
+        assertTrue(names.size >= 60)
+        for ((name, place) in names) {
+            val sentence = refusal(name) {
+                val bundle = Bundle.open(File(TestData.exported, "bundles/${place as String}"))
+                for (component in bundle.components) bundle.component(component).goldenOutputs()
+            }
+            assertTrue("$name: $sentence", sentence.length < 600 && '\n' !in sentence)
+        }
+    }
+
+    @Test
+    fun theWholeBundleIsVerifiedOrOneComponent() {
+        val source = File(TestData.exported, "miniature")
+        val whole = Bundle.open(source)
+        assertTrue(whole.components.containsAll(listOf("merger", "text_encoder", "unet", "vae_decoder")))
+        var last = 0L to 0L
+        Bundle.open(source, "merger") { done, total -> last = done to total }
+        val entry = whole.component("merger").entry
+        val bytes = entry.whole("bytes") + entry.child("golden").whole("bytes")
+        assertEquals(bytes to bytes, last)
+        assertTrue("only merger" in refusal { Bundle.open(File(TestData.golden, "merger/bundle"), "unet") })
+    }
+
+    @Test
+    fun aBundleOfOneComponentsFilesCanBeMeasured() {
+        val source = File(TestData.exported, "miniature")
+        val part = File(TestData.scratch, "part")
+        val merger = Bundle.open(source).component("merger")
+        for (file in listOf("manifest.json", merger.entry.text("file"), merger.entry.child("golden").text("file"))) {
+            File(source, file).copyRecursively(File(part, file), overwrite = true)
+        }
+        assertEquals("merger", Bundle.open(part, "merger").component("merger").name)
+        assertTrue("missing or outside" in refusal { Bundle.open(part) })
+    }
+
+    @Test
+    fun noBundle() {
+        val sentence = refusal { Bundle.open(File(TestData.golden, "lora")) }
+        assertTrue(sentence, "not a bundle (no manifest.json); make one with  python -m export.pipeline" in sentence)
+    }
+}

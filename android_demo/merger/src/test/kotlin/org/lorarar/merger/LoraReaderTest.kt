@@ -1,0 +1,82 @@
+package org.lorarar.merger
+
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertFalse
+import org.junit.Assert.assertTrue
+import org.junit.Test
+import java.io.File
+
+/** The golden files of every dialect, and the hostile ones that Python refuses or reads. */
+class LoraReaderTest {
+    private val folder = File(TestData.golden, "lora")
+
+    @Test
+    fun everyDialectMeansItsGoldenUpdate() {
+        val index = TestData.json(File(folder, "index.json")).child("files")
+        assertEquals(12, index.size)
+        for ((name, entry) in index) {
+            val lora = LoraReader.read(File(folder, name))
+            val expected = SafeTensors.open(File(folder, entry.asObject()!!.text("expected")))
+            assertEquals(name, entry.asObject()!!.text("dialect"), lora.dialect)
+            assertEquals(name, expected.entries.keys, lora.layers.keys)
+            for ((module, layer) in lora.layers) {
+                assertEquals(module, expected.entries.getValue(module).shape.map { it.toInt() }, layer.weightShape)
+                assertClose("$name $module", expected.floats(module).doubles(), layer.delta(), 1e-6)
+            }
+        }
+    }
+
+    @Test
+    fun notesSayWhatWasFound() {
+        val notes = LoraReader.read(File(folder, "kohya-sgm.safetensors")).notes
+        val wanted = listOf(
+            "dialect kohya-sgm", "12 layers (text_encoder 1, text_encoder_2 2, unet 9)", "ranks 1–4", "alpha in 12 layers",
+            "stored as F16", "3 convolutions",
+        )
+        assertEquals(wanted, notes)
+    }
+
+    @Test
+    fun hostileFilesAreRefusedInOneSentenceOrReadRight() {
+        val original = LoraReader.read(File(folder, "kohya-sgm.safetensors")).layers.mapValues { it.value.delta() }
+        val verdicts = TestData.json(File(TestData.exported, "hostile/index.json"))
+        assertTrue(verdicts.size >= 300)
+        for ((name, entry) in verdicts) {
+            val file = File(TestData.exported, "hostile/${entry.asObject()!!.text("file")}")
+            val verdict = entry.asObject()!!.text("verdict")
+            if (verdict == "refuse") {
+                assertSentence(name, refusal(name) { LoraReader.read(file) }, file)
+            } else {
+                val layers = LoraReader.read(file).layers
+                assertEquals(name, original.keys, layers.keys)
+                val different = layers.count { (module, layer) -> layer.delta() != original.getValue(module) }
+                assertEquals(name, if (verdict == "changed") 1 else 0, different)
+            }
+        }
+    }
+
+    private fun assertSentence(name: String, sentence: String, file: File) {
+        assertTrue("$name: $sentence", file.path in sentence && sentence.length - file.path.length in 21..599)
+        assertFalse("$name: $sentence", sentence.any { it.isISOControl() })
+    }
+
+    @Test
+    fun refusalsNameTheFormatAndWhatToDo() {
+        for ((name, entry) in TestData.json(File(TestData.exported, "refused/index.json"))) {
+            val sentence = refusal(name) { LoraReader.read(File(TestData.exported, "refused/$name")) }
+            for (word in entry as List<*>) assertTrue("$name: $sentence", word as String in sentence)
+        }
+    }
+
+    @Test
+    fun aSparseFileOfGigabytesIsRefusedUnread() {
+        val sentence = refusal { LoraReader.read(File(TestData.exported, "sparse.safetensors")) }
+        assertTrue(sentence, "too large" in sentence)
+    }
+
+    @Test
+    fun noFileAndNoFolder() {
+        assertTrue("no such file" in refusal { LoraReader.read(File(folder, "none.safetensors")) })
+        assertTrue("without adapter_config.json" in refusal { LoraReader.read(TestData.golden) })
+    }
+}

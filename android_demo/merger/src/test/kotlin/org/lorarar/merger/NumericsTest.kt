@@ -1,0 +1,126 @@
+package org.lorarar.merger
+
+import org.junit.Assert.assertArrayEquals
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertTrue
+import org.junit.Test
+import java.io.File
+
+/** Numbers that Python computed, from the same inputs. */
+class NumericsTest {
+    private val numbers = TestData.json(File(TestData.exported, "numbers.json"))
+
+    @Test
+    fun goldenInputs() {
+        for (entry in numbers.children("generated")) {
+            val shape = entry.numbers("shape").map { it.toInt() }
+            val tensor = Tensor.zeros(DType.of(entry.text("dtype")), shape)
+            Golden.input(tensor, entry.child("entry"))
+            assertEquals(entry.numbers("values"), tensor.floats().doubles())
+        }
+        val positions = numbers.child("positions")
+        assertEquals(positions.numbers("places"), Golden.positions(positions.whole("size").toInt()).map { it.toDouble() })
+    }
+
+    @Test
+    fun noiseIsTheSameForASeed() {
+        for (entry in numbers.children("noise")) {
+            val wanted = entry.numbers("values")
+            assertClose("noise", wanted, Noise.normal(wanted.size, entry.whole("seed")).doubles(), 1e-7)
+        }
+        assertTrue("out of range" in refusal { Noise.normal(1, -1) })
+        assertTrue("out of range" in refusal { Noise.normal(1, 1L shl 32) })
+    }
+
+    @Test
+    fun schedules() {
+        val schedules = numbers.children("schedules")
+        assertTrue(schedules.size >= 12)
+        for (entry in schedules) {
+            val settings = SchedulerSettings(entry.child("settings"))
+            val steps = entry.whole("steps").toInt()
+            val scheduler = Scheduler.make(settings, steps)
+            val what = "${settings.kind} ${settings.spacing} ${settings.prediction} $steps"
+            assertClose(what, entry.numbers("timesteps"), scheduler.timesteps.doubles(), 0.0)
+            var latents = scheduler.start(entry.floats("noise"))
+            assertClose("$what: start", entry.numbers("start"), latents.doubles(), 1e-6)
+            entry.children("course").forEachIndexed { i, step ->
+                val given = scheduler.scale(latents, i)
+                assertClose("$what: scale $i", step.numbers("scaled"), given.doubles(), 2e-6)
+                latents = scheduler.step(step.floats("predicted"), i, latents)
+                assertClose("$what: step $i", step.numbers("latents"), latents.doubles(), 5e-6)
+            }
+            val sentence = refusal { Scheduler.make(settings, settings.trainSteps + 1) }
+            assertTrue(sentence, "valid are 1 to ${settings.trainSteps}" in sentence)
+        }
+    }
+
+    @Test
+    fun halfPrecision() {
+        for (bits in 0..0xffff) {
+            val value = Half.toFloat(bits.toShort())
+            if (!value.isNaN()) assertEquals(bits.toShort(), Half.fromFloat(value))
+        }
+        for (pair in numbers.children("halves")) {
+            assertEquals(pair.whole("bits").toShort(), Half.fromFloat(pair.number("value").toFloat()))
+        }
+        assertEquals(Float.POSITIVE_INFINITY, Half.toFloat(Half.fromFloat(65520f)))
+        assertTrue(Half.toFloat(Half.fromFloat(Float.NaN)).isNaN())
+        assertEquals(-1.5f, Half.brainToFloat(0xbfc0.toShort()))
+    }
+
+    @Test
+    fun parity() {
+        for (entry in numbers.children("parity")) {
+            val golden = entry.child("golden")
+            val summary = Summary(
+                golden.floats("values"), golden.numbers("mean").toDoubleArray(), golden.numbers("rms").toDoubleArray(),
+            )
+            val tensor = Tensor.of(entry.floats("tensor"), entry.numbers("shape").map { it.toInt() })
+            val found = Parity.compare("x", summary, tensor)
+            assertEquals(entry["psnr_db"] as Double? ?: Double.POSITIVE_INFINITY, found.psnrDb, 1e-6)
+            assertEquals(entry.number("max_error"), found.maxError, 1e-9)
+        }
+    }
+
+    @Test
+    fun whatIsNotFiniteOrOfAnotherSizeIsInfinitelyFar() {
+        val good = Tensor.of(floatArrayOf(1f, 2f), listOf(2))
+        val golden = Golden.summarise(good)
+        for (bad in listOf(floatArrayOf(1f, Float.NaN), floatArrayOf(Float.POSITIVE_INFINITY, 2f), floatArrayOf(1f, 2f, 3f))) {
+            val found = Parity.compare("x", golden, Tensor.of(bad, listOf(bad.size)))
+            assertEquals(Double.POSITIVE_INFINITY, found.maxError, 0.0)
+            assertTrue(!found.within(Tolerance(20.0, 0.5)))
+        }
+        assertTrue(Parity.compare("x", golden, good).within(Tolerance(200.0, 1e-12)))
+    }
+
+    @Test
+    fun tokens() {
+        for (entry in numbers.children("tokenizers")) {
+            val tokenizer = ClipTokenizer.open(File(entry.text("file")), entry.child("entry"))
+            for (example in entry.children("prompts")) {
+                val tokens = tokenizer.encode(example.text("prompt"))
+                assertArrayEquals(example.text("prompt"), example.numbers("ids").map { it.toInt() }.toIntArray(), tokens.ids)
+                assertEquals(example.text("cut"), tokens.cut)
+            }
+        }
+    }
+
+    @Test
+    fun aFileThatIsNoTokenizer() {
+        val entry = numbers.children("tokenizers").first().child("entry")
+        val sentence = refusal { ClipTokenizer.open(File(TestData.golden, "lora/index.json"), entry) }
+        assertTrue(sentence, "not CLIP's tokenizer file; export the bundle again" in sentence)
+    }
+
+    @Test
+    fun percentiles() {
+        for (entry in numbers.children("runs")) {
+            val runs = Runs(null, 0, entry.numbers("samples_s")).toJson()
+            for ((key, value) in entry) {
+                if (value is Number) assertEquals(key, value.toDouble(), (runs.getValue(key) as Number).toDouble(), 1e-12)
+            }
+        }
+    }
+}

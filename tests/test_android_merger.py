@@ -1,0 +1,112 @@
+"""The Android app's engine on this computer's Java, against Python: files, numbers, merges and a whole image.
+
+ONNX Runtime is the real one of the app, through its Java API, in its x86-64 build for Android over glibc. Neither
+Android's C library, nor a phone, nor ART is part of this. ExecuTorch's library needs fbjni, which no package has for
+this computer: its implementation is compiled against the real classes and not run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from android import ort_on_jvm
+from android.exported import export
+from android.kotlin import MERGER, ROOT, Ran, build_merger, build_tests, run_junit
+from android.mutants import MUTANTS
+from devices.fetch import run
+from safetensors.numpy import load_file
+
+from benchmarks.record import check_record
+
+pytestmark = pytest.mark.apps
+
+Run = Callable[..., Ran]
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What Kotlin's tests read."""
+    folder = tmp_path_factory.mktemp("exported")
+    bundle = folder.parent / "miniature-onnx"
+    # In a process of its own, where no type is checked while it runs: a minute instead of four.
+    run(sys.executable, "-m", "export.pipeline", "--target", "onnx", "--steps", "4", "--out", str(bundle), cwd=ROOT)
+    export(folder, bundle)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What Kotlin's tests leave."""
+    folder = tmp_path_factory.mktemp("results")
+    (folder / "scratch").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def jars(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("jars")
+    merger = build_merger(folder)
+    return [merger, build_tests(folder, merger)]
+
+
+@pytest.fixture(scope="session")
+def junit(jars: list[Path], exported: Path, results: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs a class of the engine's tests."""
+    native, environment = ort_on_jvm.prepare(tmp_path_factory.mktemp("native"))
+    places = {"lorarar.golden": GOLDEN, "lorarar.exported": exported, "lorarar.results": results}
+
+    def run_class(name: str, *before: Path) -> Ran:
+        return run_junit([name], [*before, *jars], {**places, **native}, environment)
+
+    return run_class
+
+
+# Class → how many tests it has: one that is lost is seen.
+CLASSES = {"LoraReaderTest": 6, "NumericsTest": 9, "JsonTest": 4, "BundleTest": 5, "OnnxTest": 14}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_engine(name: str, junit: Run) -> None:
+    ran = junit(name)
+    assert not ran.failures, ran.output
+    assert ran.tests == CLASSES[name]
+
+
+def test_every_test_class_is_run() -> None:
+    found = {path.stem for path in (MERGER / "src" / "test").rglob("*Test.kt")}
+    assert found == set(CLASSES)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_change_of_the_engine_is_seen(name: str, jars: list[Path], junit: Run, tmp_path: Path) -> None:
+    mutant = MUTANTS[name]
+    ran = junit(mutant.test, mutant.build(jars[0], tmp_path))
+    assert ran.failures
+
+
+def test_the_records_are_valid(junit: Run, results: Path) -> None:
+    if not (results / "record-unet.json").exists():
+        junit("OnnxTest")
+    for component in ("merger", "unet"):
+        record = json.loads((results / f"record-{component}.json").read_text())
+        assert check_record(record, component)["runner"] == "android-app"
+        assert (record["runs"]["n"], record["runs"]["warmup_count"]) == (3, 2)
+        assert record["runtime"]["name"] == "onnxruntime"
+        assert record["parity"]["max_error"] < 1e-4
+
+
+def test_the_picture_is_pythons(junit: Run, results: Path, exported: Path) -> None:
+    """Within one level of 255: what the two runtimes differ by may cross a rounding."""
+    if not (results / "image.rgb").exists():
+        junit("OnnxTest")
+    pixels = load_file(exported / "image.safetensors")["image"]
+    wanted = np.rint(pixels[0].transpose(1, 2, 0) * 255)
+    have = np.frombuffer((results / "image.rgb").read_bytes(), np.uint8).reshape(wanted.shape)
+    assert np.abs(have.astype(int) - wanted).max() <= 1
+    assert np.ptp(have) > 100
