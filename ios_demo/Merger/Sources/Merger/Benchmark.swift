@@ -1,0 +1,93 @@
+import Foundation
+
+/// What to measure, and on which terms.
+public struct BenchmarkPlan: Equatable, Sendable {
+    public var component: String
+    public var warmup: Int
+    public var runs: Int
+    public var threads: Int?
+    public var cooldownSeconds: Double  // how long may be waited until the device is cool
+    public var units: ComputeUnits
+
+    public init(
+        component: String, warmup: Int = 3, runs: Int = 20, threads: Int? = nil, cooldownSeconds: Double = 0,
+        units: ComputeUnits = .all
+    ) {
+        self.component = component
+        self.warmup = warmup
+        self.runs = runs
+        self.threads = threads
+        self.cooldownSeconds = cooldownSeconds
+        self.units = units
+    }
+}
+
+/// What was measured: seconds of loading and running, and the outputs' parity in the same session.
+public struct Measurement: Equatable, Sendable {
+    public var coldLoad: Double
+    public var warmLoad: Double
+    public var compile: Double?  // part of the cold load; nil where the compiled model was there already
+    public var first: Double?  // nil where there was no warm-up
+    public var samples: [Double]
+    public var psnrDb: Double  // of the worst output
+    public var maxError: Double
+}
+
+public enum Benchmark {
+    /// Loads twice, runs, times, and compares the outputs of the timed session.
+    ///
+    /// Throws InputError when an output is out of tolerance, since such a run is no result.
+    public static func measure(
+        _ bundle: ModelBundle, runtime: any Runtime, plan: BenchmarkPlan, report: Report = { _, _, _ in }
+    ) throws -> Measurement {
+        guard plan.runs >= 1, plan.warmup >= 0 else {
+            throw InputError("\(plan.runs) runs after \(plan.warmup) warm-up runs are not possible; give 1 or more runs")
+        }
+        let component = try bundle.component(plan.component)
+        let golden = try bundle.goldenOutputs(component)
+        let model = Model(component, at: bundle.url(component.artifact), runtime: runtime)
+        try report("loading, cold", 0, plan.runs)
+        let cold = try Clock.seconds { try model.load() }
+        let compile = model.times?.compileSeconds
+        model.unload()
+        try report("loading, warm", 0, plan.runs)
+        let warm = try Clock.seconds { try model.load() }
+        // After loading, which refuses sizes that are not the artifact's.
+        try model.bind(try Golden.inputs(component))
+        var outputs: [String: Tensor] = [:]
+        func timed() throws -> Double { try Clock.seconds { outputs = try model.perform() } }
+        try report("warming up", 0, plan.runs)
+        let first = try (0..<plan.warmup).map { _ in try timed() }.first
+        var samples: [Double] = []
+        for run in 0..<plan.runs {
+            try report("timing", run, plan.runs)
+            samples.append(try timed())
+        }
+        let worst = try worst(component, golden, outputs)
+        return Measurement(
+            coldLoad: cold, warmLoad: warm, compile: compile, first: first, samples: samples, psnrDb: worst.psnrDb,
+            maxError: worst.maxError)
+    }
+
+    private static func worst(
+        _ component: Component, _ golden: [String: Golden.Summary], _ outputs: [String: Tensor]
+    ) throws -> (psnrDb: Double, maxError: Double) {
+        let differences = try Check.compare(component, golden, outputs)
+        if let reason = Parity.reason(differences, component.tolerance) {
+            throw InputError("\(component.name): \(reason), so that the run is no result")
+        }
+        return (differences.map(\.psnrDb).min() ?? .infinity, differences.map(\.maxError).max() ?? 0)
+    }
+
+    /// Waits at most the plan's time until the device is cool; returns the seconds waited.
+    static func coolDown(_ plan: BenchmarkPlan, state: () -> String? = { DeviceFacts.thermalState }, report: Report) throws
+        -> Double
+    {
+        let start = Clock.now()
+        while ["serious", "critical"].contains(state()), Clock.now() - start < plan.cooldownSeconds {
+            try report("cooling down", Int(Clock.now() - start), Int(plan.cooldownSeconds))
+            Thread.sleep(forTimeInterval: min(2, plan.cooldownSeconds))
+        }
+        return Clock.now() - start
+    }
+}

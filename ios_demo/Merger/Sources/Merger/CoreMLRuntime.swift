@@ -1,0 +1,198 @@
+#if canImport(CoreML)
+import CoreML
+import Foundation
+
+/// Apple's Core ML. It compiles a package for this device once and keeps the result, since compiling takes minutes for a
+/// large UNet; a package of several chunks is one model to it.
+public final class CoreMLRuntime: Runtime {
+    public let name = "coreml"
+    public let backend = "Core ML"
+    private let units: ComputeUnits
+    private let cache: URL
+
+    /// `cache` is a folder for compiled models, which the system may empty.
+    public init(units: ComputeUnits = .all, cache: URL) {
+        self.units = units
+        self.cache = cache
+    }
+
+    /// Core ML has no version of its own: it is the system's.
+    public var version: String {
+        let system = ProcessInfo.processInfo.operatingSystemVersion
+        return "\(DeviceFacts.osName) \(system.majorVersion).\(system.minorVersion).\(system.patchVersion)"
+    }
+
+    public var computeUnit: String { units == .cpuOnly ? "cpu" : "all" }
+
+    public func load(_ component: Component, at url: URL) throws -> Loaded {
+        let (compiled, seconds) = try compiled(component, at: url)
+        let configuration = MLModelConfiguration()
+        configuration.computeUnits = units.coreML
+        let model: MLModel
+        do {
+            model = try MLModel(contentsOf: compiled, configuration: configuration)
+        } catch {
+            // A compiled model of another system version, or one that the system half removed: made anew next time.
+            try? FileManager.default.removeItem(at: compiled)
+            throw InputError(
+                "\(component.artifact.file): Core ML can't load it (\(firstLine(error))); try again, close other apps, or "
+                    + "export the bundle again")
+        }
+        try CoreMLSignature.check(component, model.modelDescription)
+        return Loaded(session: CoreMLSession(component, model), compileSeconds: seconds)
+    }
+
+    /// The compiled model's place, and the seconds of compiling it; nil where it was there already.
+    private func compiled(_ component: Component, at url: URL) throws -> (URL, Double?) {
+        let place = cache.appendingPathComponent("\(component.artifact.sha256).mlmodelc", isDirectory: true)
+        if FileManager.default.fileExists(atPath: place.path) { return (place, nil) }
+        let start = Clock.now()
+        do {
+            let made = try MLModel.compileModel(at: url)
+            try FileManager.default.createDirectory(at: cache, withIntermediateDirectories: true)
+            try FileManager.default.moveItem(at: made, to: place)
+        } catch {
+            throw InputError(
+                "\(component.artifact.file): Core ML can't compile it (\(firstLine(error))); free some space on the "
+                    + "device or export the bundle again")
+        }
+        return (place, Clock.now() - start)
+    }
+}
+
+private func firstLine(_ error: any Error) -> String {
+    let text = (error as NSError).localizedDescription
+    return shorten(String(text.prefix { $0 != "\n" }), limit: 200)
+}
+
+extension ComputeUnits {
+    fileprivate var coreML: MLComputeUnits {
+        switch self {
+        case .all: .all
+        case .cpuAndNeuralEngine: .cpuAndNeuralEngine
+        case .cpuAndGPU: .cpuAndGPU
+        case .cpuOnly: .cpuOnly
+        }
+    }
+}
+
+extension DType {
+    fileprivate var coreML: MLMultiArrayDataType {
+        switch self {
+        case .float32: .float32
+        case .float16: .float16
+        case .int32: .int32
+        }
+    }
+}
+
+/// A model's own words against the manifest's.
+private enum CoreMLSignature {
+    static func check(_ component: Component, _ description: MLModelDescription) throws {
+        for (specs, features) in [
+            (component.inputs, description.inputDescriptionsByName),
+            (component.outputs, description.outputDescriptionsByName),
+        ] {
+            for spec in specs {
+                let constraint = features[spec.name]?.multiArrayConstraint
+                let shape = constraint?.shape.map(\.intValue) ?? []
+                // Core ML may leave an output's shape open; an input's is always stated.
+                let fits = shape.isEmpty || shape.map { Dimension.size($0) } == spec.shape
+                guard let constraint, constraint.dataType == spec.dtype.coreML, fits else {
+                    throw InputError(
+                        "\(component.artifact.file): \(spec.name) is not as the manifest says; export the bundle again")
+                }
+            }
+        }
+    }
+}
+
+private final class CoreMLSession: Session {
+    private let component: Component
+    private let model: MLModel
+    private var bound: [String: MLFeatureValue] = [:]
+
+    init(_ component: Component, _ model: MLModel) {
+        self.component = component
+        self.model = model
+    }
+
+    func bind(_ inputs: [String: Tensor]) throws {
+        bound.merge(try features(inputs)) { _, new in new }
+    }
+
+    func run(_ inputs: [String: Tensor]) throws -> [String: Tensor] {
+        let all = bound.merging(try features(inputs)) { _, new in new }
+        let answer: any MLFeatureProvider
+        do {
+            answer = try model.prediction(from: MLDictionaryFeatureProvider(dictionary: all))
+        } catch {
+            throw InputError(
+                "\(component.name): Core ML can't run it (\(firstLine(error))); close other apps or export the bundle again")
+        }
+        var outputs: [String: Tensor] = [:]
+        for spec in component.outputs {
+            guard let array = answer.featureValue(for: spec.name)?.multiArrayValue, array.dataType == spec.dtype.coreML
+            else {
+                throw InputError("\(component.name): Core ML gave no \(spec.name); export the bundle again")
+            }
+            outputs[spec.name] = tensor(array, spec.dtype)
+        }
+        return outputs
+    }
+
+    private func features(_ inputs: [String: Tensor]) throws -> [String: MLFeatureValue] {
+        try inputs.mapValues { MLFeatureValue(multiArray: try array($0)) }
+    }
+
+    /// Strides are those that Core ML chose, which need not be row-major without gaps.
+    private func array(_ tensor: Tensor) throws -> MLMultiArray {
+        let made = try MLMultiArray(shape: tensor.shape.map { NSNumber(value: $0) }, dataType: tensor.dtype.coreML)
+        let size = tensor.dtype == .float16 ? 2 : 4
+        tensor.withUnsafeBytes { source in
+            made.withUnsafeMutableBytes { target, strides in
+                Rows.each(tensor.shape, strides) { row, length, place in
+                    let from = UnsafeRawBufferPointer(rebasing: source[row * size..<(row + length) * size])
+                    target[(place * size)...].copyBytes(from: from)
+                }
+            }
+        }
+        return made
+    }
+
+    private func tensor(_ array: MLMultiArray, _ dtype: DType) -> Tensor {
+        let shape = array.shape.map(\.intValue)
+        let size = dtype == .float16 ? 2 : 4
+        let strides = array.strides.map(\.intValue)
+        var bytes = [UInt8](repeating: 0, count: shape.reduce(1, *) * size)
+        array.withUnsafeBytes { source in
+            Rows.each(shape, strides) { row, length, place in
+                bytes.replaceSubrange(row * size..<(row + length) * size, with: source[place * size..<(place + length) * size])
+            }
+        }
+        return bytes.withUnsafeBytes { Tensor(copying: $0, dtype: dtype, shape: shape) }
+    }
+}
+
+/// The stretches of a strided array that lie together, as a row-major one has them.
+enum Rows {
+    /// Calls with the first element in row-major order, the number of elements and their first place in the memory.
+    static func each(_ shape: [Int], _ strides: [Int], _ body: (Int, Int, Int) -> Void) {
+        guard !shape.contains(0) else { return }
+        let together = shape.isEmpty || strides.last == 1
+        let length = together ? shape.last ?? 1 : 1
+        let outer = together ? Array(shape.dropLast()) : shape
+        var index = [Int](repeating: 0, count: outer.count)
+        for row in 0..<outer.reduce(1, *) {
+            body(row * length, length, zip(index, strides).reduce(0) { $0 + $1.0 * $1.1 })
+            var axis = outer.count - 1
+            while axis >= 0 {
+                index[axis] += 1
+                if index[axis] < outer[axis] { break }
+                index[axis] = 0
+                axis -= 1
+            }
+        }
+    }
+}
+#endif

@@ -1,0 +1,35 @@
+import Foundation
+
+/// The user's input can't be used: one plain sentence that says what happened, what is valid and what to do.
+public struct InputError: Error, Equatable, Sendable {
+    public let sentence: String
+
+    public init(_ sentence: String) {
+        self.sentence = sentence
+    }
+}
+
+extension InputError: LocalizedError, CustomStringConvertible {
+    public var errorDescription: String? { sentence }
+    public var description: String { sentence }
+}
+
+/// A text from a stranger's file, safe to show: one line, no control characters, at most `limit` characters.
+func shorten(_ text: String, limit: Int = 120) -> String {
+    var clean = String.UnicodeScalarView()
+    for scalar in text.unicodeScalars.prefix(limit + 1) {
+        clean.append(isPrintable(scalar) ? scalar : "?")
+    }
+    if clean.count > limit {
+        return String(clean.prefix(limit - 1)) + "…"
+    }
+    return String(clean)
+}
+
+private func isPrintable(_ scalar: Unicode.Scalar) -> Bool {
+    switch scalar.properties.generalCategory {
+    case .control, .format, .surrogate, .privateUse, .unassigned, .lineSeparator, .paragraphSeparator: false
+    case .spaceSeparator: scalar == " "
+    default: true
+    }
+}

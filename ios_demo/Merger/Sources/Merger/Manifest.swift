@@ -1,0 +1,111 @@
+/// What an export is for, and the runtime that it needs.
+public enum Target: String, Sendable, CaseIterable {
+    case onnx, coreml, executorch
+}
+
+public enum Precision: String, Sendable, CaseIterable {
+    case fp32, fp16, w8, w6, w4
+}
+
+/// The coefficient that both LoRAs of a key or value layer get: 0.5 or 1.
+public enum KvRule: String, Sendable, CaseIterable {
+    case average, sum
+}
+
+public struct Hypernetwork: Equatable, Sendable {
+    public let source: String
+    public let trained: Bool
+    public let kvRule: KvRule
+    public let sha256: String
+}
+
+/// A file or folder of the bundle, by its relative path.
+public struct FileEntry: Equatable, Sendable {
+    public let file: String
+    public let bytes: Int
+    public let sha256: String
+}
+
+/// Least PSNR in dB, and the largest error as a share of the reference's largest value.
+public struct Tolerance: Equatable, Sendable {
+    public let psnrDb: Double
+    public let maxError: Double
+}
+
+/// An input that any language can make.
+public struct GoldenInput: Equatable, Sendable {
+    public enum Source: Equatable, Sendable {
+        case constant(Double)
+        case listed([Double])  // all elements, row-major
+        case generated(seed: UInt32, scale: Double)
+    }
+
+    public let shape: [Int]
+    public let source: Source
+}
+
+/// One artifact of a bundle.
+public struct Component: Equatable, Sendable {
+    public let name: String
+    public let artifact: FileEntry
+    public let inputs: [TensorSpec]
+    public let outputs: [TensorSpec]
+    public let golden: FileEntry
+    public let goldenInputs: [String: GoldenInput]
+    public let tolerance: Tolerance
+
+    public func input(_ name: String) -> TensorSpec? { inputs.first { $0.name == name } }
+    public func output(_ name: String) -> TensorSpec? { outputs.first { $0.name == name } }
+}
+
+/// The golden image: diffusers' one, with the unet's golden adapter as a LoRA.
+public struct GoldenImage: Equatable, Sendable {
+    public let file: FileEntry
+    public let prompt: String
+    public let seed: UInt32
+    public let steps: Int
+    public let guidance: Double
+    public let tolerance: Tolerance
+}
+
+/// A text encoder's tokenizer.
+public struct TokenizerEntry: Equatable, Sendable {
+    public let encoder: String
+    public let file: FileEntry
+    public let length: Int
+    public let start: Int
+    public let end: Int
+    public let pad: Int
+}
+
+/// What an image needs besides the artifacts.
+public struct PipelineFacts: Equatable, Sendable {
+    /// What guidance compares with: zero embeddings, or the empty prompt's.
+    public enum Negative: String, Sendable, CaseIterable {
+        case zeros, empty
+    }
+
+    public let pixels: Int  // of the image's side
+    public let steps: Int
+    public let guidance: Double
+    public let negative: Negative
+    public let scheduler: SchedulerSettings
+    /// In the order in which their hidden states are joined; the last one gives text_embeds.
+    public let tokenizers: [TokenizerEntry]
+    public let golden: GoldenImage
+}
+
+/// A bundle's manifest.json, checked by its schema (runtime_py/manifest.schema.json).
+public struct Manifest: Equatable, Sendable {
+    public static let schemaVersion = 1
+
+    public let toolkitVersion: String
+    public let target: Target
+    public let precision: Precision
+    public let hypernetwork: Hypernetwork?
+    public let layout: Layout
+    public let components: [Component]  // in the order in which an app runs them
+    public let pipeline: PipelineFacts?
+
+    public var base: String { layout.base }
+}

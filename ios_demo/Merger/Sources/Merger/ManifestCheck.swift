@@ -1,0 +1,121 @@
+/// What the schema can't relate: names and sizes of a manifest's parts against each other.
+struct ManifestCheck {
+    /// Of one component's golden inputs together: 4 SDXL adapters of rank 128 fit.
+    static let maxElements = 1 << 31
+
+    private let manifest: Manifest
+    private let path: String
+
+    /// Throws InputError naming the parts that contradict each other.
+    static func check(_ manifest: Manifest, path: String) throws {
+        let check = ManifestCheck(manifest: manifest, path: path)
+        for component in manifest.components {
+            try check.component(component)
+        }
+        if let facts = manifest.pipeline {
+            try check.pipeline(facts)
+        }
+    }
+
+    private func refuse(_ what: String) -> InputError {
+        InputError("\(path): \(what); export the bundle again")
+    }
+
+    private func component(_ component: Component) throws {
+        let (name, sizes) = (component.name, manifest.layout.sizes)
+        for input in component.goldenInputs.values {
+            if case .listed(let values) = input.source, values.count != product(input.shape) {
+                throw refuse("\(name)'s golden values don't fill their shape")
+            }
+        }
+        let stated = component.inputs.map { ($0.name, $0.fixedShape(sizes)) }
+        let shapes = Dictionary(stated, uniquingKeysWith: { first, _ in first })
+        guard shapes.count == stated.count, component.goldenInputs.mapValues(\.shape) == shapes else {
+            throw refuse("\(name)'s golden inputs are not its inputs")
+        }
+        let elements = shapes.values.map { product($0) ?? .max }
+        guard elements.allSatisfy({ $0 <= Self.maxElements }), elements.reduce(0, +) <= Self.maxElements else {
+            throw InputError(
+                "\(path): \(name)'s inputs hold over \(Self.maxElements) numbers; export with a lower --rank")
+        }
+        if name == "merger" { try merger(component) }
+        if name == "unet" { try unet(component) }
+    }
+
+    private func merger(_ component: Component) throws {
+        for (end, specs, shapes) in [
+            ("inputs", component.inputs, manifest.layout.mergerInputs),
+            ("outputs", component.outputs, manifest.layout.mergerOutputs),
+        ] where !fits(specs, shapes) {
+            throw refuse("the merger's \(end) are not its layout's")
+        }
+    }
+
+    private func unet(_ component: Component) throws {
+        let adapters = component.inputs.filter { $0.name.hasPrefix("adapter_") }
+        // Without any, it is the base model or one with a LoRA fused in.
+        guard adapters.isEmpty || fits(adapters, manifest.layout.adapterShapes, inOrder: false) else {
+            throw refuse("the unet's adapters are not its layout's")
+        }
+    }
+
+    /// Whether tensors are those of the layout, all with named sizes or all with fixed ones.
+    private func fits(_ specs: [TensorSpec], _ shapes: [(name: String, shape: [Dimension])], inOrder: Bool = true) -> Bool
+    {
+        let sizes = manifest.layout.sizes
+        let have = inOrder ? specs : specs.sorted { $0.name < $1.name }
+        let want = inOrder ? shapes : shapes.sorted { $0.name < $1.name }
+        guard have.map(\.name) == want.map(\.name) else { return false }
+        let pairs = zip(have.map(\.shape), want.map(\.shape))
+        return pairs.allSatisfy { $0 == $1 } || pairs.allSatisfy { $0 == $1.map { .size($0.fixed(sizes)) } }
+    }
+
+    private func pipeline(_ facts: PipelineFacts) throws {
+        let names = facts.tokenizers.map(\.encoder) + ["unet", "vae_decoder"]
+        let missing = names.filter { name in !manifest.components.contains { $0.name == name } }
+        guard missing.isEmpty else { throw refuse("its pipeline has no \(missing.joined(separator: ", "))") }
+        let lengths = Set(facts.tokenizers.map(\.length))
+        guard lengths.count == 1, let length = lengths.first else {
+            throw refuse("the tokenizers' length doesn't fit the other parts")
+        }
+        for part in wanted(facts, length: length)
+        where part.shape == nil || shape(part.component, part.tensor) != part.shape {
+            throw refuse("\(part.component)'s \(part.tensor) doesn't fit the other parts")
+        }
+    }
+
+    private struct Wanted {
+        let component: String
+        let tensor: String
+        let shape: [Int]?  // nil where the part that it follows lacks its own
+    }
+
+    /// The shape that each tensor of the pipeline must have.
+    private func wanted(_ facts: PipelineFacts, length: Int) -> [Wanted] {
+        let encoders = facts.tokenizers.map(\.encoder)
+        var found = encoders.map { Wanted(component: $0, tensor: "input_ids", shape: [1, length]) }
+        guard let sample = shape("unet", "sample"), sample.count == 4, let last = encoders.last else {
+            return [Wanted(component: "unet", tensor: "sample", shape: nil)]
+        }
+        let batch = sample[0]
+        let widths = encoders.map { shape($0, "hidden_states")?.last }
+        let width = widths.contains(nil) ? nil : widths.compactMap { $0 }.reduce(0, +)
+        let pooled = shape(last, "text_embeds").map { [batch] + $0.dropFirst() }
+        let unet: [(String, [Int]?)] = [
+            ("timestep", [batch]), ("time_ids", [batch, 6]), ("noise_pred", sample), ("text_embeds", pooled),
+            ("encoder_hidden_states", width.map { [batch, length, $0] }),
+        ]
+        found += unet.map { Wanted(component: "unet", tensor: $0.0, shape: $0.1) }
+        let decoder: [(String, [Int]?)] = [
+            ("latents", [1] + sample.dropFirst()), ("image", [1, 3, facts.pixels, facts.pixels]),
+        ]
+        return found + decoder.map { Wanted(component: "vae_decoder", tensor: $0.0, shape: $0.1) }
+    }
+
+    private func shape(_ component: String, _ tensor: String) -> [Int]? {
+        guard let found = manifest.components.first(where: { $0.name == component }),
+            let spec = found.input(tensor) ?? found.output(tensor)
+        else { return nil }
+        return spec.fixedShape(manifest.layout.sizes)
+    }
+}

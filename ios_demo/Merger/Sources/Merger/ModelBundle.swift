@@ -1,0 +1,87 @@
+import Foundation
+
+/// An opened, verified bundle: a folder with a manifest, the artifacts and golden tensors.
+public struct ModelBundle: Sendable {
+    public static let manifestFile = "manifest.json"
+
+    public let folder: URL
+    public let manifest: Manifest
+    public let manifestSha256: String
+
+    public var layout: Layout { manifest.layout }
+
+    /// Reads and verifies a bundle: schema, paths, sizes, hashes. `progress` is told the name of each file and the share
+    /// of the bytes that were verified before it. With `only`, nothing but the files of this component is verified: a
+    /// benchmark of one component needs no others.
+    ///
+    /// Throws InputError naming what is wrong.
+    public static func open(
+        _ folder: URL, only: String? = nil, progress: (String, Double) -> Void = { _, _ in }
+    ) throws -> ModelBundle {
+        let place = folder.appendingPathComponent(manifestFile)
+        guard FileManager.default.fileExists(atPath: place.path) else {
+            throw InputError(
+                "\(folder.lastPathComponent): there is no bundle (no \(manifestFile)); make one with  python -m "
+                    + "export.pipeline --target coreml --into ios_demo")
+        }
+        let data = try Files.mapped(place, most: ManifestReader.maxBytes)
+        let path = "\(folder.lastPathComponent)/\(manifestFile)"
+        let manifest = try ManifestReader.read(data, path: path)
+        try ManifestCheck.check(manifest, path: path)
+        let bundle = ModelBundle(folder: folder, manifest: manifest, manifestSha256: Files.sha256(data))
+        try bundle.verify(bundle.files(of: try only.map(bundle.component)), progress)
+        return bundle
+    }
+
+    /// One component, or InputError with those that the bundle has.
+    public func component(_ name: String) throws -> Component {
+        guard let found = manifest.components.first(where: { $0.name == name }) else {
+            let names = manifest.components.map(\.name).joined(separator: ", ")
+            throw InputError("\(folder.lastPathComponent): the bundle has no \(shorten(name)), only \(names)")
+        }
+        return found
+    }
+
+    public func url(_ entry: FileEntry) -> URL {
+        folder.appendingPathComponent(entry.file)
+    }
+
+    /// What golden files keep of the outputs, by name.
+    public func goldenOutputs(_ component: Component) throws -> [String: Golden.Summary] {
+        try Golden.read(url(component.golden), outputs: component.outputs.map(\.name))
+    }
+
+    private func files(of only: Component?) -> [(what: String, entry: FileEntry)] {
+        var files: [(what: String, entry: FileEntry)] = []
+        for component in only.map({ [$0] }) ?? manifest.components {
+            files += [(component.name, component.artifact), ("\(component.name)'s golden file", component.golden)]
+        }
+        if only == nil, let facts = manifest.pipeline {
+            files += facts.tokenizers.map { ("the pipeline's \($0.encoder)", $0.file) }
+            files.append(("the pipeline's golden image", facts.golden.file))
+        }
+        return files
+    }
+
+    private func verify(_ files: [(what: String, entry: FileEntry)], _ progress: (String, Double) -> Void) throws {
+        let total = files.reduce(0.0) { $0 + Double($1.entry.bytes) }
+        var done = 0.0
+        for (what, entry) in files {
+            progress(entry.file, done / total)
+            try verify(what, entry)
+            done += Double(entry.bytes)
+        }
+    }
+
+    /// A wrong size of a file is found before it is hashed.
+    private func verify(_ what: String, _ entry: FileEntry) throws {
+        let url = try Files.inside(folder, entry.file, what: what)
+        var isFolder: ObjCBool = false
+        _ = FileManager.default.fileExists(atPath: url.path, isDirectory: &isFolder)
+        let sameSize = try isFolder.boolValue || Files.size(url) == entry.bytes
+        guard sameSize, try Files.digest(url) == Digest(bytes: entry.bytes, sha256: entry.sha256) else {
+            throw InputError(
+                "\(entry.file): damaged or changed since its export (its size or SHA-256 differs); export the bundle again")
+        }
+    }
+}

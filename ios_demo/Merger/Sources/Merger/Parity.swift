@@ -1,0 +1,61 @@
+import Foundation
+
+/// The measured distance of one output from PyTorch's. `psnrDb` is 20·log10(max|ref| / rmse), ∞ for equal tensors;
+/// `maxError` is the largest error of a sampled value, a mean or an rms over max|ref|. A value that is not finite makes
+/// them −∞ and ∞.
+public struct Difference: Equatable, Sendable {
+    public let output: String
+    public let psnrDb: Double
+    public let maxError: Double
+
+    public func within(_ tolerance: Tolerance) -> Bool {
+        psnrDb >= tolerance.psnrDb && maxError <= tolerance.maxError
+    }
+}
+
+public enum Parity {
+    /// Compares a whole output with what a golden file keeps of it.
+    public static func compare(_ output: String, golden: Golden.Summary, tensor: Tensor) -> Difference {
+        compare(output, golden: golden, found: Golden.summarise(tensor))
+    }
+
+    static func compare(_ output: String, golden: Golden.Summary, found: Golden.Summary) -> Difference {
+        guard golden.values.count == found.values.count, golden.mean.count == found.mean.count,
+            golden.rms.count == found.rms.count
+        else {
+            return Difference(output: output, psnrDb: -.infinity, maxError: .infinity)
+        }
+        let worst = [(\Golden.Summary.values), \.mean, \.rms].map { largestError(golden[keyPath: $0], found[keyPath: $0]) }
+            .reduce(0) { max($0, $1) }
+        let peak = golden.values.reduce(0) { max($0, abs($1)) }
+        let ratio = worst == 0 ? 0 : peak > 0 ? worst / peak : .infinity
+        return Difference(output: output, psnrDb: psnrDb(golden.values, found.values), maxError: ratio)
+    }
+
+    /// Of two tensors of one size.
+    public static func psnrDb(_ reference: [Double], _ other: [Double]) -> Double {
+        let sum = zip(reference, other).reduce(0) { $0 + ($1.1 - $1.0) * ($1.1 - $1.0) }
+        guard sum.isFinite else { return -.infinity }
+        guard sum > 0 else { return .infinity }
+        let peak = reference.reduce(0) { max($0, abs($1)) }
+        return peak > 0 ? 20 * log10(peak / (sum / Double(reference.count)).squareRoot()) : -.infinity
+    }
+
+    private static func largestError(_ a: [Double], _ b: [Double]) -> Double {
+        let errors = zip(a, b).map { abs($0 - $1) }
+        return errors.allSatisfy(\.isFinite) ? errors.max() ?? 0 : .infinity
+    }
+
+    /// Why a row did not pass, in words.
+    static func reason(_ differences: [Difference], _ tolerance: Tolerance) -> String? {
+        let bad = differences.filter { !$0.within(tolerance) }
+        guard let worst = bad.max(by: { ($0.maxError, -$0.psnrDb) < ($1.maxError, -$1.psnrDb) }) else { return nil }
+        let allowed = String(format: "allowed are %g and %g dB", tolerance.maxError, tolerance.psnrDb)
+        guard worst.maxError.isFinite else {
+            return "\(worst.output) holds values that are not finite or is not of the golden size; \(allowed)"
+        }
+        return String(
+            format: "%@ differs by %.2g of its largest value, %.1f dB; %@", worst.output as NSString, worst.maxError,
+            worst.psnrDb, allowed as NSString)
+    }
+}

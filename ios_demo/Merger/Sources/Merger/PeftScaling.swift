@@ -1,0 +1,123 @@
+import Foundation
+
+/// The scale alpha/r (alpha/√r with rsLoRA) that PEFT's configuration gives a module.
+///
+/// Patterns map a name, a suffix of one or a regular expression to a value; the first that fits counts.
+struct PeftScaling {
+    private typealias Patterns = [(pattern: NSRegularExpression, value: Double)]
+
+    private static let maxPattern = 500
+    private static let maxQuantifiers = 2  // more could take minutes to match, and the file is a stranger's
+    private static let maxMatches = 2_000_000  // patterns times layers
+    /// Initialisations that change the base's weights: the saved factors alone are then not the update.
+    private static let changedBase = ["pissa", "olora", "corda", "loftq", "lora_ga"]
+
+    private let source: String
+    private let rank: Double
+    private let alpha: Double
+    private let rankPatterns: Patterns
+    private let alphaPatterns: Patterns
+    private let isRsLora: Bool
+
+    /// The scaling that a LoraConfig's fields state; missing fields have PEFT's defaults (r = alpha = 8).
+    ///
+    /// Throws InputError for other methods than LoRA, for DoRA, and for values that are no ranks, alphas or patterns.
+    init(_ config: JsonObject, source: String, layers: Int) throws {
+        if let kind = config["peft_type"], kind != .null, kind.text?.uppercased() != "LORA" {
+            let shown = shorten(kind.text ?? kind.serialised, limit: 40)
+            throw InputError("\(source) is a PEFT \(shown) adapter, not a LoRA; train it as a LoRA instead")
+        }
+        if config["use_dora"]?.isTrue == true {
+            throw InputError("\(source) is a DoRA, which no plain LoRA equals; train it with use_dora=False")
+        }
+        if let start = config["init_lora_weights"]?.text?.lowercased(), Self.changedBase.contains(where: start.hasPrefix) {
+            throw InputError(
+                "\(source) was trained on a changed base (\(shorten(start, limit: 40))); convert it when saving (PEFT's "
+                    + "path_initial_model_for_weight_conversion)")
+        }
+        self.source = source
+        rank = try Self.number(config["r"] ?? .integer(8), "r", source, whole: true)
+        alpha = try Self.number(config["lora_alpha"] ?? .integer(8), "lora_alpha", source)
+        rankPatterns = try Self.patterns(config["rank_pattern"], "rank_pattern", source, whole: true)
+        alphaPatterns = try Self.patterns(config["alpha_pattern"], "alpha_pattern", source)
+        isRsLora = config["use_rslora"]?.isTrue == true
+        guard (rankPatterns.count + alphaPatterns.count) * max(1, layers) <= Self.maxMatches else {
+            throw InputError("\(source): it has too many patterns to match; write them as plain names")
+        }
+    }
+
+    /// The factor of `up @ down` for a module (its name inside the component) whose down has `rank` rows.
+    ///
+    /// Throws InputError when the configured rank is another one.
+    func scale(_ module: String, rank: Int) throws -> Double {
+        let configured = Self.find(rankPatterns, module) ?? self.rank
+        guard configured == Double(rank) else {
+            throw InputError(
+                "\(source): the configuration gives '\(shorten(module))' rank \(Int(configured)) but its tensors have "
+                    + "rank \(rank); the two are not of one LoRA, get the file again")
+        }
+        let alpha = Self.find(alphaPatterns, module) ?? self.alpha
+        return alpha / (isRsLora ? Double(rank).squareRoot() : Double(rank))
+    }
+
+    private static func find(_ patterns: Patterns, _ module: String) -> Double? {
+        let whole = NSRange(module.startIndex..., in: module)
+        return patterns.first { $0.pattern.firstMatch(in: module, options: .anchored, range: whole) != nil }?.value
+    }
+
+    private static func number(_ value: Json, _ name: String, _ source: String, whole: Bool = false) throws -> Double {
+        if let number = value.double, abs(number) <= 1e9, !whole || (number >= 1 && number == number.rounded()) {
+            return number
+        }
+        throw InputError(
+            "\(source): \(name) is \(shorten(value.serialised, limit: 40)); it must be "
+                + (whole ? "a whole number of at least 1" : "a finite number"))
+    }
+
+    private static func patterns(_ value: Json?, _ name: String, _ source: String, whole: Bool = false) throws
+        -> Patterns
+    {
+        guard let value, value != .null else { return [] }
+        guard case .object(let object) = value else {
+            throw InputError("\(source): \(name) must map module names to numbers; correct the configuration")
+        }
+        return try object.pairs.map { pattern, value in
+            guard isSimple(pattern), let expression = try? NSRegularExpression(pattern: "(.*\\.)?(\(pattern))$") else {
+                throw InputError(
+                    "\(source): \(name) has the pattern '\(shorten(pattern))', which is invalid or too complex; write "
+                        + "plain module names")
+            }
+            return (expression, try number(value, "\(name) of '\(shorten(pattern))'", source, whole: whole))
+        }
+    }
+
+    /// A quantified group can take exponential time however few quantifiers there are.
+    private static func isSimple(_ pattern: String) -> Bool {
+        guard pattern.utf8.count <= maxPattern, pattern.filter({ "*+{?".contains($0) }).count <= maxQuantifiers else {
+            return false
+        }
+        let characters = Array(pattern)
+        return !zip(characters, characters.dropFirst()).contains { one, two in
+            (one == ")" && "*+{?".contains(two)) || (one == "\\" && two.isNumber)
+        }
+    }
+}
+
+extension Json {
+    /// The text of a string; nil for anything else.
+    var text: String? {
+        if case .text(let text) = self { return text }
+        return nil
+    }
+
+    /// Whether the value is one that Python takes as true: PEFT's flags are written by hand, too.
+    fileprivate var isTrue: Bool {
+        switch self {
+        case .null, .bool(false), .integer(0), .text(""): false
+        case .number(let value): value != 0
+        case .array(let items): !items.isEmpty
+        case .object(let object): !object.isEmpty
+        default: true
+        }
+    }
+}

@@ -1,0 +1,307 @@
+import Foundation
+
+/// One image.
+public struct Request: Equatable, Sendable {
+    public var prompt: String
+    public var seed: UInt32
+    public var steps: Int
+    public var guidance: Double  // classifier-free guidance; 1 turns it off and halves the work
+    public var negative: String?  // nil: what the base was made for, zeros or the empty prompt
+
+    public init(prompt: String, seed: UInt32 = 0, steps: Int, guidance: Double, negative: String? = nil) {
+        self.prompt = prompt
+        self.seed = seed
+        self.steps = steps
+        self.guidance = guidance
+        self.negative = negative
+    }
+}
+
+/// An image, the latents it was decoded from, and where the time went.
+public struct Drawn: Sendable {
+    public let pixels: Tensor  // (1, 3, h, w), in [0, 1]
+    public let latents: Tensor  // (1, 4, y, x)
+    public let seconds: [Stage]
+    public let notes: [String]
+
+    public struct Stage: Equatable, Sendable {
+        public let name: String
+        public let seconds: Double
+    }
+}
+
+/// Called with the stage, and how many of its steps are done of how many. Throwing stops the work.
+public typealias Report = (_ stage: String, _ done: Int, _ total: Int) throws -> Void
+
+/// A bundle's models, each loaded when it is needed.
+///
+/// A bundle over `keptBytes` gives up each model after its use, so that one is in memory at a time.
+public final class ModelStore {
+    public let bundle: ModelBundle
+    private let runtime: any Runtime
+    private let keepsAll: Bool
+    private var models: [String: Model] = [:]
+
+    static let keptBytes = 400_000_000
+
+    public init(_ bundle: ModelBundle, runtime: any Runtime) {
+        self.bundle = bundle
+        self.runtime = runtime
+        keepsAll = bundle.manifest.components.reduce(0) { $0 + $1.artifact.bytes } <= Self.keptBytes
+    }
+
+    /// Throws InputError with the components that there are.
+    public func model(_ name: String) throws -> Model {
+        if let known = models[name] { return known }
+        let component = try bundle.component(name)
+        let made = Model(component, at: bundle.url(component.artifact), runtime: runtime)
+        models[name] = made
+        return made
+    }
+
+    /// Says that a model is not needed for now.
+    public func release(_ name: String) {
+        if !keepsAll { models[name]?.unload() }
+    }
+
+    public func unloadAll() {
+        models.values.forEach { $0.unload() }
+    }
+
+    /// How long each model took to load, of those that were loaded.
+    public var loadTimes: [LoadTimes] {
+        bundle.manifest.components.compactMap { models[$0.name]?.times }
+    }
+}
+
+/// Text to image with a bundle alone: text encoders, the UNet in the scheduler's loop, the VAE's decoder.
+public struct Pipeline {
+    private let store: ModelStore
+    private let facts: PipelineFacts
+
+    /// Throws InputError when the bundle can't draw.
+    public init(_ store: ModelStore) throws {
+        guard let facts = store.bundle.manifest.pipeline else {
+            let parts = store.bundle.manifest.components.map(\.name).joined(separator: ", ")
+            throw InputError(
+                "this bundle can't draw, it holds \(parts) alone; make a whole one with  python -m export.pipeline")
+        }
+        self.store = store
+        self.facts = facts
+    }
+
+    /// The bundle's own steps and guidance.
+    public func defaults(_ prompt: String, seed: UInt32 = 0) -> Request {
+        Request(prompt: prompt, seed: seed, steps: facts.steps, guidance: facts.guidance)
+    }
+
+    /// A LoRA as the UNet's inputs, by name; zeros without one. Throws InputError when it does not fit.
+    public func adapter(_ lora: Lora?) throws -> [String: Tensor] {
+        let bundle = store.bundle
+        let specs = try bundle.component("unet").inputs.filter { $0.name.hasPrefix("adapter_") }
+        guard let lora else {
+            let sizes = bundle.layout.sizes
+            return Dictionary(
+                uniqueKeysWithValues: specs.map { ($0.name, Tensor.zeros($0.fixedShape(sizes), dtype: $0.dtype)) })
+        }
+        guard let first = specs.first else {
+            throw InputError("this bundle's UNet takes no adapter, a LoRA is fused into it; export it without")
+        }
+        let packed = try Packer.pack(lora, layout: bundle.layout, rank: 2 * bundle.layout.rank, dtype: first.dtype)
+        return Dictionary(uniqueKeysWithValues: packed.adapter.map { ("adapter_" + $0.key, $0.value) })
+    }
+
+    /// One image. Throws InputError for a request that can't be drawn, or an image that is not finite.
+    public func draw(
+        _ request: Request, adapter: [String: Tensor], report: Report = { _, _, _ in }
+    ) throws -> Drawn {
+        guard request.guidance.isFinite, request.guidance >= 1 else {
+            throw InputError("guidance \(request.guidance) is not possible; give 1 (off) or more, 3 to 7 are usual")
+        }
+        let scheduler = try Schedulers.make(facts.scheduler, steps: request.steps)
+        var stages: [Drawn.Stage] = []
+        func stage<Result>(_ name: String, _ work: () throws -> Result) rethrows -> Result {
+            let start = Clock.now()
+            defer { stages.append(.init(name: name, seconds: Clock.now() - start)) }
+            return try work()
+        }
+        let encoder = PromptEncoder(store: store, facts: facts)
+        let (condition, notes) = try stage("text") { try encoder.encode(request, report) }
+        try report("loading the UNet", 0, 1)
+        let unet = try store.model("unet")
+        try stage("load the UNet") { try unet.load() }
+        let latents = try stage("steps") {
+            try loop(unet, scheduler, condition, request, adapter, report)
+        }
+        store.release("unet")
+        try report("decoding", 0, 1)
+        let pixels = try stage("decode") { try decode(latents) }
+        guard pixels.isFinite else {
+            throw InputError("the image is not finite: this bundle's precision overflows; export it in fp32")
+        }
+        return Drawn(pixels: pixels, latents: latents, seconds: stages, notes: notes)
+    }
+
+    private func loop(
+        _ unet: Model, _ scheduler: any Scheduler, _ condition: Condition, _ request: Request,
+        _ adapter: [String: Tensor], _ report: Report
+    ) throws -> Tensor {
+        guard let sample = unet.component.input("sample") else {
+            throw InputError("this bundle's UNet has no sample; export the bundle again")
+        }
+        let shape = sample.fixedShape(store.bundle.layout.sizes)
+        let one = [1] + shape.dropFirst()
+        let step = try GuidedStep(
+            unet: unet, condition: condition, shape: shape, guidance: Float(request.guidance), pixels: facts.pixels,
+            adapter: adapter)
+        var latents = scheduler.start(Noise.normal(count: one.reduce(1, *), seed: request.seed))
+        for (i, time) in scheduler.timesteps.enumerated() {
+            try report("drawing", i, scheduler.timesteps.count)
+            latents = scheduler.step(try step.predict(scheduler.scale(latents, i), time: time), i, latents)
+        }
+        return Tensor(latents, shape: one)
+    }
+
+    private func decode(_ latents: Tensor) throws -> Tensor {
+        let decoder = try store.model("vae_decoder")
+        let dtype = decoder.component.input("latents")?.dtype ?? .float32
+        let image = try decoder.perform(["latents": latents.converted(to: dtype)])["image"]
+        store.release("vae_decoder")
+        guard let image else { throw InputError("this bundle's VAE gives no image; export the bundle again") }
+        return image.converted(to: .float32)
+    }
+}
+
+/// What the UNet is told, row by row: the prompt's row last, before it the negative's where there is guidance.
+struct Condition {
+    var states: [[Float]]  // each (tokens, d)
+    var pooled: [[Float]]  // each (p)
+}
+
+/// Prompts through the text encoders.
+private struct PromptEncoder {
+    let store: ModelStore
+    let facts: PipelineFacts
+
+    func encode(_ request: Request, _ report: Report) throws -> (Condition, [String]) {
+        let guided = request.guidance > 1
+        let zeros = request.negative == nil && facts.negative == .zeros
+        let prompts = guided && !zeros ? [request.negative ?? "", request.prompt] : [request.prompt]
+        var parts: [[Encoded]] = []  // by encoder, then by prompt
+        for (number, entry) in facts.tokenizers.enumerated() {
+            try report("reading the prompt", number, facts.tokenizers.count)
+            let tokenizer = try ClipTokenizer(Files.mapped(store.bundle.url(entry.file)), entry)
+            parts.append(try prompts.map { try encode(tokenizer($0), entry.encoder) })
+            store.release(entry.encoder)
+        }
+        var condition = Condition(states: [], pooled: [])
+        for row in prompts.indices {
+            condition.states.append(join(parts.map { $0[row] }))
+            condition.pooled.append(parts[parts.count - 1][row].pooled)
+        }
+        if guided, zeros {
+            condition.states.insert([Float](repeating: 0, count: condition.states[0].count), at: 0)
+            condition.pooled.insert([Float](repeating: 0, count: condition.pooled[0].count), at: 0)
+        }
+        let cuts = parts[0].map(\.cut).filter { !$0.isEmpty }
+        return (condition, cuts.map { "the prompt is too long for CLIP, this was cut off: \($0)" })
+    }
+
+    /// One prompt in one encoder.
+    private struct Encoded {
+        let states: [Float]  // (tokens, width)
+        let width: Int
+        let pooled: [Float]
+        let cut: String
+    }
+
+    private func encode(_ tokens: Tokens, _ name: String) throws -> Encoded {
+        let ids = Tensor(.int32(tokens.ids), shape: [1, tokens.ids.count])
+        let found = try store.model(name).perform(["input_ids": ids])
+        guard let states = found["hidden_states"], let width = states.shape.last else {
+            throw InputError("\(name) gives no hidden_states; export the bundle again")
+        }
+        return Encoded(
+            states: states.floats, width: width, pooled: found["text_embeds"]?.floats ?? [], cut: tokens.cut)
+    }
+
+    /// Along the last axis: each token's states of one encoder, then of the other.
+    private func join(_ parts: [Encoded]) -> [Float] {
+        (0..<facts.tokenizers[0].length).flatMap { token in
+            parts.flatMap { $0.states[token * $0.width..<(token + 1) * $0.width] }
+        }
+    }
+}
+
+/// The UNet's guided prediction. A UNet of batch 1 is run once for each row.
+private struct GuidedStep {
+    private let unet: Model
+    private let condition: Condition
+    private let shape: [Int]  // of the sample: (batch, 4, y, x)
+    private let guidance: Float
+
+    /// Binds what stays the same in every step.
+    init(
+        unet: Model, condition: Condition, shape: [Int], guidance: Float, pixels: Int, adapter: [String: Tensor]
+    ) throws {
+        self.unet = unet
+        self.condition = condition
+        self.shape = shape
+        self.guidance = guidance
+        // SDXL's size conditioning: original size, crop corner, target size.
+        let side = Float(pixels)
+        let sizes = [[Float]](repeating: [side, side, 0, 0, side, side], count: shape[0])
+        var kept = adapter
+        kept["time_ids"] = try tensor("time_ids", sizes)
+        if condition.states.count <= shape[0] {
+            kept.merge(try conditions(rows: batchRows)) { _, new in new }
+        }
+        try unet.bind(kept)
+    }
+
+    /// Rows of the condition in one run: a single row in a UNet of batch 2 fills it twice, the second is dropped.
+    private var batchRows: [Int] { (0..<shape[0]).map { min($0, condition.states.count - 1) } }
+
+    func predict(_ sample: [Float], time: Float) throws -> [Float] {
+        let rows = condition.states.count
+        var predicted: [[Float]]
+        if rows <= shape[0] {
+            predicted = Array(try run(sample, time, [:]).prefix(rows))
+        } else {
+            predicted = try (0..<rows).flatMap { row in
+                try run(sample, time, conditions(rows: [Int](repeating: row, count: shape[0]))).prefix(1)
+            }
+        }
+        guard rows > 1 else { return predicted[0] }
+        let told = predicted.removeLast()
+        return zip(predicted[0], told).map { without, told in without + guidance * (told - without) }
+    }
+
+    private func conditions(rows: [Int]) throws -> [String: Tensor] {
+        [
+            "encoder_hidden_states": try tensor("encoder_hidden_states", rows.map { condition.states[$0] }),
+            "text_embeds": try tensor("text_embeds", rows.map { condition.pooled[$0] }),
+        ]
+    }
+
+    private func run(_ sample: [Float], _ time: Float, _ more: [String: Tensor]) throws -> [[Float]] {
+        var inputs = more
+        inputs["sample"] = try tensor("sample", [[Float]](repeating: sample, count: shape[0]))
+        inputs["timestep"] = try tensor("timestep", [[Float]](repeating: [time], count: shape[0]))
+        guard let found = try unet.perform(inputs)["noise_pred"] else {
+            throw InputError("this bundle's UNet gives no noise_pred; export the bundle again")
+        }
+        return (0..<shape[0]).map { Array(found.row($0)) }
+    }
+
+    private func tensor(_ name: String, _ rows: [[Float]]) throws -> Tensor {
+        guard let spec = unet.component.input(name) else {
+            throw InputError("this bundle's UNet has no \(name); export the bundle again")
+        }
+        let shape = spec.shape.map { $0.fixed([:]) }
+        guard shape.reduce(1, *) == rows.reduce(0, { $0 + $1.count }) else {
+            throw InputError("\(name) is of another size than the UNet's; export the bundle again")
+        }
+        return Tensor(rows.flatMap { $0 }, shape: shape, dtype: spec.dtype)
+    }
+}

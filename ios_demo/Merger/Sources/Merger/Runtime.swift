@@ -1,0 +1,170 @@
+import Foundation
+
+/// Which of the device's processors a runtime may use.
+public enum ComputeUnits: String, Sendable, CaseIterable, Codable {
+    case all
+    case cpuAndNeuralEngine = "cpu-and-neural-engine"
+    case cpuAndGPU = "cpu-and-gpu"
+    case cpuOnly = "cpu-only"
+}
+
+/// A runtime that loads artifacts. One file each: Core ML, ONNX Runtime.
+public protocol Runtime {
+    /// As the record's schema has it.
+    var name: String { get }
+    var version: String { get }
+    /// What runs the graph.
+    var backend: String { get }
+    /// As the record's schema has it: the one really used, `all` where the system chose and does not say.
+    var computeUnit: String { get }
+
+    /// Loads an artifact. Throws InputError with the runtime's message where it fails, or where the artifact's tensors
+    /// are not the manifest's.
+    func load(_ component: Component, at url: URL) throws -> Loaded
+}
+
+/// A session, and how long the two parts of loading took.
+public struct Loaded {
+    public let session: any Session
+    public let compileSeconds: Double?  // nil where nothing was compiled
+}
+
+/// A loaded artifact. Its inputs were checked by `Model`, which owns it.
+public protocol Session: AnyObject {
+    /// Keeps inputs for all later runs.
+    func bind(_ inputs: [String: Tensor]) throws
+
+    /// Outputs by name; the inputs given and bound must together be the component's.
+    func run(_ inputs: [String: Tensor]) throws -> [String: Tensor]
+}
+
+/// How long loading took. `compile` is of the first time on a device, nil where the compiled model was kept.
+public struct LoadTimes: Equatable, Sendable {
+    public let component: String
+    public let totalSeconds: Double
+    public let compileSeconds: Double?
+}
+
+/// One artifact: loads it when it is first needed, checks what goes in, and gives it up when told to.
+///
+/// It is no Sendable: whoever owns it is the only one to use it, which the compiler sees to.
+public final class Model {
+    public let component: Component
+    public private(set) var times: LoadTimes?
+    private let url: URL
+    private let runtime: any Runtime
+    private var session: (any Session)?
+    private var bound: [String: Tensor] = [:]
+
+    public init(_ component: Component, at url: URL, runtime: any Runtime) {
+        self.component = component
+        self.url = url
+        self.runtime = runtime
+    }
+
+    public var isLoaded: Bool { session != nil }
+
+    /// Loads the artifact, if it isn't loaded.
+    public func load() throws {
+        _ = try loaded()
+    }
+
+    /// Loads and gives up: what the system prepares at the first load is then ready.
+    public func prewarm() throws {
+        guard !isLoaded else { return }
+        try load()
+        unload()
+    }
+
+    public func unload() {
+        session = nil
+        bound = [:]
+    }
+
+    /// Keeps inputs for all later runs, until the model is unloaded.
+    public func bind(_ inputs: [String: Tensor]) throws {
+        for (name, tensor) in inputs {
+            try InputCheck.check(component, name, tensor)
+        }
+        let session = try loaded()
+        try session.bind(inputs)
+        bound.merge(inputs) { _, new in new }
+    }
+
+    /// Outputs by name. Throws InputError for a missing, unknown or misshapen input.
+    public func perform(_ inputs: [String: Tensor] = [:]) throws -> [String: Tensor] {
+        try InputCheck.check(component, inputs.merging(bound) { new, _ in new })
+        return try loaded().run(inputs)
+    }
+
+    private func loaded() throws -> any Session {
+        if let session { return session }
+        let start = Clock.now()
+        let found = try runtime.load(component, at: url)
+        times = LoadTimes(
+            component: component.name, totalSeconds: Clock.now() - start, compileSeconds: found.compileSeconds)
+        session = found.session
+        return found.session
+    }
+}
+
+/// Inputs against a component's.
+enum InputCheck {
+    static func check(_ component: Component, _ inputs: [String: Tensor]) throws {
+        if let missing = component.inputs.first(where: { inputs[$0.name] == nil }) {
+            throw InputError("\(component.name) got no \(missing.name); its inputs are listed in manifest.json")
+        }
+        var sizes: [RankName: Int] = [:]
+        for (name, tensor) in inputs {
+            let spec = try check(component, name, tensor)
+            for case (.named(let rank), let size) in zip(spec.shape, tensor.shape)
+            where sizes.updateValue(size, forKey: rank) ?? size != size {
+                // A size given by name may be anything, but the same in every input.
+                throw InputError("\(component.name): \(name) has shape \(tensor.shape), another input has another rank")
+            }
+        }
+    }
+
+    @discardableResult
+    static func check(_ component: Component, _ name: String, _ tensor: Tensor) throws -> TensorSpec {
+        guard let spec = component.input(name) else {
+            throw InputError("\(component.name) has no input \(shorten(name)); its inputs are listed in manifest.json")
+        }
+        let fits =
+            tensor.shape.count == spec.shape.count
+            && zip(tensor.shape, spec.shape).allSatisfy { have, want in
+                if case .size(let size) = want { return have == size }
+                return true
+            }
+        guard fits, tensor.dtype == spec.dtype else {
+            throw InputError(
+                "\(component.name): \(name) is \(tensor.dtype.rawValue) of shape \(tensor.shape), it needs "
+                    + "\(spec.dtype.rawValue) of shape \(spec.description)")
+        }
+        return spec
+    }
+}
+
+extension TensorSpec {
+    var description: String {
+        "[" + shape.map { size in
+            switch size {
+            case .size(let size): String(size)
+            case .named(let name): name.rawValue
+            }
+        }.joined(separator: ", ") + "]"
+    }
+}
+
+/// Seconds of a clock that never jumps.
+enum Clock {
+    static func now() -> Double {
+        Double(DispatchTime.now().uptimeNanoseconds) * 1e-9
+    }
+
+    static func seconds(_ work: () throws -> Void) rethrows -> Double {
+        let start = now()
+        try work()
+        return now() - start
+    }
+}

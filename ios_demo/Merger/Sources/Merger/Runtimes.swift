@@ -1,0 +1,33 @@
+import Foundation
+
+/// How artifacts are run.
+public struct RuntimeOptions: Equatable, Sendable {
+    public var units: ComputeUnits
+    public var threads: Int?  // nil leaves the number to the runtime
+    public var cache: URL  // a folder for what a runtime makes of artifacts on this device
+    public var onnxLibrary: String?  // nil where ONNX Runtime is linked into the program
+
+    public init(units: ComputeUnits = .all, threads: Int? = nil, cache: URL, onnxLibrary: String? = nil) {
+        self.units = units
+        self.threads = threads
+        self.cache = cache
+        self.onnxLibrary = onnxLibrary
+    }
+}
+
+public enum Runtimes {
+    /// The runtime for bundles of a target. Throws InputError where this program has none.
+    public static func make(_ target: Target, _ options: RuntimeOptions) throws -> any Runtime {
+        switch target {
+        case .onnx: return try OnnxRuntime(library: options.onnxLibrary, threads: options.threads)
+        case .coreml:
+            #if canImport(CoreML)
+            return CoreMLRuntime(units: options.units, cache: options.cache)
+            #else
+            throw InputError("a coreml bundle runs on Apple's systems alone; export the bundle with --target onnx")
+            #endif
+        case .executorch:
+            throw InputError("this app does not run executorch bundles; export the bundle with --target coreml")
+        }
+    }
+}

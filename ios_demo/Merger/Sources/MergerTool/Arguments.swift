@@ -1,0 +1,61 @@
+import Foundation
+import Merger
+
+/// A command's words and options. Throws InputError for what it does not know.
+struct Arguments {
+    private var words: [String] = []
+    private var options: [String: String] = [:]
+
+    private static let known: Set<String> = [
+        "--content-scale", "--style-scale", "--prompt", "--content", "--style", "--lora", "--steps", "--guidance",
+        "--seed", "--negative", "-o", "--component", "--runs", "--warmup", "--threads", "--units", "--library", "--cache",
+    ]
+
+    init(_ given: [String]) throws {
+        var rest = given[...]
+        while let next = rest.popFirst() {
+            guard next.hasPrefix("-") else {
+                words.append(next)
+                continue
+            }
+            guard Self.known.contains(next) else { throw InputError("\(next) is no option; see merger-tool") }
+            guard let value = rest.popFirst() else { throw InputError("\(next) needs a value") }
+            options[next] = value
+        }
+    }
+
+    /// The next word; `what` names it.
+    mutating func word(_ what: String) throws -> String {
+        guard !words.isEmpty else { throw InputError("give \(what)\n\(usage)") }
+        return words.removeFirst()
+    }
+
+    mutating func file(_ what: String) throws -> URL {
+        URL(fileURLWithPath: try word(what))
+    }
+
+    var isEmpty: Bool { words.isEmpty }
+
+    func text(_ name: String) -> String? { options[name] }
+
+    func optionalFile(_ name: String) -> URL? { options[name].map { URL(fileURLWithPath: $0) } }
+
+    func number<Number: LosslessStringConvertible>(_ name: String) throws -> Number? {
+        guard let text = options[name] else { return nil }
+        guard let number = Number(text) else { throw InputError("\(name) is '\(text)'; give a number") }
+        return number
+    }
+
+    func runtime() throws -> RuntimeOptions {
+        let cache = optionalFile("--cache") ?? FileManager.default.temporaryDirectory.appendingPathComponent("merger-tool")
+        var options = RuntimeOptions(threads: try number("--threads"), cache: cache, onnxLibrary: text("--library"))
+        if let text = text("--units") {
+            guard let units = ComputeUnits(rawValue: text) else {
+                let valid = ComputeUnits.allCases.map(\.rawValue).joined(separator: ", ")
+                throw InputError("--units is '\(text)'; valid are \(valid)")
+            }
+            options.units = units
+        }
+        return options
+    }
+}

@@ -1,0 +1,120 @@
+import Foundation
+import Merger
+
+typealias Command = (inout Arguments) async throws -> Int32
+
+func check(_ arguments: inout Arguments) async throws -> Int32 {
+    let engine = Engine(try arguments.runtime())
+    _ = try await engine.open(arguments.file("a BUNDLE"))
+    let rows = try await engine.check(row: { row in
+        let worst = row.worst.map { String(format: "%.1e", $0.maxError) } ?? "-"
+        let psnr = row.psnrDb.map { String(format: "%.1f dB", $0) } ?? "-"
+        print("\(row.component)\t\(row.status.rawValue)\t\(psnr)\t\(worst)\t\(row.reason ?? "")")
+    })
+    for times in try await engine.loadTimes() {
+        let compile = times.compileSeconds.map { String(format: ", %.2f s of it compiling", $0) } ?? ""
+        print(String(format: "loading %@ took %.2f s%@", times.component as NSString, times.totalSeconds, compile as NSString))
+    }
+    return rows.allSatisfy { $0.status == .passed } ? 0 : 1
+}
+
+func merge(_ arguments: inout Arguments) async throws -> Int32 {
+    let engine = Engine(try arguments.runtime())
+    _ = try await engine.open(arguments.file("a BUNDLE"))
+    let (content, style) = (try arguments.file("a CONTENT LoRA"), try arguments.file("a STYLE LoRA"))
+    let merged = try await merged(engine, content, style, arguments)
+    if let output = arguments.optionalFile("-o") {
+        var tensors = merged.adapter
+        for (name, tensor) in merged.outputs where name.hasPrefix("coefficients_") {
+            tensors[name] = tensor
+        }
+        try SafeTensorsWriter.write(tensors, to: output)
+    }
+    return 0
+}
+
+private func merged(_ engine: Engine, _ content: URL, _ style: URL, _ arguments: Arguments) async throws -> Merged {
+    for url in [content, style] {
+        let summary = try await engine.read(url)
+        print("\(summary.name): \(summary.notes.joined(separator: ", "))")
+        if let warning = summary.warning { print("warning: \(warning)") }
+    }
+    let merged = try await engine.merge(
+        content: content, style: style, contentScale: arguments.number("--content-scale") ?? 1,
+        styleScale: arguments.number("--style-scale") ?? 1)
+    print(String(format: "merged %d layers in %.4f s", merged.coefficients.count, merged.mergeSeconds))
+    return merged
+}
+
+func generate(_ arguments: inout Arguments) async throws -> Int32 {
+    let engine = Engine(try arguments.runtime())
+    _ = try await engine.open(arguments.file("a BUNDLE"))
+    guard let prompt = arguments.text("--prompt") else { throw InputError("give --prompt P") }
+    var request = try await engine.defaults(prompt, seed: arguments.number("--seed") ?? 0)
+    request.steps = try arguments.number("--steps") ?? request.steps
+    request.guidance = try arguments.number("--guidance") ?? request.guidance
+    request.negative = arguments.text("--negative")
+    var adapter = Engine.Adapter.none
+    if let content = arguments.optionalFile("--content"), let style = arguments.optionalFile("--style") {
+        _ = try await merged(engine, content, style, arguments)
+        adapter = .merged
+    } else if let lora = arguments.optionalFile("--lora") ?? arguments.optionalFile("--content") ?? arguments.optionalFile("--style") {
+        adapter = .lora(lora)
+    }
+    let picture = try await engine.generate(request, with: adapter)
+    for note in picture.drawn.notes { print(note) }
+    let times = picture.drawn.seconds.map { String(format: "%@ %.2f s", $0.name as NSString, $0.seconds) }
+    print("\(picture.image.width)×\(picture.image.height): \(times.joined(separator: ", "))")
+    if let output = arguments.optionalFile("-o") {
+        let image = Tensor(
+            .int32(picture.image.rgba.map { Int32($0) }), shape: [picture.image.height, picture.image.width, 4])
+        try SafeTensorsWriter.write(
+            ["pixels": picture.drawn.pixels, "latents": picture.drawn.latents, "rgba": image], to: output)
+    }
+    return 0
+}
+
+func benchmark(_ arguments: inout Arguments) async throws -> Int32 {
+    let options = try arguments.runtime()
+    let bundle = try arguments.file("a BUNDLE")
+    guard let component = arguments.text("--component") else { throw InputError("give --component NAME") }
+    let plan = BenchmarkPlan(
+        component: component, warmup: try arguments.number("--warmup") ?? 3, runs: try arguments.number("--runs") ?? 20,
+        threads: options.threads, units: options.units)
+    let record = try await Engine(options).benchmark(bundle, plan)
+    if let output = arguments.optionalFile("-o") {
+        try Data((record.serialised + "\n").utf8).write(to: output, options: .atomic)
+    } else {
+        print(record.serialised)
+    }
+    return 0
+}
+
+/// What LoRA files hold, a line each; with -o, every layer's ΔW of the last one.
+func lora(_ arguments: inout Arguments) async throws -> Int32 {
+    var code: Int32 = 0
+    repeat {
+        let file = try arguments.file("a LORA")
+        do {
+            let found = try LoraReader.read(file)
+            try found.checkValues()
+            print("\(file.lastPathComponent)\tread\t\(found.notes.joined(separator: ", "))")
+            if let output = arguments.optionalFile("-o") {
+                try SafeTensorsWriter.write(deltas(found), to: output)
+            }
+        } catch let error as InputError {
+            print("\(file.lastPathComponent)\trefused\t\(error.sentence)")
+            code = 2
+        }
+    } while !arguments.isEmpty
+    return code
+}
+
+private func deltas(_ lora: Lora) throws -> [String: Tensor] {
+    var found: [String: Tensor] = [:]
+    for name in lora.names {
+        guard let layer = try lora.layer(name) else { continue }
+        found[name] = Tensor(layer.delta(), shape: layer.weightShape)
+    }
+    return found
+}

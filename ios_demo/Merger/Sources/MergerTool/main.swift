@@ -1,0 +1,33 @@
+// merger-tool: the engine on a computer. On a Mac it runs Core ML bundles, on Linux ONNX ones.
+import Foundation
+import Merger
+
+let usage = """
+    usage: merger-tool check BUNDLE
+           merger-tool merge BUNDLE CONTENT STYLE [--content-scale X] [--style-scale X] [-o TENSORS]
+           merger-tool generate BUNDLE --prompt P [--content L --style L | --lora L] [--steps N] [--guidance G]
+                       [--seed S] [--negative P] [--content-scale X] [--style-scale X] [-o TENSORS]
+           merger-tool benchmark BUNDLE --component C [--runs N] [--warmup N] [--threads N] [-o RECORD]
+           merger-tool lora LORA... [-o TENSORS]
+    TENSORS is a safetensors file: the adapter and the coefficients, the image's pixels and latents, or every layer's ΔW.
+    Everywhere: [--units all|cpu-and-neural-engine|cpu-and-gpu|cpu-only] [--library LIBONNXRUNTIME] [--cache FOLDER]
+    """
+
+func fail(_ sentence: String, code: Int32 = 2) -> Never {
+    FileHandle.standardError.write(Data("error: \(sentence)\n".utf8))
+    exit(code)
+}
+
+do {
+    var arguments = try Arguments(Array(CommandLine.arguments.dropFirst()))
+    let command = try arguments.word("a command")
+    let commands = ["check": check, "merge": merge, "generate": generate, "benchmark": benchmark, "lora": lora]
+    guard let work = commands[command] else {
+        fail("there is no command '\(command)'; valid are \(commands.keys.sorted().joined(separator: ", "))\n\(usage)")
+    }
+    exit(try await work(&arguments))
+} catch let error as InputError {
+    fail(error.sentence)
+} catch {
+    fail("\(error.localizedDescription); see merger-tool without arguments")
+}

@@ -1,0 +1,129 @@
+import XCTest
+
+@testable import Merger
+
+/// Bundles and their manifests (tests/golden/merger), and what is said of damaged ones.
+final class BundleTests: XCTestCase {
+    private let folder = golden.appendingPathComponent("merger/bundle")
+
+    func testTheGoldenBundleOpens() throws {
+        var files: [String] = []
+        let bundle = try ModelBundle.open(folder) { file, _ in files.append(file) }
+        XCTAssertEqual(files, ["merger.onnx", "golden/merger.safetensors"])
+        XCTAssertEqual(bundle.manifest.base, "tiny")
+        XCTAssertEqual(bundle.manifest.target, .onnx)
+        XCTAssertEqual(bundle.manifest.hypernetwork?.kvRule, .average)
+        XCTAssertEqual(bundle.layout.rank, 4)
+        XCTAssertEqual(bundle.layout.groups.map(\.name), ["qo_32x32", "qo_64x64", "kv_32x32", "kv_48x32", "kv_48x64", "kv_64x64"])
+        XCTAssertNil(bundle.manifest.pipeline)
+        XCTAssertEqual(try bundle.component("merger").inputs.count, 26)
+        XCTAssertTrue(refusal { _ = try bundle.component("unet") }.contains("the bundle has no unet, only merger"))
+    }
+
+    /// An edit of the manifest's text, and what must be said of it.
+    private static let edits: [(name: String, from: String, to: String, said: String)] = [
+        ("an old schema", "\"schema_version\": 1", "\"schema_version\": 2", "schema version 2 is unknown, this app reads 1"),
+        ("a true schema", "\"schema_version\": 1", "\"schema_version\": true", "schema version true is unknown"),
+        ("no base", "\"base\": \"tiny\"", "\"base\": \"\"", "is not a name"),
+        ("an unknown target", "\"onnx\"", "\"tflite\"", "valid are onnx, coreml, executorch"),
+        ("an unknown precision", "\"precision\": \"fp32\"", "\"precision\": \"fp8\"", "valid are fp32, fp16, w8, w6, w4"),
+        ("an unknown key", "\"base\": \"tiny\"", "\"base\": \"tiny\", \"x\": 1", "has the unknown key 'x'"),
+        ("a key twice", "\"base\": \"tiny\"", "\"base\": \"tiny\", \"base\": \"x\"", "has the key 'base' twice"),
+        ("an unknown generator", "mix32-11bit", "mersenne", "which is not 'mix32-11bit'"),
+        ("no hypernetwork", "\"hypernetwork\"", "\"hyper\"", "has the unknown key 'hyper'"),
+        ("another name", "\"name\": \"qo_32x32\"", "\"name\": \"qo_32x33\"", "does not match its sizes"),
+        ("another rank", "\"rank\": 4", "\"rank\": 8", "mixes ranks"),
+        ("a module twice", "attn1.to_out.0\"", "attn1.to_q\"", "repeats a name"),
+        ("a path upwards", "\"merger.onnx\"", "\"../merger.onnx\"", "is not a path inside the bundle"),
+        ("an absolute path", "\"merger.onnx\"", "\"/etc/hostname\"", "is not a path inside the bundle"),
+        ("no such file", "\"merger.onnx\"", "\"other.onnx\"", "merger (other.onnx) is missing or outside the bundle"),
+        ("another hash", "84deaef4", "94deaef4", "damaged or changed since its export"),
+        ("another size", "\"bytes\": 31932", "\"bytes\": 31931", "damaged or changed since its export"),
+        ("a huge golden file", "\"bytes\": 90480", "\"bytes\": 90480000", "is not a whole number from 1 to 8388608"),
+        ("an unknown type", "\"dtype\": \"float32\"", "\"dtype\": \"int64\"", "valid are float32, float16, int32"),
+        ("an unknown size", "\"content_rank\"", "\"batch\"", "which is not a size"),
+        ("another input", "\"name\": \"content_scale\"", "\"name\": \"scale\"", "golden inputs are not its inputs"),
+        ("a scale of zero", "\"scale\": 0.5", "\"scale\": 0", "is not above 0"),
+        ("values that don't fill", "\"value\": 0.75", "\"values\": [1, 2]", "golden values don't fill their shape"),
+        ("two kinds of golden input", "\"value\": 0.75", "\"value\": 0.75, \"seed\": 1, \"scale\": 1", "must have either value"),
+        ("a loose tolerance", "\"psnr_db\": 100.0", "\"psnr_db\": 10", "is not a number of dB from 20"),
+        ("an unknown status", "\"status\": \"passed\"", "\"status\": \"fine\"", "which is not passed, failed or not_run"),
+        ("no such output", "\"coefficients_qo_64x64\"", "\"coefficients_qo\"", "the merger's outputs are not its layout's"),
+    ]
+
+    func testDamagedManifestsAreRefused() throws {
+        let whole = try String(contentsOf: folder.appendingPathComponent("manifest.json"), encoding: .utf8)
+        for (name, from, to, said) in Self.edits {
+            // The first place only: elsewhere the same text means something else.
+            let place = try XCTUnwrap(whole.range(of: from), name)
+            let copy = try copyOfBundle()
+            try whole.replacingCharacters(in: place, with: to).write(
+                to: copy.appendingPathComponent("manifest.json"), atomically: true, encoding: .utf8)
+            let sentence = refusal { _ = try ModelBundle.open(copy) }
+            XCTAssertTrue(sentence.contains(said), "\(name): \(sentence)")
+            XCTAssertTrue(sentence.contains("export"), "\(name): \(sentence)")
+        }
+    }
+
+    func testEveryCutOfAManifestIsRefused() throws {
+        let whole = try Data(contentsOf: folder.appendingPathComponent("manifest.json"))
+        let copy = try copyOfBundle()
+        for length in stride(from: 0, to: whole.count - 2, by: whole.count / 20) {
+            try whole.prefix(length).write(to: copy.appendingPathComponent("manifest.json"))
+            XCTAssertTrue(refusal { _ = try ModelBundle.open(copy) }.contains("not valid JSON; export the bundle again"))
+        }
+    }
+
+    func testAFolderWithoutAManifestSaysHowToMakeOne() throws {
+        let sentence = refusal { _ = try ModelBundle.open(try scratchFolder(self)) }
+        XCTAssertTrue(sentence.contains("python -m export.pipeline --target coreml --into ios_demo"), sentence)
+    }
+
+    func testDamagedFilesAreRefused() throws {
+        for file in ["merger.onnx", "golden/merger.safetensors"] {
+            let copy = try copyOfBundle()
+            let url = copy.appendingPathComponent(file)
+            var data = try Data(contentsOf: url)
+            data[data.count / 2] ^= 1
+            try data.write(to: url)
+            XCTAssertTrue(refusal { _ = try ModelBundle.open(copy) }.contains("\(file): damaged or changed"))
+        }
+    }
+
+    func testLinksOutOfTheBundleAreRefused() throws {
+        let copy = try copyOfBundle()
+        let (url, outside) = (copy.appendingPathComponent("merger.onnx"), copy.appendingPathExtension("elsewhere"))
+        try FileManager.default.moveItem(at: url, to: outside)
+        try FileManager.default.createSymbolicLink(at: url, withDestinationURL: outside)
+        XCTAssertTrue(refusal { _ = try ModelBundle.open(copy) }.contains("missing or outside the bundle"))
+    }
+
+    func testAPipeIsRefusedWithoutBeingOpened() throws {
+        let copy = try copyOfBundle()
+        let path = copy.appendingPathComponent("merger.onnx").path
+        try FileManager.default.removeItem(atPath: path)
+        XCTAssertEqual(mkfifo(path, 0o600), 0)
+        XCTAssertTrue(refusal { _ = try ModelBundle.open(copy) }.contains("is not a regular file"))
+    }
+
+    func testADigestOfAFolderIsThatOfItsSortedLines() throws {
+        let folder = try scratchFolder(self)
+        try FileManager.default.createDirectory(
+            at: folder.appendingPathComponent("weights"), withIntermediateDirectories: true)
+        // "weights.bin" comes before "weights/a.bin": by bytes, not by parts of the path.
+        try Data("b".utf8).write(to: folder.appendingPathComponent("weights.bin"))
+        try Data("a".utf8).write(to: folder.appendingPathComponent("weights/a.bin"))
+        let hash = { (text: String) in Files.sha256(Data(text.utf8)) }
+        let lines = "\(hash("b"))  weights.bin\n\(hash("a"))  weights/a.bin\n"
+        XCTAssertEqual(try Files.digest(folder), Digest(bytes: 2, sha256: hash(lines)))
+        try FileManager.default.createSymbolicLink(
+            at: folder.appendingPathComponent("link"), withDestinationURL: folder.appendingPathComponent("weights.bin"))
+        XCTAssertTrue(refusal { _ = try Files.digest(folder) }.contains("links are not allowed in a bundle"))
+    }
+
+    private func copyOfBundle() throws -> URL {
+        let copy = try scratchFolder(self).appendingPathComponent("bundle")
+        try FileManager.default.copyItem(at: folder, to: copy)
+        return copy
+    }
+}

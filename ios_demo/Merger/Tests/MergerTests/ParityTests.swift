@@ -1,0 +1,59 @@
+import XCTest
+
+@testable import Merger
+
+final class ParityTests: XCTestCase {
+    private let tolerance = Tolerance(psnrDb: 100, maxError: 1e-5)
+
+    private func output() throws -> Tensor {
+        try Golden.input(GoldenInput(shape: [6, 50, 400], source: .generated(seed: 9, scale: 1)), dtype: .float32)
+    }
+
+    private func changed(_ change: (inout [Float]) -> Void) throws -> Tensor {
+        var values = try output().floats
+        change(&values)
+        return Tensor(values, shape: [6, 50, 400])
+    }
+
+    func testEqualTensorsPass() throws {
+        let difference = Parity.compare("x", golden: Golden.summarise(try output()), tensor: try output())
+        XCTAssertEqual(difference, Difference(output: "x", psnrDb: .infinity, maxError: 0))
+    }
+
+    func testWrongTensorsFail() throws {
+        let golden = Golden.summarise(try output())
+        let free = Set(0..<120_000).subtracting(Golden.positions(120_000)).min()!  // where only statistics see it
+        let wrong: [(String, Tensor)] = [
+            ("sign", try changed { for i in $0.indices { $0[i] = -$0[i] } }),
+            ("layers swapped", try changed { $0 = Array($0[20_000..<40_000] + $0[..<20_000] + $0[40_000...]) }),
+            ("one layer off by 1e-4", try changed { for i in 60_000..<80_000 { $0[i] *= 1.0001 } }),
+            ("one NaN", try changed { $0[free] = .nan }),
+            ("zeros", Tensor.zeros([6, 50, 400])),
+            ("one layer missing", Tensor(Array(try output().floats[..<100_000]), shape: [5, 50, 400])),
+            ("transposed", try changed { values in
+                for layer in 0..<6 {
+                    let old = Array(values[layer * 20_000..<(layer + 1) * 20_000])
+                    for i in 0..<50 { for j in 0..<400 { values[layer * 20_000 + j * 50 + i] = old[i * 400 + j] } }
+                }
+            }),
+        ]
+        for (name, tensor) in wrong {
+            let difference = Parity.compare("x", golden: golden, tensor: tensor)
+            XCTAssertFalse(difference.within(tolerance), name)
+            XCTAssertTrue(Parity.reason([difference], tolerance)!.contains("allowed are 1e-05 and 100 dB"), name)
+        }
+    }
+
+    func testPsnrByHand() {
+        XCTAssertEqual(Parity.psnrDb([2, 0], [2, 0.2]), 20 * log10(2 / 0.02.squareRoot()), accuracy: 1e-9)
+        XCTAssertEqual(Parity.psnrDb([1], [.infinity]), -.infinity)
+        XCTAssertEqual(Parity.psnrDb([0, 0], [0, 1]), -.infinity)
+    }
+
+    func testPixelsAreRoundedToEven() {
+        let values: [Float] = [0.5 / 255, 1.5 / 255, 1, -0.2, 0, 2]
+        let image = PixelImage(Tensor(values, shape: [1, 3, 1, 2]))
+        XCTAssertEqual([image.width, image.height], [2, 1])
+        XCTAssertEqual(image.rgba, [0, 255, 0, 255, 2, 0, 255, 255])
+    }
+}
