@@ -12,7 +12,7 @@ SOURCES = MERGER / "src" / "main" / "kotlin" / "org" / "lorarar" / "merger"
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one file, and the test class that must fail."""
+    """One change of one file, and the test that must fail, as Class.method."""
 
     file: str
     before: str
@@ -33,26 +33,47 @@ class Mutant:
 
 
 MUTANTS = {
-    "a carried layer's sign": Mutant("Merger.kt", "down[i] *= scale", "down[i] *= -scale", "OnnxTest"),
-    "alpha times rank": Mutant("LoraReader.kt", "alpha(it.first) / rank", "alpha(it.first) * rank", "LoraReaderTest"),
+    "a carried layer's sign": Mutant(
+        "Merger.kt", "down[i] *= scale", "down[i] *= -scale", "OnnxTest.layersOfOneLoraAreCarried"
+    ),
+    "alpha times rank": Mutant(
+        "LoraReader.kt",
+        "alpha(it.first) / rank",
+        "alpha(it.first) * rank",
+        "LoraReaderTest.everyDialectMeansItsGoldenUpdate",
+    ),
     "up transposed": Mutant(
         "Packer.kt",
         "up.copyInto(line, 0, out * rank, (out + 1) * rank)",
         "for (i in line.indices) line[i] = up[i * group.outFeatures + out]",
-        "OnnxTest",
+        "OnnxTest.theGoldenMergeIsThePapers",
     ),
     "content and style swapped": Mutant(
         "Merger.kt",
         "LayerCoefficients(module, first.toFloatArray(), second.toFloatArray())",
         "LayerCoefficients(module, second.toFloatArray(), first.toFloatArray())",
-        "OnnxTest",
+        "OnnxTest.theMergeIsPythons",
     ),
-    "a tensor's name": Mutant("Layout.kt", '"${role}_${group.up}"', '"${role}_${group.down}"', "BundleTest"),
-    "a block's name": Mutant("KohyaNames.kt", "input_blocks.${1 + 3 *", "input_blocks.${2 + 3 *", "LoraReaderTest"),
-    "a constant of the generator": Mutant("Golden.kt", "0x85EBCA6Bu", "0x85EBCA6Du", "NumericsTest"),
-    "a step's direction": Mutant("Scheduler.kt", "sigmas[i + 1] - sigma", "sigma - sigmas[i + 1]", "NumericsTest"),
+    "a tensor's name": Mutant(
+        "Layout.kt", '"${role}_${group.up}"', '"${role}_${group.down}"', "BundleTest.theGoldenBundle"
+    ),
+    "a block's name": Mutant(
+        "KohyaNames.kt",
+        "input_blocks.${1 + 3 *",
+        "input_blocks.${2 + 3 *",
+        "LoraReaderTest.everyDialectMeansItsGoldenUpdate",
+    ),
+    "a constant of the generator": Mutant("Golden.kt", "0x85EBCA6Bu", "0x85EBCA6Du", "NumericsTest.goldenInputs"),
+    "a step's direction": Mutant(
+        "Scheduler.kt", "sigmas[i + 1] - sigma", "sigma - sigmas[i + 1]", "NumericsTest.schedules"
+    ),
     "guidance's sign": Mutant(
-        "Condition.kt", "guidance * (with[it] - without[it])", "guidance * (without[it] - with[it])", "OnnxTest"
+        "Condition.kt",
+        "guidance * (with[it] - without[it])",
+        "guidance * (without[it] - with[it])",
+        "OnnxTest.theImageIsPythons",
     ),
-    "red in blue's place": Mutant("Pipeline.kt", "(byte(at) shl 16)", "(byte(2 * area + at) shl 16)", "OnnxTest"),
+    "red in blue's place": Mutant(
+        "Pipeline.kt", "(byte(at) shl 16)", "(byte(2 * area + at) shl 16)", "OnnxTest.theImageIsPythons"
+    ),
 }

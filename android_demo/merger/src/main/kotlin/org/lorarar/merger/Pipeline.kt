@@ -20,6 +20,9 @@ class Request(
         }
     }
 
+    /** The same request with other numbers. */
+    fun with(steps: Int, seed: Long) = Request(prompt, seed, steps, guidance, negative)
+
     companion object {
         /** A request with the bundle's own steps and guidance. */
         fun of(bundle: Bundle, prompt: String): Request {

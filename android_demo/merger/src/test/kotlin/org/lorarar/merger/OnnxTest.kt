@@ -230,11 +230,16 @@ class OnnxTest {
     @Test
     fun scalesThatAreNoNumbers() {
         val bundle = Bundle.open(miniature)
-        merging(bundle, lora("content"), lora("style")) { merger, content, style ->
-            assertTrue("finite" in refusal { merger.merge(content, style, Float.NaN, 1f) })
-            assertTrue("not finite" in refusal { merger.merge(content, style, 3e38f, 3e38f) })
+        val folder = File(TestData.results, "scales").also { it.deleteRecursively() }
+        val merger = Merger(bundle, runtimes.open(bundle, "merger"), folder)
+        merger.prepare("content", LoraReader.read(lora("content"))).use { content ->
+            merger.prepare("style", LoraReader.read(lora("style"))).use { style ->
+                assertTrue("finite" in refusal { merger.merge(content, style, Float.NaN, 1f) })
+                assertTrue("not finite" in refusal { merger.merge(content, style, 3e38f, 3e38f) })
+            }
         }
-        assertEquals(emptyList<File>(), TestData.scratch.listFiles { file -> file.name.startsWith("adapter") }!!.toList())
+        merger.close()
+        assertEquals("a refused merge leaves no file", emptyList<String>(), folder.list()!!.toList())
     }
 
     @Test
@@ -249,20 +254,4 @@ class OnnxTest {
     }
 
     private fun lora(name: String) = File(TestData.exported, "loras/$name.safetensors")
-
-    private object FakePhone : DeviceReport {
-        override fun device() = mapOf(
-            "model" to "no phone", "manufacturer" to null, "soc" to null, "os" to "android", "os_version" to "16",
-            "os_build" to null, "abi" to "x86_64", "cpu" to null, "cores" to 2, "ram_bytes" to null,
-        )
-
-        override fun memory() = mapOf("peak_bytes" to 1, "measure" to "pss")
-
-        override fun condition() = mapOf(
-            "thermal_status" to "none", "temperatures_c" to emptyMap<String, Any?>(), "battery_percent" to 50,
-            "charging" to false, "cpu_mhz" to emptyList<Any?>(), "load" to null,
-        )
-
-        override fun emulated() = true
-    }
 }

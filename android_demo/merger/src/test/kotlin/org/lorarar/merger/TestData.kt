@@ -66,3 +66,20 @@ fun LoraLayer.delta(): List<Double> {
         }
     }
 }
+
+/** A device that tells nothing. */
+object FakePhone : DeviceReport {
+    override fun device() = mapOf(
+        "model" to "no phone", "manufacturer" to null, "soc" to null, "os" to "android", "os_version" to "16",
+        "os_build" to null, "abi" to "x86_64", "cpu" to null, "cores" to 2, "ram_bytes" to null,
+    )
+
+    override fun memory() = mapOf("peak_bytes" to 1, "measure" to "pss")
+
+    override fun condition() = mapOf(
+        "thermal_status" to "none", "temperatures_c" to emptyMap<String, Any?>(), "battery_percent" to 50,
+        "charging" to false, "cpu_mhz" to emptyList<Any?>(), "load" to null,
+    )
+
+    override fun emulated() = true
+}

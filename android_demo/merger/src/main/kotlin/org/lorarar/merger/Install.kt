@@ -1,0 +1,121 @@
+package org.lorarar.merger
+
+import java.io.File
+import java.io.FileNotFoundException
+import java.io.IOException
+import java.io.InputStream
+
+/** Files that came with the app: its assets. Paths have slashes. */
+interface Packaged {
+    /** The names in a folder; empty where there is none. */
+    fun list(folder: String): List<String>
+
+    /** FileNotFoundException when there is no such file. */
+    fun open(path: String): InputStream
+}
+
+/** Brings what the app contains to where runtimes can open it: they need files. */
+class Install(private val packaged: Packaged, private val home: File) {
+    /**
+     * The folder of the bundle that the app contains, copied on the first start and after an update.
+     *
+     * [progress] hears the bytes copied, of how many. InputError when the app contains none, or when there is no space.
+     */
+    fun bundle(progress: (Long, Long) -> Unit): File {
+        val target = TARGETS.firstOrNull { Bundle.MANIFEST in packaged.list("$BUNDLES/$it") } ?: throw InputError(
+            "this app was built without a bundle; make one with  python -m export.pipeline --target onnx --into " +
+                "android_demo  and build the app again",
+        )
+        val from = "$BUNDLES/$target"
+        val folder = File(home, from)
+        val manifest = packaged.open("$from/${Bundle.MANIFEST}").use { it.readBytes() }
+        val known = File(folder, Bundle.MANIFEST)
+        if (known.isFile && known.readBytes().contentEquals(manifest)) return folder
+        try {
+            replace(folder) { unfinished -> copy(from, unfinished, progress, total(manifest)) }
+        } catch (error: IOException) {
+            throw InputError("the bundle can't be copied (${error.message}); free some space and start the app again")
+        }
+        return folder
+    }
+
+    /** Copy sample LoRAs and their pictures, those that are not there yet. */
+    fun samples() {
+        for (role in listOf(Catalogue.CONTENTS, Catalogue.STYLES)) for (name in packaged.list("$SAMPLES/$role")) {
+            val file = File(home, "loras/$role/$name")
+            if (!file.exists()) write(packaged.open("$SAMPLES/$role/$name"), file)
+        }
+    }
+
+    private fun copy(from: String, to: File, progress: (Long, Long) -> Unit, total: Long) {
+        var done = 0L
+        fun walk(relative: String) {
+            val names = packaged.list("$from/$relative".trimEnd('/'))
+            if (names.isEmpty()) {
+                done += write(packaged.open("$from/$relative"), File(to, relative))
+                progress(minOf(done, total), total)
+            }
+            for (name in names) walk(if (relative.isEmpty()) name else "$relative/$name")
+        }
+        walk("")
+    }
+
+    /** Of the artifacts; the rest is small. A manifest that can't be read is told when the bundle is opened. */
+    private fun total(manifest: ByteArray): Long = try {
+        val components = Json.parseObject(manifest)["components"].asObject().orEmpty()
+        components.values.sumOf { (it.asObject()?.get("bytes") as? Long) ?: 0L }.coerceAtLeast(1)
+    } catch (_: JsonError) {
+        1
+    }
+
+    private fun replace(folder: File, make: (File) -> Unit) {
+        val unfinished = File(folder.path + ".unfinished")
+        unfinished.deleteRecursively()
+        unfinished.mkdirs()
+        make(unfinished)
+        folder.deleteRecursively()
+        if (!unfinished.renameTo(folder)) throw IOException("$unfinished can't be renamed")
+    }
+
+    companion object {
+        const val BUNDLES = "bundles"
+        const val SAMPLES = "samples"
+        private val TARGETS = listOf("onnx", "executorch")
+
+        /** Write a stream to a file, beside it first: it is whole or not there. Returns the bytes. */
+        internal fun write(stream: InputStream, file: File, most: Long = Long.MAX_VALUE): Long = stream.use { input ->
+            file.parentFile!!.mkdirs()
+            val unfinished = File(file.path + ".unfinished")
+            try {
+                val written = unfinished.outputStream().use { copyAtMost(input, it, most) }
+                if (!unfinished.renameTo(file)) throw IOException("$file can't be written")
+                written
+            } finally {
+                unfinished.delete()
+            }
+        }
+
+        private fun copyAtMost(input: InputStream, output: java.io.OutputStream, most: Long): Long {
+            val chunk = ByteArray(1 shl 16)
+            var total = 0L
+            while (true) {
+                val count = input.read(chunk)
+                if (count < 0) return total
+                total += count
+                if (total > most) throw InputError("the file has over ${grouped(most)} bytes, which no LoRA needs")
+                output.write(chunk, 0, count)
+            }
+        }
+    }
+}
+
+/** A folder of files as if they were packaged; the tests' and a side-loaded bundle's. */
+class PackagedFolder(private val root: File) : Packaged {
+    override fun list(folder: String): List<String> = File(root, folder).list()?.sorted() ?: emptyList()
+
+    override fun open(path: String): InputStream {
+        val file = File(root, path)
+        if (!file.isFile) throw FileNotFoundException(path)
+        return file.inputStream()
+    }
+}

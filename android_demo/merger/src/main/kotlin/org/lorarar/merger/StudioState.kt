@@ -1,0 +1,52 @@
+package org.lorarar.merger
+
+/** Whether there is a bundle to work with. */
+sealed interface Opening {
+    /** What is being done, and how far: [done] of [total]. */
+    data class Working(val what: String, val done: Long, val total: Long) : Opening
+
+    /** One sentence that says what is wrong and which command mends it. */
+    data class Failed(val sentence: String) : Opening
+
+    data class Ready(
+        val title: String, val components: List<String>, val canDraw: Boolean, val steps: Int, val trained: Boolean,
+    ) : Opening
+}
+
+/** A finished merge, as the screen shows it. */
+class MergeView(val seconds: Double, val rank: Int, val warnings: List<String>, val layers: List<LayerCoefficients>)
+
+/** How far a drawing is. */
+data class DrawingView(val stage: String, val done: Int, val total: Int)
+
+/** A finished image, 0xAARRGGBB. */
+class PictureView(val width: Int, val height: Int, val argb: IntArray, val notes: List<String>, val seconds: Double)
+
+/** All that the screens show. Immutable: a new one is made for every change. */
+data class StudioState(
+    val opening: Opening = Opening.Working("starting", 0, 1),
+    val contents: List<Sample> = emptyList(),
+    val styles: List<Sample> = emptyList(),
+    val content: Sample? = null,
+    val style: Sample? = null,
+    val contentScale: Float = 1f,
+    val styleScale: Float = 1f,
+    val merging: Boolean = false,
+    val merge: MergeView? = null,
+    val drawing: DrawingView? = null,
+    val picture: PictureView? = null,
+    val checking: Boolean = false,
+    val rows: List<CheckRow> = emptyList(),
+    /** What the running benchmark is doing. */
+    val measuring: String? = null,
+    /** The last benchmark's record, as JSON. */
+    val record: String? = null,
+    /** What went wrong last, one sentence. */
+    val complaint: String? = null,
+) {
+    /** Whether something runs that another thing has to wait for. */
+    val busy: Boolean get() = merging || drawing != null || checking || measuring != null
+    val ready: Boolean get() = opening is Opening.Ready
+    val canMerge: Boolean get() = ready && content != null && style != null
+    val canDraw: Boolean get() = (opening as? Opening.Ready)?.canDraw == true && !busy
+}

@@ -1,0 +1,163 @@
+package org.lorarar.merger
+
+import org.junit.After
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertNotNull
+import org.junit.Assert.assertNull
+import org.junit.Assert.assertTrue
+import org.junit.Before
+import org.junit.Test
+import java.io.File
+import java.util.concurrent.LinkedBlockingQueue
+import java.util.concurrent.TimeUnit
+
+/** The whole app without its screens, on a folder that stands for its assets. */
+class StudioTest {
+    private val folder = File(TestData.results, "studio")
+    private val assets = File(folder, "assets")
+    private val posted = LinkedBlockingQueue<() -> Unit>()
+    private lateinit var studio: Studio
+
+    @Before
+    fun install() {
+        folder.deleteRecursively()
+        File(TestData.exported, "miniature").copyRecursively(File(assets, "bundles/onnx"))
+        for ((role, name) in listOf("contents" to "content", "styles" to "style")) {
+            File(TestData.exported, "loras/$name.safetensors").copyTo(File(assets, "samples/$role/teapot_1.safetensors"))
+        }
+        studio = studio()
+    }
+
+    @After
+    fun close() = studio.close()
+
+    private fun studio(): Studio {
+        val runtimes = Runtimes(mapOf("onnx" to RuntimeFactory { component, threads -> OnnxRuntime(component, threads) }))
+        val places = StudioPlaces(
+            File(folder, "home"), File(folder, "scratch"), File(folder, "side-loaded"), PackagedFolder(assets),
+        )
+        return Studio(places, runtimes, FakePhone, "0.1.0") { posted.put(it) }
+    }
+
+    /** Do what is posted, as a screens' thread does, until the state is as wanted. */
+    private fun until(what: String, wanted: (StudioState) -> Boolean): StudioState {
+        val end = System.nanoTime() + TimeUnit.SECONDS.toNanos(60)
+        while (!(posted.isEmpty() && wanted(studio.state))) {
+            posted.poll(100, TimeUnit.MILLISECONDS)?.invoke()
+            assertTrue("$what: ${studio.state}", System.nanoTime() < end)
+        }
+        return studio.state
+    }
+
+    @Test
+    fun fromTheFirstStartToAPicture() {
+        val seen = ArrayList<Opening>()
+        studio.watch { if (seen.lastOrNull() != it.opening) seen += it.opening }
+        studio.start()
+        val ready = until("ready") { it.ready }.opening as Opening.Ready
+        assertEquals("miniature · onnx · fp32", ready.title)
+        assertTrue(ready.canDraw && ready.trained && ready.steps == 4)
+        val steps = seen.filterIsInstance<Opening.Working>().map { it.what }.distinct()
+        assertEquals(listOf("starting", "copying the bundle", "verifying the bundle", "loading the merger"), steps)
+        assertEquals("a sks teapot in teapot style", Catalogue.prompt(studio.state.content, studio.state.style))
+
+        studio.strength(Catalogue.STYLES, 0.8f)
+        studio.merge()
+        val merge = until("merged") { it.merge != null && !it.busy }.merge!!
+        assertTrue(merge.seconds > 0 && merge.layers.isNotEmpty() && merge.warnings.isEmpty())
+
+        studio.draw("a sks teapot", 2, 5)
+        val picture = until("drawn") { it.picture != null && !it.busy }.picture!!
+        assertEquals(picture.width * picture.height, picture.argb.size)
+        assertTrue(picture.argb.toSet().size > 100)
+        assertNull(studio.state.complaint)
+    }
+
+    @Test
+    fun theSecondStartCopiesNothing() {
+        studio.start()
+        until("ready") { it.ready }
+        studio.close()
+        val before = File(folder, "home/bundles/onnx/manifest.json").lastModified()
+        studio = studio()
+        val seen = ArrayList<String>()
+        studio.watch { state -> (state.opening as? Opening.Working)?.let { seen += it.what } }
+        studio.start()
+        until("ready") { it.ready }
+        assertTrue("copying the bundle" !in seen)
+        assertEquals(before, File(folder, "home/bundles/onnx/manifest.json").lastModified())
+    }
+
+    @Test
+    fun aBundleThatIsMissingOrDamaged() {
+        File(assets, "bundles").deleteRecursively()
+        studio.start()
+        val missing = (until("failed") { it.opening is Opening.Failed }.opening as Opening.Failed).sentence
+        assertTrue(missing, "python -m export.pipeline --target onnx --into android_demo" in missing)
+        File(TestData.exported, "miniature").copyRecursively(File(assets, "bundles/onnx"))
+        File(assets, "bundles/onnx/unet.onnx").appendText("x")
+        studio.start()
+        until("damaged") { (it.opening as? Opening.Failed)?.sentence?.contains("damaged or changed") == true }
+    }
+
+    @Test
+    fun aSideLoadedBundleIsUsedInstead() {
+        File(TestData.golden, "merger/bundle").copyRecursively(File(folder, "side-loaded/mine"))
+        studio.start()
+        val ready = until("ready") { it.ready }.opening as Opening.Ready
+        assertEquals("tiny · onnx · fp32", ready.title)
+        assertTrue(!ready.canDraw)
+        studio.merge()
+        val sentence = until("complained") { it.complaint != null }.complaint!!
+        assertTrue(sentence, "another base model" in sentence)
+        assertTrue(!studio.state.busy)
+        studio.acknowledge()
+        until("acknowledged") { it.complaint == null }
+    }
+
+    @Test
+    fun importing() {
+        studio.start()
+        until("ready") { it.ready }
+        val file = File(TestData.exported, "loras/content.safetensors")
+        studio.import(Catalogue.STYLES, "../../My LoRA!.safetensors") { file.inputStream() }
+        val style = until("imported") { it.style?.name?.startsWith("My") == true }.style!!
+        assertEquals("My LoRA", style.name)
+        assertEquals(File(folder, "home/loras/styles/My LoRA.safetensors"), style.file)
+        studio.import(Catalogue.STYLES, "My LoRA.safetensors") { file.inputStream() }
+        until("again") { it.style?.name == "My LoRA (2)" }
+        studio.import(Catalogue.STYLES, "bad") { "<html>".byteInputStream() }
+        assertEquals(
+            "bad is a web page, not a LoRA; the download failed or needs a login, get the file again",
+            until("refused") { it.complaint != null }.complaint,
+        )
+        assertEquals(3, studio.state.styles.size)
+        assertEquals(3, File(folder, "home/loras/styles").list()!!.size)
+    }
+
+    @Test
+    fun checkingAndMeasuring() {
+        studio.start()
+        until("ready") { it.ready }
+        studio.check()
+        val rows = until("checked") { it.rows.size == 6 && !it.checking }.rows
+        assertTrue(rows.all { it.status == CheckRow.Status.PASSED })
+        studio.benchmark(BenchmarkPlan("merger", runs = 2, warmup = 1))
+        val record = Json.parseObject(until("measured") { it.record != null && !it.busy }.record!!.toByteArray())
+        assertNull(Schemas.record.fault(record))
+        assertEquals("android-app", record["runner"])
+    }
+
+    @Test
+    fun stopping() {
+        studio.start()
+        until("ready") { it.ready }
+        studio.draw("a sks teapot", 50, 5)
+        until("drawing") { it.drawing?.stage == "drawing" }
+        assertNotNull(studio.state.drawing)
+        studio.stop()
+        until("stopped") { !it.busy }
+        assertNull(studio.state.picture)
+        assertNull(studio.state.complaint)
+    }
+}
