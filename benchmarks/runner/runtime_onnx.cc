@@ -190,6 +190,8 @@ void* open_library(const fs::path& given) {
   std::error_code error;
   const fs::path beside = fs::read_symlink("/proc/self/exe", error).parent_path() / kLibrary;
   const fs::path path = !given.empty() ? given : fs::exists(beside, error) ? beside : fs::path(kLibrary);
+  // From 1.29 on, packages of ONNX Runtime tell its maker what they run, unless this is set before they are loaded.
+  setenv("ORT_DISABLE_TELEMETRY", "1", /*overwrite=*/0);
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     throw runtime_failed("ONNX Runtime's library can't be loaded (" + std::string(dlerror()) +
