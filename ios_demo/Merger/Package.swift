@@ -2,8 +2,8 @@
 import PackageDescription
 
 #if os(Linux)
-// Core ML's declarations, with a behaviour of their own that tests set: Linux has no Core ML, and without these the code
-// for it would only be parsed.
+// Core ML's declarations, with a behaviour of their own that tests set: Linux has no Core ML, and without these the
+// code for it would only be parsed.
 let standIns: [Target] = [.target(name: "CoreML", path: "Stubs/CoreML")]
 let coreML: [Target.Dependency] = ["CoreML"]
 #else
@@ -16,13 +16,15 @@ let package = Package(
     platforms: [.iOS(.v17), .macOS(.v14)],
     products: [
         .library(name: "Merger", targets: ["Merger"]),
+        .library(name: "DemoCore", targets: ["DemoCore"]),
         .executable(name: "merger-tool", targets: ["MergerTool"]),
     ],
     targets: [
         .target(name: "COnnxRuntime", linkerSettings: [.linkedLibrary("dl", .when(platforms: [.linux]))]),
         .target(name: "Merger", dependencies: ["COnnxRuntime"] + coreML),
+        .target(name: "DemoCore", dependencies: ["Merger"]),
         .executableTarget(name: "MergerTool", dependencies: ["Merger"]),
-        .testTarget(name: "MergerTests", dependencies: ["Merger"] + coreML),
+        .testTarget(name: "MergerTests", dependencies: ["Merger", "DemoCore"] + coreML),
     ] + standIns,
     swiftLanguageModes: [.v6]
 )

@@ -41,7 +41,8 @@ public enum Benchmark {
         _ bundle: ModelBundle, runtime: any Runtime, plan: BenchmarkPlan, report: Report = { _, _, _ in }
     ) throws -> Measurement {
         guard plan.runs >= 1, plan.warmup >= 0 else {
-            throw InputError("\(plan.runs) runs after \(plan.warmup) warm-up runs are not possible; give 1 or more runs")
+            throw InputError(
+                "\(plan.runs) runs after \(plan.warmup) warm-up runs are not possible; give 1 or more runs")
         }
         let component = try bundle.component(plan.component)
         let golden = try bundle.goldenOutputs(component)
@@ -79,14 +80,15 @@ public enum Benchmark {
         return (differences.map(\.psnrDb).min() ?? .infinity, differences.map(\.maxError).max() ?? 0)
     }
 
-    /// Waits at most the plan's time until the device is cool; returns the seconds waited.
-    static func coolDown(_ plan: BenchmarkPlan, state: () -> String? = { DeviceFacts.thermalState }, report: Report) throws
-        -> Double
-    {
+    /// Waits at most the plan's time until the device is cool; returns the seconds waited. It looks
+    /// every `pause` seconds.
+    static func coolDown(
+        _ plan: BenchmarkPlan, state: () -> String? = { DeviceFacts.thermalState }, pause: Double = 2, report: Report
+    ) throws -> Double {
         let start = Clock.now()
         while ["serious", "critical"].contains(state()), Clock.now() - start < plan.cooldownSeconds {
             try report("cooling down", Int(Clock.now() - start), Int(plan.cooldownSeconds))
-            Thread.sleep(forTimeInterval: min(2, plan.cooldownSeconds))
+            Thread.sleep(forTimeInterval: min(pause, plan.cooldownSeconds))
         }
         return Clock.now() - start
     }

@@ -61,9 +61,9 @@ public struct ClipTokenizer: Sendable {
     }
 
     /// Merges by their order; older files write a pair as one text with a space.
-    private static func ranks(_ merges: [Json], _ vocabulary: [String: Int32], _ fault: InputError) throws
-        -> [Pair: Int]
-    {
+    private static func ranks(
+        _ merges: [Json], _ vocabulary: [String: Int32], _ fault: InputError
+    ) throws -> [Pair: Int] {
         var found: [Pair: Int] = [:]
         for (rank, merge) in merges.enumerated() {
             var parts: [String] = []

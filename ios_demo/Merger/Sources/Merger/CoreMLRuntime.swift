@@ -2,8 +2,8 @@
 import CoreML
 import Foundation
 
-/// Apple's Core ML. It compiles a package for this device once and keeps the result, since compiling takes minutes for a
-/// large UNet; a package of several chunks is one model to it.
+/// Apple's Core ML. It compiles a package for this device once and keeps the result, since compiling takes minutes
+/// for a large UNet; a package of several chunks is one model to it.
 public final class CoreMLRuntime: Runtime {
     public let name = "coreml"
     public let backend = "Core ML"
@@ -35,8 +35,8 @@ public final class CoreMLRuntime: Runtime {
             // A compiled model of another system version, or one that the system half removed: made anew next time.
             try? FileManager.default.removeItem(at: compiled)
             throw InputError(
-                "\(component.artifact.file): Core ML can't load it (\(firstLine(error))); try again, close other apps, or "
-                    + "export the bundle again")
+                "\(component.artifact.file): Core ML can't load it (\(firstLine(error))); try again, close other apps, "
+                    + "or export the bundle again")
         }
         try CoreMLSignature.check(component, model.modelDescription)
         return Loaded(session: CoreMLSession(component, model), compileSeconds: seconds)
@@ -100,7 +100,8 @@ private enum CoreMLSignature {
                 let fits = shape.isEmpty || shape.map { Dimension.size($0) } == spec.shape
                 guard let constraint, constraint.dataType == spec.dtype.coreML, fits else {
                     throw InputError(
-                        "\(component.artifact.file): \(spec.name) is not as the manifest says; export the bundle again")
+                        "\(component.artifact.file): \(spec.name) is not as the manifest says; export the bundle again"
+                    )
                 }
             }
         }
@@ -128,11 +129,14 @@ private final class CoreMLSession: Session {
             answer = try model.prediction(from: MLDictionaryFeatureProvider(dictionary: all))
         } catch {
             throw InputError(
-                "\(component.name): Core ML can't run it (\(firstLine(error))); close other apps or export the bundle again")
+                "\(component.name): Core ML can't run it (\(firstLine(error))); close other apps or "
+                    + "export the bundle again"
+            )
         }
         var outputs: [String: Tensor] = [:]
         for spec in component.outputs {
-            guard let array = answer.featureValue(for: spec.name)?.multiArrayValue, array.dataType == spec.dtype.coreML
+            guard let array = answer.featureValue(for: spec.name)?.multiArrayValue,
+                array.dataType == spec.dtype.coreML
             else {
                 throw InputError("\(component.name): Core ML gave no \(spec.name); export the bundle again")
             }
@@ -167,7 +171,8 @@ private final class CoreMLSession: Session {
         var bytes = [UInt8](repeating: 0, count: shape.reduce(1, *) * size)
         array.withUnsafeBytes { source in
             Rows.each(shape, strides) { row, length, place in
-                bytes.replaceSubrange(row * size..<(row + length) * size, with: source[place * size..<(place + length) * size])
+                bytes.replaceSubrange(
+                    row * size..<(row + length) * size, with: source[place * size..<(place + length) * size])
             }
         }
         return bytes.withUnsafeBytes { Tensor(copying: $0, dtype: dtype, shape: shape) }

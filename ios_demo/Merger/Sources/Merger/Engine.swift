@@ -6,13 +6,19 @@ public struct WorkProgress: Equatable, Sendable {
     public let done: Int
     public let total: Int
 
+    public init(stage: String, done: Int, total: Int) {
+        self.stage = stage
+        self.done = done
+        self.total = total
+    }
+
     public var share: Double { total > 0 ? Double(done) / Double(total) : 0 }
 }
 
 public typealias ProgressReport = @Sendable (WorkProgress) -> Void
 
-/// What an app's screens need: one bundle, its models and the LoRAs that were read. All work is done one piece after the
-/// other, away from the screen; a cancelled task stops at its next step.
+/// What an app's screens need: one bundle, its models and the LoRAs that were read. All work is done one piece after
+/// the other, away from the screen; a cancelled task stops at its next step.
 public actor Engine {
     /// A LoRA as it was read.
     public struct LoraSummary: Equatable, Sendable {
@@ -41,6 +47,7 @@ public actor Engine {
     #endif
 
     private let options: RuntimeOptions
+    private let runtimes: RuntimeMaker
     private var store: ModelStore?
     private var merger: LoraMerger?
     private var merged: Merged?
@@ -48,8 +55,9 @@ public actor Engine {
     private var prepared: [URL: LoraMerger.Prepared] = [:]
     private var recent: [URL] = []
 
-    public init(_ options: RuntimeOptions) {
+    public init(_ options: RuntimeOptions, runtimes: @escaping RuntimeMaker = Runtimes.make) {
         self.options = options
+        self.runtimes = runtimes
     }
 
     /// Opens and verifies a bundle, which is then used for all else. Throws InputError naming what is wrong with it.
@@ -57,7 +65,7 @@ public actor Engine {
         let bundle = try ModelBundle.open(folder) { file, share in
             progress(WorkProgress(stage: "verifying \(file)", done: Int(share * 1000), total: 1000))
         }
-        let store = ModelStore(bundle, runtime: try Runtimes.make(bundle.manifest.target, options))
+        let store = ModelStore(bundle, runtime: try runtimes(bundle.manifest.target, options))
         (self.store, merger, merged, chosen, prepared) = (store, nil, nil, [], [:])
         return bundle.manifest
     }
@@ -104,7 +112,8 @@ public actor Engine {
         try Pipeline(opened()).defaults(prompt, seed: seed)
     }
 
-    public func generate(_ request: Request, with adapter: Adapter, progress: @escaping ProgressReport = { _ in }) throws -> Picture
+    public func generate(_ request: Request, with adapter: Adapter, progress: @escaping ProgressReport = { _ in })
+        throws -> Picture
     {
         let pipeline = try Pipeline(opened())
         let inputs: [String: Tensor]
@@ -120,9 +129,9 @@ public actor Engine {
     }
 
     /// Every artifact against PyTorch's golden outputs; `row` is told each result as it comes.
-    public func check(progress: @escaping ProgressReport = { _ in }, row: @Sendable (CheckRow) -> Void = { _ in }) throws
-        -> [CheckRow]
-    {
+    public func check(
+        progress: @escaping ProgressReport = { _ in }, row: @Sendable (CheckRow) -> Void = { _ in }
+    ) throws -> [CheckRow] {
         // The check gives the models other inputs than those chosen.
         (merger, chosen) = (nil, [])
         var rows: [CheckRow] = []
@@ -143,7 +152,7 @@ public actor Engine {
         let bundle = try ModelBundle.open(folder, only: plan.component)
         var options = options
         (options.units, options.threads) = (plan.units, plan.threads)
-        let runtime = try Runtimes.make(bundle.manifest.target, options)
+        let runtime = try runtimes(bundle.manifest.target, options)
         let component = try bundle.component(plan.component)
         let cooldown = try Benchmark.coolDown(plan, report: Self.report(progress))
         let startedAt = Date()

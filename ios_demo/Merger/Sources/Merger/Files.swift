@@ -77,7 +77,8 @@ enum Files {
         let url = folder.appendingPathComponent(relative)
         guard let root = realPath(folder.path), let place = realPath(url.path), place.hasPrefix(root + "/") else {
             throw InputError(
-                "\(folder.path): \(what) (\(shorten(relative))) is missing or outside the bundle; export the bundle again"
+                "\(folder.path): \(what) (\(shorten(relative))) is missing or outside the bundle; export the "
+                    + "bundle again"
             )
         }
         return url

@@ -48,7 +48,8 @@ struct ForeignFormat: Sendable {
             name: "norm difference", marks: [".w_norm", ".b_norm"].map { .ending($0) },
             advice: "train it with train_norm off"),
         ForeignFormat(
-            name: "bundled textual inversion", marks: [.start("bundle_emb.")], advice: "save it without its embeddings"),
+            name: "bundled textual inversion", marks: [.start("bundle_emb.")],
+            advice: "save it without its embeddings"),
     ]
 
     private static func inside(_ start: String, _ ends: [String]) -> [Mark] {

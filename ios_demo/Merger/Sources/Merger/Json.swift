@@ -42,9 +42,9 @@ extension Json {
     /// Reads a document from untrusted bytes. `what` names it in errors, as in `L.safetensors: its header`.
     ///
     /// Throws InputError when it is not UTF-8, not JSON, too deep, too large, or has a key twice in one object.
-    public static func parse(_ data: Data, what: String, advice: String = "the file is damaged, get it again") throws
-        -> Json
-    {
+    public static func parse(
+        _ data: Data, what: String, advice: String = "the file is damaged, get it again"
+    ) throws -> Json {
         do {
             return try data.withUnsafeBytes { bytes in
                 var parser = JsonParser(bytes.bindMemory(to: UInt8.self))

@@ -60,8 +60,8 @@ struct JsonNode {
     }
 
     /// One of an enumeration's names.
-    func oneOf<Choice: RawRepresentable & CaseIterable>(_: Choice.Type) throws -> Choice where Choice.RawValue == String
-    {
+    func oneOf<Choice: RawRepresentable & CaseIterable>(_: Choice.Type) throws -> Choice
+    where Choice.RawValue == String {
         let text = try text()
         guard let choice = Choice(rawValue: text) else {
             let valid = Choice.allCases.map(\.rawValue).joined(separator: ", ")
@@ -96,7 +96,8 @@ struct JsonNode {
 /// The patterns of the manifest's schema.
 enum Pattern {
     static func sha256(_ text: String) -> Bool {
-        text.utf8.count == 64 && text.utf8.allSatisfy { digit($0) || (UInt8(ascii: "a")...UInt8(ascii: "f")).contains($0) }
+        text.utf8.count == 64
+            && text.utf8.allSatisfy { digit($0) || (UInt8(ascii: "a")...UInt8(ascii: "f")).contains($0) }
     }
 
     /// A relative path of plain names: no part is empty or starts with a dot, so that none leads upwards.

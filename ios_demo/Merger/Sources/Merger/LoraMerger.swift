@@ -48,7 +48,8 @@ public final class LoraMerger {
     public static func prepare(_ lora: Lora, for bundle: ModelBundle) throws -> Prepared {
         let first = try bundle.component("merger").inputs[0]
         let rank = first.shape[1] == .named(.content) ? nil : bundle.layout.rank
-        return Prepared(lora: lora, packed: try Packer.pack(lora, layout: bundle.layout, rank: rank, dtype: first.dtype))
+        return Prepared(
+            lora: lora, packed: try Packer.pack(lora, layout: bundle.layout, rank: rank, dtype: first.dtype))
     }
 
     /// Gives the merger its two LoRAs, once for any number of merges with other scales.
@@ -80,7 +81,8 @@ public final class LoraMerger {
         var outputs: [String: Tensor] = [:]
         let mergeSeconds = try Clock.seconds { outputs = try model.perform(scales) }
         let assembly = Assembly(
-            bundle: bundle, content: content.lora, style: style.lora, contentScale: contentScale, styleScale: styleScale,
+            bundle: bundle, content: content.lora, style: style.lora, contentScale: contentScale,
+            styleScale: styleScale,
             contentRank: content.packed.rank)
         var adapter: [String: Tensor] = [:]
         let packSeconds = try Clock.seconds { adapter = try assembly.adapter(outputs) }
@@ -116,7 +118,8 @@ private struct Assembly {
                 try fill(&factors, group, row, (down, up), balanced: dtype == .float16)
             }
             let fault = InputError("the merge of \(group.name) is not finite in this bundle's precision; use fp32")
-            (adapter["adapter_\(group.down)"], adapter["adapter_\(group.up)"]) = try factors.tensors(dtype, orThrow: fault)
+            (adapter["adapter_\(group.down)"], adapter["adapter_\(group.up)"]) = try factors.tensors(
+                dtype, orThrow: fault)
         }
         return adapter
     }

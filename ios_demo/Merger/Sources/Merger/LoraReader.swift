@@ -6,12 +6,12 @@ public enum LoraReader {
     private static let weights = "adapter_model.safetensors"
     private static let maxConfigBytes = 10_000_000
 
-    /// Reads a LoRA file of any dialect, or a PEFT folder. Only the header and the alphas are read; values are read, and
-    /// refused where they are not finite, layer by layer (`Lora.layer`).
+    /// Reads a LoRA file of any dialect, or a PEFT folder. Only the header and the alphas are read; values are read,
+    /// and refused where they are not finite, layer by layer (`Lora.layer`).
     ///
     /// ΔW = scale · up @ down, where scale is the layer's alpha/rank, or what PEFT's configuration says, else 1. Throws
-    /// InputError, one sentence that names the file and what is wrong, for everything that can't be read exactly; shapes
-    /// are compared with a base by `Packer`.
+    /// InputError, one sentence that names the file and what is wrong, for everything that can't be read exactly;
+    /// shapes are compared with a base by `Packer`.
     public static func read(_ url: URL) throws -> Lora {
         var isFolder: ObjCBool = false
         if FileManager.default.fileExists(atPath: url.path, isDirectory: &isFolder), isFolder.boolValue {

@@ -58,8 +58,8 @@ struct LayerEntry: Sendable {
     let weightShape: [Int]
 }
 
-/// A LoRA file: layers by full module name, which is the component (`unet`, `text_encoder`, `text_encoder_2`), a dot and
-/// the module's name in diffusers.
+/// A LoRA file: layers by full module name, which is the component (`unet`, `text_encoder`, `text_encoder_2`), a dot
+/// and the module's name in diffusers.
 public struct Lora: Sendable {
     public let source: String
     public let dialect: String

@@ -60,7 +60,8 @@ struct ManifestCheck {
     }
 
     /// Whether tensors are those of the layout, all with named sizes or all with fixed ones.
-    private func fits(_ specs: [TensorSpec], _ shapes: [(name: String, shape: [Dimension])], inOrder: Bool = true) -> Bool
+    private func fits(_ specs: [TensorSpec], _ shapes: [(name: String, shape: [Dimension])], inOrder: Bool = true)
+        -> Bool
     {
         let sizes = manifest.layout.sizes
         let have = inOrder ? specs : specs.sorted { $0.name < $1.name }

@@ -18,7 +18,8 @@ struct ManifestReader {
                     + "bundle again")
         }
         let required: Set<String> = [
-            "schema_version", "toolkit_version", "base", "target", "precision", "layout", "golden_generator", "components",
+            "schema_version", "toolkit_version", "base", "target", "precision", "layout", "golden_generator",
+            "components",
         ]
         _ = try root.object(required, optional: ["hypernetwork", "pipeline"])
         _ = try named(root["golden_generator"], Golden.generator)
@@ -71,7 +72,8 @@ struct ManifestReader {
             groups.append(group)
         }
         let modules = groups.flatMap(\.modules)
-        guard ranks.count == 1, Set(groups.map(\.name)).count == groups.count, Set(modules).count == modules.count else {
+        guard ranks.count == 1, Set(groups.map(\.name)).count == groups.count, Set(modules).count == modules.count
+        else {
             throw InputError("\(node.place) repeats a name or mixes ranks; export the bundle again")
         }
         return Layout(base: base, groups: groups, rank: ranks.first!)

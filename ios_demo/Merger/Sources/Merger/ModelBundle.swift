@@ -10,9 +10,9 @@ public struct ModelBundle: Sendable {
 
     public var layout: Layout { manifest.layout }
 
-    /// Reads and verifies a bundle: schema, paths, sizes, hashes. `progress` is told the name of each file and the share
-    /// of the bytes that were verified before it. With `only`, nothing but the files of this component is verified: a
-    /// benchmark of one component needs no others.
+    /// Reads and verifies a bundle: schema, paths, sizes, hashes. `progress` is told the name of each file and the
+    /// share of the bytes that were verified before it. With `only`, nothing but the files of this component is
+    /// verified: a benchmark of one component needs no others.
     ///
     /// Throws InputError naming what is wrong.
     public static func open(
@@ -81,7 +81,9 @@ public struct ModelBundle: Sendable {
         let sameSize = try isFolder.boolValue || Files.size(url) == entry.bytes
         guard sameSize, try Files.digest(url) == Digest(bytes: entry.bytes, sha256: entry.sha256) else {
             throw InputError(
-                "\(entry.file): damaged or changed since its export (its size or SHA-256 differs); export the bundle again")
+                "\(entry.file): damaged or changed since its export (its size or SHA-256 differs); export the "
+                    + "bundle again"
+            )
         }
     }
 }

@@ -1,8 +1,8 @@
 /// Module names of the SDXL family and what kohya calls them.
 ///
-/// kohya writes `_` for `.`, which can't be undone by string surgery (`to_q` holds one too). So the lookup goes the other
-/// way: every real name is flattened and looked up. SGM names (`input_blocks_4_1_…`, Stability's own code) always mean
-/// SDXL's block structure, of which KOALA's modules are a subset.
+/// kohya writes `_` for `.`, which can't be undone by string surgery (`to_q` holds one too). So the lookup goes the
+/// other way: every real name is flattened and looked up. SGM names (`input_blocks_4_1_…`, Stability's own code)
+/// always mean SDXL's block structure, of which KOALA's modules are a subset.
 enum ModuleNames {
     static let clipLLayers = 12
     static let clipGLayers = 32
@@ -53,12 +53,13 @@ enum ModuleNames {
 
     private static func block(_ name: String, _ sgm: String, _ parts: Pairs, depth: Int = 0) -> Pairs {
         let own = parts.map { (name: "\(name).\($0.name)", sgm: "\(sgm).\($0.sgm)") }
-        return own + (0..<depth).flatMap { index in
-            transformerBlock.map { part in
-                let tail = "transformer_blocks.\(index).\(part)"
-                return (name: "\(name).\(tail)", sgm: "\(sgm).\(tail)")
+        return own
+            + (0..<depth).flatMap { index in
+                transformerBlock.map { part in
+                    let tail = "transformer_blocks.\(index).\(part)"
+                    return (name: "\(name).\(tail)", sgm: "\(sgm).\(tail)")
+                }
             }
-        }
     }
 
     /// Two resnets a block, each in its own SGM block, and a third SGM block that halves the resolution.
@@ -107,7 +108,9 @@ enum ModuleNames {
     }
 
     private static func textModules(layers: Int, projection: Bool) -> [String] {
-        let parts = ["self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2"]
+        let parts = [
+            "self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2",
+        ]
         let names = (0..<layers).flatMap { layer in parts.map { "text_model.encoder.layers.\(layer).\($0)" } }
         return projection ? names + ["text_projection"] : names
     }

@@ -34,7 +34,8 @@ public final class OnnxRuntime: Runtime {
         let widensInRuns = isHalf && component.artifact.bytes > Self.widenedAtLoad
         var handle: OpaquePointer?
         if let fault = lorarar_ort_load(library.handle, path, Int32(threads ?? 0), widensInRuns, &handle) {
-            throw InputError("\(component.artifact.file): ONNX Runtime can't load it (\(taken(fault))); export the bundle again")
+            throw InputError(
+                "\(component.artifact.file): ONNX Runtime can't load it (\(taken(fault))); export the bundle again")
         }
         let session = OnnxSession(component, handle!, library)
         try session.checkSignature()
@@ -108,7 +109,8 @@ private final class OnnxSession: Session {
                 lorarar_ort_bind(handle, name, type(tensor.dtype), shape, shape.count, bytes.baseAddress, bytes.count)
             }
             if let fault {
-                throw InputError("\(component.name): ONNX Runtime can't take \(name) (\(taken(fault))); export the bundle again")
+                throw InputError(
+                    "\(component.name): ONNX Runtime can't take \(name) (\(taken(fault))); export the bundle again")
             }
         }
     }
@@ -117,7 +119,10 @@ private final class OnnxSession: Session {
         try bind(inputs)
         let names = component.outputs.map(\.name)
         if let fault = lorarar_ort_run(handle) {
-            throw InputError("\(component.name): ONNX Runtime can't run it (\(taken(fault))); close other apps or export the bundle again")
+            throw InputError(
+                "\(component.name): ONNX Runtime can't run it (\(taken(fault))); close other apps or "
+                    + "export the bundle again"
+            )
         }
         var outputs: [String: Tensor] = [:]
         for (spec, name) in zip(component.outputs, names) {

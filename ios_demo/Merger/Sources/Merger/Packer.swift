@@ -19,8 +19,8 @@ public struct Packed: Sendable {
 
 /// Packs LoRAs into adapters; shorter ranks and missing layers are zero-padded, which is exact.
 public enum Packer {
-    /// In half precision each layer's factors are balanced, which leaves ΔW as it is and keeps it in range. `rank` nil is
-    /// the LoRA's own.
+    /// In half precision each layer's factors are balanced, which leaves ΔW as it is and keeps it in range. `rank` nil
+    /// is the LoRA's own.
     ///
     /// Throws InputError when a layer's shape is not the base's, when a rank exceeds `rank`, when no layer fits, when a
     /// value is not finite, or when `dtype` is half precision and a factor overflows in it.
@@ -61,8 +61,8 @@ public enum Packer {
                 let want = [group.outFeatures, group.inFeatures]
                 guard entry.weightShape == want else {
                     throw InputError(
-                        "\(lora.source): \(module) has shape \(entry.weightShape), \(layout.base) has \(want); the LoRA "
-                            + "is for another base model")
+                        "\(lora.source): \(module) has shape \(entry.weightShape), \(layout.base) has \(want); the "
+                            + "LoRA is for another base model")
                 }
                 guard entry.rank <= rank else {
                     throw InputError(

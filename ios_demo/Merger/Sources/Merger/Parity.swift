@@ -25,8 +25,10 @@ public enum Parity {
         else {
             return Difference(output: output, psnrDb: -.infinity, maxError: .infinity)
         }
-        let worst = [(\Golden.Summary.values), \.mean, \.rms].map { largestError(golden[keyPath: $0], found[keyPath: $0]) }
-            .reduce(0) { max($0, $1) }
+        let worst = [(\Golden.Summary.values), \.mean, \.rms].map {
+            largestError(golden[keyPath: $0], found[keyPath: $0])
+        }
+        .reduce(0) { max($0, $1) }
         let peak = golden.values.reduce(0) { max($0, abs($1)) }
         let ratio = worst == 0 ? 0 : peak > 0 ? worst / peak : .infinity
         return Difference(output: output, psnrDb: psnrDb(golden.values, found.values), maxError: ratio)

@@ -30,10 +30,12 @@ struct PeftScaling {
         if config["use_dora"]?.isTrue == true {
             throw InputError("\(source) is a DoRA, which no plain LoRA equals; train it with use_dora=False")
         }
-        if let start = config["init_lora_weights"]?.text?.lowercased(), Self.changedBase.contains(where: start.hasPrefix) {
+        if let start = config["init_lora_weights"]?.text?.lowercased(),
+            Self.changedBase.contains(where: start.hasPrefix)
+        {
             throw InputError(
-                "\(source) was trained on a changed base (\(shorten(start, limit: 40))); convert it when saving (PEFT's "
-                    + "path_initial_model_for_weight_conversion)")
+                "\(source) was trained on a changed base (\(shorten(start, limit: 40))); convert it when saving "
+                    + "(PEFT's path_initial_model_for_weight_conversion)")
         }
         self.source = source
         rank = try Self.number(config["r"] ?? .integer(8), "r", source, whole: true)
@@ -74,9 +76,9 @@ struct PeftScaling {
                 + (whole ? "a whole number of at least 1" : "a finite number"))
     }
 
-    private static func patterns(_ value: Json?, _ name: String, _ source: String, whole: Bool = false) throws
-        -> Patterns
-    {
+    private static func patterns(
+        _ value: Json?, _ name: String, _ source: String, whole: Bool = false
+    ) throws -> Patterns {
         guard let value, value != .null else { return [] }
         guard case .object(let object) = value else {
             throw InputError("\(source): \(name) must map module names to numbers; correct the configuration")

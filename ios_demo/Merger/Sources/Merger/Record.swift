@@ -89,7 +89,8 @@ public enum Record {
             (
                 "artifact",
                 object([
-                    ("file", .text(artifact.file)), ("bytes", .integer(artifact.bytes)), ("sha256", .text(artifact.sha256)),
+                    ("file", .text(artifact.file)), ("bytes", .integer(artifact.bytes)),
+                    ("sha256", .text(artifact.sha256)),
                 ])
             ),
             ("device", DeviceFacts.device()),
@@ -161,7 +162,8 @@ public enum Record {
     private static func notes(_ run: Run) -> [String] {
         var notes: [String] = []
         if let seconds = run.found.compile {
-            notes.append(String(format: "the cold load includes %.2f s of compiling the model for this device", seconds))
+            notes.append(
+                String(format: "the cold load includes %.2f s of compiling the model for this device", seconds))
         }
         if run.runtime.name == "coreml" {
             notes.append("Core ML was given \(run.plan.units.rawValue) and does not say which it used")

@@ -147,12 +147,13 @@ enum InputCheck {
 
 extension TensorSpec {
     var description: String {
-        "[" + shape.map { size in
-            switch size {
-            case .size(let size): String(size)
-            case .named(let name): name.rawValue
-            }
-        }.joined(separator: ", ") + "]"
+        "["
+            + shape.map { size in
+                switch size {
+                case .size(let size): String(size)
+                case .named(let name): name.rawValue
+                }
+            }.joined(separator: ", ") + "]"
     }
 }
 

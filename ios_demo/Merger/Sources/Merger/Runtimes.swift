@@ -15,13 +15,17 @@ public struct RuntimeOptions: Equatable, Sendable {
     }
 }
 
+/// Gives the runtime for bundles of a target.
+public typealias RuntimeMaker = @Sendable (Target, RuntimeOptions) throws -> any Runtime
+
 public enum Runtimes {
     /// The runtime for bundles of a target. Throws InputError where this program has none.
+    @Sendable
     public static func make(_ target: Target, _ options: RuntimeOptions) throws -> any Runtime {
         switch target {
         case .onnx: return try OnnxRuntime(library: options.onnxLibrary, threads: options.threads)
         case .coreml:
-            #if canImport(CoreML)
+            #if canImport(CoreML) && !os(Linux)  // where it is a stand-in for tests
             return CoreMLRuntime(units: options.units, cache: options.cache)
             #else
             throw InputError("a coreml bundle runs on Apple's systems alone; export the bundle with --target onnx")

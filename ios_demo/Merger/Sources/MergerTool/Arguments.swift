@@ -8,7 +8,8 @@ struct Arguments {
 
     private static let known: Set<String> = [
         "--content-scale", "--style-scale", "--prompt", "--content", "--style", "--lora", "--steps", "--guidance",
-        "--seed", "--negative", "-o", "--component", "--runs", "--warmup", "--threads", "--units", "--library", "--cache",
+        "--seed", "--negative", "-o", "--component", "--runs", "--warmup", "--threads", "--units", "--library",
+        "--cache",
     ]
 
     init(_ given: [String]) throws {
@@ -47,7 +48,8 @@ struct Arguments {
     }
 
     func runtime() throws -> RuntimeOptions {
-        let cache = optionalFile("--cache") ?? FileManager.default.temporaryDirectory.appendingPathComponent("merger-tool")
+        let cache =
+            optionalFile("--cache") ?? FileManager.default.temporaryDirectory.appendingPathComponent("merger-tool")
         var options = RuntimeOptions(threads: try number("--threads"), cache: cache, onnxLibrary: text("--library"))
         if let text = text("--units") {
             guard let units = ComputeUnits(rawValue: text) else {

@@ -13,7 +13,10 @@ func check(_ arguments: inout Arguments) async throws -> Int32 {
     })
     for times in try await engine.loadTimes() {
         let compile = times.compileSeconds.map { String(format: ", %.2f s of it compiling", $0) } ?? ""
-        print(String(format: "loading %@ took %.2f s%@", times.component as NSString, times.totalSeconds, compile as NSString))
+        print(
+            String(
+                format: "loading %@ took %.2f s%@", times.component as NSString, times.totalSeconds, compile as NSString
+            ))
     }
     return rows.allSatisfy { $0.status == .passed } ? 0 : 1
 }
@@ -58,7 +61,9 @@ func generate(_ arguments: inout Arguments) async throws -> Int32 {
     if let content = arguments.optionalFile("--content"), let style = arguments.optionalFile("--style") {
         _ = try await merged(engine, content, style, arguments)
         adapter = .merged
-    } else if let lora = arguments.optionalFile("--lora") ?? arguments.optionalFile("--content") ?? arguments.optionalFile("--style") {
+    } else if let lora = arguments.optionalFile("--lora") ?? arguments.optionalFile("--content")
+        ?? arguments.optionalFile("--style")
+    {
         adapter = .lora(lora)
     }
     let picture = try await engine.generate(request, with: adapter)

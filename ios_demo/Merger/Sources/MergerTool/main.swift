@@ -9,7 +9,7 @@ let usage = """
                        [--seed S] [--negative P] [--content-scale X] [--style-scale X] [-o TENSORS]
            merger-tool benchmark BUNDLE --component C [--runs N] [--warmup N] [--threads N] [-o RECORD]
            merger-tool lora LORA... [-o TENSORS]
-    TENSORS is a safetensors file: the adapter and the coefficients, the image's pixels and latents, or every layer's ΔW.
+    TENSORS is a safetensors file: the adapter and the coefficients, the image's pixels and latents, or each layer's ΔW.
     Everywhere: [--units all|cpu-and-neural-engine|cpu-and-gpu|cpu-only] [--library LIBONNXRUNTIME] [--cache FOLDER]
     """
 

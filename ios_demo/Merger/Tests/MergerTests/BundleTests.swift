@@ -14,7 +14,8 @@ final class BundleTests: XCTestCase {
         XCTAssertEqual(bundle.manifest.target, .onnx)
         XCTAssertEqual(bundle.manifest.hypernetwork?.kvRule, .average)
         XCTAssertEqual(bundle.layout.rank, 4)
-        XCTAssertEqual(bundle.layout.groups.map(\.name), ["qo_32x32", "qo_64x64", "kv_32x32", "kv_48x32", "kv_48x64", "kv_64x64"])
+        XCTAssertEqual(
+            bundle.layout.groups.map(\.name), ["qo_32x32", "qo_64x64", "kv_32x32", "kv_48x32", "kv_48x64", "kv_64x64"])
         XCTAssertNil(bundle.manifest.pipeline)
         XCTAssertEqual(try bundle.component("merger").inputs.count, 26)
         XCTAssertTrue(refusal { _ = try bundle.component("unet") }.contains("the bundle has no unet, only merger"))
@@ -22,11 +23,17 @@ final class BundleTests: XCTestCase {
 
     /// An edit of the manifest's text, and what must be said of it.
     private static let edits: [(name: String, from: String, to: String, said: String)] = [
-        ("an old schema", "\"schema_version\": 1", "\"schema_version\": 2", "schema version 2 is unknown, this app reads 1"),
+        (
+            "an old schema", "\"schema_version\": 1", "\"schema_version\": 2",
+            "schema version 2 is unknown, this app reads 1"
+        ),
         ("a true schema", "\"schema_version\": 1", "\"schema_version\": true", "schema version true is unknown"),
         ("no base", "\"base\": \"tiny\"", "\"base\": \"\"", "is not a name"),
         ("an unknown target", "\"onnx\"", "\"tflite\"", "valid are onnx, coreml, executorch"),
-        ("an unknown precision", "\"precision\": \"fp32\"", "\"precision\": \"fp8\"", "valid are fp32, fp16, w8, w6, w4"),
+        (
+            "an unknown precision", "\"precision\": \"fp32\"", "\"precision\": \"fp8\"",
+            "valid are fp32, fp16, w8, w6, w4"
+        ),
         ("an unknown key", "\"base\": \"tiny\"", "\"base\": \"tiny\", \"x\": 1", "has the unknown key 'x'"),
         ("a key twice", "\"base\": \"tiny\"", "\"base\": \"tiny\", \"base\": \"x\"", "has the key 'base' twice"),
         ("an unknown generator", "mix32-11bit", "mersenne", "which is not 'mix32-11bit'"),
@@ -45,10 +52,19 @@ final class BundleTests: XCTestCase {
         ("another input", "\"name\": \"content_scale\"", "\"name\": \"scale\"", "golden inputs are not its inputs"),
         ("a scale of zero", "\"scale\": 0.5", "\"scale\": 0", "is not above 0"),
         ("values that don't fill", "\"value\": 0.75", "\"values\": [1, 2]", "golden values don't fill their shape"),
-        ("two kinds of golden input", "\"value\": 0.75", "\"value\": 0.75, \"seed\": 1, \"scale\": 1", "must have either value"),
+        (
+            "two kinds of golden input", "\"value\": 0.75", "\"value\": 0.75, \"seed\": 1, \"scale\": 1",
+            "must have either value"
+        ),
         ("a loose tolerance", "\"psnr_db\": 100.0", "\"psnr_db\": 10", "is not a number of dB from 20"),
-        ("an unknown status", "\"status\": \"passed\"", "\"status\": \"fine\"", "which is not passed, failed or not_run"),
-        ("no such output", "\"coefficients_qo_64x64\"", "\"coefficients_qo\"", "the merger's outputs are not its layout's"),
+        (
+            "an unknown status", "\"status\": \"passed\"", "\"status\": \"fine\"",
+            "which is not passed, failed or not_run"
+        ),
+        (
+            "no such output", "\"coefficients_qo_64x64\"", "\"coefficients_qo\"",
+            "the merger's outputs are not its layout's"
+        ),
     ]
 
     func testDamagedManifestsAreRefused() throws {
@@ -70,7 +86,8 @@ final class BundleTests: XCTestCase {
         let copy = try copyOfBundle()
         for length in stride(from: 0, to: whole.count - 2, by: whole.count / 20) {
             try whole.prefix(length).write(to: copy.appendingPathComponent("manifest.json"))
-            XCTAssertTrue(refusal { _ = try ModelBundle.open(copy) }.contains("not valid JSON; export the bundle again"))
+            XCTAssertTrue(
+                refusal { _ = try ModelBundle.open(copy) }.contains("not valid JSON; export the bundle again"))
         }
     }
 

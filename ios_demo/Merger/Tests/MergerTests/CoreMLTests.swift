@@ -26,11 +26,15 @@ final class CoreMLTests: XCTestCase {
 
     private func setLine(_ dataType: MLMultiArrayDataType = .float32, shape: [Int] = [2, 3]) {
         let features = ["x", "b"].map { StandIn.Feature($0, shape, dataType) }
-        StandIn.set("line", .init(inputs: features, outputs: [StandIn.Feature("y", shape, dataType)]) { given in
-            let (x, b) = (values(given, "x"), values(given, "b"))
-            let y = zip(x, b).map { 2 * $0 + $1 }
-            return try MLDictionaryFeatureProvider(dictionary: ["y": MLFeatureValue(multiArray: array(y, shape, dataType))])
-        })
+        StandIn.set(
+            "line",
+            .init(inputs: features, outputs: [StandIn.Feature("y", shape, dataType)]) { given in
+                let (x, b) = (values(given, "x"), values(given, "b"))
+                let y = zip(x, b).map { 2 * $0 + $1 }
+                return try MLDictionaryFeatureProvider(dictionary: [
+                    "y": MLFeatureValue(multiArray: array(y, shape, dataType))
+                ])
+            })
     }
 
     private func model(_ component: Component, units: ComputeUnits = .all) -> Model {
@@ -74,17 +78,20 @@ final class CoreMLTests: XCTestCase {
         let model = model(component())
         let good = Tensor.zeros(shape)
         XCTAssertTrue(refusal { _ = try model.perform(["x": good]) }.contains("line got no b"))
-        XCTAssertTrue(refusal { _ = try model.perform(["x": good, "b": good, "c": good]) }.contains("has no input c"))
+        XCTAssertTrue(
+            refusal { _ = try model.perform(["x": good, "b": good, "c": good]) }.contains("has no input c"))
         XCTAssertTrue(
             refusal { try model.bind(["x": Tensor.zeros([3, 2])]) }
                 .contains("x is float32 of shape [3, 2], it needs float32 of shape [2, 3]"))
         XCTAssertTrue(
-            refusal { try model.bind(["x": Tensor.zeros(shape, dtype: .float16)]) }.contains("x is float16 of shape"))
+            refusal { try model.bind(["x": Tensor.zeros(shape, dtype: .float16)]) }.contains(
+                "x is float16 of shape"))
     }
 
     func testAPackageThatIsNotTheManifestsIsRefused() throws {
         setLine(.float16)
-        XCTAssertTrue(refusal { try model(component()).load() }.contains("line.mlpackage: x is not as the manifest says"))
+        XCTAssertTrue(
+            refusal { try model(component()).load() }.contains("line.mlpackage: x is not as the manifest says"))
         setLine(shape: [2, 4])
         try? FileManager.default.removeItem(at: cache)
         XCTAssertTrue(refusal { try model(component()).load() }.contains("x is not as the manifest says"))
@@ -93,7 +100,8 @@ final class CoreMLTests: XCTestCase {
     func testFailuresAreOneSentence() throws {
         StandIn.set("line", nil)
         let damaged = refusal { try model(component()).load() }
-        XCTAssertTrue(damaged.contains("Core ML can't compile it (the package is damaged); free some space"), damaged)
+        XCTAssertTrue(
+            damaged.contains("Core ML can't compile it (the package is damaged); free some space"), damaged)
         setLine()
         try model(component()).load()
         StandIn.set("line", nil)  // what the system does to a cache after an update
@@ -102,10 +110,13 @@ final class CoreMLTests: XCTestCase {
         setLine()
         _ = StandIn.takeEvents()
         try model(component()).load()
-        XCTAssertEqual(StandIn.takeEvents(), [.compiled("line"), .loaded("line", .all)], "the broken one was removed")
-        StandIn.set("line", .init(inputs: features(), outputs: [.init("y", shape, .float32)]) { _ in
-            throw StandIn.Fault("out of memory")
-        })
+        XCTAssertEqual(
+            StandIn.takeEvents(), [.compiled("line"), .loaded("line", .all)], "the broken one was removed")
+        StandIn.set(
+            "line",
+            .init(inputs: features(), outputs: [.init("y", shape, .float32)]) { _ in
+                throw StandIn.Fault("out of memory")
+            })
         let inputs = ["x": Tensor.zeros(shape), "b": Tensor.zeros(shape)]
         let failed = refusal { _ = try model(component()).perform(inputs) }
         XCTAssertTrue(failed.contains("Core ML can't run it (out of memory); close other apps"), failed)
@@ -156,6 +167,8 @@ func array(_ values: [Float], _ shape: [Int], _ dataType: MLMultiArrayDataType) 
 
 /// Where the elements of a strided array lie, in row-major order.
 private func places(_ shape: [Int], _ strides: [Int]) -> [Int] {
-    zip(shape, strides).reduce([0]) { places, axis in places.flatMap { place in (0..<axis.0).map { place + $0 * axis.1 } } }
+    zip(shape, strides).reduce([0]) { places, axis in
+        places.flatMap { place in (0..<axis.0).map { place + $0 * axis.1 } }
+    }
 }
 #endif

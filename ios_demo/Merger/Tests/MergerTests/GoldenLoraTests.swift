@@ -7,7 +7,8 @@ final class GoldenLoraTests: XCTestCase {
     private let folder = golden.appendingPathComponent("lora")
 
     func testEveryDialect() throws {
-        let index = try Json.parse(Data(contentsOf: folder.appendingPathComponent("index.json")), what: "index")["files"]
+        let index = try Json.parse(Data(contentsOf: folder.appendingPathComponent("index.json")), what: "index")[
+            "files"]
         XCTAssertEqual(index.keys.count, 12)
         for name in index.keys {
             let entry = index[name]
@@ -69,7 +70,8 @@ final class GoldenLoraTests: XCTestCase {
         for (number, (data, said)) in [
             (Data(), "is empty"), (Data("GGUF and more".utf8), "is a GGUF model"),
             (Data(" <html>".utf8), "is a web page"), (Data([0x80, 4, 9, 9, 9, 9, 9, 9, 9]), "is a Python pickle"),
-            (Data([1, 2]), "has only 2 bytes"), (Data(repeating: 255, count: 16), "would have 18446744073709551615 bytes"),
+            (Data([1, 2]), "has only 2 bytes"),
+            (Data(repeating: 255, count: 16), "would have 18446744073709551615 bytes"),
             (good.dropLast(), "it is cut short"), (good + [0], "follow the header"),
         ].enumerated() {
             let url = folder.appendingPathComponent("\(number)")

@@ -10,7 +10,8 @@ final class JsonTests: XCTestCase {
             try parse(#" {"b": [1, -0.5e2, true, null, "\u00e9\ud83d\ude00\n"], "a": {}} "#),
             .object(
                 JsonObject([
-                    ("b", .array([.integer(1), .number(-50), .bool(true), .null, .text("é😀\n")])), ("a", .object(JsonObject())),
+                    ("b", .array([.integer(1), .number(-50), .bool(true), .null, .text("é😀\n")])),
+                    ("a", .object(JsonObject())),
                 ])))
     }
 
@@ -26,7 +27,8 @@ final class JsonTests: XCTestCase {
 
     func testWhatIsNoJsonIsRefused() {
         for text in [
-            "", " ", "{", "[1,]", "{\"a\" 1}", "{1: 2}", "01", "1.", ".5", "+1", "1e", "1e999", "NaN", "nul", "[] []", "\"a",
+            "", " ", "{", "[1,]", "{\"a\" 1}", "{1: 2}", "01", "1.", ".5", "+1", "1e", "1e999", "NaN", "nul", "[] []",
+            "\"a",
             "\"\\x\"", "\"\\u12\"", "\"\\ud800\"", "\"\\ud800\\u0041\"", "\"\u{1}\"", "'a'", "{\"a\": 1,}",
             String(repeating: "9", count: 1000),
         ] {

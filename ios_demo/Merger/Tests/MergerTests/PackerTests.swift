@@ -37,7 +37,8 @@ final class PackerTests: XCTestCase {
     func testHalfPrecisionIsBalanced() throws {
         let folder = try scratchFolder(self)
         let layout = Layout(
-            base: "one", groups: [LayoutGroup(part: .qo, inFeatures: 2, outFeatures: 2, modules: ["mid_block.attn1.to_q"])],
+            base: "one",
+            groups: [LayoutGroup(part: .qo, inFeatures: 2, outFeatures: 2, modules: ["mid_block.attn1.to_q"])],
             rank: 1)
         let url = folder.appendingPathComponent("uneven.safetensors")
         try safetensors([
@@ -67,9 +68,11 @@ final class PackerTests: XCTestCase {
                     modules: ["down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"])
             ], rank: 4)
         let shape = refusal { _ = try Packer.pack(content, layout: wide) }
-        XCTAssertTrue(shape.contains("has shape [32, 32], wide has [32, 99]; the LoRA is for another base model"), shape)
+        XCTAssertTrue(
+            shape.contains("has shape [32, 32], wide has [32, 99]; the LoRA is for another base model"), shape)
         let other = Layout(
-            base: "other", groups: [LayoutGroup(part: .qo, inFeatures: 32, outFeatures: 32, modules: ["x.to_q"])], rank: 4)
+            base: "other", groups: [LayoutGroup(part: .qo, inFeatures: 32, outFeatures: 32, modules: ["x.to_q"])],
+            rank: 4)
         let none = refusal { _ = try Packer.pack(content, layout: other) }
         XCTAssertTrue(none.contains("is an attention linear of other; it was made for another base model"), none)
     }

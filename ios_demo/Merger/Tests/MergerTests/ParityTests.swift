@@ -30,12 +30,15 @@ final class ParityTests: XCTestCase {
             ("one NaN", try changed { $0[free] = .nan }),
             ("zeros", Tensor.zeros([6, 50, 400])),
             ("one layer missing", Tensor(Array(try output().floats[..<100_000]), shape: [5, 50, 400])),
-            ("transposed", try changed { values in
-                for layer in 0..<6 {
-                    let old = Array(values[layer * 20_000..<(layer + 1) * 20_000])
-                    for i in 0..<50 { for j in 0..<400 { values[layer * 20_000 + j * 50 + i] = old[i * 400 + j] } }
+            (
+                "transposed",
+                try changed { values in
+                    for layer in 0..<6 {
+                        let old = Array(values[layer * 20_000..<(layer + 1) * 20_000])
+                        for i in 0..<50 { for j in 0..<400 { values[layer * 20_000 + j * 50 + i] = old[i * 400 + j] } }
+                    }
                 }
-            }),
+            ),
         ]
         for (name, tensor) in wrong {
             let difference = Parity.compare("x", golden: golden, tensor: tensor)

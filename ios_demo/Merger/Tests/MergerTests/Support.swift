@@ -81,7 +81,8 @@ func assertClose(
 
 /// A safetensors file's bytes.
 func safetensors(_ tensors: [(String, [Int], [Float])], metadata: [String: String] = [:]) -> Data {
-    var header = JsonObject(metadata.isEmpty ? [] : [("__metadata__", .object(JsonObject(metadata.map { ($0, .text($1)) })))])
+    var header = JsonObject(
+        metadata.isEmpty ? [] : [("__metadata__", .object(JsonObject(metadata.map { ($0, .text($1)) })))])
     var data = Data()
     for (name, shape, values) in tensors {
         let start = data.count

@@ -33,7 +33,8 @@ final class VectorTests: XCTestCase {
         let listed = GoldenInput(shape: [2], source: .listed([7, 49407]))
         XCTAssertEqual(try Golden.input(listed, dtype: .int32), Tensor(.int32([7, 49407]), shape: [2]))
         let constant = GoldenInput(shape: [3], source: .constant(0.75))
-        XCTAssertEqual(try Golden.input(constant, dtype: .float16), Tensor([0.75, 0.75, 0.75], shape: [3], dtype: .float16))
+        XCTAssertEqual(
+            try Golden.input(constant, dtype: .float16), Tensor([0.75, 0.75, 0.75], shape: [3], dtype: .float16))
         let large = GoldenInput(shape: [1], source: .listed([3e9]))
         XCTAssertTrue(refusal { _ = try Golden.input(large, dtype: .int32) }.contains("is no int32"))
     }
@@ -55,11 +56,11 @@ final class VectorTests: XCTestCase {
             let scheduler = try Schedulers.make(settings, steps: steps)
             let what = "\(settings) in \(steps) steps"
             XCTAssertEqual(scheduler.timesteps, entry["timesteps"].floats, what)
-            var latents = scheduler.start(Noise.normal(count: 6, seed: UInt32(steps)))
+            var latents = scheduler.start(Noise.normal(count: 8, seed: UInt32(steps)))
             for i in 0..<steps {
                 assertClose(scheduler.scale(latents, i), entry["scaled"].list[i].floats, share: 3e-6, what)
                 let source = GoldenInput.Source.generated(seed: UInt32(i), scale: 1)
-                let predicted = try Golden.input(GoldenInput(shape: [6], source: source), dtype: .float32)
+                let predicted = try Golden.input(GoldenInput(shape: [8], source: source), dtype: .float32)
                 latents = scheduler.step(predicted.floats, i, latents)
             }
             assertClose(latents, entry["latents"].floats, share: 3e-6, what)
@@ -111,16 +112,19 @@ final class VectorTests: XCTestCase {
         let url = project.appendingPathComponent(vectors["tokens"]!["file"].text!)
         let whole = try String(contentsOf: url, encoding: .utf8)
         let entry = TokenizerEntry(
-            encoder: "text_encoder", file: FileEntry(file: "t.json", bytes: 1, sha256: ""), length: 77, start: 0, end: 1,
+            encoder: "text_encoder", file: FileEntry(file: "t.json", bytes: 1, sha256: ""), length: 77, start: 0,
+            end: 1,
             pad: 1)
         for (old, new) in [
             ("\"BPE\"", "\"WordPiece\""), ("\"NFC\"", "\"NFD\""), ("</w>\",\n    \"fuse", "\",\n    \"fuse"),
-            ("\"wi\",\n        \"t\"", "\"wi\",\n        \"zzz\""), ("\"!\": 0", "\"!\": -1"), ("\"!\": 0", "\"!!\": 0"),
+            ("\"wi\",\n        \"t\"", "\"wi\",\n        \"zzz\""), ("\"!\": 0", "\"!\": -1"),
+            ("\"!\": 0", "\"!!\": 0"),
         ] {
             let changed = whole.replacingOccurrences(of: old, with: new)
             XCTAssertNotEqual(changed, whole, old)
             XCTAssertTrue(
-                refusal { _ = try ClipTokenizer(Data(changed.utf8), entry) }.contains("not a tokenizer file of CLIP's kind"),
+                refusal { _ = try ClipTokenizer(Data(changed.utf8), entry) }.contains(
+                    "not a tokenizer file of CLIP's kind"),
                 old)
         }
     }

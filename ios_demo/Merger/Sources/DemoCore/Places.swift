@@ -1,0 +1,50 @@
+import Foundation
+import Merger
+
+/// Where the app's files lie.
+public struct Places: Equatable, Sendable {
+    public let resources: URL  // inside the app: bundles, and a dataset with sample LoRAs
+    public let documents: URL  // the user's, seen in the Files app
+    public let caches: URL  // the system may empty it
+
+    public init(resources: URL, documents: URL, caches: URL) {
+        self.resources = resources
+        self.documents = documents
+        self.caches = caches
+    }
+
+    public var runtimeCache: URL { caches.appendingPathComponent("compiled", isDirectory: true) }
+    public var importedLoras: URL { documents.appendingPathComponent("loras", isDirectory: true) }
+    var benchmarks: URL { documents.appendingPathComponent("benchmark", isDirectory: true) }
+
+    /// Every bundle: those copied to the phone (Documents/bundles), then those inside the app.
+    public var bundles: [URL] {
+        [documents, resources].flatMap { place in
+            folders(place.appendingPathComponent("bundles", isDirectory: true)).filter { folder in
+                FileManager.default.fileExists(atPath: folder.appendingPathComponent(ModelBundle.manifestFile).path)
+            }
+        }
+    }
+
+    /// The bundle that a benchmark names: one that the Mac copied for it, else one of the app's own.
+    func bundle(_ name: String) throws -> URL {
+        let copied = benchmarks.appendingPathComponent(name, isDirectory: true)
+        if FileManager.default.fileExists(atPath: copied.path) { return copied }
+        guard let own = bundles.first(where: { $0.lastPathComponent == name }) else {
+            let names = bundles.map(\.lastPathComponent).joined(separator: ", ")
+            throw InputError(
+                "there is no bundle '\(name)'; the app has \(names.isEmpty ? "none" : names): make one with  "
+                    + Self.command
+            )
+        }
+        return own
+    }
+
+    /// What makes the bundle that the app looks for.
+    public static let command = "python -m export.pipeline --target coreml --into ios_demo"
+
+    private func folders(_ place: URL) -> [URL] {
+        let found = try? FileManager.default.contentsOfDirectory(at: place, includingPropertiesForKeys: nil)
+        return (found ?? []).sorted { $0.lastPathComponent < $1.lastPathComponent }
+    }
+}
