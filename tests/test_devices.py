@@ -17,20 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devices.build_runner import build, onnxruntime_arm64
+from devices.build_runner import build, build_with_executorch, onnxruntime_android, onnxruntime_arm64
 from devices.emulated import APP, NEW, OLD, AdbServer, EmulatedPhone, Phone, listeners, make_root, missing_tools
 from replayed_phone import record_of
 
 from benchmarks import device as command
 from benchmarks.devices import Watch
 from benchmarks.devices.adb_files import HOME
-from benchmarks.record import PAPER, read_records
+from benchmarks.record import read_records
 from runtime_py.bundle import Bundle
 
 pytestmark = pytest.mark.devices
 
 BOTH = ["--device", f"adb:{NEW.serial}", "--device", f"adb:{OLD.serial}"]
-QUICK = ["--runs", "2", "--warmup", "1", "--threads", "1"]
 SMALL = Phone("Emulated small", "Stand-in 76", "cortex-a76", 16103, data_megabytes=8)
 
 
@@ -104,26 +103,45 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def onnx_runner(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The options that name the arm64 runner and ONNX Runtime's arm64 library."""
     program = build("arm64", tmp_path_factory.mktemp("runner"))
     return ["--runner", str(program), "--library", str(onnxruntime_arm64())]
 
 
 @pytest.fixture(scope="module")
+def executorch_runner(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The options that name the arm64 runner with ExecuTorch's Android library, and what that needs."""
+    program = build_with_executorch("arm64", tmp_path_factory.mktemp("runner-executorch"))
+    libraries = [option for path in sorted(program.parent.glob("*.so")) for option in ("--library", str(path))]
+    return ["--runner", str(program), *libraries]
+
+
+@pytest.fixture(scope="module")
+def runners(onnx_runner: list[str], executorch_runner: list[str]) -> dict[str, list[str]]:
+    """The options by the runtime's library: ONNX Runtime's for Linux, and both runtimes' Android libraries."""
+    android = str(onnxruntime_android() / "jni" / "arm64-v8a" / "libonnxruntime.so")
+    return {
+        "onnx": onnx_runner,
+        "onnx for Android": [*executorch_runner, "--library", android],
+        "executorch for Android": executorch_runner,
+    }
+
+
+@pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The miniature's merger in two precisions and its UNet, for ONNX Runtime."""
+    """The miniature's merger for two runtimes and in two precisions, and its UNet."""
     import export.hypernet
     import export.unet
 
     folder = tmp_path_factory.mktemp("bundles")
-    for name, exporter, precision in (
-        ("merger-fp32", export.hypernet, "fp32"),
-        ("merger-fp16", export.hypernet, "fp16"),
-        ("unet-fp32", export.unet, "fp32"),
+    for name, exporter, target, precision in (
+        ("merger-fp32", export.hypernet, "onnx", "fp32"),
+        ("merger-fp16", export.hypernet, "onnx", "fp16"),
+        ("merger-executorch", export.hypernet, "executorch", "fp32"),
+        ("unet-fp32", export.unet, "onnx", "fp32"),
     ):
-        given = ["--target", "onnx", "--precision", precision, "--out", str(folder / name)]
-        assert exporter.main(given) == 0
+        assert exporter.main(["--target", target, "--precision", precision, "--out", str(folder / name)]) == 0
     return {path.name: path for path in folder.iterdir()}
 
 
@@ -147,10 +165,21 @@ def written_record(bundle: Path) -> str:
     return f"echo '{json.dumps(record)}'"
 
 
-def by_phone(records: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, Any]]:
-    return {
-        (record["device"]["model"], record["component"], record["bundle"]["precision"]): record for record in records
-    }
+def check_record_of(record: dict[str, Any], phone: Phone, component: str, runtime: str, precision: str) -> None:
+    """It is of that phone and that artifact, and says that the phone is emulated."""
+    assert (record["kind"], record["runner"]) == ("emulated", "native")
+    assert (record["device"]["model"], record["device"]["soc"], record["device"]["os"]) == (
+        phone.model,
+        phone.soc,
+        "android",
+    )
+    assert record["device"]["cpu"] == f"{phone.cpu.title()} ×2"
+    assert (record["component"], record["runtime"]["name"]) == (component, runtime)
+    assert record["bundle"]["precision"] == precision
+    assert record["memory"]["measure"] in ("pss", "rss")
+    assert record["conditions"]["before"]["temperatures_c"]["BIG"] == 36.5
+    assert record["conditions"]["before"]["battery_percent"] == 22
+    assert record["paper"] is None  # it has no figure for the miniature
 
 
 def test_two_phones_of_different_processors(farm: Farm) -> None:
@@ -168,25 +197,50 @@ def test_nobody_else_can_reach_them(farm: Farm) -> None:
     assert all(address.startswith(("127.0.0.1:", "[::ffff:127.0.0.1]:")) for address in opened), opened
 
 
-def test_records_of_both(farm: Farm, runner: list[str], bundles: dict[str, Path], tmp_path: Path) -> None:
-    file = tmp_path / "records.json"
-    given = [option for name in sorted(bundles) for option in ("--bundle", str(bundles[name]))]
-    done = measure(*BOTH, *given, *runner, *QUICK, "--json", str(file))
-    found = by_phone(read_records(file))
-    for phone, core in ((NEW, "Cortex-A76"), (OLD, "Cortex-A57")):
-        for component, precision in (("merger", "fp32"), ("unet", "fp32"), ("merger", "fp16")):
-            record = found[phone.model, component, precision]
-            assert (record["kind"], record["runner"]) == ("emulated", "native")
-            assert (record["device"]["soc"], record["device"]["os_version"]) == (phone.soc, "14")
-            assert core in record["device"]["cpu"]
-            assert record["runs"]["n"] == 2 and record["memory"]["measure"] in ("pss", "rss")
-            assert record["conditions"]["before"]["temperatures_c"]["BIG"] == 36.5
-            assert record["conditions"]["before"]["battery_percent"] == 22
-            assert record["paper"] == PAPER.get(component)
-    assert done.stdout.count("EMULATED") == 6
-    assert done.returncode == 0, done.stdout
-    for phone in (NEW, OLD):
+@pytest.mark.parametrize(
+    ("name", "component", "library", "runs"),
+    [
+        ("merger-fp32", "merger", "onnx", 2),
+        ("merger-fp32", "merger", "onnx for Android", 2),
+        ("merger-executorch", "merger", "executorch for Android", 2),
+        ("unet-fp32", "unet", "onnx for Android", 1),
+    ],
+)
+def test_both_give_records_in_fp32(
+    farm: Farm,
+    runners: dict[str, list[str]],
+    bundles: dict[str, Path],
+    tmp_path: Path,
+    name: str,
+    component: str,
+    library: str,
+    runs: int,
+) -> None:
+    file, runtime = tmp_path / "records.json", "executorch" if "executorch" in library else "onnxruntime"
+    often = ["--runs", str(runs), "--warmup", str(runs - 1), "--threads", "1"]
+    done = measure(*BOTH, "--bundle", str(bundles[name]), *runners[library], *often, "--json", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("EMULATED") == 2
+    for phone, record in zip((NEW, OLD), read_records(file), strict=True):
+        check_record_of(record, phone, component, runtime, "fp32")
+        assert record["parity"]["psnr_db"] > 100
         assert farm.shell(phone, "ls -A /data/local/tmp") == ""
+
+
+def test_fp16_is_within_its_tolerance_on_either_processor(
+    farm: Farm, onnx_runner: list[str], bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    """Without half precision in hardware, ONNX Runtime computes in fp32. With it, it also adds up in fp16."""
+    file = tmp_path / "records.json"
+    often = ["--runs", "2", "--warmup", "1", "--threads", "1"]
+    done = measure(*BOTH, "--bundle", str(bundles["merger-fp16"]), *onnx_runner, *often, "--json", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    new, old = read_records(file)
+    for record, phone in ((new, NEW), (old, OLD)):
+        check_record_of(record, phone, "merger", "onnxruntime", "fp16")
+    # Its own half-precision kernels ran: what they lose is seen, and allowed.
+    assert old["parity"]["max_error"] < new["parity"]["max_error"] < 2e-3
+    assert 60 < new["parity"]["psnr_db"] < old["parity"]["psnr_db"]
 
 
 def test_only_what_changed_is_copied_again(

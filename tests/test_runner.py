@@ -50,7 +50,8 @@ def library() -> Path:
 @pytest.fixture(scope="session")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built with sanitizers: memory errors and undefined behaviour end it with a code that no test expects."""
-    return build("x86-64", tmp_path_factory.mktemp("runner"), "-DLORARAR_SANITIZE=ON", "-DLORARAR_PROBE=ON")
+    options = ("-DLORARAR_SANITIZE=ON", "-DLORARAR_PROBE=ON", "-DCMAKE_BUILD_TYPE=Debug")
+    return build("x86-64", tmp_path_factory.mktemp("runner"), *options)
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +90,16 @@ def execute(
 
 
 # --- where all is well
+
+
+def test_the_runtime_tells_nobody(
+    runner: Path, library: Path, bundles: dict[tuple[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its telemetry would leave a session file."""
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    code, _, said = execute(runner, bundles["merger", "fp32"], "--library", library, TMPDIR=str(tmp_path))
+    assert code == 0, said
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("component", "precision"), CASES)

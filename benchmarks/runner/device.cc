@@ -76,10 +76,9 @@ Json kilobytes(const fs::path& path, const std::string& key) {
   return value > 0 ? Json(value * 1024) : Json();
 }
 
-// The processor's name, or the kinds of ARM cores: "2× 0x41 0xd05, 2× 0x41 0xd0b" (implementer and part).
+// The kinds of ARM cores, "4× 0x41 0xd05, 4× 0x41 0xd0b" (implementer and part), or the processor's name: on ARM the
+// kernel gives all of them one that says nothing.
 std::string cpu_name() {
-  const auto names = values_of("/proc/cpuinfo", "model name");
-  if (!names.empty()) return names[0];
   const auto implementers = values_of("/proc/cpuinfo", "CPU implementer");
   const auto parts = values_of("/proc/cpuinfo", "CPU part");
   std::map<std::string, int> kinds;
@@ -88,7 +87,8 @@ std::string cpu_name() {
   for (const auto& [kind, count] : kinds) {
     text += (text.empty() ? "" : ", ") + std::to_string(count) + "× " + kind;
   }
-  return text;
+  const auto names = values_of("/proc/cpuinfo", "model name");
+  return !text.empty() ? text : names.empty() ? "" : names[0];
 }
 
 std::string property(const Properties& properties, const std::string& name) {

@@ -135,6 +135,17 @@ class ExecuTorchSession : public Session {
   std::vector<runtime::EValue> results_;
 };
 
+// Marked as experimental, and the only way to more threads than ExecuTorch's default. Safe while nothing runs.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+void set_threads(uint32_t threads) {
+  auto* pool = executorch::extension::threadpool::get_threadpool();
+  if (pool == nullptr || !pool->_unsafe_reset_threadpool(threads)) {
+    throw runtime_failed("ExecuTorch can't take a number of threads; leave --threads out");
+  }
+}
+#pragma GCC diagnostic pop
+
 class ExecuTorch : public Runtime {
  public:
   std::string name() const override { return "executorch"; }
@@ -150,12 +161,7 @@ std::unique_ptr<Runtime> open_executorch(const RuntimeOptions& options) {
   if (!options.library.empty()) {
     throw bad_input("--library is ONNX Runtime's, and ExecuTorch is linked into this program; leave it out");
   }
-  if (options.threads) {
-    auto* pool = executorch::extension::threadpool::get_threadpool();
-    if (pool == nullptr || !pool->_unsafe_reset_threadpool(static_cast<uint32_t>(*options.threads))) {
-      throw runtime_failed("ExecuTorch can't take a number of threads; leave --threads out");
-    }
-  }
+  if (options.threads) set_threads(static_cast<uint32_t>(*options.threads));
   return std::make_unique<ExecuTorch>();
 }
 

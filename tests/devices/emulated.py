@@ -20,7 +20,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 OUTPUT = HERE / "output"
 TOOLS = ("adb", "qemu-aarch64", "mmdebstrap", "aarch64-linux-gnu-gcc", "unshare", "setpriv", "ss")
-INSIDE = "base-files,adbd,mksh,toybox,libc6,libstdc++6,libgcc-s1,libgomp1,zlib1g"
+# musl: the loader of programs that use an Android library (build_runner.py).
+INSIDE = "base-files,adbd,mksh,toybox,libc6,libstdc++6,libgcc-s1,libgomp1,zlib1g,musl"
 APP = "org.lorarar.demo"
 START_S = 30.0
 

@@ -123,7 +123,7 @@ HOSTILE: dict[str, tuple[Edit, str]] = {
     "another rank": (set_at("inputs", 0, "shape", to=["content_rank"]), "has not as many sizes"),
     "no golden input": (missing_golden_input, "has no content_scale"),
     "golden values that don't fill": (
-        set_at("golden", "inputs", "content_scale", to={"shape": [], "values": [1, 2]}),
+        set_at("golden", "inputs", "content_scale", to={"shape": [1], "values": [1, 2]}),
         "golden values that don't fill it",
     ),
     "a nested list": (deep, "has no shape"),
