@@ -172,7 +172,7 @@ def refused(code: int, said: str, found: tuple[int, str, str], output: Path) -> 
     """One sentence, the right code, and nothing written."""
     *_, last = found[2].splitlines()
     assert found[0] == code and last.startswith("error: ") and said in last, found[2]
-    assert found[2].count("error: ") == 1 and found[1] == ""
+    assert sum(line.startswith("error: ") for line in found[2].splitlines()) == 1 and found[1] == ""
     assert not output.exists() and not list(output.parent.glob("*.part*"))
 
 

@@ -91,8 +91,9 @@ def _build(kind: str, folder: Path, *definitions: str) -> Path:
         f"-DCMAKE_PREFIX_PATH={debian_package('nlohmann-json3-dev') / 'usr'}",
         *definitions,
     ]
-    _compile("cmake", "-S", str(SOURCES), "-B", str(folder), *configure)
-    _compile("cmake", "--build", str(folder), "--parallel", "2")
+    folder.mkdir(parents=True, exist_ok=True)
+    _compile("cmake", "-S", str(SOURCES), "-B", str(folder), *configure, cwd=folder)
+    _compile("cmake", "--build", str(folder), "--parallel", "2", cwd=folder)
     return folder / "lorarar-runner"
 
 
@@ -102,9 +103,11 @@ def _zig() -> str:
     return str(program)
 
 
-def _compile(*command: str) -> None:
-    """Run a compiler; zig keeps what it has compiled of its own libraries in the cache."""
-    run(*command, ZIG_GLOBAL_CACHE_DIR=str(CACHE / "zig"), ZIG_LOCAL_CACHE_DIR=str(CACHE / "zig"))
+def _compile(*command: str, cwd: Path | None = None) -> None:
+    """Run a compiler; zig keeps what it has compiled of its own libraries in the cache, and leaves a file `-` in `cwd`
+    where CMake means its standard output.
+    """
+    run(*command, cwd=cwd, ZIG_GLOBAL_CACHE_DIR=str(CACHE / "zig"), ZIG_LOCAL_CACHE_DIR=str(CACHE / "zig"))
 
 
 def _java_symbols(library: Path) -> list[str]:
