@@ -151,7 +151,7 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     kinds_found = {record["kind"] for record in outcome.records}
     caption = " ".join(sentence for kind, sentence in CAPTIONS.items() if kind in kinds_found)
     table = Table(box=SIMPLE_HEAD, caption=caption or None)
-    table.add_column("device", overflow="fold")
+    table.add_column("device", overflow="fold", min_width=12)
     for column in ("what", "kind"):
         table.add_column(column, no_wrap=True)
     for column in ("p50\nms", "p90\nms", "cold\nload ms", "memory\nMB", "parity\ndB"):
@@ -171,7 +171,7 @@ def _row(name: str, record: dict[str, Any]) -> list[str]:
     equal = "equal" if parity["status"] == "passed" else "–"
     peak = f"{memory['peak_bytes'] / 1e6:.0f} {memory['measure']}" if memory["peak_bytes"] else "–"
     return [
-        f"{record['device']['model']}\n{name}",
+        record["device"]["model"] if bound else f"{record['device']['model']}\n{name}",
         f"{record['component']}\n{bundle['target']} {bundle['precision']}",
         f"[{KIND_STYLE[record['kind']]}]{record['kind'].upper()}[/]",
         f"≥ {_ms(bound['latency_s'])}" if bound else _ms(runs["p50_s"]),

@@ -43,12 +43,13 @@ def row(record: Record) -> dict[str, str]:
     bound = {"p50": f"≥ {_time(estimate['latency_s'])}"} if estimate else {}
     peak = f"{_size(memory['peak_bytes'])} {(memory['measure'] or '').upper()}".strip()
     backend = f"{runtime['backend']} on {runtime['compute_unit']}"
-    threads = f", {runtime['threads']} threads" if runtime["threads"] else ""
+    count = runtime["threads"]
+    threads = f", {count} thread{'s' if count > 1 else ''}" if count else ""
     found = {
         "device": _device(record),
         "component": record["component"],
         "bundle": f"{bundle['base']} {bundle['target']} {bundle['precision']}",
-        "runtime": f"{runtime['name']} {runtime['version']}, {backend}{threads}",
+        "runtime": "never run" if estimate else f"{runtime['name']} {runtime['version']}, {backend}{threads}",
         "kind": record["kind"],
         **{key: _time(runs[f"{key}_s"]) for key in ("p50", "p90", "p99")},
         "first run": _time(runs["first_s"]),
@@ -180,7 +181,7 @@ def _heat(conditions: Record) -> str:
     found = []
     for key in ("before", "after"):
         hottest = max(conditions[key]["temperatures_c"].values(), default=None)
-        celsius = [f"{hottest:.0f} °C"] if hottest is not None else []
+        celsius = [f"{hottest:.0f}\u00a0°C"] if hottest is not None else []
         found.append(" ".join([*filter(None, [conditions[key]["thermal_status"]]), *celsius]))
     return " → ".join(text or "?" for text in found) if any(found) else "–"
 
@@ -202,12 +203,13 @@ body {{ font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 1500px
 h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
 ul {{ padding-left: 1.2rem; }} ul.legend {{ list-style: none; padding: 0; }}
 table {{ border-collapse: collapse; width: 100%; font-size: .85rem; }}
-th, td {{ text-align: left; padding: .35rem .5rem; border-bottom: 1px solid #ddd; vertical-align: top; }}
+th, td {{ text-align: left; padding: .35rem .4rem; border-bottom: 1px solid #ddd; vertical-align: top; }}
+td[data-label="device"] {{ min-width: 9rem; }} td[data-label="heat"] {{ min-width: 4rem; }}
 .number {{ text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }}
 .kind {{ border-radius: .5rem; padding: 0 .45rem; color: #fff; font-weight: 600; white-space: nowrap; }}
 .measured {{ background: #0071bc; }} .emulated {{ background: #b35806; }} .estimated {{ background: #7b3294; }}
 figure {{ margin: 0; overflow-x: auto; }} figure svg {{ width: 100%; height: auto; min-width: 36rem; }}
-@media (max-width: 60rem) {{
+@media (max-width: 86rem) {{
   thead {{ display: none; }} table, tbody, tr, td {{ display: block; }}
   tr {{ border: 1px solid #ccc; border-radius: .5rem; margin: .8rem 0; padding: .3rem .6rem; }}
   td, td.number {{

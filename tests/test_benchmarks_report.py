@@ -57,7 +57,7 @@ def test_every_record_is_in_the_table() -> None:
     assert [entry["p50"] for entry in found] == ["250 ms", "500 ms", "≥ 100 ms"]
     assert found[0]["peak memory"] == "0 MB RSS" and found[2]["peak memory"] == "≥ 0 MB"
     assert [entry["parity"] for entry in found] == ["140.0 dB", "140.0 dB", "not run"]
-    assert found[1]["heat"] == "? → severe 71 °C"
+    assert found[1]["heat"] == "? → severe 71\u00a0°C"
     assert cells.tags.count("svg") == 3
 
 
