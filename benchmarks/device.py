@@ -151,7 +151,7 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     kinds_found = {record["kind"] for record in outcome.records}
     caption = " ".join(sentence for kind, sentence in CAPTIONS.items() if kind in kinds_found)
     table = Table(box=SIMPLE_HEAD, caption=caption or None)
-    table.add_column("device", overflow="fold", min_width=12)
+    table.add_column("device", overflow="fold")
     for column in ("what", "kind"):
         table.add_column(column, no_wrap=True)
     for column in ("p50\nms", "p90\nms", "cold\nload ms", "memory\nMB", "parity\ndB"):
