@@ -27,11 +27,16 @@ public final class DemoModel {
     public private(set) var merged: MergeResult?
     public private(set) var picture: Engine.Picture?
     public private(set) var rows: [CheckRow] = []
-    public private(set) var record: String?
+    public private(set) var record: BenchmarkResult?
     /// What is being worked on; nil where nothing is.
     public private(set) var work: WorkProgress?
     /// What went wrong last, in one sentence.
     public var failure: String?
+    /// Whether there is a failure to show; showing it ends it.
+    public var hasFailed: Bool {
+        get { failure != nil }
+        set { if !newValue { failure = nil } }
+    }
 
     /// A merge as the screen shows it.
     public struct MergeResult: Equatable, Sendable {
@@ -40,6 +45,18 @@ public final class DemoModel {
         public let coefficients: [LayerCoefficients]
         public let warnings: [String]
         public let names: String
+    }
+
+    /// A record to share, and its most telling numbers.
+    public struct BenchmarkResult: Equatable, Sendable {
+        public let text: String
+        public let numbers: [Number]
+
+        public struct Number: Equatable, Identifiable, Sendable {
+            public let name: String
+            public let value: String
+            public var id: String { name }
+        }
     }
 
     public let places: Places
@@ -57,6 +74,11 @@ public final class DemoModel {
     public var canMerge: Bool { content != nil && style != nil && !isWorking }
     public var canDraw: Bool { manifest?.pipeline != nil && !isWorking }
     public var bundleNames: [String] { places.bundles.map(\.lastPathComponent) }
+    /// What must be said beside every coefficient of an untrained hypernetwork.
+    public var warning: String? {
+        guard let hypernetwork = manifest?.hypernetwork, !hypernetwork.trained else { return nil }
+        return "The hypernetwork is untrained: its coefficients mean nothing."
+    }
     public var componentNames: [String] { manifest?.components.map(\.name) ?? [] }
     public var suggestedPrompt: String { LoraLibrary.prompt(content: content, style: style) }
 
@@ -134,7 +156,7 @@ public final class DemoModel {
             let folder = try model.places.bundle(model.bundleName)
             let found = try await model.engine.benchmark(
                 folder, plan, battery: battery, progress: model.reporter { $0.work = $1 })
-            model.record = found.serialised
+            model.record = BenchmarkResult(found)
         }
     }
 
@@ -160,13 +182,22 @@ public final class DemoModel {
         }
     }
 
-    /// Runs work that a button started, which `cancel` can stop.
-    public func start(_ work: @escaping @MainActor @Sendable () async -> Void) {
-        task = Task { await work() }
+    // What buttons do: work that `cancel` can stop.
+
+    public func startMerge() { start { await $0.merge() } }
+    public func startDrawing() { start { await $0.generate() } }
+    public func startCheck() { start { await $0.check() } }
+
+    public func startBenchmark(_ plan: BenchmarkPlan, battery: @escaping @Sendable () async -> Battery) {
+        start { await $0.benchmark(plan, battery: battery) }
     }
 
     public func cancel() {
         task?.cancel()
+    }
+
+    private func start(_ work: @escaping @MainActor @Sendable (DemoModel) async -> Void) {
+        task = Task { await work(self) }
     }
 
     private func refresh() throws {

@@ -124,6 +124,7 @@ public actor Engine {
             guard let merged else { throw InputError("nothing is merged yet; merge two LoRAs first") }
             inputs = merged.adapter
         }
+        try opened().release("merger")  // a large one must make room for the UNet
         let drawn = try pipeline.draw(request, adapter: inputs, report: Self.report(progress))
         return Picture(image: PixelImage(drawn.pixels), drawn: drawn)
     }
@@ -132,8 +133,6 @@ public actor Engine {
     public func check(
         progress: @escaping ProgressReport = { _ in }, row: @Sendable (CheckRow) -> Void = { _ in }
     ) throws -> [CheckRow] {
-        // The check gives the models other inputs than those chosen.
-        (merger, chosen) = (nil, [])
         var rows: [CheckRow] = []
         try Check.bundle(opened(), report: Self.report(progress)) { found in
             rows.append(found)
@@ -148,7 +147,6 @@ public actor Engine {
         progress: @escaping ProgressReport = { _ in }
     ) async throws -> Json {
         store?.unloadAll()
-        (merger, chosen) = (nil, [])
         let bundle = try ModelBundle.open(folder, only: plan.component)
         var options = options
         (options.units, options.threads) = (plan.units, plan.threads)

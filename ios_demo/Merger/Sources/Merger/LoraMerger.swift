@@ -18,7 +18,7 @@ public struct LayerCoefficients: Equatable, Sendable, Identifiable {
 /// Two LoRAs merged: the UNet's adapter inputs by name, and what the merge did.
 public struct Merged: Sendable {
     public let adapter: [String: Tensor]
-    public let outputs: [String: Tensor]  // of the merger as they are
+    public let coefficientTensors: [String: Tensor]  // the merger's own, (N, 2, in)
     public let coefficients: [LayerCoefficients]  // of the layers that both LoRAs have, in the UNet's order
     public let packSeconds: Double
     public let mergeSeconds: Double  // of the merger alone: what the paper calls the merge
@@ -75,6 +75,9 @@ public final class LoraMerger {
         for (role, scale) in [("content", contentScale), ("style", styleScale)] where !scale.isFinite {
             throw InputError("the \(role)'s strength is \(scale); give a finite number, 1 is the paper")
         }
+        if !model.isBound {
+            try choose(content: content, style: style)  // it was unloaded meanwhile
+        }
         let scales = [
             "content_scale": Tensor([contentScale], shape: [1]), "style_scale": Tensor([styleScale], shape: [1]),
         ]
@@ -87,7 +90,8 @@ public final class LoraMerger {
         var adapter: [String: Tensor] = [:]
         let packSeconds = try Clock.seconds { adapter = try assembly.adapter(outputs) }
         return Merged(
-            adapter: adapter, outputs: outputs, coefficients: assembly.coefficients(outputs), packSeconds: packSeconds,
+            adapter: adapter, coefficientTensors: outputs.filter { $0.key.hasPrefix("coefficients_") },
+            coefficients: assembly.coefficients(outputs), packSeconds: packSeconds,
             mergeSeconds: mergeSeconds, warnings: [content.packed.warning, style.packed.warning].compactMap { $0 })
     }
 }

@@ -63,6 +63,7 @@ public final class Model {
     }
 
     public var isLoaded: Bool { session != nil }
+    public var isBound: Bool { !bound.isEmpty }
 
     /// Loads the artifact, if it isn't loaded.
     public func load() throws {
@@ -91,10 +92,17 @@ public final class Model {
         bound.merge(inputs) { _, new in new }
     }
 
-    /// Outputs by name. Throws InputError for a missing, unknown or misshapen input.
+    /// Outputs by name; an input given here counts for this run alone. Throws InputError for a missing, unknown or
+    /// misshapen input.
     public func perform(_ inputs: [String: Tensor] = [:]) throws -> [String: Tensor] {
         try InputCheck.check(component, inputs.merging(bound) { new, _ in new })
-        return try loaded().run(inputs)
+        let session = try loaded()
+        let outputs = try session.run(inputs)
+        let overridden = bound.filter { inputs[$0.key] != nil }
+        if !overridden.isEmpty {
+            try session.bind(overridden)  // a runtime may keep what it was given last
+        }
+        return outputs
     }
 
     private func loaded() throws -> any Session {

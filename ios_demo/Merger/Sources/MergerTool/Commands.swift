@@ -27,10 +27,7 @@ func merge(_ arguments: inout Arguments) async throws -> Int32 {
     let (content, style) = (try arguments.file("a CONTENT LoRA"), try arguments.file("a STYLE LoRA"))
     let merged = try await merged(engine, content, style, arguments)
     if let output = arguments.optionalFile("-o") {
-        var tensors = merged.adapter
-        for (name, tensor) in merged.outputs where name.hasPrefix("coefficients_") {
-            tensors[name] = tensor
-        }
+        let tensors = merged.adapter.merging(merged.coefficientTensors) { adapter, _ in adapter }
         try SafeTensorsWriter.write(tensors, to: output)
     }
     return 0

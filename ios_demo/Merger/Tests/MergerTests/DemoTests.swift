@@ -166,7 +166,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         await model.benchmark(BenchmarkPlan(component: "merger", warmup: 1, runs: 2)) {
             Battery(percent: 50, isCharging: false)
         }
-        let record = try Json.parse(Data(model.record!.utf8), what: "record")
+        let record = try Json.parse(Data(model.record!.text.utf8), what: "record")
         XCTAssertEqual(record["conditions"]["before"]["battery_percent"].double, 50)
         XCTAssertEqual(record["runs"]["n"], .integer(2))
         XCTAssertNil(model.work)

@@ -1,0 +1,65 @@
+import DemoCore
+import Merger
+import SwiftUI
+
+/// What is inside, what is measured, and whose work it is.
+struct AboutView: View {
+    @Environment(DemoModel.self) private var model
+
+    var body: some View {
+        NavigationStack {
+            List {
+                if let manifest = model.manifest {
+                    bundleSection(manifest)
+                }
+                Section("First load") {
+                    ForEach(model.loadTimes, id: \.component) { times in
+                        LabeledContent(times.component, value: Self.seconds(times))
+                    }
+                }
+                Section("What is measured") {
+                    Text(
+                        "Merged in: one run of the merger, which the paper calls the merge, without reading the files.")
+                    Text(
+                        "A benchmark's run: one call of Core ML, with its inputs made before and its outputs copied out."
+                    )
+                    Text("Core ML does not say which processor it used. It says which it was allowed to use.")
+                }
+                Section("Licences") {
+                    Text("LoRA.rar is the method of Shenaj, Bohdal, Ozay, Zanuttigh and Michieli (arXiv 2412.05148).")
+                    Text(
+                        "The app has no code of others but Apple's frameworks. The sample model and LoRAs were made with it."
+                    )
+                    Text("A model or a LoRA that you bring comes with a licence of its own.")
+                }
+            }
+            .navigationTitle("About")
+        }
+    }
+
+    private func bundleSection(_ manifest: Manifest) -> some View {
+        Section("Bundle") {
+            LabeledContent("Base", value: manifest.base)
+            LabeledContent("Made for", value: "\(manifest.target.rawValue), \(manifest.precision.rawValue)")
+            LabeledContent("Rank of a LoRA", value: "up to \(manifest.layout.rank)")
+            if let hypernetwork = manifest.hypernetwork {
+                LabeledContent("Hypernetwork", value: hypernetwork.source)
+                LabeledContent("Keys and values", value: hypernetwork.kvRule.rawValue)
+            }
+            if let warning = model.warning {
+                Label(warning, systemImage: "exclamationmark.triangle")
+            }
+            if model.bundleNames.count > 1 {
+                ForEach(model.bundleNames, id: \.self) { name in
+                    Button("Open \(name)") { Task { await model.open(name) } }
+                        .disabled(name == model.bundleName)
+                }
+            }
+        }
+    }
+
+    private static func seconds(_ times: LoadTimes) -> String {
+        let compile = times.compileSeconds.map { String(format: ", %.2f s of it compiling", $0) } ?? ""
+        return String(format: "%.2f s", times.totalSeconds) + compile
+    }
+}

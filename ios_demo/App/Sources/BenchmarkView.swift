@@ -1,0 +1,73 @@
+import DemoCore
+import Merger
+import SwiftUI
+
+/// Times of one part on this phone, as a record to share.
+struct BenchmarkView: View {
+    @Environment(DemoModel.self) private var model
+    @State private var component = "merger"
+    @State private var units = ComputeUnits.all
+    @State private var runs = 20
+
+    var body: some View {
+        NavigationStack {
+            Form {
+                Section {
+                    Picker("Part", selection: $component) {
+                        ForEach(model.componentNames, id: \.self) { name in
+                            Text(name).tag(name)
+                        }
+                    }
+                    Picker("Processors", selection: $units) {
+                        ForEach(ComputeUnits.allCases, id: \.self) { units in
+                            Text(units.title).tag(units)
+                        }
+                    }
+                    Stepper("Runs: \(runs)", value: $runs, in: 1...200)
+                    Button("Measure") { measure() }
+                        .disabled(model.isWorking)
+                    WorkRow()
+                } footer: {
+                    Text(
+                        "A run whose output is not PyTorch's is no result. Measure with a cool phone that is not charging."
+                    )
+                }
+                if let record = model.record {
+                    RecordSection(record: record)
+                }
+            }
+            .navigationTitle("Benchmark")
+        }
+    }
+
+    private func measure() {
+        let plan = BenchmarkPlan(component: component, runs: runs, units: units)
+        model.startBenchmark(plan) { await PhoneBattery.now() }
+    }
+}
+
+private struct RecordSection: View {
+    let record: DemoModel.BenchmarkResult
+
+    var body: some View {
+        Section("Record") {
+            ForEach(record.numbers) { number in
+                LabeledContent(number.name, value: number.value)
+            }
+            ShareLink(item: record.text) {
+                Label("Share the record", systemImage: "square.and.arrow.up")
+            }
+        }
+    }
+}
+
+extension ComputeUnits {
+    fileprivate var title: String {
+        switch self {
+        case .all: "all"
+        case .cpuAndNeuralEngine: "CPU and Neural Engine"
+        case .cpuAndGPU: "CPU and GPU"
+        case .cpuOnly: "CPU"
+        }
+    }
+}

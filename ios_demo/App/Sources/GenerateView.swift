@@ -1,0 +1,67 @@
+import DemoCore
+import Merger
+import SwiftUI
+
+/// A picture from words, with the merged LoRA.
+struct GenerateView: View {
+    @Environment(DemoModel.self) private var model
+
+    var body: some View {
+        @Bindable var model = model
+        NavigationStack {
+            Form {
+                Section("Prompt") {
+                    TextField("Prompt", text: $model.request.prompt, axis: .vertical)
+                    Button("Use the LoRAs' own words") { self.model.request.prompt = self.model.suggestedPrompt }
+                }
+                Section {
+                    Stepper("Steps: \(model.request.steps)", value: $model.request.steps, in: 1...100)
+                    LabeledContent("Seed") {
+                        TextField("Seed", value: $model.request.seed, format: .number)
+                            .keyboardType(.numberPad)
+                            .multilineTextAlignment(.trailing)
+                    }
+                    LabeledContent("Guidance", value: String(format: "%.1f", model.request.guidance))
+                    Slider(value: $model.request.guidance, in: 1...12, step: 0.5) { Text("Guidance") }
+                }
+                Section {
+                    Text(model.merged.map { "With \($0.names)" } ?? "With the base model: nothing is merged yet")
+                    Button("Draw") { self.model.startDrawing() }
+                        .disabled(!model.canDraw)
+                    WorkRow()
+                }
+                if let picture = model.picture {
+                    PictureSection(picture: picture, prompt: model.request.prompt)
+                }
+            }
+            .navigationTitle("Generate")
+        }
+    }
+}
+
+private struct PictureSection: View {
+    let picture: Engine.Picture
+    let prompt: String
+
+    var body: some View {
+        Section("Picture") {
+            if let image = picture.image.uiImage {
+                Image(uiImage: image)
+                    .resizable()
+                    .scaledToFit()
+                    .accessibilityLabel("Picture of: \(prompt)")
+                ShareLink(
+                    item: Image(uiImage: image), preview: SharePreview(prompt, image: Image(uiImage: image))
+                ) {
+                    Label("Save or share", systemImage: "square.and.arrow.up")
+                }
+            }
+            ForEach(picture.drawn.notes, id: \.self) { note in
+                Label(note, systemImage: "scissors")
+            }
+            ForEach(picture.drawn.seconds, id: \.name) { stage in
+                LabeledContent(stage.name, value: String(format: "%.2f s", stage.seconds))
+            }
+        }
+    }
+}

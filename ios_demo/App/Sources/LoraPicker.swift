@@ -1,0 +1,98 @@
+import DemoCore
+import SwiftUI
+import UIKit
+import UniformTypeIdentifiers
+
+/// A row of LoRAs with their pictures, and a way to bring in one's own.
+struct LoraPicker: View {
+    let role: LoraRole
+    let loras: [LibraryLora]
+    @Binding var selection: LibraryLora?
+    @State private var isImporting = false
+    @Environment(DemoModel.self) private var model
+
+    var body: some View {
+        ScrollView(.horizontal) {
+            LazyHStack(spacing: 12) {
+                ForEach(loras) { lora in
+                    tile(lora)
+                }
+            }
+            .padding(.vertical, 4)
+        }
+        Button {
+            isImporting = true
+        } label: {
+            Label("Import a \(role.rawValue) LoRA…", systemImage: "square.and.arrow.down")
+        }
+        .fileImporter(isPresented: $isImporting, allowedContentTypes: [.data]) { result in
+            take(result)
+        }
+    }
+
+    private func tile(_ lora: LibraryLora) -> some View {
+        Button {
+            selection = lora
+        } label: {
+            LoraTile(lora: lora, isSelected: lora == selection)
+        }
+        .buttonStyle(.plain)
+        .contextMenu {
+            if lora.isImported {
+                Button("Remove", role: .destructive) { model.remove(lora) }
+            }
+        }
+    }
+
+    private func take(_ result: Result<URL, any Error>) {
+        switch result {
+        case .success(let url):
+            // A picked file may be read only between these two calls.
+            let isScoped = url.startAccessingSecurityScopedResource()
+            model.add(url, as: role)
+            if isScoped { url.stopAccessingSecurityScopedResource() }
+        case .failure(let error):
+            model.failure = error.localizedDescription
+        }
+    }
+}
+
+private struct LoraTile: View {
+    let lora: LibraryLora
+    let isSelected: Bool
+    // Grows with the user's text size.
+    @ScaledMetric private var side: CGFloat = 72
+
+    var body: some View {
+        VStack(spacing: 4) {
+            picture
+                .frame(width: side, height: side)
+                .clipShape(RoundedRectangle(cornerRadius: 10))
+                .overlay {
+                    RoundedRectangle(cornerRadius: 10)
+                        .stroke(isSelected ? Color.accentColor : Color.clear, lineWidth: 3)
+                }
+            Text(lora.name)
+                .font(.caption)
+                .lineLimit(2)
+                .multilineTextAlignment(.center)
+                .frame(width: side + 16)
+        }
+        .accessibilityElement(children: .ignore)
+        .accessibilityLabel(lora.name)
+        .accessibilityAddTraits(isSelected ? .isSelected : [])
+    }
+
+    @ViewBuilder private var picture: some View {
+        if let file = lora.thumbnail, let image = UIImage(contentsOfFile: file.path) {
+            Image(uiImage: image)
+                .resizable()
+                .scaledToFill()
+        } else {
+            Image(systemName: "doc")
+                .font(.title)
+                .frame(maxWidth: .infinity, maxHeight: .infinity)
+                .background(Color.secondary.opacity(0.15))
+        }
+    }
+}

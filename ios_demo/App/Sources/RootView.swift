@@ -1,0 +1,86 @@
+import DemoCore
+import Merger
+import SwiftUI
+
+/// Opening, then the five screens; or what is wrong with the bundle.
+struct RootView: View {
+    @Environment(DemoModel.self) private var model
+
+    var body: some View {
+        @Bindable var model = model
+        Group {
+            switch model.stage {
+            case .opening(let progress): OpeningView(progress: progress)
+            case .failed(let sentence): NoBundleView(sentence: sentence)
+            case .ready: screens
+            }
+        }
+        .task { await self.model.open() }
+        .alert("That did not work", isPresented: $model.hasFailed) {
+            Button("OK") {}
+        } message: {
+            Text(model.failure ?? "")
+        }
+    }
+
+    private var screens: some View {
+        TabView {
+            MergeView().tabItem { Label("Merge", systemImage: "arrow.triangle.merge") }
+            GenerateView().tabItem { Label("Generate", systemImage: "paintbrush") }
+            CheckView().tabItem { Label("Check", systemImage: "checkmark.seal") }
+            BenchmarkView().tabItem { Label("Benchmark", systemImage: "stopwatch") }
+            AboutView().tabItem { Label("About", systemImage: "info.circle") }
+        }
+    }
+}
+
+/// The first load, when Core ML compiles every part for this phone.
+private struct OpeningView: View {
+    let progress: WorkProgress?
+
+    var body: some View {
+        VStack(spacing: 16) {
+            if let progress {
+                ProgressView(value: progress.share) { Text(progress.stage) }
+            } else {
+                ProgressView()
+            }
+            Text("The first start takes longest: each part is compiled for this phone and kept.")
+                .font(.footnote)
+                .foregroundStyle(.secondary)
+                .multilineTextAlignment(.center)
+        }
+        .padding(32)
+    }
+}
+
+private struct NoBundleView: View {
+    let sentence: String
+    @Environment(DemoModel.self) private var model
+
+    var body: some View {
+        ScrollView {
+            VStack(spacing: 16) {
+                Image(systemName: "shippingbox")
+                    .font(.largeTitle)
+                    .accessibilityHidden(true)
+                Text("No bundle to work with").font(.headline)
+                Text(sentence).textSelection(.enabled)
+                Button("Try again") { Task { await model.open() } }
+            }
+            .padding(32)
+        }
+    }
+}
+
+/// How far the work is, and a button that stops it.
+struct WorkRow: View {
+    @Environment(DemoModel.self) private var model
+
+    var body: some View {
+        if let work = model.work {
+            ProgressView(value: work.share) { Text(work.stage) }
+            Button("Stop", role: .cancel) { model.cancel() }
+        }
+    }
+}

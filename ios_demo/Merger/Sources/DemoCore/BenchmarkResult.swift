@@ -1,0 +1,22 @@
+import Foundation
+import Merger
+
+extension DemoModel.BenchmarkResult {
+    /// Of a record as the engine makes it.
+    init(_ record: Json) {
+        func seconds(_ part: String, _ key: String) -> String {
+            guard case .object(let root) = record, case .object(let fields)? = root[part],
+                case .number(let value)? = fields[key]
+            else { return "–" }
+            return String(format: value < 1 ? "%.1f ms" : "%.2f s", value < 1 ? value * 1000 : value)
+        }
+        text = record.serialised
+        numbers = [
+            Number(name: "First load", value: seconds("load", "cold_s")),
+            Number(name: "Load again", value: seconds("load", "warm_s")),
+            Number(name: "First run", value: seconds("runs", "first_s")),
+            Number(name: "Median run", value: seconds("runs", "p50_s")),
+            Number(name: "9 of 10 runs within", value: seconds("runs", "p90_s")),
+        ]
+    }
+}

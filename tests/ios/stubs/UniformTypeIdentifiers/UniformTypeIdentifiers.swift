@@ -1,0 +1,3 @@
+public struct UTType: Sendable {
+  public static var data: UTType { UTType() }
+}

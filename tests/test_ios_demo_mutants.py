@@ -1,0 +1,103 @@
+"""The engine's tests fail when its source is wrong: a sign, a transposition, a name, a rule."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from ios.swift import BUILDS, PACKAGE, ROOT, Ran, swift
+
+pytestmark = pytest.mark.apps
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of a source file, and a test that must see it."""
+
+    file: str
+    right: str
+    wrong: str
+    test: str
+
+
+MUTANTS = {
+    "a coefficient's role": Mutant(
+        "LoraMerger.swift",
+        '("content", content.packed), ("style", style.packed)',
+        '("style", content.packed), ("content", style.packed)',
+        "testAMergedLoraReachesTheUnet",
+    ),
+    "a scale's sign": Mutant(
+        "LoraMerger.swift", "Tensor([contentScale]", "Tensor([-contentScale]", "testAMergedLoraReachesTheUnet"
+    ),
+    "a transposition": Mutant(
+        "Packer.swift",
+        "place = row * group.outFeatures * rank + first",
+        "place = row * rank + first",
+        "testPaddingIsExact",
+    ),
+    "up and down": Mutant("Layout.swift", '"\\(name)_up"', '"\\(name)_down"', "testTheGoldenBundleOpens"),
+    "an SGM block": Mutant("ModuleNames.swift", "input_blocks.\\(1 + 3", "input_blocks.\\(2 + 3", "testEveryDialect"),
+    "alpha without its rank": Mutant(
+        "LoraReader.swift", "alpha.name) / Double(rank)", "alpha.name)", "testEveryDialect"
+    ),
+    "the generator's shift": Mutant("Golden.swift", "x ^= x >> 13", "x ^= x >> 12", "testGoldenInputs"),
+    "the step's direction": Mutant(
+        "Scheduler.swift", "latent + predicted * delta", "latent - predicted * delta", "testSchedules"
+    ),
+    "guidance": Mutant(
+        "Pipeline.swift",
+        "guidance * (told - without)",
+        "guidance * (without - told)",
+        "testTheWholeImageInBothPrecisions",
+    ),
+    "an output's strides": Mutant(
+        "CoreMLRuntime.swift", "with: source[place * size", "with: source[row * size", "testRunsWithStridesOfCoreMLsOwn"
+    ),
+    "parity that lets all pass": Mutant("Parity.swift", "maxError <= tolerance", "maxError >= -tolerance", "testWrong"),
+}
+
+
+@pytest.fixture(scope="session")
+def copy() -> Path:
+    """A copy of the package in a project of its own, built once; mutants are then built from what it has."""
+    project = BUILDS / "mutants"
+    package = project / "ios_demo" / "Merger"
+    shutil.rmtree(project, ignore_errors=True)
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns(".build"))
+    for shared in ("models", "tests"):  # the golden data, which the tests find beside the package
+        (project / shared).symlink_to(ROOT / shared)
+    assert run(package, "").code == 0
+    return package
+
+
+def run(package: Path, tests: str) -> Ran:
+    """Build the copy and run the tests of this name, or none."""
+    scratch = BUILDS / "mutants-build"
+    if not tests:
+        return swift("build", "--build-tests", package=package, scratch=scratch)
+    return swift("test", "--filter", tests, package=package, scratch=scratch)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_wrong_engine_is_seen(copy: Path, name: str) -> None:
+    mutant = MUTANTS[name]
+    place = copy / "Sources" / "Merger" / mutant.file
+    source = place.read_text(encoding="utf-8")
+    assert source.count(mutant.right) == 1, f"{mutant.file} has {mutant.right!r} {source.count(mutant.right)} times"
+    place.write_text(source.replace(mutant.right, mutant.wrong), encoding="utf-8")
+    try:
+        ran = run(copy, mutant.test)
+    finally:
+        place.write_text(source, encoding="utf-8")
+    said = ran.out + ran.err
+    assert ran.code != 0 and f"{mutant.test}" in said and "error: " in said and "Executed 1 test" in said, said[-3000:]
+
+
+def test_the_engine_as_it_is_passes(copy: Path) -> None:
+    """The mutants fail for their own sake: the same tests pass on the source as it is."""
+    names = "|".join(sorted({mutant.test for mutant in MUTANTS.values()}))
+    ran = run(copy, names)
+    assert ran.code == 0 and "with 0 failures" in ran.out + ran.err, (ran.out + ran.err)[-3000:]
