@@ -8,7 +8,6 @@ this computer: its implementation is compiled against the real classes and not r
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +15,9 @@ import numpy as np
 import pytest
 from android import ort_on_jvm
 from android.exported import export
-from android.kotlin import MERGER, ROOT, Ran, build_merger, build_tests, run_junit
+from android.kotlin import MERGER, Ran, build_tests, run_junit
 from android.mutants import MUTANTS
-from devices.fetch import run
+from android.shared import merger, miniature
 from safetensors.numpy import load_file
 
 from benchmarks.record import check_record
@@ -33,10 +32,7 @@ GOLDEN = Path(__file__).parent / "golden"
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What Kotlin's tests read."""
     folder = tmp_path_factory.mktemp("exported")
-    bundle = folder.parent / "miniature-onnx"
-    # In a process of its own, where no type is checked while it runs: a minute instead of four.
-    run(sys.executable, "-m", "export.pipeline", "--target", "onnx", "--steps", "4", "--out", str(bundle), cwd=ROOT)
-    export(folder, bundle)
+    export(folder, miniature())
     return folder
 
 
@@ -50,9 +46,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def jars(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("jars")
-    merger = build_merger(folder)
-    return [merger, build_tests(folder, merger)]
+    return [merger(), build_tests(tmp_path_factory.mktemp("jars"), merger())]
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +62,15 @@ def junit(jars: list[Path], exported: Path, results: Path, tmp_path_factory: pyt
 
 
 # Class → how many tests it has: one that is lost is seen.
-CLASSES = {"LoraReaderTest": 6, "NumericsTest": 9, "JsonTest": 4, "BundleTest": 5, "OnnxTest": 14, "StudioTest": 7}
+CLASSES = {
+    "LoraReaderTest": 6,
+    "NumericsTest": 9,
+    "JsonTest": 4,
+    "BundleTest": 5,
+    "OnnxTest": 14,
+    "StudioTest": 7,
+    "EntryTest": 5,
+}
 
 
 @pytest.mark.parametrize("name", CLASSES)

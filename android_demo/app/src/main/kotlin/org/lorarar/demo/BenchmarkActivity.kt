@@ -1,0 +1,40 @@
+package org.lorarar.demo
+
+import android.app.Activity
+import android.os.Bundle
+import android.widget.TextView
+import org.lorarar.merger.BenchmarkEntry
+import java.io.File
+import kotlin.concurrent.thread
+
+/**
+ * Measures a component without a hand on the phone, for benchmarks.device:
+ *
+ *     adb shell am start -W -S -n org.lorarar.demo/.BenchmarkActivity --es bundle FOLDER --es component merger
+ *         --ei runs 20 --ei warmup 3 [--ei threads N]
+ *
+ * Writes the record, or {"error": …}, to files/benchmark.json, which `run-as` reads of a debuggable build. Without
+ * `bundle` it measures the app's own.
+ */
+class BenchmarkActivity : Activity() {
+    override fun onCreate(savedInstanceState: Bundle?) {
+        super.onCreate(savedInstanceState)
+        val text = TextView(this)
+        setContentView(text)
+        if (savedInstanceState != null) return // turning the phone starts no second run
+        val app = application as DemoApplication
+        val entry = BenchmarkEntry(
+            app.places(), app.runtimes, AndroidReport(app), DemoApplication.VERSION, File(filesDir, "benchmark.json"),
+        )
+        val folder = intent.getStringExtra("bundle")
+        val component = intent.getStringExtra("component") ?: "merger"
+        val runs = intent.getIntExtra("runs", 20)
+        val warmup = intent.getIntExtra("warmup", 3)
+        val threads = intent.getIntExtra("threads", 0)
+        thread(name = "benchmark") {
+            entry.run(folder?.let { File(it) }, component, runs, warmup, threads) { said ->
+                runOnUiThread { text.text = said }
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+package org.lorarar.demo
+
+import android.graphics.Bitmap
+import android.view.View
+import android.widget.Button
+import android.widget.EditText
+import android.widget.ImageView
+import android.widget.ProgressBar
+import android.widget.SeekBar
+import android.widget.TextView
+import org.lorarar.merger.Catalogue
+import org.lorarar.merger.Noise
+import org.lorarar.merger.Opening
+import org.lorarar.merger.PictureView
+import org.lorarar.merger.Studio
+import org.lorarar.merger.StudioState
+import kotlin.random.Random
+
+/** Draw with the merged LoRA. */
+class GenerateScreen(private val root: View, private val host: ScreenHost, private val studio: Studio) :
+    Screen, SeekBar.OnSeekBarChangeListener {
+    private val prompt = root.findViewById<EditText>(R.id.prompt)
+    private val steps = root.findViewById<SeekBar>(R.id.steps)
+    private val stepsLabel = root.findViewById<TextView>(R.id.steps_label)
+    private val seed = root.findViewById<EditText>(R.id.seed)
+    private val generate = root.findViewById<Button>(R.id.generate)
+    private val text = root.findViewById<TextView>(R.id.drawing_text)
+    private val progress = root.findViewById<ProgressBar>(R.id.drawing_progress)
+    private val picture = root.findViewById<ImageView>(R.id.picture)
+    private val save = root.findViewById<Button>(R.id.save)
+    private val share = root.findViewById<Button>(R.id.share)
+    private var suggested = ""
+    private var shown: PictureView? = null
+    private var stepsAreTheBundles = false
+
+    init {
+        steps.setOnSeekBarChangeListener(this)
+        root.findViewById<Button>(R.id.new_seed).setOnClickListener {
+            seed.setText(Random.nextLong(Noise.MAX_SEED + 1).toString())
+        }
+        generate.setOnClickListener { pressed() }
+        save.setOnClickListener { host.saveImage() }
+        share.setOnClickListener { host.shareImage() }
+        onProgressChanged(steps, steps.progress, false)
+    }
+
+    private fun pressed() {
+        if (studio.state.drawing != null) {
+            studio.stop()
+        } else {
+            studio.draw(prompt.text.toString(), steps.progress + 1, seed.text.toString().toLongOrNull() ?: 0)
+        }
+    }
+
+    override fun show(state: StudioState) {
+        suggest(Catalogue.prompt(state.content, state.style))
+        (state.opening as? Opening.Ready)?.takeIf { !stepsAreTheBundles }?.let {
+            steps.progress = it.steps - 1
+            stepsAreTheBundles = true
+        }
+        val drawing = state.drawing
+        generate.text = host.activity.getString(if (drawing != null) R.string.stop else R.string.generate)
+        generate.isEnabled = drawing != null || state.canDraw
+        progress.showIf(drawing != null)
+        if (drawing != null) {
+            progress.max = drawing.total
+            progress.progress = drawing.done
+        }
+        text.text = said(state)
+        state.picture?.takeIf { it !== shown }?.let { display(it) }
+        picture.showIf(state.picture != null)
+        save.showIf(state.picture != null)
+        share.showIf(state.picture != null)
+    }
+
+    /** The samples' own words, unless the user has written others. */
+    private fun suggest(words: String) {
+        if (prompt.text.toString() == suggested && words != suggested) prompt.setText(words)
+        suggested = words
+    }
+
+    private fun said(state: StudioState): String {
+        val drawing = state.drawing
+        val done = state.picture
+        return when {
+            drawing != null -> host.activity.getString(R.string.progress_of, drawing.stage, drawing.done, drawing.total)
+            (state.opening as? Opening.Ready)?.canDraw == false -> host.activity.getString(R.string.cannot_draw)
+            done != null -> {
+                val size = host.activity.getString(R.string.drawn, done.width, done.height, done.seconds)
+                (listOf(size) + done.notes).joinToString("\n")
+            }
+            else -> ""
+        }
+    }
+
+    private fun display(image: PictureView) {
+        shown = image
+        picture.setImageBitmap(Bitmap.createBitmap(image.argb, image.width, image.height, Bitmap.Config.ARGB_8888))
+        picture.contentDescription = host.activity.getString(R.string.image_described, prompt.text.toString())
+    }
+
+    override fun onProgressChanged(bar: SeekBar?, progress: Int, fromUser: Boolean) {
+        stepsLabel.text = host.activity.getString(R.string.steps, progress + 1)
+    }
+
+    override fun onStartTrackingTouch(bar: SeekBar?) = Unit
+
+    override fun onStopTrackingTouch(bar: SeekBar?) = Unit
+}

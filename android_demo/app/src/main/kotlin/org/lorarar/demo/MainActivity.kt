@@ -1,0 +1,161 @@
+package org.lorarar.demo
+
+import android.app.Activity
+import android.app.AlertDialog
+import android.content.Intent
+import android.graphics.Bitmap
+import android.net.Uri
+import android.os.Bundle
+import android.provider.OpenableColumns
+import android.view.View
+import android.widget.ProgressBar
+import android.widget.TabHost
+import android.widget.TextView
+import org.lorarar.merger.Catalogue
+import org.lorarar.merger.Opening
+import org.lorarar.merger.Studio
+import org.lorarar.merger.StudioState
+import java.io.FileNotFoundException
+import java.io.IOException
+
+/** The five screens, and what they need of the system. */
+class MainActivity : Activity(), ScreenHost {
+    private lateinit var studio: Studio
+    private lateinit var screens: List<Screen>
+    private lateinit var tabs: TabHost
+    private var dialog: AlertDialog? = null
+    private val listener: (StudioState) -> Unit = { show(it) }
+    override val activity: Activity get() = this
+
+    override fun onCreate(savedInstanceState: Bundle?) {
+        super.onCreate(savedInstanceState)
+        setContentView(R.layout.main)
+        studio = (application as DemoApplication).studio
+        tabs = findViewById<TabHost>(android.R.id.tabhost)
+        tabs.setup()
+        addTab(R.id.screen_merge, R.string.tab_merge)
+        addTab(R.id.screen_generate, R.string.tab_generate)
+        addTab(R.id.screen_check, R.string.tab_check)
+        addTab(R.id.screen_benchmark, R.string.tab_benchmark)
+        addTab(R.id.screen_about, R.string.tab_about)
+        tabs.currentTab = savedInstanceState?.getInt(TAB) ?: 0
+        screens = listOf(
+            MergeScreen(findViewById(R.id.screen_merge), this, studio),
+            GenerateScreen(findViewById(R.id.screen_generate), this, studio),
+            CheckScreen(findViewById(R.id.screen_check), this, studio),
+            BenchmarkScreen(findViewById(R.id.screen_benchmark), this, studio),
+            AboutScreen(findViewById(R.id.screen_about), this),
+        )
+    }
+
+    override fun onStart() {
+        super.onStart()
+        studio.watch(listener)
+    }
+
+    override fun onStop() {
+        studio.unwatch(listener)
+        dialog?.dismiss()
+        dialog = null
+        super.onStop()
+    }
+
+    override fun onSaveInstanceState(outState: Bundle) {
+        super.onSaveInstanceState(outState)
+        outState.putInt(TAB, tabs.currentTab)
+    }
+
+    private fun addTab(content: Int, name: Int) {
+        tabs.addTab(tabs.newTabSpec(getString(name)).setIndicator(getString(name)).setContent(content))
+    }
+
+    private fun show(state: StudioState) {
+        val opening = state.opening
+        findViewById<View>(R.id.opening).showIf(!state.ready)
+        val text = findViewById<TextView>(R.id.opening_text)
+        val progress = findViewById<ProgressBar>(R.id.opening_progress)
+        progress.showIf(opening is Opening.Working)
+        if (opening is Opening.Working) {
+            text.text = getString(R.string.opening, opening.what)
+            progress.progress = (1000 * opening.done / maxOf(opening.total, 1)).toInt()
+        }
+        if (opening is Opening.Failed) text.text = "${getString(R.string.failed_title)}\n\n${opening.sentence}"
+        screens.forEach { it.show(state) }
+        state.complaint?.let { complain(it) }
+    }
+
+    private fun complain(sentence: String) {
+        if (dialog != null) return
+        dialog = AlertDialog.Builder(this).setTitle(R.string.complaint_title).setMessage(sentence)
+            .setPositiveButton(R.string.ok, null)
+            .setOnDismissListener {
+                dialog = null
+                studio.acknowledge()
+            }
+            .show()
+    }
+
+    override fun pickLora(role: String) {
+        // Files of this format have no media type of their own.
+        val intent = Intent(Intent.ACTION_OPEN_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType("*/*")
+        startActivityForResult(intent, if (role == Catalogue.CONTENTS) PICK_CONTENT else PICK_STYLE)
+    }
+
+    override fun saveImage() {
+        val intent = Intent(Intent.ACTION_CREATE_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType(PNG)
+        startActivityForResult(intent.putExtra(Intent.EXTRA_TITLE, "lorarar.png"), SAVE)
+    }
+
+    override fun shareImage() {
+        val image = bitmap() ?: return
+        SharedImage.write(this, image)
+        val intent = Intent(Intent.ACTION_SEND).setType(PNG).putExtra(Intent.EXTRA_STREAM, SharedImage.URI)
+        startActivity(Intent.createChooser(intent.addFlags(Intent.FLAG_GRANT_READ_URI_PERMISSION), null))
+    }
+
+    override fun shareText(text: String) {
+        val intent = Intent(Intent.ACTION_SEND).setType("text/plain").putExtra(Intent.EXTRA_TEXT, text)
+        startActivity(Intent.createChooser(intent, null))
+    }
+
+    override fun onActivityResult(requestCode: Int, resultCode: Int, data: Intent?) {
+        super.onActivityResult(requestCode, resultCode, data)
+        val uri = data?.data
+        if (resultCode != RESULT_OK || uri == null) return
+        when (requestCode) {
+            PICK_CONTENT -> take(Catalogue.CONTENTS, uri)
+            PICK_STYLE -> take(Catalogue.STYLES, uri)
+            SAVE -> save(uri)
+        }
+    }
+
+    private fun take(role: String, uri: Uri) = studio.import(role, nameOf(uri)) {
+        contentResolver.openInputStream(uri) ?: throw FileNotFoundException(uri.toString())
+    }
+
+    private fun nameOf(uri: Uri): String =
+        contentResolver.query(uri, arrayOf(OpenableColumns.DISPLAY_NAME), null, null, null)?.use { cursor ->
+            if (cursor.moveToFirst()) cursor.getString(0) else null
+        } ?: getString(R.string.untitled)
+
+    private fun save(uri: Uri) {
+        val image = bitmap() ?: return
+        try {
+            contentResolver.openOutputStream(uri)?.use { image.compress(Bitmap.CompressFormat.PNG, 100, it) }
+        } catch (error: IOException) {
+            complain("the image can't be saved there (${error.message}); choose another place")
+        }
+    }
+
+    private fun bitmap(): Bitmap? = studio.state.picture?.let {
+        Bitmap.createBitmap(it.argb, it.width, it.height, Bitmap.Config.ARGB_8888)
+    }
+
+    private companion object {
+        const val TAB = "tab"
+        const val PNG = "image/png"
+        const val PICK_CONTENT = 1
+        const val PICK_STYLE = 2
+        const val SAVE = 3
+    }
+}

@@ -1,0 +1,112 @@
+package org.lorarar.demo
+
+import android.view.View
+import android.widget.AdapterView
+import android.widget.Button
+import android.widget.SeekBar
+import android.widget.Spinner
+import android.widget.TextView
+import org.lorarar.merger.Catalogue
+import org.lorarar.merger.MergeView
+import org.lorarar.merger.Opening
+import org.lorarar.merger.Sample
+import org.lorarar.merger.Studio
+import org.lorarar.merger.StudioState
+
+/** Choose two LoRAs and their strengths; see the merge's time and coefficients. */
+class MergeScreen(private val root: View, private val host: ScreenHost, private val studio: Studio) : Screen {
+    private val content = Picker(R.id.content, Catalogue.CONTENTS)
+    private val style = Picker(R.id.style, Catalogue.STYLES)
+    private val contentStrength = Strength(
+        R.id.content_strength, R.id.content_strength_label, R.string.content_strength, Catalogue.CONTENTS,
+    )
+    private val styleStrength = Strength(
+        R.id.style_strength, R.id.style_strength_label, R.string.style_strength, Catalogue.STYLES,
+    )
+    private val merge = root.findViewById<Button>(R.id.merge)
+    private val result = root.findViewById<TextView>(R.id.merge_result)
+    private val chart = root.findViewById<CoefficientChart>(R.id.chart)
+
+    init {
+        root.findViewById<Button>(R.id.import_content).setOnClickListener { host.pickLora(Catalogue.CONTENTS) }
+        root.findViewById<Button>(R.id.import_style).setOnClickListener { host.pickLora(Catalogue.STYLES) }
+        merge.setOnClickListener { studio.merge() }
+    }
+
+    override fun show(state: StudioState) {
+        content.show(state.contents, state.content)
+        style.show(state.styles, state.style)
+        contentStrength.show(state.contentScale)
+        styleStrength.show(state.styleScale)
+        merge.isEnabled = state.canMerge && !state.busy
+        val untrained = (state.opening as? Opening.Ready)?.trained == false
+        result.text = listOfNotNull(outcome(state), if (untrained) text(R.string.untrained) else null).joinToString("\n")
+        chart.show(state.merge?.layers ?: emptyList())
+    }
+
+    private fun outcome(state: StudioState): String {
+        val done: MergeView? = state.merge
+        return when {
+            state.merging -> text(R.string.merging)
+            done == null -> text(R.string.not_merged)
+            else -> (listOf(text(R.string.merged, done.seconds * 1000, done.rank)) + done.warnings).joinToString("\n")
+        }
+    }
+
+    private fun text(id: Int, vararg values: Any): String = host.activity.getString(id, *values)
+
+    /** A spinner of samples with their pictures. */
+    private inner class Picker(id: Int, private val role: String) : AdapterView.OnItemSelectedListener {
+        private val spinner = root.findViewById<Spinner>(id)
+        private val samples = SampleAdapter(host.activity)
+
+        init {
+            spinner.adapter = samples
+            spinner.onItemSelectedListener = this
+        }
+
+        fun show(all: List<Sample>, chosen: Sample?) {
+            samples.show(all)
+            val place = all.indexOf(chosen)
+            if (place >= 0 && spinner.selectedItemPosition != place) spinner.setSelection(place)
+        }
+
+        override fun onItemSelected(parent: AdapterView<*>?, view: View?, position: Int, id: Long) {
+            val sample = samples.samples.getOrNull(position) ?: return
+            val chosen = if (role == Catalogue.CONTENTS) studio.state.content else studio.state.style
+            if (sample != chosen) studio.choose(role, sample)
+        }
+
+        override fun onNothingSelected(parent: AdapterView<*>?) = Unit
+    }
+
+    /** A slider in hundredths. */
+    private inner class Strength(id: Int, label: Int, private val words: Int, private val role: String) :
+        SeekBar.OnSeekBarChangeListener {
+        private val bar = root.findViewById<SeekBar>(id)
+        private val label = root.findViewById<TextView>(label)
+
+        init {
+            bar.setOnSeekBarChangeListener(this)
+        }
+
+        fun show(scale: Float) {
+            val place = Math.round(scale * HUNDRED)
+            if (bar.progress != place) bar.progress = place
+            label.text = text(words, scale)
+        }
+
+        override fun onProgressChanged(bar: SeekBar?, progress: Int, fromUser: Boolean) {
+            if (fromUser) studio.strength(role, progress / HUNDRED)
+        }
+
+        override fun onStartTrackingTouch(bar: SeekBar?) = Unit
+
+        /** The merge takes a blink of an eye, so it follows the finger. */
+        override fun onStopTrackingTouch(bar: SeekBar?) = studio.merge()
+    }
+
+    private companion object {
+        const val HUNDRED = 100f
+    }
+}

@@ -1,0 +1,59 @@
+package org.lorarar.merger
+
+import java.io.File
+
+/** A benchmark that is asked for and answered without a screen. */
+class BenchmarkEntry(
+    private val places: StudioPlaces,
+    private val runtimes: Runtimes,
+    private val report: DeviceReport,
+    private val version: String,
+    private val result: File,
+) {
+    /**
+     * Measure, and write the record, or `{"error": …}` with one sentence, to the result's file.
+     *
+     * [folder] is the bundle; null means the app's own. Only the component's own files need to be in it. [threads] below 1
+     * leaves their number to the runtime.
+     */
+    fun run(folder: File?, component: String, runs: Int, warmup: Int, threads: Int, progress: (String) -> Unit) {
+        result.delete()
+        val answer = try {
+            val plan = BenchmarkPlan(component, runs, warmup, threads.takeIf { it > 0 })
+            val place = folder ?: Install(places.packaged, places.home).bundle { _, _ -> progress("copying the bundle") }
+            progress("verifying the bundle")
+            val bundle = Bundle.open(place, component)
+            Benchmark(bundle, runtimes, places.scratch, report, version).run(plan, progress)
+        } catch (error: InputError) {
+            mapOf("error" to error.message)
+        } catch (error: OutOfMemoryError) {
+            mapOf("error" to "the app's memory is too small for $component on this phone; measure it with --runner")
+        } catch (error: Exception) {
+            mapOf("error" to "unexpected: ${shorten(error.toString(), 200)}; please report it")
+        }
+        // Whole or not there: the host reads it while it waits.
+        Install.write((Json.write(answer) + "\n").byteInputStream(), result)
+        progress(answer["error"]?.toString() ?: RecordText.summary(Json.write(answer)))
+    }
+}
+
+/** A record in a few lines, for a screen. */
+object RecordText {
+    /** Of a record's JSON, which is valid. */
+    fun summary(record: String): String {
+        val facts = Json.parseObject(record.toByteArray())
+        val runs = facts.child("runs")
+        val load = facts.child("load")
+        val runtime = facts.child("runtime")
+        val parity = facts.child("parity")
+        return listOf(
+            "${facts.text("component")}, ${runtime.text("name")} ${runtime.text("version")}, ${runtime.text("backend")}",
+            "median ${ms(runs["p50_s"])}, 90 % within ${ms(runs["p90_s"])}, least ${ms(runs["min_s"])} (${runs["n"]} runs)",
+            "load ${ms(load["cold_s"])} cold, ${ms(load["warm_s"])} warm",
+            String.format(java.util.Locale.ROOT, "equal to PyTorch within %.1e", parity.number("max_error")),
+        ).joinToString("\n")
+    }
+
+    private fun ms(seconds: Any?): String =
+        (seconds as? Number)?.let { String.format(java.util.Locale.ROOT, "%.2f ms", 1000 * it.toDouble()) } ?: "not told"
+}

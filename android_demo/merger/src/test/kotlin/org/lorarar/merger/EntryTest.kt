@@ -1,0 +1,80 @@
+package org.lorarar.merger
+
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertNull
+import org.junit.Assert.assertTrue
+import org.junit.Before
+import org.junit.Test
+import java.io.File
+
+/** The benchmark that benchmarks.device asks for, and what the screens show of numbers. */
+class EntryTest {
+    private val folder = File(TestData.results, "entry")
+    private val result = File(folder, "files/benchmark.json")
+    private val miniature = File(TestData.exported, "miniature")
+    private val said = ArrayList<String>()
+
+    @Before
+    fun clear() {
+        folder.deleteRecursively()
+    }
+
+    private fun run(bundle: File?, component: String, runs: Int = 2, threads: Int = 0): Map<String, Any?> {
+        val runtimes = Runtimes(mapOf("onnx" to RuntimeFactory { part, count -> OnnxRuntime(part, count) }))
+        val places = StudioPlaces(folder, File(folder, "scratch"), null, PackagedFolder(File(folder, "assets")))
+        BenchmarkEntry(places, runtimes, FakePhone, "0.1.0", result).run(bundle, component, runs, 1, threads) { said += it }
+        assertEquals(listOf("benchmark.json"), result.parentFile!!.list()!!.toList())
+        return TestData.json(result)
+    }
+
+    @Test
+    fun aRecordOfTheBundleThatIsAskedFor() {
+        val record = run(miniature, "merger", threads = 1)
+        assertNull(Schemas.record.fault(record))
+        assertEquals(Bundle.open(miniature, "merger").manifestSha256, record.child("bundle")["manifest_sha256"])
+        assertEquals(1L, record.child("runtime")["threads"])
+        assertTrue(said.last(), said.last().startsWith("merger, onnxruntime 1.") && "equal to PyTorch within" in said.last())
+        assertEquals(emptyList<String>(), File(folder, "scratch").list()!!.toList())
+    }
+
+    @Test
+    fun theAppsOwnBundle() {
+        miniature.copyRecursively(File(folder, "assets/bundles/onnx"))
+        assertEquals("unet", run(null, "unet")["component"])
+    }
+
+    @Test
+    fun whatCanNotBeMeasuredIsOneSentence() {
+        fun sentence(bundle: File?, component: String, runs: Int = 2) = run(bundle, component, runs).text("error")
+        assertTrue("only merger" in sentence(File(TestData.golden, "merger/bundle"), "vae"))
+        assertTrue("not a bundle" in sentence(folder, "merger"))
+        assertTrue("give 1 to" in sentence(miniature, "merger", runs = 0))
+        assertTrue("built without a bundle" in sentence(null, "merger"))
+    }
+
+    @Test
+    fun aFormerRecordIsGoneWhenTheNextRunBegins() {
+        result.parentFile!!.mkdirs()
+        result.writeText("{}")
+        assertTrue("error" in run(folder, "merger"))
+    }
+
+    @Test
+    fun bars() {
+        val layers = listOf(
+            LayerCoefficients("a", floatArrayOf(1f, 3f), floatArrayOf(0f, 0f)),
+            LayerCoefficients("b", floatArrayOf(-1f, -1f), floatArrayOf(0.5f, 0.5f)),
+        )
+        val chart = ChartBars(layers)
+        assertEquals(-1f to 2f, chart.contentRange)
+        assertEquals(0f to 0.5f, chart.styleRange)
+        assertEquals(0f, chart.height(2f, 300), 0f)
+        assertEquals(200f, chart.height(0f, 300), 0f)
+        val bars = chart.place(60, 300)
+        assertEquals(listOf(true, false, true, false), bars.map { it.isContent })
+        assertEquals(listOf(0f, 10f, 30f, 40f), bars.map { it.left })
+        assertEquals(listOf(0f, 200f, 200f, 150f), bars.map { it.top })
+        assertEquals(listOf(200f, 200f, 300f, 200f), bars.map { it.bottom })
+        assertEquals(emptyList<Bar>(), ChartBars(emptyList()).place(60, 300))
+    }
+}
