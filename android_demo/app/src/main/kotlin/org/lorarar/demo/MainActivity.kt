@@ -87,12 +87,15 @@ class MainActivity : Activity(), ScreenHost {
     private fun complain(sentence: String) {
         if (dialog != null) return
         dialog = AlertDialog.Builder(this).setTitle(R.string.complaint_title).setMessage(sentence)
-            .setPositiveButton(R.string.ok, null)
-            .setOnDismissListener {
-                dialog = null
-                studio.acknowledge()
-            }
+            .setPositiveButton(R.string.ok) { _, _ -> acknowledge() }
+            .setOnCancelListener { acknowledge() }
             .show()
+    }
+
+    /** The user has closed the dialog; when the phone was turned instead, it is shown again. */
+    private fun acknowledge() {
+        dialog = null
+        studio.acknowledge()
     }
 
     override fun pickLora(role: String) {

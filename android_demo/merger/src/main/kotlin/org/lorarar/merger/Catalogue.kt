@@ -20,7 +20,7 @@ class Catalogue(private val home: File) {
      *
      * Raises InputError, and keeps nothing, when it is no LoRA that can be read exactly.
      */
-    fun import(role: String, name: String, stream: InputStream): Sample {
+    fun import(role: String, name: String, open: () -> InputStream): Sample {
         val plain = name.substringAfterLast('/').removeSuffix(".safetensors").map { if (it in ALLOWED) it else '_' }
         val shown = plain.joinToString("").take(MAX_NAME).trim('_', '.', ' ').ifEmpty { "imported" }
         val folder = File(home, "loras/$role")
@@ -28,14 +28,14 @@ class Catalogue(private val home: File) {
             .first { !File(folder, "$it.safetensors").exists() }
         val file = File(folder, "$place.safetensors")
         try {
-            Install.write(stream, file, MAX_BYTES)
+            Install.write(open(), file, MAX_BYTES)
             LoraReader.read(file)
         } catch (error: InputError) {
             file.delete()
             // The path is of no use to a user of the app: they know the file by its name.
             throw InputError(error.message!!.replace(file.path, shown))
         } catch (error: IOException) {
-            throw InputError("$shown can't be copied (${error.message}); free some space and try again")
+            throw InputError("$shown can't be copied (${error.message}); check that it is there, free some space and try again")
         }
         return Sample(place, file, null)
     }

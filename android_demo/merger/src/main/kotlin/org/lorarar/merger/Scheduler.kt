@@ -1,6 +1,5 @@
 package org.lorarar.merger
 
-import kotlin.math.ceil
 import kotlin.math.pow
 import kotlin.math.sqrt
 
@@ -33,8 +32,8 @@ class SchedulerSettings(entry: Map<String, Any?>) {
     /** The timesteps from noise to image (arXiv 2305.08891, Table 2). */
     fun timesteps(steps: Int): FloatArray = when (spacing) {
         "trailing" -> {
-            val stride = -trainSteps.toDouble() / steps
-            FloatArray(ceil(-trainSteps / stride).toInt()) { (Math.rint(trainSteps + it * stride) - 1).toFloat() }
+            val stride = trainSteps.toDouble() / steps
+            FloatArray(steps) { (Math.rint(trainSteps - it * stride) - 1).toFloat() }
         }
         "leading" -> FloatArray(steps) { ((steps - 1 - it) * (trainSteps / steps) + stepsOffset).toFloat() }
         else -> linspace(0.0, trainSteps - 1.0, steps).map { it.toFloat() }.asReversed().toFloatArray()

@@ -87,7 +87,7 @@ class Studio(
 
     /** Import a LoRA and choose it. */
     fun import(role: String, name: String, stream: () -> InputStream) = work {
-        val sample = catalogue.import(role, name, stream())
+        val sample = catalogue.import(role, name, stream)
         change { copy(contents = catalogue.contents, styles = catalogue.styles) }
         choose(role, sample)
     }

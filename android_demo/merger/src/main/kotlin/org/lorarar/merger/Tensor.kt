@@ -49,11 +49,11 @@ class Tensor(val dtype: DType, val shape: List<Int>, val buffer: ByteBuffer) {
         buffer.duplicate().order(ByteOrder.nativeOrder()).asFloatBuffer().also { (it as Buffer).position(at) }
 
     companion object {
-        /** A tensor of zeros outside the heap's arrays. */
+        /** A tensor of zeros outside the heap's arrays. InputError for one of over 2 GB. */
         fun zeros(dtype: DType, shape: List<Int>): Tensor {
-            val size = shape.fold(1) { product, size -> Math.multiplyExact(product, size) }
-            val buffer = ByteBuffer.allocateDirect(Math.multiplyExact(size, dtype.bytes))
-            return Tensor(dtype, shape, buffer.order(ByteOrder.nativeOrder()))
+            val bytes = shape.fold(dtype.bytes.toLong()) { bytes, size -> minOf(bytes * size, Int.MAX_VALUE + 1L) }
+            if (bytes > Int.MAX_VALUE) throw InputError("a tensor of shape $shape is too large for a phone; export a smaller one")
+            return Tensor(dtype, shape, ByteBuffer.allocateDirect(bytes.toInt()).order(ByteOrder.nativeOrder()))
         }
 
         /** A tensor of these values, rounded to [dtype]. */

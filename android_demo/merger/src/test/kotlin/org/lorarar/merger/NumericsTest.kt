@@ -55,6 +55,19 @@ class NumericsTest {
         }
     }
 
+    /** Also where steps · (1000 / steps) comes out above 1000: numpy's range then has one number more. */
+    @Test
+    fun trailingStepsAreAsManyAsAskedFor() {
+        val entry = numbers.children("schedules").map { it.child("settings") }.first { it["spacing"] == "trailing" }
+        val settings = SchedulerSettings(entry)
+        for (steps in 1..settings.trainSteps) {
+            val found = settings.timesteps(steps)
+            assertEquals(steps, found.size)
+            assertTrue("$steps steps", found.first() == 999f && found.last() >= 0 && found.toList() == found.sortedDescending())
+        }
+        assertTrue("too large for a phone" in refusal { Tensor.zeros(DType.FLOAT32, listOf(1 shl 20, 1 shl 20)) })
+    }
+
     @Test
     fun halfPrecision() {
         for (bits in 0..0xffff) {
