@@ -21,14 +21,14 @@ struct AboutView: View {
                     Text(
                         "Merged in: one run of the merger, which the paper calls the merge, without reading the files.")
                     Text(
-                        "A benchmark's run: one call of Core ML, with its inputs made before and its outputs copied out."
+                        "A benchmark's run: one call of Core ML, its inputs made before, its outputs copied out."
                     )
                     Text("Core ML does not say which processor it used. It says which it was allowed to use.")
                 }
                 Section("Licences") {
                     Text("LoRA.rar is the method of Shenaj, Bohdal, Ozay, Zanuttigh and Michieli (arXiv 2412.05148).")
                     Text(
-                        "The app has no code of others but Apple's frameworks. The sample model and LoRAs were made with it."
+                        "The app uses nothing but Apple's frameworks. The sample model and LoRAs are its own."
                     )
                     Text("A model or a LoRA that you bring comes with a licence of its own.")
                 }

@@ -29,7 +29,7 @@ struct BenchmarkView: View {
                     WorkRow()
                 } footer: {
                     Text(
-                        "A run whose output is not PyTorch's is no result. Measure with a cool phone that is not charging."
+                        "A run whose output is not PyTorch's is no result. Measure a cool phone that isn't charging."
                     )
                 }
                 if let record = model.record {

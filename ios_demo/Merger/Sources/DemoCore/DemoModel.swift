@@ -221,7 +221,7 @@ public final class DemoModel {
     /// Brings the engine's reports to the screen.
     private func reporter(_ set: @escaping @MainActor @Sendable (DemoModel, WorkProgress) -> Void) -> ProgressReport {
         { [weak self] progress in
-            Task { @MainActor in
+            Task { @MainActor [weak self] in
                 // A report that arrives after the work's end is none any more.
                 if let self, self.stage != .ready || self.work != nil { set(self, progress) }
             }

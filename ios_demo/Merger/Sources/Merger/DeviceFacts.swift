@@ -1,5 +1,9 @@
 import Foundation
 
+#if canImport(Darwin)
+import Darwin
+#endif
+
 /// What the system says of this device and of its state now; nil where it does not tell.
 public enum DeviceFacts {
     public static var osName: String {
@@ -67,9 +71,12 @@ public enum DeviceFacts {
         #if canImport(Darwin)
         var info = task_vm_info_data_t()
         var count = mach_msg_type_number_t(MemoryLayout<task_vm_info_data_t>.size / MemoryLayout<natural_t>.size)
+        // Not mach_task_self_, which SDKs before macOS 15.4 declare as a variable that Swift 6 lets nobody read.
+        let task = task_self_trap()
+        defer { mach_port_deallocate(task, task) }
         let code = withUnsafeMutablePointer(to: &info) { pointer in
             pointer.withMemoryRebound(to: integer_t.self, capacity: Int(count)) {
-                task_info(mach_task_self_, task_flavor_t(TASK_VM_INFO), $0, &count)
+                task_info(task, task_flavor_t(TASK_VM_INFO), $0, &count)
             }
         }
         guard code == KERN_SUCCESS, info.ledger_phys_footprint_peak > 0 else { return (nil, "phys_footprint") }

@@ -1,5 +1,10 @@
 import Foundation
 
+#if canImport(Darwin)
+import Darwin
+import Dispatch
+#endif
+
 /// How far a piece of work is.
 public struct WorkProgress: Equatable, Sendable {
     public let stage: String

@@ -43,7 +43,8 @@ final class ParityTests: XCTestCase {
         for (name, tensor) in wrong {
             let difference = Parity.compare("x", golden: golden, tensor: tensor)
             XCTAssertFalse(difference.within(tolerance), name)
-            XCTAssertTrue(Parity.reason([difference], tolerance)?.contains("allowed are 1e-05 and 100 dB") == true, name)
+            XCTAssertTrue(
+                Parity.reason([difference], tolerance)?.contains("allowed are 1e-05 and 100 dB") == true, name)
         }
     }
 
