@@ -11,7 +11,7 @@ STYLE := $(DATASET)/loras/styles/oil_painting_2.safetensors
 IMAGES := --content-image $(DATASET)/images/contents/teapot_1_0.png --style-image $(DATASET)/images/styles/oil_painting_2.png
 PROMPT := "a sks teapot in oil painting style"
 
-.PHONY: quickstart test test-full test-devices lint clean
+.PHONY: quickstart test test-full test-devices test-apps lint clean
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -44,24 +44,34 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint  ## lint, types, tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not devices" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not devices and not apps" -n 2 --dist loadfile
 
 test-full: $(READY)  ## full sizes: every target of SDXL and KOALA within its time and memory
 	$(BIN)/python -m pytest -m full
 
-# What emulated phones and native programs need, as Debian's packages, and a program of each to look for.
-DEVICE_PACKAGES := adb qemu-user mmdebstrap gcc-aarch64-linux-gnu g++-aarch64-linux-gnu g++ cmake npm iproute2
-DEVICE_TOOLS := adb qemu-aarch64 mmdebstrap aarch64-linux-gnu-gcc aarch64-linux-gnu-g++ g++ cmake npm ss
-
-test-devices: $(READY)  ## two emulated arm64 phones over adb, and the native runner; installs its tools as root on Debian
-	@for tool in $(DEVICE_TOOLS); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+# $(call debian,PROGRAMS,PACKAGES): where a program is missing, install the packages that bring it, as root on Debian.
+define debian
+	@for tool in $(1); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	if [ -n "$$missing" ]; then \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	      $(DEVICE_PACKAGES) >/dev/null; \
-	  else echo "error: missing$$missing: as root on Debian, apt-get install $(DEVICE_PACKAGES)"; exit 2; fi; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2) >/dev/null; \
+	  else echo "error: missing$$missing: as root on Debian, apt-get install $(2)"; exit 2; fi; \
 	fi
+endef
+
+DEVICE_PACKAGES := adb qemu-user mmdebstrap gcc-aarch64-linux-gnu g++-aarch64-linux-gnu g++ cmake npm iproute2
+DEVICE_PROGRAMS := adb qemu-aarch64 mmdebstrap aarch64-linux-gnu-gcc aarch64-linux-gnu-g++ g++ cmake npm ss
+
+test-devices: $(READY)  ## two emulated arm64 phones over adb, and the native runner; installs its tools as root on Debian
+	$(call debian,$(DEVICE_PROGRAMS),$(DEVICE_PACKAGES))
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m devices
+
+APP_PACKAGES := default-jdk-headless npm gcc aapt zipalign apksigner android-framework-res dexdump swiftlang
+APP_PROGRAMS := javac npm gcc aapt2 zipalign apksigner dexdump swift
+
+test-apps: $(READY)  ## the engines of both demo apps, and the APK; installs its tools as root on Debian
+	$(call debian,$(APP_PROGRAMS),$(APP_PACKAGES))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m apps
 
 clean:
 	rm -rf $(VENV) build
