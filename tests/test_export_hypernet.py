@@ -199,6 +199,16 @@ def test_products_are_in_fp32_where_adapters_are_in_fp16(bundle_folders: dict[tu
     assert {value.type.tensor_type.elem_type for value in graph.output} == {onnx.TensorProto.FLOAT16}
 
 
+def test_half_precision_is_run_without_the_optimizer_that_crashes(
+    bundle_folders: dict[tuple[str, str], Path],
+) -> None:
+    """ONNX Runtime 1.24 to 1.29 end with a signal where it meets an input that has a default."""
+    from runtime_py.backends import onnx
+
+    half, single = (Bundle.open(bundle_folders["onnx", name]).component("merger") for name in ("fp16", "fp32"))
+    assert onnx._without(half) == ["FuseFp16InitializerToFp32NodeTransformer"] and onnx._without(single) == []
+
+
 def test_a_folder_that_is_no_bundle_is_not_overwritten(layout: Layout, tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"photo")
     with pytest.raises(InputError, match="is not a bundle; it is not overwritten"):

@@ -24,7 +24,7 @@ backend._WIDEN_AT_LOAD = int(sys.argv[2])
 file = Path(sys.argv[1])
 def spec(name):
     return SimpleNamespace(name=name, dtype=np.dtype(np.float16), shape=(1, 1536))
-part = SimpleNamespace(path=file, inputs=[spec("x0")], outputs=[spec("x24")], entry={"bytes": 10**8})
+part = SimpleNamespace(name="unet", path=file, inputs=[spec("x0")], outputs=[spec("x24")], entry={"bytes": 10**8})
 session = backend.OnnxSession(part, 1)
 session.session.run(None, {"x0": np.zeros((1, 1536), np.float16)})
 status = Path("/proc/self/status").read_text()  # getrusage's would be this test's own, from before the fork

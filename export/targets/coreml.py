@@ -51,7 +51,8 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
         model = _compressed(model, precision)
     model.save(str(path))
     del model
-    (path / "executorch_debug_handle_mapping.json").unlink()  # half a megabyte that only ExecuTorch's debugger reads
+    # Half a megabyte that only ExecuTorch's debugger reads; compressed models have none.
+    (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
     _same_input_same_bytes(path)
     cut(path, NEURAL_ENGINE_BYTES)
 

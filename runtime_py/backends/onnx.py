@@ -18,7 +18,7 @@ ADAPTER_VERSION = 1
 # times the file. From this many bytes on, each weight is widened in each run instead, just before it is used, and stays
 # mapped from its file.
 _WIDEN_AT_LOAD = 2_000_000_000
-_WIDENERS = ("ConstantFolding", "FuseFp16InitializerToFp32NodeTransformer")
+_WIDENER = "FuseFp16InitializerToFp32NodeTransformer"
 _DTYPES = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
@@ -38,8 +38,7 @@ class OnnxSession:
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
-        narrow = _stays_narrow(component)
-        if narrow:
+        if _stays_narrow(component):
             # The default order widens all weights before anything else.
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         self.component = component
@@ -49,7 +48,7 @@ class OnnxSession:
                 str(path),
                 options,
                 providers=["CPUExecutionProvider"],
-                disabled_optimizers=list(_WIDENERS) if narrow else [],
+                disabled_optimizers=_without(component),
             )
         except Exception as error:  # onnxruntime raises a class of its own for each status, all of them unrelated
             raise unusable(component, "onnxruntime", "load", error) from None
@@ -116,10 +115,21 @@ def sessions(component: Component, threads: int | None) -> Iterator[OnnxSession]
     yield OnnxSession(component, threads)
 
 
+def _half(component: Component) -> bool:
+    return any(spec.dtype == np.float16 for spec in component.inputs)
+
+
 def _stays_narrow(component: Component) -> bool:
     """Whether weights of half precision are too large to be widened when they are loaded."""
-    half = any(spec.dtype == np.float16 for spec in component.inputs)
-    return half and component.entry["bytes"] > _WIDEN_AT_LOAD
+    return _half(component) and component.entry["bytes"] > _WIDEN_AT_LOAD
+
+
+def _without(component: Component) -> list[str]:
+    """The optimizers that a component can't afford, or does not survive: versions 1.24 to 1.29 crash where a merger
+    widens an input that has a default."""
+    if _stays_narrow(component):
+        return ["ConstantFolding", _WIDENER]
+    return [_WIDENER] if _half(component) and component.name == "merger" else []
 
 
 def _check_signature(session: Any, component: Component) -> None:
