@@ -12,6 +12,8 @@ from typing import Any
 
 import make_golden_lora as golden
 import numpy as np
+from conftest import tiny_hypernet, tiny_layout
+from devices.hostile import GOLDEN, HOSTILE, cut_a_statistic, merger, poison, state
 from safetensors.numpy import save_file
 from test_bundle import MUTATIONS as BUNDLE_MUTATIONS
 from test_bundle import RAW, artifact_replaced
@@ -19,6 +21,7 @@ from test_lora_hostile import MUTATIONS as LORA_MUTATIONS
 from test_lora_hostile import pack
 
 from benchmarks.record import summary
+from export.hypernet import export_hypernet
 from lorarar.layout import UNET
 from lorarar.lora import LoRA, read_lora, write_lora
 from lorarar.merging import Options
@@ -34,7 +37,12 @@ from runtime_py.tokens import ClipTokenizer
 
 ROOT = Path(__file__).parents[2]
 LORAS = ROOT / "models" / "miniature" / "dataset" / "loras"
-REQUEST = Request("a sks teapot in oil painting style", seed=7, steps=6, guidance=2.0)
+# The first is drawn with the two LoRAs merged, the others with none.
+REQUESTS = (
+    Request("a sks teapot in oil painting style", seed=7, steps=6, guidance=2.0),
+    Request("a dog", seed=1, steps=3, guidance=1.0),
+    Request("a cat", seed=4_000_000_000, steps=3, guidance=3.0, negative="a red dog"),
+)
 SCALES = (1.2, 0.8)
 # What Android's reader says otherwise: it takes no header over 16 MB, and none of these is.
 SPARSE_ELEMENTS = 2**30
@@ -59,13 +67,13 @@ def export(folder: Path, miniature: Path) -> None:
     write_numbers(folder / "numbers.json", Bundle.open(folder / "miniature"))
     write_hostile_loras(folder)
     write_refused_loras(folder / "refused")
-    write_bundles(folder / "bundles", BUNDLE_MUTATIONS)
+    hostile = {f"hostile: {name}": _as_mutation(edit) for name, (edit, _) in HOSTILE.items() if name not in RUNNER_ONLY}
+    hostile |= {f"golden: {name}": _golden_replaced(data) for name, (data, _) in GOLDEN.items()}
+    write_bundles(folder / "bundles", BUNDLE_MUTATIONS | hostile)
     for name, data in RAW.items():
         _add_bundle(folder / "bundles", name, lambda place, _, data=data: None, data)
-    artifacts = {
-        name: artifact_replaced(data) for name, data in {"no model": b"no graph", "empty": b"\x08\x0a"}.items()
-    }
-    write_bundles(folder / "artifacts", artifacts)
+    write_artifacts(folder / "artifacts")
+    write_half(folder / "half")
     write_results(folder, Bundle.open(folder / "miniature"))
 
 
@@ -87,12 +95,12 @@ def write_results(folder: Path, bundle: Bundle) -> None:
     _write_merge(folder / "carried.safetensors", bundle, session, *halves.values())
     merged = merge_with_bundle(bundle, session, content, style, Options(rule=_rule(bundle))).lora
     pipeline = Pipeline(bundle)
-    drawn = pipeline.draw(REQUEST, pipeline.adapter(merged))
-    facts = asdict(REQUEST)
-    (folder / "image.json").write_text(
-        json.dumps({name: facts[name] for name in ("prompt", "seed", "steps", "guidance")})
-    )
-    save_file({"latents": drawn.latents, "image": drawn.pixels}, folder / "image.safetensors")
+    images: dict[str, np.ndarray] = {}
+    for number, request in enumerate(REQUESTS):
+        drawn = pipeline.draw(request, pipeline.adapter(None if number else merged))
+        images |= {f"latents.{number}": drawn.latents, f"image.{number}": drawn.pixels}
+    (folder / "images.json").write_text(json.dumps({"requests": [asdict(request) for request in REQUESTS]}))
+    save_file(images, folder / "images.safetensors")
 
 
 def _write_merge(path: Path, bundle: Bundle, session: Any, content: LoRA, style: LoRA) -> None:
@@ -174,6 +182,17 @@ def write_refused_loras(folder: Path) -> None:
     (folder / "index.json").write_text(json.dumps(wanted))
 
 
+def _golden_replaced(data: bytes) -> Callable[[Path, dict[str, Any]], None]:
+    """A golden file with the right hash and these bytes."""
+
+    def mutate(folder: Path, manifest: dict[str, Any]) -> None:
+        entry = merger(manifest)["golden"]
+        (folder / entry["file"]).write_bytes(data)
+        state(entry, folder / entry["file"])
+
+    return mutate
+
+
 def write_bundles(folder: Path, mutations: dict[str, Callable[[Path, dict[str, Any]], None]]) -> None:
     folder.mkdir()
     (folder / "index.json").write_text("{}")
@@ -183,8 +202,29 @@ def write_bundles(folder: Path, mutations: dict[str, Callable[[Path, dict[str, A
             _add_bundle(folder, name, mutate)
 
 
-# What only the artifact itself can contradict.
+# What only the artifact itself, or the app that opens it, can contradict.
 RUNTIME_ONLY = {"not a model", "an empty model", "other target", "input of other type"}
+RUNNER_ONLY = {"another system's target", "a target left out", "another tensor than the graph's"}
+
+
+def write_artifacts(folder: Path) -> None:
+    """Bundles that open, and whose merger can't be run or gives another result than PyTorch's."""
+    none = {"no model": b"no graph", "an empty one": b"\x08\x0a"}
+    artifacts: dict[str, Any] = {name: artifact_replaced(data) for name, data in none.items()}
+    artifacts["input of other type"] = BUNDLE_MUTATIONS["input of other type"]
+    artifacts |= {name: _as_mutation(HOSTILE[name][0]) for name in RUNNER_ONLY}
+    artifacts |= {f"golden {value}": _as_mutation(poison(value)) for value in (math.nan, math.inf, 5.0)}
+    artifacts["a cut statistic"] = _as_mutation(cut_a_statistic)
+    write_bundles(folder, artifacts)
+
+
+def _as_mutation(edit: Any) -> Callable[[Path, dict[str, Any]], None]:
+    return lambda folder, manifest: edit(manifest, folder)
+
+
+def write_half(folder: Path) -> None:
+    """The golden merger in half precision."""
+    export_hypernet("onnx", tiny_layout(), tiny_hypernet(), folder, 4, "fp16")
 
 
 def _add_bundle(

@@ -14,7 +14,6 @@ from android.kotlin import onnxruntime_archive
 from devices.build_runner import SHIM
 from devices.fetch import run
 
-GLIBC_SHIM = Path(__file__).with_name("glibc_shim.c")
 LIBRARIES = ("libonnxruntime.so", "libonnxruntime4j_jni.so")
 # Android's library → what has the functions here.
 STAND_INS = {"libc.so": "-lc", "libm.so": "-lm", "libdl.so": "-ldl", "liblog.so": "-lc", "libandroid.so": "-lc"}
@@ -36,7 +35,7 @@ def prepare(folder: Path) -> tuple[dict[str, object], dict[str, str]]:
         options = ["-shared", "-fPIC", "-Wl,--no-as-needed", f"-Wl,-soname,{name}"]
         run("gcc", *options, str(empty), library, "-o", str(folder / name))
     shim = folder / "libshim.so"
-    run("gcc", "-shared", "-fPIC", "-O2", str(SHIM), str(GLIBC_SHIM), "-ldl", "-o", str(shim))
+    run("gcc", "-shared", "-fPIC", "-O2", str(SHIM), "-ldl", "-o", str(shim))
     environment = os.environ | {"LD_LIBRARY_PATH": str(folder), "LD_PRELOAD": str(shim)}
     return {"onnxruntime.native.path": folder}, environment
 
