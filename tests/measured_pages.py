@@ -46,7 +46,7 @@ class Row:
     megabytes: float  # of the UNet's artifact
     chunks: int  # of a Core ML pipeline; 1 otherwise
     export_seconds: float
-    peak_gigabytes: float
+    peak_gib: float
     psnr_db: float  # of the UNet, the worst output and runtime
     image_psnr_db: float | None  # of a whole image, where the pipeline was exported
     step_seconds: float
@@ -92,7 +92,7 @@ class Page:
         for row in rows:
             chunks = f" in {row.chunks} chunks" if row.chunks > 1 else ""
             cells = [*row.key, f"{row.megabytes:.4g} MB{chunks}", f"{row.export_seconds:.0f} s"]
-            cells += [f"{row.peak_gigabytes:.1f} GB", f"{row.psnr_db:.1f} dB", f"{row.step_seconds:.3g} s"]
+            cells += [f"{row.peak_gib:.1f} GiB", f"{row.psnr_db:.1f} dB", f"{row.step_seconds:.3g} s"]
             cells += [f"{row.image_psnr_db:.1f} dB" if row.image_psnr_db is not None else "–"] * images
             lines.append(f"| {' | '.join(cells)} |")
         hosts = ", ".join(dict.fromkeys(row.host for row in rows))
@@ -114,7 +114,7 @@ def host() -> str:
 
 
 def measured(module: str, *arguments: str) -> tuple[float, float]:
-    """Run one of our commands; its seconds and its own peak memory in GB. Fails with what it said."""
+    """Run one of our commands; its seconds and its own peak memory in GiB. Fails with what it said."""
     start = time.perf_counter()
     command = [sys.executable, "-m", module, *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
@@ -124,4 +124,4 @@ def measured(module: str, *arguments: str) -> tuple[float, float]:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, said
-    return time.perf_counter() - start, usage.ru_maxrss / 1e6
+    return time.perf_counter() - start, usage.ru_maxrss / 2**20

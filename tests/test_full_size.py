@@ -11,7 +11,7 @@ from measured_pages import PAGES, Row, host, measured
 
 from runtime_py.precisions import UNET_PRECISIONS
 
-PEAK_GB = 6.0
+PEAK_GIB = 6.0
 SECONDS = 300.0
 
 pytestmark = pytest.mark.full
@@ -31,17 +31,17 @@ def test_export_and_check(target: str, base: str, tmp_path: Path, capsys: pytest
     for group in manifest["layout"]["groups"]:
         counts[group["name"][:2]] += len(group["modules"])
     with capsys.disabled():
-        print(f"\n{base} {target}: exported and checked in {exported:.0f} s, peak {peak:.2f} GB")
+        print(f"\n{base} {target}: exported and checked in {exported:.0f} s, peak {peak:.2f} GiB")
     assert all(row["status"] == "passed" for row in rows)
     assert len(manifest["layout"]["groups"]) == 6
     assert counts["qo"] == counts["kv"] == {"sdxl": 280, "koala-700m": 84, "koala-1b": 120}[base]
     golden = sum(path.stat().st_size for path in (out / "golden").iterdir())
     assert golden <= 8 * 2**20
-    assert peak <= PEAK_GB
+    assert peak <= PEAK_GIB
     assert exported <= SECONDS
 
 
-# (base, target, precision) → seconds and gigabytes that the export with its check may take.
+# (base, target, precision) → seconds and GiB that the export with its check may take.
 UNETS = {
     ("koala-700m", "onnx", "fp32"): (150, 6.5),
     ("koala-700m", "coreml", "fp16"): (180, 6.5),
@@ -51,7 +51,7 @@ UNETS = {
     ("sdxl", "onnx", "fp16"): (360, 8.0),
     ("sdxl", "coreml", "fp16"): (720, 16.0),
 }
-STEP_SECONDS, STEP_GB = 40, 6.0  # of one checked KOALA-700M step of 64×64 latents in the evaluator
+STEP_SECONDS, STEP_GIB = 40, 6.0  # of one checked KOALA-700M step of 64×64 latents in the evaluator
 
 
 @pytest.mark.parametrize(("base", "target", "precision"), UNETS)
@@ -60,15 +60,15 @@ def test_a_full_size_unet(
 ) -> None:
     """Exports, checks, and writes what it took into docs/full-size.md, before it is compared with what is allowed."""
     given = ["--target", target, "--base", base, "--precision", precision, "--untrained", "--resolution", "512"]
-    row, check_gb = export_and_check("export.unet", given, (base, target, precision), tmp_path)
+    row, check_gib = export_and_check("export.unet", given, (base, target, precision), tmp_path)
     PAGES["full-size"].record(row)
     with capsys.disabled():
-        print(f"\n{row}; the check alone {check_gb:.1f} GB")
-    seconds, gigabytes = UNETS[row.key]
+        print(f"\n{row}; the check alone {check_gib:.1f} GiB")
+    seconds, gib = UNETS[row.key]
     assert row.export_seconds <= seconds
-    assert row.peak_gigabytes <= gigabytes
+    assert row.peak_gib <= gib
     if (base, target) == ("koala-700m", "coreml"):
-        assert row.step_seconds <= STEP_SECONDS and check_gb <= STEP_GB
+        assert row.step_seconds <= STEP_SECONDS and check_gib <= STEP_GIB
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_every_precision_of_the_miniature(target: str, precision: str, tmp_path:
 
 
 def export_and_check(module: str, given: list[str], key: tuple[str, str, str], folder: Path) -> tuple[Row, float]:
-    """A row of what an export took and what its check found, and the gigabytes of the check alone."""
+    """A row of what an export took and what its check found, and the GiB of the check alone."""
     bundle, found = folder / "bundle", folder / "rows.json"
     seconds, peak = measured(module, *given, "--out", str(bundle))
     _, check_peak = measured("runtime_py.check", str(bundle), "--json", str(found))
@@ -102,7 +102,7 @@ def export_and_check(module: str, given: list[str], key: tuple[str, str, str], f
         megabytes=round(entry["bytes"] / 1e6, 1),
         chunks=max(1, len(weights)),
         export_seconds=round(seconds, 1),
-        peak_gigabytes=round(peak, 2),
+        peak_gib=round(peak, 2),
         psnr_db=round(min(unet), 1),
         image_psnr_db=round(min(image), 1) if image else None,
         step_seconds=round(next(row["run_s"] for row in rows if row["component"] == "unet"), 4),
