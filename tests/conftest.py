@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ from lorarar.merging import RULES
 if TYPE_CHECKING:
     from lorarar.checkpoints import LoadedHypernet
     from lorarar.training.components import Components
+
+# A shell's background job, and all that it starts, ignores Ctrl-C, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BUNDLE_RANK = 128  # of the fixed-rank bundles: the largest that the property tests use
 COMBINATIONS = [

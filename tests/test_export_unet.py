@@ -257,7 +257,8 @@ def test_onnx_widens_large_weights_of_half_precision_in_each_run(
     at_load = run(open_session(half, "unet"), inputs)
     monkeypatch.setattr(onnx, "_WIDEN_AT_LOAD", 1000)
     assert len(onnx._without(half.component("unet"))) == 2 and not onnx._without(single.component("unet"))
-    np.testing.assert_array_equal(run(open_session(half, "unet"), inputs), at_load)
+    # Not bit for bit: other operations are fused then, and results are rounded to fp16 between others.
+    assert psnr_db(run(open_session(half, "unet"), inputs).astype(np.float64), at_load.astype(np.float64)) > 60
 
 
 @pytest.mark.parametrize("target", ["onnx", "coreml", "executorch"])
