@@ -22,6 +22,7 @@ from devices.fetch import run
 
 from benchmarks.devices import Options, Watch, adb_run
 from benchmarks.devices.adb_link import Answer, Link
+from export.places import bundle_place
 from lorarar import __version__
 
 pytestmark = pytest.mark.apps
@@ -220,9 +221,9 @@ def test_every_control_says_what_it_is() -> None:
     labelled = {element.get(f"{ANDROID}labelFor", "").rpartition("/")[2] for _, element in layouts()}
     silent = []
     for name, element in layouts():
-        if element.tag in ("Spinner", "SeekBar", "EditText", "ImageView", "Button"):
+        if element.tag in ("Spinner", "SeekBar", "EditText", "ImageView", "Button", "RadioButton"):
             described = {f"{ANDROID}contentDescription", f"{ANDROID}importantForAccessibility"} & set(element.attrib)
-            own = element.tag == "Button" and f"{ANDROID}text" in element.attrib
+            own = element.tag in ("Button", "RadioButton") and f"{ANDROID}text" in element.attrib
             if not (described or own or element.get(f"{ANDROID}id", "").rpartition("/")[2] in labelled):
                 silent.append((name, element.tag, element.get(f"{ANDROID}id")))
     assert not silent
@@ -235,17 +236,17 @@ def test_texts_can_grow_and_be_translated() -> None:
             value = element.get(f"{ANDROID}{attribute}", "@string/")
             assert value.startswith("@string/") or value == "0", (name, value)
         # A text in a box of fixed height is cut off where letters are large.
-        if element.tag in ("TextView", "Button", "EditText"):
+        if element.tag in ("TextView", "Button", "EditText", "RadioButton"):
             assert element.get(f"{ANDROID}layout_height", "wrap_content") == "wrap_content", name
 
 
 def test_everything_to_touch_is_large_enough() -> None:
     for name, element in layouts():
-        if element.tag in ("Spinner", "SeekBar", "EditText", "Button"):
-            assert element.get("style") == "@style/Touchable", (name, element.get(f"{ANDROID}id"))
-    styles = ElementTree.parse(RES / "values" / "styles.xml").getroot()
-    (touchable,) = [style for style in styles if style.get("name") == "Touchable"]
-    assert {item.get("name"): item.text for item in touchable}["android:minHeight"] == "48dp"
+        if element.tag in ("Spinner", "SeekBar", "EditText", "Button", "RadioButton"):
+            assert element.get("style") in ("@style/Touchable", "@style/Tab"), (name, element.get(f"{ANDROID}id"))
+    styles = {style.get("name"): style for style in ElementTree.parse(RES / "values" / "styles.xml").getroot()}
+    for name in ("Touchable", "Tab"):
+        assert {item.get("name"): item.text for item in styles[name]}["android:minHeight"] == "48dp"
 
 
 @pytest.mark.parametrize("name", ["colors.xml", "styles.xml"])
@@ -307,6 +308,11 @@ def test_the_activity_takes_what_the_host_sends() -> None:
         assert f'get{"String" if kind == "s" else "Int"}Extra("{name}"' in source
     assert f"{adb_run.APP}/.BenchmarkActivity" in start
     assert f'File({"filesDir"}, "{Path(adb_run.RESULT).name}")' in source and adb_run.RESULT.startswith("files/")
+
+
+@pytest.mark.parametrize("target", ["onnx", "executorch"])
+def test_the_export_puts_bundles_where_the_app_looks(target: str) -> None:
+    assert bundle_place(DEMO, target) == apk.MAIN / "assets" / "bundles" / target
 
 
 def test_the_readme_states_the_benchmarks_command() -> None:

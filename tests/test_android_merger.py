@@ -2,7 +2,7 @@
 
 ONNX Runtime is the real one of the app, through its Java API, in its x86-64 build for Android over glibc. Neither
 Android's C library, nor a phone, nor ART is part of this. ExecuTorch's library needs fbjni, which no package has for
-this computer: its implementation is compiled against the real classes and not run.
+this computer: its implementation is compiled against the real classes, and run with a module that stands in for it.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ CLASSES = {
     "StudioTest": 7,
     "EntryTest": 5,
     "StepTest": 2,
+    "ExecuTorchTest": 3,
 }
 
 

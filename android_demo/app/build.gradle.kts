@@ -49,7 +49,6 @@ android {
 kotlin {
     compilerOptions {
         jvmTarget = org.jetbrains.kotlin.gradle.dsl.JvmTarget.JVM_11
-        allWarningsAsErrors = true
     }
 }
 

@@ -2,7 +2,7 @@
 
 What Gradle does, by the tools it uses: aapt2, kotlinc, D8, zipalign, apksigner. The framework is the stubs of
 framework.py and Debian's resources of Android 14. Debian packages: aapt, zipalign, apksigner, android-framework-res,
-dexdump, openjdk-17-jdk-headless, npm. The native libraries are ONNX Runtime's for arm64 phones.
+dexdump, default-jdk-headless, npm. The native libraries are ONNX Runtime's for arm64 phones.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Compiling the Android app's Kotlin for this computer's Java, and running its JUnit tests.
 
-Debian packages: openjdk-17-jdk-headless (java, javac), npm, gcc; apt-get downloads JUnit without installing it.
+Debian packages: default-jdk-headless (java, javac), npm, gcc; apt-get downloads JUnit without installing it.
 """
 
 from __future__ import annotations

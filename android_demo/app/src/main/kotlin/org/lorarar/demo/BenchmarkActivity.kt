@@ -20,6 +20,7 @@ class BenchmarkActivity : Activity() {
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
         val text = TextView(this)
+        text.keepScreenOn = true // a dark phone runs its slow cores
         setContentView(text)
         if (savedInstanceState != null) return // turning the phone starts no second run
         val app = application as DemoApplication

@@ -9,7 +9,7 @@ import android.os.Bundle
 import android.provider.OpenableColumns
 import android.view.View
 import android.widget.ProgressBar
-import android.widget.TabHost
+import android.widget.RadioGroup
 import android.widget.TextView
 import org.lorarar.merger.Catalogue
 import org.lorarar.merger.Opening
@@ -22,7 +22,7 @@ import java.io.IOException
 class MainActivity : Activity(), ScreenHost {
     private lateinit var studio: Studio
     private lateinit var screens: List<Screen>
-    private lateinit var tabs: TabHost
+    private lateinit var tabs: RadioGroup
     private var dialog: AlertDialog? = null
     private val listener: (StudioState) -> Unit = { show(it) }
     override val activity: Activity get() = this
@@ -31,14 +31,9 @@ class MainActivity : Activity(), ScreenHost {
         super.onCreate(savedInstanceState)
         setContentView(R.layout.main)
         studio = (application as DemoApplication).studio
-        tabs = findViewById<TabHost>(android.R.id.tabhost)
-        tabs.setup()
-        addTab(R.id.screen_merge, R.string.tab_merge)
-        addTab(R.id.screen_generate, R.string.tab_generate)
-        addTab(R.id.screen_check, R.string.tab_check)
-        addTab(R.id.screen_benchmark, R.string.tab_benchmark)
-        addTab(R.id.screen_about, R.string.tab_about)
-        tabs.currentTab = savedInstanceState?.getInt(TAB) ?: 0
+        tabs = findViewById(R.id.tabs)
+        tabs.setOnCheckedChangeListener { _, _ -> showChosen() }
+        showChosen()
         screens = listOf(
             MergeScreen(findViewById(R.id.screen_merge), this, studio),
             GenerateScreen(findViewById(R.id.screen_generate), this, studio),
@@ -60,13 +55,9 @@ class MainActivity : Activity(), ScreenHost {
         super.onStop()
     }
 
-    override fun onSaveInstanceState(outState: Bundle) {
-        super.onSaveInstanceState(outState)
-        outState.putInt(TAB, tabs.currentTab)
-    }
-
-    private fun addTab(content: Int, name: Int) {
-        tabs.addTab(tabs.newTabSpec(getString(name)).setIndicator(getString(name)).setContent(content))
+    /** The buttons keep which of them is chosen when the phone is turned. */
+    private fun showChosen() {
+        for ((tab, screen) in TABS) findViewById<View>(screen).showIf(tabs.checkedRadioButtonId == tab)
     }
 
     private fun show(state: StudioState) {
@@ -155,7 +146,13 @@ class MainActivity : Activity(), ScreenHost {
     }
 
     private companion object {
-        const val TAB = "tab"
+        val TABS = listOf(
+            R.id.tab_merge to R.id.screen_merge,
+            R.id.tab_generate to R.id.screen_generate,
+            R.id.tab_check to R.id.screen_check,
+            R.id.tab_benchmark to R.id.screen_benchmark,
+            R.id.tab_about to R.id.screen_about,
+        )
         const val PNG = "image/png"
         const val PICK_CONTENT = 1
         const val PICK_STYLE = 2

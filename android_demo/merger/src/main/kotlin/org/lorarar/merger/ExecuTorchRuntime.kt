@@ -15,7 +15,10 @@ class ExecuTorchRuntime(component: Component, override val threads: Int?, overri
     override fun open(): Module {
         val module = Module.load(component.path.path, Module.LOAD_MODE_MMAP, threads ?: 0)
         val error = module.loadMethod(METHOD)
-        if (error != 0) throw IllegalStateException("error $error")
+        if (error != 0) {
+            module.destroy()
+            throw IllegalStateException("error $error")
+        }
         backend = module.getMethodMetadata(METHOD).backends.distinct().joinToString(" + ").ifEmpty { "portable kernels" }
         return module
     }
@@ -46,11 +49,13 @@ class ExecuTorchRuntime(component: Component, override val threads: Int?, overri
 
     private fun copy(value: NativeTensor, spec: TensorSpec, room: Tensor?): Tensor {
         val shape = value.shape().map { it.toInt() }
-        val floats = value.dataAsFloatArray
-        if (spec.dtype != DType.FLOAT32 || room != null && room.shape != shape) {
+        val fits = shape.size == spec.shape.size && shape.zip(spec.shape).all { (have, want) ->
+            want is Size.Named || have == (want as Size.Fixed).value
+        }
+        if (!fits || spec.dtype != DType.FLOAT32 || room != null && room.shape != shape) {
             throw InputError("${component.path}: ${spec.name} is not as the manifest says; export the bundle again")
         }
-        return (room ?: Tensor.zeros(DType.FLOAT32, shape)).also { it.write(0, floats) }
+        return (room ?: Tensor.zeros(DType.FLOAT32, shape)).also { it.write(0, value.dataAsFloatArray) }
     }
 
     private companion object {

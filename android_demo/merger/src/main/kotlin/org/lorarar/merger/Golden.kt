@@ -37,14 +37,15 @@ object Golden {
     /** Fill a tensor as its manifest entry says: `value` (constant), `values` (all of them) or `seed` and `scale`. */
     fun input(into: Tensor, entry: Map<String, Any?>) {
         val values = entry["values"] as List<*>?
+        val value = (entry["value"] as Number?)?.toFloat()
         when {
             values != null -> fill(into) { i -> (values[i] as Number).toFloat() }
-            "value" in entry -> fill(into) { entry.number("value").toFloat() }
+            value != null -> fill(into) { value }
             else -> generate(into, entry.whole("seed").toUInt(), entry.number("scale"))
         }
     }
 
-    private fun fill(into: Tensor, value: (Int) -> Float) {
+    private inline fun fill(into: Tensor, value: (Int) -> Float) {
         for (start in 0 until into.size step CHUNK) {
             into.write(start, FloatArray(minOf(CHUNK, into.size - start)) { value(start + it) })
         }

@@ -66,7 +66,7 @@ class PeftScaling(
         )
 
         /** A quantified group can take exponential time however few quantifiers there are. */
-        private val DANGEROUS = Regex("""\)[*+{?]|\\\d|\(\?P?[=<]|\\k""")
+        private val DANGEROUS = Regex("""\)[*+?\{]|\\\d|\(\?P?[=<]|\\k""")
 
         /**
          * The scaling that a LoraConfig's fields state; missing fields have PEFT's defaults (r = alpha = 8).

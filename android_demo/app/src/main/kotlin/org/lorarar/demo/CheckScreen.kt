@@ -1,0 +1,40 @@
+package org.lorarar.demo
+
+import android.view.View
+import android.widget.Button
+import android.widget.TextView
+import org.lorarar.merger.CheckRow
+import org.lorarar.merger.Studio
+import org.lorarar.merger.StudioState
+
+/** Compare this phone's results with PyTorch's. */
+class CheckScreen(root: View, private val host: ScreenHost, studio: Studio) : Screen {
+    private val run = root.findViewById<Button>(R.id.run_check)
+    private val rows = root.findViewById<TextView>(R.id.check_rows)
+
+    init {
+        run.setOnClickListener { studio.check() }
+    }
+
+    override fun show(state: StudioState) {
+        run.isEnabled = state.ready && !state.busy
+        val lines = state.rows.map { line(it) }
+        rows.text = (if (state.checking) lines + host.activity.getString(R.string.checking) else lines).joinToString("\n\n")
+    }
+
+    private fun line(row: CheckRow): String {
+        val activity = host.activity
+        val psnr = row.psnrDb
+        return when {
+            row.status != CheckRow.Status.PASSED -> {
+                val word = if (row.status == CheckRow.Status.FAILED) R.string.failed else R.string.not_run
+                activity.getString(R.string.check_not_passed, row.component, activity.getString(word), row.reason)
+            }
+            psnr == null || psnr.isInfinite() ->
+                activity.getString(R.string.check_equal, row.component, row.runSeconds, row.runtime)
+            else -> activity.getString(
+                R.string.check_passed, row.component, psnr, row.maxError, row.runSeconds, row.runtime,
+            )
+        }
+    }
+}

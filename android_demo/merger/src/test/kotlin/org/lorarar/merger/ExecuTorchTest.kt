@@ -1,0 +1,85 @@
+package org.lorarar.merger
+
+import org.junit.Assert.assertArrayEquals
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertTrue
+import org.junit.Before
+import org.junit.Test
+import org.pytorch.executorch.Module
+import java.io.File
+import org.pytorch.executorch.Tensor as NativeTensor
+
+/** What goes into and comes out of ExecuTorch. Its tensors are the real ones; the module that computes is not. */
+class ExecuTorchTest {
+    private val room = AdapterFile.create(TestData.scratch, listOf(Room("b", DType.FLOAT32, listOf(1))))
+
+    @Before
+    fun reset() {
+        Module.loaded.clear()
+        Module.loadError = 0
+        // Outputs in the manifest's order: the float input doubled, the integers' sum.
+        Module.compute = { (floats, integers) ->
+            val doubled = floats.dataAsFloatArray.map { it * 2 }.toFloatArray()
+            val sum = floatArrayOf(integers.dataAsIntArray.sum().toFloat())
+            listOf(NativeTensor.fromBlob(doubled, floats.shape()), NativeTensor.fromBlob(sum, longArrayOf(1)))
+        }
+    }
+
+    private fun component(dtype: String = "float32"): Component {
+        fun tensor(name: String, type: String, vararg shape: Long) =
+            mapOf("name" to name, "dtype" to type, "shape" to shape.toList())
+        val entry = mapOf(
+            "inputs" to listOf(tensor("x", dtype, 2, 2), tensor("n", "int32", 3)),
+            "outputs" to listOf(tensor("a", "float32", 2, 2), tensor("b", "float32", 1)),
+            "tolerance" to mapOf("psnr_db" to 100L, "max_error" to 1e-4),
+        )
+        return Component("part", File("part.pte"), entry, File("golden"))
+    }
+
+    private fun inputs(dtype: DType = DType.FLOAT32) = mapOf(
+        // Not in the manifest's order.
+        "n" to Tensor.of(intArrayOf(1, 2, 4), listOf(3)),
+        "x" to Tensor.of(floatArrayOf(1f, 2f, 3f, 4f), listOf(2, 2), dtype),
+    )
+
+    @Test
+    fun tensorsGoInAndOutInTheManifestsOrder() {
+        ExecuTorchRuntime(component(), 2, "1.4.0").use { runtime ->
+            assertEquals("not loaded", runtime.backend)
+            val outputs = runtime.run(inputs(), into = room)
+            assertArrayEquals(floatArrayOf(2f, 4f, 6f, 8f), outputs.getValue("a").floats(), 0f)
+            assertEquals(listOf(2, 2), outputs.getValue("a").shape)
+            assertArrayEquals(floatArrayOf(7f), room.tensors.getValue("b").floats(), 0f)
+            assertTrue(outputs.getValue("b") === room.tensors.getValue("b"))
+            assertEquals("XnnpackBackend", runtime.backend)
+            assertEquals(listOf("executorch", "1.4.0"), listOf(runtime.name, runtime.version))
+            assertEquals(listOf("part.pte" to 2), Module.loaded.map { it.path to it.threads })
+        }
+        assertTrue(Module.loaded.single().destroyed)
+    }
+
+    @Test
+    fun theRuntimeChoosesItsThreads() {
+        ExecuTorchRuntime(component(), null, "1.4.0").use { it.load() }
+        assertEquals(0, Module.loaded.single().threads)
+    }
+
+    @Test
+    fun whatItCanNotDoIsOneSentence() {
+        ExecuTorchRuntime(component(), null, "1.4.0").use { runtime ->
+            Module.loadError = 32
+            assertEquals(
+                "part.pte: executorch can't load it (error 32); export the bundle again", refusal { runtime.load() },
+            )
+            assertTrue(Module.loaded.single().destroyed)
+            Module.loadError = 0
+            Module.compute = { emptyList() }
+            assertTrue("it gave 0 outputs" in refusal { runtime.run(inputs()) })
+            Module.compute = { listOf(it[0], it[0]) }
+            assertTrue("b is not as the manifest says" in refusal { runtime.run(inputs()) })
+        }
+        ExecuTorchRuntime(component("float16"), null, "1.4.0").use { runtime ->
+            assertTrue("fp16 are not made" in refusal { runtime.run(inputs(DType.FLOAT16)) })
+        }
+    }
+}
