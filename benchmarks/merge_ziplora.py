@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lorarar.training.components import Components
     from lorarar.training.pair_data import PairData
 
+STRENGTH = 1e-3  # of the LoRAs: about a weight's tenth, as after some training; strong ones end in NaN
 LATENT_SIDE = 64  # at most: 512×512 pixels on SDXL, where the paper has 1024×1024
 # Above it, activations of two rows don't fit beside the weights in 24 GB, and are computed a second time instead.
 CHECKPOINTED_PARAMETERS = 1.5e9
@@ -114,7 +115,7 @@ def random_pair(components: Components, layout: Any, rank: int) -> PairData:
         latents = torch.randn((1, config.in_channels, side, side), generator=numbers)
         embeds = torch.randn((1, tokens, width), generator=numbers)
         condition = Condition(embeds, torch.randn((1, pooled), generator=numbers), torch.zeros(1, times))
-        bank = LoraBank.of([synthetic_lora(layout, rank, seed)], layout, rank)
+        bank = LoraBank.of([synthetic_lora(layout, rank, seed, STRENGTH)], layout, rank)
         return Role(bank, Examples((latents,), condition, stream=seed))
 
     return PairData(role(0), role(1), ((0, 0),))
