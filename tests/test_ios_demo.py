@@ -65,6 +65,10 @@ def golden_bundle(tmp_path: Path) -> Path:
     return shutil.copytree(GOLDEN / "merger" / "bundle", tmp_path / "bundle")
 
 
+# Bytes that merger-tool may allocate on hostile files, its threads' stacks included.
+MEMORY = 400 * 2**20
+
+
 def tool(products: Path, *arguments: object) -> Ran:
     """Run merger-tool with ONNX Runtime's library."""
     return execute(products / "merger-tool", *map(str, arguments), "--library", str(onnxruntime_library()))
@@ -130,6 +134,24 @@ def test_a_merge_is_pythons(products: Path, miniature: Path, tmp_path: Path) -> 
     lora = merged_lora(bundle, [content, style], *SCALES)
     compare_adapters(load_file(output), Pipeline(bundle).adapter(lora))
     compare_coefficients(load_file(output), bundle, content, style)
+
+
+def test_a_merge_in_half_precision_is_pythons(products: Path, tmp_path: Path) -> None:
+    from export.hypernet import main
+    from lorarar.layout import unpack
+
+    folder, output = tmp_path / "fp16", tmp_path / "merged.safetensors"
+    assert main(["--target", "onnx", "--precision", "fp16", "--out", str(folder)]) == 0
+    ran = tool(products, "merge", folder, CONTENT, STYLE, "-o", output)
+    assert ran.code == 0, ran.err
+    bundle = Bundle.open(folder)
+    expected = merged_lora(bundle, [read_lora(CONTENT), read_lora(STYLE)], 1.0, 1.0)
+    assert expected is not None
+    adapter = {name.removeprefix("adapter_"): tensor for name, tensor in load_file(output).items()}
+    found = unpack(adapter, bundle.layout)
+    assert set(found.layers) == set(expected.layers)
+    for name, layer in found.layers.items():
+        assert_same(layer.delta(), expected.layers[name].delta(), SAME_GRAPH)
 
 
 def test_layers_of_one_lora_are_carried_as_in_python(products: Path, miniature: Path, tmp_path: Path) -> None:
@@ -289,7 +311,7 @@ def test_hostile_loras_are_refused_or_mean_what_they_mean_in_python(products: Pa
     for number, (_, _, data) in enumerate(LORA_MUTATIONS):
         places.append(tmp_path / f"{number}.safetensors")
         places[-1].write_bytes(data)
-    ran = tool(products, "lora", *places)
+    ran = execute("prlimit", f"--data={MEMORY}", products / "merger-tool", "lora", *places)
     said = [line.split("\t") for line in ran.out.splitlines()]
     assert len(said) == len(LORA_MUTATIONS) > 300
     wrong = []
@@ -297,6 +319,22 @@ def test_hostile_loras_are_refused_or_mean_what_they_mean_in_python(products: Pa
         if found != ("refused" if verdict == "refuse" else "read") or len(sentence) > 900:
             wrong.append((name, verdict, found, sentence))
     assert wrong == []
+
+
+def test_a_file_of_two_gigabytes_of_nothing_is_refused_without_being_read(products: Path, tmp_path: Path) -> None:
+    """A header that tells the truth, about tensors that no LoRA has."""
+    elements, name = 2**30, "lora_unet_conv_in.lora_{}.weight"
+    entries = {
+        name.format("down"): {"dtype": "F16", "shape": [1, elements], "data_offsets": [0, 2 * elements]},
+        name.format("up"): {"dtype": "F16", "shape": [4, 1], "data_offsets": [2 * elements, 2 * elements + 8]},
+    }
+    header = json.dumps(entries).encode()
+    place = tmp_path / "sparse.safetensors"
+    with place.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2 * elements + 8)
+    ran = execute("prlimit", f"--data={MEMORY}", products / "merger-tool", "lora", place)
+    assert ran.code == 2 and "too large for a factor of a LoRA" in ran.out, ran.out + ran.err
 
 
 def test_loras_that_are_read_mean_what_they_mean_in_python(products: Path, tmp_path: Path) -> None:

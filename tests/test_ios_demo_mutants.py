@@ -30,7 +30,10 @@ MUTANTS = {
         "testAMergedLoraReachesTheUnet",
     ),
     "a scale's sign": Mutant(
-        "LoraMerger.swift", "Tensor([contentScale]", "Tensor([-contentScale]", "testAMergedLoraReachesTheUnet"
+        "LoraMerger.swift",
+        '("content_scale", contentScale)',
+        '("content_scale", -contentScale)',
+        "testAMergedLoraReachesTheUnet",
     ),
     "a transposition": Mutant(
         "Packer.swift",

@@ -35,8 +35,11 @@ def onnxruntime_library() -> Path:
 
 
 def build(package: Path = PACKAGE, scratch: Path = BUILDS / "package") -> Path:
-    """Build the engine, its tool and its tests; the folder of the products. RuntimeError with the compiler's words."""
-    ran = swift("build", "--build-tests", package=package, scratch=scratch)
+    """Build the engine, its tool and its tests; the folder of the products. RuntimeError with the compiler's words.
+
+    Optimised, and with every check that a debug build has: unoptimised, hashing a bundle takes seconds.
+    """
+    ran = swift("build", "--build-tests", "-Xswiftc", "-O", package=package, scratch=scratch)
     if ran.code:
         raise RuntimeError(f"swift build failed: {(ran.out + ran.err)[-4000:]}")
     return scratch / "debug"

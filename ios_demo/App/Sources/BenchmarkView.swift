@@ -24,6 +24,7 @@ struct BenchmarkView: View {
                         }
                     }
                     Stepper("Runs: \(runs)", value: $runs, in: 1...200)
+                    LabeledContent("Thermal state", value: DeviceFacts.thermalState ?? "not told")
                     Button("Measure") { measure() }
                         .disabled(model.isWorking)
                     WorkRow()

@@ -10,6 +10,12 @@ extension DemoModel.BenchmarkResult {
             else { return "–" }
             return String(format: value < 1 ? "%.1f ms" : "%.2f s", value < 1 ? value * 1000 : value)
         }
+        var megabytes = "–"
+        if case .object(let root) = record, case .object(let memory)? = root["memory"],
+            case .integer(let bytes)? = memory["peak_bytes"]
+        {
+            megabytes = "\(bytes / 1_000_000) MB"
+        }
         text = record.serialised
         numbers = [
             Number(name: "First load", value: seconds("load", "cold_s")),
@@ -17,6 +23,7 @@ extension DemoModel.BenchmarkResult {
             Number(name: "First run", value: seconds("runs", "first_s")),
             Number(name: "Median run", value: seconds("runs", "p50_s")),
             Number(name: "9 of 10 runs within", value: seconds("runs", "p90_s")),
+            Number(name: "Most memory so far", value: megabytes),
         ]
     }
 }

@@ -176,7 +176,6 @@ public actor Engine {
     private func prepare(_ url: URL) throws -> LoraMerger.Prepared {
         if let known = prepared[url] { return known }
         let found = try LoraMerger.prepare(LoraReader.read(url), for: opened().bundle)
-        try found.lora.checkValues()
         // Two are enough for a merge: an adapter of SDXL takes 400 MB.
         recent = recent.suffix(1) + [url]
         prepared = prepared.filter { recent.contains($0.key) }

@@ -78,9 +78,11 @@ public final class LoraMerger {
         if !model.isBound {
             try choose(content: content, style: style)  // it was unloaded meanwhile
         }
-        let scales = [
-            "content_scale": Tensor([contentScale], shape: [1]), "style_scale": Tensor([styleScale], shape: [1]),
-        ]
+        var scales: [String: Tensor] = [:]
+        for (name, value) in [("content_scale", contentScale), ("style_scale", styleScale)] {
+            let dtype = model.component.input(name)?.dtype ?? .float32
+            scales[name] = Tensor([value], shape: [1], dtype: dtype)
+        }
         var outputs: [String: Tensor] = [:]
         let mergeSeconds = try Clock.seconds { outputs = try model.perform(scales) }
         let assembly = Assembly(

@@ -128,12 +128,13 @@ public struct Pipeline {
         let encoder = PromptEncoder(store: store, facts: facts)
         let (condition, notes) = try stage("text") { try encoder.encode(request, report) }
         try report("loading the UNet", 0, 1)
-        let unet = try store.model("unet")
-        try stage("load the UNet") { try unet.load() }
-        let latents = try stage("steps") {
-            try loop(unet, scheduler, condition, request, adapter, report)
+        let latents: Tensor
+        do {
+            defer { store.release("unet") }  // before the decoder is loaded, and also where a step fails
+            let unet = try store.model("unet")
+            try stage("load the UNet") { try unet.load() }
+            latents = try stage("steps") { try loop(unet, scheduler, condition, request, adapter, report) }
         }
-        store.release("unet")
         try report("decoding", 0, 1)
         let pixels = try stage("decode") { try decode(latents) }
         guard pixels.isFinite else {

@@ -69,49 +69,50 @@ public enum Record {
     }
 
     static func make(_ run: Run) -> Json {
-        let memory = DeviceFacts.peakMemory()
-        let (manifest, artifact) = (run.bundle.manifest, run.component.artifact)
-        return object([
+        object([
             ("schema_version", .integer(schemaVersion)),
             ("kind", .text(DeviceFacts.isEmulated ? "emulated" : "measured")),
-            ("toolkit_version", .text(manifest.toolkitVersion)),
+            ("toolkit_version", .text(run.bundle.manifest.toolkitVersion)),
             ("started_at", .text(utc(run.startedAt))),
             ("runner", .text("ios-app")),
-            (
-                "bundle",
-                object([
-                    ("base", .text(manifest.base)), ("target", .text(manifest.target.rawValue)),
-                    ("precision", .text(manifest.precision.rawValue)),
-                    ("manifest_sha256", .text(run.bundle.manifestSha256)),
-                ])
-            ),
+            ("bundle", bundle(run)),
             ("component", .text(run.component.name)),
-            (
-                "artifact",
-                object([
-                    ("file", .text(artifact.file)), ("bytes", .integer(artifact.bytes)),
-                    ("sha256", .text(artifact.sha256)),
-                ])
-            ),
+            ("artifact", artifact(run.component.artifact)),
             ("device", DeviceFacts.device()),
             ("runtime", runtime(run)),
             ("load", object([("cold_s", .number(run.found.coldLoad)), ("warm_s", .number(run.found.warmLoad))])),
             ("runs", runs(run.found, warmup: run.plan.warmup)),
-            (
-                "memory",
-                object([("peak_bytes", memory.bytes.map { .integer($0) } ?? .null), ("measure", .text(memory.measure))])
-            ),
-            (
-                "conditions",
-                object([
-                    ("before", run.before.json), ("after", run.after.json), ("cooldown_s", .number(run.cooldown)),
-                ])
-            ),
+            ("memory", memory()),
+            ("conditions", conditions(run)),
             ("parity", parity(run.found)),
             ("estimate", .null),
-            ("paper", paper(manifest.base, run.component.name)),
+            ("paper", paper(run.bundle.manifest.base, run.component.name)),
             ("notes", .array(notes(run).map { .text($0) })),
         ])
+    }
+
+    private static func bundle(_ run: Run) -> Json {
+        let manifest = run.bundle.manifest
+        return object([
+            ("base", .text(manifest.base)), ("target", .text(manifest.target.rawValue)),
+            ("precision", .text(manifest.precision.rawValue)),
+            ("manifest_sha256", .text(run.bundle.manifestSha256)),
+        ])
+    }
+
+    private static func artifact(_ entry: FileEntry) -> Json {
+        object([("file", .text(entry.file)), ("bytes", .integer(entry.bytes)), ("sha256", .text(entry.sha256))])
+    }
+
+    private static func memory() -> Json {
+        let peak = DeviceFacts.peakMemory()
+        return object([
+            ("peak_bytes", peak.bytes.map { .integer($0) } ?? .null), ("measure", .text(peak.measure)),
+        ])
+    }
+
+    private static func conditions(_ run: Run) -> Json {
+        object([("before", run.before.json), ("after", run.after.json), ("cooldown_s", .number(run.cooldown))])
     }
 
     private static func object(_ pairs: [(String, Json)]) -> Json {

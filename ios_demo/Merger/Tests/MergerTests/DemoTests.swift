@@ -97,30 +97,36 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
     }
 
     func testAMergedLoraReachesTheUnet() async throws {
-        let made = try bundle()
         try samples()
-        let engine = Engine(options, runtimes: Self.runtimes)
-        _ = try await engine.open(made.folder)
         let loras = places.resources.appendingPathComponent("dataset/loras")
-        let merged = try await engine.merge(
-            content: loras.appendingPathComponent("contents/a_1.safetensors"),
-            style: loras.appendingPathComponent("styles/a_1.safetensors"), contentScale: 2, styleScale: 1)
-        // Content 0.25 · 2 · 0.75, style 0.5 · 0.5, a row of each.
-        XCTAssertEqual(
-            merged.adapter["adapter_qo_2x2_down"],
-            Tensor([0.375, 0.75, 0.25, 0.5, 0.375, 0.75, 0.25, 0.5] as [Float], shape: [2, 2, 2]))
-        XCTAssertEqual(
-            merged.adapter["adapter_qo_2x2_up"],
-            Tensor([0.25, 0.5, -0.25, -0.5, 0.25, 0.5, -0.25, -0.5] as [Float], shape: [2, 2, 2]))
-        XCTAssertEqual(merged.coefficients.map(\.module), ["to_q", "to_out.0"].map { "\(StandInBundle.module).\($0)" })
-        XCTAssertEqual(merged.coefficients[0].content, .init(low: 1.5, median: 1.5, high: 1.5))
-        XCTAssertEqual(merged.coefficients[0].style, .init(low: 0.5, median: 0.5, high: 0.5))
-        let request = Request(prompt: StandInBundle.prompt, seed: 5, steps: 3, guidance: 2)
-        let drawn = try await engine.generate(request, with: .merged).drawn
-        let adapter = merged.adapter.mapValues(\.floats)
-        assertClose(drawn.pixels.floats, try made.expected(adapter: adapter), share: 1e-5)
-        let base = try await engine.generate(request, with: .none).drawn
-        XCTAssertNotEqual(base.pixels, drawn.pixels)
+        for dtype in [DType.float32, .float16] {
+            let made = try StandInBundle(root.appendingPathComponent("\(dtype)"), dtype: dtype)
+            let cache = root.appendingPathComponent("cache-\(dtype)")
+            let engine = Engine(RuntimeOptions(cache: cache), runtimes: Self.runtimes)
+            _ = try await engine.open(made.folder)
+            let merged = try await engine.merge(
+                content: loras.appendingPathComponent("contents/a_1.safetensors"),
+                style: loras.appendingPathComponent("styles/a_1.safetensors"), contentScale: 2, styleScale: 1)
+            let (down, up) = (merged.adapter["adapter_qo_2x2_down"]!, merged.adapter["adapter_qo_2x2_up"]!)
+            XCTAssertEqual([down.dtype, up.dtype], [dtype, dtype])
+            for row in 0..<2 {
+                let layer = LoraLayer(
+                    rank: 2, inFeatures: 2, outFeatures: 2, kernel: [], down: Array(down.row(row)),
+                    up: Array(up.row(row)))
+                // Content 2 · 0.75 · 0.25 · [0.25, 0.5], style 1 · 0.5 · 0.5 · [0.5, 1], the second row negative.
+                XCTAssertEqual(layer.delta(), [0.21875, 0.4375, -0.21875, -0.4375], "\(dtype)")
+            }
+            let names = ["to_q", "to_out.0"].map { "\(StandInBundle.module).\($0)" }
+            XCTAssertEqual(merged.coefficients.map(\.module), names)
+            XCTAssertEqual(merged.coefficients[0].content, .init(low: 1.5, median: 1.5, high: 1.5))
+            XCTAssertEqual(merged.coefficients[0].style, .init(low: 0.5, median: 0.5, high: 0.5))
+            let request = Request(prompt: StandInBundle.prompt, seed: 5, steps: 3, guidance: 2)
+            let drawn = try await engine.generate(request, with: .merged).drawn
+            let adapter = merged.adapter.mapValues(\.floats)
+            assertClose(drawn.pixels.floats, try made.expected(adapter: adapter), share: 1e-5)
+            let base = try await engine.generate(request, with: .none).drawn
+            XCTAssertNotEqual(base.pixels, drawn.pixels)
+        }
     }
 
     func testACancelledTaskStops() async throws {
@@ -169,6 +175,8 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         let record = try Json.parse(Data(model.record!.text.utf8), what: "record")
         XCTAssertEqual(record["conditions"]["before"]["battery_percent"].double, 50)
         XCTAssertEqual(record["runs"]["n"], .integer(2))
+        XCTAssertEqual(model.record!.numbers.count, 6)
+        XCTAssertFalse(model.record!.numbers.contains { $0.value == "–" }, "\(model.record!.numbers)")
         XCTAssertNil(model.work)
         // After a benchmark the merger has its LoRAs no more: it must take them again.
         await model.merge()

@@ -20,7 +20,7 @@ struct StandInBundle {
         ], rank: 1)
 
     let folder: URL
-    let dtype: DType  // of the UNet
+    let dtype: DType  // of the merger and the UNet
 
     /// One model: its tensors, and what it computes of all inputs.
     struct Part {
@@ -73,10 +73,10 @@ struct StandInBundle {
             Part(
                 name: "merger",
                 inputs: Self.layout.mergerInputs.map {
-                    ($0.name, $0.shape.map { $0.fixed(Self.layout.sizes) }, .float32)
+                    ($0.name, $0.shape.map { $0.fixed(Self.layout.sizes) }, dtype)
                 },
                 outputs: Self.layout.mergerOutputs.map {
-                    ($0.name, $0.shape.map { $0.fixed(Self.layout.sizes) }, .float32)
+                    ($0.name, $0.shape.map { $0.fixed(Self.layout.sizes) }, dtype)
                 },
                 run: StandInModels.merge),
             Part(
