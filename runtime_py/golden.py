@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt32
+from jaxtyping import Int, Num, UInt32
 
 SAMPLES = 4096
 GENERATOR = "mix32-11bit"
@@ -35,8 +35,9 @@ def mix32(x: UInt32[np.ndarray, " n"]) -> UInt32[np.ndarray, " n"]:
     return x
 
 
-def generate(shape: tuple[int, ...], seed: int, scale: float, dtype: Any = np.float32) -> Float[np.ndarray, "..."]:
-    """One golden input: 2048 levels in [-scale, scale), exact in fp16 when `scale` is a power of two."""
+def generate(shape: tuple[int, ...], seed: int, scale: float, dtype: Any = np.float32) -> Num[np.ndarray, "..."]:
+    """One golden input: 2048 levels in [-scale, scale), exact in fp16 when `scale` is a power of two; cut to integers for
+    an integer `dtype`."""
     size = int(np.prod(shape, dtype=np.int64))
     out = np.empty(size, dtype)
     offset = (seed * _GOLDEN_RATIO) & 0xFFFFFFFF
