@@ -36,8 +36,10 @@ def mix32(x: UInt32[np.ndarray, " n"]) -> UInt32[np.ndarray, " n"]:
 
 
 def generate(shape: tuple[int, ...], seed: int, scale: float, dtype: Any = np.float32) -> Num[np.ndarray, "..."]:
-    """One golden input: 2048 levels in [-scale, scale), exact in fp16 when `scale` is a power of two; cut to integers for
-    an integer `dtype`."""
+    """One golden input: 2048 levels in [-scale, scale), exact in fp16 when `scale` is a power of two.
+
+    Cut to whole numbers for a `dtype` of those.
+    """
     size = int(np.prod(shape, dtype=np.int64))
     out = np.empty(size, dtype)
     offset = (seed * _GOLDEN_RATIO) & 0xFFFFFFFF

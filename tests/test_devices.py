@@ -130,7 +130,7 @@ def runners(onnx_runner: list[str], executorch_runner: list[str]) -> dict[str, l
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The miniature's merger for two runtimes and in two precisions, and its UNet."""
+    """The miniature's merger for two runtimes and in two precisions, and its UNet in two precisions."""
     import export.hypernet
     import export.unet
 
@@ -140,6 +140,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("merger-fp16", export.hypernet, "onnx", "fp16"),
         ("merger-executorch", export.hypernet, "executorch", "fp32"),
         ("unet-fp32", export.unet, "onnx", "fp32"),
+        ("unet-fp16", export.unet, "onnx", "fp16"),
     ):
         assert exporter.main(["--target", target, "--precision", precision, "--out", str(folder / name)]) == 0
     return {path.name: path for path in folder.iterdir()}
@@ -241,6 +242,23 @@ def test_fp16_is_within_its_tolerance_on_either_processor(
     # Its own half-precision kernels ran: what they lose is seen, and allowed.
     assert old["parity"]["max_error"] < new["parity"]["max_error"] < 2e-3
     assert 60 < new["parity"]["psnr_db"] < old["parity"]["psnr_db"]
+
+
+def test_a_unet_that_is_added_up_in_fp16_is_no_result(
+    farm: Farm, onnx_runner: list[str], bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    """ONNX Runtime's kernels for cores with half precision: 54 dB of the miniature's UNet, where it must have 60."""
+    file = tmp_path / "records.json"
+    often = ["--runs", "1", "--warmup", "0", "--threads", "1"]
+    done = measure(*BOTH, "--bundle", str(bundles["unet-fp16"]), *onnx_runner, *often, "--json", str(file))
+    assert done.returncode == 1
+    [record] = read_records(file)
+    check_record_of(record, OLD, "unet", "onnxruntime", "fp16")
+    [failure] = [line for line in done.stdout.splitlines() if line.startswith("failed")]
+    assert failure.startswith(
+        f"failed adb:{NEW.serial}, unet of {bundles['unet-fp16']}: parity failed: unet's noise_pred"
+    )
+    assert "allowed are 0.01 and 60 dB" in failure
 
 
 def test_only_what_changed_is_copied_again(
