@@ -146,7 +146,8 @@ def spaced_timesteps(settings: SchedulerSettings, steps: int) -> Float[np.ndarra
     """The timesteps from noise to image (arXiv 2305.08891, Table 2)."""
     train = settings.train_steps
     if settings.spacing == "trailing":
-        return (np.round(np.arange(train, 0, -train / steps)) - 1).astype(np.float32)
+        # Rounding gives one more for 61, 103, … steps, at the timestep -1; diffusers takes it.
+        return (np.round(np.arange(train, 0, -train / steps)) - 1)[:steps].astype(np.float32)
     if settings.spacing == "leading":
         return ((np.arange(steps) * (train // steps))[::-1] + settings.steps_offset).astype(np.float32)
     return np.linspace(0, train - 1, steps, dtype=np.float32)[::-1].copy()

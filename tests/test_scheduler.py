@@ -78,6 +78,15 @@ def test_other_schedulers_are_refused(scheduler: Any, message: str) -> None:
         scheduler_settings(scheduler)
 
 
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
+def test_as_many_steps_as_were_asked_for(spacing: str) -> None:
+    """diffusers takes 62 for 61 trailing ones, the last of them at timestep -1."""
+    settings = scheduler_settings(EulerDiscreteScheduler(**SDXL, timestep_spacing=spacing))
+    for steps in range(1, 1001):
+        timesteps = make_scheduler(settings, steps).timesteps
+        assert len(timesteps) == steps and timesteps.min() >= 0
+
+
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_a_number_of_steps_that_the_schedule_lacks(steps: int) -> None:
     settings = scheduler_settings(EulerDiscreteScheduler(**SDXL))
