@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lorarar.cli import InputError, atomic_file
-from runtime_py.bundle import MANIFEST, Bundle, tree_sha256
+from runtime_py.bundle import MANIFEST, Bundle, no_constants, tree_sha256
 
 SCHEMA_VERSION = 1
 MAX_RECORD_BYTES = 16 * 2**20
@@ -120,7 +120,7 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
     if not path.is_file() or size > MAX_RECORD_BYTES:
         raise InputError(f"{path}: not a file of benchmark records (over {MAX_RECORD_BYTES >> 20} MB, or a folder)")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constants)
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=no_constants)
     except (ValueError, RecursionError, OSError):
         raise InputError(f"{path}: not valid JSON; measure again") from None
     several = isinstance(data, list)
@@ -137,7 +137,3 @@ def write_records(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     document = records[0] if len(records) == 1 else list(records)
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
-def _no_constants(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")

@@ -138,7 +138,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise InputError(f"{path}: {path.stat().st_size} bytes is too large for a manifest; export the bundle again")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constants)
+        manifest = json.loads(path.read_text(encoding="utf-8"), parse_constant=no_constants)
     except (ValueError, RecursionError):
         raise InputError(f"{path}: not valid JSON; export the bundle again") from None
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
@@ -150,7 +150,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _no_constants(name: str) -> float:
+def no_constants(name: str) -> float:
+    """For `json.loads`: NaN and infinities, which Python reads and JSON does not have."""
     raise ValueError(f"{name} is not JSON")
 
 

@@ -25,7 +25,7 @@ from benchmarks.devices.adb_link import LIST, READY, Adb, Link, Runs, advice, co
 from benchmarks.devices.adb_run import PROGRAMS, RUNNER, Ran, run_app, run_native, stop_native
 from benchmarks.record import check_record, paper_figure
 from lorarar.cli import InputError
-from runtime_py.bundle import MANIFEST, Bundle, Component
+from runtime_py.bundle import MANIFEST, Bundle, Component, no_constants
 
 COOL = ("none", "light", None)
 LOOK_S = 5.0  # between looks at a device that is cooling down
@@ -155,7 +155,7 @@ class AndroidDevice:
 
     def _complete(self, ran: Ran, before: Conditions, after: Conditions, waited: float) -> dict[str, Any]:
         try:
-            record = json.loads(ran.text, parse_constant=_no_constants)
+            record = json.loads(ran.text, parse_constant=no_constants)
         except (ValueError, RecursionError):
             raise DeviceFailed("the runner's output is no record; build it from this version of the project") from None
         if not isinstance(record, dict) or "error" in record:
@@ -184,10 +184,6 @@ def checked(record: dict[str, Any], name: str, manifest_sha256: str, part: Compo
         if have != wanted:
             raise DeviceFailed(f"the record is of another {what} ({have}, not {wanted}); measure again")
     return record
-
-
-def _no_constants(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
 
 
 def cool_down(read: Callable[[], Conditions], options: Options, watch: Watch) -> tuple[float, Conditions]:

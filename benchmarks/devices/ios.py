@@ -16,11 +16,10 @@ from benchmarks.devices.ios_facts import READY, Facts, parse_facts, parse_list
 from benchmarks.devices.ios_link import ANSWER_S, APP, LIST, LOCKED, NEEDS, Answer, Devicectl, Link, Runs, cause
 from benchmarks.devices.ios_run import App
 from benchmarks.devices.ios_usbmux import describe
-from benchmarks.record import paper_figure
+from benchmarks.record import MAX_RECORD_BYTES, paper_figure
 from lorarar.cli import InputError
-from runtime_py.bundle import MANIFEST, Bundle
+from runtime_py.bundle import MANIFEST, Bundle, no_constants
 
-MAX_RECORD_BYTES = 16 * 2**20
 HOT = ("serious", "critical")  # ProcessInfo.ThermalState, from which on iOS throttles
 
 
@@ -145,7 +144,7 @@ class Iphone:
 def _parse(written: bytes) -> dict[str, Any]:
     """The app's record. DeviceFailed where it is none, or says why there is none."""
     try:
-        record = json.loads(written, parse_constant=_no_constants) if len(written) <= MAX_RECORD_BYTES else None
+        record = json.loads(written, parse_constant=no_constants) if len(written) <= MAX_RECORD_BYTES else None
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
@@ -162,10 +161,6 @@ def _parse(written: bytes) -> dict[str, Any]:
             "python -m runtime_py.check"
         )
     return record
-
-
-def _no_constants(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _check_cool(record: dict[str, Any]) -> None:
