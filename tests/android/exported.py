@@ -266,6 +266,7 @@ def write_numbers(path: Path, bundle: Bundle) -> None:
             for value, bit in zip([*halves, *ties], bits, strict=True)
         ],
         "schedules": _schedules(draw),
+        "timesteps": [_timesteps(spacing) for spacing in ("trailing", "leading", "linspace")],
         "parity": _parity(),
         "tokenizers": _tokenizers(bundle),
         "runs": [
@@ -296,16 +297,24 @@ def _generated() -> list[dict[str, Any]]:
     ]
 
 
+EULER = SchedulerSettings("euler", 1000, 0.00085, 0.012, "scaled_linear", "epsilon", "leading", 1, False, False)
+
+
+def _timesteps(spacing: str) -> dict[str, Any]:
+    settings = replace(EULER, spacing=spacing)
+    lists = [{"timesteps": make_scheduler(settings, steps).timesteps.tolist()} for steps in range(1, 301)]
+    return {"spacing": spacing, "settings": asdict(settings), "of": lists}
+
+
 def _schedules(draw: np.random.Generator) -> list[dict[str, Any]]:
-    base = SchedulerSettings("euler", 1000, 0.00085, 0.012, "scaled_linear", "epsilon", "leading", 1, False, False)
     settings = [
-        replace(base, kind=kind, spacing=spacing, prediction=prediction, zero_terminal_snr=snr)
+        replace(EULER, kind=kind, spacing=spacing, prediction=prediction, zero_terminal_snr=snr)
         for kind in ("euler", "ddim")
         for spacing, snr in (("leading", False), ("trailing", False), ("trailing", True), ("linspace", False))
         for prediction in ("epsilon", "v_prediction")
         if not (snr and prediction == "epsilon")
     ]
-    settings += [replace(base, beta_schedule="linear", kind="ddim", final_alpha_one=True, steps_offset=0)]
+    settings += [replace(EULER, beta_schedule="linear", kind="ddim", final_alpha_one=True, steps_offset=0)]
     return [_schedule(setting, steps, draw) for setting in settings for steps in (1, 4, 7, 25)]
 
 

@@ -66,11 +66,9 @@ public struct SchedulerSettings: Equatable, Sendable {
         let train = Double(trainSteps)
         switch spacing {
         case .trailing:
-            // As numpy's arange counts and places them, so that a tie is rounded to the same side.
-            let stride = -train / Double(steps)
-            let count = Int((-train / stride).rounded(.up))
-            let delta = (train + stride) - train
-            return (0..<count).map { Float((train + Double($0) * delta).rounded(.toNearestOrEven) - 1) }
+            // As numpy's arange places them, so that a tie is rounded to the same side.
+            let delta = (train - train / Double(steps)) - train
+            return (0..<steps).map { Float((train + Double($0) * delta).rounded(.toNearestOrEven) - 1) }
         case .leading:
             let stride = trainSteps / steps
             return (0..<steps).reversed().map { Float($0 * stride + stepsOffset) }

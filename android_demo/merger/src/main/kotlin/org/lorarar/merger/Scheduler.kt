@@ -32,8 +32,9 @@ class SchedulerSettings(entry: Map<String, Any?>) {
     /** The timesteps from noise to image (arXiv 2305.08891, Table 2). */
     fun timesteps(steps: Int): FloatArray = when (spacing) {
         "trailing" -> {
-            val stride = trainSteps.toDouble() / steps
-            FloatArray(steps) { (Math.rint(trainSteps - it * stride) - 1).toFloat() }
+            // As numpy's arange places them, so that a tie is rounded to the same side (48 steps have some).
+            val delta = (trainSteps - trainSteps.toDouble() / steps) - trainSteps
+            FloatArray(steps) { (Math.rint(trainSteps + it * delta) - 1).toFloat() }
         }
         "leading" -> FloatArray(steps) { ((steps - 1 - it) * (trainSteps / steps) + stepsOffset).toFloat() }
         else -> linspace(0.0, trainSteps - 1.0, steps).map { it.toFloat() }.asReversed().toFloatArray()

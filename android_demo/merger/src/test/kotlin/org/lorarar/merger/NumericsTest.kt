@@ -55,16 +55,22 @@ class NumericsTest {
         }
     }
 
-    /** Also where steps · (1000 / steps) comes out above 1000: numpy's range then has one number more. */
+    /** Of every number of steps up to 300, so that each tie in the rounding is met. */
     @Test
-    fun trailingStepsAreAsManyAsAskedFor() {
-        val entry = numbers.children("schedules").map { it.child("settings") }.first { it["spacing"] == "trailing" }
-        val settings = SchedulerSettings(entry)
-        for (steps in 1..settings.trainSteps) {
-            val found = settings.timesteps(steps)
-            assertEquals(steps, found.size)
-            assertTrue("$steps steps", found.first() == 999f && found.last() >= 0 && found.toList() == found.sortedDescending())
+    fun timesteps() {
+        val entries = numbers.children("timesteps")
+        assertEquals(listOf("trailing", "leading", "linspace"), entries.map { it.text("spacing") })
+        for (entry in entries) {
+            val settings = SchedulerSettings(entry.child("settings"))
+            entry.children("of").forEach { made ->
+                val wanted = made.numbers("timesteps")
+                assertEquals("${settings.spacing} ${wanted.size}", wanted, settings.timesteps(wanted.size).doubles())
+            }
         }
+    }
+
+    @Test
+    fun aTensorTooLargeForAPhoneIsRefused() {
         assertTrue("too large for a phone" in refusal { Tensor.zeros(DType.FLOAT32, listOf(1 shl 20, 1 shl 20)) })
     }
 
