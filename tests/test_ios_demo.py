@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from android.exported import write_refused_loras
+from android.ort_on_jvm import prepare
 from ios.make_vectors import VECTORS, text
 from ios.swift import DEMO, PACKAGE, ROOT, Ran, build, execute, onnxruntime_library, swift
 from safetensors.numpy import load_file
@@ -136,13 +137,20 @@ def test_a_merge_is_pythons(products: Path, miniature: Path, tmp_path: Path) -> 
     compare_coefficients(load_file(output), bundle, content, style)
 
 
-def test_a_merge_in_half_precision_is_pythons(products: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["of this environment", "1.29"])
+def test_a_merge_in_half_precision_is_pythons(products: Path, version: str, tmp_path: Path) -> None:
+    """Also through Android's version, made loadable here: with all of its optimizers it crashes on such a merger."""
     from export.hypernet import main
     from lorarar.layout import unpack
 
     folder, output = tmp_path / "fp16", tmp_path / "merged.safetensors"
     assert main(["--target", "onnx", "--precision", "fp16", "--out", str(folder)]) == 0
-    ran = tool(products, "merge", folder, CONTENT, STYLE, "-o", output)
+    library, settings = onnxruntime_library(), {}
+    if version == "1.29":
+        settings = prepare(tmp_path)[1]
+        library = tmp_path / "libonnxruntime.so"
+    merge = (products / "merger-tool", "merge", str(folder), CONTENT, STYLE, "-o", output, "--library", library)
+    ran = execute(*merge, settings=settings)
     assert ran.code == 0, ran.err
     bundle = Bundle.open(folder)
     expected = merged_lora(bundle, [read_lora(CONTENT), read_lora(STYLE)], 1.0, 1.0)

@@ -14,6 +14,9 @@ import coremltools as ct
 import coremltools.optimize.coreml as cto
 import numpy as np
 import torch
+from coremltools.converters.mil.mil import Builder
+from coremltools.converters.mil.mil.passes.defs.quantization import FP16ComputePrecision
+from coremltools.converters.mil.mil.passes.pass_registry import register_pass
 from coremltools.proto import Model_pb2
 
 from export.graph import Graph
@@ -36,15 +39,16 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
             inputs=[ct.TensorType(name, graph.fixed(shape), types[name]) for name, shape in graph.inputs.items()],
             outputs=[ct.TensorType(name, dtype=dtype) for name in graph.outputs],
             minimum_deployment_target=ct.target.iOS17,
-            compute_precision=ct.transform.FP16ComputePrecision(_not_of_time) if half else ct.precision.FLOAT32,
+            pass_pipeline=ct.PassPipeline.EMPTY,
         )
-        # From here on the program has its own weights; PyTorch's would double what saving needs.
+        # From here on the program alone has the weights, so that each goes once its successor is there.
         graph.give_back()
         model = ct.convert(
             program,
             convert_to="mlprogram",
             minimum_deployment_target=ct.target.iOS17,
-            pass_pipeline=ct.PassPipeline.EMPTY,
+            compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
+            pass_pipeline=_passes(half),
             skip_model_load=True,
         )
         del program
@@ -86,6 +90,46 @@ def _compressed(model: Any, precision: str) -> Any:
 def _but_for_decisive(model: Any, config: Any) -> Any:
     names = [name for name in cto.get_weights_metadata(model) if any(part in name for part in _DECISIVE)]
     return cto.OptimizationConfig(config, op_name_configs=dict.fromkeys(names))
+
+
+def _passes(half: bool) -> Any:
+    """coremltools' own, with a cast that keeps no weight in two precisions."""
+    passes = ct.PassPipeline()
+    if half:
+        passes.passes = [_CASTS.get(name, name) for name in passes.passes]
+    return passes
+
+
+_CASTS = {"common::add_fp16_cast": "lorarar::halve"}
+
+
+@register_pass(namespace="lorarar")
+class halve(FP16ComputePrecision):  # noqa: N801  (coremltools registers a pass under its class's name)
+    """coremltools' cast to fp16, but for the time embedding; each weight in fp32 goes once it is cast.
+
+    `add_fp16_cast` leaves them to later passes, so that all are there twice: 15 GB for SDXL.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(op_selector=_not_of_time)
+
+    def transform_op(self, op: Any) -> None:
+        given = [value.op for value in op.get_flattened_inputs() if value.op is not None]
+        own = [maker for maker in given if maker.op_type == "const" and len(maker.outputs[0].child_ops) == 1]
+        block, gone = op.enclosing_block, []
+        super().transform_op(op)
+        for constant in own:
+            (reader,) = constant.outputs[0].child_ops
+            if reader.op_type == "cast":
+                (cast,) = reader.outputs
+                half = Builder.const(val=cast.val, name=cast.name, before_op=reader)
+                block.replace_uses_of_var_after_op(anchor_op=reader, old_var=cast, new_var=half)
+                block.remove_ops([reader, constant])
+                gone += [reader, constant]
+        # The pass walks a list of all operations, and each refers to its outputs and they to it: what is gone from the
+        # block would keep its weights until the end.
+        for removed in [op, *gone] if gone else []:
+            vars(removed).clear()
 
 
 _TIME_STEPS = 6  # operations from a timestep to its sine, at most

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,8 +55,8 @@ def swift(
     return execute("swift", command, *place, "-Xcc", f"-I{headers}", *options, limit=limit)
 
 
-def execute(*command: str | Path, limit: float = 600) -> Ran:
-    """Run a program. RuntimeError where it is missing."""
+def execute(*command: str | Path, limit: float = 600, settings: Mapping[str, str] = {}) -> Ran:
+    """Run a program, with more environment variables. RuntimeError where it is missing."""
     if shutil.which(command[0]) is None:
         raise RuntimeError(f"{command[0]} is missing: as root on Debian, apt-get install {SWIFT_PACKAGES}")
     done = subprocess.run(
@@ -65,6 +66,6 @@ def execute(*command: str | Path, limit: float = 600) -> Ran:
         check=False,
         errors="replace",
         timeout=limit,
-        env=os.environ | {"LC_ALL": "C.UTF-8"},
+        env=os.environ | settings | {"LC_ALL": "C.UTF-8"},
     )
     return Ran(done.returncode, done.stdout, done.stderr)

@@ -187,16 +187,16 @@ static char *prepare(lorarar_ort_session *session) {
   return fault;
 }
 
-static char *set_options(const OrtApi *api, OrtSessionOptions *options, int threads, bool widens_in_runs) {
+static char *set_options(const OrtApi *api, OrtSessionOptions *options, int threads, const char *without) {
   char *fault = threads > 0 ? taken(api, api->SetIntraOpNumThreads(options, threads)) : NULL;
-  if (fault == NULL && widens_in_runs) {
+  if (fault == NULL && *without != '\0') {
     const char *key = "optimization.disable_specified_optimizers";
-    fault = taken(api, api->AddSessionConfigEntry(options, key, "ConstantFolding"));
+    fault = taken(api, api->AddSessionConfigEntry(options, key, without));
   }
   return fault;
 }
 
-char *lorarar_ort_load(lorarar_ort *ort, const char *path, int threads, bool widens_in_runs,
+char *lorarar_ort_load(lorarar_ort *ort, const char *path, int threads, const char *without,
                        lorarar_ort_session **loaded) {
   const OrtApi *api = ort->api;
   OrtSessionOptions *options = NULL;
@@ -204,7 +204,7 @@ char *lorarar_ort_load(lorarar_ort *ort, const char *path, int threads, bool wid
   if (fault != NULL) return fault;
   lorarar_ort_session *session = zeroed(sizeof *session);
   session->api = api;
-  fault = set_options(api, options, threads, widens_in_runs);
+  fault = set_options(api, options, threads, without);
   if (fault == NULL) fault = taken(api, api->CreateSession(ort->environment, path, options, &session->session));
   api->ReleaseSessionOptions(options);
   if (fault == NULL) fault = prepare(session);
@@ -307,7 +307,7 @@ char *lorarar_ort_open(const char *library, lorarar_ort **opened) { return absen
 const char *lorarar_ort_version(const lorarar_ort *ort) { return ""; }
 void lorarar_ort_close(lorarar_ort *ort) {}
 
-char *lorarar_ort_load(lorarar_ort *ort, const char *path, int threads, bool widens_in_runs,
+char *lorarar_ort_load(lorarar_ort *ort, const char *path, int threads, const char *without,
                        lorarar_ort_session **loaded) {
   return absent();
 }

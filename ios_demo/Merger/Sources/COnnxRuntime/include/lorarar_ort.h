@@ -32,8 +32,8 @@ const char *lorarar_ort_version(const lorarar_ort *ort);
 void lorarar_ort_close(lorarar_ort *ort);
 void lorarar_ort_free_text(char *text);
 
-// 0 threads leaves their number to the runtime. `widens_in_runs` keeps half-precision weights as they are until a run.
-char *lorarar_ort_load(lorarar_ort *ort, const char *path, int threads, bool widens_in_runs,
+// 0 threads leaves their number to the runtime. `without` names the optimizers to leave out, with ; between them.
+char *lorarar_ort_load(lorarar_ort *ort, const char *path, int threads, const char *without,
                        lorarar_ort_session **loaded);
 void lorarar_ort_unload(lorarar_ort_session *session);
 
