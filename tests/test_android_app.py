@@ -37,7 +37,7 @@ MOST_LINES, MOST_FUNCTION, MOST_WIDTH = 400, 40, 130
 
 @pytest.fixture(scope="session")
 def built() -> apk.Built:
-    return apk.build(folder("apk"), merger(), miniature())
+    return apk.build(folder("apk"), merger(), miniature("onnx"))
 
 
 def test_it_is_signed(built: apk.Built) -> None:

@@ -1,8 +1,8 @@
 """The Android app's engine on this computer's Java, against Python: files, numbers, merges and a whole image.
 
-ONNX Runtime is the real one of the app, through its Java API, in its x86-64 build for Android over glibc. Neither
-Android's C library, nor a phone, nor ART is part of this. ExecuTorch's library needs fbjni, which no package has for
-this computer: its implementation is compiled against the real classes, and run with a module that stands in for it.
+ONNX Runtime and ExecuTorch are the real ones of the app, through their Java APIs, in their x86-64 builds for Android
+over glibc. Neither Android's C library, nor a phone, nor ART is part of this. What ExecuTorch must never do here, such
+as giving other outputs than it should, a module that stands in for it does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from android import ort_on_jvm
+from android import on_jvm
 from android.exported import export
 from android.kotlin import MERGER, Ran, build_tests, run_junit
 from android.mutants import MUTANTS
@@ -32,7 +32,7 @@ GOLDEN = Path(__file__).parent / "golden"
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What Kotlin's tests read."""
     folder = tmp_path_factory.mktemp("exported")
-    export(folder, miniature())
+    export(folder, miniature("onnx"), miniature("executorch"))
     return folder
 
 
@@ -51,12 +51,14 @@ def jars(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def junit(jars: list[Path], exported: Path, results: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs a class of the engine's tests."""
-    native, environment = ort_on_jvm.prepare(tmp_path_factory.mktemp("native"))
+    """Runs a class of the engine's tests, with the library that it needs."""
+    onnxruntime = on_jvm.onnxruntime(tmp_path_factory.mktemp("onnxruntime"))
+    executorch = on_jvm.executorch(tmp_path_factory.mktemp("executorch"))
     places = {"lorarar.golden": GOLDEN, "lorarar.exported": exported, "lorarar.results": results}
 
     def run_class(name: str, *before: Path) -> Ran:
-        return run_junit([name], [*before, *jars], {**places, **native}, environment)
+        native = executorch if name == "ExecuTorchLibraryTest" else onnxruntime
+        return run_junit([name], [*before, *native.classes, *jars], {**places, **native.properties}, native.environment)
 
     return run_class
 
@@ -67,11 +69,12 @@ CLASSES = {
     "NumericsTest": 11,
     "JsonTest": 4,
     "BundleTest": 5,
-    "OnnxTest": 16,
+    "OnnxTest": 17,
     "StudioTest": 7,
     "EntryTest": 5,
     "StepTest": 2,
-    "ExecuTorchTest": 3,
+    "ExecuTorchTest": 4,
+    "ExecuTorchLibraryTest": 6,
 }
 
 
@@ -106,12 +109,13 @@ def test_the_records_are_valid(junit: Run, results: Path) -> None:
         assert record["parity"]["max_error"] < 1e-4
 
 
-def test_the_picture_is_pythons(junit: Run, results: Path, exported: Path) -> None:
+@pytest.mark.parametrize(("target", "name"), [("onnx", "OnnxTest"), ("executorch", "ExecuTorchLibraryTest")])
+def test_the_picture_is_pythons(target: str, name: str, junit: Run, results: Path, exported: Path) -> None:
     """Within one level of 255: what the two runtimes differ by may cross a rounding."""
-    if not (results / "image.rgb").exists():
-        junit("OnnxTest")
+    if not (results / f"image-{target}.rgb").exists():
+        junit(name)
     pixels = load_file(exported / "images.safetensors")["image.0"]
     wanted = np.rint(pixels[0].transpose(1, 2, 0) * 255)
-    have = np.frombuffer((results / "image.rgb").read_bytes(), np.uint8).reshape(wanted.shape)
+    have = np.frombuffer((results / f"image-{target}.rgb").read_bytes(), np.uint8).reshape(wanted.shape)
     assert np.abs(have.astype(int) - wanted).max() <= 1
     assert np.ptp(have) > 100

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devices.build_runner import build, build_with_executorch, onnxruntime_android, onnxruntime_arm64
+from devices.build_runner import build, build_with_executorch, onnxruntime_arm64
 from devices.emulated import APP, NEW, OLD, AdbServer, EmulatedPhone, Phone, listeners, make_root, missing_tools
+from devices.fetch import ONNXRUNTIME_ANDROID, android_archive
 from replayed_phone import record_of
 
 from benchmarks import device as command
@@ -120,7 +121,7 @@ def executorch_runner(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.fixture(scope="module")
 def runners(onnx_runner: list[str], executorch_runner: list[str]) -> dict[str, list[str]]:
     """The options by the runtime's library: ONNX Runtime's for Linux, and both runtimes' Android libraries."""
-    android = str(onnxruntime_android() / "jni" / "arm64-v8a" / "libonnxruntime.so")
+    android = str(android_archive(ONNXRUNTIME_ANDROID) / "jni" / "arm64-v8a" / "libonnxruntime.so")
     return {
         "onnx": onnx_runner,
         "onnx for Android": [*executorch_runner, "--library", android],

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from android.exported import write_refused_loras
-from android.ort_on_jvm import prepare
+from android.on_jvm import make_loadable
+from devices.fetch import ONNXRUNTIME_ANDROID, android_archive
 from ios.make_vectors import VECTORS, text
 from ios.swift import DEMO, PACKAGE, ROOT, Ran, build, execute, onnxruntime_library, swift
 from safetensors.numpy import load_file
@@ -147,8 +148,9 @@ def test_a_merge_in_half_precision_is_pythons(products: Path, version: str, tmp_
     assert main(["--target", "onnx", "--precision", "fp16", "--out", str(folder)]) == 0
     library, settings = onnxruntime_library(), {}
     if version == "1.29":
-        settings = prepare(tmp_path)[1]
-        library = tmp_path / "libonnxruntime.so"
+        name = "libonnxruntime.so"
+        settings = make_loadable(tmp_path, [android_archive(ONNXRUNTIME_ANDROID) / "jni" / "x86_64" / name])
+        library = tmp_path / name
     merge = (products / "merger-tool", "merge", str(folder), CONTENT, STYLE, "-o", output, "--library", library)
     ran = execute(*merge, settings=settings)
     assert ran.code == 0, ran.err

@@ -19,11 +19,10 @@ from android.kotlin import (
     ROOT,
     compile_kotlin,
     executorch_classes,
-    onnxruntime_archive,
     onnxruntime_classes,
     stdlib,
 )
-from devices.fetch import Wheel, run, wheel
+from devices.fetch import ONNXRUNTIME_ANDROID, Wheel, android_archive, run, wheel
 
 APP = ROOT / "android_demo" / "app"
 MAIN = APP / "src" / "main"
@@ -128,7 +127,7 @@ def _add(apk: Path, dex: Iterable[Path], merger: Path) -> None:
 
 def native_libraries() -> list[Path]:
     """ONNX Runtime's for arm64 phones. ExecuTorch's Android library is left to Gradle: it needs fbjni's."""
-    return sorted((onnxruntime_archive() / "jni" / ABI).glob("*.so"))
+    return sorted((android_archive(ONNXRUNTIME_ANDROID) / "jni" / ABI).glob("*.so"))
 
 
 def _sign(unaligned: Path, folder: Path) -> Path:

@@ -36,6 +36,7 @@ from runtime_py.scheduler import SchedulerSettings, make_scheduler
 from runtime_py.tokens import ClipTokenizer
 
 ROOT = Path(__file__).parents[2]
+GOLDEN_MERGER = golden.FOLDER.parent / "merger"
 LORAS = ROOT / "models" / "miniature" / "dataset" / "loras"
 # The first is drawn with the two LoRAs merged, the others with none.
 REQUESTS = (
@@ -61,10 +62,11 @@ PROMPTS = (
 )
 
 
-def export(folder: Path, miniature: Path) -> None:
-    """Write everything into `folder`; `miniature` is the bundle of export.pipeline."""
-    shutil.copytree(miniature, folder / "miniature")
-    write_numbers(folder / "numbers.json", Bundle.open(folder / "miniature"))
+def export(folder: Path, onnx: Path, executorch: Path) -> None:
+    """Write everything into `folder`; the bundles are the miniature's, of export.pipeline."""
+    shutil.copytree(onnx, folder / "miniature-onnx")
+    shutil.copytree(executorch, folder / "miniature-executorch")
+    write_numbers(folder / "numbers.json", Bundle.open(onnx))
     write_hostile_loras(folder)
     write_refused_loras(folder / "refused")
     hostile = {f"hostile: {name}": _as_mutation(edit) for name, (edit, _) in HOSTILE.items() if name not in RUNNER_ONLY}
@@ -73,8 +75,9 @@ def export(folder: Path, miniature: Path) -> None:
     for name, data in RAW.items():
         _add_bundle(folder / "bundles", name, lambda place, _, data=data: None, data)
     write_artifacts(folder / "artifacts")
+    write_steep(folder / "steep")
     write_half(folder / "half")
-    write_results(folder, Bundle.open(folder / "miniature"))
+    write_results(folder, Bundle.open(onnx))
 
 
 def write_results(folder: Path, bundle: Bundle) -> None:
@@ -227,12 +230,24 @@ def write_half(folder: Path) -> None:
     export_hypernet("onnx", tiny_layout(), tiny_hypernet(), folder, 4, "fp16")
 
 
+def write_steep(folder: Path) -> None:
+    """The golden LoRAs, of which only the content has the first layer, with an `up` that float16 can't hold."""
+    content, style = (read_lora(GOLDEN_MERGER / f"{role}.safetensors") for role in ("content", "style"))
+    name = min(content.layers.keys() & style.layers.keys())
+    layer = content.layers[name]
+    steep = replace(layer, down=layer.down * np.float32(2**-20), up=layer.up * np.float32(2**20))
+    folder.mkdir()
+    write_lora(replace(content, layers=content.layers | {name: steep}), folder / "content.safetensors")
+    rest = {other: layer for other, layer in style.layers.items() if other != name}
+    write_lora(replace(style, layers=rest), folder / "style.safetensors")
+
+
 def _add_bundle(
     folder: Path, name: str, mutate: Callable[[Path, dict[str, Any]], None], raw: bytes | None = None
 ) -> None:
     index = json.loads((folder / "index.json").read_text())
     place = folder / str(len(index)) / "bundle"
-    shutil.copytree(golden.FOLDER.parent / "merger" / "bundle", place)
+    shutil.copytree(GOLDEN_MERGER / "bundle", place)
     manifest = json.loads((place / "manifest.json").read_text())
     mutate(place, manifest)
     (place / "manifest.json").write_bytes(json.dumps(manifest).encode() if raw is None else raw)

@@ -13,7 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from devices.fetch import EXECUTORCH_ANDROID, ONNXRUNTIME_ANDROID, NpmPackage, cached, debian_package, npm_package, run
+from devices.fetch import (
+    EXECUTORCH_ANDROID,
+    ONNXRUNTIME_ANDROID,
+    NpmPackage,
+    android_archive,
+    debian_package,
+    npm_package,
+    run,
+)
 
 ROOT = Path(__file__).parents[2]
 MERGER = ROOT / "android_demo" / "merger"
@@ -98,18 +106,7 @@ def junit() -> list[Path]:
 
 def onnxruntime_classes() -> Path:
     """ONNX Runtime's Java binding, from its Android archive."""
-    return onnxruntime_archive() / "classes.jar"
-
-
-def onnxruntime_archive() -> Path:
-    """ONNX Runtime's Android archive, unpacked: classes.jar and jni/<ABI>."""
-
-    def make(folder: Path) -> None:
-        (archive,) = npm_package(ONNXRUNTIME_ANDROID).rglob("*.aar")
-        with zipfile.ZipFile(archive) as unzip:
-            unzip.extractall(folder)
-
-    return cached("onnxruntime-android", make)
+    return android_archive(ONNXRUNTIME_ANDROID) / "classes.jar"
 
 
 def executorch_classes() -> Path:

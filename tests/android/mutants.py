@@ -36,6 +36,12 @@ MUTANTS = {
     "a carried layer's sign": Mutant(
         "Merger.kt", "down[i] *= scale", "down[i] *= -scale", "OnnxTest.layersOfOneLoraAreCarried"
     ),
+    "a carried layer out of float16's range": Mutant(
+        "Packer.kt",
+        "        balance(down, up, downs.dtype, group.modules[row])\n",
+        "",
+        "OnnxTest.aCarriedLayerIsBalancedInHalfPrecision",
+    ),
     "alpha times rank": Mutant(
         "LoraReader.kt",
         "alpha(it.first) / rank",

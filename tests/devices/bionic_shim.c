@@ -47,6 +47,10 @@ void __gcov_flush(void) {}
 
 // --- the log
 
+void __android_log_assert(const char* condition, const char* tag, const char* format, ...) {
+  fprintf(stderr, "[assert %s] %s %s\n", tag ? tag : "", condition ? condition : "", format ? format : "");
+  abort();
+}
 void android_set_abort_message(const char* text) { fprintf(stderr, "abort: %s\n", text ? text : ""); }
 int __android_log_write(int level, const char* tag, const char* text) {
   return fprintf(stderr, "[%d %s] %s\n", level, tag, text);

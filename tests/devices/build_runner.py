@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import zipfile
 from pathlib import Path
 
 from devices.fetch import (
@@ -11,7 +10,7 @@ from devices.fetch import (
     EXECUTORCH_ANDROID,
     ONNXRUNTIME_ANDROID,
     Wheel,
-    cached,
+    android_archive,
     debian_package,
     npm_package,
     run,
@@ -86,7 +85,7 @@ def _build(kind: str, folder: Path, *definitions: str) -> Path:
     configure = [
         "-DCMAKE_SYSTEM_NAME=Linux",
         f"-DCMAKE_SYSTEM_PROCESSOR={PROCESSORS[kind]}",
-        f"-DLORARAR_ONNXRUNTIME_INCLUDE={onnxruntime_android() / 'headers'}",
+        f"-DLORARAR_ONNXRUNTIME_INCLUDE={android_archive(ONNXRUNTIME_ANDROID) / 'headers'}",
         # Unpacked apart: a cross compiler must not be given /usr/include, where the installed package lies.
         f"-DCMAKE_PREFIX_PATH={debian_package('nlohmann-json3-dev') / 'usr'}",
         *definitions,
@@ -114,17 +113,6 @@ def _java_symbols(library: Path) -> list[str]:
     """The functions of Facebook's JNI library that a library wants: none is called without Java."""
     wanted = run("nm", "-D", "--undefined-only", str(library)).split()
     return sorted({name for name in wanted if name.startswith(("_ZN8facebook", "_ZNK8facebook"))})
-
-
-def onnxruntime_android() -> Path:
-    """ONNX Runtime's Android archive, unpacked: `headers` of its C API, `jni/ABI/libonnxruntime.so`."""
-
-    def make(folder: Path) -> None:
-        (archive,) = npm_package(ONNXRUNTIME_ANDROID).rglob("*.aar")
-        with zipfile.ZipFile(archive) as unzip:
-            unzip.extractall(folder)
-
-    return cached("onnxruntime-android", make)
 
 
 def onnxruntime_arm64() -> Path:

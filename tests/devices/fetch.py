@@ -50,6 +50,18 @@ EXECUTORCH_ANDROID = NpmPackage(
     "0.8.5",
     "MnJed2mO0Up8+iznsI9mAhmS1ZOTLeCoSRbemETGU1aPq3veib55inm1N1eCr1ktklKK25KeU8Hww177JNDcZg==",
 )
+# Facebook's JNI helper, which ExecuTorch's Android library is written with: its library, and its Java classes, which a
+# later archive no longer has.
+FBJNI_LIBRARY = NpmPackage(
+    "react-native",
+    "0.68.7",
+    "t7XvcwKyXhN9vR8GfgLUyEYYccwI390pG7debFSGns/5Vb0+/ZiGuSmVZGLNt1NVc3UH2zI2GGkDdSJR8Locig==",
+)
+FBJNI_CLASSES = NpmPackage(
+    "react-native",
+    "0.61.5",
+    "MXqE3NoGO0T3dUKIKkIppijBhRRMpfN6ANbhMXHDuyfA+fSilRWgCwYgR/YNCC7ntECoJYikKaNTUBB0DeQy6Q==",
+)
 
 
 def npm_package(package: NpmPackage) -> Path:
@@ -67,6 +79,17 @@ def npm_package(package: NpmPackage) -> Path:
         archive.unlink()
 
     return cached(f"{package.name}-{package.version}", make) / "package"
+
+
+def android_archive(package: NpmPackage) -> Path:
+    """The unpacked Android archive of a package: classes.jar, jni/ABI and, in some, headers."""
+
+    def make(folder: Path) -> None:
+        (archive,) = npm_package(package).rglob("*.aar")
+        with zipfile.ZipFile(archive) as unzip:
+            unzip.extractall(folder)
+
+    return cached(f"{package.name}-{package.version}-android", make)
 
 
 def wheel(pinned: Wheel) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from devices.build_runner import onnxruntime_android
+from devices.fetch import ONNXRUNTIME_ANDROID, android_archive
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "ios_demo"
@@ -50,7 +50,7 @@ def swift(
     command: str, *options: str, package: Path = PACKAGE, scratch: Path = BUILDS / "package", limit: float = 1800
 ) -> Ran:
     """One of Swift's package commands. RuntimeError where there is no Swift."""
-    headers = onnxruntime_android() / "headers"
+    headers = android_archive(ONNXRUNTIME_ANDROID) / "headers"
     place = ["--package-path", str(package), "--scratch-path", str(scratch)]
     return execute("swift", command, *place, "-Xcc", f"-I{headers}", *options, limit=limit)
 

@@ -37,8 +37,10 @@ public struct HeadlessBenchmark: Sendable {
                     places.bundle(launch.bundle), launch.plan, battery: battery, progress: progress)
                 try write(record, nonce)
             }
-        } catch let error as InputError {
-            try write(.object(JsonObject([("error", .text(error.sentence))])), nonce ?? Self.nonce(in: arguments))
+        } catch {
+            // Whatever it was: the host waits for an answer.
+            let sentence = (error as? InputError)?.sentence ?? "unexpected: \(error.localizedDescription); report it"
+            try write(.object(JsonObject([("error", .text(sentence))])), nonce ?? Self.nonce(in: arguments))
         }
     }
 

@@ -42,6 +42,7 @@ public struct LoraLibrary: Sendable {
         do {
             try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
             let copy = folder.appendingPathComponent(".\(UUID().uuidString)")
+            defer { try? FileManager.default.removeItem(at: copy) }  // what a full disk left of it
             try FileManager.default.copyItem(at: picked, to: copy)
             if FileManager.default.fileExists(atPath: place.path) {
                 try FileManager.default.removeItem(at: place)

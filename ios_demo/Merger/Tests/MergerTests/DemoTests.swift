@@ -295,6 +295,15 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         XCTAssertNotNil(try written(benchmark, nil)["error"].text)
     }
 
+    func testALaunchThatFailsAsNobodyForesawSaysSoToo() async throws {
+        struct Unforeseen: Error {}
+        _ = try bundle()
+        let benchmark = HeadlessBenchmark(places, options: options, runtimes: { _, _ in throw Unforeseen() })
+        try await benchmark.run(["--benchmark", "--component", "unet", "--record-nonce", "a1"])
+        let error = try written(benchmark, "a1")["error"].text ?? ""
+        XCTAssertTrue(error.hasPrefix("unexpected: ") && error.hasSuffix("; report it"), error)
+    }
+
     func testOtherLaunchesShowTheScreens() throws {
         for arguments in [[], ["/app"], ["/app", "-NSDoubleLocalizedStrings", "YES"]] {
             XCTAssertEqual(try Launch(arguments), .screens)

@@ -3,6 +3,7 @@ package org.lorarar.merger
 import org.pytorch.executorch.EValue
 import org.pytorch.executorch.Module
 import java.nio.ByteOrder
+import org.pytorch.executorch.DType as NativeDType
 import org.pytorch.executorch.Tensor as NativeTensor
 
 /** ExecuTorch with the delegates that the artifact was exported for. [version] is that of the library in the app. */
@@ -43,7 +44,7 @@ class ExecuTorchRuntime(component: Component, override val threads: Int?, overri
         return when (tensor.dtype) {
             DType.FLOAT32 -> NativeTensor.fromBlob(view.asFloatBuffer(), shape)
             DType.INT32 -> NativeTensor.fromBlob(view.asIntBuffer(), shape)
-            DType.FLOAT16 -> throw InputError("${component.path}: ExecuTorch artifacts in fp16 are not made; use fp32")
+            DType.FLOAT16 -> NativeTensor.fromBlob(view.asShortBuffer(), shape)
         }
     }
 
@@ -52,13 +53,22 @@ class ExecuTorchRuntime(component: Component, override val threads: Int?, overri
         val fits = shape.size == spec.shape.size && shape.zip(spec.shape).all { (have, want) ->
             want is Size.Named || have == (want as Size.Fixed).value
         }
-        if (!fits || spec.dtype != DType.FLOAT32 || room != null && room.shape != shape) {
+        if (!fits || value.dtype() != OUTPUTS[spec.dtype] || room != null && room.shape != shape) {
             throw InputError("${component.path}: ${spec.name} is not as the manifest says; export the bundle again")
         }
-        return (room ?: Tensor.zeros(DType.FLOAT32, shape)).also { it.write(0, value.dataAsFloatArray) }
+        val target = room ?: Tensor.zeros(spec.dtype, shape)
+        if (spec.dtype == DType.FLOAT16) {
+            target.buffer.duplicate().order(ByteOrder.nativeOrder()).asShortBuffer().put(value.dataAsShortArray)
+        } else {
+            target.write(0, value.dataAsFloatArray)
+        }
+        return target
     }
 
     private companion object {
         const val METHOD = "forward"
+
+        /** What an output may be. */
+        val OUTPUTS = mapOf(DType.FLOAT32 to NativeDType.FLOAT, DType.FLOAT16 to NativeDType.HALF)
     }
 }

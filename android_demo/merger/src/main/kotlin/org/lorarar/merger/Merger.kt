@@ -74,7 +74,7 @@ class Merger(bundle: Bundle, private val runtime: Runtime, folder: File) : Close
             if (layer != null && Layout.UNET + module !in other.layers) {
                 val down = layer.down.read()
                 for (i in down.indices) down[i] *= scale
-                packer.place(adapter, Layout.ADAPTER, group, row, from, down, layer.up.read())
+                packer.put(adapter, Layout.ADAPTER, group, row, from, down, layer.up.read())
             }
         }
     }

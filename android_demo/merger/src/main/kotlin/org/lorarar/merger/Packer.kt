@@ -49,7 +49,9 @@ class Packer(private val layout: Layout, private val folder: File) {
         val adapter = room(role, rank, dtype)
         try {
             for (group in layout.groups) group.modules.forEachIndexed { row, module ->
-                lora.layers[Layout.UNET + module]?.let { write(it, adapter, role, group, row) }
+                lora.layers[Layout.UNET + module]?.let {
+                    put(adapter, role, group, row, 0, it.down.read(), it.up.read())
+                }
             }
         } catch (error: InputError) {
             adapter.close()
@@ -67,32 +69,28 @@ class Packer(private val layout: Layout, private val folder: File) {
     /** The same adapter in another type. InputError when a factor overflows in it. */
     fun convert(adapter: AdapterFile, rank: Int, dtype: DType): AdapterFile {
         val made = room(Layout.ADAPTER, rank, dtype)
-        for (group in layout.groups) for (row in group.modules.indices) {
-            val down = FloatArray(rank * group.inFeatures)
-            val up = FloatArray(group.outFeatures * rank)
-            adapter.tensors.getValue("${Layout.ADAPTER}_${group.down}").read(row * down.size, down)
-            adapter.tensors.getValue("${Layout.ADAPTER}_${group.up}").read(row * up.size, up)
-            balance(down, up, dtype, group.modules[row])
-            made.tensors.getValue("${Layout.ADAPTER}_${group.down}").write(row * down.size, down)
-            made.tensors.getValue("${Layout.ADAPTER}_${group.up}").write(row * up.size, up)
+        try {
+            for (group in layout.groups) for (row in group.modules.indices) {
+                val down = FloatArray(rank * group.inFeatures)
+                val up = FloatArray(group.outFeatures * rank)
+                adapter.tensors.getValue("${Layout.ADAPTER}_${group.down}").read(row * down.size, down)
+                adapter.tensors.getValue("${Layout.ADAPTER}_${group.up}").read(row * up.size, up)
+                put(made, Layout.ADAPTER, group, row, 0, down, up)
+            }
+            return made
+        } catch (error: InputError) {
+            made.close()
+            throw error
         }
-        return made
     }
 
-    private fun write(layer: LoraLayer, adapter: AdapterFile, role: String, group: Group, row: Int) {
-        val downs = adapter.tensors.getValue("${role}_${group.down}")
-        val down = layer.down.read()
-        val up = layer.up.read()
-        balance(down, up, downs.dtype, group.modules[row])
-        place(adapter, role, group, row, 0, down, up)
-    }
-
-    /** Write one layer's factors, its rank's first place at [from]. */
-    internal fun place(
+    /** Write one layer's factors, which are balanced in place; its rank's first place is [from]. */
+    internal fun put(
         adapter: AdapterFile, role: String, group: Group, row: Int, from: Int, down: FloatArray, up: FloatArray,
     ) {
         val downs = adapter.tensors.getValue("${role}_${group.down}")
         val ups = adapter.tensors.getValue("${role}_${group.up}")
+        balance(down, up, downs.dtype, group.modules[row])
         val width = downs.shape[1]
         val rank = down.size / group.inFeatures
         downs.write((row * width + from) * group.inFeatures, down)

@@ -25,12 +25,12 @@ class ExecuTorchTest {
         }
     }
 
-    private fun component(dtype: String = "float32"): Component {
+    private fun component(input: String = "float32", output: String = "float32"): Component {
         fun tensor(name: String, type: String, vararg shape: Long) =
             mapOf("name" to name, "dtype" to type, "shape" to shape.toList())
         val entry = mapOf(
-            "inputs" to listOf(tensor("x", dtype, 2, 2), tensor("n", "int32", 3)),
-            "outputs" to listOf(tensor("a", "float32", 2, 2), tensor("b", "float32", 1)),
+            "inputs" to listOf(tensor("x", input, 2, 2), tensor("n", "int32", 3)),
+            "outputs" to listOf(tensor("a", output, 2, 2), tensor("b", output, 1)),
             "tolerance" to mapOf("psnr_db" to 100L, "max_error" to 1e-4),
         )
         return Component("part", File("part.pte"), entry, File("golden"))
@@ -78,8 +78,23 @@ class ExecuTorchTest {
             Module.compute = { listOf(it[0], it[0]) }
             assertTrue("b is not as the manifest says" in refusal { runtime.run(inputs()) })
         }
+    }
+
+    @Test
+    fun halfPrecisionGoesInAndOut() {
+        // Numbers of half precision come as the bits of shorts.
+        Module.compute = { (floats, _) ->
+            val half = NativeTensor.fromBlob(floats.dataAsShortArray, floats.shape())
+            listOf(half, NativeTensor.fromBlob(shortArrayOf(0x3c00), longArrayOf(1)))
+        }
+        ExecuTorchRuntime(component("float16", "float16"), null, "1.4.0").use { runtime ->
+            val outputs = runtime.run(inputs(DType.FLOAT16))
+            assertArrayEquals(floatArrayOf(1f, 2f, 3f, 4f), outputs.getValue("a").floats(), 0f)
+            assertArrayEquals(floatArrayOf(1f), outputs.getValue("b").floats(), 0f)
+            assertEquals(DType.FLOAT16, outputs.getValue("a").dtype)
+        }
         ExecuTorchRuntime(component("float16"), null, "1.4.0").use { runtime ->
-            assertTrue("fp16 are not made" in refusal { runtime.run(inputs(DType.FLOAT16)) })
+            assertTrue("a is not as the manifest says" in refusal { runtime.run(inputs(DType.FLOAT16)) })
         }
     }
 }

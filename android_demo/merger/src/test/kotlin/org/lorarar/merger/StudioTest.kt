@@ -21,7 +21,7 @@ class StudioTest {
     @Before
     fun install() {
         folder.deleteRecursively()
-        File(TestData.exported, "miniature").copyRecursively(File(assets, "bundles/onnx"))
+        File(TestData.exported, "miniature-onnx").copyRecursively(File(assets, "bundles/onnx"))
         for ((role, name) in listOf("contents" to "content", "styles" to "style")) {
             File(TestData.exported, "loras/$name.safetensors").copyTo(File(assets, "samples/$role/teapot_1.safetensors"))
         }
@@ -94,7 +94,7 @@ class StudioTest {
         studio.start()
         val missing = (until("failed") { it.opening is Opening.Failed }.opening as Opening.Failed).sentence
         assertTrue(missing, "python -m export.pipeline --target onnx --into android_demo" in missing)
-        File(TestData.exported, "miniature").copyRecursively(File(assets, "bundles/onnx"))
+        File(TestData.exported, "miniature-onnx").copyRecursively(File(assets, "bundles/onnx"))
         File(assets, "bundles/onnx/unet.onnx").appendText("x")
         studio.start()
         until("damaged") { (it.opening as? Opening.Failed)?.sentence?.contains("damaged or changed") == true }

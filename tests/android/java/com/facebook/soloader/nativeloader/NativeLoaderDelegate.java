@@ -1,0 +1,4 @@
+package com.facebook.soloader.nativeloader;
+
+/** Named by NativeLoader's callers. */
+public interface NativeLoaderDelegate {}
