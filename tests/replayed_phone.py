@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from devices.replay import Replay
 from test_record import RECORD
 
 from benchmarks.devices.adb_link import Answer
@@ -75,11 +75,10 @@ def record_of(bundle: Bundle, /, **changes: Any) -> dict[str, Any]:
     return record | changes
 
 
-class ReplayedPhone:
+class ReplayedPhone(Replay[Answer]):
     """Answers as a phone would that measures well; a rule given first, by a pattern of the command, goes before."""
 
     def __init__(self, bundle: Bundle, rules: dict[str, Rule] | None = None) -> None:
-        self.calls: list[str] = []
         well: dict[str, Rule] = {
             "^devices": Answer(0, f"List of devices attached\n{SERIAL}\tdevice product:shiba\n\n"),
             "^push": Answer(0, "1 file pushed\n"),
@@ -92,19 +91,9 @@ class ReplayedPhone:
             "lorarar-runner /": Answer(0, json.dumps(record_of(bundle)), "merger: measuring\n"),
             "": Answer(0, ""),
         }
-        own = rules or {}
-        self.rules = own | {pattern: rule for pattern, rule in well.items() if pattern not in own}
+        super().__init__(well)
+        self.change(rules or {})
 
     def run(self, args: Sequence[str], timeout: float) -> Answer:
         assert timeout > 0
-        command = " ".join(args).removeprefix(f"-s {SERIAL} ").removeprefix("shell ").strip()
-        self.calls.append(command)
-        rule = next(rule for pattern, rule in self.rules.items() if re.search(pattern, command))
-        return rule(command) if callable(rule) else rule
-
-    def called(self, pattern: str) -> list[str]:
-        return [call for call in self.calls if re.search(pattern, call)]
-
-
-def hangs(_: str) -> Answer:
-    raise TimeoutError
+        return self.answer(" ".join(args).removeprefix(f"-s {SERIAL} ").removeprefix("shell ").strip())

@@ -16,9 +16,9 @@ from devices.ios_replay import (
     answer,
     app_folder,
     app_record,
-    hangs,
     writes,
 )
+from devices.replay import hangs
 from replayed_phone import small_bundle
 from test_record import RECORD
 

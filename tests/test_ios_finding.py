@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devices.ios_replay import OUTPUT, QUICK, UDID, ReplayedIphone, Rule, answer, app_folder, app_record, hangs
+from devices.ios_replay import OUTPUT, QUICK, UDID, ReplayedIphone, Rule, answer, app_folder, app_record
+from devices.replay import hangs
 from replayed_phone import small_bundle
 
 from benchmarks import device as command

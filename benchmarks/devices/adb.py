@@ -20,10 +20,11 @@ from benchmarks.devices.adb_facts import (
     parse_conditions,
     parse_facts,
 )
-from benchmarks.devices.adb_files import HOME, bundle_files, copy, sha256
+from benchmarks.devices.adb_files import HOME, copy
 from benchmarks.devices.adb_link import LIST, READY, Adb, Link, Runs, advice, connected
 from benchmarks.devices.adb_run import PROGRAMS, RUNNER, Ran, run_app, run_native, stop_native
-from benchmarks.record import check_record, paper_figure
+from benchmarks.devices.remote import bundle_files, checked, sha256
+from benchmarks.record import paper_figure
 from lorarar.cli import InputError
 from runtime_py.bundle import MANIFEST, Bundle, Component, no_constants
 
@@ -167,23 +168,6 @@ class AndroidDevice:
         if ran.pss_bytes is not None:
             record["memory"] = {"peak_bytes": ran.pss_bytes, "measure": "pss"}
         return record
-
-
-def checked(record: dict[str, Any], name: str, manifest_sha256: str, part: Component, runner: str) -> dict[str, Any]:
-    """The record, if it is valid and of what was asked for. DeviceFailed otherwise."""
-    try:
-        check_record(record, name)
-    except InputError as error:
-        raise DeviceFailed(f"the runner's record is not valid: {error}") from None
-    for what, have, wanted in (
-        ("manifest", record["bundle"]["manifest_sha256"], manifest_sha256),
-        ("artifact", record["artifact"]["sha256"], part.entry["sha256"]),
-        ("component", record["component"], part.name),
-        ("runner", record["runner"], runner),
-    ):
-        if have != wanted:
-            raise DeviceFailed(f"the record is of another {what} ({have}, not {wanted}); measure again")
-    return record
 
 
 def cool_down(read: Callable[[], Conditions], options: Options, watch: Watch) -> tuple[float, Conditions]:

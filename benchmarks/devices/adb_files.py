@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path, PurePosixPath
 
 from benchmarks.devices import DeviceFailed
 from benchmarks.devices.adb_link import ANSWER_S, Link
-from runtime_py.bundle import MANIFEST, Bundle, Component
+from benchmarks.devices.remote import sha256
 
 HOME = "/data/local/tmp/lorarar"
 """Where the shell user may write and run programs, and every app may read."""
 SLOWEST_HASH = 20e6  # bytes a second, of an old phone's flash and little cores
-
-
-def bundle_files(bundle: Bundle, component: Component) -> dict[str, Path]:
-    """What a device needs to run one component, by path inside the bundle."""
-    artifact = [component.path]
-    if component.path.is_dir():
-        artifact = [path for path in sorted(component.path.rglob("*")) if path.is_file()]
-    files = [bundle.path / MANIFEST, *artifact, component.golden_path]
-    return {path.relative_to(bundle.path).as_posix(): path for path in files}
-
-
-def sha256(path: Path) -> str:
-    """Of a file of this computer; read once as long as it doesn't change."""
-    facts = path.stat()
-    return _sha256(path, facts.st_size, facts.st_mtime_ns)
-
-
-@cache
-def _sha256(path: Path, size: int, changed_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def copy(link: Link, files: Mapping[str, Path], folder: str) -> int:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.devices import Description, Device, DeviceFailed, Options, Watch
-from benchmarks.devices.adb import checked
-from benchmarks.devices.adb_files import bundle_files, sha256
 from benchmarks.devices.ios_facts import READY, Facts, parse_facts, parse_list
 from benchmarks.devices.ios_link import ANSWER_S, APP, LIST, LOCKED, NEEDS, Answer, Devicectl, Link, Runs, cause
 from benchmarks.devices.ios_run import App
 from benchmarks.devices.ios_usbmux import describe
+from benchmarks.devices.remote import bundle_files, checked, sha256
 from benchmarks.record import MAX_RECORD_BYTES, paper_figure
 from lorarar.cli import InputError
 from runtime_py.bundle import MANIFEST, Bundle, no_constants

@@ -26,7 +26,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.devices import DeviceFailed, Options, Watch
-from benchmarks.devices.adb_files import sha256
 from benchmarks.devices.ios_link import (
     ANSWER_S,
     APP,
@@ -38,6 +37,7 @@ from benchmarks.devices.ios_link import (
     at,
     cause,
 )
+from benchmarks.devices.remote import sha256
 
 HOME = "Documents/benchmark"
 LOOK_S = 2.0  # between looks at an app that devicectl lost sight of

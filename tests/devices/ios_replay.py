@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from devices.replay import Replay
 from replayed_phone import record_of
 
 from benchmarks.devices import Options
@@ -70,11 +71,10 @@ def writes(written: bytes) -> Callable[[str], Answer]:
     return copy_from
 
 
-class ReplayedIphone:
+class ReplayedIphone(Replay[Answer]):
     """Answers as a phone would that measures well; a rule given first, by a pattern of the command, goes before."""
 
     def __init__(self, bundle: Bundle | None = None, rules: dict[str, Rule] | None = None) -> None:
-        self.calls: list[str] = []
         record = json.dumps(app_record(bundle)).encode() if bundle else b""
         well: dict[str, Rule] = {
             "^list devices": answer("list_2"),
@@ -90,26 +90,12 @@ class ReplayedIphone:
             "process launch": answer("launch", CONSOLE),
             "process terminate": answer("terminate"),
         }
-        self.rules = well
+        super().__init__(well)
         self.change(rules or {})
-
-    def change(self, rules: dict[str, Rule]) -> None:
-        """Put rules before all others."""
-        self.rules = rules | {pattern: rule for pattern, rule in self.rules.items() if pattern not in rules}
 
     def available(self) -> bool:
         return True
 
     def run(self, verb: Sequence[str], args: Sequence[str], timeout: float, stop: threading.Event) -> Answer:
         assert timeout > 0 and not stop.is_set()
-        command = " ".join([*verb, *args])
-        self.calls.append(command)
-        rule = next(rule for pattern, rule in self.rules.items() if re.search(pattern, command))
-        return rule(command) if callable(rule) else rule
-
-    def called(self, pattern: str) -> list[str]:
-        return [call for call in self.calls if re.search(pattern, call)]
-
-
-def hangs(_: str) -> Answer:
-    raise TimeoutError
+        return self.answer(" ".join([*verb, *args]))

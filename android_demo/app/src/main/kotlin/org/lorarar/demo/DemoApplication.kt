@@ -3,6 +3,7 @@ package org.lorarar.demo
 import android.app.Application
 import android.os.Handler
 import android.os.Looper
+import android.system.Os
 import org.lorarar.merger.ExecuTorchRuntime
 import org.lorarar.merger.OnnxRuntime
 import org.lorarar.merger.RuntimeFactory
@@ -13,6 +14,11 @@ import java.io.File
 
 /** Keeps the studio, so that turning the phone restarts nothing. */
 class DemoApplication : Application() {
+    init {
+        // ONNX Runtime's telemetry begins when its library is loaded. Without a network it would only fill a file.
+        Os.setenv("ORT_DISABLE_TELEMETRY", "1", true)
+    }
+
     val runtimes = Runtimes(
         mapOf(
             "onnx" to RuntimeFactory { component, threads -> OnnxRuntime(component, threads) },

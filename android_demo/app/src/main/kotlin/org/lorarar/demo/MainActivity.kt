@@ -102,7 +102,11 @@ class MainActivity : Activity(), ScreenHost {
 
     override fun shareImage() {
         val image = bitmap() ?: return
-        SharedImage.write(this, image)
+        try {
+            SharedImage.write(this, image)
+        } catch (error: IOException) {
+            return complain("the image can't be shared (${error.message}); free some space on the phone")
+        }
         val intent = Intent(Intent.ACTION_SEND).setType(PNG).putExtra(Intent.EXTRA_STREAM, SharedImage.URI)
         startActivity(Intent.createChooser(intent.addFlags(Intent.FLAG_GRANT_READ_URI_PERMISSION), null))
     }
@@ -135,7 +139,8 @@ class MainActivity : Activity(), ScreenHost {
     private fun save(uri: Uri) {
         val image = bitmap() ?: return
         try {
-            contentResolver.openOutputStream(uri)?.use { image.compress(Bitmap.CompressFormat.PNG, 100, it) }
+            val stream = contentResolver.openOutputStream(uri) ?: throw FileNotFoundException(uri.toString())
+            stream.use { SharedImage.compress(image, it) }
         } catch (error: IOException) {
             complain("the image can't be saved there (${error.message}); choose another place")
         }

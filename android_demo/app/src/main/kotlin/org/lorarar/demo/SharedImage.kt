@@ -11,6 +11,8 @@ import android.os.ParcelFileDescriptor
 import android.provider.OpenableColumns
 import java.io.File
 import java.io.FileNotFoundException
+import java.io.IOException
+import java.io.OutputStream
 
 /** Lets the app that the user shares the image with read that image, and nothing else. */
 class SharedImage : ContentProvider() {
@@ -48,11 +50,16 @@ class SharedImage : ContentProvider() {
     companion object {
         val URI: Uri = Uri.parse("content://org.lorarar.demo.image/lorarar.png")
 
-        /** Put the image where the other app will find it. */
+        /** Put the image where the other app will find it. IOException when there is no room for it. */
         fun write(context: Context, image: Bitmap) {
             val file = file(context)
             file.parentFile!!.mkdirs()
-            file.outputStream().use { image.compress(Bitmap.CompressFormat.PNG, 100, it) }
+            file.outputStream().use { compress(image, it) }
+        }
+
+        /** Write a PNG. IOException when it can't be written, which Android itself tells by a result. */
+        fun compress(image: Bitmap, stream: OutputStream) {
+            if (!image.compress(Bitmap.CompressFormat.PNG, 100, stream)) throw IOException("it could not be written")
         }
 
         private fun file(context: Context) = File(context.cacheDir, "shared/lorarar.png")

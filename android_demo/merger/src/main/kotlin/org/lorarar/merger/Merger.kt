@@ -26,6 +26,9 @@ class Merger(bundle: Bundle, private val runtime: Runtime, folder: File) : Close
     /** Load the artifact now; else the first merge does. */
     fun load() = runtime.load()
 
+    /** Give the artifact's memory back; the next merge loads it again. */
+    fun unload() = runtime.close()
+
     /**
      * One LoRA as the merger's inputs, padded to the bundle's rank where that is fixed. It can be merged with any number of
      * others, and must be closed.
@@ -52,6 +55,7 @@ class Merger(bundle: Bundle, private val runtime: Runtime, folder: File) : Close
             val scales = mapOf("content" to contentScale, "style" to styleScale).entries.associate { (role, scale) ->
                 "${role}_scale" to Tensor.of(floatArrayOf(scale), listOf(1), component.input("${role}_scale").dtype)
             }
+            runtime.load() // not a part of the merge's time
             val start = System.nanoTime()
             val outputs = runtime.run(scales, listOf(content.adapter, style.adapter), adapter)
             val seconds = (System.nanoTime() - start) * 1e-9
