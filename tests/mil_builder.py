@@ -81,3 +81,12 @@ def close(actual: np.ndarray, expected: Any, tolerance: float = 1e-6) -> None:
 def spread(*shape: int, seed: int = 0, scale: float = 2.0) -> np.ndarray:
     """Reproducible float32 values of both signs."""
     return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
+
+
+def half(*values: float) -> np.ndarray:
+    return np.array(values, np.float16)
+
+
+def only(outputs: dict[str, np.ndarray]) -> np.ndarray:
+    (value,) = outputs.values()
+    return value
