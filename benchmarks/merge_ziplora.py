@@ -9,13 +9,12 @@ takes as long with any others. Encoding the pair's images and prompts is not par
 from __future__ import annotations
 
 import json
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.memory import peak_bytes
 from lorarar.cli import EXIT_OK, Parser, quiet_toolchains, run_command
 
 if TYPE_CHECKING:
@@ -62,14 +61,13 @@ def measure(base: str, rank: int, steps: int, threads: int) -> dict[str, Any]:
         lambda step, loss: ends.append(time.perf_counter()),
     )
     seconds = [end - start for start, end in pairwise(ends)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "step_seconds": seconds,
         "steps": ZipSettings().steps,  # of a whole optimisation
         "parameters": sum(2 * len(group.modules) * group.in_features for group in layout.groups),
         "latent_side": components.resolution,
         "gradient_checkpointing": many,
-        "peak_bytes": peak,
+        "peak_bytes": peak_bytes(),
     }
 
 

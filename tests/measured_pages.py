@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -113,15 +114,24 @@ def host() -> str:
     return f"{os.cpu_count()} cores of {next(names, platform.machine())}"
 
 
+# The kernel counts a process's peak from its fork, when it still is its parent: so a small one starts it.
+_STARTER = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[2:], stdout=sys.stdout, stderr=subprocess.STDOUT)
+_, status, usage = os.wait4(process.pid, 0)
+open(sys.argv[1], "w").write(str(usage.ru_maxrss))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 def measured(module: str, *arguments: str) -> tuple[float, float]:
     """Run one of our commands; its seconds and its own peak memory in GiB. Fails with what it said."""
-    start = time.perf_counter()
-    command = [sys.executable, "-m", module, *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
-    assert process.stdout is not None
-    with process.stdout:
-        said = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, said
-    return time.perf_counter() - start, usage.ru_maxrss / 2**20
+    with tempfile.NamedTemporaryFile() as peak:
+        starter = [sys.executable, "-S", "-c", _STARTER, peak.name]
+        start = time.perf_counter()
+        done = subprocess.run(
+            [*starter, sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False, cwd=ROOT
+        )
+        seconds = time.perf_counter() - start
+        assert done.returncode == 0, done.stdout + done.stderr
+        return seconds, int(peak.read()) / 2**20

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -35,6 +37,14 @@ def test_a_record_of_this_computer(bundle_folders: dict[tuple[str, str], Path]) 
     assert record["memory"]["peak_bytes"] > entry["bytes"]
     assert 0 < record["load"]["warm_s"] < record["load"]["cold_s"] * 5
     assert said == ["merger: running"]
+
+
+def test_the_peak_is_the_programs_own() -> None:
+    """And not that of whoever started it."""
+    ballast = np.ones(400 * 2**20, np.uint8)
+    code = "from benchmarks.memory import peak_bytes; print(peak_bytes())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 5 * 2**20 < int(ran.stdout) < ballast.nbytes / 4
 
 
 def test_a_run_whose_parity_fails_is_no_result(

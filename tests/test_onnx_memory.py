@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
+from benchmarks.memory import peak_bytes
 from runtime_py.backends import onnx as backend
 backend._WIDEN_AT_LOAD = int(sys.argv[2])
 file = Path(sys.argv[1])
@@ -27,8 +28,7 @@ def spec(name):
 part = SimpleNamespace(name="unet", path=file, inputs=[spec("x0")], outputs=[spec("x24")], entry={"bytes": 10**8})
 session = backend.OnnxSession(part, 1)
 session.session.run(None, {"x0": np.zeros((1, 1536), np.float16)})
-status = Path("/proc/self/status").read_text()  # getrusage's would be this test's own, from before the fork
-print(1024 * int(status.split("VmHWM:")[1].split()[0]))
+print(peak_bytes())
 """
     done = subprocess.run([sys.executable, "-c", code, str(model), str(limit)], capture_output=True, check=True)
     return int(done.stdout)

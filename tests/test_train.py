@@ -426,8 +426,8 @@ def test_full_size_dry_run(tmp_path: Path) -> None:
     for number, name in enumerate(["content_0", "content_1", "style_0", "style_1"]):
         write_lora(synthetic_lora(layout, 64, number, 1e-3), folder / "loras" / f"{name}.safetensors", dtype="bf16")
     code = (
-        "import resource, sys; from lorarar.train import main; main(sys.argv[1:]); "
-        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)"
+        "import sys; from lorarar.train import main; main(sys.argv[1:]); "
+        "from benchmarks.memory import peak_bytes; print('peak', peak_bytes() / 1e9)"
     )
     given = ["--base", "koala-700m", "--untrained", "--dataset", "dataset", "--resolution", "64", "--steps", "1"]
     given += ["--mixed-precision", "bf16", "--gradient-checkpointing", "--validation-draws", "1"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.devices import Description, Device, DeviceFailed, Options, Watch
+from benchmarks.memory import peak_bytes
 from benchmarks.record import bundle_head, check_record, paper_figure, runs
 from lorarar.cli import EXIT_OK, FailedCheck, InputError, Parser, run_command
 from runtime_py.bundle import Bundle
@@ -199,12 +199,6 @@ def condition() -> dict[str, Any]:
         "cpu_mhz": [float(core.current) for core in psutil.cpu_freq(percpu=True) or []],
         "load": psutil.getloadavg()[0] / (psutil.cpu_count() or 1),
     }
-
-
-def peak_bytes() -> int:
-    """The most that this process ever had in memory. macOS counts ru_maxrss in bytes, others in KiB."""
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
