@@ -16,7 +16,6 @@ from pathlib import Path
 
 import psutil
 import torch
-from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
 from executorch.exir.passes import MemoryPlanningPass
 from executorch.exir.passes.constant_prop_pass import constant_prop_pass
@@ -25,6 +24,7 @@ from torch.export import ExportedProgram
 
 from export.graph import Graph
 from export.targets.trace import trace
+from export.targets.xnnpack import QuickXnnpackPartitioner
 from lorarar.cli import quiet_toolchains
 
 FLOATS = {"fp32": torch.float32, "fp16": torch.float16}
@@ -50,7 +50,7 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
             traced = trace(graph, torch.float32)
         _share_weights(traced)
         gc.collect()
-        edge = to_edge_transform_and_lower(traced, partitioner=[XnnpackPartitioner()])
+        edge = to_edge_transform_and_lower(traced, partitioner=[QuickXnnpackPartitioner()])
         del traced
         gc.collect()
         program = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning))
