@@ -40,11 +40,11 @@ _FEW_BITS: Mapping[tuple[str, str], Mapping[str, float]] = {
 # What exporting and checking a UNet takes: seconds for a million weights and peak bytes for a weight, as they are in
 # docs/full-size.md (a test compares).
 _COSTS: Mapping[tuple[str, str], tuple[float, float]] = {
-    ("onnx", "fp32"): (0.09, 5.4),
+    ("onnx", "fp32"): (0.10, 5.4),
     ("onnx", "fp16"): (0.07, 3.0),
-    ("coreml", "fp16"): (0.13, 6.7),
-    ("executorch", "fp32"): (0.36, 13.7),
-    ("executorch", "w8"): (0.37, 7.1),
+    ("coreml", "fp16"): (0.13, 5.1),
+    ("executorch", "fp32"): (0.21, 13.7),
+    ("executorch", "w8"): (0.30, 7.1),
 }
 _TOOLCHAIN_BYTES = 500_000_000  # of a process that has torch and a converter loaded
 
