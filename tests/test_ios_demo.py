@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,10 @@ def golden_bundle(tmp_path: Path) -> Path:
 MEMORY = 400 * 2**20
 
 
-def tool(products: Path, *arguments: object) -> Ran:
-    """Run merger-tool with ONNX Runtime's library."""
-    return execute(products / "merger-tool", *map(str, arguments), "--library", str(onnxruntime_library()))
+def tool(products: Path, *arguments: object, library: Path | None = None, settings: Mapping[str, str] = {}) -> Ran:
+    """Run merger-tool with ONNX Runtime's library, this environment's if no other is given."""
+    chosen = str(library or onnxruntime_library())
+    return execute(products / "merger-tool", *map(str, arguments), "--library", chosen, settings=settings)
 
 
 def assert_same(found: np.ndarray, expected: np.ndarray, allowed: Tolerance) -> None:
@@ -146,13 +148,12 @@ def test_a_merge_in_half_precision_is_pythons(products: Path, version: str, tmp_
 
     folder, output = tmp_path / "fp16", tmp_path / "merged.safetensors"
     assert main(["--target", "onnx", "--precision", "fp16", "--out", str(folder)]) == 0
-    library, settings = onnxruntime_library(), {}
+    library, settings = None, {}
     if version == "1.29":
         name = "libonnxruntime.so"
         settings = make_loadable(tmp_path, [android_archive(ONNXRUNTIME_ANDROID) / "jni" / "x86_64" / name])
         library = tmp_path / name
-    merge = (products / "merger-tool", "merge", str(folder), CONTENT, STYLE, "-o", output, "--library", library)
-    ran = execute(*merge, settings=settings)
+    ran = tool(products, "merge", folder, CONTENT, STYLE, "-o", output, library=library, settings=settings)
     assert ran.code == 0, ran.err
     bundle = Bundle.open(folder)
     expected = merged_lora(bundle, [read_lora(CONTENT), read_lora(STYLE)], 1.0, 1.0)

@@ -96,11 +96,9 @@ def _passes(half: bool) -> Any:
     """coremltools' own, with a cast that keeps no weight in two precisions."""
     passes = ct.PassPipeline()
     if half:
-        passes.passes = [_CASTS.get(name, name) for name in passes.passes]
+        cast = "common::add_fp16_cast"
+        passes.passes = ["lorarar::halve" if name == cast else name for name in passes.passes]
     return passes
-
-
-_CASTS = {"common::add_fp16_cast": "lorarar::halve"}
 
 
 @register_pass(namespace="lorarar")
