@@ -26,9 +26,6 @@ class Merger(bundle: Bundle, private val runtime: Runtime, folder: File) : Close
     /** Load the artifact now; else the first merge does. */
     fun load() = runtime.load()
 
-    /** Give the artifact's memory back; the next merge loads it again. */
-    fun unload() = runtime.close()
-
     /**
      * One LoRA as the merger's inputs, padded to the bundle's rank where that is fixed. It can be merged with any number of
      * others, and must be closed.
@@ -69,6 +66,7 @@ class Merger(bundle: Bundle, private val runtime: Runtime, folder: File) : Close
         }
     }
 
+    /** Give the artifact's memory back; a later merge loads it again. */
     override fun close() = runtime.close()
 
     /** A layer that the other LoRA lacks is this one's own: the k/v rule and the coefficients are for pairs. */

@@ -110,7 +110,7 @@ class Studio(
         work(onFailure = { sentence -> copy(drawing = null, complaint = sentence) }) {
             val opened = bundle!!
             val adapter = if (chosen.canMerge) mergeNow(chosen) else null
-            merger!!.unload() // a large one must make room for the UNet
+            merger!!.close() // a large one must make room for the UNet, and loads again for the next merge
             val request = Request.of(opened, prompt).with(steps, seed)
             val drawn = try {
                 Pipeline(opened, runtimes, places.scratch).draw(request, adapter) { stage, done, total ->

@@ -31,15 +31,24 @@ abstract class MiniatureRuns(private val target: String, private val runtimeName
         }
     }
 
+    /** ΔW of every layer against the file's. With [lacking], those that the file lacks are zero. */
+    protected fun assertLayers(
+        layout: Layout, adapter: AdapterFile, expected: SafeTensors, share: Double = 1e-5, lacking: Boolean = false,
+    ) {
+        for (group in layout.groups) group.modules.forEachIndexed { row, module ->
+            val have = delta(adapter, group, row)
+            val isZero = lacking && Layout.UNET + module !in expected.entries
+            val wanted = if (isZero) List(have.size) { 0.0 } else expected.floats(Layout.UNET + module).doubles()
+            assertClose(module, wanted, have, share)
+        }
+    }
+
     @Test
     fun theMergeIsPythons() {
         val expected = SafeTensors.open(File(TestData.exported, "merged.safetensors"))
         merging(miniature, lora("content"), lora("style")) { merger, content, style ->
             merger.merge(content, style, 1.2f, 0.8f).use { merged ->
-                for (group in miniature.layout.groups) group.modules.forEachIndexed { row, module ->
-                    val wanted = expected.floats(Layout.UNET + module).doubles()
-                    assertClose(module, wanted, delta(merged.adapter, group, row), 1e-5)
-                }
+                assertLayers(miniature.layout, merged.adapter, expected)
                 for (layer in merged.coefficients) {
                     val wanted = expected.floats("coefficients.${layer.module}").doubles()
                     assertClose(layer.module, wanted, layer.content.doubles() + layer.style.doubles(), 1e-5)
@@ -54,12 +63,7 @@ abstract class MiniatureRuns(private val target: String, private val runtimeName
         val expected = SafeTensors.open(File(TestData.exported, "carried.safetensors"))
         merging(miniature, lora("half-content"), lora("half-style")) { merger, content, style ->
             merger.merge(content, style, 1.2f, 0.8f).use { merged ->
-                for (group in miniature.layout.groups) group.modules.forEachIndexed { row, module ->
-                    val have = delta(merged.adapter, group, row)
-                    val wanted = if (Layout.UNET + module !in expected.entries) List(have.size) { 0.0 }
-                    else expected.floats(Layout.UNET + module).doubles()
-                    assertClose(module, wanted, have, 1e-5)
-                }
+                assertLayers(miniature.layout, merged.adapter, expected, lacking = true)
                 assertTrue(merged.coefficients.size < miniature.layout.learned.sumOf { it.modules.size })
             }
         }

@@ -19,10 +19,7 @@ class OnnxTest : MiniatureRuns("onnx", "onnxruntime", { component, threads -> On
         merging(bundle, files[0], files[1]) { merger, content, style ->
             merger.merge(content, style, 0.9f, 1.1f).use { merged ->
                 assertEquals(7, merged.rank)
-                for (group in bundle.layout.groups) group.modules.forEachIndexed { row, module ->
-                    val wanted = expected.floats(Layout.UNET + module).doubles()
-                    assertClose(module, wanted, delta(merged.adapter, group, row), 1e-5)
-                }
+                assertLayers(bundle.layout, merged.adapter, expected)
                 assertEquals(bundle.layout.learned.sumOf { it.modules.size }, merged.coefficients.size)
             }
         }
@@ -35,11 +32,14 @@ class OnnxTest : MiniatureRuns("onnx", "onnxruntime", { component, threads -> On
         val row = Check(half, runtimes, TestData.scratch).component("merger")
         assertEquals(row.reason, CheckRow.Status.PASSED, row.status)
         val files = listOf("content", "style").map { File(goldenMerger, "$it.safetensors") }
+        val expected = SafeTensors.open(File(goldenMerger, "expected.safetensors"))
         for (bundle in listOf(half, Bundle.open(File(goldenMerger, "bundle")))) {
             merging(bundle, files[0], files[1]) { merger, content, style ->
                 merger.merge(content, style, 0.9f, 1.1f).use { merged ->
                     val packer = Packer(bundle.layout, TestData.scratch)
-                    packer.convert(merged.adapter, merged.rank, DType.FLOAT16).use { assertGolden(bundle, it) }
+                    packer.convert(merged.adapter, merged.rank, DType.FLOAT16).use {
+                        assertLayers(bundle.layout, it, expected, 4e-3)
+                    }
                 }
             }
         }
@@ -59,13 +59,6 @@ class OnnxTest : MiniatureRuns("onnx", "onnxruntime", { component, threads -> On
                 val have = delta(merged.adapter, group, group.modules.indexOf(module.removePrefix(Layout.UNET)))
                 assertClose(module, wanted, have, 4e-3)
             }
-        }
-    }
-
-    private fun assertGolden(bundle: Bundle, adapter: AdapterFile) {
-        val expected = SafeTensors.open(File(goldenMerger, "expected.safetensors"))
-        for (group in bundle.layout.groups) group.modules.forEachIndexed { row, module ->
-            assertClose(module, expected.floats(Layout.UNET + module).doubles(), delta(adapter, group, row), 4e-3)
         }
     }
 
