@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,13 +17,18 @@ from diffusers import DDPMScheduler
 from safetensors import safe_open
 from torch import nn
 
+from lorarar import train, train_lora
 from lorarar.bases import MINIATURE_FOLDER
+from lorarar.checkpoints import load_hypernet
 from lorarar.cli import InputError
+from lorarar.lora import read_lora
+from lorarar.miniature import build as build_module
+from lorarar.miniature import judge_training
 from lorarar.miniature import population as population_module
 from lorarar.miniature.__main__ import STAGES as HELP_STAGES
 from lorarar.miniature.__main__ import main
 from lorarar.miniature.base import BATCH, Captioned, _Step, tokenize
-from lorarar.miniature.build import STAGES, build
+from lorarar.miniature.build import STAGES, build, hypernet_options, lora_options
 from lorarar.miniature.catalogue import CATALOGUE, near_catalogue
 from lorarar.miniature.gallery import GALLERY
 from lorarar.miniature.loop import Average, Loop, Schedule, seeded
@@ -33,6 +39,9 @@ from lorarar.miniature.stages import Plan, open_pipeline
 from lorarar.miniature.styles import FAMILIES
 from lorarar.miniature.subjects import COLOURS, KINDS, sample_subject
 from lorarar.training.dataset import read_dataset
+from lorarar.training.hyper_settings import default_hyper_settings
+from lorarar.training.many import missing_jobs
+from lorarar.training.settings import default_settings
 
 CAPTIONS = ["a red dog", "a cat in mosaic style", "a blue mug with white dots", "a duck"]
 SMALL = Sizes(latent=24, unet=(16, 32, 48), head=16, vae=(16, 16, 16), text=(32, 48), text_layers=2, time=8)
@@ -233,34 +242,37 @@ def test_the_stages_make_a_pipeline_and_are_skipped_when_done(tmp_path: Path) ->
     plan = small_plan(tmp_path)
     stages = ["population", "autoencoder", "base", "pipeline"]
     build(plan, stages)
-    pipeline = open_pipeline(plan.output)
+    pipeline = open_pipeline(plan.made)
     assert pipeline.unet.config.block_out_channels == list(SMALL.unet)
     latents = pipeline.vae.config.scaling_factor
     assert latents != 0.18215 and np.isfinite(latents)
-    assert (plan.output / "samples.png").is_file()
-    prompts = json.loads((plan.output / "samples.json").read_text())
+    assert (plan.made / "samples.png").is_file()
+    prompts = json.loads((plan.made / "samples.json").read_text())
     assert len(prompts) == len(KINDS) + len(FAMILIES)
     assert all(kind in prompt for kind, prompt in zip(KINDS, prompts, strict=False))
     assert set(plan.seconds()) == set(stages)
-    before = {stage: seconds for stage, seconds in plan.seconds().items() if stage in ("autoencoder", "base")}
-    build(plan, ["autoencoder", "base"])
-    assert {stage: plan.seconds()[stage] for stage in before} == before
+    skipped = stages[1:]
+    before = {stage: plan.seconds()[stage] for stage in skipped}
+    build(plan, skipped)
+    assert {stage: plan.seconds()[stage] for stage in skipped} == before
+    assert not plan.output.exists()
 
 
 def test_the_card_tells_commands_times_and_figures_of_what_is_shipped(tmp_path: Path) -> None:
     """Written from copies of the shipped files, each figure read here by other means."""
     plan = Plan(tmp_path / "work", tmp_path / "out", seed=3)
-    plan.output.mkdir()
+    plan.made.mkdir(parents=True)
     plan.times.write_text(json.dumps({"base": 5400.0, "loras": 90.0}))
     for name in ("judge", "unet"):
-        shutil.copytree(MINIATURE_FOLDER / name, plan.output / name)
-    shutil.copy(MINIATURE_FOLDER / "hypernet.safetensors", plan.output)
+        shutil.copytree(MINIATURE_FOLDER / name, plan.made / name)
+    shutil.copy(MINIATURE_FOLDER / "hypernet.safetensors", plan.made)
     build(plan, ["card"])
-    card = (plan.output / "README.md").read_text()
+    card = (plan.made / "README.md").read_text()
     assert "| base | `python -m lorarar.miniature build --until base` | 90.0 |" in card
     assert "| recorded in all | | 92 |" in card and str(Path.cwd()) not in card
     assert "--until population` | not recorded |" in card
-    assert "build --seed 3" in card and "--only styles --steps 100" in card
+    assert "build --seed 3" in card and str(plan.output / "dataset") in card and str(plan.made) not in card
+    assert "--only styles --rank 8 --steps 100 --learning-rate 0.0005 --batch-size 4 --seed 3" in card
     asked = json.loads((MINIATURE_FOLDER / "judge" / "config.json").read_text())["accuracy"]
     worn = asked["subject"]["same kind"]["worn"]
     assert f"| subject | same kind | {asked['subject']['same kind']['as drawn']:.2f} | {worn:.2f} |" in card
@@ -270,8 +282,58 @@ def test_the_card_tells_commands_times_and_figures_of_what_is_shipped(tmp_path: 
     assert f"| direct merge, sum | {reference:.4f} |" in card and f"{record['steps']} steps" in card
 
 
+@pytest.mark.parametrize("folder", [MINIATURE_FOLDER, Path("another/folder")])
+def test_the_loras_and_the_hypernetwork_have_the_miniature_s_settings_in_any_folder(folder: Path) -> None:
+    """A folder's defaults are the paper's: the options must tell all that differs."""
+    contents, styles = (
+        train_lora._settings(train_lora._parse(given), bf16=False) for given in lora_options(folder, seed=5)
+    )
+    assert contents == replace(default_settings("miniature"), seed=5)
+    assert styles == replace(contents, steps=100, learning_rate=5e-4)
+    hypernet = train._settings(train._parse(hypernet_options(folder, Path("work"), seed=5)), bf16=False)
+    assert hypernet == replace(default_hyper_settings("miniature"), seed=5)
+
+
 def test_the_commands_help_names_the_stages_there_are() -> None:
     assert list(HELP_STAGES) == list(STAGES)
+
+
+def test_a_whole_build_replaces_the_output_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage, trainings cut to a step; the judge, whose numbers are fixed, is the shipped one."""
+    plan = small_plan(tmp_path)
+    for name in ("times.json", "hypernet.safetensors", "dataset/loras/contents/dog_1.safetensors", "old/file"):
+        path = plan.output / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("of another build")
+    short_lora = ["--rank", "2", "--steps", "1", "--batch-size", "1"]
+    short_training = ["--steps", "1", "--warmup", "0", "--hidden", "4", "--batch-pairs", "1", "--validation-draws", "1"]
+    monkeypatch.setattr(
+        build_module, "lora_options", lambda *where: [[*given, *short_lora] for given in lora_options(*where)]
+    )
+    monkeypatch.setattr(build_module, "hypernet_options", lambda *where: [*hypernet_options(*where), *short_training])
+    monkeypatch.setattr(
+        judge_training, "build_judge", lambda seed, work, folder: shutil.copytree(MINIATURE_FOLDER / "judge", folder)
+    )
+    build(plan, [name for name in STAGES if name != "publish"])
+    assert (plan.output / "hypernet.safetensors").read_text() == "of another build"
+    build(plan, list(STAGES))
+    assert not (plan.output / "old").exists()
+    dataset = read_dataset(plan.output / "dataset")
+    assert missing_jobs(dataset) == []
+    made = [read_lora(entry.lora) for entry in (*dataset.contents.values(), *dataset.styles.values())]
+    assert len(made) == 56 and {lora.metadata["lorarar_base"] for lora in made} == {"miniature"}
+    assert load_hypernet(plan.output / "hypernet.safetensors").training["base"] == "miniature"
+    shipped = {path.relative_to(MINIATURE_FOLDER) for path in MINIATURE_FOLDER.rglob("*") if path.is_file()}
+    assert {path.relative_to(plan.output) for path in plan.output.rglob("*") if path.is_file()} == shipped
+    assert set(plan.seconds()) == set(STAGES) - {"card", "publish"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "work"]
+
+
+def test_an_output_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="holds other things; give a new or empty folder"):
+        main(["build", "--work", str(tmp_path / "work"), "--output", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,15 @@ STAGES = {
     "loras": "train a LoRA for each of them",
     "hypernet": "train the hypernetwork",
     "card": "write the model card",
+    "publish": "put all of it in place of the output folder",
 }
+
+_EPILOG = """\
+stages, in order; each goes on where a stopped run left it, and is skipped once it is done:
+{}
+
+Everything grows in WORK/miniature. The output folder stays as it is until all of it is there.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,9 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     try:
         from lorarar.miniature.build import build
-        from lorarar.miniature.stages import Plan
+        from lorarar.miniature.stages import Plan, check_output
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
+    check_output(args.output)
     names = list(STAGES)
     plan = Plan(args.work, args.output, seed=args.seed, compiled=not args.eager)
     build(plan, names[: names.index(args.until) + 1])
@@ -41,16 +50,21 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m lorarar.miniature",
         description="Make the miniature from nothing: world, base, judge, LoRAs and hypernetwork.",
-        epilog=f"stages, in order; each goes on where a stopped run left it, and is skipped once it is done:\n{stages}",
+        epilog=_EPILOG.format(stages),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("command", choices=["build"], help="the only command")
-    add("--work", type=Path, default=Path("build/miniature"), metavar="DIR", help="drawings and states of training")
+    add("--work", type=Path, default=Path("build/miniature"), metavar="WORK", help="drawings and states of training")
     add(
-        "-o", "--output", type=Path, default=MINIATURE_FOLDER, metavar="DIR", help="the pipeline (default: the shipped)"
+        "-o",
+        "--output",
+        type=Path,
+        default=MINIATURE_FOLDER,
+        metavar="DIR",
+        help="replaced at the end (default: the shipped)",
     )
-    add("--until", choices=STAGES, default="card", help="the last stage to run (default card)")
+    add("--until", choices=STAGES, default="publish", help="the last stage to run (default publish)")
     add("--seed", type=int, default=0, metavar="N", help="seed of everything (default 0, the shipped miniature's)")
     add("--eager", action="store_true", help="do not compile the base's training, for a machine without a C++ compiler")
     args = parser.parse_args(argv)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lorarar.bases import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER, MINIATURE, MINIATURE_FOLDER
 from lorarar.miniature import stages
 from lorarar.miniature.stages import Plan
+from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
+from lorarar.training.settings import LoraSettings, default_settings
 
 SAMPLES = "samples.png"
-"""What the output folder holds beside the pipeline."""
 
 
 def build(plan: Plan, names: Sequence[str]) -> None:
@@ -23,27 +25,39 @@ def build(plan: Plan, names: Sequence[str]) -> None:
         console.print(f"{name:<12} {made}  {plan.seconds().get(name, 0.0) / 60:.1f} min")
 
 
-def lora_options(plan: Plan) -> list[list[str]]:
-    """The options of `python -m lorarar.train_lora` for the contents, and for the styles.
+def lora_options(folder: Path, seed: int) -> list[list[str]]:
+    """The options of `python -m lorarar.train_lora` for the contents, and for the styles, of the miniature there.
 
     A style is one image. Trained for as long as a subject, its LoRA draws that image whatever the prompt; at these
     numbers it has more of the style as well (chosen on the validation part).
     """
-    shared = ["--base", _base(plan), "--dataset", str(plan.output / DATASET_FOLDER), "--jobs", "2", "--dtype", "fp16"]
+    contents = replace(default_settings(MINIATURE), seed=seed)
+    styles = replace(contents, steps=100, learning_rate=5e-4)
+    shared = ["--base", _base(folder), "--dataset", str(folder / DATASET_FOLDER), "--jobs", "2", "--dtype", "fp16"]
     return [
-        [*shared, "--only", "contents"],
-        [*shared, "--only", "styles", "--steps", "100", "--learning-rate", "5e-4"],
+        [*shared, "--only", only, *_flags(settings, LoraSettings())]
+        for only, settings in (("contents", contents), ("styles", styles))
     ]
 
 
-def hypernet_options(plan: Plan) -> list[str]:
-    """The options of `python -m lorarar.train`."""
-    paths = ["--dataset", str(plan.output / DATASET_FOLDER), "-o", str(plan.output / HYPERNET_FILE)]
-    return ["--base", _base(plan), *paths, "--state", str(plan.work / "hypernet.state")]
+def hypernet_options(folder: Path, work: Path, seed: int) -> list[str]:
+    """The options of `python -m lorarar.train` for the miniature there."""
+    paths = ["--dataset", str(folder / DATASET_FOLDER), "-o", str(folder / HYPERNET_FILE)]
+    flags = _flags(replace(default_hyper_settings(MINIATURE), seed=seed), HyperSettings())
+    return ["--base", _base(folder), *paths, "--state", str(work / "hypernet.state"), *flags]
 
 
-def _base(plan: Plan) -> str:
-    return MINIATURE if plan.output.resolve() == MINIATURE_FOLDER else str(plan.output)
+def _base(folder: Path) -> str:
+    return MINIATURE if folder.resolve() == MINIATURE_FOLDER else str(folder)
+
+
+def _flags(settings: LoraSettings | HyperSettings, of_folders: LoraSettings | HyperSettings) -> list[str]:
+    """The miniature's settings as options, since a folder's defaults are the paper's."""
+    flags: list[str] = []
+    for name, value in vars(settings).items():
+        if value != getattr(of_folders, name):
+            flags += [f"--{name.replace('_', '-')}", "0" if value is None else str(value)]
+    return flags
 
 
 def _population(plan: Plan) -> Path:
@@ -55,16 +69,17 @@ def _pipeline(plan: Plan) -> Path:
     """The pipeline and its sample grid."""
     from lorarar.miniature.samples import write_samples
 
-    with plan.timed("pipeline"):
-        folder = stages.ship(plan)
-        write_samples(stages.open_pipeline(folder), folder / SAMPLES, plan.seed)
-    return folder
+    # Its prompts are written last of all.
+    if not (plan.made / SAMPLES).with_suffix(".json").is_file():
+        with plan.timed("pipeline"):
+            write_samples(stages.open_pipeline(stages.ship(plan)), plan.made / SAMPLES, plan.seed)
+    return plan.made
 
 
 def _judge(plan: Plan) -> Path:
     from lorarar.miniature.judge_training import build_judge
 
-    folder = plan.output / JUDGE_FOLDER
+    folder = plan.made / JUDGE_FOLDER
     if not folder.is_dir():
         with plan.timed("judge"):
             build_judge(plan.seed, plan.work / "judge", folder)
@@ -75,7 +90,7 @@ def _references(plan: Plan) -> Path:
     from lorarar.miniature.references import write_dataset
 
     with plan.timed("references"):
-        return write_dataset(plan.output / DATASET_FOLDER, plan.seed)
+        return write_dataset(plan.made / DATASET_FOLDER, plan.seed)
 
 
 def _loras(plan: Plan) -> Path:
@@ -84,10 +99,10 @@ def _loras(plan: Plan) -> Path:
     from lorarar.training.dataset import read_dataset
     from lorarar.training.many import missing_jobs
 
-    folder = plan.output / DATASET_FOLDER
+    folder = plan.made / DATASET_FOLDER
     if missing_jobs(read_dataset(folder)):
         with plan.timed("loras"):
-            for options in lora_options(plan):
+            for options in lora_options(plan.made, plan.seed):
                 main(options)
     return folder / "loras"
 
@@ -96,19 +111,21 @@ def _hypernet(plan: Plan) -> Path:
     """The hypernetwork, by the command that trains anyone's."""
     from lorarar.train import main
 
-    path = plan.output / HYPERNET_FILE
+    path = plan.made / HYPERNET_FILE
     if not path.is_file():
         with plan.timed("hypernet"):
-            main(hypernet_options(plan))
+            main(hypernet_options(plan.made, plan.work, plan.seed))
     return path
 
 
 def _card(plan: Plan) -> Path:
+    """The card, with the commands as they are given for the output folder."""
     from lorarar.miniature.card import write_card
 
-    commands = {name: f"python -m lorarar.miniature build --until {name}" for name in STAGES if name != "card"}
-    commands["loras"] = "`, `".join(" ".join(["python -m lorarar.train_lora", *given]) for given in lora_options(plan))
-    commands["hypernet"] = " ".join(["python -m lorarar.train", *hypernet_options(plan)])
+    commands = {name: f"python -m lorarar.miniature build --until {name}" for name in STAGES if name not in LAST}
+    loras = (" ".join(["python -m lorarar.train_lora", *given]) for given in lora_options(plan.output, plan.seed))
+    commands["loras"] = "`, `".join(loras)
+    commands["hypernet"] = " ".join(["python -m lorarar.train", *hypernet_options(plan.output, plan.work, plan.seed)])
     # As someone in the repository's folder gives them, whatever folder that is.
     here = f"{Path.cwd()}/"
     return write_card(plan, {name: command.replace(here, "") for name, command in commands.items()})
@@ -124,5 +141,8 @@ STAGES: Mapping[str, Callable[[Plan], Path]] = {
     "loras": _loras,
     "hypernet": _hypernet,
     "card": _card,
+    "publish": stages.publish,
 }
 """In order; the names are those of the command's help."""
+LAST = ("card", "publish")
+"""The stages that train and draw nothing."""

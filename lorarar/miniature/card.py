@@ -18,6 +18,7 @@ can't be had: tests, the quickstart, the demo apps.
 
 ```python
 from diffusers import StableDiffusionXLPipeline
+
 pipeline = StableDiffusionXLPipeline.from_pretrained("models/miniature")
 pipeline("a red dog with white spots in watercolor painting style", num_inference_steps=25, guidance_scale=2).images[0]
 ```
@@ -30,9 +31,9 @@ picture, weight or text of anyone else is in them.
 
 
 def write_card(plan: Plan, commands: dict[str, str]) -> Path:
-    """Write README.md in the output folder; `commands` maps a stage to the command that runs it alone."""
-    path = plan.output / "README.md"
-    sections = [FRONT, _parts(plan.output), _times(plan, commands), _judge(plan.output), _hypernet(plan.output)]
+    """Write README.md beside the pipeline; `commands` maps a stage to the command that runs it alone."""
+    path = plan.made / "README.md"
+    sections = [FRONT, _parts(plan.made), _times(plan, commands), _judge(plan.made), _hypernet(plan.made)]
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(sections), encoding="utf-8")
     return path

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from lorarar.cli import atomic_file, atomic_folder, quiet_toolchains
+from lorarar.bases import MINIATURE
+from lorarar.cli import InputError, atomic_file, atomic_folder, quiet_toolchains
 from lorarar.miniature.base import SCHEDULE as BASE_SCHEDULE
 from lorarar.miniature.base import Captioned, tokenize, train_base
 from lorarar.miniature.loop import Schedule
@@ -29,14 +30,15 @@ if TYPE_CHECKING:
 
 DRAWINGS = 40_000
 SIZES = Sizes()
+TIMES = "times.json"
 
 
 @dataclass(frozen=True)
 class Plan:
     """What to build and where. Everything follows from these numbers and the code."""
 
-    work: Path  # drawings, states of training, other things that are not shipped
-    output: Path  # the diffusers folder
+    work: Path  # drawings, states of training, and the miniature itself until it is whole
+    output: Path  # the diffusers folder that the whole one replaces
     seed: int = 0
     drawings: int = DRAWINGS
     sizes: Sizes = SIZES
@@ -45,9 +47,14 @@ class Plan:
     compiled: bool = True
 
     @property
+    def made(self) -> Path:
+        """Where the miniature grows: what the output folder holds is of another build, and stays in use until then."""
+        return self.work / MINIATURE
+
+    @property
     def times(self) -> Path:
         """Seconds that each stage has taken so far, over all the runs it took."""
-        return self.output / "times.json"
+        return self.made / TIMES
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -104,22 +111,29 @@ def base(plan: Plan) -> Path:
 
 
 def ship(plan: Plan) -> Path:
-    """The pipeline in the output folder, UNet and VAE in half precision; what else is there stays."""
+    """Write the pipeline, UNet and VAE in half precision."""
     pipeline = open_pipeline(base(plan))
     # The text encoders stay in fp32: without a dtype given, transformers loads what the file has and diffusers loads
     # fp32, so that a user's from_pretrained would get networks that don't fit together.
     with quiet_toolchains():
         for network in (pipeline.unet, pipeline.vae):
             network.to(torch.float16)
-    with atomic_folder(plan.work / "shipped") as temporary:
-        pipeline.save_pretrained(temporary)
-    plan.output.mkdir(parents=True, exist_ok=True)
-    for item in sorted((plan.work / "shipped").iterdir()):
-        target = plan.output / item.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        shutil.move(item, target)
+    pipeline.save_pretrained(plan.made)
+    return plan.made
+
+
+def publish(plan: Plan) -> Path:
+    """Put what was made in place of the output folder, all of it at once."""
+    check_output(plan.output)
+    with atomic_folder(plan.output) as temporary:
+        shutil.copytree(plan.made, temporary, dirs_exist_ok=True)
     return plan.output
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder with anything in it that is no miniature: it would be removed."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / TIMES).is_file():
+        raise InputError(f"{folder} holds other things; give a new or empty folder, or one that a build has written")
 
 
 def open_pipeline(folder: Path) -> StableDiffusionXLPipeline:
