@@ -305,7 +305,7 @@ def test_a_whole_build_replaces_the_output_at_its_end(tmp_path: Path, monkeypatc
         path = plan.output / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("of another build")
-    short_lora = ["--rank", "2", "--steps", "1", "--batch-size", "1"]
+    short_lora = ["--rank", "2", "--steps", "1", "--batch-size", "1", "--jobs", "1"]
     short_training = ["--steps", "1", "--warmup", "0", "--hidden", "4", "--batch-pairs", "1", "--validation-draws", "1"]
     monkeypatch.setattr(
         build_module, "lora_options", lambda *where: [[*given, *short_lora] for given in lora_options(*where)]
