@@ -14,6 +14,8 @@ from lorarar.lora import LoRA, LoraLayer
 from lorarar.merging import RULES
 
 if TYPE_CHECKING:
+    from hyper_world import World
+
     from lorarar.checkpoints import LoadedHypernet
     from lorarar.training.components import Components
 
@@ -96,6 +98,14 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_pipeline import save_tiny_pipeline
 
     return save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
+
+
+@pytest.fixture(scope="module")
+def world(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The tiny pipeline with a dataset and LoRAs, for training on pairs."""
+    from hyper_world import make_world
+
+    return make_world(tiny_pipeline, tmp_path_factory.mktemp("world") / "dataset")
 
 
 @pytest.fixture(scope="session")

@@ -44,12 +44,29 @@ from lorarar.training.many import missing_jobs
 from lorarar.training.settings import default_settings
 
 CAPTIONS = ["a red dog", "a cat in mosaic style", "a blue mug with white dots", "a duck"]
+TO_PIPELINE = ["population", "autoencoder", "base", "pipeline"]
 SMALL = Sizes(latent=24, unet=(16, 32, 48), head=16, vae=(16, 16, 16), text=(32, 48), text_layers=2, time=8)
 
 
 def small_plan(folder: Path) -> Plan:
     short = Schedule(steps=2, rate=1e-3, warmup=1)
     return Plan(folder / "work", folder / "out", drawings=12, sizes=SMALL, vae=short, base=short, compiled=False)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset of seed 0, without LoRAs."""
+    folder = tmp_path_factory.mktemp("dataset")
+    write_dataset(folder, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """A small build up to its pipeline."""
+    plan = small_plan(tmp_path_factory.mktemp("started"))
+    build(plan, TO_PIPELINE)
+    return plan
 
 
 def test_the_base_learns_v_of_noise_that_ends_without_signal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,9 +229,8 @@ def test_new_pipelines_have_koalas_shape_and_depend_on_the_seed() -> None:
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
-def test_the_dataset_has_the_papers_numbers(tmp_path: Path) -> None:
-    write_dataset(tmp_path, seed=0)
-    dataset = read_dataset(tmp_path)
+def test_the_dataset_has_the_papers_numbers(drawn: Path) -> None:
+    dataset = read_dataset(drawn)
     assert (len(dataset.contents), len(dataset.styles)) == (30, 26)
     assert {len(content.images) for content in dataset.contents.values()} == {4, 5, 6}
     split = dataset.split("paper")
@@ -229,19 +245,16 @@ def test_the_dataset_has_the_papers_numbers(tmp_path: Path) -> None:
         assert styles[0] and styles[1] and not set(macro.styles["train"]) & set(macro.styles["test"])
 
 
-def test_the_dataset_is_the_same_every_time(tmp_path: Path) -> None:
-    for folder in ("one", "two"):
-        write_dataset(tmp_path / folder, seed=0)
-    files = [sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))]
-    assert len(files[0]) == 30 * 5 + 26 + 1
-    for path in files[0]:
-        assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes()
+def test_the_dataset_is_the_same_every_time(drawn: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path, seed=0)
+    files = sorted(path.relative_to(drawn) for path in drawn.rglob("*.*"))
+    assert len(files) == 30 * 5 + 26 + 1
+    for path in files:
+        assert (drawn / path).read_bytes() == (tmp_path / path).read_bytes()
 
 
-def test_the_stages_make_a_pipeline_and_are_skipped_when_done(tmp_path: Path) -> None:
-    plan = small_plan(tmp_path)
-    stages = ["population", "autoencoder", "base", "pipeline"]
-    build(plan, stages)
+def test_the_stages_make_a_pipeline_and_are_skipped_when_done(started: Plan) -> None:
+    plan = started
     pipeline = open_pipeline(plan.made)
     assert pipeline.unet.config.block_out_channels == list(SMALL.unet)
     latents = pipeline.vae.config.scaling_factor
@@ -250,8 +263,8 @@ def test_the_stages_make_a_pipeline_and_are_skipped_when_done(tmp_path: Path) ->
     prompts = json.loads((plan.made / "samples.json").read_text())
     assert len(prompts) == len(KINDS) + len(FAMILIES)
     assert all(kind in prompt for kind, prompt in zip(KINDS, prompts, strict=False))
-    assert set(plan.seconds()) == set(stages)
-    skipped = stages[1:]
+    assert set(plan.seconds()) == set(TO_PIPELINE)
+    skipped = TO_PIPELINE[1:]
     before = {stage: plan.seconds()[stage] for stage in skipped}
     build(plan, skipped)
     assert {stage: plan.seconds()[stage] for stage in skipped} == before
@@ -298,9 +311,12 @@ def test_the_commands_help_names_the_stages_there_are() -> None:
     assert list(HELP_STAGES) == list(STAGES)
 
 
-def test_a_whole_build_replaces_the_output_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every stage, trainings cut to a step; the judge, whose numbers are fixed, is the shipped one."""
+def test_a_whole_build_replaces_the_output_at_its_end(
+    started: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other stages, trainings cut to a step; the judge, whose numbers are fixed, is the shipped one."""
     plan = small_plan(tmp_path)
+    shutil.copytree(started.work, plan.work)
     for name in ("times.json", "hypernet.safetensors", "dataset/loras/contents/dog_1.safetensors", "old/file"):
         path = plan.output / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hyper_world import ABOUT, World, make_world
+from hyper_world import ABOUT, World
 from safetensors.torch import load_file, save_file
 
 from lorarar.checkpoints import CONFIG_KEY, load_hypernet, save_hypernet
@@ -29,11 +29,6 @@ from lorarar.training.trainer import Trained, new_predictor, train_predictor
 
 FAST = HyperSettings(steps=6, hidden=8, batch_pairs=2, combinations=None, validate_every=2, validation_draws=1)
 ALL_SETS = list(chain.from_iterable(combinations(KINDS, size) for size in range(1, 5)))
-
-
-@pytest.fixture(scope="module")
-def world(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tiny_pipeline, tmp_path_factory.mktemp("world") / "dataset")
 
 
 def train(world: World, settings: HyperSettings = FAST, **options: Any) -> Trained:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hyper_world import World, make_world
+from hyper_world import World
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -30,11 +30,6 @@ from lorarar.train import main
 ROOT = Path(__file__).parent.parent
 FAST_FLAGS = ["--steps", "6", "--hidden", "8", "--batch-pairs", "2", "--validate-every", "2"]
 FAST_FLAGS += ["--validation-draws", "1", "--combinations", "0"]
-
-
-@pytest.fixture(scope="module")
-def world(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tiny_pipeline, tmp_path_factory.mktemp("world") / "dataset")
 
 
 def command(world: World, output: Path, *more: str) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hyper_world import World, make_world
+from hyper_world import World
 from safetensors import safe_open
 
 from lorarar.cli import InputError
@@ -25,11 +25,6 @@ from lorarar.training.pair_data import single_pair
 from lorarar.training.ziplora import ziplora
 
 SETTINGS = ZipSettings(steps=4)
-
-
-@pytest.fixture(scope="module")
-def world(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tiny_pipeline, tmp_path_factory.mktemp("world") / "dataset")
 
 
 def pair(world: World) -> tuple[LoRA, LoRA]:

@@ -82,13 +82,14 @@ def open_safetensors(path: Path) -> SafetensorsFile:
         size = status.st_size - 8 - header_bytes
         entries, metadata = parse_header(header, size, source)
         # A mapping can't be empty. A plain view: arrays made from numpy's memmap class are of it too, copies also, and
-        # every operation on them takes microseconds more, a third of a small LoRA's merge.
+        # every operation on them takes microseconds more.
         mapped = np.memmap(path, np.uint8, "r", 8 + header_bytes, (size,)) if size else np.zeros(0, np.uint8)
+        data = mapped.view(np.ndarray)
     except OSError as error:
         raise InputError(describe_os_error(error)) from error
     except ValueError as error:  # a path with a NUL byte, or a file that shrank since it was looked at
         raise InputError(f"{source!r} can't be read ({error}); check the path and try again") from error
-    return SafetensorsFile(source, entries, metadata, mapped.view(np.ndarray))
+    return SafetensorsFile(source, entries, metadata, data)
 
 
 def all_finite(array: np.ndarray) -> bool:

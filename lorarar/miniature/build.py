@@ -88,9 +88,14 @@ def _judge(plan: Plan) -> Path:
 
 def _references(plan: Plan) -> Path:
     from lorarar.miniature.references import write_dataset
+    from lorarar.training.dataset import DATASET_FILE
 
-    with plan.timed("references"):
-        return write_dataset(plan.made / DATASET_FOLDER, plan.seed)
+    folder = plan.made / DATASET_FOLDER
+    # Its description is written last.
+    if not (folder / DATASET_FILE).is_file():
+        with plan.timed("references"):
+            write_dataset(folder, plan.seed)
+    return folder
 
 
 def _loras(plan: Plan) -> Path:
