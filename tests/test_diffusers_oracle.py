@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import diffusers
 import numpy as np
+import peft
 import pytest
 import torch
 from torch import nn
@@ -21,8 +23,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-diffusers = pytest.importorskip("diffusers")
-peft = pytest.importorskip("peft")
 
 TOLERANCE = 1e-5  # of the output's largest value, fp32
 # KOALA-1B's blocks and names at a width of 16 to 64.

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from devices.ios_replay import UDID, ReplayedIphone, answer, document
+from pymobiledevice3.irecv_devices import IRECV_DEVICES
 
 from benchmarks.devices import Description
 from benchmarks.devices.ios import Ios
@@ -65,8 +66,7 @@ def test_a_list_of_nothing(result: dict[str, Any]) -> None:
 
 
 def test_the_table_of_models_agrees_with_pymobiledevice3s() -> None:
-    table = pytest.importorskip("pymobiledevice3.irecv_devices").IRECV_DEVICES
-    known = {device.product_type: device for device in table}
+    known = {device.product_type: device for device in IRECV_DEVICES}
     ours = [f"iPhone{number}" for number in known_numbers()]
     generations: dict[int, set[str]] = {}
     for product in ours:

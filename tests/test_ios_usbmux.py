@@ -16,7 +16,6 @@ from benchmarks.devices import Description
 from benchmarks.devices.ios_usbmux import LISTED, describe
 from lorarar.cli import InputError
 
-pytest.importorskip("pymobiledevice3")
 UDID = "00008130-001A2B3C4D5E001C"
 
 

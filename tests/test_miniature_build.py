@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from lorarar.checkpoints import load_hypernet
 from lorarar.cli import InputError
 from lorarar.lora import read_lora
 from lorarar.miniature import build as build_module
-from lorarar.miniature import judge_training
+from lorarar.miniature import judge_training, stages
 from lorarar.miniature import population as population_module
 from lorarar.miniature.__main__ import STAGES as HELP_STAGES
 from lorarar.miniature.__main__ import main
@@ -254,21 +255,37 @@ def test_the_dataset_is_the_same_every_time(drawn: Path, tmp_path: Path) -> None
 
 
 def test_the_stages_make_a_pipeline_and_are_skipped_when_done(started: Plan) -> None:
-    plan = started
-    pipeline = open_pipeline(plan.made)
+    pipeline = open_pipeline(started.made)
     assert pipeline.unet.config.block_out_channels == list(SMALL.unet)
     latents = pipeline.vae.config.scaling_factor
     assert latents != 0.18215 and np.isfinite(latents)
-    assert (plan.made / "samples.png").is_file()
-    prompts = json.loads((plan.made / "samples.json").read_text())
+    assert (started.made / "samples.png").is_file()
+    prompts = json.loads((started.made / "samples.json").read_text())
     assert len(prompts) == len(KINDS) + len(FAMILIES)
     assert all(kind in prompt for kind, prompt in zip(KINDS, prompts, strict=False))
-    assert set(plan.seconds()) == set(TO_PIPELINE)
+    assert set(started.seconds()) == set(TO_PIPELINE)
     skipped = TO_PIPELINE[1:]
-    before = {stage: plan.seconds()[stage] for stage in skipped}
-    build(plan, skipped)
-    assert {stage: plan.seconds()[stage] for stage in skipped} == before
-    assert not plan.output.exists()
+    before = {stage: started.seconds()[stage] for stage in skipped}
+    build(started, skipped)
+    assert {stage: started.seconds()[stage] for stage in skipped} == before
+    assert not started.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"seed": 1}, r"\(seed 0 there, 1 here\); give another --work"),
+        ({"drawings": 13}, r"\(drawings 12 there, 13 here\)"),
+        ({"base": Schedule(steps=3, rate=1e-3, warmup=1)}, r"\(base \{'steps': 2.*\} there, \{'steps': 3.*\} here\)"),
+    ],
+)
+def test_the_work_of_another_plan_is_refused(started: Plan, change: dict[str, Any], told: str) -> None:
+    """Its stages are done, so that they would be skipped, whatever the seed is."""
+    before = {path: path.stat().st_mtime_ns for path in started.work.rglob("*")}
+    with pytest.raises(InputError, match=f"holds another build {told}"):
+        build(replace(started, **change), TO_PIPELINE)
+    assert {path: path.stat().st_mtime_ns for path in started.work.rglob("*")} == before
+    stages.claim_work(replace(started, compiled=True, output=started.work / "elsewhere"))
 
 
 def test_the_card_tells_commands_times_and_figures_of_what_is_shipped(tmp_path: Path) -> None:

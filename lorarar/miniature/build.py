@@ -16,9 +16,13 @@ SAMPLES = "samples.png"
 
 
 def build(plan: Plan, names: Sequence[str]) -> None:
-    """Run the named stages of STAGES, and say after each what it made and how long it took in all its runs."""
+    """Run the named stages of STAGES, and say after each what it made and how long it took in all its runs.
+
+    Raises InputError, before anything is made, when the work folder holds another plan's build.
+    """
     from rich.console import Console
 
+    stages.claim_work(plan)
     console = Console(markup=False, highlight=False, soft_wrap=True)
     for name in names:
         made = STAGES[name](plan)

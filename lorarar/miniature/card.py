@@ -75,7 +75,7 @@ def _times(plan: Plan, commands: dict[str, str]) -> str:
         minutes = f"{seconds[stage] / 60:.1f}" if stage in seconds else "not recorded"
         rows.append(f"| {stage} | `{command}` | {minutes} |")
     rows += [f"| recorded in all | | {sum(seconds.values()) / 60:.0f} |", ""]
-    return "\n".join([*rows, "On two cores without a GPU, beside other work.", ""])
+    return "\n".join([*rows, "Wall time, over all the runs that a stage took.", ""])
 
 
 def _judge(folder: Path) -> str:

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 DRAWINGS = 40_000
 SIZES = Sizes()
 TIMES = "times.json"
+PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,24 @@ class Plan:
 
     def seconds(self) -> dict[str, float]:
         return json.loads(self.times.read_text()) if self.times.is_file() else {}
+
+
+def claim_work(plan: Plan) -> None:
+    """Note in the work folder what is built there; refuse a folder of another plan, whose results would be taken over.
+
+    Compiling is no part of it: a run without a compiler may go on with what one with it began.
+    """
+    path = plan.work / PLAN
+    left_out = {"work", "output", "compiled"}
+    text = json.dumps({name: value for name, value in asdict(plan).items() if name not in left_out})
+    if not path.is_file():
+        with atomic_file(path) as temporary:
+            temporary.write_text(text)
+        return
+    here, there = json.loads(text), json.loads(path.read_text())
+    other = "; ".join(f"{name} {there[name]} there, {here[name]} here" for name in here if there[name] != here[name])
+    if other:
+        raise InputError(f"{plan.work} holds another build ({other}); give another --work, or remove it")
 
 
 def drawings(plan: Plan) -> tuple[UInt8[np.ndarray, "n size size 3"], list[str]]:
