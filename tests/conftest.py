@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA, LoraLayer
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 # A shell's background job, and all that it starts, ignores Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine takes what time it takes; how fast something is is no property of an example.
+settings.register_profile("lorarar", deadline=None)
+settings.load_profile("lorarar")
 
 BUNDLE_RANK = 128  # of the fixed-rank bundles: the largest that the property tests use
 COMBINATIONS = [

@@ -40,7 +40,7 @@ scales = st.sampled_from([0.0, 1e-8, 1e-4, 1e-2, 1.0, 1e2, 1e4])
 
 
 @pytest.mark.parametrize(("target", "precision"), [key for key in COMBINATIONS if key[1] == "fp32"])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ranks, ranks, scales, scales, st.integers(0, 2**16), st.sampled_from([(1.0, 1.0), (0.5, 1.25), (0.0, 1.0)]))
 def test_fp32_merger_equals_dense_eq_2(
     layout: Layout,
@@ -66,7 +66,7 @@ def test_fp32_merger_equals_dense_eq_2(
 
 
 @pytest.mark.parametrize(("target", "precision"), [key for key in COMBINATIONS if key[1] == "fp16"])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ranks, ranks, scales, scales, st.integers(0, 2**16))
 def test_fp16_merger_equals_dense_eq_2_or_refuses(
     layout: Layout,

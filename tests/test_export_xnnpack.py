@@ -39,7 +39,7 @@ def grouped_graphs(draw: st.DrawFn) -> tuple[Graph, list[list[Node]]]:
     return graph, list(groups.values())
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(grouped_graphs())
 def test_the_same_partitions_as_executorchs(case: tuple[Graph, list[list[Node]]]) -> None:
     graph, groups = case

@@ -20,7 +20,7 @@ def mix_by_hand(x: int) -> int:
     return x ^ x >> 16
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**20 + 9), st.sampled_from([0.5, 1.0, 2.0]))
 def test_generator_is_what_the_manifest_says(seed: int, index: int, scale: float) -> None:
     values = generate((index + 1,), seed, scale)

@@ -86,7 +86,7 @@ def test_a_base_without_attention_is_refused() -> None:
         Layout.from_linears("mlp", [("ff.net.0", 8, 8)])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple), st.integers(0, 7), st.integers(0, 999))
 def test_packing_is_exact(layout: Layout, ranks: tuple[int, ...], more: int, seed: int) -> None:
     lora = random_lora(layout, ranks, seed)

@@ -21,7 +21,7 @@ def dense(layer: LoraLayer) -> np.ndarray:
     return np.einsum("or,r...->o...", up, layer.down.astype(np.float64))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     ranks=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     kernel=st.sampled_from([(), (1, 1), (3, 3)]),

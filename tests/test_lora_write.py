@@ -41,7 +41,7 @@ def sample(ranks: dict[str, int], scale: float = 1.0) -> LoRA:
     return LoRA({name: layer(rng, name, rank, scale) for name, rank in ranks.items()})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     ranks=st.dictionaries(st.sampled_from(NAMES), st.integers(1, 6), min_size=1),
     dialect=st.sampled_from(list(WRITERS)),

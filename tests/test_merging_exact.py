@@ -97,7 +97,7 @@ def equation_2(content: np.ndarray, style: np.ndarray) -> tuple[np.ndarray, np.n
     return content * m[0] + style * m[1], m
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(ADVERSARIAL, ADVERSARIAL, st.sampled_from([(1.0, 1.0), (0.7, 1.3), (0.0, -1.0)]))
 def test_learned_is_equation_2(content_spec: Spec, style_spec: Spec, scales: tuple[float, float]) -> None:
     content, style = adversarial(content_spec), adversarial(style_spec)
@@ -152,7 +152,7 @@ def test_many_layers_come_through_in_batches(monkeypatch: pytest.MonkeyPatch) ->
         np.testing.assert_allclose(item.delta(), single.lora.layers[name].delta(), rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(ADVERSARIAL, ADVERSARIAL)
 def test_dense_factored_and_prepared_coefficients_agree(content_spec: Spec, style_spec: Spec) -> None:
     content, style = adversarial(content_spec), adversarial(style_spec)
@@ -186,7 +186,7 @@ def test_gradients_of_the_factored_form_are_those_of_the_dense_form() -> None:
         torch.testing.assert_close(factored, dense_form, rtol=1e-10, atol=1e-10)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(ADVERSARIAL, ADVERSARIAL, st.sampled_from([0.0, 0.5, 3.0]))
 def test_np_lora_is_its_dense_formula(content_spec: Spec, style_spec: Spec, mu: float) -> None:
     content, style = adversarial(content_spec), adversarial(style_spec)

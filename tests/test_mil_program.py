@@ -214,7 +214,7 @@ def test_a_constant_or_an_input_can_be_an_output(tmp_path: Path) -> None:
 SIZES = st.integers(1, 4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(SIZES, min_size=1, max_size=4), st.data())
 def test_reshape_with_zeros_and_minus_one(shape: list[int], data: st.DataObject) -> None:
     x = np.arange(np.prod(shape)).reshape(shape)
@@ -223,7 +223,7 @@ def test_reshape_with_zeros_and_minus_one(shape: list[int], data: st.DataObject)
     assert OPS["reshape"].function(x, np.array(target)).shape == tuple(shape)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(SIZES, min_size=1, max_size=3), st.data())
 def test_slice_by_index_equals_numpy(shape: list[int], data: st.DataObject) -> None:
     x = np.arange(np.prod(shape)).reshape(shape)
@@ -238,7 +238,7 @@ def test_slice_by_index_equals_numpy(shape: list[int], data: st.DataObject) -> N
     np.testing.assert_array_equal(made, x[index])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.integers(1, 2),
     st.integers(1, 3),

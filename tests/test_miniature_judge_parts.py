@@ -23,7 +23,7 @@ from lorarar.miniature.judge_verdicts import EVIDENCE, equal_error_threshold, ev
 # Subjects, and what a drawing shows of them
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 4))
 def test_a_changed_subject_differs_in_so_many_visible_details(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
@@ -137,7 +137,7 @@ def test_unknown_colours_are_no_evidence_and_wrong_ones_are() -> None:
     assert wrong < 0.2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6))
 def test_the_threshold_makes_both_errors_equal(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -48,8 +48,10 @@ def has_colour(drawing: Buffers, colour: RGB) -> np.ndarray:
     return (drawing.albedo == np.float32(colour)).all(-1)
 
 
-def colours(drawing: Buffers, among: np.ndarray) -> set[tuple[float, ...]]:
-    return {tuple(map(float, row)) for row in np.unique(drawing.albedo[among], axis=0)}
+def colours(drawing: Buffers, among: np.ndarray, least: float = 1) -> set[tuple[float, ...]]:
+    """Colours of at least so many pixels."""
+    rows, counts = np.unique(drawing.albedo[among], axis=0, return_counts=True)
+    return {tuple(map(float, row)) for row in rows[counts >= least]}
 
 
 def same(first: Buffers, second: Buffers) -> bool:
@@ -64,14 +66,14 @@ def test_every_kind_has_a_body_and_every_marking_a_shape() -> None:
     assert {kind.group for kind in KINDS.values()} == {"animal", "object", "toy"}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(kinds, seeds)
 def test_same_subject_and_view_give_the_same_bytes(kind: str, seed: int) -> None:
     assert example(kind, seed) == example(kind, seed)
     assert same(draw(*example(kind, seed)), draw(*example(kind, seed)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(kinds, seeds)
 def test_a_subject_stays_inside_and_fills_the_picture(kind: str, seed: int) -> None:
     drawing = draw(*example(kind, seed))
@@ -88,7 +90,7 @@ def test_a_subject_stays_inside_and_fills_the_picture(kind: str, seed: int) -> N
     assert np.median(drawing.height[~drawing.subject]) == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(kinds, seeds)
 def test_flip_mirrors_the_picture(kind: str, seed: int) -> None:
     subject, view = example(kind, seed)
@@ -137,13 +139,16 @@ def test_an_accessory_changes_only_its_own_region(kind: str) -> None:
         assert (changed & bare.subject).any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(kinds, seeds)
 def test_another_pose_changes_the_parts_but_not_the_colours(kind: str, seed: int) -> None:
     subject, view = example(kind, seed)
     first, second = (draw(subject, replace(view, pose=pose)) for pose in (0.1, 0.72))
     assert (first.part != second.part).mean() > 0.01
-    assert colours(first, first.subject) == colours(second, second.subject)
+    # Of a boot's shaded part, which its hat covers in the other pose, a pixel or two may look out.
+    for one, other in ((first, second), (second, first)):
+        seen = colours(one, one.subject, least=one.subject.sum() / 1000)
+        assert len(seen) > 1 and seen <= colours(other, other.subject)
 
 
 @pytest.mark.parametrize("kind", KIND_NAMES)

@@ -177,7 +177,7 @@ def test_a_held_out_style_is_near_itself_and_a_far_one_is_not() -> None:
         assert not near_gallery(replace(style, palette=other)) or style.palette.distance(other) < 0.4
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 2**63))
 def test_the_population_keeps_away_from_the_gallery(seed: int) -> None:
     style = sample_style(np.random.default_rng(seed))

@@ -149,7 +149,7 @@ def assert_same_loss_and_gradient(
         torch.testing.assert_close(value.grad, other.grad, rtol=1e-8, atol=1e-8 * float(other.grad.abs().max()))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     st.tuples(st.integers(1, 7), st.integers(1, 7)),
     st.sampled_from(list(DISTANCES)),
