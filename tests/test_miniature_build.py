@@ -24,7 +24,7 @@ from lorarar.checkpoints import load_hypernet
 from lorarar.cli import InputError
 from lorarar.lora import read_lora
 from lorarar.miniature import build as build_module
-from lorarar.miniature import judge_training, stages
+from lorarar.miniature import judge_training
 from lorarar.miniature import population as population_module
 from lorarar.miniature.__main__ import STAGES as HELP_STAGES
 from lorarar.miniature.__main__ import main
@@ -285,7 +285,7 @@ def test_the_work_of_another_plan_is_refused(started: Plan, change: dict[str, An
     with pytest.raises(InputError, match=f"holds another build {told}"):
         build(replace(started, **change), TO_PIPELINE)
     assert {path: path.stat().st_mtime_ns for path in started.work.rglob("*")} == before
-    stages.claim_work(replace(started, compiled=True, output=started.work / "elsewhere"))
+    build(replace(started, compiled=True, output=started.work / "elsewhere"), [])
 
 
 def test_the_card_tells_commands_times_and_figures_of_what_is_shipped(tmp_path: Path) -> None:

@@ -86,7 +86,8 @@ def claim_work(plan: Plan) -> None:
             temporary.write_text(text)
         return
     here, there = json.loads(text), json.loads(path.read_text())
-    other = "; ".join(f"{name} {there[name]} there, {here[name]} here" for name in here if there[name] != here[name])
+    names = [name for name in here if there.get(name) != here[name]]
+    other = "; ".join(f"{name} {there.get(name)} there, {here[name]} here" for name in names)
     if other:
         raise InputError(f"{plan.work} holds another build ({other}); give another --work, or remove it")
 
