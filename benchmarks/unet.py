@@ -152,7 +152,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--base", default=DEFAULT_BASE, help=BASES_HELP)
     add("--untrained", action="store_true", help="a named base with seeded random weights")
-    add("--rank", type=int, help="rank of one LoRA; the adapter's is twice that (default 64; miniature 8)")
+    add("--rank", type=int, help="rank of one LoRA; the adapter's is twice that (default 64; miniature 16)")
     add("--targets", default=",".join(TARGETS), help="what to run (default %(default)s)")
     add("--precision", default="fp32", metavar="P,P…", help="precisions of the UNet (default %(default)s)")
     add("--resolution", type=int, metavar="PIXELS", help="side of the image (default: the base's own)")

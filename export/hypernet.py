@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--checkpoint", type=Path, metavar="FILE", help="a trained hypernetwork (default: the miniature's, for it)"
     )
     parser.add_argument("--untrained", action="store_true", help="seeded random weights; recorded in the manifest")
-    parser.add_argument("--rank", type=int, help="largest rank of a LoRA (default 64, the paper's; miniature 8)")
+    parser.add_argument("--rank", type=int, help="largest rank of a LoRA (default 64, the paper's; miniature 16)")
     parser.add_argument("--precision", help="fp32 or fp16 (default: fp16 for coreml, fp32 for the others)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="the bundle (default build/merger-BASE-TARGET-PRECISION)"

@@ -273,7 +273,7 @@ def _parse(argv: Sequence[str] | None) -> Any:
     add("--base", default=DEFAULT_BASE, help=BASES_HELP)
     add("--checkpoint", type=Path, metavar="FILE", help="a trained hypernetwork (default: the miniature's, for it)")
     add("--untrained", action="store_true", help="seeded random weights for all, to try a named base's size out")
-    add("--rank", type=int, help="largest rank of a LoRA (default 64, the paper's; miniature 8)")
+    add("--rank", type=int, help="largest rank of a LoRA (default 64, the paper's; miniature 16)")
     add(
         "--precision",
         help="the UNet's: fp32, fp16, w8, w6, w4 as the target has them (default: fp16 for coreml, else fp32); "

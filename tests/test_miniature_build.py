@@ -302,7 +302,7 @@ def test_the_card_tells_commands_times_and_figures_of_what_is_shipped(tmp_path: 
     assert "| recorded in all | | 92 |" in card and str(Path.cwd()) not in card
     assert "--until population` | not recorded |" in card
     assert "build --seed 3" in card and str(plan.output / "dataset") in card and str(plan.made) not in card
-    assert "--only styles --rank 8 --steps 100 --learning-rate 0.0005 --batch-size 4 --seed 3" in card
+    assert "--only styles --rank 16 --steps 100 --learning-rate 0.0005 --batch-size 4 --seed 3" in card
     asked = json.loads((MINIATURE_FOLDER / "judge" / "config.json").read_text())["accuracy"]
     worn = asked["subject"]["same kind"]["worn"]
     assert f"| subject | same kind | {asked['subject']['same kind']['as drawn']:.2f} | {worn:.2f} |" in card

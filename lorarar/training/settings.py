@@ -48,7 +48,7 @@ class LoraSettings:
 
 
 DEFAULTS: dict[str, LoraSettings] = {
-    MINIATURE: LoraSettings(rank=8, steps=800, learning_rate=1e-3, batch_size=4),
+    MINIATURE: LoraSettings(rank=16, steps=800, learning_rate=1e-3, batch_size=4),
 }
 """Bases whose defaults are not the paper's."""
 
