@@ -40,11 +40,11 @@ OFFERED = [(target, precision) for component, target, precision in TOLERANCES if
 # miniature: they are in test_full_size.
 PALETTES = [("coreml", "w6"), ("coreml", "w4")]
 # A minute or more each; others go the same ways through the converters.
-SLOW = [("executorch", "fp16"), ("executorch", "w8"), ("executorch", "w4"), ("onnx", "w8"), ("coreml", "fp32")]
+SLOW = {"executorch": ("fp16", "w8", "w4"), "coreml": ("fp32", "w8"), "onnx": ("w8",)}
 COMBINATIONS = [
-    pytest.param(*combination, marks=[pytest.mark.full] if combination in SLOW else [])
-    for combination in OFFERED
-    if combination not in PALETTES
+    pytest.param(target, precision, marks=[pytest.mark.full] if precision in SLOW[target] else [])
+    for target, precision in OFFERED
+    if (target, precision) not in PALETTES
 ]
 RANK = 3  # of each of the two LoRAs
 SIZE = ImageSize(pixels=32, latent=8, batch=1)
