@@ -146,13 +146,14 @@ def _costs(samples: Mapping[str, Samples]) -> list[dict[str, Any]]:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     from lorarar.bases import BASES_HELP, DEFAULT_BASE
+    from lorarar.training.settings import defaults_text
     from runtime_py.precisions import UNET_PRECISIONS
 
     parser = Parser(prog="python -m benchmarks.unet", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--base", default=DEFAULT_BASE, help=BASES_HELP)
     add("--untrained", action="store_true", help="a named base with seeded random weights")
-    add("--rank", type=int, help="rank of one LoRA; the adapter's is twice that (default 64; miniature 16)")
+    add("--rank", type=int, help=f"rank of one LoRA; the adapter's is twice that {defaults_text('rank')}")
     add("--targets", default=",".join(TARGETS), help="what to run (default %(default)s)")
     add("--precision", default="fp32", metavar="P,P…", help="precisions of the UNet (default %(default)s)")
     add("--resolution", type=int, metavar="PIXELS", help="side of the image (default: the base's own)")

@@ -102,6 +102,7 @@ def load_source(checkpoint: Path | None, untrained: bool, layout: Layout) -> Loa
 
 def main(argv: Sequence[str] | None = None) -> int:
     from lorarar.bases import BASES_HELP, DEFAULT_BASE
+    from lorarar.training.settings import defaults_text
 
     parser = Parser(prog="python -m export.hypernet", description=__doc__.split("\n\n")[0])
     parser.add_argument("--target", required=True, help="onnx, coreml or executorch")
@@ -110,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--checkpoint", type=Path, metavar="FILE", help="a trained hypernetwork (default: the miniature's, for it)"
     )
     parser.add_argument("--untrained", action="store_true", help="seeded random weights; recorded in the manifest")
-    parser.add_argument("--rank", type=int, help="largest rank of a LoRA (default 64, the paper's; miniature 16)")
+    parser.add_argument("--rank", type=int, help=f"largest rank of a LoRA {defaults_text('rank')}")
     parser.add_argument("--precision", help="fp32 or fp16 (default: fp16 for coreml, fp32 for the others)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="the bundle (default build/merger-BASE-TARGET-PRECISION)"

@@ -266,6 +266,7 @@ def _load(args: Any, precision: str) -> tuple[Source, PipelineOptions]:
 
 def _parse(argv: Sequence[str] | None) -> Any:
     from lorarar.bases import BASES_HELP, DEFAULT_BASE
+    from lorarar.training.settings import defaults_text
 
     parser = Parser(prog="python -m export.pipeline", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
@@ -273,7 +274,7 @@ def _parse(argv: Sequence[str] | None) -> Any:
     add("--base", default=DEFAULT_BASE, help=BASES_HELP)
     add("--checkpoint", type=Path, metavar="FILE", help="a trained hypernetwork (default: the miniature's, for it)")
     add("--untrained", action="store_true", help="seeded random weights for all, to try a named base's size out")
-    add("--rank", type=int, help="largest rank of a LoRA (default 64, the paper's; miniature 16)")
+    add("--rank", type=int, help=f"largest rank of a LoRA {defaults_text('rank')}")
     add(
         "--precision",
         help="the UNet's: fp32, fp16, w8, w6, w4 as the target has them (default: fp16 for coreml, else fp32); "

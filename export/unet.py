@@ -130,13 +130,14 @@ def load_unet(args: Any, precision: str) -> tuple[Any, ImageSize]:
 
 def _parse(argv: Sequence[str] | None) -> Any:
     from lorarar.bases import BASES_HELP, DEFAULT_BASE
+    from lorarar.training.settings import defaults_text
 
     parser = Parser(prog="python -m export.unet", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--target", required=True, help="onnx, coreml or executorch")
     add("--base", default=DEFAULT_BASE, help=BASES_HELP)
     add("--untrained", action="store_true", help="a named base with seeded random weights, to try its size out")
-    add("--rank", type=int, help="largest rank of a LoRA (default 64, the paper's; miniature 16)")
+    add("--rank", type=int, help=f"largest rank of a LoRA {defaults_text('rank')}")
     add("--precision", help="fp32, fp16, w8, w6 or w4, as the target has them (default: fp16 for coreml, else fp32)")
     add("--resolution", type=int, metavar="PIXELS", help="side of the image (default: the base's own)")
     add("--batch", type=int, choices=(1, 2), default=1, help="2: with guidance, both prompts in one run (default 1)")

@@ -15,7 +15,7 @@ from lorarar.lora import DTYPES, LoRA, write_lora
 from lorarar.training.curve import ends, sparkline
 from lorarar.training.dataset import read_dataset
 from lorarar.training.many import Loading, Progress, missing_jobs, train_here, train_in_processes
-from lorarar.training.settings import DEFAULT_EVERY, PRECISIONS, LoraSettings, default_settings
+from lorarar.training.settings import DEFAULT_EVERY, PRECISIONS, LoraSettings, default_settings, defaults_text
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -71,11 +71,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog=f"modes:{_MODES_TEXT}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    paper, small = default_settings("sdxl"), default_settings(MINIATURE)
-
-    def default(name: str) -> str:
-        return f"(default {getattr(paper, name)}, the paper's; miniature {getattr(small, name)})"
-
     add = parser.add_argument
     names = ", ".join([MINIATURE, *CONFIGS])
     add("--base", default=DEFAULT_BASE, help=f"{names}, a diffusers folder or a hub id (default {DEFAULT_BASE})")
@@ -88,10 +83,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--jobs", type=int, metavar="N", help="of the dataset, N LoRAs at a time (default 1)")
     add("-o", "--output", type=Path, metavar="FILE", help="the .safetensors file")
     add("--dtype", choices=DTYPES, default="fp32", help="number format of the output (default fp32)")
-    add("--rank", type=int, metavar="R", help=f"rank of every layer {default('rank')}")
-    add("--steps", type=int, metavar="N", help=f"optimizer steps {default('steps')}")
-    add("--learning-rate", type=float, metavar="X", help=f"AdamW's, constant {default('learning_rate')}")
-    add("--batch-size", type=int, metavar="N", help=f"images a step {default('batch_size')}")
+    add("--rank", type=int, metavar="R", help=f"rank of every layer {defaults_text('rank')}")
+    add("--steps", type=int, metavar="N", help=f"optimizer steps {defaults_text('steps')}")
+    add("--learning-rate", type=float, metavar="X", help=f"AdamW's, constant {defaults_text('learning_rate')}")
+    add("--batch-size", type=int, metavar="N", help=f"images a step {defaults_text('batch_size')}")
     add("--accumulation", type=int, metavar="N", help="passes that a step is cut into, to save memory (default 1)")
     add("--seed", type=int, metavar="N", help="seed of the weights, noise and timesteps (default 0)")
     add("--resolution", type=int, metavar="PIXELS", help="side of the images (default: the dataset's or the base's)")

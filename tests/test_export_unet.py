@@ -39,7 +39,7 @@ OFFERED = [(target, precision) for component, target, precision in TOLERANCES if
 # Palettes of one table a weight tell nothing on a random network this small, and k-means takes a minute on the
 # miniature: they are in test_full_size.
 PALETTES = [("coreml", "w6"), ("coreml", "w4")]
-# A minute or more each; others go the same ways through the converters.
+# About a minute or more each; others go the same ways through the converters.
 SLOW = {"executorch": ("fp16", "w8", "w4"), "coreml": ("fp32", "w8"), "onnx": ("w8",)}
 COMBINATIONS = [
     pytest.param(target, precision, marks=[pytest.mark.full] if precision in SLOW[target] else [])

@@ -56,3 +56,9 @@ DEFAULTS: dict[str, LoraSettings] = {
 def default_settings(base: str) -> LoraSettings:
     """The defaults for a base by name; the paper's for SDXL, KOALA and any folder or hub id."""
     return DEFAULTS.get(base, LoraSettings())
+
+
+def defaults_text(name: str) -> str:
+    """For a command's help: a setting's default by the paper, and the miniature's."""
+    paper, small = LoraSettings(), default_settings(MINIATURE)
+    return f"(default {getattr(paper, name)}, the paper's; miniature {getattr(small, name)})"
