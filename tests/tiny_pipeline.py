@@ -18,8 +18,10 @@ DESCRIPTIONS = ("watercolor", "line drawing", "neon glow", "mosaic")
 
 
 def tiny_sizes() -> Sizes:
-    """Networks that train a step in milliseconds; images of 32×32."""
-    return Sizes(latent=8, unet=(16, 32, 48), head=16, vae=(16, 16, 16), text=(32, 48), text_layers=2, time=8)
+    """Networks that train a step in milliseconds; images of 32×32. 48 attention linears."""
+    return Sizes(
+        latent=8, unet=(16, 32, 48), depths=(0, 1, 1), head=16, vae=(16, 16, 16), text=(32, 48), text_layers=2, time=8
+    )
 
 
 def save_tiny_pipeline(folder: Path, seed: int = 0) -> Path:

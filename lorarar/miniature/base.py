@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lorarar.cli import quiet_toolchains
-from lorarar.miniature.loop import Loop, Schedule, seeded
+from lorarar.miniature.loop import Loop, Schedule, fast_products, seeded
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -101,7 +101,7 @@ class _Step:
         noise = torch.randn(latents.shape, generator=generator)
         signal, spread = self.signal[times].view(-1, 1, 1, 1), self.noise[times].view(-1, 1, 1, 1)
         noisy = signal * latents + spread * noise
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with fast_products():
             embeds, pooled = self._text(step, rows)
             predicted = self.pipeline.unet(
                 noisy.contiguous(memory_format=torch.channels_last),

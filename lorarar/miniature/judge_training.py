@@ -27,7 +27,7 @@ from lorarar.miniature.judge_report import AS_DRAWN, WORN, accuracy, as_csv, jud
 from lorarar.miniature.judge_trials import Trials, draw_trials, random_settings
 from lorarar.miniature.judge_verdicts import Calibration, evidence, fit
 from lorarar.miniature.judge_wear import worn
-from lorarar.miniature.loop import Loop, Schedule, seeded
+from lorarar.miniature.loop import Loop, Schedule, fast_products, seeded
 
 SCHEDULE = Schedule(steps=3600, rate=4e-3, warmup=60)
 BATCH_GROUPS = 8  # of GROUP drawings
@@ -123,7 +123,7 @@ class _Step:
         details, styles, families = (
             torch.from_numpy(values[rows]) for values in (self.data.details, self.data.styles, self.data.families)
         )
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with fast_products():
             loss = DETAIL_WEIGHT * detail_loss(self.network.read_subject(images), details)
             if plain or step % 2:
                 return loss

@@ -1,9 +1,10 @@
-"""What the miniature's own training loops share: a loop that resumes bit for bit, weights' moving average, the rate."""
+"""What the miniature's own training loops share: resuming bit for bit, weights' moving average, rate, precision."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from lorarar.cli import InputError, atomic_file
 
 SAVE_SECONDS = 60.0  # a stopped run loses at most this much
+BF16_PRODUCTS = ("avx512_bf16", "amx_bf16", "bf16")  # a CPU's instructions by torch's names: x86, x86, arm64
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,17 @@ def seeded(*numbers: int) -> torch.Generator:
 
     state = np.random.SeedSequence(numbers).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
+
+
+def fast_products() -> AbstractContextManager[Any]:
+    """Around a step's networks: products of bf16 where the CPU has them, of fp32 elsewhere.
+
+    Elsewhere torch emulates bf16. On a Xeon without it, 2 cores, the autoencoder's step took 2.1 s so and 0.63 s in
+    fp32. A build that is stopped may go on on a CPU of the other kind; the last digits differ between the two.
+    """
+    capabilities = torch.cpu.get_capabilities()
+    native = any(capabilities.get(name, False) for name in BF16_PRODUCTS)
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=native)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from lorarar.miniature.loop import Loop, Schedule, seeded
+from lorarar.miniature.loop import Loop, Schedule, fast_products, seeded
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -45,7 +45,7 @@ def train_vae(
     def loss_of(step: int) -> Float[Tensor, ""]:
         generator = seeded(seed, step)
         crops = _crops(images, generator)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with fast_products():
             posterior = vae.encode(crops).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator)
             decoded = vae.decode(posterior.mean + posterior.std * noise).sample
@@ -69,7 +69,7 @@ def encode_all(
     parts = []
     for first in range(0, len(images), batch):
         pixels = to_pixels(torch.from_numpy(np.ascontiguousarray(images[first : first + batch])))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with fast_products():
             mean = vae.encode(pixels).latent_dist.mean
         parts.append((mean.float() * factor).half())
     return torch.cat(parts)
