@@ -105,6 +105,14 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
 
 
+@pytest.fixture(scope="session")
+def shallow_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pipeline with a shallower UNet, for exports."""
+    from tiny_pipeline import save_tiny_pipeline, shallow_sizes
+
+    return save_tiny_pipeline(tmp_path_factory.mktemp("shallow") / "pipeline", sizes=shallow_sizes())
+
+
 @pytest.fixture(scope="module")
 def world(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     """The tiny pipeline with a dataset and LoRAs, for training on pairs."""

@@ -27,9 +27,9 @@ def test_costs_are_ratios_of_medians() -> None:
     assert command._costs(samples)[0]["passed"]
 
 
-def test_the_command(tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundles, out = tmp_path / "bundles", tmp_path / "unet.json"
-    given = ["--base", str(tiny_pipeline), "--rank", "3", "--targets", "onnx", "--rounds", "2", "--threads", "1"]
+    given = ["--base", str(shallow_pipeline), "--rank", "3", "--targets", "onnx", "--rounds", "2", "--threads", "1"]
     assert command.main([*given, "--bundles", str(bundles), "--json", str(out)]) == 0
     document = json.loads(out.read_text())
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == document

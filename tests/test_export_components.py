@@ -34,8 +34,8 @@ def test_weights_are_given_back_quantised_ones_too() -> None:
     assert {value.device.type for value in network.parameters()} == {"meta"}
 
 
-def test_the_reference_widens_weights_of_half_precision(tiny_pipeline: Path) -> None:
-    half = open_unet(str(tiny_pipeline), untrained=False, dtype=torch.float16)[0].eval()
+def test_the_reference_widens_weights_of_half_precision(shallow_pipeline: Path) -> None:
+    half = open_unet(str(shallow_pipeline), untrained=False, dtype=torch.float16)[0].eval()
     wide = copy.deepcopy(half).float()
     inputs = {
         "sample": torch.randn(1, 4, 8, 8),
@@ -53,9 +53,9 @@ def test_the_reference_widens_weights_of_half_precision(tiny_pipeline: Path) -> 
 
 
 @pytest.mark.parametrize("target", ["onnx", "coreml"])
-def test_no_weight_outlives_its_conversion(target: str, tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_no_weight_outlives_its_conversion(target: str, shallow_pipeline: Path, tmp_path: Path) -> None:
     """At full size what the converters keep is gigabytes that the check needs."""
-    unet = open_unet(str(tiny_pipeline), untrained=False)[0].eval().requires_grad_(False)
+    unet = open_unet(str(shallow_pipeline), untrained=False)[0].eval().requires_grad_(False)
     alive = [weakref.ref(value.untyped_storage()) for value in unet.parameters() if value.numel() > 1000]
     graph = unet_graph(unet, None, 4, ImageSize(64, 8, 1))
     with quiet_toolchains():

@@ -74,13 +74,13 @@ class Bundles(dict[str, Bundle]):
 
 
 @pytest.fixture(scope="module")
-def bundles(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Bundle]:
-    return Bundles(tiny_pipeline, tmp_path_factory.mktemp("pipelines"))
+def bundles(shallow_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Bundle]:
+    return Bundles(shallow_pipeline, tmp_path_factory.mktemp("pipelines"))
 
 
 @pytest.fixture
-def loras(tiny_pipeline: Path, tmp_path: Path) -> tuple[Path, Path]:
-    layout = load_layout(str(tiny_pipeline))
+def loras(shallow_pipeline: Path, tmp_path: Path) -> tuple[Path, Path]:
+    layout = load_layout(str(shallow_pipeline))
     paths = tmp_path / "content.safetensors", tmp_path / "style.safetensors"
     for seed, path in enumerate(paths):
         write_lora(random_lora(layout, (2,), seed, 0.3, 0.3), path)
@@ -105,7 +105,7 @@ def drawn_by_diffusers(folder: Path, lora: Path | None, request: Request, negati
 
 @pytest.mark.parametrize(("target", "precision"), TARGETS)
 def test_an_image_with_two_loras_is_what_diffusers_draws_with_the_merged_file(
-    tiny_pipeline: Path,
+    shallow_pipeline: Path,
     bundles: Mapping[str, Bundle],
     loras: tuple[Path, Path],
     tmp_path: Path,
@@ -123,18 +123,18 @@ def test_an_image_with_two_loras_is_what_diffusers_draws_with_the_merged_file(
     merged = merge_with_bundle(bundle, session, *(read_lora(path) for path in loras), Options()).lora
     write_lora(merged, tmp_path / "merged.safetensors")
     request = Request("a sks dog", seed=3, steps=4, guidance=3.5)
-    want = drawn_by_diffusers(tiny_pipeline, tmp_path / "merged.safetensors", request)
-    base = drawn_by_diffusers(tiny_pipeline, None, request)
+    want = drawn_by_diffusers(shallow_pipeline, tmp_path / "merged.safetensors", request)
+    base = drawn_by_diffusers(shallow_pipeline, None, request)
     assert psnr_db(want, base) < 25, "the LoRAs must change the image, or the comparison says nothing"
     # A byte's rounding alone is 59 dB.
     assert psnr_db(want, have) > {"fp32": 55, "fp16": 38}[precision]
 
 
 def test_the_golden_image_of_weights_in_half_precision_is_that_of_the_same_weights_in_fp32(
-    tiny_pipeline: Path, tmp_path: Path
+    shallow_pipeline: Path, tmp_path: Path
 ) -> None:
-    layout, options = load_layout(str(tiny_pipeline)), PipelineOptions("onnx", "fp32", RANK, SMALL, 4, 3.5)
-    pipeline = open_pipeline(str(tiny_pipeline), False, torch.float32)
+    layout, options = load_layout(str(shallow_pipeline)), PipelineOptions("onnx", "fp32", RANK, SMALL, 4, 3.5)
+    pipeline = open_pipeline(str(shallow_pipeline), False, torch.float32)
     images = []
     for name, narrow in (("half", True), ("full", False)):
         unet = pipeline.unet.half() if narrow else pipeline.unet.float()
@@ -147,7 +147,7 @@ def test_the_golden_image_of_weights_in_half_precision_is_that_of_the_same_weigh
 
 
 def test_text_encoders_follow_the_unet_and_the_vae_does_not(
-    tiny_pipeline: Path, bundles: Mapping[str, Bundle], tmp_path: Path
+    shallow_pipeline: Path, bundles: Mapping[str, Bundle], tmp_path: Path
 ) -> None:
     for target, names in UNET_PRECISIONS.items():
         for unet, part in product(names, ("merger", "text_encoder", "text_encoder_2", "vae_decoder")):
@@ -156,7 +156,7 @@ def test_text_encoders_follow_the_unet_and_the_vae_does_not(
     types = {name: half.component(name).outputs[0].dtype for name in half.manifest["components"]}
     assert types["text_encoder"] is types["text_encoder_2"] is types["unet"] is np.float16
     assert types["merger"] is types["vae_decoder"] is np.float32
-    pipeline = open_pipeline(str(tiny_pipeline), False, torch.float32)
+    pipeline = open_pipeline(str(shallow_pipeline), False, torch.float32)
     text = text_graph("text_encoder", pipeline.text_encoder.eval(), [0] * 77)
     write_component(tmp_path, text, find_target("onnx"), part_precision("text_encoder", "w4"), lambda _: None)
     assert bits_of_products(tmp_path / "text_encoder.onnx") == {8}
@@ -167,18 +167,20 @@ def bits_of_products(path: Path) -> set[int]:
     return {attribute.i for node in products for attribute in node.attribute if attribute.name == "bits"}
 
 
-def test_guidance_and_negative_prompts_are_diffusers(tiny_pipeline: Path, bundles: Mapping[str, Bundle]) -> None:
+def test_guidance_and_negative_prompts_are_diffusers(shallow_pipeline: Path, bundles: Mapping[str, Bundle]) -> None:
     pipeline = Pipeline(bundles["onnx"], keep=True)
     adapter = pipeline.adapter(None)
     for guidance, negative in ((1.0, None), (3.0, None), (3.0, "a house"), (2.0, "")):
         request = Request("a sks cat in watercolor style", 5, 3, guidance, negative)
         have = pipeline.draw(request, adapter).pixels[0].transpose(1, 2, 0)
-        want = drawn_by_diffusers(tiny_pipeline, None, request, negative)
+        want = drawn_by_diffusers(shallow_pipeline, None, request, negative)
         assert psnr_db(want, have) > 90, (guidance, negative)
 
 
-def test_a_unet_of_batch_1_draws_the_same(tiny_pipeline: Path, bundles: Mapping[str, Bundle], tmp_path: Path) -> None:
-    unet, layout = open_unet(str(tiny_pipeline), False)[0], load_layout(str(tiny_pipeline))
+def test_a_unet_of_batch_1_draws_the_same(
+    shallow_pipeline: Path, bundles: Mapping[str, Bundle], tmp_path: Path
+) -> None:
+    unet, layout = open_unet(str(shallow_pipeline), False)[0], load_layout(str(shallow_pipeline))
     export_unet(unet.eval(), layout, UNetOptions("onnx", "fp32", RANK, ImageSize(32, 8, 1)), tmp_path / "unet")
     entry = json.loads((tmp_path / "unet" / "manifest.json").read_text())["components"]["unet"]
     folder = copied(bundles["onnx"].path, tmp_path / "one", lambda data: data["components"].update(unet=entry))
@@ -289,9 +291,9 @@ def test_a_merger_alone_draws_nothing(bundle_folders: dict[tuple[str, str], Path
         generate(given)
 
 
-def test_the_command(tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bundle"
-    given = ["--target", "onnx", "--base", str(tiny_pipeline), "--rank", "2", "--out", str(out)]
+    given = ["--target", "onnx", "--base", str(shallow_pipeline), "--rank", "2", "--out", str(out)]
     with pytest.raises(InputError, match="give either --checkpoint FILE"):
         main(given)
     assert not out.exists()

@@ -78,23 +78,23 @@ def interrupted(base: Path, out: Path) -> Path:
 
 @pytest.mark.full
 def test_a_real_export_goes_on_and_makes_the_same_bytes(
-    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shallow_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = export(tiny_pipeline, tmp_path / "whole" / "bundle")
+    whole = export(shallow_pipeline, tmp_path / "whole" / "bundle")
     monkeypatch.setattr(components, "write_component", Interrupted(components.write_component))
-    interrupted(tiny_pipeline, tmp_path / "bundle")
-    assert export(tiny_pipeline, tmp_path / "bundle") == whole
+    interrupted(shallow_pipeline, tmp_path / "bundle")
+    assert export(shallow_pipeline, tmp_path / "bundle") == whole
     Bundle.open(tmp_path / "bundle")
 
 
-def test_it_goes_on(tiny_pipeline: Path, written: Interrupted, tmp_path: Path) -> None:
-    interrupted(tiny_pipeline, tmp_path / "bundle")
+def test_it_goes_on(shallow_pipeline: Path, written: Interrupted, tmp_path: Path) -> None:
+    interrupted(shallow_pipeline, tmp_path / "bundle")
     assert written == PARTS
-    files = export(tiny_pipeline, tmp_path / "bundle")
+    files = export(shallow_pipeline, tmp_path / "bundle")
     assert written == [*PARTS, "vae_decoder"]
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"] and STATE not in files
     # The second time nothing is interrupted: the same from beginning to end.
-    assert export(tiny_pipeline, tmp_path / "other") == files
+    assert export(shallow_pipeline, tmp_path / "other") == files
     assert written == [*PARTS, "vae_decoder", *PARTS]
 
 
@@ -118,20 +118,20 @@ def damage_the_state(left: Path) -> int:
     [(other_steps, PARTS), (damage_a_part, ["unet", "vae_decoder"]), (damage_the_state, PARTS)],
 )
 def test_what_does_not_fit_is_made_again(
-    tiny_pipeline: Path, written: Interrupted, tmp_path: Path, change: Callable[[Path], int], again: list[str]
+    shallow_pipeline: Path, written: Interrupted, tmp_path: Path, change: Callable[[Path], int], again: list[str]
 ) -> None:
-    steps = change(interrupted(tiny_pipeline, tmp_path / "bundle"))
-    files = export(tiny_pipeline, tmp_path / "bundle", steps)
+    steps = change(interrupted(shallow_pipeline, tmp_path / "bundle"))
+    files = export(shallow_pipeline, tmp_path / "bundle", steps)
     assert written == [*PARTS, *again]
     assert files["unet.onnx"] == b"unet"
     assert json.loads(files["manifest.json"])["pipeline"]["steps"] == steps
 
 
-def test_an_error_leaves_nothing(tiny_pipeline: Path, tmp_path: Path, written: Interrupted) -> None:
+def test_an_error_leaves_nothing(shallow_pipeline: Path, tmp_path: Path, written: Interrupted) -> None:
     def fail(*_: Any) -> dict[str, Any]:
         raise InputError("no")
 
     written.write = fail
     with pytest.raises(InputError, match="no"):
-        export(tiny_pipeline, tmp_path / "bundle")
+        export(shallow_pipeline, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []

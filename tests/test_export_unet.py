@@ -52,14 +52,14 @@ Tensors = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def layout(tiny_pipeline: Path) -> Layout:
-    return load_layout(str(tiny_pipeline))
+def layout(shallow_pipeline: Path) -> Layout:
+    return load_layout(str(shallow_pipeline))
 
 
 @pytest.fixture(scope="module")
 def lora(layout: Layout) -> LoRA:
     """A merged LoRA strong enough to be seen: ΔW about as large as the weights."""
-    return random_lora(layout, (2 * RANK,), seed=7, up_scale=0.2, down_scale=0.2)
+    return random_lora(layout, (2 * RANK,), seed=7, up_scale=0.3, down_scale=0.3)
 
 
 def options(target: str, precision: str, fused: LoRA | None = None) -> UNetOptions:
@@ -86,9 +86,9 @@ class Bundles(dict[tuple[str, str], Bundle]):
 
 @pytest.fixture(scope="module")
 def bundles(
-    tiny_pipeline: Path, layout: Layout, tmp_path_factory: pytest.TempPathFactory
+    shallow_pipeline: Path, layout: Layout, tmp_path_factory: pytest.TempPathFactory
 ) -> Mapping[tuple[str, str], Bundle]:
-    return Bundles(tiny_pipeline, layout, tmp_path_factory.mktemp("unets"))
+    return Bundles(shallow_pipeline, layout, tmp_path_factory.mktemp("unets"))
 
 
 def given(bundle: Bundle, lora: LoRA | None) -> Tensors:
@@ -124,7 +124,7 @@ def close(have: np.ndarray, want: np.ndarray, target: str, precision: str) -> bo
 
 @pytest.mark.parametrize(("target", "precision"), COMBINATIONS)
 def test_an_adapter_gives_what_diffusers_gives_with_that_lora(
-    tiny_pipeline: Path,
+    shallow_pipeline: Path,
     bundles: Mapping[tuple[str, str], Bundle],
     lora: LoRA,
     tmp_path: Path,
@@ -133,7 +133,7 @@ def test_an_adapter_gives_what_diffusers_gives_with_that_lora(
 ) -> None:
     """The oracle shares no code with the export: the LoRA goes through a file and PEFT into the stock UNet."""
     bundle = bundles[target, precision]
-    unet = tiny_unet(tiny_pipeline)
+    unet = tiny_unet(shallow_pipeline)
     base = with_diffusers(unet, given(bundle, None))
     path = tmp_path / "lora.safetensors"
     write_lora(lora, path)
@@ -152,7 +152,7 @@ def test_an_adapter_gives_what_diffusers_gives_with_that_lora(
     [("onnx", "fp32"), ("coreml", "fp16"), pytest.param("executorch", "fp32", marks=[pytest.mark.full])],
 )
 def test_a_zero_adapter_is_the_base_and_a_fused_lora_the_adapter(
-    tiny_pipeline: Path,
+    shallow_pipeline: Path,
     layout: Layout,
     bundles: Mapping[tuple[str, str], Bundle],
     lora: LoRA,
@@ -164,7 +164,7 @@ def test_a_zero_adapter_is_the_base_and_a_fused_lora_the_adapter(
     zeros = random_lora(layout, (1,), 0, 0.0, 0.0)
     found = {}
     for name, added in (("base", zeros), ("fused", lora)):
-        unet = tiny_unet(tiny_pipeline)
+        unet = tiny_unet(shallow_pipeline)
         export_unet(unet, layout, options(target, precision, added), tmp_path / name)
         other = Bundle.open(tmp_path / name)
         inputs = golden_inputs(other.component("unet"))
@@ -207,14 +207,14 @@ def test_a_core_ml_unet_in_chunks_is_the_same(
 
 
 def test_split_einsum_is_the_same_attention(
-    tiny_pipeline: Path, layout: Layout, lora: LoRA, bundles: Mapping[tuple[str, str], Bundle], tmp_path: Path
+    shallow_pipeline: Path, layout: Layout, lora: LoRA, bundles: Mapping[tuple[str, str], Bundle], tmp_path: Path
 ) -> None:
     chosen = replace(options("coreml", "fp16"), attention="split-einsum")
-    export_unet(tiny_unet(tiny_pipeline), layout, chosen, tmp_path / "split")
+    export_unet(tiny_unet(shallow_pipeline), layout, chosen, tmp_path / "split")
     split, one = Bundle.open(tmp_path / "split"), bundles["coreml", "fp16"]
     program = Program.open(split.component("unet").path)
     heads = sum(
-        2 * module.heads for module in tiny_unet(tiny_pipeline).modules() if type(module).__name__ == "Attention"
+        2 * module.heads for module in tiny_unet(shallow_pipeline).modules() if type(module).__name__ == "Attention"
     )
     assert program.op_counts()["einsum"] == heads > 10
     inputs = given(one, lora)
@@ -222,11 +222,11 @@ def test_split_einsum_is_the_same_attention(
         assert close(run(first, inputs), run(second, inputs), "coreml", "fp16"), first.runtime
     for name, message in (("split-einsum", "leave it out for --target onnx"), ("flash", "valid are original, split-e")):
         with pytest.raises(InputError, match=message):
-            main(["--target", "onnx", "--base", str(tiny_pipeline), "--attention", name])
+            main(["--target", "onnx", "--base", str(shallow_pipeline), "--attention", name])
 
 
 def test_onnx_weights_too_large_for_one_file_lie_beside_the_graph(
-    tiny_pipeline: Path,
+    shallow_pipeline: Path,
     layout: Layout,
     lora: LoRA,
     bundles: Mapping[tuple[str, str], Bundle],
@@ -237,7 +237,7 @@ def test_onnx_weights_too_large_for_one_file_lie_beside_the_graph(
 
     monkeypatch.setattr(onnx, "ONE_FILE", 100_000)
     out = tmp_path / "large"
-    export_unet(tiny_unet(tiny_pipeline), layout, options("onnx", "fp32"), out)
+    export_unet(tiny_unet(shallow_pipeline), layout, options("onnx", "fp32"), out)
     large, one = Bundle.open(out), bundles["onnx", "fp32"]
     assert sorted(path.name for path in (out / "unet.onnx").iterdir()) == ["model.onnx", "weights.bin"]
     text = (out / "unet.onnx" / "model.onnx").read_bytes()
@@ -262,8 +262,8 @@ def test_onnx_widens_large_weights_of_half_precision_in_each_run(
 
 
 @pytest.mark.parametrize("target", ["onnx", "coreml", "executorch"])
-def test_a_target_s_form_is_the_same_function(tiny_pipeline: Path, target: str) -> None:
-    unet = tiny_unet(tiny_pipeline)
+def test_a_target_s_form_is_the_same_function(shallow_pipeline: Path, target: str) -> None:
+    unet = tiny_unet(shallow_pipeline)
     generator = torch.Generator().manual_seed(0)
     for parameter in unet.parameters():
         # Norms start as the identity, which hides a forgotten scale or shift.
@@ -342,14 +342,14 @@ def test_adapters_of_another_layout_are_refused(bundles: Mapping[tuple[str, str]
         (["--target", "onnx", "--checkpoint", "h"], "--checkpoint is for merging a pair; give --fused CONTENT STYLE"),
     ],
 )
-def test_bad_options_are_told(tiny_pipeline: Path, tmp_path: Path, extra: list[str], message: str) -> None:
+def test_bad_options_are_told(shallow_pipeline: Path, tmp_path: Path, extra: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        main(["--base", str(tiny_pipeline), "--out", str(tmp_path / "out"), *extra])
+        main(["--base", str(shallow_pipeline), "--out", str(tmp_path / "out"), *extra])
     assert not (tmp_path / "out").exists()
 
 
 def test_a_pair_is_merged_and_fused(
-    tiny_pipeline: Path, layout: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shallow_pipeline: Path, layout: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The oracle is lorarar.merge's file, added by PEFT to the stock UNet."""
     paths = [tmp_path / f"{name}.safetensors" for name in ("content", "style", "hypernet", "merged")]
@@ -357,7 +357,7 @@ def test_a_pair_is_merged_and_fused(
         write_lora(random_lora(layout, (2,), seed, 0.3, 0.3), path)
     widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
     save_hypernet(Hypernetwork.untrained(HypernetConfig(widths, hidden=4, kv_rule="sum"), 1), paths[2])
-    base = ["--base", str(tiny_pipeline)]
+    base = ["--base", str(shallow_pipeline)]
     pair = [str(path) for path in paths[:2]]
     assert (
         main(
@@ -379,15 +379,15 @@ def test_a_pair_is_merged_and_fused(
     )
     assert "a LoRA is fused into the weights: no adapter inputs" in capsys.readouterr().out
     assert merge_files([*pair, *base, "--method", "learned", "--hypernet", str(paths[2]), "-o", str(paths[3])]) == 0
-    bundle, unet = Bundle.open(tmp_path / "out"), tiny_unet(tiny_pipeline)
+    bundle, unet = Bundle.open(tmp_path / "out"), tiny_unet(shallow_pipeline)
     unet.load_lora_adapter(str(paths[3]), prefix="unet")
     inputs = golden_inputs(bundle.component("unet"))
     assert close(run(open_session(bundle, "unet"), inputs), with_diffusers(unet, inputs), "onnx", "fp32")
 
 
-def test_the_command(tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bundle"
-    given = ["--base", str(tiny_pipeline), "--target", "onnx", "--rank", "2", "--batch", "2", "--resolution", "48"]
+    given = ["--base", str(shallow_pipeline), "--target", "onnx", "--rank", "2", "--batch", "2", "--resolution", "48"]
     assert main([*given, "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert "UNet for images of 48×48 pixels, batch 2" in said and "adapters of rank 4" in said and "passed" in said

@@ -40,7 +40,7 @@ def test_command(tiny_pipeline: Path, images: tuple[Path, ...], trained: LoRA, t
     expected = {"base": "pipeline", "prompt": "a sks dog", "steps": "6", "seed": "0", "rank": "4", "images": "2"}
     assert expected.items() <= {key.removeprefix("lorarar_"): value for key, value in written.metadata.items()}.items()
     shown = " ".join(capsys.readouterr().out.split())
-    assert "48 layers of rank 4, fp32" in shown
+    assert "72 layers of rank 4, fp32" in shown
     assert "→" in shown
     assert any(bar in shown for bar in "▁█")
 
@@ -157,7 +157,7 @@ def test_two_processes_as_one(tiny_pipeline: Path, images: tuple[Path, ...], tmp
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     run = subprocess.run(launch, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("48 layers") == 1  # the main process alone speaks
+    assert run.stdout.count("72 layers") == 1  # the main process alone speaks
     assert main([*given, "-o", str(tmp_path / "one.safetensors"), "--state", str(tmp_path / "one.state")]) == 0
     losses = [load_file(tmp_path / f"{name}.state")["losses"] for name in ("one", "two")]
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=1e-6)

@@ -247,7 +247,7 @@ def damaged(layout: Layout) -> Iterator[tuple[LoRA, str]]:
     name, layer = next(iter(lora.layers.items()))
     yield (
         LoRA({k: v for k, v in lora.layers.items() if k != name}, source="thin"),
-        "thin: 1 of the 48 attention linears",
+        "thin: 1 of the 72 attention linears",
     )
     yield LoRA({**lora.layers, "text_encoder.x": layer}, source="wide"), "wide: 1 layers are outside the attention"
     yield random_lora(layout, (9,), 1), "has rank 9, more than 4"

@@ -131,7 +131,7 @@ def test_the_command_takes_a_dataset_or_images_and_prompts(
     steps = ["--zip-steps", "3", "--seed", "2"]
     assert command(world, tmp_path / "one.safetensors", "--dataset", str(world.dataset.folder), *steps) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "optimise 3 steps and merge" in said and "48 merged" in said and "exact" in said
+    assert "optimise 3 steps and merge" in said and "72 merged" in said and "exact" in said
     given = ["--content-images", *map(str, content.images), "--content-prompt", content.prompt]
     given += ["--style-images", str(style.images[0].parent), "--style-prompt", style.prompt]
     assert command(world, tmp_path / "two.safetensors", *given, *steps) == 0
@@ -180,6 +180,6 @@ def test_loras_that_can_t_be_used_are_refused(world: World, tmp_path: Path) -> N
     with pytest.raises(InputError, match="training needs LoRAs of the attention linears alone"):
         ziplora(world.components, wide, style, *entries, SETTINGS)
     thin = LoRA({key: value for key, value in style.layers.items() if key != name}, source="thin")
-    with pytest.raises(InputError, match="thin: 1 of the 48 attention linears of"):
+    with pytest.raises(InputError, match="thin: 1 of the 72 attention linears of"):
         ziplora(world.components, content, thin, *entries, SETTINGS)
     assert not (tmp_path / "merged.safetensors").exists()
