@@ -165,7 +165,7 @@ def test_command_on_a_toy_base(tmp_path: Path) -> None:
     (base / "unet").mkdir(parents=True)
     (base / "unet" / "config.json").write_text(json.dumps(TINY_UNET))
     arguments = ["--base", str(base), "--rank", "2,3", "--targets", "none", "--rounds", "2", "--json", str(out)]
-    arguments += ["--ziplora-steps", "1"]
+    arguments += ["--ziplora-steps", "1", "--threads", "1"]
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.merge", *arguments], capture_output=True, text=True, check=False
     )

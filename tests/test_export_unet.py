@@ -59,7 +59,7 @@ def layout(shallow_pipeline: Path) -> Layout:
 @pytest.fixture(scope="module")
 def lora(layout: Layout) -> LoRA:
     """A merged LoRA strong enough to be seen: ΔW about as large as the weights."""
-    return random_lora(layout, (2 * RANK,), seed=7, up_scale=0.3, down_scale=0.3)
+    return random_lora(layout, (2 * RANK,), seed=7, up_scale=0.22, down_scale=0.22)
 
 
 def options(target: str, precision: str, fused: LoRA | None = None) -> UNetOptions:
