@@ -11,7 +11,7 @@ STYLE := $(DATASET)/loras/styles/oil_painting_2.safetensors
 IMAGES := --content-image $(DATASET)/images/contents/teapot_1_0.png --style-image $(DATASET)/images/styles/oil_painting_2.png
 PROMPT := "a sks teapot in oil painting style"
 
-.PHONY: quickstart test test-full test-devices test-apps lint clean
+.PHONY: quickstart test test-full test-devices test-apps lint browser clean
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -43,7 +43,16 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint  ## lint, types, tests
+# For the human study's tests. Where there is none and none can be installed, they are skipped and say so; in CI they fail.
+browser:
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
+	  command -v $$name >/dev/null && exit; \
+	done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	fi || echo "no Chromium could be installed"
+
+test: lint browser  ## lint, types, tests; installs a Chromium as root on Debian
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not devices and not apps" -n 2 --dist loadfile
 
 test-full: $(READY)  ## full sizes: every target of SDXL and KOALA within its time and memory

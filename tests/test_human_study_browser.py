@@ -2,7 +2,7 @@
 
     python -m pytest tests/test_human_study_browser.py
 
-Needs a Chromium or Chrome on the PATH (Debian: apt-get install chromium; .ci/run does it). Without one these tests
+Needs a Chromium or Chrome on the PATH (Debian: apt-get install chromium; make test does it as root). Without one these tests
 are skipped, and under CI=true they fail: a page that nothing opened has not been tested.
 """
 
