@@ -2,8 +2,8 @@
 
     python -m pytest tests/test_human_study_browser.py
 
-Needs a Chromium or Chrome on the PATH (Debian: apt-get install chromium; make test does it as root). Without one these tests
-are skipped, and under CI=true they fail: a page that nothing opened has not been tested.
+Needs a Chromium or Chrome on the PATH (Debian: apt-get install chromium; make test does it as root). Without one
+these tests are skipped, and under CI=true they fail: a page that nothing opened has not been tested.
 """
 
 from __future__ import annotations
