@@ -43,14 +43,16 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+APT_POSSIBLE = [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null
+APT_INSTALL = apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
+
 # For the human study's tests. Where there is none and none can be installed, they are skipped and say so; in CI they fail.
 browser:
 	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
 	  command -v $$name >/dev/null && exit; \
 	done; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
-	fi || echo "no Chromium could be installed"
+	{ $(APT_POSSIBLE) && $(APT_INSTALL) chromium >/dev/null; } || \
+	  echo "no Chromium or Chrome here, and none could be installed (that needs root and apt-get)"
 
 test: lint browser  ## lint, types, tests; installs a Chromium as root on Debian
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not devices and not apps" -n 2 --dist loadfile
@@ -62,8 +64,8 @@ test-full: $(READY)  ## full sizes: every target of SDXL and KOALA within its ti
 define debian
 	@for tool in $(1); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	if [ -n "$$missing" ]; then \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2) >/dev/null; \
+	  if $(APT_POSSIBLE); then \
+	    $(APT_INSTALL) $(2) >/dev/null; \
 	  else echo "error: missing$$missing: as root on Debian, apt-get install $(2)"; exit 2; fi; \
 	fi
 endef

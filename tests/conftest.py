@@ -31,9 +31,10 @@ settings.load_profile("lorarar")
 
 @pytest.fixture(autouse=True)
 def threads_as_before() -> Iterator[None]:
-    """A benchmark's --threads holds for its process: with two workers on two cores, every later test would be slower.
+    """torch's number of threads, which a benchmark's --threads sets for its process, ends with the test that set it.
 
-    Measured: 3 s of training took 28 s, since threads spin while they wait for one that has no core.
+    With two workers on two cores, every later test would be slower. Measured: 3 s of training took 28 s, since threads
+    spin while they wait for one that has no core.
     """
     import torch
 

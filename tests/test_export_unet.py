@@ -359,24 +359,8 @@ def test_a_pair_is_merged_and_fused(
     save_hypernet(Hypernetwork.untrained(HypernetConfig(widths, hidden=4, kv_rule="sum"), 1), paths[2])
     base = ["--base", str(shallow_pipeline)]
     pair = [str(path) for path in paths[:2]]
-    assert (
-        main(
-            [
-                *base,
-                "--target",
-                "onnx",
-                "--resolution",
-                "32",
-                "--fused",
-                *pair,
-                "--checkpoint",
-                str(paths[2]),
-                "--out",
-                str(tmp_path / "out"),
-            ]
-        )
-        == 0
-    )
+    given = [*base, "--target", "onnx", "--resolution", "32", "--out", str(tmp_path / "out")]
+    assert main([*given, "--fused", *pair, "--checkpoint", str(paths[2])]) == 0
     assert "a LoRA is fused into the weights: no adapter inputs" in capsys.readouterr().out
     assert merge_files([*pair, *base, "--method", "learned", "--hypernet", str(paths[2]), "-o", str(paths[3])]) == 0
     bundle, unet = Bundle.open(tmp_path / "out"), tiny_unet(shallow_pipeline)
