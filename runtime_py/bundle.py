@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -58,7 +58,8 @@ class Bundle:
     """An opened, verified bundle."""
 
     path: Path
-    manifest: Mapping[str, Any]
+    # 53 kB even in small: an error that shows a bundle is to be read.
+    manifest: Mapping[str, Any] = field(repr=False)
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hyper_world import World
 
     from lorarar.checkpoints import LoadedHypernet
+    from lorarar.hypernet import Hypernetwork
     from lorarar.training.components import Components
 
 # A shell's background job, and all that it starts, ignores Ctrl-C, which some tests send.
@@ -87,25 +88,60 @@ def tiny_hypernet() -> LoadedHypernet:
     return untrained_hypernet(HypernetConfig(widths=(32, 64), hidden=16), seed=3)
 
 
-def dense_reference(layout: Layout, content: LoRA, style: LoRA, scales: tuple[float, float]) -> dict[str, np.ndarray]:
-    """ΔW_m by Eq. 2 on dense matrices in float64, with the paper's dense hypernetwork."""
-    import torch
+class Dense(NamedTuple):
+    """A layer's ΔW_m in float64, and the value that a share of error is a share of."""
 
+    delta: np.ndarray
+    largest: float
+
+
+def dense_reference(layout: Layout, content: LoRA, style: LoRA, scales: tuple[float, float]) -> dict[str, Dense]:
+    """ΔW_m by Eq. 2 on dense matrices in float64, with the paper's dense hypernetwork."""
     hypernet = tiny_hypernet().hypernet.double()
     merged = {}
     for group in layout.groups:
         for module in group.modules:
-            deltas = []
-            for lora in (content, style):
-                layer = lora.layers[UNET + module]
-                deltas.append(torch.from_numpy(layer.up.astype(np.float64) @ layer.down.astype(np.float64)))
+            pair = [dense_delta(lora.layers[UNET + module]) for lora in (content, style)]
             if group.part == "qo":
-                with torch.inference_mode():
-                    m_c, m_s = hypernet.dense(deltas[0][None], deltas[1][None])[0]
+                applied, terms = dense_coefficients(hypernet, *pair)
             else:
-                m_c = m_s = torch.tensor(RULES["average"], dtype=torch.float64)
-            merged[UNET + module] = (scales[0] * m_c * deltas[0] + scales[1] * m_s * deltas[1]).numpy()
+                applied = terms = np.full((2, 1), RULES["average"])
+            merged[UNET + module] = dense_sum(pair, applied, terms, scales)
     return merged
+
+
+def dense_delta(layer: LoraLayer) -> np.ndarray:
+    """ΔW of a linear in float64."""
+    return layer.up.astype(np.float64) @ layer.down.astype(np.float64)
+
+
+def dense_coefficients(hypernet: Hypernetwork, content: np.ndarray, style: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The coefficients (2, in) of two dense ΔW, and the sum of the magnitudes of what the last layer adds up to each.
+
+    `hypernet` is in float64.
+    """
+    import torch
+
+    with torch.inference_mode():
+        hidden = hypernet.input_layer(len(content))(torch.from_numpy(np.concatenate([content, style]).T)).relu()
+        weight, bias = hypernet.output.weight, hypernet.output.bias
+        return (hidden @ weight.T + bias).T.numpy(), (hidden @ weight.abs().T + bias.abs()).T.numpy()
+
+
+def dense_sum(pair: list[np.ndarray], applied: np.ndarray, terms: np.ndarray, scales: tuple[float, float]) -> Dense:
+    """s_c·m_c·ΔW_c + s_s·m_s·ΔW_s, where `terms` are the magnitudes that the coefficients were summed from."""
+    delta = sum(scale * m * part for scale, m, part in zip(scales, applied, pair, strict=True))
+    parts = sum(abs(scale) * m * abs(part) for scale, m, part in zip(scales, terms, pair, strict=True))
+    return Dense(np.asarray(delta), largest(np.asarray(delta), np.asarray(parts)))
+
+
+def largest(sums: np.ndarray, terms: np.ndarray) -> float:
+    """The value that a share of error is a share of: the largest of `sums`, whose terms' magnitudes add up to `terms`.
+
+    Every term is rounded before it is added, in any order of sums and in PyTorch too. Where they cancel to less than
+    an eighth of themselves, a share of what is left is more than fp32 or fp16 can promise, and it is of that eighth.
+    """
+    return max(float(np.abs(sums).max()), float(terms.max()) / 8)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,9 @@ def make(folder: Path) -> None:
     write_lora(content, folder / "content.safetensors", dialect="kohya")
     write_lora(style, folder / "style.safetensors", dialect="peft")
     expected = dense_reference(layout, content, style, SCALES)
-    save_file({name: delta.astype(np.float32) for name, delta in expected.items()}, folder / "expected.safetensors")
+    save_file(
+        {name: dense.delta.astype(np.float32) for name, dense in expected.items()}, folder / "expected.safetensors"
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import COMBINATIONS, dense_reference, random_lora, tiny_hypernet
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from export.hypernet import export_hypernet, load_source, main
@@ -41,6 +41,8 @@ scales = st.sampled_from([0.0, 1e-8, 1e-4, 1e-2, 1.0, 1e2, 1e4])
 
 @pytest.mark.parametrize(("target", "precision"), [key for key in COMBINATIONS if key[1] == "fp32"])
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example((1,), (1,), 1.0, 1e4, 3875, (1.0, 1.0))  # terms that cancel, see conftest.largest
+@example((1,), (1,), 1.0, 1e4, 519, (1.0, 1.0))
 @given(ranks, ranks, scales, scales, st.integers(0, 2**16), st.sampled_from([(1.0, 1.0), (0.5, 1.25), (0.0, 1.0)]))
 def test_fp32_merger_equals_dense_eq_2(
     layout: Layout,
@@ -61,12 +63,13 @@ def test_fp32_merger_equals_dense_eq_2(
     reference = dense_reference(layout, content, style, strengths)
     allowed = tolerance("merger", target, precision).max_error
     for name, expected in reference.items():
-        error = np.abs(merged.lora.layers[name].delta() - expected).max()
-        assert error <= allowed * np.abs(expected).max(), name
+        error = np.abs(merged.lora.layers[name].delta() - expected.delta).max()
+        assert error <= allowed * expected.largest, name
 
 
 @pytest.mark.parametrize(("target", "precision"), [key for key in COMBINATIONS if key[1] == "fp16"])
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example((1,), (1,), 1e-2, 1e4, 1381)  # terms that cancel, see conftest.largest
 @given(ranks, ranks, scales, scales, st.integers(0, 2**16))
 def test_fp16_merger_equals_dense_eq_2_or_refuses(
     layout: Layout,
@@ -93,11 +96,10 @@ def test_fp16_merger_equals_dense_eq_2_or_refuses(
     # The table bounds the adapter's entries; ΔW sums rank products of two of them.
     for name, expected in reference.items():
         layer = merged.lora.layers[name]
-        error = np.abs(layer.delta() - expected)
+        error = np.abs(layer.delta() - expected.delta)
         rms = np.sqrt(np.mean(np.square(error)))
         floor = FP16_STEP * layer.rank * max(np.abs(layer.up).max(), np.abs(layer.down).max())
-        peak = np.abs(expected).max()
-        assert rms <= peak * 10 ** (-tolerance("merger", target, precision).psnr_db / 20) + floor, name
+        assert rms <= expected.largest * 10 ** (-tolerance("merger", target, precision).psnr_db / 20) + floor, name
 
 
 @pytest.mark.parametrize(("target", "precision"), COMBINATIONS)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from conftest import dense_coefficients, dense_sum, largest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +34,7 @@ OTHERS = [("a.ff.net.0.proj", 12, 48), ("a.proj_in", 12, 12)]
 LAYOUT = Layout.from_linears("tiny", LINEARS)
 CONV = UNET + "down_blocks.0.resnets.0.conv1"
 HYPERNET = Hypernetwork.untrained(HypernetConfig(widths=WIDTHS, hidden=16))
+WIDE = copy.deepcopy(HYPERNET).double()
 LEARNED = Options(predict=predict_with(HYPERNET))
 
 
@@ -84,17 +86,12 @@ def dense(item: LoraLayer) -> np.ndarray:
     return np.einsum("or,ri->oi", up.reshape(len(up), -1), down.reshape(len(down), -1))
 
 
-def assert_close(have: np.ndarray, want: np.ndarray, tolerance: float = TOLERANCE) -> None:
-    largest = float(np.abs(want).max())
-    assert float(np.abs(have - want).max()) <= tolerance * largest, (np.abs(have - want).max(), largest)
-
-
-def equation_2(content: np.ndarray, style: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eq. 2 with the hypernetwork on dense ΔW, all in float64: the merged ΔW and the coefficients."""
-    with torch.no_grad():
-        wide = copy.deepcopy(HYPERNET).double()
-        m = wide.dense(torch.from_numpy(content)[None], torch.from_numpy(style)[None])[0].numpy()
-    return content * m[0] + style * m[1], m
+def assert_close(
+    have: np.ndarray, want: np.ndarray, tolerance: float = TOLERANCE, terms: np.ndarray | None = None
+) -> None:
+    """`terms` are the magnitudes that `want` was summed from, where they may cancel."""
+    peak = largest(want, np.abs(want) if terms is None else terms)
+    assert float(np.abs(have - want).max()) <= tolerance * peak, (np.abs(have - want).max(), peak)
 
 
 @settings(max_examples=40)
@@ -105,18 +102,16 @@ def test_learned_is_equation_2(content_spec: Spec, style_spec: Spec, scales: tup
     merged = merge(content, style, LAYOUT, "learned", options)
     assert merged.truncation is None and merged.coefficients is not None
     for name, item in merged.lora.layers.items():
-        delta_c, delta_s = dense(content.layers[name]), dense(style.layers[name])
+        pair = [dense(content.layers[name]), dense(style.layers[name])]
         if name.endswith((".to_q", ".to_out.0")):
-            _, m = equation_2(delta_c, delta_s)
-            m = m * np.array(scales)[:, None]
-            assert_close(merged.coefficients[name], m)
-            want = delta_c * m[0] + delta_s * m[1]
+            predicted, terms = dense_coefficients(WIDE, *pair)
+            by_role = np.array(scales)[:, None]
+            assert_close(merged.coefficients[name], predicted * by_role, terms=terms * abs(by_role))
         else:
-            want = (scales[0] * delta_c + scales[1] * delta_s) / 2
+            predicted = terms = np.full((2, 1), 0.5)
             assert name not in merged.coefficients
-        # The largest value is that of the parts: what they cancel to is not what fp32 can promise.
-        largest = max(np.abs(want).max(), np.abs(delta_c).max() * 1e-3 if want.any() else 0)
-        assert np.abs(dense(item) - want).max() <= TOLERANCE * largest
+        want = dense_sum(pair, predicted, terms, scales)
+        assert np.abs(dense(item) - want.delta).max() <= TOLERANCE * want.largest
         assert item.rank == content.layers[name].rank + style.layers[name].rank
 
 
@@ -159,14 +154,14 @@ def test_dense_factored_and_prepared_coefficients_agree(content_spec: Spec, styl
     name = UNET + "b.attn1.to_q"
     first, second = content.layers[name], style.layers[name]
     factors = [torch.from_numpy(array)[None] for array in (first.down, first.up, second.down, second.up)]
-    _, want = equation_2(dense(first), dense(second))
+    want, terms = dense_coefficients(WIDE, dense(first), dense(second))
     with torch.no_grad():
         factored = HYPERNET(*factors)[0].numpy()
         prepared = HYPERNET.combine(HYPERNET.prepare(*factors[:2], "content"), HYPERNET.prepare(*factors[2:], "style"))[
             0
         ].numpy()
-    assert_close(factored, want)
-    assert_close(prepared, want)
+    assert_close(factored, want, terms=terms)
+    assert_close(prepared, want, terms=terms)
 
 
 def test_gradients_of_the_factored_form_are_those_of_the_dense_form() -> None:
@@ -199,8 +194,8 @@ def test_np_lora_is_its_dense_formula(content_spec: Spec, style_spec: Spec, mu: 
         unit = np.divide(down, lengths, out=np.zeros_like(down), where=lengths > 0)
         projector = np.linalg.pinv(unit, rcond=1e-5) @ unit  # the orthogonal projector onto the row space
         want = 2 * delta_s + 0.5 * delta_c @ (np.eye(len(projector)) - mu / (1 + mu) * projector)
-        largest = max(np.abs(want).max(), np.abs(delta_c).max())
-        assert np.abs(dense(item) - want).max() <= TOLERANCE * largest
+        peak = max(np.abs(want).max(), np.abs(delta_c).max())
+        assert np.abs(dense(item) - want).max() <= TOLERANCE * peak
         assert item.rank == content.layers[name].rank + style.layers[name].rank
 
 
