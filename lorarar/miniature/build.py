@@ -10,6 +10,7 @@ from lorarar.bases import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER, MINIATURE
 from lorarar.miniature import stages
 from lorarar.miniature.stages import Plan
 from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
+from lorarar.training.processes import flush_denormals
 from lorarar.training.settings import LoraSettings, default_settings
 
 SAMPLES = "samples.png"
@@ -23,6 +24,7 @@ def build(plan: Plan, names: Sequence[str]) -> None:
     from rich.console import Console
 
     stages.claim_work(plan)
+    flush_denormals()
     console = Console(markup=False, highlight=False, soft_wrap=True)
     for name in names:
         made = STAGES[name](plan)

@@ -122,6 +122,9 @@ _worker: dict[str, Any] = {}
 def _start_worker(loading: Loading, settings: LoraSettings, dtype: str, threads: int, queue: Any) -> None:
     import torch
 
+    from lorarar.training.processes import flush_denormals
+
+    flush_denormals()
     torch.set_num_threads(threads)
     _worker.update(loading=loading, settings=settings, dtype=dtype, queue=queue)
 
