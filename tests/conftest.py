@@ -31,17 +31,19 @@ settings.load_profile("lorarar")
 
 
 @pytest.fixture(autouse=True)
-def threads_as_before() -> Iterator[None]:
-    """torch's number of threads, which a benchmark's --threads sets for its process, ends with the test that set it.
+def torch_as_before() -> Iterator[None]:
+    """What a command sets for its process ends with the test that ran it: a training's flushing of denormals, and the
+    number of threads that a benchmark's --threads gives.
 
-    With two workers on two cores, every later test would be slower. Measured: 3 s of training took 28 s, since threads
-    spin while they wait for one that has no core.
+    Two workers of two threads each would slow every later test down on two cores. Measured: 3 s of training took 28 s,
+    since threads spin while they wait for one that has no core.
     """
     import torch
 
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
 
 
 BUNDLE_RANK = 128  # of the fixed-rank bundles: the largest that the property tests use
