@@ -37,7 +37,9 @@ def left_over(count: int) -> int:
 @pytest.mark.parametrize("start", STARTS)
 def test_whatever_trains_flushes_denormals(start: str, tmp_path: Path) -> None:
     def before_and_after() -> tuple[int, int]:
-        return left_over(8), (STARTS[start](tmp_path), left_over(8))[1]
+        before = left_over(8)
+        STARTS[start](tmp_path)
+        return before, left_over(8)
 
     # The setting is a thread's own, so a thread for it leaves the other tests as they are.
     with ThreadPoolExecutor(1) as fresh:
