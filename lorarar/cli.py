@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ EXIT_OK = 0
 EXIT_FAILED_CHECK = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143  # as a shell tells of SIGTERM
 
 
 class InputError(Exception):
@@ -28,6 +30,10 @@ class InputError(Exception):
 
 class FailedCheck(Exception):
     """A comparison with the reference came out wrong or could not be made: the command exits 1 and writes nothing."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM (kill, timeout, a container or job that is stopped), which ends a command as Ctrl-C does."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,9 +65,12 @@ def missing_toolchain(package: str, extra: str) -> InputError:
 
 
 def run_command(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
-    """Run a command's `main` and exit: bad input prints one sentence and exits 2, a failed check 1, Ctrl-C 130."""
+    """Run a command's `main` and exit: bad input prints one sentence and exits 2, a failed check 1, Ctrl-C 130,
+    SIGTERM 143.
+    """
     try:
-        code = main(None)
+        with _sigterm_interrupts():
+            code = main(None)
     except InputError as error:
         _fail(str(error))
     except FailedCheck as error:
@@ -70,10 +79,32 @@ def run_command(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
         _fail("this machine ran out of memory; use a smaller --rank or base, or close other programs")
     except OSError as error:
         _fail(describe_os_error(error))
+    except Terminated:
+        print("ended by SIGTERM; nothing was left half-written", file=sys.stderr)
+        sys.exit(EXIT_TERMINATED)
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        print("interrupted; nothing was left half-written", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(code)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Raise Terminated on SIGTERM, so that temporary files go and times are kept; where it is ignored it stays so."""
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def interrupt(*_: object) -> NoReturn:
+        # `timeout` sends it twice, and the second must not cut the clearing up short.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def describe_os_error(error: OSError) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -35,7 +36,7 @@ def raising(error: BaseException) -> Callable[[Sequence[str] | None], int]:
         (OSError(errno.ENOSPC, "No space left on device", "out"), 2, "error: out: the disk is full"),
         (FileNotFoundError(errno.ENOENT, "No such file", "x"), 2, "error: x: no such file or folder; check the path"),
         (PermissionError(errno.EACCES, "Denied", "x"), 2, "error: x: no permission"),
-        (KeyboardInterrupt(), 130, "interrupted; nothing was written\n"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing was left half-written\n"),
     ],
 )
 def test_exit_codes(error: BaseException, code: int, text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,6 +50,41 @@ def test_exit_codes(error: BaseException, code: int, text: str, capsys: pytest.C
 def test_a_mistake_of_ours_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError):
         run_command(raising(ZeroDivisionError()))
+
+
+def test_sigterm_clears_up_though_it_comes_twice(tmp_path: Path) -> None:
+    """`kill` leaves no temporary file; `timeout` sends the signal to the command and then to its whole group."""
+    cleared = []
+
+    def main(_: Sequence[str] | None) -> int:
+        with atomic_file(tmp_path / "made"):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                signal.raise_signal(signal.SIGTERM)
+                cleared.append(True)
+        return 0
+
+    with pytest.raises(SystemExit) as caught:
+        run_command(main)
+    assert caught.value.code == 143
+    assert cleared and list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_sigterm_stays_ignored_where_it_was() -> None:
+    def main(_: Sequence[str] | None) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            run_command(main)
+        assert caught.value.code == 0
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def test_other_os_errors_keep_their_words() -> None:

@@ -241,7 +241,10 @@ def test_several_participants_at_once(port: int, study: Study, tmp_path: Path) -
 # The command
 
 
-def test_the_command_makes_serves_and_summarises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_makes_serves_and_summarises(
+    stop: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, study = write_run(tmp_path / "run", contents=2), tmp_path / "study"
     argv = ["make", "--results", str(run), "--methods", f"{OURS},{RIVAL}", "--case", "best", "-o", str(study)]
     assert main(argv) == 0
@@ -260,7 +263,7 @@ def test_the_command_makes_serves_and_summarises(tmp_path: Path, capsys: pytest.
             browser = Browser(int(address.rstrip("/").rpartition(":")[2]))
             browser.start()
             browser.answer(0, "similar")
-            server.send_signal(signal.SIGINT)
+            server.send_signal(stop)
             out, err = server.communicate(timeout=60)
         finally:
             server.kill()  # of a server that has stopped, this does nothing

@@ -5,7 +5,6 @@ Neither the 30 catalogue subjects, nor any subject near them, nor the 26 gallery
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from lorarar.miniature.styles import FAMILIES, Style, plain, random_style, reduc
 from lorarar.miniature.styles_palette import hsv
 from lorarar.miniature.subjects import COLOURS, CONTRAST, KINDS, MARKINGS, RGB, Subject, colour_name, distance
 from lorarar.miniature.subjects import sample_subject as any_subject
+from lorarar.pool import process_pool
 
 TRAINING, CALIBRATION, REPORT = 1_000_000, 2_000_000, 3_000_000
 """Where each use's drawings begin: the base's population has the numbers below, from the same seeds."""
@@ -128,7 +128,7 @@ def training_drawings(seed: int, count: int, folder: Path, workers: int = 2) -> 
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = {first: folder / f"{seed}-{first:06d}.npz" for first in range(0, count, CHUNK)}
-    with ProcessPoolExecutor(workers) as pool:
+    with process_pool(workers) as pool:
         jobs = [pool.submit(_chunk, seed, first, path) for first, path in paths.items() if not path.is_file()]
         for job in track(jobs, "drawing for the judge", console=Console(stderr=True), transient=True):
             job.result()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,7 @@ from lorarar.miniature.gallery import GALLERY
 from lorarar.miniature.judge_data import CALIBRATION, REPORT, changed, picture, sample_style, sample_subject
 from lorarar.miniature.styles import FAMILIES, Style
 from lorarar.miniature.subjects import Subject
+from lorarar.pool import process_pool
 
 SUBJECT_CASES = ("same subject", "another kind", "same kind", "two details changed", "one detail changed")
 STYLE_CASES = ("same style", "another family", "same family", "plain")
@@ -81,7 +81,7 @@ def draw_trials(settings: Sequence[Setting], seed: int, namespace: int = REPORT,
 
     jobs = [(setting, seed, namespace + number) for number, setting in enumerate(settings)]
     if workers > 1:
-        with ProcessPoolExecutor(workers) as pool:
+        with process_pool(workers) as pool:
             found = pool.map(_trial, jobs, chunksize=8)
             console = Console(stderr=True)
             rows = list(track(found, "drawing trials", len(jobs), console=console, transient=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from lorarar.miniature.catalogue import near_catalogue
 from lorarar.miniature.scene import draw, sample_view
 from lorarar.miniature.styles import FAMILIES, plain, reduce, render, sample_style
 from lorarar.miniature.subjects import DETAILS, Subject, article, describe, sample_subject
+from lorarar.pool import process_pool
 
 PLAIN_SHARE = 0.3  # of the drawings have no style: the world's photographs
 CHUNK = 500  # drawings a file: what a stopped run loses
@@ -58,7 +58,7 @@ def population(
     folder.mkdir(parents=True, exist_ok=True)
     starts = list(range(0, count, CHUNK))
     missing = [start for start in starts if not _path(folder, start).is_file()]
-    with ProcessPoolExecutor(workers) as pool:
+    with process_pool(workers) as pool:
         jobs = [pool.submit(_chunk, seed, start, min(CHUNK, count - start), _path(folder, start)) for start in missing]
         for job in track(jobs, "drawing the population", console=Console(stderr=True), transient=True):
             job.result()

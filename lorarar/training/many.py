@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from lorarar.cli import InputError
 from lorarar.lora import write_lora
+from lorarar.pool import process_pool
 from lorarar.training.dataset import Content, Dataset, Style
 from lorarar.training.settings import LoraSettings
 
@@ -90,7 +91,7 @@ def train_in_processes(
 ) -> None:
     """Train the jobs, `workers` at a time, each process with its own base and its share of the threads.
 
-    Raises the first InputError of a process; what is finished by then stays.
+    Raises the first InputError of a process, once the others have finished the LoRAs they had begun; those stay.
     """
     import torch
 
@@ -99,16 +100,16 @@ def train_in_processes(
     listener = threading.Thread(target=_listen, args=(queue, report), daemon=True)
     listener.start()
     threads = max(1, torch.get_num_threads() // workers)
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (loading, settings, dtype, threads, queue))
+    arguments = (loading, settings, dtype, threads, queue)
     try:
-        for done in as_completed([pool.submit(_train_in_worker, job) for job in jobs]):
-            done.result()
+        with process_pool(workers, context, _start_worker, arguments) as pool:
+            for done in as_completed([pool.submit(_train_in_worker, job) for job in jobs]):
+                done.result()
     except BrokenProcessPool:
         raise InputError(
             f"a training process ended by itself, out of memory perhaps; run again with --jobs {max(1, workers - 1)}"
         ) from None
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
         # A process that was killed while it reported leaves the queue locked for good: don't wait for it.
         queue.put(None)
         listener.join(timeout=5)
