@@ -20,7 +20,7 @@ from benchmarks.devices import Device, Options, kinds
 from benchmarks.devices.plan import Job, Outcome, run_plan
 from benchmarks.estimate import EstimatedPhone, find_phone, phones
 from benchmarks.record import write_records
-from lorarar.cli import EXIT_FAILED_CHECK, EXIT_INTERRUPTED, EXIT_OK, InputError, Parser, run_command
+from lorarar.cli import EXIT_FAILED_CHECK, EXIT_OK, InputError, Parser, interrupted_code, run_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -233,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{count} record{'s' if count != 1 else ''} in {given.json}" if count else "no record was written"
         console.print(where, highlight=False, soft_wrap=True)
     if outcome.interrupted:
-        return EXIT_INTERRUPTED
+        return interrupted_code(outcome.interrupted)
     return EXIT_FAILED_CHECK if outcome.failures else EXIT_OK
 
 

@@ -79,13 +79,16 @@ def run_command(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
         _fail("this machine ran out of memory; use a smaller --rank or base, or close other programs")
     except OSError as error:
         _fail(describe_os_error(error))
-    except Terminated:
-        print("ended by SIGTERM; nothing was left half-written", file=sys.stderr)
-        sys.exit(EXIT_TERMINATED)
-    except KeyboardInterrupt:
-        print("interrupted; nothing was left half-written", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        how = "ended by SIGTERM" if isinstance(stop, Terminated) else "interrupted"
+        print(f"{how}; nothing was left half-written", file=sys.stderr)
+        sys.exit(interrupted_code(stop))
     sys.exit(code)
+
+
+def interrupted_code(stop: KeyboardInterrupt) -> int:
+    """The exit code of a command that Ctrl-C or SIGTERM ended."""
+    return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
 
 
 @contextmanager

@@ -30,6 +30,7 @@ def process_pool(
     try:
         yield pool
     except KeyboardInterrupt:
+        # No command has other children of this kind beside its pool's.
         for process in multiprocessing.active_children():
             process.terminate()
         raise

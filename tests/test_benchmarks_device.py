@@ -15,7 +15,7 @@ from benchmarks import device as command
 from benchmarks.devices import Description, DeviceFailed, Options, Watch, kinds
 from benchmarks.devices.plan import Job, run_plan
 from benchmarks.record import read_records
-from lorarar.cli import InputError
+from lorarar.cli import InputError, run_command
 from runtime_py.bundle import Bundle
 
 Measure = Callable[[Bundle, str, Watch], dict[str, Any]]
@@ -126,20 +126,28 @@ def test_devices_work_side_by_side_and_records_are_there_after_each_run(bundle: 
     assert [name for name, _ in outcome.named_records] == ["shelf:1", "shelf:1", "shelf:2", "shelf:2"]
 
 
-def test_ctrl_c_stops_the_runs_cleans_and_keeps_the_records(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_runs_cleans_and_keeps_the_records(
+    number: signal.Signals,
+    code: int,
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def interrupted(bundle: Bundle, component: str, watch: Watch) -> dict[str, Any]:
         if component == "merger":
             return works(bundle, component, watch)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
         watch.wait(10.0)
         raise AssertionError("it was not interrupted")
 
     device = Pretended("shelf:1", interrupted)
     connect(monkeypatch, device)
     file = tmp_path / "records.json"
-    assert command.main(["--device", "shelf:1", "--bundle", "b", "--json", str(file)]) == 130
+    with pytest.raises(SystemExit) as caught:
+        run_command(lambda _: command.main(["--device", "shelf:1", "--bundle", "b", "--json", str(file)]))
+    assert caught.value.code == code
     assert len(read_records(file)) == 1
     assert "the plan was interrupted" in capsys.readouterr().out
     assert device.closed == 1

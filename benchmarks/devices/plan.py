@@ -38,7 +38,7 @@ class Outcome:
 
     rows: dict[tuple[int, int], tuple[str, dict[str, Any]]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
-    interrupted: bool = False
+    interrupted: KeyboardInterrupt | None = None
 
     @property
     def named_records(self) -> list[tuple[str, dict[str, Any]]]:
@@ -71,8 +71,8 @@ def run_plan(
     try:
         whole.start()
         plan.finished.wait()
-    except KeyboardInterrupt:
-        plan.outcome.interrupted = True
+    except KeyboardInterrupt as stop:
+        plan.outcome.interrupted = stop
         plan.stop.set()
         if whole.ident is not None:
             plan.finished.wait()
