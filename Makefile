@@ -26,11 +26,11 @@ quickstart: $(READY)  ## the main job: export ×3, check, merge two LoRAs, draw 
 	@for target in onnx coreml executorch; do set -e; \
 	  echo; echo "== $$target"; \
 	  $(BIN)/python -m export.pipeline --target $$target --out $(OUT)/$$target; \
-	  $(BIN)/python -m runtime_py.check $(OUT)/$$target --json $(OUT)/check-$$target.json; \
-	  $(BIN)/python -m runtime_py.merge $(OUT)/$$target $(CONTENT) $(STYLE) \
+	  $(BIN)/lorarar check $(OUT)/$$target --json $(OUT)/check-$$target.json; \
+	  $(BIN)/lorarar merge --bundle $(OUT)/$$target $(CONTENT) $(STYLE) \
 	    -o $(OUT)/merged-$$target.safetensors --coefficients-plot $(OUT)/coefficients-$$target.png; \
 	done
-	$(BIN)/python -m runtime_py.contact_sheet $(addprefix $(OUT)/,onnx coreml executorch) \
+	$(BIN)/lorarar sheet $(addprefix $(OUT)/,onnx coreml executorch) \
 	  --content $(CONTENT) --style $(STYLE) $(IMAGES) --prompt $(PROMPT) -o $(OUT)/sheet.png
 	@echo; echo "Made in $(OUT):"
 	@echo "  sheet.png                  LOOK AT THIS: a subject, a style and their merge, drawn through each target"

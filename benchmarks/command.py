@@ -8,7 +8,8 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorarar.cli import InputError, atomic_file
+from lorarar.errors import InputError
+from lorarar.files import atomic_file
 
 if TYPE_CHECKING:
     from rich.console import Console

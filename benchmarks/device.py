@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.devices import Device, Options, kinds
+from benchmarks.devices.device import Device, Options
+from benchmarks.devices.kinds import kinds
 from benchmarks.devices.plan import Job, Outcome, run_plan
 from benchmarks.estimate import EstimatedPhone, find_phone, phones
 from benchmarks.record import write_records
-from lorarar.cli import EXIT_FAILED_CHECK, EXIT_OK, InputError, Parser, interrupted_code, run_command
+from lorarar.command_line import EXIT_FAILED_CHECK, EXIT_OK, Parser, interrupted_code, run_command
+from lorarar.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console

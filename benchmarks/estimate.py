@@ -15,10 +15,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from benchmarks.devices import DeviceFailed, Options, Watch
+from benchmarks.devices.device import DeviceFailed, Options, Watch
 from benchmarks.record import bundle_head, check_record, no_runs, write_records
 from benchmarks.work import Work, count
-from lorarar.cli import EXIT_OK, InputError, Parser, missing_toolchain, run_command
+from lorarar.command_line import EXIT_OK, Parser, run_command
+from lorarar.errors import InputError
+from lorarar.toolchains import missing_toolchain
 from runtime_py.bundle import Bundle
 
 LANES = {"fp32": 4, "fp16": 8}  # numbers in a 128-bit vector

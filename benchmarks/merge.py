@@ -27,7 +27,9 @@ from benchmarks.command import (
     machine_record,
     say_if_busy,
 )
-from lorarar.cli import EXIT_OK, InputError, Parser, missing_toolchain, run_command
+from lorarar.command_line import EXIT_OK, Parser, run_command
+from lorarar.errors import InputError
+from lorarar.toolchains import missing_toolchain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,7 +70,7 @@ def measure_rank(layout: Layout, base: str, rank: int, options: argparse.Namespa
     from benchmarks.merge_files import measure_files
     from benchmarks.merge_work import Work, case_record, footprint, goals
     from benchmarks.timing import interleave
-    from lorarar.hypernet import HypernetConfig, Hypernetwork
+    from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 
     widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
     hypernet = Hypernetwork.untrained(HypernetConfig(widths=widths)).requires_grad_(False)
@@ -129,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError:
         raise missing_toolchain("torch", "train") from None
     from benchmarks.timing import keep_freed_memory
-    from lorarar.bases import load_layout
+    from lorarar.base.names import load_layout
 
     kept = options.keep_memory and keep_freed_memory()
     torch.set_num_threads(options.threads)
@@ -149,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    from lorarar.bases import BASES_HELP, DEFAULT_BASE
+    from lorarar.base.names import BASES_HELP, DEFAULT_BASE
 
     parser = Parser(prog="python -m benchmarks.merge", description=__doc__.split("\n\n")[0])
     parser.add_argument("--base", default=DEFAULT_BASE, help=BASES_HELP)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from benchmarks.merge_work import FLOAT_BYTES, Machine
 from benchmarks.timing import interleave
-from lorarar.cli import InputError
-from lorarar.hypernet import Hypernetwork
+from lorarar.errors import InputError
+from lorarar.hypernet.graph import Merger
+from lorarar.hypernet.network import Hypernetwork
 from lorarar.layout import ROLES, SCALES, Group, Layout
-from lorarar.merger import Merger
 
 Case = Callable[[], object]
 _DENSE_AT_ONCE = 6  # layers: 240 ΔW of SDXL and their copies would take 6 GB

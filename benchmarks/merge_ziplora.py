@@ -15,10 +15,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.memory import peak_bytes
-from lorarar.cli import EXIT_OK, Parser, quiet_toolchains, run_command
+from lorarar.command_line import EXIT_OK, Parser, run_command
+from lorarar.toolchains import quiet_toolchains
 
 if TYPE_CHECKING:
-    from lorarar.training.components import Components
+    from lorarar.base.components import Components
     from lorarar.training.pair_data import PairData
 
 STRENGTH = 1e-3  # of the LoRAs: about a weight's tenth, as after some training; strong ones end in NaN
@@ -42,10 +43,10 @@ def measure(base: str, rank: int, steps: int, threads: int) -> dict[str, Any]:
     """Seconds of each of `steps` steps in fp32 after a first one, and what the whole optimisation is."""
     import torch
 
+    from lorarar.base.names import unet_layout
     from lorarar.layout import Layout
-    from lorarar.training.bank import unet_layout
+    from lorarar.merging.ziplora import optimise_pair
     from lorarar.training.hyper_settings import ZipSettings
-    from lorarar.training.ziplora import optimise_pair
 
     torch.set_num_threads(threads)
     components = random_base(base)
@@ -78,8 +79,8 @@ def random_base(base: str) -> Components:
     """
     import torch
 
-    from lorarar.bases import meta_unet, unet_config
-    from lorarar.training.components import Components
+    from lorarar.base.components import Components
+    from lorarar.base.names import meta_unet, unet_config
 
     with quiet_toolchains():
         from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -95,9 +96,9 @@ def random_pair(components: Components, layout: Any, rank: int) -> PairData:
     """Two LoRAs of that rank, and an image and a prompt of each."""
     import torch
 
-    from lorarar.synthetic import synthetic_lora
+    from lorarar.base.components import Condition
+    from lorarar.commands.synthetic import synthetic_lora
     from lorarar.training.bank import LoraBank
-    from lorarar.training.components import Condition
     from lorarar.training.examples import Examples
     from lorarar.training.pair_data import PairData, Role
 

@@ -27,8 +27,10 @@ from benchmarks.command import (
     machine_record,
     say_if_busy,
 )
-from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, missing_toolchain, run_command
+from lorarar.command_line import EXIT_OK, Parser, Stopwatch, run_command
+from lorarar.errors import InputError
 from lorarar.lora import LoRA, read_lora
+from lorarar.toolchains import missing_toolchain
 
 if TYPE_CHECKING:
     from benchmarks.timing import Samples

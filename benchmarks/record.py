@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from lorarar.cli import InputError, atomic_file
+from lorarar.errors import InputError
+from lorarar.files import atomic_file
 from runtime_py.bundle import MANIFEST, Bundle, no_constants, tree_sha256
 
 SCHEMA_VERSION = 1

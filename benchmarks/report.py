@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import KINDS, read_records
-from lorarar.cli import EXIT_OK, InputError, Parser, atomic_file, run_command
+from lorarar.command_line import EXIT_OK, Parser, run_command
+from lorarar.errors import InputError
+from lorarar.files import atomic_file
 
 Record = Mapping[str, Any]
 MEANING = {

@@ -27,7 +27,9 @@ from benchmarks.command import (
     machine_record,
     say_if_busy,
 )
-from lorarar.cli import EXIT_OK, InputError, Parser, missing_toolchain, run_command
+from lorarar.command_line import EXIT_OK, Parser, run_command
+from lorarar.errors import InputError
+from lorarar.toolchains import missing_toolchain
 
 if TYPE_CHECKING:
     from benchmarks.timing import Samples
@@ -107,7 +109,7 @@ def _bundle(options: argparse.Namespace, target: str, precision: str, kind: str,
     if kind == "fused":
         lora = folder / "random.safetensors"
         rank = ["--rank", str(options.rank)] if options.rank is not None else []
-        run_module("lorarar.synthetic", "--base", options.base, *rank, "--strength", "0.01", "-o", str(lora))
+        run_module("lorarar.commands.synthetic", "--base", options.base, *rank, "--strength", "0.01", "-o", str(lora))
         given += ["--fused", str(lora)]
     return Bundle.open(export("export.unet", given, out))
 
@@ -145,7 +147,7 @@ def _costs(samples: Mapping[str, Samples]) -> list[dict[str, Any]]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    from lorarar.bases import BASES_HELP, DEFAULT_BASE
+    from lorarar.base.names import BASES_HELP, DEFAULT_BASE
     from lorarar.training.settings import defaults_text
     from runtime_py.precisions import UNET_PRECISIONS
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from runtime_py.bundle import ONNX_MODEL, Bundle, Component
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 
 
 class ExplicitAttention:

@@ -16,9 +16,9 @@ from torch import nn
 from export.graph import Graph, unet_graph
 from export.manifest import NOT_RUN, file_entry
 from export.tolerance import tolerance
-from lorarar.cli import quiet_toolchains
 from lorarar.layout import Layout, unpack
 from lorarar.lora import write_lora
+from lorarar.toolchains import quiet_toolchains
 from runtime_py.golden import golden_input, summarise
 from runtime_py.noise import normal_noise
 

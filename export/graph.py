@@ -12,9 +12,9 @@ from torch import nn
 
 from export.adapted import CONDITIONS, AdaptedUNet
 from export.parts import ImageDecoder, TextEncoder
-from lorarar.hypernet import Hypernetwork
+from lorarar.hypernet.graph import Merger
+from lorarar.hypernet.network import Hypernetwork
 from lorarar.layout import Layout, Shape, adapter_shapes, fixed, input_shapes, output_shapes, rank_sizes
-from lorarar.merger import Merger
 
 # Runtimes schedule a product over a whole group at least as well as an unrolled loop over parts of it, whose graph is
 # eleven times as long (SDXL: 656 nodes against 60, and 16 s to export).

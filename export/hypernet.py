@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorarar.cli import EXIT_OK, InputError, Parser, atomic_folder, run_command
+from lorarar.command_line import EXIT_OK, Parser, run_command
+from lorarar.errors import InputError
+from lorarar.files import atomic_folder
 
 if TYPE_CHECKING:
-    from lorarar.checkpoints import LoadedHypernet
+    from lorarar.hypernet.checkpoints import LoadedHypernet
     from lorarar.layout import Layout
     from runtime_py.check import CheckRow
 
@@ -42,7 +44,7 @@ def export_hypernet(
     from export.parity import measure
     from export.targets import find_target
     from export.tolerance import tolerance
-    from lorarar.merger import Merger
+    from lorarar.hypernet.graph import Merger
 
     target = find_target(target_name)
     precision = precision or target.default_precision
@@ -80,15 +82,15 @@ def chosen_rank(base: str, given: int | None) -> int:
 
 def chosen_checkpoint(base: str, given: Path | None, untrained: bool) -> Path | None:
     """The checkpoint given; without one, and unless it should be untrained, the miniature's for the miniature."""
-    from lorarar.bases import MINIATURE, shipped_hypernet
+    from lorarar.base.names import MINIATURE, shipped_hypernet
 
     return shipped_hypernet() if given is None and not untrained and base == MINIATURE else given
 
 
 def load_source(checkpoint: Path | None, untrained: bool, layout: Layout) -> LoadedHypernet:
     """The hypernetwork that the options name. An untrained one gets the input layers that the base needs."""
-    from lorarar.checkpoints import load_hypernet, untrained_hypernet
-    from lorarar.hypernet import HypernetConfig
+    from lorarar.hypernet.checkpoints import load_hypernet, untrained_hypernet
+    from lorarar.hypernet.network import HypernetConfig
 
     if (checkpoint is not None) == untrained:
         raise InputError(
@@ -101,7 +103,7 @@ def load_source(checkpoint: Path | None, untrained: bool, layout: Layout) -> Loa
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from lorarar.bases import BASES_HELP, DEFAULT_BASE
+    from lorarar.base.names import BASES_HELP, DEFAULT_BASE
     from lorarar.training.settings import defaults_text
 
     parser = Parser(prog="python -m export.hypernet", description=__doc__.split("\n\n")[0])
@@ -121,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from export.targets import find_target
-    from lorarar.bases import load_layout
+    from lorarar.base.names import load_layout
 
     target = find_target(options.target)
     precision = options.precision or target.default_precision

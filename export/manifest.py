@@ -12,8 +12,8 @@ import torch
 
 from export.graph import Graph
 from lorarar import __version__
-from lorarar.checkpoints import LoadedHypernet
-from lorarar.cli import InputError
+from lorarar.errors import InputError
+from lorarar.hypernet.checkpoints import LoadedHypernet
 from lorarar.layout import Layout, Shape
 from runtime_py.bundle import MANIFEST, tree_sha256
 from runtime_py.golden import GENERATOR, GENERATOR_TEXT

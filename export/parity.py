@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lorarar.cli import FailedCheck
+from lorarar.errors import FailedCheck
 from runtime_py.bundle import Bundle
 from runtime_py.check import CheckRow, check_component, check_pipeline
 

@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorarar.cli import EXIT_OK, Parser, Stopwatch, run_command
+from lorarar.command_line import EXIT_OK, Parser, Stopwatch, run_command
 
 if TYPE_CHECKING:
     from export.graph import ImageSize
     from export.resume import Unfinished
-    from lorarar.checkpoints import LoadedHypernet
+    from lorarar.hypernet.checkpoints import LoadedHypernet
     from lorarar.layout import Layout
     from runtime_py.check import CheckRow
 
@@ -100,8 +100,8 @@ def export_pipeline(
 
 def _origins(source: Source, options: PipelineOptions) -> dict[str, Any]:
     """All that a bundle depends on but for the toolchains, as JSON."""
-    from lorarar.fingerprint import fingerprint
-    from lorarar.training.sources import NETWORKS
+    from lorarar.base.fingerprint import fingerprint
+    from lorarar.base.sources import NETWORKS
 
     networks = {name: fingerprint(getattr(source.pipeline, name)) for name in NETWORKS}
     tokenizers = [sorted(tokenizer.get_vocab().items()) for tokenizer in _tokenizers(source.pipeline).values()]
@@ -125,7 +125,7 @@ def _write_parts(source: Source, options: PipelineOptions, work: Unfinished, pro
     from export.parts import ImageReference, TextReference
     from export.targets import find_target
     from export.tolerance import part_precision
-    from lorarar.merger import Merger
+    from lorarar.hypernet.graph import Merger
 
     target, pipeline, layout = find_target(options.target), source.pipeline, source.layout
     entries: dict[str, Any] = {}
@@ -218,12 +218,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _plan(args: Any, precision: str) -> None:
     """Print what would be made. Nothing large is loaded, so a named base needs neither weights nor --untrained."""
     from export.hypernet import chosen_rank
-    from lorarar.bases import load_layout
-    from lorarar.cli import missing_toolchain
+    from lorarar.base.names import load_layout
+    from lorarar.toolchains import missing_toolchain
 
     try:
         from export.plan import plan, print_plan
-        from lorarar.training.sources import meta_parts, open_tiny_vae
+        from lorarar.base.sources import meta_parts, open_tiny_vae
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
     layout, rank = load_layout(args.base), chosen_rank(args.base, args.rank)
@@ -237,14 +237,14 @@ def _plan(args: Any, precision: str) -> None:
 def _load(args: Any, precision: str) -> tuple[Source, PipelineOptions]:
     from export.hypernet import chosen_checkpoint, chosen_rank, load_source
     from export.unet import load_unet
-    from lorarar.bases import GUIDANCE, PAPER_GUIDANCE, load_layout
-    from lorarar.cli import missing_toolchain
+    from lorarar.base.names import GUIDANCE, PAPER_GUIDANCE, load_layout
+    from lorarar.toolchains import missing_toolchain
 
     try:
         import torch
 
         from export.forms import check_attention
-        from lorarar.training.sources import open_pipeline, open_tiny_vae
+        from lorarar.base.sources import open_pipeline, open_tiny_vae
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
     check_attention(args.attention, args.target)
@@ -265,7 +265,7 @@ def _load(args: Any, precision: str) -> tuple[Source, PipelineOptions]:
 
 
 def _parse(argv: Sequence[str] | None) -> Any:
-    from lorarar.bases import BASES_HELP, DEFAULT_BASE
+    from lorarar.base.names import BASES_HELP, DEFAULT_BASE
     from lorarar.training.settings import defaults_text
 
     parser = Parser(prog="python -m export.pipeline", description=__doc__.split("\n\n")[0])

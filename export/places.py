@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 
 APPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "android_demo": ("app/src/main/assets/bundles", ("onnx", "executorch")),

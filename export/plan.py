@@ -97,7 +97,7 @@ class Plan:
 
 
 def plan(base: str, target: str, precision: str, layout: Layout, rank: int, parts: Mapping[str, Any]) -> Plan:
-    """`parts` are the base's networks by name (`lorarar.training.sources.meta_parts`); weights are not looked at."""
+    """`parts` are the base's networks by name (`lorarar.base.sources.meta_parts`); weights are not looked at."""
     found = []
     # Of the VAE, only what decodes is exported.
     networks = {name: parts[name] for name in ("text_encoder", "text_encoder_2", "unet")}

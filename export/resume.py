@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from lorarar import __version__
-from lorarar.cli import FailedCheck, InputError, atomic_file, replace_folder
+from lorarar.errors import FailedCheck, InputError
+from lorarar.files import atomic_file, replace_folder
 from runtime_py.bundle import tree_sha256
 
 STATE = "unfinished.json"

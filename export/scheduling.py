@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from runtime_py.scheduler import SchedulerSettings
 
 KINDS = {"EulerDiscreteScheduler": "euler", "DDIMScheduler": "ddim"}

@@ -5,7 +5,7 @@ A combination that is not here is not offered. No number is loosened to let an a
 
 from __future__ import annotations
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from runtime_py.parity import Tolerance
 from runtime_py.precisions import NOT_OFFERED, UNET_PRECISIONS
 

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, atomic_folder, run_command
+from lorarar.command_line import EXIT_OK, Parser, Stopwatch, run_command
+from lorarar.errors import InputError
+from lorarar.files import atomic_folder
 
 if TYPE_CHECKING:
     from export.graph import ImageSize
@@ -51,7 +53,7 @@ def export_unet(
     from export.parity import measure
     from export.targets import find_target
     from export.tolerance import tolerance
-    from lorarar.training.attach import fused
+    from lorarar.base.attach import fused
 
     target = find_target(options.target)
     tolerance("unet", target.name, options.precision)
@@ -87,8 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from export.hypernet import chosen_rank
     from export.targets import find_target
     from export.tolerance import tolerance
-    from lorarar.bases import load_layout
-    from lorarar.cli import missing_toolchain
+    from lorarar.base.names import load_layout
+    from lorarar.toolchains import missing_toolchain
 
     target = find_target(args.target)
     precision = args.precision or target.default_precision
@@ -119,7 +121,7 @@ def load_unet(args: Any, precision: str) -> tuple[Any, ImageSize]:
     import torch
 
     from export.graph import ImageSize
-    from lorarar.training.sources import image_side, open_unet
+    from lorarar.base.sources import image_side, open_unet
 
     # Random weights are as good in half precision, which is half of the memory.
     half = torch.float16 if args.untrained and precision != "fp32" else None
@@ -129,7 +131,7 @@ def load_unet(args: Any, precision: str) -> tuple[Any, ImageSize]:
 
 
 def _parse(argv: Sequence[str] | None) -> Any:
-    from lorarar.bases import BASES_HELP, DEFAULT_BASE
+    from lorarar.base.names import BASES_HELP, DEFAULT_BASE
     from lorarar.training.settings import defaults_text
 
     parser = Parser(prog="python -m export.unet", description=__doc__.split("\n\n")[0])

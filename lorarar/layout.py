@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from lorarar.lora.algebra import balance_factor, peak
 from lorarar.lora.types import LoRA, LoraLayer
 

@@ -1,6 +1,6 @@
 """Save a LoRA as an `.onnx_adapter`, which ONNX Runtime maps into memory and gives to the merger.
 
-python -m runtime_py.adapter BUNDLE LORA --role content|style -o content.onnx_adapter
+lorarar adapter BUNDLE LORA --role content|style -o content.onnx_adapter
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorarar.cli import EXIT_OK, InputError, Parser, missing_toolchain, run_command
+from lorarar.command_line import EXIT_OK, Parser, run_command
+from lorarar.errors import InputError
+from lorarar.toolchains import missing_toolchain
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="python -m runtime_py.adapter", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="lorarar adapter", description=__doc__.split("\n\n")[0])
     parser.add_argument("bundle", type=Path, help="a bundle of --target onnx")
     parser.add_argument("lora", type=Path, help="the LoRA file or folder")
     parser.add_argument("--role", required=True, choices=("content", "style"), help="which of the merger's inputs")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from lorarar.layout import Layout, Shape, adapter_shapes, fixed, input_shapes, output_shapes, rank_sizes
 from runtime_py.parity import Tolerance
 

@@ -1,6 +1,6 @@
 """Run a bundle's artifacts on their golden inputs and compare with PyTorch's outputs.
 
-    python -m runtime_py.check BUNDLE [--json FILE]
+    lorarar check BUNDLE [--json FILE]
 
 Prints a table. Exits 1 when a part is out of tolerance or could not be run, 2 when the bundle is damaged.
 """
@@ -16,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lorarar.cli import EXIT_FAILED_CHECK, EXIT_OK, InputError, Parser, atomic_file, run_command
+from lorarar.command_line import EXIT_FAILED_CHECK, EXIT_OK, Parser, run_command
+from lorarar.errors import InputError
+from lorarar.files import atomic_file
 from runtime_py.bundle import Bundle, Component, read_golden
 from runtime_py.golden import golden_input
 from runtime_py.parity import Difference, Parity, Tolerance, compare_golden
@@ -190,7 +192,7 @@ def rows_to_json(rows: Sequence[CheckRow]) -> list[dict[str, object]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="python -m runtime_py.check", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="lorarar check", description=__doc__.split("\n\n")[0])
     parser.add_argument("bundle", type=Path, help="the folder that python -m export.hypernet made")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     options = parser.parse_args(argv)

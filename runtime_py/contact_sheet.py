@@ -1,6 +1,6 @@
 """The same image through several bundles, with each LoRA alone and both merged: one picture and one table.
 
-    python -m runtime_py.contact_sheet BUNDLE [BUNDLE …] --content L --style L --prompt P [--seed S] -o sheet.png
+    lorarar sheet BUNDLE [BUNDLE …] --content L --style L --prompt P [--seed S] -o sheet.png
 
 Rows: the content LoRA alone, the style LoRA alone, their plain average (direct), the bundle's merger (learned).
 Columns: the bundles. The table gives each image's PSNR against the first bundle's, and where the time went.
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, atomic_file, run_command
+from lorarar.command_line import EXIT_OK, Parser, Stopwatch, run_command
+from lorarar.errors import InputError
+from lorarar.files import atomic_file
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import Options, merge
 from runtime_py.bundle import Bundle
@@ -161,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> Any:
-    parser = Parser(prog="python -m runtime_py.contact_sheet", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="lorarar sheet", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("bundles", type=Path, nargs="+", metavar="BUNDLE", help="bundles of export.pipeline, one a column")
     add("--content", type=Path, required=True, metavar="LORA", help="the content LoRA")

@@ -1,6 +1,6 @@
 """Draw an image with a bundle alone, as a phone does.
 
-    python -m runtime_py.generate BUNDLE --content L --style L --prompt P [--steps N] [--seed S] -o image.png
+    lorarar generate BUNDLE --content L --style L --prompt P [--steps N] [--seed S] -o image.png
 
 Two LoRAs are merged by the bundle's merger; one alone is applied as it is. The same seed gives the same image on every
 target, up to its precision.
@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, atomic_file, run_command
+from lorarar.command_line import EXIT_OK, Parser, Stopwatch, run_command
+from lorarar.errors import InputError
+from lorarar.files import atomic_file
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import Options
 from runtime_py.backends import open_session
@@ -68,7 +70,7 @@ def _given(args: Any) -> list[LoRA]:
 
 
 def _parse(argv: Sequence[str] | None) -> Any:
-    parser = Parser(prog="python -m runtime_py.generate", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="lorarar generate", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("bundle", type=Path, metavar="BUNDLE", help="a bundle of export.pipeline")
     add("--prompt", required=True, help="what to draw, with the LoRAs' own words: a sks dog in watercolor style")

@@ -1,6 +1,6 @@
 """Merge a content and a style LoRA file with a bundle's merger, as a phone does.
 
-    python -m runtime_py.merge BUNDLE CONTENT STYLE -o merged.safetensors [--coefficients-plot PNG]
+    lorarar merge --bundle BUNDLE CONTENT STYLE -o merged.safetensors [--coefficients-plot PNG]
 
 Layers that both LoRAs have in the base's attention go through the artifact. The rest never reaches a phone's UNet, but
 belongs to the file: layers that only one LoRA has are carried exactly, layers that both have follow the k/v rule.
@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from lorarar import __version__
-from lorarar.cli import EXIT_OK, InputError, Parser, Stopwatch, check_lora_output, run_command
+from lorarar.command_line import EXIT_OK, Parser, Stopwatch, run_command
+from lorarar.errors import InputError
+from lorarar.files import check_lora_output
 from lorarar.layout import ROLES, UNET, Group, Layout, Packed, pack
 from lorarar.lora import DTYPES, WRITERS, LoRA, LoraLayer, read_lora, write_lora
 from lorarar.merging import LEARNED, RULE, Merged, Options, align, merge_rest
@@ -115,7 +117,7 @@ def _metadata(bundle: Bundle, session: Session, content: LoRA, style: LoRA, opti
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="python -m runtime_py.merge", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="lorarar merge --bundle", description=__doc__.split("\n\n")[0])
     parser.add_argument("bundle", type=Path, help="the folder that python -m export.hypernet made")
     parser.add_argument("content", type=Path, help="the content LoRA: a file, or a folder with adapter_config.json")
     parser.add_argument("style", type=Path, help="the style LoRA")

@@ -1,6 +1,6 @@
 """Find where a Core ML program comes near fp16's largest number, or over it, before a phone shows a black image.
 
-    python -m runtime_py.overflow BUNDLE [--component unet] [--top 10]
+    lorarar overflow BUNDLE [--component unet] [--top 10]
 
 Runs the program on the component's golden inputs with every result rounded to fp16. Prints the operations with the
 largest values, and every one that made an infinity or a NaN; exits 1 when there is such a one.
@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lorarar.cli import EXIT_FAILED_CHECK, EXIT_OK, InputError, Parser, run_command
+from lorarar.command_line import EXIT_FAILED_CHECK, EXIT_OK, Parser, run_command
+from lorarar.errors import InputError
 from runtime_py.bundle import Bundle
 from runtime_py.check import golden_inputs
 from runtime_py.mil import OpTrace, Program
@@ -38,7 +39,7 @@ def worth_a_look(results: Sequence[OpTrace], top: int) -> list[OpTrace]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="python -m runtime_py.overflow", description=__doc__.split("\n\n")[0])
+    parser = Parser(prog="lorarar overflow", description=__doc__.split("\n\n")[0])
     parser.add_argument("bundle", type=Path, help="the folder that python -m export.pipeline --target coreml made")
     parser.add_argument("--component", help="only this one (default: every one)")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="how many of the largest (default %(default)s)")

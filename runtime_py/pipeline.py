@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from lorarar.cli import InputError, Stopwatch
+from lorarar.command_line import Stopwatch
+from lorarar.errors import InputError
 from lorarar.layout import Adapter, fixed, pack, rank_sizes
 from lorarar.lora import LoRA
 from runtime_py.backends import Session, open_session

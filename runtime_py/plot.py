@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lorarar.cli import InputError, atomic_file
+from lorarar.errors import InputError
+from lorarar.files import atomic_file
 from lorarar.layout import UNET, Layout
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 
 Latents = Float[np.ndarray, "b 4 h w"]
 

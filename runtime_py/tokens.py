@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 
 
 @dataclass(frozen=True)

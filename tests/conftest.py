@@ -18,9 +18,9 @@ from lorarar.merging import RULES
 if TYPE_CHECKING:
     from hyper_world import World
 
-    from lorarar.checkpoints import LoadedHypernet
-    from lorarar.hypernet import Hypernetwork
-    from lorarar.training.components import Components
+    from lorarar.base.components import Components
+    from lorarar.hypernet.checkpoints import LoadedHypernet
+    from lorarar.hypernet.network import Hypernetwork
 
 # A shell's background job, and all that it starts, ignores Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -84,8 +84,8 @@ def random_lora(
 
 def tiny_hypernet() -> LoadedHypernet:
     """A hypernetwork for the tiny layout's widths, always the same."""
-    from lorarar.checkpoints import untrained_hypernet
-    from lorarar.hypernet import HypernetConfig
+    from lorarar.hypernet.checkpoints import untrained_hypernet
+    from lorarar.hypernet.network import HypernetConfig
 
     return untrained_hypernet(HypernetConfig(widths=(32, 64), hidden=16), seed=3)
 
@@ -186,7 +186,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def components(tiny_pipeline: Path) -> Components:
     """The tiny pipeline's networks, as training uses them."""
-    from lorarar.training.components import load_components
+    from lorarar.base.components import load_components
 
     return load_components(str(tiny_pipeline))
 

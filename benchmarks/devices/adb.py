@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
-from benchmarks.devices import Description, Device, DeviceFailed, Options, Watch
 from benchmarks.devices.adb_facts import (
     CONDITIONS_SCRIPT,
     FACTS_SCRIPT,
@@ -23,9 +22,10 @@ from benchmarks.devices.adb_facts import (
 from benchmarks.devices.adb_files import HOME, copy
 from benchmarks.devices.adb_link import LIST, READY, Adb, Link, Runs, advice, connected
 from benchmarks.devices.adb_run import PROGRAMS, RUNNER, Ran, run_app, run_native, stop_native
+from benchmarks.devices.device import Description, Device, DeviceFailed, Options, Watch
 from benchmarks.devices.remote import bundle_files, checked, sha256
 from benchmarks.record import paper_figure
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from runtime_py.bundle import MANIFEST, Bundle, Component, no_constants
 
 COOL = ("none", "light", None)

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from benchmarks.devices import DeviceFailed
 from benchmarks.devices.adb_link import ANSWER_S, Link
+from benchmarks.devices.device import DeviceFailed
 from benchmarks.devices.remote import sha256
 
 HOME = "/data/local/tmp/lorarar"

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from benchmarks.devices import DeviceFailed
-from lorarar.cli import InputError
+from benchmarks.devices.device import DeviceFailed
+from lorarar.errors import InputError
 
 READY = "device"
 MISSING = "missing"

@@ -16,10 +16,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
-from benchmarks.devices import DeviceFailed, Options, Watch
 from benchmarks.devices.adb_facts import parse_pss
 from benchmarks.devices.adb_files import HOME
 from benchmarks.devices.adb_link import ANSWER_S, FULL, Answer, Link
+from benchmarks.devices.device import DeviceFailed, Options, Watch
 
 SAMPLE_S = 1.0  # between looks at the memory, each of which walks the process's page tables
 PROGRAMS = f"{HOME}/bin"

@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.devices import Description, Device, DeviceFailed, Options, Watch
+from benchmarks.devices.device import Description, Device, DeviceFailed, Options, Watch
 from benchmarks.devices.ios_facts import READY, Facts, parse_facts, parse_list
 from benchmarks.devices.ios_link import ANSWER_S, APP, LIST, LOCKED, NEEDS, Answer, Devicectl, Link, Runs, cause
 from benchmarks.devices.ios_run import App
 from benchmarks.devices.ios_usbmux import describe
 from benchmarks.devices.remote import bundle_files, checked, sha256
 from benchmarks.record import MAX_RECORD_BYTES, paper_figure
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from runtime_py.bundle import MANIFEST, Bundle, no_constants
 
 HOT = ("serious", "critical")  # ProcessInfo.ThermalState, from which on iOS throttles
@@ -156,8 +156,7 @@ def _parse(written: bytes) -> dict[str, Any]:
         found = parity.get("psnr_db")
         size = f", {found:.1f} dB" if isinstance(found, int | float) else ""
         raise DeviceFailed(
-            f"parity failed: its output is not PyTorch's{size}, so that its times are no result; see  "
-            "python -m runtime_py.check"
+            f"parity failed: its output is not PyTorch's{size}, so that its times are no result; see  lorarar check"
         )
     return record
 

@@ -21,8 +21,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from benchmarks.devices import DeviceFailed
-from lorarar.cli import InputError
+from benchmarks.devices.device import DeviceFailed
+from lorarar.errors import InputError
 
 LIST = "python -m benchmarks.device --list"
 APP = "org.lorarar.demo"

@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.devices import DeviceFailed, Options, Watch
+from benchmarks.devices.device import DeviceFailed, Options, Watch
 from benchmarks.devices.ios_link import (
     ANSWER_S,
     APP,

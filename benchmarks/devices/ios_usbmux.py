@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
 
-from benchmarks.devices import Description
+from benchmarks.devices.device import Description
 from benchmarks.devices.ios_facts import chip, model_name
 from benchmarks.devices.ios_link import NEEDS
-from lorarar.cli import InputError, missing_toolchain
+from lorarar.errors import InputError
+from lorarar.toolchains import missing_toolchain
 
 ANSWER_S = 20.0
 LISTED = f"only listed here; measuring it needs {NEEDS}"

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.devices import Description, Device, DeviceFailed, Options, Watch
+from benchmarks.devices.device import Description, Device, DeviceFailed, Options, Watch
 from benchmarks.memory import peak_bytes
 from benchmarks.record import bundle_head, check_record, paper_figure, runs
-from lorarar.cli import EXIT_OK, FailedCheck, InputError, Parser, run_command
+from lorarar.command_line import EXIT_OK, Parser, run_command
+from lorarar.errors import FailedCheck, InputError
 from runtime_py.bundle import Bundle
 
 NAME = "local"
@@ -100,9 +101,7 @@ def measure(bundle: Bundle, name: str, run_count: int, warmup: int, threads: int
 
     target = bundle.manifest["target"]
     if target == "coreml" and platform.system() != "Darwin":
-        raise InputError(
-            "a Core ML bundle is measured on Apple systems only; check it with  python -m runtime_py.check"
-        )
+        raise InputError("a Core ML bundle is measured on Apple systems only; check it with  lorarar check")
     component = bundle.component(name)
     load_backend(target)
     started, before = time.gmtime(), condition()

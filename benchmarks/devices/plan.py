@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.devices import Device, DeviceFailed, Options, Watch
+from benchmarks.devices.device import Device, DeviceFailed, Options, Watch
 from runtime_py.bundle import Bundle
 
 

@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.devices import DeviceFailed
+from benchmarks.devices.device import DeviceFailed
 from benchmarks.record import check_record
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from runtime_py.bundle import MANIFEST, Bundle, Component
 
 

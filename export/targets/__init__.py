@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import cast
 
 from export.graph import Graph
-from lorarar.cli import InputError, missing_toolchain, quiet_toolchains
+from lorarar.errors import InputError
+from lorarar.toolchains import missing_toolchain, quiet_toolchains
 
 NEURAL_ENGINE_BYTES = 1_000_000_000
 """Weights that one Core ML model may have to be taken by the Neural Engine; about 1 GB, by those who met the limit."""

@@ -23,7 +23,7 @@ from export.graph import Graph
 from export.targets import NEURAL_ENGINE_BYTES
 from export.targets.coreml_chunks import cut
 from export.targets.trace import trace
-from lorarar.cli import quiet_toolchains
+from lorarar.toolchains import quiet_toolchains
 
 
 def convert(graph: Graph, precision: str, path: Path) -> None:

@@ -27,7 +27,7 @@ from torch.fx import GraphModule
 from export.graph import Graph
 from export.targets.trace import trace
 from export.targets.xnnpack import QuickXnnpackPartitioner
-from lorarar.cli import quiet_toolchains
+from lorarar.toolchains import quiet_toolchains
 
 FLOATS = {"fp32": torch.float32, "fp16": torch.float16}
 GROUP = 32  # weights that share a scale in w4

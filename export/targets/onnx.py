@@ -16,7 +16,7 @@ from onnxscript.rewriter.rules import common as rules
 from export.graph import Graph
 from export.targets.onnx_weights import quantize_weights
 from export.targets.trace import trace
-from lorarar.cli import quiet_toolchains
+from lorarar.toolchains import quiet_toolchains
 from runtime_py.bundle import ONNX_MODEL
 
 OPSET = 20

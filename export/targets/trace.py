@@ -9,8 +9,8 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from export.graph import Graph
-from lorarar.cli import quiet_toolchains
-from lorarar.hypernet import Hypernetwork
+from lorarar.hypernet.network import Hypernetwork
+from lorarar.toolchains import quiet_toolchains
 
 MAX_RANK = 1024
 

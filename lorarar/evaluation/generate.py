@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 from diffusers import DDPMScheduler
 
-from lorarar.cli import InputError, atomic_file, quiet_toolchains
-from lorarar.evaluation.klora import OnStep
+from lorarar.base.components import Components
+from lorarar.base.sources import open_pipeline
+from lorarar.errors import InputError
 from lorarar.evaluation.results import MergeFacts
-from lorarar.training.components import Components
-from lorarar.training.sources import open_pipeline
+from lorarar.files import atomic_file
+from lorarar.merging.klora import OnStep
+from lorarar.toolchains import quiet_toolchains
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from lorarar.cli import InputError, atomic_file
+from lorarar.errors import InputError
 from lorarar.evaluation.results import PairRecord, Results
 from lorarar.evaluation.tables import Table
+from lorarar.files import atomic_file
 
 _GAP = 6  # pixels between cells
 _LINE = 16  # pixels of a label's line

@@ -11,10 +11,11 @@ from typing import Any
 
 from PIL import Image
 
-from lorarar.cli import InputError, atomic_file
+from lorarar.errors import InputError
 from lorarar.evaluation.generate import digest_of
 from lorarar.evaluation.judges import Judge, Question
 from lorarar.evaluation.metrics import Embedder, similarities
+from lorarar.files import atomic_file
 from lorarar.training.dataset import Content, Dataset, Style
 
 JUDGED_FILE = "judged.json"

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 
 RESAMPLES = 10_000
 LEVEL = 0.95

@@ -14,16 +14,16 @@ import numpy as np
 from torch import nn
 
 from lorarar import merging
-from lorarar.checkpoints import LoadedPredictor
-from lorarar.cli import InputError
+from lorarar.base.attach import fused
+from lorarar.base.components import Components
+from lorarar.errors import InputError
 from lorarar.evaluation.generate import Adapter
-from lorarar.evaluation.klora import ALPHA, BETA, KLoRA, OnStep
 from lorarar.evaluation.names import METHODS
+from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import Layout, kind_of
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import Options, Predict, learned_options
-from lorarar.training.attach import fused
-from lorarar.training.components import Components
+from lorarar.merging.klora import ALPHA, BETA, KLoRA, OnStep
 from lorarar.training.dataset import Content, Dataset, Style
 from lorarar.training.hyper_settings import ZipSettings
 from lorarar.training.settings import LoraSettings
@@ -132,7 +132,7 @@ def _joint(bench: Workbench, content: Content, style: Style) -> Made:
 
 
 def _ziplora(bench: Workbench, content: Content, style: Style) -> Made:
-    from lorarar.training.ziplora import ziplora
+    from lorarar.merging.ziplora import ziplora
 
     start = time.perf_counter()
     merged = ziplora(bench.components, *bench.pair(content, style), content, style, bench.zip)
@@ -213,7 +213,7 @@ def check_loras(dataset: Dataset, pairs: Sequence[tuple[Content, Style]]) -> Non
         names = ", ".join(entry.name for entry in missing[:5]) + (", …" if len(missing) > 5 else "")
         raise InputError(
             f"{len(missing)} of {len(entries)} LoRA files are missing ({names}); make them with  "
-            f"python -m lorarar.train_lora --dataset {dataset.folder}"
+            f"lorarar train-lora --dataset {dataset.folder}"
         )
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from lorarar.cli import InputError, missing_toolchain, quiet_toolchains
+from lorarar.errors import InputError
+from lorarar.toolchains import missing_toolchain, quiet_toolchains
 
 if TYPE_CHECKING:
     from PIL.Image import Image

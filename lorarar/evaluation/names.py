@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from lorarar.evaluation.results import MethodInfo
 
 REFERENCE, RIVAL, OURS, ABLATION = "reference", "rival", "ours", "ablation"

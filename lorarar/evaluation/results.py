@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from lorarar.cli import InputError, atomic_file
+from lorarar.errors import InputError
 from lorarar.evaluation.judges import THRESHOLD
 from lorarar.evaluation.mars2 import PairVerdicts
+from lorarar.files import atomic_file
 
 RESULTS_FILE = "results.json"
 SCHEMA_VERSION = 1

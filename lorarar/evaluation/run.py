@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lorarar.base.fingerprint import fingerprint
 from lorarar.evaluation.cost import measured
 from lorarar.evaluation.generate import PairFolder, Sampler, image_seeds
 from lorarar.evaluation.judges import Judge
@@ -18,7 +19,6 @@ from lorarar.evaluation.methods import Evaluated, Made, Workbench
 from lorarar.evaluation.metrics import Embedder
 from lorarar.evaluation.names import info
 from lorarar.evaluation.results import ImageRecord, MergeFacts, PairRecord, Results
-from lorarar.fingerprint import fingerprint
 from lorarar.training.dataset import Content, Style, merged_prompt
 
 Report = Callable[[str, int], None]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from lorarar.lora.types import LoraLayer
 
 

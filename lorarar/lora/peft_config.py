@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from lorarar.lora.safetensors_header import parse_json, shorten
 
 METADATA_KEY = "lora_adapter_metadata"  # where diffusers keeps `{component}.{field of LoraConfig}`

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from lorarar.cli import InputError, describe_os_error
+from lorarar.errors import InputError, describe_os_error
 from lorarar.lora.dialects import DIALECTS, AmbiguousName, Key, Role, foreign_format, known_dialects, parse_key
 from lorarar.lora.peft_config import PeftScaling, config_component, metadata_scalings, parse_config
 from lorarar.lora.safetensors_file import SafetensorsFile, all_finite, open_safetensors

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from lorarar.cli import InputError, describe_os_error
+from lorarar.errors import InputError, describe_os_error
 from lorarar.lora.safetensors_header import FLOATS, MAX_HEADER_BYTES, TensorEntry, parse_header, shorten
 
 MAX_ELEMENTS = 2**27  # of one tensor; rank 1024 of SDXL's widest linear has 2^23.3

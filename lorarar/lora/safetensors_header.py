@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_HEADER_VALUES = 2_000_000  # parsed JSON takes up to 200 bytes a value, so this bounds the memory of parsing

@@ -18,7 +18,8 @@ from typing import BinaryIO
 import ml_dtypes
 import numpy as np
 
-from lorarar.cli import InputError, atomic_file
+from lorarar.errors import InputError
+from lorarar.files import atomic_file
 from lorarar.lora.algebra import balance_factor, pad_rank, peak
 from lorarar.lora.names import kohya_names
 from lorarar.lora.safetensors_header import METADATA_KEY, shorten

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lorarar import __version__
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from lorarar.layout import Layout
 from lorarar.lora.types import LoRA, LoraLayer
 from lorarar.merging.dense import sparse

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from lorarar.layout import kind_of
 from lorarar.lora.algebra import concatenate, pad_rank
 from lorarar.lora.types import LoraLayer

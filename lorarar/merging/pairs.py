@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from lorarar.layout import UNET, Group, Layout, part_of
 from lorarar.lora.types import LoRA, LoraLayer
 from lorarar.merging.types import Pair

@@ -11,7 +11,7 @@ from lorarar.merging.types import Options, Predict
 
 
 def predict_with(hypernet: Any) -> Predict:
-    """Coefficients by a `lorarar.hypernet.Hypernetwork`, without gradients.
+    """Coefficients by a `lorarar.hypernet.network.Hypernetwork`, without gradients.
 
     The argument is untyped because naming its class would import torch.
     """
@@ -34,7 +34,7 @@ def learned_options(predictor: Any, **changes: Any) -> Options:
     """What `learned` needs to merge as a Hypernetwork or ConstantCoefficients was trained: its coefficients, the kinds
     of layers that have them, and its k/v rule. `changes` are other fields of Options, and win.
     """
-    from lorarar.constant import ConstantCoefficients
+    from lorarar.hypernet.constant import ConstantCoefficients
 
     fields: dict[str, Any] = {"learned": predictor.config.learned, "rule": predictor.config.kv_rule}
     if isinstance(predictor, ConstantCoefficients):

@@ -10,12 +10,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from lorarar.layout import PAPER_LEARNED, Group, check_kinds
 from lorarar.lora.types import LoRA, LoraLayer
 
 RULES = {"average": 0.5, "sum": 1.0}
-"""The coefficient that both LoRAs of a layer get; the numbers of `lorarar.hypernet.KV_RULES` (a test compares them)."""
+"""The coefficient that both LoRAs of a layer get: the paper averages to_k and to_v, the authors' code adds them up."""
 
 LEARNED, METHOD, RULE = "learned", "method", "rule"
 CONTENT_ONLY, STYLE_ONLY = "content only", "style only"
@@ -56,7 +56,7 @@ class Options:
     learned: tuple[str, ...] = PAPER_LEARNED  # kinds of layers that `learned` predicts; the others follow the rule
     predict: Predict | None = field(default=None, repr=False, compare=False)  # the hypernetwork of `learned`
     constants: Mapping[str, tuple[float, float]] | None = None  # (m_c, m_s) by kind, in place of a hypernetwork
-    # ZipLoRA's (m_c, m_s) by layer, which `lorarar.training.ziplora` optimises
+    # ZipLoRA's (m_c, m_s) by layer, which `lorarar.merging.ziplora` optimises
     coefficients: Mapping[str, np.ndarray] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from lorarar.cli import InputError
-from lorarar.constant import ConstantCoefficients
-from lorarar.hypernet import KV_RULES, Hypernetwork
-from lorarar.layout import UNET, Group, Layout, kind_of, pack, part_of
+from lorarar.base.attach import Factors
+from lorarar.errors import InputError
+from lorarar.hypernet.constant import ConstantCoefficients
+from lorarar.hypernet.network import Hypernetwork
+from lorarar.layout import UNET, Group, Layout, kind_of, pack
 from lorarar.lora import LoRA
-from lorarar.training.attach import Factors
+from lorarar.merging.types import RULES
 
 
 @dataclass(frozen=True)
@@ -84,21 +85,9 @@ def _whole(lora: LoRA, layout: Layout, rank: int) -> Mapping[str, object]:
     if missing:
         raise InputError(
             f"{lora.source}: {len(missing)} of the {len(layout.modules)} attention linears of {layout.base} are "
-            f"missing, such as {missing[0]}; training needs LoRAs of all of them, as lorarar.train_lora makes"
+            f"missing, such as {missing[0]}; training needs LoRAs of all of them, as `lorarar train-lora` makes"
         )
     return packed.adapter
-
-
-def unet_layout(unet: nn.Module, base: str) -> Layout:
-    """The layout of a UNet at hand."""
-    return Layout.from_linears(
-        base,
-        [
-            (name, module.in_features, module.out_features)
-            for name, module in unet.named_modules()
-            if isinstance(module, nn.Linear) and part_of(name)
-        ],
-    )
 
 
 def predict_coefficients(
@@ -109,7 +98,7 @@ def predict_coefficients(
     learned: list[Tensor] = []
     for group in layout.groups:
         factors = content[group.name].down
-        pairs = factors.new_full((len(factors), len(group.modules), 2, 1), KV_RULES[predictor.config.kv_rule])
+        pairs = factors.new_full((len(factors), len(group.modules), 2, 1), RULES[predictor.config.kv_rule])
         rows = [row for row, module in enumerate(group.modules) if kind_of(module) in predictor.config.learned]
         if rows:
             found = _predicted(predictor, group, rows, content[group.name], style[group.name])

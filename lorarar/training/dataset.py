@@ -1,7 +1,7 @@
 """A dataset of contents and styles: `DIR/dataset.json`, its images, its LoRA files and its splits. No toolchain.
 
 A content is a subject with a rare token ("a sks dog"), a style has a description ("watercolour"); each has a few
-reference images and one LoRA file, which need not exist yet: `lorarar.train_lora --dataset` makes it.
+reference images and one LoRA file, which need not exist yet: `lorarar train-lora --dataset` makes it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 
 DATASET_FILE = "dataset.json"
 SCHEMA_VERSION = 1

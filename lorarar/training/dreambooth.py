@@ -19,11 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorarar import __version__
-from lorarar.cli import InputError, missing_toolchain, quiet_toolchains
+from lorarar.base.components import Components, base_name, noise_latents, predict, target
+from lorarar.errors import InputError
 from lorarar.layout import UNET
 from lorarar.lora import LoRA, LoraLayer
-from lorarar.training.components import Components, noise_latents, predict, target
+from lorarar.toolchains import missing_toolchain, quiet_toolchains
 from lorarar.training.examples import Concept, Examples, encode_concepts, seeded_generator
+from lorarar.training.processes import new_accelerator
 from lorarar.training.settings import DEFAULT_EVERY, LoraSettings
 from lorarar.training.state import StateFile
 
@@ -77,28 +79,6 @@ def train_concepts(
             training.close()
         layers = _layers(components.unet)
     return LoRA(layers, source="trained LoRA", metadata=_metadata(components, concepts, settings))
-
-
-def new_accelerator(device: torch.device, mixed_precision: str, accumulation: int = 1) -> Any:
-    """accelerate's Accelerator on the components' device. InputError where it can't have that precision."""
-    try:
-        with quiet_toolchains():
-            from accelerate import Accelerator
-            from accelerate.state import AcceleratorState
-    except ModuleNotFoundError:
-        raise missing_toolchain("accelerate", "train") from None
-    # accelerate keeps a precision for the whole process, and refuses another; here each training has its own.
-    AcceleratorState._reset_state()
-    try:
-        return Accelerator(
-            cpu=device.type == "cpu",
-            mixed_precision=mixed_precision,
-            gradient_accumulation_steps=accumulation,
-        )
-    except (ValueError, RuntimeError, NotImplementedError) as error:
-        raise InputError(
-            f"{device.type} can't train with --mixed-precision {mixed_precision} ({error}); use no"
-        ) from None
 
 
 @contextmanager
@@ -216,12 +196,6 @@ def _training(components: Components, concepts: Sequence[Concept], settings: Lor
         [hashlib.sha256(path.read_bytes()).hexdigest() for path in concept.images] for concept in concepts
     ]
     return about
-
-
-def base_name(components: Components) -> str:
-    """The base's name; of a folder or file its last part, since a path says nothing on another machine."""
-    path = Path(components.base)
-    return path.resolve().name if path.exists() else components.base
 
 
 def _metadata(components: Components, concepts: Sequence[Concept], settings: LoraSettings) -> dict[str, str]:

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lorarar.cli import InputError
-from lorarar.training.components import Components, Condition, encode_images, encode_prompts, load_image
+from lorarar.base.components import Components, Condition, encode_images, encode_prompts, load_image
+from lorarar.errors import InputError
 
 ENCODED_AT_ONCE = 4  # images; SDXL's VAE needs about 3 GB for one of 1024×1024
 

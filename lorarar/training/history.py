@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorarar.cli import atomic_file
+from lorarar.files import atomic_file
 
 PARTS = ("train", "validation")
 

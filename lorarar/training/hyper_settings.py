@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from lorarar.bases import MINIATURE
-from lorarar.cli import InputError
+from lorarar.base.names import MINIATURE
+from lorarar.errors import InputError
 from lorarar.layout import PAPER_LEARNED, check_kinds
 from lorarar.merging import RULES
 from lorarar.training.settings import PRECISIONS

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lorarar.base.components import Components
 from lorarar.lora import LoRA
-from lorarar.training.components import Components
 from lorarar.training.dataset import Content, Style
 from lorarar.training.dreambooth import OnStep, train_concepts
 from lorarar.training.examples import Concept

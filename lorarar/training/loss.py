@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lorarar.base.attach import attached
+from lorarar.base.components import Condition, predict
 from lorarar.layout import Layout
-from lorarar.training.attach import attached
 from lorarar.training.bank import Coefficients, Pack, alternating_factors, merged_factors
-from lorarar.training.components import Condition, predict
 from lorarar.training.hyper_settings import LossSettings
 
 Autocast = Callable[[], AbstractContextManager[Any]]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from lorarar.lora import write_lora
 from lorarar.pool import process_pool
 from lorarar.training.dataset import Content, Dataset, Style
@@ -135,7 +135,7 @@ def _train_in_worker(job: Job) -> None:
     if "components" not in _worker:
         import torch
 
-        from lorarar.training.components import load_components
+        from lorarar.base.components import load_components
 
         loading: Loading = _worker["loading"]
         _worker["components"] = load_components(

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lorarar.cli import InputError
+from lorarar.base.components import Components, Condition, noise_latents
+from lorarar.errors import InputError
 from lorarar.layout import Layout
 from lorarar.lora import LoRA, read_lora
 from lorarar.training.bank import LoraBank, Pack
-from lorarar.training.components import Components, Condition, noise_latents
 from lorarar.training.dataset import Content, Dataset, Style
 from lorarar.training.examples import Concept, Examples, encode_concepts, seeded_generator
 from lorarar.training.loss import PairBatch
@@ -163,7 +163,7 @@ def _read_all(entries: Sequence[Content | Style], dataset: Dataset) -> dict[Path
         shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
         raise InputError(
             f"{len(missing)} of {len(entries)} LoRA files are missing ({shown}); make them with  "
-            f"python -m lorarar.train_lora --dataset {dataset.folder}"
+            f"lorarar train-lora --dataset {dataset.folder}"
         )
     return {entry.lora: read_lora(entry.lora) for entry in entries}
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lorarar.cli import missing_toolchain, quiet_toolchains
+from lorarar.errors import InputError
+from lorarar.toolchains import missing_toolchain, quiet_toolchains
+
+if TYPE_CHECKING:
+    import torch
 
 
 def process_state() -> Any:
@@ -37,3 +41,25 @@ def flush_denormals() -> None:
     import torch
 
     torch.set_flush_denormal(True)
+
+
+def new_accelerator(device: torch.device, mixed_precision: str, accumulation: int = 1) -> Any:
+    """accelerate's Accelerator on the components' device. InputError where it can't have that precision."""
+    try:
+        with quiet_toolchains():
+            from accelerate import Accelerator
+            from accelerate.state import AcceleratorState
+    except ModuleNotFoundError:
+        raise missing_toolchain("accelerate", "train") from None
+    # accelerate keeps a precision for the whole process, and refuses another; here each training has its own.
+    AcceleratorState._reset_state()
+    try:
+        return Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision=mixed_precision,
+            gradient_accumulation_steps=accumulation,
+        )
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        raise InputError(
+            f"{device.type} can't train with --mixed-precision {mixed_precision} ({error}); use no"
+        ) from None

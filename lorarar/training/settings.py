@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lorarar.bases import MINIATURE
-from lorarar.cli import InputError
+from lorarar.base.names import MINIATURE
+from lorarar.errors import InputError
 
 PRECISIONS = ("no", "fp16", "bf16")
 DEFAULT_EVERY = 100  # steps between two writings of a training's state

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorarar.cli import InputError, atomic_file
+from lorarar.errors import InputError
+from lorarar.files import atomic_file
 from lorarar.training.settings import DEFAULT_EVERY
 
 _KEY = "lorarar_training_state"

@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from lorarar import __version__
-from lorarar.checkpoints import Predictor
-from lorarar.cli import InputError
-from lorarar.constant import ConstantCoefficients, ConstantConfig
-from lorarar.hypernet import HypernetConfig, Hypernetwork
+from lorarar.base.components import Components
+from lorarar.errors import InputError
+from lorarar.hypernet.checkpoints import Predictor
+from lorarar.hypernet.constant import ConstantCoefficients, ConstantConfig
+from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import Layout, kind_of
 from lorarar.training.bank import Coefficients, Pack, constant_coefficients, predict_coefficients
-from lorarar.training.components import Components
-from lorarar.training.dreambooth import new_accelerator
 from lorarar.training.history import History, Row
 from lorarar.training.hyper_settings import HyperSettings
 from lorarar.training.loss import merging_loss
 from lorarar.training.pair_data import Draw, PairData, Parts
+from lorarar.training.processes import new_accelerator
 from lorarar.training.settings import DEFAULT_EVERY
 from lorarar.training.state import StateFile
 

@@ -8,7 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from lorarar.cli import InputError, missing_toolchain, quiet_toolchains
+from lorarar.errors import InputError
+from lorarar.toolchains import missing_toolchain, quiet_toolchains
 from runtime_py.bundle import Bundle, Component, TensorSpec
 
 

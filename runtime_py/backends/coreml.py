@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lorarar import __version__
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from runtime_py.backends import checked_inputs
 from runtime_py.bundle import Component
 from runtime_py.mil import Program

@@ -10,7 +10,7 @@ import torch
 from executorch.extension.pybindings import portable_lib
 from executorch.runtime import Runtime
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from runtime_py.backends import checked_inputs, unusable
 from runtime_py.bundle import Component
 

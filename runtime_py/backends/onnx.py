@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from lorarar.cli import InputError, atomic_file
+from lorarar.errors import InputError
+from lorarar.files import atomic_file
 from runtime_py.backends import checked_inputs, unusable
 from runtime_py.bundle import ONNX_MODEL, Component
 
@@ -91,7 +92,7 @@ class OnnxAdapter:
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.is_file():
-            raise InputError(f"{path}: no such adapter file; make one with  python -m runtime_py.adapter")
+            raise InputError(f"{path}: no such adapter file; make one with  lorarar adapter")
         try:
             self.native = ort.LoraAdapter()
             self.native.Load(str(path))

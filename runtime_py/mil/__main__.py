@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from lorarar.cli import EXIT_OK, Parser, run_command
+from lorarar.command_line import EXIT_OK, Parser, run_command
 from runtime_py.mil.program import Program
 
 # Model.proto's specificationVersion → the system that first reads it.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from runtime_py.mil.values import TensorType, unpack
 
 ALIGNMENT = 64

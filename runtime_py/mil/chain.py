@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from runtime_py.mil.graph import Constant, Graph, Operand, Step, with_frees
 from runtime_py.mil.values import TensorType
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from runtime_py.mil.values import TensorType
 
 # ArrayFeatureType.ArrayDataType → the name of the program's type.

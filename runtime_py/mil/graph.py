@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from runtime_py.mil.blob import Blob
 from runtime_py.mil.ops import OPS, Op
 from runtime_py.mil.package import Package

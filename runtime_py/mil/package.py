@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lorarar.cli import InputError, missing_toolchain
+from lorarar.errors import InputError
+from lorarar.toolchains import missing_toolchain
 from runtime_py.mil.blob import Blob, WeightsFile
 from runtime_py.mil.values import TensorType
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 from runtime_py.mil.blob import Blob
 from runtime_py.mil.chain import chain
 from runtime_py.mil.features import Feature, described_functions

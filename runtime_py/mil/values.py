@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lorarar.cli import InputError
+from lorarar.errors import InputError
 
 Value = np.ndarray | str
 """What a name of the program holds; only constants are strings."""

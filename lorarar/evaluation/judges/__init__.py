@@ -1,91 +1,56 @@
-"""Judges: who decides whether an image shows the subject, and whether it is in the style (paper §4).
+"""Find a judge by its name: an installed provider, a folder that says which, or a transformers model.
 
-Importing this needs no toolchain. A judge answers with P(yes); a verdict is P(yes) > 0.5.
+Importing this needs no toolchain.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+import json
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, cast
 
-from lorarar.bases import JUDGE_FOLDER, MINIATURE_FOLDER
-from lorarar.cli import InputError
+from lorarar.errors import InputError
+from lorarar.evaluation.judges.judge import THRESHOLD, BatchJudge, Judge, Question
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+__all__ = ["PROVIDERS", "THRESHOLD", "BatchJudge", "Judge", "Question", "judge_names", "load_judge"]
 
-MINIATURE = "miniature"
-THRESHOLD = 0.5
-
-
-@dataclass(frozen=True)
-class Question:
-    """One comparison. `text` is the subject's class name, or the style's description."""
-
-    reference: Image
-    test: Image
-    text: str
+PROVIDERS = "lorarar.judges"
+"""The group of entry points whose functions, called with a folder or None, return a judge."""
 
 
-@runtime_checkable
-class Judge(Protocol):
-    """What the evaluation asks of a judge. All answers are P(yes) in [0, 1]."""
-
-    @property
-    def name(self) -> str: ...
-
-    def describe(self) -> dict[str, Any]:
-        """Everything that its answers depend on, as JSON: kept answers are used again only if this is the same."""
-        ...
-
-    def same_subject(self, reference: Image, test: Image, class_name: str) -> float: ...
-
-    def in_style(self, reference: Image, test: Image, description: str) -> float: ...
-
-    def same_subjects(self, questions: Sequence[Question]) -> list[float]:
-        """`same_subject` of many at once, in order."""
-        ...
-
-    def in_styles(self, questions: Sequence[Question]) -> list[float]:
-        """`in_style` of many at once, in order."""
-        ...
-
-
-class BatchJudge(ABC):
-    """A judge that is written for many questions at once; a single question is a batch of one."""
-
-    @abstractmethod
-    def same_subjects(self, questions: Sequence[Question]) -> list[float]: ...
-
-    @abstractmethod
-    def in_styles(self, questions: Sequence[Question]) -> list[float]: ...
-
-    def same_subject(self, reference: Image, test: Image, class_name: str) -> float:
-        return self.same_subjects([Question(reference, test, class_name)])[0]
-
-    def in_style(self, reference: Image, test: Image, description: str) -> float:
-        return self.in_styles([Question(reference, test, description)])[0]
+def judge_names() -> tuple[str, ...]:
+    """List the judges that installed packages provide."""
+    return tuple(sorted(_providers()))
 
 
 def load_judge(spec: str, device: str = "cpu", batch: int = 4) -> Judge:
-    """`miniature`, or a folder or hub id of a transformers image-text-to-text model.
+    """Open a judge: a name of `judge_names`, or a folder or hub id of a transformers image-text-to-text model.
 
-    `batch` is the number of questions that a language model takes at once. Raises InputError when it can't be had.
+    A folder whose `config.json` has a `judge` is opened by the provider of that name. `batch` is the number of
+    questions that a language model takes at once. Raises InputError when the judge can't be had.
     """
-    if spec == MINIATURE:
-        return _miniature_judge()
+    providers = _providers()
+    named = spec if spec in providers else _provider_of(Path(spec))
+    if named is not None:
+        if named not in providers:
+            known = ", ".join(providers) or "none"
+            raise InputError(f"{spec} is a judge of {named!r}, which no installed package provides; there is {known}")
+        return cast(Judge, providers[named].load()(None if named == spec else Path(spec)))
     from lorarar.evaluation.judges.vlm import VlmJudge
 
     return VlmJudge.load(spec, device, batch)
 
 
-def _miniature_judge() -> Judge:
-    folder = MINIATURE_FOLDER / JUDGE_FOLDER
-    if not folder.is_dir():
-        raise InputError(f"the miniature's judge is not in {folder}; build it with  python -m lorarar.miniature build")
-    # Looked up by name: the miniature is one of the judge's providers, not a part of the evaluation.
-    from importlib import import_module
+def _providers() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=PROVIDERS)}
 
-    return import_module("lorarar.miniature.judge").load_judge(folder)
+
+def _provider_of(folder: Path) -> str | None:
+    """The provider that a judge's folder names in its `config.json`."""
+    try:
+        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    named = config.get("judge") if isinstance(config, dict) else None
+    return named if isinstance(named, str) else None

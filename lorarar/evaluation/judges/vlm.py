@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lorarar.cli import InputError, missing_toolchain, quiet_toolchains
-from lorarar.evaluation.judges import BatchJudge, Question
+from lorarar.errors import InputError
+from lorarar.evaluation.judges.judge import BatchJudge, Question
+from lorarar.toolchains import missing_toolchain, quiet_toolchains
 
 SYSTEM = "You are a helpful assistant."
 

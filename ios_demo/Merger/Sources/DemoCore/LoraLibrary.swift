@@ -18,7 +18,7 @@ public struct LibraryLora: Hashable, Identifiable, Sendable {
     public var id: URL { file }
 }
 
-/// The sample LoRAs inside the app (a dataset as `lorarar.train` reads it) and those that were imported.
+/// The sample LoRAs inside the app (a dataset as `lorarar train` reads it) and those that were imported.
 public struct LoraLibrary: Sendable {
     private static let maxIndexBytes = 4 << 20
     private let places: Places

@@ -1,0 +1,205 @@
+"""What the answers say: counts, shares with intervals, and how they agree with MARS²'s verdicts.
+
+Answers of one participant, and answers on one task, are not independent. So each share has two bootstrap intervals,
+over participants and over tasks (whole clusters drawn again), beside Wilson's, which takes all answers as independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from human_study.definition import Study
+from human_study.store import Answer
+
+DRAWS = 5000
+Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
+
+Interval = tuple[float, float]
+# Outcome of an answer or of a verdict, seen from the study's first method.
+FIRST, SIMILAR, SECOND = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Share:
+    """One line of the table. `share` and intervals are fractions of 1; None where the answers can't give them."""
+
+    label: str
+    count: int
+    share: float | None
+    by_participants: Interval | None
+    by_tasks: Interval | None
+    wilson: Interval | None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Against MARS², which prefers the method whose image alone it accepts, and else calls the two similar.
+
+    `same` counts answers equal to the verdict, of `answers`; `same_decided` those of the `decided` in which both the
+    person and MARS² prefer a method. `correlation` is Pearson's, over tasks, of the mean answer with the verdict (+1
+    first, 0 similar, −1 second); None where either does not vary. `table[verdict, answer]` holds the counts.
+    """
+
+    answers: int
+    same: int
+    decided: int
+    same_decided: int
+    correlation: float | None
+    table: Int64[np.ndarray, "3 3"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One study's result. `shares` are: first method, similar, second method, first method or similar."""
+
+    case: str
+    methods: tuple[str, str]
+    tasks: int
+    participants: int
+    complete: int
+    answers: int
+    shares: tuple[Share, ...]
+    first_option: tuple[int, int]  # Option 1 chosen, of the answers that chose a side: near half, if sides don't matter
+    median_seconds: float | None
+    agreement: Agreement | None
+
+
+def summarise(study: Study, answers: Sequence[Answer], seed: int = 0) -> Summary:
+    """Summarise any number of answers, none included. `seed` is the bootstrap's."""
+    outcomes = [_outcome(answer.preferred, study) for answer in answers]
+    people = _table(outcomes, [answer.participant for answer in answers])
+    tasks = _table(outcomes, [answer.task for answer in answers])
+    sides = [answer.choice for answer in answers if answer.choice != "similar"]
+    return Summary(
+        case=study.case,
+        methods=study.methods,
+        tasks=len(study.tasks),
+        participants=len(people),
+        complete=int((people.sum(axis=1) == len(study.tasks)).sum()),
+        answers=len(answers),
+        shares=_shares(study.methods, people, tasks, seed),
+        first_option=(sides.count("option1"), len(sides)),
+        median_seconds=median(answer.seconds for answer in answers) if answers else None,
+        agreement=_agreement(study, answers, outcomes),
+    )
+
+
+def only_complete(study: Study, answers: Sequence[Answer]) -> list[Answer]:
+    """The answers of participants who answered every task."""
+    given: dict[int, int] = {}
+    for answer in answers:
+        given[answer.participant] = given.get(answer.participant, 0) + 1
+    return [answer for answer in answers if given[answer.participant] == len(study.tasks)]
+
+
+def wilson(count: int, total: int) -> Interval | None:
+    """Wilson's 95 % score interval of a share; None without answers."""
+    if total == 0:
+        return None
+    share = count / total
+    scale = 1 + Z95**2 / total
+    middle = (share + Z95**2 / (2 * total)) / scale
+    half = Z95 * np.sqrt(share * (1 - share) / total + Z95**2 / (4 * total**2)) / scale
+    # At 0 and at all of them the interval ends there exactly; rounding would leave it a hair beside.
+    low = 0.0 if count == 0 else float(middle - half)
+    return low, 1.0 if count == total else float(middle + half)
+
+
+def cluster_bootstrap(
+    hits: Int64[np.ndarray, " clusters"], totals: Int64[np.ndarray, " clusters"], seed: int
+) -> Interval | None:
+    """95 % percentile interval of sum(hits) / sum(totals), with whole clusters drawn with replacement.
+
+    None for fewer than two clusters: one says nothing about how they differ.
+    """
+    clusters = len(totals)
+    if clusters < 2:
+        return None
+    generator = np.random.default_rng(seed)
+    ratios: Float64[np.ndarray, " draws"] = np.empty(DRAWS)
+    for draw in range(DRAWS):
+        chosen = generator.integers(0, clusters, clusters)
+        ratios[draw] = hits[chosen].sum() / totals[chosen].sum()
+    low, high = np.quantile(ratios, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _outcome(preferred: str | None, study: Study) -> int:
+    if preferred is None:
+        return SIMILAR
+    return FIRST if preferred == study.methods[0] else SECOND
+
+
+def _table(outcomes: Sequence[int], clusters: Sequence[int] | Sequence[str]) -> Int64[np.ndarray, "clusters 3"]:
+    """How often each cluster gave each outcome; clusters in order of their first answer."""
+    rows = {name: row for row, name in enumerate(dict.fromkeys(clusters))}
+    table = np.zeros((len(rows), 3), np.int64)
+    for name, outcome in zip(clusters, outcomes, strict=True):
+        table[rows[name], outcome] += 1
+    return table
+
+
+def _shares(
+    methods: tuple[str, str],
+    people: Int64[np.ndarray, "participants 3"],
+    tasks: Int64[np.ndarray, "tasks 3"],
+    seed: int,
+) -> tuple[Share, ...]:
+    total = int(people.sum())
+    lines = (
+        (f"{methods[0]} preferred", [FIRST]),
+        ("similar", [SIMILAR]),
+        (f"{methods[1]} preferred", [SECOND]),
+        (f"{methods[0]} preferred or similar", [FIRST, SIMILAR]),
+    )
+    shares = []
+    for label, columns in lines:
+        count = int(people[:, columns].sum())
+        by_participants, by_tasks = (
+            cluster_bootstrap(table[:, columns].sum(axis=1), table.sum(axis=1), seed) for table in (people, tasks)
+        )
+        share = count / total if total else None
+        shares.append(Share(label, count, share, by_participants, by_tasks, wilson(count, total)))
+    return tuple(shares)
+
+
+def _agreement(study: Study, answers: Sequence[Answer], outcomes: Sequence[int]) -> Agreement | None:
+    """None if no answered task has verdicts."""
+    first, second = study.methods
+    verdicts = {}
+    for task in study.tasks:
+        if task.accepted is not None:
+            verdicts[task.id] = SIMILAR + int(task.accepted[second]) - int(task.accepted[first])
+    judged = [
+        (answer.task, outcome) for answer, outcome in zip(answers, outcomes, strict=True) if answer.task in verdicts
+    ]
+    if not judged:
+        return None
+    table = np.zeros((3, 3), np.int64)
+    scores: dict[str, list[int]] = {}
+    for name, outcome in judged:
+        table[verdicts[name], outcome] += 1
+        scores.setdefault(name, []).append(SIMILAR - outcome)
+    sides = table[np.ix_([FIRST, SECOND], [FIRST, SECOND])]
+    return Agreement(
+        answers=len(judged),
+        same=int(np.trace(table)),
+        decided=int(sides.sum()),
+        same_decided=int(np.trace(sides)),
+        correlation=_correlation(
+            [float(np.mean(score)) for score in scores.values()], [float(SIMILAR - verdicts[name]) for name in scores]
+        ),
+        table=table,
+    )
+
+
+def _correlation(left: list[float], right: list[float]) -> float | None:
+    # Means of whole numbers: what does not vary is constant exactly.
+    if len(set(left)) < 2 or len(set(right)) < 2:
+        return None
+    return float(np.corrcoef(left, right)[0, 1])

@@ -1,0 +1,120 @@
+"""LoRAs on a UNet: beside its weights for training (no ΔW is formed), or added into them for generation.
+
+`attached` adds up(down x) to the outputs of linears. Merging coefficients belong in `down`: down·diag(m) is the merge
+(Eq. 2), since up(down·diag(m)) x = up(down (m ⊙ x)). Folding m into `down` keeps rank × in numbers a layer for the
+backward pass. Scaling x would keep a second copy of every input: for SDXL at 1024 pixels (1024 to 4096 tokens against
+ranks of 64) that is over ten times as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lorarar.errors import InputError
+from lorarar.layout import UNET
+from lorarar.lora import LoRA
+
+
+@dataclass(frozen=True)
+class Factors:
+    """LoRA factors of one layer for `g` equal parts of a batch, in order: one LoRA for all (g = 1), or a LoRA each."""
+
+    down: Float[Tensor, "g rank inp"]
+    up: Float[Tensor, "g out rank"]
+
+
+def factors_of(
+    lora: LoRA, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> dict[str, Factors]:
+    """A LoRA's layers as tensors by full module name, one LoRA for the whole batch. Linear layers only."""
+    return {
+        name: Factors(
+            torch.from_numpy(layer.down).to(device, dtype)[None], torch.from_numpy(layer.up).to(device, dtype)[None]
+        )
+        for name, layer in lora.layers.items()
+    }
+
+
+@contextmanager
+def attached(unet: nn.Module, factors: Mapping[str, Factors]) -> Iterator[None]:
+    """Let linears of the UNet add up(down x), by full module name (`unet.…to_q`).
+
+    Differentiable in the factors. Works under autocast and with gradient checkpointing, where the backward pass
+    computes the layers again and so has to run inside the context too. Contexts can be nested: their updates add up.
+    Raises InputError for a name that is no linear of the UNet, a shape that is not the layer's, or parts that don't
+    divide a batch.
+    """
+    linears = _modules(unet, factors, nn.Linear)
+    for name, linear in linears.items():
+        down, up = factors[name].down, factors[name].up
+        if (up.shape[1], down.shape[2]) != (linear.out_features, linear.in_features) or len(up) != len(down):
+            raise InputError(f"{name} is {linear.out_features}×{linear.in_features}, the LoRA's {_shape(down, up)}")
+    with ExitStack() as stack:
+        for name, linear in linears.items():
+            handle = linear.register_forward_hook(partial(_add_lora, name, factors[name]))
+            stack.callback(handle.remove)
+        yield
+
+
+@contextmanager
+def fused(unet: nn.Module, lora: LoRA) -> Iterator[None]:
+    """Add a LoRA's ΔW into the weights, and put the old weights back on leaving, bit for bit.
+
+    The sum is taken in fp32 or better and rounded once to the weights' dtype. Linear and convolution layers. Raises
+    InputError for a layer that is not in the UNet or has another shape; the UNet is then as it was.
+    """
+    modules = _modules(unet, lora.layers, nn.Module)
+    for name, module in modules.items():
+        weight, want = getattr(module, "weight", None), lora.layers[name].weight_shape
+        if weight is None or tuple(weight.shape) != want:
+            have = None if weight is None else tuple(weight.shape)
+            raise InputError(f"{name}: the LoRA is for a weight of shape {want}, this UNet's is {have}")
+    old: dict[str, Tensor] = {}
+    try:
+        for name, module in modules.items():
+            old[name] = module.weight.detach().clone()
+            delta = torch.from_numpy(lora.layers[name].delta()).to(module.weight.device)
+            module.weight.data.copy_(delta + old[name].to(torch.promote_types(old[name].dtype, torch.float32)))
+        yield
+    finally:
+        for name, weight in old.items():
+            modules[name].weight.data.copy_(weight)
+
+
+def _modules(unet: nn.Module, names: Mapping[str, Any], kind: type[nn.Module]) -> dict[str, Any]:
+    """The UNet's modules of a kind by full name. InputError for the names that are none."""
+    modules = {UNET + name: module for name, module in unet.named_modules() if isinstance(module, kind)}
+    strangers = [name for name in names if name not in modules]
+    if strangers:
+        shown = ", ".join(strangers[:3]) + (", …" if len(strangers) > 3 else "")
+        what = "linears" if kind is nn.Linear else "layers"
+        raise InputError(
+            f"{len(strangers)} of the LoRA's {len(names)} layers are no {what} of this UNet ({shown}); "
+            "give a LoRA that was made for this base, without text encoder layers"
+        )
+    return {name: modules[name] for name in names}
+
+
+def _add_lora(name: str, factors: Factors, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """A forward hook once name and factors are given: the linear's output and the LoRA's."""
+    (x,) = args
+    parts = len(factors.down)
+    if len(x) % parts:
+        raise InputError(f"{name}: a batch of {len(x)} can't be shared equally by {parts} LoRAs")
+    # One reshape serves any number of LoRAs: consecutive rows of the batch and all their tokens share one.
+    rows = x.reshape(parts, -1, x.shape[-1])
+    down, up = factors.down.to(x.dtype), factors.up.to(x.dtype)
+    added = torch.bmm(torch.bmm(rows, down.transpose(1, 2)), up.transpose(1, 2))
+    return output + added.reshape(output.shape).to(output.dtype)
+
+
+def _shape(down: Tensor, up: Tensor) -> str:
+    return f"{up.shape[1]}×{down.shape[2]} in {len(up)} and {len(down)} parts"

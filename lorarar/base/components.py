@@ -1,0 +1,193 @@
+"""A base's parts as training and evaluation use them, frozen, and the few functions of SDXL's forward process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lorarar.errors import InputError
+from lorarar.images import on_white, open_image
+from lorarar.toolchains import missing_toolchain, quiet_toolchains
+
+
+@dataclass
+class Components:
+    """A base, frozen: no parameter asks for a gradient and every network is in eval mode.
+
+    `vae` is in fp32 whatever the other networks' dtype: SDXL's overflows in fp16. `noise` is the base's noise schedule
+    with its kind of prediction, `resolution` the side of a training image in pixels.
+    """
+
+    base: str
+    tokenizers: tuple[Any, Any]
+    text_encoders: tuple[Any, Any]
+    vae: Any
+    unet: Any
+    noise: Any  # a diffusers DDPMScheduler
+    resolution: int
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What SDXL's UNet is told beside the latents. `time_ids`: original size, crop corner, target size, in pixels."""
+
+    embeds: Float[Tensor, "b tokens d"]
+    pooled: Float[Tensor, "b p"]
+    time_ids: Float[Tensor, "b 6"]
+
+    def expand(self, batch: int) -> Condition:
+        """One condition for a batch, without copying."""
+        return Condition(
+            *(
+                getattr(self, item.name).expand(batch, *[-1] * (getattr(self, item.name).ndim - 1))
+                for item in fields(self)
+            )
+        )
+
+    def take(self, index: Int[Tensor, " n"]) -> Condition:
+        """The rows at `index`."""
+        return Condition(self.embeds[index], self.pooled[index], self.time_ids[index])
+
+    def to(self, *args: Any, **kwargs: Any) -> Condition:
+        """As Tensor.to, on all three."""
+        return Condition(*(getattr(self, item.name).to(*args, **kwargs) for item in fields(self)))
+
+
+def load_components(
+    base: str,
+    *,
+    untrained: bool = False,
+    resolution: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> Components:
+    """Load a base: `miniature`, a diffusers folder, a single-file SDXL checkpoint, a hub id, or a named base.
+
+    `dtype` is for the UNet and the text encoders. `resolution` defaults to the UNet's own. `untrained` gives a named
+    base of full size with seeded random weights, for dry runs. Raises InputError when the base can't be had.
+    """
+    from lorarar.base.sources import image_side, open_pipeline
+
+    try:
+        with quiet_toolchains():
+            from diffusers import DDPMScheduler
+    except ModuleNotFoundError:
+        raise missing_toolchain("diffusers", "train") from None
+    pipeline = open_pipeline(base, untrained, dtype)
+    side = image_side(pipeline.unet, pipeline.vae_scale_factor, resolution)
+    networks = (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae, pipeline.unet)
+    for network in networks:
+        network.requires_grad_(False).eval().to(device)
+    return Components(
+        base=base,
+        tokenizers=(pipeline.tokenizer, pipeline.tokenizer_2),
+        text_encoders=(pipeline.text_encoder, pipeline.text_encoder_2),
+        vae=pipeline.vae,
+        unet=pipeline.unet,
+        noise=DDPMScheduler.from_config(pipeline.scheduler.config),
+        resolution=side,
+    )
+
+
+def base_name(components: Components) -> str:
+    """The base's name; of a folder or file its last part, since a path says nothing on another machine."""
+    path = Path(components.base)
+    return path.resolve().name if path.exists() else components.base
+
+
+@torch.no_grad()
+def encode_prompts(components: Components, prompts: Sequence[str]) -> Condition:
+    """The prompts' embeddings as StableDiffusionXLPipeline makes them, for images of the components' resolution.
+
+    Both encoders' next-to-last hidden states side by side (77 tokens), the second one's pooled projection.
+    """
+    states: list[Tensor] = []
+    for tokenizer, encoder in zip(components.tokenizers, components.text_encoders, strict=True):
+        tokens = tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        output = encoder(tokens.input_ids.to(components.device), output_hidden_states=True)
+        states.append(output.hidden_states[-2])
+    embeds, pooled = torch.cat(states, dim=-1), output.text_embeds
+    side = float(components.resolution)
+    time_ids = torch.tensor([[side, side, 0.0, 0.0, side, side]], dtype=embeds.dtype, device=embeds.device)
+    return Condition(embeds, pooled, time_ids.repeat(len(prompts), 1))
+
+
+def load_image(path: Path, resolution: int) -> Float[Tensor, "3 h w"]:
+    """Read an image file as RGB in [-1, 1], its central square resized to `resolution`; transparency becomes white.
+
+    Raises InputError for a file that is not an image.
+    """
+    from PIL import Image, ImageOps
+
+    square = ImageOps.fit(on_white(open_image(path)), (resolution, resolution), Image.Resampling.LANCZOS)
+    array = np.asarray(square, dtype=np.float32) / np.float32(127.5) - np.float32(1)
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+@torch.no_grad()
+def encode_images(
+    components: Components, images: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None
+) -> Float[Tensor, "b c y x"]:
+    """Scaled latents, in fp32. With a generator they are drawn from the VAE's posterior, else they are its mode."""
+    vae = components.vae
+    posterior = vae.encode(images.to(components.device, torch.float32)).latent_dist
+    latents = posterior.mode() if generator is None else posterior.sample(generator)
+    shift = vae.config.shift_factor or 0.0
+    return (latents - shift) * vae.config.scaling_factor
+
+
+def predict(
+    unet: nn.Module, latents: Float[Tensor, "b c y x"], timesteps: Int[Tensor, " b"], condition: Condition
+) -> Float[Tensor, "b c y x"]:
+    """One pass of SDXL's UNet, in its own dtype (or autocast's). `unet` may be wrapped by PEFT or accelerate."""
+    dtype = next(unet.parameters()).dtype
+    condition = condition.to(dtype)
+    return unet(
+        latents.to(dtype),
+        timesteps,
+        encoder_hidden_states=condition.embeds,
+        added_cond_kwargs={"text_embeds": condition.pooled, "time_ids": condition.time_ids},
+        return_dict=False,
+    )[0]
+
+
+def noise_latents(
+    components: Components,
+    latents: Float[Tensor, "b c y x"],
+    noise: Float[Tensor, "b c y x"],
+    timesteps: Int[Tensor, " b"],
+) -> Float[Tensor, "b c y x"]:
+    """The latents after `timesteps` steps of the base's noise schedule."""
+    return components.noise.add_noise(latents, noise, timesteps)
+
+
+def target(
+    components: Components,
+    latents: Float[Tensor, "b c y x"],
+    noise: Float[Tensor, "b c y x"],
+    timesteps: Int[Tensor, " b"],
+) -> Float[Tensor, "b c y x"]:
+    """What the base is trained to predict: the noise, or v. Raises InputError for another kind of prediction."""
+    kind = components.noise.config.prediction_type
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        return components.noise.get_velocity(latents, noise, timesteps)
+    raise InputError(f"{components.base}: its scheduler predicts {kind!r}; epsilon and v_prediction can be trained")

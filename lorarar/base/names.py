@@ -1,0 +1,158 @@
+"""The bases: the shipped miniature, UNet configs of SDXL and KOALA, and the layout of any diffusers folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorarar.errors import InputError
+from lorarar.layout import Layout, part_of
+from lorarar.toolchains import missing_toolchain, quiet_toolchains
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MINIATURE = "miniature"
+DEFAULT_BASE = MINIATURE
+MINIATURE_FOLDER = Path(__file__).resolve().parents[2] / "models" / MINIATURE
+HYPERNET_FILE, DATASET_FOLDER, JUDGE_FOLDER = "hypernet.safetensors", "dataset", "judge"
+"""What `models/miniature` holds beside the pipeline."""
+
+_SDXL: dict[str, Any] = {
+    "sample_size": 128,
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 2,
+    "transformer_layers_per_block": [1, 2, 10],
+    "attention_head_dim": [5, 10, 20],
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+
+# KOALA (arXiv 2312.04005) is SDXL with fewer layers. Its configs are rebuilt from the published sizes: 0.78B, 1.16B.
+CONFIGS: dict[str, dict[str, Any]] = {
+    "sdxl": _SDXL,
+    "koala-1b": _SDXL | {"layers_per_block": 1, "transformer_layers_per_block": [0, 2, 6]},
+    "koala-700m": _SDXL | {"layers_per_block": 1, "transformer_layers_per_block": [0, 2, 5], "mid_block_type": None},
+}
+
+STEPS, GUIDANCE = {MINIATURE: 25}, {MINIATURE: 2.0}
+"""Of sampling, for bases that were not made for the paper's 50 steps and SDXL's 5. Under more guidance the miniature's
+colours burn out, and its judge finds half as many styles.
+"""
+PAPER_STEPS, PAPER_GUIDANCE = 50, 5.0
+
+BASES_HELP = f"{', '.join([MINIATURE, *CONFIGS])}, or a diffusers folder (default {DEFAULT_BASE})"
+"""For commands that need a base's layout only."""
+
+
+def miniature_folder() -> Path:
+    """The shipped small base, `models/miniature` beside this package. InputError when it is not there."""
+    if not (MINIATURE_FOLDER / "model_index.json").is_file():
+        raise InputError(f"the miniature base is not in {MINIATURE_FOLDER}; build it with  lorarar miniature build")
+    return MINIATURE_FOLDER
+
+
+def shipped_dataset() -> Path:
+    """The miniature's subjects, styles and their LoRAs, a folder of `lorarar.training.dataset`."""
+    return miniature_folder() / DATASET_FOLDER
+
+
+def shipped_hypernet() -> Path:
+    """The hypernetwork that was trained on the miniature. InputError when it is not there."""
+    path = miniature_folder() / HYPERNET_FILE
+    if not path.is_file():
+        raise InputError(f"{path} is not there; make it with  lorarar miniature build")
+    return path
+
+
+def unet_config(base: str) -> dict[str, Any]:
+    """The UNet config of a named base or of a diffusers folder (or of its `unet` folder)."""
+    if base in CONFIGS:
+        return CONFIGS[base]
+    folder = miniature_folder() if base == MINIATURE else Path(base)
+    for path in (folder / "unet" / "config.json", folder / "config.json"):
+        if path.is_file():
+            return _read_config(path)
+    raise InputError(
+        f"unknown base {base!r}; valid are {', '.join([MINIATURE, *CONFIGS])} or a folder in diffusers format with "
+        "unet/config.json"
+    )
+
+
+def meta_unet(base: str) -> nn.Module:
+    """The base's UNet on the meta device: names and shapes without weights."""
+    config = unet_config(base)
+    try:
+        with quiet_toolchains():
+            import torch
+            from diffusers import UNet2DConditionModel
+    except ModuleNotFoundError:
+        raise missing_toolchain("diffusers", "train") from None
+    try:
+        with torch.device("meta"):
+            return UNet2DConditionModel.from_config(config)
+    except (ValueError, TypeError, NotImplementedError, KeyError, IndexError, AttributeError) as error:
+        raise InputError(f"{base}: its UNet config can't be built by diffusers ({error})") from None
+
+
+def load_layout(base: str) -> Layout:
+    """The layout of a base: its attention linears in `named_modules()` order, grouped by part and shape."""
+    if base in (MINIATURE, *CONFIGS):
+        return Layout.from_linears(base, _attention_linears(unet_config(base)))
+    return unet_layout(meta_unet(base), Path(base).name)
+
+
+def unet_layout(unet: nn.Module, base: str) -> Layout:
+    """Return the layout of a UNet at hand, under the name `base`."""
+    from torch import nn
+
+    linears = [
+        (name, module.in_features, module.out_features)
+        for name, module in unet.named_modules()
+        if isinstance(module, nn.Linear) and part_of(name)
+    ]
+    return Layout.from_linears(base, linears)
+
+
+def _attention_linears(config: dict[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """(module, in, out) of a named base, in diffusers' order, without building it: importing diffusers takes seconds.
+
+    A test compares this with the UNet that diffusers builds.
+    """
+    widths, depths, layers = (
+        config[key] for key in ("block_out_channels", "transformer_layers_per_block", "layers_per_block")
+    )
+    kinds = [*zip(config["down_block_types"], widths, depths, strict=True)]
+    blocks = [(f"down_blocks.{i}", *kind, layers) for i, kind in enumerate(kinds)]
+    # The up path has one more layer a block, and its blocks come in reverse.
+    ups = zip(config["up_block_types"], reversed(widths), reversed(depths), strict=True)
+    blocks += [(f"up_blocks.{i}", *kind, layers + 1) for i, kind in enumerate(ups)]
+    if config.get("mid_block_type"):
+        blocks.append(("mid_block", config["mid_block_type"], widths[-1], depths[-1], 1))
+    for block, kind, width, depth, count in blocks:
+        if "CrossAttn" not in kind:
+            continue
+        for attention, transformer in product(range(count), range(depth)):
+            prefix = f"{block}.attentions.{attention}.transformer_blocks.{transformer}"
+            for name, key_width in (("attn1", width), ("attn2", config["cross_attention_dim"])):
+                for linear, inp in (("to_q", width), ("to_k", key_width), ("to_v", key_width), ("to_out.0", width)):
+                    yield f"{prefix}.{name}.{linear}", inp, width
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: not a JSON config; download the folder again") from None
+    if not isinstance(config, dict) or config.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
+        raise InputError(f"{path}: not the config of a UNet2DConditionModel; give an SDXL-like pipeline's folder")
+    return config

@@ -1,0 +1,78 @@
+"""What commands print: one kind of table, one kind of progress bar. Libraries report through callbacks instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+OnProgress = Callable[[int, int], None]
+"""Called with what is done and the total."""
+
+
+def console(stderr: bool = False) -> Console:
+    """Make a console for text from strangers: brackets are no markup, and long lines wrap without being cut."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_rows(rows: Iterable[tuple[str, str]]) -> None:
+    """Print pairs of a name and a text as two columns."""
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None, left: Sequence[str] = ()
+) -> None:
+    """Print a table with headings; columns are numbers, aligned to the right, but for those named in `left`."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column in left else "right")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+@contextmanager
+def status(text: str) -> Iterator[Callable[[str], None]]:
+    """Show what is being done while the block runs; yields a function that changes the text."""
+    with console(stderr=True).status(text) as shown:
+        yield shown.update
+
+
+@contextmanager
+def progress(
+    text: str, total: int | None = None, note: str = "", hidden: bool = False
+) -> Iterator[Callable[..., None]]:
+    """Show a bar while the block runs, then clear it.
+
+    Yields `update(done, total=None, note=None, text=None)`; a note stands behind the count (a loss, a name).
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console(stderr=True), transient=True, disable=hidden) as bar:
+        task = bar.add_task(text, total=total, note=note)
+
+        def update(done: int, total: int | None = None, note: str | None = None, text: str | None = None) -> None:
+            fields: dict[str, Any] = {} if note is None else {"note": note}
+            bar.update(task, completed=done, total=total, description=text, **fields)
+
+        yield update

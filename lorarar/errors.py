@@ -1,0 +1,28 @@
+"""The two errors that the libraries raise on purpose, and the words for those of the operating system."""
+
+from __future__ import annotations
+
+import errno
+
+
+class InputError(ValueError):
+    """An argument or a file that can't be used: one sentence that says what happened, what is valid and what to do.
+
+    Parameters stand in it by their names between backticks, as in "`rank` is 0"; a command shows its flags instead.
+    """
+
+
+class FailedCheck(Exception):
+    """A comparison with the reference that came out wrong or could not be made; nothing was written."""
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return one sentence for an operating-system error: the path, what happened, what to do."""
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}the disk is full; free some space or write to another disk (nothing was left half-written)"
+    if error.errno == errno.ENOENT:
+        return f"{where}no such file or folder; check the path"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{where}no permission; choose a path that you may read or write"
+    return f"{where}{error.strerror or error}"

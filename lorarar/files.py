@@ -1,0 +1,118 @@
+"""Write files and folders that are never half there, and read JSON that may come from a stranger."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lorarar.errors import InputError
+
+
+def check_lora_output(output: Path, *inputs: Path) -> None:
+    """Refuse an output path that is no safetensors file, is a folder, or would overwrite an input."""
+    if output.suffix != ".safetensors":
+        raise InputError(f"{output}: the merged LoRA is a safetensors file; end its name with .safetensors")
+    if output.is_dir():
+        raise InputError(f"{output}: this is a folder; give the name of a file")
+    place = output.resolve()
+    for given in inputs:
+        # A PEFT folder is an input as a whole: writing into it would change what it holds.
+        if given.resolve() in (place, *([place.parent] if given.is_dir() else [])):
+            raise InputError(f"{output}: writing there would overwrite the input {given}; choose another output")
+        if output.exists() and given.exists() and output.samefile(given):
+            raise InputError(f"{output}: this is the same file as the input {given}; choose another output")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it over `path` on success, remove it on any failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files private to the user; an output has the permissions of any new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; it replaces `path` on success and disappears on any failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        replace_folder(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(made: Path, path: Path) -> None:
+    """Rename a finished folder to `path`, beside which it lies; what was there is removed."""
+    made.chmod(0o755)
+    if path.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+        path.replace(old / path.name)
+        made.replace(path)
+        shutil.rmtree(old)
+    else:
+        made.replace(path)
+
+
+def read_json(path: Path, *, what: str, mend: str, schema: Mapping[str, Any] | None = None, limit: int = 2**20) -> Any:
+    """Read a JSON file that may come from a stranger, and check it.
+
+    `what` the file is and how to `mend` it (an imperative clause, such as "export the bundle again") go into the error.
+    `limit` is the largest size in bytes. `schema` is a JSON Schema (draft 2020-12). Raises InputError when the file is
+    missing, too large, not UTF-8 JSON (NaN and infinities, which Python reads, are not JSON) or breaks the schema.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; {mend}")
+    size = path.stat().st_size
+    if size > limit:
+        raise InputError(f"{path}: {size:,} bytes is too large for {what} (at most {limit:,}); {mend}")
+    return parse_json(path.read_bytes(), str(path), mend=mend, schema=schema)
+
+
+def parse_json(text: str | bytes, name: str, *, mend: str, schema: Mapping[str, Any] | None = None) -> Any:
+    """Parse JSON that came from `name` and check it against a schema; InputError as `read_json`."""
+    try:
+        data = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise InputError(f"{name}: not valid JSON; {mend}") from None
+    if schema is not None:
+        check_schema(data, schema, name, mend)
+    return data
+
+
+def check_schema(data: object, schema: Mapping[str, Any], name: str, mend: str) -> None:
+    """Check data against a JSON Schema; InputError names the place in `name` that breaks it, and the best reason."""
+    import jsonschema
+
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(data))
+    if error is not None:
+        message = error.message if len(error.message) < 200 else error.message[:200] + "…"
+        raise InputError(f"{name}: {error.json_path} breaks the schema ({message}); {mend}")
+
+
+def package_schema(package: str, name: str) -> Mapping[str, Any]:
+    """Read a JSON Schema that is shipped as a file of one of our packages."""
+    schema: Mapping[str, Any] = json.loads((resources.files(package) / name).read_text(encoding="utf-8"))
+    return schema
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,62 @@
+"""Settings: frozen dataclasses whose fields say what a command line needs, so that no default and no help stands twice.
+
+    @dataclass(frozen=True)
+    class LoraSettings:
+        rank: int = setting(64, "rank of every layer", metavar="R")
+
+`lorarar.command_line.add_settings` makes options of them, `given_settings` the settings again from what was given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import field
+from typing import Any
+
+from lorarar.errors import InputError
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    metavar: str | None = None,
+    choices: Collection[str] | None = None,
+    flag: str | None = None,
+    parse: Callable[[str], Any] | None = None,
+) -> Any:
+    """Make a dataclass field with a default and what its option says.
+
+    `flag` is the option's name where it is not the field's own (`--lambda` of `weight`); `parse` reads a text whose
+    type is not that of the default.
+    """
+    about = {"help": help, "metavar": metavar, "choices": choices, "flag": flag, "parse": parse}
+    return field(default=default, metadata={"option": about})
+
+
+def check_at_least(least: int, **values: int) -> None:
+    """Refuse whole numbers below `least`; the keywords are the parameters' names."""
+    for name, value in values.items():
+        if value < least:
+            raise InputError(f"`{name}` is {value}; give a whole number of {least} or more")
+
+
+def check_positive(example: float, **values: float) -> None:
+    """Refuse numbers that are not finite and above 0; `example` is one that is."""
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"`{name}` is {value}; give a positive number, such as {example:g}")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that no generator takes."""
+    if not 0 <= seed < 2**63:
+        raise InputError(f"`seed` is {seed}; give a whole number of 0 or more, below 2**63")
+
+
+def check_choice(valid: Collection[str], **values: str) -> None:
+    """Refuse a word that is not among the valid ones."""
+    for name, value in values.items():
+        if value not in valid:
+            raise InputError(f"`{name}` is {value!r}; valid are {', '.join(valid)}")

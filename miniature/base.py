@@ -1,0 +1,134 @@
+"""Training of the miniature's UNet and text encoders on captioned drawings, as SDXL is trained, in small."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lorarar.toolchains import quiet_toolchains
+from miniature.loop import Loop, Schedule, fast_products, seeded
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
+
+BATCH = 32
+SCHEDULE = Schedule(steps=10_000, rate=8e-4, warmup=200)
+TEXT_SHARE = 0.35  # of the steps; then the text encoders are good enough, and their outputs are kept (2 GB)
+ENCODED_AT_ONCE = 256
+DROPPED = 0.1  # share of captions replaced by nothing, for classifier-free guidance
+MIN_SNR = 5.0
+"""gamma of arXiv 2303.09556 in its form for v: steps of little noise weigh less, and training converges sooner. The
+weight stays 1 where the signal is weaker than that, so that the step of pure noise, which sets the colours, counts.
+"""
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """The training population: latents and their captions' tokens."""
+
+    latents: Float[Tensor, "n 4 lh lw"]
+    tokens: Int[Tensor, "n 77"]
+
+
+def tokenize(pipeline: StableDiffusionXLPipeline, captions: Sequence[str]) -> Int[Tensor, "n 77"]:
+    """Padded to CLIP's 77 tokens, as the pipeline does."""
+    tokenizer = pipeline.tokenizer
+    found = tokenizer(list(captions), padding="max_length", max_length=tokenizer.model_max_length, truncation=True)
+    return torch.tensor(found["input_ids"])
+
+
+def train_base(
+    pipeline: StableDiffusionXLPipeline,
+    data: Captioned,
+    state: Path,
+    seed: int,
+    schedule: Schedule = SCHEDULE,
+    compiled: bool = True,
+) -> list[float]:
+    """Train UNet and text encoders in place to predict v. Returns the loss of every step.
+
+    `compiled` needs a C++ compiler; it is 1.3× as fast, and gives other last digits.
+    """
+    from diffusers.models.attention_processor import AttnProcessor
+
+    unet, encoders = pipeline.unet, [pipeline.text_encoder, pipeline.text_encoder_2]
+    modules = [unet.to(memory_format=torch.channels_last), *encoders]
+    for module in modules:
+        module.train().requires_grad_(True)
+    settings = {"steps": schedule.steps, "rate": schedule.rate, "images": len(data.latents), "seed": seed}
+    step_of = _Step(pipeline, data, seed, int(schedule.steps * TEXT_SHARE))
+    # The fused attention kernel's backward pass takes a third of a step at these sizes; plain products do not.
+    unet.set_attn_processor(AttnProcessor())
+    if compiled:
+        unet.compile()
+    # Dynamo warns, harmlessly, of diffusers' cached version checks.
+    with quiet_toolchains():
+        losses = Loop(modules, schedule, state, "base", settings).run(step_of)
+    unet._compiled_call_impl = None
+    unet.set_default_attn_processor()
+    for module in modules:
+        module.eval().requires_grad_(False)
+    return losses
+
+
+class _Step:
+    """One step's loss: seeded batch, timesteps and noise; weighted mean squared error of v."""
+
+    def __init__(self, pipeline: StableDiffusionXLPipeline, data: Captioned, seed: int, text_steps: int) -> None:
+        from diffusers import DDPMScheduler
+
+        self.pipeline, self.data, self.seed, self.text_steps = pipeline, data, seed, text_steps
+        alphas = DDPMScheduler.from_config(pipeline.scheduler.config).alphas_cumprod
+        self.signal, self.noise = alphas.sqrt(), (1 - alphas).sqrt()
+        snr = alphas / (1 - alphas)
+        self.weights = (snr.clamp(max=MIN_SNR) + 1) / (snr + 1)
+        side = float(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
+        self.time_ids = torch.tensor([[side, side, 0.0, 0.0, side, side]])
+        self.kept: tuple[Tensor, Tensor] | None = None  # what the finished text encoders say of every caption
+
+    def __call__(self, step: int) -> Float[Tensor, ""]:
+        generator = seeded(self.seed, step)
+        rows = torch.randint(len(self.data.latents), (BATCH,), generator=generator)
+        kept = (torch.rand(BATCH, generator=generator) >= DROPPED).float()
+        times = torch.randint(len(self.signal), (BATCH,), generator=generator)
+        latents = self.data.latents[rows].float()
+        noise = torch.randn(latents.shape, generator=generator)
+        signal, spread = self.signal[times].view(-1, 1, 1, 1), self.noise[times].view(-1, 1, 1, 1)
+        noisy = signal * latents + spread * noise
+        with fast_products():
+            embeds, pooled = self._text(step, rows)
+            predicted = self.pipeline.unet(
+                noisy.contiguous(memory_format=torch.channels_last),
+                times,
+                embeds * kept.view(-1, 1, 1),
+                # Zeros are what the pipeline gives for no prompt (force_zeros_for_empty_prompt).
+                added_cond_kwargs={
+                    "text_embeds": pooled * kept.view(-1, 1),
+                    "time_ids": self.time_ids.repeat(BATCH, 1),
+                },
+            ).sample
+        error = (predicted.float() - (signal * noise - spread * latents)).square().mean(dim=(1, 2, 3))
+        return (self.weights[times] * error).mean()
+
+    def _text(self, step: int, rows: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b 77 d"], Float[Tensor, "b p"]]:
+        """Embeddings of some captions; from `text_steps` on the encoders are frozen, and each is encoded once."""
+        if step < self.text_steps:
+            return self._encode(self.data.tokens[rows])
+        if self.kept is None:
+            with torch.no_grad():
+                parts = [self._encode(tokens) for tokens in self.data.tokens.split(ENCODED_AT_ONCE)]
+            embeds, pooled = (torch.cat([part[place].bfloat16() for part in parts]) for place in (0, 1))
+            self.kept = embeds, pooled
+        return self.kept[0][rows], self.kept[1][rows]
+
+    def _encode(self, tokens: Int[Tensor, "b 77"]) -> tuple[Float[Tensor, "b 77 d"], Float[Tensor, "b p"]]:
+        first = self.pipeline.text_encoder(tokens, output_hidden_states=True)
+        second = self.pipeline.text_encoder_2(tokens, output_hidden_states=True)
+        embeds = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+        return embeds, second.text_embeds

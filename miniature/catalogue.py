@@ -1,0 +1,100 @@
+"""The 30 held-out subjects: what the content LoRAs are trained on, split as the paper's Table A1 (20-5-5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from miniature.subjects import COLOURS, KINDS, Subject
+
+ALIKE = 4  # of the six looks (three colours, marking, accessory and its colour) that make two of a kind too alike
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A held-out subject and its place in the split of the paper."""
+
+    subject: Subject
+    part: str  # "train", "validation" or "test"
+
+    @property
+    def group(self) -> str:
+        return KINDS[self.subject.kind].group
+
+
+def _entry(part: str, kind: str, shape: str, body: str, second: str, marking: str, accessory: str) -> Entry:
+    """`shape` has a digit of tenths for each proportion; `marking` and `accessory` are "colour name" or "plain"."""
+    proportions = tuple(int(digit) / 10 for digit in shape)
+    assert len(proportions) == 4
+    marking_colour, _, marked = marking.rpartition(" ")
+    accessory_colour, _, worn = accessory.partition(" ")
+    return Entry(
+        Subject(
+            kind,
+            proportions,
+            COLOURS[body],
+            COLOURS[second],
+            marked,
+            COLOURS[marking_colour or body],
+            worn or "none",
+            COLOURS[accessory_colour if worn else body],
+        ),
+        part,
+    )
+
+
+CATALOGUE: Mapping[str, Entry] = {
+    "dog_1": _entry("train", "dog", "2847", "brown", "orange", "white patches", "red scarf"),
+    "dog_2": _entry("validation", "dog", "7319", "white", "black", "black spots", "blue hat"),
+    "dog_3": _entry("train", "dog", "5562", "yellow", "brown", "red heart", "none"),
+    "dog_4": _entry("train", "dog", "9174", "navy", "cyan", "yellow stars", "orange bow"),
+    "dog_5": _entry("train", "dog", "1490", "pink", "purple", "white stripes", "green glasses"),
+    "dog_6": _entry("test", "dog", "4728", "orange", "white", "navy stripes", "purple party hat"),
+    "cat_1": _entry("train", "cat", "3652", "black", "yellow", "orange patches", "pink bow"),
+    "cat_2": _entry("test", "cat", "8236", "cyan", "navy", "white spots", "red scarf"),
+    "cat_3": _entry("train", "cat", "6081", "orange", "yellow", "white band", "green headphones"),
+    "cat_4": _entry("validation", "cat", "1937", "purple", "lime", "yellow zigzag", "none"),
+    "rabbit_1": _entry("train", "rabbit", "7263", "white", "pink", "pink heart", "purple flower"),
+    "rabbit_2": _entry("train", "rabbit", "2508", "teal", "yellow", "navy checks", "red glasses"),
+    "bird_1": _entry("train", "bird", "4816", "red", "yellow", "white stripes", "black hat"),
+    "fish_1": _entry("train", "fish", "8352", "lime", "purple", "blue spots", "orange crown"),
+    "turtle_1": _entry("train", "turtle", "5194", "green", "lime", "orange stars", "red hat"),
+    "teapot_1": _entry("test", "teapot", "6437", "white", "red", "blue checks", "yellow flower"),
+    "mug_1": _entry("train", "mug", "2745", "yellow", "black", "black band", "red glasses"),
+    "mug_2": _entry("train", "mug", "9261", "navy", "red", "white zigzag", "none"),
+    "boot_1": _entry("train", "boot", "4570", "red", "black", "yellow stars", "white bow"),
+    "backpack_1": _entry("train", "backpack", "3819", "teal", "orange", "white zigzag", "none"),
+    "car_1": _entry("train", "car", "6425", "yellow", "navy", "red stripes", "green hat"),
+    "clock_1": _entry("validation", "clock", "5283", "red", "blue", "white patches", "yellow crown"),
+    "vase_1": _entry("train", "vase", "7106", "blue", "pink", "yellow stripes", "red bow"),
+    "can_1": _entry("test", "can", "4938", "green", "red", "white stars", "black glasses"),
+    "robot_1": _entry("train", "robot", "8264", "cyan", "orange", "red band", "purple headphones"),
+    "robot_2": _entry("validation", "robot", "1573", "orange", "black", "black checks", "teal party hat"),
+    "bear_1": _entry("train", "bear", "3648", "brown", "yellow", "pink heart", "blue scarf"),
+    "bear_2": _entry("test", "bear", "7025", "pink", "white", "red patches", "navy hat"),
+    "duck_1": _entry("validation", "duck", "5917", "white", "orange", "teal checks", "red scarf"),
+    "monster_1": _entry("train", "monster", "2486", "purple", "yellow", "lime spots", "orange headphones"),
+}
+
+
+def near_catalogue(subject: Subject) -> bool:
+    """Whether a subject is so like a held-out one that it may not be in the base's training population."""
+    return any(
+        entry.subject.kind == subject.kind and _alike(entry.subject, subject) >= ALIKE for entry in CATALOGUE.values()
+    )
+
+
+def _alike(first: Subject, second: Subject) -> int:
+    return sum(one == other for one, other in zip(_looks(first), _looks(second), strict=True))
+
+
+def _looks(subject: Subject) -> tuple[object, ...]:
+    plain, bare = subject.marking == "plain", subject.accessory == "none"
+    return (
+        subject.body,
+        subject.second,
+        subject.marking,
+        None if plain else subject.marking_colour,
+        subject.accessory,
+        None if bare else subject.accessory_colour,
+    )

@@ -1,0 +1,168 @@
+"""Drawings for the judge: what it is trained on, and pairs of subjects that differ in one detail.
+
+Neither the 30 catalogue subjects, nor any subject near them, nor the 26 gallery styles are drawn here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from lorarar.files import atomic_file
+from lorarar.pool import process_pool
+from miniature.catalogue import near_catalogue
+from miniature.judge_network import DETAILS
+from miniature.scene import draw, sample_view
+from miniature.styles import FAMILIES, Style, plain, random_style, reduce, render
+from miniature.styles_palette import hsv
+from miniature.subjects import COLOURS, CONTRAST, KINDS, MARKINGS, RGB, Subject, colour_name, distance
+from miniature.subjects import sample_subject as any_subject
+
+TRAINING, CALIBRATION, REPORT = 1_000_000, 2_000_000, 3_000_000
+"""Where each use's drawings begin: the base's population has the numbers below, from the same seeds."""
+
+GROUP = 8  # drawings of one family: two styles, four subjects each
+STYLES = 2
+PLAIN = len(FAMILIES)  # the number of "no style" among the families
+PLAIN_SHARE = 0.3  # of the groups; every subject reference is plain, so the judge must know those best
+FREE_SHARE = 0.6  # of the styles have a free palette
+CHUNK = 400  # drawings a file
+UNSEEN = -1  # the number of a colour that a subject does not show
+
+CHANGEABLE = {
+    "body": ("body",),
+    "second": ("second",),
+    "marking": ("marking", "marking_colour"),
+    "accessory": ("accessory", "accessory_colour"),
+}
+"""What two subjects of one kind may differ in: details, and the fields of Subject that change one."""
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """Training drawings with what they show."""
+
+    images: UInt8[np.ndarray, "n size size 3"]
+    details: Int[np.ndarray, "n d"]  # per detail of DETAILS the number of its value, or UNSEEN
+    styles: Int[np.ndarray, " n"]  # equal where the style is the same
+    families: Int[np.ndarray, " n"]  # numbers of FAMILIES, or PLAIN
+
+
+def sample_subject(rng: np.random.Generator, kind: str | None = None) -> Subject:
+    """A random subject that is not near a held-out one."""
+    while near_catalogue(subject := any_subject(rng, kind)):
+        pass
+    return subject
+
+
+def sample_style(rng: np.random.Generator, family: str) -> Style:
+    """Any style of a family, often with a freer palette than the base's population has.
+
+    Held-out styles are stronger and more particular than most random ones, and a judge must be sure of neither the
+    colours nor the style where it has never seen such palettes.
+    """
+    style = random_style(rng, family)
+    if FAMILIES[family].palette.hue != (0.0, 1.0) or rng.random() > FREE_SHARE:
+        return style
+    values, hues = rng.uniform((0.02, 0.3, 0.75), (0.45, 0.9, 1.0)), rng.random(3)
+    inks = tuple(hsv(hue, rng.uniform(0, 0.95), value) for hue, value in zip(hues, values, strict=True))
+    paper = hsv(rng.random(), rng.uniform(0, 0.8) * rng.random(), rng.uniform(0.05, 1.0))
+    palette = replace(style.palette, strength=rng.uniform(0.3, 1.0), inks=inks)
+    return replace(style, palette=replace(palette, paper=paper) if rng.random() < 0.5 else palette)
+
+
+def picture(subject: Subject, style: Style | None, rng: np.random.Generator) -> UInt8[np.ndarray, "size size 3"]:
+    """The subject in a random view; without a style, plain."""
+    buffers = draw(subject, sample_view(rng))
+    return reduce(plain(buffers) if style is None else render(buffers, style, rng))
+
+
+def details_of(subject: Subject) -> list[int]:
+    """The number of each detail's value, in the order of DETAILS."""
+    marked, worn = subject.marking != "plain", subject.accessory != "none"
+    said = {
+        "kind": subject.kind,
+        "body": colour_name(subject.body),
+        "second": colour_name(subject.second),
+        "marking": subject.marking,
+        "marking_colour": colour_name(subject.marking_colour) if marked else None,
+        "accessory": subject.accessory,
+        "accessory_colour": colour_name(subject.accessory_colour) if worn else None,
+    }
+    return [UNSEEN if (value := said[name]) is None else values.index(value) for name, values in DETAILS.items()]
+
+
+def changed(subject: Subject, rng: np.random.Generator, count: int) -> Subject:
+    """The subject with `count` of its details different, each in one visible look: what must not pass for it."""
+    hidden = {"marking_colour"} if subject.marking == "plain" else set()
+    hidden |= {"accessory_colour"} if subject.accessory == "none" else set()
+    for detail in rng.choice(list(CHANGEABLE), count, replace=False):
+        look = str(rng.choice([look for look in CHANGEABLE[str(detail)] if look not in hidden]))
+        value: Any = _other(subject, look, rng)
+        subject = replace(subject, **{look: value})
+    return subject
+
+
+def _other(subject: Subject, name: str, rng: np.random.Generator) -> RGB | str:
+    if name == "marking":
+        return str(rng.choice([value for value in MARKINGS if value != subject.marking]))
+    if name == "accessory":
+        return str(rng.choice([v for v in ("none", *KINDS[subject.kind].accessories) if v != subject.accessory]))
+    # A body's new colour stands apart from all that is on it, another one from its old self and the body.
+    neighbours = [subject.body, subject.second, subject.marking_colour] if name == "body" else [subject.body]
+    apart = [getattr(subject, name), *neighbours]
+    choices = [rgb for rgb in COLOURS.values() if all(distance(rgb, other) > CONTRAST for other in apart)]
+    # Three colours together can leave none: then it is enough to differ from the old one.
+    choices = choices or [rgb for rgb in COLOURS.values() if distance(rgb, apart[0]) > CONTRAST]
+    return choices[int(rng.integers(len(choices)))]
+
+
+def training_drawings(seed: int, count: int, folder: Path, workers: int = 2) -> Drawings:
+    """Draw them, or what is missing of them in `folder`, and read them. `count` is rounded up to whole chunks."""
+    from rich.console import Console
+    from rich.progress import track
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {first: folder / f"{seed}-{first:06d}.npz" for first in range(0, count, CHUNK)}
+    with process_pool(workers) as pool:
+        jobs = [pool.submit(_chunk, seed, first, path) for first, path in paths.items() if not path.is_file()]
+        for job in track(jobs, "drawing for the judge", console=Console(stderr=True), transient=True):
+            job.result()
+    parts = []
+    for path in paths.values():
+        with np.load(path) as file:
+            parts.append([file[name] for name in ("images", "details", "styles", "families")])
+    images, details, styles, families = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return Drawings(images, details, styles, families)
+
+
+def _chunk(seed: int, first: int, path: Path) -> None:
+    groups = [_group(seed, number) for number in range(first // GROUP, (first + CHUNK) // GROUP)]
+    rows = [row for group in groups for row in group]
+    images, details, styles, families = zip(*rows, strict=True)
+    with atomic_file(path) as temporary:
+        np.savez(
+            temporary,
+            images=np.stack(images),
+            details=np.array(details),
+            styles=np.array(styles),
+            families=np.array(families),
+        )
+
+
+def _group(seed: int, number: int) -> list[tuple[np.ndarray, list[int], int, int]]:
+    """GROUP drawings of one family, as rows of Drawings; plain ones are all of one style, number 0."""
+    rng = np.random.default_rng((seed, TRAINING + number))
+    family = PLAIN if rng.random() < PLAIN_SHARE else int(rng.integers(len(FAMILIES)))
+    rows = []
+    for row in range(STYLES):
+        style = None if family == PLAIN else sample_style(rng, list(FAMILIES)[family])
+        style_number = 0 if style is None else 1 + STYLES * number + row
+        for _ in range(GROUP // STYLES):
+            subject = sample_subject(rng)
+            rows.append((picture(subject, style, rng), details_of(subject), style_number, family))
+    return rows

@@ -1,0 +1,111 @@
+"""The miniature's dataset: reference images of the 30 held-out subjects and 26 held-out styles, and the splits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from lorarar.files import atomic_file
+from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, PARTS, SCHEMA_VERSION
+from miniature import gallery
+from miniature.buffers import SIZE
+from miniature.catalogue import CATALOGUE, near_catalogue
+from miniature.scene import draw, sample_view
+from miniature.styles import plain, reduce, render
+from miniature.subjects import describe, sample_subject
+
+TOKEN = "sks"  # the rare token of DreamBooth; no caption of the population has it
+REFERENCES = (4, 5, 6)  # images a subject, in turn
+
+# The paper's §A2.6, in the miniature's groups: what is trained on shares no group with what is tested on.
+MACRO_SPLITS: Mapping[str, Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "objects-to-toys": {"train": (("object",), ("3d",)), "test": (("toy",), ("cartoon",))},
+    "animals-to-objects": {
+        "train": (("animal", "toy"), ("watercolor",)),
+        "test": (("object",), ("abstract_rainbow", "wooden_sculpture", "melting_golden_rendering")),
+    },
+}
+
+
+def write_dataset(folder: Path, seed: int) -> Path:
+    """Draw the reference images and write dataset.json; LoRA files that are there stay."""
+    contents = [_content(folder, name, seed, number) for number, name in enumerate(CATALOGUE)]
+    styles = [_style(folder, name, seed, number) for number, name in enumerate(gallery.GALLERY)]
+    described = {
+        "schema_version": SCHEMA_VERSION,
+        "name": "miniature",
+        "resolution": SIZE,
+        "contents": contents,
+        "styles": styles,
+        "splits": _splits(),
+    }
+    path = folder / DATASET_FILE
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def _content(folder: Path, name: str, seed: int, number: int) -> dict[str, Any]:
+    entry = CATALOGUE[name]
+    rng = np.random.default_rng((seed, 1, number))
+    count = REFERENCES[number % len(REFERENCES)]
+    images = [reduce(plain(draw(entry.subject, sample_view(rng)))) for _ in range(count)]
+    paths = [_write(folder, f"images/contents/{name}_{index}.png", image) for index, image in enumerate(images)]
+    return {
+        "name": name,
+        "class": entry.subject.kind,
+        "token": TOKEN,
+        "group": entry.group,
+        "images": paths,
+        "lora": f"loras/contents/{name}.safetensors",
+    }
+
+
+def _style(folder: Path, name: str, seed: int, number: int) -> dict[str, Any]:
+    """One image, of a random subject, as a style's reference shows something that nobody asks for."""
+    rng = np.random.default_rng((seed, 2, number))
+    while near_catalogue(subject := sample_subject(rng)):
+        pass
+    image = reduce(render(draw(subject, sample_view(rng)), gallery.GALLERY[name], rng))
+    return {
+        "name": name,
+        "description": gallery.description(name),
+        "group": gallery.group(name),
+        # The more of the picture the prompt explains, the less of it the LoRA takes for the style.
+        "image_class": describe(subject),
+        "images": [_write(folder, f"images/styles/{name}.png", image)],
+        "lora": f"loras/styles/{name}.safetensors",
+    }
+
+
+def _write(folder: Path, name: str, image: UInt8[np.ndarray, "size size 3"]) -> str:
+    with atomic_file(folder / name) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")
+    return name
+
+
+def _splits() -> dict[str, Any]:
+    paper = {
+        "contents": {part: [name for name, entry in CATALOGUE.items() if entry.part == part] for part in PARTS},
+        "styles": {part: list(gallery.SPLIT[part]) for part in PARTS},
+    }
+    return {DEFAULT_SPLIT: paper} | {name: _macro_split(parts) for name, parts in MACRO_SPLITS.items()}
+
+
+def _macro_split(parts: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]) -> dict[str, Any]:
+    """A split by groups (or names); it has no validation, as the paper keeps its settings for these."""
+
+    def chosen(names: Any, group_of: Callable[[str], str], wanted: tuple[str, ...]) -> list[str]:
+        return [name for name in names if name in wanted or group_of(name) in wanted]
+
+    contents = {
+        part: chosen(CATALOGUE, lambda name: CATALOGUE[name].group, wanted) for part, (wanted, _) in parts.items()
+    }
+    styles = {part: chosen(gallery.GALLERY, gallery.group, wanted) for part, (_, wanted) in parts.items()}
+    return {"contents": contents | {"validation": []}, "styles": styles | {"validation": []}}

@@ -1,0 +1,188 @@
+"""The stages that make models/miniature, each of which goes on where a stopped run left it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from lorarar.base.fresh import Sizes, build_tokenizer, new_pipeline
+from lorarar.base.names import MINIATURE
+from lorarar.errors import InputError
+from lorarar.files import atomic_file, atomic_folder
+from lorarar.toolchains import quiet_toolchains
+from miniature.base import SCHEDULE as BASE_SCHEDULE
+from miniature.base import Captioned, tokenize, train_base
+from miniature.loop import Schedule
+from miniature.population import population
+from miniature.vae import SCHEDULE as VAE_SCHEDULE
+from miniature.vae import encode_all, train_vae
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionXLPipeline
+
+DRAWINGS = 40_000
+SIZES = Sizes()
+TIMES = "times.json"
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to build and where. Everything follows from these numbers and the code."""
+
+    work: Path  # drawings, states of training, and the miniature itself until it is whole
+    output: Path  # the diffusers folder that the whole one replaces
+    seed: int = 0
+    drawings: int = DRAWINGS
+    sizes: Sizes = SIZES
+    vae: Schedule = VAE_SCHEDULE
+    base: Schedule = BASE_SCHEDULE
+    compiled: bool = True
+
+    @property
+    def made(self) -> Path:
+        """Where the miniature grows: what the output folder holds is of another build, and stays in use until then."""
+        return self.work / MINIATURE
+
+    @property
+    def times(self) -> Path:
+        """Seconds that each stage has taken so far, over all the runs it took."""
+        return self.made / TIMES
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds spent here to the stage's, also when it is interrupted."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = self.seconds()
+            seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - start, 1)
+            with atomic_file(self.times) as temporary:
+                temporary.write_text(json.dumps(seconds, indent=1))
+
+    def seconds(self) -> dict[str, float]:
+        return json.loads(self.times.read_text()) if self.times.is_file() else {}
+
+
+def claim_work(plan: Plan) -> None:
+    """Note in the work folder what is built there; refuse a folder of another plan, whose results would be taken over.
+
+    Compiling is no part of it: a run without a compiler may go on with what one with it began.
+    """
+    path = plan.work / PLAN
+    left_out = {"work", "output", "compiled"}
+    text = json.dumps({name: value for name, value in asdict(plan).items() if name not in left_out})
+    if not path.is_file():
+        with atomic_file(path) as temporary:
+            temporary.write_text(text)
+        return
+    here, there = json.loads(text), json.loads(path.read_text())
+    names = [name for name in here if there.get(name) != here[name]]
+    other = "; ".join(f"{name} {there.get(name)} there, {here[name]} here" for name in names)
+    if other:
+        raise InputError(f"{plan.work} holds another build ({other}); give another --work, or remove it")
+
+
+def drawings(plan: Plan) -> tuple[UInt8[np.ndarray, "n size size 3"], list[str]]:
+    """The captioned population, drawn or read back."""
+    with plan.timed("population"):
+        return population(plan.seed, plan.drawings, plan.work / "population")
+
+
+def autoencoder(plan: Plan) -> Path:
+    """A pipeline whose VAE is trained; the folder holds it in fp32."""
+    folder = plan.work / "autoencoder"
+    if folder.is_dir():
+        return folder
+    images, captions = drawings(plan)
+    with plan.timed("autoencoder"):
+        pipeline = new_pipeline(plan.sizes, build_tokenizer(captions), plan.seed)
+        state = plan.work / "autoencoder.state"
+        losses = train_vae(pipeline.vae, images, state, plan.seed, plan.vae)
+        _save(pipeline, folder, {"autoencoder": losses})
+        state.unlink()
+    return folder
+
+
+def base(plan: Plan) -> Path:
+    """The trained pipeline in fp32."""
+    folder = plan.work / "base"
+    if folder.is_dir():
+        return folder
+    pipeline = open_pipeline(autoencoder(plan))
+    images, captions = drawings(plan)
+    with plan.timed("base"):
+        latents = _latents(plan, pipeline, images)
+        data = Captioned(latents, tokenize(pipeline, captions))
+        state = plan.work / "base.state"
+        losses = train_base(pipeline, data, state, plan.seed, plan.base, plan.compiled)
+        _save(pipeline, folder, {"base": losses})
+        state.unlink()
+    return folder
+
+
+def ship(plan: Plan) -> Path:
+    """Write the pipeline, UNet and VAE in half precision."""
+    pipeline = open_pipeline(base(plan))
+    # The text encoders stay in fp32: without a dtype given, transformers loads what the file has and diffusers loads
+    # fp32, so that a user's from_pretrained would get networks that don't fit together.
+    with quiet_toolchains():
+        for network in (pipeline.unet, pipeline.vae):
+            network.to(torch.float16)
+    pipeline.save_pretrained(plan.made)
+    return plan.made
+
+
+def publish(plan: Plan) -> Path:
+    """Put what was made in place of the output folder, all of it at once."""
+    check_output(plan.output)
+    with atomic_folder(plan.output) as temporary:
+        shutil.copytree(plan.made, temporary, dirs_exist_ok=True)
+    return plan.output
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder with anything in it that is no miniature: it would be removed."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / TIMES).is_file():
+        raise InputError(f"{folder} holds other things; give a new or empty folder, or one that a build has written")
+
+
+def open_pipeline(folder: Path) -> StableDiffusionXLPipeline:
+    """A diffusers folder in fp32, without progress bars."""
+    with quiet_toolchains():
+        from diffusers import StableDiffusionXLPipeline
+        from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
+        from transformers.utils.logging import disable_progress_bar as quiet_transformers
+
+        quiet_diffusers()
+        quiet_transformers()
+        pipeline = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _save(pipeline: StableDiffusionXLPipeline, folder: Path, losses: dict[str, Any]) -> None:
+    with atomic_folder(folder) as temporary:
+        pipeline.save_pretrained(temporary)
+        (temporary / "losses.json").write_text(json.dumps(losses))
+
+
+def _latents(plan: Plan, pipeline: StableDiffusionXLPipeline, images: np.ndarray) -> torch.Tensor:
+    from safetensors.torch import load_file, save_file
+
+    path = plan.work / "latents.safetensors"
+    if not path.is_file():
+        with atomic_file(path) as temporary:
+            save_file({"latents": encode_all(pipeline.vae, images)}, temporary)
+    return load_file(path)["latents"]

@@ -1,0 +1,324 @@
+"""The Android app: an APK with the real arm64 ONNX Runtime, built and signed here, and what can be said of its sources.
+
+It is never started: no Android runs here. Its framework is stubs made from the published ones of API 36.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from android import apk, framework
+from android.kotlin import MERGER, ROOT
+from android.references import Reference, of_jar
+from android.shared import folder, merger, miniature
+from devices.fetch import run
+
+from benchmarks.devices import adb_run
+from benchmarks.devices.adb_link import Answer, Link
+from benchmarks.devices.device import Options, Watch
+from export.places import bundle_place
+from lorarar import __version__
+
+pytestmark = pytest.mark.apps
+
+DEMO = ROOT / "android_demo"
+KOTLIN = sorted(DEMO.rglob("*.kt"))
+RES = apk.MAIN / "res"
+ANDROID = "{http://schemas.android.com/apk/res/android}"
+PAGE = 16384  # of memory, on new phones: libraries must be aligned to it
+MOST_LINES, MOST_FUNCTION, MOST_WIDTH = 400, 40, 130
+
+
+@pytest.fixture(scope="session")
+def built() -> apk.Built:
+    return apk.build(folder("apk"), merger(), miniature("onnx"))
+
+
+def test_it_is_signed(built: apk.Built) -> None:
+    said = run("apksigner", "verify", "--verbose", "--min-sdk-version", str(apk.MIN_SDK), str(built.apk))
+    assert said.startswith("Verifies")
+    assert "Verified using v2 scheme (APK Signature Scheme v2): true" in said
+    run("zipalign", "-c", "-p", "4", str(built.apk))
+
+
+def test_what_it_says_of_itself(built: apk.Built) -> None:
+    said = run("aapt2", "dump", "badging", str(built.apk))
+    assert "package: name='org.lorarar.demo' versionCode='1' versionName='0.1.0'" in said
+    assert "launchable-activity: name='org.lorarar.demo.MainActivity'" in said
+    assert "minSdkVersion:'26'" in said or "sdkVersion:'26'" in said
+    assert "targetSdkVersion:'34'" in said
+    assert "native-code: 'arm64-v8a'" in said
+    assert "application-label:'LoRA.rar'" in said
+    assert "uses-permission" not in said
+
+
+def test_only_adb_can_start_the_benchmark(built: apk.Built) -> None:
+    tree = run("aapt2", "dump", "xmltree", "--file", "AndroidManifest.xml", str(built.apk))
+    (activity,) = [part for part in tree.split("E: activity") if "BenchmarkActivity" in part]
+    assert re.search(r"permission\(0x[0-9a-f]+\)=\"android.permission.DUMP\"", activity)
+    assert re.search(r"exported\(0x[0-9a-f]+\)=true", activity)
+    (provider,) = [part for part in tree.split("E: provider") if "SharedImage" in part]
+    assert re.search(r"exported\(0x[0-9a-f]+\)=false", provider)
+
+
+def test_what_is_in_it(built: apk.Built) -> None:
+    with zipfile.ZipFile(built.apk) as archive:
+        names = set(archive.namelist())
+        stored = {info.filename for info in archive.infolist() if info.compress_type == zipfile.ZIP_STORED}
+        libraries = {name: archive.read(name) for name in names if name.startswith("lib/")}
+    assert {"classes.dex", "manifest.schema.json", "record.schema.json", "assets/bundles/onnx/manifest.json"} <= names
+    assert set(libraries) == {f"lib/arm64-v8a/lib{name}.so" for name in ("onnxruntime", "onnxruntime4j_jni")}
+    assert set(libraries) <= stored
+    for role, chosen in apk.sample_names().items():
+        assert len(chosen) == 6
+        for name in chosen:
+            assert {f"assets/samples/{role}/{name}.safetensors", f"assets/samples/{role}/{name}.png"} <= names
+    for name, data in libraries.items():
+        assert _machine(data) == 183, name  # EM_AARCH64
+        assert all(alignment >= PAGE for alignment in _alignments(data)), name
+
+
+def _machine(elf: bytes) -> int:
+    return int(struct.unpack_from("<H", elf, 18)[0])
+
+
+def _alignments(elf: bytes) -> list[int]:
+    """Of the segments that are loaded."""
+    (headers,) = struct.unpack_from("<Q", elf, 32)
+    (count,) = struct.unpack_from("<H", elf, 56)
+    found = [struct.unpack_from("<IIQQQQQQ", elf, headers + 56 * at) for at in range(count)]
+    return [entry[7] for entry in found if entry[0] == 1]
+
+
+def test_its_code(built: apk.Built, tmp_path: Path) -> None:
+    with zipfile.ZipFile(built.apk) as archive:
+        dex = [Path(archive.extract(name, tmp_path)) for name in archive.namelist() if name.endswith(".dex")]
+    classes = {name for path in dex for name in re.findall(r"Class descriptor  : '(L.+;)'", run("dexdump", str(path)))}
+    wanted = {
+        "demo/MainActivity",
+        "demo/BenchmarkActivity",
+        "demo/SharedImage",
+        "demo/CoefficientChart",
+        "merger/Studio",
+    }
+    assert {f"Lorg/lorarar/{name};" for name in wanted} <= classes
+    assert {"Lai/onnxruntime/OrtSession;", "Lorg/pytorch/executorch/Module;", "Lkotlin/Unit;"} <= classes
+    assert not any(name.startswith("Landroid/") for name in classes)
+
+
+# --- what the classes ask for
+
+
+def test_the_engine_names_no_class_of_android() -> None:
+    assert not {reference.owner for reference in of_jar(merger()) if reference.owner.startswith("android")}
+
+
+def test_no_method_that_android_8_lacks(built: apk.Built) -> None:
+    """Java 9 gave ByteBuffer and its kin methods that return their own type, which Android has from version 9 on."""
+    found = {reference for jar in (merger(), built.app) for reference in of_jar(jar)}
+    moved = re.compile(r"java/nio/\w+Buffer")
+    assert not [
+        reference
+        for reference in found
+        if moved.fullmatch(reference.owner)
+        and reference.name in ("position", "limit", "flip", "clear", "rewind", "mark", "reset")
+        and not reference.descriptor.endswith("Ljava/nio/Buffer;")
+    ]
+
+
+def test_every_class_of_java_that_is_used_is_on_android(built: apk.Built) -> None:
+    found = {reference for jar in (merger(), built.app) for reference in of_jar(jar)}
+    # D8 replaces what java.lang.invoke is used for.
+    owners = {name for name in (reference.owner for reference in found) if re.match(r"java/(?!lang/invoke/)", name)}
+    assert len(owners) > 40
+    for owner in owners:
+        framework.find_class(owner.replace("/", ".").replace("$", "."))
+
+
+def test_references_are_seen(tmp_path: Path) -> None:
+    source = tmp_path / "A.java"
+    source.write_text("class A { double f(java.nio.ByteBuffer b) { b.position(1); return Math.rint(2.5); } }")
+    run("javac", "--release", "11", "-d", str(tmp_path), str(source))
+    with zipfile.ZipFile(tmp_path / "a.jar", "w") as jar:
+        jar.write(tmp_path / "A.class", "A.class")
+    found = of_jar(tmp_path / "a.jar")
+    assert Reference("java/lang/Math", "rint", "(D)D") in found
+    assert Reference("java/nio/ByteBuffer", "position", "(I)Ljava/nio/ByteBuffer;") in found
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("class android.widget.Button: sing", "android.widget.Button has no sing"),
+        ("class android.widget.Bell:", "Android has no android.widget.Bell"),
+        ("class android.view.View:\n+ public native int findViewById();", "no findViewById of 0 parameters"),
+    ],
+)
+def test_what_android_lacks_can_not_be_stubbed(spec: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        framework.java_sources(framework.read_spec(spec))
+
+
+# --- the sources
+
+
+@pytest.mark.parametrize("path", KOTLIN, ids=lambda path: path.name)
+def test_small_files_and_functions(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < MOST_LINES
+    assert max(map(len, lines)) <= MOST_WIDTH
+    start, indent = None, ""
+    for number, line in enumerate(lines):
+        if found := re.match(r"(\s*)(?:\w+ )*fun [^=]*\{$", line):
+            start, indent = number, found[1]
+        elif start is not None and line == f"{indent}}}":
+            assert number - start < MOST_FUNCTION, f"{path.name}:{start + 1}"
+            start = None
+
+
+def test_the_versions_are_said_alike() -> None:
+    versions = tomllib.loads((DEMO / "gradle" / "libs.versions.toml").read_text(encoding="utf-8"))["versions"]
+    source = (apk.MAIN / "kotlin" / "org" / "lorarar" / "demo" / "DemoApplication.kt").read_text(encoding="utf-8")
+    assert f'VERSION = "{__version__}"' in source
+    assert f'EXECUTORCH_VERSION = "{versions["executorch"]}"' in source
+    assert (int(versions["minSdk"]), int(versions["targetSdk"])) == (apk.MIN_SDK, apk.TARGET_SDK)
+
+
+def test_gradle_names_only_what_its_catalogue_has() -> None:
+    catalogue = tomllib.loads((DEMO / "gradle" / "libs.versions.toml").read_text(encoding="utf-8"))
+    names = {f"libs.{name.replace('-', '.')}" for name in catalogue["libraries"]}
+    names |= {f"libs.plugins.{name.replace('-', '.')}" for name in catalogue["plugins"]}
+    names |= {f"libs.versions.{name}" for name in catalogue["versions"]}
+    used = {
+        name.removesuffix(".get")
+        for path in DEMO.rglob("*.gradle.kts")
+        for name in re.findall(r"libs\.[\w.]+", path.read_text(encoding="utf-8"))
+    }
+    assert used <= names
+    assert len(used) >= 9
+    assert {entry["version"]["ref"] for entry in catalogue["libraries"].values()} <= set(catalogue["versions"])
+
+
+# --- the screens
+
+
+def layouts() -> list[tuple[str, ElementTree.Element]]:
+    return [
+        (path.name, element)
+        for path in sorted((RES / "layout").glob("*.xml"))
+        for element in ElementTree.parse(path).getroot().iter()
+    ]
+
+
+def test_every_control_says_what_it_is() -> None:
+    """To a screen reader: by its own text, a description, or the label that stands before it."""
+    labelled = {element.get(f"{ANDROID}labelFor", "").rpartition("/")[2] for _, element in layouts()}
+    silent = []
+    for name, element in layouts():
+        if element.tag in ("Spinner", "SeekBar", "EditText", "ImageView", "Button", "RadioButton"):
+            described = {f"{ANDROID}contentDescription", f"{ANDROID}importantForAccessibility"} & set(element.attrib)
+            own = element.tag in ("Button", "RadioButton") and f"{ANDROID}text" in element.attrib
+            if not (described or own or element.get(f"{ANDROID}id", "").rpartition("/")[2] in labelled):
+                silent.append((name, element.tag, element.get(f"{ANDROID}id")))
+    assert not silent
+
+
+def test_texts_can_grow_and_be_translated() -> None:
+    for name, element in layouts():
+        assert f"{ANDROID}textSize" not in element.attrib, name
+        for attribute in ("text", "contentDescription", "hint"):
+            value = element.get(f"{ANDROID}{attribute}", "@string/")
+            assert value.startswith("@string/") or value == "0", (name, value)
+        # A text in a box of fixed height is cut off where letters are large.
+        if element.tag in ("TextView", "Button", "EditText", "RadioButton"):
+            assert element.get(f"{ANDROID}layout_height", "wrap_content") == "wrap_content", name
+
+
+def test_everything_to_touch_is_large_enough() -> None:
+    for name, element in layouts():
+        if element.tag in ("Spinner", "SeekBar", "EditText", "Button", "RadioButton"):
+            assert element.get("style") in ("@style/Touchable", "@style/Tab"), (name, element.get(f"{ANDROID}id"))
+    styles = {style.get("name"): style for style in ElementTree.parse(RES / "values" / "styles.xml").getroot()}
+    for name in ("Touchable", "Tab"):
+        assert {item.get("name"): item.text for item in styles[name]}["android:minHeight"] == "48dp"
+
+
+@pytest.mark.parametrize("name", ["colors.xml", "styles.xml"])
+def test_dark_mode_has_colours_of_its_own(name: str) -> None:
+    day, night = (ElementTree.parse(RES / place / name).getroot() for place in ("values", "values-night"))
+    if name == "colors.xml":
+        colours = [{color.get("name"): color.text for color in root} for root in (day, night)]
+        assert colours[0].keys() == colours[1].keys()
+        assert all(colours[0][key] != colours[1][key] for key in colours[0])
+    else:
+        assert [style.get("parent") for style in night] == ["android:Theme.Material.NoActionBar"]
+
+
+@pytest.mark.parametrize("ground", ["values", "values-night"])
+def test_colours_stand_out(ground: str) -> None:
+    """Contrast of at least 3 to 1, as WCAG 2.2 asks of graphics, against Material's ground."""
+    colours = {item.get("name"): item.text or "" for item in ElementTree.parse(RES / ground / "colors.xml").getroot()}
+    paper = _luminance("#FAFAFA" if ground == "values" else "#303030")
+    for name, colour in colours.items():
+        low, high = sorted((_luminance(colour), paper))
+        assert (high + 0.05) / (low + 0.05) >= 3, name
+
+
+def _luminance(colour: str) -> float:
+    levels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [level / 12.92 if level <= 0.04045 else ((level + 0.055) / 1.055) ** 2.4 for level in levels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_every_text_is_used_and_every_used_one_is_there() -> None:
+    names = {item.get("name") for item in ElementTree.parse(RES / "values" / "strings.xml").getroot()}
+    sources = [*KOTLIN, *(RES / "layout").glob("*.xml"), apk.MAIN / "AndroidManifest.xml"]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    assert set(re.findall(r"(?:R\.string\.|@string/)(\w+)", text)) == names
+
+
+# --- together with the host
+
+
+class Recorded(Link):
+    """A link that notes what is asked and answers as a phone does whose app has just written its record."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def shell(self, command: str, *_: Any) -> Answer:
+        self.asked.append(command)
+        return Answer(0, '{"error": "x"}' if " cat " in command else "", "")
+
+
+def test_the_activity_takes_what_the_host_sends() -> None:
+    link = Recorded()
+    adb_run.run_app(link, "/data/local/tmp/lorarar/x", "merger", Options(threads=2), Watch())
+    (start,) = [command for command in link.asked if command.startswith("am start")]
+    source = (apk.MAIN / "kotlin" / "org" / "lorarar" / "demo" / "BenchmarkActivity.kt").read_text(encoding="utf-8")
+    sent = re.findall(r"--e([si]) (\w+)", start)
+    assert {name for _, name in sent} == {"bundle", "component", "runs", "warmup", "threads"}
+    for kind, name in sent:
+        assert f'get{"String" if kind == "s" else "Int"}Extra("{name}"' in source
+    assert f"{adb_run.APP}/.BenchmarkActivity" in start
+    assert f'File({"filesDir"}, "{Path(adb_run.RESULT).name}")' in source and adb_run.RESULT.startswith("files/")
+
+
+@pytest.mark.parametrize("target", ["onnx", "executorch"])
+def test_the_export_puts_bundles_where_the_app_looks(target: str) -> None:
+    assert bundle_place(DEMO, target) == apk.MAIN / "assets" / "bundles" / target
+
+
+def test_the_readme_states_the_benchmarks_command() -> None:
+    text = (DEMO / "README.md").read_text(encoding="utf-8")
+    assert "am start -W -S -n org.lorarar.demo/.BenchmarkActivity --es bundle" in text
+    assert "run-as org.lorarar.demo cat files/benchmark.json" in text
+    assert "--target onnx --into android_demo" in text
+    assert MERGER.is_dir()

@@ -1,0 +1,121 @@
+"""The Android app's engine on this computer's Java, against Python: files, numbers, merges and a whole image.
+
+ONNX Runtime and ExecuTorch are the real ones of the app, through their Java APIs, in their x86-64 builds for Android
+over glibc. Neither Android's C library, nor a phone, nor ART is part of this. What ExecuTorch must never do here, such
+as giving other outputs than it should, a module that stands in for it does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from android import on_jvm
+from android.exported import export
+from android.kotlin import MERGER, Ran, build_tests, run_junit
+from android.mutants import MUTANTS
+from android.shared import merger, miniature
+from safetensors.numpy import load_file
+
+from benchmarks.record import check_record
+
+pytestmark = pytest.mark.apps
+
+Run = Callable[..., Ran]
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What Kotlin's tests read."""
+    folder = tmp_path_factory.mktemp("exported")
+    export(folder, miniature("onnx"), miniature("executorch"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What Kotlin's tests leave."""
+    folder = tmp_path_factory.mktemp("results")
+    (folder / "scratch").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def jars(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [merger(), build_tests(tmp_path_factory.mktemp("jars"), merger())]
+
+
+@pytest.fixture(scope="session")
+def junit(jars: list[Path], exported: Path, results: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs a class of the engine's tests, with the library that it needs."""
+    onnxruntime = on_jvm.onnxruntime(tmp_path_factory.mktemp("onnxruntime"))
+    executorch = on_jvm.executorch(tmp_path_factory.mktemp("executorch"))
+    places = {"lorarar.golden": GOLDEN, "lorarar.exported": exported, "lorarar.results": results}
+
+    def run_class(name: str, *before: Path) -> Ran:
+        native = executorch if name == "ExecuTorchLibraryTest" else onnxruntime
+        return run_junit([name], [*before, *native.classes, *jars], {**places, **native.properties}, native.environment)
+
+    return run_class
+
+
+# Class → how many tests it has: one that is lost is seen.
+CLASSES = {
+    "LoraReaderTest": 6,
+    "NumericsTest": 11,
+    "JsonTest": 4,
+    "BundleTest": 5,
+    "OnnxTest": 17,
+    "StudioTest": 7,
+    "EntryTest": 5,
+    "StepTest": 2,
+    "ExecuTorchTest": 4,
+    "ExecuTorchLibraryTest": 6,
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_engine(name: str, junit: Run) -> None:
+    ran = junit(name)
+    assert not ran.failures, ran.output
+    assert ran.tests == CLASSES[name]
+
+
+def test_every_test_class_is_run() -> None:
+    found = {path.stem for path in (MERGER / "src" / "test").rglob("*Test.kt")}
+    assert found == set(CLASSES)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_change_of_the_engine_is_seen(name: str, jars: list[Path], junit: Run, tmp_path: Path) -> None:
+    mutant = MUTANTS[name]
+    kind, _, method = mutant.test.partition(".")
+    ran = junit(kind, mutant.build(jars[0], tmp_path))
+    assert any(failure.startswith(f"{method}(") for failure in ran.failures), ran.output
+
+
+def test_the_records_are_valid(junit: Run, results: Path) -> None:
+    if not (results / "record-unet.json").exists():
+        junit("OnnxTest")
+    for component in ("merger", "unet"):
+        record = json.loads((results / f"record-{component}.json").read_text())
+        assert check_record(record, component)["runner"] == "android-app"
+        assert (record["runs"]["n"], record["runs"]["warmup_count"]) == (3, 2)
+        assert record["runtime"]["name"] == "onnxruntime"
+        assert record["parity"]["max_error"] < 1e-4
+
+
+@pytest.mark.parametrize(("target", "name"), [("onnx", "OnnxTest"), ("executorch", "ExecuTorchLibraryTest")])
+def test_the_picture_is_pythons(target: str, name: str, junit: Run, results: Path, exported: Path) -> None:
+    """Within one level of 255: what the two runtimes differ by may cross a rounding."""
+    if not (results / f"image-{target}.rgb").exists():
+        junit(name)
+    pixels = load_file(exported / "images.safetensors")["image.0"]
+    wanted = np.rint(pixels[0].transpose(1, 2, 0) * 255)
+    have = np.frombuffer((results / f"image-{target}.rgb").read_bytes(), np.uint8).reshape(wanted.shape)
+    assert np.abs(have.astype(int) - wanted).max() <= 1
+    assert np.ptp(have) > 100

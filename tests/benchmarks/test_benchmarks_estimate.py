@@ -1,0 +1,149 @@
+"""Estimates: counted operations against PyTorch's own counter, bounds by hand, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import BUNDLE_RANK, tiny_hypernet
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import device as device_command
+from benchmarks import estimate as command
+from benchmarks.estimate import bound, find_phone, peak_operations, phones
+from benchmarks.merge_work import Work as MergeWork
+from benchmarks.record import read_records
+from benchmarks.work import Work, count
+from export.adapted import AdaptedUNet
+from export.forms import suit
+from export.graph import ImageSize, unet_graph
+from export.unet import UNetOptions, export_unet
+from lorarar.base.names import load_layout
+from lorarar.base.sources import open_unet
+from lorarar.errors import InputError
+from lorarar.layout import Layout
+from runtime_py.bundle import Bundle
+
+
+def test_a_unets_operations_are_those_that_pytorch_counts(tiny_pipeline: Path, tmp_path: Path) -> None:
+    layout, size = load_layout(str(tiny_pipeline)), ImageSize(32, 8, 1)
+    options = UNetOptions("onnx", "fp32", 3, size)
+    export_unet(open_unet(str(tiny_pipeline), untrained=False)[0].eval(), layout, options, tmp_path / "unet")
+    unet = open_unet(str(tiny_pipeline), untrained=False)[0].eval()
+    graph = unet_graph(unet, layout, 3, size)
+    suit(unet, "executorch")  # PyTorch's counter overlooks its fused attention
+    inputs = {name: torch.zeros(graph.fixed(shape)) for name, shape in graph.inputs.items()}
+    assert isinstance(graph.module, AdaptedUNet)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        graph.module(**inputs)
+    bundle = Bundle.open(tmp_path / "unet")
+    found = count(bundle, "unet")
+    assert found.operations == counter.get_total_flops()
+    adapter = sum(value.numel() * 4 for value in inputs.values())
+    assert found.read_bytes == bundle.component("unet").entry["bytes"] + adapter
+
+
+def test_a_mergers_operations(layout: Layout, bundle_folders: dict[tuple[str, str], Path]) -> None:
+    expected = MergeWork.of(layout, BUNDLE_RANK, tiny_hypernet().hypernet.config.hidden).factored
+    for target in ("onnx", "coreml"):
+        assert count(Bundle.open(bundle_folders[target, "fp32"]), "merger").operations == expected
+
+
+def test_a_bound_is_the_slower_of_the_two() -> None:
+    assert bound(Work(1000, 10), 100.0, 10.0) == (10.0, "compute")
+    assert bound(Work(1000, 1000), 100.0, 10.0) == (100.0, "memory bandwidth")
+
+
+def test_peaks_by_hand() -> None:
+    pixel = find_phone("pixel 9")
+    expected = 2e9 * 4 * (3.1 * 4 + 3 * 2.6 * 2 + 4 * 1.92 * 2)
+    assert peak_operations(pixel, "fp32") == pytest.approx(expected)
+    assert peak_operations(pixel, "w8") == peak_operations(pixel, "fp16") == pytest.approx(2 * expected)
+    assert peak_operations(find_phone("iPhone 15 Pro"), "fp16") == 35e12
+
+
+def test_every_number_of_a_phone_has_a_source() -> None:
+    for phone in phones():
+        numbers = {key for key in ("tops", "memory_gb_per_s", "ram_gb", "cores") if key in phone}
+        assert numbers <= phone["sources"].keys(), phone["name"]
+        assert ("pipes" in phone["sources"]) == ("cores" in phone)
+
+
+def test_the_command_makes_records_that_say_estimated(
+    bundle_folders: dict[tuple[str, str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r.json"
+    given = ["--bundle", str(bundle_folders["onnx", "fp32"]), "--component", "merger", "--json", str(out)]
+    assert device_command.main([*given, "--estimate", "Pixel 9"]) == 0
+    (guess,) = read_records(out)
+    assert (guess["kind"], guess["device"]["model"], guess["runs"]["n"]) == ("estimated", "Pixel 9", 0)
+    assert guess["estimate"]["sources"] == list(find_phone("Pixel 9")["sources"].values())
+    said = capsys.readouterr().out
+    assert "ESTIMATED" in said and f"≥ {device_command._ms(guess['estimate']['latency_s'])}" in said
+    assert "a lower bound" in said and "equal" not in said
+
+
+def test_the_bound_is_held_against_a_run_on_this_computer(
+    bundle_folders: dict[tuple[str, str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r.json"
+    given = [str(bundle_folders["onnx", "fp32"]), "--component", "merger", "--json", str(out)]
+    assert command.main(given) == 0
+    (real,) = read_records(out)
+    assert real["kind"] == "measured"
+    said = capsys.readouterr().out
+    bound_ms, p50_ms = float(said.split("at least ")[1].split()[0]), float(said.split("measured p50 ")[1].split()[0])
+    assert real["runs"]["p50_s"] * 1e3 == pytest.approx(p50_ms, rel=0.01)
+    over = float(said.split("ms, ")[1].split()[0])
+    assert p50_ms / bound_ms == pytest.approx(over, rel=0.05) and over > 1
+
+
+@pytest.mark.parametrize(
+    ("target", "phone", "said"),
+    [
+        ("coreml", "Pixel 9", "estimates for android need a bundle of --target onnx"),
+        ("onnx", "iPhone 15 Pro", "estimates for ios need a bundle of --target coreml"),
+        ("executorch", "Pixel 9", "an ExecuTorch program keeps its operations"),
+    ],
+)
+def test_what_can_not_be_estimated_is_told(
+    target: str,
+    phone: str,
+    said: str,
+    bundle_folders: dict[tuple[str, str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = bundle_folders[target, "fp16" if target == "coreml" else "fp32"]
+    given = ["--bundle", str(folder), "--component", "merger", "--json", str(tmp_path / "r.json")]
+    assert device_command.main([*given, "--estimate", phone]) == 1
+    assert said in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_phone_is_told(bundle_folders: dict[tuple[str, str], Path]) -> None:
+    given = ["--bundle", str(bundle_folders["onnx", "fp32"]), "--estimate", "Nokia 3310"]
+    with pytest.raises(InputError, match="unknown phone 'Nokia 3310'; known are Pixel 9, "):
+        device_command.main(given)
+
+
+def test_a_graph_without_sizes_is_told(bundle_folders: dict[tuple[str, str], Path], tmp_path: Path) -> None:
+    import onnx
+
+    from runtime_py.bundle import MANIFEST, tree_sha256
+
+    source, folder = bundle_folders["onnx", "fp32"], tmp_path / "b"
+    (folder / "golden").mkdir(parents=True)
+    for file in (MANIFEST, "golden/merger.safetensors"):
+        (folder / file).write_bytes((source / file).read_bytes())
+    model = onnx.load(source / "merger.onnx")
+    del model.graph.value_info[:]
+    onnx.save(model, folder / "merger.onnx")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    entry = manifest["components"]["merger"]
+    entry["bytes"], entry["sha256"] = tree_sha256(folder / "merger.onnx")
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="is not stored; export the bundle again"):
+        count(Bundle.open(folder), "merger")

@@ -1,0 +1,92 @@
+"""Benchmarks on this computer: a record of a component, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from benchmarks.devices.device import DeviceFailed, Options, Watch
+from benchmarks.devices.local import Local, ThisComputer, main
+from benchmarks.record import check_record
+from lorarar.errors import FailedCheck, InputError
+from runtime_py.bundle import MANIFEST, Bundle, tree_sha256
+from runtime_py.check import check_component
+
+OPTIONS = Options(runs=3, warmup=2, threads=1)
+
+
+def test_a_record_of_this_computer(bundle_folders: dict[tuple[str, str], Path]) -> None:
+    bundle = Bundle.open(bundle_folders["onnx", "fp32"])
+    (device,) = Local().open("", OPTIONS)
+    said: list[str] = []
+    record = check_record(device.measure(bundle, "merger", OPTIONS, Watch(said.append)), "record")
+    entry = bundle.manifest["components"]["merger"]
+    assert (record["kind"], record["runner"], record["component"]) == ("measured", "python", "merger")
+    assert record["artifact"] == {key: entry[key] for key in ("file", "bytes", "sha256")}
+    assert record["bundle"]["manifest_sha256"] == tree_sha256(bundle.path / MANIFEST)[1]
+    assert record["runs"]["n"] == 3 and record["runs"]["warmup_count"] == 2
+    assert record["runtime"]["name"] == "onnxruntime" and record["runtime"]["threads"] == 1
+    assert record["parity"]["psnr_db"] == pytest.approx(check_component(bundle, "merger")[0].psnr_db, abs=0.5)
+    assert record["memory"]["peak_bytes"] > entry["bytes"]
+    assert 0 < record["load"]["warm_s"] < record["load"]["cold_s"] * 5
+    assert said == ["merger: running"]
+
+
+def test_the_peak_is_the_programs_own() -> None:
+    """And not that of whoever started it."""
+    ballast = np.ones(400 * 2**20, np.uint8)
+    code = "from benchmarks.memory import peak_bytes; print(peak_bytes())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 5 * 2**20 < int(ran.stdout) < ballast.nbytes / 4
+
+
+def test_a_run_whose_parity_fails_is_no_result(
+    bundle_folders: dict[tuple[str, str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = bundle_folders["onnx", "fp32"], tmp_path / "bundle"
+    (folder / "golden").mkdir(parents=True)
+    manifest = json.loads((source / MANIFEST).read_text())
+    golden = manifest["components"]["merger"]["golden"]
+    (folder / "merger.onnx").write_bytes((source / "merger.onnx").read_bytes())
+    tensors = load_file(source / golden["file"])
+    key = next(name for name in tensors if name.endswith(".values"))
+    tensors[key] = (tensors[key] * np.float32(1.001)).astype(np.float32)
+    save_file(tensors, folder / golden["file"])
+    golden["bytes"], golden["sha256"] = tree_sha256(folder / golden["file"])
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(FailedCheck, match=rf"merger differs from PyTorch in {key.removesuffix('.values')} .*no result"):
+        main([str(folder), "merger", "--runs", "1", "--warmup", "1"])
+    assert capsys.readouterr().out == ""
+    with pytest.raises(DeviceFailed, match=r"^merger differs from PyTorch in .*no result$"):
+        ThisComputer().measure(Bundle.open(folder), "merger", OPTIONS, Watch())
+
+
+def test_what_can_not_be_measured_is_told(bundle_folders: dict[tuple[str, str], Path]) -> None:
+    bundle = Bundle.open(bundle_folders["coreml", "fp16"])
+    with pytest.raises(DeviceFailed, match=r"^a Core ML bundle is measured on Apple systems only; check it with"):
+        ThisComputer().measure(bundle, "merger", OPTIONS, Watch())
+    bundle = Bundle.open(bundle_folders["onnx", "fp32"])
+    with pytest.raises(DeviceFailed, match=r"over 0\.01 s and was stopped; give a longer --timeout"):
+        ThisComputer().measure(bundle, "merger", Options(timeout_s=0.01), Watch())
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(DeviceFailed, match="interrupted"):
+        ThisComputer().measure(bundle, "merger", OPTIONS, Watch(stop=stop))
+    with pytest.raises(InputError, match="--runs, --warmup and --threads must be 1 or more"):
+        main([str(bundle.path), "merger", "--runs", "0"])
+
+
+def test_options_for_a_phone_are_refused() -> None:
+    with pytest.raises(InputError, match="--cpus is for Android; leave it out with --device local"):
+        Local().open("", Options(cpus="big"))
+    with pytest.raises(InputError, match="there is one local device"):
+        Local().open("other", OPTIONS)
+    (found,) = Local().describe()
+    assert (found.name, found.state) == ("local", "ready") and found.abi

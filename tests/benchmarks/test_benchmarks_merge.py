@@ -1,0 +1,206 @@
+"""The merge benchmark: operation counts, interleaving, goals, and the command on a base of toy size."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import merge as command
+from benchmarks.merge_cases import pytorch_cases, random_inputs
+from benchmarks.merge_work import Goal, Machine, Work, case_record, footprint, goals
+from benchmarks.timing import Samples, interleave
+from lorarar.errors import InputError
+from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.layout import Group, Layout
+
+LAYOUT = Layout(
+    "tiny",
+    (
+        Group("qo", 8, 8, ("a.to_q", "b.to_q", "c.to_q")),
+        Group("qo", 6, 8, ("d.to_q",)),
+        Group("kv", 12, 8, ("a.to_k", "a.to_v")),
+    ),
+)
+RANK, HIDDEN = 4, 16
+TINY_UNET = {
+    "_class_name": "UNet2DConditionModel",
+    "block_out_channels": [8, 16],
+    "norm_num_groups": 4,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "mid_block_type": None,
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "attention_head_dim": 4,
+    "cross_attention_dim": 12,
+}
+TINY_ATTENTIONS = 3  # transformers: one down, two up
+
+
+def test_work_by_hand() -> None:
+    work = Work.of(LAYOUT, RANK, HIDDEN)
+    assert work.factored == 3 * (2 * 2 * 16 * 4 * (8 + 8) + 2 * 16 * 2 * 8) + (2 * 2 * 16 * 4 * 14 + 2 * 16 * 2 * 6)
+    assert work.dense == 3 * (2 * 2 * 8 * 4 * 8 + 2 * 16 * 16 * 8 + 512) + (2 * 2 * 8 * 4 * 6 + 2 * 16 * 16 * 6 + 384)
+    assert work.prepared == 3 * (16 * 8 + 512) + (16 * 6 + 384)
+    assert work.prepared_bytes == 2 * 4 * 16 * (3 * 8 + 6)
+
+
+def test_work_is_what_pytorch_counts() -> None:
+    hypernet = Hypernetwork.untrained(HypernetConfig(widths=(8,), hidden=HIDDEN))
+    inputs = random_inputs(LAYOUT, RANK)
+    work = Work.of(LAYOUT, RANK, HIDDEN)
+
+    def factored() -> None:
+        # The transposed form has the same products; PyTorch's counter does not see `baddbmm_`, which the other uses.
+        for group in LAYOUT.part("qo"):
+            factors = [inputs[f"{role}_{end}"] for role in ("content", "style") for end in (group.down, group.up)]
+            hypernet(*factors, form="transposed")
+
+    for run, expected in ((pytorch_cases(hypernet, LAYOUT, inputs)["dense"], work.dense), (factored, work.factored)):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            run()
+        assert counter.get_total_flops() == expected
+
+
+def test_cases_compute_the_same() -> None:
+    hypernet = Hypernetwork.untrained(HypernetConfig(widths=(8,), hidden=HIDDEN))
+    with torch.no_grad():
+        cases = pytorch_cases(hypernet, LAYOUT, random_inputs(LAYOUT, RANK))
+        found = {name: cases[name]() for name in ("dense", "factored", "prepared")}
+    for name, tensors in found.items():
+        for have, want in zip(tensors, found["dense"], strict=True):
+            torch.testing.assert_close(have, want, msg=name)
+
+
+def test_interleave_takes_turns_and_leaves_out_the_first() -> None:
+    now, order = [0.0], []
+    costs = {"slow": [100.0, 3.0, 5.0, 4.0], "fast": [50.0, 1.0, 1.0, 7.0]}
+
+    def case(name: str) -> None:
+        order.append(name)
+        now[0] += costs[name].pop(0)
+
+    samples = interleave({name: lambda name=name: case(name) for name in costs}, 3, clock=lambda: now[0])
+    assert order == ["slow", "fast"] * 4
+    assert samples["slow"].seconds == (3, 5, 4) and samples["slow"].median == 4
+    assert samples["fast"].seconds == (1, 1, 7) and samples["fast"].best == 1
+
+
+def test_interleave_frees_a_result_before_the_next_run() -> None:
+    alive = []
+
+    class Result:
+        def __init__(self) -> None:
+            assert not alive, "the outputs of the last run still live"
+            alive.append(self.__hash__())
+
+        def __del__(self) -> None:
+            alive.clear()
+
+    interleave({"a": Result, "b": Result}, 2)
+
+
+def samples(**medians: float) -> dict[str, Samples]:
+    return {name: Samples((value,)) for name, value in medians.items()}
+
+
+def test_goals_are_the_ratios() -> None:
+    work, machine = (
+        Work(dense=0, factored=100, prepared=10, prepared_bytes=40),
+        Machine(sgemm=200.0, read_bandwidth=400.0),
+    )
+    times = samples(dense=16.0, factored=1.0, prepared=0.25, merger=2.0, onnx=2.0, executorch=4.0)
+    found = {goal.what: goal for goal in goals("koala-700m", 64, times, work, machine)}
+    assert [goal.value for goal in found.values()] == [16, 50, 4, 1, 2]
+    assert [goal.passed for goal in found.values()] == [True, True, False, True, False]
+    assert "prepared" not in found
+    sdxl = {
+        goal.what: goal for goal in goals("sdxl", 64, samples(dense=1.0, factored=1.0, prepared=0.036), work, machine)
+    }
+    assert sdxl["prepared"].value == pytest.approx(36) and sdxl["prepared"].passed
+    assert not any("onnx" in what or "executorch" in what for what in sdxl)
+    assert not Goal("x", 37.1, 37.0, at_least=False).passed
+
+
+def test_the_papers_second_table_by_hand() -> None:
+    zipped = {"step_seconds": [1.0, 5.0, 2.0], "steps": 100, "parameters": 600}
+    zipped |= {"latent_side": 8, "gradient_checkpointing": False, "peak_bytes": 7}
+    found = footprint(samples(factored=0.05, prepared=0.01), zipped, parameters=200)
+    assert (found["ziplora_s"], found["learned_s"], found["times_faster"]) == (200, 0.05, 4000)
+    assert (found["ziplora_parameters"], found["learned_parameters"], found["measured_steps"]) == (600, 200, 3)
+    assert found["paper"]["ziplora_s"] / found["paper"]["learned_s"] == pytest.approx(4270, abs=1)
+
+
+def test_record_of_a_case() -> None:
+    work, machine = (
+        Work(dense=0, factored=100, prepared=10, prepared_bytes=40),
+        Machine(sgemm=200.0, read_bandwidth=400.0),
+    )
+    factored = case_record("factored", Samples((1.0, 2.0, 5.0)), work, machine)
+    assert (factored["median_s"], factored["best_s"], factored["share_of_sgemm"]) == (2.0, 1.0, 0.25)
+    assert case_record("prepared", Samples((0.2,)), work, machine)["share_of_bandwidth"] == pytest.approx(0.5)
+    assert "gflops" not in case_record("onnx", Samples((1.0,)), work, machine)
+
+
+@pytest.mark.parametrize("text", ["", "a", "0", "16,,64", "-1", "513", "1.5"])
+def test_bad_ranks(text: str) -> None:
+    with pytest.raises(InputError, match="16,64,128"):
+        command.parse_ranks(text)
+
+
+def test_lists() -> None:
+    assert command.parse_ranks("16,64") == [16, 64]
+    assert command.parse_targets("none") == [] and command.parse_targets("onnx") == ["onnx"]
+    with pytest.raises(InputError, match="valid are onnx, executorch"):
+        command.parse_targets("onnx,tflite")
+
+
+def test_command_on_a_toy_base(tmp_path: Path) -> None:
+    base, out = tmp_path / "toy", tmp_path / "merge.json"
+    (base / "unet").mkdir(parents=True)
+    (base / "unet" / "config.json").write_text(json.dumps(TINY_UNET))
+    arguments = ["--base", str(base), "--rank", "2,3", "--targets", "none", "--rounds", "2", "--json", str(out)]
+    arguments += ["--ziplora-steps", "1", "--threads", "1"]
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.merge", *arguments], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    document = json.loads(run.stdout.splitlines()[-1])
+    assert json.loads(out.read_text()) == document
+    assert (document["benchmark"], document["base"], document["rounds"]) == ("merge", "toy", 2)
+    assert [result["rank"] for result in document["results"]] == [2, 3]
+    for result in document["results"]:
+        assert [case["name"] for case in result["cases"]] == ["dense", "factored", "prepared", "merger", "sgemm"]
+        assert all(len(case["seconds"]) == 2 and case["best_s"] > 0 for case in result["cases"])
+        assert result["files"]["bytes"] > 0 and result["files"]["ratio"] > 0
+        assert result["machine"]["sgemm_gflops"] > 1 and len(result["goals"]) == 3
+        # A pair of coefficients for each of the layers' inputs: attention 1 has 16, attention 2's k and v have 12.
+        layers = TINY_ATTENTIONS * 2 * (4 * 16 + 2 * 16 + 2 * 12)
+        assert result["footprint"]["ziplora_parameters"] == layers
+        assert len(result["footprint"]["step_seconds"]) == 1 and result["footprint"]["times_faster"] > 1
+    assert "of sgemm" in run.stdout and "factored against dense" in run.stdout
+    assert "of ZipLoRA's 100 steps 1 were measured" in run.stdout
+
+
+def test_help_needs_no_toolchain() -> None:
+    block = "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnxruntime', 'executorch', 'diffusers')));"
+    code = f"{block} from benchmarks.merge import main; main(['--help'])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0 and "--rank" in run.stdout, run.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--rank", "x"], ["--targets", "x"], ["--base", "nowhere"], ["--rounds", "0"], ["--ziplora-steps", "-1"]],
+)
+def test_bad_input_is_one_sentence(arguments: list[str]) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.merge", *arguments], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 2 and not run.stdout
+    assert len(run.stderr.strip().splitlines()) == 1 and run.stderr.startswith("error: ")

@@ -1,0 +1,60 @@
+"""The UNet benchmark, on a base of toy size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import unet as command
+from benchmarks.timing import Samples
+from lorarar.errors import InputError
+
+
+def test_costs_are_ratios_of_medians() -> None:
+    samples = {
+        "sgemm": Samples((1.0,)),
+        "onnx fp32 adapter": Samples((1.0, 1.2, 9.0)),
+        "onnx fp32 fused": Samples((1.0, 1.0, 1.0)),
+        "executorch w8 adapter": Samples((2.0,)),
+        "executorch w8 fused": Samples((1.0,)),
+    }
+    onnx, other = command._costs(samples)
+    assert onnx == {"case": "onnx fp32", "cost_percent": pytest.approx(20), "limit_percent": 10.0, "passed": False}
+    assert other == {"case": "executorch w8", "cost_percent": pytest.approx(100)}
+    samples["onnx fp32 fused"] = Samples((1.1,))
+    assert command._costs(samples)[0]["passed"]
+
+
+def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundles, out = tmp_path / "bundles", tmp_path / "unet.json"
+    given = ["--base", str(shallow_pipeline), "--rank", "3", "--targets", "onnx", "--rounds", "2", "--threads", "1"]
+    assert command.main([*given, "--bundles", str(bundles), "--json", str(out)]) == 0
+    document = json.loads(out.read_text())
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == document
+    assert document["merged_rank"] == 6 and document["sample"] == [1, 4, 8, 8]
+    assert [case["name"] for case in document["cases"]] == ["onnx fp32 adapter", "onnx fp32 fused"]
+    for case, kind in zip(document["cases"], ("adapter", "fused"), strict=True):
+        manifest = json.loads((bundles / f"{kind}-onnx-fp32" / "manifest.json").read_text())
+        entry = manifest["components"]["unet"]
+        assert (case["sha256"], case["bytes"]) == (entry["sha256"], entry["bytes"])
+        assert any(tensor["name"].startswith("adapter_") for tensor in entry["inputs"]) == (kind == "adapter")
+        assert len(case["seconds"]) == 2 and 0 < case["best_s"] <= case["median_s"]
+    made = {path: path.stat().st_mtime_ns for path in bundles.rglob("manifest.json")}
+    assert command.main([*given, "--bundles", str(bundles)]) == 0
+    assert made == {path: path.stat().st_mtime_ns for path in bundles.rglob("manifest.json")}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--targets", "coreml"], "unknown target 'coreml'; valid are onnx, executorch"),
+        (["--precision", "w6"], "onnx has no UNet in w6; it has fp32, fp16, w8, w4"),
+        (["--rounds", "0"], "--rounds and --threads must be 1 or more"),
+        (["--base", "sdxl", "--targets", "onnx"], "python -m export.unet --target onnx failed: the weights of sdxl"),
+    ],
+)
+def test_bad_input_is_told(given: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        command.main([*given, "--bundles", str(tmp_path)])

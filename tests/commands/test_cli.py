@@ -1,0 +1,151 @@
+"""Exit codes, one-sentence errors, and outputs that are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lorarar.command_line import run_command
+from lorarar.errors import FailedCheck, InputError, describe_os_error
+from lorarar.files import atomic_file, atomic_folder
+from lorarar.lora import LoRA, LoraLayer, write_lora
+
+ROOT = Path(__file__).parents[2]
+
+
+def raising(error: BaseException) -> Callable[[Sequence[str] | None], int]:
+    def main(_: Sequence[str] | None) -> int:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (InputError("the file\nis bad"), 2, "error: the file is bad\n"),
+        (FailedCheck("differs"), 1, "error: differs\n"),
+        (MemoryError(), 2, "error: this machine ran out of memory"),
+        (OSError(errno.ENOSPC, "No space left on device", "out"), 2, "error: out: the disk is full"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "x"), 2, "error: x: no such file or folder; check the path"),
+        (PermissionError(errno.EACCES, "Denied", "x"), 2, "error: x: no permission"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing was left half-written\n"),
+    ],
+)
+def test_exit_codes(error: BaseException, code: int, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_command(raising(error))
+    assert caught.value.code == code
+    err = capsys.readouterr().err
+    assert err.startswith(text) and err.count("\n") == 1
+
+
+def test_a_mistake_of_ours_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_command(raising(ZeroDivisionError()))
+
+
+def test_sigterm_clears_up_though_it_comes_twice(tmp_path: Path) -> None:
+    """`kill` leaves no temporary file; `timeout` sends the signal to the command and then to its whole group."""
+    cleared = []
+
+    def main(_: Sequence[str] | None) -> int:
+        with atomic_file(tmp_path / "made"):
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                signal.raise_signal(signal.SIGTERM)
+                cleared.append(True)
+        return 0
+
+    with pytest.raises(SystemExit) as caught:
+        run_command(main)
+    assert caught.value.code == 143
+    assert cleared and list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_sigterm_stays_ignored_where_it_was() -> None:
+    def main(_: Sequence[str] | None) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            run_command(main)
+        assert caught.value.code == 0
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_other_os_errors_keep_their_words() -> None:
+    assert describe_os_error(OSError(errno.EIO, "Input/output error")) == "Input/output error"
+
+
+def test_atomic_file_is_whole_or_absent(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "a.bin"
+    with pytest.raises(RuntimeError), atomic_file(target) as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError
+    assert list(target.parent.iterdir()) == []
+    with atomic_file(target) as temporary:
+        temporary.write_bytes(b"whole")
+    assert target.read_bytes() == b"whole"
+    assert target.stat().st_mode & 0o777 == 0o666 & ~current_umask()
+
+
+def current_umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def test_atomic_folder_replaces_and_restores(tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    with atomic_folder(target) as temporary:
+        (temporary / "a").write_text("1")
+    with pytest.raises(RuntimeError), atomic_folder(target) as temporary:
+        (temporary / "b").write_text("2")
+        raise RuntimeError
+    assert [path.name for path in target.iterdir()] == ["a"]
+    with atomic_folder(target) as temporary:
+        (temporary / "c").write_text("3")
+    assert [path.name for path in target.iterdir()] == ["c"]
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    """A file-size limit is a disk that fills up in the middle of a write."""
+    layer = LoraLayer(np.ones((8, 4096), np.float32), np.ones((4096, 8), np.float32))
+    name = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    write_lora(LoRA({name: layer}), tmp_path / "in.safetensors")
+    code = (
+        "import sys; from lorarar.cli import run_command; from lorarar.lora import read_lora, write_lora\n"
+        "def main(_): write_lora(read_lora(sys.argv[1]), sys.argv[2]); return 0\n"
+        "run_command(main)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "in.safetensors"), str(tmp_path / "out" / "out.safetensors")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        preexec_fn=lambda: (
+            __import__("signal").signal(25, __import__("signal").SIG_IGN),  # SIGXFSZ: let write() fail instead
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+        ),
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert list((tmp_path / "out").iterdir()) == []

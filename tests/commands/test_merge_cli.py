@@ -1,0 +1,244 @@
+"""`lorarar merge` on real files: what it writes, what it says, and every way to be refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from lorarar.base.names import CONFIGS
+from lorarar.commands.merge import main
+from lorarar.errors import InputError
+from lorarar.hypernet.checkpoints import save_hypernet
+from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.layout import UNET, Layout
+from lorarar.lora import LoRA, LoraLayer, read_lora, write_lora
+from lorarar.merging import METHODS, Options, merge, predict_with
+
+HYPERNET = Hypernetwork.untrained(HypernetConfig(widths=(32, 64), hidden=16, kv_rule="sum"))
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    return tiny_base(tmp_path_factory.mktemp("base"))[1]
+
+
+def tiny_base(folder: Path) -> tuple[str, Layout]:
+    """A diffusers folder with the config of a small KOALA, and its layout."""
+    from lorarar.base.names import load_layout
+
+    small = {"block_out_channels": [16, 32, 64], "transformer_layers_per_block": [0, 1, 1], "norm_num_groups": 8}
+    sizes = {"attention_head_dim": [2, 4, 8], "cross_attention_dim": 24, "sample_size": 8}
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet" / "config.json").write_text(json.dumps(CONFIGS["koala-700m"] | small | sizes))
+    return str(folder), load_layout(str(folder))
+
+
+def make_lora(layout: Layout, seed: int, rank: int) -> LoRA:
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    shapes = {
+        UNET + module: (group.out_features, group.in_features) for group in layout.groups for module in group.modules
+    }
+    shapes[UNET + "down_blocks.1.attentions.0.proj_in"] = (32, 32)
+    return LoRA({name: LoraLayer(normal(rank, inp), normal(out, rank)) for name, (out, inp) in shapes.items()})
+
+
+@pytest.fixture
+def files(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, entered, with a base, two LoRAs of different dialects and ranks, and a hypernetwork."""
+    monkeypatch.chdir(tmp_path)
+    # Building a UNet takes seconds; the layout of the folder is tested with the bases.
+    monkeypatch.setattr("lorarar.commands.merge.load_layout", lambda base: layout)
+    write_lora(make_lora(layout, 1, 3), tmp_path / "dog.safetensors", dialect="kohya")
+    write_lora(make_lora(layout, 2, 5), tmp_path / "paint.safetensors", dialect="peft")
+    save_hypernet(HYPERNET, tmp_path / "hyper.safetensors")
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    return main(["dog.safetensors", "paint.safetensors", "--base", "tiny", *arguments, "-o", "merged.safetensors"])
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="numpy") as file:
+        return file.metadata()
+
+
+@pytest.mark.parametrize("dialect", ["peft", "kohya"])
+def test_learned_merges_two_dialects(
+    dialect: str, files: Path, layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--hypernet", "hyper.safetensors", "--dialect", dialect, "--style-scale", "0.5") == 0
+    merged = read_lora(files / "merged.safetensors")
+    content, style = read_lora(files / "dog.safetensors"), read_lora(files / "paint.safetensors")
+    options = Options(style_scale=0.5, rule="sum", predict=predict_with(HYPERNET))
+    want = merge(content, style, layout, "learned", options).lora
+    assert set(merged.layers) == set(want.layers)
+    for name, item in want.layers.items():
+        np.testing.assert_allclose(merged.layers[name].delta(), item.delta(), rtol=1e-5, atol=1e-5)
+    facts = metadata_of(files / "merged.safetensors")
+    assert facts["lorarar_method"] == "learned" and facts["lorarar_rule"] == "sum"
+    assert facts["lorarar_style_scale"] == "0.5" and facts["lorarar_hypernet"] == "hyper.safetensors"
+    assert len(facts["lorarar_hypernet_sha256"]) == 64 and facts["lorarar_hypernet_trained"] == "true"
+    assert (facts["lorarar_content"], facts["lorarar_style"]) == ("dog.safetensors", "paint.safetensors")
+    said = capsys.readouterr()
+    assert "rank 3" in said.out and "rank 5" in said.out and "rank 8" in said.out and "kohya" in said.out
+    assert "by the rule (sum)" in said.out and "exact" in said.out
+    assert said.err.replace("\n", "") == ""
+    assert [path.name for path in files.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("learned", "ziplora")])
+def test_every_other_method_runs(method: str, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--method", method, "--dtype", "fp16") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert method in said and "fp16" in said
+    assert ("‖ΔW − ΔW_r‖/‖ΔW‖" in said) == ("density" in METHODS[method].uses)
+    facts = metadata_of(files / "merged.safetensors")
+    assert facts["lorarar_paper"] == METHODS[method].paper
+    assert ("lorarar_truncation_error" in facts) == ("density" in METHODS[method].uses)
+
+
+def test_the_rule_given_wins_over_the_checkpoint_s(files: Path) -> None:
+    run("--hypernet", "hyper.safetensors", "--rule", "average")
+    assert metadata_of(files / "merged.safetensors")["lorarar_rule"] == "average"
+
+
+def test_untrained_and_the_authors_checkpoint_say_so(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="no input layer for width 32, only for 640, 1280"):
+        run("--untrained")
+    assert not (files / "merged.safetensors").exists()
+    shapes = {"input_1": (128, 1280), "input_2": (128, 2560), "output.1": (2, 128)}
+    state = {f"{n}.weight": torch.zeros(s) for n, s in shapes.items()} | {
+        f"{n}.bias": torch.zeros(s[0]) for n, s in shapes.items()
+    }
+    torch.save(state, files / "theirs.pt")
+    wide = Layout.from_linears("wide", [("down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", 640, 640)])
+    for name, seed in (("dog", 1), ("paint", 2)):
+        layers = make_lora(wide, seed, 2).layers
+        write_lora(LoRA({n: item for n, item in layers.items() if n.endswith("to_q")}), files / f"{name}.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lorarar.commands.merge.load_layout", lambda base: wide)
+        assert run("--hypernet", "theirs.pt") == 0
+        assert "warning: the authors' checkpoint: k/v rule set to sum" in capsys.readouterr().err
+        assert metadata_of(files / "merged.safetensors")["lorarar_rule"] == "sum"
+        assert run("--untrained") == 0
+        assert "warning: the hypernetwork is untrained (random weights)" in capsys.readouterr().err
+        assert metadata_of(files / "merged.safetensors")["lorarar_hypernet_trained"] == "false"
+
+
+def test_a_lora_of_a_larger_base_is_warned_about(
+    files: Path, layout: Layout, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smaller = Layout("small", layout.groups[:1])
+    monkeypatch.setattr("lorarar.commands.merge.load_layout", lambda base: smaller)
+    assert run("--method", "direct") == 0
+    inside, all_ = len(smaller.modules), len(layout.modules)
+    assert f"{all_ - inside} of its {all_} attention layers are not in small" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "learned needs a hypernetwork for tiny: give --hypernet FILE, or --untrained to try it out"),
+        (["--hypernet", "hyper.safetensors", "--untrained"], "--hypernet and --untrained exclude each other"),
+        (["--hypernet", "nowhere.safetensors"], "nowhere.safetensors: no such checkpoint"),
+        (["--method", "direct", "--untrained"], "direct uses no hypernetwork; leave --hypernet and --untrained out"),
+        (["--method", "direct", "--hypernet", "hyper.safetensors"], "direct uses no hypernetwork"),
+        (["--method", "direct", "--density", "0.5"], "--density means nothing to direct; leave it out, or use it with"),
+        (
+            ["--method", "ties", "--seed", "1"],
+            "--seed means nothing to ties; leave it out, or use it with ziplora, dare, dare-ties",
+        ),
+        (["--method", "dare", "--mu", "1"], "--mu means nothing to dare; leave it out, or use it with np-lora"),
+        (["--method", "np-lora", "--rule", "sum"], "--rule means nothing to np-lora"),
+        (["--method", "dare", "--density", "0"], "density is 0.0; give a share above 0 and up to 1"),
+        (["--method", "dare", "--seed", "-1"], "seed is -1"),
+        (["--method", "np-lora", "--mu", "-1"], "mu is -1.0"),
+        (["--method", "direct", "--rank-out", "0"], "the rank of the merged LoRA is 0; give 1 or more"),
+        (["--method", "direct", "--content-scale", "nan"], "content_scale is nan; give a finite number"),
+        (["--method", "direct", "--content-scale", "1e39"], "too large for float32; use smaller scales"),
+        (["--method", "direct", "--rule", "mean"], "argument --rule: invalid choice: 'mean'"),
+        (["--method", "zip"], "argument --method: invalid choice: 'zip'"),
+        (["--method", "direct", "--dialect", "webui"], "argument --dialect: invalid choice: 'webui'"),
+        (["--method", "direct", "--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
+        (["--method", "dare", "--density", "half"], "argument --density: invalid float value: 'half'"),
+        (["--method", "direct", "third.safetensors"], "unrecognized arguments: third.safetensors"),
+        (["--method", "direct", "-o", "merged.bin"], "merged.bin: the merged LoRA is a safetensors file"),
+        (["--method", "direct", "-o", "folder.safetensors"], "folder.safetensors: this is a folder"),
+        (["--method", "direct", "-o", "dog.safetensors"], "would overwrite the input dog.safetensors"),
+        (["--method", "direct", "-o", "sub/../paint.safetensors"], "would overwrite the input paint.safetensors"),
+        (["--method", "direct", "-o", "link.safetensors"], "would overwrite the input dog.safetensors"),
+        (["--method", "direct", "-o", "hard.safetensors"], "this is the same file as the input dog.safetensors"),
+    ],
+)
+def test_bad_input_is_refused_and_nothing_is_written(arguments: list[str], says: str, files: Path) -> None:
+    (files / "folder.safetensors").mkdir()
+    (files / "sub").mkdir()
+    (files / "link.safetensors").symlink_to(files / "dog.safetensors")
+    (files / "hard.safetensors").hardlink_to(files / "dog.safetensors")
+    before = {path: path.read_bytes() for path in files.iterdir() if path.is_file()}
+    with pytest.raises(InputError) as error:
+        main(["dog.safetensors", "paint.safetensors", "--base", "tiny", "-o", "merged.safetensors", *arguments])
+    assert says in str(error.value)
+    assert {path: path.read_bytes() for path in files.iterdir() if path.is_file()} == before
+
+
+def test_a_peft_folder_is_not_written_into(files: Path) -> None:
+    (files / "peft").mkdir()
+    shutil.copy(files / "dog.safetensors", files / "peft" / "adapter_model.safetensors")
+    with pytest.raises(InputError, match="would overwrite the input peft"):
+        main(["peft", "paint.safetensors", "--method", "direct", "-o", "peft/adapter_model.safetensors"])
+
+
+def test_loras_that_do_not_fit_are_refused(files: Path, layout: Layout) -> None:
+    good = make_lora(layout, 1, 2)
+    name = UNET + "down_blocks.1.attentions.0.proj_in"
+    odd = LoraLayer(np.ones((1, 48), np.float32), np.ones((48, 1), np.float32))
+    cases = {
+        "disagree on unet.down_blocks.1.attentions.0.proj_in: (48, 48) against (32, 32)": {**good.layers, name: odd},
+        "none of its 1 layers is an attention linear of": {name: odd},
+    }
+    for says, layers in cases.items():
+        write_lora(LoRA(layers), files / "dog.safetensors")
+        with pytest.raises(InputError) as error:
+            run("--method", "direct")
+        assert says in str(error.value) and "dog.safetensors" in str(error.value)
+    assert not (files / "merged.safetensors").exists()
+
+
+def _process(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": ""}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_as_a_process_it_exits_2_with_one_line(tmp_path: Path) -> None:
+    for arguments in (
+        ["a.safetensors"],
+        ["a.safetensors", "b.safetensors", "--method", "direct", "-o", "c.safetensors"],
+    ):
+        done = _process("-m", "lorarar.commands.merge", *arguments, folder=tmp_path)
+        assert done.returncode == 2 and done.stdout == ""
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_and_the_package_need_no_toolchain(tmp_path: Path) -> None:
+    block = "import sys\nfor name in ('torch', 'diffusers', 'peft', 'transformers'): sys.modules[name] = None\n"
+    done = _process("-c", block + "from lorarar.commands.merge import main; main(['--help'])", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for method, entry in METHODS.items():
+        assert method in done.stdout and entry.paper in done.stdout
+    assert "carried exactly" in done.stdout

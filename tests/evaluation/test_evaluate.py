@@ -1,0 +1,382 @@
+"""`lorarar evaluate` as a whole, on a tiny pipeline and dataset with a scripted judge."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scripted import ScriptedJudge
+from tiny_pipeline import save_tiny_dataset, save_tiny_pipeline
+
+from lorarar.base.names import load_layout, unet_layout
+from lorarar.commands.evaluate import _parse, main
+from lorarar.errors import InputError
+from lorarar.evaluation.generate import Sampler, Sampling, image_seeds, safe_name
+from lorarar.evaluation.judges import Question
+from lorarar.evaluation.methods import Fused, Workbench, mean_coefficients, prepare
+from lorarar.evaluation.results import read_results
+from lorarar.evaluation.run import fingerprint
+from lorarar.hypernet.checkpoints import save_hypernet
+from lorarar.hypernet.constant import ConstantCoefficients
+from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.lora import LoRA, read_lora
+from lorarar.merging import Options, learned_options, merge
+from lorarar.toolchains import quiet_toolchains
+from lorarar.training.dataset import read_dataset
+from lorarar.training.hyper_settings import ZipSettings
+from lorarar.training.settings import LoraSettings
+
+METHODS = (
+    "content-only,style-only,direct,direct-sum,dare,ties,dare-ties,np-lora,k-lora,learned,learned-kv-sum,learned-mean"
+)
+FAST = ["--images", "2", "--steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base, a dataset with two test contents and one test style, and two hypernetworks."""
+    folder = tmp_path_factory.mktemp("world")
+    save_tiny_pipeline(folder / "base")
+    layout = load_layout(str(folder / "base"))
+    save_tiny_dataset(folder / "data", layout=layout)
+    raw = json.loads((folder / "data" / "dataset.json").read_text())
+    contents = raw["splits"]["paper"]["contents"]
+    contents["test"], contents["train"] = [contents["train"].pop(), *contents["test"]], contents["train"]
+    (folder / "data" / "dataset.json").write_text(json.dumps(raw))
+    widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
+    for seed, name in enumerate(("hyper", "other")):
+        save_hypernet(Hypernetwork.untrained(HypernetConfig(widths, hidden=8), seed), folder / f"{name}.safetensors")
+    return folder
+
+
+def brighter(question: Question) -> float:
+    """Yes to an image that is no darker than its reference."""
+    return float(np.asarray(question.reference).mean() < np.asarray(question.test).mean() + 20)
+
+
+def long_name(question: Question) -> float:
+    """Yes to a style whose description is long."""
+    return 0.9 if len(question.text) > 5 else 0.1
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> ScriptedJudge:
+    made = ScriptedJudge(brighter, long_name)
+    monkeypatch.setattr("lorarar.evaluation.judges.load_judge", lambda spec, device, batch: made)
+    return made
+
+
+def arguments(world: Path, output: Path, *more: str) -> list[str]:
+    given = ["--base", str(world / "base"), "--dataset", str(world / "data"), "--judge", "scripted"]
+    return [*given, "--hypernet", str(world / "hyper.safetensors"), *FAST, "-o", str(output), *more]
+
+
+@pytest.fixture(scope="module")
+def bench(world: Path) -> tuple[Sampler, Workbench]:
+    sampler = Sampler.load(Sampling(str(world / "base"), steps=3, guidance=3.0, seed=1), "cpu", batch=2)
+    layout = unet_layout(sampler.pipeline.unet, "tiny")
+    settings = LoraSettings(rank=2, steps=1)
+    return sampler, Workbench(
+        sampler.components(), layout, read_dataset(world / "data"), "paper", settings, ZipSettings()
+    )
+
+
+def test_the_whole_flow(world: Path, tmp_path: Path, judge: ScriptedJudge, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two pairs × two images × every method that needs no training, and one more checkpoint."""
+    other = f"other={world / 'other.safetensors'}"
+    assert main(arguments(world, tmp_path, "--methods", METHODS, "--hypernets", other)) == 0
+    results = read_results(tmp_path)
+    names = [*METHODS.split(","), "other"]
+    assert [method.name for method in results.methods] == names
+    assert [(pair.content, pair.style) for pair in results.pairs] == [
+        ("content_1", "style_3"),
+        ("content_3", "style_3"),
+    ]
+    assert results.pairs[0].prompt == "a sks cat in mosaic style"
+    for pair in results.pairs:
+        for name in names:
+            images = pair.methods[name]
+            assert [(tmp_path / image.image).is_file() for image in images] == [True, True]
+            assert all(len(image.p_subject) == 2 and image.p_style == 0.9 for image in images)
+            assert all(
+                set(image.controls) == {"subject_swapped", "style_swapped", "style_image_swapped"} for image in images
+            )
+            assert pair.merges[name].seconds > 0
+        assert pair.merges["learned"].coefficient_seconds < pair.merges["learned"].seconds
+        assert pair.merges["learned"].parameters == sum(
+            tensor.numel() for tensor in Hypernetwork(HypernetConfig((32, 48), hidden=8)).parameters()
+        )
+    shown = capsys.readouterr().out
+    assert "LoRA.rar" in shown
+    assert "average case" in shown
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"results.json", "tables.md", "table_1.csv", "table_a3.csv", "controls.csv", "grid_methods.png"} <= written
+    assert str(world) not in (tmp_path / "tables.md").read_text()
+
+
+def png_bytes(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("images/**/*.png"))}
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path), np.int16)
+
+
+def test_methods_differ_and_share_their_noise(world: Path, tmp_path: Path, judge: ScriptedJudge) -> None:
+    main(arguments(world, tmp_path, "--methods", "direct,learned"))
+    first = png_bytes(tmp_path)
+    assert len(set(first.values())) == len(first) == 8
+    shutil.rmtree(tmp_path / "images" / "direct")
+    main(arguments(world, tmp_path, "--methods", "direct,learned"))
+    assert png_bytes(tmp_path) == first
+
+
+def test_constant_coefficients_of_a_half_are_the_direct_merge(
+    world: Path, tmp_path: Path, judge: ScriptedJudge
+) -> None:
+    save_hypernet(ConstantCoefficients(), tmp_path / "constant.safetensors")
+    given = ["--methods", "direct", "--hypernets", f"constant={tmp_path / 'constant.safetensors'}"]
+    assert main(arguments(world, tmp_path / "run", *given)) == 0
+    images = png_bytes(tmp_path / "run")
+    assert len(images) == 8
+    for name, pixels in images.items():
+        assert pixels == images[name.replace("/constant/", "/direct/")]
+    merged = read_results(tmp_path / "run").pairs[0].merges
+    assert (merged["constant"].parameters, merged["direct"].parameters) == (4, 0)
+
+
+def test_a_second_run_makes_nothing_again(
+    world: Path, tmp_path: Path, judge: ScriptedJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(arguments(world, tmp_path, "--methods", "direct"))
+    before, asked = (tmp_path / "results.json").read_bytes(), judge.asked
+    gone = next((tmp_path / "images" / "direct").rglob("01.png"))
+    kept = pixels(gone)
+    drawn: list[int] = []
+    draw = Sampler._batch
+    monkeypatch.setattr(
+        Sampler, "_batch", lambda self, on, prompt, seeds: drawn.append(len(seeds)) or draw(self, on, prompt, seeds)
+    )
+    main(arguments(world, tmp_path, "--methods", "direct"))
+    assert (drawn, judge.asked) == ([], asked)
+    assert (tmp_path / "results.json").read_bytes() == before
+    gone.unlink()
+    main(arguments(world, tmp_path, "--methods", "direct"))
+    assert drawn == [1]
+    # One image alone rounds differently from two at once.
+    assert np.abs(pixels(gone) - kept).max() <= 4
+    drawn_again, asked = gone.read_bytes(), judge.asked
+    main(arguments(world, tmp_path, "--methods", "direct", "--images", "3"))
+    assert drawn == [1, 1, 1]  # a third image for each of the two pairs
+    assert gone.read_bytes() == drawn_again
+
+
+def test_images_of_other_settings_are_refused(world: Path, tmp_path: Path, judge: ScriptedJudge) -> None:
+    main(arguments(world, tmp_path, "--methods", "learned"))
+    with pytest.raises(InputError, match=r"images made with other settings \(changed: sampling\)"):
+        main(arguments(world, tmp_path, "--methods", "learned", "--guidance", "7"))
+    swapped = arguments(world, tmp_path, "--methods", "learned")
+    swapped[swapped.index(str(world / "hyper.safetensors"))] = str(world / "other.safetensors")
+    with pytest.raises(InputError, match=r"\(changed: options\)"):
+        main(swapped)
+    damaged = next(tmp_path.rglob("pair.json"))
+    damaged.write_text("{")
+    with pytest.raises(InputError, match="is damaged; remove"):
+        main(arguments(world, tmp_path, "--methods", "learned"))
+
+
+def test_another_judge_is_asked_anew(world: Path, tmp_path: Path, judge: ScriptedJudge) -> None:
+    main(arguments(world, tmp_path, "--methods", "direct"))
+    asked = judge.asked
+    # two pairs × two images × (two references + a style + three controls)
+    assert asked == 2 * 2 * 6
+    judge.name = "stricter"
+    judge.subject = lambda question: 0.0
+    main(arguments(world, tmp_path, "--methods", "direct"))
+    assert judge.asked == 2 * asked
+    assert not read_results(tmp_path).verdicts("direct")[0].joint.any()
+
+
+def test_tables_from_results_alone(
+    world: Path, tmp_path: Path, judge: ScriptedJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(arguments(world, tmp_path / "run", "--methods", "direct"))
+    monkeypatch.setattr("lorarar.commands.evaluate._evaluate", lambda args: pytest.fail("evaluated again"))
+    assert main(["--from", str(tmp_path / "run" / "results.json"), "-o", str(tmp_path / "tables")]) == 0
+    for name in ("tables.md", "table_1.csv", "grid_methods.png"):
+        assert (tmp_path / "tables" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+
+
+def test_the_validation_part(world: Path, tmp_path: Path, judge: ScriptedJudge) -> None:
+    main(arguments(world, tmp_path, "--methods", "direct", "--part", "validation"))
+    results = read_results(tmp_path)
+    assert [(pair.content, pair.style) for pair in results.pairs] == [("content_2", "style_2")]
+    assert results.settings["part"] == "validation"
+
+
+@pytest.mark.parametrize("method", ["joint", "ziplora"])
+def test_methods_that_train(method: str, world: Path, tmp_path: Path, judge: ScriptedJudge) -> None:
+    steps = ["--joint-steps", "1", "--zip-steps", "1", "--part", "validation"]
+    main(arguments(world, tmp_path, "--methods", method, *steps))
+    facts = read_results(tmp_path).pairs[0].merges[method]
+    assert facts.parameters > 0
+    assert facts.seconds > 0
+
+
+def test_the_adapter_is_the_merge(bench: tuple[Sampler, Workbench], world: Path) -> None:
+    """Fused weights against ΔW of lorarar.merging; the UNet is the old one afterwards."""
+    sampler, work = bench
+    content, style = work.dataset.contents["content_0"], work.dataset.styles["style_0"]
+    made = prepare("ties", work).make(work, content, style)
+    expected = merge(read_lora(content.lora), read_lora(style.lora), work.layout, "ties", Options())
+    before = {name: tensor.clone() for name, tensor in sampler.pipeline.unet.state_dict().items()}
+    with made.adapter.applied(sampler.pipeline.unet):
+        for name, layer in expected.lora.layers.items():
+            weight = f"{name.removeprefix('unet.')}.weight"
+            got = sampler.pipeline.unet.state_dict()[weight] - before[weight]
+            np.testing.assert_allclose(got.numpy(), layer.delta(), atol=1e-5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in sampler.pipeline.unet.state_dict().items())
+
+
+def test_images_are_the_pipelines_own(bench: tuple[Sampler, Workbench]) -> None:
+    sampler, _ = bench
+    seeds = image_seeds(1, "a", "b", 3)
+    drawn = list(sampler.draw(Fused(LoRA({})), "a sks dog", seeds))
+    with quiet_toolchains():
+        plain = sampler.pipeline(
+            "a sks dog",
+            num_inference_steps=3,
+            guidance_scale=3.0,
+            generator=torch.Generator("cpu").manual_seed(seeds[2]),
+        ).images[0]
+    difference = np.abs(np.asarray(drawn[2], np.int16) - np.asarray(plain, np.int16))
+    assert difference.max() <= 4  # a batch of two and one alone round differently
+
+
+def test_steps_are_announced_in_order(bench: tuple[Sampler, Workbench]) -> None:
+    sampler, _ = bench
+    announced: list[tuple[int, int]] = []
+
+    class Spy:
+        def applied(self, unet: torch.nn.Module) -> Iterator:
+            from contextlib import nullcontext
+
+            return nullcontext(lambda step, steps: announced.append((step, steps)))
+
+    list(sampler.draw(Spy(), "a", [1, 2, 3]))
+    assert announced == [(0, 3), (1, 3), (2, 3)] * 2
+
+
+def test_mean_coefficients_by_the_dense_form(bench: tuple[Sampler, Workbench]) -> None:
+    _, work = bench
+    hypernet = Hypernetwork.untrained(HypernetConfig((32, 48), hidden=8), 5)
+    means = mean_coefficients(work, learned_options(hypernet))
+    parts = work.dataset.split("paper")
+    values: dict[str, list[np.ndarray]] = {"q": [], "out": []}
+    for content in parts.contents["train"]:
+        for style in parts.styles["train"]:
+            pair = work.pair(work.dataset.contents[content], work.dataset.styles[style])
+            for group in work.layout.part("qo"):
+                for module in group.modules:
+                    deltas = [torch.from_numpy(lora.layers[f"unet.{module}"].delta())[None] for lora in pair]
+                    with torch.inference_mode():
+                        mean = hypernet.dense(*deltas)[0].mean(dim=1).numpy()
+                    values["q" if module.endswith("to_q") else "out"].append(mean)
+    for kind, found in values.items():
+        np.testing.assert_allclose(means[kind], np.mean(found, axis=0), atol=1e-5)
+
+
+def test_seeds_are_the_pairs_own_and_grow_with_the_images() -> None:
+    assert image_seeds(0, "dog", "ink", 3) == image_seeds(0, "dog", "ink", 5)[:3]
+    assert (
+        len({*image_seeds(0, "dog", "ink", 5), *image_seeds(0, "cat", "ink", 5), *image_seeds(1, "dog", "ink", 5)})
+        == 15
+    )
+
+
+def test_safe_names() -> None:
+    assert safe_name("dog_1.x-y") == "dog_1.x-y"
+    names = {safe_name(name) for name in ("../a", "..", "a/b", "a b", "a_b", "犬", "猫")}
+    assert len(names) == 7
+    assert all("/" not in name and not name.startswith(".") for name in names)
+
+
+def test_fingerprint_tells_weights_apart() -> None:
+    first, second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+    assert fingerprint(first) == fingerprint(first) != fingerprint(second)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--methods", "direct,magic"], "unknown method 'magic'; valid are content-only, style-only"),
+        (["--methods", "direct,direct"], "'direct' is given twice"),
+        (["--methods", ""], "--methods is empty"),
+        (["--hypernets", "x"], "'x' is not NAME=PATH"),
+        (["--hypernets", "learned=a"], "the name 'learned' is taken"),
+        (["--images", "0"], "--images is 0; give a whole number of 1 or more"),
+        (["--guidance", "0.5"], "--guidance is 0.5; give a number from 1 upwards"),
+        (["--guidance", "nan"], "--guidance is nan"),
+        (["--split", "other"], "no split 'other'; valid are paper"),
+        (["--part", "train"], "invalid choice: 'train'"),
+        (["--hypernets", "x=none.safetensors", "--methods", "direct"], "none.safetensors: no such checkpoint"),
+        (["--dataset", "nowhere"], "nowhere/dataset.json: no such file"),
+        (["--from", "nowhere"], "nowhere: no such file; give the results.json"),
+    ],
+)
+def test_refusals(world: Path, tmp_path: Path, judge: ScriptedJudge, more: list[str], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        main(arguments(world, tmp_path / "run", *more))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_loras_are_named(world: Path, tmp_path: Path, judge: ScriptedJudge) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(world / "data", data)
+    (data / "loras" / "content_3.safetensors").unlink()
+    given = arguments(world, tmp_path / "run", "--methods", "direct")
+    given[given.index(str(world / "data"))] = str(data)
+    with pytest.raises(InputError, match=r"1 of 3 LoRA files are missing \(content_3\); make them with") as caught:
+        main(given)
+    assert f"lorarar train-lora --dataset {data}" in str(caught.value)
+
+
+def test_a_missing_judge_is_told_before_the_work(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(Sampler, "load", lambda *_: pytest.fail("the base was loaded first"))
+    given = arguments(world, tmp_path / "run", "--methods", "direct", "--judge", "no/judge")
+    with pytest.raises(InputError, match="the judge 'no/judge' can't be loaded"):
+        main(given)
+
+
+def test_no_output_named(world: Path) -> None:
+    with pytest.raises(InputError, match="-o is missing"):
+        main(["--methods", "direct"])
+
+
+def test_a_single_image_of_the_dataset_is_unreadable(world: Path, tmp_path: Path, judge: ScriptedJudge) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(world / "data", data)
+    (data / "styles" / "style_3" / "0.png").write_text("not a picture")
+    given = arguments(world, tmp_path / "run", "--methods", "direct")
+    given[given.index(str(world / "data"))] = str(data)
+    with pytest.raises(InputError, match="not an image that can be read"):
+        main(given)
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+@pytest.mark.parametrize(("base", "expected"), [("miniature", (25, 2.0)), ("sdxl-folder", (50, 5.0))])
+def test_sampling_is_the_base_s_own_unless_it_is_given(base: str, expected: tuple[int, float]) -> None:
+    common = ["--base", base, "--methods", "direct", "-o", "out"]
+    args = _parse(common)
+    assert (args.steps, args.guidance) == expected
+    args = _parse([*common, "--steps", "7", "--guidance", "3.5"])
+    assert (args.steps, args.guidance) == (7, 3.5)

@@ -1,0 +1,194 @@
+"""Tables against golden text and figures by hand; pictures; results.json there and back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_results import made_results, save_images
+from PIL import Image
+
+from human_study.results import read_results as read_for_study
+from lorarar.errors import InputError
+from lorarar.evaluation.grids import comparison_grid, matrix_grid, write_pictures
+from lorarar.evaluation.mars2 import Interval
+from lorarar.evaluation.results import Results, read_results, write_results
+from lorarar.evaluation.tables import Table, all_tables, write_tables
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "evaluation"
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return made_results()
+
+
+@pytest.fixture(scope="module")
+def tables(results: Results) -> dict[str, Table]:
+    return {table.name: table for table in all_tables(results, resamples=500)}
+
+
+def rows(table: Table) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(table.csv())))
+
+
+def test_golden_markdown_and_csv(tables: dict[str, Table], tmp_path: Path) -> None:
+    """The files as they were looked at once. `python tests/test_evaluation_tables.py` writes them again."""
+    write_tables(list(tables.values()), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in GOLDEN.iterdir()}
+    for path in tmp_path.iterdir():
+        assert path.read_text() == (GOLDEN / path.name).read_text(), path.name
+
+
+def test_table_1_by_hand(tables: dict[str, Table]) -> None:
+    learned = rows(tables["table_1"])[1]
+    assert learned["method"] == "LoRA.rar"
+    assert float(learned["average case"]) == (3 + 2 + 4 + 1) / 16
+    assert float(learned["best case"]) == 1
+    assert float(learned["subject"]) == (3 + 4 + 4 + 2) / 16
+    assert float(learned["style"]) == (3 + 2 + 4 + 2) / 16
+
+
+def test_table_2_by_hand(tables: dict[str, Table]) -> None:
+    direct, learned, ablation = rows(tables["table_2"])
+    assert float(direct["merge, s"]) == pytest.approx(0.0025)
+    assert float(learned["coefficients, s"]) == pytest.approx(0.0065)
+    assert (direct["coefficients, s"], ablation["extra memory, MB"]) == ("", "")
+    assert float(direct["attempts to a good image"]) == (1 + 5 + 3 + 5) / 4
+    assert float(direct["expected attempts"]) == pytest.approx((5 / 2 + 5 + 5 / 3 + 5) / 4)
+    assert direct["pairs without one"] == "2"
+
+
+def test_differences_are_paired(tables: dict[str, Table]) -> None:
+    against_direct = rows(tables["differences"])[0]
+    assert against_direct["difference"] == "LoRA.rar − Direct merge"
+    assert float(against_direct["average case"]) == pytest.approx((2 + 2 + 2 + 1) / 16)
+    assert float(against_direct["average case low"]) > 0
+    assert float(against_direct["share of resamples above 0"]) == 1
+
+
+def test_controls_are_shares_of_yes(tables: dict[str, Table]) -> None:
+    direct = rows(tables["controls"])[0]
+    # 7 of 16 images have 2 of 3 references on their side, the others 1 of 3
+    assert float(direct["subject"]) == pytest.approx((7 * 2 + 9 * 1) / 48)
+    assert float(direct["another subject"]) == 0
+    assert float(direct["style"]) == float(direct["another style's image only"]) == (1 + 0 + 4 + 0) / 16
+
+
+def test_breakdown_of_each_style(tables: dict[str, Table]) -> None:
+    found = {(row["style"], row["method"]): row for row in rows(tables["per_style"])}
+    assert float(found["ink", "LoRA.rar"]["average case"]) == (3 + 4) / 8
+    assert float(found["neon glow", "Direct merge"]["best case"]) == 0
+
+
+def test_table_a3_has_the_checkpoints_and_ours(tables: dict[str, Table], results: Results) -> None:
+    assert [row["learned"] for row in rows(tables["table_a3"])] == ["LoRA.rar", "q-only"]
+    plain = Results(results.settings, results.judge, results.methods[:2], results.pairs)
+    assert "table_a3" not in {table.name for table in all_tables(plain, resamples=10)}
+
+
+def test_table_a2_says_what_is_missing(tables: dict[str, Table]) -> None:
+    assert tables["table_a2"].columns == ("method", "CLIP-I", "DINO")
+    assert "Without a model for it: CLIP-T" in tables["table_a2"].note
+    assert "stand in for CLIP and DINO" in tables["table_a2"].note
+
+
+def test_markdown_escapes_and_shows_missing_cells() -> None:
+    table = Table("t", "T", ("a", "x"), (("p|q", None), ("r", Interval(0.5, 0.25, 1.0))))
+    assert "| p\\|q | – |" in table.markdown()
+    assert "| r | 0.50 [0.25, 1.00] |" in table.markdown()
+    assert table.csv() == "a,x,x low,x high\np|q,,,\nr,0.5,0.25,1.0\n"
+
+
+def test_results_there_and_back(results: Results, tmp_path: Path) -> None:
+    write_results(results, tmp_path / "results.json")
+    assert read_results(tmp_path) == read_results(tmp_path / "results.json") == results
+
+
+def test_the_human_study_reads_the_same_file(results: Results, tmp_path: Path) -> None:
+    write_results(results, tmp_path / "results.json")
+    pair = read_for_study(tmp_path)[2]
+    assert (pair.content, pair.style) == ("cat", "ink")
+    assert pair.style_reference == tmp_path / "references" / "ink.png"
+    assert [judged.accepted for judged in pair.methods["direct"]] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 9}, "schema version 9 is not known; this release reads 1"),
+        ({"pairs": []}, "not an evaluation's results"),
+        ({"pairs": 3}, "not an evaluation's results"),
+        ({"methods": [{"name": "x"}]}, "not an evaluation's results"),
+        ({"judge": None}, "not an evaluation's results"),
+    ],
+)
+def test_a_file_that_is_not_results(results: Results, tmp_path: Path, change: dict, message: str) -> None:
+    path = tmp_path / "results.json"
+    write_results(results, path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=message):
+        read_results(path)
+
+
+def test_damaged_and_missing_results(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such file; give the results\.json of a finished evaluation"):
+        read_results(tmp_path)
+    (tmp_path / "results.json").write_text('{"pairs": [')
+    with pytest.raises(InputError, match="not an evaluation's results"):
+        read_results(tmp_path)
+
+
+def cell(sheet: Image.Image, column: int, row: int, columns: int, rows_: int) -> np.ndarray:
+    """A cell of a grid, from its layout: 6 pixels between cells, the labels on top."""
+    step = (sheet.width - 6) // columns
+    top = sheet.height - step * rows_
+    side = step - 6
+    left, upper = 6 + column * step, top + row * step
+    return np.asarray(sheet.crop((left, upper, left + side, upper + side)))
+
+
+def test_grids_show_first_images_and_references(results: Results, tmp_path: Path) -> None:
+    save_images(results, tmp_path)
+    sheet = comparison_grid(results, tmp_path)
+    for row, pair in enumerate(results.pairs):
+        first = [pair.methods[method.name][0].image for method in results.methods]
+        for column, path in enumerate([pair.subject_references[0], pair.style_reference, *first]):
+            want = Image.open(tmp_path / path).convert("RGB").resize((96, 96), Image.Resampling.NEAREST)
+            np.testing.assert_array_equal(cell(sheet, column, row, 5, 4), np.asarray(want))
+    matrix = matrix_grid(results, tmp_path, "learned")
+    pair = next(pair for pair in results.pairs if (pair.content, pair.style) == ("cat", "ink"))
+    want = Image.open(tmp_path / pair.methods["learned"][0].image).convert("RGB").resize((96, 96), Image.NEAREST)
+    np.testing.assert_array_equal(cell(matrix, 2, 1, 3, 3), np.asarray(want))
+    assert (cell(matrix, 0, 0, 3, 3) == 255).all()
+
+
+def test_pictures_are_written(results: Results, tables: dict[str, Table], tmp_path: Path) -> None:
+    save_images(results, tmp_path)
+    written = write_pictures(results, tables, tmp_path, tmp_path / "out")
+    assert {path.name for path in written} == {
+        "grid_methods.png",
+        "grid_direct.png",
+        "grid_learned.png",
+        "grid_q-only.png",
+        "per_content.png",
+        "per_style.png",
+    }
+    for path in written:
+        with Image.open(path) as image:
+            assert min(image.size) > 200
+            assert len(image.convert("RGB").getcolors(1 << 20)) > 5
+
+
+def test_a_missing_image_is_told(results: Results, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the image is not there; keep"):
+        comparison_grid(results, tmp_path)
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(parents=True, exist_ok=True)
+    write_tables(all_tables(made_results(), resamples=500), GOLDEN)

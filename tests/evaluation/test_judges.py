@@ -1,0 +1,147 @@
+"""Judges: the protocol, the language model's prompts and its P(yes) by hand, and the refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scripted import ScriptedJudge
+from tiny_vlm import save_tiny_vlm
+
+from lorarar.errors import InputError
+from lorarar.evaluation.judges import Judge, Question, load_judge
+from lorarar.evaluation.judges.vlm import VlmJudge, answer_tokens, conversation, probability_of_yes
+from lorarar.toolchains import quiet_toolchains
+
+
+def image(seed: int, size: tuple[int, int] = (24, 20)) -> Image.Image:
+    patches = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(patches).resize(size)
+
+
+@pytest.fixture(scope="module")
+def vlm(tmp_path_factory: pytest.TempPathFactory) -> VlmJudge:
+    judge = load_judge(str(save_tiny_vlm(tmp_path_factory.mktemp("vlm"))), batch=3)
+    assert isinstance(judge, VlmJudge)
+    return judge
+
+
+def test_p_yes_is_the_softmax_over_both_answers() -> None:
+    logits = torch.tensor([[1.0, 2.0, 3.0, 4.0, 9.0]])
+    weights = np.exp([1.0, 2.0, 3.0, 4.0])
+    expected = (weights[0] + weights[2]) / weights.sum()
+    assert probability_of_yes(logits, [0, 2], [1, 3]).item() == pytest.approx(expected)
+
+
+def test_p_yes_of_the_model_by_hand(vlm: VlmJudge) -> None:
+    """The whole path against: the text written out, one forward pass, a softmax over the vocabulary."""
+    reference, test = image(1), image(2)
+    text = (
+        "<|start|>system\nYou are a helpful assistant.<|end|>\n<|start|>user\n"
+        "Your task is to identify if the test image shows the same subject as the support image.\n\n"
+        "Support image:\n<image>\n\nTest image:\n<image>\n\n"
+        "Pay attention to the details of the subject, it should for example have the same color. "
+        "However, the general style of the image may be different.\n"
+        "Does the test image show the same subject as the support image?\n"
+        "Answer with Yes or No only.<|end|>\n<|start|>assistant\n"
+    )
+    with quiet_toolchains():
+        inputs = vlm.processor(images=[reference, test], text=text, return_tensors="pt")
+    with torch.inference_mode():
+        chances = vlm.model(**inputs).logits[0, -1].double().softmax(dim=0)
+    tokens = vlm.processor.tokenizer.get_vocab()
+    # " Yes" and " No" both begin with a lone space here, and "NO" with an N of its own
+    yes = sum(chances[tokens[word]] for word in ("Yes", "yes", "YES"))
+    no = sum(chances[tokens[word]] for word in ("No", "no", "N"))
+    assert vlm.same_subject(reference, test, "dog") == pytest.approx(float(yes / (yes + no)), rel=1e-4)
+
+
+def test_style_prompt_names_the_style_four_times() -> None:
+    judge = ScriptedJudge(lambda _: 0, lambda _: 0)
+    assert isinstance(judge, Judge)
+    asked = Question(image(1), image(2), "neon glow")
+    from lorarar.evaluation.judges import vlm as module
+
+    prompt = [part.replace("{style}", "neon glow") for part in module.STYLE_PROMPT]
+    system, user = conversation(prompt, asked)
+    assert system["content"][0]["text"] == "You are a helpful assistant."
+    assert [part["type"] for part in user["content"]] == ["text", "image", "text", "image", "text"]
+    assert user["content"][1]["image"] is asked.reference
+    assert user["content"][3]["image"] is asked.test
+    words = " ".join(part["text"] for part in user["content"] if part["type"] == "text")
+    assert words.count("neon glow style") == 5
+    assert "{style}" not in words
+
+
+def test_a_batch_answers_as_one_by_one(vlm: VlmJudge) -> None:
+    """Prompts of different lengths are padded; the answers don't change."""
+    styles = ["ink", "a very long description of watercolour with wet edges", "neon glow", "oil", "x"]
+    questions = [Question(image(n), image(n + 10), style) for n, style in enumerate(styles)]
+    alone = [vlm.in_style(item.reference, item.test, item.text) for item in questions]
+    assert vlm.in_styles(questions) == pytest.approx(alone, rel=1e-4)
+    assert len(set(alone)) == len(alone)
+    assert vlm.same_subjects([]) == []
+
+
+def test_the_order_of_the_images_and_the_images_count(vlm: VlmJudge) -> None:
+    first, second = image(3), image(4)
+    answers = {vlm.same_subject(a, b, "dog") for a, b in ((first, second), (second, first), (first, first))}
+    assert len(answers) == 3
+    assert all(0 < answer < 1 for answer in answers)
+
+
+def test_description_says_what_the_answers_depend_on(vlm: VlmJudge) -> None:
+    described = vlm.describe()
+    assert described["model"] == "llava"
+    assert described["parameters"] == sum(parameter.numel() for parameter in vlm.model.parameters())
+    assert described["dtype"] == "float32"
+    assert isinstance(vlm, Judge)
+
+
+class Letters:
+    """A tokenizer whose tokens are letters."""
+
+    def __init__(self, lead: str = "") -> None:
+        self.lead = lead
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        assert not add_special_tokens
+        return [ord(letter) for letter in self.lead + text]
+
+
+def test_answer_tokens_leave_out_what_begins_both() -> None:
+    yes, no = answer_tokens(Letters(), "x")
+    assert (yes, no) == ([ord("Y"), ord("y")], [ord("N"), ord("n")])
+    with pytest.raises(InputError, match="spells Yes and No with the same first token"):
+        answer_tokens(Letters("▁"), "x")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("no/such-judge", "the judge 'no/such-judge' can't be loaded"),
+        ("miniature", "lorarar miniature build"),
+    ],
+)
+def test_a_judge_that_is_not_there(spec: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("lorarar.evaluation.judges.MINIATURE_FOLDER", tmp_path)
+    with pytest.raises(InputError, match=message) as caught:
+        load_judge(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_no_judge(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(InputError, match="check the folder"):
+        load_judge(str(tmp_path))
+
+
+def test_a_model_without_a_chat_template(tmp_path: Path) -> None:
+    folder = save_tiny_vlm(tmp_path / "vlm")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(InputError, match="has no chat template"):
+        load_judge(str(folder))

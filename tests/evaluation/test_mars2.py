@@ -1,0 +1,139 @@
+"""MARS² on cases made by hand, and the bootstrap against the exact distribution."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorarar.errors import InputError
+from lorarar.evaluation.mars2 import PairVerdicts, bootstrap, difference, majority, score
+
+
+def pair(joint: str, content: str = "dog", style: str = "neon") -> PairVerdicts:
+    """A pair from one letter an image: `b`oth, `s`ubject only, `t`echnique (style) only, `n`either."""
+    subject = np.array([[letter in "bs"] * 3 for letter in joint])
+    return PairVerdicts(content, style, subject, np.array([letter in "bt" for letter in joint]))
+
+
+@pytest.mark.parametrize(
+    ("yes", "passes"),
+    [([1], True), ([0], False), ([1, 0], False), ([1, 1, 0, 0], False), ([1, 1, 0], True), ([1, 1, 1, 0, 0], True)],
+)
+def test_more_than_half_of_the_references(yes: list[int], passes: bool) -> None:
+    assert majority(np.array([yes], bool)).tolist() == [passes]
+
+
+@given(st.integers(1, 9), st.data())
+def test_majority_is_a_share_above_one_half(references: int, data: st.DataObject) -> None:
+    said = data.draw(st.integers(0, references))
+    assert majority(np.arange(references)[None] < said)[0] == (said / references > 0.5)
+
+
+def test_no_references_is_told() -> None:
+    with pytest.raises(InputError, match="without reference images"):
+        majority(np.zeros((2, 0), bool))
+
+
+def test_average_best_and_attempts_by_hand() -> None:
+    result = score([pair("stbb"), pair("nnnn", "cat"), pair("bnnn", "can"), pair("ttsb", "cup")])
+    assert result.average.estimate == pytest.approx((2 + 0 + 1 + 1) / 16)
+    assert result.best.estimate == pytest.approx(3 / 4)
+    assert result.subject.estimate == pytest.approx((3 + 0 + 1 + 2) / 16)
+    assert result.style.estimate == pytest.approx((3 + 0 + 1 + 3) / 16)
+    # positions of the first accepted image, and N + 1 = 5 for the pair that has none
+    assert result.attempts.estimate == pytest.approx((3 + 5 + 1 + 4) / 4)
+    assert result.expected_attempts.estimate == pytest.approx((5 / 3 + 5 + 5 / 2 + 5 / 2) / 4)
+    assert (result.pairs, result.pairs_without) == (4, 1)
+
+
+def test_subject_and_style_on_different_images_do_not_add_up() -> None:
+    result = score([pair("st")])
+    assert (result.subject.estimate, result.style.estimate, result.best.estimate) == (0.5, 0.5, 0.0)
+
+
+def test_all_no_and_all_yes_have_no_spread() -> None:
+    no, yes = score([pair("nn"), pair("nn", "cat")]), score([pair("bb"), pair("bb", "cat")])
+    assert (no.average.low, no.average.high, no.attempts.estimate) == (0, 0, 3)
+    assert (yes.average.low, yes.average.high, yes.attempts.estimate) == (1, 1, 1)
+    assert yes.average.apart(no.average)
+    assert not yes.average.apart(yes.average)
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 7), st.data())
+def test_expected_attempts_is_the_mean_over_all_orders(images: int, data: st.DataObject) -> None:
+    accepted = data.draw(st.integers(0, images))
+    rng = np.random.default_rng(0)
+    one = pair("b" * accepted + "n" * (images - accepted))
+    expected = score([one], resamples=1).expected_attempts.estimate
+    firsts = []
+    for _ in range(4000):
+        order = rng.permutation(one.joint)
+        firsts.append(order.argmax() + 1 if order.any() else images + 1)
+    assert expected == pytest.approx(np.mean(firsts), abs=0.15)
+
+
+def binomial_quantile(count: int, probability: float, level: float) -> float:
+    total = 0.0
+    for hits in range(count + 1):
+        total += math.comb(count, hits) * probability**hits * (1 - probability) ** (count - hits)
+        if total >= level:
+            return hits / count
+    return 1.0
+
+
+def test_bootstrap_of_ones_and_zeros_is_the_binomial() -> None:
+    values = np.array([1.0] * 12 + [0.0] * 8)
+    interval = bootstrap(values, seed=1, resamples=40_000)
+    assert interval.estimate == 0.6
+    assert interval.low == pytest.approx(binomial_quantile(20, 0.6, 0.025))
+    assert interval.high == pytest.approx(binomial_quantile(20, 0.6, 0.975))
+
+
+def test_bootstrap_spread_is_the_standard_error() -> None:
+    values = np.random.default_rng(5).normal(3, 2, 400)
+    interval = bootstrap(values, resamples=20_000)
+    error = values.std() / math.sqrt(len(values))
+    assert interval.low == pytest.approx(values.mean() - 1.96 * error, abs=0.1 * error)
+    assert interval.high == pytest.approx(values.mean() + 1.96 * error, abs=0.1 * error)
+
+
+def test_the_seed_decides_the_interval() -> None:
+    values = np.linspace(0, 1, 17) ** 2
+    assert bootstrap(values, seed=3) == bootstrap(values, seed=3)
+    assert bootstrap(values, seed=3, resamples=200) != bootstrap(values, seed=4, resamples=200)
+
+
+def test_intervals_are_by_pair_and_not_by_image() -> None:
+    # 20 images that agree within their pair are 2 observations, so the interval spans everything.
+    result = score([pair("b" * 10), pair("n" * 10, "cat")])
+    assert (result.average.low, result.average.high) == (0, 1)
+
+
+def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
+    hard_to_easy = range(10)
+    worse = [pair("b" * k + "n" * (11 - k), f"c{k}") for k in hard_to_easy]
+    better = [pair("b" * (k + 1) + "n" * (10 - k), f"c{k}") for k in hard_to_easy]
+    assert not score(better).average.apart(score(worse).average)
+    found = difference(better, list(reversed(worse)))
+    assert found.interval.estimate == pytest.approx(1 / 11)
+    assert found.clear
+    assert found.above == 1
+    assert difference(worse, better).interval.high == pytest.approx(-1 / 11)
+    assert difference(worse, worse).above == 0.5
+    assert not difference(worse, worse).clear
+
+
+def test_errors() -> None:
+    with pytest.raises(InputError, match="same pairs"):
+        difference([pair("b")], [pair("b", "cat")])
+    with pytest.raises(InputError, match="unknown statistic 'mean'; valid are average, best"):
+        difference([pair("b")], [pair("b")], "mean")
+    with pytest.raises(InputError, match="no pairs to score"):
+        score([])
+    with pytest.raises(InputError, match="1 subject verdicts and 2 style verdicts"):
+        PairVerdicts("dog", "neon", np.ones((1, 4), bool), np.ones(2, bool))

@@ -1,0 +1,142 @@
+"""CLIP-I, DINO and CLIP-T with tiny random models, against their definitions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lorarar.base.fresh import build_tokenizer
+from lorarar.errors import InputError
+from lorarar.evaluation.metrics import Embedder, TransformersEmbedder, choose_embedder, cosines, similarities
+from lorarar.toolchains import quiet_toolchains
+
+TEXT = "a dog in watercolor style"
+
+
+def image(seed: int, mode: str = "RGB") -> Image.Image:
+    patches = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(patches).resize((40, 30)).convert(mode)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A tiny CLIP and a tiny ViT of DINO's kind."""
+    folder = tmp_path_factory.mktemp("metrics")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with quiet_toolchains(), torch.random.fork_rng(devices=[]):
+        from transformers import (
+            CLIPConfig,
+            CLIPImageProcessor,
+            CLIPModel,
+            CLIPProcessor,
+            ViTConfig,
+            ViTImageProcessor,
+            ViTModel,
+        )
+
+        torch.manual_seed(0)
+        tokenizer = build_tokenizer([TEXT])
+        text = sizes | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "projection_dim": 8}
+        text |= {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        vision = sizes | {"image_size": 16, "patch_size": 8, "projection_dim": 8}
+        CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder / "clip")
+        processor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+        CLIPProcessor(processor, tokenizer).save_pretrained(folder / "clip")
+        ViTModel(ViTConfig(image_size=16, patch_size=8, **sizes), add_pooling_layer=False).save_pretrained(
+            folder / "dino"
+        )
+        ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder / "dino")
+    return str(folder / "clip"), str(folder / "dino")
+
+
+@pytest.fixture(scope="module")
+def embedder(folders: tuple[str, str]) -> TransformersEmbedder:
+    return TransformersEmbedder(*folders, batch=2)
+
+
+def cosine(first: np.ndarray, second: np.ndarray) -> float:
+    return float(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
+
+
+def test_similarities_by_definition(embedder: TransformersEmbedder) -> None:
+    images, subjects, style = [image(1), image(2), image(3)], [image(4), image(5)], image(6)
+    assert embedder.clip is not None and embedder.dino is not None
+    clip, processor = embedder.clip
+    dino, dino_processor = embedder.dino
+
+    def clip_row(picture: Image.Image) -> np.ndarray:
+        with torch.inference_mode():
+            output = clip.get_image_features(**processor(images=picture, return_tensors="pt"))
+        return getattr(output, "pooler_output", output)[0].double().numpy()
+
+    def dino_row(picture: Image.Image) -> np.ndarray:
+        with torch.inference_mode():
+            return dino(**dino_processor(picture, return_tensors="pt")).last_hidden_state[0, 0].double().numpy()
+
+    with torch.inference_mode():
+        output = clip.get_text_features(**processor(text=[TEXT], return_tensors="pt"))
+    words = getattr(output, "pooler_output", output)[0].double().numpy()
+    found = similarities(embedder, images, subjects, style, TEXT)
+    for picture, metrics in zip(images, found, strict=True):
+        assert metrics["clip_i"] == pytest.approx(cosine(clip_row(picture), clip_row(style)), abs=1e-5)
+        expected = np.mean([cosine(dino_row(picture), dino_row(subject)) for subject in subjects])
+        assert metrics["dino"] == pytest.approx(expected, abs=1e-5)
+        assert metrics["clip_t"] == pytest.approx(cosine(clip_row(picture), words), abs=1e-5)
+
+
+def test_a_copy_of_a_reference_has_the_largest_similarity(embedder: TransformersEmbedder) -> None:
+    style, subject = image(6), image(4)
+    copied_style, copied_subject = similarities(embedder, [style, subject], [subject], style, TEXT)
+    assert copied_style["clip_i"] == pytest.approx(1)
+    assert copied_subject["dino"] == pytest.approx(1)
+    assert copied_subject["clip_i"] < 1
+
+
+def test_any_image_mode(embedder: TransformersEmbedder) -> None:
+    plain, other = similarities(embedder, [image(1), image(1, "RGBA")], [image(4, "L")], image(6, "P"), TEXT)
+    assert plain == pytest.approx(other)
+
+
+def test_a_missing_model_leaves_its_metrics_out(folders: tuple[str, str]) -> None:
+    only_dino = TransformersEmbedder(None, folders[1])
+    assert similarities(only_dino, [image(1)], [image(2)], image(3), TEXT)[0].keys() == {"dino"}
+    assert only_dino.describe() == {"kind": "transformers", "dino": "dino"}
+
+
+def test_cosines_of_zero_rows_are_zero() -> None:
+    assert cosines(np.zeros((1, 3)), np.ones((2, 3))).tolist() == [[0, 0]]
+
+
+class JudgeWithEmbeddings:
+    def describe(self) -> dict[str, Any]:
+        return {"stands_in": True}
+
+    def subject_embeddings(self, images: list[Image.Image]) -> np.ndarray:
+        return np.array([[1.0, 0.0]] * len(images))
+
+    style_embeddings = subject_embeddings
+
+    def text_similarities(self, images: list[Image.Image], text: str) -> None:
+        return None
+
+
+def test_the_judges_embeddings_stand_in(folders: tuple[str, str]) -> None:
+    judge = JudgeWithEmbeddings()
+    assert choose_embedder(judge, None, None) is judge
+    assert similarities(judge, [image(1)], [image(2)], image(3), TEXT) == [{"clip_i": 1.0, "dino": 1.0}]
+    assert choose_embedder(object(), None, None) is None
+    chosen = choose_embedder(judge, folders[0], None)
+    assert isinstance(chosen, Embedder)
+    assert chosen is not judge
+
+
+def test_models_that_are_not_there(folders: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="can't be loaded"):
+        TransformersEmbedder(str(tmp_path), None)
+    with pytest.raises(InputError, match="not a CLIP"):
+        TransformersEmbedder(folders[1], None)

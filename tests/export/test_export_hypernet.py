@@ -1,0 +1,224 @@
+"""The exported merger against the dense form of Eq. 2 in float64, for every target and precision."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import COMBINATIONS, dense_reference, random_lora, tiny_hypernet
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from export.hypernet import export_hypernet, load_source, main
+from export.targets import TARGETS
+from export.tolerance import TOLERANCES, tolerance
+from lorarar.errors import FailedCheck, InputError
+from lorarar.layout import Layout, input_shapes, output_shapes
+from lorarar.merging import Options
+from runtime_py.backends import Session, open_session
+from runtime_py.bundle import Bundle, tree_sha256
+from runtime_py.merge import merge_with_bundle
+
+# fp16 can't hold steps below this; near zero it is the rounding error whatever the largest value is.
+FP16_STEP = 2.0**-24
+
+
+@pytest.fixture(scope="module")
+def sessions(bundle_folders: dict[tuple[str, str], Path]) -> dict[tuple[str, str], tuple[Bundle, Session]]:
+    bundles = {key: Bundle.open(path) for key, path in bundle_folders.items()}
+    return {key: (bundle, open_session(bundle)) for key, bundle in bundles.items()}
+
+
+ranks = st.lists(st.sampled_from([1, 2, 5, 16, 128]), min_size=1, max_size=3).map(tuple)
+# Products of the two scales reach from 1e-16 to 1e8.
+scales = st.sampled_from([0.0, 1e-8, 1e-4, 1e-2, 1.0, 1e2, 1e4])
+
+
+@pytest.mark.parametrize(("target", "precision"), [key for key in COMBINATIONS if key[1] == "fp32"])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example((1,), (1,), 1.0, 1e4, 3875, (1.0, 1.0))  # terms that cancel, see conftest.largest
+@example((1,), (1,), 1.0, 1e4, 519, (1.0, 1.0))
+@given(ranks, ranks, scales, scales, st.integers(0, 2**16), st.sampled_from([(1.0, 1.0), (0.5, 1.25), (0.0, 1.0)]))
+def test_fp32_merger_equals_dense_eq_2(
+    layout: Layout,
+    sessions: dict[tuple[str, str], tuple[Bundle, Session]],
+    target: str,
+    precision: str,
+    content_ranks: tuple[int, ...],
+    style_ranks: tuple[int, ...],
+    up_scale: float,
+    down_scale: float,
+    seed: int,
+    strengths: tuple[float, float],
+) -> None:
+    content = random_lora(layout, content_ranks, seed, up_scale, down_scale)
+    style = random_lora(layout, style_ranks, seed + 1, 1.0, 0.1)
+    bundle, session = sessions[target, precision]
+    merged = merge_with_bundle(bundle, session, content, style, Options(*strengths))
+    reference = dense_reference(layout, content, style, strengths)
+    allowed = tolerance("merger", target, precision).max_error
+    for name, expected in reference.items():
+        error = np.abs(merged.lora.layers[name].delta() - expected.delta).max()
+        assert error <= allowed * expected.largest, name
+
+
+@pytest.mark.parametrize(("target", "precision"), [key for key in COMBINATIONS if key[1] == "fp16"])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example((1,), (1,), 1e-2, 1e4, 1381)  # terms that cancel, see conftest.largest
+@given(ranks, ranks, scales, scales, st.integers(0, 2**16))
+def test_fp16_merger_equals_dense_eq_2_or_refuses(
+    layout: Layout,
+    sessions: dict[tuple[str, str], tuple[Bundle, Session]],
+    target: str,
+    precision: str,
+    content_ranks: tuple[int, ...],
+    style_ranks: tuple[int, ...],
+    up_scale: float,
+    down_scale: float,
+    seed: int,
+) -> None:
+    content = random_lora(layout, content_ranks, seed, up_scale, down_scale)
+    style = random_lora(layout, style_ranks, seed + 1, 0.3, 0.1)
+    bundle, session = sessions[target, precision]
+    try:
+        merged = merge_with_bundle(bundle, session, content, style, Options())
+    except InputError as error:
+        # Only what half precision can't hold may be refused, and the sentence says so.
+        assert up_scale * down_scale >= 1e2
+        assert "use fp32" in str(error)
+        return
+    reference = dense_reference(layout, content, style, (1.0, 1.0))
+    # The table bounds the adapter's entries; ΔW sums rank products of two of them.
+    for name, expected in reference.items():
+        layer = merged.lora.layers[name]
+        error = np.abs(layer.delta() - expected.delta)
+        rms = np.sqrt(np.mean(np.square(error)))
+        floor = FP16_STEP * layer.rank * max(np.abs(layer.up).max(), np.abs(layer.down).max())
+        assert rms <= expected.largest * 10 ** (-tolerance("merger", target, precision).psnr_db / 20) + floor, name
+
+
+@pytest.mark.parametrize(("target", "precision"), COMBINATIONS)
+def test_a_bundle_states_its_contract(
+    layout: Layout, bundle_folders: dict[tuple[str, str], Path], target: str, precision: str
+) -> None:
+    manifest = json.loads((bundle_folders[target, precision] / "manifest.json").read_text())
+    merger = manifest["components"]["merger"]
+    assert [tensor["name"] for tensor in merger["inputs"]] == list(input_shapes(layout))
+    assert [tensor["name"] for tensor in merger["outputs"]] == list(output_shapes(layout))
+    assert merger["parity"]["status"] == "passed"
+    assert manifest["hypernetwork"] == {
+        "source": "untrained, seed 3",
+        "trained": False,
+        "kv_rule": "average",
+        "sha256": tiny_hypernet().sha256,
+    }
+    assert Layout.from_json("tiny", manifest["layout"]) == layout
+
+
+def test_the_same_input_gives_the_same_bytes(
+    layout: Layout, bundle_folders: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    """Exported again in another process, whose hashes and maps have another order."""
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
+        "from conftest import BUNDLE_RANK, tiny_hypernet, tiny_layout\n"
+        "from export.hypernet import export_hypernet\n"
+        "for target in ('onnx', 'coreml', 'executorch'):\n"
+        "    export_hypernet(target, tiny_layout(), tiny_hypernet(), Path(sys.argv[1]) / target, BUNDLE_RANK)"
+    )
+    environment = os.environ | {"PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, env=environment)
+    for target in TARGETS.values():
+        first = bundle_folders[target.name, target.default_precision]
+        assert tree_sha256(tmp_path / target.name) == tree_sha256(first), target.name
+
+
+def test_every_target_has_a_row_in_the_tolerance_table() -> None:
+    for target in TARGETS.values():
+        for component in ("merger", "unet", "pipeline"):
+            assert (component, target.name, target.default_precision) in TOLERANCES
+    assert {key[1:] for key in TOLERANCES if key[0] == "merger"} == set(COMBINATIONS)
+
+
+def test_a_wrong_artifact_is_an_error_and_leaves_nothing(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export.targets import onnx
+
+    honest = onnx.convert
+
+    def tampered(graph: object, precision: str, path: Path) -> None:
+        weight = graph.module.hypernet.output.weight  # type: ignore[attr-defined]
+        weight.data[0] *= 1 + 1e-3
+        honest(graph, precision, path)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(onnx, "convert", tampered)
+    with pytest.raises(FailedCheck, match=r"differs by .* of its largest value.*no bundle was written"):
+        export_hypernet("onnx", layout, tiny_hypernet(), tmp_path / "out", 4)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "tflite", "--untrained"], "unknown target 'tflite'; valid are onnx, coreml, executorch"),
+        (["--target", "onnx", "--base", "koala-700m"], "give either --checkpoint FILE"),
+        (["--target", "onnx", "--untrained", "--checkpoint", "x"], "give either --checkpoint FILE"),
+        (["--target", "onnx", "--untrained", "--base", "nowhere"], "unknown base 'nowhere'; valid are miniature, sdxl"),
+        (["--target", "onnx", "--checkpoint", "no.safetensors"], "no such checkpoint"),
+        (["--target", "onnx", "--untrained", "--rank", "0"], "--rank 0 is out of range; valid are 1 to 512"),
+        (["--target", "executorch", "--untrained", "--precision", "fp16"], "offers the merger in fp32, not in fp16"),
+    ],
+)
+def test_bad_options_are_one_sentence(arguments: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        main([*arguments, "--out", str(tmp_path / "out")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_half_precision_leaves_the_callers_network_as_it_was(layout: Layout, tmp_path: Path) -> None:
+    loaded = tiny_hypernet()
+    export_hypernet("onnx", layout, loaded, tmp_path / "out", 4, "fp16")
+    assert {name: (t.dtype, t.tolist()) for name, t in loaded.hypernet.state_dict().items()} == {
+        name: (t.dtype, t.tolist()) for name, t in tiny_hypernet().hypernet.state_dict().items()
+    }
+
+
+def test_products_are_in_fp32_where_adapters_are_in_fp16(bundle_folders: dict[tuple[str, str], Path]) -> None:
+    """Cores with half precision would add up in it; tests/test_devices.py runs this on one."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load(bundle_folders["onnx", "fp16"] / "merger.onnx")).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    types |= {weight.name: weight.data_type for weight in graph.initializer}
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+    assert products and {types[name] for node in products for name in node.input} == {onnx.TensorProto.FLOAT}
+    assert {value.type.tensor_type.elem_type for value in graph.output} == {onnx.TensorProto.FLOAT16}
+
+
+def test_half_precision_is_run_without_the_optimizer_that_crashes(
+    bundle_folders: dict[tuple[str, str], Path],
+) -> None:
+    """ONNX Runtime 1.24 to 1.29 end with a signal where it meets an input that has a default."""
+    from runtime_py.backends import onnx
+
+    half, single = (Bundle.open(bundle_folders["onnx", name]).component("merger") for name in ("fp16", "fp32"))
+    assert onnx._without(half) == ["FuseFp16InitializerToFp32NodeTransformer"] and onnx._without(single) == []
+
+
+def test_a_folder_that_is_no_bundle_is_not_overwritten(layout: Layout, tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"photo")
+    with pytest.raises(InputError, match="is not a bundle; it is not overwritten"):
+        export_hypernet("onnx", layout, load_source(None, True, layout), tmp_path, 4)
+    assert (tmp_path / "holiday.jpg").read_bytes() == b"photo"
+
+
+def test_a_checkpoint_of_other_widths_is_refused(tmp_path: Path) -> None:
+    other = Layout.from_linears("other", [("a.to_q", 96, 96), ("a.to_k", 96, 96)])
+    with pytest.raises(InputError, match="no input layer for width 96, only for 32, 64"):
+        export_hypernet("onnx", other, tiny_hypernet(), tmp_path / "out", 4)

@@ -1,0 +1,379 @@
+"""Text to image from a bundle alone, against diffusers, for every target; and bundles that don't fit together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import random_lora
+from PIL import Image
+from safetensors.numpy import load_file
+
+from export.components import write_component
+from export.golden import write_image
+from export.graph import ImageSize, text_graph
+from export.hypernet import load_source
+from export.pipeline import PipelineOptions, Source, export_pipeline, main
+from export.places import bundle_place
+from export.targets import find_target
+from export.tolerance import TOLERANCES, part_precision
+from export.unet import UNetOptions, export_unet
+from lorarar.base.names import load_layout
+from lorarar.base.sources import open_pipeline, open_unet
+from lorarar.errors import InputError
+from lorarar.lora import write_lora
+from lorarar.merging import Options
+from lorarar.toolchains import quiet_toolchains
+from runtime_py.backends import open_session
+from runtime_py.bundle import Bundle
+from runtime_py.check import check_pipeline
+from runtime_py.contact_sheet import LABEL, LEFT, MARGIN, ROWS
+from runtime_py.contact_sheet import main as contact_sheet
+from runtime_py.generate import main as generate
+from runtime_py.merge import merge_with_bundle
+from runtime_py.noise import normal_noise
+from runtime_py.parity import psnr_db
+from runtime_py.pipeline import Pipeline, Request
+from runtime_py.precisions import UNET_PRECISIONS
+
+RANK = 3
+PRECISIONS = {"onnx": "fp32", "coreml": "fp16", "executorch": "fp32"}
+# XNNPACK's lowering of a whole pipeline takes minutes; test_export_unet has its UNet.
+TARGETS = [
+    pytest.param(target, precision, marks=[pytest.mark.full] if target == "executorch" else [])
+    for target, precision in PRECISIONS.items()
+]
+SMALL = ImageSize(pixels=32, latent=8, batch=2)
+
+
+def export(folder: Path, out: Path, target: str, precision: str, size: ImageSize = SMALL) -> Bundle:
+    layout = load_layout(str(folder))
+    pipeline = open_pipeline(str(folder), False, torch.float32)
+    source = Source(pipeline, layout, load_source(None, True, layout))
+    export_pipeline(source, PipelineOptions(target, precision, RANK, size, 4, 3.5), out)
+    return Bundle.open(out)
+
+
+class Bundles(dict[str, Bundle]):
+    """By target; each is exported when a test first asks for it."""
+
+    def __init__(self, base: Path, folder: Path) -> None:
+        super().__init__()
+        self.base, self.folder = base, folder
+
+    def __missing__(self, target: str) -> Bundle:
+        self[target] = export(self.base, self.folder / target, target, PRECISIONS[target])
+        return self[target]
+
+
+@pytest.fixture(scope="module")
+def bundles(shallow_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Bundle]:
+    return Bundles(shallow_pipeline, tmp_path_factory.mktemp("pipelines"))
+
+
+@pytest.fixture
+def loras(shallow_pipeline: Path, tmp_path: Path) -> tuple[Path, Path]:
+    layout = load_layout(str(shallow_pipeline))
+    paths = tmp_path / "content.safetensors", tmp_path / "style.safetensors"
+    for seed, path in enumerate(paths):
+        write_lora(random_lora(layout, (2,), seed, 0.3, 0.3), path)
+    return paths
+
+
+def drawn_by_diffusers(folder: Path, lora: Path | None, request: Request, negative: str | None = None) -> np.ndarray:
+    pipeline = open_pipeline(str(folder), False, torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    if lora is not None:
+        pipeline.load_lora_weights(str(lora))
+    with quiet_toolchains():  # diffusers' schedulers use numpy in a way that it warns of
+        return pipeline(
+            request.prompt,
+            negative_prompt=negative,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance,
+            latents=torch.from_numpy(normal_noise((1, 4, 8, 8), request.seed)),
+            output_type="np",
+        ).images[0]
+
+
+@pytest.mark.parametrize(("target", "precision"), TARGETS)
+def test_an_image_with_two_loras_is_what_diffusers_draws_with_the_merged_file(
+    shallow_pipeline: Path,
+    bundles: Mapping[str, Bundle],
+    loras: tuple[Path, Path],
+    tmp_path: Path,
+    target: str,
+    precision: str,
+) -> None:
+    from lorarar.lora import read_lora
+
+    bundle = bundles[target]
+    out = tmp_path / "image.png"
+    given = [str(bundle.path), "--content", str(loras[0]), "--style", str(loras[1]), "--prompt", "a sks dog"]
+    assert generate([*given, "--steps", "4", "--seed", "3", "-o", str(out)]) == 0
+    have = np.asarray(Image.open(out), np.float64) / 255
+    session = open_session(bundle, "merger")
+    merged = merge_with_bundle(bundle, session, *(read_lora(path) for path in loras), Options()).lora
+    write_lora(merged, tmp_path / "merged.safetensors")
+    request = Request("a sks dog", seed=3, steps=4, guidance=3.5)
+    want = drawn_by_diffusers(shallow_pipeline, tmp_path / "merged.safetensors", request)
+    base = drawn_by_diffusers(shallow_pipeline, None, request)
+    assert psnr_db(want, base) < 25, "the LoRAs must change the image, or the comparison says nothing"
+    # A byte's rounding alone is 59 dB.
+    assert psnr_db(want, have) > {"fp32": 55, "fp16": 38}[precision]
+
+
+def test_the_golden_image_of_weights_in_half_precision_is_that_of_the_same_weights_in_fp32(
+    shallow_pipeline: Path, tmp_path: Path
+) -> None:
+    layout, options = load_layout(str(shallow_pipeline)), PipelineOptions("onnx", "fp32", RANK, SMALL, 4, 3.5)
+    pipeline = open_pipeline(str(shallow_pipeline), False, torch.float32)
+    images = []
+    for name, narrow in (("half", True), ("full", False)):
+        unet = pipeline.unet.half() if narrow else pipeline.unet.float()
+        write_image(pipeline, layout, options, tmp_path / name)
+        images.append(load_file(tmp_path / name / "golden" / "pipeline.safetensors"))
+        assert not any("lora" in key for key, _ in unet.named_parameters())
+    assert images[0].keys() == images[1].keys()
+    for key, value in images[0].items():
+        np.testing.assert_array_equal(value, images[1][key], err_msg=key)
+
+
+def test_text_encoders_follow_the_unet_and_the_vae_does_not(
+    shallow_pipeline: Path, bundles: Mapping[str, Bundle], tmp_path: Path
+) -> None:
+    for target, names in UNET_PRECISIONS.items():
+        for unet, part in product(names, ("merger", "text_encoder", "text_encoder_2", "vae_decoder")):
+            assert (part, target, part_precision(part, unet)) in TOLERANCES
+    half = bundles["coreml"]
+    types = {name: half.component(name).outputs[0].dtype for name in half.manifest["components"]}
+    assert types["text_encoder"] is types["text_encoder_2"] is types["unet"] is np.float16
+    assert types["merger"] is types["vae_decoder"] is np.float32
+    pipeline = open_pipeline(str(shallow_pipeline), False, torch.float32)
+    text = text_graph("text_encoder", pipeline.text_encoder.eval(), [0] * 77)
+    write_component(tmp_path, text, find_target("onnx"), part_precision("text_encoder", "w4"), lambda _: None)
+    assert bits_of_products(tmp_path / "text_encoder.onnx") == {8}
+
+
+def bits_of_products(path: Path) -> set[int]:
+    products = [node for node in onnx.load(str(path)).graph.node if node.op_type == "MatMulNBits"]
+    return {attribute.i for node in products for attribute in node.attribute if attribute.name == "bits"}
+
+
+def test_guidance_and_negative_prompts_are_diffusers(shallow_pipeline: Path, bundles: Mapping[str, Bundle]) -> None:
+    pipeline = Pipeline(bundles["onnx"], keep=True)
+    adapter = pipeline.adapter(None)
+    for guidance, negative in ((1.0, None), (3.0, None), (3.0, "a house"), (2.0, "")):
+        request = Request("a sks cat in watercolor style", 5, 3, guidance, negative)
+        have = pipeline.draw(request, adapter).pixels[0].transpose(1, 2, 0)
+        want = drawn_by_diffusers(shallow_pipeline, None, request, negative)
+        assert psnr_db(want, have) > 90, (guidance, negative)
+
+
+def test_a_unet_of_batch_1_draws_the_same(
+    shallow_pipeline: Path, bundles: Mapping[str, Bundle], tmp_path: Path
+) -> None:
+    unet, layout = open_unet(str(shallow_pipeline), False)[0], load_layout(str(shallow_pipeline))
+    export_unet(unet.eval(), layout, UNetOptions("onnx", "fp32", RANK, ImageSize(32, 8, 1)), tmp_path / "unet")
+    entry = json.loads((tmp_path / "unet" / "manifest.json").read_text())["components"]["unet"]
+    folder = copied(bundles["onnx"].path, tmp_path / "one", lambda data: data["components"].update(unet=entry))
+    for name in (entry["file"], entry["golden"]["file"]):
+        shutil.copy(tmp_path / "unet" / name, folder / name)
+    request = Request("a sks dog", 2, 3, 4.0)
+    images = []
+    for bundle in (Bundle.open(folder), bundles["onnx"]):
+        pipeline = Pipeline(bundle)
+        images.append(pipeline.draw(request, pipeline.adapter(None)).pixels)
+    assert psnr_db(images[1], images[0]) > 100
+
+
+def test_seeds_differ_and_repeat(bundles: Mapping[str, Bundle]) -> None:
+    pipeline = Pipeline(bundles["onnx"], keep=True)
+    adapter = pipeline.adapter(None)
+    first, again, other = (pipeline.draw(Request("a", seed, 2), adapter).pixels for seed in (0, 0, 1))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def copied(source: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of a bundle with a changed manifest."""
+    shutil.copytree(source, folder)
+    manifest = json.loads((source / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "no unet": (lambda m: m["components"].pop("unet"), "its pipeline has no unet"),
+    "no tokenizers": (lambda m: m["pipeline"].update(tokenizers={}), "breaks the schema"),
+    "unknown scheduler": (lambda m: m["pipeline"]["scheduler"].update(kind="lcm"), "breaks the schema"),
+    "extra scheduler option": (lambda m: m["pipeline"]["scheduler"].update(churn=1), "breaks the schema"),
+    "other size": (lambda m: m["pipeline"].update(pixels=64), "vae_decoder's image doesn't fit the other parts"),
+    "other length": (
+        lambda m: m["pipeline"]["tokenizers"]["text_encoder"].update(length=78),
+        "doesn't fit the other parts",
+    ),
+    "one encoder": (
+        lambda m: m["pipeline"]["tokenizers"].pop("text_encoder"),
+        "unet's encoder_hidden_states doesn't fit the other parts",
+    ),
+    "wrong tokenizer": (
+        lambda m: m["pipeline"]["tokenizers"]["text_encoder"].update(sha256="0" * 64),
+        "missing or outside|damaged or changed",
+    ),
+    "golden outside": (lambda m: m["pipeline"]["golden"].update(file="../x"), "breaks the schema"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_pipeline_whose_parts_do_not_fit_is_refused(bundles: Mapping[str, Bundle], tmp_path: Path, name: str) -> None:
+    change, message = CHANGES[name]
+    with pytest.raises(InputError, match=message):
+        Bundle.open(copied(bundles["onnx"].path, tmp_path / "bundle", change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["pipeline"]["scheduler"].update(spacing="leading"),
+        lambda m: m["pipeline"]["scheduler"].update(prediction="epsilon"),
+        lambda m: m["pipeline"]["scheduler"].update(beta_end=0.013),
+        lambda m: m["pipeline"].update(negative="empty"),
+        lambda m: m["pipeline"]["golden"].update(seed=2),
+        lambda m: m["pipeline"]["golden"].update(guidance=4.1),
+        lambda m: m["components"]["unet"]["golden"]["inputs"]["adapter_qo_32x32_down"].update(seed=999),
+    ],
+)
+def test_a_changed_pipeline_fails_its_check(
+    bundles: Mapping[str, Bundle], tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    bundle = bundles["onnx"]
+    assert check_pipeline(bundle).status == "passed"
+    altered = json.loads(json.dumps(dict(bundle.manifest)))
+    change(altered)
+    assert check_pipeline(Bundle(bundle.path, altered)).status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--steps", "0"], "--steps 0 is out of range; valid are 1 to 1000"),
+        (["--seed", "-1"], "--seed -1 is out of range; valid are 0 to 4294967295"),
+        (["--guidance", "0.5"], r"--guidance 0.5 is not possible; give 1 \(off\) or more"),
+        (["--style-scale", "0.5"], "--content-scale and --style-scale belong to a merge"),
+        (["--lora", "CONTENT", "--style", "STYLE"], "--lora is one whole LoRA, merged already"),
+        (["--content", "missing.safetensors"], "missing.safetensors"),
+        (["-o", "image.jpg"], "image.jpg: the image is a PNG; end its name with .png"),
+    ],
+)
+def test_bad_requests_are_told(
+    bundles: Mapping[str, Bundle], loras: tuple[Path, Path], tmp_path: Path, extra: list[str], message: str
+) -> None:
+    names = {"CONTENT": str(loras[0]), "STYLE": str(loras[1])}
+    given = [str(bundles["onnx"].path), "--prompt", "a", "-o", str(tmp_path / "out.png")]
+    with pytest.raises(InputError, match=message):
+        generate([*given, *(names.get(word, word) for word in extra)])
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_merger_alone_draws_nothing(bundle_folders: dict[tuple[str, str], Path], tmp_path: Path) -> None:
+    given = [str(bundle_folders["onnx", "fp32"]), "--prompt", "a", "-o", str(tmp_path / "out.png")]
+    with pytest.raises(
+        InputError, match=r"can't draw, it holds merger alone; make a whole one with  python -m export.p"
+    ):
+        generate(given)
+
+
+def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bundle"
+    given = ["--target", "onnx", "--base", str(shallow_pipeline), "--rank", "2", "--out", str(out)]
+    with pytest.raises(InputError, match="give either --checkpoint FILE"):
+        main(given)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("app", "target", "place"),
+    [
+        ("android_demo", "onnx", "app/src/main/assets/bundles/onnx"),
+        ("ios_demo", "coreml", "App/Resources/bundles/coreml"),
+    ],
+)
+def test_a_demo_app_s_bundle_goes_where_it_looks(tmp_path: Path, app: str, target: str, place: str) -> None:
+    with pytest.raises(InputError, match="no demo app is there; give the path of android_demo or ios_demo"):
+        bundle_place(tmp_path / app, target)
+    (tmp_path / app).mkdir()
+    assert bundle_place(tmp_path / app, target) == tmp_path / app / place
+
+
+def test_a_demo_app_is_given_what_it_runs(tmp_path: Path) -> None:
+    (tmp_path / "android_demo").mkdir()
+    with pytest.raises(InputError, match="android_demo runs onnx, executorch, not coreml; give --target onnx"):
+        main(["--target", "coreml", "--into", str(tmp_path / "android_demo")])
+    with pytest.raises(InputError, match="not allowed with argument"):
+        main(["--target", "onnx", "--into", "android_demo", "--out", "x"])
+
+
+def test_a_contact_sheet_shows_every_bundle_with_every_adapter(
+    bundles: Mapping[str, Bundle], loras: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference, sheet, alone = tmp_path / "reference.png", tmp_path / "sheet.png", tmp_path / "alone.png"
+    Image.new("RGB", (9, 9), (250, 10, 20)).save(reference)
+    given = ["--content", str(loras[0]), "--prompt", "a sks dog", "--steps", "2", "--seed", "4"]
+    shown = [str(bundles["onnx"].path), str(bundles["coreml"].path), *given, "--style", str(loras[1])]
+    assert contact_sheet([*shown, "--content-image", str(reference), "-o", str(sheet)]) == 0
+    table = capsys.readouterr().out
+    assert "onnx fp32" in table and "coreml fp16" in table
+    assert table.count("equal") == len(ROWS)  # the first bundle against itself, and no other image is the same
+    assert generate([str(bundles["onnx"].path), *given, "--style", str(loras[1]), "-o", str(alone)]) == 0
+    picture, side = Image.open(sheet), 2 * 32
+    assert picture.size == (LEFT + 3 * (side + MARGIN) + MARGIN, LABEL + 4 * (side + MARGIN) + MARGIN)
+    pixels = np.asarray(picture)
+    assert (pixels[LABEL : LABEL + side, LEFT : LEFT + side] == (250, 10, 20)).all()
+    row, column = LABEL + 3 * (side + MARGIN), LEFT + side + MARGIN
+    want = Image.open(alone).resize((side, side), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(pixels[row : row + side, column : column + side], np.asarray(want))
+
+
+def test_a_reference_that_is_no_image_is_named(
+    bundles: Mapping[str, Bundle], loras: tuple[Path, Path], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    given = ["--content", str(loras[0]), "--style", str(loras[1]), "--prompt", "p", "--style-image", str(bad)]
+    with pytest.raises(InputError, match=r"bad\.png: can't be read as an image"):
+        contact_sheet([str(bundles["onnx"].path), *given, "-o", str(tmp_path / "sheet.png")])
+    assert not (tmp_path / "sheet.png").exists()
+
+
+def test_the_benchmark_tells_every_stage(
+    bundles: Mapping[str, Bundle], loras: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.pipeline import STAGES
+    from benchmarks.pipeline import main as benchmark
+
+    bundle, out = bundles["onnx"], tmp_path / "r.json"
+    given = ["--content", str(loras[0]), "--style", str(loras[1]), "--steps", "2", "--rounds", "3", "--threads", "1"]
+    assert benchmark([str(bundle.path), *given, "--json", str(out)]) == 0
+    document = json.loads(out.read_text())
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == document
+    (case,) = document["cases"]
+    assert case["name"].endswith("onnx fp32") and len(case["seconds"]) == 3 and document["merged_pair"]
+    assert tuple(case["stages_s"]) == STAGES and min(case["stages_s"].values()) > 0
+    assert sum(case["stages_s"].values()) == pytest.approx(case["median_s"], rel=0.5)
+    assert case["step_s"] == case["stages_s"]["steps"] / 2
+    for wrong, said in (
+        ([str(bundle.path), *given[:2]], "--content and --style belong together"),
+        ([str(bundle.path)] * 2, "are both"),
+        ([str(bundles["coreml"].path)], "is timed on Apple systems only"),
+    ):
+        with pytest.raises(InputError, match=said):
+            benchmark(wrong)

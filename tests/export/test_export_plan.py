@@ -1,0 +1,115 @@
+"""Plans of exports: the sizes are those of real networks and of measured artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from measured_pages import PAGES
+from safetensors.torch import save_file
+
+from export.pipeline import main
+from export.plan import _COSTS, PHONE_BYTES, PartPlan, Plan, advice, bytes_a_weight, plan
+from lorarar.base.names import CONFIGS, load_layout
+from lorarar.base.sources import meta_parts, open_pipeline
+from lorarar.errors import InputError
+from runtime_py.precisions import UNET_PRECISIONS
+
+
+def planned(base: str, target: str, precision: str, rank: int = 64) -> Plan:
+    return plan(base, target, precision, load_layout(base), rank, meta_parts(base))
+
+
+def test_a_folder_is_counted_as_it_is(tiny_pipeline: Path) -> None:
+    found = planned(str(tiny_pipeline), "onnx", "fp32", rank=3)
+    pipeline = open_pipeline(str(tiny_pipeline), False, torch.float32)
+    pipeline.vae.encoder = pipeline.vae.quant_conv = None
+    real = {"text_encoder": pipeline.text_encoder, "text_encoder_2": pipeline.text_encoder_2}
+    real |= {"unet": pipeline.unet, "vae_decoder": pipeline.vae}
+    assert [part.name for part in found.parts] == list(real)
+    for part in found.parts:
+        count = sum(value.numel() for value in real[part.name].parameters())
+        assert (part.parameters, part.bytes) == (count, 4 * count), part.name
+    groups = load_layout(str(tiny_pipeline)).groups
+    assert found.adapter_bytes == 4 * sum(6 * len(g.modules) * (g.in_features + g.out_features) for g in groups)
+
+
+def test_sizes_are_those_that_were_measured() -> None:
+    rows = PAGES["full-size"].rows()
+    assert {row.base for row in rows} <= CONFIGS.keys()
+    for row in rows:
+        found = planned(row.base, row.target, row.precision).unet
+        assert found.bytes / 1e6 == pytest.approx(row.megabytes, rel=0.03), row
+        assert (found.chunks if row.target == "coreml" else 1) == row.chunks
+
+
+def test_time_and_memory_are_those_that_were_measured() -> None:
+    rows = PAGES["full-size"].rows()
+    assert {(row.target, row.precision) for row in rows} == set(_COSTS)
+    for row in rows:
+        found = planned(row.base, row.target, row.precision)
+        assert found.export_seconds == pytest.approx(row.export_seconds, rel=0.35), row
+        assert found.export_bytes == pytest.approx(row.peak_gib * 2**30, rel=0.15), row
+    assert planned("koala-700m", "coreml", "w6").export_bytes is None
+
+
+@pytest.mark.parametrize("target", UNET_PRECISIONS)
+def test_every_offered_precision_has_a_size_and_fewer_bits_are_smaller(target: str) -> None:
+    sizes = [planned("koala-700m", target, name).unet.bytes for name in sorted(UNET_PRECISIONS[target], key=order)]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
+
+
+def order(precision: str) -> int:
+    """fp32, then fewer bits."""
+    return -int(precision.lstrip("fpw")) - (100 if precision == "fp32" else 0)
+
+
+def test_what_a_phone_says() -> None:
+    def said(target: str, precision: str, size: int) -> str:
+        parameters = round(size / bytes_a_weight(target, precision, "linear"))
+        return "\n".join(advice(Plan("b", target, precision, (PartPlan("unet", precision, parameters, size),), 10)))
+
+    small = said("coreml", "fp16", 10**9)
+    assert small.startswith("1.0 GB of weights") and "may use about 3.0" in small and "pipeline" not in small
+    assert "a pipeline of 2 chunks in one package" in said("coreml", "fp16", 10**9 + 1)
+    assert "pipeline" not in said("onnx", "fp16", 2 * 10**9)
+    assert said("coreml", "fp16", PHONE_BYTES).endswith("give --precision w8 or w6 or w4")
+    assert said("onnx", "w4", 4 * PHONE_BYTES).endswith("give a smaller --base")
+
+
+def test_the_command_makes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--target", "coreml", "--base", "sdxl", "--plan"]) == 0
+    table = capsys.readouterr().out
+    assert "export with its check: about" in " ".join(table.split())
+    assert "nothing is made yet" in table and "2567.46 M" in table and "pipeline of 6 chunks" in " ".join(table.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_single_file_can_not_be_planned(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match="a single file has no configs to plan by"):
+        meta_parts(str(path))
+    with pytest.raises(InputError, match="unknown base 'nothing'"):
+        meta_parts("nothing")
+
+
+def test_a_tiny_vae_is_planned(tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from diffusers import AutoencoderTiny
+
+    widths = open_pipeline(str(tiny_pipeline), False, torch.float32).vae.config.block_out_channels
+    blocks = {"encoder_block_out_channels": (8,) * len(widths), "decoder_block_out_channels": (8,) * len(widths)}
+    layers = {"num_encoder_blocks": (1,) * len(widths), "num_decoder_blocks": (1,) * len(widths)}
+    vae = AutoencoderTiny(**blocks, **layers, latent_channels=4)
+    vae.save_pretrained(tmp_path / "vae")
+    given = ["--target", "onnx", "--base", str(tiny_pipeline), "--plan"]
+    lines = []
+    for extra in ([], ["--tiny-vae", str(tmp_path / "vae")]):
+        assert main([*given, *extra]) == 0
+        lines += [line for line in capsys.readouterr().out.splitlines() if "vae_decoder" in line]
+    decoder = sum(value.numel() for value in vae.decoder.parameters())
+    assert f"{decoder / 1e6:.2f} M" in lines[1] and lines[1] != lines[0]

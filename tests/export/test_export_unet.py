@@ -1,0 +1,386 @@
+"""The exported UNet against diffusers with the same LoRA, for every target and precision."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_lora
+from torch import nn
+
+from export.forms import ExplicitLayerNorm, GroupNormAsLayerNorm, suit
+from export.graph import ImageSize
+from export.tolerance import TOLERANCES, tolerance
+from export.unet import UNetOptions, export_unet, main
+from lorarar.base.names import load_layout
+from lorarar.base.sources import open_unet
+from lorarar.commands.merge import main as merge_files
+from lorarar.errors import InputError
+from lorarar.hypernet.checkpoints import save_hypernet
+from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.layout import Layout, pack
+from lorarar.lora import LoRA, write_lora
+from lorarar.toolchains import quiet_toolchains
+from runtime_py.backends import Session, open_session, open_sessions
+from runtime_py.bundle import Bundle
+from runtime_py.check import check_bundle, golden_inputs
+from runtime_py.mil import Program
+from runtime_py.parity import psnr_db
+from runtime_py.precisions import NOT_OFFERED, PRECISIONS, UNET_PRECISIONS, offer
+
+OFFERED = [(target, precision) for component, target, precision in TOLERANCES if component == "unet"]
+# Palettes of one table a weight tell nothing on a random network this small, and k-means takes a minute on the
+# miniature: they are in test_full_size.
+PALETTES = [("coreml", "w6"), ("coreml", "w4")]
+# About a minute or more each; others go the same ways through the converters.
+SLOW = {"executorch": ("fp16", "w8", "w4"), "coreml": ("fp32", "w8"), "onnx": ("w8",)}
+COMBINATIONS = [
+    pytest.param(target, precision, marks=[pytest.mark.full] if precision in SLOW[target] else [])
+    for target, precision in OFFERED
+    if (target, precision) not in PALETTES
+]
+RANK = 3  # of each of the two LoRAs
+SIZE = ImageSize(pixels=32, latent=8, batch=1)
+Tensors = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def layout(shallow_pipeline: Path) -> Layout:
+    return load_layout(str(shallow_pipeline))
+
+
+@pytest.fixture(scope="module")
+def lora(layout: Layout) -> LoRA:
+    """A merged LoRA strong enough to be seen: ΔW about as large as the weights."""
+    return random_lora(layout, (2 * RANK,), seed=7, up_scale=0.22, down_scale=0.22)
+
+
+def options(target: str, precision: str, fused: LoRA | None = None) -> UNetOptions:
+    return UNetOptions(target, precision, RANK, SIZE, fused)
+
+
+def tiny_unet(folder: Path) -> Any:
+    return open_unet(str(folder), untrained=False)[0].eval()
+
+
+class Bundles(dict[tuple[str, str], Bundle]):
+    """By target and precision; each is exported when a test first asks for it."""
+
+    def __init__(self, base: Path, layout: Layout, folder: Path) -> None:
+        super().__init__()
+        self.base, self.layout, self.folder = base, layout, folder
+
+    def __missing__(self, key: tuple[str, str]) -> Bundle:
+        out = self.folder / "-".join(key)
+        export_unet(tiny_unet(self.base), self.layout, options(*key), out)
+        self[key] = Bundle.open(out)
+        return self[key]
+
+
+@pytest.fixture(scope="module")
+def bundles(
+    shallow_pipeline: Path, layout: Layout, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[tuple[str, str], Bundle]:
+    return Bundles(shallow_pipeline, layout, tmp_path_factory.mktemp("unets"))
+
+
+def given(bundle: Bundle, lora: LoRA | None) -> Tensors:
+    """The golden inputs with a LoRA's adapter, or with zeros."""
+    inputs = golden_inputs(bundle.component("unet"))
+    packed: Mapping[str, np.ndarray] = {} if lora is None else pack(lora, bundle.layout, 2 * RANK).adapter
+    for name, tensor in inputs.items():
+        if name.startswith("adapter_"):
+            inputs[name] = packed.get(name.removeprefix("adapter_"), np.zeros_like(tensor)).astype(tensor.dtype)
+    return inputs
+
+
+def with_diffusers(unet: Any, inputs: Tensors) -> np.ndarray:
+    """One step of a diffusers UNet on an artifact's inputs, in fp32."""
+    sample, timestep, states, pooled, sizes = (
+        torch.from_numpy(inputs[name].astype(np.float32))
+        for name in ("sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids")
+    )
+    conditions = {"text_embeds": pooled, "time_ids": sizes}
+    with torch.inference_mode():
+        return unet(sample, timestep, states, added_cond_kwargs=conditions, return_dict=False)[0].numpy()
+
+
+def run(session: Session, inputs: Tensors) -> np.ndarray:
+    return session.run(inputs)["noise_pred"].astype(np.float32)
+
+
+def close(have: np.ndarray, want: np.ndarray, target: str, precision: str) -> bool:
+    allowed = tolerance("unet", target, precision)
+    error = float(np.abs(have - want).max() / np.abs(want).max())
+    return psnr_db(want, have) >= allowed.psnr_db and error <= allowed.max_error
+
+
+@pytest.mark.parametrize(("target", "precision"), COMBINATIONS)
+def test_an_adapter_gives_what_diffusers_gives_with_that_lora(
+    shallow_pipeline: Path,
+    bundles: Mapping[tuple[str, str], Bundle],
+    lora: LoRA,
+    tmp_path: Path,
+    target: str,
+    precision: str,
+) -> None:
+    """The oracle shares no code with the export: the LoRA goes through a file and PEFT into the stock UNet."""
+    bundle = bundles[target, precision]
+    unet = tiny_unet(shallow_pipeline)
+    base = with_diffusers(unet, given(bundle, None))
+    path = tmp_path / "lora.safetensors"
+    write_lora(lora, path)
+    unet.load_lora_adapter(str(path), prefix="unet")
+    want = with_diffusers(unet, given(bundle, lora))
+    assert psnr_db(want, base) < 20, "the LoRA must change the output, or the comparison says nothing"
+    for session in open_sessions(bundle, "unet"):
+        assert close(run(session, given(bundle, lora)), want, target, precision), session.runtime
+        # Another adapter in the same session, then the first one again: nothing is kept from a run.
+        assert close(run(session, given(bundle, None)), base, target, precision), session.runtime
+        assert close(run(session, given(bundle, lora)), want, target, precision), session.runtime
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [("onnx", "fp32"), ("coreml", "fp16"), pytest.param("executorch", "fp32", marks=[pytest.mark.full])],
+)
+def test_a_zero_adapter_is_the_base_and_a_fused_lora_the_adapter(
+    shallow_pipeline: Path,
+    layout: Layout,
+    bundles: Mapping[tuple[str, str], Bundle],
+    lora: LoRA,
+    tmp_path: Path,
+    target: str,
+    precision: str,
+) -> None:
+    bundle = bundles[target, precision]
+    zeros = random_lora(layout, (1,), 0, 0.0, 0.0)
+    found = {}
+    for name, added in (("base", zeros), ("fused", lora)):
+        unet = tiny_unet(shallow_pipeline)
+        export_unet(unet, layout, options(target, precision, added), tmp_path / name)
+        other = Bundle.open(tmp_path / name)
+        inputs = golden_inputs(other.component("unet"))
+        assert not any(key.startswith("adapter_") for key in inputs)
+        found[name] = run(open_session(other, "unet"), inputs)
+    session = open_session(bundle, "unet")
+    assert np.array_equal(run(session, given(bundle, None)), found["base"])
+    assert close(run(session, given(bundle, lora)), found["fused"], target, precision)
+
+
+def test_onnx_takes_any_rank_and_without_an_adapter_is_the_base(
+    bundles: Mapping[tuple[str, str], Bundle], layout: Layout
+) -> None:
+    bundle = bundles["onnx", "fp32"]
+    session = open_session(bundle, "unet")
+    inputs = given(bundle, None)
+    base = run(session, inputs)
+    small = random_lora(layout, (2,), 3, 0.2, 0.2)
+    padded = inputs | {f"adapter_{name}": value for name, value in pack(small, layout, 2 * RANK).adapter.items()}
+    exact = inputs | {f"adapter_{name}": value for name, value in pack(small, layout, 2).adapter.items()}
+    np.testing.assert_allclose(run(session, padded), run(session, exact), atol=1e-5)
+    native = session.session.run(  # type: ignore[attr-defined]
+        ["noise_pred"], {name: value for name, value in inputs.items() if not name.startswith("adapter_")}
+    )
+    assert np.array_equal(native[0], base)
+
+
+def test_a_core_ml_unet_in_chunks_is_the_same(
+    lora: LoRA, bundles: Mapping[tuple[str, str], Bundle], tmp_path: Path
+) -> None:
+    one = bundles["coreml", "fp16"]
+    with quiet_toolchains():  # coremltools' own, where no one imported it before
+        from export.targets.coreml_chunks import cut
+    package = Path(shutil.copytree(one.component("unet").path, tmp_path / "unet.mlpackage"))
+    assert cut(package, 100_000) >= 3
+    whole, chunks = Program.open(one.component("unet").path), Program.open(package)
+    assert chunks.inputs == whole.inputs and chunks.outputs == whole.outputs
+    inputs = given(one, lora)
+    assert np.array_equal(chunks.run(inputs)["noise_pred"], whole.run(inputs)["noise_pred"])
+
+
+def test_split_einsum_is_the_same_attention(
+    shallow_pipeline: Path, layout: Layout, lora: LoRA, bundles: Mapping[tuple[str, str], Bundle], tmp_path: Path
+) -> None:
+    chosen = replace(options("coreml", "fp16"), attention="split-einsum")
+    export_unet(tiny_unet(shallow_pipeline), layout, chosen, tmp_path / "split")
+    split, one = Bundle.open(tmp_path / "split"), bundles["coreml", "fp16"]
+    program = Program.open(split.component("unet").path)
+    heads = sum(
+        2 * module.heads for module in tiny_unet(shallow_pipeline).modules() if type(module).__name__ == "Attention"
+    )
+    assert program.op_counts()["einsum"] == heads > 10
+    inputs = given(one, lora)
+    for first, second in zip(open_sessions(split, "unet"), open_sessions(one, "unet"), strict=True):
+        assert close(run(first, inputs), run(second, inputs), "coreml", "fp16"), first.runtime
+    for name, message in (("split-einsum", "leave it out for --target onnx"), ("flash", "valid are original, split-e")):
+        with pytest.raises(InputError, match=message):
+            main(["--target", "onnx", "--base", str(shallow_pipeline), "--attention", name])
+
+
+def test_onnx_weights_too_large_for_one_file_lie_beside_the_graph(
+    shallow_pipeline: Path,
+    layout: Layout,
+    lora: LoRA,
+    bundles: Mapping[tuple[str, str], Bundle],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from export.targets import onnx
+
+    monkeypatch.setattr(onnx, "ONE_FILE", 100_000)
+    out = tmp_path / "large"
+    export_unet(tiny_unet(shallow_pipeline), layout, options("onnx", "fp32"), out)
+    large, one = Bundle.open(out), bundles["onnx", "fp32"]
+    assert sorted(path.name for path in (out / "unet.onnx").iterdir()) == ["model.onnx", "weights.bin"]
+    text = (out / "unet.onnx" / "model.onnx").read_bytes()
+    assert len(text) < 1_000_000 and str(Path(__file__).parents[2]).encode() not in text
+    assert large.component("unet").entry["bytes"] == pytest.approx(one.component("unet").entry["bytes"], rel=0.05)
+    inputs = given(one, lora)
+    np.testing.assert_array_equal(run(open_session(large, "unet"), inputs), run(open_session(one, "unet"), inputs))
+
+
+def test_onnx_widens_large_weights_of_half_precision_in_each_run(
+    lora: LoRA, bundles: Mapping[tuple[str, str], Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime_py.backends import onnx
+
+    half, single = bundles["onnx", "fp16"], bundles["onnx", "fp32"]
+    inputs = given(half, lora)
+    at_load = run(open_session(half, "unet"), inputs)
+    monkeypatch.setattr(onnx, "_WIDEN_AT_LOAD", 1000)
+    assert len(onnx._without(half.component("unet"))) == 2 and not onnx._without(single.component("unet"))
+    # Not bit for bit: other operations are fused then, and results are rounded to fp16 between others.
+    assert psnr_db(run(open_session(half, "unet"), inputs).astype(np.float64), at_load.astype(np.float64)) > 60
+
+
+@pytest.mark.parametrize("target", ["onnx", "coreml", "executorch"])
+def test_a_target_s_form_is_the_same_function(shallow_pipeline: Path, target: str) -> None:
+    unet = tiny_unet(shallow_pipeline)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in unet.parameters():
+        # Norms start as the identity, which hides a forgotten scale or shift.
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    other = copy.deepcopy(unet)
+    suit(other, target)
+    swapped = {"onnx": (), "coreml": (GroupNormAsLayerNorm,), "executorch": (ExplicitLayerNorm,)}[target]
+    assert all(any(isinstance(module, kind) for module in other.modules()) for kind in swapped)
+    normal = {"coreml": nn.GroupNorm, "executorch": nn.LayerNorm}.get(target)
+    assert normal is None or not any(type(module) is normal for module in other.modules())
+    inputs = {
+        "sample": torch.randn(2, 4, 8, 8, generator=generator).numpy(),
+        "timestep": np.array([999.0, 3.0], np.float32),
+        "encoder_hidden_states": torch.randn(2, 77, unet.config.cross_attention_dim, generator=generator).numpy(),
+        "text_embeds": torch.randn(2, 48, generator=generator).numpy(),
+        "time_ids": np.array([[32, 32, 0, 0, 32, 32]] * 2, np.float32),
+    }
+    want = with_diffusers(unet, inputs)
+    np.testing.assert_allclose(with_diffusers(other, inputs), want, atol=2e-5 * np.abs(want).max())
+
+
+def test_core_ml_keeps_the_time_embedding_in_fp32(bundles: Mapping[tuple[str, str], Bundle]) -> None:
+    """In fp16 the product of t and a frequency has steps of up to 0.5 at t = 999: a wrong angle."""
+    bundle = bundles["coreml", "fp16"]
+    component = bundle.component("unet")
+    program = Program.open(component.path)
+    assert {program.inputs[name].dtype.name for name in ("timestep", "text_embeds", "time_ids")} == {"fp32"}
+    inputs = golden_inputs(component)
+    inputs["timestep"] = np.full_like(inputs["timestep"], 999)
+    exact = program.run(inputs, mode="fp32")["noise_pred"]
+    assert psnr_db(exact, program.run(inputs, mode="fp16")["noise_pred"]) > tolerance("unet", "coreml", "fp16").psnr_db
+
+
+@pytest.mark.parametrize(("target", "precision"), COMBINATIONS)
+def test_a_bundle_of_a_unet_checks_itself(
+    bundles: Mapping[tuple[str, str], Bundle], target: str, precision: str
+) -> None:
+    bundle = bundles[target, precision]
+    assert bundle.manifest["components"]["unet"]["parity"]["status"] == "passed"
+    assert "hypernetwork" not in bundle.manifest
+    assert {row.status for row in check_bundle(bundle)} == {"passed"}
+
+
+def test_every_precision_is_offered_or_has_a_reason() -> None:
+    for target, offered in UNET_PRECISIONS.items():
+        lacking = [precision for owner, precision in NOT_OFFERED if owner == target]
+        assert sorted([*offered, *lacking]) == sorted(PRECISIONS)
+        assert all(NOT_OFFERED[target, precision] in offer(target) for precision in lacking)
+
+
+def test_adapters_of_another_layout_are_refused(bundles: Mapping[tuple[str, str], Bundle], tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    source = bundles["onnx", "fp32"].path
+    shutil.copytree(source, folder)
+    manifest = json.loads((source / "manifest.json").read_text())
+    unet = manifest["components"]["unet"]
+    dropped = next(tensor["name"] for tensor in unet["inputs"] if tensor["name"].startswith("adapter_"))
+    unet["inputs"] = [tensor for tensor in unet["inputs"] if tensor["name"] != dropped]
+    del unet["golden"]["inputs"][dropped]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="the unet's adapters are not its layout's"):
+        Bundle.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--target", "tflite"], "unknown target 'tflite'; valid are onnx, coreml, executorch"),
+        (["--target", "onnx", "--precision", "w6"], "not in w6: ONNX Runtime multiplies by weights of 8 and of"),
+        (["--target", "onnx", "--rank", "0"], "--rank 0 is out of range; valid are 1 to 512"),
+        (["--target", "onnx", "--resolution", "30"], "a resolution of 30 doesn't fit this base; give a multiple of 16"),
+        (["--target", "onnx", "--untrained"], "--untrained is for the named bases miniature, sdxl"),
+        (["--target", "onnx", "--base", "sdxl"], "the weights of sdxl are not part of this toolkit"),
+        (["--target", "onnx", "--base", "nowhere"], "unknown base 'nowhere'"),
+        (["--target", "onnx", "--fused", "a", "b", "c"], "--fused has 3 files; give one LoRA, or a content and a"),
+        (["--target", "onnx", "--checkpoint", "h"], "--checkpoint is for merging a pair; give --fused CONTENT STYLE"),
+    ],
+)
+def test_bad_options_are_told(shallow_pipeline: Path, tmp_path: Path, extra: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        main(["--base", str(shallow_pipeline), "--out", str(tmp_path / "out"), *extra])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pair_is_merged_and_fused(
+    shallow_pipeline: Path, layout: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The oracle is lorarar.commands.merge's file, added by PEFT to the stock UNet."""
+    paths = [tmp_path / f"{name}.safetensors" for name in ("content", "style", "hypernet", "merged")]
+    for seed, path in enumerate(paths[:2]):
+        write_lora(random_lora(layout, (2,), seed, 0.3, 0.3), path)
+    widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
+    save_hypernet(Hypernetwork.untrained(HypernetConfig(widths, hidden=4, kv_rule="sum"), 1), paths[2])
+    base = ["--base", str(shallow_pipeline)]
+    pair = [str(path) for path in paths[:2]]
+    given = [*base, "--target", "onnx", "--resolution", "32", "--out", str(tmp_path / "out")]
+    assert main([*given, "--fused", *pair, "--checkpoint", str(paths[2])]) == 0
+    assert "a LoRA is fused into the weights: no adapter inputs" in capsys.readouterr().out
+    assert merge_files([*pair, *base, "--method", "learned", "--hypernet", str(paths[2]), "-o", str(paths[3])]) == 0
+    bundle, unet = Bundle.open(tmp_path / "out"), tiny_unet(shallow_pipeline)
+    unet.load_lora_adapter(str(paths[3]), prefix="unet")
+    inputs = golden_inputs(bundle.component("unet"))
+    assert close(run(open_session(bundle, "unet"), inputs), with_diffusers(unet, inputs), "onnx", "fp32")
+
+
+def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bundle"
+    given = ["--base", str(shallow_pipeline), "--target", "onnx", "--rank", "2", "--batch", "2", "--resolution", "48"]
+    assert main([*given, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "UNet for images of 48×48 pixels, batch 2" in said and "adapters of rank 4" in said and "passed" in said
+    shapes = {tensor["name"]: tensor["shape"] for tensor in Bundle.open(out).manifest["components"]["unet"]["inputs"]}
+    assert shapes["sample"] == [2, 4, 12, 12] and shapes["timestep"] == [2]
+    kept = out / "keep"
+    kept.write_text("x")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes").write_text("mine")
+    with pytest.raises(InputError, match="exists and is not a bundle"):
+        main([*given, "--out", str(tmp_path / "other")])

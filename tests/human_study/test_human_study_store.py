@@ -1,0 +1,130 @@
+"""The human study's orders and its database: what is drawn, recorded, corrected and refused."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from study_run import OURS, RIVAL, new_study, rows
+
+from human_study import store as store_module
+from human_study.definition import Study
+from human_study.store import Store, StudyFull, UnknownParticipant, random_order, read_answers
+from lorarar.errors import InputError
+
+TASKS = 5
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return new_study(tmp_path_factory.mktemp("study"), TASKS)
+
+
+@pytest.fixture
+def store(study: Study, tmp_path: Path) -> Store:
+    return Store(tmp_path / "answers.sqlite", study)
+
+
+@given(count=st.integers(1, 40), seed=st.integers(0, 2**48))
+def test_order_is_a_permutation_with_balanced_sides(count: int, seed: int) -> None:
+    tasks = [f"task {number}" for number in range(count)]
+    order = random_order(tasks, (OURS, RIVAL), seed)
+    assert sorted(entry.task for entry in order) == sorted(tasks)
+    assert all(sorted(entry.options) == [OURS, RIVAL] for entry in order)
+    first = sum(entry.options[0] == OURS for entry in order)
+    assert count // 2 <= first <= count - count // 2
+    assert order == random_order(tasks, (OURS, RIVAL), seed)
+
+
+def test_orders_differ_between_participants_and_have_no_preferred_place() -> None:
+    tasks = [str(number) for number in range(5)]
+    orders = [random_order(tasks, (OURS, RIVAL), seed) for seed in range(2000)]
+    # 2000 throws of a fair coin leave 850 to 1150 less than once in 10⁹; the seeds are fixed besides.
+    for position in range(5):
+        assert 850 < sum(order[position].options[0] == OURS for order in orders) < 1150
+        for task in tasks:
+            assert 280 < sum(order[position].task == task for order in orders) < 520
+    assert len(set(orders)) > 1200  # 2000 draws from the 5! · 20 that are possible give about 1356 different ones
+
+
+def test_the_order_is_recorded_with_its_seed(store: Store, study: Study) -> None:
+    store.new_participant()
+    store.new_participant()
+    seeds = dict(rows(store.path, "SELECT id, seed FROM participants"))
+    assert len(set(seeds.values())) == 2
+    for participant, seed in seeds.items():
+        expected = random_order([task.id for task in study.tasks], study.methods, seed)
+        query = f"SELECT task, option1, option2 FROM assignments WHERE participant = {participant} ORDER BY position"
+        assert rows(store.path, query) == [(entry.task, *entry.options) for entry in expected]
+
+
+def test_a_correction_replaces_the_answer_and_is_counted(store: Store) -> None:
+    token = store.new_participant()
+    first = store.session(token).assignments[2]
+    assert store.record(token, 2, "option1", 4.0) == 1
+    assert store.record(token, 2, "option1", 2.0) == 1  # the same again is no correction
+    query = "SELECT task, choice, preferred, seconds, corrections FROM answers"
+    assert rows(store.path, query) == [(first.task, "option1", first.options[0], 2.0, 0)]
+    store.record(token, 2, "option2", 1.0)
+    assert rows(store.path, query) == [(first.task, "option2", first.options[1], 1.0, 1)]
+    store.record(token, 2, "similar", 1.0)
+    assert rows(store.path, query) == [(first.task, "similar", None, 1.0, 2)]
+    assert store.session(token).choices == (None, None, "similar", None, None)
+
+
+def test_tokens_are_not_stored(store: Store) -> None:
+    token = store.new_participant()
+    assert token not in repr(rows(store.path, "SELECT * FROM participants"))
+    with pytest.raises(UnknownParticipant):
+        store.session(token + "x")
+
+
+def test_a_full_study_takes_nobody_more(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "MAX_PARTICIPANTS", 1)
+    store.new_participant()
+    with pytest.raises(StudyFull):
+        store.new_participant()
+    assert rows(store.path, "SELECT count(*) FROM participants") == [(1,)]
+
+
+def test_answers_of_another_study_are_refused(store: Store, tmp_path: Path) -> None:
+    other = new_study(tmp_path / "other", TASKS - 1)
+    for attempt in (lambda: Store(store.path, other), lambda: read_answers(store.path, other)):
+        with pytest.raises(InputError, match="belong to a study with other methods, tasks or images"):
+            attempt()
+
+
+def test_a_file_that_is_no_database_is_refused_and_kept(study: Study, tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database, and dear to somebody " * 40)
+    before = path.read_bytes()
+    for attempt in (lambda: Store(path, study), lambda: read_answers(path, study)):
+        with pytest.raises(InputError, match=r"can't be used as a file of answers .*--answers"):
+            attempt()
+    assert path.read_bytes() == before
+
+
+def test_many_threads_and_two_stores_write_at_once(store: Store, study: Study) -> None:
+    """As two servers on one file would: every answer arrives, none twice."""
+    stores = (store, Store(store.path, study))
+    errors: list[BaseException] = []
+
+    def take_part(number: int) -> None:
+        try:
+            mine = stores[number % 2]
+            token = mine.new_participant()
+            for position in range(TASKS):
+                assert mine.record(token, position, "option1", 1.0) == position + 1
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=take_part, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert store.counts() == (12, 12 * TASKS)

@@ -1,0 +1,158 @@
+"""Hypernetwork checkpoints: ours and the authors' come back; everything else is refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lorarar.errors import InputError
+from lorarar.hypernet.checkpoints import CONFIG_KEY, load_hypernet, save_hypernet, untrained_hypernet
+from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+
+State = dict[str, Tensor]
+
+
+def authors_state() -> State:
+    """A state dict of the authors' published layout, at its real size."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"input_1": (128, 1280), "input_2": (128, 2560), "output.1": (2, 128)}
+    weights = {f"{name}.weight": torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return weights | {f"{name}.bias": torch.randn(shape[0], generator=generator) for name, shape in shapes.items()}
+
+
+def test_the_paper_s_hypernetwork_has_its_parameter_count() -> None:
+    assert sum(parameter.numel() for parameter in Hypernetwork().parameters()) == 492_034
+    assert sum(tensor.numel() for tensor in authors_state().values()) == 492_034
+
+
+def test_the_authors_checkpoint_is_read_with_the_sum_rule(tmp_path: Path) -> None:
+    state = authors_state()
+    torch.save(state, tmp_path / "theirs.pt")
+    loaded = load_hypernet(tmp_path / "theirs.pt")
+    assert loaded.hypernet.config == HypernetConfig(widths=(640, 1280), hidden=128, kv_rule="sum")
+    assert loaded.trained and loaded.source == "theirs.pt" and len(loaded.sha256) == 64
+    assert "k/v rule set to sum" in loaded.notes[0]
+    content, style = torch.randn(2, 1, 640, 3, generator=torch.Generator().manual_seed(1))
+    rows = torch.cat([content, style], dim=1)[0].T
+    hidden = torch.relu(rows @ state["input_1.weight"].T + state["input_1.bias"])
+    want = hidden @ state["output.1.weight"].T + state["output.1.bias"]
+    torch.testing.assert_close(loaded.hypernet.dense(content, style)[0].T, want)
+
+
+def test_a_checkpoint_of_ours_comes_back(tmp_path: Path) -> None:
+    hypernet = Hypernetwork.untrained(HypernetConfig((12, 20), 8, "sum"), seed=3)
+    save_hypernet(hypernet, tmp_path / "ours.safetensors", trained=False)
+    loaded = load_hypernet(tmp_path / "ours.safetensors")
+    assert loaded.hypernet.config == hypernet.config and not loaded.trained and loaded.notes == ()
+    for name, tensor in hypernet.state_dict().items():
+        assert torch.equal(tensor, loaded.hypernet.state_dict()[name])
+
+
+def test_untrained_weights_are_seeded_and_say_so() -> None:
+    one, same, other = untrained_hypernet(), untrained_hypernet(), untrained_hypernet(seed=1)
+    assert one.sha256 == same.sha256 != other.sha256
+    assert not one.trained and one.source == "untrained, seed 0"
+
+
+def test_pickled_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+
+    class Open:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
+            return open, (str(trap), "w")
+
+    for name, write in (
+        ("torch.pt", torch.save),
+        ("plain.pt", lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))),
+    ):
+        write({"input_1.weight": Open()}, tmp_path / name)
+        with pytest.raises(InputError, match="not a checkpoint of plain tensors, so it was not opened"):
+            load_hypernet(tmp_path / name)
+    assert not trap.exists()
+
+
+def _without(state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if name != "output.1.bias"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (_without, "its keys are not those of the authors' hypernetwork"),
+        (lambda state: state | {"extra": torch.zeros(1)}, "its keys are not those"),
+        (lambda state: [state], "its keys are not those"),
+        (lambda state: state | {"output.1.bias": "text"}, "its values are not all tensors"),
+        (lambda state: state | {"input_1.weight": torch.zeros(128, 1281)}, "inputs.640.weight is float32 (128, 1281)"),
+        (lambda state: state | {"output.1.weight": torch.zeros(2, 64)}, "inputs.640.weight is float32 (128, 1280)"),
+        (
+            lambda state: state | {"input_1.bias": torch.zeros(128, dtype=torch.int64)},
+            "inputs.640.bias is int64 (128,)",
+        ),
+        (
+            lambda state: state | {"input_2.bias": torch.full((128,), torch.nan)},
+            "inputs.1280.bias holds NaN or infinity",
+        ),
+        (
+            lambda state: state | {"input_2.bias": torch.full((128,), torch.inf)},
+            "inputs.1280.bias holds NaN or infinity",
+        ),
+    ],
+)
+def test_a_damaged_checkpoint_of_the_authors_is_refused(
+    damage: Callable[[State], object], says: str, tmp_path: Path
+) -> None:
+    torch.save(damage(authors_state()), tmp_path / "theirs.pt")
+    with pytest.raises(InputError) as error:
+        load_hypernet(tmp_path / "theirs.pt")
+    assert says in str(error.value) and "theirs.pt" in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 half a zip"])
+def test_files_that_are_no_checkpoint_are_refused(content: bytes, tmp_path: Path) -> None:
+    for name in ("file.pt", "file.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match="not a"):
+            load_hypernet(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("weights", "config", "says"),
+    [
+        ({"output.bias": None}, {}, "output.bias is missing"),
+        ({"output.bias": torch.zeros(3)}, {}, "output.bias is float32 (3,), its config needs float (2,)"),
+        ({"output.bias": torch.tensor([0.0, torch.nan])}, {}, "output.bias holds NaN or infinity"),
+        ({"more": torch.zeros(1)}, {}, "unknown tensor more"),
+        ({}, {"kv_rule": "mean"}, "unknown k/v rule 'mean'; valid are average, sum"),
+        ({}, {"hidden": 0}, "needs positive widths and hidden size"),
+        ({}, {"widths": "x"}, "no hypernetwork config in its metadata"),
+        ({}, None, "no hypernetwork config in its metadata"),
+    ],
+)
+def test_a_damaged_checkpoint_of_ours_is_refused(
+    weights: dict[str, Tensor | None], config: dict[str, object] | None, says: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "ours.safetensors"
+    save_hypernet(Hypernetwork.untrained(HypernetConfig((12,), 4)), path)
+    kept = {name: tensor for name, tensor in (load_file(path) | weights).items() if tensor is not None}
+    settings = {"widths": [12], "hidden": 4, "kv_rule": "average", "trained": True}
+    metadata = {} if config is None else {CONFIG_KEY: json.dumps(settings | config)}
+    save_file(kept, path, metadata=metadata)
+    with pytest.raises(InputError) as error:
+        load_hypernet(path)
+    assert says in str(error.value)
+
+
+def test_a_missing_or_enormous_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such checkpoint; give a \.safetensors file, or use --untrained"):
+        load_hypernet(tmp_path / "nowhere.safetensors")
+    with (tmp_path / "big.safetensors").open("wb") as file:
+        file.truncate(257 * 2**20)
+    with pytest.raises(InputError, match="257 MB is too large for a hypernetwork checkpoint"):
+        load_hypernet(tmp_path / "big.safetensors")

@@ -1,0 +1,334 @@
+"""The miniature's build: population, training loops that resume, the stages, the dataset it writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from safetensors import safe_open
+
+from lorarar.base.fresh import Sizes, build_tokenizer, new_pipeline
+from lorarar.base.names import MINIATURE_FOLDER
+from lorarar.commands import train, train_lora
+from lorarar.errors import InputError
+from lorarar.hypernet.checkpoints import load_hypernet
+from lorarar.lora import read_lora
+from lorarar.training.dataset import read_dataset
+from lorarar.training.hyper_settings import default_hyper_settings
+from lorarar.training.many import missing_jobs
+from lorarar.training.settings import default_settings
+from miniature import build as build_module
+from miniature import judge_training
+from miniature import population as population_module
+from miniature.__main__ import STAGES as HELP_STAGES
+from miniature.__main__ import main
+from miniature.base import BATCH, Captioned, _Step, tokenize
+from miniature.build import STAGES, build, hypernet_options, lora_options
+from miniature.catalogue import CATALOGUE, near_catalogue
+from miniature.gallery import GALLERY
+from miniature.loop import Schedule, seeded
+from miniature.population import caption, example, population
+from miniature.references import write_dataset
+from miniature.stages import Plan, open_pipeline
+from miniature.styles import FAMILIES
+from miniature.subjects import COLOURS, KINDS, sample_subject
+
+CAPTIONS = ["a red dog", "a cat in mosaic style", "a blue mug with white dots", "a duck"]
+TO_PIPELINE = ["population", "autoencoder", "base", "pipeline"]
+SMALL = Sizes(latent=24, unet=(16, 32, 48), head=16, vae=(16, 16, 16), text=(32, 48), text_layers=2, time=8)
+
+
+def small_plan(folder: Path) -> Plan:
+    short = Schedule(steps=2, rate=1e-3, warmup=1)
+    return Plan(folder / "work", folder / "out", drawings=12, sizes=SMALL, vae=short, base=short, compiled=False)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset of seed 0, without LoRAs."""
+    folder = tmp_path_factory.mktemp("dataset")
+    write_dataset(folder, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """A small build up to its pipeline."""
+    plan = small_plan(tmp_path_factory.mktemp("started"))
+    build(plan, TO_PIPELINE)
+    return plan
+
+
+def test_the_base_learns_v_of_noise_that_ends_without_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = new_pipeline(SMALL, build_tokenizer(CAPTIONS), 0)
+    schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
+    assert schedule.alphas_cumprod[-1] < 1e-6 and pipeline.scheduler.config.prediction_type == "v_prediction"
+    clean = torch.randn(4, 4, 24, 24, generator=torch.Generator().manual_seed(1)).half()
+    data = Captioned(clean, tokenize(pipeline, CAPTIONS))
+    seen: dict[str, torch.Tensor] = {}
+
+    def perfect(noisy: torch.Tensor, times: torch.Tensor, *_: object, **__: object) -> SimpleNamespace:
+        """v from the rows that the step drew, found again by their noise-free part."""
+        generator = seeded(5, 0)
+        rows = torch.randint(4, (BATCH,), generator=generator)
+        torch.rand(BATCH, generator=generator)
+        assert torch.equal(times, torch.randint(1000, (BATCH,), generator=generator))
+        latents = clean[rows].float()
+        noise = torch.randn(latents.shape, generator=generator)
+        torch.testing.assert_close(noisy, schedule.add_noise(latents, noise, times))
+        seen.update(times=times)
+        return SimpleNamespace(sample=schedule.get_velocity(latents, noise, times) + 0.5)
+
+    monkeypatch.setattr(pipeline.unet, "forward", perfect)
+    loss = _Step(pipeline, data, 5, 1)(0)
+    snr = (schedule.alphas_cumprod / (1 - schedule.alphas_cumprod))[seen["times"]]
+    weights = torch.where(snr > 5, 6 / (snr + 1), torch.ones(()))
+    torch.testing.assert_close(loss, 0.25 * weights.mean(), rtol=1e-4, atol=0)
+
+
+def test_captions_kept_from_the_finished_text_encoders_are_what_those_say() -> None:
+    pipeline = new_pipeline(SMALL, build_tokenizer(CAPTIONS), 0)
+    data = Captioned(torch.zeros(4, 4, 24, 24).half(), tokenize(pipeline, CAPTIONS))
+    rows = torch.tensor([2, 0, 2])
+    kept, said = _Step(pipeline, data, 5, 0), _Step(pipeline, data, 5, 1)
+    for have, want in zip(kept._text(0, rows), said._text(0, rows), strict=True):
+        assert not have.requires_grad and want.requires_grad
+        torch.testing.assert_close(have.float(), want.detach(), rtol=0.02, atol=0.02)
+
+
+def test_an_example_depends_on_its_seed_and_index_alone() -> None:
+    first, again, other = example(3, 5), example(3, 5), example(3, 6)
+    assert first.caption == again.caption and np.array_equal(first.image, again.image)
+    assert not np.array_equal(first.image, other.image)
+
+
+def test_captions_read_as_the_prompts_of_the_paper() -> None:
+    subject = CATALOGUE["cat_2"].subject
+    assert caption(subject, ["body"], "watercolor painting") == "a cyan cat in watercolor painting style"
+    assert caption(subject, []) == "a cat"
+    told = caption(subject)
+    assert told == "a cyan cat with navy ears, white spots and a red scarf"
+
+
+def test_the_population_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(population_module, "CHUNK", 3)
+    images, captions = population(1, 7, tmp_path, workers=1)
+    kept = {path.name: path.stat().st_mtime_ns for path in sorted(tmp_path.iterdir())[:-1]}
+    sorted(tmp_path.iterdir())[-1].unlink()
+    again, captions_again = population(1, 7, tmp_path, workers=1)
+    assert np.array_equal(images, again) and captions == captions_again
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in kept} == kept
+    assert captions == [example(1, index).caption for index in range(7)]
+
+
+def test_the_catalogue_is_split_as_the_paper_and_kept_out_of_the_population() -> None:
+    parts = [entry.part for entry in CATALOGUE.values()]
+    assert [parts.count(part) for part in ("train", "validation", "test")] == [20, 5, 5]
+    for name, entry in CATALOGUE.items():
+        assert near_catalogue(entry.subject), name
+        assert name.rsplit("_", 1)[0] == entry.subject.kind
+    rng = np.random.default_rng(0)
+    far = [not near_catalogue(sample_subject(rng)) for _ in range(300)]
+    assert sum(far) > 290
+
+
+def test_subjects_of_the_catalogue_differ_in_what_is_seen() -> None:
+    seen = {(e.subject.kind, e.subject.body, e.subject.marking, e.subject.marking_colour) for e in CATALOGUE.values()}
+    assert len(seen) == len(CATALOGUE) == 30
+
+
+def test_the_tokenizer_knows_the_words_and_spells_the_rest() -> None:
+    tokenizer = build_tokenizer(["a red dog", "a red car"])
+    assert tokenizer.tokenize("a red dog") == ["a</w>", "red</w>", "dog</w>"]
+    assert tokenizer.tokenize("sks") == ["s", "k", "s</w>"]
+    found = tokenizer("a red dog", padding="max_length", max_length=77).input_ids
+    assert len(found) == 77 and found[0] == tokenizer.bos_token_id and set(found[4:]) == {tokenizer.eos_token_id}
+    assert build_tokenizer(["a red dog", "a red car"]).get_vocab() == tokenizer.get_vocab()
+
+
+def test_new_pipelines_have_koalas_shape_and_depend_on_the_seed() -> None:
+    tokenizer = build_tokenizer(["a dog"])
+    first, again, other = (new_pipeline(SMALL, tokenizer, seed) for seed in (1, 1, 2))
+    assert first.unet.mid_block is None and first.unet.config.addition_embed_type == "text_time"
+    assert first.unet.config.cross_attention_dim == sum(SMALL.text)
+    weights = [pipeline.unet.conv_in.weight for pipeline in (first, again, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_the_dataset_has_the_papers_numbers(drawn: Path) -> None:
+    dataset = read_dataset(drawn)
+    assert (len(dataset.contents), len(dataset.styles)) == (30, 26)
+    assert {len(content.images) for content in dataset.contents.values()} == {4, 5, 6}
+    split = dataset.split("paper")
+    counts = [[len(side[part]) for part in ("train", "validation", "test")] for side in (split.contents, split.styles)]
+    assert counts == [[20, 5, 5], [18, 3, 5]]
+    assert set(dataset.styles) == set(GALLERY)
+    for name in ("objects-to-toys", "animals-to-objects"):
+        macro = dataset.split(name)
+        groups = [{dataset.contents[item].group for item in macro.contents[part]} for part in ("train", "test")]
+        assert groups[0] and groups[1] and not groups[0] & groups[1]
+        styles = [{dataset.styles[item].group for item in macro.styles[part]} for part in ("train", "test")]
+        assert styles[0] and styles[1] and not set(macro.styles["train"]) & set(macro.styles["test"])
+
+
+def test_the_dataset_is_the_same_every_time(drawn: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path, seed=0)
+    files = sorted(path.relative_to(drawn) for path in drawn.rglob("*.*"))
+    assert len(files) == 30 * 5 + 26 + 1
+    for path in files:
+        assert (drawn / path).read_bytes() == (tmp_path / path).read_bytes()
+
+
+def test_the_stages_make_a_pipeline_and_are_skipped_when_done(started: Plan) -> None:
+    pipeline = open_pipeline(started.made)
+    assert pipeline.unet.config.block_out_channels == list(SMALL.unet)
+    latents = pipeline.vae.config.scaling_factor
+    assert latents != 0.18215 and np.isfinite(latents)
+    assert (started.made / "samples.png").is_file()
+    prompts = json.loads((started.made / "samples.json").read_text())
+    assert len(prompts) == len(KINDS) + len(FAMILIES)
+    assert all(kind in prompt for kind, prompt in zip(KINDS, prompts, strict=False))
+    assert set(started.seconds()) == set(TO_PIPELINE)
+    skipped = TO_PIPELINE[1:]
+    before = {stage: started.seconds()[stage] for stage in skipped}
+    build(started, skipped)
+    assert {stage: started.seconds()[stage] for stage in skipped} == before
+    assert not started.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"seed": 1}, r"\(seed 0 there, 1 here\); give another --work"),
+        ({"drawings": 13}, r"\(drawings 12 there, 13 here\)"),
+        ({"base": Schedule(steps=3, rate=1e-3, warmup=1)}, r"\(base \{'steps': 2.*\} there, \{'steps': 3.*\} here\)"),
+    ],
+)
+def test_the_work_of_another_plan_is_refused(started: Plan, change: dict[str, Any], told: str) -> None:
+    """Its stages are done, so that they would be skipped, whatever the seed is."""
+    before = {path: path.stat().st_mtime_ns for path in started.work.rglob("*")}
+    with pytest.raises(InputError, match=f"holds another build {told}"):
+        build(replace(started, **change), TO_PIPELINE)
+    assert {path: path.stat().st_mtime_ns for path in started.work.rglob("*")} == before
+    build(replace(started, compiled=True, output=started.work / "elsewhere"), [])
+
+
+def test_the_card_tells_commands_times_and_figures_of_what_is_shipped(tmp_path: Path) -> None:
+    """Written from copies of the shipped files, each figure read here by other means."""
+    plan = Plan(tmp_path / "work", tmp_path / "out", seed=3)
+    plan.made.mkdir(parents=True)
+    plan.times.write_text(json.dumps({"base": 5400.0, "loras": 90.0}))
+    for name in ("judge", "unet"):
+        shutil.copytree(MINIATURE_FOLDER / name, plan.made / name)
+    shutil.copy(MINIATURE_FOLDER / "hypernet.safetensors", plan.made)
+    build(plan, ["card"])
+    card = (plan.made / "README.md").read_text()
+    assert "| base | `lorarar miniature build --until base` | 90.0 |" in card
+    assert "| recorded in all | | 92 |" in card and str(Path.cwd()) not in card
+    assert "--until population` | not recorded |" in card
+    assert "build --seed 3" in card and str(plan.output / "dataset") in card and str(plan.made) not in card
+    assert "--only styles --rank 16 --steps 100 --learning-rate 0.0005 --batch-size 4 --seed 3" in card
+    asked = json.loads((MINIATURE_FOLDER / "judge" / "config.json").read_text())["accuracy"]
+    worn = asked["subject"]["same kind"]["worn"]
+    assert f"| subject | same kind | {asked['subject']['same kind']['as drawn']:.2f} | {worn:.2f} |" in card
+    with safe_open(MINIATURE_FOLDER / "hypernet.safetensors", "np") as file:
+        record = json.loads(file.metadata()["lorarar_hypernet"])["training"]
+    reference = record["validation"]["references"]["direct merge, sum"]
+    assert f"| direct merge, sum | {reference:.4f} |" in card and f"{record['steps']} steps" in card
+
+
+@pytest.mark.parametrize("folder", [MINIATURE_FOLDER, Path("another/folder")])
+def test_the_loras_and_the_hypernetwork_have_the_miniature_s_settings_in_any_folder(folder: Path) -> None:
+    """A folder's defaults are the paper's: the options must tell all that differs."""
+    contents, styles = (
+        train_lora._settings(train_lora._parse(given), bf16=False) for given in lora_options(folder, seed=5)
+    )
+    assert contents == replace(default_settings("miniature"), seed=5)
+    assert styles == replace(contents, steps=100, learning_rate=5e-4)
+    hypernet = train._settings(train._parse(hypernet_options(folder, Path("work"), seed=5)), bf16=False)
+    assert hypernet == replace(default_hyper_settings("miniature"), seed=5)
+
+
+def test_the_commands_help_names_the_stages_there_are() -> None:
+    assert list(HELP_STAGES) == list(STAGES)
+
+
+def test_a_whole_build_replaces_the_output_at_its_end(
+    started: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other stages, trainings cut to a step; the judge, whose numbers are fixed, is the shipped one."""
+    plan = small_plan(tmp_path)
+    shutil.copytree(started.work, plan.work)
+    for name in ("times.json", "hypernet.safetensors", "dataset/loras/contents/dog_1.safetensors", "old/file"):
+        path = plan.output / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("of another build")
+    short_lora = ["--rank", "2", "--steps", "1", "--batch-size", "1", "--jobs", "1"]
+    short_training = ["--steps", "1", "--warmup", "0", "--hidden", "4", "--batch-pairs", "1", "--validation-draws", "1"]
+    monkeypatch.setattr(
+        build_module, "lora_options", lambda *where: [[*given, *short_lora] for given in lora_options(*where)]
+    )
+    monkeypatch.setattr(build_module, "hypernet_options", lambda *where: [*hypernet_options(*where), *short_training])
+    monkeypatch.setattr(
+        judge_training, "build_judge", lambda seed, work, folder: shutil.copytree(MINIATURE_FOLDER / "judge", folder)
+    )
+    build(plan, [name for name in STAGES if name != "publish"])
+    assert (plan.output / "hypernet.safetensors").read_text() == "of another build"
+    build(plan, list(STAGES))
+    assert not (plan.output / "old").exists()
+    dataset = read_dataset(plan.output / "dataset")
+    assert missing_jobs(dataset) == []
+    made = [read_lora(entry.lora) for entry in (*dataset.contents.values(), *dataset.styles.values())]
+    assert len(made) == 56 and {lora.metadata["lorarar_base"] for lora in made} == {"miniature"}
+    assert load_hypernet(plan.output / "hypernet.safetensors").training["base"] == "miniature"
+    shipped = {path.relative_to(MINIATURE_FOLDER) for path in MINIATURE_FOLDER.rglob("*") if path.is_file()}
+    assert {path.relative_to(plan.output) for path in plan.output.rglob("*") if path.is_file()} == shipped
+    assert set(plan.seconds()) == set(STAGES) - {"card", "publish"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "work"]
+
+
+def test_an_output_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="holds other things; give a new or empty folder"):
+        main(["build", "--work", str(tmp_path / "work"), "--output", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build", "--seed", "-1"], "--seed is -1; give a whole number from 0 upwards"),
+        (["build", "--until", "nowhere"], "invalid choice"),
+        (["destroy"], "invalid choice"),
+    ],
+)
+def test_bad_options_are_told(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        main(arguments)
+
+
+def test_a_file_in_the_folders_place_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for option in ("--work", "--output"):
+        with pytest.raises(InputError, match="this is a file; give a folder"):
+            main(["build", option, str(tmp_path / "file")])
+
+
+def test_help_needs_no_toolchain() -> None:
+    code = (
+        "import sys, runpy\nsys.argv = ['x', '--help']\n"
+        "try:\n    runpy.run_module('miniature', run_name='__main__')\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules), 'toolchain loaded'"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "hypernet" in result.stdout and len(KINDS) == 18 and len(COLOURS) == 14

@@ -1,0 +1,333 @@
+"""Bundles: what is damaged, hostile or half-copied is refused in one sentence, before anything runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import BUNDLE_RANK
+from safetensors.numpy import load_file, save_file
+
+from lorarar.errors import InputError
+from lorarar.layout import Layout, fixed, input_shapes, output_shapes, rank_sizes
+from lorarar.lora import LoRA, write_lora
+from runtime_py import check, merge
+from runtime_py.bundle import Bundle, tree_sha256
+from runtime_py.check import check_bundle
+
+Manifest = dict[str, Any]
+Mutation = Callable[[Path, Manifest], None]
+
+
+def merger(manifest: Manifest) -> dict[str, Any]:
+    entry: dict[str, Any] = manifest["components"]["merger"]
+    return entry
+
+
+def put(*keys: str | int, value: Any) -> Mutation:
+    """Set one value of the manifest."""
+
+    def mutate(_: Path, manifest: Manifest) -> None:
+        place: Any = manifest
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+
+    return mutate
+
+
+def drop(*keys: str | int) -> Mutation:
+    """Remove one value of the manifest."""
+
+    def mutate(_: Path, manifest: Manifest) -> None:
+        place: Any = manifest
+        for key in keys[:-1]:
+            place = place[key]
+        del place[keys[-1]]
+
+    return mutate
+
+
+def cut(relative: str, size: int) -> Mutation:
+    def mutate(folder: Path, _: Manifest) -> None:
+        path = folder / relative
+        path.write_bytes(path.read_bytes()[:size])
+
+    return mutate
+
+
+def flip(relative: str, position: int) -> Mutation:
+    def mutate(folder: Path, _: Manifest) -> None:
+        data = bytearray((folder / relative).read_bytes())
+        data[position] ^= 1
+        (folder / relative).write_bytes(data)
+
+    return mutate
+
+
+def remove(relative: str) -> Mutation:
+    return lambda folder, _: (folder / relative).unlink()
+
+
+def outside(folder: Path, manifest: Manifest) -> None:
+    """The artifact really exists and has the right hash, but lies outside."""
+    shutil.copy(folder / "merger.onnx", folder.parent / "outside.onnx")
+    merger(manifest)["file"] = "../outside.onnx"
+
+
+def absolute(folder: Path, manifest: Manifest) -> None:
+    merger(manifest)["file"] = str(folder / "merger.onnx")
+
+
+def linked(folder: Path, _: Manifest) -> None:
+    (folder / "merger.onnx").rename(folder.parent / "elsewhere.onnx")
+    (folder / "merger.onnx").symlink_to(folder.parent / "elsewhere.onnx")
+
+
+def golden_replaced(folder: Path, manifest: Manifest) -> None:
+    """A golden file with the right hash and the wrong tensors."""
+    path = folder / "golden" / "merger.safetensors"
+    save_file({"something": np.zeros(3, np.float32)}, path)
+    golden = merger(manifest)["golden"]
+    golden["bytes"], golden["sha256"] = tree_sha256(path)
+
+
+def artifact_replaced(text: bytes) -> Mutation:
+    """Not a model, but with the right hash."""
+
+    def mutate(folder: Path, manifest: Manifest) -> None:
+        (folder / "merger.onnx").write_bytes(text)
+        entry = merger(manifest)
+        entry["bytes"], entry["sha256"] = tree_sha256(folder / "merger.onnx")
+
+    return mutate
+
+
+def inputs_swapped(_: Path, manifest: Manifest) -> None:
+    inputs = merger(manifest)["inputs"]
+    inputs[0]["shape"], inputs[1]["shape"] = inputs[1]["shape"], inputs[0]["shape"]
+
+
+def output_renamed(_: Path, manifest: Manifest) -> None:
+    merger(manifest)["outputs"][0]["name"] = "adapter_qo_9x9_down"
+
+
+M = ("components", "merger")
+GROUP = ("layout", "groups", 0)
+MUTATIONS: dict[str, Mutation] = {
+    "newer schema": put("schema_version", value=2),
+    "schema as text": put("schema_version", value="1"),
+    "schema as true": put("schema_version", value=True),
+    "no schema": drop("schema_version"),
+    "unknown key": put("surprise", value=1),
+    "unknown target": put("target", value="tflite"),
+    "other target": put("target", value="coreml"),
+    "unknown precision": put("precision", value="fp8"),
+    "no toolkit version": drop("toolkit_version"),
+    "empty base": put("base", value=""),
+    "base as number": put("base", value=3),
+    "no hypernetwork": drop("hypernetwork"),
+    "unknown rule": put("hypernetwork", "kv_rule", value="product"),
+    "trained as text": put("hypernetwork", "trained", value="yes"),
+    "short hash": put("hypernetwork", "sha256", value="abc"),
+    "no groups": put("layout", "groups", value=[]),
+    "groups as object": put("layout", "groups", value={}),
+    "hostile group name": put(*GROUP, "name", value="../../etc/passwd"),
+    "group name of other sizes": put(*GROUP, "in", value=33),
+    "group without modules": put(*GROUP, "modules", value=[]),
+    "group repeated": lambda _, m: m["layout"]["groups"].append(m["layout"]["groups"][0]),
+    "module repeated": lambda _, m: m["layout"]["groups"][0]["modules"].append(m["layout"]["groups"][0]["modules"][0]),
+    "rank 0": put(*GROUP, "rank", value=0),
+    "huge rank": put(*GROUP, "rank", value=10**9),
+    "mixed ranks": put(*GROUP, "rank", value=64),
+    "fractional size": put(*GROUP, "out", value=32.5),
+    "other generator": put("golden_generator", "name", value="numpy"),
+    "no components": put("components", value={}),
+    "component as list": put("components", value=[]),
+    "hostile component name": lambda _, m: m["components"].update({"../x": merger(m)}),
+    "no file": drop(*M, "file"),
+    "file outside": outside,
+    "file absolute": absolute,
+    "file empty": put(*M, "file", value=""),
+    "file hidden": put(*M, "file", value=".hidden"),
+    "file with backslash": put(*M, "file", value="..\\merger.onnx"),
+    "file missing": remove("merger.onnx"),
+    "file linked": linked,
+    "file truncated": cut("merger.onnx", 1000),
+    "file emptied": cut("merger.onnx", 0),
+    "one bit flipped": flip("merger.onnx", 5000),
+    "wrong size": put(*M, "bytes", value=1),
+    "wrong hash": put(*M, "sha256", value="0" * 64),
+    "not a model": artifact_replaced(b"not a model"),
+    "an empty model": artifact_replaced(b"\x08\x0a"),
+    "input of other type": put(*M, "inputs", 0, "dtype", value="float16"),
+    "input of unknown type": put(*M, "inputs", 0, "dtype", value="complex64"),
+    "input of negative size": put(*M, "inputs", 0, "shape", value=[-1, 2, 3]),
+    "input missing": drop(*M, "inputs", 0),
+    "inputs swapped": inputs_swapped,
+    "output renamed": output_renamed,
+    "output missing": drop(*M, "outputs", 0),
+    "golden missing": remove("golden/merger.safetensors"),
+    "golden truncated": cut("golden/merger.safetensors", 100),
+    "golden flipped": flip("golden/merger.safetensors", 3000),
+    "golden replaced": golden_replaced,
+    "golden input of 10^18 elements": put(*M, "golden", "inputs", "content_scale", "shape", value=[10**6] * 3),
+    "golden input of too many elements": lambda _, m: _huge(m),
+    "golden seed negative": put(*M, "golden", "inputs", "content_qo_32x32_down", "seed", value=-1),
+    "golden input unknown": put(*M, "golden", "inputs", "depth", value={"shape": [1], "value": 1}),
+    "tolerance of infinity": put(*M, "tolerance", "max_error", value=1e400),
+    "tolerance that lets all pass": put(*M, "tolerance", "max_error", value=10.0),
+    "tolerance of no dB": put(*M, "tolerance", "psnr_db", value=0),
+    "parity made up": put(*M, "parity", "status", value="excellent"),
+}
+
+
+def _huge(manifest: Manifest) -> None:
+    entry = merger(manifest)
+    entry["inputs"][0]["shape"] = [10**6, "content_rank", 10**6]
+    entry["golden"]["inputs"]["content_qo_32x32_down"]["shape"] = [10**6, 4, 10**6]
+
+
+RAW = {
+    "not JSON": b"{",
+    "not UTF-8": b"\xff\xfe{}",
+    "a list": b"[]",
+    "nothing": b"",
+    "deep": b"[" * 200_000,
+    "NaN": b'{"schema_version": NaN}',
+    "too large": b" " * (16 * 2**20 + 1),
+}
+
+
+def copy_of(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="module")
+def lora_file(layout: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from conftest import random_lora
+
+    path = tmp_path_factory.mktemp("lora") / "content.safetensors"
+    lora: LoRA = random_lora(layout, (4,), 1)
+    write_lora(lora, path)
+    return path
+
+
+def assert_refused(bundle: Path, lora: Path, output: Path) -> None:
+    """Merging fails in one sentence and writes nothing; checking fails too, in the same way or by its exit code."""
+    with pytest.raises(InputError) as caught:
+        merge.main([str(bundle), str(lora), str(lora), "-o", str(output)])
+    message = " ".join(str(caught.value).split())
+    assert len(message) < 600 and "Traceback" not in message
+    assert not output.parent.exists() or list(output.parent.iterdir()) == []
+    try:
+        assert check.main([str(bundle)]) == 1
+    except InputError as error:
+        assert len(str(error)) < 600
+
+
+# Only a check needs the golden file's tensors; a merge that ignores them is right.
+CHECK_ONLY = {"golden replaced"}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_mutated_bundles(
+    name: str, bundle_folders: dict[tuple[str, str], Path], lora_file: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(bundle_folders["onnx", "fp32"], tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    MUTATIONS[name](folder, manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    if name in CHECK_ONLY:
+        with pytest.raises(InputError, match="not a golden file of this bundle"):
+            check.main([str(folder)])
+    else:
+        assert_refused(folder, lora_file, tmp_path / "out" / "merged.safetensors")
+
+
+@pytest.mark.parametrize("key", [("onnx", "fp32"), ("coreml", "fp32"), ("executorch", "fp32")])
+def test_a_manifest_that_lies_about_sizes_allocates_nothing(
+    key: tuple[str, str], bundle_folders: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    """Consistent in itself, with 2 GB of golden inputs: the artifact's own sizes are looked at first."""
+    folder = copy_of(bundle_folders[key], tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    group = manifest["layout"]["groups"][-1]  # kv_64x64
+    group["name"], group["in"] = "kv_999999x64", 999_999
+    lie = Layout.from_json("tiny", manifest["layout"])
+    entry, sizes = merger(manifest), rank_sizes(BUNDLE_RANK)
+    for end, shapes in (("inputs", input_shapes(lie)), ("outputs", output_shapes(lie))):
+        entry[end] = [{"name": n, "dtype": "float32", "shape": fixed(shape, sizes)} for n, shape in shapes.items()]
+    entry["golden"]["inputs"] = {n: {"shape": fixed(s, sizes), "value": 1} for n, s in input_shapes(lie).items()}
+    path = folder / "golden" / "merger.safetensors"
+    save_file({n.replace("kv_64x64", "kv_999999x64"): tensor for n, tensor in load_file(path).items()}, path)
+    entry["golden"]["bytes"], entry["golden"]["sha256"] = tree_sha256(path)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    opened = Bundle.open(folder)
+    assert opened.layout.groups[-1].in_features == 999_999
+    tracemalloc.start()
+    (row,) = check_bundle(opened)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert row.status == "not_run"
+    assert "manifest" in row.reason
+    assert peak < 100 * 2**20
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_manifests_that_are_none(
+    name: str, bundle_folders: dict[tuple[str, str], Path], lora_file: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(bundle_folders["onnx", "fp32"], tmp_path)
+    (folder / "manifest.json").write_bytes(RAW[name])
+    assert_refused(folder, lora_file, tmp_path / "out" / "merged.safetensors")
+
+
+@pytest.mark.parametrize("key", [("coreml", "fp16"), ("executorch", "fp32")])
+@pytest.mark.parametrize("keep", [0, 1, 500])
+def test_artifacts_cut_short_with_a_forged_hash(
+    key: tuple[str, str], keep: int, bundle_folders: dict[tuple[str, str], Path], lora_file: Path, tmp_path: Path
+) -> None:
+    """The hash only protects from accidents: whoever can write the artifact can write the manifest."""
+    folder = copy_of(bundle_folders[key], tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    entry = merger(manifest)
+    path = folder / entry["file"]
+    path = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size) if path.is_dir() else path
+    path.write_bytes(path.read_bytes()[:keep])
+    entry["bytes"], entry["sha256"] = tree_sha256(folder / entry["file"])
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert_refused(folder, lora_file, tmp_path / "out" / "merged.safetensors")
+
+
+def test_no_bundle_at_all(tmp_path: Path, lora_file: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"not a bundle \(no manifest.json\); make one with  python -m export.hypernet"
+    ):
+        Bundle.open(tmp_path)
+    with pytest.raises(InputError, match="not a bundle"):
+        Bundle.open(lora_file)
+
+
+def test_a_component_it_does_not_have(bundle_folders: dict[tuple[str, str], Path]) -> None:
+    with pytest.raises(InputError, match="the bundle has no vae, only merger"):
+        Bundle.open(bundle_folders["onnx", "fp32"]).component("vae")
+
+
+def test_the_hash_of_a_folder_is_as_the_schema_says(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "2").write_bytes(b"two")
+    (tmp_path / "a.txt").write_bytes(b"one")
+    # printf one | sha256sum; printf two | sha256sum; then the two lines | sha256sum
+    one = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
+    two = "3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3"
+    import hashlib
+
+    expected = hashlib.sha256(f"{one}  a.txt\n{two}  b/2\n".encode()).hexdigest()
+    assert tree_sha256(tmp_path) == (6, expected)

@@ -1,0 +1,248 @@
+"""runtime_py: the file-level merge through an artifact equals lorarar.merging; adapters; the plot; the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import COMBINATIONS, random_lora, tiny_hypernet
+from make_golden_merger import FOLDER as GOLDEN
+from make_golden_merger import SCALES, make
+
+from export.tolerance import tolerance
+from lorarar.errors import InputError
+from lorarar.layout import Layout, pack
+from lorarar.lora import LoRA, LoraLayer, read_lora, write_lora
+from lorarar.merging import Options, merge, predict_with
+from runtime_py import adapter, check
+from runtime_py import merge as merge_command
+from runtime_py.backends import checked_inputs, open_session
+from runtime_py.backends.onnx import OnnxAdapter, OnnxSession, save_adapter
+from runtime_py.bundle import Bundle
+from runtime_py.check import check_bundle
+from runtime_py.merge import merge_with_bundle, merger_inputs, run_merger
+
+FEED_FORWARD = "unet.down_blocks.1.attentions.0.transformer_blocks.0.ff.net.2"
+CONV = "unet.down_blocks.1.resnets.0.conv1"
+TEXT = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+KEY = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k"
+QUERY = "unet.down_blocks.2.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+def with_layers(lora: LoRA, seed: int, names: tuple[str, ...], without: tuple[str, ...] = ()) -> LoRA:
+    generator = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> np.ndarray:
+        return generator.standard_normal(shape).astype(np.float32)
+
+    made = {
+        FEED_FORWARD: LoraLayer(normal(3, 128), normal(32, 3)),
+        CONV: LoraLayer(normal(2, 16, 3, 3), normal(32, 2, 1, 1)),
+        TEXT: LoraLayer(normal(4, 24), normal(24, 4)),
+    }
+    layers = {name: layer for name, layer in lora.layers.items() if name not in without}
+    return LoRA(layers | {name: made[name] for name in names}, source=lora.source)
+
+
+@pytest.fixture(scope="module")
+def pair(layout: Layout) -> tuple[LoRA, LoRA]:
+    """Mixed ranks, a layer that only one has on each side, layers outside the attention in one or in both."""
+    content = with_layers(random_lora(layout, (4, 2), 1), 11, (FEED_FORWARD, CONV), without=(KEY,))
+    style = with_layers(random_lora(layout, (3, 8), 2), 12, (FEED_FORWARD, TEXT), without=(QUERY,))
+    return content, style
+
+
+@pytest.mark.parametrize("key", [key for key in COMBINATIONS if key[1] == "fp32"])
+def test_merging_with_a_bundle_equals_lorarar_merging(
+    layout: Layout, bundle_folders: dict[tuple[str, str], Path], pair: tuple[LoRA, LoRA], key: tuple[str, str]
+) -> None:
+    bundle = Bundle.open(bundle_folders[key])
+    hypernet = tiny_hypernet().hypernet
+    got = merge_with_bundle(bundle, open_session(bundle), *pair, Options(0.8, 1.1))
+    expected = merge(*pair, layout, "learned", Options(0.8, 1.1, predict=predict_with(hypernet)))
+    assert list(got.lora.layers) == list(expected.lora.layers)
+    assert got.kinds == expected.kinds
+    assert got.coefficients is not None and expected.coefficients is not None
+    assert got.coefficients.keys() == expected.coefficients.keys()
+    for name, layer in expected.lora.layers.items():
+        assert got.lora.layers[name].rank == layer.rank
+        peak = np.abs(layer.delta()).max()
+        np.testing.assert_allclose(got.lora.layers[name].delta(), layer.delta(), rtol=0, atol=1e-5 * peak)
+
+
+def test_layers_of_one_lora_are_carried_bit_for_bit(
+    bundle_folders: dict[tuple[str, str], Path], pair: tuple[LoRA, LoRA]
+) -> None:
+    bundle = Bundle.open(bundle_folders["onnx", "fp32"])
+    merged = merge_with_bundle(bundle, open_session(bundle), *pair, Options()).lora.layers
+    for lora, name in ((pair[0], CONV), (pair[1], TEXT), (pair[1], KEY), (pair[0], QUERY)):
+        np.testing.assert_array_equal(merged[name].down, lora.layers[name].down)
+        np.testing.assert_array_equal(merged[name].up, lora.layers[name].up)
+
+
+@pytest.mark.parametrize("key", COMBINATIONS)
+def test_check_passes(bundle_folders: dict[tuple[str, str], Path], key: tuple[str, str]) -> None:
+    rows = check_bundle(Bundle.open(bundle_folders[key]))
+    assert rows and all(row.status == "passed" for row in rows)
+    assert all(len(row.outputs) == 14 for row in rows)
+
+
+def test_check_fails_on_an_altered_reference(
+    bundle_folders: dict[tuple[str, str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One layer off by 1e-4 of the largest value, where no sampled position lies: its statistics tell."""
+    run = OnnxSession.run
+
+    def off(self: OnnxSession, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = run(self, inputs)
+        outputs["adapter_kv_48x64_up"][1] += 1e-4
+        return outputs
+
+    monkeypatch.setattr(OnnxSession, "run", off)
+    assert check.main([str(bundle_folders["onnx", "fp32"])]) == 1
+    text = capsys.readouterr().out
+    assert "FAILED" in text
+    assert "adapter_kv_48x64_up differs by" in " ".join(text.split())
+
+
+def test_check_says_not_run_when_a_toolchain_is_missing(
+    bundle_folders: dict[tuple[str, str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import runtime_py.backends
+
+    table = {"onnx": ("runtime_py.backends.onnx_missing", ("runtime_py",), "onnx")}
+    monkeypatch.setattr(runtime_py.backends, "BACKENDS", table)
+    assert check.main([str(bundle_folders["onnx", "fp32"]), "--json", str(tmp_path / "rows.json")]) == 1
+    assert "not_run" in (tmp_path / "rows.json").read_text()
+
+
+def test_an_adapter_file_gives_what_inputs_give(
+    layout: Layout, bundle_folders: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    bundle = Bundle.open(bundle_folders["onnx", "fp32"])
+    session = open_session(bundle)
+    assert isinstance(session, OnnxSession)
+    content, style = random_lora(layout, (4,), 1), random_lora(layout, (7,), 2)
+    expected = run_merger(bundle, session, content, style, Options())
+    adapters = []
+    for role, lora in (("content", content), ("style", style)):
+        save_adapter(merger_inputs(bundle, role, lora)[0], tmp_path / f"{role}.onnx_adapter")
+        adapters.append(OnnxAdapter(tmp_path / f"{role}.onnx_adapter"))
+    one = np.ones(1, np.float32)
+    outputs = session.run_with_adapters({"content_scale": one, "style_scale": one}, adapters)
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(outputs[name], tensor)
+    with pytest.raises(InputError, match="is given twice"):
+        session.run_with_adapters({"content_scale": one, "style_scale": one}, [adapters[0], adapters[0]])
+    with pytest.raises(InputError, match="merger has got no style_"):
+        session.run_with_adapters({"content_scale": one, "style_scale": one}, [adapters[0]])
+    (tmp_path / "bad.onnx_adapter").write_bytes(b"\x00" * 100)
+    with pytest.raises(InputError, match=r"not an \.onnx_adapter file"):
+        OnnxAdapter(tmp_path / "bad.onnx_adapter")
+
+
+def test_a_role_that_is_not_given_to_onnx_is_a_lora_of_zeros(
+    layout: Layout, bundle_folders: dict[tuple[str, str], Path]
+) -> None:
+    """What an app gets that runs the artifact without an adapter: the other LoRA alone."""
+    bundle = Bundle.open(bundle_folders["onnx", "fp32"])
+    session = open_session(bundle)
+    assert isinstance(session, OnnxSession)
+    one = {"content_scale": np.ones(1, np.float32), "style_scale": np.ones(1, np.float32)}
+    content = random_lora(layout, (4,), 1)
+    inputs = one | merger_inputs(bundle, "content", content)[0]
+    names = [spec.name for spec in bundle.component("merger").outputs]
+    alone = dict(zip(names, session.session.run(names, inputs), strict=True))
+    zeros = LoRA({n: LoraLayer(0 * layer.down, 0 * layer.up) for n, layer in content.layers.items()})
+    both = run_merger(bundle, session, content, zeros, Options())
+    for name, tensor in alone.items():
+        other = both[name][:, :4] if name.endswith("down") else both[name]
+        other = both[name][:, :, :4] if name.endswith("up") else other
+        np.testing.assert_allclose(tensor, other, rtol=0, atol=1e-6 * np.abs(other).max())
+
+
+def test_inputs_are_checked_by_name_and_size(layout: Layout, bundle_folders: dict[tuple[str, str], Path]) -> None:
+    bundle = Bundle.open(bundle_folders["onnx", "fp32"])
+    component = bundle.component("merger")
+    one = np.ones(1, np.float32)
+    good = {"content_scale": one, "style_scale": one}
+    for role in ("content", "style"):
+        good |= {f"{role}_{k}": v for k, v in pack(random_lora(layout, (4,), 1), layout).adapter.items()}
+    assert list(checked_inputs(component, good)) == [spec.name for spec in component.inputs]
+    with pytest.raises(InputError, match="no input depth"):
+        checked_inputs(component, good | {"depth": one})
+    # A rank that differs inside one role, which no single product would notice.
+    wrong = good["content_kv_48x32_up"][:, :, :3]
+    with pytest.raises(InputError, match=r"content_kv_48x32_up has shape \(2, 32, 3\)"):
+        checked_inputs(component, good | {"content_kv_48x32_up": wrong})
+
+
+def test_merge_command_writes_a_lora_and_a_picture(
+    bundle_folders: dict[tuple[str, str], Path],
+    pair: tuple[LoRA, LoRA],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_lora(pair[0], tmp_path / "content.safetensors", dialect="kohya")
+    write_lora(pair[1], tmp_path / "style.safetensors", dialect="peft")
+    arguments = [
+        str(bundle_folders["onnx", "fp32"]),
+        *(str(tmp_path / f"{r}.safetensors") for r in ("content", "style")),
+    ]
+    arguments += ["-o", str(tmp_path / "merged.safetensors"), "--coefficients-plot", str(tmp_path / "m.png")]
+    assert merge_command.main(arguments) == 0
+    merged = read_lora(tmp_path / "merged.safetensors")
+    assert merged.layers.keys() == pair[0].layers.keys() | pair[1].layers.keys()
+    assert merged.metadata["lorarar_method"] == "learned"
+    assert (tmp_path / "m.png").read_bytes().startswith(b"\x89PNG")
+    assert "UNTRAINED" in capsys.readouterr().out
+    with pytest.raises(InputError, match="would overwrite the input"):
+        merge_command.main([*arguments[:4], str(tmp_path / "style.safetensors")])
+
+
+def test_a_rank_over_the_bundles_is_refused(layout: Layout, bundle_folders: dict[tuple[str, str], Path]) -> None:
+    bundle = Bundle.open(bundle_folders["coreml", "fp16"])
+    with pytest.raises(InputError, match=r"has rank 129, more than 128; export with --rank 129"):
+        merger_inputs(bundle, "content", random_lora(layout, (129,), 1))
+
+
+def test_adapter_command(bundle_folders: dict[tuple[str, str], Path], layout: Layout, tmp_path: Path) -> None:
+    write_lora(random_lora(layout, (4,), 1), tmp_path / "c.safetensors")
+    arguments = [str(tmp_path / "c.safetensors"), "--role", "style", "-o", str(tmp_path / "a.onnx_adapter")]
+    assert adapter.main([str(bundle_folders["onnx", "fp32"]), *arguments]) == 0
+    assert set(OnnxAdapter(tmp_path / "a.onnx_adapter").tensors) == {
+        f"style_{group.name}_{end}" for group in layout.groups for end in ("down", "up")
+    }
+    with pytest.raises(InputError, match="only onnx bundles take"):
+        adapter.main([str(bundle_folders["coreml", "fp16"]), *arguments])
+
+
+def test_the_golden_merge(tmp_path: Path) -> None:
+    """The committed bundle and files: what the Kotlin and Swift engines must reproduce."""
+    from safetensors.numpy import load_file
+
+    bundle = Bundle.open(GOLDEN / "bundle")
+    assert [row.status for row in check_bundle(bundle)] == ["passed"]
+    content, style = (read_lora(GOLDEN / f"{role}.safetensors") for role in ("content", "style"))
+    merged = merge_with_bundle(bundle, open_session(bundle), content, style, Options(*SCALES)).lora
+    expected = load_file(GOLDEN / "expected.safetensors")
+    assert merged.layers.keys() == expected.keys()
+    for name, delta in expected.items():
+        limit = tolerance("merger", "onnx", "fp32").max_error * np.abs(delta).max()
+        np.testing.assert_allclose(merged.layers[name].delta(), delta, rtol=0, atol=limit)
+
+
+def test_the_golden_merge_can_be_made_again(tmp_path: Path) -> None:
+    """LoRA files to the byte. PyTorch's last bits differ between CPUs, so the rest within fp32's rounding."""
+    from safetensors.numpy import load_file
+
+    make(tmp_path)
+    for role in ("content", "style"):
+        name = f"{role}.safetensors"
+        assert (tmp_path / name).read_bytes() == (GOLDEN / name).read_bytes()
+    for name in ("expected.safetensors", "bundle/golden/merger.safetensors"):
+        made, kept = load_file(tmp_path / name), load_file(GOLDEN / name)
+        assert made.keys() == kept.keys()
+        for key, tensor in kept.items():
+            np.testing.assert_allclose(made[key], tensor, rtol=0, atol=1e-6 * np.abs(tensor).max())

@@ -1,0 +1,137 @@
+"""Pages in docs/ that `make test-full` measures: a CSV with a row an export, and a table made of it.
+
+A run replaces the rows that it makes.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from lorarar.files import atomic_file
+
+ROOT = Path(__file__).parents[2]
+FULL_SIZE = """# Full-size UNets
+
+Made by `make test-full`. Every row is an export of a UNet with adapter inputs (two LoRAs of rank 64, merged: 128) by
+`python -m export.unet`, with seeded random weights since the trained ones could not be had here, for latents of 64×64,
+batch 1. It includes the golden outputs by PyTorch in fp32 and the check of the saved artifact against them.
+"""
+PRECISIONS = """# The miniature in every precision
+
+Made by `make test-full`. Every row is the miniature's pipeline by `python -m export.pipeline`, with the UNet in that
+precision; the PSNR is against PyTorch in fp32, of one step of the UNet and of a whole image of three steps. Precisions
+that are not here are not offered: `runtime_py.check` says why.
+"""
+METHOD = """
+Time and memory are of that one process; a step is one run of the UNet in the runtime that the check uses. For Core ML
+that is the evaluator of the saved program in numpy, whose time says nothing of a phone. Measured on {hosts}. No phone,
+Mac or GPU was used.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One export."""
+
+    base: str
+    target: str
+    precision: str
+    megabytes: float  # of the UNet's artifact
+    chunks: int  # of a Core ML pipeline; 1 otherwise
+    export_seconds: float
+    peak_gib: float
+    psnr_db: float  # of the UNet, the worst output and runtime
+    image_psnr_db: float | None  # of a whole image, where the pipeline was exported
+    step_seconds: float
+    host: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.base, self.target, self.precision
+
+
+@dataclass(frozen=True)
+class Page:
+    """docs/NAME.md and docs/NAME.csv."""
+
+    name: str
+    introduction: str
+
+    def record(self, row: Row) -> None:
+        """Put a row into the CSV, in place of an older one of the same export, and make the page again."""
+        rows = sorted([row, *(old for old in self.rows() if old.key != row.key)], key=lambda each: each.key)
+        with atomic_file(self._path("csv")) as path, path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(asdict(each) for each in rows)
+        with atomic_file(self._path("md")) as path:
+            path.write_text(self.text(rows), encoding="utf-8")
+
+    def rows(self) -> list[Row]:
+        """The rows of the CSV; none without one."""
+        if not self._path("csv").is_file():
+            return []
+        casts = {"int": int, "float": float, "str": str, "float | None": lambda value: float(value) if value else None}
+        kinds = {field.name: casts[str(field.type)] for field in fields(Row)}
+        with self._path("csv").open(newline="", encoding="utf-8") as file:
+            return [Row(**{name: kinds[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
+
+    def text(self, rows: list[Row]) -> str:
+        """The page."""
+        images = any(row.image_psnr_db is not None for row in rows)
+        columns = ["base", "target", "precision", "UNet", "export and check", "peak memory", "PSNR", "one step"]
+        columns += ["PSNR of an image"] * images
+        lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * 3 + " ---: |" * (len(columns) - 3)]
+        for row in rows:
+            chunks = f" in {row.chunks} chunks" if row.chunks > 1 else ""
+            cells = [*row.key, f"{row.megabytes:.4g} MB{chunks}", f"{row.export_seconds:.0f} s"]
+            cells += [f"{row.peak_gib:.1f} GiB", f"{row.psnr_db:.1f} dB", f"{row.step_seconds:.3g} s"]
+            cells += [f"{row.image_psnr_db:.1f} dB" if row.image_psnr_db is not None else "–"] * images
+            lines.append(f"| {' | '.join(cells)} |")
+        hosts = ", ".join(dict.fromkeys(row.host for row in rows))
+        return "\n".join([self.introduction, *lines, METHOD.format(hosts=hosts)])
+
+    def _path(self, suffix: str) -> Path:
+        return ROOT / "docs" / f"{self.name}.{suffix}"
+
+
+PAGES = {page.name: page for page in (Page("full-size", FULL_SIZE), Page("precisions", PRECISIONS))}
+
+
+def host() -> str:
+    """The machine, in words."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{os.cpu_count()} cores of {next(names, platform.machine())}"
+
+
+# The kernel counts a process's peak from its fork, when it still is its parent: so a small one starts it.
+_STARTER = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[2:], stdout=sys.stdout, stderr=subprocess.STDOUT)
+_, status, usage = os.wait4(process.pid, 0)
+open(sys.argv[1], "w").write(str(usage.ru_maxrss))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def measured(module: str, *arguments: str) -> tuple[float, float]:
+    """Run one of our commands; its seconds and its own peak memory in GiB. Fails with what it said."""
+    with tempfile.NamedTemporaryFile() as peak:
+        starter = [sys.executable, "-S", "-c", _STARTER, peak.name]
+        start = time.perf_counter()
+        done = subprocess.run(
+            [*starter, sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False, cwd=ROOT
+        )
+        seconds = time.perf_counter() - start
+        assert done.returncode == 0, done.stdout + done.stderr
+        return seconds, int(peak.read()) / 2**20

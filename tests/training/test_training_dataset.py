@@ -1,0 +1,157 @@
+"""`dataset.json`: what is read from it, and every way in which it can be wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_pipeline import save_tiny_dataset
+
+from lorarar.errors import InputError
+from lorarar.training.dataset import PARTS, merged_prompt, read_dataset
+
+Raw = dict[str, Any]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save_tiny_dataset(tmp_path / "data", contents=3, styles=3)
+
+
+def test_reads_what_the_file_says(folder: Path) -> None:
+    dataset = read_dataset(folder)
+    assert (dataset.name, dataset.resolution, dataset.folder) == ("tiny", 32, folder.resolve())
+    content, style = dataset.contents["content_1"], dataset.styles["style_0"]
+    assert (content.prompt, content.group) == ("a sks cat", "group_1")
+    assert (style.prompt, style.image_class) == ("a dog in watercolor style", "dog")
+    assert merged_prompt(content, style) == "a sks cat in watercolor style"
+    assert content.images == tuple(folder.resolve() / f"contents/content_1/{index}.png" for index in range(2))
+    assert style.lora == folder.resolve() / "loras/style_0.safetensors"
+    assert not style.lora.exists()
+
+
+def test_order_is_the_files(folder: Path) -> None:
+    dataset = read_dataset(folder)
+    assert list(dataset.contents) == ["content_0", "content_1", "content_2"]
+    assert dataset.split().contents == {"train": ("content_0",), "validation": ("content_1",), "test": ("content_2",)}
+    assert dataset.split("paper").styles["test"] == ("style_2",)
+
+
+def test_parts_may_be_left_out(folder: Path) -> None:
+    def change(raw: Raw) -> None:
+        raw["splits"] = {"objects": {"contents": {"train": ["content_2"]}, "styles": {}}}
+
+    edit(folder, change)
+    split = read_dataset(folder).split("objects")
+    assert split.contents == {"train": ("content_2",), "validation": (), "test": ()}
+    assert tuple(split.styles) == PARTS
+
+
+def test_a_split_that_is_not_there(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"has no split 'animals'; valid are paper"):
+        read_dataset(folder).split("animals")
+    edit(folder, lambda raw: raw.update(splits={}))
+    with pytest.raises(InputError, match="valid are none, so add one"):
+        read_dataset(folder).split()
+
+
+def edit(folder: Path, change: Callable[[Raw], object]) -> None:
+    path = folder / "dataset.json"
+    raw = json.loads(path.read_text())
+    change(raw)
+    path.write_text(json.dumps(raw))
+
+
+def content(**fields: Any) -> Callable[[Raw], None]:
+    return lambda raw: raw["contents"][1].update(fields)
+
+
+def style(**fields: Any) -> Callable[[Raw], None]:
+    return lambda raw: raw["styles"][0].update(fields)
+
+
+def part(kind: str, name: str, names: Any) -> Callable[[Raw], None]:
+    return lambda raw: raw["splits"]["paper"][kind].update({name: names})
+
+
+BAD: dict[str, tuple[Callable[[Raw], object], str]] = {
+    "schema": (lambda raw: raw.update(schema_version=2), "schema version 2 is not known; this release reads 1"),
+    "no schema": (lambda raw: raw.pop("schema_version"), "schema version None is not known"),
+    "no name": (lambda raw: raw.pop("name"), "the field 'name' is missing"),
+    "no contents": (lambda raw: raw.pop("contents"), "the field 'contents' is missing"),
+    "contents an object": (lambda raw: raw.update(contents={}), "'contents' must be a list of objects, not {}"),
+    "an entry a text": (lambda raw: raw["styles"].append("x"), r"styles\[3\]: expected an object, got 'x'"),
+    "resolution zero": (lambda raw: raw.update(resolution=0), "'resolution' must be a positive whole number, not 0"),
+    "resolution true": (lambda raw: raw.update(resolution=True), "positive whole number, not True"),
+    "resolution text": (lambda raw: raw.update(resolution="64"), "positive whole number, not '64'"),
+    "no class": (lambda raw: raw["contents"][1].pop("class"), r"contents\['content_1'\]: the field 'class' is missing"),
+    "empty token": (content(token=" "), "'token' must be a text of one line that is not empty"),
+    "two lines": (style(description="oil\npaint"), "'description' must be a text of one line"),
+    "a number": (style(group=3), r"styles\['style_0'\]: 'group' must be a text of one line that is not empty, not 3"),
+    "no images": (content(images=[]), "'images' is empty; give at least one reference image"),
+    "images a text": (content(images="a.png"), "'images' must be a list of texts, not 'a.png'"),
+    "image missing": (content(images=["gone.png"]), "gone.png does not exist; put it there or correct the path"),
+    "image above": (content(images=["../x.png"]), r"'\.\./x\.png' leaves the dataset's folder"),
+    "image absolute": (content(images=["/etc/passwd"]), "'/etc/passwd' leaves the dataset's folder"),
+    "image with zero": (content(images=["a\0b"]), "is not a path"),
+    "image with half a pair": (content(images=["\ud800.png"]), "is not a path"),
+    "lora above": (style(lora="../../x.safetensors"), "leaves the dataset's folder; give a path inside it"),
+    "lora a pickle": (style(lora="x.bin"), "'lora' must name a .safetensors file, not 'x.bin'"),
+    "lora twice": (style(lora="loras/content_0.safetensors"), "'content_0' and 'style_0' have the same LoRA file"),
+    "name twice": (content(name="content_0"), "contents: the name 'content_0' occurs twice; give each its own"),
+    "splits a list": (lambda raw: raw.update(splits=[]), r"splits: expected an object, got \[\]"),
+    "unknown part": (part("styles", "tests", []), "styles: unknown part 'tests'; valid are train, validation, test"),
+    "unknown content": (
+        part("contents", "train", ["style_0"]),
+        "train: no entry is named 'style_0'; valid are content_0",
+    ),
+    "in two parts": (part("contents", "train", ["content_2"]), "'content_2' is in train and in test; a name"),
+    "twice in one": (part("styles", "train", ["style_0", "style_0"]), "'style_0' is twice in train"),
+    "part a text": (part("styles", "train", "style_0"), "'train' must be a list of texts"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_refused(folder: Path, case: str) -> None:
+    change, message = BAD[case]
+    edit(folder, change)
+    with pytest.raises(InputError, match=message) as caught:
+        read_dataset(folder)
+    assert str(folder / "dataset.json") in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"schema_version": 1'])
+def test_not_json(folder: Path, text: str) -> None:
+    (folder / "dataset.json").write_text(text)
+    with pytest.raises(InputError, match=re.escape(str(folder / "dataset.json"))):
+        read_dataset(folder)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null"])
+def test_not_an_object(folder: Path, text: str) -> None:
+    (folder / "dataset.json").write_text(text)
+    with pytest.raises(InputError, match="expected an object"):
+        read_dataset(folder)
+
+
+def test_not_text(folder: Path) -> None:
+    (folder / "dataset.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not valid JSON"):
+        read_dataset(folder)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such file; give a folder that holds a dataset\.json"):
+        read_dataset(tmp_path)
+
+
+def test_a_link_out_of_the_folder(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(b"x")
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    edit(folder, content(images=["link.png"]))
+    with pytest.raises(InputError, match="leaves the dataset's folder"):
+        read_dataset(folder)

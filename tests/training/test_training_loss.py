@@ -1,0 +1,273 @@
+"""Eq. 3 and its gradient, in factored form, against dense matrices put into copies of the UNet, in float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from itertools import chain, combinations
+from typing import Any
+
+import pytest
+import torch
+from conftest import random_lora
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_pipeline import CAPTIONS, tiny_sizes
+from torch import Tensor
+from torch.func import functional_call
+
+from lorarar.base.components import Condition
+from lorarar.base.fresh import build_tokenizer, new_pipeline
+from lorarar.base.names import unet_layout
+from lorarar.errors import InputError
+from lorarar.hypernet.constant import ConstantCoefficients, ConstantConfig
+from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.layout import KINDS, UNET, Layout, kind_of
+from lorarar.lora import LoRA
+from lorarar.merging.types import RULES
+from lorarar.training.bank import (
+    LoraBank,
+    constant_coefficients,
+    merged_factors,
+    predict_coefficients,
+)
+from lorarar.training.hyper_settings import DISTANCES, REGULARISERS, LossSettings
+from lorarar.training.loss import PairBatch, distances, merging_loss, orthogonality
+
+ALL_SETS = list(chain.from_iterable(combinations(KINDS, size) for size in range(1, 5)))
+
+
+@pytest.fixture(scope="module")
+def unet() -> Any:
+    return new_pipeline(tiny_sizes(), build_tokenizer(CAPTIONS), 0).unet.requires_grad_(False).eval().double()
+
+
+@pytest.fixture(scope="module")
+def layout(unet: Any) -> Layout:
+    return unet_layout(unet, "tiny")
+
+
+def hypernet(learned: tuple[str, ...] = ("q", "out"), rule: str = "average") -> Hypernetwork:
+    """With weights large enough that the coefficients differ between columns."""
+    made = Hypernetwork.untrained(HypernetConfig((32, 48), 8, rule, learned), 3).double()
+    torch.nn.init.normal_(made.output.weight, std=0.5, generator=torch.Generator().manual_seed(0))
+    return made
+
+
+def make_batch(pairs: int, seed: int = 0) -> PairBatch:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    rows = 2 * pairs
+    condition = Condition(normal(rows, 77, 80), normal(rows, 48), torch.full((rows, 6), 32.0, dtype=torch.float64))
+    return PairBatch(normal(rows, 4, 8, 8), torch.randint(1000, (rows,), generator=generator), condition)
+
+
+def dense(lora: LoRA, module: str) -> Tensor:
+    layer = lora.layers[UNET + module]
+    return torch.from_numpy(layer.up).double() @ torch.from_numpy(layer.down).double()
+
+
+def run_dense(unet: Any, batch: PairBatch, row: int, deltas: dict[str, Tensor]) -> Tensor:
+    """One row through the UNet with W + ΔW in place of W."""
+    weights = {f"{module}.weight": unet.get_submodule(module).weight + delta for module, delta in deltas.items()}
+    condition = batch.condition.take(torch.tensor([row]))
+    added = {"text_embeds": condition.pooled, "time_ids": condition.time_ids}
+    args = (batch.latents[row : row + 1], batch.timesteps[row : row + 1], condition.embeds)
+    return functional_call(unet, weights, args, {"added_cond_kwargs": added}).sample
+
+
+def dense_coefficients(predictor: Hypernetwork, module: str, content: Tensor, style: Tensor) -> Tensor:
+    """(m_c, m_s) by the paper's dense form: each column of [ΔW_c; ΔW_s] is one input."""
+    if kind_of(module) in predictor.config.learned:
+        return predictor.dense(content[None], style[None])[0]
+    return torch.full((2, content.shape[1]), RULES[predictor.config.kv_rule], dtype=torch.float64)
+
+
+def dense_loss(
+    unet: Any, layout: Layout, predictor: Hypernetwork, pairs: list[tuple[LoRA, LoRA]], settings: LossSettings
+) -> Tensor:
+    """Eq. 3 written out for each pair, on dense ΔW; the mean over the pairs."""
+    batch, totals = make_batch(len(pairs)), []
+    for number, (content, style) in enumerate(pairs):
+        deltas = [{module: dense(lora, module) for module in layout.modules} for lora in (content, style)]
+        merged, products, cosines, sums = {}, [], [], []
+        for module in layout.modules:
+            m_c, m_s = dense_coefficients(predictor, module, deltas[0][module], deltas[1][module])
+            merged[module] = deltas[0][module] * m_c + deltas[1][module] * m_s
+            if kind_of(module) in predictor.config.learned:
+                products.append((m_c @ m_s / len(m_c)).abs())
+                sums.append((m_c @ m_s).abs())
+                cosines.append((m_c @ m_s / (m_c.norm() * m_s.norm())).abs())
+        terms = []
+        for role in (0, 1):
+            row = 2 * number + role
+            with torch.no_grad():
+                goal = run_dense(unet, batch, row, deltas[role])
+            error = run_dense(unet, batch, row, merged) - goal
+            terms.append(error.square().mean() if settings.distance == "mse" else error.square().sum().sqrt())
+        term = {
+            "dot": sum(products) / len(products),
+            "dot-sum": sum(sums),
+            "cosine": sum(cosines),
+            "none": torch.zeros(()),
+        }[settings.regulariser]
+        totals.append(terms[0] + terms[1] + settings.weight * term)
+    return sum(totals) / len(totals)
+
+
+def factored_loss(
+    unet: Any, layout: Layout, predictor: Any, pairs: list[tuple[LoRA, LoRA]], settings: LossSettings
+) -> Tensor:
+    """The loss as it is trained; its gradients are in the predictor afterwards."""
+    rank = max(lora.max_rank for pair in pairs for lora in pair)
+    packs = [
+        LoraBank.of([pair[role] for pair in pairs], layout, rank, torch.float64).take(range(len(pairs)), "cpu")
+        for role in (0, 1)
+    ]
+    coefficients = predict_coefficients(predictor, layout, *packs)
+    args = (unet, make_batch(len(pairs)), layout, (packs[0], packs[1]), coefficients, settings)
+    with merging_loss(*args) as loss:
+        loss.total.backward()
+    together = loss.content + loss.style + settings.weight * loss.orthogonality
+    torch.testing.assert_close(together, loss.total.detach())
+    return loss.total.detach()
+
+
+def assert_same_loss_and_gradient(
+    unet: Any, layout: Layout, made: Hypernetwork, pairs: list[tuple[LoRA, LoRA]], settings: LossSettings
+) -> None:
+    reference = copy.deepcopy(made)
+    want = dense_loss(unet, layout, reference, pairs, settings)
+    want.backward()
+    have = factored_loss(unet, layout, made, pairs, settings)
+    torch.testing.assert_close(have, want.detach(), rtol=1e-8, atol=0)
+    for (name, value), other in zip(made.named_parameters(), reference.parameters(), strict=True):
+        assert value.grad is not None and other.grad is not None and other.grad.abs().max() > 0, name
+        # Of the largest entry: what cancels to near nothing can't be told to 1e-8 of itself.
+        torch.testing.assert_close(value.grad, other.grad, rtol=1e-8, atol=1e-8 * float(other.grad.abs().max()))
+
+
+@settings(max_examples=6)
+@given(
+    st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    st.sampled_from(list(DISTANCES)),
+    st.sampled_from(list(REGULARISERS)),
+    st.integers(0, 2**16),
+)
+def test_loss_and_gradient_are_those_of_dense_matrices(
+    unet: Any, layout: Layout, ranks: tuple[int, int], distance: str, regulariser: str, seed: int
+) -> None:
+    loras = [random_lora(layout, (rank,), seed + role, 0.3, 0.3) for role, rank in enumerate(ranks)]
+    options = LossSettings(distance, regulariser, 0.3)
+    assert_same_loss_and_gradient(unet, layout, hypernet(), [(loras[0], loras[1])], options)
+
+
+def test_several_pairs_in_one_pass_are_the_mean_of_each(unet: Any, layout: Layout) -> None:
+    """Three pairs with mixed ranks, and with every kind of layer learned."""
+    loras = [random_lora(layout, (1, 4, 2), seed, 0.3, 0.3) for seed in range(4)]
+    pairs = [(loras[0], loras[1]), (loras[2], loras[1]), (loras[2], loras[3])]
+    for learned in (("q", "out"), ("q", "k", "v", "out")):
+        assert_same_loss_and_gradient(unet, layout, hypernet(learned, "sum"), pairs, LossSettings(weight=0.1))
+
+
+def test_gradient_checkpointing_changes_no_gradient(unet: Any, layout: Layout) -> None:
+    pairs = [(random_lora(layout, (2,), 1, 0.3, 0.3), random_lora(layout, (3,), 2, 0.3, 0.3))]
+    one, two = hypernet(), hypernet()
+    want = factored_loss(unet, layout, one, pairs, LossSettings())
+    unet.enable_gradient_checkpointing()
+    try:
+        have = factored_loss(unet, layout, two, pairs, LossSettings())
+    finally:
+        unet.disable_gradient_checkpointing()
+    torch.testing.assert_close(have, want)
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("learned", ALL_SETS, ids=",".join)
+def test_every_row_of_table_a3_has_its_coefficients(learned: tuple[str, ...], layout: Layout) -> None:
+    """Learned kinds by the dense form, the others by the rule, in their layers' order."""
+    content, style = random_lora(layout, (2, 3), 1, 0.3, 0.3), random_lora(layout, (4,), 2, 0.3, 0.3)
+    predictor = hypernet(learned)
+    packs = [LoraBank.of([lora], layout, 4, torch.float64).take([0], "cpu") for lora in (content, style)]
+    found = predict_coefficients(predictor, layout, *packs)
+    factors = merged_factors(layout, *packs, found)
+    for module in layout.modules:
+        deltas = dense(content, module), dense(style, module)
+        m_c, m_s = dense_coefficients(predictor, module, *deltas)
+        merged = factors[UNET + module].up[0] @ factors[UNET + module].down[0]
+        torch.testing.assert_close(merged, deltas[0] * m_c + deltas[1] * m_s, rtol=0, atol=1e-12)
+    count = sum(kind_of(module) in learned for module in layout.modules)
+    assert sum(pairs.shape[1] for pairs in found.learned) == count > 0
+
+
+def test_constants_are_one_pair_a_kind(unet: Any, layout: Layout) -> None:
+    constant = ConstantCoefficients(ConstantConfig("sum", ("q", "v"))).double()
+    with torch.no_grad():
+        constant.pairs["q"].copy_(torch.tensor([0.9, 0.2]))
+        constant.pairs["v"].copy_(torch.tensor([0.3, 0.6]))
+    pairs = [(random_lora(layout, (2,), 1, 0.3, 0.3), random_lora(layout, (2,), 2, 0.3, 0.3))]
+    packs = [LoraBank.of([lora], layout, 2, torch.float64).take([0], "cpu") for lora in pairs[0]]
+    applied = predict_coefficients(constant, layout, *packs).applied
+    want = {"q": [0.9, 0.2], "k": [1.0, 1.0], "v": [0.3, 0.6], "out": [1.0, 1.0]}
+    for group in layout.groups:
+        for row, module in enumerate(group.modules):
+            have = applied[group.name].expand(-1, -1, -1, group.in_features)[0, row]
+            torch.testing.assert_close(have, torch.tensor(want[str(kind_of(module))]).double()[:, None].expand_as(have))
+    factored_loss(unet, layout, constant, pairs, LossSettings())
+    assert all(pair.grad is not None and pair.grad.abs().min() > 0 for pair in constant.pairs.values())
+
+
+def test_merging_a_lora_with_nothing_costs_nothing(unet: Any, layout: Layout) -> None:
+    """With coefficients 1 and a style of zeros the merge is the content LoRA: only the style's term is left."""
+    content, style = random_lora(layout, (2,), 1, 0.3, 0.3), random_lora(layout, (2,), 2, 0.0)
+    packs = [LoraBank.of([lora], layout, 2, torch.float64).take([0], "cpu") for lora in (content, style)]
+    ones = constant_coefficients(layout, 1.0, torch.zeros((), dtype=torch.float64))
+    with merging_loss(unet, make_batch(1), layout, (packs[0], packs[1]), ones, LossSettings()) as loss:
+        assert float(loss.content) < 1e-20 and float(loss.style) > 1e-4
+
+
+def test_distances_and_terms_by_hand() -> None:
+    have, want = torch.tensor([[3.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0, 4.0], [1.0, 3.0]])
+    shape = (2, 1, 1, 2)
+    assert distances(have.view(shape), want.view(shape), "mse").tolist() == [12.5, 2.0]
+    assert distances(have.view(shape), want.view(shape), "l2").tolist() == [5.0, 2.0]
+    layers = torch.tensor([[[[1.0, 2.0], [3.0, -1.0]], [[1.0, 0.0], [-1.0, 5.0]]]])  # products 1 and -1
+    assert float(orthogonality([layers], "dot")) == pytest.approx((0.5 + 0.5) / 2)
+    assert float(orthogonality([layers, layers], "dot-sum")) == pytest.approx(4.0)
+    cosines = 1 / (5**0.5 * 10**0.5) + 1 / 26**0.5
+    assert float(orthogonality([layers], "cosine")) == pytest.approx(cosines)
+    assert orthogonality([layers], "none") is None and orthogonality([], "dot") is None
+
+
+def damaged(layout: Layout) -> Iterator[tuple[LoRA, str]]:
+    lora = random_lora(layout, (2,), 1)
+    name, layer = next(iter(lora.layers.items()))
+    yield (
+        LoRA({k: v for k, v in lora.layers.items() if k != name}, source="thin"),
+        "thin: 1 of the 72 attention linears",
+    )
+    yield LoRA({**lora.layers, "text_encoder.x": layer}, source="wide"), "wide: 1 layers are outside the attention"
+    yield random_lora(layout, (9,), 1), "has rank 9, more than 4"
+
+
+def test_loras_of_other_layers_are_refused(layout: Layout) -> None:
+    for lora, says in damaged(layout):
+        with pytest.raises(InputError) as error:
+            LoraBank.of([lora], layout, 4)
+        assert says in str(error.value)
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    for bad, says in (
+        ({"distance": "l1"}, "--distance is 'l1'; valid are mse, l2"),
+        ({"regulariser": "x"}, "--regulariser is 'x'; valid are dot, dot-sum, cosine, none"),
+        ({"weight": -1.0}, "--lambda is -1.0; give a number of 0 or more"),
+        ({"weight": float("nan")}, "--lambda is nan"),
+    ):
+        with pytest.raises(InputError) as error:
+            LossSettings(**bad)  # type: ignore[arg-type]
+        assert says in str(error.value)

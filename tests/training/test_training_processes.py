@@ -1,0 +1,58 @@
+"""What every process that trains sets up: numbers that fp32 holds in microcode alone count as zero."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorarar.training.many import Loading, _start_worker
+from lorarar.training.processes import process_state
+from lorarar.training.settings import LoraSettings
+from miniature.build import build
+from miniature.stages import Plan
+
+DENORMAL = 1e-39  # fp32's smallest normal number is 1.2e-38
+
+STARTS: dict[str, Callable[[Path], object]] = {
+    "a command": lambda _: process_state(),
+    "a process for some LoRAs": lambda _: _start_worker(
+        Loading("miniature", False, None, "float32", "cpu"), LoraSettings(), "fp32", torch.get_num_threads(), None
+    ),
+    "the miniature's build": lambda folder: build(Plan(folder / "work", folder / "out"), []),
+}
+
+
+def left_over(count: int) -> int:
+    """How many of `count` denormals a product by one leaves."""
+    return int((torch.full((count,), DENORMAL) * 1).count_nonzero())
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_whatever_trains_flushes_denormals(start: str, tmp_path: Path) -> None:
+    def before_and_after() -> tuple[int, int]:
+        before = left_over(8)
+        STARTS[start](tmp_path)
+        return before, left_over(8)
+
+    # The setting is a thread's own, so a thread for it leaves the other tests as they are.
+    with ThreadPoolExecutor(1) as fresh:
+        assert fresh.submit(before_and_after).result() == (8, 0)
+
+
+def test_all_threads_of_a_command_flush_denormals() -> None:
+    code = (
+        "from lorarar.training.processes import process_state\n"
+        "process_state()\n"
+        "import torch\n"
+        f"print(torch.get_num_threads(), int((torch.full((1 << 22,), {DENORMAL}) * 1).count_nonzero()))"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert found.stdout.split() == ["2", "0"]
