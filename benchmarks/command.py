@@ -1,83 +1,70 @@
-"""What the benchmark commands share: their options, the document's head, how it is given out. No toolchain."""
+"""What the benchmark commands share: options of every run, and how its JSON document is given out. No toolchain."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from benchmarks.machine import STEADY
+from benchmarks.timing import RunSettings
+from lorarar.command_line import Parser, add_settings
+from lorarar.console import console
 from lorarar.errors import InputError
 from lorarar.files import atomic_file
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from benchmarks.merge_work import Machine
-    from benchmarks.timing import Samples
-
-SCHEMA_VERSION = 1
-SGEMM_SIZE = 2048
-# Seconds between runs. Without them ExecuTorch took 48 ms instead of 29 beside ONNX Runtime's spinning threads
-# (KOALA-700M, rank 16).
-REST = 0.2
-# The share of its best rate that sgemm keeps among the other cases. Measured 0.9 and more on a quiet machine; another
-# program on one of two cores slows small products 5 to 10 times (threads wait for each other), and no ratio holds then.
-STEADY = 0.8
+from lorarar.toolchains import missing_toolchain
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """How often, on how many threads, and where the document goes."""
-    parser.add_argument("--rounds", type=int, default=5, help="measured runs of every case (default %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of every runtime (default %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON document here as well")
+def add_run_options(parser: Parser) -> None:
+    """Add the options of RunSettings, and where the document goes."""
+    add_settings(parser, RunSettings())
+    add_out(parser, "write the JSON document here as well")
 
 
-def check_run_options(options: argparse.Namespace) -> None:
-    if options.rounds < 1 or options.threads < 1:
-        raise InputError("--rounds and --threads must be 1 or more")
-    if options.json is not None and options.json.is_dir():
-        raise InputError(f"--json {options.json} is a folder; give a file")
+def add_out(parser: Parser, help: str, required: bool = False) -> None:
+    """Add the option of a command's main output."""
+    parser.add_argument("-o", "--out", type=Path, required=required, metavar="FILE", help=help)
 
 
-def head(benchmark: str, base: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The document's first entries: what was run, how, on what."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "benchmark": benchmark,
-        "base": base,
-        "threads": options.threads,
-        "rounds": options.rounds,
-        "host": {"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
-    }
+def check_files(args: argparse.Namespace, *names: str) -> None:
+    """Refuse an output that is a folder; `names` are those of the options."""
+    for name in names:
+        if (path := getattr(args, name)) is not None and path.is_dir():
+            raise InputError(f"`{name}` {path} is a folder; give a file")
 
 
-def machine_record(machine: Machine, sgemm: Samples) -> dict[str, Any]:
-    """This machine's limits, and what share of its best rate sgemm kept among the other cases."""
-    return {
-        "steadiness": 2 * SGEMM_SIZE**3 / sgemm.median / machine.sgemm,
-        "machine": {"sgemm_gflops": machine.sgemm / 1e9, "read_gb_per_s": machine.read_bandwidth / 1e9},
-    }
+def choices(name: str, text: str, valid: tuple[str, ...]) -> tuple[str, ...]:
+    """Split an option's `a,b` into its words, each once. Raises InputError for one that is not valid."""
+    words = tuple(dict.fromkeys(text.split(",")))
+    for word in words:
+        if word not in valid:
+            raise InputError(f"`{name}` {word!r} is unknown; valid are {', '.join(valid)}")
+    return words
 
 
-def case_times(name: str, samples: Samples) -> dict[str, Any]:
-    """A case's first entries."""
-    return {"name": name, "median_s": samples.median, "best_s": samples.best, "seconds": list(samples.seconds)}
+def use_threads(threads: int) -> None:
+    """Give PyTorch so many threads. Raises InputError where it is not installed."""
+    try:
+        import torch
+    except ImportError:
+        raise missing_toolchain("torch", "train") from None
+    torch.set_num_threads(threads)
 
 
-def say_if_busy(console: Console, steadiness: float) -> None:
+def say_if_busy(steadiness: float) -> None:
+    """Print a warning where the machine had other work."""
     if steadiness < STEADY:
-        share = f"{steadiness:.0%}"
-        console.print(
-            f"[yellow]the machine was busy (sgemm kept {share} of its best rate): close programs, run again[/]"
+        console().print(
+            f"the machine was busy (sgemm kept {steadiness:.0%} of its best rate): close programs, run again",
+            style="yellow",
         )
 
 
-def give_out(document: dict[str, Any], options: argparse.Namespace) -> None:
-    """As the last line of stdout, and into the file that was asked for."""
+def give_out(document: dict[str, Any], out: Path | None) -> None:
+    """Print the document as the last line, and write it into the file that was asked for."""
     text = json.dumps(document)
-    if options.json is not None:
-        with atomic_file(options.json) as temporary:
+    if out is not None:
+        with atomic_file(out) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
     print(text)

@@ -1,4 +1,4 @@
-"""The memory of this process."""
+"""Tell how much memory this process took."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _STATUS = Path("/proc/self/status")
 
 
 def peak_bytes() -> int:
-    """The most that this program ever had in memory.
+    """Return the most bytes that this program ever had in memory.
 
-    Linux: the kernel's VmHWM. `getrusage` counts a process from its fork, when it still was its parent, which may be
-    larger. Elsewhere it is all there is; macOS counts it in bytes, others in KiB.
+    On Linux that is the kernel's VmHWM: `getrusage` counts a process from its fork, when it still was a copy of its
+    parent, which may be larger. Elsewhere `getrusage` is all there is; macOS counts in bytes, others in KiB.
     """
     if _STATUS.is_file() and (found := re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text())):
         return 1024 * int(found[1])

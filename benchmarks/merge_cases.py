@@ -1,47 +1,24 @@
-"""The things that `benchmarks.merge` runs. Needs torch; the artifacts' runtimes are imported when asked for."""
+"""What the merge benchmark runs. Needs torch; the artifacts' runtimes are imported when they are asked for."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.merge_work import FLOAT_BYTES, Machine
-from benchmarks.timing import interleave
-from lorarar.errors import InputError
+from benchmarks.timing import Case
 from lorarar.hypernet.graph import Merger
 from lorarar.hypernet.network import Hypernetwork
 from lorarar.layout import ROLES, SCALES, Group, Layout
+from runtime_py.bundle import Bundle
 
-Case = Callable[[], object]
 _DENSE_AT_ONCE = 6  # layers: 240 ΔW of SDXL and their copies would take 6 GB
-_SGEMM_SIZES = (1024, 2048, 3072)
-_BANDWIDTH_FLOATS = 1 << 26  # 256 MB, larger than any cache
-
-
-def measure_machine(rounds: int = 3) -> Machine:
-    """The best sgemm rate of several sizes, and the rate at which memory is read."""
-    data = torch.ones(_BANDWIDTH_FLOATS)
-    with torch.inference_mode():
-        samples = interleave({str(size): sgemm_case(size) for size in _SGEMM_SIZES}, rounds)
-        read = interleave({"read": data.sum}, rounds)["read"]
-    rate = max(2 * size**3 / samples[str(size)].best for size in _SGEMM_SIZES)
-    return Machine(rate, _BANDWIDTH_FLOATS * FLOAT_BYTES / read.best)
-
-
-def sgemm_case(size: int) -> Case:
-    """One square product; run among the other cases it also tells whether the machine was busy."""
-    square = torch.randn(size, size)
-    out = torch.empty_like(square)
-    return lambda: torch.mm(square, square, out=out)
 
 
 def random_inputs(layout: Layout, rank: int, seed: int = 0) -> dict[str, Tensor]:
-    """The merger's inputs, filled with seeded numbers of a LoRA's size."""
+    """Return the merger's inputs, filled with seeded random numbers as small as a LoRA's."""
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     for group in layout.groups:
@@ -56,7 +33,7 @@ def random_inputs(layout: Layout, rank: int, seed: int = 0) -> dict[str, Tensor]
 
 
 def pytorch_cases(hypernet: Hypernetwork, layout: Layout, inputs: Mapping[str, Tensor]) -> dict[str, Case]:
-    """Coefficients in three forms, and the whole merger."""
+    """Return the cases of PyTorch: the coefficients in three forms, and the whole merger."""
 
     def factors(group: Group) -> list[Tensor]:
         return [inputs[f"{role}_{end}"] for role in ROLES for end in (group.down, group.up)]
@@ -83,26 +60,8 @@ def pytorch_cases(hypernet: Hypernetwork, layout: Layout, inputs: Mapping[str, T
     }
 
 
-def export(module: str, arguments: Sequence[str], out: Path) -> Path:
-    """The artifact as users get it, made by the command that they use; it has been checked against PyTorch."""
-    run_module(module, *arguments, "--out", str(out))
-    return out
-
-
-def run_module(module: str, *arguments: str) -> str:
-    """Run one of our commands in a process of its own; its output. InputError with what it said when it fails."""
-    command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["no message"]
-        raise InputError(f"python -m {module} {' '.join(arguments[:2])} failed: {said[-1].removeprefix('error: ')}")
-    return done.stdout
-
-
 def artifact_case(target: str, bundle: Path, inputs: Mapping[str, Tensor], threads: int) -> Case:
-    """One run of an artifact on inputs that are already in memory."""
-    from runtime_py.bundle import Bundle
-
+    """Return one run of an artifact on inputs that are already in memory."""
     component = Bundle.open(bundle).component("merger")
     if target == "onnx":
         from runtime_py.backends.onnx import OnnxSession

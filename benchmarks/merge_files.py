@@ -1,4 +1,4 @@
-"""Whole-file merges: two LoRA files in, one out, against reading and writing the same bytes."""
+"""Time merges of whole files: two LoRA files in, one out, against reading and writing the same bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _DTYPE = "fp16"  # what LoRA files hold
 def measure_files(
     layout: Layout, hypernet: Hypernetwork, rank: int, folder: Path, rounds: int
 ) -> tuple[dict[str, Samples], int]:
-    """Seconds of `merge` and of `copy`, and the bytes read and written by each. Files come from the page cache."""
+    """Return the times of `merge` and of `copy`, and the bytes that each reads and writes.
+
+    The files come from the page cache.
+    """
     sources = [folder / "content.safetensors", folder / "style.safetensors"]
     merged, copied = folder / "merged.safetensors", folder / "copied.bin"
     for seed, path in enumerate(sources):

@@ -1,17 +1,16 @@
-"""What `benchmarks.merge` measures: how many operations and bytes it is, what the goals are, what came out."""
+"""Count the operations and bytes of a merge, and hold its times against the project's goals and the paper."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks.command import case_times
-from benchmarks.timing import Samples
+from benchmarks.machine import FLOAT_BYTES, Machine
+from benchmarks.timing import Samples, case_times
 from lorarar.layout import Layout
 
-FLOAT_BYTES = 4
 PAPER_FOOTPRINT = {
     "ziplora_s": 158.0,
     "learned_s": 0.037,
@@ -19,12 +18,12 @@ PAPER_FOOTPRINT = {
     "learned_parameters": 0.49e6,
     "device": "NVIDIA RTX 4090",
 }
-"""Table 2 of the paper, of SDXL."""
+"""Table 2 of the paper, for SDXL."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """Operations (a multiplication and an addition are two) and bytes of one pair of LoRAs of equal rank."""
+class MergeWork:
+    """What merging one pair of LoRAs of equal rank takes: operations (a multiply-add is two) and bytes."""
 
     dense: int
     factored: int
@@ -32,7 +31,8 @@ class Work:
     prepared_bytes: int  # read by the prepared form: two hidden pre-activations a layer
 
     @classmethod
-    def of(cls, layout: Layout, rank: int, hidden: int) -> Work:
+    def of(cls, layout: Layout, rank: int, hidden: int) -> MergeWork:
+        """Count them for a layout, a rank, and a hypernetwork of so many hidden units."""
         dense = factored = prepared = read = 0
         for group in layout.part("qo"):
             count, inp, out = len(group.modules), group.in_features, group.out_features
@@ -46,16 +46,8 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What this machine can do at best, measured in the same run."""
-
-    sgemm: float  # operations a second
-    read_bandwidth: float  # bytes a second
-
-
-@dataclass(frozen=True)
 class Goal:
-    """A goal of the project, and what this run gives."""
+    """A goal of the project, and the value that this run gave."""
 
     what: str
     value: float
@@ -68,18 +60,12 @@ class Goal:
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def to_json(self) -> dict[str, object]:
-        return {
-            "what": self.what,
-            "value": self.value,
-            "limit": self.limit,
-            "at_least": self.at_least,
-            "unit": self.unit,
-            "passed": self.passed,
-        }
+        """Return the goal as a document holds it."""
+        return asdict(self) | {"passed": self.passed}
 
 
-def goals(base: str, rank: int, samples: Mapping[str, Samples], work: Work, machine: Machine) -> list[Goal]:
-    """The project's goals for the cases that were run, from medians."""
+def goals(base: str, rank: int, samples: Mapping[str, Samples], work: MergeWork, machine: Machine) -> list[Goal]:
+    """Hold the cases that were run against the project's goals, by their medians."""
     time = {name: case.median for name, case in samples.items()}
     found = [
         Goal("factored against dense", time["dense"] / time["factored"], 15.0, at_least=True),
@@ -95,7 +81,10 @@ def goals(base: str, rank: int, samples: Mapping[str, Samples], work: Work, mach
 
 
 def footprint(samples: Mapping[str, Samples], ziplora: Mapping[str, Any], parameters: int) -> dict[str, Any]:
-    """The paper's Table 2 of one pair: times in seconds, of coefficients alone. `parameters` are the hypernetwork's."""
+    """Return the paper's Table 2 for one pair: seconds for the coefficients alone, and numbers of parameters.
+
+    `parameters` is the hypernetwork's number, `ziplora` what `measure_steps` measured.
+    """
     optimisation = ziplora["steps"] * median(ziplora["step_seconds"])
     learned = samples["factored"].median
     return {
@@ -111,8 +100,8 @@ def footprint(samples: Mapping[str, Samples], ziplora: Mapping[str, Any], parame
     }
 
 
-def case_record(name: str, samples: Samples, work: Work, machine: Machine) -> dict[str, object]:
-    """One case as JSON; only the coefficient forms have a count of operations."""
+def case_record(name: str, samples: Samples, work: MergeWork, machine: Machine) -> dict[str, object]:
+    """Return one case as JSON; only the forms of the coefficients have a count of operations."""
     record: dict[str, object] = case_times(name, samples)
     operations = {"dense": work.dense, "factored": work.factored, "prepared": work.prepared}.get(name)
     if operations is not None:

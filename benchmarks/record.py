@@ -1,4 +1,4 @@
-"""Benchmark records: reading, checking and writing them. The format is record.schema.json, the same on every device."""
+"""Read, check and write benchmark records. Their format is record.schema.json, the same on every device."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from importlib import resources
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lorarar.errors import InputError
-from lorarar.files import atomic_file
-from runtime_py.bundle import MANIFEST, Bundle, no_constants, tree_sha256
+from lorarar.files import atomic_file, check_schema, package_schema, read_json
+from runtime_py.bundle import MANIFEST, Bundle, tree_sha256
 
 SCHEMA_VERSION = 1
 MAX_RECORD_BYTES = 16 * 2**20
+AGAIN = "measure again"
 KINDS = ("measured", "emulated", "estimated")
 PERCENTILES = (50, 90, 99)
 
@@ -28,8 +29,13 @@ PAPER: Mapping[str, Mapping[str, Any]] = {
 """The paper's figures, by component."""
 
 
+@cache
+def _schema() -> Mapping[str, Any]:
+    return package_schema("benchmarks", "record.schema.json")
+
+
 def bundle_head(bundle: Bundle, name: str, started: time.struct_time) -> dict[str, Any]:
-    """What every record says of a bundle's component and of when it was made."""
+    """Return what every record says of a bundle's component and of when it was made."""
     entry = bundle.manifest["components"][bundle.component(name).name]
     return {
         "schema_version": SCHEMA_VERSION,
@@ -45,17 +51,20 @@ def bundle_head(bundle: Bundle, name: str, started: time.struct_time) -> dict[st
 
 
 def paper_figure(base: str, component: str) -> dict[str, Any] | None:
-    """The paper's figure to stand beside a component's; it has one for SDXL only."""
+    """Return the paper's figure to stand beside a component's, or None; the paper has figures for SDXL only."""
     return dict(PAPER[component]) if base == "sdxl" and component in PAPER else None
 
 
-def runs(first_s: float, warmup_count: int, samples_s: Sequence[float]) -> dict[str, Any]:
-    """The record's `runs` object of measured seconds, in the order they ran."""
+def runs(first_s: float | None, warmup_count: int, samples_s: Sequence[float]) -> dict[str, Any]:
+    """Return a record's `runs` object for measured seconds, in the order they ran.
+
+    Without a warm-up there is no first run: `first_s` is not among the samples.
+    """
     return {"first_s": first_s, "warmup_count": warmup_count, "samples_s": list(samples_s), **summary(samples_s)}
 
 
 def summary(samples_s: Sequence[float]) -> dict[str, Any]:
-    """n, mean, least and percentiles (linear interpolation, as the schema says); null of no samples."""
+    """Return n, mean, least and percentiles, as the schema defines them; None of each where there are no samples."""
     keys = ["mean_s", "min_s", *(f"p{percent}_s" for percent in PERCENTILES)]
     if not samples_s:
         return {"n": 0, **dict.fromkeys(keys)}
@@ -65,34 +74,27 @@ def summary(samples_s: Sequence[float]) -> dict[str, Any]:
 
 
 def no_runs() -> dict[str, Any]:
-    """`runs` of an estimate."""
+    """Return the `runs` object of an estimate."""
     return {"first_s": None, "warmup_count": 0, "samples_s": [], **summary(())}
 
 
 def check_record(record: object, name: str) -> dict[str, Any]:
-    """The record, if it is a valid one. InputError says where `name` breaks the format or contradicts itself."""
-    import jsonschema
-
+    """Return the record if it is valid. InputError says where `name` breaks the format or contradicts itself."""
     version = record.get("schema_version") if isinstance(record, dict) else None
     if version != SCHEMA_VERSION or isinstance(version, bool):
         raise InputError(
-            f"{name}: not a benchmark record of schema version {SCHEMA_VERSION}; make one with  "
-            "python -m benchmarks.device"
+            f"{name}: not a benchmark record of schema version {SCHEMA_VERSION}; make one with  lorarar bench device"
         )
-    schema = json.loads((resources.files("benchmarks") / "record.schema.json").read_text(encoding="utf-8"))
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(record))
-    if error is not None:
-        message = error.message if len(error.message) < 200 else error.message[:200] + "…"
-        raise InputError(f"{name}: {error.json_path} breaks the record's schema ({message}); measure again")
+    check_schema(record, _schema(), name, AGAIN)
     assert isinstance(record, dict)
     wrong = _contradiction(record)
     if wrong:
-        raise InputError(f"{name}: {wrong}; measure again")
+        raise InputError(f"{name}: {wrong}; {AGAIN}")
     return record
 
 
 def _contradiction(record: Mapping[str, Any]) -> str | None:
-    """What the schema can't relate: a kind and what belongs to it, samples and what is said of them."""
+    """Return what the schema can't see: a kind without what belongs to it, or samples that give other numbers."""
     estimated = record["kind"] == "estimated"
     found = record["runs"]
     if estimated != (record["estimate"] is not None) or estimated != (record["runner"] == "estimate"):
@@ -111,28 +113,18 @@ def _contradiction(record: Mapping[str, Any]) -> str | None:
     return None
 
 
-def read_records(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a file: one object, or a list of them. InputError names what is wrong with it."""
-    path = Path(path)
-    try:
-        size = path.stat().st_size
-    except OSError:
-        raise InputError(f"{path}: no such file; make one with  python -m benchmarks.device --json FILE") from None
-    if not path.is_file() or size > MAX_RECORD_BYTES:
-        raise InputError(f"{path}: not a file of benchmark records (over {MAX_RECORD_BYTES >> 20} MB, or a folder)")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=no_constants)
-    except (ValueError, RecursionError, OSError):
-        raise InputError(f"{path}: not valid JSON; measure again") from None
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Read the records of a file: one object, or a list of them. Raises InputError that names what is wrong with it."""
+    data = read_json(path, what="benchmark records", mend=AGAIN, limit=MAX_RECORD_BYTES)
     several = isinstance(data, list)
     entries = data if several else [data]
     if not entries:
-        raise InputError(f"{path}: it holds no record; measure again")
+        raise InputError(f"{path}: it holds no record; {AGAIN}")
     return [check_record(entry, f"{path}[{at}]" if several else str(path)) for at, entry in enumerate(entries)]
 
 
 def write_records(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """One object where there is one record, a list otherwise; each is checked first."""
+    """Write records to a file, one object or a list of them; each is checked first."""
     for record in records:
         check_record(record, str(path))
     document = records[0] if len(records) == 1 else list(records)

@@ -1,4 +1,4 @@
-"""The report's pictures: distributions, loads, and how times change during a run. SVG, for a page of its own."""
+"""Draw the report's pictures as SVG: distributions, loads, and how times change during a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 Plot = Callable[[Sequence[tuple[str, Record]]], str]
 
-# Told apart by colour-blind readers too; the report says the kind in words beside every figure.
+# Colour-blind readers tell them apart too; the report says the kind in words beside every figure.
 COLOURS = {"measured": "#0071bc", "emulated": "#b35806", "estimated": "#7b3294"}
 ROW_INCHES = 0.42
 STYLE: dict[Any, Any] = {
@@ -28,7 +28,7 @@ STYLE: dict[Any, Any] = {
 
 
 def _styled(plot: Plot) -> Plot:
-    """Under the style from the first text on: that is when matplotlib decides what is mathematics."""
+    """Draw under STYLE from the first text on, for that is when matplotlib decides what is mathematics."""
 
     def styled(rows: Sequence[tuple[str, Record]]) -> str:
         import matplotlib as mpl
@@ -41,8 +41,9 @@ def _styled(plot: Plot) -> Plot:
 
 @_styled
 def plot_times(rows: Sequence[tuple[str, Record]]) -> str:
-    """Every sample of every record as a dot, p50 as a bar; an estimate as a bound. A logarithmic axis: devices lie
-    orders of magnitude apart.
+    """Draw every sample of every record as a dot, p50 as a bar, and an estimate as a bound.
+
+    The axis is logarithmic, since devices lie orders of magnitude apart.
     """
     figure, axes = _figure(len(rows))
     for at, (_, record) in enumerate(rows):
@@ -60,7 +61,7 @@ def plot_times(rows: Sequence[tuple[str, Record]]) -> str:
 
 @_styled
 def plot_loads(rows: Sequence[tuple[str, Record]]) -> str:
-    """Cold and warm load of the records that have both; "" where none has."""
+    """Draw the cold and the warm load of the records that have both; return "" where none has."""
     rows = [(name, record) for name, record in rows if None not in record["load"].values()]
     if not rows:
         return ""
@@ -77,8 +78,9 @@ def plot_loads(rows: Sequence[tuple[str, Record]]) -> str:
 
 @_styled
 def plot_over_time(rows: Sequence[tuple[str, Record]]) -> str:
-    """Each run's time over the record's p50, by the seconds that it ran at: a line that climbs is a device that
-    throttles. "" where no record has enough runs to show it.
+    """Draw each run's time over the record's p50, by the seconds since the first run.
+
+    A line that climbs is a device that throttles. Returns "" where no record has enough runs to show it.
     """
     from matplotlib.figure import Figure
 
@@ -108,7 +110,7 @@ def _figure(rows: int) -> tuple[Figure, Axes]:
 
 
 def _logarithmic(axes: Axes, label: str) -> None:
-    """Numbers at 1, 2 and 5 of every power of ten, as people write them."""
+    """Make the axis logarithmic, with numbers at 1, 2 and 5 of every power of ten, as people write them."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set(xscale="log", xlabel=label)
@@ -125,7 +127,7 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    """The picture's element alone, letters as outlines so that it looks the same on every device."""
+    """Return the picture's element alone; letters are outlines, so that it looks the same on every device."""
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()

@@ -1,4 +1,4 @@
-"""How much a component does: operations of its products and convolutions, and the bytes that it must read once."""
+"""Count what a component does: operations of its products and convolutions, and the bytes that it must read once."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from runtime_py.bundle import ONNX_MODEL, Bundle, Component
 
 
 @dataclass(frozen=True)
-class Work:
-    """Of one run on the golden inputs' sizes."""
+class ComponentWork:
+    """What one run on inputs of the golden inputs' sizes takes."""
 
     operations: int  # two for each multiply-add; norms, activations and copies are not counted
-    read_bytes: int  # the artifact and the inputs, each once; activations are not counted. All of it is in memory
+    read_bytes: int  # the artifact and the inputs, each read once; activations are not counted
 
 
 Sizes = Mapping[str, Sequence[int]]
 
 
-def count(bundle: Bundle, name: str) -> Work:
-    """InputError for an artifact whose operations can't be seen."""
+def count_work(bundle: Bundle, name: str) -> ComponentWork:
+    """Count the work of a component. Raises InputError for an artifact whose operations can't be seen."""
     component = bundle.component(name)
     counters = {"onnx": _onnx_multiply_adds, "coreml": _coreml_multiply_adds}
     target = bundle.manifest["target"]
@@ -37,11 +37,11 @@ def count(bundle: Bundle, name: str) -> Work:
     given = {spec.name: tuple(component.golden_inputs[spec.name]["shape"]) for spec in component.inputs}
     inputs = sum(math.prod(given[spec.name]) * np.dtype(spec.dtype).itemsize for spec in component.inputs)
     size = int(component.entry["bytes"])
-    return Work(2 * counters[target](component, given), size + inputs)
+    return ComponentWork(2 * counters[target](component, given), size + inputs)
 
 
 def _onnx_multiply_adds(component: Component, given: Sizes) -> int:
-    """From the sizes that the exporter left in the graph; a rank left open is the golden inputs'."""
+    """Count by the sizes that the exporter left in the graph; a rank left open is that of the golden inputs."""
     import onnx
 
     path = component.path / ONNX_MODEL if component.path.is_dir() else component.path
@@ -66,7 +66,7 @@ def _onnx_multiply_adds(component: Component, given: Sizes) -> int:
 
 
 def _dim(dim: Any, named: Mapping[str, int]) -> int:
-    """Of a sum of names (two ranks) each part is looked up."""
+    """Return a size of a graph; of one that is a sum of names (two ranks) each part is looked up."""
     if dim.HasField("dim_value"):
         return int(dim.dim_value)
     return sum(named.get(part.strip(), 0) for part in dim.dim_param.split("+")) or 1
@@ -85,7 +85,7 @@ def _last_depth(node: Any, shapes: Sizes) -> int:
     return shapes[node.input[0]][-1]
 
 
-# Multiply-adds of one number of the output.
+# The multiply-adds that one number of the output takes, by the kind of node.
 _ONNX_DEPTH = {
     "MatMul": _last_depth,
     "MatMulInteger": _last_depth,

@@ -1,11 +1,11 @@
-"""Android devices over adb, `adb:SERIAL` or `adb:all`: files, cool-down, a run, and the record that comes of it."""
+"""Measure on Android devices over adb, `adb:SERIAL` or `adb:all`: files, cool-down, a run and its record."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from functools import cached_property
 from typing import Any
 
@@ -13,20 +13,20 @@ from benchmarks.devices.adb_facts import (
     CONDITIONS_SCRIPT,
     FACTS_SCRIPT,
     LIMITS_SCRIPT,
+    AndroidFacts,
     Conditions,
-    Facts,
     big_cores,
     parse_conditions,
     parse_facts,
 )
 from benchmarks.devices.adb_files import HOME, copy
-from benchmarks.devices.adb_link import LIST, READY, Adb, Link, Runs, advice, connected
+from benchmarks.devices.adb_link import READY, Adb, AdbLink, AdbTool, advice, connected
 from benchmarks.devices.adb_run import PROGRAMS, RUNNER, Ran, run_app, run_native, stop_native
-from benchmarks.devices.device import Description, Device, DeviceFailed, Options, Watch
-from benchmarks.devices.remote import bundle_files, checked, sha256
+from benchmarks.devices.device import Description, Device, DeviceFailed, MeasureOptions, Watch
+from benchmarks.devices.phone import LIST, bundle_files, checked, parse_record, sha256
 from benchmarks.record import paper_figure
 from lorarar.errors import InputError
-from runtime_py.bundle import MANIFEST, Bundle, Component, no_constants
+from runtime_py.bundle import MANIFEST, Bundle, Component
 
 COOL = ("none", "light", None)
 LOOK_S = 5.0  # between looks at a device that is cooling down
@@ -35,15 +35,16 @@ MASK = re.compile(r"(0x)?[0-9a-fA-F]{1,16}")
 
 
 class Android:
-    """What is connected to this computer's adb server."""
+    """The kind of device that is connected to this computer's adb server."""
 
     usage = "adb:SERIAL or adb:all"
+    takes = frozenset(item.name for item in fields(MeasureOptions)) - {"ios_app"}
 
-    def __init__(self, adb: Runs | None = None) -> None:
+    def __init__(self, adb: AdbTool | None = None) -> None:
         self.adb = adb or Adb()
 
     def describe(self) -> list[Description]:
-        """Every connected device."""
+        """Describe every connected device."""
         states = connected(self.adb)
         with ThreadPoolExecutor(max(len(states), 1)) as pool:
             return list(pool.map(self._describe, states, states.values()))
@@ -60,10 +61,10 @@ class Android:
         system = f"Android {device['os_version'] or '?'}{' (emulated)' if facts.emulated else ''}"
         return Description(name, "ready", device["model"], device["soc"], device["abi"], system)
 
-    def open(self, which: str, options: Options) -> list[Device]:
-        """The device of that serial, or all of them."""
+    def open(self, which: str, options: MeasureOptions) -> list[Device]:
+        """Return the device of that serial, or all of them."""
         if not which:
-            raise InputError(f"--device adb names no device; give {self.usage}")
+            raise InputError(f"`device` adb names no device; give {self.usage}")
         _check_options(options)
         if which != "all":
             return [AndroidDevice(self.adb, which)]
@@ -73,13 +74,13 @@ class Android:
         return [AndroidDevice(self.adb, serial) for serial in serials]
 
 
-def _check_options(options: Options) -> None:
+def _check_options(options: MeasureOptions) -> None:
     if options.cpus not in (None, "big") and not MASK.fullmatch(options.cpus or ""):
-        raise InputError(f"--cpus {options.cpus}: give big, or a hexadecimal mask such as f0 for cores 4 to 7")
+        raise InputError(f"`cpus` is {options.cpus}: give big, or a hexadecimal mask such as f0 for cores 4 to 7")
     if options.app and (options.runner or options.libraries or options.cpus):
-        raise InputError("--app measures with the installed app: leave out --runner, --library and --cpus")
+        raise InputError("`app` measures with the installed app: leave out `runner`, `libraries` and `cpus`")
     if not options.app and options.runner is None:
-        raise InputError("give --runner with the native runner (benchmarks/runner/README.md builds it), or --app")
+        raise InputError("give `runner` the native runner (benchmarks/runner/README.md builds it), or give `app`")
     for path in (*([options.runner] if options.runner else []), *options.libraries):
         if not path.is_file():
             raise InputError(f"{path}: no such file; benchmarks/runner/README.md says where it comes from")
@@ -88,16 +89,16 @@ def _check_options(options: Options) -> None:
 class AndroidDevice:
     """One phone, tablet or emulator."""
 
-    def __init__(self, adb: Runs, serial: str) -> None:
+    def __init__(self, adb: AdbTool, serial: str) -> None:
         self.name = f"adb:{serial}"
-        self.link = Link(adb, serial)
+        self.link = AdbLink(adb, serial)
         self.touched = False
 
     @cached_property
-    def facts(self) -> Facts:
+    def facts(self) -> AndroidFacts:
         return parse_facts(self.link.shell(FACTS_SCRIPT).out)
 
-    def measure(self, bundle: Bundle, component: str, options: Options, watch: Watch) -> dict[str, Any]:
+    def measure(self, bundle: Bundle, component: str, options: MeasureOptions, watch: Watch) -> dict[str, Any]:
         """Copy what is missing, cool down, run, and complete the runner's record with what the host knows."""
         watch.say("asking the device")
         self.link.check()
@@ -119,7 +120,7 @@ class AndroidDevice:
         return checked(record, self.name, digest, part, "android-app" if options.app else "native")
 
     def close(self) -> None:
-        """Stop the runner and remove everything. DeviceFailed when the device is out of reach."""
+        """Stop the runner and remove everything. Raises DeviceFailed when the device is out of reach."""
         if self.touched:
             stop_native(self.link)
             removed = self.link.shell(f"rm -rf {HOME}")
@@ -128,10 +129,10 @@ class AndroidDevice:
             self.touched = False
 
     def conditions(self) -> Conditions:
-        """How warm, charged and busy it is."""
+        """Return how warm, charged and busy it is."""
         return parse_conditions(self.link.shell(CONDITIONS_SCRIPT).out, self.facts.device["cores"])
 
-    def _copy(self, bundle: Bundle, part: Component, folder: str, options: Options, watch: Watch) -> None:
+    def _copy(self, bundle: Bundle, part: Component, folder: str, options: MeasureOptions, watch: Watch) -> None:
         watch.say("copying what changed")
         self.touched = not options.keep
         copy(self.link, bundle_files(bundle, part), folder)
@@ -142,8 +143,8 @@ class AndroidDevice:
             copy(self.link, programs, PROGRAMS)
             self.link.shell(f"chmod 755 {RUNNER}")
 
-    def _cores(self, options: Options) -> tuple[str | None, str]:
-        """The mask for taskset, and the note that says where it ran."""
+    def _cores(self, options: MeasureOptions) -> tuple[str | None, str]:
+        """Return the mask for taskset, and the note that says on which cores it ran."""
         cores = self.facts.device["cores"]
         if options.cpus is None:
             return None, f"cores not pinned: the scheduler chose among {cores}"
@@ -151,17 +152,11 @@ class AndroidDevice:
             return options.cpus, f"pinned to the cores of mask {options.cpus}"
         big = big_cores(self.link.shell(LIMITS_SCRIPT).out)
         if not big:
-            raise DeviceFailed("it doesn't tell which of its cores are faster; give --cpus a mask, or leave it out")
+            raise DeviceFailed("it doesn't tell which of its cores are faster; give `cpus` a mask, or leave it out")
         return f"{sum(1 << core for core in big):x}", f"pinned to its big cores: {', '.join(map(str, big))}"
 
     def _complete(self, ran: Ran, before: Conditions, after: Conditions, waited: float) -> dict[str, Any]:
-        try:
-            record = json.loads(ran.text, parse_constant=no_constants)
-        except (ValueError, RecursionError):
-            raise DeviceFailed("the runner's output is no record; build it from this version of the project") from None
-        if not isinstance(record, dict) or "error" in record:
-            reason = record["error"] if isinstance(record, dict) else "its output is no record"
-            raise DeviceFailed(f"the runner gave no record: {reason}")
+        record = parse_record(ran.text, "the runner")
         record["device"] = dict(self.facts.device)
         record["kind"] = "emulated" if self.facts.emulated else "measured"
         record["conditions"] = {"before": before.condition, "after": after.condition, "cooldown_s": waited}
@@ -170,9 +165,12 @@ class AndroidDevice:
         return record
 
 
-def cool_down(read: Callable[[], Conditions], options: Options, watch: Watch) -> tuple[float, Conditions]:
-    """Wait until the device is cool, and say for how long in seconds and how it is then. A device that tells neither
-    a status nor a CPU's temperature is taken as it is. DeviceFailed when it stays too hot."""
+def cool_down(read: Callable[[], Conditions], options: MeasureOptions, watch: Watch) -> tuple[float, Conditions]:
+    """Wait until the device is cool, and return the seconds that this took and the conditions then.
+
+    A device that tells neither a status nor a CPU's temperature is taken as it is. Raises DeviceFailed when it stays
+    too hot.
+    """
     waited = 0.0
     while True:
         now = read()
@@ -183,7 +181,7 @@ def cool_down(read: Callable[[], Conditions], options: Options, watch: Watch) ->
         if waited >= options.cooldown_s:
             raise DeviceFailed(
                 f"it is still too hot after {waited:.0f} s ({state}); let it lie, unplug it from its charger, or allow "
-                "more with --cooldown or --max-celsius"
+                "more with `cooldown_s` or `max_celsius`"
             )
         watch.say(f"cooling down: {state}")
         pause = min(LOOK_S, options.cooldown_s - waited)
@@ -196,7 +194,7 @@ def _degrees(celsius: float | None) -> str:
 
 
 def notes(before: Conditions, after: Conditions, ran: Ran) -> Sequence[str]:
-    """What a reader of the times must know."""
+    """Return what a reader of the times must know."""
     said = []
     if before.hottest_cpu_c is None and before.thermal_status is None:
         said.append("the device tells neither its thermal status nor its CPU's temperature: not known to be cool")

@@ -1,5 +1,6 @@
-"""What an Android device tells of itself, read from the text of its own commands. Nothing is guessed: what isn't
-there, or can't be read, is None.
+"""Read what an Android device tells of itself from the text of its own commands.
+
+Nothing is guessed: what isn't there, or can't be read, is None.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ CPU_TYPE = 0  # android.os.Temperature.TYPE_CPU
 PLAUSIBLE_C = (-30.0, 150.0)  # a sensor that isn't there answers -99.9, -273, or with a voltage
 BATTERY_CHARGING, BATTERY_NOT_CHARGING = 2, (3, 4, 5)  # android.os.BatteryManager.BATTERY_STATUS_*; 1 is unknown
 
-# One round trip, so that all of it is of one moment. Sections that a device refuses stay empty.
+# One round trip each, so that all of it is of one moment. Sections that a device refuses stay empty.
 FACTS_SCRIPT = """
 echo @props; getprop
 echo @cpuinfo; cat /proc/cpuinfo
@@ -33,7 +34,7 @@ LIMITS_SCRIPT = (
     'for c in /sys/devices/system/cpu/cpu[0-9]*; do echo "${c##*cpu} $(cat $c/cpufreq/cpuinfo_max_freq)"; done'
 )
 
-# Arm's own cores by the part number in /proc/cpuinfo; others are given by their numbers.
+# The names of Arm's own cores, by the part number in /proc/cpuinfo; other cores are told by their numbers.
 ARM_PARTS = {
     0xD03: "Cortex-A53",
     0xD04: "Cortex-A35",
@@ -60,8 +61,8 @@ ARM_PARTS = {
 
 
 @dataclass(frozen=True)
-class Facts:
-    """A device: the record's `device` object, and whether it is an emulator."""
+class AndroidFacts:
+    """An Android device: the record's `device` object, and whether it is an emulator."""
 
     device: Mapping[str, Any]
     emulated: bool
@@ -69,7 +70,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Conditions:
-    """A moment: the record's `condition` object, and the hottest CPU zone in °C, where one is told."""
+    """A device's state at one moment: the record's `condition` object, and the hottest CPU in °C, where it is told."""
 
     condition: Mapping[str, Any]
     hottest_cpu_c: float | None
@@ -80,18 +81,18 @@ class Conditions:
 
 
 def sections(text: str) -> dict[str, str]:
-    """The output of one of the scripts above, by its `@` marks; empty where it was cut off."""
+    """Split the output of one of the scripts above at its `@` marks; sections that were cut off are empty."""
     parts = re.split(r"^@(\w+)\r?\n", text, flags=re.MULTILINE)
     return defaultdict(str, zip(parts[1::2], parts[2::2], strict=True))
 
 
 def parse_properties(text: str) -> dict[str, str]:
-    """`getprop`: `[name]: [value]` a line; empty values are left out."""
+    """Read `getprop`: `[name]: [value]` a line; empty values are left out."""
     return {name: value for name, value in re.findall(r"^\[(.+?)\]: \[(.*)\]\r?$", text, re.MULTILINE) if value}
 
 
-def parse_facts(text: str) -> Facts:
-    """The output of FACTS_SCRIPT."""
+def parse_facts(text: str) -> AndroidFacts:
+    """Read the output of FACTS_SCRIPT."""
     part = sections(text)
     props = parse_properties(part["props"])
     soc = " ".join(props[key] for key in ("ro.soc.manufacturer", "ro.soc.model") if key in props)
@@ -109,11 +110,11 @@ def parse_facts(text: str) -> Facts:
         "ram_bytes": int(memory[1]) * 1024 if memory else None,
     }
     # Emulators up to Android 11 set the first, later ones the second.
-    return Facts(device, "1" in (props.get("ro.kernel.qemu"), props.get("ro.boot.qemu")))
+    return AndroidFacts(device, "1" in (props.get("ro.kernel.qemu"), props.get("ro.boot.qemu")))
 
 
 def parse_cpu(cpuinfo: str) -> str | None:
-    """The cores of an Arm /proc/cpuinfo, the same ones counted together: `Cortex-A55 ×4, Cortex-A76 ×2`."""
+    """Name the cores of an Arm /proc/cpuinfo and count equal ones together: `Cortex-A55 ×4, Cortex-A76 ×2`."""
     pairs = re.findall(r"CPU implementer\s*: (0x\w+).*?CPU part\s*: (0x\w+)", cpuinfo, re.DOTALL)
     names = [
         ARM_PARTS.get(int(part, 16), f"Arm {part}") if int(maker, 16) == 0x41 else f"implementer {maker} part {part}"
@@ -123,13 +124,13 @@ def parse_cpu(cpuinfo: str) -> str | None:
 
 
 def parse_cores(text: str) -> list[int]:
-    """A kernel's list of cores: `0-3,6` is [0, 1, 2, 3, 6]."""
+    """Read a kernel's list of cores: `0-3,6` is [0, 1, 2, 3, 6]."""
     ranges = re.findall(r"(\d+)(?:-(\d+))?", text)
     return [core for first, last in ranges for core in range(int(first), int(last or first) + 1)]
 
 
 def parse_conditions(text: str, cores: int) -> Conditions:
-    """The output of CONDITIONS_SCRIPT."""
+    """Read the output of CONDITIONS_SCRIPT."""
     part = sections(text)
     status, zones = parse_thermal_service(part["thermal"])
     percent, charging, battery_c = parse_battery(part["battery"])
@@ -148,10 +149,10 @@ def parse_conditions(text: str, cores: int) -> Conditions:
 
 
 def parse_thermal_service(text: str) -> tuple[str | None, dict[str, tuple[float, bool]]]:
-    """`dumpsys thermalservice` of Android 10 and later: the status, and each sensor's °C and whether it is a CPU's.
+    """Read `dumpsys thermalservice` (Android 10 and later): the status, and each sensor's °C and whether it is a CPU's.
 
     The cached temperatures stand first and are those of the last event, which can be long ago: only what the HAL says
-    now counts. Some makers number the types their own way, so that a name counts as well.
+    now counts. Some makers number the types of sensors their own way, so that a sensor's name counts as well.
     """
     found = re.search(r"^Thermal Status: (\d+)", text, re.MULTILINE)
     number = int(found[1]) if found else len(THERMAL_STATUS)
@@ -168,8 +169,10 @@ def parse_thermal_service(text: str) -> tuple[str | None, dict[str, tuple[float,
 
 
 def parse_zones(text: str) -> dict[str, tuple[float, bool]]:
-    """/sys/class/thermal, `TEMP TYPE` a line: of zones with one name, the hottest. Most kernels count thousandths of a
-    degree, some whole ones."""
+    """Read /sys/class/thermal, `TEMP TYPE` a line; of zones with the same name the hottest counts.
+
+    Most kernels count thousandths of a degree, some whole ones.
+    """
     zones: dict[str, tuple[float, bool]] = {}
     for value, name in re.findall(r"^(-?\d+) (\S+)", text, re.MULTILINE):
         celsius = int(value) / 1000 if abs(int(value)) >= 1000 else float(value)
@@ -179,7 +182,7 @@ def parse_zones(text: str) -> dict[str, tuple[float, bool]]:
 
 
 def parse_battery(text: str) -> tuple[float | None, bool | None, float | None]:
-    """`dumpsys battery`: percent, whether it charges, °C."""
+    """Read `dumpsys battery`: the percent, whether it charges, and its °C."""
     found = {name: int(value) for name, value in re.findall(r"^\s+(\w+): (-?\d+)\s*$", text, re.MULTILINE)}
     level, scale, status = found.get("level"), found.get("scale"), found.get("status")
     percent = 100 * level / scale if level is not None and scale else None
@@ -188,14 +191,16 @@ def parse_battery(text: str) -> tuple[float | None, bool | None, float | None]:
 
 
 def parse_pss(text: str) -> int | None:
-    """Bytes of `dumpsys meminfo PROCESS`: its TOTAL row, in kB, of any Android version."""
+    """Read the bytes of `dumpsys meminfo PROCESS` from its TOTAL row, which is in kB on every Android version."""
     found = re.search(r"^\s*TOTAL(?: PSS)?:?\s+(\d+)", text, re.MULTILINE)
     return int(found[1]) * 1024 if found else None
 
 
 def big_cores(text: str) -> list[int]:
-    """The output of LIMITS_SCRIPT: every core that is faster than the slowest ones; empty where all are alike, or
-    the device doesn't tell."""
+    """Read the output of LIMITS_SCRIPT: every core that is faster than the slowest ones.
+
+    Empty where all are alike, or the device doesn't tell.
+    """
     limits = {int(core): int(khz) for core, khz in re.findall(r"^(\d+) (\d+)", text, re.MULTILINE)}
     slowest = min(limits.values(), default=0)
     return sorted(core for core, khz in limits.items() if khz > slowest)

@@ -7,19 +7,19 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from benchmarks.devices.adb_link import ANSWER_S, Link
+from benchmarks.devices.adb_link import AdbLink
 from benchmarks.devices.device import DeviceFailed
-from benchmarks.devices.remote import sha256
+from benchmarks.devices.phone import ANSWER_S, sha256
 
 HOME = "/data/local/tmp/lorarar"
 """Where the shell user may write and run programs, and every app may read."""
 SLOWEST_HASH = 20e6  # bytes a second, of an old phone's flash and little cores
 
 
-def copy(link: Link, files: Mapping[str, Path], folder: str) -> int:
-    """Make `folder` on the device hold these files, and say how many bytes were copied. Others stay.
+def copy(link: AdbLink, files: Mapping[str, Path], folder: str) -> int:
+    """Make `folder` on the device hold these files, and return how many bytes were copied. Other files stay.
 
-    DeviceFailed when they don't fit or don't arrive.
+    Raises DeviceFailed when they don't fit or don't arrive.
     """
     total = sum(path.stat().st_size for path in files.values())
     have = _hashes(link, folder, list(files), ANSWER_S + total / SLOWEST_HASH)
@@ -41,13 +41,13 @@ def copy(link: Link, files: Mapping[str, Path], folder: str) -> int:
     return needed
 
 
-def _hashes(link: Link, folder: str, names: list[str], timeout: float) -> dict[str, str]:
-    """Of those files that are there."""
+def _hashes(link: AdbLink, folder: str, names: list[str], timeout: float) -> dict[str, str]:
+    """Return the SHA-256 of each of the files that is there."""
     answer = link.shell(f"cd {folder} 2>/dev/null && sha256sum {shlex.join(names)} 2>/dev/null", timeout)
     return {name: digest for digest, name in re.findall(r"^([0-9a-f]{64}) [ *](.+?)\r?$", answer.out, re.MULTILINE)}
 
 
 def free_bytes(text: str) -> int | None:
-    """`df -k FOLDER`: its fourth column, in kB."""
+    """Read the free space from `df -k FOLDER`: its fourth column, which is in kB."""
     found = re.search(r"\s\d+\s+\d+\s+(\d+)\s+\d+%", text)
     return int(found[1]) * 1024 if found else None

@@ -1,4 +1,4 @@
-"""One run on an Android device: by the native runner in `adb shell`, or by the demo app's benchmark activity.
+"""Run one component on an Android device: by the native runner in `adb shell`, or by the demo app's activity.
 
 Both give the record's text, and the largest PSS that was seen while they ran. Whatever was started is stopped, also
 when it hangs, the plan is interrupted, or the device is in trouble.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import shlex
 import signal
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,14 +17,15 @@ from typing import NoReturn
 
 from benchmarks.devices.adb_facts import parse_pss
 from benchmarks.devices.adb_files import HOME
-from benchmarks.devices.adb_link import ANSWER_S, FULL, Answer, Link
-from benchmarks.devices.device import DeviceFailed, Options, Watch
+from benchmarks.devices.adb_link import AdbLink
+from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
+from benchmarks.devices.phone import ANSWER_S, APP, NO_SPACE, not_finished, signal_name, wait_until
+from benchmarks.processes import ProgramOutput
 
 SAMPLE_S = 1.0  # between looks at the memory, each of which walks the process's page tables
 PROGRAMS = f"{HOME}/bin"
 RUNNER = f"{PROGRAMS}/lorarar-runner"
 PID = f"{HOME}/run.pid"
-APP = "org.lorarar.demo"
 RESULT = "files/benchmark.json"
 EXIT_PARITY, EXIT_INPUT, EXIT_RUNTIME = 1, 2, 3  # the runner's own
 NOT_A_PROGRAM = (126, 127)  # the shell's
@@ -33,16 +33,19 @@ NOT_A_PROGRAM = (126, 127)  # the shell's
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run left: the record as text, and the largest PSS seen, where it was seen."""
+    """What a run left: the record as text, and the largest PSS in bytes, where one was seen."""
 
     text: str
     pss_bytes: int | None
 
 
 def run_native(
-    link: Link, bundle: str, component: str, target: str, mask: str | None, options: Options, watch: Watch
+    link: AdbLink, bundle: str, component: str, target: str, mask: str | None, options: MeasureOptions, watch: Watch
 ) -> Ran:
-    """Run the native runner, which lies in PROGRAMS beside its libraries. DeviceFailed unless it gave a record."""
+    """Run the native runner, which lies in PROGRAMS beside its libraries.
+
+    Raises DeviceFailed unless it gave a record.
+    """
     library = _onnx_library(options)
     # exec keeps the process: the number written is the runner's own, under which it is looked at and stopped.
     command = f"echo $$ > {PID} && exec env LD_LIBRARY_PATH={PROGRAMS} " + shlex.join(
@@ -74,7 +77,7 @@ def run_native(
     return Ran(answer.out, max(pss, default=None))
 
 
-def stop_native(link: Link) -> None:
+def stop_native(link: AdbLink) -> None:
     """End the runner, if it still runs. A number that the device has given to another process is left alone."""
     # Its children too: as long as one holds the streams, `adb shell` doesn't return.
     kill = 'kill -9 "$p" $(pgrep -P "$p")'
@@ -82,26 +85,20 @@ def stop_native(link: Link) -> None:
         link.shell(f'p=$(cat {PID} 2>/dev/null) && grep -q {HOME}/ "/proc/$p/cmdline" && {kill}; rm -f {PID}')
 
 
-def _onnx_library(options: Options) -> str | None:
+def _onnx_library(options: MeasureOptions) -> str | None:
     return next((path.name for path in options.libraries if path.name.startswith("libonnxruntime")), None)
 
 
 def _watch(done: Callable[[], bool], timeout_s: float, watch: Watch) -> None:
-    """Ask until it is done. DeviceFailed when it takes too long or the plan is interrupted."""
-    end = time.monotonic() + timeout_s
-    while not done():
-        if time.monotonic() > end:
-            raise DeviceFailed(
-                f"it didn't finish within {timeout_s:.0f} s and was stopped; allow more with --timeout, or measure "
-                "fewer --runs"
-            )
-        watch.wait(min(SAMPLE_S, timeout_s))
+    """Wait until it is done. Raises DeviceFailed when it takes too long or the plan is interrupted."""
+    if not wait_until(done, timeout_s, watch, lambda: SAMPLE_S):
+        raise not_finished(timeout_s)
 
 
-def _explain(answer: Answer) -> NoReturn:
-    """One sentence for a runner that gave no record."""
+def _explain(answer: ProgramOutput) -> NoReturn:
+    """Raise DeviceFailed with one sentence for a runner that gave no record."""
     said, code = answer.last_words, answer.code
-    if FULL.search(answer.err):
+    if NO_SPACE.search(answer.err):
         raise DeviceFailed(f"it is full ({said}); free some space on it")
     if code == EXIT_PARITY:
         raise DeviceFailed(f"parity failed: {said}")
@@ -114,22 +111,16 @@ def _explain(answer: Answer) -> NoReturn:
     if code == 128 + signal.SIGKILL:
         raise DeviceFailed("the system killed the runner (signal 9), most often for want of memory; close other apps")
     if code > 128:
-        raise DeviceFailed(f"the runner crashed ({_signal_name(code - 128)}); adb logcat has the stack")
+        raise DeviceFailed(f"the runner crashed ({signal_name(code - 128)}); adb logcat has the stack")
     raise DeviceFailed(f"the runner ended with exit code {code}: {said}")
 
 
-def _signal_name(number: int) -> str:
-    with suppress(ValueError):
-        return signal.Signals(number).name
-    return f"signal {number}"
-
-
-def run_app(link: Link, bundle: str, component: str, options: Options, watch: Watch) -> Ran:
-    """Run the demo app's benchmark activity, which must be installed as a debuggable build."""
+def run_app(link: AdbLink, bundle: str, component: str, options: MeasureOptions, watch: Watch) -> Ran:
+    """Run the demo app's benchmark activity; the app must be installed as a debuggable build."""
     shell = link.shell
     removed = shell(f"run-as {APP} rm -f {RESULT}")
     if removed.code != 0:
-        raise DeviceFailed(f"{APP} can't be used ({removed.last_words}); install its debug build, or use --runner")
+        raise DeviceFailed(f"{APP} can't be used ({removed.last_words}); install its debug build, or give a `runner`")
     extras = f"--es bundle {bundle} --es component {component} --ei runs {options.runs} --ei warmup {options.warmup}"
     if options.threads:
         extras += f" --ei threads {options.threads}"
@@ -161,7 +152,7 @@ def run_app(link: Link, bundle: str, component: str, options: Options, watch: Wa
     return Ran(text, max(pss, default=None))
 
 
-def stop_app(link: Link) -> None:
+def stop_app(link: AdbLink) -> None:
     """End the app and remove its result."""
     with suppress(DeviceFailed):  # out of reach: the failure that is already under way says so
         link.shell(f"am force-stop {APP}; run-as {APP} rm -f {RESULT}")

@@ -1,5 +1,6 @@
-"""What is known of an iPhone: from devicectl's JSON in both of its shapes, or from lockdown's values. Nothing is
-guessed: what isn't there is None.
+"""Read what is known of an iPhone from devicectl's JSON, in both of its shapes, or from lockdown's values.
+
+Nothing is guessed: what isn't there is None.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 from benchmarks.devices.ios_link import DEVELOPER_MODE, NOT_CONNECTED, UNTRUSTED, at
 
 READY = "ready"
-OLDEST_IOS = 17  # that devicectl serves
-# Of each fact: since jsonVersion 5, and before, where Xcode 27 still writes both.
+OLDEST_IOS = 17  # the first that devicectl serves
+# Where each fact stands: since jsonVersion 5, and before it. Xcode 27 still writes both.
 PLACES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "udid": (("hardware", "udid"), ("hardwareProperties", "udid")),
     "family": (("hardware", "deviceType"), ("hardwareProperties", "deviceType")),
@@ -33,8 +34,8 @@ PLACES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True)
-class Facts:
-    """One device of devicectl's list, or of its details."""
+class IphoneFacts:
+    """An iPhone or another device, as devicectl's list or its details tell of it."""
 
     identifier: str
     udid: str | None
@@ -53,7 +54,7 @@ class Facts:
 
     @property
     def name(self) -> str:
-        """By which --device and devicectl take it: older phones tell no UDID."""
+        """The name by which devicectl takes it: its UDID, which older phones don't tell."""
         return self.udid or self.identifier
 
     @property
@@ -78,7 +79,7 @@ class Facts:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a record's `device` says of it; only what is known."""
+        """What a record's `device` object says of it; only what is known."""
         known = {
             "model": self.model,
             "manufacturer": "Apple",
@@ -89,17 +90,17 @@ class Facts:
         return {key: value for key, value in known.items() if value}
 
 
-def parse_facts(entry: Mapping[str, Any]) -> Facts:
-    """An entry of `result.devices`, or the `result` of `device info details`."""
+def parse_facts(entry: Mapping[str, Any]) -> IphoneFacts:
+    """Read an entry of `result.devices`, or the `result` of `device info details`."""
     found = {}
     for name, (new, old) in PLACES.items():
         value = at(entry, "properties", *new) or at(entry, *old)
         found[name] = value if isinstance(value, str) and value else None
-    return Facts(str(entry.get("identifier") or ""), **found, developer_mode=_developer_mode(entry))
+    return IphoneFacts(str(entry.get("identifier") or ""), **found, developer_mode=_developer_mode(entry))
 
 
 def _developer_mode(entry: Mapping[str, Any]) -> str | None:
-    """A word, or since jsonVersion 5 an object whose one key is that word."""
+    """Read the state of Developer Mode: a word, or since jsonVersion 5 an object whose one key is that word."""
     for status in (
         at(entry, "properties", "state", "developerModeStatus"),
         at(entry, "deviceProperties", "developerModeStatus"),
@@ -111,8 +112,8 @@ def _developer_mode(entry: Mapping[str, Any]) -> str | None:
     return None
 
 
-def parse_list(result: Mapping[str, Any]) -> list[Facts]:
-    """The iPhones and iPads of `list devices`: no watches, and no Simulators that are shut down."""
+def parse_list(result: Mapping[str, Any]) -> list[IphoneFacts]:
+    """Read the iPhones and iPads of `list devices`: no watches, and no Simulators that are shut down."""
     entries = result.get("devices")
     found = [parse_facts(entry) for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
     return [
@@ -133,10 +134,10 @@ def _models() -> Mapping[str, Mapping[str, str]]:
 
 
 def model_name(product_type: str | None) -> str | None:
-    """`iPhone16,1` is an iPhone 15 Pro; an unknown type is its own name."""
+    """Return the name of a product type: `iPhone16,1` is an iPhone 15 Pro; an unknown type is its own name."""
     return _models().get(product_type or "", {}).get("name") or product_type
 
 
 def chip(product_type: str | None) -> str | None:
-    """`iPhone16,1` has an Apple A17 Pro."""
+    """Return the chip of a product type: `iPhone16,1` has an Apple A17 Pro."""
     return _models().get(product_type or "", {}).get("chip")

@@ -1,9 +1,10 @@
-"""`xcrun devicectl`, one thin layer. It comes with Xcode 15 and is what Apple documents for iPhones from iOS 17 on.
+"""The `xcrun devicectl` program, one thin layer; `phone` says why it is not a client library.
 
-Every command writes its result as JSON to a file. The shapes and codes read here are those that devicectl 341 to 642
-wrote in public captures: the tests of Qt Creator (tst_devicectlutils.cpp), Flutter (core_devices_test.dart), sweetpad
-and swift-pwa; `properties`, in place of the three older groups, since jsonVersion 5 (release notes of Xcode 27). The
-arguments are those of `devicectl help` and of coremltools' remote device.
+It comes with Xcode 15 and is what Apple documents for iPhones from iOS 17 on. Every command writes its result as JSON to
+a file. The shapes and codes read here are those that devicectl 341 to 642 wrote in public captures: the tests of Qt
+Creator (tst_devicectlutils.cpp), Flutter (core_devices_test.dart), sweetpad and swift-pwa; `properties`, in place of
+the three older groups, since jsonVersion 5 (release notes of Xcode 27). The arguments are those of `devicectl help` and
+of coremltools' remote device.
 """
 
 from __future__ import annotations
@@ -11,10 +12,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,13 +21,10 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from benchmarks.devices.device import DeviceFailed
+from benchmarks.devices.phone import ANSWER_S, APP, LIST, NO_SPACE, SLOWEST_COPY, no_answer
+from benchmarks.processes import ProgramOutput, run_program
 from lorarar.errors import InputError
 
-LIST = "python -m benchmarks.device --list"
-APP = "org.lorarar.demo"
-ANSWER_S = 60.0  # for a short command: the first one to a phone mounts its developer disk image
-POLL_S = 0.2
-SLOWEST_COPY = 1e6  # bytes a second: Wi-Fi; USB 2 makes 20 times as many
 NEEDS = "a Mac with Xcode 15 or later, and an iPhone with iOS 17 or later"
 
 CORE, OPEN = "com.apple.dt.CoreDeviceError", "FBSOpenApplicationErrorDomain"
@@ -36,7 +32,7 @@ NOT_CONNECTED = f"it is not connected; plug it in and unlock it, or see  {LIST}"
 UNTRUSTED = "it doesn't trust this Mac yet; unlock it and accept, or pair it in Xcode's Devices and Simulators"
 DEVELOPER_MODE = "its Developer Mode is off; switch it on in Settings → Privacy & Security, and restart it"
 LOCKED = "it is locked; unlock it, and set Settings → Display & Brightness → Auto-Lock to Never while measuring"
-NOT_INSTALLED = f"the demo app {APP} is not installed on it; build it in Xcode, or give --ios-app FOLDER.app"
+NOT_INSTALLED = f"the demo app {APP} is not installed on it; build it in Xcode, or give `ios_app` its folder"
 FULL = "it is full; free some space on it"
 # Of a chain of errors, whichever comes first here is what to tell; a locked phone, for one, also fails to mount.
 CAUSES: Sequence[tuple[str, int, str]] = (
@@ -66,7 +62,7 @@ CAUSES: Sequence[tuple[str, int, str]] = (
 )
 # Where devicectl ends before it writes a file, there are only its words.
 WORDS = (
-    (re.compile(r"no space left|not enough space|out of (space|storage)", re.IGNORECASE), FULL),
+    (NO_SPACE, FULL),
     (re.compile(r"\blocked\b|could not be, unlocked", re.IGNORECASE), LOCKED),
 )
 NO_FILE = "Failed to retrieve the file node"  # of `copy from`, code 7000, which other failures have too
@@ -82,12 +78,9 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a command gave: its exit code, its streams, and the JSON that it wrote, empty where it wrote none."""
+class DevicectlOutput(ProgramOutput):
+    """What devicectl gave: its exit code, its streams, and the JSON that it wrote, empty where it wrote none."""
 
-    code: int
-    out: str = ""
-    err: str = ""
     document: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -121,24 +114,23 @@ class Answer:
     def last_words(self) -> str:
         """The innermost sentence, which is the closest to the cause; else the last line that it complained with."""
         sentences = [fault.sentence for fault in self.faults if fault.sentence]
-        lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
-        nothing = "it timed out" if self.outcome == "timeout" else "it said nothing"
-        said = sentences[-1] if sentences else lines[-1] if lines else nothing
-        return " ".join(said.split()).removeprefix("ERROR: ").removeprefix("Error: ").rstrip(".")
+        if not sentences and not self.err and not self.out and self.outcome == "timeout":
+            return "it timed out"
+        return " ".join((sentences[-1] if sentences else super().last_words).split()).rstrip(".")
 
 
 DESCRIPTION = "NSLocalizedDescription"
 
 
 def at(value: Any, *path: str) -> Any:
-    """What lies there in nested objects, or None."""
+    """Return what lies at `path` in nested objects, or None."""
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
 
 
-def cause(answer: Answer) -> str | None:
-    """A failure that has its own advice, as a sentence."""
+def cause(answer: DevicectlOutput) -> str | None:
+    """Return the sentence of a failure that has its own advice, or None."""
     chain = {(fault.domain, fault.code) for fault in answer.faults}
     for domain, code, sentence in CAUSES:
         if (domain, code) in chain:
@@ -148,32 +140,34 @@ def cause(answer: Answer) -> str | None:
 
 
 @runtime_checkable
-class Runs(Protocol):
+class DevicectlTool(Protocol):
     """What runs devicectl: the program itself, or a replay of it in tests."""
 
     def available(self) -> bool:
-        """Whether there is a devicectl."""
+        """Return whether there is a devicectl."""
 
-    def run(self, verb: Sequence[str], args: Sequence[str], timeout: float, stop: threading.Event) -> Answer:
-        """Run `xcrun devicectl VERB… ARGS…`; ended soon after `stop` is set. TimeoutError after `timeout` seconds."""
+    def run(self, verb: Sequence[str], args: Sequence[str], timeout_s: float, stop: threading.Event) -> DevicectlOutput:
+        """Run `xcrun devicectl VERB… ARGS…`; it is ended soon after `stop` is set.
+
+        Raises TimeoutError after `timeout_s` seconds.
+        """
 
 
 class Devicectl:
-    """The program of the chosen Xcode."""
+    """The devicectl program of the chosen Xcode."""
 
     def available(self) -> bool:
-        """Whether there is a devicectl: not off a Mac, nor in its command-line tools alone."""
+        """Return whether there is a devicectl: not off a Mac, nor in its command-line tools alone."""
         xcrun = shutil.which("xcrun")
         if xcrun is None:
             return False
         try:
-            found = subprocess.run([xcrun, "--find", "devicectl"], capture_output=True, check=False, timeout=ANSWER_S)
-        except subprocess.TimeoutExpired:
+            return run_program([xcrun, "--find", "devicectl"], ANSWER_S).code == 0
+        except TimeoutError:
             return False
-        return found.returncode == 0
 
-    def run(self, verb: Sequence[str], args: Sequence[str], timeout: float, stop: threading.Event) -> Answer:
-        """Run it. TimeoutError after `timeout` seconds, InputError where there is no Xcode."""
+    def run(self, verb: Sequence[str], args: Sequence[str], timeout_s: float, stop: threading.Event) -> DevicectlOutput:
+        """Run it. Raises TimeoutError after `timeout_s` seconds, InputError where there is no Xcode."""
         xcrun = shutil.which("xcrun")
         if xcrun is None:
             raise InputError(f"there is no xcrun: measuring an iPhone needs {NEEDS}")
@@ -181,31 +175,9 @@ class Devicectl:
             written = Path(folder) / "answer.json"
             # Before the arguments, which may be an app's own.
             command = [xcrun, "devicectl", *verb, "--json-output", str(written), *args]
-            with subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C must not end it: the plan does, and cleans the phone
-            ) as process:
-                out, err = _streams(process, timeout, stop)
-            return Answer(process.returncode, out, err, _read(written))
-
-
-def _streams(process: subprocess.Popen[bytes], timeout: float, stop: threading.Event) -> tuple[str, str]:
-    """What it wrote until its end. It is asked to end when `stop` is set; its app on the phone then ends with it."""
-    end, asked = time.monotonic() + timeout, False
-    while True:
-        try:
-            out, err = process.communicate(timeout=POLL_S)
-            return out.decode(errors="replace"), err.decode(errors="replace")
-        except subprocess.TimeoutExpired:
-            if stop.is_set() and not asked:
-                process.terminate()
-                end, asked = min(end, time.monotonic() + ANSWER_S), True
-            if time.monotonic() > end:
-                process.kill()
-                raise TimeoutError("devicectl") from None
+            # An app that devicectl started on the phone ends with it.
+            done = run_program(command, timeout_s, stop)
+            return DevicectlOutput(done.code, done.out, done.err, _read(written))
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -216,26 +188,26 @@ def _read(path: Path) -> Mapping[str, Any]:
     return document if isinstance(document, Mapping) else {}
 
 
-class Link:
+class DevicectlLink:
     """One phone, through devicectl. Every method raises DeviceFailed when it can't be reached."""
 
-    def __init__(self, runs: Runs, name: str) -> None:
-        self.runs, self.name = runs, name
+    def __init__(self, tool: DevicectlTool, name: str) -> None:
+        self.tool, self.name = tool, name
 
     def ask(
-        self, *verb: str, args: Sequence[str] = (), timeout: float = ANSWER_S, stop: threading.Event | None = None
-    ) -> Answer:
-        """Run a command for this phone, whatever comes of it."""
+        self, *verb: str, args: Sequence[str] = (), timeout_s: float = ANSWER_S, stop: threading.Event | None = None
+    ) -> DevicectlOutput:
+        """Run a command for this phone and return what it gave, well or not."""
         try:
-            return self.runs.run(verb, ["--device", self.name, *args], timeout, stop or threading.Event())
+            return self.tool.run(verb, ["--device", self.name, *args], timeout_s, stop or threading.Event())
         except TimeoutError:
-            raise DeviceFailed(f"it gave no answer for {timeout:.0f} s; restart it, or use another cable") from None
+            raise no_answer(timeout_s) from None
         except InputError as error:
             raise DeviceFailed(str(error)) from None
 
-    def need(self, what: str, *verb: str, args: Sequence[str] = (), timeout: float = ANSWER_S) -> Mapping[str, Any]:
-        """The result of a command that must go well; DeviceFailed says why `what` can't be done."""
-        answer = self.ask(*verb, args=args, timeout=timeout)
+    def need(self, what: str, *verb: str, args: Sequence[str] = (), timeout_s: float = ANSWER_S) -> Mapping[str, Any]:
+        """Return the result of a command that must go well. Raises DeviceFailed, which says that `what`, and why."""
+        answer = self.ask(*verb, args=args, timeout_s=timeout_s)
         if not answer.well:
             raise DeviceFailed(cause(answer) or f"{what} ({answer.last_words}); try again, or see  {LIST}")
         return answer.result
@@ -244,10 +216,10 @@ class Link:
         """Copy a file into the app's container; devicectl skips one that has not changed."""
         wait = ANSWER_S + local.stat().st_size / SLOWEST_COPY
         args = ["--source", str(local), "--destination", remote, *CONTAINER]
-        self.need(f"{local.name} can't be copied to it", "device", "copy", "to", args=args, timeout=wait)
+        self.need(f"{local.name} can't be copied to it", "device", "copy", "to", args=args, timeout_s=wait)
 
     def fetch(self, remote: str) -> bytes | None:
-        """A file of the app's container, or None where there is none."""
+        """Return a file of the app's container, or None where there is none."""
         with tempfile.TemporaryDirectory(prefix="lorarar-") as folder:
             local = Path(folder) / "file"
             answer = self.ask(

@@ -1,4 +1,4 @@
-"""The demo app's benchmark on an iPhone: install, copy, launch, fetch its record, stop, clean up.
+"""Run the demo app's benchmark on an iPhone: install, copy, launch, fetch its record, stop, clean up.
 
 What the app does when it is launched with these arguments; a lone `--` among them, which Xcode 15.0 passes on, is
 ignored:
@@ -19,27 +19,17 @@ import re
 import secrets
 import signal
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.devices.device import DeviceFailed, Options, Watch
-from benchmarks.devices.ios_link import (
-    ANSWER_S,
-    APP,
-    NOT_INSTALLED,
-    POLL_S,
-    SLOWEST_COPY,
-    Answer,
-    Link,
-    at,
-    cause,
-)
-from benchmarks.devices.remote import sha256
+from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
+from benchmarks.devices.ios_link import NOT_INSTALLED, DevicectlLink, DevicectlOutput, at, cause
+from benchmarks.devices.phone import ANSWER_S, APP, SLOWEST_COPY, not_finished, sha256, signal_name, wait_until
 
 HOME = "Documents/benchmark"
+POLL_S = 0.2  # between looks at devicectl
 LOOK_S = 2.0  # between looks at an app that devicectl lost sight of
 LAUNCH = ("device", "process", "launch")
 ENDED_BY = re.compile(r"App terminated due to signal (\d+)")  # devicectl's word for it, after the app's own output
@@ -48,14 +38,14 @@ ENDED_BY = re.compile(r"App terminated due to signal (\d+)")  # devicectl's word
 class App:
     """The demo app on one phone, as it is found or put there."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: DevicectlLink) -> None:
         self.link = link
         self.folder: str | None = None  # of the installed app, a file:// URL
         self.ours = False  # installed by this plan where there was none
         self.sent: dict[str, str] = {}  # SHA-256 of what this plan copied, by place
 
     def prepare(self, build: Path | None, watch: Watch) -> None:
-        """Find the app, installing `build` first, once. DeviceFailed where there is none."""
+        """Find the app, installing `build` first, once. Raises DeviceFailed where there is none."""
         if self.folder is not None:
             return
         found = self._find()
@@ -64,7 +54,7 @@ class App:
             size = sum(path.stat().st_size for path in build.rglob("*") if path.is_file())
             wait = 2 * ANSWER_S + size / SLOWEST_COPY
             what = "the demo app can't be installed"
-            self.link.need(what, "device", "install", "app", args=[str(build)], timeout=wait)
+            self.link.need(what, "device", "install", "app", args=[str(build)], timeout_s=wait)
             self.ours = found is None
             found = self._find()
         if found is None:
@@ -80,7 +70,7 @@ class App:
         return next((str(url) for url in found if url), None)
 
     def copy(self, files: Mapping[str, Path], name: str) -> None:
-        """Make Documents/benchmark/NAME hold these files. DeviceFailed when they don't fit or don't arrive."""
+        """Make Documents/benchmark/NAME hold these files. Raises DeviceFailed when they don't fit or don't arrive."""
         for relative, path in files.items():
             place, digest = f"{HOME}/{name}/{relative}", sha256(path)
             if self.sent.get(place) != digest:
@@ -88,8 +78,8 @@ class App:
                 self.link.send(path, place)
                 self.sent[place] = digest
 
-    def measure(self, bundle: str, component: str, options: Options, watch: Watch) -> bytes:
-        """The record as it was written. DeviceFailed says why there is none."""
+    def measure(self, bundle: str, component: str, options: MeasureOptions, watch: Watch) -> bytes:
+        """Return the record as it was written. Raises DeviceFailed, which says why there is none."""
         nonce = secrets.token_hex(8)
         arguments = ["--benchmark", "--bundle", bundle, "--component", component, "--runs", str(options.runs)]
         arguments += ["--warmup", str(options.warmup), "--cooldown", f"{options.cooldown_s:g}"]
@@ -101,33 +91,33 @@ class App:
         if written is not None:
             return written
         if not ended:
-            raise DeviceFailed(
-                f"it didn't finish within {limit:.0f} s and was stopped; allow more with --timeout, or measure "
-                "fewer --runs"
-            )
+            raise not_finished(limit)
         raise _reason(answer)
 
-    def _launch(self, arguments: list[str], limit: float, watch: Watch) -> tuple[bool, Answer]:
-        """Launch it and wait for its end: whether it came in time, and what devicectl said."""
+    def _launch(self, arguments: list[str], limit: float, watch: Watch) -> tuple[bool, DevicectlOutput]:
+        """Launch the app and wait for its end; return whether that came in time, and what devicectl gave."""
         stop = threading.Event()
         args = ["--console", "--terminate-existing", APP, "--", *arguments]
         with ThreadPoolExecutor(1) as pool:
             # The watch below ends it in time; this limit is only for a devicectl that doesn't end either.
-            running = pool.submit(self.link.ask, *LAUNCH, args=args, timeout=limit + 2 * ANSWER_S, stop=stop)
+            running = pool.submit(self.link.ask, *LAUNCH, args=args, timeout_s=limit + 2 * ANSWER_S, stop=stop)
 
             def over() -> bool:
                 # With a bad connection, devicectl may end before the app does.
                 return running.done() and not self._processes()
 
             try:
-                ended = _wait(over, limit, watch, lambda: LOOK_S if running.done() else POLL_S)
+                ended = wait_until(over, limit, watch, lambda: LOOK_S if running.done() else POLL_S)
             finally:
                 stop.set()
                 self.stop()
         return ended, running.result()
 
     def _launch_to_clean(self) -> None:
-        """Remove the folder. devicectl can't: it replaces a folder's content, and was seen to empty the container."""
+        """Let the app remove its folder.
+
+        devicectl can't: it replaces a folder's content, and was seen to empty the whole container.
+        """
         ended, answer = self._launch(["--benchmark-clean"], ANSWER_S, Watch())
         if not ended:
             raise DeviceFailed("the demo app doesn't end after --benchmark-clean; install its build of this version")
@@ -135,7 +125,7 @@ class App:
             raise _reason(answer)
 
     def _processes(self) -> list[int]:
-        """The numbers of its processes."""
+        """Return the numbers of the app's processes."""
         running = self.link.need("its processes can't be listed", "device", "info", "processes").get("runningProcesses")
         own = _path(self.folder) + "/"
         found = running if isinstance(running, list) else []
@@ -143,13 +133,13 @@ class App:
         return [number for number in numbers if isinstance(number, int)]
 
     def stop(self) -> None:
-        """End it, if it still runs."""
+        """End the app, if it still runs."""
         with suppress(DeviceFailed):  # out of reach: the failure that is already under way says so
             for number in self._processes():
                 self.link.ask("device", "process", "terminate", args=["--pid", str(number), "--kill"])
 
     def clean(self) -> None:
-        """Remove what this plan put there. DeviceFailed when something is left."""
+        """Remove what this plan put there. Raises DeviceFailed when something is left."""
         try:
             if self.ours:
                 self.link.need(f"{APP} can't be uninstalled", "device", "uninstall", "app", args=[APP])
@@ -163,23 +153,13 @@ class App:
 
 
 def _path(url: object) -> str:
-    """Of a file:// URL, the same in both of its spellings: /private/var and /var are one folder."""
+    """Return the path of a file:// URL, the same for both spellings of a folder: /private/var and /var."""
     path = "/" + str(url).removeprefix("file:").strip("/")
     return path.removeprefix("/private")
 
 
-def _wait(over: Callable[[], bool], limit: float, watch: Watch, pause: Callable[[], float]) -> bool:
-    """Ask until it is over: whether that was within the limit. DeviceFailed when the plan is interrupted."""
-    end = time.monotonic() + limit
-    while not over():
-        if time.monotonic() > end:
-            return False
-        watch.wait(min(pause(), limit))
-    return True
-
-
-def _reason(answer: Answer) -> DeviceFailed:
-    """One sentence for an app that left no record."""
+def _reason(answer: DevicectlOutput) -> DeviceFailed:
+    """Make the error for an app that left no record: one sentence with the cause."""
     ended = ENDED_BY.search(answer.out + answer.err)
     if ended and int(ended[1]) == signal.SIGKILL:
         return DeviceFailed(
@@ -188,16 +168,10 @@ def _reason(answer: Answer) -> DeviceFailed:
         )
     if ended:
         return DeviceFailed(
-            f"the demo app crashed ({_signal_name(int(ended[1]))}); Xcode's Devices and Simulators has its crash log"
+            f"the demo app crashed ({signal_name(int(ended[1]))}); Xcode's Devices and Simulators has its crash log"
         )
     if answer.faults:
         return DeviceFailed(cause(answer) or f"{APP} can't be launched ({answer.last_words}); launch it by hand once")
     return DeviceFailed(
         f"the demo app ended without a record ({answer.last_words}); install its build of this version of the project"
     )
-
-
-def _signal_name(number: int) -> str:
-    with suppress(ValueError):
-        return signal.Signals(number).name
-    return f"signal {number}"

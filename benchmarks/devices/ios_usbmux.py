@@ -1,4 +1,7 @@
-"""iPhones where there is no Xcode: only listed, through pymobiledevice3 (extra `ios`), which speaks to usbmuxd."""
+"""List iPhones where there is no Xcode, through pymobiledevice3 (the extra `ios`), which speaks to usbmuxd.
+
+`phone` says why nothing else uses that package.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,9 @@ LISTED = f"only listed here; measuring it needs {NEEDS}"
 
 
 def describe(address: str | None = None) -> list[Description]:
-    """Every iPhone that usbmuxd at `address` (a path, or HOST:PORT; the system's own by default) knows.
+    """Describe every iPhone that usbmuxd at `address` (a path, or HOST:PORT; the system's own by default) knows.
 
-    InputError where pymobiledevice3 or usbmuxd is missing.
+    Raises InputError where pymobiledevice3 or usbmuxd is missing.
     """
     try:
         usbmux, exceptions = (import_module(f"pymobiledevice3.{name}") for name in ("usbmux", "exceptions"))
@@ -63,7 +66,7 @@ async def _device(serial: str, address: str | None) -> Description:
 
 
 def _description(name: str, values: Mapping[str, Any]) -> Description:
-    """Of lockdown's values, which it tells unpaired as well."""
+    """Describe a phone by lockdown's values, which it tells an unpaired computer as well."""
 
     def text(key: str) -> str | None:
         value = values.get(key)

@@ -1,4 +1,4 @@
-"""A plan: every component on every device. Devices run side by side; one that fails stops neither itself nor others."""
+"""Measure every component on every device. Devices run side by side; a failure stops neither its device nor others."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.devices.device import Device, DeviceFailed, Options, Watch
+from benchmarks.devices.device import Device, DeviceFailed, MeasureOptions, Watch
+from lorarar.errors import InputError
 from runtime_py.bundle import Bundle
+
+USUAL = ("merger", "unet")
+"""The components that are measured where none is named and the bundle has them."""
 
 
 @dataclass(frozen=True)
-class Job:
+class Task:
     """One component of one bundle, to be measured on every device."""
 
     bundle: Bundle
@@ -25,7 +29,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Failure:
-    """What gave no record, and why, in one sentence."""
+    """Something that gave no record, and why, in one sentence."""
 
     device: str
     what: str
@@ -33,7 +37,7 @@ class Failure:
 
 
 @dataclass
-class Outcome:
+class PlanResult:
     """What a plan has given so far, in the plan's order."""
 
     rows: dict[tuple[int, int], tuple[str, dict[str, Any]]] = field(default_factory=dict)
@@ -50,48 +54,65 @@ class Outcome:
         return [record for _, record in self.named_records]
 
 
+def tasks_of(bundles: Sequence[Bundle], components: Sequence[str]) -> list[Task]:
+    """Return a task for every component asked for, of every bundle; without any, for the usual ones that it has.
+
+    Raises InputError where a bundle lacks them.
+    """
+    tasks = []
+    for bundle in bundles:
+        have = bundle.manifest["components"]
+        wanted = list(dict.fromkeys(components)) or [name for name in USUAL if name in have]
+        if not wanted:
+            raise InputError(f"{bundle.path}: it has no {' or '.join(USUAL)}; choose `component` {' or '.join(have)}")
+        tasks += [Task(bundle, bundle.component(name).name) for name in wanted]
+    return tasks
+
+
 Say = Callable[[str, int, str], None]
 Keep = Callable[[Sequence[dict[str, Any]]], None]
 
 
 def run_plan(
     devices: Sequence[Device],
-    jobs: Sequence[Job],
-    options: Options,
+    tasks: Sequence[Task],
+    options: MeasureOptions,
     say: Say = lambda device, done, text: None,
     keep: Keep = lambda records: None,
-) -> Outcome:
-    """Measure. `say` hears a device's name, how many of its jobs are done and what it does now; `keep` gets all
-    records after each new one, from one thread at a time. Ctrl-C ends the runs, cleans the devices and is told by
-    `interrupted`.
+) -> PlanResult:
+    """Run all tasks on all devices.
+
+    `say` is called with a device's name, how many of its tasks are done and what it does now; `keep` with all records
+    after each new one, from one thread at a time. Ctrl-C ends the runs and cleans the devices; the result then holds it
+    in `interrupted`.
     """
-    plan = _Plan(jobs, options, say, keep)
-    # Waiting for an event, since Ctrl-C while it joins a thread makes Python 3.11 take the thread for ended.
+    plan = _Plan(tasks, options, say, keep)
+    # An event is waited for, since Ctrl-C while Python 3.11 joins a thread makes it take the thread for ended.
     whole = threading.Thread(target=plan.run, args=(devices,))
     try:
         whole.start()
         plan.finished.wait()
     except KeyboardInterrupt as stop:
-        plan.outcome.interrupted = stop
+        plan.result.interrupted = stop
         plan.stop.set()
         if whole.ident is not None:
             plan.finished.wait()
     if plan.mistake is not None:
-        raise plan.mistake  # ours, or this computer's full disk: no device's failure
-    return plan.outcome
+        raise plan.mistake  # of ours, or this computer's full disk: it is no device's failure
+    return plan.result
 
 
 class _Plan:
-    """A plan while its devices work, each in its own thread."""
+    """A plan while its devices work, each in a thread of its own."""
 
-    def __init__(self, jobs: Sequence[Job], options: Options, say: Say, keep: Keep) -> None:
-        self.jobs, self.options, self.say, self.keep = jobs, options, say, keep
-        self.outcome, self.lock = Outcome(), threading.Lock()
+    def __init__(self, tasks: Sequence[Task], options: MeasureOptions, say: Say, keep: Keep) -> None:
+        self.tasks, self.options, self.say, self.keep = tasks, options, say, keep
+        self.result, self.lock = PlanResult(), threading.Lock()
         self.stop, self.finished = threading.Event(), threading.Event()
         self.mistake: Exception | None = None
 
     def run(self, devices: Sequence[Device]) -> None:
-        """All devices, to the end."""
+        """Work on all devices, to the end."""
         try:
             with ThreadPoolExecutor(len(devices)) as pool:
                 list(pool.map(self._work, range(len(devices)), devices))
@@ -101,30 +122,30 @@ class _Plan:
             self.finished.set()
 
     def _work(self, place: int, device: Device) -> None:
-        """All jobs on one device, then its clean-up, whatever happens."""
+        """Do all tasks on one device, then clean it up, whatever happens."""
         try:
-            for at, job in enumerate(self.jobs):
+            for at, task in enumerate(self.tasks):
                 if not self.stop.is_set():
-                    self._measure(place, at, device, job)
+                    self._measure(place, at, device, task)
         finally:
-            self.say(device.name, len(self.jobs), "cleaning up")
+            self.say(device.name, len(self.tasks), "cleaning up")
             try:
                 device.close()
             except DeviceFailed as error:
                 self._fail(device, "cleaning up", error)
-            self.say(device.name, len(self.jobs), "done")
+            self.say(device.name, len(self.tasks), "done")
 
-    def _measure(self, place: int, at: int, device: Device, job: Job) -> None:
-        watch = Watch(lambda text: self.say(device.name, at, f"{job.component}: {text}"), self.stop)
+    def _measure(self, place: int, at: int, device: Device, task: Task) -> None:
+        watch = Watch(lambda text: self.say(device.name, at, f"{task.component}: {text}"), self.stop)
         try:
-            record = device.measure(job.bundle, job.component, self.options, watch)
+            record = device.measure(task.bundle, task.component, self.options, watch)
         except DeviceFailed as error:
-            self._fail(device, str(job), error)
+            self._fail(device, str(task), error)
             return
         with self.lock:
-            self.outcome.rows[place, at] = (device.name, record)
-            self.keep(self.outcome.records)
+            self.result.rows[place, at] = (device.name, record)
+            self.keep(self.result.records)
 
     def _fail(self, device: Device, what: str, error: DeviceFailed) -> None:
         with self.lock:
-            self.outcome.failures.append(Failure(device.name, what, str(error)))
+            self.result.failures.append(Failure(device.name, what, str(error)))

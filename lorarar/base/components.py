@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,6 +15,17 @@ from torch import Tensor, nn
 from lorarar.errors import InputError
 from lorarar.images import on_white, open_image
 from lorarar.toolchains import missing_toolchain, quiet_toolchains
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """The part of a base that every step of a training on latents runs: its UNet and its noise schedule."""
+
+    unet: Any
+    noise: Any  # a diffusers DDPMScheduler
+
+    @property
+    def device(self) -> torch.device: ...
 
 
 @dataclass
@@ -169,7 +180,7 @@ def predict(
 
 
 def noise_latents(
-    components: Components,
+    components: Denoiser,
     latents: Float[Tensor, "b c y x"],
     noise: Float[Tensor, "b c y x"],
     timesteps: Int[Tensor, " b"],

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from lorarar.base.components import Components, base_name
+from lorarar.base.components import Components, Denoiser, base_name
 from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
 from lorarar.layout import UNET, Layout
@@ -77,7 +77,7 @@ def ziplora(
 
 
 def optimise_pair(
-    components: Components, layout: Layout, data: PairData, settings: ZipSettings, on_step: OnStep | None = None
+    components: Denoiser, layout: Layout, data: PairData, settings: ZipSettings, on_step: OnStep | None = None
 ) -> dict[str, Tensor]:
     """The optimised coefficients (1, n, 2, in) of the only pair in `data`, by group name."""
     accelerator = new_accelerator(components.device, settings.mixed_precision)
@@ -107,7 +107,7 @@ def optimise_pair(
 
 
 def _step(
-    components: Components,
+    components: Denoiser,
     layout: Layout,
     data: PairData,
     settings: ZipSettings,

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lorarar.base.components import Components, Condition, noise_latents
+from lorarar.base.components import Components, Condition, Denoiser, noise_latents
 from lorarar.errors import InputError
 from lorarar.layout import Layout
 from lorarar.lora import LoRA, read_lora
@@ -82,7 +82,7 @@ class PairData:
         noise = torch.randn((len(pairs), 2, *shape), generator=generator)
         return Draw(tuple(pairs), images, noise, times)
 
-    def batch(self, components: Components, draw: Draw) -> tuple[PairBatch, tuple[Pack, Pack]]:
+    def batch(self, components: Denoiser, draw: Draw) -> tuple[PairBatch, tuple[Pack, Pack]]:
         """The noised examples of a draw, content and style rows in turn, and the pairs' LoRAs; on the device."""
         device = components.device
         latents, conditions = [], []

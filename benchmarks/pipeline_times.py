@@ -1,0 +1,93 @@
+"""Time text to image, stage by stage, through several bundles in turn: merge, text, loading, steps, decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.machine import measure_machine, sgemm_case
+from benchmarks.runtimes import require_timed_here
+from benchmarks.timing import REST, Case, Progress, RunSettings, Samples, case_times, document_head, interleave
+from lorarar.command_line import Stopwatch
+from lorarar.errors import InputError
+from lorarar.lora import LoRA
+from runtime_py.bundle import Bundle
+from runtime_py.generate import merged_lora
+from runtime_py.pipeline import Pipeline, Request
+
+STAGES = ("merge", "text", "load the UNet", "steps", "decode")
+
+
+def open_bundles(paths: Sequence[Path]) -> dict[str, Bundle]:
+    """Open the bundles, by what names them in the table.
+
+    Raises InputError for one that can't draw or can't be timed here, and for two of one name.
+    """
+    found: dict[str, Bundle] = {}
+    for path in paths:
+        bundle = Bundle.open(path)
+        Pipeline(bundle)  # says what a bundle without a pipeline is missing
+        require_timed_here(bundle.manifest["target"], str(path))
+        name = " ".join(bundle.manifest[key] for key in ("base", "target", "precision"))
+        if name in found:
+            raise InputError(f"{path} and {found[name].path} are both {name}; give one of them")
+        found[name] = bundle
+    return found
+
+
+def measure_pipelines(
+    bundles: Mapping[str, Bundle],
+    requests: Mapping[str, Request],
+    loras: Sequence[LoRA],
+    settings: RunSettings,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Draw each bundle's request in turn and return the document; `loras` are a content and a style, or none."""
+    watches: dict[str, list[Stopwatch]] = {name: [] for name in bundles}
+    progress("machine", 0, None)
+    machine = measure_machine()
+    cases: dict[str, Case] = {"sgemm": sgemm_case()}
+    for name, bundle in bundles.items():
+        cases[name] = _case(bundle, loras, requests[name], settings.threads, watches[name])
+    samples = interleave(cases, settings.runs, on_run=progress, rest=REST)
+    first = next(iter(bundles.values()))
+    return {
+        **document_head("pipeline", first.manifest["base"], settings),
+        "prompt": next(iter(requests.values())).prompt,
+        "merged_pair": bool(loras),
+        **machine.record(samples["sgemm"]),
+        # The first image of each is the warm-up, which interleave doesn't time.
+        "cases": [_record(name, samples[name], watches[name][1:], requests[name], bundles[name]) for name in bundles],
+    }
+
+
+def _case(bundle: Bundle, loras: Sequence[LoRA], request: Request, threads: int, watches: list[Stopwatch]) -> Case:
+    """Return the drawing of one image, which adds to `watches` where its time went."""
+
+    def draw() -> object:
+        pipeline, watch = Pipeline(bundle, threads), Stopwatch()
+        with watch.stage("merge"):
+            adapter = pipeline.adapter(merged_lora(bundle, loras, 1.0, 1.0))
+        drawn = pipeline.draw(request, adapter)
+        watch.seconds.update(drawn.watch.seconds)
+        watches.append(watch)
+        return drawn
+
+    return draw
+
+
+def _record(
+    name: str, samples: Samples, watches: Sequence[Stopwatch], request: Request, bundle: Bundle
+) -> dict[str, Any]:
+    stages = {stage: median(watch.seconds[stage] for watch in watches) for stage in STAGES}
+    return {
+        **case_times(name, samples),
+        "steps": request.steps,
+        "guidance": request.guidance,
+        "stages_s": stages,
+        "step_s": stages["steps"] / request.steps,
+        "bytes": sum(entry["bytes"] for entry in bundle.manifest["components"].values()),
+        "image_psnr_db": bundle.manifest["pipeline"]["golden"].get("parity", {}).get("psnr_db"),
+    }

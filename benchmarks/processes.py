@@ -1,0 +1,76 @@
+"""Run other programs: one of our own commands, or the tool that reaches a phone."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lorarar.errors import InputError
+
+POLL_S = 0.2
+END_S = 60.0  # for a program to clear up after it was asked to end
+
+
+@dataclass(frozen=True)
+class ProgramOutput:
+    """What a program gave: its exit code and its two streams."""
+
+    code: int
+    out: str = ""
+    err: str = ""
+
+    @property
+    def last_words(self) -> str:
+        """The last line that it complained with, without the word `error`."""
+        lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
+        return re.sub(r"^(adb: )?error: ", "", lines[-1], flags=re.IGNORECASE) if lines else "it said nothing"
+
+
+def run_program(
+    command: Sequence[str], timeout_s: float, stop: threading.Event | None = None, end_s: float = END_S
+) -> ProgramOutput:
+    """Run a program to its end. When `stop` is set it is asked to end, and killed `end_s` seconds later.
+
+    It has a session of its own: Ctrl-C must not end it, since whoever started it does so and clears up. Raises
+    TimeoutError when it was killed, then or after `timeout_s` seconds.
+    """
+    end, asked = time.monotonic() + timeout_s, False
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        try:
+            while True:
+                try:
+                    streams = process.communicate(timeout=min(POLL_S, timeout_s))
+                    return ProgramOutput(process.returncode, *(stream.decode(errors="replace") for stream in streams))
+                except subprocess.TimeoutExpired:
+                    if stop is not None and stop.is_set() and not asked:
+                        process.terminate()
+                        end, asked = min(end, time.monotonic() + end_s), True
+                    if time.monotonic() > end:
+                        raise TimeoutError(command[0]) from None
+        except BaseException:
+            process.kill()
+            raise
+
+
+def run_module(module: str, *arguments: str) -> str:
+    """Run one of our commands in a process of its own and return its output.
+
+    Raises InputError with the command's own sentence when it fails.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = ProgramOutput(done.returncode, "", done.stderr).last_words
+        raise InputError(f"python -m {module} {' '.join(arguments[:2])} failed: {said}")
+    return done.stdout

@@ -1,0 +1,11 @@
+"""Benchmark records as one page: `lorarar report`, which is `python -m benchmarks.report`."""
+
+from __future__ import annotations
+
+from benchmarks.report import main
+from lorarar.command_line import run_command
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    run_command(main)
