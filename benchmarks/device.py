@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     options = given_settings(args, MeasureOptions())
     given = [item.name for item in fields(options) if getattr(args, item.name) is not None]
     if args.device:
-        devices = open_devices(args.device, options, given)
+        devices = open_devices(device_kinds(), args.device, options, given)
     else:
         check_options_apply(["an estimate"], [], given)
         devices = []

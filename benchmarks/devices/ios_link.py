@@ -1,7 +1,7 @@
 """The `xcrun devicectl` program, one thin layer; `phone` says why it is not a client library.
 
-It comes with Xcode 15 and is what Apple documents for iPhones from iOS 17 on. Every command writes its result as JSON to
-a file. The shapes and codes read here are those that devicectl 341 to 642 wrote in public captures: the tests of Qt
+It comes with Xcode 15 and is what Apple documents for iPhones from iOS 17 on. Every command writes its result as JSON
+to a file. The shapes and codes read here are those that devicectl 341 to 642 wrote in public captures: the tests of Qt
 Creator (tst_devicectlutils.cpp), Flutter (core_devices_test.dart), sweetpad and swift-pwa; `properties`, in place of
 the three older groups, since jsonVersion 5 (release notes of Xcode 27). The arguments are those of `devicectl help` and
 of coremltools' remote device.

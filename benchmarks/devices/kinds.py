@@ -17,14 +17,13 @@ def device_kinds() -> Mapping[str, DeviceKind]:
 
 
 def open_devices(
-    names: Sequence[str], options: MeasureOptions, given: Collection[str], kinds: Mapping[str, DeviceKind] | None = None
+    kinds: Mapping[str, DeviceKind], names: Sequence[str], options: MeasureOptions, given: Collection[str]
 ) -> list[Device]:
-    """Return each named device once, in the order of the names.
+    """Return each named device once, in the order of the names; `kinds` are those that there are.
 
     `given` are the fields of the options that somebody chose; one that means nothing to any of the devices is refused.
     Raises InputError for that, and for a name that no kind of device takes.
     """
-    kinds = device_kinds() if kinds is None else kinds
     chosen = []
     for name in names:
         prefix, _, which = name.partition(":")

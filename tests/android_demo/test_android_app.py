@@ -21,8 +21,10 @@ from android.shared import folder, merger, miniature
 from devices.fetch import run
 
 from benchmarks.devices import adb_run
-from benchmarks.devices.adb_link import Answer, Link
-from benchmarks.devices.device import Options, Watch
+from benchmarks.devices.adb_link import AdbLink
+from benchmarks.devices.device import MeasureOptions, Watch
+from benchmarks.devices.phone import APP
+from benchmarks.processes import ProgramOutput
 from export.places import bundle_place
 from lorarar import __version__
 
@@ -287,27 +289,27 @@ def test_every_text_is_used_and_every_used_one_is_there() -> None:
 # --- together with the host
 
 
-class Recorded(Link):
+class Recorded(AdbLink):
     """A link that notes what is asked and answers as a phone does whose app has just written its record."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def shell(self, command: str, *_: Any) -> Answer:
+    def shell(self, command: str, *_: Any) -> ProgramOutput:
         self.asked.append(command)
-        return Answer(0, '{"error": "x"}' if " cat " in command else "", "")
+        return ProgramOutput(0, '{"error": "x"}' if " cat " in command else "", "")
 
 
 def test_the_activity_takes_what_the_host_sends() -> None:
     link = Recorded()
-    adb_run.run_app(link, "/data/local/tmp/lorarar/x", "merger", Options(threads=2), Watch())
+    adb_run.run_app(link, "/data/local/tmp/lorarar/x", "merger", MeasureOptions(threads=2), Watch())
     (start,) = [command for command in link.asked if command.startswith("am start")]
     source = (apk.MAIN / "kotlin" / "org" / "lorarar" / "demo" / "BenchmarkActivity.kt").read_text(encoding="utf-8")
     sent = re.findall(r"--e([si]) (\w+)", start)
     assert {name for _, name in sent} == {"bundle", "component", "runs", "warmup", "threads"}
     for kind, name in sent:
         assert f'get{"String" if kind == "s" else "Int"}Extra("{name}"' in source
-    assert f"{adb_run.APP}/.BenchmarkActivity" in start
+    assert f"{APP}/.BenchmarkActivity" in start
     assert f'File({"filesDir"}, "{Path(adb_run.RESULT).name}")' in source and adb_run.RESULT.startswith("files/")
 
 

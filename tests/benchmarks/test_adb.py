@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from devices.replay import hangs
+from records import RECORD
 from replayed_phone import (
     SERIAL,
     ReplayedPhone,
@@ -21,12 +23,13 @@ from replayed_phone import (
     record_of,
     small_bundle,
 )
-from test_record import RECORD
 
 from benchmarks.devices.adb import Android, AndroidDevice
 from benchmarks.devices.adb_files import HOME
-from benchmarks.devices.adb_link import Adb, Answer
-from benchmarks.devices.device import DeviceFailed, Options, Watch
+from benchmarks.devices.adb_link import Adb
+from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
+from benchmarks.devices.phone import sha256
+from benchmarks.processes import ProgramOutput as Answer
 from benchmarks.record import check_record, paper_figure
 from lorarar.errors import InputError
 from runtime_py.bundle import Bundle
@@ -38,10 +41,10 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> Options:
+def options(tmp_path: Path) -> MeasureOptions:
     for name in ("runner", "libonnxruntime.so"):
         (tmp_path / name).write_text(name)
-    return Options(
+    return MeasureOptions(
         runner=tmp_path / "runner", libraries=(tmp_path / "libonnxruntime.so",), cooldown_s=0.0, timeout_s=5.0
     )
 
@@ -53,14 +56,14 @@ def listed(state: str) -> dict[str, Rule]:
 RUN = "lorarar-runner /"
 
 
-def measure(phone: ReplayedPhone, bundle: Bundle, options: Options) -> dict[str, Any]:
+def measure(phone: ReplayedPhone, bundle: Bundle, options: MeasureOptions) -> dict[str, Any]:
     return AndroidDevice(phone, SERIAL).measure(bundle, "merger", options, Watch())
 
 
 # A run that goes well.
 
 
-def test_a_record_is_completed_by_the_host(bundle: Bundle, options: Options) -> None:
+def test_a_record_is_completed_by_the_host(bundle: Bundle, options: MeasureOptions) -> None:
     def runner(_: str) -> Answer:
         time.sleep(0.1)  # long enough for one look at its memory
         return Answer(0, json.dumps(record_of(bundle)))
@@ -79,20 +82,18 @@ def test_a_record_is_completed_by_the_host(bundle: Bundle, options: Options) -> 
     assert f"{HOME}/{digest} --component merger --runs 20 --warmup 3 --library {HOME}/bin/libonnxruntime.so" in call
 
 
-def test_sdxls_merger_stands_beside_the_papers(bundle: Bundle, options: Options) -> None:
+def test_sdxls_merger_stands_beside_the_papers(bundle: Bundle, options: MeasureOptions) -> None:
     bundle.manifest["base"] = "sdxl"
     record = measure(ReplayedPhone(bundle, {}), bundle, options)
     assert record["paper"] == paper_figure("sdxl", "merger") is not None
 
 
-def test_an_emulator_is_never_called_measured(bundle: Bundle, options: Options) -> None:
+def test_an_emulator_is_never_called_measured(bundle: Bundle, options: MeasureOptions) -> None:
     phone = ReplayedPhone(bundle, {"getprop": Answer(0, facts_text("getprop_emulator_12"))})
     assert measure(phone, bundle, options)["kind"] == "emulated"
 
 
-def test_only_what_changed_is_copied(bundle: Bundle, options: Options) -> None:
-    from benchmarks.devices.remote import sha256
-
+def test_only_what_changed_is_copied(bundle: Bundle, options: MeasureOptions) -> None:
     phone = ReplayedPhone(bundle)
     measure(phone, bundle, options)
     assert len(phone.called("^push")) == 5  # manifest, artifact, golden file, runner, library
@@ -112,28 +113,28 @@ def test_only_what_changed_is_copied(bundle: Bundle, options: Options) -> None:
     ("cpus", "mask", "note"),
     [("big", "1f0", "pinned to its big cores: 4, 5, 6, 7, 8"), ("f0", "f0", "pinned to the cores of mask f0")],
 )
-def test_cores_are_pinned_on_request(bundle: Bundle, options: Options, cpus: str, mask: str, note: str) -> None:
+def test_cores_are_pinned_on_request(bundle: Bundle, options: MeasureOptions, cpus: str, mask: str, note: str) -> None:
     phone = ReplayedPhone(bundle)
-    record = measure(phone, bundle, Options(**{**vars(options), "cpus": cpus}))
+    record = measure(phone, bundle, replace(options, cpus=cpus))
     assert record["notes"][0] == note
     assert f"taskset {mask} {HOME}" in phone.called("lorarar-runner /")[0]
 
 
 def test_it_cools_down_first_and_says_how_long(
-    bundle: Bundle, options: Options, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, options: MeasureOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("benchmarks.devices.adb.LOOK_S", 0.02)
     states = iter([hot_text(71, 2), hot_text(55), hot_text(44), hot_text(60, 2)])
     phone = ReplayedPhone(bundle, {"thermalservice": lambda _: Answer(0, next(states))})
     said: list[str] = []
     device = AndroidDevice(phone, SERIAL)
-    record = device.measure(bundle, "merger", Options(**{**vars(options), "cooldown_s": 1.0}), Watch(said.append))
+    record = device.measure(bundle, "merger", replace(options, cooldown_s=1.0), Watch(said.append))
     assert record["conditions"]["cooldown_s"] == pytest.approx(0.04)
     assert "cooling down: thermal status moderate, CPU 71 °C" in said
     assert "throttled: thermal status moderate after the run" in record["notes"]
 
 
-def test_a_busy_or_silent_phone_is_noted(bundle: Bundle, options: Options) -> None:
+def test_a_busy_or_silent_phone_is_noted(bundle: Bundle, options: MeasureOptions) -> None:
     busy = ReplayedPhone(bundle, {"thermalservice": Answer(0, conditions_text(load="8.10"))})
     assert "busy: other programs had 90% of its cores before the run" in measure(busy, bundle, options)["notes"]
     silent = ReplayedPhone(bundle, {"thermalservice": Answer(0, "")})
@@ -196,9 +197,9 @@ WRONG: list[tuple[str, dict[str, Rule], str]] = [
     ("out of memory", {RUN: Answer(137, "", "Killed")}, "for want of memory"),
     ("an odd exit code", {RUN: Answer(9, "")}, "ended with exit code 9: it said nothing"),
     ("full while it runs", {RUN: Answer(1, "", "can't create run.pid: No space left on device")}, "it is full"),
-    ("no JSON", {RUN: Answer(0, "Hello")}, "output is no record"),
-    ("not JSON's numbers", {RUN: Answer(0, '{"schema_version": NaN}')}, "output is no record"),
-    ("no object", {RUN: Answer(0, "[]")}, "its output is no record"),
+    ("no JSON", {RUN: Answer(0, "Hello")}, "is no record"),
+    ("not JSON's numbers", {RUN: Answer(0, '{"schema_version": NaN}')}, "is no record"),
+    ("no object", {RUN: Answer(0, "[]")}, "is no record"),
     ("no valid record", {RUN: Answer(0, '{"schema_version": 1}')}, "record is not valid"),
     ("too hot", {"thermalservice": Answer(0, hot_text(71))}, r"too hot after 0 s \(thermal status none, CPU 71 °C\)"),
     ("throttling", {"thermalservice": Answer(0, hot_text(40, 3))}, r"too hot after 0 s \(thermal status severe"),
@@ -206,7 +207,7 @@ WRONG: list[tuple[str, dict[str, Rule], str]] = [
 
 
 @pytest.mark.parametrize(("rules", "said"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
-def test_one_sentence(bundle: Bundle, options: Options, rules: dict[str, Rule], said: str) -> None:
+def test_one_sentence(bundle: Bundle, options: MeasureOptions, rules: dict[str, Rule], said: str) -> None:
     with pytest.raises(DeviceFailed, match=said) as caught:
         measure(ReplayedPhone(bundle, rules), bundle, options)
     assert "\n" not in str(caught.value)
@@ -222,7 +223,7 @@ def test_one_sentence(bundle: Bundle, options: Options, rules: dict[str, Rule], 
     ],
 )
 def test_a_record_of_something_else_is_refused(
-    bundle: Bundle, options: Options, change: dict[str, Any], said: str
+    bundle: Bundle, options: MeasureOptions, change: dict[str, Any], said: str
 ) -> None:
     phone = ReplayedPhone(bundle, {RUN: Answer(0, json.dumps(record_of(bundle, **change)))})
     with pytest.raises(DeviceFailed, match=said):
@@ -230,7 +231,9 @@ def test_a_record_of_something_else_is_refused(
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_a_runner_that_hangs_or_is_interrupted_is_stopped(bundle: Bundle, options: Options, interrupted: bool) -> None:
+def test_a_runner_that_hangs_or_is_interrupted_is_stopped(
+    bundle: Bundle, options: MeasureOptions, interrupted: bool
+) -> None:
     killed, stop = threading.Event(), threading.Event()
 
     def runner(_: str) -> Answer:
@@ -244,21 +247,21 @@ def test_a_runner_that_hangs_or_is_interrupted_is_stopped(bundle: Bundle, option
         return Answer(0, "")
 
     phone = ReplayedPhone(bundle, {RUN: runner, "kill -9": kill})
-    quick = Options(**{**vars(options), "timeout_s": 0.2})
+    quick = replace(options, timeout_s=0.2)
     with pytest.raises(DeviceFailed, match="plan was interrupted" if interrupted else "within 0 s and was stopped"):
         AndroidDevice(phone, SERIAL).measure(bundle, "merger", quick, Watch(stop=stop))
 
 
-def test_everything_is_removed_unless_it_is_to_be_kept(bundle: Bundle, options: Options) -> None:
+def test_everything_is_removed_unless_it_is_to_be_kept(bundle: Bundle, options: MeasureOptions) -> None:
     for keep in (False, True):
         phone = ReplayedPhone(bundle)
         device = AndroidDevice(phone, SERIAL)
-        device.measure(bundle, "merger", Options(**{**vars(options), "keep": keep}), Watch())
+        device.measure(bundle, "merger", replace(options, keep=keep), Watch())
         device.close()
         assert phone.called(f"^rm -rf {HOME}$") == ([] if keep else [f"rm -rf {HOME}"])
 
 
-def test_what_can_not_be_removed_is_told(bundle: Bundle, options: Options) -> None:
+def test_what_can_not_be_removed_is_told(bundle: Bundle, options: MeasureOptions) -> None:
     phone = ReplayedPhone(bundle, {"^rm -rf": Answer(1, "", "rm: x: Permission denied")})
     device = AndroidDevice(phone, SERIAL)
     device.measure(bundle, "merger", options, Watch())
@@ -274,7 +277,7 @@ def test_an_untouched_device_is_left_alone(bundle: Bundle) -> None:
 
 # The demo app.
 
-APP = Options(app=True, cooldown_s=0.0, timeout_s=5.0, threads=2)
+APP = MeasureOptions(app=True, cooldown_s=0.0, timeout_s=5.0, threads=2)
 STARTED = Answer(0, "Starting: Intent { cmp=org.lorarar.demo/.BenchmarkActivity }\nStatus: ok\nComplete\n")
 
 
@@ -310,7 +313,7 @@ def test_the_app_measures(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_an_app_that_gives_no_record(bundle: Bundle, rules: dict[str, Rule], said: str) -> None:
-    quick = Options(**{**vars(APP), "timeout_s": 0.05})
+    quick = replace(APP, timeout_s=0.05)
     with pytest.raises(DeviceFailed, match=said):
         measure(ReplayedPhone(bundle, rules), bundle, quick)
 
@@ -328,7 +331,7 @@ def test_the_list_shows_every_device(bundle: Bundle) -> None:
     assert "gave no answer" in found["adb:emulator-5554"].state
 
 
-def test_one_all_or_no_device(bundle: Bundle, options: Options) -> None:
+def test_one_all_or_no_device(bundle: Bundle, options: MeasureOptions) -> None:
     phone = ReplayedPhone(bundle, {"^devices": Answer(0, output("devices"))})
     assert [device.name for device in Android(phone).open("any", options)] == ["adb:any"]
     assert len(Android(phone).open("all", options)) == 9
@@ -341,15 +344,15 @@ def test_one_all_or_no_device(bundle: Bundle, options: Options) -> None:
     ("change", "said"),
     [
         ({"cpus": "fast"}, "hexadecimal mask"),
-        ({"runner": None}, "give --runner"),
+        ({"runner": None}, "give `runner`"),
         ({"runner": Path("nowhere")}, "nowhere: no such file"),
         ({"libraries": (Path("gone.so"),)}, "gone.so: no such file"),
-        ({"app": True}, "leave out --runner"),
+        ({"app": True}, "leave out `runner`"),
     ],
 )
-def test_wrong_options(bundle: Bundle, options: Options, change: dict[str, Any], said: str) -> None:
+def test_wrong_options(bundle: Bundle, options: MeasureOptions, change: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        Android(ReplayedPhone(bundle)).open("all", Options(**{**vars(options), **change}))
+        Android(ReplayedPhone(bundle)).open("all", replace(options, **change))
 
 
 # The program itself.

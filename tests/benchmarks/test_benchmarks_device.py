@@ -1,4 +1,4 @@
-"""`python -m benchmarks.device`: several devices at once, records kept after every run, failures as sentences."""
+"""`lorarar bench device`: several devices at once, records kept after every run, failures as sentences."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from replayed_phone import record_of, small_bundle
 
 from benchmarks import device as command
-from benchmarks.devices.device import Description, DeviceFailed, Options, Watch
-from benchmarks.devices.kinds import kinds
-from benchmarks.devices.plan import Job, run_plan
+from benchmarks.devices.device import Description, DeviceFailed, MeasureOptions, Watch
+from benchmarks.devices.kinds import device_kinds, open_devices
+from benchmarks.devices.plan import Task, run_plan, tasks_of
 from benchmarks.record import read_records
 from lorarar.command_line import run_command
 from lorarar.errors import InputError
@@ -30,7 +30,7 @@ class Pretended:
         self.name, self._measure, self.closing = name, measure, closing
         self.closed = 0
 
-    def measure(self, bundle: Bundle, component: str, options: Options, watch: Watch) -> dict[str, Any]:
+    def measure(self, bundle: Bundle, component: str, options: MeasureOptions, watch: Watch) -> dict[str, Any]:
         watch.say("measuring")
         return self._measure(bundle, component, watch)
 
@@ -42,6 +42,7 @@ class Pretended:
 
 class PretendedKind:
     usage = "shelf:NAME"
+    takes = ("runs", "warmup", "keep")
 
     def __init__(self, *devices: Pretended) -> None:
         self.devices = devices
@@ -51,7 +52,7 @@ class PretendedKind:
             Description(device.name, "ready", "A phone", None, "arm64-v8a", "Android 14") for device in self.devices
         ]
 
-    def open(self, which: str, options: Options) -> list[Pretended]:
+    def open(self, which: str, options: MeasureOptions) -> list[Pretended]:
         return [device for device in self.devices if which in ("all", device.name.partition(":")[2])]
 
 
@@ -73,7 +74,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, *devices: Pretended) -> None:
-    monkeypatch.setattr(command, "kinds", lambda: {"shelf": PretendedKind(*devices)})
+    monkeypatch.setattr(command, "device_kinds", lambda: {"shelf": PretendedKind(*devices)})
 
 
 def test_a_plan_goes_on_and_keeps_what_was_measured(
@@ -85,7 +86,7 @@ def test_a_plan_goes_on_and_keeps_what_was_measured(
     devices = [Pretended("shelf:1", works), Pretended("shelf:2", half), Pretended("shelf:3", fails, "it fell down")]
     connect(monkeypatch, *devices)
     file = tmp_path / "records.json"
-    assert command.main(["--device", "shelf:all", "--bundle", "b", "--json", str(file)]) == 1
+    assert command.main(["--device", "shelf:all", "--bundle", "b", "--out", str(file)]) == 1
     assert [record["component"] for record in read_records(file)] == ["merger", "unet", "merger"]
     said = capsys.readouterr().out
     assert said.count("MEASURED") == 3
@@ -108,7 +109,7 @@ def test_nothing_is_written_when_nothing_was_measured(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     connect(monkeypatch, Pretended("shelf:1", fails))
-    assert command.main(["--device", "shelf:1", "--bundle", "b", "--json", str(tmp_path / "r.json")]) == 1
+    assert command.main(["--device", "shelf:1", "--bundle", "b", "--out", str(tmp_path / "r.json")]) == 1
     assert not (tmp_path / "r.json").exists()
     assert "no record was written" in capsys.readouterr().out
 
@@ -122,10 +123,10 @@ def test_devices_work_side_by_side_and_records_are_there_after_each_run(bundle: 
         return works(bundle, component, watch)
 
     devices = [Pretended("shelf:1", together), Pretended("shelf:2", together)]
-    jobs = [Job(bundle, "merger"), Job(bundle, "unet")]
-    outcome = run_plan(devices, jobs, Options(), keep=lambda records: kept.append(len(records)))
+    tasks = [Task(bundle, "merger"), Task(bundle, "unet")]
+    result = run_plan(devices, tasks, MeasureOptions(), keep=lambda records: kept.append(len(records)))
     assert kept == [1, 2, 3, 4]
-    assert [name for name, _ in outcome.named_records] == ["shelf:1", "shelf:1", "shelf:2", "shelf:2"]
+    assert [name for name, _ in result.named_records] == ["shelf:1", "shelf:1", "shelf:2", "shelf:2"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -148,7 +149,7 @@ def test_a_signal_stops_the_runs_cleans_and_keeps_the_records(
     connect(monkeypatch, device)
     file = tmp_path / "records.json"
     with pytest.raises(SystemExit) as caught:
-        run_command(lambda _: command.main(["--device", "shelf:1", "--bundle", "b", "--json", str(file)]))
+        run_command(lambda _: command.main(["--device", "shelf:1", "--bundle", "b", "--out", str(file)]))
     assert caught.value.code == code
     assert len(read_records(file)) == 1
     assert "the plan was interrupted" in capsys.readouterr().out
@@ -161,7 +162,7 @@ def test_a_mistake_of_ours_is_not_a_devices_failure_and_the_device_is_cleaned(bu
 
     device = Pretended("shelf:1", broken)
     with pytest.raises(ZeroDivisionError):
-        run_plan([device], [Job(bundle, "merger")], Options())
+        run_plan([device], [Task(bundle, "merger")], MeasureOptions())
     assert device.closed == 1
 
 
@@ -171,7 +172,7 @@ def test_the_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
             raise InputError("the shelf is broken; mend it")
 
     kinds = {"shelf": PretendedKind(Pretended("shelf:1", works)), "broken": Broken()}
-    monkeypatch.setattr(command, "kinds", lambda: kinds)
+    monkeypatch.setattr(command, "device_kinds", lambda: kinds)
     assert command.main(["--list"]) == 0
     said = capsys.readouterr().out
     assert "shelf:1" in said and "the shelf is broken; mend it" in said
@@ -181,10 +182,48 @@ def test_the_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 
 
 def test_the_kinds_that_there_are() -> None:
-    assert list(kinds()) == ["local", "adb", "ios"]
+    assert list(device_kinds()) == ["local", "adb", "ios"]
     with pytest.raises(InputError, match="--device adb names no device; give adb:SERIAL or adb:all"):
-        command.open_devices(["adb"], Options())
-    assert [device.name for device in command.open_devices(["local"], Options())] == ["local"]
+        command.main(["--device", "adb", "--bundle", "b"])
+    assert [device.name for device in open_devices(device_kinds(), ["local"], MeasureOptions(), [])] == ["local"]
+
+
+@pytest.mark.parametrize(
+    ("devices", "option"),
+    [
+        (["--device", "local"], ["--app"]),
+        (["--device", "local"], ["--runner", "r"]),
+        (["--device", "local"], ["--library", "l.so"]),
+        (["--device", "local"], ["--ios-app", "Demo.app"]),
+        (["--device", "local"], ["--cpus", "big"]),
+        (["--device", "local"], ["--cooldown", "300"]),
+        (["--device", "local"], ["--max-celsius", "40"]),
+        (["--device", "local"], ["--keep"]),
+        (["--device", "adb:1"], ["--ios-app", "Demo.app"]),
+        (["--device", "ios:1"], ["--app"]),
+        (["--device", "ios:1"], ["--runner", "r"]),
+        (["--device", "ios:1"], ["--library", "l.so"]),
+        (["--device", "ios:1"], ["--cpus", "f0"]),
+        (["--device", "ios:1"], ["--max-celsius", "40"]),
+        (["--device", "ios:1", "--device", "local"], ["--app"]),
+        (["--estimate", "Pixel 9"], ["--runs", "3"]),
+        (["--estimate", "Pixel 9"], ["--app"]),
+        (["--list"], ["--out", "r.json"]),
+        (["--list"], ["--device", "local"]),
+    ],
+)
+def test_an_option_that_means_nothing_to_the_devices_is_refused(devices: list[str], option: list[str]) -> None:
+    bundle = [] if devices == ["--list"] else ["--bundle", "nowhere"]
+    with pytest.raises(InputError, match=rf"({option[0]}\b.*leave it|leave {option[0]}) out"):
+        command.main([*devices, *bundle, *option])
+
+
+def test_an_option_for_one_of_several_devices_is_taken(tmp_path: Path) -> None:
+    runner = tmp_path / "runner"
+    runner.write_text("a runner")
+    options = MeasureOptions(runner=runner)
+    found = open_devices(device_kinds(), ["local", "adb:1"], options, ["runner", "runs"])
+    assert [device.name for device in found] == ["local", "adb:1"]
 
 
 @pytest.mark.parametrize(
@@ -195,9 +234,11 @@ def test_the_kinds_that_there_are() -> None:
         (["--device", "phone", "--bundle", "b"], "--device phone: give shelf:NAME"),
         (["--device", "adb", "--bundle", "b"], "--device adb: give shelf:NAME"),
         (["--device", "shelf:1", "--bundle", "b", "--component", "vae"], "no vae, only merger, unet"),
-        (["--device", "shelf:1", "--bundle", "b", "--runs", "0"], "--runs must be 1 or more"),
-        (["--device", "shelf:1", "--bundle", "b", "--cooldown", "-1"], "--cooldown must be 0 or more"),
-        (["--device", "shelf:1", "--bundle", "b", "--json", "."], "--json . is a folder"),
+        (["--device", "shelf:1", "--bundle", "b", "--runs", "0"], "--runs is 0"),
+        (["--device", "shelf:1", "--bundle", "b", "--warmup", "-1"], "--warmup is -1"),
+        (["--device", "shelf:1", "--bundle", "b", "--cooldown", "nan"], "--cooldown is nan"),
+        (["--device", "shelf:1", "--bundle", "b", "--cooldown", "-1"], "--cooldown is -1"),
+        (["--device", "shelf:1", "--bundle", "b", "--out", "."], "--out . is a folder"),
     ],
 )
 def test_bad_input(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, given: list[str], said: str) -> None:
@@ -209,9 +250,9 @@ def test_bad_input(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, given: list[
 def test_a_bundle_without_the_usual_components(bundle: Bundle) -> None:
     bundle.manifest["components"]["vae_decoder"] = bundle.manifest["components"].pop("merger")
     del bundle.manifest["components"]["unet"]
-    with pytest.raises(InputError, match="it has no merger or unet; choose --component vae_decoder"):
-        command.jobs_of([bundle], [])
-    assert [job.component for job in command.jobs_of([bundle], ["vae_decoder"])] == ["vae_decoder"]
+    with pytest.raises(InputError, match="it has no merger or unet; choose `component` vae_decoder"):
+        tasks_of([bundle], [])
+    assert [task.component for task in tasks_of([bundle], ["vae_decoder"])] == ["vae_decoder"]
 
 
 def test_the_table_is_of_the_record_and_fits_a_terminal(

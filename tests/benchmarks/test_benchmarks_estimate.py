@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import device as device_command
 from benchmarks import estimate as command
-from benchmarks.estimate import bound, find_phone, peak_operations, phones
-from benchmarks.merge_work import Work as MergeWork
+from benchmarks.bounds import bound, find_phone, peak_operations, phones
+from benchmarks.merge_work import MergeWork
 from benchmarks.record import read_records
-from benchmarks.work import Work, count
+from benchmarks.work import ComponentWork, count_work
 from export.adapted import AdaptedUNet
 from export.forms import suit
 from export.graph import ImageSize, unet_graph
@@ -39,7 +39,7 @@ def test_a_unets_operations_are_those_that_pytorch_counts(tiny_pipeline: Path, t
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         graph.module(**inputs)
     bundle = Bundle.open(tmp_path / "unet")
-    found = count(bundle, "unet")
+    found = count_work(bundle, "unet")
     assert found.operations == counter.get_total_flops()
     adapter = sum(value.numel() * 4 for value in inputs.values())
     assert found.read_bytes == bundle.component("unet").entry["bytes"] + adapter
@@ -48,12 +48,12 @@ def test_a_unets_operations_are_those_that_pytorch_counts(tiny_pipeline: Path, t
 def test_a_mergers_operations(layout: Layout, bundle_folders: dict[tuple[str, str], Path]) -> None:
     expected = MergeWork.of(layout, BUNDLE_RANK, tiny_hypernet().hypernet.config.hidden).factored
     for target in ("onnx", "coreml"):
-        assert count(Bundle.open(bundle_folders[target, "fp32"]), "merger").operations == expected
+        assert count_work(Bundle.open(bundle_folders[target, "fp32"]), "merger").operations == expected
 
 
 def test_a_bound_is_the_slower_of_the_two() -> None:
-    assert bound(Work(1000, 10), 100.0, 10.0) == (10.0, "compute")
-    assert bound(Work(1000, 1000), 100.0, 10.0) == (100.0, "memory bandwidth")
+    assert bound(ComponentWork(1000, 10), 100.0, 10.0) == (10.0, "compute")
+    assert bound(ComponentWork(1000, 1000), 100.0, 10.0) == (100.0, "memory bandwidth")
 
 
 def test_peaks_by_hand() -> None:
@@ -75,7 +75,7 @@ def test_the_command_makes_records_that_say_estimated(
     bundle_folders: dict[tuple[str, str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "r.json"
-    given = ["--bundle", str(bundle_folders["onnx", "fp32"]), "--component", "merger", "--json", str(out)]
+    given = ["--bundle", str(bundle_folders["onnx", "fp32"]), "--component", "merger", "--out", str(out)]
     assert device_command.main([*given, "--estimate", "Pixel 9"]) == 0
     (guess,) = read_records(out)
     assert (guess["kind"], guess["device"]["model"], guess["runs"]["n"]) == ("estimated", "Pixel 9", 0)
@@ -89,7 +89,7 @@ def test_the_bound_is_held_against_a_run_on_this_computer(
     bundle_folders: dict[tuple[str, str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "r.json"
-    given = [str(bundle_folders["onnx", "fp32"]), "--component", "merger", "--json", str(out)]
+    given = [str(bundle_folders["onnx", "fp32"]), "--component", "merger", "--out", str(out)]
     assert command.main(given) == 0
     (real,) = read_records(out)
     assert real["kind"] == "measured"
@@ -103,8 +103,8 @@ def test_the_bound_is_held_against_a_run_on_this_computer(
 @pytest.mark.parametrize(
     ("target", "phone", "said"),
     [
-        ("coreml", "Pixel 9", "estimates for android need a bundle of --target onnx"),
-        ("onnx", "iPhone 15 Pro", "estimates for ios need a bundle of --target coreml"),
+        ("coreml", "Pixel 9", "estimates for android need a bundle whose target is onnx"),
+        ("onnx", "iPhone 15 Pro", "estimates for ios need a bundle whose target is coreml"),
         ("executorch", "Pixel 9", "an ExecuTorch program keeps its operations"),
     ],
 )
@@ -117,7 +117,7 @@ def test_what_can_not_be_estimated_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = bundle_folders[target, "fp16" if target == "coreml" else "fp32"]
-    given = ["--bundle", str(folder), "--component", "merger", "--json", str(tmp_path / "r.json")]
+    given = ["--bundle", str(folder), "--component", "merger", "--out", str(tmp_path / "r.json")]
     assert device_command.main([*given, "--estimate", phone]) == 1
     assert said in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
@@ -146,4 +146,4 @@ def test_a_graph_without_sizes_is_told(bundle_folders: dict[tuple[str, str], Pat
     entry["bytes"], entry["sha256"] = tree_sha256(folder / "merger.onnx")
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="is not stored; export the bundle again"):
-        count(Bundle.open(folder), "merger")
+        count_work(Bundle.open(folder), "merger")

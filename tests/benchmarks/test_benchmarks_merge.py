@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import merge as command
+from benchmarks.machine import Machine
 from benchmarks.merge_cases import pytorch_cases, random_inputs
-from benchmarks.merge_work import Goal, Machine, Work, case_record, footprint, goals
+from benchmarks.merge_work import Goal, MergeWork, case_record, footprint, goals
 from benchmarks.timing import Samples, interleave
+from benchmarks.ziplora_steps import measure_steps, random_base
 from lorarar.errors import InputError
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import Group, Layout
@@ -43,7 +46,7 @@ TINY_ATTENTIONS = 3  # transformers: one down, two up
 
 
 def test_work_by_hand() -> None:
-    work = Work.of(LAYOUT, RANK, HIDDEN)
+    work = MergeWork.of(LAYOUT, RANK, HIDDEN)
     assert work.factored == 3 * (2 * 2 * 16 * 4 * (8 + 8) + 2 * 16 * 2 * 8) + (2 * 2 * 16 * 4 * 14 + 2 * 16 * 2 * 6)
     assert work.dense == 3 * (2 * 2 * 8 * 4 * 8 + 2 * 16 * 16 * 8 + 512) + (2 * 2 * 8 * 4 * 6 + 2 * 16 * 16 * 6 + 384)
     assert work.prepared == 3 * (16 * 8 + 512) + (16 * 6 + 384)
@@ -53,7 +56,7 @@ def test_work_by_hand() -> None:
 def test_work_is_what_pytorch_counts() -> None:
     hypernet = Hypernetwork.untrained(HypernetConfig(widths=(8,), hidden=HIDDEN))
     inputs = random_inputs(LAYOUT, RANK)
-    work = Work.of(LAYOUT, RANK, HIDDEN)
+    work = MergeWork.of(LAYOUT, RANK, HIDDEN)
 
     def factored() -> None:
         # The transposed form has the same products; PyTorch's counter does not see `baddbmm_`, which the other uses.
@@ -111,7 +114,7 @@ def samples(**medians: float) -> dict[str, Samples]:
 
 def test_goals_are_the_ratios() -> None:
     work, machine = (
-        Work(dense=0, factored=100, prepared=10, prepared_bytes=40),
+        MergeWork(dense=0, factored=100, prepared=10, prepared_bytes=40),
         Machine(sgemm=200.0, read_bandwidth=400.0),
     )
     times = samples(dense=16.0, factored=1.0, prepared=0.25, merger=2.0, onnx=2.0, executorch=4.0)
@@ -138,7 +141,7 @@ def test_the_papers_second_table_by_hand() -> None:
 
 def test_record_of_a_case() -> None:
     work, machine = (
-        Work(dense=0, factored=100, prepared=10, prepared_bytes=40),
+        MergeWork(dense=0, factored=100, prepared=10, prepared_bytes=40),
         Machine(sgemm=200.0, read_bandwidth=400.0),
     )
     factored = case_record("factored", Samples((1.0, 2.0, 5.0)), work, machine)
@@ -147,25 +150,13 @@ def test_record_of_a_case() -> None:
     assert "gflops" not in case_record("onnx", Samples((1.0,)), work, machine)
 
 
-@pytest.mark.parametrize("text", ["", "a", "0", "16,,64", "-1", "513", "1.5"])
-def test_bad_ranks(text: str) -> None:
-    with pytest.raises(InputError, match="16,64,128"):
-        command.parse_ranks(text)
-
-
-def test_lists() -> None:
-    assert command.parse_ranks("16,64") == [16, 64]
-    assert command.parse_targets("none") == [] and command.parse_targets("onnx") == ["onnx"]
-    with pytest.raises(InputError, match="valid are onnx, executorch"):
-        command.parse_targets("onnx,tflite")
-
-
 def test_command_on_a_toy_base(tmp_path: Path) -> None:
     base, out = tmp_path / "toy", tmp_path / "merge.json"
     (base / "unet").mkdir(parents=True)
     (base / "unet" / "config.json").write_text(json.dumps(TINY_UNET))
-    arguments = ["--base", str(base), "--rank", "2,3", "--targets", "none", "--rounds", "2", "--json", str(out)]
+    arguments = ["--base", str(base), "--rank", "2,3", "--target", "none", "--runs", "2", "--out", str(out)]
     arguments += ["--ziplora-steps", "1", "--threads", "1"]
+    # A process of its own, whose last line nothing else may follow.
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.merge", *arguments], capture_output=True, text=True, check=False
     )
@@ -187,20 +178,27 @@ def test_command_on_a_toy_base(tmp_path: Path) -> None:
     assert "of ZipLoRA's 100 steps 1 were measured" in run.stdout
 
 
-def test_help_needs_no_toolchain() -> None:
-    block = "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnxruntime', 'executorch', 'diffusers')));"
-    code = f"{block} from benchmarks.merge import main; main(['--help'])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert run.returncode == 0 and "--rank" in run.stdout, run.stderr
-
-
 @pytest.mark.parametrize(
-    "arguments",
-    [["--rank", "x"], ["--targets", "x"], ["--base", "nowhere"], ["--rounds", "0"], ["--ziplora-steps", "-1"]],
+    ("given", "said"),
+    [
+        *((["--rank", text], "--rank .* is not a list of ranks") for text in ("", "a", "0", "16,,64", "-1", "513")),
+        (["--target", "onnx,tflite"], "--target 'tflite' is unknown; valid are onnx, executorch"),
+        (["--target", "coreml"], "--target 'coreml' is unknown"),
+        (["--base", "nowhere"], "nowhere"),
+        (["--runs", "0"], "--runs is 0"),
+        (["--threads", "0"], "--threads is 0"),
+        (["--ziplora-steps", "-1"], "--ziplora-steps is -1"),
+        (["--out", "."], "--out . is a folder"),
+    ],
 )
-def test_bad_input_is_one_sentence(arguments: list[str]) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.merge", *arguments], capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 2 and not run.stdout
-    assert len(run.stderr.strip().splitlines()) == 1 and run.stderr.startswith("error: ")
+def test_bad_input_is_told(given: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        command.main(given)
+
+
+def test_the_base_of_ziploras_steps_is_what_an_optimisation_runs_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(TINY_UNET | {"sample_size": 8}))
+    found = measure_steps(str(tmp_path), rank=2, steps=2, threads=1)
+    assert len(found["step_seconds"]) == 2 and found["latent_side"] == 8
+    assert {item.name for item in fields(random_base(str(tmp_path)))} == {"unet", "noise", "latent_side"}

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_record import RECORD, changed, estimated
+from records import RECORD, changed, estimated
 
 from benchmarks.record import runs, write_records
-from benchmarks.report import COLUMNS, main, markdown, page, row, short_names
+from benchmarks.report import main
+from benchmarks.report_pages import COLUMNS, markdown, page, row, short_names
 from lorarar.errors import InputError
 
 EVIL = r'$\frac{$<script>alert(1)</script> | & "x"' + "\n## heading"

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import unet as command
 from benchmarks.timing import Samples
+from benchmarks.unet_times import costs
 from lorarar.errors import InputError
 
 
@@ -20,17 +21,17 @@ def test_costs_are_ratios_of_medians() -> None:
         "executorch w8 adapter": Samples((2.0,)),
         "executorch w8 fused": Samples((1.0,)),
     }
-    onnx, other = command._costs(samples)
+    onnx, other = costs(samples)
     assert onnx == {"case": "onnx fp32", "cost_percent": pytest.approx(20), "limit_percent": 10.0, "passed": False}
     assert other == {"case": "executorch w8", "cost_percent": pytest.approx(100)}
     samples["onnx fp32 fused"] = Samples((1.1,))
-    assert command._costs(samples)[0]["passed"]
+    assert costs(samples)[0]["passed"]
 
 
 def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundles, out = tmp_path / "bundles", tmp_path / "unet.json"
-    given = ["--base", str(shallow_pipeline), "--rank", "3", "--targets", "onnx", "--rounds", "2", "--threads", "1"]
-    assert command.main([*given, "--bundles", str(bundles), "--json", str(out)]) == 0
+    given = ["--base", str(shallow_pipeline), "--rank", "3", "--target", "onnx", "--runs", "2", "--threads", "1"]
+    assert command.main([*given, "--bundles", str(bundles), "--out", str(out)]) == 0
     document = json.loads(out.read_text())
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == document
     assert document["merged_rank"] == 6 and document["sample"] == [1, 4, 8, 8]
@@ -44,15 +45,18 @@ def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.Capt
     made = {path: path.stat().st_mtime_ns for path in bundles.rglob("manifest.json")}
     assert command.main([*given, "--bundles", str(bundles)]) == 0
     assert made == {path: path.stat().st_mtime_ns for path in bundles.rglob("manifest.json")}
+    given[given.index("--rank") + 1] = "2"
+    with pytest.raises(InputError, match="exported with --rank 3; choose another folder of --bundles"):
+        command.main([*given, "--bundles", str(bundles)])
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--targets", "coreml"], "unknown target 'coreml'; valid are onnx, executorch"),
-        (["--precision", "w6"], "onnx has no UNet in w6; it has fp32, fp16, w8, w4"),
-        (["--rounds", "0"], "--rounds and --threads must be 1 or more"),
-        (["--base", "sdxl", "--targets", "onnx"], "python -m export.unet --target onnx failed: the weights of sdxl"),
+        (["--target", "coreml"], "--target 'coreml' is unknown; valid are onnx, executorch"),
+        (["--precision", "w6"], "--precision is 'w6'.*fp32, fp16, w8, w4"),
+        (["--runs", "0"], "--runs is 0"),
+        (["--base", "sdxl", "--target", "onnx"], "python -m export.unet --target onnx failed: the weights of sdxl"),
     ],
 )
 def test_bad_input_is_told(given: list[str], message: str, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_both_give_records_in_fp32(
 ) -> None:
     file, runtime = tmp_path / "records.json", "executorch" if "executorch" in library else "onnxruntime"
     often = ["--runs", str(runs), "--warmup", str(runs - 1), "--threads", "1"]
-    done = measure(*BOTH, "--bundle", str(bundles[name]), *runners[library], *often, "--json", str(file))
+    done = measure(*BOTH, "--bundle", str(bundles[name]), *runners[library], *often, "--out", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("EMULATED") == 2
     for phone, record in zip((NEW, OLD), read_records(file), strict=True):
@@ -180,7 +180,7 @@ def test_fp16_is_within_its_tolerance_on_either_processor(
     """Without half precision in hardware, ONNX Runtime computes in fp32. With it, it also adds up in fp16."""
     file = tmp_path / "records.json"
     often = ["--runs", "2", "--warmup", "1", "--threads", "1"]
-    done = measure(*BOTH, "--bundle", str(bundles["merger-fp16"]), *onnx_runner, *often, "--json", str(file))
+    done = measure(*BOTH, "--bundle", str(bundles["merger-fp16"]), *onnx_runner, *often, "--out", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
     new, old = read_records(file)
     for record, phone in ((new, NEW), (old, OLD)):
@@ -196,7 +196,7 @@ def test_a_unet_that_is_added_up_in_fp16_is_no_result(
     """ONNX Runtime's kernels for cores with half precision: 54 dB of the miniature's UNet, where it must have 60."""
     file = tmp_path / "records.json"
     often = ["--runs", "1", "--warmup", "0", "--threads", "1"]
-    done = measure(*BOTH, "--bundle", str(bundles["unet-fp16"]), *onnx_runner, *often, "--json", str(file))
+    done = measure(*BOTH, "--bundle", str(bundles["unet-fp16"]), *onnx_runner, *often, "--out", str(file))
     assert done.returncode == 1
     [record] = read_records(file)
     check_record_of(record, OLD, "unet", "onnxruntime", "fp16")
@@ -251,7 +251,7 @@ def test_a_runner_that_fails(
     bundle = bundles["merger-fp32"]
     script = f'if [ "$(getprop ro.product.model)" = "{OLD.model}" ]; then {script}; else {written_record(bundle)}; fi'
     file = tmp_path / "records.json"
-    given = [*BOTH, "--bundle", str(bundle), *stand_in(tmp_path, script), *options, "--json", str(file)]
+    given = [*BOTH, "--bundle", str(bundle), *stand_in(tmp_path, script), *options, "--out", str(file)]
     assert command.main(given) == 1
     [record] = read_records(file)
     assert record["device"]["model"] == NEW.model
@@ -290,7 +290,7 @@ def test_a_phone_that_is_too_hot_or_cools_down(
     assert command.main([*given, "--cooldown", "0"]) == 1
     assert "too hot after 0 s (thermal status severe, CPU 82 °C)" in capsys.readouterr().out
     monkeypatch.setattr(Watch, "wait", lambda watch, seconds: phone.set_temperature(40.0))
-    assert command.main([*given, "--json", str(file)]) == 0
+    assert command.main([*given, "--out", str(file)]) == 0
     assert read_records(file)[0]["conditions"]["cooldown_s"] == 5
 
 
@@ -298,7 +298,7 @@ def test_cores_are_pinned(farm: Farm, bundles: dict[str, Path], tmp_path: Path) 
     bundle, file = bundles["merger-fp32"], tmp_path / "records.json"
     script = f"grep -q '^Cpus_allowed:.*2$' /proc/self/status && {written_record(bundle)}"
     given = ["--device", f"adb:{NEW.serial}", "--bundle", str(bundle), *stand_in(tmp_path, script)]
-    assert command.main([*given, "--cpus", "big", "--json", str(file)]) == 0
+    assert command.main([*given, "--cpus", "big", "--out", str(file)]) == 0
     assert read_records(file)[0]["notes"][0] == "pinned to its big cores: 1"
 
 
@@ -308,7 +308,7 @@ def test_the_demo_apps_stand_in(farm: Farm, bundles: dict[str, Path], tmp_path: 
     record = json.dumps(record_of(Bundle.open(bundle), runner="android-app"))
     app.write_text(f"#!/system/bin/sh\n[ -f $2/manifest.json ] && sleep 2 && echo '{record}' > $1; sleep 60\n")
     app.chmod(0o755)
-    given = ["--device", f"adb:{NEW.serial}", "--bundle", str(bundle), "--app", "--json", str(file)]
+    given = ["--device", f"adb:{NEW.serial}", "--bundle", str(bundle), "--app", "--out", str(file)]
     assert command.main(given) == 1  # not installed yet
     farm.shell(NEW, f"mkdir -p /data/data/{APP}/files")
     assert command.main(given) == 0
@@ -345,7 +345,7 @@ def test_a_phone_that_is_unplugged_half_way(
     copy.symlink_to(bundle)
     pull = threading.Thread(target=_pull_when_it_sleeps, args=(farm,))
     pull.start()
-    given = [*BOTH, "--bundle", str(bundle), "--bundle", str(copy), *stand_in(tmp_path, script), "--json", str(file)]
+    given = [*BOTH, "--bundle", str(bundle), "--bundle", str(copy), *stand_in(tmp_path, script), "--out", str(file)]
     assert command.main(given) == 1
     pull.join()
     assert [record["device"]["model"] for record in read_records(file)] == [NEW.model, NEW.model, OLD.model]

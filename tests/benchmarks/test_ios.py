@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,14 @@ from devices.ios_replay import (
     writes,
 )
 from devices.replay import hangs
+from records import RECORD
 from replayed_phone import small_bundle
-from test_record import RECORD
 
-from benchmarks.devices.device import DeviceFailed, Options, Watch
+from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
 from benchmarks.devices.ios import Iphone
-from benchmarks.devices.ios_link import Answer
-from benchmarks.devices.plan import Job, run_plan
-from benchmarks.record import check_record, paper_figure
+from benchmarks.devices.ios_link import DevicectlOutput
+from benchmarks.devices.plan import Task, run_plan
+from benchmarks.record import MAX_RECORD_BYTES, check_record, paper_figure
 from runtime_py.bundle import Bundle
 
 
@@ -41,7 +42,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"benchmarks.devices.ios_run.{name}", 0.01)
 
 
-def measure(phone: ReplayedIphone, bundle: Bundle, options: Options = QUICK) -> dict[str, Any]:
+def measure(phone: ReplayedIphone, bundle: Bundle, options: MeasureOptions = QUICK) -> dict[str, Any]:
     return Iphone(phone, UDID).measure(bundle, "merger", options, Watch())
 
 
@@ -123,7 +124,7 @@ def test_what_a_reader_must_know_is_noted(bundle: Bundle) -> None:
 def test_the_app_is_installed_once_and_told_to_clean_up_first(bundle: Bundle, tmp_path: Path) -> None:
     phone = ReplayedIphone(bundle)
     device = Iphone(phone, UDID)
-    options = Options(**{**vars(QUICK), "ios_app": app_folder(tmp_path / "Demo.app")})
+    options = replace(QUICK, ios_app=app_folder(tmp_path / "Demo.app"))
     for _ in range(2):
         device.measure(bundle, "merger", options, Watch())
     assert phone.called("install app") == [f"device install app --device {UDID} {tmp_path}/Demo.app"]
@@ -140,7 +141,7 @@ def test_an_app_that_devicectl_lost_sight_of_is_waited_for(bundle: Bundle) -> No
 
 def test_an_app_that_hangs_after_its_record_has_given_it(bundle: Bundle) -> None:
     phone = ReplayedIphone(bundle, {"info processes": answer("processes_app")})
-    quick = Options(**{**vars(QUICK), "timeout_s": 0.05})
+    quick = replace(QUICK, timeout_s=0.05)
     assert measure(phone, bundle, quick)["kind"] == "measured"
     assert phone.called("process terminate") == [f"device process terminate --device {UDID} --pid 1802 --kill"]
 
@@ -148,12 +149,12 @@ def test_an_app_that_hangs_after_its_record_has_given_it(bundle: Bundle) -> None
 # Whatever goes wrong is one sentence.
 
 
-def signalled(number: int) -> Answer:
+def signalled(number: int) -> DevicectlOutput:
     return answer("launch", f"{CONSOLE}merger: measuring\nApp terminated due to signal {number}.\n")
 
 
-def with_error(given: Answer) -> Answer:
-    return Answer(1, given.out, given.err, answer("launch_unknown").document)
+def with_error(given: DevicectlOutput) -> DevicectlOutput:
+    return DevicectlOutput(1, given.out, given.err, answer("launch_unknown").document)
 
 
 NOTHING: dict[str, Rule] = {"copy from .*record-": answer("no_file")}
@@ -170,7 +171,7 @@ WRONG: list[tuple[str, dict[str, Rule], str]] = [
     ("locked", {"info lockState": answer("lock_state", passcodeRequired=True)}, "it is locked; unlock it"),
     ("locked since it was started", {"info details": answer("tunnel_locked")}, "it is locked"),
     ("locked meanwhile", {"process launch": answer("launch_locked"), **NOTHING}, "it is locked"),
-    ("not installed", {"info apps": answer("apps_none")}, "not installed on it; build it in Xcode, or give --ios-app"),
+    ("not installed", {"info apps": answer("apps_none")}, "not installed on it; build it in Xcode, or give `ios_app`"),
     ("gone meanwhile", {"process launch": answer("launch_not_installed"), **NOTHING}, "is not installed on it"),
     ("not trusted code", {"process launch": answer("launch_untrusted"), **NOTHING}, "VPN & Device Management"),
     ("no launch", {"process launch": answer("launch_unknown"), **NOTHING}, r"be launched \(Launch failed\); launch it"),
@@ -178,13 +179,17 @@ WRONG: list[tuple[str, dict[str, Rule], str]] = [
     ("not copied", {"copy to": answer("unsupported")}, r"manifest.json can't be copied to it \(The capability"),
     ("not fetched", {"copy from .*record-": answer("unsupported")}, r"record-\w+.json can't be copied from it"),
     ("devicectl hangs", {"info details": hangs}, "it gave no answer for 60 s; restart it, or use another cable"),
-    ("devicectl's words", {"info apps": Answer(64, "", "Error: Unknown option\n")}, r"listed \(Unknown option\)"),
+    (
+        "devicectl's words",
+        {"info apps": DevicectlOutput(64, "", "Error: Unknown option\n")},
+        r"listed \(Unknown option\)",
+    ),
     ("crash", {"process launch": signalled(11), **NOTHING}, r"the demo app crashed \(SIGSEGV\)"),
     ("an odd signal", {"process launch": signalled(120), **NOTHING}, r"crashed \(signal 120\)"),
     ("a crash that is an error too", {"process launch": with_error(signalled(6)), **NOTHING}, r"crashed \(SIGABRT\)"),
     ("out of memory", {"process launch": signalled(9), **NOTHING}, r"iOS killed the demo app \(signal 9\)"),
     ("no record", NOTHING, r"ended without a record \(Waiting for .*\); install its build"),
-    ("hang", {**NOTHING, **ENDLESS}, "it didn't finish within 0 s and was stopped; allow more with --timeout"),
+    ("hang", {**NOTHING, **ENDLESS}, "it didn't finish within 0 s and was stopped; allow more with `timeout_s`"),
     ("no JSON", {"copy from .*record-": writes(b"Hello")}, "what the demo app wrote is no record"),
     ("half a record", {"copy from .*record-": writes(b'{"schema_version": 1')}, "is no record"),
     ("not JSON's numbers", {"copy from .*record-": writes(b'{"schema_version": NaN}')}, "is no record"),
@@ -197,7 +202,7 @@ WRONG: list[tuple[str, dict[str, Rule], str]] = [
 
 @pytest.mark.parametrize(("rules", "said"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
 def test_one_sentence(bundle: Bundle, rules: dict[str, Rule], said: str) -> None:
-    quick = Options(**{**vars(QUICK), "timeout_s": 0.05 if "info processes" in rules else 5.0})
+    quick = replace(QUICK, timeout_s=0.05 if "info processes" in rules else 5.0)
     with pytest.raises(DeviceFailed, match=said) as caught:
         measure(ReplayedIphone(bundle, rules), bundle, quick)
     assert "\n" not in str(caught.value)
@@ -229,21 +234,21 @@ def test_a_run_that_started_hot_is_no_result(bundle: Bundle) -> None:
         measure(with_record(bundle, **record), bundle)
 
 
-def test_too_large_a_record_is_none(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.devices.ios.MAX_RECORD_BYTES", 10)
+def test_too_large_a_record_is_none(bundle: Bundle) -> None:
+    written = json.dumps(app_record(bundle)).encode() + b" " * MAX_RECORD_BYTES
     with pytest.raises(DeviceFailed, match="is no record"):
-        measure(ReplayedIphone(bundle), bundle)
+        measure(ReplayedIphone(bundle, {"copy from .*record-": writes(written)}), bundle)
 
 
 def test_an_interrupted_run_ends_the_app(bundle: Bundle) -> None:
     watch = Watch()
     ended: list[str] = []
 
-    def launch(_: str) -> Answer:
+    def launch(_: str) -> DevicectlOutput:
         watch.stop.set()
         return answer("launch", CONSOLE)
 
-    def terminate(command: str) -> Answer:
+    def terminate(command: str) -> DevicectlOutput:
         ended.append(command)
         return answer("terminate")
 
@@ -258,21 +263,21 @@ def test_the_plan_goes_on_and_cleans_up(bundle: Bundle) -> None:
     answers = iter([signalled(11), answer("launch", CONSOLE), answer("launch", CONSOLE)])
     written = iter([answer("no_file"), writes(json.dumps(app_record(bundle)).encode())])
 
-    def copy_from(command: str) -> Answer:
+    def copy_from(command: str) -> DevicectlOutput:
         rule = next(written)
         return rule(command) if callable(rule) else rule
 
     phone = ReplayedIphone(bundle, {"process launch": lambda _: next(answers), "copy from .*record-": copy_from})
-    outcome = run_plan([Iphone(phone, UDID)], [Job(bundle, "merger"), Job(bundle, "merger")], QUICK)
-    assert len(outcome.records) == 1
-    assert [failure.reason.partition(";")[0] for failure in outcome.failures] == ["the demo app crashed (SIGSEGV)"]
+    result = run_plan([Iphone(phone, UDID)], [Task(bundle, "merger"), Task(bundle, "merger")], QUICK)
+    assert len(result.records) == 1
+    assert [failure.reason.partition(";")[0] for failure in result.failures] == ["the demo app crashed (SIGSEGV)"]
     assert phone.called("process launch")[-1].endswith("org.lorarar.demo -- --benchmark-clean")
 
 
 # Cleaning up.
 
 
-def closed(bundle: Bundle, rules: dict[str, Rule], options: Options = QUICK) -> ReplayedIphone:
+def closed(bundle: Bundle, rules: dict[str, Rule], options: MeasureOptions = QUICK) -> ReplayedIphone:
     phone = ReplayedIphone(bundle)
     device = Iphone(phone, UDID)
     device.measure(bundle, "merger", options, Watch())
@@ -307,7 +312,7 @@ def test_what_is_left_is_told(
 
 
 def test_an_app_that_this_plan_installed_is_uninstalled(bundle: Bundle, tmp_path: Path) -> None:
-    options = Options(**{**vars(QUICK), "ios_app": app_folder(tmp_path / "Demo.app")})
+    options = replace(QUICK, ios_app=app_folder(tmp_path / "Demo.app"))
     apps = iter([answer("apps_none"), answer("apps")])
     phone = ReplayedIphone(bundle, {"info apps": lambda _: next(apps)})
     device = Iphone(phone, UDID)
@@ -321,7 +326,7 @@ def test_an_app_that_this_plan_installed_is_uninstalled(bundle: Bundle, tmp_path
 
 
 def test_files_are_kept_on_request_and_an_untouched_phone_is_left_alone(bundle: Bundle) -> None:
-    assert closed(bundle, {}, Options(**{**vars(QUICK), "keep": True})).calls == []
+    assert closed(bundle, {}, replace(QUICK, keep=True)).calls == []
     phone = ReplayedIphone(bundle)
     Iphone(phone, UDID).close()
     assert phone.calls == []

@@ -13,7 +13,7 @@ from pymobiledevice3.irecv_devices import IRECV_DEVICES
 from benchmarks.devices.device import Description
 from benchmarks.devices.ios import Ios
 from benchmarks.devices.ios_facts import chip, model_name, parse_facts, parse_list
-from benchmarks.devices.ios_link import DEVELOPER_MODE, FULL, LOCKED, NOT_CONNECTED, UNTRUSTED, Answer, cause
+from benchmarks.devices.ios_link import DEVELOPER_MODE, FULL, LOCKED, NOT_CONNECTED, UNTRUSTED, DevicectlOutput, cause
 
 
 def test_every_phone_of_the_list_says_what_to_do() -> None:
@@ -94,16 +94,16 @@ def test_an_unknown_model_is_its_product_type_and_nothing_is_guessed() -> None:
 def test_the_innermost_sentence_is_the_one_to_tell() -> None:
     assert answer("launch_unknown").last_words == "Launch failed"
     assert answer("launch_not_installed").last_words.startswith("The requested application")
-    assert Answer(64, "", "\nERROR: Missing value for '-t'\n").last_words == "Missing value for '-t'"
-    assert Answer(1).last_words == "it said nothing"
-    assert Answer(1, document={"info": {"outcome": "timeout"}}).last_words == "it timed out"
+    assert DevicectlOutput(64, "", "\nERROR: Missing value for '-t'\n").last_words == "Missing value for '-t'"
+    assert DevicectlOutput(1).last_words == "it said nothing"
+    assert DevicectlOutput(1, document={"info": {"outcome": "timeout"}}).last_words == "it timed out"
     assert [fault.code for fault in answer("launch_locked").faults] == [10002, 1, 7]
     endless: dict[str, Any] = {"code": "x", "domain": 3}
     endless["userInfo"] = {"NSUnderlyingError": {"error": endless}}
-    assert len(Answer(1, document={"error": endless}).faults) == 16
+    assert len(DevicectlOutput(1, document={"error": endless}).faults) == 16
 
 
 def test_a_cause_is_found_in_words_where_there_is_no_json() -> None:
-    assert cause(Answer(1, err="ERROR: the device was not, or could not be, unlocked.\n")) == LOCKED
-    assert cause(Answer(1, err="The operation failed since the device is out of storage.")) == FULL
-    assert cause(Answer(1, err="an unlocked phone blocked it")) is None
+    assert cause(DevicectlOutput(1, err="ERROR: the device was not, or could not be, unlocked.\n")) == LOCKED
+    assert cause(DevicectlOutput(1, err="The operation failed since the device is out of storage.")) == FULL
+    assert cause(DevicectlOutput(1, err="an unlocked phone blocked it")) is None

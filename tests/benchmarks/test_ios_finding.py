@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from devices.ios_replay import OUTPUT, QUICK, UDID, ReplayedIphone, Rule, answer, app_folder, app_record
@@ -16,7 +15,7 @@ from devices.replay import hangs
 from replayed_phone import small_bundle
 
 from benchmarks import device as command
-from benchmarks.devices.device import Description, DeviceFailed, Options
+from benchmarks.devices.device import Description, DeviceFailed, MeasureOptions
 from benchmarks.devices.ios import Ios, Iphone
 from benchmarks.devices.ios_link import (
     DEVELOPER_MODE,
@@ -67,27 +66,14 @@ def test_off_a_mac_phones_are_listed_and_not_measured() -> None:
     for which in ("1", "all"):
         with pytest.raises(InputError, match=r"needs a Mac with Xcode 15 or later, and an iPhone with iOS 17 or later"):
             ios.open(which, QUICK)
-    with pytest.raises(InputError, match="--device ios names no device; give ios:UDID or ios:all"):
+    with pytest.raises(InputError, match="`device` ios names no device; give ios:UDID or ios:all"):
         ios.open("", QUICK)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"runner": Path("runner")}, "--runner is for Android"),
-        ({"libraries": (Path("a.so"),)}, "--library is for Android"),
-        ({"cpus": "big"}, "--cpus is for Android"),
-        ({"ios_app": Path("nowhere.app")}, "nowhere.app: not an app; give the folder"),
-    ],
-)
-def test_wrong_options(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        Ios(ReplayedIphone()).open("all", Options(**{**vars(QUICK), **change}))
 
 
 @pytest.mark.parametrize(
     ("make", "said"),
     [
+        (lambda folder: None, "a.app: not an app; give the folder"),
         (lambda folder: app_folder(folder, "com.example.other"), "this is com.example.other; give a build of org.lor"),
         (lambda folder: folder.mkdir() or (folder / "Info.plist").write_text("x"), "not an app"),
         (lambda folder: folder.mkdir() or (folder / "Info.plist").write_bytes(plistlib.dumps([1])), "not an app"),
@@ -96,7 +82,7 @@ def test_wrong_options(change: dict[str, Any], said: str) -> None:
 def test_another_app_is_refused(tmp_path: Path, make: Callable[[Path], object], said: str) -> None:
     make(tmp_path / "a.app")
     with pytest.raises(InputError, match=said):
-        Ios(ReplayedIphone()).open("all", Options(ios_app=tmp_path / "a.app"))
+        Ios(ReplayedIphone()).open("all", MeasureOptions(ios_app=tmp_path / "a.app"))
 
 
 # The command, with a program in xcrun's place.
@@ -148,7 +134,7 @@ def test_the_command_measures_and_cleans_up(
 ) -> None:
     phone("nothing")
     file = tmp_path / "records.json"
-    assert command.main(["--device", f"ios:{UDID}", "--bundle", "b", "--component", "merger", "--json", str(file)]) == 0
+    assert command.main(["--device", f"ios:{UDID}", "--bundle", "b", "--component", "merger", "--out", str(file)]) == 0
     [record] = read_records(file)
     assert (record["kind"], record["device"]["soc"], record["runner"]) == ("measured", "Apple A17 Pro", "ios-app")
     said = capsys.readouterr().out

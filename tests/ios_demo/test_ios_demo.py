@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from android.exported import write_refused_loras
 from android.on_jvm import make_loadable
+from bundle_mutations import MUTATIONS as BUNDLE_MUTATIONS
+from bundle_mutations import RAW
 from devices.fetch import ONNXRUNTIME_ANDROID, android_archive
 from ios.make_vectors import VECTORS, text
 from ios.swift import DEMO, PACKAGE, ROOT, Ran, build, execute, onnxruntime_library, swift
+from lora_mutations import MUTATIONS as LORA_MUTATIONS
 from safetensors.numpy import load_file
-from test_bundle import MUTATIONS as BUNDLE_MUTATIONS
-from test_bundle import RAW
-from test_lora_hostile import MUTATIONS as LORA_MUTATIONS
 
 from benchmarks.record import check_record
 from lorarar.layout import UNET

@@ -15,7 +15,8 @@ import yaml
 from ios.app import SOURCES, compile_modules, type_check, type_check_engine
 from ios.swift import DEMO, PACKAGE, ROOT, build
 
-from benchmarks.devices import ios_link, ios_run
+from benchmarks.devices import ios_run
+from benchmarks.devices.phone import APP
 from export.places import APPS
 
 pytestmark = pytest.mark.apps
@@ -152,7 +153,7 @@ def test_every_key_is_one_of_xcodegens(project: dict[str, Any]) -> None:
 
 def test_the_app_is_the_one_that_the_rest_of_the_project_looks_for(project: dict[str, Any]) -> None:
     (target,) = project["targets"].values()
-    assert target["settings"]["base"]["PRODUCT_BUNDLE_IDENTIFIER"] == ios_link.APP == "org.lorarar.demo"
+    assert target["settings"]["base"]["PRODUCT_BUNDLE_IDENTIFIER"] == APP == "org.lorarar.demo"
     assert project["options"]["deploymentTarget"] == {"iOS": "17.0"}
     assert target["entitlements"]["properties"] == {"com.apple.developer.kernel.increased-memory-limit": True}
     folders = {source["path"]: source for source in target["sources"]}

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from devices.replay import Replay
-from test_record import RECORD
+from records import RECORD
 
-from benchmarks.devices.adb_link import Answer
+from benchmarks.processes import ProgramOutput as Answer
 from runtime_py.bundle import Bundle
 
 OUTPUT = Path(__file__).parent / "devices" / "output"
@@ -94,6 +94,6 @@ class ReplayedPhone(Replay[Answer]):
         super().__init__(well)
         self.change(rules or {})
 
-    def run(self, args: Sequence[str], timeout: float) -> Answer:
-        assert timeout > 0
+    def run(self, args: Sequence[str], timeout_s: float) -> Answer:
+        assert timeout_s > 0
         return self.answer(" ".join(args).removeprefix(f"-s {SERIAL} ").removeprefix("shell ").strip())

@@ -12,13 +12,13 @@ from typing import Any
 
 import make_golden_lora as golden
 import numpy as np
+from bundle_mutations import MUTATIONS as BUNDLE_MUTATIONS
+from bundle_mutations import RAW, artifact_replaced
 from conftest import tiny_hypernet, tiny_layout
 from devices.hostile import GOLDEN, HOSTILE, cut_a_statistic, merger, poison, state
+from lora_mutations import MUTATIONS as LORA_MUTATIONS
+from lora_mutations import pack
 from safetensors.numpy import save_file
-from test_bundle import MUTATIONS as BUNDLE_MUTATIONS
-from test_bundle import RAW, artifact_replaced
-from test_lora_hostile import MUTATIONS as LORA_MUTATIONS
-from test_lora_hostile import pack
 
 from benchmarks.record import summary
 from export.hypernet import export_hypernet

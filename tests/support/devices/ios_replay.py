@@ -18,14 +18,14 @@ from typing import Any
 from devices.replay import Replay
 from replayed_phone import record_of
 
-from benchmarks.devices.device import Options
-from benchmarks.devices.ios_link import Answer
+from benchmarks.devices.device import MeasureOptions
+from benchmarks.devices.ios_link import DevicectlOutput
 from runtime_py.bundle import Bundle
 
 OUTPUT = Path(__file__).parent / "ios_output"
 UDID = "00008130-001A2B3C4D5E001C"
-Rule = Answer | Callable[[str], Answer]
-QUICK = Options(cooldown_s=0.0, timeout_s=5.0, runs=7, warmup=2, threads=4)
+Rule = DevicectlOutput | Callable[[str], DevicectlOutput]
+QUICK = MeasureOptions(cooldown_s=0.0, timeout_s=5.0, runs=7, warmup=2, threads=4)
 CONSOLE = "Launched application with org.lorarar.demo bundle identifier.\nWaiting for the application to terminate…\n"
 
 
@@ -34,12 +34,12 @@ def document(name: str) -> dict[str, Any]:
     return found
 
 
-def answer(name: str, out: str = "", **result: Any) -> Answer:
+def answer(name: str, out: str = "", **result: Any) -> DevicectlOutput:
     """A replayed document; `result` changes what is in its result."""
     found = document(name)
     found.get("result", {}).update(result)
     failed = found["info"]["outcome"] != "success"
-    return Answer(1 if failed else 0, out, "ERROR: it failed.\n" if failed else "", found)
+    return DevicectlOutput(1 if failed else 0, out, "ERROR: it failed.\n" if failed else "", found)
 
 
 def app_record(bundle: Bundle, /, **changes: Any) -> dict[str, Any]:
@@ -59,10 +59,10 @@ def app_folder(folder: Path, identifier: str = "org.lorarar.demo") -> Path:
     return folder
 
 
-def writes(written: bytes) -> Callable[[str], Answer]:
+def writes(written: bytes) -> Callable[[str], DevicectlOutput]:
     """A `copy from` that brings that file."""
 
-    def copy_from(command: str) -> Answer:
+    def copy_from(command: str) -> DevicectlOutput:
         found = re.search(r"--destination (\S+)", command)
         assert found is not None
         Path(found[1]).write_bytes(written)
@@ -71,7 +71,7 @@ def writes(written: bytes) -> Callable[[str], Answer]:
     return copy_from
 
 
-class ReplayedIphone(Replay[Answer]):
+class ReplayedIphone(Replay[DevicectlOutput]):
     """Answers as a phone would that measures well; a rule given first, by a pattern of the command, goes before."""
 
     def __init__(self, bundle: Bundle | None = None, rules: dict[str, Rule] | None = None) -> None:
@@ -96,6 +96,6 @@ class ReplayedIphone(Replay[Answer]):
     def available(self) -> bool:
         return True
 
-    def run(self, verb: Sequence[str], args: Sequence[str], timeout: float, stop: threading.Event) -> Answer:
-        assert timeout > 0 and not stop.is_set()
+    def run(self, verb: Sequence[str], args: Sequence[str], timeout_s: float, stop: threading.Event) -> DevicectlOutput:
+        assert timeout_s > 0 and not stop.is_set()
         return self.answer(" ".join([*verb, *args]))

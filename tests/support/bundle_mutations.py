@@ -1,0 +1,196 @@
+"""Damage done to the bundle of a merger: each must be refused in one sentence, before anything runs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from runtime_py.bundle import tree_sha256
+
+Manifest = dict[str, Any]
+Mutation = Callable[[Path, Manifest], None]
+
+
+def merger(manifest: Manifest) -> dict[str, Any]:
+    entry: dict[str, Any] = manifest["components"]["merger"]
+    return entry
+
+
+def put(*keys: str | int, value: Any) -> Mutation:
+    """Set one value of the manifest."""
+
+    def mutate(_: Path, manifest: Manifest) -> None:
+        place: Any = manifest
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+
+    return mutate
+
+
+def drop(*keys: str | int) -> Mutation:
+    """Remove one value of the manifest."""
+
+    def mutate(_: Path, manifest: Manifest) -> None:
+        place: Any = manifest
+        for key in keys[:-1]:
+            place = place[key]
+        del place[keys[-1]]
+
+    return mutate
+
+
+def cut(relative: str, size: int) -> Mutation:
+    def mutate(folder: Path, _: Manifest) -> None:
+        path = folder / relative
+        path.write_bytes(path.read_bytes()[:size])
+
+    return mutate
+
+
+def flip(relative: str, position: int) -> Mutation:
+    def mutate(folder: Path, _: Manifest) -> None:
+        data = bytearray((folder / relative).read_bytes())
+        data[position] ^= 1
+        (folder / relative).write_bytes(data)
+
+    return mutate
+
+
+def remove(relative: str) -> Mutation:
+    return lambda folder, _: (folder / relative).unlink()
+
+
+def outside(folder: Path, manifest: Manifest) -> None:
+    """The artifact really exists and has the right hash, but lies outside."""
+    shutil.copy(folder / "merger.onnx", folder.parent / "outside.onnx")
+    merger(manifest)["file"] = "../outside.onnx"
+
+
+def absolute(folder: Path, manifest: Manifest) -> None:
+    merger(manifest)["file"] = str(folder / "merger.onnx")
+
+
+def linked(folder: Path, _: Manifest) -> None:
+    (folder / "merger.onnx").rename(folder.parent / "elsewhere.onnx")
+    (folder / "merger.onnx").symlink_to(folder.parent / "elsewhere.onnx")
+
+
+def golden_replaced(folder: Path, manifest: Manifest) -> None:
+    """A golden file with the right hash and the wrong tensors."""
+    path = folder / "golden" / "merger.safetensors"
+    save_file({"something": np.zeros(3, np.float32)}, path)
+    golden = merger(manifest)["golden"]
+    golden["bytes"], golden["sha256"] = tree_sha256(path)
+
+
+def artifact_replaced(text: bytes) -> Mutation:
+    """Not a model, but with the right hash."""
+
+    def mutate(folder: Path, manifest: Manifest) -> None:
+        (folder / "merger.onnx").write_bytes(text)
+        entry = merger(manifest)
+        entry["bytes"], entry["sha256"] = tree_sha256(folder / "merger.onnx")
+
+    return mutate
+
+
+def inputs_swapped(_: Path, manifest: Manifest) -> None:
+    inputs = merger(manifest)["inputs"]
+    inputs[0]["shape"], inputs[1]["shape"] = inputs[1]["shape"], inputs[0]["shape"]
+
+
+def output_renamed(_: Path, manifest: Manifest) -> None:
+    merger(manifest)["outputs"][0]["name"] = "adapter_qo_9x9_down"
+
+
+M = ("components", "merger")
+GROUP = ("layout", "groups", 0)
+MUTATIONS: dict[str, Mutation] = {
+    "newer schema": put("schema_version", value=2),
+    "schema as text": put("schema_version", value="1"),
+    "schema as true": put("schema_version", value=True),
+    "no schema": drop("schema_version"),
+    "unknown key": put("surprise", value=1),
+    "unknown target": put("target", value="tflite"),
+    "other target": put("target", value="coreml"),
+    "unknown precision": put("precision", value="fp8"),
+    "no toolkit version": drop("toolkit_version"),
+    "empty base": put("base", value=""),
+    "base as number": put("base", value=3),
+    "no hypernetwork": drop("hypernetwork"),
+    "unknown rule": put("hypernetwork", "kv_rule", value="product"),
+    "trained as text": put("hypernetwork", "trained", value="yes"),
+    "short hash": put("hypernetwork", "sha256", value="abc"),
+    "no groups": put("layout", "groups", value=[]),
+    "groups as object": put("layout", "groups", value={}),
+    "hostile group name": put(*GROUP, "name", value="../../etc/passwd"),
+    "group name of other sizes": put(*GROUP, "in", value=33),
+    "group without modules": put(*GROUP, "modules", value=[]),
+    "group repeated": lambda _, m: m["layout"]["groups"].append(m["layout"]["groups"][0]),
+    "module repeated": lambda _, m: m["layout"]["groups"][0]["modules"].append(m["layout"]["groups"][0]["modules"][0]),
+    "rank 0": put(*GROUP, "rank", value=0),
+    "huge rank": put(*GROUP, "rank", value=10**9),
+    "mixed ranks": put(*GROUP, "rank", value=64),
+    "fractional size": put(*GROUP, "out", value=32.5),
+    "other generator": put("golden_generator", "name", value="numpy"),
+    "no components": put("components", value={}),
+    "component as list": put("components", value=[]),
+    "hostile component name": lambda _, m: m["components"].update({"../x": merger(m)}),
+    "no file": drop(*M, "file"),
+    "file outside": outside,
+    "file absolute": absolute,
+    "file empty": put(*M, "file", value=""),
+    "file hidden": put(*M, "file", value=".hidden"),
+    "file with backslash": put(*M, "file", value="..\\merger.onnx"),
+    "file missing": remove("merger.onnx"),
+    "file linked": linked,
+    "file truncated": cut("merger.onnx", 1000),
+    "file emptied": cut("merger.onnx", 0),
+    "one bit flipped": flip("merger.onnx", 5000),
+    "wrong size": put(*M, "bytes", value=1),
+    "wrong hash": put(*M, "sha256", value="0" * 64),
+    "not a model": artifact_replaced(b"not a model"),
+    "an empty model": artifact_replaced(b"\x08\x0a"),
+    "input of other type": put(*M, "inputs", 0, "dtype", value="float16"),
+    "input of unknown type": put(*M, "inputs", 0, "dtype", value="complex64"),
+    "input of negative size": put(*M, "inputs", 0, "shape", value=[-1, 2, 3]),
+    "input missing": drop(*M, "inputs", 0),
+    "inputs swapped": inputs_swapped,
+    "output renamed": output_renamed,
+    "output missing": drop(*M, "outputs", 0),
+    "golden missing": remove("golden/merger.safetensors"),
+    "golden truncated": cut("golden/merger.safetensors", 100),
+    "golden flipped": flip("golden/merger.safetensors", 3000),
+    "golden replaced": golden_replaced,
+    "golden input of 10^18 elements": put(*M, "golden", "inputs", "content_scale", "shape", value=[10**6] * 3),
+    "golden input of too many elements": lambda _, m: _huge(m),
+    "golden seed negative": put(*M, "golden", "inputs", "content_qo_32x32_down", "seed", value=-1),
+    "golden input unknown": put(*M, "golden", "inputs", "depth", value={"shape": [1], "value": 1}),
+    "tolerance of infinity": put(*M, "tolerance", "max_error", value=1e400),
+    "tolerance that lets all pass": put(*M, "tolerance", "max_error", value=10.0),
+    "tolerance of no dB": put(*M, "tolerance", "psnr_db", value=0),
+    "parity made up": put(*M, "parity", "status", value="excellent"),
+}
+
+
+def _huge(manifest: Manifest) -> None:
+    entry = merger(manifest)
+    entry["inputs"][0]["shape"] = [10**6, "content_rank", 10**6]
+    entry["golden"]["inputs"]["content_qo_32x32_down"]["shape"] = [10**6, 4, 10**6]
+
+
+RAW = {
+    "not JSON": b"{",
+    "not UTF-8": b"\xff\xfe{}",
+    "a list": b"[]",
+    "nothing": b"",
+    "deep": b"[" * 200_000,
+    "NaN": b'{"schema_version": NaN}',
+    "too large": b" " * (16 * 2**20 + 1),
+}
