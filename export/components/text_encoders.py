@@ -14,7 +14,7 @@ from export.graph import Graph
 from lorarar.layout import Shape
 
 MASKED = -1e4
-"""What the scores of tokens that may not be looked at get before the softmax; fp16 holds it, unlike −∞'s usual stand-in."""
+"""What scores of tokens that may not be looked at get before the softmax; fp16 holds it, unlike −∞'s usual stand-in."""
 _LEGACY_END = 2  # Old configs name this end token whatever the real one is; the highest token number is the end then.
 
 
