@@ -16,7 +16,7 @@ from torch import nn
 from export.components.unet import unet_graph
 from export.graph import Graph, ImageSize
 from lorarar.layout import Layout, unpack
-from lorarar.lora import LoRA, write_lora
+from lorarar.lora import LoRA
 from lorarar.toolchains import quiet_toolchains
 from runtime_py.golden import golden_input, summarise
 from runtime_py.noise import normal_noise
@@ -72,11 +72,11 @@ def write_golden(reference: nn.Module, recipe: dict[str, dict[str, Any]], path: 
 def write_golden_image(pipeline: Any, layout: Layout, rank: int, size: ImageSize, path: Path) -> dict[str, Any]:
     """Let diffusers draw the golden image into `path`, and return what it was told: prompt, seed, steps and guidance.
 
-    The UNet has its golden adapter as a LoRA, which goes through a file and PEFT: nothing of the exported graph is in
-    this reference. `rank` is that of one LoRA. The pipeline's networks are as before when this returns.
+    The UNet has its golden adapter as a LoRA, which goes through diffusers and PEFT: nothing of the exported graph is
+    in this reference. `rank` is that of one LoRA. The pipeline's networks are as before when this returns.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with quiet_toolchains(), _with_lora(pipeline.unet, _golden_lora(pipeline.unet, layout, rank, size), path.parent):
+    with quiet_toolchains(), _with_lora(pipeline.unet, _golden_lora(pipeline.unet, layout, rank, size)):
         drawn = _draw(pipeline, size)
     save_file({f"image.{key}": value for key, value in summarise(drawn).items()}, path)
     return {
@@ -99,14 +99,9 @@ def _golden_lora(unet: Any, layout: Layout, rank: int, size: ImageSize) -> LoRA:
 
 
 @contextmanager
-def _with_lora(unet: Any, lora: LoRA, folder: Path) -> Iterator[None]:
-    """Put a LoRA on a diffusers UNet while the block runs; `folder` holds its file meanwhile."""
-    path = folder / "lora.safetensors"
-    write_lora(lora, path)
-    try:
-        unet.load_lora_adapter(str(path), prefix="unet")
-    finally:
-        path.unlink()
+def _with_lora(unet: Any, lora: LoRA) -> Iterator[None]:
+    """Put a LoRA on a diffusers UNet, through PEFT, while the block runs."""
+    unet.load_lora_adapter(lora.to_state_dict(), prefix="unet")
     for name, value in unet.named_parameters():
         # PEFT casts a layer's input to its adapter's type, before computing_in_fp32 could widen that.
         if ".lora_" in name:

@@ -44,7 +44,7 @@ def is_loaded(base: Base) -> bool:
 
 def base_name(base: Base) -> str:
     """Return a base's name as the user gave it; of an object, that of the folder or id that it was loaded from."""
-    if not is_loaded(base):
+    if isinstance(base, str | Path):
         return str(base)
     source = base.config.get("_name_or_path", "") or getattr(base, "name_or_path", "")
     return Path(str(source)).name or type(base).__name__
@@ -94,7 +94,7 @@ def chosen_pipeline(base: Base, opened: OpenedUNet, untrained: bool, tiny_vae: s
     if is_loaded(base):
         if not hasattr(base, "unet"):
             raise InputError("`base` is a UNet alone; give a whole pipeline, such as a StableDiffusionXLPipeline")
-        pipeline = base
+        pipeline: Any = base
     else:
         pipeline = open_pipeline(str(base), untrained, torch.float32, unet=False)
         pipeline.register_modules(unet=opened.unet)

@@ -222,12 +222,12 @@ def trained(components: Components, images: tuple[Path, ...]) -> LoRA:
 @pytest.fixture(scope="session")
 def bundle_folders(made_once: MadeOnce, layout: Layout) -> dict[tuple[str, str], Path]:
     """Give one exported bundle of the tiny hypernetwork for each (target, precision)."""
-    from export.hypernet import export_hypernet
+    from export import HypernetOptions, write_hypernet
 
     def export(target: str, precision: str) -> Path:
+        options = HypernetOptions(target, precision, BUNDLE_RANK)
         return made_once(
-            f"hypernet/{target}-{precision}",
-            lambda out: export_hypernet(target, layout, tiny_hypernet(), out, BUNDLE_RANK, precision),
+            f"hypernet/{target}-{precision}", lambda out: write_hypernet(tiny_hypernet(), layout, options, out)
         )
 
     return {combination: export(*combination) for combination in COMBINATIONS}

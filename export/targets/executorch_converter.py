@@ -69,7 +69,7 @@ def _shared_by_copies(program: ExportedProgram) -> Iterator[None]:
     tensors = [weakref.ref(value) for value in values if isinstance(value, torch.Tensor)]
     del values, program
     for tensor in tensors:
-        tensor().__deepcopy__ = _answer(tensor)
+        vars(tensor())["__deepcopy__"] = _answer(tensor)
     try:
         yield
     finally:

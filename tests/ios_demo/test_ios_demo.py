@@ -55,7 +55,7 @@ def products() -> Path:
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The miniature's whole bundle for ONNX Runtime."""
-    from export.pipeline import main
+    from lorarar.commands.export import main
 
     folder = tmp_path_factory.mktemp("miniature") / "onnx"
     assert main(["--target", "onnx", "--steps", "4", "--out", str(folder)]) == 0
@@ -143,7 +143,7 @@ def test_a_merge_is_pythons(products: Path, miniature: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("version", ["of this environment", "1.29"])
 def test_a_merge_in_half_precision_is_pythons(products: Path, version: str, tmp_path: Path) -> None:
     """Also through Android's version, made loadable here: with all of its optimizers it crashes on such a merger."""
-    from export.hypernet import main
+    from lorarar.commands.export import main
     from lorarar.layout import unpack
 
     folder, output = tmp_path / "fp16", tmp_path / "merged.safetensors"

@@ -21,7 +21,7 @@ from test_lora_hostile import MUTATIONS as LORA_MUTATIONS
 from test_lora_hostile import pack
 
 from benchmarks.record import summary
-from export.hypernet import export_hypernet
+from export import HypernetOptions, write_hypernet
 from lorarar.layout import UNET
 from lorarar.lora import LoRA, read_lora, write_lora
 from lorarar.merging import Options
@@ -227,7 +227,7 @@ def _as_mutation(edit: Any) -> Callable[[Path, dict[str, Any]], None]:
 
 def write_half(folder: Path) -> None:
     """The golden merger in half precision."""
-    export_hypernet("onnx", tiny_layout(), tiny_hypernet(), folder, 4, "fp16")
+    write_hypernet(tiny_hypernet(), tiny_layout(), HypernetOptions("onnx", "fp16", 4), folder)
 
 
 def write_steep(folder: Path) -> None:
