@@ -10,10 +10,13 @@ from typing import Any
 
 from lorarar.errors import InputError
 from lorarar.layout import Layout
-from runtime_py.component import Component
+from runtime_py.component import ONNX_MODEL, Component
 from runtime_py.hashes import tree_sha256
-from runtime_py.manifest import MEND, manifest_layout, manifest_rank, read_manifest
+from runtime_py.manifest import MANIFEST, MEND, manifest_layout, manifest_rank, read_manifest
 from runtime_py.session import Session
+
+__all__ = ["MANIFEST", "ONNX_MODEL", "Bundle", "Component", "Session", "tree_sha256"]
+"""What other packages need of bundles."""
 
 
 @dataclass(frozen=True, repr=False)
