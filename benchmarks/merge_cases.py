@@ -105,9 +105,9 @@ def artifact_case(target: str, bundle: Path, inputs: Mapping[str, Tensor], threa
 
     component = Bundle.open(bundle).component("merger")
     if target == "onnx":
-        from runtime_py.backends.onnx import OnnxSession
+        from runtime_py.backends.onnx import OnnxRunner
 
-        session = OnnxSession(component, threads)
+        session = OnnxRunner(component, threads)
         arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
         return lambda: session.run(arrays)
     from executorch.extension.pybindings import portable_lib

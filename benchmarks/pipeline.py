@@ -83,10 +83,10 @@ def measure(
 
     from benchmarks.merge_cases import measure_machine, sgemm_case
     from benchmarks.timing import interleave
-    from runtime_py.pipeline import defaults
+    from runtime_py.pipeline import Pipeline
 
     requests = {
-        name: defaults(bundle, options.prompt, steps=options.steps, guidance=options.guidance)
+        name: Pipeline(bundle).request(options.prompt, steps=options.steps, guidance=options.guidance)
         for name, bundle in bundles.items()
     }
     watches: dict[str, list[Stopwatch]] = {name: [] for name in bundles}
@@ -120,15 +120,15 @@ def _case(
     watches: list[Stopwatch],
 ) -> Callable[[], object]:
     """One image; where its time went is added to `watches`."""
-    from runtime_py.generate import merged_lora
+    from runtime_py.merge import merged_lora
     from runtime_py.pipeline import Pipeline
 
     def draw() -> object:
         pipeline, watch = Pipeline(bundle, threads), Stopwatch()
         with watch.stage("merge"):
-            adapter = pipeline.adapter(merged_lora(bundle, loras or (), 1.0, 1.0))
+            adapter = pipeline.adapter(merged_lora(bundle, loras or ()))
         drawn = pipeline.draw(request, adapter)
-        watch.seconds.update(drawn.watch.seconds)
+        watch.seconds.update(drawn.seconds)
         watches.append(watch)
         return drawn
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from lorarar.errors import InputError
-from lorarar.files import atomic_file
-from runtime_py.bundle import MANIFEST, Bundle, no_constants, tree_sha256
+from lorarar.files import atomic_file, parse_json
+from runtime_py.bundle import MANIFEST, Bundle, tree_sha256
 
 SCHEMA_VERSION = 1
 MAX_RECORD_BYTES = 16 * 2**20
@@ -121,7 +121,7 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
     if not path.is_file() or size > MAX_RECORD_BYTES:
         raise InputError(f"{path}: not a file of benchmark records (over {MAX_RECORD_BYTES >> 20} MB, or a folder)")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=no_constants)
+        data = parse_json(path.read_bytes(), str(path), mend="measure again")
     except (ValueError, RecursionError, OSError):
         raise InputError(f"{path}: not valid JSON; measure again") from None
     several = isinstance(data, list)

@@ -116,10 +116,10 @@ def _bundle(options: argparse.Namespace, target: str, precision: str, kind: str,
 
 def _case(bundle: Bundle, threads: int) -> Callable[[], object]:
     """One step on golden inputs that are in memory already."""
-    from runtime_py.backends import open_session
-    from runtime_py.check import golden_inputs
+    from runtime_py.backends import open_runner
+    from runtime_py.golden import golden_inputs
 
-    inputs, session = golden_inputs(bundle.component("unet")), open_session(bundle, "unet", threads)
+    inputs, session = golden_inputs(bundle.component("unet")), open_runner(bundle, "unet", threads)
     return lambda: session.run(inputs)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,8 @@ from benchmarks.devices.device import Description, Device, DeviceFailed, Options
 from benchmarks.devices.remote import bundle_files, checked, sha256
 from benchmarks.record import paper_figure
 from lorarar.errors import InputError
-from runtime_py.bundle import MANIFEST, Bundle, Component, no_constants
+from lorarar.files import parse_json
+from runtime_py.bundle import MANIFEST, Bundle, Component
 
 COOL = ("none", "light", None)
 LOOK_S = 5.0  # between looks at a device that is cooling down
@@ -156,7 +156,7 @@ class AndroidDevice:
 
     def _complete(self, ran: Ran, before: Conditions, after: Conditions, waited: float) -> dict[str, Any]:
         try:
-            record = json.loads(ran.text, parse_constant=no_constants)
+            record = parse_json(ran.text, "the runner's output", mend="measure again")
         except (ValueError, RecursionError):
             raise DeviceFailed("the runner's output is no record; build it from this version of the project") from None
         if not isinstance(record, dict) or "error" in record:

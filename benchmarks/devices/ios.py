@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import plistlib
 import threading
 from collections.abc import Callable, Sequence
@@ -17,7 +16,8 @@ from benchmarks.devices.ios_usbmux import describe
 from benchmarks.devices.remote import bundle_files, checked, sha256
 from benchmarks.record import MAX_RECORD_BYTES, paper_figure
 from lorarar.errors import InputError
-from runtime_py.bundle import MANIFEST, Bundle, no_constants
+from lorarar.files import parse_json
+from runtime_py.bundle import MANIFEST, Bundle
 
 HOT = ("serious", "critical")  # ProcessInfo.ThermalState, from which on iOS throttles
 
@@ -143,7 +143,7 @@ class Iphone:
 def _parse(written: bytes) -> dict[str, Any]:
     """The app's record. DeviceFailed where it is none, or says why there is none."""
     try:
-        record = json.loads(written, parse_constant=no_constants) if len(written) <= MAX_RECORD_BYTES else None
+        record = parse_json(written, "the record", mend="measure again") if len(written) <= MAX_RECORD_BYTES else None
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):

@@ -95,8 +95,8 @@ def measure(bundle: Bundle, name: str, run_count: int, warmup: int, threads: int
     """The record of one component, measured in this process. Raises FailedCheck where parity fails, InputError for
     what can't be measured here.
     """
-    from runtime_py.backends import Session, load_backend, open_session
-    from runtime_py.check import golden_inputs
+    from runtime_py.backends import Runner, load_backend, open_runner
+    from runtime_py.golden import golden_inputs
     from runtime_py.parity import compare_golden
 
     target = bundle.manifest["target"]
@@ -107,9 +107,9 @@ def measure(bundle: Bundle, name: str, run_count: int, warmup: int, threads: int
     started, before = time.gmtime(), condition()
     load: dict[str, float] = {}
     for key in ("cold_s", "warm_s"):
-        session: Session | None = None  # the first session is closed before the second is opened
+        session: Runner | None = None  # the first session is closed before the second is opened
         start = time.perf_counter()
-        session = open_session(bundle, name, threads)
+        session = open_runner(bundle, name, threads)
         load[key] = time.perf_counter() - start
     assert session is not None
     inputs = golden_inputs(component)

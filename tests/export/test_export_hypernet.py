@@ -20,7 +20,7 @@ from export.tolerance import TOLERANCES, tolerance
 from lorarar.errors import FailedCheck, InputError
 from lorarar.layout import Layout, input_shapes, output_shapes
 from lorarar.merging import Options
-from runtime_py.backends import Session, open_session
+from runtime_py.backends import open_runner
 from runtime_py.bundle import Bundle, tree_sha256
 from runtime_py.merge import merge_with_bundle
 
@@ -29,9 +29,9 @@ FP16_STEP = 2.0**-24
 
 
 @pytest.fixture(scope="module")
-def sessions(bundle_folders: dict[tuple[str, str], Path]) -> dict[tuple[str, str], tuple[Bundle, Session]]:
+def sessions(bundle_folders: dict[tuple[str, str], Path]) -> dict[tuple[str, str], tuple[Bundle, Runner]]:
     bundles = {key: Bundle.open(path) for key, path in bundle_folders.items()}
-    return {key: (bundle, open_session(bundle)) for key, bundle in bundles.items()}
+    return {key: (bundle, open_runner(bundle)) for key, bundle in bundles.items()}
 
 
 ranks = st.lists(st.sampled_from([1, 2, 5, 16, 128]), min_size=1, max_size=3).map(tuple)
@@ -46,7 +46,7 @@ scales = st.sampled_from([0.0, 1e-8, 1e-4, 1e-2, 1.0, 1e2, 1e4])
 @given(ranks, ranks, scales, scales, st.integers(0, 2**16), st.sampled_from([(1.0, 1.0), (0.5, 1.25), (0.0, 1.0)]))
 def test_fp32_merger_equals_dense_eq_2(
     layout: Layout,
-    sessions: dict[tuple[str, str], tuple[Bundle, Session]],
+    sessions: dict[tuple[str, str], tuple[Bundle, Runner]],
     target: str,
     precision: str,
     content_ranks: tuple[int, ...],
@@ -73,7 +73,7 @@ def test_fp32_merger_equals_dense_eq_2(
 @given(ranks, ranks, scales, scales, st.integers(0, 2**16))
 def test_fp16_merger_equals_dense_eq_2_or_refuses(
     layout: Layout,
-    sessions: dict[tuple[str, str], tuple[Bundle, Session]],
+    sessions: dict[tuple[str, str], tuple[Bundle, Runner]],
     target: str,
     precision: str,
     content_ranks: tuple[int, ...],
@@ -208,7 +208,10 @@ def test_half_precision_is_run_without_the_optimizer_that_crashes(
     from runtime_py.backends import onnx
 
     half, single = (Bundle.open(bundle_folders["onnx", name]).component("merger") for name in ("fp16", "fp32"))
-    assert onnx._without(half) == ["FuseFp16InitializerToFp32NodeTransformer"] and onnx._without(single) == []
+    assert (
+        onnx.disabled_optimizers(half) == ["FuseFp16InitializerToFp32NodeTransformer"]
+        and onnx.disabled_optimizers(single) == []
+    )
 
 
 def test_a_folder_that_is_no_bundle_is_not_overwritten(layout: Layout, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from export.targets import find_target
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline, open_tiny_vae
 from lorarar.errors import InputError
-from runtime_py.backends import open_session
+from runtime_py.backends import open_runner
 from runtime_py.bundle import Bundle
 from runtime_py.parity import psnr_db
 
@@ -81,7 +81,7 @@ def test_a_tiny_decoder_is_diffusers(tiny_pipeline: Path, tmp_path: Path, target
     entry = write_component(tmp_path / "bundle", graph, find_target(target), "fp32", lambda _: None)
     data = manifest(target, "fp32", RANK, load_layout(str(tiny_pipeline)), {"vae_decoder": entry})
     write_manifest(tmp_path / "bundle", data)
-    session = open_session(Bundle.open(tmp_path / "bundle"), "vae_decoder")
+    session = open_runner(Bundle.open(tmp_path / "bundle"), "vae_decoder")
     latents = torch.randn(1, 4, 8, 8)
     have = session.run({"latents": latents.numpy()})["image"]
     with torch.inference_mode():

@@ -29,9 +29,10 @@ from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import Layout, pack
 from lorarar.lora import LoRA, write_lora
 from lorarar.toolchains import quiet_toolchains
-from runtime_py.backends import Session, open_session, open_sessions
+from runtime_py.backends import Runner, open_runner, open_runners
 from runtime_py.bundle import Bundle
-from runtime_py.check import check_bundle, golden_inputs
+from runtime_py.check import check_bundle
+from runtime_py.golden import golden_inputs
 from runtime_py.mil import Program
 from runtime_py.parity import psnr_db
 from runtime_py.precisions import NOT_OFFERED, PRECISIONS, UNET_PRECISIONS, offer
@@ -113,7 +114,7 @@ def with_diffusers(unet: Any, inputs: Tensors) -> np.ndarray:
         return unet(sample, timestep, states, added_cond_kwargs=conditions, return_dict=False)[0].numpy()
 
 
-def run(session: Session, inputs: Tensors) -> np.ndarray:
+def run(session: Runner, inputs: Tensors) -> np.ndarray:
     return session.run(inputs)["noise_pred"].astype(np.float32)
 
 
@@ -141,7 +142,7 @@ def test_an_adapter_gives_what_diffusers_gives_with_that_lora(
     unet.load_lora_adapter(str(path), prefix="unet")
     want = with_diffusers(unet, given(bundle, lora))
     assert psnr_db(want, base) < 20, "the LoRA must change the output, or the comparison says nothing"
-    for session in open_sessions(bundle, "unet"):
+    for session in open_runners(bundle, "unet"):
         assert close(run(session, given(bundle, lora)), want, target, precision), session.runtime
         # Another adapter in the same session, then the first one again: nothing is kept from a run.
         assert close(run(session, given(bundle, None)), base, target, precision), session.runtime
@@ -170,8 +171,8 @@ def test_a_zero_adapter_is_the_base_and_a_fused_lora_the_adapter(
         other = Bundle.open(tmp_path / name)
         inputs = golden_inputs(other.component("unet"))
         assert not any(key.startswith("adapter_") for key in inputs)
-        found[name] = run(open_session(other, "unet"), inputs)
-    session = open_session(bundle, "unet")
+        found[name] = run(open_runner(other, "unet"), inputs)
+    session = open_runner(bundle, "unet")
     assert np.array_equal(run(session, given(bundle, None)), found["base"])
     assert close(run(session, given(bundle, lora)), found["fused"], target, precision)
 
@@ -180,7 +181,7 @@ def test_onnx_takes_any_rank_and_without_an_adapter_is_the_base(
     bundles: Mapping[tuple[str, str], Bundle], layout: Layout
 ) -> None:
     bundle = bundles["onnx", "fp32"]
-    session = open_session(bundle, "unet")
+    session = open_runner(bundle, "unet")
     inputs = given(bundle, None)
     base = run(session, inputs)
     small = random_lora(layout, (2,), 3, 0.2, 0.2)
@@ -219,7 +220,7 @@ def test_split_einsum_is_the_same_attention(
     )
     assert program.op_counts()["einsum"] == heads > 10
     inputs = given(one, lora)
-    for first, second in zip(open_sessions(split, "unet"), open_sessions(one, "unet"), strict=True):
+    for first, second in zip(open_runners(split, "unet"), open_runners(one, "unet"), strict=True):
         assert close(run(first, inputs), run(second, inputs), "coreml", "fp16"), first.runtime
     for name, message in (("split-einsum", "leave it out for --target onnx"), ("flash", "valid are original, split-e")):
         with pytest.raises(InputError, match=message):
@@ -245,7 +246,7 @@ def test_onnx_weights_too_large_for_one_file_lie_beside_the_graph(
     assert len(text) < 1_000_000 and str(Path(__file__).parents[2]).encode() not in text
     assert large.component("unet").entry["bytes"] == pytest.approx(one.component("unet").entry["bytes"], rel=0.05)
     inputs = given(one, lora)
-    np.testing.assert_array_equal(run(open_session(large, "unet"), inputs), run(open_session(one, "unet"), inputs))
+    np.testing.assert_array_equal(run(open_runner(large, "unet"), inputs), run(open_runner(one, "unet"), inputs))
 
 
 def test_onnx_widens_large_weights_of_half_precision_in_each_run(
@@ -255,11 +256,13 @@ def test_onnx_widens_large_weights_of_half_precision_in_each_run(
 
     half, single = bundles["onnx", "fp16"], bundles["onnx", "fp32"]
     inputs = given(half, lora)
-    at_load = run(open_session(half, "unet"), inputs)
-    monkeypatch.setattr(onnx, "_WIDEN_AT_LOAD", 1000)
-    assert len(onnx._without(half.component("unet"))) == 2 and not onnx._without(single.component("unet"))
+    at_load = run(open_runner(half, "unet"), inputs)
+    monkeypatch.setattr(onnx, "WIDEN_AT_LOAD", 1000)
+    assert len(onnx.disabled_optimizers(half.component("unet"))) == 2 and not onnx.disabled_optimizers(
+        single.component("unet")
+    )
     # Not bit for bit: other operations are fused then, and results are rounded to fp16 between others.
-    assert psnr_db(run(open_session(half, "unet"), inputs).astype(np.float64), at_load.astype(np.float64)) > 60
+    assert psnr_db(run(open_runner(half, "unet"), inputs).astype(np.float64), at_load.astype(np.float64)) > 60
 
 
 @pytest.mark.parametrize("target", ["onnx", "coreml", "executorch"])
@@ -367,7 +370,7 @@ def test_a_pair_is_merged_and_fused(
     bundle, unet = Bundle.open(tmp_path / "out"), tiny_unet(shallow_pipeline)
     unet.load_lora_adapter(str(paths[3]), prefix="unet")
     inputs = golden_inputs(bundle.component("unet"))
-    assert close(run(open_session(bundle, "unet"), inputs), with_diffusers(unet, inputs), "onnx", "fp32")
+    assert close(run(open_runner(bundle, "unet"), inputs), with_diffusers(unet, inputs), "onnx", "fp32")
 
 
 def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
