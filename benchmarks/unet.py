@@ -147,9 +147,9 @@ def _costs(samples: Mapping[str, Samples]) -> list[dict[str, Any]]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    from export.targets import find_target
     from lorarar.base.names import BASES_HELP, DEFAULT_BASE
     from lorarar.training.settings import defaults_text
-    from runtime_py.precisions import UNET_PRECISIONS
 
     parser = Parser(prog="python -m benchmarks.unet", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
@@ -169,8 +169,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         if target not in TARGETS:
             raise InputError(f"unknown target {target!r}; valid are {', '.join(TARGETS)}")
         for precision in precisions:
-            if precision not in UNET_PRECISIONS[target]:
-                raise InputError(f"{target} has no UNet in {precision}; it has {', '.join(UNET_PRECISIONS[target])}")
+            find_target(target).require("unet", precision)
     options.cases = [(target, name, kind) for target in targets for name in precisions for kind in KINDS]
     return options
 

@@ -1,4 +1,26 @@
-"""The three exports, one call each: what `import export` offers."""
+"""The three exports, one call each: what `import export` offers.
+
+Parameters that they share:
+
+- `base`: a name (miniature, sdxl, koala-700m, koala-1b), a diffusers folder, or a loaded diffusers pipeline or UNet. A
+  loaded network that is exported is used up: its weights are freed once they are written, since a copy of SDXL's UNet
+  is 10 GB.
+- `target`: a name of `export.targets.TARGETS`.
+- `hypernet`: the file of a trained hypernetwork, or a loaded one. Default: the one shipped, for the miniature.
+- `untrained`: take seeded random weights, which show sizes and speed alone.
+- `rank`: the largest rank of one LoRA. Default: that of the LoRAs that are trained for the base.
+- `precision`: of the artifact; of a pipeline, the UNet's: text encoders follow it down to w8, and the rest stays in
+  fp32. Default: the target's own.
+- `resolution`: pixels of the image's side. Default: the base's own.
+- `batch`: of the UNet; 2 runs both prompts of guidance at once.
+- `attention`: of the UNet: original, or split-einsum for Core ML on the Neural Engine.
+- `out`: the bundle's folder. Default: one in build/, named by what it holds, the base, target and precision.
+- `on_progress`: called with what is being done, in a few words.
+
+Each returns a report of the bundle, which was checked against PyTorch. Each raises InputError for a parameter or a file
+that can't be used, and FailedCheck when an artifact is not PyTorch's equal; `out` is then as it was. An export that was
+stopped goes on where it was when the same one is made again.
+"""
 
 from __future__ import annotations
 
@@ -52,23 +74,7 @@ def hypernet(
 ) -> Report:
     """Export the hypernetwork with the exact merge, as one artifact that a phone runs.
 
-    Args:
-        base: a name (miniature, sdxl, koala-700m, koala-1b), a diffusers folder, or a loaded pipeline or UNet, which is
-            left as it is; only its layout is read.
-        target: a name of `export.targets.TARGETS`.
-        hypernet: the file of a trained hypernetwork, or a loaded one. Default: the one shipped, for the miniature.
-        untrained: take seeded random weights instead, which shows sizes and speed alone.
-        rank: the largest rank of a LoRA. Default: that of the LoRAs that are trained for the base.
-        precision: of the artifact. Default: the target's own.
-        out: the bundle's folder. Default: build/merger-BASE-TARGET-PRECISION.
-        on_progress: called with what is being done.
-
-    Returns:
-        A report of the bundle, which was checked against PyTorch.
-
-    Raises:
-        InputError: a parameter or a file can't be used. FailedCheck: the artifact is not PyTorch's equal. `out` is then
-            as it was.
+    A loaded `base` is left as it is: only its layout is read. The parameters are described in `export.api`.
     """
     found = find_target(target)
     precision = precision or found.default_precision
@@ -98,23 +104,8 @@ def unet(
 ) -> Report:
     """Export the UNet with adapter inputs, so that it takes any merged LoRA at run time.
 
-    Args:
-        base: a name, a diffusers folder, or a loaded pipeline or UNet, whose UNet is used up: its weights are
-            freed once they are written, since a copy of SDXL's is 10 GB.
-        target: a name of `export.targets.TARGETS`.
-        fused: instead of adapter inputs, a LoRA (file or object) to add into the weights, or a content and a style LoRA
-            to merge and add.
-        hypernet: what merges the two. Default: the one shipped, for the miniature.
-        untrained: take a named base with seeded random weights.
-        rank: the largest rank of one LoRA. Default: that of the LoRAs that are trained for the base.
-        precision: of the artifact. Default: the target's own.
-        resolution: pixels of the image's side. Default: the base's own.
-        batch: 1, or 2 for both prompts of guidance in one run.
-        attention: original, or split-einsum for Core ML on the Neural Engine.
-        out: the bundle's folder. Default: build/unet-BASE-TARGET-PRECISION (fused-… with a LoRA fused).
-        on_progress: called with what is being done.
-
-    Returns and raises as `hypernet`.
+    With `fused` it has none: that LoRA (a file or an object) is added into the weights, or a content and a style LoRA
+    merged by `hypernet`. The other parameters are described in `export.api`.
     """
     found = find_target(target)
     precision = precision or found.default_precision
@@ -150,27 +141,9 @@ def pipeline(
 ) -> Report:
     """Export everything that a phone needs to make an image with any two LoRAs, as one bundle.
 
-    That is the hypernetwork, both text encoders, the UNet with adapter inputs, the VAE's decoder, the tokenizers, the
-    scheduler's numbers, and golden tensors of each component and of a whole image. An export that was stopped goes on
-    where it was when the same one is made again.
-
-    Args:
-        base: a name, a diffusers folder, or a loaded StableDiffusionXLPipeline, which is used up: the weights
-            of each network are freed once they are written.
-        target: a name of `export.targets.TARGETS`.
-        hypernet: the file of a trained hypernetwork, or a loaded one. Default: the one shipped, for the miniature.
-        untrained: take seeded random weights for the hypernetwork, and for a named base too.
-        rank: the largest rank of one LoRA. Default: that of the LoRAs that are trained for the base.
-        precision: of the UNet. Default: the target's own. Text encoders follow it down to w8; the rest stays in fp32.
-        resolution: pixels of the image's side. Default: the base's own.
-        batch: of the UNet; 2 for guidance in one run.
-        attention: of the UNet: original, or split-einsum for Core ML on the Neural Engine.
-        tiny_vae: folder or hub id of an AutoencoderTiny, such as TAESDXL, to take instead of the base's VAE.
-        steps, guidance: what apps start with. Default of the guidance: 5, SDXL's; the miniature's is 2.
-        out: the bundle's folder. Default: build/BASE-TARGET-PRECISION.
-        on_progress: called with what is being done.
-
-    Returns and raises as `hypernet`.
+    `tiny_vae` is the folder or hub id of an AutoencoderTiny, such as TAESDXL, to take instead of the base's VAE.
+    `steps` and `guidance` are what apps start with; the default of the guidance is the base's own. The other parameters
+    are described in `export.api`.
     """
     found = find_target(target)
     precision = precision or found.default_precision

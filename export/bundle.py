@@ -18,6 +18,7 @@ from export.resume import Unfinished, unfinished_folder
 from export.targets import Target
 from lorarar.hypernet.checkpoints import LoadedHypernet
 from lorarar.layout import Layout
+from runtime_py.backends import load_backend
 from runtime_py.bundle import Bundle
 
 
@@ -29,11 +30,12 @@ def nothing() -> None:
 def new_bundle(out: Path, target: Target, facts: Mapping[str, Any], on_progress: OnProgress) -> Iterator[BundleWriter]:
     """Yield a writer whose folder becomes `out` when the block ends; `facts` are all that the bundle depends on.
 
-    Raises InputError when `out` is no bundle, the target's toolchain is missing, or another export works on `out`.
-    On any error `out` is left as it was; what is finished is taken up by the next export of the same facts.
+    Raises InputError when `out` is no bundle, the target's toolchain or runtime is missing, or another export works on
+    `out`. On any error `out` is left as it was; what is finished is taken up by the next export of the same facts.
     """
     require_output(out)
     target.load_converter()
+    load_backend(target.name)  # What could not be checked in the end is not begun.
     with unfinished_folder(out, facts) as work:
         yield BundleWriter(work, out, target, on_progress)
 
@@ -84,11 +86,13 @@ class BundleWriter:
         hypernet: LoadedHypernet | None = None,
         pipeline: Mapping[str, Any] | None = None,
     ) -> Report:
-        """Check all that was written, then write the manifest. Raises FailedCheck unless everything passed."""
-        manifest = make_manifest(self.target, precision, rank, layout, self._entries, hypernet, pipeline)
-        rows = check_all(Bundle(self.work.folder, manifest), self.on_progress)
-        manifest = with_parity(manifest, rows)
-        write_manifest(self.work.folder, manifest)
+        """Check all that was written, and write the manifest. Raises FailedCheck unless everything passed."""
+        folder = self.work.folder
+        unchecked = make_manifest(self.target, precision, rank, layout, self._entries, hypernet, pipeline)
+        rows = check_all(Bundle(folder, unchecked), self.on_progress)
+        manifest = with_parity(unchecked, rows)
+        write_manifest(folder, manifest)
+        Bundle.open(folder, verify=False)  # The sums are those that were taken when the files were written.
         return Report(self.out, tuple(rows), manifest, hypernet.notes if hypernet else ())
 
 

@@ -9,10 +9,6 @@ from runtime_py.bundle import Bundle
 from runtime_py.check import CheckRow, check_component, check_pipeline
 
 
-class NotChecked(FailedCheck):
-    """A check that could not be made on this machine, such as one whose runtime is not installed."""
-
-
 def check_all(bundle: Bundle, on_progress: Callable[[str], None]) -> list[CheckRow]:
     """Check every component of a bundle, and the whole pipeline where it is one; return a row a runtime.
 
@@ -29,7 +25,6 @@ def check_all(bundle: Bundle, on_progress: Callable[[str], None]) -> list[CheckR
 def _passed(rows: list[CheckRow]) -> list[CheckRow]:
     for row in rows:
         if row.status != "passed":
-            kind = NotChecked if row.status == "not_run" else FailedCheck
             runtime = row.runtime or "the runtime"
-            raise kind(f"{row.component} in {runtime}: {row.reason}; no bundle was written")
+            raise FailedCheck(f"{row.component} in {runtime}: {row.reason}; no bundle was written")
     return rows

@@ -18,7 +18,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from export.parity import NotChecked
 from lorarar import __version__
 from lorarar.errors import FailedCheck, InputError
 from lorarar.files import atomic_file, replace_folder
@@ -84,8 +83,7 @@ def unfinished_folder(out: Path, facts: Mapping[str, Any]) -> Iterator[Unfinishe
             (work.folder / STATE).unlink(missing_ok=True)
             replace_folder(work.folder, out)
         except BaseException as error:
-            ends_again = isinstance(error, (InputError, FailedCheck)) and not isinstance(error, NotChecked)
-            if ends_again or not work.entries:
+            if isinstance(error, (InputError, FailedCheck)) or not work.entries:
                 shutil.rmtree(work.folder, ignore_errors=True)
             else:
                 error.add_note(f"what is finished waits in {work.folder}; the same command goes on from it")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.demo_apps import bundle_folder
 from export.options import ATTENTION, PIPELINE_BATCH, STEPS, UNET_BATCH
 from export.targets import TARGETS, find_target
 from lorarar.base.names import BASES_HELP, DEFAULT_BASE
@@ -15,6 +16,8 @@ from lorarar.command_line import EXIT_OK, Parser, Stopwatch, run_command
 from lorarar.console import console, print_table, status
 from lorarar.errors import InputError
 from lorarar.training.settings import defaults_text
+from runtime_py.bundle import Bundle
+from runtime_py.check import check_table
 
 if TYPE_CHECKING:
     from export.options import Report
@@ -176,8 +179,6 @@ def _run_unet(args: Namespace) -> int:
 
 def _run_pipeline(args: Namespace) -> int:
     if args.into is not None:
-        from export.demo_apps import bundle_folder
-
         args.out = bundle_folder(args.into, find_target(args.target))
     if args.plan:
         return _plan(args)
@@ -189,12 +190,10 @@ def _run_pipeline(args: Namespace) -> int:
 
 def _tell(report: Report, watch: Stopwatch) -> int:
     """Print the parity table, and where the bundle is."""
-    from runtime_py.bundle import Bundle
-    from runtime_py.check import print_table as print_parity
-
-    for note in report.notes:
-        print(note)
-    print_parity(Bundle(report.out, report.manifest), report.rows)
+    table = check_table(Bundle(report.out, report.manifest), report.rows)
+    print_table(table.columns, table.rows, table.title, table.left)
+    for note in (*report.notes, *table.notes):
+        console().print(note)
     print(f"{report.out} ({report.bytes / 2**20:.1f} MB), {watch}")
     return EXIT_OK
 
@@ -204,7 +203,7 @@ def _plan(args: Namespace) -> int:
         flag = "--into" if args.into is not None else "--out"
         raise InputError(f"--plan makes nothing, so {flag} can't apply; leave one of them out")
     find_target(args.target).require_attention(args.attention or ATTENTION)
-    from export.plan import advice, effort, plan_pipeline
+    from export.plan import advice, effort, plan_pipeline  # It imports torch.
 
     with status("counting"):
         planned = plan_pipeline(args.base, target=args.target, **_given(args, "precision", "rank", "tiny_vae"))

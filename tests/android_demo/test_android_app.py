@@ -23,7 +23,8 @@ from devices.fetch import run
 from benchmarks.devices import adb_run
 from benchmarks.devices.adb_link import Answer, Link
 from benchmarks.devices.device import Options, Watch
-from export.places import bundle_place
+from export.demo_apps import bundle_folder
+from export.targets import find_target
 from lorarar import __version__
 
 pytestmark = pytest.mark.apps
@@ -313,7 +314,7 @@ def test_the_activity_takes_what_the_host_sends() -> None:
 
 @pytest.mark.parametrize("target", ["onnx", "executorch"])
 def test_the_export_puts_bundles_where_the_app_looks(target: str) -> None:
-    assert bundle_place(DEMO, target) == apk.MAIN / "assets" / "bundles" / target
+    assert bundle_folder(DEMO, find_target(target)) == apk.MAIN / "assets" / "bundles" / target
 
 
 def test_the_readme_states_the_benchmarks_command() -> None:

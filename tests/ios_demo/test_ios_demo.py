@@ -57,7 +57,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from lorarar.commands.export import main
 
     folder = tmp_path_factory.mktemp("miniature") / "onnx"
-    assert main(["--target", "onnx", "--steps", "4", "--out", str(folder)]) == 0
+    assert main(["pipeline", "--target", "onnx", "--steps", "4", "--out", str(folder)]) == 0
     return folder
 
 
@@ -146,7 +146,7 @@ def test_a_merge_in_half_precision_is_pythons(products: Path, version: str, tmp_
     from lorarar.layout import unpack
 
     folder, output = tmp_path / "fp16", tmp_path / "merged.safetensors"
-    assert main(["--target", "onnx", "--precision", "fp16", "--out", str(folder)]) == 0
+    assert main(["hypernet", "--target", "onnx", "--precision", "fp16", "--out", str(folder)]) == 0
     library, settings = None, {}
     if version == "1.29":
         name = "libonnxruntime.so"

@@ -12,7 +12,7 @@ from conftest import COMBINATIONS, random_lora, tiny_hypernet
 from make_golden_merger import FOLDER as GOLDEN
 from make_golden_merger import SCALES, make
 
-from export.tolerance import tolerance
+from export.targets import find_target
 from lorarar.commands.adapter import main as adapter
 from lorarar.commands.check import main as check
 from lorarar.errors import InputError
@@ -228,7 +228,7 @@ def test_the_golden_merge(tmp_path: Path) -> None:
     expected = load_file(GOLDEN / "expected.safetensors")
     assert merged.layers.keys() == expected.keys()
     for name, delta in expected.items():
-        limit = tolerance("merger", "onnx", "fp32").max_error * np.abs(delta).max()
+        limit = find_target("onnx").require("merger", "fp32").max_error * np.abs(delta).max()
         np.testing.assert_allclose(merged.layers[name].delta(), delta, rtol=0, atol=limit)
 
 
