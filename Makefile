@@ -11,27 +11,27 @@ STYLE := $(DATASET)/loras/styles/oil_painting_2.safetensors
 IMAGES := --content-image $(DATASET)/images/contents/teapot_1_0.png --style-image $(DATASET)/images/styles/oil_painting_2.png
 PROMPT := "a sks teapot in oil painting style"
 
-.PHONY: quickstart test test-full test-devices test-apps lint browser clean
+.PHONY: quickstart test test-full test-devices test-apps test-wheel test-lowest docs lint browser tools clean
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11; run  PYTHON=python3.11 make …"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[all,dev,docs]'
 	@touch $@
 
 quickstart: $(READY)  ## the main job: export ×3, check, merge two LoRAs, draw the image, each target beside the others
 	@mkdir -p $(OUT)
 	@for target in onnx coreml executorch; do set -e; \
 	  echo; echo "== $$target"; \
-	  $(BIN)/python -m export.pipeline --target $$target --out $(OUT)/$$target; \
-	  $(BIN)/lorarar check $(OUT)/$$target --json $(OUT)/check-$$target.json; \
+	  $(BIN)/lorarar export pipeline --target $$target --out $(OUT)/$$target; \
+	  $(BIN)/lorarar check $(OUT)/$$target --out $(OUT)/check-$$target.json; \
 	  $(BIN)/lorarar merge --bundle $(OUT)/$$target $(CONTENT) $(STYLE) \
-	    -o $(OUT)/merged-$$target.safetensors --coefficients-plot $(OUT)/coefficients-$$target.png; \
+	    --out $(OUT)/merged-$$target.safetensors --coefficients-plot $(OUT)/coefficients-$$target.png; \
 	done
 	$(BIN)/lorarar sheet $(addprefix $(OUT)/,onnx coreml executorch) \
-	  --content $(CONTENT) --style $(STYLE) $(IMAGES) --prompt $(PROMPT) -o $(OUT)/sheet.png
+	  --content $(CONTENT) --style $(STYLE) $(IMAGES) --prompt $(PROMPT) --out $(OUT)/sheet.png
 	@echo; echo "Made in $(OUT):"
 	@echo "  sheet.png                  LOOK AT THIS: a subject, a style and their merge, drawn through each target"
 	@echo "  onnx, coreml, executorch   bundles that make images from text with any two LoRAs, each checked against PyTorch"
@@ -55,10 +55,16 @@ browser:
 	  echo "no Chromium or Chrome here, and none could be installed (that needs root and apt-get)"
 
 test: lint browser  ## lint, types, tests; installs a Chromium as root on Debian
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not devices and not apps" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not devices and not apps" -n 2 --dist worksteal
 
-test-full: $(READY)  ## full sizes: every target of SDXL and KOALA within its time and memory
-	$(BIN)/python -m pytest -m full
+docs: $(READY)  ## the guide and the API reference, in build/site
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
+test-wheel: $(READY)  ## a wheel in an environment of its own, outside the repository: the README's merge, and what it lacks
+	$(BIN)/python tests/support/wheel_check.py
+
+test-lowest: $(READY)  ## the lowest versions that pyproject.toml allows: every import, and the tests of LoRA files
+	$(BIN)/python tests/support/lowest_versions.py
 
 # $(call debian,PROGRAMS,PACKAGES): where a program is missing, install the packages that bring it, as root on Debian.
 define debian
@@ -72,17 +78,21 @@ endef
 
 DEVICE_PACKAGES := adb qemu-user mmdebstrap gcc-aarch64-linux-gnu g++-aarch64-linux-gnu g++ cmake npm iproute2
 DEVICE_PROGRAMS := adb qemu-aarch64 mmdebstrap aarch64-linux-gnu-gcc aarch64-linux-gnu-g++ g++ cmake npm ss
-
-test-devices: $(READY)  ## two emulated arm64 phones over adb, and the native runner; installs its tools as root on Debian
-	$(call debian,$(DEVICE_PROGRAMS),$(DEVICE_PACKAGES))
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m devices
-
 APP_PACKAGES := default-jdk-headless npm gcc aapt zipalign apksigner android-framework-res dexdump swiftlang
 APP_PROGRAMS := javac npm gcc aapt2 zipalign apksigner dexdump swift
 
-test-apps: $(READY)  ## the engines of both demo apps, and the APK; installs its tools as root on Debian
-	$(call debian,$(APP_PROGRAMS),$(APP_PACKAGES))
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m apps
+# One after the other, also in `make -j`: apt-get locks out a second one.
+tools:
+	$(call debian,$(DEVICE_PROGRAMS) $(APP_PROGRAMS),$(DEVICE_PACKAGES) $(APP_PACKAGES))
+
+test-devices: $(READY) tools  ## two emulated arm64 phones over adb, and the native runner; installs its tools as root on Debian
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "devices and not full"
+
+test-apps: $(READY) tools  ## the engines of both demo apps, and the APK; installs its tools as root on Debian
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "apps and not full"
+
+test-full: $(READY) tools  ## full sizes within their time and memory, builds from nothing, reproducibility, mutants of the apps
+	$(BIN)/python -m pytest -m full
 
 clean:
 	rm -rf $(VENV) build

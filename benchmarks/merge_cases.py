@@ -64,11 +64,11 @@ def artifact_case(target: str, bundle: Path, inputs: Mapping[str, Tensor], threa
     """Return one run of an artifact on inputs that are already in memory."""
     component = Bundle.open(bundle).component("merger")
     if target == "onnx":
-        from runtime_py.backends.onnx import OnnxSession
+        from runtime_py.backends.onnx import OnnxRunner
 
-        session = OnnxSession(component, threads)
+        runner = OnnxRunner(component, threads)
         arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
-        return lambda: session.run(arrays)
+        return lambda: runner.run(arrays)
     from executorch.extension.pybindings import portable_lib
 
     # Not `runtime_py`'s session: it copies every output, which an app that reads them in place does not need.

@@ -19,7 +19,7 @@ from lorarar.command_line import EXIT_OK, Parser, given_settings, main_of, run_c
 from lorarar.console import console, print_table, progress
 from lorarar.errors import InputError
 from lorarar.lora import read_lora
-from runtime_py.pipeline import defaults
+from runtime_py.pipeline import Pipeline
 
 PROMPT = "a sks dog in watercolor painting style"
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     bundles = open_bundles(args.bundles)
     loras = [read_lora(args.content), read_lora(args.style)] if args.content else []
     requests = {
-        name: defaults(bundle, args.prompt, steps=args.steps, guidance=args.guidance)
+        name: Pipeline(bundle).request(args.prompt, steps=args.steps, guidance=args.guidance)
         for name, bundle in bundles.items()
     }
     with progress("") as update:

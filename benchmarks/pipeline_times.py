@@ -10,12 +10,12 @@ from typing import Any
 from benchmarks.machine import measure_machine, sgemm_case
 from benchmarks.runtimes import require_timed_here
 from benchmarks.timing import REST, Case, Progress, RunSettings, Samples, case_times, document_head, interleave
-from lorarar.command_line import Stopwatch
 from lorarar.errors import InputError
 from lorarar.lora import LoRA
 from runtime_py.bundle import Bundle
-from runtime_py.generate import merged_lora
+from runtime_py.merge import merged_lora
 from runtime_py.pipeline import Pipeline, Request
+from runtime_py.stages import timed
 
 STAGES = ("merge", "text", "load the UNet", "steps", "decode")
 
@@ -45,12 +45,12 @@ def measure_pipelines(
     progress: Progress,
 ) -> dict[str, Any]:
     """Draw each bundle's request in turn and return the document; `loras` are a content and a style, or none."""
-    watches: dict[str, list[Stopwatch]] = {name: [] for name in bundles}
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in bundles}
     progress("machine", 0, None)
     machine = measure_machine()
     cases: dict[str, Case] = {"sgemm": sgemm_case()}
     for name, bundle in bundles.items():
-        cases[name] = _case(bundle, loras, requests[name], settings.threads, watches[name])
+        cases[name] = _case(bundle, loras, requests[name], settings.threads, times[name])
     samples = interleave(cases, settings.runs, on_run=progress, rest=REST)
     first = next(iter(bundles.values()))
     return {
@@ -59,29 +59,28 @@ def measure_pipelines(
         "merged_pair": bool(loras),
         **machine.record(samples["sgemm"]),
         # The first image of each is the warm-up, which interleave doesn't time.
-        "cases": [_record(name, samples[name], watches[name][1:], requests[name], bundles[name]) for name in bundles],
+        "cases": [_record(name, samples[name], times[name][1:], requests[name], bundles[name]) for name in bundles],
     }
 
 
-def _case(bundle: Bundle, loras: Sequence[LoRA], request: Request, threads: int, watches: list[Stopwatch]) -> Case:
-    """Return the drawing of one image, which adds to `watches` where its time went."""
+def _case(bundle: Bundle, loras: Sequence[LoRA], request: Request, threads: int, times: list[dict[str, float]]) -> Case:
+    """Return the drawing of one image, which adds to `times` the seconds of its stages."""
 
     def draw() -> object:
-        pipeline, watch = Pipeline(bundle, threads), Stopwatch()
-        with watch.stage("merge"):
-            adapter = pipeline.adapter(merged_lora(bundle, loras, 1.0, 1.0))
+        pipeline, seconds = Pipeline(bundle, threads), dict[str, float]()
+        with timed(seconds, "merge"):
+            adapter = pipeline.adapter(merged_lora(bundle, loras))
         drawn = pipeline.draw(request, adapter)
-        watch.seconds.update(drawn.watch.seconds)
-        watches.append(watch)
+        times.append(seconds | drawn.seconds)
         return drawn
 
     return draw
 
 
 def _record(
-    name: str, samples: Samples, watches: Sequence[Stopwatch], request: Request, bundle: Bundle
+    name: str, samples: Samples, times: Sequence[Mapping[str, float]], request: Request, bundle: Bundle
 ) -> dict[str, Any]:
-    stages = {stage: median(watch.seconds[stage] for watch in watches) for stage in STAGES}
+    stages = {stage: median(seconds[stage] for seconds in times) for stage in STAGES}
     return {
         **case_times(name, samples),
         "steps": request.steps,

@@ -19,11 +19,10 @@ from benchmarks.command import add_run_options, check_files, choices, give_out, 
 from benchmarks.runtimes import ANYWHERE
 from benchmarks.timing import RunSettings
 from benchmarks.unet_times import UNetExport, measure_unets
+from export.targets import find_target
 from lorarar.base.names import BASES_HELP, DEFAULT_BASE
 from lorarar.command_line import EXIT_OK, Parser, given_settings, main_of, run_command
 from lorarar.console import console, print_table, progress
-from lorarar.errors import InputError
-from runtime_py.precisions import UNET_PRECISIONS
 
 
 def parser() -> Parser:
@@ -48,9 +47,7 @@ def run(args: argparse.Namespace) -> int:
     cases = []
     for target in choices("target", args.target, ANYWHERE):
         for precision in args.precision.split(","):
-            if precision not in UNET_PRECISIONS[target]:
-                offered = ", ".join(UNET_PRECISIONS[target])
-                raise InputError(f"`precision` is {precision!r}: {target} has no such UNet; it has {offered}")
+            find_target(target).require("unet", precision)
             cases.append((target, precision))
     check_files(args, "out")
     use_threads(settings.threads)

@@ -13,9 +13,9 @@ from benchmarks.processes import run_module
 from benchmarks.timing import REST, Case, Progress, RunSettings, Samples, case_times, document_head, interleave
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, read_json
-from runtime_py.backends import open_session
+from runtime_py.backends import open_runner
 from runtime_py.bundle import MANIFEST, Bundle
-from runtime_py.check import golden_inputs
+from runtime_py.golden import golden_inputs
 
 LIMIT = 10.0  # per cent that adapter inputs may cost through ONNX Runtime
 ADAPTER, FUSED = "adapter", "fused"
@@ -107,8 +107,8 @@ def _bundle(unet: UNetExport, target: str, precision: str, kind: str, folder: Pa
 
 def _case(bundle: Bundle, threads: int) -> Case:
     """Return one step on golden inputs that are in memory already."""
-    inputs, session = golden_inputs(bundle.component("unet")), open_session(bundle, "unet", threads)
-    return lambda: session.run(inputs)
+    inputs, runner = golden_inputs(bundle.component("unet")), open_runner(bundle, "unet", threads)
+    return lambda: runner.run(inputs)
 
 
 def _record(name: str, samples: Samples, bundle: Bundle) -> dict[str, Any]:

@@ -1,39 +1,36 @@
-"""Writing golden tensors: the inputs' recipe, and what PyTorch in fp32 makes of them."""
+"""Write golden tensors: the recipe of the inputs, and what PyTorch in fp32 makes of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors.numpy import save_file
 from torch import nn
 
-from export.graph import Graph, unet_graph
-from export.manifest import NOT_RUN, file_entry
-from export.tolerance import tolerance
+from export.components.unet import unet_graph
+from export.graph import Graph, ImageSize
 from lorarar.layout import Layout, unpack
-from lorarar.lora import write_lora
+from lorarar.lora import LoRA
 from lorarar.toolchains import quiet_toolchains
 from runtime_py.golden import golden_input, summarise
 from runtime_py.noise import normal_noise
 
-if TYPE_CHECKING:
-    from export.pipeline import PipelineOptions
-
 # Factors in [-0.5, 0.5) of rank 64 give ΔW a standard deviation near 0.7, so that the hidden units leave their bias and
 # the coefficients differ from column to column. A power of two keeps the values exact in fp16.
 FACTOR_SCALE = 0.5
-# A merged adapter of rank 128 then has ΔW of deviation 0.015, about half of a weight's: seen, and not all that is seen.
+# A merged adapter of rank 128 then has ΔW of deviation 0.015, about half of that of a weight: large enough that an
+# adapter that is left out is noticed, and small enough that the rest of the UNet still shows in the output.
 ADAPTER_SCALE = 1 / 16
 _RECIPES: dict[str, dict[str, Any]] = {
     "content_scale": {"value": 1.0},
-    "style_scale": {"value": 0.75},  # unequal, so that exchanging the two is seen
-    "sample": {"scale": 2.0},  # of deviation 1.15; a scheduler keeps latents near 1
+    "style_scale": {"value": 0.75},  # unequal, so that exchanging the two is noticed
+    "sample": {"scale": 2.0},  # a deviation of 1.15; a scheduler keeps latents near 1
     "timestep": {"value": 500.0},
     "encoder_hidden_states": {"scale": 1.0},
     "text_embeds": {"scale": 1.0},
@@ -46,7 +43,7 @@ GOLDEN_PROMPT, GOLDEN_SEED, GOLDEN_STEPS, GOLDEN_GUIDANCE = "a sks dog in waterc
 
 
 def golden_recipe(graph: Graph) -> dict[str, dict[str, Any]]:
-    """The manifest's golden inputs: every generated tensor has its own seed."""
+    """Return the manifest's golden inputs of a graph: every generated tensor has a seed of its own."""
     recipe: dict[str, dict[str, Any]] = {}
     for seed, (name, shape) in enumerate(graph.inputs.items(), start=1):
         sizes = list(graph.fixed(shape))
@@ -58,68 +55,77 @@ def golden_recipe(graph: Graph) -> dict[str, dict[str, Any]]:
 
 
 def write_golden(reference: nn.Module, recipe: dict[str, dict[str, Any]], path: Path) -> None:
-    """Run the reference in PyTorch fp32 on the golden inputs and keep the sampled outputs."""
+    """Run the reference in PyTorch fp32 on the golden inputs and write samples of its outputs to `path`."""
     dtypes = {name: np.int32 if name == "input_ids" else np.float32 for name in recipe}
     inputs = {name: torch.from_numpy(golden_input(spec, dtypes[name])) for name, spec in recipe.items()}
     with torch.inference_mode(), computing_in_fp32(reference):
         outputs = reference(**inputs)
     tensors = {}
     for name in list(outputs):
-        # One output at a time: at SDXL's size all of them are 1 GB.
+        # One output at a time, since all of SDXL's are 1 GB.
         for key, value in summarise(outputs.pop(name).numpy()).items():
             tensors[f"{name}.{key}"] = value
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
 
 
-def write_image(pipeline: Any, layout: Layout, options: PipelineOptions, folder: Path) -> dict[str, Any]:
-    """Let diffusers draw the golden image, with the unet's golden adapter as a LoRA; the manifest's entry for it.
+def write_golden_image(pipeline: Any, layout: Layout, rank: int, size: ImageSize, path: Path) -> dict[str, Any]:
+    """Let diffusers draw the golden image into `path`, and return what it was told: prompt, seed, steps and guidance.
 
-    The LoRA goes through a file and PEFT: nothing of the exported graph is in this reference. The pipeline's networks
-    are as before when it returns.
+    The UNet has its golden adapter as a LoRA, which goes through diffusers and PEFT: nothing of the exported graph is
+    in this reference. `rank` is that of one LoRA. The pipeline's networks are as before when this returns.
     """
-    target, path = options.target, folder / "golden" / "pipeline.safetensors"
-    recipe = golden_recipe(unet_graph(pipeline.unet, layout, options.rank, options.size, nn.Identity()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with quiet_toolchains(), _with_lora(pipeline.unet, _golden_lora(pipeline.unet, layout, rank, size)):
+        drawn = _draw(pipeline, size)
+    save_file({f"image.{key}": value for key, value in summarise(drawn).items()}, path)
+    return {
+        "prompt": GOLDEN_PROMPT,
+        "seed": GOLDEN_SEED,
+        "steps": GOLDEN_STEPS,
+        "guidance": GOLDEN_GUIDANCE,
+    }
+
+
+def _golden_lora(unet: Any, layout: Layout, rank: int, size: ImageSize) -> LoRA:
+    """Return the golden adapter of the UNet's graph as a LoRA."""
+    recipe = golden_recipe(unet_graph(unet, layout, rank, size, nn.Identity()))
     adapter = {
         name.removeprefix("adapter_"): golden_input(spec)
         for name, spec in recipe.items()
         if name.startswith("adapter_")
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name("lora.safetensors")
-    write_lora(unpack(adapter, layout), temporary)
-    latent, channels = options.size.latent, pipeline.unet.config.in_channels
-    noise = torch.from_numpy(normal_noise((1, channels, latent, latent), GOLDEN_SEED))
-    pipeline.set_progress_bar_config(disable=True)
-    with quiet_toolchains():
-        pipeline.unet.load_lora_adapter(str(temporary), prefix="unet")
-    for name, value in pipeline.unet.named_parameters():
-        # PEFT casts a layer's input to its adapter's type, before the hook below could widen that.
+    return unpack(adapter, layout)
+
+
+@contextmanager
+def _with_lora(unet: Any, lora: LoRA) -> Iterator[None]:
+    """Put a LoRA on a diffusers UNet, through PEFT, while the block runs."""
+    unet.load_lora_adapter(lora.to_state_dict(), prefix="unet")
+    for name, value in unet.named_parameters():
+        # PEFT casts a layer's input to its adapter's type, before computing_in_fp32 could widen that.
         if ".lora_" in name:
             value.data = value.data.float()
     try:
-        with quiet_toolchains(), computing_in_fp32(pipeline.unet), torch.inference_mode():
-            drawn = pipeline(
-                GOLDEN_PROMPT,
-                num_inference_steps=GOLDEN_STEPS,
-                guidance_scale=GOLDEN_GUIDANCE,
-                height=options.size.pixels,
-                width=options.size.pixels,
-                latents=noise,
-                output_type="pt",
-            ).images
+        yield
     finally:
-        pipeline.unet.unload_lora()
-        temporary.unlink()
-    save_file({f"image.{key}": value for key, value in summarise(drawn.float().numpy()).items()}, path)
-    return file_entry(folder, path) | {
-        "prompt": GOLDEN_PROMPT,
-        "seed": GOLDEN_SEED,
-        "steps": GOLDEN_STEPS,
-        "guidance": GOLDEN_GUIDANCE,
-        "tolerance": asdict(tolerance("pipeline", target, options.precision)),
-        "parity": NOT_RUN.to_json(),
-    }
+        unet.unload_lora()
+
+
+def _draw(pipeline: Any, size: ImageSize) -> Float[np.ndarray, "1 3 h w"]:
+    noise = normal_noise((1, pipeline.unet.config.in_channels, size.latent, size.latent), GOLDEN_SEED)
+    pipeline.set_progress_bar_config(disable=True)
+    with computing_in_fp32(pipeline.unet), torch.inference_mode():
+        drawn = pipeline(
+            GOLDEN_PROMPT,
+            num_inference_steps=GOLDEN_STEPS,
+            guidance_scale=GOLDEN_GUIDANCE,
+            height=size.pixels,
+            width=size.pixels,
+            latents=torch.from_numpy(noise),
+            output_type="pt",
+        ).images
+    return drawn.float().numpy()
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""Writing manifest.json; `runtime_py/manifest.schema.json` is its published schema."""
+"""Make a bundle's manifest; `runtime_py/manifest.schema.json` is its published schema."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,94 +11,97 @@ from typing import Any
 import torch
 
 from export.graph import Graph
+from export.targets import Target
 from lorarar import __version__
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import LoadedHypernet
 from lorarar.layout import Layout, Shape
 from runtime_py.bundle import MANIFEST, tree_sha256
+from runtime_py.check import CheckRow
 from runtime_py.golden import GENERATOR, GENERATOR_TEXT
-from runtime_py.parity import Parity, Tolerance
+from runtime_py.parity import Parity
 
 SCHEMA_VERSION = 1
-_KEPT: dict[torch.dtype | None, str] = {torch.float32: "float32", torch.int32: "int32"}
-NOT_RUN = Parity("not_run", "being exported", None, None, "", "", "")
+_DTYPES = {torch.float32: "float32", torch.int32: "int32"}
+_NOT_RUN = Parity("not_run", "being exported", None, None, "", "", "").to_json()
 
 
-def io_dtype(target: str, precision: str) -> str:
-    """The type of an artifact's inputs and outputs, but for those that stay as they are in every precision.
-
-    Weights of few bits are for the base alone; Core ML's are made from its fp16 program.
-    """
-    return "float16" if precision == "fp16" or (target == "coreml" and precision != "fp32") else "float32"
-
-
-def check_output(out: Path) -> None:
-    """Refuse to overwrite what is not a bundle."""
+def require_output(out: Path) -> None:
+    """Refuse to overwrite what is not a bundle, with InputError."""
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not a bundle; it is not overwritten: give --out a new name")
+        raise InputError(f"{out} exists and is not a bundle; it is not overwritten: give `out` a new name")
 
 
 def file_entry(folder: Path, path: Path) -> dict[str, Any]:
-    """Name, size and hash of a file (or folder) in a bundle's folder."""
+    """Return the name, size and hash of a file (or folder) in a bundle's folder."""
     size, digest = tree_sha256(path)
     return {"file": path.relative_to(folder).as_posix(), "bytes": size, "sha256": digest}
 
 
 def component_entry(
-    folder: Path,
-    graph: Graph,
-    artifact: str,
-    golden: str,
-    recipe: Mapping[str, Any],
-    tolerance: Tolerance,
-    dtype: str,
-    dynamic: bool,
+    folder: Path, graph: Graph, target: Target, precision: str, artifact: Path, golden: Path, recipe: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """One entry of the manifest's `components`, for files that lie in `folder` already."""
+    """Return a component's entry in the manifest, not yet checked. Its two files lie in `folder` already."""
+    dtype = target.io_dtype(precision)
+    dtypes = dict.fromkeys(graph.inputs, dtype) | {name: _DTYPES[kind] for name, kind in graph.dtypes.items()}
+
+    def tensor(name: str, dtype: str, shape: Shape) -> dict[str, Any]:
+        return {"name": name, "dtype": dtype, "shape": list(shape if target.free_rank else graph.fixed(shape))}
+
     return {
-        **file_entry(folder, folder / artifact),
-        "inputs": [
-            _tensor(graph, name, shape, _KEPT.get(graph.kept.get(name), dtype), dynamic)
-            for name, shape in graph.inputs.items()
-        ],
-        "outputs": [_tensor(graph, name, shape, dtype, dynamic) for name, shape in graph.outputs.items()],
-        "golden": {**file_entry(folder, folder / golden), "inputs": dict(recipe)},
-        "tolerance": asdict(tolerance),
-        "parity": NOT_RUN.to_json(),
+        **file_entry(folder, artifact),
+        "inputs": [tensor(name, dtypes[name], shape) for name, shape in graph.inputs.items()],
+        "outputs": [tensor(name, dtype, shape) for name, shape in graph.outputs.items()],
+        "golden": {**file_entry(folder, golden), "inputs": dict(recipe)},
+        "tolerance": asdict(target.require(graph.name, precision)),
+        "parity": _NOT_RUN,
     }
 
 
-def _tensor(graph: Graph, name: str, shape: Shape, dtype: str, dynamic: bool) -> dict[str, Any]:
-    return {"name": name, "dtype": dtype, "shape": list(shape if dynamic else graph.fixed(shape))}
-
-
-def manifest(
-    target: str,
+def make_manifest(
+    target: Target,
     precision: str,
     rank: int,
     layout: Layout,
     components: Mapping[str, Any],
-    loaded: LoadedHypernet | None = None,
+    hypernet: LoadedHypernet | None = None,
+    pipeline: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The whole manifest; `loaded` is the merger's hypernetwork, where there is a merger."""
-    network = loaded and {
-        "source": loaded.source,
-        "trained": loaded.trained,
-        "kv_rule": loaded.hypernet.config.kv_rule,
-        "sha256": loaded.sha256,
+    """Return the manifest of a bundle that is not yet checked.
+
+    `hypernet` is given where the bundle holds one, `pipeline` (its facts, without parity) where it draws images.
+    """
+    network = hypernet and {
+        "source": hypernet.source,
+        "trained": hypernet.trained,
+        "kv_rule": hypernet.hypernet.config.kv_rule,
+        "sha256": hypernet.sha256,
     }
     return {
         "schema_version": SCHEMA_VERSION,
         "toolkit_version": __version__,
         "base": layout.base,
-        "target": target,
+        "target": target.name,
         "precision": precision,
         **({"hypernetwork": network} if network else {}),
         "layout": layout.to_json(rank),
         "golden_generator": {"name": GENERATOR, "text": GENERATOR_TEXT},
         "components": dict(components),
+        **({"pipeline": {**pipeline, "golden": {**pipeline["golden"], "parity": _NOT_RUN}}} if pipeline else {}),
     }
 
 
-def write_manifest(folder: Path, data: Mapping[str, Any]) -> None:
-    (folder / MANIFEST).write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+def with_parity(manifest: Mapping[str, Any], rows: Sequence[CheckRow]) -> dict[str, Any]:
+    """Return the manifest with what the check found: of each component its first row, which is nearest to a device."""
+    found = {row.component: row.parity().to_json() for row in reversed(rows)}
+    components = {name: {**entry, "parity": found[name]} for name, entry in manifest["components"].items()}
+    checked = {**manifest, "components": components}
+    if "pipeline" in manifest:
+        facts = manifest["pipeline"]
+        checked["pipeline"] = {**facts, "golden": {**facts["golden"], "parity": found["pipeline"]}}
+    return checked
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a bundle's manifest."""
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n", encoding="utf-8")

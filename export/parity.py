@@ -1,31 +1,30 @@
-"""Every export ends here: the artifact just written is opened and run, and a mismatch is an error."""
+"""Check a bundle under construction: every artifact just written is opened and run, and a mismatch is an error."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from lorarar.errors import FailedCheck
 from runtime_py.bundle import Bundle
 from runtime_py.check import CheckRow, check_component, check_pipeline
 
 
-def measure(folder: Path, component: str, progress: Callable[[str], None]) -> list[CheckRow]:
-    """Check one component of a bundle under construction. Raises FailedCheck unless every runtime passed."""
-    rows = check_component(Bundle.open(folder), component, progress)
-    for row in rows:
-        _require(row)
+def check_all(bundle: Bundle, on_progress: Callable[[str], None]) -> list[CheckRow]:
+    """Check every component of a bundle, and the whole pipeline where it is one; return a row a runtime.
+
+    Raises FailedCheck at the first component that did not pass in every runtime of this machine.
+    """
+    rows: list[CheckRow] = []
+    for name in bundle.manifest["components"]:
+        rows += _passed(check_component(bundle, name, on_progress))
+    if "pipeline" in bundle.manifest:
+        rows += _passed([check_pipeline(bundle, on_progress)])
     return rows
 
 
-def measure_pipeline(folder: Path, progress: Callable[[str], None]) -> CheckRow:
-    """Check the whole pipeline of a bundle under construction. Raises FailedCheck unless it passed."""
-    row = check_pipeline(Bundle.open(folder), progress)
-    _require(row)
-    return row
-
-
-def _require(row: CheckRow) -> None:
-    if row.status != "passed":
-        runtime = row.runtime or "the runtime"
-        raise FailedCheck(f"{row.component} in {runtime}: {row.reason}; no bundle was written")
+def _passed(rows: list[CheckRow]) -> list[CheckRow]:
+    for row in rows:
+        if row.status != "passed":
+            runtime = row.runtime or "the runtime"
+            raise FailedCheck(f"{row.component} in {runtime}: {row.reason}; no bundle was written")
+    return rows

@@ -1,4 +1,4 @@
-"""What an export will make, before it is made: sizes, memory, and what a phone will say to them (`--plan`).
+"""Tell what an export will make before it is made: sizes, memory, and what a phone says to them (`--plan`).
 
 Counted on the meta device, from the shapes of every layer; a test compares the sizes with measured exports.
 """
@@ -14,54 +14,28 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from export.manifest import io_dtype
-from export.parts import ImageDecoder
-from export.targets import NEURAL_ENGINE_BYTES
-from export.tolerance import part_precision
+from export.components.vae import ImageDecoder
+from export.source import chosen_rank
+from export.targets import TARGETS, Target, find_target
+from export.tolerance import component_precision
+from lorarar.base.names import load_layout
+from lorarar.base.sources import meta_parts, open_tiny_vae
 from lorarar.layout import Layout, adapter_shapes, fixed, rank_sizes
-from runtime_py.precisions import UNET_PRECISIONS
 
 PHONE_BYTES = int(2.8 * 2**30)
 """What an app may use on an iPhone of 6 GB, by those who met the limit; the increased-memory entitlement gives more."""
-
-# Bytes a weight by the kind of layer; scales are counted with the weights that share them.
-_FLOATS = {"fp32": 4.0, "fp16": 2.0}
-_FEW_BITS: Mapping[tuple[str, str], Mapping[str, float]] = {
-    ("onnx", "w8"): {"linear": 1 + 4 / 32, "conv": 1.0, "other": 4.0},
-    ("onnx", "w4"): {"linear": 0.5 + 4 / 32, "conv": 1.0, "other": 4.0},
-    ("coreml", "w8"): {"linear": 1.0, "conv": 1.0, "other": 1.0},
-    ("coreml", "w6"): {"linear": 0.75, "conv": 0.75, "other": 0.75},
-    ("coreml", "w4"): {"linear": 0.5, "conv": 0.75, "other": 0.5},
-    ("executorch", "w8"): {"linear": 1.0, "conv": 4.0, "other": 4.0},
-    ("executorch", "w4"): {"linear": 0.5 + 4 / 32, "conv": 4.0, "other": 4.0},
-}
-
-
-# What exporting and checking a UNet takes: seconds for a million weights and peak bytes for a weight, as they are in
-# docs/full-size.md (a test compares).
-_COSTS: Mapping[tuple[str, str], tuple[float, float]] = {
-    ("onnx", "fp32"): (0.10, 5.4),
-    ("onnx", "fp16"): (0.07, 3.0),
-    ("coreml", "fp16"): (0.13, 5.1),
-    ("executorch", "fp32"): (0.21, 13.7),
-    ("executorch", "w8"): (0.30, 7.1),
-}
 _TOOLCHAIN_BYTES = 500_000_000  # of a process that has torch and a converter loaded
 
 
 @dataclass(frozen=True)
-class PartPlan:
+class ComponentPlan:
     """One component as it will be."""
 
     name: str
     precision: str
     parameters: int
     bytes: int
-
-    @property
-    def chunks(self) -> int:
-        """Of a Core ML pipeline."""
-        return max(1, math.ceil(self.bytes / NEURAL_ENGINE_BYTES))
+    chunks: int  # of a Core ML pipeline; 1 otherwise
 
 
 @dataclass(frozen=True)
@@ -69,95 +43,97 @@ class Plan:
     """A bundle as it will be."""
 
     base: str
-    target: str
+    target: Target
     precision: str
-    parts: tuple[PartPlan, ...]
+    components: tuple[ComponentPlan, ...]
     adapter_bytes: int  # of one merged adapter, while an image is drawn
 
     @property
-    def unet(self) -> PartPlan:
-        return next(part for part in self.parts if part.name == "unet")
+    def unet(self) -> ComponentPlan:
+        """The plan of the UNet."""
+        return next(component for component in self.components if component.name == "unet")
 
     @property
     def export_seconds(self) -> float | None:
-        """Of the UNet with its check, on 2 cores of a server; None in a precision that was not measured."""
-        cost = _COSTS.get((self.target, self.precision))
-        return cost[0] * self.unet.parameters / 1e6 if cost else None
+        """Seconds that the UNet's export and check take on 2 cores of a server; None where it was not measured."""
+        cost = self.target.costs.get(self.precision)
+        return cost.seconds_per_million * self.unet.parameters / 1e6 if cost else None
 
     @property
     def export_bytes(self) -> int | None:
-        """The most memory that it takes; None in a precision that was not measured."""
-        cost = _COSTS.get((self.target, self.precision))
-        return round(_TOOLCHAIN_BYTES + cost[1] * self.unet.parameters) if cost else None
+        """The most memory that they take; None where it was not measured."""
+        cost = self.target.costs.get(self.precision)
+        return round(_TOOLCHAIN_BYTES + cost.peak_bytes_per_weight * self.unet.parameters) if cost else None
 
     @property
     def running_bytes(self) -> int:
         """Weights that are in memory together: the UNet and its adapter. Activations come on top."""
-        return max(self.unet.bytes + self.adapter_bytes, *(part.bytes for part in self.parts))
+        return max(self.unet.bytes + self.adapter_bytes, *(component.bytes for component in self.components))
 
 
-def plan(base: str, target: str, precision: str, layout: Layout, rank: int, parts: Mapping[str, Any]) -> Plan:
-    """`parts` are the base's networks by name (`lorarar.base.sources.meta_parts`); weights are not looked at."""
-    found = []
+def plan_pipeline(
+    base: str, *, target: str, precision: str | None = None, rank: int | None = None, tiny_vae: str | None = None
+) -> Plan:
+    """Plan the export of a base by its name or folder. No weights are read, so a named base needs none.
+
+    The parameters are those of `export.pipeline`. Raises InputError as it does, and for a base in a single file.
+    """
+    found = find_target(target)
+    precision = precision or found.default_precision
+    found.require("unet", precision)
+    rank = chosen_rank(base, rank)
+    layout, networks = load_layout(base), meta_parts(base)
+    if tiny_vae is not None:
+        scale = 2 ** (len(networks["vae"].config.block_out_channels) - 1)
+        networks["vae"] = open_tiny_vae(tiny_vae, scale, networks["unet"].config.in_channels)
+    return plan(found, precision, layout, rank, networks)
+
+
+def plan(target: Target, precision: str, layout: Layout, rank: int, networks: Mapping[str, Any]) -> Plan:
+    """Plan the export of networks by their pipeline names (`lorarar.base.sources.meta_parts`)."""
     # Of the VAE, only what decodes is exported.
-    networks = {name: parts[name] for name in ("text_encoder", "text_encoder_2", "unet")}
-    for name, network in (networks | {"vae_decoder": ImageDecoder(parts["vae"])}).items():
-        used = part_precision(name, precision)
-        counts = _weights(network)
-        size = sum(count * bytes_a_weight(target, used, kind) for kind, count in counts.items())
-        found.append(PartPlan(name, used, sum(counts.values()), round(size)))
+    exported = {name: networks[name] for name in ("text_encoder", "text_encoder_2", "unet")}
+    exported["vae_decoder"] = ImageDecoder(networks["vae"])
+    components = tuple(
+        _plan_component(target, name, component_precision(name, precision), network)
+        for name, network in exported.items()
+    )
     shapes, sizes = adapter_shapes(layout).values(), rank_sizes(rank)
     numbers = sum(math.prod(fixed(shape, sizes)) for shape in shapes)
-    return Plan(base, target, precision, tuple(found), numbers * np.dtype(io_dtype(target, precision)).itemsize)
+    adapter_bytes = numbers * np.dtype(target.io_dtype(precision)).itemsize
+    return Plan(layout.base, target, precision, components, adapter_bytes)
 
 
-def bytes_a_weight(target: str, precision: str, kind: str) -> float:
-    """Of a weight of a `linear`, a `conv` or an `other` layer."""
-    return _FLOATS[precision] if precision in _FLOATS else _FEW_BITS[target, precision][kind]
+def _plan_component(target: Target, name: str, precision: str, network: nn.Module) -> ComponentPlan:
+    counts, each = _count_weights(network), target.bytes_per_weight[precision]
+    size = round(sum(count * getattr(each, kind) for kind, count in counts.items()))
+    chunks = math.ceil(size / target.chunk_bytes) if target.chunk_bytes else 1
+    return ComponentPlan(name, precision, sum(counts.values()), size, max(1, chunks))
 
 
 def advice(planned: Plan) -> list[str]:
-    """What a phone will say to the plan, a sentence each, and what to do about it."""
-    said = []
-    for part in planned.parts:
-        if planned.target == "coreml" and part.chunks > 1:
-            said.append(
-                f"{part.name}: over the 1 GB that the Neural Engine takes as one model, so it becomes a pipeline of "
-                f"{part.chunks} chunks in one package; an app loads it like any other"
-            )
+    """Say what a phone will do with the plan, a sentence each, and what to do about it."""
+    said = [
+        f"{component.name}: over the 1 GB that the Neural Engine takes as one model, so it becomes a pipeline of "
+        f"{component.chunks} chunks in one package; an app loads it like any other"
+        for component in planned.components
+        if component.chunks > 1
+    ]
     need = f"{planned.running_bytes / 1e9:.1f} GB of weights and adapter are in memory while an image is drawn"
     if planned.running_bytes <= PHONE_BYTES:
         return [*said, f"{need}; an app on a phone of 6 GB may use about {PHONE_BYTES / 1e9:.1f}"]
-    smaller = [name for name in UNET_PRECISIONS[planned.target] if name.startswith("w") and name != planned.precision]
-    least = smaller[-1:] or [planned.precision]
-    fits = planned.unet.parameters * bytes_a_weight(planned.target, least[0], "linear") <= PHONE_BYTES
-    do = f"give --precision {' or '.join(smaller)}" if fits and smaller else "give a smaller --base"
+    target = planned.target
+    smaller = [name for name in target.precisions if name.startswith("w") and name != planned.precision]
+    least = smaller[-1] if smaller else planned.precision
+    fits = planned.unet.parameters * target.bytes_per_weight[least].linear <= PHONE_BYTES
+    do = f"choose the precision {' or '.join(smaller)}" if fits and smaller else "choose a smaller base"
     return [*said, f"{need}, over the {PHONE_BYTES / 1e9:.1f} that an app may use on a phone of 6 GB: {do}"]
 
 
-def print_plan(planned: Plan) -> None:
-    """The table and the advice."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{planned.base} · {planned.target} · {planned.precision}: nothing is made yet")
-    for column in ("component", "precision", "parameters", "size"):
-        table.add_column(column, justify="left" if column in ("component", "precision") else "right")
-    for part in planned.parts:
-        table.add_row(part.name, part.precision, f"{part.parameters / 1e6:.2f} M", f"{part.bytes / 1e6:.1f} MB")
-    total = sum(part.bytes for part in planned.parts)
-    table.add_row("bundle", "", "", f"{total / 1e6:.1f} MB", style="bold")
-    console = Console()
-    console.print(table)
-    console.print(_effort(planned), highlight=False)
-    for sentence in advice(planned):
-        console.print(sentence, highlight=False)
-
-
-def _effort(planned: Plan) -> str:
-    """How long the export will take, and how much memory."""
+def effort(planned: Plan) -> str:
+    """Say how long the export will take, and how much memory."""
     if planned.export_seconds is None or planned.export_bytes is None:
-        known = ", ".join(f"{target} {precision}" for target, precision in _COSTS)
+        known = ", ".join(f"{name} {precision}" for name, target in TARGETS.items() for precision in target.costs)
         return f"how long it takes, and how much memory, was not measured in this precision; it was for {known}"
     minutes = planned.export_seconds / 60
     return (
@@ -166,8 +142,8 @@ def _effort(planned: Plan) -> str:
     )
 
 
-def _weights(network: nn.Module) -> Counter[str]:
-    """How many numbers the layers of each kind hold; biases and norms are `other`."""
+def _count_weights(network: nn.Module) -> Counter[str]:
+    """Count the numbers that layers of each kind of WeightBytes hold; biases and norms are `other`."""
     counts: Counter[str] = Counter()
     for layer in network.modules():
         kind = "linear" if isinstance(layer, nn.Linear) else "conv" if isinstance(layer, nn.Conv2d) else "other"

@@ -1,13 +1,15 @@
-"""Exports that go on where they were stopped: finished parts wait in a hidden folder beside the bundle.
+"""Exports that go on where they were stopped: finished components wait in a hidden folder beside the bundle.
 
-Only an interrupt, a kill or a crash of the machine leaves one behind; an error that an export reports removes it, since
-the same command would end there again.
+Whatever stops an export (Ctrl-C, a kill, a full disk, too little memory, an error of a toolchain), the same command
+goes on from what was finished, since making it again may take minutes. Nothing waits where the same command would end
+the same way: after an InputError, and after a component that is not PyTorch's equal.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,36 +23,44 @@ from lorarar.errors import FailedCheck, InputError
 from lorarar.files import atomic_file, replace_folder
 from runtime_py.bundle import tree_sha256
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows has none; two exports at once are not noticed there
+    fcntl = None  # type: ignore[assignment]
+
 STATE = "unfinished.json"
 _TOOLCHAINS = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "coremltools", "executorch")
 
 
 @dataclass
 class Unfinished:
-    """A bundle under construction."""
+    """A bundle under construction: its folder, and the manifest's entries of what is finished in it."""
 
     folder: Path
-    digest: str
+    digest: str  # of all that the bundle depends on
     entries: dict[str, Any] = field(default_factory=dict)
 
     def kept(self, name: str) -> Any | None:
-        """The entry of a part that an earlier run finished, if its file is still what it was."""
+        """Return the entry of what an earlier run finished, if its files are still what they were."""
         entry = self.entries.get(name)
         if entry is None:
             return None
-        path = self.folder / entry["file"]
-        whole = path.exists() and tree_sha256(path) == (entry["bytes"], entry["sha256"])
-        return entry if whole else None
+        files = [entry, entry["golden"]] if "golden" in entry else [entry]
+        return entry if all(self._is_whole(file) for file in files) else None
+
+    def _is_whole(self, file: Mapping[str, Any]) -> bool:
+        path = self.folder / file["file"]
+        return path.exists() and tree_sha256(path) == (file["bytes"], file["sha256"])
 
     def keep(self, name: str, entry: Mapping[str, Any]) -> None:
-        """Note that a part is finished; `entry` has its `file`, `bytes` and `sha256`."""
+        """Note that something is finished; `entry`, and its `golden` if any, have `file`, `bytes` and `sha256`."""
         self.entries[name] = dict(entry)
         with atomic_file(self.folder / STATE) as temporary:
             temporary.write_text(json.dumps({"digest": self.digest, "entries": self.entries}), encoding="utf-8")
 
-    def discard(self, entry: str | Path) -> None:
-        """Remove what a stopped run left of a file or folder that is about to be made."""
-        path = self.folder / entry
+    def discard(self, name: str) -> None:
+        """Remove a file or folder of the bundle, if it is there."""
+        path = self.folder / name
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -61,17 +71,55 @@ class Unfinished:
 def unfinished_folder(out: Path, facts: Mapping[str, Any]) -> Iterator[Unfinished]:
     """Yield the folder to work in; it becomes `out` on success. `facts` are all that the bundle depends on.
 
-    An earlier run's folder is taken up when it was made of the same facts by the same toolchains.
+    An earlier run's folder is taken up when it was made of the same facts by the same toolchains. Raises InputError
+    while another export works on the same `out`.
     """
     digest = hashlib.sha256(json.dumps([facts, _versions()], sort_keys=True).encode()).hexdigest()
-    work = _take_up(out.parent / f".{out.name}.unfinished", digest)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+        work = _take_up(out.parent / f".{out.name}.unfinished", digest)
+        try:
+            yield work
+            (work.folder / STATE).unlink(missing_ok=True)
+            replace_folder(work.folder, out)
+        except BaseException as error:
+            if isinstance(error, (InputError, FailedCheck)) or not work.entries:
+                shutil.rmtree(work.folder, ignore_errors=True)
+            else:
+                error.add_note(f"what is finished waits in {work.folder}; the same command goes on from it")
+            raise
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the lock of a bundle's name. The system releases it when the process ends, however it ends."""
+    path = out.parent / f".{out.name}.lock"
+    if fcntl is None:
+        yield
+        return
+    while True:
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise InputError(f"{out}: another export is writing it; wait for its end, or give another `out`") from None
+        if _is_at(path, handle):
+            break
+        os.close(handle)  # Its last holder removed the file between the two calls.
     try:
-        yield work
-        (work.folder / STATE).unlink(missing_ok=True)
-        replace_folder(work.folder, out)
-    except (InputError, FailedCheck, OSError, MemoryError):
-        shutil.rmtree(work.folder, ignore_errors=True)
-        raise
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    """Tell whether an open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _take_up(folder: Path, digest: str) -> Unfinished:
@@ -80,7 +128,7 @@ def _take_up(folder: Path, digest: str) -> Unfinished:
         if state["digest"] == digest:
             return Unfinished(folder, digest, dict(state["entries"]))
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # none, or damaged: the work starts anew
+        pass  # There is none, or it is damaged: the work starts anew.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return Unfinished(folder, digest)

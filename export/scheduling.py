@@ -1,4 +1,4 @@
-"""A diffusers scheduler as the manifest's plain numbers."""
+"""Turn a diffusers scheduler into the manifest's plain numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lorarar.errors import InputError
 from runtime_py.scheduler import SchedulerSettings
 
 KINDS = {"EulerDiscreteScheduler": "euler", "DDIMScheduler": "ddim"}
-# Options that change the result and that the runtimes do not have, with the values that they may have here.
+# Options that change the result and that the runtimes lack → the values at which they change nothing.
 _ONLY: dict[str, tuple[Any, ...]] = {
     "use_karras_sigmas": (False, None),
     "use_exponential_sigmas": (False, None),
@@ -23,7 +23,10 @@ _ONLY: dict[str, tuple[Any, ...]] = {
 
 
 def scheduler_settings(scheduler: Any) -> SchedulerSettings:
-    """The settings of an Euler or DDIM scheduler. InputError for others, and for options that the runtimes lack."""
+    """Return the settings of an Euler or DDIM scheduler of diffusers.
+
+    Raises InputError for other schedulers, and for options that the runtimes lack.
+    """
     name, config = type(scheduler).__name__, scheduler.config
     if name not in KINDS:
         raise InputError(

@@ -1,28 +1,27 @@
-"""Run a bundle's artifacts on their golden inputs and compare with PyTorch's outputs.
-
-    lorarar check BUNDLE [--json FILE]
-
-Prints a table. Exits 1 when a part is out of tolerance or could not be run, 2 when the bundle is damaged.
-"""
+"""Run a bundle's artifacts on their golden inputs and compare them with PyTorch's outputs."""
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lorarar.command_line import EXIT_FAILED_CHECK, EXIT_OK, Parser, run_command
 from lorarar.errors import InputError
-from lorarar.files import atomic_file
-from runtime_py.bundle import Bundle, Component, read_golden
-from runtime_py.golden import golden_input
-from runtime_py.parity import Difference, Parity, Tolerance, compare_golden
-from runtime_py.precisions import offer
+from runtime_py.backends import Runner, Runners, open_runner, open_runners
+from runtime_py.component import Component, read_golden
+from runtime_py.golden import golden_inputs
+from runtime_py.parity import Difference, Parity, Tolerance, compare_golden, explain_nulls
+from runtime_py.pipeline import Pipeline, Request
+
+if TYPE_CHECKING:
+    from runtime_py.bundle import Bundle
+
+OnText = Callable[[str], None]
+"""Called with what is being done."""
 
 
 @dataclass(frozen=True)
@@ -41,103 +40,105 @@ class CheckRow:
 
     @property
     def worst(self) -> Difference | None:
+        """The output that is farthest off."""
         return max(self.outputs, key=lambda d: (d.max_error, -d.psnr_db), default=None)
 
     @property
     def psnr_db(self) -> float | None:
+        """The smallest PSNR of all outputs."""
         return min((d.psnr_db for d in self.outputs), default=None)
 
     def parity(self) -> Parity:
-        """This row as the manifest records it."""
+        """Return this row as the manifest records it."""
         host = f"{platform.system()} {platform.machine()}"
         worst = max((d.max_abs for d in self.outputs), default=None)
         return Parity(self.status, self.reason, self.psnr_db, worst, self.runtime, self.runtime_version, host)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return this row as JSON: infinite numbers become null, which the reason then explains."""
+        data = asdict(self)
+        errors = [number for output in self.outputs for number in (output.max_error, output.max_abs)]
+        data["reason"] = explain_nulls(self.reason, [output.psnr_db for output in self.outputs], errors)
+        for entry in data["outputs"]:
+            for key in ("psnr_db", "max_error", "max_abs"):
+                entry[key] = entry[key] if np.isfinite(entry[key]) else None
+        return data
 
-def golden_inputs(component: Component) -> dict[str, np.ndarray]:
-    """The component's golden inputs, generated in the types it takes."""
-    dtypes = {spec.name: spec.dtype for spec in component.inputs}
-    return {name: golden_input(spec, dtypes[name]) for name, spec in component.golden_inputs.items()}
+
+def check_bundle(bundle: Bundle, on_text: OnText = lambda _: None) -> list[CheckRow]:
+    """Check every component of a bundle, and the whole pipeline where there is one."""
+    rows = [row for name in bundle.manifest["components"] for row in check_component(bundle, name, on_text)]
+    return [*rows, check_pipeline(bundle, on_text)] if "pipeline" in bundle.manifest else rows
 
 
-def check_component(bundle: Bundle, name: str, progress: Callable[[str], None] = lambda _: None) -> list[CheckRow]:
-    """Run one component every way this machine can; a toolchain that is missing makes a `not_run` row."""
-    from runtime_py.backends import open_sessions
+def check_component(bundle: Bundle, name: str, on_text: OnText = lambda _: None) -> list[CheckRow]:
+    """Run one component every way this machine can.
 
+    A row is `not_run` where the toolchain is missing, or where the runtime refuses the artifact or a run of it.
+    """
     component = bundle.component(name)
     expected = component.golden_outputs()
+    runners = open_runners(bundle, name)
     inputs: dict[str, np.ndarray] = {}
-    sessions = open_sessions(bundle, name)
     rows: list[CheckRow] = []
     while True:
-        progress(f"{name}: loading")
+        on_text(f"{name}: loading")
         start = time.perf_counter()
         try:
-            session = next(sessions, None)
+            runner = next(runners, None)
         except InputError as error:
-            return [*rows, CheckRow(name, "", "", "not_run", str(error), (), component.tolerance, 0.0, 0.0)]
-        if session is None:
+            return [*rows, _not_run(component, "", "", error)]
+        if runner is None:
             return rows
-        ready = time.perf_counter()
-        # Only now: a session refuses sizes that are not its artifact's, before they are allocated.
+        load_s = time.perf_counter() - start
+        # Not before: a runner refuses sizes that are not its artifact's, and nothing of such a size is allocated.
         inputs = inputs or golden_inputs(component)
-        loaded = time.perf_counter()
-        progress(f"{name}: running in {session.runtime}")
-        outputs = session.run(inputs)
-        done = time.perf_counter()
-        differences = tuple(compare_golden(key, expected[key], outputs[key]) for key in expected)
-        passed = all(difference.within(component.tolerance) for difference in differences)
-        rows.append(
-            CheckRow(
-                name,
-                session.runtime,
-                session.version,
-                "passed" if passed else "failed",
-                session.note if passed else _why(differences, component.tolerance),
-                differences,
-                component.tolerance,
-                ready - start,
-                done - loaded,
-            )
-        )
+        on_text(f"{name}: running in {runner.runtime}")
+        try:
+            row = _compare(component, runner, inputs, expected)
+        except InputError as error:
+            row = _not_run(component, runner.runtime, runner.version, error)
+        rows.append(replace(row, load_s=load_s))
 
 
-def check_pipeline(bundle: Bundle, progress: Callable[[str], None] = lambda _: None) -> CheckRow:
+def _compare(component: Component, runner: Runner, inputs: dict[str, np.ndarray], expected: Any) -> CheckRow:
+    start = time.perf_counter()
+    outputs = runner.run(inputs)
+    run_s = time.perf_counter() - start
+    differences = [compare_golden(key, expected[key], outputs[key]) for key in expected]
+    return _row(component.name, runner, differences, component.tolerance, run_s)
+
+
+def _not_run(component: Component, runtime: str, version: str, error: InputError) -> CheckRow:
+    return CheckRow(component.name, runtime, version, "not_run", str(error), (), component.tolerance, 0.0, 0.0)
+
+
+def _row(name: str, runner: Runner, differences: Sequence[Difference], allowed: Tolerance, run_s: float) -> CheckRow:
+    passed = all(difference.within(allowed) for difference in differences)
+    reason = runner.note if passed else _why(differences, allowed)
+    status = "passed" if passed else "failed"
+    return CheckRow(name, runner.runtime, runner.version, status, reason, tuple(differences), allowed, 0.0, run_s)
+
+
+def check_pipeline(bundle: Bundle, on_text: OnText = lambda _: None) -> CheckRow:
     """Draw the golden image with the bundle alone, in the runtimes nearest to a device, and compare with diffusers'."""
-    from runtime_py.backends import open_session
-    from runtime_py.pipeline import Pipeline, Request
-
     golden = bundle.manifest["pipeline"]["golden"]
-    allowed = Tolerance(float(golden["tolerance"]["psnr_db"]), float(golden["tolerance"]["max_error"]))
+    allowed = Tolerance.from_json(golden["tolerance"])
     expected = read_golden(bundle.path / golden["file"], ["image"])["image"]
-    unet = bundle.component("unet")
-    adapter = {name: value for name, value in golden_inputs(unet).items() if name.startswith("adapter_")}
+    inputs = golden_inputs(bundle.component("unet"))
+    adapter = {name: value for name, value in inputs.items() if name.startswith("adapter_")}
     request = Request(golden["prompt"], golden["seed"], golden["steps"], golden["guidance"])
     start = time.perf_counter()
     try:
-        session = open_session(bundle, "unet")
+        runner = open_runner(bundle, "unet")
         ready = time.perf_counter()
-        pipeline = Pipeline(bundle, sessions={"unet": session})
-        drawn = pipeline.draw(
-            request, adapter, lambda stage, done, total: progress(f"pipeline: {stage} {done}/{total}")
-        )
+        pipeline = Pipeline(bundle, runners=Runners(bundle, loaded={"unet": runner}))
+        drawn = pipeline.draw(request, adapter, lambda stage, done, total: on_text(f"pipeline: {stage} {done}/{total}"))
     except InputError as error:
         return CheckRow("pipeline", "", "", "not_run", str(error), (), allowed, 0.0, 0.0)
-    done = time.perf_counter()
-    difference = compare_golden("image", expected, drawn.pixels)
-    passed = difference.within(allowed)
-    reason = session.note if passed else _why([difference], allowed)
-    status = "passed" if passed else "failed"
-    rows = (difference,)
-    return CheckRow(
-        "pipeline", session.runtime, session.version, status, reason, rows, allowed, ready - start, done - ready
-    )
-
-
-def check_bundle(bundle: Bundle, progress: Callable[[str], None] = lambda _: None) -> list[CheckRow]:
-    """Check every component of a bundle, and the whole pipeline where there is one."""
-    rows = [row for name in bundle.manifest["components"] for row in check_component(bundle, name, progress)]
-    return [*rows, check_pipeline(bundle, progress)] if "pipeline" in bundle.manifest else rows
+    run_s = time.perf_counter() - ready
+    row = _row("pipeline", runner, [compare_golden("image", expected, drawn.pixels)], allowed, run_s)
+    return replace(row, load_s=ready - start)
 
 
 def _why(differences: Sequence[Difference], tolerance: Tolerance) -> str:
@@ -149,66 +150,39 @@ def _why(differences: Sequence[Difference], tolerance: Tolerance) -> str:
     )
 
 
-def print_table(bundle: Bundle, rows: Sequence[CheckRow]) -> None:
-    """The parity table, one line a component and runtime."""
-    from rich.console import Console
-    from rich.table import Table
+@dataclass(frozen=True)
+class CheckTable:
+    """The rows of a check as texts, for a command to print."""
 
+    title: str
+    columns: tuple[str, ...]
+    left: tuple[str, ...]  # the columns that hold no numbers
+    rows: list[tuple[str, ...]]
+    notes: list[str]  # what stands below, one sentence each
+
+
+def check_table(bundle: Bundle, rows: Sequence[CheckRow]) -> CheckTable:
+    """Make the parity table: one line a component and runtime, and every reason once."""
     manifest = bundle.manifest
     network = manifest.get("hypernetwork")
-    table = Table(
-        title=f"{manifest['base']} · {manifest['target']} · {manifest['precision']} · rank {bundle.rank}",
-        caption=f"hypernetwork: {network['source']}, k/v rule {network['kv_rule']}" if network else None,
+    notes = [f"hypernetwork: {network['source']}, k/v rule {network['kv_rule']}"] if network else []
+    return CheckTable(
+        f"{manifest['base']} · {manifest['target']} · {manifest['precision']} · rank {bundle.rank}",
+        ("component", "runtime", "PSNR dB", "largest error", "load s", "run s", "status"),
+        ("component", "runtime", "status"),
+        [_texts(row) for row in rows],
+        [*notes, *dict.fromkeys(row.reason for row in rows if row.reason)],
     )
-    for column in ("component", "runtime", "PSNR dB", "largest error", "load s", "run s", "status"):
-        table.add_column(column, justify="left" if column in ("component", "runtime", "status") else "right")
-    for row in rows:
-        worst = row.worst
-        table.add_row(
-            row.component,
-            row.runtime or "–",
-            f"{row.psnr_db:.1f} ≥ {row.tolerance.psnr_db:g}" if row.psnr_db is not None else "–",
-            f"{worst.max_error:.1e} ≤ {row.tolerance.max_error:g}" if worst else "–",
-            f"{row.load_s:.2f}",
-            f"{row.run_s:.2f}",
-            {"passed": "[green]passed", "failed": "[red]FAILED", "not_run": "[yellow]NOT RUN"}[row.status],
-        )
-    console = Console()
-    console.print(table)
-    for reason in dict.fromkeys(row.reason for row in rows if row.reason):
-        console.print(f"  {reason}", style="dim", highlight=False)
-    if "unet" in manifest["components"]:
-        console.print(offer(manifest["target"]), style="dim", highlight=False)
 
 
-def rows_to_json(rows: Sequence[CheckRow]) -> list[dict[str, object]]:
-    """Rows as JSON: an infinite PSNR (equal tensors) becomes null."""
-    data = [asdict(row) for row in rows]
-    for entry in data:
-        for output in entry["outputs"]:
-            for key in ("psnr_db", "max_error", "max_abs"):
-                output[key] = output[key] if np.isfinite(output[key]) else None
-    return data
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="lorarar check", description=__doc__.split("\n\n")[0])
-    parser.add_argument("bundle", type=Path, help="the folder that python -m export.hypernet made")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
-    options = parser.parse_args(argv)
-
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    with console.status("opening") as status:
-        bundle = Bundle.open(options.bundle)
-        rows = check_bundle(bundle, status.update)
-    print_table(bundle, rows)
-    if options.json is not None:
-        with atomic_file(options.json) as temporary:
-            temporary.write_text(json.dumps(rows_to_json(rows), indent=2) + "\n", encoding="utf-8")
-    return EXIT_OK if rows and all(row.status == "passed" for row in rows) else EXIT_FAILED_CHECK
-
-
-if __name__ == "__main__":
-    run_command(main)
+def _texts(row: CheckRow) -> tuple[str, ...]:
+    worst = row.worst
+    return (
+        row.component,
+        row.runtime or "–",
+        f"{row.psnr_db:.1f} ≥ {row.tolerance.psnr_db:g}" if row.psnr_db is not None else "–",
+        f"{worst.max_error:.1e} ≤ {row.tolerance.max_error:g}" if worst else "–",
+        f"{row.load_s:.2f}",
+        f"{row.run_s:.2f}",
+        {"passed": "passed", "failed": "FAILED", "not_run": "NOT RUN"}[row.status],
+    )

@@ -7,10 +7,13 @@ few lines exist in Kotlin and Swift.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int, Num, UInt32
+
+if TYPE_CHECKING:
+    from runtime_py.component import Component
 
 SAMPLES = 4096
 GENERATOR = "mix32-11bit"
@@ -20,12 +23,12 @@ GENERATOR_TEXT = (
     f"Sampled output position k of {SAMPLES} (or of the tensor's size, if smaller): mix(k) modulo the tensor's size."
 )
 
-_GOLDEN_RATIO = 0x9E3779B9
-_CHUNK = 1 << 20  # elements mixed at once: keeps the temporaries in cache, 4× faster than one pass
+GOLDEN_RATIO = 0x9E3779B9  # what one seed's numbers are apart from the next one's
+_CHUNK = 1 << 20  # elements mixed at once: their temporaries stay in the cache, which is 4× faster than one pass
 
 
 def mix32(x: UInt32[np.ndarray, " n"]) -> UInt32[np.ndarray, " n"]:
-    """MurmurHash3's 32-bit finaliser: a bijection whose output bits are balanced. Works on a copy."""
+    """Mix numbers by MurmurHash3's 32-bit finaliser, a bijection whose output bits are balanced. Works on a copy."""
     x = x.copy()
     x ^= x >> np.uint32(16)
     x *= np.uint32(0x85EBCA6B)
@@ -36,13 +39,13 @@ def mix32(x: UInt32[np.ndarray, " n"]) -> UInt32[np.ndarray, " n"]:
 
 
 def generate(shape: tuple[int, ...], seed: int, scale: float, dtype: Any = np.float32) -> Num[np.ndarray, "..."]:
-    """One golden input: 2048 levels in [-scale, scale), exact in fp16 when `scale` is a power of two.
+    """Generate one golden input: 2048 levels in [-scale, scale), exact in fp16 when `scale` is a power of two.
 
-    Cut to whole numbers for a `dtype` of those.
+    Where `dtype` is one of whole numbers, the levels are cut to such.
     """
     size = int(np.prod(shape, dtype=np.int64))
     out = np.empty(size, dtype)
-    offset = (seed * _GOLDEN_RATIO) & 0xFFFFFFFF
+    offset = (seed * GOLDEN_RATIO) & 0xFFFFFFFF
     for start in range(0, size, _CHUNK):
         stop = min(size, start + _CHUNK)
         counter = (np.arange(start, stop, dtype=np.uint64) + np.uint64(offset)).astype(np.uint32)
@@ -54,8 +57,9 @@ def generate(shape: tuple[int, ...], seed: int, scale: float, dtype: Any = np.fl
 
 
 def golden_input(spec: Mapping[str, Any], dtype: Any = np.float32) -> np.ndarray:
-    """An input from its manifest entry: `{shape, value}` (constant), `{shape, values}` (all of them) or
-    `{shape, seed, scale}` (generated)."""
+    """Make an input of its manifest entry: `{shape, value}` (constant), `{shape, values}` (all of them) or
+    `{shape, seed, scale}` (generated).
+    """
     shape = tuple(int(size) for size in spec["shape"])
     if "values" in spec:
         return np.array(spec["values"], dtype).reshape(shape)
@@ -64,17 +68,23 @@ def golden_input(spec: Mapping[str, Any], dtype: Any = np.float32) -> np.ndarray
     return generate(shape, int(spec["seed"]), float(spec["scale"]), dtype)
 
 
+def golden_inputs(component: Component) -> dict[str, np.ndarray]:
+    """Generate all golden inputs of a component, in the types that it takes."""
+    dtypes = {spec.name: spec.dtype for spec in component.inputs}
+    return {name: golden_input(spec, dtypes[name]) for name, spec in component.golden_inputs.items()}
+
+
 def positions(size: int) -> Int[np.ndarray, " samples"]:
-    """The sampled positions of a tensor of `size` elements, in its row-major order."""
+    """Return the sampled positions of a tensor of `size` elements, in its row-major order."""
     if size == 0:
         return np.zeros(0, np.int64)
     return (mix32(np.arange(min(size, SAMPLES), dtype=np.uint32)) % np.uint32(size)).astype(np.int64)
 
 
 def summarise(tensor: np.ndarray) -> dict[str, np.ndarray]:
-    """What a golden file keeps of one output: sampled `values`, and `mean`, `rms` per entry of the first axis.
+    """Return what a golden file keeps of one output: sampled `values`; `mean` and `rms` per entry of the first axis.
 
-    Statistics are summed in float64. They reach every element, so a wrong layer shows even where no sample falls.
+    The statistics are summed in float64. They reach every element, and so show a wrong layer in which no sample lies.
     """
     rows = tensor.reshape(len(tensor), -1)
     mean = np.array([np.mean(row, dtype=np.float64) for row in rows])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,11 @@ class Tolerance:
     psnr_db: float
     max_error: float
 
+    @classmethod
+    def from_json(cls, entry: Mapping[str, float]) -> Tolerance:
+        """Read the manifest's `tolerance` object."""
+        return cls(float(entry["psnr_db"]), float(entry["max_error"]))
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -30,11 +35,12 @@ class Difference:
     max_abs: float
 
     def within(self, tolerance: Tolerance) -> bool:
+        """Tell whether the output is close enough."""
         return self.psnr_db >= tolerance.psnr_db and self.max_error <= tolerance.max_error
 
 
 def psnr_db(reference: Float[np.ndarray, "..."], other: Float[np.ndarray, "..."]) -> float:
-    """20·log10(max|ref| / rmse), in dB, as Core ML's and Qualcomm's tools count it; ∞ for equal tensors."""
+    """Return 20·log10(max|ref| / rmse) in dB, as Core ML's and Qualcomm's tools count it; ∞ for equal tensors."""
     error = np.asarray(other, np.float64) - np.asarray(reference, np.float64)
     if not np.isfinite(error).all():
         return -np.inf
@@ -48,8 +54,8 @@ def psnr_db(reference: Float[np.ndarray, "..."], other: Float[np.ndarray, "..."]
 def compare_golden(output: str, golden: Mapping[str, np.ndarray], tensor: np.ndarray) -> Difference:
     """Compare a whole output with what a golden file keeps of it.
 
-    |mean − mean_ref| and |rms − rms_ref| of a layer never exceed its largest element error, so that the statistics
-    are held to the same bound as the sampled values.
+    The statistics are held to the same bound as the sampled values: |mean − mean_ref| and |rms − rms_ref| of a layer
+    never exceed the largest error of its elements.
     """
     have = summarise(tensor)
     if any(have[key].shape != golden[key].shape for key in ("values", "mean", "rms")):
@@ -85,9 +91,28 @@ class Parity:
     host: str
 
     def to_json(self) -> dict[str, Any]:
-        """JSON has no infinity: an exact match is written as psnr_db null with the reason saying so."""
+        """Return the manifest's object. JSON has no infinity: such a number is null, and the reason explains it."""
         data = asdict(self)
         for key in ("psnr_db", "max_abs"):
             value = data[key]
             data[key] = round(value, 9) if value is not None and np.isfinite(value) else None
+        data["reason"] = explain_nulls(self.reason, [self.psnr_db], [self.max_abs])
         return data
+
+
+def explain_nulls(reason: str, psnrs: Sequence[float | None], errors: Sequence[float | None]) -> str:
+    """Return the reason with a sentence for each kind of number that JSON can only write as null.
+
+    `psnrs` are in dB, `errors` the largest ones; None stands for a run that was not made, which `reason` explains.
+    """
+    told = [reason] if reason else []
+    if None in psnrs and not reason:
+        told.append("it was not run")
+    if np.inf in psnrs:
+        told.append("every compared value is PyTorch's: null stands for an infinite PSNR")
+    if -np.inf in psnrs or np.inf in errors:
+        told.append(
+            "an output is not finite, has another shape or should be zero: null stands for an infinite error or a PSNR "
+            "of minus infinity"
+        )
+    return "; ".join(told)

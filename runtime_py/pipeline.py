@@ -1,37 +1,38 @@
 """Text to image with a bundle alone: text encoders, the UNet in the scheduler's loop, the VAE's decoder.
 
-Numpy between the artifacts; the same steps in the same order are the apps'. One network is in memory at a time, but for
-the UNet, which stays loaded for the whole loop.
+Between the artifacts there is numpy alone, and the apps take the same steps in the same order. Unless components are
+kept, one is in memory at a time; the UNet stays loaded for the whole loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from lorarar.command_line import Stopwatch
 from lorarar.errors import InputError
 from lorarar.layout import Adapter, fixed, pack, rank_sizes
 from lorarar.lora import LoRA
-from runtime_py.backends import Session, open_session
-from runtime_py.bundle import Bundle
+from runtime_py.backends import Runner, Runners
 from runtime_py.noise import MAX_SEED, normal_noise
-from runtime_py.scheduler import SchedulerSettings, make_scheduler
+from runtime_py.scheduler import Latents, Scheduler, SchedulerSettings, make_scheduler
+from runtime_py.stages import OnStage, timed
 from runtime_py.tokens import ClipTokenizer
 
-Report = Callable[[str, int, int], None]
-"""Called with the stage, and how many of its steps are done of how many."""
-Image = UInt8[np.ndarray, "h w 3"]
+if TYPE_CHECKING:
+    from runtime_py.bundle import Bundle
+
+OnStep = Callable[[int, int, Latents], None]
+"""Called after each denoising step with the steps done, their number, and the latents."""
+Pixels = UInt8[np.ndarray, "h w 3"]
 
 
 @dataclass(frozen=True)
 class Request:
-    """One image."""
+    """One image to draw. Raises InputError when a number is out of its range."""
 
     prompt: str
     seed: int = 0
@@ -41,9 +42,9 @@ class Request:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:
-            raise InputError(f"--seed {self.seed} is out of range; valid are 0 to {MAX_SEED}")
+            raise InputError(f"`seed` is {self.seed}; valid are 0 to {MAX_SEED}")
         if not (np.isfinite(self.guidance) and self.guidance >= 1):
-            raise InputError(f"--guidance {self.guidance} is not possible; give 1 (off) or more, 3 to 7 are usual")
+            raise InputError(f"`guidance` is {self.guidance}; give 1 (off) or more, 3 to 7 are usual")
 
 
 @dataclass
@@ -52,18 +53,18 @@ class Drawn:
 
     pixels: Float[np.ndarray, "1 3 h w"]  # in [0, 1]
     latents: Float[np.ndarray, "1 4 y x"]
-    watch: Stopwatch
-    notes: tuple[str, ...] = ()
+    seconds: dict[str, float]  # by stage: text, load the UNet, steps, decode
+    notes: tuple[str, ...] = ()  # what did not fit, one sentence each
 
     @property
-    def image(self) -> Image:
-        """As bytes, rows first."""
+    def image(self) -> Pixels:
+        """The image as bytes, rows first."""
         return np.rint(self.pixels[0].transpose(1, 2, 0) * 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What the UNet is told: the prompt's row last, before it the negative's where there is guidance."""
+    """What the UNet is told: the prompt's row last, and before it the negative prompt's where there is guidance."""
 
     states: Float[np.ndarray, "b tokens d"]
     pooled: Float[np.ndarray, "b p"]
@@ -71,12 +72,16 @@ class Condition:
 
 @dataclass
 class Pipeline:
-    """A bundle's networks, each loaded when it is needed; `sessions` may be kept to draw several images."""
+    """A bundle that draws. With `keep`, its components stay loaded from one image to the next.
+
+    Raises InputError for a bundle that holds no whole pipeline.
+    """
 
     bundle: Bundle
     threads: int | None = None
     keep: bool = False
-    sessions: dict[str, Session] = field(default_factory=dict)
+    runners: Runners | None = None  # in the place of `threads` and `keep`
+    _tokenizers: dict[str, ClipTokenizer] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if "pipeline" not in self.bundle.manifest:
@@ -85,22 +90,32 @@ class Pipeline:
                 f"{self.bundle.path}: this bundle can't draw, it holds {parts} alone; make a whole one with  "
                 "python -m export.pipeline"
             )
+        self._runner = self.runners or Runners(self.bundle, self.threads, self.keep)
 
     @property
     def facts(self) -> Mapping[str, Any]:
         """The manifest's `pipeline`."""
         return self.bundle.manifest["pipeline"]
 
-    @contextmanager
-    def session(self, name: str) -> Iterator[Session]:
-        """A component, loaded; dropped afterwards unless all are kept."""
-        found = self.sessions.get(name) or open_session(self.bundle, name, self.threads)
-        if self.keep:
-            self.sessions[name] = found
-        yield found
+    def request(
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        negative: str | None = None,
+    ) -> Request:
+        """Make a request with the bundle's own number where one is None. Raises InputError as `Request`."""
+        steps = int(self.facts["steps"]) if steps is None else steps
+        guidance = float(self.facts["guidance"]) if guidance is None else guidance
+        return Request(prompt, seed, steps, guidance, negative)
 
     def adapter(self, lora: LoRA | None) -> Adapter:
-        """A LoRA as the UNet's inputs, by name; zeros without one. InputError when its rank is too large."""
+        """Return a LoRA as the UNet's inputs, by name; zeros without one.
+
+        Raises InputError for a LoRA that does not fit the base or the rank, and for a UNet that takes none.
+        """
         specs = [spec for spec in self.bundle.component("unet").inputs if spec.name.startswith("adapter_")]
         sizes = rank_sizes(self.bundle.rank)
         if lora is None:
@@ -112,31 +127,36 @@ class Pipeline:
         packed = pack(lora, self.bundle.layout, sizes["merged_rank"], specs[0].dtype).adapter
         return {f"adapter_{name}": tensor for name, tensor in packed.items()}
 
-    def draw(self, request: Request, adapter: Adapter, report: Report = lambda *_: None) -> Drawn:
-        """One image. Raises InputError for a number of steps that the schedule can't have."""
+    def draw(
+        self,
+        request: Request,
+        adapter: Adapter,
+        on_stage: OnStage = lambda *_: None,
+        on_step: OnStep = lambda *_: None,
+    ) -> Drawn:
+        """Draw one image. Raises InputError for a number of steps that the schedule can't have."""
         scheduler = make_scheduler(SchedulerSettings.from_json(self.facts["scheduler"]), request.steps)
-        watch = Stopwatch()
-        with watch.stage("text"):
-            condition, notes = self._condition(request, report)
-        unet = self.bundle.component("unet")
-        shape = next(spec.shape for spec in unet.inputs if spec.name == "sample")
-        latents = scheduler.start(normal_noise((1, *(int(size) for size in shape[1:])), request.seed))
-        with watch.stage("load the UNet"), self.session("unet") as session:
-            pass
-        with watch.stage("steps"):
-            step = _Step(session, {"time_ids": self._sizes(), **adapter}, condition, int(shape[0]), request.guidance)
-            for i, time in enumerate(scheduler.timesteps):
-                report("drawing", i, request.steps)
-                latents = scheduler.step(step(scheduler.scale(latents, i), float(time)), i, latents)
-        del session, step
-        report("decoding", 0, 1)
-        with watch.stage("decode"), self.session("vae_decoder") as session:
-            pixels = session.run({"latents": latents.astype(np.float32)})["image"].astype(np.float32)
+        seconds: dict[str, float] = {}
+        with timed(seconds, "text"):
+            condition, notes = self._condition(request, on_stage)
+        with timed(seconds, "load the UNet"):
+            unet = self._runner("unet")
+        with timed(seconds, "steps"):
+            shape = next(spec.shape for spec in self.bundle.component("unet").inputs if spec.name == "sample")
+            fixed_inputs = {"time_ids": self._sizes(), **adapter}
+            predict = _Guided(unet, fixed_inputs, condition, int(shape[0]), request.guidance)
+            noise = normal_noise((1, *(int(size) for size in shape[1:])), request.seed)
+            latents = _denoise(scheduler, predict, scheduler.start(noise), on_stage, on_step)
+        del unet, predict  # the decoder is loaded next: a phone may not hold both
+        on_stage("decoding", 0, 1)
+        with timed(seconds, "decode"):
+            outputs = self._runner("vae_decoder").run({"latents": latents.astype(np.float32)})
+            pixels = outputs["image"].astype(np.float32)
         if not np.isfinite(pixels).all():
             raise InputError("the image is not finite: this bundle's precision overflows; export it in fp32")
-        return Drawn(pixels, latents, watch, notes)
+        return Drawn(pixels, latents, seconds, notes)
 
-    def _condition(self, request: Request, report: Report) -> tuple[Condition, tuple[str, ...]]:
+    def _condition(self, request: Request, on_stage: OnStage) -> tuple[Condition, tuple[str, ...]]:
         prompts = [request.prompt]
         if request.guidance > 1:
             negative = request.negative if request.negative is not None else ""
@@ -144,7 +164,7 @@ class Pipeline:
             prompts = [request.prompt] if zeros else [negative, request.prompt]
         rows, notes = [], []
         for number, prompt in enumerate(prompts):
-            report("reading the prompt", number, len(prompts))
+            on_stage("reading the prompt", number, len(prompts))
             states, pooled, cut = self._encode(prompt)
             rows.append((states, pooled))
             if cut:
@@ -155,26 +175,38 @@ class Pipeline:
         return Condition(states, pooled), tuple(notes)
 
     def _encode(self, prompt: str) -> tuple[np.ndarray, np.ndarray, str]:
+        """Return a prompt's states, its pooled embedding, and the words that did not fit."""
         states, cut = [], ""
         for name, entry in self.facts["tokenizers"].items():
-            tokens = ClipTokenizer(self.bundle.path / entry["file"], entry)(prompt)
-            with self.session(name) as session:
-                found = session.run({"input_ids": tokens.ids})
+            if name not in self._tokenizers:
+                self._tokenizers[name] = ClipTokenizer(self.bundle.path / entry["file"], entry)
+            tokens = self._tokenizers[name](prompt)
+            found = self._runner(name).run({"input_ids": tokens.ids})
             states.append(found["hidden_states"].astype(np.float32))
             cut = tokens.cut
         return np.concatenate(states, axis=-1), found["text_embeds"].astype(np.float32), cut
 
     def _sizes(self) -> Float[np.ndarray, "1 6"]:
-        """SDXL's size conditioning: original size, crop corner, target size."""
+        """Return SDXL's size conditioning: original size, crop corner, target size."""
         side = float(self.facts["pixels"])
         return np.array([[side, side, 0, 0, side, side]], np.float32)
 
 
+def _denoise(scheduler: Scheduler, predict: _Guided, latents: Latents, on_stage: OnStage, on_step: OnStep) -> Latents:
+    """Run the scheduler's loop from the noise to the image's latents."""
+    steps = len(scheduler.timesteps)
+    for i, time in enumerate(scheduler.timesteps):
+        on_stage("drawing", i, steps)
+        latents = scheduler.step(predict(scheduler.scale(latents, i), float(time)), i, latents)
+        on_step(i + 1, steps, latents)
+    return latents
+
+
 @dataclass
-class _Step:
+class _Guided:
     """The UNet's guided prediction. A UNet of batch 1 is run once for each row."""
 
-    session: Session
+    runner: Runner
     fixed: Mapping[str, np.ndarray]
     condition: Condition
     batch: int
@@ -203,11 +235,4 @@ class _Step:
             **self.fixed,
             "time_ids": np.repeat(self.fixed["time_ids"], count, axis=0),
         }
-        return self.session.run(inputs)["noise_pred"].astype(np.float32)
-
-
-def defaults(bundle: Bundle, prompt: str, **given: Any) -> Request:
-    """A request with the bundle's own steps and guidance where none are given."""
-    facts = Pipeline(bundle).facts
-    request = Request(prompt, steps=int(facts["steps"]), guidance=float(facts["guidance"]))
-    return replace(request, **{name: value for name, value in given.items() if value is not None})
+        return self.runner.run(inputs)["noise_pred"].astype(np.float32)

@@ -1,4 +1,4 @@
-"""The coefficients as a picture: layer by layer, how m_c and m_s are distributed over the columns (paper, Fig. 8)."""
+"""Draw the coefficients of a merge: layer by layer, how m_c and m_s are spread over the columns (paper, Fig. 8)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def plot_coefficients(layout: Layout, coefficients: Mapping[str, np.ndarray], pa
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    names = _unet_order([m for group in layout.part("qo") for m in group.modules if UNET + m in coefficients])
+    names = unet_order([m for group in layout.part("qo") for m in group.modules if UNET + m in coefficients])
     if not names:
         raise InputError("the two LoRAs share no to_q or to_out.0 layer, so there are no coefficients to draw")
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
@@ -54,8 +54,8 @@ def plot_coefficients(layout: Layout, coefficients: Mapping[str, np.ndarray], pa
             figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
-def _unet_order(modules: list[str]) -> list[str]:
-    """Down, mid, up; inside a block by number, to_q before to_out."""
+def unet_order(modules: list[str]) -> list[str]:
+    """Sort modules as a UNet runs them: down, mid, up; inside a block by number, and to_q before to_out."""
     order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
 
     def key(module: str) -> tuple[int, list[tuple[int, str]], bool]:
@@ -67,7 +67,7 @@ def _unet_order(modules: list[str]) -> list[str]:
 
 
 def _mark_blocks(axes: Axes, names: list[str]) -> None:
-    """A tick in the middle of each block, a line between blocks."""
+    """Name each block by a tick in its middle, and draw a line between blocks."""
     blocks = [".".join(name.split(".")[:2]).replace("_blocks", "").replace("_block.attentions", "") for name in names]
     starts = [i for i, block in enumerate(blocks) if i == 0 or block != blocks[i - 1]]
     ends = [*starts[1:], len(blocks)]

@@ -1,6 +1,6 @@
 """The loop that turns noise into latents: Euler and DDIM as diffusers has them, from the manifest's plain numbers.
 
-Numpy only, a few lines each: Kotlin and Swift have the same ones.
+Each is a few lines of numpy, and the same lines exist in Kotlin and Swift.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lorarar.errors import InputError
 
 Latents = Float[np.ndarray, "b 4 h w"]
 
-# A schedule that ends without any signal has an infinite σ there: diffusers takes this for the signal's square instead.
+# Where a schedule ends without any signal, σ is infinite: diffusers takes this for the signal's square instead.
 _LEAST_SIGNAL = 2.0**-24
 
 
@@ -37,7 +37,7 @@ class SchedulerSettings:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SchedulerSettings:
-        """Read the manifest's object, which the schema has checked."""
+        """Make the settings of the manifest's object, which the schema has checked."""
         return cls(**data)
 
 
@@ -48,15 +48,15 @@ class Scheduler(Protocol):
     timesteps: Float[np.ndarray, " steps"]
 
     def start(self, noise: Latents) -> Latents:
-        """The latents before the first step, from noise of unit variance."""
+        """Return the latents before the first step, from noise of unit variance."""
         ...
 
     def scale(self, latents: Latents, i: int) -> Latents:
-        """What the UNet is given for latents at step i."""
+        """Return what the UNet is given for latents at step i."""
         ...
 
     def step(self, predicted: Latents, i: int, latents: Latents) -> Latents:
-        """The latents after step i, from the UNet's prediction at it."""
+        """Return the latents after step i, from the UNet's prediction at it."""
         ...
 
 
@@ -122,14 +122,14 @@ SCHEDULERS: dict[str, type[Euler] | type[Ddim]] = {"euler": Euler, "ddim": Ddim}
 
 
 def make_scheduler(settings: SchedulerSettings, steps: int) -> Scheduler:
-    """A schedule of `steps` steps. InputError for a number of steps that it can't have."""
+    """Make a schedule of `steps` steps. Raises InputError for a number of steps that it can't have."""
     if not 1 <= steps <= settings.train_steps:
-        raise InputError(f"--steps {steps} is out of range; valid are 1 to {settings.train_steps}")
+        raise InputError(f"`steps` is {steps}; valid are 1 to {settings.train_steps}")
     return SCHEDULERS[settings.kind](settings, steps)
 
 
 def alphas_cumprod(settings: SchedulerSettings) -> Float[np.ndarray, " train_steps"]:
-    """The share of signal (squared) left after each training step, in float64."""
+    """Return the share of signal (squared) left after each training step, in float64."""
     start, end = settings.beta_start, settings.beta_end
     if settings.beta_schedule == "scaled_linear":
         betas = np.linspace(start**0.5, end**0.5, settings.train_steps) ** 2
@@ -143,11 +143,13 @@ def alphas_cumprod(settings: SchedulerSettings) -> Float[np.ndarray, " train_ste
 
 
 def spaced_timesteps(settings: SchedulerSettings, steps: int) -> Float[np.ndarray, " steps"]:
-    """The timesteps from noise to image (arXiv 2305.08891, Table 2)."""
+    """Return the timesteps from noise to image (arXiv 2305.08891, Table 2)."""
     train = settings.train_steps
     if settings.spacing == "trailing":
-        # Rounding gives one more for 61, 103, … steps, at the timestep -1; diffusers takes it.
+        # For 61, 103, … steps rounding gives one timestep more, which is -1; diffusers takes it too, and this does not.
         return (np.round(np.arange(train, 0, -train / steps)) - 1)[:steps].astype(np.float32)
     if settings.spacing == "leading":
         return ((np.arange(steps) * (train // steps))[::-1] + settings.steps_offset).astype(np.float32)
-    return np.linspace(0, train - 1, steps, dtype=np.float32)[::-1].copy()
+    times = np.linspace(0, train - 1, steps)[::-1]
+    # DDIM looks its signal up at whole training steps, to which diffusers rounds; Euler interpolates between them.
+    return (np.round(times) if settings.kind == "ddim" else times).astype(np.float32)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pytest
 from hypothesis import settings
+from made_once import MadeOnce
 
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA, LoraLayer
@@ -32,18 +35,24 @@ settings.load_profile("lorarar")
 
 @pytest.fixture(autouse=True)
 def torch_as_before() -> Iterator[None]:
-    """What a command sets for its process ends with the test that ran it: a training's flushing of denormals, and the
-    number of threads that a benchmark's --threads gives.
+    """Undo what a command sets in torch for its process: flushing of denormals, the number of threads of --threads.
 
     Two workers of two threads each would slow every later test down on two cores. Measured: 3 s of training took 28 s,
-    since threads spin while they wait for one that has no core.
+    since threads spin while they wait for a core. Tests that don't load torch don't load it through this either.
     """
-    import torch
-
-    threads = torch.get_num_threads()
+    threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
     yield
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        torch.set_num_threads(threads or int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+        torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session")
+def made_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Give what makes a folder that all workers, and later runs of the same sources, share. Copy it to change it."""
+    cache = getattr(request.config, "cache", None)
+    return MadeOnce(cache.mkdir("lorarar") if cache else tmp_path_factory.getbasetemp().parent / "lorarar")
 
 
 BUNDLE_RANK = 128  # of the fixed-rank bundles: the largest that the property tests use
@@ -152,19 +161,20 @@ def layout() -> Layout:
 
 
 @pytest.fixture(scope="session")
-def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained SDXL pipeline for images of 32×32, in diffusers format."""
+def tiny_pipeline(made_once: MadeOnce) -> Path:
+    """Give an untrained SDXL pipeline for images of 32×32, in diffusers format."""
     from tiny_pipeline import save_tiny_pipeline
 
-    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
+    # The folder's name is the base's, which LoRAs and records carry.
+    return made_once("tiny/pipeline", save_tiny_pipeline)
 
 
 @pytest.fixture(scope="session")
-def shallow_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny pipeline with a shallower UNet, for exports."""
+def shallow_pipeline(made_once: MadeOnce) -> Path:
+    """Give the tiny pipeline with a shallower UNet, for exports."""
     from tiny_pipeline import save_tiny_pipeline, shallow_sizes
 
-    return save_tiny_pipeline(tmp_path_factory.mktemp("shallow") / "pipeline", sizes=shallow_sizes())
+    return made_once("shallow/pipeline", lambda folder: save_tiny_pipeline(folder, sizes=shallow_sizes()))
 
 
 @pytest.fixture(scope="module")
@@ -176,11 +186,11 @@ def world(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Worl
 
 
 @pytest.fixture(scope="session")
-def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of four contents and four styles without LoRA files. Shared: copy it before writing into it."""
+def tiny_dataset(made_once: MadeOnce) -> Path:
+    """Give a dataset of four contents and four styles without LoRA files. Shared: copy it before writing into it."""
     from tiny_pipeline import save_tiny_dataset
 
-    return save_tiny_dataset(tmp_path_factory.mktemp("tiny") / "dataset")
+    return made_once("tiny/dataset", save_tiny_dataset)
 
 
 @pytest.fixture(scope="module")
@@ -210,13 +220,14 @@ def trained(components: Components, images: tuple[Path, ...]) -> LoRA:
 
 
 @pytest.fixture(scope="session")
-def bundle_folders(tmp_path_factory: pytest.TempPathFactory, layout: Layout) -> dict[tuple[str, str], Path]:
-    """One exported bundle for each (target, precision)."""
-    from export.hypernet import export_hypernet
+def bundle_folders(made_once: MadeOnce, layout: Layout) -> dict[tuple[str, str], Path]:
+    """Give one exported bundle of the tiny hypernetwork for each (target, precision)."""
+    from export import HypernetOptions, write_hypernet
 
-    folder = tmp_path_factory.mktemp("bundles")
-    made = {}
-    for target, precision in COMBINATIONS:
-        made[target, precision] = folder / f"{target}-{precision}"
-        export_hypernet(target, layout, tiny_hypernet(), made[target, precision], BUNDLE_RANK, precision)
-    return made
+    def export(target: str, precision: str) -> Path:
+        options = HypernetOptions(target, precision, BUNDLE_RANK)
+        return made_once(
+            f"hypernet/{target}-{precision}", lambda out: write_hypernet(tiny_hypernet(), layout, options, out)
+        )
+
+    return {combination: export(*combination) for combination in COMBINATIONS}

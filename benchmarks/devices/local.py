@@ -14,9 +14,10 @@ from benchmarks.processes import run_program
 from benchmarks.record import bundle_head, check_record, paper_figure, runs
 from benchmarks.runtimes import RUNTIMES, require_timed_here
 from lorarar.errors import FailedCheck, InputError
-from runtime_py.backends import Session, load_backend, open_session
-from runtime_py.bundle import Bundle, Component
-from runtime_py.check import golden_inputs
+from runtime_py.backends import Runner, load_backend, open_runner
+from runtime_py.bundle import Bundle
+from runtime_py.component import Component
+from runtime_py.golden import golden_inputs
 from runtime_py.parity import compare_golden
 
 NAME = "local"
@@ -78,12 +79,12 @@ def measure_component(bundle: Bundle, name: str, options: MeasureOptions) -> dic
     component = bundle.component(name)
     load_backend(target)
     started, before = time.gmtime(), condition()
-    load, session = _load_twice(bundle, name, options.threads)
+    load, runner = _load_twice(bundle, name, options.threads)
     inputs = golden_inputs(component)
     seconds = []
     for _ in range(options.warmup + options.runs):
         start = time.perf_counter()
-        outputs = session.run(inputs)
+        outputs = runner.run(inputs)
         seconds.append(time.perf_counter() - start)
     runtime = RUNTIMES[target]
     return {
@@ -93,7 +94,7 @@ def measure_component(bundle: Bundle, name: str, options: MeasureOptions) -> dic
         "device": computer(),
         "runtime": {
             "name": runtime.name,
-            "version": session.version,
+            "version": runner.version,
             "backend": runtime.backend,
             "compute_unit": runtime.unit,
             "threads": options.threads,
@@ -109,16 +110,16 @@ def measure_component(bundle: Bundle, name: str, options: MeasureOptions) -> dic
     }
 
 
-def _load_twice(bundle: Bundle, name: str, threads: int | None) -> tuple[dict[str, float], Session]:
-    """Load a component cold and warm; return the record's `load` object and the second session."""
+def _load_twice(bundle: Bundle, name: str, threads: int | None) -> tuple[dict[str, float], Runner]:
+    """Load a component cold and warm; return the record's `load` object and the second runner."""
     load: dict[str, float] = {}
     for key in ("cold_s", "warm_s"):
-        session: Session | None = None  # the first session is closed before the second is opened
+        runner: Runner | None = None  # the first one is closed before the second is opened
         start = time.perf_counter()
-        session = open_session(bundle, name, threads)
+        runner = open_runner(bundle, name, threads)
         load[key] = time.perf_counter() - start
-    assert session is not None
-    return load, session
+    assert runner is not None
+    return load, runner
 
 
 def _parity(component: Component, outputs: dict[str, Any]) -> dict[str, Any]:

@@ -1,162 +1,34 @@
-"""Core ML: an ML program in an .mlpackage, iOS 17 and later, with fixed shapes (the Neural Engine takes no others).
-
-One whose weights exceed what the Neural Engine takes becomes a pipeline of chunks in the same package.
-"""
+"""Core ML: an ML program of fixed shapes, since the Neural Engine takes no others."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-from uuid import NAMESPACE_URL, uuid5
+from export.targets.target import FLOATS, Cost, Target, WeightBytes
+from export.tolerance import tolerances
 
-import coremltools as ct
-import coremltools.optimize.coreml as cto
-import numpy as np
-import torch
-from coremltools.converters.mil.mil import Builder
-from coremltools.converters.mil.mil.passes.defs.quantization import FP16ComputePrecision
-from coremltools.converters.mil.mil.passes.pass_registry import register_pass
-from coremltools.proto import Model_pb2
+NEURAL_ENGINE_BYTES = 1_000_000_000
+"""Weights that one model may have to be taken by the Neural Engine: about 1 GB, by those who met the limit."""
 
-from export.graph import Graph
-from export.targets import NEURAL_ENGINE_BYTES
-from export.targets.coreml_chunks import cut
-from export.targets.trace import trace
-from lorarar.toolchains import quiet_toolchains
-
-
-def convert(graph: Graph, precision: str, path: Path) -> None:
-    """Convert and save. In fp16 the inputs and outputs are fp16 too, so that no cast stands at the border."""
-    half = precision != "fp32"
-    dtype = np.float16 if half else np.float32
-    kept: dict[torch.dtype | None, Any] = {torch.float32: np.float32, torch.int32: np.int32}
-    types = {name: kept.get(graph.kept.get(name), dtype) for name in graph.inputs}
-    with quiet_toolchains():
-        program = ct.convert(
-            trace(graph, torch.float32).run_decompositions({}),
-            convert_to="milinternal",
-            inputs=[ct.TensorType(name, graph.fixed(shape), types[name]) for name, shape in graph.inputs.items()],
-            outputs=[ct.TensorType(name, dtype=dtype) for name in graph.outputs],
-            minimum_deployment_target=ct.target.iOS17,
-            pass_pipeline=ct.PassPipeline.EMPTY,
-        )
-        # From here on the program alone has the weights, so that each goes once its successor is there.
-        graph.give_back()
-        model = ct.convert(
-            program,
-            convert_to="mlprogram",
-            minimum_deployment_target=ct.target.iOS17,
-            compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
-            pass_pipeline=_passes(half),
-            skip_model_load=True,
-        )
-        del program
-        model = _compressed(model, precision)
-    model.save(str(path))
-    del model
-    # Half a megabyte that only ExecuTorch's debugger reads; compressed models have none.
-    (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
-    _same_input_same_bytes(path)
-    cut(path, NEURAL_ENGINE_BYTES)
-
-
-_PALETTE_BITS = {"w6": 6, "w4": 4}
-_LEAST_WEIGHTS = 2048  # smaller weights stay as they are: norms and biases, which decide much and save nothing
-# So do the first and last layers and the embedding of time and size: all that is drawn goes through them, and they are
-# a hundredth of the weights.
-_DECISIVE = ("unet_conv_in_", "unet_conv_out_", "unet_time_embedding_", "unet_add_embedding_")
-
-
-def _compressed(model: Any, precision: str) -> Any:
-    """The fp16 program with weights of few bits: linear int8, or palettes by k-means, of 6 bits for convolutions.
-
-    k-means gains 4 to 17 dB over uniform steps on weights that are spread as trained ones are.
-    """
-    if precision == "w8":
-        linear = cto.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=_LEAST_WEIGHTS)
-        return cto.linear_quantize_weights(model, _but_for_decisive(model, linear))
-    if precision in _PALETTE_BITS:
-        linears, convolutions = (
-            cto.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=_LEAST_WEIGHTS)
-            for bits in (_PALETTE_BITS[precision], 6)
-        )
-        config = _but_for_decisive(model, linears)
-        config.set_op_type("conv", convolutions)
-        return cto.palettize_weights(model, config)
-    return model
-
-
-def _but_for_decisive(model: Any, config: Any) -> Any:
-    names = [name for name in cto.get_weights_metadata(model) if any(part in name for part in _DECISIVE)]
-    return cto.OptimizationConfig(config, op_name_configs=dict.fromkeys(names))
-
-
-def _passes(half: bool) -> Any:
-    """coremltools' own, with a cast that keeps no weight in two precisions."""
-    passes = ct.PassPipeline()
-    if half:
-        cast = "common::add_fp16_cast"
-        passes.passes = ["lorarar::halve" if name == cast else name for name in passes.passes]
-    return passes
-
-
-@register_pass(namespace="lorarar")
-class halve(FP16ComputePrecision):  # noqa: N801  (coremltools registers a pass under its class's name)
-    """coremltools' cast to fp16, but for the time embedding; each weight in fp32 goes once it is cast.
-
-    `add_fp16_cast` leaves them to later passes, so that all are there twice: 15 GB for SDXL.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(op_selector=_not_of_time)
-
-    def transform_op(self, op: Any) -> None:
-        given = [value.op for value in op.get_flattened_inputs() if value.op is not None]
-        own = [maker for maker in given if maker.op_type == "const" and len(maker.outputs[0].child_ops) == 1]
-        block, gone = op.enclosing_block, []
-        super().transform_op(op)
-        for constant in own:
-            (reader,) = constant.outputs[0].child_ops
-            if reader.op_type == "cast":
-                (cast,) = reader.outputs
-                half = Builder.const(val=cast.val, name=cast.name, before_op=reader)
-                block.replace_uses_of_var_after_op(anchor_op=reader, old_var=cast, new_var=half)
-                block.remove_ops([reader, constant])
-                gone += [reader, constant]
-        # The pass walks a list of all operations, and each refers to its outputs and they to it: what is gone from the
-        # block would keep its weights until the end.
-        for removed in [op, *gone] if gone else []:
-            vars(removed).clear()
-
-
-_TIME_STEPS = 6  # operations from a timestep to its sine, at most
-
-
-def _not_of_time(operation: Any) -> bool:
-    """Whether an operation may be in fp16: all but sin, cos and what leads to them, the time embedding's frequencies.
-
-    In fp16 they cost 11 dB at t = 500 and 16 at t = 999.
-    """
-    ahead = [operation]
-    for _ in range(_TIME_STEPS):
-        if any(op.op_type in ("sin", "cos") for op in ahead):
-            return False
-        ahead = [child for op in ahead for output in op.outputs for child in output.child_ops]
-        if len(ahead) > 64:  # far from any time embedding
-            return True
-    return True
-
-
-def _same_input_same_bytes(package: Path) -> None:
-    """Undo what coremltools draws by chance: the items' identifiers and the order of the program's maps."""
-    file = package / "Manifest.json"
-    manifest = json.loads(file.read_text())
-    names = {old: str(uuid5(NAMESPACE_URL, item["path"])) for old, item in manifest["itemInfoEntries"].items()}
-    entries = {names[old]: item for old, item in manifest["itemInfoEntries"].items()}
-    manifest["itemInfoEntries"] = dict(sorted(entries.items()))
-    manifest["rootModelIdentifier"] = names[manifest["rootModelIdentifier"]]
-    file.write_text(json.dumps(manifest, indent=4) + "\n")
-    model = package / "Data" / manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
-    spec = Model_pb2.Model.FromString(model.read_bytes())
-    model.write_bytes(spec.SerializeToString(deterministic=True))
+TARGET = Target(
+    name="coreml",
+    suffix=".mlpackage",
+    runs_on="iOS 17, macOS 14",
+    apps=("ios_demo",),
+    converter="export.targets.coreml_converter",
+    packages=("coremltools", "torch"),
+    tolerances=tolerances(unet=("fp16", "fp32", "w8", "w6", "w4"), hypernet=("fp32", "fp16")),
+    default_precision="fp16",
+    free_rank=False,
+    hypernet_form="plain",
+    half_io=("fp16", "w8", "w6", "w4"),  # weights of few bits are made from the fp16 program
+    attentions=("original", "split-einsum"),
+    norms=("group norm as layer norm",),
+    chunk_bytes=NEURAL_ENGINE_BYTES,
+    # Palettes of w4 have 6 bits for convolutions.
+    bytes_per_weight={
+        **FLOATS,
+        "w8": WeightBytes(1.0, 1.0, 1.0),
+        "w6": WeightBytes(0.75, 0.75, 0.75),
+        "w4": WeightBytes(0.5, 0.75, 0.5),
+    },
+    costs={"fp16": Cost(0.13, 5.1)},
+)

@@ -1,6 +1,6 @@
-"""Cut a saved ML program into chunks that the Neural Engine takes, as one Core ML pipeline: apps load it as one model.
+"""Cut a saved ML program into chunks that the Neural Engine takes, in one Core ML pipeline that apps load as one model.
 
-Works on the saved package (MIL.proto, Model.proto, MIL's blob storage), so that a program of SDXL's size is cut in
+This works on the saved package (MIL.proto, Model.proto, MIL's blob storage), so that a program of SDXL's size is cut in
 seconds, without its weights in memory, and to the same bytes each time. coremltools' `bisect_model` halves a program by
 loading it twice, orders what crosses the border by chance, and passes it on in fp32.
 """
@@ -25,7 +25,7 @@ _FEATURES = {"fp16": "FLOAT16", "fp32": "FLOAT32", "int32": "INT32"}
 
 
 def cut(package: Path, limit: int) -> int:
-    """Cut the package in place where its weights exceed `limit` bytes; returns the number of chunks.
+    """Cut a package in place where its weights exceed `limit` bytes, and return the number of chunks.
 
     The chunks come in running order; each takes inputs of the whole and outputs of any chunk before it.
     """
@@ -51,7 +51,7 @@ def cut(package: Path, limit: int) -> int:
 
 @dataclass(frozen=True)
 class _Program:
-    """The one function of a program: what each name is, and which operations read it."""
+    """A program's only function: what each name is, and which operations read it."""
 
     spec: Any
     block: Any
@@ -75,12 +75,12 @@ class _Program:
         return next(iter(self.spec.mlProgram.functions.values()))
 
     def reads(self, position: int) -> list[str]:
-        """The names that an operation reads."""
+        """Return the names that an operation reads."""
         arguments = self.block.operations[position].inputs.values()
         return [binding.name for argument in arguments for binding in argument.arguments if binding.name]
 
     def constants_of(self, position: int) -> list[int]:
-        """The positions of the constants that an operation needs, each after those that it is made of."""
+        """Return the positions of the constants that an operation needs, each after those that it is made of."""
         found: dict[int, None] = {}
 
         def visit(reader: int) -> None:
@@ -94,7 +94,7 @@ class _Program:
         return list(found)
 
     def cuts(self, limit: int) -> list[int]:
-        """Numbers of steps after which a chunk ends, the last with the program."""
+        """Return the numbers of steps after which a chunk ends; the last chunk ends with the program."""
         weights = self._weights()
         crossing = self._crossing()
         reached = np.cumsum(weights)
@@ -107,7 +107,7 @@ class _Program:
         return [len(weights)]  # one layer alone is larger
 
     def _weights(self) -> list[int]:
-        """Bytes of the weights that each step is the first to need."""
+        """Return the bytes of the weights that each step is the first to need."""
         seen: set[int] = set()
         sizes = []
         for step in self.steps:
@@ -118,7 +118,7 @@ class _Program:
         return sizes
 
     def _crossing(self) -> np.ndarray:
-        """Bytes that would cross a cut after each number of steps; infinite where a type can't."""
+        """Return the bytes that would cross a cut after each number of steps; infinite where a type can't cross."""
         order = {position: number for number, position in enumerate(self.steps)}
         last = {name: number for position, number in order.items() for name in self.reads(position)}
         change = np.zeros(len(self.steps) + 2)
@@ -127,14 +127,14 @@ class _Program:
             if first is not None:
                 kind = tensor_type(self.types[name], name)
                 size = kind.nbytes if kind.dtype.name in _FEATURES else math.inf
-                # Infinity can't be taken off again: a number that no sum of sizes reaches stands for it.
+                # Infinity can't be subtracted again, so a number that no sum of sizes reaches stands for it.
                 change[first + 1] += min(size, 1e18)
                 change[number + 1] -= min(size, 1e18)
         return np.cumsum(change)
 
 
 def _near(reached: np.ndarray, crossing: np.ndarray, wanted: float, count: int) -> int:
-    """The number of steps near a wanted size of weights at which the least crosses."""
+    """Return the number of steps, near a wanted size of weights, after which a cut is crossed by the fewest bytes."""
     slack = _SLACK * reached[-1] / count
     near = np.flatnonzero(np.abs(reached - wanted) <= slack)
     if not near.size:
@@ -170,7 +170,7 @@ def _write_chunk(chunk: Any, program: _Program, first: int, last: int) -> None:
 
 
 def _feature(program: _Program, name: str) -> Any:
-    """What the description says of a tensor: the whole's own words, or those of a value that crosses a cut."""
+    """Return the description of a tensor: the whole program's own, or a new one for a value that crosses a cut."""
     description = program.spec.description
     for known in (*description.input, *description.output):
         if known.name == name:
@@ -210,7 +210,7 @@ def _is_blob(value: Any) -> bool:
 
 
 def _values(operation: Any) -> Iterator[Any]:
-    """The Value messages of an operation: attributes, and arguments that are written in place."""
+    """Yield the Value messages of an operation: its attributes, and arguments that are written in place."""
     yield from operation.attributes.values()
     arguments: Iterable[Any] = operation.inputs.values()
     for argument in arguments:

@@ -1,118 +1,24 @@
-"""ONNX: standard operators, the rank left open. One file; a folder where the weights are too large for one."""
+"""ONNX, as ONNX Runtime runs it on Android and iOS: standard operators, and the rank left open."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from export.targets.target import FLOATS, Cost, Target, WeightBytes
+from export.tolerance import tolerances
 
-import numpy as np
-import onnx
-import onnx_ir as ir
-import onnx_ir.passes.common as onnx_passes
-import torch
-from onnxscript.optimizer import fold_constants
-from onnxscript.rewriter import rewrite
-from onnxscript.rewriter.rules import common as rules
-
-from export.graph import Graph
-from export.targets.onnx_weights import quantize_weights
-from export.targets.trace import trace
-from lorarar.toolchains import quiet_toolchains
-from runtime_py.bundle import ONNX_MODEL
-
-OPSET = 20
-_RULES = [
-    rules.add_0_rule,
-    rules.sub_0_rule,
-    rules.mul_by_1_rule,
-    rules.div_by_1_rule,
-    rules.cast_cast_rule,
-    rules.no_op_cast_rule,
-    rules.no_op_expand_rule,
-    rules.reshape_reshape_rule,
-    rules.no_op_transpose_rule,
-    rules.transpose_transpose_rule,
-    rules.unsqueeze_unsqueeze_rule,
-]
-BITS = {"w8": 8, "w4": 4}
-ONE_FILE = 1_900_000_000  # bytes of weights; protobuf ends at 2 GiB
-WEIGHTS = "weights.bin"
-
-
-def convert(graph: Graph, precision: str, path: Path) -> None:
-    """Convert, save and check."""
-    dtype = torch.float16 if precision == "fp16" else torch.float32
-    with quiet_toolchains():
-        program = torch.onnx.export(
-            trace(graph, dtype, dynamic=True),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(graph.inputs),
-            output_names=list(graph.outputs),
-            verbose=False,
-            optimize=False,
-        )
-        assert program is not None
-        model = program.model
-        weights = list(model.graph.initializers.values())
-        _simplify(model)
-        if precision in BITS:
-            model = ir.from_proto(quantize_weights(ir.to_proto(model), BITS[precision]))
-        _default_to_nothing(graph, model, dtype)
-        _forget_origins(model)
-        onnx.checker.check_model(str(_save(model, path)))
-    # The optimizer's rules keep the last graph, before and after; without its weights that is a few megabytes.
-    for value in [*weights, *model.graph.initializers.values()]:
-        value.const_value = None
-
-
-def _simplify(model: ir.Model) -> None:
-    """Fold constants and remove what does nothing. ONNX Runtime fuses and arranges the rest when it loads.
-
-    The exporter's own optimizer gives the same graph, but one of its rules compares every slice with every other: there
-    is one for each factor, and SDXL's took a quarter of an hour.
-    """
-    onnx_passes.InlinePass()(model)
-    fold_constants(model, onnx_shape_inference=True)
-    rewrite(model, _RULES)
-    fold_constants(model, onnx_shape_inference=True)
-    ir.passes.Sequential(
-        onnx_passes.RemoveUnusedNodesPass(),
-        onnx_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        onnx_passes.DeduplicateInitializersPass(),
-        onnx_passes.CommonSubexpressionEliminationPass(),
-    )(model)
-
-
-def _forget_origins(model: ir.Model) -> None:
-    """Drop the exporter's notes on every node: megabytes of stack traces, with the folders of this machine."""
-    for node in model.graph.all_nodes():
-        node.metadata_props.clear()
-        for value in node.outputs:
-            value.metadata_props.clear()
-    model.graph.metadata_props.clear()
-    model.metadata_props.clear()
-
-
-def _save(model: ir.Model, path: Path) -> Path:
-    """Write the model, as a folder where one file can't hold it; returns the file of the graph."""
-    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-    if weights <= ONE_FILE:
-        ir.save(model, path)
-        return path
-    path.mkdir()
-    ir.save(model, path / ONNX_MODEL, external_data=WEIGHTS)
-    return path / ONNX_MODEL
-
-
-def _default_to_nothing(graph: Graph, model: ir.Model, dtype: torch.dtype) -> None:
-    """Give every factor a default of rank 0, which makes it an input that an `.onnx_adapter` may bring.
-
-    ONNX Runtime's Python and Java bindings insist on being handed every input that has no default.
-    """
-    kind = np.float16 if dtype == torch.float16 else np.float32
-    inputs = {value.name: value for value in model.graph.inputs}
-    for name, shape in graph.inputs.items():
-        if any(isinstance(size, str) for size in shape):
-            sizes = [0 if isinstance(size, str) else size for size in shape]
-            inputs[name].const_value = ir.tensor(np.zeros(sizes, kind), name=name)
-            model.graph.initializers[name] = inputs[name]
+TARGET = Target(
+    name="onnx",
+    suffix=".onnx",
+    runs_on="Android 8, iOS 17",  # as the demo apps ask for
+    apps=("android_demo", "ios_demo"),
+    converter="export.targets.onnx_converter",
+    packages=("onnx", "onnx_ir", "onnxscript", "onnxruntime", "torch"),
+    tolerances=tolerances(unet=("fp32", "fp16", "w8", "w4"), hypernet=("fp32", "fp16")),
+    not_offered={"w6": "ONNX Runtime multiplies by weights of 8 and of 4 bits, none between"},
+    default_precision="fp32",
+    free_rank=True,
+    hypernet_form="stacked",
+    fuses_attention=True,
+    # MatMulNBits has a scale of 4 bytes for each 32 weights; convolutions are int8 at 4 bits too.
+    bytes_per_weight={**FLOATS, "w8": WeightBytes(1 + 4 / 32, 1.0, 4.0), "w4": WeightBytes(0.5 + 4 / 32, 1.0, 4.0)},
+    costs={"fp32": Cost(0.10, 5.4), "fp16": Cost(0.07, 3.0)},
+)

@@ -1,4 +1,4 @@
-"""Weights of 8 or 4 bits in an ONNX graph; whatever is an input, the adapters above all, stays in float.
+"""Store the weights of an ONNX graph in 8 or 4 bits. Inputs, the adapters among them, stay in float.
 
 Products with constant weights become ONNX Runtime's MatMulNBits: blocks of 32 along the input, a scale each.
 Convolutions have no such operation: their weights are int8 with a scale for each output channel, at 4 bits too.
@@ -17,7 +17,7 @@ _LARGEST = 127
 
 
 def quantize_weights(model: onnx.ModelProto, bits: int) -> onnx.ModelProto:
-    """The model with `bits`-bit products and 8-bit convolutions. Takes the model over."""
+    """Return the model with products of `bits` bits and convolutions of 8 bits; the model given is used up."""
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
     config = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, bits=bits)

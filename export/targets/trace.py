@@ -1,8 +1,7 @@
-"""`torch.export` of a graph: positional inputs and outputs in the contract's order. Each target puts the names on."""
+"""Trace a graph with `torch.export`: inputs and outputs have places, in the manifest's order, and no names."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -16,13 +15,14 @@ MAX_RANK = 1024
 
 
 class _Positional(torch.nn.Module):
-    """`torch.export` handles dynamic sizes of neither keyword inputs nor dict outputs."""
+    """A graph's module with inputs and outputs by position.
 
-    def __init__(self, graph: Graph, dtype: torch.dtype) -> None:
+    `torch.export` handles dynamic sizes of neither keyword inputs nor dict outputs.
+    """
+
+    def __init__(self, graph: Graph) -> None:
         super().__init__()
-        # `to(float16)` works in place.
-        same = graph.owned or all(value.dtype == dtype for value in graph.module.parameters())
-        self.module = graph.module if same else copy.deepcopy(graph.module)
+        self.module = graph.module
         self.inputs, self.outputs = tuple(graph.inputs), tuple(graph.outputs)
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -31,12 +31,12 @@ class _Positional(torch.nn.Module):
 
 
 def trace(graph: Graph, dtype: torch.dtype, dynamic: bool = False) -> ExportedProgram:
-    """Export the graph's module in `dtype`; `dynamic` leaves open the input sizes that are given by name.
+    """Trace the graph's module, turned into `dtype` in place; `dynamic` leaves open the sizes that have names.
 
-    A hypernetwork stays in fp32. Runtimes that add up in fp16 too (ONNX Runtime on Arm cores with half precision) lose
-    3e-3 of a coefficient in its sums, of up to 1280 products each.
+    A hypernetwork stays in fp32. Runtimes that also add up in fp16 (ONNX Runtime on Arm cores with half precision) lose
+    3e-3 of a coefficient in its sums of up to 1280 products.
     """
-    module = _Positional(graph, dtype).to(dtype).eval().requires_grad_(False)
+    module = _Positional(graph).to(dtype).eval().requires_grad_(False)
     for part in module.modules():
         if isinstance(part, Hypernetwork):
             part.float()

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lorarar.base.names import MINIATURE, shipped_hypernet
 from lorarar.errors import InputError
 from lorarar.files import atomic_file
 from lorarar.hypernet.constant import ConstantCoefficients, ConstantConfig
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.layout import Layout
 from lorarar.toolchains import quiet_toolchains
 
 CONFIG_KEY = "lorarar_hypernet"
@@ -85,9 +87,15 @@ def save_hypernet(
 
 def load_hypernet(path: Path) -> LoadedHypernet:
     """Read a hypernetwork. Raises InputError as `load_predictor`, and for constant coefficients."""
-    loaded = load_predictor(path)
+    return _require_hypernet(load_predictor(path))
+
+
+def _require_hypernet(loaded: LoadedPredictor) -> LoadedHypernet:
+    if isinstance(loaded, LoadedHypernet):
+        return loaded
     if not isinstance(loaded.predictor, Hypernetwork):
-        raise InputError(f"{path}: it holds constant coefficients, not a hypernetwork; `lorarar merge` can use them")
+        source = loaded.source
+        raise InputError(f"{source}: it holds constant coefficients, not a hypernetwork; lorarar merge can use them")
     return LoadedHypernet(loaded.predictor, loaded.source, loaded.sha256, loaded.trained, loaded.notes, loaded.training)
 
 
@@ -97,7 +105,7 @@ def load_predictor(path: Path) -> LoadedPredictor:
     Raises InputError for a file that is neither, too large, of wrong shapes, or not finite.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; give a .safetensors file, or use --untrained")
+        raise InputError(f"{path}: no such checkpoint; give a .safetensors file, or `untrained`")
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{path}: {path.stat().st_size / 2**20:.0f} MB is too large for a hypernetwork checkpoint")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -113,6 +121,31 @@ def load_predictor(path: Path) -> LoadedPredictor:
     _load_strictly(predictor, weights, path)
     training = about.get("training", {})
     return LoadedPredictor(predictor.eval(), path.name, digest, about["trained"], notes, training)
+
+
+def open_predictor(base: str, layout: Layout, given: Path | None = None, untrained: bool = False) -> LoadedPredictor:
+    """Load what predicts coefficients for a base: the checkpoint given, random weights, or the one that is shipped.
+
+    `base` is the base's name as the user gave it, `layout` its layout. An `untrained` hypernetwork has the input layers
+    that the layout needs. With neither, the miniature gets the hypernetwork that is shipped with it. Raises InputError
+    when both or, for another base, none are given, and as `load_predictor`.
+    """
+    if given is not None and untrained:
+        raise InputError("`hypernet` and `untrained` exclude each other; give one of them")
+    if untrained:
+        widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
+        return untrained_hypernet(HypernetConfig(widths=widths))
+    if given is None and base != MINIATURE:
+        raise InputError(
+            f"a hypernetwork for {base} is needed: give `hypernet` (the file of a trained one), or `untrained` to try "
+            "it out with random weights"
+        )
+    return load_predictor(shipped_hypernet() if given is None else given)
+
+
+def open_hypernet(base: str, layout: Layout, given: Path | None = None, untrained: bool = False) -> LoadedHypernet:
+    """Load the hypernetwork for a base as `open_predictor` does; InputError for constant coefficients too."""
+    return _require_hypernet(open_predictor(base, layout, given, untrained))
 
 
 def untrained_hypernet(config: HypernetConfig | None = None, seed: int = 0) -> LoadedHypernet:
@@ -141,6 +174,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Config, dict[str, 
         return weights, config, about
     except SafetensorError as error:
         raise InputError(f"{path}: not a readable safetensors file ({error}); download it again") from None
+    except InputError as error:  # what the config states is impossible
+        raise InputError(f"{path}: {error}") from None
     except (KeyError, ValueError, TypeError):
         raise InputError(
             f"{path}: no hypernetwork config in its metadata; it was not saved by `lorarar train`"

@@ -1,4 +1,4 @@
-"""Exact operations on LoRA factors. Numpy only, pure functions."""
+"""Exact operations on the factors of LoRA layers. Numpy only, pure functions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float32
 
 from lorarar.errors import InputError
-from lorarar.lora.types import LoraLayer
+from lorarar.lora.layers import LoraLayer
 
 
 def concatenate(layers: Sequence[LoraLayer], weights: Sequence[float]) -> LoraLayer:
-    """The layer whose ΔW is Σ weightᵢ·ΔWᵢ: factors concatenated along the rank, the weights applied to `up`.
+    """Return the layer whose ΔW is Σ weightᵢ·ΔWᵢ: factors joined along the rank, the weights applied to `up`.
 
     up = [w₁·up₁, w₂·up₂, …] and down = [down₁; down₂; …], of rank Σ rankᵢ, for linear and convolution layers. The
     weights go where alpha went, so `down` keeps its values. Raises InputError when the layers are of different modules'
@@ -28,7 +28,7 @@ def concatenate(layers: Sequence[LoraLayer], weights: Sequence[float]) -> LoraLa
 
 
 def pad_rank(layer: LoraLayer, rank: int) -> LoraLayer:
-    """The same ΔW at a higher rank: zero rows below `down`, zero columns after `up`.
+    """Return the same ΔW at a higher rank: zero rows below `down`, zero columns after `up`.
 
     Raises InputError when `rank` is below the layer's.
     """
@@ -43,12 +43,12 @@ def pad_rank(layer: LoraLayer, rank: int) -> LoraLayer:
 
 
 def peak(array: Float32[np.ndarray, "..."]) -> float:
-    """The largest magnitude; NaN when there is one. Two reductions, no copy."""
+    """Return the largest magnitude, or NaN when there is one, by two reductions without a copy."""
     return float(np.maximum(array.max(), -array.min()))
 
 
 def balance_factor(peak_down: float, peak_up: float) -> np.float32:
-    """The power of two f for which down·f and up/f have about equal peaks; multiplying by it rounds nothing.
+    """Return the power of two f for which down·f and up/f have about equal peaks; multiplying by it rounds nothing.
 
     Half precision holds 6e-8 … 65504, and alpha folded into `up` can leave that range where the product does not.
     """

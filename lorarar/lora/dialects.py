@@ -19,7 +19,7 @@ MAX_KEY = 512  # characters; real ones have up to 130, and PEFT's patterns are m
 _PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
 
 
-class Role(Enum):
+class TensorRole(Enum):
     """What a tensor is to its layer."""
 
     DOWN = "down"
@@ -37,7 +37,7 @@ class Key:
 
     dialect: str
     module: str
-    role: Role
+    role: TensorRole
     raw: str
 
 
@@ -159,8 +159,8 @@ DOTTED_ALPHA = Dialect(
 )
 
 _ROLES = {
-    "lora_A": Role.DOWN, "lora_down.weight": Role.DOWN, "down.weight": Role.DOWN,
-    "lora_B": Role.UP, "lora_up.weight": Role.UP, "up.weight": Role.UP, "alpha": Role.ALPHA,
+    "lora_A": TensorRole.DOWN, "lora_down.weight": TensorRole.DOWN, "down.weight": TensorRole.DOWN,
+    "lora_B": TensorRole.UP, "lora_up.weight": TensorRole.UP, "up.weight": TensorRole.UP, "alpha": TensorRole.ALPHA,
 }  # fmt: skip
 
 _EXTRACT = "merge it into its base model and extract a plain LoRA of the difference (kohya's and LyCORIS's tools do it)"

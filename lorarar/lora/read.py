@@ -1,4 +1,4 @@
-"""Read a LoRA of any dialect: keys to layers, alpha folded into `up`, everything else refused by name. Numpy only."""
+"""Read a LoRA of any dialect, from a file or a state dict; refuse by name what can't be read exactly. Numpy only."""
 
 from __future__ import annotations
 
@@ -6,26 +6,33 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32
 
 from lorarar.errors import InputError, describe_os_error
-from lorarar.lora.dialects import DIALECTS, AmbiguousName, Key, Role, foreign_format, known_dialects, parse_key
+from lorarar.lora.dialects import DIALECTS, AmbiguousName, Key, TensorRole, foreign_format, known_dialects, parse_key
+from lorarar.lora.layers import LoraLayer
 from lorarar.lora.peft_config import PeftScaling, config_component, metadata_scalings, parse_config
-from lorarar.lora.safetensors_file import SafetensorsFile, all_finite, open_safetensors
+from lorarar.lora.safetensors_file import open_safetensors
 from lorarar.lora.safetensors_header import parse_json, shorten
-from lorarar.lora.types import LoRA, LoraLayer
+from lorarar.lora.tensors import StateDict, TensorSource, all_finite
+from lorarar.lora.types import LoRA
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CONFIG, _WEIGHTS, _PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 _MAX_CONFIG_BYTES = 10_000_000
-_Tensors = dict[Role, tuple[str, Key]]  # role → (tensor's name, what it says)
+_Tensors = dict[TensorRole, tuple[str, Key]]  # role → (tensor's name, what it says)
 
 
 @dataclass(frozen=True)
 class _Scalings:
-    """PEFT's scaling by component; a folder's one configuration is under ""."""
+    """PEFT's scaling by component; the one configuration of a folder or state dict is under ""."""
 
     by_component: Mapping[str, PeftScaling]
 
@@ -41,14 +48,31 @@ class _Scalings:
         return scaling.scale(name, rank)
 
 
-def read_lora(path: str | Path) -> LoRA:
-    """Read a LoRA file of any dialect, or a PEFT folder, as float32 factors with alpha folded into `up`.
+def read_lora(
+    source: str | PathLike[str] | Mapping[str, np.ndarray | Tensor],
+    *,
+    config: Mapping[str, Any] | None = None,
+    name: str = "state dict",
+) -> LoRA:
+    """Read a LoRA of any dialect as float32 factors with alpha folded into `up`.
 
-    ΔW = scale · up @ down, where scale is the layer's alpha/rank, or what PEFT's configuration says, else 1. Raises
-    InputError, one sentence that names the file and what is wrong, for everything that can't be read exactly; shapes
-    are not compared with a base here (`lorarar.layout.pack` does that).
+    `source` is a safetensors file, a PEFT folder (adapter_config.json beside the weights) or a state dict: tensors by
+    name, torch's on any device or numpy's, in fp32, fp16, bf16 or fp64. They are copied.
+
+    ΔW = scale · up @ down, where scale is the layer's alpha/rank, or what PEFT's configuration says, else 1. A file or
+    folder brings its configuration; that of a state dict, which PEFT keeps apart, is given as `config` (the fields of a
+    LoraConfig, as its `to_dict()` gives them). `name` is what a state dict is called in messages and metadata.
+
+    Raises InputError, one sentence that says what is wrong, for everything that can't be read exactly. Shapes are not
+    compared with a base here (`lorarar.layout.pack` and merging do that).
     """
-    path = Path(path)
+    if isinstance(source, Mapping):
+        scaling = None if config is None else parse_config(config, f"{name}: its configuration")
+        component = config_component(config or {})
+        return _build(StateDict.of(source, name), component, _Scalings({} if scaling is None else {"": scaling}))
+    if config is not None:
+        raise InputError("`config` belongs to a state dict; a file or folder brings its own, so leave it out")
+    path = Path(source)
     if path.is_dir():
         return _read_folder(path)
     file = open_safetensors(path)
@@ -71,7 +95,7 @@ def _read_folder(folder: Path) -> LoRA:
     return _build(open_safetensors(weights_path), config_component(config), _Scalings({"": scaling}))
 
 
-def _build(file: SafetensorsFile, component: str, scalings: _Scalings) -> LoRA:
+def _build(file: TensorSource, component: str, scalings: _Scalings) -> LoRA:
     groups = _group(file, component)
     layers: dict[str, LoraLayer] = {}
     for module, tensors in groups.items():
@@ -85,8 +109,8 @@ def _build(file: SafetensorsFile, component: str, scalings: _Scalings) -> LoRA:
     )
 
 
-def _group(file: SafetensorsFile, component: str) -> dict[str, _Tensors]:
-    """Every tensor under its module and role; refuses foreign formats, unknown keys and layers that occur twice."""
+def _group(file: TensorSource, component: str) -> dict[str, _Tensors]:
+    """Put every tensor under its module and role; refuse foreign formats, unknown keys and layers that occur twice."""
     _refuse_foreign(file)
     groups: dict[str, _Tensors] = {}
     unknown = None
@@ -116,7 +140,7 @@ def _group(file: SafetensorsFile, component: str) -> dict[str, _Tensors]:
     return groups
 
 
-def _refuse_foreign(file: SafetensorsFile) -> None:
+def _refuse_foreign(file: TensorSource) -> None:
     for name in file.entries:
         foreign = foreign_format(name)
         if foreign:
@@ -135,27 +159,28 @@ def _parse(source: str, name: str, component: str) -> Key | None:
         ) from error
 
 
-def _layer(file: SafetensorsFile, module: str, tensors: _Tensors, scalings: _Scalings) -> LoraLayer:
-    """One layer in float32 with its scale in `up`; shapes are checked before a tensor is read."""
-    for role, other in ((Role.DOWN, Role.UP), (Role.UP, Role.DOWN)):
+def _layer(file: TensorSource, module: str, tensors: _Tensors, scalings: _Scalings) -> LoraLayer:
+    """Read one layer in float32, with its scale in `up`; shapes are checked before a tensor is read."""
+    for role, other in ((TensorRole.DOWN, TensorRole.UP), (TensorRole.UP, TensorRole.DOWN)):
         if role not in tensors:
-            present = tensors.get(other) or tensors[Role.ALPHA]
+            present = tensors.get(other) or tensors[TensorRole.ALPHA]
             raise InputError(
                 f"{file.source}: '{shorten(present[0])}' has no matching {role.value} tensor; "
                 "a layer needs both, get the file again"
             )
-    (down_name, down_key), (up_name, up_key) = tensors[Role.DOWN], tensors[Role.UP]
+    (down_name, down_key), (up_name, up_key) = tensors[TensorRole.DOWN], tensors[TensorRole.UP]
     if down_key.dialect != up_key.dialect:
         raise InputError(
             f"{file.source}: '{shorten(module)}' is in two dialects at once ({down_key.dialect} and "
             f"{up_key.dialect}); save the file in one"
         )
     rank = _check_shapes(file, down_name, up_name)
-    scale = _alpha(file, tensors[Role.ALPHA][0]) / rank if Role.ALPHA in tensors else scalings.scale(down_key, rank)
+    alpha = tensors.get(TensorRole.ALPHA)
+    scale = scalings.scale(down_key, rank) if alpha is None else _alpha(file, alpha[0]) / rank
     return LoraLayer(file.tensor(down_name), _scaled(file, up_name, scale))
 
 
-def _scaled(file: SafetensorsFile, name: str, scale: float) -> Float32[np.ndarray, "out rank *ones"]:
+def _scaled(file: TensorSource, name: str, scale: float) -> Float32[np.ndarray, "out rank *ones"]:
     up = file.tensor(name)
     if scale == 1:
         return up
@@ -169,8 +194,8 @@ def _scaled(file: SafetensorsFile, name: str, scale: float) -> Float32[np.ndarra
     return up
 
 
-def _check_shapes(file: SafetensorsFile, down_name: str, up_name: str) -> int:
-    """The rank of a layer, from the header alone; refuses factors that don't fit together."""
+def _check_shapes(file: TensorSource, down_name: str, up_name: str) -> int:
+    """Return the rank of a layer, from the shapes alone; refuse factors that don't fit together."""
     down, up = file.entries[down_name].shape, file.entries[up_name].shape
     both = f"{file.source}: '{shorten(down_name)}' {list(down)} and '{shorten(up_name)}' {list(up)}"
     if len(down) not in (2, 4) or len(up) != len(down):
@@ -186,7 +211,7 @@ def _check_shapes(file: SafetensorsFile, down_name: str, up_name: str) -> int:
     return down[0]
 
 
-def _alpha(file: SafetensorsFile, name: str) -> float:
+def _alpha(file: TensorSource, name: str) -> float:
     shape = file.entries[name].shape
     if math.prod(shape) != 1:
         raise InputError(f"{file.source}: '{shorten(name)}' has shape {list(shape)}; an alpha must be one number")
@@ -194,20 +219,20 @@ def _alpha(file: SafetensorsFile, name: str) -> float:
 
 
 def _dialect(groups: Mapping[str, _Tensors]) -> str:
-    """The dialects in the file, in the table's order; text encoders are named alike in both of kohya's."""
-    found = {tensors[Role.DOWN][1].dialect for tensors in groups.values()}
+    """Name the dialects of the tensors, in the table's order; text encoders are named alike in both of kohya's."""
+    found = {tensors[TensorRole.DOWN][1].dialect for tensors in groups.values()}
     if found & {"kohya-sgm", "kohya-diffusers"}:
         found.discard("kohya-text")
     return " + ".join(dialect.name for dialect in DIALECTS if dialect.name in found)
 
 
 def _factors(tensors: _Tensors) -> tuple[str, str]:
-    return tensors[Role.DOWN][0], tensors[Role.UP][0]
+    return tensors[TensorRole.DOWN][0], tensors[TensorRole.UP][0]
 
 
-def _notes(file: SafetensorsFile, groups: Mapping[str, _Tensors], layers: Mapping[str, LoraLayer]) -> tuple[str, ...]:
+def _notes(file: TensorSource, groups: Mapping[str, _Tensors], layers: Mapping[str, LoraLayer]) -> tuple[str, ...]:
     ranks = sorted({layer.rank for layer in layers.values()})
-    alphas = sum(Role.ALPHA in tensors for tensors in groups.values())
+    alphas = sum(TensorRole.ALPHA in tensors for tensors in groups.values())
     dtypes = Counter(file.entries[name].dtype for tensors in groups.values() for name in _factors(tensors))
     parts = Counter(module.partition(".")[0] for module in layers)
     notes = [

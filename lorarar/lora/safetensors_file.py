@@ -1,11 +1,11 @@
 """Open a safetensors file from a stranger: checked header, memory-mapped tensors, float32 out. Numpy only.
 
-The safetensors library's numpy reader knows no bfloat16 and its errors are not sentences for a user, hence this reader.
+The safetensors library would read the same files. This reader bounds the memory that a header can ask for, tells each
+kind of damage in a sentence for a user, and converts straight from the mapped bytes.
 """
 
 from __future__ import annotations
 
-import math
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from lorarar.errors import InputError, describe_os_error
-from lorarar.lora.safetensors_header import FLOATS, MAX_HEADER_BYTES, TensorEntry, parse_header, shorten
+from lorarar.lora.safetensors_header import MAX_HEADER_BYTES, TensorEntry, parse_header
+from lorarar.lora.tensors import check_factor, check_finite
 
-MAX_ELEMENTS = 2**27  # of one tensor; rank 1024 of SDXL's widest linear has 2^23.3
 _SNIFFED = 512  # bytes looked at to say what a file that is no safetensors is
 # First bytes → what such a file is and what to do; checked only when the file does not open like a safetensors.
 _LOOKALIKES: tuple[tuple[bytes, str], ...] = (
@@ -32,7 +32,7 @@ _LOOKALIKES: tuple[tuple[bytes, str], ...] = (
 
 @dataclass(frozen=True)
 class SafetensorsFile:
-    """A checked file: the entries by name, the metadata, and the mapped bytes after the header."""
+    """A file whose header is checked: its entries by name, its metadata, and the mapped bytes after the header."""
 
     source: str
     entries: Mapping[str, TensorEntry]
@@ -40,27 +40,14 @@ class SafetensorsFile:
     data: np.ndarray  # uint8, mapped read-only
 
     def tensor(self, name: str) -> Float32[np.ndarray, "..."]:
-        """One tensor as a new, writable float32 array.
+        """Return one tensor as a new, writable float32 array.
 
         Raises InputError when it is no floating-point tensor or holds NaN, infinity or a value over float32.
         """
+        check_factor(self, name)
         entry = self.entries[name]
-        if entry.dtype not in FLOATS:
-            raise InputError(
-                f"{self.source}: '{shorten(name)}' has dtype {entry.dtype}; a LoRA's tensors must be "
-                f"{', '.join(FLOATS)}, so save it in one of these"
-            )
-        if math.prod(entry.shape) > MAX_ELEMENTS:
-            raise InputError(
-                f"{self.source}: '{shorten(name)}' has shape {list(entry.shape)}, too large for a factor of a LoRA; "
-                "this is another kind of file"
-            )
         array = _to_float32(self.data[entry.begin : entry.end], entry.dtype).reshape(entry.shape)
-        if not all_finite(array):
-            raise InputError(
-                f"{self.source}: '{shorten(name)}' holds NaN, infinity or values over float32; "
-                "the training diverged or the file is damaged, use another one"
-            )
+        check_finite(self, name, array)
         return array
 
 
@@ -85,17 +72,13 @@ def open_safetensors(path: Path) -> SafetensorsFile:
         # every operation on them takes microseconds more.
         mapped = np.memmap(path, np.uint8, "r", 8 + header_bytes, (size,)) if size else np.zeros(0, np.uint8)
         data = mapped.view(np.ndarray)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(describe_os_error(error)) from error
     except ValueError as error:  # a path with a NUL byte, or a file that shrank since it was looked at
         raise InputError(f"{source!r} can't be read ({error}); check the path and try again") from error
     return SafetensorsFile(source, entries, metadata, data)
-
-
-def all_finite(array: np.ndarray) -> bool:
-    """Whether no element is NaN or infinite, at the speed of one sum; only a non-finite sum needs the exact look."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
 
 
 def _header_length(start: bytes, size: int, source: str) -> int:
@@ -122,7 +105,7 @@ def _header_length(start: bytes, size: int, source: str) -> int:
 
 
 def _to_float32(raw: np.ndarray, dtype: str) -> Float32[np.ndarray, " elements"]:
-    """Bytes of a floating dtype → new float32 values; exact but for F64, which rounds (and overflows to infinity)."""
+    """Convert the bytes of a floating dtype to new float32 values; F64 is rounded, and overflows to infinity."""
     if dtype == "BF16":
         # A bfloat16 is the upper half of a float32; shifting is several times faster than casting ml_dtypes' type.
         wide = raw.view("<u2").astype(np.uint32)

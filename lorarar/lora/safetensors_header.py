@@ -29,23 +29,29 @@ FLOATS = ("F32", "F16", "BF16", "F64")
 
 
 @dataclass(frozen=True)
-class TensorEntry:
-    """Where one tensor lies: element type, shape, and its first and last-plus-one byte after the header."""
+class TensorInfo:
+    """What is known of a tensor before it is read: its element type in safetensors' words, and its shape."""
 
     dtype: str
     shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TensorEntry(TensorInfo):
+    """A tensor of a file, and its first and last-plus-one byte after the header."""
+
     begin: int
     end: int
 
 
 def shorten(text: str, limit: int = 120) -> str:
-    """A name from a stranger's file, safe to print: one line, no control characters, at most `limit` characters."""
+    """Make a name from a stranger's file safe to print: no control characters, at most `limit` characters."""
     clean = "".join(character if character.isprintable() else "?" for character in text[: limit + 1])
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 
 def parse_json(data: bytes, what: str) -> dict[str, Any]:
-    """A JSON object from untrusted bytes. `what` names it in errors, as in `L.safetensors: its header`.
+    """Parse a JSON object from a stranger's bytes. `what` names it in errors, as in `L.safetensors: its header`.
 
     Raises InputError when it is not UTF-8, not JSON, too deep, too large, has a key twice or is no object.
     """
@@ -62,6 +68,8 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
 
     try:
         parsed = json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=_no_constant)
+    except InputError:
+        raise
     except UnicodeDecodeError as error:
         raise InputError(f"{what} is not UTF-8 text; the file is damaged, get it again") from error
     except RecursionError as error:
@@ -74,7 +82,7 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
 
 
 def parse_header(data: bytes, data_bytes: int, source: str) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """The entries and the metadata of a header; `data_bytes` is how many bytes follow it in the file.
+    """Return the entries and the metadata of a header; `data_bytes` is how many bytes follow it in the file.
 
     Raises InputError for anything that the format forbids, a tensor that the file does not hold included.
     """
@@ -132,7 +140,7 @@ def _entry(name: str, value: Any, data_bytes: int, source: str) -> TensorEntry:
 
 
 def _naturals(value: Any, length: int) -> bool:
-    """Whether `value` is a list of integers in [0, 2^63), of the given length (0: any); JSON's true is no integer."""
+    """Tell whether `value` is a list of integers in [0, 2^63), of that length (0: any). JSON's true is no integer."""
     return (
         isinstance(value, list)
         and (not length or len(value) == length)

@@ -1,68 +1,63 @@
-"""A LoRA in memory: for each module the two factors, alpha already folded in. Numpy only."""
+"""A LoRA in memory. Numpy only, but for `LoRA.to_state_dict`."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from jaxtyping import Float
+from lorarar.lora.layers import COMPONENTS, LoraLayer
+from lorarar.lora.write import as_tensors, write_lora
 
-COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
+if TYPE_CHECKING:
+    from torch import Tensor
 
-
-@dataclass(frozen=True)
-class LoraLayer:
-    """One module's update ΔW = up @ down, in float32.
-
-    A linear layer has down (rank, in) and up (out, rank). A LoCon convolution has down (rank, in, kh, kw) and
-    up (out, rank, 1, 1).
-    """
-
-    down: Float[np.ndarray, "rank inp *kernel"]
-    up: Float[np.ndarray, "out rank *ones"]
-
-    @property
-    def rank(self) -> int:
-        return int(self.down.shape[0])
-
-    @property
-    def in_features(self) -> int:
-        return int(self.down.shape[1])
-
-    @property
-    def out_features(self) -> int:
-        return int(self.up.shape[0])
-
-    @property
-    def weight_shape(self) -> tuple[int, ...]:
-        """The shape of the weight that the layer updates: (out, in), or (out, in, kh, kw) for a convolution."""
-        return (self.out_features, *self.down.shape[1:])
-
-    def delta(self) -> Float[np.ndarray, "out inp *kernel"]:
-        """The dense update ΔW, of the shape of the module's weight."""
-        flat = self.up.reshape(self.out_features, self.rank) @ self.down.reshape(self.rank, -1)
-        return flat.reshape(self.weight_shape)
-
-    def squared_norm(self) -> float:
-        """‖ΔW‖² (Frobenius) from the factors alone, in float64: tr((upᵀup)(down downᵀ))."""
-        down = self.down.reshape(self.rank, -1).astype(np.float64)
-        up = self.up.reshape(self.out_features, self.rank).astype(np.float64)
-        return max(0.0, float(np.sum((up.T @ up) * (down @ down.T))))
+__all__ = ["COMPONENTS", "LoRA", "LoraLayer"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class LoRA:
-    """Layers by full module name: the component (`unet`, `text_encoder`, `text_encoder_2`), a dot, the module's name
-    in diffusers' `named_modules()`, for example `unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q`.
+    """A LoRA: its layers by full module name, and where they come from.
+
+    A full name is the component (`unet`, `text_encoder`, `text_encoder_2`), a dot, and the module's name in diffusers'
+    `named_modules()`, for example `unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q`.
     """
 
     layers: Mapping[str, LoraLayer]
-    dialect: str = "memory"
-    source: str = "memory"
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    dialect: str = "memory"  # how the keys of the source are named; see `lorarar.lora.DIALECTS`
+    source: str = "memory"  # the file's path, or what the LoRA was made by
+    metadata: Mapping[str, str] = field(default_factory=dict)  # of the file; of a merge, how it was made
     notes: tuple[str, ...] = ()  # what reading found: "176 layers, ranks 4–64, alpha in 176"
+
+    def __repr__(self) -> str:
+        return f"LoRA({Path(self.source).name}: {self.dialect}, {len(self.layers)} layers, {self.ranks})"
 
     @property
     def max_rank(self) -> int:
+        """The largest rank of a layer; 0 when there is no layer."""
         return max((layer.rank for layer in self.layers.values()), default=0)
+
+    @property
+    def ranks(self) -> str:
+        """The ranks of the layers in words: `rank 16`, or `ranks 4–64`."""
+        ranks = sorted({layer.rank for layer in self.layers.values()}) or [0]
+        return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}–{ranks[-1]}"
+
+    def save(self, path: str | os.PathLike[str], dialect: str = "peft", dtype: str = "fp32") -> None:
+        """Write a safetensors file that diffusers, PEFT and ComfyUI apply exactly.
+
+        `dialect` is `peft` or `kohya` (which WebUIs and ComfyUI want), `dtype` is `fp32` (exact), `fp16` or `bf16`.
+        The file appears whole or not at all, and the same LoRA always gives the same bytes. Raises InputError as
+        `lorarar.lora.write_lora`.
+        """
+        write_lora(self, path, dialect, dtype)
+
+    def to_state_dict(self, dialect: str = "peft", dtype: str = "fp32") -> dict[str, Tensor]:
+        """Return the tensors of the file that `save` would write, by their names, for `pipe.load_lora_weights`.
+
+        They are torch tensors on the CPU, since diffusers and PEFT take no others; `layers` holds the numpy arrays.
+        Raises InputError as `save`, and where torch is not installed.
+        """
+        return as_tensors(self, dialect, dtype)

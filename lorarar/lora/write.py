@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -21,16 +21,23 @@ import numpy as np
 from lorarar.errors import InputError
 from lorarar.files import atomic_file
 from lorarar.lora.algebra import balance_factor, pad_rank, peak
+from lorarar.lora.layers import COMPONENTS, LoraLayer
 from lorarar.lora.names import kohya_names
 from lorarar.lora.safetensors_header import METADATA_KEY, shorten
-from lorarar.lora.types import COMPONENTS, LoRA, LoraLayer
+from lorarar.settings import check_choice
+from lorarar.toolchains import missing_toolchain
 
-# Name → (safetensors' name, numpy dtype).
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorarar.lora.types import LoRA
+
 DTYPES: dict[str, tuple[str, np.dtype]] = {
     "fp32": ("F32", np.dtype(np.float32)),
     "fp16": ("F16", np.dtype(np.float16)),
     "bf16": ("BF16", np.dtype(ml_dtypes.bfloat16)),
 }
+"""The number formats of a LoRA file: name → (safetensors' name, numpy dtype)."""
 
 # Metadata that describes the factors as they were, which the written ones are not.
 _STALE = ("lora_adapter_metadata", "ss_network_", "sshs_", "modelspec.hash_", "format")
@@ -38,7 +45,7 @@ _STALE = ("lora_adapter_metadata", "ss_network_", "sshs_", "modelspec.hash_", "f
 
 @dataclass(frozen=True)
 class _Written:
-    """One tensor to come: its name, safetensors dtype, shape, and the bytes when they are needed."""
+    """One tensor to write: its name, safetensors dtype, shape, and a function that makes its numbers."""
 
     name: str
     dtype: str
@@ -46,7 +53,7 @@ class _Written:
     array: Callable[[], np.ndarray]
 
 
-def write_lora(lora: LoRA, path: str | Path, dialect: str = "peft", dtype: str = "fp32") -> None:
+def write_lora(lora: LoRA, path: str | os.PathLike[str], dialect: str = "peft", dtype: str = "fp32") -> None:
     """Write `lora` so that every reader gets its ΔW; the same LoRA always gives the same bytes.
 
     `peft`: `unet.….lora_A.weight`, without alpha. `kohya`: `lora_unet_….lora_down.weight` with diffusers' block names
@@ -54,12 +61,6 @@ def write_lora(lora: LoRA, path: str | Path, dialect: str = "peft", dtype: str =
     for an unknown dialect or dtype, an empty LoRA, a name that the dialect lacks, and values that are not finite or
     overflow in `dtype`.
     """
-    if dialect not in WRITERS:
-        raise InputError(f"unknown LoRA dialect '{dialect}'; valid: {', '.join(WRITERS)}")
-    if dtype not in DTYPES:
-        raise InputError(f"unknown precision '{dtype}'; valid: {', '.join(DTYPES)}")
-    if not lora.layers:
-        raise InputError(f"{lora.source} has no layers, so there is nothing to write")
     tensors = list(_tensors(lora, dialect, dtype))
     metadata = {key: text for key, text in lora.metadata.items() if not key.startswith(_STALE)} | {"format": "pt"}
     if dialect == "kohya":
@@ -71,8 +72,30 @@ def write_lora(lora: LoRA, path: str | Path, dialect: str = "peft", dtype: str =
             write_all(file, np.ascontiguousarray(tensor.array()).reshape(-1).view(np.uint8))
 
 
+def as_tensors(lora: LoRA, dialect: str, dtype: str) -> dict[str, Tensor]:
+    """Return what `write_lora` would write as torch tensors by name, in the file's order."""
+    tensors = list(_tensors(lora, dialect, dtype))
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise missing_toolchain("torch", "train") from None
+    found = {}
+    for tensor in tensors:
+        # Of its own memory: an unpadded fp32 factor is the LoRA's array itself.
+        array = np.array(tensor.array(), order="C")
+        if tensor.dtype == "BF16":  # torch.from_numpy does not know it
+            found[tensor.name] = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        else:
+            found[tensor.name] = torch.from_numpy(array)
+    return found
+
+
 def _tensors(lora: LoRA, dialect: str, dtype: str) -> Iterator[_Written]:
-    """Every tensor in the file's order: alphas first (float32, so what follows stays aligned), then by name."""
+    """Yield every tensor in the file's order: alphas first (float32, so what follows stays aligned), then by name."""
+    check_choice(WRITERS, dialect=dialect)
+    check_choice(DTYPES, dtype=dtype)
+    if not lora.layers:
+        raise InputError(f"{lora.source} has no layers, so there is nothing to write")
     ranks = _uniform_ranks(lora)
     name_of, down_end, up_end = WRITERS[dialect]
     kind = DTYPES[dtype][0]
@@ -91,7 +114,7 @@ def _tensors(lora: LoRA, dialect: str, dtype: str) -> Iterator[_Written]:
 
 
 def _uniform_ranks(lora: LoRA) -> dict[str, int]:
-    """The largest rank of each component; diffusers configures each component on its own."""
+    """Return the largest rank of each component; diffusers configures each component on its own."""
     ranks: dict[str, int] = {}
     for module, layer in lora.layers.items():
         component = module.partition(".")[0]
@@ -108,7 +131,7 @@ def _constant(rank: int) -> Callable[[], np.ndarray]:
 def _encoded(
     layer: LoraLayer, rank: int, dtype: str, where: str
 ) -> tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]:
-    """Makers of the padded factors in `dtype`: called as they are written, so that one tensor is held at a time."""
+    """Return functions that make the padded factors in `dtype`, so that one tensor is held at a time."""
     kind = DTYPES[dtype][1]
     limit = float(ml_dtypes.finfo(kind).max)
 
@@ -132,7 +155,7 @@ def _encoded(
 
 
 def header_bytes(tensors: list[_Written], metadata: Mapping[str, str]) -> bytes:
-    """Length and header of a safetensors file; padded with spaces to a multiple of 8 bytes, as the format advises."""
+    """Return length and header of a safetensors file; padded to a multiple of 8 bytes, as the format advises."""
     header: dict[str, object] = {METADATA_KEY: dict(sorted(metadata.items()))}
     position = 0
     sizes = {name: numpy_dtype.itemsize for name, numpy_dtype in DTYPES.values()}
@@ -166,8 +189,8 @@ def _kohya_name(module: str, source: str) -> str:
     return name
 
 
-# Dialect → (module's name, ends of down and up).
 WRITERS: dict[str, tuple[Callable[[str, str], str], str, str]] = {
     "peft": (_peft_name, ".lora_A.weight", ".lora_B.weight"),
     "kohya": (_kohya_name, ".lora_down.weight", ".lora_up.weight"),
 }
+"""The dialects that are written: name → (function that names a module, ends of down's and up's names)."""

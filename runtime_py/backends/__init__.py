@@ -1,20 +1,29 @@
-"""Backends: one type that runs an artifact, one file a runtime. A toolchain is imported only when it is asked for."""
+"""Backends: one type that runs an artifact, one file a target. A toolchain is imported only when it is asked for.
+
+The file `runtime_py/backends/TARGET.py` is the backend of a target: its `BACKEND` says which packages it needs and how
+it loads an artifact. Importing the file imports no toolchain.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Protocol, runtime_checkable
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from lorarar.errors import InputError
 from lorarar.toolchains import missing_toolchain, quiet_toolchains
-from runtime_py.bundle import Bundle, Component, TensorSpec
+from runtime_py.component import Component, TensorSpec
+
+if TYPE_CHECKING:
+    from runtime_py.bundle import Bundle
 
 
 @runtime_checkable
-class Session(Protocol):
+class Runner(Protocol):
     """A loaded artifact."""
 
     runtime: str  # what really runs it, for records and parity
@@ -22,53 +31,84 @@ class Session(Protocol):
     note: str  # what this run does not show, or ""
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name for inputs by name; sizes and types are those of the component."""
+        """Return outputs by name for inputs by name; sizes and types are those of the component."""
         ...
 
 
-# target → (module, the packages it needs, the extra that brings them)
-BACKENDS: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "onnx": ("runtime_py.backends.onnx", ("onnxruntime",), "onnx"),
-    "coreml": ("runtime_py.backends.coreml", ("coremltools",), "coreml"),
-    "executorch": ("runtime_py.backends.executorch", ("executorch", "torch"), "executorch"),
-}
+@dataclass(frozen=True)
+class Backend:
+    """What runs the artifacts of one target."""
+
+    packages: tuple[str, ...]  # what must be installed, the one to name in an error first
+    extra: str  # the extra of this project that brings them
+    load: Callable[[], None]  # imports the toolchain
+    runners: Callable[[Component, int | None], Iterator[Runner]]  # as `open_runners`, once the toolchain is loaded
 
 
-def open_sessions(bundle: Bundle, name: str = "merger", threads: int | None = None) -> Iterator[Session]:
-    """Every way this machine can run a component, each loaded when it is asked for; the first is the closest to a
-    device. `threads` None leaves the number to the runtime.
+def targets() -> tuple[str, ...]:
+    """Return the targets that have a backend."""
+    return tuple(sorted(module.name for module in iter_modules(__path__)))
+
+
+def load_backend(target: str) -> Backend:
+    """Import a target's backend and its toolchain, which takes longer than loading a merger.
+
+    Raises InputError for an unknown target, and for a missing toolchain with the extra to install.
     """
-    component = bundle.component(name)
-    yield from load_backend(bundle.manifest["target"]).sessions(component, threads)
-
-
-def load_backend(target: str) -> Any:
-    """Import a target's backend and its toolchain, which takes longer than loading a merger. InputError names the
-    extra to install.
-    """
-    module, packages, extra = BACKENDS[target]
+    if target not in targets():
+        raise InputError(f"no backend runs {target!r}; there are {', '.join(targets())}")
+    backend: Backend = import_module(f"{__name__}.{target}").BACKEND
     try:
         with quiet_toolchains():
-            return import_module(module)
+            backend.load()
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in packages:
+        if (error.name or "").partition(".")[0] not in backend.packages:
             raise
-        raise missing_toolchain(packages[0], extra) from None
+        raise missing_toolchain(backend.packages[0], backend.extra) from None
+    return backend
 
 
-def open_session(bundle: Bundle, name: str = "merger", threads: int | None = None) -> Session:
-    """The first of `open_sessions`."""
-    return next(open_sessions(bundle, name, threads))
+def open_runners(bundle: Bundle, name: str = "merger", threads: int | None = None) -> Iterator[Runner]:
+    """Load a component in every way that this machine can run it, each when it is asked for; the first is the closest
+    to a device. `threads` None leaves the number to the runtime.
+    """
+    component = bundle.component(name)
+    yield from load_backend(bundle.manifest["target"]).runners(component, threads)
+
+
+def open_runner(bundle: Bundle, name: str = "merger", threads: int | None = None) -> Runner:
+    """Load a component in the first of the ways of `open_runners`."""
+    return next(open_runners(bundle, name, threads))
+
+
+@dataclass
+class Runners:
+    """A bundle's components, each loaded when it is asked for, and from then on kept or not."""
+
+    bundle: Bundle
+    threads: int | None = None
+    keep: bool = False
+    loaded: dict[str, Runner] = field(default_factory=dict)
+
+    def __call__(self, name: str) -> Runner:
+        """Return a component, loaded. Where none is kept, it is freed when the caller lets go of it."""
+        found = self.loaded.get(name) or open_runner(self.bundle, name, self.threads)
+        if self.keep:
+            self.loaded[name] = found
+        return found
 
 
 def unusable(component: Component, runtime: str, verb: str, error: Exception) -> InputError:
-    """The error for an artifact that a runtime does not load or run, with the first line of what it said."""
+    """Make the error for an artifact that a runtime does not load or run, with the first line of what it said."""
     said = (str(error).splitlines() or [type(error).__name__])[0][:200]
     return InputError(f"{component.path}: {runtime} can't {verb} it ({said}); export the bundle again")
 
 
 def checked_inputs(component: Component, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The inputs in the component's order and types; InputError names a missing, unknown or misshapen one."""
+    """Return the inputs in the component's order and types.
+
+    Raises InputError for one that is missing, unknown or of another shape.
+    """
     unknown = sorted(set(inputs) - {spec.name for spec in component.inputs})
     missing = [spec.name for spec in component.inputs if spec.name not in inputs]
     if unknown or missing:
@@ -82,7 +122,7 @@ def _checked(component: Component, spec: TensorSpec, tensor: np.ndarray, sizes: 
     shape = tensor.shape
     fits = len(shape) == len(spec.shape)
     for have, want in zip(shape, spec.shape, strict=False):
-        # A size given by name may be anything, but the same in every input.
+        # A size given by name may be any number, but it is the same one in every input.
         fits = fits and have == (sizes.setdefault(want, have) if isinstance(want, str) else want)
     if not fits:
         raise InputError(f"{component.name}: {spec.name} has shape {shape}, it needs {spec.shape}")

@@ -10,15 +10,15 @@ import numpy as np
 
 from lorarar import __version__
 from lorarar.errors import InputError
-from runtime_py.backends import checked_inputs
-from runtime_py.bundle import Component
+from runtime_py.backends import Backend, checked_inputs
+from runtime_py.component import Component
 from runtime_py.mil import Program
 
 NO_APPLE = "the stored program and weights were evaluated; Apple's own kernels need macOS or a device"
 
 
-class EvaluatorSession:
-    """The package read from disk and evaluated in numpy, rounding to fp16 after every operation or not at all."""
+class EvaluatorRunner:
+    """Our evaluator of a saved package: numpy, rounding to fp16 after every operation or not at all."""
 
     note = NO_APPLE
 
@@ -34,7 +34,7 @@ class EvaluatorSession:
         return self.program.run(checked_inputs(self.component, inputs), mode=self.mode)
 
 
-class CoreMLSession:
+class CoreMLRunner:
     """Apple's Core ML through coremltools, on macOS."""
 
     note = ""
@@ -52,17 +52,26 @@ class CoreMLSession:
         return {spec.name: np.asarray(outputs[spec.name]) for spec in self.component.outputs}
 
 
-def sessions(component: Component, threads: int | None) -> Iterator[CoreMLSession | EvaluatorSession]:
-    """Core ML first where there is one; then the evaluator in fp16, which predicts a device, and in fp32.
+def runners(component: Component, threads: int | None) -> Iterator[CoreMLRunner | EvaluatorRunner]:
+    """Load a component in Core ML where there is one, and in the evaluator: in fp16, which predicts a device, and fp32.
 
-    `threads` can't be given to either: Core ML decides for itself, numpy's BLAS by OPENBLAS_NUM_THREADS.
+    `threads` can't be given to either: Core ML decides for itself, and numpy's BLAS by OPENBLAS_NUM_THREADS.
     """
     del threads
     if sys.platform == "darwin":
-        yield CoreMLSession(component)
+        yield CoreMLRunner(component)
     if any(spec.dtype is np.float16 for spec in component.outputs):
-        yield EvaluatorSession(component, "fp16")
-    yield EvaluatorSession(component, "fp32")
+        yield EvaluatorRunner(component, "fp16")
+    yield EvaluatorRunner(component, "fp32")
+
+
+def load() -> None:
+    """Import coremltools where Core ML itself can run; the evaluator does without, but for its file format's parser."""
+    if sys.platform == "darwin":
+        import coremltools  # noqa: F401
+
+
+BACKEND = Backend(("coremltools",), "coreml", load, runners)
 
 
 def _check_signature(component: Component, program: Program) -> None:

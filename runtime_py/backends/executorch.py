@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 
 import numpy as np
-import torch
-from executorch.extension.pybindings import portable_lib
-from executorch.runtime import Runtime
 
 from lorarar.errors import InputError
-from runtime_py.backends import checked_inputs, unusable
-from runtime_py.bundle import Component
+from runtime_py.backends import Backend, checked_inputs, unusable
+from runtime_py.component import Component
 
 
-class ExecuTorchSession:
+class ExecuTorchRunner:
     """A program with XNNPACK delegates on the CPU."""
 
     runtime = "executorch (XNNPACK)"
     note = ""
 
     def __init__(self, component: Component, threads: int | None) -> None:
+        from executorch.runtime import Runtime
+
         self.version = version("executorch")
         self.component = component
-        if threads is not None:
-            portable_lib._unsafe_reset_threadpool(threads)
+        _start_threads(threads)
         try:
             self.program = Runtime.get().load_program(component.path)
             self.method = self.program.load_method("forward")
@@ -39,6 +40,9 @@ class ExecuTorchSession:
             raise InputError(f"{component.path}: its tensors are not the manifest's; export the bundle again")
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the program once."""
+        import torch
+
         ordered = [torch.from_numpy(tensor) for tensor in checked_inputs(self.component, inputs).values()]
         assert self.method is not None
         try:
@@ -49,5 +53,45 @@ class ExecuTorchSession:
         return {name: output.numpy() for name, output in zip(names, outputs, strict=True)}
 
 
-def sessions(component: Component, threads: int | None) -> Iterator[ExecuTorchSession]:
-    yield ExecuTorchSession(component, threads)
+def runners(component: Component, threads: int | None) -> Iterator[ExecuTorchRunner]:
+    """Load a component in ExecuTorch's runtime."""
+    yield ExecuTorchRunner(component, threads)
+
+
+def load() -> None:
+    """Import torch and ExecuTorch's runtime."""
+    import executorch.runtime  # noqa: F401
+    import torch  # noqa: F401
+
+
+BACKEND = Backend(("executorch", "torch"), "executorch", load, runners)
+
+
+def _start_threads(threads: int | None) -> None:
+    """Start ExecuTorch's threads, of which there is one pool a process."""
+    from executorch.extension.pybindings import portable_lib
+
+    # It writes five lines about the files in which some kernels of Linux describe an ARM CPU.
+    with quiet_stderr():
+        if threads is None:
+            portable_lib._threadpool_get_thread_count()
+        else:
+            portable_lib._unsafe_reset_threadpool(threads)
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Swallow what native code writes to standard error while the block runs; it is shown when the block raises."""
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as swallowed:
+        os.dup2(swallowed.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(kept, 2)
+            swallowed.seek(0)
+            os.write(2, swallowed.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

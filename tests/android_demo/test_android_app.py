@@ -25,7 +25,8 @@ from benchmarks.devices.adb_link import AdbLink
 from benchmarks.devices.device import MeasureOptions, Watch
 from benchmarks.devices.phone import APP
 from benchmarks.processes import ProgramOutput
-from export.places import bundle_place
+from export.demo_apps import bundle_folder
+from export.targets import find_target
 from lorarar import __version__
 
 pytestmark = pytest.mark.apps
@@ -315,7 +316,7 @@ def test_the_activity_takes_what_the_host_sends() -> None:
 
 @pytest.mark.parametrize("target", ["onnx", "executorch"])
 def test_the_export_puts_bundles_where_the_app_looks(target: str) -> None:
-    assert bundle_place(DEMO, target) == apk.MAIN / "assets" / "bundles" / target
+    assert bundle_folder(DEMO, find_target(target)) == apk.MAIN / "assets" / "bundles" / target
 
 
 def test_the_readme_states_the_benchmarks_command() -> None:

@@ -90,6 +90,7 @@ def test_every_test_class_is_run() -> None:
     assert found == set(CLASSES)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_change_of_the_engine_is_seen(name: str, jars: list[Path], junit: Run, tmp_path: Path) -> None:
     mutant = MUTANTS[name]

@@ -16,10 +16,11 @@ from benchmarks.bounds import bound, find_phone, peak_operations, phones
 from benchmarks.merge_work import MergeWork
 from benchmarks.record import read_records
 from benchmarks.work import ComponentWork, count_work
-from export.adapted import AdaptedUNet
-from export.forms import suit
-from export.graph import ImageSize, unet_graph
-from export.unet import UNetOptions, export_unet
+from export import UNetOptions, write_unet
+from export.components.unet import AdaptedUNet, unet_graph
+from export.graph import ImageSize
+from export.rewrites import rewrite_for
+from export.targets import find_target
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_unet
 from lorarar.errors import InputError
@@ -30,10 +31,10 @@ from runtime_py.bundle import Bundle
 def test_a_unets_operations_are_those_that_pytorch_counts(tiny_pipeline: Path, tmp_path: Path) -> None:
     layout, size = load_layout(str(tiny_pipeline)), ImageSize(32, 8, 1)
     options = UNetOptions("onnx", "fp32", 3, size)
-    export_unet(open_unet(str(tiny_pipeline), untrained=False)[0].eval(), layout, options, tmp_path / "unet")
+    write_unet(open_unet(str(tiny_pipeline), untrained=False)[0].eval(), layout, options, tmp_path / "unet")
     unet = open_unet(str(tiny_pipeline), untrained=False)[0].eval()
     graph = unet_graph(unet, layout, 3, size)
-    suit(unet, "executorch")  # PyTorch's counter overlooks its fused attention
+    rewrite_for(find_target("executorch"), unet)  # PyTorch's counter overlooks its fused attention
     inputs = {name: torch.zeros(graph.fixed(shape)) for name, shape in graph.inputs.items()}
     assert isinstance(graph.module, AdaptedUNet)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -77,18 +77,17 @@ def runners(onnx_runner: list[str], executorch_runner: list[str]) -> dict[str, l
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The miniature's merger for two runtimes and in two precisions, and its UNet in two precisions."""
-    import export.hypernet
-    import export.unet
+    from lorarar.commands.export import main
 
     folder = tmp_path_factory.mktemp("bundles")
-    for name, exporter, target, precision in (
-        ("merger-fp32", export.hypernet, "onnx", "fp32"),
-        ("merger-fp16", export.hypernet, "onnx", "fp16"),
-        ("merger-executorch", export.hypernet, "executorch", "fp32"),
-        ("unet-fp32", export.unet, "onnx", "fp32"),
-        ("unet-fp16", export.unet, "onnx", "fp16"),
+    for name, kind, target, precision in (
+        ("merger-fp32", "hypernet", "onnx", "fp32"),
+        ("merger-fp16", "hypernet", "onnx", "fp16"),
+        ("merger-executorch", "hypernet", "executorch", "fp32"),
+        ("unet-fp32", "unet", "onnx", "fp32"),
+        ("unet-fp16", "unet", "onnx", "fp16"),
     ):
-        assert exporter.main(["--target", target, "--precision", precision, "--out", str(folder / name)]) == 0
+        assert main([kind, "--target", target, "--precision", precision, "--out", str(folder / name)]) == 0
     return {path.name: path for path in folder.iterdir()}
 
 

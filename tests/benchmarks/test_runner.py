@@ -57,16 +57,15 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
     """The miniature's merger and UNet for ONNX Runtime, by component and precision."""
-    import export.hypernet
-    import export.unet
+    from lorarar.commands.export import main
 
     folder = tmp_path_factory.mktemp("miniature")
     made = {}
     for component, precision in CASES:
         made[component, precision] = folder / f"{component}-{precision}"
-        command = export.hypernet if component == "merger" else export.unet
+        kind = "hypernet" if component == "merger" else "unet"
         out = ["--out", str(made[component, precision])]
-        assert command.main(["--target", "onnx", "--precision", precision, *out]) == 0
+        assert main([kind, "--target", "onnx", "--precision", precision, *out]) == 0
     return made
 
 

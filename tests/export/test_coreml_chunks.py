@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mil_builder import ct, mb, quietly, save, spread
 
-from export.targets import NEURAL_ENGINE_BYTES
+from export.targets.coreml import NEURAL_ENGINE_BYTES
 from export.targets.coreml_chunks import cut
 from lorarar.errors import InputError
 from runtime_py.mil import Program

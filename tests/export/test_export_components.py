@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from export.adapted import AdaptedUNet
-from export.components import write_component
+from export.bundle import write_component
+from export.components.unet import AdaptedUNet, unet_graph
 from export.golden import computing_in_fp32
-from export.graph import Graph, ImageSize, unet_graph
+from export.graph import Graph, ImageSize
 from export.targets import find_target
 from lorarar.base.sources import open_unet
 from lorarar.toolchains import quiet_toolchains

@@ -8,16 +8,17 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny
 
-from export.components import write_component
-from export.forms import suit
-from export.graph import ImageSize, text_graph, vae_graph
-from export.manifest import manifest, write_manifest
-from export.parts import ImageDecoder, ImageReference, TextEncoder, TextReference
+from export.bundle import write_component
+from export.components.text_encoders import TextEncoder, TextReference, text_graph
+from export.components.vae import ImageDecoder, ImageReference, vae_graph
+from export.graph import ImageSize
+from export.manifest import make_manifest, write_manifest
+from export.rewrites import rewrite_for
 from export.targets import find_target
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline, open_tiny_vae
 from lorarar.errors import InputError
-from runtime_py.backends import open_session
+from runtime_py.backends import open_runner
 from runtime_py.bundle import Bundle
 from runtime_py.parity import psnr_db
 
@@ -74,14 +75,15 @@ def tiny_vae(folder: Path, blocks: int = 3) -> Path:
 def test_a_tiny_decoder_is_diffusers(tiny_pipeline: Path, tmp_path: Path, target: str) -> None:
     pipeline = open_pipeline(str(tiny_pipeline), False, torch.float32)
     vae = open_tiny_vae(str(tiny_vae(tmp_path / "vae")), 4, 4)
-    suit(vae, target)
+    rewrite_for(find_target(target), vae)
     pipeline.register_modules(vae=vae)
     graph = vae_graph(vae, SMALL)
     (tmp_path / "bundle").mkdir()
     entry = write_component(tmp_path / "bundle", graph, find_target(target), "fp32", lambda _: None)
-    data = manifest(target, "fp32", RANK, load_layout(str(tiny_pipeline)), {"vae_decoder": entry})
+    layout = load_layout(str(tiny_pipeline))
+    data = make_manifest(find_target(target), "fp32", RANK, layout, {"vae_decoder": entry})
     write_manifest(tmp_path / "bundle", data)
-    session = open_session(Bundle.open(tmp_path / "bundle"), "vae_decoder")
+    session = open_runner(Bundle.open(tmp_path / "bundle"), "vae_decoder")
     latents = torch.randn(1, 4, 8, 8)
     have = session.run({"latents": latents.numpy()})["image"]
     with torch.inference_mode():

@@ -17,37 +17,37 @@ from conftest import random_lora
 from PIL import Image
 from safetensors.numpy import load_file
 
-from export.components import write_component
-from export.golden import write_image
-from export.graph import ImageSize, text_graph
-from export.hypernet import load_source
-from export.pipeline import PipelineOptions, Source, export_pipeline, main
-from export.places import bundle_place
-from export.targets import find_target
-from export.tolerance import TOLERANCES, part_precision
-from export.unet import UNetOptions, export_unet
+from export import PipelineOptions, Source, UNetOptions, write_pipeline, write_unet
+from export.bundle import write_component
+from export.components.text_encoders import text_graph
+from export.demo_apps import bundle_folder
+from export.golden import write_golden_image
+from export.graph import ImageSize
+from export.source import chosen_hypernet
+from export.targets import TARGETS, find_target
+from export.tolerance import component_precision
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline, open_unet
+from lorarar.commands.export import main
+from lorarar.commands.generate import main as generate
+from lorarar.commands.sheet import main as contact_sheet
 from lorarar.errors import InputError
 from lorarar.lora import write_lora
 from lorarar.merging import Options
 from lorarar.toolchains import quiet_toolchains
-from runtime_py.backends import open_session
+from runtime_py.backends import open_runner
 from runtime_py.bundle import Bundle
 from runtime_py.check import check_pipeline
-from runtime_py.contact_sheet import LABEL, LEFT, MARGIN, ROWS
-from runtime_py.contact_sheet import main as contact_sheet
-from runtime_py.generate import main as generate
 from runtime_py.merge import merge_with_bundle
 from runtime_py.noise import normal_noise
 from runtime_py.parity import psnr_db
 from runtime_py.pipeline import Pipeline, Request
-from runtime_py.precisions import UNET_PRECISIONS
+from runtime_py.sheet import LABEL, LEFT, MARGIN, ROWS
 
 RANK = 3
-PRECISIONS = {"onnx": "fp32", "coreml": "fp16", "executorch": "fp32"}
+PRECISIONS = {name: target.default_precision for name, target in TARGETS.items()}
 # XNNPACK's lowering of a whole pipeline takes minutes; test_export_unet has its UNet.
-TARGETS = [
+EXPORTED = [
     pytest.param(target, precision, marks=[pytest.mark.full] if target == "executorch" else [])
     for target, precision in PRECISIONS.items()
 ]
@@ -57,8 +57,8 @@ SMALL = ImageSize(pixels=32, latent=8, batch=2)
 def export(folder: Path, out: Path, target: str, precision: str, size: ImageSize = SMALL) -> Bundle:
     layout = load_layout(str(folder))
     pipeline = open_pipeline(str(folder), False, torch.float32)
-    source = Source(pipeline, layout, load_source(None, True, layout))
-    export_pipeline(source, PipelineOptions(target, precision, RANK, size, 4, 3.5), out)
+    source = Source(pipeline, layout, chosen_hypernet(str(folder), layout, None, untrained=True))
+    write_pipeline(source, PipelineOptions(target, precision, RANK, size, 4, 3.5), out)
     return Bundle.open(out)
 
 
@@ -104,7 +104,7 @@ def drawn_by_diffusers(folder: Path, lora: Path | None, request: Request, negati
         ).images[0]
 
 
-@pytest.mark.parametrize(("target", "precision"), TARGETS)
+@pytest.mark.parametrize(("target", "precision"), EXPORTED)
 def test_an_image_with_two_loras_is_what_diffusers_draws_with_the_merged_file(
     shallow_pipeline: Path,
     bundles: Mapping[str, Bundle],
@@ -120,7 +120,7 @@ def test_an_image_with_two_loras_is_what_diffusers_draws_with_the_merged_file(
     given = [str(bundle.path), "--content", str(loras[0]), "--style", str(loras[1]), "--prompt", "a sks dog"]
     assert generate([*given, "--steps", "4", "--seed", "3", "-o", str(out)]) == 0
     have = np.asarray(Image.open(out), np.float64) / 255
-    session = open_session(bundle, "merger")
+    session = open_runner(bundle, "merger")
     merged = merge_with_bundle(bundle, session, *(read_lora(path) for path in loras), Options()).lora
     write_lora(merged, tmp_path / "merged.safetensors")
     request = Request("a sks dog", seed=3, steps=4, guidance=3.5)
@@ -134,13 +134,13 @@ def test_an_image_with_two_loras_is_what_diffusers_draws_with_the_merged_file(
 def test_the_golden_image_of_weights_in_half_precision_is_that_of_the_same_weights_in_fp32(
     shallow_pipeline: Path, tmp_path: Path
 ) -> None:
-    layout, options = load_layout(str(shallow_pipeline)), PipelineOptions("onnx", "fp32", RANK, SMALL, 4, 3.5)
+    layout = load_layout(str(shallow_pipeline))
     pipeline = open_pipeline(str(shallow_pipeline), False, torch.float32)
     images = []
     for name, narrow in (("half", True), ("full", False)):
         unet = pipeline.unet.half() if narrow else pipeline.unet.float()
-        write_image(pipeline, layout, options, tmp_path / name)
-        images.append(load_file(tmp_path / name / "golden" / "pipeline.safetensors"))
+        write_golden_image(pipeline, layout, RANK, SMALL, tmp_path / name)
+        images.append(load_file(tmp_path / name))
         assert not any("lora" in key for key, _ in unet.named_parameters())
     assert images[0].keys() == images[1].keys()
     for key, value in images[0].items():
@@ -150,16 +150,16 @@ def test_the_golden_image_of_weights_in_half_precision_is_that_of_the_same_weigh
 def test_text_encoders_follow_the_unet_and_the_vae_does_not(
     shallow_pipeline: Path, bundles: Mapping[str, Bundle], tmp_path: Path
 ) -> None:
-    for target, names in UNET_PRECISIONS.items():
-        for unet, part in product(names, ("merger", "text_encoder", "text_encoder_2", "vae_decoder")):
-            assert (part, target, part_precision(part, unet)) in TOLERANCES
+    for target in TARGETS.values():
+        for unet, name in product(target.precisions, ("merger", "text_encoder", "text_encoder_2", "vae_decoder")):
+            target.require(name, component_precision(name, unet))
     half = bundles["coreml"]
     types = {name: half.component(name).outputs[0].dtype for name in half.manifest["components"]}
     assert types["text_encoder"] is types["text_encoder_2"] is types["unet"] is np.float16
     assert types["merger"] is types["vae_decoder"] is np.float32
     pipeline = open_pipeline(str(shallow_pipeline), False, torch.float32)
     text = text_graph("text_encoder", pipeline.text_encoder.eval(), [0] * 77)
-    write_component(tmp_path, text, find_target("onnx"), part_precision("text_encoder", "w4"), lambda _: None)
+    write_component(tmp_path, text, find_target("onnx"), component_precision("text_encoder", "w4"), lambda _: None)
     assert bits_of_products(tmp_path / "text_encoder.onnx") == {8}
 
 
@@ -182,7 +182,7 @@ def test_a_unet_of_batch_1_draws_the_same(
     shallow_pipeline: Path, bundles: Mapping[str, Bundle], tmp_path: Path
 ) -> None:
     unet, layout = open_unet(str(shallow_pipeline), False)[0], load_layout(str(shallow_pipeline))
-    export_unet(unet.eval(), layout, UNetOptions("onnx", "fp32", RANK, ImageSize(32, 8, 1)), tmp_path / "unet")
+    write_unet(unet.eval(), layout, UNetOptions("onnx", "fp32", RANK, ImageSize(32, 8, 1)), tmp_path / "unet")
     entry = json.loads((tmp_path / "unet" / "manifest.json").read_text())["components"]["unet"]
     folder = copied(bundles["onnx"].path, tmp_path / "one", lambda data: data["components"].update(unet=entry))
     for name in (entry["file"], entry["golden"]["file"]):
@@ -265,9 +265,9 @@ def test_a_changed_pipeline_fails_its_check(
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--steps", "0"], "--steps 0 is out of range; valid are 1 to 1000"),
-        (["--seed", "-1"], "--seed -1 is out of range; valid are 0 to 4294967295"),
-        (["--guidance", "0.5"], r"--guidance 0.5 is not possible; give 1 \(off\) or more"),
+        (["--steps", "0"], "--steps is 0; valid are 1 to 1000"),
+        (["--seed", "-1"], "--seed is -1; valid are 0 to 4294967295"),
+        (["--guidance", "0.5"], r"--guidance is 0.5; give 1 \(off\) or more"),
         (["--style-scale", "0.5"], "--content-scale and --style-scale belong to a merge"),
         (["--lora", "CONTENT", "--style", "STYLE"], "--lora is one whole LoRA, merged already"),
         (["--content", "missing.safetensors"], "missing.safetensors"),
@@ -294,10 +294,16 @@ def test_a_merger_alone_draws_nothing(bundle_folders: dict[tuple[str, str], Path
 
 def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bundle"
-    given = ["--target", "onnx", "--base", str(shallow_pipeline), "--rank", "2", "--out", str(out)]
-    with pytest.raises(InputError, match="give either --checkpoint FILE"):
-        main(given)
-    assert not out.exists()
+    given = ["pipeline", "--target", "onnx", "--base", str(shallow_pipeline), "--rank", "2", "-o", str(out)]
+    for extra, said in (
+        ([], "give --hypernet"),
+        (["--untrained", "--steps", "0"], "--untrained is for the named bases"),
+        (["--plan"], "--plan makes nothing, so --out can't apply"),
+        (["--attention", "split-einsum"], "--attention is 'split-einsum'; valid for onnx are original"),
+    ):
+        with pytest.raises(InputError, match=said):
+            main([*given, *extra])
+    assert not out.exists() and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -309,17 +315,19 @@ def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.Capt
 )
 def test_a_demo_app_s_bundle_goes_where_it_looks(tmp_path: Path, app: str, target: str, place: str) -> None:
     with pytest.raises(InputError, match="no demo app is there; give the path of android_demo or ios_demo"):
-        bundle_place(tmp_path / app, target)
+        bundle_folder(tmp_path / app, find_target(target))
     (tmp_path / app).mkdir()
-    assert bundle_place(tmp_path / app, target) == tmp_path / app / place
+    assert bundle_folder(tmp_path / app, find_target(target)) == tmp_path / app / place
 
 
 def test_a_demo_app_is_given_what_it_runs(tmp_path: Path) -> None:
     (tmp_path / "android_demo").mkdir()
-    with pytest.raises(InputError, match="android_demo runs onnx, executorch, not coreml; give --target onnx"):
-        main(["--target", "coreml", "--into", str(tmp_path / "android_demo")])
+    with pytest.raises(InputError, match="android_demo runs onnx, executorch, not coreml; give another --target"):
+        main(["pipeline", "--target", "coreml", "--into", str(tmp_path / "android_demo")])
     with pytest.raises(InputError, match="not allowed with argument"):
-        main(["--target", "onnx", "--into", "android_demo", "--out", "x"])
+        main(["pipeline", "--target", "onnx", "--into", "android_demo", "--out", "x"])
+    with pytest.raises(InputError, match="--plan makes nothing, so --into can't apply"):
+        main(["pipeline", "--target", "onnx", "--into", str(tmp_path / "android_demo"), "--plan"])
 
 
 def test_a_contact_sheet_shows_every_bundle_with_every_adapter(
@@ -349,7 +357,7 @@ def test_a_reference_that_is_no_image_is_named(
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")
     given = ["--content", str(loras[0]), "--style", str(loras[1]), "--prompt", "p", "--style-image", str(bad)]
-    with pytest.raises(InputError, match=r"bad\.png: can't be read as an image"):
+    with pytest.raises(InputError, match=r"bad\.png: not a whole PNG"):
         contact_sheet([str(bundles["onnx"].path), *given, "-o", str(tmp_path / "sheet.png")])
     assert not (tmp_path / "sheet.png").exists()
 
@@ -357,12 +365,12 @@ def test_a_reference_that_is_no_image_is_named(
 def test_the_benchmark_tells_every_stage(
     bundles: Mapping[str, Bundle], loras: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from benchmarks.pipeline import STAGES
     from benchmarks.pipeline import main as benchmark
+    from benchmarks.pipeline_times import STAGES
 
     bundle, out = bundles["onnx"], tmp_path / "r.json"
-    given = ["--content", str(loras[0]), "--style", str(loras[1]), "--steps", "2", "--rounds", "3", "--threads", "1"]
-    assert benchmark([str(bundle.path), *given, "--json", str(out)]) == 0
+    given = ["--content", str(loras[0]), "--style", str(loras[1]), "--steps", "2", "--runs", "3", "--threads", "1"]
+    assert benchmark([str(bundle.path), *given, "--out", str(out)]) == 0
     document = json.loads(out.read_text())
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == document
     (case,) = document["cases"]

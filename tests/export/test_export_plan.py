@@ -9,16 +9,16 @@ import torch
 from measured_pages import PAGES
 from safetensors.torch import save_file
 
-from export.pipeline import main
-from export.plan import _COSTS, PHONE_BYTES, PartPlan, Plan, advice, bytes_a_weight, plan
+from export.plan import PHONE_BYTES, ComponentPlan, Plan, advice, plan
+from export.targets import TARGETS, find_target
 from lorarar.base.names import CONFIGS, load_layout
 from lorarar.base.sources import meta_parts, open_pipeline
+from lorarar.commands.export import main
 from lorarar.errors import InputError
-from runtime_py.precisions import UNET_PRECISIONS
 
 
 def planned(base: str, target: str, precision: str, rank: int = 64) -> Plan:
-    return plan(base, target, precision, load_layout(base), rank, meta_parts(base))
+    return plan(find_target(target), precision, load_layout(base), rank, meta_parts(base))
 
 
 def test_a_folder_is_counted_as_it_is(tiny_pipeline: Path) -> None:
@@ -27,8 +27,8 @@ def test_a_folder_is_counted_as_it_is(tiny_pipeline: Path) -> None:
     pipeline.vae.encoder = pipeline.vae.quant_conv = None
     real = {"text_encoder": pipeline.text_encoder, "text_encoder_2": pipeline.text_encoder_2}
     real |= {"unet": pipeline.unet, "vae_decoder": pipeline.vae}
-    assert [part.name for part in found.parts] == list(real)
-    for part in found.parts:
+    assert [part.name for part in found.components] == list(real)
+    for part in found.components:
         count = sum(value.numel() for value in real[part.name].parameters())
         assert (part.parameters, part.bytes) == (count, 4 * count), part.name
     groups = load_layout(str(tiny_pipeline)).groups
@@ -41,12 +41,14 @@ def test_sizes_are_those_that_were_measured() -> None:
     for row in rows:
         found = planned(row.base, row.target, row.precision).unet
         assert found.bytes / 1e6 == pytest.approx(row.megabytes, rel=0.03), row
-        assert (found.chunks if row.target == "coreml" else 1) == row.chunks
+        assert found.chunks == row.chunks
 
 
 def test_time_and_memory_are_those_that_were_measured() -> None:
     rows = PAGES["full-size"].rows()
-    assert {(row.target, row.precision) for row in rows} == set(_COSTS)
+    assert {(row.target, row.precision) for row in rows} == {
+        (name, precision) for name, target in TARGETS.items() for precision in target.costs
+    }
     for row in rows:
         found = planned(row.base, row.target, row.precision)
         assert found.export_seconds == pytest.approx(row.export_seconds, rel=0.35), row
@@ -54,9 +56,11 @@ def test_time_and_memory_are_those_that_were_measured() -> None:
     assert planned("koala-700m", "coreml", "w6").export_bytes is None
 
 
-@pytest.mark.parametrize("target", UNET_PRECISIONS)
+@pytest.mark.parametrize("target", TARGETS)
 def test_every_offered_precision_has_a_size_and_fewer_bits_are_smaller(target: str) -> None:
-    sizes = [planned("koala-700m", target, name).unet.bytes for name in sorted(UNET_PRECISIONS[target], key=order)]
+    sizes = [
+        planned("koala-700m", target, name).unet.bytes for name in sorted(find_target(target).precisions, key=order)
+    ]
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
 
 
@@ -67,22 +71,25 @@ def order(precision: str) -> int:
 
 def test_what_a_phone_says() -> None:
     def said(target: str, precision: str, size: int) -> str:
-        parameters = round(size / bytes_a_weight(target, precision, "linear"))
-        return "\n".join(advice(Plan("b", target, precision, (PartPlan("unet", precision, parameters, size),), 10)))
+        found = find_target(target)
+        parameters = round(size / found.bytes_per_weight[precision].linear)
+        chunks = -(-size // found.chunk_bytes) if found.chunk_bytes else 1
+        unet = ComponentPlan("unet", precision, parameters, size, chunks)
+        return "\n".join(advice(Plan("b", found, precision, (unet,), 10)))
 
     small = said("coreml", "fp16", 10**9)
     assert small.startswith("1.0 GB of weights") and "may use about 3.0" in small and "pipeline" not in small
     assert "a pipeline of 2 chunks in one package" in said("coreml", "fp16", 10**9 + 1)
     assert "pipeline" not in said("onnx", "fp16", 2 * 10**9)
-    assert said("coreml", "fp16", PHONE_BYTES).endswith("give --precision w8 or w6 or w4")
-    assert said("onnx", "w4", 4 * PHONE_BYTES).endswith("give a smaller --base")
+    assert said("coreml", "fp16", PHONE_BYTES).endswith("choose the precision w8 or w6 or w4")
+    assert said("onnx", "w4", 4 * PHONE_BYTES).endswith("choose a smaller base")
 
 
 def test_the_command_makes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["--target", "coreml", "--base", "sdxl", "--plan"]) == 0
+    assert main(["pipeline", "--target", "coreml", "--base", "sdxl", "--plan"]) == 0
     table = capsys.readouterr().out
     assert "export with its check: about" in " ".join(table.split())
     assert "nothing is made yet" in table and "2567.46 M" in table and "pipeline of 6 chunks" in " ".join(table.split())
@@ -106,7 +113,7 @@ def test_a_tiny_vae_is_planned(tiny_pipeline: Path, tmp_path: Path, capsys: pyte
     layers = {"num_encoder_blocks": (1,) * len(widths), "num_decoder_blocks": (1,) * len(widths)}
     vae = AutoencoderTiny(**blocks, **layers, latent_channels=4)
     vae.save_pretrained(tmp_path / "vae")
-    given = ["--target", "onnx", "--base", str(tiny_pipeline), "--plan"]
+    given = ["pipeline", "--target", "onnx", "--base", str(tiny_pipeline), "--plan"]
     lines = []
     for extra in ([], ["--tiny-vae", str(tmp_path / "vae")]):
         assert main([*given, *extra]) == 0

@@ -1,8 +1,13 @@
-"""A pipeline's export that is interrupted goes on, and makes the same bytes as one that was not."""
+"""An export that is stopped goes on, and makes the same bytes as one that was not."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from export import components, golden, parity
+from export import PipelineOptions, Source, bundle, write, write_pipeline
 from export.graph import ImageSize
-from export.hypernet import load_source
 from export.manifest import file_entry
-from export.pipeline import PipelineOptions, Source, export_pipeline
-from export.resume import STATE
+from export.resume import STATE, Unfinished, unfinished_folder
+from export.source import chosen_hypernet
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline
-from lorarar.errors import InputError
+from lorarar.errors import FailedCheck, InputError
 from runtime_py.bundle import Bundle
 from runtime_py.check import CheckRow
 from runtime_py.parity import Tolerance
@@ -30,49 +34,77 @@ Files = dict[str, bytes]
 def export(base: Path, out: Path, steps: int = 4) -> Files:
     """The files of the bundle, by name."""
     layout = load_layout(str(base))
-    source = Source(open_pipeline(str(base), False, torch.float32), layout, load_source(None, True, layout))
-    export_pipeline(source, PipelineOptions("onnx", "fp32", 2, ImageSize(32, 8, 1), steps, 3.5), out)
+    hypernet = chosen_hypernet(str(base), layout, None, untrained=True)
+    source = Source(open_pipeline(str(base), False, torch.float32), layout, hypernet)
+    write_pipeline(source, PipelineOptions("onnx", "fp32", 2, ImageSize(32, 8, 1), steps, 3.5), out)
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
 
-class Interrupted(list[str]):
-    """`write_component` by another one: keeps the components' names, in order; the first vae_decoder is interrupted."""
+class Written(list[str]):
+    """`write_component` by another one: keeps the components' names, in order; the first vae_decoder is stopped."""
 
     def __init__(self, write: Callable[..., dict[str, Any]]) -> None:
         super().__init__()
         self.write = write
+        self.error: BaseException = KeyboardInterrupt()
 
     def __call__(self, folder: Path, graph: Any, *rest: Any) -> dict[str, Any]:
         self.append(graph.name)
         if graph.name == "vae_decoder" and self.count("vae_decoder") == 1:
             (folder / "vae_decoder.onnx").write_bytes(b"half")
-            raise KeyboardInterrupt
+            raise self.error
         return self.write(folder, graph, *rest)
 
 
 def made_up(folder: Path, name: str) -> dict[str, Any]:
-    path = folder / f"{name}.onnx"
-    path.write_text(name)
-    return file_entry(folder, path)
+    """Write a component's two files, and return their entry."""
+    artifact, golden = folder / f"{name}.onnx", folder / "golden" / name
+    golden.parent.mkdir(exist_ok=True)
+    artifact.write_text(name)
+    golden.write_text(f"golden {name}")
+    return file_entry(folder, artifact) | {"golden": file_entry(folder, golden)}
+
+
+def passed(made: Bundle, on_progress: object) -> list[CheckRow]:
+    names = [*made.manifest["components"], "pipeline"]
+    return [CheckRow(name, "", "", "passed", "", (), Tolerance(1.0, 1.0), 0.0, 0.0) for name in names]
+
+
+def golden_image(pipeline: Any, layout: Any, rank: int, size: ImageSize, path: Path) -> dict[str, Any]:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("image")
+    return {"prompt": "p", "seed": 1, "steps": 1, "guidance": 1.0}
+
+
+class Unread(Bundle):
+    """A bundle whose manifest is not held against the schema: its components are made up."""
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool = True) -> Unread:
+        return cls(Path(path), {})
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> Interrupted:
+def written(monkeypatch: pytest.MonkeyPatch) -> Written:
     """An export whose parts are small files, since a real one takes a minute."""
-    names = Interrupted(lambda folder, graph, *rest: made_up(folder, graph.name))
-    monkeypatch.setattr(components, "write_component", names)
-    monkeypatch.setattr(golden, "write_image", lambda pipeline, layout, options, folder: made_up(folder, "golden"))
-    row = CheckRow("", "", "", "passed", "", (), Tolerance(1.0, 1.0), 0.0, 0.0)
-    monkeypatch.setattr(parity, "measure", lambda folder, name, progress: [row])
-    monkeypatch.setattr(parity, "measure_pipeline", lambda folder, progress: row)
+    names = Written(lambda folder, graph, *rest: made_up(folder, graph.name))
+    monkeypatch.setattr(bundle, "write_component", names)
+    monkeypatch.setattr(bundle, "check_all", passed)
+    monkeypatch.setattr(bundle, "Bundle", Unread)
+    monkeypatch.setattr(write, "write_golden_image", golden_image)
     return names
 
 
 def interrupted(base: Path, out: Path) -> Path:
-    """The folder that an interrupted export leaves."""
+    """Return the folder that an interrupted export leaves."""
     with pytest.raises(KeyboardInterrupt):
         export(base, out)
     assert not out.exists()
+    return hidden(out)
+
+
+def hidden(out: Path) -> Path:
+    """The folder in which an export works."""
     return out.parent / f".{out.name}.unfinished"
 
 
@@ -81,13 +113,13 @@ def test_a_real_export_goes_on_and_makes_the_same_bytes(
     shallow_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = export(shallow_pipeline, tmp_path / "whole" / "bundle")
-    monkeypatch.setattr(components, "write_component", Interrupted(components.write_component))
+    monkeypatch.setattr(bundle, "write_component", Written(bundle.write_component))
     interrupted(shallow_pipeline, tmp_path / "bundle")
     assert export(shallow_pipeline, tmp_path / "bundle") == whole
     Bundle.open(tmp_path / "bundle")
 
 
-def test_it_goes_on(shallow_pipeline: Path, written: Interrupted, tmp_path: Path) -> None:
+def test_it_goes_on(shallow_pipeline: Path, written: Written, tmp_path: Path) -> None:
     interrupted(shallow_pipeline, tmp_path / "bundle")
     assert written == PARTS
     files = export(shallow_pipeline, tmp_path / "bundle")
@@ -108,6 +140,16 @@ def damage_a_part(left: Path) -> int:
     return 4
 
 
+def damage_a_golden_file(left: Path) -> int:
+    (left / "golden" / "unet").write_text("golden other")
+    return 4
+
+
+def lose_a_golden_file(left: Path) -> int:
+    (left / "golden" / "text_encoder").unlink()
+    return 4
+
+
 def damage_the_state(left: Path) -> int:
     (left / STATE).write_text("{")
     return 4
@@ -115,23 +157,99 @@ def damage_the_state(left: Path) -> int:
 
 @pytest.mark.parametrize(
     ("change", "again"),
-    [(other_steps, PARTS), (damage_a_part, ["unet", "vae_decoder"]), (damage_the_state, PARTS)],
+    [
+        (other_steps, PARTS),
+        (damage_a_part, ["unet", "vae_decoder"]),
+        (damage_a_golden_file, ["unet", "vae_decoder"]),
+        (lose_a_golden_file, ["text_encoder", "vae_decoder"]),
+        (damage_the_state, PARTS),
+    ],
 )
 def test_what_does_not_fit_is_made_again(
-    shallow_pipeline: Path, written: Interrupted, tmp_path: Path, change: Callable[[Path], int], again: list[str]
+    shallow_pipeline: Path, written: Written, tmp_path: Path, change: Callable[[Path], int], again: list[str]
 ) -> None:
     steps = change(interrupted(shallow_pipeline, tmp_path / "bundle"))
     files = export(shallow_pipeline, tmp_path / "bundle", steps)
     assert written == [*PARTS, *again]
-    assert files["unet.onnx"] == b"unet"
+    assert files["unet.onnx"] == b"unet" and files["golden/unet"] == b"golden unet"
     assert json.loads(files["manifest.json"])["pipeline"]["steps"] == steps
 
 
-def test_an_error_leaves_nothing(shallow_pipeline: Path, tmp_path: Path, written: Interrupted) -> None:
-    def fail(*_: Any) -> dict[str, Any]:
-        raise InputError("no")
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), MemoryError(), RuntimeError("XNNPACK"), AssertionError()],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_is_finished_outlives_an_error(
+    shallow_pipeline: Path, tmp_path: Path, written: Written, error: Exception
+) -> None:
+    """Such as a disk that is full in a 14 GB export."""
+    written.error = error
+    with pytest.raises(type(error)) as caught:
+        export(shallow_pipeline, tmp_path / "bundle")
+    left = hidden(tmp_path / "bundle")
+    assert str(left) in "".join(caught.value.__notes__)
+    # What was half written takes no space.
+    assert sorted(path.name for path in left.glob("*.onnx")) == sorted(f"{name}.onnx" for name in PARTS[:-1])
+    export(shallow_pipeline, tmp_path / "bundle")
+    assert written == [*PARTS, "vae_decoder"] and [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
-    written.write = fail
-    with pytest.raises(InputError, match="no"):
+
+@pytest.mark.parametrize("error", [InputError("no"), FailedCheck("not equal")], ids=["input", "check"])
+def test_nothing_is_left_where_the_same_command_would_end_again(
+    shallow_pipeline: Path, tmp_path: Path, written: Written, error: Exception
+) -> None:
+    written.error = error
+    with pytest.raises(type(error), match=str(error)):
         export(shallow_pipeline, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_before_anything_is_finished_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OSError), unfinished_folder(tmp_path / "bundle", {}):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_manifest_is_written_once_and_files_are_hashed_once(
+    shallow_pipeline: Path, tmp_path: Path, written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from export import manifest
+
+    written.append("vae_decoder")  # nothing is stopped
+    hashed, manifests = [], []
+    tree, real = manifest.tree_sha256, bundle.write_manifest
+    monkeypatch.setattr(manifest, "tree_sha256", lambda path: hashed.append(path.name) or tree(path))
+    monkeypatch.setattr(bundle, "write_manifest", lambda folder, data: manifests.append(data) or real(folder, data))
+    files = export(shallow_pipeline, tmp_path / "bundle")
+    assert len(manifests) == 1 and json.loads(files["manifest.json"]) == manifests[0]
+    assert sorted(hashed) == sorted(Path(name).name for name in files if name != "manifest.json")
+
+
+def test_two_exports_do_not_share_a_folder(tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    with unfinished_folder(out, {"facts": 1}) as work:
+        keep(work, "unet")
+        with pytest.raises(InputError, match="another export is writing it"), unfinished_folder(out, {"facts": 2}):
+            pass
+        assert (work.folder / "unet").read_text() == "unet"
+    assert (out / "unet").read_text() == "unet" and [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_the_lock_of_a_killed_export_blocks_nobody(tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    code = (
+        "import os, signal, sys; from pathlib import Path; from export.resume import unfinished_folder\n"
+        "with unfinished_folder(Path(sys.argv[1]), {}) as work:\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    died = subprocess.run([sys.executable, "-c", code, str(out)], check=False, env=os.environ | {"PYTHONPATH": "."})
+    assert died.returncode == -signal.SIGKILL and (tmp_path / ".bundle.lock").exists()
+    with unfinished_folder(out, {}) as work:
+        keep(work, "unet")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def keep(work: Unfinished, name: str) -> None:
+    (work.folder / name).write_text(name)
+    work.keep(name, file_entry(work.folder, work.folder / name))

@@ -16,12 +16,14 @@ import torch
 from conftest import random_lora
 from torch import nn
 
-from export.forms import ExplicitLayerNorm, GroupNormAsLayerNorm, suit
+from export import UNetOptions, write_unet
 from export.graph import ImageSize
-from export.tolerance import TOLERANCES, tolerance
-from export.unet import UNetOptions, export_unet, main
+from export.rewrites import ExplicitLayerNorm, GroupNormAsLayerNorm, rewrite_for
+from export.targets import TARGETS, find_target
+from export.tolerance import PRECISIONS
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_unet
+from lorarar.commands.export import main
 from lorarar.commands.merge import main as merge_files
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import save_hypernet
@@ -29,14 +31,14 @@ from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import Layout, pack
 from lorarar.lora import LoRA, write_lora
 from lorarar.toolchains import quiet_toolchains
-from runtime_py.backends import Session, open_session, open_sessions
+from runtime_py.backends import Runner, open_runner, open_runners
 from runtime_py.bundle import Bundle
-from runtime_py.check import check_bundle, golden_inputs
+from runtime_py.check import check_bundle
+from runtime_py.golden import golden_inputs
 from runtime_py.mil import Program
 from runtime_py.parity import psnr_db
-from runtime_py.precisions import NOT_OFFERED, PRECISIONS, UNET_PRECISIONS, offer
 
-OFFERED = [(target, precision) for component, target, precision in TOLERANCES if component == "unet"]
+OFFERED = [(name, precision) for name, target in TARGETS.items() for precision in target.precisions]
 # Palettes of one table a weight tell nothing on a random network this small, and k-means takes a minute on the
 # miniature: they are in test_full_size.
 PALETTES = [("coreml", "w6"), ("coreml", "w4")]
@@ -80,7 +82,7 @@ class Bundles(dict[tuple[str, str], Bundle]):
 
     def __missing__(self, key: tuple[str, str]) -> Bundle:
         out = self.folder / "-".join(key)
-        export_unet(tiny_unet(self.base), self.layout, options(*key), out)
+        write_unet(tiny_unet(self.base), self.layout, options(*key), out)
         self[key] = Bundle.open(out)
         return self[key]
 
@@ -113,12 +115,12 @@ def with_diffusers(unet: Any, inputs: Tensors) -> np.ndarray:
         return unet(sample, timestep, states, added_cond_kwargs=conditions, return_dict=False)[0].numpy()
 
 
-def run(session: Session, inputs: Tensors) -> np.ndarray:
+def run(session: Runner, inputs: Tensors) -> np.ndarray:
     return session.run(inputs)["noise_pred"].astype(np.float32)
 
 
 def close(have: np.ndarray, want: np.ndarray, target: str, precision: str) -> bool:
-    allowed = tolerance("unet", target, precision)
+    allowed = find_target(target).require("unet", precision)
     error = float(np.abs(have - want).max() / np.abs(want).max())
     return psnr_db(want, have) >= allowed.psnr_db and error <= allowed.max_error
 
@@ -141,7 +143,7 @@ def test_an_adapter_gives_what_diffusers_gives_with_that_lora(
     unet.load_lora_adapter(str(path), prefix="unet")
     want = with_diffusers(unet, given(bundle, lora))
     assert psnr_db(want, base) < 20, "the LoRA must change the output, or the comparison says nothing"
-    for session in open_sessions(bundle, "unet"):
+    for session in open_runners(bundle, "unet"):
         assert close(run(session, given(bundle, lora)), want, target, precision), session.runtime
         # Another adapter in the same session, then the first one again: nothing is kept from a run.
         assert close(run(session, given(bundle, None)), base, target, precision), session.runtime
@@ -166,12 +168,12 @@ def test_a_zero_adapter_is_the_base_and_a_fused_lora_the_adapter(
     found = {}
     for name, added in (("base", zeros), ("fused", lora)):
         unet = tiny_unet(shallow_pipeline)
-        export_unet(unet, layout, options(target, precision, added), tmp_path / name)
+        write_unet(unet, layout, options(target, precision, added), tmp_path / name)
         other = Bundle.open(tmp_path / name)
         inputs = golden_inputs(other.component("unet"))
         assert not any(key.startswith("adapter_") for key in inputs)
-        found[name] = run(open_session(other, "unet"), inputs)
-    session = open_session(bundle, "unet")
+        found[name] = run(open_runner(other, "unet"), inputs)
+    session = open_runner(bundle, "unet")
     assert np.array_equal(run(session, given(bundle, None)), found["base"])
     assert close(run(session, given(bundle, lora)), found["fused"], target, precision)
 
@@ -180,7 +182,7 @@ def test_onnx_takes_any_rank_and_without_an_adapter_is_the_base(
     bundles: Mapping[tuple[str, str], Bundle], layout: Layout
 ) -> None:
     bundle = bundles["onnx", "fp32"]
-    session = open_session(bundle, "unet")
+    session = open_runner(bundle, "unet")
     inputs = given(bundle, None)
     base = run(session, inputs)
     small = random_lora(layout, (2,), 3, 0.2, 0.2)
@@ -211,7 +213,7 @@ def test_split_einsum_is_the_same_attention(
     shallow_pipeline: Path, layout: Layout, lora: LoRA, bundles: Mapping[tuple[str, str], Bundle], tmp_path: Path
 ) -> None:
     chosen = replace(options("coreml", "fp16"), attention="split-einsum")
-    export_unet(tiny_unet(shallow_pipeline), layout, chosen, tmp_path / "split")
+    write_unet(tiny_unet(shallow_pipeline), layout, chosen, tmp_path / "split")
     split, one = Bundle.open(tmp_path / "split"), bundles["coreml", "fp16"]
     program = Program.open(split.component("unet").path)
     heads = sum(
@@ -219,11 +221,11 @@ def test_split_einsum_is_the_same_attention(
     )
     assert program.op_counts()["einsum"] == heads > 10
     inputs = given(one, lora)
-    for first, second in zip(open_sessions(split, "unet"), open_sessions(one, "unet"), strict=True):
+    for first, second in zip(open_runners(split, "unet"), open_runners(one, "unet"), strict=True):
         assert close(run(first, inputs), run(second, inputs), "coreml", "fp16"), first.runtime
-    for name, message in (("split-einsum", "leave it out for --target onnx"), ("flash", "valid are original, split-e")):
-        with pytest.raises(InputError, match=message):
-            main(["--target", "onnx", "--base", str(shallow_pipeline), "--attention", name])
+    for target, attention in (("onnx", "split-einsum"), ("executorch", "split-einsum"), ("coreml", "flash")):
+        with pytest.raises(InputError, match=f"--attention is '{attention}'; valid for {target} are original"):
+            main(["unet", "--target", target, "--base", str(shallow_pipeline), "--attention", attention])
 
 
 def test_onnx_weights_too_large_for_one_file_lie_beside_the_graph(
@@ -234,18 +236,18 @@ def test_onnx_weights_too_large_for_one_file_lie_beside_the_graph(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from export.targets import onnx
+    from export.targets import onnx_converter
 
-    monkeypatch.setattr(onnx, "ONE_FILE", 100_000)
+    monkeypatch.setattr(onnx_converter, "ONE_FILE", 100_000)
     out = tmp_path / "large"
-    export_unet(tiny_unet(shallow_pipeline), layout, options("onnx", "fp32"), out)
+    write_unet(tiny_unet(shallow_pipeline), layout, options("onnx", "fp32"), out)
     large, one = Bundle.open(out), bundles["onnx", "fp32"]
     assert sorted(path.name for path in (out / "unet.onnx").iterdir()) == ["model.onnx", "weights.bin"]
     text = (out / "unet.onnx" / "model.onnx").read_bytes()
     assert len(text) < 1_000_000 and str(Path(__file__).parents[2]).encode() not in text
     assert large.component("unet").entry["bytes"] == pytest.approx(one.component("unet").entry["bytes"], rel=0.05)
     inputs = given(one, lora)
-    np.testing.assert_array_equal(run(open_session(large, "unet"), inputs), run(open_session(one, "unet"), inputs))
+    np.testing.assert_array_equal(run(open_runner(large, "unet"), inputs), run(open_runner(one, "unet"), inputs))
 
 
 def test_onnx_widens_large_weights_of_half_precision_in_each_run(
@@ -255,11 +257,13 @@ def test_onnx_widens_large_weights_of_half_precision_in_each_run(
 
     half, single = bundles["onnx", "fp16"], bundles["onnx", "fp32"]
     inputs = given(half, lora)
-    at_load = run(open_session(half, "unet"), inputs)
-    monkeypatch.setattr(onnx, "_WIDEN_AT_LOAD", 1000)
-    assert len(onnx._without(half.component("unet"))) == 2 and not onnx._without(single.component("unet"))
+    at_load = run(open_runner(half, "unet"), inputs)
+    monkeypatch.setattr(onnx, "WIDEN_AT_LOAD", 1000)
+    assert len(onnx.disabled_optimizers(half.component("unet"))) == 2 and not onnx.disabled_optimizers(
+        single.component("unet")
+    )
     # Not bit for bit: other operations are fused then, and results are rounded to fp16 between others.
-    assert psnr_db(run(open_session(half, "unet"), inputs).astype(np.float64), at_load.astype(np.float64)) > 60
+    assert psnr_db(run(open_runner(half, "unet"), inputs).astype(np.float64), at_load.astype(np.float64)) > 60
 
 
 @pytest.mark.parametrize("target", ["onnx", "coreml", "executorch"])
@@ -270,7 +274,7 @@ def test_a_target_s_form_is_the_same_function(shallow_pipeline: Path, target: st
         # Norms start as the identity, which hides a forgotten scale or shift.
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     other = copy.deepcopy(unet)
-    suit(other, target)
+    rewrite_for(find_target(target), other)
     swapped = {"onnx": (), "coreml": (GroupNormAsLayerNorm,), "executorch": (ExplicitLayerNorm,)}[target]
     assert all(any(isinstance(module, kind) for module in other.modules()) for kind in swapped)
     normal = {"coreml": nn.GroupNorm, "executorch": nn.LayerNorm}.get(target)
@@ -295,7 +299,10 @@ def test_core_ml_keeps_the_time_embedding_in_fp32(bundles: Mapping[tuple[str, st
     inputs = golden_inputs(component)
     inputs["timestep"] = np.full_like(inputs["timestep"], 999)
     exact = program.run(inputs, mode="fp32")["noise_pred"]
-    assert psnr_db(exact, program.run(inputs, mode="fp16")["noise_pred"]) > tolerance("unet", "coreml", "fp16").psnr_db
+    assert (
+        psnr_db(exact, program.run(inputs, mode="fp16")["noise_pred"])
+        > find_target("coreml").require("unet", "fp16").psnr_db
+    )
 
 
 @pytest.mark.parametrize(("target", "precision"), COMBINATIONS)
@@ -309,10 +316,11 @@ def test_a_bundle_of_a_unet_checks_itself(
 
 
 def test_every_precision_is_offered_or_has_a_reason() -> None:
-    for target, offered in UNET_PRECISIONS.items():
-        lacking = [precision for owner, precision in NOT_OFFERED if owner == target]
-        assert sorted([*offered, *lacking]) == sorted(PRECISIONS)
-        assert all(NOT_OFFERED[target, precision] in offer(target) for precision in lacking)
+    for target in TARGETS.values():
+        assert sorted([*target.precisions, *target.not_offered]) == sorted(PRECISIONS)
+        assert all(reason in target.describe_precisions() for reason in target.not_offered.values())
+        assert target.default_precision in target.precisions and target.default_precision in target.tolerances["merger"]
+        assert target.bytes_per_weight.keys() == {*target.precisions, "fp32", "fp16"}
 
 
 def test_adapters_of_another_layout_are_refused(bundles: Mapping[tuple[str, str], Bundle], tmp_path: Path) -> None:
@@ -332,20 +340,22 @@ def test_adapters_of_another_layout_are_refused(bundles: Mapping[tuple[str, str]
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--target", "tflite"], "unknown target 'tflite'; valid are onnx, coreml, executorch"),
+        (["--target", "tflite"], "unknown --target 'tflite'; valid are onnx, coreml, executorch"),
         (["--target", "onnx", "--precision", "w6"], "not in w6: ONNX Runtime multiplies by weights of 8 and of"),
-        (["--target", "onnx", "--rank", "0"], "--rank 0 is out of range; valid are 1 to 512"),
+        (["--target", "onnx", "--rank", "0"], "--rank is 0; valid are 1 to 512"),
         (["--target", "onnx", "--resolution", "30"], "a resolution of 30 doesn't fit this base; give a multiple of 16"),
         (["--target", "onnx", "--untrained"], "--untrained is for the named bases miniature, sdxl"),
         (["--target", "onnx", "--base", "sdxl"], "the weights of sdxl are not part of this toolkit"),
         (["--target", "onnx", "--base", "nowhere"], "unknown base 'nowhere'"),
-        (["--target", "onnx", "--fused", "a", "b", "c"], "--fused has 3 files; give one LoRA, or a content and a"),
-        (["--target", "onnx", "--checkpoint", "h"], "--checkpoint is for merging a pair; give --fused CONTENT STYLE"),
+        (["--target", "onnx", "--fused", "a", "b", "c"], "--fused has 3 LoRAs; give one, or a content and a"),
+        (["--target", "onnx", "--hypernet", "h"], "--hypernet merges a content and a style LoRA; give both to --fused"),
+        (["--target", "onnx", "--fused", "a", "--rank", "2"], "--rank is that of adapter inputs"),
+        (["--target", "onnx", "--batch", "3"], "--batch is 3; valid are 1"),
     ],
 )
 def test_bad_options_are_told(shallow_pipeline: Path, tmp_path: Path, extra: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        main(["--base", str(shallow_pipeline), "--out", str(tmp_path / "out"), *extra])
+        main(["unet", "--base", str(shallow_pipeline), "--out", str(tmp_path / "out"), *extra])
     assert not (tmp_path / "out").exists()
 
 
@@ -361,19 +371,19 @@ def test_a_pair_is_merged_and_fused(
     base = ["--base", str(shallow_pipeline)]
     pair = [str(path) for path in paths[:2]]
     given = [*base, "--target", "onnx", "--resolution", "32", "--out", str(tmp_path / "out")]
-    assert main([*given, "--fused", *pair, "--checkpoint", str(paths[2])]) == 0
+    assert main(["unet", *given, "--fused", *pair, "--hypernet", str(paths[2])]) == 0
     assert "a LoRA is fused into the weights: no adapter inputs" in capsys.readouterr().out
     assert merge_files([*pair, *base, "--method", "learned", "--hypernet", str(paths[2]), "-o", str(paths[3])]) == 0
     bundle, unet = Bundle.open(tmp_path / "out"), tiny_unet(shallow_pipeline)
     unet.load_lora_adapter(str(paths[3]), prefix="unet")
     inputs = golden_inputs(bundle.component("unet"))
-    assert close(run(open_session(bundle, "unet"), inputs), with_diffusers(unet, inputs), "onnx", "fp32")
+    assert close(run(open_runner(bundle, "unet"), inputs), with_diffusers(unet, inputs), "onnx", "fp32")
 
 
 def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bundle"
     given = ["--base", str(shallow_pipeline), "--target", "onnx", "--rank", "2", "--batch", "2", "--resolution", "48"]
-    assert main([*given, "--out", str(out)]) == 0
+    assert main(["unet", *given, "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert "UNet for images of 48×48 pixels, batch 2" in said and "adapters of rank 4" in said and "passed" in said
     shapes = {tensor["name"]: tensor["shape"] for tensor in Bundle.open(out).manifest["components"]["unet"]["inputs"]}
@@ -383,4 +393,4 @@ def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes").write_text("mine")
     with pytest.raises(InputError, match="exists and is not a bundle"):
-        main([*given, "--out", str(tmp_path / "other")])
+        main(["unet", *given, "--out", str(tmp_path / "other")])

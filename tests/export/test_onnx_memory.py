@@ -21,12 +21,12 @@ from types import SimpleNamespace
 import numpy as np
 from benchmarks.memory import peak_bytes
 from runtime_py.backends import onnx as backend
-backend._WIDEN_AT_LOAD = int(sys.argv[2])
+backend.WIDEN_AT_LOAD = int(sys.argv[2])
 file = Path(sys.argv[1])
 def spec(name):
     return SimpleNamespace(name=name, dtype=np.dtype(np.float16), shape=(1, 1536))
 part = SimpleNamespace(name="unet", path=file, inputs=[spec("x0")], outputs=[spec("x24")], entry={"bytes": 10**8})
-session = backend.OnnxSession(part, 1)
+session = backend.OnnxRunner(part, 1)
 session.session.run(None, {"x0": np.zeros((1, 1536), np.float16)})
 print(peak_bytes())
 """

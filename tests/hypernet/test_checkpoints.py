@@ -12,9 +12,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lorarar.base.names import load_layout, shipped_hypernet
 from lorarar.errors import InputError
-from lorarar.hypernet.checkpoints import CONFIG_KEY, load_hypernet, save_hypernet, untrained_hypernet
+from lorarar.hypernet.checkpoints import (
+    CONFIG_KEY,
+    load_hypernet,
+    open_hypernet,
+    open_predictor,
+    save_hypernet,
+    untrained_hypernet,
+)
+from lorarar.hypernet.constant import ConstantCoefficients
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.layout import Layout
 
 State = dict[str, Tensor]
 
@@ -150,9 +160,37 @@ def test_a_damaged_checkpoint_of_ours_is_refused(
 
 
 def test_a_missing_or_enormous_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no such checkpoint; give a \.safetensors file, or use --untrained"):
+    with pytest.raises(InputError, match="no such checkpoint"):
         load_hypernet(tmp_path / "nowhere.safetensors")
     with (tmp_path / "big.safetensors").open("wb") as file:
         file.truncate(257 * 2**20)
     with pytest.raises(InputError, match="257 MB is too large for a hypernetwork checkpoint"):
         load_hypernet(tmp_path / "big.safetensors")
+
+
+TINY = Layout.from_linears("tiny", [("a.attn1.to_q", 24, 12), ("a.attn1.to_k", 24, 12), ("a.attn2.to_out.0", 12, 20)])
+
+
+def test_an_untrained_hypernetwork_has_the_widths_of_the_base() -> None:
+    assert open_hypernet("tiny", TINY, untrained=True).hypernet.config.widths == (12, 20)
+    assert open_hypernet("miniature", load_layout("miniature"), untrained=True).hypernet.config.widths == (96, 192)
+
+
+def test_the_miniature_alone_has_a_hypernetwork_of_its_own() -> None:
+    loaded = open_hypernet("miniature", load_layout("miniature"))
+    assert loaded.trained and loaded.source == shipped_hypernet().name
+    with pytest.raises(InputError, match="a hypernetwork for tiny is needed: give `hypernet`"):
+        open_hypernet("tiny", TINY)
+
+
+def test_a_file_and_random_weights_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="`hypernet` and `untrained` exclude each other"):
+        open_hypernet("miniature", TINY, tmp_path / "h.safetensors", untrained=True)
+
+
+def test_constant_coefficients_predict_but_are_no_hypernetwork(tmp_path: Path) -> None:
+    path = tmp_path / "constant.safetensors"
+    save_hypernet(ConstantCoefficients(), path)
+    assert isinstance(open_predictor("tiny", TINY, path).predictor, ConstantCoefficients)
+    with pytest.raises(InputError, match="it holds constant coefficients"):
+        open_hypernet("tiny", TINY, path)

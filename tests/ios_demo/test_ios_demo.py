@@ -30,8 +30,7 @@ from lorarar.layout import UNET
 from lorarar.lora import LoRA, read_lora, write_lora
 from runtime_py.bundle import Bundle, tree_sha256
 from runtime_py.check import check_component
-from runtime_py.generate import merged_lora
-from runtime_py.merge import run_merger
+from runtime_py.merge import merged_lora, run_merger
 from runtime_py.parity import Tolerance, psnr_db
 from runtime_py.pipeline import Pipeline, Request
 
@@ -55,10 +54,10 @@ def products() -> Path:
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The miniature's whole bundle for ONNX Runtime."""
-    from export.pipeline import main
+    from lorarar.commands.export import main
 
     folder = tmp_path_factory.mktemp("miniature") / "onnx"
-    assert main(["--target", "onnx", "--steps", "4", "--out", str(folder)]) == 0
+    assert main(["pipeline", "--target", "onnx", "--steps", "4", "--out", str(folder)]) == 0
     return folder
 
 
@@ -135,7 +134,7 @@ def test_a_merge_is_pythons(products: Path, miniature: Path, tmp_path: Path) -> 
     ran = tool(products, "merge", miniature, CONTENT, STYLE, *scales, "-o", output)
     assert ran.code == 0 and "merged 36 layers in" in ran.out, ran.err
     bundle, (content, style) = Bundle.open(miniature), (read_lora(CONTENT), read_lora(STYLE))
-    lora = merged_lora(bundle, [content, style], *SCALES)
+    lora = merged_lora(bundle, [content, style], SCALES)
     compare_adapters(load_file(output), Pipeline(bundle).adapter(lora))
     compare_coefficients(load_file(output), bundle, content, style)
 
@@ -143,11 +142,11 @@ def test_a_merge_is_pythons(products: Path, miniature: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("version", ["of this environment", "1.29"])
 def test_a_merge_in_half_precision_is_pythons(products: Path, version: str, tmp_path: Path) -> None:
     """Also through Android's version, made loadable here: with all of its optimizers it crashes on such a merger."""
-    from export.hypernet import main
+    from lorarar.commands.export import main
     from lorarar.layout import unpack
 
     folder, output = tmp_path / "fp16", tmp_path / "merged.safetensors"
-    assert main(["--target", "onnx", "--precision", "fp16", "--out", str(folder)]) == 0
+    assert main(["hypernet", "--target", "onnx", "--precision", "fp16", "--out", str(folder)]) == 0
     library, settings = None, {}
     if version == "1.29":
         name = "libonnxruntime.so"
@@ -156,7 +155,7 @@ def test_a_merge_in_half_precision_is_pythons(products: Path, version: str, tmp_
     ran = tool(products, "merge", folder, CONTENT, STYLE, "-o", output, library=library, settings=settings)
     assert ran.code == 0, ran.err
     bundle = Bundle.open(folder)
-    expected = merged_lora(bundle, [read_lora(CONTENT), read_lora(STYLE)], 1.0, 1.0)
+    expected = merged_lora(bundle, [read_lora(CONTENT), read_lora(STYLE)])
     assert expected is not None
     adapter = {name.removeprefix("adapter_"): tensor for name, tensor in load_file(output).items()}
     found = unpack(adapter, bundle.layout)
@@ -177,7 +176,7 @@ def test_layers_of_one_lora_are_carried_as_in_python(products: Path, miniature: 
     scales = ("--content-scale", SCALES[0], "--style-scale", SCALES[1])
     ran = tool(products, "merge", miniature, *places, *scales, "-o", output)
     assert ran.code == 0, ran.err
-    compare_adapters(load_file(output), Pipeline(bundle).adapter(merged_lora(bundle, loras, *SCALES)))
+    compare_adapters(load_file(output), Pipeline(bundle).adapter(merged_lora(bundle, loras, SCALES)))
 
 
 def compare_adapters(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
@@ -193,11 +192,11 @@ def compare_adapters(found: dict[str, np.ndarray], expected: dict[str, np.ndarra
 
 def compare_coefficients(found: dict[str, np.ndarray], bundle: Bundle, content: LoRA, style: LoRA) -> None:
     from lorarar.merging import Options
-    from runtime_py.backends import open_session
+    from runtime_py.backends import open_runner
 
     rule = bundle.manifest["hypernetwork"]["kv_rule"]
     options = Options(content_scale=SCALES[0], style_scale=SCALES[1], rule=rule)
-    expected = run_merger(bundle, open_session(bundle), content, style, options)
+    expected = run_merger(bundle, open_runner(bundle), content, style, options)
     names = [name for name in expected if name.startswith("coefficients_")]
     assert names == [f"coefficients_{group.name}" for group in bundle.layout.part("qo")]
     for name in names:
@@ -237,7 +236,7 @@ def test_an_image_is_pythons(products: Path, miniature: Path, tmp_path: Path, ki
     if kind == "negative":
         request, given = replace(REQUEST, negative="a dog"), ["--negative", "a dog"]
     pipeline = Pipeline(bundle)
-    lora = merged_lora(bundle, [read_lora(path) for path in loras], 1.0, 1.0)
+    lora = merged_lora(bundle, [read_lora(path) for path in loras])
     expected = pipeline.draw(request, pipeline.adapter(lora))
     output = tmp_path / "image.safetensors"
     numbers = ["--seed", request.seed, "--steps", request.steps, "--guidance", request.guidance]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ios.swift import BUILDS, PACKAGE, ROOT, Ran, swift
 
-pytestmark = pytest.mark.apps
+pytestmark = [pytest.mark.apps, pytest.mark.full]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from lorarar.command_line import run_command
 from lorarar.commands.merge import main as merge_files
 from lorarar.errors import InputError
 from lorarar.lora import read_lora
-from runtime_py.merge import main as merge_with_bundle
+from runtime_py.bundle import Bundle
+from runtime_py.merge import merge_files as merge_with_bundle
 
 MEMORY = 64 * 2**20
 SECONDS = 10
@@ -67,12 +68,12 @@ def test_a_mutated_file_is_refused_or_read_right(tmp_path: Path, name: str, verd
 
 def test_the_commands_end_in_one_sentence_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every file that must be refused, given to both merging commands: no traceback, no output file."""
-    bundle = str(golden.FOLDER.parent / "merger" / "bundle")
+    bundle = Bundle.open(golden.FOLDER.parent / "merger" / "bundle")
     good = str(golden.FOLDER / "peft.safetensors")
     bad, out = tmp_path / "bad.safetensors", tmp_path / "out" / "merged.safetensors"
     commands = (
         lambda _: merge_files([str(bad), good, "--method", "direct", "-o", str(out)]),
-        lambda _: merge_with_bundle([bundle, good, str(bad), "-o", str(out)]),
+        lambda _: merge_with_bundle(bundle, Path(good), bad, out),
     )
     refused = [data for _, verdict, data in MUTATIONS if verdict == "refuse"]
     assert len(refused) >= 200

@@ -13,12 +13,14 @@ from bundle_mutations import MUTATIONS, RAW, merger
 from conftest import BUNDLE_RANK
 from safetensors.numpy import load_file, save_file
 
+from lorarar.commands.check import main as check
 from lorarar.errors import InputError
 from lorarar.layout import Layout, fixed, input_shapes, output_shapes, rank_sizes
 from lorarar.lora import LoRA, write_lora
-from runtime_py import check, merge
-from runtime_py.bundle import Bundle, tree_sha256
+from runtime_py.bundle import Bundle
 from runtime_py.check import check_bundle
+from runtime_py.hashes import tree_sha256
+from runtime_py.merge import merge_files
 
 
 def copy_of(folder: Path, tmp_path: Path) -> Path:
@@ -38,12 +40,12 @@ def lora_file(layout: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_refused(bundle: Path, lora: Path, output: Path) -> None:
     """Merging fails in one sentence and writes nothing; checking fails too, in the same way or by its exit code."""
     with pytest.raises(InputError) as caught:
-        merge.main([str(bundle), str(lora), str(lora), "-o", str(output)])
+        merge_files(Bundle.open(bundle), lora, lora, output)
     message = " ".join(str(caught.value).split())
     assert len(message) < 600 and "Traceback" not in message
     assert not output.parent.exists() or list(output.parent.iterdir()) == []
     try:
-        assert check.main([str(bundle)]) == 1
+        assert check([str(bundle)]) == 1
     except InputError as error:
         assert len(str(error)) < 600
 
@@ -62,7 +64,7 @@ def test_mutated_bundles(
     (folder / "manifest.json").write_text(json.dumps(manifest))
     if name in CHECK_ONLY:
         with pytest.raises(InputError, match="not a golden file of this bundle"):
-            check.main([str(folder)])
+            check([str(folder)])
     else:
         assert_refused(folder, lora_file, tmp_path / "out" / "merged.safetensors")
 

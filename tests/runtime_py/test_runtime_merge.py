@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +12,18 @@ from conftest import COMBINATIONS, random_lora, tiny_hypernet
 from make_golden_merger import FOLDER as GOLDEN
 from make_golden_merger import SCALES, make
 
-from export.tolerance import tolerance
+from export.targets import find_target
+from lorarar.commands.adapter import main as adapter
+from lorarar.commands.check import main as check
 from lorarar.errors import InputError
 from lorarar.layout import Layout, pack
 from lorarar.lora import LoRA, LoraLayer, read_lora, write_lora
 from lorarar.merging import Options, merge, predict_with
-from runtime_py import adapter, check
-from runtime_py import merge as merge_command
-from runtime_py.backends import checked_inputs, open_session
-from runtime_py.backends.onnx import OnnxAdapter, OnnxSession, save_adapter
+from runtime_py.backends import checked_inputs, open_runner
+from runtime_py.backends.onnx import OnnxRunner, save_adapter
 from runtime_py.bundle import Bundle
 from runtime_py.check import check_bundle
-from runtime_py.merge import merge_with_bundle, merger_inputs, run_merger
+from runtime_py.merge import coefficient_medians, merge_files, merge_with_bundle, merger_inputs, run_merger
 
 FEED_FORWARD = "unet.down_blocks.1.attentions.0.transformer_blocks.0.ff.net.2"
 CONV = "unet.down_blocks.1.resnets.0.conv1"
@@ -59,7 +61,7 @@ def test_merging_with_a_bundle_equals_lorarar_merging(
 ) -> None:
     bundle = Bundle.open(bundle_folders[key])
     hypernet = tiny_hypernet().hypernet
-    got = merge_with_bundle(bundle, open_session(bundle), *pair, Options(0.8, 1.1))
+    got = merge_with_bundle(bundle, open_runner(bundle), *pair, Options(0.8, 1.1))
     expected = merge(*pair, layout, "learned", Options(0.8, 1.1, predict=predict_with(hypernet)))
     assert list(got.lora.layers) == list(expected.lora.layers)
     assert got.kinds == expected.kinds
@@ -75,7 +77,7 @@ def test_layers_of_one_lora_are_carried_bit_for_bit(
     bundle_folders: dict[tuple[str, str], Path], pair: tuple[LoRA, LoRA]
 ) -> None:
     bundle = Bundle.open(bundle_folders["onnx", "fp32"])
-    merged = merge_with_bundle(bundle, open_session(bundle), *pair, Options()).lora.layers
+    merged = merge_with_bundle(bundle, open_runner(bundle), *pair, Options()).lora.layers
     for lora, name in ((pair[0], CONV), (pair[1], TEXT), (pair[1], KEY), (pair[0], QUERY)):
         np.testing.assert_array_equal(merged[name].down, lora.layers[name].down)
         np.testing.assert_array_equal(merged[name].up, lora.layers[name].up)
@@ -92,15 +94,15 @@ def test_check_fails_on_an_altered_reference(
     bundle_folders: dict[tuple[str, str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One layer off by 1e-4 of the largest value, where no sampled position lies: its statistics tell."""
-    run = OnnxSession.run
+    run = OnnxRunner.run
 
-    def off(self: OnnxSession, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def off(self: OnnxRunner, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         outputs = run(self, inputs)
         outputs["adapter_kv_48x64_up"][1] += 1e-4
         return outputs
 
-    monkeypatch.setattr(OnnxSession, "run", off)
-    assert check.main([str(bundle_folders["onnx", "fp32"])]) == 1
+    monkeypatch.setattr(OnnxRunner, "run", off)
+    assert check([str(bundle_folders["onnx", "fp32"])]) == 1
     text = capsys.readouterr().out
     assert "FAILED" in text
     assert "adapter_kv_48x64_up differs by" in " ".join(text.split())
@@ -109,37 +111,32 @@ def test_check_fails_on_an_altered_reference(
 def test_check_says_not_run_when_a_toolchain_is_missing(
     bundle_folders: dict[tuple[str, str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import runtime_py.backends
-
-    table = {"onnx": ("runtime_py.backends.onnx_missing", ("runtime_py",), "onnx")}
-    monkeypatch.setattr(runtime_py.backends, "BACKENDS", table)
-    assert check.main([str(bundle_folders["onnx", "fp32"]), "--json", str(tmp_path / "rows.json")]) == 1
-    assert "not_run" in (tmp_path / "rows.json").read_text()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert check([str(bundle_folders["onnx", "fp32"]), "--json", str(tmp_path / "rows.json")]) == 1
+    (row,) = json.loads((tmp_path / "rows.json").read_text())
+    assert row["status"] == "not_run" and "onnxruntime is not installed" in row["reason"]
 
 
 def test_an_adapter_file_gives_what_inputs_give(
     layout: Layout, bundle_folders: dict[tuple[str, str], Path], tmp_path: Path
 ) -> None:
     bundle = Bundle.open(bundle_folders["onnx", "fp32"])
-    session = open_session(bundle)
-    assert isinstance(session, OnnxSession)
+    import onnxruntime as ort
+
+    runner = open_runner(bundle)
+    assert isinstance(runner, OnnxRunner)
     content, style = random_lora(layout, (4,), 1), random_lora(layout, (7,), 2)
-    expected = run_merger(bundle, session, content, style, Options())
-    adapters = []
+    expected = run_merger(bundle, runner, content, style, Options())
+    options, kept = ort.RunOptions(), []
     for role, lora in (("content", content), ("style", style)):
         save_adapter(merger_inputs(bundle, role, lora)[0], tmp_path / f"{role}.onnx_adapter")
-        adapters.append(OnnxAdapter(tmp_path / f"{role}.onnx_adapter"))
+        kept.append(ort.LoraAdapter())
+        kept[-1].Load(str(tmp_path / f"{role}.onnx_adapter"))
+        options.add_active_adapter(kept[-1])
     one = np.ones(1, np.float32)
-    outputs = session.run_with_adapters({"content_scale": one, "style_scale": one}, adapters)
-    for name, tensor in expected.items():
-        np.testing.assert_array_equal(outputs[name], tensor)
-    with pytest.raises(InputError, match="is given twice"):
-        session.run_with_adapters({"content_scale": one, "style_scale": one}, [adapters[0], adapters[0]])
-    with pytest.raises(InputError, match="merger has got no style_"):
-        session.run_with_adapters({"content_scale": one, "style_scale": one}, [adapters[0]])
-    (tmp_path / "bad.onnx_adapter").write_bytes(b"\x00" * 100)
-    with pytest.raises(InputError, match=r"not an \.onnx_adapter file"):
-        OnnxAdapter(tmp_path / "bad.onnx_adapter")
+    outputs = runner.session.run(list(expected), {"content_scale": one, "style_scale": one}, options)
+    for tensor, wanted in zip(outputs, expected.values(), strict=True):
+        np.testing.assert_array_equal(tensor, wanted)
 
 
 def test_a_role_that_is_not_given_to_onnx_is_a_lora_of_zeros(
@@ -147,8 +144,8 @@ def test_a_role_that_is_not_given_to_onnx_is_a_lora_of_zeros(
 ) -> None:
     """What an app gets that runs the artifact without an adapter: the other LoRA alone."""
     bundle = Bundle.open(bundle_folders["onnx", "fp32"])
-    session = open_session(bundle)
-    assert isinstance(session, OnnxSession)
+    session = open_runner(bundle)
+    assert isinstance(session, OnnxRunner)
     one = {"content_scale": np.ones(1, np.float32), "style_scale": np.ones(1, np.float32)}
     content = random_lora(layout, (4,), 1)
     inputs = one | merger_inputs(bundle, "content", content)[0]
@@ -178,27 +175,28 @@ def test_inputs_are_checked_by_name_and_size(layout: Layout, bundle_folders: dic
         checked_inputs(component, good | {"content_kv_48x32_up": wrong})
 
 
-def test_merge_command_writes_a_lora_and_a_picture(
-    bundle_folders: dict[tuple[str, str], Path],
-    pair: tuple[LoRA, LoRA],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+def test_two_files_become_one_and_a_picture(
+    bundle_folders: dict[tuple[str, str], Path], pair: tuple[LoRA, LoRA], tmp_path: Path
 ) -> None:
-    write_lora(pair[0], tmp_path / "content.safetensors", dialect="kohya")
-    write_lora(pair[1], tmp_path / "style.safetensors", dialect="peft")
-    arguments = [
-        str(bundle_folders["onnx", "fp32"]),
-        *(str(tmp_path / f"{r}.safetensors") for r in ("content", "style")),
-    ]
-    arguments += ["-o", str(tmp_path / "merged.safetensors"), "--coefficients-plot", str(tmp_path / "m.png")]
-    assert merge_command.main(arguments) == 0
-    merged = read_lora(tmp_path / "merged.safetensors")
+    content, style, out = (tmp_path / f"{name}.safetensors" for name in ("content", "style", "merged"))
+    write_lora(pair[0], content, dialect="kohya")
+    write_lora(pair[1], style, dialect="peft")
+    bundle = Bundle.open(bundle_folders["onnx", "fp32"])
+    stages: list[tuple[str, int, int]] = []
+    done = merge_files(
+        bundle, content, style, out, plot=tmp_path / "m.png", on_progress=lambda *stage: stages.append(stage)
+    )
+    merged = read_lora(out)
     assert merged.layers.keys() == pair[0].layers.keys() | pair[1].layers.keys()
     assert merged.metadata["lorarar_method"] == "learned"
     assert (tmp_path / "m.png").read_bytes().startswith(b"\x89PNG")
-    assert "UNTRAINED" in capsys.readouterr().out
+    assert not done.trained and [stage[1:] for stage in stages] == [(i, 5) for i in range(5)]
+    assert list(done.seconds) == ["read", "load the merger", "merge", "write", "plot"]
+    medians = coefficient_medians(bundle.layout, done.merged.coefficients or {})
+    assert [median.group for median in medians] == ["qo_32x32", "qo_64x64"]
+    assert sum(median.layers for median in medians) == done.merged.count("learned")
     with pytest.raises(InputError, match="would overwrite the input"):
-        merge_command.main([*arguments[:4], str(tmp_path / "style.safetensors")])
+        merge_files(bundle, content, style, style)
 
 
 def test_a_rank_over_the_bundles_is_refused(layout: Layout, bundle_folders: dict[tuple[str, str], Path]) -> None:
@@ -210,12 +208,13 @@ def test_a_rank_over_the_bundles_is_refused(layout: Layout, bundle_folders: dict
 def test_adapter_command(bundle_folders: dict[tuple[str, str], Path], layout: Layout, tmp_path: Path) -> None:
     write_lora(random_lora(layout, (4,), 1), tmp_path / "c.safetensors")
     arguments = [str(tmp_path / "c.safetensors"), "--role", "style", "-o", str(tmp_path / "a.onnx_adapter")]
-    assert adapter.main([str(bundle_folders["onnx", "fp32"]), *arguments]) == 0
-    assert set(OnnxAdapter(tmp_path / "a.onnx_adapter").tensors) == {
-        f"style_{group.name}_{end}" for group in layout.groups for end in ("down", "up")
-    }
+    assert adapter([str(bundle_folders["onnx", "fp32"]), *arguments]) == 0
+    import onnxruntime as ort
+
+    stored = ort.AdapterFormat.read_adapter(str(tmp_path / "a.onnx_adapter")).get_parameters()
+    assert set(stored) == {f"style_{group.name}_{end}" for group in layout.groups for end in ("down", "up")}
     with pytest.raises(InputError, match="only onnx bundles take"):
-        adapter.main([str(bundle_folders["coreml", "fp16"]), *arguments])
+        adapter([str(bundle_folders["coreml", "fp16"]), *arguments])
 
 
 def test_the_golden_merge(tmp_path: Path) -> None:
@@ -225,11 +224,11 @@ def test_the_golden_merge(tmp_path: Path) -> None:
     bundle = Bundle.open(GOLDEN / "bundle")
     assert [row.status for row in check_bundle(bundle)] == ["passed"]
     content, style = (read_lora(GOLDEN / f"{role}.safetensors") for role in ("content", "style"))
-    merged = merge_with_bundle(bundle, open_session(bundle), content, style, Options(*SCALES)).lora
+    merged = merge_with_bundle(bundle, open_runner(bundle), content, style, Options(*SCALES)).lora
     expected = load_file(GOLDEN / "expected.safetensors")
     assert merged.layers.keys() == expected.keys()
     for name, delta in expected.items():
-        limit = tolerance("merger", "onnx", "fp32").max_error * np.abs(delta).max()
+        limit = find_target("onnx").require("merger", "fp32").max_error * np.abs(delta).max()
         np.testing.assert_allclose(merged.layers[name].delta(), delta, rtol=0, atol=limit)
 
 

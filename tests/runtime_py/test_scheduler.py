@@ -90,7 +90,7 @@ def test_as_many_steps_as_were_asked_for(spacing: str) -> None:
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_a_number_of_steps_that_the_schedule_lacks(steps: int) -> None:
     settings = scheduler_settings(EulerDiscreteScheduler(**SDXL))
-    with pytest.raises(InputError, match=f"--steps {steps} is out of range; valid are 1 to 1000"):
+    with pytest.raises(InputError, match=f"`steps` is {steps}; valid are 1 to 1000"):
         make_scheduler(settings, steps)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from runtime_py.bundle import tree_sha256
+from runtime_py.hashes import tree_sha256
 
 Manifest = dict[str, Any]
 Mutation = Callable[[Path, Manifest], None]

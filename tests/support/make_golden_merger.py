@@ -13,7 +13,7 @@ import numpy as np
 from conftest import dense_reference, random_lora, tiny_hypernet, tiny_layout
 from safetensors.numpy import save_file
 
-from export.hypernet import export_hypernet
+from export import HypernetOptions, write_hypernet
 from lorarar.lora import write_lora
 
 FOLDER = Path(__file__).parents[1] / "golden" / "merger"
@@ -24,7 +24,7 @@ SCALES = (0.9, 1.1)
 def make(folder: Path) -> None:
     """Write everything into `folder`."""
     layout = tiny_layout()
-    export_hypernet("onnx", layout, tiny_hypernet(), folder / "bundle", RANK)
+    write_hypernet(tiny_hypernet(), layout, HypernetOptions("onnx", "fp32", RANK), folder / "bundle")
     content, style = random_lora(layout, (4, 2), 1), random_lora(layout, (3,), 2)
     write_lora(content, folder / "content.safetensors", dialect="kohya")
     write_lora(style, folder / "style.safetensors", dialect="peft")

@@ -21,11 +21,11 @@ from lora_mutations import pack
 from safetensors.numpy import save_file
 
 from benchmarks.record import summary
-from export.hypernet import export_hypernet
+from export import HypernetOptions, write_hypernet
 from lorarar.layout import UNET
 from lorarar.lora import LoRA, read_lora, write_lora
 from lorarar.merging import Options
-from runtime_py.backends import open_session
+from runtime_py.backends import open_runner
 from runtime_py.bundle import Bundle
 from runtime_py.golden import generate, golden_input, positions, summarise
 from runtime_py.merge import merge_with_bundle
@@ -93,7 +93,7 @@ def write_results(folder: Path, bundle: Bundle) -> None:
     (folder / "loras").mkdir()
     for name, lora in ({"content": content, "style": style} | halves).items():
         write_lora(lora, folder / "loras" / f"{name}.safetensors")
-    session = open_session(bundle)
+    session = open_runner(bundle)
     _write_merge(folder / "merged.safetensors", bundle, session, content, style)
     _write_merge(folder / "carried.safetensors", bundle, session, *halves.values())
     merged = merge_with_bundle(bundle, session, content, style, Options(rule=_rule(bundle))).lora
@@ -227,7 +227,7 @@ def _as_mutation(edit: Any) -> Callable[[Path, dict[str, Any]], None]:
 
 def write_half(folder: Path) -> None:
     """The golden merger in half precision."""
-    export_hypernet("onnx", tiny_layout(), tiny_hypernet(), folder, 4, "fp16")
+    write_hypernet(tiny_hypernet(), tiny_layout(), HypernetOptions("onnx", "fp16", 4), folder)
 
 
 def write_steep(folder: Path) -> None:
@@ -281,7 +281,7 @@ def write_numbers(path: Path, bundle: Bundle) -> None:
             for value, bit in zip([*halves, *ties], bits, strict=True)
         ],
         "schedules": _schedules(draw),
-        "timesteps": [_timesteps(spacing) for spacing in ("trailing", "leading", "linspace")],
+        "timesteps": [_timesteps(kind, spacing) for kind, spacing in SPACED],
         "parity": _parity(),
         "tokenizers": _tokenizers(bundle),
         "runs": [
@@ -315,8 +315,11 @@ def _generated() -> list[dict[str, Any]]:
 EULER = SchedulerSettings("euler", 1000, 0.00085, 0.012, "scaled_linear", "epsilon", "leading", 1, False, False)
 
 
-def _timesteps(spacing: str) -> dict[str, Any]:
-    settings = replace(EULER, spacing=spacing)
+SPACED = (("euler", "trailing"), ("euler", "leading"), ("euler", "linspace"), ("ddim", "linspace"))
+
+
+def _timesteps(kind: str, spacing: str) -> dict[str, Any]:
+    settings = replace(EULER, kind=kind, spacing=spacing)
     lists = [{"timesteps": make_scheduler(settings, steps).timesteps.tolist()} for steps in range(1, 301)]
     return {"spacing": spacing, "settings": asdict(settings), "of": lists}
 

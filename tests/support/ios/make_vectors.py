@@ -1,6 +1,6 @@
-"""Make tests/ios/vectors.json: what the Python runtime gives for small inputs, which the Swift engine must give too.
+"""Make tests/support/ios/vectors.json: what the Python runtime gives for small inputs, and the Swift engine must too.
 
-    python tests/ios/make_vectors.py
+    python tests/support/ios/make_vectors.py
 
 `swift test` reads it, so that the engine can be held to Python where there is no Python. A test makes it anew and
 compares.
@@ -18,7 +18,7 @@ import numpy as np
 from lorarar.lora.names import kohya_lookup
 from runtime_py.golden import generate, mix32, positions
 from runtime_py.noise import normal_noise
-from runtime_py.plot import _unet_order
+from runtime_py.plot import unet_order
 from runtime_py.scheduler import SchedulerSettings, make_scheduler
 from runtime_py.tokens import ClipTokenizer
 
@@ -67,7 +67,9 @@ SCHEDULES: tuple[dict[str, Any], ...] = (
     SDXL | {"kind": "ddim", "spacing": "leading", "steps_offset": 1, "final_alpha_one": False},
     SDXL | {"kind": "ddim"},
     SDXL | {"kind": "ddim", "prediction": "v_prediction"},
+    SDXL | {"kind": "ddim", "spacing": "linspace"},
 )
+SPACED = (("euler", "trailing"), ("euler", "leading"), ("euler", "linspace"), ("ddim", "linspace"))
 STEPS = (1, 2, 3, 10, 25)
 MODULES = (
     "up_blocks.0.attentions.1.transformer_blocks.0.attn2.to_out.0",
@@ -90,12 +92,12 @@ def make() -> dict[str, Any]:
         "golden": [_golden(seed, scale, dtype) for seed, scale in CASES for dtype in ("float32", "float16", "int32")],
         "noise": {str(seed): normal_noise((64,), seed).tolist() for seed in (0, 1, 12345, 2**32 - 1)},
         "schedules": [_schedule(settings, steps) for settings in SCHEDULES for steps in STEPS],
-        "timesteps": [_timesteps(spacing) for spacing in ("trailing", "leading", "linspace")],
+        "timesteps": [_timesteps(kind, spacing) for kind, spacing in SPACED],
         "tokens": {"file": TOKENIZER, **TOKENS, "prompts": [_tokens(prompt) for prompt in PROMPTS]},
         "percentiles": [_percentiles(np.random.default_rng(n).random(n).tolist()) for n in (1, 2, 3, 10, 101)],
         "sha256": [hashlib.sha256(bytes((7 * i + 3) % 256 for i in range(size))).hexdigest() for size in range(260)],
         "kohya": hashlib.sha256(lookup.encode()).hexdigest(),
-        "unet_order": [list(MODULES), _unet_order(list(MODULES))],
+        "unet_order": [list(MODULES), unet_order(list(MODULES))],
     }
 
 
@@ -121,12 +123,12 @@ def _schedule(settings: dict[str, Any], steps: int) -> dict[str, Any]:
     return {"settings": settings, "steps": steps, "timesteps": scheduler.timesteps.tolist(), **numbers}
 
 
-def _timesteps(spacing: str) -> dict[str, Any]:
+def _timesteps(kind: str, spacing: str) -> dict[str, Any]:
     """Of every number of steps up to 300, so that each tie in the rounding is met."""
-    settings = SchedulerSettings.from_json(SDXL | {"spacing": spacing, "steps_offset": 1})
+    settings = SchedulerSettings.from_json(SDXL | {"kind": kind, "spacing": spacing, "steps_offset": 1})
     lists = [make_scheduler(settings, steps).timesteps for steps in range(1, 301)]
     text = "".join(",".join(f"{int(time * 256)}" for time in times) + "\n" for times in lists)
-    return {"spacing": spacing, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return {"kind": kind, "spacing": spacing, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _tokens(prompt: str) -> dict[str, Any]:

@@ -75,7 +75,9 @@ public struct SchedulerSettings: Equatable, Sendable {
         case .linspace:
             let stride = steps > 1 ? (train - 1) / Double(steps - 1) : 0
             return (0..<steps).reversed().map { (i: Int) -> Float in
-                Float(i == steps - 1 && steps > 1 ? train - 1 : Double(i) * stride)
+                let time = i == steps - 1 && steps > 1 ? train - 1 : Double(i) * stride
+                // DDIM looks its signal up at whole training steps, to which diffusers rounds; Euler interpolates.
+                return Float(kind == .ddim ? time.rounded(.toNearestOrEven) : time)
             }
         }
     }

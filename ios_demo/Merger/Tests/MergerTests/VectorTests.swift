@@ -49,7 +49,7 @@ final class VectorTests: XCTestCase {
 
     func testSchedules() throws {
         let cases = vectors["schedules"]?.list ?? []
-        XCTAssertEqual(cases.count, 45)
+        XCTAssertEqual(cases.count, 50)
         for entry in cases {
             let settings = try PipelineReader.scheduler(JsonNode(value: entry["settings"], place: "settings"))
             let steps = entry["steps"].integer!
@@ -72,6 +72,7 @@ final class VectorTests: XCTestCase {
         let node = (vectors["schedules"]?.list.first?["settings"])!
         for entry in vectors["timesteps"]?.list ?? [] {
             guard case .object(var object) = node else { return XCTFail("no settings") }
+            object["kind"] = entry["kind"]
             object["spacing"] = entry["spacing"]
             object["steps_offset"] = .integer(1)
             let settings = try PipelineReader.scheduler(JsonNode(value: .object(object), place: "settings"))

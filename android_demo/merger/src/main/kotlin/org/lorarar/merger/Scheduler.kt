@@ -37,7 +37,11 @@ class SchedulerSettings(entry: Map<String, Any?>) {
             FloatArray(steps) { (Math.rint(trainSteps + it * delta) - 1).toFloat() }
         }
         "leading" -> FloatArray(steps) { ((steps - 1 - it) * (trainSteps / steps) + stepsOffset).toFloat() }
-        else -> linspace(0.0, trainSteps - 1.0, steps).map { it.toFloat() }.asReversed().toFloatArray()
+        else -> {
+            // DDIM looks its signal up at whole training steps, to which diffusers rounds; Euler interpolates.
+            val times = linspace(0.0, trainSteps - 1.0, steps).map { if (kind == "ddim") Math.rint(it) else it }
+            times.map { it.toFloat() }.asReversed().toFloatArray()
+        }
     }
 
     private fun linspace(start: Double, end: Double, count: Int): DoubleArray {

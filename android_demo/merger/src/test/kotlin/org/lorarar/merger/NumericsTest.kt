@@ -59,12 +59,12 @@ class NumericsTest {
     @Test
     fun timesteps() {
         val entries = numbers.children("timesteps")
-        assertEquals(listOf("trailing", "leading", "linspace"), entries.map { it.text("spacing") })
+        assertEquals(listOf("trailing", "leading", "linspace", "linspace"), entries.map { it.text("spacing") })
         for (entry in entries) {
             val settings = SchedulerSettings(entry.child("settings"))
             entry.children("of").forEach { made ->
                 val wanted = made.numbers("timesteps")
-                assertEquals("${settings.spacing} ${wanted.size}", wanted, settings.timesteps(wanted.size).doubles())
+                assertEquals("${settings.kind} ${settings.spacing} ${wanted.size}", wanted, settings.timesteps(wanted.size).doubles())
             }
         }
     }

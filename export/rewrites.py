@@ -1,6 +1,6 @@
-"""The same mathematics in the operations that a target's runtime handles best.
+"""Rewrite a network into the operations that a target's runtime handles best; the mathematics stay.
 
-Applied to a UNet after its golden outputs were computed, so that diffusers' own form stays the reference.
+Done after the golden outputs were computed, so that diffusers' own form stays the reference.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lorarar.errors import InputError
+from export.targets.target import Target
 
 
 class ExplicitAttention:
-    """An attention processor of diffusers: softmax(q kᵀ / √d) v without a mask, as two products and a softmax.
+    """An attention processor of diffusers that computes softmax(q kᵀ / √d) v as two products and a softmax.
 
-    PyTorch's fused operation falls apart into masks that XNNPACK leaves to slow portable kernels.
+    There is no mask. PyTorch's fused operation falls apart into masks that XNNPACK leaves to slow portable kernels.
     """
 
     def __call__(
@@ -45,7 +45,7 @@ class ExplicitAttention:
         value: Float[Tensor, "b keys d"],
         count: int,
     ) -> Float[Tensor, "b tokens d"]:
-        """softmax(query keyᵀ) value in each of `count` heads."""
+        """Return softmax(query keyᵀ) value, computed in each of `count` heads."""
 
         def heads(x: Tensor) -> Float[Tensor, "bh t d"]:
             return x.unflatten(-1, (count, -1)).transpose(1, 2).flatten(0, 1)
@@ -59,8 +59,9 @@ class ExplicitAttention:
 
 
 class SplitEinsumAttention(ExplicitAttention):
-    """The same attention head by head, channels before tokens, in the two einsums that Apple gives for the Neural
-    Engine (Deploying Transformers on the Apple Neural Engine, 2022).
+    """The same attention, head by head and with channels before tokens, for Apple's Neural Engine.
+
+    The two einsums are Apple's own (Deploying Transformers on the Apple Neural Engine, 2022).
     """
 
     def _mix(
@@ -80,18 +81,18 @@ class SplitEinsumAttention(ExplicitAttention):
         return torch.cat(mixed, dim=1).squeeze(2).transpose(1, 2)
 
 
-ATTENTION: Mapping[str, type[ExplicitAttention]] = {
+ATTENTIONS: Mapping[str, type[ExplicitAttention]] = {
     "original": ExplicitAttention,
     "split-einsum": SplitEinsumAttention,
 }
-"""By the name of `--attention`; the second is for Core ML alone."""
+"""By the names that `export.targets.target.Target.attentions` holds."""
 
 
 class GroupNormAsLayerNorm(nn.Module):
-    """GroupNorm through layer_norm over each group.
+    """GroupNorm computed by layer_norm over each group.
 
-    Core ML has no group norm. What its converter makes of one squares x − mean, which overflows fp16 from 256 on and
-    says nothing; its layer_norm is one operation.
+    Core ML has no group norm. Its converter squares x − mean instead, which overflows fp16 from 256 on without a word;
+    its layer_norm is one operation that does not.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
@@ -105,7 +106,7 @@ class GroupNormAsLayerNorm(nn.Module):
 
 
 class ExplicitLayerNorm(nn.Module):
-    """LayerNorm in operations that XNNPACK takes, so that it does not split the graph."""
+    """LayerNorm in operations that XNNPACK takes, so that the norm does not split the graph."""
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
@@ -117,29 +118,20 @@ class ExplicitLayerNorm(nn.Module):
         return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 
 
-_Swap = tuple[type[nn.Module], Callable[[Any], nn.Module]]
-_NORMS: Mapping[str, tuple[_Swap, ...]] = {
-    "onnx": (),
-    "coreml": ((nn.GroupNorm, GroupNormAsLayerNorm),),
-    "executorch": ((nn.LayerNorm, ExplicitLayerNorm),),
+NORMS: Mapping[str, tuple[type[nn.Module], Callable[[Any], nn.Module]]] = {
+    "group norm as layer norm": (nn.GroupNorm, GroupNormAsLayerNorm),
+    "layer norm in plain operations": (nn.LayerNorm, ExplicitLayerNorm),
 }
+"""By the names that `export.targets.target.Target.norms` holds: the norm, and what takes its place."""
 
 
-def check_attention(attention: str, target: str) -> None:
-    """InputError for an attention that the target is not offered in."""
-    if attention not in ATTENTION:
-        raise InputError(f"unknown --attention {attention!r}; valid are {', '.join(ATTENTION)}")
-    if attention == "split-einsum" and target != "coreml":
-        raise InputError(
-            "--attention split-einsum is made for Apple's Neural Engine; leave it out for --target " + target
-        )
-
-
-def suit(network: Any, target: str, attention: str = "original") -> None:
-    """Rewrite a diffusers UNet or VAE in place for a target. ONNX Runtime fuses the standard form by itself."""
-    if target != "onnx" and hasattr(network, "set_attn_processor"):  # an AutoencoderTiny attends to nothing
-        network.set_attn_processor(ATTENTION[attention]())
-    for kind, make in _NORMS[target]:
+def rewrite_for(target: Target, network: Any, attention: str = "original") -> None:
+    """Rewrite a diffusers UNet or VAE in place for a target; `attention` is a key of ATTENTIONS."""
+    # An AutoencoderTiny attends to nothing.
+    if not target.fuses_attention and hasattr(network, "set_attn_processor"):
+        network.set_attn_processor(ATTENTIONS[attention]())
+    for norm in target.norms:
+        kind, make = NORMS[norm]
         for name, module in list(network.named_modules()):
             if type(module) is kind:
                 parent, _, last = name.rpartition(".")

@@ -1,7 +1,8 @@
-"""What a pipeline needs beside the UNet, as graphs: CLIP's text encoders and the VAE's decoder."""
+"""CLIP's two text encoders: the tokens of a prompt in, the states that the UNet is told out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,16 +10,20 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-MASKED = -1e4  # what a token may not look at gets before the softmax; representable in fp16, unlike −∞'s usual stand-in
-_LEGACY_END = 2  # the end token in old configs, whatever it really is; the highest token number is meant then
+from export.graph import Graph
+from lorarar.layout import Shape
+
+MASKED = -1e4
+"""What scores of tokens that may not be looked at get before the softmax; fp16 holds it, unlike −∞'s usual stand-in."""
+_LEGACY_END = 2  # Old configs name this end token whatever the real one is; the highest token number is the end then.
 
 
 class TextEncoder(nn.Module):
-    """One of SDXL's CLIP text encoders, written in products and softmax: transformers' own trace holds operations that
-    coremltools lacks.
+    """One of SDXL's CLIP text encoders, written in products and softmax.
 
-    Gives what StableDiffusionXLPipeline takes of it: the next-to-last hidden states and, from the encoder that has a
-    projection, the projected state of the end token. Shares the model's weights.
+    A trace of transformers' own code holds operations that coremltools lacks. The outputs are what
+    StableDiffusionXLPipeline takes: the next-to-last hidden states and, from the encoder that has a projection, the
+    projected state of the end token. The weights are the model's own.
     """
 
     def __init__(self, model: Any) -> None:
@@ -32,7 +37,7 @@ class TextEncoder(nn.Module):
         self.mask = nn.Buffer(mask, persistent=False)
 
     def forward(self, input_ids: Int[Tensor, "1 tokens"]) -> dict[str, Tensor]:
-        """{"hidden_states": (1, tokens, d)} and perhaps {"text_embeds": (1, p)}."""
+        """Return `hidden_states` (1, tokens, d) and, with a projection, `text_embeds` (1, p)."""
         embeddings, layers = self.text.embeddings, list(self.text.encoder.layers)
         x = embeddings.token_embedding(input_ids) + embeddings.position_embedding.weight[None, : input_ids.shape[1]]
         for layer in layers[:-1]:
@@ -57,36 +62,15 @@ class TextEncoder(nn.Module):
         return attn.out_proj(mixed.unflatten(0, (-1, attn.num_heads)).transpose(1, 2).flatten(2))
 
     def _at_end(self, x: Float[Tensor, "1 tokens d"], input_ids: Int[Tensor, "1 tokens"]) -> Float[Tensor, "1 d"]:
-        """The state of the first end token, as a product with one row of 0 and 1: exact, and no gather is needed."""
+        """Return the state of the first end token, by an exact product with a row of 0 and 1 that needs no gather."""
         marks = input_ids if self.end == _LEGACY_END else (input_ids == self.end).to(torch.int32)
         place = marks.argmax(dim=-1, keepdim=True)
         row = (torch.arange(input_ids.shape[1], device=x.device)[None] == place).to(x.dtype)
         return torch.bmm(row[:, None], x)[:, 0]
 
 
-class ImageDecoder(nn.Module):
-    """The decoder of a VAE or of an AutoencoderTiny, with what the pipeline does before and after it."""
-
-    def __init__(self, vae: Any) -> None:
-        super().__init__()
-        self.post_quant_conv, self.decoder = getattr(vae, "post_quant_conv", None), vae.decoder
-        mean, spread = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
-        known = mean is not None and spread is not None
-        channels = (1, vae.config.latent_channels, 1, 1)
-        factor = torch.tensor(spread if known else [1.0] * channels[1]).reshape(channels) / vae.config.scaling_factor
-        self.factor = nn.Buffer(factor, persistent=False)
-        mean = torch.tensor(mean if known else [0.0] * channels[1]).reshape(channels)
-        self.mean = nn.Buffer(mean, persistent=False)
-
-    def forward(self, latents: Float[Tensor, "1 4 h w"]) -> dict[str, Float[Tensor, "1 3 y x"]]:
-        x = latents * self.factor + self.mean
-        if self.post_quant_conv is not None:
-            x = self.post_quant_conv(x)
-        return {"image": (self.decoder(x) / 2 + 0.5).clamp(0, 1)}
-
-
 class TextReference(nn.Module):
-    """The same outputs from transformers' own forward pass."""
+    """The same outputs, computed by transformers' own forward pass: the reference of the golden tensors."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -99,18 +83,16 @@ class TextReference(nn.Module):
         return states if pooled is None else states | {"text_embeds": pooled}
 
 
-class ImageReference(nn.Module):
-    """The same output from diffusers' own VAE and image processor."""
+def text_graph(name: str, model: Any, tokens: Sequence[int], owned: bool = False) -> Graph:
+    """Make the graph of a CLIP text encoder for one prompt at a time.
 
-    def __init__(self, vae: Any) -> None:
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, latents: Float[Tensor, "1 4 h w"]) -> dict[str, Float[Tensor, "1 3 y x"]]:
-        config = self.vae.config
-        if getattr(config, "latents_mean", None) is not None and getattr(config, "latents_std", None) is not None:
-            mean, spread = (torch.tensor(v).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std))
-            latents = latents * spread / config.scaling_factor + mean
-        else:
-            latents = latents / config.scaling_factor
-        return {"image": (self.vae.decode(latents, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)}
+    `tokens` are its golden input, a padded prompt. An `owned` model is used up by the conversion.
+    """
+    text = TextEncoder(model)
+    length = len(tokens)
+    outputs: dict[str, Shape] = {"hidden_states": (1, length, text.width)}
+    if text.projection is not None:
+        outputs["text_embeds"] = (1, text.projection.out_features)
+    # Token numbers in fp16 would be rounded: 49406 and 49407 would become one.
+    dtypes, golden = {"input_ids": torch.int32}, {"input_ids": {"values": list(tokens)}}
+    return Graph(name, text, {"input_ids": (1, length)}, outputs, {}, dtypes, golden, owned)

@@ -1,0 +1,122 @@
+"""What an export is told: its defaults, its options, and the report that it returns. No toolchain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorarar.errors import InputError
+
+if TYPE_CHECKING:
+    from export.graph import ImageSize
+    from lorarar.hypernet.checkpoints import LoadedHypernet
+    from lorarar.layout import Layout
+    from lorarar.lora import LoRA
+    from runtime_py.check import CheckRow
+
+OnProgress = Callable[[str], None]
+"""Called with what is being done now, in a few words."""
+
+MAX_RANK = 512  # of one LoRA; a merged one of more than rank 1024 has factors larger than its dense ΔW
+MAX_STEPS = 1000
+UNET_BATCH, PIPELINE_BATCH = 1, 2
+"""Batches that are exported by default: a pipeline guides, which takes two."""
+STEPS = 25
+"""Denoising steps that apps start with by default."""
+ATTENTION = "original"
+
+
+def ignore_progress(_: str) -> None:
+    """Report nothing: the default of every `on_progress`."""
+
+
+def require_rank(rank: int) -> None:
+    """Refuse a LoRA's rank that no export takes, with InputError."""
+    if not 1 <= rank <= MAX_RANK:
+        raise InputError(f"`rank` is {rank}; valid are 1 to {MAX_RANK}")
+
+
+@dataclass(frozen=True)
+class HypernetOptions:
+    """What to make of a hypernetwork. `rank` is that of one LoRA."""
+
+    target: str
+    precision: str
+    rank: int
+
+    def __post_init__(self) -> None:
+        require_rank(self.rank)
+
+
+@dataclass(frozen=True)
+class UNetOptions:
+    """What to make of a UNet. `rank` is that of one LoRA: the adapter's is twice as large."""
+
+    target: str
+    precision: str
+    rank: int
+    size: ImageSize
+    fused: LoRA | None = None  # added into the weights; there are no adapter inputs then
+    attention: str = ATTENTION
+
+    def __post_init__(self) -> None:
+        require_rank(self.rank)
+
+
+@dataclass(frozen=True)
+class PipelineOptions:
+    """What to make of a pipeline. `rank` is that of one LoRA; `precision` and `attention` are the UNet's."""
+
+    target: str
+    precision: str
+    rank: int
+    size: ImageSize
+    steps: int  # what an app starts with
+    guidance: float  # what an app starts with; 1 is none
+    attention: str = ATTENTION
+
+    def __post_init__(self) -> None:
+        require_rank(self.rank)
+        if not 1 <= self.steps <= MAX_STEPS:
+            raise InputError(f"`steps` is {self.steps}; valid are 1 to {MAX_STEPS}")
+        if not (math.isfinite(self.guidance) and self.guidance >= 1):
+            raise InputError(f"`guidance` is {self.guidance}; give 1 (no guidance) or more, 3 to 7 are usual")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A base, loaded: a StableDiffusionXLPipeline, its layout, and the hypernetwork to merge with."""
+
+    pipeline: Any
+    layout: Layout
+    hypernet: LoadedHypernet
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """A bundle that was written, and how its check against PyTorch came out."""
+
+    out: Path  # the bundle's folder
+    rows: tuple[CheckRow, ...]  # one for each component and runtime
+    manifest: Mapping[str, Any]
+    notes: tuple[str, ...] = ()  # what reading the hypernetwork's file found
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything passed. No bundle is written otherwise, so a report that you hold says so."""
+        return all(row.status == "passed" for row in self.rows)
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of all artifacts."""
+        return sum(entry["bytes"] for entry in self.manifest["components"].values())
+
+    def __repr__(self) -> str:
+        what = " ".join(str(self.manifest[key]) for key in ("base", "target", "precision"))
+        passed = sum(row.status == "passed" for row in self.rows)
+        return (
+            f"<Report: {what} in {self.out}, {passed} of {len(self.rows)} checks passed, {self.bytes / 2**20:.1f} MB>"
+        )

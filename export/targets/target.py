@@ -1,0 +1,112 @@
+"""The description of a target: everything that the toolkit has to know about it, in one place. No toolchain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from export.tolerance import Tolerances
+from lorarar.errors import InputError
+from lorarar.toolchains import missing_toolchain, quiet_toolchains
+from runtime_py.parity import Tolerance
+
+if TYPE_CHECKING:
+    from export.graph import Graph
+
+Convert = Callable[["Graph", str, Path], None]
+"""Writes a graph in a precision to a path (a file or a folder, as the format has it). It may use the graph's module up,
+which is the converter's own."""
+
+
+@dataclass(frozen=True)
+class WeightBytes:
+    """Bytes of a weight by the kind of its layer; a scale's bytes are shared by the weights that it belongs to."""
+
+    linear: float
+    conv: float
+    other: float  # biases, norms and embeddings
+
+
+FLOATS = {"fp32": WeightBytes(4.0, 4.0, 4.0), "fp16": WeightBytes(2.0, 2.0, 2.0)}
+"""Bytes of a weight in the precisions that every target stores alike."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What exporting and checking a UNet took on 2 cores of a server (docs/full-size.md; a test compares)."""
+
+    seconds_per_million: float  # weights
+    peak_bytes_per_weight: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """One artifact format with the runtime that runs it on phones."""
+
+    name: str
+    suffix: str  # of an artifact's file or folder
+    runs_on: str  # the least systems, in words
+    apps: tuple[str, ...]  # the demo apps that run it, by the names of their folders
+    converter: str  # the module whose `convert` is a Convert; imported when something is converted
+    packages: tuple[str, ...]  # what the converter imports from others
+    tolerances: Tolerances  # what is offered: component → precision → tolerance
+    default_precision: str
+    free_rank: bool  # whether a LoRA's rank may differ from run to run; if not, shorter ranks are padded with zeros
+    hypernet_form: str  # a key of lorarar.hypernet.network.FORMS, the fastest in this runtime
+    bytes_per_weight: Mapping[str, WeightBytes]  # by precision
+    not_offered: Mapping[str, str] = field(default_factory=dict)  # precisions that the UNet lacks → why
+    half_io: tuple[str, ...] = ("fp16",)  # precisions whose inputs and outputs are fp16; fp32 otherwise
+    attentions: tuple[str, ...] = ("original",)  # keys of export.rewrites.ATTENTIONS, for the UNet
+    fuses_attention: bool = False  # whether diffusers' own attention is left as it is, since the runtime fuses it
+    norms: tuple[str, ...] = ()  # keys of export.rewrites.NORMS: norms that are rewritten
+    chunk_bytes: int | None = None  # weights that one model may have; more are cut into chunks in one artifact
+    costs: Mapping[str, Cost] = field(default_factory=dict)  # measured, by precision
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions of the UNet, by which a pipeline goes."""
+        return tuple(self.tolerances["unet"])
+
+    @property
+    def extra(self) -> str:
+        """The extra of this distribution that brings the packages."""
+        return self.name
+
+    def require(self, component: str, precision: str) -> Tolerance:
+        """Return the tolerance of a component in a precision; InputError tells the precisions that are offered."""
+        offered = self.tolerances[component]
+        if precision not in offered:
+            reason = self.not_offered.get(precision) if component == "unet" else None
+            raise InputError(
+                f"`precision` is {precision!r}; {self.name} offers the {component} in {', '.join(offered)}, "
+                f"not in {precision}{f': {reason}' if reason else ''}"
+            )
+        return offered[precision]
+
+    def require_attention(self, attention: str) -> None:
+        """Refuse a form of attention that this target has no use for, with InputError."""
+        if attention not in self.attentions:
+            raise InputError(f"`attention` is {attention!r}; valid for {self.name} are {', '.join(self.attentions)}")
+
+    def io_dtype(self, precision: str) -> str:
+        """Return the type of an artifact's inputs and outputs, but for those that no precision changes."""
+        return "float16" if precision in self.half_io else "float32"
+
+    def load_converter(self) -> Convert:
+        """Import the toolchain and return `convert`; InputError names the extra to install when it is missing."""
+        try:
+            with quiet_toolchains():
+                return cast(Convert, import_module(self.converter).convert)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in self.packages:
+                raise
+            raise missing_toolchain(package, self.extra) from None
+
+    def describe_precisions(self) -> str:
+        """Say in one sentence in which precisions the UNet is offered, and why it lacks the others."""
+        lacking = [f"not {name}: {reason}" for name, reason in self.not_offered.items()]
+        return "; ".join([f"{self.name} has the UNet in {', '.join(self.precisions)}", *lacking])

@@ -1,0 +1,186 @@
+"""Write bundles of networks that are loaded already; `export.api` loads them first."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from export.bundle import BundleWriter, new_bundle
+from export.components.hypernet import hypernet_graph, require_input_layers
+from export.components.text_encoders import TextReference, text_graph
+from export.components.unet import unet_graph
+from export.components.vae import ImageReference, vae_graph
+from export.golden import GOLDEN_PROMPT, write_golden_image
+from export.manifest import file_entry
+from export.options import HypernetOptions, OnProgress, PipelineOptions, Report, Source, UNetOptions, ignore_progress
+from export.rewrites import rewrite_for
+from export.scheduling import scheduler_settings
+from export.targets import find_target
+from export.tolerance import component_precision
+from lorarar.base.attach import fused
+from lorarar.base.fingerprint import fingerprint
+from lorarar.base.sources import NETWORKS
+from lorarar.hypernet.checkpoints import LoadedHypernet
+from lorarar.hypernet.graph import Merger
+from lorarar.layout import Layout
+from runtime_py.noise import NOISE, NOISE_TEXT
+
+
+def write_hypernet(
+    loaded: LoadedHypernet,
+    layout: Layout,
+    options: HypernetOptions,
+    out: Path,
+    on_progress: OnProgress = ignore_progress,
+) -> Report:
+    """Write the bundle of a hypernetwork to `out`; the hypernetwork is left as it was.
+
+    Raises InputError for what is not offered and FailedCheck when the artifact is not PyTorch's equal; `out` is then
+    left as it was.
+    """
+    target = find_target(options.target)
+    target.require("merger", options.precision)
+    require_input_layers(loaded.hypernet, layout)
+    facts = {"options": asdict(options), "layout": layout.to_json(options.rank), "hypernet": loaded.sha256}
+    with new_bundle(out, target, facts, on_progress) as bundle:
+        _write_hypernet(bundle, loaded, layout, options.rank, options.precision)
+        return bundle.finish(options.precision, options.rank, layout, loaded)
+
+
+def write_unet(
+    unet: Any, layout: Layout, options: UNetOptions, out: Path, on_progress: OnProgress = ignore_progress
+) -> Report:
+    """Write the bundle of a diffusers UNet to `out`. The UNet is used up: its weights are freed once they are written.
+
+    Raises InputError for what is not offered and FailedCheck when the artifact is not PyTorch's equal; `out` is then
+    left as it was.
+    """
+    target = find_target(options.target)
+    target.require("unet", options.precision)
+    target.require_attention(options.attention)
+    with fused(unet, options.fused) if options.fused else nullcontext():
+        adapted = None if options.fused else layout
+        facts = {
+            "target": target.name,
+            "precision": options.precision,
+            "size": asdict(options.size),
+            "attention": options.attention,
+            "adapters": adapted is not None,
+            "layout": layout.to_json(options.rank),
+            "unet": fingerprint(unet),
+        }
+        with new_bundle(out, target, facts, on_progress) as bundle:
+            _write_unet(bundle, unet, adapted, options)
+            return bundle.finish(options.precision, options.rank, layout)
+
+
+def write_pipeline(
+    source: Source, options: PipelineOptions, out: Path, on_progress: OnProgress = ignore_progress
+) -> Report:
+    """Write the bundle of a whole pipeline to `out`. The pipeline is used up: each network is freed once it is written.
+
+    Raises InputError for what is not offered and FailedCheck when a component is not PyTorch's equal; `out` is then
+    left as it was.
+    """
+    target = find_target(options.target)
+    target.require("unet", options.precision)
+    target.require_attention(options.attention)
+    scheduler = scheduler_settings(source.pipeline.scheduler)
+    for name in NETWORKS:
+        getattr(source.pipeline, name).eval().requires_grad_(False)
+    with new_bundle(out, target, _facts(source, options), on_progress) as bundle:
+        folder = bundle.work.folder
+        about = {
+            "pixels": options.size.pixels,
+            "steps": options.steps,
+            "guidance": options.guidance,
+            "negative": "zeros" if source.pipeline.config.force_zeros_for_empty_prompt else "empty",
+            "scheduler": asdict(scheduler),
+            "noise": {"name": NOISE, "text": NOISE_TEXT},
+            "tokenizers": {
+                name: _write_tokenizer(it, folder, name) for name, it in tokenizers(source.pipeline).items()
+            },
+            "golden": _golden_image(bundle, source, options),
+        }
+        _write_components(bundle, source, options)
+        return bundle.finish(options.precision, options.rank, source.layout, source.hypernet, about)
+
+
+def tokenizers(pipeline: Any) -> dict[str, Any]:
+    """Return a pipeline's tokenizers by the names of their text encoders, in the order of the hidden states."""
+    return {"text_encoder": pipeline.tokenizer, "text_encoder_2": pipeline.tokenizer_2}
+
+
+def _write_components(bundle: BundleWriter, source: Source, options: PipelineOptions) -> None:
+    pipeline = source.pipeline
+
+    def precision(name: str) -> str:
+        return component_precision(name, options.precision)
+
+    _write_hypernet(bundle, source.hypernet, source.layout, options.rank, precision("merger"))
+    for name, tokenizer in tokenizers(pipeline).items():
+        model = getattr(pipeline, name)
+        tokens = tokenizer(GOLDEN_PROMPT, padding="max_length", max_length=tokenizer.model_max_length, truncation=True)
+        graph = text_graph(name, model, tokens["input_ids"], owned=True)
+        bundle.write(graph, precision(name), TextReference(model))
+        setattr(pipeline, name, None)
+        del model, graph
+    _write_unet(bundle, pipeline.unet, source.layout, options)
+    vae = pipeline.vae
+    graph = vae_graph(vae, options.size, owned=True)
+    bundle.write(graph, precision(graph.name), ImageReference(vae), lambda: rewrite_for(bundle.target, vae))
+
+
+def _write_hypernet(bundle: BundleWriter, loaded: LoadedHypernet, layout: Layout, rank: int, precision: str) -> None:
+    hypernet = loaded.hypernet
+    graph = hypernet_graph(hypernet, layout, rank, bundle.target.hypernet_form)
+    bundle.write(graph, precision, Merger(hypernet, layout))
+
+
+def _write_unet(bundle: BundleWriter, unet: Any, layout: Layout | None, options: UNetOptions | PipelineOptions) -> None:
+    graph = unet_graph(unet.eval().requires_grad_(False), layout, options.rank, options.size)
+    # Only after the golden outputs are there, so that diffusers' own form is the reference.
+    bundle.write(graph, options.precision, prepare=lambda: rewrite_for(bundle.target, unet, options.attention))
+
+
+def _golden_image(bundle: BundleWriter, source: Source, options: PipelineOptions) -> dict[str, Any]:
+    """Return the manifest's entry of the golden image, which is drawn unless a stopped export has drawn it."""
+    entry = bundle.work.kept("golden image")
+    if entry is None:
+        bundle.on_progress("drawing the golden image with diffusers")
+        folder = bundle.work.folder
+        path = folder / "golden" / "pipeline.safetensors"
+        told = write_golden_image(source.pipeline, source.layout, options.rank, options.size, path)
+        allowed = bundle.target.require("pipeline", options.precision)
+        entry = {**file_entry(folder, path), **told, "tolerance": asdict(allowed)}
+        bundle.work.keep("golden image", entry)
+    return entry
+
+
+def _facts(source: Source, options: PipelineOptions) -> dict[str, Any]:
+    """Return all that a bundle depends on but for the toolchains, as JSON."""
+    vocabularies = [sorted(tokenizer.get_vocab().items()) for tokenizer in tokenizers(source.pipeline).values()]
+    return {
+        "options": asdict(options),
+        "layout": source.layout.to_json(options.rank),
+        "hypernet": source.hypernet.sha256,
+        "networks": {name: fingerprint(getattr(source.pipeline, name)) for name in NETWORKS},
+        "tokenizers": vocabularies,
+        "scheduler": {name: str(value) for name, value in source.pipeline.scheduler.config.items()},
+    }
+
+
+def _write_tokenizer(tokenizer: Any, folder: Path, name: str) -> dict[str, Any]:
+    """Write a tokenizer's file and return its entry in the manifest."""
+    path = folder / "tokenizers" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    tokenizer.backend_tokenizer.save(str(path))
+    return {
+        **file_entry(folder, path),
+        "length": tokenizer.model_max_length,
+        "start": tokenizer.bos_token_id,
+        "end": tokenizer.eos_token_id,
+        "pad": tokenizer.pad_token_id,
+    }

@@ -1,0 +1,23 @@
+"""What the commands share that draw with bundles: their options, and the check of the PNG that they write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorarar.command_line import Parser
+from lorarar.errors import InputError
+
+
+def add_drawing(parser: Parser) -> None:
+    """Add the options of an image: what to draw, in how many steps, from which noise."""
+    add = parser.add_argument
+    add("--prompt", required=True, help="what to draw, with the LoRAs' own words: a sks dog in watercolor style")
+    add("--steps", type=int, metavar="N", help="denoising steps (default: the bundle's)")
+    add("--guidance", type=float, metavar="G", help="classifier-free guidance, 1 is off (default: the bundle's)")
+    add("--seed", type=int, default=0, metavar="S", help="seed of the noise (default 0)")
+
+
+def check_png(out: Path) -> None:
+    """Refuse an output that is no PNG by its name."""
+    if out.suffix.lower() != ".png":
+        raise InputError(f"{out}: the image is a PNG; end its name with .png")

@@ -1,0 +1,60 @@
+"""Hash the files of bundles with SHA-256, each of them once while it stays unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+
+from lorarar.errors import InputError
+
+# A file that was written this shortly before it is hashed may be written again within one tick of its clock (2 s on
+# FAT, 4 ms on ext4), and would look unchanged: its hash is not kept.
+_SETTLED_NS = 2_000_000_000
+
+_Look = tuple[int, int, int, int, int]
+_KNOWN: dict[str, tuple[_Look, str]] = {}
+"""Resolved path → how the file looked and its hash. A pipeline of SDXL has 14 GB, which take half a minute to read."""
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file; one that has not changed since this process hashed it is not read again.
+
+    A change shows in the file's size, modification time, change time, inode or device.
+    """
+    name, before = str(path.resolve()), _look(path)
+    known = _KNOWN.get(name)
+    if known is not None and known[0] == before:
+        return known[1]
+    start = time.time_ns()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    modified = before[1]
+    if modified < start - _SETTLED_NS and _look(path) == before:
+        _KNOWN[name] = before, digest
+    else:
+        _KNOWN.pop(name, None)
+    return digest
+
+
+def tree_sha256(path: Path) -> tuple[int, str]:
+    """Return the bytes and the SHA-256 of a file; of a folder, over the sorted lines `<sha256>  <relative path>`.
+
+    Raises InputError for a link or a special file in a folder.
+    """
+    if path.is_file():
+        return path.stat().st_size, file_sha256(path)
+    total, lines = 0, []
+    for item in sorted(path.rglob("*"), key=lambda p: p.relative_to(path).as_posix()):
+        if item.is_symlink() or not (item.is_file() or item.is_dir()):
+            raise InputError(f"{item}: links are not allowed in a bundle; export it again")
+        if item.is_file():
+            size, digest = tree_sha256(item)
+            total += size
+            lines.append(f"{digest}  {item.relative_to(path).as_posix()}\n")
+    return total, hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _look(path: Path) -> _Look:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev

@@ -1,0 +1,127 @@
+"""Read a bundle's manifest and check it: against its schema, and for names and sizes that a schema can't relate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lorarar.errors import InputError
+from lorarar.files import check_schema, package_schema, read_json
+from lorarar.layout import Layout, adapter_shapes, fixed, input_shapes, output_shapes, rank_sizes
+
+MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_ELEMENTS = 2**31  # of one component's golden inputs together: 4 SDXL adapters of rank 128 fit
+SCHEMA_VERSION = 1
+MEND = "export the bundle again"
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read and check the manifest of the bundle in `folder`. Raises InputError for anything that is wrong in it."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(
+            f"{folder}: not a bundle (no {MANIFEST}); make one with  python -m export.hypernet --target onnx"
+        )
+    manifest = read_json(path, what="a manifest", mend=MEND, limit=MAX_MANIFEST_BYTES)
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise InputError(f"{path}: schema version {version!r} is unknown, this toolkit reads {SCHEMA_VERSION}; {MEND}")
+    check_schema(manifest, package_schema("runtime_py", "manifest.schema.json"), str(path), MEND)
+    _check_relations(folder, manifest)
+    if "pipeline" in manifest:
+        _check_pipeline(folder, manifest)
+    return dict(manifest)
+
+
+def manifest_layout(manifest: Mapping[str, Any]) -> Layout:
+    """Return the layout that a manifest states. Raises InputError when a group's name contradicts its sizes."""
+    return Layout.from_json(str(manifest["base"]), manifest["layout"])
+
+
+def manifest_rank(manifest: Mapping[str, Any]) -> int:
+    """Return the rank of the artifacts' adapter inputs: the fixed one, or the example where it is dynamic."""
+    return int(manifest["layout"]["groups"][0]["rank"])
+
+
+def _check_relations(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Compare the layout with the components' inputs and golden inputs."""
+    layout, sizes = manifest_layout(manifest), rank_sizes(manifest_rank(manifest))
+    names = [group.name for group in layout.groups]
+    ranks = {group["rank"] for group in manifest["layout"]["groups"]}
+    if len(set(names)) != len(names) or len(set(layout.modules)) != len(layout.modules) or len(ranks) != 1:
+        raise InputError(f"{folder}: its layout repeats a name or mixes ranks; {MEND}")
+    for name, entry in manifest["components"].items():
+        _check_golden_inputs(folder, name, entry, sizes)
+        if name == "merger":
+            _check_merger(folder, entry, layout, sizes)
+        if name == "unet":
+            _check_unet(folder, entry, layout, sizes)
+
+
+def _check_golden_inputs(folder: Path, name: str, entry: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    specs = {tensor["name"]: tensor["shape"] for tensor in entry["inputs"]}
+    golden = {key: spec["shape"] for key, spec in entry["golden"]["inputs"].items()}
+    literal = [spec for spec in entry["golden"]["inputs"].values() if "values" in spec]
+    if any(len(spec["values"]) != math.prod(spec["shape"]) for spec in literal):
+        raise InputError(f"{folder}: {name}'s golden values don't fill their shape; {MEND}")
+    if golden != {key: list(fixed(tuple(shape), sizes)) for key, shape in specs.items()}:
+        raise InputError(f"{folder}: {name}'s golden inputs are not its inputs; {MEND}")
+    total = sum(math.prod(shape) for shape in golden.values())
+    if total > MAX_ELEMENTS:
+        raise InputError(
+            f"{folder}: {name}'s inputs hold {total} numbers, over {MAX_ELEMENTS}; export it with a lower rank"
+        )
+
+
+def _check_merger(folder: Path, entry: Mapping[str, Any], layout: Layout, sizes: Mapping[str, int]) -> None:
+    for end, shapes in (("inputs", input_shapes(layout)), ("outputs", output_shapes(layout))):
+        stated = [(tensor["name"], tuple(tensor["shape"])) for tensor in entry[end]]
+        if stated not in (list(shapes.items()), [(name, fixed(shape, sizes)) for name, shape in shapes.items()]):
+            raise InputError(f"{folder}: the merger's {end} are not its layout's; {MEND}")
+
+
+def _check_unet(folder: Path, entry: Mapping[str, Any], layout: Layout, sizes: Mapping[str, int]) -> None:
+    shapes = adapter_shapes(layout)
+    stated = {t["name"]: tuple(t["shape"]) for t in entry["inputs"] if t["name"].startswith("adapter_")}
+    # A UNet without adapter inputs is the base model alone, or one that a LoRA was fused into.
+    if stated and stated not in (shapes, {name: fixed(shape, sizes) for name, shape in shapes.items()}):
+        raise InputError(f"{folder}: the unet's adapters are not its layout's; {MEND}")
+
+
+def _check_pipeline(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Check that the pipeline has its components, and that they fit together."""
+    facts, components = manifest["pipeline"], manifest["components"]
+    missing = [name for name in (*facts["tokenizers"], "unet", "vae_decoder") if name not in components]
+    if missing:
+        raise InputError(f"{folder}: its pipeline has no {', '.join(missing)}; {MEND}")
+    ends = [(name, end) for name in components for end in ("inputs", "outputs")]
+    shapes = {(name, tensor["name"]): tensor["shape"] for name, end in ends for tensor in components[name][end]}
+    lengths = [entry["length"] for entry in facts["tokenizers"].values()]
+    wanted = _pipeline_shapes(facts, shapes, lengths)
+    wrong = [f"{name}'s {tensor}" for (name, tensor), shape in wanted.items() if shapes.get((name, tensor)) != shape]
+    if wrong or len(set(lengths)) != 1:
+        what = wrong[0] if wrong else "the tokenizers' length"
+        raise InputError(f"{folder}: {what} doesn't fit the other parts; {MEND}")
+
+
+def _pipeline_shapes(
+    facts: Mapping[str, Any], shapes: Mapping[tuple[str, str], Any], lengths: list[int]
+) -> dict[tuple[str, str], Any]:
+    """Return the shapes that follow from others, by component and tensor; `shapes` has all that are stated."""
+    states = [shapes.get((name, "hidden_states"), [0, 0, 0]) for name in facts["tokenizers"]]
+    last = list(facts["tokenizers"])[-1]
+    sample = shapes.get(("unet", "sample"), [0])
+    batch = sample[0]
+    return {
+        ("unet", "timestep"): [batch],
+        ("unet", "time_ids"): [batch, 6],
+        ("unet", "encoder_hidden_states"): [batch, lengths[0], sum(shape[-1] for shape in states)],
+        ("unet", "text_embeds"): [batch, *shapes.get((last, "text_embeds"), [0, 0])[1:]],
+        ("unet", "noise_pred"): shapes.get(("unet", "sample")),
+        ("vae_decoder", "latents"): [1, *sample[1:]],
+        ("vae_decoder", "image"): [1, 3, facts["pixels"], facts["pixels"]],
+        **{(name, "input_ids"): [1, length] for name, length in zip(facts["tokenizers"], lengths, strict=True)},
+    }

@@ -1,0 +1,47 @@
+"""The house's measures: lengths of files and functions, and how a docstring begins."""
+
+from __future__ import annotations
+
+import ast
+
+from source_tree import ROOT, functions, sources
+
+LONGEST_FILE, LONGEST_FUNCTION = 400, 40
+# A public docstring begins with a verb. These words begin a sentence that has none.
+NO_VERBS = {
+    *("a", "an", "the", "this", "that", "these", "those", "what", "whether", "how", "where", "why", "when", "which"),
+    *("who", "one", "two", "every", "each", "all", "both", "its", "their", "for", "from", "in", "on", "at", "by", "as"),
+    *("no", "not", "some", "any", "if", "to", "with", "without", "of", "only", "same", "seconds", "bytes"),
+}
+
+
+def test_files_are_short() -> None:
+    paths = [*(source.path for source in sources().values()), *(ROOT / "tests").rglob("*.py")]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
+    assert {name: length for name, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+def test_functions_are_short() -> None:
+    long = {
+        f"{source.name}.{function.name}": function.end_lineno - function.lineno + 1
+        for source in sources().values()
+        for function in functions(source)
+        if (function.end_lineno or 0) - function.lineno + 1 > LONGEST_FUNCTION
+    }
+    assert long == {}
+
+
+def test_public_functions_say_what_they_do() -> None:
+    wrong = []
+    for source in sources().values():
+        for function in functions(source):
+            text = ast.get_docstring(function)
+            if text and not function.name.startswith("_") and not _is_property(function):
+                word = text.split()[0].strip("`'\"“.,:;").lower()
+                if word in NO_VERBS or not word.isascii() or not word.replace("-", "").isalpha():
+                    wrong.append(f"{source.name}:{function.lineno} {function.name}: {text.splitlines()[0]}")
+    assert wrong == []
+
+
+def _is_property(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any("property" in ast.dump(decorator) for decorator in function.decorator_list)
