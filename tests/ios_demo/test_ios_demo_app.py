@@ -159,7 +159,8 @@ def test_the_app_is_the_one_that_the_rest_of_the_project_looks_for(project: dict
     folders = {source["path"]: source for source in target["sources"]}
     bundles = folders[Path(BUNDLES["ios_demo"]).relative_to("App").as_posix()]
     # Compiled by Xcode, a package's hash would not be the manifest's.
-    assert bundles["type"] == "folder" and bundles["buildPhase"] == "resources" and "ios_demo" in find_target("coreml").apps
+    assert bundles["type"] == "folder" and bundles["buildPhase"] == "resources"
+    assert "ios_demo" in find_target("coreml").apps
     (samples,) = [PROJECT.parent / path for path in folders if path.endswith("dataset")]
     assert samples.resolve() == ROOT / "models" / "miniature" / "dataset" and (samples / "dataset.json").exists()
 
