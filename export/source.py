@@ -46,7 +46,7 @@ def base_name(base: Base) -> str:
     """Return a base's name as the user gave it; of an object, that of the folder or id that it was loaded from."""
     if isinstance(base, str | Path):
         return str(base)
-    source = base.config.get("_name_or_path", "") or getattr(base, "name_or_path", "")
+    source = base.config.get("_name_or_path", "") if hasattr(base, "config") else ""
     return Path(str(source)).name or type(base).__name__
 
 
@@ -131,7 +131,9 @@ def chosen_lora(
 def _unet_of(base: Any) -> nn.Module:
     unet = getattr(base, "unet", base)
     if not isinstance(unet, nn.Module) or not hasattr(unet, "config"):
-        raise InputError(f"`base` is a {type(base).__name__}; give a name, a folder, or a diffusers pipeline or UNet")
+        raise InputError(
+            f"`base` is of the type {type(base).__name__}; give a name, a folder, or a diffusers pipeline or UNet"
+        )
     return unet
 
 

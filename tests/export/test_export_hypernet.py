@@ -93,15 +93,14 @@ def test_fp16_merger_equals_dense_eq_2_or_refuses(
         assert "use fp32" in str(error)
         return
     reference = dense_reference(layout, content, style, (1.0, 1.0))
-    # The table bounds the adapter's entries; ΔW sums rank products of two of them.
+    allowed = find_target(target).require("merger", precision)
+    # The tolerance bounds the adapter's entries; ΔW sums rank products of two of them.
     for name, expected in reference.items():
         layer = merged.lora.layers[name]
         error = np.abs(layer.delta() - expected.delta)
         rms = np.sqrt(np.mean(np.square(error)))
         floor = FP16_STEP * layer.rank * max(np.abs(layer.up).max(), np.abs(layer.down).max())
-        assert (
-            rms <= expected.largest * 10 ** (-find_target(target).require("merger", precision).psnr_db / 20) + floor
-        ), name
+        assert rms <= expected.largest * 10 ** (-allowed.psnr_db / 20) + floor, name
 
 
 @pytest.mark.parametrize(("target", "precision"), COMBINATIONS)
