@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from lorarar.layout import adapter_shapes, fixed, rank_sizes
-from runtime_py.backends import Backend
+from runtime_py.backends import Backend, checked_inputs
 from runtime_py.bundle import MANIFEST, Bundle, Component, tree_sha256
 from runtime_py.golden import summarise
 from runtime_py.noise import NOISE, NOISE_TEXT
@@ -37,10 +37,13 @@ class StandIn:
         self.component, self.runtime = component, f"stand-in for {component.name}"
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        named = zip(self.component.inputs, inputs.values(), strict=True)
-        sizes = {str(want): have for spec, value in named for want, have in zip(spec.shape, value.shape, strict=True)}
+        given = checked_inputs(self.component, inputs)
+        named = [
+            pair for spec in self.component.inputs for pair in zip(spec.shape, given[spec.name].shape, strict=True)
+        ]
+        sizes = {want: have for want, have in named if isinstance(want, str)}
         sizes["merged_rank"] = sizes.get("content_rank", 0) + sizes.get("style_rank", 0)
-        total = sum(float(np.sum(np.asarray(value, np.float64) * (n + 1))) for n, value in enumerate(inputs.values()))
+        total = sum(float(np.sum(np.asarray(value, np.float64) * (n + 1))) for n, value in enumerate(given.values()))
         wave = np.sin(total)
         return {
             spec.name: (wave + np.arange(np.prod(shape)).reshape(shape) % 7 / 7).astype(spec.dtype)
