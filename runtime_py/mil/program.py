@@ -127,7 +127,8 @@ class Program:
     ) -> dict[str, np.ndarray]:
         """Run a function and return its outputs by name.
 
-        A list given as `trace` receives one record for each float result, in order of execution. Raises InputError when the inputs are not what the program describes, or when it contradicts itself.
+        A list given as `trace` receives one record for each float result, in order of execution. Raises
+        InputError when the inputs are not what the program describes, or when it contradicts itself.
         """
         if mode not in MODES:
             raise InputError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
