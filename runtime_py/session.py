@@ -48,6 +48,7 @@ class Session:
         self._loras: tuple[LoRA, ...] = ()
         self._merged: LoRA | None = None
         self._adapter: Adapter | None = None
+        self._merge_notes: tuple[str, ...] = ()
         self._how = "the base"
 
     @cached_property
@@ -141,6 +142,7 @@ class Session:
         return merge_with_bundle(self.bundle, self._runners("merger"), content, style, options)
 
     def _set(self, merged: LoRA | None, notes: tuple[str, ...], how: str) -> None:
+        """Change what is drawn from now on, and what tells of it."""
         self._merged, self._adapter, self._how = merged, None, how
         self._merge_notes = self.notes = notes
 
