@@ -33,15 +33,15 @@ from lorarar.merging.types import (
     STYLE_ONLY,
     Merged,
     Method,
-    Options,
-    Outcome,
-    Pair,
+    MergeOptions,
+    MergedLayer,
+    LayerPair,
     Predict,
     Truncation,
     too_large,
 )
 
-__all__ = ["METHODS", "RULES", "Merged", "Method", "Options", "Pair", "Predict", "Truncation"]
+__all__ = ["METHODS", "RULES", "Merged", "Method", "MergeOptions", "LayerPair", "Predict", "Truncation"]
 __all__ += ["CONTENT_ONLY", "LEARNED", "METHOD", "RULE", "STYLE_ONLY", "align", "learned_options", "merge"]
 __all__ += ["merge_rest", "predict_with"]
 
@@ -96,7 +96,7 @@ def merge(
     style: LoRA,
     layout: Layout,
     method: str,
-    options: Options | None = None,
+    options: MergeOptions | None = None,
     on_layer: Callable[[int, int], None] | None = None,
 ) -> Merged:
     """Merge two LoRAs for the base of `layout`. `on_layer(done, all)` is called after each merged layer.
@@ -104,11 +104,11 @@ def merge(
     `options.rank_out` bounds the rank of the layers that both have; layers of one LoRA keep theirs, exactly.
     Raises InputError for an unknown method, LoRAs that do not fit the base or each other, or a result beyond float32.
     """
-    options = options or Options()
+    options = options or MergeOptions()
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; valid are {', '.join(METHODS)}")
     aligned = align(content, style, layout)
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, MergedLayer] = {}
     # An overflow is told once, as an InputError, and not by numpy's warnings too.
     with np.errstate(over="ignore", invalid="ignore"):
         for outcome in METHODS[method].run(aligned.pairs, options):
@@ -130,14 +130,14 @@ def merge(
     )
 
 
-def merge_rest(aligned: Aligned, options: Options, skip: frozenset[str]) -> Iterator[Outcome]:
+def merge_rest(aligned: Aligned, options: MergeOptions, skip: frozenset[str]) -> Iterator[MergedLayer]:
     """What a merger artifact leaves out of a file: pairs not in `skip` by the rule, layers of one LoRA as they are."""
     for outcome in direct([pair for pair in aligned.pairs if pair.name not in skip], options):
         yield _finished(replace(outcome, kind=RULE), None)
     yield from _carried(aligned, options).values()
 
 
-def _finished(outcome: Outcome, rank_out: int | None) -> Outcome:
+def _finished(outcome: MergedLayer, rank_out: int | None) -> MergedLayer:
     layer, truncated = outcome.layer, outcome.truncated
     if not (np.isfinite(layer.down).all() and np.isfinite(layer.up).all()):
         raise too_large(outcome.name)
@@ -146,8 +146,8 @@ def _finished(outcome: Outcome, rank_out: int | None) -> Outcome:
     return replace(outcome, layer=layer, truncated=truncated)
 
 
-def _carried(aligned: Aligned, options: Options) -> dict[str, Outcome]:
-    carried: dict[str, Outcome] = {}
+def _carried(aligned: Aligned, options: MergeOptions) -> dict[str, MergedLayer]:
+    carried: dict[str, MergedLayer] = {}
     sources = (
         (aligned.content_only, options.content_scale, CONTENT_ONLY),
         (aligned.style_only, options.style_scale, STYLE_ONLY),
@@ -155,12 +155,12 @@ def _carried(aligned: Aligned, options: Options) -> dict[str, Outcome]:
     for layers, scale, kind in sources:
         for name, layer in layers.items():
             scaled = layer if scale == 1 else LoraLayer(layer.down * np.float32(scale), layer.up)
-            carried[name] = _finished(Outcome(name, scaled, kind), None)
+            carried[name] = _finished(MergedLayer(name, scaled, kind), None)
     return carried
 
 
 def _metadata(
-    content: LoRA, style: LoRA, layout: Layout, method: str, options: Options, truncation: Truncation | None
+    content: LoRA, style: LoRA, layout: Layout, method: str, options: MergeOptions, truncation: Truncation | None
 ) -> dict[str, str]:
     """What a merged file says about itself: strings under keys that start with `lorarar_`."""
     facts = {"toolkit_version": __version__, "base": layout.base}

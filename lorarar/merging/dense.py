@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from lorarar.lora.types import LoraLayer
 from lorarar.merging.truncate import cut
-from lorarar.merging.types import METHOD, RULES, Options, Outcome, Pair, too_large
+from lorarar.merging.types import METHOD, RULES, MergeOptions, MergedLayer, LayerPair, too_large
 from lorarar.merging.workers import one_layer_a_core
 
 Matrix = np.ndarray
@@ -76,12 +76,12 @@ def merge_dense(
     return np.where(agree_c & agree_s, total / 2, np.where(agree_c, content, np.where(agree_s, style, np.float32(0))))
 
 
-def sparse(name: str) -> Callable[[Sequence[Pair], Options], Iterator[Outcome]]:
+def sparse(name: str) -> Callable[[Sequence[LayerPair], MergeOptions], Iterator[MergedLayer]]:
     """The method `name` of RECIPES as a function of pairs. A convolution is taken as its matrix (out, in·kh·kw); the
     scales multiply ΔW_c and ΔW_s before the vote. The result has rank `rank_out`, or r_c + r_s.
     """
 
-    def one(pair: Pair, options: Options) -> Outcome:
+    def one(pair: LayerPair, options: MergeOptions) -> MergedLayer:
         with np.errstate(over="ignore", invalid="ignore"):  # told below, once
             content = matrix(pair.content) * np.float32(options.content_scale)
             style = matrix(pair.style) * np.float32(options.style_scale)
@@ -90,9 +90,9 @@ def sparse(name: str) -> Callable[[Sequence[Pair], Options], Iterator[Outcome]]:
             raise too_large(pair.name)
         rank = options.rank_out or pair.content.rank + pair.style.rank
         layer, truncated = cut(delta, rank, pair.content.weight_shape)
-        return Outcome(pair.name, layer, METHOD, truncated=truncated)
+        return MergedLayer(pair.name, layer, METHOD, truncated=truncated)
 
-    def run(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
+    def run(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:
         yield from one_layer_a_core(lambda pair: one(pair, options), pairs)
 
     return run

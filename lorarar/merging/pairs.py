@@ -8,28 +8,28 @@ from dataclasses import dataclass
 from lorarar.errors import InputError
 from lorarar.layout import UNET, Group, Layout, part_of
 from lorarar.lora.types import LoRA, LoraLayer
-from lorarar.merging.types import Pair
+from lorarar.merging.types import LayerPair
 
 
 @dataclass(frozen=True)
 class Aligned:
     """The layers of two LoRAs, sorted out."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[LayerPair, ...]
     content_only: Mapping[str, LoraLayer]
     style_only: Mapping[str, LoraLayer]
     warnings: tuple[str, ...]
 
 
 def align(content: LoRA, style: LoRA, layout: Layout) -> Aligned:
-    """Pair the layers by name. Raises InputError when a LoRA has no attention linear of the base, when one of its
+    """LayerPair the layers by name. Raises InputError when a LoRA has no attention linear of the base, when one of its
     layers has another shape than the base's, or when the two LoRAs disagree on a layer's shape.
     """
     places = {UNET + module: group for group in layout.groups for module in group.modules}
     warnings = [text for lora in (content, style) if (text := _check_base(lora, layout.base, places))]
     pairs = []
     for name in content.layers.keys() & style.layers.keys():
-        pair = Pair(name, content.layers[name], style.layers[name], places.get(name))
+        pair = LayerPair(name, content.layers[name], style.layers[name], places.get(name))
         if pair.content.weight_shape != pair.style.weight_shape:
             raise InputError(
                 f"{content.source} and {style.source} disagree on {name}: {pair.content.weight_shape} against "

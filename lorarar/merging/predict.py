@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lorarar.merging.types import Options, Predict
+from lorarar.merging.types import MergeOptions, Predict
 
 
 def predict_with(hypernet: Any) -> Predict:
@@ -30,9 +30,9 @@ def predict_with(hypernet: Any) -> Predict:
     return predict
 
 
-def learned_options(predictor: Any, **changes: Any) -> Options:
+def learned_options(predictor: Any, **changes: Any) -> MergeOptions:
     """What `learned` needs to merge as a Hypernetwork or ConstantCoefficients was trained: its coefficients, the kinds
-    of layers that have them, and its k/v rule. `changes` are other fields of Options, and win.
+    of layers that have them, and its k/v rule. `changes` are other fields of MergeOptions, and win.
     """
     from lorarar.hypernet.constant import ConstantCoefficients
 
@@ -41,4 +41,4 @@ def learned_options(predictor: Any, **changes: Any) -> Options:
         fields["constants"] = predictor.constants()
     else:
         fields["predict"] = predict_with(predictor)
-    return Options(**fields | changes)
+    return MergeOptions(**fields | changes)

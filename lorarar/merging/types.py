@@ -40,7 +40,7 @@ class Predict(Protocol):
 
 
 @dataclass(frozen=True)
-class Options:
+class MergeOptions:
     """Numbers that the methods take; each method says in its table entry which ones it uses.
 
     Raises InputError when a number is out of its range.
@@ -93,7 +93,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Pair:
+class LayerPair:
     """A layer that both LoRAs have. `group` is its place in the base's layout, None outside the attention linears."""
 
     name: str
@@ -116,7 +116,7 @@ class Truncated:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MergedLayer:
     """One merged layer. `truncated` is set when ΔW_m had to be cut to a rank."""
 
     name: str
@@ -146,7 +146,7 @@ class Truncation:
         return cls(len(outcomes), Truncated(error, norm).relative, outcomes[worst].relative, worst)
 
 
-Run = Callable[[Sequence[Pair], Options], Iterator[Outcome]]
+Run = Callable[[Sequence[LayerPair], MergeOptions], Iterator[MergedLayer]]
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Method:
     run: Run
     summary: str  # one line for the help
     paper: str  # a link
-    uses: frozenset[str]  # the Options that matter to it, besides the scales and rank_out
+    uses: frozenset[str]  # the MergeOptions that matter to it, besides the scales and rank_out
 
 
 @dataclass(frozen=True)

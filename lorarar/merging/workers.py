@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from lorarar.merging.types import Outcome, Pair
+from lorarar.merging.types import MergedLayer, LayerPair
 
 
-def one_layer_a_core(work: Callable[[Pair], Outcome], pairs: Sequence[Pair]) -> Iterator[Outcome]:
+def one_layer_a_core(work: Callable[[LayerPair], MergedLayer], pairs: Sequence[LayerPair]) -> Iterator[MergedLayer]:
     """`work` on every pair, in order, a thread a core and one layer a thread.
 
     Measured: a decomposition spread over the cores takes longer than on one of them, many times so on a busy machine,

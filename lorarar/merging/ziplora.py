@@ -20,7 +20,7 @@ from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA
-from lorarar.merging import Merged, Options, merge
+from lorarar.merging import Merged, MergeOptions, merge
 from lorarar.training.bank import Coefficients
 from lorarar.training.examples import Concept
 from lorarar.training.hyper_settings import ZipSettings
@@ -51,7 +51,7 @@ def ziplora(
     style: Reference,
     settings: ZipSettings | None = None,
     *,
-    options: Options | None = None,
+    options: MergeOptions | None = None,
     on_step: OnStep | None = None,
 ) -> Merged:
     """Optimise a pair's coefficients and merge with them; `components` are as before when it returns.
@@ -70,7 +70,7 @@ def ziplora(
         for group in layout.groups
         for row, module in enumerate(group.modules)
     }
-    options = replace(options or Options(), coefficients=by_layer, seed=settings.seed)
+    options = replace(options or MergeOptions(), coefficients=by_layer, seed=settings.seed)
     merged = merge(content_lora, style_lora, layout, "ziplora", options)
     metadata = {**merged.lora.metadata, **_metadata(settings)}
     return replace(merged, lora=replace(merged.lora, metadata=metadata))

@@ -15,9 +15,10 @@ from hyper_world import ABOUT, World
 from safetensors.torch import load_file, save_file
 
 from lorarar.errors import InputError
-from lorarar.hypernet.checkpoints import CONFIG_KEY, load_hypernet, save_hypernet
+from lorarar.hypernet.checkpoints import load_hypernet, save_hypernet
 from lorarar.hypernet.graph import Merger
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.hypernet.storage import CONFIG_KEY
 from lorarar.layout import KINDS, UNET, kind_of
 from lorarar.lora import read_lora
 from lorarar.merging import learned_options, merge
