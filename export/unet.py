@@ -160,7 +160,7 @@ def _fused(args: Any, layout: Layout) -> LoRA | None:
     """The LoRA to add into the weights: the one that is given, or the merge of the two."""
     from export.hypernet import chosen_checkpoint, load_source
     from lorarar.lora import read_lora
-    from lorarar.merging import learned_options, merge
+    from lorarar.merging import learned_options, merge_loras
 
     paths = args.fused or []
     if len(paths) > 2:
@@ -174,7 +174,7 @@ def _fused(args: Any, layout: Layout) -> LoRA | None:
     if checkpoint is None:
         raise InputError("merging a pair needs a trained hypernetwork; give --checkpoint FILE")
     loaded = load_source(checkpoint, False, layout)
-    return merge(loras[0], loras[1], layout, "learned", learned_options(loaded.hypernet)).lora
+    return merge_loras(loras[0], loras[1], layout, "learned", learned_options(loaded.hypernet)).lora
 
 
 def _report(out: Path, rows: list[CheckRow], options: UNetOptions, untrained: bool, watch: Stopwatch) -> None:

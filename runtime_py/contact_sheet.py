@@ -19,7 +19,7 @@ from lorarar.command_line import EXIT_OK, Parser, Stopwatch, run_command
 from lorarar.errors import InputError
 from lorarar.files import atomic_file
 from lorarar.lora import LoRA, read_lora
-from lorarar.merging import Options, merge
+from lorarar.merging import MergeOptions, merge_loras
 from runtime_py.bundle import Bundle
 from runtime_py.generate import merged_lora
 from runtime_py.parity import psnr_db
@@ -42,7 +42,7 @@ class Cell:
 
 
 def _direct(bundle: Bundle, content: LoRA, style: LoRA) -> LoRA:
-    return merge(content, style, bundle.layout, "direct", Options()).lora
+    return merge_loras(content, style, bundle.layout, "direct", MergeOptions()).lora
 
 
 ROWS: Mapping[str, Callable[[Bundle, LoRA, LoRA], LoRA | None]] = {

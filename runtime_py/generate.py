@@ -17,7 +17,7 @@ from lorarar.command_line import EXIT_OK, Parser, Stopwatch, run_command
 from lorarar.errors import InputError
 from lorarar.files import atomic_file
 from lorarar.lora import LoRA, read_lora
-from lorarar.merging import Options
+from lorarar.merging import MergeOptions
 from runtime_py.backends import open_session
 from runtime_py.bundle import Bundle
 from runtime_py.merge import merge_with_bundle
@@ -57,7 +57,7 @@ def merged_lora(bundle: Bundle, loras: Sequence[LoRA], content_scale: float, sty
     if len(loras) < 2:
         return loras[0] if loras else None
     rule = bundle.manifest["hypernetwork"]["kv_rule"]
-    options = Options(content_scale=content_scale, style_scale=style_scale, rule=rule)
+    options = MergeOptions(content_scale=content_scale, style_scale=style_scale, rule=rule)
     return merge_with_bundle(bundle, open_session(bundle, "merger"), loras[0], loras[1], options).lora
 
 

@@ -19,7 +19,7 @@ from lorarar.errors import InputError
 from lorarar.files import check_lora_output
 from lorarar.layout import ROLES, UNET, Group, Layout, Packed, pack
 from lorarar.lora import DTYPES, WRITERS, LoRA, LoraLayer, read_lora, write_lora
-from lorarar.merging import LEARNED, RULE, Merged, Options, align, merge_rest
+from lorarar.merging import LEARNED, RULE, Merged, MergeOptions, align, merge_rest
 from runtime_py.backends import Session, open_session
 from runtime_py.bundle import Bundle
 
@@ -34,7 +34,9 @@ def merger_inputs(bundle: Bundle, role: str, lora: LoRA) -> tuple[dict[str, np.n
     return {f"{role}_{name}": tensor for name, tensor in packed.adapter.items()}, packed
 
 
-def run_merger(bundle: Bundle, session: Session, content: LoRA, style: LoRA, options: Options) -> dict[str, np.ndarray]:
+def run_merger(
+    bundle: Bundle, session: Session, content: LoRA, style: LoRA, options: MergeOptions
+) -> dict[str, np.ndarray]:
     """The merger's outputs by name for two LoRAs; the scales are those of `options`."""
     inputs: dict[str, np.ndarray] = {
         "content_scale": np.array([options.content_scale], np.float32),
@@ -45,7 +47,7 @@ def run_merger(bundle: Bundle, session: Session, content: LoRA, style: LoRA, opt
     return session.run(inputs)
 
 
-def merge_with_bundle(bundle: Bundle, session: Session, content: LoRA, style: LoRA, options: Options) -> Merged:
+def merge_with_bundle(bundle: Bundle, session: Session, content: LoRA, style: LoRA, options: MergeOptions) -> Merged:
     """The whole merged LoRA: the artifact's layers, and the layers that the artifact does not carry.
 
     `options.rule` must be the bundle's own. Raises InputError for LoRAs that do not fit the base or each other, or when
@@ -100,7 +102,7 @@ def _layer(
     return LoraLayer(down, up)
 
 
-def _metadata(bundle: Bundle, session: Session, content: LoRA, style: LoRA, options: Options) -> dict[str, str]:
+def _metadata(bundle: Bundle, session: Session, content: LoRA, style: LoRA, options: MergeOptions) -> dict[str, str]:
     network = bundle.manifest["hypernetwork"]
     facts = {
         "toolkit_version": __version__,
@@ -143,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with watch.stage("load the merger"):
             session = open_session(bundle)
         rule = bundle.manifest["hypernetwork"]["kv_rule"]
-        scales = Options(content_scale=options.content_scale, style_scale=options.style_scale, rule=rule)
+        scales = MergeOptions(content_scale=options.content_scale, style_scale=options.style_scale, rule=rule)
         with watch.stage("merge"):
             merged = merge_with_bundle(bundle, session, content, style, scales)
         with watch.stage("write"):

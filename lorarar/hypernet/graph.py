@@ -19,8 +19,8 @@ class Merger(nn.Module):
     """The module that is exported: `input_shapes` in, `output_shapes` out (both of `lorarar.layout`).
 
     The scales multiply the predicted coefficients, so `coefficients_*` are the ones applied and 1 is the paper.
-    `at_once` and `form` are passed to the hypernetwork; they choose what a runtime multiplies best. Raises InputError for a
-    hypernetwork of other layers than the paper's q and out, whose coefficients this graph has no outputs for.
+    `at_once` and `form` are passed to the hypernetwork; they choose what a runtime multiplies best. Raises InputError
+    for a hypernetwork of other layers than the paper's q and out, whose coefficients this graph has no outputs for.
     """
 
     def __init__(self, hypernet: Hypernetwork, layout: Layout, at_once: int | None = None, form: str = "plain") -> None:

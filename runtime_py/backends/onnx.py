@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from lorarar.errors import InputError
 from lorarar.files import atomic_file
+from lorarar.toolchains import import_onnxruntime
 from runtime_py.backends import checked_inputs, unusable
 from runtime_py.bundle import ONNX_MODEL, Component
+
+ort = import_onnxruntime()
 
 ADAPTER_VERSION = 1
 # Where a CPU has no fp16, ONNX Runtime computes in fp32 and keeps widened weights beside the stored ones: up to five

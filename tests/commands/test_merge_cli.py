@@ -20,7 +20,7 @@ from lorarar.hypernet.checkpoints import save_hypernet
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA, LoraLayer, read_lora, write_lora
-from lorarar.merging import METHODS, Options, merge, predict_with
+from lorarar.merging import METHODS, MergeOptions, merge_loras, predict_with
 
 HYPERNET = Hypernetwork.untrained(HypernetConfig(widths=(32, 64), hidden=16, kv_rule="sum"))
 
@@ -82,8 +82,8 @@ def test_learned_merges_two_dialects(
     assert run("--hypernet", "hyper.safetensors", "--dialect", dialect, "--style-scale", "0.5") == 0
     merged = read_lora(files / "merged.safetensors")
     content, style = read_lora(files / "dog.safetensors"), read_lora(files / "paint.safetensors")
-    options = Options(style_scale=0.5, rule="sum", predict=predict_with(HYPERNET))
-    want = merge(content, style, layout, "learned", options).lora
+    options = MergeOptions(style_scale=0.5, rule="sum", predict=predict_with(HYPERNET))
+    want = merge_loras(content, style, layout, "learned", options).lora
     assert set(merged.layers) == set(want.layers)
     for name, item in want.layers.items():
         np.testing.assert_allclose(merged.layers[name].delta(), item.delta(), rtol=1e-5, atol=1e-5)

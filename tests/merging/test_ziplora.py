@@ -16,7 +16,7 @@ from lorarar.commands.merge import main
 from lorarar.errors import InputError
 from lorarar.layout import UNET
 from lorarar.lora import LoRA, read_lora, write_lora
-from lorarar.merging import Merged, Options
+from lorarar.merging import Merged, MergeOptions
 from lorarar.merging.ziplora import ziplora
 from lorarar.training.bank import Coefficients
 from lorarar.training.examples import Concept
@@ -31,7 +31,7 @@ def pair(world: World) -> tuple[LoRA, LoRA]:
     return read_lora(world.dataset.contents["content_0"].lora), read_lora(world.dataset.styles["style_1"].lora)
 
 
-def optimise(world: World, settings: ZipSettings = SETTINGS, options: Options | None = None) -> Merged:
+def optimise(world: World, settings: ZipSettings = SETTINGS, options: MergeOptions | None = None) -> Merged:
     content, style = world.dataset.contents["content_0"], world.dataset.styles["style_1"]
     return ziplora(world.components, *pair(world), content, style, settings, options=options)
 
@@ -100,7 +100,7 @@ def test_it_is_reproducible_and_its_options_are_recorded(world: World) -> None:
 
 
 def test_scales_are_applied_after_the_optimisation(world: World) -> None:
-    plain, scaled = optimise(world), optimise(world, options=Options(style_scale=0.5))
+    plain, scaled = optimise(world), optimise(world, options=MergeOptions(style_scale=0.5))
     assert plain.coefficients is not None and scaled.coefficients is not None
     for name, pairs in plain.coefficients.items():
         np.testing.assert_allclose(scaled.coefficients[name], pairs * [[1.0], [0.5]], rtol=1e-6)
