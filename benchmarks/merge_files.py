@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.timing import Samples, interleave
-from lorarar.commands.synthetic import synthetic_lora
 from lorarar.hypernet.network import Hypernetwork
 from lorarar.layout import Layout
 from lorarar.lora import read_lora, write_lora
 from lorarar.merging import MergeOptions, merge_loras
 from lorarar.merging.predict import predict_with
+from lorarar.synthetic import synthetic_lora
 
 _DTYPE = "fp16"  # what LoRA files hold
 

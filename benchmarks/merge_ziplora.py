@@ -97,7 +97,7 @@ def random_pair(components: Components, layout: Any, rank: int) -> PairData:
     import torch
 
     from lorarar.base.components import Condition
-    from lorarar.commands.synthetic import synthetic_lora
+    from lorarar.synthetic import synthetic_lora
     from lorarar.training.bank import LoraBank
     from lorarar.training.examples import Examples
     from lorarar.training.pair_data import PairData, Role

@@ -127,6 +127,11 @@ def _request(args: argparse.Namespace) -> MergeRequest:
             raise InputError(f"`dataset` and `{next(iter(given))}` exclude each other; give one of them")
         examples, own = _examples_in(args.dataset, args.content, args.style)
         resolution = resolution or own
+    elif method == "ziplora" and examples is None:
+        raise InputError(
+            "ziplora optimises on what the LoRAs were trained on: give `dataset`, or all of `content_images`, "
+            "`content_prompt`, `style_images` and `style_prompt`"
+        )
     return MergeRequest(
         base=args.base or DEFAULT_BASE,
         method=method,
