@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -75,9 +76,6 @@ class MergeRequest:
 
     def run(self, content: LoRA, style: LoRA, on_progress: OnProgress | None = None) -> Merged:
         """Merge two LoRAs, and tell how each layer came about. Raises InputError as `merge`."""
-        for role, lora in (("content", content), ("style", style)):
-            if not isinstance(lora, LoRA):
-                raise InputError(f"`{role}` is a {type(lora).__name__}, not a LoRA; make one of it with read_lora")
         if self.method != "direct" or "rank_out" in self.options:
             require_toolchain("torch", "train")
         if self.method == "ziplora":
@@ -220,8 +218,8 @@ def examples_of(
 
 
 def _scales(strengths: tuple[float, float]) -> dict[str, float]:
-    if len(strengths) != 2:
-        raise InputError(f"`strengths` are {strengths}; give two numbers, the content's and the style's")
+    if not all(map(math.isfinite, strengths)):
+        raise InputError(f"`strengths` are {strengths}; give two finite numbers, the content's and the style's")
     return {"content_scale": strengths[0], "style_scale": strengths[1]}
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from tiny_pipeline import save_image
 
 from lorarar.base import names as bases
+from lorarar.base import untrained
 from lorarar.base.components import (
     Components,
     encode_images,

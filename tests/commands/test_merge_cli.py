@@ -165,7 +165,6 @@ def test_a_lora_of_a_larger_base_is_warned_about(
         (["--hypernet", "nowhere.safetensors"], "nowhere.safetensors: no such checkpoint"),
         (["--method", "direct", "--untrained"], "leave --untrained out"),
         (["--method", "direct", "--hypernet", "hyper.safetensors"], "leave --hypernet out"),
-        (["--method", "ziplora", "--hypernet", "hyper.safetensors"], "leave --hypernet out"),
         (["--method", "direct", "--density", "0.5"], "--density means nothing to direct"),
         (
             ["--method", "ties", "--seed", "1"],
