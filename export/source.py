@@ -18,7 +18,7 @@ from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import LoadedHypernet, open_hypernet
 from lorarar.layout import Layout
 from lorarar.lora import LoRA, read_lora
-from lorarar.merging import learned_options, merge
+from lorarar.merging import learned_options, merge_loras
 from lorarar.training.settings import default_settings
 
 SDXL_SCALE = 8
@@ -125,7 +125,7 @@ def chosen_lora(
     if len(loras) < 2:
         return loras[0] if loras else None
     loaded = chosen_hypernet(base, layout, hypernet, untrained=False)
-    return merge(loras[0], loras[1], layout, "learned", learned_options(loaded.hypernet)).lora
+    return merge_loras(loras[0], loras[1], layout, "learned", learned_options(loaded.hypernet)).lora
 
 
 def _unet_of(base: Any) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The miniature's networks: SDXL's structure with KOALA's cuts, in diffusers' and transformers' own classes."""
+"""Make a new pipeline of SDXL's structure with KOALA's cuts, of any size, in diffusers' and transformers' classes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 MAX_TOKENS = 77  # CLIP's, which SDXL's contract fixes
+MINIATURE_SCALE = 4  # the side in image pixels of one latent pixel, which the VAE's two halvings give
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of every network. The defaults are the shipped miniature's."""
+    """The sizes of every network. The defaults are the shipped miniature's."""
 
-    latent: int = 24  # latent pixels a side; the VAE makes them 4 image pixels wide
+    latent: int = 24  # latent pixels a side
     unet: tuple[int, int, int] = (48, 96, 192)
     depths: tuple[int, int, int] = (0, 1, 2)  # transformer blocks a level; KOALA-700M has (0, 2, 5)
     head: int = 32  # channels of one attention head
@@ -33,11 +34,12 @@ class Sizes:
 
     @property
     def resolution(self) -> int:
-        return self.latent * 4
+        """The side of an image in pixels."""
+        return self.latent * MINIATURE_SCALE
 
 
 def build_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
-    """CLIP's byte-level BPE with a vocabulary of the captions' words; other words fall apart into letters.
+    """Make CLIP's byte-level BPE with a vocabulary of the captions' words; other words fall apart into letters.
 
     Merges are added word by word, the most frequent first, so the result depends on nothing but the captions.
     """
@@ -67,7 +69,7 @@ def build_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
 
 
 def new_pipeline(sizes: Sizes, tokenizer: CLIPTokenizer, seed: int) -> StableDiffusionXLPipeline:
-    """An untrained StableDiffusionXLPipeline; the same seed gives the same weights."""
+    """Make an untrained StableDiffusionXLPipeline; the same seed gives the same weights."""
     with quiet_toolchains():
         from diffusers import (
             AutoencoderKL,

@@ -22,7 +22,7 @@ from lorarar.evaluation.names import METHODS
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import Layout, kind_of
 from lorarar.lora import LoRA, read_lora
-from lorarar.merging import Options, Predict, learned_options
+from lorarar.merging import MergeOptions, Predict, learned_options
 from lorarar.merging.klora import ALPHA, BETA, KLoRA, OnStep
 from lorarar.training.dataset import Content, Dataset, Style
 from lorarar.training.hyper_settings import ZipSettings
@@ -107,7 +107,7 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
         make, facts = special[name]
         return Evaluated(name, make, facts, METHODS[name].loras)
     base_name = "direct" if name == "direct-sum" else name
-    options = Options(rule="sum" if name == "direct-sum" else "average", seed=bench.seed)
+    options = MergeOptions(rule="sum" if name == "direct-sum" else "average", seed=bench.seed)
     facts = dict(options.describe(merging.METHODS[base_name].uses))
     return Evaluated(name, _merging(base_name, options), facts)
 
@@ -141,13 +141,13 @@ def _ziplora(bench: Workbench, content: Content, style: Style) -> Made:
     return Made(Fused(merged.lora), sum(pair.size for pair in coefficients), time.perf_counter() - start)
 
 
-def _merging(name: str, options: Options, parameters: int = 0) -> Make:
+def _merging(name: str, options: MergeOptions, parameters: int = 0) -> Make:
     """A method of lorarar.merging; the time within `options.predict` is told apart."""
 
     def make(bench: Workbench, content: Content, style: Style) -> Made:
         clock = _Clock(options.predict) if options.predict is not None else None
         timed = replace(options, predict=clock) if clock else options
-        merged = merging.merge(*bench.pair(content, style), bench.layout, name, timed)
+        merged = merging.merge_loras(*bench.pair(content, style), bench.layout, name, timed)
         return Made(Fused(merged.lora), parameters, clock.seconds if clock else None)
 
     return make
@@ -166,7 +166,7 @@ def _learned(name: str, bench: Workbench, loaded: LoadedPredictor) -> Evaluated:
     return Evaluated(name, _merging("learned", options, parameters), facts)
 
 
-def mean_coefficients(bench: Workbench, options: Options) -> dict[str, tuple[float, float]]:
+def mean_coefficients(bench: Workbench, options: MergeOptions) -> dict[str, tuple[float, float]]:
     """Kind of layer → the hypernetwork's mean (m_c, m_s) over columns, layers and training pairs.
 
     Up to MEAN_PAIRS pairs of the training part, evenly spread. Raises InputError when no pair has its LoRA files.
@@ -182,7 +182,7 @@ def mean_coefficients(bench: Workbench, options: Options) -> dict[str, tuple[flo
     found: dict[str, list[np.ndarray]] = {}
     for content, style in pairs[:: max(1, len(pairs) // MEAN_PAIRS)][:MEAN_PAIRS]:
         loras = bench.pair(bench.dataset.contents[content], bench.dataset.styles[style])
-        merged = merging.merge(*loras, bench.layout, "learned", options)
+        merged = merging.merge_loras(*loras, bench.layout, "learned", options)
         for layer, coefficients in (merged.coefficients or {}).items():
             found.setdefault(str(kind_of(layer)), []).append(coefficients.mean(axis=1, dtype=np.float64))
     means = {kind: np.mean(values, axis=0) for kind, values in found.items()}

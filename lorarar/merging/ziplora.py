@@ -20,7 +20,7 @@ from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA
-from lorarar.merging import Merged, Options, merge
+from lorarar.merging import Merged, MergeOptions, merge_loras
 from lorarar.training.bank import Coefficients
 from lorarar.training.examples import Concept
 from lorarar.training.hyper_settings import ZipSettings
@@ -34,7 +34,7 @@ OnStep = Callable[[int, float], None]
 
 @runtime_checkable
 class Reference(Protocol):
-    """What a LoRA was trained on: a dataset's Content or Style, or a Concept."""
+    """What a LoRA was trained on, such as a dataset's Content or Style, or a Concept."""
 
     @property
     def images(self) -> tuple[Path, ...]: ...
@@ -51,7 +51,7 @@ def ziplora(
     style: Reference,
     settings: ZipSettings | None = None,
     *,
-    options: Options | None = None,
+    options: MergeOptions | None = None,
     on_step: OnStep | None = None,
 ) -> Merged:
     """Optimise a pair's coefficients and merge with them; `components` are as before when it returns.
@@ -70,8 +70,8 @@ def ziplora(
         for group in layout.groups
         for row, module in enumerate(group.modules)
     }
-    options = replace(options or Options(), coefficients=by_layer, seed=settings.seed)
-    merged = merge(content_lora, style_lora, layout, "ziplora", options)
+    options = replace(options or MergeOptions(), coefficients=by_layer, seed=settings.seed)
+    merged = merge_loras(content_lora, style_lora, layout, "ziplora", options)
     metadata = {**merged.lora.metadata, **_metadata(settings)}
     return replace(merged, lora=replace(merged.lora, metadata=metadata))
 
@@ -79,7 +79,7 @@ def ziplora(
 def optimise_pair(
     components: Denoiser, layout: Layout, data: PairData, settings: ZipSettings, on_step: OnStep | None = None
 ) -> dict[str, Tensor]:
-    """The optimised coefficients (1, n, 2, in) of the only pair in `data`, by group name."""
+    """Return the optimised coefficients (1, n, 2, in) of the only pair in `data`, by group name."""
     accelerator = new_accelerator(components.device, settings.mixed_precision)
     pairs = {
         group.name: nn.Parameter(
@@ -115,7 +115,7 @@ def _step(
     pairs: dict[str, nn.Parameter],
     accelerator: Any,
 ) -> float:
-    """Add a step's gradients; its loss."""
+    """Add up a step's gradients and return its loss."""
     timesteps = components.noise.config.num_train_timesteps
     whole = data.draw(step, settings.batch_pairs, settings.seed, timesteps)
     share = settings.batch_pairs // settings.accumulation

@@ -10,7 +10,8 @@ from lorarar.base.names import MINIATURE
 from lorarar.errors import InputError
 from lorarar.layout import PAPER_LEARNED, check_kinds
 from lorarar.merging import RULES
-from lorarar.training.settings import PRECISIONS
+from lorarar.settings import setting
+from lorarar.training.settings import PRECISION_HELP, PRECISIONS
 
 DISTANCES = {
     "mse": "the mean of the squared differences, as the paper's released code has it",
@@ -34,9 +35,9 @@ KEEPS = ("best", "last")
 class LossSettings:
     """The merging loss, Eq. 3."""
 
-    distance: str = "mse"  # a key of DISTANCES
-    regulariser: str = "dot"  # a key of REGULARISERS
-    weight: float = 0.01  # λ
+    distance: str = setting("mse", "distance of the UNet's outputs; l2 is the norm of Eq. 3", choices=DISTANCES)
+    regulariser: str = setting("dot", "form of the term |m_c·m_s| that keeps the two apart", choices=REGULARISERS)
+    weight: float = setting(0.01, "weight λ of that term", metavar="X", flag="lambda")
 
     def __post_init__(self) -> None:
         _check_choice("distance", self.distance, DISTANCES)
@@ -109,15 +110,15 @@ class HyperSettings:
 class ZipSettings:
     """ZipLoRA's optimisation of one pair; the defaults are the paper's (appendix A1.3)."""
 
-    steps: int = 100
-    learning_rate: float = 0.01
+    steps: int = setting(100, "optimizer steps", metavar="N", flag="zip_steps")
+    learning_rate: float = setting(0.01, "AdamW's learning rate", metavar="X", flag="zip_learning_rate")
     initial: float = 1.0
     accumulation: int = 1
     batch_pairs: int = 1  # draws of images, noise and timesteps a step
     loss: LossSettings = field(default_factory=LossSettings)
     seed: int = 0
-    mixed_precision: str = "no"
-    gradient_checkpointing: bool = False
+    mixed_precision: str = setting("no", PRECISION_HELP, choices=PRECISIONS)
+    gradient_checkpointing: bool = setting(False, "less memory, a third more time")
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_pairs", "accumulation"):

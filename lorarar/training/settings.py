@@ -9,6 +9,7 @@ from lorarar.base.names import MINIATURE
 from lorarar.errors import InputError
 
 PRECISIONS = ("no", "fp16", "bf16")
+PRECISION_HELP = "number format of the passes and of the frozen weights; bf16 on a GPU that has it, unless given"
 DEFAULT_EVERY = 100  # steps between two writings of a training's state
 
 

@@ -14,6 +14,8 @@ from lorarar.toolchains import import_onnxruntime
 from runtime_py.backends import Backend, checked_inputs, unusable
 from runtime_py.component import ONNX_MODEL, Component
 
+ort = import_onnxruntime()
+
 ADAPTER_VERSION = 1
 # Where a CPU has no fp16, ONNX Runtime computes in fp32 and keeps widened weights beside the stored ones: up to five
 # times the file. In an artifact of this many bytes or more, each weight is widened in each run instead, just before it

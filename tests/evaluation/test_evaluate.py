@@ -26,7 +26,7 @@ from lorarar.hypernet.checkpoints import save_hypernet
 from lorarar.hypernet.constant import ConstantCoefficients
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.lora import LoRA, read_lora
-from lorarar.merging import Options, learned_options, merge
+from lorarar.merging import MergeOptions, learned_options, merge_loras
 from lorarar.toolchains import quiet_toolchains
 from lorarar.training.dataset import read_dataset
 from lorarar.training.hyper_settings import ZipSettings
@@ -234,7 +234,7 @@ def test_the_adapter_is_the_merge(bench: tuple[Sampler, Workbench], world: Path)
     sampler, work = bench
     content, style = work.dataset.contents["content_0"], work.dataset.styles["style_0"]
     made = prepare("ties", work).make(work, content, style)
-    expected = merge(read_lora(content.lora), read_lora(style.lora), work.layout, "ties", Options())
+    expected = merge_loras(read_lora(content.lora), read_lora(style.lora), work.layout, "ties", MergeOptions())
     before = {name: tensor.clone() for name, tensor in sampler.pipeline.unet.state_dict().items()}
     with made.adapter.applied(sampler.pipeline.unet):
         for name, layer in expected.lora.layers.items():

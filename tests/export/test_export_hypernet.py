@@ -19,7 +19,7 @@ from export.targets import TARGETS, find_target
 from lorarar.commands.export import main
 from lorarar.errors import FailedCheck, InputError
 from lorarar.layout import Layout, input_shapes, output_shapes
-from lorarar.merging import Options
+from lorarar.merging import MergeOptions
 from runtime_py.backends import Runner, open_runner
 from runtime_py.bundle import Bundle, tree_sha256
 from runtime_py.merge import merge_with_bundle
@@ -59,7 +59,7 @@ def test_fp32_merger_equals_dense_eq_2(
     content = random_lora(layout, content_ranks, seed, up_scale, down_scale)
     style = random_lora(layout, style_ranks, seed + 1, 1.0, 0.1)
     bundle, session = sessions[target, precision]
-    merged = merge_with_bundle(bundle, session, content, style, Options(*strengths))
+    merged = merge_with_bundle(bundle, session, content, style, MergeOptions(*strengths))
     reference = dense_reference(layout, content, style, strengths)
     allowed = find_target(target).require("merger", precision).max_error
     for name, expected in reference.items():
@@ -86,7 +86,7 @@ def test_fp16_merger_equals_dense_eq_2_or_refuses(
     style = random_lora(layout, style_ranks, seed + 1, 0.3, 0.1)
     bundle, session = sessions[target, precision]
     try:
-        merged = merge_with_bundle(bundle, session, content, style, Options())
+        merged = merge_with_bundle(bundle, session, content, style, MergeOptions())
     except InputError as error:
         # Only what half precision can't hold may be refused, and the sentence says so.
         assert up_scale * down_scale >= 1e2

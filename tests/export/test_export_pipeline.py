@@ -33,7 +33,7 @@ from lorarar.commands.generate import main as generate
 from lorarar.commands.sheet import main as contact_sheet
 from lorarar.errors import InputError
 from lorarar.lora import write_lora
-from lorarar.merging import Options
+from lorarar.merging import MergeOptions
 from lorarar.toolchains import quiet_toolchains
 from runtime_py.backends import open_runner
 from runtime_py.bundle import Bundle
@@ -121,7 +121,7 @@ def test_an_image_with_two_loras_is_what_diffusers_draws_with_the_merged_file(
     assert generate([*given, "--steps", "4", "--seed", "3", "-o", str(out)]) == 0
     have = np.asarray(Image.open(out), np.float64) / 255
     session = open_runner(bundle, "merger")
-    merged = merge_with_bundle(bundle, session, *(read_lora(path) for path in loras), Options()).lora
+    merged = merge_with_bundle(bundle, session, *(read_lora(path) for path in loras), MergeOptions()).lora
     write_lora(merged, tmp_path / "merged.safetensors")
     request = Request("a sks dog", seed=3, steps=4, guidance=3.5)
     want = drawn_by_diffusers(shallow_pipeline, tmp_path / "merged.safetensors", request)

@@ -18,7 +18,7 @@ import runtime_py
 from lorarar.commands.check import main as check
 from lorarar.errors import InputError
 from lorarar.lora import LoRA, read_lora
-from lorarar.merging import merge
+from lorarar.merging import merge_loras
 from runtime_py import Bundle
 from runtime_py.backends import load_backend, onnx, targets
 from runtime_py.check import check_component
@@ -155,7 +155,7 @@ def test_a_merge_is_the_runtimes_and_a_direct_one_is_the_librarys() -> None:
     content, style = read_lora(CONTENT), read_lora(STYLE)
     session.load([content, style])
     session.merge("direct")
-    expected = merge(content, style, bundle.layout, "direct").lora
+    expected = merge_loras(content, style, bundle.layout, "direct").lora
     for name, layer in session.merged_lora().layers.items():
         np.testing.assert_array_equal(layer.delta(), expected.layers[name].delta())
     session.merge(strengths=SCALES)

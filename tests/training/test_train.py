@@ -15,12 +15,13 @@ from hyper_world import ABOUT, World
 from safetensors.torch import load_file, save_file
 
 from lorarar.errors import InputError
-from lorarar.hypernet.checkpoints import CONFIG_KEY, load_hypernet, save_hypernet
+from lorarar.hypernet.checkpoints import load_hypernet, save_hypernet
 from lorarar.hypernet.graph import Merger
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.hypernet.storage import CONFIG_KEY
 from lorarar.layout import KINDS, UNET, kind_of
 from lorarar.lora import read_lora
-from lorarar.merging import learned_options, merge
+from lorarar.merging import learned_options, merge_loras
 from lorarar.training.bank import predict_coefficients
 from lorarar.training.history import History, Row
 from lorarar.training.hyper_settings import HyperSettings, LossSettings, default_hyper_settings
@@ -102,7 +103,7 @@ def test_every_row_of_table_a3_trains_and_merges(world: World, learned: tuple[st
             {"x": next(iter(world.dataset.styles.values()))},
         )
     )
-    merged = merge(content, style, world.layout, "learned", learned_options(loaded.predictor))
+    merged = merge_loras(content, style, world.layout, "learned", learned_options(loaded.predictor))
     assert {name for name, kind in merged.kinds.items() if kind == "learned"} == {
         UNET + module for module in world.layout.modules if kind_of(module) in learned
     }
@@ -117,7 +118,7 @@ def test_a_file_merge_uses_the_coefficients_that_training_saw(world: World) -> N
         seen = predict_coefficients(trained.predictor, world.layout, *packs).applied
     names = world.dataset.split().contents["train"][1], world.dataset.split().styles["train"][1]
     content, style = read_lora(world.dataset.contents[names[0]].lora), read_lora(world.dataset.styles[names[1]].lora)
-    merged = merge(content, style, world.layout, "learned", learned_options(trained.predictor))
+    merged = merge_loras(content, style, world.layout, "learned", learned_options(trained.predictor))
     assert merged.coefficients is not None
     for group in world.layout.groups:
         for row, module in enumerate(group.modules):

@@ -157,8 +157,8 @@ def test_full_size_dry_run(tmp_path: Path) -> None:
     from tiny_pipeline import save_tiny_dataset
 
     from lorarar.base.names import load_layout
-    from lorarar.commands.synthetic import synthetic_lora
     from lorarar.lora import write_lora
+    from lorarar.synthetic import synthetic_lora
 
     layout = load_layout("koala-700m")
     folder = save_tiny_dataset(tmp_path / "dataset", contents=3, styles=3)
