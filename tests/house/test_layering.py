@@ -87,7 +87,7 @@ LIGHT = [
     "lorarar.commands.study",
     "lorarar.training",
     "lorarar.training.dataset",
-    "lorarar.training.many",
+    "lorarar.training.dataset_loras",
     "lorarar.evaluation.judges",
     "lorarar.evaluation.tables",
     "export",
