@@ -41,8 +41,19 @@ class Parser(argparse.ArgumentParser):
 
     def in_flags(self, message: str) -> str:
         """Return a library's message with this command's flags in the place of `parameters`."""
-        names = {item.dest: (item.option_strings or [str(item.metavar or item.dest)])[-1] for item in self._actions}
+        names = self._flags()
         return re.sub(r"`(\w+)`", lambda found: names.get(found[1], found[0]), message)
+
+    def _flags(self) -> dict[str, str]:
+        """Return the parameters' flags, also of subcommands; a positional's is its name in the usage."""
+        names: dict[str, str] = {}
+        for item in self._actions:
+            if isinstance(item, argparse._SubParsersAction):
+                for inner in item.choices.values():
+                    names |= inner._flags()
+            else:
+                names[item.dest] = (item.option_strings or [str(item.metavar or item.dest)])[-1]
+        return names
 
 
 Run = Callable[[argparse.Namespace], int]
@@ -114,6 +125,20 @@ def given_settings(args: argparse.Namespace, defaults: Settings) -> Settings:
         elif "option" in item.metadata and getattr(args, item.name, None) is not None:
             changed[item.name] = getattr(args, item.name)
     return replace(defaults, **changed)  # type: ignore[type-var]
+
+
+def settings_as_options(settings: Any, defaults: Any) -> list[str]:
+    """Return the options that turn `defaults` into `settings`, in the order of the fields: `given_settings` undone."""
+    words: list[str] = []
+    for item in fields(settings):
+        value, default = getattr(settings, item.name), getattr(defaults, item.name)
+        if is_dataclass(value):
+            words += settings_as_options(value, default)
+        elif value != default and "option" in item.metadata:
+            flag = "--" + (item.metadata["option"]["flag"] or item.name).replace("_", "-")
+            text = "0" if value is None else ",".join(value) if isinstance(value, tuple) else str(value)
+            words += [flag] if isinstance(value, bool) else [flag, text]
+    return words
 
 
 class Stopwatch:
