@@ -37,7 +37,9 @@ def merger_inputs(bundle: Bundle, role: str, lora: LoRA) -> tuple[dict[str, np.n
     return {f"{role}_{name}": tensor for name, tensor in packed.adapter.items()}, packed
 
 
-def run_merger(bundle: Bundle, runner: Runner, content: LoRA, style: LoRA, options: MergeOptions) -> dict[str, np.ndarray]:
+def run_merger(
+    bundle: Bundle, runner: Runner, content: LoRA, style: LoRA, options: MergeOptions
+) -> dict[str, np.ndarray]:
     """Run the merger on two LoRAs and return its outputs by name; the scales are those of `options`."""
     inputs: dict[str, np.ndarray] = {
         "content_scale": np.array([options.content_scale], np.float32),
