@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lorarar.base.names import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER, MINIATURE, MINIATURE_FOLDER
 from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
-from lorarar.training.processes import flush_denormals
+from lorarar.training.launch import flush_denormals
 from lorarar.training.settings import LoraSettings, default_settings
 from miniature import stages
 from miniature.stages import Plan
@@ -108,7 +108,7 @@ def _loras(plan: Plan) -> Path:
     """The 56 LoRAs, by the command that trains anyone's."""
     from lorarar.commands.train_lora import main
     from lorarar.training.dataset import read_dataset
-    from lorarar.training.many import missing_jobs
+    from lorarar.training.dataset_loras import missing_jobs
 
     folder = plan.made / DATASET_FOLDER
     if missing_jobs(read_dataset(folder)):

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from lorarar.files import atomic_file
-from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, PARTS, SCHEMA_VERSION
+from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, SPLIT_PARTS, SCHEMA_VERSION
 from miniature import gallery
 from miniature.buffers import SIZE
 from miniature.catalogue import CATALOGUE, near_catalogue
@@ -92,8 +92,8 @@ def _write(folder: Path, name: str, image: UInt8[np.ndarray, "size size 3"]) -> 
 
 def _splits() -> dict[str, Any]:
     paper = {
-        "contents": {part: [name for name, entry in CATALOGUE.items() if entry.part == part] for part in PARTS},
-        "styles": {part: list(gallery.SPLIT[part]) for part in PARTS},
+        "contents": {part: [name for name, entry in CATALOGUE.items() if entry.part == part] for part in SPLIT_PARTS},
+        "styles": {part: list(gallery.SPLIT[part]) for part in SPLIT_PARTS},
     }
     return {DEFAULT_SPLIT: paper} | {name: _macro_split(parts) for name, parts in MACRO_SPLITS.items()}
 

@@ -21,7 +21,7 @@ from lorarar.base.names import (
 )
 from lorarar.command_line import EXIT_OK, Parser, run_command
 from lorarar.errors import InputError
-from lorarar.evaluation.names import DEFAULT_METHODS, METHODS, parse_hypernets, parse_methods
+from lorarar.evaluation.method_names import DEFAULT_METHODS, METHODS, parse_hypernets, parse_methods
 from lorarar.evaluation.results import RESULTS_FILE, Results, read_results, write_results
 from lorarar.evaluation.tables import Table, all_tables, write_tables
 from lorarar.toolchains import missing_toolchain

@@ -76,7 +76,7 @@ def merge_ziplora(args: argparse.Namespace, content: LoRA, style: LoRA, options:
     examples, resolution = _examples(args)
     settings = _settings(args, options)
     from lorarar.merging.ziplora import ziplora
-    from lorarar.training.processes import process_state
+    from lorarar.training.launch import process_state
 
     process = process_state()
     import torch

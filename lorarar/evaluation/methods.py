@@ -18,7 +18,7 @@ from lorarar.base.attach import fused
 from lorarar.base.components import Components
 from lorarar.errors import InputError
 from lorarar.evaluation.generate import Adapter
-from lorarar.evaluation.names import METHODS
+from lorarar.evaluation.method_names import METHODS
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import Layout, kind_of
 from lorarar.lora import LoRA, read_lora

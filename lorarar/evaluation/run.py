@@ -17,7 +17,7 @@ from lorarar.evaluation.judges import Judge
 from lorarar.evaluation.judging import Judged, Swap, judge_kept
 from lorarar.evaluation.methods import Evaluated, Made, Workbench
 from lorarar.evaluation.metrics import Embedder
-from lorarar.evaluation.names import info
+from lorarar.evaluation.method_names import info
 from lorarar.evaluation.results import ImageRecord, MergeFacts, PairRecord, Results
 from lorarar.training.dataset import Content, Style, merged_prompt
 

@@ -14,7 +14,7 @@ import numpy as np
 from lorarar.evaluation.judges import THRESHOLD
 from lorarar.evaluation.mars2 import RESAMPLES, Interval, Mars2, PairVerdicts, bootstrap, difference, score
 from lorarar.evaluation.metrics import METRICS
-from lorarar.evaluation.names import ABLATION, OURS
+from lorarar.evaluation.method_names import ABLATION, OURS
 from lorarar.evaluation.results import CONTROLS, MethodInfo, Results
 from lorarar.files import atomic_file
 

@@ -25,7 +25,7 @@ from lorarar.layout import UNET
 from lorarar.lora import LoRA, LoraLayer
 from lorarar.toolchains import missing_toolchain, quiet_toolchains
 from lorarar.training.examples import Concept, Examples, encode_concepts, seeded_generator
-from lorarar.training.processes import new_accelerator
+from lorarar.training.launch import new_accelerator
 from lorarar.training.settings import DEFAULT_EVERY, LoraSettings
 from lorarar.training.state import StateFile
 
@@ -122,7 +122,7 @@ def _optimise(training: _Training, on_step: OnStep | None, file: StateFile | Non
     for step in range(len(losses), settings.steps):
         losses.append(training.step(step))
         if not math.isfinite(losses[-1]):
-            raise InputError(f"the loss is {losses[-1]} at step {step + 1}; lower --learning-rate, or use bf16 or no")
+            raise InputError(f"the loss is {losses[-1]} at step {step + 1}; lower `learning_rate`, or use bf16 or no")
         if on_step is not None:
             on_step(step + 1, losses[-1])
         due = (step + 1) % file.every == 0 or step + 1 == settings.steps if file else False

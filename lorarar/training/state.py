@@ -69,7 +69,7 @@ class StateFile:
         if different:
             raise InputError(
                 f"{self.path}: this state is of a training with other settings ({', '.join(different)}); "
-                "give the same settings to go on, or another --state to start afresh"
+                "give the same settings to go on, or another `state` to start afresh"
             )
         try:
             _restore(tensors, parameters, optimizer)
@@ -100,7 +100,7 @@ class StateFile:
         return about, tensors
 
     def _damaged(self, error: Exception) -> InputError:
-        return InputError(f"{self.path}: not a state of this training ({error}); delete it or give another --state")
+        return InputError(f"{self.path}: not a state of this training ({error}); delete it or give another `state`")
 
 
 def _restore(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor], optimizer: Any) -> None:

@@ -25,7 +25,7 @@ from lorarar.hypernet.checkpoints import load_hypernet
 from lorarar.lora import read_lora
 from lorarar.training.dataset import read_dataset
 from lorarar.training.hyper_settings import default_hyper_settings
-from lorarar.training.many import missing_jobs
+from lorarar.training.dataset_loras import missing_jobs
 from lorarar.training.settings import default_settings
 from miniature import build as build_module
 from miniature import judge_training

@@ -15,6 +15,7 @@ from lorarar.layout import Layout
 from lorarar.lora import write_lora
 from lorarar.training.dataset import Dataset, read_dataset
 from lorarar.training.pair_data import Parts, load_parts
+from lorarar.training.trainer import TrainingInputs
 
 ABOUT: dict[str, Any] = {"base": "tiny", "dataset": "tiny", "split": "paper"}
 
@@ -28,6 +29,9 @@ class World:
     layout: Layout
     dataset: Dataset
     parts: Parts
+
+    def inputs(self) -> TrainingInputs:
+        return TrainingInputs(self.components, self.layout, self.parts, ABOUT)
 
 
 def make_world(base: Path, folder: Path) -> World:

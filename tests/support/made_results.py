@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tiny_pipeline import save_image
 
-from lorarar.evaluation.names import info
+from lorarar.evaluation.method_names import info
 from lorarar.evaluation.results import ImageRecord, MergeFacts, PairRecord, Results
 
 # One letter an image: `b`oth, `s`ubject only, `t`echnique (style) only, `n`either.

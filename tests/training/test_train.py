@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hyper_world import ABOUT, World
+from hyper_world import World
 from safetensors.torch import load_file, save_file
 
 from lorarar.errors import InputError
@@ -32,7 +32,7 @@ ALL_SETS = list(chain.from_iterable(combinations(KINDS, size) for size in range(
 
 
 def train(world: World, settings: HyperSettings = FAST, **options: Any) -> Trained:
-    return train_predictor(world.components, world.layout, world.parts, settings, ABOUT, **options)
+    return train_predictor(world.inputs(), settings, **options)
 
 
 def same(one: Trained, two: Trained) -> bool:
@@ -60,7 +60,7 @@ def test_the_loss_falls_and_the_hypernetwork_does_better_than_constants(world: W
     ends = {}
     for predictor in ("hypernetwork", "constant"):
         options = replace(settings, predictor=predictor)
-        history = train_predictor(world.components, world.layout, parts, options, ABOUT).history
+        history = train_predictor(replace(world.inputs(), parts=parts), options).history
         start, end = history.part("validation")
         assert (start.step, end.step) == (0, 40)
         assert end.total < 0.75 * start.total
@@ -258,7 +258,7 @@ def test_histories_come_back_from_tensors() -> None:
 
 def test_without_validation_pairs_the_last_weights_are_kept(world: World, tmp_path: Path) -> None:
     parts = replace(world.parts, validation=None)
-    trained = train_predictor(world.components, world.layout, parts, FAST, ABOUT)
+    trained = train_predictor(replace(world.inputs(), parts=parts), FAST)
     assert trained.history.part("validation") == [] and trained.record["validation"] == {}
     trained.history.write_picture(tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000

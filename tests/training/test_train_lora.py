@@ -136,7 +136,7 @@ def test_accumulation_is_the_same_batch(components: Components, images: tuple[Pa
     two = train_lora(components, images, "a sks dog", cut, on_step=lambda _, loss: parts.append(loss))
     np.testing.assert_allclose(parts, whole, rtol=1e-5)
     assert largest_difference(one, two) < 1e-2  # Adam divides tiny gradients by themselves
-    with pytest.raises(InputError, match="a batch of 4 can't be cut into 3 passes on 1 processes; give a --batch-size"):
+    with pytest.raises(InputError, match="a batch of 4 can't be cut into 3 passes on 1 processes; give a `batch_size`"):
         train_lora(components, images, "a sks dog", replace(settings, accumulation=3))
 
 
