@@ -41,8 +41,19 @@ class Parser(argparse.ArgumentParser):
 
     def in_flags(self, message: str) -> str:
         """Return a library's message with this command's flags in the place of `parameters`."""
-        names = {item.dest: (item.option_strings or [str(item.metavar or item.dest)])[-1] for item in self._actions}
+        names = self._flags()
         return re.sub(r"`(\w+)`", lambda found: names.get(found[1], found[0]), message)
+
+    def _flags(self) -> dict[str, str]:
+        """Return the parameters' flags, also of subcommands; a positional's is its name in the usage."""
+        names: dict[str, str] = {}
+        for item in self._actions:
+            if isinstance(item, argparse._SubParsersAction):
+                for inner in item.choices.values():
+                    names |= inner._flags()
+            else:
+                names[item.dest] = (item.option_strings or [str(item.metavar or item.dest)])[-1]
+        return names
 
 
 Run = Callable[[argparse.Namespace], int]

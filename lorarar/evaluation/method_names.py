@@ -1,4 +1,4 @@
-"""The compared methods by name, for the command line and the tables. No toolchain."""
+"""Name the compared methods, for the command line and the tables. No toolchain."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ REFERENCE, RIVAL, OURS, ABLATION = "reference", "rival", "ours", "ablation"
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A method's row label, its kind, what it does, and what it needs."""
+class MethodEntry:
+    """A method's label in the tables, its kind, what it does, and what it needs."""
 
     label: str
     kind: str
@@ -21,22 +21,24 @@ class Entry:
     loras: bool = True  # needs the LoRA files; joint training does not
 
 
-METHODS: dict[str, Entry] = {
-    "content-only": Entry("Content LoRA alone", REFERENCE, "the content LoRA, without the style"),
-    "style-only": Entry("Style LoRA alone", REFERENCE, "the style LoRA, without the content"),
-    "joint": Entry("Joint training", RIVAL, "one LoRA trained on both (minutes a pair)", loras=False),
-    "direct": Entry("Direct merge", RIVAL, "the average; also LoRA.rar with q/out off and k/v averaged"),
-    "direct-sum": Entry("Direct merge, sum", RIVAL, "the sum; also LoRA.rar with q/out off and k/v summed"),
-    "dare": Entry("DARE", RIVAL, "density 0.5, uniform weights"),
-    "ties": Entry("TIES", RIVAL, "density 0.5, uniform weights"),
-    "dare-ties": Entry("DARE-TIES", RIVAL, "density 0.5, uniform weights"),
-    "np-lora": Entry("NP-LoRA", RIVAL, "the content gives way in the style's row space, μ = 0.5"),
-    "k-lora": Entry("K-LoRA", RIVAL, "one of the two LoRAs a layer and step, by the largest entries"),
-    "ziplora": Entry("ZipLoRA", RIVAL, "coefficients optimised for the pair (minutes a pair)"),
-    "learned": Entry("LoRA.rar", OURS, "coefficients by the hypernetwork", hypernet=True),
-    "learned-kv-average": Entry("LoRA.rar, k/v averaged", ABLATION, "whatever the checkpoint's rule", hypernet=True),
-    "learned-kv-sum": Entry("LoRA.rar, k/v summed", ABLATION, "whatever the checkpoint's rule", hypernet=True),
-    "learned-mean": Entry(
+METHODS: dict[str, MethodEntry] = {
+    "content-only": MethodEntry("Content LoRA alone", REFERENCE, "the content LoRA, without the style"),
+    "style-only": MethodEntry("Style LoRA alone", REFERENCE, "the style LoRA, without the content"),
+    "joint": MethodEntry("Joint training", RIVAL, "one LoRA trained on both (minutes a pair)", loras=False),
+    "direct": MethodEntry("Direct merge", RIVAL, "the average; also LoRA.rar with q/out off and k/v averaged"),
+    "direct-sum": MethodEntry("Direct merge, sum", RIVAL, "the sum; also LoRA.rar with q/out off and k/v summed"),
+    "dare": MethodEntry("DARE", RIVAL, "density 0.5, uniform weights"),
+    "ties": MethodEntry("TIES", RIVAL, "density 0.5, uniform weights"),
+    "dare-ties": MethodEntry("DARE-TIES", RIVAL, "density 0.5, uniform weights"),
+    "np-lora": MethodEntry("NP-LoRA", RIVAL, "the content gives way in the style's row space, μ = 0.5"),
+    "k-lora": MethodEntry("K-LoRA", RIVAL, "one of the two LoRAs a layer and step, by the largest entries"),
+    "ziplora": MethodEntry("ZipLoRA", RIVAL, "coefficients optimised for the pair (minutes a pair)"),
+    "learned": MethodEntry("LoRA.rar", OURS, "coefficients by the hypernetwork", hypernet=True),
+    "learned-kv-average": MethodEntry(
+        "LoRA.rar, k/v averaged", ABLATION, "whatever the checkpoint's rule", hypernet=True
+    ),
+    "learned-kv-sum": MethodEntry("LoRA.rar, k/v summed", ABLATION, "whatever the checkpoint's rule", hypernet=True),
+    "learned-mean": MethodEntry(
         "LoRA.rar, mean coefficients", ABLATION, "its mean on the training pairs, one a kind of layer", hypernet=True
     ),
 }
@@ -45,7 +47,7 @@ DEFAULT_METHODS = ("joint", "direct", "dare", "ties", "dare-ties", "ziplora", "l
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
-    """`direct,learned` → names in that order. Raises InputError for an unknown name or one given twice."""
+    """Return the names in `direct,learned` in that order. Raises InputError for an unknown name or one given twice."""
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     for name in names:
         if name not in METHODS:
@@ -56,21 +58,21 @@ def parse_methods(text: str) -> tuple[str, ...]:
 
 
 def parse_hypernets(text: str) -> dict[str, str]:
-    """`q=a.safetensors,qo=b.safetensors` → checkpoint paths by name. Raises InputError."""
+    """Return the checkpoint paths by name of `q=a.safetensors,qo=b.safetensors`. Raises InputError."""
     found: dict[str, str] = {}
     for part in text.split(",") if text else ():
         name, sign, path = (piece.strip() for piece in part.partition("="))
         if not (sign and name and path):
             raise InputError(
-                f"--hypernets: {part!r} is not NAME=PATH; give for example  q=q.safetensors,qo=qo.safetensors"
+                f"`hypernets`: {part!r} is not NAME=PATH; give for example  q=q.safetensors,qo=qo.safetensors"
             )
         if name in METHODS or name in found:
-            raise InputError(f"--hypernets: the name {name!r} is taken; choose another")
+            raise InputError(f"`hypernets`: the name {name!r} is taken; choose another")
         found[name] = path
     return found
 
 
-def info(name: str) -> MethodInfo:
-    """A method's row; a checkpoint of --hypernets is an ablation under its own name."""
+def method_info(name: str) -> MethodInfo:
+    """Return a method's row of the tables; a checkpoint that is none of METHODS is an ablation under its own name."""
     entry = METHODS.get(name)
     return MethodInfo(name, entry.label, entry.kind) if entry else MethodInfo(name, name, ABLATION)

@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scripted import ScriptedJudge
+from scripted import ScriptedJudge, install
 from tiny_pipeline import save_tiny_dataset, save_tiny_pipeline
 
+from lorarar.base.fingerprint import fingerprint
 from lorarar.base.names import load_layout, unet_layout
-from lorarar.commands.evaluate import _parse, main
+from lorarar.command_line import given_settings
+from lorarar.commands.evaluate import main, parser
 from lorarar.errors import InputError
 from lorarar.evaluation.generate import Sampler, Sampling, image_seeds, safe_name
 from lorarar.evaluation.judges import Question
 from lorarar.evaluation.methods import Fused, Workbench, mean_coefficients, prepare
 from lorarar.evaluation.results import read_results
-from lorarar.evaluation.run import fingerprint
+from lorarar.evaluation.settings import default_evaluation
 from lorarar.hypernet.checkpoints import save_hypernet
 from lorarar.hypernet.constant import ConstantCoefficients
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
@@ -66,15 +68,15 @@ def long_name(question: Question) -> float:
 
 
 @pytest.fixture
-def judge(monkeypatch: pytest.MonkeyPatch) -> ScriptedJudge:
-    made = ScriptedJudge(brighter, long_name)
-    monkeypatch.setattr("lorarar.evaluation.judges.load_judge", lambda spec, device, batch: made)
-    return made
+def judge(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> ScriptedJudge:
+    return install(ScriptedJudge(brighter, long_name), tmp_path_factory.mktemp("site"), monkeypatch)
 
 
 def arguments(world: Path, output: Path, *more: str) -> list[str]:
     given = ["--base", str(world / "base"), "--dataset", str(world / "data"), "--judge", "scripted"]
-    return [*given, "--hypernet", str(world / "hyper.safetensors"), *FAST, "-o", str(output), *more]
+    if any("learned" in word for word in more):
+        given += ["--hypernet", str(world / "hyper.safetensors")]
+    return [*given, *FAST, "-o", str(output), *more]
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +209,7 @@ def test_tables_from_results_alone(
     world: Path, tmp_path: Path, judge: ScriptedJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main(arguments(world, tmp_path / "run", "--methods", "direct"))
-    monkeypatch.setattr("lorarar.commands.evaluate._evaluate", lambda args: pytest.fail("evaluated again"))
+    monkeypatch.setattr(Sampler, "load", lambda *_: pytest.fail("evaluated again"))
     assert main(["--from", str(tmp_path / "run" / "results.json"), "-o", str(tmp_path / "tables")]) == 0
     for name in ("tables.md", "table_1.csv", "grid_methods.png"):
         assert (tmp_path / "tables" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
@@ -222,8 +224,8 @@ def test_the_validation_part(world: Path, tmp_path: Path, judge: ScriptedJudge) 
 
 @pytest.mark.parametrize("method", ["joint", "ziplora"])
 def test_methods_that_train(method: str, world: Path, tmp_path: Path, judge: ScriptedJudge) -> None:
-    steps = ["--joint-steps", "1", "--zip-steps", "1", "--part", "validation"]
-    main(arguments(world, tmp_path, "--methods", method, *steps))
+    steps = {"joint": "--joint-steps", "ziplora": "--zip-steps"}[method]
+    main(arguments(world, tmp_path, "--methods", method, steps, "1", "--part", "validation"))
     facts = read_results(tmp_path).pairs[0].merges[method]
     assert facts.parameters > 0
     assert facts.seconds > 0
@@ -318,6 +320,9 @@ def test_fingerprint_tells_weights_apart() -> None:
         (["--methods", "direct,magic"], "unknown method 'magic'; valid are content-only, style-only"),
         (["--methods", "direct,direct"], "'direct' is given twice"),
         (["--methods", ""], "--methods is empty"),
+        (["--methods", "direct", "--zip-steps", "3"], "--zip-steps is for ziplora"),
+        (["--methods", "direct", "--joint-steps", "3"], "--joint-steps is for joint"),
+        (["--methods", "direct", "--hypernet", "h"], "--hypernet is for learned, learned-kv-average"),
         (["--hypernets", "x"], "'x' is not NAME=PATH"),
         (["--hypernets", "learned=a"], "the name 'learned' is taken"),
         (["--images", "0"], "--images is 0; give a whole number of 1 or more"),
@@ -327,7 +332,6 @@ def test_fingerprint_tells_weights_apart() -> None:
         (["--part", "train"], "invalid choice: 'train'"),
         (["--hypernets", "x=none.safetensors", "--methods", "direct"], "none.safetensors: no such checkpoint"),
         (["--dataset", "nowhere"], "nowhere/dataset.json: no such file"),
-        (["--from", "nowhere"], "nowhere: no such file; give the results.json"),
     ],
 )
 def test_refusals(world: Path, tmp_path: Path, judge: ScriptedJudge, more: list[str], message: str) -> None:
@@ -357,8 +361,24 @@ def test_a_missing_judge_is_told_before_the_work(world: Path, tmp_path: Path, mo
         main(given)
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "nowhere: no such file; give the output folder"),
+        (["--methods", "direct"], "leave --methods out"),
+        (["--images", "3"], "leave --images out"),
+        (["--judge", "miniature"], "leave --judge out"),
+        (["--dtype", "fp16"], "leave --dtype out"),
+    ],
+)
+def test_tables_alone_refuse_what_they_do_not_use(more: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        main(["--from", "nowhere", "-o", str(tmp_path / "run"), *more])
+    assert message in str(caught.value)
+
+
 def test_no_output_named(world: Path) -> None:
-    with pytest.raises(InputError, match="-o is missing"):
+    with pytest.raises(InputError, match="--out is missing"):
         main(["--methods", "direct"])
 
 
@@ -368,15 +388,14 @@ def test_a_single_image_of_the_dataset_is_unreadable(world: Path, tmp_path: Path
     (data / "styles" / "style_3" / "0.png").write_text("not a picture")
     given = arguments(world, tmp_path / "run", "--methods", "direct")
     given[given.index(str(world / "data"))] = str(data)
-    with pytest.raises(InputError, match="not an image that can be read"):
+    with pytest.raises(InputError, match="not a whole PNG"):
         main(given)
     assert not (tmp_path / "run" / "results.json").exists()
 
 
-@pytest.mark.parametrize(("base", "expected"), [("miniature", (25, 2.0)), ("sdxl-folder", (50, 5.0))])
-def test_sampling_is_the_base_s_own_unless_it_is_given(base: str, expected: tuple[int, float]) -> None:
-    common = ["--base", base, "--methods", "direct", "-o", "out"]
-    args = _parse(common)
-    assert (args.steps, args.guidance) == expected
-    args = _parse([*common, "--steps", "7", "--guidance", "3.5"])
-    assert (args.steps, args.guidance) == (7, 3.5)
+@pytest.mark.parametrize(("base", "expected"), [("miniature", (25, 2.0, 800)), ("sdxl-folder", (50, 5.0, 1000))])
+def test_sampling_is_the_base_s_own_unless_it_is_given(base: str, expected: tuple[int, float, int]) -> None:
+    settings = default_evaluation(base)
+    assert (settings.steps, settings.guidance, settings.joint_steps) == expected
+    settings = given_settings(parser().parse_args(["--steps", "7", "--guidance", "3.5"]), settings)
+    assert (settings.steps, settings.guidance, settings.joint_steps) == (7, 3.5, expected[2])
