@@ -135,12 +135,16 @@ def read_results(path: Path) -> Results:
 def _check_whole(results: Results, path: Path) -> None:
     """Refuse results whose parts don't belong together; InputError."""
     names = [method.name for method in results.methods]
+    metrics: set[frozenset[str]] = set()
     for place, pair in enumerate(results.pairs):
-        if sorted(pair.methods) != sorted(names) or not set(names) >= set(pair.merges):
+        if not sorted(names) == sorted(pair.methods) == sorted(pair.merges):
             raise InputError(f"{path}: pairs[{place}] holds other methods than the rest; evaluate again")
-        answers = {len(image.p_subject) for images in pair.methods.values() for image in images}
-        if answers != {len(pair.subject_references)}:
+        images = [image for found in pair.methods.values() for image in found]
+        if {len(image.p_subject) for image in images} != {len(pair.subject_references)}:
             raise InputError(f"{path}: pairs[{place}] needs an answer for each subject reference; evaluate again")
+        metrics |= {frozenset(image.metrics) for image in images}
+    if len(metrics) > 1:
+        raise InputError(f"{path}: some images have other metrics than the rest; evaluate again")
 
 
 def _pair_json(pair: PairRecord) -> dict[str, Any]:

@@ -133,6 +133,8 @@ BAD: dict[str, tuple[Callable[[Raw], object], str]] = {
     "a reference without an answer": (image(p_subject=[0.5]), r"pairs\[1\] needs an answer for each"),
     "more than certain": (image(p_style=1.5), r"p_style .*greater than the maximum"),
     "a metric beyond all": (image(metrics={"dino": 10**400}), r"metrics\.dino"),
+    "a metric of one image": (image(metrics={"dino": 0.1}), "some images have other metrics"),
+    "a cost less": (lambda raw: raw["pairs"][1]["merges"].pop("direct"), r"pairs\[1\] holds other methods"),
     "an image that is a number": (image(image=3), r"\.image .*not of type 'string'"),
     "an unknown cost": (lambda raw: raw["pairs"][0]["merges"]["direct"].update(joules=1), "'joules' was unexpected"),
 }

@@ -147,7 +147,7 @@ def test_a_folder_says_who_opens_it(scripted: ScriptedJudge, tmp_path: Path) -> 
 
 def test_a_folder_of_nobody_s_judge_is_refused(scripted: ScriptedJudge, tmp_path: Path) -> None:
     folder = judge_folder(tmp_path / "judge", '{"judge": "oracle"}')
-    with pytest.raises(InputError, match="'oracle', which no installed package provides; there is .*scripted"):
+    with pytest.raises(InputError, match="'oracle', which no installed package provides"):
         load_judge(str(folder))
 
 

@@ -41,7 +41,7 @@ STYLE_PROMPT = (
 
 
 class VlmJudge(BatchJudge):
-    """A judge whose P(yes) is Σ P("Yes") / Σ (P("Yes") + P("No")), over first tokens in all casings and with a space."""
+    """A judge whose P(yes) is Σ P("Yes") / Σ (P("Yes") + P("No")), over first tokens in all casings."""
 
     def __init__(self, model: Any, processor: Any, source: str, batch: int = 4) -> None:
         self.model, self.processor, self.source, self.batch = model, processor, source, batch
