@@ -126,6 +126,20 @@ def given_settings(args: argparse.Namespace, defaults: Settings) -> Settings:
     return replace(defaults, **changed)  # type: ignore[type-var]
 
 
+def settings_as_options(settings: Any, defaults: Any) -> list[str]:
+    """Return the options that turn `defaults` into `settings`, in the order of the fields: `given_settings` undone."""
+    words: list[str] = []
+    for item in fields(settings):
+        value, default = getattr(settings, item.name), getattr(defaults, item.name)
+        if is_dataclass(value):
+            words += settings_as_options(value, default)
+        elif value != default and "option" in item.metadata:
+            flag = "--" + (item.metadata["option"]["flag"] or item.name).replace("_", "-")
+            text = "0" if value is None else ",".join(value) if isinstance(value, tuple) else str(value)
+            words += [flag] if isinstance(value, bool) else [flag, text]
+    return words
+
+
 class Stopwatch:
     """Seconds by stage, in order."""
 

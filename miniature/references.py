@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from lorarar.files import atomic_file
-from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, SPLIT_PARTS, SCHEMA_VERSION
+from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, SCHEMA_VERSION, SPLIT_PARTS
 from miniature import gallery
 from miniature.buffers import SIZE
 from miniature.catalogue import CATALOGUE, near_catalogue

@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from miniature.loop import Loop, Schedule, fast_products, seeded
+from miniature.progress import Report, silent
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -30,6 +31,7 @@ def train_vae(
     state: Path,
     seed: int,
     schedule: Schedule = SCHEDULE,
+    report: Report = silent,
 ) -> list[float]:
     """Train in place on crops; sets `scaling_factor` so that latents have unit variance. Returns every step's loss.
 
@@ -53,7 +55,7 @@ def train_vae(
             posterior.mean.float(), posterior.logvar.float()
         )
 
-    losses = Loop([vae], schedule, state, "autoencoder", settings).run(loss_of)
+    losses = Loop([vae], schedule, state, "autoencoder", settings, report=report).run(loss_of)
     vae.eval().requires_grad_(False)
     sample = encode_all(vae, images[:1024], scaled=False)
     vae.register_to_config(scaling_factor=float(1 / sample.float().std()))

@@ -145,7 +145,7 @@ def _load(source: str, kind: str, device: str) -> tuple[Any, Any]:
             processor = reader.from_pretrained(source)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ImportError) as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0]
         raise InputError(f"the metrics' model {source!r} can't be loaded ({reason}); give a folder or hub id") from None
     return model.eval().requires_grad_(False).to(device), processor

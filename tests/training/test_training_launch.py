@@ -16,7 +16,7 @@ from lorarar.training.dataset_loras import start_worker
 from lorarar.training.launch import BaseLoading, process_state
 from lorarar.training.settings import LoraSettings
 from miniature.build import build
-from miniature.stages import Plan
+from miniature.stages import BuildPlan
 
 DENORMAL = 1e-39  # fp32's smallest normal number is 1.2e-38
 
@@ -25,7 +25,7 @@ STARTS: dict[str, Callable[[Path], object]] = {
     "a process for some LoRAs": lambda _: start_worker(
         BaseLoading("miniature", False, None, "float32", "cpu"), LoraSettings(), "fp32", torch.get_num_threads(), None
     ),
-    "the miniature's build": lambda folder: build(Plan(folder / "work", folder / "out"), []),
+    "the miniature's build": lambda folder: build(BuildPlan(folder / "work", folder / "out"), []),
 }
 
 

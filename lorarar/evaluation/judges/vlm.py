@@ -67,7 +67,7 @@ class VlmJudge(BatchJudge):
                 )
         except ImportError as error:
             raise InputError(f"the judge {source} needs another package: {_first_line(error)}") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             advice = "check the folder" if Path(source).is_dir() else "give a folder, or a hub id with the network on"
             raise InputError(f"the judge {source!r} can't be loaded ({_first_line(error)}); {advice}") from None
         if getattr(processor, "chat_template", None) is None:
