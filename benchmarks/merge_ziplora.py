@@ -100,7 +100,7 @@ def random_pair(components: Components, layout: Any, rank: int) -> PairData:
     from lorarar.commands.synthetic import synthetic_lora
     from lorarar.training.bank import LoraBank
     from lorarar.training.examples import Examples
-    from lorarar.training.pair_data import PairData, Role
+    from lorarar.training.pair_data import PairData, RoleData
 
     config, side = components.unet.config, components.resolution
     tokens, times = 77, 6
@@ -109,13 +109,13 @@ def random_pair(components: Components, layout: Any, rank: int) -> PairData:
     if config.addition_embed_type == "text_time":
         pooled = config.projection_class_embeddings_input_dim - times * config.addition_time_embed_dim
 
-    def role(seed: int) -> Role:
+    def role(seed: int) -> RoleData:
         numbers = torch.Generator().manual_seed(seed)
         latents = torch.randn((1, config.in_channels, side, side), generator=numbers)
         embeds = torch.randn((1, tokens, width), generator=numbers)
         condition = Condition(embeds, torch.randn((1, pooled), generator=numbers), torch.zeros(1, times))
         bank = LoraBank.of([synthetic_lora(layout, rank, seed, STRENGTH)], layout, rank)
-        return Role(bank, Examples((latents,), condition, stream=seed))
+        return RoleData(bank, Examples((latents,), condition, stream=seed))
 
     return PairData(role(0), role(1), ((0, 0),))
 

@@ -106,7 +106,7 @@ class MiniatureJudge(BatchJudge):
         return Seen(beliefs, torch.cat(styles).numpy())
 
     def _pairs(self, questions: Sequence[Question]) -> tuple[Seen, Seen]:
-        """Return both sides of all questions. The evaluation asks about the same images many times; each is seen once."""
+        """Return both sides of all questions. The same images are asked about many times; each is seen once."""
         images = {id(image): image for question in questions for image in (question.reference, question.test)}
         place = {key: row for row, key in enumerate(images)}
         seen = self.see(pixels(list(images.values())))

@@ -123,7 +123,7 @@ def _other(subject: Subject, name: str, rng: np.random.Generator) -> RGB | str:
 
 
 def training_drawings(seed: int, count: int, folder: Path, workers: int = 2, report: Report = silent) -> Drawings:
-    """Draw what is missing of the training drawings in `folder`, and read all; `count` is rounded up to whole chunks."""
+    """Draw what is missing of the training drawings in `folder`, and read all; `count` is rounded up to chunks."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {first: folder / f"{seed}-{first:06d}.npz" for first in range(0, count, CHUNK)}
     with process_pool(workers) as pool:

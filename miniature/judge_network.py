@@ -90,7 +90,7 @@ class _Trunk(nn.Module):
 
 
 class JudgeNetwork(nn.Module):
-    """A network from images to beliefs and style embeddings, with a trunk for each: one must ignore what the other reads."""
+    """A network from images to beliefs and style embeddings, a trunk for each: what one reads the other ignores."""
 
     def __init__(self, subject: Widths = SUBJECT, style: Widths = STYLE) -> None:
         super().__init__()

@@ -76,7 +76,7 @@ def probability(columns: Float[np.ndarray, "n e"], coefficients: Sequence[float]
 def fit(
     columns: Float[np.ndarray, "n e"], yes: Bool[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
 ) -> list[float]:
-    """Fit a weighted logistic regression with weights ≥ 0; its bias is then moved to where both kinds of error are equal."""
+    """Fit a weighted logistic regression with weights ≥ 0, then move its bias to where both errors are equal."""
     from scipy.optimize import minimize
 
     rows = np.concatenate([columns, np.ones((len(columns), 1))], axis=1).astype(np.float64)

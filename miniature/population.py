@@ -54,7 +54,7 @@ def sample_style(rng: np.random.Generator) -> Style:
 
 
 def caption(subject: Subject, details: Sequence[str] = DETAILS, style: str | None = None) -> str:
-    """Return a caption like the prompts of the paper's §A1.3, "a red dog with white spots in watercolor painting style"."""
+    """Return a caption like the paper's prompts (§A1.3): "a red dog with white spots in watercolor painting style"."""
     words = describe(subject, details)
     return f"{article(words)} {words}" + (f" in {style} style" if style else "")
 

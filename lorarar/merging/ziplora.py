@@ -24,9 +24,9 @@ from lorarar.merging import Merged, Options, merge
 from lorarar.training.bank import Coefficients
 from lorarar.training.examples import Concept
 from lorarar.training.hyper_settings import ZipSettings
+from lorarar.training.launch import new_accelerator
 from lorarar.training.loss import merging_loss
 from lorarar.training.pair_data import PairData, single_pair
-from lorarar.training.launch import new_accelerator
 
 OnStep = Callable[[int, float], None]
 """Called after each step with the number of steps done and the loss at the step's start."""
