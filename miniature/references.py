@@ -1,4 +1,4 @@
-"""The miniature's dataset: reference images of the 30 held-out subjects and 26 held-out styles, and the splits."""
+"""Write the miniature's dataset: reference images of the 30 held-out subjects and 26 held-out styles, and splits."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _content(folder: Path, name: str, seed: int, number: int) -> dict[str, Any]:
 
 
 def _style(folder: Path, name: str, seed: int, number: int) -> dict[str, Any]:
-    """One image, of a random subject, as a style's reference shows something that nobody asks for."""
+    """Draw one image of a random subject, as a style's reference shows something that nobody asks for."""
     rng = np.random.default_rng((seed, 2, number))
     while near_catalogue(subject := sample_subject(rng)):
         pass
@@ -99,7 +99,7 @@ def _splits() -> dict[str, Any]:
 
 
 def _macro_split(parts: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]) -> dict[str, Any]:
-    """A split by groups (or names); it has no validation, as the paper keeps its settings for these."""
+    """Make a split by groups (or names); it has no validation, as the paper keeps its settings for these."""
 
     def chosen(names: Any, group_of: Callable[[str], str], wanted: tuple[str, ...]) -> list[str]:
         return [name for name in names if name in wanted or group_of(name) in wanted]

@@ -111,7 +111,7 @@ def _grid(run: Path, columns: Sequence[str], rows: Sequence[Sequence[str | None]
 
 
 def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """The text in lines no wider than `width` pixels where its words allow it."""
+    """Break a text into lines no wider than `width` pixels, where its words allow it."""
     lines = [""]
     for word in text.replace("_", " ").split():
         longer = f"{lines[-1]} {word}".strip()
