@@ -98,13 +98,14 @@ def _add_setting(
         parser.add_argument(flag, dest=name, action="store_true", default=None, help=option["help"])
         return
     differing = [f"; {other} {_shown(its)}" for other, its in others.items() if its != value]
+    told = "" if "(default" in option["help"] else f" (default {_shown(value)}{''.join(differing)})"
     parser.add_argument(
         flag,
         dest=name,
         type=option["parse"] or type(value),
         choices=option["choices"],
         metavar=option["metavar"],
-        help=f"{option['help']} (default {_shown(value)}{''.join(differing)})".replace("%", "%%"),
+        help=(option["help"] + told).replace("%", "%%"),
     )
 
 

@@ -29,7 +29,7 @@ def setting(
     """Make a dataclass field with a default and what its option says.
 
     `flag` is the option's name where it is not the field's own (`--lambda` of `weight`); `parse` reads a text whose
-    type is not that of the default.
+    type is not that of the default. A help that tells its default in words, "(default: it chooses)", is left as it is.
     """
     about = {"help": help, "metavar": metavar, "choices": choices, "flag": flag, "parse": parse}
     return field(default=default, metadata={"option": about})
