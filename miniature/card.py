@@ -15,8 +15,7 @@ from lorarar.hypernet.checkpoints import load_hypernet
 from lorarar.markdown import markdown_table
 from lorarar.training.hyper_settings import HyperSettings
 from lorarar.training.settings import LoraSettings
-from miniature.build import LORA_DTYPE, base_of, lora_settings
-from miniature.stages import BuildPlan
+from miniature.stages import LORA_DTYPE, BuildPlan, base_of
 
 FRONT = """# The miniature
 
@@ -68,7 +67,7 @@ def lora_commands(plan: BuildPlan) -> list[list[str]]:
     shared += ["--jobs", str(plan.workers), "--dtype", LORA_DTYPE]
     return [
         [*shared, "--only", only, *settings_as_options(settings, LoraSettings())]
-        for only, settings in lora_settings(plan).items()
+        for only, settings in plan.lora_settings().items()
     ]
 
 
