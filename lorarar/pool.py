@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, cast
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def process_pool(
     more, with all their memory, for good when it is killed. The owner's other children are left alone.
     """
     own = _Recording(context or multiprocessing.get_context())
-    pool = ProcessPoolExecutor(workers, own, _start, (start, arguments))
+    pool = ProcessPoolExecutor(workers, cast(BaseContext, own), _start, (start, arguments))
     try:
         yield pool
     except KeyboardInterrupt:

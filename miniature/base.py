@@ -104,7 +104,7 @@ class BaseLoss:
         signal, spread = self.signal[times].view(-1, 1, 1, 1), self.noise[times].view(-1, 1, 1, 1)
         noisy = signal * latents + spread * noise
         with fast_products():
-            embeds, pooled = self._text(step, rows)
+            embeds, pooled = self.text(step, rows)
             predicted = self.pipeline.unet(
                 noisy.contiguous(memory_format=torch.channels_last),
                 times,
@@ -118,7 +118,7 @@ class BaseLoss:
         error = (predicted.float() - (signal * noise - spread * latents)).square().mean(dim=(1, 2, 3))
         return (self.weights[times] * error).mean()
 
-    def _text(self, step: int, rows: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b 77 d"], Float[Tensor, "b p"]]:
+    def text(self, step: int, rows: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b 77 d"], Float[Tensor, "b p"]]:
         """Return the embeddings of some captions; from `text_steps` on, frozen encoders encode each only once."""
         if step < self.text_steps:
             return self._encode(self.data.tokens[rows])

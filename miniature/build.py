@@ -10,18 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorarar.base.names import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER, MINIATURE, MINIATURE_FOLDER
+from lorarar.base.names import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER
 from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, read_dataset
 from lorarar.training.dataset_loras import StepDone, missing_jobs, train_jobs
 from lorarar.training.launch import BaseLoading, flush_denormals, process_state, with_fastest_precision
-from lorarar.training.settings import LoraSettings
 
 if TYPE_CHECKING:
     from lorarar.training.history import Row
     from miniature.stages import BuildPlan
 
 SAMPLES = "samples.png"
-LORA_DTYPE = "fp16"
 
 OnMade = Callable[[str, Path, float], None]
 """Called with a stage, what it made, and the seconds that it took in all its runs."""
@@ -49,19 +47,6 @@ def build(plan: BuildPlan, names: Sequence[str], on_made: OnMade | None = None) 
         made = STAGES[name].run(plan)
         if on_made is not None:
             on_made(name, made, plan.seconds().get(name, 0.0))
-
-
-def base_of(folder: Path) -> str:
-    """Return the name of the base in a folder: the shipped miniature has one, any other is its path."""
-    return MINIATURE if folder.resolve() == MINIATURE_FOLDER else str(folder)
-
-
-def lora_settings(plan: BuildPlan) -> dict[str, LoraSettings]:
-    """Return the settings of the contents' LoRAs and of the styles', with the plan's seed."""
-    return {
-        "contents": replace(plan.contents, seed=plan.seed),
-        "styles": replace(plan.styles, seed=plan.seed),
-    }
 
 
 def _population(plan: BuildPlan) -> Path:
@@ -118,9 +103,11 @@ def _references(plan: BuildPlan) -> Path:
 
 def _loras(plan: BuildPlan) -> Path:
     """Train the 56 LoRAs, as `lorarar train-lora --dataset` trains anyone's."""
+    from miniature.stages import LORA_DTYPE, base_of
+
     folder = plan.made / DATASET_FOLDER
     dataset = read_dataset(folder)
-    for only, wanted in lora_settings(plan).items():
+    for only, wanted in plan.lora_settings().items():
         jobs = missing_jobs(dataset, [only])
         if not jobs:
             continue
@@ -141,6 +128,7 @@ def _loras(plan: BuildPlan) -> Path:
 def _hypernet(plan: BuildPlan) -> Path:
     """Train the hypernetwork, as `lorarar train` trains anyone's."""
     from lorarar.training.trainer import load_inputs, train_predictor
+    from miniature.stages import base_of
 
     path = plan.made / HYPERNET_FILE
     if path.is_file():

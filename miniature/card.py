@@ -15,8 +15,7 @@ from lorarar.hypernet.checkpoints import load_hypernet
 from lorarar.markdown import markdown_table
 from lorarar.training.hyper_settings import HyperSettings
 from lorarar.training.settings import LoraSettings
-from miniature.build import LORA_DTYPE, base_of, lora_settings
-from miniature.stages import BuildPlan
+from miniature.stages import LORA_DTYPE, BuildPlan, base_of
 
 FRONT = """# The miniature
 
@@ -68,7 +67,7 @@ def lora_commands(plan: BuildPlan) -> list[list[str]]:
     shared += ["--jobs", str(plan.workers), "--dtype", LORA_DTYPE]
     return [
         [*shared, "--only", only, *settings_as_options(settings, LoraSettings())]
-        for only, settings in lora_settings(plan).items()
+        for only, settings in plan.lora_settings().items()
     ]
 
 
@@ -82,17 +81,20 @@ def hypernet_command(plan: BuildPlan) -> list[str]:
 
 def _inside(folder: Path) -> str:
     unet = _json(folder / "unet" / "config.json")
-    encoders = [folder / "text_encoder", folder / "text_encoder_2"]
-    rows = [
-        ("`unet`", f"KOALA's shape: widths {unet['block_out_channels']}, no mid block, text_time conditioning", "unet"),
-        ("`text_encoder`, `text_encoder_2`", "CLIP text encoders, trained with the UNet", *encoders),
-        ("`vae`", "96×96 pixels to 24×24 latents", "vae"),
-        ("`dataset`", "30 subjects, 26 styles, their images and LoRAs, three splits", "dataset"),
-        ("`hypernet.safetensors`", "LoRA.rar's hypernetwork; its metadata has every option", HYPERNET_FILE),
-        ("`judge`", "the verifier; its `config.json` has its accuracies", "judge"),
-        ("all", "", ""),
-    ]
-    sized = [(name, text, _size(*(folder / place for place in places))) for name, text, *places in rows]
+    shape = f"KOALA's shape: widths {unet['block_out_channels']}, no mid block, text_time conditioning"
+    parts = {
+        "unet": shape,
+        "text_encoder text_encoder_2": "CLIP text encoders, trained with the UNet",
+        "vae": "96×96 pixels to 24×24 latents",
+        DATASET_FOLDER: "30 subjects, 26 styles, their images and LoRAs, three splits",
+        HYPERNET_FILE: "LoRA.rar's hypernetwork; its metadata has every option",
+        JUDGE_FOLDER: "the verifier; its `config.json` has its accuracies",
+    }
+    sized = []
+    for names, text in parts.items():
+        places = names.split()
+        sized.append((", ".join(f"`{name}`" for name in places), text, _size(*(folder / name for name in places))))
+    sized.append(("all", "", _size(folder)))
     return _section("What is inside", markdown_table(("part", "what", "MB"), sized, left=2))
 
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import UInt8
 
 from lorarar.base.fresh import Sizes, build_tokenizer, new_pipeline
-from lorarar.base.names import MINIATURE
+from lorarar.base.names import MINIATURE, MINIATURE_FOLDER
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, atomic_folder
 from lorarar.toolchains import quiet_toolchains
@@ -39,6 +39,7 @@ CONTENT_LORAS = default_settings(MINIATURE)
 # A style is one image. Trained for as long as a subject, its LoRA draws that image whatever the prompt; at these
 # numbers it has more of the style as well (chosen on the validation part).
 STYLE_LORAS = replace(CONTENT_LORAS, steps=100, learning_rate=5e-4)
+LORA_DTYPE = "fp16"
 TIMES = "times.json"
 PLAN = "plan.json"
 
@@ -60,6 +61,13 @@ class BuildPlan:
     hyper: HyperSettings = field(default_factory=lambda: default_hyper_settings(MINIATURE))
     workers: int = 2  # LoRAs trained at a time
     report: Report = silent
+
+    def lora_settings(self) -> dict[str, LoraSettings]:
+        """Return the settings of the contents' LoRAs and of the styles', with the build's seed."""
+        return {
+            "contents": replace(self.contents, seed=self.seed),
+            "styles": replace(self.styles, seed=self.seed),
+        }
 
     @property
     def made(self) -> Path:
@@ -85,6 +93,11 @@ class BuildPlan:
 
     def seconds(self) -> dict[str, float]:
         return json.loads(self.times.read_text()) if self.times.is_file() else {}
+
+
+def base_of(folder: Path) -> str:
+    """Return the name of the base in a folder: the shipped miniature has one, any other is its path."""
+    return MINIATURE if folder.resolve() == MINIATURE_FOLDER else str(folder)
 
 
 def claim_work(plan: BuildPlan) -> None:

@@ -37,9 +37,12 @@ METHODS: dict[str, MethodEntry] = {
     "learned-kv-average": MethodEntry(
         "LoRA.rar, k/v averaged", ABLATION, "whatever the checkpoint's rule", hypernet=True
     ),
-    "learned-kv-sum": MethodEntry("LoRA.rar, k/v summed", ABLATION, "whatever the checkpoint's rule", hypernet=True),
+    "learned-kv-sum": MethodEntry("LoRA.rar, k/v summed", ABLATION, "learned, with the sum for k and v", hypernet=True),
     "learned-mean": MethodEntry(
-        "LoRA.rar, mean coefficients", ABLATION, "its mean on the training pairs, one a kind of layer", hypernet=True
+        "LoRA.rar, mean coefficients",
+        ABLATION,
+        "the mean of learned on the training pairs, by kind of layer",
+        hypernet=True,
     ),
 }
 DEFAULT_METHODS = ("joint", "direct", "dare", "ties", "dare-ties", "ziplora", "learned")

@@ -145,7 +145,7 @@ def _merging(name: str, options: MergeOptions, parameters: int = 0) -> Make:
     def make(bench: Workbench, content: Content, style: Style) -> Made:
         clock = _Clock(options.predict) if options.predict is not None else None
         timed = replace(options, predict=clock) if clock else options
-        merged = merging.merge(*bench.pair(content, style), bench.layout, name, timed)
+        merged = merging.merge_loras(*bench.pair(content, style), bench.layout, name, timed)
         return Made(Fused(merged.lora), parameters, clock.seconds if clock else None)
 
     return make
@@ -180,7 +180,7 @@ def mean_coefficients(bench: Workbench, options: MergeOptions) -> dict[str, tupl
     found: dict[str, list[np.ndarray]] = {}
     for content, style in pairs[:: max(1, len(pairs) // MEAN_PAIRS)][:MEAN_PAIRS]:
         loras = bench.pair(bench.dataset.contents[content], bench.dataset.styles[style])
-        merged = merging.merge(*loras, bench.layout, "learned", options)
+        merged = merging.merge_loras(*loras, bench.layout, "learned", options)
         for layer, coefficients in (merged.coefficients or {}).items():
             found.setdefault(str(kind_of(layer)), []).append(coefficients.mean(axis=1, dtype=np.float64))
     means = {kind: np.mean(values, axis=0) for kind, values in found.items()}

@@ -10,7 +10,7 @@ from lorarar.errors import InputError
 from lorarar.settings import check_at_least, check_choice, check_positive, check_seed, setting
 
 PRECISIONS = ("no", "fp16", "bf16")
-PRECISION_HELP = "number format of the passes and of the frozen weights; bf16 on a GPU that has it, unless given"
+PRECISION_HELP = "number format of the passes and of the frozen weights (default bf16 on a GPU that has it, else no)"
 DEFAULT_EVERY = 100  # steps between two writings of a training's state
 
 

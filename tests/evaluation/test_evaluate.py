@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from lorarar.base.names import load_layout, unet_layout
 from lorarar.command_line import given_settings
 from lorarar.commands.evaluate import main, parser
 from lorarar.errors import InputError
-from lorarar.evaluation.generate import Sampler, Sampling, image_seeds, safe_name
+from lorarar.evaluation.generate import Adapter, Sampler, Sampling, image_seeds, safe_name
 from lorarar.evaluation.judges import Question
 from lorarar.evaluation.methods import Fused, Workbench, mean_coefficients, prepare
 from lorarar.evaluation.results import read_results
@@ -161,10 +161,13 @@ def test_a_second_run_makes_nothing_again(
     gone = next((tmp_path / "images" / "direct").rglob("01.png"))
     kept = pixels(gone)
     drawn: list[int] = []
-    draw = Sampler._batch
-    monkeypatch.setattr(
-        Sampler, "_batch", lambda self, on, prompt, seeds: drawn.append(len(seeds)) or draw(self, on, prompt, seeds)
-    )
+    draw = Sampler.draw
+
+    def counted(self: Sampler, adapter: Adapter, prompt: str, seeds: Sequence[int]) -> Iterator[Image.Image]:
+        drawn.append(len(seeds))
+        return draw(self, adapter, prompt, seeds)
+
+    monkeypatch.setattr(Sampler, "draw", counted)
     main(arguments(world, tmp_path, "--methods", "direct"))
     assert (drawn, judge.asked) == ([], asked)
     assert (tmp_path / "results.json").read_bytes() == before

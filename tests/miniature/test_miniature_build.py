@@ -101,7 +101,7 @@ def test_captions_kept_from_the_finished_text_encoders_are_what_those_say() -> N
     data = Captioned(torch.zeros(4, 4, 24, 24).half(), tokenize(pipeline, CAPTIONS))
     rows = torch.tensor([2, 0, 2])
     kept, said = BaseLoss(pipeline, data, 5, 0), BaseLoss(pipeline, data, 5, 1)
-    for have, want in zip(kept._text(0, rows), said._text(0, rows), strict=True):
+    for have, want in zip(kept.text(0, rows), said.text(0, rows), strict=True):
         assert not have.requires_grad and want.requires_grad
         torch.testing.assert_close(have.float(), want.detach(), rtol=0.02, atol=0.02)
 
@@ -209,7 +209,7 @@ def test_the_stages_make_a_pipeline_and_are_skipped_when_done(started: BuildPlan
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"seed": 1}, r"\(seed 0 there, 1 here\); give another --work"),
+        ({"seed": 1}, r"\(seed 0 there, 1 here\); give another `work`"),
         ({"drawings": 13}, r"\(drawings 12 there, 13 here\)"),
         ({"base": Schedule(steps=3, rate=1e-3, warmup=1)}, r"\(base \{'steps': 2.*\} there, \{'steps': 3.*\} here\)"),
     ],
@@ -234,7 +234,7 @@ def test_the_card_tells_commands_times_and_figures_of_what_is_shipped(tmp_path: 
     build(plan, ["card"])
     card = (plan.made / "README.md").read_text()
     assert "| base | `lorarar miniature build --until base` | 90.0 |" in card
-    assert "| recorded in all | | 92 |" in card and str(Path.cwd()) not in card
+    assert "| recorded in all |  | 92 |" in card and str(Path.cwd()) not in card
     assert "--until population` | not recorded |" in card
     assert "build --seed 3" in card and str(plan.output / "dataset") in card and str(plan.made) not in card
     assert "--only styles --rank 16 --steps 100 --learning-rate 0.0005 --batch-size 4 --seed 3" in card
