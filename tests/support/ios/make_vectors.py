@@ -1,6 +1,6 @@
-"""Make tests/ios/vectors.json: what the Python runtime gives for small inputs, which the Swift engine must give too.
+"""Make tests/support/ios/vectors.json: what the Python runtime gives for small inputs, and the Swift engine must too.
 
-    python tests/ios/make_vectors.py
+    python tests/support/ios/make_vectors.py
 
 `swift test` reads it, so that the engine can be held to Python where there is no Python. A test makes it anew and
 compares.

@@ -9,13 +9,15 @@ let project = URL(fileURLWithPath: #filePath)
     .deletingLastPathComponent().deletingLastPathComponent()
 let golden = project.appendingPathComponent("tests/golden")
 
-/// What Python gives for small inputs (tests/ios/make_vectors.py).
+/// What Python gives for small inputs (tests/support/ios/make_vectors.py).
 let vectors: JsonObject = {
     do {
-        let url = project.appendingPathComponent("tests/ios/vectors.json")
+        let url = project.appendingPathComponent("tests/support/ios/vectors.json")
         return try Json.parseObject(Data(contentsOf: url), what: "vectors.json")
     } catch {
-        fatalError("tests/ios/vectors.json can't be read (\(error)); make it with  python tests/ios/make_vectors.py")
+        fatalError(
+            "tests/support/ios/vectors.json can't be read (\(error)); make it with  "
+                + "python tests/support/ios/make_vectors.py")
     }
 }()
 
