@@ -56,6 +56,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if (ROOT / place).is_dir():
             return text  # A folder of sources has no page.
         wanted = site_path(place)
+        if wanted.endswith(".ipynb") and not page.file.src_uri.startswith("notebooks/"):
+            wanted = wanted.removesuffix(".ipynb") + ".md"
         if wanted not in files.src_uris and (ROOT / place).is_file():
             files.append(File.generated(config, wanted, abs_src_path=str(ROOT / place)))
         relative = posixpath.relpath(wanted, posixpath.dirname(page.file.src_uri) or ".")
