@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from measured_pages import PAGES
 
 from lorarar.commands import COMMANDS
@@ -27,6 +28,7 @@ DOCUMENTS = sorted(
         ROOT / "models" / "miniature" / "README.md",
     ]
 )
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
@@ -162,11 +164,27 @@ def test_make_targets_are_there() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = {
         target
-        for document in DOCUMENTS
-        for target in re.findall(r"(?:`|^)make ([a-z-]+)", document.read_text(encoding="utf-8"), re.MULTILINE)
+        for document in (*DOCUMENTS, *WORKFLOWS)
+        for target in re.findall(r"(?:`|run: |^)make ([a-z-]+)", document.read_text(encoding="utf-8"), re.MULTILINE)
     }
     assert {"quickstart", "test", "docs"} <= named
     assert named - targets == set()
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=name)
+def test_a_workflow_is_yaml_and_says_that_it_was_never_run(workflow: Path) -> None:
+    text = workflow.read_text(encoding="utf-8")
+    assert text.startswith("# NEVER RUN YET")
+    for job in yaml.safe_load(text)["jobs"].values():
+        assert job["timeout-minutes"]
+        assert all(step.keys() & {"run", "uses"} for step in job["steps"])
+    for words in commands_of_workflow(text):
+        assert unknown_flags(words) == []
+
+
+def commands_of_workflow(text: str) -> list[list[str]]:
+    runs = [step.get("run", "") for job in yaml.safe_load(text)["jobs"].values() for step in job["steps"]]
+    return [words for run in runs for line in run.splitlines() for words in commands_of(line)]
 
 
 def readme_code() -> str:
