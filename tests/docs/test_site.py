@@ -14,8 +14,6 @@ ROOT = Path(__file__).parents[2]
 FETCHED = re.compile(
     r'<(?:script|img|iframe)[^>]* src="(https?:[^"]+)"|<link rel="(?!canonical)[^>]*href="(https?:[^"]+)"'
 )
-    r'<(?:script|img|iframe)[^>]* src="(https?:[^"]+)"|<link rel="(?!canonical)[^>]*href="(https?:[^"]+)"'
-)
 
 
 @pytest.fixture(scope="module")
