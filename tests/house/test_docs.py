@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import re
 import shlex
 import shutil
@@ -16,6 +17,7 @@ import yaml
 from measured_pages import PAGES
 
 from lorarar.commands import COMMANDS
+from lorarar.commands.bench import BENCHMARKS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -102,7 +104,7 @@ def commands_of(line: str) -> Iterator[list[str]]:
 
 
 def parser_of(words: list[str]) -> tuple[argparse.ArgumentParser | None, list[str]]:
-    """Return the parser of a command and the words that it parses; no parser for `lorarar --help` and its like."""
+    """Return the parser of a command and the words that it parses; no parser for one that only lists its commands."""
     module, rest = words[0], words[1:]
     if module == "lorarar":
         if rest[0].startswith("-"):
@@ -110,7 +112,17 @@ def parser_of(words: list[str]) -> tuple[argparse.ArgumentParser | None, list[st
             return None, []
         assert rest[0] in COMMANDS, f"`lorarar {rest[0]}` is no command"
         module, rest = COMMANDS[rest[0]][0], rest[1:]
-    parser = importlib.import_module(module).parser()
+    elif module.startswith("export."):
+        # Importing the module itself would put it in the place of the function of this name.
+        assert importlib.util.find_spec(module)
+        module, rest = "lorarar.commands.export", [module.partition(".")[2], *rest]
+    if module == "lorarar.commands.bench":
+        if not rest:
+            return None, []
+        assert rest[0] in BENCHMARKS, f"`lorarar bench {rest[0]}` is no command"
+        module, rest = f"benchmarks.{rest[0]}", rest[1:]
+    found = importlib.import_module(f"{module}.__main__" if module.startswith("runtime_py.") else module)
+    parser = found.parser()
     while (choices := subcommands(parser)) is not None and rest and re.fullmatch(r"[a-z][a-z-]*", rest[0]):
         assert rest[0] in choices, f"`{parser.prog} {rest[0]}` is no command"
         parser, rest = choices[rest[0]], rest[1:]
