@@ -158,6 +158,16 @@ def test_commands_have_the_flags_that_a_document_gives_them(document: Path) -> N
     assert wrong == {}
 
 
+def test_the_makefile_gives_commands_flags_that_they_have() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for _ in range(2):  # a variable may stand inside a function's call
+        text = re.sub(r"\$\([^()]*\)|\$\$\w+", "X", text)
+    lines = text.replace("\\\n", " ").replace(";", " ; ").splitlines()
+    commands = [words for line in lines if line.startswith("\t") for words in commands_of(line)]
+    assert len(commands) > 3
+    assert {" ".join(words): flags for words in commands if (flags := unknown_flags(words))} == {}
+
+
 def test_a_wrong_command_is_found() -> None:
     text = "Do `lorarar merge --never`, or\n\n```\n.venv/bin/lorarar study serve \\\n  --nowhere x && make\n```\n"
     found = list(commands_in(text))
@@ -206,25 +216,19 @@ def readme_code() -> str:
 
 
 def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its two LoRA files are two of the miniature's; `pipe`, which the reader has, keeps what it is given."""
-    from lorarar.base.names import shipped_dataset
+    """It runs on the miniature, which is shipped, in the place of SDXL, whose weights are not."""
+    from lorarar.base.names import shipped_dataset, shipped_hypernet
 
     loras = shipped_dataset() / "loras"
     shutil.copy(loras / "contents" / "teapot_1.safetensors", tmp_path / "dog.safetensors")
-    shutil.copy(loras / "styles" / "oil_painting_2.safetensors", tmp_path / "watercolour.safetensors")
+    shutil.copy(loras / "styles" / "oil_painting_2.safetensors", tmp_path / "paint.safetensors")
+    shutil.copy(shipped_hypernet(), tmp_path / "hypernet.safetensors")
+    code, replaced = re.subn(r'"sdxl(-folder)?"', '"miniature"', readme_code())
+    assert replaced == 2
     monkeypatch.chdir(tmp_path)
-    pipe = Pipe()
-    exec(compile(readme_code(), "README.md", "exec"), {"pipe": pipe})
-    assert pipe.loaded
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["state_dict"]
+    assert names["report"].passed
     for made in ("merged.safetensors", "bundle/manifest.json", "image.png"):
         assert (tmp_path / made).is_file(), f"the README's code makes no {made}"
-
-
-class Pipe:
-    """A stand-in for the reader's diffusers pipeline."""
-
-    def __init__(self) -> None:
-        self.loaded: dict[str, Any] = {}
-
-    def load_lora_weights(self, state_dict: dict[str, Any]) -> None:
-        self.loaded = state_dict
