@@ -121,8 +121,10 @@ def parser_of(words: list[str]) -> tuple[argparse.ArgumentParser | None, list[st
             return None, []
         assert rest[0] in BENCHMARKS, f"`lorarar bench {rest[0]}` is no command"
         module, rest = f"benchmarks.{rest[0]}", rest[1:]
-    found = importlib.import_module(f"{module}.__main__" if module.startswith("runtime_py.") else module)
-    parser = found.parser()
+    if module.startswith("runtime_py."):
+        assert importlib.util.find_spec(module)
+        return None, []
+    parser = importlib.import_module(module).parser()
     while (choices := subcommands(parser)) is not None and rest and re.fullmatch(r"[a-z][a-z-]*", rest[0]):
         assert rest[0] in choices, f"`{parser.prog} {rest[0]}` is no command"
         parser, rest = choices[rest[0]], rest[1:]
