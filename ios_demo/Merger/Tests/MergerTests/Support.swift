@@ -15,9 +15,7 @@ let vectors: JsonObject = {
         let url = project.appendingPathComponent("tests/support/ios/vectors.json")
         return try Json.parseObject(Data(contentsOf: url), what: "vectors.json")
     } catch {
-        fatalError(
-            "tests/support/ios/vectors.json can't be read (\(error)); make it with  "
-                + "python tests/support/ios/make_vectors.py")
+        fatalError("vectors.json can't be read (\(error)); make it with  python tests/support/ios/make_vectors.py")
     }
 }()
 
