@@ -21,14 +21,14 @@ ROOT = Path(__file__).parents[2]
 FULL_SIZE = """# Full-size UNets
 
 Made by `make test-full`. Every row is an export of a UNet with adapter inputs (two LoRAs of rank 64, merged: 128) by
-`lorarar export unet`, with seeded random weights since the trained ones could not be had here, for latents of 64×64,
+`python -m export.unet`, with seeded random weights since the trained ones could not be had here, for latents of 64×64,
 batch 1. It includes the golden outputs by PyTorch in fp32 and the check of the saved artifact against them.
 """
 PRECISIONS = """# The miniature in every precision
 
-Made by `make test-full`. Every row is the miniature's pipeline by `lorarar export pipeline`, with the UNet in that
+Made by `make test-full`. Every row is the miniature's pipeline by `python -m export.pipeline`, with the UNet in that
 precision; the PSNR is against PyTorch in fp32, of one step of the UNet and of a whole image of three steps. Precisions
-that are not here are not offered: `lorarar check` says why.
+that are not here are not offered: `runtime_py.check` says why.
 """
 METHOD = """
 Time and memory are of that one process; a step is one run of the UNet in the runtime that the check uses. For Core ML
