@@ -116,9 +116,7 @@ def parser_of(words: list[str]) -> tuple[argparse.ArgumentParser | None, list[st
         # Importing the module itself would put it in the place of the function of this name.
         assert importlib.util.find_spec(module)
         module, rest = "lorarar.commands.export", [module.partition(".")[2], *rest]
-    if module == "lorarar.commands.report":
-        module = "benchmarks.report"
-    elif module == "lorarar.commands.bench":
+    if module == "lorarar.commands.bench":
         if not rest:
             return None, []
         assert rest[0] in BENCHMARKS, f"`lorarar bench {rest[0]}` is no command"
