@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     use_threads(settings.threads)
     import torch
 
-    from benchmarks.merge_times import measure_rank  # takes the time of importing PyTorch
+    from benchmarks.merge_times import measure_rank  # here, since `--help` needs no PyTorch
 
     kept = args.keep_memory and keep_freed_memory()
     layout = load_layout(args.base)

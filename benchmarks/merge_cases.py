@@ -12,6 +12,7 @@ from benchmarks.timing import Case
 from lorarar.hypernet.graph import Merger
 from lorarar.hypernet.network import Hypernetwork
 from lorarar.layout import ROLES, SCALES, Group, Layout
+from runtime_py.backends.onnx import OnnxRunner
 from runtime_py.bundle import Bundle
 
 _DENSE_AT_ONCE = 6  # layers: 240 ΔW of SDXL and their copies would take 6 GB
@@ -64,14 +65,12 @@ def artifact_case(target: str, bundle: Path, inputs: Mapping[str, Tensor], threa
     """Return one run of an artifact on inputs that are already in memory."""
     component = Bundle.open(bundle).component("merger")
     if target == "onnx":
-        from runtime_py.backends.onnx import OnnxRunner
-
         runner = OnnxRunner(component, threads)
         arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
         return lambda: runner.run(arrays)
     from executorch.extension.pybindings import portable_lib
 
-    # Not `runtime_py`'s session: it copies every output, which an app that reads them in place does not need.
+    # Not `runtime_py`'s runner: it copies every output, which an app that reads them in place does not need.
     portable_lib._unsafe_reset_threadpool(threads)
     program = portable_lib._load_for_executorch(str(component.path))
     ordered = [inputs[spec.name] for spec in component.inputs]

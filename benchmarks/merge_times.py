@@ -17,7 +17,7 @@ from benchmarks.machine import measure_machine, sgemm_case
 from benchmarks.merge_files import measure_files
 from benchmarks.merge_work import MergeWork, case_record, footprint, goals
 from benchmarks.processes import run_module
-from benchmarks.timing import REST, Case, Progress, RunSettings, interleave
+from benchmarks.timing import REST, Case, OnCase, RunSettings, interleave
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import Layout
 
@@ -30,7 +30,7 @@ def measure_rank(
     ziplora_steps: int,
     settings: RunSettings,
     folder: Path,
-    progress: Progress,
+    progress: OnCase,
 ) -> dict[str, Any]:
     """Return everything about one rank, as JSON. `folder` is for what is made on the way."""
     widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
@@ -72,7 +72,7 @@ def _cases(
     targets: Sequence[str],
     threads: int,
     folder: Path,
-    progress: Progress,
+    progress: OnCase,
 ) -> dict[str, Case]:
     inputs = cases.random_inputs(layout, rank)
     found = cases.pytorch_cases(hypernet, layout, inputs) | {"sgemm": sgemm_case()}

@@ -27,7 +27,7 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     check_at_least(1, rank=args.rank, steps=args.steps, threads=args.threads)
-    from benchmarks.ziplora_steps import measure_steps  # takes the time of importing PyTorch
+    from benchmarks.ziplora_steps import measure_steps  # here, since `--help` needs no PyTorch
 
     print(json.dumps(measure_steps(args.base, args.rank, args.steps, args.threads)))
     return EXIT_OK

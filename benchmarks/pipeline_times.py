@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.machine import measure_machine, sgemm_case
 from benchmarks.runtimes import require_timed_here
-from benchmarks.timing import REST, Case, Progress, RunSettings, Samples, case_times, document_head, interleave
+from benchmarks.timing import REST, Case, OnCase, RunSettings, Samples, case_times, document_head, interleave
 from lorarar.errors import InputError
 from lorarar.lora import LoRA
 from runtime_py.bundle import Bundle
@@ -42,7 +42,7 @@ def measure_pipelines(
     requests: Mapping[str, Request],
     loras: Sequence[LoRA],
     settings: RunSettings,
-    progress: Progress,
+    progress: OnCase,
 ) -> dict[str, Any]:
     """Draw each bundle's request in turn and return the document; `loras` are a content and a style, or none."""
     times: dict[str, list[dict[str, float]]] = {name: [] for name in bundles}

@@ -20,7 +20,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 Case = Callable[[], object]
 """One run of what is timed. What it returns is freed outside the measured time."""
-Progress = Callable[[str, int, int | None], None]
+OnCase = Callable[[str, int, int | None], None]
 """Called with what is done now, how many runs are over, and how many there will be, where that is known."""
 
 
@@ -68,7 +68,7 @@ def interleave(
     cases: Mapping[str, Case],
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
-    on_run: Progress = lambda name, done, total: None,
+    on_run: OnCase = lambda name, done, total: None,
     rest: float = 0.0,
 ) -> dict[str, Samples]:
     """Run every case once unmeasured and then once a round, in turn; `on_run` is called before each run.

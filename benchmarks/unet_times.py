@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.machine import measure_machine, sgemm_case
 from benchmarks.processes import run_module
-from benchmarks.timing import REST, Case, Progress, RunSettings, Samples, case_times, document_head, interleave
+from benchmarks.timing import REST, Case, OnCase, RunSettings, Samples, case_times, document_head, interleave
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, read_json
 from runtime_py.backends import open_runner
@@ -43,7 +43,7 @@ class UNetExport:
 
 
 def measure_unets(
-    unet: UNetExport, cases: Sequence[tuple[str, str]], settings: RunSettings, folder: Path, progress: Progress
+    unet: UNetExport, cases: Sequence[tuple[str, str]], settings: RunSettings, folder: Path, progress: OnCase
 ) -> dict[str, Any]:
     """Export what `folder` lacks, run every case in turn, and return the document.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from lorarar.errors import InputError
 from runtime_py.bundle import ONNX_MODEL, Bundle, Component
+from runtime_py.mil import Program
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,4 @@ _ONNX_DEPTH = {
 
 
 def _coreml_multiply_adds(component: Component, _: Sizes) -> int:
-    from runtime_py.mil import Program
-
     return Program.open(component.path).multiply_adds()

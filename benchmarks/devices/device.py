@@ -56,7 +56,7 @@ class MeasureOptions:
 class Description:
     """One line of the list of devices. What a device doesn't tell is None."""
 
-    name: str  # as MeasureOptions' users give it, `adb:SERIAL`
+    name: str  # by which it is asked for, such as `adb:SERIAL`
     state: str  # "ready", or what has to be done first
     model: str | None = None
     soc: str | None = None

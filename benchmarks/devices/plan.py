@@ -17,7 +17,7 @@ USUAL = ("merger", "unet")
 
 
 @dataclass(frozen=True)
-class Task:
+class PlanTask:
     """One component of one bundle, to be measured on every device."""
 
     bundle: Bundle
@@ -54,7 +54,7 @@ class PlanResult:
         return [record for _, record in self.named_records]
 
 
-def tasks_of(bundles: Sequence[Bundle], components: Sequence[str]) -> list[Task]:
+def tasks_of(bundles: Sequence[Bundle], components: Sequence[str]) -> list[PlanTask]:
     """Return a task for every component asked for, of every bundle; without any, for the usual ones that it has.
 
     Raises InputError where a bundle lacks them.
@@ -65,7 +65,7 @@ def tasks_of(bundles: Sequence[Bundle], components: Sequence[str]) -> list[Task]
         wanted = list(dict.fromkeys(components)) or [name for name in USUAL if name in have]
         if not wanted:
             raise InputError(f"{bundle.path}: it has no {' or '.join(USUAL)}; choose `component` {' or '.join(have)}")
-        tasks += [Task(bundle, bundle.component(name).name) for name in wanted]
+        tasks += [PlanTask(bundle, bundle.component(name).name) for name in wanted]
     return tasks
 
 
@@ -75,7 +75,7 @@ Keep = Callable[[Sequence[dict[str, Any]]], None]
 
 def run_plan(
     devices: Sequence[Device],
-    tasks: Sequence[Task],
+    tasks: Sequence[PlanTask],
     options: MeasureOptions,
     say: Say = lambda device, done, text: None,
     keep: Keep = lambda records: None,
@@ -105,7 +105,7 @@ def run_plan(
 class _Plan:
     """A plan while its devices work, each in a thread of its own."""
 
-    def __init__(self, tasks: Sequence[Task], options: MeasureOptions, say: Say, keep: Keep) -> None:
+    def __init__(self, tasks: Sequence[PlanTask], options: MeasureOptions, say: Say, keep: Keep) -> None:
         self.tasks, self.options, self.say, self.keep = tasks, options, say, keep
         self.result, self.lock = PlanResult(), threading.Lock()
         self.stop, self.finished = threading.Event(), threading.Event()
@@ -135,7 +135,7 @@ class _Plan:
                 self._fail(device, "cleaning up", error)
             self.say(device.name, len(self.tasks), "done")
 
-    def _measure(self, place: int, at: int, device: Device, task: Task) -> None:
+    def _measure(self, place: int, at: int, device: Device, task: PlanTask) -> None:
         watch = Watch(lambda text: self.say(device.name, at, f"{task.component}: {text}"), self.stop)
         try:
             record = device.measure(task.bundle, task.component, self.options, watch)

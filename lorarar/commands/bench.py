@@ -7,12 +7,12 @@ Each subcommand is also `python -m benchmarks.NAME`.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from lorarar.command_line import EXIT_OK, run_command
-from lorarar.errors import InputError
+from lorarar.command_line import EXIT_OK, Parser, run_command
 
 BENCHMARKS = {
     "merge": "the merge in all its forms, whole files, and ZipLoRA's optimisation beside it",
@@ -24,16 +24,25 @@ BENCHMARKS = {
 """Subcommand, which is a module of `benchmarks` as well → what it times."""
 
 
+def parser() -> Parser:
+    """Make the command's parser, which leaves a benchmark's options to the benchmark."""
+    listed = "\n".join(f"  {name:<10}{text}" for name, text in BENCHMARKS.items())
+    made = Parser(prog="lorarar bench", description=__doc__.split("\n\n")[0], epilog=f"benchmarks:\n{listed}")
+    made.add_argument("benchmark", choices=BENCHMARKS, metavar="BENCHMARK", help="one of those below")
+    made.add_argument(
+        "options", nargs=argparse.REMAINDER, metavar="…", help="its options; lorarar bench BENCHMARK --help tells them"
+    )
+    return made
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a benchmark and return its exit code; raises InputError for anything the user can put right."""
     given = list(sys.argv[1:] if argv is None else argv)
-    if not given or given[0] in ("-h", "--help"):
-        lines = ["usage: lorarar bench BENCHMARK …", "", *(f"  {name:<10}{text}" for name, text in BENCHMARKS.items())]
-        print("\n".join([*lines, "", "lorarar bench BENCHMARK --help tells a benchmark's options."]))
+    if not given:
+        parser().print_help()
         return EXIT_OK
-    if given[0] not in BENCHMARKS:
-        raise InputError(f"unknown benchmark {given[0]!r}; valid are {', '.join(BENCHMARKS)}")
-    code: int = import_module(f"benchmarks.{given[0]}").main(given[1:])
+    args = parser().parse_args(given)
+    code: int = import_module(f"benchmarks.{args.benchmark}").main(args.options)
     return code
 
 

@@ -36,5 +36,5 @@ def test_the_subcommands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench"]) == 0
     said = capsys.readouterr().out
     assert all(f"  {name} " in said for name in BENCHMARKS)
-    with pytest.raises(InputError, match="unknown benchmark 'speed'; valid are merge, unet"):
+    with pytest.raises(InputError, match=r"'speed'.*merge.*unet"):
         main(["bench", "speed"])

@@ -14,7 +14,7 @@ from replayed_phone import record_of, small_bundle
 from benchmarks import device as command
 from benchmarks.devices.device import Description, DeviceFailed, MeasureOptions, Watch
 from benchmarks.devices.kinds import device_kinds, open_devices
-from benchmarks.devices.plan import Task, run_plan, tasks_of
+from benchmarks.devices.plan import PlanTask, run_plan, tasks_of
 from benchmarks.record import read_records
 from lorarar.command_line import run_command
 from lorarar.errors import InputError
@@ -123,7 +123,7 @@ def test_devices_work_side_by_side_and_records_are_there_after_each_run(bundle: 
         return works(bundle, component, watch)
 
     devices = [Pretended("shelf:1", together), Pretended("shelf:2", together)]
-    tasks = [Task(bundle, "merger"), Task(bundle, "unet")]
+    tasks = [PlanTask(bundle, "merger"), PlanTask(bundle, "unet")]
     result = run_plan(devices, tasks, MeasureOptions(), keep=lambda records: kept.append(len(records)))
     assert kept == [1, 2, 3, 4]
     assert [name for name, _ in result.named_records] == ["shelf:1", "shelf:1", "shelf:2", "shelf:2"]
@@ -162,7 +162,7 @@ def test_a_mistake_of_ours_is_not_a_devices_failure_and_the_device_is_cleaned(bu
 
     device = Pretended("shelf:1", broken)
     with pytest.raises(ZeroDivisionError):
-        run_plan([device], [Task(bundle, "merger")], MeasureOptions())
+        run_plan([device], [PlanTask(bundle, "merger")], MeasureOptions())
     assert device.closed == 1
 
 

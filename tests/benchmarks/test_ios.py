@@ -26,7 +26,7 @@ from replayed_phone import small_bundle
 from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
 from benchmarks.devices.ios import Iphone
 from benchmarks.devices.ios_link import DevicectlOutput
-from benchmarks.devices.plan import Task, run_plan
+from benchmarks.devices.plan import PlanTask, run_plan
 from benchmarks.record import MAX_RECORD_BYTES, check_record, paper_figure
 from runtime_py.bundle import Bundle
 
@@ -268,7 +268,7 @@ def test_the_plan_goes_on_and_cleans_up(bundle: Bundle) -> None:
         return rule(command) if callable(rule) else rule
 
     phone = ReplayedIphone(bundle, {"process launch": lambda _: next(answers), "copy from .*record-": copy_from})
-    result = run_plan([Iphone(phone, UDID)], [Task(bundle, "merger"), Task(bundle, "merger")], QUICK)
+    result = run_plan([Iphone(phone, UDID)], [PlanTask(bundle, "merger"), PlanTask(bundle, "merger")], QUICK)
     assert len(result.records) == 1
     assert [failure.reason.partition(";")[0] for failure in result.failures] == ["the demo app crashed (SIGSEGV)"]
     assert phone.called("process launch")[-1].endswith("org.lorarar.demo -- --benchmark-clean")

@@ -114,4 +114,4 @@ def test_the_list_of_the_command(
     assert command.main(["--list"]) == 0
     assert "usbmuxd is not running" in capsys.readouterr().out
     with pytest.raises(InputError, match=f"--device ios:{UDID}: measuring an iPhone needs a Mac with Xcode"):
-        command.open_devices([f"ios:{UDID}"], command.Options())
+        command.main(["--device", f"ios:{UDID}", "--bundle", "b"])

@@ -58,7 +58,7 @@ def small_bundle(folder: Path) -> Bundle:
         "sha256": hashlib.sha256(files["merger.onnx"]).hexdigest(),
         "inputs": [],
         "outputs": [],
-        "tolerance": {"psnr_db": 100, "max_error": 1e-5},
+        "tolerance": {"psnr_db": 100.0, "max_error": 1e-5},
         "golden": {"file": "merger.golden.safetensors", "inputs": {}},
     }
     manifest = {"base": "miniature", "target": "onnx", "components": {"merger": entry}}
