@@ -39,7 +39,7 @@ def build(plan: BuildPlan, names: Sequence[str], on_made: OnMade | None = None) 
 
     Raises InputError, before anything is made, when the work folder holds another plan's build.
     """
-    from miniature.stages import claim_work
+    from miniature.stages import claim_work  # imports torch
 
     claim_work(plan)
     flush_denormals()
@@ -50,28 +50,28 @@ def build(plan: BuildPlan, names: Sequence[str], on_made: OnMade | None = None) 
 
 
 def _population(plan: BuildPlan) -> Path:
-    from miniature.stages import drawings
+    from miniature.stages import drawings  # imports torch
 
     drawings(plan)
     return plan.work / "population"
 
 
 def _autoencoder(plan: BuildPlan) -> Path:
-    from miniature.stages import autoencoder
+    from miniature.stages import autoencoder  # imports torch
 
     return autoencoder(plan)
 
 
 def _base(plan: BuildPlan) -> Path:
-    from miniature.stages import base
+    from miniature.stages import base  # imports torch
 
     return base(plan)
 
 
 def _pipeline(plan: BuildPlan) -> Path:
     """Write the pipeline and its sample grid."""
-    from miniature.samples import write_samples
-    from miniature.stages import open_pipeline, ship
+    from miniature.samples import write_samples  # imports torch
+    from miniature.stages import open_pipeline, ship  # imports torch
 
     # Its prompts are written last of all.
     if not (plan.made / SAMPLES).with_suffix(".json").is_file():
@@ -81,7 +81,7 @@ def _pipeline(plan: BuildPlan) -> Path:
 
 
 def _judge(plan: BuildPlan) -> Path:
-    from miniature.judge_training import build_judge
+    from miniature.judge_training import build_judge  # imports torch
 
     folder = plan.made / JUDGE_FOLDER
     if not folder.is_dir():
@@ -91,7 +91,7 @@ def _judge(plan: BuildPlan) -> Path:
 
 
 def _references(plan: BuildPlan) -> Path:
-    from miniature.references import write_dataset
+    from miniature.references import write_dataset  # imports Pillow
 
     folder = plan.made / DATASET_FOLDER
     # Its description is written last.
@@ -103,7 +103,7 @@ def _references(plan: BuildPlan) -> Path:
 
 def _loras(plan: BuildPlan) -> Path:
     """Train the 56 LoRAs, as `lorarar train-lora --dataset` trains anyone's."""
-    from miniature.stages import LORA_DTYPE, base_of
+    from miniature.stages import LORA_DTYPE, base_of  # imports torch
 
     folder = plan.made / DATASET_FOLDER
     dataset = read_dataset(folder)
@@ -127,8 +127,8 @@ def _loras(plan: BuildPlan) -> Path:
 
 def _hypernet(plan: BuildPlan) -> Path:
     """Train the hypernetwork, as `lorarar train` trains anyone's."""
-    from lorarar.training.trainer import load_inputs, train_predictor
-    from miniature.stages import base_of
+    from lorarar.training.trainer import load_inputs, train_predictor  # imports torch
+    from miniature.stages import base_of  # imports torch
 
     path = plan.made / HYPERNET_FILE
     if path.is_file():
@@ -148,13 +148,13 @@ def _hypernet(plan: BuildPlan) -> Path:
 
 
 def _card(plan: BuildPlan) -> Path:
-    from miniature.card import write_card
+    from miniature.card import write_card  # imports torch
 
     return write_card(plan, [name for name, stage in STAGES.items() if stage.trains])
 
 
 def _publish(plan: BuildPlan) -> Path:
-    from miniature.stages import publish
+    from miniature.stages import publish  # imports torch
 
     return publish(plan)
 

@@ -120,9 +120,9 @@ def _evaluate(args: argparse.Namespace, settings: EvaluationSettings) -> Results
     # What can be wrong is looked at in the order of its price: files, judge, checkpoints, base, then the hours of work.
     dataset = read_dataset(args.dataset or shipped_dataset())
     try:
-        # Not needed for --help: they import torch.
         import torch
 
+        # Not needed for --help: they import torch.
         from lorarar.evaluation.judges import load_judge
         from lorarar.evaluation.methods import check_loras, sampled_pairs
         from lorarar.evaluation.metrics import choose_embedder
