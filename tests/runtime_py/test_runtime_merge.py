@@ -112,7 +112,7 @@ def test_check_says_not_run_when_a_toolchain_is_missing(
     bundle_folders: dict[tuple[str, str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert check([str(bundle_folders["onnx", "fp32"]), "--json", str(tmp_path / "rows.json")]) == 1
+    assert check([str(bundle_folders["onnx", "fp32"]), "--out", str(tmp_path / "rows.json")]) == 1
     (row,) = json.loads((tmp_path / "rows.json").read_text())
     assert row["status"] == "not_run" and "onnxruntime is not installed" in row["reason"]
 

@@ -178,7 +178,7 @@ def test_a_run_that_fails_is_a_row_and_exit_1(
     (row,) = check_component(Bundle.open(folder), "unet")
     assert (row.status, row.runtime) == ("not_run", "stand-in for unet")
     assert "can't run it" in row.reason
-    assert check([str(folder), "--json", str(tmp_path / "rows.json")]) == 1
+    assert check([str(folder), "--out", str(tmp_path / "rows.json")]) == 1
     rows = {row["component"]: row for row in json.loads((tmp_path / "rows.json").read_text())}
     assert rows["unet"]["status"] == "not_run" and "can't run it" in rows["unet"]["reason"]
     assert rows["vae_decoder"]["status"] == "failed"  # it was run after the UNet
