@@ -25,6 +25,7 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Check the bundle and print a table."""
+    # Not above: `--help` answers without loading the runtime.
     from runtime_py.bundle import Bundle
     from runtime_py.check import check_bundle, check_table
 

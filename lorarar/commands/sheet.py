@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Draw the sheet and print the table."""
     check_png(args.out)
 
+    # Not above: `--help` answers without loading the runtime.
     from lorarar.images import on_white, open_image
     from lorarar.lora import read_lora
     from runtime_py.bundle import Bundle
