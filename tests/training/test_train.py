@@ -266,7 +266,7 @@ def test_without_validation_pairs_the_last_weights_are_kept(world: World, tmp_pa
 
 
 def test_a_loss_that_is_not_finite_is_told(world: World) -> None:
-    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d; lower --learning-rate"):
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d; lower `learning_rate`"):
         train(world, replace(FAST, learning_rate=1e30))
 
 
