@@ -16,7 +16,7 @@ import torch
 from benchmarks.memory import peak_bytes
 from lorarar.base.components import Condition
 from lorarar.base.names import meta_unet, unet_config, unet_layout
-from lorarar.commands.synthetic import synthetic_lora
+from lorarar.synthetic import synthetic_lora
 from lorarar.layout import Layout
 from lorarar.merging.ziplora import optimise_pair
 from lorarar.toolchains import quiet_toolchains

@@ -102,7 +102,7 @@ class MergeRequest:
         from lorarar.base.dtypes import DTYPES, fastest_precision
         from lorarar.merging.ziplora import ziplora
         from lorarar.training.hyper_settings import ZipSettings
-        from lorarar.training.processes import process_state
+        from lorarar.training.launch import process_state
 
         assert self.examples is not None
         device = process_state().device

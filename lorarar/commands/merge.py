@@ -154,7 +154,7 @@ def _zip_settings(args: argparse.Namespace) -> ZipSettings:
         return settings
     # Here, since they import torch, and --help must not.
     from lorarar.base.dtypes import fastest_precision
-    from lorarar.training.processes import process_state
+    from lorarar.training.launch import process_state
 
     return replace(settings, mixed_precision=fastest_precision(process_state().device))
 
