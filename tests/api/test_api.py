@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_lora
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file
 from tiny_pipeline import save_image
+from tiny_world import random_lora
 
 import lorarar as lr
 from lorarar.base.components import load_components

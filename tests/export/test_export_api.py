@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_hypernet
+from tiny_world import tiny_hypernet
 
 import export
 from export import HypernetOptions, targets, write_hypernet

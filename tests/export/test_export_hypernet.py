@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COMBINATIONS, dense_reference, random_lora, tiny_hypernet
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tiny_world import COMBINATIONS, dense_reference, random_lora, tiny_hypernet
 
 from export import HypernetOptions, write_hypernet
 from export.targets import TARGETS, find_target
@@ -127,7 +127,7 @@ def test_the_same_input_gives_the_same_bytes(
     """Exported again in another process, whose hashes and maps have another order."""
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
-        "from conftest import BUNDLE_RANK, tiny_hypernet, tiny_layout\n"
+        "from tiny_world import BUNDLE_RANK, tiny_hypernet, tiny_layout\n"
         "from export import HypernetOptions, write_hypernet\n"
         "from export.targets import TARGETS\n"
         "for name, target in TARGETS.items():\n"

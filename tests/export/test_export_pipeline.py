@@ -13,9 +13,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import random_lora
+from made_once import MadeOnce
 from PIL import Image
 from safetensors.numpy import load_file
+from tiny_world import random_lora
 
 from export import PipelineOptions, Source, UNetOptions, write_pipeline, write_unet
 from export.bundle import write_component
@@ -65,18 +66,19 @@ def export(folder: Path, out: Path, target: str, precision: str, size: ImageSize
 class Bundles(dict[str, Bundle]):
     """By target; each is exported when a test first asks for it."""
 
-    def __init__(self, base: Path, folder: Path) -> None:
+    def __init__(self, base: Path, made_once: MadeOnce) -> None:
         super().__init__()
-        self.base, self.folder = base, folder
+        self.base, self.made_once = base, made_once
 
     def __missing__(self, target: str) -> Bundle:
-        self[target] = export(self.base, self.folder / target, target, PRECISIONS[target])
+        made = self.made_once(f"pipeline/{target}", lambda out: export(self.base, out, target, PRECISIONS[target]))
+        self[target] = Bundle.open(made)
         return self[target]
 
 
 @pytest.fixture(scope="module")
-def bundles(shallow_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Bundle]:
-    return Bundles(shallow_pipeline, tmp_path_factory.mktemp("pipelines"))
+def bundles(shallow_pipeline: Path, made_once: MadeOnce) -> Mapping[str, Bundle]:
+    return Bundles(shallow_pipeline, made_once)
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_lora
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_world import random_lora
 
 from lorarar.base.names import CONFIGS, load_layout, meta_unet
 from lorarar.errors import InputError

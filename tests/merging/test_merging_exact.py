@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import dense_coefficients, dense_sum, largest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_world import dense_coefficients, dense_sum, largest
 
 from lorarar.errors import InputError
 from lorarar.hypernet.graph import Merger

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COMBINATIONS, random_lora, tiny_hypernet
 from make_golden_merger import FOLDER as GOLDEN
 from make_golden_merger import SCALES, make
+from tiny_world import COMBINATIONS, random_lora, tiny_hypernet
 
 from export.targets import find_target
 from lorarar.commands.adapter import main as adapter

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conftest import random_lora
 from tiny_pipeline import save_tiny_dataset
+from tiny_world import random_lora
 
 from lorarar.base.components import Components, load_components
 from lorarar.base.names import unet_layout

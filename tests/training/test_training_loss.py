@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_lora
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_pipeline import CAPTIONS, tiny_sizes
+from tiny_world import random_lora
 from torch import Tensor
 from torch.func import functional_call
 

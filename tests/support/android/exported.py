@@ -14,11 +14,11 @@ import make_golden_lora as golden
 import numpy as np
 from bundle_mutations import MUTATIONS as BUNDLE_MUTATIONS
 from bundle_mutations import RAW, artifact_replaced
-from conftest import tiny_hypernet, tiny_layout
 from devices.hostile import GOLDEN, HOSTILE, cut_a_statistic, merger, poison, state
 from lora_mutations import MUTATIONS as LORA_MUTATIONS
 from lora_mutations import pack
 from safetensors.numpy import save_file
+from tiny_world import tiny_hypernet, tiny_layout
 
 from benchmarks.record import summary
 from export import HypernetOptions, write_hypernet
