@@ -1,4 +1,4 @@
-"""What every command shares: how it parses, how it ends, and how long its stages took."""
+"""What every command shares: its parser, its errors and exit codes, its stages' times."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Settings = TypeVar("Settings")
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM (kill, timeout, a container or job that is stopped), which ends a command as Ctrl-C does."""
+    """The end of a command by SIGTERM (kill, timeout, a stopped container or job), which is like that by Ctrl-C."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument error is one plain sentence and exit 2, like every other bad input."""
+    """A parser whose errors are one plain sentence and exit 2, like every other bad input."""
 
     def __init__(self, prog: str | None = None, **options: Any) -> None:
         """Make a parser; its texts keep their line breaks. No option can be shortened: a shortened one is a guess."""
@@ -142,13 +142,14 @@ def settings_as_options(settings: Any, defaults: Any) -> list[str]:
 
 
 class Stopwatch:
-    """Seconds by stage, in order."""
+    """The seconds of each stage, in order."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Time the block as the stage `name`."""
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
@@ -180,7 +181,7 @@ def run_command(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
 
 
 def interrupted_code(stop: KeyboardInterrupt) -> int:
-    """The exit code of a command that Ctrl-C or SIGTERM ended."""
+    """Return the exit code of a command that Ctrl-C or SIGTERM ended."""
     return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
 
 

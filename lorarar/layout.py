@@ -181,7 +181,7 @@ def check_kinds(kinds: Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Packed:
-    """An adapter and what it could not carry."""
+    """An adapter and the layers that it could not carry."""
 
     adapter: Adapter
     left_out: tuple[str, ...]  # layers outside the layout, by full name

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lorarar.base.sources import image_side, open_pipeline
 from lorarar.errors import InputError
 from lorarar.images import on_white, open_image
 from lorarar.toolchains import missing_toolchain, quiet_toolchains
@@ -89,8 +90,6 @@ def load_components(
     `dtype` is for the UNet and the text encoders. `resolution` defaults to the UNet's own. `untrained` gives a named
     base of full size with seeded random weights, for dry runs. Raises InputError when the base can't be had.
     """
-    from lorarar.base.sources import image_side, open_pipeline
-
     try:
         with quiet_toolchains():
             from diffusers import DDPMScheduler

@@ -27,7 +27,7 @@ Predictor = Hypernetwork | ConstantCoefficients
 
 @dataclass(frozen=True)
 class LoadedPredictor:
-    """What predicts coefficients, and where it came from (see `Provenance`)."""
+    """A predictor of coefficients, and where it came from (see `Provenance`)."""
 
     predictor: Predictor
     source: str

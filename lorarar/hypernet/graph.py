@@ -36,6 +36,7 @@ class Merger(nn.Module):
         self.form = form
 
     def forward(self, **tensors: Tensor) -> dict[str, Tensor]:
+        """Return the merged adapter and the coefficients, by name."""
         scales = torch.cat([tensors[name].reshape(1) for name in SCALES])
         adapter: dict[str, Tensor] = {}
         coefficients: dict[str, Tensor] = {}

@@ -48,7 +48,7 @@ class StateDict:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Any], source: str) -> StateDict:
-        """Look at every tensor's type and shape. Raises InputError for a value that is no tensor."""
+        """Note every tensor's type and shape. Raises InputError for a value that is no tensor."""
         for name, value in tensors.items():
             if not (hasattr(value, "dtype") and hasattr(value, "shape")):
                 kind = type(value).__name__

@@ -100,12 +100,14 @@ class _Switch:
         self.on: dict[str, LoraLayer] = {}
 
     def to_step(self, step: int, steps: int) -> None:
+        """Give every module the layer of step `step` of `steps`."""
         for name in self.modules:
             wanted = self._wanted(name, step, steps)
             if self.on.get(name) is not wanted:
                 self._put(name, wanted)
 
     def restore(self) -> None:
+        """Put the old weights back, bit for bit."""
         for name, module in self.modules.items():
             module.weight.data.copy_(self.base[name])
 

@@ -22,7 +22,7 @@ class Aligned:
 
 
 def align(content: LoRA, style: LoRA, layout: Layout) -> Aligned:
-    """LayerPair the layers by name. Raises InputError when a LoRA has no attention linear of the base, when one of its
+    """Pair the layers by name. Raises InputError when a LoRA has no attention linear of the base, when one of its
     layers has another shape than the base's, or when the two LoRAs disagree on a layer's shape.
     """
     places = {UNET + module: group for group in layout.groups for module in group.modules}

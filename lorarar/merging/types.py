@@ -116,7 +116,7 @@ class Truncated:
 
     @property
     def relative(self) -> float:
-        """‖ΔW − ΔW_r‖ / ‖ΔW‖."""
+        """The relative error ‖ΔW − ΔW_r‖ / ‖ΔW‖."""
         return math.sqrt(self.squared_error / self.squared_norm) if self.squared_norm else 0.0
 
 

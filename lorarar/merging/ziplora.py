@@ -37,10 +37,12 @@ class Reference(Protocol):
     """What a LoRA was trained on, such as a dataset's Content or Style, or a Concept."""
 
     @property
-    def images(self) -> tuple[Path, ...]: ...
+    def images(self) -> tuple[Path, ...]:
+        """The image files."""
 
     @property
-    def prompt(self) -> str: ...
+    def prompt(self) -> str:
+        """The prompt that stands for them."""
 
 
 def ziplora(

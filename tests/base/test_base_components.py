@@ -147,7 +147,7 @@ def test_resolution(tiny_pipeline: Path) -> None:
     larger = load_components(str(tiny_pipeline), resolution=48)
     assert encode_prompts(larger, ["a"]).time_ids.tolist() == [[48, 48, 0, 0, 48, 48]]
     for wrong in (0, -16, 8, 40):
-        with pytest.raises(InputError, match=f"a resolution of {wrong} doesn't fit this base; give a multiple of 16"):
+        with pytest.raises(InputError, match=f"a `resolution` of {wrong} doesn't fit this base; give a multiple of 16"):
             load_components(str(tiny_pipeline), resolution=wrong)
 
 
@@ -185,7 +185,7 @@ def test_transparent_and_turned_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
 def test_not_an_image(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "bad.png").write_bytes(data)
-    with pytest.raises(InputError, match=r"bad\.png: not an image that can be read .* give a PNG, JPEG or WebP"):
+    with pytest.raises(InputError, match=r"bad\.png: not a whole PNG"):
         load_image(tmp_path / "bad.png", 16)
 
 
@@ -198,7 +198,7 @@ def test_a_cut_off_image(tmp_path: Path) -> None:
     save_image(tmp_path / "whole.png", seed=1, size=(256, 256))
     whole = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="not an image that can be read"):
+    with pytest.raises(InputError, match="not a whole PNG"):
         load_image(tmp_path / "cut.png", 16)
 
 
