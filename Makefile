@@ -58,7 +58,7 @@ test: lint browser  ## lint, types, tests; installs a Chromium as root on Debian
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not devices and not apps" -n 2 --dist worksteal
 
 docs: $(READY)  ## the guide and the API reference, in build/site
-	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 test-wheel: $(READY)  ## a wheel in an environment of its own, outside the repository: the README's merge, and what it lacks
 	$(BIN)/python tests/support/wheel_check.py

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.timing import Samples, interleave
-from lorarar.commands.synthetic import synthetic_lora
 from lorarar.hypernet.network import Hypernetwork
 from lorarar.layout import Layout
 from lorarar.lora import read_lora, write_lora
-from lorarar.merging import Options, merge
+from lorarar.merging import MergeOptions, merge_loras
 from lorarar.merging.predict import predict_with
+from lorarar.synthetic import synthetic_lora
 
 _DTYPE = "fp16"  # what LoRA files hold
 
@@ -26,11 +26,11 @@ def measure_files(
     merged, copied = folder / "merged.safetensors", folder / "copied.bin"
     for seed, path in enumerate(sources):
         write_lora(synthetic_lora(layout, rank, seed), path, dtype=_DTYPE)
-    options = Options(predict=predict_with(hypernet))
+    options = MergeOptions(predict=predict_with(hypernet))
 
     def merge_files() -> None:
         content, style = map(read_lora, sources)
-        write_lora(merge(content, style, layout, "learned", options).lora, merged, dtype=_DTYPE)
+        write_lora(merge_loras(content, style, layout, "learned", options).lora, merged, dtype=_DTYPE)
 
     def copy_files() -> None:
         data = b"".join(path.read_bytes() for path in sources)

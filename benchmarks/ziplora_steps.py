@@ -16,14 +16,14 @@ import torch
 from benchmarks.memory import peak_bytes
 from lorarar.base.components import Condition
 from lorarar.base.names import meta_unet, unet_config, unet_layout
-from lorarar.commands.synthetic import synthetic_lora
+from lorarar.synthetic import synthetic_lora
 from lorarar.layout import Layout
 from lorarar.merging.ziplora import optimise_pair
 from lorarar.toolchains import quiet_toolchains
 from lorarar.training.bank import LoraBank
 from lorarar.training.examples import Examples
 from lorarar.training.hyper_settings import ZipSettings
-from lorarar.training.pair_data import PairData, Role
+from lorarar.training.pair_data import PairData, RoleData
 
 STRENGTH = 1e-3  # of the LoRAs: about a tenth of a weight, as after some training; strong ones end in NaN
 LATENT_SIDE = 64  # at most: 512×512 pixels on SDXL, where the paper has 1024×1024
@@ -82,13 +82,13 @@ def random_pair(base: RandomBase, layout: Layout, rank: int) -> PairData:
     if config.addition_embed_type == "text_time":
         pooled = config.projection_class_embeddings_input_dim - TIME_IDS * config.addition_time_embed_dim
 
-    def role(seed: int) -> Role:
+    def role(seed: int) -> RoleData:
         numbers = torch.Generator().manual_seed(seed)
         latents = torch.randn((1, config.in_channels, side, side), generator=numbers)
         embeds = torch.randn((1, TOKENS, config.cross_attention_dim), generator=numbers)
         pooled_embeds = torch.randn((1, pooled), generator=numbers)
         condition = Condition(embeds, pooled_embeds, torch.zeros(1, TIME_IDS))
         bank = LoraBank.of([synthetic_lora(layout, rank, seed, STRENGTH)], layout, rank)
-        return Role(bank, Examples((latents,), condition, stream=seed))
+        return RoleData(bank, Examples((latents,), condition, stream=seed))
 
     return PairData(role(0), role(1), ((0, 0),))

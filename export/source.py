@@ -18,7 +18,7 @@ from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import LoadedHypernet, open_hypernet
 from lorarar.layout import Layout
 from lorarar.lora import LoRA, read_lora
-from lorarar.merging import learned_options, merge
+from lorarar.merging import learned_options, merge_loras
 from lorarar.training.settings import default_settings
 
 SDXL_SCALE = 8
@@ -46,7 +46,7 @@ def base_name(base: Base) -> str:
     """Return a base's name as the user gave it; of an object, that of the folder or id that it was loaded from."""
     if isinstance(base, str | Path):
         return str(base)
-    source = base.config.get("_name_or_path", "") or getattr(base, "name_or_path", "")
+    source = base.config.get("_name_or_path", "") if hasattr(base, "config") else ""
     return Path(str(source)).name or type(base).__name__
 
 
@@ -125,13 +125,15 @@ def chosen_lora(
     if len(loras) < 2:
         return loras[0] if loras else None
     loaded = chosen_hypernet(base, layout, hypernet, untrained=False)
-    return merge(loras[0], loras[1], layout, "learned", learned_options(loaded.hypernet)).lora
+    return merge_loras(loras[0], loras[1], layout, "learned", learned_options(loaded.hypernet)).lora
 
 
 def _unet_of(base: Any) -> nn.Module:
     unet = getattr(base, "unet", base)
     if not isinstance(unet, nn.Module) or not hasattr(unet, "config"):
-        raise InputError(f"`base` is a {type(base).__name__}; give a name, a folder, or a diffusers pipeline or UNet")
+        raise InputError(
+            f"`base` is of the type {type(base).__name__}; give a name, a folder, or a diffusers pipeline or UNet"
+        )
     return unet
 
 

@@ -1,4 +1,4 @@
-"""The web application. What it sends names no method: images have keyed ids, tasks are positions in one's own order.
+"""Make the web application. It sends no method's name: images have keyed ids, tasks are places in one's own order.
 
 GET  /                    the page            GET /api/state         the example; with a participant, the tasks
 POST /api/participants    start               POST /api/answers      {"position", "choice", "seconds"}
@@ -49,7 +49,7 @@ _HEADERS = {
 
 
 def create_app(study: Study, store: Store, shared_device: bool = False) -> Starlette:
-    """The ASGI application. `shared_device` lets the next person start after the thank-you page."""
+    """Make the ASGI application. `shared_device` lets the next person start after the thank-you page."""
     server = _Server(study, store, shared_device)
     routes = [Route(path, _page(*entry)) for path, entry in _PAGE.items()]
     routes += [
@@ -74,7 +74,7 @@ class _Server:
         self.png = lru_cache(maxsize=CACHED_IMAGES)(clean_png)
 
     def _id(self, path: Path) -> str:
-        """An id that says nothing about the path without the study's key, and stays the same over restarts."""
+        """Return an id that tells nothing of the path without the study's key, and stays the same over restarts."""
         name = path.relative_to(self.study.folder).as_posix()
         return hmac.new(self.store.image_key, name.encode(), hashlib.sha256).hexdigest()[:24]
 
@@ -164,7 +164,7 @@ def _check_answer(data: Mapping[str, Any]) -> tuple[int, str, float]:
 
 
 async def _read_json(request: Request) -> dict[str, Any]:
-    """The body, a JSON object of at most MAX_BODY bytes. JSON alone, since a foreign page's form can't send it."""
+    """Return the body, a JSON object of at most MAX_BODY bytes. A foreign page's form can't send JSON."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "Send application/json.")
     body = b""

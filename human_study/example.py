@@ -1,4 +1,4 @@
-"""The drawn example task, as in the paper's Fig. A4: both options have the style, one of them shows another cat.
+"""Draw the example task, as in the paper's Fig. A4: both options have the style, one of them shows another cat.
 
 Drawn rather than taken from the run, so that it is right whatever a judge says and no participant is primed with
 either method's images.
@@ -35,7 +35,7 @@ def draw_example(folder: Path) -> None:
 
 
 def _cat(coat: _Color, chest: _Color, collar: _Color | None, wall: _Color, floor: _Color) -> Image.Image:
-    """A sitting cat, drawn on a 100 × 100 grid at twice the final size."""
+    """Draw a sitting cat on a 100 × 100 grid at twice the final size."""
     scale = 2 * SIZE / 100
     image = Image.new("RGB", (2 * SIZE, 2 * SIZE), wall)
     draw = ImageDraw.Draw(image)
@@ -66,7 +66,7 @@ def _cat(coat: _Color, chest: _Color, collar: _Color | None, wall: _Color, floor
 
 
 def _harbour() -> Image.Image:
-    """The style image's own motif: a boat under the sun, nothing of the subject."""
+    """Draw the style image's own motif: a boat under the sun, nothing of the subject."""
     image = Image.new("RGB", (100, 100), (112, 178, 200))
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, 62, 100, 100), fill=(44, 98, 142))
@@ -78,7 +78,7 @@ def _harbour() -> Image.Image:
 
 
 def _mosaic(image: Image.Image, seed: int) -> Image.Image:
-    """Square stones of one uneven colour each, with light joints between them."""
+    """Turn an image into square stones of one uneven colour each, with light joints between them."""
     generator = np.random.default_rng(seed)
     stones = np.asarray(image.resize((CELLS, CELLS), Image.Resampling.BOX), np.float64)
     stones = stones + generator.normal(0, 13, (CELLS, CELLS, 1)) + generator.normal(0, 5, stones.shape)

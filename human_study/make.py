@@ -1,4 +1,4 @@
-"""Making a study from an evaluation's run: one image of each method for each pair (paper §4 and A1.2)."""
+"""Make a study from an evaluation's run: one image of each method for each pair (paper §4 and A1.2)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,25 @@ from typing import Any
 from human_study.definition import QUESTION, SCHEMA_VERSION, STUDY_FILE
 from human_study.example import BETTER, EXPLANATION, FILES, draw_example
 from human_study.images import clean_png
-from human_study.results import Judged, Pair, read_results
 from lorarar.errors import InputError
+from lorarar.evaluation.results import PairRecord, read_results
 from lorarar.files import atomic_folder
+from lorarar.settings import check_choice
 
 CASES = ("random", "best")
 
 
 @dataclass(frozen=True)
-class Made:
-    """What `make_study` wrote. `without_accepted` has 'pair: method' where the best case found no accepted image."""
+class Shown:
+    """An image that the study shows of a method, and whether MARS² accepts it: subject and style both right."""
+
+    image: Path
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class MadeStudy:
+    """The study that `make_study` wrote. `without_accepted` has 'pair: method' where the best case found no image."""
 
     folder: Path
     tasks: int
@@ -30,23 +39,24 @@ class Made:
 
 def make_study(
     results: Path, methods: tuple[str, str], case: str, output: Path, seed: int = 0, question: str = QUESTION
-) -> Made:
+) -> MadeStudy:
     """Write a study of two methods into the folder `output`, which must not exist yet or be empty.
 
-    `random` shows one of a method's images of a pair at random; `best` one at random of those that MARS² accepts, and
-    where it accepts none, one at random of all. Raises InputError.
+    `results` is the folder of a run. The case `random` shows one of a method's images of a pair at random; `best` one
+    at random of those that MARS² accepts, and where it accepts none, one at random of all. Raises InputError.
     """
-    if case not in CASES:
-        raise InputError(f"{case!r} is no case; choose {' or '.join(CASES)}")
+    check_choice(CASES, case=case)
+    if not question.strip():
+        raise InputError("`question` is empty; leave it out for the usual question")
     if len(set(methods)) != 2:
         raise InputError(f"a study compares two different methods; {methods[0]} was given twice")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output}: already there, perhaps with answers; choose another output or remove it first")
-    pairs = read_results(results)
+    pairs = read_results(results).pairs
     # Every pair is looked at before anything is written.
-    chosen = _choose(pairs, methods, case, random.Random(seed))
+    chosen = _choose(pairs, methods, case, random.Random(seed), results)
     with atomic_folder(output) as folder:
-        writer = _Writer(folder)
+        writer = _Writer(folder, results)
         tasks = [writer.task(pair, images) for pair, images in zip(pairs, chosen, strict=True)]
         study = {
             "schema_version": SCHEMA_VERSION,
@@ -61,33 +71,29 @@ def make_study(
     missing = [
         f"{pair.content} in {pair.style}: {method}"
         for pair, images in zip(pairs, chosen, strict=True)
-        for method, judged in images.items()
-        if case == "best" and not judged.accepted
+        for method, shown in images.items()
+        if case == "best" and not shown.accepted
     ]
-    return Made(output, len(tasks), tuple(missing))
+    return MadeStudy(output, len(tasks), tuple(missing))
 
 
 def _choose(
-    pairs: Sequence[Pair], methods: tuple[str, str], case: str, generator: random.Random
-) -> list[dict[str, Judged]]:
+    pairs: Sequence[PairRecord], methods: tuple[str, str], case: str, generator: random.Random, run: Path
+) -> list[dict[str, Shown]]:
+    """Choose an image of each method for each pair. The images' paths start at the run's folder."""
     chosen = []
     for pair in pairs:
         images = {}
         for method in methods:
-            candidates = pair.methods.get(method, ())
-            if not candidates:
-                had = ", ".join(name for name, found in pair.methods.items() if found) or "none"
+            if method not in pair.methods:
                 raise InputError(
-                    f"{pair.content} in {pair.style}: no images of {method} in this run (it has: {had}); "
-                    f"choose two of those, or evaluate with --methods {method}"
+                    f"no images of {method} in this run (it has: {', '.join(pair.methods)}); choose two of those, or "
+                    f"evaluate with --methods {method}"
                 )
-            if case == "best" and any(judged.accepted is None for judged in candidates):
-                raise InputError(
-                    f"{pair.content} in {pair.style}: {method}'s images were not judged; the best case needs "
-                    "verdicts: evaluate with a judge, or use --case random"
-                )
-            accepted = [judged for judged in candidates if judged.accepted]
-            images[method] = generator.choice(accepted if case == "best" and accepted else list(candidates))
+            judged = zip(pair.methods[method], pair.verdicts(method).joint.tolist(), strict=True)
+            candidates = [Shown(run / record.image, accepted) for record, accepted in judged]
+            accepted = [shown for shown in candidates if shown.accepted]
+            images[method] = generator.choice(accepted if case == "best" and accepted else candidates)
         chosen.append(images)
     return chosen
 
@@ -95,22 +101,20 @@ def _choose(
 class _Writer:
     """Copies each image once into the study's folder, cleaned of metadata; numbered, in the order of first use."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, run: Path) -> None:
+        self.folder, self.run = folder, run
         self.copied: dict[Path, str] = {}
         (folder / "images").mkdir()
         (folder / "example").mkdir()
 
-    def task(self, pair: Pair, images: dict[str, Judged]) -> dict[str, Any]:
-        task: dict[str, Any] = {
+    def task(self, pair: PairRecord, images: dict[str, Shown]) -> dict[str, Any]:
+        return {
             "id": f"{pair.content} in {pair.style}",
-            "subject_reference": self._copy(pair.subject_references[0]),
-            "style_reference": self._copy(pair.style_reference),
-            "images": {method: self._copy(judged.image) for method, judged in images.items()},
+            "subject_reference": self._copy(self.run / pair.subject_references[0]),
+            "style_reference": self._copy(self.run / pair.style_reference),
+            "images": {method: self._copy(shown.image) for method, shown in images.items()},
+            "accepted": {method: shown.accepted for method, shown in images.items()},
         }
-        if all(judged.accepted is not None for judged in images.values()):
-            task["accepted"] = {method: judged.accepted for method, judged in images.items()}
-        return task
 
     def example(self) -> dict[str, Any]:
         draw_example(self.folder / "example")

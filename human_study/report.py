@@ -1,4 +1,4 @@
-"""A summary for reading and for other programs: Markdown, CSV, and the paper's Fig. 7 as a picture."""
+"""Write a summary for reading and for other programs: Markdown, CSV, and the paper's Fig. 7 as a picture."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from human_study.store import Answer
-from human_study.summary import Interval, Share, Summary
+from human_study.summary import Bounds, Share, Summary
 from lorarar.files import atomic_file
+from lorarar.markdown import markdown_table
 
 FILES = ("summary.md", "summary.csv", "answers.csv", "summary.png")
 _COLORS = ("#1b6ca8", "#c9ced6", "#d98324")  # told apart by colour-blind readers and in grey
@@ -29,17 +30,23 @@ def write_report(folder: Path, summaries: Sequence[Summary], answers: Sequence[S
 
 
 def percent(share: float | None) -> str:
-    """A share as text; a dash where there is none."""
+    """Return a share as text; a dash where there is none."""
     return "–" if share is None else f"{share:.1%}"
 
 
-def interval(value: Interval | None) -> str:
-    """An interval of shares as text; a dash where there is none."""
+def interval(value: Bounds | None) -> str:
+    """Return an interval of shares as text; a dash where there is none."""
     return "–" if value is None else f"{value[0]:.1%} to {value[1]:.1%}"
 
 
+def share_row(share: Share) -> list[str]:
+    """Return a share as the texts of a table's row: answer, count, share and its three intervals."""
+    bounds = (share.by_participants, share.by_tasks, share.wilson)
+    return [share.label, str(share.count), percent(share.share), *map(interval, bounds)]
+
+
 def facts(summary: Summary) -> list[str]:
-    """Sentences beside the table: who answered, how long it took, whether sides mattered, what MARS² says."""
+    """Return the sentences beside the table: who answered, how long it took, whether sides mattered, MARS²'s view."""
     lines = [
         f"{summary.answers} answers of {summary.participants} participants ({summary.complete} of them complete) "
         f"on {summary.tasks} pairs of images."
@@ -66,22 +73,14 @@ def facts(summary: Summary) -> list[str]:
 
 
 def to_markdown(summaries: Sequence[Summary]) -> str:
-    """One section per study, and how to read the intervals."""
+    """Return one section for each study, and how to read the intervals."""
     parts = ["# Human study\n"]
     for summary in summaries:
         parts.append(f"## {title(summary)}\n")
         if not summary.answers:
             parts.append("No answers yet.\n")
-        rows = [
-            "| answer | count | share | 95 % by participants | 95 % by pairs | 95 % Wilson |",
-            "|---|---:|---:|---:|---:|---:|",
-        ]
-        rows += [
-            f"| {_cell(share.label)} | {share.count} | {percent(share.share)} | {interval(share.by_participants)} "
-            f"| {interval(share.by_tasks)} | {interval(share.wilson)} |"
-            for share in summary.shares
-        ]
-        parts.append("\n".join(rows) + "\n")
+        columns = ("answer", "count", "share", "95 % by participants", "95 % by pairs", "95 % Wilson")
+        parts.append(markdown_table(columns, [share_row(share) for share in summary.shares]) + "\n")
         parts.append("\n".join(f"- {line}" for line in facts(summary)) + "\n")
     parts.append(
         "Intervals by participants and by pairs are bootstrap percentiles with whole participants, or whole pairs, "
@@ -92,12 +91,12 @@ def to_markdown(summaries: Sequence[Summary]) -> str:
 
 
 def title(summary: Summary) -> str:
-    """The study in a few words."""
+    """Return the study in a few words."""
     return f"{summary.methods[0]} against {summary.methods[1]}, {summary.case} images"
 
 
 def draw(path: Path, summaries: Sequence[Summary]) -> None:
-    """The paper's Fig. 7: one stacked bar per study, with the intervals by participants (Wilson's for one)."""
+    """Draw the paper's Fig. 7: one stacked bar per study, with the intervals by participants (Wilson's for one)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -147,10 +146,6 @@ def _bar_name(summary: Summary, summaries: Sequence[Summary]) -> str:
     return f"{summary.methods[0]} / {summary.methods[1]}\n{name}"
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
 def _write_summary_csv(path: Path, summaries: Sequence[Summary]) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
@@ -164,12 +159,12 @@ def _write_summary_csv(path: Path, summaries: Sequence[Summary]) -> None:
                 writer.writerow([place, summary.case, share.label, share.count, summary.answers, value, *ends])
 
 
-def _ends(value: Interval | None) -> tuple[str, str]:
+def _ends(value: Bounds | None) -> tuple[str, str]:
     return ("", "") if value is None else (f"{value[0]:.6f}", f"{value[1]:.6f}")
 
 
 def _write_answers_csv(path: Path, summaries: Sequence[Summary], answers: Sequence[Sequence[Answer]]) -> None:
-    """Every answer on a line; `preferred` is the method or similar."""
+    """Write every answer on a line; `preferred` is the method or similar."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         header = ["study", "case", "participant", "position", "task", "option1", "option2", "choice", "preferred"]

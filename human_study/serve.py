@@ -1,4 +1,4 @@
-"""Serving a study: the listening socket, the address to type in or scan, and uvicorn."""
+"""Serve a study: the listening socket, the address to type in or scan, and uvicorn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from lorarar.errors import InputError
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to host and port; port 0 takes any free one. Raises InputError."""
+    """Return a socket bound to host and port; port 0 takes any free one. Raises InputError."""
+    if not 0 <= port <= 65535:
+        raise InputError(f"`port` is {port}; a port is 0 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError):
@@ -27,18 +29,18 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         server.close()
         raise InputError(
-            f"can't listen on {host} port {port} ({error.strerror}); choose another --port or --host"
+            f"can't listen on {host} port {port} ({error.strerror}); choose another `port` or `host`"
         ) from None
     return server
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine can reach the host."""
+    """Tell whether only this machine can reach the host."""
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def url(host: str, port: int) -> str:
-    """What to open in a browser. For all interfaces it names the one that leads to the network."""
+    """Return what to open in a browser. For all interfaces it names the one that leads to the network."""
     if host in ("0.0.0.0", "::"):
         host = _own_address()
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
@@ -55,7 +57,7 @@ def _own_address() -> str:
 
 
 def qr_code(text: str) -> str:
-    """A QR code in half-block characters, for a terminal."""
+    """Return a QR code in half-block characters, for a terminal."""
     rows = [list(row) for row in segno.make(text, error="l").matrix_iter(border=2)]
     rows += [[0] * len(rows[0])] * (len(rows) % 2)
     # A module that is dark on paper is left empty, since most terminals are dark.
@@ -67,7 +69,7 @@ def qr_code(text: str) -> str:
 
 
 def make_server(app: Starlette) -> uvicorn.Server:
-    """A uvicorn server with nothing but HTTP/1.1; it logs warnings and errors only."""
+    """Make a uvicorn server with nothing but HTTP/1.1; it logs warnings and errors only."""
     config = uvicorn.Config(
         app,
         http="h11",

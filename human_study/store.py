@@ -1,4 +1,4 @@
-"""Participants and answers in one SQLite file (WAL): several threads and processes may write and read at once.
+"""Keep participants and answers in one SQLite file (WAL): several threads and processes may write and read at once.
 
 Each participant's order of tasks and sides is drawn from a recorded seed when they start, and recorded row by row, so
 that the answers can be read without this program: `answers.preferred` is the method's name, NULL for Similar.
@@ -51,7 +51,7 @@ class StudyFull(Exception):
 
 @dataclass(frozen=True)
 class Assignment:
-    """What one participant sees at one position: the task and the methods behind the two options."""
+    """The view of one participant at one position: the task and the methods behind the two options."""
 
     task: str
     options: tuple[str, str]
@@ -82,8 +82,9 @@ class Answer:
 
 
 def random_order(tasks: Sequence[str], methods: tuple[str, str], seed: int) -> tuple[Assignment, ...]:
-    """Tasks in random order. Each method is Option 1 in half of them, at random places; an odd one out is a coin's
-    throw, so that a habit of choosing one side favours neither method.
+    """Return the tasks in random order, each method as Option 1 in half of them, at random places.
+
+    An odd one out is a coin's throw. A habit of choosing one side then favours neither method.
     """
     generator = random.Random(seed)
     order = list(tasks)
@@ -140,7 +141,7 @@ class Store:
         return token
 
     def session(self, token: str) -> Session:
-        """The participant's order and answers so far. Raises UnknownParticipant."""
+        """Return the participant's order and answers so far. Raises UnknownParticipant."""
         with closing(_connect(self.path)) as database:
             participant = _participant(database, token)
             rows = database.execute(
@@ -178,16 +179,16 @@ class Store:
         return int(given)
 
     def counts(self) -> tuple[int, int]:
-        """How many participants have answered something, and how many answers there are."""
+        """Count the participants who have answered something, and the answers."""
         with closing(_connect(self.path)) as database:
             row = database.execute("SELECT count(DISTINCT participant), count(*) FROM answers").fetchone()
         return int(row[0]), int(row[1])
 
 
 def read_answers(path: Path, study: Study) -> list[Answer]:
-    """Every answer in the file, by participant and position; also while a server writes. Raises InputError."""
+    """Read every answer in the file, by participant and position; also while a server writes. Raises InputError."""
     if not path.is_file():
-        raise InputError(f"{path}: no answers there; run  lorarar study serve  first, or check --answers")
+        raise InputError(f"{path}: no answers there; run  lorarar study serve  first, or check `answers`")
     with _readable(path), closing(_connect(path)) as database:
         meta = dict(database.execute("SELECT key, value FROM meta"))
         _check_meta(path, meta, study.fingerprint())
@@ -204,19 +205,17 @@ def _check_meta(path: Path, meta: dict[str, str], fingerprint: str) -> None:
     if meta.get("study") != fingerprint:
         raise InputError(
             f"{path}: these answers belong to a study with other methods, tasks or images; "
-            "give that study, or another file with --answers"
+            "give that study, or another file as `answers`"
         )
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """SQLite's own complaints about a file, as one sentence about it."""
+    """Turn SQLite's own complaints about a file into one sentence about it."""
     try:
         yield
     except sqlite3.DatabaseError as error:
-        raise InputError(
-            f"{path}: can't be used as a file of answers ({error}); choose another with --answers"
-        ) from None
+        raise InputError(f"{path}: can't be used as a file of answers ({error}); choose another as `answers`") from None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

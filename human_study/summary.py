@@ -1,7 +1,8 @@
-"""What the answers say: counts, shares with intervals, and how they agree with MARS²'s verdicts.
+"""Summarise the answers: counts, shares with intervals, and how they agree with MARS²'s verdicts.
 
-Answers of one participant, and answers on one task, are not independent. So each share has two bootstrap intervals,
-over participants and over tasks (whole clusters drawn again), beside Wilson's, which takes all answers as independent.
+Answers of one participant, and answers on one task, are not independent. Each share therefore has two bootstrap
+intervals, over participants and over tasks (whole clusters drawn again), beside Wilson's, which takes all answers as
+independent.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
 from human_study.definition import Study
 from human_study.store import Answer
+from lorarar.intervals import bootstrap_interval, wilson_interval
 
 DRAWS = 5000
-Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
-Interval = tuple[float, float]
+Bounds = tuple[float, float]
+"""The two ends of a 95 % interval."""
 # Outcome of an answer or of a verdict, seen from the study's first method.
 FIRST, SIMILAR, SECOND = 0, 1, 2
 
@@ -31,14 +33,14 @@ class Share:
     label: str
     count: int
     share: float | None
-    by_participants: Interval | None
-    by_tasks: Interval | None
-    wilson: Interval | None
+    by_participants: Bounds | None
+    by_tasks: Bounds | None
+    wilson: Bounds | None
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Against MARS², which prefers the method whose image alone it accepts, and else calls the two similar.
+    """The agreement with MARS², which prefers the method whose image alone it accepts, else calls the two similar.
 
     `same` counts answers equal to the verdict, of `answers`; `same_decided` those of the `decided` in which both the
     person and MARS² prefer a method. `correlation` is Pearson's, over tasks, of the mean answer with the verdict (+1
@@ -55,7 +57,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Summary:
-    """One study's result. `shares` are: first method, similar, second method, first method or similar."""
+    """The result of one study. `shares` are: first method, similar, second method, first method or similar."""
 
     case: str
     methods: tuple[str, str]
@@ -90,43 +92,23 @@ def summarise(study: Study, answers: Sequence[Answer], seed: int = 0) -> Summary
 
 
 def only_complete(study: Study, answers: Sequence[Answer]) -> list[Answer]:
-    """The answers of participants who answered every task."""
+    """Return the answers of participants who answered every task."""
     given: dict[int, int] = {}
     for answer in answers:
         given[answer.participant] = given.get(answer.participant, 0) + 1
     return [answer for answer in answers if given[answer.participant] == len(study.tasks)]
 
 
-def wilson(count: int, total: int) -> Interval | None:
-    """Wilson's 95 % score interval of a share; None without answers."""
-    if total == 0:
-        return None
-    share = count / total
-    scale = 1 + Z95**2 / total
-    middle = (share + Z95**2 / (2 * total)) / scale
-    half = Z95 * np.sqrt(share * (1 - share) / total + Z95**2 / (4 * total**2)) / scale
-    # At 0 and at all of them the interval ends there exactly; rounding would leave it a hair beside.
-    low = 0.0 if count == 0 else float(middle - half)
-    return low, 1.0 if count == total else float(middle + half)
-
-
 def cluster_bootstrap(
     hits: Int64[np.ndarray, " clusters"], totals: Int64[np.ndarray, " clusters"], seed: int
-) -> Interval | None:
-    """95 % percentile interval of sum(hits) / sum(totals), with whole clusters drawn with replacement.
+) -> Bounds | None:
+    """Return the 95 % percentile interval of sum(hits)/sum(totals), with whole clusters drawn with replacement.
 
     None for fewer than two clusters: one says nothing about how they differ.
     """
-    clusters = len(totals)
-    if clusters < 2:
+    if len(totals) < 2:
         return None
-    generator = np.random.default_rng(seed)
-    ratios: Float64[np.ndarray, " draws"] = np.empty(DRAWS)
-    for draw in range(DRAWS):
-        chosen = generator.integers(0, clusters, clusters)
-        ratios[draw] = hits[chosen].sum() / totals[chosen].sum()
-    low, high = np.quantile(ratios, (0.025, 0.975))
-    return float(low), float(high)
+    return bootstrap_interval(hits.astype(np.float64), totals.astype(np.float64), draws=DRAWS, seed=seed)
 
 
 def _outcome(preferred: str | None, study: Study) -> int:
@@ -136,7 +118,7 @@ def _outcome(preferred: str | None, study: Study) -> int:
 
 
 def _table(outcomes: Sequence[int], clusters: Sequence[int] | Sequence[str]) -> Int64[np.ndarray, "clusters 3"]:
-    """How often each cluster gave each outcome; clusters in order of their first answer."""
+    """Count how often each cluster gave each outcome; clusters in order of their first answer."""
     rows = {name: row for row, name in enumerate(dict.fromkeys(clusters))}
     table = np.zeros((len(rows), 3), np.int64)
     for name, outcome in zip(clusters, outcomes, strict=True):
@@ -164,12 +146,12 @@ def _shares(
             cluster_bootstrap(table[:, columns].sum(axis=1), table.sum(axis=1), seed) for table in (people, tasks)
         )
         share = count / total if total else None
-        shares.append(Share(label, count, share, by_participants, by_tasks, wilson(count, total)))
+        shares.append(Share(label, count, share, by_participants, by_tasks, wilson_interval(count, total)))
     return tuple(shares)
 
 
 def _agreement(study: Study, answers: Sequence[Answer], outcomes: Sequence[int]) -> Agreement | None:
-    """None if no answered task has verdicts."""
+    """Compare the answers with the verdicts; None if no answered task has any."""
     first, second = study.methods
     verdicts = {}
     for task in study.tasks:

@@ -1,4 +1,4 @@
-"""What every command shares: how it parses, how it ends, and how long its stages took."""
+"""What every command shares: its parser, its errors and exit codes, its stages' times."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Settings = TypeVar("Settings")
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM (kill, timeout, a container or job that is stopped), which ends a command as Ctrl-C does."""
+    """The end of a command by SIGTERM (kill, timeout, a stopped container or job), which is like that by Ctrl-C."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument error is one plain sentence and exit 2, like every other bad input."""
+    """A parser whose errors are one plain sentence and exit 2, like every other bad input."""
 
     def __init__(self, prog: str | None = None, **options: Any) -> None:
         """Make a parser; its texts keep their line breaks. No option can be shortened: a shortened one is a guess."""
@@ -41,8 +41,19 @@ class Parser(argparse.ArgumentParser):
 
     def in_flags(self, message: str) -> str:
         """Return a library's message with this command's flags in the place of `parameters`."""
-        names = {item.dest: (item.option_strings or [str(item.metavar or item.dest)])[-1] for item in self._actions}
+        names = self._flags()
         return re.sub(r"`(\w+)`", lambda found: names.get(found[1], found[0]), message)
+
+    def _flags(self) -> dict[str, str]:
+        """Return the parameters' flags, also of subcommands; a positional's is its name in the usage."""
+        names: dict[str, str] = {}
+        for item in self._actions:
+            if isinstance(item, argparse._SubParsersAction):
+                for inner in item.choices.values():
+                    names |= inner._flags()
+            else:
+                names[item.dest] = (item.option_strings or [str(item.metavar or item.dest)])[-1]
+        return names
 
 
 Run = Callable[[argparse.Namespace], int]
@@ -116,14 +127,29 @@ def given_settings(args: argparse.Namespace, defaults: Settings) -> Settings:
     return replace(defaults, **changed)  # type: ignore[type-var]
 
 
+def settings_as_options(settings: Any, defaults: Any) -> list[str]:
+    """Return the options that turn `defaults` into `settings`, in the order of the fields: `given_settings` undone."""
+    words: list[str] = []
+    for item in fields(settings):
+        value, default = getattr(settings, item.name), getattr(defaults, item.name)
+        if is_dataclass(value):
+            words += settings_as_options(value, default)
+        elif value != default and "option" in item.metadata:
+            flag = "--" + (item.metadata["option"]["flag"] or item.name).replace("_", "-")
+            text = "0" if value is None else ",".join(value) if isinstance(value, tuple) else str(value)
+            words += [flag] if isinstance(value, bool) else [flag, text]
+    return words
+
+
 class Stopwatch:
-    """Seconds by stage, in order."""
+    """The seconds of each stage, in order."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Time the block as the stage `name`."""
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
@@ -155,7 +181,7 @@ def run_command(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
 
 
 def interrupted_code(stop: KeyboardInterrupt) -> int:
-    """The exit code of a command that Ctrl-C or SIGTERM ended."""
+    """Return the exit code of a command that Ctrl-C or SIGTERM ended."""
     return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
 
 

@@ -18,7 +18,7 @@ from lorarar.errors import InputError
 def check_lora_output(output: Path, *inputs: Path) -> None:
     """Refuse an output path that is no safetensors file, is a folder, or would overwrite an input."""
     if output.suffix != ".safetensors":
-        raise InputError(f"{output}: the merged LoRA is a safetensors file; end its name with .safetensors")
+        raise InputError(f"{output}: a LoRA is written as a safetensors file; end its name with .safetensors")
     if output.is_dir():
         raise InputError(f"{output}: this is a folder; give the name of a file")
     place = output.resolve()

@@ -1,4 +1,4 @@
-"""Layouts (the ordered groups of a UNet's attention linears) and adapters (a LoRA packed in a layout). Numpy only."""
+"""Layouts (the ordered groups of a UNet's attention linears) and adapters (a LoRA packed in one). Numpy only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAPER_LEARNED = ("q", "out")
 UNET = "unet."
 
 Shape = tuple[int | str, ...]
-"""Sizes; a name (`content_rank`) is a size that may differ from run to run where the target allows it."""
+"""A shape; a name in it (`content_rank`) is a size that may differ from run to run, where the target allows it."""
 
 ROLES = ("content", "style")
 SCALES = ("content_scale", "style_scale")
@@ -31,38 +31,50 @@ Adapter = dict[str, np.ndarray]
 """`{group}_down` (N, rank, in) and `{group}_up` (N, out, rank) for every group of a layout."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Group:
-    """Attention linears of one part and one weight shape (out_features, in_features), in `named_modules()` order."""
+    """The attention linears of one part and one weight shape (out, in), in `named_modules()` order."""
 
     part: str
     in_features: int
     out_features: int
     modules: tuple[str, ...]  # names inside the UNet, without `unet.`
 
+    def __repr__(self) -> str:
+        return f"Group({self.name}: {len(self.modules)} modules)"
+
     @property
     def name(self) -> str:
+        """The name, which holds the part and the sizes: `qo_640x640`."""
         return f"{self.part}_{self.in_features}x{self.out_features}"
 
     @property
     def down(self) -> str:
+        """The name of the group's `down` factors in an adapter."""
         return f"{self.name}_down"
 
     @property
     def up(self) -> str:
+        """The name of the group's `up` factors in an adapter."""
         return f"{self.name}_up"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Layout:
-    """The ordered groups of a base: learned parts first, then by width."""
+    """The ordered groups of a base's attention linears: learned parts first, then by width.
 
-    base: str
+    It is the contract between training, exports and phones. `load_layout` makes the one of a base.
+    """
+
+    base: str  # the base's name
     groups: tuple[Group, ...]
+
+    def __repr__(self) -> str:
+        return f"Layout({self.base}: {len(self.groups)} groups, {len(self.modules)} modules)"
 
     @classmethod
     def from_linears(cls, base: str, linears: Iterable[tuple[str, int, int]]) -> Layout:
-        """Group (module name, in_features, out_features) triples, given in `named_modules()` order."""
+        """Group triples (module name, in_features, out_features), given in `named_modules()` order."""
         found: dict[tuple[str, int, int], list[str]] = {}
         for name, in_features, out_features in linears:
             part = part_of(name)
@@ -75,13 +87,15 @@ class Layout:
 
     @property
     def modules(self) -> tuple[str, ...]:
+        """The names of all modules inside the UNet, group by group."""
         return tuple(module for group in self.groups for module in group.modules)
 
     def part(self, part: str) -> tuple[Group, ...]:
+        """Return the groups of a part, `qo` or `kv`."""
         return tuple(group for group in self.groups if group.part == part)
 
     def to_json(self, rank: int) -> dict[str, Any]:
-        """The manifest's `layout` object; `rank` is that of the artifacts' inputs."""
+        """Return the manifest's `layout` object; `rank` is that of the artifacts' inputs."""
         return {
             "groups": [
                 {
@@ -97,7 +111,7 @@ class Layout:
 
     @classmethod
     def from_json(cls, base: str, data: Mapping[str, Any]) -> Layout:
-        """Read the manifest's `layout` object back; raises InputError when its groups contradict their names."""
+        """Read the manifest's `layout` object back. Raises InputError when its groups contradict their names."""
         groups = []
         for entry in data["groups"]:
             part = str(entry["name"]).partition("_")[0]
@@ -109,7 +123,7 @@ class Layout:
 
 
 def input_shapes(layout: Layout) -> dict[str, Shape]:
-    """The merger's inputs, in the order of every artifact: each role's factors, then the scales."""
+    """Return the merger's inputs, in the order of every artifact: each role's factors, then the scales."""
     shapes: dict[str, Shape] = {}
     for group in layout.groups:
         count = len(group.modules)
@@ -121,7 +135,7 @@ def input_shapes(layout: Layout) -> dict[str, Shape]:
 
 
 def adapter_shapes(layout: Layout) -> dict[str, Shape]:
-    """The merged adapter: outputs of the merger and inputs of the UNet, by the same names."""
+    """Return the merged adapter's tensors, outputs of the merger and inputs of the UNet by the same names."""
     shapes: dict[str, Shape] = {}
     for group in layout.groups:
         shapes[f"adapter_{group.down}"] = (len(group.modules), "merged_rank", group.in_features)
@@ -130,7 +144,7 @@ def adapter_shapes(layout: Layout) -> dict[str, Shape]:
 
 
 def output_shapes(layout: Layout) -> dict[str, Shape]:
-    """The merger's outputs, in the order of every artifact: the merged adapter, then the coefficients."""
+    """Return the merger's outputs, in the order of every artifact: the merged adapter, then the coefficients."""
     learned: dict[str, Shape] = {
         f"coefficients_{group.name}": (len(group.modules), 2, group.in_features) for group in layout.part("qo")
     }
@@ -138,43 +152,43 @@ def output_shapes(layout: Layout) -> dict[str, Shape]:
 
 
 def rank_sizes(rank: int) -> dict[str, int]:
-    """The sizes given by name, where both LoRAs have `rank`."""
+    """Return the sizes that shapes give by name, where both LoRAs have `rank`."""
     return {"content_rank": rank, "style_rank": rank, "merged_rank": 2 * rank}
 
 
 def fixed(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """A shape with its named sizes replaced."""
+    """Return a shape with its named sizes replaced."""
     return tuple(sizes[size] if isinstance(size, str) else size for size in shape)
 
 
 def part_of(module: str) -> str | None:
-    """The part a UNet module belongs to, or None when it is no attention linear."""
+    """Return the part that a UNet module belongs to, or None when it is no attention linear."""
     return next((part for part, ends in PARTS.items() if module.endswith(ends)), None)
 
 
 def kind_of(module: str) -> str | None:
-    """The kind of an attention linear (a key of KINDS), or None for any other module."""
+    """Return the kind of an attention linear (a key of KINDS), or None for any other module."""
     return next((kind for kind, end in KINDS.items() if module.endswith(end)), None)
 
 
 def check_kinds(kinds: Iterable[str]) -> tuple[str, ...]:
-    """The kinds in the order of KINDS. Raises InputError for none, an unknown one, or one given twice."""
+    """Return the kinds in the order of KINDS. Raises InputError for none, an unknown one, or one given twice."""
     given = tuple(kinds)
     if not given or len(set(given)) < len(given) or not set(given) <= set(KINDS):
-        raise InputError(f"learned layers {','.join(given)!r}: give one or more of {','.join(KINDS)}, each once")
+        raise InputError(f"`learned` is {','.join(given)!r}; give one or more of {','.join(KINDS)}, each once")
     return tuple(kind for kind in KINDS if kind in given)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """An adapter and what it could not carry."""
+    """An adapter and the layers that it could not carry."""
 
     adapter: Adapter
     left_out: tuple[str, ...]  # layers outside the layout, by full name
     left_out_share: float  # their share of the LoRA's whole ‖ΔW‖²
 
     def warning(self) -> str | None:
-        """One sentence about the layers left out, or None when the adapter carries the whole LoRA."""
+        """Return one sentence about the layers left out, or None when the adapter carries the whole LoRA."""
         if not self.left_out:
             return None
         shown = ", ".join(self.left_out[:3]) + (", …" if len(self.left_out) > 3 else "")
@@ -204,7 +218,7 @@ def pack(lora: LoRA, layout: Layout, rank: int | None = None, dtype: Any = np.fl
             _check_layer(layer, module, group, layout.base, width, lora.source)
             used += 1
             factor = balance_factor(peak(layer.down), peak(layer.up)) if dtype != np.float32 else np.float32(1)
-            with np.errstate(over="ignore"):  # an overflow is told below, as one sentence
+            with np.errstate(over="ignore"):  # an overflow is told below, once
                 down[row, : layer.rank], up[row, :, : layer.rank] = layer.down * factor, layer.up / factor
         if not (np.isfinite(down).all() and np.isfinite(up).all()):
             raise InputError(f"{lora.source}: a factor in {group.name} is too large for half precision; use fp32")
@@ -220,7 +234,7 @@ def pack(lora: LoRA, layout: Layout, rank: int | None = None, dtype: Any = np.fl
 
 
 def unpack(adapter: Mapping[str, np.ndarray], layout: Layout) -> LoRA:
-    """The LoRA an adapter means: one layer a module, in float32. Raises InputError on a wrong name or shape."""
+    """Return the LoRA that an adapter means, in float32. Raises InputError on a wrong name or shape."""
     layers: dict[str, LoraLayer] = {}
     for group in layout.groups:
         if group.down not in adapter or group.up not in adapter:
@@ -241,7 +255,9 @@ def _check_layer(layer: LoraLayer, module: str, group: Group, base: str, rank: i
     if have != want:
         raise InputError(f"{source}: {module} has shape {have}, {base} has {want}; the LoRA is for another base model")
     if layer.rank > rank:
-        raise InputError(f"{source}: {module} has rank {layer.rank}, more than {rank}; export with --rank {layer.rank}")
+        raise InputError(
+            f"{source}: {module} has rank {layer.rank}, more than {rank}; export with a `rank` of {layer.rank}"
+        )
 
 
 def _share(lora: LoRA, names: Iterable[str]) -> float:

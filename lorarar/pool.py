@@ -1,4 +1,4 @@
-"""A pool of processes that end when the command does: with its work, on Ctrl-C or SIGTERM, or killed. No toolchain."""
+"""Run jobs in processes that end when their owner does: with its work, on Ctrl-C or SIGTERM, or killed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
-from typing import Any
+from multiprocessing.process import BaseProcess
+from typing import Any, cast
 
 
 @contextmanager
@@ -24,18 +25,39 @@ def process_pool(
     """Yield a pool each of whose processes first calls `start(*arguments)`; what waits at the end is cancelled.
 
     ProcessPoolExecutor alone goes on with the jobs begun when its owner is interrupted, and its processes wait for
-    more, with all their memory, for good when it is killed.
+    more, with all their memory, for good when it is killed. The owner's other children are left alone.
     """
-    pool = ProcessPoolExecutor(workers, context, _start, (start, arguments))
+    own = _Recording(context or multiprocessing.get_context())
+    pool = ProcessPoolExecutor(workers, cast(BaseContext, own), _start, (start, arguments))
     try:
         yield pool
     except KeyboardInterrupt:
-        # No command has other children of this kind beside its pool's.
-        for process in multiprocessing.active_children():
-            process.terminate()
+        for process in own.processes:
+            if process.is_alive():
+                process.terminate()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Recording:
+    """A multiprocessing context that remembers the processes it made.
+
+    ProcessPoolExecutor tells its processes in a private field alone (`terminate_workers` comes with Python 3.14).
+    """
+
+    def __init__(self, context: BaseContext) -> None:
+        self.context = context
+        self.processes: list[BaseProcess] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> BaseProcess:
+        """Make a process as the context does, and remember it."""
+        made: BaseProcess = self.context.Process(*args, **kwargs)  # type: ignore[attr-defined]
+        self.processes.append(made)
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.context, name)
 
 
 def _start(start: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:

@@ -1,4 +1,4 @@
-"""What subjects wear, laid at the anchors of their figures."""
+"""Lay what subjects wear at the anchors of their figures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REACH: Mapping[str, Outline] = {
 
 
 def room(figure: Figure) -> Outline:
-    """Points that whatever the figure may wear on its head lies between."""
+    """Return points between which lies whatever the figure may wear on its head."""
     return np.concatenate([getattr(figure, anchor).at(reach) for anchor, reach in REACH.items()])
 
 

@@ -1,4 +1,4 @@
-"""What is behind and under a subject: soft, pale colours, so that the subject stands out."""
+"""Draw what is behind and under a subject: soft, pale colours from which it stands out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sample_backdrop(rng: np.random.Generator) -> Backdrop:
 
 
 def backdrop_layers(backdrop: Backdrop) -> list[Layer]:
-    """From the farthest to the nearest; the first fills the picture."""
+    """Return the layers from the farthest to the nearest; the first fills the picture."""
     rng = np.random.default_rng(backdrop.seed)
     behind, ground, things = backdrop.colours
     return [(SQUARE * 1.1, behind, BACKGROUND), *BACKDROPS[backdrop.kind](rng, behind, ground, things)]

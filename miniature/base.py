@@ -1,4 +1,4 @@
-"""Training of the miniature's UNet and text encoders on captioned drawings, as SDXL is trained, in small."""
+"""Train the miniature's UNet and text encoders on captioned drawings, as SDXL is trained, in small."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lorarar.toolchains import quiet_toolchains
 from miniature.loop import Loop, Schedule, fast_products, seeded
+from miniature.progress import Report, silent
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -37,7 +38,7 @@ class Captioned:
 
 
 def tokenize(pipeline: StableDiffusionXLPipeline, captions: Sequence[str]) -> Int[Tensor, "n 77"]:
-    """Padded to CLIP's 77 tokens, as the pipeline does."""
+    """Turn captions into tokens, padded to CLIP's 77 as the pipeline does."""
     tokenizer = pipeline.tokenizer
     found = tokenizer(list(captions), padding="max_length", max_length=tokenizer.model_max_length, truncation=True)
     return torch.tensor(found["input_ids"])
@@ -50,6 +51,7 @@ def train_base(
     seed: int,
     schedule: Schedule = SCHEDULE,
     compiled: bool = True,
+    report: Report = silent,
 ) -> list[float]:
     """Train UNet and text encoders in place to predict v. Returns the loss of every step.
 
@@ -62,14 +64,14 @@ def train_base(
     for module in modules:
         module.train().requires_grad_(True)
     settings = {"steps": schedule.steps, "rate": schedule.rate, "images": len(data.latents), "seed": seed}
-    step_of = _Step(pipeline, data, seed, int(schedule.steps * TEXT_SHARE))
+    step_of = BaseLoss(pipeline, data, seed, int(schedule.steps * TEXT_SHARE))
     # The fused attention kernel's backward pass takes a third of a step at these sizes; plain products do not.
     unet.set_attn_processor(AttnProcessor())
     if compiled:
         unet.compile()
     # Dynamo warns, harmlessly, of diffusers' cached version checks.
     with quiet_toolchains():
-        losses = Loop(modules, schedule, state, "base", settings).run(step_of)
+        losses = Loop(modules, schedule, state, "base", settings, report=report).run(step_of)
     unet._compiled_call_impl = None
     unet.set_default_attn_processor()
     for module in modules:
@@ -77,8 +79,8 @@ def train_base(
     return losses
 
 
-class _Step:
-    """One step's loss: seeded batch, timesteps and noise; weighted mean squared error of v."""
+class BaseLoss:
+    """The loss of a step: seeded batch, timesteps and noise; weighted mean squared error of v."""
 
     def __init__(self, pipeline: StableDiffusionXLPipeline, data: Captioned, seed: int, text_steps: int) -> None:
         from diffusers import DDPMScheduler
@@ -102,7 +104,7 @@ class _Step:
         signal, spread = self.signal[times].view(-1, 1, 1, 1), self.noise[times].view(-1, 1, 1, 1)
         noisy = signal * latents + spread * noise
         with fast_products():
-            embeds, pooled = self._text(step, rows)
+            embeds, pooled = self.text(step, rows)
             predicted = self.pipeline.unet(
                 noisy.contiguous(memory_format=torch.channels_last),
                 times,
@@ -116,8 +118,8 @@ class _Step:
         error = (predicted.float() - (signal * noise - spread * latents)).square().mean(dim=(1, 2, 3))
         return (self.weights[times] * error).mean()
 
-    def _text(self, step: int, rows: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b 77 d"], Float[Tensor, "b p"]]:
-        """Embeddings of some captions; from `text_steps` on the encoders are frozen, and each is encoded once."""
+    def text(self, step: int, rows: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b 77 d"], Float[Tensor, "b p"]]:
+        """Return the embeddings of some captions; from `text_steps` on, frozen encoders encode each only once."""
         if step < self.text_steps:
             return self._encode(self.data.tokens[rows])
         if self.kept is None:

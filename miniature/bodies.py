@@ -1,4 +1,4 @@
-"""From a subject and a pose to its figure, with what it wears."""
+"""Turn a subject and a pose into its figure, with what it wears."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ BODIES: Mapping[str, Callable[[Subject, float], Figure]] = {
 
 
 def body_figure(subject: Subject, pose: float) -> Figure:
-    """The subject's parts without accessory; `pose` in [0, 1]."""
+    """Return the subject's parts without accessory; `pose` in [0, 1]."""
     return BODIES[subject.kind](subject, pose)

@@ -1,4 +1,4 @@
-"""Animals. Each function draws one kind; the subject's four proportions are named where they are read."""
+"""Draw animals. Each function draws one kind; the subject's four proportions are named where they are read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SITTING = 0.6  # poses from here on sit; those below stand or walk
 
 
 def dog(subject: Subject, pose: float) -> Figure:
-    """Shape: ear length, snout, tail, plumpness."""
+    """Draw a dog. Shape: ear length, snout, tail, plumpness."""
     ear, snout, tail, plump = subject.shape
     figure = Figure()
     wag = 25 * swing(pose, 3)
@@ -48,7 +48,7 @@ def dog(subject: Subject, pose: float) -> Figure:
 
 
 def cat(subject: Subject, pose: float) -> Figure:
-    """Shape: ear height, cheeks, tail length, plumpness."""
+    """Draw a cat. Shape: ear height, cheeks, tail length, plumpness."""
     ear, cheek, tail, plump = subject.shape
     figure = Figure()
     _trunk(figure, subject, pose, lerp(0.27, 0.36, plump), lerp(0.6, 0.85, tail), 18 * swing(pose, 2), curl=0.9)
@@ -72,7 +72,7 @@ def cat(subject: Subject, pose: float) -> Figure:
 
 
 def rabbit(subject: Subject, pose: float) -> Figure:
-    """Shape: ear length, cheeks, feet, plumpness. It faces the eye; the pose lifts paws, bends ears."""
+    """Draw a rabbit. Shape: ear length, cheeks, feet, plumpness. It faces the eye; the pose lifts paws, bends ears."""
     ear, cheek, feet, plump = subject.shape
     figure = Figure()
     body, lift = subject.body, swing(pose)
@@ -103,7 +103,7 @@ def rabbit(subject: Subject, pose: float) -> Figure:
 
 
 def bird(subject: Subject, pose: float) -> Figure:
-    """Shape: beak, tail, crest, plumpness. The pose beats the wing and turns the body."""
+    """Draw a bird. Shape: beak, tail, crest, plumpness. The pose beats the wing and turns the body."""
     beak, tail, crest, plump = subject.shape
     figure = Figure()
     lean = 10 * swing(pose, 0.5)
@@ -140,7 +140,7 @@ def bird(subject: Subject, pose: float) -> Figure:
 
 
 def fish(subject: Subject, pose: float) -> Figure:
-    """Shape: tail, fin height, length, lips. The pose beats the tail and the fins."""
+    """Draw a fish. Shape: tail, fin height, length, lips. The pose beats the tail and the fins."""
     tail, fin, length, lips = subject.shape
     figure = Figure(floats=True)
     body, beat = subject.body, swing(pose)
@@ -173,7 +173,7 @@ def fish(subject: Subject, pose: float) -> Figure:
 
 
 def turtle(subject: Subject, pose: float) -> Figure:
-    """Shape: shell height, neck, head, tail. The pose walks, and stretches the neck."""
+    """Draw a turtle. Shape: shell height, neck, head, tail. The pose walks, and stretches the neck."""
     shell, neck, head_size, tail = subject.shape
     figure = Figure()
     skin, step, stretch = subject.second, swing(pose), 0.5 + 0.5 * swing(pose, 0.75)
@@ -213,14 +213,14 @@ PINK_CHEEK: RGB = (0.96, 0.52, 0.56)
 
 
 def _pale(subject: Subject) -> RGB:
-    """The body's colour, much lighter: muzzles and tails. A light body keeps a tint, so that it shows."""
+    """Return the body's colour, much lighter, for muzzles and tails; a light body keeps a tint, to be seen."""
     mix = 0.62 if max(subject.body) < 0.97 or min(subject.body) < 0.7 else -0.1
     red, green, blue = (channel + (1 - channel) * mix if mix > 0 else channel + mix for channel in subject.body)
     return (red, green, blue)
 
 
 def _head(figure: Figure, pose: float, size: float) -> Frame:
-    """A four-legged animal's head, facing the eye, with the anchors of what it wears."""
+    """Draw a four-legged animal's head, facing the eye, with the anchors of what it wears."""
     sits = pose >= SITTING
     head = frame(
         -0.26 if sits else -0.44, -0.26 + (0.0 if sits else 0.06 * swing(pose, 2)), size, angle=13 * swing(pose, 2.5)
@@ -232,7 +232,7 @@ def _head(figure: Figure, pose: float, size: float) -> Frame:
 
 
 def _trunk(figure: Figure, subject: Subject, pose: float, girth: float, tail: float, wag: float, curl: float) -> None:
-    """Body, legs and tail of a four-legged animal, walking or sitting."""
+    """Draw body, legs and tail of a four-legged animal, walking or sitting."""
     if pose >= SITTING:
         _sitting(figure, subject, pose, girth, tail, wag, curl)
     else:

@@ -1,4 +1,4 @@
-"""Objects. Each function draws one kind; the pose opens, turns or leans what can be opened or turned."""
+"""Draw objects. Each function draws one kind; the pose opens, turns or leans what can be opened or turned."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CREAM: RGB = (0.99, 0.96, 0.88)
 
 
 def teapot(subject: Subject, pose: float) -> Figure:
-    """Shape: spout, handle, height, knob. The pose lifts the lid and leans the pot."""
+    """Draw a teapot. Shape: spout, handle, height, knob. The pose lifts the lid and leans the pot."""
     spout, handle, height, knob = subject.shape
     figure = Figure()
     tall = lerp(0.5, 0.62, height)
@@ -53,7 +53,7 @@ def teapot(subject: Subject, pose: float) -> Figure:
 
 
 def mug(subject: Subject, pose: float) -> Figure:
-    """Shape: width, height, handle, taper. The pose turns the handle and stirs the spoon."""
+    """Draw a mug. Shape: width, height, handle, taper. The pose turns the handle and stirs the spoon."""
     width, height, handle, taper = subject.shape
     figure = Figure()
     wide, tall, foot = lerp(0.52, 0.64, width), lerp(0.5, 0.66, height), lerp(0.78, 1.0, taper)
@@ -90,7 +90,7 @@ COFFEE: RGB = (0.36, 0.22, 0.14)
 
 
 def boot(subject: Subject, pose: float) -> Figure:
-    """Shape: shaft, toe, heel, cuff. The pose lifts the heel and bends the shaft."""
+    """Draw a boot. Shape: shaft, toe, heel, cuff. The pose lifts the heel and bends the shaft."""
     shaft, toe, heel, cuff = subject.shape
     figure = Figure()
     boot_frame = frame(0.05, 0.1, 1, angle=-22 * pose + 8)
@@ -126,7 +126,7 @@ def boot(subject: Subject, pose: float) -> Figure:
 
 
 def backpack(subject: Subject, pose: float) -> Figure:
-    """Shape: width, pocket, straps, roundness. The pose opens the flap and leans the bag."""
+    """Draw a backpack. Shape: width, pocket, straps, roundness. The pose opens the flap and leans the bag."""
     width, pocket, strap, round_ = subject.shape
     figure = Figure()
     bag = frame(0, 0.15, 1, angle=10 * swing(pose))
@@ -162,7 +162,7 @@ def backpack(subject: Subject, pose: float) -> Figure:
 
 
 def car(subject: Subject, pose: float) -> Figure:
-    """Shape: cabin, bonnet, wheels, height. The pose rolls the wheels and rocks the body."""
+    """Draw a car. Shape: cabin, bonnet, wheels, height. The pose rolls the wheels and rocks the body."""
     cabin, bonnet, wheel, height = subject.shape
     figure = Figure()
     hull = frame(0, 0.28, 1, angle=5 * swing(pose, 2))
@@ -197,19 +197,22 @@ def car(subject: Subject, pose: float) -> Figure:
     figure.add(hull.at(smooth(side, steps=4)), subject.body, marked=hull.inner(0, 0.1, 0.95, 0.34))
     figure.add(hull.at(ellipse(nose + 0.1, 0.04, 0.09, 0.11)), CREAM, detail=True)
     figure.add(hull.at(limb((0.9, 0.0), (0.9, 0.1), 0.06)), (0.9, 0.25, 0.2), detail=True)
-    radius = lerp(0.24, 0.3, wheel)
+    _add_wheels(figure, subject, lerp(0.24, 0.3, wheel), pose)
+    figure.top, figure.face = hull.inner((back - 0.5) / 2, roof + 0.02, 0.42), hull.inner(-0.16, -0.34, 0.28)
+    return figure
+
+
+def _add_wheels(figure: Figure, subject: Subject, radius: float, pose: float) -> None:
     for x in (-0.52, 0.54):
         figure.add(ellipse(x, 0.98 - radius, radius), INK)
         figure.add(ellipse(x, 0.98 - radius, radius * 0.66), subject.second)
         for turn in (0, 90):
             spoke = frame(x, 0.98 - radius, radius * 0.55, angle=turn + 180 * pose)
             figure.add(spoke.at(limb((-1, 0), (1, 0), 0.12)), STEEL, detail=True, same=turn > 0)
-    figure.top, figure.face = hull.inner((back - 0.5) / 2, roof + 0.02, 0.42), hull.inner(-0.16, -0.34, 0.28)
-    return figure
 
 
 def clock(subject: Subject, pose: float) -> Figure:
-    """An alarm clock. Shape: bells, rim, feet, hands. The pose moves its hands and shakes it."""
+    """Draw an alarm clock. Shape: bells, rim, feet, hands. The pose moves its hands and shakes it."""
     bells, rim, feet, hand = subject.shape
     figure = Figure()
     case = frame(0, 0.2, 0.72, angle=14 * swing(pose, 2))
@@ -237,7 +240,7 @@ def clock(subject: Subject, pose: float) -> Figure:
 
 
 def vase(subject: Subject, pose: float) -> Figure:
-    """Shape: belly, neck, flowers, lip. The pose sways the flowers and leans the vase."""
+    """Draw a vase. Shape: belly, neck, flowers, lip. The pose sways the flowers and leans the vase."""
     belly, neck, bloom, lip = subject.shape
     figure = Figure()
     pot = frame(0, 0.42, 1, angle=8 * swing(pose))
@@ -267,7 +270,7 @@ def vase(subject: Subject, pose: float) -> Figure:
 
 
 def can(subject: Subject, pose: float) -> Figure:
-    """A drinks can. Shape: width, rim, straw, bend. The pose turns the straw and leans the can."""
+    """Draw a drinks can. Shape: width, rim, straw, bend. The pose turns the straw and leans the can."""
     width, rim, straw, bend = subject.shape
     figure = Figure()
     tin = frame(0, 0.28, 1, angle=16 * swing(pose))

@@ -1,4 +1,4 @@
-"""Toys: they face the eye, and the pose moves their arms, legs and heads."""
+"""Draw toys: they face the eye, and the pose moves their arms, legs and heads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LAMP: RGB = (0.99, 0.86, 0.36)
 
 
 def robot(subject: Subject, pose: float) -> Figure:
-    """Shape: head width, antenna, arms, chest. The pose lifts the arms in turn and steps."""
+    """Draw a robot. Shape: head width, antenna, arms, chest. The pose lifts the arms in turn and steps."""
     head_width, antenna, arm, chest = subject.shape
     figure = Figure()
     body, second, lift = subject.body, subject.second, swing(pose)
@@ -60,7 +60,7 @@ def robot(subject: Subject, pose: float) -> Figure:
 
 
 def bear(subject: Subject, pose: float) -> Figure:
-    """Shape: ears, muzzle, arms, plumpness. The pose lifts the arms in turn and swings the legs."""
+    """Draw a bear. Shape: ears, muzzle, arms, plumpness. The pose lifts the arms in turn and swings the legs."""
     ear, muzzle, arm, plump = subject.shape
     figure = Figure()
     body, second, lift = subject.body, subject.second, swing(pose)
@@ -94,7 +94,7 @@ CREAM: RGB = (0.99, 0.93, 0.82)
 
 
 def duck(subject: Subject, pose: float) -> Figure:
-    """A bath duck on its way. Shape: beak, tail, head, plumpness. The pose beats the wing and rocks the duck."""
+    """Draw a bath duck on its way. Shape: beak, tail, head, plumpness. The pose beats the wing and rocks the duck."""
     beak, tail, head_size, plump = subject.shape
     figure = Figure()
     body = subject.body
@@ -134,7 +134,10 @@ def duck(subject: Subject, pose: float) -> Figure:
 
 
 def monster(subject: Subject, pose: float) -> Figure:
-    """Shape: horns, number of eyes, legs, height. The pose waves the arms, opens the mouth and leans."""
+    """Draw a monster. Shape: horns, number of eyes, legs, height.
+
+    The pose waves the arms, opens the mouth and leans.
+    """
     horn, eyes, legs, height = subject.shape
     figure = Figure()
     body, second, lift = subject.body, subject.second, swing(pose)

@@ -1,100 +1,97 @@
-"""Make models/miniature from nothing: its stages in order, each skipped once its result is there."""
+"""Make models/miniature from nothing: its stages in order, each skipped once its result is there.
+
+The stages' modules are imported when a stage runs: `lorarar miniature --help` lists the stages, and needs no toolchain.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lorarar.base.names import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER, MINIATURE, MINIATURE_FOLDER
-from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
-from lorarar.training.processes import flush_denormals
-from lorarar.training.settings import LoraSettings, default_settings
-from miniature import stages
-from miniature.stages import Plan
+from lorarar.base.names import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER
+from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, read_dataset
+from lorarar.training.dataset_loras import StepDone, missing_jobs, train_jobs
+from lorarar.training.launch import BaseLoading, flush_denormals, process_state, with_fastest_precision
+
+if TYPE_CHECKING:
+    from lorarar.training.history import Row
+    from miniature.stages import BuildPlan
 
 SAMPLES = "samples.png"
 
+OnMade = Callable[[str, Path, float], None]
+"""Called with a stage, what it made, and the seconds that it took in all its runs."""
 
-def build(plan: Plan, names: Sequence[str]) -> None:
-    """Run the named stages of STAGES, and say after each what it made and how long it took in all its runs.
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the build: what it does, and the function that does it and returns where its result is."""
+
+    text: str
+    run: Callable[[BuildPlan], Path]
+    trains: bool = True  # or draws: a part of what the card tells commands and times of
+
+
+def build(plan: BuildPlan, names: Sequence[str], on_made: OnMade | None = None) -> None:
+    """Run the named stages of STAGES.
 
     Raises InputError, before anything is made, when the work folder holds another plan's build.
     """
-    from rich.console import Console
+    from miniature.stages import claim_work  # imports torch
 
-    stages.claim_work(plan)
+    claim_work(plan)
     flush_denormals()
-    console = Console(markup=False, highlight=False, soft_wrap=True)
     for name in names:
-        made = STAGES[name](plan)
-        console.print(f"{name:<12} {made}  {plan.seconds().get(name, 0.0) / 60:.1f} min")
+        made = STAGES[name].run(plan)
+        if on_made is not None:
+            on_made(name, made, plan.seconds().get(name, 0.0))
 
 
-def lora_options(folder: Path, seed: int) -> list[list[str]]:
-    """The options of `lorarar train-lora` for the contents, and for the styles, of the miniature there.
+def _population(plan: BuildPlan) -> Path:
+    from miniature.stages import drawings  # imports torch
 
-    A style is one image. Trained for as long as a subject, its LoRA draws that image whatever the prompt; at these
-    numbers it has more of the style as well (chosen on the validation part).
-    """
-    contents = replace(default_settings(MINIATURE), seed=seed)
-    styles = replace(contents, steps=100, learning_rate=5e-4)
-    shared = ["--base", _base(folder), "--dataset", str(folder / DATASET_FOLDER), "--jobs", "2", "--dtype", "fp16"]
-    return [
-        [*shared, "--only", only, *_flags(settings, LoraSettings())]
-        for only, settings in (("contents", contents), ("styles", styles))
-    ]
-
-
-def hypernet_options(folder: Path, work: Path, seed: int) -> list[str]:
-    """The options of `lorarar train` for the miniature there."""
-    paths = ["--dataset", str(folder / DATASET_FOLDER), "-o", str(folder / HYPERNET_FILE)]
-    flags = _flags(replace(default_hyper_settings(MINIATURE), seed=seed), HyperSettings())
-    return ["--base", _base(folder), *paths, "--state", str(work / "hypernet.state"), *flags]
-
-
-def _base(folder: Path) -> str:
-    return MINIATURE if folder.resolve() == MINIATURE_FOLDER else str(folder)
-
-
-def _flags(settings: LoraSettings | HyperSettings, of_folders: LoraSettings | HyperSettings) -> list[str]:
-    """The miniature's settings as options, since a folder's defaults are the paper's."""
-    flags: list[str] = []
-    for name, value in vars(settings).items():
-        if value != getattr(of_folders, name):
-            flags += [f"--{name.replace('_', '-')}", "0" if value is None else str(value)]
-    return flags
-
-
-def _population(plan: Plan) -> Path:
-    stages.drawings(plan)
+    drawings(plan)
     return plan.work / "population"
 
 
-def _pipeline(plan: Plan) -> Path:
-    """The pipeline and its sample grid."""
-    from miniature.samples import write_samples
+def _autoencoder(plan: BuildPlan) -> Path:
+    from miniature.stages import autoencoder  # imports torch
+
+    return autoencoder(plan)
+
+
+def _base(plan: BuildPlan) -> Path:
+    from miniature.stages import base  # imports torch
+
+    return base(plan)
+
+
+def _pipeline(plan: BuildPlan) -> Path:
+    """Write the pipeline and its sample grid."""
+    from miniature.samples import write_samples  # imports torch
+    from miniature.stages import open_pipeline, ship  # imports torch
 
     # Its prompts are written last of all.
     if not (plan.made / SAMPLES).with_suffix(".json").is_file():
         with plan.timed("pipeline"):
-            write_samples(stages.open_pipeline(stages.ship(plan)), plan.made / SAMPLES, plan.seed)
+            write_samples(open_pipeline(ship(plan)), plan.made / SAMPLES, plan.seed)
     return plan.made
 
 
-def _judge(plan: Plan) -> Path:
-    from miniature.judge_training import build_judge
+def _judge(plan: BuildPlan) -> Path:
+    from miniature.judge_training import build_judge  # imports torch
 
     folder = plan.made / JUDGE_FOLDER
     if not folder.is_dir():
         with plan.timed("judge"):
-            build_judge(plan.seed, plan.work / "judge", folder)
+            build_judge(plan.seed, plan.work / "judge", folder, report=plan.report)
     return folder
 
 
-def _references(plan: Plan) -> Path:
-    from lorarar.training.dataset import DATASET_FILE
-    from miniature.references import write_dataset
+def _references(plan: BuildPlan) -> Path:
+    from miniature.references import write_dataset  # imports Pillow
 
     folder = plan.made / DATASET_FOLDER
     # Its description is written last.
@@ -104,56 +101,74 @@ def _references(plan: Plan) -> Path:
     return folder
 
 
-def _loras(plan: Plan) -> Path:
-    """The 56 LoRAs, by the command that trains anyone's."""
-    from lorarar.commands.train_lora import main
-    from lorarar.training.dataset import read_dataset
-    from lorarar.training.many import missing_jobs
+def _loras(plan: BuildPlan) -> Path:
+    """Train the 56 LoRAs, as `lorarar train-lora --dataset` trains anyone's."""
+    from miniature.stages import LORA_DTYPE, base_of  # imports torch
 
     folder = plan.made / DATASET_FOLDER
-    if missing_jobs(read_dataset(folder)):
+    dataset = read_dataset(folder)
+    for only, wanted in plan.lora_settings().items():
+        jobs = missing_jobs(dataset, [only])
+        if not jobs:
+            continue
+        process = process_state()
+        settings = with_fastest_precision(wanted, process)
+        loading = BaseLoading.of(base_of(plan.made), process, settings.mixed_precision, dataset.resolution)
+        steps: list[float] = []
+
+        def on_step(step: StepDone, seen: list[float] = steps, total: int = settings.steps * len(jobs)) -> None:
+            seen.append(step.loss)
+            plan.report(f"{step.name}, loss {step.loss:.4f}", len(seen), total)
+
         with plan.timed("loras"):
-            for options in lora_options(plan.made, plan.seed):
-                main(options)
+            train_jobs(jobs, loading, settings, LORA_DTYPE, plan.workers, on_step)
     return folder / "loras"
 
 
-def _hypernet(plan: Plan) -> Path:
-    """The hypernetwork, by the command that trains anyone's."""
-    from lorarar.commands.train import main
+def _hypernet(plan: BuildPlan) -> Path:
+    """Train the hypernetwork, as `lorarar train` trains anyone's."""
+    from lorarar.training.trainer import load_inputs, train_predictor  # imports torch
+    from miniature.stages import base_of  # imports torch
 
     path = plan.made / HYPERNET_FILE
-    if not path.is_file():
-        with plan.timed("hypernet"):
-            main(hypernet_options(plan.made, plan.work, plan.seed))
+    if path.is_file():
+        return path
+    dataset = read_dataset(plan.made / DATASET_FOLDER)
+    process = process_state()
+    settings = with_fastest_precision(replace(plan.hyper, seed=plan.seed), process)
+    loading = BaseLoading.of(base_of(plan.made), process, settings.mixed_precision, dataset.resolution)
+
+    def on_row(row: Row) -> None:
+        plan.report(f"hypernetwork, {row.part} loss {row.total:.5f}", row.step, settings.steps)
+
+    with plan.timed("hypernet"):
+        inputs = load_inputs(loading, dataset, DEFAULT_SPLIT, settings)
+        train_predictor(inputs, settings, on_row=on_row, state=plan.work / "hypernet.state").save(path)
     return path
 
 
-def _card(plan: Plan) -> Path:
-    """The card, with the commands as they are given for the output folder."""
-    from miniature.card import write_card
+def _card(plan: BuildPlan) -> Path:
+    from miniature.card import write_card  # imports torch
 
-    commands = {name: f"lorarar miniature build --until {name}" for name in STAGES if name not in LAST}
-    loras = (" ".join(["lorarar train-lora", *given]) for given in lora_options(plan.output, plan.seed))
-    commands["loras"] = "`, `".join(loras)
-    commands["hypernet"] = " ".join(["lorarar train", *hypernet_options(plan.output, plan.work, plan.seed)])
-    # As someone in the repository's folder gives them, whatever folder that is.
-    here = f"{Path.cwd()}/"
-    return write_card(plan, {name: command.replace(here, "") for name, command in commands.items()})
+    return write_card(plan, [name for name, stage in STAGES.items() if stage.trains])
 
 
-STAGES: Mapping[str, Callable[[Plan], Path]] = {
-    "population": _population,
-    "autoencoder": stages.autoencoder,
-    "base": stages.base,
-    "pipeline": _pipeline,
-    "judge": _judge,
-    "references": _references,
-    "loras": _loras,
-    "hypernet": _hypernet,
-    "card": _card,
-    "publish": stages.publish,
+def _publish(plan: BuildPlan) -> Path:
+    from miniature.stages import publish  # imports torch
+
+    return publish(plan)
+
+
+STAGES: Mapping[str, Stage] = {
+    "population": Stage("draw the captioned pictures that the base is trained on", _population),
+    "autoencoder": Stage("train the VAE", _autoencoder),
+    "base": Stage("train the UNet and both text encoders", _base),
+    "pipeline": Stage("write the pipeline in half precision, and a grid of its samples", _pipeline),
+    "judge": Stage("train the verifier that stands in for a language model", _judge),
+    "references": Stage("draw the reference images of the held-out subjects and styles", _references),
+    "loras": Stage("train a LoRA for each of them", _loras),
+    "hypernet": Stage("train the hypernetwork", _hypernet),
+    "card": Stage("write the model card", _card, trains=False),
+    "publish": Stage("put all of it in place of the output folder", _publish, trains=False),
 }
-"""In order; the names are those of the command's help."""
-LAST = ("card", "publish")
-"""The stages that train and draw nothing."""
+"""Every stage by its name, in order."""

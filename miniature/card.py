@@ -1,14 +1,21 @@
-"""The miniature's model card: what it is, how each part was made, how long that took, what it measures."""
+"""Write the miniature's model card: what it is, how each part was made, how long that took, what it measures."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorarar.base.names import HYPERNET_FILE, JUDGE_FOLDER
+from lorarar.base.names import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER
+from lorarar.command_line import settings_as_options
 from lorarar.files import atomic_file
-from miniature.stages import Plan
+from lorarar.hypernet.checkpoints import load_hypernet
+from lorarar.markdown import markdown_table
+from lorarar.training.hyper_settings import HyperSettings
+from lorarar.training.settings import LoraSettings
+from miniature.stages import LORA_DTYPE, BuildPlan, base_of
 
 FRONT = """# The miniature
 
@@ -30,100 +37,117 @@ picture, weight or text of anyone else is in them.
 """
 
 
-def write_card(plan: Plan, commands: dict[str, str]) -> Path:
-    """Write README.md beside the pipeline; `commands` maps a stage to the command that runs it alone."""
+def write_card(plan: BuildPlan, stages: Sequence[str]) -> Path:
+    """Write README.md beside the pipeline, with the commands that make each of the stages for the output folder."""
     path = plan.made / "README.md"
-    sections = [FRONT, _parts(plan.made), _times(plan, commands), _judge(plan.made), _hypernet(plan.made)]
+    parts = [FRONT, _inside(plan.made), _times(plan, stages), _judge(plan.made), _hypernet(plan.made)]
     with atomic_file(path) as temporary:
-        temporary.write_text("\n".join(sections), encoding="utf-8")
+        temporary.write_text("\n".join(parts), encoding="utf-8")
     return path
 
 
-def _parts(folder: Path) -> str:
-    unet = _json(folder / "unet" / "config.json")
-    rows = [
-        "## What is inside",
-        "",
-        "| part | what | MB |",
-        "|---|---|---|",
-        f"| `unet` | KOALA's shape: widths {unet['block_out_channels']}, no mid block, text_time conditioning | "
-        f"{_size(folder / 'unet')} |",
-        f"| `text_encoder`, `text_encoder_2` | CLIP text encoders, trained with the UNet | "
-        f"{_size(folder / 'text_encoder', folder / 'text_encoder_2')} |",
-        f"| `vae` | 96×96 pixels to 24×24 latents | {_size(folder / 'vae')} |",
-        f"| `dataset` | 30 subjects, 26 styles, their images and LoRAs, three splits | {_size(folder / 'dataset')} |",
-        f"| `hypernet.safetensors` | LoRA.rar's hypernetwork; its metadata has every option | "
-        f"{_size(folder / HYPERNET_FILE)} |",
-        f"| `judge` | the verifier; its `config.json` has its accuracies | {_size(folder / 'judge')} |",
-        f"| all | | {_size(folder)} |",
-        "",
+def stage_command(plan: BuildPlan, stage: str) -> str:
+    """Return what someone in this folder types to make one stage alone, as Markdown."""
+    if stage == "loras":
+        commands = lora_commands(plan)
+    elif stage == "hypernet":
+        commands = [hypernet_command(plan)]
+    else:
+        commands = [["lorarar", "miniature", "build", "--until", stage]]
+    here = f"{Path.cwd()}/"
+    return ", ".join(f"`{' '.join(command).replace(here, '')}`" for command in commands)
+
+
+def lora_commands(plan: BuildPlan) -> list[list[str]]:
+    """Return the commands that train the LoRAs of the output folder's contents and of its styles.
+
+    They tell all the settings that are not the paper's, which are a folder's defaults.
+    """
+    shared = ["lorarar", "train-lora", "--base", base_of(plan.output), "--dataset", str(plan.output / DATASET_FOLDER)]
+    shared += ["--jobs", str(plan.workers), "--dtype", LORA_DTYPE]
+    return [
+        [*shared, "--only", only, *settings_as_options(settings, LoraSettings())]
+        for only, settings in plan.lora_settings().items()
     ]
-    return "\n".join(rows)
 
 
-def _times(plan: Plan, commands: dict[str, str]) -> str:
+def hypernet_command(plan: BuildPlan) -> list[str]:
+    """Return the command that trains the output folder's hypernetwork."""
+    folder = plan.output
+    paths = ["--base", base_of(folder), "--dataset", str(folder / DATASET_FOLDER), "-o", str(folder / HYPERNET_FILE)]
+    options = settings_as_options(replace(plan.hyper, seed=plan.seed), HyperSettings())
+    return ["lorarar", "train", *paths, "--state", str(plan.work / "hypernet.state"), *options]
+
+
+def _inside(folder: Path) -> str:
+    unet = _json(folder / "unet" / "config.json")
+    shape = f"KOALA's shape: widths {unet['block_out_channels']}, no mid block, text_time conditioning"
+    parts = {
+        "unet": shape,
+        "text_encoder text_encoder_2": "CLIP text encoders, trained with the UNet",
+        "vae": "96×96 pixels to 24×24 latents",
+        DATASET_FOLDER: "30 subjects, 26 styles, their images and LoRAs, three splits",
+        HYPERNET_FILE: "LoRA.rar's hypernetwork; its metadata has every option",
+        JUDGE_FOLDER: "the verifier; its `config.json` has its accuracies",
+    }
+    sized = []
+    for names, text in parts.items():
+        places = names.split()
+        sized.append((", ".join(f"`{name}`" for name in places), text, _size(*(folder / name for name in places))))
+    sized.append(("all", "", _size(folder)))
+    return _section("What is inside", markdown_table(("part", "what", "MB"), sized, left=2))
+
+
+def _times(plan: BuildPlan, stages: Sequence[str]) -> str:
     seconds = plan.seconds()
     rows = [
-        "## How it was made",
-        "",
-        f"`lorarar miniature build --seed {plan.seed}`, by these stages:",
-        "",
-        "| stage | command | minutes |",
-        "|---|---|---|",
+        (stage, stage_command(plan, stage), f"{seconds[stage] / 60:.1f}" if stage in seconds else "not recorded")
+        for stage in stages
     ]
-    for stage, command in commands.items():
-        minutes = f"{seconds[stage] / 60:.1f}" if stage in seconds else "not recorded"
-        rows.append(f"| {stage} | `{command}` | {minutes} |")
-    rows += [f"| recorded in all | | {sum(seconds.values()) / 60:.0f} |", ""]
-    return "\n".join([*rows, "Wall time, over all the runs that a stage took.", ""])
+    rows.append(("recorded in all", "", f"{sum(seconds.values()) / 60:.0f}"))
+    return _section(
+        "How it was made",
+        f"`lorarar miniature build --seed {plan.seed}`, by these stages:",
+        markdown_table(("stage", "command", "minutes"), rows, left=2),
+        "Wall time, over all the runs that a stage took.",
+    )
 
 
 def _judge(folder: Path) -> str:
-    """How often the judge is right about subjects and styles that it never saw."""
+    """Tell how often the judge is right about subjects and styles that it never saw."""
     accuracy = _json(folder / JUDGE_FOLDER / "config.json")["accuracy"]
     rows = [
-        "## How far the judge can be trusted",
-        "",
+        (question, case, f"{found['as drawn']:.2f}", f"{found['worn']:.2f}")
+        for question, cases in accuracy.items()
+        for case, found in cases.items()
+    ]
+    return _section(
+        "How far the judge can be trusted",
         "Shares of right answers on drawings of the held-out subjects and styles, as drawn and as worn as the base's "
         "own images are. The near misses (one detail changed, another style of the same description) had no part in "
         "its calibration. By style: `judge/report.csv`.",
-        "",
-        "| question | the test image shows | as drawn | worn |",
-        "|---|---|---|---|",
-    ]
-    for question, cases in accuracy.items():
-        rows += [
-            f"| {question} | {case} | {found['as drawn']:.2f} | {found['worn']:.2f} |" for case, found in cases.items()
-        ]
-    return "\n".join([*rows, ""])
+        markdown_table(("question", "the test image shows", "as drawn", "worn"), rows, left=2),
+    )
 
 
 def _hypernet(folder: Path) -> str:
-    """The merging loss on the validation pairs, and what was trained with which options."""
-    from lorarar.hypernet.checkpoints import load_hypernet
-
+    """Tell the merging loss on the validation pairs, and what was trained with which options."""
     record = load_hypernet(folder / HYPERNET_FILE).training
     found = record["validation"]
-    losses = [
-        (
-            f"hypernetwork, step {found['best']['step']} of {record['steps']}",
-            found["best"]["content"] + found["best"]["style"],
-        )
-    ]
-    losses += list(found["references"].items())
-    rows = [
-        "## What the hypernetwork learned",
-        "",
+    best = found["best"]
+    losses = {f"hypernetwork, step {best['step']} of {record['steps']}": best["content"] + best["style"]}
+    losses |= found["references"]
+    return _section(
+        "What the hypernetwork learned",
         f"{record['steps']} steps of {record['batch_pairs']} pairs, learned layers {', '.join(record['learned'])}, the "
         f"others by {record['kv_rule']}, λ {record['loss']['weight']}, seed {record['seed']}; curves in "
         f"`hypernet.png`. Content and style loss of Eq. 3 on the {record['validation_pairs']} validation pairs:",
-        "",
-        "| merge | loss |",
-        "|---|---|",
-        *(f"| {name} | {loss:.4f} |" for name, loss in losses),
-        "",
-    ]
-    return "\n".join(rows)
+        markdown_table(("merge", "loss"), [(name, f"{loss:.4f}") for name, loss in losses.items()]),
+    )
+
+
+def _section(title: str, *paragraphs: str) -> str:
+    return "\n\n".join([f"## {title}", *paragraphs]) + "\n"
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -131,6 +155,6 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _size(*places: Path) -> str:
-    """Megabytes of files and folders."""
+    """Return the megabytes of files and folders."""
     files = [file for place in places for file in ([place] if place.is_file() else place.rglob("*")) if file.is_file()]
     return f"{sum(file.stat().st_size for file in files) / 1e6:.1f}"

@@ -23,7 +23,7 @@ class Entry:
 
 
 def _entry(part: str, kind: str, shape: str, body: str, second: str, marking: str, accessory: str) -> Entry:
-    """`shape` has a digit of tenths for each proportion; `marking` and `accessory` are "colour name" or "plain"."""
+    """Make an entry. `shape` has a digit of tenths for each proportion; the last two are "colour name" or "plain"."""
     proportions = tuple(int(digit) / 10 for digit in shape)
     assert len(proportions) == 4
     marking_colour, _, marked = marking.rpartition(" ")
@@ -78,7 +78,7 @@ CATALOGUE: Mapping[str, Entry] = {
 
 
 def near_catalogue(subject: Subject) -> bool:
-    """Whether a subject is so like a held-out one that it may not be in the base's training population."""
+    """Tell whether a subject is so like a held-out one that it may not be in the base's training population."""
     return any(
         entry.subject.kind == subject.kind and _alike(entry.subject, subject) >= ALIKE for entry in CATALOGUE.values()
     )

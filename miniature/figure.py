@@ -30,7 +30,10 @@ class Frame:
         return points @ self.matrix.T + self.origin
 
     def inner(self, x: Real, y: Real, width: Real = 1.0, height: Real | None = None, angle: Real = 0.0) -> Frame:
-        """A frame given in this one's coordinates: its centre, half sizes and turn in degrees (clockwise on screen)."""
+        """Return a frame that is given in this one's coordinates.
+
+        Its centre, half sizes and turn in degrees (clockwise).
+        """
         inside = frame(x, y, width, height, angle)
         return Frame(self.matrix @ inside.matrix, self.matrix @ inside.origin + self.origin)
 
@@ -40,13 +43,13 @@ class Frame:
 
     @property
     def half_sizes(self) -> tuple[float, float]:
-        """Lengths of its two axes, in figure units."""
+        """Return the lengths of its two axes, in figure units."""
         lengths = np.sqrt((self.matrix**2).sum(0))
         return float(lengths[0]), float(lengths[1])
 
 
 def frame(x: Real, y: Real, width: Real = 1.0, height: Real | None = None, angle: Real = 0.0) -> Frame:
-    """Centre, half sizes (height as width unless given) and turn in degrees (clockwise on screen)."""
+    """Make a frame of its centre, half sizes (height as width unless given) and turn in degrees (clockwise)."""
     turn = np.radians(angle)
     cosine, sine = np.cos(turn), np.sin(turn)
     matrix = np.array(((cosine, -sine), (sine, cosine))) * (width, width if height is None else height)
@@ -59,17 +62,17 @@ SQUARE: np.ndarray = np.array(((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0
 
 
 def ellipse(x: Real, y: Real, width: Real, height: Real | None = None, angle: Real = 0.0) -> Outline:
-    """Centre, half sizes and turn, as in `frame`."""
+    """Make an ellipse of its centre, half sizes and turn, as in `frame`."""
     return frame(x, y, width, height, angle).at(CIRCLE)
 
 
 def rounded(power: Real = 4.0) -> Outline:
-    """A superellipse within ±1: a circle at 2, closer to a square with a larger power."""
+    """Return a superellipse within ±1: a circle at 2, closer to a square with a larger power."""
     return np.sign(CIRCLE) * np.abs(CIRCLE) ** (2 / power)
 
 
 def limb(start: tuple[Real, Real], end: tuple[Real, Real], first: Real, last: Real | None = None) -> Outline:
-    """A round-ended limb: radius `first` at the start, `last` at the end."""
+    """Return a round-ended limb: radius `first` at the start, `last` at the end."""
     a, b = np.array(start, dtype=float), np.array(end, dtype=float)
     heading = np.arctan2(*(b - a)[::-1])
     half = np.linspace(np.pi / 2, 3 * np.pi / 2, 9) + heading
@@ -78,7 +81,7 @@ def limb(start: tuple[Real, Real], end: tuple[Real, Real], first: Real, last: Re
 
 
 def smooth(points: Sequence[tuple[Real, Real]], closed: bool = True, steps: int = 6) -> Outline:
-    """A Catmull–Rom curve through the points."""
+    """Return a Catmull–Rom curve through the points."""
     knots = np.array(points, dtype=float)
     knots = np.concatenate((knots[-1:], knots, knots[:2])) if closed else np.concatenate((knots[:1], knots, knots[-1:]))
     before, start, end, after = (knots[shift : len(knots) - 3 + shift, None] for shift in range(4))
@@ -94,7 +97,7 @@ def smooth(points: Sequence[tuple[Real, Real]], closed: bool = True, steps: int 
 
 
 def stroke(points: Sequence[tuple[Real, Real]], width: Real, end_width: Real | None = None) -> Outline:
-    """A smooth line through the points, of the given half width, round at both ends."""
+    """Draw a smooth line through the points, of the given half width, round at both ends."""
     line = smooth(points, closed=False)
     along = np.gradient(line, axis=0)
     along /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
@@ -107,7 +110,7 @@ def stroke(points: Sequence[tuple[Real, Real]], width: Real, end_width: Real | N
 
 
 def star(points: int = 5, depth: Real = 0.45) -> Outline:
-    """A star within the unit circle, one point up."""
+    """Return a star within the unit circle, one point up."""
     turns = np.arange(2 * points) * np.pi / points - np.pi / 2
     radii = np.where(np.arange(2 * points) % 2 == 0, 1.0, depth)
     return np.stack((radii * np.cos(turns), radii * np.sin(turns)), 1)
@@ -153,7 +156,7 @@ class Figure:
 
 
 def shade(colour: RGB, factor: Real = 0.8) -> RGB:
-    """The colour of what lies farther back; a dark colour gets lighter, so that it can be told from the rest."""
+    """Return the colour of what lies farther back; a dark colour gets lighter, so that it can be told from the rest."""
     if max(colour) < 0.45:
         return (colour[0] + 0.14, colour[1] + 0.14, colour[2] + 0.14)
     return (colour[0] * factor, colour[1] * factor, colour[2] * factor)
@@ -164,7 +167,7 @@ def is_dark(colour: RGB) -> bool:
 
 
 def ink_on(colour: RGB) -> RGB:
-    """What a mouth or a nose is drawn in on that colour."""
+    """Return the colour that a mouth or a nose is drawn in on another."""
     return WHITE if is_dark(colour) and max(colour) < 0.55 else INK
 
 
@@ -173,12 +176,12 @@ def lerp(low: Real, high: Real, amount: Real) -> float:
 
 
 def swing(pose: Real, cycles: Real = 1.0) -> float:
-    """From a pose in [0, 1] to a swing in [-1, 1]."""
+    """Turn a pose in [0, 1] into a swing in [-1, 1]."""
     return float(np.sin(2 * np.pi * cycles * pose))
 
 
 def add_eye(figure: Figure, at: Frame, x: Real, y: Real, size: Real, on: RGB) -> None:
-    """An eye with a glint; on a dark body it lies in a white ring."""
+    """Draw an eye with a glint; on a dark body it lies in a white ring."""
     if is_dark(on):
         figure.add(at.at(ellipse(x, y, size * 1.45, size * 1.55)), WHITE, detail=True)
     figure.add(at.at(ellipse(x, y, size, size * 1.15)), INK, detail=True)
@@ -186,7 +189,7 @@ def add_eye(figure: Figure, at: Frame, x: Real, y: Real, size: Real, on: RGB) ->
 
 
 def add_eyes(figure: Figure, at: Frame, gap: Real, y: Real, size: Real, on: RGB) -> None:
-    """Two eyes, and the anchors of what is worn on them."""
+    """Draw two eyes, and the anchors of what is worn on them."""
     for x in (-gap, gap):
         add_eye(figure, at, x, y, size, on)
     figure.face = at.inner(0, y, gap)

@@ -182,7 +182,7 @@ SPLIT["train"] = tuple(name for name in GALLERY if name not in SPLIT["validation
 
 
 def description(name: str) -> str:
-    """A held-out style's text, as in a caption: "a cat in {description} style"."""
+    """Return a held-out style's text, as in a caption: "a cat in {description} style"."""
     return FAMILIES[GALLERY[name].family].description
 
 
@@ -191,7 +191,7 @@ def group(name: str) -> str:
 
 
 def near_gallery(style: Style) -> bool:
-    """Whether a style is too near a held-out one to be in the base's training population."""
+    """Tell whether a style is too near a held-out one to be in the base's training population."""
     family = FAMILIES[style.family]
     return any(
         family.distance(style.params, held.params) < PARAMS_NEAR and style.palette.distance(held.palette) < PALETTE_NEAR

@@ -1,4 +1,4 @@
-"""The miniature's own judge: a small verifier for drawings, in the place of the paper's multimodal model.
+"""Judge drawings by the miniature's own small verifier, in the place of the paper's multimodal model.
 
 It answers the paper's two questions (Fig. A1 and A2) from two images alone and ignores their words. Its embeddings
 stand in for DINO's (subject) and CLIP's (style).
@@ -21,7 +21,7 @@ from torch import Tensor
 from lorarar.base.names import JUDGE_FOLDER, MINIATURE, miniature_folder
 from lorarar.errors import InputError
 from lorarar.evaluation.judges.judge import BatchJudge, Question
-from lorarar.files import atomic_folder
+from lorarar.files import atomic_folder, package_schema, read_json
 from miniature.buffers import SIZE
 from miniature.judge_network import JudgeNetwork, Widths, channels_last, split_details
 from miniature.judge_verdicts import EVIDENCE, Beliefs, Calibration, evidence, probability, softmax
@@ -33,11 +33,12 @@ WEIGHTS, CONFIG, REPORT = "judge.safetensors", "config.json", "report.csv"
 SCHEMA = 1
 MAX_BYTES = 64 * 2**20  # far above any judge's size: a larger file is something else
 BATCH = 64
+MEND = "build it again with  lorarar miniature build"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the network sees in some images."""
+    """The network's view of some images."""
 
     beliefs: Beliefs
     style: Float[np.ndarray, "n s"]
@@ -75,15 +76,15 @@ class MiniatureJudge(BatchJudge):
         return self.style_probabilities(reference, test).tolist()
 
     def subject_probabilities(self, reference: Seen, test: Seen) -> Float[np.ndarray, " n"]:
-        """P(same subject) of every row's pair."""
+        """Return P(same subject) of every row's pair."""
         return probability(evidence(reference.beliefs, test.beliefs), self.calibration.subject)
 
     def style_probabilities(self, reference: Seen, test: Seen) -> Float[np.ndarray, " n"]:
-        """P(in the reference's style) of every row's pair."""
+        """Return P(in the reference's style) of every row's pair."""
         return probability((reference.style * test.style).sum(1, keepdims=True), self.calibration.style)
 
     def subject_embeddings(self, images: Sequence[Image]) -> Float[np.ndarray, "n d"]:
-        """The root of all beliefs, of unit length: a cosine is the mean overlap of two images' beliefs."""
+        """Return the root of all beliefs, of unit length: a cosine is the mean overlap of two images' beliefs."""
         roots = np.concatenate([np.sqrt(values) for values in self.see(pixels(images)).beliefs.values()], axis=1)
         return roots / np.linalg.norm(roots, axis=1, keepdims=True)
 
@@ -91,7 +92,7 @@ class MiniatureJudge(BatchJudge):
         return self.see(pixels(images)).style
 
     def text_similarities(self, images: Sequence[Image], text: str) -> None:
-        """None: the judge reads no words."""
+        """Return None: the judge reads no words."""
 
     @torch.inference_mode()
     def see(self, images: UInt8[np.ndarray, "n h w 3"]) -> Seen:
@@ -105,7 +106,7 @@ class MiniatureJudge(BatchJudge):
         return Seen(beliefs, torch.cat(styles).numpy())
 
     def _pairs(self, questions: Sequence[Question]) -> tuple[Seen, Seen]:
-        """Both sides of all questions. The evaluation asks of the same images many times; each is seen once."""
+        """Return both sides of all questions. The same images are asked about many times; each is seen once."""
         images = {id(image): image for question in questions for image in (question.reference, question.test)}
         place = {key: row for row, key in enumerate(images)}
         seen = self.see(pixels(list(images.values())))
@@ -114,7 +115,7 @@ class MiniatureJudge(BatchJudge):
 
 
 def pixels(images: Sequence[Image]) -> UInt8[np.ndarray, "n side side 3"]:
-    """Images of any size as the network takes them."""
+    """Return images of any size as the network takes them."""
     from PIL import Image
 
     stacked = np.empty((len(images), SIZE, SIZE, 3), np.uint8)
@@ -127,7 +128,7 @@ def pixels(images: Sequence[Image]) -> UInt8[np.ndarray, "n side side 3"]:
 
 
 def to_input(images: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
-    """Bytes to [-1, 1], channels first."""
+    """Turn bytes into numbers in [-1, 1], channels first."""
     tensor = torch.from_numpy(np.ascontiguousarray(images)).float() / 127.5 - 1
     return tensor.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
@@ -158,37 +159,32 @@ def shipped_judge(folder: Path | None = None) -> MiniatureJudge:
     """
     folder = miniature_folder() / JUDGE_FOLDER if folder is None else folder
     if not folder.is_dir():
-        raise InputError(f"the miniature's judge is not in {folder}; build it with  lorarar miniature build")
+        raise InputError(f"the miniature's judge is not in {folder}; {MEND}")
     return load_judge(folder)
 
 
 def load_judge(folder: Path) -> MiniatureJudge:
     """Read what `save_judge` wrote. Raises InputError when something is missing, damaged or of another version."""
-    advice = "build it with  lorarar miniature build"
-    for name in (WEIGHTS, CONFIG):
-        if not (folder / name).is_file():
-            raise InputError(f"{folder}: no {name} of the miniature's judge; {advice}")
-        if (folder / name).stat().st_size > MAX_BYTES:
-            raise InputError(f"{folder / name}: too large for the miniature's judge; {advice} again")
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        version = config["schema_version"]
-        if version != SCHEMA:
-            raise InputError(f"{folder}: the judge's schema version is {version}, this reads {SCHEMA}; {advice} again")
-        if config["evidence"] != list(EVIDENCE):
-            raise InputError(f"{folder}: the judge weighs other evidence than this version does; {advice} again")
-        widths = {side: _widths(config["widths"][side]) for side in ("subject", "style")}
-        calibration = _calibration(config["calibration"])
-        network = _network(widths, folder / WEIGHTS)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = str(error).strip().split("\n", maxsplit=1)[0]
-        raise InputError(f"{folder}: the miniature's judge is damaged ({reason}); {advice} again") from None
+    config = read_json(
+        folder / CONFIG,
+        what="the miniature's judge",
+        mend=MEND,
+        schema=package_schema(__package__, "judge.schema.json"),
+        limit=MAX_BYTES,
+    )
+    if config["evidence"] != list(EVIDENCE):
+        raise InputError(f"{folder}: the judge weighs other evidence than this version does; {MEND}")
+    subject, style = (tuple(map(float, config["calibration"][side])) for side in ("subject", "style"))
+    if len(subject) != len(EVIDENCE) + 1 or len(style) != 2:
+        raise InputError(f"{folder}: the judge has a calibration of other length; {MEND}")
+    network = _network({side: _widths(config["widths"][side]) for side in ("subject", "style")}, folder / WEIGHTS)
     kept = ("schema_version", "judge", "widths", "evidence", "calibration")
-    return MiniatureJudge(network, calibration, {name: value for name, value in config.items() if name not in kept})
+    facts = {name: value for name, value in config.items() if name not in kept}
+    return MiniatureJudge(network, Calibration(subject, (style[0], style[1])), facts)
 
 
 def weights_sha256(network: JudgeNetwork) -> str:
-    """Of the weights as they are shipped: the same before saving and after loading."""
+    """Return the SHA-256 of the weights as they are shipped: the same before saving and after loading."""
     digest = hashlib.sha256()
     for name, tensor in sorted(_shipped(network).items()):
         digest.update(name.encode() + tensor.numpy().tobytes())
@@ -206,34 +202,28 @@ def _shipped(network: JudgeNetwork) -> dict[str, Tensor]:
 
 
 def _network(widths: dict[str, Widths], path: Path) -> JudgeNetwork:
+    """Read a network of these widths. Raises InputError for weights that are missing, damaged or of another one."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; {MEND}")
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"{path}: too large for the miniature's judge; {MEND}")
+    network = JudgeNetwork(**widths)
+    shapes = {name: value.shape for name, value in _shipped(network).items()}
     try:
         weights = {name: value.float() for name, value in load_file(path).items()}
     except SafetensorError as error:
-        raise ValueError(str(error)) from None
+        raise InputError(f"{path}: the judge's weights are damaged ({error}); {MEND}") from None
+    if {name: value.shape for name, value in weights.items()} != shapes:
+        raise InputError(f"{path}: other weights than the {len(shapes)} of the judge; {MEND}")
     if not all(bool(value.isfinite().all()) for value in weights.values()):
-        raise ValueError("weights that are not finite")
-    network = JudgeNetwork(**widths)
-    expected = _shipped(network)
-    if set(weights) != set(expected):
-        raise ValueError(f"other weights than {len(expected)} of the network")
+        raise InputError(f"{path}: some of the judge's weights are not finite; {MEND}")
     network.load_state_dict(weights, strict=False)
     return channels_last(network).eval().requires_grad_(False)
 
 
 def _widths(values: dict[str, Any]) -> Widths:
-    return Widths(int(values["stem"]), _three(values["channels"]), _three(values["blocks"]))
-
-
-def _three(values: Sequence[int]) -> tuple[int, int, int]:
-    first, second, third = (int(value) for value in values)
-    return first, second, third
-
-
-def _calibration(values: dict[str, Any]) -> Calibration:
-    subject, style = (tuple(float(value) for value in values[name]) for name in ("subject", "style"))
-    if len(subject) != len(EVIDENCE) + 1 or len(style) != 2 or not np.isfinite([*subject, *style]).all():
-        raise ValueError("a calibration of other length")
-    return Calibration(subject, (style[0], style[1]))
+    (first, second, third), (few, more, most) = (map(int, values[name]) for name in ("channels", "blocks"))
+    return Widths(int(values["stem"]), (first, second, third), (few, more, most))

@@ -1,4 +1,4 @@
-"""Drawings for the judge: what it is trained on, and pairs of subjects that differ in one detail.
+"""Draw for the judge: what it is trained on, and pairs of subjects that differ in one detail.
 
 Neither the 30 catalogue subjects, nor any subject near them, nor the 26 gallery styles are drawn here.
 """
@@ -16,6 +16,7 @@ from lorarar.files import atomic_file
 from lorarar.pool import process_pool
 from miniature.catalogue import near_catalogue
 from miniature.judge_network import DETAILS
+from miniature.progress import Report, counted, silent
 from miniature.scene import draw, sample_view
 from miniature.styles import FAMILIES, Style, plain, random_style, reduce, render
 from miniature.styles_palette import hsv
@@ -53,14 +54,14 @@ class Drawings:
 
 
 def sample_subject(rng: np.random.Generator, kind: str | None = None) -> Subject:
-    """A random subject that is not near a held-out one."""
+    """Draw a random subject that is not near a held-out one."""
     while near_catalogue(subject := any_subject(rng, kind)):
         pass
     return subject
 
 
 def sample_style(rng: np.random.Generator, family: str) -> Style:
-    """Any style of a family, often with a freer palette than the base's population has.
+    """Draw any style of a family, often with a freer palette than the base's population has.
 
     Held-out styles are stronger and more particular than most random ones, and a judge must be sure of neither the
     colours nor the style where it has never seen such palettes.
@@ -76,13 +77,13 @@ def sample_style(rng: np.random.Generator, family: str) -> Style:
 
 
 def picture(subject: Subject, style: Style | None, rng: np.random.Generator) -> UInt8[np.ndarray, "size size 3"]:
-    """The subject in a random view; without a style, plain."""
+    """Draw a subject in a random view; without a style, plain."""
     buffers = draw(subject, sample_view(rng))
     return reduce(plain(buffers) if style is None else render(buffers, style, rng))
 
 
 def details_of(subject: Subject) -> list[int]:
-    """The number of each detail's value, in the order of DETAILS."""
+    """Return the number of each detail's value, in the order of DETAILS."""
     marked, worn = subject.marking != "plain", subject.accessory != "none"
     said = {
         "kind": subject.kind,
@@ -97,7 +98,7 @@ def details_of(subject: Subject) -> list[int]:
 
 
 def changed(subject: Subject, rng: np.random.Generator, count: int) -> Subject:
-    """The subject with `count` of its details different, each in one visible look: what must not pass for it."""
+    """Change `count` of a subject's details, each in one visible look: what must not pass for it."""
     hidden = {"marking_colour"} if subject.marking == "plain" else set()
     hidden |= {"accessory_colour"} if subject.accessory == "none" else set()
     for detail in rng.choice(list(CHANGEABLE), count, replace=False):
@@ -121,16 +122,13 @@ def _other(subject: Subject, name: str, rng: np.random.Generator) -> RGB | str:
     return choices[int(rng.integers(len(choices)))]
 
 
-def training_drawings(seed: int, count: int, folder: Path, workers: int = 2) -> Drawings:
-    """Draw them, or what is missing of them in `folder`, and read them. `count` is rounded up to whole chunks."""
-    from rich.console import Console
-    from rich.progress import track
-
+def training_drawings(seed: int, count: int, folder: Path, workers: int = 2, report: Report = silent) -> Drawings:
+    """Draw what is missing of the training drawings in `folder`, and read all; `count` is rounded up to chunks."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = {first: folder / f"{seed}-{first:06d}.npz" for first in range(0, count, CHUNK)}
     with process_pool(workers) as pool:
         jobs = [pool.submit(_chunk, seed, first, path) for first, path in paths.items() if not path.is_file()]
-        for job in track(jobs, "drawing for the judge", console=Console(stderr=True), transient=True):
+        for job in counted(jobs, len(jobs), "drawing for the judge", report):
             job.result()
     parts = []
     for path in paths.values():
@@ -155,7 +153,7 @@ def _chunk(seed: int, first: int, path: Path) -> None:
 
 
 def _group(seed: int, number: int) -> list[tuple[np.ndarray, list[int], int, int]]:
-    """GROUP drawings of one family, as rows of Drawings; plain ones are all of one style, number 0."""
+    """Draw GROUP pictures of one family, as rows of Drawings; plain ones are all of one style, number 0."""
     rng = np.random.default_rng((seed, TRAINING + number))
     family = PLAIN if rng.random() < PLAIN_SHARE else int(rng.integers(len(FAMILIES)))
     rows = []

@@ -1,4 +1,4 @@
-"""The miniature judge's network: what it says of a subject's details, and a style embedding.
+"""Build the miniature judge's network: beliefs about a subject's details, and a style embedding.
 
 A subject is read as beliefs about its details (kind, colours, marking, accessory), not as one point in space. In a
 style that takes colour away the beliefs about colours are flat, and a flat belief is no evidence; a cosine of
@@ -31,7 +31,6 @@ DETAILS: Mapping[str, tuple[str, ...]] = {
 """What the network says of a subject, and the values that each detail has."""
 
 STYLE_SIZE = 128
-MAX_CHANNELS, MAX_BLOCKS = 512, 8
 QUERIES = 12  # places that the subject's head looks at
 HIDDEN = 256
 VARIANCE_FLOOR = 1e-4  # keeps the root's slope finite
@@ -39,17 +38,11 @@ VARIANCE_FLOOR = 1e-4  # keeps the root's slope finite
 
 @dataclass(frozen=True)
 class Widths:
-    """Channels, and blocks of two convolutions, at 24, 12 and 6 pixels a side of a 96-pixel image."""
+    """The channels, and blocks of two convolutions, at 24, 12 and 6 pixels a side of a 96-pixel image."""
 
     stem: int  # channels at 48 pixels
     channels: tuple[int, int, int]
     blocks: tuple[int, int, int]
-
-    def __post_init__(self) -> None:
-        """Widths come from files too: refuse a network that would not be a small one."""
-        wide = max(self.stem, *self.channels) > MAX_CHANNELS or min(self.stem, *self.channels) < 1
-        if wide or max(self.blocks) > MAX_BLOCKS or min(self.blocks) < 1:
-            raise ValueError(f"a judge has 1 to {MAX_CHANNELS} channels and 1 to {MAX_BLOCKS} blocks a stage")
 
 
 SUBJECT = Widths(16, (48, 96, 192), (1, 2, 2))
@@ -76,7 +69,7 @@ class _Block(nn.Module):
 
 
 class _Trunk(nn.Module):
-    """An image's features at every resolution."""
+    """A network that gives an image's features at every resolution."""
 
     def __init__(self, widths: Widths) -> None:
         super().__init__()
@@ -97,7 +90,7 @@ class _Trunk(nn.Module):
 
 
 class JudgeNetwork(nn.Module):
-    """Images in, beliefs and style embeddings out; a trunk for each: what one must ignore is what the other reads."""
+    """A network from images to beliefs and style embeddings, a trunk for each: what one reads the other ignores."""
 
     def __init__(self, subject: Widths = SUBJECT, style: Widths = STYLE) -> None:
         super().__init__()
@@ -111,11 +104,11 @@ class JudgeNetwork(nn.Module):
         self.style = nn.Linear(2 * (style.stem + sum(style.channels)), STYLE_SIZE)
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n values"], Float[Tensor, "n s"]]:
-        """Images in [-1, 1] → the logits of all DETAILS, and style embeddings of unit length."""
+        """Return the logits of all DETAILS, and style embeddings of unit length, for images in [-1, 1]."""
         return self.read_subject(images), self.read_style(images)
 
     def read_subject(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n values"]:
-        """Features gathered at QUERIES places that depend on the image; at 12 pixels a side, as details are small."""
+        """Gather features at QUERIES places that depend on the image; at 12 pixels a side, as details are small."""
         *_, middle, last = self.subject_trunk(images)
         features = F.relu(middle + F.interpolate(self.raised(last), scale_factor=2.0))
         places = self.looks(features).flatten(2).float().softmax(dim=2)
@@ -123,7 +116,7 @@ class JudgeNetwork(nn.Module):
         return self.details(self.hidden(looked)).float()
 
     def read_style(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n s"]:
-        """Means and deviations of the features at every resolution: they do not depend on where things are."""
+        """Take means and deviations of the features at every resolution: they do not depend on where things are."""
         statistics = []
         for features in self.style_trunk(images):
             flat = features.flatten(2).float()
@@ -132,11 +125,11 @@ class JudgeNetwork(nn.Module):
 
 
 def split_details(logits: Float[Tensor, "n values"]) -> dict[str, Float[Tensor, "n _"]]:
-    """The logits by detail."""
+    """Split the logits by detail."""
     parts = logits.split([len(values) for values in DETAILS.values()], dim=1)
     return dict(zip(DETAILS, parts, strict=True))
 
 
 def channels_last(network: JudgeNetwork) -> JudgeNetwork:
-    """In place; convolutions on a CPU are much faster so."""
+    """Let a network compute with channels last, in place: convolutions on a CPU are much faster then."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

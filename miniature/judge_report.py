@@ -1,4 +1,4 @@
-"""How often the miniature's judge is right, by case and by style, on drawings as they are and on worn ones."""
+"""Count how often the miniature's judge is right, by case and by style, on drawings as they are and on worn ones."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from miniature.judge_trials import (
 )
 from miniature.judge_wear import worn_images
 from miniature.loop import seeded
+from miniature.progress import Report, silent
 
 AS_DRAWN, WORN = "as drawn", "worn"
 SIDES = {"subject": SUBJECT_CASES, "style": STYLE_CASES}
@@ -30,7 +31,7 @@ Pairs = dict[str, tuple[Seen, Seen]]
 
 @dataclass(frozen=True)
 class Row:
-    """Verdicts of one kind in one style."""
+    """The verdicts of one kind in one style."""
 
     side: str  # "subject" or "style": which question
     case: str
@@ -40,14 +41,16 @@ class Row:
     count: int
 
 
-def judge_report(judge: MiniatureJudge, seed: int, count: int | None = None, workers: int = 2) -> list[Row]:
-    """The judge on every catalogue subject in every gallery style, or on `count` of these pairs spread evenly."""
-    trials = draw_trials(held_out_settings(count), seed, workers=workers)
+def judge_report(
+    judge: MiniatureJudge, seed: int, count: int | None = None, workers: int = 2, report: Report = silent
+) -> list[Row]:
+    """Try the judge on every catalogue subject in every gallery style, or on `count` of these pairs spread evenly."""
+    trials = draw_trials(held_out_settings(count), seed, workers=workers, report=report)
     return report_of(judge, trials, seed)
 
 
 def report_of(judge: MiniatureJudge, trials: Trials, seed: int) -> list[Row]:
-    """The rows of given trials."""
+    """Return the rows of given trials."""
     styles = np.array([setting.style_name for setting in trials.settings])
     rows = []
     for images in (AS_DRAWN, WORN):
@@ -63,7 +66,7 @@ def report_of(judge: MiniatureJudge, trials: Trials, seed: int) -> list[Row]:
 
 
 def seen_pairs(judge: MiniatureJudge, trials: Trials, seed: int, images: str) -> tuple[Pairs, Pairs]:
-    """What the judge sees in all pairs of the trials, for the subject and for the style."""
+    """Return what the judge sees in all pairs of the trials, for the subject and for the style."""
 
     def tested(pictures: np.ndarray, number: int) -> Seen:
         return judge.see(worn_images(pictures, seeded(seed, number)) if images == WORN else pictures)
@@ -76,7 +79,7 @@ def seen_pairs(judge: MiniatureJudge, trials: Trials, seed: int, images: str) ->
 
 
 def accuracy(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
-    """Side → case → images → share of right verdicts over all styles."""
+    """Return by side, case and images the share of right verdicts over all styles."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for side, cases in SIDES.items():
         found[side] = {}
@@ -90,7 +93,7 @@ def accuracy(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """All rows with a header."""
+    """Return all rows as CSV with a header."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([column.name for column in fields(Row)])

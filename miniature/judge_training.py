@@ -1,4 +1,4 @@
-"""Training and calibration of the miniature's judge; resumable, reproducible by seed."""
+"""Train and calibrate the miniature's judge; resumable, and the same for the same seed."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from miniature.judge_trials import Trials, draw_trials, random_settings
 from miniature.judge_verdicts import Calibration, evidence, fit
 from miniature.judge_wear import worn
 from miniature.loop import Loop, Schedule, fast_products, seeded
+from miniature.progress import Report, silent
 
 SCHEDULE = Schedule(steps=3600, rate=4e-3, warmup=60)
 BATCH_GROUPS = 8  # of GROUP drawings
@@ -59,7 +60,7 @@ says yes to them is in its report.
 
 @dataclass(frozen=True)
 class JudgePlan:
-    """How much to do: about 9 minutes on two cores."""
+    """How much is drawn, trained and tried: about 9 minutes on two cores."""
 
     drawings: int = 36_000
     schedule: Schedule = SCHEDULE
@@ -69,13 +70,17 @@ class JudgePlan:
     workers: int = 2
 
 
-def build_judge(seed: int, work: Path, folder: Path, plan: JudgePlan | None = None) -> MiniatureJudge:
-    """Train, calibrate, report on the held-out subjects and styles, save in `folder`. `work` keeps what a stopped
-    run needs."""
+def build_judge(
+    seed: int, work: Path, folder: Path, plan: JudgePlan | None = None, report: Report = silent
+) -> MiniatureJudge:
+    """Train and calibrate the judge, try it on the held-out subjects and styles, and save it in `folder`.
+
+    `work` keeps what a stopped run needs.
+    """
     plan = plan or JudgePlan()
     start = time.monotonic()
-    judge = train_judge(seed, work, plan)
-    rows = judge_report(judge, seed, workers=plan.workers)
+    judge = train_judge(seed, work, plan, report)
+    rows = judge_report(judge, seed, workers=plan.workers, report=report)
     judge.facts |= {
         "seed": seed,
         "drawings": plan.drawings,
@@ -87,28 +92,28 @@ def build_judge(seed: int, work: Path, folder: Path, plan: JudgePlan | None = No
     return judge
 
 
-def train_judge(seed: int, work: Path, plan: JudgePlan | None = None) -> MiniatureJudge:
-    """The trained, calibrated judge. A run that was stopped goes on from `work`."""
+def train_judge(seed: int, work: Path, plan: JudgePlan | None = None, report: Report = silent) -> MiniatureJudge:
+    """Train and calibrate the judge. A run that was stopped goes on from `work`."""
     plan = plan or JudgePlan()
-    data = training_drawings(seed, plan.drawings, work / "judge_drawings", plan.workers)
+    data = training_drawings(seed, plan.drawings, work / "judge_drawings", plan.workers, report)
     torch.manual_seed(seed)
     network = channels_last(JudgeNetwork(plan.subject, plan.style)).train()
     proxies = nn.Linear(STYLE_SIZE, PLAIN + 1, bias=False)
     settings = {"steps": plan.schedule.steps, "rate": plan.schedule.rate, "drawings": plan.drawings, "seed": seed}
     state = work / "judge.state"
-    step = _Step(network, proxies, data, seed, plan.schedule)
-    Loop([network, proxies], plan.schedule, state, "judge", settings).run(step)
+    step = JudgeLoss(network, proxies, data, seed, plan.schedule)
+    Loop([network, proxies], plan.schedule, state, "judge", settings, report=report).run(step)
     measure_norms(network, step, plan.schedule.steps)
     network.eval().requires_grad_(False)
     round_weights(network)
-    trials = draw_trials(random_settings(seed, plan.trials), seed, CALIBRATION, plan.workers)
+    trials = draw_trials(random_settings(seed, plan.trials), seed, CALIBRATION, plan.workers, report)
     judge = MiniatureJudge(network, calibrate(network, trials, seed))
     state.unlink()
     return judge
 
 
-class _Step:
-    """One step's loss: what subjects are, and which styles are the same."""
+class JudgeLoss:
+    """The loss of a step: what subjects are, and which styles are the same."""
 
     def __init__(
         self, network: JudgeNetwork, proxies: nn.Linear, data: Drawings, seed: int, schedule: Schedule
@@ -118,7 +123,7 @@ class _Step:
         self.plain, self.all = (torch.from_numpy(np.flatnonzero(kept)) for kept in (groups == PLAIN, groups >= 0))
 
     def __call__(self, step: int) -> Float[Tensor, ""]:
-        """Styles are learned from every other batch that has any: they are the easier part."""
+        """Return the loss of a step. Styles, the easier part, are learned from every other batch that has any."""
         rows, images, plain = self.batch(step)
         details, styles, families = (
             torch.from_numpy(values[rows]) for values in (self.data.details, self.data.styles, self.data.families)
@@ -136,7 +141,7 @@ class _Step:
         )
 
     def batch(self, step: int) -> tuple[np.ndarray, Float[Tensor, "b 3 h w"], bool]:
-        """The rows of whole groups, their images moved and worn, and whether it is a plain batch.
+        """Return the rows of whole groups, their images moved and worn, and whether it is a plain batch.
 
         Every style comes with other subjects, every family with another style, in the same batch.
         """
@@ -152,13 +157,13 @@ class _Step:
 
 
 def plain_share(done: float) -> float:
-    """Of the batches, when so much of the training is done."""
+    """Return the share of plain batches when so much of the training is done."""
     first, last = PLAIN_FIRST
     return min(1.0, max(0.0, (last - done) / (last - first)))
 
 
 def detail_loss(logits: Float[Tensor, "n values"], details: Int[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Sum of the details' cross entropies; a colour that is not shown has none."""
+    """Return the sum of the details' cross entropies; a colour that is not shown has none."""
     total = logits.new_zeros(())
     for part, wanted in zip(split_details(logits).values(), details.unbind(1), strict=True):
         # Over all rows, not the shown ones alone: a batch may show none.
@@ -167,7 +172,7 @@ def detail_loss(logits: Float[Tensor, "n values"], details: Int[Tensor, "n d"]) 
 
 
 def contrastive_loss(style: Float[Tensor, "n s"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:
-    """Supervised contrastive loss (arXiv 2004.11362, L_out): the same style's rows against all others'."""
+    """Return the supervised contrastive loss (arXiv 2004.11362, L_out): the same style's rows against all others'."""
     alone = torch.eye(len(style), dtype=torch.bool)
     same = (labels[:, None] == labels) & ~alone
     similar = (style @ style.T / TEMPERATURE).masked_fill(alone, -torch.inf)
@@ -176,7 +181,7 @@ def contrastive_loss(style: Float[Tensor, "n s"], labels: Int[Tensor, " n"]) -> 
 
 
 @torch.no_grad()
-def measure_norms(network: JudgeNetwork, step: _Step, first: int, batches: int = NORM_BATCHES) -> None:
+def measure_norms(network: JudgeNetwork, step: JudgeLoss, first: int, batches: int = NORM_BATCHES) -> None:
     """Measure the batch norms' statistics with the weights as they are: the averaged weights had no part in them."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     for norm in norms:
@@ -202,7 +207,7 @@ def calibrate(network: JudgeNetwork, trials: Trials, seed: int) -> Calibration:
 
 
 class _Examples:
-    """What a verdict is fitted on; the first case's answer is yes."""
+    """The examples that a verdict is fitted on; the first case's answer is yes."""
 
     def __init__(self, weights: dict[str, float]) -> None:
         self.weights = weights
@@ -220,7 +225,7 @@ class _Examples:
 
 
 def _moved(images: Float[Tensor, "b 3 h w"], generator: torch.Generator) -> Float[Tensor, "b 3 h w"]:
-    """Each image moved by up to SHIFT pixels; what comes in is mirrored."""
+    """Move each image by up to SHIFT pixels; what comes in is mirrored."""
     height, width = images.shape[2:]
     padded = F.pad(images, (SHIFT,) * 4, mode="reflect")
     places = torch.randint(2 * SHIFT + 1, (len(images), 2), generator=generator).tolist()

@@ -1,4 +1,4 @@
-"""Trials of the judge: a test image with references that fit it and others that do not. Never trained on.
+"""Draw trials of the judge: a test image with references that fit it and others that do not. Never trained on.
 
 The same trials calibrate the judge (random subjects in random styles) and report on it (the 30 catalogue subjects in
 the 26 gallery styles).
@@ -17,6 +17,7 @@ from lorarar.pool import process_pool
 from miniature.catalogue import CATALOGUE
 from miniature.gallery import GALLERY
 from miniature.judge_data import CALIBRATION, REPORT, changed, picture, sample_style, sample_subject
+from miniature.progress import Report, counted, silent
 from miniature.styles import FAMILIES, Style
 from miniature.subjects import Subject
 
@@ -52,7 +53,7 @@ class Trials:
 
 
 def random_settings(seed: int, count: int) -> list[Setting]:
-    """Subjects and styles for calibration: every family in turn, never a held-out subject or style."""
+    """Choose subjects and styles for calibration: every family in turn, never a held-out subject or style."""
     settings = []
     for number in range(count):
         rng = np.random.default_rng((seed, CALIBRATION + number))
@@ -63,7 +64,7 @@ def random_settings(seed: int, count: int) -> list[Setting]:
 
 
 def held_out_settings(count: int | None = None) -> list[Setting]:
-    """Every catalogue subject in every gallery style, or the first `count` of them, going round both."""
+    """Return every catalogue subject in every gallery style, or the first `count` of them, going round both."""
     subjects, styles = list(CATALOGUE.items()), list(GALLERY.items())
     pairs = []
     for number in range(count or len(subjects) * len(styles)):
@@ -74,17 +75,15 @@ def held_out_settings(count: int | None = None) -> list[Setting]:
     return pairs
 
 
-def draw_trials(settings: Sequence[Setting], seed: int, namespace: int = REPORT, workers: int = 2) -> Trials:
-    """The drawings of some settings; trial number i depends on the seed, the namespace and i alone."""
-    from rich.console import Console
-    from rich.progress import track
-
+def draw_trials(
+    settings: Sequence[Setting], seed: int, namespace: int = REPORT, workers: int = 2, report: Report = silent
+) -> Trials:
+    """Draw some settings; trial number i depends on the seed, the namespace and i alone."""
     jobs = [(setting, seed, namespace + number) for number, setting in enumerate(settings)]
     if workers > 1:
         with process_pool(workers) as pool:
             found = pool.map(_trial, jobs, chunksize=8)
-            console = Console(stderr=True)
-            rows = list(track(found, "drawing trials", len(jobs), console=console, transient=True))
+            rows = list(counted(found, len(jobs), "drawing trials", report))
     else:
         rows = [_trial(job) for job in jobs]
     drawn = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -102,7 +101,7 @@ def draw_trials(settings: Sequence[Setting], seed: int, namespace: int = REPORT,
 
 
 def _trial(job: tuple[Setting, int, int]) -> dict[str, UInt8[np.ndarray, "size size 3"]]:
-    """The images of one setting, by case."""
+    """Draw the images of one setting, by case."""
     setting, *numbers = job
     # The trailing number keeps these drawings apart from the settings, which the same numbers made.
     rng = np.random.default_rng((*numbers, 1))
@@ -120,7 +119,7 @@ def _trial(job: tuple[Setting, int, int]) -> dict[str, UInt8[np.ndarray, "size s
 
 
 def _other(labels: Sequence[str]) -> Int[np.ndarray, " n"]:
-    """For each row another row of a different label, all rows used about alike."""
+    """Return for each row another row of a different label, all rows used about alike."""
     return np.array([_next_other(labels, row) for row in range(len(labels))])
 
 

@@ -1,4 +1,4 @@
-"""From what the judge's network sees in two images to P(yes), and the calibration of that. Numpy alone.
+"""Turn what the judge's network sees in two images into P(yes), and calibrate that. Numpy alone.
 
 **Subject.** For each detail of the subject, the odds that both images show the same value against their being
 unrelated: L = k Σ_v p(v) q(v), for beliefs p and q over k values. L is 1 where an image says nothing, k where both are
@@ -20,7 +20,11 @@ Beliefs = Mapping[str, Float[np.ndarray, "n _"]]
 """Detail → rows of probabilities."""
 
 EVIDENCE: Mapping[str, float] = {"kind": 0.1, "body": 0.8, "second": 0.8, "marking": 0.8, "accessory": 0.8}
-"""Share ρ of pairs taken to agree. The kind's is low: who can't be recognised is not the subject."""
+"""The share ρ of pairs that is taken to agree, by detail.
+
+The share of the kind is low, because a kind that the judge can't recognise must count as a difference: such an image
+does not show the subject.
+"""
 
 FLOOR = 0.02  # of every belief is spread over all values: no image is surer than that
 PENALTY = 1e-3  # of the squared coefficients: keeps them finite where the cases are separable
@@ -35,13 +39,13 @@ class Calibration:
 
 
 def softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-    """Beliefs from logits, with FLOOR."""
+    """Return beliefs from logits, with FLOOR."""
     powers = np.exp(logits - logits.max(1, keepdims=True))
     return (1 - FLOOR) * powers / powers.sum(1, keepdims=True) + FLOOR / logits.shape[1]
 
 
 def evidence(reference: Beliefs, test: Beliefs) -> Float[np.ndarray, "n e"]:
-    """log P(agree) of every row's pair, in the order of EVIDENCE."""
+    """Return log P(agree) of every row's pair, in the order of EVIDENCE."""
     columns = []
     for name, share in EVIDENCE.items():
         painted = f"{name}_colour" in reference
@@ -55,7 +59,7 @@ def _odds(first: Float[np.ndarray, "n k"], second: Float[np.ndarray, "n k"]) -> 
 
 
 def _painted(first: Beliefs, second: Beliefs, name: str) -> Float[np.ndarray, " n"]:
-    """The odds of a detail with a colour of its own. Its first value (plain, none) has no colour to agree in."""
+    """Return the odds of a detail with a colour of its own. Its first value (plain, none) has no colour to agree in."""
     agreed = first[name].shape[1] * first[name] * second[name]
     return agreed[:, 0] + agreed[:, 1:].sum(1) * _odds(first[f"{name}_colour"], second[f"{name}_colour"])
 
@@ -65,14 +69,14 @@ def sigmoid(x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 
 
 def probability(columns: Float[np.ndarray, "n e"], coefficients: Sequence[float]) -> Float[np.ndarray, " n"]:
-    """σ(columns · weights + bias); the bias is the last coefficient."""
+    """Return σ(columns · weights + bias); the bias is the last coefficient."""
     return sigmoid(columns @ np.array(coefficients[:-1]) + coefficients[-1])
 
 
 def fit(
     columns: Float[np.ndarray, "n e"], yes: Bool[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
 ) -> list[float]:
-    """Weighted logistic regression with weights ≥ 0, its bias then moved to where both kinds of error are equal."""
+    """Fit a weighted logistic regression with weights ≥ 0, then move its bias to where both errors are equal."""
     from scipy.optimize import minimize
 
     rows = np.concatenate([columns, np.ones((len(columns), 1))], axis=1).astype(np.float64)
@@ -94,7 +98,7 @@ def fit(
 def equal_error_threshold(
     scores: Float[np.ndarray, " n"], yes: Bool[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
 ) -> float:
-    """The threshold at which the weighted share of refused yeses is nearest that of accepted noes."""
+    """Return the threshold at which the weighted share of refused yeses is nearest that of accepted noes."""
     order = np.argsort(scores)
     ascending, is_yes, share = scores[order], yes[order], weights[order]
     # Entry i: the threshold lies between scores i-1 and i, so the first i are refused.

@@ -1,4 +1,4 @@
-"""Wear of images, as a small diffusion model and its decoder leave them: soft, noisy, a little off in colour."""
+"""Wear images out, as a small diffusion model and its decoder leave them: soft, noisy, a little off in colour."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KERNEL = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
 def worn(
     images: Float[Tensor, "n 3 h w"], generator: torch.Generator, strength: float = 1.0
 ) -> Float[Tensor, "n 3 h w"]:
-    """Images in [-1, 1] after blur, loss of resolution, noise and tint, each of random extent up to `strength`."""
+    """Blur, coarsen, spoil and tint images in [-1, 1], each to a random extent up to `strength`."""
     count = len(images)
 
     def extent() -> Float[Tensor, "n 1 1 1"]:
@@ -33,7 +33,7 @@ def worn(
 
 
 def worn_images(images: UInt8[np.ndarray, "n h w 3"], generator: torch.Generator) -> UInt8[np.ndarray, "n h w 3"]:
-    """`worn` for bytes."""
+    """Do as `worn` with images of bytes."""
     pixels = worn(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1, generator)
     return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
 

@@ -1,8 +1,9 @@
-"""What the miniature's own training loops share: resuming bit for bit, weights' moving average, rate, precision."""
+"""Run the miniature's own trainings: resuming bit for bit, the weights' moving average, the rate, the precision."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from lorarar.errors import InputError
 from lorarar.files import atomic_file
+from lorarar.training.settings import half_cosine
+from miniature.progress import Report, silent
 
 SAVE_SECONDS = 60.0  # a stopped run loses at most this much
 BF16_PRODUCTS = ("avx512_bf16", "amx_bf16", "bf16")  # a CPU's instructions by torch's names: x86, x86, arm64
@@ -22,18 +25,18 @@ BF16_PRODUCTS = ("avx512_bf16", "amx_bf16", "bf16")  # a CPU's instructions by t
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps and learning rate of a loop: a linear warm-up, then a cosine down to a hundredth."""
+    """The steps and learning rate of a loop: a linear warm-up, then half a cosine down to a hundredth."""
 
     steps: int
     rate: float
     warmup: int = 100
 
     def at(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
+        """Return the learning rate of a step, counted from 0."""
         if step < self.warmup:
             return self.rate * (step + 1) / self.warmup
         share = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+        return self.rate * (0.01 + 0.99 * half_cosine(share))
 
 
 class Average:
@@ -57,7 +60,7 @@ class Average:
 
 
 def seeded(*numbers: int) -> torch.Generator:
-    """A generator that depends on these numbers alone: a step's noise is the same in a resumed run."""
+    """Make a generator that depends on these numbers alone: a step's noise is the same in a resumed run."""
     import numpy as np
 
     state = np.random.SeedSequence(numbers).generate_state(2, np.uint32)
@@ -65,10 +68,11 @@ def seeded(*numbers: int) -> torch.Generator:
 
 
 def fast_products() -> AbstractContextManager[Any]:
-    """Around a step's networks: products of bf16 where the CPU has them, of fp32 elsewhere.
+    """Take a step's products in bf16 where the CPU has such instructions, in fp32 elsewhere.
 
-    Elsewhere torch emulates bf16. On a Xeon without it, 2 cores, the autoencoder's step took 2.1 s so and 0.63 s in
-    fp32. A build that is stopped may go on on a CPU of the other kind; the last digits differ between the two.
+    Elsewhere torch emulates bf16: on two cores of a Xeon that has no such products, a step of the autoencoder took
+    2.1 s in bf16 and 0.63 s in fp32. A build that was stopped may go on on a CPU of the other kind; the last digits
+    differ between the two.
     """
     capabilities = torch.cpu.get_capabilities()
     native = any(capabilities.get(name, False) for name in BF16_PRODUCTS)
@@ -77,7 +81,7 @@ def fast_products() -> AbstractContextManager[Any]:
 
 @dataclass
 class Loop:
-    """AdamW over some modules for a schedule's steps, with a state file to go on from.
+    """A training of some modules by AdamW for a schedule's steps, with a state file to go on from.
 
     The state is removed by `run`'s caller once the result is saved.
     """
@@ -88,43 +92,36 @@ class Loop:
     title: str
     settings: dict[str, Any]  # what the run was started with; a state of other settings is refused
     clip: float = 1.0  # largest norm of the gradient
+    report: Report = silent
 
     def run(self, loss_of: Callable[[int], Float[Tensor, ""]]) -> list[float]:
         """Minimise `loss_of(step)`; returns the loss of every step and leaves the averaged weights in the modules.
 
         Raises InputError when a loss is not finite.
         """
-        import time
-
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
         parameters = [parameter for module in self.modules for parameter in module.parameters()]
         optimizer = torch.optim.AdamW(
             parameters, lr=self.schedule.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
         )
         average = Average(self.modules)
         losses = self._resume(optimizer, average)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task(self.title, total=self.schedule.steps, completed=len(losses))
-            saved = time.monotonic()
-            for step in range(len(losses), self.schedule.steps):
-                for group in optimizer.param_groups:
-                    group["lr"] = self.schedule.at(step)
-                loss = loss_of(step)
-                loss.backward()
-                nn.utils.clip_grad_norm_(parameters, self.clip)
-                optimizer.step()
-                optimizer.zero_grad()
-                average.update(step)
-                losses.append(loss.item())
-                if not math.isfinite(losses[-1]):
-                    raise InputError(f"{self.title}: the loss is {losses[-1]} at step {step}; lower the learning rate")
-                progress.update(task, advance=1, description=f"{self.title}, loss {_recent(losses):.4f}")
-                if time.monotonic() - saved > SAVE_SECONDS:
-                    self._save(optimizer, average, losses)
-                    saved = time.monotonic()
+        saved = time.monotonic()
+        for step in range(len(losses), self.schedule.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = self.schedule.at(step)
+            loss = loss_of(step)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, self.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            average.update(step)
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise InputError(f"{self.title}: the loss is {losses[-1]} at step {step}; lower the learning rate")
+            self.report(f"{self.title}, loss {_recent(losses):.4f}", len(losses), self.schedule.steps)
+            if time.monotonic() - saved > SAVE_SECONDS:
+                self._save(optimizer, average, losses)
+                saved = time.monotonic()
         self._save(optimizer, average, losses)
         average.store()
         return losses
@@ -139,7 +136,6 @@ class Loop:
         }
         with atomic_file(self.state) as temporary:
             torch.save(state, temporary)
-        print(f"{self.title}: step {len(losses)}/{self.schedule.steps}, loss {_recent(losses):.5f}", flush=True)
 
     def _resume(self, optimizer: torch.optim.Optimizer, average: Average) -> list[float]:
         if not self.state.is_file():

@@ -1,4 +1,4 @@
-"""Markings: outlines painted on a body, in the body's own frame, so that they move and turn with it."""
+"""Outline markings that are painted on a body, in the body's own frame: they move and turn with it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FINEST = 0.075
 
 
 def marking_outlines(marking: str, at: Frame) -> list[Outline]:
-    """Outlines in figure units; the caller clips them to the body. Empty for a plain body."""
+    """Return a marking's outlines in figure units; the caller clips them to the body. Empty for a plain body."""
     return [] if marking == "plain" else MARKING_SHAPES[marking](at)
 
 
 def _scattered(at: Frame, shape: Outline, places: list[tuple[float, float]], size: float) -> list[Outline]:
-    """The shape at places of the frame, undistorted by it, `size` of the frame's smaller half size."""
+    """Return the shape at places of the frame, undistorted by it, `size` of the frame's smaller half size."""
     wide, tall = at.half_sizes
     radius = max(FINEST, size * min(wide, tall))
     return [at.inner(x, y, radius / wide, radius / tall).at(shape) for x, y in places]

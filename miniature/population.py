@@ -1,4 +1,4 @@
-"""The base's training population: captioned drawings of random subjects in random styles, none of them held out."""
+"""Draw the base's training population: captioned random subjects in random styles, none of them held out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lorarar.pool import process_pool
 from miniature.buffers import SIZE
 from miniature.catalogue import near_catalogue
 from miniature.gallery import near_gallery
+from miniature.progress import Report, counted, silent
 from miniature.scene import draw, sample_view
 from miniature.styles import FAMILIES, Style, plain, random_style, reduce, render
 from miniature.subjects import DETAILS, Subject, article, describe, sample_subject
@@ -32,7 +33,7 @@ class Example:
 
 
 def example(seed: int, index: int) -> Example:
-    """Drawing number `index` of the population of a seed."""
+    """Make drawing number `index` of the population of a seed."""
     rng = np.random.default_rng((seed, index))
     subject = _new_subject(rng)
     buffers = draw(subject, sample_view(rng))
@@ -44,7 +45,7 @@ def example(seed: int, index: int) -> Example:
 
 
 def sample_style(rng: np.random.Generator) -> Style:
-    """A style of the base's training population: of any family, and never near a held-out one."""
+    """Draw a style of the base's training population: of any family, and never near a held-out one."""
     family = list(FAMILIES)[int(rng.integers(len(FAMILIES)))]
     while True:
         style = random_style(rng, family)
@@ -53,24 +54,21 @@ def sample_style(rng: np.random.Generator) -> Style:
 
 
 def caption(subject: Subject, details: Sequence[str] = DETAILS, style: str | None = None) -> str:
-    """As the prompts of the paper's §A1.3: "a red dog with white spots in watercolor painting style"."""
+    """Return a caption like the paper's prompts (§A1.3): "a red dog with white spots in watercolor painting style"."""
     words = describe(subject, details)
     return f"{article(words)} {words}" + (f" in {style} style" if style else "")
 
 
 def population(
-    seed: int, count: int, folder: Path, workers: int = 2
+    seed: int, count: int, folder: Path, workers: int = 2, report: Report = silent
 ) -> tuple[UInt8[np.ndarray, "count size size 3"], list[str]]:
-    """Draw the population, or what is missing of it in `folder`, and read it."""
-    from rich.console import Console
-    from rich.progress import track
-
+    """Draw what is missing of the population in `folder`, and read all of it."""
     folder.mkdir(parents=True, exist_ok=True)
     starts = list(range(0, count, CHUNK))
     missing = [start for start in starts if not _path(folder, start).is_file()]
     with process_pool(workers) as pool:
         jobs = [pool.submit(_chunk, seed, start, min(CHUNK, count - start), _path(folder, start)) for start in missing]
-        for job in track(jobs, "drawing the population", console=Console(stderr=True), transient=True):
+        for job in counted(jobs, len(jobs), "drawing the population", report):
             job.result()
     images = np.empty((count, SIZE, SIZE, 3), np.uint8)
     captions: list[str] = []

@@ -1,4 +1,4 @@
-"""The miniature's dataset: reference images of the 30 held-out subjects and 26 held-out styles, and the splits."""
+"""Write the miniature's dataset: reference images of the 30 held-out subjects and 26 held-out styles, and splits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from lorarar.files import atomic_file
-from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, PARTS, SCHEMA_VERSION
+from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, SCHEMA_VERSION, SPLIT_PARTS
 from miniature import gallery
 from miniature.buffers import SIZE
 from miniature.catalogue import CATALOGUE, near_catalogue
@@ -68,7 +68,7 @@ def _content(folder: Path, name: str, seed: int, number: int) -> dict[str, Any]:
 
 
 def _style(folder: Path, name: str, seed: int, number: int) -> dict[str, Any]:
-    """One image, of a random subject, as a style's reference shows something that nobody asks for."""
+    """Draw one image of a random subject, as a style's reference shows something that nobody asks for."""
     rng = np.random.default_rng((seed, 2, number))
     while near_catalogue(subject := sample_subject(rng)):
         pass
@@ -92,14 +92,14 @@ def _write(folder: Path, name: str, image: UInt8[np.ndarray, "size size 3"]) -> 
 
 def _splits() -> dict[str, Any]:
     paper = {
-        "contents": {part: [name for name, entry in CATALOGUE.items() if entry.part == part] for part in PARTS},
-        "styles": {part: list(gallery.SPLIT[part]) for part in PARTS},
+        "contents": {part: [name for name, entry in CATALOGUE.items() if entry.part == part] for part in SPLIT_PARTS},
+        "styles": {part: list(gallery.SPLIT[part]) for part in SPLIT_PARTS},
     }
     return {DEFAULT_SPLIT: paper} | {name: _macro_split(parts) for name, parts in MACRO_SPLITS.items()}
 
 
 def _macro_split(parts: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]) -> dict[str, Any]:
-    """A split by groups (or names); it has no validation, as the paper keeps its settings for these."""
+    """Make a split by groups (or names); it has no validation, as the paper keeps its settings for these."""
 
     def chosen(names: Any, group_of: Callable[[str], str], wanted: tuple[str, ...]) -> list[str]:
         return [name for name in names if name in wanted or group_of(name) in wanted]

@@ -25,7 +25,7 @@ COLUMNS = 9
 
 
 def sample_prompts(seed: int) -> list[str]:
-    """A plain subject of every kind, then one in every family of styles."""
+    """Return a plain subject of every kind, then one in every family of styles."""
     rng = np.random.default_rng((seed, 3))
     kinds = list(KINDS)
     styles = [None] * len(kinds) + [family.description for family in FAMILIES.values()]
@@ -38,7 +38,7 @@ def sample_prompts(seed: int) -> list[str]:
 
 
 def write_samples(pipeline: StableDiffusionXLPipeline, path: Path, seed: int) -> list[str]:
-    """A grid of one image a prompt, in the prompts' order; they are returned, and written as .json beside it."""
+    """Draw a grid of one image a prompt, and write the prompts, which are returned, as .json beside it."""
     prompts = sample_prompts(seed)
     images: list[Image.Image] = []
     for first in range(0, len(prompts), COLUMNS):

@@ -1,4 +1,4 @@
-"""A subject seen in a view, drawn into buffers."""
+"""Draw a subject, seen in a view, into buffers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sample_view(rng: np.random.Generator) -> View:
 
 
 def draw(subject: Subject, view: View) -> Buffers:
-    """The same subject and view give the same bytes."""
+    """Draw a subject in a view; the same two give the same bytes."""
     figure = body_figure(subject, view.pose)
     # The accessory does not take part: what is worn must not move or shrink the wearer.
     place = _placed(figure, view)
@@ -65,7 +65,7 @@ def draw(subject: Subject, view: View) -> Buffers:
 
 
 def _placed(figure: Figure, view: View) -> Frame:
-    """Where the figure's units lie on the canvas, in canvas pixels."""
+    """Return where the figure's units lie on the canvas, in canvas pixels."""
     turned = frame(0, 0, 1, angle=view.tilt)
     points = turned.at(np.concatenate([part.outline for part in figure.parts] + [room(figure)]))
     low, high = points.min(0), points.max(0)
@@ -102,7 +102,7 @@ class _Canvas:
         pen.polygon(points.ravel().tolist(), fill=value)
 
     def shadow(self, figure: Figure, place: Frame, bare: int) -> None:
-        """A darker patch of ground where the subject stands."""
+        """Draw a darker patch of ground where the subject stands."""
         points = place.at(np.concatenate([part.outline for part in figure.parts[:bare]]))
         left, right, bottom = points[:, 0].min(), points[:, 0].max(), points[:, 1].max()
         red, green, blue = (0.82 * channel for channel in self.ground)

@@ -1,4 +1,4 @@
-"""The stages that make models/miniature, each of which goes on where a stopped run left it."""
+"""Make the miniature's base: population, autoencoder, UNet and text encoders, each resumed where it was stopped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,17 @@ import torch
 from jaxtyping import UInt8
 
 from lorarar.base.fresh import Sizes, build_tokenizer, new_pipeline
-from lorarar.base.names import MINIATURE
+from lorarar.base.names import MINIATURE, MINIATURE_FOLDER
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, atomic_folder
 from lorarar.toolchains import quiet_toolchains
+from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
+from lorarar.training.settings import LoraSettings, default_settings
 from miniature.base import SCHEDULE as BASE_SCHEDULE
 from miniature.base import Captioned, tokenize, train_base
 from miniature.loop import Schedule
 from miniature.population import population
+from miniature.progress import Report, silent
 from miniature.vae import SCHEDULE as VAE_SCHEDULE
 from miniature.vae import encode_all, train_vae
 
@@ -32,13 +35,18 @@ if TYPE_CHECKING:
 
 DRAWINGS = 40_000
 SIZES = Sizes()
+CONTENT_LORAS = default_settings(MINIATURE)
+# A style is one image. Trained for as long as a subject, its LoRA draws that image whatever the prompt; at these
+# numbers it has more of the style as well (chosen on the validation part).
+STYLE_LORAS = replace(CONTENT_LORAS, steps=100, learning_rate=5e-4)
+LORA_DTYPE = "fp16"
 TIMES = "times.json"
 PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to build and where. Everything follows from these numbers and the code."""
+class BuildPlan:
+    """A build: what is made and where. Everything follows from these numbers and the code."""
 
     work: Path  # drawings, states of training, and the miniature itself until it is whole
     output: Path  # the diffusers folder that the whole one replaces
@@ -48,15 +56,27 @@ class Plan:
     vae: Schedule = VAE_SCHEDULE
     base: Schedule = BASE_SCHEDULE
     compiled: bool = True
+    contents: LoraSettings = CONTENT_LORAS
+    styles: LoraSettings = STYLE_LORAS
+    hyper: HyperSettings = field(default_factory=lambda: default_hyper_settings(MINIATURE))
+    workers: int = 2  # LoRAs trained at a time
+    report: Report = silent
+
+    def lora_settings(self) -> dict[str, LoraSettings]:
+        """Return the settings of the contents' LoRAs and of the styles', with the build's seed."""
+        return {
+            "contents": replace(self.contents, seed=self.seed),
+            "styles": replace(self.styles, seed=self.seed),
+        }
 
     @property
     def made(self) -> Path:
-        """Where the miniature grows: what the output folder holds is of another build, and stays in use until then."""
+        """Return where the miniature grows. The output folder holds another build, which stays in use until the end."""
         return self.work / MINIATURE
 
     @property
     def times(self) -> Path:
-        """Seconds that each stage has taken so far, over all the runs it took."""
+        """Return the file of the seconds that each stage has taken so far, over all the runs it took."""
         return self.made / TIMES
 
     @contextmanager
@@ -75,14 +95,20 @@ class Plan:
         return json.loads(self.times.read_text()) if self.times.is_file() else {}
 
 
-def claim_work(plan: Plan) -> None:
+def base_of(folder: Path) -> str:
+    """Return the name of the base in a folder: the shipped miniature has one, any other is its path."""
+    return MINIATURE if folder.resolve() == MINIATURE_FOLDER else str(folder)
+
+
+def claim_work(plan: BuildPlan) -> None:
     """Note in the work folder what is built there; refuse a folder of another plan, whose results would be taken over.
 
     Compiling is no part of it: a run without a compiler may go on with what one with it began.
     """
     path = plan.work / PLAN
-    left_out = {"work", "output", "compiled"}
-    text = json.dumps({name: value for name, value in asdict(plan).items() if name not in left_out})
+    left_out = {"work", "output", "compiled", "report"}
+    kept = asdict(replace(plan, report=silent))
+    text = json.dumps({name: value for name, value in kept.items() if name not in left_out})
     if not path.is_file():
         with atomic_file(path) as temporary:
             temporary.write_text(text)
@@ -91,17 +117,17 @@ def claim_work(plan: Plan) -> None:
     names = [name for name in here if there.get(name) != here[name]]
     other = "; ".join(f"{name} {there.get(name)} there, {here[name]} here" for name in names)
     if other:
-        raise InputError(f"{plan.work} holds another build ({other}); give another --work, or remove it")
+        raise InputError(f"{plan.work} holds another build ({other}); give another `work`, or remove it")
 
 
-def drawings(plan: Plan) -> tuple[UInt8[np.ndarray, "n size size 3"], list[str]]:
-    """The captioned population, drawn or read back."""
+def drawings(plan: BuildPlan) -> tuple[UInt8[np.ndarray, "n size size 3"], list[str]]:
+    """Return the captioned population, drawn or read back."""
     with plan.timed("population"):
-        return population(plan.seed, plan.drawings, plan.work / "population")
+        return population(plan.seed, plan.drawings, plan.work / "population", report=plan.report)
 
 
-def autoencoder(plan: Plan) -> Path:
-    """A pipeline whose VAE is trained; the folder holds it in fp32."""
+def autoencoder(plan: BuildPlan) -> Path:
+    """Train the VAE of a new pipeline; return the folder that holds it in fp32."""
     folder = plan.work / "autoencoder"
     if folder.is_dir():
         return folder
@@ -109,14 +135,14 @@ def autoencoder(plan: Plan) -> Path:
     with plan.timed("autoencoder"):
         pipeline = new_pipeline(plan.sizes, build_tokenizer(captions), plan.seed)
         state = plan.work / "autoencoder.state"
-        losses = train_vae(pipeline.vae, images, state, plan.seed, plan.vae)
+        losses = train_vae(pipeline.vae, images, state, plan.seed, plan.vae, plan.report)
         _save(pipeline, folder, {"autoencoder": losses})
         state.unlink()
     return folder
 
 
-def base(plan: Plan) -> Path:
-    """The trained pipeline in fp32."""
+def base(plan: BuildPlan) -> Path:
+    """Train the UNet and the text encoders; return the pipeline's folder, in fp32."""
     folder = plan.work / "base"
     if folder.is_dir():
         return folder
@@ -126,13 +152,13 @@ def base(plan: Plan) -> Path:
         latents = _latents(plan, pipeline, images)
         data = Captioned(latents, tokenize(pipeline, captions))
         state = plan.work / "base.state"
-        losses = train_base(pipeline, data, state, plan.seed, plan.base, plan.compiled)
+        losses = train_base(pipeline, data, state, plan.seed, plan.base, plan.compiled, plan.report)
         _save(pipeline, folder, {"base": losses})
         state.unlink()
     return folder
 
 
-def ship(plan: Plan) -> Path:
+def ship(plan: BuildPlan) -> Path:
     """Write the pipeline, UNet and VAE in half precision."""
     pipeline = open_pipeline(base(plan))
     # The text encoders stay in fp32: without a dtype given, transformers loads what the file has and diffusers loads
@@ -144,7 +170,7 @@ def ship(plan: Plan) -> Path:
     return plan.made
 
 
-def publish(plan: Plan) -> Path:
+def publish(plan: BuildPlan) -> Path:
     """Put what was made in place of the output folder, all of it at once."""
     check_output(plan.output)
     with atomic_folder(plan.output) as temporary:
@@ -159,7 +185,7 @@ def check_output(folder: Path) -> None:
 
 
 def open_pipeline(folder: Path) -> StableDiffusionXLPipeline:
-    """A diffusers folder in fp32, without progress bars."""
+    """Open a diffusers folder in fp32, without progress bars."""
     with quiet_toolchains():
         from diffusers import StableDiffusionXLPipeline
         from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
@@ -178,7 +204,7 @@ def _save(pipeline: StableDiffusionXLPipeline, folder: Path, losses: dict[str, A
         (temporary / "losses.json").write_text(json.dumps(losses))
 
 
-def _latents(plan: Plan, pipeline: StableDiffusionXLPipeline, images: np.ndarray) -> torch.Tensor:
+def _latents(plan: BuildPlan, pipeline: StableDiffusionXLPipeline, images: np.ndarray) -> torch.Tensor:
     from safetensors.torch import load_file, save_file
 
     path = plan.work / "latents.safetensors"

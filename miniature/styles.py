@@ -28,7 +28,7 @@ class Family:
     palette: PaletteRange = field(default_factory=PaletteRange)
 
     def distance(self, first: Mapping[str, float], second: Mapping[str, float]) -> float:
-        """Mean difference of two styles' numbers, each in units of its range."""
+        """Return the mean difference of two styles' numbers, each in units of its range."""
         return float(
             np.mean([abs(first[key] - second[key]) / (high - low) for key, (low, high) in self.ranges.items()])
         )
@@ -151,7 +151,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def render(buffers: Buffers, style: Style, rng: np.random.Generator) -> Float[np.ndarray, "canvas canvas 3"]:
-    """The scene in a style, sRGB in [0, 1]; `rng` places the strokes of this picture."""
+    """Return the scene in a style, sRGB in [0, 1]; `rng` places the strokes of this picture."""
     picture = FAMILIES[style.family].render(Stage(buffers, style.params, style.palette, rng))
     return np.clip(picture, 0.0, 1.0).astype(np.float32)
 
@@ -160,13 +160,13 @@ _NO_PALETTE = Palette(((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), (1.0, 1.0, 1.0), 0.0)
 
 
 def plain(buffers: Buffers) -> Float[np.ndarray, "canvas canvas 3"]:
-    """The scene without a style: the world's photograph."""
+    """Return the scene without a style: the world's photograph."""
     picture = styles_form.photo(Stage(buffers, {}, _NO_PALETTE, np.random.default_rng(0)))
     return np.clip(picture, 0.0, 1.0).astype(np.float32)
 
 
 def reduce(picture: Float[np.ndarray, "canvas canvas 3"]) -> UInt8[np.ndarray, "size size 3"]:
-    """The finished image: each of its pixels is the mean of SUPERSAMPLE² of the canvas."""
+    """Return the finished image: each of its pixels is the mean of SUPERSAMPLE² of the canvas."""
     if picture.shape != (CANVAS, CANVAS, 3):
         raise ValueError(f"a picture has shape {(CANVAS, CANVAS, 3)}, not {picture.shape}")
     blocks = picture.reshape(SIZE, SUPERSAMPLE, SIZE, SUPERSAMPLE, 3)
@@ -174,7 +174,7 @@ def reduce(picture: Float[np.ndarray, "canvas canvas 3"]) -> UInt8[np.ndarray, "
 
 
 def random_style(rng: np.random.Generator, family: str) -> Style:
-    """Any style of a family, the held-out ones' neighbourhood included."""
+    """Make any style of a family, the held-out ones' neighbourhood included."""
     kind = FAMILIES[family]
     params = {key: float(rng.uniform(*limits)) for key, limits in kind.ranges.items()}
     return Style(family, params, kind.palette.sample(rng))

@@ -1,4 +1,4 @@
-"""Solid things: what a material and a lamp make of the relief, and the smoke that has none."""
+"""Draw solid things: what a material and a lamp make of the relief, and the smoke that has none."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from miniature.styles_stage import Stage
 
 
 def photo(stage: Stage) -> tools.Picture:
-    """The world as it is: soft daylight on the relief and a faint shadow on the ground."""
+    """Draw the world as it is: soft daylight on the relief and a faint shadow on the ground."""
     lit = 0.66 + 0.42 * stage.lit(30, 2.2)
     shadow = tools.cast(stage.buffers.subject, 7, 6, 5.0) * (1 - stage.subject)
     return stage.buffers.albedo * (lit * (1 - 0.3 * shadow))[..., None]
 
 
 def _studio(stage: Stage, lift: float) -> tools.Picture:
-    """A seamless backdrop between the paper and the second ink, with the scene's own colour in it."""
+    """Draw a seamless backdrop between the paper and the second ink, with the scene's own colour in it."""
     fall = tools.step(tools.ROWS, 96.0, 170.0) * 0.9
     spot = np.exp(-(((tools.ROWS - 70) / 80) ** 2) - ((tools.COLS - 96) / 90) ** 2)
     sweep = tools.mix(stage.paper, stage.ink(1), fall * 0.7) * (0.72 + 0.38 * spot)[..., None]
@@ -26,7 +26,7 @@ def _studio(stage: Stage, lift: float) -> tools.Picture:
 
 
 def _solid(stage: Stage, material: np.ndarray, behind: np.ndarray, dark: float) -> tools.Picture:
-    """The material where the subject is, its shadow on what is behind."""
+    """Draw the material where the subject is, its shadow on what is behind."""
     shadow = tools.cast(stage.buffers.subject, 9, 8, 6.0)
     contact = tools.blur(stage.subject, 4.0) * 0.5
     behind = behind * (1 - dark * np.maximum(shadow, contact))[..., None]
@@ -34,12 +34,12 @@ def _solid(stage: Stage, material: np.ndarray, behind: np.ndarray, dark: float) 
 
 
 def _grooves(stage: Stage, width: float) -> tools.Plane:
-    """Engraved lines on the borders of parts inside the subject."""
+    """Draw engraved lines on the borders of parts inside the subject."""
     return tools.lines(stage.edge, width) * stage.subject
 
 
 def rendering(stage: Stage) -> tools.Picture:
-    """A rendered model: smooth clay or glossy plastic under a lamp, in a studio."""
+    """Draw a rendered model: smooth clay or glossy plastic under a lamp, in a studio."""
     p = stage.params
     normal = tools.normals(stage.buffers.height, p["depth"], 2.5)
     lit = np.clip(tools.light(normal, p["angle"], 0.75), 0, 1)
@@ -53,7 +53,7 @@ def rendering(stage: Stage) -> tools.Picture:
 
 
 def gold(stage: Stage) -> tools.Picture:
-    """Molten metal: a mirror-like ramp over the relief, and drips that run down."""
+    """Draw molten metal: a mirror-like ramp over the relief, and drips that run down."""
     p = stage.params
     runs = np.clip(stage.noise(p["drip"] * 3, p["drip"], np.pi / 2), -0.4, 2.2)
     melted = tools.warp(stage.buffers, -p["melt"] * np.maximum(runs, 0) ** 1.3 * 0.7, 1.2 * stage.noise(16))
@@ -72,7 +72,7 @@ def gold(stage: Stage) -> tools.Picture:
 
 
 def wood(stage: Stage) -> tools.Picture:
-    """Carved wood: rings and fibres through the form, facets of the chisel, engraved markings."""
+    """Draw carved wood: rings and fibres through the form, facets of the chisel, engraved markings."""
     p = stage.params
     relief = stage.buffers.height.astype(np.float32)
     depth = relief * 30 + 2.0 * stage.noise(30)
@@ -95,7 +95,7 @@ def wood(stage: Stage) -> tools.Picture:
 
 
 def statue(stage: Stage) -> tools.Picture:
-    """Polished black stone or bronze: nearly no colour, sharp highlights, markings cut in and less polished."""
+    """Draw polished black stone or bronze: nearly no colour, sharp highlights, markings cut in and less polished."""
     p = stage.params
     normal = tools.normals(stage.buffers.height, p["depth"], 1.8)
     lit = np.clip(tools.light(normal, p["angle"], 0.6), 0, 1)
@@ -111,7 +111,7 @@ def statue(stage: Stage) -> tools.Picture:
 
 
 def smoke(stage: Stage) -> tools.Picture:
-    """Flowing ribbons of rainbow smoke that gather along the subject's forms."""
+    """Draw flowing ribbons of rainbow smoke that gather along the subject's forms."""
     p = stage.params
     flow, cross = stage.noise(34), stage.noise(26)
     curled = tools.warp(stage.buffers, p["curl"] * cross, p["curl"] * flow)

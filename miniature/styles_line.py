@@ -1,4 +1,4 @@
-"""Drawing and print: what the line, the hatch or the screen does."""
+"""Draw and print by line, hatch or screen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from miniature.styles_stage import Stage
 
 
 def line_drawing(stage: Stage) -> tools.Picture:
-    """Ink lines alone on paper; dark parts and the shaded side are hatched."""
+    """Draw ink lines alone on paper; dark parts and the shaded side are hatched."""
     p = stage.params
     stage = stage.wobbled(0.8 + 1.6 * p["loose"])
     width = np.clip(p["width"] * (1 + 0.3 * stage.noise(18)), 1.2, 8)
@@ -28,7 +28,7 @@ def line_drawing(stage: Stage) -> tools.Picture:
 
 
 def cartoon_line(stage: Stage) -> tools.Picture:
-    """Flat colours in two tones inside thick ink lines, over a simple backdrop."""
+    """Draw flat colours in two tones inside thick ink lines, over a simple backdrop."""
     p = stage.params
     stage = stage.wobbled(0.8, 24)
     dim = tools.step(-stage.lit(40, 2.2), -0.52 - 0.15 * p["shadow"], 0.06) * stage.subject
@@ -45,7 +45,7 @@ def cartoon_line(stage: Stage) -> tools.Picture:
 
 
 def woodcut(stage: Stage) -> tools.Picture:
-    """One block of ink: light areas are carved away in tapering grooves that follow the form."""
+    """Draw one block of ink: light areas are carved away in tapering grooves that follow the form."""
     p = stage.params
     stage = stage.wobbled(1.0)
     lit = stage.lit(44, 2.3)
@@ -66,7 +66,7 @@ def woodcut(stage: Stage) -> tools.Picture:
 
 
 def blueprint(stage: Stage) -> tools.Picture:
-    """White construction lines on blue paper over a ruled grid; tone by thin hatching."""
+    """Draw white construction lines on blue paper over a ruled grid; tone by thin hatching."""
     p = stage.params
     stage = stage.wobbled(0.5)
     sheet = stage.paper * (1 + 0.05 * stage.noise(30) + 0.03 * stage.noise(3))[..., None]
@@ -81,7 +81,7 @@ def blueprint(stage: Stage) -> tools.Picture:
 
 
 def halftone(stage: Stage) -> tools.Picture:
-    """A comic's printing: flat colour, a screen of dots that grow with the shade, and black contours."""
+    """Draw a comic's printing: flat colour, a screen of dots that grow with the shade, and black contours."""
     p = stage.params
     lit = stage.lit(40, 2.2)
     dark = np.clip(1.05 - 0.75 * lit - 0.35 * stage.tone, 0, 1)
@@ -94,7 +94,7 @@ def halftone(stage: Stage) -> tools.Picture:
 
 
 def neon(stage: Stage) -> tools.Picture:
-    """Light tubes along every border, their bloom, and a dark wall that catches it."""
+    """Draw light tubes along every border, their bloom, and a dark wall that catches it."""
     p = stage.params
     stage = stage.wobbled(0.7)
     tube = tools.lines(stage.edge, p["width"])

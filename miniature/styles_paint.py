@@ -1,4 +1,4 @@
-"""Paint, chalk and wash: media whose strokes and pigment show."""
+"""Draw with paint, chalk and wash: media whose strokes and pigment show."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from miniature.styles_stage import Stage
 
 
 def watercolor(stage: Stage) -> tools.Picture:
-    """Transparent washes: pigment pools at borders, bleeds over them, granulates, leaves bare paper around."""
+    """Draw transparent washes: pigment pools at borders, bleeds over them, granulates, leaves bare paper around."""
     p = stage.params
     stage = stage.wobbled(2.0 + 1.5 * p["bleed"])
     colour = tools.mix(stage.colour, tools.blur(stage.colour, 3.0 + 5 * p["bleed"]), 0.25 + 0.4 * p["bleed"])
@@ -28,7 +28,7 @@ def watercolor(stage: Stage) -> tools.Picture:
 
 
 def oil(stage: Stage) -> tools.Picture:
-    """Thick strokes, lit so that their bristles and rims show; broad ones behind, finer ones on the subject."""
+    """Draw thick strokes, lit so that their bristles and rims show; broad ones behind, finer ones on the subject."""
     p = stage.params
     colour = stage.shaded(0.5, 0.65, 40)
     broad = tools.strokes(stage.rng, 1.5 * p["length"], 1.6 * p["width"], p["angle"], p["swirl"])
@@ -50,7 +50,7 @@ def oil(stage: Stage) -> tools.Picture:
 
 
 def pastel(stage: Stage) -> tools.Picture:
-    """Dusty sticks on toned paper: soft smudges under loose hatching that the paper's tooth breaks."""
+    """Draw dusty sticks on toned paper: soft smudges under loose hatching that the paper's tooth breaks."""
     p = stage.params
     stage = stage.wobbled(1.5)
     soft = tools.mix(stage.colour, tools.blur(stage.colour, 4.0), 0.6 * p["smudge"])
@@ -65,7 +65,7 @@ def pastel(stage: Stage) -> tools.Picture:
 
 
 def crayon(stage: Stage) -> tools.Picture:
-    """Wax scribbled to and fro over paper, with a heavier line around every part."""
+    """Draw wax scribbled to and fro over paper, with a heavier line around every part."""
     p = stage.params
     stage = stage.wobbled(1.0 + 2.2 * p["childish"], 20)
     bend = 5 * stage.noise(22) + stage.subject * 9
@@ -78,7 +78,7 @@ def crayon(stage: Stage) -> tools.Picture:
 
 
 def pointillism(stage: Stage) -> tools.Picture:
-    """Separate dots of pure colour, some of a complementary or neighbouring hue."""
+    """Draw separate dots of pure colour, some of a complementary or neighbouring hue."""
     p = stage.params
     colour = stage.shaded(0.6, 0.5, 36)
     dots = tools.tiles(stage.rng, p["size"], 0.75)
@@ -93,7 +93,7 @@ def pointillism(stage: Stage) -> tools.Picture:
 
 
 def chalk(stage: Stage) -> tools.Picture:
-    """Chalk on a wiped board: pale lines, and areas rubbed in with the stick's side."""
+    """Draw chalk on a wiped board: pale lines, and areas rubbed in with the stick's side."""
     p = stage.params
     stage = stage.wobbled(1.5)
     dust = 0.06 * stage.noise(30) + 0.025 * stage.noise(2) + 0.05 * stage.noise(40, 6, p["angle"])
@@ -109,7 +109,7 @@ def chalk(stage: Stage) -> tools.Picture:
 
 
 def ink_wash(stage: Stage) -> tools.Picture:
-    """Diluted ink on absorbent paper: tones run into one another, a loaded brush draws the borders."""
+    """Draw diluted ink on absorbent paper: tones run into one another, a loaded brush draws the borders."""
     p = stage.params
     stage = stage.wobbled(2.2, 18)
     wet = tools.mix(stage.tone, tools.blur(stage.tone, 4 + 5 * p["wet"]), 0.35 + 0.3 * p["wet"])

@@ -1,4 +1,4 @@
-"""A style's treatment of colour: towards a gradient of two or three inks, as far as `strength`."""
+"""Treat colours as a style does: towards a gradient of two or three inks, as far as `strength`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Palette:
     contrast: float = 1.0  # about mid grey
 
     def apply(self, albedo: Float[np.ndarray, "*shape 3"]) -> Float[np.ndarray, "*shape 3"]:
-        """The colours in this palette, same shape, in [0, 1]."""
+        """Return the colours in this palette, same shape, in [0, 1]."""
         value = tone(albedo)
         own = value[..., None] + (albedo - value[..., None]) * np.float32(self.saturation)
         mapped = self.mapped(value)
@@ -30,17 +30,17 @@ class Palette:
         return np.clip(0.5 + (mixed - 0.5) * np.float32(self.contrast), 0.0, 1.0).astype(np.float32)
 
     def mapped(self, value: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape 3"]:
-        """The inks' gradient at tones in [0, 1]."""
+        """Return the inks' gradient at tones in [0, 1]."""
         stops = np.linspace(0, 1, len(self.inks))
         channels = [np.interp(value, stops, [ink[channel] for ink in self.inks]) for channel in range(3)]
         return np.stack(channels, -1).astype(np.float32)
 
     def colour(self, index: int) -> Float[np.ndarray, " 3"]:
-        """One ink as an array."""
+        """Return one ink as an array."""
         return np.array(self.inks[index], np.float32)
 
     def distance(self, other: Palette) -> float:
-        """How far apart two palettes are: 0 for the same, about 1 for unrelated ones."""
+        """Return how far apart two palettes are: 0 for the same, about 1 for unrelated ones."""
         return float(np.abs(self._vector() - other._vector()).mean() * 2.5)
 
     def _vector(self) -> np.ndarray:
@@ -50,7 +50,7 @@ class Palette:
 
 
 def tone(albedo: Float[np.ndarray, "*shape 3"]) -> Float[np.ndarray, "*shape"]:
-    """Lightness in [0, 1] in which red and yellow are lighter than blue, so that equal luminances stay apart."""
+    """Return the lightness in [0, 1] in which red and yellow are lighter than blue: equal luminances stay apart."""
     red, green, blue = np.moveaxis(albedo, -1, 0)
     return np.clip(0.42 * red + 0.46 * green + 0.12 * blue, 0.0, 1.0)
 

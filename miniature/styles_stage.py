@@ -24,7 +24,7 @@ class Stage:
     rng: np.random.Generator
 
     def wobbled(self, amount: tools.Number, scale: tools.Number = 16.0) -> Stage:
-        """The same stage with the scene's edges wandering, as a hand draws."""
+        """Return the same stage with the scene's edges wandering, as a hand draws."""
         return self.over(tools.wobble(self.buffers, self.rng, amount, scale))
 
     def over(self, buffers: Buffers) -> Stage:
@@ -32,12 +32,12 @@ class Stage:
 
     @cached_property
     def colour(self) -> tools.Picture:
-        """The albedo in the style's palette."""
+        """Return the albedo in the style's palette."""
         return self.palette.apply(self.buffers.albedo.astype(np.float32))
 
     @cached_property
     def tone(self) -> tools.Plane:
-        """Lightness of the albedo in [0, 1]."""
+        """Return the lightness of the albedo in [0, 1]."""
         return tone(self.buffers.albedo.astype(np.float32))
 
     @cached_property
@@ -56,11 +56,11 @@ class Stage:
         return self.palette.colour(index)
 
     def lit(self, depth: tools.Number, angle: tools.Number, rise: tools.Number = 0.9) -> tools.Plane:
-        """Lambert light on the relief."""
+        """Return Lambert light on the relief."""
         return tools.light(tools.normals(self.buffers.height, depth), angle, rise)
 
     def shaded(self, ambient: tools.Number, direct: tools.Number, depth: tools.Number) -> tools.Picture:
-        """The palette's colours under a lamp at the upper left."""
+        """Return the palette's colours under a lamp at the upper left."""
         bright = ambient + direct * self.lit(depth, 2.2)
         return self.colour * bright[..., None]
 

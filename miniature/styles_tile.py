@@ -1,4 +1,4 @@
-"""Pieces put together: tiles, glass, pixels, stitches, facets and cut paper."""
+"""Put pictures together from pieces: tiles, glass, pixels, stitches, facets and cut paper."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from miniature.styles_stage import Stage
 
 
 def _parted(stage: Stage, cells: tools.Cells, colour: np.ndarray, faithful: float) -> np.ndarray:
-    """Each cell in the colour at its centre; where another part lies in the cell, that part's colour shows through."""
+    """Give each cell the colour at its centre.
+
+    Where another part lies in the cell, that part's colour shows through.
+    """
     filled = cells.sampled(colour)
     other = cells.sampled(stage.buffers.part) != stage.buffers.part
     return tools.mix(filled, colour, other * np.float32(faithful))
 
 
 def mosaic(stage: Stage) -> tools.Picture:
-    """Stone tiles in grout, each of one colour, slightly tilted to the light."""
+    """Draw stone tiles in grout, each of one colour, slightly tilted to the light."""
     p = stage.params
     shade = 0.78 + 0.45 * stage.lit(36, 2.2)
     cells = tools.tiles(stage.rng, p["size"], p["disorder"])
@@ -31,7 +34,7 @@ def mosaic(stage: Stage) -> tools.Picture:
 
 
 def stained_glass(stage: Stage) -> tools.Picture:
-    """Coloured panes lit from behind, in lead lines along the shapes and between the panes."""
+    """Draw coloured panes lit from behind, in lead lines along the shapes and between the panes."""
     p = stage.params
     cells = tools.tiles(stage.rng, p["size"], 0.9)
     glow = 1.0 - 0.35 * np.hypot(tools.ROWS - 96, tools.COLS - 96) / 96
@@ -47,7 +50,7 @@ def stained_glass(stage: Stage) -> tools.Picture:
 
 
 def pixel_art(stage: Stage) -> tools.Picture:
-    """Big square pixels of few colours, dithered shade, a dark outline one pixel wide."""
+    """Draw big square pixels of few colours, dithered shade, a dark outline one pixel wide."""
     p = stage.params
     cells = tools.grid(p["size"])
     shade = 0.62 + 0.5 * stage.lit(40, 2.2)
@@ -69,7 +72,7 @@ def pixel_art(stage: Stage) -> tools.Picture:
 
 
 def embroidery(stage: Stage) -> tools.Picture:
-    """Cross stitches of thread on coarse cloth; the cloth stays bare in part of the background."""
+    """Draw cross stitches of thread on coarse cloth; the cloth stays bare in part of the background."""
     p = stage.params
     cells = tools.grid(p["size"])
     thread = cells.sampled(stage.colour * (0.78 + 0.3 * stage.lit(30, 2.2))[..., None])
@@ -86,7 +89,7 @@ def embroidery(stage: Stage) -> tools.Picture:
 
 
 def low_poly(stage: Stage) -> tools.Picture:
-    """Flat facets, each one colour, lit by its own tilt."""
+    """Draw flat facets, each one colour, lit by its own tilt."""
     p = stage.params
     cells = tools.tiles(stage.rng, p["size"], 1.0)
     # A Voronoi shard split along its own diagonal reads as two triangles of a mesh.
@@ -103,7 +106,7 @@ def low_poly(stage: Stage) -> tools.Picture:
 
 
 def paper_cutout(stage: Stage) -> tools.Picture:
-    """Layers of coloured card, each throwing a shadow on the one below; edges cut with scissors."""
+    """Draw layers of coloured card, each throwing a shadow on the one below; edges cut with scissors."""
     p = stage.params
     stage = stage.wobbled(0.9 + p["rough"], 9)
     part = stage.buffers.part
@@ -120,13 +123,13 @@ def paper_cutout(stage: Stage) -> tools.Picture:
 
 
 def cast_over(part: np.ndarray, down: tools.Number, right: tools.Number) -> tools.Plane:
-    """Where a part with a higher number throws its shadow: parts are drawn in order, later ones on top."""
+    """Return where a part with a higher number throws its shadow: parts are drawn in order, later ones on top."""
     shifted = np.roll(part, (round(down), round(right)), (0, 1))
     return (shifted > part).astype(np.float32)
 
 
 def flat_cartoon(stage: Stage) -> tools.Picture:
-    """Flat shapes without contours, a hard shadow on one side, and a backdrop of one colour with a disc."""
+    """Draw flat shapes without contours, a hard shadow on one side, and a backdrop of one colour with a disc."""
     p = stage.params
     stage = stage.wobbled(0.6, 30)
     lit = tools.light(tools.normals(stage.buffers.height, 40.0, 5.0), p["angle"])
@@ -144,7 +147,7 @@ def flat_cartoon(stage: Stage) -> tools.Picture:
 
 
 def sticker(stage: Stage) -> tools.Picture:
-    """A die-cut sticker: a white border, a shadow under it, a shine over it, on a patterned table."""
+    """Draw a die-cut sticker: a white border, a shadow under it, a shine over it, on a patterned table."""
     p = stage.params
     solid = stage.buffers.subject
     border = tools.blur(stage.subject, p["border"] / 2) > 0.06

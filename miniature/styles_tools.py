@@ -1,4 +1,4 @@
-"""What every style draws with: noise, contours, warps, light, and the layouts of strokes and tiles.
+"""Make what every style draws with: noise, contours, warps, light, and the layouts of strokes and tiles.
 
 Noise and layouts are periodic, made once for a few quantised sizes and angles, and rolled to a random place for
 each picture: 30,000 pictures are made on one core. All arrays are float32 and CANVAS pixels a side.
@@ -27,20 +27,20 @@ _VARIANTS = 2  # different noises of one size
 
 
 def blur(image: np.ndarray, sigma: Number) -> np.ndarray:
-    """Gaussian blur of a plane or of each channel of a picture."""
+    """Return the Gaussian blur of a plane or of each channel of a picture."""
     sigmas = (sigma, sigma) + (0.0,) * (image.ndim - 2)
     return ndimage.gaussian_filter(image.astype(np.float32), sigmas, truncate=2.5, mode="nearest")
 
 
 def mix(first: np.ndarray, second: np.ndarray, amount: np.ndarray | Number) -> np.ndarray:
-    """`first` where amount is 0, `second` where it is 1; a plane of amounts spreads over the channels."""
+    """Return `first` where amount is 0, `second` where it is 1; a plane of amounts spreads over the channels."""
     if isinstance(amount, np.ndarray) and amount.ndim == 2:
         amount = amount[..., None]
     return first + (second - first) * amount
 
 
 def step(values: np.ndarray, edge: np.ndarray | Number, width: Number) -> np.ndarray:
-    """0 below the edge, 1 above it, with a linear ramp of `width` between."""
+    """Return 0 below the edge, 1 above it, with a linear ramp of `width` between."""
     return np.clip((values - edge) / width + 0.5, 0.0, 1.0)
 
 
@@ -62,26 +62,26 @@ def _noise(along: int, across: int, angle: int, variant: int) -> np.ndarray:
 
 
 def noise(rng: np.random.Generator, along: Number, across: Number | None = None, angle: Number = 0.0) -> Plane:
-    """Smooth noise of mean 0 and deviation 1, spots of about `along` × `across` pixels, turned by `angle` rad."""
+    """Make smooth noise of mean 0 and deviation 1, spots of about `along` × `across` pixels, turned by `angle` rad."""
     sizes = [max(0, round(2 * np.log2(max(size, 1.0)))) for size in (along, across or along)]
     turned = round(angle / np.pi * _ANGLES) % _ANGLES if sizes[0] != sizes[1] else 0
     return roll(_noise(sizes[0], sizes[1], turned, int(rng.integers(_VARIANTS))), rng)
 
 
 def warp(buffers: Buffers, down: Plane, right: Plane) -> Buffers:
-    """The scene with every pixel taken from `down`, `right` pixels away (nearest pixel, clamped to the frame)."""
+    """Return the scene with each pixel taken from `down`, `right` pixels away (nearest pixel, clamped to the frame)."""
     rows = np.clip(ROWS + down, 0, CANVAS - 1).astype(np.intp)
     cols = np.clip(COLS + right, 0, CANVAS - 1).astype(np.intp)
     return Buffers(buffers.part[rows, cols], buffers.albedo[rows, cols], buffers.height[rows, cols])
 
 
 def wobble(buffers: Buffers, rng: np.random.Generator, amount: Number, scale: Number = 16.0) -> Buffers:
-    """The scene as an unsteady hand traces it: edges wander by `amount` pixels, over `scale` pixels."""
+    """Return the scene as an unsteady hand traces it: edges wander by `amount` pixels, over `scale` pixels."""
     return warp(buffers, amount * noise(rng, scale), amount * noise(rng, scale))
 
 
 def borders(part: Int[np.ndarray, "canvas canvas"]) -> Plane:
-    """1 on pixels whose right or lower neighbour is of another part."""
+    """Return 1 on pixels whose right or lower neighbour is of another part."""
     edge = np.zeros(part.shape, np.float32)
     edge[:, :-1] += part[:, :-1] != part[:, 1:]
     edge[:-1] += part[:-1] != part[1:]
@@ -89,7 +89,10 @@ def borders(part: Int[np.ndarray, "canvas canvas"]) -> Plane:
 
 
 def lines(edge: Plane, width: Plane | Number) -> Plane:
-    """Lines of about `width` pixels on the borders, 1 on the line, soft at its sides; a plane of widths varies them."""
+    """Make lines of about `width` pixels on the borders, 1 on the line, soft at its sides.
+
+    A plane of widths varies them.
+    """
     sigma = float(np.mean(width)) / 2
     ridge = blur(edge, sigma) * (sigma * 2.5)  # 1 in the middle of a straight border, 0.6 one sigma away
     threshold = 0.6 if isinstance(width, float | int) else 0.6 * (sigma * 2 / np.maximum(width, 0.3)) ** 0.7
@@ -97,13 +100,13 @@ def lines(edge: Plane, width: Plane | Number) -> Plane:
 
 
 def hatch(period: Number, angle: Plane | Number, bend: Plane | Number = 0.0) -> Plane:
-    """Parallel lines as a wave in [0, 1], `period` pixels apart; `bend` shifts them, in pixels."""
+    """Make parallel lines as a wave in [0, 1], `period` pixels apart; `bend` shifts them, in pixels."""
     across = ROWS * np.cos(angle, dtype=np.float32) - COLS * np.sin(angle, dtype=np.float32) + bend
     return 0.5 + 0.5 * np.cos(across * np.float32(2 * np.pi / period))
 
 
 def normals(height: Plane, depth: Number, smooth: Number = 2.0) -> Float[np.ndarray, "3 canvas canvas"]:
-    """Unit normals (right, down, to the eye) of a relief `depth` pixels deep."""
+    """Return the unit normals (right, down, to the eye) of a relief `depth` pixels deep."""
     soft = blur(height, smooth) * depth
     down, right = np.gradient(soft)
     length = 1 / np.sqrt(1 + down**2 + right**2)
@@ -111,18 +114,18 @@ def normals(height: Plane, depth: Number, smooth: Number = 2.0) -> Float[np.ndar
 
 
 def light(normal: Float[np.ndarray, "3 canvas canvas"], angle: Number, rise: Number = 0.9) -> Plane:
-    """Cosine between the normals and a lamp at `angle` rad from the right, upwards, and `rise` rad above the paper."""
+    """Return the cosine between the normals and a lamp `angle` rad up from the right and `rise` rad above the paper."""
     lamp = np.cos(angle) * np.cos(rise), -np.sin(angle) * np.cos(rise), np.sin(rise)
     return (normal[0] * lamp[0] + normal[1] * lamp[1] + normal[2] * lamp[2]).astype(np.float32)
 
 
 def gloss(normal: Float[np.ndarray, "3 canvas canvas"], angle: Number, power: Number) -> Plane:
-    """Blinn's highlight of the same lamp, in [0, 1]."""
+    """Return Blinn's highlight of the same lamp, in [0, 1]."""
     return np.clip(light(normal, angle, (0.9 + np.pi / 2) / 2), 0.0, 1.0) ** power
 
 
 def cast(mask: Bool[np.ndarray, "canvas canvas"], down: Number, right: Number, soft: Number) -> Plane:
-    """The soft shadow that a mask throws."""
+    """Return the soft shadow that a mask throws."""
     shifted = ndimage.shift(mask.astype(np.float32), (down, right), order=0, mode="constant")
     return blur(shifted, soft)
 
@@ -150,17 +153,17 @@ class Cells:
         return Cells(label, (self.rows + shift[0]) % CANVAS, (self.cols + shift[1]) % CANVAS, along, across, gap)
 
     def sampled(self, image: np.ndarray) -> np.ndarray:
-        """Every cell filled with what is at its centre."""
+        """Fill every cell with what is at its centre."""
         return image[self.rows, self.cols][self.label]
 
     def averaged(self, plane: Plane) -> Plane:
-        """Every cell filled with its mean."""
+        """Fill every cell with its mean."""
         flat = self.label.ravel()
         size = np.maximum(np.bincount(flat, minlength=self.count), 1)
         return (np.bincount(flat, plane.ravel(), self.count) / size).astype(np.float32)[self.label]
 
     def jitter(self, rng: np.random.Generator) -> Plane:
-        """A normal random number for each cell."""
+        """Make a normal random number for each cell."""
         return rng.standard_normal(self.count).astype(np.float32)[self.label]
 
 
@@ -195,7 +198,7 @@ def _strokes(length: int, width: int, angle: int, swirl: int) -> Cells:
 
 
 def strokes(rng: np.random.Generator, length: Number, width: Number, angle: Number, swirl: Number = 0.0) -> Cells:
-    """Brush strokes, laid in a random order; `swirl` (0 to 2) bends their direction over the canvas."""
+    """Make brush strokes, laid in a random order; `swirl` (0 to 2) bends their direction over the canvas."""
     sizes = max(8, 8 * round(length / 8)), max(3, 2 * round((width - 1) / 2) + 1)
     turned = 2 * round(angle / np.pi * _ANGLES / 2) % _ANGLES
     return _strokes(*sizes, turned, min(2, round(swirl))).rolled(rng)
@@ -218,7 +221,7 @@ def _tiles(size: int, disorder: int, variant: int) -> Cells:
 
 
 def tiles(rng: np.random.Generator, size: Number, disorder: Number) -> Cells:
-    """Voronoi tiles about `size` pixels wide: squares for disorder 0, shards for 1."""
+    """Make Voronoi tiles about `size` pixels wide: squares for disorder 0, shards for 1."""
     return _tiles(round(size), round(4 * disorder), int(rng.integers(_VARIANTS))).rolled(rng)
 
 
@@ -233,5 +236,5 @@ def _grid(size: int) -> Cells:
 
 
 def grid(size: Number) -> Cells:
-    """Square cells, in rows from the upper left corner."""
+    """Make square cells, in rows from the upper left corner."""
     return _grid(round(size))

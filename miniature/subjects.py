@@ -99,7 +99,7 @@ class Subject:
 
 
 def sample_subject(rng: np.random.Generator, kind: str | None = None) -> Subject:
-    """A random subject, of a random kind unless one is named, whose colours stand apart from each other."""
+    """Make a random subject, of a random kind unless one is named, whose colours stand apart from each other."""
     kind = kind or str(rng.choice(list(KINDS)))
     body = COLOURS[str(rng.choice(list(COLOURS)))]
     second = _contrasting(rng, body)
@@ -121,7 +121,7 @@ def sample_subject(rng: np.random.Generator, kind: str | None = None) -> Subject
 
 
 def describe(subject: Subject, details: Collection[str] = DETAILS) -> str:
-    """Words for a caption, such as "red dog with yellow ears, white spots and a blue hat".
+    """Return words for a caption, such as "red dog with yellow ears, white spots and a blue hat".
 
     `details` says which of DETAILS are told; the order of the words does not depend on it.
     """
@@ -145,7 +145,7 @@ def article(words: str) -> str:
 
 
 def colour_name(colour: RGB) -> str:
-    """The name of the nearest colour in COLOURS."""
+    """Return the name of the nearest colour in COLOURS."""
     return min(COLOURS, key=lambda name: distance(COLOURS[name], colour))
 
 

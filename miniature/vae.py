@@ -1,4 +1,4 @@
-"""The miniature's autoencoder: 96×96 pictures to 24×24 latents of four channels, as SDXL's in small."""
+"""Train the miniature's autoencoder: 96×96 pictures to 24×24 latents of four channels, as SDXL's in small."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from miniature.loop import Loop, Schedule, fast_products, seeded
+from miniature.progress import Report, silent
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -30,6 +31,7 @@ def train_vae(
     state: Path,
     seed: int,
     schedule: Schedule = SCHEDULE,
+    report: Report = silent,
 ) -> list[float]:
     """Train in place on crops; sets `scaling_factor` so that latents have unit variance. Returns every step's loss.
 
@@ -53,7 +55,7 @@ def train_vae(
             posterior.mean.float(), posterior.logvar.float()
         )
 
-    losses = Loop([vae], schedule, state, "autoencoder", settings).run(loss_of)
+    losses = Loop([vae], schedule, state, "autoencoder", settings, report=report).run(loss_of)
     vae.eval().requires_grad_(False)
     sample = encode_all(vae, images[:1024], scaled=False)
     vae.register_to_config(scaling_factor=float(1 / sample.float().std()))
@@ -64,7 +66,7 @@ def train_vae(
 def encode_all(
     vae: AutoencoderKL, images: UInt8[np.ndarray, "n h w 3"], scaled: bool = True, batch: int = 128
 ) -> Float[Tensor, "n 4 lh lw"]:
-    """The latents' means of all images, in half precision, times the scaling factor."""
+    """Return the means of all images' latents, in half precision, times the scaling factor."""
     factor = vae.config.scaling_factor if scaled else 1.0
     parts = []
     for first in range(0, len(images), batch):
@@ -76,7 +78,7 @@ def encode_all(
 
 
 def to_pixels(images: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
-    """Bytes to [-1, 1], channels first."""
+    """Turn bytes into numbers in [-1, 1], channels first."""
     return (images.float() / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
 
 
@@ -90,7 +92,7 @@ def _crops(images: UInt8[np.ndarray, "n h w 3"], generator: torch.Generator) -> 
 
 
 def _reconstruction(decoded: Float[Tensor, "b 3 h w"], wanted: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
-    """L1 of the pixels and of their differences: the second keeps strokes and outlines sharp."""
+    """Return L1 of the pixels and of their differences: the second keeps strokes and outlines sharp."""
     error = decoded - wanted
     edges = F.l1_loss(decoded.diff(dim=2), wanted.diff(dim=2)) + F.l1_loss(decoded.diff(dim=3), wanted.diff(dim=3))
     return error.abs().mean() + error.square().mean() + EDGE_WEIGHT * edges

@@ -18,7 +18,7 @@ from lorarar.errors import InputError
 from lorarar.files import check_lora_output
 from lorarar.layout import ROLES, UNET, Group, Layout, Packed, pack
 from lorarar.lora import LoRA, LoraLayer, read_lora, write_lora
-from lorarar.merging import LEARNED, RULE, Merged, Options, align, merge_rest
+from lorarar.merging import LEARNED, RULE, Merged, MergeOptions, align, merge_rest
 from runtime_py.backends import Runner, open_runner
 from runtime_py.plot import plot_coefficients
 from runtime_py.stages import OnStage, timed
@@ -37,7 +37,9 @@ def merger_inputs(bundle: Bundle, role: str, lora: LoRA) -> tuple[dict[str, np.n
     return {f"{role}_{name}": tensor for name, tensor in packed.adapter.items()}, packed
 
 
-def run_merger(bundle: Bundle, runner: Runner, content: LoRA, style: LoRA, options: Options) -> dict[str, np.ndarray]:
+def run_merger(
+    bundle: Bundle, runner: Runner, content: LoRA, style: LoRA, options: MergeOptions
+) -> dict[str, np.ndarray]:
     """Run the merger on two LoRAs and return its outputs by name; the scales are those of `options`."""
     inputs: dict[str, np.ndarray] = {
         "content_scale": np.array([options.content_scale], np.float32),
@@ -48,7 +50,7 @@ def run_merger(bundle: Bundle, runner: Runner, content: LoRA, style: LoRA, optio
     return runner.run(inputs)
 
 
-def merge_with_bundle(bundle: Bundle, runner: Runner, content: LoRA, style: LoRA, options: Options) -> Merged:
+def merge_with_bundle(bundle: Bundle, runner: Runner, content: LoRA, style: LoRA, options: MergeOptions) -> Merged:
     """Merge two LoRAs whole: the artifact's layers, and the layers that the artifact does not carry.
 
     `options.rule` must be the bundle's own. Raises InputError for LoRAs that do not fit the base or each other, or when
@@ -103,7 +105,7 @@ def _layer(
     return LoraLayer(down, up)
 
 
-def _metadata(bundle: Bundle, runner: Runner, content: LoRA, style: LoRA, options: Options) -> dict[str, str]:
+def _metadata(bundle: Bundle, runner: Runner, content: LoRA, style: LoRA, options: MergeOptions) -> dict[str, str]:
     network = bundle.manifest["hypernetwork"]
     facts = {
         "toolkit_version": __version__,
@@ -119,10 +121,10 @@ def _metadata(bundle: Bundle, runner: Runner, content: LoRA, style: LoRA, option
     return {f"lorarar_{name}": text for name, text in facts.items()}
 
 
-def bundle_options(bundle: Bundle, strengths: tuple[float, float] = (1.0, 1.0)) -> Options:
+def bundle_options(bundle: Bundle, strengths: tuple[float, float] = (1.0, 1.0)) -> MergeOptions:
     """Return the options of a merge through a bundle: the strengths, and the k/v rule that its merger was made with."""
     rule = bundle.manifest["hypernetwork"]["kv_rule"]
-    return Options(content_scale=strengths[0], style_scale=strengths[1], rule=rule)
+    return MergeOptions(content_scale=strengths[0], style_scale=strengths[1], rule=rule)
 
 
 def merged_lora(bundle: Bundle, loras: Sequence[LoRA], strengths: tuple[float, float] = (1.0, 1.0)) -> LoRA | None:

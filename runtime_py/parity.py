@@ -20,7 +20,7 @@ class Tolerance:
     max_error: float
 
     @classmethod
-    def from_json(cls, entry: Mapping[str, float]) -> Tolerance:
+    def from_json(cls, entry: Mapping[str, Any]) -> Tolerance:
         """Read the manifest's `tolerance` object."""
         return cls(float(entry["psnr_db"]), float(entry["max_error"]))
 

@@ -14,7 +14,7 @@ import numpy as np
 from lorarar.errors import InputError
 from lorarar.layout import Adapter
 from lorarar.lora import LoRA, LoraLayer, read_lora
-from lorarar.merging import Merged, Options, merge
+from lorarar.merging import Merged, MergeOptions, merge_loras
 from runtime_py.backends import Runners
 from runtime_py.merge import bundle_options, merge_with_bundle
 from runtime_py.pipeline import Drawn, OnStep, Pipeline, Request
@@ -48,6 +48,7 @@ class Session:
         self._loras: tuple[LoRA, ...] = ()
         self._merged: LoRA | None = None
         self._adapter: Adapter | None = None
+        self._merge_notes: tuple[str, ...] = ()
         self._how = "the base"
 
     @cached_property
@@ -135,12 +136,13 @@ class Session:
     def _merge_pair(self, method: str, strengths: tuple[float, ...]) -> Merged:
         content, style = self._loras
         if method == "direct":
-            options = Options(content_scale=strengths[0], style_scale=strengths[1])
-            return merge(content, style, self.bundle.layout, method, options)
+            options = MergeOptions(content_scale=strengths[0], style_scale=strengths[1])
+            return merge_loras(content, style, self.bundle.layout, method, options)
         options = bundle_options(self.bundle, (strengths[0], strengths[1]))
         return merge_with_bundle(self.bundle, self._runners("merger"), content, style, options)
 
     def _set(self, merged: LoRA | None, notes: tuple[str, ...], how: str) -> None:
+        """Change what is drawn from now on, and what tells of it."""
         self._merged, self._adapter, self._how = merged, None, how
         self._merge_notes = self.notes = notes
 

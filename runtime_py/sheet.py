@@ -27,8 +27,8 @@ SMALL = 256  # images whose sides are below this are enlarged
 MARGIN, LABEL, LEFT = 6, 18, 60  # pixels around images, of a line of words, and left for the rows' names
 ROWS = ("content", "style", "direct", "learned")
 """What is put on the UNet in each row of the sheet."""
-COLUMNS = ("bundle", "row", "PSNR to the first", "merge s", "text s", "steps s", "decode s")
-"""The table's."""
+COLUMNS = ("bundle", "row", "PSNR", "merge s", "text s", "steps s", "decode s")
+"""The headings of `table_rows`; the PSNR is that against the first bundle's image."""
 
 
 @dataclass(frozen=True)

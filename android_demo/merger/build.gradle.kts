@@ -34,7 +34,7 @@ kotlin {
 
 tasks.named("preBuild") { dependsOn(schemas) }
 
-// The other tests read what Python exports: pytest -m apps tests/test_android_merger.py runs all of them.
+// The other tests read what Python exports: pytest -m apps tests/android_demo runs all of them.
 tasks.withType<Test>().configureEach {
     filter { includeTestsMatching("org.lorarar.merger.JsonTest") }
 }

@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from lorarar.toolchains import import_onnxruntime
+
 BLOCK = 32
 # The first and the last layer stay in float: all that is drawn goes through them, and they are next to nothing.
 _DECISIVE = ("unet.conv_in.", "unet.conv_out.")
@@ -18,6 +20,7 @@ _LARGEST = 127
 
 def quantize_weights(model: onnx.ModelProto, bits: int) -> onnx.ModelProto:
     """Return the model with products of `bits` bits and convolutions of 8 bits; the model given is used up."""
+    import_onnxruntime()  # without its telemetry, whatever is imported of it next
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
     config = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, bits=bits)

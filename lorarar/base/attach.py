@@ -25,22 +25,10 @@ from lorarar.lora import LoRA
 
 @dataclass(frozen=True)
 class Factors:
-    """LoRA factors of one layer for `g` equal parts of a batch, in order: one LoRA for all (g = 1), or a LoRA each."""
+    """The factors of one layer for `g` equal parts of a batch, in order: one LoRA for all (g = 1), or one for each."""
 
     down: Float[Tensor, "g rank inp"]
     up: Float[Tensor, "g out rank"]
-
-
-def factors_of(
-    lora: LoRA, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> dict[str, Factors]:
-    """A LoRA's layers as tensors by full module name, one LoRA for the whole batch. Linear layers only."""
-    return {
-        name: Factors(
-            torch.from_numpy(layer.down).to(device, dtype)[None], torch.from_numpy(layer.up).to(device, dtype)[None]
-        )
-        for name, layer in lora.layers.items()
-    }
 
 
 @contextmanager
@@ -90,7 +78,7 @@ def fused(unet: nn.Module, lora: LoRA) -> Iterator[None]:
 
 
 def _modules(unet: nn.Module, names: Mapping[str, Any], kind: type[nn.Module]) -> dict[str, Any]:
-    """The UNet's modules of a kind by full name. InputError for the names that are none."""
+    """Return the UNet's modules of a kind by full name. InputError for names that are none."""
     modules = {UNET + name: module for name, module in unet.named_modules() if isinstance(module, kind)}
     strangers = [name for name in names if name not in modules]
     if strangers:
@@ -104,12 +92,12 @@ def _modules(unet: nn.Module, names: Mapping[str, Any], kind: type[nn.Module]) -
 
 
 def _add_lora(name: str, factors: Factors, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """A forward hook once name and factors are given: the linear's output and the LoRA's."""
+    """Return the linear's output plus the LoRA's; a forward hook once name and factors are bound."""
     (x,) = args
     parts = len(factors.down)
     if len(x) % parts:
         raise InputError(f"{name}: a batch of {len(x)} can't be shared equally by {parts} LoRAs")
-    # One reshape serves any number of LoRAs: consecutive rows of the batch and all their tokens share one.
+    # One reshape serves any number of LoRAs: consecutive rows of the batch, with all their tokens, share a LoRA.
     rows = x.reshape(parts, -1, x.shape[-1])
     down, up = factors.down.to(x.dtype), factors.up.to(x.dtype)
     added = torch.bmm(torch.bmm(rows, down.transpose(1, 2)), up.transpose(1, 2))

@@ -1,4 +1,4 @@
-"""A base's parts as training and evaluation use them, frozen, and the few functions of SDXL's forward process."""
+"""A base's components as training and evaluation use them, frozen, and the functions of SDXL's forward process."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lorarar.base.sources import image_side, open_pipeline
 from lorarar.errors import InputError
 from lorarar.images import on_white, open_image
 from lorarar.toolchains import missing_toolchain, quiet_toolchains
@@ -46,19 +47,20 @@ class Components:
 
     @property
     def device(self) -> torch.device:
+        """The device of the UNet."""
         return next(self.unet.parameters()).device
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What SDXL's UNet is told beside the latents. `time_ids`: original size, crop corner, target size, in pixels."""
+    """What SDXL's UNet is told beside the latents; `time_ids` are original size, crop corner, target size in pixels."""
 
     embeds: Float[Tensor, "b tokens d"]
     pooled: Float[Tensor, "b p"]
     time_ids: Float[Tensor, "b 6"]
 
     def expand(self, batch: int) -> Condition:
-        """One condition for a batch, without copying."""
+        """Repeat one condition for a batch, without copying."""
         return Condition(
             *(
                 getattr(self, item.name).expand(batch, *[-1] * (getattr(self, item.name).ndim - 1))
@@ -67,11 +69,11 @@ class Condition:
         )
 
     def take(self, index: Int[Tensor, " n"]) -> Condition:
-        """The rows at `index`."""
+        """Return the rows at `index`."""
         return Condition(self.embeds[index], self.pooled[index], self.time_ids[index])
 
     def to(self, *args: Any, **kwargs: Any) -> Condition:
-        """As Tensor.to, on all three."""
+        """Apply Tensor.to to all three."""
         return Condition(*(getattr(self, item.name).to(*args, **kwargs) for item in fields(self)))
 
 
@@ -88,8 +90,6 @@ def load_components(
     `dtype` is for the UNet and the text encoders. `resolution` defaults to the UNet's own. `untrained` gives a named
     base of full size with seeded random weights, for dry runs. Raises InputError when the base can't be had.
     """
-    from lorarar.base.sources import image_side, open_pipeline
-
     try:
         with quiet_toolchains():
             from diffusers import DDPMScheduler
@@ -112,16 +112,17 @@ def load_components(
 
 
 def base_name(components: Components) -> str:
-    """The base's name; of a folder or file its last part, since a path says nothing on another machine."""
+    """Return the base's name; of a folder or file its last part, since a path says nothing on another machine."""
     path = Path(components.base)
     return path.resolve().name if path.exists() else components.base
 
 
 @torch.no_grad()
 def encode_prompts(components: Components, prompts: Sequence[str]) -> Condition:
-    """The prompts' embeddings as StableDiffusionXLPipeline makes them, for images of the components' resolution.
+    """Encode prompts as StableDiffusionXLPipeline does, for images of the components' resolution.
 
-    Both encoders' next-to-last hidden states side by side (77 tokens), the second one's pooled projection.
+    The embeddings are both encoders' next-to-last hidden states side by side (77 tokens), `pooled` is the second one's
+    projection.
     """
     states: list[Tensor] = []
     for tokenizer, encoder in zip(components.tokenizers, components.text_encoders, strict=True):
@@ -156,7 +157,7 @@ def load_image(path: Path, resolution: int) -> Float[Tensor, "3 h w"]:
 def encode_images(
     components: Components, images: Float[Tensor, "b 3 h w"], generator: torch.Generator | None = None
 ) -> Float[Tensor, "b c y x"]:
-    """Scaled latents, in fp32. With a generator they are drawn from the VAE's posterior, else they are its mode."""
+    """Encode images as scaled latents in fp32: the VAE's posterior's mode, or with a generator a draw from it."""
     vae = components.vae
     posterior = vae.encode(images.to(components.device, torch.float32)).latent_dist
     latents = posterior.mode() if generator is None else posterior.sample(generator)
@@ -167,7 +168,7 @@ def encode_images(
 def predict(
     unet: nn.Module, latents: Float[Tensor, "b c y x"], timesteps: Int[Tensor, " b"], condition: Condition
 ) -> Float[Tensor, "b c y x"]:
-    """One pass of SDXL's UNet, in its own dtype (or autocast's). `unet` may be wrapped by PEFT or accelerate."""
+    """Run SDXL's UNet once, in its own dtype (or autocast's). `unet` may be wrapped by PEFT or accelerate."""
     dtype = next(unet.parameters()).dtype
     condition = condition.to(dtype)
     return unet(
@@ -185,7 +186,7 @@ def noise_latents(
     noise: Float[Tensor, "b c y x"],
     timesteps: Int[Tensor, " b"],
 ) -> Float[Tensor, "b c y x"]:
-    """The latents after `timesteps` steps of the base's noise schedule."""
+    """Return the latents after `timesteps` steps of the base's noise schedule."""
     return components.noise.add_noise(latents, noise, timesteps)
 
 
@@ -195,7 +196,7 @@ def target(
     noise: Float[Tensor, "b c y x"],
     timesteps: Int[Tensor, " b"],
 ) -> Float[Tensor, "b c y x"]:
-    """What the base is trained to predict: the noise, or v. Raises InputError for another kind of prediction."""
+    """Return what the base is trained to predict: the noise, or v. InputError for another kind of prediction."""
     kind = components.noise.config.prediction_type
     if kind == "epsilon":
         return noise

@@ -1,4 +1,4 @@
-"""Telling networks apart by a few numbers of every weight."""
+"""Tell networks apart by a few numbers of every weight."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 def fingerprint(network: nn.Module) -> str:
-    """A digest of the first few numbers of every weight: tells a retrained network from the one before in no time."""
+    """Digest the first few numbers of every weight, which tells a retrained network from the old one in no time."""
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         first = tensor.detach().flatten()[:16].float().cpu().numpy()

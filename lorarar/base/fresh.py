@@ -1,4 +1,4 @@
-"""The miniature's networks: SDXL's structure with KOALA's cuts, in diffusers' and transformers' own classes."""
+"""Make a new pipeline of SDXL's structure with KOALA's cuts, of any size, in diffusers' and transformers' classes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 MAX_TOKENS = 77  # CLIP's, which SDXL's contract fixes
+MINIATURE_SCALE = 4  # the side in image pixels of one latent pixel, which the VAE's two halvings give
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of every network. The defaults are the shipped miniature's."""
+    """The sizes of every network. The defaults are the shipped miniature's."""
 
-    latent: int = 24  # latent pixels a side; the VAE makes them 4 image pixels wide
+    latent: int = 24  # latent pixels a side
     unet: tuple[int, int, int] = (48, 96, 192)
     depths: tuple[int, int, int] = (0, 1, 2)  # transformer blocks a level; KOALA-700M has (0, 2, 5)
     head: int = 32  # channels of one attention head
@@ -33,11 +34,12 @@ class Sizes:
 
     @property
     def resolution(self) -> int:
-        return self.latent * 4
+        """The side of an image in pixels."""
+        return self.latent * MINIATURE_SCALE
 
 
 def build_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
-    """CLIP's byte-level BPE with a vocabulary of the captions' words; other words fall apart into letters.
+    """Make CLIP's byte-level BPE with a vocabulary of the captions' words; other words fall apart into letters.
 
     Merges are added word by word, the most frequent first, so the result depends on nothing but the captions.
     """
@@ -67,43 +69,13 @@ def build_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
 
 
 def new_pipeline(sizes: Sizes, tokenizer: CLIPTokenizer, seed: int) -> StableDiffusionXLPipeline:
-    """An untrained StableDiffusionXLPipeline; the same seed gives the same weights."""
+    """Make an untrained StableDiffusionXLPipeline; the same seed gives the same weights."""
     with quiet_toolchains():
-        from diffusers import (
-            AutoencoderKL,
-            EulerDiscreteScheduler,
-            StableDiffusionXLPipeline,
-            UNet2DConditionModel,
-        )
+        from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         first, second = _text_encoders(sizes, tokenizer)
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=sizes.vae,
-            layers_per_block=1,
-            norm_num_groups=16,
-            sample_size=sizes.resolution,
-            mid_block_add_attention=False,
-        )
-        unet = UNet2DConditionModel(
-            sample_size=sizes.latent,
-            block_out_channels=sizes.unet,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            mid_block_type=None,
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            layers_per_block=1,
-            # diffusers builds no transformer for a level without attention, but wants a positive number
-            transformer_layers_per_block=tuple(max(depth, 1) for depth in sizes.depths),
-            attention_head_dim=tuple(width // sizes.head for width in sizes.unet),
-            cross_attention_dim=sum(sizes.text),
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=sizes.time,
-            projection_class_embeddings_input_dim=6 * sizes.time + sizes.text[1],
-            norm_num_groups=16,
-        )
+        vae, unet = _vae(sizes), _unet(sizes)
     # KOALA-Lightning's sampler: Euler, trailing spacing. SDXL predicts the noise and ends before all signal is gone;
     # latents this small keep their mean colour through that, and an error of the first step is multiplied by sigma. So
     # the last step is pure noise here and v is predicted (arXiv 2305.08891), as SDXL's v-prediction descendants do.
@@ -125,6 +97,42 @@ def new_pipeline(sizes: Sizes, tokenizer: CLIPTokenizer, seed: int) -> StableDif
         scheduler,
         force_zeros_for_empty_prompt=True,
         add_watermarker=False,
+    )
+
+
+def _vae(sizes: Sizes) -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=sizes.vae,
+        layers_per_block=1,
+        norm_num_groups=16,
+        sample_size=sizes.resolution,
+        mid_block_add_attention=False,
+    )
+
+
+def _unet(sizes: Sizes) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=sizes.latent,
+        block_out_channels=sizes.unet,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        mid_block_type=None,
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        # diffusers builds no transformer for a level without attention, but wants a positive number
+        transformer_layers_per_block=tuple(max(depth, 1) for depth in sizes.depths),
+        attention_head_dim=tuple(width // sizes.head for width in sizes.unet),
+        cross_attention_dim=sum(sizes.text),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=sizes.time,
+        projection_class_embeddings_input_dim=6 * sizes.time + sizes.text[1],
+        norm_num_groups=16,
     )
 
 

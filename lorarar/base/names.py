@@ -1,14 +1,14 @@
-"""The bases: the shipped miniature, UNet configs of SDXL and KOALA, and the layout of any diffusers folder."""
+"""The bases by name: the shipped miniature, UNet configs of SDXL and KOALA, and the layout of any diffusers folder."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorarar.errors import InputError
+from lorarar.files import read_json
 from lorarar.layout import Layout, part_of
 from lorarar.toolchains import missing_toolchain, quiet_toolchains
 
@@ -45,37 +45,44 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 STEPS, GUIDANCE = {MINIATURE: 25}, {MINIATURE: 2.0}
-"""Of sampling, for bases that were not made for the paper's 50 steps and SDXL's 5. Under more guidance the miniature's
-colours burn out, and its judge finds half as many styles.
+"""Steps and guidance of sampling, for bases that were not made for the paper's 50 steps and SDXL's 5. Under more
+guidance the miniature's colours burn out, and its judge finds half as many styles.
 """
 PAPER_STEPS, PAPER_GUIDANCE = 50, 5.0
 
 BASES_HELP = f"{', '.join([MINIATURE, *CONFIGS])}, or a diffusers folder (default {DEFAULT_BASE})"
-"""For commands that need a base's layout only."""
+"""The help of `--base` for commands that need a base's layout only."""
 
 
-def miniature_folder() -> Path:
-    """The shipped small base, `models/miniature` beside this package. InputError when it is not there."""
+def miniature_folder(instead: str = "give another `base`") -> Path:
+    """Return the shipped small base, `models/miniature` beside this package.
+
+    Raises InputError when it is not there, as in a package that was installed from a wheel; `instead` says what else a
+    user can do.
+    """
     if not (MINIATURE_FOLDER / "model_index.json").is_file():
-        raise InputError(f"the miniature base is not in {MINIATURE_FOLDER}; build it with  lorarar miniature build")
+        raise InputError(
+            f"the miniature is not in {MINIATURE_FOLDER}: it comes with this toolkit's repository, not with a package; "
+            f"clone the repository and run there, make it with  lorarar miniature build,  or {instead}"
+        )
     return MINIATURE_FOLDER
 
 
 def shipped_dataset() -> Path:
-    """The miniature's subjects, styles and their LoRAs, a folder of `lorarar.training.dataset`."""
-    return miniature_folder() / DATASET_FOLDER
+    """Return the miniature's subjects, styles and their LoRAs, a folder of `lorarar.training.dataset`."""
+    return miniature_folder("give a `dataset`") / DATASET_FOLDER
 
 
 def shipped_hypernet() -> Path:
-    """The hypernetwork that was trained on the miniature. InputError when it is not there."""
-    path = miniature_folder() / HYPERNET_FILE
+    """Return the file of the hypernetwork that was trained on the miniature. InputError when it is not there."""
+    path = miniature_folder("give a `hypernet`") / HYPERNET_FILE
     if not path.is_file():
-        raise InputError(f"{path} is not there; make it with  lorarar miniature build")
+        raise InputError(f"{path} is not there; make it with  lorarar miniature build,  or give a `hypernet`")
     return path
 
 
 def unet_config(base: str) -> dict[str, Any]:
-    """The UNet config of a named base or of a diffusers folder (or of its `unet` folder)."""
+    """Return the UNet config of a named base or of a diffusers folder (or of its `unet` folder)."""
     if base in CONFIGS:
         return CONFIGS[base]
     folder = miniature_folder() if base == MINIATURE else Path(base)
@@ -89,7 +96,7 @@ def unet_config(base: str) -> dict[str, Any]:
 
 
 def meta_unet(base: str) -> nn.Module:
-    """The base's UNet on the meta device: names and shapes without weights."""
+    """Build the base's UNet on the meta device: names and shapes without weights."""
     config = unet_config(base)
     try:
         with quiet_toolchains():
@@ -105,7 +112,11 @@ def meta_unet(base: str) -> nn.Module:
 
 
 def load_layout(base: str) -> Layout:
-    """The layout of a base: its attention linears in `named_modules()` order, grouped by part and shape."""
+    """Return the layout of a base: its attention linears in `named_modules()` order, grouped by part and shape.
+
+    `base` is `miniature`, `koala-700m`, `koala-1b`, `sdxl`, or a folder in diffusers' format. No weights are read.
+    Raises InputError for a base that is unknown or has no UNet that diffusers can build.
+    """
     if base in (MINIATURE, *CONFIGS):
         return Layout.from_linears(base, _attention_linears(unet_config(base)))
     return unet_layout(meta_unet(base), Path(base).name)
@@ -124,7 +135,7 @@ def unet_layout(unet: nn.Module, base: str) -> Layout:
 
 
 def _attention_linears(config: dict[str, Any]) -> Iterator[tuple[str, int, int]]:
-    """(module, in, out) of a named base, in diffusers' order, without building it: importing diffusers takes seconds.
+    """Yield (module, in, out) of a named base in diffusers' order, without diffusers, whose import takes seconds.
 
     A test compares this with the UNet that diffusers builds.
     """
@@ -149,10 +160,7 @@ def _attention_linears(config: dict[str, Any]) -> Iterator[tuple[str, int, int]]
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: not a JSON config; download the folder again") from None
+    config = read_json(path, what="a UNet's config", mend="download the folder again")
     if not isinstance(config, dict) or config.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
         raise InputError(f"{path}: not the config of a UNet2DConditionModel; give an SDXL-like pipeline's folder")
     return config

@@ -25,6 +25,7 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Write the file and tell its size."""
+    # Not above: `--help` answers without loading the runtime.
     from lorarar.lora import read_lora
     from runtime_py.adapter import write_adapter
     from runtime_py.bundle import Bundle

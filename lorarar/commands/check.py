@@ -19,12 +19,13 @@ def parser() -> Parser:
         epilog="Exits 1 when a part is out of tolerance or could not be run, 2 when the bundle is damaged.",
     )
     made.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle of lorarar export")
-    made.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
+    made.add_argument("-o", "--out", type=Path, metavar="FILE", help="also write the rows as JSON")
     return made
 
 
 def run(args: argparse.Namespace) -> int:
     """Check the bundle and print a table."""
+    # Not above: `--help` answers without loading the runtime.
     from runtime_py.bundle import Bundle
     from runtime_py.check import check_bundle, check_table
 
@@ -35,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
     print_table(table.columns, table.rows, table.title, table.left)
     for note in table.notes:
         console().print(note)
-    if args.json is not None:
-        with atomic_file(args.json) as temporary:
+    if args.out is not None:
+        with atomic_file(args.out) as temporary:
             text = json.dumps([row.to_json() for row in rows], indent=2)
             temporary.write_text(text + "\n", encoding="utf-8")
     return EXIT_OK if rows and all(row.status == "passed" for row in rows) else EXIT_FAILED_CHECK

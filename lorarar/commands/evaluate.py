@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from lorarar import __version__
-from lorarar.base.names import (
-    GUIDANCE,
-    MINIATURE,
-    PAPER_GUIDANCE,
-    PAPER_STEPS,
-    STEPS,
-    shipped_dataset,
-    shipped_hypernet,
-)
-from lorarar.command_line import EXIT_OK, Parser, run_command
+from lorarar.base.names import MINIATURE, shipped_dataset, shipped_hypernet
+from lorarar.command_line import EXIT_OK, Parser, add_settings, given_settings, main_of, run_command
+from lorarar.console import print_table, progress
 from lorarar.errors import InputError
-from lorarar.evaluation.names import DEFAULT_METHODS, METHODS, parse_hypernets, parse_methods
+from lorarar.evaluation.method_names import DEFAULT_METHODS, METHODS, parse_hypernets, parse_methods
 from lorarar.evaluation.results import RESULTS_FILE, Results, read_results, write_results
-from lorarar.evaluation.tables import Table, all_tables, write_tables
+from lorarar.evaluation.settings import EvaluationSettings, default_evaluation
+from lorarar.evaluation.tables import Table, all_tables, show, write_tables
 from lorarar.toolchains import missing_toolchain
 from lorarar.training.dataset import DEFAULT_SPLIT, read_dataset
 
-if TYPE_CHECKING:
-    from lorarar.evaluation.run import Evaluation, Report
-
 DTYPES = ("fp32", "fp16", "bf16")
 # The test part is for final figures: whatever is chosen, tuned or compared as a design goes by validation.
-PARTS = ("test", "validation")
+JUDGED_PARTS = ("test", "validation")
 
 _NOTES = """
 what it writes into the output folder:
@@ -43,201 +31,148 @@ what it writes into the output folder:
 Tables and pictures alone, without generating or judging anything:  --from OUT
 Ablations (Table A3) belong on the validation part:  --part validation --hypernets q=q.safetensors,qo=qo.safetensors
 """
+_DEFAULTS = {
+    "base": MINIATURE,
+    "methods": ",".join(DEFAULT_METHODS),
+    "hypernets": "",
+    "judge": MINIATURE,
+    "split": DEFAULT_SPLIT,
+    "part": "test",
+    "device": "auto",
+}
+"""Kept apart from the options, so that one that was given is noticed."""
+_WITH_RESULTS = ("results", "out", "seed")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; raises InputError for anything the user can put right."""
-    args = _parse(argv)
+def parser() -> Parser:
+    """Make the command's parser."""
+    methods = "\n".join(f"  {name:<19}{entry.summary}" for name, entry in METHODS.items())
+    made = Parser(
+        "lorarar evaluate",
+        description="Evaluate merging methods by MARS²: generate, judge, and make the paper's tables.",
+        epilog=f"methods:\n{methods}\n{_NOTES}",
+    )
+    add = made.add_argument
+    add("--base", help="the base: miniature, a diffusers folder or a hub id (default miniature)")
+    add("--dataset", type=Path, metavar="DIR", help="the folder of dataset.json (default: the miniature's)")
+    add("--methods", metavar="A,B,…", help=f"names, with commas (default {_DEFAULTS['methods']})")
+    add("--judge", metavar="J", help="an installed judge's name, or a folder or hub id (default miniature)")
+    add("--hypernet", type=Path, metavar="FILE", help="the checkpoint of learned (default: the miniature's)")
+    add("--hypernets", metavar="NAME=FILE,…", help="more checkpoints, each a row of the ablations' table")
+    add("--split", help=f"a split of the dataset (default {DEFAULT_SPLIT})")
+    add("--part", choices=JUDGED_PARTS, help="the split's part (default test; validation is for every choice)")
+    add_settings(made, EvaluationSettings(), {MINIATURE: default_evaluation(MINIATURE)})
+    add("--clip", metavar="M", help="CLIP for CLIP-I and CLIP-T: a folder or hub id, as openai/clip-vit-base-patch32")
+    add("--dino", metavar="M", help="DINO: a folder or hub id, such as facebook/dino-vits16")
+    add("--device", metavar="D", help="cpu, cuda or auto (default auto)")
+    add("--dtype", choices=DTYPES, help="of the UNet and text encoders (default fp32 on a CPU, fp16 elsewhere)")
+    add("--from", dest="results", type=Path, metavar="RUN", help="a run's folder or results.json: tables only")
+    add("-o", "--out", type=Path, metavar="DIR", help="the folder of the run; with --from, of the tables")
+    return made
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, or make the tables of a run again; raises InputError for anything the user can put right."""
+    _check(args)
+    settings = given_settings(args, default_evaluation(args.base))
     if args.results is not None:
         results = read_results(args.results)
-        run = args.results if args.results.is_dir() else args.results.parent
+        folder = args.results if args.results.is_dir() else args.results.parent
     else:
-        run = args.output
-        results = _evaluate(args)
-        write_results(results, run / RESULTS_FILE)
-    _present(results, run, args)
+        folder = args.out
+        results = _evaluate(args, settings)
+        write_results(results, folder / RESULTS_FILE)
+    # Not needed for --help: it imports Pillow and matplotlib.
+    from lorarar.evaluation.grids import write_pictures
+
+    out = args.out or folder
+    tables = all_tables(results, settings.seed)
+    written = write_tables(tables, out)
+    written += write_pictures(results, {table.name: table for table in tables}, folder, out)
+    _print(tables[0])
+    print(f"{len(written)} tables and pictures in {out}: tables.md, grid_methods.png, …")
     return EXIT_OK
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    methods = "\n".join(f"  {name:<19}{entry.summary}" for name, entry in METHODS.items())
-    parser = Parser(
-        prog="lorarar evaluate",
-        description="Evaluate merging methods by MARS²: generate, judge, and make the paper's tables.",
-        epilog=f"methods:\n{methods}\n{_NOTES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--base", default=MINIATURE, help="the base: miniature, a diffusers folder or a hub id (default miniature)")
-    add("--dataset", type=Path, metavar="DIR", help="the folder of dataset.json (default: the miniature's)")
-    add("--methods", default=",".join(DEFAULT_METHODS), help="names, with commas (default: %(default)s)")
-    add("--judge", default=MINIATURE, metavar="J", help="miniature, or a folder or hub id of a vision-language model")
-    add("--hypernet", type=Path, metavar="H", help="the checkpoint of learned (default: the miniature's)")
-    add("--hypernets", default="", metavar="NAME=PATH,…", help="more checkpoints, each a row of the ablations' table")
-    add("--split", default=DEFAULT_SPLIT, help="a split of the dataset (default paper)")
-    add("--part", choices=PARTS, default="test", help="the split's part: test, or validation for every choice")
-    add("--images", type=int, default=10, metavar="N", help="images a pair (default 10, the paper's)")
-    add("--steps", type=int, metavar="N", help="denoising steps (default 50, the paper's; miniature 25)")
-    add("--guidance", type=float, metavar="G", help="classifier-free guidance (default 5, SDXL's; miniature 2)")
-    add("--seed", type=int, default=0, metavar="S", help="of the noise, of random merges and of the intervals")
-    add("--batch", type=int, default=5, metavar="N", help="images drawn, or questions asked, at once (default 5)")
-    add(
-        "--zip-steps", type=int, default=100, metavar="N", help="ziplora: optimisation steps (default 100, the paper's)"
-    )
-    add("--joint-steps", type=int, metavar="N", help="joint: training steps (default: train_lora's for this base)")
-    add(
-        "--clip",
-        metavar="M",
-        help="CLIP for CLIP-I and CLIP-T: a folder or hub id, such as openai/clip-vit-base-patch32",
-    )
-    add("--dino", metavar="M", help="DINO: a folder or hub id, such as facebook/dino-vits16")
-    add("--device", default="auto", help="cpu, cuda or auto (default)")
-    add("--dtype", choices=DTYPES, help="of the UNet and text encoders (default fp32 on a CPU, fp16 elsewhere)")
-    add("--from", dest="results", type=Path, metavar="RESULTS", help="a run's folder or results.json: tables only")
-    add("-o", "--output", type=Path, metavar="DIR", help="the folder of the run; with --from, of the tables")
-    args = parser.parse_args(argv)
-    if args.steps is None:
-        args.steps = STEPS.get(args.base, PAPER_STEPS)
-    if args.guidance is None:
-        args.guidance = GUIDANCE.get(args.base, PAPER_GUIDANCE)
-    _check(args)
-    return args
-
-
 def _check(args: argparse.Namespace) -> None:
-    for name, least in (("images", 1), ("steps", 1), ("batch", 1), ("zip_steps", 1), ("joint_steps", 1), ("seed", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name.replace('_', '-')} is {value}; give a whole number of {least} or more")
-    if not (math.isfinite(args.guidance) and args.guidance >= 1):
-        raise InputError(f"--guidance is {args.guidance}; give a number from 1 upwards, 1 turns guidance off")
-    if args.output is None and args.results is None:
-        raise InputError("-o is missing; name the folder of this run, for example  -o results")
-    if args.output is not None and args.output.exists() and not args.output.is_dir():
-        raise InputError(f"{args.output}: this is a file; name a folder")
-    args.method_names, args.checkpoints = parse_methods(args.methods), parse_hypernets(args.hypernets)
-    if not args.method_names and not args.checkpoints:
-        raise InputError(f"--methods is empty; valid are {', '.join(METHODS)}")
+    """Refuse options that can't apply, and fill in the defaults."""
+    if args.results is not None:
+        for name, value in vars(args).items():
+            if value is not None and name not in _WITH_RESULTS:
+                raise InputError(f"with `results` nothing is generated or judged; leave `{name}` out")
+    elif args.out is None:
+        raise InputError("`out` is missing; name the folder of this run, for example  -o results")
+    if args.out is not None and args.out.exists() and not args.out.is_dir():
+        raise InputError(f"{args.out}: this is a file; name a folder")
+    for name, value in _DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    args.methods, args.hypernets = parse_methods(args.methods), parse_hypernets(args.hypernets)
+    if not args.methods and not args.hypernets:
+        raise InputError(f"`methods` is empty; valid are {', '.join(METHODS)}")
+    learned = [name for name, entry in METHODS.items() if entry.hypernet]
+    for name, methods in {"zip_steps": ["ziplora"], "joint_steps": ["joint"], "hypernet": learned}.items():
+        if getattr(args, name) is not None and not set(methods) & set(args.methods):
+            raise InputError(f"`{name}` is for {', '.join(methods)}; leave it out, or add such a method to `methods`")
 
 
-def _evaluate(args: argparse.Namespace) -> Results:
-    # What can be wrong is looked at in the order of its price: files, judge, base, checkpoints, then the hours of work.
+def _evaluate(args: argparse.Namespace, settings: EvaluationSettings) -> Results:
+    # What can be wrong is looked at in the order of its price: files, judge, checkpoints, base, then the hours of work.
     dataset = read_dataset(args.dataset or shipped_dataset())
     try:
         import torch
 
+        # Not needed for --help: they import torch.
         from lorarar.evaluation.judges import load_judge
         from lorarar.evaluation.methods import check_loras, sampled_pairs
         from lorarar.evaluation.metrics import choose_embedder
-        from lorarar.evaluation.run import check_places, generate_all, judge_all
+        from lorarar.evaluation.run import check_places, generate_all, judge_all, open_evaluation
+        from lorarar.hypernet.checkpoints import load_hypernet, load_predictor
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
     pairs = sampled_pairs(dataset, args.split, args.part)
-    if args.checkpoints or any(METHODS[name].loras for name in args.method_names):
+    if args.hypernets or any(METHODS[name].loras for name in args.methods):
         check_loras(dataset, pairs)
     device = args.device if args.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    judge = load_judge(args.judge, device, args.batch)
+    judge = load_judge(args.judge, device, settings.batch)
     embedder = choose_embedder(judge, args.clip, args.dino, device)
-    evaluation = _prepare(args, dataset, pairs, device)
-    missing = check_places(evaluation)
-    with _progress(missing, "generating") as report:
-        generate_all(evaluation, report)
-    total = len(pairs) * len(evaluation.methods) * args.images
-    with _progress(total, "judging") as report:
-        return judge_all(evaluation, judge, embedder, _settings(args, evaluation, dataset.name), report)
-
-
-def _prepare(args: argparse.Namespace, dataset: Any, pairs: Sequence[Any], device: str) -> Evaluation:
-    from dataclasses import replace
-
-    from lorarar.base.components import base_name
-    from lorarar.base.names import unet_layout
-    from lorarar.evaluation.generate import Sampler, Sampling
-    from lorarar.evaluation.methods import Workbench, prepare
-    from lorarar.evaluation.run import Evaluation
-    from lorarar.hypernet.checkpoints import load_hypernet, load_predictor
-    from lorarar.training.hyper_settings import ZipSettings
-    from lorarar.training.settings import default_settings
-
+    checkpoints = {name: load_predictor(Path(path)) for name, path in args.hypernets.items()}
+    learned = [name for name in args.methods if METHODS[name].hypernet]
+    if learned:
+        checkpoints |= dict.fromkeys(learned, load_hypernet(args.hypernet or shipped_hypernet()))
+    methods = {name: checkpoints.get(name) for name in [*args.methods, *args.hypernets]}
     dtype = args.dtype or ("fp32" if device == "cpu" else "fp16")
-    sampling = Sampling(args.base, args.steps, args.guidance, args.seed, dtype)
-    checkpoints = {name: load_predictor(Path(path)) for name, path in args.checkpoints.items()}
-    if any(METHODS[name].hypernet for name in args.method_names):
-        shared = load_hypernet(args.hypernet or shipped_hypernet())
-        checkpoints |= {name: shared for name in args.method_names if METHODS[name].hypernet}
-    sampler = Sampler.load(sampling, device, args.batch)
-    joint, precision = default_settings(args.base), "no" if dtype == "fp32" else dtype
-    components = sampler.components()
-    bench = Workbench(
-        components,
-        unet_layout(components.unet, base_name(components)),
-        dataset,
-        args.split,
-        replace(joint, seed=args.seed, steps=args.joint_steps or joint.steps, mixed_precision=precision),
-        ZipSettings(steps=args.zip_steps, seed=args.seed, mixed_precision=precision),
-        args.seed,
+    evaluation = open_evaluation(
+        args.out, args.base, dataset, args.split, args.part, settings, methods, device=device, dtype=dtype
     )
-    names = [*args.method_names, *args.checkpoints]
-    methods = [prepare(name, bench, checkpoints.get(name)) for name in names]
-    return Evaluation(args.output, bench, sampler, methods, pairs, args.images)
-
-
-def _settings(args: argparse.Namespace, evaluation: Evaluation, dataset: str) -> dict[str, Any]:
-    """What a reader of the results needs to know, without this machine's folders."""
-    sampling = evaluation.sampler.sampling
-    return {
-        "toolkit_version": __version__,
-        "base": evaluation.bench.layout.base,
-        "dataset": dataset,
-        "split": args.split,
-        "part": args.part,
-        "images": args.images,
-        "steps": sampling.steps,
-        "guidance": sampling.guidance,
-        "seed": sampling.seed,
-        "dtype": sampling.dtype,
-        "device": str(evaluation.bench.components.device),
-        "options": {method.name: dict(method.facts) for method in evaluation.methods},
-    }
+    with _images_shown("generating", check_places(evaluation)) as report:
+        generate_all(evaluation, report)
+    with _images_shown("judging", len(pairs) * len(methods) * settings.images) as report:
+        return judge_all(evaluation, judge, embedder, report)
 
 
 @contextmanager
-def _progress(total: int, what: str) -> Iterator[Report]:
-    """A bar on stderr over `total` images."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _images_shown(text: str, total: int) -> Iterator[Callable[[str, int], None]]:
+    """Show a progress bar over `total` images; yields what to call with what is being done and how many more are."""
+    done = 0
+    with progress(text, total) as update:
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda text, done: progress.update(task, description=text, advance=done)
+        def report(text: str, more: int) -> None:
+            nonlocal done
+            done += more
+            update(done, text=text)
 
-
-def _present(results: Results, run: Path, args: argparse.Namespace) -> None:
-    from lorarar.evaluation.grids import write_pictures
-
-    output = args.output or run
-    tables = all_tables(results, args.seed)
-    written = write_tables(tables, output)
-    written += write_pictures(results, {table.name: table for table in tables}, run, output)
-    _print(tables[0])
-    print(f"{len(written)} tables and pictures in {output}: tables.md, grid_methods.png, …")
+        yield report
 
 
 def _print(table: Table) -> None:
-    from rich.console import Console
-    from rich.table import Table as Shown
+    # The interval under its estimate: side by side they need more than a terminal's 80 columns.
+    rows = [[show(cell).replace(" [", "\n[") for cell in row] for row in table.rows]
+    print_table(table.columns, rows, table.title, left=table.columns[:1])
+    print(table.note)
 
-    from lorarar.evaluation.tables import show
 
-    shown = Shown(title=table.title, caption=table.note, title_justify="left", caption_justify="left")
-    for place, column in enumerate(table.columns):
-        shown.add_column(column, justify="right" if place else "left")
-    for row in table.rows:
-        # The interval under its estimate: side by side they need more than a terminal's 80 columns.
-        shown.add_row(*(show(cell).replace(" [", "\n[") for cell in row))
-    Console(markup=False, highlight=False).print(shown)
-
+main = main_of(parser, run)
 
 if __name__ == "__main__":
     run_command(main)

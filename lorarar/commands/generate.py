@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
     from PIL import Image
 
+    # Not above: `--help` answers without loading the runtime.
     from runtime_py.bundle import Bundle
 
     watch = Stopwatch()

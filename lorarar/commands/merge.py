@@ -1,35 +1,36 @@
-"""Merge a content and a style LoRA file into one: `lorarar merge CONTENT STYLE -o merged.safetensors`."""
+"""`lorarar merge`: two LoRA files → one, by any method, or with a bundle's artifact as a phone does it."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lorarar.base.names import BASES_HELP, DEFAULT_BASE, MINIATURE, load_layout, shipped_hypernet
-from lorarar.command_line import EXIT_OK, Parser, Stopwatch, run_command
-from lorarar.commands.merge_ziplora import add_arguments, check_arguments, merge_ziplora
+from lorarar.api import CaptionedImages, MergeRequest, examples_of
+from lorarar.base.names import BASES_HELP, DEFAULT_BASE
+from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given_settings, main_of, run_command
+from lorarar.console import print_rows, print_table, progress, status
 from lorarar.errors import InputError
 from lorarar.files import check_lora_output
-from lorarar.layout import Layout
-from lorarar.lora import DTYPES, WRITERS, LoRA, read_lora, write_lora
+from lorarar.lora import DTYPES, WRITERS, LoRA, read_lora
 from lorarar.merging import (
     CONTENT_ONLY,
     LEARNED,
     METHOD,
     METHODS,
     RULE,
-    RULES,
     STYLE_ONLY,
     Merged,
-    Options,
-    learned_options,
-    merge,
+    MergeOptions,
 )
-from lorarar.toolchains import missing_toolchain
+from lorarar.training.dataset import read_dataset
+from lorarar.training.hyper_settings import ZipSettings
+
+if TYPE_CHECKING:
+    from runtime_py.merge import FileMerge
 
 _RULES_TEXT = """
 which layers are merged how:
@@ -41,191 +42,218 @@ which layers are merged how:
   act on ΔW = up @ down, whose result has full rank: it is cut to rank r_c + r_s (or --rank-out), and the error is
   reported.
 """
+_OPTIONS = ("rule", "density", "seed", "mu", "rank_out")
+_ZIP_SETTINGS = (
+    *("steps", "learning_rate", "distance", "regulariser", "weight", "mixed_precision", "gradient_checkpointing"),
+)
+_EXAMPLES = ("content_images", "content_prompt", "style_images", "style_prompt")
+_HERE = ("base", "method", "hypernet", "untrained", "dataset", "resolution", *_EXAMPLES, *_OPTIONS, *_ZIP_SETTINGS)
+"""The options of a merge by this program, which mean nothing to a bundle's artifact."""
 
 
-@dataclass(frozen=True)
-class _Learner:
-    """The options with the hypernetwork's, and what it adds to the metadata and the messages."""
-
-    options: Options
-    metadata: dict[str, str]
-    notes: tuple[str, ...]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; raises InputError for anything the user can put right."""
-    args = _parse(argv)
-    check_lora_output(args.output, args.content, args.style)
-    given = _given_options(args)
-    options = Options(**given)
-    watch = Stopwatch()
-    with watch.stage("read"):
-        content, style = read_lora(args.content), read_lora(args.style)
-    learner = None
-    if args.method == "ziplora":
-        merged = merge_ziplora(args, content, style, options, watch)
-    else:
-        with watch.stage("prepare"):
-            if args.method == "learned":
-                learner = _load_learner(args, given)
-                options = learner.options
-            layout = load_layout(args.base)
-        with watch.stage("merge"):
-            merged = _merge_with_progress(content, style, layout, args.method, options)
-    if learner is not None:
-        merged = replace(merged, lora=replace(merged.lora, metadata={**merged.lora.metadata, **learner.metadata}))
-    with watch.stage("write"):
-        write_lora(merged.lora, args.output, dialect=args.dialect, dtype=args.dtype)
-    for note in (*(learner.notes if learner else ()), *merged.warnings):
-        print(f"warning: {note}", file=sys.stderr)
-    _show(args, options, content, style, merged, watch)
-    return EXIT_OK
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parser() -> Parser:
+    """Make the command's parser."""
     methods = "\n".join(f"  {name:<10} {method.summary} ({method.paper})" for name, method in METHODS.items())
-    parser = Parser(
+    made = Parser(
         prog="lorarar merge",
         description="Merge a content and a style LoRA into one LoRA file that diffusers, ComfyUI and others load.",
         epilog=f"methods:\n{methods}\n{_RULES_TEXT}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    add = made.add_argument
     add("content", type=Path, metavar="CONTENT", help="the content LoRA: a .safetensors file or a PEFT folder")
     add("style", type=Path, metavar="STYLE", help="the style LoRA")
-    add("--base", default=DEFAULT_BASE, help=BASES_HELP)
-    add("--method", choices=METHODS, default="learned", help="how to merge (default learned)")
-    add(
-        "--hypernet",
-        type=Path,
-        metavar="H",
-        help="the checkpoint for learned (default: the miniature's, for that base)",
-    )
+    add("-o", "--out", type=Path, required=True, metavar="FILE", help="the merged .safetensors file")
+    add("--base", help=BASES_HELP)
+    add("--method", choices=METHODS, help="how to merge (default learned)")
+    add("--hypernet", type=Path, metavar="FILE", help="learned: a hypernetwork (default: the miniature's, for it)")
     add(
         "--untrained",
         action="store_true",
-        help="seeded random weights for learned's hypernetwork or ziplora's base: to try things out only",
+        default=None,
+        help="random weights for learned's hypernetwork or ziplora's base: to try things out only",
     )
-    add("--content-scale", type=float, default=1.0, metavar="X", help="multiplies ΔW_c (default 1, the paper)")
-    add("--style-scale", type=float, default=1.0, metavar="X", help="multiplies ΔW_s (default 1, the paper)")
-    add("--rule", choices=RULES, help="direct: average or sum; learned: the k/v rule (default: the checkpoint's)")
-    add("--density", type=float, metavar="P", help="dare, ties, dare-ties: share of entries kept (default 0.5)")
-    add("--seed", type=int, metavar="N", help="dare, dare-ties: the masks' seed; ziplora: the noise's (default 0)")
-    add("--mu", type=float, metavar="MU", help="np-lora: how far the content gives way (default 0.5)")
-    add("--rank-out", type=int, metavar="R", help="largest rank of the merged layers (default r_c + r_s)")
+    add_settings(made, MergeOptions())
     add("--dialect", choices=WRITERS, default="peft", help="key names of the output (default peft)")
     add("--dtype", choices=DTYPES, default="fp32", help="number format of the output (default fp32, exact)")
-    add("-o", "--output", type=Path, required=True, metavar="FILE", help="the merged .safetensors file")
-    add_arguments(parser)
-    return parser.parse_args(argv)
+    _add_ziplora(made.add_argument_group("ziplora", "what the two LoRAs were trained on, and how to optimise"))
+    group = made.add_argument_group("with a bundle, as a phone does it")
+    group.add_argument("--bundle", type=Path, metavar="DIR", help="merge with its artifact, by learned, for its base")
+    group.add_argument("--coefficients-plot", type=Path, metavar="PNG", help="draw the coefficients layer by layer")
+    return made
 
 
-def _given_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The Options given; one that the method does not use is refused, since it would silently change nothing."""
-    given = {"content_scale": args.content_scale, "style_scale": args.style_scale, "rank_out": args.rank_out}
-    for name in ("rule", "density", "seed", "mu"):
-        value = getattr(args, name)
-        if value is None:
-            continue
-        if name not in METHODS[args.method].uses:
-            users = ", ".join(method for method, entry in METHODS.items() if name in entry.uses)
-            raise InputError(f"--{name} means nothing to {args.method}; leave it out, or use it with {users}")
-        given[name] = value
-    check_arguments(args)
-    if args.method != "learned" and (args.hypernet or (args.untrained and args.method != "ziplora")):
-        raise InputError(f"{args.method} uses no hypernetwork; leave --hypernet and --untrained out, or use learned")
-    if args.hypernet and args.untrained:
-        raise InputError("--hypernet and --untrained exclude each other; give one of them")
-    if args.method == "learned" and not (args.hypernet or args.untrained):
-        if args.base != MINIATURE:
-            raise InputError(
-                f"learned needs a hypernetwork for {args.base}: give --hypernet FILE, or --untrained to try it out "
-                "with random weights"
-            )
-        args.hypernet = shipped_hypernet()
-    return given
+def _add_ziplora(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--dataset", type=Path, metavar="DIR", help="a dataset that the two LoRA files belong to")
+    add("--content-images", type=Path, nargs="+", metavar="PATH", help="or: image files or folders of the content")
+    add("--content-prompt", metavar="P", help="and what it was trained on, such as 'a sks dog'")
+    add("--style-images", type=Path, nargs="+", metavar="PATH", help="the same for the style")
+    add("--style-prompt", metavar="P", help="such as 'a house in watercolor style'")
+    add_settings(group, ZipSettings())
+    add("--resolution", type=int, metavar="PIXELS", help="side of the images (default: the dataset's or the base's)")
 
 
-def _load_learner(args: argparse.Namespace, given: dict[str, Any]) -> _Learner:
-    try:
-        from lorarar.hypernet.checkpoints import load_predictor, untrained_hypernet
-    except ImportError:
-        raise missing_toolchain("torch", "train") from None
-    loaded = untrained_hypernet() if args.untrained else load_predictor(args.hypernet)
-    notes = loaded.notes
-    if not loaded.trained:
-        notes = (
-            *notes,
-            "the hypernetwork is untrained (random weights): this merge shows the mechanics, not the method",
+def run(args: argparse.Namespace) -> int:
+    """Merge, write and tell what was done."""
+    check_lora_output(args.out, args.content, args.style)
+    if args.bundle is not None:
+        return _run_bundle(args)
+    if args.coefficients_plot is not None:
+        raise InputError("`coefficients_plot` is drawn of a bundle's merge; give `bundle` too, or leave it out")
+    request = _request(args)
+    watch = Stopwatch()
+    with watch.stage("read"):
+        content, style = read_lora(args.content), read_lora(args.style)
+    with watch.stage("merge"), progress("merging") as update:
+        merged = request.run(content, style, update)
+    with watch.stage("write"):
+        merged.lora.save(args.out, args.dialect, args.dtype)
+    _warn(merged.warnings)
+    _show(args, content, style, merged, str(watch))
+    return EXIT_OK
+
+
+def _request(args: argparse.Namespace) -> MergeRequest:
+    """Return what was asked for; the request refuses what its method does not use."""
+    method = args.method or MergeRequest().method
+    options = _given(args, ("content_scale", "style_scale", *_OPTIONS))
+    for name in (*_ZIP_SETTINGS, "dataset"):
+        if method != "ziplora" and getattr(args, name) is not None:
+            raise InputError(f"`{name}` means nothing to {method}; leave it out, or use it with ziplora")
+    examples = examples_of(method, args.content_images, args.content_prompt, args.style_images, args.style_prompt)
+    resolution = args.resolution
+    if args.dataset is not None:
+        if given := _given(args, _EXAMPLES):
+            raise InputError(f"`dataset` and `{next(iter(given))}` exclude each other; give one of them")
+        examples, own = _examples_in(args.dataset, args.content, args.style)
+        resolution = resolution or own
+    elif method == "ziplora" and examples is None:
+        raise InputError(
+            "ziplora optimises on what the LoRAs were trained on: give `dataset`, or all of `content_images`, "
+            "`content_prompt`, `style_images` and `style_prompt`"
         )
-    metadata = {
-        "lorarar_hypernet": loaded.source,
-        "lorarar_hypernet_sha256": loaded.sha256,
-        "lorarar_hypernet_trained": str(loaded.trained).lower(),
-    }
-    return _Learner(learned_options(loaded.predictor, **given), metadata, notes)
+    return MergeRequest(
+        base=args.base or DEFAULT_BASE,
+        method=method,
+        hypernet=args.hypernet,
+        untrained=bool(args.untrained),
+        options=options,
+        examples=examples,
+        settings=_zip_settings(args) if method == "ziplora" and examples is not None else None,
+        resolution=resolution,
+    )
 
 
-def _merge_with_progress(content: LoRA, style: LoRA, layout: Layout, method: str, options: Options) -> Merged:
-    from rich.console import Console
-    from rich.progress import Progress
+def _given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("merging", total=None)
-        return merge(
-            content,
-            style,
-            layout,
-            method,
-            options,
-            lambda done, total: progress.update(task, completed=done, total=total),
+
+def _zip_settings(args: argparse.Namespace) -> ZipSettings:
+    settings = given_settings(args, ZipSettings())
+    if args.mixed_precision is not None:
+        return settings
+    # Here, since they import torch, and --help must not.
+    from lorarar.base.dtypes import fastest_precision
+    from lorarar.training.launch import process_state
+
+    return replace(settings, mixed_precision=fastest_precision(process_state().device))
+
+
+def _examples_in(dataset: Path, content: Path, style: Path) -> tuple[tuple[CaptionedImages, CaptionedImages], int]:
+    """Find the images and prompts of two LoRA files in the dataset that they belong to, and its resolution."""
+    read = read_dataset(dataset)
+    found = []
+    for role, path, entries in (("content", content, read.contents), ("style", style, read.styles)):
+        match = [entry for entry in entries.values() if entry.lora == path.resolve()]
+        if not match:
+            raise InputError(f"{path} is the LoRA of no {role} in {dataset}; give its images and prompts instead")
+        found.append(CaptionedImages(match[0].images, match[0].prompt))
+    return (found[0], found[1]), read.resolution
+
+
+def _run_bundle(args: argparse.Namespace) -> int:
+    if given := _given(args, _HERE):
+        raise InputError(
+            f"`{next(iter(given))}` means nothing to a bundle, which has its own; leave it or `bundle` out"
         )
+    # Here, since merging without a bundle needs no runtime.
+    from runtime_py.bundle import Bundle
+    from runtime_py.merge import merge_files
+
+    options = MergeOptions(**_given(args, ("content_scale", "style_scale")))
+    with status("opening the bundle") as tell:
+        bundle = Bundle.open(args.bundle)
+        done = merge_files(
+            bundle,
+            args.content,
+            args.style,
+            args.out,
+            strengths=options.scales,
+            dialect=args.dialect,
+            dtype=args.dtype,
+            plot=args.coefficients_plot,
+            on_progress=lambda stage, *_: tell(stage),
+        )
+    untrained = () if done.trained else ("the hypernetwork is untrained: its coefficients mean nothing",)
+    _warn((*untrained, *done.merged.warnings))
+    _show(args, done.content, done.style, done.merged, " · ".join(f"{n} {s:.2f} s" for n, s in done.seconds.items()))
+    _show_medians(done, bundle)
+    return EXIT_OK
 
 
-def _show(
-    args: argparse.Namespace, options: Options, content: LoRA, style: LoRA, merged: Merged, watch: Stopwatch
-) -> None:
-    """A short table: what was read, what was done to it, what came out."""
-    from rich.console import Console
-    from rich.table import Table
+def _warn(warnings: Iterable[str]) -> None:
+    for text in warnings:
+        print(f"warning: {text}", file=sys.stderr)
 
-    table = Table(show_header=False, box=None)
+
+def _show_medians(done: FileMerge, bundle: Any) -> None:
+    from runtime_py.merge import coefficient_medians  # as above
+
+    rows = coefficient_medians(bundle.layout, done.merged.coefficients or {})
+    print_table(
+        ("learned", "layers", "m_c median", "m_s median"),
+        [(row.group, str(row.layers), f"{row.content:.3f}", f"{row.style:.3f}") for row in rows],
+        title=f"merged in {done.runtime}",
+        left=("learned",),
+    )
+    if done.note:
+        print(done.note)
+
+
+def _show(args: argparse.Namespace, content: LoRA, style: LoRA, merged: Merged, times: str) -> None:
+    """Print a short table: what was read, what was done to it, what came out."""
+    facts = {name.removeprefix("lorarar_"): text for name, text in merged.lora.metadata.items()}
+    rows = []
     for role, lora in (("content", content), ("style", style)):
-        table.add_row(role, f"{lora.source}: {lora.dialect}, {len(lora.layers)} layers, {_ranks(lora)}")
-    table.add_row("method", f"{args.method} for {args.base}: {_settings(args.method, options)}")
-    table.add_row("layers", _layers(merged, options))
+        rows.append((role, f"{lora.source}: {lora.dialect}, {len(lora.layers)} layers, {lora.ranks}"))
+    shown = ("content_scale", "style_scale", *_OPTIONS, "learned", "constants")
+    settings = ", ".join(f"{name} {facts[name]}" for name in shown if name in facts)
+    rows.append(("method", f"{facts['method']} for {args.base or facts['base']}: {settings}"))
+    rows.append(("layers", _layers(merged, facts.get("rule", ""))))
     if merged.truncation is not None:
         cut = merged.truncation
-        table.add_row("cut to a rank", f"‖ΔW − ΔW_r‖/‖ΔW‖ = {cut.overall:.2%} over {cut.layers} layers")
-        table.add_row("", f"at worst {cut.worst:.2%}, in {cut.worst_layer}")
+        rows.append(("cut to a rank", f"‖ΔW − ΔW_r‖/‖ΔW‖ = {cut.overall:.2%} over {cut.layers} layers"))
+        rows.append(("", f"at worst {cut.worst:.2%}, in {cut.worst_layer}"))
     else:
-        table.add_row("exactness", "exact: no ΔW was cut to a rank")
-    size = args.output.stat().st_size / 1e6
-    table.add_row("merged", f"{args.output}: {args.dialect}, {args.dtype}, {_ranks(merged.lora)}, {size:.1f} MB")
-    table.add_row("time", str(watch))
-    # Paths and names in square brackets are not markup, and long ones may wrap but not be cut.
-    Console(markup=False, highlight=False, soft_wrap=True).print(table)
+        rows.append(("exactness", "exact: no ΔW was cut to a rank"))
+    size = args.out.stat().st_size / 1e6
+    rows.append(("merged", f"{args.out}: {args.dialect}, {args.dtype}, {merged.lora.ranks}, {size:.1f} MB"))
+    rows.append(("time", times))
+    print_rows(rows)
 
 
-def _ranks(lora: LoRA) -> str:
-    ranks = sorted({layer.rank for layer in lora.layers.values()})
-    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}–{ranks[-1]}"
-
-
-def _settings(method: str, options: Options) -> str:
-    return ", ".join(f"{name} {value}" for name, value in options.describe(METHODS[method].uses).items())
-
-
-def _layers(merged: Merged, options: Options) -> str:
+def _layers(merged: Merged, rule: str) -> str:
     words = {
         LEARNED: "learned",
         METHOD: "merged",
-        RULE: f"by the rule ({options.rule})",
+        RULE: f"by the rule ({rule})",
         CONTENT_ONLY: "only in the content, carried",
         STYLE_ONLY: "only in the style, carried",
     }
     return ", ".join(f"{merged.count(kind)} {text}" for kind, text in words.items() if merged.count(kind))
 
+
+main = main_of(parser, run)
 
 if __name__ == "__main__":
     run_command(main)

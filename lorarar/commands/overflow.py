@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Trace the components and print the operations worth a look."""
     check_at_least(1, top=args.top)
 
+    # Not above: `--help` answers without loading the runtime.
     from runtime_py.bundle import Bundle
     from runtime_py.overflow import LARGEST_HALF, NEAR, trace_component, worth_a_look
 

@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Draw the sheet and print the table."""
     check_png(args.out)
 
+    # Not above: `--help` answers without loading the runtime.
     from lorarar.images import on_white, open_image
     from lorarar.lora import read_lora
     from runtime_py.bundle import Bundle
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             )
         with atomic_file(args.out) as temporary:
             make_sheet(columns, references).save(temporary, format="PNG")
-    print_table(COLUMNS, table_rows(columns), "the same seed through every bundle", COLUMNS[:2])
+    print_table(COLUMNS, table_rows(columns), "the same seed through every bundle; PSNR against the first", COLUMNS[:2])
     print(f"{args.out}: “{args.prompt}”")
     return EXIT_OK
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from human_study.definition import QUESTION, read_study
+from human_study.definition import QUESTION, Study, read_study
 from human_study.make import CASES, make_study
-from human_study.report import FILES, facts, interval, percent, title, write_report
+from human_study.report import FILES, facts, share_row, title, write_report
 from human_study.store import Store, read_answers
-from human_study.summary import Summary, only_complete, summarise
-from lorarar.command_line import EXIT_OK, Parser, run_command
+from human_study.summary import only_complete, summarise
+from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
+from lorarar.console import console, print_table
 from lorarar.errors import InputError
 from lorarar.toolchains import missing_toolchain
 
@@ -32,21 +32,14 @@ the study (paper §4, A1.2):
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; raises InputError for anything the user can put right."""
-    args = _parse(argv)
-    code: int = args.run(args)
-    return code
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="lorarar study",
+def parser() -> Parser:
+    """Make the command's parser."""
+    made = Parser(
+        "lorarar study",
         description="The paper's human study: make it from an evaluation, serve it to browsers, summarise the answers.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", metavar="make|serve|summary", required=True)
+    commands = made.add_subparsers(dest="command", metavar="make|serve|summary", required=True)
     make = commands.add_parser("make", help="choose one image of each method for each pair of an evaluation")
     make.add_argument("--results", type=Path, required=True, metavar="RUN", help="folder made by `lorarar evaluate`")
     make.add_argument("--methods", default="learned,ziplora", metavar="A,B", help="the two (default %(default)s)")
@@ -54,37 +47,36 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--case", choices=CASES, default="random", help="any image, or one that MARS² accepts (default %(default)s)"
     )
     make.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice of images (default %(default)s)")
-    make.add_argument("--question", metavar="TEXT", help="shown over each pair of images")
-    make.add_argument("-o", "--output", type=Path, required=True, metavar="STUDY", help="the study's folder")
+    make.add_argument("--question", default=QUESTION, metavar="TEXT", help="shown over each pair of images")
+    make.add_argument("-o", "--out", type=Path, required=True, metavar="STUDY", help="the study's folder")
     make.set_defaults(run=_make)
     serve = commands.add_parser("serve", help="let people answer in a browser, until Ctrl-C")
     serve.add_argument("study", type=Path, metavar="STUDY", help="a folder made by make")
     serve.add_argument("--answers", type=Path, metavar="FILE", help=f"SQLite file (default STUDY/{ANSWERS_FILE})")
-    serve.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen on; 0.0.0.0 opens it to the network (default %(default)s)",
-    )
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network")
     serve.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 for any free one (default %(default)s)")
     serve.add_argument("--shared-device", action="store_true", help="the next person can start after the thank-you")
     serve.set_defaults(run=_serve)
     summary = commands.add_parser("summary", help="counts, shares with intervals, the paper's Fig. 7")
-    summary.add_argument("study", type=Path, nargs="+", metavar="STUDY", help="one or more studies, a bar for each")
+    summary.add_argument("studies", type=Path, nargs="+", metavar="STUDY", help="one or more studies, a bar for each")
     summary.add_argument("--answers", type=Path, metavar="FILE", help=f"of a single STUDY, if not STUDY/{ANSWERS_FILE}")
     summary.add_argument("--complete", action="store_true", help="only participants who answered every task")
-    summary.add_argument("-o", "--output", type=Path, metavar="DIR", help="write Markdown, CSV and PNG there")
+    summary.add_argument("-o", "--out", type=Path, metavar="DIR", help="write Markdown, CSV and PNG there")
     summary.set_defaults(run=_summary)
-    return parser.parse_args(argv)
+    return made
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a subcommand; raises InputError for anything the user can put right."""
+    code: int = args.run(args)
+    return code
 
 
 def _make(args: argparse.Namespace) -> int:
     methods = [name.strip() for name in args.methods.split(",")]
     if len(methods) != 2 or not all(methods):
-        raise InputError(f"--methods {args.methods}: give two names with a comma between, for example learned,ziplora")
-    question = QUESTION if args.question is None else args.question
-    if not question.strip():
-        raise InputError("--question is empty; leave it out for the usual question")
-    made = make_study(args.results, (methods[0], methods[1]), args.case, args.output, args.seed, question)
+        raise InputError(f"`methods` is {args.methods}; give two names with a comma between, such as learned,ziplora")
+    made = make_study(args.results, (methods[0], methods[1]), args.case, args.out, args.seed, args.question)
     for line in made.without_accepted:
         print(f"warning: {line} has no image that MARS² accepts; one at random is shown", file=sys.stderr)
     print(f"{made.folder}: {made.tasks} comparisons of {methods[0]} and {methods[1]}, {args.case} images")
@@ -94,66 +86,56 @@ def _make(args: argparse.Namespace) -> int:
 
 def _serve(args: argparse.Namespace) -> int:
     try:
+        # Not needed for --help, nor for the other subcommands: they need the extra `study`.
         from human_study.app import create_app
-        from human_study.serve import is_local, listen, qr_code, serve, url
+        from human_study.serve import listen, serve, url
     except ImportError as error:
         raise missing_toolchain(error.name or "starlette", "study") from None
-    if not 0 <= args.port <= 65535:
-        raise InputError(f"--port {args.port}: a port is 0 to 65535")
     study = read_study(args.study)
     answers = args.answers or args.study / ANSWERS_FILE
     # The port first: if it is taken, no file of answers is made.
     with listen(args.host, args.port) as server:
         store = Store(answers, study)
         address = url(args.host, server.getsockname()[1])
-
-        def announce() -> None:
-            print(f"{len(study.tasks)} comparisons, answers in {answers}")
-            print(f"open {address}   (Ctrl-C stops)", flush=True)
-            if not is_local(args.host):
-                print("everybody on this network can take part; the connection is not encrypted")
-                if (sys.stdout.encoding or "").lower().startswith("utf"):
-                    print(qr_code(address), flush=True)
-
-        serve(create_app(study, store, args.shared_device), server, announce)
+        app = create_app(study, store, args.shared_device)
+        serve(app, server, lambda: _announce(study, answers, address, args.host))
     participants, given = store.counts()
     print(f"stopped: {given} answers of {participants} participants in {answers}")
     return EXIT_OK
 
 
+def _announce(study: Study, answers: Path, address: str, host: str) -> None:
+    from human_study.serve import is_local, qr_code  # as in _serve
+
+    print(f"{len(study.tasks)} comparisons, answers in {answers}")
+    print(f"open {address}   (Ctrl-C stops)", flush=True)
+    if not is_local(host):
+        print("everybody on this network can take part; the connection is not encrypted")
+        if (sys.stdout.encoding or "").lower().startswith("utf"):
+            print(qr_code(address), flush=True)
+
+
 def _summary(args: argparse.Namespace) -> int:
-    if args.answers and len(args.study) > 1:
-        raise InputError("--answers goes with one STUDY; leave it out to read each study's own answers")
+    if args.answers and len(args.studies) > 1:
+        raise InputError("`answers` goes with one STUDY; leave it out to read each study's own answers")
     summaries, answers = [], []
-    for folder in args.study:
+    for folder in args.studies:
         study = read_study(folder)
         given = read_answers(args.answers or folder / ANSWERS_FILE, study)
         answers.append(only_complete(study, given) if args.complete else given)
         summaries.append(summarise(study, answers[-1]))
+    columns = ("answer", "count", "share", "95 % by participants", "by pairs", "Wilson")
     for summary in summaries:
-        _show(summary)
-    if args.output:
-        write_report(args.output, summaries, answers)
-        print(f"{args.output}: {', '.join(FILES)}")
+        print_table(columns, [share_row(share) for share in summary.shares], title(summary), left=("answer",))
+        for line in facts(summary) if summary.answers else ["no answers yet"]:
+            console().print(line)
+    if args.out:
+        write_report(args.out, summaries, answers)
+        print(f"{args.out}: {', '.join(FILES)}")
     return EXIT_OK
 
 
-def _show(summary: Summary) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=escape(title(summary)), title_justify="left")
-    for heading in ("answer", "count", "share", "95 % by participants", "by pairs", "Wilson"):
-        table.add_column(heading, justify="left" if heading == "answer" else "right")
-    for share in summary.shares:
-        spreads = (interval(share.by_participants), interval(share.by_tasks), interval(share.wilson))
-        table.add_row(escape(share.label), str(share.count), percent(share.share), *spreads)
-    console = Console(highlight=False)
-    console.print(table)
-    for line in facts(summary) if summary.answers else ["no answers yet"]:
-        console.print(escape(line), soft_wrap=True)
-
+main = main_of(parser, run)
 
 if __name__ == "__main__":
     run_command(main)

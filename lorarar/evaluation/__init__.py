@@ -1,1 +1,1 @@
-"""Evaluation: MARS², similarity metrics, the paper's tables and grids, and the human study."""
+"""Evaluation: MARS², similarity metrics, and the paper's tables and grids."""

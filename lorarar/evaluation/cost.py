@@ -1,4 +1,4 @@
-"""What a merge costs: seconds, and memory beyond what was held before."""
+"""Measure what a merge costs: seconds, and memory beyond what was held before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SAMPLE_EVERY = 0.002  # seconds
 
 @dataclass
 class Cost:
-    """Filled in when the measured block ends. `extra_bytes` is None where it can't be measured."""
+    """The cost of a block, filled in when it ends. `extra_bytes` is None where it can't be measured."""
 
     seconds: float = 0.0
     extra_bytes: int | None = None
@@ -73,7 +73,7 @@ def _sample(peak: list[int], done: threading.Event) -> None:
 
 
 def _resident() -> int | None:
-    """Bytes of this process in memory, or None where the system does not tell it this way."""
+    """Return the bytes of this process in memory, or None where the system does not tell it this way."""
     try:
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):

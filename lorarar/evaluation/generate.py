@@ -1,4 +1,4 @@
-"""Images of a pair: the base's own diffusers pipeline, the same noise for every method, kept on disk and resumable."""
+"""Draw a pair's images by the base's own diffusers pipeline, from the same noise for every method, and keep them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lorarar.base.components import Components
 from lorarar.base.sources import open_pipeline
 from lorarar.errors import InputError
 from lorarar.evaluation.results import MergeFacts
-from lorarar.files import atomic_file
+from lorarar.files import atomic_file, package_schema, read_json
 from lorarar.merging.klora import OnStep
 from lorarar.toolchains import quiet_toolchains
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PAIR_FILE = "pair.json"
+_PAIR_SCHEMA = package_schema(__package__, "pair.schema.json")
 
 
 @runtime_checkable
@@ -33,13 +34,16 @@ class Adapter(Protocol):
     """Something that can be put on a UNet for a while: a LoRA, or one that changes from step to step."""
 
     def applied(self, unet: torch.nn.Module) -> AbstractContextManager[OnStep]:
-        """Put it on; call what the context gives before each step; the UNet is exactly the old one afterwards."""
+        """Put it on while the context lasts, after which the UNet is exactly the old one.
+
+        The context gives a function, which is called before each step.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are drawn; a part of what a kept image is valid for."""
+    """The settings of drawing, a part of what a kept image is valid for."""
 
     base: str
     steps: int
@@ -58,7 +62,7 @@ class Sampler:
 
     @classmethod
     def load(cls, sampling: Sampling, device: str, batch: int, untrained: bool = False) -> Sampler:
-        """Raises InputError when the base can't be had."""
+        """Open a base's pipeline on a device. Raises InputError when the base can't be had."""
         dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
         pipeline = open_pipeline(sampling.base, untrained, dtypes[sampling.dtype])
         for network in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae, pipeline.unet):
@@ -67,7 +71,7 @@ class Sampler:
         return cls(pipeline, sampling, batch)
 
     def components(self) -> Components:
-        """The same networks as training uses them, for the methods that train."""
+        """Return the same networks as training uses them, for the methods that train."""
         pipeline = self.pipeline
         return Components(
             base=self.sampling.base,
@@ -80,7 +84,7 @@ class Sampler:
         )
 
     def draw(self, adapter: Adapter, prompt: str, seeds: Sequence[int]) -> Iterator[Image]:
-        """One image a seed, in order, a batch at a time. A seed gives the same noise whatever the method or batch."""
+        """Draw one image a seed, in order, a batch at a time; a seed gives the same noise in any method and batch."""
         with adapter.applied(self.pipeline.unet) as on_step:
             for first in range(0, len(seeds), self.batch):
                 yield from self._batch(on_step, prompt, seeds[first : first + self.batch])
@@ -106,7 +110,10 @@ class Sampler:
 
 
 def image_seeds(seed: int, content: str, style: str, images: int) -> list[int]:
-    """The seeds of a pair's images: the same for every method, others for every pair; more images keep the first."""
+    """Return the seeds of a pair's images: the same for every method, others for every pair.
+
+    The seeds of more images begin with those of fewer.
+    """
     return [
         int.from_bytes(hashlib.sha256(f"{seed}/{content}/{style}/{index}".encode()).digest()[:7], "big")
         for index in range(images)
@@ -114,13 +121,13 @@ def image_seeds(seed: int, content: str, style: str, images: int) -> list[int]:
 
 
 def safe_name(name: str) -> str:
-    """A dataset's name as a folder's: other characters become `_`, and a few digits keep two such names apart."""
+    """Return a dataset's name as a folder's: odd characters become `_`, and a few digits keep two such names apart."""
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".")
     return plain if plain == name else f"{plain or '_'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def digest_of(facts: Mapping[str, Any]) -> str:
-    """SHA-256 of a JSON object."""
+    """Return the SHA-256 of a JSON object."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -133,12 +140,12 @@ class PairFolder:
 
     @classmethod
     def of(cls, run: Path, method: str, content: str, style: str, facts: Mapping[str, Any]) -> PairFolder:
-        """The folder for a pair in a run. Raises InputError when it holds images of other settings."""
+        """Return the folder of a pair in a run. Raises InputError when it holds images of other settings."""
         place = cls(run / "images" / safe_name(method) / f"{safe_name(content)}--{safe_name(style)}", facts)
         kept = place._kept()
-        if kept is not None and kept.get("digest") != digest_of(facts):
-            old = kept.get("facts")
-            changed = [key for key in facts if not isinstance(old, dict) or old.get(key) != facts[key]]
+        if kept is not None and kept["digest"] != digest_of(facts):
+            old = kept["facts"]
+            changed = [key for key in facts if old.get(key) != facts[key]]
             raise InputError(
                 f"{place.folder} holds images made with other settings (changed: {', '.join(changed) or 'unknown'}); "
                 "choose another output folder, or remove that one to make them again"
@@ -149,11 +156,11 @@ class PairFolder:
         return self.folder / f"{index:02d}.png"
 
     def missing(self, images: int) -> list[int]:
-        """The numbers of the images that have yet to be made."""
+        """Return the numbers of the images that have yet to be made."""
         return [index for index in range(images) if not self.image(index).is_file()]
 
     def merge_facts(self) -> MergeFacts | None:
-        """What the merge cost when it was made; None before."""
+        """Return what the merge cost when it was made; None before."""
         kept = self._kept()
         return None if kept is None else MergeFacts(**kept["merge"])
 
@@ -171,9 +178,6 @@ class PairFolder:
         path = self.folder / PAIR_FILE
         if not path.is_file():
             return None
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            MergeFacts(**kept["merge"])
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path} is damaged; remove {self.folder} to make its images again") from None
+        mend = f"remove {self.folder} to make its images again"
+        kept: dict[str, Any] = read_json(path, what="the notes of a pair's images", mend=mend, schema=_PAIR_SCHEMA)
         return kept

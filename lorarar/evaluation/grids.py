@@ -1,4 +1,4 @@
-"""Pictures of a run: methods side by side (like the paper's Fig. 9), contents × styles (Fig. 10), bars (Fig. A7).
+"""Draw pictures of a run: methods side by side (like the paper's Fig. 9), contents × styles (Fig. 10), bars (A7).
 
 Each cell shows a pair's first image in the order of the seeds, never a chosen one.
 """
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from lorarar.errors import InputError
 from lorarar.evaluation.results import PairRecord, Results
 from lorarar.evaluation.tables import Table
 from lorarar.files import atomic_file
+from lorarar.images import on_white, open_image
 
 _GAP = 6  # pixels between cells
 _LINE = 16  # pixels of a label's line
@@ -22,7 +22,7 @@ _MIN_CELL, _MAX_CELL = 96, 256
 
 
 def comparison_grid(results: Results, run: Path, pairs: Sequence[PairRecord] | None = None) -> Image.Image:
-    """A row a pair: its subject and style references, then each method's first image."""
+    """Draw a row a pair: its subject and style references, then each method's first image."""
     chosen = results.pairs if pairs is None else pairs
     columns = ["subject", "style", *(method.label for method in results.methods)]
     rows = [
@@ -37,7 +37,7 @@ def comparison_grid(results: Results, run: Path, pairs: Sequence[PairRecord] | N
 
 
 def matrix_grid(results: Results, run: Path, method: str) -> Image.Image:
-    """One method: contents across, styles down, with their references along the edges."""
+    """Draw one method: contents across, styles down, with their references along the edges."""
     contents = {pair.content: pair.subject_references[0] for pair in results.pairs}
     styles = {pair.style: pair.style_reference for pair in results.pairs}
     cells = {(pair.content, pair.style): pair.methods[method][0].image for pair in results.pairs}
@@ -47,7 +47,7 @@ def matrix_grid(results: Results, run: Path, method: str) -> Image.Image:
 
 
 def bars(table: Table, path: Path) -> None:
-    """A `breakdown` table as grouped bars: average case filled, best case as an outline."""
+    """Draw a `breakdown` table as grouped bars: average case filled, best case as an outline."""
     # The object interface: pyplot would set global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -73,7 +73,7 @@ def bars(table: Table, path: Path) -> None:
 
 
 def write_pictures(results: Results, tables: Mapping[str, Table], run: Path, output: Path) -> list[Path]:
-    """All pictures into `output`; images are looked up from the folder `run`."""
+    """Write all pictures into `output` and return their paths; images are looked up from the folder `run`."""
     pictures = {"grid_methods.png": comparison_grid(results, run)}
     for method in results.methods:
         pictures[f"grid_{method.name}.png"] = matrix_grid(results, run, method.name)
@@ -89,7 +89,7 @@ def write_pictures(results: Results, tables: Mapping[str, Table], run: Path, out
 
 
 def _grid(run: Path, columns: Sequence[str], rows: Sequence[Sequence[str | None]]) -> Image.Image:
-    opened = [[None if path is None else _open(run / path) for path in row] for row in rows]
+    opened = [[None if path is None else on_white(open_image(run / path)) for path in row] for row in rows]
     largest = max((image.width for row in opened for image in row if image), default=_MIN_CELL)
     side = min(max(largest, _MIN_CELL), _MAX_CELL)
     step = side + _GAP
@@ -111,7 +111,7 @@ def _grid(run: Path, columns: Sequence[str], rows: Sequence[Sequence[str | None]
 
 
 def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """The text in lines no wider than `width` pixels where its words allow it."""
+    """Break a text into lines no wider than `width` pixels, where its words allow it."""
     lines = [""]
     for word in text.replace("_", " ").split():
         longer = f"{lines[-1]} {word}".strip()
@@ -126,13 +126,3 @@ def _filter(image: Image.Image, side: int) -> Image.Resampling:
     # Small images keep their pixels' edges when they grow by a whole factor; others are smoothed.
     whole = side % image.width == 0 and side >= image.width
     return Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise InputError(f"{path}: the image is not there; keep results.json beside its images folder") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: not an image that can be read ({error}); remove it and evaluate again") from None

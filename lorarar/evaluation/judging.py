@@ -1,4 +1,4 @@
-"""Putting a pair's images before the judge: the verdicts, and the same questions with swapped references."""
+"""Put a pair's images before the judge: the verdicts, and the same questions with swapped references."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from lorarar.errors import InputError
 from lorarar.evaluation.generate import digest_of
 from lorarar.evaluation.judges import Judge, Question
 from lorarar.evaluation.metrics import Embedder, similarities
 from lorarar.files import atomic_file
+from lorarar.images import on_white, open_image
 from lorarar.training.dataset import Content, Dataset, Style
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 JUDGED_FILE = "judged.json"
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What was said about one image; the fields are those of `results.ImageRecord`."""
+    """The answers about one image; the fields are those of `results.ImageRecord`."""
 
     p_subject: list[float]
     p_style: float
@@ -40,7 +41,7 @@ class Swap:
 
     @classmethod
     def of(cls, dataset: Dataset, contents: Sequence[str], styles: Sequence[str], content: str, style: str) -> Swap:
-        """The next ones of the evaluated part, else of the dataset; always the same for a pair."""
+        """Return the next ones of the evaluated part, else of the dataset; always the same for a pair."""
         other_content = _next(content, contents, list(dataset.contents))
         other_style = _next(style, styles, list(dataset.styles))
         return cls(
@@ -52,15 +53,15 @@ class Swap:
 def judge_pair(
     judge: Judge, embedder: Embedder | None, images: Sequence[Path], content: Content, style: Style, swap: Swap
 ) -> list[Judged]:
-    """Every image against every subject reference and the style's; then the controls and the metrics.
+    """Judge every image against every subject reference and the style's; then take the controls and the metrics.
 
     Controls, one reference an image: another subject's; another style's with its description (the right answer to
     both is no); another style's image with the right description (a judge that looks at the reference answers
     differently). The prompts and the majority are MARS²'s, the paper has no controls.
     """
-    tests = [_open(path) for path in images]
-    subjects = [_open(path) for path in content.images]
-    look = _open(style.images[0])
+    tests = [_seen(path) for path in images]
+    subjects = [_seen(path) for path in content.images]
+    look = _seen(style.images[0])
     asked = [Question(subject, test, content.class_name) for test in tests for subject in subjects]
     said = judge.same_subjects(asked)
     by_image = [said[row * len(subjects) : (row + 1) * len(subjects)] for row in range(len(tests))]
@@ -77,7 +78,7 @@ def judge_pair(
 def judge_kept(
     judge: Judge, embedder: Embedder | None, images: Sequence[Path], content: Content, style: Style, swap: Swap
 ) -> list[Judged]:
-    """`judge_pair`, kept in `judged.json` beside the images and read from there while nothing has changed."""
+    """Do as `judge_pair`, but keep the answers in `judged.json` beside the images, and read them from there later."""
     path = images[0].parent / JUDGED_FILE
     facts = {
         "judge": judge.describe(),
@@ -98,22 +99,22 @@ def judge_kept(
 
 
 def _ask_swapped(
-    judge: Judge, tests: Sequence[Image.Image], content: Content, style: Style, swap: Swap
+    judge: Judge, tests: Sequence[Image], content: Content, style: Style, swap: Swap
 ) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     if swap.content is not None:
-        others = [_open(path) for path in swap.content.images]
+        others = [_seen(path) for path in swap.content.images]
         questions = [Question(others[row % len(others)], test, content.class_name) for row, test in enumerate(tests)]
         found["subject_swapped"] = judge.same_subjects(questions)
     if swap.style is not None:
-        other = _open(swap.style.images[0])
+        other = _seen(swap.style.images[0])
         found["style_swapped"] = judge.in_styles([Question(other, test, swap.style.description) for test in tests])
         found["style_image_swapped"] = judge.in_styles([Question(other, test, style.description) for test in tests])
     return found
 
 
 def _read_kept(path: Path, digest: str) -> list[Judged] | None:
-    """None when there is nothing for this digest; a damaged file is as good as none, since judging again is safe."""
+    """Return what was kept for a digest, else None; a damaged file is as good as none, since judging again is safe."""
     try:
         kept: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return [Judged(**item) for item in kept["images"]] if kept["digest"] == digest else None
@@ -126,13 +127,10 @@ def _next(name: str, part: Sequence[str], everything: Sequence[str]) -> str | No
     return names[(names.index(name) + 1) % len(names)] if len(names) > 1 else None
 
 
+def _seen(path: Path) -> Image:
+    """Open an image as the judge sees it, and as the trainings do."""
+    return on_white(open_image(path))
+
+
 def _sha(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: not an image that can be read ({error}); remove it or put another there") from None

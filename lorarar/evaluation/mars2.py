@@ -1,4 +1,4 @@
-"""MARS² (paper §4): subject and style judged apart, both needed, averaged and best of N. Pure numpy.
+"""Score by MARS² (paper §4): subject and style judged apart, both needed, averaged and best of N. Pure numpy.
 
 Definitions, for a pair of a content and a style with N generated images:
 
@@ -25,13 +25,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lorarar.errors import InputError
+from lorarar.intervals import LEVEL, bootstrap_draws, quantiles
 
 RESAMPLES = 10_000
-LEVEL = 0.95
 
 
 def majority(yes: Bool[np.ndarray, "images references"]) -> Bool[np.ndarray, " images"]:
-    """Whether more than half of the references said yes; exactly half is no."""
+    """Tell whether more than half of the references said yes; exactly half is no."""
     if yes.shape[1] == 0:
         raise InputError("a subject without reference images can't be judged; give the dataset's contents images")
     return 2 * yes.sum(axis=1) > yes.shape[1]
@@ -39,7 +39,7 @@ def majority(yes: Bool[np.ndarray, "images references"]) -> Bool[np.ndarray, " i
 
 @dataclass(frozen=True)
 class PairVerdicts:
-    """What the judge said about the images of one pair, in the order of the seeds."""
+    """The judge's verdicts on the images of one pair, in the order of the seeds."""
 
     content: str
     style: str
@@ -90,7 +90,7 @@ class Interval:
     high: float
 
     def apart(self, other: Interval) -> bool:
-        """Whether the two intervals do not touch."""
+        """Tell whether the two intervals do not touch."""
         return self.low > other.high or other.low > self.high
 
 
@@ -110,21 +110,20 @@ class Mars2:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much larger a figure of one method is than another's, pair by pair."""
+    """The difference of a figure between two methods, pair by pair."""
 
     interval: Interval
     above: float  # the share of resamples in which it is larger; ties count half
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Tell whether the interval leaves out 0."""
         return self.interval.low > 0 or self.interval.high < 0
 
 
 def score(pairs: Sequence[PairVerdicts], seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL) -> Mars2:
-    """All figures with intervals. Raises InputError without pairs."""
-    draws = _draws(len(pairs), seed, resamples)
-    figures = {name: _interval(_values(pairs, name), draws, level) for name in STATISTICS}
+    """Return all figures with intervals. Raises InputError without pairs."""
+    figures = {name: bootstrap(_values(pairs, name), seed, resamples, level) for name in STATISTICS}
     return Mars2(**figures, pairs=len(pairs), pairs_without=sum(not pair.joint.any() for pair in pairs))
 
 
@@ -136,7 +135,7 @@ def difference(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> Difference:
-    """`first` − `second` by the paired bootstrap: both methods are drawn with the same pairs.
+    """Return `first` − `second` by the paired bootstrap: both methods are drawn with the same pairs.
 
     Raises InputError when the two were not judged on the same pairs or for an unknown statistic.
     """
@@ -146,28 +145,27 @@ def difference(
     if set(by_pair) != {(pair.content, pair.style) for pair in first} or len(by_pair) != len(first):
         raise InputError("a difference needs two methods judged on the same pairs; evaluate both on one dataset split")
     values = _values(first, statistic) - _values([by_pair[pair.content, pair.style] for pair in first], statistic)
-    draws = _draws(len(values), seed, resamples)
-    means = values[draws].mean(axis=1)
-    return Difference(_interval(values, draws, level), float(np.mean(means > 0) + np.mean(means == 0) / 2))
+    means = _means(values, seed, resamples)
+    interval = Interval(float(values.mean()), *quantiles(means, level))
+    return Difference(interval, float(np.mean(means > 0) + np.mean(means == 0) / 2))
 
 
 def bootstrap(
     values: Float[np.ndarray, " pairs"], seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
 ) -> Interval:
-    """The mean of one value a pair with its percentile interval; the same seed gives the same interval."""
-    return _interval(values, _draws(len(values), seed, resamples), level)
+    """Return the mean of one value a pair with its percentile interval; the same seed gives the same interval.
+
+    Raises InputError without values.
+    """
+    means = _means(values, seed, resamples)
+    return Interval(float(values.mean()), *quantiles(means, level))
 
 
 def _values(pairs: Sequence[PairVerdicts], statistic: str) -> Float[np.ndarray, " pairs"]:
     return np.array([STATISTICS[statistic](pair) for pair in pairs], np.float64)
 
 
-def _draws(count: int, seed: int, resamples: int) -> np.ndarray:
-    if count == 0:
+def _means(values: Float[np.ndarray, " pairs"], seed: int, resamples: int) -> Float[np.ndarray, " resamples"]:
+    if len(values) == 0:
         raise InputError("there are no pairs to score; evaluate at least one content and one style")
-    return np.random.default_rng(seed).integers(0, count, (resamples, count))
-
-
-def _interval(values: Float[np.ndarray, " pairs"], draws: np.ndarray, level: float) -> Interval:
-    low, high = np.quantile(values[draws].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(values.mean()), float(low), float(high))
+    return bootstrap_draws(values, draws=resamples, seed=seed)

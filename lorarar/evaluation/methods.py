@@ -1,4 +1,4 @@
-"""The methods that are compared: how a content and a style become something that can be put on the UNet."""
+"""Make the compared methods ready: each turns a content and a style into something that can be put on the UNet."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from lorarar.base.attach import fused
 from lorarar.base.components import Components
 from lorarar.errors import InputError
 from lorarar.evaluation.generate import Adapter
-from lorarar.evaluation.names import METHODS
+from lorarar.evaluation.method_names import METHODS
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import Layout, kind_of
 from lorarar.lora import LoRA, read_lora
-from lorarar.merging import Options, Predict, learned_options
+from lorarar.merging import MergeOptions, Predict, learned_options
 from lorarar.merging.klora import ALPHA, BETA, KLoRA, OnStep
+from lorarar.merging.ziplora import ziplora
 from lorarar.training.dataset import Content, Dataset, Style
 from lorarar.training.hyper_settings import ZipSettings
+from lorarar.training.joint import train_joint
 from lorarar.training.settings import LoraSettings
 
 MEAN_PAIRS = 25  # training pairs that `learned-mean` averages over
@@ -45,7 +47,7 @@ class Fused:
 
 @dataclass(frozen=True)
 class Made:
-    """What a method gives for a pair, and how much of it was trained or predicted."""
+    """A method's result for a pair, and how much of it was trained or predicted."""
 
     adapter: Adapter
     parameters: int = 0
@@ -54,7 +56,7 @@ class Made:
 
 @dataclass
 class Workbench:
-    """What the methods work with. A LoRA is read once."""
+    """The networks, data and settings that the methods work with. A LoRA is read once."""
 
     components: Components
     layout: Layout
@@ -79,7 +81,7 @@ Make = Callable[[Workbench, Content, Style], Made]
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A method, ready for pairs. `facts`: what its results depend on besides the two LoRAs, as JSON."""
+    """A method that is ready for pairs. `facts` are what its results depend on besides the two LoRAs, as JSON."""
 
     name: str
     make: Make
@@ -88,13 +90,13 @@ class Evaluated:
 
 
 def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None) -> Evaluated:
-    """The method `name`; a name that is not in METHODS is an ablation's checkpoint, given as `hypernet`.
+    """Make a method ready; a name that is not in METHODS is that of an ablation's checkpoint, given as `hypernet`.
 
     Raises InputError when the method needs a checkpoint and there is none.
     """
     if name not in METHODS or METHODS[name].hypernet:
         if hypernet is None:
-            raise InputError(f"the method {name} needs a hypernetwork; give --hypernet FILE")
+            raise InputError(f"the method {name} needs a hypernetwork; give it as `hypernet`")
         return _learned(name, bench, hypernet)
     special: dict[str, tuple[Make, dict[str, Any]]] = {
         "content-only": (_content_only, {}),
@@ -107,7 +109,7 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
         make, facts = special[name]
         return Evaluated(name, make, facts, METHODS[name].loras)
     base_name = "direct" if name == "direct-sum" else name
-    options = Options(rule="sum" if name == "direct-sum" else "average", seed=bench.seed)
+    options = MergeOptions(rule="sum" if name == "direct-sum" else "average", seed=bench.seed)
     facts = dict(options.describe(merging.METHODS[base_name].uses))
     return Evaluated(name, _merging(base_name, options), facts)
 
@@ -125,15 +127,11 @@ def _k_lora(bench: Workbench, content: Content, style: Style) -> Made:
 
 
 def _joint(bench: Workbench, content: Content, style: Style) -> Made:
-    from lorarar.training.joint import train_joint
-
     lora = train_joint(bench.components, content, style, bench.joint)
     return Made(Fused(lora), sum(layer.down.size + layer.up.size for layer in lora.layers.values()))
 
 
 def _ziplora(bench: Workbench, content: Content, style: Style) -> Made:
-    from lorarar.merging.ziplora import ziplora
-
     start = time.perf_counter()
     merged = ziplora(bench.components, *bench.pair(content, style), content, style, bench.zip)
     coefficients = (merged.coefficients or {}).values()
@@ -141,20 +139,20 @@ def _ziplora(bench: Workbench, content: Content, style: Style) -> Made:
     return Made(Fused(merged.lora), sum(pair.size for pair in coefficients), time.perf_counter() - start)
 
 
-def _merging(name: str, options: Options, parameters: int = 0) -> Make:
-    """A method of lorarar.merging; the time within `options.predict` is told apart."""
+def _merging(name: str, options: MergeOptions, parameters: int = 0) -> Make:
+    """Make a method of lorarar.merging; the time within `options.predict` is measured apart."""
 
     def make(bench: Workbench, content: Content, style: Style) -> Made:
         clock = _Clock(options.predict) if options.predict is not None else None
         timed = replace(options, predict=clock) if clock else options
-        merged = merging.merge(*bench.pair(content, style), bench.layout, name, timed)
+        merged = merging.merge_loras(*bench.pair(content, style), bench.layout, name, timed)
         return Made(Fused(merged.lora), parameters, clock.seconds if clock else None)
 
     return make
 
 
 def _learned(name: str, bench: Workbench, loaded: LoadedPredictor) -> Evaluated:
-    """LoRA.rar and its ablations: another k/v rule, or coefficients that do not depend on the LoRAs."""
+    """Make LoRA.rar or one of its ablations: another k/v rule, or coefficients that do not depend on the LoRAs."""
     rules = {"learned-kv-average": {"rule": "average"}, "learned-kv-sum": {"rule": "sum"}}
     options = learned_options(loaded.predictor, **rules.get(name, {}))
     facts: dict[str, Any] = {"hypernet": loaded.sha256, "rule": options.rule, "learned": list(options.learned)}
@@ -166,8 +164,8 @@ def _learned(name: str, bench: Workbench, loaded: LoadedPredictor) -> Evaluated:
     return Evaluated(name, _merging("learned", options, parameters), facts)
 
 
-def mean_coefficients(bench: Workbench, options: Options) -> dict[str, tuple[float, float]]:
-    """Kind of layer → the hypernetwork's mean (m_c, m_s) over columns, layers and training pairs.
+def mean_coefficients(bench: Workbench, options: MergeOptions) -> dict[str, tuple[float, float]]:
+    """Return by kind of layer the hypernetwork's mean (m_c, m_s) over columns, layers and training pairs.
 
     Up to MEAN_PAIRS pairs of the training part, evenly spread. Raises InputError when no pair has its LoRA files.
     """
@@ -182,7 +180,7 @@ def mean_coefficients(bench: Workbench, options: Options) -> dict[str, tuple[flo
     found: dict[str, list[np.ndarray]] = {}
     for content, style in pairs[:: max(1, len(pairs) // MEAN_PAIRS)][:MEAN_PAIRS]:
         loras = bench.pair(bench.dataset.contents[content], bench.dataset.styles[style])
-        merged = merging.merge(*loras, bench.layout, "learned", options)
+        merged = merging.merge_loras(*loras, bench.layout, "learned", options)
         for layer, coefficients in (merged.coefficients or {}).items():
             found.setdefault(str(kind_of(layer)), []).append(coefficients.mean(axis=1, dtype=np.float64))
     means = {kind: np.mean(values, axis=0) for kind, values in found.items()}
@@ -190,7 +188,7 @@ def mean_coefficients(bench: Workbench, options: Options) -> dict[str, tuple[flo
 
 
 class _Clock:
-    """A Predict that adds up the seconds spent in another."""
+    """A predictor that adds up the seconds spent in another."""
 
     def __init__(self, predict: Predict) -> None:
         self.predict, self.seconds = predict, 0.0
@@ -218,9 +216,9 @@ def check_loras(dataset: Dataset, pairs: Sequence[tuple[Content, Style]]) -> Non
 
 
 def sampled_pairs(dataset: Dataset, split: str, part: str) -> list[tuple[Content, Style]]:
-    """Every content of a part with every style of it. Raises InputError when there is none."""
+    """Pair every content of a part with every style of it. Raises InputError when there is none."""
     chosen = dataset.split(split)
     contents, styles = chosen.contents.get(part, ()), chosen.styles.get(part, ())
     if not contents or not styles:
-        raise InputError(f"the split {split!r} has no {part} pairs; choose another --part or --split")
+        raise InputError(f"the split {split!r} has no {part} pairs; choose another `part` or `split`")
     return [(dataset.contents[content], dataset.styles[style]) for content, style in product(contents, styles)]

@@ -1,4 +1,4 @@
-"""The usual similarity metrics (paper §4, Table A2): for information, since each rewards copying one reference.
+"""Measure the usual similarities (paper §4, Table A2): for information, since each rewards copying one reference.
 
 - **CLIP-I**: cosine of the image's and the style reference's CLIP image embeddings.
 - **DINO**: cosine of the image's and a subject reference's DINO class tokens, averaged over the references.
@@ -29,10 +29,10 @@ METRICS = {STYLE: "CLIP-I", SUBJECT: "DINO", TEXT: "CLIP-T"}
 
 @runtime_checkable
 class Embedder(Protocol):
-    """Embeddings that metrics are made of, of any length; None where there is no model for them."""
+    """A source of the embeddings that metrics are made of, of any length; None where there is no model for them."""
 
     def describe(self) -> dict[str, Any]:
-        """Everything that the numbers depend on, as JSON, with `stands_in` where it is not CLIP and DINO."""
+        """Return everything that the numbers depend on, as JSON, with `stands_in` where it is not CLIP and DINO."""
         ...
 
     def subject_embeddings(self, images: Sequence[Image]) -> Float[np.ndarray, "n d"] | None: ...
@@ -45,7 +45,7 @@ class Embedder(Protocol):
 def similarities(
     embedder: Embedder, images: Sequence[Image], subjects: Sequence[Image], style: Image, text: str
 ) -> list[dict[str, float]]:
-    """The metrics of each image against a pair's references, in order; those that the embedder can't give left out."""
+    """Return the metrics of each image against a pair's references, in order, as far as the embedder can give them."""
     found: dict[str, np.ndarray] = {}
     style_side = embedder.style_embeddings([*images, style])
     if style_side is not None:
@@ -60,7 +60,7 @@ def similarities(
 
 
 def cosines(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n m"]:
-    """The cosine of every row of one with every row of the other; 0 for a row of zeros."""
+    """Return the cosine of every row of one with every row of the other; 0 for a row of zeros."""
 
     def unit(rows: Float[np.ndarray, "k d"]) -> Float[np.ndarray, "k d"]:
         return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
@@ -69,10 +69,10 @@ def cosines(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "m d"]) -
 
 
 class TransformersEmbedder:
-    """CLIP and DINO from folders or hub ids; either may be left out."""
+    """The embedder of CLIP and DINO, from folders or hub ids; either may be left out."""
 
     def __init__(self, clip: str | None, dino: str | None, device: str = "cpu", batch: int = 16) -> None:
-        """Raises InputError when a model can't be had or is of another kind."""
+        """Load the models. Raises InputError when one can't be had or is of another kind."""
         self.device, self.batch = device, batch
         self.sources = {"clip": clip, "dino": dino}
         self.clip = _load(clip, "CLIPModel", device) if clip else None
@@ -123,7 +123,7 @@ class TransformersEmbedder:
 
 
 def choose_embedder(judge: Any, clip: str | None, dino: str | None, device: str = "cpu") -> Embedder | None:
-    """CLIP and DINO where they are given; else the judge's own embeddings, if it has any; else no metrics."""
+    """Choose CLIP and DINO where they are given, else the judge's own embeddings, if it has any, else no metrics."""
     if clip or dino:
         return TransformersEmbedder(clip, dino, device)
     return judge if isinstance(judge, Embedder) else None
@@ -143,7 +143,9 @@ def _load(source: str, kind: str, device: str) -> tuple[Any, Any]:
                 raise InputError(f"the metrics' model {source!r} is a {model_type}, not a CLIP; give a CLIP model")
             model = getattr(transformers, kind).from_pretrained(source, use_safetensors=True)
             processor = reader.from_pretrained(source)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ImportError) as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0]
         raise InputError(f"the metrics' model {source!r} can't be loaded ({reason}); give a folder or hub id") from None
     return model.eval().requires_grad_(False).to(device), processor

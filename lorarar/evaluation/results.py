@@ -1,4 +1,4 @@
-"""`results.json` of a run: every verdict, so that the tables can be made again and the human study can draw from it.
+"""Write and read `results.json` of a run: every verdict, for the tables to be made again and for the human study.
 
     {"schema_version": 1, "settings": {…}, "judge": {…}, "methods": [{"name", "label", "kind"}],
      "pairs": [{"content", "style", "prompt", "references": {"subject": [path, …], "style": path},
@@ -23,7 +23,7 @@ import numpy as np
 from lorarar.errors import InputError
 from lorarar.evaluation.judges import THRESHOLD
 from lorarar.evaluation.mars2 import PairVerdicts
-from lorarar.files import atomic_file
+from lorarar.files import atomic_file, package_schema, read_json
 
 RESULTS_FILE = "results.json"
 SCHEMA_VERSION = 1
@@ -33,11 +33,11 @@ CONTROLS = ("subject_swapped", "style_swapped", "style_image_swapped")
 
 @dataclass(frozen=True)
 class MergeFacts:
-    """What one merge cost. None where it could not be measured or means nothing."""
+    """The cost of one merge; None where it could not be measured or means nothing."""
 
-    seconds: float  # LoRAs in memory → what is put on the UNet
+    seconds: float  # from LoRAs in memory to what is put on the UNet
     coefficient_seconds: float | None = None  # the part that predicts or optimises coefficients
-    extra_bytes: int | None = None  # most memory beyond what was held before the merge
+    extra_bytes: int | None = None  # the most memory that the merge held beyond what was held before
     parameters: int = 0  # trained numbers that the method needs (ZipLoRA and joint training: for this pair alone)
 
 
@@ -65,7 +65,7 @@ class PairRecord:
     methods: Mapping[str, tuple[ImageRecord, ...]]
 
     def verdicts(self, method: str) -> PairVerdicts:
-        """The verdicts of a method, from its P(yes)."""
+        """Return the verdicts of a method, which follow from its P(yes)."""
         images = self.methods[method]
         subject = np.array([image.p_subject for image in images], np.float64).reshape(len(images), -1)
         return PairVerdicts(
@@ -78,7 +78,7 @@ class PairRecord:
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """A row of the tables. `kind`: reference, rival, ours or ablation."""
+    """A method as a row of the tables. `kind` is reference, rival, ours or ablation."""
 
     name: str
     label: str
@@ -87,7 +87,7 @@ class MethodInfo:
 
 @dataclass(frozen=True)
 class Results:
-    """A whole run."""
+    """All that a run said and what it was made with."""
 
     settings: Mapping[str, Any]
     judge: Mapping[str, Any]
@@ -113,19 +113,38 @@ def write_results(results: Results, path: Path) -> None:
 
 def read_results(path: Path) -> Results:
     """Read a results file, or the one in a run's folder. Raises InputError for anything that is not one."""
-    path = path / RESULTS_FILE if path.is_dir() else path
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give the {RESULTS_FILE} of a finished evaluation")
-    if path.stat().st_size > MAX_JSON:
-        raise InputError(f"{path}: larger than {MAX_JSON >> 20} MiB, so it is not an evaluation's results")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        version = data["schema_version"]
-        if version == SCHEMA_VERSION:
-            return _results(data)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}: not an evaluation's results ({type(error).__name__}: {error})") from None
-    raise InputError(f"{path}: schema version {version!r} is not known; this release reads {SCHEMA_VERSION}")
+    if path.is_dir():
+        path = path / RESULTS_FILE
+    data = read_json(
+        path,
+        what="an evaluation's results",
+        mend="give the output folder of a finished  lorarar evaluate  of this release",
+        schema=package_schema(__package__, "results.schema.json"),
+        limit=MAX_JSON,
+    )
+    results = Results(
+        dict(data["settings"]),
+        dict(data["judge"]),
+        tuple(MethodInfo(**entry) for entry in data["methods"]),
+        tuple(_pair(entry) for entry in data["pairs"]),
+    )
+    _check_whole(results, path)
+    return results
+
+
+def _check_whole(results: Results, path: Path) -> None:
+    """Refuse results whose parts don't belong together; InputError."""
+    names = [method.name for method in results.methods]
+    metrics: set[frozenset[str]] = set()
+    for place, pair in enumerate(results.pairs):
+        if not sorted(names) == sorted(pair.methods) == sorted(pair.merges):
+            raise InputError(f"{path}: pairs[{place}] holds other methods than the rest; evaluate again")
+        images = [image for found in pair.methods.values() for image in found]
+        if {len(image.p_subject) for image in images} != {len(pair.subject_references)}:
+            raise InputError(f"{path}: pairs[{place}] needs an answer for each subject reference; evaluate again")
+        metrics |= {frozenset(image.metrics) for image in images}
+    if len(metrics) > 1:
+        raise InputError(f"{path}: some images have other metrics than the rest; evaluate again")
 
 
 def _pair_json(pair: PairRecord) -> dict[str, Any]:
@@ -154,21 +173,12 @@ def _pair_json(pair: PairRecord) -> dict[str, Any]:
     }
 
 
-def _results(data: Mapping[str, Any]) -> Results:
-    methods = tuple(MethodInfo(**entry) for entry in data["methods"])
-    pairs = tuple(_pair(entry) for entry in data["pairs"])
-    names = {method.name for method in methods}
-    if not pairs or not methods or any(set(pair.methods) != names for pair in pairs):
-        raise ValueError("its pairs do not all hold the same methods")
-    return Results(dict(data["settings"]), dict(data["judge"]), methods, pairs)
-
-
 def _pair(entry: Mapping[str, Any]) -> PairRecord:
     methods = {
         name: tuple(
             ImageRecord(
-                str(image["image"]),
-                tuple(float(value) for value in image["p_subject"]),
+                image["image"],
+                tuple(map(float, image["p_subject"])),
                 float(image["p_style"]),
                 {key: float(value) for key, value in image["controls"].items()},
                 {key: float(value) for key, value in image["metrics"].items()},
@@ -178,11 +188,11 @@ def _pair(entry: Mapping[str, Any]) -> PairRecord:
         for name, images in entry["methods"].items()
     }
     return PairRecord(
-        str(entry["content"]),
-        str(entry["style"]),
-        str(entry["prompt"]),
-        tuple(str(path) for path in entry["references"]["subject"]),
-        str(entry["references"]["style"]),
+        entry["content"],
+        entry["style"],
+        entry["prompt"],
+        tuple(entry["references"]["subject"]),
+        entry["references"]["style"],
         {name: MergeFacts(**facts) for name, facts in entry["merges"].items()},
         methods,
     )

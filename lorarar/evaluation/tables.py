@@ -1,4 +1,4 @@
-"""The paper's tables from a run's results, as CSV and Markdown. Pure functions of `Results`; no toolchain."""
+"""Make the paper's tables from a run's results, as CSV and Markdown. Pure functions of `Results`; no toolchain."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import numpy as np
 
 from lorarar.evaluation.judges import THRESHOLD
 from lorarar.evaluation.mars2 import RESAMPLES, Interval, Mars2, PairVerdicts, bootstrap, difference, score
+from lorarar.evaluation.method_names import ABLATION, OURS
 from lorarar.evaluation.metrics import METRICS
-from lorarar.evaluation.names import ABLATION, OURS
 from lorarar.evaluation.results import CONTROLS, MethodInfo, Results
 from lorarar.files import atomic_file
+from lorarar.markdown import markdown_table
 
 Cell = str | int | float | Interval | None
 
@@ -32,15 +33,13 @@ class Table:
     note: str = ""
 
     def markdown(self) -> str:
-        """With intervals as `0.71 [0.65, 0.77]`."""
+        """Return the table under its title, with intervals as `0.71 [0.65, 0.77]`, and the note."""
         words = [any(isinstance(row[place], str) for row in self.rows) for place in range(len(self.columns))]
-        rule = "|".join(" --- " if word else " ---: " for word in words)
-        lines = [f"### {self.title}", "", f"| {' | '.join(self.columns)} |", f"|{rule}|"]
-        lines += [f"| {' | '.join(show(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in self.rows]
-        return "\n".join([*lines, "", *([self.note, ""] if self.note else [])])
+        table = markdown_table(self.columns, [[show(cell) for cell in row] for row in self.rows], left=sum(words))
+        return "\n".join([f"### {self.title}", "", table, "", *([self.note, ""] if self.note else [])])
 
     def csv(self) -> str:
-        """Numbers in full precision; an interval as the column, `… low` and `… high`."""
+        """Return the table as CSV, numbers in full precision; an interval is the column, `… low` and `… high`."""
         wide = [any(isinstance(row[place], Interval) for row in self.rows) for place in range(len(self.columns))]
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
@@ -55,7 +54,7 @@ class Table:
 
 
 def show(cell: Cell) -> str:
-    """A cell as text for people."""
+    """Return a cell as text for people."""
     if cell is None:
         return "–"
     if isinstance(cell, Interval):
@@ -64,7 +63,7 @@ def show(cell: Cell) -> str:
 
 
 def all_tables(results: Results, seed: int = 0, resamples: int = RESAMPLES) -> list[Table]:
-    """Every table that the results can fill; intervals are drawn with `seed`."""
+    """Make every table that the results can fill; intervals are drawn with `seed`."""
     verdicts = {method.name: results.verdicts(method.name) for method in results.methods}
     scores = {name: score(pairs, seed, resamples) for name, pairs in verdicts.items()}
     tables = [
@@ -81,7 +80,7 @@ def all_tables(results: Results, seed: int = 0, resamples: int = RESAMPLES) -> l
 
 
 def table_1(results: Results, scores: Mapping[str, Mars2]) -> Table:
-    """MARS² of every method (paper, Table 1), and of subject and style apart."""
+    """Make the table of MARS² of every method (paper, Table 1), and of subject and style apart."""
     rows = [
         (method.label, *(getattr(scores[method.name], name) for name in ("average", "best", "subject", "style")))
         for method in results.methods
@@ -101,7 +100,10 @@ def table_1(results: Results, scores: Mapping[str, Mars2]) -> Table:
 def differences(
     results: Results, verdicts: Mapping[str, Sequence[PairVerdicts]], seed: int = 0, resamples: int = RESAMPLES
 ) -> Table:
-    """Ours minus each other method, by the paired bootstrap: sharper than comparing two intervals of Table 1."""
+    """Make the table of ours minus each other method, by the paired bootstrap.
+
+    That is sharper than comparing two intervals of Table 1.
+    """
     ours = next((method for method in results.methods if method.kind == OURS), None)
     rows: list[tuple[Cell, ...]] = []
     for method in results.methods if ours else ():
@@ -122,7 +124,7 @@ def differences(
 
 
 def table_2(results: Results, scores: Mapping[str, Mars2]) -> Table:
-    """What a merge costs (paper, Table 2): medians over the pairs."""
+    """Make the table of what a merge costs (paper, Table 2): medians over the pairs."""
     rows = []
     for method in results.methods:
         facts = [pair.merges[method.name] for pair in results.pairs]
@@ -160,7 +162,7 @@ def table_2(results: Results, scores: Mapping[str, Mars2]) -> Table:
 
 
 def table_a2(results: Results, seed: int = 0, resamples: int = RESAMPLES) -> Table:
-    """CLIP-I, DINO and CLIP-T (paper, Table A2), those that were measured."""
+    """Make the table of CLIP-I, DINO and CLIP-T (paper, Table A2), those that were measured."""
     used = [name for name in METRICS if any(name in image.metrics for image in _images(results))]
     rows: list[tuple[Cell, ...]] = []
     for method in results.methods if used else ():
@@ -180,7 +182,7 @@ def table_a2(results: Results, seed: int = 0, resamples: int = RESAMPLES) -> Tab
 
 
 def table_a3(results: Results, scores: Mapping[str, Mars2]) -> Table:
-    """Ablations (paper, Table A3), with ours for comparison; empty when there are none."""
+    """Make the table of ablations (paper, Table A3), with ours for comparison; empty when there are none."""
     ablations = [method for method in results.methods if method.kind == ABLATION]
     shown = [method for method in results.methods if method.kind in (ABLATION, OURS)] if ablations else []
     return Table(
@@ -193,7 +195,10 @@ def table_a3(results: Results, scores: Mapping[str, Mars2]) -> Table:
 
 
 def controls(results: Results) -> Table:
-    """How often the judge says yes to the right reference and to another one: near each other, it does not look."""
+    """Make the table of how often the judge says yes to the right reference, and to another one.
+
+    Two shares that are near each other mean that the judge does not look at the reference.
+    """
 
     def share(method: MethodInfo, values: Callable[..., Iterable[float]]) -> float | None:
         found = [value for pair in results.pairs for image in pair.methods[method.name] for value in values(image)]
@@ -224,7 +229,7 @@ def controls(results: Results) -> Table:
 
 
 def breakdown(results: Results, verdicts: Mapping[str, Sequence[PairVerdicts]], by: str) -> Table:
-    """MARS² of each subject, or of each style (paper, Fig. A7): average and best case of every method."""
+    """Make the table of MARS² of each subject, or of each style (paper, Fig. A7), average and best case."""
     names = list(dict.fromkeys(getattr(pair, by) for pair in results.pairs))
     rows: list[tuple[Cell, ...]] = []
     for name in names:
@@ -237,7 +242,7 @@ def breakdown(results: Results, verdicts: Mapping[str, Sequence[PairVerdicts]], 
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
-    """One CSV a table, and all of them in `tables.md`."""
+    """Write one CSV a table, and all of them into `tables.md`; return the paths."""
     texts = {f"{table.name}.csv": table.csv() for table in tables}
     texts["tables.md"] = "\n".join(table.markdown() for table in tables)
     for name, text in texts.items():

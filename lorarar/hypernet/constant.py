@@ -1,10 +1,11 @@
-"""Constant coefficients, an ablation: one learned pair for each kind of layer, whatever the two LoRAs are.
+"""Constant coefficients, an ablation: one trained pair for each kind of layer, whatever the two LoRAs are.
 
 Trained by the same loss as the hypernetwork, it shows what predicting from the LoRAs adds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from lorarar.merging.types import RULES
 
 @dataclass(frozen=True)
 class ConstantConfig:
-    """Which kinds of layers have a pair of their own, and what the others get."""
+    """The kinds of layers that have a pair of their own, and the rule of the others."""
 
     kv_rule: str = "average"  # a key of RULES
     learned: tuple[str, ...] = PAPER_LEARNED
@@ -29,12 +30,13 @@ class ConstantConfig:
             raise InputError(f"unknown k/v rule {self.kv_rule!r}; valid are {', '.join(RULES)}")
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> ConstantConfig:
+    def from_json(cls, data: Mapping[str, Any]) -> ConstantConfig:
+        """Make the config that a checkpoint's metadata states; KeyError, ValueError or TypeError when it is none."""
         return cls(str(data["kv_rule"]), tuple(map(str, data["learned"])))
 
 
 class ConstantCoefficients(nn.Module):
-    """(m_c, m_s) for each learned kind, the same for every column, layer and pair of LoRAs."""
+    """One (m_c, m_s) for each learned kind, the same for every column, layer and pair of LoRAs."""
 
     def __init__(self, config: ConstantConfig | None = None) -> None:
         super().__init__()
@@ -42,6 +44,6 @@ class ConstantCoefficients(nn.Module):
         self.pairs = nn.ParameterDict({kind: nn.Parameter(torch.full((2,), 0.5)) for kind in self.config.learned})
 
     def constants(self) -> dict[str, tuple[float, float]]:
-        """The pairs as numbers, by kind."""
+        """Return the pairs as numbers, by kind."""
         values = {kind: pair.detach().tolist() for kind, pair in self.pairs.items()}
         return {kind: (content, style) for kind, (content, style) in values.items()}

@@ -1,4 +1,4 @@
-"""The merger: content adapter + style adapter → merged adapter of rank r_c + r_s, and the coefficients (Eq. 2).
+"""The merger's graph: two adapters in, the merged adapter of rank r_c + r_s and the coefficients out (Eq. 2).
 
 up_m = [up_c, up_s], down_m = [down_c·diag(m_c); down_s·diag(m_s)] is the merge, exactly, so no ΔW is ever formed.
 """
@@ -16,11 +16,11 @@ from lorarar.merging.types import RULES
 
 
 class Merger(nn.Module):
-    """Named tensors in, named tensors out: `input_shapes` and `output_shapes` of `lorarar.layout`.
+    """The module that is exported: `input_shapes` in, `output_shapes` out (both of `lorarar.layout`).
 
     The scales multiply the predicted coefficients, so `coefficients_*` are the ones applied and 1 is the paper.
-    `at_once` and `form` are passed to the hypernetwork: what a runtime multiplies best. Raises InputError for a
-    hypernetwork of other layers than the paper's q and out, whose coefficients this graph has no outputs for.
+    `at_once` and `form` are passed to the hypernetwork; they choose what a runtime multiplies best. Raises InputError
+    for a hypernetwork of other layers than the paper's q and out, whose coefficients this graph has no outputs for.
     """
 
     def __init__(self, hypernet: Hypernetwork, layout: Layout, at_once: int | None = None, form: str = "plain") -> None:
@@ -28,7 +28,7 @@ class Merger(nn.Module):
         if hypernet.config.learned != PAPER_LEARNED:
             raise InputError(
                 f"this hypernetwork predicts {','.join(hypernet.config.learned)}; only q,out can be exported: "
-                "train one with --learned q,out, or merge files with `lorarar merge`"
+                "train one with `learned` q,out, or merge files with  lorarar merge"
             )
         self.hypernet = hypernet
         self.layout = layout
@@ -36,6 +36,7 @@ class Merger(nn.Module):
         self.form = form
 
     def forward(self, **tensors: Tensor) -> dict[str, Tensor]:
+        """Return the merged adapter and the coefficients, by name."""
         scales = torch.cat([tensors[name].reshape(1) for name in SCALES])
         adapter: dict[str, Tensor] = {}
         coefficients: dict[str, Tensor] = {}
@@ -52,7 +53,7 @@ class Merger(nn.Module):
         return adapter | coefficients
 
     def _predict(self, factors: list[Tensor]) -> Float[Tensor, "n 2 inp"]:
-        """The hypernetwork may be in fp32 where the adapters are in fp16."""
+        """Predict in the hypernetwork's dtype, which may be fp32 where the adapters are in fp16."""
         own = self.hypernet.output.weight.dtype
         same = [tensor if tensor.dtype == own else tensor.to(own) for tensor in factors]
         return self.hypernet(*same, self.at_once, self.form)
@@ -63,11 +64,11 @@ def scale_columns(
     style_down: Float[Tensor, "n style_rank inp"],
     pair: Float[Tensor, "..."],
 ) -> Float[Tensor, "n merged_rank inp"]:
-    """[down_c·diag(m_c); down_s·diag(m_s)], for coefficients (n, 2, in), or (1, 2, 1) for the same ones everywhere."""
+    """Return [down_c·diag(m_c); down_s·diag(m_s)]; `pair` is (n, 2, in), or (1, 2, 1) for one pair everywhere."""
     m_c, m_s = pair[:, 0:1], pair[:, 1:2]
     if torch.is_grad_enabled() or torch.compiler.is_exporting():
         return torch.cat([content_down * m_c, style_down * m_s], dim=1)
-    # Straight into the result: `cat` would write 371 MB of SDXL at rank 64 a second time (319 ms against 220).
+    # Multiplied straight into the result: `cat` would write 371 MB of SDXL at rank 64 twice (319 ms against 220).
     rank = content_down.shape[1]
     merged = content_down.new_empty(len(content_down), rank + style_down.shape[1], content_down.shape[2])
     torch.mul(content_down, m_c, out=merged[:, :rank])

@@ -1,11 +1,14 @@
 """The hypernetwork of LoRA.rar (paper §3.3): two LoRAs of a layer in, a pair of coefficients a column out.
 
-Tensors in, tensors out: nothing here knows a device, a file or a pipeline.
+Tensors in, tensors out: nothing here knows a device or a pipeline.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorarar.errors import InputError
+from lorarar.hypernet.storage import HYPERNETWORK, Checkpoint, Provenance, digest_of, read_checkpoint, write_checkpoint
 from lorarar.layout import PAPER_LEARNED, check_kinds
 from lorarar.merging.types import RULES
 
@@ -23,7 +27,7 @@ FORMS = {
     "ONNX Runtime is 6 % (rank 64) to 20 % (rank 16) faster on KOALA-700M",
     "transposed": "downᵀ·(upᵀ Wᵀ), with static weights on the right, which XNNPACK takes whole",
 }
-"""Three ways to compute the same coefficients, each the fastest of some runtime."""
+"""Three ways to compute the same coefficients, each the fastest in some runtime."""
 
 # Layers are taken a few at a time, so that the hidden activations (n, hidden, in) stay in the cores' cache. SDXL at
 # rank 64 on 2 cores: 188 ms with 6 layers of width 1280, 190 with 12, 226 with 1, 373 with all 240.
@@ -32,7 +36,7 @@ _HIDDEN_FLOATS_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class HypernetConfig:
-    """Shape and rules of a hypernetwork; saved beside its weights."""
+    """The shape and the rules of a hypernetwork, which are saved beside its weights."""
 
     widths: tuple[int, ...] = (640, 1280)  # one input layer for each output width of the learned linears
     hidden: int = 128  # units of the shared hidden layer
@@ -47,7 +51,8 @@ class HypernetConfig:
             raise InputError(f"a hypernetwork needs positive widths and hidden size, not {self.widths}, {self.hidden}")
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> HypernetConfig:
+    def from_json(cls, data: Mapping[str, Any]) -> HypernetConfig:
+        """Make the config that a checkpoint's metadata states; KeyError, ValueError or TypeError when it is none."""
         widths = tuple(int(width) for width in data["widths"])
         # Checkpoints from before the choice existed are the paper's.
         learned = tuple(map(str, data.get("learned", PAPER_LEARNED)))
@@ -55,7 +60,13 @@ class HypernetConfig:
 
 
 class Hypernetwork(nn.Module):
-    """`Linear(2·width → hidden)` chosen by the layer's output width, ReLU, a shared `Linear(hidden → 2)`."""
+    """The network: `Linear(2·width → hidden)` chosen by the layer's output width, ReLU, one `Linear(hidden → 2)`.
+
+    It is made for LoRAs of one base, whose learned linears have the output widths of `config.widths`.
+    """
+
+    provenance: Provenance | None = None
+    """Where the weights come from; None for a network that was made here and maybe trained."""
 
     def __init__(self, config: HypernetConfig | None = None) -> None:
         super().__init__()
@@ -67,13 +78,55 @@ class Hypernetwork(nn.Module):
 
     @classmethod
     def untrained(cls, config: HypernetConfig | None = None, seed: int = 0) -> Hypernetwork:
-        """Seeded random weights; the global random state is left as it was."""
+        """Make one of seeded random weights; the global random state is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(config)
+            made = cls(config)
+        made.provenance = Provenance(f"untrained, seed {seed}", digest_of(made.state_dict()), trained=False)
+        return made
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str]) -> Hypernetwork:
+        """Load a hypernetwork: a .safetensors file of `save_pretrained` or `lorarar train`, or the authors' checkpoint.
+
+        The authors' is a torch file, opened without running code. The network is on the CPU, in fp32 and eval mode.
+        Raises InputError for a file that is neither, is too large, holds other shapes than its config says or numbers
+        that are not finite, or holds constant coefficients.
+        """
+        checkpoint = read_checkpoint(Path(path))
+        if checkpoint.kind != HYPERNETWORK:
+            raise InputError(f"{path}: it holds constant coefficients, which lorarar merge takes; give a network")
+        return cls.from_checkpoint(checkpoint)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> Hypernetwork:
+        """Make the network that a checkpoint holds; InputError as `from_pretrained`."""
+        made = cls(checkpoint.parse_config(HypernetConfig.from_json))
+        checkpoint.fill(made)
+        made.provenance = checkpoint.provenance
+        return made
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write weights (fp32), config and provenance as one .safetensors file, whole or not at all.
+
+        Saving what was loaded from such a file gives the same bytes. Raises InputError for another suffix.
+        """
+        target = Path(path)
+        if target.suffix != ".safetensors":
+            raise InputError(f"{target}: a hypernetwork is saved as safetensors; end its name with .safetensors")
+        made = self.provenance or Provenance(target.name, "", trained=True)
+        write_checkpoint(target, HYPERNETWORK, self.state_dict(), asdict(self.config), made)
+
+    def __repr__(self) -> str:
+        config = self.config
+        widths, learned = ", ".join(map(str, config.widths)), ",".join(config.learned)
+        where = self.provenance.source if self.provenance else "memory"
+        return (
+            f"Hypernetwork({where}: widths {widths}, hidden {config.hidden}, {learned} learned, rule {config.kv_rule})"
+        )
 
     def input_layer(self, width: int) -> nn.Linear:
-        """The input layer for linears with `width` outputs; InputError when there is none."""
+        """Return the input layer for linears with `width` outputs; InputError when there is none."""
         if str(width) not in self.inputs:
             known = ", ".join(map(str, self.config.widths))
             raise InputError(f"the hypernetwork has no input layer for width {width}, only for {known}")
@@ -90,7 +143,7 @@ class Hypernetwork(nn.Module):
         at_once: int | None = None,
         form: str = "plain",
     ) -> Float[Tensor, "n 2 inp"]:
-        """Coefficients (m_c, m_s) of n layers from their factors, without ΔW: W·(up down) = (W up) down.
+        """Predict the coefficients (m_c, m_s) of n layers from their factors, without ΔW: W·(up down) = (W up) down.
 
         `at_once` is the number of layers taken together; None picks it for the cache. `form` is a key of FORMS.
         """
@@ -134,19 +187,19 @@ class Hypernetwork(nn.Module):
         return self.output(torch.relu(hidden + self.input_layer(width).bias)).transpose(1, 2)
 
     def dense(self, content: Float[Tensor, "n out inp"], style: Float[Tensor, "n out inp"]) -> Float[Tensor, "n 2 inp"]:
-        """The paper's form, on ΔW itself: each column of [ΔW_c; ΔW_s] is one input row. Kept as the reference."""
+        """Predict as the paper does, on ΔW itself: each column of [ΔW_c; ΔW_s] is an input row. It is the reference."""
         rows = torch.cat([content, style], dim=1).transpose(1, 2)  # (n, in, 2·out)
         hidden = torch.relu(self.input_layer(content.shape[1])(rows))
         return self.output(hidden).transpose(1, 2)
 
     def project(self, up: Float[Tensor, "n out rank"], role: str) -> Float[Tensor, "n hidden rank"]:
-        """One role's half of the input layer applied to `up`; independent of the other LoRA."""
+        """Apply one role's half of the input layer to `up`, which does not depend on the other LoRA."""
         return torch.matmul(self._half(up.shape[1], role), up)
 
     def prepare(
         self, down: Float[Tensor, "n rank inp"], up: Float[Tensor, "n out rank"], role: str
     ) -> Float[Tensor, "n hidden inp"]:
-        """One LoRA's whole contribution to the hidden layer, computed once when it is installed.
+        """Compute one LoRA's whole contribution to the hidden layer, once, when it is installed.
 
         The bias goes with the content role, so that content + style is the full pre-activation.
         """
@@ -158,7 +211,7 @@ class Hypernetwork(nn.Module):
     def combine(
         self, content: Float[Tensor, "n hidden inp"], style: Float[Tensor, "n hidden inp"]
     ) -> Float[Tensor, "n 2 inp"]:
-        """Coefficients of any pair of prepared LoRAs: an addition, the ReLU and the last layer."""
+        """Predict the coefficients of any pair of prepared LoRAs: an addition, the ReLU and the last layer."""
         step = self._at_once(content.shape[2])
         pairs = zip(content.split(step), style.split(step), strict=True)
         return torch.cat([self._coefficients(c + s) for c, s in pairs])

@@ -1,4 +1,4 @@
-"""LoRA files: every dialect in, PEFT/diffusers and kohya out. Numpy only."""
+"""Read LoRAs of every dialect, write PEFT's (which is diffusers') and kohya's. Numpy only."""
 
 from lorarar.lora.algebra import concatenate, pad_rank
 from lorarar.lora.dialects import DIALECTS, Dialect

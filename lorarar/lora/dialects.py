@@ -20,7 +20,7 @@ _PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
 
 
 class TensorRole(Enum):
-    """What a tensor is to its layer."""
+    """The part that a tensor plays in its layer."""
 
     DOWN = "down"
     UP = "up"
@@ -33,7 +33,7 @@ class AmbiguousName(Exception):
 
 @dataclass(frozen=True)
 class Key:
-    """What a tensor's name says. `module` is the full name; `raw` the name before any prefix was removed."""
+    """A tensor's name, understood. `module` is the full name; `raw` the name before any prefix was removed."""
 
     dialect: str
     module: str
@@ -65,7 +65,7 @@ class Foreign:
 
 
 def full_name(module: str, component: str | None = None) -> str | None:
-    """A dotted module name with its component: `unet.`, `text_encoder.` or `text_encoder_2.`; None if it has none.
+    """Put the component (`unet.`, `text_encoder.`, `text_encoder_2.`) before a dotted module name; None if it has none.
 
     `component` is used for text-encoder names without one. Raises AmbiguousName when there is no telling.
     """
@@ -90,7 +90,7 @@ def _dotted(match: re.Match[str], component: str) -> str | None:
 
 
 def _processor(match: re.Match[str], component: str) -> str | None:
-    """`….attn1.processor.to_out_lora` → `….attn1.to_out.0`; in a text encoder `….self_attn.out_proj`."""
+    """Turn `….attn1.processor.to_out_lora` into `….attn1.to_out.0`; in a text encoder into `….self_attn.out_proj`."""
     part = match["part"]
     if match["module"].endswith(".self_attn"):
         return full_name(f"{match['module']}.{_PROJECTIONS[part]}", component or None)
@@ -108,7 +108,7 @@ def _flat(dialect: str) -> Callable[[re.Match[str], str], str | None]:
 _KOHYA_TAIL = r"\.(?P<role>lora_down\.weight|lora_up\.weight|alpha)"
 _KOHYA_UNET = re.compile(rf"(?P<module>lora_unet_[^.]+){_KOHYA_TAIL}")
 
-# The order is that of the files' frequency in error messages; a key is tried against each in turn.
+# A key is tried against each in turn. Error messages list them in this order, the most frequent first.
 DIALECTS: tuple[Dialect, ...] = (
     Dialect(
         "peft",
@@ -150,7 +150,7 @@ DIALECTS: tuple[Dialect, ...] = (
     ),
 )
 
-# `….alpha` beside dotted factors says nothing of their dialect, so it belongs to whichever layer it names.
+# `….alpha` beside dotted factors does not tell their dialect; it belongs to whichever layer it names.
 DOTTED_ALPHA = Dialect(
     "",
     "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.alpha",
@@ -185,7 +185,7 @@ FOREIGN: tuple[Foreign, ...] = (
 
 
 def parse_key(key: str, component: str) -> Key | None:
-    """What a tensor's name says, or None when no dialect knows it; `component` ("" if unknown) is for bare names.
+    """Understand a tensor's name; None when no dialect knows it. `component` ("" if unknown) is for bare names.
 
     Raises AmbiguousName for a bare text-encoder name without `component`.
     """
@@ -200,10 +200,10 @@ def parse_key(key: str, component: str) -> Key | None:
 
 
 def foreign_format(key: str) -> Foreign | None:
-    """The refused format that a key belongs to, if any."""
+    """Return the refused format that a key belongs to, if any."""
     return next((foreign for foreign in FOREIGN if foreign.pattern.search(key)), None)
 
 
 def known_dialects() -> str:
-    """The dialects' names, for error messages."""
+    """Return the dialects' names, for error messages."""
     return ", ".join(dialect.name for dialect in DIALECTS)

@@ -1,4 +1,4 @@
-"""Module names of the SDXL family and what kohya calls them. Numpy only, so generated from the blocks' structure.
+"""The module names of the SDXL family and what kohya calls them, generated from the structure of the blocks.
 
 kohya writes `_` for `.`, which can't be undone by string surgery (`to_q` holds one too). The lookup goes the other way:
 every real name is flattened and looked up. SGM names (`input_blocks_4_1_…`, Stability's own code) always mean SDXL's
@@ -60,7 +60,7 @@ class _Block:
 
 
 def _down_blocks() -> Iterator[_Block]:
-    """Two resnets a block, each in its own SGM block, and a third SGM block that halves the resolution."""
+    """Yield the way down: two resnets a block, each in its own SGM block, and a third that halves the resolution."""
     for block, depth in enumerate((0, 2, 10)):
         for layer in range(2):
             sgm = f"input_blocks.{1 + 3 * block + layer}"
@@ -73,7 +73,7 @@ def _down_blocks() -> Iterator[_Block]:
 
 
 def _up_blocks() -> Iterator[_Block]:
-    """Three resnets a block, all with a shortcut; the last SGM block of the first two also doubles the resolution."""
+    """Yield the way up: three resnets a block with shortcuts; the last of the first two doubles the resolution."""
     for block, depth in enumerate((10, 2, 0)):
         for layer in range(3):
             sgm = f"output_blocks.{3 * block + layer}"
@@ -96,27 +96,27 @@ def _resnet(shortcut: bool) -> tuple[str, ...]:
 
 @cache
 def unet_modules() -> MappingProxyType[str, str]:
-    """Every linear and convolution of SDXL's UNet: name in diffusers → name in SGM."""
+    """List every linear and convolution of SDXL's UNet: name in diffusers → name in SGM."""
     blocks = (*_down_blocks(), *_middle(), *_up_blocks())
     return MappingProxyType(_SINGLES | dict(pair for block in blocks for pair in block.modules()))
 
 
 @cache
 def text_modules(component: str) -> tuple[str, ...]:
-    """Every linear of a text encoder: CLIP-L for `text_encoder`, CLIP-G for `text_encoder_2`."""
+    """List every linear of a text encoder: CLIP-L for `text_encoder`, CLIP-G for `text_encoder_2`."""
     layers = CLIP_L_LAYERS if component == "text_encoder" else CLIP_G_LAYERS
     names = [f"text_model.encoder.layers.{index}.{part}" for index in range(layers) for part in _ENCODER_LAYER]
     return (*names, "text_projection") if component == "text_encoder_2" else tuple(names)
 
 
 def flatten(name: str) -> str:
-    """kohya's spelling of a module name."""
+    """Spell a module name as kohya does."""
     return name.replace(".", "_")
 
 
 @cache
 def kohya_lookup() -> MappingProxyType[str, tuple[str, str]]:
-    """kohya's flat name (`lora_unet_…`) → (dialect, full module name)."""
+    """Map kohya's flat names (`lora_unet_…`) to (dialect, full module name)."""
     found: dict[str, tuple[str, str]] = {}
     for name, sgm in unet_modules().items():
         found[f"lora_unet_{flatten(name)}"] = ("kohya-diffusers", f"unet.{name}")
@@ -130,10 +130,10 @@ def kohya_lookup() -> MappingProxyType[str, tuple[str, str]]:
 
 @cache
 def kohya_names() -> MappingProxyType[str, str]:
-    """Full module name → the flat name to write: diffusers' block names, which are right for SDXL and KOALA alike.
+    """Map full module names to the flat names to write: diffusers' block names, right for SDXL and KOALA alike.
 
-    SGM names would be mapped to the wrong blocks by diffusers on KOALA (one layer per block). The added-condition
-    embedding alone gets its SGM name: the other one is understood by neither diffusers nor ComfyUI.
+    On KOALA, which has one layer per block, diffusers would map SGM names to the wrong blocks. The added-condition
+    embedding alone gets its SGM name, since neither diffusers nor ComfyUI understands the other one.
     """
     names = {f"unet.{name}": f"lora_unet_{flatten(name)}" for name in unet_modules()}
     for name, sgm in _SINGLES.items():

@@ -37,7 +37,7 @@ class PeftScaling:
     _spent: float = 0.0  # seconds of matching
 
     def scale(self, module: str, rank: int) -> float:
-        """The factor of `up @ down` for a module (its name inside the component) whose down has `rank` rows.
+        """Return the factor of `up @ down` for a module (its name inside the component) whose down has `rank` rows.
 
         Raises InputError when the configured rank is another one, or when a pattern takes too long.
         """
@@ -51,7 +51,7 @@ class PeftScaling:
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
     def _find(self, patterns: Mapping[str, float], module: str, default: float) -> float:
-        """PEFT's rule: the first pattern that matches the whole name or its part after a dot."""
+        """Apply PEFT's rule: the first pattern that matches the whole name or its part after a dot."""
         start = time.monotonic()
         for pattern, value in patterns.items():
             if re.match(rf"(.*\.)?({pattern})$", module):
@@ -63,7 +63,7 @@ class PeftScaling:
 
 
 def parse_config(config: Mapping[str, Any], source: str) -> PeftScaling:
-    """The scaling that a LoraConfig's fields state; missing fields have PEFT's defaults (r = alpha = 8).
+    """Return the scaling that a LoraConfig's fields state; missing fields have PEFT's defaults (r = alpha = 8).
 
     Raises InputError for other methods than LoRA, for DoRA, and for values that are no ranks, alphas or patterns.
     """
@@ -89,7 +89,7 @@ def parse_config(config: Mapping[str, Any], source: str) -> PeftScaling:
 
 
 def metadata_scalings(metadata: Mapping[str, str], source: str) -> dict[str, PeftScaling]:
-    """Component → scaling, from the metadata that current diffusers writes; {} when the file has none."""
+    """Return the scaling of each component from the metadata that diffusers writes; {} when the file has none."""
     if METADATA_KEY not in metadata:
         return {}
     fields = parse_json(metadata[METADATA_KEY].encode(), f"{source}: its {METADATA_KEY}")
@@ -101,7 +101,7 @@ def metadata_scalings(metadata: Mapping[str, str], source: str) -> dict[str, Pef
 
 
 def config_component(config: Mapping[str, Any]) -> str:
-    """The component that a PEFT folder's configuration names (by its model's class), or "" when it doesn't."""
+    """Return the component that a PEFT configuration names (by its model's class), or "" when it doesn't."""
     mapping = config.get("auto_mapping")
     name = mapping.get("base_model_class") if isinstance(mapping, Mapping) else None
     return {

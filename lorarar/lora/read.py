@@ -37,6 +37,7 @@ class _Scalings:
     by_component: Mapping[str, PeftScaling]
 
     def scale(self, key: Key, rank: int) -> float:
+        """Return the factor of a layer's `up @ down` whose file has no alpha for it."""
         component = key.module.partition(".")[0]
         scaling = self.by_component.get(component) or self.by_component.get("")
         # Only these two kinds of file carry PEFT's configuration; diffusers and ComfyUI ignore it for kohya's names.

@@ -30,7 +30,7 @@ FLOATS = ("F32", "F16", "BF16", "F64")
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What is known of a tensor before it is read: its element type in safetensors' words, and its shape."""
+    """The element type of a tensor, in safetensors' words, and its shape, which are known before it is read."""
 
     dtype: str
     shape: tuple[int, ...]

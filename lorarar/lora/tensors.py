@@ -39,7 +39,7 @@ class TensorSource(Protocol):
 
 @dataclass(frozen=True)
 class StateDict:
-    """The tensors of a state dict in memory, numpy's or torch's. A Python number counts as a tensor of no dimension."""
+    """The tensors of a state dict in memory, numpy's or torch's."""
 
     source: str
     tensors: Mapping[str, Any] = field(repr=False)
@@ -48,16 +48,12 @@ class StateDict:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Any], source: str) -> StateDict:
-        """Look at every tensor's type and shape. Raises InputError for a name or a value that is none."""
-        kept: dict[str, Any] = {}
+        """Note every tensor's type and shape. Raises InputError for a value that is no tensor."""
         for name, value in tensors.items():
-            if not isinstance(name, str):
-                raise InputError(f"{source}: the key {shorten(repr(name), 40)} is no text; give tensors by their names")
-            kept[name] = np.asarray(value) if isinstance(value, (int, float)) else value
-            if not (hasattr(kept[name], "dtype") and hasattr(kept[name], "shape")):
+            if not (hasattr(value, "dtype") and hasattr(value, "shape")):
                 kind = type(value).__name__
                 raise InputError(f"{source}: '{shorten(name)}' is {kind}, not a tensor; give torch tensors or arrays")
-        return cls(source, kept, {name: _info(value) for name, value in kept.items()})
+        return cls(source, tensors, {name: _info(value) for name, value in tensors.items()})
 
     def tensor(self, name: str) -> Float32[np.ndarray, "..."]:
         """Return one tensor as a new, writable float32 array; InputError when it can't be a factor of a LoRA."""

@@ -1,14 +1,14 @@
-"""Merge a content and a style LoRA into one LoRA. Importing this needs numpy only.
+"""Merge a content and a style LoRA into one LoRA, by any of METHODS. Importing this needs numpy only.
 
 A layer that only one LoRA has is carried exactly, times that LoRA's scale. A layer that both have is merged by the
 method, with two exceptions: `learned` is made for the base's to_q and to_out.0 (or the kinds of its checkpoint), and
 `ziplora` for the base's attention linears, so their other layers (to_k, to_v, feed-forward, projections, convolutions,
-text encoders) follow the k/v rule, exactly. All methods mean ΔW, never the factors apart.
+text encoders) follow the k/v rule, exactly. Every method is defined on ΔW = up @ down, not on the two factors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -20,7 +20,7 @@ from lorarar.errors import InputError
 from lorarar.layout import Layout
 from lorarar.lora.types import LoRA, LoraLayer
 from lorarar.merging.dense import sparse
-from lorarar.merging.exact import direct, learned, np_lora, ziplora
+from lorarar.merging.exact import by_coefficients, direct, learned, np_lora
 from lorarar.merging.pairs import Aligned, align
 from lorarar.merging.predict import learned_options, predict_with
 from lorarar.merging.truncate import shrink
@@ -31,21 +31,21 @@ from lorarar.merging.types import (
     RULE,
     RULES,
     STYLE_ONLY,
+    LayerPair,
     Merged,
+    MergedLayer,
+    MergeOptions,
     Method,
-    Options,
-    Outcome,
-    Pair,
     Predict,
     Truncation,
     too_large,
 )
 
-__all__ = ["METHODS", "RULES", "Merged", "Method", "Options", "Pair", "Predict", "Truncation"]
-__all__ += ["CONTENT_ONLY", "LEARNED", "METHOD", "RULE", "STYLE_ONLY", "align", "learned_options", "merge"]
+__all__ = ["METHODS", "RULES", "LayerPair", "MergeOptions", "Merged", "Method", "Predict", "Truncation"]
+__all__ += ["CONTENT_ONLY", "LEARNED", "METHOD", "RULE", "STYLE_ONLY", "align", "learned_options", "merge_loras"]
 __all__ += ["merge_rest", "predict_with"]
 
-METHODS: dict[str, Method] = {
+METHODS: Mapping[str, Method] = {
     "learned": Method(
         learned,
         "LoRA.rar: a hypernetwork's coefficient for every column of to_q and to_out.0; exact",
@@ -59,7 +59,7 @@ METHODS: dict[str, Method] = {
         frozenset({"rule"}),
     ),
     "ziplora": Method(
-        ziplora,
+        by_coefficients,
         "a coefficient for every column of the attention linears, optimised for this pair; exact",
         "https://arxiv.org/abs/2311.13600",
         frozenset({"rule", "seed"}),
@@ -89,26 +89,29 @@ METHODS: dict[str, Method] = {
         frozenset({"density", "seed"}),
     ),
 }
+"""The merging methods by name."""
 
 
-def merge(
+def merge_loras(
     content: LoRA,
     style: LoRA,
     layout: Layout,
     method: str,
-    options: Options | None = None,
+    options: MergeOptions | None = None,
     on_layer: Callable[[int, int], None] | None = None,
 ) -> Merged:
-    """Merge two LoRAs for the base of `layout`. `on_layer(done, all)` is called after each merged layer.
+    """Merge two LoRAs for the base of `layout`, and tell how each layer came about.
 
-    `options.rank_out` bounds the rank of the layers that both have; layers of one LoRA keep theirs, exactly.
-    Raises InputError for an unknown method, LoRAs that do not fit the base or each other, or a result beyond float32.
+    `lorarar.merge` does this for a base and a hypernetwork by name. `options.rank_out` bounds the rank of the layers
+    that both LoRAs have; layers of one LoRA keep theirs, exactly. `on_layer(done, all)` is called after each layer that
+    both have. Raises InputError for an unknown method, LoRAs that do not fit the base or each other, or a result beyond
+    float32.
     """
-    options = options or Options()
+    options = options or MergeOptions()
     if method not in METHODS:
-        raise InputError(f"unknown method {method!r}; valid are {', '.join(METHODS)}")
+        raise InputError(f"`method` is {method!r}; valid are {', '.join(METHODS)}")
     aligned = align(content, style, layout)
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, MergedLayer] = {}
     # An overflow is told once, as an InputError, and not by numpy's warnings too.
     with np.errstate(over="ignore", invalid="ignore"):
         for outcome in METHODS[method].run(aligned.pairs, options):
@@ -130,14 +133,14 @@ def merge(
     )
 
 
-def merge_rest(aligned: Aligned, options: Options, skip: frozenset[str]) -> Iterator[Outcome]:
-    """What a merger artifact leaves out of a file: pairs not in `skip` by the rule, layers of one LoRA as they are."""
+def merge_rest(aligned: Aligned, options: MergeOptions, skip: frozenset[str]) -> Iterator[MergedLayer]:
+    """Merge what an exported merger leaves out: pairs not in `skip` by the rule, layers of one LoRA as they are."""
     for outcome in direct([pair for pair in aligned.pairs if pair.name not in skip], options):
         yield _finished(replace(outcome, kind=RULE), None)
     yield from _carried(aligned, options).values()
 
 
-def _finished(outcome: Outcome, rank_out: int | None) -> Outcome:
+def _finished(outcome: MergedLayer, rank_out: int | None) -> MergedLayer:
     layer, truncated = outcome.layer, outcome.truncated
     if not (np.isfinite(layer.down).all() and np.isfinite(layer.up).all()):
         raise too_large(outcome.name)
@@ -146,8 +149,8 @@ def _finished(outcome: Outcome, rank_out: int | None) -> Outcome:
     return replace(outcome, layer=layer, truncated=truncated)
 
 
-def _carried(aligned: Aligned, options: Options) -> dict[str, Outcome]:
-    carried: dict[str, Outcome] = {}
+def _carried(aligned: Aligned, options: MergeOptions) -> dict[str, MergedLayer]:
+    carried: dict[str, MergedLayer] = {}
     sources = (
         (aligned.content_only, options.content_scale, CONTENT_ONLY),
         (aligned.style_only, options.style_scale, STYLE_ONLY),
@@ -155,14 +158,14 @@ def _carried(aligned: Aligned, options: Options) -> dict[str, Outcome]:
     for layers, scale, kind in sources:
         for name, layer in layers.items():
             scaled = layer if scale == 1 else LoraLayer(layer.down * np.float32(scale), layer.up)
-            carried[name] = _finished(Outcome(name, scaled, kind), None)
+            carried[name] = _finished(MergedLayer(name, scaled, kind), None)
     return carried
 
 
 def _metadata(
-    content: LoRA, style: LoRA, layout: Layout, method: str, options: Options, truncation: Truncation | None
+    content: LoRA, style: LoRA, layout: Layout, method: str, options: MergeOptions, truncation: Truncation | None
 ) -> dict[str, str]:
-    """What a merged file says about itself: strings under keys that start with `lorarar_`."""
+    """Return what a merged file says about itself: strings under keys that start with `lorarar_`."""
     facts = {"toolkit_version": __version__, "base": layout.base}
     # Names only: a shared file must not tell its maker's folders.
     facts |= {role: Path(lora.source).name for role, lora in (("content", content), ("style", style))}

@@ -1,10 +1,10 @@
-"""DARE, TIES and DARE-TIES on ΔW itself. Their results have full rank, so they are cut to a rank and the error told.
+"""DARE, TIES and DARE-TIES on ΔW itself. A result has full rank; it is cut to a rank, and the error is told.
 
-PEFT's `dare_linear`, `ties` and `dare_ties` act on the two factors apart, which is another, cruder thing: entries of
-up and down are dropped, not entries of ΔW. The paper's baselines ("uniform weights and a density of 0.5") act on
-weights, as we do. Uniform weights mean here: DARE averages (½, ½); the disjoint mean of TIES and DARE-TIES divides by
-how many LoRAs agree, so that equal weights drop out (mergekit's `dare_ties` leaves its sum undivided: ½ of ours where
-one LoRA speaks alone).
+PEFT's `dare_linear`, `ties` and `dare_ties` act on each of the two factors, which is cruder: entries of up and down
+are dropped, not entries of ΔW. The paper's baselines ("uniform weights and a density of 0.5") act on weights, and so do
+these. With uniform weights DARE averages (½, ½). The mean of TIES and DARE-TIES divides by the number of LoRAs that
+agree, so equal weights cancel (mergekit's `dare_ties` leaves its sum undivided, which is half of this where only one
+LoRA has an entry).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from jaxtyping import Float
 
 from lorarar.lora.types import LoraLayer
 from lorarar.merging.truncate import cut
-from lorarar.merging.types import METHOD, RULES, Options, Outcome, Pair, too_large
+from lorarar.merging.types import METHOD, RULES, LayerPair, MergedLayer, MergeOptions, too_large
 from lorarar.merging.workers import one_layer_a_core
 
 Matrix = np.ndarray
 
 
 def trim(delta: Float[np.ndarray, "out inp"], density: float, _stream: str) -> Float[np.ndarray, "out inp"]:
-    """The `density` share of entries of the largest magnitude; entries equal to the smallest kept are kept too."""
+    """Keep the `density` share of entries of the largest magnitude, and those equal to the smallest that is kept."""
     drop = delta.size - max(1, round(density * delta.size))
     magnitude = np.abs(delta)
     threshold = np.partition(magnitude, drop, axis=None)[drop]
@@ -33,9 +33,9 @@ def trim(delta: Float[np.ndarray, "out inp"], density: float, _stream: str) -> F
 
 
 def drop_and_rescale(delta: Float[np.ndarray, "out inp"], density: float, stream: str) -> Float[np.ndarray, "out inp"]:
-    """Each entry kept with probability `density` and divided by it, so that the expectation is ΔW.
+    """Keep each entry with probability `density` and divide it by that, so that the expectation is ΔW.
 
-    `stream` names the random numbers: the same for the same seed, role and layer, whatever the order or the threads.
+    `stream` names the random numbers: the same seed, role and layer give the same, in any order and on any thread.
     """
     seed = int.from_bytes(hashlib.sha256(stream.encode()).digest()[:16], "big")
     kept = np.random.Generator(np.random.PCG64(seed)).random(delta.shape, dtype=np.float32) < density
@@ -44,7 +44,7 @@ def drop_and_rescale(delta: Float[np.ndarray, "out inp"], density: float, stream
 
 @dataclass(frozen=True)
 class Recipe:
-    """What sets the three methods apart."""
+    """The steps that set the three methods apart."""
 
     thin: Callable[[Matrix, float, str], Matrix]  # how entries are dropped
     elect: bool  # whether the LoRAs vote on each entry's sign
@@ -64,8 +64,10 @@ def merge_dense(
     density: float,
     stream: str = "",
 ) -> Float[np.ndarray, "out inp"]:
-    """ΔW_m of one layer. With `elect`, each entry takes the sign of the sum and the mean of those that have that sign
-    (0 where the sum is 0); without, the average.
+    """Compute ΔW_m of one layer.
+
+    With `elect`, each entry is the mean of those that have the sign of the sum (0 where the sum is 0); without, it is
+    the average.
     """
     content = recipe.thin(content, density, f"{stream}/content")
     style = recipe.thin(style, density, f"{stream}/style")
@@ -76,13 +78,15 @@ def merge_dense(
     return np.where(agree_c & agree_s, total / 2, np.where(agree_c, content, np.where(agree_s, style, np.float32(0))))
 
 
-def sparse(name: str) -> Callable[[Sequence[Pair], Options], Iterator[Outcome]]:
-    """The method `name` of RECIPES as a function of pairs. A convolution is taken as its matrix (out, in·kh·kw); the
-    scales multiply ΔW_c and ΔW_s before the vote. The result has rank `rank_out`, or r_c + r_s.
+def sparse(name: str) -> Callable[[Sequence[LayerPair], MergeOptions], Iterator[MergedLayer]]:
+    """Return the method `name` of RECIPES as a function of pairs.
+
+    A convolution is taken as its matrix (out, in·kh·kw); the scales multiply ΔW_c and ΔW_s before the vote. The result
+    has rank `rank_out`, or r_c + r_s.
     """
 
-    def one(pair: Pair, options: Options) -> Outcome:
-        with np.errstate(over="ignore", invalid="ignore"):  # told below, once
+    def one(pair: LayerPair, options: MergeOptions) -> MergedLayer:
+        with np.errstate(over="ignore", invalid="ignore"):  # an overflow is told below, once
             content = matrix(pair.content) * np.float32(options.content_scale)
             style = matrix(pair.style) * np.float32(options.style_scale)
             delta = merge_dense(content, style, RECIPES[name], options.density, f"{options.seed}/{pair.name}")
@@ -90,18 +94,18 @@ def sparse(name: str) -> Callable[[Sequence[Pair], Options], Iterator[Outcome]]:
             raise too_large(pair.name)
         rank = options.rank_out or pair.content.rank + pair.style.rank
         layer, truncated = cut(delta, rank, pair.content.weight_shape)
-        return Outcome(pair.name, layer, METHOD, truncated=truncated)
+        return MergedLayer(pair.name, layer, METHOD, truncated=truncated)
 
-    def run(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
+    def run(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:
         yield from one_layer_a_core(lambda pair: one(pair, options), pairs)
 
     return run
 
 
 def matrix(layer: LoraLayer) -> Float[np.ndarray, "out inp"]:
-    """ΔW as a matrix: (out, in), or (out, in·kh·kw) for a convolution."""
+    """Return ΔW as a matrix: (out, in), or (out, in·kh·kw) for a convolution."""
     import torch
 
-    # By torch, which keeps to the worker's one thread; numpy's own threads would get in each other's way.
+    # Multiplied by torch, which keeps to the worker's one thread; numpy's own threads would get in each other's way.
     up, down = (torch.tensor(factor.reshape(len(factor), -1)) for factor in (layer.up, layer.down))
     return (up @ down).numpy()

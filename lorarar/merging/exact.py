@@ -1,4 +1,4 @@
-"""The methods whose result is low-rank by nature: nothing is lost, and no ΔW is formed. Numpy only.
+"""The methods whose result is low-rank by nature: nothing is lost, and no ΔW is formed. NP-LoRA imports torch.
 
 All of them give up_m = [up_c, up_s] and down_m = [down_c·A; down_s·B] for some A and B, an ordinary LoRA of rank
 r_c + r_s.
@@ -15,21 +15,21 @@ from lorarar.errors import InputError
 from lorarar.layout import kind_of
 from lorarar.lora.algebra import concatenate, pad_rank
 from lorarar.lora.types import LoraLayer
-from lorarar.merging.types import LEARNED, METHOD, RULE, RULES, Options, Outcome, Pair
+from lorarar.merging.types import LEARNED, METHOD, RULE, RULES, LayerPair, MergedLayer, MergeOptions
 from lorarar.merging.workers import one_layer_a_core
 
 # Bounds what is stacked at once (SDXL, rank 64: 42 MB) and is a multiple of what the hypernetwork takes at once.
 _LAYERS_AT_ONCE = 48
 
 
-def learned(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
-    """LoRA.rar (arXiv 2412.05148, Eq. 2): ΔW_m = ΔW_c·diag(m_c) + ΔW_s·diag(m_s), m by the hypernetwork.
+def learned(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:
+    """Merge as LoRA.rar does (arXiv 2412.05148, Eq. 2): ΔW_m = ΔW_c·diag(m_c) + ΔW_s·diag(m_s), m by a hypernetwork.
 
     Learned for the base's layers of `options.learned` (the paper: to_q and to_out.0); every other layer that both LoRAs
     have follows the k/v rule. The scales multiply the coefficients. Raises InputError without `options.predict` and
     `options.constants`, or for a width the hypernetwork was not made for.
     """
-    groups: dict[str, list[Pair]] = {}
+    groups: dict[str, list[LayerPair]] = {}
     for pair in pairs:
         if pair.group is not None and kind_of(pair.name) in options.learned:
             groups.setdefault(pair.group.name, []).append(pair)
@@ -42,16 +42,16 @@ def learned(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
     yield from _by_rule([pair for pair in pairs if pair.name not in done], options)
 
 
-def ziplora(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
-    """ZipLoRA (arXiv 2311.13600): Eq. 2 with coefficients that were optimised for this pair, `options.coefficients`.
+def by_coefficients(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:
+    """Merge by Eq. 2 with coefficients that were optimised for this pair, as ZipLoRA's are (arXiv 2311.13600).
 
-    Layers without any, and those outside the base's attention linears, follow the rule. Raises InputError when
-    `options.coefficients` is None.
+    They are `options.coefficients`. Layers without any, and those outside the base's attention linears, follow the
+    rule. Raises InputError when `options.coefficients` is None.
     """
     if options.coefficients is None:
         raise InputError(
-            "ziplora's coefficients are optimised for the pair: give --dataset DIR, or the images and prompts that "
-            "the two LoRAs were trained on"
+            "ziplora's coefficients are optimised for the pair: give the images and prompts that the two LoRAs were "
+            "trained on"
         )
     known = {pair.name for pair in pairs if pair.group is not None} & set(options.coefficients)
     for pair in pairs:
@@ -60,51 +60,53 @@ def ziplora(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
     yield from _by_rule([pair for pair in pairs if pair.name not in known], options)
 
 
-def _coefficients(pairs: Sequence[Pair], options: Options) -> Float[np.ndarray, "n 2 inp"]:
-    """The coefficients of layers of one shape, without the scales."""
+def _coefficients(pairs: Sequence[LayerPair], options: MergeOptions) -> Float[np.ndarray, "n 2 inp"]:
+    """Return the coefficients of layers of one shape, without the scales."""
     if options.constants is not None:
         values = [options.constants[str(kind_of(pair.name))] for pair in pairs]
         shape = (len(pairs), 2, pairs[0].content.in_features)
         return np.broadcast_to(np.array(values, np.float32)[:, :, None], shape)
     if options.predict is None:
-        raise InputError("the learned method needs a hypernetwork: give --hypernet FILE, or --untrained to try it out")
+        raise InputError("the learned method needs a hypernetwork: give `predict`, or `constants` in its place")
     content, style = stack([pair.content for pair in pairs]), stack([pair.style for pair in pairs])
     return options.predict(*content, *style)
 
 
-def _weighted(pair: Pair, coefficients: Float[np.ndarray, "2 inp"], kind: str, options: Options) -> Outcome:
-    """Eq. 2 for one layer; the outcome's coefficients include the scales."""
+def _weighted(
+    pair: LayerPair, coefficients: Float[np.ndarray, "2 inp"], kind: str, options: MergeOptions
+) -> MergedLayer:
+    """Apply Eq. 2 to one layer; the coefficients that are told include the scales."""
     scaled = coefficients * np.array(options.scales, np.float32)[:, None]
     layer = _join(pair, pair.content.down * scaled[0], pair.style.down * scaled[1])
-    return Outcome(pair.name, layer, kind, scaled)
+    return MergedLayer(pair.name, layer, kind, scaled)
 
 
-def _by_rule(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
+def _by_rule(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:
     for outcome in direct(pairs, options):
-        yield Outcome(outcome.name, outcome.layer, RULE)
+        yield MergedLayer(outcome.name, outcome.layer, RULE)
 
 
-def direct(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
-    """The average (ΔW_c + ΔW_s)/2, or by the rule `sum` ΔW_c + ΔW_s (model soups, arXiv 2203.05482).
+def direct(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:
+    """Average, (ΔW_c + ΔW_s)/2, or by the rule `sum` add up, ΔW_c + ΔW_s (model soups, arXiv 2203.05482).
 
     The scales multiply each LoRA's share.
     """
     weights = [RULES[options.rule] * scale for scale in options.scales]
     for pair in pairs:
-        yield Outcome(pair.name, concatenate((pair.content, pair.style), weights), METHOD)
+        yield MergedLayer(pair.name, concatenate((pair.content, pair.style), weights), METHOD)
 
 
-def np_lora(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
-    """NP-LoRA (arXiv 2511.11051): ΔW_s + ΔW_c·(I − μ/(1+μ)·V Vᵀ), V an orthonormal basis of down_s's row space.
+def np_lora(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:
+    """Merge as NP-LoRA does (arXiv 2511.11051): ΔW_s + ΔW_c·(I − μ/(1+μ)·V Vᵀ), V a basis of down_s's row space.
 
-    The content gives way where the style acts. A convolution is taken as its matrix (rank, in·kh·kw). Computed in
-    float64; the scales multiply the two terms.
+    V is orthonormal: the content gives way where the style acts. A convolution is taken as its matrix
+    (rank, in·kh·kw). Computed in float64; the scales multiply the two terms.
     """
     import torch
 
     share = options.mu / (1 + options.mu)
 
-    def one(pair: Pair) -> Outcome:
+    def one(pair: LayerPair) -> MergedLayer:
         content = torch.from_numpy(_rows(pair.content).astype(np.float64))
         acting = pair.style.up.reshape(pair.style.out_features, -1).any(axis=0)  # a row with a zero up is not in ΔW_s
         basis = torch.from_numpy(row_space(_rows(pair.style)[acting]))
@@ -112,15 +114,15 @@ def np_lora(pairs: Sequence[Pair], options: Options) -> Iterator[Outcome]:
         with np.errstate(over="ignore"):  # an overflow is told by the caller, once
             down_c = kept.numpy().astype(np.float32).reshape(pair.content.down.shape)
             down_s = pair.style.down * np.float32(options.style_scale)
-        return Outcome(pair.name, _join(pair, down_c, down_s), METHOD)
+        return MergedLayer(pair.name, _join(pair, down_c, down_s), METHOD)
 
     yield from one_layer_a_core(one, pairs)
 
 
 def row_space(matrix: Float[np.ndarray, "rank inp"]) -> Float[np.ndarray, "inp basis"]:
-    """An orthonormal basis of the rows' span, in float64. Zero, duplicate and dependent rows add no direction.
+    """Return an orthonormal basis of the rows' span, in float64; zero, duplicate and dependent rows add no direction.
 
-    Rows are scaled to length 1 first, so a row counts whatever its size: up may hold its inverse.
+    Rows are scaled to length 1 first, so that a row counts whatever its size: `up` may hold its inverse.
     """
     import torch
 
@@ -141,13 +143,13 @@ def _rows(layer: LoraLayer) -> Float[np.ndarray, "rank inp"]:
 def stack(
     layers: Sequence[LoraLayer],
 ) -> tuple[Float[np.ndarray, "n rank inp"], Float[np.ndarray, "n out rank"]]:
-    """Linear layers of one shape as two arrays; shorter ranks are padded with zeros, which is exact."""
+    """Stack linear layers of one shape as two arrays; shorter ranks are padded with zeros, which is exact."""
     rank = max(layer.rank for layer in layers)
     padded = [pad_rank(layer, rank) for layer in layers]
     return np.stack([layer.down for layer in padded]), np.stack([layer.up for layer in padded])
 
 
-def _join(pair: Pair, content_down: np.ndarray, style_down: np.ndarray) -> LoraLayer:
-    """[up_c, up_s] @ [content_down; style_down]."""
+def _join(pair: LayerPair, content_down: np.ndarray, style_down: np.ndarray) -> LoraLayer:
+    """Return the layer [up_c, up_s] @ [content_down; style_down]."""
     layers = LoraLayer(content_down, pair.content.up), LoraLayer(style_down, pair.style.up)
     return concatenate(layers, (1.0, 1.0))

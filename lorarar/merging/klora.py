@@ -1,4 +1,4 @@
-"""K-LoRA (arXiv 2502.18461): at every step, every layer uses one of the two LoRAs, whole. Training-free.
+"""K-LoRA (arXiv 2502.18461): each layer uses one of the two LoRAs, whole, at each step. Nothing is trained.
 
 A layer takes the content LoRA at step t of T when
 
@@ -32,7 +32,7 @@ OnStep = Callable[[int, int], None]
 
 
 def top_sum(delta: Float[np.ndarray, "..."], count: int) -> float:
-    """The sum of the `count` largest magnitudes (all of them when there are fewer)."""
+    """Return the sum of the `count` largest magnitudes (of all of them when there are fewer)."""
     magnitudes = np.abs(delta).ravel()
     count = min(count, magnitudes.size)
     return float(np.partition(magnitudes, magnitudes.size - count)[magnitudes.size - count :].sum(dtype=np.float64))
@@ -40,7 +40,7 @@ def top_sum(delta: Float[np.ndarray, "..."], count: int) -> float:
 
 @dataclass(frozen=True)
 class KLoRA:
-    """Two LoRAs and, for each layer that both have, S_c/(γ·S_s)."""
+    """A plan: two LoRAs and, for each layer that both have, the ratio S_c/(γ·S_s)."""
 
     content: LoRA
     style: LoRA
@@ -68,7 +68,7 @@ class KLoRA:
         return cls(content, style, {name: _ratio(*tops[name], gamma) for name in names}, alpha, beta)
 
     def picks_content(self, layer: str, step: int, steps: int) -> bool:
-        """Whether the layer uses the content LoRA at step `step` (from 0) of `steps`."""
+        """Tell whether the layer uses the content LoRA at step `step` (from 0) of `steps`."""
         return self.ratios[layer] > self.alpha * step / steps + self.beta
 
     @contextmanager
@@ -86,7 +86,7 @@ class KLoRA:
 
 
 class _Switch:
-    """The UNet's weights, and which LoRA each layer has on."""
+    """A UNet's weights without a LoRA, and which layer of a LoRA each module has on."""
 
     def __init__(self, plan: KLoRA, unet: nn.Module) -> None:
         self.plan = plan
@@ -100,12 +100,14 @@ class _Switch:
         self.on: dict[str, LoraLayer] = {}
 
     def to_step(self, step: int, steps: int) -> None:
+        """Give every module the layer of step `step` of `steps`."""
         for name in self.modules:
             wanted = self._wanted(name, step, steps)
             if self.on.get(name) is not wanted:
                 self._put(name, wanted)
 
     def restore(self) -> None:
+        """Put the old weights back, bit for bit."""
         for name, module in self.modules.items():
             module.weight.data.copy_(self.base[name])
 
@@ -126,7 +128,7 @@ class _Switch:
 
 
 def _ratio(content: float, style: float, gamma: float) -> float:
-    """S_c/(γ·S_s); a style layer of zeros leaves the content on."""
+    """Return S_c/(γ·S_s), which is infinite for a style layer of zeros, so that the content stays on."""
     if style == 0:
         return float("inf")
     return content / (gamma * style) if gamma > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Bring two LoRAs and a base together: which layers both have, which only one has, and whether they fit. Numpy only."""
+"""Find which layers two LoRAs share, which only one has, and whether they fit a base. Numpy only."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from lorarar.errors import InputError
 from lorarar.layout import UNET, Group, Layout, part_of
 from lorarar.lora.types import LoRA, LoraLayer
-from lorarar.merging.types import Pair
+from lorarar.merging.types import LayerPair
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """The layers of two LoRAs, sorted out."""
+    """The layers of two LoRAs by who has them, in the content's order."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[LayerPair, ...]
     content_only: Mapping[str, LoraLayer]
     style_only: Mapping[str, LoraLayer]
     warnings: tuple[str, ...]
@@ -29,7 +29,7 @@ def align(content: LoRA, style: LoRA, layout: Layout) -> Aligned:
     warnings = [text for lora in (content, style) if (text := _check_base(lora, layout.base, places))]
     pairs = []
     for name in content.layers.keys() & style.layers.keys():
-        pair = Pair(name, content.layers[name], style.layers[name], places.get(name))
+        pair = LayerPair(name, content.layers[name], style.layers[name], places.get(name))
         if pair.content.weight_shape != pair.style.weight_shape:
             raise InputError(
                 f"{content.source} and {style.source} disagree on {name}: {pair.content.weight_shape} against "
@@ -52,14 +52,14 @@ def _check_base(lora: LoRA, base: str, places: Mapping[str, Group]) -> str | Non
     if not inside:
         raise InputError(
             f"{lora.source}: none of its {len(lora.layers)} layers is an attention linear of {base}; "
-            "it was made for another base model: give the --base that it was trained on"
+            "it was made for another base model: give the `base` that it was trained on"
         )
     for name in inside:
         have, want = lora.layers[name].weight_shape, (places[name].out_features, places[name].in_features)
         if have != want:
             raise InputError(
                 f"{lora.source}: {name} has shape {have}, {base} has {want}; "
-                "it was made for another base model: give the --base that it was trained on"
+                "it was made for another base model: give the `base` that it was trained on"
             )
     if len(inside) == len(attention):
         return None

@@ -1,4 +1,4 @@
-"""The PyTorch hypernetwork as `learned` wants it: numpy in, numpy out. Imports torch when called."""
+"""Give `learned` a PyTorch predictor as it wants one: numpy in, numpy out. Imports torch when called."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lorarar.merging.types import Options, Predict
+from lorarar.merging.types import MergeOptions, Predict
 
 
 def predict_with(hypernet: Any) -> Predict:
-    """Coefficients by a `lorarar.hypernet.network.Hypernetwork`, without gradients.
+    """Return a function that predicts coefficients by a `lorarar.hypernet.network.Hypernetwork`, without gradients.
 
     The argument is untyped because naming its class would import torch.
     """
@@ -30,15 +30,17 @@ def predict_with(hypernet: Any) -> Predict:
     return predict
 
 
-def learned_options(predictor: Any, **changes: Any) -> Options:
-    """What `learned` needs to merge as a Hypernetwork or ConstantCoefficients was trained: its coefficients, the kinds
-    of layers that have them, and its k/v rule. `changes` are other fields of Options, and win.
+def learned_options(predictor: Any, **changes: Any) -> MergeOptions:
+    """Return the options to merge as a Hypernetwork or ConstantCoefficients was trained.
+
+    They hold its coefficients, the kinds of layers that have them, and its k/v rule. `changes` are other fields of
+    MergeOptions, and win.
     """
-    from lorarar.hypernet.constant import ConstantCoefficients
+    from lorarar.hypernet.constant import ConstantCoefficients  # imports torch, which merging without it must not
 
     fields: dict[str, Any] = {"learned": predictor.config.learned, "rule": predictor.config.kv_rule}
     if isinstance(predictor, ConstantCoefficients):
         fields["constants"] = predictor.constants()
     else:
         fields["predict"] = predict_with(predictor)
-    return Options(**fields | changes)
+    return MergeOptions(**fields | changes)

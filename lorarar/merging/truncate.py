@@ -1,4 +1,4 @@
-"""Bring ΔW to a rank: the truncated SVD of a dense matrix or of two factors, and the error it leaves.
+"""Cut ΔW to a rank: the truncated SVD of a dense matrix or of two factors, and the error that it leaves.
 
 Imports torch when called: its SVD is several times faster than numpy's here.
 """
@@ -17,7 +17,7 @@ _OVERSAMPLE, _ITERATIONS = 32, 4
 
 
 def cut(delta: Float[np.ndarray, "out inp"], rank: int, shape: tuple[int, ...]) -> tuple[LoraLayer, Truncated]:
-    """The layer of at most `rank` nearest to ΔW, for a weight of `shape`, and how far it is from it.
+    """Return the layer of at most `rank` nearest to ΔW, for a weight of `shape`, and its distance from ΔW.
 
     A randomised SVD with subspace iterations (arXiv 0909.4061), seeded. The error is measured on the factors returned,
     not estimated. up and down share the singular values.
@@ -44,11 +44,10 @@ def cut(delta: Float[np.ndarray, "out inp"], rank: int, shape: tuple[int, ...]) 
 
 
 def shrink(layer: LoraLayer, rank: int) -> tuple[LoraLayer, Truncated]:
-    """The best layer of at most `rank` for a ΔW given by factors: an SVD of their small core, in float64, no ΔW."""
+    """Return the best layer of at most `rank` for a ΔW given by factors: an SVD of their small core, in float64."""
     import torch
 
-    shape = (layer.out_features, *layer.down.shape[1:])
-
+    shape = layer.weight_shape
     up = torch.from_numpy(layer.up.reshape(layer.out_features, -1)).double()
     down = torch.from_numpy(layer.down.reshape(layer.rank, -1)).double()
     (left, core_left), (right, core_right) = torch.linalg.qr(up), torch.linalg.qr(down.mT)

@@ -1,4 +1,4 @@
-"""What every merging method takes and gives: pairs of layers, options, outcomes. Numpy only."""
+"""What every merging method takes and gives: pairs of layers, options, merged layers. Numpy only."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from lorarar.errors import InputError
 from lorarar.layout import PAPER_LEARNED, Group, check_kinds
 from lorarar.lora.types import LoRA, LoraLayer
+from lorarar.settings import check_at_least, setting
 
 RULES = {"average": 0.5, "sum": 1.0}
 """The coefficient that both LoRAs of a layer get: the paper averages to_k and to_v, the authors' code adds them up."""
@@ -22,13 +23,13 @@ CONTENT_ONLY, STYLE_ONLY = "content only", "style only"
 
 
 def too_large(layer: str) -> InputError:
-    """The error for a merged layer that overflows."""
+    """Make the error for a merged layer that overflows."""
     return InputError(f"the merge of {layer} is too large for float32; use smaller scales")
 
 
 @runtime_checkable
 class Predict(Protocol):
-    """Coefficients of n layers of one shape from their factors; a runtime may bring its own."""
+    """A function that predicts the coefficients of n layers of one shape from their factors."""
 
     def __call__(
         self,
@@ -40,49 +41,53 @@ class Predict(Protocol):
 
 
 @dataclass(frozen=True)
-class Options:
-    """Numbers that the methods take; each method says in its table entry which ones it uses.
+class MergeOptions:
+    """The numbers that the methods take; a method's entry in METHODS says which ones it uses.
 
     Raises InputError when a number is out of its range.
     """
 
-    content_scale: float = 1.0  # multiplies ΔW_c; 1 is the paper
-    style_scale: float = 1.0  # multiplies ΔW_s; 1 is the paper
-    rule: str = "average"  # a key of RULES
-    density: float = 0.5  # share of ΔW's entries that DARE and TIES keep, in (0, 1]
-    seed: int = 0  # of DARE's masks
-    mu: float = 0.5  # NP-LoRA's strength, ≥ 0
-    rank_out: int | None = None  # rank of every merged layer; None: r_c + r_s
+    content_scale: float = setting(1.0, "multiplies ΔW_c; 1 is the paper's", metavar="X")
+    style_scale: float = setting(1.0, "multiplies ΔW_s; 1 is the paper's", metavar="X")
+    rule: str = setting(
+        "average", "direct: how to merge; learned, ziplora: the other layers (learned: as trained)", choices=RULES
+    )
+    density: float = setting(0.5, "dare, ties, dare-ties: share of ΔW's entries that are kept", metavar="P")
+    seed: int = setting(0, "dare, dare-ties: seed of the masks; ziplora: of the noise and timesteps", metavar="N")
+    mu: float = setting(0.5, "np-lora: how far the content gives way, 0 or more", metavar="MU")
+    rank_out: int | None = setting(None, "ranks kept of each layer that both have, at most", metavar="R", parse=int)
     learned: tuple[str, ...] = PAPER_LEARNED  # kinds of layers that `learned` predicts; the others follow the rule
     predict: Predict | None = field(default=None, repr=False, compare=False)  # the hypernetwork of `learned`
     constants: Mapping[str, tuple[float, float]] | None = None  # (m_c, m_s) by kind, in place of a hypernetwork
-    # ZipLoRA's (m_c, m_s) by layer, which `lorarar.merging.ziplora` optimises
+    # (m_c, m_s) by layer, which `lorarar.merging.ziplora` optimises
     coefficients: Mapping[str, np.ndarray] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "learned", check_kinds(self.learned))
         if self.constants is not None and set(self.constants) != set(self.learned):
-            raise InputError(f"constants for {','.join(self.constants)}, but learned are {','.join(self.learned)}")
+            raise InputError(
+                f"`constants` are for {','.join(self.constants)}, but `learned` is {','.join(self.learned)}"
+            )
         if self.rule not in RULES:
-            raise InputError(f"unknown rule {self.rule!r}; valid are {', '.join(RULES)}")
+            raise InputError(f"`rule` is {self.rule!r}; valid are {', '.join(RULES)}")
         for name in ("content_scale", "style_scale"):
             if not math.isfinite(getattr(self, name)):
-                raise InputError(f"{name} is {getattr(self, name)}; give a finite number, 1 is the paper")
+                raise InputError(f"`{name}` is {getattr(self, name)}; give a finite number, 1 is the paper's")
         if not 0 < self.density <= 1:
-            raise InputError(f"density is {self.density}; give a share above 0 and up to 1, the paper's is 0.5")
+            raise InputError(f"`density` is {self.density}; give a share above 0 and up to 1, the paper's is 0.5")
         if not (self.mu >= 0 and math.isfinite(self.mu)):
-            raise InputError(f"mu is {self.mu}; give a finite number from 0 upwards, NP-LoRA's default is 0.5")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}; give a whole number from 0 upwards")
-        if self.rank_out is not None and self.rank_out < 1:
-            raise InputError(f"the rank of the merged LoRA is {self.rank_out}; give 1 or more")
+            raise InputError(f"`mu` is {self.mu}; give a finite number from 0 upwards, NP-LoRA's default is 0.5")
+        check_at_least(0, seed=self.seed)
+        if self.rank_out is not None:
+            check_at_least(1, rank_out=self.rank_out)
 
     @property
     def scales(self) -> tuple[float, float]:
+        """The factors of ΔW_c and ΔW_s."""
         return self.content_scale, self.style_scale
 
     def describe(self, used: frozenset[str]) -> dict[str, str]:
-        """The scales and the options in `used`, as text for a file's metadata."""
+        """Return the scales and the options in `used`, as text for a file's metadata."""
         always = {"content_scale", "style_scale"}
         given = {item.name: getattr(self, item.name) for item in fields(self) if item.name in used | always}
         return {
@@ -93,7 +98,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Pair:
+class LayerPair:
     """A layer that both LoRAs have. `group` is its place in the base's layout, None outside the attention linears."""
 
     name: str
@@ -104,20 +109,20 @@ class Pair:
 
 @dataclass(frozen=True)
 class Truncated:
-    """‖ΔW − ΔW_r‖² and ‖ΔW‖² of one layer (Frobenius, float64)."""
+    """The error of one layer's cut: ‖ΔW − ΔW_r‖² and ‖ΔW‖² (Frobenius, float64)."""
 
     squared_error: float
     squared_norm: float
 
     @property
     def relative(self) -> float:
-        """‖ΔW − ΔW_r‖ / ‖ΔW‖."""
+        """The relative error ‖ΔW − ΔW_r‖ / ‖ΔW‖."""
         return math.sqrt(self.squared_error / self.squared_norm) if self.squared_norm else 0.0
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One merged layer. `truncated` is set when ΔW_m had to be cut to a rank."""
+class MergedLayer:
+    """One merged layer and how it came about. `truncated` is set when ΔW_m had to be cut to a rank."""
 
     name: str
     layer: LoraLayer
@@ -128,7 +133,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Truncation:
-    """How far the truncated layers are from the method's own ΔW_m, measured on the factors that are kept (float32)."""
+    """The error of all cut layers against the method's own ΔW_m, measured on the factors that are kept (float32)."""
 
     layers: int
     overall: float  # ‖ΔW − ΔW_r‖ / ‖ΔW‖ over all truncated layers together
@@ -137,7 +142,7 @@ class Truncation:
 
     @classmethod
     def of(cls, outcomes: Mapping[str, Truncated]) -> Truncation | None:
-        """The summary of all truncated layers, or None when there is none."""
+        """Sum up all cut layers; None when there is none."""
         if not outcomes:
             return None
         worst = max(outcomes, key=lambda name: outcomes[name].relative)
@@ -146,28 +151,33 @@ class Truncation:
         return cls(len(outcomes), Truncated(error, norm).relative, outcomes[worst].relative, worst)
 
 
-Run = Callable[[Sequence[Pair], Options], Iterator[Outcome]]
+Run = Callable[[Sequence[LayerPair], MergeOptions], Iterator[MergedLayer]]
 
 
 @dataclass(frozen=True)
 class Method:
-    """One entry of METHODS."""
+    """One way to merge, an entry of METHODS."""
 
     run: Run
     summary: str  # one line for the help
     paper: str  # a link
-    uses: frozenset[str]  # the Options that matter to it, besides the scales and rank_out
+    uses: frozenset[str]  # the MergeOptions that matter to it, besides the scales and rank_out
+
+    def __repr__(self) -> str:
+        return f"Method(arXiv {self.paper.rpartition('/')[2]})"
 
 
 @dataclass(frozen=True)
 class Merged:
-    """The merged LoRA and how each of its layers came about."""
+    """A merged LoRA and how each of its layers came about."""
 
     lora: LoRA
-    kinds: Mapping[str, str]  # layer → learned, method, rule, content only, style only
-    coefficients: Mapping[str, np.ndarray] | None  # `learned`, `ziplora`: layer → (2, in), scales included
+    kinds: Mapping[str, str] = field(repr=False)  # layer → learned, method, rule, content only, style only
+    # of `learned` and `ziplora`: layer → (2, in), scales included
+    coefficients: Mapping[str, np.ndarray] | None = field(repr=False)
     truncation: Truncation | None  # None: the merge is exact
     warnings: tuple[str, ...] = ()
 
     def count(self, kind: str) -> int:
+        """Return how many layers came about in this way."""
         return sum(found == kind for found in self.kinds.values())

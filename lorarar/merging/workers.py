@@ -1,18 +1,18 @@
-"""Layers are independent of each other: one a thread. Imports torch when called."""
+"""Merge layers, which are independent of each other, one on each thread. Imports torch when called."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from lorarar.merging.types import Outcome, Pair
+from lorarar.merging.types import LayerPair, MergedLayer
 
 
-def one_layer_a_core(work: Callable[[Pair], Outcome], pairs: Sequence[Pair]) -> Iterator[Outcome]:
-    """`work` on every pair, in order, a thread a core and one layer a thread.
+def one_layer_a_core(work: Callable[[LayerPair], MergedLayer], pairs: Sequence[LayerPair]) -> Iterator[MergedLayer]:
+    """Yield `work` of every pair, in order, with a thread for each core and one layer on each thread.
 
-    Measured: a decomposition spread over the cores takes longer than on one of them, many times so on a busy machine,
-    since its threads wait for each other at every step.
+    Measured: a decomposition that is spread over the cores takes longer than on one of them, and many times as long on
+    a busy machine, since its threads wait for each other at every step.
     """
     import torch
 

@@ -20,13 +20,13 @@ from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA
-from lorarar.merging import Merged, Options, merge
+from lorarar.merging import Merged, MergeOptions, merge_loras
 from lorarar.training.bank import Coefficients
 from lorarar.training.examples import Concept
 from lorarar.training.hyper_settings import ZipSettings
+from lorarar.training.launch import new_accelerator
 from lorarar.training.loss import merging_loss
 from lorarar.training.pair_data import PairData, single_pair
-from lorarar.training.processes import new_accelerator
 
 OnStep = Callable[[int, float], None]
 """Called after each step with the number of steps done and the loss at the step's start."""
@@ -34,13 +34,15 @@ OnStep = Callable[[int, float], None]
 
 @runtime_checkable
 class Reference(Protocol):
-    """What a LoRA was trained on: a dataset's Content or Style, or a Concept."""
+    """What a LoRA was trained on, such as a dataset's Content or Style, or a Concept."""
 
     @property
-    def images(self) -> tuple[Path, ...]: ...
+    def images(self) -> tuple[Path, ...]:
+        """The image files."""
 
     @property
-    def prompt(self) -> str: ...
+    def prompt(self) -> str:
+        """The prompt that stands for them."""
 
 
 def ziplora(
@@ -51,7 +53,7 @@ def ziplora(
     style: Reference,
     settings: ZipSettings | None = None,
     *,
-    options: Options | None = None,
+    options: MergeOptions | None = None,
     on_step: OnStep | None = None,
 ) -> Merged:
     """Optimise a pair's coefficients and merge with them; `components` are as before when it returns.
@@ -70,8 +72,8 @@ def ziplora(
         for group in layout.groups
         for row, module in enumerate(group.modules)
     }
-    options = replace(options or Options(), coefficients=by_layer, seed=settings.seed)
-    merged = merge(content_lora, style_lora, layout, "ziplora", options)
+    options = replace(options or MergeOptions(), coefficients=by_layer, seed=settings.seed)
+    merged = merge_loras(content_lora, style_lora, layout, "ziplora", options)
     metadata = {**merged.lora.metadata, **_metadata(settings)}
     return replace(merged, lora=replace(merged.lora, metadata=metadata))
 
@@ -79,7 +81,7 @@ def ziplora(
 def optimise_pair(
     components: Denoiser, layout: Layout, data: PairData, settings: ZipSettings, on_step: OnStep | None = None
 ) -> dict[str, Tensor]:
-    """The optimised coefficients (1, n, 2, in) of the only pair in `data`, by group name."""
+    """Return the optimised coefficients (1, n, 2, in) of the only pair in `data`, by group name."""
     accelerator = new_accelerator(components.device, settings.mixed_precision)
     pairs = {
         group.name: nn.Parameter(
@@ -115,7 +117,7 @@ def _step(
     pairs: dict[str, nn.Parameter],
     accelerator: Any,
 ) -> float:
-    """Add a step's gradients; its loss."""
+    """Add up a step's gradients and return its loss."""
     timesteps = components.noise.config.num_train_timesteps
     whole = data.draw(step, settings.batch_pairs, settings.seed, timesteps)
     share = settings.batch_pairs // settings.accumulation

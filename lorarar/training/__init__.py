@@ -1,1 +1,1 @@
-"""Training: LoRAs by DreamBooth, the hypernetwork by Algorithm 1, and the baselines that need training."""
+"""Training: LoRAs by DreamBooth, the hypernetwork by Algorithm 1, and the joint baseline."""

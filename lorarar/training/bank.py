@@ -1,4 +1,4 @@
-"""LoRAs packed for training, and the merge of many pairs at once (Eq. 2), differentiable in the coefficients.
+"""Pack LoRAs for training, and merge many pairs at once (Eq. 2), differentiable in the coefficients.
 
 A pack holds, for each group of the layout, the factors of several LoRAs: down (p, n, rank, in) and up (p, n, out, rank)
 for p LoRAs and the group's n layers. No ΔW is formed.
@@ -36,7 +36,7 @@ Pack = Mapping[str, GroupFactors]
 
 @dataclass(frozen=True)
 class Coefficients:
-    """(m_c, m_s) of every column, (p, n, 2, in): `applied` by group name, `learned` the learned layers' alone.
+    """The pair (m_c, m_s) of every column, (p, n, 2, in): `applied` by group, `learned` of the learned layers alone.
 
     The sizes 1 stand for any: one value for all pairs, layers or columns.
     """
@@ -69,7 +69,7 @@ class LoraBank:
         return cls(packed)
 
     def take(self, index: Sequence[int], device: torch.device | str) -> Pack:
-        """The LoRAs at `index` on a device, in that order."""
+        """Return the LoRAs at `index` on a device, in that order."""
         rows = torch.tensor(index)
         return {
             name: GroupFactors(factors.down[rows].to(device), factors.up[rows].to(device))
@@ -93,7 +93,10 @@ def _whole(lora: LoRA, layout: Layout, rank: int) -> Mapping[str, object]:
 def predict_coefficients(
     predictor: Hypernetwork | ConstantCoefficients, layout: Layout, content: Pack, style: Pack
 ) -> Coefficients:
-    """The predictor's coefficients for the learned kinds of layers, the k/v rule's for the others."""
+    """Return the predictor's coefficients for the learned kinds of layers, and the k/v rule's for the others.
+
+    Raises InputError for a layout without layers of the learned kinds.
+    """
     applied: dict[str, Tensor] = {}
     learned: list[Tensor] = []
     for group in layout.groups:
@@ -132,12 +135,12 @@ def _predicted(
 
 
 def constant_coefficients(layout: Layout, value: float, like: Tensor) -> Coefficients:
-    """The same coefficient everywhere: 0.5 is the plain average, 1 the plain sum. Dtype and device as `like`."""
+    """Return the same coefficient everywhere: 0.5 is the average, 1 the sum. Dtype and device are those of `like`."""
     return Coefficients({group.name: like.new_full((1, 1, 2, 1), value) for group in layout.groups}, ())
 
 
 def merged_factors(layout: Layout, content: Pack, style: Pack, coefficients: Coefficients) -> dict[str, Factors]:
-    """The merged LoRAs of p pairs by full module name: up_m = [up_c, up_s], down_m = [down_c·m_c; down_s·m_s]."""
+    """Merge p pairs, by full module name: up_m = [up_c, up_s], down_m = [down_c·m_c; down_s·m_s]."""
     merged: dict[str, Factors] = {}
     for group in layout.groups:
         one, other, pair = content[group.name], style[group.name], coefficients.applied[group.name]
@@ -148,7 +151,7 @@ def merged_factors(layout: Layout, content: Pack, style: Pack, coefficients: Coe
 
 
 def alternating_factors(layout: Layout, content: Pack, style: Pack) -> dict[str, Factors]:
-    """The pairs' own LoRAs for a batch whose rows are content, style, content, style, …; by full module name."""
+    """Return the pairs' own LoRAs by full module name, for a batch with rows content, style, content, style, …"""
     factors: dict[str, Factors] = {}
     for group in layout.groups:
         one, other = content[group.name], style[group.name]

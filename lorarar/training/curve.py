@@ -1,4 +1,4 @@
-"""A training's losses as text: a sparkline, and the mean of the first and the last part. Numpy only."""
+"""Tell a training's losses as text: a sparkline, and the mean of the first and the last part. Numpy only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(losses: Sequence[float], width: int = 40) -> str:
-    """Means of up to `width` equal parts, the smallest as the lowest bar; an empty text without losses.
+    """Draw the means of up to `width` equal parts, the smallest as the lowest bar; an empty text without losses.
 
     The diffusion loss depends on the timestep drawn far more than on progress, so single steps would show noise only.
     """
@@ -23,6 +23,6 @@ def sparkline(losses: Sequence[float], width: int = 40) -> str:
 
 
 def ends(losses: Sequence[float]) -> tuple[float, float]:
-    """Mean loss of the first and of the last tenth of the steps (at least one step each)."""
+    """Return the mean loss of the first and of the last tenth of the steps (at least one step each)."""
     part = max(1, len(losses) // 10)
     return float(np.mean(losses[:part])), float(np.mean(losses[-part:]))

@@ -1,4 +1,4 @@
-"""A dataset of contents and styles: `DIR/dataset.json`, its images, its LoRA files and its splits. No toolchain.
+"""Read a dataset of contents and styles: `DIR/dataset.json`, its images, LoRA files and splits. No toolchain.
 
 A content is a subject with a rare token ("a sks dog"), a style has a description ("watercolour"); each has a few
 reference images and one LoRA file, which need not exist yet: `lorarar train-lora --dataset` makes it.
@@ -6,24 +6,24 @@ reference images and one LoRA file, which need not exist yet: `lorarar train-lor
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lorarar.errors import InputError
+from lorarar.files import package_schema, read_json
 
 DATASET_FILE = "dataset.json"
 SCHEMA_VERSION = 1
-PARTS = ("train", "validation", "test")
+SPLIT_PARTS = ("train", "validation", "test")
 DEFAULT_SPLIT = "paper"
 MAX_FILE = 16 * 2**20  # bytes; a dataset of a thousand contents needs less than one MiB
 
 
 @dataclass(frozen=True)
 class Content:
-    """A subject. Paths are absolute; `lora` may not exist yet."""
+    """A subject that a LoRA has learned or will learn. Paths are absolute; `lora` may not exist yet."""
 
     name: str
     class_name: str
@@ -34,13 +34,16 @@ class Content:
 
     @property
     def prompt(self) -> str:
-        """The prompt of its reference images: the rare token, then the class (DreamBooth)."""
+        """Return the prompt of its reference images: the rare token, then the class (DreamBooth)."""
         return f"a {self.token} {self.class_name}"
 
 
 @dataclass(frozen=True)
 class Style:
-    """A style. `image_class` is what its reference images show. Paths are absolute; `lora` may not exist yet."""
+    """A style that a LoRA has learned or will learn; `image_class` is what its reference images show.
+
+    Paths are absolute; `lora` may not exist yet.
+    """
 
     name: str
     description: str
@@ -51,13 +54,13 @@ class Style:
 
     @property
     def prompt(self) -> str:
-        """The prompt of its reference images."""
+        """Return the prompt of its reference images."""
         return f"a {self.image_class} in {self.description} style"
 
 
 @dataclass(frozen=True)
 class Split:
-    """Names by part (`train`, `validation`, `test`), contents and styles apart; a pair takes one of each."""
+    """The names of each part (`train`, `validation`, `test`), contents and styles apart; a pair takes one of each."""
 
     contents: Mapping[str, tuple[str, ...]]
     styles: Mapping[str, tuple[str, ...]]
@@ -65,7 +68,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What `dataset.json` says. `resolution` is the side of its images in pixels."""
+    """A dataset as its `dataset.json` describes it. `resolution` is the side of its images in pixels."""
 
     folder: Path
     name: str
@@ -75,7 +78,7 @@ class Dataset:
     splits: Mapping[str, Split]
 
     def split(self, name: str = DEFAULT_SPLIT) -> Split:
-        """A split by its name; InputError when there is none of that name."""
+        """Return a split by its name; InputError when there is none of that name."""
         if name not in self.splits:
             valid = ", ".join(self.splits) or "none, so add one to its dataset.json"
             raise InputError(f"{self.folder}: the dataset has no split {name!r}; valid are {valid}")
@@ -83,7 +86,7 @@ class Dataset:
 
 
 def merged_prompt(content: Content, style: Style) -> str:
-    """The prompt of a merge: the content's words in the style's (paper, appendix A1.3)."""
+    """Return the prompt of a merge: the content's words in the style's (paper, appendix A1.3)."""
     return f"{content.prompt} in {style.description} style"
 
 
@@ -95,138 +98,73 @@ def read_dataset(folder: Path) -> Dataset:
     a split with an unknown name or with one name in two parts.
     """
     path = folder / DATASET_FILE
-    top = _Fields(_read_json(path), f"{path}: ")
-    if top.raw.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(
-            f"{path}: schema version {top.raw.get('schema_version')!r} is not known; this release reads "
-            f"{SCHEMA_VERSION}: write the dataset again or update the toolkit"
-        )
-    contents = _by_name([_content(fields, folder) for fields in top.items("contents")], f"{path}: contents")
-    styles = _by_name([_style(fields, folder) for fields in top.items("styles")], f"{path}: styles")
+    data = read_json(
+        path,
+        what="the description of a dataset",
+        mend=f"give a folder that holds a {DATASET_FILE} of this release's format",
+        schema=package_schema(__package__, "dataset.schema.json"),
+        limit=MAX_FILE,
+    )
+    _check_printable(data, path)
+    contents = _by_name([_content(entry, folder, path) for entry in data["contents"]], f"{path}: contents")
+    styles = _by_name([_style(entry, folder, path) for entry in data["styles"]], f"{path}: styles")
     _check_lora_files([*contents.values(), *styles.values()], path)
     splits = {
-        name: Split(_parts(split.fields("contents"), contents), _parts(split.fields("styles"), styles))
-        for name, split in top.fields("splits").children()
+        name: Split(
+            _parts(split["contents"], contents, f"{path}: splits: {name}: contents"),
+            _parts(split["styles"], styles, f"{path}: splits: {name}: styles"),
+        )
+        for name, split in data["splits"].items()
     }
-    return Dataset(folder.resolve(), top.text("name"), top.positive("resolution"), contents, styles, splits)
-
-
-class _Fields:
-    """A JSON object with checked access; `where` says in errors which one it is."""
-
-    def __init__(self, raw: Any, where: str) -> None:
-        if not isinstance(raw, dict):
-            raise InputError(f"{where}expected an object, got {_short(raw)}; see the format in the documentation")
-        self.raw, self.where = raw, where
-
-    def get(self, key: str) -> Any:
-        if key not in self.raw:
-            raise InputError(f"{self.where}the field {key!r} is missing; add it")
-        return self.raw[key]
-
-    def text(self, key: str) -> str:
-        value = self.get(key)
-        if not isinstance(value, str) or not value.strip() or not value.isprintable():
-            raise InputError(f"{self.where}{key!r} must be a text of one line that is not empty, not {_short(value)}")
-        return value
-
-    def positive(self, key: str) -> int:
-        value = self.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"{self.where}{key!r} must be a positive whole number, not {_short(value)}")
-        return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        value = self.get(key)
-        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-            raise InputError(f"{self.where}{key!r} must be a list of texts, not {_short(value)}")
-        return tuple(value)
-
-    def items(self, key: str) -> Iterator[_Fields]:
-        value = self.get(key)
-        if not isinstance(value, list):
-            raise InputError(f"{self.where}{key!r} must be a list of objects, not {_short(value)}")
-        for number, item in enumerate(value):
-            name = item.get("name", number) if isinstance(item, dict) else number
-            yield _Fields(item, f"{self.where}{key}[{name!r}]: ")
-
-    def fields(self, key: str) -> _Fields:
-        return _Fields(self.get(key), f"{self.where}{key}: ")
-
-    def children(self) -> Iterator[tuple[str, _Fields]]:
-        for key in self.raw:
-            yield key, self.fields(key)
+    return Dataset(folder.resolve(), data["name"], int(data["resolution"]), contents, styles, splits)
 
 
 Entry = TypeVar("Entry", Content, Style)
 
 
-def _read_json(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give a folder that holds a {DATASET_FILE}")
-    if path.stat().st_size > MAX_FILE:
-        raise InputError(f"{path}: larger than {MAX_FILE >> 20} MiB, so it is not the description of a dataset")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}); write it again") from None
+def _check_printable(data: Any, path: Path) -> None:
+    """Refuse texts of several lines, or with what no file name can hold (a NUL, half a surrogate pair)."""
+    left = [data]
+    while left:
+        item = left.pop()
+        if isinstance(item, str) and not item.isprintable():
+            raise InputError(f"{path}: {item[:60]!r} has characters that can't be printed; give a text of one line")
+        left += [*item, *item.values()] if isinstance(item, dict) else item if isinstance(item, list) else []
 
 
-def _content(fields: _Fields, folder: Path) -> Content:
-    return Content(
-        name=fields.text("name"),
-        class_name=fields.text("class"),
-        token=fields.text("token"),
-        group=fields.text("group"),
-        images=_images(fields, folder),
-        lora=_lora(fields, folder),
-    )
+def _content(entry: Mapping[str, Any], folder: Path, path: Path) -> Content:
+    images, lora = _files(entry, folder, f"{path}: contents: {entry['name']}")
+    return Content(entry["name"], entry["class"], entry["token"], entry["group"], images, lora)
 
 
-def _style(fields: _Fields, folder: Path) -> Style:
-    return Style(
-        name=fields.text("name"),
-        description=fields.text("description"),
-        group=fields.text("group"),
-        image_class=fields.text("image_class"),
-        images=_images(fields, folder),
-        lora=_lora(fields, folder),
-    )
+def _style(entry: Mapping[str, Any], folder: Path, path: Path) -> Style:
+    images, lora = _files(entry, folder, f"{path}: styles: {entry['name']}")
+    return Style(entry["name"], entry["description"], entry["group"], entry["image_class"], images, lora)
 
 
-def _images(fields: _Fields, folder: Path) -> tuple[Path, ...]:
-    images = tuple(_inside(fields, folder, text) for text in fields.texts("images"))
-    if not images:
-        raise InputError(f"{fields.where}'images' is empty; give at least one reference image")
+def _files(entry: Mapping[str, Any], folder: Path, where: str) -> tuple[tuple[Path, ...], Path]:
+    """Return the absolute paths of an entry's images, which must be there, and of its LoRA file."""
+    images = tuple(_inside(folder, text, where) for text in entry["images"])
     for image in images:
         if not image.is_file():
-            raise InputError(f"{fields.where}the image {image} does not exist; put it there or correct the path")
-    return images
+            raise InputError(f"{where}: the image {image} does not exist; put it there or correct the path")
+    return images, _inside(folder, entry["lora"], where)
 
 
-def _lora(fields: _Fields, folder: Path) -> Path:
-    path = _inside(fields, folder, fields.text("lora"))
-    if path.suffix != ".safetensors":
-        raise InputError(f"{fields.where}'lora' must name a .safetensors file, not {path.name!r}")
-    return path
-
-
-def _inside(fields: _Fields, folder: Path, text: str) -> Path:
-    """The absolute path of a relative one; links are followed before it is compared with the folder."""
-    if not text.isprintable():  # a NUL or half a surrogate pair, which no file name can hold
-        raise InputError(f"{fields.where}{_short(text)} is not a path")
+def _inside(folder: Path, text: str, where: str) -> Path:
+    """Return the absolute path of a relative one; links are followed before it is compared with the folder."""
     path = (folder / text).resolve()
     if Path(text).is_absolute() or not path.is_relative_to(folder.resolve()):
-        raise InputError(f"{fields.where}{text!r} leaves the dataset's folder; give a path inside it")
+        raise InputError(f"{where}: {text!r} leaves the dataset's folder; give a path inside it")
     return path
 
 
 def _by_name(entries: Sequence[Entry], where: str) -> dict[str, Entry]:
-    named = {entry.name: entry for entry in entries}
-    if len(named) < len(entries):
-        names = [entry.name for entry in entries]
-        double = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{where}: the name {double!r} occurs twice; give each its own")
+    named: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.name in named:
+            raise InputError(f"{where}: the name {entry.name!r} occurs twice; give each its own")
+        named[entry.name] = entry
     return named
 
 
@@ -241,24 +179,15 @@ def _check_lora_files(entries: Sequence[Content | Style], path: Path) -> None:
         owners[entry.lora] = entry.name
 
 
-def _parts(fields: _Fields, known: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Names by part; a part that is not given is empty."""
-    unknown = [key for key in fields.raw if key not in PARTS]
-    if unknown:
-        raise InputError(f"{fields.where}unknown part {unknown[0]!r}; valid are {', '.join(PARTS)}")
-    parts = {part: fields.texts(part) if part in fields.raw else () for part in PARTS}
+def _parts(raw: Mapping[str, Sequence[str]], known: Mapping[str, Any], where: str) -> dict[str, tuple[str, ...]]:
+    """Return the names by part; a part that is not given is empty."""
+    parts = {part: tuple(raw.get(part, ())) for part in SPLIT_PARTS}
     seen: dict[str, str] = {}
     for part, names in parts.items():
         for name in names:
             if name not in known:
-                raise InputError(f"{fields.where}{part}: no entry is named {name!r}; valid are {', '.join(known)}")
+                raise InputError(f"{where}: {part}: no entry is named {name!r}; valid are {', '.join(known)}")
             if name in seen:
-                places = f"twice in {part}" if seen[name] == part else f"in {seen[name]} and in {part}"
-                raise InputError(f"{fields.where}{name!r} is {places}; a name may be in one part only")
+                raise InputError(f"{where}: {name!r} is in {seen[name]} and in {part}; a name may be in one part only")
             seen[name] = part
     return parts
-
-
-def _short(value: Any, limit: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[:limit]}…"

@@ -1,4 +1,4 @@
-"""DreamBooth training of a LoRA (paper §5, appendix A1.3): a few images, one prompt, the text encoders frozen.
+"""Train a LoRA by DreamBooth (paper §5, appendix A1.3): a few images, one prompt, the text encoders frozen.
 
 LoRA layers sit on every attention linear through PEFT; accelerate brings devices, precision and several processes.
 """
@@ -25,7 +25,7 @@ from lorarar.layout import UNET
 from lorarar.lora import LoRA, LoraLayer
 from lorarar.toolchains import missing_toolchain, quiet_toolchains
 from lorarar.training.examples import Concept, Examples, encode_concepts, seeded_generator
-from lorarar.training.processes import new_accelerator
+from lorarar.training.launch import new_accelerator
 from lorarar.training.settings import DEFAULT_EVERY, LoraSettings
 from lorarar.training.state import StateFile
 
@@ -66,7 +66,7 @@ def train_concepts(
     state: Path | None = None,
     state_every: int = DEFAULT_EVERY,
 ) -> LoRA:
-    """One LoRA for one or more concepts, which take equal turns. As `train_lora` in the rest."""
+    """Train one LoRA on one or more concepts, which take equal turns; the rest is as in `train_lora`."""
     accelerator = new_accelerator(components.device, settings.mixed_precision, settings.accumulation)
     settings.check_processes(accelerator.num_processes)
     examples = encode_concepts(components, concepts, settings.flip)
@@ -83,7 +83,7 @@ def train_concepts(
 
 @contextmanager
 def _adapter(unet: Any, settings: LoraSettings, stream: int) -> Iterator[None]:
-    """LoRA layers on the UNet's attention linears, alone with gradients; the UNet is as before on leaving.
+    """Put LoRA layers on the UNet's attention linears, the only ones with gradients; they are gone on leaving.
 
     `down` starts normal with deviation 1/rank and `up` zero. alpha equals the rank, so ΔW = up @ down. The start
     depends on the prompt too: LoRAs that began alike would stay aligned, which those found in the wild are not.
@@ -122,7 +122,7 @@ def _optimise(training: _Training, on_step: OnStep | None, file: StateFile | Non
     for step in range(len(losses), settings.steps):
         losses.append(training.step(step))
         if not math.isfinite(losses[-1]):
-            raise InputError(f"the loss is {losses[-1]} at step {step + 1}; lower --learning-rate, or use bf16 or no")
+            raise InputError(f"the loss is {losses[-1]} at step {step + 1}; lower `learning_rate`, or use bf16 or no")
         if on_step is not None:
             on_step(step + 1, losses[-1])
         due = (step + 1) % file.every == 0 or step + 1 == settings.steps if file else False
@@ -131,7 +131,7 @@ def _optimise(training: _Training, on_step: OnStep | None, file: StateFile | Non
 
 
 class _Training:
-    """The adapter's parameters, AdamW with a constant rate on them, and a step of both."""
+    """A training under way: the adapter's parameters, AdamW with a constant rate on them, and a step of both."""
 
     def __init__(self, components: Components, examples: Examples, settings: LoraSettings, accelerator: Any) -> None:
         self.components, self.examples, self.settings, self.accelerator = components, examples, settings, accelerator
@@ -140,7 +140,7 @@ class _Training:
         self.model, self.optimizer = accelerator.prepare(components.unet, adamw)
 
     def step(self, number: int) -> float:
-        """One optimizer step; the mean loss of its whole batch, over passes and processes."""
+        """Take one optimizer step; return the mean loss of its whole batch, over passes and processes."""
         passes, processes = self.settings.accumulation, self.accelerator.num_processes
         share = self.settings.batch_size // (passes * processes)
         total = torch.zeros((), device=self.components.device)
@@ -157,7 +157,7 @@ class _Training:
         return float(self.accelerator.reduce(total, reduction="mean"))
 
     def _loss(self, number: int, rows: range) -> Tensor:
-        """The mean squared error of the given rows of a step's batch, in fp32."""
+        """Return the mean squared error of the given rows of a step's batch, in fp32."""
         components, settings = self.components, self.settings
         times = components.noise.config.num_train_timesteps
         batch = self.examples.draw(number, rows, settings.batch_size, settings.seed, times)
@@ -172,7 +172,7 @@ class _Training:
 
 
 def _layers(unet: nn.Module) -> dict[str, LoraLayer]:
-    """The adapter's factors by full module name, PEFT's scaling folded into `up`."""
+    """Return the adapter's factors by full module name, PEFT's scaling folded into `up`."""
     from peft.tuners.lora import LoraLayer as PeftLayer
 
     def array(value: Any) -> np.ndarray:
@@ -188,7 +188,7 @@ def _layers(unet: nn.Module) -> dict[str, LoraLayer]:
 
 
 def _training(components: Components, concepts: Sequence[Concept], settings: LoraSettings) -> dict[str, Any]:
-    """What must be the same for a training to go on; the images by their content, wherever they lie."""
+    """Return what must be the same for a training to go on; the images by their content, wherever they lie."""
     about: dict[str, Any] = asdict(settings) | {"base": base_name(components), "resolution": components.resolution}
     del about["steps"]
     about["prompts"] = [concept.prompt for concept in concepts]
@@ -199,7 +199,7 @@ def _training(components: Components, concepts: Sequence[Concept], settings: Lor
 
 
 def _metadata(components: Components, concepts: Sequence[Concept], settings: LoraSettings) -> dict[str, str]:
-    """How the LoRA was made, for the file's header."""
+    """Return how the LoRA was made, for the file's header."""
     return {
         "lorarar_version": __version__,
         "lorarar_base": base_name(components),

@@ -1,4 +1,4 @@
-"""The training examples of one LoRA: images and prompts encoded once, and the batch of each step."""
+"""Encode the training examples of one LoRA once, and draw the batch of each step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENCODED_AT_ONCE = 4  # images; SDXL's VAE needs about 3 GB for one of 1024×1024
 
 @dataclass(frozen=True)
 class Concept:
-    """What a LoRA learns: a few images and the prompt that stands for them."""
+    """A few images that a LoRA learns, and the prompt that stands for them."""
 
     images: tuple[Path, ...]
     prompt: str
@@ -28,7 +28,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one step: which examples, their prompts' rows, noise and timesteps."""
+    """The rows of one step: examples, their prompts' conditions, noise and timesteps."""
 
     latents: Float[Tensor, "b c y x"]
     condition: Condition
@@ -38,14 +38,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Examples:
-    """Latents by concept and one condition row a concept, on the device that trains."""
+    """The latents by concept and one row of conditions for each concept, on the device that trains."""
 
     latents: tuple[Float[Tensor, "_ c y x"], ...]
     condition: Condition
     stream: int  # tells the draws of one LoRA from another's of the same seed
 
     def draw(self, step: int, rows: Sequence[int], batch: int, seed: int, timesteps: int) -> Batch:
-        """The given rows of step `step`'s batch of `batch` examples; `timesteps` is the length of the noise schedule.
+        """Return some rows of a step's batch of `batch` examples; `timesteps` is the length of the noise schedule.
 
         Row k of the training's k-th example belongs to concept k modulo their number, so concepts take equal turns
         at any batch size. Every process draws the whole batch, by seed and step alone, and takes its rows: the
@@ -68,13 +68,13 @@ class Examples:
 
 
 def seeded_generator(seed: int, stream: int, step: int) -> torch.Generator:
-    """Independent random numbers for each (seed, stream, step), on the CPU so that they are the same anywhere."""
+    """Make independent random numbers for each (seed, stream, step), on the CPU: they are the same anywhere."""
     state = np.random.SeedSequence([seed, stream, step]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))
 
 
 def encode_concepts(components: Components, concepts: Sequence[Concept], flip: bool = False) -> Examples:
-    """Encode every image and prompt once. Images are the posterior's mode; `flip` adds their mirror images.
+    """Encode every image and prompt once. A latent is the posterior's mode; `flip` adds the images' mirror images.
 
     Raises InputError for a concept without images or prompt, or an image that can't be read.
     """

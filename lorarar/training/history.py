@@ -1,4 +1,4 @@
-"""The curves of a training: rows of the loss's terms, as CSV, as a picture, and as tensors for the state file."""
+"""Keep the curves of a training: rows of the loss's terms, as CSV, as a picture, and as tensors for the state file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from lorarar.files import atomic_file
 
-PARTS = ("train", "validation")
+CURVES = ("train", "validation")
 
 
 @dataclass(frozen=True)
 class Row:
-    """The terms of Eq. 3 after `step` steps, over a step's batch or the validation draw. `orthogonality` without λ."""
+    """The terms of Eq. 3 after `step` steps, of a batch or the validation draw; `orthogonality` is without λ."""
 
-    part: str  # a name of PARTS
+    part: str  # a name of CURVES
     step: int
     total: float
     content: float
@@ -32,7 +32,7 @@ class Row:
 
 @dataclass
 class History:
-    """All rows in order, and the validation distances (content + style) of constant coefficients."""
+    """The rows of a training in order, and the validation distances (content + style) of constant coefficients."""
 
     rows: list[Row] = field(default_factory=list)
     references: dict[str, float] = field(default_factory=dict)
@@ -42,11 +42,11 @@ class History:
 
     @property
     def steps(self) -> int:
-        """Training steps done."""
+        """Return the number of training steps done."""
         return len(self.part("train"))
 
     def totals(self) -> list[float]:
-        """The training loss of each step."""
+        """Return the training loss of each step."""
         return [row.total for row in self.part("train")]
 
     def has_validation(self, step: int) -> bool:
@@ -54,12 +54,12 @@ class History:
 
     @property
     def best_step(self) -> int | None:
-        """The first step of the lowest validation loss; None without validation."""
+        """Return the first step of the lowest validation loss; None without validation."""
         rows = self.part("validation")
         return min(rows, key=lambda row: row.total).step if rows else None
 
     def summary(self) -> dict[str, Any]:
-        """First, best and last validation terms and the references, for the checkpoint."""
+        """Return the first, best and last validation terms and the references, for the checkpoint."""
         rows = self.part("validation")
         if not rows:
             return {}
@@ -70,8 +70,8 @@ class History:
         return found | {"references": dict(self.references)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The history as float64 tensors, exactly."""
-        rows = [(PARTS.index(row.part), *astuple(row)[1:]) for row in self.rows]
+        """Return the history as float64 tensors, exactly."""
+        rows = [(CURVES.index(row.part), *astuple(row)[1:]) for row in self.rows]
         found = {
             f"reference.{name}": torch.tensor(value, dtype=torch.float64) for name, value in self.references.items()
         }
@@ -79,23 +79,23 @@ class History:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> History:
-        """The history of `tensors`; empty without one."""
+        """Return the history in `tensors`; an empty one if there is none."""
         if "history" not in tensors:
             return cls()
-        rows = [Row(PARTS[int(row[0])], int(row[1]), *row[2:]) for row in tensors["history"].tolist()]
+        rows = [Row(CURVES[int(row[0])], int(row[1]), *row[2:]) for row in tensors["history"].tolist()]
         prefix = "reference."
         references = {name.removeprefix(prefix): float(t) for name, t in tensors.items() if name.startswith(prefix)}
         return cls(rows, references)
 
     def write_csv(self, path: Path) -> None:
-        """One line a row."""
+        """Write one line a row."""
         with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow([item.name for item in fields(Row)])
             writer.writerows(astuple(row) for row in self.rows)
 
     def write_picture(self, path: Path) -> None:
-        """A PNG: the distances against the references, content and style apart, and the orthogonality term."""
+        """Draw a PNG: the distances against the references, content and style apart, and the orthogonality term."""
         import matplotlib as mpl
 
         mpl.use("Agg")
@@ -127,7 +127,7 @@ class History:
 
 
 def _smoothed(rows: Sequence[Row], values: Sequence[float], parts: int = 60) -> tuple[list[float], list[float]]:
-    """Mean step and value of up to `parts` equal pieces: a step's own loss depends on its timesteps above all."""
+    """Return the mean step and value of up to `parts` equal pieces: one step's depends mostly on its timesteps."""
     if not rows:
         return [], []
     pieces = np.array_split(np.arange(len(rows)), min(parts, len(rows)))

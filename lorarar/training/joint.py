@@ -1,7 +1,7 @@
-"""Joint training, a baseline of the paper (appendix A1.3): one LoRA learns a subject and a style together.
+"""Train jointly, a baseline of the paper (appendix A1.3): one LoRA learns a subject and a style together.
 
 Multi-concept DreamBooth: the content's images with the content's prompt and the style's with the style's take turns,
-so that every content and style pair needs a training of its own.
+and every pair of a content and a style needs a training of its own.
 """
 
 from __future__ import annotations
@@ -25,6 +25,6 @@ def train_joint(
     on_step: OnStep | None = None,
     state: Path | None = None,
 ) -> LoRA:
-    """One LoRA of the settings' rank for both, used with `merged_prompt`. Errors as `train_lora`."""
+    """Train one LoRA of the settings' rank for both, to be used with `merged_prompt`. Errors as `train_lora`."""
     concepts = [Concept(content.images, content.prompt), Concept(style.images, style.prompt)]
     return train_concepts(components, concepts, settings, on_step=on_step, state=state)

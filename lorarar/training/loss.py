@@ -1,4 +1,4 @@
-"""The merging loss of Eq. 3 (paper §3.4) for a batch of pairs.
+"""Take the merging loss of Eq. 3 (paper §3.4) for a batch of pairs.
 
 L = ‖(D⊕L_m)(x_c, p_c) − (D⊕L_c)(x_c, p_c)‖ + ‖(D⊕L_m)(x_s, p_s) − (D⊕L_s)(x_s, p_s)‖ + λ|m_c·m_s|
 
@@ -77,14 +77,14 @@ def merging_loss(
 def distances(
     have: Float[Tensor, "rows c y x"], want: Float[Tensor, "rows c y x"], kind: str
 ) -> Float[Tensor, " rows"]:
-    """How far each row is from its goal: `mse`, the mean of the squares, or `l2`, the norm as Eq. 3 prints it."""
+    """Return how far each row is from its goal: `mse`, the mean of the squares, or `l2`, the norm as in Eq. 3."""
     if kind == "l2":
         return torch.linalg.vector_norm(have - want, dim=(1, 2, 3))
     return ((have - want) ** 2).mean(dim=(1, 2, 3))
 
 
 def orthogonality(learned: Sequence[Float[Tensor, "p _ 2 _"]], kind: str) -> Float[Tensor, ""] | None:
-    """|m_c·m_s| of the learned layers, a mean over the pairs; a key of REGULARISERS. None for `none`.
+    """Return |m_c·m_s| of the learned layers, a mean over the pairs; `kind` is a key of REGULARISERS. None for `none`.
 
     `dot` divides each layer's product by its columns and takes the mean over layers. Eq. 3 names no normalisation; as
     printed (`dot-sum`) the term grows with the size of the base, to 83,200 at coefficients of 0.5 on SDXL's q and out.

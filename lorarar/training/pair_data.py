@@ -1,4 +1,4 @@
-"""What the merging loss is trained on: LoRAs, latents and prompts of both roles, and each step's pairs and noise."""
+"""Draw what the merging loss is trained on: LoRAs, latents and prompts of both roles, each step's pairs and noise."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _PAIRS, _STEPS, _VALIDATION = 1, 2, 3
 
 
 @dataclass(frozen=True)
-class Role:
-    """One role's LoRAs and examples, in the same order."""
+class RoleData:
+    """The LoRAs and examples of one role, in the same order."""
 
     bank: LoraBank
     examples: Examples
@@ -35,7 +35,7 @@ class Role:
 
 @dataclass(frozen=True)
 class Draw:
-    """Rows of a step: pairs (content, style), an image of each, their noise and timesteps."""
+    """The rows of a step: pairs (content, style), an image of each, their noise and timesteps."""
 
     pairs: tuple[tuple[int, int], ...]
     images: Float[Tensor, "rows 2"]  # in [0, 1): which of the images, for content and style
@@ -43,7 +43,7 @@ class Draw:
     timesteps: Int[Tensor, "rows 2"]
 
     def take(self, rows: Sequence[int]) -> Draw:
-        """Some of the rows."""
+        """Return some of the rows."""
         index = torch.tensor(rows, dtype=torch.long)
         pairs = tuple(self.pairs[row] for row in rows)
         return Draw(pairs, self.images[index], self.noise[index], self.timesteps[index])
@@ -51,14 +51,14 @@ class Draw:
 
 @dataclass(frozen=True)
 class PairData:
-    """Both roles, and the pairs of one part of a split that are used, as positions in them."""
+    """The data of both roles, and the pairs of one part of a split that are used, as positions in them."""
 
-    contents: Role
-    styles: Role
+    contents: RoleData
+    styles: RoleData
     pairs: tuple[tuple[int, int], ...]
 
     def draw(self, step: int, count: int, seed: int, timesteps: int) -> Draw:
-        """The whole batch of a step, by seed and step alone; `timesteps` is the length of the noise schedule.
+        """Draw the whole batch of a step, by seed and step alone; `timesteps` is the length of the noise schedule.
 
         Pairs are drawn independently (Algorithm 1), timesteps uniformly. Every process draws the same and takes its
         rows, so the result depends neither on their number nor on where a training was resumed.
@@ -69,7 +69,7 @@ class PairData:
         return self._draw([self.pairs[i] for i in chosen.tolist()], times, generator)
 
     def validation(self, draws: int, seed: int, timesteps: int) -> Draw:
-        """A fixed batch: every pair at `draws` timesteps, one from each equal part of the schedule."""
+        """Draw a fixed batch: every pair at `draws` timesteps, one from each equal part of the schedule."""
         generator = seeded_generator(seed, _VALIDATION, 0)
         pairs = [pair for pair in self.pairs for _ in range(draws)]
         parts = torch.arange(draws).repeat(len(self.pairs))[:, None]
@@ -83,7 +83,7 @@ class PairData:
         return Draw(tuple(pairs), images, noise, times)
 
     def batch(self, components: Denoiser, draw: Draw) -> tuple[PairBatch, tuple[Pack, Pack]]:
-        """The noised examples of a draw, content and style rows in turn, and the pairs' LoRAs; on the device."""
+        """Return the noised examples of a draw, content and style rows in turn, and the pairs' LoRAs; on the device."""
         device = components.device
         latents, conditions = [], []
         for (content, style), places in zip(draw.pairs, draw.images.tolist(), strict=True):
@@ -110,7 +110,7 @@ def _joined(conditions: Sequence[Condition]) -> Condition:
 
 
 def choose_pairs(contents: int, styles: int, combinations: int | None, seed: int) -> tuple[tuple[int, int], ...]:
-    """All pairs of so many contents and styles, or `combinations` of them, seeded; all when there are fewer."""
+    """Choose `combinations` of all pairs of so many contents and styles, seeded; all for None or if there are fewer."""
     pairs = list(product(range(contents), range(styles)))
     if combinations is None or combinations >= len(pairs):
         return tuple(pairs)
@@ -180,17 +180,18 @@ def _pair_data(
     roles = []
     for role in entries:
         bank = LoraBank.of([loras[entry.lora] for entry in role], layout, rank)
-        roles.append(Role(bank, encode_concepts(components, [Concept(entry.images, entry.prompt) for entry in role])))
+        concepts = [Concept(entry.images, entry.prompt) for entry in role]
+        roles.append(RoleData(bank, encode_concepts(components, concepts)))
     return PairData(roles[0], roles[1], choose_pairs(len(entries[0]), len(entries[1]), combinations, seed))
 
 
 def single_pair(
     components: Components, layout: Layout, loras: tuple[LoRA, LoRA], concepts: tuple[Concept, Concept]
 ) -> PairData:
-    """One content and one style. Raises InputError as `load_parts` for LoRAs and images."""
+    """Make the data of one content and one style. Raises InputError as `load_parts` for LoRAs and images."""
     rank = max(lora.max_rank for lora in loras)
     roles = [
-        Role(LoraBank.of([lora], layout, rank), encode_concepts(components, [concept]))
+        RoleData(LoraBank.of([lora], layout, rank), encode_concepts(components, [concept]))
         for lora, concept in zip(loras, concepts, strict=True)
     ]
     return PairData(roles[0], roles[1], ((0, 0),))

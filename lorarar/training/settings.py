@@ -7,43 +7,40 @@ from dataclasses import dataclass
 
 from lorarar.base.names import MINIATURE
 from lorarar.errors import InputError
+from lorarar.settings import check_at_least, check_choice, check_positive, check_seed, setting
 
 PRECISIONS = ("no", "fp16", "bf16")
+PRECISION_HELP = "number format of the passes and of the frozen weights (default bf16 on a GPU that has it, else no)"
 DEFAULT_EVERY = 100  # steps between two writings of a training's state
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """DreamBooth LoRA training; the defaults are the paper's for SDXL (appendix A1.3)."""
+    """The settings of a DreamBooth training; the defaults are the paper's for SDXL (appendix A1.3)."""
 
-    rank: int = 64
-    steps: int = 1000
-    learning_rate: float = 5e-5
-    batch_size: int = 1  # images a step, over all passes and processes
-    accumulation: int = 1  # passes that a step's batch is cut into, to save memory
-    seed: int = 0
-    flip: bool = False  # each image also mirrored; a subject that is not symmetric loses its sides by it
-    mixed_precision: str = "no"  # a name of PRECISIONS
-    gradient_checkpointing: bool = False
+    rank: int = setting(64, "rank of every layer", metavar="R")
+    steps: int = setting(1000, "optimizer steps", metavar="N")
+    learning_rate: float = setting(5e-5, "AdamW's learning rate, constant", metavar="X")
+    batch_size: int = setting(1, "images a step, over all passes and processes", metavar="N")
+    accumulation: int = setting(1, "passes that a step's batch is cut into, to save memory", metavar="N")
+    seed: int = setting(0, "seed of the weights, noise and timesteps", metavar="N")
+    flip: bool = setting(False, "learn each image mirrored too; a subject that is not symmetric loses its sides by it")
+    mixed_precision: str = setting("no", PRECISION_HELP, choices=PRECISIONS)
+    gradient_checkpointing: bool = setting(False, "less memory, a third more time")
 
     def __post_init__(self) -> None:
-        for name in ("rank", "steps", "batch_size", "accumulation"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise InputError(f"--{flag} is {getattr(self, name)}; give a whole number of 1 or more")
-        if not math.isfinite(self.learning_rate) or self.learning_rate <= 0:
-            raise InputError(f"--learning-rate is {self.learning_rate}; give a positive number, such as 5e-5")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"--seed is {self.seed}; give a whole number of 0 or more, below 2**63")
-        if self.mixed_precision not in PRECISIONS:
-            raise InputError(f"--mixed-precision is {self.mixed_precision!r}; valid are {', '.join(PRECISIONS)}")
+        """Refuse values that no training can have."""
+        check_at_least(1, rank=self.rank, steps=self.steps, batch_size=self.batch_size, accumulation=self.accumulation)
+        check_positive(5e-5, learning_rate=self.learning_rate)
+        check_seed(self.seed)
+        check_choice(PRECISIONS, mixed_precision=self.mixed_precision)
 
     def check_processes(self, processes: int) -> None:
         """Refuse a batch that the passes and processes can't share equally, since the mean would be another one."""
         if self.batch_size % (processes * self.accumulation):
             raise InputError(
                 f"a batch of {self.batch_size} can't be cut into {self.accumulation} passes on {processes} processes; "
-                f"give a --batch-size that is a multiple of {processes * self.accumulation}"
+                f"give a `batch_size` that is a multiple of {processes * self.accumulation}"
             )
 
 
@@ -54,11 +51,16 @@ DEFAULTS: dict[str, LoraSettings] = {
 
 
 def default_settings(base: str) -> LoraSettings:
-    """The defaults for a base by name; the paper's for SDXL, KOALA and any folder or hub id."""
+    """Return the defaults of a base by its name; SDXL, KOALA and any folder or hub id have the paper's."""
     return DEFAULTS.get(base, LoraSettings())
 
 
+def half_cosine(share: float) -> float:
+    """Return the factor of a learning rate that falls from 1 to 0 along half a cosine, after a share of its steps."""
+    return (1 + math.cos(math.pi * share)) / 2
+
+
 def defaults_text(name: str) -> str:
-    """For a command's help: a setting's default by the paper, and the miniature's."""
+    """Return what a command's help says of a setting's default: the paper's, and the miniature's."""
     paper, small = LoraSettings(), default_settings(MINIATURE)
     return f"(default {getattr(paper, name)}, the paper's; miniature {getattr(small, name)})"

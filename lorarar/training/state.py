@@ -1,4 +1,4 @@
-"""The state of an unfinished training: a safetensors file from which it goes on to the same bits."""
+"""Keep the state of an unfinished training: a safetensors file from which it goes on to the same bits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ADAM = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of one parameter
 
 @dataclass(frozen=True)
 class StateFile:
-    """Where the state is kept, how often it is written, and which training it belongs to.
+    """The place of a training's state, how often it is written, and which training it belongs to.
 
     `training` describes what must be the same to go on: settings, base, prompts, images. The number of steps is not
     part of it, so a finished training can be continued with more.
@@ -69,7 +69,7 @@ class StateFile:
         if different:
             raise InputError(
                 f"{self.path}: this state is of a training with other settings ({', '.join(different)}); "
-                "give the same settings to go on, or another --state to start afresh"
+                "give the same settings to go on, or another `state` to start afresh"
             )
         try:
             _restore(tensors, parameters, optimizer)
@@ -80,7 +80,7 @@ class StateFile:
             raise self._damaged(error) from None
 
     def load_extra(self) -> dict[str, Tensor]:
-        """The `extra` tensors of the state; none without a file. Raises InputError for a damaged file."""
+        """Return the `extra` tensors of the state; none without a file. Raises InputError for a damaged file."""
         if not self.path.exists():
             return {}
         tensors = self._read()[1]
@@ -100,7 +100,7 @@ class StateFile:
         return about, tensors
 
     def _damaged(self, error: Exception) -> InputError:
-        return InputError(f"{self.path}: not a state of this training ({error}); delete it or give another --state")
+        return InputError(f"{self.path}: not a state of this training ({error}); delete it or give another `state`")
 
 
 def _restore(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor], optimizer: Any) -> None:

@@ -1,4 +1,4 @@
-"""Algorithm 1: train a hypernetwork, or constant coefficients, on pairs of LoRAs (paper §3.4).
+"""Train a hypernetwork, or constant coefficients, on pairs of LoRAs by Algorithm 1 (paper §3.4).
 
 accelerate brings devices, precision and several processes; each takes other pairs, and gradients are averaged.
 """
@@ -16,18 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from lorarar import __version__
-from lorarar.base.components import Components
+from lorarar.base.components import Components, base_name
+from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
-from lorarar.hypernet.checkpoints import Predictor
+from lorarar.hypernet.checkpoints import Predictor, save_hypernet
 from lorarar.hypernet.constant import ConstantCoefficients, ConstantConfig
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import Layout, kind_of
 from lorarar.training.bank import Coefficients, Pack, constant_coefficients, predict_coefficients
+from lorarar.training.dataset import Dataset
 from lorarar.training.history import History, Row
 from lorarar.training.hyper_settings import HyperSettings
+from lorarar.training.launch import BaseLoading, new_accelerator
 from lorarar.training.loss import merging_loss
-from lorarar.training.pair_data import Draw, PairData, Parts
-from lorarar.training.processes import new_accelerator
+from lorarar.training.pair_data import Draw, PairData, Parts, load_parts
 from lorarar.training.settings import DEFAULT_EVERY
 from lorarar.training.state import StateFile
 
@@ -41,17 +43,45 @@ _Coefficients = Callable[[Pack, Pack], Coefficients]
 
 @dataclass(frozen=True)
 class Trained:
-    """What came out: the predictor, its curves, and what its checkpoint says about the training."""
+    """The result of a training: the predictor, its curves, and what its checkpoint says about the training."""
 
     predictor: Predictor
     history: History
     record: dict[str, Any]
 
+    def save(self, path: Path) -> None:
+        """Write the curves beside `path` as .csv and .png, then the checkpoint, each whole or not at all."""
+        self.history.write_csv(path.with_suffix(".csv"))
+        self.history.write_picture(path.with_suffix(".png"))
+        save_hypernet(self.predictor, path, training=self.record)
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What `train_predictor` needs beside its settings; `about` names the base, dataset and split for the record."""
+
+    components: Components
+    layout: Layout
+    parts: Parts
+    about: dict[str, Any]
+
+
+def load_inputs(loading: BaseLoading, dataset: Dataset, split: str, settings: HyperSettings) -> TrainingInputs:
+    """Load a base and the LoRAs and examples of a dataset's split. Raises InputError as `load_parts`, and for a base
+    that can't be had.
+    """
+    components = loading.load()
+    layout = unet_layout(components.unet, base_name(components))
+    parts = load_parts(components, layout, dataset, split, settings.combinations, settings.seed)
+    about = {"base": layout.base, "dataset": dataset.name, "split": split, "untrained_base": loading.untrained}
+    return TrainingInputs(components, layout, parts, about)
+
 
 def new_predictor(layout: Layout, settings: HyperSettings) -> Predictor:
-    """Seeded weights whose coefficients start near `settings.initial`; an input layer for each learned width.
+    """Make a predictor with seeded weights whose coefficients start near `settings.initial`.
 
-    The hypernetwork's small random weights keep m_c from equal to m_s: |cos| of equal vectors has no gradient.
+    A hypernetwork has an input layer for each learned width. Its small random weights keep m_c from being equal to
+    m_s: |cos| of equal vectors has no gradient.
     """
     if settings.predictor == "constant":
         constant = ConstantCoefficients(ConstantConfig(settings.kv_rule, settings.learned))
@@ -70,30 +100,28 @@ def new_predictor(layout: Layout, settings: HyperSettings) -> Predictor:
 
 
 def train_predictor(
-    components: Components,
-    layout: Layout,
-    parts: Parts,
+    inputs: TrainingInputs,
     settings: HyperSettings,
-    about: dict[str, Any],
     *,
     on_row: OnRow | None = None,
     state: Path | None = None,
     state_every: int = DEFAULT_EVERY,
 ) -> Trained:
-    """Train by Algorithm 1 on the pairs of `parts`; `components` are as before when it returns.
+    """Train by Algorithm 1 on the inputs' pairs; their components are as before when it returns.
 
-    `about` names the base, dataset and split for the checkpoint's record. `state` is a file from which an interrupted
-    training goes on. Raises InputError for unusable settings or state, and when the loss is no longer finite.
+    `state` is a file from which an interrupted training goes on. Raises InputError for unusable settings or state, and
+    when the loss is no longer finite.
     """
-    if settings.keep == "best" and parts.validation is None:
-        raise InputError("--keep best needs validation pairs, and this split has none; use --keep last")
+    components = inputs.components
+    if settings.keep == "best" and inputs.parts.validation is None:
+        raise InputError("`keep` best needs validation pairs, and this split has none; use last")
     settings.check_processes(new_accelerator(components.device, settings.mixed_precision).num_processes)
-    record = _record(components, parts, settings, about)
+    record = _record(inputs, settings)
     identity = {name: value for name, value in record.items() if name != "steps" or settings.lr_schedule != "constant"}
     file = None if state is None else StateFile(state, identity, state_every)
     if settings.gradient_checkpointing:
         components.unet.enable_gradient_checkpointing()
-    training = _Training(components, layout, parts, settings)
+    training = _Training(inputs, settings)
     try:
         history = _optimise(training, on_row or (lambda row: None), file)
     finally:
@@ -106,9 +134,10 @@ def train_predictor(
     return Trained(training.predictor.cpu().eval(), history, record | {"validation": history.summary()})
 
 
-def _record(components: Components, parts: Parts, settings: HyperSettings, about: dict[str, Any]) -> dict[str, Any]:
-    """All options, as JSON has them (a tuple is a list there): for the checkpoint, and to tell trainings apart."""
-    facts = asdict(settings) | about | {"resolution": components.resolution, "toolkit_version": __version__}
+def _record(inputs: TrainingInputs, settings: HyperSettings) -> dict[str, Any]:
+    """Return all options as JSON has them, where a tuple is a list: for the checkpoint, and to tell trainings apart."""
+    parts, resolution = inputs.parts, inputs.components.resolution
+    facts = asdict(settings) | inputs.about | {"resolution": resolution, "toolkit_version": __version__}
     validation = len(parts.validation.pairs) if parts.validation else 0
     facts |= {"pairs": len(parts.train.pairs), "validation_pairs": validation}
     return json.loads(json.dumps(facts))
@@ -130,7 +159,7 @@ def _optimise(training: _Training, on_row: OnRow, file: StateFile | None) -> His
         row = training.step(step)
         if not math.isfinite(row.total):
             raise InputError(
-                f"the loss is {row.total} at step {step + 1}; lower --learning-rate, or use bf16 or no mixed precision"
+                f"the loss is {row.total} at step {step + 1}; lower `learning_rate`, or use bf16 or no mixed precision"
             )
         history.rows.append(row)
         on_row(row)
@@ -143,26 +172,27 @@ def _optimise(training: _Training, on_row: OnRow, file: StateFile | None) -> His
 
 
 class _Training:
-    """The predictor, AdamW on it, a step of both, and the validation loss."""
+    """A training under way: the predictor, AdamW on it, a step of both, and the validation loss."""
 
-    def __init__(self, components: Components, layout: Layout, parts: Parts, settings: HyperSettings) -> None:
-        self.components, self.layout, self.parts, self.settings = components, layout, parts, settings
-        self.accelerator = new_accelerator(components.device, settings.mixed_precision)
-        self.predictor = new_predictor(layout, settings).to(components.device).train()
+    def __init__(self, inputs: TrainingInputs, settings: HyperSettings) -> None:
+        self.components, self.layout, self.parts = inputs.components, inputs.layout, inputs.parts
+        self.settings = settings
+        self.accelerator = new_accelerator(self.components.device, settings.mixed_precision)
+        self.predictor = new_predictor(self.layout, settings).to(self.components.device).train()
         self.parameters = dict(self.predictor.named_parameters())
         self.best = {name: value.detach().clone() for name, value in self.predictor.state_dict().items()}
         self.best_total = math.inf
         # Not through prepare(): the predictor runs once a group, which DistributedDataParallel doesn't expect, and half
         # a million gradients are averaged in one go.
         self.optimizer = self.accelerator.prepare(torch.optim.AdamW(self.parameters.values(), settings.learning_rate))
-        self.timesteps = components.noise.config.num_train_timesteps
+        self.timesteps = self.components.noise.config.num_train_timesteps
 
     @property
     def validates(self) -> bool:
         return self.parts.validation is not None
 
     def step(self, number: int) -> Row:
-        """One optimizer step; the mean terms of its whole batch, over passes and processes."""
+        """Take one optimizer step; return the mean terms of its whole batch, over passes and processes."""
         settings, accelerator = self.settings, self.accelerator
         passes, processes = settings.accumulation, accelerator.num_processes
         share = settings.batch_pairs // (passes * processes)
@@ -182,7 +212,7 @@ class _Training:
         return Row("train", number + 1, total, content, style, term, rate)
 
     def validate(self, step: int, history: History) -> Row:
-        """The loss on the fixed validation draw; the weights with the lowest one are kept aside."""
+        """Take the loss on the fixed validation draw, and keep the weights with the lowest one aside."""
         total, content, style, term = self._validation_terms(self._predict)
         row = Row("validation", step, total, content, style, term, 0.0)
         history.rows.append(row)
@@ -192,7 +222,7 @@ class _Training:
         return row
 
     def references(self) -> dict[str, float]:
-        """The two distances' sum on the validation draw for constant coefficients; none without validation pairs."""
+        """Return the sum of both distances on the validation draw for constant coefficients; empty without a draw."""
         if not self.validates:
             return {}
         like = torch.zeros((), device=self.components.device)
@@ -207,7 +237,7 @@ class _Training:
         return predict_coefficients(self.predictor, self.layout, content, style)
 
     def _validation_terms(self, coefficients: _Coefficients) -> list[float]:
-        """Mean terms over the validation draw, a few pairs at a time; the processes share them."""
+        """Return the mean terms over the validation draw, a few pairs at a time; the processes share them."""
         data, settings, accelerator = self.parts.validation, self.settings, self.accelerator
         assert data is not None
         whole = data.validation(settings.validation_draws, settings.seed, self.timesteps)
@@ -220,7 +250,7 @@ class _Training:
         return (accelerator.reduce(terms, reduction="sum") / len(whole.pairs)).tolist()
 
     def _terms(self, data: PairData, draw: Draw, coefficients: _Coefficients, weight: float | None) -> Tensor:
-        """The four terms of the loss on some pairs; with a weight, that share of its gradients is added."""
+        """Return the four terms of the loss on some pairs; with a weight, add that share of its gradients."""
         batch, loras = data.batch(self.components, draw)
         applied = coefficients(*loras)
         args = (self.components.unet, batch, self.layout, loras, applied, self.settings.loss)
@@ -230,7 +260,7 @@ class _Training:
         return torch.stack([loss.total.detach(), loss.content, loss.style, loss.orthogonality])
 
     def _average_gradients(self) -> None:
-        """The mean over processes, where there are several."""
+        """Replace the gradients by their mean over the processes, where there are several."""
         if self.accelerator.num_processes == 1:
             return
         gradients = [value.grad for value in self.parameters.values() if value.grad is not None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,11 @@ import numpy as np
 
 from lorarar.errors import InputError
 from lorarar.files import atomic_file
+from lorarar.toolchains import import_onnxruntime
 from runtime_py.backends import Backend, checked_inputs, unusable
 from runtime_py.component import ONNX_MODEL, Component
+
+ort = import_onnxruntime()
 
 ADAPTER_VERSION = 1
 # Where a CPU has no fp16, ONNX Runtime computes in fp32 and keeps widened weights beside the stored ones: up to five
@@ -34,8 +36,7 @@ class OnnxRunner:
     note = ""
 
     def __init__(self, component: Component, threads: int | None) -> None:
-        import onnxruntime as ort
-
+        ort = import_onnxruntime()
         self.version = ort.__version__
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; a warning tells of every initializer that no node reads
@@ -70,8 +71,7 @@ class OnnxRunner:
 
 def save_adapter(tensors: Mapping[str, np.ndarray], path: Path) -> None:
     """Write tensors by input name (for example `content_qo_640x640_down`) as an `.onnx_adapter` file."""
-    import onnxruntime as ort
-
+    ort = import_onnxruntime()
     adapter = ort.AdapterFormat()
     adapter.set_adapter_version(ADAPTER_VERSION)
     adapter.set_model_version(ADAPTER_VERSION)
@@ -86,10 +86,8 @@ def runners(component: Component, threads: int | None) -> Iterator[OnnxRunner]:
 
 
 def load() -> None:
-    """Import ONNX Runtime, which tells its maker nothing of what it runs."""
-    # From 1.29 on it does, unless this is set before it is loaded.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime  # noqa: F401
+    """Import ONNX Runtime so that it tells its maker nothing."""
+    import_onnxruntime()
 
 
 BACKEND = Backend(("onnxruntime",), "onnx", load, runners)

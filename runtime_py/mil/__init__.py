@@ -1,7 +1,7 @@
-"""Evaluates saved Core ML programs (`.mlpackage`) with numpy, on any system.
+"""Evaluate saved Core ML programs (`.mlpackage`) with numpy, on any system.
 
-It checks the program and its stored weights, not Apple's kernels: those may add in another
-order or keep other precisions inside an operation.
+This checks the program and its stored weights, and not Apple's kernels: those may add in another order or keep other
+precisions inside an operation.
 """
 
 from runtime_py.mil.program import MODES, OpTrace, Program

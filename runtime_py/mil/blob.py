@@ -27,7 +27,7 @@ class Blob:
     data: np.ndarray  # its bytes, a view of the memory map
 
     def read(self) -> np.ndarray:
-        """The constant as an array: a view of the file, or unpacked when its type is narrower than a byte."""
+        """Return the constant as an array: a view of the file, or unpacked when its type is narrower than a byte."""
         return unpack(self.data, self.kind)
 
 
@@ -53,7 +53,7 @@ class WeightsFile:
         return mapped.view(np.ndarray)
 
     def blob(self, offset: int, kind: TensorType, what: str) -> Blob:
-        """The blob whose metadata is at `offset`; raises InputError unless it holds exactly a tensor of `kind`."""
+        """Return the blob whose metadata is at `offset`. Raises InputError unless it holds just a tensor of `kind`."""
         data, where = self._bytes, f"{self.path}: {what} at byte {offset}"
         if offset % ALIGNMENT or not ALIGNMENT <= offset <= len(data) - ALIGNMENT:
             raise InputError(f"{where} is not inside the file; it is cut off or damaged, copy or export it again")

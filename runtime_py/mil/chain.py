@@ -8,12 +8,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from lorarar.errors import InputError
-from runtime_py.mil.graph import Constant, Graph, Operand, Step, with_frees
+from runtime_py.mil.graph import Constant, FunctionPlan, Operand, Step, with_frees
 from runtime_py.mil.values import TensorType
 
 
-def chain(graphs: Sequence[Graph], outputs: Collection[str]) -> Graph:
-    """One graph that runs all of them in order. Raises InputError where they don't fit together."""
+def chain(graphs: Sequence[FunctionPlan], outputs: Collection[str]) -> FunctionPlan:
+    """Make one plan that runs all of them in order. Raises InputError where they don't fit together."""
     inputs: dict[str, TensorType] = {}
     made: dict[str, TensorType] = {}
     constants: dict[str, Constant] = {}
@@ -37,7 +37,7 @@ def chain(graphs: Sequence[Graph], outputs: Collection[str]) -> Graph:
     missing = sorted(set(outputs) - made.keys())
     if missing:
         raise InputError(f"no model of the pipeline makes its output {missing[0]!r}; export it again")
-    return Graph(
+    return FunctionPlan(
         "pipeline",
         inputs,
         {name: kind for name, kind in made.items() if name in outputs},

@@ -27,7 +27,7 @@ class Feature:
     allowed: tuple[Bounds, ...]
 
     def check(self, given: Any) -> np.ndarray:
-        """The value as an array of the declared kind; raises InputError when it is none."""
+        """Return the value as an array of the declared kind. Raises InputError when it is none."""
         try:
             value = np.asarray(given)
         except ValueError:
@@ -59,14 +59,14 @@ class Described:
     outputs: frozenset[str]
 
     def features(self, types: dict[str, TensorType], function: str) -> dict[str, Feature]:
-        """Inputs with both sides' types; raises InputError where they contradict each other."""
+        """Return the inputs with both sides' types. Raises InputError where these contradict each other."""
         if self.inputs.keys() != types.keys():
             raise InputError(f"the description and the program disagree on the inputs of {function}; export it again")
         return {name: _feature(name, types[name], array) for name, array in self.inputs.items()}
 
 
 def described_functions(spec: Any) -> dict[str, Described]:
-    """The functions of a model's description, the default one first; without a list there is only `main`."""
+    """Return the functions of a model's description, the default one first; without a list there is only `main`."""
     description = spec.description
     if not description.functions:
         return {"main": _described(description.input, description.output)}

@@ -41,8 +41,8 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Graph:
-    """A function ready to run."""
+class FunctionPlan:
+    """A function ready to run: its steps in order."""
 
     name: str
     inputs: dict[str, TensorType]
@@ -66,7 +66,7 @@ class Unknown:
 
 
 def unknown_operations(name: str, function: Any) -> Iterator[Unknown]:
-    """The operations of a function that no table has."""
+    """Yield the operations of a function that no table has."""
     for position, operation in enumerate(_block(name, function).operations):
         if operation.type != "const" and operation.type not in OPS:
             output = operation.outputs[0].name if operation.outputs else ""
@@ -74,7 +74,7 @@ def unknown_operations(name: str, function: Any) -> Iterator[Unknown]:
 
 
 def describe_unknown(entries: Iterable[Unknown], shown: int = 3) -> str:
-    """Every unknown type with its first places, for a message; a large model has hundreds."""
+    """Name every unknown type with its first places, for a message; a large model has hundreds."""
     places: dict[str, list[str]] = {}
     for entry in entries:
         places.setdefault(entry.type, []).append(str(entry))
@@ -85,8 +85,8 @@ def describe_unknown(entries: Iterable[Unknown], shown: int = 3) -> str:
     )
 
 
-def build(name: str, function: Any, package: Package) -> Graph:
-    """The plan of a function; every constant's storage is checked, none is read."""
+def build(name: str, function: Any, package: Package) -> FunctionPlan:
+    """Make the plan of a function; every constant's storage is checked, and none is read."""
     block = _block(name, function)
     inputs = {given.name: tensor_type(given.type, f"input {given.name!r}") for given in function.inputs}
     types = dict(inputs)
@@ -103,7 +103,7 @@ def build(name: str, function: Any, package: Package) -> Graph:
         else:
             steps.append(_step(operation, position, made, constants, package))
     ordered = _late_constants(steps, {*inputs, *constants}, tuple(block.outputs))
-    return Graph(
+    return FunctionPlan(
         name,
         inputs,
         {output: types[output] for output in block.outputs},
@@ -181,7 +181,7 @@ def _check_parameters(step: Step, inputs: dict[str, Operand]) -> None:
 
 
 def _late_constants(steps: list[Step], known: set[str], outputs: tuple[str, ...]) -> list[Step]:
-    """The steps with every compressed weight moved to just before its first reader.
+    """Move every compressed weight to just before its first reader.
 
     Packages list them first, and all of them together, dense, are larger than what the rest of the program needs.
     """
@@ -213,7 +213,7 @@ def _late_constants(steps: list[Step], known: set[str], outputs: tuple[str, ...]
 
 
 def with_frees(steps: list[Step], keep: set[str]) -> tuple[Step, ...]:
-    """The steps, each with the names that nothing after it reads; those of `keep` are never forgotten."""
+    """Give each step the names that nothing after it reads; those of `keep` are never forgotten."""
     later = set(keep)
     planned = []
     for step in reversed(steps):

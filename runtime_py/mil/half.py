@@ -16,7 +16,7 @@ _OVERFLOW = np.float32(65520)  # halfway between the largest half and the next p
 
 
 def to_half(x: np.ndarray) -> np.ndarray:
-    """The nearest halves of an array, ties to even."""
+    """Round an array to the nearest halves, ties to even."""
     flat = np.ascontiguousarray(x, np.float32).reshape(-1)
     result = np.empty(flat.shape, np.float16)
     for start in range(0, flat.size, _CHUNK):

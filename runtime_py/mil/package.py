@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from lorarar.errors import InputError
+from lorarar.files import read_json
 from lorarar.toolchains import missing_toolchain
 from runtime_py.mil.blob import Blob, WeightsFile
 from runtime_py.mil.values import TensorType
@@ -52,7 +52,7 @@ class Package:
         return list(self.spec.pipeline.models) if self.spec.WhichOneof("Type") == "pipeline" else [self.spec]
 
     def blob(self, name: str, offset: int, kind: TensorType, what: str) -> Blob:
-        """A blob by the file name and offset that the program gives; the file must lie in the package."""
+        """Return a blob by the file name and offset that the program gives; the file must lie in the package."""
         if name not in self._files:
             path = (self.folder / name.removeprefix(MODEL_PATH)).resolve()
             if not name.startswith(MODEL_PATH) or not path.is_relative_to(self.root.resolve()):
@@ -66,9 +66,9 @@ def _model_file(path: Path) -> Path:
     if not manifest.is_file():
         raise InputError(f"{path} is not an .mlpackage (it has no Manifest.json); give the package's folder")
     try:
-        data = json.loads(manifest.read_text("utf-8"))
+        data = read_json(manifest, what="a package's manifest", mend="copy or export the package again")
         model = path / "Data" / data["itemInfoEntries"][data["rootModelIdentifier"]]["path"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (KeyError, TypeError):
         raise InputError(f"{manifest} names no root model; copy or export the package again") from None
     if "\0" in str(model) or not model.resolve().is_relative_to(path.resolve()):
         raise InputError(f"{manifest} points outside the package; do not use this package")
@@ -78,7 +78,7 @@ def _model_file(path: Path) -> Path:
 
 
 def _proto_parser() -> ModuleType:
-    """The protobuf module of Model.proto.
+    """Import the protobuf module of Model.proto.
 
     Importing it as `coremltools.proto` would first import coremltools itself, which takes 7 s and brings torch.
     The generated modules refer to each other relatively and need nothing else, so they are imported alone.

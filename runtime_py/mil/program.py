@@ -14,7 +14,7 @@ from lorarar.errors import InputError
 from runtime_py.mil.blob import Blob
 from runtime_py.mil.chain import chain
 from runtime_py.mil.features import Feature, described_functions
-from runtime_py.mil.graph import Graph, Step, build, describe_unknown, unknown_operations
+from runtime_py.mil.graph import FunctionPlan, Step, build, describe_unknown, unknown_operations
 from runtime_py.mil.half import to_half
 from runtime_py.mil.package import Package
 from runtime_py.mil.values import TensorType, Value
@@ -44,7 +44,7 @@ class Program:
     """A saved Core ML program. Its weights stay in the file until the operation that needs them runs."""
 
     def __init__(
-        self, path: Path, version: int, graphs: dict[str, Graph], features: dict[str, dict[str, Feature]]
+        self, path: Path, version: int, graphs: dict[str, FunctionPlan], features: dict[str, dict[str, Feature]]
     ) -> None:
         self.path = path
         self.specification_version = version
@@ -88,21 +88,22 @@ class Program:
         return self.signature()[1]
 
     def signature(self, function: str | None = None) -> tuple[dict[str, TensorType], dict[str, TensorType]]:
-        """Inputs and outputs of a function, by default of the default one."""
+        """Return the inputs and outputs of a function, by default of the default one."""
         graph = self._graphs[self._name(function)]
         return dict(graph.inputs), dict(graph.outputs)
 
     def op_counts(self, function: str | None = None) -> Counter[str]:
-        """How many operations of each type a function has, constants included."""
+        """Count the operations of each type that a function has, constants included."""
         return Counter(self._graphs[self._name(function)].op_types)
 
     def multiply_adds(self, function: str | None = None) -> int:
-        """Of a run's products and convolutions."""
+        """Return the multiply-adds of one run's products and convolutions."""
         return multiply_adds(self._graphs[self._name(function)])
 
     def stored_bytes(self) -> Counter[str]:
-        """Bytes of constants by data type over all functions, those in the program itself as `immediate`; a blob that
-        functions share counts once.
+        """Count the constants' bytes by data type over all functions; those in the program itself are `immediate`.
+
+        A blob that functions share counts once.
         """
         found: dict[Any, tuple[str, int]] = {}
         for name, graph in self._graphs.items():
@@ -124,9 +125,10 @@ class Program:
         trace: list[OpTrace] | None = None,
         progress: Progress | None = None,
     ) -> dict[str, np.ndarray]:
-        """Outputs by name. A list given as `trace` receives one record for each float result, in order of execution.
+        """Run a function and return its outputs by name.
 
-        Raises InputError when the inputs are not what the program describes, or when it contradicts itself.
+        A list given as `trace` receives one record for each float result, in order of execution. Raises
+        InputError when the inputs are not what the program describes, or when it contradicts itself.
         """
         if mode not in MODES:
             raise InputError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
@@ -154,8 +156,8 @@ class Program:
         return function
 
 
-def _built(package: Package, spec: Any) -> tuple[dict[str, Graph], dict[str, dict[str, Feature]]]:
-    """The functions of one model and what it describes of their inputs, checked against each other."""
+def _built(package: Package, spec: Any) -> tuple[dict[str, FunctionPlan], dict[str, dict[str, Feature]]]:
+    """Build the functions of one model and what it describes of their inputs, and check them against each other."""
     functions, described = spec.mlProgram.functions, described_functions(spec)
     if described.keys() - functions.keys():
         raise InputError(f"{package.root} describes functions that its program does not have; export it again")
@@ -176,7 +178,7 @@ def _checked(inputs: Mapping[str, Any], features: dict[str, Feature], half: bool
 
 
 def _execute(step: Step, values: Mapping[str, Any], half: bool) -> dict[str, np.ndarray]:
-    """The results of a step by name."""
+    """Run a step and return its results by name."""
     op = step.op
 
     def operand(name: str) -> Value:
@@ -207,7 +209,7 @@ def _execute(step: Step, values: Mapping[str, Any], half: bool) -> dict[str, np.
 
 
 def _stored(value: np.ndarray, kind: TensorType, half: bool) -> np.ndarray:
-    """A value in the type that the mode keeps it in: the declared one, or float32 for any float in fp32 mode."""
+    """Return a value in the type that the mode keeps it in: the declared one, or float32 for any float in fp32 mode."""
     if kind.dtype.floating and not half:
         # Half precision here is a stored weight that was only moved: exact, and left as small as it is.
         return value if value.dtype == np.float16 else value.astype(np.float32, copy=False)

@@ -69,7 +69,7 @@ class TensorType:
         return f"{self.dtype.name} [{', '.join('?' if size is None else str(size) for size in self.shape)}]"
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
-        """Whether an array of this shape is one of this type."""
+        """Tell whether an array of this shape is one of this type."""
         return len(shape) == len(self.shape) and all(
             want in (None, have) for want, have in zip(self.shape, shape, strict=True)
         )
@@ -88,7 +88,7 @@ class TensorType:
 
 
 def tensor_type(proto: Any, what: str) -> TensorType:
-    """The type a ValueType message declares; `what` names its owner in messages."""
+    """Return the type that a ValueType message declares; `what` names its owner in messages."""
     kind = proto.WhichOneof("type")
     if kind != "tensorType":
         raise InputError(f"{what} is a {kind or 'value without a type'}; only tensors can be evaluated, without states")
@@ -105,7 +105,7 @@ def tensor_type(proto: Any, what: str) -> TensorType:
 
 
 def immediate(tensor: Any, kind: TensorType, what: str) -> Value:
-    """A TensorValue message as an array of the declared type, or as a string."""
+    """Return a TensorValue message as an array of the declared type, or as a string."""
     if tensor.WhichOneof("value") != kind.dtype.field:
         raise InputError(f"{what} is declared {kind} but stored as {tensor.WhichOneof('value')}; export it again")
     stored = getattr(tensor, kind.dtype.field).values
@@ -132,7 +132,7 @@ _CHUNK = 1 << 20
 
 
 def unpack(raw: np.ndarray, kind: TensorType) -> np.ndarray:
-    """Stored bytes as an array of their type; narrow types are packed from each byte's lowest bit on."""
+    """Return stored bytes as an array of their type; narrow types are packed from each byte's lowest bit on."""
     shape = [size or 0 for size in kind.shape]
     if kind.dtype.bits >= 8:
         return raw.view(kind.dtype.numpy).reshape(shape)
@@ -144,7 +144,7 @@ def unpack(raw: np.ndarray, kind: TensorType) -> np.ndarray:
 
 
 def unpack_bits(raw: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """`count` unsigned integers of `bits` bits each, packed from the lowest bit on (MIL's sub-byte storage)."""
+    """Unpack `count` unsigned integers of `bits` bits each, packed from the lowest bit on (MIL's sub-byte storage)."""
     values = np.empty(count, np.uint8)
     for start in range(0, count, _CHUNK):
         stop = min(start + _CHUNK, count)

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from runtime_py.mil.blob import Blob
-from runtime_py.mil.graph import Constant, Graph, Step
+from runtime_py.mil.graph import Constant, FunctionPlan, Step
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def multiply_adds(graph: Graph) -> int:
-    """Of one run of a function whose sizes are all fixed."""
+def multiply_adds(graph: FunctionPlan) -> int:
+    """Return the multiply-adds of one run of a function whose sizes are all fixed."""
     shapes: dict[str, tuple[int, ...]] = {name: _fixed(kind.shape) for name, kind in graph.inputs.items()}
     shapes |= {name: _shape(value) for name, value in graph.constants.items()}
     for step in graph.steps:
@@ -22,8 +22,8 @@ def multiply_adds(graph: Graph) -> int:
     return sum(_depth(step, graph, shapes) * math.prod(shapes[next(iter(step.outputs))]) for step in graph.steps)
 
 
-def _depth(step: Step, graph: Graph, shapes: Shapes) -> int:
-    """Multiply-adds of one number of the step's result."""
+def _depth(step: Step, graph: FunctionPlan, shapes: Shapes) -> int:
+    """Return the multiply-adds of one number of the step's result."""
     if step.type == "linear":
         return shapes[_name(step, "x")][-1]
     if step.type == "matmul":

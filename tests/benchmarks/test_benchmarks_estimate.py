@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import BUNDLE_RANK, tiny_hypernet
+from tiny_world import BUNDLE_RANK, tiny_hypernet
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import device as device_command

@@ -13,14 +13,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from lorarar.base.names import CONFIGS
-from lorarar.commands.merge import main
+from lorarar.base.names import CONFIGS, DEFAULT_BASE, load_layout
+from lorarar.commands.merge import main, parser
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import save_hypernet
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA, LoraLayer, read_lora, write_lora
-from lorarar.merging import METHODS, Options, merge, predict_with
+from lorarar.merging import METHODS, MergeOptions, merge_loras, predict_with
+from lorarar.synthetic import synthetic_lora
 
 HYPERNET = Hypernetwork.untrained(HypernetConfig(widths=(32, 64), hidden=16, kv_rule="sum"))
 
@@ -32,8 +33,6 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 
 def tiny_base(folder: Path) -> tuple[str, Layout]:
     """A diffusers folder with the config of a small KOALA, and its layout."""
-    from lorarar.base.names import load_layout
-
     small = {"block_out_channels": [16, 32, 64], "transformer_layers_per_block": [0, 1, 1], "norm_num_groups": 8}
     sizes = {"attention_head_dim": [2, 4, 8], "cross_attention_dim": 24, "sample_size": 8}
     (folder / "unet").mkdir(parents=True)
@@ -59,7 +58,7 @@ def files(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A folder, entered, with a base, two LoRAs of different dialects and ranks, and a hypernetwork."""
     monkeypatch.chdir(tmp_path)
     # Building a UNet takes seconds; the layout of the folder is tested with the bases.
-    monkeypatch.setattr("lorarar.commands.merge.load_layout", lambda base: layout)
+    monkeypatch.setattr("lorarar.api.load_layout", lambda base: layout)
     write_lora(make_lora(layout, 1, 3), tmp_path / "dog.safetensors", dialect="kohya")
     write_lora(make_lora(layout, 2, 5), tmp_path / "paint.safetensors", dialect="peft")
     save_hypernet(HYPERNET, tmp_path / "hyper.safetensors")
@@ -82,8 +81,8 @@ def test_learned_merges_two_dialects(
     assert run("--hypernet", "hyper.safetensors", "--dialect", dialect, "--style-scale", "0.5") == 0
     merged = read_lora(files / "merged.safetensors")
     content, style = read_lora(files / "dog.safetensors"), read_lora(files / "paint.safetensors")
-    options = Options(style_scale=0.5, rule="sum", predict=predict_with(HYPERNET))
-    want = merge(content, style, layout, "learned", options).lora
+    options = MergeOptions(style_scale=0.5, rule="sum", predict=predict_with(HYPERNET))
+    want = merge_loras(content, style, layout, "learned", options).lora
     assert set(merged.layers) == set(want.layers)
     for name, item in want.layers.items():
         np.testing.assert_allclose(merged.layers[name].delta(), item.delta(), rtol=1e-5, atol=1e-5)
@@ -115,10 +114,24 @@ def test_the_rule_given_wins_over_the_checkpoint_s(files: Path) -> None:
     assert metadata_of(files / "merged.safetensors")["lorarar_rule"] == "average"
 
 
-def test_untrained_and_the_authors_checkpoint_say_so(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(InputError, match="no input layer for width 32, only for 640, 1280"):
-        run("--untrained")
-    assert not (files / "merged.safetensors").exists()
+def test_untrained_has_the_widths_of_the_base(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--untrained") == 0
+    assert "warning: the hypernetwork is untrained" in capsys.readouterr().err
+    assert metadata_of(files / "merged.safetensors")["lorarar_hypernet_trained"] == "false"
+
+
+def test_untrained_merges_on_the_default_base(tmp_path: Path) -> None:
+    layout = load_layout(DEFAULT_BASE)
+    paths = [tmp_path / f"{name}.safetensors" for name in ("dog", "paint", "merged")]
+    for seed, path in enumerate(paths[:2]):
+        write_lora(synthetic_lora(layout, rank=2, seed=seed), path)
+    assert main([*map(str, paths[:2]), "--untrained", "-o", str(paths[2])]) == 0
+    assert read_lora(paths[2]).max_rank == 4
+
+
+def test_the_authors_checkpoint_merges_by_its_rule_and_says_so(
+    files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     shapes = {"input_1": (128, 1280), "input_2": (128, 2560), "output.1": (2, 128)}
     state = {f"{n}.weight": torch.zeros(s) for n, s in shapes.items()} | {
         f"{n}.bias": torch.zeros(s[0]) for n, s in shapes.items()
@@ -128,21 +141,17 @@ def test_untrained_and_the_authors_checkpoint_say_so(files: Path, capsys: pytest
     for name, seed in (("dog", 1), ("paint", 2)):
         layers = make_lora(wide, seed, 2).layers
         write_lora(LoRA({n: item for n, item in layers.items() if n.endswith("to_q")}), files / f"{name}.safetensors")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lorarar.commands.merge.load_layout", lambda base: wide)
-        assert run("--hypernet", "theirs.pt") == 0
-        assert "warning: the authors' checkpoint: k/v rule set to sum" in capsys.readouterr().err
-        assert metadata_of(files / "merged.safetensors")["lorarar_rule"] == "sum"
-        assert run("--untrained") == 0
-        assert "warning: the hypernetwork is untrained (random weights)" in capsys.readouterr().err
-        assert metadata_of(files / "merged.safetensors")["lorarar_hypernet_trained"] == "false"
+    monkeypatch.setattr("lorarar.api.load_layout", lambda base: wide)
+    assert run("--hypernet", "theirs.pt") == 0
+    assert "warning: the authors' checkpoint: k/v rule set to sum" in capsys.readouterr().err
+    assert metadata_of(files / "merged.safetensors")["lorarar_rule"] == "sum"
 
 
 def test_a_lora_of_a_larger_base_is_warned_about(
     files: Path, layout: Layout, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     smaller = Layout("small", layout.groups[:1])
-    monkeypatch.setattr("lorarar.commands.merge.load_layout", lambda base: smaller)
+    monkeypatch.setattr("lorarar.api.load_layout", lambda base: smaller)
     assert run("--method", "direct") == 0
     inside, all_ = len(smaller.modules), len(layout.modules)
     assert f"{all_ - inside} of its {all_} attention layers are not in small" in capsys.readouterr().err
@@ -151,31 +160,33 @@ def test_a_lora_of_a_larger_base_is_warned_about(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "learned needs a hypernetwork for tiny: give --hypernet FILE, or --untrained to try it out"),
+        ([], "give --hypernet (the file of a trained one), or --untrained"),
         (["--hypernet", "hyper.safetensors", "--untrained"], "--hypernet and --untrained exclude each other"),
         (["--hypernet", "nowhere.safetensors"], "nowhere.safetensors: no such checkpoint"),
-        (["--method", "direct", "--untrained"], "direct uses no hypernetwork; leave --hypernet and --untrained out"),
-        (["--method", "direct", "--hypernet", "hyper.safetensors"], "direct uses no hypernetwork"),
-        (["--method", "direct", "--density", "0.5"], "--density means nothing to direct; leave it out, or use it with"),
+        (["--method", "direct", "--untrained"], "leave --untrained out"),
+        (["--method", "direct", "--hypernet", "hyper.safetensors"], "leave --hypernet out"),
+        (["--method", "direct", "--density", "0.5"], "--density means nothing to direct"),
         (
             ["--method", "ties", "--seed", "1"],
-            "--seed means nothing to ties; leave it out, or use it with ziplora, dare, dare-ties",
+            "--seed means nothing to ties; leave it out, or use it with ziplora, dare",
         ),
-        (["--method", "dare", "--mu", "1"], "--mu means nothing to dare; leave it out, or use it with np-lora"),
+        (["--method", "dare", "--mu", "1"], "--mu means nothing to dare"),
         (["--method", "np-lora", "--rule", "sum"], "--rule means nothing to np-lora"),
-        (["--method", "dare", "--density", "0"], "density is 0.0; give a share above 0 and up to 1"),
-        (["--method", "dare", "--seed", "-1"], "seed is -1"),
-        (["--method", "np-lora", "--mu", "-1"], "mu is -1.0"),
-        (["--method", "direct", "--rank-out", "0"], "the rank of the merged LoRA is 0; give 1 or more"),
-        (["--method", "direct", "--content-scale", "nan"], "content_scale is nan; give a finite number"),
+        (["--method", "dare", "--density", "0"], "--density is 0.0"),
+        (["--method", "dare", "--seed", "-1"], "--seed is -1"),
+        (["--method", "np-lora", "--mu", "-1"], "--mu is -1.0"),
+        (["--method", "direct", "--rank-out", "0"], "--rank-out is 0"),
+        (["--method", "direct", "--content-scale", "nan"], "--content-scale is nan"),
         (["--method", "direct", "--content-scale", "1e39"], "too large for float32; use smaller scales"),
+        (["--method", "direct", "--coefficients-plot", "p.png"], "--coefficients-plot is drawn of a bundle's merge"),
+        (["--bundle", "folder.safetensors"], "--base means nothing to a bundle"),
         (["--method", "direct", "--rule", "mean"], "argument --rule: invalid choice: 'mean'"),
         (["--method", "zip"], "argument --method: invalid choice: 'zip'"),
         (["--method", "direct", "--dialect", "webui"], "argument --dialect: invalid choice: 'webui'"),
         (["--method", "direct", "--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
         (["--method", "dare", "--density", "half"], "argument --density: invalid float value: 'half'"),
         (["--method", "direct", "third.safetensors"], "unrecognized arguments: third.safetensors"),
-        (["--method", "direct", "-o", "merged.bin"], "merged.bin: the merged LoRA is a safetensors file"),
+        (["--method", "direct", "-o", "merged.bin"], "end its name with .safetensors"),
         (["--method", "direct", "-o", "folder.safetensors"], "folder.safetensors: this is a folder"),
         (["--method", "direct", "-o", "dog.safetensors"], "would overwrite the input dog.safetensors"),
         (["--method", "direct", "-o", "sub/../paint.safetensors"], "would overwrite the input paint.safetensors"),
@@ -193,6 +204,14 @@ def test_bad_input_is_refused_and_nothing_is_written(arguments: list[str], says:
         main(["dog.safetensors", "paint.safetensors", "--base", "tiny", "-o", "merged.safetensors", *arguments])
     assert says in str(error.value)
     assert {path: path.read_bytes() for path in files.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "given", [["--method", "direct"], ["--untrained"], ["--lambda", "1"], ["--seed", "0"], ["--hypernet", "h"]]
+)
+def test_a_bundle_takes_no_option_of_the_other_way(given: list[str], files: Path) -> None:
+    with pytest.raises(InputError, match=f"{given[0]} means nothing to a bundle"):
+        main(["dog.safetensors", "paint.safetensors", "--bundle", "b", "-o", "merged.safetensors", *given])
 
 
 def test_a_peft_folder_is_not_written_into(files: Path) -> None:
@@ -218,27 +237,16 @@ def test_loras_that_do_not_fit_are_refused(files: Path, layout: Layout) -> None:
     assert not (files / "merged.safetensors").exists()
 
 
-def _process(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *arguments]
-    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": ""}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
 def test_as_a_process_it_exits_2_with_one_line(tmp_path: Path) -> None:
-    for arguments in (
-        ["a.safetensors"],
-        ["a.safetensors", "b.safetensors", "--method", "direct", "-o", "c.safetensors"],
-    ):
-        done = _process("-m", "lorarar.commands.merge", *arguments, folder=tmp_path)
-        assert done.returncode == 2 and done.stdout == ""
-        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    command = [sys.executable, "-m", "lorarar.commands.merge", "a.safetensors"]
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == "" and list(tmp_path.iterdir()) == []
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
-def test_help_and_the_package_need_no_toolchain(tmp_path: Path) -> None:
-    block = "import sys\nfor name in ('torch', 'diffusers', 'peft', 'transformers'): sys.modules[name] = None\n"
-    done = _process("-c", block + "from lorarar.commands.merge import main; main(['--help'])", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_the_help_names_every_method_and_its_paper() -> None:
+    text = parser().format_help()
     for method, entry in METHODS.items():
-        assert method in done.stdout and entry.paper in done.stdout
-    assert "carried exactly" in done.stdout
+        assert method in text and entry.paper in text
+    assert "carried exactly" in text

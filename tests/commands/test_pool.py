@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -92,6 +93,23 @@ def test_processes_end_at_once_where_their_owner_would_clear_up() -> None:
             assert pool.submit(signal.getsignal, signal.SIGTERM).result() == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_an_interrupted_pool_leaves_the_owner_s_other_children_alone(method: str) -> None:
+    """Such as the data loader of a notebook, which once ended with the pool."""
+    context = multiprocessing.get_context(method)
+    other = context.Process(target=time.sleep, args=(600,))
+    other.start()
+    try:
+        with pytest.raises(KeyboardInterrupt), process_pool(1, context) as pool:
+            worker = pool.submit(os.getpid).result()
+            raise KeyboardInterrupt
+        assert ended([worker])
+        assert other.is_alive()
+    finally:
+        other.kill()
+        other.join()
 
 
 @pytest.mark.parametrize(

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scripted import ScriptedJudge
+from scripted import ScriptedJudge, install
 from tiny_pipeline import save_tiny_dataset, save_tiny_pipeline
 
+from lorarar.base.fingerprint import fingerprint
 from lorarar.base.names import load_layout, unet_layout
-from lorarar.commands.evaluate import _parse, main
+from lorarar.command_line import given_settings
+from lorarar.commands.evaluate import main, parser
 from lorarar.errors import InputError
-from lorarar.evaluation.generate import Sampler, Sampling, image_seeds, safe_name
+from lorarar.evaluation.generate import Adapter, Sampler, Sampling, image_seeds, safe_name
 from lorarar.evaluation.judges import Question
 from lorarar.evaluation.methods import Fused, Workbench, mean_coefficients, prepare
 from lorarar.evaluation.results import read_results
-from lorarar.evaluation.run import fingerprint
+from lorarar.evaluation.settings import default_evaluation
 from lorarar.hypernet.checkpoints import save_hypernet
 from lorarar.hypernet.constant import ConstantCoefficients
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.lora import LoRA, read_lora
-from lorarar.merging import Options, learned_options, merge
+from lorarar.merging import MergeOptions, learned_options, merge_loras
 from lorarar.toolchains import quiet_toolchains
 from lorarar.training.dataset import read_dataset
 from lorarar.training.hyper_settings import ZipSettings
@@ -66,15 +68,15 @@ def long_name(question: Question) -> float:
 
 
 @pytest.fixture
-def judge(monkeypatch: pytest.MonkeyPatch) -> ScriptedJudge:
-    made = ScriptedJudge(brighter, long_name)
-    monkeypatch.setattr("lorarar.evaluation.judges.load_judge", lambda spec, device, batch: made)
-    return made
+def judge(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> ScriptedJudge:
+    return install(ScriptedJudge(brighter, long_name), tmp_path_factory.mktemp("site"), monkeypatch)
 
 
 def arguments(world: Path, output: Path, *more: str) -> list[str]:
     given = ["--base", str(world / "base"), "--dataset", str(world / "data"), "--judge", "scripted"]
-    return [*given, "--hypernet", str(world / "hyper.safetensors"), *FAST, "-o", str(output), *more]
+    if any("learned" in word for word in more):
+        given += ["--hypernet", str(world / "hyper.safetensors")]
+    return [*given, *FAST, "-o", str(output), *more]
 
 
 @pytest.fixture(scope="module")
@@ -159,10 +161,13 @@ def test_a_second_run_makes_nothing_again(
     gone = next((tmp_path / "images" / "direct").rglob("01.png"))
     kept = pixels(gone)
     drawn: list[int] = []
-    draw = Sampler._batch
-    monkeypatch.setattr(
-        Sampler, "_batch", lambda self, on, prompt, seeds: drawn.append(len(seeds)) or draw(self, on, prompt, seeds)
-    )
+    draw = Sampler.draw
+
+    def counted(self: Sampler, adapter: Adapter, prompt: str, seeds: Sequence[int]) -> Iterator[Image.Image]:
+        drawn.append(len(seeds))
+        return draw(self, adapter, prompt, seeds)
+
+    monkeypatch.setattr(Sampler, "draw", counted)
     main(arguments(world, tmp_path, "--methods", "direct"))
     assert (drawn, judge.asked) == ([], asked)
     assert (tmp_path / "results.json").read_bytes() == before
@@ -187,7 +192,7 @@ def test_images_of_other_settings_are_refused(world: Path, tmp_path: Path, judge
         main(swapped)
     damaged = next(tmp_path.rglob("pair.json"))
     damaged.write_text("{")
-    with pytest.raises(InputError, match="is damaged; remove"):
+    with pytest.raises(InputError, match=r"not valid JSON; remove .* to make its images again"):
         main(arguments(world, tmp_path, "--methods", "learned"))
 
 
@@ -207,7 +212,7 @@ def test_tables_from_results_alone(
     world: Path, tmp_path: Path, judge: ScriptedJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     main(arguments(world, tmp_path / "run", "--methods", "direct"))
-    monkeypatch.setattr("lorarar.commands.evaluate._evaluate", lambda args: pytest.fail("evaluated again"))
+    monkeypatch.setattr(Sampler, "load", lambda *_: pytest.fail("evaluated again"))
     assert main(["--from", str(tmp_path / "run" / "results.json"), "-o", str(tmp_path / "tables")]) == 0
     for name in ("tables.md", "table_1.csv", "grid_methods.png"):
         assert (tmp_path / "tables" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
@@ -222,8 +227,8 @@ def test_the_validation_part(world: Path, tmp_path: Path, judge: ScriptedJudge) 
 
 @pytest.mark.parametrize("method", ["joint", "ziplora"])
 def test_methods_that_train(method: str, world: Path, tmp_path: Path, judge: ScriptedJudge) -> None:
-    steps = ["--joint-steps", "1", "--zip-steps", "1", "--part", "validation"]
-    main(arguments(world, tmp_path, "--methods", method, *steps))
+    steps = {"joint": "--joint-steps", "ziplora": "--zip-steps"}[method]
+    main(arguments(world, tmp_path, "--methods", method, steps, "1", "--part", "validation"))
     facts = read_results(tmp_path).pairs[0].merges[method]
     assert facts.parameters > 0
     assert facts.seconds > 0
@@ -234,7 +239,7 @@ def test_the_adapter_is_the_merge(bench: tuple[Sampler, Workbench], world: Path)
     sampler, work = bench
     content, style = work.dataset.contents["content_0"], work.dataset.styles["style_0"]
     made = prepare("ties", work).make(work, content, style)
-    expected = merge(read_lora(content.lora), read_lora(style.lora), work.layout, "ties", Options())
+    expected = merge_loras(read_lora(content.lora), read_lora(style.lora), work.layout, "ties", MergeOptions())
     before = {name: tensor.clone() for name, tensor in sampler.pipeline.unet.state_dict().items()}
     with made.adapter.applied(sampler.pipeline.unet):
         for name, layer in expected.lora.layers.items():
@@ -318,6 +323,9 @@ def test_fingerprint_tells_weights_apart() -> None:
         (["--methods", "direct,magic"], "unknown method 'magic'; valid are content-only, style-only"),
         (["--methods", "direct,direct"], "'direct' is given twice"),
         (["--methods", ""], "--methods is empty"),
+        (["--methods", "direct", "--zip-steps", "3"], "--zip-steps is for ziplora"),
+        (["--methods", "direct", "--joint-steps", "3"], "--joint-steps is for joint"),
+        (["--methods", "direct", "--hypernet", "h"], "--hypernet is for learned, learned-kv-average"),
         (["--hypernets", "x"], "'x' is not NAME=PATH"),
         (["--hypernets", "learned=a"], "the name 'learned' is taken"),
         (["--images", "0"], "--images is 0; give a whole number of 1 or more"),
@@ -327,7 +335,6 @@ def test_fingerprint_tells_weights_apart() -> None:
         (["--part", "train"], "invalid choice: 'train'"),
         (["--hypernets", "x=none.safetensors", "--methods", "direct"], "none.safetensors: no such checkpoint"),
         (["--dataset", "nowhere"], "nowhere/dataset.json: no such file"),
-        (["--from", "nowhere"], "nowhere: no such file; give the results.json"),
     ],
 )
 def test_refusals(world: Path, tmp_path: Path, judge: ScriptedJudge, more: list[str], message: str) -> None:
@@ -357,8 +364,24 @@ def test_a_missing_judge_is_told_before_the_work(world: Path, tmp_path: Path, mo
         main(given)
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "nowhere: no such file; give the output folder"),
+        (["--methods", "direct"], "leave --methods out"),
+        (["--images", "3"], "leave --images out"),
+        (["--judge", "miniature"], "leave --judge out"),
+        (["--dtype", "fp16"], "leave --dtype out"),
+    ],
+)
+def test_tables_alone_refuse_what_they_do_not_use(more: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        main(["--from", "nowhere", "-o", str(tmp_path / "run"), *more])
+    assert message in str(caught.value)
+
+
 def test_no_output_named(world: Path) -> None:
-    with pytest.raises(InputError, match="-o is missing"):
+    with pytest.raises(InputError, match="--out is missing"):
         main(["--methods", "direct"])
 
 
@@ -368,15 +391,14 @@ def test_a_single_image_of_the_dataset_is_unreadable(world: Path, tmp_path: Path
     (data / "styles" / "style_3" / "0.png").write_text("not a picture")
     given = arguments(world, tmp_path / "run", "--methods", "direct")
     given[given.index(str(world / "data"))] = str(data)
-    with pytest.raises(InputError, match="not an image that can be read"):
+    with pytest.raises(InputError, match="not a whole PNG"):
         main(given)
     assert not (tmp_path / "run" / "results.json").exists()
 
 
-@pytest.mark.parametrize(("base", "expected"), [("miniature", (25, 2.0)), ("sdxl-folder", (50, 5.0))])
-def test_sampling_is_the_base_s_own_unless_it_is_given(base: str, expected: tuple[int, float]) -> None:
-    common = ["--base", base, "--methods", "direct", "-o", "out"]
-    args = _parse(common)
-    assert (args.steps, args.guidance) == expected
-    args = _parse([*common, "--steps", "7", "--guidance", "3.5"])
-    assert (args.steps, args.guidance) == (7, 3.5)
+@pytest.mark.parametrize(("base", "expected"), [("miniature", (25, 2.0, 800)), ("sdxl-folder", (50, 5.0, 1000))])
+def test_sampling_is_the_base_s_own_unless_it_is_given(base: str, expected: tuple[int, float, int]) -> None:
+    settings = default_evaluation(base)
+    assert (settings.steps, settings.guidance, settings.joint_steps) == expected
+    settings = given_settings(parser().parse_args(["--steps", "7", "--guidance", "3.5"]), settings)
+    assert (settings.steps, settings.guidance, settings.joint_steps) == (7, 3.5, expected[2])

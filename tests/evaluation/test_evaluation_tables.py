@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from made_results import made_results, save_images
 from PIL import Image
 
-from human_study.results import read_results as read_for_study
 from lorarar.errors import InputError
 from lorarar.evaluation.grids import comparison_grid, matrix_grid, write_pictures
 from lorarar.evaluation.mars2 import Interval
@@ -109,37 +110,54 @@ def test_results_there_and_back(results: Results, tmp_path: Path) -> None:
     assert read_results(tmp_path) == read_results(tmp_path / "results.json") == results
 
 
-def test_the_human_study_reads_the_same_file(results: Results, tmp_path: Path) -> None:
-    write_results(results, tmp_path / "results.json")
-    pair = read_for_study(tmp_path)[2]
-    assert (pair.content, pair.style) == ("cat", "ink")
-    assert pair.style_reference == tmp_path / "references" / "ink.png"
-    assert [judged.accepted for judged in pair.methods["direct"]] == [False, False, True, True]
+Raw = dict[str, Any]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"schema_version": 9}, "schema version 9 is not known; this release reads 1"),
-        ({"pairs": []}, "not an evaluation's results"),
-        ({"pairs": 3}, "not an evaluation's results"),
-        ({"methods": [{"name": "x"}]}, "not an evaluation's results"),
-        ({"judge": None}, "not an evaluation's results"),
-    ],
-)
-def test_a_file_that_is_not_results(results: Results, tmp_path: Path, change: dict, message: str) -> None:
+def image(**fields: Any) -> Callable[[Raw], None]:
+    return lambda raw: raw["pairs"][1]["methods"]["direct"][0].update(fields)
+
+
+BAD: dict[str, tuple[Callable[[Raw], object], str]] = {
+    "another version": (lambda raw: raw.update(schema_version=9), r"\$\.schema_version .*1 was expected"),
+    "no version": (lambda raw: raw.pop("schema_version"), "'schema_version' is a required"),
+    "no pairs": (lambda raw: raw.update(pairs=[]), r"\$\.pairs "),
+    "pairs a number": (lambda raw: raw.update(pairs=3), r"\$\.pairs .*not of type 'array'"),
+    "half a method": (lambda raw: raw.update(methods=[{"name": "x"}]), r"\$\.methods\[0\]"),
+    "an unknown kind": (lambda raw: raw["methods"][0].update(kind="best"), r"\$\.methods\[0\]\.kind"),
+    "no judge": (lambda raw: raw.update(judge=None), r"\$\.judge .*not of type 'object'"),
+    "no references": (lambda raw: raw["pairs"][1].pop("references"), r"\$\.pairs\[1\] .*'references'"),
+    "no subject": (lambda raw: raw["pairs"][0]["references"].update(subject=[]), r"references\.subject"),
+    "no images": (lambda raw: raw["pairs"][1]["methods"].update(direct=[]), r"pairs\[1\]\.methods\.direct"),
+    "a method less": (lambda raw: raw["pairs"][1]["methods"].pop("direct"), r"pairs\[1\] holds other methods"),
+    "a method twice": (lambda raw: raw["methods"].append(raw["methods"][0]), "holds other methods"),
+    "a reference without an answer": (image(p_subject=[0.5]), r"pairs\[1\] needs an answer for each"),
+    "more than certain": (image(p_style=1.5), r"p_style .*greater than the maximum"),
+    "a metric beyond all": (image(metrics={"dino": 10**400}), r"metrics\.dino"),
+    "a metric of one image": (image(metrics={"dino": 0.1}), "some images have other metrics"),
+    "a cost less": (lambda raw: raw["pairs"][1]["merges"].pop("direct"), r"pairs\[1\] holds other methods"),
+    "an image that is a number": (image(image=3), r"\.image .*not of type 'string'"),
+    "an unknown cost": (lambda raw: raw["pairs"][0]["merges"]["direct"].update(joules=1), "'joules' was unexpected"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_file_that_is_not_results(results: Results, tmp_path: Path, case: str) -> None:
+    change, message = BAD[case]
     path = tmp_path / "results.json"
     write_results(results, path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(InputError, match=message):
+    raw = json.loads(path.read_text())
+    change(raw)
+    path.write_text(json.dumps(raw))
+    with pytest.raises(InputError, match=message) as caught:
         read_results(path)
+    assert str(path) in str(caught.value)
 
 
 def test_damaged_and_missing_results(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no such file; give the results\.json of a finished evaluation"):
+    with pytest.raises(InputError, match=r"no such file; give the output folder of a finished"):
         read_results(tmp_path)
     (tmp_path / "results.json").write_text('{"pairs": [')
-    with pytest.raises(InputError, match="not an evaluation's results"):
+    with pytest.raises(InputError, match="not valid JSON"):
         read_results(tmp_path)
 
 
@@ -185,7 +203,7 @@ def test_pictures_are_written(results: Results, tables: dict[str, Table], tmp_pa
 
 
 def test_a_missing_image_is_told(results: Results, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the image is not there; keep"):
+    with pytest.raises(InputError, match="no such image"):
         comparison_grid(results, tmp_path)
 
 

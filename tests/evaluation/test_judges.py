@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scripted import ScriptedJudge
+from scripted import ScriptedJudge, install
 from tiny_vlm import save_tiny_vlm
 
 from lorarar.errors import InputError
-from lorarar.evaluation.judges import Judge, Question, load_judge
+from lorarar.evaluation.judges import Judge, Question, judge_names, load_judge
 from lorarar.evaluation.judges.vlm import VlmJudge, answer_tokens, conversation, probability_of_yes
 from lorarar.toolchains import quiet_toolchains
 
@@ -119,25 +119,49 @@ def test_answer_tokens_leave_out_what_begins_both() -> None:
         answer_tokens(Letters("▁"), "x")
 
 
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("no/such-judge", "the judge 'no/such-judge' can't be loaded"),
-        ("miniature", "lorarar miniature build"),
-    ],
-)
-def test_a_judge_that_is_not_there(spec: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("lorarar.evaluation.judges.MINIATURE_FOLDER", tmp_path)
-    with pytest.raises(InputError, match=message) as caught:
-        load_judge(spec)
-    assert "\n" not in str(caught.value)
+@pytest.fixture
+def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedJudge:
+    return install(ScriptedJudge(lambda _: 1, lambda _: 0), tmp_path / "site", monkeypatch)
 
 
-def test_a_folder_that_is_no_judge(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+def judge_folder(place: Path, config: str) -> Path:
+    place.mkdir()
+    (place / "config.json").write_text(config)
+    return place
+
+
+def test_the_installed_judges_are_listed(scripted: ScriptedJudge) -> None:
+    assert {"miniature", "scripted"} <= set(judge_names())
+
+
+def test_a_judge_is_found_by_its_name(scripted: ScriptedJudge) -> None:
+    assert load_judge("scripted") is scripted
+    assert scripted.folder is None
+
+
+def test_a_folder_says_who_opens_it(scripted: ScriptedJudge, tmp_path: Path) -> None:
+    folder = judge_folder(tmp_path / "judge", '{"judge": "scripted"}')
+    assert load_judge(str(folder)) is scripted
+    assert scripted.folder == folder
+
+
+def test_a_folder_of_nobody_s_judge_is_refused(scripted: ScriptedJudge, tmp_path: Path) -> None:
+    folder = judge_folder(tmp_path / "judge", '{"judge": "oracle"}')
+    with pytest.raises(InputError, match="'oracle', which no installed package provides"):
+        load_judge(str(folder))
+
+
+@pytest.mark.parametrize("config", ['{"model_type": "clip"}', '{"judge": 3}', "[]", "{", "[" * 100_000])
+def test_a_folder_that_is_no_judge(config: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="check the folder"):
-        load_judge(str(tmp_path))
+        load_judge(str(judge_folder(tmp_path / "judge", config)))
+
+
+def test_a_judge_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="the judge 'no/such-judge' can't be loaded") as caught:
+        load_judge("no/such-judge")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_model_without_a_chat_template(tmp_path: Path) -> None:

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COMBINATIONS, dense_reference, random_lora, tiny_hypernet
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tiny_world import COMBINATIONS, dense_reference, random_lora, tiny_hypernet
 
 from export import HypernetOptions, write_hypernet
 from export.targets import TARGETS, find_target
 from lorarar.commands.export import main
 from lorarar.errors import FailedCheck, InputError
 from lorarar.layout import Layout, input_shapes, output_shapes
-from lorarar.merging import Options
+from lorarar.merging import MergeOptions
 from runtime_py.backends import Runner, open_runner
 from runtime_py.bundle import Bundle, tree_sha256
 from runtime_py.merge import merge_with_bundle
@@ -59,7 +59,7 @@ def test_fp32_merger_equals_dense_eq_2(
     content = random_lora(layout, content_ranks, seed, up_scale, down_scale)
     style = random_lora(layout, style_ranks, seed + 1, 1.0, 0.1)
     bundle, session = sessions[target, precision]
-    merged = merge_with_bundle(bundle, session, content, style, Options(*strengths))
+    merged = merge_with_bundle(bundle, session, content, style, MergeOptions(*strengths))
     reference = dense_reference(layout, content, style, strengths)
     allowed = find_target(target).require("merger", precision).max_error
     for name, expected in reference.items():
@@ -86,22 +86,21 @@ def test_fp16_merger_equals_dense_eq_2_or_refuses(
     style = random_lora(layout, style_ranks, seed + 1, 0.3, 0.1)
     bundle, session = sessions[target, precision]
     try:
-        merged = merge_with_bundle(bundle, session, content, style, Options())
+        merged = merge_with_bundle(bundle, session, content, style, MergeOptions())
     except InputError as error:
         # Only what half precision can't hold may be refused, and the sentence says so.
         assert up_scale * down_scale >= 1e2
         assert "use fp32" in str(error)
         return
     reference = dense_reference(layout, content, style, (1.0, 1.0))
-    # The table bounds the adapter's entries; ΔW sums rank products of two of them.
+    allowed = find_target(target).require("merger", precision)
+    # The tolerance bounds the adapter's entries; ΔW sums rank products of two of them.
     for name, expected in reference.items():
         layer = merged.lora.layers[name]
         error = np.abs(layer.delta() - expected.delta)
         rms = np.sqrt(np.mean(np.square(error)))
         floor = FP16_STEP * layer.rank * max(np.abs(layer.up).max(), np.abs(layer.down).max())
-        assert (
-            rms <= expected.largest * 10 ** (-find_target(target).require("merger", precision).psnr_db / 20) + floor
-        ), name
+        assert rms <= expected.largest * 10 ** (-allowed.psnr_db / 20) + floor, name
 
 
 @pytest.mark.parametrize(("target", "precision"), COMBINATIONS)
@@ -128,7 +127,7 @@ def test_the_same_input_gives_the_same_bytes(
     """Exported again in another process, whose hashes and maps have another order."""
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
-        "from conftest import BUNDLE_RANK, tiny_hypernet, tiny_layout\n"
+        "from tiny_world import BUNDLE_RANK, tiny_hypernet, tiny_layout\n"
         "from export import HypernetOptions, write_hypernet\n"
         "from export.targets import TARGETS\n"
         "for name, target in TARGETS.items():\n"

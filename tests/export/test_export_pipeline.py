@@ -13,9 +13,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import random_lora
+from made_once import MadeOnce
 from PIL import Image
 from safetensors.numpy import load_file
+from tiny_world import random_lora
 
 from export import PipelineOptions, Source, UNetOptions, write_pipeline, write_unet
 from export.bundle import write_component
@@ -33,7 +34,7 @@ from lorarar.commands.generate import main as generate
 from lorarar.commands.sheet import main as contact_sheet
 from lorarar.errors import InputError
 from lorarar.lora import write_lora
-from lorarar.merging import Options
+from lorarar.merging import MergeOptions
 from lorarar.toolchains import quiet_toolchains
 from runtime_py.backends import open_runner
 from runtime_py.bundle import Bundle
@@ -65,18 +66,19 @@ def export(folder: Path, out: Path, target: str, precision: str, size: ImageSize
 class Bundles(dict[str, Bundle]):
     """By target; each is exported when a test first asks for it."""
 
-    def __init__(self, base: Path, folder: Path) -> None:
+    def __init__(self, base: Path, made_once: MadeOnce) -> None:
         super().__init__()
-        self.base, self.folder = base, folder
+        self.base, self.made_once = base, made_once
 
     def __missing__(self, target: str) -> Bundle:
-        self[target] = export(self.base, self.folder / target, target, PRECISIONS[target])
+        made = self.made_once(f"pipeline/{target}", lambda out: export(self.base, out, target, PRECISIONS[target]))
+        self[target] = Bundle.open(made)
         return self[target]
 
 
 @pytest.fixture(scope="module")
-def bundles(shallow_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Bundle]:
-    return Bundles(shallow_pipeline, tmp_path_factory.mktemp("pipelines"))
+def bundles(shallow_pipeline: Path, made_once: MadeOnce) -> Mapping[str, Bundle]:
+    return Bundles(shallow_pipeline, made_once)
 
 
 @pytest.fixture
@@ -121,7 +123,7 @@ def test_an_image_with_two_loras_is_what_diffusers_draws_with_the_merged_file(
     assert generate([*given, "--steps", "4", "--seed", "3", "-o", str(out)]) == 0
     have = np.asarray(Image.open(out), np.float64) / 255
     session = open_runner(bundle, "merger")
-    merged = merge_with_bundle(bundle, session, *(read_lora(path) for path in loras), Options()).lora
+    merged = merge_with_bundle(bundle, session, *(read_lora(path) for path in loras), MergeOptions()).lora
     write_lora(merged, tmp_path / "merged.safetensors")
     request = Request("a sks dog", seed=3, steps=4, guidance=3.5)
     want = drawn_by_diffusers(shallow_pipeline, tmp_path / "merged.safetensors", request)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from measured_pages import PAGES
+from measured_pages import DOCS, PAGES
 from safetensors.torch import save_file
 
 from export.plan import PHONE_BYTES, ComponentPlan, Plan, advice, plan
@@ -67,6 +68,17 @@ def test_every_offered_precision_has_a_size_and_fewer_bits_are_smaller(target: s
 def order(precision: str) -> int:
     """fp32, then fewer bits."""
     return -int(precision.lstrip("fpw")) - (100 if precision == "fp32" else 0)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_pages_are_made_of_their_rows(name: str, tmp_path: Path) -> None:
+    """`python tests/support/measured_pages.py` writes them; no test does."""
+    page = PAGES[name]
+    assert (DOCS / f"{name}.md").read_text(encoding="utf-8") == page.text(page.rows())
+    first, *_ = page.rows()
+    page.record(first, folder=tmp_path)
+    page.record(replace(first, psnr_db=first.psnr_db + 1), folder=tmp_path)
+    assert [row.psnr_db for row in page.rows(tmp_path)] == [first.psnr_db + 1]
 
 
 def test_what_a_phone_says() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_lora
+from made_once import MadeOnce
+from tiny_world import random_lora
 from torch import nn
 
 from export import UNetOptions, write_unet
@@ -76,22 +77,21 @@ def tiny_unet(folder: Path) -> Any:
 class Bundles(dict[tuple[str, str], Bundle]):
     """By target and precision; each is exported when a test first asks for it."""
 
-    def __init__(self, base: Path, layout: Layout, folder: Path) -> None:
+    def __init__(self, base: Path, layout: Layout, made_once: MadeOnce) -> None:
         super().__init__()
-        self.base, self.layout, self.folder = base, layout, folder
+        self.base, self.layout, self.made_once = base, layout, made_once
 
     def __missing__(self, key: tuple[str, str]) -> Bundle:
-        out = self.folder / "-".join(key)
-        write_unet(tiny_unet(self.base), self.layout, options(*key), out)
-        self[key] = Bundle.open(out)
+        name = f"unet/{'-'.join(key)}"
+        self[key] = Bundle.open(
+            self.made_once(name, lambda out: write_unet(tiny_unet(self.base), self.layout, options(*key), out))
+        )
         return self[key]
 
 
 @pytest.fixture(scope="module")
-def bundles(
-    shallow_pipeline: Path, layout: Layout, tmp_path_factory: pytest.TempPathFactory
-) -> Mapping[tuple[str, str], Bundle]:
-    return Bundles(shallow_pipeline, layout, tmp_path_factory.mktemp("unets"))
+def bundles(shallow_pipeline: Path, layout: Layout, made_once: MadeOnce) -> Mapping[tuple[str, str], Bundle]:
+    return Bundles(shallow_pipeline, layout, made_once)
 
 
 def given(bundle: Bundle, lora: LoRA | None) -> Tensors:
@@ -259,9 +259,8 @@ def test_onnx_widens_large_weights_of_half_precision_in_each_run(
     inputs = given(half, lora)
     at_load = run(open_runner(half, "unet"), inputs)
     monkeypatch.setattr(onnx, "WIDEN_AT_LOAD", 1000)
-    assert len(onnx.disabled_optimizers(half.component("unet"))) == 2 and not onnx.disabled_optimizers(
-        single.component("unet")
-    )
+    assert len(onnx.disabled_optimizers(half.component("unet"))) == 2
+    assert not onnx.disabled_optimizers(single.component("unet"))
     # Not bit for bit: other operations are fused then, and results are rounded to fp16 between others.
     assert psnr_db(run(open_runner(half, "unet"), inputs).astype(np.float64), at_load.astype(np.float64)) > 60
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from measured_pages import PAGES, Row, host, measured
 
-from runtime_py.precisions import UNET_PRECISIONS
+from export.targets import TARGETS
 
 PEAK_GIB = 6.0
 SECONDS = 300.0
@@ -23,7 +23,7 @@ def test_export_and_check(target: str, base: str, tmp_path: Path, capsys: pytest
     out = tmp_path / "bundle"
     given = ("--target", target, "--base", base, "--untrained", "--rank", "64", "--out", str(out))
     exported, export_peak = measured("export.hypernet", *given)
-    _, check_peak = measured("runtime_py.check", str(out), "--json", str(tmp_path / "rows.json"))
+    _, check_peak = measured("lorarar.commands.check", str(out), "--json", str(tmp_path / "rows.json"))
     peak = max(export_peak, check_peak)
     rows = json.loads((tmp_path / "rows.json").read_text())
     manifest = json.loads((out / "manifest.json").read_text())
@@ -58,7 +58,7 @@ STEP_SECONDS, STEP_GIB = 40, 6.0  # of one checked KOALA-700M step of 64×64 lat
 def test_a_full_size_unet(
     base: str, target: str, precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exports, checks, and writes what it took into docs/full-size.md, before it is compared with what is allowed."""
+    """Exports, checks, and writes what it took into build/measured, before it is compared with what is allowed."""
     given = ["--target", target, "--base", base, "--precision", precision, "--untrained", "--resolution", "512"]
     row, check_gib = export_and_check("export.unet", given, (base, target, precision), tmp_path)
     PAGES["full-size"].record(row)
@@ -72,10 +72,10 @@ def test_a_full_size_unet(
 
 
 @pytest.mark.parametrize(
-    ("target", "precision"), [(target, precision) for target, names in UNET_PRECISIONS.items() for precision in names]
+    ("target", "precision"), [(name, precision) for name, target in TARGETS.items() for precision in target.precisions]
 )
 def test_every_precision_of_the_miniature(target: str, precision: str, tmp_path: Path) -> None:
-    """The whole pipeline, checked; the rows go into docs/precisions.md."""
+    """Exports the whole pipeline and checks it; the row goes into build/measured."""
     given = ["--target", target, "--precision", precision]
     row, _ = export_and_check("export.pipeline", given, ("miniature", target, precision), tmp_path)
     PAGES["precisions"].record(row)
@@ -83,10 +83,10 @@ def test_every_precision_of_the_miniature(target: str, precision: str, tmp_path:
 
 
 def export_and_check(module: str, given: list[str], key: tuple[str, str, str], folder: Path) -> tuple[Row, float]:
-    """A row of what an export took and what its check found, and the GiB of the check alone."""
+    """Return a row of what an export took and what its check found, and the GiB of the check alone."""
     bundle, found = folder / "bundle", folder / "rows.json"
     seconds, peak = measured(module, *given, "--out", str(bundle))
-    _, check_peak = measured("runtime_py.check", str(bundle), "--json", str(found))
+    _, check_peak = measured("lorarar.commands.check", str(bundle), "--json", str(found))
     rows = json.loads(found.read_text())
     entry = json.loads((bundle / "manifest.json").read_text())["components"]["unet"]
     weights = [file.stat().st_size for file in (bundle / entry["file"]).glob("Data/com.apple.CoreML/weights/*")]

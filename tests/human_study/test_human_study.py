@@ -286,10 +286,10 @@ def test_the_command_makes_serves_and_summarises(
         (["make", "--results", "RUN", "--methods", "one", "-o", "x"], "give two names with a comma between"),
         (["make", "--results", "RUN", "--methods", f"{OURS},{OURS}", "-o", "x"], "was given twice"),
         (["make", "--results", "RUN", "--methods", f"{OURS},dare", "-o", "x"], "evaluate with --methods dare"),
-        (["make", "--results", "STUDY", "-o", "x"], "no results.json there; give the output folder"),
+        (["make", "--results", "STUDY", "-o", "x"], "no such file; give the output folder"),
         (["make", "--results", "RUN", "--question", " ", "-o", "x"], "--question is empty"),
         (["make", "--results", "RUN", "--case", "worst", "-o", "x"], "invalid choice: 'worst'"),
-        (["serve", "RUN"], "no study.json there; give the folder of a study"),
+        (["serve", "RUN"], "no such file; give the folder of a study"),
         (["serve", "STUDY", "--port", "70000"], "a port is 0 to 65535"),
         (["serve", "STUDY", "--host", "no such host"], "not an address of this machine; use 127.0.0.1"),
         (["serve", "STUDY", "--answers", "STUDY/study.json"], "can't be used as a file of answers"),
@@ -353,7 +353,7 @@ def test_help_needs_no_extra(argv: list[str]) -> None:
 def test_the_missing_extra_is_named(study: Study) -> None:
     code = (
         "import sys\nsys.modules['starlette'] = None\n"
-        "from lorarar.cli import run_command\nfrom lorarar.commands.study import main\n"
+        "from lorarar.command_line import run_command\nfrom lorarar.commands.study import main\n"
         f"sys.argv = ['x', 'serve', {str(study.folder)!r}]\nrun_command(main)"
     )
     environment = os.environ | {"COLUMNS": "200"}

@@ -15,7 +15,6 @@ from study_run import OURS, RIVAL, SECRETS, new_study, write_run
 from human_study.definition import Study, read_study
 from human_study.images import DISPLAY_SIZE, clean_png
 from human_study.make import make_study
-from human_study.results import read_results
 from lorarar.errors import InputError
 
 
@@ -74,42 +73,27 @@ def test_images_are_turned_shrunk_and_cleaned(tmp_path: Path) -> None:
     assert OURS.encode() not in content
 
 
-def test_results_of_the_evaluation_are_read(tmp_path: Path) -> None:
-    """The contract between the two: a file that lorarar.evaluation writes."""
-    from lorarar.evaluation.results import ImageRecord, MethodInfo, PairRecord, Results, write_results
-
-    images = {"ours": (ImageRecord("a.png", (0.9, 0.8, 0.1), 0.7), ImageRecord("b.png", (0.9, 0.1, 0.1), 0.7))}
-    pair = PairRecord("dog", "ink", "a dog in ink style", ("r1.png", "r2.png", "r3.png"), "/s.png", {}, images)
-    write_results(Results({}, {}, (MethodInfo("ours", "Ours", "ours"),), (pair,)), tmp_path / "results.json")
-    (read,) = read_results(tmp_path)
-    assert (read.content, read.style) == ("dog", "ink")
-    assert read.subject_references[0] == tmp_path / "r1.png"
-    assert read.style_reference == Path("/s.png")
-    assert [(image.image.name, image.accepted) for image in read.methods["ours"]] == [("a.png", True), ("b.png", False)]
-
-
-def test_unjudged_images_serve_the_random_case_only(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", contents=2)
-    data = json.loads((run / "results.json").read_text())
-    for pair in data["pairs"]:
-        for images in pair["methods"].values():
-            for image in images:
-                del image["subject"]
-    (run / "results.json").write_text(json.dumps(data))
-    made = make_study(run, (OURS, RIVAL), "random", tmp_path / "random")
-    assert all(task.accepted is None for task in read_study(made.folder).tasks)
-    with pytest.raises(InputError, match=r"were not judged; .* or use --case random"):
-        make_study(run, (OURS, RIVAL), "best", tmp_path / "best")
+def test_images_may_lie_anywhere(tmp_path: Path) -> None:
+    """Paths in the results start at the run's folder; an absolute one stands for itself."""
+    run = write_run(tmp_path / "run", contents=1)
+    elsewhere = tmp_path / "elsewhere.png"
+    (run / "gouache0.png").rename(elsewhere)
+    path = run / "results.json"
+    path.write_text(path.read_text().replace('"gouache0.png"', json.dumps(str(elsewhere))))
+    made = make_study(run, (OURS, RIVAL), "random", tmp_path / "study")
+    assert read_study(made.folder).tasks[0].style_reference.read_bytes() == clean_png(elsewhere)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data.pop("pairs"), "no pairs in it"),
-        (lambda data: data["pairs"][1].pop("references"), r"pairs\[1\] can't be read"),
-        (lambda data: data["pairs"][0]["references"].update(subject=[]), "no subject reference"),
-        (lambda data: data["pairs"][1]["methods"].pop(RIVAL), f"no images of {RIVAL} in this run .it has: {OURS}."),
-        (lambda data: data["pairs"][1]["methods"][RIVAL][0].update(image="gone.png"), "not a whole PNG"),
+        (lambda data: data.pop("pairs"), "'pairs' is a required property"),
+        (lambda data: data["pairs"][1].pop("references"), r"\$\.pairs\[1\] .*'references' is a required"),
+        (lambda data: data["pairs"][0]["references"].update(subject=[]), r"references\.subject"),
+        (lambda data: data["pairs"][0]["references"].update(style="a\0b"), r"references\.style"),
+        (lambda data: data["pairs"][0]["references"].update(style="\ud800.png"), r"references\.style"),
+        (lambda data: data["pairs"][1]["methods"].pop(RIVAL), r"pairs\[1\] holds other methods"),
+        (lambda data: data["pairs"][1]["methods"][RIVAL][0].update(image="gone.png"), "no such image"),
         (lambda data: data["pairs"][0]["references"].update(style="results.json"), "not a whole PNG"),
     ],
 )
@@ -125,6 +109,15 @@ def test_bad_results_are_refused_and_nothing_is_left(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_a_study_without_verdicts_is_read(study: Study) -> None:
+    path = study.folder / "study.json"
+    data = json.loads(path.read_text())
+    for task in data["tasks"]:
+        del task["accepted"]
+    path.write_text(json.dumps(data))
+    assert all(task.accepted is None for task in read_study(study.folder).tasks)
+
+
 def test_an_existing_study_is_never_overwritten(study: Study, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="already there, perhaps with answers"):
         make_study(tmp_path / "run", (OURS, RIVAL), "random", study.folder)
@@ -133,20 +126,25 @@ def test_an_existing_study_is_never_overwritten(study: Study, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data.update(schema_version=2), "schema_version is 2; this version of the toolkit reads 1"),
-        (lambda data: data.update(methods=[OURS]), "a list of two names"),
-        (lambda data: data.update(methods=[OURS, OURS]), "two different names"),
-        (lambda data: data.update(tasks=[]), "at least one entry"),
-        (lambda data: data.update(question=" "), "question must be a text that is not empty"),
+        (lambda data: data.update(schema_version=2), r"\$\.schema_version .*1 was expected"),
+        (lambda data: data.update(methods=[OURS]), r"\$\.methods "),
+        (lambda data: data.update(methods=[OURS, OURS]), r"\$\.methods .*non-unique"),
+        (lambda data: data.update(tasks=[]), r"\$\.tasks "),
+        (lambda data: data.update(question=" "), r"\$\.question "),
+        (lambda data: data.update(seed="0"), r"\$\.seed .*not of type 'integer'"),
         (lambda data: data["tasks"].append(data["tasks"][0]), "every id must be unique"),
-        (lambda data: data["tasks"][0]["images"].pop(OURS), r"tasks\[0\].images must have exactly the keys"),
+        (lambda data: data["tasks"][0]["images"].pop(OURS), "images of the task .* must be those of"),
         (lambda data: data["tasks"][0]["images"].update({OURS: "../run/results.json"}), "leaves the study's folder"),
         (lambda data: data["tasks"][0]["images"].update({OURS: "/etc/passwd"}), "leaves the study's folder"),
-        (lambda data: data["tasks"][0].update(style_reference="study.json"), "not a whole PNG, JPEG or WebP"),
+        (lambda data: data["tasks"][0].update(style_reference="study.json"), "not a whole PNG, JPEG"),
         (lambda data: data["tasks"][0].update(style_reference="images/no.png"), "is not there"),
-        (lambda data: data["tasks"][0].update(accepted={OURS: 1, RIVAL: 0}), "must give true or false"),
-        (lambda data: data["example"].update(better=True), "example.better must be 1 or 2"),
-        (lambda data: data.update(example=None), "example must be an object"),
+        (lambda data: data["tasks"][0].update(style_reference="a\0b"), r"tasks\[0\]\.style_reference"),
+        (lambda data: data["tasks"][0].update(style_reference="\ud800"), r"tasks\[0\]\.style_reference"),
+        (lambda data: data["tasks"][0].update(accepted={OURS: 1, RIVAL: 0}), r"tasks\[0\]\.accepted.*'boolean'"),
+        (lambda data: data["tasks"][0].update(accepted={OURS: True}), "accepted of the task .* must be those of"),
+        (lambda data: data["example"].update(better=True), r"\$\.example\.better "),
+        (lambda data: data["example"].update(options=["a"]), r"\$\.example\.options "),
+        (lambda data: data.update(example=None), r"\$\.example .*not of type 'object'"),
     ],
 )
 def test_bad_studies_are_refused(study: Study, change: Callable[[dict[str, Any]], object], message: str) -> None:

@@ -102,7 +102,7 @@ def test_a_file_that_is_no_database_is_refused_and_kept(study: Study, tmp_path: 
     path.write_text("not a database, and dear to somebody " * 40)
     before = path.read_bytes()
     for attempt in (lambda: Store(path, study), lambda: read_answers(path, study)):
-        with pytest.raises(InputError, match=r"can't be used as a file of answers .*--answers"):
+        with pytest.raises(InputError, match=r"can't be used as a file of answers .*`answers`"):
             attempt()
     assert path.read_bytes() == before
 

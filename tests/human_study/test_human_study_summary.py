@@ -15,7 +15,8 @@ from PIL import Image
 from human_study.definition import Example, Study, Task
 from human_study.report import FILES, to_markdown, write_report
 from human_study.store import Answer
-from human_study.summary import cluster_bootstrap, only_complete, summarise, wilson
+from human_study.summary import cluster_bootstrap, only_complete, summarise
+from lorarar.intervals import wilson_interval
 
 A, B = "learned", "ziplora"
 
@@ -76,14 +77,14 @@ def test_only_complete_drops_who_stopped_early() -> None:
 )
 def test_wilson_against_published_values(count: int, total: int, low: float, high: float) -> None:
     """81 of 263 is Newcombe's (1998) example, his method 3; the others follow from the formula by hand."""
-    assert wilson(count, total) == pytest.approx((low, high), abs=1e-4)
+    assert wilson_interval(count, total) == pytest.approx((low, high), abs=1e-4)
 
 
 @given(total=st.integers(1, 500), share=st.floats(0, 1))
 def test_wilson_solves_its_equation(total: int, share: float) -> None:
     """Its ends are where the score test just rejects: |p̂ − p| = z √(p (1 − p) / n)."""
     count = round(share * total)
-    interval = wilson(count, total)
+    interval = wilson_interval(count, total)
     assert interval is not None
     for end in interval:
         distance = abs(count / total - end)

@@ -15,7 +15,6 @@ from torch import Tensor
 from lorarar.base.names import load_layout, shipped_hypernet
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import (
-    CONFIG_KEY,
     load_hypernet,
     open_hypernet,
     open_predictor,
@@ -24,6 +23,7 @@ from lorarar.hypernet.checkpoints import (
 )
 from lorarar.hypernet.constant import ConstantCoefficients
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.hypernet.storage import CONFIG_KEY
 from lorarar.layout import Layout
 
 State = dict[str, Tensor]
@@ -194,3 +194,27 @@ def test_constant_coefficients_predict_but_are_no_hypernetwork(tmp_path: Path) -
     assert isinstance(open_predictor("tiny", TINY, path).predictor, ConstantCoefficients)
     with pytest.raises(InputError, match="it holds constant coefficients"):
         open_hypernet("tiny", TINY, path)
+
+
+def test_from_pretrained_and_save_pretrained_give_the_same_bytes(tmp_path: Path) -> None:
+    given = shipped_hypernet()
+    network = Hypernetwork.from_pretrained(given)
+    network.save_pretrained(tmp_path / "copy.safetensors")
+    assert (tmp_path / "copy.safetensors").read_bytes() == given.read_bytes()
+    assert not network.training and "\n" not in repr(network) and given.name in repr(network)
+    assert open_hypernet("miniature", TINY, network).sha256 == load_hypernet(given).sha256
+
+
+def test_the_authors_checkpoint_opens_and_is_saved_as_ours(tmp_path: Path) -> None:
+    torch.save(authors_state(), tmp_path / "theirs.pt")
+    network = Hypernetwork.from_pretrained(str(tmp_path / "theirs.pt"))
+    with pytest.raises(InputError, match="safetensors"):
+        network.save_pretrained(tmp_path / "ours.pt")
+    network.save_pretrained(tmp_path / "ours.safetensors")
+    assert load_hypernet(tmp_path / "ours.safetensors").hypernet.config == network.config
+
+
+def test_a_network_in_memory_is_saved_as_trained_unless_it_is_random(tmp_path: Path) -> None:
+    for name, network in (("mine", Hypernetwork()), ("random", Hypernetwork.untrained())):
+        network.save_pretrained(tmp_path / f"{name}.safetensors")
+        assert load_hypernet(tmp_path / f"{name}.safetensors").trained == (name == "mine")

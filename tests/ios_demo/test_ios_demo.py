@@ -191,11 +191,11 @@ def compare_adapters(found: dict[str, np.ndarray], expected: dict[str, np.ndarra
 
 
 def compare_coefficients(found: dict[str, np.ndarray], bundle: Bundle, content: LoRA, style: LoRA) -> None:
-    from lorarar.merging import Options
+    from lorarar.merging import MergeOptions
     from runtime_py.backends import open_runner
 
     rule = bundle.manifest["hypernetwork"]["kv_rule"]
-    options = Options(content_scale=SCALES[0], style_scale=SCALES[1], rule=rule)
+    options = MergeOptions(content_scale=SCALES[0], style_scale=SCALES[1], rule=rule)
     expected = run_merger(bundle, open_runner(bundle), content, style, options)
     names = [name for name in expected if name.startswith("coefficients_")]
     assert names == [f"coefficients_{group.name}" for group in bundle.layout.part("qo")]

@@ -16,7 +16,7 @@ from lorarar.base.names import CONFIGS
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import UNET, Layout, part_of
 from lorarar.lora import LoRA, LoraLayer, read_lora, write_lora
-from lorarar.merging import METHODS, Merged, Options, merge, predict_with
+from lorarar.merging import METHODS, Merged, MergeOptions, merge_loras, predict_with
 
 pytestmark = [
     # Builds of transformers and diffusers warn about their own internals; none of it concerns the merge.
@@ -136,7 +136,7 @@ def assert_same(have: torch.Tensor, want: torch.Tensor, base: torch.Tensor) -> N
 def merged_of(method: str, content: LoRA, style: LoRA, layout: Layout) -> Merged:
     hypernet = Hypernetwork.untrained(HypernetConfig(widths=(32, 64), hidden=16))
     ones = {name: np.ones((2, layer.in_features), np.float32) for name, layer in content.layers.items()}
-    return merge(content, style, layout, method, Options(predict=predict_with(hypernet), coefficients=ones))
+    return merge_loras(content, style, layout, method, MergeOptions(predict=predict_with(hypernet), coefficients=ones))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_pefts_cat_and_full_svd_are_our_direct_average_and_its_linear_is_not(com
 
     content, style = lora(1), lora(2)
     layout = Layout.from_linears("two", [(name, 24, out) for name, out in LINEARS.items()])
-    ours = merge(content, style, layout, "direct").lora
+    ours = merge_loras(content, style, layout, "direct").lora
     theirs = peft_merge(content, style, combination)
     for name, delta in theirs.items():
         want = ours.layers[name].delta()

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_lora
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_world import random_lora
 
 from lorarar.base.names import CONFIGS, load_layout, meta_unet
 from lorarar.errors import InputError
@@ -67,8 +67,8 @@ def test_a_diffusers_folder_is_a_base(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not a JSON config"),
-        ("[" * 100_000, "not a JSON config"),
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
         ('{"_class_name": "AutoencoderKL"}', "not the config of a UNet2DConditionModel"),
         ('{"block_out_channels": [32], "layers_per_block": "two"}', "can't be built by diffusers"),
         ('{"down_block_types": ["Nonsense"], "up_block_types": ["UpBlock2D"], "block_out_channels": [32]}', "can't be"),
@@ -138,7 +138,7 @@ def test_loras_that_do_not_fit_are_refused(layout: Layout) -> None:
     wrong = LoraLayer(lora.layers[name].down[:, :-1], lora.layers[name].up)
     with pytest.raises(InputError, match=r"has shape \(32, 31\), tiny has \(32, 32\); the LoRA is for another base"):
         pack(LoRA({name: wrong}), layout)
-    with pytest.raises(InputError, match="more than 2; export with --rank 3"):
+    with pytest.raises(InputError, match="more than 2; export with a `rank` of 3"):
         pack(lora, layout, 2)
     with pytest.raises(InputError, match="none of its 1 layers is an attention linear of tiny"):
         pack(LoRA({"unet.other.to_q": lora.layers[name]}), layout)

@@ -8,7 +8,7 @@ import torch
 
 from lorarar.layout import Layout
 from lorarar.lora.types import LoRA, LoraLayer
-from lorarar.merging import Options, merge
+from lorarar.merging import MergeOptions, merge_loras
 from lorarar.merging.dense import RECIPES, drop_and_rescale, matrix, merge_dense, trim
 from lorarar.merging.truncate import cut
 
@@ -49,8 +49,8 @@ def restated_vote(content: np.ndarray, style: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("density", [0.1, 0.5, 1.0])
 def test_ties_is_what_its_paper_says(density: float) -> None:
-    options = Options(density=density, content_scale=0.5, style_scale=2.0, rank_out=FULL)
-    merged = merge(CONTENT, STYLE, LAYOUT, "ties", options)
+    options = MergeOptions(density=density, content_scale=0.5, style_scale=2.0, rank_out=FULL)
+    merged = merge_loras(CONTENT, STYLE, LAYOUT, "ties", options)
     for name, item in merged.lora.layers.items():
         content = restated_trim(0.5 * matrix(CONTENT.layers[name]).astype(np.float64), density)
         style = restated_trim(2 * matrix(STYLE.layers[name]).astype(np.float64), density)
@@ -97,7 +97,7 @@ def test_dare_is_the_average_in_expectation() -> None:
 
 
 def test_dare_ties_is_dropping_then_the_vote() -> None:
-    merged = merge(CONTENT, STYLE, LAYOUT, "dare-ties", Options(seed=3, rank_out=FULL))
+    merged = merge_loras(CONTENT, STYLE, LAYOUT, "dare-ties", MergeOptions(seed=3, rank_out=FULL))
     for name, item in merged.lora.layers.items():
         content = drop_and_rescale(matrix(CONTENT.layers[name]), 0.5, f"3/{name}/content")
         style = drop_and_rescale(matrix(STYLE.layers[name]), 0.5, f"3/{name}/style")
@@ -105,8 +105,8 @@ def test_dare_ties_is_dropping_then_the_vote() -> None:
 
 
 def test_density_1_is_the_average_exactly() -> None:
-    direct = merge(CONTENT, STYLE, LAYOUT, "direct")
-    dare = merge(CONTENT, STYLE, LAYOUT, "dare", Options(density=1.0))
+    direct = merge_loras(CONTENT, STYLE, LAYOUT, "direct")
+    dare = merge_loras(CONTENT, STYLE, LAYOUT, "dare", MergeOptions(density=1.0))
     assert dare.truncation is not None and dare.truncation.overall < 1e-6
     for name, item in dare.lora.layers.items():
         assert item.rank == 7
@@ -115,11 +115,11 @@ def test_density_1_is_the_average_exactly() -> None:
 
 @pytest.mark.parametrize("method", ["dare", "dare-ties"])
 def test_masks_depend_on_seed_role_and_name_only(method: str) -> None:
-    first = merge(CONTENT, STYLE, LAYOUT, method, Options(seed=5))
+    first = merge_loras(CONTENT, STYLE, LAYOUT, method, MergeOptions(seed=5))
     backwards = [LoRA(dict(reversed(one.layers.items()))) for one in (CONTENT, STYLE)]
     torch.set_num_threads(1)
-    again = merge(backwards[0], backwards[1], LAYOUT, method, Options(seed=5))
-    other = merge(CONTENT, STYLE, LAYOUT, method, Options(seed=6))
+    again = merge_loras(backwards[0], backwards[1], LAYOUT, method, MergeOptions(seed=5))
+    other = merge_loras(CONTENT, STYLE, LAYOUT, method, MergeOptions(seed=6))
     for name, item in first.lora.layers.items():
         np.testing.assert_allclose(matrix(item), matrix(again.lora.layers[name]), atol=1e-5)
         assert np.abs(matrix(item) - matrix(other.lora.layers[name])).max() > 0.1
@@ -130,8 +130,8 @@ def test_masks_depend_on_seed_role_and_name_only(method: str) -> None:
 
 @pytest.mark.parametrize("method", RECIPES)
 def test_the_error_told_is_the_error_measured(method: str) -> None:
-    whole = merge(CONTENT, STYLE, LAYOUT, method, Options(rank_out=FULL)).lora.layers
-    merged = merge(CONTENT, STYLE, LAYOUT, method)
+    whole = merge_loras(CONTENT, STYLE, LAYOUT, method, MergeOptions(rank_out=FULL)).lora.layers
+    merged = merge_loras(CONTENT, STYLE, LAYOUT, method)
     squares = {}
     for name, item in merged.lora.layers.items():
         want = matrix(whole[name]).astype(np.float64)
@@ -178,5 +178,5 @@ def test_cutting_zero_gives_zero() -> None:
 def test_an_error_in_a_layer_leaves_the_threads_as_they_were() -> None:
     threads = torch.get_num_threads()
     with pytest.raises(Exception, match="too large for float32"):
-        merge(CONTENT, STYLE, LAYOUT, "ties", Options(content_scale=1e38))
+        merge_loras(CONTENT, STYLE, LAYOUT, "ties", MergeOptions(content_scale=1e38))
     assert torch.get_num_threads() == threads

@@ -8,16 +8,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import dense_coefficients, dense_sum, largest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_world import dense_coefficients, dense_sum, largest
 
 from lorarar.errors import InputError
 from lorarar.hypernet.graph import Merger
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import UNET, Layout, pack, unpack
 from lorarar.lora.types import LoRA, LoraLayer
-from lorarar.merging import METHODS, RULES, Options, merge, predict_with
+from lorarar.merging import METHODS, RULES, MergeOptions, merge_loras, predict_with
 from lorarar.merging.exact import row_space
 
 TOLERANCE = 1e-5  # of the largest value, as in the tolerance table
@@ -35,7 +35,7 @@ LAYOUT = Layout.from_linears("tiny", LINEARS)
 CONV = UNET + "down_blocks.0.resnets.0.conv1"
 HYPERNET = Hypernetwork.untrained(HypernetConfig(widths=WIDTHS, hidden=16))
 WIDE = copy.deepcopy(HYPERNET).double()
-LEARNED = Options(predict=predict_with(HYPERNET))
+LEARNED = MergeOptions(predict=predict_with(HYPERNET))
 
 
 def layer(rng: np.random.Generator, inp: int, out: int, rank: int, scale: float = 1.0) -> LoraLayer:
@@ -98,8 +98,8 @@ def assert_close(
 @given(ADVERSARIAL, ADVERSARIAL, st.sampled_from([(1.0, 1.0), (0.7, 1.3), (0.0, -1.0)]))
 def test_learned_is_equation_2(content_spec: Spec, style_spec: Spec, scales: tuple[float, float]) -> None:
     content, style = adversarial(content_spec), adversarial(style_spec)
-    options = Options(*scales, predict=LEARNED.predict)
-    merged = merge(content, style, LAYOUT, "learned", options)
+    options = MergeOptions(*scales, predict=LEARNED.predict)
+    merged = merge_loras(content, style, LAYOUT, "learned", options)
     assert merged.truncation is None and merged.coefficients is not None
     for name, item in merged.lora.layers.items():
         pair = [dense(content.layers[name]), dense(style.layers[name])]
@@ -119,8 +119,8 @@ def test_learned_equals_the_merger_of_the_phones() -> None:
     content, style = lora(1, lambda rng: int(rng.integers(1, 9))), lora(2, 5)
     for rule in RULES:
         hypernet = Hypernetwork.untrained(HypernetConfig(WIDTHS, 16, rule))
-        options = Options(0.8, 1.1, rule=rule, predict=predict_with(hypernet))
-        merged = merge(content, style, LAYOUT, "learned", options)
+        options = MergeOptions(0.8, 1.1, rule=rule, predict=predict_with(hypernet))
+        merged = merge_loras(content, style, LAYOUT, "learned", options)
         inputs = {
             f"{role}_{name}": torch.from_numpy(array)
             for role, one in (("content", content), ("style", style))
@@ -140,9 +140,9 @@ def test_learned_equals_the_merger_of_the_phones() -> None:
 
 def test_many_layers_come_through_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     content, style = lora(1), lora(2)
-    whole = merge(content, style, LAYOUT, "learned", LEARNED)
+    whole = merge_loras(content, style, LAYOUT, "learned", LEARNED)
     monkeypatch.setattr("lorarar.merging.exact._LAYERS_AT_ONCE", 1)
-    single = merge(content, style, LAYOUT, "learned", LEARNED)
+    single = merge_loras(content, style, LAYOUT, "learned", LEARNED)
     for name, item in whole.lora.layers.items():
         np.testing.assert_allclose(item.delta(), single.lora.layers[name].delta(), rtol=1e-5, atol=1e-5)
 
@@ -185,7 +185,7 @@ def test_gradients_of_the_factored_form_are_those_of_the_dense_form() -> None:
 @given(ADVERSARIAL, ADVERSARIAL, st.sampled_from([0.0, 0.5, 3.0]))
 def test_np_lora_is_its_dense_formula(content_spec: Spec, style_spec: Spec, mu: float) -> None:
     content, style = adversarial(content_spec), adversarial(style_spec)
-    merged = merge(content, style, LAYOUT, "np-lora", Options(mu=mu, content_scale=0.5, style_scale=2.0))
+    merged = merge_loras(content, style, LAYOUT, "np-lora", MergeOptions(mu=mu, content_scale=0.5, style_scale=2.0))
     for name, item in merged.lora.layers.items():
         delta_c, delta_s = dense(content.layers[name]), dense(style.layers[name])
         down = style.layers[name].down.reshape(style.layers[name].rank, -1).astype(np.float64)
@@ -206,7 +206,7 @@ def test_np_lora_keeps_what_the_style_does_not_touch() -> None:
     style.layers[name].down[0, :3] = (1, 2, 3)
     style.layers[name].down[1, :3] = (2, 4, 6)  # the same direction again
     content.layers[name].down[:, :3] = 0  # the content acts elsewhere
-    merged = merge(content, style, LAYOUT, "np-lora").lora.layers[name]
+    merged = merge_loras(content, style, LAYOUT, "np-lora").lora.layers[name]
     assert_close(dense(merged), dense(content.layers[name]) + dense(style.layers[name]), 1e-6)
 
 
@@ -231,7 +231,7 @@ def test_row_space_counts_directions_not_rows(rows: list[list[float]], rank: int
 @pytest.mark.parametrize(("rule", "weight"), [("average", 0.5), ("sum", 1.0)])
 def test_direct_is_the_average_or_the_sum(rule: str, weight: float) -> None:
     content, style = lora(1, 3), lora(2, 7)
-    merged = merge(content, style, LAYOUT, "direct", Options(rule=rule, content_scale=2.0))
+    merged = merge_loras(content, style, LAYOUT, "direct", MergeOptions(rule=rule, content_scale=2.0))
     for name, item in merged.lora.layers.items():
         want = weight * (2 * dense(content.layers[name]) + dense(style.layers[name]))
         assert_close(dense(item), want, 1e-6)
@@ -243,8 +243,8 @@ def test_layers_of_one_lora_are_carried_exactly(method: str) -> None:
     content, style = lora(1), lora(2)
     only_c, only_s = UNET + "a.attn1.to_q", CONV
     del style.layers[only_c], content.layers[only_s]  # type: ignore[attr-defined]
-    options = Options(style_scale=0.5, rank_out=3, predict=LEARNED.predict, coefficients={})
-    merged = merge(content, style, LAYOUT, method, options)
+    options = MergeOptions(style_scale=0.5, rank_out=3, predict=LEARNED.predict, coefficients={})
+    merged = merge_loras(content, style, LAYOUT, method, options)
     assert merged.kinds[only_c] == "content only" and merged.kinds[only_s] == "style only"
     np.testing.assert_array_equal(merged.lora.layers[only_c].delta(), content.layers[only_c].delta())
     np.testing.assert_allclose(merged.lora.layers[only_s].delta(), style.layers[only_s].delta() / 2, rtol=1e-6)
@@ -255,8 +255,8 @@ def test_layers_of_one_lora_are_carried_exactly(method: str) -> None:
 @pytest.mark.parametrize("rank", [1, 5, 8, 99])
 def test_rank_out_gives_the_best_layers_of_that_rank_and_their_error(rank: int) -> None:
     content, style = lora(1, 4), lora(2, 4)
-    full = merge(content, style, LAYOUT, "direct")
-    merged = merge(content, style, LAYOUT, "direct", Options(rank_out=rank))
+    full = merge_loras(content, style, LAYOUT, "direct")
+    merged = merge_loras(content, style, LAYOUT, "direct", MergeOptions(rank_out=rank))
     if rank >= 8:
         assert merged.truncation is None
         return
@@ -278,7 +278,9 @@ def test_rank_out_gives_the_best_layers_of_that_rank_and_their_error(rank: int) 
 
 def test_the_merged_file_says_how_it_was_made() -> None:
     content, style = lora(1), LoRA(lora(2).layers, source="some/folder/paint.safetensors")
-    metadata = merge(content, style, LAYOUT, "dare", Options(density=0.25, seed=7, style_scale=0.5)).lora.metadata
+    metadata = merge_loras(
+        content, style, LAYOUT, "dare", MergeOptions(density=0.25, seed=7, style_scale=0.5)
+    ).lora.metadata
     assert metadata["lorarar_method"] == "dare"
     assert metadata["lorarar_density"] == "0.25" and metadata["lorarar_seed"] == "7"
     assert metadata["lorarar_style_scale"] == "0.5" and metadata["lorarar_content_scale"] == "1.0"
@@ -288,7 +290,7 @@ def test_the_merged_file_says_how_it_was_made() -> None:
 
 def test_progress_is_told_layer_by_layer() -> None:
     seen: list[tuple[int, int]] = []
-    merge(lora(1), lora(2), LAYOUT, "learned", LEARNED, lambda done, total: seen.append((done, total)))
+    merge_loras(lora(1), lora(2), LAYOUT, "learned", LEARNED, lambda done, total: seen.append((done, total)))
     assert seen == [(done, 9) for done in range(1, 10)]
 
 
@@ -297,11 +299,11 @@ def test_a_lora_of_a_larger_base_is_merged_with_a_warning() -> None:
     extra = UNET + "mid_block.attn1.to_q"
     for one in (content, style):
         one.layers[extra] = layer(np.random.default_rng(3), 12, 12, 2)  # type: ignore[index]
-    merged = merge(content, style, LAYOUT, "learned", LEARNED)
+    merged = merge_loras(content, style, LAYOUT, "learned", LEARNED)
     assert merged.kinds[extra] == "rule"
     assert len(merged.warnings) == 2
     assert merged.warnings[0].startswith("lora-1: 1 of its 7 attention layers are not in tiny")
-    assert merge(lora(1), lora(2), LAYOUT, "direct").warnings == ()
+    assert merge_loras(lora(1), lora(2), LAYOUT, "direct").warnings == ()
 
 
 def _other_shape(one: LoRA, name: str) -> LoRA:
@@ -344,14 +346,14 @@ def test_bad_input_is_refused_in_one_sentence(
     content: LoRA, style: LoRA, method: str, options: dict[str, float], says: str
 ) -> None:
     with pytest.raises(InputError) as error:
-        merge(content, style, LAYOUT, method, Options(**options))  # type: ignore[arg-type]
+        merge_loras(content, style, LAYOUT, method, MergeOptions(**options))  # type: ignore[arg-type]
     assert says in str(error.value)
 
 
 def test_a_width_the_hypernetwork_lacks_is_refused() -> None:
-    options = Options(predict=predict_with(Hypernetwork.untrained(HypernetConfig((12,), 4))))
+    options = MergeOptions(predict=predict_with(Hypernetwork.untrained(HypernetConfig((12,), 4))))
     with pytest.raises(InputError, match="no input layer for width 20, only for 12"):
-        merge(lora(1), lora(2), LAYOUT, "learned", options)
+        merge_loras(lora(1), lora(2), LAYOUT, "learned", options)
 
 
 @pytest.mark.parametrize(
@@ -371,5 +373,5 @@ def test_a_width_the_hypernetwork_lacks_is_refused() -> None:
 )
 def test_options_out_of_range_are_refused(options: dict[str, float | str], says: str) -> None:
     with pytest.raises(InputError) as error:
-        Options(**options)  # type: ignore[arg-type]
+        MergeOptions(**options)  # type: ignore[arg-type]
     assert says in str(error.value)

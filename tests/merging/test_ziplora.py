@@ -16,7 +16,7 @@ from lorarar.commands.merge import main
 from lorarar.errors import InputError
 from lorarar.layout import UNET
 from lorarar.lora import LoRA, read_lora, write_lora
-from lorarar.merging import Merged, Options
+from lorarar.merging import Merged, MergeOptions
 from lorarar.merging.ziplora import ziplora
 from lorarar.training.bank import Coefficients
 from lorarar.training.examples import Concept
@@ -31,7 +31,7 @@ def pair(world: World) -> tuple[LoRA, LoRA]:
     return read_lora(world.dataset.contents["content_0"].lora), read_lora(world.dataset.styles["style_1"].lora)
 
 
-def optimise(world: World, settings: ZipSettings = SETTINGS, options: Options | None = None) -> Merged:
+def optimise(world: World, settings: ZipSettings = SETTINGS, options: MergeOptions | None = None) -> Merged:
     content, style = world.dataset.contents["content_0"], world.dataset.styles["style_1"]
     return ziplora(world.components, *pair(world), content, style, settings, options=options)
 
@@ -100,7 +100,7 @@ def test_it_is_reproducible_and_its_options_are_recorded(world: World) -> None:
 
 
 def test_scales_are_applied_after_the_optimisation(world: World) -> None:
-    plain, scaled = optimise(world), optimise(world, options=Options(style_scale=0.5))
+    plain, scaled = optimise(world), optimise(world, options=MergeOptions(style_scale=0.5))
     assert plain.coefficients is not None and scaled.coefficients is not None
     for name, pairs in plain.coefficients.items():
         np.testing.assert_allclose(scaled.coefficients[name], pairs * [[1.0], [0.5]], rtol=1e-6)
@@ -131,7 +131,7 @@ def test_the_command_takes_a_dataset_or_images_and_prompts(
     steps = ["--zip-steps", "3", "--seed", "2"]
     assert command(world, tmp_path / "one.safetensors", "--dataset", str(world.dataset.folder), *steps) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "optimise 3 steps and merge" in said and "72 merged" in said and "exact" in said
+    assert "72 merged" in said and "exact" in said
     given = ["--content-images", *map(str, content.images), "--content-prompt", content.prompt]
     given += ["--style-images", str(style.images[0].parent), "--style-prompt", style.prompt]
     assert command(world, tmp_path / "two.safetensors", *given, *steps) == 0
@@ -148,13 +148,13 @@ def test_the_command_takes_a_dataset_or_images_and_prompts(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "give --dataset DIR, or all of --content-images, --content-prompt, --style-images and --style-prompt"),
+        ([], "give --dataset, or all of --content-images, --content-prompt, --style-images and --style-prompt"),
         (["--content-prompt", "a dog"], "or all of --content-images"),
         (["--dataset", "D", "--style-prompt", "x"], "--dataset and --style-prompt exclude each other"),
         (["--dataset", "D", "--hypernet", "h"], "ziplora uses no hypernetwork"),
         (["--dataset", "D", "--density", "0.3"], "--density means nothing to ziplora"),
-        (["--dataset", "D", "--zip-steps", "0"], "--steps is 0; give a whole number of 1 or more"),
-        (["--dataset", "D", "--zip-lambda", "-1"], "--lambda is -1.0"),
+        (["--dataset", "D", "--zip-steps", "0"], "steps is 0; give a whole number of 1 or more"),
+        (["--dataset", "D", "--lambda", "-1"], "--lambda is -1.0"),
         (["--dataset", "D", "--method", "direct"], "--dataset means nothing to direct; leave it out, or use it with"),
         (["--zip-steps", "3", "--method", "ties"], "--zip-steps means nothing to ties"),
     ],

@@ -19,38 +19,38 @@ from safetensors import safe_open
 
 from lorarar.base.fresh import Sizes, build_tokenizer, new_pipeline
 from lorarar.base.names import MINIATURE_FOLDER
+from lorarar.command_line import given_settings
 from lorarar.commands import train, train_lora
+from lorarar.commands.miniature import main
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import load_hypernet
 from lorarar.lora import read_lora
 from lorarar.training.dataset import read_dataset
-from lorarar.training.hyper_settings import default_hyper_settings
-from lorarar.training.many import missing_jobs
-from lorarar.training.settings import default_settings
-from miniature import build as build_module
+from lorarar.training.dataset_loras import missing_jobs
+from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
+from lorarar.training.settings import LoraSettings, default_settings
 from miniature import judge_training
 from miniature import population as population_module
-from miniature.__main__ import STAGES as HELP_STAGES
-from miniature.__main__ import main
-from miniature.base import BATCH, Captioned, _Step, tokenize
-from miniature.build import STAGES, build, hypernet_options, lora_options
+from miniature.base import BATCH, BaseLoss, Captioned, tokenize
+from miniature.build import STAGES, build
+from miniature.card import hypernet_command, lora_commands
 from miniature.catalogue import CATALOGUE, near_catalogue
 from miniature.gallery import GALLERY
 from miniature.loop import Schedule, seeded
 from miniature.population import caption, example, population
 from miniature.references import write_dataset
-from miniature.stages import Plan, open_pipeline
+from miniature.stages import BuildPlan, open_pipeline
 from miniature.styles import FAMILIES
-from miniature.subjects import COLOURS, KINDS, sample_subject
+from miniature.subjects import KINDS, sample_subject
 
 CAPTIONS = ["a red dog", "a cat in mosaic style", "a blue mug with white dots", "a duck"]
 TO_PIPELINE = ["population", "autoencoder", "base", "pipeline"]
 SMALL = Sizes(latent=24, unet=(16, 32, 48), head=16, vae=(16, 16, 16), text=(32, 48), text_layers=2, time=8)
 
 
-def small_plan(folder: Path) -> Plan:
+def small_plan(folder: Path) -> BuildPlan:
     short = Schedule(steps=2, rate=1e-3, warmup=1)
-    return Plan(folder / "work", folder / "out", drawings=12, sizes=SMALL, vae=short, base=short, compiled=False)
+    return BuildPlan(folder / "work", folder / "out", drawings=12, sizes=SMALL, vae=short, base=short, compiled=False)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def started(tmp_path_factory: pytest.TempPathFactory) -> BuildPlan:
     """A small build up to its pipeline."""
     plan = small_plan(tmp_path_factory.mktemp("started"))
     build(plan, TO_PIPELINE)
@@ -90,7 +90,7 @@ def test_the_base_learns_v_of_noise_that_ends_without_signal(monkeypatch: pytest
         return SimpleNamespace(sample=schedule.get_velocity(latents, noise, times) + 0.5)
 
     monkeypatch.setattr(pipeline.unet, "forward", perfect)
-    loss = _Step(pipeline, data, 5, 1)(0)
+    loss = BaseLoss(pipeline, data, 5, 1)(0)
     snr = (schedule.alphas_cumprod / (1 - schedule.alphas_cumprod))[seen["times"]]
     weights = torch.where(snr > 5, 6 / (snr + 1), torch.ones(()))
     torch.testing.assert_close(loss, 0.25 * weights.mean(), rtol=1e-4, atol=0)
@@ -100,8 +100,8 @@ def test_captions_kept_from_the_finished_text_encoders_are_what_those_say() -> N
     pipeline = new_pipeline(SMALL, build_tokenizer(CAPTIONS), 0)
     data = Captioned(torch.zeros(4, 4, 24, 24).half(), tokenize(pipeline, CAPTIONS))
     rows = torch.tensor([2, 0, 2])
-    kept, said = _Step(pipeline, data, 5, 0), _Step(pipeline, data, 5, 1)
-    for have, want in zip(kept._text(0, rows), said._text(0, rows), strict=True):
+    kept, said = BaseLoss(pipeline, data, 5, 0), BaseLoss(pipeline, data, 5, 1)
+    for have, want in zip(kept.text(0, rows), said.text(0, rows), strict=True):
         assert not have.requires_grad and want.requires_grad
         torch.testing.assert_close(have.float(), want.detach(), rtol=0.02, atol=0.02)
 
@@ -189,7 +189,7 @@ def test_the_dataset_is_the_same_every_time(drawn: Path, tmp_path: Path) -> None
         assert (drawn / path).read_bytes() == (tmp_path / path).read_bytes()
 
 
-def test_the_stages_make_a_pipeline_and_are_skipped_when_done(started: Plan) -> None:
+def test_the_stages_make_a_pipeline_and_are_skipped_when_done(started: BuildPlan) -> None:
     pipeline = open_pipeline(started.made)
     assert pipeline.unet.config.block_out_channels == list(SMALL.unet)
     latents = pipeline.vae.config.scaling_factor
@@ -209,12 +209,12 @@ def test_the_stages_make_a_pipeline_and_are_skipped_when_done(started: Plan) -> 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"seed": 1}, r"\(seed 0 there, 1 here\); give another --work"),
+        ({"seed": 1}, r"\(seed 0 there, 1 here\); give another `work`"),
         ({"drawings": 13}, r"\(drawings 12 there, 13 here\)"),
         ({"base": Schedule(steps=3, rate=1e-3, warmup=1)}, r"\(base \{'steps': 2.*\} there, \{'steps': 3.*\} here\)"),
     ],
 )
-def test_the_work_of_another_plan_is_refused(started: Plan, change: dict[str, Any], told: str) -> None:
+def test_the_work_of_another_plan_is_refused(started: BuildPlan, change: dict[str, Any], told: str) -> None:
     """Its stages are done, so that they would be skipped, whatever the seed is."""
     before = {path: path.stat().st_mtime_ns for path in started.work.rglob("*")}
     with pytest.raises(InputError, match=f"holds another build {told}"):
@@ -225,7 +225,7 @@ def test_the_work_of_another_plan_is_refused(started: Plan, change: dict[str, An
 
 def test_the_card_tells_commands_times_and_figures_of_what_is_shipped(tmp_path: Path) -> None:
     """Written from copies of the shipped files, each figure read here by other means."""
-    plan = Plan(tmp_path / "work", tmp_path / "out", seed=3)
+    plan = BuildPlan(tmp_path / "work", tmp_path / "out", seed=3)
     plan.made.mkdir(parents=True)
     plan.times.write_text(json.dumps({"base": 5400.0, "loras": 90.0}))
     for name in ("judge", "unet"):
@@ -234,7 +234,7 @@ def test_the_card_tells_commands_times_and_figures_of_what_is_shipped(tmp_path: 
     build(plan, ["card"])
     card = (plan.made / "README.md").read_text()
     assert "| base | `lorarar miniature build --until base` | 90.0 |" in card
-    assert "| recorded in all | | 92 |" in card and str(Path.cwd()) not in card
+    assert "| recorded in all |  | 92 |" in card and str(Path.cwd()) not in card
     assert "--until population` | not recorded |" in card
     assert "build --seed 3" in card and str(plan.output / "dataset") in card and str(plan.made) not in card
     assert "--only styles --rank 16 --steps 100 --learning-rate 0.0005 --batch-size 4 --seed 3" in card
@@ -247,24 +247,31 @@ def test_the_card_tells_commands_times_and_figures_of_what_is_shipped(tmp_path: 
     assert f"| direct merge, sum | {reference:.4f} |" in card and f"{record['steps']} steps" in card
 
 
+def test_the_shipped_card_is_what_the_build_writes() -> None:
+    """Its lines of commands: those that make the shipped miniature, typed in the repository's folder."""
+    plan = BuildPlan(Path("build/miniature"), Path("models/miniature"))
+    plan = replace(plan, output=MINIATURE_FOLDER)
+    card = (MINIATURE_FOLDER / "README.md").read_text()
+    here = f"{MINIATURE_FOLDER.parents[1]}/"
+    for command in [*lora_commands(plan), hypernet_command(plan)]:
+        assert f"`{' '.join(command).replace(here, '')}`" in card
+
+
 @pytest.mark.parametrize("folder", [MINIATURE_FOLDER, Path("another/folder")])
-def test_the_loras_and_the_hypernetwork_have_the_miniature_s_settings_in_any_folder(folder: Path) -> None:
+def test_the_commands_of_the_card_train_with_the_miniature_s_settings_in_any_folder(folder: Path) -> None:
     """A folder's defaults are the paper's: the options must tell all that differs."""
+    plan = BuildPlan(Path("work"), folder, seed=5)
     contents, styles = (
-        train_lora._settings(train_lora._parse(given), bf16=False) for given in lora_options(folder, seed=5)
+        given_settings(train_lora.parser().parse_args(command[2:]), LoraSettings()) for command in lora_commands(plan)
     )
     assert contents == replace(default_settings("miniature"), seed=5)
     assert styles == replace(contents, steps=100, learning_rate=5e-4)
-    hypernet = train._settings(train._parse(hypernet_options(folder, Path("work"), seed=5)), bf16=False)
+    hypernet = given_settings(train.parser().parse_args(hypernet_command(plan)[2:]), HyperSettings())
     assert hypernet == replace(default_hyper_settings("miniature"), seed=5)
 
 
-def test_the_commands_help_names_the_stages_there_are() -> None:
-    assert list(HELP_STAGES) == list(STAGES)
-
-
 def test_a_whole_build_replaces_the_output_at_its_end(
-    started: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    started: BuildPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other stages, trainings cut to a step; the judge, whose numbers are fixed, is the shipped one."""
     plan = small_plan(tmp_path)
@@ -273,14 +280,14 @@ def test_a_whole_build_replaces_the_output_at_its_end(
         path = plan.output / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("of another build")
-    short_lora = ["--rank", "2", "--steps", "1", "--batch-size", "1", "--jobs", "1"]
-    short_training = ["--steps", "1", "--warmup", "0", "--hidden", "4", "--batch-pairs", "1", "--validation-draws", "1"]
+    short_lora = LoraSettings(rank=2, steps=1)
+    short_training = HyperSettings(steps=1, hidden=4, combinations=None, validation_draws=1, keep="best")
+    (plan.work / "plan.json").unlink()  # the copied work is of these settings from here on
+    plan = replace(plan, contents=short_lora, styles=short_lora, hyper=short_training, workers=1)
     monkeypatch.setattr(
-        build_module, "lora_options", lambda *where: [[*given, *short_lora] for given in lora_options(*where)]
-    )
-    monkeypatch.setattr(build_module, "hypernet_options", lambda *where: [*hypernet_options(*where), *short_training])
-    monkeypatch.setattr(
-        judge_training, "build_judge", lambda seed, work, folder: shutil.copytree(MINIATURE_FOLDER / "judge", folder)
+        judge_training,
+        "build_judge",
+        lambda seed, work, folder, report: shutil.copytree(MINIATURE_FOLDER / "judge", folder),
     )
     build(plan, [name for name in STAGES if name != "publish"])
     assert (plan.output / "hypernet.safetensors").read_text() == "of another build"
@@ -300,14 +307,14 @@ def test_a_whole_build_replaces_the_output_at_its_end(
 def test_an_output_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="holds other things; give a new or empty folder"):
-        main(["build", "--work", str(tmp_path / "work"), "--output", str(tmp_path)])
+        main(["build", "--work", str(tmp_path / "work"), "--out", str(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["build", "--seed", "-1"], "--seed is -1; give a whole number from 0 upwards"),
+        (["build", "--seed", "-1"], "--seed is -1; give a whole number of 0 or more"),
         (["build", "--until", "nowhere"], "invalid choice"),
         (["destroy"], "invalid choice"),
     ],
@@ -319,16 +326,16 @@ def test_bad_options_are_told(arguments: list[str], message: str) -> None:
 
 def test_a_file_in_the_folders_place_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for option in ("--work", "--output"):
+    for option in ("--work", "--out"):
         with pytest.raises(InputError, match="this is a file; give a folder"):
             main(["build", option, str(tmp_path / "file")])
 
 
-def test_help_needs_no_toolchain() -> None:
+def test_help_lists_the_stages_and_needs_no_toolchain() -> None:
     code = (
-        "import sys, runpy\nsys.argv = ['x', '--help']\n"
-        "try:\n    runpy.run_module('miniature', run_name='__main__')\nexcept SystemExit:\n    pass\n"
+        "import sys\nfrom lorarar.commands.miniature import main\n"
+        "try:\n    main(['build', '--help'])\nexcept SystemExit:\n    pass\n"
         "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules), 'toolchain loaded'"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "hypernet" in result.stdout and len(KINDS) == 18 and len(COLOURS) == 14
+    assert all(f"  {name} " in result.stdout and stage.text in result.stdout for name, stage in STAGES.items())

@@ -156,18 +156,18 @@ def test_the_same_seed_gives_the_same_judge_also_when_stopped(
 ) -> None:
     shutil.copytree(work / "judge_drawings", tmp_path / "judge_drawings")
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
-    whole = judge_training._Step.__call__
+    whole = judge_training.JudgeLoss.__call__
 
-    def stopped(self: judge_training._Step, step: int) -> torch.Tensor:
+    def stopped(self: judge_training.JudgeLoss, step: int) -> torch.Tensor:
         if step == 6:
             raise KeyboardInterrupt
         return whole(self, step)
 
-    monkeypatch.setattr(judge_training._Step, "__call__", stopped)
+    monkeypatch.setattr(judge_training.JudgeLoss, "__call__", stopped)
     with pytest.raises(KeyboardInterrupt):
         train_judge(SEED, tmp_path, TINY)
     assert (tmp_path / "judge.state").is_file()
-    monkeypatch.setattr(judge_training._Step, "__call__", whole)
+    monkeypatch.setattr(judge_training.JudgeLoss, "__call__", whole)
     again = train_judge(SEED, tmp_path, TINY)
     assert again.describe() == judge.describe()
     assert not (tmp_path / "judge.state").exists()
@@ -228,11 +228,11 @@ def saved(judge: MiniatureJudge, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_a_missing_judge_says_how_to_build_it(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no judge\.safetensors .* python -m lorarar\.miniature build"):
+    with pytest.raises(InputError, match=r"config\.json: no such file; .* lorarar miniature build"):
         load_judge(tmp_path / "nothing")
     shutil.copytree(saved, tmp_path / "judge")
-    (tmp_path / "judge" / CONFIG).unlink()
-    with pytest.raises(InputError, match=r"no config\.json of the miniature's judge"):
+    (tmp_path / "judge" / WEIGHTS).unlink()
+    with pytest.raises(InputError, match=r"judge\.safetensors: no such file"):
         load_judge(tmp_path / "judge")
 
 
@@ -273,19 +273,21 @@ def _lacking(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_truncate, "is damaged"),
-        (_not_finite, "weights that are not finite"),
+        (_truncate, "weights are damaged"),
+        (_not_finite, "weights are not finite"),
         (_lacking, "other weights than"),
-        (lambda folder: (folder / CONFIG).write_text("{"), "is damaged"),
-        (lambda folder: (folder / CONFIG).write_text("[]"), "is damaged"),
-        (lambda folder: (folder / CONFIG).write_bytes(b"\xff\xfe"), "is damaged"),
-        (_edit(schema_version=2), "schema version is 2, this reads 1"),
-        (_edit(evidence=["kind"]), "weighs other evidence"),
-        (_widths(stem=9), "is damaged"),
-        (_widths(channels=[8, 16]), "is damaged"),
-        (_widths(stem=10**9), "1 to 512 channels"),
-        (_widths(blocks=[1, 10**9, 1]), "1 to 8 blocks"),
-        (_edit(widths={"depth": 3}), "is damaged"),
+        (lambda folder: (folder / CONFIG).write_text("{"), "not valid JSON"),
+        (lambda folder: (folder / CONFIG).write_text("[]"), "not of type 'object'"),
+        (lambda folder: (folder / CONFIG).write_bytes(b"\xff\xfe"), "not valid JSON"),
+        # An InputError of its own, which was once wrapped into "is damaged (…)".
+        (_edit(schema_version=2), r"config\.json: \$\.schema_version breaks .*1 was expected"),
+        (_edit(evidence=["kind"]), "judge: the judge weighs other evidence"),
+        (_widths(stem=9), "other weights than"),
+        (_widths(channels=[8, 16]), r"\$\.widths\.subject\.channels "),
+        (_widths(stem=10**9), r"\$\.widths\.subject\.stem .*greater than the maximum"),
+        (_widths(blocks=[1, 10**9, 1]), r"\$\.widths\.subject\.blocks\[1\] .*greater than the maximum"),
+        (_edit(widths={"depth": 3}), "'subject' is a required"),
+        (_edit(calibration={"subject": [float("nan")], "style": [1.0, 0.0]}), "not valid JSON"),
         (_edit(calibration={"subject": [1.0], "style": [1.0, 0.0]}), "a calibration of other length"),
     ],
 )  # fmt: skip

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from bundle_mutations import MUTATIONS, RAW, merger
-from conftest import BUNDLE_RANK
 from safetensors.numpy import load_file, save_file
+from tiny_world import BUNDLE_RANK
 
 from lorarar.commands.check import main as check
 from lorarar.errors import InputError
@@ -29,7 +29,7 @@ def copy_of(folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def lora_file(layout: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from conftest import random_lora
+    from tiny_world import random_lora
 
     path = tmp_path_factory.mktemp("lora") / "content.safetensors"
     lora: LoRA = random_lora(layout, (4,), 1)

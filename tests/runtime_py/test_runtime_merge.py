@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import COMBINATIONS, random_lora, tiny_hypernet
 from make_golden_merger import FOLDER as GOLDEN
 from make_golden_merger import SCALES, make
+from tiny_world import COMBINATIONS, random_lora, tiny_hypernet
 
 from export.targets import find_target
 from lorarar.commands.adapter import main as adapter
@@ -18,7 +18,7 @@ from lorarar.commands.check import main as check
 from lorarar.errors import InputError
 from lorarar.layout import Layout, pack
 from lorarar.lora import LoRA, LoraLayer, read_lora, write_lora
-from lorarar.merging import Options, merge, predict_with
+from lorarar.merging import MergeOptions, merge_loras, predict_with
 from runtime_py.backends import checked_inputs, open_runner
 from runtime_py.backends.onnx import OnnxRunner, save_adapter
 from runtime_py.bundle import Bundle
@@ -61,8 +61,8 @@ def test_merging_with_a_bundle_equals_lorarar_merging(
 ) -> None:
     bundle = Bundle.open(bundle_folders[key])
     hypernet = tiny_hypernet().hypernet
-    got = merge_with_bundle(bundle, open_runner(bundle), *pair, Options(0.8, 1.1))
-    expected = merge(*pair, layout, "learned", Options(0.8, 1.1, predict=predict_with(hypernet)))
+    got = merge_with_bundle(bundle, open_runner(bundle), *pair, MergeOptions(0.8, 1.1))
+    expected = merge_loras(*pair, layout, "learned", MergeOptions(0.8, 1.1, predict=predict_with(hypernet)))
     assert list(got.lora.layers) == list(expected.lora.layers)
     assert got.kinds == expected.kinds
     assert got.coefficients is not None and expected.coefficients is not None
@@ -77,7 +77,7 @@ def test_layers_of_one_lora_are_carried_bit_for_bit(
     bundle_folders: dict[tuple[str, str], Path], pair: tuple[LoRA, LoRA]
 ) -> None:
     bundle = Bundle.open(bundle_folders["onnx", "fp32"])
-    merged = merge_with_bundle(bundle, open_runner(bundle), *pair, Options()).lora.layers
+    merged = merge_with_bundle(bundle, open_runner(bundle), *pair, MergeOptions()).lora.layers
     for lora, name in ((pair[0], CONV), (pair[1], TEXT), (pair[1], KEY), (pair[0], QUERY)):
         np.testing.assert_array_equal(merged[name].down, lora.layers[name].down)
         np.testing.assert_array_equal(merged[name].up, lora.layers[name].up)
@@ -112,7 +112,7 @@ def test_check_says_not_run_when_a_toolchain_is_missing(
     bundle_folders: dict[tuple[str, str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert check([str(bundle_folders["onnx", "fp32"]), "--json", str(tmp_path / "rows.json")]) == 1
+    assert check([str(bundle_folders["onnx", "fp32"]), "--out", str(tmp_path / "rows.json")]) == 1
     (row,) = json.loads((tmp_path / "rows.json").read_text())
     assert row["status"] == "not_run" and "onnxruntime is not installed" in row["reason"]
 
@@ -126,7 +126,7 @@ def test_an_adapter_file_gives_what_inputs_give(
     runner = open_runner(bundle)
     assert isinstance(runner, OnnxRunner)
     content, style = random_lora(layout, (4,), 1), random_lora(layout, (7,), 2)
-    expected = run_merger(bundle, runner, content, style, Options())
+    expected = run_merger(bundle, runner, content, style, MergeOptions())
     options, kept = ort.RunOptions(), []
     for role, lora in (("content", content), ("style", style)):
         save_adapter(merger_inputs(bundle, role, lora)[0], tmp_path / f"{role}.onnx_adapter")
@@ -152,7 +152,7 @@ def test_a_role_that_is_not_given_to_onnx_is_a_lora_of_zeros(
     names = [spec.name for spec in bundle.component("merger").outputs]
     alone = dict(zip(names, session.session.run(names, inputs), strict=True))
     zeros = LoRA({n: LoraLayer(0 * layer.down, 0 * layer.up) for n, layer in content.layers.items()})
-    both = run_merger(bundle, session, content, zeros, Options())
+    both = run_merger(bundle, session, content, zeros, MergeOptions())
     for name, tensor in alone.items():
         other = both[name][:, :4] if name.endswith("down") else both[name]
         other = both[name][:, :, :4] if name.endswith("up") else other
@@ -224,7 +224,7 @@ def test_the_golden_merge(tmp_path: Path) -> None:
     bundle = Bundle.open(GOLDEN / "bundle")
     assert [row.status for row in check_bundle(bundle)] == ["passed"]
     content, style = (read_lora(GOLDEN / f"{role}.safetensors") for role in ("content", "style"))
-    merged = merge_with_bundle(bundle, open_runner(bundle), content, style, Options(*SCALES)).lora
+    merged = merge_with_bundle(bundle, open_runner(bundle), content, style, MergeOptions(*SCALES)).lora
     expected = load_file(GOLDEN / "expected.safetensors")
     assert merged.layers.keys() == expected.keys()
     for name, delta in expected.items():

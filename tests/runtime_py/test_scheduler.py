@@ -32,13 +32,34 @@ CASES: list[tuple[type[Any], dict[str, Any]]] = [
     (EulerDiscreteScheduler, {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}),
     (DDIMScheduler, SDXL | {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}),
     (DDIMScheduler, SDXL | {"clip_sample": False, "timestep_spacing": "trailing"}),
+    (DDIMScheduler, SDXL | {"clip_sample": False, "timestep_spacing": "linspace"}),
+    (DDIMScheduler, SDXL | {"clip_sample": False, "timestep_spacing": "linspace", "prediction_type": "v_prediction"}),
+    (DDIMScheduler, SDXL | {"clip_sample": False, "timestep_spacing": "linspace", "set_alpha_to_one": False}),
     (DDIMScheduler, SDXL | {"clip_sample": False, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}),
 ]
 
 
+SPACINGS: list[tuple[type[Any], dict[str, Any]]] = [
+    (EulerDiscreteScheduler, {}),
+    (DDIMScheduler, {"clip_sample": False}),
+]
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
+@pytest.mark.parametrize(("kind", "config"), SPACINGS)
+def test_timesteps_are_diffusers(kind: type[Any], config: dict[str, Any], spacing: str) -> None:
+    """Of every number of steps up to 300, so that each tie in the rounding is met."""
+    theirs = kind(**SDXL, **config, timestep_spacing=spacing)
+    for steps in range(1, 301):
+        theirs.set_timesteps(steps)
+        ours = make_scheduler(scheduler_settings(theirs), steps)
+        # Where rounding gives diffusers one timestep more, the last is -1, and no image needs it.
+        np.testing.assert_array_equal(ours.timesteps, np.asarray(theirs.timesteps, np.float32)[:steps])
+
+
 # diffusers gives tensors to np.array, which numpy wants to be done otherwise.
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
-@pytest.mark.parametrize("steps", [1, 3, 10, 25])
+@pytest.mark.parametrize("steps", [1, 3, 10, 25, 50])
 @pytest.mark.parametrize(("kind", "config"), CASES)
 def test_every_step_is_diffusers(kind: type[Any], config: dict[str, Any], steps: int) -> None:
     theirs = kind(**config)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conftest import random_lora
 from tiny_pipeline import save_tiny_dataset
+from tiny_world import random_lora
 
 from lorarar.base.components import Components, load_components
 from lorarar.base.names import unet_layout
@@ -15,6 +15,7 @@ from lorarar.layout import Layout
 from lorarar.lora import write_lora
 from lorarar.training.dataset import Dataset, read_dataset
 from lorarar.training.pair_data import Parts, load_parts
+from lorarar.training.trainer import TrainingInputs
 
 ABOUT: dict[str, Any] = {"base": "tiny", "dataset": "tiny", "split": "paper"}
 
@@ -28,6 +29,9 @@ class World:
     layout: Layout
     dataset: Dataset
     parts: Parts
+
+    def inputs(self) -> TrainingInputs:
+        return TrainingInputs(self.components, self.layout, self.parts, ABOUT)
 
 
 def make_world(base: Path, folder: Path) -> World:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tiny_pipeline import save_image
 
-from lorarar.evaluation.names import info
+from lorarar.evaluation.method_names import method_info
 from lorarar.evaluation.results import ImageRecord, MergeFacts, PairRecord, Results
 
 # One letter an image: `b`oth, `s`ubject only, `t`echnique (style) only, `n`either.
@@ -43,7 +43,7 @@ def made_results() -> Results:
         prompt = f"a sks {content} in {style} style"
         pairs.append(PairRecord(content, style, prompt, references, f"references/{style}.png", merges, images))
     settings = {"part": "validation", "seed": 0, "embedder": {"kind": "judge", "stands_in": True}}
-    return Results(settings, {"name": "scripted"}, tuple(info(name) for name in VERDICTS), tuple(pairs))
+    return Results(settings, {"name": "scripted"}, tuple(method_info(name) for name in VERDICTS), tuple(pairs))
 
 
 def save_images(results: Results, folder: Path) -> None:

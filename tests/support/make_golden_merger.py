@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from conftest import dense_reference, random_lora, tiny_hypernet, tiny_layout
 from safetensors.numpy import save_file
+from tiny_world import dense_reference, random_lora, tiny_hypernet, tiny_layout
 
 from export import HypernetOptions, write_hypernet
 from lorarar.lora import write_lora

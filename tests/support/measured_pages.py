@@ -1,6 +1,7 @@
 """Pages in docs/ that `make test-full` measures: a CSV with a row an export, and a table made of it.
 
-A run replaces the rows that it makes.
+The tests write their rows into build/measured. `python tests/support/measured_pages.py` takes them over into docs/, in
+place of the older rows of the same exports.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from pathlib import Path
 from lorarar.files import atomic_file
 
 ROOT = Path(__file__).parents[2]
+DOCS, MEASURED = ROOT / "docs", ROOT / "build" / "measured"
 FULL_SIZE = """# Full-size UNets
 
 Made by `make test-full`. Every row is an export of a UNet with adapter inputs (two LoRAs of rank 64, merged: 128) by
-`python -m export.unet`, with seeded random weights since the trained ones could not be had here, for latents of 64×64,
+`lorarar export unet`, with seeded random weights since the trained ones could not be had here, for latents of 64×64,
 batch 1. It includes the golden outputs by PyTorch in fp32 and the check of the saved artifact against them.
 """
 PRECISIONS = """# The miniature in every precision
 
-Made by `make test-full`. Every row is the miniature's pipeline by `python -m export.pipeline`, with the UNet in that
+Made by `make test-full`. Every row is the miniature's pipeline by `lorarar export pipeline`, with the UNet in that
 precision; the PSNR is against PyTorch in fp32, of one step of the UNet and of a whole image of three steps. Precisions
-that are not here are not offered: `runtime_py.check` says why.
+that are not here are not offered: `lorarar export pipeline` says why when it is asked for one.
 """
 METHOD = """
 Time and memory are of that one process; a step is one run of the UNet in the runtime that the check uses. For Core ML
@@ -60,32 +62,33 @@ class Row:
 
 @dataclass(frozen=True)
 class Page:
-    """docs/NAME.md and docs/NAME.csv."""
+    """NAME.md and NAME.csv of a folder."""
 
     name: str
     introduction: str
 
-    def record(self, row: Row) -> None:
-        """Put a row into the CSV, in place of an older one of the same export, and make the page again."""
-        rows = sorted([row, *(old for old in self.rows() if old.key != row.key)], key=lambda each: each.key)
-        with atomic_file(self._path("csv")) as path, path.open("w", newline="", encoding="utf-8") as file:
+    def record(self, *new: Row, folder: Path = MEASURED) -> None:
+        """Put rows into the folder's CSV, in place of older ones of the same exports, and make its page again."""
+        rows = sorted(({row.key: row for row in (*self.rows(folder), *new)}).values(), key=lambda row: row.key)
+        with atomic_file(folder / f"{self.name}.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
             writer.writeheader()
             writer.writerows(asdict(each) for each in rows)
-        with atomic_file(self._path("md")) as path:
+        with atomic_file(folder / f"{self.name}.md") as path:
             path.write_text(self.text(rows), encoding="utf-8")
 
-    def rows(self) -> list[Row]:
-        """The rows of the CSV; none without one."""
-        if not self._path("csv").is_file():
+    def rows(self, folder: Path = DOCS) -> list[Row]:
+        """Return the rows of the folder's CSV; none without one."""
+        source = folder / f"{self.name}.csv"
+        if not source.is_file():
             return []
         casts = {"int": int, "float": float, "str": str, "float | None": lambda value: float(value) if value else None}
         kinds = {field.name: casts[str(field.type)] for field in fields(Row)}
-        with self._path("csv").open(newline="", encoding="utf-8") as file:
+        with source.open(newline="", encoding="utf-8") as file:
             return [Row(**{name: kinds[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
 
     def text(self, rows: list[Row]) -> str:
-        """The page."""
+        """Return the page."""
         images = any(row.image_psnr_db is not None for row in rows)
         columns = ["base", "target", "precision", "UNet", "export and check", "peak memory", "PSNR", "one step"]
         columns += ["PSNR of an image"] * images
@@ -99,15 +102,12 @@ class Page:
         hosts = ", ".join(dict.fromkeys(row.host for row in rows))
         return "\n".join([self.introduction, *lines, METHOD.format(hosts=hosts)])
 
-    def _path(self, suffix: str) -> Path:
-        return ROOT / "docs" / f"{self.name}.{suffix}"
-
 
 PAGES = {page.name: page for page in (Page("full-size", FULL_SIZE), Page("precisions", PRECISIONS))}
 
 
 def host() -> str:
-    """The machine, in words."""
+    """Return the machine, in words."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -125,7 +125,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 def measured(module: str, *arguments: str) -> tuple[float, float]:
-    """Run one of our commands; its seconds and its own peak memory in GiB. Fails with what it said."""
+    """Run one of our commands, and return its seconds and its own peak memory in GiB. Fails with what it said."""
     with tempfile.NamedTemporaryFile() as peak:
         starter = [sys.executable, "-S", "-c", _STARTER, peak.name]
         start = time.perf_counter()
@@ -135,3 +135,8 @@ def measured(module: str, *arguments: str) -> tuple[float, float]:
         seconds = time.perf_counter() - start
         assert done.returncode == 0, done.stdout + done.stderr
         return seconds, int(peak.read()) / 2**20
+
+
+if __name__ == "__main__":
+    for page in PAGES.values():
+        page.record(*page.rows(MEASURED), folder=DOCS)

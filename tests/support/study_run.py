@@ -20,6 +20,7 @@ from human_study.definition import Study, read_study
 from human_study.make import make_study
 from human_study.serve import listen, make_server
 from human_study.store import Store
+from lorarar.evaluation.results import ImageRecord, MergeFacts, MethodInfo, PairRecord, Results, write_results
 
 # Words that can't come from anywhere else: none of them may ever reach the browser.
 OURS, RIVAL = "quokkamerge", "wombatlora"
@@ -33,22 +34,31 @@ def write_run(folder: Path, contents: int = 5, styles: int = 1, images: int = 3)
     for number in range(contents * styles):
         content, style = f"marmot{number // styles}", f"gouache{number % styles}"
         methods = {
-            method: [
-                {
-                    "image": _image(folder, f"{method}-{number}-{index}.png", (80 * place, 40 * number, 90 * index)),
-                    "subject": index == images - 1 and not (method == RIVAL and number == 0),
-                    "style": True,
-                }
+            method: tuple(
+                ImageRecord(
+                    _image(folder, f"{method}-{number}-{index}.png", (80 * place, 40 * number, 90 * index)),
+                    (0.9, 0.9 if index == images - 1 and not (method == RIVAL and number == 0) else 0.1),
+                    0.9,
+                )
                 for index in range(images)
-            ]
+            )
             for place, method in enumerate((OURS, RIVAL), 1)
         }
-        references = {
-            "subject": [_image(folder, f"{content}-{view}.png", (200, 40 * number, view)) for view in range(2)],
-            "style": _image(folder, f"{style}.png", (20, 200, number % styles)),
-        }
-        pairs.append({"content": content, "style": style, "references": references, "methods": methods})
-    (folder / "results.json").write_text(json.dumps({"pairs": pairs}))
+        subject = tuple(_image(folder, f"{content}-{view}.png", (200, 40 * number, view)) for view in range(2))
+        reference = _image(folder, f"{style}.png", (20, 200, number % styles))
+        pairs.append(
+            PairRecord(
+                content,
+                style,
+                f"a {content} in {style} style",
+                subject,
+                reference,
+                dict.fromkeys(methods, MergeFacts(0.1)),
+                methods,
+            )
+        )
+    named = (MethodInfo(OURS, "Ours", "ours"), MethodInfo(RIVAL, "Rival", "rival"))
+    write_results(Results({}, {}, named, tuple(pairs)), folder / "results.json")
     return folder
 
 

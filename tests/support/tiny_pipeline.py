@@ -49,7 +49,7 @@ def save_tiny_dataset(
     Contents are `content_0` …, with `images` images each, styles `style_0` …, with one. The split `paper` gives the
     last of each to test, the last but one to validation and the others to train.
     """
-    from conftest import random_lora
+    from tiny_world import random_lora
 
     raw: dict = {"schema_version": 1, "name": "tiny", "resolution": 32, "contents": [], "styles": []}
     for kind, count, each in (("content", contents, images), ("style", styles, 1)):

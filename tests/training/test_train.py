@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hyper_world import ABOUT, World
+from hyper_world import World
 from safetensors.torch import load_file, save_file
 
 from lorarar.errors import InputError
-from lorarar.hypernet.checkpoints import CONFIG_KEY, load_hypernet, save_hypernet
+from lorarar.hypernet.checkpoints import load_hypernet, save_hypernet
 from lorarar.hypernet.graph import Merger
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.hypernet.storage import CONFIG_KEY
 from lorarar.layout import KINDS, UNET, kind_of
 from lorarar.lora import read_lora
-from lorarar.merging import learned_options, merge
+from lorarar.merging import learned_options, merge_loras
 from lorarar.training.bank import predict_coefficients
 from lorarar.training.history import History, Row
 from lorarar.training.hyper_settings import HyperSettings, LossSettings, default_hyper_settings
@@ -32,7 +33,7 @@ ALL_SETS = list(chain.from_iterable(combinations(KINDS, size) for size in range(
 
 
 def train(world: World, settings: HyperSettings = FAST, **options: Any) -> Trained:
-    return train_predictor(world.components, world.layout, world.parts, settings, ABOUT, **options)
+    return train_predictor(world.inputs(), settings, **options)
 
 
 def same(one: Trained, two: Trained) -> bool:
@@ -60,7 +61,7 @@ def test_the_loss_falls_and_the_hypernetwork_does_better_than_constants(world: W
     ends = {}
     for predictor in ("hypernetwork", "constant"):
         options = replace(settings, predictor=predictor)
-        history = train_predictor(world.components, world.layout, parts, options, ABOUT).history
+        history = train_predictor(replace(world.inputs(), parts=parts), options).history
         start, end = history.part("validation")
         assert (start.step, end.step) == (0, 40)
         assert end.total < 0.75 * start.total
@@ -102,7 +103,7 @@ def test_every_row_of_table_a3_trains_and_merges(world: World, learned: tuple[st
             {"x": next(iter(world.dataset.styles.values()))},
         )
     )
-    merged = merge(content, style, world.layout, "learned", learned_options(loaded.predictor))
+    merged = merge_loras(content, style, world.layout, "learned", learned_options(loaded.predictor))
     assert {name for name, kind in merged.kinds.items() if kind == "learned"} == {
         UNET + module for module in world.layout.modules if kind_of(module) in learned
     }
@@ -117,7 +118,7 @@ def test_a_file_merge_uses_the_coefficients_that_training_saw(world: World) -> N
         seen = predict_coefficients(trained.predictor, world.layout, *packs).applied
     names = world.dataset.split().contents["train"][1], world.dataset.split().styles["train"][1]
     content, style = read_lora(world.dataset.contents[names[0]].lora), read_lora(world.dataset.styles[names[1]].lora)
-    merged = merge(content, style, world.layout, "learned", learned_options(trained.predictor))
+    merged = merge_loras(content, style, world.layout, "learned", learned_options(trained.predictor))
     assert merged.coefficients is not None
     for group in world.layout.groups:
         for row, module in enumerate(group.modules):
@@ -258,14 +259,14 @@ def test_histories_come_back_from_tensors() -> None:
 
 def test_without_validation_pairs_the_last_weights_are_kept(world: World, tmp_path: Path) -> None:
     parts = replace(world.parts, validation=None)
-    trained = train_predictor(world.components, world.layout, parts, FAST, ABOUT)
+    trained = train_predictor(replace(world.inputs(), parts=parts), FAST)
     assert trained.history.part("validation") == [] and trained.record["validation"] == {}
     trained.history.write_picture(tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
 
 
 def test_a_loss_that_is_not_finite_is_told(world: World) -> None:
-    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d; lower --learning-rate"):
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d; lower `learning_rate`"):
         train(world, replace(FAST, learning_rate=1e30))
 
 

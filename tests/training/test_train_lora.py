@@ -136,7 +136,7 @@ def test_accumulation_is_the_same_batch(components: Components, images: tuple[Pa
     two = train_lora(components, images, "a sks dog", cut, on_step=lambda _, loss: parts.append(loss))
     np.testing.assert_allclose(parts, whole, rtol=1e-5)
     assert largest_difference(one, two) < 1e-2  # Adam divides tiny gradients by themselves
-    with pytest.raises(InputError, match="a batch of 4 can't be cut into 3 passes on 1 processes; give a --batch-size"):
+    with pytest.raises(InputError, match="a batch of 4 can't be cut into 3 passes on 1 processes; give a `batch_size`"):
         train_lora(components, images, "a sks dog", replace(settings, accumulation=3))
 
 
@@ -290,14 +290,14 @@ def test_rows_of_a_batch_are_the_batch(components: Components, images: tuple[Pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rank": 0}, "--rank is 0; give a whole number of 1 or more"),
-        ({"steps": -1}, "--steps is -1"),
-        ({"batch_size": 0}, "--batch-size is 0"),
-        ({"accumulation": 0}, "--accumulation is 0"),
-        ({"learning_rate": 0.0}, r"--learning-rate is 0\.0; give a positive number, such as 5e-5"),
-        ({"learning_rate": float("nan")}, "--learning-rate is nan"),
-        ({"seed": -1}, "--seed is -1; give a whole number of 0 or more"),
-        ({"mixed_precision": "fp8"}, "--mixed-precision is 'fp8'; valid are no, fp16, bf16"),
+        ({"rank": 0}, "`rank` is 0; give a whole number of 1 or more"),
+        ({"steps": -1}, "`steps` is -1"),
+        ({"batch_size": 0}, "`batch_size` is 0"),
+        ({"accumulation": 0}, "`accumulation` is 0"),
+        ({"learning_rate": 0.0}, r"`learning_rate` is 0\.0; give a positive number, such as 5e-05"),
+        ({"learning_rate": float("nan")}, "`learning_rate` is nan"),
+        ({"seed": -1}, "`seed` is -1; give a whole number of 0 or more"),
+        ({"mixed_precision": "fp8"}, "`mixed_precision` is 'fp8'; valid are no, fp16, bf16"),
     ],
 )
 def test_settings_refused(change: dict[str, Any], message: str) -> None:

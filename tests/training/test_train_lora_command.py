@@ -22,9 +22,9 @@ from lorarar.errors import InputError
 from lorarar.images import find_images
 from lorarar.lora import LoRA, read_lora
 from lorarar.training.dataset import read_dataset
+from lorarar.training.dataset_loras import missing_jobs
 from lorarar.training.dreambooth import train_lora
 from lorarar.training.joint import train_joint
-from lorarar.training.many import missing_jobs
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,7 +85,7 @@ def test_command_dataset_in_processes(tiny_pipeline: Path, components: Component
     good, bad = dataset.contents["content_0"], dataset.styles["style_1"]
     bad.images[0].write_bytes(b"no image")
     given = ["--base", str(tiny_pipeline), "--dataset", str(folder), *FAST]
-    with pytest.raises(InputError, match=r"0\.png: not an image that can be read"):
+    with pytest.raises(InputError, match=r"0\.png: not a whole PNG"):
         main([*given, "--only", f"{good.name},{bad.name}", "--jobs", "2"])
     alone = train_lora(components, good.images, good.prompt, SETTINGS)
     assert largest_difference(alone, read_lora(good.lora)) < 1e-2
@@ -93,16 +93,17 @@ def test_command_dataset_in_processes(tiny_pipeline: Path, components: Component
 
 
 BAD: dict[str, tuple[list[str], str]] = {
-    "nothing": ([], "--images is missing; give --images, --prompt and --output, or --dataset"),
+    "nothing": ([], "--images is missing; give --images, --prompt and --out, or --dataset"),
     "no prompt": (["--images", "x"], "--prompt is missing"),
-    "no output": (["--images", "x", "--prompt", "p"], "--output is missing"),
+    "no output": (["--images", "x", "--prompt", "p"], "--out is missing"),
     "two modes": (["--dataset", "d", "--prompt", "p"], "--prompt and --dataset exclude each other"),
     "state": (["--dataset", "d", "--state", "s"], "--state and --dataset exclude each other"),
     "only": (["--only", "a"], "--only is for --dataset; give that, or leave --only out"),
     "jobs": (["--dataset", "d", "--jobs", "0"], "--jobs is 0"),
     "no dataset": (["--dataset", "gone"], r"gone/dataset\.json: no such file"),
     "half joint": (["--images", "x", "--prompt", "p", "-o", "o", "--style-prompt", "s"], "needs both --style-images"),
-    "every": (["--dataset", "d", "--state-every", "0"], "--state-every is 0"),
+    "every of none": (["--images", "x", "--prompt", "p", "-o", "o", "--state-every", "5"], "every is for --state"),
+    "every": (["--images", "x", "--prompt", "p", "-o", "o", "--state", "s", "--state-every", "0"], "-every is 0"),
     "flag": (["--rnak", "3"], "unrecognized arguments: --rnak 3; see  lorarar train-lora --help"),
 }
 
@@ -124,7 +125,7 @@ def test_command_refuses_files(tiny_pipeline: Path, images: tuple[Path, ...], tm
         (["--images", str(tmp_path / "empty"), "-o", "o.safetensors"], r"no images in this folder; it may hold \.png"),
         (["--images", picture, "-o", "o.bin"], r"end its name with \.safetensors"),
         (["--images", picture, "-o", str(tmp_path)], r"end its name with|this is a folder"),
-        (["--images", str(tmp_path / "text.png"), "-o", str(tmp_path / "o.safetensors")], "not an image"),
+        (["--images", str(tmp_path / "text.png"), "-o", str(tmp_path / "o.safetensors")], "not a whole PNG"),
         (["--images", picture, "-o", str(tmp_path / "o.safetensors"), "--rank", "0"], "--rank is 0"),
         (["--images", picture, "-o", str(tmp_path / "o.safetensors"), "--resolution", "33"], "resolution of 33"),
     ):

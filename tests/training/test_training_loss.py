@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_lora
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_pipeline import CAPTIONS, tiny_sizes
+from tiny_world import random_lora
 from torch import Tensor
 from torch.func import functional_call
 
@@ -263,10 +263,10 @@ def test_loras_of_other_layers_are_refused(layout: Layout) -> None:
 
 def test_settings_out_of_range_are_refused() -> None:
     for bad, says in (
-        ({"distance": "l1"}, "--distance is 'l1'; valid are mse, l2"),
-        ({"regulariser": "x"}, "--regulariser is 'x'; valid are dot, dot-sum, cosine, none"),
-        ({"weight": -1.0}, "--lambda is -1.0; give a number of 0 or more"),
-        ({"weight": float("nan")}, "--lambda is nan"),
+        ({"distance": "l1"}, "`distance` is 'l1'; valid are mse, l2"),
+        ({"regulariser": "x"}, "`regulariser` is 'x'; valid are dot, dot-sum, cosine, none"),
+        ({"weight": -1.0}, "`weight` is -1.0; give a number of 0 or more"),
+        ({"weight": float("nan")}, "`weight` is nan"),
     ):
         with pytest.raises(InputError) as error:
             LossSettings(**bad)  # type: ignore[arg-type]

@@ -5,16 +5,18 @@ Importing this needs no toolchain.
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, cast
 
 from lorarar.errors import InputError
 from lorarar.evaluation.judges.judge import THRESHOLD, BatchJudge, Judge, Question
+from lorarar.files import read_json
 
 __all__ = ["PROVIDERS", "THRESHOLD", "BatchJudge", "Judge", "Question", "judge_names", "load_judge"]
 
+CONFIG_FILE = "config.json"
+MAX_CONFIG = 16 * 2**20  # bytes
 PROVIDERS = "lorarar.judges"
 """The group of entry points whose functions, called with a folder or None, return a judge."""
 
@@ -37,6 +39,7 @@ def load_judge(spec: str, device: str = "cpu", batch: int = 4) -> Judge:
             known = ", ".join(providers) or "none"
             raise InputError(f"{spec} is a judge of {named!r}, which no installed package provides; there is {known}")
         return cast(Judge, providers[named].load()(None if named == spec else Path(spec)))
+    # A judge of another kind needs no torch.
     from lorarar.evaluation.judges.vlm import VlmJudge
 
     return VlmJudge.load(spec, device, batch)
@@ -47,10 +50,13 @@ def _providers() -> dict[str, EntryPoint]:
 
 
 def _provider_of(folder: Path) -> str | None:
-    """The provider that a judge's folder names in its `config.json`."""
-    try:
-        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    """Return the provider that a judge's folder names in its `config.json`."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
         return None
+    try:
+        config: Any = read_json(path, what="a judge's config", mend="give the folder of a judge", limit=MAX_CONFIG)
+    except InputError:
+        return None  # transformers may read it, or say what is wrong
     named = config.get("judge") if isinstance(config, dict) else None
     return named if isinstance(named, str) else None

@@ -1,4 +1,4 @@
-"""Judges: who decides whether an image shows the subject, and whether it is in the style (paper §4).
+"""Say what a judge is: who decides whether an image shows the subject, and whether it is in the style (paper §4).
 
 Importing this needs no toolchain. A judge answers with P(yes); a verdict is P(yes) > 0.5.
 """
@@ -27,13 +27,13 @@ class Question:
 
 @runtime_checkable
 class Judge(Protocol):
-    """What the evaluation asks of a judge. All answers are P(yes) in [0, 1]."""
+    """The questions that the evaluation asks of a judge. All answers are P(yes) in [0, 1]."""
 
     @property
     def name(self) -> str: ...
 
     def describe(self) -> dict[str, Any]:
-        """Everything that its answers depend on, as JSON: kept answers are used again only if this is the same."""
+        """Return all that its answers depend on, as JSON: kept answers are used again only if this is the same."""
         ...
 
     def same_subject(self, reference: Image, test: Image, class_name: str) -> float: ...
@@ -41,11 +41,11 @@ class Judge(Protocol):
     def in_style(self, reference: Image, test: Image, description: str) -> float: ...
 
     def same_subjects(self, questions: Sequence[Question]) -> list[float]:
-        """`same_subject` of many at once, in order."""
+        """Answer `same_subject` for many at once, in order."""
         ...
 
     def in_styles(self, questions: Sequence[Question]) -> list[float]:
-        """`in_style` of many at once, in order."""
+        """Answer `in_style` for many at once, in order."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""A multimodal language model as the judge: any transformers image-text-to-text model with a chat template.
+"""Judge by a multimodal language model: any transformers image-text-to-text model with a chat template.
 
 LLaVA-OneVision (of which the paper's LLaVA-Critic is a fine-tune), Qwen2.5-VL and Qwen3-VL are of this kind. The two
 prompts are the paper's (Fig. A1 and A2), the reference image first. Instead of reading one generated word, P(yes) is
@@ -41,7 +41,7 @@ STYLE_PROMPT = (
 
 
 class VlmJudge(BatchJudge):
-    """P(yes) = Σ P("Yes") / Σ (P("Yes") + P("No")), over first tokens in all casings, with and without a space."""
+    """A judge whose P(yes) is Σ P("Yes") / Σ (P("Yes") + P("No")), over first tokens in all casings."""
 
     def __init__(self, model: Any, processor: Any, source: str, batch: int = 4) -> None:
         self.model, self.processor, self.source, self.batch = model, processor, source, batch
@@ -49,7 +49,7 @@ class VlmJudge(BatchJudge):
 
     @classmethod
     def load(cls, source: str, device: str = "cpu", batch: int = 4) -> VlmJudge:
-        """From a folder or a hub id. Only safetensors are read, and no code of the repository is run.
+        """Load a model from a folder or a hub id. Only safetensors are read, and no code of the repository is run.
 
         Raises InputError when the model can't be had, is of another kind, or has no chat template.
         """
@@ -67,7 +67,7 @@ class VlmJudge(BatchJudge):
                 )
         except ImportError as error:
             raise InputError(f"the judge {source} needs another package: {_first_line(error)}") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             advice = "check the folder" if Path(source).is_dir() else "give a folder, or a hub id with the network on"
             raise InputError(f"the judge {source!r} can't be loaded ({_first_line(error)}); {advice}") from None
         if getattr(processor, "chat_template", None) is None:
@@ -124,7 +124,7 @@ class VlmJudge(BatchJudge):
 
 
 def conversation(prompt: Sequence[str], question: Question) -> list[dict[str, Any]]:
-    """The chat of one question: the system's line, then text, reference, text, test image, text."""
+    """Return the chat of one question: the system's line, then text, reference, text, test image, text."""
     before, between, after = prompt
     user = [
         {"type": "text", "text": before},
@@ -140,7 +140,7 @@ def conversation(prompt: Sequence[str], question: Question) -> list[dict[str, An
 
 
 def answer_tokens(tokenizer: Any, source: str) -> tuple[list[int], list[int]]:
-    """The first tokens of "Yes" and of "No" in every casing, with and without a leading space.
+    """Return the first tokens of "Yes" and of "No" in every casing, with and without a leading space.
 
     A token that begins both (a lone space in some vocabularies) says nothing and is left out. Raises InputError when
     none is left.
@@ -159,7 +159,7 @@ def answer_tokens(tokenizer: Any, source: str) -> tuple[list[int], list[int]]:
 def probability_of_yes(
     logits: Float[Tensor, "n vocabulary"], yes: Sequence[int], no: Sequence[int]
 ) -> Float[Tensor, " n"]:
-    """P(yes) among the tokens of both answers; the rest of the vocabulary is left out."""
+    """Return P(yes) among the tokens of both answers; the rest of the vocabulary is left out."""
     return torch.sigmoid(logits[:, list(yes)].logsumexp(dim=1) - logits[:, list(no)].logsumexp(dim=1))
 
 

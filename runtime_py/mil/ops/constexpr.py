@@ -17,7 +17,7 @@ Array = np.ndarray
 
 
 def constexpr_affine_dequantize(quantized_data: Array, zero_point: Array, scale: Array, axis: Array) -> Array:
-    """scale · (data - zero_point), both one number or one for each index of `axis`."""
+    """Return scale · (data - zero_point), both one number or one for each index of `axis`."""
     shape = [1] * quantized_data.ndim
     shape[int(axis)] = -1
     offset = zero_point.reshape(shape).astype(np.float32)
@@ -25,7 +25,7 @@ def constexpr_affine_dequantize(quantized_data: Array, zero_point: Array, scale:
 
 
 def constexpr_blockwise_shift_scale(data: Array, scale: Array, offset: Array | None = None) -> Array:
-    """scale · (data - offset), one of each for every block; the blocks tile the data evenly."""
+    """Return scale · (data - offset), one of each for every block; the blocks tile the data evenly."""
     grouped, per_block = _blocks(data.shape, scale.shape)
     result = data.astype(scale.dtype).reshape(grouped)
     if offset is not None:
@@ -36,7 +36,7 @@ def constexpr_blockwise_shift_scale(data: Array, scale: Array, offset: Array | N
 def constexpr_lut_to_dense(
     indices: Array, lut: Array, shape: Array | None = None, vector_axis: Array | None = None
 ) -> Array:
-    """Table entries by index. With `shape` (iOS 16) the indices are packed bits of one table; otherwise (iOS 18)
+    """Return table entries by index. With `shape` (iOS 16) the indices are packed bits of one table; otherwise (iOS 18)
     each block of indices has its own table, whose entries may be vectors laid along `vector_axis`.
     """
     if shape is not None:
@@ -54,7 +54,7 @@ def constexpr_lut_to_dense(
 
 
 def constexpr_sparse_to_dense(nonzero_data: Array, mask: Array, shape: Array | None = None) -> Array:
-    """The values at the mask's ones, zeros elsewhere. With `shape` (iOS 16) the mask is packed bits."""
+    """Return the values at the mask's ones, zeros elsewhere. With `shape` (iOS 16) the mask is packed bits."""
     if shape is not None:
         sizes = [int(size) for size in shape]
         mask = unpack_bits(mask, 1, math.prod(sizes)).reshape(sizes)
@@ -66,7 +66,7 @@ def constexpr_sparse_to_dense(nonzero_data: Array, mask: Array, shape: Array | N
 def constexpr_lut_to_sparse(
     indices_mask: Array, indices_nonzero_data: Array, lut: Array, vector_axis: Array | None = None
 ) -> tuple[Array, Array]:
-    """constexpr_lut_to_dense of the values a mask keeps: the mask of the result and its values."""
+    """Return constexpr_lut_to_dense of the values a mask keeps: the mask of the result and its values."""
     indices = constexpr_sparse_to_dense(indices_nonzero_data, indices_mask)
     dense = constexpr_lut_to_dense(indices, lut, vector_axis=vector_axis)
     mask = indices_mask if vector_axis is None else np.repeat(indices_mask, lut.shape[-1], int(vector_axis))
@@ -76,20 +76,20 @@ def constexpr_lut_to_sparse(
 def constexpr_sparse_blockwise_shift_scale(
     data_mask: Array, nonzero_data: Array, scale: Array, offset: Array | None = None
 ) -> tuple[Array, Array]:
-    """constexpr_blockwise_shift_scale of the values a mask keeps: the mask and the values."""
+    """Return constexpr_blockwise_shift_scale of the values a mask keeps: the mask and the values."""
     dense = constexpr_blockwise_shift_scale(constexpr_sparse_to_dense(nonzero_data, data_mask), scale, offset)
     return data_mask, dense[data_mask != 0]
 
 
 def constexpr_cast(source_val: Array, output_dtype: str) -> Array:
-    """Half precision as single; the operand arrives widened."""
+    """Return half precision as single; the operand arrives widened."""
     if output_dtype != "fp32":
         raise ValueError(f"its output_dtype {output_dtype!r} is not fp32, the only one of the spec")
     return source_val
 
 
 def _blocks(data: tuple[int, ...], blocks: tuple[int, ...]) -> tuple[list[int], list[int]]:
-    """Shapes that pair every element of `data` with its block: (b0, n0, b1, n1, …) and (b0, 1, b1, 1, …)."""
+    """Return shapes that pair every element of `data` with its block: (b0, n0, b1, n1, …) and (b0, 1, b1, 1, …)."""
     if len(data) != len(blocks) or any(count < 1 or size % count for size, count in zip(data, blocks, strict=True)):
         raise ValueError(f"blocks of {list(blocks)} do not tile data of {list(data)}")
     grouped, per_block = [], []

@@ -15,14 +15,14 @@ Flag = np.ndarray | bool
 
 
 def matmul(x: Array, y: Array, transpose_x: Flag = False, transpose_y: Flag = False) -> Array:
-    """x @ y over the last two axes, the others broadcast; a one-dimensional operand is never transposed."""
+    """Return x @ y over the last two axes, the others broadcast; a one-dimensional operand is never transposed."""
     left = x.swapaxes(-1, -2) if transpose_x and x.ndim > 1 else x
     right = y.swapaxes(-1, -2) if transpose_y and y.ndim > 1 else y
     return np.asarray(left @ right)
 
 
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
-    """x @ weightᵀ + bias."""
+    """Return x @ weightᵀ + bias."""
     # One large product: numpy would run a stack of matrices one by one.
     rows = x.reshape(-1, x.shape[-1]) @ weight.T
     if bias is not None:
@@ -31,7 +31,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
 
 def einsum(values: list[Array], equation: str) -> Array:
-    """The sum of products that the equation names."""
+    """Return the sum of products that the equation names."""
     given, _, out = equation.replace(" ", "").partition("->")
     names = given.split(",")
     plain = len(names) == len(values) == 2 and "." not in equation and all(len(set(n)) == len(n) for n in names)
@@ -55,7 +55,7 @@ def einsum(values: list[Array], equation: str) -> Array:
 
 
 def scaled_dot_product_attention(query: Array, key: Array, value: Array, attn_mask: Array | None = None) -> Array:
-    """softmax(query · keyᵀ / √E + mask) · value; a boolean mask says which keys take part."""
+    """Return softmax(query · keyᵀ / √E + mask) · value; a boolean mask says which keys take part."""
     scores = (query / np.float32(math.sqrt(query.shape[-1]))) @ key.swapaxes(-1, -2)
     if attn_mask is not None:
         scores = np.where(attn_mask, scores, -np.inf) if attn_mask.dtype == bool else scores + attn_mask
@@ -72,7 +72,7 @@ def conv(
     dilations: Array | None = None,
     groups: Array | int = 1,
 ) -> Array:
-    """Convolution of (N, C, *D) with (C_out, C/groups, *K) over any number of spatial axes."""
+    """Convolve (N, C, *D) with (C_out, C/groups, *K) over any number of spatial axes."""
     kernel = weight.shape[2:]
     steps, spread = _per_axis(strides, kernel), _per_axis(dilations, kernel)
     reach = [(size - 1) * wide + 1 for size, wide in zip(kernel, spread, strict=True)]
@@ -89,7 +89,7 @@ _UNFOLDED = 64 << 20
 
 
 def _products(windows: Array, weight: Array, bias: Array | None, groups: int) -> Array:
-    """Every window (N, C, *out, *K) times every filter, a few rows of the first spatial axis at a time."""
+    """Multiply every window (N, C, *out, *K) by every filter, a few rows of the first spatial axis at a time."""
     spatial = (windows.ndim - 2) // 2
     batch, channels, *sizes = windows.shape[: 2 + spatial]
     filters = weight.reshape(groups, weight.shape[0] // groups, -1)
@@ -119,7 +119,7 @@ def conv_transpose(
     dilations: Array | None = None,
     groups: Array | int = 1,
 ) -> Array:
-    """The gradient of conv: every value of (N, C, *D) spreads a filter of (C, C_out/groups, *K) over the output."""
+    """Return conv's gradient: every value of (N, C, *D) spreads a filter of (C, C_out/groups, *K) over the output."""
     kernel, sizes, count = weight.shape[2:], x.shape[2:], int(groups)
     steps, spread = _per_axis(strides, kernel), _per_axis(dilations, kernel)
     axes = list(zip(sizes, kernel, steps, spread, strict=True))
@@ -144,7 +144,7 @@ def conv_transpose(
 def _crop(
     pad_type: str, pad: Array | None, full: list[int], sizes: tuple[int, ...], steps: list[int], shape: Array | None
 ) -> list[slice]:
-    """What a transposed convolution keeps of its full result; `shape` is the whole output's, when it is given."""
+    """Return what a transposed convolution keeps of its full result; `shape` is the whole output's, when given."""
     wanted = [0] * len(full) if shape is None else [int(size) for size in shape[2:]]
     if pad_type in ("same", "same_lower"):
         keeps = [want or size * step for want, size, step in zip(wanted, sizes, steps, strict=True)]
@@ -165,7 +165,9 @@ def _per_axis(values: Array | None, kernel: tuple[int, ...]) -> list[int]:
 def _padding(
     pad_type: str, pad: Array | None, sizes: tuple[int, ...], reach: list[int], steps: list[int]
 ) -> list[tuple[int, int]]:
-    """Zeros before and after each spatial axis; of an odd number, `same` puts one more after, `same_lower` before."""
+    """Return the zeros before and after each spatial axis; of an odd number, `same` puts one more after it, and
+    `same_lower` before.
+    """
     if pad_type == "valid" or (pad_type == "custom" and pad is None):
         return [(0, 0)] * len(sizes)
     if pad_type == "custom" and pad is not None:

@@ -12,7 +12,7 @@ Number = np.ndarray | float
 
 
 def softmax(x: Array, axis: Array | int = -1) -> Array:
-    """eˣ over its sum along an axis."""
+    """Return eˣ over its sum along an axis."""
     along = int(axis)
     result = x - x.max(along, keepdims=True)
     np.exp(result, out=result)
@@ -27,14 +27,14 @@ def layer_norm(
     beta: Array | None = None,
     epsilon: Number = 1e-5,
 ) -> Array:
-    """Mean 0 and variance 1 over `axes`, then gamma and beta, which have the sizes of those axes."""
+    """Bring x to mean 0 and variance 1 over `axes`, then apply gamma and beta, which have the sizes of those axes."""
     over = range(x.ndim) if axes is None else sorted(int(axis) % x.ndim for axis in axes)
     shape = [size if axis in over else 1 for axis, size in enumerate(x.shape)]
     return _affine(_standardize(x, tuple(over), epsilon), gamma, beta, shape)
 
 
 def instance_norm(x: Array, gamma: Array | None = None, beta: Array | None = None, epsilon: Number = 1e-5) -> Array:
-    """Mean 0 and variance 1 over the spatial axes of (N, C, *D), then gamma and beta of each channel."""
+    """Bring (N, C, *D) to mean 0 and variance 1 over its spatial axes, then apply each channel's gamma and beta."""
     return _affine(_standardize(x, tuple(range(2, x.ndim)), epsilon), gamma, beta, _channels(x))
 
 
@@ -46,14 +46,14 @@ def batch_norm(
     beta: Array | None = None,
     epsilon: Number = 1e-5,
 ) -> Array:
-    """(x - mean) / √(variance + epsilon) for each channel of (N, C, *D), then gamma and beta."""
+    """Return (x - mean) / √(variance + epsilon) for each channel of (N, C, *D), after gamma and beta."""
     shape = _channels(x)
     normal = (x - mean.reshape(shape)) / np.sqrt(variance.reshape(shape) + epsilon)
     return _affine(normal, gamma, beta, shape)
 
 
 def l2_norm(x: Array, epsilon: Number = 1e-6) -> Array:
-    """x over the norm of its last three axes."""
+    """Return x over the norm of its last three axes."""
     square = np.square(x).sum((-3, -2, -1), keepdims=True, dtype=np.float64)
     return np.asarray(x / np.sqrt(square + epsilon).astype(x.dtype))
 

@@ -13,7 +13,7 @@ Reduction = Callable[..., Any]
 
 
 def over_axes(function: Reduction) -> Callable[..., Array]:
-    """A reduction of (x, axis, keepdims) under MIL's parameter names; without axes it takes all."""
+    """Give a reduction of (x, axis, keepdims) MIL's parameter names; without axes it takes all."""
 
     def op(x: Array, axes: Array | None = None, keep_dims: Flag = False) -> Array:
         over = None if axes is None else tuple(int(axis) for axis in axes)
@@ -23,7 +23,7 @@ def over_axes(function: Reduction) -> Callable[..., Array]:
 
 
 def over_axis(function: Reduction) -> Callable[..., Array]:
-    """The index that a reduction of (x, axis, keepdims) finds, under MIL's parameter names."""
+    """Give a search for an index, of (x, axis, keepdims), MIL's parameter names."""
 
     def op(x: Array, axis: Array | int = -1, keep_dims: Flag = False, output_dtype: str = "int32") -> Array:
         return np.asarray(function(x, axis=int(axis), keepdims=bool(keep_dims))).astype(output_dtype)
@@ -32,24 +32,24 @@ def over_axis(function: Reduction) -> Callable[..., Array]:
 
 
 def total(x: Array, **over: Any) -> Any:
-    """The sum, in float64 for floats and in the same type for integers."""
+    """Return the sum, in float64 for floats and in the same type for integers."""
     return np.sum(x, dtype=np.float64 if x.dtype.kind == "f" else x.dtype, **over)
 
 
 def mean(x: Array, **over: Any) -> Any:
-    """The mean."""
+    """Return the mean."""
     return np.mean(x, dtype=np.float64, **over)
 
 
 def log_sum_exp(x: Array, axis: tuple[int, ...] | None, keepdims: bool) -> Any:
-    """ln Σ eˣ, shifted by the largest value so that nothing overflows."""
+    """Return ln Σ eˣ, shifted by the largest value so that nothing overflows."""
     peak = np.max(x, axis=axis, keepdims=True)
     result = np.log(total(np.exp(x - peak), axis=axis, keepdims=True)) + peak
     return result if keepdims else np.squeeze(result, axis)
 
 
 def cumsum(x: Array, axis: Array | int = 0, exclusive: Flag = False, reverse: Flag = False) -> Array:
-    """The running sum along an axis, from its end when `reverse`, without the element itself when `exclusive`."""
+    """Sum up along an axis, from its end when `reverse`, and without the element itself when `exclusive`."""
     along = int(axis)
     values = np.flip(x, along) if reverse else x
     result = np.cumsum(values, along, dtype=np.float64 if x.dtype.kind == "f" else x.dtype)

@@ -19,7 +19,7 @@ def upsample_nearest_neighbor(x: Array, scale_factor_height: Number = 1.0, scale
 
 
 def resize_nearest_neighbor(x: Array, target_size_height: Array, target_size_width: Array) -> Array:
-    """The nearest pixels at a given size."""
+    """Return the nearest pixels at a given size."""
     return _nearest(x, [int(target_size_height), int(target_size_width)])
 
 
@@ -83,7 +83,7 @@ def _linear(x: Array, sizes: list[int], mode: str) -> Array:
 
 
 def _points(old: int, new: int, mode: str) -> Array:
-    """Where each output pixel samples the input, before clamping (the table in resize_bilinear's spec)."""
+    """Return where each output pixel samples the input, before clamping (the table in resize_bilinear's spec)."""
     index = np.arange(new, dtype=np.float64)
     if mode in ("STRICT_ALIGN_CORNERS", "ALIGN_CORNERS"):
         if new == 1:

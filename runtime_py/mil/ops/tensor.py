@@ -15,7 +15,7 @@ Flag = np.ndarray | bool
 
 
 def reshape(x: Array, shape: Array) -> Array:
-    """x in another shape: 0 keeps the size of the same axis, one -1 is worked out."""
+    """Return x in another shape: 0 keeps the size of the same axis, one -1 is worked out."""
     sizes = [int(size) for size in shape]
     if 0 in sizes and len(sizes) == x.ndim:
         sizes = [size or x.shape[axis] for axis, size in enumerate(sizes)]
@@ -23,17 +23,17 @@ def reshape(x: Array, shape: Array) -> Array:
 
 
 def transpose(x: Array, perm: Array) -> Array:
-    """Axes in another order."""
+    """Put the axes in another order."""
     return x.transpose([int(axis) for axis in perm])
 
 
 def expand_dims(x: Array, axes: Array) -> Array:
-    """New axes of size 1, at these places of the result."""
+    """Add axes of size 1 at these places of the result."""
     return np.expand_dims(x, tuple(int(axis) for axis in axes))
 
 
 def squeeze(x: Array, axes: Array | None = None) -> Array:
-    """Without axes of size 1: these, or all."""
+    """Drop axes of size 1: these, or all."""
     return np.squeeze(x, None if axes is None else tuple(int(axis) for axis in axes))
 
 
@@ -46,7 +46,7 @@ def slice_by_index(
     end_mask: Array | None = None,
     squeeze_mask: Array | None = None,
 ) -> Array:
-    """x[begin:end:stride] on every axis; a masked begin or end is open, a squeezed axis is indexed at begin."""
+    """Return x[begin:end:stride] on every axis; a masked begin or end is open, a squeezed axis is indexed at begin."""
 
     def masked(mask: Array | None, axis: int) -> bool:
         return mask is not None and bool(mask[axis])
@@ -64,7 +64,7 @@ def slice_by_index(
 
 
 def slice_by_size(x: Array, begin: Array, size: Array) -> Array:
-    """`size` elements from `begin` on every axis; a size of -1 takes the rest."""
+    """Return `size` elements from `begin` on every axis; a size of -1 takes the rest."""
     starts = [int(start) % max(length, 1) for start, length in zip(begin, x.shape, strict=True)]
     counts = [int(count) for count in size]
     return x[
@@ -75,7 +75,7 @@ def slice_by_size(x: Array, begin: Array, size: Array) -> Array:
 def split(
     x: Array, axis: Array, num_splits: Array | None = None, split_sizes: Array | None = None
 ) -> tuple[Array, ...]:
-    """Parts along an axis: of these sizes, or of equal ones."""
+    """Split x along an axis into parts of these sizes, or of equal ones."""
     if split_sizes is None:
         if num_splits is None:
             raise ValueError("it has neither num_splits nor split_sizes")
@@ -87,7 +87,7 @@ def split(
 
 
 def concat(values: list[Array], axis: Array, interleave: Flag = False) -> Array:
-    """Tensors one after the other along an axis, or element by element in turn when interleaved."""
+    """Join tensors along an axis, one after the other, or element by element in turn when interleaved."""
     along = int(axis)
     if not interleave:
         # Scalars are joined to a vector, as shapes are put together.
@@ -99,35 +99,37 @@ def concat(values: list[Array], axis: Array, interleave: Flag = False) -> Array:
 
 
 def stack(values: list[Array], axis: Array) -> Array:
-    """Tensors along a new axis."""
+    """Stack tensors along a new axis."""
     return np.stack(values, int(axis))
 
 
 def tile(x: Array, reps: Array) -> Array:
-    """x repeated along every axis."""
+    """Return x repeated along every axis."""
     return np.tile(x, [int(count) for count in reps])
 
 
 def reverse(x: Array, axes: Array | None = None) -> Array:
-    """x back to front along these axes, or along all."""
+    """Return x back to front along these axes, or along all."""
     return np.flip(x, None if axes is None else tuple(int(axis) for axis in axes))
 
 
 def identity(x: Array) -> Array:
-    """x."""
+    """Return x itself."""
     return x
 
 
 def select(cond: Array, a: Array, b: Array) -> Array:
-    """a where the condition holds, b elsewhere."""
+    """Return a where the condition holds, b elsewhere."""
     return np.where(cond, a, b)
 
 
 def gather(
     x: Array, indices: Array, axis: Array | int = 0, batch_dims: Array | int = 0, validate_indices: Flag = False
 ) -> Array:
-    """Slices of x along an axis. Indices outside it are refused whether or not the program asks for that: the spec
-    leaves their result open, so no comparison with it means anything.
+    """Return slices of x along an axis.
+
+    Indices outside it are refused whether or not the program asks for that: the spec leaves their result open, and no
+    comparison with it would mean anything.
     """
     batch, along = int(batch_dims), int(axis) % x.ndim
     if batch == 0:
@@ -138,12 +140,12 @@ def gather(
 
 
 def gather_along_axis(x: Array, indices: Array, axis: Array | int = 0, validate_indices: Flag = False) -> Array:
-    """x at indices[…] along an axis and at the same place on the others."""
+    """Return x at indices[…] along an axis and at the same place on the others."""
     return np.take_along_axis(x, indices, int(axis))
 
 
 def gather_nd(x: Array, indices: Array, batch_dims: Array | int = 0, validate_indices: Flag = False) -> Array:
-    """x at the positions that the last axis of the indices holds."""
+    """Return x at the positions that the last axis of the indices holds."""
     batch = int(batch_dims)
     if batch == 0:
         return np.asarray(x[tuple(np.moveaxis(indices, -1, 0))])
@@ -159,35 +161,35 @@ def one_hot(
     on_value: Array | int = 1,
     off_value: Array | int = 0,
 ) -> Array:
-    """A new axis that holds on_value at the index and off_value elsewhere."""
+    """Add an axis that holds on_value at the index and off_value elsewhere."""
     hot = indices[..., None] == np.arange(int(one_hot_vector_size))
     return np.moveaxis(np.where(hot, on_value, off_value), -1, int(axis))
 
 
 def band_part(x: Array, lower: Array | int = -1, upper: Array | int = -1) -> Array:
-    """The last two axes with zeros outside a band of diagonals; a negative bound keeps that whole side."""
+    """Put zeros outside a band of the last two axes' diagonals; a negative bound keeps that whole side."""
     below = np.arange(x.shape[-2])[:, None] - np.arange(x.shape[-1])
     keep = ((int(lower) < 0) | (below <= int(lower))) & ((int(upper) < 0) | (-below <= int(upper)))
     return np.where(keep, x, np.zeros((), x.dtype))
 
 
 def fill(shape: Array, value: Array | float = 0.0) -> Array:
-    """One value in a given shape."""
+    """Return one value in a given shape."""
     return np.full([int(size) for size in shape], value)
 
 
 def fill_like(ref_tensor: Array, value: Array | float = 0.0) -> Array:
-    """One value in the shape of another tensor."""
+    """Return one value in the shape of another tensor."""
     return np.full(ref_tensor.shape, value)
 
 
 def shape(x: Array) -> Array:
-    """The sizes of x."""
+    """Return the sizes of x."""
     return np.array(x.shape, np.int32)
 
 
 def range_1d(start: Array, end: Array, step: Array) -> Array:
-    """start, start + step, … below end."""
+    """Return start, start + step, … below end."""
     return np.arange(start.item(), end.item(), step.item())
 
 
@@ -195,7 +197,7 @@ _PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}
 
 
 def pad(x: Array, pad: Array, mode: str = "constant", constant_val: Array | float = 0.0) -> Array:
-    """Elements before and after each of the last axes; `pad` holds two numbers for each of them."""
+    """Add elements before and after each of the last axes; `pad` holds two numbers for each of them."""
     if mode not in _PAD_MODES:
         raise ValueError(f"its mode {mode!r} is none of the spec's")
     edges = [(int(before), int(after)) for before, after in pad.reshape(-1, 2)]
@@ -206,7 +208,7 @@ def pad(x: Array, pad: Array, mode: str = "constant", constant_val: Array | floa
 
 
 def pixel_shuffle(x: Array, upscale_factor: Array) -> Array:
-    """(N, C·r², H, W) → (N, C, H·r, W·r)."""
+    """Turn (N, C·r², H, W) into (N, C, H·r, W·r)."""
     batch, channels, height, width = x.shape
     factor = int(upscale_factor)
     grid = x.reshape(batch, channels // factor**2, factor, factor, height, width).transpose(0, 1, 4, 2, 5, 3)
@@ -214,7 +216,7 @@ def pixel_shuffle(x: Array, upscale_factor: Array) -> Array:
 
 
 def pixel_unshuffle(x: Array, downscale_factor: Array) -> Array:
-    """(N, C, H·r, W·r) → (N, C·r², H, W)."""
+    """Turn (N, C, H·r, W·r) into (N, C·r², H, W)."""
     batch, channels, height, width = x.shape
     factor = int(downscale_factor)
     grid = x.reshape(batch, channels, height // factor, factor, width // factor, factor).transpose(0, 1, 3, 5, 2, 4)
@@ -222,7 +224,7 @@ def pixel_unshuffle(x: Array, downscale_factor: Array) -> Array:
 
 
 def flatten2d(x: Array, axis: Array | int = 1) -> Array:
-    """The axes before `axis` as rows, the others as columns."""
+    """Flatten the axes before `axis` to rows, and the others to columns."""
     return x.reshape(math.prod(x.shape[: int(axis)]), -1)
 
 

@@ -14,17 +14,17 @@ import make_golden_lora as golden
 import numpy as np
 from bundle_mutations import MUTATIONS as BUNDLE_MUTATIONS
 from bundle_mutations import RAW, artifact_replaced
-from conftest import tiny_hypernet, tiny_layout
 from devices.hostile import GOLDEN, HOSTILE, cut_a_statistic, merger, poison, state
 from lora_mutations import MUTATIONS as LORA_MUTATIONS
 from lora_mutations import pack
 from safetensors.numpy import save_file
+from tiny_world import tiny_hypernet, tiny_layout
 
 from benchmarks.record import summary
 from export import HypernetOptions, write_hypernet
 from lorarar.layout import UNET
 from lorarar.lora import LoRA, read_lora, write_lora
-from lorarar.merging import Options
+from lorarar.merging import MergeOptions
 from runtime_py.backends import open_runner
 from runtime_py.bundle import Bundle
 from runtime_py.golden import generate, golden_input, positions, summarise
@@ -96,7 +96,7 @@ def write_results(folder: Path, bundle: Bundle) -> None:
     session = open_runner(bundle)
     _write_merge(folder / "merged.safetensors", bundle, session, content, style)
     _write_merge(folder / "carried.safetensors", bundle, session, *halves.values())
-    merged = merge_with_bundle(bundle, session, content, style, Options(rule=_rule(bundle))).lora
+    merged = merge_with_bundle(bundle, session, content, style, MergeOptions(rule=_rule(bundle))).lora
     pipeline = Pipeline(bundle)
     images: dict[str, np.ndarray] = {}
     for number, request in enumerate(REQUESTS):
@@ -107,7 +107,7 @@ def write_results(folder: Path, bundle: Bundle) -> None:
 
 
 def _write_merge(path: Path, bundle: Bundle, session: Any, content: LoRA, style: LoRA) -> None:
-    options = Options(content_scale=SCALES[0], style_scale=SCALES[1], rule=_rule(bundle))
+    options = MergeOptions(content_scale=SCALES[0], style_scale=SCALES[1], rule=_rule(bundle))
     merged = merge_with_bundle(bundle, session, content, style, options)
     tensors = {name: layer.delta() for name, layer in merged.lora.layers.items()}
     for name, values in (merged.coefficients or {}).items():

@@ -1,7 +1,7 @@
 import Foundation
 import Merger
 
-/// What the app was launched to do: show its screens, or a benchmark without any (`python -m benchmarks.device`).
+/// What the app was launched to do: show its screens, or a benchmark without any (`lorarar bench device`).
 public enum Launch: Equatable, Sendable {
     case screens
     case benchmark(BenchmarkLaunch)

@@ -11,7 +11,7 @@ object TestData {
     /** The repository's tests/golden. */
     val golden: File get() = place("lorarar.golden")
 
-    /** What tests/test_android_merger.py exports: numbers, hostile files, the miniature's bundle, Python's own results. */
+    /** What tests/android_demo exports: numbers, hostile files, the miniature's bundle, Python's own results. */
     val exported: File get() = place("lorarar.exported")
 
     /** Where a test leaves what Python checks. */
@@ -24,7 +24,7 @@ object TestData {
 
     private fun place(property: String): File = File(
         checkNotNull(System.getProperty(property)) {
-            "the property $property is not set; run  pytest -m apps tests/test_android_merger.py, which sets it"
+            "the property $property is not set; run  pytest -m apps tests/android_demo, which sets it"
         },
     )
 }

@@ -1,4 +1,4 @@
-"""Exit codes, one-sentence errors, and outputs that are whole or not there."""
+"""Parsers, options made of settings, exit codes, one-sentence errors, and outputs that are whole or not there."""
 
 from __future__ import annotations
 
@@ -8,18 +8,86 @@ import resource
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lorarar.command_line import run_command
+from lorarar.command_line import Parser, add_settings, given_settings, main_of, run_command
 from lorarar.errors import FailedCheck, InputError, describe_os_error
 from lorarar.files import atomic_file, atomic_folder
 from lorarar.lora import LoRA, LoraLayer, write_lora
+from lorarar.settings import check_at_least, setting
 
 ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Inner:
+    weight: float = setting(0.25, "weight of the term", metavar="X", flag="lambda")
+
+
+@dataclass(frozen=True)
+class Outer:
+    rank: int = setting(64, "rank of every layer", metavar="R")
+    kinds: tuple[str, ...] = setting(("q", "out"), "layers, 100 % of them", parse=lambda text: tuple(text.split(",")))
+    mode: str = setting("slow", "how", choices=("slow", "fast"))
+    flip: bool = setting(False, "mirror too")
+    inner: Inner = field(default_factory=Inner)
+    hidden: int = 7  # no option
+
+    def __post_init__(self) -> None:
+        check_at_least(1, rank=self.rank)
+
+
+def parser() -> Parser:
+    made = Parser(prog="lorarar try")
+    made.add_argument("content", metavar="CONTENT")
+    made.add_argument("-o", "--out", dest="out")
+    add_settings(made, Outer(), {"miniature": Outer(rank=16)})
+    return made
+
+
+def test_settings_become_options_whose_help_tells_the_defaults() -> None:
+    text = " ".join(parser().format_help().split())
+    for says in ("--rank R rank of every layer (default 64; miniature 16)", "--lambda X", "(default 0.25)"):
+        assert says in text
+    assert "layers, 100 % of them (default q,out)" in text and "--hidden" not in text and "{slow,fast}" in text
+
+
+def test_given_options_replace_defaults_and_nothing_else() -> None:
+    assert given_settings(parser().parse_args(["c"]), Outer()) == Outer()
+    args = parser().parse_args(["c", "--rank", "3", "--lambda", "0", "--kinds", "k,v", "--flip", "--mode", "fast"])
+    assert given_settings(args, Outer(hidden=8)) == Outer(3, ("k", "v"), "fast", True, Inner(0.0), 8)
+
+
+@pytest.mark.parametrize("argument", ["--ran", "--lamb", "--ou", "--fli"])
+def test_options_can_t_be_shortened(argument: str) -> None:
+    with pytest.raises(InputError, match=f"unrecognized arguments: {argument}.*see  lorarar try --help"):
+        parser().parse_args(["c", argument, "1"])
+
+
+def test_a_missing_argument_is_one_sentence() -> None:
+    with pytest.raises(InputError, match="arguments are required: CONTENT; see  lorarar try --help"):
+        parser().parse_args([])
+
+
+def test_a_library_s_parameters_are_told_as_flags() -> None:
+    said = parser().in_flags("`rank` is 0, `weight` and `content` too; `out` or `flip`, not `unknown` or `two words`")
+    assert said == "--rank is 0, --lambda and CONTENT too; --out or --flip, not `unknown` or `two words`"
+
+
+def test_a_command_s_errors_speak_in_its_flags() -> None:
+    def run(args: Namespace) -> int:
+        return given_settings(args, Outer()).rank
+
+    main = main_of(parser, run)
+    assert main(["c", "--rank", "5"]) == 5
+    with pytest.raises(InputError, match=r"^--rank is 0; give"):
+        main(["c", "--rank", "0"])
 
 
 def raising(error: BaseException) -> Callable[[Sequence[str] | None], int]:
@@ -131,7 +199,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     name = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
     write_lora(LoRA({name: layer}), tmp_path / "in.safetensors")
     code = (
-        "import sys; from lorarar.cli import run_command; from lorarar.lora import read_lora, write_lora\n"
+        "import sys; from lorarar.command_line import run_command; from lorarar.lora import read_lora, write_lora\n"
         "def main(_): write_lora(read_lora(sys.argv[1]), sys.argv[2]); return 0\n"
         "run_command(main)"
     )
@@ -142,7 +210,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
         check=False,
         cwd=ROOT,
         preexec_fn=lambda: (
-            __import__("signal").signal(25, __import__("signal").SIG_IGN),  # SIGXFSZ: let write() fail instead
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN),  # let write() fail instead
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
         ),
     )

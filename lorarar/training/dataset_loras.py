@@ -1,4 +1,4 @@
-"""Train every LoRA of a dataset that is missing; several at a time in processes of their own."""
+"""Train the LoRAs of a dataset that are missing, several at a time in processes of their own."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lorarar.errors import InputError
 from lorarar.lora import write_lora
 from lorarar.pool import process_pool
 from lorarar.training.dataset import Content, Dataset, Style
+from lorarar.training.launch import BaseLoading, flush_denormals, process_state
 from lorarar.training.settings import LoraSettings
 
 
@@ -29,31 +30,21 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Loading:
-    """How each process loads the base: the arguments of load_components, the dtype by name ("bfloat16")."""
-
-    base: str
-    untrained: bool
-    resolution: int | None  # None: the base's own
-    dtype: str
-    device: str
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A step done: of which LoRA, how many by now, its loss."""
+class StepDone:
+    """A step of one LoRA: how many are done by now, and the loss of this one."""
 
     name: str
     step: int
     loss: float
 
 
-OnProgress = Callable[[Progress], None]
+OnStepDone = Callable[[StepDone], None]
 
 
 def missing_jobs(dataset: Dataset, only: Sequence[str] = ()) -> list[Job]:
-    """The LoRAs whose file is not there, contents first; `only` keeps these names, of which "contents" and "styles"
-    stand for all of them. InputError for an unknown name.
+    """List the LoRAs of a dataset whose file is not there, contents first.
+
+    `only` keeps some names, of which "contents" and "styles" stand for all of them. InputError for an unknown name.
     """
     entries: list[Content | Style] = [*dataset.contents.values(), *dataset.styles.values()]
     kept = {entry.name: {entry.name} for entry in entries}
@@ -66,13 +57,26 @@ def missing_jobs(dataset: Dataset, only: Sequence[str] = ()) -> list[Job]:
     return [Job(entry.name, entry.images, entry.prompt, entry.lora) for entry in wanted if not entry.lora.is_file()]
 
 
-def train_here(jobs: Sequence[Job], components: Any, settings: LoraSettings, dtype: str, report: OnProgress) -> None:
-    """Train the jobs one after another in this process, each written as soon as it is done.
+def train_jobs(
+    jobs: Sequence[Job], loading: BaseLoading, settings: LoraSettings, dtype: str, workers: int, report: OnStepDone
+) -> None:
+    """Train the jobs, `workers` at a time; each LoRA is written in `dtype` as soon as it is done.
+
+    Raises InputError as `train_lora`, for a base that can't be loaded, and for a process that ended by itself.
+    """
+    if min(workers, len(jobs)) > 1:
+        train_in_processes(jobs, loading, settings, dtype, min(workers, len(jobs)), report)
+    else:
+        train_here(jobs, loading.load(), settings, dtype, report)
+
+
+def train_here(jobs: Sequence[Job], components: Any, settings: LoraSettings, dtype: str, report: OnStepDone) -> None:
+    """Train the jobs one after another in this process, and write each LoRA as soon as it is done.
 
     In a launch of several processes, all train each LoRA together, and the main one writes it.
     """
+    # It imports torch, and the --help of the command that lists the jobs must not.
     from lorarar.training.dreambooth import train_lora
-    from lorarar.training.processes import process_state
 
     for job in jobs:
         lora = train_lora(
@@ -80,14 +84,14 @@ def train_here(jobs: Sequence[Job], components: Any, settings: LoraSettings, dty
             job.images,
             job.prompt,
             settings,
-            on_step=lambda step, loss, name=job.name: report(Progress(name, step, loss)),  # type: ignore[misc]
+            on_step=lambda step, loss, name=job.name: report(StepDone(name, step, loss)),  # type: ignore[misc]
         )
         if process_state().is_main_process:
             write_lora(lora, job.output, dtype=dtype)
 
 
 def train_in_processes(
-    jobs: Sequence[Job], loading: Loading, settings: LoraSettings, dtype: str, workers: int, report: OnProgress
+    jobs: Sequence[Job], loading: BaseLoading, settings: LoraSettings, dtype: str, workers: int, report: OnStepDone
 ) -> None:
     """Train the jobs, `workers` at a time, each process with its own base and its share of the threads.
 
@@ -102,12 +106,12 @@ def train_in_processes(
     threads = max(1, torch.get_num_threads() // workers)
     arguments = (loading, settings, dtype, threads, queue)
     try:
-        with process_pool(workers, context, _start_worker, arguments) as pool:
+        with process_pool(workers, context, start_worker, arguments) as pool:
             for done in as_completed([pool.submit(_train_in_worker, job) for job in jobs]):
                 done.result()
     except BrokenProcessPool:
         raise InputError(
-            f"a training process ended by itself, out of memory perhaps; run again with --jobs {max(1, workers - 1)}"
+            f"a training process ended by itself, out of memory perhaps; run again with `jobs` {max(1, workers - 1)}"
         ) from None
     finally:
         # A process that was killed while it reported leaves the queue locked for good: don't wait for it.
@@ -120,10 +124,9 @@ _worker: dict[str, Any] = {}
 """What a training process keeps between its jobs."""
 
 
-def _start_worker(loading: Loading, settings: LoraSettings, dtype: str, threads: int, queue: Any) -> None:
+def start_worker(loading: BaseLoading, settings: LoraSettings, dtype: str, threads: int, queue: Any) -> None:
+    """Set up a process of the pool: its numbers, its share of the threads, and what its jobs need."""
     import torch
-
-    from lorarar.training.processes import flush_denormals
 
     flush_denormals()
     torch.set_num_threads(threads)
@@ -131,23 +134,12 @@ def _start_worker(loading: Loading, settings: LoraSettings, dtype: str, threads:
 
 
 def _train_in_worker(job: Job) -> None:
-    """Train one LoRA; the base is loaded at a process's first, where an InputError reaches the parent."""
+    """Train one LoRA; a process loads the base at its first one, from where an InputError reaches the parent."""
     if "components" not in _worker:
-        import torch
-
-        from lorarar.base.components import load_components
-
-        loading: Loading = _worker["loading"]
-        _worker["components"] = load_components(
-            loading.base,
-            untrained=loading.untrained,
-            resolution=loading.resolution,
-            dtype=getattr(torch, loading.dtype),
-            device=loading.device,
-        )
+        _worker["components"] = _worker["loading"].load()
     train_here([job], _worker["components"], _worker["settings"], _worker["dtype"], _worker["queue"].put)
 
 
-def _listen(queue: Any, report: OnProgress) -> None:
-    while (progress := queue.get()) is not None:
-        report(progress)
+def _listen(queue: Any, report: OnStepDone) -> None:
+    while (step := queue.get()) is not None:
+        report(step)

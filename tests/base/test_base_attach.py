@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_lora
+from lora_factors import factors_of
 from tiny_pipeline import CAPTIONS, tiny_sizes
+from tiny_world import random_lora
 from torch import nn
 
-from lorarar.base.attach import Factors, attached, factors_of, fused
+from lorarar.base.attach import Factors, attached, fused
 from lorarar.base.fresh import build_tokenizer, new_pipeline
 from lorarar.base.names import unet_layout
 from lorarar.errors import InputError

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tiny_pipeline import save_image
 
 from lorarar.base import names as bases
-from lorarar.base import sources
+from lorarar.base import untrained
 from lorarar.base.components import (
     Components,
     encode_images,
@@ -27,7 +27,16 @@ from lorarar.base.components import (
     predict,
     target,
 )
-from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE, load_layout, miniature_folder, unet_config
+from lorarar.base.names import (
+    CONFIGS,
+    DEFAULT_BASE,
+    MINIATURE,
+    load_layout,
+    miniature_folder,
+    shipped_dataset,
+    shipped_hypernet,
+    unet_config,
+)
 from lorarar.errors import InputError
 
 PROMPTS = ["a sks dog", "", "a cat in watercolor style " * 40]
@@ -138,7 +147,7 @@ def test_resolution(tiny_pipeline: Path) -> None:
     larger = load_components(str(tiny_pipeline), resolution=48)
     assert encode_prompts(larger, ["a"]).time_ids.tolist() == [[48, 48, 0, 0, 48, 48]]
     for wrong in (0, -16, 8, 40):
-        with pytest.raises(InputError, match=f"a resolution of {wrong} doesn't fit this base; give a multiple of 16"):
+        with pytest.raises(InputError, match=f"a `resolution` of {wrong} doesn't fit this base; give a multiple of 16"):
             load_components(str(tiny_pipeline), resolution=wrong)
 
 
@@ -176,7 +185,7 @@ def test_transparent_and_turned_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
 def test_not_an_image(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "bad.png").write_bytes(data)
-    with pytest.raises(InputError, match=r"bad\.png: not an image that can be read .* give a PNG, JPEG or WebP"):
+    with pytest.raises(InputError, match=r"bad\.png: not a whole PNG"):
         load_image(tmp_path / "bad.png", 16)
 
 
@@ -189,7 +198,7 @@ def test_a_cut_off_image(tmp_path: Path) -> None:
     save_image(tmp_path / "whole.png", seed=1, size=(256, 256))
     whole = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="not an image that can be read"):
+    with pytest.raises(InputError, match="not a whole PNG"):
         load_image(tmp_path / "cut.png", 16)
 
 
@@ -239,12 +248,12 @@ def test_unknown_bases(base: str) -> None:
 
 @pytest.mark.parametrize("base", CONFIGS)
 def test_named_bases_have_no_weights(base: str) -> None:
-    with pytest.raises(InputError, match=f"the weights of {base} are not part of this toolkit; give .* or --untrained"):
+    with pytest.raises(InputError, match=f"the weights of {base} are not part of this toolkit; give .* or `untrained`"):
         load_components(base)
 
 
 def test_untrained_is_for_named_bases(tiny_pipeline: Path) -> None:
-    with pytest.raises(InputError, match="--untrained is for the named bases miniature, sdxl"):
+    with pytest.raises(InputError, match="`untrained` is for the named bases miniature, sdxl"):
         load_components(str(tiny_pipeline), untrained=True)
 
 
@@ -266,9 +275,15 @@ def test_hub_id_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_miniature_by_name(tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bases, "MINIATURE_FOLDER", tmp_path / "models" / "miniature")
-    build = r"the miniature base is not in .*models/miniature; build it with  python -m lorarar\.miniature build"
-    for use in (miniature_folder, lambda: unet_config(MINIATURE), lambda: load_components(MINIATURE)):
-        with pytest.raises(InputError, match=build):
+    for use, instead in (
+        (lambda: unet_config(MINIATURE), "`base`"),
+        (lambda: load_layout(MINIATURE), "`base`"),
+        (lambda: load_components(MINIATURE), "`base`"),
+        (shipped_dataset, "`dataset`"),
+        (shipped_hypernet, "`hypernet`"),
+    ):
+        # As in a package that was installed from a wheel: one sentence that says where to get it, and what else to do.
+        with pytest.raises(InputError, match=rf"models/miniature: it comes with .* repository.*; clone .* {instead}"):
             use()
     shutil.copytree(tiny_pipeline, tmp_path / "models" / MINIATURE)
     assert miniature_folder() == (tmp_path / "models" / MINIATURE).resolve()
@@ -297,10 +312,11 @@ def test_untrained_full_size_structure(monkeypatch: pytest.MonkeyPatch) -> None:
     small |= {"projection_class_embeddings_input_dim": 6 * 256 + 64, "sample_size": 16}
     monkeypatch.setitem(CONFIGS, "koala-1b", CONFIGS["koala-1b"] | small)
     texts = tuple(
-        config | {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4} for config in sources._TEXT
+        config | {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        for config in untrained.TEXT_ENCODERS
     )
-    monkeypatch.setattr(sources, "_TEXT", texts)
-    monkeypatch.setattr(sources, "_VAE", sources._VAE | {"block_out_channels": (32, 32, 32, 32)})
+    monkeypatch.setattr(untrained, "TEXT_ENCODERS", texts)
+    monkeypatch.setattr(untrained, "VAE", untrained.VAE | {"block_out_channels": (32, 32, 32, 32)})
     built = load_components("koala-1b", untrained=True, dtype=torch.bfloat16)
     assert built.resolution == 128
     assert {str(p.dtype) for n in (built.unet, *built.text_encoders) for p in n.parameters()} == {"torch.bfloat16"}

@@ -12,20 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorarar.training.many import Loading, _start_worker
-from lorarar.training.processes import process_state
+from lorarar.training.dataset_loras import start_worker
+from lorarar.training.launch import BaseLoading, process_state
 from lorarar.training.settings import LoraSettings
 from miniature.build import build
-from miniature.stages import Plan
+from miniature.stages import BuildPlan
 
 DENORMAL = 1e-39  # fp32's smallest normal number is 1.2e-38
 
 STARTS: dict[str, Callable[[Path], object]] = {
     "a command": lambda _: process_state(),
-    "a process for some LoRAs": lambda _: _start_worker(
-        Loading("miniature", False, None, "float32", "cpu"), LoraSettings(), "fp32", torch.get_num_threads(), None
+    "a process for some LoRAs": lambda _: start_worker(
+        BaseLoading("miniature", False, None, "float32", "cpu"), LoraSettings(), "fp32", torch.get_num_threads(), None
     ),
-    "the miniature's build": lambda folder: build(Plan(folder / "work", folder / "out"), []),
+    "the miniature's build": lambda folder: build(BuildPlan(folder / "work", folder / "out"), []),
 }
 
 
@@ -48,7 +48,7 @@ def test_whatever_trains_flushes_denormals(start: str, tmp_path: Path) -> None:
 
 def test_all_threads_of_a_command_flush_denormals() -> None:
     code = (
-        "from lorarar.training.processes import process_state\n"
+        "from lorarar.training.launch import process_state\n"
         "process_state()\n"
         "import torch\n"
         f"print(torch.get_num_threads(), int((torch.full((1 << 22,), {DENORMAL}) * 1).count_nonzero()))"

@@ -1,0 +1,228 @@
+"""The public function `merge`, which joins bases, hypernetworks and merging methods. Imports torch when called."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorarar.base.names import DEFAULT_BASE, load_layout
+from lorarar.errors import InputError
+from lorarar.images import find_images
+from lorarar.lora.types import LoRA
+from lorarar.merging import METHODS, Merged, MergeOptions, learned_options, merge_loras
+from lorarar.settings import check_choice
+from lorarar.toolchains import require_toolchain
+
+if TYPE_CHECKING:
+    from lorarar.hypernet.network import Hypernetwork
+    from lorarar.training.hyper_settings import ZipSettings
+
+StrPath = str | PathLike[str]
+OnProgress = Callable[[int, int], None]
+"""Called with what is done and the total: layers, or for ziplora optimizer steps."""
+
+_UNTRAINED = "the hypernetwork is untrained (random weights): this merge shows the mechanics, not the method"
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """The images that a LoRA was trained on, and their prompt."""
+
+    images: tuple[Path, ...]
+    prompt: str
+
+
+@dataclass(frozen=True)
+class MergeRequest:
+    """The parameters of a merge, checked: whatever its method does not use is refused, not ignored."""
+
+    base: str = DEFAULT_BASE
+    method: str = "learned"
+    hypernet: StrPath | Hypernetwork | None = None
+    untrained: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)  # the fields of MergeOptions that were given
+    examples: tuple[CaptionedImages, CaptionedImages] | None = None  # the content's and the style's, for ziplora
+    settings: ZipSettings | None = None  # None: the defaults, in the device's fastest precision
+    resolution: int | None = None  # pixels a side of the examples; None: the base's own
+
+    def __post_init__(self) -> None:
+        """Refuse parameters that contradict each other, by their names."""
+        check_choice(METHODS, method=self.method)
+        for name in self.options:
+            users = [method for method, entry in METHODS.items() if name in entry.uses]
+            if users and self.method not in users:
+                raise InputError(
+                    f"`{name}` means nothing to {self.method}; leave it out, or use it with {', '.join(users)}"
+                )
+        MergeOptions(**self.options)
+        if self.method != "learned" and self.hypernet is not None:
+            raise InputError(f"{self.method} uses no hypernetwork; leave `hypernet` out, or use learned")
+        if self.method not in ("learned", "ziplora") and self.untrained:
+            raise InputError(f"{self.method} uses no network; leave `untrained` out, or use learned or ziplora")
+        if self.hypernet is not None and self.untrained:
+            raise InputError("`hypernet` and `untrained` exclude each other; give one of them")
+        for name in ("examples", "settings", "resolution"):
+            if self.method != "ziplora" and getattr(self, name) is not None:
+                raise InputError(f"`{name}` means nothing to {self.method}; leave it out, or use it with ziplora")
+        if self.method == "ziplora" and self.examples is None:
+            raise InputError(
+                "ziplora optimises on what the LoRAs were trained on: give `content_images`, `content_prompt`, "
+                "`style_images` and `style_prompt`"
+            )
+
+    def run(self, content: LoRA, style: LoRA, on_progress: OnProgress | None = None) -> Merged:
+        """Merge two LoRAs, and tell how each layer came about. Raises InputError as `merge`."""
+        if self.method != "direct" or "rank_out" in self.options:
+            require_toolchain("torch", "train")
+        if self.method == "ziplora":
+            return self._optimise(content, style, on_progress)
+        layout = load_layout(self.base)
+        if self.method != "learned":
+            return merge_loras(content, style, layout, self.method, MergeOptions(**self.options), on_progress)
+        # Here, since it imports torch, which the other methods can do without.
+        from lorarar.hypernet.checkpoints import open_predictor
+
+        hypernet = Path(self.hypernet) if isinstance(self.hypernet, (str, PathLike)) else self.hypernet
+        loaded = open_predictor(self.base, layout, hypernet, self.untrained)
+        options = learned_options(loaded.predictor, **self.options)
+        merged = merge_loras(content, style, layout, self.method, options, on_progress)
+        facts = {"hypernet": loaded.source, "hypernet_sha256": loaded.sha256}
+        facts["hypernet_trained"] = str(loaded.trained).lower()
+        notes = loaded.notes if loaded.trained else (*loaded.notes, _UNTRAINED)
+        return _with_facts(replace(merged, warnings=(*notes, *merged.warnings)), facts)
+
+    def _optimise(self, content: LoRA, style: LoRA, on_progress: OnProgress | None) -> Merged:
+        """Merge by ZipLoRA, which runs the base on the examples."""
+        # Here, since they import torch and diffusers, which the other methods can do without.
+        from lorarar.base.components import load_components
+        from lorarar.base.dtypes import DTYPES, fastest_precision
+        from lorarar.merging.ziplora import ziplora
+        from lorarar.training.hyper_settings import ZipSettings
+        from lorarar.training.launch import process_state
+
+        assert self.examples is not None
+        device = process_state().device
+        settings = self.settings or ZipSettings(mixed_precision=fastest_precision(device))
+        components = load_components(
+            self.base,
+            untrained=self.untrained,
+            resolution=self.resolution,
+            dtype=DTYPES[settings.mixed_precision],
+            device=device,
+        )
+        return ziplora(
+            components,
+            content,
+            style,
+            *self.examples,
+            replace(settings, seed=self.options.get("seed", settings.seed)),
+            options=MergeOptions(**self.options),
+            on_step=None if on_progress is None else lambda step, _: on_progress(step, settings.steps),
+        )
+
+
+def merge(
+    content: LoRA,
+    style: LoRA,
+    *,
+    base: str = DEFAULT_BASE,
+    method: str = "learned",
+    hypernet: StrPath | Hypernetwork | None = None,
+    untrained: bool = False,
+    strengths: tuple[float, float] = (1.0, 1.0),
+    rule: str | None = None,
+    density: float | None = None,
+    seed: int | None = None,
+    mu: float | None = None,
+    rank_out: int | None = None,
+    content_images: StrPath | Sequence[StrPath] | None = None,
+    content_prompt: str | None = None,
+    style_images: StrPath | Sequence[StrPath] | None = None,
+    style_prompt: str | None = None,
+    settings: ZipSettings | None = None,
+    resolution: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> LoRA:
+    """Merge a content and a style LoRA into one, by any method of METHODS.
+
+    The result is an ordinary LoRA; its `metadata` tells how it was made. A layer that only one LoRA has is carried
+    exactly. Raises InputError for LoRAs that do not fit the base or each other, for a parameter that is out of its
+    range or means nothing to the method, and for a result beyond float32.
+
+    Args:
+        content: The LoRA of what is drawn, such as a dog; of `read_lora`.
+        style: The LoRA of how it is drawn, such as watercolour.
+        base: The base that both were trained on: `miniature`, `koala-700m`, `koala-1b`, `sdxl`, or a folder in
+            diffusers' format. Only its layout is read, but by `ziplora`, which runs it.
+        method: A key of METHODS. `learned` is LoRA.rar (arXiv 2412.05148).
+        hypernet: `learned`: a Hypernetwork or the file of one. The miniature's is shipped; other bases need one.
+        untrained: `learned`, `ziplora`: use random weights in the place of a trained network, to try things out.
+        strengths: Factors of the content's and the style's ΔW; 1 is the paper's.
+        rule: `average` or `sum`. `direct`: how to merge; `learned`, `ziplora`: how to merge the layers that have no
+            coefficients of their own (`learned` takes the hypernetwork's rule unless given).
+        density: `dare`, `ties`, `dare-ties`: the share of ΔW's entries that are kept, above 0 and up to 1.
+        seed: `dare`, `dare-ties`: of the masks; `ziplora`: of the noise and timesteps.
+        mu: `np-lora`: how far the content gives way to the style, 0 or more.
+        rank_out: The largest rank of the layers that both have; without it r_c + r_s, at which all methods are exact
+            but for `dare`, `ties` and `dare-ties`, whose result has full rank and is cut.
+        content_images: `ziplora`: the image files, or folders of them, that the content was trained on.
+        content_prompt: `ziplora`: the prompt that the content was trained on, such as `a sks dog`.
+        style_images: `ziplora`: the same for the style.
+        style_prompt: `ziplora`: the same for the style, such as `a house in watercolor style`.
+        settings: `ziplora`: how to optimise (`lorarar.training.hyper_settings.ZipSettings`).
+        resolution: `ziplora`: the side of the images in pixels; without it the base's own.
+        on_progress: Called with (done, total): layers, or for `ziplora` optimizer steps.
+    """
+    given = {"rule": rule, "density": density, "seed": seed, "mu": mu, "rank_out": rank_out}
+    options = {name: value for name, value in given.items() if value is not None}
+    request = MergeRequest(
+        base=base,
+        method=method,
+        hypernet=hypernet,
+        untrained=untrained,
+        options=options | _scales(strengths),
+        examples=examples_of(method, content_images, content_prompt, style_images, style_prompt),
+        settings=settings,
+        resolution=resolution,
+    )
+    return request.run(content, style, on_progress).lora
+
+
+def examples_of(
+    method: str,
+    content_images: StrPath | Sequence[StrPath] | None,
+    content_prompt: str | None,
+    style_images: StrPath | Sequence[StrPath] | None,
+    style_prompt: str | None,
+) -> tuple[CaptionedImages, CaptionedImages] | None:
+    """Find the images of both roles; None when nothing is given.
+
+    Raises InputError when some are given and some not, for a method that has no use for them, and for images that are
+    not there.
+    """
+    roles = {"content": (content_images, content_prompt), "style": (style_images, style_prompt)}
+    found = []
+    for role, (images, prompt) in roles.items():
+        given = {f"{role}_images": images, f"{role}_prompt": prompt}
+        for name, value in given.items():
+            if method != "ziplora" and value is not None:
+                raise InputError(f"`{name}` means nothing to {method}; leave it out, or use it with ziplora")
+        if images is not None and prompt is not None:
+            paths = [images] if isinstance(images, (str, PathLike)) else images
+            found.append(CaptionedImages(find_images([Path(path) for path in paths]), prompt))
+    return (found[0], found[1]) if len(found) == 2 else None
+
+
+def _scales(strengths: tuple[float, float]) -> dict[str, float]:
+    if not all(map(math.isfinite, strengths)):
+        raise InputError(f"`strengths` are {strengths}; give two finite numbers, the content's and the style's")
+    return {"content_scale": strengths[0], "style_scale": strengths[1]}
+
+
+def _with_facts(merged: Merged, facts: Mapping[str, str]) -> Merged:
+    metadata = {**merged.lora.metadata, **{f"lorarar_{name}": text for name, text in facts.items()}}
+    return replace(merged, lora=replace(merged.lora, metadata=metadata))

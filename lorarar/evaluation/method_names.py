@@ -1,0 +1,81 @@
+"""Name the compared methods, for the command line and the tables. No toolchain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lorarar.errors import InputError
+from lorarar.evaluation.results import MethodInfo
+
+REFERENCE, RIVAL, OURS, ABLATION = "reference", "rival", "ours", "ablation"
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """A method's label in the tables, its kind, what it does, and what it needs."""
+
+    label: str
+    kind: str
+    summary: str
+    hypernet: bool = False  # needs a checkpoint
+    loras: bool = True  # needs the LoRA files; joint training does not
+
+
+METHODS: dict[str, MethodEntry] = {
+    "content-only": MethodEntry("Content LoRA alone", REFERENCE, "the content LoRA, without the style"),
+    "style-only": MethodEntry("Style LoRA alone", REFERENCE, "the style LoRA, without the content"),
+    "joint": MethodEntry("Joint training", RIVAL, "one LoRA trained on both (minutes a pair)", loras=False),
+    "direct": MethodEntry("Direct merge", RIVAL, "the average; also LoRA.rar with q/out off and k/v averaged"),
+    "direct-sum": MethodEntry("Direct merge, sum", RIVAL, "the sum; also LoRA.rar with q/out off and k/v summed"),
+    "dare": MethodEntry("DARE", RIVAL, "density 0.5, uniform weights"),
+    "ties": MethodEntry("TIES", RIVAL, "density 0.5, uniform weights"),
+    "dare-ties": MethodEntry("DARE-TIES", RIVAL, "density 0.5, uniform weights"),
+    "np-lora": MethodEntry("NP-LoRA", RIVAL, "the content gives way in the style's row space, μ = 0.5"),
+    "k-lora": MethodEntry("K-LoRA", RIVAL, "one of the two LoRAs a layer and step, by the largest entries"),
+    "ziplora": MethodEntry("ZipLoRA", RIVAL, "coefficients optimised for the pair (minutes a pair)"),
+    "learned": MethodEntry("LoRA.rar", OURS, "coefficients by the hypernetwork", hypernet=True),
+    "learned-kv-average": MethodEntry(
+        "LoRA.rar, k/v averaged", ABLATION, "whatever the checkpoint's rule", hypernet=True
+    ),
+    "learned-kv-sum": MethodEntry("LoRA.rar, k/v summed", ABLATION, "learned, with the sum for k and v", hypernet=True),
+    "learned-mean": MethodEntry(
+        "LoRA.rar, mean coefficients",
+        ABLATION,
+        "the mean of learned on the training pairs, by kind of layer",
+        hypernet=True,
+    ),
+}
+DEFAULT_METHODS = ("joint", "direct", "dare", "ties", "dare-ties", "ziplora", "learned")
+"""The rows of the paper's Table 1."""
+
+
+def parse_methods(text: str) -> tuple[str, ...]:
+    """Return the names in `direct,learned` in that order. Raises InputError for an unknown name or one given twice."""
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        if name not in METHODS:
+            raise InputError(f"unknown method {name!r}; valid are {', '.join(METHODS)}")
+        if names.count(name) > 1:
+            raise InputError(f"the method {name!r} is given twice; give it once")
+    return names
+
+
+def parse_hypernets(text: str) -> dict[str, str]:
+    """Return the checkpoint paths by name of `q=a.safetensors,qo=b.safetensors`. Raises InputError."""
+    found: dict[str, str] = {}
+    for part in text.split(",") if text else ():
+        name, sign, path = (piece.strip() for piece in part.partition("="))
+        if not (sign and name and path):
+            raise InputError(
+                f"`hypernets`: {part!r} is not NAME=PATH; give for example  q=q.safetensors,qo=qo.safetensors"
+            )
+        if name in METHODS or name in found:
+            raise InputError(f"`hypernets`: the name {name!r} is taken; choose another")
+        found[name] = path
+    return found
+
+
+def method_info(name: str) -> MethodInfo:
+    """Return a method's row of the tables; a checkpoint that is none of METHODS is an ablation under its own name."""
+    entry = METHODS.get(name)
+    return MethodInfo(name, entry.label, entry.kind) if entry else MethodInfo(name, name, ABLATION)

@@ -1,0 +1,42 @@
+"""How an evaluation draws and trains, with the defaults of each base. No toolchain."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lorarar.base.names import GUIDANCE, PAPER_GUIDANCE, PAPER_STEPS, STEPS
+from lorarar.errors import InputError
+from lorarar.settings import check_at_least, check_seed, setting
+from lorarar.training.hyper_settings import ZipSettings
+from lorarar.training.settings import LoraSettings, default_settings
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """The settings of an evaluation; the defaults are the paper's for SDXL."""
+
+    images: int = setting(10, "images a pair", metavar="N")
+    steps: int = setting(PAPER_STEPS, "denoising steps", metavar="N")
+    guidance: float = setting(PAPER_GUIDANCE, "classifier-free guidance; 1 turns it off", metavar="G")
+    seed: int = setting(0, "seed of the noise, of random merges and of the intervals", metavar="N")
+    batch: int = setting(5, "images drawn, or questions asked, at once", metavar="N")
+    zip_steps: int = setting(ZipSettings().steps, "ziplora: optimizer steps for each pair", metavar="N")
+    joint_steps: int = setting(LoraSettings().steps, "joint: optimizer steps for each pair", metavar="N")
+
+    def __post_init__(self) -> None:
+        """Refuse values that no evaluation can have."""
+        check_at_least(1, images=self.images, steps=self.steps, batch=self.batch)
+        check_at_least(1, zip_steps=self.zip_steps, joint_steps=self.joint_steps)
+        check_seed(self.seed)
+        if not (math.isfinite(self.guidance) and self.guidance >= 1):
+            raise InputError(f"`guidance` is {self.guidance}; give a number from 1 upwards, 1 turns guidance off")
+
+
+def default_evaluation(base: str) -> EvaluationSettings:
+    """Return the defaults of a base by its name; SDXL, KOALA and any folder or hub id have the paper's."""
+    return EvaluationSettings(
+        steps=STEPS.get(base, PAPER_STEPS),
+        guidance=GUIDANCE.get(base, PAPER_GUIDANCE),
+        joint_steps=default_settings(base).steps,
+    )

@@ -1,0 +1,158 @@
+"""The files of what predicts coefficients: safetensors with the config in the metadata, or the authors' torch file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lorarar.errors import InputError
+from lorarar.files import atomic_file
+from lorarar.toolchains import quiet_toolchains
+
+CONFIG_KEY = "lorarar_hypernet"
+MAX_BYTES = 256 * 2**20  # a hypernetwork is 2 MB; far larger files are something else
+HYPERNETWORK, CONSTANT = "hypernetwork", "constant"
+
+# The state dict of the authors' released checkpoints → ours.
+_AUTHORS_KEYS = {
+    "input_1.weight": "inputs.640.weight",
+    "input_1.bias": "inputs.640.bias",
+    "input_2.weight": "inputs.1280.weight",
+    "input_2.bias": "inputs.1280.bias",
+    "output.1.weight": "output.weight",
+    "output.1.bias": "output.bias",
+}
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where weights come from: a file or a seed, and how they were trained."""
+
+    source: str  # the file's name without its folder, or how the weights were made
+    sha256: str  # of the file, or of the weights
+    trained: bool
+    notes: tuple[str, ...] = ()  # what a user should know about them
+    training: Mapping[str, Any] = field(default_factory=dict)  # the options of the training, where they are known
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a file: what kind of predictor it is, its weights, and its config as JSON."""
+
+    path: Path
+    kind: str  # HYPERNETWORK or CONSTANT
+    weights: Mapping[str, Tensor] = field(repr=False)
+    config: Mapping[str, Any]
+    provenance: Provenance
+
+    def parse_config(self, parse: Callable[[Mapping[str, Any]], Config]) -> Config:
+        """Return the config that `parse` makes of the JSON; InputError when that is of another program."""
+        try:
+            return parse(self.config)
+        except InputError as error:  # what the config states is impossible
+            raise InputError(f"{self.path}: {error}") from None
+        except (KeyError, ValueError, TypeError):
+            raise _not_ours(self.path) from None
+
+    def fill(self, module: nn.Module) -> None:
+        """Put the weights into a module. Raises InputError for one that is missing, odd, not finite, or unknown."""
+        for name, parameter in module.state_dict().items():
+            have = self.weights.get(name)
+            if have is None or have.shape != parameter.shape or not have.is_floating_point():
+                found = "missing" if have is None else f"{str(have.dtype).removeprefix('torch.')} {tuple(have.shape)}"
+                raise InputError(f"{self.path}: {name} is {found}, its config needs float {tuple(parameter.shape)}")
+            if not torch.isfinite(have.float()).all():
+                raise InputError(f"{self.path}: {name} holds NaN or infinity; train or download it again")
+        extra = sorted(set(self.weights) - set(module.state_dict()))
+        if extra:
+            raise InputError(f"{self.path}: unknown tensor {extra[0]}; this checkpoint is of another architecture")
+        module.load_state_dict({name: tensor.float() for name, tensor in self.weights.items()})
+        module.eval()
+
+
+def write_checkpoint(
+    path: Path, kind: str, weights: Mapping[str, Tensor], config: Mapping[str, Any], made: Provenance
+) -> None:
+    """Write weights (as fp32), config and the training's options as one safetensors file."""
+    from safetensors.torch import save_file
+
+    about = {**config, "trained": made.trained, "predictor": kind}
+    if made.training:
+        about["training"] = dict(made.training)
+    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}
+    with atomic_file(path) as temporary:
+        save_file(tensors, temporary, metadata={CONFIG_KEY: json.dumps(about, sort_keys=True)})
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of ours (safetensors) or of the authors (torch file, `weights_only`).
+
+    Raises InputError for a file that is neither, or is too large.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; give a .safetensors file, or `untrained`")
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"{path}: {path.stat().st_size / 2**20:.0f} MB is too large for a hypernetwork checkpoint")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if path.suffix == ".safetensors":
+        return _read_ours(path, digest)
+    return _read_authors(path, digest)
+
+
+def digest_of(weights: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of weights that are in no file: of their names and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read_ours(path: Path, digest: str) -> Checkpoint:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator there)
+        about = json.loads(metadata[CONFIG_KEY])
+        kind, training, trained = about.get("predictor", HYPERNETWORK), about.get("training", {}), about["trained"]
+        if kind not in (HYPERNETWORK, CONSTANT) or not isinstance(training, dict):
+            raise ValueError(kind)
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error}); download it again") from None
+    except (AttributeError, KeyError, ValueError, TypeError, RecursionError):
+        raise _not_ours(path) from None
+    return Checkpoint(path, kind, weights, about, Provenance(path.name, digest, bool(trained), training=training))
+
+
+def _read_authors(path: Path, digest: str) -> Checkpoint:
+    try:
+        with quiet_toolchains():
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+        raise InputError(
+            f"{path}: not a checkpoint of plain tensors, so it was not opened; give a .safetensors file"
+        ) from None
+    if not isinstance(state, dict) or set(state) != set(_AUTHORS_KEYS):
+        raise InputError(f"{path}: its keys are not those of the authors' hypernetwork ({', '.join(_AUTHORS_KEYS)})")
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path}: its values are not all tensors; give a .safetensors file")
+    weights = {_AUTHORS_KEYS[name]: value for name, value in state.items()}
+    hidden = int(weights["output.weight"].shape[-1])
+    notes = ("the authors' checkpoint: k/v rule set to sum, as their released code does",)
+    config = {"widths": (640, 1280), "hidden": hidden, "kv_rule": "sum"}
+    return Checkpoint(path, HYPERNETWORK, weights, config, Provenance(path.name, digest, True, notes))
+
+
+def _not_ours(path: Path) -> InputError:
+    return InputError(f"{path}: no hypernetwork config in its metadata; it was not saved by lorarar train")

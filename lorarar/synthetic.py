@@ -1,0 +1,41 @@
+"""Make LoRAs of random numbers, of a base's full size: they load everywhere and mean nothing. Numpy only."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32
+
+from lorarar.errors import InputError
+from lorarar.layout import UNET, Layout
+from lorarar.lora.types import LoRA, LoraLayer
+from lorarar.settings import check_at_least
+
+DEFAULT_RANK = 16
+
+
+def synthetic_lora(layout: Layout, rank: int = DEFAULT_RANK, seed: int = 0, strength: float = 1.0) -> LoRA:
+    """Make a LoRA of random numbers with every attention linear of `layout`, at `rank`.
+
+    `strength` is the standard deviation of ΔW's entries in the middle layer. It rises from the first layer to the last,
+    as trained LoRAs differ from block to block too. Raises InputError for numbers that are out of range.
+    """
+    check_at_least(1, rank=rank)
+    check_at_least(0, seed=seed)
+    if not (np.isfinite(strength) and strength >= 0):
+        raise InputError(f"`strength` is {strength}; give a number of 0 or more")
+    modules = [(module, group) for group in layout.groups for module in group.modules]
+    generator = np.random.default_rng(seed)
+    layers = {}
+    for position, (module, group) in enumerate(modules):
+        share = (position + 0.5) / len(modules)
+        layers[UNET + module] = _layer(generator, rank, group.out_features, group.in_features, strength * 2 * share)
+    return LoRA(layers, source=f"synthetic, seed {seed}")
+
+
+def _layer(generator: np.random.Generator, rank: int, out: int, inp: int, strength: float) -> LoraLayer:
+    # Component k has weight 1/k, as trained factors concentrate on a few directions.
+    decay = (1 / np.arange(1, rank + 1)).astype(np.float32)
+    scale = np.float32(np.sqrt(strength) / np.sqrt(np.sum(decay**2)) ** 0.5)
+    down = generator.standard_normal((rank, inp), np.float32) * scale
+    up: Float32[np.ndarray, "out rank"] = generator.standard_normal((out, rank), np.float32) * scale * decay
+    return LoraLayer(down, up)

@@ -1,0 +1,61 @@
+"""What a conversion to ExecuTorch leaves behind: nothing on the caller's module, and nothing in the process."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from export.bundle import write_component
+from export.components.text_encoders import text_graph
+from export.graph import Graph
+from export.targets import find_target
+from lorarar.base.sources import open_pipeline
+from lorarar.toolchains import quiet_toolchains
+
+with quiet_toolchains():
+    from export.targets.executorch_converter import convert
+
+
+class Net(nn.Module):
+    """One linear with names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 8)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"y": self.linear(x)}
+
+
+def test_a_module_is_copied_as_before(tmp_path: Path) -> None:
+    net, recompile = Net(), GraphModule.recompile
+    convert(Graph("net", net, {"x": (1, 64)}, {"y": (1, 8)}, {}, owned=True), "fp32", tmp_path / "net.pte")
+    other = copy.deepcopy(net)
+    other.linear.weight.data.zero_()
+    assert net.linear.weight.abs().max() > 0
+    assert GraphModule.recompile is recompile and gc.isenabled()
+
+
+def test_garbage_that_is_not_collected_stays_so(tmp_path: Path) -> None:
+    gc.disable()
+    try:
+        convert(Graph("net", Net(), {"x": (1, 64)}, {"y": (1, 8)}, {}, owned=True), "fp32", tmp_path / "net.pte")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_a_network_that_is_not_given_away_keeps_its_weights(tiny_pipeline: Path, tmp_path: Path) -> None:
+    model = open_pipeline(str(tiny_pipeline), False, torch.float32).text_encoder.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    graph = text_graph("text_encoder", model, [0] * 77)
+    write_component(tmp_path, graph, find_target("executorch"), "w8", lambda _: None)
+    assert {type(value) for value in model.parameters()} == {nn.Parameter}
+    assert all(value.requires_grad for value in model.parameters())
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)

@@ -1,0 +1,126 @@
+"""The exports as a library's calls, their commands, and what a target's description is enough for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_world import tiny_hypernet
+
+import export
+from export import HypernetOptions, targets, write_hypernet
+from export.targets import TARGETS, find_target
+from lorarar.base.sources import open_pipeline, open_unet
+from lorarar.commands.export import main
+from lorarar.errors import InputError
+from lorarar.layout import Layout
+from runtime_py.bundle import Bundle
+
+
+def test_a_hypernetwork_for_a_loaded_pipeline(tiny_pipeline: Path, tmp_path: Path) -> None:
+    pipeline = open_pipeline(str(tiny_pipeline), False, torch.float32)
+    said: list[str] = []
+    report = export.hypernet(
+        pipeline, target="onnx", untrained=True, rank=4, out=tmp_path / "out", on_progress=said.append
+    )
+    assert report.passed and report.out == tmp_path / "out" and [row.component for row in report.rows] == ["merger"]
+    assert Bundle.open(report.out).manifest == report.manifest
+    assert "\n" not in repr(report) and "1 of 1 checks passed" in repr(report)
+    assert any("converting to onnx" in text for text in said)
+    assert not any(value.is_meta for value in pipeline.unet.parameters())
+
+
+def test_a_loaded_unet_is_used_up(shallow_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    unet = open_unet(str(shallow_pipeline), untrained=False)[0]
+    report = export.unet(unet, target="onnx", rank=2, resolution=64)
+    assert report.out.parent == Path("build") and report.out.name.endswith("-onnx-fp32")
+    inputs = {tensor["name"]: tensor["shape"] for tensor in report.manifest["components"]["unet"]["inputs"]}
+    assert inputs["sample"] == [1, 4, 8, 8] and "adapter_qo_32x32_down" in inputs
+    assert all(value.is_meta for value in unet.parameters())
+
+
+REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
+    "a target": (lambda: export.hypernet(target="tflite"), "unknown `target` 'tflite'"),
+    "a precision": (lambda: export.unet(target="onnx", precision="w6"), "`precision` is 'w6'.*none between"),
+    "a rank": (lambda: export.pipeline(target="onnx", rank=0), "`rank` is 0"),
+    "a batch": (lambda: export.unet(target="onnx", batch=3), "`batch` is 3"),
+    "an attention": (lambda: export.unet(target="onnx", attention="split-einsum"), "`attention` is 'split-einsum'"),
+    "a base": (lambda: export.hypernet(3, target="onnx"), "`base` is of the type int"),
+    "a rank without adapters": (lambda: export.unet(target="onnx", fused="a", rank=2), "`rank` is that of adapter"),
+    "three LoRAs": (lambda: export.unet(target="onnx", fused=["a", "b", "c"]), "`fused` has 3 LoRAs"),
+    "a hypernetwork for nothing": (lambda: export.unet(target="onnx", hypernet="h"), "`hypernet` merges a content"),
+    "two hypernetworks": (lambda: export.hypernet(target="onnx", hypernet="h", untrained=True), "`hypernet`.*exclude"),
+    "steps": (lambda: options(steps=0), "`steps` is 0"),
+    "no guidance": (lambda: options(guidance=0.5), "`guidance` is 0.5"),
+}
+
+
+def options(steps: int = 4, guidance: float = 2.0) -> export.PipelineOptions:
+    from export.graph import ImageSize
+
+    return export.PipelineOptions("onnx", "fp32", 4, ImageSize(32, 8, 1), steps, guidance)
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+def test_a_refusal_names_the_parameter(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    call, message = REFUSALS[what]
+    with pytest.raises(InputError, match=message) as caught:
+        call()
+    assert "--" not in str(caught.value) and list(tmp_path.iterdir()) == []
+
+
+def test_a_loaded_base_is_not_made_of_random_weights(shallow_pipeline: Path) -> None:
+    unet = open_unet(str(shallow_pipeline), untrained=False)[0]
+    with pytest.raises(InputError, match="`base` is loaded already"):
+        export.unet(unet, target="onnx", untrained=True)
+    with pytest.raises(InputError, match="`base` is a UNet alone"):
+        export.pipeline(unet, target="onnx", untrained=True)
+
+
+def test_the_functions_are_not_their_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("hypernet", "unet", "pipeline"):
+        with pytest.raises(SystemExit):
+            main([kind, "--help"])
+        said = capsys.readouterr().out
+        assert f"usage: lorarar export {kind}" in said and "fp16 for coreml" in said
+        assert callable(getattr(export, kind))
+    with pytest.raises(InputError, match="required: WHAT"):
+        main([])
+    assert set(dir(export)) >= {"hypernet", "unet", "pipeline", "Report"}
+
+
+def test_the_modules_run_as_commands() -> None:
+    line = [sys.executable, "-m", "export.hypernet"]
+    wrong = subprocess.run([*line, "--target", "tflite"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2 and wrong.stderr.startswith("error: unknown --target 'tflite'")
+
+
+def test_a_target_is_one_description(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX with another suffix and form, and one precision: nothing else holds a fact of a target."""
+    other = replace(
+        find_target("onnx"),
+        suffix=".model",
+        hypernet_form="plain",
+        tolerances={"merger": {"fp32": TARGETS["onnx"].require("merger", "fp32")}},
+    )
+    monkeypatch.setitem(targets.TARGETS, "onnx", other)
+    report = write_hypernet(tiny_hypernet(), layout, HypernetOptions("onnx", "fp32", 4), tmp_path / "out")
+    assert report.manifest["components"]["merger"]["file"] == "merger.model"
+    with pytest.raises(InputError, match="`precision` is 'fp16'; onnx offers the merger in fp32"):
+        export.hypernet(target="onnx", precision="fp16")
+
+
+def test_core_ml_shows_no_bars(layout: Layout, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_hypernet(tiny_hypernet(), layout, HypernetOptions("coreml", "fp16", 4), tmp_path / "out")
+    assert capfd.readouterr() == ("", "")
+    from tqdm import tqdm
+
+    assert list(tqdm(range(3), disable=True)) == [0, 1, 2] and not tqdm([]).disable

@@ -1,0 +1,246 @@
+"""Sessions: what the public API of a bundle does. Stand-ins run the networks, so that no toolchain is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from stand_in import MERGER, StandIn, make_bundle, stand_in_backend
+
+import runtime_py
+from lorarar.commands.check import main as check
+from lorarar.errors import InputError
+from lorarar.lora import LoRA, read_lora
+from lorarar.merging import merge_loras
+from runtime_py import Bundle
+from runtime_py.backends import load_backend, onnx, targets
+from runtime_py.check import check_component
+from runtime_py.pipeline import Pipeline
+
+CONTENT, STYLE = MERGER / "content.safetensors", MERGER / "style.safetensors"
+SCALES = (0.9, 1.1)  # of the golden merge, tests/support/make_golden_merger.py
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("stand-in") / "bundle")
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stand-ins run everything; the components that were loaded, in order."""
+    names: list[str] = []
+
+    class Noted(StandIn):
+        def __init__(self, component: Any) -> None:
+            super().__init__(component)
+            names.append(component.name)
+
+    monkeypatch.setattr(onnx, "BACKEND", stand_in_backend(Noted))
+    return names
+
+
+def pixels(session: Any, **numbers: Any) -> np.ndarray:
+    return np.asarray(session.generate("a dog", steps=2, **numbers))
+
+
+def test_the_lines_of_the_readme(folder: Path, opened: list[str]) -> None:
+    session = Bundle.open(folder).session()
+    session.load([CONTENT, read_lora(STYLE)])
+    session.merge("learned", strengths=(1.0, 0.8))
+    image = session.generate("a sks dog in watercolor painting style", seed=3)
+    assert (image.size, image.mode) == ((8, 8), "RGB")
+    assert isinstance(session.merged_lora(), LoRA)
+    assert opened == ["merger", "text_encoder", "unet", "vae_decoder"]
+
+
+def test_numbers_that_are_left_out_are_the_bundles(folder: Path, opened: list[str]) -> None:
+    steps: list[tuple[int, int, tuple[int, ...]]] = []
+    session = Bundle.open(folder).session()
+    session.generate("a dog", on_step=lambda done, all_, latents: steps.append((done, all_, latents.shape)))
+    assert steps == [(i, 5, (1, 4, 2, 2)) for i in range(1, 6)]
+    assert session.pipeline.request("a dog").guidance == 3.0
+    np.testing.assert_array_equal(pixels(session), pixels(session, guidance=3.0))
+    assert not np.array_equal(pixels(session), pixels(session, guidance=4.0))
+    assert not np.array_equal(pixels(session), pixels(session, seed=1))
+    assert not np.array_equal(pixels(session), pixels(session, negative="a cat"))
+
+
+def test_what_is_drawn_follows_the_loras(folder: Path, opened: list[str]) -> None:
+    session = Bundle.open(folder).session()
+    base = pixels(session)
+    session.load([CONTENT, STYLE])
+    default = pixels(session)  # merged with the defaults, since LoRAs were loaded
+    session.merge("learned", strengths=(1.0, 1.0))
+    np.testing.assert_array_equal(pixels(session), default)
+    session.merge("learned", strengths=(1.0, 0.5))
+    weaker = pixels(session)
+    session.merge("direct")
+    images = [base, default, weaker, pixels(session)]
+    session.load([CONTENT])
+    images.append(pixels(session))
+    session.merge(strengths=[0.5])
+    images.append(pixels(session))
+    assert len({image.tobytes() for image in images}) == len(images)
+    session.load([])
+    np.testing.assert_array_equal(pixels(session), base)
+
+
+def test_components_stay_loaded_in_small_bundles_alone(folder: Path, opened: list[str]) -> None:
+    session = Bundle.open(folder).session()
+    for _ in range(2):
+        session.generate("a", steps=1)
+    assert opened == ["text_encoder", "unet", "vae_decoder"]
+    opened.clear()
+    session = Bundle.open(folder).session(keep=False)
+    for _ in range(2):
+        session.generate("a", steps=1)
+    assert opened == ["text_encoder", "unet", "vae_decoder"] * 2
+
+
+def test_reprs_are_one_line(folder: Path, opened: list[str]) -> None:
+    bundle = Bundle.open(folder)
+    session = bundle.session()
+    shown = [repr(bundle), repr(session)]
+    session.load([CONTENT, STYLE])
+    shown.append(repr(session))
+    session.merge("direct", strengths=(1.0, 0.25))
+    shown.append(repr(session))
+    assert all("\n" not in text and len(text) < 300 for text in shown)
+    assert "tiny, onnx fp32" in shown[0] and "the base" in shown[1] and "not merged" in shown[2]
+    assert "direct merge of content.safetensors and style.safetensors, strengths 1, 0.25" in shown[3]
+
+
+def test_what_a_session_can_not_do_is_told(folder: Path, opened: list[str], tmp_path: Path) -> None:
+    session = Bundle.open(folder).session()
+    with pytest.raises(InputError, match="no LoRA is loaded"):
+        session.merge()
+    with pytest.raises(InputError, match="no LoRA is loaded"):
+        session.merged_lora()
+    with pytest.raises(InputError, match="`loras`"):
+        session.load([CONTENT, STYLE, STYLE])
+    with pytest.raises(InputError, match="`loras`"):
+        session.load(str(CONTENT))
+    session.load([CONTENT, STYLE])
+    with pytest.raises(InputError, match="`method` is 'ties'"):
+        session.merge("ties")
+    for strengths in ((1.0,), (1.0, 2.0, 3.0), (1.0, np.nan)):
+        with pytest.raises(InputError, match="`strengths`"):
+            session.merge(strengths=strengths)
+    for numbers, name in (({"seed": -1}, "seed"), ({"guidance": 0.5}, "guidance"), ({"steps": 0}, "steps")):
+        with pytest.raises(InputError, match=f"`{name}` is"):
+            session.generate("a", **numbers)  # type: ignore[arg-type]
+
+
+def test_notes_tell_what_was_left_out(folder: Path, opened: list[str]) -> None:
+    session = Bundle.open(folder).session()
+    session.generate("dog " * 100, steps=1)
+    assert "cut off" in " ".join(session.notes)
+    session.generate("dog", steps=1)
+    assert session.notes == ()
+
+
+def test_a_merge_is_the_runtimes_and_a_direct_one_is_the_librarys() -> None:
+    """Through the golden bundle's real merger, which can't draw."""
+    pytest.importorskip("onnxruntime")
+    bundle = Bundle.open(MERGER / "bundle")
+    session = bundle.session()
+    content, style = read_lora(CONTENT), read_lora(STYLE)
+    session.load([content, style])
+    session.merge("direct")
+    expected = merge_loras(content, style, bundle.layout, "direct").lora
+    for name, layer in session.merged_lora().layers.items():
+        np.testing.assert_array_equal(layer.delta(), expected.layers[name].delta())
+    session.merge(strengths=SCALES)
+    for name, delta in load_file(MERGER / "expected.safetensors").items():
+        np.testing.assert_allclose(session.merged_lora().layers[name].delta(), delta, rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match="can't draw"):
+        session.generate("a dog")
+
+
+def test_a_run_that_fails_is_a_row_and_exit_1(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken(StandIn):
+        def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            if self.component.name == "unet":
+                raise InputError("the stand-in can't run it")
+            return super().run(inputs)
+
+    monkeypatch.setattr(onnx, "BACKEND", stand_in_backend(Broken))
+    (row,) = check_component(Bundle.open(folder), "unet")
+    assert (row.status, row.runtime) == ("not_run", "stand-in for unet")
+    assert "can't run it" in row.reason
+    assert check([str(folder), "--out", str(tmp_path / "rows.json")]) == 1
+    rows = {row["component"]: row for row in json.loads((tmp_path / "rows.json").read_text())}
+    assert rows["unet"]["status"] == "not_run" and "can't run it" in rows["unet"]["reason"]
+    assert rows["vae_decoder"]["status"] == "failed"  # it was run after the UNet
+    assert "NOT RUN" in capsys.readouterr().out
+
+
+def test_an_unchanged_file_is_hashed_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+
+    hashed: list[str] = []
+    digest = hashlib.file_digest
+
+    def noted(file: Any, name: str) -> Any:
+        hashed.append(Path(file.name).name)
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", noted)
+    copy = Path(shutil.copytree(folder, tmp_path / "bundle"))
+    for path in copy.rglob("*"):
+        os.utime(path, ns=(10**18, 10**18))  # written long ago
+    Bundle.open(copy, verify=False)
+    assert hashed == []
+    Bundle.open(copy)
+    assert sorted(set(hashed)) == sorted(hashed) and "unet.onnx" in hashed
+    hashed.clear()
+    Bundle.open(copy)
+    assert hashed == []
+    (copy / "unet.onnx").write_bytes(b"UNET")  # of the same size
+    os.utime(copy / "unet.onnx", ns=(10**18, 10**18))
+    with pytest.raises(InputError, match="damaged or changed"):
+        Bundle.open(copy)
+    assert hashed == ["unet.onnx"]
+
+
+def test_a_file_that_was_just_written_is_hashed_again(folder: Path, tmp_path: Path) -> None:
+    """Two writes within one tick of the file system's clock look alike."""
+    copy = Path(shutil.copytree(folder, tmp_path / "bundle", copy_function=shutil.copyfile))
+    Bundle.open(copy)
+    before = (copy / "unet.onnx").stat()
+    (copy / "unet.onnx").write_bytes(b"UNET")
+    os.utime(copy / "unet.onnx", ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(InputError, match="damaged or changed"):
+        Bundle.open(copy)
+
+
+def test_files_are_there_and_inside_also_without_hashes(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "bundle"))
+    (copy / "unet.onnx").unlink()
+    with pytest.raises(InputError, match=r"unet \(unet\.onnx\) is missing"):
+        Bundle.open(copy, verify=False)
+
+
+def test_a_target_is_one_file_of_backends() -> None:
+    files = {path.stem for path in Path(runtime_py.__path__[0], "backends").glob("*.py")} - {"__init__"}
+    assert set(targets()) == files
+    with pytest.raises(InputError, match="no backend runs 'tflite'"):
+        load_backend("tflite")
+
+
+def test_a_pipeline_can_be_used_without_a_session(folder: Path, opened: list[str]) -> None:
+    bundle = Bundle.open(folder)
+    pipeline = Pipeline(bundle)
+    drawn = pipeline.draw(pipeline.request("a dog", steps=2), pipeline.adapter(None))
+    np.testing.assert_array_equal(drawn.image, pixels(bundle.session()))
+    assert list(drawn.seconds) == ["text", "load the UNet", "steps", "decode"]
