@@ -33,13 +33,10 @@ class UNetExport:
     batch: int = 1
 
     def options(self) -> list[str]:
-        """Return the options of `export.unet`."""
+        """Return the options of `export.unet`, but for the rank, which a fused UNet does not have."""
         given = ["--base", self.base, "--batch", str(self.batch)]
         given += ["--untrained"] if self.untrained else []
-        for name in ("rank", "resolution"):
-            if getattr(self, name) is not None:
-                given += [f"--{name}", str(getattr(self, name))]
-        return given
+        return given + (["--resolution", str(self.resolution)] if self.resolution is not None else [])
 
 
 def measure_unets(
@@ -93,12 +90,14 @@ def _bundle(unet: UNetExport, target: str, precision: str, kind: str, folder: Pa
     if (out / MANIFEST).is_file():
         return Bundle.open(out)
     given = ["--target", target, "--precision", precision, *unet.options(), "--out", str(out)]
+    rank = ["--rank", str(unet.rank)] if unet.rank is not None else []
     if kind == FUSED:
         lora = folder / "random.safetensors"
-        rank = ["--rank", str(unet.rank)] if unet.rank is not None else []
         random = ["--base", unet.base, *rank, "--strength", "0.01", "-o", str(lora)]
         run_module("lorarar.commands.synthetic", *random)
         given += ["--fused", str(lora)]
+    else:
+        given += rank
     run_module("export.unet", *given)  # as users export it, checked against PyTorch
     with atomic_file(folder / OPTIONS) as temporary:
         temporary.write_text(json.dumps(asdict(unet)) + "\n", encoding="utf-8")
