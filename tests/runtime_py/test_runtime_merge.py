@@ -201,7 +201,7 @@ def test_two_files_become_one_and_a_picture(
 
 def test_a_rank_over_the_bundles_is_refused(layout: Layout, bundle_folders: dict[tuple[str, str], Path]) -> None:
     bundle = Bundle.open(bundle_folders["coreml", "fp16"])
-    with pytest.raises(InputError, match=r"has rank 129, more than 128; export with --rank 129"):
+    with pytest.raises(InputError, match="has rank 129, more than 128"):
         merger_inputs(bundle, "content", random_lora(layout, (129,), 1))
 
 
