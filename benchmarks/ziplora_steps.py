@@ -16,9 +16,9 @@ import torch
 from benchmarks.memory import peak_bytes
 from lorarar.base.components import Condition
 from lorarar.base.names import meta_unet, unet_config, unet_layout
-from lorarar.synthetic import synthetic_lora
 from lorarar.layout import Layout
 from lorarar.merging.ziplora import optimise_pair
+from lorarar.synthetic import synthetic_lora
 from lorarar.toolchains import quiet_toolchains
 from lorarar.training.bank import LoraBank
 from lorarar.training.examples import Examples
