@@ -98,24 +98,16 @@ class MergeRequest:
     def _optimise(self, content: LoRA, style: LoRA, on_progress: OnProgress | None) -> Merged:
         """Merge by ZipLoRA, which runs the base on the examples."""
         # Here, since they import torch and diffusers, which the other methods can do without.
-        from lorarar.base.components import load_components
-        from lorarar.base.dtypes import DTYPES, fastest_precision
         from lorarar.merging.ziplora import ziplora
         from lorarar.training.hyper_settings import ZipSettings
-        from lorarar.training.launch import process_state
+        from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
 
         assert self.examples is not None
-        device = process_state().device
-        settings = self.settings or ZipSettings(mixed_precision=fastest_precision(device))
-        components = load_components(
-            self.base,
-            untrained=self.untrained,
-            resolution=self.resolution,
-            dtype=DTYPES[settings.mixed_precision],
-            device=device,
-        )
+        process = process_state()
+        settings = self.settings or with_fastest_precision(ZipSettings(), process)
+        loading = BaseLoading.of(self.base, process, settings.mixed_precision, self.resolution, self.untrained)
         return ziplora(
-            components,
+            loading.load(),
             content,
             style,
             *self.examples,

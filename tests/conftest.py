@@ -49,7 +49,10 @@ def torch_as_before() -> Iterator[None]:
 def made_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
     """Give what makes a folder that all workers, and later runs of the same sources, share. Copy it to change it."""
     cache = getattr(request.config, "cache", None)
-    return MadeOnce(cache.mkdir("lorarar") if cache else tmp_path_factory.getbasetemp().parent / "lorarar")
+    if cache:
+        return MadeOnce(cache.mkdir("lorarar"))
+    own = tmp_path_factory.getbasetemp()  # pytest-xdist's workers have folders of their own inside the run's
+    return MadeOnce((own.parent if hasattr(request.config, "workerinput") else own) / "lorarar")
 
 
 @pytest.fixture(scope="session")

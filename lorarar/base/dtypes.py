@@ -1,13 +1,19 @@
-"""The number formats that a user chooses by name, and torch's dtypes for them."""
+"""The number formats that a user chooses by name, and torch's dtypes for them. Imports torch when called."""
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
-DTYPES = {"no": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""A format's name, or that of a mixed precision (`no`: none), → the dtype of weights that are frozen in it."""
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = {"no": "float32", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""A format's name, or that of a mixed precision (`no`: none), → the name of torch's dtype of weights frozen in it."""
 
 
-def fastest_precision(device: torch.device) -> str:
-    """Return the mixed precision to train with where none is given: bf16 on a GPU that has it, else `no`."""
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+def torch_dtype(name: str) -> torch.dtype:
+    """Return torch's dtype for a key of DTYPES."""
+    import torch
+
+    found: torch.dtype = getattr(torch, DTYPES[name])
+    return found

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
+from lorarar import __version__
 from lorarar.command_line import EXIT_OK, run_command
 from lorarar.errors import InputError
 
@@ -41,8 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_contents())
         return EXIT_OK
     if given[0] == "--version":
-        from lorarar import __version__
-
         print(__version__)
         return EXIT_OK
     if given[0] not in COMMANDS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,14 +148,10 @@ def _given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _zip_settings(args: argparse.Namespace) -> ZipSettings:
-    settings = given_settings(args, ZipSettings())
-    if args.mixed_precision is not None:
-        return settings
     # Here, since they import torch, and --help must not.
-    from lorarar.base.dtypes import fastest_precision
-    from lorarar.training.launch import process_state
+    from lorarar.training.launch import process_state, with_fastest_precision
 
-    return replace(settings, mixed_precision=fastest_precision(process_state().device))
+    return given_settings(args, with_fastest_precision(ZipSettings(), process_state()))
 
 
 def _examples_in(dataset: Path, content: Path, style: Path) -> tuple[tuple[CaptionedImages, CaptionedImages], int]:

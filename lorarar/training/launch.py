@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lorarar.base.dtypes import DTYPES
 from lorarar.errors import InputError
 from lorarar.toolchains import missing_toolchain, quiet_toolchains
 from lorarar.training.hyper_settings import HyperSettings, ZipSettings
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from lorarar.base.components import Components
 
 Trainable = TypeVar("Trainable", LoraSettings, HyperSettings, ZipSettings)
-
-DTYPES = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
-"""Mixed precision → torch's dtype of the frozen weights, by name."""
 
 
 @dataclass(frozen=True)

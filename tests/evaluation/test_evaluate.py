@@ -14,12 +14,11 @@ from PIL import Image
 from scripted import ScriptedJudge, install
 from tiny_pipeline import save_tiny_dataset, save_tiny_pipeline
 
-from lorarar.base.fingerprint import fingerprint
 from lorarar.base.names import load_layout, unet_layout
 from lorarar.command_line import given_settings
 from lorarar.commands.evaluate import main, parser
 from lorarar.errors import InputError
-from lorarar.evaluation.generate import Adapter, Sampler, Sampling, image_seeds, safe_name
+from lorarar.evaluation.generate import Adapter, Sampler, Sampling, image_seeds
 from lorarar.evaluation.judges import Question
 from lorarar.evaluation.methods import Fused, Workbench, mean_coefficients, prepare
 from lorarar.evaluation.results import read_results
@@ -295,26 +294,6 @@ def test_mean_coefficients_by_the_dense_form(bench: tuple[Sampler, Workbench]) -
                     values["q" if module.endswith("to_q") else "out"].append(mean)
     for kind, found in values.items():
         np.testing.assert_allclose(means[kind], np.mean(found, axis=0), atol=1e-5)
-
-
-def test_seeds_are_the_pairs_own_and_grow_with_the_images() -> None:
-    assert image_seeds(0, "dog", "ink", 3) == image_seeds(0, "dog", "ink", 5)[:3]
-    assert (
-        len({*image_seeds(0, "dog", "ink", 5), *image_seeds(0, "cat", "ink", 5), *image_seeds(1, "dog", "ink", 5)})
-        == 15
-    )
-
-
-def test_safe_names() -> None:
-    assert safe_name("dog_1.x-y") == "dog_1.x-y"
-    names = {safe_name(name) for name in ("../a", "..", "a/b", "a b", "a_b", "犬", "猫")}
-    assert len(names) == 7
-    assert all("/" not in name and not name.startswith(".") for name in names)
-
-
-def test_fingerprint_tells_weights_apart() -> None:
-    first, second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
-    assert fingerprint(first) == fingerprint(first) != fingerprint(second)
 
 
 @pytest.mark.parametrize(

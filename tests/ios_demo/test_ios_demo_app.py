@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from ios.app import SOURCES, compile_modules, type_check, type_check_engine
-from ios.swift import DEMO, PACKAGE, ROOT, build
+from ios.swift import DEMO, PACKAGE, ROOT
 
 from benchmarks.devices import ios_run
 from benchmarks.devices.phone import APP
@@ -23,11 +23,6 @@ from export.targets import find_target
 pytestmark = pytest.mark.apps
 
 PROJECT = DEMO / "App" / "project.yml"
-
-
-@pytest.fixture(scope="session")
-def products() -> Path:
-    return build()
 
 
 @pytest.fixture(scope="session")

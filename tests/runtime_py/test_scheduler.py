@@ -39,12 +39,17 @@ CASES: list[tuple[type[Any], dict[str, Any]]] = [
 ]
 
 
+# diffusers gives tensors to np.array, which numpy wants to be done otherwise.
+NUMPY_COPY = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
 SPACINGS: list[tuple[type[Any], dict[str, Any]]] = [
     (EulerDiscreteScheduler, {}),
     (DDIMScheduler, {"clip_sample": False}),
 ]
 
 
+@NUMPY_COPY
 @pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
 @pytest.mark.parametrize(("kind", "config"), SPACINGS)
 def test_timesteps_are_diffusers(kind: type[Any], config: dict[str, Any], spacing: str) -> None:
@@ -57,8 +62,7 @@ def test_timesteps_are_diffusers(kind: type[Any], config: dict[str, Any], spacin
         np.testing.assert_array_equal(ours.timesteps, np.asarray(theirs.timesteps, np.float32)[:steps])
 
 
-# diffusers gives tensors to np.array, which numpy wants to be done otherwise.
-@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+@NUMPY_COPY
 @pytest.mark.parametrize("steps", [1, 3, 10, 25, 50])
 @pytest.mark.parametrize(("kind", "config"), CASES)
 def test_every_step_is_diffusers(kind: type[Any], config: dict[str, Any], steps: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
+A_DAY = 86400.0  # seconds
 SOURCES = ("lorarar", "export", "runtime_py", "tests/support", "tests/conftest.py")
 TOOLCHAINS = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "coremltools", "executorch")
 
@@ -22,11 +24,11 @@ class MadeOnce:
     def __init__(self, place: Path) -> None:
         self.place = place / _sources()
         with FileLock(f"{place}.lock"):
-            # What older sources made is of no use to anybody.
-            for other in place.iterdir() if place.is_dir() else ():
-                if other != self.place:
-                    shutil.rmtree(other)
             self.place.mkdir(parents=True, exist_ok=True)
+            # What older sources made is of no use to anybody, unless a run of theirs is under way.
+            for other in place.iterdir():
+                if other != self.place and time.time() - other.stat().st_mtime > A_DAY:
+                    shutil.rmtree(other)
 
     def __call__(self, name: str, make: Callable[[Path], object]) -> Path:
         """Return the folder of that name; `make` is called with its path where it is not there yet."""

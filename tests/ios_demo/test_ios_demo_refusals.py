@@ -1,0 +1,134 @@
+"""What the iOS engine refuses, or reads only as Python does: hostile bundles and LoRAs, wrong requests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from android.exported import write_refused_loras
+from bundle_mutations import MUTATIONS as BUNDLE_MUTATIONS
+from bundle_mutations import RAW
+from ios.swift import Ran, execute
+from ios.tool import CONTENT, GOLDEN, MEMORY, STYLE, tool
+from lora_mutations import MUTATIONS as LORA_MUTATIONS
+from safetensors.numpy import load_file
+
+from lorarar.lora import read_lora
+
+pytestmark = pytest.mark.apps
+
+
+def refused(ran: Ran) -> str:
+    """The one sentence with which something was refused."""
+    assert ran.code == 2 and ran.err.count("error: ") == 1 and len(ran.err.strip().splitlines()) == 1, ran.err
+    assert len(ran.err) < 900
+    return ran.err
+
+
+# Only a check reads the golden file's tensors, and only a run the graph: there, a check says it in its row.
+IN_A_ROW = {"golden replaced", "not a model", "an empty model", "input of other type"}
+
+
+@pytest.mark.parametrize("name", [*BUNDLE_MUTATIONS, *RAW])
+def test_hostile_bundles_are_refused(products: Path, golden_bundle: Path, name: str) -> None:
+    place = golden_bundle / "manifest.json"
+    if name in RAW:
+        place.write_bytes(RAW[name])
+    else:
+        manifest = json.loads(place.read_text())
+        BUNDLE_MUTATIONS[name](golden_bundle, manifest)
+        place.write_text(json.dumps(manifest))
+    ran = tool(products, "check", golden_bundle)
+    if name in IN_A_ROW:
+        assert ran.code == 1 and "\tnot_run\t" in ran.out, ran.out + ran.err
+    else:
+        assert "merger" in refused(ran) or "manifest" in ran.err or "coreml" in ran.err
+
+
+def test_hostile_loras_are_refused_or_mean_what_they_mean_in_python(products: Path, tmp_path: Path) -> None:
+    places = []
+    for number, (_, _, data) in enumerate(LORA_MUTATIONS):
+        places.append(tmp_path / f"{number}.safetensors")
+        places[-1].write_bytes(data)
+    ran = execute("prlimit", f"--data={MEMORY}", products / "merger-tool", "lora", *places)
+    said = [line.split("\t") for line in ran.out.splitlines()]
+    assert len(said) == len(LORA_MUTATIONS) > 300
+    wrong = []
+    for (name, verdict, _), (_, found, sentence) in zip(LORA_MUTATIONS, said, strict=True):
+        if found != ("refused" if verdict == "refuse" else "read") or len(sentence) > 900:
+            wrong.append((name, verdict, found, sentence))
+    assert wrong == []
+
+
+def test_a_file_of_two_gigabytes_of_nothing_is_refused_without_being_read(products: Path, tmp_path: Path) -> None:
+    """A header that tells the truth, about tensors that no LoRA has."""
+    elements, name = 2**30, "lora_unet_conv_in.lora_{}.weight"
+    entries = {
+        name.format("down"): {"dtype": "F16", "shape": [1, elements], "data_offsets": [0, 2 * elements]},
+        name.format("up"): {"dtype": "F16", "shape": [4, 1], "data_offsets": [2 * elements, 2 * elements + 8]},
+    }
+    header = json.dumps(entries).encode()
+    place = tmp_path / "sparse.safetensors"
+    with place.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 2 * elements + 8)
+    ran = execute("prlimit", f"--data={MEMORY}", products / "merger-tool", "lora", place)
+    assert ran.code == 2 and "too large for a factor of a LoRA" in ran.out, ran.out + ran.err
+
+
+def test_loras_that_are_read_mean_what_they_mean_in_python(products: Path, tmp_path: Path) -> None:
+    kept = [(name, data) for name, verdict, data in LORA_MUTATIONS if verdict != "refuse"]
+    assert len(kept) > 15
+    for name, data in kept:
+        place, output = tmp_path / "lora.safetensors", tmp_path / "deltas.safetensors"
+        place.write_bytes(data)
+        assert tool(products, "lora", place, "-o", output).code == 0, name
+        found, expected = load_file(output), read_lora(place)
+        assert set(found) == set(expected.layers), name
+        for module, layer in expected.layers.items():
+            np.testing.assert_allclose(found[module], layer.delta(), rtol=2e-6, atol=1e-6, err_msg=f"{name}: {module}")
+
+
+def test_formats_that_are_no_lora_are_refused_by_name(products: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "refused"
+    write_refused_loras(folder)
+    wanted: dict[str, Any] = json.loads((folder / "index.json").read_text())
+    assert {"dora", "loha", "lokr", "pickle"} <= set(wanted)
+    ran = tool(products, "lora", *(folder / name for name in wanted))
+    said = {line.split("\t")[0]: line for line in ran.out.splitlines()}
+    for name, words in wanted.items():
+        assert "\trefused\t" in said[name] and all(word in said[name] for word in words), said[name]
+
+
+def test_a_lora_of_another_base_is_refused(products: Path) -> None:
+    ran = tool(products, "merge", GOLDEN / "merger" / "bundle", CONTENT, STYLE)
+    sentence = refused(ran)
+    assert "teapot_1.safetensors" in sentence and "another base model" in sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["generate", "--steps", "0", "--prompt", "x"], "0 steps are not possible; valid are 1 to 1000"),
+        (["generate", "--guidance", "0.5", "--prompt", "x"], "guidance 0.5 is not possible; give 1 (off) or more"),
+        (["generate"], "give --prompt P"),
+        (["benchmark", "--component", "nose"], "the bundle has no nose, only merger"),
+        (["benchmark", "--component", "merger", "--runs", "0"], "0 runs after 3 warm-up runs are not possible"),
+        (["check", "--threads", "two"], "--threads is 'two'; give a number"),
+        (["check", "--speed", "1"], "--speed is no option"),
+        (["check", "--units", "gpu"], "--units is 'gpu'; valid are all, cpu-and-neural-engine, cpu-and-gpu, cpu-only"),
+    ],
+)
+def test_wrong_requests_are_refused(products: Path, miniature: Path, arguments: list[str], said: str) -> None:
+    command, *options = arguments
+    assert said in tool(products, command, miniature, *options).err
+
+
+def test_a_missing_runtime_is_named(products: Path) -> None:
+    bundle = GOLDEN / "merger" / "bundle"
+    for library in ("/none.so", "libc.so.6"):
+        ran = execute(products / "merger-tool", "check", str(bundle), "--library", library)
+        assert "ONNX Runtime's library can't be loaded, or is another library" in refused(ran)
