@@ -126,7 +126,7 @@ def test_the_same_input_gives_the_same_bytes(
 ) -> None:
     """Exported again in another process, whose hashes and maps have another order."""
     code = (
-        "import sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
+        "import sys; from pathlib import Path; sys.path.insert(0, 'tests/support')\n"
         "from tiny_world import BUNDLE_RANK, tiny_hypernet, tiny_layout\n"
         "from export import HypernetOptions, write_hypernet\n"
         "from export.targets import TARGETS\n"

@@ -342,7 +342,7 @@ def test_adapters_of_another_layout_are_refused(bundles: Mapping[tuple[str, str]
         (["--target", "tflite"], "unknown --target 'tflite'; valid are onnx, coreml, executorch"),
         (["--target", "onnx", "--precision", "w6"], "not in w6: ONNX Runtime multiplies by weights of 8 and of"),
         (["--target", "onnx", "--rank", "0"], "--rank is 0; valid are 1 to 512"),
-        (["--target", "onnx", "--resolution", "30"], "a resolution of 30 doesn't fit this base; give a multiple of 16"),
+        (["--target", "onnx", "--resolution", "30"], "resolution of 30 doesn't fit this base; give a multiple of 16"),
         (["--target", "onnx", "--untrained"], "--untrained is for the named bases miniature, sdxl"),
         (["--target", "onnx", "--base", "sdxl"], "the weights of sdxl are not part of this toolkit"),
         (["--target", "onnx", "--base", "nowhere"], "unknown base 'nowhere'"),

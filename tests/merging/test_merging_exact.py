@@ -313,8 +313,8 @@ def _other_shape(one: LoRA, name: str) -> LoRA:
 @pytest.mark.parametrize(
     ("content", "style", "method", "options", "says"),
     [
-        (lora(1), lora(2), "zipper", {}, "unknown method 'zipper'; valid are learned, direct"),
-        (lora(1), lora(2), "learned", {}, "needs a hypernetwork: give --hypernet FILE, or --untrained"),
+        (lora(1), lora(2), "zipper", {}, "`method` is 'zipper'; valid are learned, direct"),
+        (lora(1), lora(2), "learned", {}, "needs a hypernetwork: give `predict`"),
         (lora(1), LoRA({}, source="empty"), "direct", {}, "empty: none of its 0 layers is an attention linear of tiny"),
         (
             LoRA({"text_encoder.x.q_proj": layer(np.random.default_rng(0), 4, 4, 1)}, source="words"),
@@ -359,16 +359,16 @@ def test_a_width_the_hypernetwork_lacks_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"rule": "mean"}, "unknown rule 'mean'; valid are average, sum"),
-        ({"density": 0.0}, "density is 0.0"),
-        ({"density": 1.5}, "density is 1.5"),
-        ({"density": float("nan")}, "density is nan"),
-        ({"mu": -1.0}, "mu is -1.0"),
-        ({"mu": float("inf")}, "mu is inf"),
-        ({"seed": -1}, "seed is -1"),
-        ({"rank_out": 0}, "the rank of the merged LoRA is 0"),
-        ({"content_scale": float("nan")}, "content_scale is nan"),
-        ({"style_scale": float("inf")}, "style_scale is inf"),
+        ({"rule": "mean"}, "`rule` is 'mean'; valid are average, sum"),
+        ({"density": 0.0}, "`density` is 0.0"),
+        ({"density": 1.5}, "`density` is 1.5"),
+        ({"density": float("nan")}, "`density` is nan"),
+        ({"mu": -1.0}, "`mu` is -1.0"),
+        ({"mu": float("inf")}, "`mu` is inf"),
+        ({"seed": -1}, "`seed` is -1"),
+        ({"rank_out": 0}, "`rank_out` is 0"),
+        ({"content_scale": float("nan")}, "`content_scale` is nan"),
+        ({"style_scale": float("inf")}, "`style_scale` is inf"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, float | str], says: str) -> None:

@@ -103,7 +103,7 @@ def test_the_base_is_as_before(components: Components, images: tuple[Path, ...])
 
 def test_the_base_is_as_before_after_a_failure(components: Components, images: tuple[Path, ...]) -> None:
     names = list(components.unet.state_dict())
-    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d; lower --learning-rate"):
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d; lower `learning_rate`"):
         train_lora(components, images, "a sks dog", replace(SETTINGS, learning_rate=1e30))
     assert list(components.unet.state_dict()) == names
 
@@ -228,7 +228,7 @@ def test_damaged_states(tmp_path: Path) -> None:
     save_file(tensors, state.path)
     for data in [*broken, state.path.read_bytes()]:
         state.path.write_bytes(data)
-        with pytest.raises(InputError, match=r"not a state of this training .* delete it or give another --state"):
+        with pytest.raises(InputError, match=r"not a state of this training .* delete it or give another `state`"):
             state.load(parameters, optimizer, None)
 
 
