@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from export_apart import export_apart
 from made_once import MadeOnce
 from PIL import Image
 from safetensors.numpy import load_file
@@ -71,9 +72,23 @@ class Bundles(dict[str, Bundle]):
         self.base, self.made_once = base, made_once
 
     def __missing__(self, target: str) -> Bundle:
-        made = self.made_once(f"pipeline/{target}", lambda out: export(self.base, out, target, PRECISIONS[target]))
+        hypernet = self.made_once("pipeline-hypernet", self._save_hypernet) / "hypernet.safetensors"
+        arguments = {
+            "base": self.base,
+            "target": target,
+            "hypernet": hypernet,
+            "rank": RANK,
+            "steps": 4,
+            "guidance": 3.5,
+        }
+        made = self.made_once(f"pipeline/{target}", lambda out: export_apart("pipeline", **arguments, out=out))
         self[target] = Bundle.open(made)
         return self[target]
+
+    def _save_hypernet(self, folder: Path) -> None:
+        folder.mkdir()
+        loaded = chosen_hypernet(str(self.base), load_layout(str(self.base)), None, untrained=True)
+        loaded.hypernet.save_pretrained(folder / "hypernet.safetensors")
 
 
 @pytest.fixture(scope="module")

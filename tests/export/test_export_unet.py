@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from export_apart import export_apart
 from made_once import MadeOnce
 from tiny_world import random_lora
 from torch import nn
@@ -77,21 +78,21 @@ def tiny_unet(folder: Path) -> Any:
 class Bundles(dict[tuple[str, str], Bundle]):
     """By target and precision; each is exported when a test first asks for it."""
 
-    def __init__(self, base: Path, layout: Layout, made_once: MadeOnce) -> None:
+    def __init__(self, base: Path, made_once: MadeOnce) -> None:
         super().__init__()
-        self.base, self.layout, self.made_once = base, layout, made_once
+        self.base, self.made_once = base, made_once
 
     def __missing__(self, key: tuple[str, str]) -> Bundle:
-        name = f"unet/{'-'.join(key)}"
-        self[key] = Bundle.open(
-            self.made_once(name, lambda out: write_unet(tiny_unet(self.base), self.layout, options(*key), out))
-        )
+        target, precision = key
+        arguments = {"base": self.base, "target": target, "precision": precision, "rank": RANK}
+        made = self.made_once(f"unet/{target}-{precision}", lambda out: export_apart("unet", **arguments, out=out))
+        self[key] = Bundle.open(made)
         return self[key]
 
 
 @pytest.fixture(scope="module")
-def bundles(shallow_pipeline: Path, layout: Layout, made_once: MadeOnce) -> Mapping[tuple[str, str], Bundle]:
-    return Bundles(shallow_pipeline, layout, made_once)
+def bundles(shallow_pipeline: Path, made_once: MadeOnce) -> Mapping[tuple[str, str], Bundle]:
+    return Bundles(shallow_pipeline, made_once)
 
 
 def given(bundle: Bundle, lora: LoRA | None) -> Tensors:
