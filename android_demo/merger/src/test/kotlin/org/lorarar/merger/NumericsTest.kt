@@ -64,7 +64,8 @@ class NumericsTest {
             val settings = SchedulerSettings(entry.child("settings"))
             entry.children("of").forEach { made ->
                 val wanted = made.numbers("timesteps")
-                assertEquals("${settings.kind} ${settings.spacing} ${wanted.size}", wanted, settings.timesteps(wanted.size).doubles())
+                val what = "${settings.kind} ${settings.spacing} ${wanted.size}"
+                assertEquals(what, wanted, settings.timesteps(wanted.size).doubles())
             }
         }
     }
