@@ -34,13 +34,14 @@ import sys
 import numpy as np
 import lorarar as lr
 dog, paint = lr.read_lora("dog.safetensors"), lr.read_lora("paint.safetensors")
-merged = lr.merge(dog, paint, base="sdxl", method="np-lora")
+merged = lr.merge(dog, paint, base="sdxl", method="direct")
 merged.save("merged.safetensors")
 name = next(iter(merged.layers))
 assert np.allclose(lr.read_lora("merged.safetensors").layers[name].delta(), merged.layers[name].delta(), atol=1e-5)
-for wrong in (dict(base="sdxl", hypernet="hypernet.safetensors"), dict(base="miniature")):
+learned = dict(base="sdxl", method="learned", hypernet="hypernet.safetensors")
+for wrong in (learned, dict(base="miniature", method="direct")):
     try:
-        lr.merge(dog, paint, method="learned", **wrong)
+        lr.merge(dog, paint, **wrong)
     except lr.InputError as error:
         print(error)
     else:
