@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_apart import export_apart
 from made_once import MadeOnce
 from PIL import Image
 from safetensors.numpy import load_file
+from shared_pipelines import SharedPipelines
 from tiny_world import random_lora
 
 from export import PipelineOptions, Source, UNetOptions, write_pipeline, write_unet
@@ -64,36 +64,9 @@ def export(folder: Path, out: Path, target: str, precision: str, size: ImageSize
     return Bundle.open(out)
 
 
-class Bundles(dict[str, Bundle]):
-    """By target; each is exported when a test first asks for it."""
-
-    def __init__(self, base: Path, made_once: MadeOnce) -> None:
-        super().__init__()
-        self.base, self.made_once = base, made_once
-
-    def __missing__(self, target: str) -> Bundle:
-        hypernet = self.made_once("pipeline-hypernet", self._save_hypernet) / "hypernet.safetensors"
-        arguments = {
-            "base": self.base,
-            "target": target,
-            "hypernet": hypernet,
-            "rank": RANK,
-            "steps": 4,
-            "guidance": 3.5,
-        }
-        made = self.made_once(f"pipeline/{target}", lambda out: export_apart("pipeline", **arguments, out=out))
-        self[target] = Bundle.open(made)
-        return self[target]
-
-    def _save_hypernet(self, folder: Path) -> None:
-        folder.mkdir()
-        loaded = chosen_hypernet(str(self.base), load_layout(str(self.base)), None, untrained=True)
-        loaded.hypernet.save_pretrained(folder / "hypernet.safetensors")
-
-
 @pytest.fixture(scope="module")
 def bundles(shallow_pipeline: Path, made_once: MadeOnce) -> Mapping[str, Bundle]:
-    return Bundles(shallow_pipeline, made_once)
+    return SharedPipelines(shallow_pipeline, made_once, RANK)
 
 
 @pytest.fixture
