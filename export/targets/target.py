@@ -105,8 +105,3 @@ class Target:
             if package not in self.packages:
                 raise
             raise missing_toolchain(package, self.extra) from None
-
-    def describe_precisions(self) -> str:
-        """Say in one sentence in which precisions the UNet is offered, and why it lacks the others."""
-        lacking = [f"not {name}: {reason}" for name, reason in self.not_offered.items()]
-        return "; ".join([f"{self.name} has the UNet in {', '.join(self.precisions)}", *lacking])
