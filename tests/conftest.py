@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import checked_types  # noqa: F401  # before our packages, which it changes as they are imported
 import pytest
 from hypothesis import settings
 from made_once import MadeOnce
