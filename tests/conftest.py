@@ -31,6 +31,11 @@ settings.register_profile("lorarar", deadline=None)
 settings.load_profile("lorarar")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put exports, the longest tests, first: at the end, one worker would wait for the other's."""
+    items.sort(key=lambda item: item.path.parent.name != "export")
+
+
 @pytest.fixture(autouse=True)
 def torch_as_before() -> Iterator[None]:
     """Undo what a command sets in torch for its process: flushing of denormals, the number of threads of --threads.
@@ -73,9 +78,9 @@ def tiny_pipeline(made_once: MadeOnce) -> Path:
 @pytest.fixture(scope="session")
 def shallow_pipeline(made_once: MadeOnce) -> Path:
     """Give the tiny pipeline with a shallower UNet, for exports."""
-    from tiny_pipeline import save_tiny_pipeline, shallow_sizes
+    from tiny_pipeline import save_shallow_pipeline
 
-    return made_once("shallow/pipeline", lambda folder: save_tiny_pipeline(folder, sizes=shallow_sizes()))
+    return made_once("shallow/pipeline", save_shallow_pipeline)
 
 
 @pytest.fixture(scope="module")

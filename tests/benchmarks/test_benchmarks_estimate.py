@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_once import MadeOnce
+from shared_bundles import RANK, SharedUNets
 from tiny_world import BUNDLE_RANK, tiny_hypernet
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,7 +18,6 @@ from benchmarks.bounds import bound, find_phone, peak_operations, phones
 from benchmarks.merge_work import MergeWork
 from benchmarks.record import read_records
 from benchmarks.work import ComponentWork, count_work
-from export import UNetOptions, write_unet
 from export.components.unet import AdaptedUNet, unet_graph
 from export.graph import ImageSize
 from export.rewrites import rewrite_for
@@ -28,18 +29,15 @@ from lorarar.layout import Layout
 from runtime_py.bundle import Bundle
 
 
-def test_a_unets_operations_are_those_that_pytorch_counts(tiny_pipeline: Path, tmp_path: Path) -> None:
-    layout, size = load_layout(str(tiny_pipeline)), ImageSize(32, 8, 1)
-    options = UNetOptions("onnx", "fp32", 3, size)
-    write_unet(open_unet(str(tiny_pipeline), untrained=False)[0].eval(), layout, options, tmp_path / "unet")
-    unet = open_unet(str(tiny_pipeline), untrained=False)[0].eval()
-    graph = unet_graph(unet, layout, 3, size)
+def test_a_unets_operations_are_those_that_pytorch_counts(shallow_pipeline: Path, made_once: MadeOnce) -> None:
+    unet = open_unet(str(shallow_pipeline), untrained=False)[0].eval()
+    graph = unet_graph(unet, load_layout(str(shallow_pipeline)), RANK, ImageSize(32, 8, 1))
     rewrite_for(find_target("executorch"), unet)  # PyTorch's counter overlooks its fused attention
     inputs = {name: torch.zeros(graph.fixed(shape)) for name, shape in graph.inputs.items()}
     assert isinstance(graph.module, AdaptedUNet)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         graph.module(**inputs)
-    bundle = Bundle.open(tmp_path / "unet")
+    bundle = SharedUNets(shallow_pipeline, made_once)["onnx", "fp32"]
     found = count_work(bundle, "unet")
     assert found.operations == counter.get_total_flops()
     adapter = sum(value.numel() * 4 for value in inputs.values())

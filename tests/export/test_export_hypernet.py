@@ -121,6 +121,7 @@ def test_a_bundle_states_its_contract(
     assert Layout.from_json("tiny", manifest["layout"]) == layout
 
 
+@pytest.mark.full
 def test_the_same_input_gives_the_same_bytes(
     layout: Layout, bundle_folders: dict[tuple[str, str], Path], tmp_path: Path
 ) -> None:

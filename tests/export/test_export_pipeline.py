@@ -16,7 +16,7 @@ import torch
 from made_once import MadeOnce
 from PIL import Image
 from safetensors.numpy import load_file
-from shared_pipelines import SharedPipelines
+from shared_bundles import RANK, SharedPipelines
 from tiny_world import random_lora
 
 from export import PipelineOptions, Source, UNetOptions, write_pipeline, write_unet
@@ -46,7 +46,6 @@ from runtime_py.parity import psnr_db
 from runtime_py.pipeline import Pipeline, Request
 from runtime_py.sheet import LABEL, LEFT, MARGIN, ROWS
 
-RANK = 3
 PRECISIONS = {name: target.default_precision for name, target in TARGETS.items()}
 # XNNPACK's lowering of a whole pipeline takes minutes; test_export_unet has its UNet.
 EXPORTED = [
@@ -66,7 +65,7 @@ def export(folder: Path, out: Path, target: str, precision: str, size: ImageSize
 
 @pytest.fixture(scope="module")
 def bundles(shallow_pipeline: Path, made_once: MadeOnce) -> Mapping[str, Bundle]:
-    return SharedPipelines(shallow_pipeline, made_once, RANK)
+    return SharedPipelines(shallow_pipeline, made_once)
 
 
 @pytest.fixture
@@ -74,7 +73,7 @@ def loras(shallow_pipeline: Path, tmp_path: Path) -> tuple[Path, Path]:
     layout = load_layout(str(shallow_pipeline))
     paths = tmp_path / "content.safetensors", tmp_path / "style.safetensors"
     for seed, path in enumerate(paths):
-        write_lora(random_lora(layout, (2,), seed, 0.3, 0.3), path)
+        write_lora(random_lora(layout, (2,), seed, 0.4, 0.4), path)
     return paths
 
 

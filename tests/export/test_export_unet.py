@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from export_apart import export_apart
 from made_once import MadeOnce
+from shared_bundles import RANK, SharedUNets
 from tiny_world import random_lora
 from torch import nn
 
@@ -52,7 +52,6 @@ COMBINATIONS = [
     for target, precision in OFFERED
     if (target, precision) not in PALETTES
 ]
-RANK = 3  # of each of the two LoRAs
 SIZE = ImageSize(pixels=32, latent=8, batch=1)
 Tensors = dict[str, np.ndarray]
 
@@ -65,7 +64,7 @@ def layout(shallow_pipeline: Path) -> Layout:
 @pytest.fixture(scope="module")
 def lora(layout: Layout) -> LoRA:
     """A merged LoRA strong enough to be seen: ΔW about as large as the weights."""
-    return random_lora(layout, (2 * RANK,), seed=7, up_scale=0.22, down_scale=0.22)
+    return random_lora(layout, (2 * RANK,), seed=7, up_scale=0.3, down_scale=0.3)
 
 
 def options(target: str, precision: str, fused: LoRA | None = None) -> UNetOptions:
@@ -76,24 +75,9 @@ def tiny_unet(folder: Path) -> Any:
     return open_unet(str(folder), untrained=False)[0].eval()
 
 
-class Bundles(dict[tuple[str, str], Bundle]):
-    """By target and precision; each is exported when a test first asks for it."""
-
-    def __init__(self, base: Path, made_once: MadeOnce) -> None:
-        super().__init__()
-        self.base, self.made_once = base, made_once
-
-    def __missing__(self, key: tuple[str, str]) -> Bundle:
-        target, precision = key
-        arguments = {"base": self.base, "target": target, "precision": precision, "rank": RANK}
-        made = self.made_once(f"unet/{target}-{precision}", lambda out: export_apart("unet", **arguments, out=out))
-        self[key] = Bundle.open(made)
-        return self[key]
-
-
 @pytest.fixture(scope="module")
 def bundles(shallow_pipeline: Path, made_once: MadeOnce) -> Mapping[tuple[str, str], Bundle]:
-    return Bundles(shallow_pipeline, made_once)
+    return SharedUNets(shallow_pipeline, made_once)
 
 
 def given(bundle: Bundle, lora: LoRA | None) -> Tensors:

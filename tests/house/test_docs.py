@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import re
 import shlex
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ from typing import Any
 import pytest
 import yaml
 from measured_pages import PAGES
+from tiny_world import random_lora
 
+from lorarar.base.names import load_layout
 from lorarar.commands import COMMANDS
 from lorarar.commands.bench import BENCHMARKS
 
@@ -217,15 +218,14 @@ def readme_code() -> str:
     return "\n".join(body for language, body in blocks if language == "python")
 
 
-def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It runs on the miniature, which is shipped, in the place of SDXL, whose weights are not."""
-    from lorarar.base.names import shipped_dataset, shipped_hypernet
+def test_the_readme_runs(shallow_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs on a base of toy size in the place of SDXL, whose weights are not shipped."""
+    from shared_bundles import save_hypernet_of
 
-    loras = shipped_dataset() / "loras"
-    shutil.copy(loras / "contents" / "teapot_1.safetensors", tmp_path / "dog.safetensors")
-    shutil.copy(loras / "styles" / "oil_painting_2.safetensors", tmp_path / "paint.safetensors")
-    shutil.copy(shipped_hypernet(), tmp_path / "hypernet.safetensors")
-    code, replaced = re.subn(r'"sdxl(-folder)?"', '"miniature"', readme_code())
+    for seed, name in enumerate(("dog", "paint")):
+        random_lora(load_layout(str(shallow_pipeline)), (2,), seed).save(tmp_path / f"{name}.safetensors")
+    save_hypernet_of(shallow_pipeline, tmp_path / "hypernet.safetensors")
+    code, replaced = re.subn(r'"sdxl(-folder)?"', repr(str(shallow_pipeline)), readme_code())
     assert replaced == 2
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

@@ -181,6 +181,7 @@ def test_the_dataset_has_the_papers_numbers(drawn: Path) -> None:
         assert styles[0] and styles[1] and not set(macro.styles["train"]) & set(macro.styles["test"])
 
 
+@pytest.mark.full
 def test_the_dataset_is_the_same_every_time(drawn: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path, seed=0)
     files = sorted(path.relative_to(drawn) for path in drawn.rglob("*.*"))
@@ -270,6 +271,7 @@ def test_the_commands_of_the_card_train_with_the_miniature_s_settings_in_any_fol
     assert hypernet == replace(default_hyper_settings("miniature"), seed=5)
 
 
+@pytest.mark.full
 def test_a_whole_build_replaces_the_output_at_its_end(
     started: BuildPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,6 +151,7 @@ def test_training_separates_styles_and_details(judge: MiniatureJudge, trials: Tr
     assert margins[1] > margins[0] + 0.2
 
 
+@pytest.mark.full
 def test_the_same_seed_gives_the_same_judge_also_when_stopped(
     judge: MiniatureJudge, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +304,7 @@ def test_a_damaged_judge_is_refused(saved: Path, tmp_path: Path, damage: object,
 # The shipped judge
 
 
+@pytest.mark.full
 def test_the_shipped_judge_is_as_accurate_as_it_says() -> None:
     """On one trial in twelve of the report's, drawn from another seed: within three standard errors and 3 points."""
     judge = load_judge(SHIPPED)

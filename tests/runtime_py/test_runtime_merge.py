@@ -232,6 +232,7 @@ def test_the_golden_merge(tmp_path: Path) -> None:
         np.testing.assert_allclose(merged.layers[name].delta(), delta, rtol=0, atol=limit)
 
 
+@pytest.mark.full
 def test_the_golden_merge_can_be_made_again(tmp_path: Path) -> None:
     """LoRA files to the byte. PyTorch's last bits differ between CPUs, so the rest within fp32's rounding."""
     from safetensors.numpy import load_file

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from lorarar.base.fresh import Sizes, build_tokenizer, new_pipeline
@@ -23,15 +23,18 @@ def tiny_sizes() -> Sizes:
     return Sizes(latent=8, unet=(16, 32, 48), head=16, vae=(16, 16, 16), text=(32, 48), text_layers=2, time=8)
 
 
-def shallow_sizes() -> Sizes:
-    """With one transformer block wherever there are any: converters take as long as a graph has operations."""
-    return replace(tiny_sizes(), depths=(0, 1, 1))
+def save_tiny_pipeline(folder: Path) -> None:
+    """An untrained tiny pipeline in diffusers format."""
+    new_pipeline(tiny_sizes(), build_tokenizer(CAPTIONS), 0).save_pretrained(folder)
 
 
-def save_tiny_pipeline(folder: Path, seed: int = 0, sizes: Sizes | None = None) -> Path:
-    """An untrained tiny pipeline in diffusers format; returns the folder."""
-    new_pipeline(sizes or tiny_sizes(), build_tokenizer(CAPTIONS), seed).save_pretrained(folder)
-    return folder
+def save_shallow_pipeline(folder: Path) -> None:
+    """The tiny pipeline with one transformer block of each width: converters take as long as a graph has operations."""
+    pipeline = new_pipeline(tiny_sizes(), build_tokenizer(CAPTIONS), 0)
+    torch.manual_seed(0)
+    shallow = {"up_block_types": ["UpBlock2D"] * 3, "transformer_layers_per_block": 1}
+    pipeline.register_modules(unet=type(pipeline.unet).from_config({**pipeline.unet.config, **shallow}))
+    pipeline.save_pretrained(folder)
 
 
 def save_image(path: Path, seed: int, size: tuple[int, int] = (32, 32)) -> None:

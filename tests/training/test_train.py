@@ -41,6 +41,7 @@ def same(one: Trained, two: Trained) -> bool:
     return all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+@pytest.mark.full
 def test_training_is_reproducible_and_depends_on_the_seed(world: World) -> None:
     before = {name: value.clone() for name, value in world.components.unet.state_dict().items()}
     first, again, other = train(world), train(world), train(world, replace(FAST, seed=1))

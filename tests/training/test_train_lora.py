@@ -108,6 +108,7 @@ def test_the_base_is_as_before_after_a_failure(components: Components, images: t
     assert list(components.unet.state_dict()) == names
 
 
+@pytest.mark.full
 def test_reproducible_by_seed(components: Components, images: tuple[Path, ...], trained: LoRA) -> None:
     torch.manual_seed(99)  # the global generator must not matter
     assert same(train_lora(components, images, "a sks dog", SETTINGS), trained)

@@ -1,0 +1,57 @@
+"""UNets and pipelines of the shallow base as bundles that tests share, each exported when one first asks for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from made_once import MadeOnce
+
+from export import pipeline, unet
+from export.source import chosen_hypernet
+from lorarar.base.names import load_layout
+from runtime_py.bundle import Bundle
+
+RANK = 3  # of each of the two LoRAs
+
+
+class SharedUNets(dict[tuple[str, str], Bundle]):
+    """Bundles by target and precision."""
+
+    def __init__(self, base: Path, made_once: MadeOnce) -> None:
+        super().__init__()
+        self.base, self.made_once = base, made_once
+
+    def __missing__(self, key: tuple[str, str]) -> Bundle:
+        target, precision = key
+        self[key] = Bundle.open(
+            self.made_once(
+                f"unet/{target}-{precision}",
+                lambda out: unet(self.base, target=target, precision=precision, rank=RANK, out=out),
+            )
+        )
+        return self[key]
+
+
+class SharedPipelines(dict[str, Bundle]):
+    """Bundles by target, in its default precision."""
+
+    def __init__(self, base: Path, made_once: MadeOnce) -> None:
+        super().__init__()
+        self.base, self.made_once = base, made_once
+
+    def __missing__(self, target: str) -> Bundle:
+        hypernet = self.made_once("pipeline-hypernet", self._save_hypernet) / "hypernet.safetensors"
+        given = {"hypernet": hypernet, "rank": RANK, "steps": 4, "guidance": 3.5}
+        made = self.made_once(f"pipeline/{target}", lambda out: pipeline(self.base, target=target, out=out, **given))
+        self[target] = Bundle.open(made)
+        return self[target]
+
+    def _save_hypernet(self, folder: Path) -> None:
+        folder.mkdir()
+        save_hypernet_of(self.base, folder / "hypernet.safetensors")
+
+
+def save_hypernet_of(base: Path, path: Path) -> None:
+    """Write an untrained hypernetwork for a base."""
+    loaded = chosen_hypernet(str(base), load_layout(str(base)), None, untrained=True)
+    loaded.hypernet.save_pretrained(path)
