@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lorarar.base.names import DEFAULT_BASE, load_layout
 from lorarar.errors import InputError
 from lorarar.images import find_images
-from lorarar.lora.types import LoRA
+from lorarar.lora import LoRA
 from lorarar.merging import METHODS, Merged, MergeOptions, learned_options, merge_loras
 from lorarar.settings import check_choice
 from lorarar.toolchains import require_toolchain

@@ -90,7 +90,7 @@ def read_json(path: Path, *, what: str, mend: str, schema: Mapping[str, Any] | N
 def parse_json(text: str | bytes, name: str, *, mend: str, schema: Mapping[str, Any] | None = None) -> Any:
     """Parse JSON that came from `name` and check it against a schema; InputError as `read_json`."""
     try:
-        data = json.loads(text, parse_constant=_no_constant)
+        data = json.loads(text, parse_constant=no_constant)
     except (ValueError, RecursionError):
         raise InputError(f"{name}: not valid JSON; {mend}") from None
     if schema is not None:
@@ -114,5 +114,6 @@ def package_schema(package: str, name: str) -> Mapping[str, Any]:
     return schema
 
 
-def _no_constant(name: str) -> NoReturn:
+def no_constant(name: str) -> NoReturn:
+    """Refuse NaN and infinities, which Python's parser takes though they are not JSON; its `parse_constant`."""
     raise ValueError(f"{name} is not JSON")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from lorarar.errors import InputError
-from lorarar.lora.algebra import balance_factor, peak
-from lorarar.lora.types import LoRA, LoraLayer
+from lorarar.lora import LoRA, LoraLayer
+from lorarar.lora.layers import balance_factor, peak
 
 KINDS = {"q": ".to_q", "k": ".to_k", "v": ".to_v", "out": ".to_out.0"}
 """The kinds of attention linears, and how their module names end."""

@@ -7,7 +7,7 @@ from jaxtyping import Float32
 
 from lorarar.errors import InputError
 from lorarar.layout import UNET, Layout
-from lorarar.lora.types import LoRA, LoraLayer
+from lorarar.lora import LoRA, LoraLayer
 from lorarar.settings import check_at_least
 
 DEFAULT_RANK = 16

@@ -150,6 +150,9 @@ DIALECTS: tuple[Dialect, ...] = (
     ),
 )
 
+KNOWN = ", ".join(dialect.name for dialect in DIALECTS)
+"""The dialects' names, for error messages."""
+
 # `….alpha` beside dotted factors does not tell their dialect; it belongs to whichever layer it names.
 DOTTED_ALPHA = Dialect(
     "",
@@ -170,9 +173,7 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("DoRA", re.compile(r"\.(dora_scale|lora_magnitude_vector)"), f"train it with DoRA off, or {_EXTRACT}"),
     Foreign("BOFT", re.compile(r"\.boft_"), _EXTRACT),
     Foreign("OFT", re.compile(r"\.oft_"), _EXTRACT),
-    Foreign(
-        "Tucker convolution (lora_mid)", re.compile(r"\.lora_mid"), "train it with use_tucker off (use_cp in older)"
-    ),
+    Foreign("Tucker convolution (lora_mid)", re.compile(r"\.lora_mid"), "train it with use_tucker (or use_cp) off"),
     Foreign("GLoRA", re.compile(r"\.[ab][12]\.weight$"), _EXTRACT),
     Foreign("(IA)³", re.compile(r"\.(ia3_l|on_input$)"), "train it as a LoRA instead"),
     Foreign("VeRA", re.compile(r"\.?vera_"), "train it as a LoRA instead"),
@@ -202,8 +203,3 @@ def parse_key(key: str, component: str) -> Key | None:
 def foreign_format(key: str) -> Foreign | None:
     """Return the refused format that a key belongs to, if any."""
     return next((foreign for foreign in FOREIGN if foreign.pattern.search(key)), None)
-
-
-def known_dialects() -> str:
-    """Return the dialects' names, for error messages."""
-    return ", ".join(dialect.name for dialect in DIALECTS)

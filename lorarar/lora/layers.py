@@ -1,11 +1,14 @@
-"""One layer of a LoRA in memory: the two factors, alpha already folded in. Numpy only."""
+"""One layer of a LoRA in memory (two factors, alpha folded in) and exact operations on factors. Numpy only."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
+
+from lorarar.errors import InputError
 
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 """The components of a pipeline, in diffusers' words, that a LoRA may have layers of."""
@@ -55,3 +58,49 @@ class LoraLayer:
         down = self.down.reshape(self.rank, -1).astype(np.float64)
         up = self.up.reshape(self.out_features, self.rank).astype(np.float64)
         return max(0.0, float(np.sum((up.T @ up) * (down @ down.T))))
+
+
+def concatenate(layers: Sequence[LoraLayer], weights: Sequence[float]) -> LoraLayer:
+    """Return the layer whose ΔW is Σ weightᵢ·ΔWᵢ: factors joined along the rank, the weights applied to `up`.
+
+    up = [w₁·up₁, w₂·up₂, …] and down = [down₁; down₂; …], of rank Σ rankᵢ, for linear and convolution layers. The
+    weights go where alpha went, so `down` keeps its values. Raises InputError when the layers are of different modules'
+    shapes or there are none.
+    """
+    if not layers or len(layers) != len(weights):
+        raise InputError(f"{len(layers)} layers and {len(weights)} weights can't be joined; give one weight a layer")
+    shapes = {layer.weight_shape for layer in layers}
+    if len(shapes) > 1:
+        raise InputError(f"layers of shapes {sorted(shapes)} can't be joined; both LoRAs must be for one base model")
+    ups = [layer.up * np.float32(weight) for layer, weight in zip(layers, weights, strict=True)]
+    return LoraLayer(np.concatenate([layer.down for layer in layers]), np.concatenate(ups, axis=1))
+
+
+def pad_rank(layer: LoraLayer, rank: int) -> LoraLayer:
+    """Return the same ΔW at a higher rank: zero rows below `down`, zero columns after `up`.
+
+    Raises InputError when `rank` is below the layer's.
+    """
+    more = rank - layer.rank
+    if more < 0:
+        raise InputError(f"a layer of rank {layer.rank} doesn't fit in rank {rank}; use rank {layer.rank} or more")
+    if more == 0:
+        return layer
+    down = np.concatenate([layer.down, np.zeros((more, *layer.down.shape[1:]), np.float32)])
+    up = np.concatenate([layer.up, np.zeros((layer.out_features, more, *layer.up.shape[2:]), np.float32)], axis=1)
+    return LoraLayer(down, up)
+
+
+def peak(array: Float32[np.ndarray, "..."]) -> float:
+    """Return the largest magnitude, or NaN when there is one, by two reductions without a copy."""
+    return float(np.maximum(array.max(), -array.min()))
+
+
+def balance_factor(peak_down: float, peak_up: float) -> np.float32:
+    """Return the power of two f for which down·f and up/f have about equal peaks; multiplying by it rounds nothing.
+
+    Half precision holds 6e-8 … 65504, and alpha folded into `up` can leave that range where the product does not.
+    """
+    if peak_down == 0 or peak_up == 0:
+        return np.float32(1)
+    return np.float32(2.0 ** np.round((np.log2(peak_up) - np.log2(peak_down)) / 2))

@@ -41,8 +41,8 @@ _ENCODER_LAYER = (*(f"self_attn.{part}_proj" for part in ("k", "v", "q", "out"))
 
 
 @dataclass(frozen=True)
-class _Block:
-    """One block of the UNet under its two names; `depth` counts a transformer's blocks."""
+class _UNetBlock:
+    """A resnet, a transformer or a sampler of the UNet under its two names; `depth` counts a transformer's blocks."""
 
     name: str
     sgm: str
@@ -59,46 +59,40 @@ class _Block:
                 yield f"{self.name}.{tail}", f"{self.sgm}.{tail}"
 
 
-def _down_blocks() -> Iterator[_Block]:
-    """Yield the way down: two resnets a block, each in its own SGM block, and a third that halves the resolution."""
+def _layer(name: str, at: int, sgm: str, shortcut: bool, depth: int) -> Iterator[_UNetBlock]:
+    """Yield a block's resnet number `at` and, but for depth 0, the transformer after it."""
+    yield _UNetBlock(f"{name}.resnets.{at}", f"{sgm}.0", ("resnet", "shortcut") if shortcut else ("resnet",))
+    if depth:
+        yield _UNetBlock(f"{name}.attentions.{at}", f"{sgm}.1", ("transformer",), depth)
+
+
+def _unet_blocks() -> Iterator[_UNetBlock]:
+    """Yield the way down (two resnets a block, the first one wider), the middle, and the way up (three resnets).
+
+    SGM numbers the resnets of a way through. On the way down what halves the resolution has a number of its own; on the
+    way up what doubles it stands behind the last resnet.
+    """
     for block, depth in enumerate((0, 2, 10)):
-        for layer in range(2):
-            sgm = f"input_blocks.{1 + 3 * block + layer}"
-            widens = block > 0 and layer == 0
-            yield _Block(f"down_blocks.{block}.resnets.{layer}", f"{sgm}.0", _resnet(widens))
-            if depth:
-                yield _Block(f"down_blocks.{block}.attentions.{layer}", f"{sgm}.1", ("transformer",), depth)
+        for at in range(2):
+            sgm = f"input_blocks.{1 + 3 * block + at}"
+            yield from _layer(f"down_blocks.{block}", at, sgm, shortcut=block > 0 and at == 0, depth=depth)
         if block < 2:
-            yield _Block(f"down_blocks.{block}.downsamplers.0", f"input_blocks.{3 + 3 * block}.0", ("down",))
-
-
-def _up_blocks() -> Iterator[_Block]:
-    """Yield the way up: three resnets a block with shortcuts; the last of the first two doubles the resolution."""
+            yield _UNetBlock(f"down_blocks.{block}.downsamplers.0", f"input_blocks.{3 + 3 * block}.0", ("down",))
+    yield _UNetBlock("mid_block.resnets.0", "middle_block.0", ("resnet",))
+    yield _UNetBlock("mid_block.attentions.0", "middle_block.1", ("transformer",), 10)
+    yield _UNetBlock("mid_block.resnets.1", "middle_block.2", ("resnet",))
     for block, depth in enumerate((10, 2, 0)):
-        for layer in range(3):
-            sgm = f"output_blocks.{3 * block + layer}"
-            yield _Block(f"up_blocks.{block}.resnets.{layer}", f"{sgm}.0", _resnet(True))
-            if depth:
-                yield _Block(f"up_blocks.{block}.attentions.{layer}", f"{sgm}.1", ("transformer",), depth)
+        for at in range(3):
+            sgm = f"output_blocks.{3 * block + at}"
+            yield from _layer(f"up_blocks.{block}", at, sgm, shortcut=True, depth=depth)
         if block < 2:
-            yield _Block(f"up_blocks.{block}.upsamplers.0", f"output_blocks.{3 * block + 2}.2", ("up",))
-
-
-def _middle() -> Iterator[_Block]:
-    yield _Block("mid_block.resnets.0", "middle_block.0", _resnet(False))
-    yield _Block("mid_block.attentions.0", "middle_block.1", ("transformer",), 10)
-    yield _Block("mid_block.resnets.1", "middle_block.2", _resnet(False))
-
-
-def _resnet(shortcut: bool) -> tuple[str, ...]:
-    return ("resnet", "shortcut") if shortcut else ("resnet",)
+            yield _UNetBlock(f"up_blocks.{block}.upsamplers.0", f"output_blocks.{3 * block + 2}.2", ("up",))
 
 
 @cache
 def unet_modules() -> MappingProxyType[str, str]:
     """List every linear and convolution of SDXL's UNet: name in diffusers → name in SGM."""
-    blocks = (*_down_blocks(), *_middle(), *_up_blocks())
-    return MappingProxyType(_SINGLES | dict(pair for block in blocks for pair in block.modules()))
+    return MappingProxyType(_SINGLES | dict(pair for block in _unet_blocks() for pair in block.modules()))
 
 
 @cache

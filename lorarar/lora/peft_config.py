@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorarar.errors import InputError
-from lorarar.lora.safetensors_header import parse_json, shorten
+from lorarar.lora.safetensors_file import parse_json
+from lorarar.lora.tensors import shorten
 
 METADATA_KEY = "lora_adapter_metadata"  # where diffusers keeps `{component}.{field of LoraConfig}`
 _MAX_QUANTIFIERS = 2  # of a pattern: more could take minutes to match, and the file is a stranger's

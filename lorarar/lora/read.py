@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,11 @@ import numpy as np
 from jaxtyping import Float32
 
 from lorarar.errors import InputError, describe_os_error
-from lorarar.lora.dialects import DIALECTS, AmbiguousName, Key, TensorRole, foreign_format, known_dialects, parse_key
+from lorarar.lora.dialects import DIALECTS, KNOWN, AmbiguousName, Key, TensorRole, foreign_format, parse_key
 from lorarar.lora.layers import LoraLayer
 from lorarar.lora.peft_config import PeftScaling, config_component, metadata_scalings, parse_config
-from lorarar.lora.safetensors_file import open_safetensors
-from lorarar.lora.safetensors_header import parse_json, shorten
-from lorarar.lora.tensors import StateDict, TensorSource, all_finite
+from lorarar.lora.safetensors_file import open_safetensors, parse_json
+from lorarar.lora.tensors import Tensors, all_finite, shorten, state_dict_tensors
 from lorarar.lora.types import LoRA
 
 if TYPE_CHECKING:
@@ -27,26 +26,10 @@ if TYPE_CHECKING:
 
 _CONFIG, _WEIGHTS, _PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 _MAX_CONFIG_BYTES = 10_000_000
-_Tensors = dict[TensorRole, tuple[str, Key]]  # role → (tensor's name, what it says)
-
-
-@dataclass(frozen=True)
-class _Scalings:
-    """PEFT's scaling by component; the one configuration of a folder or state dict is under ""."""
-
-    by_component: Mapping[str, PeftScaling]
-
-    def scale(self, key: Key, rank: int) -> float:
-        """Return the factor of a layer's `up @ down` whose file has no alpha for it."""
-        component = key.module.partition(".")[0]
-        scaling = self.by_component.get(component) or self.by_component.get("")
-        # Only these two kinds of file carry PEFT's configuration; diffusers and ComfyUI ignore it for kohya's names.
-        if scaling is None or key.dialect not in ("peft", "diffusers"):
-            return 1.0
-        name = key.raw.removeprefix("base_model.model.")
-        while name.startswith(f"{component}."):
-            name = name.removeprefix(f"{component}.")
-        return scaling.scale(name, rank)
+_Roles = dict[TensorRole, tuple[str, Key]]
+"""The tensors of a layer: role → (tensor's name, what it says)."""
+_Scalings = Mapping[str, PeftScaling]
+"""PEFT's scaling by component; the one configuration of a folder or state dict is under ""."""
 
 
 def read_lora(
@@ -68,16 +51,15 @@ def read_lora(
     compared with a base here (`lorarar.layout.pack` and merging do that).
     """
     if isinstance(source, Mapping):
-        scaling = None if config is None else parse_config(config, f"{name}: its configuration")
-        component = config_component(config or {})
-        return _build(StateDict.of(source, name), component, _Scalings({} if scaling is None else {"": scaling}))
+        scalings = {} if config is None else {"": parse_config(config, f"{name}: its configuration")}
+        return _build(state_dict_tensors(source, name), config_component(config or {}), scalings)
     if config is not None:
         raise InputError("`config` belongs to a state dict; a file or folder brings its own, so leave it out")
     path = Path(source)
     if path.is_dir():
         return _read_folder(path)
     file = open_safetensors(path)
-    return _build(file, "", _Scalings(metadata_scalings(file.metadata, file.source)))
+    return _build(file, "", metadata_scalings(file.metadata, file.source))
 
 
 def _read_folder(folder: Path) -> LoRA:
@@ -93,27 +75,24 @@ def _read_folder(folder: Path) -> LoRA:
     except OSError as error:
         raise InputError(describe_os_error(error)) from error
     scaling = parse_config(config, str(config_path))
-    return _build(open_safetensors(weights_path), config_component(config), _Scalings({"": scaling}))
+    return _build(open_safetensors(weights_path), config_component(config), {"": scaling})
 
 
-def _build(file: TensorSource, component: str, scalings: _Scalings) -> LoRA:
+def _build(file: Tensors, component: str, scalings: _Scalings) -> LoRA:
     groups = _group(file, component)
-    layers: dict[str, LoraLayer] = {}
-    for module, tensors in groups.items():
-        layers[module] = _layer(file, module, tensors, scalings)
-    return LoRA(
-        layers,
-        dialect=_dialect(groups),
-        source=file.source,
-        metadata=file.metadata,
-        notes=_notes(file, groups, layers),
-    )
+    layers = {module: _layer(file, module, tensors, scalings) for module, tensors in groups.items()}
+    lora = LoRA(layers, _dialect(groups), file.source, file.metadata)
+    return replace(lora, notes=_notes(file, groups, lora))
 
 
-def _group(file: TensorSource, component: str) -> dict[str, _Tensors]:
+def _group(file: Tensors, component: str) -> dict[str, _Roles]:
     """Put every tensor under its module and role; refuse foreign formats, unknown keys and layers that occur twice."""
-    _refuse_foreign(file)
-    groups: dict[str, _Tensors] = {}
+    for name in file.entries:
+        if foreign := foreign_format(name):
+            raise InputError(
+                f"{file.source} is no plain LoRA but holds a {foreign.name} layer ('{shorten(name)}'); {foreign.advice}"
+            )
+    groups: dict[str, _Roles] = {}
     unknown = None
     for name in file.entries:
         key = _parse(file.source, name, component)
@@ -131,23 +110,14 @@ def _group(file: TensorSource, component: str) -> dict[str, _Tensors]:
         first = f" (its first key is '{shorten(unknown)}')" if unknown is not None else ""
         raise InputError(
             f"{file.source} has no LoRA keys{first}; it may be a full checkpoint or a LoRA for another kind of model, "
-            f"known dialects: {known_dialects()}"
+            f"known dialects: {KNOWN}"
         )
     if unknown is not None:
         raise InputError(
-            f"{file.source}: the key '{shorten(unknown)}' belongs to no known dialect ({known_dialects()}) "
+            f"{file.source}: the key '{shorten(unknown)}' belongs to no known dialect ({KNOWN}) "
             "of a LoRA for SDXL; remove it or use another file"
         )
     return groups
-
-
-def _refuse_foreign(file: TensorSource) -> None:
-    for name in file.entries:
-        foreign = foreign_format(name)
-        if foreign:
-            raise InputError(
-                f"{file.source} is no plain LoRA but holds a {foreign.name} layer ('{shorten(name)}'); {foreign.advice}"
-            )
 
 
 def _parse(source: str, name: str, component: str) -> Key | None:
@@ -160,13 +130,13 @@ def _parse(source: str, name: str, component: str) -> Key | None:
         ) from error
 
 
-def _layer(file: TensorSource, module: str, tensors: _Tensors, scalings: _Scalings) -> LoraLayer:
+def _layer(file: Tensors, module: str, tensors: _Roles, scalings: _Scalings) -> LoraLayer:
     """Read one layer in float32, with its scale in `up`; shapes are checked before a tensor is read."""
     for role, other in ((TensorRole.DOWN, TensorRole.UP), (TensorRole.UP, TensorRole.DOWN)):
         if role not in tensors:
-            present = tensors.get(other) or tensors[TensorRole.ALPHA]
+            present, _ = tensors.get(other) or tensors[TensorRole.ALPHA]
             raise InputError(
-                f"{file.source}: '{shorten(present[0])}' has no matching {role.value} tensor; "
+                f"{file.source}: '{shorten(present)}' has no matching {role.value} tensor; "
                 "a layer needs both, get the file again"
             )
     (down_name, down_key), (up_name, up_key) = tensors[TensorRole.DOWN], tensors[TensorRole.UP]
@@ -177,11 +147,24 @@ def _layer(file: TensorSource, module: str, tensors: _Tensors, scalings: _Scalin
         )
     rank = _check_shapes(file, down_name, up_name)
     alpha = tensors.get(TensorRole.ALPHA)
-    scale = scalings.scale(down_key, rank) if alpha is None else _alpha(file, alpha[0]) / rank
+    scale = _configured_scale(scalings, down_key, rank) if alpha is None else _alpha(file, alpha[0]) / rank
     return LoraLayer(file.tensor(down_name), _scaled(file, up_name, scale))
 
 
-def _scaled(file: TensorSource, name: str, scale: float) -> Float32[np.ndarray, "out rank *ones"]:
+def _configured_scale(scalings: _Scalings, key: Key, rank: int) -> float:
+    """Return the factor of a layer's `up @ down` whose file has no alpha for it."""
+    component = key.module.partition(".")[0]
+    scaling = scalings.get(component) or scalings.get("")
+    # Only these two kinds of file carry PEFT's configuration; diffusers and ComfyUI ignore it for kohya's names.
+    if scaling is None or key.dialect not in ("peft", "diffusers"):
+        return 1.0
+    name = key.raw.removeprefix("base_model.model.")
+    while name.startswith(f"{component}."):
+        name = name.removeprefix(f"{component}.")
+    return scaling.scale(name, rank)
+
+
+def _scaled(file: Tensors, name: str, scale: float) -> Float32[np.ndarray, "out rank *ones"]:
     up = file.tensor(name)
     if scale == 1:
         return up
@@ -195,7 +178,7 @@ def _scaled(file: TensorSource, name: str, scale: float) -> Float32[np.ndarray, 
     return up
 
 
-def _check_shapes(file: TensorSource, down_name: str, up_name: str) -> int:
+def _check_shapes(file: Tensors, down_name: str, up_name: str) -> int:
     """Return the rank of a layer, from the shapes alone; refuse factors that don't fit together."""
     down, up = file.entries[down_name].shape, file.entries[up_name].shape
     both = f"{file.source}: '{shorten(down_name)}' {list(down)} and '{shorten(up_name)}' {list(up)}"
@@ -212,14 +195,14 @@ def _check_shapes(file: TensorSource, down_name: str, up_name: str) -> int:
     return down[0]
 
 
-def _alpha(file: TensorSource, name: str) -> float:
+def _alpha(file: Tensors, name: str) -> float:
     shape = file.entries[name].shape
     if math.prod(shape) != 1:
         raise InputError(f"{file.source}: '{shorten(name)}' has shape {list(shape)}; an alpha must be one number")
     return float(file.tensor(name).reshape(()))
 
 
-def _dialect(groups: Mapping[str, _Tensors]) -> str:
+def _dialect(groups: Mapping[str, _Roles]) -> str:
     """Name the dialects of the tensors, in the table's order; text encoders are named alike in both of kohya's."""
     found = {tensors[TensorRole.DOWN][1].dialect for tensors in groups.values()}
     if found & {"kohya-sgm", "kohya-diffusers"}:
@@ -227,21 +210,16 @@ def _dialect(groups: Mapping[str, _Tensors]) -> str:
     return " + ".join(dialect.name for dialect in DIALECTS if dialect.name in found)
 
 
-def _factors(tensors: _Tensors) -> tuple[str, str]:
-    return tensors[TensorRole.DOWN][0], tensors[TensorRole.UP][0]
-
-
-def _notes(file: TensorSource, groups: Mapping[str, _Tensors], layers: Mapping[str, LoraLayer]) -> tuple[str, ...]:
-    ranks = sorted({layer.rank for layer in layers.values()})
+def _notes(file: Tensors, groups: Mapping[str, _Roles], lora: LoRA) -> tuple[str, ...]:
     alphas = sum(TensorRole.ALPHA in tensors for tensors in groups.values())
-    dtypes = Counter(file.entries[name].dtype for tensors in groups.values() for name in _factors(tensors))
-    parts = Counter(module.partition(".")[0] for module in layers)
+    factors = [tensors[role] for tensors in groups.values() for role in (TensorRole.DOWN, TensorRole.UP)]
+    parts = Counter(module.partition(".")[0] for module in lora.layers)
     notes = [
-        f"dialect {_dialect(groups)}",
-        f"{len(layers)} layers (" + ", ".join(f"{part} {count}" for part, count in sorted(parts.items())) + ")",
-        f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}–{ranks[-1]}",
+        f"dialect {lora.dialect}",
+        f"{len(lora.layers)} layers (" + ", ".join(f"{part} {count}" for part, count in sorted(parts.items())) + ")",
+        lora.ranks,
         f"alpha in {alphas} layers" if alphas else "no alpha tensors",
-        "stored as " + ", ".join(sorted(dtypes)),
+        "stored as " + ", ".join(sorted({file.entries[name].dtype for name, _ in factors})),
     ]
-    convolutions = sum(layer.down.ndim == 4 for layer in layers.values())
+    convolutions = sum(layer.down.ndim == 4 for layer in lora.layers.values())
     return (*notes, f"{convolutions} convolutions") if convolutions else tuple(notes)

@@ -1,22 +1,40 @@
 """Open a safetensors file from a stranger: checked header, memory-mapped tensors, float32 out. Numpy only.
 
-The safetensors library would read the same files. This reader bounds the memory that a header can ask for, tells each
-kind of damage in a sentence for a user, and converts straight from the mapped bytes.
+The format: eight bytes with the header's length (little endian), the header (a JSON object: tensor name → dtype, shape,
+data_offsets; `__metadata__` → strings), then the tensors' bytes without gap or overlap.
+
+The safetensors library reads the same files, but can't replace this reader. It takes a key that occurs twice, an entry
+with fields of its own and a null for the metadata, sets no bound on the memory that a header of up to 100 MB is parsed
+into, and hands no bf16 to numpy in the oldest release that we allow. Its errors name neither the tensor nor a cure.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import stat
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
 from lorarar.errors import InputError, describe_os_error
-from lorarar.lora.safetensors_header import MAX_HEADER_BYTES, TensorEntry, parse_header
-from lorarar.lora.tensors import check_factor, check_finite
+from lorarar.files import no_constant
+from lorarar.lora.tensors import FLOATS, TensorInfo, Tensors, shorten
+
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_HEADER_VALUES = 2_000_000  # parsed JSON takes up to 200 bytes a value, so this bounds the memory of parsing
+MAX_DIMENSIONS = 8
+METADATA_KEY = "__metadata__"
+
+# Bits an element, for every dtype of the format; a LoRA may use only the floating-point ones of `FLOATS`.
+BITS: dict[str, int] = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
+    "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
 
 _SNIFFED = 512  # bytes looked at to say what a file that is no safetensors is
 # First bytes → what such a file is and what to do; checked only when the file does not open like a safetensors.
@@ -31,27 +49,14 @@ _LOOKALIKES: tuple[tuple[bytes, str], ...] = (
 
 
 @dataclass(frozen=True)
-class SafetensorsFile:
-    """A file whose header is checked: its entries by name, its metadata, and the mapped bytes after the header."""
+class TensorEntry(TensorInfo):
+    """A tensor of a file, and its first and last-plus-one byte after the header."""
 
-    source: str
-    entries: Mapping[str, TensorEntry]
-    metadata: Mapping[str, str]
-    data: np.ndarray  # uint8, mapped read-only
-
-    def tensor(self, name: str) -> Float32[np.ndarray, "..."]:
-        """Return one tensor as a new, writable float32 array.
-
-        Raises InputError when it is no floating-point tensor or holds NaN, infinity or a value over float32.
-        """
-        check_factor(self, name)
-        entry = self.entries[name]
-        array = _to_float32(self.data[entry.begin : entry.end], entry.dtype).reshape(entry.shape)
-        check_finite(self, name, array)
-        return array
+    begin: int
+    end: int
 
 
-def open_safetensors(path: Path) -> SafetensorsFile:
+def open_safetensors(path: Path) -> Tensors:
     """Check a file's header and map its data.
 
     Raises InputError when the file is missing, is no regular file, is of another kind, or breaks the format.
@@ -67,7 +72,7 @@ def open_safetensors(path: Path) -> SafetensorsFile:
             file.seek(8)
             header = file.read(header_bytes)
         size = status.st_size - 8 - header_bytes
-        entries, metadata = parse_header(header, size, source)
+        entries, metadata = _parse_header(header, size, source)
         # A mapping can't be empty. A plain view: arrays made from numpy's memmap class are of it too, copies also, and
         # every operation on them takes microseconds more.
         mapped = np.memmap(path, np.uint8, "r", 8 + header_bytes, (size,)) if size else np.zeros(0, np.uint8)
@@ -78,7 +83,42 @@ def open_safetensors(path: Path) -> SafetensorsFile:
         raise InputError(describe_os_error(error)) from error
     except ValueError as error:  # a path with a NUL byte, or a file that shrank since it was looked at
         raise InputError(f"{source!r} can't be read ({error}); check the path and try again") from error
-    return SafetensorsFile(source, entries, metadata, data)
+    return Tensors(source, entries, lambda name: _to_float32(data, entries[name]), metadata)
+
+
+def parse_json(data: bytes, what: str) -> dict[str, Any]:
+    """Parse a JSON object from a stranger's bytes. `what` names it in errors, as in `L.safetensors: its header`.
+
+    Raises InputError when it is not UTF-8, not JSON, too deep, too large, has a key twice or is no object.
+    """
+    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MAX_HEADER_VALUES:
+        raise InputError(f"{what} has over {MAX_HEADER_VALUES:,} values, which no LoRA needs; get the file again")
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise InputError(f"{what} has the key '{shorten(key)}' twice; save the file again without duplicates")
+            found[key] = value
+        return found
+
+    try:
+        parsed = json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=no_constant)
+    except InputError:
+        raise
+    except UnicodeDecodeError as error:
+        raise _damaged(f"{what} is not UTF-8 text") from error
+    except RecursionError as error:
+        raise _damaged(f"{what} is nested too deeply to be a LoRA's") from error
+    except ValueError as error:
+        raise _damaged(f"{what} is not valid JSON") from error
+    if not isinstance(parsed, dict):
+        raise _damaged(f"{what} is not a JSON object")
+    return parsed
+
+
+def _damaged(fault: str) -> InputError:
+    return InputError(f"{fault}; the file is damaged, get it again")
 
 
 def _header_length(start: bytes, size: int, source: str) -> int:
@@ -104,12 +144,61 @@ def _header_length(start: bytes, size: int, source: str) -> int:
     return length
 
 
-def _to_float32(raw: np.ndarray, dtype: str) -> Float32[np.ndarray, " elements"]:
-    """Convert the bytes of a floating dtype to new float32 values; F64 is rounded, and overflows to infinity."""
-    if dtype == "BF16":
+def _parse_header(data: bytes, data_bytes: int, source: str) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """Return the entries and the metadata of a header; `data_bytes` is how many bytes follow it in the file.
+
+    Raises InputError for anything that the format forbids, a tensor that the file does not hold included.
+    """
+    header = parse_json(data, f"{source}: its header")
+    metadata = header.pop(METADATA_KEY, {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise InputError(f"{source}: {METADATA_KEY} holds something other than strings; save the file again")
+    entries = {name: _entry(name, entry, data_bytes, source) for name, entry in header.items()}
+    position, last = 0, "the header"
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != position:
+            fault = "overlap" if entry.begin < position else "leave a gap"
+            raise _damaged(f"{source}: '{shorten(last)}' and '{shorten(name)}' {fault} in the data")
+        position, last = entry.end, name
+    if position != data_bytes:
+        raise _damaged(f"{source}: the tensors take {position:,} bytes but {data_bytes:,} follow the header")
+    return entries, metadata
+
+
+def _entry(name: str, value: Any, data_bytes: int, source: str) -> TensorEntry:
+    where = f"{source}: the header's entry for '{shorten(name)}'"
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+        raise _damaged(f"{where} must have dtype, shape and data_offsets only")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        valid = ", ".join(FLOATS)
+        raise InputError(f"{where} has the unknown dtype {shorten(str(dtype), 40)}; valid for a LoRA: {valid}")
+    if not _naturals(shape) or len(shape) > MAX_DIMENSIONS:
+        raise _damaged(f"{where} has a shape that is not a short list of sizes")
+    if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise _damaged(f"{where} has offsets that are no byte range")
+    begin, end = offsets
+    if end > data_bytes:
+        raise InputError(
+            f"{where} ends at byte {end:,} but the file holds {data_bytes:,}; it is cut short, get it again"
+        )
+    if math.prod(shape) * BITS[dtype] != 8 * (end - begin):
+        raise _damaged(f"{where} has shape {shape} in {dtype} but {end - begin:,} bytes")
+    return TensorEntry(dtype, tuple(shape), begin, end)
+
+
+def _naturals(value: Any) -> bool:
+    """Tell whether `value` is a list of integers in [0, 2^63). JSON's true is no integer."""
+    return isinstance(value, list) and all(type(number) is int and 0 <= number < 2**63 for number in value)
+
+
+def _to_float32(data: np.ndarray, entry: TensorEntry) -> Float32[np.ndarray, "..."]:
+    """Convert a floating-point tensor's bytes to new float32 values; F64 is rounded, and overflows to infinity."""
+    raw = data[entry.begin : entry.end]
+    if entry.dtype == "BF16":
         # A bfloat16 is the upper half of a float32; shifting is several times faster than casting ml_dtypes' type.
         wide = raw.view("<u2").astype(np.uint32)
         wide <<= np.uint32(16)
-        return wide.view(np.float32)
+        return wide.view(np.float32).reshape(entry.shape)
     with np.errstate(over="ignore"):
-        return raw.view({"F32": "<f4", "F16": "<f2", "F64": "<f8"}[dtype]).astype(np.float32)
+        return raw.view({"F32": "<f4", "F16": "<f2", "F64": "<f8"}[entry.dtype]).astype(np.float32).reshape(entry.shape)

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorarar.lora.layers import COMPONENTS, LoraLayer
+from lorarar.lora.layers import LoraLayer
 from lorarar.lora.write import as_tensors, write_lora
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["COMPONENTS", "LoRA", "LoraLayer"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

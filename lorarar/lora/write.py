@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -20,10 +20,10 @@ import numpy as np
 
 from lorarar.errors import InputError
 from lorarar.files import atomic_file
-from lorarar.lora.algebra import balance_factor, pad_rank, peak
-from lorarar.lora.layers import COMPONENTS, LoraLayer
+from lorarar.lora.layers import COMPONENTS, LoraLayer, balance_factor, pad_rank, peak
 from lorarar.lora.names import kohya_names
-from lorarar.lora.safetensors_header import METADATA_KEY, shorten
+from lorarar.lora.safetensors_file import METADATA_KEY
+from lorarar.lora.tensors import shorten
 from lorarar.settings import check_choice
 from lorarar.toolchains import missing_toolchain
 
@@ -67,9 +67,9 @@ def write_lora(lora: LoRA, path: str | os.PathLike[str], dialect: str = "peft", 
         metadata |= {"ss_network_module": "networks.lora", "ss_network_dim": str(lora.max_rank)}
         metadata |= {"ss_network_alpha": str(lora.max_rank)}
     with atomic_file(Path(path)) as temporary, temporary.open("wb", buffering=0) as file:
-        write_all(file, header_bytes(tensors, metadata))
+        _write_all(file, _header_bytes(tensors, metadata))
         for tensor in tensors:
-            write_all(file, np.ascontiguousarray(tensor.array()).reshape(-1).view(np.uint8))
+            _write_all(file, np.ascontiguousarray(tensor.array()).reshape(-1).view(np.uint8))
 
 
 def as_tensors(lora: LoRA, dialect: str, dtype: str) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ def _tensors(lora: LoRA, dialect: str, dtype: str) -> Iterator[_Written]:
         layer, rank = lora.layers[module], ranks[module.partition(".")[0]]
         name = name_of(module, lora.source)
         if dialect == "kohya":
-            alphas.append(_Written(f"{name}.alpha", "F32", (), _constant(rank)))
+            alphas.append(_Written(f"{name}.alpha", "F32", (), partial(np.array, rank, np.float32)))
         down, up = _encoded(layer, rank, dtype, f"{lora.source}: '{shorten(module)}'")
         factors.append(_Written(name + down_end, kind, (rank, *layer.down.shape[1:]), down))
         factors.append(_Written(name + up_end, kind, (layer.out_features, rank, *layer.up.shape[2:]), up))
@@ -122,10 +122,6 @@ def _uniform_ranks(lora: LoRA) -> dict[str, int]:
             raise InputError(f"'{shorten(module)}' is in no component; a layer's name starts with {COMPONENTS}")
         ranks[component] = max(layer.rank, ranks.get(component, 0))
     return ranks
-
-
-def _constant(rank: int) -> Callable[[], np.ndarray]:
-    return lambda: np.array(rank, np.float32)
 
 
 def _encoded(
@@ -154,7 +150,7 @@ def _encoded(
     )
 
 
-def header_bytes(tensors: list[_Written], metadata: Mapping[str, str]) -> bytes:
+def _header_bytes(tensors: list[_Written], metadata: Mapping[str, str]) -> bytes:
     """Return length and header of a safetensors file; padded to a multiple of 8 bytes, as the format advises."""
     header: dict[str, object] = {METADATA_KEY: dict(sorted(metadata.items()))}
     position = 0
@@ -168,15 +164,11 @@ def header_bytes(tensors: list[_Written], metadata: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def write_all(file: BinaryIO, data: bytes | np.ndarray) -> None:
+def _write_all(file: BinaryIO, data: bytes | np.ndarray) -> None:
     """Write every byte; an unbuffered file may take fewer than asked (at most 2 GB a call on Linux)."""
     view = memoryview(data)  # type: ignore[arg-type]  # an array is a buffer, which numpy's stubs say from 2.5 on
     while view:
         view = view[os.write(file.fileno(), view) :]
-
-
-def _peft_name(module: str, _: str) -> str:
-    return module
 
 
 def _kohya_name(module: str, source: str) -> str:
@@ -190,7 +182,7 @@ def _kohya_name(module: str, source: str) -> str:
 
 
 WRITERS: dict[str, tuple[Callable[[str, str], str], str, str]] = {
-    "peft": (_peft_name, ".lora_A.weight", ".lora_B.weight"),
+    "peft": (lambda module, _: module, ".lora_A.weight", ".lora_B.weight"),
     "kohya": (_kohya_name, ".lora_down.weight", ".lora_up.weight"),
 }
 """The dialects that are written: name → (function that names a module, ends of down's and up's names)."""

@@ -18,7 +18,7 @@ import numpy as np
 from lorarar import __version__
 from lorarar.errors import InputError
 from lorarar.layout import Layout
-from lorarar.lora.types import LoRA, LoraLayer
+from lorarar.lora import LoRA, LoraLayer
 from lorarar.merging.dense import sparse
 from lorarar.merging.exact import by_coefficients, direct, learned, np_lora
 from lorarar.merging.pairs import Aligned, align

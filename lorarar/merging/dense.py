@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from lorarar.lora.types import LoraLayer
+from lorarar.lora import LoraLayer
 from lorarar.merging.truncate import cut
 from lorarar.merging.types import METHOD, RULES, LayerPair, MergedLayer, MergeOptions, too_large
 from lorarar.merging.workers import one_layer_a_core

@@ -13,8 +13,7 @@ from jaxtyping import Float
 
 from lorarar.errors import InputError
 from lorarar.layout import kind_of
-from lorarar.lora.algebra import concatenate, pad_rank
-from lorarar.lora.types import LoraLayer
+from lorarar.lora import LoraLayer, concatenate, pad_rank
 from lorarar.merging.types import LEARNED, METHOD, RULE, RULES, LayerPair, MergedLayer, MergeOptions
 from lorarar.merging.workers import one_layer_a_core
 

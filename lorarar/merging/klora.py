@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from lorarar.errors import InputError
 from lorarar.layout import UNET
-from lorarar.lora.types import LoRA, LoraLayer
+from lorarar.lora import LoRA, LoraLayer
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lorarar.errors import InputError
 from lorarar.layout import UNET, Group, Layout, part_of
-from lorarar.lora.types import LoRA, LoraLayer
+from lorarar.lora import LoRA, LoraLayer
 from lorarar.merging.types import LayerPair
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from lorarar.lora.types import LoraLayer
+from lorarar.lora import LoraLayer
 from lorarar.merging.types import Truncated
 
 # Measured on DARE's ΔW (1280 × 1280, rank 128): error 0.606 against the optimum 0.603; full SVD takes ten times longer,

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from lorarar.errors import InputError
 from lorarar.layout import PAPER_LEARNED, Group, check_kinds
-from lorarar.lora.types import LoRA, LoraLayer
+from lorarar.lora import LoRA, LoraLayer
 from lorarar.settings import check_at_least, setting
 
 RULES = {"average": 0.5, "sum": 1.0}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lorarar.errors import InputError
 from lorarar.lora import LoraLayer, concatenate, pad_rank
-from lorarar.lora.algebra import balance_factor
+from lorarar.lora.layers import balance_factor
 
 
 def make(rng: np.random.Generator, rank: int, out: int, inp: int, kernel: tuple[int, ...] = ()) -> LoraLayer:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lorarar.layout import Layout
-from lorarar.lora.types import LoRA, LoraLayer
+from lorarar.lora import LoRA, LoraLayer
 from lorarar.merging import MergeOptions, merge_loras
 from lorarar.merging.dense import RECIPES, drop_and_rescale, matrix, merge_dense, trim
 from lorarar.merging.truncate import cut

@@ -16,7 +16,7 @@ from lorarar.errors import InputError
 from lorarar.hypernet.graph import Merger
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import UNET, Layout, pack, unpack
-from lorarar.lora.types import LoRA, LoraLayer
+from lorarar.lora import LoRA, LoraLayer
 from lorarar.merging import METHODS, RULES, MergeOptions, merge_loras, predict_with
 from lorarar.merging.exact import row_space
 

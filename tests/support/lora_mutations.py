@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import make_golden_lora as golden
 import numpy as np
 
-from lorarar.lora.safetensors_header import BITS, FLOATS, MAX_HEADER_VALUES
+from lorarar.lora.safetensors_file import BITS, MAX_HEADER_VALUES
+from lorarar.lora.tensors import FLOATS
 
 SOURCE = (golden.FOLDER / "kohya-sgm.safetensors").read_bytes()
 LENGTH = int.from_bytes(SOURCE[:8], "little")
