@@ -8,8 +8,7 @@ from benchmarks.timing import Samples, interleave
 from lorarar.hypernet.network import Hypernetwork
 from lorarar.layout import Layout
 from lorarar.lora import read_lora, write_lora
-from lorarar.merging import MergeOptions, merge_loras
-from lorarar.merging.predict import predict_with
+from lorarar.merging import MergeOptions, merge_loras, predict_with
 from lorarar.synthetic import synthetic_lora
 
 _DTYPE = "fp16"  # what LoRA files hold

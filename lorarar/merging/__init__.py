@@ -16,13 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from lorarar import __version__
-from lorarar.errors import InputError
 from lorarar.layout import Layout
 from lorarar.lora import LoRA, LoraLayer
-from lorarar.merging.dense import sparse
-from lorarar.merging.exact import by_coefficients, direct, learned, np_lora
+from lorarar.merging.dense import drop_and_rescale, sparse, trim
+from lorarar.merging.exact import by_coefficients, direct, learned, learned_options, np_lora, predict_with
 from lorarar.merging.pairs import Aligned, align
-from lorarar.merging.predict import learned_options, predict_with
 from lorarar.merging.truncate import shrink
 from lorarar.merging.types import (
     CONTENT_ONLY,
@@ -40,6 +38,7 @@ from lorarar.merging.types import (
     Truncation,
     too_large,
 )
+from lorarar.settings import check_choice
 
 __all__ = ["METHODS", "RULES", "LayerPair", "MergeOptions", "Merged", "Method", "Predict", "Truncation"]
 __all__ += ["CONTENT_ONLY", "LEARNED", "METHOD", "RULE", "STYLE_ONLY", "align", "learned_options", "merge_loras"]
@@ -49,43 +48,35 @@ METHODS: Mapping[str, Method] = {
     "learned": Method(
         learned,
         "LoRA.rar: a hypernetwork's coefficient for every column of to_q and to_out.0; exact",
-        "https://arxiv.org/abs/2412.05148",
+        "2412.05148",
         frozenset({"rule", "learned", "constants"}),
     ),
-    "direct": Method(
-        direct,
-        "the average or the sum; exact",
-        "https://arxiv.org/abs/2203.05482",
-        frozenset({"rule"}),
-    ),
+    "direct": Method(direct, "the average or the sum; exact", "2203.05482", frozenset({"rule"})),
     "ziplora": Method(
         by_coefficients,
         "a coefficient for every column of the attention linears, optimised for this pair; exact",
-        "https://arxiv.org/abs/2311.13600",
+        "2311.13600",
         frozenset({"rule", "seed"}),
     ),
     "np-lora": Method(
-        np_lora,
-        "the content gives way in the style's row space; exact",
-        "https://arxiv.org/abs/2511.11051",
-        frozenset({"mu"}),
+        np_lora, "the content gives way in the style's row space; exact", "2511.11051", frozenset({"mu"})
     ),
     "dare": Method(
-        sparse("dare"),
+        sparse(drop_and_rescale, elect=False),
         "random entries of ΔW dropped, the rest rescaled, then averaged; cut to a rank",
-        "https://arxiv.org/abs/2311.03099",
+        "2311.03099",
         frozenset({"density", "seed"}),
     ),
     "ties": Method(
-        sparse("ties"),
+        sparse(trim, elect=True),
         "large entries of ΔW that agree with the elected sign, averaged; cut to a rank",
-        "https://arxiv.org/abs/2306.01708",
+        "2306.01708",
         frozenset({"density"}),
     ),
     "dare-ties": Method(
-        sparse("dare-ties"),
+        sparse(drop_and_rescale, elect=True),
         "DARE's dropping, then TIES's vote; cut to a rank",
-        "https://arxiv.org/abs/2403.13257",
+        "2403.13257",
         frozenset({"density", "seed"}),
     ),
 }
@@ -108,8 +99,7 @@ def merge_loras(
     float32.
     """
     options = options or MergeOptions()
-    if method not in METHODS:
-        raise InputError(f"`method` is {method!r}; valid are {', '.join(METHODS)}")
+    check_choice(METHODS, method=method)
     aligned = align(content, style, layout)
     outcomes: dict[str, MergedLayer] = {}
     # An overflow is told once, as an InputError, and not by numpy's warnings too.
@@ -135,8 +125,8 @@ def merge_loras(
 
 def merge_rest(aligned: Aligned, options: MergeOptions, skip: frozenset[str]) -> Iterator[MergedLayer]:
     """Merge what an exported merger leaves out: pairs not in `skip` by the rule, layers of one LoRA as they are."""
-    for outcome in direct([pair for pair in aligned.pairs if pair.name not in skip], options):
-        yield _finished(replace(outcome, kind=RULE), None)
+    for outcome in direct([pair for pair in aligned.pairs if pair.name not in skip], options, RULE):
+        yield _finished(outcome, None)
     yield from _carried(aligned, options).values()
 
 
@@ -151,11 +141,8 @@ def _finished(outcome: MergedLayer, rank_out: int | None) -> MergedLayer:
 
 def _carried(aligned: Aligned, options: MergeOptions) -> dict[str, MergedLayer]:
     carried: dict[str, MergedLayer] = {}
-    sources = (
-        (aligned.content_only, options.content_scale, CONTENT_ONLY),
-        (aligned.style_only, options.style_scale, STYLE_ONLY),
-    )
-    for layers, scale, kind in sources:
+    kinds = (CONTENT_ONLY, STYLE_ONLY)
+    for layers, scale, kind in zip((aligned.content_only, aligned.style_only), options.scales, kinds, strict=True):
         for name, layer in layers.items():
             scaled = layer if scale == 1 else LoraLayer(layer.down * np.float32(scale), layer.up)
             carried[name] = _finished(MergedLayer(name, scaled, kind), None)

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
 from lorarar.lora import LoraLayer
 from lorarar.merging.truncate import cut
-from lorarar.merging.types import METHOD, RULES, LayerPair, MergedLayer, MergeOptions, too_large
+from lorarar.merging.types import METHOD, RULES, LayerPair, MergedLayer, MergeOptions, Run, too_large
 from lorarar.merging.workers import one_layer_a_core
 
-Matrix = np.ndarray
+Thin = Callable[[np.ndarray, float, str], np.ndarray]
+"""How entries of ΔW are dropped: takes it, the density and the name of the random numbers."""
 
 
 def trim(delta: Float[np.ndarray, "out inp"], density: float, _stream: str) -> Float[np.ndarray, "out inp"]:
@@ -42,44 +42,29 @@ def drop_and_rescale(delta: Float[np.ndarray, "out inp"], density: float, stream
     return np.where(kept, delta / np.float32(density), np.float32(0))
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """The steps that set the three methods apart."""
-
-    thin: Callable[[Matrix, float, str], Matrix]  # how entries are dropped
-    elect: bool  # whether the LoRAs vote on each entry's sign
-
-
-RECIPES = {
-    "dare": Recipe(drop_and_rescale, elect=False),  # arXiv 2311.03099
-    "ties": Recipe(trim, elect=True),  # arXiv 2306.01708
-    "dare-ties": Recipe(drop_and_rescale, elect=True),  # arXiv 2403.13257 (mergekit), after both
-}
-
-
 def merge_dense(
     content: Float[np.ndarray, "out inp"],
     style: Float[np.ndarray, "out inp"],
-    recipe: Recipe,
+    thin: Thin,
+    elect: bool,
     density: float,
     stream: str = "",
 ) -> Float[np.ndarray, "out inp"]:
-    """Compute ΔW_m of one layer.
+    """Compute ΔW_m of one layer, after the entries of both that `thin` drops are gone.
 
-    With `elect`, each entry is the mean of those that have the sign of the sum (0 where the sum is 0); without, it is
-    the average.
+    Where the LoRAs `elect` each entry's sign, it is the mean of those that have the sign of the sum (0 where the sum is
+    0); else it is the average.
     """
-    content = recipe.thin(content, density, f"{stream}/content")
-    style = recipe.thin(style, density, f"{stream}/style")
+    content, style = thin(content, density, f"{stream}/content"), thin(style, density, f"{stream}/style")
     total = content + style
-    if not recipe.elect:
+    if not elect:
         return total * np.float32(RULES["average"])
     agree_c, agree_s = content * np.sign(total) > 0, style * np.sign(total) > 0
     return np.where(agree_c & agree_s, total / 2, np.where(agree_c, content, np.where(agree_s, style, np.float32(0))))
 
 
-def sparse(name: str) -> Callable[[Sequence[LayerPair], MergeOptions], Iterator[MergedLayer]]:
-    """Return the method `name` of RECIPES as a function of pairs.
+def sparse(thin: Thin, elect: bool) -> Run:
+    """Return a method that merges densely, as a function of pairs; `merge_dense` says what `thin` and `elect` choose.
 
     A convolution is taken as its matrix (out, in·kh·kw); the scales multiply ΔW_c and ΔW_s before the vote. The result
     has rank `rank_out`, or r_c + r_s.
@@ -89,7 +74,7 @@ def sparse(name: str) -> Callable[[Sequence[LayerPair], MergeOptions], Iterator[
         with np.errstate(over="ignore", invalid="ignore"):  # an overflow is told below, once
             content = matrix(pair.content) * np.float32(options.content_scale)
             style = matrix(pair.style) * np.float32(options.style_scale)
-            delta = merge_dense(content, style, RECIPES[name], options.density, f"{options.seed}/{pair.name}")
+            delta = merge_dense(content, style, thin, elect, options.density, f"{options.seed}/{pair.name}")
         if not np.isfinite(delta).all():
             raise too_large(pair.name)
         rank = options.rank_out or pair.content.rank + pair.style.rank

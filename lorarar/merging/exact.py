@@ -1,4 +1,4 @@
-"""The methods whose result is low-rank by nature: nothing is lost, and no ΔW is formed. NP-LoRA imports torch.
+"""The methods whose result is low-rank by nature: nothing is lost, and no ΔW is formed. Functions import torch.
 
 All of them give up_m = [up_c, up_s] and down_m = [down_c·A; down_s·B] for some A and B, an ordinary LoRA of rank
 r_c + r_s.
@@ -7,6 +7,7 @@ r_c + r_s.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from lorarar.errors import InputError
 from lorarar.layout import kind_of
 from lorarar.lora import LoraLayer, concatenate, pad_rank
-from lorarar.merging.types import LEARNED, METHOD, RULE, RULES, LayerPair, MergedLayer, MergeOptions
+from lorarar.merging.types import LEARNED, METHOD, RULE, RULES, LayerPair, MergedLayer, MergeOptions, Predict
 from lorarar.merging.workers import one_layer_a_core
 
 # Bounds what is stacked at once (SDXL, rank 64: 42 MB) and is a multiple of what the hypernetwork takes at once.
@@ -38,7 +39,7 @@ def learned(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[Merge
             for pair, coefficients in zip(batch, _coefficients(batch, options), strict=True):
                 yield _weighted(pair, coefficients, LEARNED, options)
     done = {pair.name for members in groups.values() for pair in members}
-    yield from _by_rule([pair for pair in pairs if pair.name not in done], options)
+    yield from direct([pair for pair in pairs if pair.name not in done], options, RULE)
 
 
 def by_coefficients(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:
@@ -56,7 +57,34 @@ def by_coefficients(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterat
     for pair in pairs:
         if pair.name in known:
             yield _weighted(pair, np.asarray(options.coefficients[pair.name], np.float32), METHOD, options)
-    yield from _by_rule([pair for pair in pairs if pair.name not in known], options)
+    yield from direct([pair for pair in pairs if pair.name not in known], options, RULE)
+
+
+def learned_options(predictor: Any, **changes: Any) -> MergeOptions:
+    """Return the options to merge as a Hypernetwork or ConstantCoefficients was trained.
+
+    They hold its coefficients, the kinds of layers that have them, and its k/v rule. `changes` are other fields of
+    MergeOptions, and win. The predictor is untyped because naming its class would import torch.
+    """
+    from lorarar.hypernet.constant import ConstantCoefficients  # imports torch, which merging without it must not
+
+    fields: dict[str, Any] = {"learned": predictor.config.learned, "rule": predictor.config.kv_rule}
+    if isinstance(predictor, ConstantCoefficients):
+        fields["constants"] = predictor.constants()
+    else:
+        fields["predict"] = predict_with(predictor)
+    return MergeOptions(**fields | changes)
+
+
+def predict_with(hypernet: Any) -> Predict:
+    """Return a function that predicts coefficients by a `lorarar.hypernet.network.Hypernetwork`, without gradients."""
+    import torch
+
+    def predict(*factors: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return hypernet(*map(torch.from_numpy, factors)).numpy()
+
+    return predict
 
 
 def _coefficients(pairs: Sequence[LayerPair], options: MergeOptions) -> Float[np.ndarray, "n 2 inp"]:
@@ -80,19 +108,14 @@ def _weighted(
     return MergedLayer(pair.name, layer, kind, scaled)
 
 
-def _by_rule(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:
-    for outcome in direct(pairs, options):
-        yield MergedLayer(outcome.name, outcome.layer, RULE)
-
-
-def direct(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:
+def direct(pairs: Sequence[LayerPair], options: MergeOptions, kind: str = METHOD) -> Iterator[MergedLayer]:
     """Average, (ΔW_c + ΔW_s)/2, or by the rule `sum` add up, ΔW_c + ΔW_s (model soups, arXiv 2203.05482).
 
-    The scales multiply each LoRA's share.
+    The scales multiply each LoRA's share. `kind` is RULE where this is the rule of another method's remaining layers.
     """
     weights = [RULES[options.rule] * scale for scale in options.scales]
     for pair in pairs:
-        yield MergedLayer(pair.name, concatenate((pair.content, pair.style), weights), METHOD)
+        yield MergedLayer(pair.name, concatenate((pair.content, pair.style), weights), kind)
 
 
 def np_lora(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:

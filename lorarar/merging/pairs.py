@@ -27,17 +27,17 @@ def align(content: LoRA, style: LoRA, layout: Layout) -> Aligned:
     """
     places = {UNET + module: group for group in layout.groups for module in group.modules}
     warnings = [text for lora in (content, style) if (text := _check_base(lora, layout.base, places))]
-    pairs = []
-    for name in content.layers.keys() & style.layers.keys():
-        pair = LayerPair(name, content.layers[name], style.layers[name], places.get(name))
+    pairs = [
+        LayerPair(name, layer, style.layers[name], places.get(name))
+        for name, layer in content.layers.items()
+        if name in style.layers
+    ]
+    for pair in pairs:
         if pair.content.weight_shape != pair.style.weight_shape:
             raise InputError(
-                f"{content.source} and {style.source} disagree on {name}: {pair.content.weight_shape} against "
+                f"{content.source} and {style.source} disagree on {pair.name}: {pair.content.weight_shape} against "
                 f"{pair.style.weight_shape}; only LoRAs of the same base model can be merged"
             )
-        pairs.append(pair)
-    order = {name: position for position, name in enumerate(content.layers)}
-    pairs.sort(key=lambda pair: order[pair.name])
     return Aligned(
         tuple(pairs),
         {name: layer for name, layer in content.layers.items() if name not in style.layers},
@@ -49,18 +49,15 @@ def align(content: LoRA, style: LoRA, layout: Layout) -> Aligned:
 def _check_base(lora: LoRA, base: str, places: Mapping[str, Group]) -> str | None:
     attention = [name for name in lora.layers if name.startswith(UNET) and part_of(name)]
     inside = [name for name in attention if name in places]
+    advice = "it was made for another base model: give the `base` that it was trained on"
     if not inside:
         raise InputError(
-            f"{lora.source}: none of its {len(lora.layers)} layers is an attention linear of {base}; "
-            "it was made for another base model: give the `base` that it was trained on"
+            f"{lora.source}: none of its {len(lora.layers)} layers is an attention linear of {base}; {advice}"
         )
     for name in inside:
         have, want = lora.layers[name].weight_shape, (places[name].out_features, places[name].in_features)
         if have != want:
-            raise InputError(
-                f"{lora.source}: {name} has shape {have}, {base} has {want}; "
-                "it was made for another base model: give the `base` that it was trained on"
-            )
+            raise InputError(f"{lora.source}: {name} has shape {have}, {base} has {want}; {advice}")
     if len(inside) == len(attention):
         return None
     return (

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -13,7 +12,7 @@ from jaxtyping import Float
 from lorarar.errors import InputError
 from lorarar.layout import PAPER_LEARNED, Group, check_kinds
 from lorarar.lora import LoRA, LoraLayer
-from lorarar.settings import check_at_least, setting
+from lorarar.settings import check_at_least, check_choice, setting
 
 RULES = {"average": 0.5, "sum": 1.0}
 """The coefficient that both LoRAs of a layer get: the paper averages to_k and to_v, the authors' code adds them up."""
@@ -27,17 +26,16 @@ def too_large(layer: str) -> InputError:
     return InputError(f"the merge of {layer} is too large for float32; use smaller scales")
 
 
-@runtime_checkable
-class Predict(Protocol):
-    """A function that predicts the coefficients of n layers of one shape from their factors."""
-
-    def __call__(
-        self,
-        content_down: Float[np.ndarray, "n content_rank inp"],
-        content_up: Float[np.ndarray, "n out content_rank"],
-        style_down: Float[np.ndarray, "n style_rank inp"],
-        style_up: Float[np.ndarray, "n out style_rank"],
-    ) -> Float[np.ndarray, "n 2 inp"]: ...
+Predict = Callable[
+    [
+        Float[np.ndarray, "n content_rank inp"],
+        Float[np.ndarray, "n out content_rank"],
+        Float[np.ndarray, "n style_rank inp"],
+        Float[np.ndarray, "n out style_rank"],
+    ],
+    Float[np.ndarray, "n 2 inp"],
+]
+"""Predicts the coefficients of n layers of one shape from the content's down and up, then the style's."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,7 @@ class MergeOptions:
             raise InputError(
                 f"`constants` are for {','.join(self.constants)}, but `learned` is {','.join(self.learned)}"
             )
-        if self.rule not in RULES:
-            raise InputError(f"`rule` is {self.rule!r}; valid are {', '.join(RULES)}")
+        check_choice(RULES, rule=self.rule)
         for name in ("content_scale", "style_scale"):
             if not math.isfinite(getattr(self, name)):
                 raise InputError(f"`{name}` is {getattr(self, name)}; give a finite number, 1 is the paper's")
@@ -160,11 +157,16 @@ class Method:
 
     run: Run
     summary: str  # one line for the help
-    paper: str  # a link
+    arxiv: str  # the number of the paper
     uses: frozenset[str]  # the MergeOptions that matter to it, besides the scales and rank_out
 
+    @property
+    def paper(self) -> str:
+        """The link of the paper."""
+        return f"https://arxiv.org/abs/{self.arxiv}"
+
     def __repr__(self) -> str:
-        return f"Method(arXiv {self.paper.rpartition('/')[2]})"
+        return f"Method(arXiv {self.arxiv})"
 
 
 @dataclass(frozen=True)
@@ -181,3 +183,8 @@ class Merged:
     def count(self, kind: str) -> int:
         """Return how many layers came about in this way."""
         return sum(found == kind for found in self.kinds.values())
+
+    def with_facts(self, facts: Mapping[str, object]) -> Merged:
+        """Return the same with more facts in the LoRA's metadata, under `lorarar_` and their names."""
+        metadata = {**self.lora.metadata, **{f"lorarar_{name}": str(value) for name, value in facts.items()}}
+        return replace(self, lora=replace(self.lora, metadata=metadata))

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,31 +17,21 @@ from torch import Tensor, nn
 from lorarar.base.components import Components, Denoiser, base_name
 from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
+from lorarar.images import Concept
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA
 from lorarar.merging import Merged, MergeOptions, merge_loras
 from lorarar.training.bank import Coefficients
-from lorarar.training.examples import Concept
+from lorarar.training.dataset import Content, Style
 from lorarar.training.hyper_settings import ZipSettings
 from lorarar.training.launch import new_accelerator
 from lorarar.training.loss import merging_loss
 from lorarar.training.pair_data import PairData, single_pair
 
+Reference = Concept | Content | Style
+"""What a LoRA was trained on: images and the prompt that stands for them."""
 OnStep = Callable[[int, float], None]
 """Called after each step with the number of steps done and the loss at the step's start."""
-
-
-@runtime_checkable
-class Reference(Protocol):
-    """What a LoRA was trained on, such as a dataset's Content or Style, or a Concept."""
-
-    @property
-    def images(self) -> tuple[Path, ...]:
-        """The image files."""
-
-    @property
-    def prompt(self) -> str:
-        """The prompt that stands for them."""
 
 
 def ziplora(
@@ -73,9 +62,7 @@ def ziplora(
         for row, module in enumerate(group.modules)
     }
     options = replace(options or MergeOptions(), coefficients=by_layer, seed=settings.seed)
-    merged = merge_loras(content_lora, style_lora, layout, "ziplora", options)
-    metadata = {**merged.lora.metadata, **_metadata(settings)}
-    return replace(merged, lora=replace(merged.lora, metadata=metadata))
+    return merge_loras(content_lora, style_lora, layout, "ziplora", options).with_facts(_facts(settings))
 
 
 def optimise_pair(
@@ -133,9 +120,9 @@ def _step(
     return total
 
 
-def _metadata(settings: ZipSettings) -> dict[str, str]:
+def _facts(settings: ZipSettings) -> dict[str, Any]:
+    """Return what the merged file tells of the optimisation."""
     loss = settings.loss
-    facts: dict[str, Any] = {"steps": settings.steps, "learning_rate": settings.learning_rate}
-    facts |= {"initial": settings.initial, "batch_pairs": settings.batch_pairs}
+    facts = {name: getattr(settings, name) for name in ("steps", "learning_rate", "initial", "batch_pairs")}
     facts |= {"lambda": loss.weight, "regulariser": loss.regulariser, "distance": loss.distance}
-    return {f"lorarar_ziplora_{name}": str(value) for name, value in facts.items()}
+    return {f"ziplora_{name}": value for name, value in facts.items()}
