@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorarar.base.names import DEFAULT_BASE, load_layout
 from lorarar.errors import InputError
-from lorarar.images import find_images
+from lorarar.images import Concept, find_images
 from lorarar.lora import LoRA
 from lorarar.merging import METHODS, Merged, MergeOptions, learned_options, merge_loras
 from lorarar.settings import check_choice
@@ -29,14 +29,6 @@ _UNTRAINED = "the hypernetwork is untrained (random weights): this merge shows t
 
 
 @dataclass(frozen=True)
-class CaptionedImages:
-    """The images that a LoRA was trained on, and their prompt."""
-
-    images: tuple[Path, ...]
-    prompt: str
-
-
-@dataclass(frozen=True)
 class MergeRequest:
     """The parameters of a merge, checked: whatever its method does not use is refused, not ignored."""
 
@@ -45,29 +37,23 @@ class MergeRequest:
     hypernet: StrPath | Hypernetwork | None = None
     untrained: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)  # the fields of MergeOptions that were given
-    examples: tuple[CaptionedImages, CaptionedImages] | None = None  # the content's and the style's, for ziplora
+    examples: tuple[Concept, Concept] | None = None  # the content's and the style's, for ziplora
     settings: ZipSettings | None = None  # None: the defaults, in the device's fastest precision
     resolution: int | None = None  # pixels a side of the examples; None: the base's own
 
     def __post_init__(self) -> None:
         """Refuse parameters that contradict each other, by their names."""
         check_choice(METHODS, method=self.method)
-        for name in self.options:
-            users = [method for method, entry in METHODS.items() if name in entry.uses]
-            if users and self.method not in users:
-                raise InputError(
-                    f"`{name}` means nothing to {self.method}; leave it out, or use it with {', '.join(users)}"
-                )
+        for name, value in self.options.items():
+            if users := [method for method, entry in METHODS.items() if name in entry.uses]:
+                refuse_unused(self.method, users, {name: value})
         MergeOptions(**self.options)
-        if self.method != "learned" and self.hypernet is not None:
-            raise InputError(f"{self.method} uses no hypernetwork; leave `hypernet` out, or use learned")
-        if self.method not in ("learned", "ziplora") and self.untrained:
-            raise InputError(f"{self.method} uses no network; leave `untrained` out, or use learned or ziplora")
+        refuse_unused(self.method, ["learned"], {"hypernet": self.hypernet})
+        refuse_unused(self.method, ["learned", "ziplora"], {"untrained": self.untrained or None})
         if self.hypernet is not None and self.untrained:
             raise InputError("`hypernet` and `untrained` exclude each other; give one of them")
-        for name in ("examples", "settings", "resolution"):
-            if self.method != "ziplora" and getattr(self, name) is not None:
-                raise InputError(f"`{name}` means nothing to {self.method}; leave it out, or use it with ziplora")
+        of_ziplora = {"examples": self.examples, "settings": self.settings, "resolution": self.resolution}
+        refuse_unused(self.method, ["ziplora"], of_ziplora)
         if self.method == "ziplora" and self.examples is None:
             raise InputError(
                 "ziplora optimises on what the LoRAs were trained on: give `content_images`, `content_prompt`, "
@@ -93,7 +79,7 @@ class MergeRequest:
         facts = {"hypernet": loaded.source, "hypernet_sha256": loaded.sha256}
         facts["hypernet_trained"] = str(loaded.trained).lower()
         notes = loaded.notes if loaded.trained else (*loaded.notes, _UNTRAINED)
-        return _with_facts(replace(merged, warnings=(*notes, *merged.warnings)), facts)
+        return replace(merged, warnings=(*notes, *merged.warnings)).with_facts(facts)
 
     def _optimise(self, content: LoRA, style: LoRA, on_progress: OnProgress | None) -> Merged:
         """Merge by ZipLoRA, which runs the base on the examples."""
@@ -169,14 +155,16 @@ def merge(
         resolution: `ziplora`: the side of the images in pixels; without it the base's own.
         on_progress: Called with (done, total): layers, or for `ziplora` optimizer steps.
     """
+    if not all(map(math.isfinite, strengths)):
+        raise InputError(f"`strengths` are {strengths}; give two finite numbers, the content's and the style's")
     given = {"rule": rule, "density": density, "seed": seed, "mu": mu, "rank_out": rank_out}
-    options = {name: value for name, value in given.items() if value is not None}
+    given |= {"content_scale": strengths[0], "style_scale": strengths[1]}
     request = MergeRequest(
         base=base,
         method=method,
         hypernet=hypernet,
         untrained=untrained,
-        options=options | _scales(strengths),
+        options={name: value for name, value in given.items() if value is not None},
         examples=examples_of(method, content_images, content_prompt, style_images, style_prompt),
         settings=settings,
         resolution=resolution,
@@ -190,31 +178,27 @@ def examples_of(
     content_prompt: str | None,
     style_images: StrPath | Sequence[StrPath] | None,
     style_prompt: str | None,
-) -> tuple[CaptionedImages, CaptionedImages] | None:
-    """Find the images of both roles; None when nothing is given.
+) -> tuple[Concept, Concept] | None:
+    """Find the images of both roles; None when a part is not given.
 
-    Raises InputError when some are given and some not, for a method that has no use for them, and for images that are
-    not there.
+    Raises InputError for a method that has no use for them, and for images that are not there.
     """
-    roles = {"content": (content_images, content_prompt), "style": (style_images, style_prompt)}
-    found = []
-    for role, (images, prompt) in roles.items():
-        given = {f"{role}_images": images, f"{role}_prompt": prompt}
-        for name, value in given.items():
-            if method != "ziplora" and value is not None:
-                raise InputError(f"`{name}` means nothing to {method}; leave it out, or use it with ziplora")
-        if images is not None and prompt is not None:
-            paths = [images] if isinstance(images, (str, PathLike)) else images
-            found.append(CaptionedImages(find_images([Path(path) for path in paths]), prompt))
-    return (found[0], found[1]) if len(found) == 2 else None
+    given = {"content_images": content_images, "content_prompt": content_prompt}
+    given |= {"style_images": style_images, "style_prompt": style_prompt}
+    refuse_unused(method, ["ziplora"], given)
+    content, style = _concept(content_images, content_prompt), _concept(style_images, style_prompt)
+    return None if content is None or style is None else (content, style)
 
 
-def _scales(strengths: tuple[float, float]) -> dict[str, float]:
-    if not all(map(math.isfinite, strengths)):
-        raise InputError(f"`strengths` are {strengths}; give two finite numbers, the content's and the style's")
-    return {"content_scale": strengths[0], "style_scale": strengths[1]}
+def refuse_unused(method: str, users: Sequence[str], given: Mapping[str, Any]) -> None:
+    """Refuse parameters (None: not given) that only other methods, the `users`, have a use for."""
+    for name, value in given.items():
+        if method not in users and value is not None:
+            raise InputError(f"`{name}` means nothing to {method}; leave it out, or use it with {', '.join(users)}")
 
 
-def _with_facts(merged: Merged, facts: Mapping[str, str]) -> Merged:
-    metadata = {**merged.lora.metadata, **{f"lorarar_{name}": text for name, text in facts.items()}}
-    return replace(merged, lora=replace(merged.lora, metadata=metadata))
+def _concept(images: StrPath | Sequence[StrPath] | None, prompt: str | None) -> Concept | None:
+    if images is None or prompt is None:
+        return None
+    paths = [images] if isinstance(images, (str, PathLike)) else images
+    return Concept(find_images([Path(path) for path in paths]), prompt)

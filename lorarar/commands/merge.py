@@ -8,23 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorarar.api import CaptionedImages, MergeRequest, examples_of
+from lorarar.api import MergeRequest, examples_of, refuse_unused
 from lorarar.base.names import BASES_HELP, DEFAULT_BASE
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given_settings, main_of, run_command
 from lorarar.console import print_rows, print_table, progress, status
 from lorarar.errors import InputError
 from lorarar.files import check_lora_output
+from lorarar.images import Concept
 from lorarar.lora import DTYPES, WRITERS, LoRA, read_lora
-from lorarar.merging import (
-    CONTENT_ONLY,
-    LEARNED,
-    METHOD,
-    METHODS,
-    RULE,
-    STYLE_ONLY,
-    Merged,
-    MergeOptions,
-)
+from lorarar.merging import CONTENT_ONLY, LEARNED, METHOD, METHODS, RULE, STYLE_ONLY, Merged, MergeOptions
 from lorarar.training.dataset import read_dataset
 from lorarar.training.hyper_settings import ZipSettings
 
@@ -116,9 +108,7 @@ def _request(args: argparse.Namespace) -> MergeRequest:
     """Return what was asked for; the request refuses what its method does not use."""
     method = args.method or MergeRequest().method
     options = _given(args, ("content_scale", "style_scale", *_OPTIONS))
-    for name in (*_ZIP_SETTINGS, "dataset"):
-        if method != "ziplora" and getattr(args, name) is not None:
-            raise InputError(f"`{name}` means nothing to {method}; leave it out, or use it with ziplora")
+    refuse_unused(method, ["ziplora"], _given(args, (*_ZIP_SETTINGS, "dataset")))
     examples = examples_of(method, args.content_images, args.content_prompt, args.style_images, args.style_prompt)
     resolution = args.resolution
     if args.dataset is not None:
@@ -138,7 +128,7 @@ def _request(args: argparse.Namespace) -> MergeRequest:
         untrained=bool(args.untrained),
         options=options,
         examples=examples,
-        settings=_zip_settings(args) if method == "ziplora" and examples is not None else None,
+        settings=_zip_settings(args) if method == "ziplora" else None,
         resolution=resolution,
     )
 
@@ -154,7 +144,7 @@ def _zip_settings(args: argparse.Namespace) -> ZipSettings:
     return given_settings(args, with_fastest_precision(ZipSettings(), process_state()))
 
 
-def _examples_in(dataset: Path, content: Path, style: Path) -> tuple[tuple[CaptionedImages, CaptionedImages], int]:
+def _examples_in(dataset: Path, content: Path, style: Path) -> tuple[tuple[Concept, Concept], int]:
     """Find the images and prompts of two LoRA files in the dataset that they belong to, and its resolution."""
     read = read_dataset(dataset)
     found = []
@@ -162,7 +152,7 @@ def _examples_in(dataset: Path, content: Path, style: Path) -> tuple[tuple[Capti
         match = [entry for entry in entries.values() if entry.lora == path.resolve()]
         if not match:
             raise InputError(f"{path} is the LoRA of no {role} in {dataset}; give its images and prompts instead")
-        found.append(CaptionedImages(match[0].images, match[0].prompt))
+        found.append(Concept(match[0].images, match[0].prompt))
     return (found[0], found[1]), read.resolution
 
 

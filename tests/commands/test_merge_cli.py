@@ -163,8 +163,8 @@ def test_a_lora_of_a_larger_base_is_warned_about(
         ([], "give --hypernet (the file of a trained one), or --untrained"),
         (["--hypernet", "hyper.safetensors", "--untrained"], "--hypernet and --untrained exclude each other"),
         (["--hypernet", "nowhere.safetensors"], "nowhere.safetensors: no such checkpoint"),
-        (["--method", "direct", "--untrained"], "leave --untrained out"),
-        (["--method", "direct", "--hypernet", "hyper.safetensors"], "leave --hypernet out"),
+        (["--method", "direct", "--untrained"], "--untrained means nothing to direct"),
+        (["--method", "direct", "--hypernet", "hyper.safetensors"], "--hypernet means nothing to direct"),
         (["--method", "direct", "--density", "0.5"], "--density means nothing to direct"),
         (
             ["--method", "ties", "--seed", "1"],

@@ -151,7 +151,7 @@ def test_the_command_takes_a_dataset_or_images_and_prompts(
         ([], "give --dataset, or all of --content-images, --content-prompt, --style-images and --style-prompt"),
         (["--content-prompt", "a dog"], "or all of --content-images"),
         (["--dataset", "D", "--style-prompt", "x"], "--dataset and --style-prompt exclude each other"),
-        (["--dataset", "D", "--hypernet", "h"], "ziplora uses no hypernetwork"),
+        (["--dataset", "D", "--hypernet", "h"], "--hypernet means nothing to ziplora"),
         (["--dataset", "D", "--density", "0.3"], "--density means nothing to ziplora"),
         (["--dataset", "D", "--zip-steps", "0"], "steps is 0; give a whole number of 1 or more"),
         (["--dataset", "D", "--lambda", "-1"], "--lambda is -1.0"),
