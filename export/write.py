@@ -20,7 +20,7 @@ from export.scheduling import scheduler_settings
 from export.targets import find_target
 from export.tolerance import component_precision
 from lorarar.base.attach import fused
-from lorarar.base.fingerprint import fingerprint
+from lorarar.base.components import fingerprint
 from lorarar.base.sources import NETWORKS
 from lorarar.hypernet.checkpoints import LoadedHypernet
 from lorarar.hypernet.graph import Merger

@@ -44,7 +44,8 @@ def attached(unet: nn.Module, factors: Mapping[str, Factors]) -> Iterator[None]:
     for name, linear in linears.items():
         down, up = factors[name].down, factors[name].up
         if (up.shape[1], down.shape[2]) != (linear.out_features, linear.in_features) or len(up) != len(down):
-            raise InputError(f"{name} is {linear.out_features}×{linear.in_features}, the LoRA's {_shape(down, up)}")
+            shape = f"{up.shape[1]}×{down.shape[2]} in {len(up)} and {len(down)} parts"
+            raise InputError(f"{name} is {linear.out_features}×{linear.in_features}, the LoRA's {shape}")
     with ExitStack() as stack:
         for name, linear in linears.items():
             handle = linear.register_forward_hook(partial(_add_lora, name, factors[name]))
@@ -102,7 +103,3 @@ def _add_lora(name: str, factors: Factors, module: nn.Module, args: tuple[Tensor
     down, up = factors.down.to(x.dtype), factors.up.to(x.dtype)
     added = torch.bmm(torch.bmm(rows, down.transpose(1, 2)), up.transpose(1, 2))
     return output + added.reshape(output.shape).to(output.dtype)
-
-
-def _shape(down: Tensor, up: Tensor) -> str:
-    return f"{up.shape[1]}×{down.shape[2]} in {len(up)} and {len(down)} parts"

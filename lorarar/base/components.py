@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -61,20 +62,15 @@ class Condition:
 
     def expand(self, batch: int) -> Condition:
         """Repeat one condition for a batch, without copying."""
-        return Condition(
-            *(
-                getattr(self, item.name).expand(batch, *[-1] * (getattr(self, item.name).ndim - 1))
-                for item in fields(self)
-            )
-        )
+        return Condition(*(part.expand(batch, *[-1] * (part.ndim - 1)) for part in vars(self).values()))
 
     def take(self, index: Int[Tensor, " n"]) -> Condition:
         """Return the rows at `index`."""
-        return Condition(self.embeds[index], self.pooled[index], self.time_ids[index])
+        return Condition(*(part[index] for part in vars(self).values()))
 
     def to(self, *args: Any, **kwargs: Any) -> Condition:
         """Apply Tensor.to to all three."""
-        return Condition(*(getattr(self, item.name).to(*args, **kwargs) for item in fields(self)))
+        return Condition(*(part.to(*args, **kwargs) for part in vars(self).values()))
 
 
 def load_components(
@@ -115,6 +111,15 @@ def base_name(components: Components) -> str:
     """Return the base's name; of a folder or file its last part, since a path says nothing on another machine."""
     path = Path(components.base)
     return path.resolve().name if path.exists() else components.base
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Digest the first few numbers of every weight, which tells a retrained network from the old one in no time."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        first = tensor.detach().flatten()[:16].float().cpu().numpy()
+        digest.update(name.encode() + bytes(str(tuple(tensor.shape)), "ascii") + first.tobytes())
+    return digest.hexdigest()[:16]
 
 
 @torch.no_grad()
@@ -178,16 +183,6 @@ def predict(
         added_cond_kwargs={"text_embeds": condition.pooled, "time_ids": condition.time_ids},
         return_dict=False,
     )[0]
-
-
-def noise_latents(
-    components: Denoiser,
-    latents: Float[Tensor, "b c y x"],
-    noise: Float[Tensor, "b c y x"],
-    timesteps: Int[Tensor, " b"],
-) -> Float[Tensor, "b c y x"]:
-    """Return the latents after `timesteps` steps of the base's noise schedule."""
-    return components.noise.add_noise(latents, noise, timesteps)
 
 
 def target(

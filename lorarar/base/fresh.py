@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,11 @@ def new_pipeline(sizes: Sizes, tokenizer: CLIPTokenizer, seed: int) -> StableDif
         from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        first, second = _text_encoders(sizes, tokenizer)
+        text = [
+            {"hidden_size": width, "num_hidden_layers": sizes.text_layers, "num_attention_heads": width // sizes.head}
+            for width in sizes.text
+        ]
+        first, second = text_encoders(tokenizer, text, len(tokenizer))
         vae, unet = _vae(sizes), _unet(sizes)
     # KOALA-Lightning's sampler: Euler, trailing spacing. SDXL predicts the noise and ends before all signal is gone;
     # latents this small keep their mean colour through that, and an error of the first step is multiplied by sigma. So
@@ -136,21 +140,23 @@ def _unet(sizes: Sizes) -> Any:
     )
 
 
-def _text_encoders(sizes: Sizes, tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
+def text_encoders(
+    tokenizer: CLIPTokenizer, sizes: Sequence[Mapping[str, Any]], vocabulary: int
+) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
+    """Make SDXL's two text encoders; `sizes` are the fields of each one's config that are not the same for both."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    def config(width: int) -> CLIPTextConfig:
-        return CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=4 * width,
-            projection_dim=width,
-            num_hidden_layers=sizes.text_layers,
-            num_attention_heads=width // sizes.head,
+    configs = [
+        CLIPTextConfig(
+            vocab_size=vocabulary,
+            intermediate_size=4 * fields["hidden_size"],
+            projection_dim=fields["hidden_size"],
             max_position_embeddings=MAX_TOKENS,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            **fields,
         )
-
-    return CLIPTextModel(config(sizes.text[0])), CLIPTextModelWithProjection(config(sizes.text[1]))
+        for fields in sizes
+    ]
+    return CLIPTextModel(configs[0]), CLIPTextModelWithProjection(configs[1])

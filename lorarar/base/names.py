@@ -50,6 +50,9 @@ guidance the miniature's colours burn out, and its judge finds half as many styl
 """
 PAPER_STEPS, PAPER_GUIDANCE = 50, 5.0
 
+DTYPES = {"no": "float32", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""A number format's name, or that of a mixed precision (`no`: none), → torch's name of weights frozen in it."""
+
 BASES_HELP = f"{', '.join([MINIATURE, *CONFIGS])}, or a diffusers folder (default {DEFAULT_BASE})"
 """The help of `--base` for commands that need a base's layout only."""
 
@@ -88,7 +91,10 @@ def unet_config(base: str) -> dict[str, Any]:
     folder = miniature_folder() if base == MINIATURE else Path(base)
     for path in (folder / "unet" / "config.json", folder / "config.json"):
         if path.is_file():
-            return _read_config(path)
+            config = read_json(path, what="a UNet's config", mend="download the folder again")
+            if isinstance(config, dict) and config.get("_class_name", "UNet2DConditionModel") == "UNet2DConditionModel":
+                return config
+            raise InputError(f"{path}: not the config of a UNet2DConditionModel; give an SDXL-like pipeline's folder")
     raise InputError(
         f"unknown base {base!r}; valid are {', '.join([MINIATURE, *CONFIGS])} or a folder in diffusers format with "
         "unet/config.json"
@@ -157,10 +163,3 @@ def _attention_linears(config: dict[str, Any]) -> Iterator[tuple[str, int, int]]
             for name, key_width in (("attn1", width), ("attn2", config["cross_attention_dim"])):
                 for linear, inp in (("to_q", width), ("to_k", key_width), ("to_v", key_width), ("to_out.0", width)):
                     yield f"{prefix}.{name}.{linear}", inp, width
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    config = read_json(path, what="a UNet's config", mend="download the folder again")
-    if not isinstance(config, dict) or config.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
-        raise InputError(f"{path}: not the config of a UNet2DConditionModel; give an SDXL-like pipeline's folder")
-    return config

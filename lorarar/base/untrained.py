@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lorarar.base.fresh import MINIATURE_SCALE, Sizes, build_tokenizer, new_pipeline
+from lorarar.base.fresh import MINIATURE_SCALE, Sizes, build_tokenizer, new_pipeline, text_encoders
 from lorarar.base.names import CONFIGS, MINIATURE, unet_config
 from lorarar.errors import InputError
 from lorarar.toolchains import quiet_toolchains
 
 if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
 SEED = 0
 SDXL_SCALE = 8  # the side in image pixels of one latent pixel, of SDXL and KOALA
@@ -97,26 +97,8 @@ def _networks(config: dict[str, Any] | None, tokenizer: CLIPTokenizer, dtype: to
         vae = AutoencoderKL(**VAE)
         with _default_dtype(dtype):
             unet = UNet2DConditionModel.from_config(config) if config else None
-            first, second = _text_encoders(tokenizer)
+            first, second = text_encoders(tokenizer, TEXT_ENCODERS, _VOCABULARY)
     return first, second, unet, vae
-
-
-def _text_encoders(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    configs = [
-        CLIPTextConfig(
-            vocab_size=_VOCABULARY,
-            intermediate_size=4 * sizes["hidden_size"],
-            projection_dim=sizes["hidden_size"],
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            **sizes,
-        )
-        for sizes in TEXT_ENCODERS
-    ]
-    return CLIPTextModel(configs[0]), CLIPTextModelWithProjection(configs[1])
 
 
 @contextmanager

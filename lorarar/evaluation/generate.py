@@ -15,7 +15,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from lorarar.base.components import Components
-from lorarar.base.dtypes import torch_dtype
+from lorarar.base.names import DTYPES
 from lorarar.base.sources import open_pipeline
 from lorarar.errors import InputError
 from lorarar.evaluation.results import MergeFacts
@@ -64,7 +64,7 @@ class Sampler:
     @classmethod
     def load(cls, sampling: Sampling, device: str, batch: int, untrained: bool = False) -> Sampler:
         """Open a base's pipeline on a device. Raises InputError when the base can't be had."""
-        pipeline = open_pipeline(sampling.base, untrained, torch_dtype(sampling.dtype))
+        pipeline = open_pipeline(sampling.base, untrained, getattr(torch, DTYPES[sampling.dtype]))
         for network in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae, pipeline.unet):
             network.requires_grad_(False).eval().to(device)
         pipeline.set_progress_bar_config(disable=True)

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lorarar import __version__
-from lorarar.base.components import base_name
-from lorarar.base.fingerprint import fingerprint
+from lorarar.base.components import base_name, fingerprint
 from lorarar.base.names import unet_layout
 from lorarar.evaluation.cost import measured
 from lorarar.evaluation.generate import PairFolder, Sampler, Sampling, image_seeds

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorarar import __version__
-from lorarar.base.components import Components, base_name, noise_latents, predict, target
+from lorarar.base.components import Components, base_name, predict, target
 from lorarar.errors import InputError
 from lorarar.layout import UNET
 from lorarar.lora import LoRA, LoraLayer
@@ -161,7 +161,7 @@ class _Training:
         components, settings = self.components, self.settings
         times = components.noise.config.num_train_timesteps
         batch = self.examples.draw(number, rows, settings.batch_size, settings.seed, times)
-        noisy = noise_latents(components, batch.latents, batch.noise, batch.timesteps)
+        noisy = components.noise.add_noise(batch.latents, batch.noise, batch.timesteps)
         goal = target(components, batch.latents, batch.noise, batch.timesteps)
         return F.mse_loss(predict(self.model, noisy, batch.timesteps, batch.condition).float(), goal)
 

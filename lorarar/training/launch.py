@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lorarar.base.dtypes import DTYPES
+from lorarar.base.names import DTYPES
 from lorarar.errors import InputError
 from lorarar.toolchains import missing_toolchain, quiet_toolchains
 from lorarar.training.hyper_settings import HyperSettings, ZipSettings

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lorarar.base.components import Components, Condition, Denoiser, noise_latents
+from lorarar.base.components import Components, Condition, Denoiser
 from lorarar.errors import InputError
 from lorarar.layout import Layout
 from lorarar.lora import LoRA, read_lora
@@ -93,7 +93,7 @@ class PairData:
                 conditions.append(role.examples.condition.take(torch.tensor([index], device=device)))
         times = draw.timesteps.flatten().to(device)
         clean, noise = torch.stack(latents), draw.noise.flatten(0, 1).to(device)
-        noised = noise_latents(components, clean, noise.to(clean.dtype), times)
+        noised = components.noise.add_noise(clean, noise.to(clean.dtype), times)
         packs = (
             self.contents.bank.take([content for content, _ in draw.pairs], device),
             self.styles.bank.take([style for _, style in draw.pairs], device),

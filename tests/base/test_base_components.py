@@ -23,7 +23,6 @@ from lorarar.base.components import (
     encode_prompts,
     load_components,
     load_image,
-    noise_latents,
     predict,
     target,
 )
@@ -110,7 +109,7 @@ def test_noise_by_the_formula(components: Components, pipe: Any) -> None:
     kept = (roots**2)[timesteps][:, None, None, None]
     signal, spread = kept.sqrt(), (1 - kept).sqrt()
     by_hand = (signal * latents + spread * noise).float()
-    torch.testing.assert_close(noise_latents(components, latents, noise, timesteps), by_hand)
+    torch.testing.assert_close(components.noise.add_noise(latents, noise, timesteps), by_hand)
 
     from diffusers import DDPMScheduler
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lorarar.base.fingerprint import fingerprint
+from lorarar.base.components import fingerprint
 from lorarar.evaluation.generate import image_seeds, safe_name
 
 
