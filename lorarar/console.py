@@ -52,9 +52,7 @@ def status(text: str) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def progress(
-    text: str, total: int | None = None, note: str = "", hidden: bool = False
-) -> Iterator[Callable[..., None]]:
+def progress(text: str, total: int | None = None, hidden: bool = False) -> Iterator[Callable[..., None]]:
     """Show a bar while the block runs, then clear it.
 
     Yields `update(done, total=None, note=None, text=None)`; a note stands behind the count (a loss, a name).
@@ -69,7 +67,7 @@ def progress(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console(stderr=True), transient=True, disable=hidden) as bar:
-        task = bar.add_task(text, total=total, note=note)
+        task = bar.add_task(text, total=total, note="")
 
         def update(done: int, total: int | None = None, note: str | None = None, text: str | None = None) -> None:
             fields: dict[str, Any] = {} if note is None else {"note": note}

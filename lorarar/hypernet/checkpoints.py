@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lorarar.base.names import MINIATURE, shipped_hypernet
 from lorarar.errors import InputError
-from lorarar.hypernet.constant import ConstantCoefficients, ConstantConfig
-from lorarar.hypernet.network import HypernetConfig, Hypernetwork
-from lorarar.hypernet.storage import (
-    CONSTANT,
-    HYPERNETWORK,
-    Provenance,
-    digest_of,
-    read_checkpoint,
-    write_checkpoint,
-)
+from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
+from lorarar.hypernet.storage import CONSTANT, HYPERNETWORK, Provenance, digest_of, read_checkpoint, write_checkpoint
 from lorarar.layout import Layout
 
 Predictor = Hypernetwork | ConstantCoefficients
 """What a checkpoint holds."""
 
 
-@dataclass(frozen=True)
-class LoadedPredictor:
-    """A predictor of coefficients, and where it came from (see `Provenance`)."""
+@dataclass(frozen=True, kw_only=True)
+class LoadedPredictor(Provenance):
+    """A predictor of coefficients, and where it came from."""
 
     predictor: Predictor
-    source: str
-    sha256: str
-    trained: bool
-    notes: tuple[str, ...] = ()
-    training: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoadedHypernet(LoadedPredictor):
     """A hypernetwork, and where it came from."""
 
@@ -68,7 +55,7 @@ def load_predictor(path: Path) -> LoadedPredictor:
         return _loaded(Hypernetwork.from_checkpoint(checkpoint))
     constants = ConstantCoefficients(checkpoint.parse_config(ConstantConfig.from_json))
     checkpoint.fill(constants)
-    return LoadedPredictor(constants, **vars(checkpoint.provenance))
+    return LoadedPredictor(predictor=constants, **vars(checkpoint.provenance))
 
 
 def load_hypernet(path: Path) -> LoadedHypernet:
@@ -117,4 +104,4 @@ def open_hypernet(
 
 def _loaded(network: Hypernetwork) -> LoadedHypernet:
     made = network.provenance or Provenance("memory", digest_of(network.state_dict()), trained=True)
-    return LoadedHypernet(network, **vars(made))
+    return LoadedHypernet(predictor=network, **vars(made))

@@ -20,6 +20,7 @@ from lorarar.errors import InputError
 from lorarar.hypernet.storage import HYPERNETWORK, Checkpoint, Provenance, digest_of, read_checkpoint, write_checkpoint
 from lorarar.layout import PAPER_LEARNED, check_kinds
 from lorarar.merging.types import RULES
+from lorarar.settings import check_choice
 
 FORMS = {
     "plain": "one product a role; PyTorch adds them up and the bias in place",
@@ -45,8 +46,7 @@ class HypernetConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "learned", check_kinds(self.learned))
-        if self.kv_rule not in RULES:
-            raise InputError(f"unknown k/v rule {self.kv_rule!r}; valid are {', '.join(RULES)}")
+        check_choice(RULES, kv_rule=self.kv_rule)
         if not self.widths or min(self.widths) < 1 or self.hidden < 1:
             raise InputError(f"a hypernetwork needs positive widths and hidden size, not {self.widths}, {self.hidden}")
 
@@ -148,8 +148,7 @@ class Hypernetwork(nn.Module):
         `at_once` is the number of layers taken together; None picks it for the cache. `form` is a key of FORMS.
         """
         factors = (content_down, content_up, style_down, style_up)
-        if form not in FORMS:
-            raise InputError(f"unknown form {form!r}; valid are {', '.join(FORMS)}")
+        check_choice(FORMS, form=form)
         few = {"plain": self._few, "stacked": self._stacked_few, "transposed": self._transposed_few}[form]
         count, inp = len(content_down), content_down.shape[2]
         step = at_once or self._at_once(inp)
@@ -227,3 +226,37 @@ class Hypernetwork(nn.Module):
 
     def _at_once(self, inp: int) -> int:
         return max(1, _HIDDEN_FLOATS_AT_ONCE // (self.config.hidden * inp))
+
+
+@dataclass(frozen=True)
+class ConstantConfig:
+    """The kinds of layers that have a pair of their own, and the rule of the others."""
+
+    kv_rule: str = "average"  # a key of RULES
+    learned: tuple[str, ...] = PAPER_LEARNED
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "learned", check_kinds(self.learned))
+        check_choice(RULES, kv_rule=self.kv_rule)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ConstantConfig:
+        """Make the config that a checkpoint's metadata states; KeyError, ValueError or TypeError when it is none."""
+        return cls(str(data["kv_rule"]), tuple(map(str, data["learned"])))
+
+
+class ConstantCoefficients(nn.Module):
+    """One (m_c, m_s) for each learned kind of layer, whatever the two LoRAs are: an ablation.
+
+    Trained by the same loss as the hypernetwork, it shows what predicting from the LoRAs adds.
+    """
+
+    def __init__(self, config: ConstantConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or ConstantConfig()
+        self.pairs = nn.ParameterDict({kind: nn.Parameter(torch.full((2,), 0.5)) for kind in self.config.learned})
+
+    def constants(self) -> dict[str, tuple[float, float]]:
+        """Return the pairs as numbers, by kind."""
+        values = {kind: pair.detach().tolist() for kind, pair in self.pairs.items()}
+        return {kind: (content, style) for kind, (content, style) in values.items()}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 from lorarar.lora.names import kohya_lookup
 
@@ -64,10 +65,10 @@ class Foreign:
     advice: str
 
 
-def full_name(module: str, component: str | None = None) -> str | None:
+def full_name(module: str, component: str) -> str | None:
     """Put the component (`unet.`, `text_encoder.`, `text_encoder_2.`) before a dotted module name; None if it has none.
 
-    `component` is used for text-encoder names without one. Raises AmbiguousName when there is no telling.
+    `component` ("" if unknown) is that of names without one. Raises AmbiguousName for a text encoder's that needs it.
     """
     rest = module.removeprefix("base_model.model.")
     while rest.startswith("unet."):  # some diffusers releases wrote `unet.unet.`
@@ -76,33 +77,29 @@ def full_name(module: str, component: str | None = None) -> str | None:
         if rest.startswith(f"{text}."):
             rest, component = rest.removeprefix(f"{text}."), text
     root = rest.partition(".")[0]
-    if root in _UNET_ROOTS and component in (None, "unet"):
+    if root in _UNET_ROOTS and component in ("", "unet"):
         return f"unet.{rest}" + (".0" if rest.endswith(".to_out") else "")
     if root in _TEXT_ROOTS and component != "unet":
-        if component is None:
+        if not component:
             raise AmbiguousName(module)
         return f"{component}.{'text_model.' if root == 'encoder' else ''}{rest}"
     return None
 
 
 def _dotted(match: re.Match[str], component: str) -> str | None:
-    return full_name(match["module"], component or None)
+    return full_name(match["module"], component)
 
 
 def _processor(match: re.Match[str], component: str) -> str | None:
     """Turn `….attn1.processor.to_out_lora` into `….attn1.to_out.0`; in a text encoder into `….self_attn.out_proj`."""
     part = match["part"]
-    if match["module"].endswith(".self_attn"):
-        return full_name(f"{match['module']}.{_PROJECTIONS[part]}", component or None)
-    return full_name(f"{match['module']}.to_{part}", component or None)
+    tail = _PROJECTIONS[part] if match["module"].endswith(".self_attn") else f"to_{part}"
+    return full_name(f"{match['module']}.{tail}", component)
 
 
-def _flat(dialect: str) -> Callable[[re.Match[str], str], str | None]:
-    def resolve(match: re.Match[str], _: str) -> str | None:
-        kind, module = kohya_lookup().get(match["module"], ("", ""))
-        return module if kind == dialect else None
-
-    return resolve
+def _flat(dialect: str, match: re.Match[str], _: str) -> str | None:
+    kind, module = kohya_lookup().get(match["module"], ("", ""))
+    return module if kind == dialect else None
 
 
 _KOHYA_TAIL = r"\.(?P<role>lora_down\.weight|lora_up\.weight|alpha)"
@@ -134,19 +131,19 @@ DIALECTS: tuple[Dialect, ...] = (
         "kohya-sgm",
         "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight",
         _KOHYA_UNET,
-        _flat("kohya-sgm"),
+        partial(_flat, "kohya-sgm"),
     ),
     Dialect(
         "kohya-diffusers",
         "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight",
         _KOHYA_UNET,
-        _flat("kohya-diffusers"),
+        partial(_flat, "kohya-diffusers"),
     ),
     Dialect(
         "kohya-text",
         "lora_te1_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight",
         re.compile(rf"(?P<module>lora_te[12]?_[^.]+){_KOHYA_TAIL}"),
-        _flat("kohya-text"),
+        partial(_flat, "kohya-text"),
     ),
 )
 
@@ -158,7 +155,7 @@ DOTTED_ALPHA = Dialect(
     "",
     "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.alpha",
     re.compile(r"(?P<module>(?!lora_).+)\.(?P<role>alpha)"),
-    lambda match, component: full_name(match["module"].replace(".processor.", "."), component or None),
+    lambda match, component: full_name(match["module"].replace(".processor.", "."), component),
 )
 
 _ROLES = {

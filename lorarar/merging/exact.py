@@ -66,7 +66,7 @@ def learned_options(predictor: Any, **changes: Any) -> MergeOptions:
     They hold its coefficients, the kinds of layers that have them, and its k/v rule. `changes` are other fields of
     MergeOptions, and win. The predictor is untyped because naming its class would import torch.
     """
-    from lorarar.hypernet.constant import ConstantCoefficients  # imports torch, which merging without it must not
+    from lorarar.hypernet.network import ConstantCoefficients  # imports torch, which merging without it must not
 
     fields: dict[str, Any] = {"learned": predictor.config.learned, "rule": predictor.config.kv_rule}
     if isinstance(predictor, ConstantCoefficients):

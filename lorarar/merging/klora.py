@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -45,11 +45,9 @@ class KLoRA:
     content: LoRA
     style: LoRA
     ratios: Mapping[str, float]
-    alpha: float = ALPHA
-    beta: float = BETA
 
     @classmethod
-    def plan(cls, content: LoRA, style: LoRA, alpha: float = ALPHA, beta: float = BETA) -> KLoRA:
+    def plan(cls, content: LoRA, style: LoRA) -> KLoRA:
         """Compare the two LoRAs layer by layer. Raises InputError when they have no layer in common."""
         names = [name for name in content.layers if name in style.layers]
         if not names:
@@ -65,11 +63,11 @@ class KLoRA:
             if sums[1] > 0:
                 strengths.append(sums[0] / sums[1])
         gamma = float(np.mean(strengths)) if strengths else 1.0
-        return cls(content, style, {name: _ratio(*tops[name], gamma) for name in names}, alpha, beta)
+        return cls(content, style, {name: _ratio(*tops[name], gamma) for name in names})
 
     def picks_content(self, layer: str, step: int, steps: int) -> bool:
         """Tell whether the layer uses the content LoRA at step `step` (from 0) of `steps`."""
-        return self.ratios[layer] > self.alpha * step / steps + self.beta
+        return self.ratios[layer] > ALPHA * step / steps + BETA
 
     @contextmanager
     def applied(self, unet: nn.Module) -> Iterator[OnStep]:
@@ -78,53 +76,37 @@ class KLoRA:
         Call what is yielded before every step. Layers that only one LoRA has are on at all steps. Raises InputError
         for a layer that the UNet does not have.
         """
-        switch = _Switch(self, unet)
-        try:
-            yield switch.to_step
-        finally:
-            switch.restore()
-
-
-class _Switch:
-    """A UNet's weights without a LoRA, and which layer of a LoRA each module has on."""
-
-    def __init__(self, plan: KLoRA, unet: nn.Module) -> None:
-        self.plan = plan
-        modules = dict(unet.named_modules())
-        names = dict.fromkeys([*plan.content.layers, *plan.style.layers])
-        unknown = [name for name in names if name.removeprefix(UNET) not in modules or not name.startswith(UNET)]
-        if unknown:
-            raise InputError(f"{unknown[0]} is not a layer of this UNet; the LoRA is for another base or for more")
-        self.modules = {name: modules[name.removeprefix(UNET)] for name in names}
-        self.base = {name: module.weight.detach().clone() for name, module in self.modules.items()}
-        self.on: dict[str, LoraLayer] = {}
-
-    def to_step(self, step: int, steps: int) -> None:
-        """Give every module the layer of step `step` of `steps`."""
-        for name in self.modules:
-            wanted = self._wanted(name, step, steps)
-            if self.on.get(name) is not wanted:
-                self._put(name, wanted)
-
-    def restore(self) -> None:
-        """Put the old weights back, bit for bit."""
-        for name, module in self.modules.items():
-            module.weight.data.copy_(self.base[name])
-
-    def _wanted(self, name: str, step: int, steps: int) -> LoraLayer:
-        if name not in self.plan.ratios:
-            return self.plan.content.layers.get(name) or self.plan.style.layers[name]
-        lora = self.plan.content if self.plan.picks_content(name, step, steps) else self.plan.style
-        return lora.layers[name]
-
-    def _put(self, name: str, layer: LoraLayer) -> None:
         import torch
 
-        weight = self.modules[name].weight.data
-        delta = torch.from_numpy(layer.delta()).to(weight.device)
-        # Added in fp32 and rounded once, as a fused LoRA is.
-        weight.copy_((self.base[name].float() + delta).to(weight.dtype))
-        self.on[name] = layer
+        found = {UNET + name: module for name, module in unet.named_modules()}
+        names = dict.fromkeys([*self.content.layers, *self.style.layers])
+        unknown = [name for name in names if name not in found]
+        if unknown:
+            raise InputError(f"{unknown[0]} is not a layer of this UNet; the LoRA is for another base or for more")
+        modules: dict[str, Any] = {name: found[name] for name in names}
+        old = {name: module.weight.detach().clone() for name, module in modules.items()}
+        on: dict[str, LoraLayer] = {}
+
+        def to_step(step: int, steps: int) -> None:
+            for name, module in modules.items():
+                layer = self._layer(name, step, steps)
+                if on.get(name) is not layer:
+                    delta = torch.from_numpy(layer.delta()).to(old[name].device)
+                    # Added in fp32 and rounded once, as a fused LoRA is.
+                    module.weight.data.copy_((old[name].float() + delta).to(old[name].dtype))
+                    on[name] = layer
+
+        try:
+            yield to_step
+        finally:
+            for name, module in modules.items():
+                module.weight.data.copy_(old[name])
+
+    def _layer(self, name: str, step: int, steps: int) -> LoraLayer:
+        if name not in self.ratios:
+            return self.content.layers.get(name) or self.style.layers[name]
+        lora = self.content if self.picks_content(name, step, steps) else self.style
+        return lora.layers[name]
 
 
 def _ratio(content: float, style: float, gamma: float) -> float:

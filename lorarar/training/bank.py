@@ -15,8 +15,7 @@ from torch import Tensor
 
 from lorarar.base.attach import Factors
 from lorarar.errors import InputError
-from lorarar.hypernet.constant import ConstantCoefficients
-from lorarar.hypernet.network import Hypernetwork
+from lorarar.hypernet.network import ConstantCoefficients, Hypernetwork
 from lorarar.layout import UNET, Group, Layout, kind_of, pack
 from lorarar.lora import LoRA
 from lorarar.merging.types import RULES

@@ -20,8 +20,7 @@ from lorarar.base.components import Components, base_name
 from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import Predictor, save_hypernet
-from lorarar.hypernet.constant import ConstantCoefficients, ConstantConfig
-from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
 from lorarar.layout import Layout, kind_of
 from lorarar.training.bank import Coefficients, Pack, constant_coefficients, predict_coefficients
 from lorarar.training.dataset import Dataset

@@ -22,7 +22,7 @@ from lorarar.base.components import load_components
 from lorarar.base.names import shipped_hypernet
 from lorarar.commands.merge import main
 from lorarar.hypernet.checkpoints import save_hypernet
-from lorarar.hypernet.constant import ConstantCoefficients
+from lorarar.hypernet.network import ConstantCoefficients
 from lorarar.training.hyper_settings import ZipSettings
 
 ROOT = Path(__file__).parents[2]

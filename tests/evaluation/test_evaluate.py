@@ -24,8 +24,7 @@ from lorarar.evaluation.methods import Fused, Workbench, mean_coefficients, prep
 from lorarar.evaluation.results import read_results
 from lorarar.evaluation.settings import default_evaluation
 from lorarar.hypernet.checkpoints import save_hypernet
-from lorarar.hypernet.constant import ConstantCoefficients
-from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.hypernet.network import ConstantCoefficients, HypernetConfig, Hypernetwork
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import MergeOptions, learned_options, merge_loras
 from lorarar.toolchains import quiet_toolchains

@@ -21,8 +21,7 @@ from lorarar.hypernet.checkpoints import (
     save_hypernet,
     untrained_hypernet,
 )
-from lorarar.hypernet.constant import ConstantCoefficients
-from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.hypernet.network import ConstantCoefficients, HypernetConfig, Hypernetwork
 from lorarar.hypernet.storage import CONFIG_KEY
 from lorarar.layout import Layout
 
@@ -139,7 +138,7 @@ def test_files_that_are_no_checkpoint_are_refused(content: bytes, tmp_path: Path
         ({"output.bias": torch.zeros(3)}, {}, "output.bias is float32 (3,), its config needs float (2,)"),
         ({"output.bias": torch.tensor([0.0, torch.nan])}, {}, "output.bias holds NaN or infinity"),
         ({"more": torch.zeros(1)}, {}, "unknown tensor more"),
-        ({}, {"kv_rule": "mean"}, "unknown k/v rule 'mean'; valid are average, sum"),
+        ({}, {"kv_rule": "mean"}, "`kv_rule` is 'mean'; valid are average, sum"),
         ({}, {"hidden": 0}, "needs positive widths and hidden size"),
         ({}, {"widths": "x"}, "no hypernetwork config in its metadata"),
         ({}, None, "no hypernetwork config in its metadata"),

@@ -22,8 +22,7 @@ from lorarar.commands.merge import main as merge_main
 from lorarar.commands.train import main
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import load_hypernet, load_predictor
-from lorarar.hypernet.constant import ConstantCoefficients, ConstantConfig
-from lorarar.hypernet.network import HypernetConfig
+from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig
 from lorarar.layout import kind_of
 from lorarar.lora import read_lora
 

@@ -20,8 +20,7 @@ from lorarar.base.components import Condition
 from lorarar.base.fresh import build_tokenizer, new_pipeline
 from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
-from lorarar.hypernet.constant import ConstantCoefficients, ConstantConfig
-from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
 from lorarar.layout import KINDS, UNET, Layout, kind_of
 from lorarar.lora import LoRA
 from lorarar.merging.types import RULES
