@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from lorarar.base.fresh import NETWORKS, SDXL_SCALE, meta_networks, untrained_pipeline, untrained_unet
 from lorarar.base.names import CONFIGS, MINIATURE, miniature_folder
-from lorarar.base.untrained import NETWORKS, SDXL_SCALE, meta_networks, untrained_pipeline, untrained_unet
 from lorarar.errors import InputError
 from lorarar.toolchains import quiet_toolchains
 
@@ -29,7 +29,7 @@ def open_pipeline(base: str, untrained: bool, dtype: torch.dtype, unet: bool = T
         with quiet_toolchains():
             return untrained_pipeline(base, dtype, unet)
     path = _find(base)
-    with _explained(base, _advice(path)), quiet_toolchains(), _silent_loaders():
+    with _explained(base, _advice(path)), _silent_loaders():
         pipeline = _load(path, dtype, {} if unet else {"unet": None})
     needed = [name for name in _COMPONENTS if unet or name != "unet"]
     if any(getattr(pipeline, name, None) is None for name in needed) or (unet and not _is_told_sizes(pipeline.unet)):
@@ -45,7 +45,7 @@ def open_unet(base: str, untrained: bool, dtype: torch.dtype | None = None) -> t
     if untrained:
         return untrained_unet(base, dtype or torch.float32)
     path = _find(base)
-    with _explained(base, _advice(path)), quiet_toolchains(), _silent_loaders():
+    with _explained(base, _advice(path)), _silent_loaders():
         from diffusers import AutoencoderKL, UNet2DConditionModel
 
         if path.is_file():
@@ -76,7 +76,7 @@ def meta_parts(base: str) -> dict[str, Any]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    with _explained(base, _advice(path)), quiet_toolchains(), _silent_loaders(), torch.device("meta"):
+    with _explained(base, _advice(path)), _silent_loaders(), torch.device("meta"):
         unet, vae = (
             kind.from_config(kind.load_config(str(path), subfolder=name))
             for name, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL))
@@ -98,7 +98,7 @@ def open_tiny_vae(source: str, scale: int, channels: int) -> Any:
     path = Path(source)
     if not (path.is_dir() or _HUB_ID.fullmatch(source)):
         raise InputError(f"{source}: no such folder; give one of an AutoencoderTiny in diffusers format, or a hub id")
-    with _explained(source, "give an AutoencoderTiny, such as TAESDXL"), quiet_toolchains(), _silent_loaders():
+    with _explained(source, "give an AutoencoderTiny, such as TAESDXL"), _silent_loaders():
         config = AutoencoderTiny.load_config(source)
         if config.get("_class_name") != AutoencoderTiny.__name__:
             raise InputError(f"{source}: holds {config.get('_class_name')}, not an AutoencoderTiny such as TAESDXL")
@@ -170,20 +170,18 @@ def _is_told_sizes(unet: Any) -> bool:
 @contextmanager
 def _silent_loaders() -> Iterator[None]:
     """Hide the loaders' own progress bars, one for each component, and the logged copies of errors that are raised."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
+    with quiet_toolchains(logging.ERROR):
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
 
-    libraries = [item for item in (diffusers_logging, transformers_logging) if item.is_progress_bar_enabled()]
-    for library in libraries:
-        library.disable_progress_bar()
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)
+        libraries = [item for item in (diffusers_logging, transformers_logging) if item.is_progress_bar_enabled()]
         for library in libraries:
-            library.enable_progress_bar()
+            library.disable_progress_bar()
+        try:
+            yield
+        finally:
+            for library in libraries:
+                library.enable_progress_bar()
 
 
 def _advice(path: Path) -> str:
