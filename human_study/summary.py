@@ -16,7 +16,7 @@ from jaxtyping import Int64
 
 from human_study.definition import Study
 from human_study.store import Answer
-from lorarar.intervals import bootstrap_draws, quantiles, wilson_interval
+from lorarar.intervals import bootstrap_interval, wilson_interval
 
 DRAWS = 5000
 
@@ -108,7 +108,7 @@ def cluster_bootstrap(
     """
     if len(totals) < 2:
         return None
-    return quantiles(bootstrap_draws(hits.astype(np.float64), totals.astype(np.float64), draws=DRAWS, seed=seed))
+    return bootstrap_interval(hits.astype(np.float64), totals.astype(np.float64), draws=DRAWS, seed=seed)
 
 
 def _outcome(preferred: str | None, study: Study) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from os import PathLike
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorarar.base.names import DEFAULT_BASE, load_layout
+from lorarar.console import OnProgress
 from lorarar.errors import InputError
-from lorarar.images import Concept, find_images
+from lorarar.images import find_images
 from lorarar.lora import LoRA
 from lorarar.merging import METHODS, Merged, MergeOptions, learned_options, merge_loras
 from lorarar.settings import check_choice
@@ -20,12 +21,10 @@ from lorarar.toolchains import missing_toolchain
 
 if TYPE_CHECKING:
     from lorarar.hypernet.network import Hypernetwork
+    from lorarar.merging.ziplora import Reference
     from lorarar.training.hyper_settings import ZipSettings
 
 StrPath = str | PathLike[str]
-OnProgress = Callable[[int, int], None]
-"""Called with what is done and the total: layers, or for ziplora optimizer steps."""
-
 _UNTRAINED = "the hypernetwork is untrained (random weights): this merge shows the mechanics, not the method"
 
 
@@ -38,7 +37,7 @@ class MergeRequest:
     hypernet: StrPath | Hypernetwork | None = None
     untrained: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)  # the fields of MergeOptions that were given
-    examples: tuple[Concept, Concept] | None = None  # the content's and the style's, for ziplora
+    examples: tuple[Reference, Reference] | None = None  # the content's and the style's, for ziplora
     settings: ZipSettings | None = None  # None: the defaults, in the device's fastest precision
     resolution: int | None = None  # pixels a side of the examples; None: the base's own
 
@@ -179,7 +178,7 @@ def examples_of(
     content_prompt: str | None,
     style_images: StrPath | Sequence[StrPath] | None,
     style_prompt: str | None,
-) -> tuple[Concept, Concept] | None:
+) -> tuple[Reference, Reference] | None:
     """Find the images of both roles; None when a part is not given.
 
     Raises InputError for a method that has no use for them, and for images that are not there.
@@ -187,7 +186,7 @@ def examples_of(
     given = {"content_images": content_images, "content_prompt": content_prompt}
     given |= {"style_images": style_images, "style_prompt": style_prompt}
     refuse_unused(method, ["ziplora"], given)
-    content, style = _concept(content_images, content_prompt), _concept(style_images, style_prompt)
+    content, style = _reference(content_images, content_prompt), _reference(style_images, style_prompt)
     return None if content is None or style is None else (content, style)
 
 
@@ -198,8 +197,10 @@ def refuse_unused(method: str, users: Sequence[str], given: Mapping[str, Any]) -
             raise InputError(f"`{name}` means nothing to {method}; leave it out, or use it with {', '.join(users)}")
 
 
-def _concept(images: StrPath | Sequence[StrPath] | None, prompt: str | None) -> Concept | None:
+def _reference(images: StrPath | Sequence[StrPath] | None, prompt: str | None) -> Reference | None:
     if images is None or prompt is None:
         return None
+    from lorarar.training.examples import Concept  # imports torch, which ziplora alone needs
+
     paths = [images] if isinstance(images, (str, PathLike)) else images
     return Concept(find_images([Path(path) for path in paths]), prompt)

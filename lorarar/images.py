@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +15,6 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_PIXELS = 64_000_000  # a phone camera's largest photos; more would only fill the memory
-
-
-@dataclass(frozen=True)
-class Concept:
-    """A few images that a LoRA learns, and the prompt that stands for them."""
-
-    images: tuple[Path, ...]
-    prompt: str
 
 
 def find_images(paths: Sequence[Path]) -> tuple[Path, ...]:

@@ -9,14 +9,21 @@ LEVEL = 0.95
 AT_ONCE = 2**20  # numbers
 
 
+def bootstrap_interval(
+    hits: Float[np.ndarray, " n"], totals: Float[np.ndarray, " n"] | None = None, *, draws: int, seed: int
+) -> tuple[float, float]:
+    """Return the percentile interval of sum(hits)/sum(totals), with whole rows drawn again; without totals of the mean.
+
+    A row is a cluster of answers that are not independent: a pair of LoRAs, a participant, a task. The same seed gives
+    the same interval.
+    """
+    return quantiles(bootstrap_draws(hits, totals, draws=draws, seed=seed))
+
+
 def bootstrap_draws(
     hits: Float[np.ndarray, " n"], totals: Float[np.ndarray, " n"] | None = None, *, draws: int, seed: int
 ) -> Float[np.ndarray, " draws"]:
-    """Return `draws` values of sum(hits)/sum(totals), with whole rows drawn again; without totals of the mean.
-
-    A row is a cluster of answers that are not independent: a pair of LoRAs, a participant, a task. The same seed gives
-    the same values, and their `quantiles` are the percentile interval.
-    """
+    """Return `draws` resampled values of sum(hits)/sum(totals), or of the mean; see `bootstrap_interval`."""
     generator, count = np.random.default_rng(seed), len(hits)
     parts = []
     # Some draws at a time: all at once of 10,000 participants would take a gigabyte. The numbers are the same.

@@ -96,18 +96,11 @@ class Layout:
 
     def to_json(self, rank: int) -> dict[str, Any]:
         """Return the manifest's `layout` object; `rank` is that of the artifacts' inputs."""
-        return {
-            "groups": [
-                {
-                    "name": group.name,
-                    "in": group.in_features,
-                    "out": group.out_features,
-                    "rank": rank,
-                    "modules": list(group.modules),
-                }
-                for group in self.groups
-            ]
-        }
+        groups = []
+        for group in self.groups:
+            sizes = {"in": group.in_features, "out": group.out_features, "rank": rank}
+            groups.append({"name": group.name, **sizes, "modules": list(group.modules)})
+        return {"groups": groups}
 
     @classmethod
     def from_json(cls, base: str, data: Mapping[str, Any]) -> Layout:

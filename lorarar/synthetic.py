@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float32
 
 from lorarar.errors import InputError
 from lorarar.layout import UNET, Layout
@@ -25,17 +24,14 @@ def synthetic_lora(layout: Layout, rank: int = DEFAULT_RANK, seed: int = 0, stre
         raise InputError(f"`strength` is {strength}; give a number of 0 or more")
     modules = [(module, group) for group in layout.groups for module in group.modules]
     generator = np.random.default_rng(seed)
+    # Component k has weight 1/k, as trained factors concentrate on a few directions.
+    decay = (1 / np.arange(1, rank + 1)).astype(np.float32)
+    norm = np.sqrt(np.sum(decay**2)) ** 0.5
     layers = {}
     for position, (module, group) in enumerate(modules):
         share = (position + 0.5) / len(modules)
-        layers[UNET + module] = _layer(generator, rank, group.out_features, group.in_features, strength * 2 * share)
+        scale = np.float32(np.sqrt(strength * 2 * share) / norm)
+        down = generator.standard_normal((rank, group.in_features), np.float32) * scale
+        up = generator.standard_normal((group.out_features, rank), np.float32) * scale * decay
+        layers[UNET + module] = LoraLayer(down, up)
     return LoRA(layers, source=f"synthetic, seed {seed}")
-
-
-def _layer(generator: np.random.Generator, rank: int, out: int, inp: int, strength: float) -> LoraLayer:
-    # Component k has weight 1/k, as trained factors concentrate on a few directions.
-    decay = (1 / np.arange(1, rank + 1)).astype(np.float32)
-    scale = np.float32(np.sqrt(strength) / np.sqrt(np.sum(decay**2)) ** 0.5)
-    down = generator.standard_normal((rank, inp), np.float32) * scale
-    up: Float32[np.ndarray, "out rank"] = generator.standard_normal((out, rank), np.float32) * scale * decay
-    return LoraLayer(down, up)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from lorarar.base.fresh import Sizes, build_tokenizer, new_pipeline
 from lorarar.base.names import MINIATURE, MINIATURE_FOLDER
+from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, atomic_folder
 from lorarar.toolchains import quiet_toolchains

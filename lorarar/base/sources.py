@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from lorarar.base.fresh import NETWORKS, SDXL_SCALE, meta_networks, untrained_pipeline, untrained_unet
 from lorarar.base.names import CONFIGS, MINIATURE, miniature_folder
+from lorarar.base.untrained import NETWORKS, SDXL_SCALE, meta_networks, untrained_pipeline, untrained_unet
 from lorarar.errors import InputError
 from lorarar.toolchains import quiet_toolchains
 

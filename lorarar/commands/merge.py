@@ -14,13 +14,13 @@ from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given
 from lorarar.console import print_rows, print_table, progress, status
 from lorarar.errors import InputError
 from lorarar.files import check_lora_output
-from lorarar.images import Concept
 from lorarar.lora import DTYPES, WRITERS, LoRA, read_lora
 from lorarar.merging import CONTENT_ONLY, LEARNED, METHOD, METHODS, RULE, STYLE_ONLY, Merged, MergeOptions
-from lorarar.training.dataset import read_dataset
+from lorarar.training.dataset import Content, Style, read_dataset
 from lorarar.training.hyper_settings import ZipSettings
 
 if TYPE_CHECKING:
+    from lorarar.merging.ziplora import Reference
     from runtime_py.merge import FileMerge
 
 _RULES_TEXT = """
@@ -121,6 +121,12 @@ def _request(args: argparse.Namespace) -> MergeRequest:
             "ziplora optimises on what the LoRAs were trained on: give `dataset`, or all of `content_images`, "
             "`content_prompt`, `style_images` and `style_prompt`"
         )
+    settings = None
+    if method == "ziplora":
+        # Here, since they import torch, and --help must not.
+        from lorarar.training.launch import process_state, with_fastest_precision
+
+        settings = given_settings(args, with_fastest_precision(ZipSettings(), process_state()))
     return MergeRequest(
         base=args.base or DEFAULT_BASE,
         method=method,
@@ -128,7 +134,7 @@ def _request(args: argparse.Namespace) -> MergeRequest:
         untrained=bool(args.untrained),
         options=options,
         examples=examples,
-        settings=_zip_settings(args) if method == "ziplora" else None,
+        settings=settings,
         resolution=resolution,
     )
 
@@ -137,22 +143,15 @@ def _given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def _zip_settings(args: argparse.Namespace) -> ZipSettings:
-    # Here, since they import torch, and --help must not.
-    from lorarar.training.launch import process_state, with_fastest_precision
-
-    return given_settings(args, with_fastest_precision(ZipSettings(), process_state()))
-
-
-def _examples_in(dataset: Path, content: Path, style: Path) -> tuple[tuple[Concept, Concept], int]:
+def _examples_in(dataset: Path, content: Path, style: Path) -> tuple[tuple[Reference, Reference], int]:
     """Find the images and prompts of two LoRA files in the dataset that they belong to, and its resolution."""
     read = read_dataset(dataset)
-    found = []
+    found: list[Content | Style] = []
     for role, path, entries in (("content", content, read.contents), ("style", style, read.styles)):
         match = [entry for entry in entries.values() if entry.lora == path.resolve()]
         if not match:
             raise InputError(f"{path} is the LoRA of no {role} in {dataset}; give its images and prompts instead")
-        found.append(Concept(match[0].images, match[0].prompt))
+        found.append(match[0])
     return (found[0], found[1]), read.resolution
 
 

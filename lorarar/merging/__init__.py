@@ -29,7 +29,6 @@ from lorarar.merging.types import (
     RULE,
     RULES,
     STYLE_ONLY,
-    LayerPair,
     Merged,
     MergedLayer,
     MergeOptions,
@@ -40,7 +39,7 @@ from lorarar.merging.types import (
 )
 from lorarar.settings import check_choice
 
-__all__ = ["METHODS", "RULES", "LayerPair", "MergeOptions", "Merged", "Method", "Predict", "Truncation"]
+__all__ = ["METHODS", "RULES", "MergeOptions", "Merged", "Method", "Predict", "Truncation"]
 __all__ += ["CONTENT_ONLY", "LEARNED", "METHOD", "RULE", "STYLE_ONLY", "align", "learned_options", "merge_loras"]
 __all__ += ["merge_rest", "predict_with"]
 

@@ -17,8 +17,7 @@ from jaxtyping import Float
 
 from lorarar.lora import LoraLayer
 from lorarar.merging.truncate import cut
-from lorarar.merging.types import METHOD, RULES, LayerPair, MergedLayer, MergeOptions, Run, too_large
-from lorarar.merging.workers import one_layer_a_core
+from lorarar.merging.types import METHOD, RULES, LayerPair, MergedLayer, MergeOptions, Run, one_layer_a_core, too_large
 
 Thin = Callable[[np.ndarray, float, str], np.ndarray]
 """How entries of ΔW are dropped: takes it, the density and the name of the random numbers."""
@@ -70,19 +69,19 @@ def sparse(thin: Thin, elect: bool) -> Run:
     has rank `rank_out`, or r_c + r_s.
     """
 
-    def one(pair: LayerPair, options: MergeOptions) -> MergedLayer:
-        with np.errstate(over="ignore", invalid="ignore"):  # an overflow is told below, once
-            content = matrix(pair.content) * np.float32(options.content_scale)
-            style = matrix(pair.style) * np.float32(options.style_scale)
-            delta = merge_dense(content, style, thin, elect, options.density, f"{options.seed}/{pair.name}")
-        if not np.isfinite(delta).all():
-            raise too_large(pair.name)
-        rank = options.rank_out or pair.content.rank + pair.style.rank
-        layer, truncated = cut(delta, rank, pair.content.weight_shape)
-        return MergedLayer(pair.name, layer, METHOD, truncated=truncated)
-
     def run(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:
-        yield from one_layer_a_core(lambda pair: one(pair, options), pairs)
+        def one(pair: LayerPair) -> MergedLayer:
+            with np.errstate(over="ignore", invalid="ignore"):  # an overflow is told below, once
+                content = matrix(pair.content) * np.float32(options.content_scale)
+                style = matrix(pair.style) * np.float32(options.style_scale)
+                delta = merge_dense(content, style, thin, elect, options.density, f"{options.seed}/{pair.name}")
+            if not np.isfinite(delta).all():
+                raise too_large(pair.name)
+            rank = options.rank_out or pair.content.rank + pair.style.rank
+            layer, truncated = cut(delta, rank, pair.content.weight_shape)
+            return MergedLayer(pair.name, layer, METHOD, truncated=truncated)
+
+        return one_layer_a_core(one, pairs)
 
     return run
 

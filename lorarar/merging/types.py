@@ -1,9 +1,10 @@
-"""What every merging method takes and gives: pairs of layers, options, merged layers. Numpy only."""
+"""What the merging methods share: pairs of layers, options, merged layers, and threads for those that need torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -188,3 +189,19 @@ class Merged:
         """Return the same with more facts in the LoRA's metadata, under `lorarar_` and their names."""
         metadata = {**self.lora.metadata, **{f"lorarar_{name}": str(value) for name, value in facts.items()}}
         return replace(self, lora=replace(self.lora, metadata=metadata))
+
+
+def one_layer_a_core(work: Callable[[LayerPair], MergedLayer], pairs: Sequence[LayerPair]) -> Iterator[MergedLayer]:
+    """Yield `work` of every pair, in order, with a thread for each core and one layer on each thread. Imports torch.
+
+    Measured: a decomposition that is spread over the cores takes longer than on one of them, and many times as long on
+    a busy machine, since its threads wait for each other at every step.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from pool.map(work, pairs)
+    finally:
+        torch.set_num_threads(threads)

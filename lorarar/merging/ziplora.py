@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +18,31 @@ from torch import Tensor, nn
 from lorarar.base.components import Components, Denoiser, base_name
 from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
-from lorarar.images import Concept
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA
 from lorarar.merging import Merged, MergeOptions, merge_loras
 from lorarar.training.bank import Coefficients
-from lorarar.training.dataset import Content, Style
+from lorarar.training.examples import Concept
 from lorarar.training.hyper_settings import ZipSettings
 from lorarar.training.launch import new_accelerator
 from lorarar.training.loss import merging_loss
 from lorarar.training.pair_data import PairData, single_pair
 
-Reference = Concept | Content | Style
-"""What a LoRA was trained on: images and the prompt that stands for them."""
 OnStep = Callable[[int, float], None]
 """Called after each step with the number of steps done and the loss at the step's start."""
+
+
+@runtime_checkable
+class Reference(Protocol):
+    """What a LoRA was trained on, such as a dataset's Content or Style, or a Concept."""
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """The image files."""
+
+    @property
+    def prompt(self) -> str:
+        """The prompt that stands for them."""
 
 
 def ziplora(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,9 +14,16 @@ from torch import Tensor
 
 from lorarar.base.components import Components, Condition, encode_images, encode_prompts, load_image
 from lorarar.errors import InputError
-from lorarar.images import Concept
 
 ENCODED_AT_ONCE = 4  # images; SDXL's VAE needs about 3 GB for one of 1024×1024
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A few images that a LoRA learns, and the prompt that stands for them."""
+
+    images: tuple[Path, ...]
+    prompt: str
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from tiny_world import random_lora
 from torch import nn
 
 from lorarar.base.attach import Factors, attached, fused
-from lorarar.base.fresh import build_tokenizer, new_pipeline
 from lorarar.base.names import unet_layout
+from lorarar.base.untrained import build_tokenizer, new_pipeline
 from lorarar.errors import InputError
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA, LoraLayer, write_lora

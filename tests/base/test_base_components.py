@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from tiny_pipeline import save_image
 
-from lorarar.base import fresh
 from lorarar.base import names as bases
+from lorarar.base import untrained
 from lorarar.base.components import (
     Components,
     encode_images,
@@ -311,10 +311,11 @@ def test_untrained_full_size_structure(monkeypatch: pytest.MonkeyPatch) -> None:
     small |= {"projection_class_embeddings_input_dim": 6 * 256 + 64, "sample_size": 16}
     monkeypatch.setitem(CONFIGS, "koala-1b", CONFIGS["koala-1b"] | small)
     texts = tuple(
-        config | {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4} for config in fresh.TEXT_ENCODERS
+        config | {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        for config in untrained.TEXT_ENCODERS
     )
-    monkeypatch.setattr(fresh, "TEXT_ENCODERS", texts)
-    monkeypatch.setattr(fresh, "VAE", fresh.VAE | {"block_out_channels": (32, 32, 32, 32)})
+    monkeypatch.setattr(untrained, "TEXT_ENCODERS", texts)
+    monkeypatch.setattr(untrained, "VAE", untrained.VAE | {"block_out_channels": (32, 32, 32, 32)})
     built = load_components("koala-1b", untrained=True, dtype=torch.bfloat16)
     assert built.resolution == 128
     assert {str(p.dtype) for n in (built.unet, *built.text_encoders) for p in n.parameters()} == {"torch.bfloat16"}

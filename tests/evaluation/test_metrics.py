@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lorarar.base.fresh import build_tokenizer
+from lorarar.base.untrained import build_tokenizer
 from lorarar.errors import InputError
 from lorarar.evaluation.metrics import Embedder, TransformersEmbedder, choose_embedder, cosines, similarities
 from lorarar.toolchains import quiet_toolchains

@@ -17,8 +17,8 @@ import torch
 from diffusers import DDPMScheduler
 from safetensors import safe_open
 
-from lorarar.base.fresh import Sizes, build_tokenizer, new_pipeline
 from lorarar.base.names import MINIATURE_FOLDER
+from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
 from lorarar.command_line import given_settings
 from lorarar.commands import train, train_lora
 from lorarar.commands.miniature import main

@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
 from tiny_pipeline import CAPTIONS
 
 from export.scheduling import scheduler_settings
-from lorarar.base.fresh import build_tokenizer
+from lorarar.base.untrained import build_tokenizer
 from lorarar.errors import InputError
 from runtime_py.noise import MAX_SEED, normal_noise
 from runtime_py.scheduler import make_scheduler

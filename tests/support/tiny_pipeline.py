@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lorarar.base.fresh import Sizes, build_tokenizer, new_pipeline
+from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
 from lorarar.layout import Layout
 from lorarar.lora import write_lora
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from lorarar.base.components import Condition
-from lorarar.base.fresh import build_tokenizer, new_pipeline
 from lorarar.base.names import unet_layout
+from lorarar.base.untrained import build_tokenizer, new_pipeline
 from lorarar.errors import InputError
 from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
 from lorarar.layout import KINDS, UNET, Layout, kind_of
