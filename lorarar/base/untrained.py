@@ -44,6 +44,7 @@ VAE: dict[str, Any] = {
     "scaling_factor": 0.13025,
     "force_upcast": True,
 }
+_NOISE: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 # SDXL's text encoders: CLIP ViT-L/14 and OpenCLIP ViT-bigG/14.
 TEXT_ENCODERS: tuple[dict[str, Any], dict[str, Any]] = (
     {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "hidden_act": "quick_gelu"},
@@ -116,24 +117,9 @@ def new_pipeline(sizes: Sizes, tokenizer: CLIPTokenizer, seed: int) -> StableDif
     # latents this small keep their mean colour through that, and an error of the first step is multiplied by sigma. So
     # the last step is pure noise here and v is predicted (arXiv 2305.08891), as SDXL's v-prediction descendants do.
     scheduler = EulerDiscreteScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        timestep_spacing="trailing",
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
+        **_NOISE, timestep_spacing="trailing", prediction_type="v_prediction", rescale_betas_zero_snr=True
     )
-    return StableDiffusionXLPipeline(
-        vae,
-        first,
-        second,
-        tokenizer,
-        tokenizer,
-        unet,
-        scheduler,
-        force_zeros_for_empty_prompt=True,
-        add_watermarker=False,
-    )
+    return StableDiffusionXLPipeline(vae, first, second, tokenizer, tokenizer, unet, scheduler, add_watermarker=False)
 
 
 def _vae(sizes: Sizes) -> Any:
@@ -233,9 +219,7 @@ def _full_size(config: dict[str, Any] | None, tokenizer: CLIPTokenizer, dtype: t
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
     first, second, unet, vae = _networks(config, tokenizer, dtype)
-    scheduler = EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"
-    )
+    scheduler = EulerDiscreteScheduler(**_NOISE, steps_offset=1, timestep_spacing="leading")
     return StableDiffusionXLPipeline(vae, first, second, tokenizer, tokenizer, unet, scheduler, add_watermarker=False)
 
 

@@ -22,13 +22,9 @@ MAX_BYTES = 256 * 2**20  # a hypernetwork is 2 MB; far larger files are somethin
 HYPERNETWORK, CONSTANT = "hypernetwork", "constant"
 
 # The state dict of the authors' released checkpoints → ours.
+_AUTHORS_LAYERS = {"input_1": "inputs.640", "input_2": "inputs.1280", "output.1": "output"}
 _AUTHORS_KEYS = {
-    "input_1.weight": "inputs.640.weight",
-    "input_1.bias": "inputs.640.bias",
-    "input_2.weight": "inputs.1280.weight",
-    "input_2.bias": "inputs.1280.bias",
-    "output.1.weight": "output.weight",
-    "output.1.bias": "output.bias",
+    f"{theirs}.{part}": f"{ours}.{part}" for theirs, ours in _AUTHORS_LAYERS.items() for part in ("weight", "bias")
 }
 
 Config = TypeVar("Config")

@@ -102,8 +102,10 @@ def _flat(dialect: str, match: re.Match[str], _: str) -> str | None:
     return module if kind == dialect else None
 
 
-_KOHYA_TAIL = r"\.(?P<role>lora_down\.weight|lora_up\.weight|alpha)"
-_KOHYA_UNET = re.compile(rf"(?P<module>lora_unet_[^.]+){_KOHYA_TAIL}")
+def _kohya(name: str, prefix: str, example: str) -> Dialect:
+    pattern = rf"(?P<module>lora_{prefix}_[^.]+)\.(?P<role>lora_down\.weight|lora_up\.weight|alpha)"
+    return Dialect(name, example, re.compile(pattern), partial(_flat, name))
+
 
 # A key is tried against each in turn. Error messages list them in this order, the most frequent first.
 DIALECTS: tuple[Dialect, ...] = (
@@ -127,24 +129,13 @@ DIALECTS: tuple[Dialect, ...] = (
         ),
         _processor,
     ),
-    Dialect(
-        "kohya-sgm",
-        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight",
-        _KOHYA_UNET,
-        partial(_flat, "kohya-sgm"),
-    ),
-    Dialect(
+    _kohya("kohya-sgm", "unet", "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight"),
+    _kohya(
         "kohya-diffusers",
+        "unet",
         "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight",
-        _KOHYA_UNET,
-        partial(_flat, "kohya-diffusers"),
     ),
-    Dialect(
-        "kohya-text",
-        "lora_te1_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight",
-        re.compile(rf"(?P<module>lora_te[12]?_[^.]+){_KOHYA_TAIL}"),
-        partial(_flat, "kohya-text"),
-    ),
+    _kohya("kohya-text", "te[12]?", "lora_te1_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight"),
 )
 
 KNOWN = ", ".join(dialect.name for dialect in DIALECTS)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from lorarar.lora import LoraLayer
 from lorarar.merging.truncate import cut
-from lorarar.merging.types import METHOD, RULES, LayerPair, MergedLayer, MergeOptions, Run, one_layer_a_core, too_large
+from lorarar.merging.types import METHOD, RULES, LayerPair, MergedLayer, MergeOptions, Run, per_core, too_large
 
 Thin = Callable[[np.ndarray, float, str], np.ndarray]
 """How entries of ΔW are dropped: takes it, the density and the name of the random numbers."""
@@ -81,7 +81,7 @@ def sparse(thin: Thin, elect: bool) -> Run:
             layer, truncated = cut(delta, rank, pair.content.weight_shape)
             return MergedLayer(pair.name, layer, METHOD, truncated=truncated)
 
-        return one_layer_a_core(one, pairs)
+        return per_core(one, pairs)
 
     return run
 

@@ -15,17 +15,7 @@ from jaxtyping import Float
 from lorarar.errors import InputError
 from lorarar.layout import kind_of
 from lorarar.lora import LoraLayer, concatenate, pad_rank
-from lorarar.merging.types import (
-    LEARNED,
-    METHOD,
-    RULE,
-    RULES,
-    LayerPair,
-    MergedLayer,
-    MergeOptions,
-    Predict,
-    one_layer_a_core,
-)
+from lorarar.merging.types import LEARNED, METHOD, RULE, RULES, LayerPair, MergedLayer, MergeOptions, Predict, per_core
 
 # Bounds what is stacked at once (SDXL, rank 64: 42 MB) and is a multiple of what the hypernetwork takes at once.
 _LAYERS_AT_ONCE = 48
@@ -147,7 +137,7 @@ def np_lora(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[Merge
             down_s = pair.style.down * np.float32(options.style_scale)
         return MergedLayer(pair.name, _join(pair, down_c, down_s), METHOD)
 
-    return one_layer_a_core(one, pairs)
+    return per_core(one, pairs)
 
 
 def row_space(matrix: Float[np.ndarray, "rank inp"]) -> Float[np.ndarray, "inp basis"]:

@@ -191,7 +191,7 @@ class Merged:
         return replace(self, lora=replace(self.lora, metadata=metadata))
 
 
-def one_layer_a_core(work: Callable[[LayerPair], MergedLayer], pairs: Sequence[LayerPair]) -> Iterator[MergedLayer]:
+def per_core(work: Callable[[LayerPair], MergedLayer], pairs: Sequence[LayerPair]) -> Iterator[MergedLayer]:
     """Yield `work` of every pair, in order, with a thread for each core and one layer on each thread. Imports torch.
 
     Measured: a decomposition that is spread over the cores takes longer than on one of them, and many times as long on
