@@ -29,8 +29,19 @@ def open_pipeline(base: str, untrained: bool, dtype: torch.dtype, unet: bool = T
         with quiet_toolchains():
             return untrained_pipeline(base, dtype, unet)
     path = _find(base)
-    with _explained(base, _advice(path)), _silent_loaders():
-        pipeline = _load(path, dtype, {} if unet else {"unet": None})
+    replaced = {} if unet else {"unet": None}
+    with _loading(base, _advice(path)):
+        from diffusers import StableDiffusionXLPipeline
+
+        if path.is_file():
+            pipeline = StableDiffusionXLPipeline.from_single_file(str(path), torch_dtype=dtype, **replaced)
+            pipeline.vae.to(torch.float32)
+        else:
+            dtypes = {"vae": torch.float32, "default": dtype}
+            # Only safetensors, since a stranger's pickle can run code.
+            pipeline = StableDiffusionXLPipeline.from_pretrained(
+                str(path), torch_dtype=dtypes, use_safetensors=True, **replaced
+            )
     needed = [name for name in _COMPONENTS if unet or name != "unet"]
     if any(getattr(pipeline, name, None) is None for name in needed) or (unet and not _is_told_sizes(pipeline.unet)):
         raise InputError(f"{base}: not an SDXL pipeline, which has two text encoders and a UNet told the image's size")
@@ -45,7 +56,7 @@ def open_unet(base: str, untrained: bool, dtype: torch.dtype | None = None) -> t
     if untrained:
         return untrained_unet(base, dtype or torch.float32)
     path = _find(base)
-    with _explained(base, _advice(path)), _silent_loaders():
+    with _loading(base, _advice(path)):
         from diffusers import AutoencoderKL, UNet2DConditionModel
 
         if path.is_file():
@@ -76,7 +87,7 @@ def meta_parts(base: str) -> dict[str, Any]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    with _explained(base, _advice(path)), _silent_loaders(), torch.device("meta"):
+    with _loading(base, _advice(path)), torch.device("meta"):
         unet, vae = (
             kind.from_config(kind.load_config(str(path), subfolder=name))
             for name, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL))
@@ -98,7 +109,7 @@ def open_tiny_vae(source: str, scale: int, channels: int) -> Any:
     path = Path(source)
     if not (path.is_dir() or _HUB_ID.fullmatch(source)):
         raise InputError(f"{source}: no such folder; give one of an AutoencoderTiny in diffusers format, or a hub id")
-    with _explained(source, "give an AutoencoderTiny, such as TAESDXL"), _silent_loaders():
+    with _loading(source, "give an AutoencoderTiny, such as TAESDXL"):
         config = AutoencoderTiny.load_config(source)
         if config.get("_class_name") != AutoencoderTiny.__name__:
             raise InputError(f"{source}: holds {config.get('_class_name')}, not an AutoencoderTiny such as TAESDXL")
@@ -151,37 +162,8 @@ def _find(base: str) -> Path:
     return path
 
 
-def _load(path: Path, dtype: torch.dtype, replaced: dict[str, None]) -> Any:
-    """Load a folder, a single file or a hub id; only safetensors, since a stranger's pickle can run code."""
-    from diffusers import StableDiffusionXLPipeline
-
-    if path.is_file():
-        pipeline = StableDiffusionXLPipeline.from_single_file(str(path), torch_dtype=dtype, **replaced)
-        pipeline.vae.to(torch.float32)
-        return pipeline
-    dtypes = {"vae": torch.float32, "default": dtype}
-    return StableDiffusionXLPipeline.from_pretrained(str(path), torch_dtype=dtypes, use_safetensors=True, **replaced)
-
-
 def _is_told_sizes(unet: Any) -> bool:
     return unet.config.addition_embed_type == "text_time"
-
-
-@contextmanager
-def _silent_loaders() -> Iterator[None]:
-    """Hide the loaders' own progress bars, one for each component, and the logged copies of errors that are raised."""
-    with quiet_toolchains(logging.ERROR):
-        from diffusers.utils import logging as diffusers_logging
-        from transformers.utils import logging as transformers_logging
-
-        libraries = [item for item in (diffusers_logging, transformers_logging) if item.is_progress_bar_enabled()]
-        for library in libraries:
-            library.disable_progress_bar()
-        try:
-            yield
-        finally:
-            for library in libraries:
-                library.enable_progress_bar()
 
 
 def _advice(path: Path) -> str:
@@ -196,10 +178,24 @@ def _advice(path: Path) -> str:
 
 
 @contextmanager
-def _explained(base: str, advice: str) -> Iterator[None]:
-    """Tell any failure to load in one sentence; diffusers raises many types for damaged files and missing networks."""
+def _loading(base: str, advice: str) -> Iterator[None]:
+    """Load in the block without progress bars and logged copies of errors, and tell any failure in one sentence.
+
+    diffusers and transformers raise errors of many types for damaged files and missing networks.
+    """
     try:
-        yield
+        with quiet_toolchains(logging.ERROR):
+            from diffusers.utils import logging as diffusers_logging
+            from transformers.utils import logging as transformers_logging
+
+            libraries = [item for item in (diffusers_logging, transformers_logging) if item.is_progress_bar_enabled()]
+            for library in libraries:
+                library.disable_progress_bar()
+            try:
+                yield
+            finally:
+                for library in libraries:
+                    library.enable_progress_bar()
     except (InputError, MemoryError):
         raise
     except Exception as error:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -61,7 +62,7 @@ def write_lora(lora: LoRA, path: str | os.PathLike[str], dialect: str = "peft", 
     for an unknown dialect or dtype, an empty LoRA, a name that the dialect lacks, and values that are not finite or
     overflow in `dtype`.
     """
-    tensors = list(_tensors(lora, dialect, dtype))
+    tensors = _tensors(lora, dialect, dtype)
     metadata = {key: text for key, text in lora.metadata.items() if not key.startswith(_STALE)} | {"format": "pt"}
     if dialect == "kohya":
         metadata |= {"ss_network_module": "networks.lora", "ss_network_dim": str(lora.max_rank)}
@@ -74,7 +75,7 @@ def write_lora(lora: LoRA, path: str | os.PathLike[str], dialect: str = "peft", 
 
 def as_tensors(lora: LoRA, dialect: str, dtype: str) -> dict[str, Tensor]:
     """Return what `write_lora` would write as torch tensors by name, in the file's order."""
-    tensors = list(_tensors(lora, dialect, dtype))
+    tensors = _tensors(lora, dialect, dtype)
     try:
         import torch
     except ModuleNotFoundError:
@@ -90,8 +91,8 @@ def as_tensors(lora: LoRA, dialect: str, dtype: str) -> dict[str, Tensor]:
     return found
 
 
-def _tensors(lora: LoRA, dialect: str, dtype: str) -> Iterator[_Written]:
-    """Yield every tensor in the file's order: alphas first (float32, so what follows stays aligned), then by name."""
+def _tensors(lora: LoRA, dialect: str, dtype: str) -> list[_Written]:
+    """Return every tensor in the file's order: alphas first (float32, so what follows stays aligned), then by name."""
     check_choice(WRITERS, dialect=dialect)
     check_choice(DTYPES, dtype=dtype)
     if not lora.layers:
@@ -109,8 +110,8 @@ def _tensors(lora: LoRA, dialect: str, dtype: str) -> Iterator[_Written]:
         down, up = _encoded(layer, rank, dtype, f"{lora.source}: '{shorten(module)}'")
         factors.append(_Written(name + down_end, kind, (rank, *layer.down.shape[1:]), down))
         factors.append(_Written(name + up_end, kind, (layer.out_features, rank, *layer.up.shape[2:]), up))
-    yield from sorted(alphas, key=lambda tensor: tensor.name)
-    yield from sorted(factors, key=lambda tensor: tensor.name)
+    by_name = attrgetter("name")
+    return sorted(alphas, key=by_name) + sorted(factors, key=by_name)
 
 
 def _uniform_ranks(lora: LoRA) -> dict[str, int]:

@@ -27,16 +27,10 @@ def too_large(layer: str) -> InputError:
     return InputError(f"the merge of {layer} is too large for float32; use smaller scales")
 
 
-Predict = Callable[
-    [
-        Float[np.ndarray, "n content_rank inp"],
-        Float[np.ndarray, "n out content_rank"],
-        Float[np.ndarray, "n style_rank inp"],
-        Float[np.ndarray, "n out style_rank"],
-    ],
-    Float[np.ndarray, "n 2 inp"],
-]
-"""Predicts the coefficients of n layers of one shape from the content's down and up, then the style's."""
+Predict = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""Predicts the coefficients (n, 2, in) of n layers of one shape from the content's down (n, content_rank, in) and
+up (n, out, content_rank), then the style's.
+"""
 
 
 @dataclass(frozen=True)
