@@ -21,7 +21,6 @@ from lorarar.training.hyper_settings import ZipSettings
 
 if TYPE_CHECKING:
     from lorarar.merging.ziplora import Reference
-    from runtime_py.merge import FileMerge
 
 _RULES_TEXT = """
 which layers are merged how:
@@ -162,7 +161,7 @@ def _run_bundle(args: argparse.Namespace) -> int:
         )
     # Here, since merging without a bundle needs no runtime.
     from runtime_py.bundle import Bundle
-    from runtime_py.merge import merge_files
+    from runtime_py.merge import coefficient_medians, merge_files
 
     options = MergeOptions(**_given(args, ("content_scale", "style_scale")))
     with status("opening the bundle") as tell:
@@ -181,7 +180,15 @@ def _run_bundle(args: argparse.Namespace) -> int:
     untrained = () if done.trained else ("the hypernetwork is untrained: its coefficients mean nothing",)
     _warn((*untrained, *done.merged.warnings))
     _show(args, done.content, done.style, done.merged, " · ".join(f"{n} {s:.2f} s" for n, s in done.seconds.items()))
-    _show_medians(done, bundle)
+    medians = coefficient_medians(bundle.layout, done.merged.coefficients or {})
+    print_table(
+        ("learned", "layers", "m_c median", "m_s median"),
+        [(row.group, str(row.layers), f"{row.content:.3f}", f"{row.style:.3f}") for row in medians],
+        title=f"merged in {done.runtime}",
+        left=("learned",),
+    )
+    if done.note:
+        print(done.note)
     return EXIT_OK
 
 
@@ -190,32 +197,18 @@ def _warn(warnings: Iterable[str]) -> None:
         print(f"warning: {text}", file=sys.stderr)
 
 
-def _show_medians(done: FileMerge, bundle: Any) -> None:
-    from runtime_py.merge import coefficient_medians  # as above
-
-    rows = coefficient_medians(bundle.layout, done.merged.coefficients or {})
-    print_table(
-        ("learned", "layers", "m_c median", "m_s median"),
-        [(row.group, str(row.layers), f"{row.content:.3f}", f"{row.style:.3f}") for row in rows],
-        title=f"merged in {done.runtime}",
-        left=("learned",),
-    )
-    if done.note:
-        print(done.note)
-
-
 def _show(args: argparse.Namespace, content: LoRA, style: LoRA, merged: Merged, times: str) -> None:
     """Print a short table: what was read, what was done to it, what came out."""
     facts = {name.removeprefix("lorarar_"): text for name, text in merged.lora.metadata.items()}
-    rows = []
-    for role, lora in (("content", content), ("style", style)):
-        rows.append((role, f"{lora.source}: {lora.dialect}, {len(lora.layers)} layers, {lora.ranks}"))
+    rows = [
+        (role, f"{lora.source}: {lora.dialect}, {len(lora.layers)} layers, {lora.ranks}")
+        for role, lora in (("content", content), ("style", style))
+    ]
     shown = ("content_scale", "style_scale", *_OPTIONS, "learned", "constants")
     settings = ", ".join(f"{name} {facts[name]}" for name in shown if name in facts)
     rows.append(("method", f"{facts['method']} for {args.base or facts['base']}: {settings}"))
     rows.append(("layers", _layers(merged, facts.get("rule", ""))))
-    if merged.truncation is not None:
-        cut = merged.truncation
+    if (cut := merged.truncation) is not None:
         rows.append(("cut to a rank", f"‖ΔW − ΔW_r‖/‖ΔW‖ = {cut.overall:.2%} over {cut.layers} layers"))
         rows.append(("", f"at worst {cut.worst:.2%}, in {cut.worst_layer}"))
     else:

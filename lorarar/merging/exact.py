@@ -161,9 +161,7 @@ def _rows(layer: LoraLayer) -> Float[np.ndarray, "rank inp"]:
     return layer.down.reshape(layer.rank, -1)
 
 
-def stack(
-    layers: Sequence[LoraLayer],
-) -> tuple[Float[np.ndarray, "n rank inp"], Float[np.ndarray, "n out rank"]]:
+def stack(layers: Sequence[LoraLayer]) -> tuple[Float[np.ndarray, "n rank inp"], Float[np.ndarray, "n out rank"]]:
     """Stack linear layers of one shape as two arrays; shorter ranks are padded with zeros, which is exact."""
     rank = max(layer.rank for layer in layers)
     padded = [pad_rank(layer, rank) for layer in layers]
