@@ -1,8 +1,4 @@
-"""Make pipelines of SDXL's structure that nobody trained, in diffusers' and transformers' classes.
-
-New ones with KOALA's cuts, of any size, to be trained; the named bases in full size with seeded random weights, for dry
-runs; and their shapes without weights, for plans.
-"""
+"""Make pipelines that nobody trained: new ones of any size, named bases for dry runs, their mere shapes for plans."""
 
 from __future__ import annotations
 
@@ -102,7 +98,7 @@ def build_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
 
 
 def new_pipeline(sizes: Sizes, tokenizer: CLIPTokenizer, seed: int) -> StableDiffusionXLPipeline:
-    """Make an untrained StableDiffusionXLPipeline; the same seed gives the same weights."""
+    """Make a pipeline of SDXL's structure with KOALA's cuts; the same seed gives the same weights."""
     with quiet_toolchains():
         from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
     with torch.random.fork_rng(devices=[]):
@@ -189,7 +185,11 @@ def untrained_pipeline(base: str, dtype: torch.dtype, unet: bool) -> Any:
         for network in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.unet):
             network.to(dtype)
         return pipeline
-    return _full_size(CONFIGS[base] if unet else None, tokenizer, dtype)
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+    first, second, whole, vae = _networks(CONFIGS[base] if unet else None, tokenizer, dtype)
+    scheduler = EulerDiscreteScheduler(**_NOISE, steps_offset=1, timestep_spacing="leading")
+    return StableDiffusionXLPipeline(vae, first, second, tokenizer, tokenizer, whole, scheduler, add_watermarker=False)
 
 
 def untrained_unet(base: str, dtype: torch.dtype) -> tuple[Any, int]:
@@ -213,14 +213,6 @@ def meta_networks(base: str) -> dict[str, Any]:
 def _require_named(base: str) -> None:
     if base not in (MINIATURE, *CONFIGS):
         raise InputError(f"`untrained` is for the named bases {', '.join([MINIATURE, *CONFIGS])}, not for {base!r}")
-
-
-def _full_size(config: dict[str, Any] | None, tokenizer: CLIPTokenizer, dtype: torch.dtype) -> Any:
-    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
-
-    first, second, unet, vae = _networks(config, tokenizer, dtype)
-    scheduler = EulerDiscreteScheduler(**_NOISE, steps_offset=1, timestep_spacing="leading")
-    return StableDiffusionXLPipeline(vae, first, second, tokenizer, tokenizer, unet, scheduler, add_watermarker=False)
 
 
 def _networks(config: dict[str, Any] | None, tokenizer: CLIPTokenizer, dtype: torch.dtype) -> tuple[Any, ...]:

@@ -207,7 +207,10 @@ def _show(args: argparse.Namespace, content: LoRA, style: LoRA, merged: Merged, 
     shown = ("content_scale", "style_scale", *_OPTIONS, "learned", "constants")
     settings = ", ".join(f"{name} {facts[name]}" for name in shown if name in facts)
     rows.append(("method", f"{facts['method']} for {args.base or facts['base']}: {settings}"))
-    rows.append(("layers", _layers(merged, facts.get("rule", ""))))
+    words = {LEARNED: "learned", METHOD: "merged", RULE: f"by the rule ({facts.get('rule', '')})"}
+    words |= {CONTENT_ONLY: "only in the content, carried", STYLE_ONLY: "only in the style, carried"}
+    counts = {text: merged.count(kind) for kind, text in words.items()}
+    rows.append(("layers", ", ".join(f"{count} {text}" for text, count in counts.items() if count)))
     if (cut := merged.truncation) is not None:
         rows.append(("cut to a rank", f"‖ΔW − ΔW_r‖/‖ΔW‖ = {cut.overall:.2%} over {cut.layers} layers"))
         rows.append(("", f"at worst {cut.worst:.2%}, in {cut.worst_layer}"))
@@ -217,17 +220,6 @@ def _show(args: argparse.Namespace, content: LoRA, style: LoRA, merged: Merged, 
     rows.append(("merged", f"{args.out}: {args.dialect}, {args.dtype}, {merged.lora.ranks}, {size:.1f} MB"))
     rows.append(("time", times))
     print_rows(rows)
-
-
-def _layers(merged: Merged, rule: str) -> str:
-    words = {
-        LEARNED: "learned",
-        METHOD: "merged",
-        RULE: f"by the rule ({rule})",
-        CONTENT_ONLY: "only in the content, carried",
-        STYLE_ONLY: "only in the style, carried",
-    }
-    return ", ".join(f"{merged.count(kind)} {text}" for kind, text in words.items() if merged.count(kind))
 
 
 main = main_of(parser, run)

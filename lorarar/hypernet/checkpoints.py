@@ -36,20 +36,15 @@ class LoadedHypernet(LoadedPredictor):
         return self.predictor
 
 
-def save_hypernet(
-    hypernet: Predictor, path: Path, trained: bool = True, training: Mapping[str, Any] | None = None
-) -> None:
+def save_hypernet(hypernet: Predictor, path: Path, training: Mapping[str, Any] | None = None) -> None:
     """Write weights, config and the training's options as one safetensors file."""
     kind = HYPERNETWORK if isinstance(hypernet, Hypernetwork) else CONSTANT
-    made = Provenance(path.name, "", trained, training=training or {})
+    made = Provenance(path.name, "", trained=True, training=training or {})
     write_checkpoint(path, kind, hypernet.state_dict(), asdict(hypernet.config), made)
 
 
 def load_predictor(path: Path) -> LoadedPredictor:
-    """Read a checkpoint of ours (safetensors) or of the authors (torch file, `weights_only`).
-
-    Raises InputError for a file that is neither, too large, of wrong shapes, or not finite.
-    """
+    """Read a checkpoint; InputError as `read_checkpoint`, and for wrong shapes and numbers that are not finite."""
     checkpoint = read_checkpoint(path)
     if checkpoint.kind == HYPERNETWORK:
         return _loaded(Hypernetwork.from_checkpoint(checkpoint))

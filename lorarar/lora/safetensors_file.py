@@ -145,10 +145,7 @@ def _header_length(start: bytes, size: int, source: str) -> int:
 
 
 def _parse_header(data: bytes, data_bytes: int, source: str) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """Return the entries and the metadata of a header; `data_bytes` is how many bytes follow it in the file.
-
-    Raises InputError for anything that the format forbids, a tensor that the file does not hold included.
-    """
+    """Return the entries and metadata of a header that `data_bytes` follow; InputError for what the format forbids."""
     header = parse_json(data, f"{source}: its header")
     metadata = header.pop(METADATA_KEY, {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):

@@ -57,7 +57,7 @@ def test_the_authors_checkpoint_is_read_with_the_sum_rule(tmp_path: Path) -> Non
 
 def test_a_checkpoint_of_ours_comes_back(tmp_path: Path) -> None:
     hypernet = Hypernetwork.untrained(HypernetConfig((12, 20), 8, "sum"), seed=3)
-    save_hypernet(hypernet, tmp_path / "ours.safetensors", trained=False)
+    hypernet.save_pretrained(tmp_path / "ours.safetensors")
     loaded = load_hypernet(tmp_path / "ours.safetensors")
     assert loaded.hypernet.config == hypernet.config and not loaded.trained and loaded.notes == ()
     for name, tensor in hypernet.state_dict().items():
