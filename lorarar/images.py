@@ -24,10 +24,9 @@ def find_images(paths: Sequence[Path]) -> tuple[Path, ...]:
     """
     found: list[Path] = []
     for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = sorted(item for item in path.iterdir() if item.suffix.lower() in IMAGE_SUFFIXES)
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(item for item in path.iterdir() if item.suffix.lower() in IMAGE_SUFFIXES)
         if not inside:
             raise InputError(f"{path}: no images in this folder; it may hold {', '.join(IMAGE_SUFFIXES)}")
         found += inside

@@ -223,7 +223,9 @@ def pack(lora: LoRA, layout: Layout, rank: int | None = None, dtype: Any = np.fl
         )
     known = {UNET + module for module in layout.modules}
     left_out = tuple(name for name in lora.layers if name not in known)
-    return Packed(adapter, left_out, _share(lora, left_out))
+    outside = sum(lora.layers[name].squared_norm() for name in left_out)
+    whole = sum(layer.squared_norm() for layer in lora.layers.values()) if outside else 1.0
+    return Packed(adapter, left_out, outside / whole)
 
 
 def unpack(adapter: Mapping[str, np.ndarray], layout: Layout) -> LoRA:
@@ -251,9 +253,3 @@ def _check_layer(layer: LoraLayer, module: str, group: Group, base: str, rank: i
         raise InputError(
             f"{source}: {module} has rank {layer.rank}, more than {rank}; export with a `rank` of {layer.rank}"
         )
-
-
-def _share(lora: LoRA, names: Iterable[str]) -> float:
-    part = sum(lora.layers[name].squared_norm() for name in names)
-    total = sum(layer.squared_norm() for layer in lora.layers.values()) if part else 0.0
-    return part / total if total else 0.0

@@ -100,7 +100,7 @@ def build_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
 def new_pipeline(sizes: Sizes, tokenizer: CLIPTokenizer, seed: int) -> StableDiffusionXLPipeline:
     """Make a pipeline of SDXL's structure with KOALA's cuts; the same seed gives the same weights."""
     with quiet_toolchains():
-        from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+        from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text = [
@@ -108,7 +108,7 @@ def new_pipeline(sizes: Sizes, tokenizer: CLIPTokenizer, seed: int) -> StableDif
             for width in sizes.text
         ]
         first, second = _text_encoders(tokenizer, text, len(tokenizer))
-        vae, unet = _vae(sizes), _unet(sizes)
+        vae, unet = AutoencoderKL(**_vae_config(sizes)), UNet2DConditionModel(**_unet_config(sizes))
     # KOALA-Lightning's sampler: Euler, trailing spacing. SDXL predicts the noise and ends before all signal is gone;
     # latents this small keep their mean colour through that, and an error of the first step is multiplied by sigma. So
     # the last step is pure noise here and v is predicted (arXiv 2305.08891), as SDXL's v-prediction descendants do.
@@ -118,40 +118,36 @@ def new_pipeline(sizes: Sizes, tokenizer: CLIPTokenizer, seed: int) -> StableDif
     return StableDiffusionXLPipeline(vae, first, second, tokenizer, tokenizer, unet, scheduler, add_watermarker=False)
 
 
-def _vae(sizes: Sizes) -> Any:
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=sizes.vae,
-        layers_per_block=1,
-        norm_num_groups=16,
-        sample_size=sizes.resolution,
-        mid_block_add_attention=False,
-    )
+def _vae_config(sizes: Sizes) -> dict[str, Any]:
+    return {
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "block_out_channels": sizes.vae,
+        "layers_per_block": 1,
+        "norm_num_groups": 16,
+        "sample_size": sizes.resolution,
+        "mid_block_add_attention": False,
+    }
 
 
-def _unet(sizes: Sizes) -> Any:
-    from diffusers import UNet2DConditionModel
-
-    return UNet2DConditionModel(
-        sample_size=sizes.latent,
-        block_out_channels=sizes.unet,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        mid_block_type=None,
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
+def _unet_config(sizes: Sizes) -> dict[str, Any]:
+    return {
+        "sample_size": sizes.latent,
+        "block_out_channels": sizes.unet,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "mid_block_type": None,
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
         # diffusers builds no transformer for a level without attention, but wants a positive number
-        transformer_layers_per_block=tuple(max(depth, 1) for depth in sizes.depths),
-        attention_head_dim=tuple(width // sizes.head for width in sizes.unet),
-        cross_attention_dim=sum(sizes.text),
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=sizes.time,
-        projection_class_embeddings_input_dim=6 * sizes.time + sizes.text[1],
-        norm_num_groups=16,
-    )
+        "transformer_layers_per_block": tuple(max(depth, 1) for depth in sizes.depths),
+        "attention_head_dim": tuple(width // sizes.head for width in sizes.unet),
+        "cross_attention_dim": sum(sizes.text),
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": sizes.time,
+        "projection_class_embeddings_input_dim": 6 * sizes.time + sizes.text[1],
+        "norm_num_groups": 16,
+    }
 
 
 def _text_encoders(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from typing import NamedTuple
 
 from lorarar.lora.names import kohya_lookup
 
@@ -32,8 +32,7 @@ class AmbiguousName(Exception):
     """A text-encoder module without its component: CLIP-L and CLIP-G share these names."""
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """A tensor's name, understood. `module` is the full name; `raw` the name before any prefix was removed."""
 
     dialect: str
@@ -42,8 +41,7 @@ class Key:
     raw: str
 
 
-@dataclass(frozen=True)
-class Dialect:
+class Dialect(NamedTuple):
     """One way to name a LoRA's tensors.
 
     `pattern` has the groups `module`, `role` and, in the processor dialect, `part`; `resolve` turns its match into the
@@ -56,8 +54,7 @@ class Dialect:
     resolve: Callable[[re.Match[str], str], str | None]
 
 
-@dataclass(frozen=True)
-class Foreign:
+class Foreign(NamedTuple):
     """A format that is refused: its name, what marks a key of it, and what to do instead."""
 
     name: str

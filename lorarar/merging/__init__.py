@@ -166,17 +166,16 @@ def merge_loras(
                 on_layer(len(outcomes), len(aligned.pairs))
         outcomes |= _carried(aligned, options)
     truncation = Truncation.of({name: item.truncated for name, item in outcomes.items() if item.truncated is not None})
-    metadata = _metadata(content, style, layout, method, options, truncation)
     # The content's order, then what only the style has: the same file whatever the method.
     order = dict.fromkeys(chain(content.layers, style.layers))
     coefficients = {name: item.coefficients for name, item in outcomes.items() if item.coefficients is not None}
     return Merged(
-        LoRA({name: outcomes[name].layer for name in order}, source=f"{method} merge", metadata=metadata),
+        LoRA({name: outcomes[name].layer for name in order}, source=f"{method} merge"),
         {name: outcomes[name].kind for name in order},
         coefficients if method in ("learned", "ziplora") else None,
         truncation,
         aligned.warnings,
-    )
+    ).with_facts(_facts(content, style, layout, method, options, truncation))
 
 
 def merge_rest(aligned: Aligned, options: MergeOptions, skip: frozenset[str]) -> Iterator[MergedLayer]:
@@ -205,10 +204,10 @@ def _carried(aligned: Aligned, options: MergeOptions) -> dict[str, MergedLayer]:
     return carried
 
 
-def _metadata(
+def _facts(
     content: LoRA, style: LoRA, layout: Layout, method: str, options: MergeOptions, truncation: Truncation | None
 ) -> dict[str, str]:
-    """Return what a merged file says about itself: strings under keys that start with `lorarar_`."""
+    """Return what a merged file says about itself."""
     facts = {"toolkit_version": __version__, "base": layout.base}
     # Names only: a shared file must not tell its maker's folders.
     facts |= {role: Path(lora.source).name for role, lora in (("content", content), ("style", style))}
@@ -218,4 +217,4 @@ def _metadata(
     if truncation is not None:
         facts["truncation_error"] = f"{truncation.overall:.6g}"
         facts["truncation_error_worst"] = f"{truncation.worst:.6g} ({truncation.worst_layer})"
-    return {f"lorarar_{name}": text for name, text in facts.items()}
+    return facts
