@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lorarar.base.names import DEFAULT_BASE, load_layout
 from lorarar.console import OnProgress
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 StrPath = str | PathLike[str]
 _UNTRAINED = "the hypernetwork is untrained (random weights): this merge shows the mechanics, not the method"
+
+
+class _Captioned(NamedTuple):
+    """The images that a LoRA was trained on, and their prompt: a Reference that needs no torch."""
+
+    images: tuple[Path, ...]
+    prompt: str
 
 
 @dataclass(frozen=True)
@@ -200,7 +207,5 @@ def refuse_unused(method: str, users: Sequence[str], given: Mapping[str, Any]) -
 def _reference(images: StrPath | Sequence[StrPath] | None, prompt: str | None) -> Reference | None:
     if images is None or prompt is None:
         return None
-    from lorarar.training.examples import Concept  # imports torch, which ziplora alone needs
-
     paths = [images] if isinstance(images, (str, PathLike)) else images
-    return Concept(find_images([Path(path) for path in paths]), prompt)
+    return _Captioned(find_images([Path(path) for path in paths]), prompt)

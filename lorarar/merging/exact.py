@@ -1,4 +1,4 @@
-"""The methods whose result is low-rank by nature: nothing is lost, and no ΔW is formed. Functions import torch.
+"""The methods whose result is low-rank by nature: nothing is lost, and no ΔW is formed. Imports torch when called.
 
 All of them give up_m = [up_c, up_s] and down_m = [down_c·A; down_s·B] for some A and B, an ordinary LoRA of rank
 r_c + r_s.
