@@ -57,8 +57,6 @@ class MergeRequest:
         MergeOptions(**self.options)
         refuse_unused(self.method, ["learned"], {"hypernet": self.hypernet})
         refuse_unused(self.method, ["learned", "ziplora"], {"untrained": self.untrained or None})
-        if self.hypernet is not None and self.untrained:
-            raise InputError("`hypernet` and `untrained` exclude each other; give one of them")
         of_ziplora = {"examples": self.examples, "settings": self.settings, "resolution": self.resolution}
         refuse_unused(self.method, ["ziplora"], of_ziplora)
         if self.method == "ziplora" and self.examples is None:
