@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +16,7 @@ from lorarar.images import find_images
 from lorarar.lora import LoRA
 from lorarar.merging import METHODS, Merged, MergeOptions, learned_options, merge_loras
 from lorarar.settings import check_choice
-from lorarar.toolchains import missing_toolchain
+from lorarar.toolchains import require_toolchain
 
 if TYPE_CHECKING:
     from lorarar.hypernet.network import Hypernetwork
@@ -67,8 +66,8 @@ class MergeRequest:
 
     def run(self, content: LoRA, style: LoRA, on_progress: OnProgress | None = None) -> Merged:
         """Merge two LoRAs, and tell how each layer came about. Raises InputError as `merge`."""
-        if (self.method != "direct" or "rank_out" in self.options) and find_spec("torch") is None:
-            raise missing_toolchain("torch", "train")
+        if self.method != "direct" or "rank_out" in self.options:
+            require_toolchain("torch", "train")
         if self.method == "ziplora":
             return self._optimise(content, style, on_progress)
         layout = load_layout(self.base)

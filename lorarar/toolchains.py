@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from lorarar.errors import InputError
@@ -16,6 +17,12 @@ from lorarar.errors import InputError
 def missing_toolchain(package: str, extra: str) -> InputError:
     """Make the error for a toolchain that is not installed; it names the extra that brings it."""
     return InputError(f"{package} is not installed: install it with  pip install 'lorarar-toolkit[{extra}]'")
+
+
+def require_toolchain(package: str, extra: str) -> None:
+    """Raise the error for a toolchain that is not installed, without importing one that is."""
+    if find_spec(package) is None:
+        raise missing_toolchain(package, extra)
 
 
 def import_onnxruntime() -> Any:

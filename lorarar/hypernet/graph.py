@@ -38,25 +38,21 @@ class Merger(nn.Module):
     def forward(self, **tensors: Tensor) -> dict[str, Tensor]:
         """Return the merged adapter and the coefficients, by name."""
         scales = torch.cat([tensors[name].reshape(1) for name in SCALES])
+        own = self.hypernet.output.weight.dtype  # which may be fp32 where the adapters are in fp16
         adapter: dict[str, Tensor] = {}
         coefficients: dict[str, Tensor] = {}
         for group in self.layout.groups:
             factors = [tensors[f"{role}_{group.name}_{end}"] for role in ROLES for end in ("down", "up")]
             content_down, content_up, style_down, style_up = factors
             if group.part == "qo":
-                pair = self._predict(factors).to(scales.dtype) * scales[:, None]
+                same = [tensor if tensor.dtype == own else tensor.to(own) for tensor in factors]
+                pair = self.hypernet(*same, self.at_once, self.form).to(scales.dtype) * scales[:, None]
                 coefficients[f"coefficients_{group.name}"] = pair
             else:
                 pair = (RULES[self.hypernet.config.kv_rule] * scales).reshape(1, 2, 1)
             adapter[f"adapter_{group.name}_down"] = scale_columns(content_down, style_down, pair)
             adapter[f"adapter_{group.name}_up"] = torch.cat([content_up, style_up], dim=2)
         return adapter | coefficients
-
-    def _predict(self, factors: list[Tensor]) -> Float[Tensor, "n 2 inp"]:
-        """Predict in the hypernetwork's dtype, which may be fp32 where the adapters are in fp16."""
-        own = self.hypernet.output.weight.dtype
-        same = [tensor if tensor.dtype == own else tensor.to(own) for tensor in factors]
-        return self.hypernet(*same, self.at_once, self.form)
 
 
 def scale_columns(
