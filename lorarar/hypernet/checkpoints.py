@@ -58,11 +58,6 @@ def load_hypernet(path: Path) -> LoadedHypernet:
     return _loaded(Hypernetwork.from_pretrained(path))
 
 
-def untrained_hypernet(config: HypernetConfig | None = None, seed: int = 0) -> LoadedHypernet:
-    """Make a hypernetwork of seeded random weights, described as such."""
-    return _loaded(Hypernetwork.untrained(config, seed).eval())
-
-
 def open_predictor(
     base: str, layout: Layout, given: Path | Hypernetwork | None = None, untrained: bool = False
 ) -> LoadedPredictor:
@@ -74,11 +69,11 @@ def open_predictor(
     """
     if given is not None and untrained:
         raise InputError("`hypernet` and `untrained` exclude each other; give one of them")
-    if isinstance(given, Hypernetwork):
-        return _loaded(given)
     if untrained:
         widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
-        return untrained_hypernet(HypernetConfig(widths=widths))
+        given = Hypernetwork.untrained(HypernetConfig(widths=widths)).eval()
+    if isinstance(given, Hypernetwork):
+        return _loaded(given)
     if given is None and base != MINIATURE:
         raise InputError(
             f"a hypernetwork for {base} is needed: give `hypernet` (the file of a trained one), or `untrained` to try "

@@ -100,9 +100,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{path}: {path.stat().st_size / 2**20:.0f} MB is too large for a hypernetwork checkpoint")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if path.suffix == ".safetensors":
-        return _read_ours(path, digest)
-    return _read_authors(path, digest)
+    read = _read_ours if path.suffix == ".safetensors" else _read_authors
+    return read(path, digest)
 
 
 def digest_of(weights: Mapping[str, Tensor]) -> str:

@@ -19,7 +19,6 @@ from lorarar.hypernet.checkpoints import (
     open_hypernet,
     open_predictor,
     save_hypernet,
-    untrained_hypernet,
 )
 from lorarar.hypernet.network import ConstantCoefficients, HypernetConfig, Hypernetwork
 from lorarar.hypernet.storage import CONFIG_KEY
@@ -65,7 +64,7 @@ def test_a_checkpoint_of_ours_comes_back(tmp_path: Path) -> None:
 
 
 def test_untrained_weights_are_seeded_and_say_so() -> None:
-    one, same, other = untrained_hypernet(), untrained_hypernet(), untrained_hypernet(seed=1)
+    one, same, other = (open_hypernet("tiny", TINY, Hypernetwork.untrained(seed=seed)) for seed in (0, 0, 1))
     assert one.sha256 == same.sha256 != other.sha256
     assert not one.trained and one.source == "untrained, seed 0"
 

@@ -52,10 +52,11 @@ def random_lora(
 
 def tiny_hypernet() -> LoadedHypernet:
     """A hypernetwork for the tiny layout's widths, always the same."""
-    from lorarar.hypernet.checkpoints import untrained_hypernet
-    from lorarar.hypernet.network import HypernetConfig
+    from lorarar.hypernet.checkpoints import open_hypernet
+    from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 
-    return untrained_hypernet(HypernetConfig(widths=(32, 64), hidden=16), seed=3)
+    network = Hypernetwork.untrained(HypernetConfig(widths=(32, 64), hidden=16), seed=3).eval()
+    return open_hypernet("tiny", tiny_layout(), network)
 
 
 class Dense(NamedTuple):
