@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import STEADY
-from benchmarks.timing import RunSettings
+from benchmarks.timing import STEADY, RunSettings
 from lorarar.command_line import Parser, add_settings
 from lorarar.console import console
 from lorarar.errors import InputError

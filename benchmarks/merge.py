@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import add_run_options, check_files, choices, give_out, say_if_busy, use_threads
-from benchmarks.runtimes import ANYWHERE
+from benchmarks.record import ANYWHERE
 from benchmarks.timing import RunSettings, document_head, keep_freed_memory
 from lorarar.base.names import BASES_HELP, DEFAULT_BASE, load_layout
 from lorarar.command_line import EXIT_OK, Parser, given_settings, main_of, run_command

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks.machine import FLOAT_BYTES, Machine
-from benchmarks.timing import Samples, case_times
+from benchmarks.timing import FLOAT_BYTES, Machine, Samples, case_times
 from lorarar.layout import Layout
 
 PAPER_FOOTPRINT = {

@@ -7,9 +7,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.machine import measure_machine, sgemm_case
-from benchmarks.runtimes import require_timed_here
-from benchmarks.timing import REST, Case, OnCase, RunSettings, Samples, case_times, document_head, interleave
+from benchmarks.record import require_timed_here
+from benchmarks.timing import (
+    REST,
+    Case,
+    OnCase,
+    RunSettings,
+    Samples,
+    case_times,
+    document_head,
+    interleave,
+    measure_machine,
+    sgemm_case,
+)
 from lorarar.errors import InputError
 from lorarar.lora import LoRA
 from runtime_py.bundle import Bundle

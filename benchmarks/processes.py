@@ -1,19 +1,23 @@
-"""Run other programs: one of our own commands, or the tool that reaches a phone."""
+"""Run other programs, one of our own commands or the tool that reaches a phone, and tell the memory of this one."""
 
 from __future__ import annotations
 
+import platform
 import re
+import resource
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lorarar.errors import InputError
 
 POLL_S = 0.2
 END_S = 60.0  # for a program to clear up after it was asked to end
+_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -74,3 +78,15 @@ def run_module(module: str, *arguments: str) -> str:
         said = ProgramOutput(done.returncode, "", done.stderr).last_words
         raise InputError(f"python -m {module} {' '.join(arguments[:2])} failed: {said}")
     return done.stdout
+
+
+def peak_bytes() -> int:
+    """Return the most bytes that this program ever had in memory.
+
+    On Linux that is the kernel's VmHWM: `getrusage` counts a process from its fork, when it still was a copy of its
+    parent, which may be larger. Elsewhere `getrusage` is all there is; macOS counts in bytes, others in KiB.
+    """
+    if _STATUS.is_file() and (found := re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text())):
+        return 1024 * int(found[1])
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

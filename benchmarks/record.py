@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,32 @@ PAPER: Mapping[str, Mapping[str, Any]] = {
     "merger": {"what": "coefficients of SDXL, rank 64 (Table 2)", "seconds": 0.037, "device": "NVIDIA RTX 4090"},
 }
 """The paper's figures, by component."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What runs the artifacts of a target, in the words of record.schema.json."""
+
+    name: str
+    backend: str  # what runs the graph on a computer
+    unit: str  # where it runs it there
+    apple_only: bool = False
+
+
+RUNTIMES: Mapping[str, Runtime] = {
+    "onnx": Runtime("onnxruntime", "CPUExecutionProvider", "cpu"),
+    "executorch": Runtime("executorch", "XNNPACK", "cpu"),
+    "coreml": Runtime("coreml", "Core ML", "all", apple_only=True),
+}
+"""Target → its runtime."""
+ANYWHERE = tuple(target for target, runtime in RUNTIMES.items() if not runtime.apple_only)
+"""The targets whose artifacts can be timed on every computer."""
+
+
+def require_timed_here(target: str, what: str) -> None:
+    """Refuse what can't be timed on this computer; `what` is named in the InputError."""
+    if RUNTIMES[target].apple_only and platform.system() != "Darwin":
+        raise InputError(f"{what}: a Core ML bundle is timed on Apple systems only; check it with  lorarar check")
 
 
 @cache
@@ -71,11 +99,6 @@ def summary(samples_s: Sequence[float]) -> dict[str, Any]:
     values = np.asarray(samples_s, np.float64)
     numbers = [values.mean(), values.min(), *np.percentile(values, PERCENTILES)]
     return {"n": len(samples_s), **{key: float(value) for key, value in zip(keys, numbers, strict=True)}}
-
-
-def no_runs() -> dict[str, Any]:
-    """Return the `runs` object of an estimate."""
-    return {"first_s": None, "warmup_count": 0, "samples_s": [], **summary(())}
 
 
 def check_record(record: object, name: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import add_run_options, check_files, choices, give_out, say_if_busy, use_threads
-from benchmarks.runtimes import ANYWHERE
+from benchmarks.record import ANYWHERE
 from benchmarks.timing import RunSettings
 from benchmarks.unet_times import UNetExport, measure_unets
 from export.targets import find_target

@@ -8,9 +8,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import measure_machine, sgemm_case
 from benchmarks.processes import run_module
-from benchmarks.timing import REST, Case, OnCase, RunSettings, Samples, case_times, document_head, interleave
+from benchmarks.timing import (
+    REST,
+    Case,
+    OnCase,
+    RunSettings,
+    Samples,
+    case_times,
+    document_head,
+    interleave,
+    measure_machine,
+    sgemm_case,
+)
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, read_json
 from runtime_py.backends import open_runner

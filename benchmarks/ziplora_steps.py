@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.memory import peak_bytes
+from benchmarks.processes import peak_bytes
 from lorarar.base.components import Condition
 from lorarar.base.names import meta_unet, unet_config, unet_layout
 from lorarar.layout import Layout

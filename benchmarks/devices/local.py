@@ -1,18 +1,19 @@
-"""Measure on this computer through the Python runtime, each component in a process of its own."""
+"""Measure on this computer through the Python runtime, each component in a process of its own. Nothing is guessed."""
 
 from __future__ import annotations
 
 import json
+import platform
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
-from benchmarks.devices.computer import computer, condition
+import psutil
+
 from benchmarks.devices.device import Description, Device, DeviceFailed, MeasureOptions, Watch
-from benchmarks.memory import peak_bytes
-from benchmarks.processes import run_program
-from benchmarks.record import bundle_head, check_record, paper_figure, runs
-from benchmarks.runtimes import RUNTIMES, require_timed_here
+from benchmarks.processes import peak_bytes, run_program
+from benchmarks.record import RUNTIMES, bundle_head, check_record, paper_figure, require_timed_here, runs
 from lorarar.errors import FailedCheck, InputError
 from runtime_py.backends import Runner, load_backend, open_runner
 from runtime_py.bundle import Bundle
@@ -136,4 +137,47 @@ def _parity(component: Component, outputs: dict[str, Any]) -> dict[str, Any]:
         "status": "passed",
         "psnr_db": psnr if psnr != float("inf") else None,
         "max_error": max(difference.max_error for difference in found),
+    }
+
+
+def computer() -> dict[str, Any]:
+    """Return a record's `device` object for this computer; None for what it doesn't tell."""
+    cpu = _cpu()
+    return {
+        "model": cpu or platform.machine(),
+        "manufacturer": None,
+        "soc": None,
+        "os": {"Darwin": "macos", "Windows": "windows"}.get(platform.system(), "linux"),
+        "os_version": platform.release() or None,
+        "os_build": platform.version() or None,
+        "abi": platform.machine(),
+        "cpu": cpu,
+        "cores": psutil.cpu_count() or 1,
+        "ram_bytes": psutil.virtual_memory().total,
+    }
+
+
+def _cpu() -> str | None:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or None
+
+
+def condition() -> dict[str, Any]:
+    """Return a record's `condition` object: heat, power, clock and load, as far as this system tells them."""
+    # Neither is there on every system.
+    sensors: dict[str, list[Any]] = getattr(psutil, "sensors_temperatures", dict)()
+    battery = getattr(psutil, "sensors_battery", lambda: None)()
+    return {
+        "thermal_status": None,
+        "temperatures_c": {
+            f"{chip} {sensor.label or at}": float(sensor.current)
+            for chip, found in sensors.items()
+            for at, sensor in enumerate(found)
+        },
+        "battery_percent": float(battery.percent) if battery else None,
+        "charging": bool(battery.power_plugged) if battery else None,
+        "cpu_mhz": [float(core.current) for core in psutil.cpu_freq(percpu=True) or []],
+        "load": psutil.getloadavg()[0] / (psutil.cpu_count() or 1),
     }

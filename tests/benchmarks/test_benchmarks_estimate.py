@@ -14,10 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import device as device_command
 from benchmarks import estimate as command
-from benchmarks.bounds import bound, find_phone, peak_operations, phones
+from benchmarks.bounds import ComponentWork, bound, count_work, find_phone, peak_operations, phones
 from benchmarks.merge_work import MergeWork
 from benchmarks.record import read_records
-from benchmarks.work import ComponentWork, count_work
 from export.components.unet import AdaptedUNet, unet_graph
 from export.graph import ImageSize
 from export.rewrites import rewrite_for

@@ -44,7 +44,7 @@ def test_a_record_of_this_computer(bundle_folders: dict[tuple[str, str], Path]) 
 def test_the_peak_is_the_programs_own() -> None:
     """And not that of whoever started it."""
     ballast = np.ones(400 * 2**20, np.uint8)
-    code = "from benchmarks.memory import peak_bytes; print(peak_bytes())"
+    code = "from benchmarks.processes import peak_bytes; print(peak_bytes())"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 5 * 2**20 < int(ran.stdout) < ballast.nbytes / 4
 

@@ -13,10 +13,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import merge as command
-from benchmarks.machine import Machine
 from benchmarks.merge_cases import pytorch_cases, random_inputs
 from benchmarks.merge_work import Goal, MergeWork, case_record, footprint, goals
-from benchmarks.timing import Samples, interleave
+from benchmarks.timing import Machine, Samples, interleave
 from benchmarks.ziplora_steps import measure_steps, random_base
 from lorarar.errors import InputError
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
-from benchmarks.memory import peak_bytes
+from benchmarks.processes import peak_bytes
 from runtime_py.backends import onnx as backend
 backend.WIDEN_AT_LOAD = int(sys.argv[2])
 file = Path(sys.argv[1])

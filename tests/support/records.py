@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from benchmarks.record import no_runs, runs
+from benchmarks.record import runs
 
 CONDITION = {
     "thermal_status": None,
@@ -73,6 +73,6 @@ def estimated() -> dict[str, Any]:
         "kind": "estimated",
         "runner": "estimate",
         "estimate": ESTIMATE,
-        "runs": no_runs(),
+        "runs": runs(None, 0, ()),
         "parity": {"status": "not_run", "psnr_db": None, "max_error": None},
     }

@@ -172,7 +172,7 @@ def test_full_size_dry_run(tmp_path: Path) -> None:
         write_lora(synthetic_lora(layout, 64, number, 1e-3), folder / "loras" / f"{name}.safetensors", dtype="bf16")
     code = (
         "import sys; from lorarar.commands.train import main; main(sys.argv[1:]); "
-        "from benchmarks.memory import peak_bytes; print('peak', peak_bytes() / 1e9)"
+        "from benchmarks.processes import peak_bytes; print('peak', peak_bytes() / 1e9)"
     )
     given = ["--base", "koala-700m", "--untrained", "--dataset", "dataset", "--resolution", "64", "--steps", "1"]
     given += ["--mixed-precision", "bf16", "--gradient-checkpointing", "--validation-draws", "1"]

@@ -173,7 +173,7 @@ def test_full_size_dry_run(images: tuple[Path, ...], tmp_path: Path) -> None:
     """One step on KOALA-700M's sizes: the path that a GPU takes, in under 12 GB."""
     code = (
         "import sys; from lorarar.commands.train_lora import main; main(sys.argv[1:]); "
-        "from benchmarks.memory import peak_bytes; print('peak', peak_bytes() / 1e9)"
+        "from benchmarks.processes import peak_bytes; print('peak', peak_bytes() / 1e9)"
     )
     given = ["--base", "koala-700m", "--untrained", "--resolution", "64", "--steps", "1", "--mixed-precision", "bf16"]
     given += [
