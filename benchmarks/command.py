@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import STEADY, RunSettings
-from lorarar.command_line import Parser, add_settings
-from lorarar.console import console
+from benchmarks.timing import STEADY, OnCase, RunSettings
+from lorarar.command_line import EXIT_OK, Parser, add_settings, given_settings
+from lorarar.console import console, progress
 from lorarar.errors import InputError
 from lorarar.files import atomic_file
-from lorarar.toolchains import missing_toolchain
+from lorarar.toolchains import require_toolchain
+
+Document = dict[str, Any]
 
 
 def add_run_options(parser: Parser) -> None:
@@ -42,13 +45,18 @@ def choices(name: str, text: str, valid: tuple[str, ...]) -> tuple[str, ...]:
     return words
 
 
-def use_threads(threads: int) -> None:
-    """Give PyTorch so many threads. Raises InputError where it is not installed."""
-    try:
-        import torch
-    except ImportError:
-        raise missing_toolchain("torch", "train") from None
-    torch.set_num_threads(threads)
+def run_settings(args: argparse.Namespace) -> RunSettings:
+    """Return the settings of a run, and give PyTorch its threads.
+
+    Raises InputError for options of `add_run_options` that can't be meant, and where PyTorch is not installed.
+    """
+    settings = given_settings(args, RunSettings())
+    check_files(args, "out")
+    require_toolchain("torch", "train")
+    import torch
+
+    torch.set_num_threads(settings.threads)
+    return settings
 
 
 def say_if_busy(steadiness: float) -> None:
@@ -60,10 +68,14 @@ def say_if_busy(steadiness: float) -> None:
         )
 
 
-def give_out(document: dict[str, Any], out: Path | None) -> None:
-    """Print the document as the last line, and write it into the file that was asked for."""
+def measure(run: Callable[[OnCase], Document], show: Callable[[Document], None], out: Path | None) -> int:
+    """Run under a bar, show the document that comes of it, write it to `out`, and print it as the last line."""
+    with progress("") as update:
+        document = run(lambda text, done, total: update(done, total, text=text))
+    show(document)
     text = json.dumps(document)
     if out is not None:
         with atomic_file(out) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
     print(text)
+    return EXIT_OK

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import add_run_options, check_files, choices, give_out, say_if_busy, use_threads
+from benchmarks.command import add_run_options, choices, measure, run_settings, say_if_busy
 from benchmarks.record import ANYWHERE
-from benchmarks.timing import RunSettings, document_head, keep_freed_memory
+from benchmarks.timing import OnCase, document_head, keep_freed_memory
 from lorarar.base.names import BASES_HELP, DEFAULT_BASE, load_layout
-from lorarar.command_line import EXIT_OK, Parser, given_settings, main_of, run_command
-from lorarar.console import console, print_table, progress
+from lorarar.command_line import Parser, main_of, run_command
+from lorarar.console import console, print_table
 from lorarar.errors import InputError
 from lorarar.settings import check_at_least
 
@@ -48,32 +48,27 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Measure every rank, print its tables, and give the document out."""
-    settings = given_settings(args, RunSettings())
     ranks = parse_ranks(args.rank)
     targets = () if args.target == "none" else choices("target", args.target, ANYWHERE)
     check_at_least(0, ziplora_steps=args.ziplora_steps)
-    check_files(args, "out")
-    use_threads(settings.threads)
+    settings = run_settings(args)
     import torch
 
     from benchmarks.merge_times import measure_rank  # here, since `--help` needs no PyTorch
 
     kept = args.keep_memory and keep_freed_memory()
     layout = load_layout(args.base)
-    results = []
-    with tempfile.TemporaryDirectory() as folder, progress("") as update:
-        for rank in ranks:
 
-            def say(text: str, done: int, total: int | None, rank: int = rank) -> None:
-                update(done, total, text=f"rank {rank}: {text}")
+    def measure_ranks(say: OnCase) -> dict[str, Any]:
+        steps = args.ziplora_steps
+        with tempfile.TemporaryDirectory() as folder:
+            results = [
+                measure_rank(layout, args.base, rank, targets, steps, settings, Path(folder), say) for rank in ranks
+            ]
+        head = document_head("merge", layout.base, settings)
+        return {**head, "freed_memory_kept": kept, "torch": torch.__version__, "results": results}
 
-            steps = args.ziplora_steps
-            results.append(measure_rank(layout, args.base, rank, targets, steps, settings, Path(folder), say))
-    head = document_head("merge", layout.base, settings)
-    for result in results:
-        _print(layout.base, result, kept)
-    give_out({**head, "freed_memory_kept": kept, "torch": torch.__version__, "results": results}, args.out)
-    return EXIT_OK
+    return measure(measure_ranks, _print, args.out)
 
 
 def parse_ranks(text: str) -> list[int]:
@@ -87,7 +82,12 @@ def parse_ranks(text: str) -> list[int]:
     return ranks
 
 
-def _print(base: str, result: dict[str, Any], kept: bool) -> None:
+def _print(document: dict[str, Any]) -> None:
+    for result in document["results"]:
+        _print_rank(result, document["base"], document["freed_memory_kept"])
+
+
+def _print_rank(result: dict[str, Any], base: str, kept: bool) -> None:
     machine, files = result["machine"], result["files"]
     rows = []
     for case in result["cases"]:

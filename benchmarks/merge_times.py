@@ -5,21 +5,32 @@ Needs torch; the artifacts' runtimes are imported when they are asked for.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from benchmarks import merge_cases as cases
-from benchmarks.machine import measure_machine, sgemm_case
-from benchmarks.merge_files import measure_files
 from benchmarks.merge_work import MergeWork, case_record, footprint, goals
 from benchmarks.processes import run_module
-from benchmarks.timing import REST, Case, OnCase, RunSettings, interleave
+from benchmarks.timing import Case, OnCase, RunSettings, interleave, measure_cases
+from benchmarks.ziplora_steps import measure_steps
+from lorarar.errors import InputError
+from lorarar.hypernet.graph import Merger
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
-from lorarar.layout import Layout
+from lorarar.layout import ROLES, SCALES, Group, Layout, fixed, input_shapes, rank_sizes
+from lorarar.lora import read_lora, write_lora
+from lorarar.merging import MergeOptions, merge_loras, predict_with
+from lorarar.pool import process_pool
+from lorarar.synthetic import synthetic_lora
+from runtime_py.backends.onnx import OnnxRunner
+from runtime_py.bundle import Bundle
+
+_DENSE_AT_ONCE = 6  # layers: 240 ΔW of SDXL and their copies would take 6 GB
+_DTYPE = "fp16"  # what LoRA files hold
 
 
 def measure_rank(
@@ -33,59 +44,123 @@ def measure_rank(
     progress: OnCase,
 ) -> dict[str, Any]:
     """Return everything about one rank, as JSON. `folder` is for what is made on the way."""
+
+    def say(text: str, done: int = 0, total: int | None = None) -> None:
+        progress(f"rank {rank}: {text}", done, total)
+
     widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
     hypernet = Hypernetwork.untrained(HypernetConfig(widths=widths)).requires_grad_(False)
     with torch.inference_mode():
-        progress("ZipLoRA", 0, None)
+        say("ZipLoRA")
         # First, since it needs the memory.
         zipped = _ziplora(base, rank, ziplora_steps, settings.threads) if ziplora_steps else None
-        progress("machine", 0, None)
-        machine = measure_machine()
-        todo = _cases(hypernet, layout, base, rank, targets, settings.threads, folder, progress)
-        samples = interleave(todo, settings.runs, on_run=progress, rest=REST)
-        # Its gigabytes would be in the way of the file cache.
-        del todo
-        progress("files", 0, None)
-        files, file_bytes = measure_files(layout, hypernet, rank, folder, settings.runs)
+        inputs = random_inputs(layout, rank)
+        cases = pytorch_cases(hypernet, layout, inputs)
+        for target in targets:
+            say(f"exporting to {target}")
+            cases[target] = _artifact_case(target, base, rank, folder, inputs, settings.threads)
+        machine, samples = measure_cases(cases, settings.runs, say)
+        # Their gigabytes would be in the way of the file cache.
+        del cases, inputs
+        say("files")
+        files = _measure_files(layout, hypernet, rank, folder, settings.runs)
     work = MergeWork.of(layout, rank, hypernet.config.hidden)
     parameters = sum(p.numel() for p in hypernet.parameters())
     return {
         "rank": rank,
         **machine.record(samples["sgemm"]),
         "cases": [case_record(name, case, work, machine) for name, case in samples.items()],
-        "files": {
-            "merge_s": files["merge"].median,
-            "copy_s": files["copy"].median,
-            "ratio": files["merge"].median / files["copy"].median,
-            "bytes": file_bytes,
-        },
+        "files": files,
         "footprint": footprint(samples, zipped, parameters) if zipped else None,
-        "goals": [goal.to_json() for goal in goals(base, rank, samples, work, machine)],
+        "goals": goals(base, samples, work, machine),
     }
 
 
-def _cases(
-    hypernet: Hypernetwork,
-    layout: Layout,
-    base: str,
-    rank: int,
-    targets: Sequence[str],
-    threads: int,
-    folder: Path,
-    progress: OnCase,
-) -> dict[str, Case]:
-    inputs = cases.random_inputs(layout, rank)
-    found = cases.pytorch_cases(hypernet, layout, inputs) | {"sgemm": sgemm_case()}
-    for target in targets:
-        progress(f"exporting to {target}", 0, None)
-        out = folder / f"{target}-{rank}"
-        given = ("--target", target, "--base", base, "--untrained", "--rank", str(rank), "--out", str(out))
-        run_module("export.hypernet", *given)  # as users export it, checked against PyTorch
-        found[target] = cases.artifact_case(target, out, inputs, threads)
-    return found
-
-
 def _ziplora(base: str, rank: int, steps: int, threads: int) -> dict[str, Any]:
-    given = ("--base", base, "--rank", str(rank), "--steps", str(steps), "--threads", str(threads))
-    found: dict[str, Any] = json.loads(run_module("benchmarks.merge_ziplora", *given).splitlines()[-1])
-    return found
+    """Measure in a new process, whose peak memory is its own."""
+    try:
+        with process_pool(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(measure_steps, base, rank, steps, threads).result()
+    except BrokenProcessPool:
+        raise InputError(
+            "the process of ZipLoRA's steps was killed, most often for want of memory; close other programs, or leave "
+            "them out with a `ziplora_steps` of 0"
+        ) from None
+
+
+def random_inputs(layout: Layout, rank: int, seed: int = 0) -> dict[str, Tensor]:
+    """Return the merger's inputs, filled with seeded random numbers as small as a LoRA's; the scales are 1."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {name: fixed(shape, rank_sizes(rank)) for name, shape in input_shapes(layout).items()}
+    factors = {name: torch.randn(shapes[name], generator=generator) * 0.02 for name in shapes if name not in SCALES}
+    return factors | {name: torch.ones(1) for name in SCALES}
+
+
+def pytorch_cases(hypernet: Hypernetwork, layout: Layout, inputs: Mapping[str, Tensor]) -> dict[str, Case]:
+    """Return the cases of PyTorch: the coefficients in three forms, and the whole merger."""
+
+    def factors(group: Group) -> list[Tensor]:
+        return [inputs[f"{role}_{end}"] for role in ROLES for end in (group.down, group.up)]
+
+    learned = [factors(group) for group in layout.part("qo")]
+
+    def dense() -> list[Tensor]:
+        return [
+            hypernet.dense(c_up @ c_down, s_up @ s_down)
+            for group in learned
+            for c_down, c_up, s_down, s_up in zip(*(tensor.split(_DENSE_AT_ONCE) for tensor in group), strict=True)
+        ]
+
+    prepared = [
+        (hypernet.prepare(c_down, c_up, "content"), hypernet.prepare(s_down, s_up, "style"))
+        for c_down, c_up, s_down, s_up in learned
+    ]
+    merger = Merger(hypernet, layout)
+    return {
+        "dense": dense,
+        "factored": lambda: [hypernet(*group) for group in learned],
+        "prepared": lambda: [hypernet.combine(*pair) for pair in prepared],
+        "merger": lambda: merger(**inputs),
+    }
+
+
+def _artifact_case(target: str, base: str, rank: int, folder: Path, inputs: Mapping[str, Tensor], threads: int) -> Case:
+    """Export an artifact, and return one run of it on inputs that are already in memory."""
+    out = folder / f"{target}-{rank}"
+    given = ("--target", target, "--base", base, "--untrained", "--rank", str(rank), "--out", str(out))
+    run_module("export.hypernet", *given)  # as users export it, checked against PyTorch
+    component = Bundle.open(out).component("merger")
+    if target == "onnx":
+        runner = OnnxRunner(component, threads)
+        arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
+        return lambda: runner.run(arrays)
+    from executorch.extension.pybindings import portable_lib
+
+    # Not `runtime_py`'s runner: it copies every output, which an app that reads them in place does not need.
+    portable_lib._unsafe_reset_threadpool(threads)
+    program = portable_lib._load_for_executorch(str(component.path))
+    ordered = [inputs[spec.name] for spec in component.inputs]
+    return lambda: program.run_method("forward", ordered, clone_outputs=False)
+
+
+def _measure_files(layout: Layout, hypernet: Hypernetwork, rank: int, folder: Path, rounds: int) -> dict[str, float]:
+    """Time merges of two LoRA files into one, and copies of as many bytes; the files come from the page cache."""
+    sources = [folder / "content.safetensors", folder / "style.safetensors"]
+    merged, copied = folder / "merged.safetensors", folder / "copied.bin"
+    for seed, path in enumerate(sources):
+        write_lora(synthetic_lora(layout, rank, seed), path, dtype=_DTYPE)
+    options = MergeOptions(predict=predict_with(hypernet))
+
+    def merge_files() -> None:
+        content, style = map(read_lora, sources)
+        write_lora(merge_loras(content, style, layout, "learned", options).lora, merged, dtype=_DTYPE)
+
+    def copy_files() -> None:
+        data = b"".join(path.read_bytes() for path in sources)
+        copied.write_bytes(data[: merged.stat().st_size])
+
+    merge_files()
+    samples = interleave({"merge": merge_files, "copy": copy_files}, rounds)
+    merge_s, copy_s = samples["merge"].median, samples["copy"].median
+    size = sum(path.stat().st_size for path in (*sources, merged))  # that each reads and writes
+    return {"merge_s": merge_s, "copy_s": copy_s, "ratio": merge_s / copy_s, "bytes": size}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -44,38 +44,25 @@ class MergeWork:
         return cls(dense, factored, prepared, read)
 
 
-@dataclass(frozen=True)
-class Goal:
-    """A goal of the project, and the value that this run gave."""
-
-    what: str
-    value: float
-    limit: float
-    at_least: bool
-    unit: str = "×"
-
-    @property
-    def passed(self) -> bool:
-        return self.value >= self.limit if self.at_least else self.value <= self.limit
-
-    def to_json(self) -> dict[str, object]:
-        """Return the goal as a document holds it."""
-        return asdict(self) | {"passed": self.passed}
+def goal(what: str, value: float, limit: float, at_least: bool, unit: str = "×") -> dict[str, Any]:
+    """Return a goal of the project as a document holds it, and whether this run's value meets it."""
+    passed = value >= limit if at_least else value <= limit
+    return {"what": what, "value": value, "limit": limit, "at_least": at_least, "unit": unit, "passed": passed}
 
 
-def goals(base: str, rank: int, samples: Mapping[str, Samples], work: MergeWork, machine: Machine) -> list[Goal]:
+def goals(base: str, samples: Mapping[str, Samples], work: MergeWork, machine: Machine) -> list[dict[str, Any]]:
     """Hold the cases that were run against the project's goals, by their medians."""
     time = {name: case.median for name, case in samples.items()}
     found = [
-        Goal("factored against dense", time["dense"] / time["factored"], 15.0, at_least=True),
-        Goal("factored, share of sgemm", work.factored / time["factored"] / machine.sgemm * 100, 50.0, True, "%"),
-        Goal("prepared against factored", time["factored"] / time["prepared"], 5.0, at_least=True),
+        goal("factored against dense", time["dense"] / time["factored"], 15.0, at_least=True),
+        goal("factored, share of sgemm", work.factored / time["factored"] / machine.sgemm * 100, 50.0, True, "%"),
+        goal("prepared against factored", time["factored"] / time["prepared"], 5.0, at_least=True),
     ]
     if base == "sdxl":
-        found.append(Goal("prepared", time["prepared"] * 1e3, 37.0, at_least=False, unit=" ms"))
+        found.append(goal("prepared", time["prepared"] * 1e3, 37.0, at_least=False, unit=" ms"))
     for name, limit in (("onnx", 1.0), ("executorch", 1.5)):
         if name in time:
-            found.append(Goal(f"{name} against PyTorch", time[name] / time["merger"], limit, at_least=False))
+            found.append(goal(f"{name} against PyTorch", time[name] / time["merger"], limit, at_least=False))
     return found
 
 

@@ -12,11 +12,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import add_run_options, check_files, give_out, say_if_busy, use_threads
+from benchmarks.command import add_run_options, measure, run_settings, say_if_busy
 from benchmarks.pipeline_times import STAGES, measure_pipelines, open_bundles
-from benchmarks.timing import RunSettings
-from lorarar.command_line import EXIT_OK, Parser, given_settings, main_of, run_command
-from lorarar.console import console, print_table, progress
+from lorarar.command_line import Parser, main_of, run_command
+from lorarar.console import console, print_table
 from lorarar.errors import InputError
 from lorarar.lora import read_lora
 from runtime_py.pipeline import Pipeline
@@ -40,24 +39,16 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Draw through every bundle in turn, print the table, and give the document out."""
-    settings = given_settings(args, RunSettings())
     if (args.content is None) != (args.style is None):
         raise InputError("`content` and `style` belong together; give both, or neither")
-    check_files(args, "out")
-    use_threads(settings.threads)
+    settings = run_settings(args)
     bundles = open_bundles(args.bundles)
     loras = [read_lora(args.content), read_lora(args.style)] if args.content else []
     requests = {
         name: Pipeline(bundle).request(args.prompt, steps=args.steps, guidance=args.guidance)
         for name, bundle in bundles.items()
     }
-    with progress("") as update:
-        document = measure_pipelines(
-            bundles, requests, loras, settings, lambda text, done, total: update(done, total, text=text)
-        )
-    _print(document)
-    give_out(document, args.out)
-    return EXIT_OK
+    return measure(lambda say: measure_pipelines(bundles, requests, loras, settings, say), _print, args.out)
 
 
 def _print(document: dict[str, Any]) -> None:

@@ -8,18 +8,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.record import require_timed_here
-from benchmarks.timing import (
-    REST,
-    Case,
-    OnCase,
-    RunSettings,
-    Samples,
-    case_times,
-    document_head,
-    interleave,
-    measure_machine,
-    sgemm_case,
-)
+from benchmarks.timing import Case, OnCase, RunSettings, Samples, case_times, document_head, measure_cases
 from lorarar.errors import InputError
 from lorarar.lora import LoRA
 from runtime_py.bundle import Bundle
@@ -56,12 +45,10 @@ def measure_pipelines(
 ) -> dict[str, Any]:
     """Draw each bundle's request in turn and return the document; `loras` are a content and a style, or none."""
     times: dict[str, list[dict[str, float]]] = {name: [] for name in bundles}
-    progress("machine", 0, None)
-    machine = measure_machine()
-    cases: dict[str, Case] = {"sgemm": sgemm_case()}
-    for name, bundle in bundles.items():
-        cases[name] = _case(bundle, loras, requests[name], settings.threads, times[name])
-    samples = interleave(cases, settings.runs, on_run=progress, rest=REST)
+    cases = {
+        name: _case(bundle, loras, requests[name], settings.threads, times[name]) for name, bundle in bundles.items()
+    }
+    machine, samples = measure_cases(cases, settings.runs, progress)
     first = next(iter(bundles.values()))
     return {
         **document_head("pipeline", first.manifest["base"], settings),

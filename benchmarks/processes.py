@@ -67,17 +67,13 @@ def run_program(
             raise
 
 
-def run_module(module: str, *arguments: str) -> str:
-    """Run one of our commands in a process of its own and return its output.
-
-    Raises InputError with the command's own sentence when it fails.
-    """
+def run_module(module: str, *arguments: str) -> None:
+    """Run one of our commands in a process of its own. Raises InputError with its own sentence when it fails."""
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = ProgramOutput(done.returncode, "", done.stderr).last_words
         raise InputError(f"python -m {module} {' '.join(arguments[:2])} failed: {said}")
-    return done.stdout
 
 
 def peak_bytes() -> int:

@@ -99,6 +99,13 @@ def interleave(
     return {name: Samples(tuple(values)) for name, values in seconds.items()}
 
 
+def measure_cases(cases: Mapping[str, Case], rounds: int, progress: OnCase) -> tuple[Machine, dict[str, Samples]]:
+    """Measure the machine, then run the cases in turn, with rests between them and a case `sgemm` among them."""
+    progress("machine", 0, None)
+    machine = measure_machine()
+    return machine, interleave({**cases, "sgemm": sgemm_case()}, rounds, on_run=progress, rest=REST)
+
+
 def document_head(benchmark: str, base: str, settings: RunSettings) -> dict[str, Any]:
     """Return a document's first entries: what was run, how, on what."""
     return {

@@ -15,14 +15,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import add_run_options, check_files, choices, give_out, say_if_busy, use_threads
+from benchmarks.command import add_run_options, choices, measure, run_settings, say_if_busy
 from benchmarks.record import ANYWHERE
-from benchmarks.timing import RunSettings
 from benchmarks.unet_times import UNetExport, measure_unets
 from export.targets import find_target
 from lorarar.base.names import BASES_HELP, DEFAULT_BASE
-from lorarar.command_line import EXIT_OK, Parser, given_settings, main_of, run_command
-from lorarar.console import console, print_table, progress
+from lorarar.command_line import Parser, main_of, run_command
+from lorarar.console import console, print_table
 
 
 def parser() -> Parser:
@@ -43,23 +42,16 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Measure every case, print the tables, and give the document out."""
-    settings = given_settings(args, RunSettings())
     cases = []
     for target in choices("target", args.target, ANYWHERE):
         for precision in args.precision.split(","):
             find_target(target).require("unet", precision)
             cases.append((target, precision))
-    check_files(args, "out")
-    use_threads(settings.threads)
+    settings = run_settings(args)
     unet = UNetExport(args.base, args.untrained, args.rank, args.resolution, args.batch)
-    with tempfile.TemporaryDirectory() as temporary, progress("") as update:
+    with tempfile.TemporaryDirectory() as temporary:
         folder = args.bundles or Path(temporary)
-        document = measure_unets(
-            unet, cases, settings, folder, lambda text, done, total: update(done, total, text=text)
-        )
-    _print(document)
-    give_out(document, args.out)
-    return EXIT_OK
+        return measure(lambda say: measure_unets(unet, cases, settings, folder, say), _print, args.out)
 
 
 def _print(document: dict[str, Any]) -> None:

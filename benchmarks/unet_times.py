@@ -9,18 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import run_module
-from benchmarks.timing import (
-    REST,
-    Case,
-    OnCase,
-    RunSettings,
-    Samples,
-    case_times,
-    document_head,
-    interleave,
-    measure_machine,
-    sgemm_case,
-)
+from benchmarks.timing import Case, OnCase, RunSettings, Samples, case_times, document_head, measure_cases
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, read_json
 from runtime_py.backends import open_runner
@@ -58,19 +47,17 @@ def measure_unets(
     folder whose UNets were exported with other options.
     """
     _check_folder(unet, folder)
-    progress("machine", 0, None)
-    machine = measure_machine()
     bundles: dict[str, Bundle] = {}
     for target, precision in cases:
         for kind in (ADAPTER, FUSED):
             name = f"{target} {precision} {kind}"
             progress(f"exporting {name}", 0, None)
             bundles[name] = _bundle(unet, target, precision, kind, folder)
-    todo: dict[str, Case] = {"sgemm": sgemm_case()}
+    todo: dict[str, Case] = {}
     for name, bundle in bundles.items():
         progress(f"loading {name}", 0, None)
         todo[name] = _case(bundle, settings.threads)
-    samples = interleave(todo, settings.runs, on_run=progress, rest=REST)
+    machine, samples = measure_cases(todo, settings.runs, progress)
     first = next(iter(bundles.values()))
     sample = next(spec for spec in first.component("unet").inputs if spec.name == "sample")
     return {
