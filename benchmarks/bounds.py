@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,17 +15,18 @@ from benchmarks.devices.local import ThisComputer
 from benchmarks.record import RUNTIMES, bundle_head, check_record, runs
 from benchmarks.timing import measure_machine
 from lorarar.errors import InputError
-from lorarar.toolchains import missing_toolchain
+from lorarar.files import read_json
+from lorarar.toolchains import require_toolchain
 from runtime_py.bundle import ONNX_MODEL, Bundle, Component
 from runtime_py.mil import Program
 
 LANES = {"fp32": 4, "fp16": 8}  # numbers in a 128-bit vector
 ABI = {"android": "arm64-v8a", "ios": "arm64"}
+_ONNX_PRODUCTS = ("MatMul", "MatMulInteger", "MatMulNBits", "DynamicQuantizeMatMul", "Gemm", "Conv", "ConvInteger")
 NOTE = "never run: a lower bound that leaves out activations, norms, caches, heat and every overhead"
 
 
-@dataclass(frozen=True)
-class ComponentWork:
+class ComponentWork(NamedTuple):
     """What one run on inputs of the golden inputs' sizes takes."""
 
     operations: int  # two for each multiply-add; norms, activations and copies are not counted
@@ -39,18 +38,19 @@ Sizes = Mapping[str, Sequence[int]]
 
 def count_work(bundle: Bundle, name: str) -> ComponentWork:
     """Count the work of a component. Raises InputError for an artifact whose operations can't be seen."""
-    component = bundle.component(name)
-    counters = {"onnx": _onnx_multiply_adds, "coreml": _coreml_multiply_adds}
-    target = bundle.manifest["target"]
-    if target not in counters:
+    component, target = bundle.component(name), bundle.manifest["target"]
+    given = {spec.name: tuple(component.golden_inputs[spec.name]["shape"]) for spec in component.inputs}
+    if target == "onnx":
+        multiply_adds = _onnx_multiply_adds(component, given)
+    elif target == "coreml":
+        multiply_adds = Program.open(component.path).multiply_adds()
+    else:
         raise InputError(
             f"{component.path}: an ExecuTorch program keeps its operations in a form of XNNPACK's own; estimate with "
             "the onnx or coreml bundle of the same base"
         )
-    given = {spec.name: tuple(component.golden_inputs[spec.name]["shape"]) for spec in component.inputs}
     inputs = sum(math.prod(given[spec.name]) * np.dtype(spec.dtype).itemsize for spec in component.inputs)
-    size = int(component.entry["bytes"])
-    return ComponentWork(2 * counters[target](component, given), size + inputs)
+    return ComponentWork(2 * multiply_adds, int(component.entry["bytes"]) + inputs)
 
 
 def _onnx_multiply_adds(component: Component, given: Sizes) -> int:
@@ -69,12 +69,12 @@ def _onnx_multiply_adds(component: Component, given: Sizes) -> int:
     shapes |= {value.name: list(value.dims) for value in graph.initializer}
     total = 0
     for node in graph.node:
-        if node.op_type not in _ONNX_DEPTH:
+        if node.op_type not in _ONNX_PRODUCTS:
             continue
         out = shapes.get(node.output[0])
         if out is None:
             raise InputError(f"{path}: the size of {node.output[0]} is not stored; export the bundle again")
-        total += math.prod(out) * _ONNX_DEPTH[node.op_type](node, shapes)
+        total += math.prod(out) * _depth(node, shapes)
     return total
 
 
@@ -85,39 +85,18 @@ def _dim(dim: Any, named: Mapping[str, int]) -> int:
     return sum(named.get(part.strip(), 0) for part in dim.dim_param.split("+")) or 1
 
 
-def _conv_depth(node: Any, shapes: Sizes) -> int:
-    return math.prod(shapes[node.input[1]][1:])
-
-
-def _gemm_depth(node: Any, shapes: Sizes) -> int:
-    transposed = any(entry.name == "transA" and entry.i for entry in node.attribute)
+def _depth(node: Any, shapes: Sizes) -> int:
+    """Return the multiply-adds that one number of a node's output takes."""
+    if node.op_type.startswith("Conv"):
+        return math.prod(shapes[node.input[1]][1:])
+    transposed = any(entry.name == "transA" and entry.i for entry in node.attribute)  # of a Gemm
     return shapes[node.input[0]][0 if transposed else -1]
-
-
-def _last_depth(node: Any, shapes: Sizes) -> int:
-    return shapes[node.input[0]][-1]
-
-
-# The multiply-adds that one number of the output takes, by the kind of node.
-_ONNX_DEPTH = {
-    "MatMul": _last_depth,
-    "MatMulInteger": _last_depth,
-    "MatMulNBits": _last_depth,
-    "DynamicQuantizeMatMul": _last_depth,
-    "Gemm": _gemm_depth,
-    "Conv": _conv_depth,
-    "ConvInteger": _conv_depth,
-}
-
-
-def _coreml_multiply_adds(component: Component, _: Sizes) -> int:
-    return Program.open(component.path).multiply_adds()
 
 
 def phones() -> list[Mapping[str, Any]]:
     """Return the phones whose data sheets are in phones.json."""
-    found: list[Mapping[str, Any]] = json.loads((resources.files("benchmarks") / "phones.json").read_text())["phones"]
-    return found
+    path = Path(__file__).with_name("phones.json")
+    return read_json(path, what="data sheets", mend="install the toolkit again")["phones"]
 
 
 def find_phone(name: str) -> Mapping[str, Any]:
@@ -160,13 +139,7 @@ def estimate(bundle: Bundle, component: str, phone: Mapping[str, Any]) -> dict[s
         "kind": "estimated",
         "runner": "estimate",
         "device": _device(phone),
-        "runtime": {
-            "name": RUNTIMES[target].name,
-            "version": "not run",
-            "backend": "not run",
-            "compute_unit": phone["unit"],
-            "threads": None,
-        },
+        "runtime": RUNTIMES[target].record("not run", None) | {"backend": "not run", "compute_unit": phone["unit"]},
         "load": {"cold_s": None, "warm_s": None},
         "runs": runs(None, 0, ()),
         "memory": {"peak_bytes": None, "measure": None},
@@ -227,10 +200,8 @@ def check_on_this_computer(bundle: Bundle, component: str) -> dict[str, Any]:
     Raises InputError as `count_work`, where torch is missing, and where the component can't be run.
     """
     work = count_work(bundle, component)
-    try:
-        machine = measure_machine()
-    except ModuleNotFoundError as error:
-        raise missing_toolchain(error.name or "torch", "train") from None
+    require_toolchain("torch", "train")
+    machine = measure_machine()
     seconds, limit = bound(work, machine.sgemm, machine.read_bandwidth)
     try:
         record = ThisComputer().measure(bundle, component, MeasureOptions(), Watch())

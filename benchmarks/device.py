@@ -22,8 +22,7 @@ from typing import Any
 from benchmarks.bounds import EstimatedPhone, find_phone, phones
 from benchmarks.command import add_out, check_files
 from benchmarks.devices.device import MeasureOptions
-from benchmarks.devices.kinds import check_options_apply, device_kinds, open_devices
-from benchmarks.devices.plan import USUAL, PlanResult, Say, run_plan, tasks_of
+from benchmarks.devices.plan import USUAL, PlanResult, Say, device_kinds, open_devices, run_plan, tasks_of
 from benchmarks.record import write_records
 from lorarar.command_line import (
     EXIT_FAILED_CHECK,
@@ -83,11 +82,7 @@ def run(args: argparse.Namespace) -> int:
     check_files(args, "out")
     options = given_settings(args, MeasureOptions())
     given = [item.name for item in fields(options) if getattr(args, item.name) is not None]
-    if args.device:
-        devices = open_devices(device_kinds(), args.device, options, given)
-    else:
-        check_options_apply(["an estimate"], [], given)
-        devices = []
+    devices = open_devices(device_kinds(), args.device or (), options, given)
     devices += [EstimatedPhone(find_phone(name)) for name in dict.fromkeys(args.estimate or ())]
     tasks = tasks_of([Bundle.open(path) for path in args.bundle], args.component or ())
 

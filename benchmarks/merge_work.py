@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.timing import FLOAT_BYTES, Machine, Samples, case_times
 from lorarar.layout import Layout
@@ -20,8 +19,7 @@ PAPER_FOOTPRINT = {
 """Table 2 of the paper, for SDXL."""
 
 
-@dataclass(frozen=True)
-class MergeWork:
+class MergeWork(NamedTuple):
     """What merging one pair of LoRAs of equal rank takes: operations (a multiply-add is two) and bytes."""
 
     dense: int

@@ -7,10 +7,8 @@ import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +17,7 @@ from lorarar.files import atomic_file, check_schema, package_schema, read_json
 from runtime_py.bundle import MANIFEST, Bundle, tree_sha256
 
 SCHEMA_VERSION = 1
+_SCHEMA = package_schema("benchmarks", "record.schema.json")
 MAX_RECORD_BYTES = 16 * 2**20
 AGAIN = "measure again"
 KINDS = ("measured", "emulated", "estimated")
@@ -31,14 +30,18 @@ PAPER: Mapping[str, Mapping[str, Any]] = {
 """The paper's figures, by component."""
 
 
-@dataclass(frozen=True)
-class Runtime:
+class Runtime(NamedTuple):
     """What runs the artifacts of a target, in the words of record.schema.json."""
 
     name: str
     backend: str  # what runs the graph on a computer
     unit: str  # where it runs it there
     apple_only: bool = False
+
+    def record(self, version: str, threads: int | None) -> dict[str, Any]:
+        """Return a record's `runtime` object for a run on a computer."""
+        where = {"backend": self.backend, "compute_unit": self.unit}
+        return {"name": self.name, "version": version, **where, "threads": threads}
 
 
 RUNTIMES: Mapping[str, Runtime] = {
@@ -55,11 +58,6 @@ def require_timed_here(target: str, what: str) -> None:
     """Refuse what can't be timed on this computer; `what` is named in the InputError."""
     if RUNTIMES[target].apple_only and platform.system() != "Darwin":
         raise InputError(f"{what}: a Core ML bundle is timed on Apple systems only; check it with  lorarar check")
-
-
-@cache
-def _schema() -> Mapping[str, Any]:
-    return package_schema("benchmarks", "record.schema.json")
 
 
 def bundle_head(bundle: Bundle, name: str, started: time.struct_time) -> dict[str, Any]:
@@ -108,7 +106,7 @@ def check_record(record: object, name: str) -> dict[str, Any]:
         raise InputError(
             f"{name}: not a benchmark record of schema version {SCHEMA_VERSION}; make one with  lorarar bench device"
         )
-    check_schema(record, _schema(), name, AGAIN)
+    check_schema(record, _SCHEMA, name, AGAIN)
     assert isinstance(record, dict)
     wrong = _contradiction(record)
     if wrong:

@@ -13,7 +13,7 @@ from string import Template
 from typing import Any
 
 from benchmarks.record import KINDS
-from benchmarks.report_plots import plot_loads, plot_over_time, plot_times
+from benchmarks.report_plots import pictures
 from lorarar.markdown import markdown_table
 
 Record = Mapping[str, Any]
@@ -112,15 +112,9 @@ def page(records: Sequence[Record]) -> str:
         for kind in KINDS
         if counts[kind]
     )
-    pictures = [
-        ("Every run", plot_times(rows), "Each dot is one run of a component; times of different kinds do not compare."),
-        ("Loading", plot_loads(rows), "Cold is the first load of a process, warm the second."),
-        ("During the run", plot_over_time(rows), "A line that climbs is a device that slows down as it gets hot."),
-    ]
     figures = "".join(
         f"<h2>{title}</h2><p>{html.escape(text)}</p><figure>{picture}</figure>"
-        for title, picture, text in pictures
-        if picture
+        for title, text, picture in pictures(rows)
     )
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in notes_of(records))
     template = Template((resources.files("benchmarks") / "report.html").read_text(encoding="utf-8"))

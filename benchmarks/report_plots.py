@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Record = Mapping[str, Any]
-Plot = Callable[[Sequence[tuple[str, Record]]], str]
+Rows = Sequence[tuple[str, Record]]
+"""Each record's name in a picture, and the record."""
 
 # Colour-blind readers tell them apart too; the report says the kind in words beside every figure.
 COLOURS = {"measured": "#0071bc", "emulated": "#b35806", "estimated": "#7b3294"}
@@ -27,20 +28,21 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def _styled(plot: Plot) -> Plot:
-    """Draw under STYLE from the first text on, for that is when matplotlib decides what is mathematics."""
+def pictures(rows: Rows) -> list[tuple[str, str, str]]:
+    """Draw what there is to draw: a title, a sentence and the SVG of each picture."""
+    import matplotlib as mpl
 
-    def styled(rows: Sequence[tuple[str, Record]]) -> str:
-        import matplotlib as mpl
+    # From the first text on, for that is when matplotlib decides what is mathematics.
+    with mpl.rc_context(STYLE):
+        drawn = [
+            ("Every run", "Each dot is one run of a component; times of different kinds do not compare.", _times(rows)),
+            ("Loading", "Cold is the first load of a process, warm the second.", _loads(rows)),
+            ("During the run", "A line that climbs is a device that slows down as it gets hot.", _over_time(rows)),
+        ]
+    return [picture for picture in drawn if picture[-1]]
 
-        with mpl.rc_context(STYLE):
-            return plot(rows)
 
-    return styled
-
-
-@_styled
-def plot_times(rows: Sequence[tuple[str, Record]]) -> str:
+def _times(rows: Rows) -> str:
     """Draw every sample of every record as a dot, p50 as a bar, and an estimate as a bound.
 
     The axis is logarithmic, since devices lie orders of magnitude apart.
@@ -59,8 +61,7 @@ def plot_times(rows: Sequence[tuple[str, Record]]) -> str:
     return _svg(figure)
 
 
-@_styled
-def plot_loads(rows: Sequence[tuple[str, Record]]) -> str:
+def _loads(rows: Rows) -> str:
     """Draw the cold and the warm load of the records that have both; return "" where none has."""
     rows = [(name, record) for name, record in rows if None not in record["load"].values()]
     if not rows:
@@ -76,12 +77,8 @@ def plot_loads(rows: Sequence[tuple[str, Record]]) -> str:
     return _svg(figure)
 
 
-@_styled
-def plot_over_time(rows: Sequence[tuple[str, Record]]) -> str:
-    """Draw each run's time over the record's p50, by the seconds since the first run.
-
-    A line that climbs is a device that throttles. Returns "" where no record has enough runs to show it.
-    """
+def _over_time(rows: Rows) -> str:
+    """Draw each run's time over the record's p50, by the seconds since the first run; return "" for too few runs."""
     from matplotlib.figure import Figure
 
     rows = [(name, record) for name, record in rows if record["runs"]["n"] >= 5]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from lorarar.settings import check_at_least, setting
 
@@ -44,8 +44,7 @@ class RunSettings:
         check_at_least(1, runs=self.runs, threads=self.threads)
 
 
-@dataclass(frozen=True)
-class Samples:
+class Samples(NamedTuple):
     """The seconds of every measured run of one case."""
 
     seconds: tuple[float, ...]
@@ -123,8 +122,7 @@ def case_times(name: str, samples: Samples) -> dict[str, Any]:
     return {"name": name, "median_s": samples.median, "best_s": samples.best, "seconds": list(samples.seconds)}
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(NamedTuple):
     """What this machine can do at best, measured in the same run as everything else."""
 
     sgemm: float  # operations a second; a multiplication and an addition are two

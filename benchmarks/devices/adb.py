@@ -9,24 +9,15 @@ from dataclasses import fields
 from functools import cached_property
 from typing import Any
 
-from benchmarks.devices.adb_facts import (
-    CONDITIONS_SCRIPT,
-    FACTS_SCRIPT,
-    LIMITS_SCRIPT,
-    AndroidFacts,
-    Conditions,
-    big_cores,
-    parse_conditions,
-    parse_facts,
-)
-from benchmarks.devices.adb_files import HOME, copy
-from benchmarks.devices.adb_link import READY, Adb, AdbLink, AdbTool, advice, connected
+from benchmarks.devices import adb_facts
+from benchmarks.devices.adb_facts import AndroidFacts, Conditions
+from benchmarks.devices.adb_link import HOME, READY, Adb, AdbLink, advice, connected
 from benchmarks.devices.adb_run import PROGRAMS, RUNNER, Ran, run_app, run_native, stop_native
 from benchmarks.devices.device import Description, Device, DeviceFailed, MeasureOptions, Watch
-from benchmarks.devices.phone import LIST, bundle_files, checked, parse_record, sha256
-from benchmarks.record import paper_figure
+from benchmarks.devices.phone import LIST, bundle_files, complete, parse_record
 from lorarar.errors import InputError
 from runtime_py.bundle import MANIFEST, Bundle, Component
+from runtime_py.hashes import file_sha256
 
 COOL = ("none", "light", None)
 LOOK_S = 5.0  # between looks at a device that is cooling down
@@ -40,7 +31,7 @@ class Android:
     usage = "adb:SERIAL or adb:all"
     takes = frozenset(item.name for item in fields(MeasureOptions)) - {"ios_app"}
 
-    def __init__(self, adb: AdbTool | None = None) -> None:
+    def __init__(self, adb: Adb | None = None) -> None:
         self.adb = adb or Adb()
 
     def describe(self) -> list[Description]:
@@ -89,22 +80,21 @@ def _check_options(options: MeasureOptions) -> None:
 class AndroidDevice:
     """One phone, tablet or emulator."""
 
-    def __init__(self, adb: AdbTool, serial: str) -> None:
+    def __init__(self, adb: Adb, serial: str) -> None:
         self.name = f"adb:{serial}"
         self.link = AdbLink(adb, serial)
         self.touched = False
 
     @cached_property
     def facts(self) -> AndroidFacts:
-        return parse_facts(self.link.shell(FACTS_SCRIPT).out)
+        return adb_facts.parse_facts(self.link.shell(adb_facts.FACTS_SCRIPT).out)
 
     def measure(self, bundle: Bundle, component: str, options: MeasureOptions, watch: Watch) -> dict[str, Any]:
         """Copy what is missing, cool down, run, and complete the runner's record with what the host knows."""
         watch.say("asking the device")
         self.link.check()
         part = bundle.component(component)
-        digest = sha256(bundle.path / MANIFEST)
-        folder = f"{HOME}/{digest}"
+        folder = f"{HOME}/{file_sha256(bundle.path / MANIFEST)}"
         self._copy(bundle, part, folder, options, watch)
         mask, pinned = self._cores(options)
         waited, before = cool_down(self.conditions, options, watch)
@@ -114,10 +104,9 @@ class AndroidDevice:
         else:
             ran = run_native(self.link, folder, component, bundle.manifest["target"], mask, options, watch)
         after = self.conditions()
-        record = self._complete(ran, before, after, waited)
-        record["paper"] = paper_figure(bundle.manifest["base"], component)
+        record = self._told_by_host(ran, before, after, waited)
         record["notes"] = [pinned, *notes(before, after, ran)]
-        return checked(record, self.name, digest, part, "android-app" if options.app else "native")
+        return complete(record, self.name, bundle, part, "android-app" if options.app else "native")
 
     def close(self) -> None:
         """Stop the runner and remove everything. Raises DeviceFailed when the device is out of reach."""
@@ -130,17 +119,18 @@ class AndroidDevice:
 
     def conditions(self) -> Conditions:
         """Return how warm, charged and busy it is."""
-        return parse_conditions(self.link.shell(CONDITIONS_SCRIPT).out, self.facts.device["cores"])
+        told = self.link.shell(adb_facts.CONDITIONS_SCRIPT).out
+        return adb_facts.parse_conditions(told, self.facts.device["cores"])
 
     def _copy(self, bundle: Bundle, part: Component, folder: str, options: MeasureOptions, watch: Watch) -> None:
         watch.say("copying what changed")
         self.touched = not options.keep
-        copy(self.link, bundle_files(bundle, part), folder)
+        self.link.copy(bundle_files(bundle, part), folder)
         if options.app:  # an app reads as another user than the shell
             self.link.shell(f"chmod -R a+rX {HOME}")
         elif options.runner is not None:
             programs = {RUNNER.rpartition("/")[2]: options.runner, **{path.name: path for path in options.libraries}}
-            copy(self.link, programs, PROGRAMS)
+            self.link.copy(programs, PROGRAMS)
             self.link.shell(f"chmod 755 {RUNNER}")
 
     def _cores(self, options: MeasureOptions) -> tuple[str | None, str]:
@@ -150,12 +140,12 @@ class AndroidDevice:
             return None, f"cores not pinned: the scheduler chose among {cores}"
         if options.cpus != "big":
             return options.cpus, f"pinned to the cores of mask {options.cpus}"
-        big = big_cores(self.link.shell(LIMITS_SCRIPT).out)
+        big = adb_facts.big_cores(self.link.shell(adb_facts.LIMITS_SCRIPT).out)
         if not big:
             raise DeviceFailed("it doesn't tell which of its cores are faster; give `cpus` a mask, or leave it out")
         return f"{sum(1 << core for core in big):x}", f"pinned to its big cores: {', '.join(map(str, big))}"
 
-    def _complete(self, ran: Ran, before: Conditions, after: Conditions, waited: float) -> dict[str, Any]:
+    def _told_by_host(self, ran: Ran, before: Conditions, after: Conditions, waited: float) -> dict[str, Any]:
         record = parse_record(ran.text, "the runner")
         record["device"] = dict(self.facts.device)
         record["kind"] = "emulated" if self.facts.emulated else "measured"

@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 THERMAL_STATUS = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
 CPU_TYPE = 0  # android.os.Temperature.TYPE_CPU
@@ -34,42 +33,24 @@ LIMITS_SCRIPT = (
     'for c in /sys/devices/system/cpu/cpu[0-9]*; do echo "${c##*cpu} $(cat $c/cpufreq/cpuinfo_max_freq)"; done'
 )
 
-# The names of Arm's own cores, by the part number in /proc/cpuinfo; other cores are told by their numbers.
-ARM_PARTS = {
-    0xD03: "Cortex-A53",
-    0xD04: "Cortex-A35",
-    0xD05: "Cortex-A55",
-    0xD07: "Cortex-A57",
-    0xD08: "Cortex-A72",
-    0xD09: "Cortex-A73",
-    0xD0A: "Cortex-A75",
-    0xD0B: "Cortex-A76",
-    0xD0D: "Cortex-A77",
-    0xD41: "Cortex-A78",
-    0xD44: "Cortex-X1",
-    0xD46: "Cortex-A510",
-    0xD47: "Cortex-A710",
-    0xD48: "Cortex-X2",
-    0xD4D: "Cortex-A715",
-    0xD4E: "Cortex-X3",
-    0xD80: "Cortex-A520",
-    0xD81: "Cortex-A720",
-    0xD82: "Cortex-X4",
-    0xD85: "Cortex-X925",
-    0xD87: "Cortex-A725",
+# The names of Arm's own cores by the part number in /proc/cpuinfo, a line each for its architectures 8.0, 8.2, 9.0 and
+# 9.2; other cores are told by their numbers.
+CORTEX = {
+    **{0xD03: "A53", 0xD04: "A35", 0xD07: "A57", 0xD08: "A72", 0xD09: "A73"},
+    **{0xD05: "A55", 0xD0A: "A75", 0xD0B: "A76", 0xD0D: "A77", 0xD41: "A78", 0xD44: "X1"},
+    **{0xD46: "A510", 0xD47: "A710", 0xD48: "X2", 0xD4D: "A715", 0xD4E: "X3"},
+    **{0xD80: "A520", 0xD81: "A720", 0xD82: "X4", 0xD85: "X925", 0xD87: "A725"},
 }
 
 
-@dataclass(frozen=True)
-class AndroidFacts:
+class AndroidFacts(NamedTuple):
     """An Android device: the record's `device` object, and whether it is an emulator."""
 
     device: Mapping[str, Any]
     emulated: bool
 
 
-@dataclass(frozen=True)
-class Conditions:
+class Conditions(NamedTuple):
     """A device's state at one moment: the record's `condition` object, and the hottest CPU in °C, where it is told."""
 
     condition: Mapping[str, Any]
@@ -116,8 +97,9 @@ def parse_facts(text: str) -> AndroidFacts:
 def parse_cpu(cpuinfo: str) -> str | None:
     """Name the cores of an Arm /proc/cpuinfo and count equal ones together: `Cortex-A55 ×4, Cortex-A76 ×2`."""
     pairs = re.findall(r"CPU implementer\s*: (0x\w+).*?CPU part\s*: (0x\w+)", cpuinfo, re.DOTALL)
+    arms = {number: f"Cortex-{name}" for number, name in CORTEX.items()}
     names = [
-        ARM_PARTS.get(int(part, 16), f"Arm {part}") if int(maker, 16) == 0x41 else f"implementer {maker} part {part}"
+        arms.get(int(part, 16), f"Arm {part}") if int(maker, 16) == 0x41 else f"implementer {maker} part {part}"
         for maker, part in pairs
     ]
     return ", ".join(f"{name} ×{count}" for name, count in Counter(names).items()) or None

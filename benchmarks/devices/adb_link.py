@@ -1,17 +1,22 @@
-"""The `adb` program, one thin layer; `phone` says why it is not a client library."""
+"""The `adb` program and the files on a device, one thin layer; `phone` says why it is not a client library."""
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 from benchmarks.devices.device import DeviceFailed
 from benchmarks.devices.phone import ANSWER_S, LIST, NO_SPACE, SLOWEST_COPY, no_answer
 from benchmarks.processes import ProgramOutput, run_program
 from lorarar.errors import InputError
+from runtime_py.hashes import file_sha256
 
+HOME = "/data/local/tmp/lorarar"
+"""Where the shell user may write and run programs, and every app may read."""
+SLOWEST_HASH = 20e6  # bytes a second, of an old phone's flash and little cores
 READY = "device"
 MISSING = "missing"
 
@@ -29,16 +34,8 @@ STATES = {
 }
 
 
-@runtime_checkable
-class AdbTool(Protocol):
-    """What runs adb: the program itself, or a replay of it in tests."""
-
-    def run(self, args: Sequence[str], timeout_s: float) -> ProgramOutput:
-        """Run `adb ARGS…`. Raises TimeoutError after `timeout_s` seconds."""
-
-
 class Adb:
-    """The adb program in PATH."""
+    """The adb program in PATH; tests replay one."""
 
     def run(self, args: Sequence[str], timeout_s: float) -> ProgramOutput:
         """Run `adb ARGS…`. Raises TimeoutError after `timeout_s` seconds, InputError where there is no adb."""
@@ -48,7 +45,7 @@ class Adb:
         return run_program([program, *args], timeout_s)
 
 
-def connected(adb: AdbTool) -> dict[str, str]:
+def connected(adb: Adb) -> dict[str, str]:
     """Return every device's state by its serial, in adb's order and words. Raises InputError when adb can't tell."""
     try:
         answer = adb.run(["devices", "-l"], ANSWER_S)
@@ -79,7 +76,7 @@ def advice(state: str) -> str:
 class AdbLink:
     """One device, through adb. Every method raises DeviceFailed when it can't be reached."""
 
-    def __init__(self, adb: AdbTool, serial: str) -> None:
+    def __init__(self, adb: Adb, serial: str) -> None:
         self.adb, self.serial = adb, serial
 
     def check(self) -> None:
@@ -108,9 +105,44 @@ class AdbLink:
                 raise DeviceFailed(f"it is full: {local.name} doesn't fit; free some space on it")
             raise DeviceFailed(f"{local.name} can't be copied to it ({answer.last_words})")
 
+    def copy(self, files: Mapping[str, Path], folder: str) -> None:
+        """Make `folder` on the device hold these files; only what changed is copied, and other files stay.
+
+        Raises DeviceFailed when they don't fit or don't arrive.
+        """
+        total = sum(path.stat().st_size for path in files.values())
+        have = self._hashes(folder, list(files), ANSWER_S + total / SLOWEST_HASH)
+        changed = {name: path for name, path in files.items() if have.get(name) != file_sha256(path)}
+        if not changed:
+            return
+        folders = sorted({str(PurePosixPath(folder, name).parent) for name in changed})
+        made = self.shell(f"mkdir -p {shlex.join(folders)}")
+        if made.code != 0:
+            raise DeviceFailed(f"{folder} can't be made on it ({made.last_words})")
+        needed = sum(path.stat().st_size for path in changed.values())
+        free = free_bytes(self.shell(f"df -k {folder}").out)
+        if free is not None and free < needed:
+            raise DeviceFailed(
+                f"it is full: {needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free; free some space on it"
+            )
+        for name, path in changed.items():
+            self.push(path, f"{folder}/{name}")
+
+    def _hashes(self, folder: str, names: list[str], timeout_s: float) -> dict[str, str]:
+        """Return the SHA-256 of each of the files that is there."""
+        answer = self.shell(f"cd {folder} 2>/dev/null && sha256sum {shlex.join(names)} 2>/dev/null", timeout_s)
+        lines = re.findall(r"^([0-9a-f]{64}) [ *](.+?)\r?$", answer.out, re.MULTILINE)
+        return {name: digest for digest, name in lines}
+
     def _run(self, args: Sequence[str], timeout_s: float) -> ProgramOutput:
         try:
             return self.adb.run(["-s", self.serial, *args], timeout_s)
         except TimeoutError:
             self.check()
             raise no_answer(timeout_s) from None
+
+
+def free_bytes(text: str) -> int | None:
+    """Read the free space from `df -k FOLDER`: its fourth column, which is in kB."""
+    found = re.search(r"\s\d+\s+\d+\s+(\d+)\s+\d+%", text)
+    return int(found[1]) * 1024 if found else None

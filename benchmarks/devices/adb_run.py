@@ -12,12 +12,10 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from benchmarks.devices.adb_facts import parse_pss
-from benchmarks.devices.adb_files import HOME
-from benchmarks.devices.adb_link import AdbLink
+from benchmarks.devices.adb_link import HOME, AdbLink
 from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
 from benchmarks.devices.phone import ANSWER_S, APP, NO_SPACE, not_finished, signal_name, wait_until
 from benchmarks.processes import ProgramOutput
@@ -28,11 +26,10 @@ RUNNER = f"{PROGRAMS}/lorarar-runner"
 PID = f"{HOME}/run.pid"
 RESULT = "files/benchmark.json"
 EXIT_PARITY, EXIT_INPUT, EXIT_RUNTIME = 1, 2, 3  # the runner's own
-NOT_A_PROGRAM = (126, 127)  # the shell's
+NOT_A_PROGRAM, KILLED = (126, 127), 128 + signal.SIGKILL  # the shell's
 
 
-@dataclass(frozen=True)
-class Ran:
+class Ran(NamedTuple):
     """What a run left: the record as text, and the largest PSS in bytes, where one was seen."""
 
     text: str
@@ -100,19 +97,16 @@ def _explain(answer: ProgramOutput) -> NoReturn:
     said, code = answer.last_words, answer.code
     if NO_SPACE.search(answer.err):
         raise DeviceFailed(f"it is full ({said}); free some space on it")
-    if code == EXIT_PARITY:
-        raise DeviceFailed(f"parity failed: {said}")
-    if code == EXIT_INPUT:
-        raise DeviceFailed(f"the runner refused its input: {said}")
-    if code == EXIT_RUNTIME:
-        raise DeviceFailed(f"the runtime failed: {said}")
-    if code in NOT_A_PROGRAM:
-        raise DeviceFailed(f"the runner can't be started ({said}); build it for this device's ABI")
-    if code == 128 + signal.SIGKILL:
-        raise DeviceFailed("the system killed the runner (signal 9), most often for want of memory; close other apps")
-    if code > 128:
+    reasons = {
+        EXIT_PARITY: f"parity failed: {said}",
+        EXIT_INPUT: f"the runner refused its input: {said}",
+        EXIT_RUNTIME: f"the runtime failed: {said}",
+        **dict.fromkeys(NOT_A_PROGRAM, f"the runner can't be started ({said}); build it for this device's ABI"),
+        KILLED: "the system killed the runner (signal 9), most often for want of memory; close other apps",
+    }
+    if code > 128 and code not in reasons:
         raise DeviceFailed(f"the runner crashed ({signal_name(code - 128)}); adb logcat has the stack")
-    raise DeviceFailed(f"the runner ended with exit code {code}: {said}")
+    raise DeviceFailed(reasons.get(code, f"the runner ended with exit code {code}: {said}"))
 
 
 def run_app(link: AdbLink, bundle: str, component: str, options: MeasureOptions, watch: Watch) -> Ran:

@@ -10,13 +10,13 @@ from typing import Any
 
 from benchmarks.devices.device import Description, Device, DeviceFailed, MeasureOptions, Watch
 from benchmarks.devices.ios_facts import READY, IphoneFacts, parse_facts, parse_list
-from benchmarks.devices.ios_link import LOCKED, NEEDS, Devicectl, DevicectlLink, DevicectlOutput, DevicectlTool, cause
+from benchmarks.devices.ios_link import LOCKED, NEEDS, Devicectl, DevicectlLink, cause
 from benchmarks.devices.ios_run import App
 from benchmarks.devices.ios_usbmux import describe
-from benchmarks.devices.phone import ANSWER_S, APP, LIST, bundle_files, checked, parse_record, sha256
-from benchmarks.record import paper_figure
+from benchmarks.devices.phone import ANSWER_S, APP, LIST, bundle_files, complete, parse_record
 from lorarar.errors import InputError
 from runtime_py.bundle import MANIFEST, Bundle
+from runtime_py.hashes import file_sha256
 
 HOT = ("serious", "critical")  # ProcessInfo.ThermalState, from which on iOS throttles
 
@@ -27,9 +27,7 @@ class Ios:
     usage = "ios:UDID or ios:all"
     takes = ("runs", "warmup", "threads", "timeout_s", "cooldown_s", "ios_app", "keep")
 
-    def __init__(
-        self, tool: DevicectlTool | None = None, elsewhere: Callable[[], list[Description]] = describe
-    ) -> None:
+    def __init__(self, tool: Devicectl | None = None, elsewhere: Callable[[], list[Description]] = describe) -> None:
         self.tool, self.elsewhere = tool or Devicectl(), elsewhere
 
     def describe(self) -> list[Description]:
@@ -51,18 +49,14 @@ class Ios:
         return [Iphone(self.tool, facts.name) for facts in there]
 
     def _list(self) -> list[IphoneFacts]:
-        answer = _list_devices(self.tool)
+        try:
+            answer = self.tool.run(("list", "devices"), [], ANSWER_S, threading.Event())
+        except TimeoutError:
+            raise InputError(f"devicectl gave no answer for {ANSWER_S:.0f} s; restart this Mac") from None
         if not answer.well:
             reason = cause(answer) or answer.last_words
             raise InputError(f"devicectl can't list devices ({reason}); open Xcode once, or restart this Mac")
         return parse_list(answer.result)
-
-
-def _list_devices(tool: DevicectlTool) -> DevicectlOutput:
-    try:
-        return tool.run(("list", "devices"), [], ANSWER_S, threading.Event())
-    except TimeoutError:
-        raise InputError(f"devicectl gave no answer for {ANSWER_S:.0f} s; restart this Mac") from None
 
 
 def _description(facts: IphoneFacts) -> Description:
@@ -94,7 +88,7 @@ def _bundle_identifier(app: Path) -> str | None:
 class Iphone:
     """One iPhone, iPad or Simulator."""
 
-    def __init__(self, tool: DevicectlTool, udid: str) -> None:
+    def __init__(self, tool: Devicectl, udid: str) -> None:
         self.name = f"ios:{udid}"
         self.link = DevicectlLink(tool, udid)
         self.app = App(self.link)
@@ -107,7 +101,7 @@ class Iphone:
         self.keep = options.keep
         self.app.prepare(options.ios_app, watch)
         part = bundle.component(component)
-        digest = sha256(bundle.path / MANIFEST)
+        digest = file_sha256(bundle.path / MANIFEST)
         watch.say("copying what changed")
         self.app.copy(bundle_files(bundle, part), digest)
         watch.say("measuring")
@@ -116,8 +110,7 @@ class Iphone:
         if isinstance(record.get("device"), dict):
             record["device"] |= facts.record
         record["kind"] = "emulated" if facts.simulated or record.get("kind") == "emulated" else "measured"
-        record["paper"] = paper_figure(bundle.manifest["base"], component)
-        record = checked(record, self.name, digest, part, "ios-app")
+        complete(record, self.name, bundle, part, "ios-app")
         _check_cool(record)
         record["notes"] = [*record["notes"], *notes(record)]
         return record

@@ -5,14 +5,13 @@ Nothing is guessed: what isn't there is None.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from importlib import resources
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from benchmarks.devices.ios_link import DEVELOPER_MODE, NOT_CONNECTED, UNTRUSTED, at
+from lorarar.files import read_json
 
 READY = "ready"
 OLDEST_IOS = 17  # the first that devicectl serves
@@ -33,8 +32,7 @@ PLACES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-@dataclass(frozen=True)
-class IphoneFacts:
+class IphoneFacts(NamedTuple):
     """An iPhone or another device, as devicectl's list or its details tell of it."""
 
     identifier: str
@@ -128,9 +126,8 @@ def parse_list(result: Mapping[str, Any]) -> list[IphoneFacts]:
 
 @cache
 def _models() -> Mapping[str, Mapping[str, str]]:
-    text = (resources.files("benchmarks.devices") / "ios_models.json").read_text(encoding="utf-8")
-    found: Mapping[str, Mapping[str, str]] = json.loads(text)["models"]
-    return found
+    path = Path(__file__).with_name("ios_models.json")
+    return read_json(path, what="models", mend="install the toolkit again")["models"]
 
 
 def model_name(product_type: str | None) -> str | None:

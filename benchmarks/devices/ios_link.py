@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 from benchmarks.devices.device import DeviceFailed
 from benchmarks.devices.phone import ANSWER_S, APP, LIST, NO_SPACE, SLOWEST_COPY, no_answer
@@ -68,8 +68,7 @@ WORDS = (
 NO_FILE = "Failed to retrieve the file node"  # of `copy from`, code 7000, which other failures have too
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     """One link of a chain of errors, and its sentence where it has one."""
 
     domain: str
@@ -139,22 +138,8 @@ def cause(answer: DevicectlOutput) -> str | None:
     return next((sentence for pattern, sentence in WORDS if pattern.search(words)), None)
 
 
-@runtime_checkable
-class DevicectlTool(Protocol):
-    """What runs devicectl: the program itself, or a replay of it in tests."""
-
-    def available(self) -> bool:
-        """Return whether there is a devicectl."""
-
-    def run(self, verb: Sequence[str], args: Sequence[str], timeout_s: float, stop: threading.Event) -> DevicectlOutput:
-        """Run `xcrun devicectl VERB… ARGS…`; it is ended soon after `stop` is set.
-
-        Raises TimeoutError after `timeout_s` seconds.
-        """
-
-
 class Devicectl:
-    """The devicectl program of the chosen Xcode."""
+    """The devicectl program of the chosen Xcode; tests replay one."""
 
     def available(self) -> bool:
         """Return whether there is a devicectl: not off a Mac, nor in its command-line tools alone."""
@@ -167,7 +152,10 @@ class Devicectl:
             return False
 
     def run(self, verb: Sequence[str], args: Sequence[str], timeout_s: float, stop: threading.Event) -> DevicectlOutput:
-        """Run it. Raises TimeoutError after `timeout_s` seconds, InputError where there is no Xcode."""
+        """Run `xcrun devicectl VERB… ARGS…`; it is ended soon after `stop` is set.
+
+        Raises TimeoutError after `timeout_s` seconds, InputError where there is no Xcode.
+        """
         xcrun = shutil.which("xcrun")
         if xcrun is None:
             raise InputError(f"there is no xcrun: measuring an iPhone needs {NEEDS}")
@@ -191,7 +179,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 class DevicectlLink:
     """One phone, through devicectl. Every method raises DeviceFailed when it can't be reached."""
 
-    def __init__(self, tool: DevicectlTool, name: str) -> None:
+    def __init__(self, tool: Devicectl, name: str) -> None:
         self.tool, self.name = tool, name
 
     def ask(

@@ -26,7 +26,8 @@ from pathlib import Path
 
 from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
 from benchmarks.devices.ios_link import NOT_INSTALLED, DevicectlLink, DevicectlOutput, at, cause
-from benchmarks.devices.phone import ANSWER_S, APP, SLOWEST_COPY, not_finished, sha256, signal_name, wait_until
+from benchmarks.devices.phone import ANSWER_S, APP, SLOWEST_COPY, not_finished, signal_name, wait_until
+from runtime_py.hashes import file_sha256
 
 HOME = "Documents/benchmark"
 POLL_S = 0.2  # between looks at devicectl
@@ -72,7 +73,7 @@ class App:
     def copy(self, files: Mapping[str, Path], name: str) -> None:
         """Make Documents/benchmark/NAME hold these files. Raises DeviceFailed when they don't fit or don't arrive."""
         for relative, path in files.items():
-            place, digest = f"{HOME}/{name}/{relative}", sha256(path)
+            place, digest = f"{HOME}/{name}/{relative}", file_sha256(path)
             if self.sent.get(place) != digest:
                 self.sent[place] = ""  # half a file is removed as well
                 self.link.send(path, place)

@@ -87,19 +87,12 @@ def measure_component(bundle: Bundle, name: str, options: MeasureOptions) -> dic
         start = time.perf_counter()
         outputs = runner.run(inputs)
         seconds.append(time.perf_counter() - start)
-    runtime = RUNTIMES[target]
     return {
         **bundle_head(bundle, name, started),
         "kind": "measured",
         "runner": "python",
         "device": computer(),
-        "runtime": {
-            "name": runtime.name,
-            "version": runner.version,
-            "backend": runtime.backend,
-            "compute_unit": runtime.unit,
-            "threads": options.threads,
-        },
+        "runtime": RUNTIMES[target].record(runner.version, options.threads),
         "load": load,
         "runs": runs(seconds[0] if options.warmup else None, options.warmup, seconds[options.warmup :]),
         "memory": {"peak_bytes": peak_bytes(), "measure": "rss"},

@@ -11,21 +11,20 @@ that there is to know, so that tests replay them without a phone. The client lib
 
 from __future__ import annotations
 
-import hashlib
 import re
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from benchmarks.devices.device import DeviceFailed, Watch
-from benchmarks.record import MAX_RECORD_BYTES, check_record
+from benchmarks.record import MAX_RECORD_BYTES, check_record, paper_figure
 from lorarar.errors import InputError
 from lorarar.files import parse_json
 from runtime_py.bundle import MANIFEST, Bundle, Component
+from runtime_py.hashes import file_sha256
 
 LIST = "lorarar bench device --list"
 APP = "org.lorarar.demo"
@@ -78,18 +77,6 @@ def bundle_files(bundle: Bundle, component: Component) -> dict[str, Path]:
     return {path.relative_to(bundle.path).as_posix(): path for path in files}
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file of this computer, which is read once as long as it does not change."""
-    facts = path.stat()
-    return _sha256(path, facts.st_size, facts.st_mtime_ns)
-
-
-@cache
-def _sha256(path: Path, size: int, changed_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def parse_record(written: str | bytes, who: str) -> dict[str, Any]:
     """Parse what `who` wrote on the phone. Raises DeviceFailed where it is no record, or says why there is none."""
     mend = "install its build of this version of the project"
@@ -104,14 +91,15 @@ def parse_record(written: str | bytes, who: str) -> dict[str, Any]:
     return record
 
 
-def checked(record: dict[str, Any], name: str, manifest_sha256: str, part: Component, runner: str) -> dict[str, Any]:
-    """Return the record if it is valid and of what was asked for. Raises DeviceFailed otherwise."""
+def complete(record: dict[str, Any], name: str, bundle: Bundle, part: Component, runner: str) -> dict[str, Any]:
+    """Put the paper's figure in the record. Raises DeviceFailed unless it is valid then and of what was asked for."""
+    record["paper"] = paper_figure(bundle.manifest["base"], part.name)
     try:
         check_record(record, name)
     except InputError as error:
         raise DeviceFailed(f"the runner's record is not valid: {error}") from None
     for what, have, wanted in (
-        ("manifest", record["bundle"]["manifest_sha256"], manifest_sha256),
+        ("manifest", record["bundle"]["manifest_sha256"], file_sha256(bundle.path / MANIFEST)),
         ("artifact", record["artifact"]["sha256"], part.entry["sha256"]),
         ("component", record["component"], part.name),
         ("runner", record["runner"], runner),

@@ -1,14 +1,20 @@
-"""Measure every component on every device. Devices run side by side; a failure stops neither its device nor others."""
+"""Open the devices of a plan, and measure every component on each of them.
+
+Devices run side by side; a failure stops neither its device nor others.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.devices.device import Device, DeviceFailed, MeasureOptions, Watch
+from benchmarks.devices.adb import Android
+from benchmarks.devices.device import Device, DeviceFailed, DeviceKind, MeasureOptions, Watch
+from benchmarks.devices.ios import Ios
+from benchmarks.devices.local import Local
 from lorarar.errors import InputError
 from runtime_py.bundle import Bundle
 
@@ -16,8 +22,7 @@ USUAL = ("merger", "unet")
 """The components that are measured where none is named and the bundle has them."""
 
 
-@dataclass(frozen=True)
-class PlanTask:
+class PlanTask(NamedTuple):
     """One component of one bundle, to be measured on every device."""
 
     bundle: Bundle
@@ -27,8 +32,7 @@ class PlanTask:
         return f"{self.component} of {self.bundle.path}"
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """Something that gave no record, and why, in one sentence."""
 
     device: str
@@ -52,6 +56,31 @@ class PlanResult:
     @property
     def records(self) -> list[dict[str, Any]]:
         return [record for _, record in self.named_records]
+
+
+def device_kinds() -> Mapping[str, DeviceKind]:
+    """Return every kind of device, by the prefix of its names."""
+    return {"local": Local(), "adb": Android(), "ios": Ios()}
+
+
+def open_devices(
+    kinds: Mapping[str, DeviceKind], names: Sequence[str], options: MeasureOptions, given: Collection[str]
+) -> list[Device]:
+    """Return each named device once, in the order of the names; without a name, only an estimate is made.
+
+    `given` are the fields of the options that somebody chose; one that means nothing to any of the devices is refused.
+    Raises InputError for that, and for a name that no kind of device takes.
+    """
+    chosen = []
+    for name in names:
+        prefix, _, which = name.partition(":")
+        if prefix not in kinds:
+            raise InputError(f"`device` {name}: give {'; '.join(kind.usage for kind in kinds.values())}")
+        chosen.append((kinds[prefix], which))
+    for option in given:
+        if not any(option in kind.takes for kind, _ in chosen):
+            raise InputError(f"`{option}` means nothing to {' or '.join(names) or 'an estimate'}; leave it out")
+    return list({device.name: device for kind, which in chosen for device in kind.open(which, options)}.values())
 
 
 def tasks_of(bundles: Sequence[Bundle], components: Sequence[str]) -> list[PlanTask]:

@@ -25,14 +25,13 @@ from replayed_phone import (
 )
 
 from benchmarks.devices.adb import Android, AndroidDevice
-from benchmarks.devices.adb_files import HOME
-from benchmarks.devices.adb_link import Adb
+from benchmarks.devices.adb_link import HOME, Adb
 from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
-from benchmarks.devices.phone import sha256
 from benchmarks.processes import ProgramOutput as Answer
 from benchmarks.record import check_record, paper_figure
 from lorarar.errors import InputError
 from runtime_py.bundle import Bundle
+from runtime_py.hashes import file_sha256
 
 
 @pytest.fixture
@@ -101,7 +100,7 @@ def test_only_what_changed_is_copied(bundle: Bundle, options: MeasureOptions) ->
     def on_the_device(command: str) -> Answer:
         folder = bundle.path if "manifest" in command else options.libraries[0].parent
         names = [name for name in command.partition("sha256sum ")[2].split() if (folder / name).is_file()]
-        have = "".join(f"{sha256(folder / name)}  {name}\n" for name in names if name != "merger.onnx")
+        have = "".join(f"{file_sha256(folder / name)}  {name}\n" for name in names if name != "merger.onnx")
         return Answer(0, have + f"{'0' * 64}  merger.onnx\n")
 
     again = ReplayedPhone(bundle, {"sha256sum": on_the_device})

@@ -16,8 +16,7 @@ from benchmarks.devices.adb_facts import (
     parse_thermal_service,
     parse_zones,
 )
-from benchmarks.devices.adb_files import free_bytes
-from benchmarks.devices.adb_link import STATES, advice, parse_devices
+from benchmarks.devices.adb_link import STATES, advice, free_bytes, parse_devices
 
 
 def test_every_state_of_adb_devices() -> None:

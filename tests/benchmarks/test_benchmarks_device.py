@@ -13,8 +13,7 @@ from replayed_phone import record_of, small_bundle
 
 from benchmarks import device as command
 from benchmarks.devices.device import Description, DeviceFailed, MeasureOptions, Watch
-from benchmarks.devices.kinds import device_kinds, open_devices
-from benchmarks.devices.plan import PlanTask, run_plan, tasks_of
+from benchmarks.devices.plan import PlanTask, device_kinds, open_devices, run_plan, tasks_of
 from benchmarks.record import read_records
 from lorarar.command_line import run_command
 from lorarar.errors import InputError

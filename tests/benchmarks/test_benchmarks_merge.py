@@ -13,10 +13,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import merge as command
-from benchmarks.merge_times import pytorch_cases, random_inputs
+from benchmarks.merge_times import measure_steps, pytorch_cases, random_base, random_inputs
 from benchmarks.merge_work import MergeWork, case_record, footprint, goal, goals
 from benchmarks.timing import Machine, Samples, interleave
-from benchmarks.ziplora_steps import measure_steps, random_base
 from lorarar.errors import InputError
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import Group, Layout

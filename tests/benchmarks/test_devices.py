@@ -24,7 +24,7 @@ from devices.fetch import ONNXRUNTIME_ANDROID, android_archive
 from replayed_phone import record_of
 
 from benchmarks import device as command
-from benchmarks.devices.adb_files import HOME
+from benchmarks.devices.adb_link import HOME
 from benchmarks.devices.device import Watch
 from benchmarks.record import read_records
 from runtime_py.bundle import Bundle

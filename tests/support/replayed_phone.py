@@ -12,6 +12,7 @@ from typing import Any
 from devices.replay import Replay
 from records import RECORD
 
+from benchmarks.devices.adb_link import Adb
 from benchmarks.processes import ProgramOutput as Answer
 from runtime_py.bundle import Bundle
 
@@ -75,7 +76,7 @@ def record_of(bundle: Bundle, /, **changes: Any) -> dict[str, Any]:
     return record | changes
 
 
-class ReplayedPhone(Replay[Answer]):
+class ReplayedPhone(Replay[Answer], Adb):
     """Answers as a phone would that measures well; a rule given first, by a pattern of the command, goes before."""
 
     def __init__(self, bundle: Bundle, rules: dict[str, Rule] | None = None) -> None:

@@ -19,7 +19,7 @@ from devices.replay import Replay
 from replayed_phone import record_of
 
 from benchmarks.devices.device import MeasureOptions
-from benchmarks.devices.ios_link import DevicectlOutput
+from benchmarks.devices.ios_link import Devicectl, DevicectlOutput
 from runtime_py.bundle import Bundle
 
 OUTPUT = Path(__file__).parent / "ios_output"
@@ -71,7 +71,7 @@ def writes(written: bytes) -> Callable[[str], DevicectlOutput]:
     return copy_from
 
 
-class ReplayedIphone(Replay[DevicectlOutput]):
+class ReplayedIphone(Replay[DevicectlOutput], Devicectl):
     """Answers as a phone would that measures well; a rule given first, by a pattern of the command, goes before."""
 
     def __init__(self, bundle: Bundle | None = None, rules: dict[str, Rule] | None = None) -> None:
