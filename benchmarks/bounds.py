@@ -11,12 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
-from benchmarks.devices.local import ThisComputer
 from benchmarks.record import RUNTIMES, bundle_head, check_record, runs
-from benchmarks.timing import measure_machine
 from lorarar.errors import InputError
 from lorarar.files import read_json
-from lorarar.toolchains import require_toolchain
 from runtime_py.bundle import ONNX_MODEL, Bundle, Component
 from runtime_py.mil import Program
 
@@ -192,19 +189,3 @@ class EstimatedPhone:
 
     def close(self) -> None:
         """Do nothing: nothing was put anywhere."""
-
-
-def check_on_this_computer(bundle: Bundle, component: str) -> dict[str, Any]:
-    """Return the bound from this computer's own measured limits, a record of a run, and the run's p50 over the bound.
-
-    Raises InputError as `count_work`, where torch is missing, and where the component can't be run.
-    """
-    work = count_work(bundle, component)
-    require_toolchain("torch", "train")
-    machine = measure_machine()
-    seconds, limit = bound(work, machine.sgemm, machine.read_bandwidth)
-    try:
-        record = ThisComputer().measure(bundle, component, MeasureOptions(), Watch())
-    except DeviceFailed as error:
-        raise InputError(str(error)) from None
-    return {"bound_s": seconds, "limit": limit, "record": record, "over": record["runs"]["p50_s"] / seconds}

@@ -13,6 +13,7 @@ from lorarar.command_line import EXIT_OK, Parser, add_settings, given_settings
 from lorarar.console import console, progress
 from lorarar.errors import InputError
 from lorarar.files import atomic_file
+from lorarar.settings import check_choice
 from lorarar.toolchains import require_toolchain
 
 Document = dict[str, Any]
@@ -40,8 +41,7 @@ def choices(name: str, text: str, valid: tuple[str, ...]) -> tuple[str, ...]:
     """Split an option's `a,b` into its words, each once. Raises InputError for one that is not valid."""
     words = tuple(dict.fromkeys(text.split(",")))
     for word in words:
-        if word not in valid:
-            raise InputError(f"`{name}` {word!r} is unknown; valid are {', '.join(valid)}")
+        check_choice(valid, **{name: word})
     return words
 
 

@@ -1,8 +1,6 @@
 """Tell how far off a lower bound is: make one of this computer's own measured limits, and run the component.
 
-    lorarar bench estimate BUNDLE [--component NAME] [-o FILE]
-
-The bounds for phones are made by `lorarar bench device --estimate PHONE`. `python -m benchmarks.estimate` is the same.
+The bounds for phones are made by `lorarar bench device --estimate PHONE`.
 """
 
 from __future__ import annotations
@@ -10,10 +8,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.bounds import check_on_this_computer
+from benchmarks.bounds import bound, count_work
 from benchmarks.command import add_out, check_files
+from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
+from benchmarks.devices.local import ThisComputer
 from benchmarks.record import write_records
+from benchmarks.timing import measure_machine
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
+from lorarar.errors import InputError
+from lorarar.toolchains import require_toolchain
 from runtime_py.bundle import Bundle
 
 
@@ -29,14 +32,22 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     """Measure, and print the bound beside the run."""
     check_files(args, "out")
-    found = check_on_this_computer(Bundle.open(args.bundle), args.component)
-    measured = found["record"]["runs"]["p50_s"]
+    bundle = Bundle.open(args.bundle)
+    work = count_work(bundle, args.component)
+    require_toolchain("torch", "train")
+    machine = measure_machine()
+    least, limit = bound(work, machine.sgemm, machine.read_bandwidth)
+    try:
+        record = ThisComputer().measure(bundle, args.component, MeasureOptions(), Watch())
+    except DeviceFailed as error:
+        raise InputError(str(error)) from None
+    measured = record["runs"]["p50_s"]
     print(
-        f"at least {found['bound_s'] * 1e3:.3g} ms by {found['limit']}; measured p50 {measured * 1e3:.3g} ms, "
-        f"{found['over']:.1f} times the bound"
+        f"at least {least * 1e3:.3g} ms by {limit}; measured p50 {measured * 1e3:.3g} ms, "
+        f"{measured / least:.1f} times the bound"
     )
     if args.out is not None:
-        write_records([found["record"]], args.out)
+        write_records([record], args.out)
     return EXIT_OK
 
 

@@ -1,18 +1,14 @@
 """Measure the merge: dense, factored, prepared, whole mergers, whole files, and ZipLoRA's optimisation (Table 2).
 
-    lorarar bench merge [--base koala-700m|koala-1b|sdxl|FOLDER] [--rank 16,64,128] [-o FILE]
-
 Steps of ZipLoRA's optimisation run in a process of its own; then PyTorch, ONNX Runtime and ExecuTorch in one
 interleaved run, with this machine's sgemm rate and memory bandwidth beside them. Close other programs first. The last
-line of stdout is one JSON document. `python -m benchmarks.merge` is the same.
+line of stdout is one JSON document.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from benchmarks.command import add_run_options, choices, measure, run_settings, say_if_busy
@@ -60,11 +56,7 @@ def run(args: argparse.Namespace) -> int:
     layout = load_layout(args.base)
 
     def measure_ranks(say: OnCase) -> dict[str, Any]:
-        steps = args.ziplora_steps
-        with tempfile.TemporaryDirectory() as folder:
-            results = [
-                measure_rank(layout, args.base, rank, targets, steps, settings, Path(folder), say) for rank in ranks
-            ]
+        results = [measure_rank(layout, args.base, rank, targets, args.ziplora_steps, settings, say) for rank in ranks]
         head = document_head("merge", layout.base, settings)
         return {**head, "freed_memory_kept": kept, "torch": torch.__version__, "results": results}
 

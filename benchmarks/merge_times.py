@@ -6,6 +6,7 @@ Needs torch; the artifacts' runtimes are imported when they are asked for.
 from __future__ import annotations
 
 import multiprocessing
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -50,26 +51,20 @@ TOKENS, TIME_IDS = 77, 6  # of SDXL's condition
 
 
 def measure_rank(
-    layout: Layout,
-    base: str,
-    rank: int,
-    targets: Sequence[str],
-    ziplora_steps: int,
-    settings: RunSettings,
-    folder: Path,
-    progress: OnCase,
+    layout: Layout, base: str, rank: int, targets: Sequence[str], steps: int, settings: RunSettings, progress: OnCase
 ) -> dict[str, Any]:
-    """Return everything about one rank, as JSON. `folder` is for what is made on the way."""
+    """Return everything about one rank, as JSON; so many `steps` of ZipLoRA are measured."""
 
     def say(text: str, done: int = 0, total: int | None = None) -> None:
         progress(f"rank {rank}: {text}", done, total)
 
     widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
     hypernet = Hypernetwork.untrained(HypernetConfig(widths=widths)).requires_grad_(False)
-    with torch.inference_mode():
+    with torch.inference_mode(), tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         say("ZipLoRA")
         # First, since it needs the memory.
-        zipped = _ziplora(base, rank, ziplora_steps, settings.threads) if ziplora_steps else None
+        zipped = _ziplora(base, rank, steps, settings.threads) if steps else None
         inputs = random_inputs(layout, rank)
         cases = pytorch_cases(hypernet, layout, inputs)
         for target in targets:

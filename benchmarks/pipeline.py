@@ -1,9 +1,7 @@
 """Measure text to image, stage by stage, through several bundles in one run: merge, text, loading, steps, decoding.
 
-    lorarar bench pipeline BUNDLE… [--content LORA --style LORA] [--prompt P] [--steps N] [-o FILE]
-
 Every image is made as a phone makes it: one network in memory at a time, loaded anew. The bundles take turns, and this
-machine's sgemm with them. The last line of stdout is one JSON document. `python -m benchmarks.pipeline` is the same.
+machine's sgemm with them. The last line of stdout is one JSON document.
 """
 
 from __future__ import annotations

@@ -23,11 +23,8 @@ AGAIN = "measure again"
 KINDS = ("measured", "emulated", "estimated")
 PERCENTILES = (50, 90, 99)
 
-PAPER: Mapping[str, Mapping[str, Any]] = {
-    # Table 2 of the paper times the coefficients of SDXL's 280 layers; a merger's run also makes the merged LoRA.
-    "merger": {"what": "coefficients of SDXL, rank 64 (Table 2)", "seconds": 0.037, "device": "NVIDIA RTX 4090"},
-}
-"""The paper's figures, by component."""
+# Table 2 of the paper times the coefficients of SDXL's 280 layers; a merger's run also makes the merged LoRA.
+PAPER = {"what": "coefficients of SDXL, rank 64 (Table 2)", "seconds": 0.037, "device": "NVIDIA RTX 4090"}
 
 
 class Runtime(NamedTuple):
@@ -77,8 +74,8 @@ def bundle_head(bundle: Bundle, name: str, started: time.struct_time) -> dict[st
 
 
 def paper_figure(base: str, component: str) -> dict[str, Any] | None:
-    """Return the paper's figure to stand beside a component's, or None; the paper has figures for SDXL only."""
-    return dict(PAPER[component]) if base == "sdxl" and component in PAPER else None
+    """Return the paper's figure to stand beside a component's, or None; it has one for SDXL's merger only."""
+    return dict(PAPER) if (base, component) == ("sdxl", "merger") else None
 
 
 def runs(first_s: float | None, warmup_count: int, samples_s: Sequence[float]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def _times(rows: Rows) -> str:
 
     The axis is logarithmic, since devices lie orders of magnitude apart.
     """
-    figure, axes = _figure(len(rows))
+    figure, axes = _figure(1.0 + ROW_INCHES * len(rows))
     for at, (_, record) in enumerate(rows):
         colour, samples = COLOURS[record["kind"]], record["runs"]["samples_s"]
         if samples:
@@ -66,7 +66,7 @@ def _loads(rows: Rows) -> str:
     rows = [(name, record) for name, record in rows if None not in record["load"].values()]
     if not rows:
         return ""
-    figure, axes = _figure(len(rows))
+    figure, axes = _figure(1.0 + ROW_INCHES * len(rows))
     place = np.arange(len(rows))
     for key, offset, alpha, label in (("cold_s", -0.19, 1.0, "cold"), ("warm_s", 0.19, 0.45, "warm")):
         values = [record["load"][key] * 1e3 for _, record in rows]
@@ -79,13 +79,10 @@ def _loads(rows: Rows) -> str:
 
 def _over_time(rows: Rows) -> str:
     """Draw each run's time over the record's p50, by the seconds since the first run; return "" for too few runs."""
-    from matplotlib.figure import Figure
-
     rows = [(name, record) for name, record in rows if record["runs"]["n"] >= 5]
     if not rows:
         return ""
-    figure = Figure(figsize=(9, 3.2 + 0.2 * len(rows)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _figure(3.2 + 0.2 * len(rows))
     styles = ("-", "--", ":", "-.")
     for at, (name, record) in enumerate(rows):
         samples = np.array(record["runs"]["samples_s"])
@@ -99,10 +96,11 @@ def _over_time(rows: Rows) -> str:
     return _svg(figure)
 
 
-def _figure(rows: int) -> tuple[Figure, Axes]:
+def _figure(height: float) -> tuple[Figure, Axes]:
+    """Return a figure of that many inches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 1.0 + ROW_INCHES * rows), layout="constrained")
+    figure = Figure(figsize=(9, height), layout="constrained")
     return figure, figure.subplots()
 
 

@@ -1,17 +1,14 @@
 """Measure a step of the UNet: with adapter inputs, and with the LoRA fused into the weights instead, in one run.
 
-    lorarar bench unet [--base B] [--untrained] [--rank R] [--target onnx,executorch] [--precision P,P…]
-                       [--resolution PIXELS] [--batch 1|2] [--bundles DIR] [-o FILE]
-
 Exports what is not in `--bundles` yet, with the command that users have, then runs all cases in turn, this machine's
-sgemm among them. Close other programs first. The last line of stdout is one JSON document. `python -m benchmarks.unet`
-is the same.
+sgemm among them. Close other programs first. The last line of stdout is one JSON document.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +39,9 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Measure every case, print the tables, and give the document out."""
-    cases = []
-    for target in choices("target", args.target, ANYWHERE):
-        for precision in args.precision.split(","):
-            find_target(target).require("unet", precision)
-            cases.append((target, precision))
+    cases = list(product(choices("target", args.target, ANYWHERE), args.precision.split(",")))
+    for target, precision in cases:
+        find_target(target).require("unet", precision)
     settings = run_settings(args)
     unet = UNetExport(args.base, args.untrained, args.rank, args.resolution, args.batch)
     with tempfile.TemporaryDirectory() as temporary:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.processes import run_module
 from benchmarks.timing import Case, OnCase, RunSettings, Samples, case_times, document_head, measure_cases
@@ -21,8 +20,7 @@ ADAPTER, FUSED = "adapter", "fused"
 OPTIONS = "unet.json"  # in a folder of exported UNets: the options that they were exported with
 
 
-@dataclass(frozen=True)
-class UNetExport:
+class UNetExport(NamedTuple):
     """The UNet that is exported for a case; None leaves a value to the base or to the export's default."""
 
     base: str
@@ -76,7 +74,7 @@ def _check_folder(unet: UNetExport, folder: Path) -> None:
     if path.is_file():
         mend = "choose another folder of `bundles`"
         before = read_json(path, what="how UNets were exported", mend=mend, schema={"type": "object"})
-        for name, value in asdict(unet).items():
+        for name, value in unet._asdict().items():
             if before.get(name) != value:
                 raise InputError(f"{folder}: its UNets were exported with `{name}` {before.get(name)}; {mend}")
 
@@ -97,7 +95,7 @@ def _bundle(unet: UNetExport, target: str, precision: str, kind: str, folder: Pa
         given += rank
     run_module("export.unet", *given)  # as users export it, checked against PyTorch
     with atomic_file(folder / OPTIONS) as temporary:
-        temporary.write_text(json.dumps(asdict(unet)) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(unet._asdict()) + "\n", encoding="utf-8")
     return Bundle.open(out)
 
 

@@ -167,7 +167,8 @@ def cool_down(read: Callable[[], Conditions], options: MeasureOptions, watch: Wa
         hot = now.hottest_cpu_c is not None and now.hottest_cpu_c > options.max_celsius
         if now.thermal_status in COOL and not hot:
             return waited, now
-        state = f"thermal status {now.thermal_status or 'not told'}, CPU {_degrees(now.hottest_cpu_c)}"
+        cpu = "not told" if now.hottest_cpu_c is None else f"{now.hottest_cpu_c:.0f} °C"
+        state = f"thermal status {now.thermal_status or 'not told'}, CPU {cpu}"
         if waited >= options.cooldown_s:
             raise DeviceFailed(
                 f"it is still too hot after {waited:.0f} s ({state}); let it lie, unplug it from its charger, or allow "
@@ -177,10 +178,6 @@ def cool_down(read: Callable[[], Conditions], options: MeasureOptions, watch: Wa
         pause = min(LOOK_S, options.cooldown_s - waited)
         watch.wait(pause)
         waited += pause
-
-
-def _degrees(celsius: float | None) -> str:
-    return "not told" if celsius is None else f"{celsius:.0f} °C"
 
 
 def notes(before: Conditions, after: Conditions, ran: Ran) -> Sequence[str]:

@@ -67,15 +67,11 @@ def sections(text: str) -> dict[str, str]:
     return defaultdict(str, zip(parts[1::2], parts[2::2], strict=True))
 
 
-def parse_properties(text: str) -> dict[str, str]:
-    """Read `getprop`: `[name]: [value]` a line; empty values are left out."""
-    return {name: value for name, value in re.findall(r"^\[(.+?)\]: \[(.*)\]\r?$", text, re.MULTILINE) if value}
-
-
 def parse_facts(text: str) -> AndroidFacts:
     """Read the output of FACTS_SCRIPT."""
     part = sections(text)
-    props = parse_properties(part["props"])
+    lines = re.findall(r"^\[(.+?)\]: \[(.*)\]\r?$", part["props"], re.MULTILINE)
+    props = {name: value for name, value in lines if value}
     soc = " ".join(props[key] for key in ("ro.soc.manufacturer", "ro.soc.model") if key in props)
     memory = re.search(r"^MemTotal:\s+(\d+) kB", part["memory"], re.MULTILINE)
     device = {
@@ -137,8 +133,7 @@ def parse_thermal_service(text: str) -> tuple[str | None, dict[str, tuple[float,
     now counts. Some makers number the types of sensors their own way, so that a sensor's name counts as well.
     """
     found = re.search(r"^Thermal Status: (\d+)", text, re.MULTILINE)
-    number = int(found[1]) if found else len(THERMAL_STATUS)
-    status = THERMAL_STATUS[number] if number < len(THERMAL_STATUS) else None
+    status = dict(enumerate(THERMAL_STATUS)).get(int(found[1])) if found else None
     _, _, now = text.partition("Current temperatures from HAL:")
     now = re.split(r"^\S", now, maxsplit=1, flags=re.MULTILINE)[0]
     pattern = r"Temperature\{mValue=([-\d.]+), mType=(-?\d+), mName=([^,}]+)"

@@ -43,7 +43,7 @@ def run_native(
 
     Raises DeviceFailed unless it gave a record.
     """
-    library = _onnx_library(options)
+    library = next((path.name for path in options.libraries if path.name.startswith("libonnxruntime")), None)
     # exec keeps the process: the number written is the runner's own, under which it is looked at and stopped.
     command = f"echo $$ > {PID} && exec env LD_LIBRARY_PATH={PROGRAMS} " + shlex.join(
         [
@@ -53,25 +53,18 @@ def run_native(
             *(["--library", f"{PROGRAMS}/{library}"] if target == "onnx" and library else []),
         ]
     )
-    pss: list[int] = []
-
-    def look() -> bool:
-        # Without a process, dumpsys would go through all of them.
-        seen = parse_pss(link.shell(f"p=$(cat {PID}) && dumpsys meminfo $p").out)
-        pss.extend([seen] if seen else [])
-        return False
-
+    memory = f"p=$(cat {PID}) && dumpsys meminfo $p"  # without a process, dumpsys would go through all of them
     with ThreadPoolExecutor(1) as pool:
         # The watch below stops it in time; this limit is only for a device that doesn't answer any more.
         running = pool.submit(link.shell, command, options.timeout_s + 2 * ANSWER_S)
         try:
-            _watch(lambda: running.done() or look(), options.timeout_s, watch)
+            pss = _watch(link, running.done, memory, options.timeout_s, watch)
         finally:
             stop_native(link)
     answer = running.result()
     if answer.code != 0:
         _explain(answer)
-    return Ran(answer.out, max(pss, default=None))
+    return Ran(answer.out, pss)
 
 
 def stop_native(link: AdbLink) -> None:
@@ -82,14 +75,21 @@ def stop_native(link: AdbLink) -> None:
         link.shell(f'p=$(cat {PID} 2>/dev/null) && grep -q {HOME}/ "/proc/$p/cmdline" && {kill}; rm -f {PID}')
 
 
-def _onnx_library(options: MeasureOptions) -> str | None:
-    return next((path.name for path in options.libraries if path.name.startswith("libonnxruntime")), None)
+def _watch(link: AdbLink, done: Callable[[], bool], memory: str, timeout_s: float, watch: Watch) -> int | None:
+    """Wait until it is done, and return the largest PSS that the command `memory` gave until then.
 
+    Raises DeviceFailed when it takes too long or the plan is interrupted.
+    """
+    seen: list[int | None] = []
 
-def _watch(done: Callable[[], bool], timeout_s: float, watch: Watch) -> None:
-    """Wait until it is done. Raises DeviceFailed when it takes too long or the plan is interrupted."""
-    if not wait_until(done, timeout_s, watch, lambda: SAMPLE_S):
+    def over() -> bool:
+        if not (finished := done()):
+            seen.append(parse_pss(link.shell(memory).out))
+        return finished
+
+    if not wait_until(over, timeout_s, watch, lambda: SAMPLE_S):
         raise not_finished(timeout_s)
+    return max(filter(None, seen), default=None)
 
 
 def _explain(answer: ProgramOutput) -> NoReturn:
@@ -122,7 +122,6 @@ def run_app(link: AdbLink, bundle: str, component: str, options: MeasureOptions,
     complaint = re.search(r"^(?:Error|Exception).*", started.out + started.err, re.MULTILINE)
     if started.code != 0 or complaint:  # am tells of most of its errors with exit code 0
         raise DeviceFailed(f"{APP} can't be started ({complaint[0] if complaint else started.last_words})")
-    pss: list[int] = []
     text = ""
 
     def finished() -> bool:
@@ -135,18 +134,11 @@ def run_app(link: AdbLink, bundle: str, component: str, options: MeasureOptions,
             return True
         if not alive:
             raise DeviceFailed(f"{APP} stopped without a result; adb logcat tells why")
-        seen = parse_pss(shell(f"dumpsys meminfo {APP}").out)
-        pss.extend([seen] if seen else [])
         return False
 
     try:
-        _watch(finished, options.timeout_s, watch)
+        pss = _watch(link, finished, f"dumpsys meminfo {APP}", options.timeout_s, watch)
     finally:
-        stop_app(link)
-    return Ran(text, max(pss, default=None))
-
-
-def stop_app(link: AdbLink) -> None:
-    """End the app and remove its result."""
-    with suppress(DeviceFailed):  # out of reach: the failure that is already under way says so
-        link.shell(f"am force-stop {APP}; run-as {APP} rm -f {RESULT}")
+        with suppress(DeviceFailed):  # out of reach: the failure that is already under way says so
+            shell(f"am force-stop {APP}; run-as {APP} rm -f {RESULT}")
+    return Ran(text, pss)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from lorarar.errors import InputError
 from lorarar.settings import check_at_least, check_positive, setting
@@ -52,8 +52,7 @@ class MeasureOptions:
             raise InputError(f"`max_celsius` is {self.max_celsius}; give a temperature in °C, such as 50")
 
 
-@dataclass(frozen=True)
-class Description:
+class Description(NamedTuple):
     """One line of the list of devices. What a device doesn't tell is None."""
 
     name: str  # by which it is asked for, such as `adb:SERIAL`
@@ -81,9 +80,7 @@ class Watch:
 class Device(Protocol):
     """One device. Its methods are called from one thread, beside those of other devices."""
 
-    @property
-    def name(self) -> str:
-        """The name by which it was asked for, such as `adb:SERIAL`."""
+    name: str  # by which it was asked for, such as `adb:SERIAL`
 
     def measure(self, bundle: Bundle, component: str, options: MeasureOptions, watch: Watch) -> dict[str, Any]:
         """Return one valid record. Raises DeviceFailed, which says in one sentence why there is none."""
@@ -96,9 +93,7 @@ class Device(Protocol):
 class DeviceKind(Protocol):
     """One kind of device, by the prefix of its names."""
 
-    @property
-    def usage(self) -> str:
-        """The names that its devices have."""
+    usage: str  # the names that its devices have
 
     @property
     def takes(self) -> Collection[str]:

@@ -99,15 +99,11 @@ def parse_facts(entry: Mapping[str, Any]) -> IphoneFacts:
 
 def _developer_mode(entry: Mapping[str, Any]) -> str | None:
     """Read the state of Developer Mode: a word, or since jsonVersion 5 an object whose one key is that word."""
-    for status in (
-        at(entry, "properties", "state", "developerModeStatus"),
-        at(entry, "deviceProperties", "developerModeStatus"),
-    ):
-        if isinstance(status, Mapping):
-            return next((str(key) for key in status), None)
-        if isinstance(status, str) and status:
-            return status
-    return None
+    new = at(entry, "properties", "state", "developerModeStatus")
+    status = new or at(entry, "deviceProperties", "developerModeStatus")
+    if isinstance(status, Mapping):
+        return next((str(key) for key in status), None)
+    return status if isinstance(status, str) and status else None
 
 
 def parse_list(result: Mapping[str, Any]) -> list[IphoneFacts]:

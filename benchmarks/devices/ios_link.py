@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -144,12 +145,9 @@ class Devicectl:
     def available(self) -> bool:
         """Return whether there is a devicectl: not off a Mac, nor in its command-line tools alone."""
         xcrun = shutil.which("xcrun")
-        if xcrun is None:
-            return False
-        try:
-            return run_program([xcrun, "--find", "devicectl"], ANSWER_S).code == 0
-        except TimeoutError:
-            return False
+        with suppress(TimeoutError):
+            return xcrun is not None and run_program([xcrun, "--find", "devicectl"], ANSWER_S).code == 0
+        return False
 
     def run(self, verb: Sequence[str], args: Sequence[str], timeout_s: float, stop: threading.Event) -> DevicectlOutput:
         """Run `xcrun devicectl VERB… ARGS…`; it is ended soon after `stop` is set.

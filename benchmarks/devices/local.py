@@ -20,6 +20,7 @@ from runtime_py.bundle import Bundle
 from runtime_py.component import Component
 from runtime_py.golden import golden_inputs
 from runtime_py.parity import compare_golden
+from runtime_py.stages import timed
 
 NAME = "local"
 
@@ -80,7 +81,12 @@ def measure_component(bundle: Bundle, name: str, options: MeasureOptions) -> dic
     component = bundle.component(name)
     load_backend(target)
     started, before = time.gmtime(), condition()
-    load, runner = _load_twice(bundle, name, options.threads)
+    load: dict[str, float] = {}
+    for key in ("cold_s", "warm_s"):
+        runner: Runner | None = None  # the first one is closed before the second is opened
+        with timed(load, key):
+            runner = open_runner(bundle, name, options.threads)
+    assert runner is not None
     inputs = golden_inputs(component)
     seconds = []
     for _ in range(options.warmup + options.runs):
@@ -102,18 +108,6 @@ def measure_component(bundle: Bundle, name: str, options: MeasureOptions) -> dic
         "paper": paper_figure(bundle.manifest["base"], name),
         "notes": ["golden inputs are in memory; the session hands out new arrays"],
     }
-
-
-def _load_twice(bundle: Bundle, name: str, threads: int | None) -> tuple[dict[str, float], Runner]:
-    """Load a component cold and warm; return the record's `load` object and the second runner."""
-    load: dict[str, float] = {}
-    for key in ("cold_s", "warm_s"):
-        runner: Runner | None = None  # the first one is closed before the second is opened
-        start = time.perf_counter()
-        runner = open_runner(bundle, name, threads)
-        load[key] = time.perf_counter() - start
-    assert runner is not None
-    return load, runner
 
 
 def _parity(component: Component, outputs: dict[str, Any]) -> dict[str, Any]:

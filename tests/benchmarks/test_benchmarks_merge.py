@@ -180,8 +180,8 @@ def test_command_on_a_toy_base(tmp_path: Path) -> None:
     ("given", "said"),
     [
         *((["--rank", text], "--rank .* is not a list of ranks") for text in ("", "a", "0", "16,,64", "-1", "513")),
-        (["--target", "onnx,tflite"], "--target 'tflite' is unknown; valid are onnx, executorch"),
-        (["--target", "coreml"], "--target 'coreml' is unknown"),
+        (["--target", "onnx,tflite"], "--target is 'tflite'; valid are onnx, executorch"),
+        (["--target", "coreml"], "--target is 'coreml'"),
         (["--base", "nowhere"], "nowhere"),
         (["--runs", "0"], "--runs is 0"),
         (["--threads", "0"], "--threads is 0"),

@@ -53,7 +53,7 @@ def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--target", "coreml"], "--target 'coreml' is unknown; valid are onnx, executorch"),
+        (["--target", "coreml"], "--target is 'coreml'; valid are onnx, executorch"),
         (["--precision", "w6"], "--precision is 'w6'.*fp32, fp16, w8, w4"),
         (["--runs", "0"], "--runs is 0"),
         (["--base", "sdxl", "--target", "onnx"], "python -m export.unet --target onnx failed: the weights of sdxl"),
