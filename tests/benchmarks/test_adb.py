@@ -21,7 +21,6 @@ from replayed_phone import (
     hot_text,
     output,
     record_of,
-    small_bundle,
 )
 
 from benchmarks.devices.adb import Android, AndroidDevice
@@ -32,11 +31,6 @@ from benchmarks.record import check_record, paper_figure
 from lorarar.errors import InputError
 from runtime_py.bundle import Bundle
 from runtime_py.hashes import file_sha256
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    return small_bundle(tmp_path / "bundle")
 
 
 @pytest.fixture

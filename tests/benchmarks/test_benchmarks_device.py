@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from replayed_phone import record_of, small_bundle
+from replayed_phone import record_of
 
 from benchmarks import device as command
 from benchmarks.devices.device import Description, DeviceFailed, MeasureOptions, Watch
@@ -64,12 +64,8 @@ def fails(bundle: Bundle, component: str, watch: Watch) -> dict[str, Any]:
 
 
 @pytest.fixture
-def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
-    """A small bundle, which the command opens without the checks that a real one passes."""
-    bundle = small_bundle(tmp_path / "bundle")
-    bundle.manifest["components"]["unet"] = bundle.manifest["components"]["merger"]
-    monkeypatch.setattr(Bundle, "open", lambda path: bundle)
-    return bundle
+def bundle(opened: Bundle) -> Bundle:
+    return opened
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, *devices: Pretended) -> None:

@@ -21,7 +21,6 @@ from devices.ios_replay import (
 )
 from devices.replay import hangs
 from records import RECORD
-from replayed_phone import small_bundle
 
 from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
 from benchmarks.devices.ios import Iphone
@@ -29,11 +28,6 @@ from benchmarks.devices.ios_link import DevicectlOutput
 from benchmarks.devices.plan import PlanTask, run_plan
 from benchmarks.record import MAX_RECORD_BYTES, check_record, paper_figure
 from runtime_py.bundle import Bundle
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    return small_bundle(tmp_path / "bundle")
 
 
 @pytest.fixture(autouse=True)

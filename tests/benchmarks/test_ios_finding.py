@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from devices.ios_replay import OUTPUT, QUICK, UDID, ReplayedIphone, Rule, answer, app_folder, app_record
 from devices.replay import hangs
-from replayed_phone import small_bundle
 
 from benchmarks import device as command
 from benchmarks.devices.device import Description, DeviceFailed, MeasureOptions
@@ -110,12 +109,9 @@ sys.exit(1 if '"failed"' in open(written).read() else 0)
 
 
 @pytest.fixture
-def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Bundle]:
-    """Puts a program in xcrun's place; the component whose launch fails. The bundle is opened without its checks."""
-    bundle = small_bundle(tmp_path / "bundle")
-    bundle.manifest["components"]["unet"] = bundle.manifest["components"]["merger"]
-    monkeypatch.setattr(Bundle, "open", lambda path: bundle)
-    (tmp_path / "record.json").write_text(json.dumps(app_record(bundle)))
+def phone(opened: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Bundle]:
+    """Puts a program in xcrun's place; the component whose launch fails."""
+    (tmp_path / "record.json").write_text(json.dumps(app_record(opened)))
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setattr("benchmarks.devices.ios_run.POLL_S", 0.01)
@@ -124,7 +120,7 @@ def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Bu
         facts = {"python": sys.executable, "record": tmp_path / "record.json", "output": OUTPUT, "locked": locked}
         (tmp_path / "xcrun").write_text(PHONE.format(**facts))
         (tmp_path / "xcrun").chmod(0o755)
-        return bundle
+        return opened
 
     return put
 
