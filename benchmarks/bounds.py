@@ -17,7 +17,6 @@ from lorarar.files import read_json
 from runtime_py.bundle import ONNX_MODEL, Bundle, Component
 from runtime_py.mil import Program
 
-LANES = {"fp32": 4, "fp16": 8}  # numbers in a 128-bit vector
 ABI = {"android": "arm64-v8a", "ios": "arm64"}
 _ONNX_PRODUCTS = ("MatMul", "MatMulInteger", "MatMulNBits", "DynamicQuantizeMatMul", "Gemm", "Conv", "ConvInteger")
 NOTE = "never run: a lower bound that leaves out activations, norms, caches, heat and every overhead"
@@ -111,7 +110,7 @@ def peak_operations(phone: Mapping[str, Any], precision: str) -> float:
     """
     if phone["unit"] == "npu":
         return float(phone["tops"]) * 1e12
-    lanes = LANES["fp32" if precision == "fp32" else "fp16"]
+    lanes = 4 if precision == "fp32" else 8  # numbers in a 128-bit vector
     return sum(2e9 * core["count"] * core["ghz"] * core["pipes"] * lanes for core in phone["cores"])
 
 

@@ -125,10 +125,7 @@ def show_list() -> None:
                 table.add_row(d.name, d.state, *(value or "–" for value in (d.model, d.soc, d.abi, d.system)))
         except InputError as error:
             sentences.append(str(error))
-    if table.row_count:
-        console().print(table, soft_wrap=False)
-    else:
-        console().print("no device is connected")
+    console().print(table if table.row_count else "no device is connected", soft_wrap=False)
     for sentence in sentences:
         console().print(sentence)
 

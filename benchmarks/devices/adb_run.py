@@ -83,9 +83,10 @@ def _watch(link: AdbLink, done: Callable[[], bool], memory: str, timeout_s: floa
     seen: list[int | None] = []
 
     def over() -> bool:
-        if not (finished := done()):
-            seen.append(parse_pss(link.shell(memory).out))
-        return finished
+        if done():
+            return True
+        seen.append(parse_pss(link.shell(memory).out))
+        return False
 
     if not wait_until(over, timeout_s, watch, lambda: SAMPLE_S):
         raise not_finished(timeout_s)
