@@ -20,6 +20,7 @@ from lorarar.lora import LoRA
 
 if TYPE_CHECKING:
     from hyper_world import World
+    from shared_bundles import MiniatureBundle
 
     from lorarar.base.components import Components
 
@@ -59,6 +60,14 @@ def made_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         return MadeOnce(cache.mkdir("lorarar"))
     own = tmp_path_factory.getbasetemp()  # pytest-xdist's workers have folders of their own inside the run's
     return MadeOnce((own.parent if hasattr(request.config, "workerinput") else own) / "lorarar")
+
+
+@pytest.fixture(scope="session")
+def miniature_bundle(made_once: MadeOnce) -> MiniatureBundle:
+    """Give what exports the miniature, once for all runs of the same sources."""
+    from shared_bundles import miniature_bundle_of
+
+    return miniature_bundle_of(made_once)
 
 
 @pytest.fixture(scope="session")

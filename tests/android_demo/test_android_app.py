@@ -17,8 +17,9 @@ import pytest
 from android import apk, framework
 from android.kotlin import MERGER, ROOT
 from android.references import Reference, of_jar
-from android.shared import folder, merger, miniature
+from android.shared import folder, merger
 from devices.fetch import run
+from shared_bundles import MiniatureBundle
 
 from benchmarks.devices import adb_run
 from benchmarks.devices.adb_link import AdbLink
@@ -40,8 +41,8 @@ MOST_LINES, MOST_FUNCTION, MOST_WIDTH = 400, 40, 130
 
 
 @pytest.fixture(scope="session")
-def built() -> apk.Built:
-    return apk.build(folder("apk"), merger(), miniature("onnx"))
+def built(miniature_bundle: MiniatureBundle) -> apk.Built:
+    return apk.build(folder("apk"), merger(), miniature_bundle("pipeline", "onnx", "fp32"))
 
 
 def test_it_is_signed(built: apk.Built) -> None:

@@ -17,8 +17,9 @@ from android import on_jvm
 from android.exported import export
 from android.kotlin import MERGER, Ran, build_tests, run_junit
 from android.mutants import MUTANTS
-from android.shared import merger, miniature
+from android.shared import merger
 from safetensors.numpy import load_file
+from shared_bundles import MiniatureBundle
 
 from benchmarks.record import check_record
 
@@ -29,10 +30,10 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(miniature_bundle: MiniatureBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What Kotlin's tests read."""
     folder = tmp_path_factory.mktemp("exported")
-    export(folder, miniature("onnx"), miniature("executorch"))
+    export(folder, *(miniature_bundle("pipeline", target, "fp32") for target in ("onnx", "executorch")))
     return folder
 
 

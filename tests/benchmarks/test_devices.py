@@ -22,6 +22,7 @@ from devices.emulated import APP, NEW, OLD, Phone, listeners
 from devices.farm import Farm
 from devices.fetch import ONNXRUNTIME_ANDROID, android_archive
 from replayed_phone import record_of
+from shared_bundles import MiniatureBundle
 
 from benchmarks import device as command
 from benchmarks.devices.adb_link import HOME
@@ -75,20 +76,15 @@ def runners(onnx_runner: list[str], executorch_runner: list[str]) -> dict[str, l
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def bundles(miniature_bundle: MiniatureBundle) -> dict[str, Path]:
     """The miniature's merger for two runtimes and in two precisions, and its UNet in two precisions."""
-    from lorarar.commands.export import main
-
-    folder = tmp_path_factory.mktemp("bundles")
-    for name, kind, target, precision in (
-        ("merger-fp32", "hypernet", "onnx", "fp32"),
-        ("merger-fp16", "hypernet", "onnx", "fp16"),
-        ("merger-executorch", "hypernet", "executorch", "fp32"),
-        ("unet-fp32", "unet", "onnx", "fp32"),
-        ("unet-fp16", "unet", "onnx", "fp16"),
-    ):
-        assert main([kind, "--target", target, "--precision", precision, "--out", str(folder / name)]) == 0
-    return {path.name: path for path in folder.iterdir()}
+    return {
+        "merger-fp32": miniature_bundle("hypernet", "onnx", "fp32"),
+        "merger-fp16": miniature_bundle("hypernet", "onnx", "fp16"),
+        "merger-executorch": miniature_bundle("hypernet", "executorch", "fp32"),
+        "unet-fp32": miniature_bundle("unet", "onnx", "fp32"),
+        "unet-fp16": miniature_bundle("unet", "onnx", "fp16"),
+    }
 
 
 def measure(*given: str) -> subprocess.CompletedProcess[str]:

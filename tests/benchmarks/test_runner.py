@@ -26,6 +26,7 @@ from devices.hostile import (
     set_at,
     state,
 )
+from shared_bundles import MiniatureBundle
 
 from benchmarks.record import PERCENTILES, check_record
 from runtime_py.bundle import ONNX_MODEL, Bundle, tree_sha256
@@ -55,18 +56,10 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+def bundles(miniature_bundle: MiniatureBundle) -> dict[tuple[str, str], Path]:
     """The miniature's merger and UNet for ONNX Runtime, by component and precision."""
-    from lorarar.commands.export import main
-
-    folder = tmp_path_factory.mktemp("miniature")
-    made = {}
-    for component, precision in CASES:
-        made[component, precision] = folder / f"{component}-{precision}"
-        kind = "hypernet" if component == "merger" else "unet"
-        out = ["--out", str(made[component, precision])]
-        assert main([kind, "--target", "onnx", "--precision", precision, *out]) == 0
-    return made
+    kinds = {"merger": "hypernet", "unet": "unet"}
+    return {(part, precision): miniature_bundle(kinds[part], "onnx", precision) for part, precision in CASES}
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from ios.swift import build
 from ios.tool import GOLDEN
+from shared_bundles import MiniatureBundle
 
 
 @pytest.fixture(scope="session")
@@ -17,13 +18,9 @@ def products() -> Path:
 
 
 @pytest.fixture(scope="session")
-def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def miniature(miniature_bundle: MiniatureBundle) -> Path:
     """Give the miniature's whole bundle for ONNX Runtime."""
-    from lorarar.commands.export import main
-
-    folder = tmp_path_factory.mktemp("miniature") / "onnx"
-    assert main(["pipeline", "--target", "onnx", "--steps", "4", "--out", str(folder)]) == 0
-    return folder
+    return miniature_bundle("pipeline", "onnx", "fp32")
 
 
 @pytest.fixture

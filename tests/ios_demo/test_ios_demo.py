@@ -18,6 +18,7 @@ from ios.make_vectors import VECTORS, text
 from ios.swift import DEMO, PACKAGE, execute, swift
 from ios.tool import CONTENT, GOLDEN, STYLE, tool
 from safetensors.numpy import load_file
+from shared_bundles import MiniatureBundle
 
 from benchmarks.record import check_record
 from lorarar.layout import UNET
@@ -99,13 +100,13 @@ def test_a_merge_is_pythons(products: Path, miniature: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("version", ["of this environment", "1.29"])
-def test_a_merge_in_half_precision_is_pythons(products: Path, version: str, tmp_path: Path) -> None:
+def test_a_merge_in_half_precision_is_pythons(
+    products: Path, miniature_bundle: MiniatureBundle, version: str, tmp_path: Path
+) -> None:
     """Also through Android's version, made loadable here: with all of its optimizers it crashes on such a merger."""
-    from lorarar.commands.export import main
     from lorarar.layout import unpack
 
-    folder, output = tmp_path / "fp16", tmp_path / "merged.safetensors"
-    assert main(["hypernet", "--target", "onnx", "--precision", "fp16", "--out", str(folder)]) == 0
+    folder, output = miniature_bundle("hypernet", "onnx", "fp16"), tmp_path / "merged.safetensors"
     library, settings = None, {}
     if version == "1.29":
         name = "libonnxruntime.so"

@@ -1,17 +1,22 @@
-"""UNets and pipelines of the shallow base as bundles that tests share, each exported when one first asks for it."""
+"""Bundles that tests share, each exported when a test first asks for it: of the shallow base and of the miniature."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from made_once import MadeOnce
 
-from export import pipeline, unet
+from export import hypernet, pipeline, unet
 from export.source import chosen_hypernet
 from lorarar.base.names import load_layout
 from runtime_py.bundle import Bundle
 
 RANK = 3  # of each of the two LoRAs
+MiniatureBundle = Callable[[str, str, str], Path]
+"""Gives the miniature's bundle of a hypernet, a unet or a pipeline, for a target, in a precision."""
 
 
 class SharedUNets(dict[tuple[str, str], Bundle]):
@@ -55,3 +60,16 @@ def save_hypernet_of(base: Path, path: Path) -> None:
     """Write an untrained hypernetwork for a base."""
     loaded = chosen_hypernet(str(base), load_layout(str(base)), None, untrained=True)
     loaded.hypernet.save_pretrained(path)
+
+
+def miniature_bundle_of(made_once: MadeOnce) -> MiniatureBundle:
+    """Return what gives the miniature's bundles; a pipeline's apps start with 4 steps."""
+    kinds: dict[str, Callable[..., Any]] = {"hypernet": hypernet, "unet": unet, "pipeline": partial(pipeline, steps=4)}
+
+    def give(kind: str, target: str, precision: str) -> Path:
+        def make(out: Path) -> None:
+            kinds[kind](target=target, precision=precision, out=out)
+
+        return made_once(f"miniature/{kind}-{target}-{precision}", make)
+
+    return give

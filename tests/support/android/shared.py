@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import atexit
 import shutil
-import sys
 import tempfile
 from functools import cache
 from pathlib import Path
 
-from android.kotlin import ROOT, build_merger
-from devices.fetch import run
+from android.kotlin import build_merger
 
 
 def folder(name: str) -> Path:
@@ -24,12 +22,3 @@ def folder(name: str) -> Path:
 def merger() -> Path:
     """The engine's jar."""
     return build_merger(folder("merger"))
-
-
-@cache
-def miniature(target: str) -> Path:
-    """The miniature's bundle."""
-    out = folder("bundle") / target
-    # In a process of its own, where no type is checked while it runs: a minute instead of four.
-    run(sys.executable, "-m", "export.pipeline", "--target", target, "--steps", "4", "--out", str(out), cwd=ROOT)
-    return out
