@@ -18,7 +18,7 @@ $(READY): pyproject.toml
 	  { echo "error: $(PYTHON) is older than 3.11; run  PYTHON=python3.11 make …"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[all,dev,docs]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[all,dev,docs]'
 	@touch $@
 
 quickstart: $(READY)  ## the main job: export ×3, check, merge two LoRAs, draw the image, each target beside the others
