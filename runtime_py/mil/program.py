@@ -41,16 +41,14 @@ class OpTrace:
     nans: int
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class Program:
     """A saved Core ML program. Its weights stay in the file until the operation that needs them runs."""
 
-    def __init__(
-        self, path: Path, version: int, graphs: dict[str, FunctionPlan], features: dict[str, dict[str, Feature]]
-    ) -> None:
-        self.path = path
-        self.specification_version = version
-        self._graphs = graphs  # by function, the default one first
-        self._features = features
+    path: Path
+    specification_version: int
+    _graphs: dict[str, FunctionPlan]  # by function, the default one first
+    _features: dict[str, dict[str, Feature]]
 
     @classmethod
     def open(cls, path: Path | str) -> Program:

@@ -11,16 +11,21 @@ import numpy as np
 Array = np.ndarray
 Table = dict[str, Callable[..., Any]]
 
-_SAME_NAME = "abs ceil cos cosh exp exp2 floor logical_not round sign sin sinh sqrt square tan tanh"
-ONE_ARRAY: Table = {name: getattr(np, name) for name in _SAME_NAME.split()}
+
+def _same_names(names: str) -> Table:
+    return {name: getattr(np, name) for name in names.split()}
+
+
+ONE_ARRAY = _same_names("abs ceil cos cosh exp exp2 floor logical_not round sign sin sinh sqrt square tan tanh")
 ONE_ARRAY |= {"acos": np.arccos, "asin": np.arcsin, "atan": np.arctan, "atanh": np.arctanh}
 """MIL's name → numpy's function of one array."""
 
-_SAME_NAME = "add equal greater greater_equal less less_equal logical_and logical_or logical_xor maximum minimum mod"
-TWO_ARRAYS: Table = {name: getattr(np, name) for name in _SAME_NAME.split()}
-TWO_ARRAYS |= {"floor_div": np.floor_divide, "mul": np.multiply, "not_equal": np.not_equal, "pow": np.power}
-TWO_ARRAYS |= {"real_div": np.true_divide, "sub": np.subtract}
-"""MIL's name → numpy's function of two arrays, which are broadcast. The evaluator truncates a quotient of integers."""
+TWO_ARRAYS = _same_names("add equal greater greater_equal less less_equal maximum minimum mod not_equal")
+TWO_ARRAYS |= _same_names("logical_and logical_or logical_xor")
+TWO_ARRAYS |= {"floor_div": np.floor_divide, "mul": np.multiply, "pow": np.power, "sub": np.subtract}
+# Of integers too: the evaluator then truncates the quotient to the declared type.
+TWO_ARRAYS["real_div"] = np.true_divide
+"""MIL's name → numpy's function of two arrays, which are broadcast."""
 
 FORMULAS: Table = {
     "clip": lambda x, alpha, beta: x.clip(alpha, beta),
