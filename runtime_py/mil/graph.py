@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 from lorarar.errors import InputError
@@ -33,7 +32,7 @@ class Step:
     @property
     def names(self) -> tuple[str, ...]:
         """Every name it reads."""
-        return tuple(chain.from_iterable(self.inputs.values()))
+        return tuple(name for names in self.inputs.values() for name in names)
 
     def __str__(self) -> str:
         return f"{self.type} {next(iter(self.outputs), '')!r} (operation {self.position})"
