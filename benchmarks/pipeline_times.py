@@ -11,6 +11,7 @@ from benchmarks.record import require_timed_here
 from benchmarks.timing import Case, OnCase, RunSettings, Samples, case_times, document_head, measure_cases
 from lorarar.errors import InputError
 from lorarar.lora import LoRA
+from runtime_py.backends import Runners
 from runtime_py.bundle import Bundle
 from runtime_py.merge import merged_lora
 from runtime_py.pipeline import Pipeline, Request
@@ -64,7 +65,7 @@ def _case(bundle: Bundle, loras: Sequence[LoRA], request: Request, threads: int,
     """Return the drawing of one image, which adds to `times` the seconds of its stages."""
 
     def draw() -> object:
-        pipeline, seconds = Pipeline(bundle, threads), dict[str, float]()
+        pipeline, seconds = Pipeline(bundle, Runners(bundle, threads)), dict[str, float]()
         with timed(seconds, "merge"):
             adapter = pipeline.adapter(merged_lora(bundle, loras))
         drawn = pipeline.draw(request, adapter)

@@ -12,7 +12,7 @@ from lorarar.errors import InputError
 from lorarar.layout import Layout
 from runtime_py.component import ONNX_MODEL, Component
 from runtime_py.hashes import tree_sha256
-from runtime_py.manifest import MANIFEST, MEND, manifest_layout, manifest_rank, read_manifest
+from runtime_py.manifest import MANIFEST, MEND, read_manifest
 from runtime_py.session import Session
 
 __all__ = ["MANIFEST", "ONNX_MODEL", "Bundle", "Component", "Session", "tree_sha256"]
@@ -46,12 +46,12 @@ class Bundle:
     @cached_property
     def layout(self) -> Layout:
         """The layout of the base that the bundle was exported for."""
-        return manifest_layout(self.manifest)
+        return Layout.from_json(self.manifest["base"], self.manifest["layout"])
 
     @property
     def rank(self) -> int:
         """The rank of the artifacts' adapter inputs: the fixed one, or the example where it is dynamic."""
-        return manifest_rank(self.manifest)
+        return int(self.manifest["layout"]["groups"][0]["rank"])
 
     @property
     def nbytes(self) -> int:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lorarar.errors import InputError
 from runtime_py.backends import Runner, Runners, open_runner, open_runners
-from runtime_py.component import Component, read_golden
+from runtime_py.component import read_golden
 from runtime_py.golden import golden_inputs
-from runtime_py.parity import Difference, Parity, Tolerance, compare_golden, explain_nulls
+from runtime_py.parity import OutputDifference, Parity, Tolerance, compare_golden, explain_nulls
 from runtime_py.pipeline import Pipeline, Request
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ class CheckRow:
     runtime_version: str
     status: str  # passed | failed | not_run
     reason: str
-    outputs: tuple[Difference, ...]
+    outputs: tuple[OutputDifference, ...]
     tolerance: Tolerance
-    load_s: float
-    run_s: float
+    load_s: float = 0.0
+    run_s: float = 0.0
 
     @property
-    def worst(self) -> Difference | None:
+    def worst(self) -> OutputDifference | None:
         """The output that is farthest off."""
         return max(self.outputs, key=lambda d: (d.max_error, -d.psnr_db), default=None)
 
@@ -77,7 +77,7 @@ def check_component(bundle: Bundle, name: str, on_text: OnText = lambda _: None)
     A row is `not_run` where the toolchain is missing, or where the runtime refuses the artifact or a run of it.
     """
     component = bundle.component(name)
-    expected = component.golden_outputs()
+    allowed, expected = component.tolerance, component.golden_outputs()
     runners = open_runners(bundle, name)
     inputs: dict[str, np.ndarray] = {}
     rows: list[CheckRow] = []
@@ -87,44 +87,28 @@ def check_component(bundle: Bundle, name: str, on_text: OnText = lambda _: None)
         try:
             runner = next(runners, None)
         except InputError as error:
-            return [*rows, _not_run(component, "", "", error)]
+            return [*rows, CheckRow(name, "", "", "not_run", str(error), (), allowed)]
         if runner is None:
             return rows
         load_s = time.perf_counter() - start
         # Not before: a runner refuses sizes that are not its artifact's, and nothing of such a size is allocated.
         inputs = inputs or golden_inputs(component)
         on_text(f"{name}: running in {runner.runtime}")
+        start = time.perf_counter()
         try:
-            row = _compare(component, runner, inputs, expected)
+            outputs = runner.run(inputs)
         except InputError as error:
-            row = _not_run(component, runner.runtime, runner.version, error)
-        rows.append(replace(row, load_s=load_s))
-
-
-def _compare(component: Component, runner: Runner, inputs: dict[str, np.ndarray], expected: Any) -> CheckRow:
-    start = time.perf_counter()
-    outputs = runner.run(inputs)
-    run_s = time.perf_counter() - start
-    differences = [compare_golden(key, expected[key], outputs[key]) for key in expected]
-    return _row(component.name, runner, differences, component.tolerance, run_s)
-
-
-def _not_run(component: Component, runtime: str, version: str, error: InputError) -> CheckRow:
-    return CheckRow(component.name, runtime, version, "not_run", str(error), (), component.tolerance, 0.0, 0.0)
-
-
-def _row(name: str, runner: Runner, differences: Sequence[Difference], allowed: Tolerance, run_s: float) -> CheckRow:
-    passed = all(difference.within(allowed) for difference in differences)
-    reason = runner.note if passed else _why(differences, allowed)
-    status = "passed" if passed else "failed"
-    return CheckRow(name, runner.runtime, runner.version, status, reason, tuple(differences), allowed, 0.0, run_s)
+            rows.append(CheckRow(name, runner.runtime, runner.version, "not_run", str(error), (), allowed, load_s))
+        else:
+            run_s = time.perf_counter() - start
+            rows.append(_compared(name, runner, allowed, expected, outputs, load_s, run_s))
 
 
 def check_pipeline(bundle: Bundle, on_text: OnText = lambda _: None) -> CheckRow:
     """Draw the golden image with the bundle alone, in the runtimes nearest to a device, and compare with diffusers'."""
     golden = bundle.manifest["pipeline"]["golden"]
     allowed = Tolerance.from_json(golden["tolerance"])
-    expected = read_golden(bundle.path / golden["file"], ["image"])["image"]
+    expected = read_golden(bundle.path / golden["file"], ["image"])
     inputs = golden_inputs(bundle.component("unet"))
     adapter = {name: value for name, value in inputs.items() if name.startswith("adapter_")}
     request = Request(golden["prompt"], golden["seed"], golden["steps"], golden["guidance"])
@@ -132,16 +116,31 @@ def check_pipeline(bundle: Bundle, on_text: OnText = lambda _: None) -> CheckRow
     try:
         runner = open_runner(bundle, "unet")
         ready = time.perf_counter()
-        pipeline = Pipeline(bundle, runners=Runners(bundle, loaded={"unet": runner}))
+        pipeline = Pipeline(bundle, Runners(bundle, loaded={"unet": runner}))
         drawn = pipeline.draw(request, adapter, lambda stage, done, total: on_text(f"pipeline: {stage} {done}/{total}"))
     except InputError as error:
-        return CheckRow("pipeline", "", "", "not_run", str(error), (), allowed, 0.0, 0.0)
+        return CheckRow("pipeline", "", "", "not_run", str(error), (), allowed)
     run_s = time.perf_counter() - ready
-    row = _row("pipeline", runner, [compare_golden("image", expected, drawn.pixels)], allowed, run_s)
-    return replace(row, load_s=ready - start)
+    return _compared("pipeline", runner, allowed, expected, {"image": drawn.pixels}, ready - start, run_s)
 
 
-def _why(differences: Sequence[Difference], tolerance: Tolerance) -> str:
+def _compared(
+    name: str,
+    runner: Runner,
+    allowed: Tolerance,
+    expected: Mapping[str, Mapping[str, np.ndarray]],
+    outputs: Mapping[str, np.ndarray],
+    load_s: float,
+    run_s: float,
+) -> CheckRow:
+    found = tuple(compare_golden(key, kept, outputs[key]) for key, kept in expected.items())
+    passed = all(difference.within(allowed) for difference in found)
+    reason = runner.note if passed else _why(found, allowed)
+    status = "passed" if passed else "failed"
+    return CheckRow(name, runner.runtime, runner.version, status, reason, found, allowed, load_s, run_s)
+
+
+def _why(differences: Sequence[OutputDifference], tolerance: Tolerance) -> str:
     bad = [d for d in differences if not d.within(tolerance)]
     worst = max(bad, key=lambda d: (d.max_error, -d.psnr_db))
     return (

@@ -11,10 +11,8 @@ from lorarar.errors import InputError
 # A file that was written this shortly before it is hashed may be written again within one tick of its clock (2 s on
 # FAT, 4 ms on ext4), and would look unchanged: its hash is not kept.
 _SETTLED_NS = 2_000_000_000
-
-_Look = tuple[int, int, int, int, int]
-_KNOWN: dict[str, tuple[_Look, str]] = {}
-"""Resolved path → how the file looked and its hash. A pipeline of SDXL has 14 GB, which take half a minute to read."""
+_KNOWN: dict[tuple[str | int, ...], str] = {}
+"""How a file looked → its hash. A pipeline of SDXL has 14 GB, which take half a minute to read."""
 
 
 def file_sha256(path: Path) -> str:
@@ -22,18 +20,14 @@ def file_sha256(path: Path) -> str:
 
     A change shows in the file's size, modification time, change time, inode or device.
     """
-    name, before = str(path.resolve()), _look(path)
-    known = _KNOWN.get(name)
-    if known is not None and known[0] == before:
-        return known[1]
+    before = _look(path)
+    if before in _KNOWN:
+        return _KNOWN[before]
     start = time.time_ns()
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    modified = before[1]
-    if modified < start - _SETTLED_NS and _look(path) == before:
-        _KNOWN[name] = before, digest
-    else:
-        _KNOWN.pop(name, None)
+    if path.stat().st_mtime_ns < start - _SETTLED_NS and _look(path) == before:
+        _KNOWN[before] = digest
     return digest
 
 
@@ -55,6 +49,6 @@ def tree_sha256(path: Path) -> tuple[int, str]:
     return total, hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _look(path: Path) -> _Look:
+def _look(path: Path) -> tuple[str | int, ...]:
     found = path.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev
+    return str(path.resolve()), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev

@@ -36,23 +36,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def manifest_layout(manifest: Mapping[str, Any]) -> Layout:
-    """Return the layout that a manifest states. Raises InputError when a group's name contradicts its sizes."""
-    return Layout.from_json(str(manifest["base"]), manifest["layout"])
-
-
-def manifest_rank(manifest: Mapping[str, Any]) -> int:
-    """Return the rank of the artifacts' adapter inputs: the fixed one, or the example where it is dynamic."""
-    return int(manifest["layout"]["groups"][0]["rank"])
-
-
 def _check_relations(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Compare the layout with the components' inputs and golden inputs."""
-    layout, sizes = manifest_layout(manifest), rank_sizes(manifest_rank(manifest))
+    layout = Layout.from_json(manifest["base"], manifest["layout"])
     names = [group.name for group in layout.groups]
     ranks = {group["rank"] for group in manifest["layout"]["groups"]}
     if len(set(names)) != len(names) or len(set(layout.modules)) != len(layout.modules) or len(ranks) != 1:
         raise InputError(f"{folder}: its layout repeats a name or mixes ranks; {MEND}")
+    sizes = rank_sizes(ranks.pop())
     for name, entry in manifest["components"].items():
         _check_golden_inputs(folder, name, entry, sizes)
         if name == "merger":

@@ -1,5 +1,6 @@
 """Merge a content and a style LoRA with a bundle's merger, as a phone does: in memory, or two files into one.
 
+One LoRA can also be written as an `.onnx_adapter` file, which ONNX Runtime maps into memory and gives to the merger.
 Layers that both LoRAs have in the base's attention go through the artifact. The others never reach a phone's UNet, but
 they belong to the file: those that only one LoRA has are carried exactly, those that both have follow the k/v rule.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,8 @@ from lorarar.files import check_lora_output
 from lorarar.layout import ROLES, UNET, Group, Layout, Packed, pack
 from lorarar.lora import LoRA, LoraLayer, read_lora, write_lora
 from lorarar.merging import LEARNED, RULE, Merged, MergeOptions, align, merge_rest
-from runtime_py.backends import Runner, open_runner
+from runtime_py.backends import Runner, load_backend, open_runner
+from runtime_py.backends.onnx import save_adapter
 from runtime_py.plot import plot_coefficients
 from runtime_py.stages import OnStage, timed
 
@@ -35,6 +37,21 @@ def merger_inputs(bundle: Bundle, role: str, lora: LoRA) -> tuple[dict[str, np.n
     dtype = bundle.component("merger").inputs[0].dtype
     packed = pack(lora, bundle.layout, _input_rank(bundle, lora), dtype)
     return {f"{role}_{name}": tensor for name, tensor in packed.adapter.items()}, packed
+
+
+def write_adapter(bundle: Bundle, lora: LoRA, role: str, out: Path) -> Packed:
+    """Write a LoRA as the `role` (content or style) of a bundle's merger, and return what the file carries.
+
+    Raises InputError for a bundle of another target than onnx, a LoRA that does not fit it, and where ONNX Runtime is
+    not installed.
+    """
+    target = bundle.manifest["target"]
+    if target != "onnx":
+        raise InputError(f"{bundle.path} is for {target}; only onnx bundles take .onnx_adapter files")
+    load_backend(target)
+    tensors, packed = merger_inputs(bundle, role, lora)
+    save_adapter(tensors, out)
+    return packed
 
 
 def run_merger(
@@ -63,26 +80,22 @@ def merge_with_bundle(bundle: Bundle, runner: Runner, content: LoRA, style: LoRA
     layers: dict[str, LoraLayer] = {}
     kinds: dict[str, str] = {}
     coefficients: dict[str, np.ndarray] = {}
-    for group, row, name in rows(bundle.layout):
-        if name not in both:
-            continue
-        ranks = (content.layers[name].rank, style.layers[name].rank)
-        layers[name] = _layer(outputs, group, row, ranks, content_rank)
-        kinds[name] = RULE
-        if group.part == "qo":
-            kinds[name] = LEARNED
-            coefficients[name] = outputs[f"coefficients_{group.name}"][row].astype(np.float32)
+    for group in bundle.layout.groups:
+        for row, name in enumerate(UNET + module for module in group.modules):
+            if name not in both:
+                continue
+            ranks = (content.layers[name].rank, style.layers[name].rank)
+            layers[name] = _layer(outputs, group, row, ranks, content_rank)
+            kinds[name] = RULE
+            if group.part == "qo":
+                kinds[name] = LEARNED
+                coefficients[name] = outputs[f"coefficients_{group.name}"][row].astype(np.float32)
     for outcome in merge_rest(aligned, options, skip=frozenset(layers)):
         layers[outcome.name], kinds[outcome.name] = outcome.layer, outcome.kind
     order = dict.fromkeys([*content.layers, *style.layers])
     metadata = _metadata(bundle, runner, content, style, options)
     merged = LoRA({name: layers[name] for name in order}, source="bundle merge", metadata=metadata)
     return Merged(merged, {name: kinds[name] for name in order}, coefficients, None, aligned.warnings)
-
-
-def rows(layout: Layout) -> list[tuple[Group, int, str]]:
-    """List every (group, row, full layer name) of a layout."""
-    return [(group, row, UNET + module) for group in layout.groups for row, module in enumerate(group.modules)]
 
 
 def _input_rank(bundle: Bundle, lora: LoRA) -> int:
@@ -190,8 +203,7 @@ def merge_files(
     return FileMerge(merged, first, second, f"{runner.runtime} {runner.version}", runner.note, trained, seconds)
 
 
-@dataclass(frozen=True)
-class GroupMedians:
+class GroupMedians(NamedTuple):
     """The median coefficients of one group's learned layers."""
 
     group: str
@@ -206,6 +218,5 @@ def coefficient_medians(layout: Layout, coefficients: Mapping[str, np.ndarray]) 
     for group in layout.part("qo"):
         pairs = [coefficients[UNET + module] for module in group.modules if UNET + module in coefficients]
         if pairs:
-            content, style = np.median(np.stack(pairs), axis=(0, 2))
-            found.append(GroupMedians(group.name, len(pairs), float(content), float(style)))
+            found.append(GroupMedians(group.name, len(pairs), *np.median(pairs, axis=(0, 2)).tolist()))
     return found

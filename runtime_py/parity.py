@@ -26,7 +26,7 @@ class Tolerance:
 
 
 @dataclass(frozen=True)
-class Difference:
+class OutputDifference:
     """The measured distance of one output. `max_error` is max|a − ref| / max|ref|; a non-finite value counts as ∞."""
 
     output: str
@@ -51,7 +51,7 @@ def psnr_db(reference: Float[np.ndarray, "..."], other: Float[np.ndarray, "..."]
     return 20 * float(np.log10(peak / rmse)) if peak else -np.inf
 
 
-def compare_golden(output: str, golden: Mapping[str, np.ndarray], tensor: np.ndarray) -> Difference:
+def compare_golden(output: str, golden: Mapping[str, np.ndarray], tensor: np.ndarray) -> OutputDifference:
     """Compare a whole output with what a golden file keeps of it.
 
     The statistics are held to the same bound as the sampled values: |mean − mean_ref| and |rms − rms_ref| of a layer
@@ -59,10 +59,10 @@ def compare_golden(output: str, golden: Mapping[str, np.ndarray], tensor: np.nda
     """
     have = summarise(tensor)
     if any(have[key].shape != golden[key].shape for key in ("values", "mean", "rms")):
-        return Difference(output, -np.inf, np.inf, np.inf)
+        return OutputDifference(output, -np.inf, np.inf, np.inf)
     peak = float(np.abs(golden["values"]).max()) if golden["values"].size else 0.0
     worst = max(_largest(have[key], golden[key]) for key in ("values", "mean", "rms"))
-    return Difference(output, psnr_db(golden["values"], have["values"]), _ratio(worst, peak), worst)
+    return OutputDifference(output, psnr_db(golden["values"], have["values"]), _ratio(worst, peak), worst)
 
 
 def _largest(a: np.ndarray, b: np.ndarray) -> float:

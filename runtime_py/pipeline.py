@@ -7,7 +7,7 @@ kept, one is in memory at a time; the UNet stays loaded for the whole loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from lorarar.layout import Adapter, fixed, pack, rank_sizes
 from lorarar.lora import LoRA
 from runtime_py.backends import Runner, Runners
 from runtime_py.noise import MAX_SEED, normal_noise
-from runtime_py.scheduler import Latents, Scheduler, SchedulerSettings, make_scheduler
+from runtime_py.scheduler import Latents, SchedulerSettings, make_scheduler
 from runtime_py.stages import OnStage, timed
 from runtime_py.tokens import ClipTokenizer
 
@@ -62,40 +62,23 @@ class Drawn:
         return np.rint(self.pixels[0].transpose(1, 2, 0) * 255).astype(np.uint8)
 
 
-@dataclass(frozen=True)
-class Condition:
-    """What the UNet is told: the prompt's row last, and before it the negative prompt's where there is guidance."""
-
-    states: Float[np.ndarray, "b tokens d"]
-    pooled: Float[np.ndarray, "b p"]
-
-
-@dataclass
 class Pipeline:
-    """A bundle that draws. With `keep`, its components stay loaded from one image to the next.
+    """A bundle that draws. Its `runners` say whether components stay loaded from one image to the next.
 
     Raises InputError for a bundle that holds no whole pipeline.
     """
 
-    bundle: Bundle
-    threads: int | None = None
-    keep: bool = False
-    runners: Runners | None = None  # in the place of `threads` and `keep`
-    _tokenizers: dict[str, ClipTokenizer] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        if "pipeline" not in self.bundle.manifest:
-            parts = ", ".join(self.bundle.manifest["components"])
+    def __init__(self, bundle: Bundle, runners: Runners | None = None) -> None:
+        if "pipeline" not in bundle.manifest:
+            parts = ", ".join(bundle.manifest["components"])
             raise InputError(
-                f"{self.bundle.path}: this bundle can't draw, it holds {parts} alone; make a whole one with  "
+                f"{bundle.path}: this bundle can't draw, it holds {parts} alone; make a whole one with  "
                 "python -m export.pipeline"
             )
-        self._runner = self.runners or Runners(self.bundle, self.threads, self.keep)
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """The manifest's `pipeline`."""
-        return self.bundle.manifest["pipeline"]
+        self.bundle = bundle
+        self.facts: Mapping[str, Any] = bundle.manifest["pipeline"]
+        self._runner = runners or Runners(bundle)
+        self._tokenizers: dict[str, ClipTokenizer] = {}
 
     def request(
         self,
@@ -135,18 +118,21 @@ class Pipeline:
         on_step: OnStep = lambda *_: None,
     ) -> Drawn:
         """Draw one image. Raises InputError for a number of steps that the schedule can't have."""
-        scheduler = make_scheduler(SchedulerSettings.from_json(self.facts["scheduler"]), request.steps)
+        scheduler = make_scheduler(SchedulerSettings(**self.facts["scheduler"]), request.steps)
         seconds: dict[str, float] = {}
         with timed(seconds, "text"):
-            condition, notes = self._condition(request, on_stage)
+            told, notes = self._told(request, on_stage)
         with timed(seconds, "load the UNet"):
             unet = self._runner("unet")
         with timed(seconds, "steps"):
-            shape = next(spec.shape for spec in self.bundle.component("unet").inputs if spec.name == "sample")
-            fixed_inputs = {"time_ids": self._sizes(), **adapter}
-            predict = _Guided(unet, fixed_inputs, condition, int(shape[0]), request.guidance)
-            noise = normal_noise((1, *(int(size) for size in shape[1:])), request.seed)
-            latents = _denoise(scheduler, predict, scheduler.start(noise), on_stage, on_step)
+            sample = next(spec for spec in self.bundle.component("unet").inputs if spec.name == "sample")
+            batch, *shape = (int(size) for size in sample.shape)
+            predict = _Guided(unet, adapter, told, batch, request.guidance)
+            latents = scheduler.start(normal_noise((1, *shape), request.seed))
+            for i, time in enumerate(scheduler.timesteps):
+                on_stage("drawing", i, request.steps)
+                latents = scheduler.step(predict(scheduler.scale(latents, i), float(time)), i, latents)
+                on_step(i + 1, request.steps, latents)
         del unet, predict  # the decoder is loaded next: a phone may not hold both
         on_stage("decoding", 0, 1)
         with timed(seconds, "decode"):
@@ -156,26 +142,32 @@ class Pipeline:
             raise InputError("the image is not finite: this bundle's precision overflows; export it in fp32")
         return Drawn(pixels, latents, seconds, notes)
 
-    def _condition(self, request: Request, on_stage: OnStage) -> tuple[Condition, tuple[str, ...]]:
-        prompts = [request.prompt]
-        if request.guidance > 1:
-            negative = request.negative if request.negative is not None else ""
-            zeros = request.negative is None and self.facts["negative"] == "zeros"
-            prompts = [request.prompt] if zeros else [negative, request.prompt]
+    def _told(self, request: Request, on_stage: OnStage) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        """Return what the UNet is told, and what of it was cut off.
+
+        These are its `encoder_hidden_states` (b, tokens, d), `text_embeds` (b, p) and `time_ids` (b, 6): the prompt's
+        row is the last one, and before it stands the negative prompt's where there is guidance.
+        """
+        guided = request.guidance > 1
+        zeros = guided and request.negative is None and self.facts["negative"] == "zeros"
+        prompts = [request.negative or "", request.prompt] if guided and not zeros else [request.prompt]
         rows, notes = [], []
         for number, prompt in enumerate(prompts):
             on_stage("reading the prompt", number, len(prompts))
-            states, pooled, cut = self._encode(prompt)
-            rows.append((states, pooled))
+            row, cut = self._encode(prompt)
+            rows.append(row)
             if cut:
                 notes.append(f"the prompt is too long for CLIP, this was cut off: {cut}")
-        if request.guidance > 1 and len(rows) == 1:
-            rows.insert(0, (np.zeros_like(rows[0][0]), np.zeros_like(rows[0][1])))
-        states, pooled = (np.concatenate([row[part] for row in rows]) for part in (0, 1))
-        return Condition(states, pooled), tuple(notes)
+        if zeros:
+            rows.insert(0, {name: np.zeros_like(value) for name, value in rows[0].items()})
+        told = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        # SDXL's size conditioning: original size, crop corner, target size.
+        side = self.facts["pixels"]
+        told["time_ids"] = np.array([[side, side, 0, 0, side, side]] * len(rows), np.float32)
+        return told, tuple(notes)
 
-    def _encode(self, prompt: str) -> tuple[np.ndarray, np.ndarray, str]:
-        """Return a prompt's states, its pooled embedding, and the words that did not fit."""
+    def _encode(self, prompt: str) -> tuple[dict[str, np.ndarray], str]:
+        """Return a prompt's states and its pooled embedding by the UNet's inputs, and the words that did not fit."""
         states, cut = [], ""
         for name, entry in self.facts["tokenizers"].items():
             if name not in self._tokenizers:
@@ -184,22 +176,8 @@ class Pipeline:
             found = self._runner(name).run({"input_ids": tokens.ids})
             states.append(found["hidden_states"].astype(np.float32))
             cut = tokens.cut
-        return np.concatenate(states, axis=-1), found["text_embeds"].astype(np.float32), cut
-
-    def _sizes(self) -> Float[np.ndarray, "1 6"]:
-        """Return SDXL's size conditioning: original size, crop corner, target size."""
-        side = float(self.facts["pixels"])
-        return np.array([[side, side, 0, 0, side, side]], np.float32)
-
-
-def _denoise(scheduler: Scheduler, predict: _Guided, latents: Latents, on_stage: OnStage, on_step: OnStep) -> Latents:
-    """Run the scheduler's loop from the noise to the image's latents."""
-    steps = len(scheduler.timesteps)
-    for i, time in enumerate(scheduler.timesteps):
-        on_stage("drawing", i, steps)
-        latents = scheduler.step(predict(scheduler.scale(latents, i), float(time)), i, latents)
-        on_step(i + 1, steps, latents)
-    return latents
+        pooled = found["text_embeds"].astype(np.float32)
+        return {"encoder_hidden_states": np.concatenate(states, axis=-1), "text_embeds": pooled}, cut
 
 
 @dataclass
@@ -207,13 +185,13 @@ class _Guided:
     """The UNet's guided prediction. A UNet of batch 1 is run once for each row."""
 
     runner: Runner
-    fixed: Mapping[str, np.ndarray]
-    condition: Condition
+    adapter: Adapter
+    told: Mapping[str, np.ndarray]  # a row a prompt, as `Pipeline._told`
     batch: int
     guidance: float
 
     def __call__(self, sample: np.ndarray, time: float) -> np.ndarray:
-        rows = len(self.condition.states)
+        rows = len(self.told["time_ids"])
         if rows <= self.batch:
             # A single row in a UNet of batch 2 fills it twice; the second result is dropped.
             index = [min(row, rows - 1) for row in range(self.batch)]
@@ -226,13 +204,10 @@ class _Guided:
         return without + np.float32(self.guidance) * (told - without)
 
     def _run(self, sample: np.ndarray, time: float, index: list[int]) -> np.ndarray:
-        count = len(index)
         inputs = {
-            "sample": np.repeat(sample, count, axis=0),
-            "timestep": np.full((count,), time, np.float32),
-            "encoder_hidden_states": self.condition.states[index],
-            "text_embeds": self.condition.pooled[index],
-            **self.fixed,
-            "time_ids": np.repeat(self.fixed["time_ids"], count, axis=0),
+            "sample": np.repeat(sample, len(index), axis=0),
+            "timestep": np.full(len(index), time, np.float32),
+            **{name: rows[index] for name, rows in self.told.items()},
+            **self.adapter,
         }
         return self.runner.run(inputs)["noise_pred"].astype(np.float32)

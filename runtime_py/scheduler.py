@@ -5,9 +5,8 @@ Each is a few lines of numpy, and the same lines exist in Kotlin and Swift.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -35,40 +34,36 @@ class SchedulerSettings:
     zero_terminal_snr: bool = False  # rescale the betas so that the last training step is pure noise (arXiv 2305.08891)
     final_alpha_one: bool = True  # DDIM: the step after the last has no noise at all
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> SchedulerSettings:
-        """Make the settings of the manifest's object, which the schema has checked."""
-        return cls(**data)
 
-
-@runtime_checkable
-class Scheduler(Protocol):
+class Scheduler(ABC):
     """A schedule of some steps. `step` i goes from timesteps[i] to the next."""
 
-    timesteps: Float[np.ndarray, " steps"]
+    def __init__(self, settings: SchedulerSettings, steps: int) -> None:
+        self.prediction = settings.prediction
+        self.timesteps = spaced_timesteps(settings, steps)
 
     def start(self, noise: Latents) -> Latents:
         """Return the latents before the first step, from noise of unit variance."""
-        ...
+        return noise
 
     def scale(self, latents: Latents, i: int) -> Latents:
         """Return what the UNet is given for latents at step i."""
-        ...
+        return latents
 
+    @abstractmethod
     def step(self, predicted: Latents, i: int, latents: Latents) -> Latents:
         """Return the latents after step i, from the UNet's prediction at it."""
-        ...
 
 
-class Euler:
+class Euler(Scheduler):
     """Euler's method on the probability flow, in σ (arXiv 2206.00364, Algorithm 2 without churn)."""
 
     def __init__(self, settings: SchedulerSettings, steps: int) -> None:
-        self.prediction, self._leading = settings.prediction, settings.spacing == "leading"
+        super().__init__(settings, steps)
+        self._leading = settings.spacing == "leading"
         alphas = alphas_cumprod(settings)
         if settings.zero_terminal_snr:
             alphas[-1] = _LEAST_SIGNAL
-        self.timesteps = spaced_timesteps(settings, steps)
         sigmas = np.sqrt((1 - alphas) / alphas)
         sigmas = np.interp(self.timesteps, np.arange(len(sigmas)), sigmas)
         self.sigmas = np.append(sigmas, 0.0).astype(np.float32)
@@ -90,24 +85,17 @@ class Euler:
         return latents + slope * (self.sigmas[i + 1] - sigma)
 
 
-class Ddim:
+class Ddim(Scheduler):
     """DDIM without noise (η = 0, arXiv 2010.02502, Eq. 12)."""
 
     def __init__(self, settings: SchedulerSettings, steps: int) -> None:
-        self.prediction = settings.prediction
+        super().__init__(settings, steps)
         alphas = alphas_cumprod(settings).astype(np.float32)
-        self.timesteps = spaced_timesteps(settings, steps)
         stride = settings.train_steps // steps
         self._signal = alphas[self.timesteps.astype(int)]
         before = self.timesteps.astype(int) - stride
         final = np.float32(1.0) if settings.final_alpha_one else alphas[0]
         self._next = np.where(before >= 0, alphas[before.clip(0)], final)
-
-    def start(self, noise: Latents) -> Latents:
-        return noise
-
-    def scale(self, latents: Latents, i: int) -> Latents:
-        return latents
 
     def step(self, predicted: Latents, i: int, latents: Latents) -> Latents:
         signal, spread = np.sqrt(self._signal[i]), np.sqrt(1 - self._signal[i])
@@ -118,7 +106,7 @@ class Ddim:
         return np.sqrt(self._next[i]) * clean + np.sqrt(1 - self._next[i]) * noise
 
 
-SCHEDULERS: dict[str, type[Euler] | type[Ddim]] = {"euler": Euler, "ddim": Ddim}
+SCHEDULERS: dict[str, type[Scheduler]] = {"euler": Euler, "ddim": Ddim}
 
 
 def make_scheduler(settings: SchedulerSettings, steps: int) -> Scheduler:

@@ -54,7 +54,7 @@ class Session:
     @cached_property
     def pipeline(self) -> Pipeline:
         """What draws. Raises InputError for a bundle that holds no whole pipeline."""
-        return Pipeline(self.bundle, runners=self._runners)
+        return Pipeline(self.bundle, self._runners)
 
     def load(self, loras: Sequence[LoRA | str | Path]) -> None:
         """Choose the LoRAs: a content and a style, one alone, or none, in the place of those chosen before.

@@ -7,20 +7,18 @@ Columns: the bundles.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lorarar.lora import LoRA
 from runtime_py.parity import psnr_db
-from runtime_py.pipeline import Drawn
+from runtime_py.pipeline import Drawn, Request
+from runtime_py.session import Session
 from runtime_py.stages import OnStage, timed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from runtime_py.bundle import Bundle
 
 SCALE = 2  # image pixels on the sheet for one of a small image
 SMALL = 256  # images whose sides are below this are enlarged
@@ -31,48 +29,28 @@ COLUMNS = ("bundle", "row", "PSNR", "merge s", "text s", "steps s", "decode s")
 """The headings of `table_rows`; the PSNR is that against the first bundle's image."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One image of the sheet, and the seconds of its merge."""
+def draw_column(session: Session, content: LoRA, style: LoRA, request: Request, on_stage: OnStage) -> dict[str, Drawn]:
+    """Draw every row's image through one bundle, and return them by row; their seconds have a stage `merge` more.
 
-    drawn: Drawn
-    merge_s: float
-
-
-def draw_column(
-    bundle: Bundle,
-    content: LoRA,
-    style: LoRA,
-    prompt: str,
-    *,
-    seed: int = 0,
-    steps: int | None = None,
-    guidance: float | None = None,
-    on_stage: OnStage = lambda *_: None,
-) -> dict[str, Cell]:
-    """Draw every row's image through one bundle, and return them by row.
-
-    The bundle's components are loaded once and stay, and only the adapter changes. Numbers that are None are the
-    bundle's own. Raises InputError for LoRAs that do not fit it, and for a bundle that can't draw.
+    The session keeps the bundle's components, and only the adapter changes. Raises InputError for LoRAs that do not
+    fit the bundle.
     """
-    session = bundle.session(keep=True)
-    request = session.pipeline.request(prompt, seed=seed, steps=steps, guidance=guidance)
-    cells = {}
+    column = {}
     for row in ROWS:
         seconds: dict[str, float] = {}
         with timed(seconds, "merge"):
             session.load({"content": [content], "style": [style]}.get(row, [content, style]))
             session.merge(row if row in ("direct", "learned") else "learned")
-        drawn = session.draw(request, on_stage=_in_row(on_stage, row))
-        cells[row] = Cell(drawn, seconds["merge"])
-    return cells
+        column[row] = session.draw(request, on_stage=_in_row(on_stage, row))
+        column[row].seconds.update(seconds)
+    return column
 
 
 def _in_row(on_stage: OnStage, row: str) -> OnStage:
     return lambda stage, done, total: on_stage(f"{row}: {stage}", done, total)
 
 
-def make_sheet(columns: Mapping[str, Mapping[str, Cell]], references: Mapping[str, Image]) -> Image:
+def make_sheet(columns: Mapping[str, Mapping[str, Drawn]], references: Mapping[str, Image]) -> Image:
     """Lay the images out: a column a bundle, a row an adapter, with their names.
 
     `references` are images that the LoRAs were made from, by row; they stand before the first column.
@@ -80,7 +58,7 @@ def make_sheet(columns: Mapping[str, Mapping[str, Cell]], references: Mapping[st
     from PIL import Image as Pillow
     from PIL import ImageDraw
 
-    drawn = {name: {row: Pillow.fromarray(cells[row].drawn.image) for row in ROWS} for name, cells in columns.items()}
+    drawn = {name: {row: Pillow.fromarray(column[row].image) for row in ROWS} for name, column in columns.items()}
     shown = ({"reference": references} if references else {}) | drawn
     first = next(iter(next(iter(drawn.values())).values()))
     side = first.width * (SCALE if first.width < SMALL else 1)
@@ -100,14 +78,14 @@ def make_sheet(columns: Mapping[str, Mapping[str, Cell]], references: Mapping[st
     return picture
 
 
-def table_rows(columns: Mapping[str, Mapping[str, Cell]]) -> list[tuple[str, ...]]:
+def table_rows(columns: Mapping[str, Mapping[str, Drawn]]) -> list[tuple[str, ...]]:
     """Compare each image with the first bundle's, and tell its times: one row of COLUMNS each."""
     reference = next(iter(columns.values()))
     rows = []
-    for name, cells in columns.items():
-        for row, cell in cells.items():
-            value = psnr_db(reference[row].drawn.pixels, cell.drawn.pixels)
+    for name, column in columns.items():
+        for row, drawn in column.items():
+            value = psnr_db(reference[row].pixels, drawn.pixels)
             shown = f"{value:.1f} dB" if np.isfinite(value) else "equal"
-            times = (f"{cell.drawn.seconds[stage]:.2f}" for stage in ("text", "steps", "decode"))
-            rows.append((name, row, shown, f"{cell.merge_s:.3f}", *times))
+            times = (f"{drawn.seconds[stage]:.2f}" for stage in ("text", "steps", "decode"))
+            rows.append((name, row, shown, f"{drawn.seconds['merge']:.3f}", *times))
     return rows

@@ -27,8 +27,8 @@ def run(args: argparse.Namespace) -> int:
     """Write the file and tell its size."""
     # Not above: `--help` answers without loading the runtime.
     from lorarar.lora import read_lora
-    from runtime_py.adapter import write_adapter
     from runtime_py.bundle import Bundle
+    from runtime_py.merge import write_adapter
 
     packed = write_adapter(Bundle.open(args.bundle), read_lora(args.lora), args.role, args.out)
     if warning := packed.warning():

@@ -40,27 +40,26 @@ def run(args: argparse.Namespace) -> int:
     from lorarar.images import on_white, open_image
     from lorarar.lora import read_lora
     from runtime_py.bundle import Bundle
-    from runtime_py.sheet import COLUMNS, Cell, draw_column, make_sheet, table_rows
+    from runtime_py.sheet import COLUMNS, draw_column, make_sheet, table_rows
 
     content, style = read_lora(args.content), read_lora(args.style)
     given = {"content": args.content_image, "style": args.style_image}
     references = {row: on_white(open_image(path)) for row, path in given.items() if path}
-    columns: dict[str, dict[str, Cell]] = {}
+    columns = {}
     with status("") as show:
         for path in args.bundles:
             show(f"{path}: opening and verifying")
             bundle = Bundle.open(path)
             name = f"{bundle.manifest['target']} {bundle.manifest['precision']}"
             name = name if name not in columns else f"{name} ({path.name})"
+            session = bundle.session(keep=True)
+            request = session.pipeline.request(args.prompt, seed=args.seed, steps=args.steps, guidance=args.guidance)
             columns[name] = draw_column(
-                bundle,
+                session,
                 content,
                 style,
-                args.prompt,
-                seed=args.seed,
-                steps=args.steps,
-                guidance=args.guidance,
-                on_stage=lambda stage, done, total, name=name: show(f"{name}: {stage} {done}/{total}"),  # type: ignore[misc]
+                request,
+                lambda stage, done, total, name=name: show(f"{name}: {stage} {done}/{total}"),  # type: ignore[misc]
             )
         with atomic_file(args.out) as temporary:
             make_sheet(columns, references).save(temporary, format="PNG")

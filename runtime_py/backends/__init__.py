@@ -6,7 +6,7 @@ it loads an artifact. Importing the file imports no toolchain.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pkgutil import iter_modules
@@ -41,8 +41,8 @@ class Backend:
 
     packages: tuple[str, ...]  # what must be installed, the one to name in an error first
     extra: str  # the extra of this project that brings them
-    load: Callable[[], None]  # imports the toolchain
-    runners: Callable[[Component, int | None], Iterator[Runner]]  # as `open_runners`, once the toolchain is loaded
+    load: Callable[[], object]  # imports the toolchain
+    runners: Callable[[Component, int | None], Iterable[Runner]]  # as `open_runners`, once the toolchain is loaded
 
 
 def targets() -> tuple[str, ...]:

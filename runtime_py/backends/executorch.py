@@ -53,18 +53,15 @@ class ExecuTorchRunner:
         return {name: output.numpy() for name, output in zip(names, outputs, strict=True)}
 
 
-def runners(component: Component, threads: int | None) -> Iterator[ExecuTorchRunner]:
-    """Load a component in ExecuTorch's runtime."""
-    yield ExecuTorchRunner(component, threads)
-
-
 def load() -> None:
     """Import torch and ExecuTorch's runtime."""
     import executorch.runtime  # noqa: F401
     import torch  # noqa: F401
 
 
-BACKEND = Backend(("executorch", "torch"), "executorch", load, runners)
+BACKEND = Backend(
+    ("executorch", "torch"), "executorch", load, lambda component, threads: [ExecuTorchRunner(component, threads)]
+)
 
 
 def _start_threads(threads: int | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,13 @@ from lorarar.toolchains import import_onnxruntime
 from runtime_py.backends import Backend, checked_inputs, unusable
 from runtime_py.component import ONNX_MODEL, Component
 
-ort = import_onnxruntime()
-
 ADAPTER_VERSION = 1
 # Where a CPU has no fp16, ONNX Runtime computes in fp32 and keeps widened weights beside the stored ones: up to five
 # times the file. In an artifact of this many bytes or more, each weight is widened in each run instead, just before it
 # is used, and stays mapped from its file.
 WIDEN_AT_LOAD = 2_000_000_000
 _WIDENER = "FuseFp16InitializerToFp32NodeTransformer"
-_DTYPES = {
-    "tensor(float)": np.dtype(np.float32),
-    "tensor(float16)": np.dtype(np.float16),
-    "tensor(int32)": np.dtype(np.int32),
-}
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int32)": np.int32}
 
 
 class OnnxRunner:
@@ -80,17 +74,9 @@ def save_adapter(tensors: Mapping[str, np.ndarray], path: Path) -> None:
         adapter.export_adapter(str(temporary))
 
 
-def runners(component: Component, threads: int | None) -> Iterator[OnnxRunner]:
-    """Load a component in ONNX Runtime."""
-    yield OnnxRunner(component, threads)
-
-
-def load() -> None:
-    """Import ONNX Runtime so that it tells its maker nothing."""
-    import_onnxruntime()
-
-
-BACKEND = Backend(("onnxruntime",), "onnx", load, runners)
+BACKEND = Backend(
+    ("onnxruntime",), "onnx", import_onnxruntime, lambda component, threads: [OnnxRunner(component, threads)]
+)
 
 
 def _half(component: Component) -> bool:
@@ -121,5 +107,5 @@ def _check_signature(session: Any, component: Component) -> None:
             same = len(shape) == len(spec.shape) and all(
                 isinstance(want, str) or size == want for size, want in zip(shape, spec.shape, strict=True)
             )
-            if dtype != np.dtype(spec.dtype) or not same:
+            if dtype != spec.dtype or not same:
                 raise InputError(f"{component.path}: {spec.name} is not as the manifest says; export the bundle again")

@@ -4,7 +4,6 @@ This checks the program and its stored weights, and not Apple's kernels: those m
 precisions inside an operation.
 """
 
-from runtime_py.mil.program import MODES, OpTrace, Program
-from runtime_py.mil.values import DType, TensorType
+from runtime_py.mil.program import OpTrace, Program
 
-__all__ = ["MODES", "DType", "OpTrace", "Program", "TensorType"]
+__all__ = ["OpTrace", "Program"]

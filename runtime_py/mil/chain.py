@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from lorarar.errors import InputError
-from runtime_py.mil.graph import Constant, FunctionPlan, Operand, Step, with_frees
+from runtime_py.mil.graph import Constant, FunctionPlan, Step, with_frees
 from runtime_py.mil.values import TensorType
 
 
@@ -48,15 +48,8 @@ def chain(graphs: Sequence[FunctionPlan], outputs: Collection[str]) -> FunctionP
 
 
 def _renamed(step: Step, names: dict[str, str]) -> Step:
-    def new(operand: Operand) -> Operand:
-        return (
-            names.get(operand, operand)
-            if isinstance(operand, str)
-            else tuple(names.get(name, name) for name in operand)
-        )
-
     return replace(
         step,
-        inputs={parameter: new(operand) for parameter, operand in step.inputs.items()},
+        inputs={parameter: tuple(names.get(name, name) for name in read) for parameter, read in step.inputs.items()},
         outputs={names.get(name, name): kind for name, kind in step.outputs.items()},
     )

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lorarar.errors import InputError
 from runtime_py.mil.blob import Blob
-from runtime_py.mil.ops import OPS, Op
+from runtime_py.mil.ops import LIST_INPUT, OPS, Op
 from runtime_py.mil.package import Package
 from runtime_py.mil.values import TensorType, Value, immediate, tensor_type
 
 Constant = Value | Blob
-Operand = str | tuple[str, ...]
-"""A name, or the names of an input that takes a list of tensors."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Step:
 
     type: str
     position: int  # in the function's list of operations, from 0
-    inputs: dict[str, Operand]
+    inputs: dict[str, tuple[str, ...]]  # one name, but for an input that is a list of tensors
     outputs: dict[str, TensorType]
     frees: tuple[str, ...] = ()  # names no later step reads
 
@@ -34,7 +32,7 @@ class Step:
     @property
     def names(self) -> tuple[str, ...]:
         """Every name it reads."""
-        return tuple(name for operand in self.inputs.values() for name in _names(operand))
+        return tuple(name for names in self.inputs.values() for name in names)
 
     def __str__(self) -> str:
         return f"{self.type} {next(iter(self.outputs), '')!r} (operation {self.position})"
@@ -52,32 +50,14 @@ class FunctionPlan:
     op_types: tuple[str, ...]  # every operation as stored, with the constants
 
 
-@dataclass(frozen=True)
-class Unknown:
-    """An operation that the evaluator cannot run, and where it stands."""
-
-    type: str
-    output: str
-    function: str
-    position: int
-
-    def __str__(self) -> str:
-        return f"{self.output!r} ({self.function}, operation {self.position})"
-
-
-def unknown_operations(name: str, function: Any) -> Iterator[Unknown]:
-    """Yield the operations of a function that no table has."""
-    for position, operation in enumerate(_block(name, function).operations):
-        if operation.type != "const" and operation.type not in OPS:
-            output = operation.outputs[0].name if operation.outputs else ""
-            yield Unknown(operation.type, output, name, position)
-
-
-def describe_unknown(entries: Iterable[Unknown], shown: int = 3) -> str:
-    """Name every unknown type with its first places, for a message; a large model has hundreds."""
+def unknown_operations(functions: Iterable[tuple[str, Any]], shown: int = 3) -> str:
+    """Name every operation type of functions that no table has, with its first places; a large model has hundreds."""
     places: dict[str, list[str]] = {}
-    for entry in entries:
-        places.setdefault(entry.type, []).append(str(entry))
+    for name, function in functions:
+        for position, operation in enumerate(_block(name, function).operations):
+            if operation.type != "const" and operation.type not in OPS:
+                output = operation.outputs[0].name if operation.outputs else ""
+                places.setdefault(operation.type, []).append(f"{output!r} ({name}, operation {position})")
     return ", ".join(
         f"{kind if kind.isidentifier() else repr(kind)} {', '.join(found[:shown])}"
         + (f" … {len(found)} in all" if len(found) > shown else "")
@@ -147,37 +127,31 @@ def _step(
         constants[name] = _constant(value, package, f"{parameter} of {step}")
         return name
 
-    inputs: dict[str, Operand] = {}
     for parameter, value in operation.attributes.items():
         if parameter != "name":
-            inputs[parameter] = own_constant(parameter, value)
+            step.inputs[parameter] = (own_constant(parameter, value),)
     for parameter, argument in operation.inputs.items():
-        names = tuple(
+        step.inputs[parameter] = tuple(
             binding.name
             if binding.WhichOneof("binding") == "name"
             else own_constant(f"{parameter}.{index}", binding.value)
             for index, binding in enumerate(argument.arguments)
         )
-        inputs[parameter] = names if parameter in step.op.lists else _single(names, parameter, step)
-    _check_parameters(step, inputs)
-    return replace(step, inputs=inputs)
+    _check_parameters(step)
+    return step
 
 
-def _single(names: tuple[str, ...], parameter: str, step: Step) -> str:
-    if len(names) != 1:
-        raise InputError(f"{step} has {len(names)} tensors for its input {parameter}, not one; export it again")
-    return names[0]
-
-
-def _check_parameters(step: Step, inputs: dict[str, Operand]) -> None:
-    missing = sorted(step.op.required - inputs.keys())
+def _check_parameters(step: Step) -> None:
+    missing = sorted(step.op.required - step.inputs.keys())
     if missing:
         raise InputError(f"{step} lacks its input {missing[0]}; the package is damaged, export it again")
-    extra = sorted(inputs.keys() - step.op.parameters)
-    if extra:
-        raise InputError(
-            f"{step} has an input {extra[0]} that this evaluator does not know; export for iOS 18 or older"
-        )
+    for parameter, names in step.inputs.items():
+        if parameter not in step.op.parameters:
+            raise InputError(
+                f"{step} has an input {parameter} that this evaluator does not know; export for iOS 18 or older"
+            )
+        if len(names) != 1 and parameter != LIST_INPUT:
+            raise InputError(f"{step} has {len(names)} tensors for its input {parameter}, not one; export it again")
 
 
 def _late_constants(steps: list[Step], known: set[str], outputs: tuple[str, ...]) -> list[Step]:
@@ -222,7 +196,3 @@ def with_frees(steps: list[Step], keep: set[str]) -> tuple[Step, ...]:
         later.update(frees)
         planned.append(replace(step, frees=frees))
     return tuple(reversed(planned))
-
-
-def _names(operand: Operand) -> tuple[str, ...]:
-    return (operand,) if isinstance(operand, str) else operand

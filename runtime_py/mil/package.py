@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass, field
@@ -89,12 +88,6 @@ def _proto_parser() -> ModuleType:
         found = importlib.util.find_spec("coremltools")
         if found is None or not found.submodule_search_locations:
             raise missing_toolchain("coremltools", "coreml")
-        folder = Path(next(iter(found.submodule_search_locations))) / "proto"
-        spec = importlib.util.spec_from_file_location(
-            _ALIAS, folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
-        if spec is None or spec.loader is None:
-            raise missing_toolchain("coremltools", "coreml")
-        module = sys.modules[_ALIAS] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        package = sys.modules[_ALIAS] = ModuleType(_ALIAS)
+        package.__path__ = [f"{folder}/proto" for folder in found.submodule_search_locations]
     return importlib.import_module(f"{_ALIAS}.Model_pb2")

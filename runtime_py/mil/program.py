@@ -14,8 +14,9 @@ from lorarar.errors import InputError
 from runtime_py.mil.blob import Blob
 from runtime_py.mil.chain import chain
 from runtime_py.mil.features import Feature, described_functions
-from runtime_py.mil.graph import FunctionPlan, Step, build, describe_unknown, unknown_operations
+from runtime_py.mil.graph import FunctionPlan, Step, build, unknown_operations
 from runtime_py.mil.half import to_half
+from runtime_py.mil.ops import LIST_INPUT
 from runtime_py.mil.package import Package
 from runtime_py.mil.values import TensorType, Value
 from runtime_py.mil.work import multiply_adds
@@ -40,30 +41,22 @@ class OpTrace:
     nans: int
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class Program:
     """A saved Core ML program. Its weights stay in the file until the operation that needs them runs."""
 
-    def __init__(
-        self, path: Path, version: int, graphs: dict[str, FunctionPlan], features: dict[str, dict[str, Feature]]
-    ) -> None:
-        self.path = path
-        self.specification_version = version
-        self._graphs = graphs  # by function, the default one first
-        self._features = features
+    path: Path
+    specification_version: int
+    _graphs: dict[str, FunctionPlan]  # by function, the default one first
+    _features: dict[str, dict[str, Feature]]
 
     @classmethod
     def open(cls, path: Path | str) -> Program:
         """Read and check a package; raises InputError when it is damaged or holds an operation unknown here."""
         package = Package.open(Path(path))
-        unknown = [
-            entry
-            for part in package.parts
-            for name, function in part.mlProgram.functions.items()
-            for entry in unknown_operations(name, function)
-        ]
+        unknown = unknown_operations(named for part in package.parts for named in part.mlProgram.functions.items())
         if unknown:
-            listed = describe_unknown(unknown)
-            raise InputError(f"{path}: operations that this evaluator does not know: {listed}; export without them")
+            raise InputError(f"{path}: operations that this evaluator does not know: {unknown}; export without them")
         parts = [_built(package, part) for part in package.parts]
         if package.spec.WhichOneof("Type") != "pipeline":
             return cls(Path(path), package.spec.specificationVersion, *parts[0])
@@ -187,7 +180,7 @@ def _execute(step: Step, values: Mapping[str, Any], half: bool) -> dict[str, np.
         return value.astype(np.float32) if is_half else value
 
     given = {
-        parameter: operand(names) if isinstance(names, str) else [operand(name) for name in names]
+        parameter: [operand(name) for name in names] if parameter == LIST_INPUT else operand(names[0])
         for parameter, names in step.inputs.items()
     }
     try:
@@ -195,7 +188,7 @@ def _execute(step: Step, values: Mapping[str, Any], half: bool) -> dict[str, np.
     except (ValueError, IndexError, TypeError, ArithmeticError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{step} cannot be computed: {reason}; export the package again") from error
-    made = results if isinstance(results, tuple) else (results,)
+    made = [np.asarray(result) for result in (results if isinstance(results, tuple) else (results,))]
     if len(made) != len(step.outputs):
         raise InputError(f"{step} makes {len(made)} tensors, but {len(step.outputs)} are declared; export it again")
     # A compressed weight is what the program declares in either mode.

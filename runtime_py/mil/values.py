@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,10 +115,6 @@ def immediate(tensor: Any, kind: TensorType, what: str) -> Value:
         return str(stored[0]) if stored else ""
     if kind.dtype.field == "bytes":
         return unpack(np.frombuffer(stored, np.uint8), kind)
-    return _numbers(stored, kind, what)
-
-
-def _numbers(stored: Iterable[Any], kind: TensorType, what: str) -> np.ndarray:
     try:
         return np.array(list(stored), kind.dtype.numpy).reshape([size or 0 for size in kind.shape])
     except OverflowError:

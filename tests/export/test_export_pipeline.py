@@ -37,7 +37,7 @@ from lorarar.errors import InputError
 from lorarar.lora import write_lora
 from lorarar.merging import MergeOptions
 from lorarar.toolchains import quiet_toolchains
-from runtime_py.backends import open_runner
+from runtime_py.backends import Runners, open_runner
 from runtime_py.bundle import Bundle
 from runtime_py.check import check_pipeline
 from runtime_py.merge import merge_with_bundle
@@ -158,7 +158,7 @@ def bits_of_products(path: Path) -> set[int]:
 
 
 def test_guidance_and_negative_prompts_are_diffusers(shallow_pipeline: Path, bundles: Mapping[str, Bundle]) -> None:
-    pipeline = Pipeline(bundles["onnx"], keep=True)
+    pipeline = Pipeline(bundles["onnx"], Runners(bundles["onnx"], keep=True))
     adapter = pipeline.adapter(None)
     for guidance, negative in ((1.0, None), (3.0, None), (3.0, "a house"), (2.0, "")):
         request = Request("a sks cat in watercolor style", 5, 3, guidance, negative)
@@ -185,7 +185,7 @@ def test_a_unet_of_batch_1_draws_the_same(
 
 
 def test_seeds_differ_and_repeat(bundles: Mapping[str, Bundle]) -> None:
-    pipeline = Pipeline(bundles["onnx"], keep=True)
+    pipeline = Pipeline(bundles["onnx"], Runners(bundles["onnx"], keep=True))
     adapter = pipeline.adapter(None)
     first, again, other = (pipeline.draw(Request("a", seed, 2), adapter).pixels for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)

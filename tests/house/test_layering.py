@@ -94,6 +94,7 @@ def loaded_by(statements: str) -> set[str]:
 def test_packages_and_commands_load_no_toolchain() -> None:
     # One interpreter for all of them. Every command's parser is made too: `--help` needs no toolchain.
     light = ["lorarar.base.names", "lorarar.training.settings", "runtime_py.bundle", "export.targets", *PACKAGES]
+    light += [f"runtime_py.backends.{target}" for target in ("onnx", "coreml", "executorch")]
     code = "\n".join(f"import {name}" for name in light)
     code += "\nfrom importlib import import_module\nfrom lorarar.commands import COMMANDS"
     code += "\nfor module, *_ in COMMANDS.values():\n    import_module(module).parser().format_help()"

@@ -1,19 +1,24 @@
 """The operations: MIL name → a pure function whose parameters are the MIL inputs, with the defaults of the spec.
 
+A module's public functions are operations of their own names; its TABLE has those that are a formula or numpy's own.
 Operands arrive as arrays (strings as str). Operations that compute get float16 operands widened to float32 and never
-see a float16; those in `MOVES` only rearrange values, so they take any type as it is stored.
+see a float16; those of `tensor` only rearrange values, so they take any type as it is stored.
 Spec: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 from runtime_py.mil.ops import constexpr, elementwise, linear, normalization, reduction, resize, tensor
+
+LIST_INPUT = "values"
+"""The input that is a list of tensors: concat, stack and einsum have one, by this name."""
 
 
 @dataclass(frozen=True)
@@ -24,35 +29,24 @@ class Op:
     widens: bool
 
     @cached_property
-    def _signature(self) -> dict[str, inspect.Parameter]:
-        return dict(inspect.signature(self.function).parameters)
-
-    @cached_property
-    def parameters(self) -> frozenset[str]:
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
         """Every input it knows."""
-        return frozenset(self._signature)
-
-    @cached_property
-    def required(self) -> frozenset[str]:
-        """The inputs it cannot do without."""
-        return frozenset(name for name, given in self._signature.items() if given.default is inspect.Parameter.empty)
+        return inspect.signature(self.function).parameters
 
     @property
-    def lists(self) -> frozenset[str]:
-        """The inputs that are a list of tensors (concat, stack and einsum call theirs `values`)."""
-        return self.parameters & {"values"}
+    def required(self) -> set[str]:
+        """The inputs it cannot do without."""
+        return {name for name, given in self.parameters.items() if given.default is inspect.Parameter.empty}
 
 
-COMPUTES: dict[str, Callable[..., Any]] = {
-    **elementwise.TABLE,
-    **linear.TABLE,
-    **normalization.TABLE,
-    **reduction.TABLE,
-    **resize.TABLE,
-    **constexpr.TABLE,
-}
-MOVES: dict[str, Callable[..., Any]] = tensor.TABLE
+def _operations(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    public = {name: value for name, value in vars(module).items() if inspect.isfunction(value) and name[0] != "_"}
+    own = {name: value for name, value in public.items() if value.__module__ == module.__name__}
+    return own | getattr(module, "TABLE", {})
+
+
 OPS: dict[str, Op] = {
-    **{name: Op(function, widens=True) for name, function in COMPUTES.items()},
-    **{name: Op(function, widens=False) for name, function in MOVES.items()},
+    name: Op(function, widens=module is not tensor)
+    for module in (constexpr, elementwise, linear, normalization, reduction, resize, tensor)
+    for name, function in _operations(module).items()
 }

@@ -6,8 +6,6 @@ The evaluator rounds each result to its declared type in both modes, because tha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -97,14 +95,3 @@ def _blocks(data: tuple[int, ...], blocks: tuple[int, ...]) -> tuple[list[int], 
         grouped += [count, size // count]
         per_block += [count, 1]
     return grouped, per_block
-
-
-TABLE: dict[str, Callable[..., Any]] = {
-    "constexpr_affine_dequantize": constexpr_affine_dequantize,
-    "constexpr_blockwise_shift_scale": constexpr_blockwise_shift_scale,
-    "constexpr_cast": constexpr_cast,
-    "constexpr_lut_to_dense": constexpr_lut_to_dense,
-    "constexpr_lut_to_sparse": constexpr_lut_to_sparse,
-    "constexpr_sparse_blockwise_shift_scale": constexpr_sparse_blockwise_shift_scale,
-    "constexpr_sparse_to_dense": constexpr_sparse_to_dense,
-}

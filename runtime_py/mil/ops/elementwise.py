@@ -9,56 +9,41 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray
-Unary = Callable[[Array], Array]
-Binary = Callable[[Array, Array], Array]
+Table = dict[str, Callable[..., Any]]
 
 
-def unary(function: Callable[..., Any]) -> Unary:
-    """Give a numpy function of one array MIL's parameter name."""
-
-    def op(x: Array) -> Array:
-        return np.asarray(function(x))
-
-    return op
+def _same_names(names: str) -> Table:
+    return {name: getattr(np, name) for name in names.split()}
 
 
-def binary(function: Callable[..., Any]) -> Binary:
-    """Give a numpy function of two arrays, which are broadcast, MIL's parameter names."""
+ONE_ARRAY = _same_names("abs ceil cos cosh exp exp2 floor logical_not round sign sin sinh sqrt square tan tanh")
+ONE_ARRAY |= {"acos": np.arccos, "asin": np.arcsin, "atan": np.arctan, "atanh": np.arctanh}
+"""MIL's name → numpy's function of one array."""
 
-    def op(x: Array, y: Array) -> Array:
-        return np.asarray(function(x, y))
+TWO_ARRAYS = _same_names("add equal greater greater_equal less less_equal maximum minimum mod not_equal")
+TWO_ARRAYS |= _same_names("logical_and logical_or logical_xor")
+TWO_ARRAYS |= {"floor_div": np.floor_divide, "mul": np.multiply, "pow": np.power, "sub": np.subtract}
+# Of integers too: the evaluator then truncates the quotient to the declared type.
+TWO_ARRAYS["real_div"] = np.true_divide
+"""MIL's name → numpy's function of two arrays, which are broadcast."""
 
-    return op
-
-
-def real_div(x: Array, y: Array) -> Array:
-    """Return x / y; of integers too, which the evaluator then truncates to the declared type."""
-    return np.asarray(np.true_divide(x, y))
-
-
-def log(x: Array, epsilon: Array | float = 1e-45) -> Array:
-    """Return ln(x + epsilon)."""
-    return np.asarray(np.log(x + epsilon))
-
-
-def rsqrt(x: Array, epsilon: Array | float = 1e-12) -> Array:
-    """Return 1 / √(x + epsilon)."""
-    return np.asarray(1 / np.sqrt(x + epsilon))
-
-
-def inverse(x: Array, epsilon: Array | float = 1e-4) -> Array:
-    """Return 1 / (x + epsilon)."""
-    return np.asarray(1 / (x + epsilon))
-
-
-def clip(x: Array, alpha: Array, beta: Array) -> Array:
-    """Return x within [alpha, beta]."""
-    return np.asarray(np.clip(x, alpha, beta))
-
-
-def threshold(x: Array, alpha: Array) -> Array:
-    """Return max(x, alpha)."""
-    return np.asarray(np.maximum(x, alpha))
+FORMULAS: Table = {
+    "clip": lambda x, alpha, beta: x.clip(alpha, beta),
+    "elu": lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))),
+    "inverse": lambda x, epsilon=1e-4: 1 / (x + epsilon),
+    "leaky_relu": lambda x, alpha: np.where(x >= 0, x, alpha * x),
+    "linear_activation": lambda x, alpha, beta: alpha * x + beta,
+    "log": lambda x, epsilon=1e-45: np.log(x + epsilon),
+    "relu": lambda x: np.maximum(x, 0),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "rsqrt": lambda x, epsilon=1e-12: 1 / np.sqrt(x + epsilon),
+    "sigmoid_hard": lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "softplus": lambda x: np.logaddexp(x, np.zeros((), x.dtype)),
+    "softsign": lambda x: x / (1 + np.abs(x)),
+    "threshold": lambda x, alpha: x.clip(min=alpha),
+}
+"""MIL's name → its formula, with MIL's parameters and defaults."""
 
 
 def cast(x: Array, dtype: str) -> Array:
@@ -68,44 +53,14 @@ def cast(x: Array, dtype: str) -> Array:
     return x if dtype.startswith("fp") else x.astype(dtype)
 
 
+def prelu(x: Array, alpha: Array) -> Array:
+    """Return leaky_relu with one alpha a channel (axis 1)."""
+    return np.where(x >= 0, x, alpha.reshape(-1, *[1] * (x.ndim - 2)) * x)
+
+
 def sigmoid(x: Array) -> Array:
     """Return 1 / (1 + e⁻ˣ), by way of tanh, which overflows nowhere."""
     return np.asarray(0.5 + 0.5 * np.tanh(0.5 * x))
-
-
-def silu(x: Array) -> Array:
-    """Return x · sigmoid(x)."""
-    return np.asarray(x / (1 + np.exp(-x)))
-
-
-def softplus(x: Array) -> Array:
-    """Return ln(1 + eˣ)."""
-    return np.asarray(np.logaddexp(x, np.zeros((), x.dtype)))
-
-
-def leaky_relu(x: Array, alpha: Array) -> Array:
-    """Return x, or alpha · x where it is negative."""
-    return np.where(x >= 0, x, alpha * x)
-
-
-def elu(x: Array, alpha: Array) -> Array:
-    """Return x, or alpha · (eˣ - 1) where it is not positive."""
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
-
-
-def linear_activation(x: Array, alpha: Array, beta: Array) -> Array:
-    """Return alpha · x + beta."""
-    return np.asarray(alpha * x + beta)
-
-
-def sigmoid_hard(x: Array, alpha: Array, beta: Array) -> Array:
-    """Return alpha · x + beta within [0, 1]."""
-    return np.clip(alpha * x + beta, 0, 1)
-
-
-def prelu(x: Array, alpha: Array) -> Array:
-    """Return leaky_relu with one alpha a channel (axis 1)."""
-    return leaky_relu(x, alpha.reshape(-1, *[1] * (x.ndim - 2)))
 
 
 def gelu(x: Array, mode: str = "EXACT") -> Array:
@@ -121,7 +76,7 @@ def gelu(x: Array, mode: str = "EXACT") -> Array:
 
 def erf(x: Array) -> Array:
     """Return the error function."""
-    return 1 - _erfc(x, 1.0)
+    return np.asarray(1 - _erfc(x, 1.0))
 
 
 def _erfc(x: Array, factor: float) -> Array:
@@ -133,62 +88,26 @@ def _erfc(x: Array, factor: float) -> Array:
     return result if x.dtype == np.float64 else result.astype(np.float32)
 
 
-TABLE: dict[str, Callable[..., Any]] = {
-    "abs": unary(np.abs),
-    "acos": unary(np.arccos),
-    "asin": unary(np.arcsin),
-    "atan": unary(np.arctan),
-    "atanh": unary(np.arctanh),
-    "cast": cast,
-    "ceil": unary(np.ceil),
-    "clip": clip,
-    "cos": unary(np.cos),
-    "cosh": unary(np.cosh),
-    "elu": elu,
-    "erf": erf,
-    "exp": unary(np.exp),
-    "exp2": unary(np.exp2),
-    "floor": unary(np.floor),
-    "gelu": gelu,
-    "inverse": inverse,
-    "leaky_relu": leaky_relu,
-    "linear_activation": linear_activation,
-    "log": log,
-    "logical_not": unary(np.logical_not),
-    "prelu": prelu,
-    "relu": unary(lambda x: np.maximum(x, 0)),
-    "relu6": unary(lambda x: np.clip(x, 0, 6)),
-    "round": unary(np.round),
-    "rsqrt": rsqrt,
-    "sigmoid": sigmoid,
-    "sigmoid_hard": sigmoid_hard,
-    "sign": unary(np.sign),
-    "silu": silu,
-    "sin": unary(np.sin),
-    "sinh": unary(np.sinh),
-    "softplus": softplus,
-    "softsign": unary(lambda x: x / (1 + np.abs(x))),
-    "sqrt": unary(np.sqrt),
-    "square": unary(np.square),
-    "tan": unary(np.tan),
-    "tanh": unary(np.tanh),
-    "threshold": threshold,
-    "add": binary(np.add),
-    "equal": binary(np.equal),
-    "floor_div": binary(np.floor_divide),
-    "greater": binary(np.greater),
-    "greater_equal": binary(np.greater_equal),
-    "less": binary(np.less),
-    "less_equal": binary(np.less_equal),
-    "logical_and": binary(np.logical_and),
-    "logical_or": binary(np.logical_or),
-    "logical_xor": binary(np.logical_xor),
-    "maximum": binary(np.maximum),
-    "minimum": binary(np.minimum),
-    "mod": binary(np.mod),
-    "mul": binary(np.multiply),
-    "not_equal": binary(np.not_equal),
-    "pow": binary(np.power),
-    "real_div": real_div,
-    "sub": binary(np.subtract),
+def _of_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a function of one array MIL's parameter name."""
+
+    def op(x: Array) -> Any:
+        return function(x)
+
+    return op
+
+
+def _of_two(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a function of two arrays MIL's parameter names."""
+
+    def op(x: Array, y: Array) -> Any:
+        return function(x, y)
+
+    return op
+
+
+TABLE: Table = {
+    **{name: _of_one(function) for name, function in ONE_ARRAY.items()},
+    **{name: _of_two(function) for name, function in TWO_ARRAYS.items()},
+    **FORMULAS,
 }

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -150,16 +148,20 @@ def _crop(
         keeps = [want or size * step for want, size, step in zip(wanted, sizes, steps, strict=True)]
         starts = [max(0, size - keep) // 2 for size, keep in zip(full, keeps, strict=True)]
     else:
-        edges = [0] * (2 * len(full)) if pad is None or pad_type == "valid" else [int(width) for width in pad]
-        starts, ends = edges[::2], edges[1::2]
-        keeps = [
-            want or size - before - after for want, size, before, after in zip(wanted, full, starts, ends, strict=True)
-        ]
+        edges = _edges(pad_type, pad, len(full))
+        starts = [before for before, _ in edges]
+        keeps = [want or size - sum(edge) for want, size, edge in zip(wanted, full, edges, strict=True)]
     return [slice(start, start + keep) for start, keep in zip(starts, keeps, strict=True)]
 
 
 def _per_axis(values: Array | None, kernel: tuple[int, ...]) -> list[int]:
     return [1] * len(kernel) if values is None else [int(value) for value in values]
+
+
+def _edges(pad_type: str, pad: Array | None, axes: int) -> list[tuple[int, int]]:
+    """Return the `valid` or `custom` padding before and after each spatial axis."""
+    widths = [0] * (2 * axes) if pad is None or pad_type == "valid" else [int(width) for width in pad]
+    return list(zip(widths[::2], widths[1::2], strict=True))
 
 
 def _padding(
@@ -168,10 +170,8 @@ def _padding(
     """Return the zeros before and after each spatial axis; of an odd number, `same` puts one more after it, and
     `same_lower` before.
     """
-    if pad_type == "valid" or (pad_type == "custom" and pad is None):
-        return [(0, 0)] * len(sizes)
-    if pad_type == "custom" and pad is not None:
-        return [(int(pad[2 * axis]), int(pad[2 * axis + 1])) for axis in range(len(sizes))]
+    if pad_type in ("valid", "custom"):
+        return _edges(pad_type, pad, len(sizes))
     if pad_type not in ("same", "same_lower"):
         raise ValueError(f"its pad_type {pad_type!r} is none of the spec's")
     totals = [
@@ -181,13 +181,3 @@ def _padding(
     if pad_type == "same":
         return [(total // 2, total - total // 2) for total in totals]
     return [(total - total // 2, total // 2) for total in totals]
-
-
-TABLE: dict[str, Callable[..., Any]] = {
-    "conv": conv,
-    "conv_transpose": conv_transpose,
-    "einsum": einsum,
-    "linear": linear,
-    "matmul": matmul,
-    "scaled_dot_product_attention": scaled_dot_product_attention,
-}

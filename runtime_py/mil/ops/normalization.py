@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
 Array = np.ndarray
@@ -76,12 +73,3 @@ def _affine(x: Array, gamma: Array | None, beta: Array | None, shape: list[int])
     if beta is not None:
         x += beta.reshape(shape)
     return x
-
-
-TABLE: dict[str, Callable[..., Any]] = {
-    "batch_norm": batch_norm,
-    "instance_norm": instance_norm,
-    "l2_norm": l2_norm,
-    "layer_norm": layer_norm,
-    "softmax": softmax,
-}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -96,12 +94,3 @@ def _points(old: int, new: int, mode: str) -> Array:
     if mode == "UNALIGN_CORNERS":
         return (index + 0.5) * old / new - 0.5
     raise ValueError(f"its sampling_mode {mode!r} is none of the spec's")
-
-
-TABLE: dict[str, Callable[..., Any]] = {
-    "resize": resize,
-    "resize_bilinear": resize_bilinear,
-    "resize_nearest_neighbor": resize_nearest_neighbor,
-    "upsample_bilinear": upsample_bilinear,
-    "upsample_nearest_neighbor": upsample_nearest_neighbor,
-}

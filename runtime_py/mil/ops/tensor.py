@@ -13,6 +13,23 @@ import numpy as np
 Array = np.ndarray
 Flag = np.ndarray | bool
 
+TABLE: dict[str, Callable[..., Any]] = {
+    "expand_dims": lambda x, axes: np.expand_dims(x, tuple(axes)),
+    "fill": lambda shape, value=0.0: np.full(shape.tolist(), value),
+    "fill_like": lambda ref_tensor, value=0.0: np.full(ref_tensor.shape, value),
+    "flatten2d": lambda x, axis=1: x.reshape(math.prod(x.shape[: int(axis)]), -1),
+    "gather_along_axis": lambda x, indices, axis=0, validate_indices=False: np.take_along_axis(x, indices, int(axis)),
+    "identity": lambda x: x,
+    "range_1d": lambda start, end, step: np.arange(start.item(), end.item(), step.item()),
+    "reverse": lambda x, axes=None: np.flip(x, None if axes is None else tuple(axes)),
+    "shape": lambda x: np.array(x.shape, np.int32),
+    "squeeze": lambda x, axes=None: np.squeeze(x, None if axes is None else tuple(axes)),
+    "stack": lambda values, axis: np.stack(values, int(axis)),
+    "tile": lambda x, reps: np.tile(x, reps.tolist()),
+    "transpose": lambda x, perm: x.transpose(perm.tolist()),
+}
+"""MIL's name → its formula, with MIL's parameters and defaults."""
+
 
 def reshape(x: Array, shape: Array) -> Array:
     """Return x in another shape: 0 keeps the size of the same axis, one -1 is worked out."""
@@ -20,21 +37,6 @@ def reshape(x: Array, shape: Array) -> Array:
     if 0 in sizes and len(sizes) == x.ndim:
         sizes = [size or x.shape[axis] for axis, size in enumerate(sizes)]
     return x.reshape(sizes)
-
-
-def transpose(x: Array, perm: Array) -> Array:
-    """Put the axes in another order."""
-    return x.transpose([int(axis) for axis in perm])
-
-
-def expand_dims(x: Array, axes: Array) -> Array:
-    """Add axes of size 1 at these places of the result."""
-    return np.expand_dims(x, tuple(int(axis) for axis in axes))
-
-
-def squeeze(x: Array, axes: Array | None = None) -> Array:
-    """Drop axes of size 1: these, or all."""
-    return np.squeeze(x, None if axes is None else tuple(int(axis) for axis in axes))
 
 
 def slice_by_index(
@@ -98,26 +100,6 @@ def concat(values: list[Array], axis: Array, interleave: Flag = False) -> Array:
     return np.stack(values, along + 1).reshape(shape)
 
 
-def stack(values: list[Array], axis: Array) -> Array:
-    """Stack tensors along a new axis."""
-    return np.stack(values, int(axis))
-
-
-def tile(x: Array, reps: Array) -> Array:
-    """Return x repeated along every axis."""
-    return np.tile(x, [int(count) for count in reps])
-
-
-def reverse(x: Array, axes: Array | None = None) -> Array:
-    """Return x back to front along these axes, or along all."""
-    return np.flip(x, None if axes is None else tuple(int(axis) for axis in axes))
-
-
-def identity(x: Array) -> Array:
-    """Return x itself."""
-    return x
-
-
 def select(cond: Array, a: Array, b: Array) -> Array:
     """Return a where the condition holds, b elsewhere."""
     return np.where(cond, a, b)
@@ -137,11 +119,6 @@ def gather(
     lead = x.shape[:batch]
     picked = [x[at].take(indices[at], along - batch) for at in np.ndindex(*lead)]
     return np.stack(picked).reshape(*lead, *picked[0].shape)
-
-
-def gather_along_axis(x: Array, indices: Array, axis: Array | int = 0, validate_indices: Flag = False) -> Array:
-    """Return x at indices[…] along an axis and at the same place on the others."""
-    return np.take_along_axis(x, indices, int(axis))
 
 
 def gather_nd(x: Array, indices: Array, batch_dims: Array | int = 0, validate_indices: Flag = False) -> Array:
@@ -173,26 +150,6 @@ def band_part(x: Array, lower: Array | int = -1, upper: Array | int = -1) -> Arr
     return np.where(keep, x, np.zeros((), x.dtype))
 
 
-def fill(shape: Array, value: Array | float = 0.0) -> Array:
-    """Return one value in a given shape."""
-    return np.full([int(size) for size in shape], value)
-
-
-def fill_like(ref_tensor: Array, value: Array | float = 0.0) -> Array:
-    """Return one value in the shape of another tensor."""
-    return np.full(ref_tensor.shape, value)
-
-
-def shape(x: Array) -> Array:
-    """Return the sizes of x."""
-    return np.array(x.shape, np.int32)
-
-
-def range_1d(start: Array, end: Array, step: Array) -> Array:
-    """Return start, start + step, … below end."""
-    return np.arange(start.item(), end.item(), step.item())
-
-
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}  # MIL's name → numpy's
 
 
@@ -221,38 +178,3 @@ def pixel_unshuffle(x: Array, downscale_factor: Array) -> Array:
     factor = int(downscale_factor)
     grid = x.reshape(batch, channels, height // factor, factor, width // factor, factor).transpose(0, 1, 3, 5, 2, 4)
     return grid.reshape(batch, channels * factor**2, height // factor, width // factor)
-
-
-def flatten2d(x: Array, axis: Array | int = 1) -> Array:
-    """Flatten the axes before `axis` to rows, and the others to columns."""
-    return x.reshape(math.prod(x.shape[: int(axis)]), -1)
-
-
-TABLE: dict[str, Callable[..., Any]] = {
-    "band_part": band_part,
-    "concat": concat,
-    "expand_dims": expand_dims,
-    "fill": fill,
-    "fill_like": fill_like,
-    "flatten2d": flatten2d,
-    "gather": gather,
-    "gather_along_axis": gather_along_axis,
-    "gather_nd": gather_nd,
-    "identity": identity,
-    "one_hot": one_hot,
-    "pad": pad,
-    "pixel_shuffle": pixel_shuffle,
-    "pixel_unshuffle": pixel_unshuffle,
-    "range_1d": range_1d,
-    "reshape": reshape,
-    "reverse": reverse,
-    "select": select,
-    "shape": shape,
-    "slice_by_index": slice_by_index,
-    "slice_by_size": slice_by_size,
-    "split": split,
-    "squeeze": squeeze,
-    "stack": stack,
-    "tile": tile,
-    "transpose": transpose,
-}

@@ -113,7 +113,7 @@ def _golden(seed: int, scale: float, dtype: str) -> dict[str, Any]:
 
 def _schedule(settings: dict[str, Any], steps: int) -> dict[str, Any]:
     """A whole loop on eight numbers; the prediction at step i is golden input i."""
-    scheduler = make_scheduler(SchedulerSettings.from_json(settings), steps)
+    scheduler = make_scheduler(SchedulerSettings(**settings), steps)
     latents = scheduler.start(normal_noise((1, 4, 2, 1), steps))
     scaled = []
     for i in range(steps):
@@ -125,7 +125,7 @@ def _schedule(settings: dict[str, Any], steps: int) -> dict[str, Any]:
 
 def _timesteps(kind: str, spacing: str) -> dict[str, Any]:
     """Of every number of steps up to 300, so that each tie in the rounding is met."""
-    settings = SchedulerSettings.from_json(SDXL | {"kind": kind, "spacing": spacing, "steps_offset": 1})
+    settings = SchedulerSettings(**SDXL | {"kind": kind, "spacing": spacing, "steps_offset": 1})
     lists = [make_scheduler(settings, steps).timesteps for steps in range(1, 301)]
     text = "".join(",".join(f"{int(time * 256)}" for time in times) + "\n" for times in lists)
     return {"kind": kind, "spacing": spacing, "sha256": hashlib.sha256(text.encode()).hexdigest()}
