@@ -1,37 +1,18 @@
-"""Turn a subject and a pose into its figure, with what it wears."""
+"""List what draws the body of each kind of subject."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from miniature import bodies_animals as animals
-from miniature import bodies_objects as objects
-from miniature import bodies_toys as toys
+from miniature.bodies_creatures import bear, bird, cat, dog, duck, fish, monster, rabbit, robot, turtle
+from miniature.bodies_objects import backpack, boot, can, car, clock, mug, teapot, vase
 from miniature.figure import Figure
 from miniature.subjects import Subject
 
-BODIES: Mapping[str, Callable[[Subject, float], Figure]] = {
-    "dog": animals.dog,
-    "cat": animals.cat,
-    "rabbit": animals.rabbit,
-    "bird": animals.bird,
-    "fish": animals.fish,
-    "turtle": animals.turtle,
-    "teapot": objects.teapot,
-    "mug": objects.mug,
-    "boot": objects.boot,
-    "backpack": objects.backpack,
-    "car": objects.car,
-    "clock": objects.clock,
-    "vase": objects.vase,
-    "can": objects.can,
-    "robot": toys.robot,
-    "bear": toys.bear,
-    "duck": toys.duck,
-    "monster": toys.monster,
+_ANIMALS = (dog, cat, rabbit, bird, fish, turtle)
+_OBJECTS = (teapot, mug, boot, backpack, car, clock, vase, can)
+_TOYS = (robot, bear, duck, monster)
+BODIES: Mapping[str, Callable[[Figure, Subject, float], None]] = {
+    body.__name__: body for body in (*_ANIMALS, *_OBJECTS, *_TOYS)
 }
-
-
-def body_figure(subject: Subject, pose: float) -> Figure:
-    """Return the subject's parts without accessory; `pose` in [0, 1]."""
-    return BODIES[subject.kind](subject, pose)
+"""What draws a subject of each kind into a figure, without its accessory, at a pose in [0, 1]."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from lorarar.hypernet.checkpoints import load_hypernet
 from lorarar.markdown import markdown_table
 from lorarar.training.hyper_settings import HyperSettings
 from lorarar.training.settings import LoraSettings
+from miniature.build import STAGES
 from miniature.stages import LORA_DTYPE, BuildPlan, base_of
 
 FRONT = """# The miniature
@@ -37,10 +37,10 @@ picture, weight or text of anyone else is in them.
 """
 
 
-def write_card(plan: BuildPlan, stages: Sequence[str]) -> Path:
-    """Write README.md beside the pipeline, with the commands that make each of the stages for the output folder."""
+def write_card(plan: BuildPlan) -> Path:
+    """Write README.md beside the pipeline, with the commands that make each stage for the output folder."""
     path = plan.made / "README.md"
-    parts = [FRONT, _inside(plan.made), _times(plan, stages), _judge(plan.made), _hypernet(plan.made)]
+    parts = [FRONT, _inside(plan.made), _times(plan), _judge(plan.made), _hypernet(plan.made)]
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(parts), encoding="utf-8")
     return path
@@ -98,11 +98,12 @@ def _inside(folder: Path) -> str:
     return _section("What is inside", markdown_table(("part", "what", "MB"), sized, left=2))
 
 
-def _times(plan: BuildPlan, stages: Sequence[str]) -> str:
+def _times(plan: BuildPlan) -> str:
     seconds = plan.seconds()
     rows = [
         (stage, stage_command(plan, stage), f"{seconds[stage] / 60:.1f}" if stage in seconds else "not recorded")
-        for stage in stages
+        for stage in STAGES
+        if stage not in ("card", "publish")
     ]
     rows.append(("recorded in all", "", f"{sum(seconds.values()) / 60:.0f}"))
     return _section(

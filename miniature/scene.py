@@ -10,7 +10,7 @@ from scipy.ndimage import distance_transform_edt
 
 from miniature.accessories import dress, room
 from miniature.backdrops import Backdrop, backdrop_layers, sample_backdrop
-from miniature.bodies import body_figure
+from miniature.bodies import BODIES
 from miniature.buffers import CANVAS, GROUND, SIZE, SUPERSAMPLE, Buffers
 from miniature.figure import Figure, Frame, Outline, Part, ellipse, frame
 from miniature.markings import marking_outlines
@@ -44,7 +44,8 @@ def sample_view(rng: np.random.Generator) -> View:
 
 def draw(subject: Subject, view: View) -> Buffers:
     """Draw a subject in a view; the same two give the same bytes."""
-    figure = body_figure(subject, view.pose)
+    figure = Figure()
+    BODIES[subject.kind](figure, subject, view.pose)
     # The accessory does not take part: what is worn must not move or shrink the wearer.
     place = _placed(figure, view)
     bare = len(figure.parts)

@@ -1,4 +1,4 @@
-"""What one style's renderer is given: the scene, the style's numbers, and the noise of this picture."""
+"""What one style's renderer is given: the scene, the style's palette, and the noise of this picture."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Stage:
     """A scene on the way to a picture."""
 
     buffers: Buffers
-    params: Mapping[str, float]
     palette: Palette
     rng: np.random.Generator
 
     def wobbled(self, amount: tools.Number, scale: tools.Number = 16.0) -> Stage:
         """Return the same stage with the scene's edges wandering, as a hand draws."""
-        return self.over(tools.wobble(self.buffers, self.rng, amount, scale))
+        return self.warped(amount * self.noise(scale), amount * self.noise(scale))
 
-    def over(self, buffers: Buffers) -> Stage:
-        return Stage(buffers, self.params, self.palette, self.rng)
+    def warped(self, down: tools.Plane, right: tools.Plane) -> Stage:
+        """Return the same stage with each of the scene's pixels taken from `down`, `right` pixels away."""
+        return Stage(tools.warp(self.buffers, down, right), self.palette, self.rng)
 
     @cached_property
     def colour(self) -> tools.Picture:
@@ -53,7 +53,7 @@ class Stage:
         return np.array(self.palette.paper, np.float32)
 
     def ink(self, index: int = 0) -> Float[np.ndarray, " 3"]:
-        return self.palette.colour(index)
+        return np.array(self.palette.inks[index], np.float32)
 
     def lit(self, depth: tools.Number, angle: tools.Number, rise: tools.Number = 0.9) -> tools.Plane:
         """Return Lambert light on the relief."""
@@ -68,4 +68,6 @@ class Stage:
         return tools.noise(self.rng, along, across, angle)
 
 
-Renderer = Callable[[Stage], np.ndarray]
+Params = Mapping[str, float]
+"""A style's own numbers."""
+Renderer = Callable[[Stage, Params], np.ndarray]

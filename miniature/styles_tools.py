@@ -75,11 +75,6 @@ def warp(buffers: Buffers, down: Plane, right: Plane) -> Buffers:
     return Buffers(buffers.part[rows, cols], buffers.albedo[rows, cols], buffers.height[rows, cols])
 
 
-def wobble(buffers: Buffers, rng: np.random.Generator, amount: Number, scale: Number = 16.0) -> Buffers:
-    """Return the scene as an unsteady hand traces it: edges wander by `amount` pixels, over `scale` pixels."""
-    return warp(buffers, amount * noise(rng, scale), amount * noise(rng, scale))
-
-
 def borders(part: Int[np.ndarray, "canvas canvas"]) -> Plane:
     """Return 1 on pixels whose right or lower neighbour is of another part."""
     edge = np.zeros(part.shape, np.float32)

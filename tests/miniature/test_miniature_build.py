@@ -29,8 +29,8 @@ from lorarar.training.dataset import read_dataset
 from lorarar.training.dataset_loras import missing_jobs
 from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
 from lorarar.training.settings import LoraSettings, default_settings
-from miniature import judge_training
 from miniature import population as population_module
+from miniature import stages
 from miniature.base import BATCH, BaseLoss, Captioned, tokenize
 from miniature.build import STAGES, build
 from miniature.card import hypernet_command, lora_commands
@@ -287,7 +287,7 @@ def test_a_whole_build_replaces_the_output_at_its_end(
     (plan.work / "plan.json").unlink()  # the copied work is of these settings from here on
     plan = replace(plan, contents=short_lora, styles=short_lora, hyper=short_training, workers=1)
     monkeypatch.setattr(
-        judge_training,
+        stages,
         "build_judge",
         lambda seed, work, folder, report: shutil.copytree(MINIATURE_FOLDER / "judge", folder),
     )
@@ -340,4 +340,4 @@ def test_help_lists_the_stages_and_needs_no_toolchain() -> None:
         "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules), 'toolchain loaded'"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert all(f"  {name} " in result.stdout and stage.text in result.stdout for name, stage in STAGES.items())
+    assert all(f"  {name} " in result.stdout and text in result.stdout for name, (text, _) in STAGES.items())
