@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import eq
 
-from miniature.subjects import COLOURS, KINDS, Subject
+import numpy as np
+
+from miniature.subjects import COLOURS, KINDS, Subject, sample_subject
 
 ALIKE = 4  # of the six looks (three colours, marking, accessory and its colour) that make two of a kind too alike
 
@@ -79,13 +82,18 @@ CATALOGUE: Mapping[str, Entry] = {
 
 def near_catalogue(subject: Subject) -> bool:
     """Tell whether a subject is so like a held-out one that it may not be in the base's training population."""
+    looks = _looks(subject)
     return any(
-        entry.subject.kind == subject.kind and _alike(entry.subject, subject) >= ALIKE for entry in CATALOGUE.values()
+        entry.subject.kind == subject.kind and sum(map(eq, _looks(entry.subject), looks)) >= ALIKE
+        for entry in CATALOGUE.values()
     )
 
 
-def _alike(first: Subject, second: Subject) -> int:
-    return sum(one == other for one, other in zip(_looks(first), _looks(second), strict=True))
+def fresh_subject(rng: np.random.Generator, kind: str | None = None) -> Subject:
+    """Draw a random subject that is not near a held-out one."""
+    while near_catalogue(subject := sample_subject(rng, kind)):
+        pass
+    return subject
 
 
 def _looks(subject: Subject) -> tuple[object, ...]:

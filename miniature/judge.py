@@ -48,6 +48,10 @@ class Seen:
         return Seen({name: values[index] for name, values in self.beliefs.items()}, self.style[index])
 
 
+def style_cosines(reference: Seen, test: Seen) -> Float[np.ndarray, "n 1"]:
+    return (reference.style * test.style).sum(1, keepdims=True)
+
+
 @dataclass
 class MiniatureJudge(BatchJudge):
     """A network and the calibration of its verdicts; a lorarar.evaluation Judge and Embedder."""
@@ -81,7 +85,7 @@ class MiniatureJudge(BatchJudge):
 
     def style_probabilities(self, reference: Seen, test: Seen) -> Float[np.ndarray, " n"]:
         """Return P(in the reference's style) of every row's pair."""
-        return probability((reference.style * test.style).sum(1, keepdims=True), self.calibration.style)
+        return probability(style_cosines(reference, test), self.calibration.style)
 
     def subject_embeddings(self, images: Sequence[Image]) -> Float[np.ndarray, "n d"]:
         """Return the root of all beliefs, of unit length: a cosine is the mean overlap of two images' beliefs."""

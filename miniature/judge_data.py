@@ -5,23 +5,22 @@ Neither the 30 catalogue subjects, nor any subject near them, nor the 26 gallery
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from lorarar.files import atomic_file
-from lorarar.pool import process_pool
-from miniature.catalogue import near_catalogue
+from miniature.catalogue import fresh_subject
+from miniature.chunks import Chunk, drawn_chunks
 from miniature.judge_network import DETAILS
-from miniature.progress import Report, counted, silent
-from miniature.scene import draw, sample_view
-from miniature.styles import FAMILIES, Style, plain, random_style, reduce, render
+from miniature.progress import Report, silent
+from miniature.scene import picture
+from miniature.styles import FAMILIES, Style, random_style
 from miniature.styles_palette import hsv
 from miniature.subjects import COLOURS, CONTRAST, KINDS, MARKINGS, RGB, Subject, colour_name, distance
-from miniature.subjects import sample_subject as any_subject
 
 TRAINING, CALIBRATION, REPORT = 1_000_000, 2_000_000, 3_000_000
 """Where each use's drawings begin: the base's population has the numbers below, from the same seeds."""
@@ -53,13 +52,6 @@ class Drawings:
     families: Int[np.ndarray, " n"]  # numbers of FAMILIES, or PLAIN
 
 
-def sample_subject(rng: np.random.Generator, kind: str | None = None) -> Subject:
-    """Draw a random subject that is not near a held-out one."""
-    while near_catalogue(subject := any_subject(rng, kind)):
-        pass
-    return subject
-
-
 def sample_style(rng: np.random.Generator, family: str) -> Style:
     """Draw any style of a family, often with a freer palette than the base's population has.
 
@@ -74,12 +66,6 @@ def sample_style(rng: np.random.Generator, family: str) -> Style:
     paper = hsv(rng.random(), rng.uniform(0, 0.8) * rng.random(), rng.uniform(0.05, 1.0))
     palette = replace(style.palette, strength=rng.uniform(0.3, 1.0), inks=inks)
     return replace(style, palette=replace(palette, paper=paper) if rng.random() < 0.5 else palette)
-
-
-def picture(subject: Subject, style: Style | None, rng: np.random.Generator) -> UInt8[np.ndarray, "size size 3"]:
-    """Draw a subject in a random view; without a style, plain."""
-    buffers = draw(subject, sample_view(rng))
-    return reduce(plain(buffers) if style is None else render(buffers, style, rng))
 
 
 def details_of(subject: Subject) -> list[int]:
@@ -124,32 +110,15 @@ def _other(subject: Subject, name: str, rng: np.random.Generator) -> RGB | str:
 
 def training_drawings(seed: int, count: int, folder: Path, workers: int = 2, report: Report = silent) -> Drawings:
     """Draw what is missing of the training drawings in `folder`, and read all; `count` is rounded up to chunks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {first: folder / f"{seed}-{first:06d}.npz" for first in range(0, count, CHUNK)}
-    with process_pool(workers) as pool:
-        jobs = [pool.submit(_chunk, seed, first, path) for first, path in paths.items() if not path.is_file()]
-        for job in counted(jobs, len(jobs), "drawing for the judge", report):
-            job.result()
-    parts = []
-    for path in paths.values():
-        with np.load(path) as file:
-            parts.append([file[name] for name in ("images", "details", "styles", "families")])
-    images, details, styles, families = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return Drawings(images, details, styles, families)
+    chunks = {folder / f"{seed}-{first:06d}.npz": range(first, first + CHUNK) for first in range(0, count, CHUNK)}
+    parts = list(drawn_chunks(partial(_chunk, seed), chunks, workers, "drawing for the judge", report))
+    return Drawings(**{field.name: np.concatenate([part[field.name] for part in parts]) for field in fields(Drawings)})
 
 
-def _chunk(seed: int, first: int, path: Path) -> None:
-    groups = [_group(seed, number) for number in range(first // GROUP, (first + CHUNK) // GROUP)]
-    rows = [row for group in groups for row in group]
-    images, details, styles, families = zip(*rows, strict=True)
-    with atomic_file(path) as temporary:
-        np.savez(
-            temporary,
-            images=np.stack(images),
-            details=np.array(details),
-            styles=np.array(styles),
-            families=np.array(families),
-        )
+def _chunk(seed: int, numbers: range) -> Chunk:
+    rows = [row for number in range(numbers.start // GROUP, numbers.stop // GROUP) for row in _group(seed, number)]
+    columns = map(np.array, zip(*rows, strict=True))
+    return {field.name: column for field, column in zip(fields(Drawings), columns, strict=True)}
 
 
 def _group(seed: int, number: int) -> list[tuple[np.ndarray, list[int], int, int]]:
@@ -161,6 +130,6 @@ def _group(seed: int, number: int) -> list[tuple[np.ndarray, list[int], int, int
         style = None if family == PLAIN else sample_style(rng, list(FAMILIES)[family])
         style_number = 0 if style is None else 1 + STYLES * number + row
         for _ in range(GROUP // STYLES):
-            subject = sample_subject(rng)
+            subject = fresh_subject(rng)
             rows.append((picture(subject, style, rng), details_of(subject), style_number, family))
     return rows

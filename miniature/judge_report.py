@@ -30,7 +30,7 @@ Pairs = dict[str, tuple[Seen, Seen]]
 
 
 @dataclass(frozen=True)
-class Row:
+class CaseCount:
     """The verdicts of one kind in one style."""
 
     side: str  # "subject" or "style": which question
@@ -43,13 +43,13 @@ class Row:
 
 def judge_report(
     judge: MiniatureJudge, seed: int, count: int | None = None, workers: int = 2, report: Report = silent
-) -> list[Row]:
+) -> list[CaseCount]:
     """Try the judge on every catalogue subject in every gallery style, or on `count` of these pairs spread evenly."""
     trials = draw_trials(held_out_settings(count), seed, workers=workers, report=report)
     return report_of(judge, trials, seed)
 
 
-def report_of(judge: MiniatureJudge, trials: Trials, seed: int) -> list[Row]:
+def report_of(judge: MiniatureJudge, trials: Trials, seed: int) -> list[CaseCount]:
     """Return the rows of given trials."""
     styles = np.array([setting.style_name for setting in trials.settings])
     rows = []
@@ -61,7 +61,7 @@ def report_of(judge: MiniatureJudge, trials: Trials, seed: int) -> list[Row]:
             right = (probabilities > THRESHOLD) == (case == SIDES[side][0])
             for name in dict.fromkeys(styles):
                 chosen = right[styles == name]
-                rows.append(Row(side, case, str(name), images, int(chosen.sum()), len(chosen)))
+                rows.append(CaseCount(side, case, str(name), images, int(chosen.sum()), len(chosen)))
     return rows
 
 
@@ -78,7 +78,7 @@ def seen_pairs(judge: MiniatureJudge, trials: Trials, seed: int, images: str) ->
     return subject, style
 
 
-def accuracy(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
+def accuracy(rows: Sequence[CaseCount]) -> dict[str, dict[str, dict[str, float]]]:
     """Return by side, case and images the share of right verdicts over all styles."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for side, cases in SIDES.items():
@@ -92,10 +92,10 @@ def accuracy(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def as_csv(rows: Sequence[Row]) -> str:
+def as_csv(rows: Sequence[CaseCount]) -> str:
     """Return all rows as CSV with a header."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([column.name for column in fields(Row)])
+    writer.writerow([column.name for column in fields(CaseCount)])
     writer.writerows(astuple(row) for row in rows)
     return text.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from miniature.judge import MiniatureJudge, round_weights, save_judge, to_input
+from miniature.judge import MiniatureJudge, round_weights, save_judge, style_cosines, to_input
 from miniature.judge_data import CALIBRATION, GROUP, PLAIN, UNSEEN, Drawings, training_drawings
 from miniature.judge_network import (
     STYLE,
@@ -195,33 +196,20 @@ def measure_norms(network: JudgeNetwork, step: JudgeLoss, first: int, batches: i
 def calibrate(network: JudgeNetwork, trials: Trials, seed: int) -> Calibration:
     """Fit both verdicts on trials, test images as drawn and worn."""
     judge = MiniatureJudge(network, Calibration((), (1.0, 0.0)))
-    subject, style = _Examples(SUBJECT_WEIGHTS), _Examples(STYLE_WEIGHTS)
+    subject, style = [], []
     for images in (AS_DRAWN, WORN):
         of_subject, of_style = seen_pairs(judge, trials, seed, images)
-        for case, (reference, test) in of_subject.items():
-            subject.add(case, evidence(reference.beliefs, test.beliefs))
-        for case, (reference, test) in of_style.items():
-            style.add(case, (reference.style * test.style).sum(1, keepdims=True))
-    slope, bias = style.fit()
-    return Calibration(tuple(subject.fit()), (slope, bias))
+        subject += [(case, evidence(first.beliefs, test.beliefs)) for case, (first, test) in of_subject.items()]
+        style += [(case, style_cosines(first, test)) for case, (first, test) in of_style.items()]
+    slope, bias = _fitted(style, STYLE_WEIGHTS)
+    return Calibration(tuple(_fitted(subject, SUBJECT_WEIGHTS)), (slope, bias))
 
 
-class _Examples:
-    """The examples that a verdict is fitted on; the first case's answer is yes."""
-
-    def __init__(self, weights: dict[str, float]) -> None:
-        self.weights = weights
-        self.columns: list[np.ndarray] = []
-        self.cases: list[str] = []
-
-    def add(self, case: str, columns: Float[np.ndarray, "n e"]) -> None:
-        self.columns.append(columns)
-        self.cases += [case] * len(columns)
-
-    def fit(self) -> list[float]:
-        yes = np.array(self.cases) == next(iter(self.weights))
-        weights = np.array([self.weights[case] for case in self.cases])
-        return fit(np.concatenate(self.columns), yes, weights)
+def _fitted(examples: Sequence[tuple[str, Float[np.ndarray, "_ e"]]], weights: Mapping[str, float]) -> list[float]:
+    """Fit a verdict on the examples of each case; the answer to the first case of `weights` is yes."""
+    cases = np.repeat([case for case, _ in examples], [len(columns) for _, columns in examples])
+    columns = np.concatenate([columns for _, columns in examples])
+    return fit(columns, cases == next(iter(weights)), np.array([weights[case] for case in cases]))
 
 
 def _moved(images: Float[Tensor, "b 3 h w"], generator: torch.Generator) -> Float[Tensor, "b 3 h w"]:

@@ -7,17 +7,18 @@ the 26 gallery styles).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from lorarar.pool import process_pool
-from miniature.catalogue import CATALOGUE
+from miniature.catalogue import CATALOGUE, fresh_subject
 from miniature.gallery import GALLERY
-from miniature.judge_data import CALIBRATION, REPORT, changed, picture, sample_style, sample_subject
+from miniature.judge_data import CALIBRATION, REPORT, changed, sample_style
 from miniature.progress import Report, counted, silent
+from miniature.scene import picture
 from miniature.styles import FAMILIES, Style
 from miniature.subjects import Subject
 
@@ -58,7 +59,7 @@ def random_settings(seed: int, count: int) -> list[Setting]:
     for number in range(count):
         rng = np.random.default_rng((seed, CALIBRATION + number))
         family = list(FAMILIES)[number % len(FAMILIES)]
-        subject = sample_subject(rng)
+        subject = fresh_subject(rng)
         settings.append(Setting(subject, sample_style(rng, family), subject.kind, family))
     return settings
 
@@ -80,12 +81,8 @@ def draw_trials(
 ) -> Trials:
     """Draw some settings; trial number i depends on the seed, the namespace and i alone."""
     jobs = [(setting, seed, namespace + number) for number, setting in enumerate(settings)]
-    if workers > 1:
-        with process_pool(workers) as pool:
-            found = pool.map(_trial, jobs, chunksize=8)
-            rows = list(counted(found, len(jobs), "drawing trials", report))
-    else:
-        rows = [_trial(job) for job in jobs]
+    with process_pool(workers) as pool:
+        rows = list(counted(pool.map(_trial, jobs, chunksize=8), len(jobs), "drawing trials", report))
     drawn = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     kinds = [setting.subject.kind for setting in settings]
     families = [setting.style.family for setting in settings]
@@ -109,22 +106,21 @@ def _trial(job: tuple[Setting, int, int]) -> dict[str, UInt8[np.ndarray, "size s
     return {
         "test": picture(subject, style, rng),
         "same subject": picture(subject, None, rng),
-        "same kind": picture(sample_subject(rng, subject.kind), None, rng),
+        "same kind": picture(fresh_subject(rng, subject.kind), None, rng),
         "two details changed": picture(changed(subject, rng, 2), None, rng),
         "one detail changed": picture(changed(subject, rng, 1), None, rng),
-        "same style": picture(sample_subject(rng), style, rng),
-        "same family": picture(sample_subject(rng), sample_style(rng, style.family), rng),
-        "plain": picture(sample_subject(rng), None, rng),
+        "same style": picture(fresh_subject(rng), style, rng),
+        "same family": picture(fresh_subject(rng), sample_style(rng, style.family), rng),
+        "plain": picture(fresh_subject(rng), None, rng),
     }
 
 
 def _other(labels: Sequence[str]) -> Int[np.ndarray, " n"]:
     """Return for each row another row of a different label, all rows used about alike."""
-    return np.array([_next_other(labels, row) for row in range(len(labels))])
-
-
-def _next_other(labels: Sequence[str], row: int) -> int:
     count = len(labels)
-    start = 1 + (row * 7) % max(1, count - 1)
-    candidates: Iterator[int] = ((row + start + shift) % count for shift in range(count))
-    return next(other for other in candidates if labels[other] != labels[row])
+    found = []
+    for row, label in enumerate(labels):
+        start = row + 1 + (row * 7) % max(1, count - 1)
+        candidates = (other % count for other in range(start, start + count))
+        found.append(next(other for other in candidates if labels[other] != label))
+    return np.array(found)

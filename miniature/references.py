@@ -15,10 +15,9 @@ from lorarar.files import atomic_file
 from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, SCHEMA_VERSION, SPLIT_PARTS
 from miniature import gallery
 from miniature.buffers import SIZE
-from miniature.catalogue import CATALOGUE, near_catalogue
-from miniature.scene import draw, sample_view
-from miniature.styles import plain, reduce, render
-from miniature.subjects import describe, sample_subject
+from miniature.catalogue import CATALOGUE, fresh_subject
+from miniature.scene import picture
+from miniature.subjects import describe
 
 TOKEN = "sks"  # the rare token of DreamBooth; no caption of the population has it
 REFERENCES = (4, 5, 6)  # images a subject, in turn
@@ -54,15 +53,13 @@ def write_dataset(folder: Path, seed: int) -> Path:
 def _content(folder: Path, name: str, seed: int, number: int) -> dict[str, Any]:
     entry = CATALOGUE[name]
     rng = np.random.default_rng((seed, 1, number))
-    count = REFERENCES[number % len(REFERENCES)]
-    images = [reduce(plain(draw(entry.subject, sample_view(rng)))) for _ in range(count)]
-    paths = [_write(folder, f"images/contents/{name}_{index}.png", image) for index, image in enumerate(images)]
+    paths = [f"images/contents/{name}_{index}.png" for index in range(REFERENCES[number % len(REFERENCES)])]
     return {
         "name": name,
         "class": entry.subject.kind,
         "token": TOKEN,
         "group": entry.group,
-        "images": paths,
+        "images": [_write(folder, path, picture(entry.subject, None, rng)) for path in paths],
         "lora": f"loras/contents/{name}.safetensors",
     }
 
@@ -70,9 +67,8 @@ def _content(folder: Path, name: str, seed: int, number: int) -> dict[str, Any]:
 def _style(folder: Path, name: str, seed: int, number: int) -> dict[str, Any]:
     """Draw one image of a random subject, as a style's reference shows something that nobody asks for."""
     rng = np.random.default_rng((seed, 2, number))
-    while near_catalogue(subject := sample_subject(rng)):
-        pass
-    image = reduce(render(draw(subject, sample_view(rng)), gallery.GALLERY[name], rng))
+    subject = fresh_subject(rng)
+    image = picture(subject, gallery.GALLERY[name], rng)
     return {
         "name": name,
         "description": gallery.description(name),

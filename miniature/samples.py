@@ -13,10 +13,10 @@ from PIL import Image
 from lorarar.base.names import GUIDANCE, MINIATURE, STEPS
 from lorarar.files import atomic_file
 from lorarar.toolchains import quiet_toolchains
-from miniature.catalogue import near_catalogue
+from miniature.catalogue import fresh_subject
 from miniature.population import caption
 from miniature.styles import FAMILIES
-from miniature.subjects import KINDS, sample_subject
+from miniature.subjects import KINDS
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
@@ -29,16 +29,11 @@ def sample_prompts(seed: int) -> list[str]:
     rng = np.random.default_rng((seed, 3))
     kinds = list(KINDS)
     styles = [None] * len(kinds) + [family.description for family in FAMILIES.values()]
-    prompts = []
-    for number, style in enumerate(styles):
-        while near_catalogue(subject := sample_subject(rng, kinds[number % len(kinds)])):
-            pass
-        prompts.append(caption(subject, style=style))
-    return prompts
+    return [caption(fresh_subject(rng, kinds[number % len(kinds)]), style=style) for number, style in enumerate(styles)]
 
 
-def write_samples(pipeline: StableDiffusionXLPipeline, path: Path, seed: int) -> list[str]:
-    """Draw a grid of one image a prompt, and write the prompts, which are returned, as .json beside it."""
+def write_samples(pipeline: StableDiffusionXLPipeline, path: Path, seed: int) -> None:
+    """Draw a grid of one image a prompt, and write the prompts as .json beside it."""
     prompts = sample_prompts(seed)
     images: list[Image.Image] = []
     for first in range(0, len(prompts), COLUMNS):
@@ -57,4 +52,3 @@ def write_samples(pipeline: StableDiffusionXLPipeline, path: Path, seed: int) ->
         grid.save(temporary, format="PNG")
     with atomic_file(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(prompts, indent=1) + "\n", encoding="utf-8")
-    return prompts

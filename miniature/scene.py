@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageChops, ImageDraw
 from scipy.ndimage import distance_transform_edt
 
@@ -14,6 +15,7 @@ from miniature.bodies import BODIES
 from miniature.buffers import CANVAS, GROUND, SIZE, SUPERSAMPLE, Buffers
 from miniature.figure import Figure, Frame, Outline, Part, ellipse, frame
 from miniature.markings import marking_outlines
+from miniature.styles import Style, plain, reduce, render
 from miniature.subjects import RGB, Subject
 
 MARGIN = 0.02  # of the picture, kept free around the subject
@@ -63,6 +65,12 @@ def draw(subject: Subject, view: View) -> Buffers:
         if part.marked is not None:
             canvas.marking(subject, part, place, marking)
     return canvas.buffers(view.flip)
+
+
+def picture(subject: Subject, style: Style | None, rng: np.random.Generator) -> UInt8[np.ndarray, "size size 3"]:
+    """Draw a subject in a random view, finished; without a style, plain."""
+    buffers = draw(subject, sample_view(rng))
+    return reduce(plain(buffers) if style is None else render(buffers, style, rng))
 
 
 def _placed(figure: Figure, view: View) -> Frame:
