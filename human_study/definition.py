@@ -11,19 +11,23 @@ Paths are relative to the folder and may not leave it. `accepted` (MARS² accept
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from human_study.images import check_image
+from PIL import Image
+
 from lorarar.errors import InputError
 from lorarar.files import package_schema, read_json
+from lorarar.images import open_image
 
 SCHEMA_VERSION = 1
 STUDY_FILE = "study.json"
 MAX_JSON = 4 << 20  # bytes; a task takes about 300
+DISPLAY_SIZE = 1024  # pixels of the longer side of an image; SDXL's are shown as they are
 QUESTION = "Which option better shows this subject in this style?"
 
 
@@ -103,8 +107,21 @@ def read_study(folder: Path) -> Study:
         double = next(name for name in ids if ids.count(name) > 1)
         raise InputError(f"{path}: two tasks have the id {double!r}; every id must be unique")
     for image in dict.fromkeys(study.image_paths()):
-        check_image(image)
+        open_image(image)
     return study
+
+
+def clean_png(path: Path) -> bytes:
+    """Return an image as participants get it: PNG, its longer side reduced to DISPLAY_SIZE, fit for a phone.
+
+    It has no metadata, which may name a method. Raises InputError as `open_image` does.
+    """
+    image = open_image(path)
+    image.thumbnail((DISPLAY_SIZE, DISPLAY_SIZE), Image.Resampling.LANCZOS)
+    image.info.clear()  # Pillow would carry a colour profile, with its description, over to the PNG
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _task(entry: Mapping[str, Any], methods: set[str], folder: Path) -> Task:

@@ -7,9 +7,11 @@ independent.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -26,8 +28,7 @@ Bounds = tuple[float, float]
 FIRST, SIMILAR, SECOND = 0, 1, 2
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """One line of the table. `share` and intervals are fractions of 1; None where the answers can't give them."""
 
     label: str
@@ -93,9 +94,7 @@ def summarise(study: Study, answers: Sequence[Answer], seed: int = 0) -> Summary
 
 def only_complete(study: Study, answers: Sequence[Answer]) -> list[Answer]:
     """Return the answers of participants who answered every task."""
-    given: dict[int, int] = {}
-    for answer in answers:
-        given[answer.participant] = given.get(answer.participant, 0) + 1
+    given = Counter(answer.participant for answer in answers)
     return [answer for answer in answers if given[answer.participant] == len(study.tasks)]
 
 
