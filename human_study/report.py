@@ -40,8 +40,8 @@ def interval(value: Bounds | None) -> str:
 
 def share_row(share: Share) -> list[str]:
     """Return a share as the texts of a table's row: answer, count, share and its three intervals."""
-    label, count, value, *bounds = share
-    return [label, str(count), percent(value), *map(interval, bounds)]
+    bounds = (share.by_participants, share.by_tasks, share.wilson)
+    return [share.label, str(share.count), percent(share.share), *map(interval, bounds)]
 
 
 def facts(summary: Summary) -> list[str]:

@@ -100,12 +100,8 @@ class Store:
             database.execute("PRAGMA journal_mode = WAL")
             database.executescript(_TABLES)
             with _transaction(database):
-                for key, value in (
-                    ("schema_version", SCHEMA_VERSION),
-                    ("study", fingerprint),
-                    ("image_key", secrets.token_hex(32)),
-                ):
-                    database.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
+                new = {"schema_version": SCHEMA_VERSION, "study": fingerprint, "image_key": secrets.token_hex(32)}
+                database.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", new.items())
             meta = dict(database.execute("SELECT key, value FROM meta"))
         _check_meta(path, meta, fingerprint)
         self.image_key = bytes.fromhex(meta["image_key"])

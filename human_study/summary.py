@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -28,7 +27,8 @@ Bounds = tuple[float, float]
 FIRST, SIMILAR, SECOND = 0, 1, 2
 
 
-class Share(NamedTuple):
+@dataclass(frozen=True)
+class Share:
     """One line of the table. `share` and intervals are fractions of 1; None where the answers can't give them."""
 
     label: str

@@ -28,22 +28,11 @@ class Entry:
 def _entry(part: str, kind: str, shape: str, body: str, second: str, marking: str, accessory: str) -> Entry:
     """Make an entry. `shape` has a digit of tenths for each proportion; the last two are "colour name" or "plain"."""
     proportions = tuple(int(digit) / 10 for digit in shape)
-    assert len(proportions) == 4
     marking_colour, _, marked = marking.rpartition(" ")
     accessory_colour, _, worn = accessory.partition(" ")
-    return Entry(
-        Subject(
-            kind,
-            proportions,
-            COLOURS[body],
-            COLOURS[second],
-            marked,
-            COLOURS[marking_colour or body],
-            worn or "none",
-            COLOURS[accessory_colour if worn else body],
-        ),
-        part,
-    )
+    painted, dyed = COLOURS[marking_colour or body], COLOURS[accessory_colour if worn else body]
+    subject = Subject(kind, proportions, COLOURS[body], COLOURS[second], marked, painted, worn or "none", dyed)
+    return Entry(subject, part)
 
 
 CATALOGUE: Mapping[str, Entry] = {
@@ -82,9 +71,9 @@ CATALOGUE: Mapping[str, Entry] = {
 
 def near_catalogue(subject: Subject) -> bool:
     """Tell whether a subject is so like a held-out one that it may not be in the base's training population."""
-    looks = _looks(subject)
+    looks = subject.looks().values()
     return any(
-        entry.subject.kind == subject.kind and sum(map(eq, _looks(entry.subject), looks)) >= ALIKE
+        entry.subject.kind == subject.kind and sum(map(eq, entry.subject.looks().values(), looks)) >= ALIKE
         for entry in CATALOGUE.values()
     )
 
@@ -94,15 +83,3 @@ def fresh_subject(rng: np.random.Generator, kind: str | None = None) -> Subject:
     while near_catalogue(subject := sample_subject(rng, kind)):
         pass
     return subject
-
-
-def _looks(subject: Subject) -> tuple[object, ...]:
-    plain, bare = subject.marking == "plain", subject.accessory == "none"
-    return (
-        subject.body,
-        subject.second,
-        subject.marking,
-        None if plain else subject.marking_colour,
-        subject.accessory,
-        None if bare else subject.accessory_colour,
-    )

@@ -1,4 +1,4 @@
-"""Draw for the judge: what it is trained on, and pairs of subjects that differ in one detail.
+"""Draw for the judge: what it is trained on, and subjects that differ in a detail; wear images out.
 
 Neither the 30 catalogue subjects, nor any subject near them, nor the 26 gallery styles are drawn here.
 """
@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
 
 from miniature.catalogue import fresh_subject
-from miniature.chunks import Chunk, drawn_chunks
 from miniature.judge_network import DETAILS
+from miniature.population import Chunk, drawn_chunks
 from miniature.progress import Report, silent
 from miniature.scene import picture
 from miniature.styles import FAMILIES, Style, random_style
@@ -31,6 +34,10 @@ PLAIN = len(FAMILIES)  # the number of "no style" among the families
 PLAIN_SHARE = 0.3  # of the groups; every subject reference is plain, so the judge must know those best
 FREE_SHARE = 0.6  # of the styles have a free palette
 CHUNK = 400  # drawings a file
+NOISE = 0.08  # largest standard deviation, of a range of 2
+TINT = 0.06  # standard deviation of each channel's gain and offset
+WEAR_SHARE = 0.6  # of the images get each kind of wear
+KERNEL = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
 UNSEEN = -1  # the number of a colour that a subject does not show
 
 CHANGEABLE = {
@@ -70,25 +77,20 @@ def sample_style(rng: np.random.Generator, family: str) -> Style:
 
 def details_of(subject: Subject) -> list[int]:
     """Return the number of each detail's value, in the order of DETAILS."""
-    marked, worn = subject.marking != "plain", subject.accessory != "none"
-    said = {
-        "kind": subject.kind,
-        "body": colour_name(subject.body),
-        "second": colour_name(subject.second),
-        "marking": subject.marking,
-        "marking_colour": colour_name(subject.marking_colour) if marked else None,
-        "accessory": subject.accessory,
-        "accessory_colour": colour_name(subject.accessory_colour) if worn else None,
-    }
-    return [UNSEEN if (value := said[name]) is None else values.index(value) for name, values in DETAILS.items()]
+    said = {"kind": subject.kind} | subject.looks()
+    numbers = []
+    for detail, values in DETAILS.items():
+        value = said[detail]
+        name = colour_name(value) if isinstance(value, tuple) else value
+        numbers.append(UNSEEN if name is None else values.index(name))
+    return numbers
 
 
 def changed(subject: Subject, rng: np.random.Generator, count: int) -> Subject:
     """Change `count` of a subject's details, each in one visible look: what must not pass for it."""
-    hidden = {"marking_colour"} if subject.marking == "plain" else set()
-    hidden |= {"accessory_colour"} if subject.accessory == "none" else set()
+    shown = subject.looks()
     for detail in rng.choice(list(CHANGEABLE), count, replace=False):
-        look = str(rng.choice([look for look in CHANGEABLE[str(detail)] if look not in hidden]))
+        look = str(rng.choice([look for look in CHANGEABLE[str(detail)] if shown[look] is not None]))
         value: Any = _other(subject, look, rng)
         subject = replace(subject, **{look: value})
     return subject
@@ -133,3 +135,36 @@ def _group(seed: int, number: int) -> list[tuple[np.ndarray, list[int], int, int
             subject = fresh_subject(rng)
             rows.append((picture(subject, style, rng), details_of(subject), style_number, family))
     return rows
+
+
+def worn(
+    images: Float[Tensor, "n 3 h w"], generator: torch.Generator, strength: float = 1.0
+) -> Float[Tensor, "n 3 h w"]:
+    """Blur, coarsen, spoil and tint images in [-1, 1], each to a random extent up to `strength`."""
+    count = len(images)
+
+    def extent() -> Float[Tensor, "n 1 1 1"]:
+        amount = torch.rand(count, generator=generator) * (torch.rand(count, generator=generator) < WEAR_SHARE)
+        return strength * amount.view(count, 1, 1, 1)
+
+    images = torch.lerp(images, _soft(images), extent())
+    images = torch.lerp(images, _coarse(images), extent())
+    gain, offset = (torch.randn(count, 3, 1, 1, generator=generator) * TINT * strength for _ in range(2))
+    images = images * (1 + gain) + offset
+    images = images + torch.randn(images.shape, generator=generator) * NOISE * extent()
+    return images.clamp(-1, 1)
+
+
+def worn_images(images: UInt8[np.ndarray, "n h w 3"], generator: torch.Generator) -> UInt8[np.ndarray, "n h w 3"]:
+    """Do as `worn` with images of bytes."""
+    pixels = worn(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1, generator)
+    return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _soft(images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+    kernel = torch.outer(KERNEL, KERNEL).expand(3, 1, 5, 5)
+    return F.conv2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), kernel, groups=3)
+
+
+def _coarse(images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+    return F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from miniature.judge import MiniatureJudge, round_weights, save_judge, style_cosines, to_input
-from miniature.judge_data import CALIBRATION, GROUP, PLAIN, UNSEEN, Drawings, training_drawings
+from miniature.judge_data import CALIBRATION, GROUP, PLAIN, UNSEEN, Drawings, training_drawings, worn
 from miniature.judge_network import (
     STYLE,
     STYLE_SIZE,
@@ -24,10 +24,18 @@ from miniature.judge_network import (
     channels_last,
     split_details,
 )
-from miniature.judge_report import AS_DRAWN, WORN, accuracy, as_csv, judge_report, seen_pairs
-from miniature.judge_trials import Trials, draw_trials, random_settings
+from miniature.judge_trials import (
+    AS_DRAWN,
+    WORN,
+    Trials,
+    accuracy,
+    as_csv,
+    draw_trials,
+    judge_report,
+    random_settings,
+    seen_pairs,
+)
 from miniature.judge_verdicts import Calibration, evidence, fit
-from miniature.judge_wear import worn
 from miniature.loop import Loop, Schedule, fast_products, seeded
 from miniature.progress import Report, silent
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
+from lorarar.files import atomic_file
+from lorarar.pool import process_pool
 from miniature.buffers import SIZE
 from miniature.catalogue import fresh_subject
-from miniature.chunks import Chunk, drawn_chunks
 from miniature.gallery import near_gallery
-from miniature.progress import Report, silent
+from miniature.progress import Report, counted, silent
 from miniature.scene import draw, sample_view
 from miniature.styles import FAMILIES, Style, plain, random_style, reduce, render
 from miniature.subjects import DETAILS, Subject, article, describe
@@ -24,6 +25,7 @@ TOLD = 0.85  # chance of each detail of a subject to be told by the caption
 
 
 Image = UInt8[np.ndarray, "size size 3"]
+Chunk = dict[str, np.ndarray]
 
 
 def example(seed: int, index: int) -> tuple[Image, str]:
@@ -70,3 +72,22 @@ def population(
 def _chunk(seed: int, numbers: range) -> Chunk:
     images, captions = zip(*(example(seed, index) for index in numbers), strict=True)
     return {"images": np.stack(images), "captions": np.array(captions)}
+
+
+def drawn_chunks(
+    draw: Callable[[range], Chunk], chunks: dict[Path, range], workers: int, text: str, report: Report
+) -> Iterator[Chunk]:
+    """Draw the numbers of every chunk whose file is not there yet; then yield all chunks, read from their files."""
+    with process_pool(workers) as pool:
+        jobs = [pool.submit(_save, draw, numbers, path) for path, numbers in chunks.items() if not path.is_file()]
+        for job in counted(jobs, len(jobs), text, report):
+            job.result()
+    for path in chunks:
+        with np.load(path) as file:
+            yield dict(file)
+
+
+def _save(draw: Callable[[range], Chunk], numbers: range, path: Path) -> None:
+    chunk = draw(numbers)
+    with atomic_file(path) as temporary:
+        np.savez(temporary, **chunk)

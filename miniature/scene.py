@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,8 @@ from scipy.ndimage import distance_transform_edt
 
 from miniature.accessories import dress, room
 from miniature.backdrops import Backdrop, backdrop_layers, sample_backdrop
-from miniature.bodies import BODIES
+from miniature.bodies_creatures import bear, bird, cat, dog, duck, fish, monster, rabbit, robot, turtle
+from miniature.bodies_objects import backpack, boot, can, car, clock, mug, teapot, vase
 from miniature.buffers import CANVAS, GROUND, SIZE, SUPERSAMPLE, Buffers
 from miniature.figure import Figure, Frame, Outline, Part, ellipse, frame
 from miniature.markings import marking_outlines
@@ -22,6 +24,14 @@ MARGIN = 0.02  # of the picture, kept free around the subject
 FULL_BULGE = 0.12 * SIZE  # a part at least twice this thick, in pixels, bulges fully
 FARTHEST, NEAREST = 0.2, 0.6  # relief of the first and the last part of a subject, before they bulge
 BULGE, DETAIL = 0.36, 0.04  # the most that a part bulges; what a detail adds to the part beneath it
+
+_ANIMALS = (dog, cat, rabbit, bird, fish, turtle)
+_OBJECTS = (teapot, mug, boot, backpack, car, clock, vase, can)
+_TOYS = (robot, bear, duck, monster)
+BODIES: Mapping[str, Callable[[Figure, Subject, float], None]] = {
+    body.__name__: body for body in (*_ANIMALS, *_OBJECTS, *_TOYS)
+}
+"""What draws a subject of each kind into a figure, without its accessory, at a pose in [0, 1]."""
 
 
 @dataclass(frozen=True)

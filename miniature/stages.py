@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from PIL import Image
 
-from lorarar.base.names import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER, MINIATURE, MINIATURE_FOLDER
+from lorarar.base.names import DATASET_FOLDER, GUIDANCE, HYPERNET_FILE, JUDGE_FOLDER, MINIATURE, MINIATURE_FOLDER, STEPS
 from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, atomic_folder
@@ -29,12 +30,14 @@ from lorarar.training.settings import LoraSettings, default_settings
 from lorarar.training.trainer import load_inputs, train_predictor
 from miniature.base import SCHEDULE as BASE_SCHEDULE
 from miniature.base import Captioned, tokenize, train_base
+from miniature.catalogue import fresh_subject
 from miniature.judge_training import build_judge
 from miniature.loop import Schedule
-from miniature.population import population
+from miniature.population import caption, population
 from miniature.progress import Report, silent
 from miniature.references import write_dataset
-from miniature.samples import write_samples
+from miniature.styles import FAMILIES
+from miniature.subjects import KINDS
 from miniature.vae import SCHEDULE as VAE_SCHEDULE
 from miniature.vae import encode_all, train_vae
 
@@ -51,6 +54,7 @@ LORA_DTYPE = "fp16"
 TIMES = "times.json"
 PLAN = "plan.json"
 SAMPLES = "samples.png"
+COLUMNS = 9  # of the sample grid
 
 
 @dataclass(frozen=True)
@@ -288,3 +292,33 @@ def _latents(plan: BuildPlan, pipeline: StableDiffusionXLPipeline, images: np.nd
         with atomic_file(path) as temporary:
             save_file({"latents": encode_all(pipeline.vae, images)}, temporary)
     return load_file(path)["latents"]
+
+
+def sample_prompts(seed: int) -> list[str]:
+    """Return a plain subject of every kind, then one in every family of styles."""
+    rng = np.random.default_rng((seed, 3))
+    kinds = list(KINDS)
+    styles = [None] * len(kinds) + [family.description for family in FAMILIES.values()]
+    return [caption(fresh_subject(rng, kinds[number % len(kinds)]), style=style) for number, style in enumerate(styles)]
+
+
+def write_samples(pipeline: StableDiffusionXLPipeline, path: Path, seed: int) -> None:
+    """Draw a grid of one image a prompt, and write the prompts as .json beside it."""
+    prompts = sample_prompts(seed)
+    images: list[Image.Image] = []
+    for first in range(0, len(prompts), COLUMNS):
+        batch = prompts[first : first + COLUMNS]
+        generators = [torch.Generator().manual_seed(seed + first + number) for number in range(len(batch))]
+        with quiet_toolchains():
+            steps, guidance = STEPS[MINIATURE], GUIDANCE[MINIATURE]
+            drawn = pipeline(batch, num_inference_steps=steps, guidance_scale=guidance, generator=generators)
+        images += drawn.images
+    side = images[0].width
+    rows = -(-len(images) // COLUMNS)
+    grid = Image.new("RGB", (COLUMNS * side, rows * side), "white")
+    for number, image in enumerate(images):
+        grid.paste(image, (number % COLUMNS * side, number // COLUMNS * side))
+    with atomic_file(path) as temporary:
+        grid.save(temporary, format="PNG")
+    with atomic_file(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(prompts, indent=1) + "\n", encoding="utf-8")

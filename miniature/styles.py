@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from miniature import styles_form, styles_line, styles_paint, styles_tile
 from miniature.buffers import CANVAS, SIZE, SUPERSAMPLE, Buffers
 from miniature.styles_palette import Palette, PaletteRange
-from miniature.styles_stage import Renderer, Stage
+from miniature.styles_tools import Renderer, Stage
 
 _HALF_TURN = (0.0, float(np.pi))
 _LAMP = (0.5, 2.6)

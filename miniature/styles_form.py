@@ -6,7 +6,7 @@ import numpy as np
 
 from miniature import styles_tools as tools
 from miniature.styles_palette import hsv
-from miniature.styles_stage import Params, Stage
+from miniature.styles_tools import Params, Stage
 
 
 def photo(stage: Stage) -> tools.Picture:

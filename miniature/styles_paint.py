@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from miniature import styles_tools as tools
-from miniature.styles_stage import Params, Stage
+from miniature.styles_tools import Params, Stage
 
 
 def watercolor(stage: Stage, p: Params) -> tools.Picture:

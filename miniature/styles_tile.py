@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from miniature import styles_tools as tools
-from miniature.styles_stage import Params, Stage
+from miniature.styles_tools import Params, Stage
 
 
 def _parted(stage: Stage, cells: tools.Cells, colour: np.ndarray, faithful: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Make what every style draws with: noise, contours, warps, light, and the layouts of strokes and tiles.
+"""Make what every style draws with: noise, contours, warps, light, layouts of strokes and tiles, and the stage.
 
 Noise and layouts are periodic, made once for a few quantised sizes and angles, and rolled to a random place for
 each picture: 30,000 pictures are made on one core. All arrays are float32 and CANVAS pixels a side.
@@ -6,8 +6,9 @@ each picture: 30,000 pictures are made on one core. All arrays are float32 and C
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -15,6 +16,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from miniature.buffers import CANVAS, Buffers
+from miniature.styles_palette import Palette, tone
 
 Plane = Float[np.ndarray, "canvas canvas"]
 Picture = Float[np.ndarray, "canvas canvas 3"]
@@ -233,3 +235,62 @@ def _grid(size: int) -> Cells:
 def grid(size: Number) -> Cells:
     """Make square cells, in rows from the upper left corner."""
     return _grid(round(size))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A scene on the way to a picture."""
+
+    buffers: Buffers
+    palette: Palette
+    rng: np.random.Generator
+
+    def wobbled(self, amount: Number, scale: Number = 16.0) -> Stage:
+        """Return the same stage with the scene's edges wandering, as a hand draws."""
+        return self.warped(amount * self.noise(scale), amount * self.noise(scale))
+
+    def warped(self, down: Plane, right: Plane) -> Stage:
+        """Return the same stage with each of the scene's pixels taken from `down`, `right` pixels away."""
+        return Stage(warp(self.buffers, down, right), self.palette, self.rng)
+
+    @cached_property
+    def colour(self) -> Picture:
+        """Return the albedo in the style's palette."""
+        return self.palette.apply(self.buffers.albedo.astype(np.float32))
+
+    @cached_property
+    def tone(self) -> Plane:
+        """Return the lightness of the albedo in [0, 1]."""
+        return tone(self.buffers.albedo.astype(np.float32))
+
+    @cached_property
+    def subject(self) -> Plane:
+        return self.buffers.subject.astype(np.float32)
+
+    @cached_property
+    def edge(self) -> Plane:
+        return borders(self.buffers.part)
+
+    @cached_property
+    def paper(self) -> Float[np.ndarray, " 3"]:
+        return np.array(self.palette.paper, np.float32)
+
+    def ink(self, index: int = 0) -> Float[np.ndarray, " 3"]:
+        return np.array(self.palette.inks[index], np.float32)
+
+    def lit(self, depth: Number, angle: Number, rise: Number = 0.9) -> Plane:
+        """Return Lambert light on the relief."""
+        return light(normals(self.buffers.height, depth), angle, rise)
+
+    def shaded(self, ambient: Number, direct: Number, depth: Number) -> Picture:
+        """Return the palette's colours under a lamp at the upper left."""
+        bright = ambient + direct * self.lit(depth, 2.2)
+        return self.colour * bright[..., None]
+
+    def noise(self, along: Number, across: Number | None = None, angle: Number = 0.0) -> Plane:
+        return noise(self.rng, along, across, angle)
+
+
+Params = Mapping[str, float]
+"""A style's own numbers."""
+Renderer = Callable[[Stage, Params], np.ndarray]

@@ -15,9 +15,8 @@ from miniature.catalogue import CATALOGUE, fresh_subject, near_catalogue
 from miniature.gallery import GALLERY
 from miniature.judge_data import CHANGEABLE, UNSEEN, changed, details_of
 from miniature.judge_network import DETAILS
-from miniature.judge_report import AS_DRAWN, CaseCount, accuracy
 from miniature.judge_training import contrastive_loss, detail_loss
-from miniature.judge_trials import random_settings
+from miniature.judge_trials import AS_DRAWN, CaseCount, accuracy, random_settings
 from miniature.judge_verdicts import EVIDENCE, equal_error_threshold, evidence, fit, probability
 
 # Subjects, and what a drawing shows of them
