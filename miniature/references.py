@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +96,10 @@ def _splits() -> dict[str, Any]:
 
 def _macro_split(parts: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]) -> dict[str, Any]:
     """Make a split by groups (or names); it has no validation, as the paper keeps its settings for these."""
-
-    def chosen(names: Any, group_of: Callable[[str], str], wanted: tuple[str, ...]) -> list[str]:
-        return [name for name in names if name in wanted or group_of(name) in wanted]
-
-    contents = {
-        part: chosen(CATALOGUE, lambda name: CATALOGUE[name].group, wanted) for part, (wanted, _) in parts.items()
-    }
-    styles = {part: chosen(gallery.GALLERY, gallery.group, wanted) for part, (_, wanted) in parts.items()}
-    return {"contents": contents | {"validation": []}, "styles": styles | {"validation": []}}
+    contents = {name: entry.group for name, entry in CATALOGUE.items()}
+    styles = {name: gallery.group(name) for name in gallery.GALLERY}
+    split: dict[str, dict[str, list[str]]] = {"contents": {}, "styles": {}}
+    for part, wanted in parts.items():
+        for side, groups, names in zip(split, (contents, styles), wanted, strict=True):
+            split[side][part] = [name for name, group in groups.items() if name in names or group in names]
+    return {side: chosen | {"validation": []} for side, chosen in split.items()}
