@@ -79,14 +79,16 @@ class JudgePlan:
     workers: int = 2
 
 
+PLAN = JudgePlan()
+
+
 def build_judge(
-    seed: int, work: Path, folder: Path, plan: JudgePlan | None = None, report: Report = silent
+    seed: int, work: Path, folder: Path, plan: JudgePlan = PLAN, report: Report = silent
 ) -> MiniatureJudge:
     """Train and calibrate the judge, try it on the held-out subjects and styles, and save it in `folder`.
 
     `work` keeps what a stopped run needs.
     """
-    plan = plan or JudgePlan()
     start = time.monotonic()
     judge = train_judge(seed, work, plan, report)
     rows = judge_report(judge, seed, workers=plan.workers, report=report)
@@ -101,19 +103,18 @@ def build_judge(
     return judge
 
 
-def train_judge(seed: int, work: Path, plan: JudgePlan | None = None, report: Report = silent) -> MiniatureJudge:
+def train_judge(seed: int, work: Path, plan: JudgePlan = PLAN, report: Report = silent) -> MiniatureJudge:
     """Train and calibrate the judge. A run that was stopped goes on from `work`."""
-    plan = plan or JudgePlan()
     data = training_drawings(seed, plan.drawings, work / "judge_drawings", plan.workers, report)
     torch.manual_seed(seed)
-    network = channels_last(JudgeNetwork(plan.subject, plan.style)).train()
+    network = channels_last(JudgeNetwork(plan.subject, plan.style))
     proxies = nn.Linear(STYLE_SIZE, PLAIN + 1, bias=False)
     settings = {"steps": plan.schedule.steps, "rate": plan.schedule.rate, "drawings": plan.drawings, "seed": seed}
     state = work / "judge.state"
     step = JudgeLoss(network, proxies, data, seed, plan.schedule)
     Loop([network, proxies], plan.schedule, state, "judge", settings, report=report).run(step)
     measure_norms(network, step, plan.schedule.steps)
-    network.eval().requires_grad_(False)
+    network.eval()
     round_weights(network)
     trials = draw_trials(random_settings(seed, plan.trials), seed, CALIBRATION, plan.workers, report)
     judge = MiniatureJudge(network, calibrate(network, trials, seed))
@@ -155,7 +156,9 @@ class JudgeLoss:
         Every style comes with other subjects, every family with another style, in the same batch.
         """
         generator = seeded(self.seed, step)
-        plain = len(self.plain) > 0 and float(torch.rand((), generator=generator)) < plain_share(step / self.steps)
+        first, last = PLAIN_FIRST
+        share = (last - step / self.steps) / (last - first)
+        plain = len(self.plain) > 0 and float(torch.rand((), generator=generator)) < share
         groups = self.plain if plain else self.all
         chosen = groups[torch.randperm(len(groups), generator=generator)[:BATCH_GROUPS]]
         rows = (GROUP * chosen[:, None] + torch.arange(GROUP)).flatten().numpy()
@@ -163,12 +166,6 @@ class JudgeLoss:
         if torch.rand((), generator=generator) < WORN_SHARE:
             images = worn(images, generator)
         return rows, images.contiguous(memory_format=torch.channels_last), plain
-
-
-def plain_share(done: float) -> float:
-    """Return the share of plain batches when so much of the training is done."""
-    first, last = PLAIN_FIRST
-    return min(1.0, max(0.0, (last - done) / (last - first)))
 
 
 def detail_loss(logits: Float[Tensor, "n values"], details: Int[Tensor, "n d"]) -> Float[Tensor, ""]:
@@ -190,14 +187,14 @@ def contrastive_loss(style: Float[Tensor, "n s"], labels: Int[Tensor, " n"]) -> 
 
 
 @torch.no_grad()
-def measure_norms(network: JudgeNetwork, step: JudgeLoss, first: int, batches: int = NORM_BATCHES) -> None:
+def measure_norms(network: JudgeNetwork, step: JudgeLoss, first: int) -> None:
     """Measure the batch norms' statistics with the weights as they are: the averaged weights had no part in them."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean of all batches
     network.train()
-    for number in range(batches):
+    for number in range(NORM_BATCHES):
         network(step.batch(first + number)[1])
 
 
