@@ -130,24 +130,14 @@ def _task(entry: Mapping[str, Any], methods: set[str], folder: Path) -> Task:
         if given is not None and set(given) != methods:
             names = " and ".join(sorted(methods))
             raise InputError(f"{folder / STUDY_FILE}: {name} of the task {entry['id']!r} must be those of {names}")
-    return Task(
-        entry["id"],
-        _image(entry["subject_reference"], folder),
-        _image(entry["style_reference"], folder),
-        {name: _image(path, folder) for name, path in images.items()},
-        accepted,
-    )
+    subject, style = (_image(entry[key], folder) for key in ("subject_reference", "style_reference"))
+    return Task(entry["id"], subject, style, {name: _image(path, folder) for name, path in images.items()}, accepted)
 
 
 def _example(entry: Mapping[str, Any], folder: Path) -> Example:
-    first, second = (_image(path, folder) for path in entry["options"])
-    return Example(
-        _image(entry["subject_reference"], folder),
-        _image(entry["style_reference"], folder),
-        (first, second),
-        int(entry["better"]),
-        entry["explanation"],
-    )
+    paths = (entry["subject_reference"], entry["style_reference"], *entry["options"])
+    subject, style, first, second = (_image(path, folder) for path in paths)
+    return Example(subject, style, (first, second), int(entry["better"]), entry["explanation"])
 
 
 def _image(text: str, folder: Path) -> Path:

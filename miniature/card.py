@@ -46,37 +46,23 @@ def write_card(plan: BuildPlan) -> Path:
     return path
 
 
-def stage_command(plan: BuildPlan, stage: str) -> str:
-    """Return what someone in this folder types to make one stage alone, as Markdown."""
-    if stage == "loras":
-        commands = lora_commands(plan)
-    elif stage == "hypernet":
-        commands = [hypernet_command(plan)]
-    else:
-        commands = [["lorarar", "miniature", "build", "--until", stage]]
-    here = f"{Path.cwd()}/"
-    return ", ".join(f"`{' '.join(command).replace(here, '')}`" for command in commands)
+def stage_commands(plan: BuildPlan, stage: str) -> list[list[str]]:
+    """Return the commands that make one stage alone, for the output folder.
 
-
-def lora_commands(plan: BuildPlan) -> list[list[str]]:
-    """Return the commands that train the LoRAs of the output folder's contents and of its styles.
-
-    They tell all the settings that are not the paper's, which are a folder's defaults.
+    Those of trainings tell all the settings that are not the paper's, which are a folder's defaults.
     """
-    shared = ["lorarar", "train-lora", "--base", base_of(plan.output), "--dataset", str(plan.output / DATASET_FOLDER)]
-    shared += ["--jobs", str(plan.workers), "--dtype", LORA_DTYPE]
-    return [
-        [*shared, "--only", only, *settings_as_options(settings, LoraSettings())]
-        for only, settings in plan.lora_settings().items()
-    ]
-
-
-def hypernet_command(plan: BuildPlan) -> list[str]:
-    """Return the command that trains the output folder's hypernetwork."""
-    folder = plan.output
-    paths = ["--base", base_of(folder), "--dataset", str(folder / DATASET_FOLDER), "-o", str(folder / HYPERNET_FILE)]
-    options = settings_as_options(replace(plan.hyper, seed=plan.seed), HyperSettings())
-    return ["lorarar", "train", *paths, "--state", str(plan.work / "hypernet.state"), *options]
+    data = ["--base", base_of(plan.output), "--dataset", str(plan.output / DATASET_FOLDER)]
+    if stage == "loras":
+        shared = ["lorarar", "train-lora", *data, "--jobs", str(plan.workers), "--dtype", LORA_DTYPE]
+        return [
+            [*shared, "--only", only, *settings_as_options(settings, LoraSettings())]
+            for only, settings in plan.lora_settings().items()
+        ]
+    if stage == "hypernet":
+        files = ["-o", str(plan.output / HYPERNET_FILE), "--state", str(plan.work / "hypernet.state")]
+        options = settings_as_options(replace(plan.hyper, seed=plan.seed), HyperSettings())
+        return [["lorarar", "train", *data, *files, *options]]
+    return [["lorarar", "miniature", "build", "--until", stage]]
 
 
 def _inside(folder: Path) -> str:
@@ -100,11 +86,13 @@ def _inside(folder: Path) -> str:
 
 def _times(plan: BuildPlan) -> str:
     seconds = plan.seconds()
-    rows = [
-        (stage, stage_command(plan, stage), f"{seconds[stage] / 60:.1f}" if stage in seconds else "not recorded")
-        for stage in STAGES
-        if stage not in ("card", "publish")
-    ]
+    here = f"{Path.cwd()}/"
+    rows = []
+    for stage in STAGES:
+        if stage not in ("card", "publish"):
+            commands = [f"`{' '.join(command).replace(here, '')}`" for command in stage_commands(plan, stage)]
+            minutes = f"{seconds[stage] / 60:.1f}" if stage in seconds else "not recorded"
+            rows.append((stage, ", ".join(commands), minutes))
     rows.append(("recorded in all", "", f"{sum(seconds.values()) / 60:.0f}"))
     return _section(
         "How it was made",

@@ -82,9 +82,7 @@ class JudgePlan:
 PLAN = JudgePlan()
 
 
-def build_judge(
-    seed: int, work: Path, folder: Path, plan: JudgePlan = PLAN, report: Report = silent
-) -> MiniatureJudge:
+def build_judge(seed: int, work: Path, folder: Path, plan: JudgePlan = PLAN, report: Report = silent) -> MiniatureJudge:
     """Train and calibrate the judge, try it on the held-out subjects and styles, and save it in `folder`.
 
     `work` keeps what a stopped run needs.

@@ -95,7 +95,7 @@ class Loop:
     report: Report = silent
 
     def run(self, loss_of: Callable[[int], Float[Tensor, ""]]) -> list[float]:
-        """Minimise `loss_of(step)`; returns the loss of every step and leaves the modules frozen, with averaged weights.
+        """Minimise `loss_of(step)`; return the loss of every step, and leave the modules frozen with averaged weights.
 
         Raises InputError when a loss is not finite.
         """

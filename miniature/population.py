@@ -43,10 +43,9 @@ def example(seed: int, index: int) -> tuple[Image, str]:
 def sample_style(rng: np.random.Generator) -> Style:
     """Draw a style of the base's training population: of any family, and never near a held-out one."""
     family = list(FAMILIES)[int(rng.integers(len(FAMILIES)))]
-    while True:
-        style = random_style(rng, family)
-        if not near_gallery(style):
-            return style
+    while near_gallery(style := random_style(rng, family)):
+        pass
+    return style
 
 
 def caption(subject: Subject, details: Sequence[str] = DETAILS, style: str | None = None) -> str:

@@ -36,13 +36,17 @@ def write_dataset(folder: Path, seed: int) -> Path:
     """Draw the reference images and write dataset.json; LoRA files that are there stay."""
     contents = [_content(folder, name, seed, number) for number, name in enumerate(CATALOGUE)]
     styles = [_style(folder, name, seed, number) for number, name in enumerate(gallery.GALLERY)]
+    paper = {
+        "contents": {part: [name for name, entry in CATALOGUE.items() if entry.part == part] for part in SPLIT_PARTS},
+        "styles": {part: list(gallery.SPLIT[part]) for part in SPLIT_PARTS},
+    }
     described = {
         "schema_version": SCHEMA_VERSION,
         "name": "miniature",
         "resolution": SIZE,
         "contents": contents,
         "styles": styles,
-        "splits": _splits(),
+        "splits": {DEFAULT_SPLIT: paper} | {name: _macro_split(parts) for name, parts in MACRO_SPLITS.items()},
     }
     path = folder / DATASET_FILE
     with atomic_file(path) as temporary:
@@ -84,14 +88,6 @@ def _write(folder: Path, name: str, image: UInt8[np.ndarray, "size size 3"]) -> 
     with atomic_file(folder / name) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")
     return name
-
-
-def _splits() -> dict[str, Any]:
-    paper = {
-        "contents": {part: [name for name, entry in CATALOGUE.items() if entry.part == part] for part in SPLIT_PARTS},
-        "styles": {part: list(gallery.SPLIT[part]) for part in SPLIT_PARTS},
-    }
-    return {DEFAULT_SPLIT: paper} | {name: _macro_split(parts) for name, parts in MACRO_SPLITS.items()}
 
 
 def _macro_split(parts: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageChops, ImageDraw
 from scipy.ndimage import distance_transform_edt
 
-from miniature.accessories import dress, room
+from miniature.accessories import ACCESSORIES, room
 from miniature.backdrops import Backdrop, backdrop_layers, sample_backdrop
 from miniature.bodies_creatures import bear, bird, cat, dog, duck, fish, monster, rabbit, robot, turtle
 from miniature.bodies_objects import backpack, boot, can, car, clock, mug, teapot, vase
@@ -61,7 +61,8 @@ def draw(subject: Subject, view: View) -> Buffers:
     # The accessory does not take part: what is worn must not move or shrink the wearer.
     place = _placed(figure, view)
     bare = len(figure.parts)
-    dress(figure, subject)
+    if subject.accessory != "none":
+        ACCESSORIES[subject.accessory](figure, subject.accessory_colour)
     canvas = _Canvas(view.backdrop)
     if not figure.floats:
         canvas.shadow(figure, place, bare)
@@ -130,18 +131,17 @@ class _Canvas:
         self._polygon(self.pen, patch, self._paint((red, green, blue), GROUND))
 
     def part(self, part: Part, place: Frame, number: int, depth: float) -> None:
+        """Paint a part, and raise it: a detail a little, another by a dome on what its depth is."""
         outline = place.at(part.outline)
         self._polygon(self.pen, outline, self._paint(part.colour, number))
-        self._relief(outline / SUPERSAMPLE, depth, part.detail)
-
-    def _relief(self, outline: Outline, depth: float, detail: bool) -> None:
+        outline = outline / SUPERSAMPLE
         low = np.clip(np.floor(outline.min(0)).astype(int) - 1, 0, SIZE - 1)
         high = np.clip(np.ceil(outline.max(0)).astype(int) + 2, low + 1, SIZE)
         window = self.height[low[1] : high[1], low[0] : high[0]]
         scratch = Image.new("L", (int(high[0] - low[0]), int(high[1] - low[1])))
         self._polygon(ImageDraw.Draw(scratch), outline - low, 1)
         mask = np.asarray(scratch) > 0
-        if detail:
+        if part.detail:
             window[mask] += DETAIL
             return
         inside = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from lorarar.base.names import DATASET_FOLDER, GUIDANCE, HYPERNET_FILE, JUDGE_FOLDER, MINIATURE, MINIATURE_FOLDER, STEPS
 from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
@@ -164,8 +165,11 @@ def base(plan: BuildPlan) -> Path:
     pipeline = open_pipeline(autoencoder(plan))
     images, captions = drawings(plan)
     with plan.timed("base"):
-        latents = _latents(plan, pipeline, images)
-        data = Captioned(latents, tokenize(pipeline, captions))
+        latents = plan.work / "latents.safetensors"
+        if not latents.is_file():
+            with atomic_file(latents) as temporary:
+                save_file({"latents": encode_all(pipeline.vae, images)}, temporary)
+        data = Captioned(load_file(latents)["latents"], tokenize(pipeline, captions))
         state = plan.work / "base.state"
         losses = train_base(pipeline, data, state, plan.seed, plan.base, plan.compiled, plan.report)
         _save(pipeline, folder, {"base": losses})
@@ -282,16 +286,6 @@ def _save(pipeline: StableDiffusionXLPipeline, folder: Path, losses: dict[str, A
     with atomic_folder(folder) as temporary:
         pipeline.save_pretrained(temporary)
         (temporary / "losses.json").write_text(json.dumps(losses))
-
-
-def _latents(plan: BuildPlan, pipeline: StableDiffusionXLPipeline, images: np.ndarray) -> torch.Tensor:
-    from safetensors.torch import load_file, save_file
-
-    path = plan.work / "latents.safetensors"
-    if not path.is_file():
-        with atomic_file(path) as temporary:
-            save_file({"latents": encode_all(pipeline.vae, images)}, temporary)
-    return load_file(path)["latents"]
 
 
 def sample_prompts(seed: int) -> list[str]:

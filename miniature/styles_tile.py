@@ -10,10 +10,7 @@ from miniature.styles_tools import Params, Stage
 
 
 def _parted(stage: Stage, cells: tools.Cells, colour: np.ndarray, faithful: float) -> np.ndarray:
-    """Give each cell the colour at its centre.
-
-    Where another part lies in the cell, that part's colour shows through.
-    """
+    """Give each cell the colour at its centre; where another part lies in the cell, its colour shows through."""
     filled = cells.sampled(colour)
     other = cells.sampled(stage.buffers.part) != stage.buffers.part
     return tools.mix(filled, colour, other * np.float32(faithful))
@@ -106,7 +103,8 @@ def paper_cutout(stage: Stage, p: Params) -> tools.Picture:
     part = stage.buffers.part
     colour = stage.colour * (1 + 0.05 * stage.noise(2) + 0.03 * stage.noise(10))[..., None]
     down, right = 2.0 + 3 * p["lift"], (2.0 + 3 * p["lift"]) * np.cos(p["angle"])
-    above = cast_over(part, down, right)
+    # A part with a higher number throws its shadow on those below: parts are drawn in order, later ones on top.
+    above = (np.roll(part, (round(down), round(right)), (0, 1)) > part).astype(np.float32)
     deep = tools.cast(part > 1, down * 1.9, right * 1.9, 2.5) * (1 - stage.subject)
     colour = colour * (1 - 0.5 * np.maximum(tools.blur(above, 1.1), deep))[..., None]
     bands = tools.step(tools.ROWS + 10 * np.sin(tools.COLS / p["waves"] + p["angle"]), 75.0, 2.0)
@@ -114,12 +112,6 @@ def paper_cutout(stage: Stage, p: Params) -> tools.Picture:
     colour = np.where((part == 0)[..., None], tools.mix(colour, shift, 0.55), colour)
     rim = tools.lines(stage.edge, 1.6)
     return tools.mix(colour, np.ones(3, np.float32), 0.55 * rim * p["rim"])
-
-
-def cast_over(part: np.ndarray, down: tools.Number, right: tools.Number) -> tools.Plane:
-    """Return where a part with a higher number throws its shadow: parts are drawn in order, later ones on top."""
-    shifted = np.roll(part, (round(down), round(right)), (0, 1))
-    return (shifted > part).astype(np.float32)
 
 
 def flat_cartoon(stage: Stage, p: Params) -> tools.Picture:

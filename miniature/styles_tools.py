@@ -46,11 +46,6 @@ def step(values: np.ndarray, edge: np.ndarray | Number, width: Number) -> np.nda
     return np.clip((values - edge) / width + 0.5, 0.0, 1.0)
 
 
-def roll(plane: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    down, right = (int(shift) for shift in rng.integers(0, CANVAS, 2))
-    return np.roll(plane, (down, right), (0, 1))
-
-
 @lru_cache(maxsize=256)
 def _noise(along: int, across: int, angle: int, variant: int) -> np.ndarray:
     turn = angle * np.pi / _ANGLES
@@ -67,7 +62,8 @@ def noise(rng: np.random.Generator, along: Number, across: Number | None = None,
     """Make smooth noise of mean 0 and deviation 1, spots of about `along` × `across` pixels, turned by `angle` rad."""
     sizes = [max(0, round(2 * np.log2(max(size, 1.0)))) for size in (along, across or along)]
     turned = round(angle / np.pi * _ANGLES) % _ANGLES if sizes[0] != sizes[1] else 0
-    return roll(_noise(sizes[0], sizes[1], turned, int(rng.integers(_VARIANTS))), rng)
+    plane = _noise(sizes[0], sizes[1], turned, int(rng.integers(_VARIANTS)))
+    return np.roll(plane, rng.integers(0, CANVAS, 2).tolist(), (0, 1))
 
 
 def warp(buffers: Buffers, down: Plane, right: Plane) -> Buffers:
@@ -143,9 +139,9 @@ class Cells:
         return len(self.rows)
 
     def rolled(self, rng: np.random.Generator) -> Cells:
-        shift = tuple(int(value) for value in rng.integers(0, CANVAS, 2))
-        planes = (np.roll(plane, shift, (0, 1)) for plane in (self.label, self.along, self.across, self.gap))
-        label, *places = planes
+        shift = rng.integers(0, CANVAS, 2).tolist()
+        planes = (self.label, self.along, self.across, self.gap)
+        label, *places = (np.roll(plane, shift, (0, 1)) for plane in planes)
         along, across, gap = (place.astype(np.float32) for place in places)
         return Cells(label, (self.rows + shift[0]) % CANVAS, (self.cols + shift[1]) % CANVAS, along, across, gap)
 

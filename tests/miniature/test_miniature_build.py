@@ -33,7 +33,7 @@ from miniature import population as population_module
 from miniature import stages
 from miniature.base import BATCH, BaseLoss, Captioned, tokenize
 from miniature.build import STAGES, build
-from miniature.card import hypernet_command, lora_commands
+from miniature.card import stage_commands
 from miniature.catalogue import CATALOGUE, near_catalogue
 from miniature.gallery import GALLERY
 from miniature.loop import Schedule, seeded
@@ -254,7 +254,7 @@ def test_the_shipped_card_is_what_the_build_writes() -> None:
     plan = replace(plan, output=MINIATURE_FOLDER)
     card = (MINIATURE_FOLDER / "README.md").read_text()
     here = f"{MINIATURE_FOLDER.parents[1]}/"
-    for command in [*lora_commands(plan), hypernet_command(plan)]:
+    for command in [*stage_commands(plan, "loras"), *stage_commands(plan, "hypernet")]:
         assert f"`{' '.join(command).replace(here, '')}`" in card
 
 
@@ -263,11 +263,13 @@ def test_the_commands_of_the_card_train_with_the_miniature_s_settings_in_any_fol
     """A folder's defaults are the paper's: the options must tell all that differs."""
     plan = BuildPlan(Path("work"), folder, seed=5)
     contents, styles = (
-        given_settings(train_lora.parser().parse_args(command[2:]), LoraSettings()) for command in lora_commands(plan)
+        given_settings(train_lora.parser().parse_args(command[2:]), LoraSettings())
+        for command in stage_commands(plan, "loras")
     )
     assert contents == replace(default_settings("miniature"), seed=5)
     assert styles == replace(contents, steps=100, learning_rate=5e-4)
-    hypernet = given_settings(train.parser().parse_args(hypernet_command(plan)[2:]), HyperSettings())
+    (command,) = stage_commands(plan, "hypernet")
+    hypernet = given_settings(train.parser().parse_args(command[2:]), HyperSettings())
     assert hypernet == replace(default_hyper_settings("miniature"), seed=5)
 
 
