@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lorarar.base.names import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER
 from lorarar.command_line import settings_as_options
@@ -66,7 +65,7 @@ def stage_commands(plan: BuildPlan, stage: str) -> list[list[str]]:
 
 
 def _inside(folder: Path) -> str:
-    unet = _json(folder / "unet" / "config.json")
+    unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
     shape = f"KOALA's shape: widths {unet['block_out_channels']}, no mid block, text_time conditioning"
     parts = {
         "unet": shape,
@@ -104,7 +103,7 @@ def _times(plan: BuildPlan) -> str:
 
 def _judge(folder: Path) -> str:
     """Tell how often the judge is right about subjects and styles that it never saw."""
-    accuracy = _json(folder / JUDGE_FOLDER / "config.json")["accuracy"]
+    accuracy = json.loads((folder / JUDGE_FOLDER / "config.json").read_text(encoding="utf-8"))["accuracy"]
     rows = [
         (question, case, f"{found['as drawn']:.2f}", f"{found['worn']:.2f}")
         for question, cases in accuracy.items()
@@ -137,10 +136,6 @@ def _hypernet(folder: Path) -> str:
 
 def _section(title: str, *paragraphs: str) -> str:
     return "\n\n".join([f"## {title}", *paragraphs]) + "\n"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _size(*places: Path) -> str:

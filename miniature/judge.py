@@ -72,12 +72,10 @@ class MiniatureJudge(BatchJudge):
         }
 
     def same_subjects(self, questions: Sequence[Question]) -> list[float]:
-        reference, test = self._pairs(questions)
-        return self.subject_probabilities(reference, test).tolist()
+        return self.subject_probabilities(*self._pairs(questions)).tolist()
 
     def in_styles(self, questions: Sequence[Question]) -> list[float]:
-        reference, test = self._pairs(questions)
-        return self.style_probabilities(reference, test).tolist()
+        return self.style_probabilities(*self._pairs(questions)).tolist()
 
     def subject_probabilities(self, reference: Seen, test: Seen) -> Float[np.ndarray, " n"]:
         """Return P(same subject) of every row's pair."""

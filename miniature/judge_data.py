@@ -147,8 +147,11 @@ def worn(
         amount = torch.rand(count, generator=generator) * (torch.rand(count, generator=generator) < WEAR_SHARE)
         return strength * amount.view(count, 1, 1, 1)
 
-    images = torch.lerp(images, _soft(images), extent())
-    images = torch.lerp(images, _coarse(images), extent())
+    kernel = torch.outer(KERNEL, KERNEL).expand(3, 1, 5, 5)
+    soft = F.conv2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), kernel, groups=3)
+    images = torch.lerp(images, soft, extent())
+    coarse = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
+    images = torch.lerp(images, coarse, extent())
     gain, offset = (torch.randn(count, 3, 1, 1, generator=generator) * TINT * strength for _ in range(2))
     images = images * (1 + gain) + offset
     images = images + torch.randn(images.shape, generator=generator) * NOISE * extent()
@@ -159,12 +162,3 @@ def worn_images(images: UInt8[np.ndarray, "n h w 3"], generator: torch.Generator
     """Do as `worn` with images of bytes."""
     pixels = worn(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1, generator)
     return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def _soft(images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    kernel = torch.outer(KERNEL, KERNEL).expand(3, 1, 5, 5)
-    return F.conv2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), kernel, groups=3)
-
-
-def _coarse(images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-    return F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from miniature.judge import MiniatureJudge, round_weights, save_judge, style_cosines, to_input
+from miniature.judge import MiniatureJudge, round_weights, save_judge, to_input
 from miniature.judge_data import CALIBRATION, GROUP, PLAIN, UNSEEN, Drawings, training_drawings, worn
 from miniature.judge_network import (
     STYLE,
@@ -24,18 +23,7 @@ from miniature.judge_network import (
     channels_last,
     split_details,
 )
-from miniature.judge_trials import (
-    AS_DRAWN,
-    WORN,
-    Trials,
-    accuracy,
-    as_csv,
-    draw_trials,
-    judge_report,
-    random_settings,
-    seen_pairs,
-)
-from miniature.judge_verdicts import Calibration, evidence, fit
+from miniature.judge_trials import accuracy, as_csv, calibrate, draw_trials, judge_report, random_settings
 from miniature.loop import Loop, Schedule, fast_products, seeded
 from miniature.progress import Report, silent
 
@@ -51,20 +39,6 @@ TEMPERATURE = 0.1  # of the contrastive loss
 PROXY_SCALE = 16.0  # of cosines with a family's proxy
 FAMILY_WEIGHT, STYLE_WEIGHT, DETAIL_WEIGHT = 0.3, 0.6, 0.35
 NORM_BATCHES = 40  # that the norms' statistics are measured on
-SUBJECT_WEIGHTS = {
-    "same subject": 1.0,
-    "another kind": 0.3,
-    "same kind": 0.4,
-    "two details changed": 0.3,
-    "one detail changed": 0.0,
-}
-STYLE_WEIGHTS = {"same style": 1.0, "another family": 0.7, "same family": 0.0, "plain": 0.3}
-"""What each case weighs in the calibration: the yeses as much as all noes.
-
-Near misses weigh nothing, since neither answer would be the paper's: it asks whether the image has the style of a
-description, which all styles of a family share, and its judge passes over a hat of another colour. How often this one
-says yes to them is in its report.
-"""
 
 
 @dataclass(frozen=True)
@@ -194,25 +168,6 @@ def measure_norms(network: JudgeNetwork, step: JudgeLoss, first: int) -> None:
     network.train()
     for number in range(NORM_BATCHES):
         network(step.batch(first + number)[1])
-
-
-def calibrate(network: JudgeNetwork, trials: Trials, seed: int) -> Calibration:
-    """Fit both verdicts on trials, test images as drawn and worn."""
-    judge = MiniatureJudge(network, Calibration((), (1.0, 0.0)))
-    subject, style = [], []
-    for images in (AS_DRAWN, WORN):
-        of_subject, of_style = seen_pairs(judge, trials, seed, images)
-        subject += [(case, evidence(first.beliefs, test.beliefs)) for case, (first, test) in of_subject.items()]
-        style += [(case, style_cosines(first, test)) for case, (first, test) in of_style.items()]
-    slope, bias = _fitted(style, STYLE_WEIGHTS)
-    return Calibration(tuple(_fitted(subject, SUBJECT_WEIGHTS)), (slope, bias))
-
-
-def _fitted(examples: Sequence[tuple[str, Float[np.ndarray, "_ e"]]], weights: Mapping[str, float]) -> list[float]:
-    """Fit a verdict on the examples of each case; the answer to the first case of `weights` is yes."""
-    cases = np.repeat([case for case, _ in examples], [len(columns) for _, columns in examples])
-    columns = np.concatenate([columns for _, columns in examples])
-    return fit(columns, cases == next(iter(weights)), np.array([weights[case] for case in cases]))
 
 
 def _moved(images: Float[Tensor, "b 3 h w"], generator: torch.Generator) -> Float[Tensor, "b 3 h w"]:

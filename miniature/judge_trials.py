@@ -1,7 +1,7 @@
-"""Try the judge on test images with references that fit them and others that do not, and count its right verdicts.
+"""Try the judge on test images with references that fit them and others that do not: calibrate it, and report on it.
 
-It is never trained on these. The same trials calibrate the judge (random subjects in random styles) and report on it
-(the 30 catalogue subjects in the 26 gallery styles).
+It is never trained on these. For the calibration they are random subjects in random styles, for the report the 30
+catalogue subjects in the 26 gallery styles.
 """
 
 from __future__ import annotations
@@ -9,32 +9,42 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from lorarar.evaluation.judges import THRESHOLD
 from lorarar.pool import process_pool
 from miniature.catalogue import CATALOGUE, fresh_subject
 from miniature.gallery import GALLERY
-from miniature.judge import MiniatureJudge, Seen
+from miniature.judge import MiniatureJudge, Seen, style_cosines
 from miniature.judge_data import CALIBRATION, REPORT, changed, sample_style, worn_images
+from miniature.judge_network import JudgeNetwork
+from miniature.judge_verdicts import Calibration, evidence, fit
 from miniature.loop import seeded
 from miniature.progress import Report, counted, silent
 from miniature.scene import picture
 from miniature.styles import FAMILIES, Style
 from miniature.subjects import Subject
 
-SUBJECT_CASES = ("same subject", "another kind", "same kind", "two details changed", "one detail changed")
-STYLE_CASES = ("same style", "another family", "same family", "plain")
-"""What a reference is to a test image; the first of each is the one that the answer yes belongs to.
+SUBJECT_CASES = {
+    "same subject": 1.0,
+    "another kind": 0.3,
+    "same kind": 0.4,
+    "two details changed": 0.3,
+    "one detail changed": 0.0,
+}
+STYLE_CASES = {"same style": 1.0, "another family": 0.7, "same family": 0.0, "plain": 0.3}
+"""What a reference is to a test image, and what the case weighs in the calibration: the yeses as much as all noes.
 
-"plain" is the other way round: a test image without a style against a style's reference.
+"plain" is the other way round: a test image without a style against a style's reference. Near misses weigh nothing,
+since neither answer would be the paper's: it asks whether the image has the style of a description, which all styles of
+a family share, and its judge passes over a hat of another colour. How often this one says yes to them is in its report.
 """
+YES = ("same subject", "same style")  # the cases that the answer yes belongs to
 AS_DRAWN, WORN = "as drawn", "worn"
-SIDES = {"subject": SUBJECT_CASES, "style": STYLE_CASES}
 
 Images = UInt8[np.ndarray, "n size size 3"]
 Pairs = dict[str, tuple[Seen, Seen]]
@@ -135,6 +145,25 @@ def _other(labels: Sequence[str]) -> Int[np.ndarray, " n"]:
     return np.array(found)
 
 
+def calibrate(network: JudgeNetwork, trials: Trials, seed: int) -> Calibration:
+    """Fit both verdicts on trials, test images as drawn and worn."""
+    judge = MiniatureJudge(network, Calibration((), (1.0, 0.0)))
+    subject, style = [], []
+    for images in (AS_DRAWN, WORN):
+        of_subject, of_style = seen_pairs(judge, trials, seed, images)
+        subject += [(case, evidence(first.beliefs, test.beliefs)) for case, (first, test) in of_subject.items()]
+        style += [(case, style_cosines(first, test)) for case, (first, test) in of_style.items()]
+    slope, bias = _fitted(style, STYLE_CASES)
+    return Calibration(tuple(_fitted(subject, SUBJECT_CASES)), (slope, bias))
+
+
+def _fitted(examples: Sequence[tuple[str, Float[np.ndarray, "_ e"]]], weights: Mapping[str, float]) -> list[float]:
+    """Fit a verdict on the examples of each case."""
+    cases = np.repeat([case for case, _ in examples], [len(columns) for _, columns in examples])
+    columns = np.concatenate([columns for _, columns in examples])
+    return fit(columns, np.isin(cases, YES), np.array([weights[case] for case in cases]))
+
+
 @dataclass(frozen=True)
 class CaseCount:
     """The verdicts of one kind in one style."""
@@ -164,7 +193,7 @@ def report_of(judge: MiniatureJudge, trials: Trials, seed: int) -> list[CaseCoun
         said = {("subject", case): judge.subject_probabilities(*pair) for case, pair in subject.items()}
         said |= {("style", case): judge.style_probabilities(*pair) for case, pair in style.items()}
         for (side, case), probabilities in said.items():
-            right = (probabilities > THRESHOLD) == (case == SIDES[side][0])
+            right = (probabilities > THRESHOLD) == (case in YES)
             for name in dict.fromkeys(styles):
                 chosen = right[styles == name]
                 rows.append(CaseCount(side, case, str(name), images, int(chosen.sum()), len(chosen)))
@@ -187,7 +216,7 @@ def seen_pairs(judge: MiniatureJudge, trials: Trials, seed: int, images: str) ->
 def accuracy(rows: Sequence[CaseCount]) -> dict[str, dict[str, dict[str, float]]]:
     """Return by side, case and images the share of right verdicts over all styles."""
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for side, cases in SIDES.items():
+    for side, cases in (("subject", SUBJECT_CASES), ("style", STYLE_CASES)):
         found[side] = {}
         for case in cases:
             found[side][case] = {}

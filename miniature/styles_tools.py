@@ -134,10 +134,6 @@ class Cells:
     across: Plane
     gap: Plane  # 0 at the cell's border, 1 in its middle
 
-    @property
-    def count(self) -> int:
-        return len(self.rows)
-
     def rolled(self, rng: np.random.Generator) -> Cells:
         shift = rng.integers(0, CANVAS, 2).tolist()
         planes = (self.label, self.along, self.across, self.gap)
@@ -152,12 +148,12 @@ class Cells:
     def averaged(self, plane: Plane) -> Plane:
         """Fill every cell with its mean."""
         flat = self.label.ravel()
-        size = np.maximum(np.bincount(flat, minlength=self.count), 1)
-        return (np.bincount(flat, plane.ravel(), self.count) / size).astype(np.float32)[self.label]
+        size = np.maximum(np.bincount(flat, minlength=len(self.rows)), 1)
+        return (np.bincount(flat, plane.ravel(), len(self.rows)) / size).astype(np.float32)[self.label]
 
     def jitter(self, rng: np.random.Generator) -> Plane:
         """Make a normal random number for each cell."""
-        return rng.standard_normal(self.count).astype(np.float32)[self.label]
+        return rng.standard_normal(len(self.rows)).astype(np.float32)[self.label]
 
 
 def _wrapped(difference: np.ndarray) -> np.ndarray:
