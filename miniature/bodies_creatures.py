@@ -307,7 +307,8 @@ def _trunk(figure: Figure, subject: Subject, pose: float, girth: float, tail: fl
     line = ((0, 0), (0.45 * tail, -0.12 * tail), (0.8 * tail, -0.5 * tail))
     tip = (0.8 * tail + 0.2 * tail * (1 - 2 * curl), -0.95 * tail)
     root.add(stroke((*line, tip), 0.1, 0.07), subject.body)
-    (_sitting if sits else _walking)(figure, subject, pose, girth)
+    draw_rest = _sitting if sits else _walking
+    draw_rest(figure, subject, pose, girth)
 
 
 def _walking(figure: Figure, subject: Subject, pose: float, girth: float) -> None:

@@ -23,7 +23,6 @@ PLAIN_SHARE = 0.3  # of the drawings have no style: the world's photographs
 CHUNK = 500  # drawings a file: what a stopped run loses
 TOLD = 0.85  # chance of each detail of a subject to be told by the caption
 
-
 Image = UInt8[np.ndarray, "size size 3"]
 Chunk = dict[str, np.ndarray]
 

@@ -1,4 +1,4 @@
-"""Draw a subject, seen in a view, into buffers."""
+"""Draw a subject, seen in a view, into buffers, and those in a style into a picture."""
 
 from __future__ import annotations
 
@@ -107,9 +107,9 @@ class _Canvas:
         self.height = np.zeros((SIZE, SIZE), np.float32)
         self.colours: list[RGB] = []
         self.numbers: list[int] = []
-        picture = frame(CANVAS / 2, CANVAS / 2, CANVAS / 2)
+        whole = frame(CANVAS / 2, CANVAS / 2, CANVAS / 2)
         for outline, colour, number in backdrop_layers(backdrop):
-            self._polygon(self.pen, picture.at(outline), self._paint(colour, number))
+            self._polygon(self.pen, whole.at(outline), self._paint(colour, number))
         self.ground = backdrop.colours[1] if GROUND in self.numbers else backdrop.colours[0]
 
     def _paint(self, colour: RGB, number: int) -> int:
