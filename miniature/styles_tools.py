@@ -58,21 +58,6 @@ def _noise(along: int, across: int, angle: int, variant: int) -> np.ndarray:
     return ((filtered - filtered.mean()) / filtered.std()).astype(np.float32)
 
 
-def noise(rng: np.random.Generator, along: Number, across: Number | None = None, angle: Number = 0.0) -> Plane:
-    """Make smooth noise of mean 0 and deviation 1, spots of about `along` × `across` pixels, turned by `angle` rad."""
-    sizes = [max(0, round(2 * np.log2(max(size, 1.0)))) for size in (along, across or along)]
-    turned = round(angle / np.pi * _ANGLES) % _ANGLES if sizes[0] != sizes[1] else 0
-    plane = _noise(sizes[0], sizes[1], turned, int(rng.integers(_VARIANTS)))
-    return np.roll(plane, rng.integers(0, CANVAS, 2).tolist(), (0, 1))
-
-
-def warp(buffers: Buffers, down: Plane, right: Plane) -> Buffers:
-    """Return the scene with each pixel taken from `down`, `right` pixels away (nearest pixel, clamped to the frame)."""
-    rows = np.clip(ROWS + down, 0, CANVAS - 1).astype(np.intp)
-    cols = np.clip(COLS + right, 0, CANVAS - 1).astype(np.intp)
-    return Buffers(buffers.part[rows, cols], buffers.albedo[rows, cols], buffers.height[rows, cols])
-
-
 def borders(part: Int[np.ndarray, "canvas canvas"]) -> Plane:
     """Return 1 on pixels whose right or lower neighbour is of another part."""
     edge = np.zeros(part.shape, np.float32)
@@ -242,8 +227,11 @@ class Stage:
         return self.warped(amount * self.noise(scale), amount * self.noise(scale))
 
     def warped(self, down: Plane, right: Plane) -> Stage:
-        """Return the same stage with each of the scene's pixels taken from `down`, `right` pixels away."""
-        return Stage(warp(self.buffers, down, right), self.palette, self.rng)
+        """Return the same stage with each pixel taken from `down`, `right` pixels away, the nearest in the frame."""
+        rows = np.clip(ROWS + down, 0, CANVAS - 1).astype(np.intp)
+        cols = np.clip(COLS + right, 0, CANVAS - 1).astype(np.intp)
+        part, albedo, height = self.buffers.part, self.buffers.albedo, self.buffers.height
+        return Stage(Buffers(part[rows, cols], albedo[rows, cols], height[rows, cols]), self.palette, self.rng)
 
     @cached_property
     def colour(self) -> Picture:
@@ -280,7 +268,11 @@ class Stage:
         return self.colour * bright[..., None]
 
     def noise(self, along: Number, across: Number | None = None, angle: Number = 0.0) -> Plane:
-        return noise(self.rng, along, across, angle)
+        """Make smooth noise of mean 0, deviation 1, spots of about `along` × `across` pixels, turned by `angle` rad."""
+        sizes = [max(0, round(2 * np.log2(max(size, 1.0)))) for size in (along, across or along)]
+        turned = round(angle / np.pi * _ANGLES) % _ANGLES if sizes[0] != sizes[1] else 0
+        plane = _noise(sizes[0], sizes[1], turned, int(self.rng.integers(_VARIANTS)))
+        return np.roll(plane, self.rng.integers(0, CANVAS, 2).tolist(), (0, 1))
 
 
 Params = Mapping[str, float]
