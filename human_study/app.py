@@ -83,7 +83,8 @@ class _Server:
         return _json(await run_in_threadpool(self._state, token))
 
     def _state(self, token: str | None) -> dict[str, Any]:
-        example, tasks = self.study.example, None
+        example = self.study.example
+        tasks: list[dict[str, Any]] | None = None
         # An unknown participant's answers were moved away since: this person starts anew.
         with suppress(UnknownParticipant):
             tasks = None if token is None else self._tasks(token)
