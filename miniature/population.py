@@ -88,4 +88,4 @@ def drawn_chunks(
 def _save(draw: Callable[[range], Chunk], numbers: range, path: Path) -> None:
     chunk = draw(numbers)
     with atomic_file(path) as temporary:
-        np.savez(temporary, **chunk)
+        np.savez(temporary, **chunk)  # type: ignore[arg-type]  # as if one could be named allow_pickle
