@@ -11,7 +11,8 @@ import hashlib
 import hmac
 import json
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from http import HTTPStatus
 from importlib.resources import files
@@ -25,9 +26,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from human_study.definition import Study
-from human_study.images import clean_png
-from human_study.store import CHOICES, Session, Store, StudyFull, UnknownParticipant
+from human_study.definition import Example, Study, Task, clean_png
+from human_study.store import CHOICES, Store, StudyFull, UnknownParticipant
 
 MAX_BODY = 1024  # bytes; an answer takes about 60
 MAX_SECONDS = 86_400.0
@@ -84,39 +84,29 @@ class _Server:
 
     def _state(self, token: str | None) -> dict[str, Any]:
         example = self.study.example
-        tasks = None
-        if token is not None:
-            try:
-                tasks = self._tasks(self.store.session(token))
-            except UnknownParticipant:
-                tasks = None  # the answers were moved away since: this person starts anew
+        tasks: list[dict[str, Any]] | None = None
+        # An unknown participant's answers were moved away since: this person starts anew.
+        with suppress(UnknownParticipant):
+            tasks = None if token is None else self._tasks(token)
         return {
             "question": self.study.question,
             "total": len(self.study.tasks),
             "shared_device": self.shared_device,
-            "example": {
-                "subject": self.ids[example.subject_reference],
-                "style": self.ids[example.style_reference],
-                "options": [self.ids[option] for option in example.options],
-                "better": example.better,
-                "explanation": example.explanation,
-            },
+            "example": self._shown(example, example.options, better=example.better, explanation=example.explanation),
             "tasks": tasks,
         }
 
-    def _tasks(self, session: Session) -> list[dict[str, Any]]:
+    def _tasks(self, token: str) -> list[dict[str, Any]]:
         listed = []
-        for assignment, choice in zip(session.assignments, session.choices, strict=True):
+        for assignment, choice in self.store.order(token):
             task = self.tasks[assignment.task]
-            listed.append(
-                {
-                    "subject": self.ids[task.subject_reference],
-                    "style": self.ids[task.style_reference],
-                    "options": [self.ids[task.images[method]] for method in assignment.options],
-                    "choice": choice,
-                }
-            )
+            options = [task.images[method] for method in assignment.options]
+            listed.append(self._shown(task, options, choice=choice))
         return listed
+
+    def _shown(self, task: Task | Example, options: Sequence[Path], **more: Any) -> dict[str, Any]:
+        subject, style = self.ids[task.subject_reference], self.ids[task.style_reference]
+        return {"subject": subject, "style": style, "options": [self.ids[option] for option in options], **more}
 
     async def start(self, request: Request) -> Response:
         await _read_json(request)

@@ -11,19 +11,23 @@ Paths are relative to the folder and may not leave it. `accepted` (MARS² accept
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from human_study.images import check_image
+from PIL import Image
+
 from lorarar.errors import InputError
 from lorarar.files import package_schema, read_json
+from lorarar.images import open_image
 
 SCHEMA_VERSION = 1
 STUDY_FILE = "study.json"
 MAX_JSON = 4 << 20  # bytes; a task takes about 300
+DISPLAY_SIZE = 1024  # pixels of the longer side of an image; SDXL's are shown as they are
 QUESTION = "Which option better shows this subject in this style?"
 
 
@@ -103,8 +107,21 @@ def read_study(folder: Path) -> Study:
         double = next(name for name in ids if ids.count(name) > 1)
         raise InputError(f"{path}: two tasks have the id {double!r}; every id must be unique")
     for image in dict.fromkeys(study.image_paths()):
-        check_image(image)
+        open_image(image)
     return study
+
+
+def clean_png(path: Path) -> bytes:
+    """Return an image as participants get it: PNG, its longer side reduced to DISPLAY_SIZE, fit for a phone.
+
+    It has no metadata, which may name a method. Raises InputError as `open_image` does.
+    """
+    image = open_image(path)
+    image.thumbnail((DISPLAY_SIZE, DISPLAY_SIZE), Image.Resampling.LANCZOS)
+    image.info.clear()  # Pillow would carry a colour profile, with its description, over to the PNG
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _task(entry: Mapping[str, Any], methods: set[str], folder: Path) -> Task:
@@ -113,24 +130,14 @@ def _task(entry: Mapping[str, Any], methods: set[str], folder: Path) -> Task:
         if given is not None and set(given) != methods:
             names = " and ".join(sorted(methods))
             raise InputError(f"{folder / STUDY_FILE}: {name} of the task {entry['id']!r} must be those of {names}")
-    return Task(
-        entry["id"],
-        _image(entry["subject_reference"], folder),
-        _image(entry["style_reference"], folder),
-        {name: _image(path, folder) for name, path in images.items()},
-        accepted,
-    )
+    subject, style = (_image(entry[key], folder) for key in ("subject_reference", "style_reference"))
+    return Task(entry["id"], subject, style, {name: _image(path, folder) for name, path in images.items()}, accepted)
 
 
 def _example(entry: Mapping[str, Any], folder: Path) -> Example:
-    first, second = (_image(path, folder) for path in entry["options"])
-    return Example(
-        _image(entry["subject_reference"], folder),
-        _image(entry["style_reference"], folder),
-        (first, second),
-        int(entry["better"]),
-        entry["explanation"],
-    )
+    paths = (entry["subject_reference"], entry["style_reference"], *entry["options"])
+    subject, style, first, second = (_image(path, folder) for path in paths)
+    return Example(subject, style, (first, second), int(entry["better"]), entry["explanation"])
 
 
 def _image(text: str, folder: Path) -> Path:

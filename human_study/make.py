@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from human_study.definition import QUESTION, SCHEMA_VERSION, STUDY_FILE
+from human_study.definition import QUESTION, SCHEMA_VERSION, STUDY_FILE, clean_png
 from human_study.example import BETTER, EXPLANATION, FILES, draw_example
-from human_study.images import clean_png
 from lorarar.errors import InputError
 from lorarar.evaluation.results import PairRecord, read_results
 from lorarar.files import atomic_folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from human_study.store import Answer
@@ -18,13 +18,12 @@ _INK = ("white", "#222222", "#222222")
 
 def write_report(folder: Path, summaries: Sequence[Summary], answers: Sequence[Sequence[Answer]]) -> None:
     """Write FILES into `folder`, each atomically. `answers[i]` are those that `summaries[i]` was made from."""
-    markdown, table, rows, picture = (folder / name for name in FILES)
+    markdown, *tables, picture = (folder / name for name in FILES)
     with atomic_file(markdown) as path:
         path.write_text(to_markdown(summaries), encoding="utf-8")
-    with atomic_file(table) as path:
-        _write_summary_csv(path, summaries)
-    with atomic_file(rows) as path:
-        _write_answers_csv(path, summaries, answers)
+    for table, rows in zip(tables, (_summary_rows(summaries), _answer_rows(summaries, answers)), strict=True):
+        with atomic_file(table) as path, path.open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows(rows)
     with atomic_file(picture) as path:
         draw(path, summaries)
 
@@ -146,31 +145,21 @@ def _bar_name(summary: Summary, summaries: Sequence[Summary]) -> str:
     return f"{summary.methods[0]} / {summary.methods[1]}\n{name}"
 
 
-def _write_summary_csv(path: Path, summaries: Sequence[Summary]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        bounds = [f"{kind}_{end}" for kind in ("participants", "tasks", "wilson") for end in ("low", "high")]
-        writer.writerow(["study", "case", "answer", "count", "answers", "share", *bounds])
-        for place, summary in enumerate(summaries):
-            for share in summary.shares:
-                intervals = (share.by_participants, share.by_tasks, share.wilson)
-                ends = [text for each in intervals for text in _ends(each)]
-                value = "" if share.share is None else f"{share.share:.6f}"
-                writer.writerow([place, summary.case, share.label, share.count, summary.answers, value, *ends])
+def _summary_rows(summaries: Sequence[Summary]) -> Iterator[Sequence[object]]:
+    bounds = [f"{kind}_{end}" for kind in ("participants", "tasks", "wilson") for end in ("low", "high")]
+    yield ["study", "case", "answer", "count", "answers", "share", *bounds]
+    for place, summary in enumerate(summaries):
+        for share in summary.shares:
+            ends = [
+                end for each in (share.by_participants, share.by_tasks, share.wilson) for end in each or (None, None)
+            ]
+            numbers = ["" if number is None else f"{number:.6f}" for number in (share.share, *ends)]
+            yield [place, summary.case, share.label, share.count, summary.answers, *numbers]
 
 
-def _ends(value: Bounds | None) -> tuple[str, str]:
-    return ("", "") if value is None else (f"{value[0]:.6f}", f"{value[1]:.6f}")
-
-
-def _write_answers_csv(path: Path, summaries: Sequence[Summary], answers: Sequence[Sequence[Answer]]) -> None:
-    """Write every answer on a line; `preferred` is the method or similar."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        header = ["study", "case", "participant", "position", "task", "option1", "option2", "choice", "preferred"]
-        writer.writerow([*header, "seconds", "corrections"])
-        for place, (summary, given) in enumerate(zip(summaries, answers, strict=True)):
-            for answer in given:
-                row = [answer.participant, answer.position, answer.task, answer.option1, answer.option2, answer.choice]
-                preferred = answer.preferred or "similar"
-                writer.writerow([place, summary.case, *row, preferred, f"{answer.seconds:.3f}", answer.corrections])
+def _answer_rows(summaries: Sequence[Summary], answers: Sequence[Sequence[Answer]]) -> Iterator[Sequence[object]]:
+    """Yield a header and every answer; `preferred` is the method or similar."""
+    yield ["study", "case", *Answer._fields]
+    for place, (summary, given) in enumerate(zip(summaries, answers, strict=True)):
+        for *shown, preferred, seconds, corrections in given:
+            yield [place, summary.case, *shown, preferred or "similar", f"{seconds:.3f}", corrections]

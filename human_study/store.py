@@ -12,9 +12,9 @@ import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from human_study.definition import Study
 from lorarar.errors import InputError
@@ -49,25 +49,14 @@ class StudyFull(Exception):
     """MAX_PARTICIPANTS have started already."""
 
 
-@dataclass(frozen=True)
-class Assignment:
+class Assignment(NamedTuple):
     """The view of one participant at one position: the task and the methods behind the two options."""
 
     task: str
     options: tuple[str, str]
 
 
-@dataclass(frozen=True)
-class Session:
-    """One participant's order, and the choice given at each position so far."""
-
-    participant: int
-    assignments: tuple[Assignment, ...]
-    choices: tuple[str | None, ...]
-
-
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """One answer as the summary reads it. `preferred` is a method's name, None for Similar."""
 
     participant: int
@@ -111,12 +100,8 @@ class Store:
             database.execute("PRAGMA journal_mode = WAL")
             database.executescript(_TABLES)
             with _transaction(database):
-                for key, value in (
-                    ("schema_version", SCHEMA_VERSION),
-                    ("study", fingerprint),
-                    ("image_key", secrets.token_hex(32)),
-                ):
-                    database.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
+                new = {"schema_version": SCHEMA_VERSION, "study": fingerprint, "image_key": secrets.token_hex(32)}
+                database.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", new.items())
             meta = dict(database.execute("SELECT key, value FROM meta"))
         _check_meta(path, meta, fingerprint)
         self.image_key = bytes.fromhex(meta["image_key"])
@@ -140,17 +125,15 @@ class Store:
             )
         return token
 
-    def session(self, token: str) -> Session:
-        """Return the participant's order and answers so far. Raises UnknownParticipant."""
+    def order(self, token: str) -> list[tuple[Assignment, str | None]]:
+        """Return the participant's order, with the choice given at each position so far. Raises UnknownParticipant."""
         with closing(_connect(self.path)) as database:
-            participant = _participant(database, token)
             rows = database.execute(
                 "SELECT task, option1, option2, choice FROM assignments LEFT JOIN answers USING (participant, task) "
                 "WHERE participant = ? ORDER BY position",
-                (participant,),
+                (_participant(database, token),),
             ).fetchall()
-        assignments = tuple(Assignment(task, (option1, option2)) for task, option1, option2, _ in rows)
-        return Session(participant, assignments, tuple(choice for *_, choice in rows))
+        return [(Assignment(task, (option1, option2)), choice) for task, option1, option2, choice in rows]
 
     def record(self, token: str, position: int, choice: str, seconds: float) -> int:
         """Save the answer at a position; a second one replaces the first, and counts as a correction if it differs.

@@ -7,6 +7,7 @@ independent.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -93,9 +94,7 @@ def summarise(study: Study, answers: Sequence[Answer], seed: int = 0) -> Summary
 
 def only_complete(study: Study, answers: Sequence[Answer]) -> list[Answer]:
     """Return the answers of participants who answered every task."""
-    given: dict[int, int] = {}
-    for answer in answers:
-        given[answer.participant] = given.get(answer.participant, 0) + 1
+    given = Counter(answer.participant for answer in answers)
     return [answer for answer in answers if given[answer.participant] == len(study.tasks)]
 
 
@@ -153,10 +152,11 @@ def _shares(
 def _agreement(study: Study, answers: Sequence[Answer], outcomes: Sequence[int]) -> Agreement | None:
     """Compare the answers with the verdicts; None if no answered task has any."""
     first, second = study.methods
-    verdicts = {}
-    for task in study.tasks:
-        if task.accepted is not None:
-            verdicts[task.id] = SIMILAR + int(task.accepted[second]) - int(task.accepted[first])
+    verdicts = {
+        task.id: SIMILAR + int(task.accepted[second]) - int(task.accepted[first])
+        for task in study.tasks
+        if task.accepted is not None
+    }
     judged = [
         (answer.task, outcome) for answer, outcome in zip(answers, outcomes, strict=True) if answer.task in verdicts
     ]
@@ -167,21 +167,16 @@ def _agreement(study: Study, answers: Sequence[Answer], outcomes: Sequence[int])
     for name, outcome in judged:
         table[verdicts[name], outcome] += 1
         scores.setdefault(name, []).append(SIMILAR - outcome)
+    means = [float(np.mean(score)) for score in scores.values()]
+    wanted = [float(SIMILAR - verdicts[name]) for name in scores]
+    # Means of whole numbers: what does not vary is constant exactly.
+    varied = len(set(means)) > 1 and len(set(wanted)) > 1
     sides = table[np.ix_([FIRST, SECOND], [FIRST, SECOND])]
     return Agreement(
         answers=len(judged),
         same=int(np.trace(table)),
         decided=int(sides.sum()),
         same_decided=int(np.trace(sides)),
-        correlation=_correlation(
-            [float(np.mean(score)) for score in scores.values()], [float(SIMILAR - verdicts[name]) for name in scores]
-        ),
+        correlation=float(np.corrcoef(means, wanted)[0, 1]) if varied else None,
         table=table,
     )
-
-
-def _correlation(left: list[float], right: list[float]) -> float | None:
-    # Means of whole numbers: what does not vary is constant exactly.
-    if len(set(left)) < 2 or len(set(right)) < 2:
-        return None
-    return float(np.corrcoef(left, right)[0, 1])

@@ -45,16 +45,16 @@ def _floor(y: float, colour: RGB) -> Layer:
     return (np.array(((-1.1, y), (1.1, y), (1.1, 1.1), (-1.1, 1.1))), colour, GROUND)
 
 
-def _plain(rng: np.random.Generator, behind: RGB, ground: RGB, things: RGB) -> list[Layer]:
+def plain(rng: np.random.Generator, behind: RGB, ground: RGB, things: RGB) -> list[Layer]:
     return []
 
 
-def _horizon(rng: np.random.Generator, behind: RGB, ground: RGB, things: RGB) -> list[Layer]:
+def horizon(rng: np.random.Generator, behind: RGB, ground: RGB, things: RGB) -> list[Layer]:
     sun = frame(rng.uniform(-0.75, 0.75), rng.uniform(-0.75, -0.3), 0.24)
     return [(sun.at(ellipse(0, 0, 1)), things, BACKGROUND), _floor(rng.uniform(0.3, 0.6), ground)]
 
 
-def _room(rng: np.random.Generator, behind: RGB, ground: RGB, things: RGB) -> list[Layer]:
+def room(rng: np.random.Generator, behind: RGB, ground: RGB, things: RGB) -> list[Layer]:
     floor = rng.uniform(0.45, 0.65)
     x, y = rng.choice((-0.62, 0.62)) + rng.uniform(-0.1, 0.1), rng.uniform(-0.6, -0.4)
     panes = [
@@ -66,7 +66,7 @@ def _room(rng: np.random.Generator, behind: RGB, ground: RGB, things: RGB) -> li
     return [(frame(x, y, 0.34, 0.36).at(SQUARE), things, BACKGROUND), *panes, skirting, _floor(floor, ground)]
 
 
-def _hills(rng: np.random.Generator, behind: RGB, ground: RGB, things: RGB) -> list[Layer]:
+def hills(rng: np.random.Generator, behind: RGB, ground: RGB, things: RGB) -> list[Layer]:
     far, near = rng.uniform(-0.2, 0.1), rng.uniform(0.35, 0.55)
     xs = np.linspace(-1.4, 1.4, 6)
     ridge = [(float(x), float(far + rng.uniform(-0.22, 0.22))) for x in xs]
@@ -76,7 +76,7 @@ def _hills(rng: np.random.Generator, behind: RGB, ground: RGB, things: RGB) -> l
     ]
 
 
-def _sky(rng: np.random.Generator, behind: RGB, ground: RGB, things: RGB) -> list[Layer]:
+def sky(rng: np.random.Generator, behind: RGB, ground: RGB, things: RGB) -> list[Layer]:
     white = _mixed(behind, (1.0, 1.0, 1.0))
     layers: list[Layer] = []
     for x in (-0.65, 0.6):
@@ -86,7 +86,7 @@ def _sky(rng: np.random.Generator, behind: RGB, ground: RGB, things: RGB) -> lis
     return [*layers, _floor(rng.uniform(0.6, 0.75), ground)]
 
 
-def _trees(rng: np.random.Generator, behind: RGB, ground: RGB, things: RGB) -> list[Layer]:
+def trees(rng: np.random.Generator, behind: RGB, ground: RGB, things: RGB) -> list[Layer]:
     floor = rng.uniform(0.3, 0.5)
     layers: list[Layer] = []
     for x in (-0.8, -0.25, 0.3, 0.85):
@@ -96,7 +96,7 @@ def _trees(rng: np.random.Generator, behind: RGB, ground: RGB, things: RGB) -> l
     return [*layers, _floor(floor, ground)]
 
 
-def _wall(rng: np.random.Generator, behind: RGB, ground: RGB, things: RGB) -> list[Layer]:
+def wall(rng: np.random.Generator, behind: RGB, ground: RGB, things: RGB) -> list[Layer]:
     shift = rng.uniform(-0.2, 0.2)
     stripes = [
         (frame(x + shift, 0, 0.14, 1.2).at(SQUARE), _mixed(behind, things), BACKGROUND)
@@ -111,11 +111,5 @@ def _mixed(first: RGB, second: RGB) -> RGB:
 
 
 BACKDROPS: Mapping[str, Callable[[np.random.Generator, RGB, RGB, RGB], list[Layer]]] = {
-    "plain": _plain,
-    "horizon": _horizon,
-    "room": _room,
-    "hills": _hills,
-    "sky": _sky,
-    "trees": _trees,
-    "wall": _wall,
+    draw.__name__: draw for draw in (plain, horizon, room, hills, sky, trees, wall)
 }

@@ -61,8 +61,6 @@ def train_base(
 
     unet, encoders = pipeline.unet, [pipeline.text_encoder, pipeline.text_encoder_2]
     modules = [unet.to(memory_format=torch.channels_last), *encoders]
-    for module in modules:
-        module.train().requires_grad_(True)
     settings = {"steps": schedule.steps, "rate": schedule.rate, "images": len(data.latents), "seed": seed}
     step_of = BaseLoss(pipeline, data, seed, int(schedule.steps * TEXT_SHARE))
     # The fused attention kernel's backward pass takes a third of a step at these sizes; plain products do not.
@@ -74,8 +72,6 @@ def train_base(
         losses = Loop(modules, schedule, state, "base", settings, report=report).run(step_of)
     unet._compiled_call_impl = None
     unet.set_default_attn_processor()
-    for module in modules:
-        module.eval().requires_grad_(False)
     return losses
 
 

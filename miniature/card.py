@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lorarar.base.names import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER
 from lorarar.command_line import settings_as_options
@@ -15,6 +13,7 @@ from lorarar.hypernet.checkpoints import load_hypernet
 from lorarar.markdown import markdown_table
 from lorarar.training.hyper_settings import HyperSettings
 from lorarar.training.settings import LoraSettings
+from miniature.build import STAGES
 from miniature.stages import LORA_DTYPE, BuildPlan, base_of
 
 FRONT = """# The miniature
@@ -37,50 +36,36 @@ picture, weight or text of anyone else is in them.
 """
 
 
-def write_card(plan: BuildPlan, stages: Sequence[str]) -> Path:
-    """Write README.md beside the pipeline, with the commands that make each of the stages for the output folder."""
+def write_card(plan: BuildPlan) -> Path:
+    """Write README.md beside the pipeline, with the commands that make each stage for the output folder."""
     path = plan.made / "README.md"
-    parts = [FRONT, _inside(plan.made), _times(plan, stages), _judge(plan.made), _hypernet(plan.made)]
+    parts = [FRONT, _inside(plan.made), _times(plan), _judge(plan.made), _hypernet(plan.made)]
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(parts), encoding="utf-8")
     return path
 
 
-def stage_command(plan: BuildPlan, stage: str) -> str:
-    """Return what someone in this folder types to make one stage alone, as Markdown."""
-    if stage == "loras":
-        commands = lora_commands(plan)
-    elif stage == "hypernet":
-        commands = [hypernet_command(plan)]
-    else:
-        commands = [["lorarar", "miniature", "build", "--until", stage]]
-    here = f"{Path.cwd()}/"
-    return ", ".join(f"`{' '.join(command).replace(here, '')}`" for command in commands)
+def stage_commands(plan: BuildPlan, stage: str) -> list[list[str]]:
+    """Return the commands that make one stage alone, for the output folder.
 
-
-def lora_commands(plan: BuildPlan) -> list[list[str]]:
-    """Return the commands that train the LoRAs of the output folder's contents and of its styles.
-
-    They tell all the settings that are not the paper's, which are a folder's defaults.
+    Those of trainings tell all the settings that are not the paper's, which are a folder's defaults.
     """
-    shared = ["lorarar", "train-lora", "--base", base_of(plan.output), "--dataset", str(plan.output / DATASET_FOLDER)]
-    shared += ["--jobs", str(plan.workers), "--dtype", LORA_DTYPE]
-    return [
-        [*shared, "--only", only, *settings_as_options(settings, LoraSettings())]
-        for only, settings in plan.lora_settings().items()
-    ]
-
-
-def hypernet_command(plan: BuildPlan) -> list[str]:
-    """Return the command that trains the output folder's hypernetwork."""
-    folder = plan.output
-    paths = ["--base", base_of(folder), "--dataset", str(folder / DATASET_FOLDER), "-o", str(folder / HYPERNET_FILE)]
-    options = settings_as_options(replace(plan.hyper, seed=plan.seed), HyperSettings())
-    return ["lorarar", "train", *paths, "--state", str(plan.work / "hypernet.state"), *options]
+    data = ["--base", base_of(plan.output), "--dataset", str(plan.output / DATASET_FOLDER)]
+    if stage == "loras":
+        shared = ["lorarar", "train-lora", *data, "--jobs", str(plan.workers), "--dtype", LORA_DTYPE]
+        return [
+            [*shared, "--only", only, *settings_as_options(settings, LoraSettings())]
+            for only, settings in plan.lora_settings().items()
+        ]
+    if stage == "hypernet":
+        files = ["-o", str(plan.output / HYPERNET_FILE), "--state", str(plan.work / "hypernet.state")]
+        options = settings_as_options(replace(plan.hyper, seed=plan.seed), HyperSettings())
+        return [["lorarar", "train", *data, *files, *options]]
+    return [["lorarar", "miniature", "build", "--until", stage]]
 
 
 def _inside(folder: Path) -> str:
-    unet = _json(folder / "unet" / "config.json")
+    unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
     shape = f"KOALA's shape: widths {unet['block_out_channels']}, no mid block, text_time conditioning"
     parts = {
         "unet": shape,
@@ -98,12 +83,15 @@ def _inside(folder: Path) -> str:
     return _section("What is inside", markdown_table(("part", "what", "MB"), sized, left=2))
 
 
-def _times(plan: BuildPlan, stages: Sequence[str]) -> str:
+def _times(plan: BuildPlan) -> str:
     seconds = plan.seconds()
-    rows = [
-        (stage, stage_command(plan, stage), f"{seconds[stage] / 60:.1f}" if stage in seconds else "not recorded")
-        for stage in stages
-    ]
+    here = f"{Path.cwd()}/"
+    rows = []
+    for stage in STAGES:
+        if stage not in ("card", "publish"):
+            commands = [f"`{' '.join(command).replace(here, '')}`" for command in stage_commands(plan, stage)]
+            minutes = f"{seconds[stage] / 60:.1f}" if stage in seconds else "not recorded"
+            rows.append((stage, ", ".join(commands), minutes))
     rows.append(("recorded in all", "", f"{sum(seconds.values()) / 60:.0f}"))
     return _section(
         "How it was made",
@@ -115,7 +103,7 @@ def _times(plan: BuildPlan, stages: Sequence[str]) -> str:
 
 def _judge(folder: Path) -> str:
     """Tell how often the judge is right about subjects and styles that it never saw."""
-    accuracy = _json(folder / JUDGE_FOLDER / "config.json")["accuracy"]
+    accuracy = json.loads((folder / JUDGE_FOLDER / "config.json").read_text(encoding="utf-8"))["accuracy"]
     rows = [
         (question, case, f"{found['as drawn']:.2f}", f"{found['worn']:.2f}")
         for question, cases in accuracy.items()
@@ -148,10 +136,6 @@ def _hypernet(folder: Path) -> str:
 
 def _section(title: str, *paragraphs: str) -> str:
     return "\n\n".join([f"## {title}", *paragraphs]) + "\n"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _size(*places: Path) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import eq
 
-from miniature.subjects import COLOURS, KINDS, Subject
+import numpy as np
+
+from miniature.subjects import COLOURS, KINDS, Subject, sample_subject
 
 ALIKE = 4  # of the six looks (three colours, marking, accessory and its colour) that make two of a kind too alike
 
@@ -25,22 +28,11 @@ class Entry:
 def _entry(part: str, kind: str, shape: str, body: str, second: str, marking: str, accessory: str) -> Entry:
     """Make an entry. `shape` has a digit of tenths for each proportion; the last two are "colour name" or "plain"."""
     proportions = tuple(int(digit) / 10 for digit in shape)
-    assert len(proportions) == 4
     marking_colour, _, marked = marking.rpartition(" ")
     accessory_colour, _, worn = accessory.partition(" ")
-    return Entry(
-        Subject(
-            kind,
-            proportions,
-            COLOURS[body],
-            COLOURS[second],
-            marked,
-            COLOURS[marking_colour or body],
-            worn or "none",
-            COLOURS[accessory_colour if worn else body],
-        ),
-        part,
-    )
+    painted, dyed = COLOURS[marking_colour or body], COLOURS[accessory_colour if worn else body]
+    subject = Subject(kind, proportions, COLOURS[body], COLOURS[second], marked, painted, worn or "none", dyed)
+    return Entry(subject, part)
 
 
 CATALOGUE: Mapping[str, Entry] = {
@@ -79,22 +71,15 @@ CATALOGUE: Mapping[str, Entry] = {
 
 def near_catalogue(subject: Subject) -> bool:
     """Tell whether a subject is so like a held-out one that it may not be in the base's training population."""
+    looks = subject.looks().values()
     return any(
-        entry.subject.kind == subject.kind and _alike(entry.subject, subject) >= ALIKE for entry in CATALOGUE.values()
+        entry.subject.kind == subject.kind and sum(map(eq, entry.subject.looks().values(), looks)) >= ALIKE
+        for entry in CATALOGUE.values()
     )
 
 
-def _alike(first: Subject, second: Subject) -> int:
-    return sum(one == other for one, other in zip(_looks(first), _looks(second), strict=True))
-
-
-def _looks(subject: Subject) -> tuple[object, ...]:
-    plain, bare = subject.marking == "plain", subject.accessory == "none"
-    return (
-        subject.body,
-        subject.second,
-        subject.marking,
-        None if plain else subject.marking_colour,
-        subject.accessory,
-        None if bare else subject.accessory_colour,
-    )
+def fresh_subject(rng: np.random.Generator, kind: str | None = None) -> Subject:
+    """Draw a random subject that is not near a held-out one."""
+    while near_catalogue(subject := sample_subject(rng, kind)):
+        pass
+    return subject

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from miniature.subjects import RGB
 
 INK: RGB = (0.13, 0.11, 0.14)
 WHITE: RGB = (1.0, 1.0, 1.0)
+STEEL: RGB = (0.72, 0.74, 0.78)
 
 Real = float | int
 """A number in an outline; at run time an int is no float."""
@@ -30,10 +31,7 @@ class Frame:
         return points @ self.matrix.T + self.origin
 
     def inner(self, x: Real, y: Real, width: Real = 1.0, height: Real | None = None, angle: Real = 0.0) -> Frame:
-        """Return a frame that is given in this one's coordinates.
-
-        Its centre, half sizes and turn in degrees (clockwise).
-        """
+        """Return a frame that is given in this one's coordinates, as in `frame`."""
         inside = frame(x, y, width, height, angle)
         return Frame(self.matrix @ inside.matrix, self.matrix @ inside.origin + self.origin)
 
@@ -96,6 +94,11 @@ def smooth(points: Sequence[tuple[Real, Real]], closed: bool = True, steps: int 
     return flat if closed else np.concatenate((flat, knots[-1:]))
 
 
+def mirrored(right: Sequence[tuple[Real, Real]]) -> list[tuple[Real, Real]]:
+    """Return the points of a symmetric outline, of which the right half is given, clockwise."""
+    return [*right, *((-x, y) for x, y in reversed(right))]
+
+
 def stroke(points: Sequence[tuple[Real, Real]], width: Real, end_width: Real | None = None) -> Outline:
     """Draw a smooth line through the points, of the given half width, round at both ends."""
     line = smooth(points, closed=False)
@@ -136,23 +139,36 @@ class Part:
     marked: Frame | None = None  # where the subject's marking goes, clipped to this outline
 
 
-@dataclass
-class Figure:
-    """A subject's parts, from the farthest to the nearest, and where accessories go."""
+@dataclass(frozen=True)
+class Place(Frame):
+    """A frame of a figure, to draw in."""
 
-    parts: list[Part] = field(default_factory=list)
-    top: Frame = field(default_factory=lambda: frame(0, -0.6, 0.4))  # crown of the head; x ±1 is its width
-    face: Frame = field(default_factory=lambda: frame(0, -0.3, 0.3))  # between the eyes; x ±1 are the eyes
-    neck: Frame = field(default_factory=lambda: frame(0, 0.0, 0.3))  # x ±1 is its width
-    sides: Frame = field(default_factory=lambda: frame(0, -0.3, 0.4))  # centre of the head; x ±1 are its sides
-    floats: bool = False  # nothing it stands on, so no shadow
+    figure: Figure
 
     def add(
         self, outline: Outline, colour: RGB, *, detail: bool = False, same: bool = False, marked: Frame | None = None
     ) -> None:
         """Lay a part on top; with `same` it belongs to the part before it (a glint to its eye)."""
-        number = self.parts[-1].number + (not same) if self.parts else 0
-        self.parts.append(Part(outline, colour, number, detail, marked))
+        parts = self.figure.parts
+        number = parts[-1].number + (not same) if parts else 0
+        parts.append(Part(self.at(outline), colour, number, detail, marked))
+
+    def inner(self, x: Real, y: Real, width: Real = 1.0, height: Real | None = None, angle: Real = 0.0) -> Place:
+        inside = super().inner(x, y, width, height, angle)
+        return Place(inside.matrix, inside.origin, self.figure)
+
+
+class Figure(Place):
+    """A subject's parts, from the farthest to the nearest, and where accessories go; a place in its own units."""
+
+    def __init__(self) -> None:
+        super().__init__(np.eye(2), np.zeros(2), self)
+        self.parts: list[Part] = []
+        self.top = self.inner(0, -0.6, 0.4)  # crown of the head; x ±1 is its width
+        self.face = self.inner(0, -0.3, 0.3)  # between the eyes; x ±1 are the eyes
+        self.neck = self.inner(0, 0.0, 0.3)  # x ±1 is its width
+        self.sides = self.inner(0, -0.3, 0.4)  # centre of the head; x ±1 are its sides
+        self.floats = False  # nothing it stands on, so no shadow
 
 
 def shade(colour: RGB, factor: Real = 0.8) -> RGB:
@@ -180,21 +196,27 @@ def swing(pose: Real, cycles: Real = 1.0) -> float:
     return float(np.sin(2 * np.pi * cycles * pose))
 
 
-def add_eye(figure: Figure, at: Frame, x: Real, y: Real, size: Real, on: RGB) -> None:
+def add_eye(at: Place, x: Real, y: Real, size: Real, on: RGB) -> None:
     """Draw an eye with a glint; on a dark body it lies in a white ring."""
     if is_dark(on):
-        figure.add(at.at(ellipse(x, y, size * 1.45, size * 1.55)), WHITE, detail=True)
-    figure.add(at.at(ellipse(x, y, size, size * 1.15)), INK, detail=True)
-    figure.add(at.at(ellipse(x + 0.3 * size, y - 0.4 * size, size * 0.4)), WHITE, detail=True, same=True)
+        at.add(ellipse(x, y, size * 1.45, size * 1.55), WHITE, detail=True)
+    at.add(ellipse(x, y, size, size * 1.15), INK, detail=True)
+    at.add(ellipse(x + 0.3 * size, y - 0.4 * size, size * 0.4), WHITE, detail=True, same=True)
 
 
-def add_eyes(figure: Figure, at: Frame, gap: Real, y: Real, size: Real, on: RGB) -> None:
+def add_eyes(at: Place, gap: Real, y: Real, size: Real, on: RGB) -> None:
     """Draw two eyes, and the anchors of what is worn on them."""
     for x in (-gap, gap):
-        add_eye(figure, at, x, y, size, on)
-    figure.face = at.inner(0, y, gap)
+        add_eye(at, x, y, size, on)
+    at.figure.face = at.inner(0, y, gap)
 
 
-def add_smile(figure: Figure, at: Frame, x: Real, y: Real, size: Real, colour: RGB) -> None:
+def add_smile(at: Place, x: Real, y: Real, size: Real, colour: RGB) -> None:
     line = ((x - size, y - 0.35 * size), (x, y + 0.35 * size), (x + size, y - 0.35 * size))
-    figure.add(at.at(stroke(line, 0.2 * size + 0.02)), colour, detail=True)
+    at.add(stroke(line, 0.2 * size + 0.02), colour, detail=True)
+
+
+def add_petals(at: Place, y: Real, size: Real, colour: RGB) -> None:
+    """Draw five petals around the place's centre, each with its own centre `y` away from it."""
+    for turn in range(0, 360, 72):
+        at.inner(0, 0, 1, angle=turn).add(ellipse(0, y, size), colour, same=turn > 0)

@@ -48,6 +48,10 @@ class Seen:
         return Seen({name: values[index] for name, values in self.beliefs.items()}, self.style[index])
 
 
+def style_cosines(reference: Seen, test: Seen) -> Float[np.ndarray, "n 1"]:
+    return (reference.style * test.style).sum(1, keepdims=True)
+
+
 @dataclass
 class MiniatureJudge(BatchJudge):
     """A network and the calibration of its verdicts; a lorarar.evaluation Judge and Embedder."""
@@ -68,12 +72,10 @@ class MiniatureJudge(BatchJudge):
         }
 
     def same_subjects(self, questions: Sequence[Question]) -> list[float]:
-        reference, test = self._pairs(questions)
-        return self.subject_probabilities(reference, test).tolist()
+        return self.subject_probabilities(*self._pairs(questions)).tolist()
 
     def in_styles(self, questions: Sequence[Question]) -> list[float]:
-        reference, test = self._pairs(questions)
-        return self.style_probabilities(reference, test).tolist()
+        return self.style_probabilities(*self._pairs(questions)).tolist()
 
     def subject_probabilities(self, reference: Seen, test: Seen) -> Float[np.ndarray, " n"]:
         """Return P(same subject) of every row's pair."""
@@ -81,7 +83,7 @@ class MiniatureJudge(BatchJudge):
 
     def style_probabilities(self, reference: Seen, test: Seen) -> Float[np.ndarray, " n"]:
         """Return P(in the reference's style) of every row's pair."""
-        return probability((reference.style * test.style).sum(1, keepdims=True), self.calibration.style)
+        return probability(style_cosines(reference, test), self.calibration.style)
 
     def subject_embeddings(self, images: Sequence[Image]) -> Float[np.ndarray, "n d"]:
         """Return the root of all beliefs, of unit length: a cosine is the mean overlap of two images' beliefs."""
@@ -97,13 +99,9 @@ class MiniatureJudge(BatchJudge):
     @torch.inference_mode()
     def see(self, images: UInt8[np.ndarray, "n h w 3"]) -> Seen:
         """Run the network on images of its size."""
-        logits, styles = [], []
-        for first in range(0, len(images), BATCH):
-            found = self.network(to_input(images[first : first + BATCH]))
-            logits.append(found[0])
-            styles.append(found[1])
-        beliefs = {name: softmax(part.numpy()) for name, part in split_details(torch.cat(logits)).items()}
-        return Seen(beliefs, torch.cat(styles).numpy())
+        found = [self.network(to_input(images[first : first + BATCH])) for first in range(0, len(images), BATCH)]
+        logits, style = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Seen({name: softmax(part.numpy()) for name, part in split_details(logits).items()}, style.numpy())
 
     def _pairs(self, questions: Sequence[Question]) -> tuple[Seen, Seen]:
         """Return both sides of all questions. The same images are asked about many times; each is seen once."""
@@ -177,7 +175,11 @@ def load_judge(folder: Path) -> MiniatureJudge:
     subject, style = (tuple(map(float, config["calibration"][side])) for side in ("subject", "style"))
     if len(subject) != len(EVIDENCE) + 1 or len(style) != 2:
         raise InputError(f"{folder}: the judge has a calibration of other length; {MEND}")
-    network = _network({side: _widths(config["widths"][side]) for side in ("subject", "style")}, folder / WEIGHTS)
+    widths = {
+        side: Widths(int(found["stem"]), tuple(map(int, found["channels"])), tuple(map(int, found["blocks"])))
+        for side, found in config["widths"].items()
+    }
+    network = _network(widths, folder / WEIGHTS)
     kept = ("schema_version", "judge", "widths", "evidence", "calibration")
     facts = {name: value for name, value in config.items() if name not in kept}
     return MiniatureJudge(network, Calibration(subject, (style[0], style[1])), facts)
@@ -222,8 +224,3 @@ def _network(widths: dict[str, Widths], path: Path) -> JudgeNetwork:
         raise InputError(f"{path}: some of the judge's weights are not finite; {MEND}")
     network.load_state_dict(weights, strict=False)
     return channels_last(network).eval().requires_grad_(False)
-
-
-def _widths(values: dict[str, Any]) -> Widths:
-    (first, second, third), (few, more, most) = (map(int, values[name]) for name in ("channels", "blocks"))
-    return Widths(int(values["stem"]), (first, second, third), (few, more, most))

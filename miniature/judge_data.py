@@ -1,27 +1,29 @@
-"""Draw for the judge: what it is trained on, and pairs of subjects that differ in one detail.
+"""Draw for the judge: what it is trained on, and subjects that differ in a detail; wear images out.
 
 Neither the 30 catalogue subjects, nor any subject near them, nor the 26 gallery styles are drawn here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
 
-from lorarar.files import atomic_file
-from lorarar.pool import process_pool
-from miniature.catalogue import near_catalogue
+from miniature.catalogue import fresh_subject
 from miniature.judge_network import DETAILS
-from miniature.progress import Report, counted, silent
-from miniature.scene import draw, sample_view
-from miniature.styles import FAMILIES, Style, plain, random_style, reduce, render
+from miniature.population import Chunk, drawn_chunks
+from miniature.progress import Report, silent
+from miniature.scene import picture
+from miniature.styles import FAMILIES, Style, random_style
 from miniature.styles_palette import hsv
 from miniature.subjects import COLOURS, CONTRAST, KINDS, MARKINGS, RGB, Subject, colour_name, distance
-from miniature.subjects import sample_subject as any_subject
 
 TRAINING, CALIBRATION, REPORT = 1_000_000, 2_000_000, 3_000_000
 """Where each use's drawings begin: the base's population has the numbers below, from the same seeds."""
@@ -32,6 +34,10 @@ PLAIN = len(FAMILIES)  # the number of "no style" among the families
 PLAIN_SHARE = 0.3  # of the groups; every subject reference is plain, so the judge must know those best
 FREE_SHARE = 0.6  # of the styles have a free palette
 CHUNK = 400  # drawings a file
+NOISE = 0.08  # largest standard deviation, of a range of 2
+TINT = 0.06  # standard deviation of each channel's gain and offset
+WEAR_SHARE = 0.6  # of the images get each kind of wear
+KERNEL = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
 UNSEEN = -1  # the number of a colour that a subject does not show
 
 CHANGEABLE = {
@@ -53,13 +59,6 @@ class Drawings:
     families: Int[np.ndarray, " n"]  # numbers of FAMILIES, or PLAIN
 
 
-def sample_subject(rng: np.random.Generator, kind: str | None = None) -> Subject:
-    """Draw a random subject that is not near a held-out one."""
-    while near_catalogue(subject := any_subject(rng, kind)):
-        pass
-    return subject
-
-
 def sample_style(rng: np.random.Generator, family: str) -> Style:
     """Draw any style of a family, often with a freer palette than the base's population has.
 
@@ -76,33 +75,22 @@ def sample_style(rng: np.random.Generator, family: str) -> Style:
     return replace(style, palette=replace(palette, paper=paper) if rng.random() < 0.5 else palette)
 
 
-def picture(subject: Subject, style: Style | None, rng: np.random.Generator) -> UInt8[np.ndarray, "size size 3"]:
-    """Draw a subject in a random view; without a style, plain."""
-    buffers = draw(subject, sample_view(rng))
-    return reduce(plain(buffers) if style is None else render(buffers, style, rng))
-
-
 def details_of(subject: Subject) -> list[int]:
     """Return the number of each detail's value, in the order of DETAILS."""
-    marked, worn = subject.marking != "plain", subject.accessory != "none"
-    said = {
-        "kind": subject.kind,
-        "body": colour_name(subject.body),
-        "second": colour_name(subject.second),
-        "marking": subject.marking,
-        "marking_colour": colour_name(subject.marking_colour) if marked else None,
-        "accessory": subject.accessory,
-        "accessory_colour": colour_name(subject.accessory_colour) if worn else None,
-    }
-    return [UNSEEN if (value := said[name]) is None else values.index(value) for name, values in DETAILS.items()]
+    said = {"kind": subject.kind} | subject.looks()
+    numbers = []
+    for detail, values in DETAILS.items():
+        value = said[detail]
+        name = colour_name(value) if isinstance(value, tuple) else value
+        numbers.append(UNSEEN if name is None else values.index(name))
+    return numbers
 
 
 def changed(subject: Subject, rng: np.random.Generator, count: int) -> Subject:
     """Change `count` of a subject's details, each in one visible look: what must not pass for it."""
-    hidden = {"marking_colour"} if subject.marking == "plain" else set()
-    hidden |= {"accessory_colour"} if subject.accessory == "none" else set()
+    shown = subject.looks()
     for detail in rng.choice(list(CHANGEABLE), count, replace=False):
-        look = str(rng.choice([look for look in CHANGEABLE[str(detail)] if look not in hidden]))
+        look = str(rng.choice([look for look in CHANGEABLE[str(detail)] if shown[look] is not None]))
         value: Any = _other(subject, look, rng)
         subject = replace(subject, **{look: value})
     return subject
@@ -124,32 +112,15 @@ def _other(subject: Subject, name: str, rng: np.random.Generator) -> RGB | str:
 
 def training_drawings(seed: int, count: int, folder: Path, workers: int = 2, report: Report = silent) -> Drawings:
     """Draw what is missing of the training drawings in `folder`, and read all; `count` is rounded up to chunks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {first: folder / f"{seed}-{first:06d}.npz" for first in range(0, count, CHUNK)}
-    with process_pool(workers) as pool:
-        jobs = [pool.submit(_chunk, seed, first, path) for first, path in paths.items() if not path.is_file()]
-        for job in counted(jobs, len(jobs), "drawing for the judge", report):
-            job.result()
-    parts = []
-    for path in paths.values():
-        with np.load(path) as file:
-            parts.append([file[name] for name in ("images", "details", "styles", "families")])
-    images, details, styles, families = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return Drawings(images, details, styles, families)
+    chunks = {folder / f"{seed}-{first:06d}.npz": range(first, first + CHUNK) for first in range(0, count, CHUNK)}
+    parts = list(drawn_chunks(partial(_chunk, seed), chunks, workers, "drawing for the judge", report))
+    return Drawings(**{field.name: np.concatenate([part[field.name] for part in parts]) for field in fields(Drawings)})
 
 
-def _chunk(seed: int, first: int, path: Path) -> None:
-    groups = [_group(seed, number) for number in range(first // GROUP, (first + CHUNK) // GROUP)]
-    rows = [row for group in groups for row in group]
-    images, details, styles, families = zip(*rows, strict=True)
-    with atomic_file(path) as temporary:
-        np.savez(
-            temporary,
-            images=np.stack(images),
-            details=np.array(details),
-            styles=np.array(styles),
-            families=np.array(families),
-        )
+def _chunk(seed: int, numbers: range) -> Chunk:
+    rows = [row for number in range(numbers.start // GROUP, numbers.stop // GROUP) for row in _group(seed, number)]
+    columns = map(np.array, zip(*rows, strict=True))
+    return {field.name: column for field, column in zip(fields(Drawings), columns, strict=True)}
 
 
 def _group(seed: int, number: int) -> list[tuple[np.ndarray, list[int], int, int]]:
@@ -161,6 +132,33 @@ def _group(seed: int, number: int) -> list[tuple[np.ndarray, list[int], int, int
         style = None if family == PLAIN else sample_style(rng, list(FAMILIES)[family])
         style_number = 0 if style is None else 1 + STYLES * number + row
         for _ in range(GROUP // STYLES):
-            subject = sample_subject(rng)
+            subject = fresh_subject(rng)
             rows.append((picture(subject, style, rng), details_of(subject), style_number, family))
     return rows
+
+
+def worn(
+    images: Float[Tensor, "n 3 h w"], generator: torch.Generator, strength: float = 1.0
+) -> Float[Tensor, "n 3 h w"]:
+    """Blur, coarsen, spoil and tint images in [-1, 1], each to a random extent up to `strength`."""
+    count = len(images)
+
+    def extent() -> Float[Tensor, "n 1 1 1"]:
+        amount = torch.rand(count, generator=generator) * (torch.rand(count, generator=generator) < WEAR_SHARE)
+        return strength * amount.view(count, 1, 1, 1)
+
+    kernel = torch.outer(KERNEL, KERNEL).expand(3, 1, 5, 5)
+    soft = F.conv2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), kernel, groups=3)
+    images = torch.lerp(images, soft, extent())
+    coarse = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
+    images = torch.lerp(images, coarse, extent())
+    gain, offset = (torch.randn(count, 3, 1, 1, generator=generator) * TINT * strength for _ in range(2))
+    images = images * (1 + gain) + offset
+    images = images + torch.randn(images.shape, generator=generator) * NOISE * extent()
+    return images.clamp(-1, 1)
+
+
+def worn_images(images: UInt8[np.ndarray, "n h w 3"], generator: torch.Generator) -> UInt8[np.ndarray, "n h w 3"]:
+    """Do as `worn` with images of bytes."""
+    pixels = worn(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1, generator)
+    return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().numpy()

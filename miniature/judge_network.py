@@ -41,8 +41,8 @@ class Widths:
     """The channels, and blocks of two convolutions, at 24, 12 and 6 pixels a side of a 96-pixel image."""
 
     stem: int  # channels at 48 pixels
-    channels: tuple[int, int, int]
-    blocks: tuple[int, int, int]
+    channels: tuple[int, ...]
+    blocks: tuple[int, ...]
 
 
 SUBJECT = Widths(16, (48, 96, 192), (1, 2, 2))

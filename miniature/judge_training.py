@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from miniature.judge import MiniatureJudge, round_weights, save_judge, to_input
-from miniature.judge_data import CALIBRATION, GROUP, PLAIN, UNSEEN, Drawings, training_drawings
+from miniature.judge_data import CALIBRATION, GROUP, PLAIN, UNSEEN, Drawings, training_drawings, worn
 from miniature.judge_network import (
     STYLE,
     STYLE_SIZE,
@@ -23,10 +23,7 @@ from miniature.judge_network import (
     channels_last,
     split_details,
 )
-from miniature.judge_report import AS_DRAWN, WORN, accuracy, as_csv, judge_report, seen_pairs
-from miniature.judge_trials import Trials, draw_trials, random_settings
-from miniature.judge_verdicts import Calibration, evidence, fit
-from miniature.judge_wear import worn
+from miniature.judge_trials import accuracy, as_csv, calibrate, draw_trials, judge_report, random_settings
 from miniature.loop import Loop, Schedule, fast_products, seeded
 from miniature.progress import Report, silent
 
@@ -42,20 +39,6 @@ TEMPERATURE = 0.1  # of the contrastive loss
 PROXY_SCALE = 16.0  # of cosines with a family's proxy
 FAMILY_WEIGHT, STYLE_WEIGHT, DETAIL_WEIGHT = 0.3, 0.6, 0.35
 NORM_BATCHES = 40  # that the norms' statistics are measured on
-SUBJECT_WEIGHTS = {
-    "same subject": 1.0,
-    "another kind": 0.3,
-    "same kind": 0.4,
-    "two details changed": 0.3,
-    "one detail changed": 0.0,
-}
-STYLE_WEIGHTS = {"same style": 1.0, "another family": 0.7, "same family": 0.0, "plain": 0.3}
-"""What each case weighs in the calibration: the yeses as much as all noes.
-
-Near misses weigh nothing, since neither answer would be the paper's: it asks whether the image has the style of a
-description, which all styles of a family share, and its judge passes over a hat of another colour. How often this one
-says yes to them is in its report.
-"""
 
 
 @dataclass(frozen=True)
@@ -70,14 +53,14 @@ class JudgePlan:
     workers: int = 2
 
 
-def build_judge(
-    seed: int, work: Path, folder: Path, plan: JudgePlan | None = None, report: Report = silent
-) -> MiniatureJudge:
+PLAN = JudgePlan()
+
+
+def build_judge(seed: int, work: Path, folder: Path, plan: JudgePlan = PLAN, report: Report = silent) -> MiniatureJudge:
     """Train and calibrate the judge, try it on the held-out subjects and styles, and save it in `folder`.
 
     `work` keeps what a stopped run needs.
     """
-    plan = plan or JudgePlan()
     start = time.monotonic()
     judge = train_judge(seed, work, plan, report)
     rows = judge_report(judge, seed, workers=plan.workers, report=report)
@@ -92,19 +75,18 @@ def build_judge(
     return judge
 
 
-def train_judge(seed: int, work: Path, plan: JudgePlan | None = None, report: Report = silent) -> MiniatureJudge:
+def train_judge(seed: int, work: Path, plan: JudgePlan = PLAN, report: Report = silent) -> MiniatureJudge:
     """Train and calibrate the judge. A run that was stopped goes on from `work`."""
-    plan = plan or JudgePlan()
     data = training_drawings(seed, plan.drawings, work / "judge_drawings", plan.workers, report)
     torch.manual_seed(seed)
-    network = channels_last(JudgeNetwork(plan.subject, plan.style)).train()
+    network = channels_last(JudgeNetwork(plan.subject, plan.style))
     proxies = nn.Linear(STYLE_SIZE, PLAIN + 1, bias=False)
     settings = {"steps": plan.schedule.steps, "rate": plan.schedule.rate, "drawings": plan.drawings, "seed": seed}
     state = work / "judge.state"
     step = JudgeLoss(network, proxies, data, seed, plan.schedule)
     Loop([network, proxies], plan.schedule, state, "judge", settings, report=report).run(step)
     measure_norms(network, step, plan.schedule.steps)
-    network.eval().requires_grad_(False)
+    network.eval()
     round_weights(network)
     trials = draw_trials(random_settings(seed, plan.trials), seed, CALIBRATION, plan.workers, report)
     judge = MiniatureJudge(network, calibrate(network, trials, seed))
@@ -146,7 +128,9 @@ class JudgeLoss:
         Every style comes with other subjects, every family with another style, in the same batch.
         """
         generator = seeded(self.seed, step)
-        plain = len(self.plain) > 0 and float(torch.rand((), generator=generator)) < plain_share(step / self.steps)
+        first, last = PLAIN_FIRST
+        share = (last - step / self.steps) / (last - first)
+        plain = len(self.plain) > 0 and float(torch.rand((), generator=generator)) < share
         groups = self.plain if plain else self.all
         chosen = groups[torch.randperm(len(groups), generator=generator)[:BATCH_GROUPS]]
         rows = (GROUP * chosen[:, None] + torch.arange(GROUP)).flatten().numpy()
@@ -154,12 +138,6 @@ class JudgeLoss:
         if torch.rand((), generator=generator) < WORN_SHARE:
             images = worn(images, generator)
         return rows, images.contiguous(memory_format=torch.channels_last), plain
-
-
-def plain_share(done: float) -> float:
-    """Return the share of plain batches when so much of the training is done."""
-    first, last = PLAIN_FIRST
-    return min(1.0, max(0.0, (last - done) / (last - first)))
 
 
 def detail_loss(logits: Float[Tensor, "n values"], details: Int[Tensor, "n d"]) -> Float[Tensor, ""]:
@@ -181,47 +159,15 @@ def contrastive_loss(style: Float[Tensor, "n s"], labels: Int[Tensor, " n"]) -> 
 
 
 @torch.no_grad()
-def measure_norms(network: JudgeNetwork, step: JudgeLoss, first: int, batches: int = NORM_BATCHES) -> None:
+def measure_norms(network: JudgeNetwork, step: JudgeLoss, first: int) -> None:
     """Measure the batch norms' statistics with the weights as they are: the averaged weights had no part in them."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean of all batches
     network.train()
-    for number in range(batches):
+    for number in range(NORM_BATCHES):
         network(step.batch(first + number)[1])
-
-
-def calibrate(network: JudgeNetwork, trials: Trials, seed: int) -> Calibration:
-    """Fit both verdicts on trials, test images as drawn and worn."""
-    judge = MiniatureJudge(network, Calibration((), (1.0, 0.0)))
-    subject, style = _Examples(SUBJECT_WEIGHTS), _Examples(STYLE_WEIGHTS)
-    for images in (AS_DRAWN, WORN):
-        of_subject, of_style = seen_pairs(judge, trials, seed, images)
-        for case, (reference, test) in of_subject.items():
-            subject.add(case, evidence(reference.beliefs, test.beliefs))
-        for case, (reference, test) in of_style.items():
-            style.add(case, (reference.style * test.style).sum(1, keepdims=True))
-    slope, bias = style.fit()
-    return Calibration(tuple(subject.fit()), (slope, bias))
-
-
-class _Examples:
-    """The examples that a verdict is fitted on; the first case's answer is yes."""
-
-    def __init__(self, weights: dict[str, float]) -> None:
-        self.weights = weights
-        self.columns: list[np.ndarray] = []
-        self.cases: list[str] = []
-
-    def add(self, case: str, columns: Float[np.ndarray, "n e"]) -> None:
-        self.columns.append(columns)
-        self.cases += [case] * len(columns)
-
-    def fit(self) -> list[float]:
-        yes = np.array(self.cases) == next(iter(self.weights))
-        weights = np.array([self.weights[case] for case in self.cases])
-        return fit(np.concatenate(self.columns), yes, weights)
 
 
 def _moved(images: Float[Tensor, "b 3 h w"], generator: torch.Generator) -> Float[Tensor, "b 3 h w"]:

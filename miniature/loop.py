@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from lorarar.files import atomic_file
 from lorarar.training.settings import half_cosine
 from miniature.progress import Report, silent
 
+LARGEST_GRADIENT = 1.0  # norm to which a gradient is clipped
 SAVE_SECONDS = 60.0  # a stopped run loses at most this much
 BF16_PRODUCTS = ("avx512_bf16", "amx_bf16", "bf16")  # a CPU's instructions by torch's names: x86, x86, arm64
 
@@ -55,8 +57,7 @@ class Average:
     @torch.no_grad()
     def store(self) -> None:
         """Put the averaged weights into the modules."""
-        for parameter, shadow in zip(self.parameters, self.shadow, strict=True):
-            parameter.copy_(shadow)
+        torch._foreach_copy_(self.parameters, self.shadow)
 
 
 def seeded(*numbers: int) -> torch.Generator:
@@ -91,19 +92,19 @@ class Loop:
     state: Path
     title: str
     settings: dict[str, Any]  # what the run was started with; a state of other settings is refused
-    clip: float = 1.0  # largest norm of the gradient
     report: Report = silent
 
     def run(self, loss_of: Callable[[int], Float[Tensor, ""]]) -> list[float]:
-        """Minimise `loss_of(step)`; returns the loss of every step and leaves the averaged weights in the modules.
+        """Minimise `loss_of(step)`; return the loss of every step, and leave the modules frozen with averaged weights.
 
         Raises InputError when a loss is not finite.
         """
-        parameters = [parameter for module in self.modules for parameter in module.parameters()]
-        optimizer = torch.optim.AdamW(
-            parameters, lr=self.schedule.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-        )
+        for module in self.modules:
+            module.train().requires_grad_(True)
         average = Average(self.modules)
+        optimizer = torch.optim.AdamW(
+            average.parameters, lr=self.schedule.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
         losses = self._resume(optimizer, average)
         saved = time.monotonic()
         for step in range(len(losses), self.schedule.steps):
@@ -111,19 +112,21 @@ class Loop:
                 group["lr"] = self.schedule.at(step)
             loss = loss_of(step)
             loss.backward()
-            nn.utils.clip_grad_norm_(parameters, self.clip)
+            nn.utils.clip_grad_norm_(average.parameters, LARGEST_GRADIENT)
             optimizer.step()
             optimizer.zero_grad()
             average.update(step)
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
                 raise InputError(f"{self.title}: the loss is {losses[-1]} at step {step}; lower the learning rate")
-            self.report(f"{self.title}, loss {_recent(losses):.4f}", len(losses), self.schedule.steps)
+            self.report(f"{self.title}, loss {fmean(losses[-100:]):.4f}", len(losses), self.schedule.steps)
             if time.monotonic() - saved > SAVE_SECONDS:
                 self._save(optimizer, average, losses)
                 saved = time.monotonic()
         self._save(optimizer, average, losses)
         average.store()
+        for module in self.modules:
+            module.eval().requires_grad_(False)
         return losses
 
     def _save(self, optimizer: torch.optim.Optimizer, average: Average, losses: list[float]) -> None:
@@ -148,8 +151,3 @@ class Loop:
         optimizer.load_state_dict(state["optimizer"])
         average.shadow = state["average"]
         return list(state["losses"])
-
-
-def _recent(losses: list[float], window: int = 100) -> float:
-    recent = losses[-window:]
-    return sum(recent) / len(recent)

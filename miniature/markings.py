@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -17,32 +18,18 @@ def marking_outlines(marking: str, at: Frame) -> list[Outline]:
     return [] if marking == "plain" else MARKING_SHAPES[marking](at)
 
 
-def _scattered(at: Frame, shape: Outline, places: list[tuple[float, float]], size: float) -> list[Outline]:
+def _scattered(at: Frame, shape: Outline, places: Sequence[tuple[float, float]], size: float) -> list[Outline]:
     """Return the shape at places of the frame, undistorted by it, `size` of the frame's smaller half size."""
     wide, tall = at.half_sizes
     radius = max(FINEST, size * min(wide, tall))
     return [at.inner(x, y, radius / wide, radius / tall).at(shape) for x, y in places]
 
 
-def _spots(at: Frame) -> list[Outline]:
-    places = [(-0.62, -0.12), (-0.12, -0.58), (0.48, -0.38), (0.02, 0.2), (0.66, 0.3), (-0.5, 0.62), (0.22, 0.78)]
-    return _scattered(at, CIRCLE, places, 0.24)
-
-
-def _stars(at: Frame) -> list[Outline]:
-    return _scattered(at, star(), [(-0.45, -0.3), (0.48, -0.35), (0.05, 0.4), (-0.75, 0.55), (0.8, 0.5)], 0.4)
-
-
-def _heart(at: Frame) -> list[Outline]:
-    return _scattered(at, HEART, [(0.0, 0.0)], 0.7)
-
-
 def _patches(at: Frame) -> list[Outline]:
-    return [
-        at.at(smooth(((-1.1, -0.5), (-0.5, -1.1), (-0.15, -0.6), (-0.35, -0.05), (-0.9, 0.1)))),
-        at.at(smooth(((0.35, -0.3), (0.8, -0.55), (1.1, 0.0), (0.85, 0.4), (0.45, 0.25)))),
-        at.at(smooth(((-0.45, 0.5), (0.05, 0.3), (0.4, 0.7), (0.1, 1.1), (-0.5, 1.0)))),
-    ]
+    upper_left = ((-1.1, -0.5), (-0.5, -1.1), (-0.15, -0.6), (-0.35, -0.05), (-0.9, 0.1))
+    right = ((0.35, -0.3), (0.8, -0.55), (1.1, 0.0), (0.85, 0.4), (0.45, 0.25))
+    lower = ((-0.45, 0.5), (0.05, 0.3), (0.4, 0.7), (0.1, 1.1), (-0.5, 1.0))
+    return [at.at(smooth(patch)) for patch in (upper_left, right, lower)]
 
 
 def _stripes(at: Frame) -> list[Outline]:
@@ -72,10 +59,12 @@ def _zigzag(at: Frame) -> list[Outline]:
     return [at.at(np.concatenate((upper, lower[::-1])))]
 
 
+_SPOTS = ((-0.62, -0.12), (-0.12, -0.58), (0.48, -0.38), (0.02, 0.2), (0.66, 0.3), (-0.5, 0.62), (0.22, 0.78))
+_STARS = ((-0.45, -0.3), (0.48, -0.35), (0.05, 0.4), (-0.75, 0.55), (0.8, 0.5))
 MARKING_SHAPES: Mapping[str, Callable[[Frame], list[Outline]]] = {
-    "spots": _spots,
-    "stars": _stars,
-    "heart": _heart,
+    "spots": partial(_scattered, shape=CIRCLE, places=_SPOTS, size=0.24),
+    "stars": partial(_scattered, shape=star(), places=_STARS, size=0.4),
+    "heart": partial(_scattered, shape=HEART, places=((0.0, 0.0),), size=0.7),
     "patches": _patches,
     "stripes": _stripes,
     "checks": _checks,

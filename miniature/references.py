@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,9 @@ from lorarar.files import atomic_file
 from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, SCHEMA_VERSION, SPLIT_PARTS
 from miniature import gallery
 from miniature.buffers import SIZE
-from miniature.catalogue import CATALOGUE, near_catalogue
-from miniature.scene import draw, sample_view
-from miniature.styles import plain, reduce, render
-from miniature.subjects import describe, sample_subject
+from miniature.catalogue import CATALOGUE, fresh_subject
+from miniature.scene import picture
+from miniature.subjects import describe
 
 TOKEN = "sks"  # the rare token of DreamBooth; no caption of the population has it
 REFERENCES = (4, 5, 6)  # images a subject, in turn
@@ -37,13 +36,17 @@ def write_dataset(folder: Path, seed: int) -> Path:
     """Draw the reference images and write dataset.json; LoRA files that are there stay."""
     contents = [_content(folder, name, seed, number) for number, name in enumerate(CATALOGUE)]
     styles = [_style(folder, name, seed, number) for number, name in enumerate(gallery.GALLERY)]
+    paper = {
+        "contents": {part: [name for name, entry in CATALOGUE.items() if entry.part == part] for part in SPLIT_PARTS},
+        "styles": {part: list(gallery.SPLIT[part]) for part in SPLIT_PARTS},
+    }
     described = {
         "schema_version": SCHEMA_VERSION,
         "name": "miniature",
         "resolution": SIZE,
         "contents": contents,
         "styles": styles,
-        "splits": _splits(),
+        "splits": {DEFAULT_SPLIT: paper} | {name: _macro_split(parts) for name, parts in MACRO_SPLITS.items()},
     }
     path = folder / DATASET_FILE
     with atomic_file(path) as temporary:
@@ -54,15 +57,13 @@ def write_dataset(folder: Path, seed: int) -> Path:
 def _content(folder: Path, name: str, seed: int, number: int) -> dict[str, Any]:
     entry = CATALOGUE[name]
     rng = np.random.default_rng((seed, 1, number))
-    count = REFERENCES[number % len(REFERENCES)]
-    images = [reduce(plain(draw(entry.subject, sample_view(rng)))) for _ in range(count)]
-    paths = [_write(folder, f"images/contents/{name}_{index}.png", image) for index, image in enumerate(images)]
+    paths = [f"images/contents/{name}_{index}.png" for index in range(REFERENCES[number % len(REFERENCES)])]
     return {
         "name": name,
         "class": entry.subject.kind,
         "token": TOKEN,
         "group": entry.group,
-        "images": paths,
+        "images": [_write(folder, path, picture(entry.subject, None, rng)) for path in paths],
         "lora": f"loras/contents/{name}.safetensors",
     }
 
@@ -70,9 +71,8 @@ def _content(folder: Path, name: str, seed: int, number: int) -> dict[str, Any]:
 def _style(folder: Path, name: str, seed: int, number: int) -> dict[str, Any]:
     """Draw one image of a random subject, as a style's reference shows something that nobody asks for."""
     rng = np.random.default_rng((seed, 2, number))
-    while near_catalogue(subject := sample_subject(rng)):
-        pass
-    image = reduce(render(draw(subject, sample_view(rng)), gallery.GALLERY[name], rng))
+    subject = fresh_subject(rng)
+    image = picture(subject, gallery.GALLERY[name], rng)
     return {
         "name": name,
         "description": gallery.description(name),
@@ -90,22 +90,12 @@ def _write(folder: Path, name: str, image: UInt8[np.ndarray, "size size 3"]) -> 
     return name
 
 
-def _splits() -> dict[str, Any]:
-    paper = {
-        "contents": {part: [name for name, entry in CATALOGUE.items() if entry.part == part] for part in SPLIT_PARTS},
-        "styles": {part: list(gallery.SPLIT[part]) for part in SPLIT_PARTS},
-    }
-    return {DEFAULT_SPLIT: paper} | {name: _macro_split(parts) for name, parts in MACRO_SPLITS.items()}
-
-
 def _macro_split(parts: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]) -> dict[str, Any]:
     """Make a split by groups (or names); it has no validation, as the paper keeps its settings for these."""
-
-    def chosen(names: Any, group_of: Callable[[str], str], wanted: tuple[str, ...]) -> list[str]:
-        return [name for name in names if name in wanted or group_of(name) in wanted]
-
-    contents = {
-        part: chosen(CATALOGUE, lambda name: CATALOGUE[name].group, wanted) for part, (wanted, _) in parts.items()
-    }
-    styles = {part: chosen(gallery.GALLERY, gallery.group, wanted) for part, (_, wanted) in parts.items()}
-    return {"contents": contents | {"validation": []}, "styles": styles | {"validation": []}}
+    contents = {name: entry.group for name, entry in CATALOGUE.items()}
+    styles = {name: gallery.group(name) for name in gallery.GALLERY}
+    split: dict[str, dict[str, list[str]]] = {"contents": {}, "styles": {}}
+    for part, wanted in parts.items():
+        for side, groups, names in zip(split, (contents, styles), wanted, strict=True):
+            split[side][part] = [name for name, group in groups.items() if name in names or group in names]
+    return {side: chosen | {"validation": []} for side, chosen in split.items()}

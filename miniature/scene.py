@@ -1,25 +1,37 @@
-"""Draw a subject, seen in a view, into buffers."""
+"""Draw a subject, seen in a view, into buffers, and those in a style into a picture."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageChops, ImageDraw
 from scipy.ndimage import distance_transform_edt
 
-from miniature.accessories import dress, room
+from miniature.accessories import ACCESSORIES, room
 from miniature.backdrops import Backdrop, backdrop_layers, sample_backdrop
-from miniature.bodies import body_figure
+from miniature.bodies_creatures import bear, bird, cat, dog, duck, fish, monster, rabbit, robot, turtle
+from miniature.bodies_objects import backpack, boot, can, car, clock, mug, teapot, vase
 from miniature.buffers import CANVAS, GROUND, SIZE, SUPERSAMPLE, Buffers
 from miniature.figure import Figure, Frame, Outline, Part, ellipse, frame
 from miniature.markings import marking_outlines
+from miniature.styles import Style, plain, reduce, render
 from miniature.subjects import RGB, Subject
 
 MARGIN = 0.02  # of the picture, kept free around the subject
 FULL_BULGE = 0.12 * SIZE  # a part at least twice this thick, in pixels, bulges fully
 FARTHEST, NEAREST = 0.2, 0.6  # relief of the first and the last part of a subject, before they bulge
 BULGE, DETAIL = 0.36, 0.04  # the most that a part bulges; what a detail adds to the part beneath it
+
+_ANIMALS = (dog, cat, rabbit, bird, fish, turtle)
+_OBJECTS = (teapot, mug, boot, backpack, car, clock, vase, can)
+_TOYS = (robot, bear, duck, monster)
+BODIES: Mapping[str, Callable[[Figure, Subject, float], None]] = {
+    body.__name__: body for body in (*_ANIMALS, *_OBJECTS, *_TOYS)
+}
+"""What draws a subject of each kind into a figure, without its accessory, at a pose in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +56,13 @@ def sample_view(rng: np.random.Generator) -> View:
 
 def draw(subject: Subject, view: View) -> Buffers:
     """Draw a subject in a view; the same two give the same bytes."""
-    figure = body_figure(subject, view.pose)
+    figure = Figure()
+    BODIES[subject.kind](figure, subject, view.pose)
     # The accessory does not take part: what is worn must not move or shrink the wearer.
     place = _placed(figure, view)
     bare = len(figure.parts)
-    dress(figure, subject)
+    if subject.accessory != "none":
+        ACCESSORIES[subject.accessory](figure, subject.accessory_colour)
     canvas = _Canvas(view.backdrop)
     if not figure.floats:
         canvas.shadow(figure, place, bare)
@@ -62,6 +76,12 @@ def draw(subject: Subject, view: View) -> Buffers:
         if part.marked is not None:
             canvas.marking(subject, part, place, marking)
     return canvas.buffers(view.flip)
+
+
+def picture(subject: Subject, style: Style | None, rng: np.random.Generator) -> UInt8[np.ndarray, "size size 3"]:
+    """Draw a subject in a random view, finished; without a style, plain."""
+    buffers = draw(subject, sample_view(rng))
+    return reduce(plain(buffers) if style is None else render(buffers, style, rng))
 
 
 def _placed(figure: Figure, view: View) -> Frame:
@@ -87,9 +107,9 @@ class _Canvas:
         self.height = np.zeros((SIZE, SIZE), np.float32)
         self.colours: list[RGB] = []
         self.numbers: list[int] = []
-        picture = frame(CANVAS / 2, CANVAS / 2, CANVAS / 2)
+        whole = frame(CANVAS / 2, CANVAS / 2, CANVAS / 2)
         for outline, colour, number in backdrop_layers(backdrop):
-            self._polygon(self.pen, picture.at(outline), self._paint(colour, number))
+            self._polygon(self.pen, whole.at(outline), self._paint(colour, number))
         self.ground = backdrop.colours[1] if GROUND in self.numbers else backdrop.colours[0]
 
     def _paint(self, colour: RGB, number: int) -> int:
@@ -111,18 +131,17 @@ class _Canvas:
         self._polygon(self.pen, patch, self._paint((red, green, blue), GROUND))
 
     def part(self, part: Part, place: Frame, number: int, depth: float) -> None:
+        """Paint a part, and raise it: a detail a little, another by a dome on what its depth is."""
         outline = place.at(part.outline)
         self._polygon(self.pen, outline, self._paint(part.colour, number))
-        self._relief(outline / SUPERSAMPLE, depth, part.detail)
-
-    def _relief(self, outline: Outline, depth: float, detail: bool) -> None:
+        outline = outline / SUPERSAMPLE
         low = np.clip(np.floor(outline.min(0)).astype(int) - 1, 0, SIZE - 1)
         high = np.clip(np.ceil(outline.max(0)).astype(int) + 2, low + 1, SIZE)
         window = self.height[low[1] : high[1], low[0] : high[0]]
         scratch = Image.new("L", (int(high[0] - low[0]), int(high[1] - low[1])))
         self._polygon(ImageDraw.Draw(scratch), outline - low, 1)
         mask = np.asarray(scratch) > 0
-        if detail:
+        if part.detail:
             window[mask] += DETAIL
             return
         inside = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]

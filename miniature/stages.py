@@ -1,4 +1,4 @@
-"""Make the miniature's base: population, autoencoder, UNet and text encoders, each resumed where it was stopped."""
+"""Make the miniature's parts: each stage of its build, resumed where it was stopped."""
 
 from __future__ import annotations
 
@@ -14,19 +14,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from lorarar.base.names import MINIATURE, MINIATURE_FOLDER
+from lorarar.base.names import DATASET_FOLDER, GUIDANCE, HYPERNET_FILE, JUDGE_FOLDER, MINIATURE, MINIATURE_FOLDER, STEPS
 from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, atomic_folder
 from lorarar.toolchains import quiet_toolchains
+from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, read_dataset
+from lorarar.training.dataset_loras import StepDone, missing_jobs, train_jobs
+from lorarar.training.history import Row
 from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
+from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
 from lorarar.training.settings import LoraSettings, default_settings
+from lorarar.training.trainer import load_inputs, train_predictor
 from miniature.base import SCHEDULE as BASE_SCHEDULE
 from miniature.base import Captioned, tokenize, train_base
+from miniature.catalogue import fresh_subject
+from miniature.judge_training import build_judge
 from miniature.loop import Schedule
-from miniature.population import population
+from miniature.population import caption, population
 from miniature.progress import Report, silent
+from miniature.references import write_dataset
+from miniature.styles import FAMILIES
+from miniature.subjects import KINDS
 from miniature.vae import SCHEDULE as VAE_SCHEDULE
 from miniature.vae import encode_all, train_vae
 
@@ -34,14 +46,16 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
 DRAWINGS = 40_000
-SIZES = Sizes()
 CONTENT_LORAS = default_settings(MINIATURE)
 # A style is one image. Trained for as long as a subject, its LoRA draws that image whatever the prompt; at these
 # numbers it has more of the style as well (chosen on the validation part).
 STYLE_LORAS = replace(CONTENT_LORAS, steps=100, learning_rate=5e-4)
+SIZES = Sizes()
 LORA_DTYPE = "fp16"
 TIMES = "times.json"
 PLAN = "plan.json"
+SAMPLES = "samples.png"
+COLUMNS = 9  # of the sample grid
 
 
 @dataclass(frozen=True)
@@ -64,10 +78,7 @@ class BuildPlan:
 
     def lora_settings(self) -> dict[str, LoraSettings]:
         """Return the settings of the contents' LoRAs and of the styles', with the build's seed."""
-        return {
-            "contents": replace(self.contents, seed=self.seed),
-            "styles": replace(self.styles, seed=self.seed),
-        }
+        return {"contents": replace(self.contents, seed=self.seed), "styles": replace(self.styles, seed=self.seed)}
 
     @property
     def made(self) -> Path:
@@ -112,11 +123,10 @@ def claim_work(plan: BuildPlan) -> None:
     if not path.is_file():
         with atomic_file(path) as temporary:
             temporary.write_text(text)
-        return
     here, there = json.loads(text), json.loads(path.read_text())
     names = [name for name in here if there.get(name) != here[name]]
-    other = "; ".join(f"{name} {there.get(name)} there, {here[name]} here" for name in names)
-    if other:
+    if names:
+        other = "; ".join(f"{name} {there.get(name)} there, {here[name]} here" for name in names)
         raise InputError(f"{plan.work} holds another build ({other}); give another `work`, or remove it")
 
 
@@ -124,6 +134,12 @@ def drawings(plan: BuildPlan) -> tuple[UInt8[np.ndarray, "n size size 3"], list[
     """Return the captioned population, drawn or read back."""
     with plan.timed("population"):
         return population(plan.seed, plan.drawings, plan.work / "population", report=plan.report)
+
+
+def draw_population(plan: BuildPlan) -> Path:
+    """Draw the captioned population; return its folder."""
+    drawings(plan)
+    return plan.work / "population"
 
 
 def autoencoder(plan: BuildPlan) -> Path:
@@ -149,8 +165,11 @@ def base(plan: BuildPlan) -> Path:
     pipeline = open_pipeline(autoencoder(plan))
     images, captions = drawings(plan)
     with plan.timed("base"):
-        latents = _latents(plan, pipeline, images)
-        data = Captioned(latents, tokenize(pipeline, captions))
+        latents = plan.work / "latents.safetensors"
+        if not latents.is_file():
+            with atomic_file(latents) as temporary:
+                save_file({"latents": encode_all(pipeline.vae, images)}, temporary)
+        data = Captioned(load_file(latents)["latents"], tokenize(pipeline, captions))
         state = plan.work / "base.state"
         losses = train_base(pipeline, data, state, plan.seed, plan.base, plan.compiled, plan.report)
         _save(pipeline, folder, {"base": losses})
@@ -159,15 +178,80 @@ def base(plan: BuildPlan) -> Path:
 
 
 def ship(plan: BuildPlan) -> Path:
-    """Write the pipeline, UNet and VAE in half precision."""
-    pipeline = open_pipeline(base(plan))
-    # The text encoders stay in fp32: without a dtype given, transformers loads what the file has and diffusers loads
-    # fp32, so that a user's from_pretrained would get networks that don't fit together.
-    with quiet_toolchains():
-        for network in (pipeline.unet, pipeline.vae):
-            network.to(torch.float16)
-    pipeline.save_pretrained(plan.made)
+    """Write the pipeline, UNet and VAE in half precision, and its sample grid."""
+    # The grid's prompts are written last of all.
+    if (plan.made / SAMPLES).with_suffix(".json").is_file():
+        return plan.made
+    with plan.timed("pipeline"):
+        pipeline = open_pipeline(base(plan))
+        # The text encoders stay in fp32: without a dtype given, transformers loads what the file has and diffusers
+        # loads fp32, so that a user's from_pretrained would get networks that don't fit together.
+        with quiet_toolchains():
+            for network in (pipeline.unet, pipeline.vae):
+                network.to(torch.float16)
+        pipeline.save_pretrained(plan.made)
+        write_samples(open_pipeline(plan.made), plan.made / SAMPLES, plan.seed)
     return plan.made
+
+
+def judge(plan: BuildPlan) -> Path:
+    """Train the judge; return its folder."""
+    folder = plan.made / JUDGE_FOLDER
+    if not folder.is_dir():
+        with plan.timed("judge"):
+            build_judge(plan.seed, plan.work / "judge", folder, report=plan.report)
+    return folder
+
+
+def references(plan: BuildPlan) -> Path:
+    """Draw the dataset's reference images; return its folder."""
+    folder = plan.made / DATASET_FOLDER
+    # Its description is written last.
+    if not (folder / DATASET_FILE).is_file():
+        with plan.timed("references"):
+            write_dataset(folder, plan.seed)
+    return folder
+
+
+def loras(plan: BuildPlan) -> Path:
+    """Train the 56 LoRAs, as `lorarar train-lora --dataset` trains anyone's; return their folder."""
+    folder = plan.made / DATASET_FOLDER
+    dataset = read_dataset(folder)
+    for only, wanted in plan.lora_settings().items():
+        jobs = missing_jobs(dataset, [only])
+        if not jobs:
+            continue
+        process = process_state()
+        settings = with_fastest_precision(wanted, process)
+        loading = BaseLoading.of(base_of(plan.made), process, settings.mixed_precision, dataset.resolution)
+        steps: list[float] = []
+
+        def on_step(step: StepDone, seen: list[float] = steps, total: int = settings.steps * len(jobs)) -> None:
+            seen.append(step.loss)
+            plan.report(f"{step.name}, loss {step.loss:.4f}", len(seen), total)
+
+        with plan.timed("loras"):
+            train_jobs(jobs, loading, settings, LORA_DTYPE, plan.workers, on_step)
+    return folder / "loras"
+
+
+def hypernet(plan: BuildPlan) -> Path:
+    """Train the hypernetwork, as `lorarar train` trains anyone's; return its file."""
+    path = plan.made / HYPERNET_FILE
+    if path.is_file():
+        return path
+    dataset = read_dataset(plan.made / DATASET_FOLDER)
+    process = process_state()
+    settings = with_fastest_precision(replace(plan.hyper, seed=plan.seed), process)
+    loading = BaseLoading.of(base_of(plan.made), process, settings.mixed_precision, dataset.resolution)
+
+    def on_row(row: Row) -> None:
+        plan.report(f"hypernetwork, {row.part} loss {row.total:.5f}", row.step, settings.steps)
+
+    with plan.timed("hypernet"):
+        inputs = load_inputs(loading, dataset, DEFAULT_SPLIT, settings)
+        train_predictor(inputs, settings, on_row=on_row, state=plan.work / "hypernet.state").save(path)
+    return path
 
 
 def publish(plan: BuildPlan) -> Path:
@@ -204,11 +288,31 @@ def _save(pipeline: StableDiffusionXLPipeline, folder: Path, losses: dict[str, A
         (temporary / "losses.json").write_text(json.dumps(losses))
 
 
-def _latents(plan: BuildPlan, pipeline: StableDiffusionXLPipeline, images: np.ndarray) -> torch.Tensor:
-    from safetensors.torch import load_file, save_file
+def sample_prompts(seed: int) -> list[str]:
+    """Return a plain subject of every kind, then one in every family of styles."""
+    rng = np.random.default_rng((seed, 3))
+    kinds = list(KINDS)
+    styles = [None] * len(kinds) + [family.description for family in FAMILIES.values()]
+    return [caption(fresh_subject(rng, kinds[number % len(kinds)]), style=style) for number, style in enumerate(styles)]
 
-    path = plan.work / "latents.safetensors"
-    if not path.is_file():
-        with atomic_file(path) as temporary:
-            save_file({"latents": encode_all(pipeline.vae, images)}, temporary)
-    return load_file(path)["latents"]
+
+def write_samples(pipeline: StableDiffusionXLPipeline, path: Path, seed: int) -> None:
+    """Draw a grid of one image a prompt, and write the prompts as .json beside it."""
+    prompts = sample_prompts(seed)
+    images: list[Image.Image] = []
+    for first in range(0, len(prompts), COLUMNS):
+        batch = prompts[first : first + COLUMNS]
+        generators = [torch.Generator().manual_seed(seed + first + number) for number in range(len(batch))]
+        with quiet_toolchains():
+            steps, guidance = STEPS[MINIATURE], GUIDANCE[MINIATURE]
+            drawn = pipeline(batch, num_inference_steps=steps, guidance_scale=guidance, generator=generators)
+        images += drawn.images
+    side = images[0].width
+    rows = -(-len(images) // COLUMNS)
+    grid = Image.new("RGB", (COLUMNS * side, rows * side), "white")
+    for number, image in enumerate(images):
+        grid.paste(image, (number % COLUMNS * side, number // COLUMNS * side))
+    with atomic_file(path) as temporary:
+        grid.save(temporary, format="PNG")
+    with atomic_file(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(prompts, indent=1) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from miniature import styles_form, styles_line, styles_paint, styles_tile
 from miniature.buffers import CANVAS, SIZE, SUPERSAMPLE, Buffers
 from miniature.styles_palette import Palette, PaletteRange
-from miniature.styles_stage import Renderer, Stage
+from miniature.styles_tools import Renderer, Stage
 
 _HALF_TURN = (0.0, float(np.pi))
 _LAMP = (0.5, 2.6)
@@ -152,7 +152,7 @@ FAMILIES: dict[str, Family] = {
 
 def render(buffers: Buffers, style: Style, rng: np.random.Generator) -> Float[np.ndarray, "canvas canvas 3"]:
     """Return the scene in a style, sRGB in [0, 1]; `rng` places the strokes of this picture."""
-    picture = FAMILIES[style.family].render(Stage(buffers, style.params, style.palette, rng))
+    picture = FAMILIES[style.family].render(Stage(buffers, style.palette, rng), style.params)
     return np.clip(picture, 0.0, 1.0).astype(np.float32)
 
 
@@ -161,7 +161,7 @@ _NO_PALETTE = Palette(((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), (1.0, 1.0, 1.0), 0.0)
 
 def plain(buffers: Buffers) -> Float[np.ndarray, "canvas canvas 3"]:
     """Return the scene without a style: the world's photograph."""
-    picture = styles_form.photo(Stage(buffers, {}, _NO_PALETTE, np.random.default_rng(0)))
+    picture = styles_form.photo(Stage(buffers, _NO_PALETTE, np.random.default_rng(0)))
     return np.clip(picture, 0.0, 1.0).astype(np.float32)
 
 

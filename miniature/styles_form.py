@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from miniature import styles_tools as tools
-from miniature.buffers import Buffers
 from miniature.styles_palette import hsv
-from miniature.styles_stage import Stage
+from miniature.styles_tools import Params, Stage
 
 
 def photo(stage: Stage) -> tools.Picture:
@@ -38,9 +37,8 @@ def _grooves(stage: Stage, width: float) -> tools.Plane:
     return tools.lines(stage.edge, width) * stage.subject
 
 
-def rendering(stage: Stage) -> tools.Picture:
+def rendering(stage: Stage, p: Params) -> tools.Picture:
     """Draw a rendered model: smooth clay or glossy plastic under a lamp, in a studio."""
-    p = stage.params
     normal = tools.normals(stage.buffers.height, p["depth"], 2.5)
     lit = np.clip(tools.light(normal, p["angle"], 0.75), 0, 1)
     rim = np.clip(1 - normal[2], 0, 1) ** 2
@@ -52,12 +50,10 @@ def rendering(stage: Stage) -> tools.Picture:
     return _solid(stage, material, _studio(stage, p["scene"]), 0.55)
 
 
-def gold(stage: Stage) -> tools.Picture:
+def gold(stage: Stage, p: Params) -> tools.Picture:
     """Draw molten metal: a mirror-like ramp over the relief, and drips that run down."""
-    p = stage.params
     runs = np.clip(stage.noise(p["drip"] * 3, p["drip"], np.pi / 2), -0.4, 2.2)
-    melted = tools.warp(stage.buffers, -p["melt"] * np.maximum(runs, 0) ** 1.3 * 0.7, 1.2 * stage.noise(16))
-    stage = stage.over(melted)
+    stage = stage.warped(-p["melt"] * np.maximum(runs, 0) ** 1.3 * 0.7, 1.2 * stage.noise(16))
     normal = tools.normals(stage.buffers.height + 0.012 * runs, p["depth"], 2.2)
     sweep = 0.5 + 0.5 * tools.light(normal, 2.2, 0.3)
     bands = 0.5 + 0.5 * np.sin(sweep * p["bands"] + 1.5 * normal[1] + 0.25 * stage.noise(24))
@@ -71,9 +67,8 @@ def gold(stage: Stage) -> tools.Picture:
     return _solid(stage, metal, behind, 0.5)
 
 
-def wood(stage: Stage) -> tools.Picture:
+def wood(stage: Stage, p: Params) -> tools.Picture:
     """Draw carved wood: rings and fibres through the form, facets of the chisel, engraved markings."""
-    p = stage.params
     relief = stage.buffers.height.astype(np.float32)
     depth = relief * 30 + 2.0 * stage.noise(30)
     along = tools.COLS * np.cos(p["angle"]) - tools.ROWS * np.sin(p["angle"])
@@ -94,9 +89,8 @@ def wood(stage: Stage) -> tools.Picture:
     return _solid(stage, timber, behind, 0.5)
 
 
-def statue(stage: Stage) -> tools.Picture:
+def statue(stage: Stage, p: Params) -> tools.Picture:
     """Draw polished black stone or bronze: nearly no colour, sharp highlights, markings cut in and less polished."""
-    p = stage.params
     normal = tools.normals(stage.buffers.height, p["depth"], 1.8)
     lit = np.clip(tools.light(normal, p["angle"], 0.6), 0, 1)
     shine = tools.gloss(normal, p["angle"], p["power"])
@@ -110,12 +104,10 @@ def statue(stage: Stage) -> tools.Picture:
     return _solid(stage, stone, _studio(stage, p["scene"]), 0.6)
 
 
-def smoke(stage: Stage) -> tools.Picture:
+def smoke(stage: Stage, p: Params) -> tools.Picture:
     """Draw flowing ribbons of rainbow smoke that gather along the subject's forms."""
-    p = stage.params
     flow, cross = stage.noise(34), stage.noise(26)
-    curled = tools.warp(stage.buffers, p["curl"] * cross, p["curl"] * flow)
-    stage = Stage(Buffers(curled.part, curled.albedo, curled.height), p, stage.palette, stage.rng)
+    stage = stage.warped(p["curl"] * cross, p["curl"] * flow)
     tone = tools.blur(stage.tone, 1.0)
     phase = tools.ROWS * np.sin(p["angle"]) + tools.COLS * np.cos(p["angle"]) + 22 * flow
     hue = p["hue"] + p["span"] * (phase / 150 + 0.35 * tone)

@@ -6,12 +6,11 @@ import numpy as np
 
 from miniature import styles_tools as tools
 from miniature.buffers import BACKGROUND
-from miniature.styles_stage import Stage
+from miniature.styles_tools import Params, Stage
 
 
-def line_drawing(stage: Stage) -> tools.Picture:
+def line_drawing(stage: Stage, p: Params) -> tools.Picture:
     """Draw ink lines alone on paper; dark parts and the shaded side are hatched."""
-    p = stage.params
     stage = stage.wobbled(0.8 + 1.6 * p["loose"])
     width = np.clip(p["width"] * (1 + 0.3 * stage.noise(18)), 1.2, 8)
     drawn = tools.lines(stage.edge, width)
@@ -27,9 +26,8 @@ def line_drawing(stage: Stage) -> tools.Picture:
     return tools.mix(faint, stage.ink(), drawn)
 
 
-def cartoon_line(stage: Stage) -> tools.Picture:
+def cartoon_line(stage: Stage, p: Params) -> tools.Picture:
     """Draw flat colours in two tones inside thick ink lines, over a simple backdrop."""
-    p = stage.params
     stage = stage.wobbled(0.8, 24)
     dim = tools.step(-stage.lit(40, 2.2), -0.52 - 0.15 * p["shadow"], 0.06) * stage.subject
     colour = stage.colour * (1 - 0.38 * dim)[..., None]
@@ -44,9 +42,8 @@ def cartoon_line(stage: Stage) -> tools.Picture:
     return tools.mix(picture, stage.ink() * 0.6, np.maximum(inner, outer))
 
 
-def woodcut(stage: Stage) -> tools.Picture:
+def woodcut(stage: Stage, p: Params) -> tools.Picture:
     """Draw one block of ink: light areas are carved away in tapering grooves that follow the form."""
-    p = stage.params
     stage = stage.wobbled(1.0)
     lit = stage.lit(44, 2.3)
     level = 0.75 * stage.tone + 0.55 * lit - 0.28 + p["light"] * 0.25 + 0.22 * (1 - stage.subject)
@@ -65,9 +62,8 @@ def woodcut(stage: Stage) -> tools.Picture:
     return tools.mix(sheet, printed, (1 - np.clip(carved, 0, 1)) * wood)
 
 
-def blueprint(stage: Stage) -> tools.Picture:
+def blueprint(stage: Stage, p: Params) -> tools.Picture:
     """Draw white construction lines on blue paper over a ruled grid; tone by thin hatching."""
-    p = stage.params
     stage = stage.wobbled(0.5)
     sheet = stage.paper * (1 + 0.05 * stage.noise(30) + 0.03 * stage.noise(3))[..., None]
     ruled = np.maximum(tools.hatch(p["grid"], 0.0), tools.hatch(p["grid"], np.pi / 2))
@@ -80,9 +76,8 @@ def blueprint(stage: Stage) -> tools.Picture:
     return tools.mix(sheet, stage.ink(-1), np.clip(drawn, 0, 1))
 
 
-def halftone(stage: Stage) -> tools.Picture:
+def halftone(stage: Stage, p: Params) -> tools.Picture:
     """Draw a comic's printing: flat colour, a screen of dots that grow with the shade, and black contours."""
-    p = stage.params
     lit = stage.lit(40, 2.2)
     dark = np.clip(1.05 - 0.75 * lit - 0.35 * stage.tone, 0, 1)
     cells = tools.hatch(p["pitch"], p["angle"]) + tools.hatch(p["pitch"], p["angle"] + np.pi / 2)
@@ -93,9 +88,8 @@ def halftone(stage: Stage) -> tools.Picture:
     return tools.mix(picture, stage.ink() * 0.35, tools.lines(stage.edge, p["width"]))
 
 
-def neon(stage: Stage) -> tools.Picture:
+def neon(stage: Stage, p: Params) -> tools.Picture:
     """Draw light tubes along every border, their bloom, and a dark wall that catches it."""
-    p = stage.params
     stage = stage.wobbled(0.7)
     tube = tools.lines(stage.edge, p["width"])
     peak = stage.colour.max(-1, keepdims=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from miniature import styles_tools as tools
-from miniature.styles_stage import Stage
+from miniature.styles_tools import Params, Stage
 
 
-def watercolor(stage: Stage) -> tools.Picture:
+def watercolor(stage: Stage, p: Params) -> tools.Picture:
     """Draw transparent washes: pigment pools at borders, bleeds over them, granulates, leaves bare paper around."""
-    p = stage.params
     stage = stage.wobbled(2.0 + 1.5 * p["bleed"])
     colour = tools.mix(stage.colour, tools.blur(stage.colour, 3.0 + 5 * p["bleed"]), 0.25 + 0.4 * p["bleed"])
     pooled = tools.blur(stage.edge, 2.2) * 4
@@ -27,9 +26,8 @@ def watercolor(stage: Stage) -> tools.Picture:
     return tools.mix(picture, stage.ink(), np.clip(drawn, 0, 1))
 
 
-def oil(stage: Stage) -> tools.Picture:
+def oil(stage: Stage, p: Params) -> tools.Picture:
     """Draw thick strokes, lit so that their bristles and rims show; broad ones behind, finer ones on the subject."""
-    p = stage.params
     colour = stage.shaded(0.5, 0.65, 40)
     broad = tools.strokes(stage.rng, 1.5 * p["length"], 1.6 * p["width"], p["angle"], p["swirl"])
     fine = tools.strokes(stage.rng, p["length"], p["width"], p["angle"] + 0.8, p["swirl"])
@@ -49,9 +47,8 @@ def oil(stage: Stage) -> tools.Picture:
     return tools.mix(picture, stage.ink(), 0.7 * inner * tools.lines(stage.edge, 2.6))
 
 
-def pastel(stage: Stage) -> tools.Picture:
+def pastel(stage: Stage, p: Params) -> tools.Picture:
     """Draw dusty sticks on toned paper: soft smudges under loose hatching that the paper's tooth breaks."""
-    p = stage.params
     stage = stage.wobbled(1.5)
     soft = tools.mix(stage.colour, tools.blur(stage.colour, 4.0), 0.6 * p["smudge"])
     soft = tools.mix(soft, np.ones(3, np.float32), 0.12 + 0.25 * p["chalky"])
@@ -64,9 +61,8 @@ def pastel(stage: Stage) -> tools.Picture:
     return tools.mix(picture, stage.ink(), drawn)
 
 
-def crayon(stage: Stage) -> tools.Picture:
+def crayon(stage: Stage, p: Params) -> tools.Picture:
     """Draw wax scribbled to and fro over paper, with a heavier line around every part."""
-    p = stage.params
     stage = stage.wobbled(1.0 + 2.2 * p["childish"], 20)
     bend = 5 * stage.noise(22) + stage.subject * 9
     turn = p["angle"] + 0.7 * (stage.buffers.part % 3)
@@ -77,9 +73,8 @@ def crayon(stage: Stage) -> tools.Picture:
     return tools.mix(picture, stage.ink() * 0.6 + stage.colour * 0.3, around * p["outline"])
 
 
-def pointillism(stage: Stage) -> tools.Picture:
+def pointillism(stage: Stage, p: Params) -> tools.Picture:
     """Draw separate dots of pure colour, some of a complementary or neighbouring hue."""
-    p = stage.params
     colour = stage.shaded(0.6, 0.5, 36)
     dots = tools.tiles(stage.rng, p["size"], 0.75)
     fill = dots.sampled(colour)
@@ -92,9 +87,8 @@ def pointillism(stage: Stage) -> tools.Picture:
     return tools.mix(stage.paper, vivid, round_dot)
 
 
-def chalk(stage: Stage) -> tools.Picture:
+def chalk(stage: Stage, p: Params) -> tools.Picture:
     """Draw chalk on a wiped board: pale lines, and areas rubbed in with the stick's side."""
-    p = stage.params
     stage = stage.wobbled(1.5)
     dust = 0.06 * stage.noise(30) + 0.025 * stage.noise(2) + 0.05 * stage.noise(40, 6, p["angle"])
     board = stage.paper + dust[..., None]
@@ -108,9 +102,8 @@ def chalk(stage: Stage) -> tools.Picture:
     return tools.mix(picture, stage.ink(-1), 0.95 * drawn)
 
 
-def ink_wash(stage: Stage) -> tools.Picture:
+def ink_wash(stage: Stage, p: Params) -> tools.Picture:
     """Draw diluted ink on absorbent paper: tones run into one another, a loaded brush draws the borders."""
-    p = stage.params
     stage = stage.wobbled(2.2, 18)
     wet = tools.mix(stage.tone, tools.blur(stage.tone, 4 + 5 * p["wet"]), 0.35 + 0.3 * p["wet"])
     depth = (1 - wet) * (0.35 + 0.65 * stage.subject) + 0.12 * stage.noise(24) * p["wet"] + 0.03 * stage.noise(3)

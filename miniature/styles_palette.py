@@ -35,10 +35,6 @@ class Palette:
         channels = [np.interp(value, stops, [ink[channel] for ink in self.inks]) for channel in range(3)]
         return np.stack(channels, -1).astype(np.float32)
 
-    def colour(self, index: int) -> Float[np.ndarray, " 3"]:
-        """Return one ink as an array."""
-        return np.array(self.inks[index], np.float32)
-
     def distance(self, other: Palette) -> float:
         """Return how far apart two palettes are: 0 for the same, about 1 for unrelated ones."""
         return float(np.abs(self._vector() - other._vector()).mean() * 2.5)

@@ -6,22 +6,18 @@ import numpy as np
 from scipy import ndimage
 
 from miniature import styles_tools as tools
-from miniature.styles_stage import Stage
+from miniature.styles_tools import Params, Stage
 
 
 def _parted(stage: Stage, cells: tools.Cells, colour: np.ndarray, faithful: float) -> np.ndarray:
-    """Give each cell the colour at its centre.
-
-    Where another part lies in the cell, that part's colour shows through.
-    """
+    """Give each cell the colour at its centre; where another part lies in the cell, its colour shows through."""
     filled = cells.sampled(colour)
     other = cells.sampled(stage.buffers.part) != stage.buffers.part
     return tools.mix(filled, colour, other * np.float32(faithful))
 
 
-def mosaic(stage: Stage) -> tools.Picture:
+def mosaic(stage: Stage, p: Params) -> tools.Picture:
     """Draw stone tiles in grout, each of one colour, slightly tilted to the light."""
-    p = stage.params
     shade = 0.78 + 0.45 * stage.lit(36, 2.2)
     cells = tools.tiles(stage.rng, p["size"], p["disorder"])
     tile = _parted(stage, cells, stage.colour * shade[..., None], 0.65)
@@ -33,9 +29,8 @@ def mosaic(stage: Stage) -> tools.Picture:
     return tools.mix(grout, tile * bright[..., None], inside * (1 - seam))
 
 
-def stained_glass(stage: Stage) -> tools.Picture:
+def stained_glass(stage: Stage, p: Params) -> tools.Picture:
     """Draw coloured panes lit from behind, in lead lines along the shapes and between the panes."""
-    p = stage.params
     cells = tools.tiles(stage.rng, p["size"], 0.9)
     glow = 1.0 - 0.35 * np.hypot(tools.ROWS - 96, tools.COLS - 96) / 96
     pane = _parted(stage, cells, stage.colour, 1.0)
@@ -49,9 +44,8 @@ def stained_glass(stage: Stage) -> tools.Picture:
     return tools.mix(pane, metal, lead)
 
 
-def pixel_art(stage: Stage) -> tools.Picture:
+def pixel_art(stage: Stage, p: Params) -> tools.Picture:
     """Draw big square pixels of few colours, dithered shade, a dark outline one pixel wide."""
-    p = stage.params
     cells = tools.grid(p["size"])
     shade = 0.62 + 0.5 * stage.lit(40, 2.2)
     checker = (cells.label // (len(np.unique(cells.cols))) + cells.label) % 2
@@ -71,9 +65,8 @@ def pixel_art(stage: Stage) -> tools.Picture:
     return picture * (1 - 0.16 * p["gaps"] * (cells.gap < 0.2))[..., None]
 
 
-def embroidery(stage: Stage) -> tools.Picture:
+def embroidery(stage: Stage, p: Params) -> tools.Picture:
     """Draw cross stitches of thread on coarse cloth; the cloth stays bare in part of the background."""
-    p = stage.params
     cells = tools.grid(p["size"])
     thread = cells.sampled(stage.colour * (0.78 + 0.3 * stage.lit(30, 2.2))[..., None])
     diagonal = np.minimum(np.abs(cells.along - cells.across), np.abs(cells.along + cells.across))
@@ -88,9 +81,8 @@ def embroidery(stage: Stage) -> tools.Picture:
     return tools.mix(picture, stage.ink() * 0.8, back)
 
 
-def low_poly(stage: Stage) -> tools.Picture:
+def low_poly(stage: Stage, p: Params) -> tools.Picture:
     """Draw flat facets, each one colour, lit by its own tilt."""
-    p = stage.params
     cells = tools.tiles(stage.rng, p["size"], 1.0)
     # A Voronoi shard split along its own diagonal reads as two triangles of a mesh.
     turn = cells.jitter(stage.rng) * 2
@@ -105,14 +97,14 @@ def low_poly(stage: Stage) -> tools.Picture:
     return tools.mix(picture, stage.ink(-1), 0.4 * p["wire"] * ridge)
 
 
-def paper_cutout(stage: Stage) -> tools.Picture:
+def paper_cutout(stage: Stage, p: Params) -> tools.Picture:
     """Draw layers of coloured card, each throwing a shadow on the one below; edges cut with scissors."""
-    p = stage.params
     stage = stage.wobbled(0.9 + p["rough"], 9)
     part = stage.buffers.part
     colour = stage.colour * (1 + 0.05 * stage.noise(2) + 0.03 * stage.noise(10))[..., None]
     down, right = 2.0 + 3 * p["lift"], (2.0 + 3 * p["lift"]) * np.cos(p["angle"])
-    above = cast_over(part, down, right)
+    # A part with a higher number throws its shadow on those below: parts are drawn in order, later ones on top.
+    above = (np.roll(part, (round(down), round(right)), (0, 1)) > part).astype(np.float32)
     deep = tools.cast(part > 1, down * 1.9, right * 1.9, 2.5) * (1 - stage.subject)
     colour = colour * (1 - 0.5 * np.maximum(tools.blur(above, 1.1), deep))[..., None]
     bands = tools.step(tools.ROWS + 10 * np.sin(tools.COLS / p["waves"] + p["angle"]), 75.0, 2.0)
@@ -122,15 +114,8 @@ def paper_cutout(stage: Stage) -> tools.Picture:
     return tools.mix(colour, np.ones(3, np.float32), 0.55 * rim * p["rim"])
 
 
-def cast_over(part: np.ndarray, down: tools.Number, right: tools.Number) -> tools.Plane:
-    """Return where a part with a higher number throws its shadow: parts are drawn in order, later ones on top."""
-    shifted = np.roll(part, (round(down), round(right)), (0, 1))
-    return (shifted > part).astype(np.float32)
-
-
-def flat_cartoon(stage: Stage) -> tools.Picture:
+def flat_cartoon(stage: Stage, p: Params) -> tools.Picture:
     """Draw flat shapes without contours, a hard shadow on one side, and a backdrop of one colour with a disc."""
-    p = stage.params
     stage = stage.wobbled(0.6, 30)
     lit = tools.light(tools.normals(stage.buffers.height, 40.0, 5.0), p["angle"])
     dim = tools.step(-lit, -0.62, 0.04) * stage.subject
@@ -146,9 +131,8 @@ def flat_cartoon(stage: Stage) -> tools.Picture:
     return tools.mix(picture, picture * 0.55, tools.lines(stage.edge, 1.5) * 0.8)
 
 
-def sticker(stage: Stage) -> tools.Picture:
+def sticker(stage: Stage, p: Params) -> tools.Picture:
     """Draw a die-cut sticker: a white border, a shadow under it, a shine over it, on a patterned table."""
-    p = stage.params
     solid = stage.buffers.subject
     border = tools.blur(stage.subject, p["border"] / 2) > 0.06
     table = tools.mix(stage.colour, stage.paper, 0.75)

@@ -1,4 +1,4 @@
-"""Make what every style draws with: noise, contours, warps, light, and the layouts of strokes and tiles.
+"""Make what every style draws with: noise, contours, warps, light, layouts of strokes and tiles, and the stage.
 
 Noise and layouts are periodic, made once for a few quantised sizes and angles, and rolled to a random place for
 each picture: 30,000 pictures are made on one core. All arrays are float32 and CANVAS pixels a side.
@@ -6,8 +6,9 @@ each picture: 30,000 pictures are made on one core. All arrays are float32 and C
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -15,6 +16,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from miniature.buffers import CANVAS, Buffers
+from miniature.styles_palette import Palette, tone
 
 Plane = Float[np.ndarray, "canvas canvas"]
 Picture = Float[np.ndarray, "canvas canvas 3"]
@@ -44,11 +46,6 @@ def step(values: np.ndarray, edge: np.ndarray | Number, width: Number) -> np.nda
     return np.clip((values - edge) / width + 0.5, 0.0, 1.0)
 
 
-def roll(plane: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    down, right = (int(shift) for shift in rng.integers(0, CANVAS, 2))
-    return np.roll(plane, (down, right), (0, 1))
-
-
 @lru_cache(maxsize=256)
 def _noise(along: int, across: int, angle: int, variant: int) -> np.ndarray:
     turn = angle * np.pi / _ANGLES
@@ -59,25 +56,6 @@ def _noise(along: int, across: int, angle: int, variant: int) -> np.ndarray:
     white = np.random.default_rng((along, across, angle, variant)).standard_normal((CANVAS, CANVAS))
     filtered = np.fft.irfft2(np.fft.rfft2(white) * spectrum, (CANVAS, CANVAS))
     return ((filtered - filtered.mean()) / filtered.std()).astype(np.float32)
-
-
-def noise(rng: np.random.Generator, along: Number, across: Number | None = None, angle: Number = 0.0) -> Plane:
-    """Make smooth noise of mean 0 and deviation 1, spots of about `along` × `across` pixels, turned by `angle` rad."""
-    sizes = [max(0, round(2 * np.log2(max(size, 1.0)))) for size in (along, across or along)]
-    turned = round(angle / np.pi * _ANGLES) % _ANGLES if sizes[0] != sizes[1] else 0
-    return roll(_noise(sizes[0], sizes[1], turned, int(rng.integers(_VARIANTS))), rng)
-
-
-def warp(buffers: Buffers, down: Plane, right: Plane) -> Buffers:
-    """Return the scene with each pixel taken from `down`, `right` pixels away (nearest pixel, clamped to the frame)."""
-    rows = np.clip(ROWS + down, 0, CANVAS - 1).astype(np.intp)
-    cols = np.clip(COLS + right, 0, CANVAS - 1).astype(np.intp)
-    return Buffers(buffers.part[rows, cols], buffers.albedo[rows, cols], buffers.height[rows, cols])
-
-
-def wobble(buffers: Buffers, rng: np.random.Generator, amount: Number, scale: Number = 16.0) -> Buffers:
-    """Return the scene as an unsteady hand traces it: edges wander by `amount` pixels, over `scale` pixels."""
-    return warp(buffers, amount * noise(rng, scale), amount * noise(rng, scale))
 
 
 def borders(part: Int[np.ndarray, "canvas canvas"]) -> Plane:
@@ -141,14 +119,10 @@ class Cells:
     across: Plane
     gap: Plane  # 0 at the cell's border, 1 in its middle
 
-    @property
-    def count(self) -> int:
-        return len(self.rows)
-
     def rolled(self, rng: np.random.Generator) -> Cells:
-        shift = tuple(int(value) for value in rng.integers(0, CANVAS, 2))
-        planes = (np.roll(plane, shift, (0, 1)) for plane in (self.label, self.along, self.across, self.gap))
-        label, *places = planes
+        shift = rng.integers(0, CANVAS, 2).tolist()
+        planes = (self.label, self.along, self.across, self.gap)
+        label, *places = (np.roll(plane, shift, (0, 1)) for plane in planes)
         along, across, gap = (place.astype(np.float32) for place in places)
         return Cells(label, (self.rows + shift[0]) % CANVAS, (self.cols + shift[1]) % CANVAS, along, across, gap)
 
@@ -159,12 +133,12 @@ class Cells:
     def averaged(self, plane: Plane) -> Plane:
         """Fill every cell with its mean."""
         flat = self.label.ravel()
-        size = np.maximum(np.bincount(flat, minlength=self.count), 1)
-        return (np.bincount(flat, plane.ravel(), self.count) / size).astype(np.float32)[self.label]
+        size = np.maximum(np.bincount(flat, minlength=len(self.rows)), 1)
+        return (np.bincount(flat, plane.ravel(), len(self.rows)) / size).astype(np.float32)[self.label]
 
     def jitter(self, rng: np.random.Generator) -> Plane:
         """Make a normal random number for each cell."""
-        return rng.standard_normal(self.count).astype(np.float32)[self.label]
+        return rng.standard_normal(len(self.rows)).astype(np.float32)[self.label]
 
 
 def _wrapped(difference: np.ndarray) -> np.ndarray:
@@ -238,3 +212,69 @@ def _grid(size: int) -> Cells:
 def grid(size: Number) -> Cells:
     """Make square cells, in rows from the upper left corner."""
     return _grid(round(size))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A scene on the way to a picture."""
+
+    buffers: Buffers
+    palette: Palette
+    rng: np.random.Generator
+
+    def wobbled(self, amount: Number, scale: Number = 16.0) -> Stage:
+        """Return the same stage with the scene's edges wandering, as a hand draws."""
+        return self.warped(amount * self.noise(scale), amount * self.noise(scale))
+
+    def warped(self, down: Plane, right: Plane) -> Stage:
+        """Return the same stage with each pixel taken from `down`, `right` pixels away, the nearest in the frame."""
+        rows = np.clip(ROWS + down, 0, CANVAS - 1).astype(np.intp)
+        cols = np.clip(COLS + right, 0, CANVAS - 1).astype(np.intp)
+        part, albedo, height = self.buffers.part, self.buffers.albedo, self.buffers.height
+        return Stage(Buffers(part[rows, cols], albedo[rows, cols], height[rows, cols]), self.palette, self.rng)
+
+    @cached_property
+    def colour(self) -> Picture:
+        """Return the albedo in the style's palette."""
+        return self.palette.apply(self.buffers.albedo.astype(np.float32))
+
+    @cached_property
+    def tone(self) -> Plane:
+        """Return the lightness of the albedo in [0, 1]."""
+        return tone(self.buffers.albedo.astype(np.float32))
+
+    @cached_property
+    def subject(self) -> Plane:
+        return self.buffers.subject.astype(np.float32)
+
+    @cached_property
+    def edge(self) -> Plane:
+        return borders(self.buffers.part)
+
+    @cached_property
+    def paper(self) -> Float[np.ndarray, " 3"]:
+        return np.array(self.palette.paper, np.float32)
+
+    def ink(self, index: int = 0) -> Float[np.ndarray, " 3"]:
+        return np.array(self.palette.inks[index], np.float32)
+
+    def lit(self, depth: Number, angle: Number, rise: Number = 0.9) -> Plane:
+        """Return Lambert light on the relief."""
+        return light(normals(self.buffers.height, depth), angle, rise)
+
+    def shaded(self, ambient: Number, direct: Number, depth: Number) -> Picture:
+        """Return the palette's colours under a lamp at the upper left."""
+        bright = ambient + direct * self.lit(depth, 2.2)
+        return self.colour * bright[..., None]
+
+    def noise(self, along: Number, across: Number | None = None, angle: Number = 0.0) -> Plane:
+        """Make smooth noise of mean 0, deviation 1, spots of about `along` × `across` pixels, turned by `angle` rad."""
+        sizes = [max(0, round(2 * np.log2(max(size, 1.0)))) for size in (along, across or along)]
+        turned = round(angle / np.pi * _ANGLES) % _ANGLES if sizes[0] != sizes[1] else 0
+        plane = _noise(sizes[0], sizes[1], turned, int(self.rng.integers(_VARIANTS)))
+        return np.roll(plane, self.rng.integers(0, CANVAS, 2).tolist(), (0, 1))
+
+
+Params = Mapping[str, float]
+"""A style's own numbers."""
+Renderer = Callable[[Stage, Params], np.ndarray]

@@ -89,13 +89,25 @@ class Subject:
     """An identity: nothing here changes between two drawings of the same subject."""
 
     kind: str
-    shape: tuple[float, float, float, float]  # proportions in [0, 1] that each kind reads in its own way
+    shape: tuple[float, ...]  # four proportions in [0, 1] that each kind reads in its own way
     body: RGB
     second: RGB
     marking: str
     marking_colour: RGB
     accessory: str  # "none" or one of KINDS[kind].accessories
     accessory_colour: RGB
+
+    def looks(self) -> dict[str, RGB | str | None]:
+        """Return all that is seen of it beside its kind and shape; None for the colour of what it does not have."""
+        plain, bare = self.marking == "plain", self.accessory == "none"
+        return {
+            "body": self.body,
+            "second": self.second,
+            "marking": self.marking,
+            "marking_colour": None if plain else self.marking_colour,
+            "accessory": self.accessory,
+            "accessory_colour": None if bare else self.accessory_colour,
+        }
 
 
 def sample_subject(rng: np.random.Generator, kind: str | None = None) -> Subject:
@@ -107,17 +119,8 @@ def sample_subject(rng: np.random.Generator, kind: str | None = None) -> Subject
     marking = "plain" if rng.random() < PLAIN else str(rng.choice(markings))
     marking_colour = _contrasting(rng, body)
     worn = "none" if rng.random() < BARE else str(rng.choice(KINDS[kind].accessories))
-    shape = rng.random(4)
-    return Subject(
-        kind,
-        (float(shape[0]), float(shape[1]), float(shape[2]), float(shape[3])),
-        body,
-        second,
-        marking,
-        marking_colour,
-        worn,
-        _contrasting(rng, body, second),
-    )
+    shape = tuple(rng.random(4).tolist())
+    return Subject(kind, shape, body, second, marking, marking_colour, worn, _contrasting(rng, body, second))
 
 
 def describe(subject: Subject, details: Collection[str] = DETAILS) -> str:

@@ -34,7 +34,7 @@ def parser() -> Parser:
         description="Make the miniature from nothing: world, base, judge, LoRAs and hypernetwork.",
     )
     commands = made.add_subparsers(dest="command", metavar="build", required=True)
-    stages = "\n".join(f"  {name:<12} {stage.text}" for name, stage in STAGES.items())
+    stages = "\n".join(f"  {name:<12} {text}" for name, (text, _) in STAGES.items())
     add = commands.add_parser("build", help="make it", epilog=_EPILOG.format(stages)).add_argument
     add("--work", type=Path, default=Path("build/miniature"), metavar="WORK", help="drawings and states of training")
     out = "replaced at the end (default: the shipped)"

@@ -20,8 +20,7 @@ import pytest
 from study_run import OURS, RIVAL, SECRETS, Browser, new_study, rows, serving, write_run
 
 from human_study import serve as serve_module
-from human_study.definition import Study
-from human_study.images import clean_png
+from human_study.definition import Study, clean_png
 from human_study.store import read_answers
 from lorarar.commands.study import main
 from lorarar.errors import InputError

@@ -17,8 +17,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 from study_run import OURS, RIVAL, SECRETS, new_study, rows, serving
 
-from human_study.definition import Study
-from human_study.images import clean_png
+from human_study.definition import Study, clean_png
 from human_study.store import Store
 
 TASKS = 4

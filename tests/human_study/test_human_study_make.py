@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 from study_run import OURS, RIVAL, SECRETS, new_study, write_run
 
-from human_study.definition import Study, read_study
-from human_study.images import DISPLAY_SIZE, clean_png
+from human_study.definition import DISPLAY_SIZE, Study, clean_png, read_study
 from human_study.make import make_study
 from lorarar.errors import InputError
 

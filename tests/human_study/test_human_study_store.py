@@ -63,7 +63,7 @@ def test_the_order_is_recorded_with_its_seed(store: Store, study: Study) -> None
 
 def test_a_correction_replaces_the_answer_and_is_counted(store: Store) -> None:
     token = store.new_participant()
-    first = store.session(token).assignments[2]
+    first = store.order(token)[2][0]
     assert store.record(token, 2, "option1", 4.0) == 1
     assert store.record(token, 2, "option1", 2.0) == 1  # the same again is no correction
     query = "SELECT task, choice, preferred, seconds, corrections FROM answers"
@@ -72,14 +72,14 @@ def test_a_correction_replaces_the_answer_and_is_counted(store: Store) -> None:
     assert rows(store.path, query) == [(first.task, "option2", first.options[1], 1.0, 1)]
     store.record(token, 2, "similar", 1.0)
     assert rows(store.path, query) == [(first.task, "similar", None, 1.0, 2)]
-    assert store.session(token).choices == (None, None, "similar", None, None)
+    assert [choice for _, choice in store.order(token)] == [None, None, "similar", None, None]
 
 
 def test_tokens_are_not_stored(store: Store) -> None:
     token = store.new_participant()
     assert token not in repr(rows(store.path, "SELECT * FROM participants"))
     with pytest.raises(UnknownParticipant):
-        store.session(token + "x")
+        store.order(token + "x")
 
 
 def test_a_full_study_takes_nobody_more(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

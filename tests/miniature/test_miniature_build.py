@@ -29,11 +29,11 @@ from lorarar.training.dataset import read_dataset
 from lorarar.training.dataset_loras import missing_jobs
 from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
 from lorarar.training.settings import LoraSettings, default_settings
-from miniature import judge_training
 from miniature import population as population_module
+from miniature import stages
 from miniature.base import BATCH, BaseLoss, Captioned, tokenize
 from miniature.build import STAGES, build
-from miniature.card import hypernet_command, lora_commands
+from miniature.card import stage_commands
 from miniature.catalogue import CATALOGUE, near_catalogue
 from miniature.gallery import GALLERY
 from miniature.loop import Schedule, seeded
@@ -108,8 +108,8 @@ def test_captions_kept_from_the_finished_text_encoders_are_what_those_say() -> N
 
 def test_an_example_depends_on_its_seed_and_index_alone() -> None:
     first, again, other = example(3, 5), example(3, 5), example(3, 6)
-    assert first.caption == again.caption and np.array_equal(first.image, again.image)
-    assert not np.array_equal(first.image, other.image)
+    assert first[1] == again[1] and np.array_equal(first[0], again[0])
+    assert not np.array_equal(first[0], other[0])
 
 
 def test_captions_read_as_the_prompts_of_the_paper() -> None:
@@ -128,7 +128,7 @@ def test_the_population_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: py
     again, captions_again = population(1, 7, tmp_path, workers=1)
     assert np.array_equal(images, again) and captions == captions_again
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in kept} == kept
-    assert captions == [example(1, index).caption for index in range(7)]
+    assert captions == [example(1, index)[1] for index in range(7)]
 
 
 def test_the_catalogue_is_split_as_the_paper_and_kept_out_of_the_population() -> None:
@@ -254,7 +254,7 @@ def test_the_shipped_card_is_what_the_build_writes() -> None:
     plan = replace(plan, output=MINIATURE_FOLDER)
     card = (MINIATURE_FOLDER / "README.md").read_text()
     here = f"{MINIATURE_FOLDER.parents[1]}/"
-    for command in [*lora_commands(plan), hypernet_command(plan)]:
+    for command in [*stage_commands(plan, "loras"), *stage_commands(plan, "hypernet")]:
         assert f"`{' '.join(command).replace(here, '')}`" in card
 
 
@@ -263,11 +263,13 @@ def test_the_commands_of_the_card_train_with_the_miniature_s_settings_in_any_fol
     """A folder's defaults are the paper's: the options must tell all that differs."""
     plan = BuildPlan(Path("work"), folder, seed=5)
     contents, styles = (
-        given_settings(train_lora.parser().parse_args(command[2:]), LoraSettings()) for command in lora_commands(plan)
+        given_settings(train_lora.parser().parse_args(command[2:]), LoraSettings())
+        for command in stage_commands(plan, "loras")
     )
     assert contents == replace(default_settings("miniature"), seed=5)
     assert styles == replace(contents, steps=100, learning_rate=5e-4)
-    hypernet = given_settings(train.parser().parse_args(hypernet_command(plan)[2:]), HyperSettings())
+    (command,) = stage_commands(plan, "hypernet")
+    hypernet = given_settings(train.parser().parse_args(command[2:]), HyperSettings())
     assert hypernet == replace(default_hyper_settings("miniature"), seed=5)
 
 
@@ -287,7 +289,7 @@ def test_a_whole_build_replaces_the_output_at_its_end(
     (plan.work / "plan.json").unlink()  # the copied work is of these settings from here on
     plan = replace(plan, contents=short_lora, styles=short_lora, hyper=short_training, workers=1)
     monkeypatch.setattr(
-        judge_training,
+        stages,
         "build_judge",
         lambda seed, work, folder, report: shutil.copytree(MINIATURE_FOLDER / "judge", folder),
     )
@@ -340,4 +342,4 @@ def test_help_lists_the_stages_and_needs_no_toolchain() -> None:
         "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules), 'toolchain loaded'"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert all(f"  {name} " in result.stdout and stage.text in result.stdout for name, stage in STAGES.items())
+    assert all(f"  {name} " in result.stdout and text in result.stdout for name, (text, _) in STAGES.items())

@@ -20,25 +20,24 @@ from miniature import judge_training, loop
 from miniature.catalogue import CATALOGUE
 from miniature.gallery import GALLERY
 from miniature.judge import CONFIG, REPORT, WEIGHTS, MiniatureJudge, load_judge, save_judge, weights_sha256
-from miniature.judge_data import (
-    CHUNK,
-    GROUP,
-    PLAIN,
-    STYLES,
-    training_drawings,
-)
+from miniature.judge_data import CHUNK, GROUP, PLAIN, STYLES, training_drawings, worn, worn_images
 from miniature.judge_network import DETAILS, JudgeNetwork, Widths
-from miniature.judge_report import AS_DRAWN, WORN, accuracy, as_csv, judge_report, report_of, seen_pairs
 from miniature.judge_training import JudgePlan, train_judge
 from miniature.judge_trials import (
+    AS_DRAWN,
     STYLE_CASES,
     SUBJECT_CASES,
+    WORN,
     Trials,
+    accuracy,
+    as_csv,
     draw_trials,
     held_out_settings,
+    judge_report,
+    report_of,
+    seen_pairs,
 )
 from miniature.judge_verdicts import EVIDENCE, Calibration
-from miniature.judge_wear import worn, worn_images
 from miniature.loop import Schedule, seeded
 
 SEED = 7

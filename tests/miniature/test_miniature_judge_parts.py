@@ -11,13 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miniature import judge_verdicts
-from miniature.catalogue import CATALOGUE, near_catalogue
+from miniature.catalogue import CATALOGUE, fresh_subject, near_catalogue
 from miniature.gallery import GALLERY
-from miniature.judge_data import CHANGEABLE, UNSEEN, changed, details_of, sample_subject
+from miniature.judge_data import CHANGEABLE, UNSEEN, changed, details_of
 from miniature.judge_network import DETAILS
-from miniature.judge_report import AS_DRAWN, Row, accuracy
 from miniature.judge_training import contrastive_loss, detail_loss
-from miniature.judge_trials import random_settings
+from miniature.judge_trials import AS_DRAWN, CaseCount, accuracy, random_settings
 from miniature.judge_verdicts import EVIDENCE, equal_error_threshold, evidence, fit, probability
 
 # Subjects, and what a drawing shows of them
@@ -27,7 +26,7 @@ from miniature.judge_verdicts import EVIDENCE, equal_error_threshold, evidence, 
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 4))
 def test_a_changed_subject_differs_in_so_many_visible_details(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
-    subject = sample_subject(rng)
+    subject = fresh_subject(rng)
     other = changed(subject, rng, count)
     looks = [look for looks in CHANGEABLE.values() for look in looks]
     differing = {look for look in looks if getattr(subject, look) != getattr(other, look)}
@@ -41,7 +40,7 @@ def test_a_changed_subject_differs_in_so_many_visible_details(seed: int, count: 
 
 def test_held_out_subjects_are_not_sampled() -> None:
     rng = np.random.default_rng(0)
-    assert not any(near_catalogue(sample_subject(rng, kind)) for kind in ("dog", "cat") for _ in range(200))
+    assert not any(near_catalogue(fresh_subject(rng, kind)) for kind in ("dog", "cat") for _ in range(200))
 
 
 def test_details_of_a_catalogue_subject() -> None:
@@ -168,5 +167,5 @@ def test_fit_finds_the_coefficients_that_made_the_answers() -> None:
 
 
 def test_accuracy_is_over_all_styles() -> None:
-    rows = [Row("style", "plain", name, AS_DRAWN, right, 4) for name, right in (("a", 4), ("b", 1))]
+    rows = [CaseCount("style", "plain", name, AS_DRAWN, right, 4) for name, right in (("a", 4), ("b", 1))]
     assert accuracy(rows)["style"]["plain"][AS_DRAWN] == 5 / 8

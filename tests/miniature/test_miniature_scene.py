@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miniature.backdrops import BACKDROPS
-from miniature.bodies import BODIES
 from miniature.buffers import BACKGROUND, CANVAS, GROUND, Buffers
 from miniature.figure import frame
 from miniature.markings import FINEST, MARKING_SHAPES, marking_outlines
-from miniature.scene import View, draw, sample_view
+from miniature.scene import BODIES, View, draw, sample_view
 from miniature.subjects import (
     COLOURS,
     CONTRAST,

@@ -234,7 +234,7 @@ def test_cells_cover_the_canvas_and_roll_with_their_centres() -> None:
         rng = np.random.default_rng(seed)
         for cells in (tools.tiles(rng, 12, 0.5), tools.strokes(rng, 24, 7, 0.6, 1.0), tools.grid(10)):
             assert cells.label.min() >= 0
-            assert cells.label.max() < cells.count
+            assert cells.label.max() < len(cells.rows)
             rows = tools.ROWS - cells.rows[cells.label]
             away = np.abs((rows + CANVAS / 2) % CANVAS - CANVAS / 2)
             assert np.quantile(away, 0.99) < 14
