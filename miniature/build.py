@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from lorarar.base.names import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER
 from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, read_dataset
-from lorarar.training.dataset_loras import StepDone, missing_jobs, train_jobs
+from lorarar.training.dataset_loras import missing_jobs, train_jobs
 from lorarar.training.launch import BaseLoading, flush_denormals, process_state, with_fastest_precision
 
 if TYPE_CHECKING:
-    from lorarar.training.history import Row
+    from lorarar.training.history import HistoryRow
     from miniature.stages import BuildPlan
 
 SAMPLES = "samples.png"
@@ -116,9 +116,9 @@ def _loras(plan: BuildPlan) -> Path:
         loading = BaseLoading.of(base_of(plan.made), process, settings.mixed_precision, dataset.resolution)
         steps: list[float] = []
 
-        def on_step(step: StepDone, seen: list[float] = steps, total: int = settings.steps * len(jobs)) -> None:
-            seen.append(step.loss)
-            plan.report(f"{step.name}, loss {step.loss:.4f}", len(seen), total)
+        def on_step(name: str, loss: float, seen: list[float] = steps, total: int = settings.steps * len(jobs)) -> None:
+            seen.append(loss)
+            plan.report(f"{name}, loss {loss:.4f}", len(seen), total)
 
         with plan.timed("loras"):
             train_jobs(jobs, loading, settings, LORA_DTYPE, plan.workers, on_step)
@@ -138,7 +138,7 @@ def _hypernet(plan: BuildPlan) -> Path:
     settings = with_fastest_precision(replace(plan.hyper, seed=plan.seed), process)
     loading = BaseLoading.of(base_of(plan.made), process, settings.mixed_precision, dataset.resolution)
 
-    def on_row(row: Row) -> None:
+    def on_row(row: HistoryRow) -> None:
         plan.report(f"hypernetwork, {row.part} loss {row.total:.5f}", row.step, settings.steps)
 
     with plan.timed("hypernet"):

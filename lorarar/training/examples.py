@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lorarar.base.components import Components, Condition, encode_images, encode_prompts, load_image
 from lorarar.errors import InputError
+from lorarar.training.dataset import Content, Style
 
 ENCODED_AT_ONCE = 4  # images; SDXL's VAE needs about 3 GB for one of 1024×1024
 
@@ -24,6 +25,10 @@ class Concept:
 
     images: tuple[Path, ...]
     prompt: str
+
+
+Reference = Concept | Content | Style
+"""What a LoRA learns: it has images and a prompt."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def seeded_generator(seed: int, stream: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state))
 
 
-def encode_concepts(components: Components, concepts: Sequence[Concept], flip: bool = False) -> Examples:
+def encode_concepts(components: Components, concepts: Sequence[Reference], flip: bool = False) -> Examples:
     """Encode every image and prompt once. A latent is the posterior's mode; `flip` adds the images' mirror images.
 
     Raises InputError for a concept without images or prompt, or an image that can't be read.
