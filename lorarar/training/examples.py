@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,21 +15,27 @@ from torch import Tensor
 
 from lorarar.base.components import Components, Condition, encode_images, encode_prompts, load_image
 from lorarar.errors import InputError
-from lorarar.training.dataset import Content, Style
 
 ENCODED_AT_ONCE = 4  # images; SDXL's VAE needs about 3 GB for one of 1024×1024
 
 
+@runtime_checkable
+class Reference(Protocol):
+    """What a LoRA learns: images, and the prompt that stands for them. A dataset's Content and Style are such."""
+
+    @property
+    def images(self) -> tuple[Path, ...]: ...
+
+    @property
+    def prompt(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Concept:
-    """A few images that a LoRA learns, and the prompt that stands for them."""
+    """A Reference of no dataset."""
 
     images: tuple[Path, ...]
     prompt: str
-
-
-Reference = Concept | Content | Style
-"""What a LoRA learns: it has images and a prompt."""
 
 
 @dataclass(frozen=True)
