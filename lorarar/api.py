@@ -20,7 +20,7 @@ from lorarar.toolchains import require_toolchain
 
 if TYPE_CHECKING:
     from lorarar.hypernet.network import Hypernetwork
-    from lorarar.merging.ziplora import Reference
+    from lorarar.training.examples import Reference
     from lorarar.training.hyper_settings import ZipSettings
 
 StrPath = str | PathLike[str]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lorarar.base.names import JUDGE_FOLDER, MINIATURE, miniature_folder
 from lorarar.errors import InputError
-from lorarar.evaluation.judges.judge import BatchJudge, Question
+from lorarar.evaluation.judges import Question
 from lorarar.files import atomic_folder, package_schema, read_json
 from miniature.buffers import SIZE
 from miniature.judge_network import JudgeNetwork, Widths, channels_last, split_details
@@ -53,7 +53,7 @@ def style_cosines(reference: Seen, test: Seen) -> Float[np.ndarray, "n 1"]:
 
 
 @dataclass
-class MiniatureJudge(BatchJudge):
+class MiniatureJudge:
     """A network and the calibration of its verdicts; a lorarar.evaluation Judge and Embedder."""
 
     network: JudgeNetwork

@@ -23,8 +23,8 @@ from lorarar.errors import InputError
 from lorarar.files import atomic_file, atomic_folder
 from lorarar.toolchains import quiet_toolchains
 from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, read_dataset
-from lorarar.training.dataset_loras import StepDone, missing_jobs, train_jobs
-from lorarar.training.history import Row
+from lorarar.training.dataset_loras import missing_jobs, train_jobs
+from lorarar.training.history import HistoryRow
 from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
 from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
 from lorarar.training.settings import LoraSettings, default_settings
@@ -226,9 +226,9 @@ def loras(plan: BuildPlan) -> Path:
         loading = BaseLoading.of(base_of(plan.made), process, settings.mixed_precision, dataset.resolution)
         steps: list[float] = []
 
-        def on_step(step: StepDone, seen: list[float] = steps, total: int = settings.steps * len(jobs)) -> None:
-            seen.append(step.loss)
-            plan.report(f"{step.name}, loss {step.loss:.4f}", len(seen), total)
+        def on_step(name: str, loss: float, seen: list[float] = steps, total: int = settings.steps * len(jobs)) -> None:
+            seen.append(loss)
+            plan.report(f"{name}, loss {loss:.4f}", len(seen), total)
 
         with plan.timed("loras"):
             train_jobs(jobs, loading, settings, LORA_DTYPE, plan.workers, on_step)
@@ -245,7 +245,7 @@ def hypernet(plan: BuildPlan) -> Path:
     settings = with_fastest_precision(replace(plan.hyper, seed=plan.seed), process)
     loading = BaseLoading.of(base_of(plan.made), process, settings.mixed_precision, dataset.resolution)
 
-    def on_row(row: Row) -> None:
+    def on_row(row: HistoryRow) -> None:
         plan.report(f"hypernetwork, {row.part} loss {row.total:.5f}", row.step, settings.steps)
 
     with plan.timed("hypernet"):

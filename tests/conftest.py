@@ -127,11 +127,9 @@ def images(tiny_dataset: Path) -> tuple[Path, ...]:
 @pytest.fixture(scope="module")
 def trained(components: Components, images: tuple[Path, ...]) -> LoRA:
     """A LoRA of those images, after `lora_training.SETTINGS`."""
-    from lora_training import SETTINGS
+    from lora_training import SETTINGS, train
 
-    from lorarar.training.dreambooth import train_lora
-
-    return train_lora(components, images, "a sks dog", SETTINGS)
+    return train(components, images, "a sks dog", SETTINGS)
 
 
 @pytest.fixture(scope="session")

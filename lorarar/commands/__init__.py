@@ -1,4 +1,4 @@
-"""The command line `lorarar`: one file a subcommand, imported only when it is asked for. Nothing imports a command."""
+"""The command line `lorarar`: a module a subcommand, imported only when it is asked for. Nothing imports a command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "overflow": ("lorarar.commands.overflow", "ship", "where a Core ML program comes near fp16's largest number"),
     "adapter": ("lorarar.commands.adapter", "ship", "a LoRA as the .onnx_adapter file of a bundle"),
     "bench": ("lorarar.commands.bench", "measure", "time merges, UNets, pipelines and components, here and on phones"),
-    "report": ("lorarar.commands.report", "measure", "benchmark records as one HTML page and Markdown"),
+    "report": ("benchmarks.report", "measure", "benchmark records as one HTML page and Markdown"),
     "train": ("lorarar.commands.train", "train", "the hypernetwork, on the LoRAs of a dataset"),
     "train-lora": ("lorarar.commands.train_lora", "train", "a LoRA from a few images, or every LoRA of a dataset"),
     "evaluate": ("lorarar.commands.evaluate", "train", "MARS² and the paper's tables and grids, for any methods"),

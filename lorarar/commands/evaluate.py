@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from lorarar.base.names import MINIATURE, shipped_dataset, shipped_hypernet
@@ -124,7 +122,7 @@ def _evaluate(args: argparse.Namespace, settings: EvaluationSettings) -> Results
 
         # Not needed for --help: they import torch.
         from lorarar.evaluation.judges import load_judge
-        from lorarar.evaluation.methods import check_loras, sampled_pairs
+        from lorarar.evaluation.methods import sampled_pairs
         from lorarar.evaluation.metrics import choose_embedder
         from lorarar.evaluation.run import check_places, generate_all, judge_all, open_evaluation
         from lorarar.hypernet.checkpoints import load_hypernet, load_predictor
@@ -132,7 +130,7 @@ def _evaluate(args: argparse.Namespace, settings: EvaluationSettings) -> Results
         raise missing_toolchain(error.name or "torch", "train") from None
     pairs = sampled_pairs(dataset, args.split, args.part)
     if args.hypernets or any(METHODS[name].loras for name in args.methods):
-        check_loras(dataset, pairs)
+        dataset.check_loras(entry for pair in pairs for entry in pair)
     device = args.device if args.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     judge = load_judge(args.judge, device, settings.batch)
     embedder = choose_embedder(judge, args.clip, args.dino, device)
@@ -145,24 +143,10 @@ def _evaluate(args: argparse.Namespace, settings: EvaluationSettings) -> Results
     evaluation = open_evaluation(
         args.out, args.base, dataset, args.split, args.part, settings, methods, device=device, dtype=dtype
     )
-    with _images_shown("generating", check_places(evaluation)) as report:
-        generate_all(evaluation, report)
-    with _images_shown("judging", len(pairs) * len(methods) * settings.images) as report:
-        return judge_all(evaluation, judge, embedder, report)
-
-
-@contextmanager
-def _images_shown(text: str, total: int) -> Iterator[Callable[[str, int], None]]:
-    """Show a progress bar over `total` images; yields what to call with what is being done and how many more are."""
-    done = 0
-    with progress(text, total) as update:
-
-        def report(text: str, more: int) -> None:
-            nonlocal done
-            done += more
-            update(done, text=text)
-
-        yield report
+    with progress("generating", check_places(evaluation)) as update:
+        generate_all(evaluation, lambda text, done: update(done, text=text))
+    with progress("judging", len(pairs) * len(methods) * settings.images) as update:
+        return judge_all(evaluation, judge, embedder, lambda text, done: update(done, text=text))
 
 
 def _print(table: Table) -> None:

@@ -41,35 +41,30 @@ def parser() -> Parser:
     )
     commands = made.add_subparsers(dest="command", metavar="make|serve|summary", required=True)
     make = commands.add_parser("make", help="choose one image of each method for each pair of an evaluation")
-    make.add_argument("--results", type=Path, required=True, metavar="RUN", help="folder made by `lorarar evaluate`")
-    make.add_argument("--methods", default="learned,ziplora", metavar="A,B", help="the two (default %(default)s)")
-    make.add_argument(
-        "--case", choices=CASES, default="random", help="any image, or one that MARS² accepts (default %(default)s)"
-    )
-    make.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice of images (default %(default)s)")
-    make.add_argument("--question", default=QUESTION, metavar="TEXT", help="shown over each pair of images")
-    make.add_argument("-o", "--out", type=Path, required=True, metavar="STUDY", help="the study's folder")
-    make.set_defaults(run=_make)
-    serve = commands.add_parser("serve", help="let people answer in a browser, until Ctrl-C")
-    serve.add_argument("study", type=Path, metavar="STUDY", help="a folder made by make")
-    serve.add_argument("--answers", type=Path, metavar="FILE", help=f"SQLite file (default STUDY/{ANSWERS_FILE})")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network")
-    serve.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 for any free one (default %(default)s)")
-    serve.add_argument("--shared-device", action="store_true", help="the next person can start after the thank-you")
-    serve.set_defaults(run=_serve)
-    summary = commands.add_parser("summary", help="counts, shares with intervals, the paper's Fig. 7")
-    summary.add_argument("studies", type=Path, nargs="+", metavar="STUDY", help="one or more studies, a bar for each")
-    summary.add_argument("--answers", type=Path, metavar="FILE", help=f"of a single STUDY, if not STUDY/{ANSWERS_FILE}")
-    summary.add_argument("--complete", action="store_true", help="only participants who answered every task")
-    summary.add_argument("-o", "--out", type=Path, metavar="DIR", help="write Markdown, CSV and PNG there")
-    summary.set_defaults(run=_summary)
+    add = make.add_argument
+    add("--results", type=Path, required=True, metavar="RUN", help="folder made by `lorarar evaluate`")
+    add("--methods", default="learned,ziplora", metavar="A,B", help="the two (default %(default)s)")
+    add("--case", choices=CASES, default="random", help="any image, or one that MARS² accepts (default %(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="of the choice of images (default %(default)s)")
+    add("--question", default=QUESTION, metavar="TEXT", help="shown over each pair of images")
+    add("-o", "--out", type=Path, required=True, metavar="STUDY", help="the study's folder")
+    add = commands.add_parser("serve", help="let people answer in a browser, until Ctrl-C").add_argument
+    add("study", type=Path, metavar="STUDY", help="a folder made by make")
+    add("--answers", type=Path, metavar="FILE", help=f"SQLite file (default STUDY/{ANSWERS_FILE})")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network")
+    add("--port", type=int, default=DEFAULT_PORT, help="0 for any free one (default %(default)s)")
+    add("--shared-device", action="store_true", help="the next person can start after the thank-you")
+    add = commands.add_parser("summary", help="counts, shares with intervals, the paper's Fig. 7").add_argument
+    add("studies", type=Path, nargs="+", metavar="STUDY", help="one or more studies, a bar for each")
+    add("--answers", type=Path, metavar="FILE", help=f"of a single STUDY, if not STUDY/{ANSWERS_FILE}")
+    add("--complete", action="store_true", help="only participants who answered every task")
+    add("-o", "--out", type=Path, metavar="DIR", help="write Markdown, CSV and PNG there")
     return made
 
 
 def run(args: argparse.Namespace) -> int:
     """Run a subcommand; raises InputError for anything the user can put right."""
-    code: int = args.run(args)
-    return code
+    return {"make": _make, "serve": _serve, "summary": _summary}[args.command](args)
 
 
 def _make(args: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from lorarar.training.launch import BaseLoading, process_state, with_fastest_pre
 from lorarar.training.settings import DEFAULT_EVERY
 
 if TYPE_CHECKING:
-    from lorarar.training.history import Row
+    from lorarar.training.history import HistoryRow
     from lorarar.training.trainer import Trained, TrainingInputs
 
 _MORE_TEXT = """
@@ -59,7 +59,11 @@ def run(args: argparse.Namespace) -> int:
     # Later than the cheap checks, and not needed for --help: the trainer imports torch.
     from lorarar.training.trainer import load_inputs, train_predictor
 
-    settings = _settings(args, process)
+    defaults = with_fastest_precision(default_hyper_settings(args.base), process)
+    if args.steps is not None and args.warmup is None:
+        # A short trial keeps its shape: the default's share of the steps.
+        args.warmup = defaults.warmup * max(0, args.steps) // defaults.steps
+    settings = given_settings(args, defaults)
     settings.check_processes(process.num_processes)
     resolution = args.resolution or dataset.resolution
     loading = BaseLoading.of(args.base, process, settings.mixed_precision, resolution, args.untrained)
@@ -69,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     losses = {"train": float("nan"), "validation": float("nan")}
     with watch.stage("train"), progress("training", settings.steps, hidden=not process.is_main_process) as update:
 
-        def on_row(row: Row) -> None:
+        def on_row(row: HistoryRow) -> None:
             losses[row.part] = row.total
             update(row.step, note=f"loss {losses['train']:.5f}, validation {losses['validation']:.5f}")
 
@@ -88,22 +92,12 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"{args.state}: `state` and `out` name one file; give each its own")
     if args.state is None and args.state_every is not None:
         raise InputError("`state_every` is for `state`; give that, or leave it out")
-    if args.state_every is None:
-        args.state_every = DEFAULT_EVERY
+    args.state_every = DEFAULT_EVERY if args.state_every is None else args.state_every
     check_at_least(1, state_every=args.state_every)
     if args.predictor == "constant" and args.hidden is not None:
         raise InputError("constant coefficients have no hidden layer; leave `hidden` out")
     if args.regulariser == "none" and args.weight is not None:
         raise InputError("without a regulariser there is nothing to weigh; leave `weight` out")
-
-
-def _settings(args: argparse.Namespace, process: Any) -> HyperSettings:
-    """Return the base's defaults with the options given."""
-    defaults = with_fastest_precision(default_hyper_settings(args.base), process)
-    if args.steps is not None and args.warmup is None:
-        # A short trial keeps its shape: the default's share of the steps.
-        args.warmup = defaults.warmup * max(0, args.steps) // defaults.steps
-    return given_settings(args, defaults)
 
 
 def _rows(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE
@@ -18,7 +16,7 @@ from lorarar.lora import DTYPES, LoRA, write_lora
 from lorarar.settings import check_at_least
 from lorarar.training.curve import ends, sparkline
 from lorarar.training.dataset import read_dataset
-from lorarar.training.dataset_loras import StepDone, missing_jobs, train_jobs
+from lorarar.training.dataset_loras import missing_jobs, train_jobs
 from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
 from lorarar.training.settings import DEFAULT_EVERY, LoraSettings, default_settings
 
@@ -90,50 +88,41 @@ def _check_mode(args: argparse.Namespace) -> None:
     check_at_least(1, **{name: getattr(args, name) for name in given(("jobs", "state_every"))})
 
 
-@dataclass
 class _Run:
     """What a training needs beside its images, and how long its stages took."""
 
-    args: argparse.Namespace
-    settings: LoraSettings
-    loading: BaseLoading
-    processes: int
-    is_main: bool
-    watch: Stopwatch = field(default_factory=Stopwatch)
-
-    @classmethod
-    def of(cls, args: argparse.Namespace, resolution: int | None) -> _Run:
+    def __init__(self, args: argparse.Namespace, resolution: int | None = None) -> None:
         """Choose device and precision, and take the settings from the options. Imports torch."""
-        process = process_state()
-        settings = given_settings(args, with_fastest_precision(default_settings(args.base), process))
-        settings.check_processes(process.num_processes)
-        resolution = args.resolution or resolution
-        loading = BaseLoading.of(args.base, process, settings.mixed_precision, resolution, args.untrained)
-        return cls(args, settings, loading, process.num_processes, process.is_main_process)
+        self.args, self.watch, self.process = args, Stopwatch(), process_state()
+        self.settings = given_settings(args, with_fastest_precision(default_settings(args.base), self.process))
+        self.settings.check_processes(self.process.num_processes)
+        precision, resolution = self.settings.mixed_precision, args.resolution or resolution
+        self.loading = BaseLoading.of(args.base, self.process, precision, resolution, args.untrained)
 
 
 def _train_one(args: argparse.Namespace) -> int:
     images = find_images(args.images)
     style = find_images(args.style_images) if args.style_images else ()
     check_lora_output(args.out, *images, *style)
-    run = _Run.of(args, None)
+    run = _Run(args)
     # Not needed for --help: they import torch.
-    from lorarar.training.dreambooth import train_concepts
+    from lorarar.training.dreambooth import train_lora
     from lorarar.training.examples import Concept
 
     with run.watch.stage("load"):
         components = run.loading.load()
     concepts = [Concept(images, args.prompt), *([Concept(style, args.style_prompt)] if style else [])]
     losses: list[float] = []
-    with run.watch.stage("train"), _losses_shown(run, run.settings.steps) as show:
+    steps, hidden = run.settings.steps, not run.process.is_main_process
+    with run.watch.stage("train"), progress("training", steps, hidden=hidden) as update:
 
-        def on_step(_: int, loss: float) -> None:
+        def on_step(step: int, loss: float) -> None:
             losses.append(loss)
-            show(loss)
+            update(step, note=f"loss {loss:.4f}")
 
         every = args.state_every or DEFAULT_EVERY
-        lora = train_concepts(components, concepts, run.settings, on_step=on_step, state=args.state, state_every=every)
-    if run.is_main:
+        lora = train_lora(components, concepts, run.settings, on_step=on_step, state=args.state, state_every=every)
+    if run.process.is_main_process:
         write_lora(lora, args.out, dtype=args.dtype)
         print_rows(_rows(run, lora, losses))
     return EXIT_OK
@@ -141,61 +130,45 @@ def _train_one(args: argparse.Namespace) -> int:
 
 def _train_dataset(args: argparse.Namespace) -> int:
     dataset = read_dataset(args.dataset)
-    only = [name.strip() for name in args.only.split(",") if name.strip()] if args.only else []
-    jobs = missing_jobs(dataset, only)
+    jobs = missing_jobs(dataset, [name.strip() for name in (args.only or "").split(",") if name.strip()])
     if not jobs:
         print(f"{args.dataset}: every LoRA is there; nothing to train")
         return EXIT_OK
-    run = _Run.of(args, dataset.resolution)
-    if (args.jobs or 1) > 1 and run.processes > 1:
+    run = _Run(args, dataset.resolution)
+    if (args.jobs or 1) > 1 and run.process.num_processes > 1:
         raise InputError("`jobs` and a launch of several processes exclude each other; use one of them")
     losses: dict[str, list[float]] = {job.name: [] for job in jobs}
-    with run.watch.stage("train"), _losses_shown(run, run.settings.steps * len(jobs)) as show:
+    steps, hidden = run.settings.steps * len(jobs), not run.process.is_main_process
+    with run.watch.stage("train"), progress("training", steps, hidden=hidden) as update:
 
-        def on_step(done: StepDone) -> None:
-            losses[done.name].append(done.loss)
-            show(done.loss)
+        def on_step(name: str, loss: float) -> None:
+            losses[name].append(loss)
+            update(sum(map(len, losses.values())), note=f"loss {loss:.4f}")
 
         train_jobs(jobs, run.loading, run.settings, args.dtype, args.jobs or 1, on_step)
-    if run.is_main:
-        print_rows(_dataset_rows(run, losses))
+    if run.process.is_main_process:
+        curves = [(name, f"{sparkline(values, 20)}  {_ends(values)}") for name, values in losses.items()]
+        made = ("LoRAs", f"{len(losses)} trained in {args.dataset}")
+        print_rows([*_setting_rows(run), *curves, made, ("time", str(run.watch))])
     return EXIT_OK
-
-
-@contextmanager
-def _losses_shown(run: _Run, steps: int) -> Iterator[Callable[[float], None]]:
-    """Show a progress bar over all steps; yields what to call after each with its loss."""
-    done = 0
-    with progress("training", steps, hidden=not run.is_main) as update:
-
-        def show(loss: float) -> None:
-            nonlocal done
-            done += 1
-            update(done, note=f"loss {loss:.4f}")
-
-        yield show
 
 
 def _rows(run: _Run, lora: LoRA, losses: Sequence[float]) -> list[tuple[str, str]]:
     """Return what was trained on what, how the loss went and what came out, for people."""
-    args, (first, last) = run.args, ends(losses)
+    args = run.args
     size = args.out.stat().st_size / 1e6
     return [
         ("images", f"{lora.metadata['lorarar_images']} at {lora.metadata['lorarar_resolution']} pixels"),
         ("prompt", lora.metadata["lorarar_prompt"]),
         *_setting_rows(run),
-        ("loss", f"{sparkline(losses)}  {first:.4f} → {last:.4f}"),
+        ("loss", f"{sparkline(losses)}  {_ends(losses)}"),
         ("LoRA", f"{args.out}: {len(lora.layers)} layers of rank {lora.max_rank}, {args.dtype}, {size:.1f} MB"),
         ("time", str(run.watch)),
     ]
 
 
-def _dataset_rows(run: _Run, losses: dict[str, list[float]]) -> list[tuple[str, str]]:
-    rows = _setting_rows(run)
-    for name, values in losses.items():
-        first, last = ends(values)
-        rows.append((name, f"{sparkline(values, 20)}  {first:.4f} → {last:.4f}"))
-    return [*rows, ("LoRAs", f"{len(losses)} trained in {run.args.dataset}"), ("time", str(run.watch))]
+def _ends(losses: Sequence[float]) -> str:
+    return "{:.4f} → {:.4f}".format(*ends(losses))
 
 
 def _setting_rows(run: _Run) -> list[tuple[str, str]]:

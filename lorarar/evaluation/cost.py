@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
-_STATM = Path("/proc/self/statm")
+import psutil
+
 _SAMPLE_EVERY = 0.002  # seconds
 
 
 @dataclass
 class Cost:
-    """The cost of a block, filled in when it ends. `extra_bytes` is None where it can't be measured."""
+    """The cost of a block, filled in when it ends."""
 
     seconds: float = 0.0
-    extra_bytes: int | None = None
+    extra_bytes: int = 0
 
 
 @contextmanager
@@ -29,8 +28,8 @@ def measured(device: str = "cpu") -> Iterator[Cost]:
     """Measure a block: wall time, and the most memory it held beyond what was held before it.
 
     On CUDA that is the allocator's peak on the device. On a CPU it is the process's resident memory, sampled every
-    2 ms after the C library's free memory was given back, on Linux only: pages that a block frees and takes again
-    between two samples are seen, a peak shorter than a sample may be missed.
+    2 ms after the C library's free memory was given back: pages that a block frees and takes again between two samples
+    are seen, a peak shorter than a sample may be missed.
     """
     cost = Cost()
     if device.startswith("cuda"):
@@ -38,19 +37,19 @@ def measured(device: str = "cpu") -> Iterator[Cost]:
         return
     gc.collect()
     _give_back_free_memory()
-    before, peak, done = _resident(), [0], threading.Event()
-    sampler = threading.Thread(target=_sample, args=(peak, done), daemon=True)
-    if before is not None:
-        sampler.start()
+    process, done = psutil.Process(), threading.Event()
+    before = process.memory_info().rss
+    peak = [before]
+    sampler = threading.Thread(target=_sample, args=(process, peak, done), daemon=True)
+    sampler.start()
     start = time.perf_counter()
     try:
         yield cost
     finally:
         cost.seconds = time.perf_counter() - start
         done.set()
-        if before is not None:
-            sampler.join()
-            cost.extra_bytes = max(0, max(peak[0], _resident() or 0) - before)
+        sampler.join()
+        cost.extra_bytes = max(peak[0], process.memory_info().rss) - before
 
 
 def _on_cuda(cost: Cost) -> Iterator[Cost]:
@@ -67,17 +66,9 @@ def _on_cuda(cost: Cost) -> Iterator[Cost]:
         cost.extra_bytes = max(0, torch.cuda.max_memory_allocated() - before)
 
 
-def _sample(peak: list[int], done: threading.Event) -> None:
+def _sample(process: psutil.Process, peak: list[int], done: threading.Event) -> None:
     while not done.wait(_SAMPLE_EVERY):
-        peak[0] = max(peak[0], _resident() or 0)
-
-
-def _resident() -> int | None:
-    """Return the bytes of this process in memory, or None where the system does not tell it this way."""
-    try:
-        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return None
+        peak[0] = max(peak[0], process.memory_info().rss)
 
 
 def _give_back_free_memory() -> None:

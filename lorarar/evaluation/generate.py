@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DDPMScheduler
@@ -28,18 +28,10 @@ if TYPE_CHECKING:
 
 PAIR_FILE = "pair.json"
 _PAIR_SCHEMA = package_schema(__package__, "pair.schema.json")
-
-
-@runtime_checkable
-class Adapter(Protocol):
-    """Something that can be put on a UNet for a while: a LoRA, or one that changes from step to step."""
-
-    def applied(self, unet: torch.nn.Module) -> AbstractContextManager[OnStep]:
-        """Put it on while the context lasts, after which the UNet is exactly the old one.
-
-        The context gives a function, which is called before each step.
-        """
-        ...
+PutOn = Callable[[torch.nn.Module], AbstractContextManager[OnStep]]
+"""Puts a LoRA, or what changes from step to step, on a UNet while the context lasts; then the UNet is exactly the old
+one. The context gives a function that is called before each step.
+"""
 
 
 @dataclass(frozen=True)
@@ -62,9 +54,9 @@ class Sampler:
     batch: int
 
     @classmethod
-    def load(cls, sampling: Sampling, device: str, batch: int, untrained: bool = False) -> Sampler:
+    def load(cls, sampling: Sampling, device: str, batch: int) -> Sampler:
         """Open a base's pipeline on a device. Raises InputError when the base can't be had."""
-        pipeline = open_pipeline(sampling.base, untrained, getattr(torch, DTYPES[sampling.dtype]))
+        pipeline = open_pipeline(sampling.base, False, getattr(torch, DTYPES[sampling.dtype]))
         for network in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae, pipeline.unet):
             network.requires_grad_(False).eval().to(device)
         pipeline.set_progress_bar_config(disable=True)
@@ -83,9 +75,9 @@ class Sampler:
             resolution=int(pipeline.unet.config.sample_size) * pipeline.vae_scale_factor,
         )
 
-    def draw(self, adapter: Adapter, prompt: str, seeds: Sequence[int]) -> Iterator[Image]:
+    def draw(self, put_on: PutOn, prompt: str, seeds: Sequence[int]) -> Iterator[Image]:
         """Draw one image a seed, in order, a batch at a time; a seed gives the same noise in any method and batch."""
-        with adapter.applied(self.pipeline.unet) as on_step:
+        with put_on(self.pipeline.unet) as on_step:
             for first in range(0, len(seeds), self.batch):
                 yield from self._batch(on_step, prompt, seeds[first : first + self.batch])
 
@@ -129,6 +121,11 @@ def safe_name(name: str) -> str:
 def digest_of(facts: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a JSON object."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)

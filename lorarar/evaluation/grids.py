@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from lorarar.evaluation.results import PairRecord, Results
+from lorarar.evaluation.results import Results
 from lorarar.evaluation.tables import Table
 from lorarar.files import atomic_file
 from lorarar.images import on_white, open_image
@@ -21,18 +21,13 @@ _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 _MIN_CELL, _MAX_CELL = 96, 256
 
 
-def comparison_grid(results: Results, run: Path, pairs: Sequence[PairRecord] | None = None) -> Image.Image:
+def comparison_grid(results: Results, run: Path) -> Image.Image:
     """Draw a row a pair: its subject and style references, then each method's first image."""
-    chosen = results.pairs if pairs is None else pairs
     columns = ["subject", "style", *(method.label for method in results.methods)]
-    rows = [
-        [
-            pair.subject_references[0],
-            pair.style_reference,
-            *(pair.methods[method.name][0].image for method in results.methods),
-        ]
-        for pair in chosen
-    ]
+    rows = []
+    for pair in results.pairs:
+        firsts = [pair.methods[method.name][0].image for method in results.methods]
+        rows.append([pair.subject_references[0], pair.style_reference, *firsts])
     return _grid(run, columns, rows)
 
 
@@ -48,15 +43,12 @@ def matrix_grid(results: Results, run: Path, method: str) -> Image.Image:
 
 def bars(table: Table, path: Path) -> None:
     """Draw a `breakdown` table as grouped bars: average case filled, best case as an outline."""
-    # The object interface: pyplot would set global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # pyplot would set global state
 
     names = list(dict.fromkeys(str(row[0]) for row in table.rows))
     methods = list(dict.fromkeys(str(row[1]) for row in table.rows))
     values = {(row[0], row[1]): (float(str(row[2])), float(str(row[3]))) for row in table.rows}
     figure = Figure(figsize=(max(6, 0.28 * len(names) * len(methods) + 3), 4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     width = 0.84 / len(methods)
     for place, method in enumerate(methods):
@@ -77,15 +69,13 @@ def write_pictures(results: Results, tables: Mapping[str, Table], run: Path, out
     pictures = {"grid_methods.png": comparison_grid(results, run)}
     for method in results.methods:
         pictures[f"grid_{method.name}.png"] = matrix_grid(results, run, method.name)
-    written = []
     for name, picture in pictures.items():
         with atomic_file(output / name) as temporary:
             picture.save(temporary)
-        written.append(output / name)
-    for name in ("per_content", "per_style"):
-        bars(tables[name], output / f"{name}.png")
-        written.append(output / f"{name}.png")
-    return written
+    charts = {f"{name}.png": tables[name] for name in ("per_content", "per_style")}
+    for name, table in charts.items():
+        bars(table, output / name)
+    return [output / name for name in (*pictures, *charts)]
 
 
 def _grid(run: Path, columns: Sequence[str], rows: Sequence[Sequence[str | None]]) -> Image.Image:
@@ -105,7 +95,9 @@ def _grid(run: Path, columns: Sequence[str], rows: Sequence[Sequence[str | None]
     for row, images in enumerate(opened):
         for column, image in enumerate(images):
             if image is not None:
-                fitted = ImageOps.pad(image, (side, side), _filter(image, side), color=_PAPER)
+                # Small images keep their pixels' edges when they grow by a whole factor; others are smoothed.
+                scaling = Image.Resampling.LANCZOS if side % image.width else Image.Resampling.NEAREST
+                fitted = ImageOps.pad(image, (side, side), scaling, color=_PAPER)
                 sheet.paste(fitted, (_GAP + column * step, top + row * step))
     return sheet
 
@@ -120,9 +112,3 @@ def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Ima
         else:
             lines.append(word)
     return lines
-
-
-def _filter(image: Image.Image, side: int) -> Image.Resampling:
-    # Small images keep their pixels' edges when they grow by a whole factor; others are smoothed.
-    whole = side % image.width == 0 and side >= image.width
-    return Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
-from lorarar.evaluation.generate import digest_of
+from lorarar.evaluation.generate import digest_of, file_digest
 from lorarar.evaluation.judges import Judge, Question
 from lorarar.evaluation.metrics import Embedder, similarities
+from lorarar.evaluation.results import ImageRecord
 from lorarar.files import atomic_file
 from lorarar.images import on_white, open_image
-from lorarar.training.dataset import Content, Dataset, Style
+from lorarar.training.dataset import Content, Entry, Style
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,79 +22,73 @@ if TYPE_CHECKING:
 JUDGED_FILE = "judged.json"
 
 
-@dataclass(frozen=True)
-class Judged:
-    """The answers about one image; the fields are those of `results.ImageRecord`."""
-
-    p_subject: list[float]
-    p_style: float
-    controls: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Swap:
+class Swap(NamedTuple):
     """The other content and style whose references a pair's controls use; None where the dataset has no other."""
 
     content: Content | None
     style: Style | None
 
-    @classmethod
-    def of(cls, dataset: Dataset, contents: Sequence[str], styles: Sequence[str], content: str, style: str) -> Swap:
-        """Return the next ones of the evaluated part, else of the dataset; always the same for a pair."""
-        other_content = _next(content, contents, list(dataset.contents))
-        other_style = _next(style, styles, list(dataset.styles))
-        return cls(
-            dataset.contents[other_content] if other_content else None,
-            dataset.styles[other_style] if other_style else None,
-        )
+
+def next_entry(entry: Entry, part: Iterable[Entry], everything: Mapping[str, Entry]) -> Entry | None:
+    """Return the one after `entry` in the evaluated part, else in the dataset; None where there is no other."""
+    others = list(dict.fromkeys(part))
+    if len(others) == 1:
+        others = list(everything.values())
+    return others[(others.index(entry) + 1) % len(others)] if len(others) > 1 else None
 
 
 def judge_pair(
-    judge: Judge, embedder: Embedder | None, images: Sequence[Path], content: Content, style: Style, swap: Swap
-) -> list[Judged]:
+    judge: Judge, embedder: Embedder | None, images: Mapping[str, Path], content: Content, style: Style, swap: Swap
+) -> list[ImageRecord]:
     """Judge every image against every subject reference and the style's; then take the controls and the metrics.
 
-    Controls, one reference an image: another subject's; another style's with its description (the right answer to
-    both is no); another style's image with the right description (a judge that looks at the reference answers
-    differently). The prompts and the majority are MARS²'s, the paper has no controls.
+    `images` maps the name of each in the results to its file. Controls, one reference an image: another subject's;
+    another style's with its description (the right answer to both is no); another style's image with the right
+    description (a judge that looks at the reference answers differently). The prompts and the majority are MARS²'s, the
+    paper has no controls.
     """
-    tests = [_seen(path) for path in images]
+    tests = [_seen(path) for path in images.values()]
     subjects = [_seen(path) for path in content.images]
     look = _seen(style.images[0])
     asked = [Question(subject, test, content.class_name) for test in tests for subject in subjects]
     said = judge.same_subjects(asked)
-    by_image = [said[row * len(subjects) : (row + 1) * len(subjects)] for row in range(len(tests))]
     in_style = judge.in_styles([Question(look, test, style.description) for test in tests])
     swapped = _ask_swapped(judge, tests, content, style, swap)
     text = f"a {content.class_name} in {style.description} style"
     metrics = [{} for _ in tests] if embedder is None else similarities(embedder, tests, subjects, look, text)
     return [
-        Judged(by_image[row], in_style[row], {name: values[row] for name, values in swapped.items()}, metrics[row])
-        for row in range(len(tests))
+        ImageRecord(
+            name,
+            tuple(said[row * len(subjects) : (row + 1) * len(subjects)]),
+            in_style[row],
+            {control: values[row] for control, values in swapped.items()},
+            metrics[row],
+        )
+        for row, name in enumerate(images)
     ]
 
 
 def judge_kept(
-    judge: Judge, embedder: Embedder | None, images: Sequence[Path], content: Content, style: Style, swap: Swap
-) -> list[Judged]:
+    judge: Judge, embedder: Embedder | None, images: Mapping[str, Path], content: Content, style: Style, swap: Swap
+) -> list[ImageRecord]:
     """Do as `judge_pair`, but keep the answers in `judged.json` beside the images, and read them from there later."""
-    path = images[0].parent / JUDGED_FILE
+    path = next(iter(images.values())).parent / JUDGED_FILE
     facts = {
         "judge": judge.describe(),
         "embedder": None if embedder is None else embedder.describe(),
-        "images": [_sha(image) for image in images],
-        "references": [_sha(image) for image in (*content.images, style.images[0])],
-        "swapped": [_sha(image) for entry in (swap.content, swap.style) if entry for image in entry.images],
+        "images": [file_digest(image) for image in images.values()],
+        "references": [file_digest(image) for image in (*content.images, style.images[0])],
+        "swapped": [file_digest(image) for entry in swap if entry for image in entry.images],
         "words": [content.class_name, style.description],
     }
-    kept = _read_kept(path, digest_of(facts))
+    digest = digest_of(facts)
+    kept = _read_kept(path, digest, list(images))
     if kept is not None:
         return kept
     judged = judge_pair(judge, embedder, images, content, style, swap)
-    document = {"digest": digest_of(facts), "images": [asdict(item) for item in judged]}
+    answers = [{name: value for name, value in asdict(item).items() if name != "image"} for item in judged]
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(document) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps({"digest": digest, "images": answers}) + "\n", encoding="utf-8")
     return judged
 
 
@@ -113,24 +107,18 @@ def _ask_swapped(
     return found
 
 
-def _read_kept(path: Path, digest: str) -> list[Judged] | None:
+def _read_kept(path: Path, digest: str, names: Sequence[str]) -> list[ImageRecord] | None:
     """Return what was kept for a digest, else None; a damaged file is as good as none, since judging again is safe."""
     try:
-        kept: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return [Judged(**item) for item in kept["images"]] if kept["digest"] == digest else None
-    except (OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["digest"] != digest:
+            return None
+        said = zip(names, kept["images"], strict=True)
+        return [ImageRecord(name, tuple(item.pop("p_subject")), **item) for name, item in said]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _next(name: str, part: Sequence[str], everything: Sequence[str]) -> str | None:
-    names = list(part) if len(part) > 1 else list(everything)
-    return names[(names.index(name) + 1) % len(names)] if len(names) > 1 else None
 
 
 def _seen(path: Path) -> Image:
     """Open an image as the judge sees it, and as the trainings do."""
     return on_white(open_image(path))
-
-
-def _sha(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lorarar.errors import InputError
-from lorarar.intervals import LEVEL, bootstrap_draws, quantiles
+from lorarar.intervals import bootstrap_draws, bootstrap_interval, quantiles
 
 RESAMPLES = 10_000
 
@@ -61,22 +61,14 @@ class PairVerdicts:
     def joint(self) -> Bool[np.ndarray, " images"]:
         return self.subject & self.style_yes
 
-    @property
-    def images(self) -> int:
-        return len(self.style_yes)
-
-
-def _first(passed: Bool[np.ndarray, " images"]) -> float:
-    return float(np.argmax(passed)) + 1 if passed.any() else len(passed) + 1.0
-
 
 STATISTICS: Mapping[str, Callable[[PairVerdicts], float]] = {
     "average": lambda pair: float(pair.joint.mean()),
     "best": lambda pair: float(pair.joint.any()),
     "subject": lambda pair: float(pair.subject.mean()),
     "style": lambda pair: float(pair.style_yes.mean()),
-    "attempts": lambda pair: _first(pair.joint),
-    "expected_attempts": lambda pair: (pair.images + 1) / (int(pair.joint.sum()) + 1),
+    "attempts": lambda pair: float(np.argmax([*pair.joint, True])) + 1,
+    "expected_attempts": lambda pair: (len(pair.joint) + 1) / (int(pair.joint.sum()) + 1),
 }
 """Every figure of a pair, by name."""
 
@@ -88,10 +80,6 @@ class Interval:
     estimate: float
     low: float
     high: float
-
-    def apart(self, other: Interval) -> bool:
-        """Tell whether the two intervals do not touch."""
-        return self.low > other.high or other.low > self.high
 
 
 @dataclass(frozen=True)
@@ -115,16 +103,11 @@ class Difference:
     interval: Interval
     above: float  # the share of resamples in which it is larger; ties count half
 
-    @property
-    def clear(self) -> bool:
-        """Tell whether the interval leaves out 0."""
-        return self.interval.low > 0 or self.interval.high < 0
 
-
-def score(pairs: Sequence[PairVerdicts], seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL) -> Mars2:
+def score(pairs: Sequence[PairVerdicts], seed: int = 0, resamples: int = RESAMPLES) -> Mars2:
     """Return all figures with intervals. Raises InputError without pairs."""
-    figures = {name: bootstrap(_values(pairs, name), seed, resamples, level) for name in STATISTICS}
-    return Mars2(**figures, pairs=len(pairs), pairs_without=sum(not pair.joint.any() for pair in pairs))
+    found = {name: bootstrap(figures(pairs, name), seed, resamples) for name in STATISTICS}
+    return Mars2(**found, pairs=len(pairs), pairs_without=sum(not pair.joint.any() for pair in pairs))
 
 
 def difference(
@@ -133,7 +116,6 @@ def difference(
     statistic: str = "average",
     seed: int = 0,
     resamples: int = RESAMPLES,
-    level: float = LEVEL,
 ) -> Difference:
     """Return `first` − `second` by the paired bootstrap: both methods are drawn with the same pairs.
 
@@ -144,28 +126,19 @@ def difference(
     by_pair = {(pair.content, pair.style): pair for pair in second}
     if set(by_pair) != {(pair.content, pair.style) for pair in first} or len(by_pair) != len(first):
         raise InputError("a difference needs two methods judged on the same pairs; evaluate both on one dataset split")
-    values = _values(first, statistic) - _values([by_pair[pair.content, pair.style] for pair in first], statistic)
-    means = _means(values, seed, resamples)
-    interval = Interval(float(values.mean()), *quantiles(means, level))
+    values = figures(first, statistic) - figures([by_pair[pair.content, pair.style] for pair in first], statistic)
+    means = bootstrap_draws(values, draws=resamples, seed=seed)
+    interval = Interval(float(values.mean()), *quantiles(means))
     return Difference(interval, float(np.mean(means > 0) + np.mean(means == 0) / 2))
 
 
-def bootstrap(
-    values: Float[np.ndarray, " pairs"], seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
-) -> Interval:
-    """Return the mean of one value a pair with its percentile interval; the same seed gives the same interval.
-
-    Raises InputError without values.
-    """
-    means = _means(values, seed, resamples)
-    return Interval(float(values.mean()), *quantiles(means, level))
-
-
-def _values(pairs: Sequence[PairVerdicts], statistic: str) -> Float[np.ndarray, " pairs"]:
-    return np.array([STATISTICS[statistic](pair) for pair in pairs], np.float64)
-
-
-def _means(values: Float[np.ndarray, " pairs"], seed: int, resamples: int) -> Float[np.ndarray, " resamples"]:
+def bootstrap(values: Float[np.ndarray, " pairs"], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """Return the mean of one value a pair with its percentile interval, drawn by `seed`; InputError without values."""
     if len(values) == 0:
         raise InputError("there are no pairs to score; evaluate at least one content and one style")
-    return bootstrap_draws(values, draws=resamples, seed=seed)
+    return Interval(float(values.mean()), *bootstrap_interval(values, draws=resamples, seed=seed))
+
+
+def figures(pairs: Sequence[PairVerdicts], statistic: str) -> Float[np.ndarray, " pairs"]:
+    """Return a figure of STATISTICS for each pair."""
+    return np.array([STATISTICS[statistic](pair) for pair in pairs], np.float64)

@@ -17,8 +17,12 @@ class MethodEntry:
     label: str
     kind: str
     summary: str
-    hypernet: bool = False  # needs a checkpoint
     loras: bool = True  # needs the LoRA files; joint training does not
+
+    @property
+    def hypernet(self) -> bool:
+        """Tell whether it needs a checkpoint."""
+        return self.kind in (OURS, ABLATION)
 
 
 METHODS: dict[str, MethodEntry] = {
@@ -33,16 +37,11 @@ METHODS: dict[str, MethodEntry] = {
     "np-lora": MethodEntry("NP-LoRA", RIVAL, "the content gives way in the style's row space, μ = 0.5"),
     "k-lora": MethodEntry("K-LoRA", RIVAL, "one of the two LoRAs a layer and step, by the largest entries"),
     "ziplora": MethodEntry("ZipLoRA", RIVAL, "coefficients optimised for the pair (minutes a pair)"),
-    "learned": MethodEntry("LoRA.rar", OURS, "coefficients by the hypernetwork", hypernet=True),
-    "learned-kv-average": MethodEntry(
-        "LoRA.rar, k/v averaged", ABLATION, "whatever the checkpoint's rule", hypernet=True
-    ),
-    "learned-kv-sum": MethodEntry("LoRA.rar, k/v summed", ABLATION, "learned, with the sum for k and v", hypernet=True),
+    "learned": MethodEntry("LoRA.rar", OURS, "coefficients by the hypernetwork"),
+    "learned-kv-average": MethodEntry("LoRA.rar, k/v averaged", ABLATION, "whatever the checkpoint's rule"),
+    "learned-kv-sum": MethodEntry("LoRA.rar, k/v summed", ABLATION, "learned, with the sum for k and v"),
     "learned-mean": MethodEntry(
-        "LoRA.rar, mean coefficients",
-        ABLATION,
-        "the mean of learned on the training pairs, by kind of layer",
-        hypernet=True,
+        "LoRA.rar, mean coefficients", ABLATION, "the mean of learned on the training pairs, by kind of layer"
     ),
 }
 DEFAULT_METHODS = ("joint", "direct", "dare", "ties", "dare-ties", "ziplora", "learned")

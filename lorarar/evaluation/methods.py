@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from lorarar import merging
 from lorarar.base.attach import fused
 from lorarar.base.components import Components
 from lorarar.errors import InputError
-from lorarar.evaluation.generate import Adapter
+from lorarar.evaluation.generate import PutOn
 from lorarar.evaluation.method_names import METHODS
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import Layout, kind_of
@@ -26,30 +27,25 @@ from lorarar.merging import MergeOptions, Predict, learned_options
 from lorarar.merging.klora import ALPHA, BETA, KLoRA, OnStep
 from lorarar.merging.ziplora import ziplora
 from lorarar.training.dataset import Content, Dataset, Style
+from lorarar.training.dreambooth import train_lora
 from lorarar.training.hyper_settings import ZipSettings
-from lorarar.training.joint import train_joint
 from lorarar.training.settings import LoraSettings
 
 MEAN_PAIRS = 25  # training pairs that `learned-mean` averages over
 
 
-@dataclass(frozen=True)
-class Fused:
-    """A LoRA, added into the weights while images are drawn: the merge exactly, at no cost a step."""
-
-    lora: LoRA
-
-    @contextmanager
-    def applied(self, unet: nn.Module) -> Iterator[OnStep]:
-        with fused(unet, self.lora):
-            yield lambda step, steps: None
+@contextmanager
+def fused_lora(lora: LoRA, unet: nn.Module) -> Iterator[OnStep]:
+    """Add a LoRA into the weights while images are drawn: the merge exactly, at no cost a step."""
+    with fused(unet, lora):
+        yield lambda step, steps: None
 
 
 @dataclass(frozen=True)
 class Made:
     """A method's result for a pair, and how much of it was trained or predicted."""
 
-    adapter: Adapter
+    put_on: PutOn
     parameters: int = 0
     coefficient_seconds: float | None = None
 
@@ -65,12 +61,7 @@ class Workbench:
     joint: LoraSettings
     zip: ZipSettings
     seed: int = 0  # of random merges
-    loras: dict[Path, LoRA] = field(default_factory=dict)
-
-    def lora(self, path: Path) -> LoRA:
-        if path not in self.loras:
-            self.loras[path] = read_lora(path)
-        return self.loras[path]
+    lora: Callable[[Path], LoRA] = field(default_factory=lambda: cache(read_lora))
 
     def pair(self, content: Content, style: Style) -> tuple[LoRA, LoRA]:
         return self.lora(content.lora), self.lora(style.lora)
@@ -99,9 +90,9 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
             raise InputError(f"the method {name} needs a hypernetwork; give it as `hypernet`")
         return _learned(name, bench, hypernet)
     special: dict[str, tuple[Make, dict[str, Any]]] = {
-        "content-only": (_content_only, {}),
-        "style-only": (_style_only, {}),
-        "k-lora": (_k_lora, {"alpha": ALPHA, "beta": BETA}),
+        "content-only": (lambda bench, content, style: Made(partial(fused_lora, bench.lora(content.lora))), {}),
+        "style-only": (lambda bench, content, style: Made(partial(fused_lora, bench.lora(style.lora))), {}),
+        "k-lora": (lambda bench, *pair: Made(KLoRA.plan(*bench.pair(*pair)).applied), {"alpha": ALPHA, "beta": BETA}),
         "joint": (_joint, asdict(bench.joint)),
         "ziplora": (_ziplora, asdict(bench.zip)),
     }
@@ -114,21 +105,9 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
     return Evaluated(name, _merging(base_name, options), facts)
 
 
-def _content_only(bench: Workbench, content: Content, style: Style) -> Made:
-    return Made(Fused(bench.lora(content.lora)))
-
-
-def _style_only(bench: Workbench, content: Content, style: Style) -> Made:
-    return Made(Fused(bench.lora(style.lora)))
-
-
-def _k_lora(bench: Workbench, content: Content, style: Style) -> Made:
-    return Made(KLoRA.plan(*bench.pair(content, style)))
-
-
 def _joint(bench: Workbench, content: Content, style: Style) -> Made:
-    lora = train_joint(bench.components, content, style, bench.joint)
-    return Made(Fused(lora), sum(layer.down.size + layer.up.size for layer in lora.layers.values()))
+    lora = train_lora(bench.components, [content, style], bench.joint)
+    return Made(partial(fused_lora, lora), sum(layer.down.size + layer.up.size for layer in lora.layers.values()))
 
 
 def _ziplora(bench: Workbench, content: Content, style: Style) -> Made:
@@ -136,19 +115,33 @@ def _ziplora(bench: Workbench, content: Content, style: Style) -> Made:
     merged = ziplora(bench.components, *bench.pair(content, style), content, style, bench.zip)
     coefficients = (merged.coefficients or {}).values()
     # The final merge is a few milliseconds of the whole.
-    return Made(Fused(merged.lora), sum(pair.size for pair in coefficients), time.perf_counter() - start)
+    return Made(partial(fused_lora, merged.lora), sum(pair.size for pair in coefficients), time.perf_counter() - start)
 
 
 def _merging(name: str, options: MergeOptions, parameters: int = 0) -> Make:
     """Make a method of lorarar.merging; the time within `options.predict` is measured apart."""
 
     def make(bench: Workbench, content: Content, style: Style) -> Made:
-        clock = _Clock(options.predict) if options.predict is not None else None
-        timed = replace(options, predict=clock) if clock else options
-        merged = merging.merge_loras(*bench.pair(content, style), bench.layout, name, timed)
-        return Made(Fused(merged.lora), parameters, clock.seconds if clock else None)
+        seconds: list[float] = []
+        predict = None if options.predict is None else _timed(options.predict, seconds)
+        merged = merging.merge_loras(*bench.pair(content, style), bench.layout, name, replace(options, predict=predict))
+        return Made(partial(fused_lora, merged.lora), parameters, None if predict is None else sum(seconds))
 
     return make
+
+
+def _timed(predict: Predict, seconds: list[float]) -> Predict:
+    """Return the predictor, which notes in `seconds` how long each call took."""
+
+    def timed(
+        content_down: np.ndarray, content_up: np.ndarray, style_down: np.ndarray, style_up: np.ndarray
+    ) -> np.ndarray:
+        start = time.perf_counter()
+        found = predict(content_down, content_up, style_down, style_up)
+        seconds.append(time.perf_counter() - start)
+        return found
+
+    return timed
 
 
 def _learned(name: str, bench: Workbench, loaded: LoadedPredictor) -> Evaluated:
@@ -169,56 +162,22 @@ def mean_coefficients(bench: Workbench, options: MergeOptions) -> dict[str, tupl
 
     Up to MEAN_PAIRS pairs of the training part, evenly spread. Raises InputError when no pair has its LoRA files.
     """
-    parts = bench.dataset.split(bench.split)
-    pairs = [
-        (content, style)
-        for content, style in product(parts.contents["train"], parts.styles["train"])
-        if bench.dataset.contents[content].lora.is_file() and bench.dataset.styles[style].lora.is_file()
-    ]
+    pairs = sampled_pairs(bench.dataset, bench.split, "train")
+    pairs = [pair for pair in pairs if all(entry.lora.is_file() for entry in pair)]
     if not pairs:
         raise InputError("learned-mean is a mean over training pairs, but none has its LoRA files; train those first")
     found: dict[str, list[np.ndarray]] = {}
-    for content, style in pairs[:: max(1, len(pairs) // MEAN_PAIRS)][:MEAN_PAIRS]:
-        loras = bench.pair(bench.dataset.contents[content], bench.dataset.styles[style])
-        merged = merging.merge_loras(*loras, bench.layout, "learned", options)
+    for pair in pairs[:: max(1, len(pairs) // MEAN_PAIRS)][:MEAN_PAIRS]:
+        merged = merging.merge_loras(*bench.pair(*pair), bench.layout, "learned", options)
         for layer, coefficients in (merged.coefficients or {}).items():
             found.setdefault(str(kind_of(layer)), []).append(coefficients.mean(axis=1, dtype=np.float64))
     means = {kind: np.mean(values, axis=0) for kind, values in found.items()}
     return {kind: (float(mean[0]), float(mean[1])) for kind, mean in means.items()}
 
 
-class _Clock:
-    """A predictor that adds up the seconds spent in another."""
-
-    def __init__(self, predict: Predict) -> None:
-        self.predict, self.seconds = predict, 0.0
-
-    def __call__(
-        self, content_down: np.ndarray, content_up: np.ndarray, style_down: np.ndarray, style_up: np.ndarray
-    ) -> np.ndarray:
-        start = time.perf_counter()
-        try:
-            return self.predict(content_down, content_up, style_down, style_up)
-        finally:
-            self.seconds += time.perf_counter() - start
-
-
-def check_loras(dataset: Dataset, pairs: Sequence[tuple[Content, Style]]) -> None:
-    """Refuse pairs whose LoRA files are not all there, naming them."""
-    entries = list({entry.lora: entry for pair in pairs for entry in pair}.values())
-    missing = [entry for entry in entries if not entry.lora.is_file()]
-    if missing:
-        names = ", ".join(entry.name for entry in missing[:5]) + (", …" if len(missing) > 5 else "")
-        raise InputError(
-            f"{len(missing)} of {len(entries)} LoRA files are missing ({names}); make them with  "
-            f"lorarar train-lora --dataset {dataset.folder}"
-        )
-
-
 def sampled_pairs(dataset: Dataset, split: str, part: str) -> list[tuple[Content, Style]]:
     """Pair every content of a part with every style of it. Raises InputError when there is none."""
-    chosen = dataset.split(split)
-    contents, styles = chosen.contents.get(part, ()), chosen.styles.get(part, ())
-    if not contents or not styles:
+    pairs = list(product(*dataset.part(split, part)))
+    if not pairs:
         raise InputError(f"the split {split!r} has no {part} pairs; choose another `part` or `split`")
-    return [(dataset.contents[content], dataset.styles[style]) for content, style in product(contents, styles)]
+    return pairs

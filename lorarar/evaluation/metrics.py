@@ -47,15 +47,16 @@ def similarities(
 ) -> list[dict[str, float]]:
     """Return the metrics of each image against a pair's references, in order, as far as the embedder can give them."""
     found: dict[str, np.ndarray] = {}
-    style_side = embedder.style_embeddings([*images, style])
-    if style_side is not None:
-        found[STYLE] = cosines(style_side[:-1], style_side[-1:]).mean(axis=1)
-    subject_side = embedder.subject_embeddings([*images, *subjects])
-    if subject_side is not None:
-        found[SUBJECT] = cosines(subject_side[: len(images)], subject_side[len(images) :]).mean(axis=1)
-    text_side = embedder.text_similarities(images, text)
-    if text_side is not None:
-        found[TEXT] = text_side
+    for name, embed, references in (
+        (STYLE, embedder.style_embeddings, [style]),
+        (SUBJECT, embedder.subject_embeddings, subjects),
+    ):
+        embeddings = embed([*images, *references])
+        if embeddings is not None:
+            found[name] = cosines(embeddings[: len(images)], embeddings[len(images) :]).mean(axis=1)
+    of_text = embedder.text_similarities(images, text)
+    if of_text is not None:
+        found[TEXT] = of_text
     return [{name: float(values[row]) for name, values in found.items()} for row in range(len(images))]
 
 
@@ -75,8 +76,8 @@ class TransformersEmbedder:
         """Load the models. Raises InputError when one can't be had or is of another kind."""
         self.device, self.batch = device, batch
         self.sources = {"clip": clip, "dino": dino}
-        self.clip = _load(clip, "CLIPModel", device) if clip else None
-        self.dino = _load(dino, "AutoModel", device) if dino else None
+        self.clip = _load(clip, "CLIPModel", "CLIPProcessor", device) if clip else None
+        self.dino = _load(dino, "AutoModel", "AutoImageProcessor", device) if dino else None
 
     def describe(self) -> dict[str, Any]:
         names = {role: Path(source).name for role, source in self.sources.items() if source}
@@ -129,20 +130,19 @@ def choose_embedder(judge: Any, clip: str | None, dino: str | None, device: str 
     return judge if isinstance(judge, Embedder) else None
 
 
-def _load(source: str, kind: str, device: str) -> tuple[Any, Any]:
+def _load(source: str, kind: str, reader: str, device: str) -> tuple[Any, Any]:
     try:
         with quiet_toolchains():
             import transformers
     except ImportError:
         raise missing_toolchain("transformers", "train") from None
-    reader = transformers.CLIPProcessor if kind == "CLIPModel" else transformers.AutoImageProcessor
     try:
         with quiet_toolchains():
             model_type = transformers.AutoConfig.from_pretrained(source).model_type
             if kind == "CLIPModel" and model_type != "clip":
                 raise InputError(f"the metrics' model {source!r} is a {model_type}, not a CLIP; give a CLIP model")
             model = getattr(transformers, kind).from_pretrained(source, use_safetensors=True)
-            processor = reader.from_pretrained(source)
+            processor = getattr(transformers, reader).from_pretrained(source)
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError, ImportError) as error:

@@ -1,13 +1,7 @@
 """Write and read `results.json` of a run: every verdict, for the tables to be made again and for the human study.
 
-    {"schema_version": 1, "settings": {…}, "judge": {…}, "methods": [{"name", "label", "kind"}],
-     "pairs": [{"content", "style", "prompt", "references": {"subject": [path, …], "style": path},
-                "merges": {method: {"seconds", "coefficient_seconds", "extra_bytes", "parameters"}},
-                "methods": {method: [{"image": path, "subject": true, "style": false,
-                                      "p_subject": [P(yes) a reference], "p_style": P(yes),
-                                      "controls": {name: P(yes)}, "metrics": {name: number}}]}}]}
-
-Relative paths start at the run's folder. `subject` and `style` are the verdicts that follow from the P(yes).
+Its form is `results.schema.json`. Relative paths start at the run's folder. An image's `subject` and `style` are the
+verdicts that follow from its P(yes).
 """
 
 from __future__ import annotations
@@ -102,8 +96,8 @@ def write_results(results: Results, path: Path) -> None:
     """Write the whole file or nothing."""
     document = {
         "schema_version": SCHEMA_VERSION,
-        "settings": dict(results.settings),
-        "judge": dict(results.judge),
+        "settings": results.settings,
+        "judge": results.judge,
         "methods": [asdict(method) for method in results.methods],
         "pairs": [_pair_json(pair) for pair in results.pairs],
     }
@@ -123,8 +117,8 @@ def read_results(path: Path) -> Results:
         limit=MAX_JSON,
     )
     results = Results(
-        dict(data["settings"]),
-        dict(data["judge"]),
+        data["settings"],
+        data["judge"],
         tuple(MethodInfo(**entry) for entry in data["methods"]),
         tuple(_pair(entry) for entry in data["pairs"]),
     )
@@ -152,15 +146,7 @@ def _pair_json(pair: PairRecord) -> dict[str, Any]:
     for name, images in pair.methods.items():
         verdicts = pair.verdicts(name)
         methods[name] = [
-            {
-                "image": image.image,
-                "subject": bool(subject),
-                "style": bool(style),
-                "p_subject": list(image.p_subject),
-                "p_style": image.p_style,
-                "controls": dict(image.controls),
-                "metrics": dict(image.metrics),
-            }
+            {"image": image.image, "subject": bool(subject), "style": bool(style)} | asdict(image)
             for image, subject, style in zip(images, verdicts.subject, verdicts.style_yes, strict=True)
         ]
     return {
@@ -177,11 +163,7 @@ def _pair(entry: Mapping[str, Any]) -> PairRecord:
     methods = {
         name: tuple(
             ImageRecord(
-                image["image"],
-                tuple(map(float, image["p_subject"])),
-                float(image["p_style"]),
-                {key: float(value) for key, value in image["controls"].items()},
-                {key: float(value) for key, value in image["metrics"].items()},
+                image["image"], tuple(image["p_subject"]), image["p_style"], image["controls"], image["metrics"]
             )
             for image in images
         )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from lorarar import __version__
 from lorarar.base.components import base_name, fingerprint
 from lorarar.base.names import unet_layout
 from lorarar.evaluation.cost import measured
-from lorarar.evaluation.generate import PairFolder, Sampler, Sampling, image_seeds
+from lorarar.evaluation.generate import PairFolder, Sampler, Sampling, file_digest, image_seeds
 from lorarar.evaluation.judges import Judge
-from lorarar.evaluation.judging import Judged, Swap, judge_kept
+from lorarar.evaluation.judging import Swap, judge_kept, next_entry
 from lorarar.evaluation.method_names import method_info
-from lorarar.evaluation.methods import Evaluated, Made, Workbench, prepare, sampled_pairs
+from lorarar.evaluation.methods import Evaluated, Workbench, prepare, sampled_pairs
 from lorarar.evaluation.metrics import Embedder
 from lorarar.evaluation.results import ImageRecord, MergeFacts, PairRecord, Results
 from lorarar.evaluation.settings import EvaluationSettings
@@ -28,7 +28,7 @@ from lorarar.training.hyper_settings import ZipSettings
 from lorarar.training.settings import default_settings
 
 Report = Callable[[str, int], None]
-"""Called with what is being done, and how many more images of it are done."""
+"""Called with what is being done, and how many images are done by now."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Evaluation:
     part: str
     pairs: Sequence[tuple[Content, Style]]
     images: int
-    digests: dict[Path, str] = field(default_factory=dict)
+    digest: Callable[[Path], str] = field(default_factory=lambda: cache(file_digest))
 
     @cached_property
     def base(self) -> str:
@@ -57,13 +57,19 @@ class Evaluation:
             "method": method.name,
             "options": dict(method.facts),
             "prompt": merged_prompt(content, style),
-            "files": [self._digest(path) for path in files],
+            "files": [self.digest(path) for path in files],
         }
         return PairFolder.of(self.folder, method.name, content.name, style.name, facts)
 
+    def places(self) -> Iterator[tuple[Evaluated, Content, Style, PairFolder]]:
+        """Iterate over every method's pairs, each with the folder of its images."""
+        for method, (content, style) in product(self.methods, self.pairs):
+            yield method, content, style, self.place(method, content, style)
+
     def describe(self) -> dict[str, Any]:
         """Return what a reader of the results needs to know, without this machine's folders."""
-        sampling = self.sampler.sampling
+        sampling = asdict(self.sampler.sampling)
+        del sampling["base"]  # it may be a path
         return {
             "toolkit_version": __version__,
             "base": self.bench.layout.base,
@@ -71,18 +77,10 @@ class Evaluation:
             "split": self.bench.split,
             "part": self.part,
             "images": self.images,
-            "steps": sampling.steps,
-            "guidance": sampling.guidance,
-            "seed": sampling.seed,
-            "dtype": sampling.dtype,
+            **sampling,
             "device": str(self.bench.components.device),
             "options": {method.name: dict(method.facts) for method in self.methods},
         }
-
-    def _digest(self, path: Path) -> str:
-        if path not in self.digests:
-            self.digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
-        return self.digests[path]
 
 
 def open_evaluation(
@@ -116,100 +114,59 @@ def open_evaluation(
 
 def check_places(evaluation: Evaluation) -> int:
     """Count the images still to be made. Raises InputError when a folder holds images of other settings."""
-    missing = 0
-    for method in evaluation.methods:
-        for content, style in evaluation.pairs:
-            missing += len(evaluation.place(method, content, style).missing(evaluation.images))
-    return missing
+    return sum(len(place.missing(evaluation.images)) for _, _, _, place in evaluation.places())
 
 
 def generate_all(evaluation: Evaluation, report: Report) -> None:
     """Make every image that is not there yet."""
-    for method in evaluation.methods:
-        for content, style in evaluation.pairs:
-            place = evaluation.place(method, content, style)
-            missing = place.missing(evaluation.images)
-            if missing:
-                report(f"{method.name}: {content.name} in {style.name}", 0)
-                _generate_pair(evaluation, method, content, style, place, missing, report)
-
-
-def _generate_pair(
-    evaluation: Evaluation,
-    method: Evaluated,
-    content: Content,
-    style: Style,
-    place: PairFolder,
-    missing: Sequence[int],
-    report: Report,
-) -> None:
-    made, cost = _make(evaluation.bench, method, content, style)
-    if place.merge_facts() is None:
-        place.keep_merge(cost)
-    seeds = image_seeds(evaluation.sampler.sampling.seed, content.name, style.name, evaluation.images)
-    drawn = evaluation.sampler.draw(made.adapter, merged_prompt(content, style), [seeds[index] for index in missing])
-    for index, image in zip(missing, drawn, strict=True):
-        place.keep_image(index, image)
-        report(f"{method.name}: {content.name} in {style.name}", 1)
-
-
-def _make(bench: Workbench, method: Evaluated, content: Content, style: Style) -> tuple[Made, MergeFacts]:
-    if method.needs_loras:
-        # Reading files is no part of a merge's time.
-        bench.pair(content, style)
-    with measured(str(bench.components.device)) as cost:
-        made = method.make(bench, content, style)
-    return made, MergeFacts(cost.seconds, made.coefficient_seconds, cost.extra_bytes, made.parameters)
+    bench, sampler, done = evaluation.bench, evaluation.sampler, 0
+    for method, content, style, place in evaluation.places():
+        missing = place.missing(evaluation.images)
+        if not missing:
+            continue
+        text = f"{method.name}: {content.name} in {style.name}"
+        report(text, done)
+        if method.needs_loras:
+            bench.pair(content, style)  # Reading files is no part of a merge's time.
+        with measured(str(bench.components.device)) as cost:
+            made = method.make(bench, content, style)
+        if place.merge_facts() is None:
+            facts = MergeFacts(cost.seconds, made.coefficient_seconds, cost.extra_bytes, made.parameters)
+            place.keep_merge(facts)
+        seeds = image_seeds(sampler.sampling.seed, content.name, style.name, evaluation.images)
+        drawn = sampler.draw(made.put_on, merged_prompt(content, style), [seeds[index] for index in missing])
+        for index, image in zip(missing, drawn, strict=True):
+            place.keep_image(index, image)
+            done += 1
+            report(text, done)
 
 
 def judge_all(evaluation: Evaluation, judge: Judge, embedder: Embedder | None, report: Report) -> Results:
     """Judge every image, or take the kept answers, and gather everything."""
-    contents = list(dict.fromkeys(content.name for content, _ in evaluation.pairs))
-    styles = list(dict.fromkeys(style.name for _, style in evaluation.pairs))
-    records = []
+    dataset, folder = evaluation.bench.dataset, evaluation.folder
+    contents, styles = zip(*evaluation.pairs, strict=True)
+    records, done = [], 0
     for content, style in evaluation.pairs:
-        swap = Swap.of(evaluation.bench.dataset, contents, styles, content.name, style.name)
+        swap = Swap(next_entry(content, contents, dataset.contents), next_entry(style, styles, dataset.styles))
         images: dict[str, tuple[ImageRecord, ...]] = {}
         merges: dict[str, MergeFacts] = {}
         for method in evaluation.methods:
-            report(f"judging {method.name}: {content.name} in {style.name}", 0)
+            text = f"judging {method.name}: {content.name} in {style.name}"
+            report(text, done)
             place = evaluation.place(method, content, style)
-            paths = [place.image(index) for index in range(evaluation.images)]
-            judged = judge_kept(judge, embedder, paths, content, style, swap)
-            images[method.name] = _records(evaluation.folder, paths, judged)
+            paths = {_relative(path, folder): path for path in map(place.image, range(evaluation.images))}
+            images[method.name] = tuple(judge_kept(judge, embedder, paths, content, style, swap))
             facts = place.merge_facts()
             assert facts is not None
             merges[method.name] = facts
-            report(f"judging {method.name}: {content.name} in {style.name}", len(paths))
-        records.append(_pair_record(evaluation.folder, content, style, merges, images))
+            done += len(paths)
+            report(text, done)
+        references = tuple(_relative(path, folder) for path in content.images)
+        look, prompt = _relative(style.images[0], folder), merged_prompt(content, style)
+        records.append(PairRecord(content.name, style.name, prompt, references, look, merges, images))
     described = evaluation.describe() | {"embedder": None if embedder is None else embedder.describe()}
     methods = tuple(method_info(method.name) for method in evaluation.methods)
     return Results(described, judge.describe(), methods, tuple(records))
-
-
-def _records(folder: Path, paths: Sequence[Path], judged: Sequence[Judged]) -> tuple[ImageRecord, ...]:
-    return tuple(
-        ImageRecord(_relative(path, folder), tuple(said.p_subject), said.p_style, said.controls, said.metrics)
-        for path, said in zip(paths, judged, strict=True)
-    )
-
-
-def _pair_record(
-    folder: Path,
-    content: Content,
-    style: Style,
-    merges: Mapping[str, MergeFacts],
-    images: Mapping[str, tuple[ImageRecord, ...]],
-) -> PairRecord:
-    return PairRecord(
-        content.name,
-        style.name,
-        merged_prompt(content, style),
-        tuple(_relative(path, folder) for path in content.images),
-        _relative(style.images[0], folder),
-        merges,
-        images,
-    )
 
 
 def _relative(path: Path, folder: Path) -> str:

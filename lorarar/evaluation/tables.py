@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
 from lorarar.evaluation.judges import THRESHOLD
-from lorarar.evaluation.mars2 import RESAMPLES, Interval, Mars2, PairVerdicts, bootstrap, difference, score
+from lorarar.evaluation.mars2 import RESAMPLES, Interval, Mars2, PairVerdicts, bootstrap, difference, figures, score
 from lorarar.evaluation.method_names import ABLATION, OURS
 from lorarar.evaluation.metrics import METRICS
 from lorarar.evaluation.results import CONTROLS, MethodInfo, Results
@@ -29,7 +30,7 @@ class Table:
     name: str  # of its files
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: Sequence[Sequence[Cell]]
     note: str = ""
 
     def markdown(self) -> str:
@@ -40,16 +41,16 @@ class Table:
 
     def csv(self) -> str:
         """Return the table as CSV, numbers in full precision; an interval is the column, `… low` and `… high`."""
-        wide = [any(isinstance(row[place], Interval) for row in self.rows) for place in range(len(self.columns))]
+        columns: list[Sequence[Cell]] = []
+        for place, name in enumerate(self.columns):
+            cells = [row[place] for row in self.rows]
+            if any(isinstance(cell, Interval) for cell in cells):
+                ends = [astuple(cell) if isinstance(cell, Interval) else (cell, None, None) for cell in cells]
+                columns += zip((name, f"{name} low", f"{name} high"), *ends, strict=True)
+            else:
+                columns.append([name, *cells])
         out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(
-            name
-            for column, interval in zip(self.columns, wide, strict=True)
-            for name in ([column, f"{column} low", f"{column} high"] if interval else [column])
-        )
-        for row in self.rows:
-            writer.writerow(value for cell, interval in zip(row, wide, strict=True) for value in _flat(cell, interval))
+        csv.writer(out, lineterminator="\n").writerows(zip(*columns, strict=True))
         return out.getvalue()
 
 
@@ -85,13 +86,12 @@ def table_1(results: Results, scores: Mapping[str, Mars2]) -> Table:
         (method.label, *(getattr(scores[method.name], name) for name in ("average", "best", "subject", "style")))
         for method in results.methods
     ]
-    first = results.pairs[0]
-    images = len(first.methods[results.methods[0].name])
+    images = len(results.pairs[0].methods[results.methods[0].name])
     return Table(
         "table_1",
         "MARS²: images with the right subject and style",
         ("method", "average case", "best case", "subject", "style"),
-        tuple(rows),
+        rows,
         f"Pairs: {len(results.pairs)} of the {results.settings.get('part', '')} part, {images} images each. 95 % "
         f"intervals by bootstrap over pairs. Judge: {results.judge.get('name', 'unknown')}.",
     )
@@ -100,62 +100,47 @@ def table_1(results: Results, scores: Mapping[str, Mars2]) -> Table:
 def differences(
     results: Results, verdicts: Mapping[str, Sequence[PairVerdicts]], seed: int = 0, resamples: int = RESAMPLES
 ) -> Table:
-    """Make the table of ours minus each other method, by the paired bootstrap.
-
-    That is sharper than comparing two intervals of Table 1.
-    """
-    ours = next((method for method in results.methods if method.kind == OURS), None)
-    rows: list[tuple[Cell, ...]] = []
-    for method in results.methods if ours else ():
-        if ours is None or method == ours:
-            continue
-        found = [
-            difference(verdicts[ours.name], verdicts[method.name], name, seed, resamples)
-            for name in ("average", "best")
-        ]
-        rows.append((f"{ours.label} − {method.label}", *(item.interval for item in found), found[0].above))
+    """Make the table of ours minus each other method by the paired bootstrap, sharper than two intervals of Table 1."""
+    ours = [method for method in results.methods if method.kind == OURS][:1]
+    rows: list[Sequence[Cell]] = []
+    for one, other in product(ours, results.methods):
+        if one != other:
+            pairs = verdicts[one.name], verdicts[other.name]
+            average, best = (difference(*pairs, name, seed, resamples) for name in ("average", "best"))
+            rows.append((f"{one.label} − {other.label}", average.interval, best.interval, average.above))
     return Table(
         "differences",
         "Differences in MARS², pair by pair",
         ("difference", "average case", "best case", "share of resamples above 0"),
-        tuple(rows),
+        rows,
         "95 % intervals of the paired bootstrap; one that leaves out 0 is a clear difference.",
     )
 
 
 def table_2(results: Results, scores: Mapping[str, Mars2]) -> Table:
     """Make the table of what a merge costs (paper, Table 2): medians over the pairs."""
-    rows = []
+    rows: list[dict[str, Cell]] = []
     for method in results.methods:
         facts = [pair.merges[method.name] for pair in results.pairs]
         found = scores[method.name]
         extra = _median(fact.extra_bytes for fact in facts)
         rows.append(
-            (
-                method.label,
-                _median(fact.seconds for fact in facts),
-                _median(fact.coefficient_seconds for fact in facts),
-                facts[0].parameters,
-                found.attempts,
-                found.expected_attempts,
-                found.pairs_without,
-                None if extra is None else extra / 1e6,
-            )
+            {
+                "method": method.label,
+                "merge, s": _median(fact.seconds for fact in facts),
+                "coefficients, s": _median(fact.coefficient_seconds for fact in facts),
+                "parameters": facts[0].parameters,
+                "attempts to a good image": found.attempts,
+                "expected attempts": found.expected_attempts,
+                "pairs without one": found.pairs_without,
+                "extra memory, MB": None if extra is None else extra / 1e6,
+            }
         )
     return Table(
         "table_2",
         "Footprint",
-        (
-            "method",
-            "merge, s",
-            "coefficients, s",
-            "parameters",
-            "attempts to a good image",
-            "expected attempts",
-            "pairs without one",
-            "extra memory, MB",
-        ),
-        tuple(rows),
+        tuple(rows[0]),
+        [list(row.values()) for row in rows],
         "Attempts: the position of the first accepted image in the order of the seeds, N + 1 for a pair without one; "
         "expected: the mean over all orders. Parameters of ZipLoRA and joint training are for one pair.",
     )
@@ -164,13 +149,14 @@ def table_2(results: Results, scores: Mapping[str, Mars2]) -> Table:
 def table_a2(results: Results, seed: int = 0, resamples: int = RESAMPLES) -> Table:
     """Make the table of CLIP-I, DINO and CLIP-T (paper, Table A2), those that were measured."""
     used = [name for name in METRICS if any(name in image.metrics for image in _images(results))]
-    rows: list[tuple[Cell, ...]] = []
-    for method in results.methods if used else ():
-        cells: list[Cell] = []
-        for name in used:
-            means = [np.mean([image.metrics[name] for image in pair.methods[method.name]]) for pair in results.pairs]
-            cells.append(bootstrap(np.array(means, np.float64), seed, resamples))
-        rows.append((method.label, *cells))
+
+    def mean(method: MethodInfo, name: str) -> Cell:
+        means = [np.mean([image.metrics[name] for image in pair.methods[method.name]]) for pair in results.pairs]
+        return bootstrap(np.array(means, np.float64), seed, resamples)
+
+    rows: list[Sequence[Cell]] = []
+    if used:
+        rows = [[method.label, *(mean(method, name) for name in used)] for method in results.methods]
     left_out = [label for name, label in METRICS.items() if name not in used]
     source = results.settings.get("embedder") or {}
     note = "For information: each is largest when one reference is copied."
@@ -178,7 +164,7 @@ def table_a2(results: Results, seed: int = 0, resamples: int = RESAMPLES) -> Tab
         note += " The miniature judge's embeddings stand in for CLIP and DINO."
     if left_out:
         note += f" Without a model for it: {', '.join(left_out)}."
-    return Table("table_a2", "Standard metrics", ("method", *(METRICS[name] for name in used)), tuple(rows), note)
+    return Table("table_a2", "Standard metrics", ("method", *(METRICS[name] for name in used)), rows, note)
 
 
 def table_a3(results: Results, scores: Mapping[str, Mars2]) -> Table:
@@ -189,7 +175,7 @@ def table_a3(results: Results, scores: Mapping[str, Mars2]) -> Table:
         "table_a3",
         "Ablations by MARS²",
         ("learned", "average case", "best case"),
-        tuple((method.label, scores[method.name].average, scores[method.name].best) for method in shown),
+        [(method.label, scores[method.name].average, scores[method.name].best) for method in shown],
         f"On the {results.settings.get('part', '')} part.",
     )
 
@@ -200,29 +186,22 @@ def controls(results: Results) -> Table:
     Two shares that are near each other mean that the judge does not look at the reference.
     """
 
-    def share(method: MethodInfo, values: Callable[..., Iterable[float]]) -> float | None:
-        found = [value for pair in results.pairs for image in pair.methods[method.name] for value in values(image)]
-        return float(np.mean(np.array(found) > THRESHOLD)) if found else None
+    def share(answers: Iterable[float]) -> float | None:
+        found = np.array(list(answers))
+        return float(np.mean(found > THRESHOLD)) if len(found) else None
 
-    def control(name: str) -> Callable[..., Iterable[float]]:
-        return lambda image: [image.controls[name]] if name in image.controls else []
-
-    rows = [
-        (
-            method.label,
-            share(method, lambda image: image.p_subject),
-            share(method, control("subject_swapped")),
-            share(method, lambda image: [image.p_style]),
-            share(method, control("style_swapped")),
-            share(method, control("style_image_swapped")),
-        )
-        for method in results.methods
-    ]
+    rows: list[Sequence[Cell]] = []
+    for method in results.methods:
+        images = [image for pair in results.pairs for image in pair.methods[method.name]]
+        swapped = [share(image.controls[name] for image in images if name in image.controls) for name in CONTROLS]
+        subject = share(answer for image in images for answer in image.p_subject)
+        style = share(image.p_style for image in images)
+        rows.append((method.label, subject, swapped[0], style, *swapped[1:]))
     return Table(
         "controls",
         "The judge's share of yes, with the right and with swapped references",
         ("method", "subject", "another subject", "style", "another style", "another style's image only"),
-        tuple(rows) if any(name in image.controls for image in _images(results) for name in CONTROLS) else (),
+        rows if any(name in image.controls for image in _images(results) for name in CONTROLS) else [],
         "One question a reference, before the majority. A judge that looks at the reference says yes less often to "
         "another one; the last column keeps the description and swaps the image alone.",
     )
@@ -231,14 +210,13 @@ def controls(results: Results) -> Table:
 def breakdown(results: Results, verdicts: Mapping[str, Sequence[PairVerdicts]], by: str) -> Table:
     """Make the table of MARS² of each subject, or of each style (paper, Fig. A7), average and best case."""
     names = list(dict.fromkeys(getattr(pair, by) for pair in results.pairs))
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[Sequence[Cell]] = []
     for name in names:
         for method in results.methods:
             found = [pair for pair in verdicts[method.name] if getattr(pair, by) == name]
-            average = float(np.mean([pair.joint.mean() for pair in found]))
-            best = float(np.mean([pair.joint.any() for pair in found]))
+            average, best = (float(figures(found, statistic).mean()) for statistic in ("average", "best"))
             rows.append((name, method.label, average, best))
-    return Table(f"per_{by}", f"MARS² of each {by}", (by, "method", "average case", "best case"), tuple(rows))
+    return Table(f"per_{by}", f"MARS² of each {by}", (by, "method", "average case", "best case"), rows)
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
@@ -258,10 +236,3 @@ def _images(results: Results) -> Iterable:
 def _median(values: Iterable[float | int | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(median(known)) if known else None
-
-
-def _flat(cell: Cell, interval: bool) -> list[str | int | float]:
-    if isinstance(cell, Interval):
-        return [cell.estimate, cell.low, cell.high]
-    value = "" if cell is None else cell
-    return [value, "", ""] if interval else [value]

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA
 from lorarar.merging import Merged, MergeOptions, merge_loras
 from lorarar.training.bank import Coefficients
-from lorarar.training.examples import Concept
+from lorarar.training.examples import Reference
 from lorarar.training.hyper_settings import ZipSettings
 from lorarar.training.launch import new_accelerator
 from lorarar.training.loss import merging_loss
@@ -30,19 +29,6 @@ from lorarar.training.pair_data import PairData, single_pair
 
 OnStep = Callable[[int, float], None]
 """Called after each step with the number of steps done and the loss at the step's start."""
-
-
-@runtime_checkable
-class Reference(Protocol):
-    """What a LoRA was trained on, such as a dataset's Content or Style, or a Concept."""
-
-    @property
-    def images(self) -> tuple[Path, ...]:
-        """The image files."""
-
-    @property
-    def prompt(self) -> str:
-        """The prompt that stands for them."""
 
 
 def ziplora(
@@ -64,8 +50,7 @@ def ziplora(
     """
     settings = settings or ZipSettings()
     layout = unet_layout(components.unet, base_name(components))
-    concepts = Concept(content.images, content.prompt), Concept(style.images, style.prompt)
-    data = single_pair(components, layout, (content_lora, style_lora), concepts)
+    data = single_pair(components, layout, (content_lora, style_lora), (content, style))
     coefficients = optimise_pair(components, layout, data, settings, on_step)
     by_layer = {
         UNET + module: coefficients[group.name][0, row].cpu().numpy()

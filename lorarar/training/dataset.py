@@ -6,7 +6,7 @@ reference images and one LoRA file, which need not exist yet: `lorarar train-lor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,10 +40,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Style:
-    """A style that a LoRA has learned or will learn; `image_class` is what its reference images show.
-
-    Paths are absolute; `lora` may not exist yet.
-    """
+    """A style, as `Content` is a subject; `image_class` is what its reference images show."""
 
     name: str
     description: str
@@ -84,6 +81,23 @@ class Dataset:
             raise InputError(f"{self.folder}: the dataset has no split {name!r}; valid are {valid}")
         return self.splits[name]
 
+    def part(self, split: str, part: str) -> tuple[list[Content], list[Style]]:
+        """Return the contents and styles of a split's part; InputError as `split`."""
+        names = self.split(split)
+        contents = [self.contents[name] for name in names.contents[part]]
+        return contents, [self.styles[name] for name in names.styles[part]]
+
+    def check_loras(self, entries: Iterable[Content | Style]) -> None:
+        """Refuse entries whose LoRA files are not all there, naming them."""
+        asked = dict.fromkeys(entries)
+        missing = [entry.name for entry in asked if not entry.lora.is_file()]
+        if missing:
+            shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+            raise InputError(
+                f"{len(missing)} of {len(asked)} LoRA files are missing ({shown}); make them with  "
+                f"lorarar train-lora --dataset {self.folder}"
+            )
+
 
 def merged_prompt(content: Content, style: Style) -> str:
     """Return the prompt of a merge: the content's words in the style's (paper, appendix A1.3)."""
@@ -93,9 +107,8 @@ def merged_prompt(content: Content, style: Style) -> str:
 def read_dataset(folder: Path) -> Dataset:
     """Read and check `folder/dataset.json`.
 
-    Raises InputError for whatever is wrong: a missing or damaged file, an unknown schema version, a missing or empty
-    field, a duplicate name, an image that is not there, a path that leaves the folder, two entries with one LoRA file,
-    a split with an unknown name or with one name in two parts.
+    Raises InputError for whatever breaks its schema, a duplicate name, an image that is not there, a path that leaves
+    the folder, two entries with one LoRA file, a split with an unknown name or with one name in two parts.
     """
     path = folder / DATASET_FILE
     data = read_json(
@@ -106,16 +119,16 @@ def read_dataset(folder: Path) -> Dataset:
         limit=MAX_FILE,
     )
     _check_printable(data, path)
-    contents = _by_name([_content(entry, folder, path) for entry in data["contents"]], f"{path}: contents")
-    styles = _by_name([_style(entry, folder, path) for entry in data["styles"]], f"{path}: styles")
+    keys = ("name", "class", "token", "group")
+    contents = _entries(Content, keys, data["contents"], folder, f"{path}: contents")
+    keys = ("name", "description", "group", "image_class")
+    styles = _entries(Style, keys, data["styles"], folder, f"{path}: styles")
     _check_lora_files([*contents.values(), *styles.values()], path)
-    splits = {
-        name: Split(
-            _parts(split["contents"], contents, f"{path}: splits: {name}: contents"),
-            _parts(split["styles"], styles, f"{path}: splits: {name}: styles"),
-        )
-        for name, split in data["splits"].items()
-    }
+    splits = {}
+    for name, split in data["splits"].items():
+        where = f"{path}: splits: {name}"
+        of_contents = _parts(split["contents"], contents, f"{where}: contents")
+        splits[name] = Split(of_contents, _parts(split["styles"], styles, f"{where}: styles"))
     return Dataset(folder.resolve(), data["name"], int(data["resolution"]), contents, styles, splits)
 
 
@@ -132,23 +145,21 @@ def _check_printable(data: Any, path: Path) -> None:
         left += [*item, *item.values()] if isinstance(item, dict) else item if isinstance(item, list) else []
 
 
-def _content(entry: Mapping[str, Any], folder: Path, path: Path) -> Content:
-    images, lora = _files(entry, folder, f"{path}: contents: {entry['name']}")
-    return Content(entry["name"], entry["class"], entry["token"], entry["group"], images, lora)
-
-
-def _style(entry: Mapping[str, Any], folder: Path, path: Path) -> Style:
-    images, lora = _files(entry, folder, f"{path}: styles: {entry['name']}")
-    return Style(entry["name"], entry["description"], entry["group"], entry["image_class"], images, lora)
-
-
-def _files(entry: Mapping[str, Any], folder: Path, where: str) -> tuple[tuple[Path, ...], Path]:
-    """Return the absolute paths of an entry's images, which must be there, and of its LoRA file."""
-    images = tuple(_inside(folder, text, where) for text in entry["images"])
-    for image in images:
-        if not image.is_file():
-            raise InputError(f"{where}: the image {image} does not exist; put it there or correct the path")
-    return images, _inside(folder, entry["lora"], where)
+def _entries(
+    kind: Callable[..., Entry], keys: Sequence[str], items: Sequence[Mapping[str, Any]], folder: Path, where: str
+) -> dict[str, Entry]:
+    """Return contents or styles by name, with absolute paths; `keys` are those of the texts, in the fields' order."""
+    named: dict[str, Entry] = {}
+    for item in items:
+        name, place = item["name"], f"{where}: {item['name']}"
+        images = tuple(_inside(folder, text, place) for text in item["images"])
+        for image in images:
+            if not image.is_file():
+                raise InputError(f"{place}: the image {image} does not exist; put it there or correct the path")
+        if name in named:
+            raise InputError(f"{where}: the name {name!r} occurs twice; give each its own")
+        named[name] = kind(*(item[key] for key in keys), images, _inside(folder, item["lora"], place))
+    return named
 
 
 def _inside(folder: Path, text: str, where: str) -> Path:
@@ -157,15 +168,6 @@ def _inside(folder: Path, text: str, where: str) -> Path:
     if Path(text).is_absolute() or not path.is_relative_to(folder.resolve()):
         raise InputError(f"{where}: {text!r} leaves the dataset's folder; give a path inside it")
     return path
-
-
-def _by_name(entries: Sequence[Entry], where: str) -> dict[str, Entry]:
-    named: dict[str, Entry] = {}
-    for entry in entries:
-        if entry.name in named:
-            raise InputError(f"{where}: the name {entry.name!r} occurs twice; give each its own")
-        named[entry.name] = entry
-    return named
 
 
 def _check_lora_files(entries: Sequence[Content | Style], path: Path) -> None:

@@ -7,8 +7,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lorarar.errors import InputError
@@ -18,43 +16,26 @@ from lorarar.training.dataset import Content, Dataset, Style
 from lorarar.training.launch import BaseLoading, flush_denormals, process_state
 from lorarar.training.settings import LoraSettings
 
-
-@dataclass(frozen=True)
-class Job:
-    """One LoRA to train."""
-
-    name: str
-    images: tuple[Path, ...]
-    prompt: str
-    output: Path
-
-
-@dataclass(frozen=True)
-class StepDone:
-    """A step of one LoRA: how many are done by now, and the loss of this one."""
-
-    name: str
-    step: int
-    loss: float
-
-
-OnStepDone = Callable[[StepDone], None]
+OnStepDone = Callable[[str, float], None]
+"""Called after each step with the name of the entry and the step's loss."""
+Job = Content | Style
+"""An entry of a dataset whose LoRA is to be trained."""
 
 
 def missing_jobs(dataset: Dataset, only: Sequence[str] = ()) -> list[Job]:
-    """List the LoRAs of a dataset whose file is not there, contents first.
+    """List the contents and styles of a dataset whose LoRA file is not there, in this order.
 
     `only` keeps some names, of which "contents" and "styles" stand for all of them. InputError for an unknown name.
     """
-    entries: list[Content | Style] = [*dataset.contents.values(), *dataset.styles.values()]
+    entries: list[Job] = [*dataset.contents.values(), *dataset.styles.values()]
     kept = {entry.name: {entry.name} for entry in entries}
     kept |= {"contents": set(dataset.contents), "styles": set(dataset.styles)}
-    unknown = [name for name in only if name not in kept]
-    if unknown:
-        raise InputError(f"{dataset.folder}: no content or style is named {unknown[0]!r}; valid are {', '.join(kept)}")
-    chosen = set().union(*(kept[name] for name in only or ("contents", "styles")))
-    wanted = [entry for entry in entries if entry.name in chosen]
-    return [Job(entry.name, entry.images, entry.prompt, entry.lora) for entry in wanted if not entry.lora.is_file()]
+    chosen = set()
+    for name in only or ("contents", "styles"):
+        if name not in kept:
+            raise InputError(f"{dataset.folder}: no content or style is named {name!r}; valid are {', '.join(kept)}")
+        chosen |= kept[name]
+    return [entry for entry in entries if entry.name in chosen and not entry.lora.is_file()]
 
 
 def train_jobs(
@@ -79,15 +60,13 @@ def train_here(jobs: Sequence[Job], components: Any, settings: LoraSettings, dty
     from lorarar.training.dreambooth import train_lora
 
     for job in jobs:
-        lora = train_lora(
-            components,
-            job.images,
-            job.prompt,
-            settings,
-            on_step=lambda step, loss, name=job.name: report(StepDone(name, step, loss)),  # type: ignore[misc]
-        )
+
+        def on_step(_: int, loss: float, name: str = job.name) -> None:
+            report(name, loss)
+
+        lora = train_lora(components, [job], settings, on_step=on_step)
         if process_state().is_main_process:
-            write_lora(lora, job.output, dtype=dtype)
+            write_lora(lora, job.lora, dtype=dtype)
 
 
 def train_in_processes(
@@ -137,9 +116,13 @@ def _train_in_worker(job: Job) -> None:
     """Train one LoRA; a process loads the base at its first one, from where an InputError reaches the parent."""
     if "components" not in _worker:
         _worker["components"] = _worker["loading"].load()
-    train_here([job], _worker["components"], _worker["settings"], _worker["dtype"], _worker["queue"].put)
+
+    def report(name: str, loss: float) -> None:
+        _worker["queue"].put((name, loss))
+
+    train_here([job], _worker["components"], _worker["settings"], _worker["dtype"], report)
 
 
 def _listen(queue: Any, report: OnStepDone) -> None:
     while (step := queue.get()) is not None:
-        report(step)
+        report(*step)

@@ -1,6 +1,8 @@
 """Train a LoRA by DreamBooth (paper §5, appendix A1.3): a few images, one prompt, the text encoders frozen.
 
-LoRA layers sit on every attention linear through PEFT; accelerate brings devices, precision and several processes.
+Joint training, a baseline of the paper (A1.3), is the same with two concepts, a subject and a style, which take turns;
+every pair needs a training of its own. LoRA layers sit on every attention linear through PEFT; accelerate brings
+devices, precision and several processes.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from lorarar.errors import InputError
 from lorarar.layout import UNET
 from lorarar.lora import LoRA, LoraLayer
 from lorarar.toolchains import missing_toolchain, quiet_toolchains
-from lorarar.training.examples import Concept, Examples, encode_concepts, seeded_generator
+from lorarar.training.examples import Examples, Reference, encode_concepts, seeded_generator
 from lorarar.training.launch import new_accelerator
 from lorarar.training.settings import DEFAULT_EVERY, LoraSettings
 from lorarar.training.state import StateFile
@@ -40,43 +41,30 @@ OnStep = Callable[[int, float], None]
 
 def train_lora(
     components: Components,
-    images: Sequence[Path],
-    prompt: str,
+    concepts: Sequence[Reference],
     settings: LoraSettings,
     *,
     on_step: OnStep | None = None,
     state: Path | None = None,
     state_every: int = DEFAULT_EVERY,
 ) -> LoRA:
-    """Train a LoRA on images that `prompt` describes; `components` are as before when it returns.
+    """Train one LoRA on one or more concepts, which take equal turns; `components` are as before when it returns.
 
-    `state` is a file from which an interrupted training goes on. Raises InputError for unusable images, prompt,
+    `state` is a file from which an interrupted training goes on. Raises InputError for unusable images, prompts,
     settings or state, and when the loss is no longer finite.
     """
-    concept = Concept(tuple(images), prompt)
-    return train_concepts(components, [concept], settings, on_step=on_step, state=state, state_every=state_every)
-
-
-def train_concepts(
-    components: Components,
-    concepts: Sequence[Concept],
-    settings: LoraSettings,
-    *,
-    on_step: OnStep | None = None,
-    state: Path | None = None,
-    state_every: int = DEFAULT_EVERY,
-) -> LoRA:
-    """Train one LoRA on one or more concepts, which take equal turns; the rest is as in `train_lora`."""
     accelerator = new_accelerator(components.device, settings.mixed_precision, settings.accumulation)
     settings.check_processes(accelerator.num_processes)
     examples = encode_concepts(components, concepts, settings.flip)
-    file = None if state is None else StateFile(state, _training(components, concepts, settings), state_every)
+    file = None if state is None else StateFile(state, _identity(components, concepts, settings), state_every)
     with _adapter(components.unet, settings, examples.stream):
-        training = _Training(components, examples, settings, accelerator)
+        training = _LoraTraining(components, examples, settings, accelerator)
         try:
-            _optimise(training, on_step, file)
+            training.run(on_step or (lambda step, loss: None), file)
         finally:
-            training.close()
+            # accelerate wraps `forward`, and keeps the optimizer's memory.
+            accelerator.unwrap_model(training.model, keep_fp32_wrapper=False)
+            accelerator.free_memory()
         layers = _layers(components.unet)
     return LoRA(layers, source="trained LoRA", metadata=_metadata(components, concepts, settings))
 
@@ -112,25 +100,7 @@ def _adapter(unet: Any, settings: LoraSettings, stream: int) -> Iterator[None]:
         unet.unload_lora()
 
 
-def _optimise(training: _Training, on_step: OnStep | None, file: StateFile | None) -> None:
-    """Train for the steps that the state file lacks; the losses of those it has are reported again."""
-    settings, accelerator = training.settings, training.accelerator
-    losses = [] if file is None else file.load(training.parameters, training.optimizer, accelerator.scaler)
-    if on_step is not None:
-        for step, loss in enumerate(losses, start=1):
-            on_step(step, loss)
-    for step in range(len(losses), settings.steps):
-        losses.append(training.step(step))
-        if not math.isfinite(losses[-1]):
-            raise InputError(f"the loss is {losses[-1]} at step {step + 1}; lower `learning_rate`, or use bf16 or no")
-        if on_step is not None:
-            on_step(step + 1, losses[-1])
-        due = (step + 1) % file.every == 0 or step + 1 == settings.steps if file else False
-        if file is not None and due and accelerator.is_main_process:
-            file.save(training.parameters, training.optimizer, accelerator.scaler, losses)
-
-
-class _Training:
+class _LoraTraining:
     """A training under way: the adapter's parameters, AdamW with a constant rate on them, and a step of both."""
 
     def __init__(self, components: Components, examples: Examples, settings: LoraSettings, accelerator: Any) -> None:
@@ -138,6 +108,20 @@ class _Training:
         self.parameters = {name: value for name, value in components.unet.named_parameters() if value.requires_grad}
         adamw = torch.optim.AdamW(self.parameters.values(), settings.learning_rate, weight_decay=WEIGHT_DECAY)
         self.model, self.optimizer = accelerator.prepare(components.unet, adamw)
+
+    def run(self, on_step: OnStep, file: StateFile | None) -> None:
+        """Train for the steps that the state file lacks; the losses of those it has are reported again."""
+        steps, state = self.settings.steps, (self.parameters, self.optimizer, self.accelerator.scaler)
+        losses = [] if file is None else file.load(*state)[0]
+        for step, loss in enumerate(losses, start=1):
+            on_step(step, loss)
+        for step in range(len(losses) + 1, steps + 1):
+            losses.append(self.step(step - 1))
+            if not math.isfinite(losses[-1]):
+                raise InputError(f"the loss is {losses[-1]} at step {step}; lower `learning_rate`, or use bf16 or no")
+            on_step(step, losses[-1])
+            if file is not None and self.accelerator.is_main_process and file.due(step, steps):
+                file.save(*state, losses)
 
     def step(self, number: int) -> float:
         """Take one optimizer step; return the mean loss of its whole batch, over passes and processes."""
@@ -165,29 +149,22 @@ class _Training:
         goal = target(components, batch.latents, batch.noise, batch.timesteps)
         return F.mse_loss(predict(self.model, noisy, batch.timesteps, batch.condition).float(), goal)
 
-    def close(self) -> None:
-        """Undo accelerate's wrapping of `forward`, and let the optimizer's memory go."""
-        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        self.accelerator.free_memory()
-
 
 def _layers(unet: nn.Module) -> dict[str, LoraLayer]:
     """Return the adapter's factors by full module name, PEFT's scaling folded into `up`."""
     from peft.tuners.lora import LoraLayer as PeftLayer
 
-    def array(value: Any) -> np.ndarray:
-        return value.detach().float().cpu().numpy().copy()
-
     layers = {}
     for name, module in unet.named_modules():
         if isinstance(module, PeftLayer):
             (adapter,) = module.lora_A
-            down, up = module.lora_A[adapter].weight, module.lora_B[adapter].weight
-            layers[UNET + name] = LoraLayer(array(down), array(up * module.scaling[adapter]))
+            factors: Any = module.lora_A[adapter].weight, module.lora_B[adapter].weight * module.scaling[adapter]
+            down, up = (factor.detach().float().cpu().numpy().copy() for factor in factors)
+            layers[UNET + name] = LoraLayer(down, up)
     return layers
 
 
-def _training(components: Components, concepts: Sequence[Concept], settings: LoraSettings) -> dict[str, Any]:
+def _identity(components: Components, concepts: Sequence[Reference], settings: LoraSettings) -> dict[str, Any]:
     """Return what must be the same for a training to go on; the images by their content, wherever they lie."""
     about: dict[str, Any] = asdict(settings) | {"base": base_name(components), "resolution": components.resolution}
     del about["steps"]
@@ -198,7 +175,7 @@ def _training(components: Components, concepts: Sequence[Concept], settings: Lor
     return about
 
 
-def _metadata(components: Components, concepts: Sequence[Concept], settings: LoraSettings) -> dict[str, str]:
+def _metadata(components: Components, concepts: Sequence[Reference], settings: LoraSettings) -> dict[str, str]:
     """Return how the LoRA was made, for the file's header."""
     return {
         "lorarar_version": __version__,

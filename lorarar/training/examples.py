@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,9 +19,20 @@ from lorarar.errors import InputError
 ENCODED_AT_ONCE = 4  # images; SDXL's VAE needs about 3 GB for one of 1024×1024
 
 
+@runtime_checkable
+class Reference(Protocol):
+    """What a LoRA learns: images, and the prompt that stands for them. A dataset's Content and Style are such."""
+
+    @property
+    def images(self) -> tuple[Path, ...]: ...
+
+    @property
+    def prompt(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Concept:
-    """A few images that a LoRA learns, and the prompt that stands for them."""
+    """A Reference of no dataset."""
 
     images: tuple[Path, ...]
     prompt: str
@@ -73,7 +85,7 @@ def seeded_generator(seed: int, stream: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state))
 
 
-def encode_concepts(components: Components, concepts: Sequence[Concept], flip: bool = False) -> Examples:
+def encode_concepts(components: Components, concepts: Sequence[Reference], flip: bool = False) -> Examples:
     """Encode every image and prompt once. A latent is the posterior's mode; `flip` adds the images' mirror images.
 
     Raises InputError for a concept without images or prompt, or an image that can't be read.

@@ -18,7 +18,7 @@ CURVES = ("train", "validation")
 
 
 @dataclass(frozen=True)
-class Row:
+class HistoryRow:
     """The terms of Eq. 3 after `step` steps, of a batch or the validation draw; `orthogonality` is without λ."""
 
     part: str  # a name of CURVES
@@ -34,38 +34,23 @@ class Row:
 class History:
     """The rows of a training in order, and the validation distances (content + style) of constant coefficients."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[HistoryRow] = field(default_factory=list)
     references: dict[str, float] = field(default_factory=dict)
 
-    def part(self, name: str) -> list[Row]:
+    def part(self, name: str) -> list[HistoryRow]:
         return [row for row in self.rows if row.part == name]
 
-    @property
-    def steps(self) -> int:
-        """Return the number of training steps done."""
-        return len(self.part("train"))
-
     def totals(self) -> list[float]:
-        """Return the training loss of each step."""
+        """Return the training loss of each step done."""
         return [row.total for row in self.part("train")]
 
-    def has_validation(self, step: int) -> bool:
-        return any(row.step == step for row in self.part("validation"))
-
-    @property
-    def best_step(self) -> int | None:
-        """Return the first step of the lowest validation loss; None without validation."""
-        rows = self.part("validation")
-        return min(rows, key=lambda row: row.total).step if rows else None
-
     def summary(self) -> dict[str, Any]:
-        """Return the first, best and last validation terms and the references, for the checkpoint."""
+        """Return the first, best and last validation terms and the references; empty without validation."""
         rows = self.part("validation")
         if not rows:
             return {}
-        best = min(rows, key=lambda row: row.total)
         names = ("step", "total", "content", "style", "orthogonality")
-        picked = {"first": rows[0], "best": best, "last": rows[-1]}
+        picked = {"first": rows[0], "best": min(rows, key=lambda row: row.total), "last": rows[-1]}
         found = {key: {name: getattr(row, name) for name in names} for key, row in picked.items()}
         return found | {"references": dict(self.references)}
 
@@ -75,14 +60,14 @@ class History:
         found = {
             f"reference.{name}": torch.tensor(value, dtype=torch.float64) for name, value in self.references.items()
         }
-        return found | {"history": torch.tensor(rows, dtype=torch.float64).reshape(-1, len(fields(Row)))}
+        return found | {"history": torch.tensor(rows, dtype=torch.float64).reshape(-1, len(fields(HistoryRow)))}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> History:
         """Return the history in `tensors`; an empty one if there is none."""
         if "history" not in tensors:
             return cls()
-        rows = [Row(CURVES[int(row[0])], int(row[1]), *row[2:]) for row in tensors["history"].tolist()]
+        rows = [HistoryRow(CURVES[int(row[0])], int(row[1]), *row[2:]) for row in tensors["history"].tolist()]
         prefix = "reference."
         references = {name.removeprefix(prefix): float(t) for name, t in tensors.items() if name.startswith(prefix)}
         return cls(rows, references)
@@ -91,17 +76,15 @@ class History:
         """Write one line a row."""
         with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([item.name for item in fields(Row)])
+            writer.writerow([item.name for item in fields(HistoryRow)])
             writer.writerows(astuple(row) for row in self.rows)
 
     def write_picture(self, path: Path) -> None:
         """Draw a PNG: the distances against the references, content and style apart, and the orthogonality term."""
-        import matplotlib as mpl
+        from matplotlib.figure import Figure  # pyplot would set global state
 
-        mpl.use("Agg")
-        from matplotlib import pyplot as plt
-
-        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+        figure = Figure(figsize=(15, 4.2), layout="constrained")
+        left, middle, right = figure.subplots(1, 3)
         train, validation = self.part("train"), self.part("validation")
         steps, sums = _smoothed(train, [row.content + row.style for row in train])
         left.plot(steps, sums, color="0.7", label="training, smoothed")
@@ -123,10 +106,9 @@ class History:
             axes.legend(frameon=False)
         with atomic_file(path) as temporary:
             figure.savefig(temporary, dpi=110)
-        plt.close(figure)
 
 
-def _smoothed(rows: Sequence[Row], values: Sequence[float], parts: int = 60) -> tuple[list[float], list[float]]:
+def _smoothed(rows: Sequence[HistoryRow], values: Sequence[float], parts: int = 60) -> tuple[list[float], list[float]]:
     """Return the mean step and value of up to `parts` equal pieces: one step's depends mostly on its timesteps."""
     if not rows:
         return [], []

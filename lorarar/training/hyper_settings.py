@@ -10,7 +10,7 @@ from lorarar.errors import InputError
 from lorarar.layout import PAPER_LEARNED, check_kinds
 from lorarar.merging import RULES
 from lorarar.settings import check_at_least, check_choice, check_positive, check_seed, setting
-from lorarar.training.settings import PRECISION_HELP, PRECISIONS, half_cosine
+from lorarar.training.settings import PRECISION_HELP, PRECISIONS, check_shares, half_cosine
 
 DISTANCES = {
     "mse": "the mean of the squared differences, as the paper's released code has it",
@@ -22,16 +22,9 @@ REGULARISERS = {
     "cosine": "|cos(m_c, m_s)| summed over the layers, as the paper's released code has it",
     "none": "no term",
 }
-PREDICTORS = {
-    "hypernetwork": "predicts from the two LoRAs: LoRA.rar",
-    "constant": "one pair for each kind of layer, whatever the LoRAs: an ablation",
-}
+PREDICTORS = ("hypernetwork", "constant")
 SCHEDULES = ("constant", "cosine")
 KEEPS = ("best", "last")
-
-
-def _kinds(text: str) -> tuple[str, ...]:
-    return tuple(kind.strip() for kind in text.split(","))
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,10 @@ class HyperSettings:
     hidden: int = setting(128, "units of the hypernetwork's hidden layer", metavar="N")
     kv_rule: str = setting("average", "average or sum: the merge of the layers that are not learned", metavar="RULE")
     learned: tuple[str, ...] = setting(
-        PAPER_LEARNED, "layers with coefficients of their own: some of q,k,v,out", metavar="KINDS", parse=_kinds
+        PAPER_LEARNED,
+        "layers with coefficients of their own: some of q,k,v,out",
+        metavar="KINDS",
+        parse=lambda text: tuple(kind.strip() for kind in text.split(",")),
     )
     initial: float = setting(0.5, "coefficients that training starts near, 0.5 or 1", metavar="X")
     steps: int = setting(5000, "optimizer steps", metavar="N")
@@ -83,10 +79,8 @@ class HyperSettings:
         object.__setattr__(self, "learned", check_kinds(self.learned))
         counts = ("hidden", "steps", "batch_pairs", "accumulation", "validate_every", "validation_draws")
         check_at_least(1, **{name: getattr(self, name) for name in counts})
-        if self.combinations == 0:
-            object.__setattr__(self, "combinations", None)
-        if self.combinations is not None:
-            check_at_least(1, combinations=self.combinations)
+        object.__setattr__(self, "combinations", self.combinations or None)
+        check_at_least(1, combinations=self.combinations or 1)
         if not 0 <= self.warmup < self.steps:
             raise InputError(f"`warmup` is {self.warmup}; give 0 or more steps, fewer than the {self.steps} of `steps`")
         check_positive(0.01, learning_rate=self.learning_rate)
@@ -100,12 +94,8 @@ class HyperSettings:
         check_choice(PRECISIONS, mixed_precision=self.mixed_precision)
 
     def check_processes(self, processes: int) -> None:
-        """Refuse a batch that the passes and processes can't share equally, since the mean would be another one."""
-        if self.batch_pairs % (processes * self.accumulation):
-            raise InputError(
-                f"{self.batch_pairs} pairs a step can't be cut into {self.accumulation} passes on {processes} "
-                f"processes; give a `batch_pairs` that is a multiple of {processes * self.accumulation}"
-            )
+        """Refuse a batch that so many processes can't share equally."""
+        check_shares(processes, self.accumulation, batch_pairs=self.batch_pairs)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step (from 0): a linear rise, then constant or half a cosine towards 0."""
@@ -133,31 +123,27 @@ class ZipSettings:
     def __post_init__(self) -> None:
         """Refuse values that no optimisation can have."""
         check_at_least(1, steps=self.steps, batch_pairs=self.batch_pairs, accumulation=self.accumulation)
-        if self.batch_pairs % self.accumulation:
-            raise InputError(f"{self.batch_pairs} draws a step can't be cut into {self.accumulation} equal passes")
+        check_shares(1, self.accumulation, batch_pairs=self.batch_pairs)
         check_positive(0.01, learning_rate=self.learning_rate)
         check_seed(self.seed)
         check_choice(PRECISIONS, mixed_precision=self.mixed_precision)
 
 
-DEFAULTS: dict[str, HyperSettings] = {
-    MINIATURE: HyperSettings(
-        # The rule and the start were chosen by the loss on validation pairs: the miniature's LoRAs share little, and
-        # their sum is nearer to both than their average.
-        kv_rule="sum",
-        initial=1.0,
-        steps=600,
-        batch_pairs=4,
-        combinations=None,
-        lr_schedule="cosine",
-        warmup=20,
-        validate_every=50,
-        keep="best",
-    ),
-}
-"""Bases whose defaults are not the paper's."""
+_OF_MINIATURE = HyperSettings(
+    # The rule and the start were chosen by the loss on validation pairs: the miniature's LoRAs share little, and
+    # their sum is nearer to both than their average.
+    kv_rule="sum",
+    initial=1.0,
+    steps=600,
+    batch_pairs=4,
+    combinations=None,
+    lr_schedule="cosine",
+    warmup=20,
+    validate_every=50,
+    keep="best",
+)
 
 
 def default_hyper_settings(base: str) -> HyperSettings:
     """Return the defaults of a base by its name; SDXL, KOALA and any folder or hub id have the paper's."""
-    return DEFAULTS.get(base, HyperSettings())
+    return _OF_MINIATURE if base == MINIATURE else HyperSettings()

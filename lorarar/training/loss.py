@@ -66,7 +66,8 @@ def merging_loss(
     with attached(unet, merged_factors(layout, content, style, coefficients)):
         with autocast():
             have = predict(unet, batch.latents, batch.timesteps, batch.condition)
-        terms = distances(_at_least_fp32(have), _at_least_fp32(goal), settings.distance)
+        have, goal = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in (have, goal))
+        terms = distances(have, goal, settings.distance)
         of_content, of_style = terms[0::2].mean(), terms[1::2].mean()
         term = orthogonality(coefficients.learned, settings.regulariser)
         term = of_content.new_zeros(()) if term is None else term
@@ -101,7 +102,3 @@ def orthogonality(learned: Sequence[Float[Tensor, "p _ 2 _"]], kind: str) -> Flo
             layers.append((products.mean(dim=2) if kind == "dot" else products.sum(dim=2)).abs())
     terms = torch.cat(layers, dim=1)  # (p, all learned layers)
     return terms.mean() if kind == "dot" else terms.sum(dim=1).mean()
-
-
-def _at_least_fp32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from lorarar.layout import Layout
 from lorarar.lora import LoRA, read_lora
 from lorarar.training.bank import LoraBank, Pack
 from lorarar.training.dataset import Content, Dataset, Style
-from lorarar.training.examples import Concept, Examples, encode_concepts, seeded_generator
+from lorarar.training.examples import Examples, Reference, encode_concepts, seeded_generator
 from lorarar.training.loss import PairBatch
 
 # Streams of random numbers: one for each use of a seed, so that none repeats another's draws.
@@ -98,15 +97,8 @@ class PairData:
             self.contents.bank.take([content for content, _ in draw.pairs], device),
             self.styles.bank.take([style for _, style in draw.pairs], device),
         )
-        return PairBatch(noised, times, _joined(conditions)), packs
-
-
-def _joined(conditions: Sequence[Condition]) -> Condition:
-    return Condition(
-        torch.cat([condition.embeds for condition in conditions]),
-        torch.cat([condition.pooled for condition in conditions]),
-        torch.cat([condition.time_ids for condition in conditions]),
-    )
+        told = (torch.cat([getattr(row, item.name) for row in conditions]) for item in fields(Condition))
+        return PairBatch(noised, times, Condition(*told)), packs
 
 
 def choose_pairs(contents: int, styles: int, combinations: int | None, seed: int) -> tuple[tuple[int, int], ...]:
@@ -139,59 +131,35 @@ def load_parts(
     Raises InputError for an unknown split, an empty training part, LoRA files that are missing or don't fit the base,
     and images that can't be read.
     """
-    names = dataset.split(split)
-    if not (names.contents["train"] and names.styles["train"]):
+    train, validation = dataset.part(split, "train"), dataset.part(split, "validation")
+    if not all(train):
         raise InputError(f"{dataset.folder}: the split {split!r} has no contents or no styles to train on; add some")
-    entries = {
-        part: (
-            [dataset.contents[name] for name in names.contents[part]],
-            [dataset.styles[name] for name in names.styles[part]],
-        )
-        for part in ("train", "validation")
-    }
-    loras = _read_all([entry for both in entries.values() for role in both for entry in role], dataset)
+    entries = [entry for role in (*train, *validation) for entry in role]
+    dataset.check_loras(entries)
+    loras = {entry.lora: read_lora(entry.lora) for entry in entries}
     rank = max(lora.max_rank for lora in loras.values())
-    train = _pair_data(components, layout, entries["train"], loras, rank, combinations, seed)
-    if not all(entries["validation"]):
-        return Parts(train, None)
-    return Parts(train, _pair_data(components, layout, entries["validation"], loras, rank, None, seed))
 
-
-def _read_all(entries: Sequence[Content | Style], dataset: Dataset) -> dict[Path, LoRA]:
-    missing = [entry.name for entry in entries if not entry.lora.is_file()]
-    if missing:
-        shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-        raise InputError(
-            f"{len(missing)} of {len(entries)} LoRA files are missing ({shown}); make them with  "
-            f"lorarar train-lora --dataset {dataset.folder}"
+    def data(part: tuple[Sequence[Content], Sequence[Style]], combinations: int | None) -> PairData:
+        contents, styles = (
+            _role(components, layout, [loras[entry.lora] for entry in role], role, rank) for role in part
         )
-    return {entry.lora: read_lora(entry.lora) for entry in entries}
+        return PairData(contents, styles, choose_pairs(len(part[0]), len(part[1]), combinations, seed))
+
+    return Parts(data(train, combinations), data(validation, None) if all(validation) else None)
 
 
-def _pair_data(
-    components: Components,
-    layout: Layout,
-    entries: tuple[Sequence[Content], Sequence[Style]],
-    loras: dict[Path, LoRA],
-    rank: int,
-    combinations: int | None,
-    seed: int,
-) -> PairData:
-    roles = []
-    for role in entries:
-        bank = LoraBank.of([loras[entry.lora] for entry in role], layout, rank)
-        concepts = [Concept(entry.images, entry.prompt) for entry in role]
-        roles.append(RoleData(bank, encode_concepts(components, concepts)))
-    return PairData(roles[0], roles[1], choose_pairs(len(entries[0]), len(entries[1]), combinations, seed))
+def _role(
+    components: Components, layout: Layout, loras: Sequence[LoRA], concepts: Sequence[Reference], rank: int
+) -> RoleData:
+    return RoleData(LoraBank.of(loras, layout, rank), encode_concepts(components, concepts))
 
 
 def single_pair(
-    components: Components, layout: Layout, loras: tuple[LoRA, LoRA], concepts: tuple[Concept, Concept]
+    components: Components, layout: Layout, loras: tuple[LoRA, LoRA], concepts: tuple[Reference, Reference]
 ) -> PairData:
     """Make the data of one content and one style. Raises InputError as `load_parts` for LoRAs and images."""
     rank = max(lora.max_rank for lora in loras)
-    roles = [
-        RoleData(LoraBank.of([lora], layout, rank), encode_concepts(components, [concept]))
-        for lora, concept in zip(loras, concepts, strict=True)
-    ]
-    return PairData(roles[0], roles[1], ((0, 0),))
+    contents, styles = (
+        _role(components, layout, [lora], [concept], rank) for lora, concept in zip(loras, concepts, strict=True)
+    )
+    return PairData(contents, styles, ((0, 0),))

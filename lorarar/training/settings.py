@@ -36,23 +36,26 @@ class LoraSettings:
         check_choice(PRECISIONS, mixed_precision=self.mixed_precision)
 
     def check_processes(self, processes: int) -> None:
-        """Refuse a batch that the passes and processes can't share equally, since the mean would be another one."""
-        if self.batch_size % (processes * self.accumulation):
+        """Refuse a batch that so many processes can't share equally."""
+        check_shares(processes, self.accumulation, batch_size=self.batch_size)
+
+
+def check_shares(processes: int, accumulation: int, **batch: int) -> None:
+    """Refuse batches that the passes and processes can't share equally, since the mean would be another one."""
+    for name, size in batch.items():
+        if size % (processes * accumulation):
             raise InputError(
-                f"a batch of {self.batch_size} can't be cut into {self.accumulation} passes on {processes} processes; "
-                f"give a `batch_size` that is a multiple of {processes * self.accumulation}"
+                f"a batch of {size} can't be cut into {accumulation} passes on {processes} processes; "
+                f"give a `{name}` that is a multiple of {processes * accumulation}"
             )
 
 
-DEFAULTS: dict[str, LoraSettings] = {
-    MINIATURE: LoraSettings(rank=16, steps=800, learning_rate=1e-3, batch_size=4),
-}
-"""Bases whose defaults are not the paper's."""
+_OF_MINIATURE = LoraSettings(rank=16, steps=800, learning_rate=1e-3, batch_size=4)
 
 
 def default_settings(base: str) -> LoraSettings:
     """Return the defaults of a base by its name; SDXL, KOALA and any folder or hub id have the paper's."""
-    return DEFAULTS.get(base, LoraSettings())
+    return _OF_MINIATURE if base == MINIATURE else LoraSettings()
 
 
 def half_cosine(share: float) -> float:

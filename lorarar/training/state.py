@@ -39,10 +39,7 @@ class StateFile:
         losses: Sequence[float],
         extra: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Write the trained parameters, the optimizer's moments, the fp16 loss scale and the losses so far.
-
-        `extra` holds what else a training keeps, for `load_extra`.
-        """
+        """Write the trained parameters, the optimizer's moments, the fp16 loss scale, the losses so far and `extra`."""
         from safetensors.torch import save_file
 
         moments = optimizer.state_dict()["state"]
@@ -56,51 +53,47 @@ class StateFile:
         with atomic_file(self.path) as temporary:
             save_file(tensors, temporary, metadata={_KEY: text})
 
-    def load(self, parameters: Mapping[str, Tensor], optimizer: Any, scaler: Any) -> list[float]:
-        """Put the saved state in place and return the losses so far; nothing and an empty list without a file.
+    def load(
+        self, parameters: Mapping[str, Tensor], optimizer: Any, scaler: Any
+    ) -> tuple[list[float], dict[str, Tensor]]:
+        """Put the saved state in place; return the losses so far and the `extra` tensors, both empty without a file.
 
         Raises InputError for a damaged file and for the state of another training.
         """
+        from safetensors import SafetensorError, safe_open
+
         if not self.path.exists():
-            return []
-        about, tensors = self._read()
-        saved = about["training"]
+            return [], {}
+        try:
+            with safe_open(self.path, "pt") as file:
+                about = json.loads((file.metadata() or {})[_KEY])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            self._check_training(about["training"])
+            _restore(tensors, parameters, optimizer)
+            if scaler:
+                scaler.load_state_dict(about["scaler"])
+            if tensors["losses"].ndim != 1:
+                raise ValueError("the losses are no list")
+        except InputError:
+            raise
+        except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise InputError(
+                f"{self.path}: not a state of this training ({error}); delete it or give another `state`"
+            ) from None
+        extra = {name.removeprefix("extra."): value for name, value in tensors.items() if name.startswith("extra.")}
+        return tensors["losses"].tolist(), extra
+
+    def due(self, step: int, steps: int) -> bool:
+        """Tell whether the state is written after that step of so many."""
+        return step % self.every == 0 or step == steps
+
+    def _check_training(self, saved: Mapping[str, Any]) -> None:
         different = [key for key in {**saved, **self.training} if saved.get(key) != self.training.get(key)]
         if different:
             raise InputError(
                 f"{self.path}: this state is of a training with other settings ({', '.join(different)}); "
                 "give the same settings to go on, or another `state` to start afresh"
             )
-        try:
-            _restore(tensors, parameters, optimizer)
-            if scaler:
-                scaler.load_state_dict(about["scaler"])
-            return _losses(tensors)
-        except (KeyError, ValueError, RuntimeError, TypeError) as error:
-            raise self._damaged(error) from None
-
-    def load_extra(self) -> dict[str, Tensor]:
-        """Return the `extra` tensors of the state; none without a file. Raises InputError for a damaged file."""
-        if not self.path.exists():
-            return {}
-        tensors = self._read()[1]
-        return {name.removeprefix("extra."): value for name, value in tensors.items() if name.startswith("extra.")}
-
-    def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(self.path, "pt") as file:
-                about = json.loads((file.metadata() or {})[_KEY])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if not isinstance(about["training"], dict):
-                raise TypeError("no settings")
-        except (SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise self._damaged(error) from None
-        return about, tensors
-
-    def _damaged(self, error: Exception) -> InputError:
-        return InputError(f"{self.path}: not a state of this training ({error}); delete it or give another `state`")
 
 
 def _restore(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor], optimizer: Any) -> None:
@@ -115,10 +108,3 @@ def _restore(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor], op
             value.copy_(saved["parameter"])
         moments[index] = {kind: saved[kind] for kind in _ADAM}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-
-
-def _losses(tensors: Mapping[str, Tensor]) -> list[float]:
-    losses = tensors["losses"]
-    if losses.ndim != 1:
-        raise ValueError("the losses are no list")
-    return losses.tolist()

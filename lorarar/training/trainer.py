@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from lorarar import __version__
 from lorarar.base.components import Components, base_name
@@ -24,7 +25,7 @@ from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, Hyper
 from lorarar.layout import Layout, kind_of
 from lorarar.training.bank import Coefficients, Pack, constant_coefficients, predict_coefficients
 from lorarar.training.dataset import Dataset
-from lorarar.training.history import History, Row
+from lorarar.training.history import History, HistoryRow
 from lorarar.training.hyper_settings import HyperSettings
 from lorarar.training.launch import BaseLoading, new_accelerator
 from lorarar.training.loss import merging_loss
@@ -35,7 +36,7 @@ from lorarar.training.state import StateFile
 REFERENCES = {"direct merge, average": 0.5, "direct merge, sum": 1.0}
 """Constant coefficients whose validation loss the curve is compared with."""
 
-OnRow = Callable[[Row], None]
+OnRow = Callable[[HistoryRow], None]
 """Called after each step and each validation."""
 _Coefficients = Callable[[Pack, Pack], Coefficients]
 
@@ -114,22 +115,21 @@ def train_predictor(
     components = inputs.components
     if settings.keep == "best" and inputs.parts.validation is None:
         raise InputError("`keep` best needs validation pairs, and this split has none; use last")
-    settings.check_processes(new_accelerator(components.device, settings.mixed_precision).num_processes)
     record = _record(inputs, settings)
     identity = {name: value for name, value in record.items() if name != "steps" or settings.lr_schedule != "constant"}
     file = None if state is None else StateFile(state, identity, state_every)
+    training = _Training(inputs, settings)
     if settings.gradient_checkpointing:
         components.unet.enable_gradient_checkpointing()
-    training = _Training(inputs, settings)
     try:
-        history = _optimise(training, on_row or (lambda row: None), file)
+        history = training.run(on_row or (lambda row: None), file)
     finally:
         training.accelerator.free_memory()
         if settings.gradient_checkpointing:
             components.unet.disable_gradient_checkpointing()
     if settings.keep == "best":
         training.predictor.load_state_dict(training.best)
-        record["kept_step"] = history.best_step
+        record["kept_step"] = history.summary()["best"]["step"]
     return Trained(training.predictor.cpu().eval(), history, record | {"validation": history.summary()})
 
 
@@ -142,34 +142,6 @@ def _record(inputs: TrainingInputs, settings: HyperSettings) -> dict[str, Any]:
     return json.loads(json.dumps(facts))
 
 
-def _optimise(training: _Training, on_row: OnRow, file: StateFile | None) -> History:
-    """Train for the steps that the state file lacks; the rows of those it has are reported again."""
-    settings, history = training.settings, History()
-    if file is not None:
-        history = training.load(file)
-        for row in history.rows:
-            on_row(row)
-    if not history.references:
-        history.references = training.references()
-    for step in range(history.steps, settings.steps):
-        due = step % settings.validate_every == 0
-        if due and training.validates and not history.has_validation(step):
-            on_row(training.validate(step, history))
-        row = training.step(step)
-        if not math.isfinite(row.total):
-            raise InputError(
-                f"the loss is {row.total} at step {step + 1}; lower `learning_rate`, or use bf16 or no mixed precision"
-            )
-        history.rows.append(row)
-        on_row(row)
-        last = step + 1 == settings.steps
-        if last and training.validates:
-            on_row(training.validate(step + 1, history))
-        if file is not None and ((step + 1) % file.every == 0 or last) and training.accelerator.is_main_process:
-            training.save(file, history)
-    return history
-
-
 class _Training:
     """A training under way: the predictor, AdamW on it, a step of both, and the validation loss."""
 
@@ -177,6 +149,7 @@ class _Training:
         self.components, self.layout, self.parts = inputs.components, inputs.layout, inputs.parts
         self.settings = settings
         self.accelerator = new_accelerator(self.components.device, settings.mixed_precision)
+        settings.check_processes(self.accelerator.num_processes)
         self.predictor = new_predictor(self.layout, settings).to(self.components.device).train()
         self.parameters = dict(self.predictor.named_parameters())
         self.best = {name: value.detach().clone() for name, value in self.predictor.state_dict().items()}
@@ -185,12 +158,35 @@ class _Training:
         # a million gradients are averaged in one go.
         self.optimizer = self.accelerator.prepare(torch.optim.AdamW(self.parameters.values(), settings.learning_rate))
         self.timesteps = self.components.noise.config.num_train_timesteps
+        self.history = History()
 
-    @property
-    def validates(self) -> bool:
-        return self.parts.validation is not None
+    def run(self, on_row: OnRow, file: StateFile | None) -> History:
+        """Train for the steps that the state file lacks; the rows of those it has are reported again."""
+        settings, is_main = self.settings, self.accelerator.is_main_process
+        if file is not None:
+            self.load(file)
+        for row in self.history.rows:
+            on_row(row)
+        if not self.history.references:
+            self.history.references = self.references()
+        for step in range(len(self.history.totals()), settings.steps):
+            if step % settings.validate_every == 0:
+                self.validate(step, on_row)
+            row = self.step(step)
+            if not math.isfinite(row.total):
+                raise InputError(
+                    f"the loss is {row.total} at step {step + 1}; lower `learning_rate`, or use bf16 or no mixed "
+                    "precision"
+                )
+            self.history.rows.append(row)
+            on_row(row)
+            if step + 1 == settings.steps:
+                self.validate(step + 1, on_row)
+            if file is not None and is_main and file.due(step + 1, settings.steps):
+                self.save(file)
+        return self.history
 
-    def step(self, number: int) -> Row:
+    def step(self, number: int) -> HistoryRow:
         """Take one optimizer step; return the mean terms of its whole batch, over passes and processes."""
         settings, accelerator = self.settings, self.accelerator
         passes, processes = settings.accumulation, accelerator.num_processes
@@ -208,21 +204,23 @@ class _Training:
         self.optimizer.step()
         self.optimizer.zero_grad()
         total, content, style, term = accelerator.reduce(terms, reduction="mean").tolist()
-        return Row("train", number + 1, total, content, style, term, rate)
+        return HistoryRow("train", number + 1, total, content, style, term, rate)
 
-    def validate(self, step: int, history: History) -> Row:
-        """Take the loss on the fixed validation draw, and keep the weights with the lowest one aside."""
+    def validate(self, step: int, on_row: OnRow) -> None:
+        """Take the loss on the fixed validation draw, if any, and keep the weights with the lowest one aside."""
+        if self.parts.validation is None or any(row.step == step for row in self.history.part("validation")):
+            return
         total, content, style, term = self._validation_terms(self._predict)
-        row = Row("validation", step, total, content, style, term, 0.0)
-        history.rows.append(row)
+        row = HistoryRow("validation", step, total, content, style, term, 0.0)
+        self.history.rows.append(row)
         if row.total < self.best_total:
             self.best_total = row.total
             self.best = {name: value.detach().clone() for name, value in self.predictor.state_dict().items()}
-        return row
+        on_row(row)
 
     def references(self) -> dict[str, float]:
         """Return the sum of both distances on the validation draw for constant coefficients; empty without a draw."""
-        if not self.validates:
+        if self.parts.validation is None:
             return {}
         like = torch.zeros((), device=self.components.device)
         found = {}
@@ -263,21 +261,17 @@ class _Training:
         if self.accelerator.num_processes == 1:
             return
         gradients = [value.grad for value in self.parameters.values() if value.grad is not None]
-        flat = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduction="mean")
-        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
+        vector_to_parameters(self.accelerator.reduce(parameters_to_vector(gradients), reduction="mean"), gradients)
 
-    def save(self, file: StateFile, history: History) -> None:
+    def save(self, file: StateFile) -> None:
         """Write the state: weights, moments, the best weights so far, the curves."""
-        extra = {f"best.{name}": value for name, value in self.best.items()} | history.tensors()
-        file.save(self.parameters, self.optimizer, self.accelerator.scaler, history.totals(), extra)
+        extra = {f"best.{name}": value for name, value in self.best.items()} | self.history.tensors()
+        file.save(self.parameters, self.optimizer, self.accelerator.scaler, self.history.totals(), extra)
 
-    def load(self, file: StateFile) -> History:
-        """Put a saved state in place; an empty history without a file."""
-        file.load(self.parameters, self.optimizer, self.accelerator.scaler)
-        extra = file.load_extra()
-        history = History.from_tensors(extra)
-        if history.rows:
+    def load(self, file: StateFile) -> None:
+        """Put a saved state in place, if there is one."""
+        _, extra = file.load(self.parameters, self.optimizer, self.accelerator.scaler)
+        self.history = History.from_tensors(extra)
+        if self.history.rows:
             self.best = {name: extra[f"best.{name}"].to(value.device) for name, value in self.best.items()}
-            self.best_total = min((row.total for row in history.part("validation")), default=math.inf)
-        return history
+            self.best_total = min((row.total for row in self.history.part("validation")), default=math.inf)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,9 @@ from lorarar.base.names import load_layout, unet_layout
 from lorarar.command_line import given_settings
 from lorarar.commands.evaluate import main, parser
 from lorarar.errors import InputError
-from lorarar.evaluation.generate import Adapter, Sampler, Sampling, image_seeds
+from lorarar.evaluation.generate import PutOn, Sampler, Sampling, image_seeds
 from lorarar.evaluation.judges import Question
-from lorarar.evaluation.methods import Fused, Workbench, mean_coefficients, prepare
+from lorarar.evaluation.methods import Workbench, fused_lora, mean_coefficients, prepare
 from lorarar.evaluation.results import read_results
 from lorarar.evaluation.settings import default_evaluation
 from lorarar.hypernet.checkpoints import save_hypernet
@@ -161,9 +163,9 @@ def test_a_second_run_makes_nothing_again(
     drawn: list[int] = []
     draw = Sampler.draw
 
-    def counted(self: Sampler, adapter: Adapter, prompt: str, seeds: Sequence[int]) -> Iterator[Image.Image]:
+    def counted(self: Sampler, put_on: PutOn, prompt: str, seeds: Sequence[int]) -> Iterator[Image.Image]:
         drawn.append(len(seeds))
-        return draw(self, adapter, prompt, seeds)
+        return draw(self, put_on, prompt, seeds)
 
     monkeypatch.setattr(Sampler, "draw", counted)
     main(arguments(world, tmp_path, "--methods", "direct"))
@@ -239,7 +241,7 @@ def test_the_adapter_is_the_merge(bench: tuple[Sampler, Workbench], world: Path)
     made = prepare("ties", work).make(work, content, style)
     expected = merge_loras(read_lora(content.lora), read_lora(style.lora), work.layout, "ties", MergeOptions())
     before = {name: tensor.clone() for name, tensor in sampler.pipeline.unet.state_dict().items()}
-    with made.adapter.applied(sampler.pipeline.unet):
+    with made.put_on(sampler.pipeline.unet):
         for name, layer in expected.lora.layers.items():
             weight = f"{name.removeprefix('unet.')}.weight"
             got = sampler.pipeline.unet.state_dict()[weight] - before[weight]
@@ -250,7 +252,7 @@ def test_the_adapter_is_the_merge(bench: tuple[Sampler, Workbench], world: Path)
 def test_images_are_the_pipelines_own(bench: tuple[Sampler, Workbench]) -> None:
     sampler, _ = bench
     seeds = image_seeds(1, "a", "b", 3)
-    drawn = list(sampler.draw(Fused(LoRA({})), "a sks dog", seeds))
+    drawn = list(sampler.draw(partial(fused_lora, LoRA({})), "a sks dog", seeds))
     with quiet_toolchains():
         plain = sampler.pipeline(
             "a sks dog",
@@ -266,13 +268,10 @@ def test_steps_are_announced_in_order(bench: tuple[Sampler, Workbench]) -> None:
     sampler, _ = bench
     announced: list[tuple[int, int]] = []
 
-    class Spy:
-        def applied(self, unet: torch.nn.Module) -> Iterator:
-            from contextlib import nullcontext
+    def spy(unet: torch.nn.Module) -> nullcontext:
+        return nullcontext(lambda step, steps: announced.append((step, steps)))
 
-            return nullcontext(lambda step, steps: announced.append((step, steps)))
-
-    list(sampler.draw(Spy(), "a", [1, 2, 3]))
+    list(sampler.draw(spy, "a", [1, 2, 3]))
     assert announced == [(0, 3), (1, 3), (2, 3)] * 2
 
 

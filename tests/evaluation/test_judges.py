@@ -12,7 +12,7 @@ from scripted import ScriptedJudge, install
 from tiny_vlm import save_tiny_vlm
 
 from lorarar.errors import InputError
-from lorarar.evaluation.judges import Judge, Question, judge_names, load_judge
+from lorarar.evaluation.judges import Judge, Question, load_judge
 from lorarar.evaluation.judges.vlm import VlmJudge, answer_tokens, conversation, probability_of_yes
 from lorarar.toolchains import quiet_toolchains
 
@@ -56,7 +56,8 @@ def test_p_yes_of_the_model_by_hand(vlm: VlmJudge) -> None:
     # " Yes" and " No" both begin with a lone space here, and "NO" with an N of its own
     yes = sum(chances[tokens[word]] for word in ("Yes", "yes", "YES"))
     no = sum(chances[tokens[word]] for word in ("No", "no", "N"))
-    assert vlm.same_subject(reference, test, "dog") == pytest.approx(float(yes / (yes + no)), rel=1e-4)
+    asked = Question(reference, test, "dog")
+    assert vlm.same_subjects([asked]) == [pytest.approx(float(yes / (yes + no)), rel=1e-4)]
 
 
 def test_style_prompt_names_the_style_four_times() -> None:
@@ -80,7 +81,7 @@ def test_a_batch_answers_as_one_by_one(vlm: VlmJudge) -> None:
     """Prompts of different lengths are padded; the answers don't change."""
     styles = ["ink", "a very long description of watercolour with wet edges", "neon glow", "oil", "x"]
     questions = [Question(image(n), image(n + 10), style) for n, style in enumerate(styles)]
-    alone = [vlm.in_style(item.reference, item.test, item.text) for item in questions]
+    alone = [vlm.in_styles([question])[0] for question in questions]
     assert vlm.in_styles(questions) == pytest.approx(alone, rel=1e-4)
     assert len(set(alone)) == len(alone)
     assert vlm.same_subjects([]) == []
@@ -88,7 +89,8 @@ def test_a_batch_answers_as_one_by_one(vlm: VlmJudge) -> None:
 
 def test_the_order_of_the_images_and_the_images_count(vlm: VlmJudge) -> None:
     first, second = image(3), image(4)
-    answers = {vlm.same_subject(a, b, "dog") for a, b in ((first, second), (second, first), (first, first))}
+    orders = ((first, second), (second, first), (first, first))
+    answers = {vlm.same_subjects([Question(a, b, "dog")])[0] for a, b in orders}
     assert len(answers) == 3
     assert all(0 < answer < 1 for answer in answers)
 
@@ -130,10 +132,6 @@ def judge_folder(place: Path, config: str) -> Path:
     return place
 
 
-def test_the_installed_judges_are_listed(scripted: ScriptedJudge) -> None:
-    assert {"miniature", "scripted"} <= set(judge_names())
-
-
 def test_a_judge_is_found_by_its_name(scripted: ScriptedJudge) -> None:
     assert load_judge("scripted") is scripted
     assert scripted.folder is None
@@ -147,8 +145,10 @@ def test_a_folder_says_who_opens_it(scripted: ScriptedJudge, tmp_path: Path) -> 
 
 def test_a_folder_of_nobody_s_judge_is_refused(scripted: ScriptedJudge, tmp_path: Path) -> None:
     folder = judge_folder(tmp_path / "judge", '{"judge": "oracle"}')
-    with pytest.raises(InputError, match="'oracle', which no installed package provides"):
+    with pytest.raises(InputError, match="'oracle', which no installed package provides") as caught:
         load_judge(str(folder))
+    listed = str(caught.value).split("there is ")[1].split(", ")
+    assert {"miniature", "scripted"} <= set(listed)
 
 
 @pytest.mark.parametrize("config", ['{"model_type": "clip"}', '{"judge": 3}', "[]", "{", "[" * 100_000])

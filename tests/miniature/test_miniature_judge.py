@@ -123,9 +123,9 @@ def test_it_is_a_judge_and_an_embedder(judge: MiniatureJudge, trials: Trials) ->
 def test_many_questions_answer_as_single_ones(judge: MiniatureJudge, trials: Trials) -> None:
     first, second, third, fourth = pictures(trials)
     questions = [Question(first, second, "dog"), Question(third, second, "cat"), Question(fourth, first, "a car")]
-    for many, one in ((judge.same_subjects, judge.same_subject), (judge.in_styles, judge.in_style)):
-        answers = many(questions)
-        singles = [one(question.reference, question.test, question.text) for question in questions]
+    for ask in (judge.same_subjects, judge.in_styles):
+        answers = ask(questions)
+        singles = [ask([question])[0] for question in questions]
         assert answers == pytest.approx(singles, abs=1e-5)
         assert len(set(answers)) == 3
         assert all(0 <= answer <= 1 for answer in answers)
@@ -134,8 +134,8 @@ def test_many_questions_answer_as_single_ones(judge: MiniatureJudge, trials: Tri
 def test_images_of_any_size_and_mode(judge: MiniatureJudge, trials: Trials) -> None:
     image, other, *_ = pictures(trials)
     large = image.resize((192, 192), Image.Resampling.BICUBIC).convert("RGBA")
-    expected = judge.in_style(other, image, "")
-    assert judge.in_style(other, large, "") == pytest.approx(expected, abs=0.1)
+    (expected,) = judge.in_styles([Question(other, image, "")])
+    assert judge.in_styles([Question(other, large, "")]) == [pytest.approx(expected, abs=0.1)]
 
 
 def test_training_separates_styles_and_details(judge: MiniatureJudge, trials: Trials) -> None:

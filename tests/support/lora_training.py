@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
+from lorarar.base.components import Components
 from lorarar.lora import LoRA
+from lorarar.training.dreambooth import train_lora
+from lorarar.training.examples import Concept
 from lorarar.training.settings import LoraSettings
 
 SETTINGS = LoraSettings(rank=4, steps=6, learning_rate=1e-3, batch_size=2)
+
+
+def train(components: Components, images: Sequence[Path], prompt: str, settings: LoraSettings, **options: Any) -> LoRA:
+    """Train one LoRA on images that `prompt` describes."""
+    return train_lora(components, [Concept(tuple(images), prompt)], settings, **options)
 
 
 def same(one: LoRA, two: LoRA) -> bool:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from lorarar.evaluation.judges import PROVIDERS, BatchJudge, Question
+from lorarar.evaluation.judges import PROVIDERS, Question
 
 NAME = "scripted"
 
 
-class ScriptedJudge(BatchJudge):
+class ScriptedJudge:
     """Answers with `subject(question)` and `style(question)`; counts the questions in `asked`."""
 
     def __init__(

@@ -23,7 +23,7 @@ from lorarar.layout import KINDS, UNET, kind_of
 from lorarar.lora import read_lora
 from lorarar.merging import learned_options, merge_loras
 from lorarar.training.bank import predict_coefficients
-from lorarar.training.history import History, Row
+from lorarar.training.history import History, HistoryRow
 from lorarar.training.hyper_settings import HyperSettings, LossSettings, default_hyper_settings
 from lorarar.training.pair_data import choose_pairs, load_parts
 from lorarar.training.trainer import Trained, new_predictor, train_predictor
@@ -138,14 +138,14 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
     class Interrupted(Exception):
         pass
 
-    def stop(row: Row) -> None:
+    def stop(row: HistoryRow) -> None:
         if row.part == "train" and row.step == 5:
             raise Interrupted
 
     state = tmp_path / "state.safetensors"
     with pytest.raises(Interrupted):
         train(world, settings, on_row=stop, state=state, state_every=3)
-    rows: list[Row] = []
+    rows: list[HistoryRow] = []
     resumed = train(world, settings, on_row=rows.append, state=state, state_every=3)
     assert same(whole, resumed)
     assert whole.history == resumed.history and rows == whole.history.rows
@@ -252,7 +252,7 @@ def test_the_paper_s_values_are_the_defaults() -> None:
 
 
 def test_histories_come_back_from_tensors() -> None:
-    rows = [Row("validation", 0, 0.1, 0.2, 0.3, 0.4, 0.0), Row("train", 1, 1 / 3, 0.2, 0.3, 0.4, 0.01)]
+    rows = [HistoryRow("validation", 0, 0.1, 0.2, 0.3, 0.4, 0.0), HistoryRow("train", 1, 1 / 3, 0.2, 0.3, 0.4, 0.01)]
     history = History(rows, {"direct merge, sum": 1 / 7})
     assert History.from_tensors(history.tensors()) == history
     assert History.from_tensors(History().tensors()) == History() == History.from_tensors({})

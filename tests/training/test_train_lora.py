@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lora_training import SETTINGS, largest_difference, same
+from lora_training import SETTINGS, largest_difference, same, train
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -23,9 +23,8 @@ from lorarar.lora import LoRA, write_lora
 from lorarar.training import dreambooth
 from lorarar.training.curve import ends, sparkline
 from lorarar.training.dataset import read_dataset
-from lorarar.training.dreambooth import train_concepts, train_lora
+from lorarar.training.dreambooth import train_lora
 from lorarar.training.examples import Concept, encode_concepts
-from lorarar.training.joint import train_joint
 from lorarar.training.settings import LoraSettings, default_settings
 from lorarar.training.state import StateFile
 
@@ -42,9 +41,9 @@ def test_the_loss_falls(components: Components, images: tuple[Path, ...]) -> Non
     settings = LoraSettings(rank=4, steps=60, learning_rate=3e-2, batch_size=4)
     losses: list[float] = []
     untouched: list[float] = []
-    train_lora(components, images[:1], "a sks dog", settings, on_step=lambda _, loss: losses.append(loss))
+    train(components, images[:1], "a sks dog", settings, on_step=lambda _, loss: losses.append(loss))
     frozen = replace(settings, learning_rate=1e-12)
-    train_lora(components, images[:1], "a sks dog", frozen, on_step=lambda _, loss: untouched.append(loss))
+    train(components, images[:1], "a sks dog", frozen, on_step=lambda _, loss: untouched.append(loss))
     assert len(losses) == 60
     assert losses[0] == untouched[0]  # `up` starts at zero
     # The noise has variance 1, so saying zero scores 1: a network of random weights is above that.
@@ -74,7 +73,7 @@ def test_diffusers_loads_what_was_trained(
 
     monkeypatch.setattr(dreambooth, "_layers", record)
     settings = replace(SETTINGS, learning_rate=3e-2)
-    write_lora(train_lora(components, images, "a sks dog", settings), tmp_path / "dog.safetensors")
+    write_lora(train(components, images, "a sks dog", settings), tmp_path / "dog.safetensors")
     pipe = StableDiffusionXLPipeline.from_pretrained(tiny_pipeline)
     with torch.no_grad():
         base = predict(pipe.unet, latents, timestep, condition)
@@ -92,7 +91,7 @@ def test_the_base_is_as_before(components: Components, images: tuple[Path, ...])
         return {f"{n}.{key}": v.clone() for n, net in networks.items() for key, v in net.state_dict().items()}
 
     before, forward = everything(), components.unet.forward
-    train_lora(components, images, "a sks dog", replace(SETTINGS, gradient_checkpointing=True))
+    train(components, images, "a sks dog", replace(SETTINGS, gradient_checkpointing=True))
     after = everything()
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
@@ -104,20 +103,20 @@ def test_the_base_is_as_before(components: Components, images: tuple[Path, ...])
 def test_the_base_is_as_before_after_a_failure(components: Components, images: tuple[Path, ...]) -> None:
     names = list(components.unet.state_dict())
     with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d; lower `learning_rate`"):
-        train_lora(components, images, "a sks dog", replace(SETTINGS, learning_rate=1e30))
+        train(components, images, "a sks dog", replace(SETTINGS, learning_rate=1e30))
     assert list(components.unet.state_dict()) == names
 
 
 @pytest.mark.full
 def test_reproducible_by_seed(components: Components, images: tuple[Path, ...], trained: LoRA) -> None:
     torch.manual_seed(99)  # the global generator must not matter
-    assert same(train_lora(components, images, "a sks dog", SETTINGS), trained)
-    assert not same(train_lora(components, images, "a sks dog", replace(SETTINGS, seed=1)), trained)
+    assert same(train(components, images, "a sks dog", SETTINGS), trained)
+    assert not same(train(components, images, "a sks dog", replace(SETTINGS, seed=1)), trained)
 
 
 def test_two_prompts_of_one_seed_start_apart(components: Components, images: tuple[Path, ...], trained: LoRA) -> None:
     """LoRAs with the same initial `down` would be aligned, which makes merging them a special case."""
-    other = train_lora(components, images, "a sks cat", SETTINGS)
+    other = train(components, images, "a sks cat", SETTINGS)
     pairs = [(trained.layers[name].down.ravel(), other.layers[name].down.ravel()) for name in trained.layers]
     cosines = [one @ two / np.linalg.norm(one) / np.linalg.norm(two) for one, two in pairs]
     assert abs(np.mean(cosines)) < 0.05
@@ -126,26 +125,26 @@ def test_two_prompts_of_one_seed_start_apart(components: Components, images: tup
 def test_gradient_checkpointing_changes_nothing(
     components: Components, images: tuple[Path, ...], trained: LoRA
 ) -> None:
-    assert same(train_lora(components, images, "a sks dog", replace(SETTINGS, gradient_checkpointing=True)), trained)
+    assert same(train(components, images, "a sks dog", replace(SETTINGS, gradient_checkpointing=True)), trained)
 
 
 def test_accumulation_is_the_same_batch(components: Components, images: tuple[Path, ...]) -> None:
     whole, parts = [], []
     settings = replace(SETTINGS, batch_size=4)
-    one = train_lora(components, images, "a sks dog", settings, on_step=lambda _, loss: whole.append(loss))
+    one = train(components, images, "a sks dog", settings, on_step=lambda _, loss: whole.append(loss))
     cut = replace(settings, accumulation=2)
-    two = train_lora(components, images, "a sks dog", cut, on_step=lambda _, loss: parts.append(loss))
+    two = train(components, images, "a sks dog", cut, on_step=lambda _, loss: parts.append(loss))
     np.testing.assert_allclose(parts, whole, rtol=1e-5)
     assert largest_difference(one, two) < 1e-2  # Adam divides tiny gradients by themselves
     with pytest.raises(InputError, match="a batch of 4 can't be cut into 3 passes on 1 processes; give a `batch_size`"):
-        train_lora(components, images, "a sks dog", replace(settings, accumulation=3))
+        train(components, images, "a sks dog", replace(settings, accumulation=3))
 
 
 def test_one_step_by_hand(components: Components, images: tuple[Path, ...]) -> None:
     """The first step's loss and update against AdamW and a UNet with explicit up @ down weights."""
     settings = replace(SETTINGS, steps=1, batch_size=1, learning_rate=1e-2)
     losses: list[float] = []
-    lora = train_lora(components, images[:1], "a sks dog", settings, on_step=lambda _, loss: losses.append(loss))
+    lora = train(components, images[:1], "a sks dog", settings, on_step=lambda _, loss: losses.append(loss))
     batch = encode_concepts(components, [Concept(images[:1], "a sks dog")]).draw(0, [0], 1, settings.seed, 1000)
     noisy = components.noise.add_noise(batch.latents, batch.noise, batch.timesteps)
     name = "up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_out.0"
@@ -178,22 +177,20 @@ def test_resumes_to_the_same_bits(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_lora(components, images, "a sks dog", SETTINGS, on_step=interrupt, state=state, state_every=2)
+        train(components, images, "a sks dog", SETTINGS, on_step=interrupt, state=state, state_every=2)
     assert len(load_file(state)["losses"]) == 4
-    resumed = train_lora(
-        components, images, "a sks dog", SETTINGS, on_step=lambda step, _: losses.append(step), state=state
-    )
+    resumed = train(components, images, "a sks dog", SETTINGS, on_step=lambda step, _: losses.append(step), state=state)
     assert same(resumed, trained)
     assert losses == [1, 2, 3, 4, 5, 6]  # also those done before
     longer = replace(SETTINGS, steps=8)
-    continued = train_lora(components, images, "a sks dog", longer, state=state)
-    assert same(continued, train_lora(components, images, "a sks dog", longer))
+    continued = train(components, images, "a sks dog", longer, state=state)
+    assert same(continued, train(components, images, "a sks dog", longer))
 
 
 def test_state_of_another_training(components: Components, images: tuple[Path, ...], tmp_path: Path) -> None:
     state = tmp_path / "state.safetensors"
     first = replace(SETTINGS, steps=1)
-    train_lora(components, images, "a sks dog", first, state=state)
+    train(components, images, "a sks dog", first, state=state)
     for settings, prompt, pictures, different in (
         (replace(first, rank=2), "a sks dog", images, "rank"),
         (first, "a sks cat", images, "prompts"),
@@ -203,7 +200,7 @@ def test_state_of_another_training(components: Components, images: tuple[Path, .
         with pytest.raises(
             InputError, match=rf"a training with other settings \({different}\); give the same settings"
         ):
-            train_lora(components, pictures, prompt, settings, state=state)
+            train(components, pictures, prompt, settings, state=state)
 
 
 def test_damaged_states(tmp_path: Path) -> None:
@@ -213,7 +210,7 @@ def test_damaged_states(tmp_path: Path) -> None:
     sum(value.sum() for value in parameters.values()).backward()
     optimizer.step()
     state.save(parameters, optimizer, None, [0.5])
-    assert state.load(parameters, optimizer, None) == [0.5]
+    assert state.load(parameters, optimizer, None) == ([0.5], {})
     whole, tensors = state.path.read_bytes(), load_file(state.path)
     with safe_open(state.path, "pt") as file:
         metadata = file.metadata()
@@ -235,7 +232,7 @@ def test_damaged_states(tmp_path: Path) -> None:
 
 def test_bf16_trains_in_fp32(tiny_pipeline: Path, images: tuple[Path, ...], trained: LoRA) -> None:
     half = load_components(str(tiny_pipeline), dtype=torch.bfloat16)
-    lora = train_lora(half, images, "a sks dog", SETTINGS)
+    lora = train(half, images, "a sks dog", SETTINGS)
     layer = next(iter(lora.layers.values()))
     assert not np.array_equal(layer.down, torch.from_numpy(layer.down).bfloat16().float().numpy())
     assert 0 < largest_difference(trained, lora) < 1
@@ -253,8 +250,8 @@ def test_joint_training_takes_turns(components: Components, tiny_dataset: Path) 
             assert torch.equal(drawn.condition.embeds, examples.condition.embeds[turns])
             for row, turn in enumerate(turns):
                 assert any(torch.equal(drawn.latents[row], latent) for latent in examples.latents[turn])
-    joint = train_joint(components, content, style, SETTINGS)
-    assert same(joint, train_concepts(components, concepts, SETTINGS))
+    joint = train_lora(components, [content, style], SETTINGS)
+    assert same(joint, train_lora(components, concepts, SETTINGS))
     assert joint.metadata["lorarar_prompt"] == "a sks dog | a cat in line drawing style"
     assert joint.max_rank == SETTINGS.rank
 

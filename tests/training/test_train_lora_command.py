@@ -24,7 +24,6 @@ from lorarar.lora import LoRA, read_lora
 from lorarar.training.dataset import read_dataset
 from lorarar.training.dataset_loras import missing_jobs
 from lorarar.training.dreambooth import train_lora
-from lorarar.training.joint import train_joint
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,7 +51,7 @@ def test_command_joint(tiny_pipeline: Path, tiny_dataset: Path, tmp_path: Path) 
     given = ["--images", *map(str, content.images), "--prompt", content.prompt]
     given += ["--style-images", *map(str, style.images), "--style-prompt", style.prompt]
     assert main(["--base", str(tiny_pipeline), *given, *FAST, "-o", str(tmp_path / "joint.safetensors")]) == 0
-    joint = train_joint(load_components(str(tiny_pipeline)), content, style, SETTINGS)
+    joint = train_lora(load_components(str(tiny_pipeline)), [content, style], SETTINGS)
     assert same(read_lora(tmp_path / "joint.safetensors"), joint)
 
 
@@ -64,7 +63,7 @@ def test_command_dataset(tiny_pipeline: Path, components: Components, tmp_path: 
     made = sorted(path.name for path in (folder / "loras").iterdir())
     assert made == ["content_3.safetensors", "style_1.safetensors"]
     style = dataset.styles["style_1"]
-    assert same(read_lora(style.lora), train_lora(components, style.images, style.prompt, SETTINGS))
+    assert same(read_lora(style.lora), train_lora(components, [style], SETTINGS))
     style.lora.write_bytes(b"kept")  # what is there is not trained again
     assert [job.name for job in missing_jobs(dataset)] == [
         *("content_0", "content_1", "content_2"),
@@ -87,7 +86,7 @@ def test_command_dataset_in_processes(tiny_pipeline: Path, components: Component
     given = ["--base", str(tiny_pipeline), "--dataset", str(folder), *FAST]
     with pytest.raises(InputError, match=r"0\.png: not a whole PNG"):
         main([*given, "--only", f"{good.name},{bad.name}", "--jobs", "2"])
-    alone = train_lora(components, good.images, good.prompt, SETTINGS)
+    alone = train_lora(components, [good], SETTINGS)
     assert largest_difference(alone, read_lora(good.lora)) < 1e-2
     assert not bad.lora.exists()
 

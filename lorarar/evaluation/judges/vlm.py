@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lorarar.errors import InputError
-from lorarar.evaluation.judges.judge import BatchJudge, Question
 from lorarar.toolchains import missing_toolchain, quiet_toolchains
+
+if TYPE_CHECKING:
+    from lorarar.evaluation.judges import Question
 
 SYSTEM = "You are a helpful assistant."
 
@@ -40,11 +42,11 @@ STYLE_PROMPT = (
 )
 
 
-class VlmJudge(BatchJudge):
+class VlmJudge:
     """A judge whose P(yes) is Σ P("Yes") / Σ (P("Yes") + P("No")), over first tokens in all casings."""
 
     def __init__(self, model: Any, processor: Any, source: str, batch: int = 4) -> None:
-        self.model, self.processor, self.source, self.batch = model, processor, source, batch
+        self.model, self.processor, self.name, self.batch = model, processor, Path(source).name, batch
         self.yes, self.no = answer_tokens(processor.tokenizer, source)
 
     @classmethod
@@ -73,10 +75,6 @@ class VlmJudge(BatchJudge):
         if getattr(processor, "chat_template", None) is None:
             raise InputError(f"the judge {source} has no chat template; give an instruction-tuned model")
         return cls(model.eval().requires_grad_(False).to(device), processor, source, batch)
-
-    @property
-    def name(self) -> str:
-        return Path(self.source).name
 
     def describe(self) -> dict[str, Any]:
         config = self.model.config
@@ -145,15 +143,15 @@ def answer_tokens(tokenizer: Any, source: str) -> tuple[list[int], list[int]]:
     A token that begins both (a lone space in some vocabularies) says nothing and is left out. Raises InputError when
     none is left.
     """
-    found: list[set[int]] = []
-    for word in ("Yes", "No"):
+
+    def first_tokens(word: str) -> set[int]:
         forms = [space + form for space in ("", " ") for form in (word, word.lower(), word.upper())]
-        found.append({tokenizer.encode(form, add_special_tokens=False)[0] for form in forms})
-    shared = found[0] & found[1]
-    yes, no = (sorted(tokens - shared) for tokens in found)
-    if not yes or not no:
+        return {tokenizer.encode(form, add_special_tokens=False)[0] for form in forms}
+
+    yes, no = first_tokens("Yes"), first_tokens("No")
+    if yes <= no or no <= yes:
         raise InputError(f"the judge {source} spells Yes and No with the same first token; choose another model")
-    return yes, no
+    return sorted(yes - no), sorted(no - yes)
 
 
 def probability_of_yes(
