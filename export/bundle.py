@@ -11,19 +11,16 @@ from torch import nn
 
 from export.golden import golden_recipe, write_golden
 from export.graph import Graph
-from export.manifest import component_entry, make_manifest, require_output, with_parity, write_manifest
-from export.options import OnProgress, Report
-from export.parity import check_all
+from export.manifest import component_entry, make_manifest, record_parity, require_output, write_manifest
+from export.options import HypernetOptions, OnProgress, Report
 from export.resume import Unfinished, unfinished_folder
 from export.targets import Target
+from lorarar.errors import FailedCheck
 from lorarar.hypernet.checkpoints import LoadedHypernet
 from lorarar.layout import Layout
 from runtime_py.backends import load_backend
 from runtime_py.bundle import Bundle
-
-
-def nothing() -> None:
-    """Prepare nothing: the default of `prepare`."""
+from runtime_py.check import CheckRow, check_component, check_pipeline
 
 
 @contextmanager
@@ -52,45 +49,39 @@ class BundleWriter:
         graph: Graph,
         precision: str,
         reference: nn.Module | None = None,
-        prepare: Callable[[], None] = nothing,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         """Write a component as `write_component` does, unless a stopped export finished it."""
-        entry = self.work.kept(graph.name)
+        name, work = graph.name, self.work
+        entry = work.kept(name)
         if entry is None:
-            entry = self._made(graph, precision, reference, prepare)
+            artifact = f"{name}{self.target.suffix}"
+            work.discard(artifact)
+            try:
+                entry = write_component(
+                    work.folder, graph, self.target, precision, self.on_progress, reference, prepare
+                )
+            except BaseException:
+                work.discard(artifact)  # A full disk needs the space.
+                raise
+            work.keep(name, entry)
         else:
-            self.on_progress(f"{graph.name}: taken from the export that was stopped")
+            self.on_progress(f"{name}: taken from the export that was stopped")
             graph.give_back()
-        self._entries[graph.name] = entry
-
-    def _made(
-        self, graph: Graph, precision: str, reference: nn.Module | None, prepare: Callable[[], None]
-    ) -> dict[str, Any]:
-        artifact = f"{graph.name}{self.target.suffix}"
-        self.work.discard(artifact)
-        try:
-            entry = write_component(
-                self.work.folder, graph, self.target, precision, self.on_progress, reference, prepare
-            )
-        except BaseException:
-            self.work.discard(artifact)  # A full disk needs the space.
-            raise
-        self.work.keep(graph.name, entry)
-        return entry
+        self._entries[name] = entry
 
     def finish(
         self,
-        precision: str,
-        rank: int,
+        options: HypernetOptions,
         layout: Layout,
         hypernet: LoadedHypernet | None = None,
         pipeline: Mapping[str, Any] | None = None,
     ) -> Report:
         """Check all that was written, and write the manifest. Raises FailedCheck unless everything passed."""
-        folder = self.work.folder
-        unchecked = make_manifest(self.target, precision, rank, layout, self._entries, hypernet, pipeline)
-        rows = check_all(Bundle(folder, unchecked), self.on_progress)
-        manifest = with_parity(unchecked, rows)
+        folder, precision, rank = self.work.folder, options.precision, options.rank
+        manifest = make_manifest(self.target, precision, rank, layout, self._entries, hypernet, pipeline)
+        rows = check_all(Bundle(folder, manifest), self.on_progress)
+        record_parity(manifest, rows)
         write_manifest(folder, manifest)
         Bundle.open(folder, verify=False)  # The sums are those that were taken when the files were written.
         return Report(self.out, tuple(rows), manifest, hypernet.notes if hypernet else ())
@@ -103,7 +94,7 @@ def write_component(
     precision: str,
     on_progress: OnProgress,
     reference: nn.Module | None = None,
-    prepare: Callable[[], None] = nothing,
+    prepare: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Write a graph's artifact and golden file into a bundle's folder; return its manifest entry, not yet checked.
 
@@ -118,8 +109,30 @@ def write_component(
     on_progress(f"{graph.name}: running PyTorch in fp32 on the golden inputs")
     write_golden(graph.module if reference is None else reference, recipe, golden)
     on_progress(f"{graph.name}: converting to {target.name}")
-    prepare()
+    if prepare is not None:
+        prepare()
     graph = graph.taken()
     convert(graph, precision, artifact)
     graph.give_back()  # The check that follows needs the memory.
     return component_entry(folder, graph, target, precision, artifact, golden, recipe)
+
+
+def check_all(bundle: Bundle, on_progress: OnProgress) -> list[CheckRow]:
+    """Check every component of a bundle, and the whole pipeline where it is one; return a row a runtime.
+
+    Raises FailedCheck at the first component that did not pass in every runtime of this machine.
+    """
+    rows: list[CheckRow] = []
+    for name in bundle.manifest["components"]:
+        rows += _passed(check_component(bundle, name, on_progress))
+    if "pipeline" in bundle.manifest:
+        rows += _passed([check_pipeline(bundle, on_progress)])
+    return rows
+
+
+def _passed(rows: list[CheckRow]) -> list[CheckRow]:
+    for row in rows:
+        if row.status != "passed":
+            runtime = row.runtime or "the runtime"
+            raise FailedCheck(f"{row.component} in {runtime}: {row.reason}; no bundle was written")
+    return rows

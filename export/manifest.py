@@ -23,7 +23,8 @@ from runtime_py.parity import Parity
 
 SCHEMA_VERSION = 1
 _DTYPES = {torch.float32: "float32", torch.int32: "int32"}
-_NOT_RUN = Parity("not_run", "being exported", None, None, "", "", "").to_json()
+NOT_RUN = Parity("not_run", "being exported", None, None, "", "", "").to_json()
+"""The parity of what is not checked yet."""
 
 
 def require_output(out: Path) -> None:
@@ -54,7 +55,7 @@ def component_entry(
         "outputs": [tensor(name, dtype, shape) for name, shape in graph.outputs.items()],
         "golden": {**file_entry(folder, golden), "inputs": dict(recipe)},
         "tolerance": asdict(target.require(graph.name, precision)),
-        "parity": _NOT_RUN,
+        "parity": NOT_RUN,
     }
 
 
@@ -69,7 +70,7 @@ def make_manifest(
 ) -> dict[str, Any]:
     """Return the manifest of a bundle that is not yet checked.
 
-    `hypernet` is given where the bundle holds one, `pipeline` (its facts, without parity) where it draws images.
+    `hypernet` is given where the bundle holds one, `pipeline` (its facts) where it draws images.
     """
     network = hypernet and {
         "source": hypernet.source,
@@ -87,19 +88,17 @@ def make_manifest(
         "layout": layout.to_json(rank),
         "golden_generator": {"name": GENERATOR, "text": GENERATOR_TEXT},
         "components": dict(components),
-        **({"pipeline": {**pipeline, "golden": {**pipeline["golden"], "parity": _NOT_RUN}}} if pipeline else {}),
+        **({"pipeline": pipeline} if pipeline else {}),
     }
 
 
-def with_parity(manifest: Mapping[str, Any], rows: Sequence[CheckRow]) -> dict[str, Any]:
-    """Return the manifest with what the check found: of each component its first row, which is nearest to a device."""
+def record_parity(manifest: Mapping[str, Any], rows: Sequence[CheckRow]) -> None:
+    """Put into a manifest what the check found: of each component its first row, which is nearest to a device."""
     found = {row.component: row.parity().to_json() for row in reversed(rows)}
-    components = {name: {**entry, "parity": found[name]} for name, entry in manifest["components"].items()}
-    checked = {**manifest, "components": components}
+    for name, entry in manifest["components"].items():
+        entry["parity"] = found[name]
     if "pipeline" in manifest:
-        facts = manifest["pipeline"]
-        checked["pipeline"] = {**facts, "golden": {**facts["golden"], "parity": found["pipeline"]}}
-    return checked
+        manifest["pipeline"]["golden"]["parity"] = found["pipeline"]
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -1,4 +1,8 @@
-"""Write bundles of networks that are loaded already; `export.api` loads them first."""
+"""Write bundles of networks that are loaded already; `export.api` loads them first.
+
+Each function writes its bundle to `out`. It raises InputError for what is not offered, and FailedCheck when an artifact
+is not PyTorch's equal; `out` is then left as it was.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from export.bundle import BundleWriter, new_bundle
-from export.components.hypernet import hypernet_graph, require_input_layers
+from export.components.hypernet import hypernet_graph
 from export.components.text_encoders import TextReference, text_graph
 from export.components.unet import unet_graph
 from export.components.vae import ImageReference, vae_graph
 from export.golden import GOLDEN_PROMPT, write_golden_image
-from export.manifest import file_entry
+from export.manifest import NOT_RUN, file_entry
 from export.options import HypernetOptions, OnProgress, PipelineOptions, Report, Source, UNetOptions, ignore_progress
 from export.rewrites import rewrite_for
 from export.scheduling import scheduler_settings
-from export.targets import find_target
+from export.targets import find_offer
 from export.tolerance import component_precision
 from lorarar.base.attach import fused
 from lorarar.base.components import fingerprint
@@ -35,31 +39,21 @@ def write_hypernet(
     out: Path,
     on_progress: OnProgress = ignore_progress,
 ) -> Report:
-    """Write the bundle of a hypernetwork to `out`; the hypernetwork is left as it was.
-
-    Raises InputError for what is not offered and FailedCheck when the artifact is not PyTorch's equal; `out` is then
-    left as it was.
-    """
-    target = find_target(options.target)
-    target.require("merger", options.precision)
-    require_input_layers(loaded.hypernet, layout)
+    """Write the bundle of a hypernetwork, which is left as it was."""
+    target, _ = find_offer(options.target, "merger", options.precision)
+    for group in layout.part("qo"):
+        loaded.hypernet.input_layer(group.out_features)  # InputError where it has none for that width
     facts = {"options": asdict(options), "layout": layout.to_json(options.rank), "hypernet": loaded.sha256}
     with new_bundle(out, target, facts, on_progress) as bundle:
         _write_hypernet(bundle, loaded, layout, options.rank, options.precision)
-        return bundle.finish(options.precision, options.rank, layout, loaded)
+        return bundle.finish(options, layout, loaded)
 
 
 def write_unet(
     unet: Any, layout: Layout, options: UNetOptions, out: Path, on_progress: OnProgress = ignore_progress
 ) -> Report:
-    """Write the bundle of a diffusers UNet to `out`. The UNet is used up: its weights are freed once they are written.
-
-    Raises InputError for what is not offered and FailedCheck when the artifact is not PyTorch's equal; `out` is then
-    left as it was.
-    """
-    target = find_target(options.target)
-    target.require("unet", options.precision)
-    target.require_attention(options.attention)
+    """Write the bundle of a diffusers UNet. The UNet is used up: its weights are freed once they are written."""
+    target, _ = find_offer(options.target, "unet", options.precision, options.attention)
     with fused(unet, options.fused) if options.fused else nullcontext():
         adapted = None if options.fused else layout
         facts = {
@@ -73,20 +67,14 @@ def write_unet(
         }
         with new_bundle(out, target, facts, on_progress) as bundle:
             _write_unet(bundle, unet, adapted, options)
-            return bundle.finish(options.precision, options.rank, layout)
+            return bundle.finish(options, layout)
 
 
 def write_pipeline(
     source: Source, options: PipelineOptions, out: Path, on_progress: OnProgress = ignore_progress
 ) -> Report:
-    """Write the bundle of a whole pipeline to `out`. The pipeline is used up: each network is freed once it is written.
-
-    Raises InputError for what is not offered and FailedCheck when a component is not PyTorch's equal; `out` is then
-    left as it was.
-    """
-    target = find_target(options.target)
-    target.require("unet", options.precision)
-    target.require_attention(options.attention)
+    """Write the bundle of a whole pipeline. The pipeline is used up: each network is freed once it is written."""
+    target, _ = find_offer(options.target, "unet", options.precision, options.attention)
     scheduler = scheduler_settings(source.pipeline.scheduler)
     for name in NETWORKS:
         getattr(source.pipeline, name).eval().requires_grad_(False)
@@ -105,7 +93,7 @@ def write_pipeline(
             "golden": _golden_image(bundle, source, options),
         }
         _write_components(bundle, source, options)
-        return bundle.finish(options.precision, options.rank, source.layout, source.hypernet, about)
+        return bundle.finish(options, source.layout, source.hypernet, about)
 
 
 def tokenizers(pipeline: Any) -> dict[str, Any]:
@@ -154,7 +142,7 @@ def _golden_image(bundle: BundleWriter, source: Source, options: PipelineOptions
         path = folder / "golden" / "pipeline.safetensors"
         told = write_golden_image(source.pipeline, source.layout, options.rank, options.size, path)
         allowed = bundle.target.require("pipeline", options.precision)
-        entry = {**file_entry(folder, path), **told, "tolerance": asdict(allowed)}
+        entry = {**file_entry(folder, path), **told, "tolerance": asdict(allowed), "parity": NOT_RUN}
         bundle.work.keep("golden image", entry)
     return entry
 

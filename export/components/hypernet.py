@@ -22,9 +22,3 @@ def hypernet_graph(hypernet: Hypernetwork, layout: Layout, rank: int, form: str)
     """
     merger = Merger(hypernet, layout, at_once=_WHOLE_GROUP, form=form)
     return Graph(NAME, merger, input_shapes(layout), output_shapes(layout), rank_sizes(rank))
-
-
-def require_input_layers(hypernet: Hypernetwork, layout: Layout) -> None:
-    """Refuse a hypernetwork that has no input layer for a width of the layout, with InputError."""
-    for group in layout.part("qo"):
-        hypernet.input_layer(group.out_features)

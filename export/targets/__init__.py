@@ -18,3 +18,16 @@ def find_target(name: str) -> Target:
     if name not in TARGETS:
         raise InputError(f"unknown `target` {name!r}; valid are {', '.join(TARGETS)}")
     return TARGETS[name]
+
+
+def find_offer(name: str, component: str, precision: str | None, attention: str | None = None) -> tuple[Target, str]:
+    """Return a target and the precision of one of its components (default: its own).
+
+    Raises InputError for what the target does not offer, an `attention` too.
+    """
+    target = find_target(name)
+    precision = precision or target.default_precision
+    target.require(component, precision)
+    if attention is not None and attention not in target.attentions:
+        raise InputError(f"`attention` is {attention!r}; valid for {name} are {', '.join(target.attentions)}")
+    return target, precision
