@@ -16,7 +16,7 @@ from torch import nn
 
 from export.components.vae import ImageDecoder
 from export.source import chosen_rank
-from export.targets import TARGETS, Target, find_target
+from export.targets import TARGETS, Target, find_offer
 from export.tolerance import component_precision
 from lorarar.base.names import load_layout
 from lorarar.base.sources import meta_parts, open_tiny_vae
@@ -78,9 +78,7 @@ def plan_pipeline(
 
     The parameters are those of `export.pipeline`. Raises InputError as it does, and for a base in a single file.
     """
-    found = find_target(target)
-    precision = precision or found.default_precision
-    found.require("unet", precision)
+    found, precision = find_offer(target, "unet", precision)
     rank = chosen_rank(base, rank)
     layout, networks = load_layout(base), meta_parts(base)
     if tiny_vae is not None:

@@ -46,7 +46,7 @@ def _add_options(kind: Parser, name: str) -> None:
     add("--base", default=DEFAULT_BASE, help=BASES_HELP)
     network = "what merges the two LoRAs of --fused" if name == "unet" else "a trained hypernetwork"
     add("--hypernet", type=Path, metavar="FILE", help=f"{network} (default: the miniature's, for it)")
-    random = "seeded random weights of all that is named, to try its size out; of a network, told in the manifest"
+    random = "seeded random weights, to try a named base's size out; the manifest records those of a hypernetwork"
     add("--untrained", action="store_true", default=None, help=random)
     add("--rank", type=int, help=f"largest rank of a LoRA {defaults_text('rank')}")
     add("--precision", help=f"fp32, fp16, w8, w6 or w4, as the target offers it (default {_PRECISIONS})")
