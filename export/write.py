@@ -16,7 +16,7 @@ from export.components.hypernet import hypernet_graph
 from export.components.text_encoders import TextReference, text_graph
 from export.components.unet import unet_graph
 from export.components.vae import ImageReference, vae_graph
-from export.golden import GOLDEN_PROMPT, write_golden_image
+from export.golden import GOLDEN_IMAGE, write_golden_image
 from export.manifest import NOT_RUN, file_entry
 from export.options import HypernetOptions, OnProgress, PipelineOptions, Report, Source, UNetOptions, ignore_progress
 from export.rewrites import rewrite_for
@@ -110,7 +110,8 @@ def _write_components(bundle: BundleWriter, source: Source, options: PipelineOpt
     _write_hypernet(bundle, source.hypernet, source.layout, options.rank, precision("merger"))
     for name, tokenizer in tokenizers(pipeline).items():
         model = getattr(pipeline, name)
-        tokens = tokenizer(GOLDEN_PROMPT, padding="max_length", max_length=tokenizer.model_max_length, truncation=True)
+        length = tokenizer.model_max_length
+        tokens = tokenizer(GOLDEN_IMAGE["prompt"], padding="max_length", max_length=length, truncation=True)
         graph = text_graph(name, model, tokens["input_ids"], owned=True)
         bundle.write(graph, precision(name), TextReference(model))
         setattr(pipeline, name, None)

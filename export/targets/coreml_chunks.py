@@ -17,7 +17,7 @@ import numpy as np
 from coremltools.proto import FeatureTypes_pb2, Model_pb2
 
 from runtime_py.mil.blob import ALIGNMENT, HEADER, METADATA, SENTINEL, VERSION
-from runtime_py.mil.values import TensorType, tensor_type
+from runtime_py.mil.values import tensor_type
 
 _SLACK = 0.05  # of a chunk, by which a cut may move to where less crosses it
 _FEATURES = {"fp16": "FLOAT16", "fp32": "FLOAT32", "int32": "INT32"}
@@ -54,6 +54,7 @@ class _Program:
     """A program's only function: what each name is, and which operations read it."""
 
     spec: Any
+    function: Any
     block: Any
     stored: np.ndarray  # weight.bin, mapped
     steps: tuple[int, ...]  # positions of the operations that are no constants, in running order
@@ -68,11 +69,7 @@ class _Program:
         types = {given.name: given.type for given in function.inputs} | {output.name: output.type for output, _ in made}
         steps = tuple(i for i, operation in enumerate(block.operations) if not _is_constant(operation))
         stored = np.memmap(root / "weights" / "weight.bin", np.uint8, mode="r")
-        return cls(spec, block, stored, steps, {output.name: i for output, i in made}, types)
-
-    @property
-    def function(self) -> Any:
-        return next(iter(self.spec.mlProgram.functions.values()))
+        return cls(spec, function, block, stored, steps, {output.name: i for output, i in made}, types)
 
     def reads(self, position: int) -> list[str]:
         """Return the names that an operation reads."""
@@ -145,24 +142,22 @@ def _near(reached: np.ndarray, crossing: np.ndarray, wanted: float, count: int) 
 def _write_chunk(chunk: Any, program: _Program, first: int, last: int) -> None:
     """Fill a model with the steps from `first` to before `last` and the constants that they need."""
     steps = program.steps[first:last]
-    constants = dict.fromkeys(position for step in steps for position in program.constants_of(step))
+    constants = {position for step in steps for position in program.constants_of(step)}
     kept = sorted({*constants, *steps})
-    made = {output.name for position in steps for output in program.block.operations[position].outputs}
+    made = {output.name for position in kept for output in program.block.operations[position].outputs}
     read = dict.fromkeys(name for step in steps for name in program.reads(step))
-    constant_names = {output.name for position in constants for output in program.block.operations[position].outputs}
-    inputs = [name for name in read if name not in made and name not in constant_names]
+    inputs = [name for name in read if name not in made]
     later = {name for step in program.steps[last:] for name in program.reads(step)} | set(program.block.outputs)
     outputs = [
         output.name for step in steps for output in program.block.operations[step].outputs if output.name in later
     ]
-    old = program.function
     chunk.specificationVersion = program.spec.specificationVersion
     chunk.mlProgram.version = program.spec.mlProgram.version
     function = chunk.mlProgram.functions["main"]
-    function.opset = old.opset
+    function.opset = program.function.opset
     for name in inputs:
         function.inputs.add(name=name).type.CopyFrom(program.types[name])
-    block = function.block_specializations[old.opset]
+    block = function.block_specializations[function.opset]
     block.outputs.extend(outputs)
     block.operations.extend(program.block.operations[position] for position in kept)
     for field, names in ((chunk.description.input, inputs), (chunk.description.output, outputs)):
@@ -175,7 +170,7 @@ def _feature(program: _Program, name: str) -> Any:
     for known in (*description.input, *description.output):
         if known.name == name:
             return known
-    kind: TensorType = tensor_type(program.types[name], name)
+    kind = tensor_type(program.types[name], name)
     made = Model_pb2.FeatureDescription(name=name)
     made.type.multiArrayType.shape.extend(size for size in kind.shape if size is not None)
     data_type = FeatureTypes_pb2.ArrayFeatureType.ArrayDataType
