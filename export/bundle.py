@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from export.golden import golden_recipe, write_golden
 from export.graph import Graph
 from export.manifest import component_entry, make_manifest, record_parity, require_output, write_manifest
@@ -44,13 +42,7 @@ class BundleWriter:
         self.work, self.out, self.target, self.on_progress = work, out, target, on_progress
         self._entries: dict[str, Any] = {}
 
-    def write(
-        self,
-        graph: Graph,
-        precision: str,
-        reference: nn.Module | None = None,
-        prepare: Callable[[], None] | None = None,
-    ) -> None:
+    def write(self, graph: Graph, precision: str, prepare: Callable[[], None] | None = None) -> None:
         """Write a component as `write_component` does, unless a stopped export finished it."""
         name, work = graph.name, self.work
         entry = work.kept(name)
@@ -58,9 +50,7 @@ class BundleWriter:
             artifact = f"{name}{self.target.suffix}"
             work.discard(artifact)
             try:
-                entry = write_component(
-                    work.folder, graph, self.target, precision, self.on_progress, reference, prepare
-                )
+                entry = write_component(work.folder, graph, self.target, precision, self.on_progress, prepare)
             except BaseException:
                 work.discard(artifact)  # A full disk needs the space.
                 raise
@@ -93,21 +83,20 @@ def write_component(
     target: Target,
     precision: str,
     on_progress: OnProgress,
-    reference: nn.Module | None = None,
     prepare: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Write a graph's artifact and golden file into a bundle's folder; return its manifest entry, not yet checked.
 
-    `reference` computes the golden outputs (default: the graph's module); `prepare` is called after them and may
-    rewrite the module for its target. A module that the graph owns is empty afterwards, another one is left as it was.
-    Raises InputError for a precision that is not offered.
+    `prepare` is called once the golden outputs are computed, and may rewrite the module for its target. A module that
+    the graph owns is empty afterwards, another one is left as it was. Raises InputError for a precision that is not
+    offered.
     """
     target.require(graph.name, precision)
     convert = target.load_converter()
     artifact, golden = folder / f"{graph.name}{target.suffix}", folder / "golden" / f"{graph.name}.safetensors"
     recipe = golden_recipe(graph)
     on_progress(f"{graph.name}: running PyTorch in fp32 on the golden inputs")
-    write_golden(graph.module if reference is None else reference, recipe, golden)
+    write_golden(graph.module if graph.reference is None else graph.reference, recipe, golden)
     on_progress(f"{graph.name}: converting to {target.name}")
     if prepare is not None:
         prepare()

@@ -105,8 +105,8 @@ def plan(target: Target, precision: str, layout: Layout, rank: int, networks: Ma
 def _plan_component(target: Target, name: str, precision: str, network: nn.Module) -> ComponentPlan:
     counts, each = _count_weights(network), target.bytes_per_weight[precision]
     size = round(sum(count * getattr(each, kind) for kind, count in counts.items()))
-    chunks = math.ceil(size / target.chunk_bytes) if target.chunk_bytes else 1
-    return ComponentPlan(name, precision, sum(counts.values()), size, max(1, chunks))
+    chunks = max(1, math.ceil(size / target.chunk_bytes))
+    return ComponentPlan(name, precision, sum(counts.values()), size, chunks)
 
 
 def advice(planned: Plan) -> list[str]:

@@ -13,9 +13,9 @@ from typing import Any
 
 from export.bundle import BundleWriter, new_bundle
 from export.components.hypernet import hypernet_graph
-from export.components.text_encoders import TextReference, text_graph
+from export.components.text_encoders import text_graph
 from export.components.unet import unet_graph
-from export.components.vae import ImageReference, vae_graph
+from export.components.vae import vae_graph
 from export.golden import GOLDEN_IMAGE, write_golden_image
 from export.manifest import NOT_RUN, file_entry
 from export.options import HypernetOptions, OnProgress, PipelineOptions, Report, Source, UNetOptions, ignore_progress
@@ -27,7 +27,6 @@ from lorarar.base.attach import fused
 from lorarar.base.components import fingerprint
 from lorarar.base.sources import NETWORKS
 from lorarar.hypernet.checkpoints import LoadedHypernet
-from lorarar.hypernet.graph import Merger
 from lorarar.layout import Layout
 from runtime_py.noise import NOISE, NOISE_TEXT
 
@@ -45,7 +44,7 @@ def write_hypernet(
         loaded.hypernet.input_layer(group.out_features)  # InputError where it has none for that width
     facts = {"options": asdict(options), "layout": layout.to_json(options.rank), "hypernet": loaded.sha256}
     with new_bundle(out, target, facts, on_progress) as bundle:
-        _write_hypernet(bundle, loaded, layout, options.rank, options.precision)
+        bundle.write(hypernet_graph(loaded.hypernet, layout, options.rank, target.hypernet_form), options.precision)
         return bundle.finish(options, layout, loaded)
 
 
@@ -107,31 +106,26 @@ def _write_components(bundle: BundleWriter, source: Source, options: PipelineOpt
     def precision(name: str) -> str:
         return component_precision(name, options.precision)
 
-    _write_hypernet(bundle, source.hypernet, source.layout, options.rank, precision("merger"))
+    hypernet, form = source.hypernet.hypernet, bundle.target.hypernet_form
+    bundle.write(hypernet_graph(hypernet, source.layout, options.rank, form), precision("merger"))
     for name, tokenizer in tokenizers(pipeline).items():
         model = getattr(pipeline, name)
         length = tokenizer.model_max_length
         tokens = tokenizer(GOLDEN_IMAGE["prompt"], padding="max_length", max_length=length, truncation=True)
         graph = text_graph(name, model, tokens["input_ids"], owned=True)
-        bundle.write(graph, precision(name), TextReference(model))
+        bundle.write(graph, precision(name))
         setattr(pipeline, name, None)
         del model, graph
     _write_unet(bundle, pipeline.unet, source.layout, options)
     vae = pipeline.vae
     graph = vae_graph(vae, options.size, owned=True)
-    bundle.write(graph, precision(graph.name), ImageReference(vae), lambda: rewrite_for(bundle.target, vae))
-
-
-def _write_hypernet(bundle: BundleWriter, loaded: LoadedHypernet, layout: Layout, rank: int, precision: str) -> None:
-    hypernet = loaded.hypernet
-    graph = hypernet_graph(hypernet, layout, rank, bundle.target.hypernet_form)
-    bundle.write(graph, precision, Merger(hypernet, layout))
+    bundle.write(graph, precision(graph.name), lambda: rewrite_for(bundle.target, vae))
 
 
 def _write_unet(bundle: BundleWriter, unet: Any, layout: Layout | None, options: UNetOptions | PipelineOptions) -> None:
     graph = unet_graph(unet.eval().requires_grad_(False), layout, options.rank, options.size)
     # Only after the golden outputs are there, so that diffusers' own form is the reference.
-    bundle.write(graph, options.precision, prepare=lambda: rewrite_for(bundle.target, unet, options.attention))
+    bundle.write(graph, options.precision, lambda: rewrite_for(bundle.target, unet, options.attention))
 
 
 def _golden_image(bundle: BundleWriter, source: Source, options: PipelineOptions) -> dict[str, Any]:

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from export.graph import Graph, ImageSize
 from lorarar.layout import Layout, Shape, adapter_shapes
 
-NAME = "unet"
-"""What the component is called in manifests and file names."""
 CONDITIONS = ("encoder_hidden_states", "text_embeds", "time_ids")
 """The inputs that tell the UNet what to draw, beside the latents and the timestep."""
 
@@ -116,4 +114,4 @@ def unet_graph(unet: Any, layout: Layout | None, rank: int, size: ImageSize, mod
     side = float(size.pixels)
     sizes = {"values": [side, side, 0.0, 0.0, side, side] * batch}
     module = AdaptedUNet(unet, layout) if module is None else module
-    return Graph(NAME, module, inputs, outputs, {"merged_rank": 2 * rank}, dtypes, {"time_ids": sizes}, owned=True)
+    return Graph("unet", module, inputs, outputs, {"merged_rank": 2 * rank}, dtypes, {"time_ids": sizes}, owned=True)

@@ -11,9 +11,6 @@ from torch import Tensor, nn
 from export.graph import Graph, ImageSize
 from lorarar.layout import Shape
 
-NAME = "vae_decoder"
-"""What the component is called in manifests and file names."""
-
 
 class ImageDecoder(nn.Module):
     """The decoder of an AutoencoderKL or AutoencoderTiny, with the scaling that a pipeline does before and after it."""
@@ -57,4 +54,5 @@ def vae_graph(vae: Any, size: ImageSize, owned: bool = False) -> Graph:
     """Make the graph of the decoder of a diffusers VAE, for one image. An `owned` VAE is used up by the conversion."""
     latents: Shape = (1, vae.config.latent_channels, size.latent, size.latent)
     image: Shape = (1, vae.config.out_channels, size.pixels, size.pixels)
-    return Graph(NAME, ImageDecoder(vae), {"latents": latents}, {"image": image}, {}, owned=owned)
+    shapes = {"latents": latents}, {"image": image}
+    return Graph("vae_decoder", ImageDecoder(vae), *shapes, {}, owned=owned, reference=ImageReference(vae))

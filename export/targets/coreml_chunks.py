@@ -123,10 +123,10 @@ class _Program:
             first = order.get(self.makers.get(name, -1))
             if first is not None:
                 kind = tensor_type(self.types[name], name)
-                size = kind.nbytes if kind.dtype.name in _FEATURES else math.inf
-                # Infinity can't be subtracted again, so a number that no sum of sizes reaches stands for it.
-                change[first + 1] += min(size, 1e18)
-                change[number + 1] -= min(size, 1e18)
+                # For infinity, which can't be subtracted again, stands a number that no sum of sizes reaches.
+                size = kind.nbytes if kind.dtype.name in _FEATURES else 1e18
+                change[first + 1] += size
+                change[number + 1] -= size
         return np.cumsum(change)
 
 
