@@ -9,15 +9,15 @@ from typing import Any
 
 from export.golden import golden_recipe, write_golden
 from export.graph import Graph
-from export.manifest import component_entry, make_manifest, record_parity, require_output, write_manifest
+from export.manifest import component_entry, make_manifest, record_parity, write_manifest
 from export.options import HypernetOptions, OnProgress, Report
 from export.resume import Unfinished, unfinished_folder
 from export.targets import Target
-from lorarar.errors import FailedCheck
+from lorarar.errors import FailedCheck, InputError
 from lorarar.hypernet.checkpoints import LoadedHypernet
 from lorarar.layout import Layout
 from runtime_py.backends import load_backend
-from runtime_py.bundle import Bundle
+from runtime_py.bundle import MANIFEST, Bundle
 from runtime_py.check import CheckRow, check_component, check_pipeline
 
 
@@ -28,7 +28,8 @@ def new_bundle(out: Path, target: Target, facts: Mapping[str, Any], on_progress:
     Raises InputError when `out` is no bundle, the target's toolchain or runtime is missing, or another export works on
     `out`. On any error `out` is left as it was; what is finished is taken up by the next export of the same facts.
     """
-    require_output(out)
+    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is not a bundle; it is not overwritten: give `out` a new name")
     target.load_converter()
     load_backend(target.name)  # What could not be checked in the end is not begun.
     with unfinished_folder(out, facts) as work:

@@ -41,13 +41,6 @@ class Graph:
         """Return the shape with the names of sizes replaced by numbers."""
         return fixed(shape, self.sizes)
 
-    def example(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """Return inputs to trace with. Their memory is never touched, so that a full-size trace costs none."""
-        return {
-            name: torch.empty(self.fixed(shape), dtype=self.dtypes.get(name, dtype))
-            for name, shape in self.inputs.items()
-        }
-
     def taken(self) -> Graph:
         """Return a graph whose module may be changed: this one if it is owned, else one with a copy of the module."""
         return self if self.owned else replace(self, module=copy.deepcopy(self.module), owned=True)

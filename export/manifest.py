@@ -13,7 +13,6 @@ import torch
 from export.graph import Graph
 from export.targets import Target
 from lorarar import __version__
-from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import LoadedHypernet
 from lorarar.layout import Layout, Shape
 from runtime_py.bundle import MANIFEST, tree_sha256
@@ -25,12 +24,6 @@ SCHEMA_VERSION = 1
 _DTYPES = {torch.float32: "float32", torch.int32: "int32"}
 NOT_RUN = Parity("not_run", "being exported", None, None, "", "", "").to_json()
 """The parity of what is not checked yet."""
-
-
-def require_output(out: Path) -> None:
-    """Refuse to overwrite what is not a bundle, with InputError."""
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not a bundle; it is not overwritten: give `out` a new name")
 
 
 def file_entry(folder: Path, path: Path) -> dict[str, Any]:

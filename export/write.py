@@ -7,7 +7,7 @@ is not PyTorch's equal; `out` is then left as it was.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,7 @@ def write_unet(
     with fused(unet, options.fused) if options.fused else nullcontext():
         adapted = None if options.fused else layout
         facts = {
-            "target": target.name,
-            "precision": options.precision,
-            "size": asdict(options.size),
-            "attention": options.attention,
+            "options": asdict(replace(options, fused=None)),
             "adapters": adapted is not None,
             "layout": layout.to_json(options.rank),
             "unet": fingerprint(unet),

@@ -40,7 +40,10 @@ def trace(graph: Graph, dtype: torch.dtype, dynamic: bool = False) -> ExportedPr
     for part in module.modules():
         if isinstance(part, Hypernetwork):
             part.float()
-    example = tuple(graph.example(dtype).values())
+    # Memory that is never touched, so that the inputs of a full-size trace cost none.
+    example = tuple(
+        torch.empty(graph.fixed(shape), dtype=graph.dtypes.get(name, dtype)) for name, shape in graph.inputs.items()
+    )
     with torch.no_grad(), quiet_toolchains():
         return torch.export.export(module, example, dynamic_shapes=_dynamic_shapes(graph) if dynamic else None)
 

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from export.demo_apps import bundle_folder
 from export.options import ATTENTION, PIPELINE_BATCH, STEPS, UNET_BATCH
-from export.targets import TARGETS, find_offer, find_target
+from export.targets import TARGETS, bundle_folder, find_offer, find_target
 from lorarar.base.names import BASES_HELP, DEFAULT_BASE
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, main_of, run_command
 from lorarar.console import console, print_table, status
