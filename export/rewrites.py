@@ -125,5 +125,4 @@ def rewrite_for(target: Target, network: Any, attention: str = "original") -> No
         kind, make = NORMS[norm]
         for name, module in list(network.named_modules()):
             if type(module) is kind:
-                parent, _, last = name.rpartition(".")
-                setattr(network.get_submodule(parent), last, make(module))
+                network.set_submodule(name, make(module))

@@ -64,9 +64,7 @@ class AdaptedUNet(nn.Module):
         super().__init__()
         self.layout, self._live = layout, _Live()
         for name in layout.modules if layout else ():
-            parent, _, last = name.rpartition(".")
-            owner = unet.get_submodule(parent)
-            setattr(owner, last, AdaptedLinear(unet.get_submodule(name), self._live, name))
+            unet.set_submodule(name, AdaptedLinear(unet.get_submodule(name), self._live, name))
         self.unet = unet
 
     def forward(self, sample: Tensor, timestep: Tensor, **tensors: Tensor) -> dict[str, Tensor]:
