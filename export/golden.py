@@ -52,9 +52,8 @@ def golden_recipe(graph: Graph) -> dict[str, dict[str, Any]]:
     recipe: dict[str, dict[str, Any]] = {}
     for seed, (name, shape) in enumerate(graph.inputs.items(), start=1):
         sizes = list(graph.fixed(shape))
-        found = graph.golden.get(name) or _RECIPES.get(name)
-        if found is None:
-            found = {"scale": ADAPTER_SCALE if name.startswith("adapter_") else FACTOR_SCALE}
+        usual = {"scale": ADAPTER_SCALE if name.startswith("adapter_") else FACTOR_SCALE}
+        found = graph.golden.get(name) or _RECIPES.get(name, usual)
         recipe[name] = {"shape": sizes, **({"seed": seed} if "scale" in found else {}), **found}
     return recipe
 

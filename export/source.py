@@ -67,7 +67,8 @@ def chosen_unet(
     if batch not in (1, 2):
         raise InputError(f"`batch` is {batch}; valid are 1, and 2 for guidance in one run")
     if is_loaded(base):
-        unet, scale = _unet_of(base), _scale_of(base)
+        unet, vae = _unet_of(base), getattr(base, "vae", None)
+        scale = SDXL_SCALE if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
     else:
         # Random weights are as good in half precision, which is half of the memory.
         half = torch.float16 if untrained and precision != "fp32" else None
@@ -112,8 +113,3 @@ def _unet_of(base: Any) -> nn.Module:
             f"`base` is of the type {type(base).__name__}; give a name, a folder, or a diffusers pipeline or UNet"
         )
     return unet
-
-
-def _scale_of(base: Any) -> int:
-    vae = getattr(base, "vae", None)
-    return SDXL_SCALE if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)

@@ -11,13 +11,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from export.bundle import BundleWriter, new_bundle
+from export.bundle import NOT_RUN, BundleWriter, file_entry, new_bundle
 from export.components.hypernet import hypernet_graph
 from export.components.text_encoders import text_graph
 from export.components.unet import unet_graph
 from export.components.vae import vae_graph
 from export.golden import GOLDEN_IMAGE, write_golden_image
-from export.manifest import NOT_RUN, file_entry
 from export.options import HypernetOptions, OnProgress, PipelineOptions, Report, Source, UNetOptions, ignore_progress
 from export.rewrites import rewrite_for
 from export.scheduling import scheduler_settings
@@ -141,13 +140,12 @@ def _golden_image(bundle: BundleWriter, source: Source, options: PipelineOptions
 
 def _facts(source: Source, options: PipelineOptions) -> dict[str, Any]:
     """Return all that a bundle depends on but for the toolchains, as JSON."""
-    vocabularies = [sorted(tokenizer.get_vocab().items()) for tokenizer in tokenizers(source.pipeline).values()]
     return {
         "options": asdict(options),
         "layout": source.layout.to_json(options.rank),
         "hypernet": source.hypernet.sha256,
         "networks": {name: fingerprint(getattr(source.pipeline, name)) for name in NETWORKS},
-        "tokenizers": vocabularies,
+        "tokenizers": [sorted(tokenizer.get_vocab().items()) for tokenizer in tokenizers(source.pipeline).values()],
         "scheduler": {name: str(value) for name, value in source.pipeline.scheduler.config.items()},
     }
 

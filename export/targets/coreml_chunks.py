@@ -8,7 +8,7 @@ loading it twice, orders what crosses the border by chance, and passes it on in 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -207,6 +207,5 @@ def _is_blob(value: Any) -> bool:
 def _values(operation: Any) -> Iterator[Any]:
     """Yield the Value messages of an operation: its attributes, and arguments that are written in place."""
     yield from operation.attributes.values()
-    arguments: Iterable[Any] = operation.inputs.values()
-    for argument in arguments:
+    for argument in operation.inputs.values():
         yield from (binding.value for binding in argument.arguments if binding.WhichOneof("binding") == "value")

@@ -172,8 +172,7 @@ def _same_input_same_bytes(package: Path) -> None:
     file = package / "Manifest.json"
     manifest = json.loads(file.read_text())
     names = {old: str(uuid5(NAMESPACE_URL, item["path"])) for old, item in manifest["itemInfoEntries"].items()}
-    entries = {names[old]: item for old, item in manifest["itemInfoEntries"].items()}
-    manifest["itemInfoEntries"] = dict(sorted(entries.items()))
+    manifest["itemInfoEntries"] = dict(sorted((names[old], item) for old, item in manifest["itemInfoEntries"].items()))
     manifest["rootModelIdentifier"] = names[manifest["rootModelIdentifier"]]
     file.write_text(json.dumps(manifest, indent=4) + "\n")
     model = package / "Data" / manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
