@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,25 +98,18 @@ def tokenizers(pipeline: Any) -> dict[str, Any]:
 
 
 def _write_components(bundle: BundleWriter, source: Source, options: PipelineOptions) -> None:
-    pipeline = source.pipeline
-
-    def precision(name: str) -> str:
-        return component_precision(name, options.precision)
-
-    hypernet, form = source.hypernet.hypernet, bundle.target.hypernet_form
+    pipeline, hypernet, form = source.pipeline, source.hypernet.hypernet, bundle.target.hypernet_form
+    precision = partial(component_precision, unet=options.precision)
     bundle.write(hypernet_graph(hypernet, source.layout, options.rank, form), precision("merger"))
     for name, tokenizer in tokenizers(pipeline).items():
-        model = getattr(pipeline, name)
-        length = tokenizer.model_max_length
+        model, length = getattr(pipeline, name), tokenizer.model_max_length
         tokens = tokenizer(GOLDEN_IMAGE["prompt"], padding="max_length", max_length=length, truncation=True)
-        graph = text_graph(name, model, tokens["input_ids"], owned=True)
-        bundle.write(graph, precision(name))
+        bundle.write(text_graph(name, model, tokens["input_ids"], owned=True), precision(name))
         setattr(pipeline, name, None)
-        del model, graph
+        del model
     _write_unet(bundle, pipeline.unet, source.layout, options)
-    vae = pipeline.vae
-    graph = vae_graph(vae, options.size, owned=True)
-    bundle.write(graph, precision(graph.name), lambda: rewrite_for(bundle.target, vae))
+    graph = vae_graph(pipeline.vae, options.size, owned=True)
+    bundle.write(graph, precision(graph.name), lambda: rewrite_for(bundle.target, pipeline.vae))
 
 
 def _write_unet(bundle: BundleWriter, unet: Any, layout: Layout | None, options: UNetOptions | PipelineOptions) -> None:
