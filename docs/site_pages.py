@@ -74,9 +74,8 @@ def site_path(repository: str) -> str:
 
 def notebook_page(notebook: Path) -> str:
     """Return a notebook as Markdown: its text, and its code in fences. Outputs are not committed, so there are none."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     parts = []
-    for cell in cells:
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
     return "\n\n".join([*parts, f"[This page as a notebook]({notebook.name}), to run it."]) + "\n"

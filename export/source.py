@@ -87,8 +87,8 @@ def chosen_pipeline(base: Base, unet: Any, size: ImageSize, untrained: bool, tin
         pipeline = open_pipeline(str(base), untrained, torch.float32, unet=False)
         pipeline.register_modules(unet=unet)
     if tiny_vae is not None:
-        scale = size.pixels // size.latent
-        pipeline.register_modules(vae=open_tiny_vae(str(tiny_vae), scale, unet.config.in_channels))
+        vae = open_tiny_vae(str(tiny_vae), size.pixels // size.latent, unet.config.in_channels)
+        pipeline.register_modules(vae=vae)
     return pipeline
 
 
