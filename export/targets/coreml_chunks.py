@@ -92,16 +92,14 @@ class _Program:
 
     def cuts(self, limit: int) -> list[int]:
         """Return the numbers of steps after which a chunk ends; the last chunk ends with the program."""
-        weights = self._weights()
-        crossing = self._crossing()
-        reached = np.cumsum(weights)
-        for count in range(max(1, math.ceil(reached[-1] / limit)), len(weights) + 1):
+        reached, crossing = np.cumsum(self._weights()), self._crossing()
+        for count in range(max(1, math.ceil(reached[-1] / limit)), len(reached) + 1):
             ends = [_near(reached, crossing, reached[-1] * part / count, count) for part in range(1, count)]
-            ends.append(len(weights))
+            ends.append(len(reached))
             sizes = np.diff([0, *(reached[end - 1] for end in ends)])
             if count == 1 or (len(set(ends)) == count and sizes.max() <= limit):
                 return ends
-        return [len(weights)]  # one layer alone is larger
+        return [len(reached)]  # one layer alone is larger
 
     def _weights(self) -> list[int]:
         """Return the bytes of the weights that each step is the first to need."""
