@@ -64,7 +64,7 @@ def write_golden(reference: nn.Module, recipe: dict[str, dict[str, Any]], path: 
     inputs = {name: torch.from_numpy(golden_input(spec, dtypes[name])) for name, spec in recipe.items()}
     with torch.inference_mode(), computing_in_fp32(reference):
         outputs = reference(**inputs)
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for name in list(outputs):
         # One output at a time, since all of SDXL's are 1 GB.
         tensors |= {f"{name}.{key}": value for key, value in summarise(outputs.pop(name).numpy()).items()}

@@ -96,7 +96,7 @@ def plan_pipeline(
 def _plan_component(target: Target, name: str, precision: str, network: nn.Module) -> ComponentPlan:
     counts, each = _count_weights(network), target.bytes_per_weight[precision]
     size = round(sum(count * getattr(each, kind) for kind, count in counts.items()))
-    chunks = max(1, math.ceil(size / target.chunk_bytes))
+    chunks = max(1, math.ceil(size / target.chunk_bytes)) if target.chunk_bytes else 1
     return ComponentPlan(name, precision, sum(counts.values()), size, chunks)
 
 

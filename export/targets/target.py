@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -63,7 +62,7 @@ class Target:
     attentions: tuple[str, ...] = ("original",)  # keys of export.rewrites.ATTENTIONS, for the UNet
     fuses_attention: bool = False  # whether diffusers' own attention is left as it is, since the runtime fuses it
     norms: tuple[str, ...] = ()  # keys of export.rewrites.NORMS: norms that are rewritten
-    chunk_bytes: float = math.inf  # of weights that one model may have; more are cut into chunks in one artifact
+    chunk_bytes: int | None = None  # weights that one model may have; more are cut into chunks in one artifact
     costs: Mapping[str, ExportCost] = field(default_factory=dict)  # measured, by precision
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,7 +85,7 @@ def test_what_a_phone_says() -> None:
     def said(target: str, precision: str, size: int) -> str:
         found = find_target(target)
         parameters = round(size / found.bytes_per_weight[precision].linear)
-        chunks = max(1, math.ceil(size / found.chunk_bytes))
+        chunks = -(-size // found.chunk_bytes) if found.chunk_bytes else 1
         unet = ComponentPlan("unet", precision, parameters, size, chunks)
         return "\n".join(advice(Plan("b", found, precision, (unet,), 10)))
 
