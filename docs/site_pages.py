@@ -10,14 +10,10 @@ import json
 import posixpath
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mkdocs.structure.files import File
-
-if TYPE_CHECKING:
-    from mkdocs.config.defaults import MkDocsConfig
-    from mkdocs.structure.files import Files
-    from mkdocs.structure.pages import Page
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = "repository/"
@@ -78,9 +74,8 @@ def site_path(repository: str) -> str:
 
 def notebook_page(notebook: Path) -> str:
     """Return a notebook as Markdown: its text, and its code in fences. Outputs are not committed, so there are none."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     parts = []
-    for cell in cells:
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
     return "\n\n".join([*parts, f"[This page as a notebook]({notebook.name}), to run it."]) + "\n"

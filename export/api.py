@@ -24,7 +24,6 @@ stopped goes on where it was when the same one is made again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from export.options import (
@@ -42,8 +41,10 @@ from export.options import (
 )
 from export.source import (
     Base,
+    Fused,
+    Hypernet,
     base_layout,
-    chosen_guidance,
+    base_name,
     chosen_hypernet,
     chosen_lora,
     chosen_pipeline,
@@ -51,48 +52,40 @@ from export.source import (
     chosen_unet,
     is_loaded,
 )
-from export.targets import find_target
+from export.targets import find_offer
 from export.write import write_hypernet, write_pipeline, write_unet
-from lorarar.base.names import DEFAULT_BASE
+from lorarar.base.names import DEFAULT_BASE, GUIDANCE, PAPER_GUIDANCE
 from lorarar.errors import InputError
-from lorarar.hypernet.checkpoints import LoadedHypernet
-from lorarar.lora import LoRA
-
-Hypernet = str | Path | LoadedHypernet
 
 
 def hypernet(
     base: Base = DEFAULT_BASE,
     *,
     target: str,
-    hypernet: Hypernet | None = None,
+    hypernet: Hypernet = None,
     untrained: bool = False,
     rank: int | None = None,
     precision: str | None = None,
     out: str | Path | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = ignore_progress,
 ) -> Report:
     """Export the hypernetwork with the exact merge, as one artifact that a phone runs.
 
     A loaded `base` is left as it is: only its layout is read. The parameters are described in `export.api`.
     """
-    found = find_target(target)
-    precision = precision or found.default_precision
-    found.require("merger", precision)
-    rank = chosen_rank(base, rank)
+    _, precision = find_offer(target, "merger", precision)
+    options = HypernetOptions(target, precision, chosen_rank(base, rank))
     layout = base_layout(base)
     loaded = chosen_hypernet(base, layout, hypernet, untrained)
-    options = HypernetOptions(found.name, precision, rank)
-    place = _place(out, f"merger-{layout.base}", options)
-    return write_hypernet(loaded, layout, options, place, on_progress or ignore_progress)
+    return write_hypernet(loaded, layout, options, _folder(out, f"merger-{layout.base}", options), on_progress)
 
 
 def unet(
     base: Base = DEFAULT_BASE,
     *,
     target: str,
-    fused: str | Path | LoRA | Sequence[str | Path | LoRA] | None = None,
-    hypernet: Hypernet | None = None,
+    fused: Fused = None,
+    hypernet: Hypernet = None,
     untrained: bool = False,
     rank: int | None = None,
     precision: str | None = None,
@@ -100,33 +93,32 @@ def unet(
     batch: int = UNET_BATCH,
     attention: str = ATTENTION,
     out: str | Path | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = ignore_progress,
 ) -> Report:
     """Export the UNet with adapter inputs, so that it takes any merged LoRA at run time.
 
     With `fused` it has none: that LoRA (a file or an object) is added into the weights, or a content and a style LoRA
     merged by `hypernet`. The other parameters are described in `export.api`.
     """
-    found = find_target(target)
-    precision = precision or found.default_precision
-    found.require("unet", precision)
-    found.require_attention(attention)
+    _, precision = find_offer(target, "unet", precision, attention)
     if fused is not None and rank is not None:
         raise InputError("`rank` is that of adapter inputs, which a UNet with a fused LoRA does not have; leave it out")
-    _refuse_untrained(base, untrained)
+    if untrained and is_loaded(base):
+        raise InputError("`untrained` makes a base of random weights, but `base` is loaded already; leave one out")
     rank = chosen_rank(base, rank)
-    lora = chosen_lora(base, base_layout(base), fused, hypernet)
-    opened = chosen_unet(base, precision, untrained, resolution, batch)
-    options = UNetOptions(found.name, precision, rank, opened.size, lora, attention)
-    place = _place(out, f"{'fused' if lora else 'unet'}-{opened.layout.base}", options)
-    return write_unet(opened.unet, opened.layout, options, place, on_progress or ignore_progress)
+    layout = base_layout(base)
+    lora = chosen_lora(base, layout, fused, hypernet)
+    network, size = chosen_unet(base, precision, untrained, resolution, batch)
+    options = UNetOptions(target, precision, rank, size, lora, attention)
+    folder = _folder(out, f"{'fused' if lora else 'unet'}-{layout.base}", options)
+    return write_unet(network, layout, options, folder, on_progress)
 
 
 def pipeline(
     base: Base = DEFAULT_BASE,
     *,
     target: str,
-    hypernet: Hypernet | None = None,
+    hypernet: Hypernet = None,
     untrained: bool = False,
     rank: int | None = None,
     precision: str | None = None,
@@ -137,7 +129,7 @@ def pipeline(
     steps: int = STEPS,
     guidance: float | None = None,
     out: str | Path | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = ignore_progress,
 ) -> Report:
     """Export everything that a phone needs to make an image with any two LoRAs, as one bundle.
 
@@ -145,26 +137,17 @@ def pipeline(
     `steps` and `guidance` are what apps start with; the default of the guidance is the base's own. The other parameters
     are described in `export.api`.
     """
-    found = find_target(target)
-    precision = precision or found.default_precision
-    found.require("unet", precision)
-    found.require_attention(attention)
+    _, precision = find_offer(target, "unet", precision, attention)
     rank = chosen_rank(base, rank)
-    loaded = chosen_hypernet(base, base_layout(base), hypernet, untrained)
-    opened = chosen_unet(base, precision, untrained, resolution, batch)
-    around = chosen_pipeline(base, opened, untrained, tiny_vae)
-    options = PipelineOptions(
-        found.name, precision, rank, opened.size, steps, chosen_guidance(base, guidance), attention
-    )
-    source = Source(around, opened.layout, loaded)
-    return write_pipeline(source, options, _place(out, opened.layout.base, options), on_progress or ignore_progress)
+    layout = base_layout(base)
+    loaded = chosen_hypernet(base, layout, hypernet, untrained)
+    network, size = chosen_unet(base, precision, untrained, resolution, batch)
+    source = Source(chosen_pipeline(base, network, size, untrained, tiny_vae), layout, loaded)
+    guidance = GUIDANCE.get(base_name(base), PAPER_GUIDANCE) if guidance is None else guidance
+    options = PipelineOptions(target, precision, rank, size, steps, guidance, attention)
+    return write_pipeline(source, options, _folder(out, layout.base, options), on_progress)
 
 
-def _place(out: str | Path | None, name: str, options: HypernetOptions | UNetOptions | PipelineOptions) -> Path:
+def _folder(out: str | Path | None, name: str, options: HypernetOptions) -> Path:
     """Return the bundle's folder: the one given, or one in build/."""
     return Path("build") / f"{name}-{options.target}-{options.precision}" if out is None else Path(out)
-
-
-def _refuse_untrained(base: Base, untrained: bool) -> None:
-    if untrained and is_loaded(base):
-        raise InputError("`untrained` makes a base of random weights, but `base` is loaded already; leave one out")

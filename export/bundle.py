@@ -1,29 +1,38 @@
-"""Write a bundle: its components one after the other, one check of all of them, and one manifest."""
+"""Write a bundle: its components one after the other, one check of all of them, and one manifest.
+
+`runtime_py/manifest.schema.json` is the manifest's published schema.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
 
 from export.golden import golden_recipe, write_golden
 from export.graph import Graph
-from export.manifest import component_entry, make_manifest, require_output, with_parity, write_manifest
-from export.options import OnProgress, Report
-from export.parity import check_all
+from export.options import HypernetOptions, OnProgress, Report
 from export.resume import Unfinished, unfinished_folder
 from export.targets import Target
+from lorarar import __version__
+from lorarar.errors import FailedCheck, InputError
 from lorarar.hypernet.checkpoints import LoadedHypernet
-from lorarar.layout import Layout
+from lorarar.layout import Layout, Shape
 from runtime_py.backends import load_backend
-from runtime_py.bundle import Bundle
+from runtime_py.bundle import MANIFEST, Bundle, tree_sha256
+from runtime_py.check import CheckRow, check_component, check_pipeline
+from runtime_py.golden import GENERATOR, GENERATOR_TEXT
+from runtime_py.parity import Parity
 
-
-def nothing() -> None:
-    """Prepare nothing: the default of `prepare`."""
+SCHEMA_VERSION = 1
+_DTYPES = {torch.float32: "float32", torch.int32: "int32"}
+NOT_RUN = Parity("not_run", "being exported", None, None, "", "", "").to_json()
+"""The parity of what is not checked yet."""
 
 
 @contextmanager
@@ -33,7 +42,8 @@ def new_bundle(out: Path, target: Target, facts: Mapping[str, Any], on_progress:
     Raises InputError when `out` is no bundle, the target's toolchain or runtime is missing, or another export works on
     `out`. On any error `out` is left as it was; what is finished is taken up by the next export of the same facts.
     """
-    require_output(out)
+    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is not a bundle; it is not overwritten: give `out` a new name")
     target.load_converter()
     load_backend(target.name)  # What could not be checked in the end is not begun.
     with unfinished_folder(out, facts) as work:
@@ -47,50 +57,36 @@ class BundleWriter:
         self.work, self.out, self.target, self.on_progress = work, out, target, on_progress
         self._entries: dict[str, Any] = {}
 
-    def write(
-        self,
-        graph: Graph,
-        precision: str,
-        reference: nn.Module | None = None,
-        prepare: Callable[[], None] = nothing,
-    ) -> None:
+    def write(self, graph: Graph, precision: str, prepare: Callable[[], None] | None = None) -> None:
         """Write a component as `write_component` does, unless a stopped export finished it."""
-        entry = self.work.kept(graph.name)
+        name, work = graph.name, self.work
+        entry = work.kept(name)
         if entry is None:
-            entry = self._made(graph, precision, reference, prepare)
+            artifact = f"{name}{self.target.suffix}"
+            work.discard(artifact)
+            try:
+                entry = write_component(work.folder, graph, self.target, precision, self.on_progress, prepare)
+            except BaseException:
+                work.discard(artifact)  # A full disk needs the space.
+                raise
+            work.keep(name, entry)
         else:
-            self.on_progress(f"{graph.name}: taken from the export that was stopped")
+            self.on_progress(f"{name}: taken from the export that was stopped")
             graph.give_back()
-        self._entries[graph.name] = entry
-
-    def _made(
-        self, graph: Graph, precision: str, reference: nn.Module | None, prepare: Callable[[], None]
-    ) -> dict[str, Any]:
-        artifact = f"{graph.name}{self.target.suffix}"
-        self.work.discard(artifact)
-        try:
-            entry = write_component(
-                self.work.folder, graph, self.target, precision, self.on_progress, reference, prepare
-            )
-        except BaseException:
-            self.work.discard(artifact)  # A full disk needs the space.
-            raise
-        self.work.keep(graph.name, entry)
-        return entry
+        self._entries[name] = entry
 
     def finish(
         self,
-        precision: str,
-        rank: int,
+        options: HypernetOptions,
         layout: Layout,
         hypernet: LoadedHypernet | None = None,
         pipeline: Mapping[str, Any] | None = None,
     ) -> Report:
         """Check all that was written, and write the manifest. Raises FailedCheck unless everything passed."""
         folder = self.work.folder
-        unchecked = make_manifest(self.target, precision, rank, layout, self._entries, hypernet, pipeline)
-        rows = check_all(Bundle(folder, unchecked), self.on_progress)
-        manifest = with_parity(unchecked, rows)
+        manifest = make_manifest(options, layout, self._entries, hypernet, pipeline)
+        rows = check_all(Bundle(folder, manifest), self.on_progress)
+        record_parity(manifest, rows)
         write_manifest(folder, manifest)
         Bundle.open(folder, verify=False)  # The sums are those that were taken when the files were written.
         return Report(self.out, tuple(rows), manifest, hypernet.notes if hypernet else ())
@@ -102,24 +98,116 @@ def write_component(
     target: Target,
     precision: str,
     on_progress: OnProgress,
-    reference: nn.Module | None = None,
-    prepare: Callable[[], None] = nothing,
+    prepare: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Write a graph's artifact and golden file into a bundle's folder; return its manifest entry, not yet checked.
 
-    `reference` computes the golden outputs (default: the graph's module); `prepare` is called after them and may
-    rewrite the module for its target. A module that the graph owns is empty afterwards, another one is left as it was.
-    Raises InputError for a precision that is not offered.
+    `prepare` is called once the golden outputs are computed, and may rewrite the module for its target. A module that
+    the graph owns is empty afterwards, another one is left as it was. Raises InputError for a precision that is not
+    offered.
     """
     target.require(graph.name, precision)
     convert = target.load_converter()
     artifact, golden = folder / f"{graph.name}{target.suffix}", folder / "golden" / f"{graph.name}.safetensors"
     recipe = golden_recipe(graph)
     on_progress(f"{graph.name}: running PyTorch in fp32 on the golden inputs")
-    write_golden(graph.module if reference is None else reference, recipe, golden)
+    write_golden(graph.module if graph.reference is None else graph.reference, recipe, golden)
     on_progress(f"{graph.name}: converting to {target.name}")
-    prepare()
+    if prepare is not None:
+        prepare()
     graph = graph.taken()
     convert(graph, precision, artifact)
     graph.give_back()  # The check that follows needs the memory.
     return component_entry(folder, graph, target, precision, artifact, golden, recipe)
+
+
+def check_all(bundle: Bundle, on_progress: OnProgress) -> list[CheckRow]:
+    """Check every component of a bundle, and the whole pipeline where it is one; return a row a runtime.
+
+    Raises FailedCheck at the first component that did not pass in every runtime of this machine.
+    """
+    rows: list[CheckRow] = []
+    for name in bundle.manifest["components"]:
+        rows += _passed(check_component(bundle, name, on_progress))
+    if "pipeline" in bundle.manifest:
+        rows += _passed([check_pipeline(bundle, on_progress)])
+    return rows
+
+
+def _passed(rows: list[CheckRow]) -> list[CheckRow]:
+    for row in rows:
+        if row.status != "passed":
+            runtime = row.runtime or "the runtime"
+            raise FailedCheck(f"{row.component} in {runtime}: {row.reason}; no bundle was written")
+    return rows
+
+
+def file_entry(folder: Path, path: Path) -> dict[str, Any]:
+    """Return the name, size and hash of a file (or folder) in a bundle's folder."""
+    size, digest = tree_sha256(path)
+    return {"file": path.relative_to(folder).as_posix(), "bytes": size, "sha256": digest}
+
+
+def component_entry(
+    folder: Path, graph: Graph, target: Target, precision: str, artifact: Path, golden: Path, recipe: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a component's entry in the manifest, not yet checked. Its two files lie in `folder` already."""
+    dtype = target.io_dtype(precision)
+    dtypes = dict.fromkeys(graph.inputs, dtype) | {name: _DTYPES[kind] for name, kind in graph.dtypes.items()}
+
+    def tensor(name: str, dtype: str, shape: Shape) -> dict[str, Any]:
+        return {"name": name, "dtype": dtype, "shape": list(shape if target.free_rank else graph.fixed(shape))}
+
+    return {
+        **file_entry(folder, artifact),
+        "inputs": [tensor(name, dtypes[name], shape) for name, shape in graph.inputs.items()],
+        "outputs": [tensor(name, dtype, shape) for name, shape in graph.outputs.items()],
+        "golden": {**file_entry(folder, golden), "inputs": dict(recipe)},
+        "tolerance": asdict(target.require(graph.name, precision)),
+        "parity": NOT_RUN,
+    }
+
+
+def make_manifest(
+    options: HypernetOptions,
+    layout: Layout,
+    components: Mapping[str, Any],
+    hypernet: LoadedHypernet | None = None,
+    pipeline: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the manifest of a bundle that is not yet checked.
+
+    `hypernet` is given where the bundle holds one, `pipeline` (its facts) where it draws images.
+    """
+    network = hypernet and {
+        "source": hypernet.source,
+        "trained": hypernet.trained,
+        "kv_rule": hypernet.hypernet.config.kv_rule,
+        "sha256": hypernet.sha256,
+    }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "toolkit_version": __version__,
+        "base": layout.base,
+        "target": options.target,
+        "precision": options.precision,
+        **({"hypernetwork": network} if network else {}),
+        "layout": layout.to_json(options.rank),
+        "golden_generator": {"name": GENERATOR, "text": GENERATOR_TEXT},
+        "components": dict(components),
+        **({"pipeline": pipeline} if pipeline else {}),
+    }
+
+
+def record_parity(manifest: Mapping[str, Any], rows: Sequence[CheckRow]) -> None:
+    """Put into a manifest what the check found: of each component its first row, which is nearest to a device."""
+    found = {row.component: row.parity().to_json() for row in reversed(rows)}
+    for name, entry in manifest["components"].items():
+        entry["parity"] = found[name]
+    if "pipeline" in manifest:
+        manifest["pipeline"]["golden"]["parity"] = found["pipeline"]
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a bundle's manifest."""
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n", encoding="utf-8")

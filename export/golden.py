@@ -39,7 +39,12 @@ _RECIPES: dict[str, dict[str, Any]] = {
 
 
 # Few steps: errors grow with each, and the reference of a full-size base takes seconds for one.
-GOLDEN_PROMPT, GOLDEN_SEED, GOLDEN_STEPS, GOLDEN_GUIDANCE = "a sks dog in watercolor painting style", 1, 3, 4.0
+GOLDEN_IMAGE: dict[str, Any] = {
+    "prompt": "a sks dog in watercolor painting style",
+    "seed": 1,
+    "steps": 3,
+    "guidance": 4.0,
+}
 
 
 def golden_recipe(graph: Graph) -> dict[str, dict[str, Any]]:
@@ -47,9 +52,8 @@ def golden_recipe(graph: Graph) -> dict[str, dict[str, Any]]:
     recipe: dict[str, dict[str, Any]] = {}
     for seed, (name, shape) in enumerate(graph.inputs.items(), start=1):
         sizes = list(graph.fixed(shape))
-        found = graph.golden.get(name) or _RECIPES.get(name)
-        if found is None:
-            found = {"scale": ADAPTER_SCALE if name.startswith("adapter_") else FACTOR_SCALE}
+        usual = {"scale": ADAPTER_SCALE if name.startswith("adapter_") else FACTOR_SCALE}
+        found = graph.golden.get(name) or _RECIPES.get(name, usual)
         recipe[name] = {"shape": sizes, **({"seed": seed} if "scale" in found else {}), **found}
     return recipe
 
@@ -60,11 +64,10 @@ def write_golden(reference: nn.Module, recipe: dict[str, dict[str, Any]], path: 
     inputs = {name: torch.from_numpy(golden_input(spec, dtypes[name])) for name, spec in recipe.items()}
     with torch.inference_mode(), computing_in_fp32(reference):
         outputs = reference(**inputs)
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for name in list(outputs):
         # One output at a time, since all of SDXL's are 1 GB.
-        for key, value in summarise(outputs.pop(name).numpy()).items():
-            tensors[f"{name}.{key}"] = value
+        tensors |= {f"{name}.{key}": value for key, value in summarise(outputs.pop(name).numpy()).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
 
@@ -79,12 +82,7 @@ def write_golden_image(pipeline: Any, layout: Layout, rank: int, size: ImageSize
     with quiet_toolchains(), _with_lora(pipeline.unet, _golden_lora(pipeline.unet, layout, rank, size)):
         drawn = _draw(pipeline, size)
     save_file({f"image.{key}": value for key, value in summarise(drawn).items()}, path)
-    return {
-        "prompt": GOLDEN_PROMPT,
-        "seed": GOLDEN_SEED,
-        "steps": GOLDEN_STEPS,
-        "guidance": GOLDEN_GUIDANCE,
-    }
+    return GOLDEN_IMAGE
 
 
 def _golden_lora(unet: Any, layout: Layout, rank: int, size: ImageSize) -> LoRA:
@@ -113,13 +111,13 @@ def _with_lora(unet: Any, lora: LoRA) -> Iterator[None]:
 
 
 def _draw(pipeline: Any, size: ImageSize) -> Float[np.ndarray, "1 3 h w"]:
-    noise = normal_noise((1, pipeline.unet.config.in_channels, size.latent, size.latent), GOLDEN_SEED)
+    noise = normal_noise((1, pipeline.unet.config.in_channels, size.latent, size.latent), GOLDEN_IMAGE["seed"])
     pipeline.set_progress_bar_config(disable=True)
     with computing_in_fp32(pipeline.unet), torch.inference_mode():
         drawn = pipeline(
-            GOLDEN_PROMPT,
-            num_inference_steps=GOLDEN_STEPS,
-            guidance_scale=GOLDEN_GUIDANCE,
+            GOLDEN_IMAGE["prompt"],
+            num_inference_steps=GOLDEN_IMAGE["steps"],
+            guidance_scale=GOLDEN_IMAGE["guidance"],
             height=size.pixels,
             width=size.pixels,
             latents=torch.from_numpy(noise),

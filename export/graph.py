@@ -27,27 +27,19 @@ class ImageSize:
 class Graph:
     """A module whose forward takes these inputs as keywords and returns a dict of these outputs, in this order."""
 
-    name: str
+    name: str  # of the component, in manifests and file names
     module: nn.Module
     inputs: Mapping[str, Shape]
     outputs: Mapping[str, Shape]
     sizes: Mapping[str, int]  # the value of every named size, for targets whose shapes are fixed
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)  # of inputs that have one type in every precision
-    golden: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=dict
-    )  # golden inputs that have a recipe of their own
+    golden: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # golden inputs with a recipe of their own
     owned: bool = False  # whether the module may be changed and emptied: a copy of SDXL's UNet is 10 GB
+    reference: nn.Module | None = None  # what computes the golden outputs, where that is not the module itself
 
     def fixed(self, shape: Shape) -> tuple[int, ...]:
         """Return the shape with the names of sizes replaced by numbers."""
         return fixed(shape, self.sizes)
-
-    def example(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """Return inputs to trace with. Their memory is never touched, so that a full-size trace costs none."""
-        return {
-            name: torch.empty(self.fixed(shape), dtype=self.dtypes.get(name, dtype))
-            for name, shape in self.inputs.items()
-        }
 
     def taken(self) -> Graph:
         """Return a graph whose module may be changed: this one if it is owned, else one with a copy of the module."""

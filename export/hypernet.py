@@ -6,4 +6,4 @@ from lorarar.command_line import run_command
 from lorarar.commands.export import main
 
 if __name__ == "__main__":
-    run_command(lambda argv: main(["hypernet", *(sys.argv[1:] if argv is None else argv)]))
+    run_command(lambda _: main(["hypernet", *sys.argv[1:]]))

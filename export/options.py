@@ -41,45 +41,36 @@ def require_rank(rank: int) -> None:
 
 @dataclass(frozen=True)
 class HypernetOptions:
-    """What to make of a hypernetwork. `rank` is that of one LoRA."""
+    """What every export is told; the export of a hypernetwork needs no more."""
 
     target: str
-    precision: str
-    rank: int
+    precision: str  # of a pipeline, the UNet's
+    rank: int  # of one LoRA: the UNet's adapter has twice as many
 
     def __post_init__(self) -> None:
         require_rank(self.rank)
 
 
 @dataclass(frozen=True)
-class UNetOptions:
-    """What to make of a UNet. `rank` is that of one LoRA: the adapter's is twice as large."""
+class UNetOptions(HypernetOptions):
+    """What to make of a UNet."""
 
-    target: str
-    precision: str
-    rank: int
     size: ImageSize
     fused: LoRA | None = None  # added into the weights; there are no adapter inputs then
     attention: str = ATTENTION
 
-    def __post_init__(self) -> None:
-        require_rank(self.rank)
-
 
 @dataclass(frozen=True)
-class PipelineOptions:
-    """What to make of a pipeline. `rank` is that of one LoRA; `precision` and `attention` are the UNet's."""
+class PipelineOptions(HypernetOptions):
+    """What to make of a pipeline."""
 
-    target: str
-    precision: str
-    rank: int
     size: ImageSize
     steps: int  # what an app starts with
     guidance: float  # what an app starts with; 1 is none
-    attention: str = ATTENTION
+    attention: str = ATTENTION  # of the UNet
 
     def __post_init__(self) -> None:
-        require_rank(self.rank)
+        super().__post_init__()
         if not 1 <= self.steps <= MAX_STEPS:
             raise InputError(f"`steps` is {self.steps}; valid are 1 to {MAX_STEPS}")
         if not (math.isfinite(self.guidance) and self.guidance >= 1):
@@ -117,6 +108,5 @@ class Report:
     def __repr__(self) -> str:
         what = " ".join(str(self.manifest[key]) for key in ("base", "target", "precision"))
         passed = sum(row.status == "passed" for row in self.rows)
-        return (
-            f"<Report: {what} in {self.out}, {passed} of {len(self.rows)} checks passed, {self.bytes / 2**20:.1f} MB>"
-        )
+        size = f"{self.bytes / 2**20:.1f} MB"
+        return f"<Report: {what} in {self.out}, {passed} of {len(self.rows)} checks passed, {size}>"

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import nn
 
 from export.components.vae import ImageDecoder
 from export.source import chosen_rank
-from export.targets import TARGETS, Target, find_target
+from export.targets import TARGETS, Target, find_offer
 from export.tolerance import component_precision
 from lorarar.base.names import load_layout
 from lorarar.base.sources import meta_parts, open_tiny_vae
-from lorarar.layout import Layout, adapter_shapes, fixed, rank_sizes
+from lorarar.layout import adapter_shapes, fixed, rank_sizes
 
 PHONE_BYTES = int(2.8 * 2**30)
 """What an app may use on an iPhone of 6 GB, by those who met the limit; the increased-memory entitlement gives more."""
@@ -78,37 +76,28 @@ def plan_pipeline(
 
     The parameters are those of `export.pipeline`. Raises InputError as it does, and for a base in a single file.
     """
-    found = find_target(target)
-    precision = precision or found.default_precision
-    found.require("unet", precision)
-    rank = chosen_rank(base, rank)
-    layout, networks = load_layout(base), meta_parts(base)
+    found, precision = find_offer(target, "unet", precision)
+    layout, sizes, networks = load_layout(base), rank_sizes(chosen_rank(base, rank)), meta_parts(base)
     if tiny_vae is not None:
         scale = 2 ** (len(networks["vae"].config.block_out_channels) - 1)
         networks["vae"] = open_tiny_vae(tiny_vae, scale, networks["unet"].config.in_channels)
-    return plan(found, precision, layout, rank, networks)
-
-
-def plan(target: Target, precision: str, layout: Layout, rank: int, networks: Mapping[str, Any]) -> Plan:
-    """Plan the export of networks by their pipeline names (`lorarar.base.sources.meta_parts`)."""
     # Of the VAE, only what decodes is exported.
     exported = {name: networks[name] for name in ("text_encoder", "text_encoder_2", "unet")}
     exported["vae_decoder"] = ImageDecoder(networks["vae"])
     components = tuple(
-        _plan_component(target, name, component_precision(name, precision), network)
+        _plan_component(found, name, component_precision(name, precision), network)
         for name, network in exported.items()
     )
-    shapes, sizes = adapter_shapes(layout).values(), rank_sizes(rank)
-    numbers = sum(math.prod(fixed(shape, sizes)) for shape in shapes)
-    adapter_bytes = numbers * np.dtype(target.io_dtype(precision)).itemsize
-    return Plan(layout.base, target, precision, components, adapter_bytes)
+    numbers = sum(math.prod(fixed(shape, sizes)) for shape in adapter_shapes(layout).values())
+    adapter_bytes = numbers * np.dtype(found.io_dtype(precision)).itemsize
+    return Plan(layout.base, found, precision, components, adapter_bytes)
 
 
 def _plan_component(target: Target, name: str, precision: str, network: nn.Module) -> ComponentPlan:
     counts, each = _count_weights(network), target.bytes_per_weight[precision]
     size = round(sum(count * getattr(each, kind) for kind, count in counts.items()))
-    chunks = math.ceil(size / target.chunk_bytes) if target.chunk_bytes else 1
-    return ComponentPlan(name, precision, sum(counts.values()), size, max(1, chunks))
+    chunks = max(1, math.ceil(size / target.chunk_bytes)) if target.chunk_bytes else 1
+    return ComponentPlan(name, precision, sum(counts.values()), size, chunks)
 
 
 def advice(planned: Plan) -> list[str]:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -104,7 +104,7 @@ def _locked(out: Path) -> Iterator[None]:
         except BlockingIOError:
             os.close(handle)
             raise InputError(f"{out}: another export is writing it; wait for its end, or give another `out`") from None
-        if _is_at(path, handle):
+        if os.fstat(handle).st_nlink:
             break
         os.close(handle)  # Its last holder removed the file between the two calls.
     try:
@@ -114,21 +114,11 @@ def _locked(out: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _is_at(path: Path, handle: int) -> bool:
-    """Tell whether an open file is still the one at `path`."""
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 def _take_up(folder: Path, digest: str) -> Unfinished:
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):  # There is none, or it is damaged: the work starts anew.
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         if state["digest"] == digest:
             return Unfinished(folder, digest, dict(state["entries"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # There is none, or it is damaged: the work starts anew.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return Unfinished(folder, digest)
@@ -137,8 +127,6 @@ def _take_up(folder: Path, digest: str) -> Unfinished:
 def _versions() -> dict[str, str]:
     found = {"lorarar": __version__}
     for name in _TOOLCHAINS:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found

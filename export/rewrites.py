@@ -16,11 +16,50 @@ from torch import Tensor, nn
 from export.targets.target import Target
 
 
-class ExplicitAttention:
-    """An attention processor of diffusers that computes softmax(q kᵀ / √d) v as two products and a softmax.
+def attend_in_products(
+    query: Float[Tensor, "b tokens d"], key: Float[Tensor, "b keys d"], value: Float[Tensor, "b keys d"], count: int
+) -> Float[Tensor, "b tokens d"]:
+    """Return softmax(query keyᵀ) value, computed in each of `count` heads as two products and a softmax.
 
-    There is no mask. PyTorch's fused operation falls apart into masks that XNNPACK leaves to slow portable kernels.
+    PyTorch's fused operation falls apart into masks that XNNPACK leaves to slow portable kernels.
     """
+
+    def heads(x: Tensor) -> Float[Tensor, "bh t d"]:
+        return x.unflatten(-1, (count, -1)).transpose(1, 2).flatten(0, 1)
+
+    weights = F.softmax(torch.bmm(heads(query), heads(key).transpose(1, 2)), dim=-1)
+    return torch.bmm(weights, heads(value)).unflatten(0, (-1, count)).transpose(1, 2).flatten(2)
+
+
+def attend_by_heads(
+    query: Float[Tensor, "b tokens d"], key: Float[Tensor, "b keys d"], value: Float[Tensor, "b keys d"], count: int
+) -> Float[Tensor, "b tokens d"]:
+    """Return the same head by head and with channels before tokens, for Apple's Neural Engine.
+
+    The two einsums are Apple's own (Deploying Transformers on the Apple Neural Engine, 2022).
+    """
+    queries = query.transpose(1, 2).unsqueeze(2).chunk(count, dim=1)
+    keys = key.unsqueeze(2).chunk(count, dim=3)
+    values = value.transpose(1, 2).unsqueeze(2).chunk(count, dim=1)
+    mixed = []
+    for one_query, one_key, one_value in zip(queries, keys, values, strict=True):
+        weights = F.softmax(torch.einsum("bchq,bkhc->bkhq", one_query, one_key), dim=1)
+        mixed.append(torch.einsum("bkhq,bchk->bchq", weights, one_value))
+    return torch.cat(mixed, dim=1).squeeze(2).transpose(1, 2)
+
+
+ATTENTIONS: Mapping[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {
+    "original": attend_in_products,
+    "split-einsum": attend_by_heads,
+}
+"""By the names that `export.targets.target.Target.attentions` holds."""
+
+
+class ExplicitAttention:
+    """An attention processor of diffusers that computes softmax(q kᵀ / √d) v as one of ATTENTIONS. There is no mask."""
+
+    def __init__(self, attention: str) -> None:
+        self.attend = ATTENTIONS[attention]
 
     def __call__(
         self,
@@ -32,60 +71,12 @@ class ExplicitAttention:
     ) -> Float[Tensor, "b tokens d"]:
         assert attention_mask is None, "SDXL's networks mask nothing"
         if hidden_states.ndim == 4:  # the VAE's, over pixels
-            return self._over_pixels(attn, hidden_states)
+            tokens = attn.group_norm(hidden_states).flatten(2).transpose(1, 2)
+            return hidden_states + self(attn, tokens).transpose(1, 2).unflatten(2, hidden_states.shape[2:])
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         # The scale goes into the query: tokens × d numbers to multiply instead of tokens × keys.
         query = attn.to_q(hidden_states) * attn.scale
-        return attn.to_out[0](self._mix(query, attn.to_k(context), attn.to_v(context), attn.heads))
-
-    def _mix(
-        self,
-        query: Float[Tensor, "b tokens d"],
-        key: Float[Tensor, "b keys d"],
-        value: Float[Tensor, "b keys d"],
-        count: int,
-    ) -> Float[Tensor, "b tokens d"]:
-        """Return softmax(query keyᵀ) value, computed in each of `count` heads."""
-
-        def heads(x: Tensor) -> Float[Tensor, "bh t d"]:
-            return x.unflatten(-1, (count, -1)).transpose(1, 2).flatten(0, 1)
-
-        weights = F.softmax(torch.bmm(heads(query), heads(key).transpose(1, 2)), dim=-1)
-        return torch.bmm(weights, heads(value)).unflatten(0, (-1, count)).transpose(1, 2).flatten(2)
-
-    def _over_pixels(self, attn: Any, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        tokens = attn.group_norm(x).flatten(2).transpose(1, 2)
-        return x + self(attn, tokens).transpose(1, 2).unflatten(2, x.shape[2:])
-
-
-class SplitEinsumAttention(ExplicitAttention):
-    """The same attention, head by head and with channels before tokens, for Apple's Neural Engine.
-
-    The two einsums are Apple's own (Deploying Transformers on the Apple Neural Engine, 2022).
-    """
-
-    def _mix(
-        self,
-        query: Float[Tensor, "b tokens d"],
-        key: Float[Tensor, "b keys d"],
-        value: Float[Tensor, "b keys d"],
-        count: int,
-    ) -> Float[Tensor, "b tokens d"]:
-        queries = query.transpose(1, 2).unsqueeze(2).chunk(count, dim=1)
-        keys = key.unsqueeze(2).chunk(count, dim=3)
-        values = value.transpose(1, 2).unsqueeze(2).chunk(count, dim=1)
-        mixed = []
-        for one_query, one_key, one_value in zip(queries, keys, values, strict=True):
-            weights = F.softmax(torch.einsum("bchq,bkhc->bkhq", one_query, one_key), dim=1)
-            mixed.append(torch.einsum("bkhq,bchk->bchq", weights, one_value))
-        return torch.cat(mixed, dim=1).squeeze(2).transpose(1, 2)
-
-
-ATTENTIONS: Mapping[str, type[ExplicitAttention]] = {
-    "original": ExplicitAttention,
-    "split-einsum": SplitEinsumAttention,
-}
-"""By the names that `export.targets.target.Target.attentions` holds."""
+        return attn.to_out[0](self.attend(query, attn.to_k(context), attn.to_v(context), attn.heads))
 
 
 class GroupNormAsLayerNorm(nn.Module):
@@ -129,10 +120,9 @@ def rewrite_for(target: Target, network: Any, attention: str = "original") -> No
     """Rewrite a diffusers UNet or VAE in place for a target; `attention` is a key of ATTENTIONS."""
     # An AutoencoderTiny attends to nothing.
     if not target.fuses_attention and hasattr(network, "set_attn_processor"):
-        network.set_attn_processor(ATTENTIONS[attention]())
+        network.set_attn_processor(ExplicitAttention(attention))
     for norm in target.norms:
         kind, make = NORMS[norm]
         for name, module in list(network.named_modules()):
             if type(module) is kind:
-                parent, _, last = name.rpartition(".")
-                setattr(network.get_submodule(parent), last, make(module))
+                network.set_submodule(name, make(module))

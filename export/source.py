@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +11,23 @@ from torch import nn
 
 from export.graph import ImageSize
 from export.options import require_rank
-from lorarar.base.names import GUIDANCE, PAPER_GUIDANCE, load_layout, unet_layout
+from lorarar.base.names import load_layout, unet_layout
 from lorarar.base.sources import image_side, open_pipeline, open_tiny_vae, open_unet
+from lorarar.base.untrained import SDXL_SCALE
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import LoadedHypernet, open_hypernet
+from lorarar.hypernet.network import Hypernetwork
 from lorarar.layout import Layout
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import learned_options, merge_loras
 from lorarar.training.settings import default_settings
 
-SDXL_SCALE = 8
-"""Image pixels of a side of a latent pixel, where a UNet comes without the VAE that would tell it."""
-
 Base = str | Path | Any
 """A base's name, folder or hub id; or a loaded diffusers pipeline or UNet."""
-
-
-@dataclass(frozen=True)
-class OpenedUNet:
-    """A UNet, its layout, and the size of its images."""
-
-    unet: Any
-    layout: Layout
-    size: ImageSize
+Hypernet = str | Path | Hypernetwork | None
+"""The file of a trained hypernetwork, or a loaded one; None for the one that is shipped."""
+Fused = str | Path | LoRA | Sequence[str | Path | LoRA] | None
+"""A LoRA, or a content and a style LoRA to merge."""
 
 
 def is_loaded(base: Base) -> bool:
@@ -44,7 +37,7 @@ def is_loaded(base: Base) -> bool:
 
 def base_name(base: Base) -> str:
     """Return a base's name as the user gave it; of an object, that of the folder or id that it was loaded from."""
-    if isinstance(base, str | Path):
+    if not is_loaded(base):
         return str(base)
     source = base.config.get("_name_or_path", "") if hasattr(base, "config") else ""
     return Path(str(source)).name or type(base).__name__
@@ -62,34 +55,29 @@ def chosen_rank(base: Base, given: int | None) -> int:
     return rank
 
 
-def chosen_hypernet(
-    base: Base, layout: Layout, given: str | Path | LoadedHypernet | None, untrained: bool
-) -> LoadedHypernet:
-    """Return the hypernetwork given, an `untrained` one, or the one that is shipped with the base.
-
-    Raises InputError when both or none are given for a base that has none, and for an unreadable file.
-    """
-    if isinstance(given, LoadedHypernet) and not untrained:
-        return given
-    path = given if given is None or isinstance(given, Path) else Path(str(given))
-    return open_hypernet(base_name(base), layout, path, untrained)
+def chosen_hypernet(base: Base, layout: Layout, given: Hypernet, untrained: bool) -> LoadedHypernet:
+    """Return the hypernetwork given, an `untrained` one, or the one that is shipped; InputError as `open_hypernet`."""
+    return open_hypernet(base_name(base), layout, Path(given) if isinstance(given, str) else given, untrained)
 
 
-def chosen_unet(base: Base, precision: str, untrained: bool, resolution: int | None, batch: int) -> OpenedUNet:
+def chosen_unet(
+    base: Base, precision: str, untrained: bool, resolution: int | None, batch: int
+) -> tuple[Any, ImageSize]:
     """Open a base's UNet for images of `resolution` pixels a side (default: the UNet's own)."""
     if batch not in (1, 2):
         raise InputError(f"`batch` is {batch}; valid are 1, and 2 for guidance in one run")
     if is_loaded(base):
-        unet, scale = _unet_of(base), _scale_of(base)
+        unet, vae = _unet_of(base), getattr(base, "vae", None)
+        scale = SDXL_SCALE if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
     else:
         # Random weights are as good in half precision, which is half of the memory.
         half = torch.float16 if untrained and precision != "fp32" else None
         unet, scale = open_unet(str(base), untrained, half)
     pixels = image_side(unet, scale, resolution)
-    return OpenedUNet(unet, base_layout(base), ImageSize(pixels, pixels // scale, batch))
+    return unet, ImageSize(pixels, pixels // scale, batch)
 
 
-def chosen_pipeline(base: Base, opened: OpenedUNet, untrained: bool, tiny_vae: str | Path | None) -> Any:
+def chosen_pipeline(base: Base, unet: Any, size: ImageSize, untrained: bool, tiny_vae: str | Path | None) -> Any:
     """Open the rest of a base's pipeline around a UNet, with an AutoencoderTiny in place of its VAE if one is given."""
     if is_loaded(base):
         if not hasattr(base, "unet"):
@@ -97,24 +85,14 @@ def chosen_pipeline(base: Base, opened: OpenedUNet, untrained: bool, tiny_vae: s
         pipeline: Any = base
     else:
         pipeline = open_pipeline(str(base), untrained, torch.float32, unet=False)
-        pipeline.register_modules(unet=opened.unet)
+        pipeline.register_modules(unet=unet)
     if tiny_vae is not None:
-        scale = opened.size.pixels // opened.size.latent
-        pipeline.register_modules(vae=open_tiny_vae(str(tiny_vae), scale, opened.unet.config.in_channels))
+        vae = open_tiny_vae(str(tiny_vae), size.pixels // size.latent, unet.config.in_channels)
+        pipeline.register_modules(vae=vae)
     return pipeline
 
 
-def chosen_guidance(base: Base, given: float | None) -> float:
-    """Return the guidance given, or the base's own."""
-    return GUIDANCE.get(base_name(base), PAPER_GUIDANCE) if given is None else given
-
-
-def chosen_lora(
-    base: Base,
-    layout: Layout,
-    fused: str | Path | LoRA | Sequence[str | Path | LoRA] | None,
-    hypernet: str | Path | LoadedHypernet | None,
-) -> LoRA | None:
+def chosen_lora(base: Base, layout: Layout, fused: Fused, hypernet: Hypernet) -> LoRA | None:
     """Return the LoRA to add into the weights: the one given, or the merge of a content and a style LoRA."""
     given = [] if fused is None else [fused] if isinstance(fused, str | Path | LoRA) else list(fused)
     if len(given) > 2:
@@ -135,8 +113,3 @@ def _unet_of(base: Any) -> nn.Module:
             f"`base` is of the type {type(base).__name__}; give a name, a folder, or a diffusers pipeline or UNet"
         )
     return unet
-
-
-def _scale_of(base: Any) -> int:
-    vae = getattr(base, "vae", None)
-    return SDXL_SCALE if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)

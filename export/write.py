@@ -1,29 +1,32 @@
-"""Write bundles of networks that are loaded already; `export.api` loads them first."""
+"""Write bundles of networks that are loaded already; `export.api` loads them first.
+
+Each function writes its bundle to `out`. It raises InputError for what is not offered, and FailedCheck when an artifact
+is not PyTorch's equal; `out` is then left as it was.
+"""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from export.bundle import BundleWriter, new_bundle
-from export.components.hypernet import hypernet_graph, require_input_layers
-from export.components.text_encoders import TextReference, text_graph
+from export.bundle import NOT_RUN, BundleWriter, file_entry, new_bundle
+from export.components.hypernet import hypernet_graph
+from export.components.text_encoders import text_graph
 from export.components.unet import unet_graph
-from export.components.vae import ImageReference, vae_graph
-from export.golden import GOLDEN_PROMPT, write_golden_image
-from export.manifest import file_entry
+from export.components.vae import vae_graph
+from export.golden import GOLDEN_IMAGE, write_golden_image
 from export.options import HypernetOptions, OnProgress, PipelineOptions, Report, Source, UNetOptions, ignore_progress
 from export.rewrites import rewrite_for
 from export.scheduling import scheduler_settings
-from export.targets import find_target
+from export.targets import find_offer
 from export.tolerance import component_precision
 from lorarar.base.attach import fused
 from lorarar.base.components import fingerprint
 from lorarar.base.sources import NETWORKS
 from lorarar.hypernet.checkpoints import LoadedHypernet
-from lorarar.hypernet.graph import Merger
 from lorarar.layout import Layout
 from runtime_py.noise import NOISE, NOISE_TEXT
 
@@ -35,58 +38,39 @@ def write_hypernet(
     out: Path,
     on_progress: OnProgress = ignore_progress,
 ) -> Report:
-    """Write the bundle of a hypernetwork to `out`; the hypernetwork is left as it was.
-
-    Raises InputError for what is not offered and FailedCheck when the artifact is not PyTorch's equal; `out` is then
-    left as it was.
-    """
-    target = find_target(options.target)
-    target.require("merger", options.precision)
-    require_input_layers(loaded.hypernet, layout)
+    """Write the bundle of a hypernetwork, which is left as it was."""
+    target, _ = find_offer(options.target, "merger", options.precision)
+    for group in layout.part("qo"):
+        loaded.hypernet.input_layer(group.out_features)  # InputError where it has none for that width
     facts = {"options": asdict(options), "layout": layout.to_json(options.rank), "hypernet": loaded.sha256}
     with new_bundle(out, target, facts, on_progress) as bundle:
-        _write_hypernet(bundle, loaded, layout, options.rank, options.precision)
-        return bundle.finish(options.precision, options.rank, layout, loaded)
+        bundle.write(hypernet_graph(loaded.hypernet, layout, options.rank, target.hypernet_form), options.precision)
+        return bundle.finish(options, layout, loaded)
 
 
 def write_unet(
     unet: Any, layout: Layout, options: UNetOptions, out: Path, on_progress: OnProgress = ignore_progress
 ) -> Report:
-    """Write the bundle of a diffusers UNet to `out`. The UNet is used up: its weights are freed once they are written.
-
-    Raises InputError for what is not offered and FailedCheck when the artifact is not PyTorch's equal; `out` is then
-    left as it was.
-    """
-    target = find_target(options.target)
-    target.require("unet", options.precision)
-    target.require_attention(options.attention)
+    """Write the bundle of a diffusers UNet. The UNet is used up: its weights are freed once they are written."""
+    target, _ = find_offer(options.target, "unet", options.precision, options.attention)
     with fused(unet, options.fused) if options.fused else nullcontext():
         adapted = None if options.fused else layout
         facts = {
-            "target": target.name,
-            "precision": options.precision,
-            "size": asdict(options.size),
-            "attention": options.attention,
+            "options": asdict(replace(options, fused=None)),
             "adapters": adapted is not None,
             "layout": layout.to_json(options.rank),
             "unet": fingerprint(unet),
         }
         with new_bundle(out, target, facts, on_progress) as bundle:
             _write_unet(bundle, unet, adapted, options)
-            return bundle.finish(options.precision, options.rank, layout)
+            return bundle.finish(options, layout)
 
 
 def write_pipeline(
     source: Source, options: PipelineOptions, out: Path, on_progress: OnProgress = ignore_progress
 ) -> Report:
-    """Write the bundle of a whole pipeline to `out`. The pipeline is used up: each network is freed once it is written.
-
-    Raises InputError for what is not offered and FailedCheck when a component is not PyTorch's equal; `out` is then
-    left as it was.
-    """
-    target = find_target(options.target)
-    target.require("unet", options.precision)
-    target.require_attention(options.attention)
+    """Write the bundle of a whole pipeline. The pipeline is used up: each network is freed once it is written."""
+    target, _ = find_offer(options.target, "unet", options.precision, options.attention)
     scheduler = scheduler_settings(source.pipeline.scheduler)
     for name in NETWORKS:
         getattr(source.pipeline, name).eval().requires_grad_(False)
@@ -105,7 +89,7 @@ def write_pipeline(
             "golden": _golden_image(bundle, source, options),
         }
         _write_components(bundle, source, options)
-        return bundle.finish(options.precision, options.rank, source.layout, source.hypernet, about)
+        return bundle.finish(options, source.layout, source.hypernet, about)
 
 
 def tokenizers(pipeline: Any) -> dict[str, Any]:
@@ -114,35 +98,24 @@ def tokenizers(pipeline: Any) -> dict[str, Any]:
 
 
 def _write_components(bundle: BundleWriter, source: Source, options: PipelineOptions) -> None:
-    pipeline = source.pipeline
-
-    def precision(name: str) -> str:
-        return component_precision(name, options.precision)
-
-    _write_hypernet(bundle, source.hypernet, source.layout, options.rank, precision("merger"))
+    pipeline, hypernet, form = source.pipeline, source.hypernet.hypernet, bundle.target.hypernet_form
+    precision = partial(component_precision, unet=options.precision)
+    bundle.write(hypernet_graph(hypernet, source.layout, options.rank, form), precision("merger"))
     for name, tokenizer in tokenizers(pipeline).items():
-        model = getattr(pipeline, name)
-        tokens = tokenizer(GOLDEN_PROMPT, padding="max_length", max_length=tokenizer.model_max_length, truncation=True)
-        graph = text_graph(name, model, tokens["input_ids"], owned=True)
-        bundle.write(graph, precision(name), TextReference(model))
+        model, length = getattr(pipeline, name), tokenizer.model_max_length
+        tokens = tokenizer(GOLDEN_IMAGE["prompt"], padding="max_length", max_length=length, truncation=True)
+        bundle.write(text_graph(name, model, tokens["input_ids"], owned=True), precision(name))
         setattr(pipeline, name, None)
-        del model, graph
+        del model
     _write_unet(bundle, pipeline.unet, source.layout, options)
-    vae = pipeline.vae
-    graph = vae_graph(vae, options.size, owned=True)
-    bundle.write(graph, precision(graph.name), ImageReference(vae), lambda: rewrite_for(bundle.target, vae))
-
-
-def _write_hypernet(bundle: BundleWriter, loaded: LoadedHypernet, layout: Layout, rank: int, precision: str) -> None:
-    hypernet = loaded.hypernet
-    graph = hypernet_graph(hypernet, layout, rank, bundle.target.hypernet_form)
-    bundle.write(graph, precision, Merger(hypernet, layout))
+    graph = vae_graph(pipeline.vae, options.size, owned=True)
+    bundle.write(graph, precision(graph.name), lambda: rewrite_for(bundle.target, pipeline.vae))
 
 
 def _write_unet(bundle: BundleWriter, unet: Any, layout: Layout | None, options: UNetOptions | PipelineOptions) -> None:
     graph = unet_graph(unet.eval().requires_grad_(False), layout, options.rank, options.size)
     # Only after the golden outputs are there, so that diffusers' own form is the reference.
-    bundle.write(graph, options.precision, prepare=lambda: rewrite_for(bundle.target, unet, options.attention))
+    bundle.write(graph, options.precision, lambda: rewrite_for(bundle.target, unet, options.attention))
 
 
 def _golden_image(bundle: BundleWriter, source: Source, options: PipelineOptions) -> dict[str, Any]:
@@ -154,20 +127,19 @@ def _golden_image(bundle: BundleWriter, source: Source, options: PipelineOptions
         path = folder / "golden" / "pipeline.safetensors"
         told = write_golden_image(source.pipeline, source.layout, options.rank, options.size, path)
         allowed = bundle.target.require("pipeline", options.precision)
-        entry = {**file_entry(folder, path), **told, "tolerance": asdict(allowed)}
+        entry = {**file_entry(folder, path), **told, "tolerance": asdict(allowed), "parity": NOT_RUN}
         bundle.work.keep("golden image", entry)
     return entry
 
 
 def _facts(source: Source, options: PipelineOptions) -> dict[str, Any]:
     """Return all that a bundle depends on but for the toolchains, as JSON."""
-    vocabularies = [sorted(tokenizer.get_vocab().items()) for tokenizer in tokenizers(source.pipeline).values()]
     return {
         "options": asdict(options),
         "layout": source.layout.to_json(options.rank),
         "hypernet": source.hypernet.sha256,
         "networks": {name: fingerprint(getattr(source.pipeline, name)) for name in NETWORKS},
-        "tokenizers": vocabularies,
+        "tokenizers": [sorted(tokenizer.get_vocab().items()) for tokenizer in tokenizers(source.pipeline).values()],
         "scheduler": {name: str(value) for name, value in source.pipeline.scheduler.config.items()},
     }
 

@@ -10,8 +10,9 @@ The public names are those of `dir(lorarar)`. Each is imported when it is first 
 neither numpy nor torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lorarar.toolchains import lazy_names
 
 if TYPE_CHECKING:
     from lorarar.api import merge
@@ -23,31 +24,20 @@ if TYPE_CHECKING:
     from lorarar.merging import METHODS
 
 __version__ = "0.1.0"
-
 __all__ = ["METHODS", "FailedCheck", "Hypernetwork", "InputError", "Layout", "LoRA", "LoraLayer", "load_layout"]
 __all__ += ["merge", "read_lora"]
-
-_HOMES = {
-    "METHODS": "lorarar.merging",
-    "FailedCheck": "lorarar.errors",
-    "Hypernetwork": "lorarar.hypernet.network",
-    "InputError": "lorarar.errors",
-    "Layout": "lorarar.layout",
-    "LoRA": "lorarar.lora",
-    "LoraLayer": "lorarar.lora",
-    "load_layout": "lorarar.base.names",
-    "merge": "lorarar.api",
-    "read_lora": "lorarar.lora",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "lorarar.api": ["merge"],
+        "lorarar.base.names": ["load_layout"],
+        "lorarar.errors": ["FailedCheck", "InputError"],
+        "lorarar.hypernet.network": ["Hypernetwork"],
+        "lorarar.layout": ["Layout"],
+        "lorarar.lora": ["LoRA", "LoraLayer", "read_lora"],
+        "lorarar.merging": ["METHODS"],
+    },
+)
 
 
 def __dir__() -> list[str]:

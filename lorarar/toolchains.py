@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -49,3 +50,33 @@ def quiet_toolchains(level: int = logging.WARNING) -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def named_if_missing(packages: Collection[str], extra: str) -> Iterator[None]:
+    """Import quietly in the block; InputError names the extra to install where one of these packages is missing."""
+    try:
+        with quiet_toolchains():
+            yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in packages:
+            raise
+        raise missing_toolchain(package, extra) from None
+
+
+def lazy_names(package: str, homes: Mapping[str, Collection[str]]) -> Callable[[str], Any]:
+    """Make a package's `__getattr__`, which imports a public name when it is first used.
+
+    `homes` is module → the names that it holds.
+    """
+
+    def find(name: str) -> Any:
+        for home, names in homes.items():
+            if name in names:
+                found = getattr(importlib.import_module(home), name)
+                setattr(sys.modules[package], name, found)
+                return found
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return find

@@ -7,9 +7,6 @@ from lorarar.hypernet.graph import Merger
 from lorarar.hypernet.network import Hypernetwork
 from lorarar.layout import Layout, input_shapes, output_shapes, rank_sizes
 
-NAME = "merger"
-"""What the component is called in manifests and file names."""
-
 # Runtimes schedule a product over a whole group at least as well as an unrolled loop over parts of it, whose graph is
 # eleven times as long (SDXL: 656 nodes against 60, and 16 s to export).
 _WHOLE_GROUP = 1 << 30
@@ -21,10 +18,5 @@ def hypernet_graph(hypernet: Hypernetwork, layout: Layout, rank: int, form: str)
     `form` is a key of `lorarar.hypernet.network.FORMS`: the one that the target's runtime computes fastest.
     """
     merger = Merger(hypernet, layout, at_once=_WHOLE_GROUP, form=form)
-    return Graph(NAME, merger, input_shapes(layout), output_shapes(layout), rank_sizes(rank))
-
-
-def require_input_layers(hypernet: Hypernetwork, layout: Layout) -> None:
-    """Refuse a hypernetwork that has no input layer for a width of the layout, with InputError."""
-    for group in layout.part("qo"):
-        hypernet.input_layer(group.out_features)
+    shapes = input_shapes(layout), output_shapes(layout)
+    return Graph("merger", merger, *shapes, rank_sizes(rank), reference=Merger(hypernet, layout))

@@ -95,4 +95,4 @@ def text_graph(name: str, model: Any, tokens: Sequence[int], owned: bool = False
         outputs["text_embeds"] = (1, text.projection.out_features)
     # Token numbers in fp16 would be rounded: 49406 and 49407 would become one.
     dtypes, golden = {"input_ids": torch.int32}, {"input_ids": {"values": list(tokens)}}
-    return Graph(name, text, {"input_ids": (1, length)}, outputs, {}, dtypes, golden, owned)
+    return Graph(name, text, {"input_ids": (1, length)}, outputs, {}, dtypes, golden, owned, TextReference(model))

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from export.graph import Graph, ImageSize
 from lorarar.layout import Layout, Shape, adapter_shapes
 
-NAME = "unet"
-"""What the component is called in manifests and file names."""
 CONDITIONS = ("encoder_hidden_states", "text_embeds", "time_ids")
 """The inputs that tell the UNet what to draw, beside the latents and the timestep."""
 
@@ -66,9 +64,7 @@ class AdaptedUNet(nn.Module):
         super().__init__()
         self.layout, self._live = layout, _Live()
         for name in layout.modules if layout else ():
-            parent, _, last = name.rpartition(".")
-            owner = unet.get_submodule(parent)
-            setattr(owner, last, AdaptedLinear(unet.get_submodule(name), self._live, name))
+            unet.set_submodule(name, AdaptedLinear(unet.get_submodule(name), self._live, name))
         self.unet = unet
 
     def forward(self, sample: Tensor, timestep: Tensor, **tensors: Tensor) -> dict[str, Tensor]:
@@ -116,4 +112,4 @@ def unet_graph(unet: Any, layout: Layout | None, rank: int, size: ImageSize, mod
     side = float(size.pixels)
     sizes = {"values": [side, side, 0.0, 0.0, side, side] * batch}
     module = AdaptedUNet(unet, layout) if module is None else module
-    return Graph(NAME, module, inputs, outputs, {"merged_rank": 2 * rank}, dtypes, {"time_ids": sizes}, owned=True)
+    return Graph("unet", module, inputs, outputs, {"merged_rank": 2 * rank}, dtypes, {"time_ids": sizes}, owned=True)

@@ -11,9 +11,6 @@ from torch import Tensor, nn
 from export.graph import Graph, ImageSize
 from lorarar.layout import Shape
 
-NAME = "vae_decoder"
-"""What the component is called in manifests and file names."""
-
 
 class ImageDecoder(nn.Module):
     """The decoder of an AutoencoderKL or AutoencoderTiny, with the scaling that a pipeline does before and after it."""
@@ -22,11 +19,11 @@ class ImageDecoder(nn.Module):
         super().__init__()
         self.post_quant_conv, self.decoder = getattr(vae, "post_quant_conv", None), vae.decoder
         mean, spread = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
-        known = mean is not None and spread is not None
-        channels = (1, vae.config.latent_channels, 1, 1)
-        factor = torch.tensor(spread if known else [1.0] * channels[1]).reshape(channels) / vae.config.scaling_factor
-        self.factor = nn.Buffer(factor, persistent=False)
-        mean = torch.tensor(mean if known else [0.0] * channels[1]).reshape(channels)
+        channels = vae.config.latent_channels
+        if mean is None or spread is None:
+            mean, spread = [0.0] * channels, [1.0] * channels
+        mean, spread = (torch.tensor(values).reshape(1, channels, 1, 1) for values in (mean, spread))
+        self.factor = nn.Buffer(spread / vae.config.scaling_factor, persistent=False)
         self.mean = nn.Buffer(mean, persistent=False)
 
     def forward(self, latents: Float[Tensor, "1 4 h w"]) -> dict[str, Float[Tensor, "1 3 y x"]]:
@@ -57,4 +54,5 @@ def vae_graph(vae: Any, size: ImageSize, owned: bool = False) -> Graph:
     """Make the graph of the decoder of a diffusers VAE, for one image. An `owned` VAE is used up by the conversion."""
     latents: Shape = (1, vae.config.latent_channels, size.latent, size.latent)
     image: Shape = (1, vae.config.out_channels, size.pixels, size.pixels)
-    return Graph(NAME, ImageDecoder(vae), {"latents": latents}, {"image": image}, {}, owned=owned)
+    shapes = {"latents": latents}, {"image": image}
+    return Graph("vae_decoder", ImageDecoder(vae), *shapes, {}, owned=owned, reference=ImageReference(vae))

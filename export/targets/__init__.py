@@ -6,11 +6,15 @@ To add one, describe it in a file beside these (`TARGET`), import that file belo
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from export.targets import coreml, executorch, onnx
 from export.targets.target import Target as Target
 from lorarar.errors import InputError
 
 TARGETS: dict[str, Target] = {module.TARGET.name: module.TARGET for module in (onnx, coreml, executorch)}
+APPS = {"android_demo": "app/src/main/assets/bundles", "ios_demo": "App/Resources/bundles"}
+"""A demo app's folder → the folder in it that holds its bundles, each in a folder named by its target."""
 
 
 def find_target(name: str) -> Target:
@@ -18,3 +22,26 @@ def find_target(name: str) -> Target:
     if name not in TARGETS:
         raise InputError(f"unknown `target` {name!r}; valid are {', '.join(TARGETS)}")
     return TARGETS[name]
+
+
+def find_offer(name: str, component: str, precision: str | None, attention: str | None = None) -> tuple[Target, str]:
+    """Return a target and the precision of one of its components (default: its own).
+
+    Raises InputError for what the target does not offer, an `attention` too.
+    """
+    target = find_target(name)
+    precision = precision or target.default_precision
+    target.require(component, precision)
+    if attention is not None and attention not in target.attentions:
+        raise InputError(f"`attention` is {attention!r}; valid for {name} are {', '.join(target.attentions)}")
+    return target, precision
+
+
+def bundle_folder(app: Path, target: Target) -> Path:
+    """Return where the app in the folder `app` looks for the bundle of a target; InputError when it can't run that."""
+    if app.name not in APPS or not app.is_dir():
+        raise InputError(f"{app}: no demo app is there; give the path of {' or '.join(APPS)}")
+    if app.name not in target.apps:
+        runs = ", ".join(name for name, other in TARGETS.items() if app.name in other.apps)
+        raise InputError(f"{app.name} runs {runs}, not {target.name}; give another `target`")
+    return app / APPS[app.name] / target.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from export.targets.target import FLOATS, Cost, Target, WeightBytes
+from export.targets.target import FLOATS, ExportCost, Target, WeightBytes
 from export.tolerance import tolerances
 
 NEURAL_ENGINE_BYTES = 1_000_000_000
@@ -30,5 +30,5 @@ TARGET = Target(
         "w6": WeightBytes(0.75, 0.75, 0.75),
         "w4": WeightBytes(0.5, 0.75, 0.5),
     },
-    costs={"fp16": Cost(0.13, 5.1)},
+    costs={"fp16": ExportCost(0.13, 5.1)},
 )

@@ -8,7 +8,7 @@ loading it twice, orders what crosses the border by chance, and passes it on in 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +17,7 @@ import numpy as np
 from coremltools.proto import FeatureTypes_pb2, Model_pb2
 
 from runtime_py.mil.blob import ALIGNMENT, HEADER, METADATA, SENTINEL, VERSION
-from runtime_py.mil.values import TensorType, tensor_type
+from runtime_py.mil.values import tensor_type
 
 _SLACK = 0.05  # of a chunk, by which a cut may move to where less crosses it
 _FEATURES = {"fp16": "FLOAT16", "fp32": "FLOAT32", "int32": "INT32"}
@@ -54,6 +54,7 @@ class _Program:
     """A program's only function: what each name is, and which operations read it."""
 
     spec: Any
+    function: Any
     block: Any
     stored: np.ndarray  # weight.bin, mapped
     steps: tuple[int, ...]  # positions of the operations that are no constants, in running order
@@ -68,11 +69,7 @@ class _Program:
         types = {given.name: given.type for given in function.inputs} | {output.name: output.type for output, _ in made}
         steps = tuple(i for i, operation in enumerate(block.operations) if not _is_constant(operation))
         stored = np.memmap(root / "weights" / "weight.bin", np.uint8, mode="r")
-        return cls(spec, block, stored, steps, {output.name: i for output, i in made}, types)
-
-    @property
-    def function(self) -> Any:
-        return next(iter(self.spec.mlProgram.functions.values()))
+        return cls(spec, function, block, stored, steps, {output.name: i for output, i in made}, types)
 
     def reads(self, position: int) -> list[str]:
         """Return the names that an operation reads."""
@@ -95,16 +92,14 @@ class _Program:
 
     def cuts(self, limit: int) -> list[int]:
         """Return the numbers of steps after which a chunk ends; the last chunk ends with the program."""
-        weights = self._weights()
-        crossing = self._crossing()
-        reached = np.cumsum(weights)
-        for count in range(max(1, math.ceil(reached[-1] / limit)), len(weights) + 1):
+        reached, crossing = np.cumsum(self._weights()), self._crossing()
+        for count in range(max(1, math.ceil(reached[-1] / limit)), len(reached) + 1):
             ends = [_near(reached, crossing, reached[-1] * part / count, count) for part in range(1, count)]
-            ends.append(len(weights))
+            ends.append(len(reached))
             sizes = np.diff([0, *(reached[end - 1] for end in ends)])
             if count == 1 or (len(set(ends)) == count and sizes.max() <= limit):
                 return ends
-        return [len(weights)]  # one layer alone is larger
+        return [len(reached)]  # one layer alone is larger
 
     def _weights(self) -> list[int]:
         """Return the bytes of the weights that each step is the first to need."""
@@ -126,10 +121,10 @@ class _Program:
             first = order.get(self.makers.get(name, -1))
             if first is not None:
                 kind = tensor_type(self.types[name], name)
-                size = kind.nbytes if kind.dtype.name in _FEATURES else math.inf
-                # Infinity can't be subtracted again, so a number that no sum of sizes reaches stands for it.
-                change[first + 1] += min(size, 1e18)
-                change[number + 1] -= min(size, 1e18)
+                # For infinity, which can't be subtracted again, stands a number that no sum of sizes reaches.
+                size = kind.nbytes if kind.dtype.name in _FEATURES else 1e18
+                change[first + 1] += size
+                change[number + 1] -= size
         return np.cumsum(change)
 
 
@@ -145,24 +140,22 @@ def _near(reached: np.ndarray, crossing: np.ndarray, wanted: float, count: int) 
 def _write_chunk(chunk: Any, program: _Program, first: int, last: int) -> None:
     """Fill a model with the steps from `first` to before `last` and the constants that they need."""
     steps = program.steps[first:last]
-    constants = dict.fromkeys(position for step in steps for position in program.constants_of(step))
+    constants = {position for step in steps for position in program.constants_of(step)}
     kept = sorted({*constants, *steps})
-    made = {output.name for position in steps for output in program.block.operations[position].outputs}
+    made = {output.name for position in kept for output in program.block.operations[position].outputs}
     read = dict.fromkeys(name for step in steps for name in program.reads(step))
-    constant_names = {output.name for position in constants for output in program.block.operations[position].outputs}
-    inputs = [name for name in read if name not in made and name not in constant_names]
+    inputs = [name for name in read if name not in made]
     later = {name for step in program.steps[last:] for name in program.reads(step)} | set(program.block.outputs)
     outputs = [
         output.name for step in steps for output in program.block.operations[step].outputs if output.name in later
     ]
-    old = program.function
     chunk.specificationVersion = program.spec.specificationVersion
     chunk.mlProgram.version = program.spec.mlProgram.version
     function = chunk.mlProgram.functions["main"]
-    function.opset = old.opset
+    function.opset = program.function.opset
     for name in inputs:
         function.inputs.add(name=name).type.CopyFrom(program.types[name])
-    block = function.block_specializations[old.opset]
+    block = function.block_specializations[function.opset]
     block.outputs.extend(outputs)
     block.operations.extend(program.block.operations[position] for position in kept)
     for field, names in ((chunk.description.input, inputs), (chunk.description.output, outputs)):
@@ -175,7 +168,7 @@ def _feature(program: _Program, name: str) -> Any:
     for known in (*description.input, *description.output):
         if known.name == name:
             return known
-    kind: TensorType = tensor_type(program.types[name], name)
+    kind = tensor_type(program.types[name], name)
     made = Model_pb2.FeatureDescription(name=name)
     made.type.multiArrayType.shape.extend(size for size in kind.shape if size is not None)
     data_type = FeatureTypes_pb2.ArrayFeatureType.ArrayDataType
@@ -212,6 +205,5 @@ def _is_blob(value: Any) -> bool:
 def _values(operation: Any) -> Iterator[Any]:
     """Yield the Value messages of an operation: its attributes, and arguments that are written in place."""
     yield from operation.attributes.values()
-    arguments: Iterable[Any] = operation.inputs.values()
-    for argument in arguments:
+    for argument in operation.inputs.values():
         yield from (binding.value for binding in argument.arguments if binding.WhichOneof("binding") == "value")

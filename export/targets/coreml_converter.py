@@ -143,17 +143,10 @@ class halve(FP16ComputePrecision):  # noqa: N801  (coremltools registers a pass 
                 block.replace_uses_of_var_after_op(anchor_op=reader, old_var=cast, new_var=half)
                 block.remove_ops([reader, constant])
                 gone += [reader, constant]
+        # The pass walks a list of all operations, and an operation and its outputs refer to each other: without this,
+        # the list would keep the weights until the end.
         for removed in [op, *gone] if gone else []:
-            _empty(removed)
-
-
-def _empty(operation: Any) -> None:
-    """Drop all that an operation refers to once it is gone from its block.
-
-    The pass walks a list of all operations, and an operation and its outputs refer to each other: without this, the
-    list would keep the weights until the end.
-    """
-    operation.__dict__.clear()
+            removed.__dict__.clear()
 
 
 _TIME_STEPS = 6  # operations from a timestep to its sine, at most
@@ -179,8 +172,7 @@ def _same_input_same_bytes(package: Path) -> None:
     file = package / "Manifest.json"
     manifest = json.loads(file.read_text())
     names = {old: str(uuid5(NAMESPACE_URL, item["path"])) for old, item in manifest["itemInfoEntries"].items()}
-    entries = {names[old]: item for old, item in manifest["itemInfoEntries"].items()}
-    manifest["itemInfoEntries"] = dict(sorted(entries.items()))
+    manifest["itemInfoEntries"] = dict(sorted((names[old], item) for old, item in manifest["itemInfoEntries"].items()))
     manifest["rootModelIdentifier"] = names[manifest["rootModelIdentifier"]]
     file.write_text(json.dumps(manifest, indent=4) + "\n")
     model = package / "Data" / manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]

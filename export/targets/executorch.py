@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from export.targets.target import FLOATS, Cost, Target, WeightBytes
+from export.targets.target import FLOATS, ExportCost, Target, WeightBytes
 from export.tolerance import tolerances
 
 TARGET = Target(
@@ -22,5 +22,5 @@ TARGET = Target(
     norms=("layer norm in plain operations",),
     # Linears alone are compressed; w4 has a scale of 4 bytes for each 32 weights.
     bytes_per_weight={**FLOATS, "w8": WeightBytes(1.0, 4.0, 4.0), "w4": WeightBytes(0.5 + 4 / 32, 4.0, 4.0)},
-    costs={"fp32": Cost(0.21, 13.7), "w8": Cost(0.30, 7.1)},
+    costs={"fp32": ExportCost(0.21, 13.7), "w8": ExportCost(0.30, 7.1)},
 )

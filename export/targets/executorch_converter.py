@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def _shared_by_copies(program: ExportedProgram) -> Iterator[None]:
     tensors = [weakref.ref(value) for value in values if isinstance(value, torch.Tensor)]
     del values, program
     for tensor in tensors:
-        vars(tensor())["__deepcopy__"] = _answer(tensor)
+        vars(tensor())["__deepcopy__"] = lambda memo, own=tensor: own()
     try:
         yield
     finally:
@@ -77,11 +77,6 @@ def _shared_by_copies(program: ExportedProgram) -> Iterator[None]:
             left = tensor()
             if left is not None:
                 vars(left).pop("__deepcopy__", None)
-
-
-def _answer(tensor: weakref.ref[torch.Tensor]) -> Callable[[object], torch.Tensor | None]:
-    """Make a `__deepcopy__` that returns the tensor itself."""
-    return lambda memo: tensor()
 
 
 @contextmanager

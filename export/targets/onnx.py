@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from export.targets.target import FLOATS, Cost, Target, WeightBytes
+from export.targets.target import FLOATS, ExportCost, Target, WeightBytes
 from export.tolerance import tolerances
 
 TARGET = Target(
@@ -20,5 +20,5 @@ TARGET = Target(
     fuses_attention=True,
     # MatMulNBits has a scale of 4 bytes for each 32 weights; convolutions are int8 at 4 bits too.
     bytes_per_weight={**FLOATS, "w8": WeightBytes(1 + 4 / 32, 1.0, 4.0), "w4": WeightBytes(0.5 + 4 / 32, 1.0, 4.0)},
-    costs={"fp32": Cost(0.10, 5.4), "fp16": Cost(0.07, 3.0)},
+    costs={"fp32": ExportCost(0.10, 5.4), "fp16": ExportCost(0.07, 3.0)},
 )

@@ -9,14 +9,14 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as onnx_passes
 import torch
+from onnx import helper, numpy_helper
 from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules import common as rules
 
 from export.graph import Graph
-from export.targets.onnx_weights import quantize_weights
 from export.targets.trace import trace
-from lorarar.toolchains import quiet_toolchains
+from lorarar.toolchains import import_onnxruntime, quiet_toolchains
 from runtime_py.bundle import ONNX_MODEL
 
 OPSET = 20
@@ -34,8 +34,12 @@ _RULES = [
     rules.unsqueeze_unsqueeze_rule,
 ]
 BITS = {"w8": 8, "w4": 4}
+BLOCK = 32  # weights along an input that share a scale
 ONE_FILE = 1_900_000_000  # bytes of weights that go into one file; protobuf ends at 2 GiB
 WEIGHTS = "weights.bin"
+# The first and the last layer stay in float: all that is drawn goes through them, and they are next to nothing.
+_DECISIVE = ("unet.conv_in.", "unet.conv_out.")
+_LARGEST = 127  # of an int8
 
 
 def convert(graph: Graph, precision: str, path: Path) -> None:
@@ -56,7 +60,7 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
         weights = list(model.graph.initializers.values())
         _simplify(model)
         if precision in BITS:
-            model = ir.from_proto(quantize_weights(ir.to_proto(model), BITS[precision]))
+            model = ir.from_proto(_quantize(ir.to_proto(model), BITS[precision]))
         _default_to_nothing(graph, model, dtype)
         _forget_origins(model)
         onnx.checker.check_model(str(_save(model, path)))
@@ -117,3 +121,42 @@ def _default_to_nothing(graph: Graph, model: ir.Model, dtype: torch.dtype) -> No
             sizes = [0 if isinstance(size, str) else size for size in shape]
             inputs[name].const_value = ir.tensor(np.zeros(sizes, kind), name=name)
             model.graph.initializers[name] = inputs[name]
+
+
+def _quantize(model: onnx.ModelProto, bits: int) -> onnx.ModelProto:
+    """Return the model with weights of `bits` bits; inputs, the adapters among them, stay in float. Uses the model up.
+
+    Products with constant weights become ONNX Runtime's MatMulNBits: blocks along the input, a scale each. Convolutions
+    have no such operation: their weights are int8 with a scale for each output channel, at 4 bits too.
+    """
+    import_onnxruntime()  # without its telemetry, whatever is imported of it next
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    config = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, bits=bits)
+    quantizer = MatMulNBitsQuantizer(model, algo_config=config)
+    quantizer.process()
+    quantized = quantizer.model.model
+    _quantize_convolutions(quantized.graph)
+    return quantized
+
+
+def _quantize_convolutions(graph: onnx.GraphProto) -> None:
+    """Put DequantizeLinear of an int8 constant before every convolution that is not decisive."""
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    users = [node for node in graph.node if node.op_type == "Conv" and node.input[1] in weights]
+    before: list[onnx.NodeProto] = []
+    for name in dict.fromkeys(node.input[1] for node in users):
+        if any(part in name for part in _DECISIVE):
+            continue
+        values = numpy_helper.to_array(weights[name])
+        scale = np.abs(values).reshape(len(values), -1).max(axis=1) / _LARGEST
+        scale = np.where(scale == 0, 1, scale).astype(values.dtype)
+        rounded = np.rint(values / scale.reshape(-1, *[1] * (values.ndim - 1))).astype(np.int8)
+        graph.initializer.remove(weights[name])
+        graph.initializer.extend(
+            [numpy_helper.from_array(rounded, f"{name}_q8"), numpy_helper.from_array(scale, f"{name}_scale")]
+        )
+        before.append(helper.make_node("DequantizeLinear", [f"{name}_q8", f"{name}_scale"], [name], axis=0))
+    kept = [*before, *graph.node]
+    del graph.node[:]
+    graph.node.extend(kept)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from export.tolerance import Tolerances
 from lorarar.errors import InputError
-from lorarar.toolchains import missing_toolchain, quiet_toolchains
+from lorarar.toolchains import named_if_missing
 from runtime_py.parity import Tolerance
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ FLOATS = {"fp32": WeightBytes(4.0, 4.0, 4.0), "fp16": WeightBytes(2.0, 2.0, 2.0)
 
 
 @dataclass(frozen=True)
-class Cost:
+class ExportCost:
     """What exporting and checking a UNet took on 2 cores of a server (docs/full-size.md; a test compares)."""
 
     seconds_per_million: float  # weights
@@ -63,17 +63,12 @@ class Target:
     fuses_attention: bool = False  # whether diffusers' own attention is left as it is, since the runtime fuses it
     norms: tuple[str, ...] = ()  # keys of export.rewrites.NORMS: norms that are rewritten
     chunk_bytes: int | None = None  # weights that one model may have; more are cut into chunks in one artifact
-    costs: Mapping[str, Cost] = field(default_factory=dict)  # measured, by precision
+    costs: Mapping[str, ExportCost] = field(default_factory=dict)  # measured, by precision
 
     @property
     def precisions(self) -> tuple[str, ...]:
         """The precisions of the UNet, by which a pipeline goes."""
         return tuple(self.tolerances["unet"])
-
-    @property
-    def extra(self) -> str:
-        """The extra of this distribution that brings the packages."""
-        return self.name
 
     def require(self, component: str, precision: str) -> Tolerance:
         """Return the tolerance of a component in a precision; InputError tells the precisions that are offered."""
@@ -86,22 +81,11 @@ class Target:
             )
         return offered[precision]
 
-    def require_attention(self, attention: str) -> None:
-        """Refuse a form of attention that this target has no use for, with InputError."""
-        if attention not in self.attentions:
-            raise InputError(f"`attention` is {attention!r}; valid for {self.name} are {', '.join(self.attentions)}")
-
     def io_dtype(self, precision: str) -> str:
         """Return the type of an artifact's inputs and outputs, but for those that no precision changes."""
         return "float16" if precision in self.half_io else "float32"
 
     def load_converter(self) -> Convert:
         """Import the toolchain and return `convert`; InputError names the extra to install when it is missing."""
-        try:
-            with quiet_toolchains():
-                return cast(Convert, import_module(self.converter).convert)
-        except ModuleNotFoundError as error:
-            package = (error.name or "").partition(".")[0]
-            if package not in self.packages:
-                raise
-            raise missing_toolchain(package, self.extra) from None
+        with named_if_missing(self.packages, extra=self.name):
+            return cast(Convert, import_module(self.converter).convert)

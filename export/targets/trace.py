@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.export import Dim, ExportedProgram
 
@@ -40,16 +38,14 @@ def trace(graph: Graph, dtype: torch.dtype, dynamic: bool = False) -> ExportedPr
     for part in module.modules():
         if isinstance(part, Hypernetwork):
             part.float()
-    example = tuple(graph.example(dtype).values())
-    with torch.no_grad(), quiet_toolchains():
-        return torch.export.export(module, example, dynamic_shapes=_dynamic_shapes(graph) if dynamic else None)
-
-
-def _dynamic_shapes(graph: Graph) -> tuple[tuple[dict[int, Any], ...]]:
-    dims = {name: Dim(name, min=1, max=MAX_RANK) for name in graph.sizes}
-    return (
-        tuple(
-            {axis: dims[size] for axis, size in enumerate(shape) if isinstance(size, str)}
-            for shape in graph.inputs.values()
-        ),
+    # Memory that is never touched, so that the inputs of a full-size trace cost none.
+    example = tuple(
+        torch.empty(graph.fixed(shape), dtype=graph.dtypes.get(name, dtype)) for name, shape in graph.inputs.items()
     )
+    dims = {name: Dim(name, min=1, max=MAX_RANK) for name in graph.sizes}
+    shapes = tuple(
+        {axis: dims[size] for axis, size in enumerate(shape) if isinstance(size, str)}
+        for shape in graph.inputs.values()
+    )
+    with torch.no_grad(), quiet_toolchains():
+        return torch.export.export(module, example, dynamic_shapes=(shapes,) if dynamic else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import getitem
 
@@ -25,15 +25,17 @@ class QuickXnnpackPartitioner(XnnpackPartitioner):
 
 @dataclass(frozen=True)
 class _Part:
-    """A partition as three sets of nodes, each a number whose bit i stands for the graph's node i."""
+    """A partition: its nodes, and three sets of nodes, each a number whose bit i stands for the graph's node i."""
 
     number: int
+    nodes: tuple[Node, ...]
     own: int
     after: int  # every node that depends on one of its own
     before: int  # every node that one of its own depends on
 
     def merged(self, other: _Part) -> _Part:
-        return _Part(self.number, self.own | other.own, self.after | other.after, self.before | other.before)
+        sets = self.own | other.own, self.after | other.after, self.before | other.before
+        return _Part(self.number, self.nodes + other.nodes, *sets)
 
     @property
     def is_cyclic(self) -> bool:
@@ -75,9 +77,10 @@ def _in_order(nodes: Sequence[Node], groups: Sequence[Sequence[Node]]) -> list[_
             before[number] |= 1 << place[source] | before[place[source]]
     parts = []
     for order, group in enumerate(sorted(groups, key=lambda group: -max(place[node] for node in group))):
-        part = _Part(order, 0, 0, 0)
-        for number in (place[node] for node in group):
-            part = part.merged(_Part(order, 1 << number, after[number], before[number]))
+        part = _Part(order, (), 0, 0, 0)
+        for node in group:
+            number = place[node]
+            part = part.merged(_Part(order, (node,), 1 << number, after[number], before[number]))
         parts.append(part)
     return parts
 
@@ -87,7 +90,7 @@ def _partitions(nodes: Sequence[Node], parts: Sequence[_Part]) -> list[Partition
 
     Where all users of a node only pick one of its outputs (`getitem`), they are put into the node's own partition.
     """
-    home = {nodes[place]: part.number for part in parts for place in _members(part.own)}
+    home = {node: part.number for part in parts for node in part.nodes}
     home |= {
         user: home[node]
         for node in nodes
@@ -100,11 +103,3 @@ def _partitions(nodes: Sequence[Node], parts: Sequence[_Part]) -> list[Partition
         if node in home:
             members[home[node]].append(node)
     return [Partition(id=number, nodes=inside) for number, inside in members.items() if inside]
-
-
-def _members(bits: int) -> Iterator[int]:
-    """Yield the places of a number's bits that are 1, the lowest first."""
-    while bits:
-        lowest = bits & -bits
-        yield lowest.bit_length() - 1
-        bits ^= lowest

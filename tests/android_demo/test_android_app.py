@@ -26,8 +26,7 @@ from benchmarks.devices.adb_link import AdbLink
 from benchmarks.devices.device import MeasureOptions, Watch
 from benchmarks.devices.phone import APP
 from benchmarks.processes import ProgramOutput
-from export.demo_apps import bundle_folder
-from export.targets import find_target
+from export.targets import bundle_folder, find_target
 from lorarar import __version__
 
 pytestmark = pytest.mark.apps

@@ -15,6 +15,7 @@ from tiny_world import tiny_hypernet
 
 import export
 from export import HypernetOptions, targets, write_hypernet
+from export.source import chosen_hypernet
 from export.targets import TARGETS, find_target
 from lorarar.base.sources import open_pipeline, open_unet
 from lorarar.commands.export import main
@@ -44,6 +45,11 @@ def test_a_loaded_unet_is_used_up(shallow_pipeline: Path, tmp_path: Path, monkey
     inputs = {tensor["name"]: tensor["shape"] for tensor in report.manifest["components"]["unet"]["inputs"]}
     assert inputs["sample"] == [1, 4, 8, 8] and "adapter_qo_32x32_down" in inputs
     assert all(value.is_meta for value in unet.parameters())
+
+
+def test_a_network_at_hand_is_taken_as_it_is(layout: Layout) -> None:
+    network = tiny_hypernet().hypernet
+    assert chosen_hypernet("no-base", layout, network, untrained=False).hypernet is network
 
 
 REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {

@@ -8,11 +8,11 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny
 
-from export.bundle import write_component
+from export import HypernetOptions
+from export.bundle import make_manifest, write_component, write_manifest
 from export.components.text_encoders import TextEncoder, TextReference, text_graph
 from export.components.vae import ImageDecoder, ImageReference, vae_graph
 from export.graph import ImageSize
-from export.manifest import make_manifest, write_manifest
 from export.rewrites import rewrite_for
 from export.targets import find_target
 from lorarar.base.names import load_layout
@@ -81,7 +81,7 @@ def test_a_tiny_decoder_is_diffusers(tiny_pipeline: Path, tmp_path: Path, target
     (tmp_path / "bundle").mkdir()
     entry = write_component(tmp_path / "bundle", graph, find_target(target), "fp32", lambda _: None)
     layout = load_layout(str(tiny_pipeline))
-    data = make_manifest(find_target(target), "fp32", RANK, layout, {"vae_decoder": entry})
+    data = make_manifest(HypernetOptions(target, "fp32", RANK), layout, {"vae_decoder": entry})
     write_manifest(tmp_path / "bundle", data)
     session = open_runner(Bundle.open(tmp_path / "bundle"), "vae_decoder")
     latents = torch.randn(1, 4, 8, 8)

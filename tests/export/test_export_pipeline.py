@@ -22,11 +22,10 @@ from tiny_world import random_lora
 from export import PipelineOptions, Source, UNetOptions, write_pipeline, write_unet
 from export.bundle import write_component
 from export.components.text_encoders import text_graph
-from export.demo_apps import bundle_folder
 from export.golden import write_golden_image
 from export.graph import ImageSize
 from export.source import chosen_hypernet
-from export.targets import TARGETS, find_target
+from export.targets import TARGETS, bundle_folder, find_target
 from export.tolerance import component_precision
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline, open_unet

@@ -10,7 +10,7 @@ import torch
 from measured_pages import DOCS, PAGES
 from safetensors.torch import save_file
 
-from export.plan import PHONE_BYTES, ComponentPlan, Plan, advice, plan
+from export.plan import PHONE_BYTES, ComponentPlan, Plan, advice, plan_pipeline
 from export.targets import TARGETS, find_target
 from lorarar.base.names import CONFIGS, load_layout
 from lorarar.base.sources import meta_parts, open_pipeline
@@ -19,7 +19,7 @@ from lorarar.errors import InputError
 
 
 def planned(base: str, target: str, precision: str, rank: int = 64) -> Plan:
-    return plan(find_target(target), precision, load_layout(base), rank, meta_parts(base))
+    return plan_pipeline(base, target=target, precision=precision, rank=rank)
 
 
 def test_a_folder_is_counted_as_it_is(tiny_pipeline: Path) -> None:

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from export import PipelineOptions, Source, bundle, write, write_pipeline
+from export.bundle import file_entry
 from export.graph import ImageSize
-from export.manifest import file_entry
 from export.resume import STATE, Unfinished, unfinished_folder
 from export.source import chosen_hypernet
 from lorarar.base.names import load_layout
@@ -214,12 +214,10 @@ def test_an_error_before_anything_is_finished_leaves_nothing(tmp_path: Path) -> 
 def test_the_manifest_is_written_once_and_files_are_hashed_once(
     shallow_pipeline: Path, tmp_path: Path, written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from export import manifest
-
     written.append("vae_decoder")  # nothing is stopped
     hashed, manifests = [], []
-    tree, real = manifest.tree_sha256, bundle.write_manifest
-    monkeypatch.setattr(manifest, "tree_sha256", lambda path: hashed.append(path.name) or tree(path))
+    tree, real = bundle.tree_sha256, bundle.write_manifest
+    monkeypatch.setattr(bundle, "tree_sha256", lambda path: hashed.append(path.name) or tree(path))
     monkeypatch.setattr(bundle, "write_manifest", lambda folder, data: manifests.append(data) or real(folder, data))
     files = export(shallow_pipeline, tmp_path / "bundle")
     assert len(manifests) == 1 and json.loads(files["manifest.json"]) == manifests[0]

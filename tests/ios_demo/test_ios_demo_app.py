@@ -17,8 +17,7 @@ from ios.swift import DEMO, PACKAGE, ROOT
 
 from benchmarks.devices import ios_run
 from benchmarks.devices.phone import APP
-from export.demo_apps import BUNDLES
-from export.targets import find_target
+from export.targets import APPS, find_target
 
 pytestmark = pytest.mark.apps
 
@@ -153,7 +152,7 @@ def test_the_app_is_the_one_that_the_rest_of_the_project_looks_for(project: dict
     assert project["options"]["deploymentTarget"] == {"iOS": "17.0"}
     assert target["entitlements"]["properties"] == {"com.apple.developer.kernel.increased-memory-limit": True}
     folders = {source["path"]: source for source in target["sources"]}
-    bundles = folders[Path(BUNDLES["ios_demo"]).relative_to("App").as_posix()]
+    bundles = folders[Path(APPS["ios_demo"]).relative_to("App").as_posix()]
     # Compiled by Xcode, a package's hash would not be the manifest's.
     assert bundles["type"] == "folder" and bundles["buildPhase"] == "resources"
     assert "ios_demo" in find_target("coreml").apps
