@@ -87,7 +87,7 @@ class StateFile:
         """Tell whether the state is written after that step of so many."""
         return step % self.every == 0 or step == steps
 
-    def _check_training(self, saved: Mapping[str, Any]) -> None:
+    def _check_training(self, saved: Any) -> None:
         different = [key for key in {**saved, **self.training} if saved.get(key) != self.training.get(key)]
         if different:
             raise InputError(
