@@ -43,6 +43,10 @@ TINY_UNET = {
 TINY_ATTENTIONS = 3  # transformers: one down, two up
 
 
+def test_ranks_are_a_list() -> None:
+    assert command.parse_ranks("16") == [16] and command.parse_ranks("16,64,128") == [16, 64, 128]
+
+
 def test_work_by_hand() -> None:
     work = MergeWork.of(LAYOUT, RANK, HIDDEN)
     assert work.factored == 3 * (2 * 2 * 16 * 4 * (8 + 8) + 2 * 16 * 2 * 8) + (2 * 2 * 16 * 4 * 14 + 2 * 16 * 2 * 6)
@@ -152,7 +156,7 @@ def test_command_on_a_toy_base(tmp_path: Path) -> None:
     base, out = tmp_path / "toy", tmp_path / "merge.json"
     (base / "unet").mkdir(parents=True)
     (base / "unet" / "config.json").write_text(json.dumps(TINY_UNET))
-    arguments = ["--base", str(base), "--rank", "2,3", "--target", "none", "--runs", "2", "--out", str(out)]
+    arguments = ["--base", str(base), "--rank", "2", "--target", "none", "--runs", "2", "--out", str(out)]
     arguments += ["--ziplora-steps", "1", "--threads", "1"]
     # A process of its own, whose last line nothing else may follow.
     run = subprocess.run(
@@ -162,7 +166,7 @@ def test_command_on_a_toy_base(tmp_path: Path) -> None:
     document = json.loads(run.stdout.splitlines()[-1])
     assert json.loads(out.read_text()) == document
     assert (document["benchmark"], document["base"], document["rounds"]) == ("merge", "toy", 2)
-    assert [result["rank"] for result in document["results"]] == [2, 3]
+    assert [result["rank"] for result in document["results"]] == [2]
     for result in document["results"]:
         assert [case["name"] for case in result["cases"]] == ["dense", "factored", "prepared", "merger", "sgemm"]
         assert all(len(case["seconds"]) == 2 and case["best_s"] > 0 for case in result["cases"])

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import unet as command
+from benchmarks import unet_times
 from benchmarks.timing import Samples
 from benchmarks.unet_times import costs
+from lorarar.commands import synthetic
+from lorarar.commands.export import main as export
 from lorarar.errors import InputError
 
 
@@ -28,7 +31,15 @@ def test_costs_are_ratios_of_medians() -> None:
     assert costs(samples)[0]["passed"]
 
 
-def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    shallow_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Processes of their own, which a refusal below starts, would import the toolchains three times.
+    commands = {
+        "export.unet": lambda *given: export(["unet", *given]),
+        "lorarar.commands.synthetic": lambda *given: synthetic.main(given),
+    }
+    monkeypatch.setattr(unet_times, "run_module", lambda module, *given: commands[module](*given))
     bundles, out = tmp_path / "bundles", tmp_path / "unet.json"
     given = ["--base", str(shallow_pipeline), "--rank", "3", "--target", "onnx", "--runs", "2", "--threads", "1"]
     assert command.main([*given, "--bundles", str(bundles), "--out", str(out)]) == 0
