@@ -13,12 +13,13 @@ PROMPT := "a sks teapot in oil painting style"
 
 .PHONY: quickstart test test-full test-devices test-apps test-wheel test-lowest docs lint browser tools clean
 
+# setuptools warns of every editable install. What pip does not compile, Python does when it is first imported.
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11; run  PYTHON=python3.11 make …"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[all,dev,docs]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --editable '.[all,dev,docs]'
 	@touch $@
 
 quickstart: $(READY)  ## the main job: export ×3, check, merge two LoRAs, draw the image, each target beside the others

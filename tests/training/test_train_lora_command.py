@@ -148,6 +148,7 @@ def test_find_images(tmp_path: Path) -> None:
     assert find_images([tmp_path / "b.PNG", tmp_path]) == (tmp_path / "b.PNG", tmp_path / "a.png", tmp_path / "b.PNG")
 
 
+@pytest.mark.full
 def test_two_processes_as_one(tiny_pipeline: Path, images: tuple[Path, ...], tmp_path: Path) -> None:
     """Two processes (gloo) that share a batch of 4 take the steps of one process with that batch."""
     given = ["--base", str(tiny_pipeline), "--images", *map(str, images), "--prompt", "a sks dog", *FAST]
