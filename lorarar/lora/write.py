@@ -1,4 +1,4 @@
-"""Write a LoRA as a file that diffusers, PEFT and ComfyUI all apply exactly. Numpy only.
+"""Write a LoRA as a file that diffusers, PEFT and ComfyUI all apply exactly. Numpy only, but for `as_tensors`.
 
 One uniform rank a component (zero-padded, which is exact) and no alpha (kohya: the constant alpha = rank), because
 readers differ in how they scale mixed ranks and alphas. ComfyUI and the WebUIs read the attention layers of the

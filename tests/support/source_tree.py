@@ -90,7 +90,7 @@ def circles(edges: dict[str, set[str]]) -> list[list[str]]:
 
 def _imports_of(source: Source, modules: set[str]) -> Iterator[Import]:
     inside = {id(node) for function in functions(source) for node in ast.walk(function)}
-    typing = {id(node) for block in ast.walk(source.tree) if _is_for_types(block) for node in ast.walk(block)}
+    typing = {id(node) for block in ast.walk(source.tree) if is_for_types(block) for node in ast.walk(block)}
     for node in ast.walk(source.tree):
         for name in _named(node, modules):
             if name != source.name:
@@ -110,7 +110,8 @@ def _named(node: ast.AST, modules: set[str]) -> set[str]:
     return names & modules
 
 
-def _is_for_types(node: ast.AST) -> bool:
+def is_for_types(node: ast.AST) -> bool:
+    """Tell whether a statement is a block of imports for type checkers alone."""
     return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
 
 
