@@ -6,16 +6,16 @@ woodcut, pixel art and pastel, so that techniques vary more.
 
 from __future__ import annotations
 
-from miniature.styles import FAMILIES, Style
+from miniature.styles import FAMILIES, DrawnStyle
 from miniature.styles_palette import Palette, Rgb
 
 PARAMS_NEAR, PALETTE_NEAR = 0.3, 0.35
 """A style is near a held-out one of its family if both its numbers and its palette are closer than this."""
 
 
-def _style(family: str, inks: str, paper: str, *treatment: float, **params: float) -> Style:
+def _style(family: str, inks: str, paper: str, *treatment: float, **params: float) -> DrawnStyle:
     """Make a style: hex codes of its inks and paper, the palette's strength, saturation and contrast, its numbers."""
-    return Style(family, params, Palette(tuple(map(_rgb, inks.split())), _rgb(paper), *treatment))
+    return DrawnStyle(family, params, Palette(tuple(map(_rgb, inks.split())), _rgb(paper), *treatment))
 
 
 def _rgb(code: str) -> Rgb:
@@ -23,7 +23,7 @@ def _rgb(code: str) -> Rgb:
     return red / 255, green / 255, blue / 255
 
 
-GALLERY: dict[str, Style] = {
+GALLERY: dict[str, DrawnStyle] = {
     # Pale violet and blue washes that bleed, on cream.
     "watercolor_painting_1": _style(
         "watercolor", "3b2a78 8f86d6 f3ecff", "fff4dc", 0.6, 0.8,
@@ -162,7 +162,7 @@ def group(name: str) -> str:
     return FAMILIES[GALLERY[name].family].group
 
 
-def near_gallery(style: Style) -> bool:
+def near_gallery(style: DrawnStyle) -> bool:
     """Tell whether a style is too near a held-out one to be in the base's training population."""
     family = FAMILIES[style.family]
     return any(

@@ -21,7 +21,7 @@ from miniature.judge_network import DETAILS
 from miniature.population import Chunk, drawn_chunks
 from miniature.progress import Report, silent
 from miniature.scene import picture
-from miniature.styles import FAMILIES, Style, random_style
+from miniature.styles import FAMILIES, DrawnStyle, random_style
 from miniature.styles_palette import hsv
 from miniature.subjects import COLOURS, CONTRAST, KINDS, MARKINGS, RGB, Subject, colour_name, distance
 
@@ -59,7 +59,7 @@ class Drawings:
     families: Int[np.ndarray, " n"]  # numbers of FAMILIES, or PLAIN
 
 
-def sample_style(rng: np.random.Generator, family: str) -> Style:
+def sample_style(rng: np.random.Generator, family: str) -> DrawnStyle:
     """Draw any style of a family, often with a freer palette than the base's population has.
 
     Held-out styles are stronger and more particular than most random ones, and a judge must be sure of neither the

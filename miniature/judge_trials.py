@@ -26,7 +26,7 @@ from miniature.judge_verdicts import Calibration, evidence, fit
 from miniature.loop import seeded
 from miniature.progress import Report, counted, silent
 from miniature.scene import picture
-from miniature.styles import FAMILIES, Style
+from miniature.styles import FAMILIES, DrawnStyle
 from miniature.subjects import Subject
 
 SUBJECT_CASES = {
@@ -56,7 +56,7 @@ class Setting:
     """A subject and a style to be tried together, by names that the report groups by."""
 
     subject: Subject
-    style: Style
+    style: DrawnStyle
     subject_name: str
     style_name: str
 

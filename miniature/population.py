@@ -16,7 +16,7 @@ from miniature.catalogue import fresh_subject
 from miniature.gallery import near_gallery
 from miniature.progress import Report, counted, silent
 from miniature.scene import draw, sample_view
-from miniature.styles import FAMILIES, Style, plain, random_style, reduce, render
+from miniature.styles import FAMILIES, DrawnStyle, plain, random_style, reduce, render
 from miniature.subjects import DETAILS, Subject, article, describe
 
 PLAIN_SHARE = 0.3  # of the drawings have no style: the world's photographs
@@ -39,7 +39,7 @@ def example(seed: int, index: int) -> tuple[Image, str]:
     return reduce(render(buffers, style, rng)), caption(subject, details, FAMILIES[style.family].description)
 
 
-def sample_style(rng: np.random.Generator) -> Style:
+def sample_style(rng: np.random.Generator) -> DrawnStyle:
     """Draw a style of the base's training population: of any family, and never near a held-out one."""
     family = list(FAMILIES)[int(rng.integers(len(FAMILIES)))]
     while near_gallery(style := random_style(rng, family)):

@@ -17,7 +17,7 @@ from miniature.bodies_objects import backpack, boot, can, car, clock, mug, teapo
 from miniature.buffers import CANVAS, GROUND, SIZE, SUPERSAMPLE, Buffers
 from miniature.figure import Figure, Frame, Outline, Part, ellipse, frame
 from miniature.markings import marking_outlines
-from miniature.styles import Style, plain, reduce, render
+from miniature.styles import DrawnStyle, plain, reduce, render
 from miniature.subjects import RGB, Subject
 
 MARGIN = 0.02  # of the picture, kept free around the subject
@@ -78,7 +78,7 @@ def draw(subject: Subject, view: View) -> Buffers:
     return canvas.buffers(view.flip)
 
 
-def picture(subject: Subject, style: Style | None, rng: np.random.Generator) -> UInt8[np.ndarray, "size size 3"]:
+def picture(subject: Subject, style: DrawnStyle | None, rng: np.random.Generator) -> UInt8[np.ndarray, "size size 3"]:
     """Draw a subject in a random view, finished; without a style, plain."""
     buffers = draw(subject, sample_view(rng))
     return reduce(plain(buffers) if style is None else render(buffers, style, rng))

@@ -35,7 +35,7 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Style:
+class DrawnStyle:
     """One style. The same style draws every subject with the same numbers; strokes fall anew in each picture."""
 
     family: str
@@ -147,10 +147,10 @@ FAMILIES: dict[str, Family] = {
          "spread": _UNIT},
         PaletteRange(paper=(0.0, 1.0), paper_saturation=0.3, strength=(0.5, 1.0))),
 }  # fmt: skip
-"""Every family, by the name that `Style.family` has."""
+"""Every family, by the name that `DrawnStyle.family` has."""
 
 
-def render(buffers: Buffers, style: Style, rng: np.random.Generator) -> Float[np.ndarray, "canvas canvas 3"]:
+def render(buffers: Buffers, style: DrawnStyle, rng: np.random.Generator) -> Float[np.ndarray, "canvas canvas 3"]:
     """Return the scene in a style, sRGB in [0, 1]; `rng` places the strokes of this picture."""
     picture = FAMILIES[style.family].render(Stage(buffers, style.palette, rng), style.params)
     return np.clip(picture, 0.0, 1.0).astype(np.float32)
@@ -173,8 +173,8 @@ def reduce(picture: Float[np.ndarray, "canvas canvas 3"]) -> UInt8[np.ndarray, "
     return np.rint(255 * blocks.mean((1, 3))).astype(np.uint8)
 
 
-def random_style(rng: np.random.Generator, family: str) -> Style:
+def random_style(rng: np.random.Generator, family: str) -> DrawnStyle:
     """Make any style of a family, the held-out ones' neighbourhood included."""
     kind = FAMILIES[family]
     params = {key: float(rng.uniform(*limits)) for key, limits in kind.ranges.items()}
-    return Style(family, params, kind.palette.sample(rng))
+    return DrawnStyle(family, params, kind.palette.sample(rng))

@@ -15,7 +15,7 @@ from miniature import styles_tools as tools
 from miniature.buffers import BACKGROUND, CANVAS, GROUND, SIZE, Buffers
 from miniature.gallery import GALLERY, SPLIT, description, group, near_gallery
 from miniature.population import sample_style
-from miniature.styles import FAMILIES, Style, plain, random_style, reduce, render
+from miniature.styles import FAMILIES, DrawnStyle, plain, random_style, reduce, render
 from miniature.styles_palette import Palette, tone
 
 MARKING = GROUND + 2
@@ -38,15 +38,15 @@ def scene(body: tuple[float, float, float] = (0.75, 0.45, 0.3), shift: int = 0) 
     return Buffers(part, albedo, height)
 
 
-def styles_of(family: str, count: int = 3) -> list[Style]:
+def styles_of(family: str, count: int = 3) -> list[DrawnStyle]:
     return [random_style(np.random.default_rng(seed), family) for seed in range(count)]
 
 
-def picture(buffers: Buffers, style: Style, seed: int = 0) -> np.ndarray:
+def picture(buffers: Buffers, style: DrawnStyle, seed: int = 0) -> np.ndarray:
     return render(buffers, style, np.random.default_rng(seed))
 
 
-def image(buffers: Buffers, style: Style, seed: int = 0) -> np.ndarray:
+def image(buffers: Buffers, style: DrawnStyle, seed: int = 0) -> np.ndarray:
     return reduce(picture(buffers, style, seed)) / 255
 
 
@@ -114,7 +114,7 @@ def test_a_style_is_more_than_a_tint(family: str) -> None:
         assert left.std() > 0.025
 
 
-def marking_contrast(style: Style) -> float:
+def marking_contrast(style: DrawnStyle) -> float:
     """Mean difference, on the spots and 3 pixels around, between the body with its spots and without."""
     spotted, bare = scene(), scene()
     spots = spotted.part == MARKING
