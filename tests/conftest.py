@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import checked_types  # noqa: F401  # before our packages, which it changes as they are imported
 import pytest
@@ -87,6 +88,20 @@ def miniature_bundle(made_once: MadeOnce) -> MiniatureBundle:
     from shared_bundles import miniature_bundle_of
 
     return miniature_bundle_of(made_once)
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Give the names of the files that are hashed from here on."""
+    names: list[str] = []
+    digest = hashlib.file_digest
+
+    def noted(file: Any, name: str) -> Any:
+        names.append(Path(file.name).name)
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", noted)
+    return names
 
 
 @pytest.fixture(scope="session")
