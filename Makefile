@@ -13,7 +13,9 @@ PROMPT := "a sks teapot in oil painting style"
 
 .PHONY: quickstart test test-full test-devices test-apps test-wheel test-lowest docs lint browser tools clean
 
-# setuptools warns of every editable install. What pip does not compile, Python does when it is first imported.
+# setuptools warns of every editable install. What pip does not compile, Python does when it is first imported, and
+# keeps: otherwise every process that imports diffusers compiles for 20 s.
+unexport PYTHONDONTWRITEBYTECODE
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11; run  PYTHON=python3.11 make …"; exit 2; }
