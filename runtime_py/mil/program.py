@@ -15,7 +15,7 @@ from runtime_py.mil.blob import Blob
 from runtime_py.mil.chain import chain
 from runtime_py.mil.features import Feature, described_functions
 from runtime_py.mil.graph import FunctionPlan, Step, build, unknown_operations
-from runtime_py.mil.half import to_half
+from runtime_py.mil.half import from_half, to_half
 from runtime_py.mil.ops import LIST_INPUT
 from runtime_py.mil.package import Package
 from runtime_py.mil.values import TensorType, Value
@@ -177,7 +177,7 @@ def _execute(step: Step, values: Mapping[str, Any], half: bool) -> dict[str, np.
     def operand(name: str) -> Value:
         value = values[name].read() if isinstance(values[name], Blob) else values[name]
         is_half = op.widens and isinstance(value, np.ndarray) and value.dtype == np.float16
-        return value.astype(np.float32) if is_half else value
+        return from_half(value) if is_half else value
 
     given = {
         parameter: [operand(name) for name in names] if parameter == LIST_INPUT else operand(names[0])

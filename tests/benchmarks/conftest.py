@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from devices.build_runner import build
 from replayed_phone import small_bundle
 
 from runtime_py.bundle import Bundle
@@ -22,3 +23,9 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     bundle.manifest["components"]["unet"] = bundle.manifest["components"]["merger"]
     monkeypatch.setattr(Bundle, "open", lambda path: bundle)
     return bundle
+
+
+@pytest.fixture(scope="session")
+def arm64_runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give lorarar-runner for an arm64 device, with ONNX Runtime only."""
+    return build("arm64", tmp_path_factory.mktemp("runner-arm64"))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devices.build_runner import build, build_with_executorch, onnxruntime_arm64
+from devices.build_runner import build_with_executorch, onnxruntime_arm64
 from devices.emulated import APP, NEW, OLD, Phone, listeners
 from devices.farm import Farm
 from devices.fetch import ONNXRUNTIME_ANDROID, android_archive
@@ -50,10 +50,9 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
 
 
 @pytest.fixture(scope="module")
-def onnx_runner(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def onnx_runner(arm64_runner: Path) -> list[str]:
     """The options that name the arm64 runner and ONNX Runtime's arm64 library."""
-    program = build("arm64", tmp_path_factory.mktemp("runner"))
-    return ["--runner", str(program), "--library", str(onnxruntime_arm64())]
+    return ["--runner", str(arm64_runner), "--library", str(onnxruntime_arm64())]
 
 
 @pytest.fixture(scope="module")

@@ -312,19 +312,14 @@ def test_percentiles_are_those_of_python(runner: Path) -> None:
 # --- on an arm64 device's processor
 
 
-@pytest.fixture(scope="session")
-def arm64(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("arm64", tmp_path_factory.mktemp("arm64"))
-
-
 @pytest.mark.parametrize(("component", "precision"), [("merger", "fp32"), ("merger", "fp16"), ("unet", "fp32")])
 def test_arm64_under_emulation(
-    arm64: Path, bundles: dict[tuple[str, str], Path], component: str, precision: str
+    arm64_runner: Path, bundles: dict[tuple[str, str], Path], component: str, precision: str
 ) -> None:
     # A phone's processor: qemu's own default has other kernels.
     emulator = ("qemu-aarch64", "-cpu", "cortex-a76", "-L", str(ARM64_ROOT))
     options = ("--component", component, "--library", onnxruntime_arm64(), "--kind", "emulated", "--warmup", 1)
-    code, printed, said = execute(arm64, bundles[component, precision], *options, before=emulator)
+    code, printed, said = execute(arm64_runner, bundles[component, precision], *options, before=emulator)
     assert code == 0, said
     record = check_record(json.loads(printed), "arm64")
     assert record["kind"] == "emulated" and record["device"]["abi"] == "aarch64"

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from mil_builder import ct, half, mb, only, save
 
 from runtime_py.mil import OpTrace, Program
-from runtime_py.mil.half import to_half
+from runtime_py.mil.half import from_half, to_half
 
 
 def test_fp16_mode_rounds_after_every_operation(tmp_path: Path) -> None:
@@ -46,6 +46,16 @@ def test_rounding_to_half_equals_numpy_bit_for_bit() -> None:
     np.testing.assert_array_equal(np.isnan(made), np.isnan(want))
     bits = [np.where(np.isnan(value), 0, value.view(np.uint16)) for value in (made, want)]
     np.testing.assert_array_equal(*bits)
+
+
+def test_widening_halves_equals_numpy_bit_for_bit() -> None:
+    every_half = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16).view(np.float16)
+    for x in (every_half, every_half.reshape(256, 256)[::3, ::-1].T, every_half[7:8].reshape(())):
+        made, want = from_half(x), x.astype(np.float32)
+        assert made.shape == want.shape
+        np.testing.assert_array_equal(np.isnan(made), np.isnan(want))
+        bits = [np.where(np.isnan(value), 0, value.view(np.uint32)) for value in (made, want)]
+        np.testing.assert_array_equal(*bits)
 
 
 def test_only_declared_halves_are_rounded(tmp_path: Path) -> None:

@@ -68,17 +68,30 @@ def build_with_executorch(kind: str, folder: Path) -> Path:
         source = folder / f"{name}.c"
         source.write_text("".join(f"void {symbol}(void) {{ __builtin_trap(); }}\n" for symbol in symbols))
         _compile(*compile_c, "-shared", str(source), "-o", str(folder / name))
-    flags = f"{target} -D_LIBCPP_ABI_NAMESPACE=__ndk1 -Wno-macro-redefined"
     return _build(
         kind,
         folder,
-        f"-DCMAKE_CXX_COMPILER={zig};c++",
-        f"-DCMAKE_CXX_FLAGS={flags}",
+        f"-DCMAKE_CXX_COMPILER={_compiler(folder, zig, target)}",
+        "-DCMAKE_CXX_FLAGS=-D_LIBCPP_ABI_NAMESPACE=__ndk1 -Wno-macro-redefined",
         "-DCMAKE_CXX_FLAGS_RELEASE=-O2 -UNDEBUG",  # with NDEBUG the package's headers declare glibc's __assert_fail
-        f"-DCMAKE_EXE_LINKER_FLAGS=-dynamic {shim} -Wl,--export-dynamic -Wl,--allow-shlib-undefined",
+        f"-DCMAKE_EXE_LINKER_FLAGS={shim} -Wl,--export-dynamic -Wl,--allow-shlib-undefined",
         f"-DLORARAR_EXECUTORCH_ROOT={root}",
         f"-DLORARAR_EXECUTORCH_VERSION={EXECUTORCH_ANDROID.name} {EXECUTORCH_ANDROID.version}",
     )
+
+
+def _compiler(folder: Path, zig: str, target: str) -> Path:
+    """Write a C++ compiler that links no C++ library: what the package's own library has of it is used.
+
+    CMake links before it has read a flag for that, for which zig would compile two libraries, for minutes.
+    """
+    program = folder / "c++"
+    program.write_text(f"""#!/bin/sh
+case " $* " in *" -c "* | *" -E "*) ;; *) set -- "$@" -dynamic -nostdlib++ -lunwind ;; esac
+exec {zig} c++ {target} "$@"
+""")
+    program.chmod(0o755)
+    return program
 
 
 def _build(kind: str, folder: Path, *definitions: str) -> Path:
