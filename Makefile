@@ -50,10 +50,11 @@ quickstart: $(or $(wildcard $(READY)),$(RUNS))  ## the main job: export ×3, che
 	@echo "  coefficients-*.png         what the merge gave to each layer"
 
 bundles-in-view:
-	$(MAKE) --jobs 1 bundle-onnx bundle-coreml
+	$(MAKE) bundle-onnx
+	$(MAKE) bundle-coreml
 
 bundles-beside:
-	$(MAKE) --jobs 1 bundle-executorch >$(OUT)/executorch.log 2>&1 || { cat $(OUT)/executorch.log; exit 1; }
+	$(MAKE) bundle-executorch >$(OUT)/executorch.log 2>&1 || { cat $(OUT)/executorch.log; exit 1; }
 
 bundle-%:
 	echo; echo "== $*"

@@ -15,7 +15,7 @@ import pytest
 from android.on_jvm import make_loadable
 from devices.fetch import ONNXRUNTIME_ANDROID, android_archive
 from ios.make_vectors import VECTORS, text
-from ios.swift import DEMO, PACKAGE, execute, swift
+from ios.swift import DEMO, OPTIMISED, PACKAGE, execute, swift
 from ios.tool import CONTENT, GOLDEN, STYLE, tool
 from safetensors.numpy import load_file
 from shared_bundles import MiniatureBundle
@@ -48,7 +48,7 @@ def assert_same(found: np.ndarray, expected: np.ndarray, allowed: Tolerance) -> 
 
 
 def test_swift_test(products: Path) -> None:
-    ran = swift("test", "--skip-build")
+    ran = swift("test", "--skip-build", *OPTIMISED)
     counts = re.findall(r"Executed (\d+) tests?, with (\d+) failures", ran.out + ran.err)
     assert ran.code == 0 and counts, (ran.out + ran.err)[-4000:]
     assert int(counts[-1][0]) == len(test_functions()) and counts[-1][1] == "0"

@@ -99,7 +99,8 @@ struct PeftScaling {
             return false
         }
         let characters = Array(pattern)
-        return !zip(characters, characters.dropFirst()).contains { one, two in
+        // The types are named since the compiler takes seconds to find them.
+        return !zip(characters, characters.dropFirst()).contains { (one: Character, two: Character) -> Bool in
             (one == ")" && "*+{?".contains(two)) || (one == "\\" && two.isNumber)
         }
     }

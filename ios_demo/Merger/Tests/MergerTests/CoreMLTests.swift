@@ -66,7 +66,8 @@ final class CoreMLTests: XCTestCase {
                 for run in 0..<2 {
                     let x = Tensor((0..<6).map { Float($0 + run) }, shape: shape, dtype: dtype)
                     let y = try model.perform(["x": x])["y"]!
-                    let expected = (0..<6).map { Float(2 * ($0 + run) + ($0 < 3 ? 1 : 2)) }
+                    // Without its types, the compiler takes half a minute for this line.
+                    let expected = (0..<6).map { (i: Int) -> Float in Float(2 * (i + run)) + (i < 3 ? 1 : 2) }
                     XCTAssertEqual(y, Tensor(expected, shape: shape, dtype: dtype), "padding \(padding), \(dtype)")
                 }
             }
