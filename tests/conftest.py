@@ -22,7 +22,7 @@ from lorarar.lora import LoRA
 
 if TYPE_CHECKING:
     from hyper_world import World
-    from shared_bundles import MiniatureBundle
+    from shared_bundles import MiniatureBundle, SharedPipelines, SharedUNets
 
     from lorarar.base.components import Components
 
@@ -124,6 +124,22 @@ def shallow_pipeline(made_once: MadeOnce) -> Path:
     from tiny_pipeline import save_shallow_pipeline
 
     return made_once("shallow/pipeline", save_shallow_pipeline)
+
+
+@pytest.fixture(scope="session")
+def shared_unets(shallow_pipeline: Path, made_once: MadeOnce) -> SharedUNets:
+    """Give the bundles of the shallow UNet, each exported once for all runs of the same sources."""
+    from shared_bundles import SharedUNets
+
+    return SharedUNets(shallow_pipeline, made_once)
+
+
+@pytest.fixture(scope="session")
+def shared_pipelines(shallow_pipeline: Path, made_once: MadeOnce) -> SharedPipelines:
+    """Give the bundles of the shallow pipeline, likewise."""
+    from shared_bundles import SharedPipelines
+
+    return SharedPipelines(shallow_pipeline, made_once)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_once import MadeOnce
 from shared_bundles import RANK, SharedUNets
 from tiny_world import BUNDLE_RANK, tiny_hypernet
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,7 +27,7 @@ from lorarar.layout import Layout
 from runtime_py.bundle import Bundle
 
 
-def test_a_unets_operations_are_those_that_pytorch_counts(shallow_pipeline: Path, made_once: MadeOnce) -> None:
+def test_a_unets_operations_are_those_that_pytorch_counts(shallow_pipeline: Path, shared_unets: SharedUNets) -> None:
     unet = open_unet(str(shallow_pipeline), untrained=False)[0].eval()
     graph = unet_graph(unet, load_layout(str(shallow_pipeline)), RANK, ImageSize(32, 8, 1))
     rewrite_for(find_target("executorch"), unet)  # PyTorch's counter overlooks its fused attention
@@ -36,7 +35,7 @@ def test_a_unets_operations_are_those_that_pytorch_counts(shallow_pipeline: Path
     assert isinstance(graph.module, AdaptedUNet)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         graph.module(**inputs)
-    bundle = SharedUNets(shallow_pipeline, made_once)["onnx", "fp32"]
+    bundle = shared_unets["onnx", "fp32"]
     found = count_work(bundle, "unet")
     assert found.operations == counter.get_total_flops()
     adapter = sum(value.numel() * 4 for value in inputs.values())

@@ -26,7 +26,7 @@ from devices.hostile import (
     set_at,
     state,
 )
-from shared_bundles import MiniatureBundle
+from shared_bundles import MiniatureBundle, SharedUNets
 
 from benchmarks.record import PERCENTILES, check_record
 from runtime_py.bundle import ONNX_MODEL, Bundle, tree_sha256
@@ -56,10 +56,13 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundles(miniature_bundle: MiniatureBundle) -> dict[tuple[str, str], Path]:
-    """The miniature's merger and UNet for ONNX Runtime, by component and precision."""
-    kinds = {"merger": "hypernet", "unet": "unet"}
-    return {(part, precision): miniature_bundle(kinds[part], "onnx", precision) for part, precision in CASES}
+def bundles(miniature_bundle: MiniatureBundle, shared_unets: SharedUNets) -> dict[tuple[str, str], Path]:
+    """The miniature's merger and a shallow UNet for ONNX Runtime, by component and precision."""
+    give = {
+        "merger": lambda precision: miniature_bundle("hypernet", "onnx", precision),
+        "unet": lambda precision: shared_unets["onnx", precision].path,
+    }
+    return {(part, precision): give[part](precision) for part, precision in CASES}
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from made_once import MadeOnce
 from PIL import Image
 from safetensors.numpy import load_file
 from shared_bundles import RANK, SharedPipelines
@@ -62,11 +61,6 @@ def export(folder: Path, out: Path, target: str, precision: str, size: ImageSize
     return Bundle.open(out)
 
 
-@pytest.fixture(scope="module")
-def bundles(shallow_pipeline: Path, made_once: MadeOnce) -> Mapping[str, Bundle]:
-    return SharedPipelines(shallow_pipeline, made_once)
-
-
 @pytest.fixture
 def loras(shallow_pipeline: Path, tmp_path: Path) -> tuple[Path, Path]:
     layout = load_layout(str(shallow_pipeline))
@@ -95,7 +89,7 @@ def drawn_by_diffusers(folder: Path, lora: Path | None, request: Request, negati
 @pytest.mark.parametrize(("target", "precision"), EXPORTED)
 def test_an_image_with_two_loras_is_what_diffusers_draws_with_the_merged_file(
     shallow_pipeline: Path,
-    bundles: Mapping[str, Bundle],
+    shared_pipelines: SharedPipelines,
     loras: tuple[Path, Path],
     tmp_path: Path,
     target: str,
@@ -103,7 +97,7 @@ def test_an_image_with_two_loras_is_what_diffusers_draws_with_the_merged_file(
 ) -> None:
     from lorarar.lora import read_lora
 
-    bundle = bundles[target]
+    bundle = shared_pipelines[target]
     out = tmp_path / "image.png"
     given = [str(bundle.path), "--content", str(loras[0]), "--style", str(loras[1]), "--prompt", "a sks dog"]
     assert generate([*given, "--steps", "4", "--seed", "3", "-o", str(out)]) == 0
@@ -136,12 +130,12 @@ def test_the_golden_image_of_weights_in_half_precision_is_that_of_the_same_weigh
 
 
 def test_text_encoders_follow_the_unet_and_the_vae_does_not(
-    shallow_pipeline: Path, bundles: Mapping[str, Bundle], tmp_path: Path
+    shallow_pipeline: Path, shared_pipelines: SharedPipelines, tmp_path: Path
 ) -> None:
     for target in TARGETS.values():
         for unet, name in product(target.precisions, ("merger", "text_encoder", "text_encoder_2", "vae_decoder")):
             target.require(name, component_precision(name, unet))
-    half = bundles["coreml"]
+    half = shared_pipelines["coreml"]
     types = {name: half.component(name).outputs[0].dtype for name in half.manifest["components"]}
     assert types["text_encoder"] is types["text_encoder_2"] is types["unet"] is np.float16
     assert types["merger"] is types["vae_decoder"] is np.float32
@@ -156,8 +150,8 @@ def bits_of_products(path: Path) -> set[int]:
     return {attribute.i for node in products for attribute in node.attribute if attribute.name == "bits"}
 
 
-def test_guidance_and_negative_prompts_are_diffusers(shallow_pipeline: Path, bundles: Mapping[str, Bundle]) -> None:
-    pipeline = Pipeline(bundles["onnx"], Runners(bundles["onnx"], keep=True))
+def test_guidance_and_negative_prompts_are_diffusers(shallow_pipeline: Path, shared_pipelines: SharedPipelines) -> None:
+    pipeline = Pipeline(shared_pipelines["onnx"], Runners(shared_pipelines["onnx"], keep=True))
     adapter = pipeline.adapter(None)
     for guidance, negative in ((1.0, None), (3.0, None), (3.0, "a house"), (2.0, "")):
         request = Request("a sks cat in watercolor style", 5, 3, guidance, negative)
@@ -167,24 +161,24 @@ def test_guidance_and_negative_prompts_are_diffusers(shallow_pipeline: Path, bun
 
 
 def test_a_unet_of_batch_1_draws_the_same(
-    shallow_pipeline: Path, bundles: Mapping[str, Bundle], tmp_path: Path
+    shallow_pipeline: Path, shared_pipelines: SharedPipelines, tmp_path: Path
 ) -> None:
     unet, layout = open_unet(str(shallow_pipeline), False)[0], load_layout(str(shallow_pipeline))
     write_unet(unet.eval(), layout, UNetOptions("onnx", "fp32", RANK, ImageSize(32, 8, 1)), tmp_path / "unet")
     entry = json.loads((tmp_path / "unet" / "manifest.json").read_text())["components"]["unet"]
-    folder = copied(bundles["onnx"].path, tmp_path / "one", lambda data: data["components"].update(unet=entry))
+    folder = copied(shared_pipelines["onnx"].path, tmp_path / "one", lambda data: data["components"].update(unet=entry))
     for name in (entry["file"], entry["golden"]["file"]):
         shutil.copy(tmp_path / "unet" / name, folder / name)
     request = Request("a sks dog", 2, 3, 4.0)
     images = []
-    for bundle in (Bundle.open(folder), bundles["onnx"]):
+    for bundle in (Bundle.open(folder), shared_pipelines["onnx"]):
         pipeline = Pipeline(bundle)
         images.append(pipeline.draw(request, pipeline.adapter(None)).pixels)
     assert psnr_db(images[1], images[0]) > 100
 
 
-def test_seeds_differ_and_repeat(bundles: Mapping[str, Bundle]) -> None:
-    pipeline = Pipeline(bundles["onnx"], Runners(bundles["onnx"], keep=True))
+def test_seeds_differ_and_repeat(shared_pipelines: SharedPipelines) -> None:
+    pipeline = Pipeline(shared_pipelines["onnx"], Runners(shared_pipelines["onnx"], keep=True))
     adapter = pipeline.adapter(None)
     first, again, other = (pipeline.draw(Request("a", seed, 2), adapter).pixels for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
@@ -222,10 +216,12 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_pipeline_whose_parts_do_not_fit_is_refused(bundles: Mapping[str, Bundle], tmp_path: Path, name: str) -> None:
+def test_a_pipeline_whose_parts_do_not_fit_is_refused(
+    shared_pipelines: SharedPipelines, tmp_path: Path, name: str
+) -> None:
     change, message = CHANGES[name]
     with pytest.raises(InputError, match=message):
-        Bundle.open(copied(bundles["onnx"].path, tmp_path / "bundle", change))
+        Bundle.open(copied(shared_pipelines["onnx"].path, tmp_path / "bundle", change))
 
 
 @pytest.mark.parametrize(
@@ -241,9 +237,9 @@ def test_a_pipeline_whose_parts_do_not_fit_is_refused(bundles: Mapping[str, Bund
     ],
 )
 def test_a_changed_pipeline_fails_its_check(
-    bundles: Mapping[str, Bundle], tmp_path: Path, change: Callable[[dict[str, Any]], object]
+    shared_pipelines: SharedPipelines, tmp_path: Path, change: Callable[[dict[str, Any]], object]
 ) -> None:
-    bundle = bundles["onnx"]
+    bundle = shared_pipelines["onnx"]
     assert check_pipeline(bundle).status == "passed"
     altered = json.loads(json.dumps(dict(bundle.manifest)))
     change(altered)
@@ -263,10 +259,10 @@ def test_a_changed_pipeline_fails_its_check(
     ],
 )
 def test_bad_requests_are_told(
-    bundles: Mapping[str, Bundle], loras: tuple[Path, Path], tmp_path: Path, extra: list[str], message: str
+    shared_pipelines: SharedPipelines, loras: tuple[Path, Path], tmp_path: Path, extra: list[str], message: str
 ) -> None:
     names = {"CONTENT": str(loras[0]), "STYLE": str(loras[1])}
-    given = [str(bundles["onnx"].path), "--prompt", "a", "-o", str(tmp_path / "out.png")]
+    given = [str(shared_pipelines["onnx"].path), "--prompt", "a", "-o", str(tmp_path / "out.png")]
     with pytest.raises(InputError, match=message):
         generate([*given, *(names.get(word, word) for word in extra)])
     assert not (tmp_path / "out.png").exists()
@@ -319,17 +315,17 @@ def test_a_demo_app_is_given_what_it_runs(tmp_path: Path) -> None:
 
 
 def test_a_contact_sheet_shows_every_bundle_with_every_adapter(
-    bundles: Mapping[str, Bundle], loras: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shared_pipelines: SharedPipelines, loras: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reference, sheet, alone = tmp_path / "reference.png", tmp_path / "sheet.png", tmp_path / "alone.png"
     Image.new("RGB", (9, 9), (250, 10, 20)).save(reference)
     given = ["--content", str(loras[0]), "--prompt", "a sks dog", "--steps", "2", "--seed", "4"]
-    shown = [str(bundles["onnx"].path), str(bundles["coreml"].path), *given, "--style", str(loras[1])]
+    shown = [str(shared_pipelines["onnx"].path), str(shared_pipelines["coreml"].path), *given, "--style", str(loras[1])]
     assert contact_sheet([*shown, "--content-image", str(reference), "-o", str(sheet)]) == 0
     table = capsys.readouterr().out
     assert "onnx fp32" in table and "coreml fp16" in table
     assert table.count("equal") == len(ROWS)  # the first bundle against itself, and no other image is the same
-    assert generate([str(bundles["onnx"].path), *given, "--style", str(loras[1]), "-o", str(alone)]) == 0
+    assert generate([str(shared_pipelines["onnx"].path), *given, "--style", str(loras[1]), "-o", str(alone)]) == 0
     picture, side = Image.open(sheet), 2 * 32
     assert picture.size == (LEFT + 3 * (side + MARGIN) + MARGIN, LABEL + 4 * (side + MARGIN) + MARGIN)
     pixels = np.asarray(picture)
@@ -340,23 +336,23 @@ def test_a_contact_sheet_shows_every_bundle_with_every_adapter(
 
 
 def test_a_reference_that_is_no_image_is_named(
-    bundles: Mapping[str, Bundle], loras: tuple[Path, Path], tmp_path: Path
+    shared_pipelines: SharedPipelines, loras: tuple[Path, Path], tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")
     given = ["--content", str(loras[0]), "--style", str(loras[1]), "--prompt", "p", "--style-image", str(bad)]
     with pytest.raises(InputError, match=r"bad\.png: not a whole PNG"):
-        contact_sheet([str(bundles["onnx"].path), *given, "-o", str(tmp_path / "sheet.png")])
+        contact_sheet([str(shared_pipelines["onnx"].path), *given, "-o", str(tmp_path / "sheet.png")])
     assert not (tmp_path / "sheet.png").exists()
 
 
 def test_the_benchmark_tells_every_stage(
-    bundles: Mapping[str, Bundle], loras: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shared_pipelines: SharedPipelines, loras: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from benchmarks.pipeline import main as benchmark
     from benchmarks.pipeline_times import STAGES
 
-    bundle, out = bundles["onnx"], tmp_path / "r.json"
+    bundle, out = shared_pipelines["onnx"], tmp_path / "r.json"
     given = ["--content", str(loras[0]), "--style", str(loras[1]), "--steps", "2", "--runs", "3", "--threads", "1"]
     assert benchmark([str(bundle.path), *given, "--out", str(out)]) == 0
     document = json.loads(out.read_text())
@@ -369,7 +365,7 @@ def test_the_benchmark_tells_every_stage(
     for wrong, said in (
         ([str(bundle.path), *given[:2]], "--content and --style belong together"),
         ([str(bundle.path)] * 2, "are both"),
-        ([str(bundles["coreml"].path)], "is timed on Apple systems only"),
+        ([str(shared_pipelines["coreml"].path)], "is timed on Apple systems only"),
     ):
         with pytest.raises(InputError, match=said):
             benchmark(wrong)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_once import MadeOnce
 from shared_bundles import RANK, SharedUNets
 from tiny_world import random_lora
 from torch import nn
@@ -75,11 +74,6 @@ def tiny_unet(folder: Path) -> Any:
     return open_unet(str(folder), untrained=False)[0].eval()
 
 
-@pytest.fixture(scope="module")
-def bundles(shallow_pipeline: Path, made_once: MadeOnce) -> Mapping[tuple[str, str], Bundle]:
-    return SharedUNets(shallow_pipeline, made_once)
-
-
 def given(bundle: Bundle, lora: LoRA | None) -> Tensors:
     """The golden inputs with a LoRA's adapter, or with zeros."""
     inputs = golden_inputs(bundle.component("unet"))
@@ -114,14 +108,14 @@ def close(have: np.ndarray, want: np.ndarray, target: str, precision: str) -> bo
 @pytest.mark.parametrize(("target", "precision"), COMBINATIONS)
 def test_an_adapter_gives_what_diffusers_gives_with_that_lora(
     shallow_pipeline: Path,
-    bundles: Mapping[tuple[str, str], Bundle],
+    shared_unets: SharedUNets,
     lora: LoRA,
     tmp_path: Path,
     target: str,
     precision: str,
 ) -> None:
     """The oracle shares no code with the export: the LoRA goes through a file and PEFT into the stock UNet."""
-    bundle = bundles[target, precision]
+    bundle = shared_unets[target, precision]
     unet = tiny_unet(shallow_pipeline)
     base = with_diffusers(unet, given(bundle, None))
     path = tmp_path / "lora.safetensors"
@@ -147,13 +141,13 @@ def test_an_adapter_gives_what_diffusers_gives_with_that_lora(
 def test_a_zero_adapter_is_the_base_and_a_fused_lora_the_adapter(
     shallow_pipeline: Path,
     layout: Layout,
-    bundles: Mapping[tuple[str, str], Bundle],
+    shared_unets: SharedUNets,
     lora: LoRA,
     tmp_path: Path,
     target: str,
     precision: str,
 ) -> None:
-    bundle = bundles[target, precision]
+    bundle = shared_unets[target, precision]
     zeros = random_lora(layout, (1,), 0, 0.0, 0.0)
     found = {}
     for name, added in (("base", zeros), ("fused", lora)):
@@ -168,10 +162,8 @@ def test_a_zero_adapter_is_the_base_and_a_fused_lora_the_adapter(
     assert close(run(session, given(bundle, lora)), found["fused"], target, precision)
 
 
-def test_onnx_takes_any_rank_and_without_an_adapter_is_the_base(
-    bundles: Mapping[tuple[str, str], Bundle], layout: Layout
-) -> None:
-    bundle = bundles["onnx", "fp32"]
+def test_onnx_takes_any_rank_and_without_an_adapter_is_the_base(shared_unets: SharedUNets, layout: Layout) -> None:
+    bundle = shared_unets["onnx", "fp32"]
     session = open_runner(bundle, "unet")
     inputs = given(bundle, None)
     base = run(session, inputs)
@@ -185,10 +177,8 @@ def test_onnx_takes_any_rank_and_without_an_adapter_is_the_base(
     assert np.array_equal(native[0], base)
 
 
-def test_a_core_ml_unet_in_chunks_is_the_same(
-    lora: LoRA, bundles: Mapping[tuple[str, str], Bundle], tmp_path: Path
-) -> None:
-    one = bundles["coreml", "fp16"]
+def test_a_core_ml_unet_in_chunks_is_the_same(lora: LoRA, shared_unets: SharedUNets, tmp_path: Path) -> None:
+    one = shared_unets["coreml", "fp16"]
     with quiet_toolchains():  # coremltools' own, where no one imported it before
         from export.targets.coreml_chunks import cut
     package = Path(shutil.copytree(one.component("unet").path, tmp_path / "unet.mlpackage"))
@@ -200,11 +190,11 @@ def test_a_core_ml_unet_in_chunks_is_the_same(
 
 
 def test_split_einsum_is_the_same_attention(
-    shallow_pipeline: Path, layout: Layout, lora: LoRA, bundles: Mapping[tuple[str, str], Bundle], tmp_path: Path
+    shallow_pipeline: Path, layout: Layout, lora: LoRA, shared_unets: SharedUNets, tmp_path: Path
 ) -> None:
     chosen = replace(options("coreml", "fp16"), attention="split-einsum")
     write_unet(tiny_unet(shallow_pipeline), layout, chosen, tmp_path / "split")
-    split, one = Bundle.open(tmp_path / "split"), bundles["coreml", "fp16"]
+    split, one = Bundle.open(tmp_path / "split"), shared_unets["coreml", "fp16"]
     program = Program.open(split.component("unet").path)
     heads = sum(
         2 * module.heads for module in tiny_unet(shallow_pipeline).modules() if type(module).__name__ == "Attention"
@@ -222,7 +212,7 @@ def test_onnx_weights_too_large_for_one_file_lie_beside_the_graph(
     shallow_pipeline: Path,
     layout: Layout,
     lora: LoRA,
-    bundles: Mapping[tuple[str, str], Bundle],
+    shared_unets: SharedUNets,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -231,7 +221,7 @@ def test_onnx_weights_too_large_for_one_file_lie_beside_the_graph(
     monkeypatch.setattr(onnx_converter, "ONE_FILE", 100_000)
     out = tmp_path / "large"
     write_unet(tiny_unet(shallow_pipeline), layout, options("onnx", "fp32"), out)
-    large, one = Bundle.open(out), bundles["onnx", "fp32"]
+    large, one = Bundle.open(out), shared_unets["onnx", "fp32"]
     assert sorted(path.name for path in (out / "unet.onnx").iterdir()) == ["model.onnx", "weights.bin"]
     text = (out / "unet.onnx" / "model.onnx").read_bytes()
     assert len(text) < 1_000_000 and str(Path(__file__).parents[2]).encode() not in text
@@ -241,11 +231,11 @@ def test_onnx_weights_too_large_for_one_file_lie_beside_the_graph(
 
 
 def test_onnx_widens_large_weights_of_half_precision_in_each_run(
-    lora: LoRA, bundles: Mapping[tuple[str, str], Bundle], monkeypatch: pytest.MonkeyPatch
+    lora: LoRA, shared_unets: SharedUNets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from runtime_py.backends import onnx
 
-    half, single = bundles["onnx", "fp16"], bundles["onnx", "fp32"]
+    half, single = shared_unets["onnx", "fp16"], shared_unets["onnx", "fp32"]
     inputs = given(half, lora)
     at_load = run(open_runner(half, "unet"), inputs)
     monkeypatch.setattr(onnx, "WIDEN_AT_LOAD", 1000)
@@ -279,9 +269,9 @@ def test_a_target_s_form_is_the_same_function(shallow_pipeline: Path, target: st
     np.testing.assert_allclose(with_diffusers(other, inputs), want, atol=2e-5 * np.abs(want).max())
 
 
-def test_core_ml_keeps_the_time_embedding_in_fp32(bundles: Mapping[tuple[str, str], Bundle]) -> None:
+def test_core_ml_keeps_the_time_embedding_in_fp32(shared_unets: SharedUNets) -> None:
     """In fp16 the product of t and a frequency has steps of up to 0.5 at t = 999: a wrong angle."""
-    bundle = bundles["coreml", "fp16"]
+    bundle = shared_unets["coreml", "fp16"]
     component = bundle.component("unet")
     program = Program.open(component.path)
     assert {program.inputs[name].dtype.name for name in ("timestep", "text_embeds", "time_ids")} == {"fp32"}
@@ -295,10 +285,8 @@ def test_core_ml_keeps_the_time_embedding_in_fp32(bundles: Mapping[tuple[str, st
 
 
 @pytest.mark.parametrize(("target", "precision"), COMBINATIONS)
-def test_a_bundle_of_a_unet_checks_itself(
-    bundles: Mapping[tuple[str, str], Bundle], target: str, precision: str
-) -> None:
-    bundle = bundles[target, precision]
+def test_a_bundle_of_a_unet_checks_itself(shared_unets: SharedUNets, target: str, precision: str) -> None:
+    bundle = shared_unets[target, precision]
     assert bundle.manifest["components"]["unet"]["parity"]["status"] == "passed"
     assert "hypernetwork" not in bundle.manifest
     assert {row.status for row in check_bundle(bundle)} == {"passed"}
@@ -314,9 +302,9 @@ def test_every_precision_is_offered_or_has_a_reason() -> None:
         assert target.bytes_per_weight.keys() == {*target.precisions, "fp32", "fp16"}
 
 
-def test_adapters_of_another_layout_are_refused(bundles: Mapping[tuple[str, str], Bundle], tmp_path: Path) -> None:
+def test_adapters_of_another_layout_are_refused(shared_unets: SharedUNets, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
-    source = bundles["onnx", "fp32"].path
+    source = shared_unets["onnx", "fp32"].path
     shutil.copytree(source, folder)
     manifest = json.loads((source / "manifest.json").read_text())
     unet = manifest["components"]["unet"]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from android import framework
 from android.kotlin import (
+    QUICK_JAVA,
     ROOT,
     compile_kotlin,
     executorch_classes,
@@ -91,6 +92,8 @@ def _link(folder: Path, assets: Path) -> tuple[Path, Path]:
     versions = ["--min-sdk-version", str(MIN_SDK), "--target-sdk-version", str(TARGET_SDK)]
     versions += ["--version-code", "1", "--version-name", "0.1.0"]
     options = ["--manifest", str(manifest), "-I", str(FRAMEWORK_RESOURCES), "-A", str(assets), "--java", str(generated)]
+    # What is mapped from the APK is not compressed, as in build.gradle.kts.
+    options += [word for kind in ("onnx", "safetensors") for word in ("-0", kind)]
     run("aapt2", "link", *options, *versions, "--no-version-vectors", "-o", str(apk), str(compiled))
     return apk, generated
 
@@ -109,7 +112,7 @@ def _dex(jars: Iterable[Path], stubs: Path, folder: Path) -> list[Path]:
     run("jar", "--create", "--file", str(library), "-C", str(stubs), ".")
     home = Path(shutil.which("java") or "java").resolve().parents[1]
     options = ["--min-api", str(MIN_SDK), "--lib", str(library), "--lib", str(home), "--output", str(folder)]
-    run("java", "-Xmx1g", "-cp", str(tools), "com.android.tools.r8.D8", *options, *inputs)
+    run("java", "-Xmx1g", *QUICK_JAVA, "-cp", str(tools), "com.android.tools.r8.D8", *options, *inputs)
     return sorted(folder.glob("*.dex"))
 
 

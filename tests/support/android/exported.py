@@ -18,7 +18,7 @@ from devices.hostile import GOLDEN, HOSTILE, cut_a_statistic, merger, poison, st
 from lora_mutations import MUTATIONS as LORA_MUTATIONS
 from lora_mutations import pack
 from safetensors.numpy import save_file
-from tiny_world import tiny_hypernet, tiny_layout
+from tiny_world import random_lora, tiny_hypernet, tiny_layout
 
 from benchmarks.record import summary
 from export import HypernetOptions, write_hypernet
@@ -63,9 +63,11 @@ PROMPTS = (
 
 
 def export(folder: Path, onnx: Path, executorch: Path) -> None:
-    """Write everything into `folder`; the bundles are the miniature's, of export.pipeline."""
-    shutil.copytree(onnx, folder / "miniature-onnx")
-    shutil.copytree(executorch, folder / "miniature-executorch")
+    """Write everything into `folder`; the bundles are of export.pipeline, that for ONNX Runtime the miniature's."""
+    names = ("contents/teapot_1.safetensors", "styles/oil_painting_2.safetensors")
+    write_results(folder / "onnx", onnx, *(read_lora(LORAS / name) for name in names))
+    layout = Bundle.open(executorch).layout
+    write_results(folder / "executorch", executorch, *(random_lora(layout, (2, 3), seed, 0.2) for seed in (1, 2)))
     write_numbers(folder / "numbers.json", Bundle.open(onnx))
     write_hostile_loras(folder)
     write_refused_loras(folder / "refused")
@@ -77,13 +79,12 @@ def export(folder: Path, onnx: Path, executorch: Path) -> None:
     write_artifacts(folder / "artifacts")
     write_steep(folder / "steep")
     write_half(folder / "half")
-    write_results(folder, Bundle.open(onnx))
 
 
-def write_results(folder: Path, bundle: Bundle) -> None:
-    """Two LoRAs, their merges and their image by Python."""
-    content = read_lora(LORAS / "contents" / "teapot_1.safetensors")
-    style = read_lora(LORAS / "styles" / "oil_painting_2.safetensors")
+def write_results(folder: Path, source: Path, content: LoRA, style: LoRA) -> None:
+    """A bundle, two LoRAs, their merges and their image by Python."""
+    shutil.copytree(source, folder / "bundle")
+    bundle = Bundle.open(source)
     names = sorted(content.layers)
     # Each half lacks some of the other's layers, and both lack some of the base's.
     halves = {

@@ -36,7 +36,7 @@ class BundleTest {
 
     @Test
     fun theWholeBundleIsVerifiedOrOneComponent() {
-        val source = File(TestData.exported, "miniature-onnx")
+        val source = File(TestData.exported, "onnx/bundle")
         val whole = Bundle.open(source)
         assertTrue(whole.components.containsAll(listOf("merger", "text_encoder", "unet", "vae_decoder")))
         var last = 0L to 0L
@@ -49,7 +49,7 @@ class BundleTest {
 
     @Test
     fun aBundleOfOneComponentsFilesCanBeMeasured() {
-        val source = File(TestData.exported, "miniature-onnx")
+        val source = File(TestData.exported, "onnx/bundle")
         val part = File(TestData.scratch, "part")
         val merger = Bundle.open(source).component("merger")
         for (file in listOf("manifest.json", merger.entry.text("file"), merger.entry.child("golden").text("file"))) {

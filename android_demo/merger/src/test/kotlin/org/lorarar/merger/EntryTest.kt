@@ -11,7 +11,7 @@ import java.io.File
 class EntryTest {
     private val folder = File(TestData.results, "entry")
     private val result = File(folder, "files/benchmark.json")
-    private val miniature = File(TestData.exported, "miniature-onnx")
+    private val miniature = File(TestData.exported, "onnx/bundle")
     private val said = ArrayList<String>()
 
     @Before

@@ -4,10 +4,10 @@ import org.junit.Assert.assertEquals
 import org.junit.Test
 
 /** ExecuTorch's own Java API and library. */
-class ExecuTorchLibraryTest : MiniatureRuns("executorch", "executorch", FACTORY) {
+class ExecuTorchLibraryTest : PipelineRuns("executorch", "executorch", FACTORY) {
     @Test
     fun theDelegateIsNamed() {
-        runtimes.open(miniature, "merger", threads = 2).use { runtime ->
+        runtimes.open(whole, "merger", threads = 2).use { runtime ->
             runtime.load()
             assertEquals("XnnpackBackend", runtime.backend)
         }

@@ -8,7 +8,7 @@ import org.junit.Test
 import java.io.File
 
 /** ONNX Runtime's own Java API. */
-class OnnxTest : MiniatureRuns("onnx", "onnxruntime", { component, threads -> OnnxRuntime(component, threads) }) {
+class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> OnnxRuntime(component, threads) }) {
     private val goldenMerger = File(TestData.golden, "merger")
 
     @Test
@@ -65,7 +65,7 @@ class OnnxTest : MiniatureRuns("onnx", "onnxruntime", { component, threads -> On
     @Test
     fun stoppingADrawing() {
         var steps = 0
-        val pipeline = Pipeline(miniature, runtimes, TestData.scratch)
+        val pipeline = Pipeline(whole, runtimes, TestData.scratch)
         val request = Request("a sks teapot", 0, 4, 1f)
         val stopped = try {
             pipeline.draw(request, null) { stage, _, _ -> stage != "drawing" || ++steps < 3 }
@@ -79,7 +79,7 @@ class OnnxTest : MiniatureRuns("onnx", "onnxruntime", { component, threads -> On
 
     @Test
     fun requestsThatAreNotPossible() {
-        val pipeline = Pipeline(miniature, runtimes, TestData.scratch)
+        val pipeline = Pipeline(whole, runtimes, TestData.scratch)
         val go: Progress = { _, _, _ -> true }
         assertTrue("valid are 1 to" in refusal { pipeline.draw(Request("a", 0, 0, 1f), null, go) })
         assertTrue("seed" in refusal { pipeline.draw(Request("a", -1, 4, 1f), null, go) })
@@ -144,14 +144,14 @@ class OnnxTest : MiniatureRuns("onnx", "onnxruntime", { component, threads -> On
 
     @Test
     fun aLoraOfAnotherBase() {
-        val sentence = refusal { merging(miniature, File(goldenMerger, "content.safetensors"), lora("style")) { _, _, _ -> } }
+        val sentence = refusal { merging(whole, File(goldenMerger, "content.safetensors"), lora("style")) { _, _, _ -> } }
         assertTrue(sentence, "another base model" in sentence)
     }
 
     @Test
     fun scalesThatAreNoNumbers() {
         val folder = File(TestData.results, "scales").also { it.deleteRecursively() }
-        val merger = Merger(miniature, runtimes.open(miniature, "merger"), folder)
+        val merger = Merger(whole, runtimes.open(whole, "merger"), folder)
         merger.prepare("content", LoraReader.read(lora("content"))).use { content ->
             merger.prepare("style", LoraReader.read(lora("style"))).use { style ->
                 assertTrue("finite" in refusal { merger.merge(content, style, Float.NaN, 1f) })
@@ -164,7 +164,7 @@ class OnnxTest : MiniatureRuns("onnx", "onnxruntime", { component, threads -> On
 
     @Test
     fun recordsForPythonToCheck() {
-        val benchmark = Benchmark(miniature, runtimes, TestData.scratch, FakePhone, "0.1.0")
+        val benchmark = Benchmark(whole, runtimes, TestData.scratch, FakePhone, "0.1.0")
         for (component in listOf("merger", "unet")) {
             val record = benchmark.run(BenchmarkPlan(component, runs = 3, warmup = 2, threads = 1)) { }
             File(TestData.results, "record-$component.json").writeText(Json.write(record))

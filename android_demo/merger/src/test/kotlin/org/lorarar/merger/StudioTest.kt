@@ -21,9 +21,9 @@ class StudioTest {
     @Before
     fun install() {
         folder.deleteRecursively()
-        File(TestData.exported, "miniature-onnx").copyRecursively(File(assets, "bundles/onnx"))
+        File(TestData.exported, "onnx/bundle").copyRecursively(File(assets, "bundles/onnx"))
         for ((role, name) in listOf("contents" to "content", "styles" to "style")) {
-            File(TestData.exported, "loras/$name.safetensors").copyTo(File(assets, "samples/$role/teapot_1.safetensors"))
+            File(TestData.exported, "onnx/loras/$name.safetensors").copyTo(File(assets, "samples/$role/teapot_1.safetensors"))
         }
         studio = studio()
     }
@@ -94,7 +94,7 @@ class StudioTest {
         studio.start()
         val missing = (until("failed") { it.opening is Opening.Failed }.opening as Opening.Failed).sentence
         assertTrue(missing, "python -m export.pipeline --target onnx --into android_demo" in missing)
-        File(TestData.exported, "miniature-onnx").copyRecursively(File(assets, "bundles/onnx"))
+        File(TestData.exported, "onnx/bundle").copyRecursively(File(assets, "bundles/onnx"))
         File(assets, "bundles/onnx/unet.onnx").appendText("x")
         studio.start()
         until("damaged") { (it.opening as? Opening.Failed)?.sentence?.contains("damaged or changed") == true }
@@ -119,7 +119,7 @@ class StudioTest {
     fun importing() {
         studio.start()
         until("ready") { it.ready }
-        val file = File(TestData.exported, "loras/content.safetensors")
+        val file = File(TestData.exported, "onnx/loras/content.safetensors")
         studio.import(Catalogue.STYLES, "../../My LoRA!.safetensors") { file.inputStream() }
         val style = until("imported") { it.style?.name?.startsWith("My") == true }.style!!
         assertEquals("My LoRA", style.name)

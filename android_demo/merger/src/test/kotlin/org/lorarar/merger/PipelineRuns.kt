@@ -5,10 +5,11 @@ import org.junit.Assert.assertTrue
 import org.junit.Test
 import java.io.File
 
-/** Merges, whole images and checks of the miniature through a runtime's own library, compared with Python's. */
-abstract class MiniatureRuns(private val target: String, private val runtimeName: String, factory: RuntimeFactory) {
+/** Merges, whole images and checks of a whole pipeline through a runtime's own library, compared with Python's. */
+abstract class PipelineRuns(private val target: String, private val runtimeName: String, factory: RuntimeFactory) {
     protected val runtimes = Runtimes(mapOf(target to factory))
-    protected val miniature by lazy { Bundle.open(File(TestData.exported, "miniature-$target")) }
+    private val folder = File(TestData.exported, target)
+    protected val whole by lazy { Bundle.open(File(folder, "bundle")) }
 
     protected fun <T> merging(bundle: Bundle, content: File, style: File, work: (Merger, Packed, Packed) -> T): T =
         Merger(bundle, runtimes.open(bundle, "merger"), TestData.scratch).use { merger ->
@@ -45,10 +46,10 @@ abstract class MiniatureRuns(private val target: String, private val runtimeName
 
     @Test
     fun theMergeIsPythons() {
-        val expected = SafeTensors.open(File(TestData.exported, "merged.safetensors"))
-        merging(miniature, lora("content"), lora("style")) { merger, content, style ->
+        val expected = SafeTensors.open(File(folder, "merged.safetensors"))
+        merging(whole, lora("content"), lora("style")) { merger, content, style ->
             merger.merge(content, style, 1.2f, 0.8f).use { merged ->
-                assertLayers(miniature.layout, merged.adapter, expected)
+                assertLayers(whole.layout, merged.adapter, expected)
                 for (layer in merged.coefficients) {
                     val wanted = expected.floats("coefficients.${layer.module}").doubles()
                     assertClose(layer.module, wanted, layer.content.doubles() + layer.style.doubles(), 1e-5)
@@ -60,11 +61,11 @@ abstract class MiniatureRuns(private val target: String, private val runtimeName
     /** Files in which each LoRA lacks some of the other's layers: those are carried, not averaged. */
     @Test
     fun layersOfOneLoraAreCarried() {
-        val expected = SafeTensors.open(File(TestData.exported, "carried.safetensors"))
-        merging(miniature, lora("half-content"), lora("half-style")) { merger, content, style ->
+        val expected = SafeTensors.open(File(folder, "carried.safetensors"))
+        merging(whole, lora("half-content"), lora("half-style")) { merger, content, style ->
             merger.merge(content, style, 1.2f, 0.8f).use { merged ->
-                assertLayers(miniature.layout, merged.adapter, expected, lacking = true)
-                assertTrue(merged.coefficients.size < miniature.layout.learned.sumOf { it.modules.size })
+                assertLayers(whole.layout, merged.adapter, expected, lacking = true)
+                assertTrue(merged.coefficients.size < whole.layout.learned.sumOf { it.modules.size })
             }
         }
     }
@@ -73,14 +74,14 @@ abstract class MiniatureRuns(private val target: String, private val runtimeName
     fun theImageIsPythons() {
         val request = requests().first()
         val stages = LinkedHashSet<String>()
-        merging(miniature, lora("content"), lora("style")) { merger, content, style ->
+        merging(whole, lora("content"), lora("style")) { merger, content, style ->
             merger.merge(content, style).use { merged ->
-                val pipeline = Pipeline(miniature, runtimes, TestData.scratch)
+                val pipeline = Pipeline(whole, runtimes, TestData.scratch)
                 val drawn = pipeline.draw(request, merged) { stage, _, _ ->
                     stages.add(stage)
                     true
                 }
-                val tolerance = Component.tolerance(Pipeline.facts(miniature).child("golden").child("tolerance"))
+                val tolerance = Component.tolerance(Pipeline.facts(whole).child("golden").child("tolerance"))
                 assertClose("latents", images.floats("latents.0").doubles(), drawn.latents.doubles(), tolerance.maxError)
                 val image = Parity.compare("image", summary("image.0", drawn.pixels.shape), drawn.pixels)
                 assertTrue("${image.psnrDb} dB, ${image.maxError}", image.within(tolerance))
@@ -93,8 +94,8 @@ abstract class MiniatureRuns(private val target: String, private val runtimeName
     /** Without guidance, and with a prompt of what not to draw; with no LoRA at all. */
     @Test
     fun imagesOfTheBaseArePythons() {
-        val pipeline = Pipeline(miniature, runtimes, TestData.scratch)
-        val tolerance = Component.tolerance(Pipeline.facts(miniature).child("golden").child("tolerance"))
+        val pipeline = Pipeline(whole, runtimes, TestData.scratch)
+        val tolerance = Component.tolerance(Pipeline.facts(whole).child("golden").child("tolerance"))
         for ((number, request) in requests().withIndex().drop(1)) {
             val drawn = pipeline.draw(request, null) { _, _, _ -> true }
             val wanted = images.floats("latents.$number").doubles()
@@ -103,10 +104,10 @@ abstract class MiniatureRuns(private val target: String, private val runtimeName
         }
     }
 
-    private val images by lazy { SafeTensors.open(File(TestData.exported, "images.safetensors")) }
+    private val images by lazy { SafeTensors.open(File(folder, "images.safetensors")) }
 
     private fun requests(): List<Request> =
-        TestData.json(File(TestData.exported, "images.json")).children("requests").map { facts ->
+        TestData.json(File(folder, "images.json")).children("requests").map { facts ->
             Request(
                 facts.text("prompt"), facts.whole("seed"), facts.whole("steps").toInt(), facts.number("guidance").toFloat(),
                 facts["negative"] as String?,
@@ -117,8 +118,8 @@ abstract class MiniatureRuns(private val target: String, private val runtimeName
 
     @Test
     fun everyPartPassesItsCheckAndTheWholeImageToo() {
-        val rows = Check(miniature, runtimes, TestData.scratch).all { }
-        assertEquals(miniature.components + "pipeline", rows.map { it.component }.toSet())
+        val rows = Check(whole, runtimes, TestData.scratch).all { }
+        assertEquals(whole.components + "pipeline", rows.map { it.component }.toSet())
         for (row in rows) assertEquals("${row.component}: ${row.reason}", CheckRow.Status.PASSED, row.status)
         assertTrue(rows.filter { it.component != "pipeline" }.all { it.runtime.startsWith("$runtimeName 1.") })
         assertTrue(rows.all { it.loadSeconds!! > 0 && it.runSeconds!! > 0 })
@@ -138,5 +139,5 @@ abstract class MiniatureRuns(private val target: String, private val runtimeName
         File(TestData.results, "image-$target.rgb").writeBytes(bytes.toByteArray())
     }
 
-    protected fun lora(name: String) = File(TestData.exported, "loras/$name.safetensors")
+    protected fun lora(name: String) = File(folder, "loras/$name.safetensors")
 }
