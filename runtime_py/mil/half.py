@@ -48,7 +48,7 @@ def _half_bits(x: np.ndarray) -> np.ndarray:
         np.copyto(half, np.uint32(0x7C00), where=size >= _OVERFLOW)
         nan = size > _INFINITY
         half[nan] = 0x7C00 | np.maximum(size[nan] >> 13 & 0x3FF, 1)
-    bits = bits >> 16
-    bits &= 0x8000
-    half |= bits
+    sign = bits >> np.uint32(16)
+    sign &= np.uint32(0x8000)
+    half |= sign
     return half
