@@ -13,7 +13,7 @@ STYLE := $(DATASET)/loras/styles/oil_painting_2.safetensors
 IMAGES := --content-image $(DATASET)/images/contents/teapot_1_0.png --style-image $(DATASET)/images/styles/oil_painting_2.png
 PROMPT := "a sks teapot in oil painting style"
 
-.PHONY: quickstart bundles-in-view bundles-beside test test-full test-devices test-apps test-wheel test-lowest docs lint browser tools clean
+.PHONY: quickstart bundles-in-view bundles-beside test test-full test-devices test-apps test-wheel test-lowest docs lint compiled browser tools clean
 
 # Python keeps what it compiles at the first import, of which pip then need do nothing: a process that may not keep it
 # compiles for 20 s before it has imported diffusers.
@@ -68,6 +68,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+compiled: $(READY)
+	@$(BIN)/python tests/support/compile_imports.py
+
 APT_POSSIBLE = [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null
 APT_INSTALL = apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
 
@@ -79,7 +82,8 @@ browser:
 	{ $(APT_POSSIBLE) && $(APT_INSTALL) chromium >/dev/null; } || \
 	  echo "no Chromium or Chrome here, and none could be installed (that needs root and apt-get)"
 
-test: lint browser  ## lint, types, tests; installs a Chromium as root on Debian
+test: $(READY) browser  ## lint, types, tests; installs a Chromium as root on Debian
+	@$(MAKE) --jobs 2 lint compiled
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not devices and not apps" -n 2 --dist worksteal
 
 docs: $(READY)  ## the guide and the API reference, in build/site
