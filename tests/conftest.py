@@ -127,19 +127,19 @@ def shallow_pipeline(made_once: MadeOnce) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_unets(shallow_pipeline: Path, made_once: MadeOnce) -> SharedUNets:
-    """Give the bundles of the shallow UNet, each exported once for all runs of the same sources."""
-    from shared_bundles import SharedUNets
-
-    return SharedUNets(shallow_pipeline, made_once)
-
-
-@pytest.fixture(scope="session")
 def shared_pipelines(shallow_pipeline: Path, made_once: MadeOnce) -> SharedPipelines:
-    """Give the bundles of the shallow pipeline, likewise."""
+    """Give the bundles of the shallow pipeline, each exported once for all runs of the same sources."""
     from shared_bundles import SharedPipelines
 
     return SharedPipelines(shallow_pipeline, made_once)
+
+
+@pytest.fixture(scope="session")
+def shared_unets(shared_pipelines: SharedPipelines) -> SharedUNets:
+    """Give the bundles of the shallow UNet, likewise."""
+    from shared_bundles import SharedUNets
+
+    return SharedUNets(shared_pipelines)
 
 
 @pytest.fixture(scope="module")

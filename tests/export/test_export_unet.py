@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from shared_bundles import RANK, SharedUNets
+from shared_bundles import OF_PIPELINES, RANK, SharedUNets
 from tiny_world import random_lora
 from torch import nn
 
@@ -67,7 +67,8 @@ def lora(layout: Layout) -> LoRA:
 
 
 def options(target: str, precision: str, fused: LoRA | None = None) -> UNetOptions:
-    return UNetOptions(target, precision, RANK, SIZE, fused)
+    size = replace(SIZE, batch=2) if (target, precision) in OF_PIPELINES else SIZE
+    return UNetOptions(target, precision, RANK, size, fused)
 
 
 def tiny_unet(folder: Path) -> Any:

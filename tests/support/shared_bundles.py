@@ -15,26 +15,10 @@ from lorarar.base.names import load_layout
 from runtime_py.bundle import Bundle
 
 RANK = 3  # of each of the two LoRAs
+OF_PIPELINES = {("coreml", "fp16"), ("executorch", "fp32")}
+"""Target and precision of the UNets that are not exported once more on their own, which takes half a minute."""
 MiniatureBundle = Callable[[str, str, str], Path]
 """Gives the miniature's bundle of a hypernet, a unet or a pipeline, for a target, in a precision."""
-
-
-class SharedUNets(dict[tuple[str, str], Bundle]):
-    """Bundles by target and precision."""
-
-    def __init__(self, base: Path, made_once: MadeOnce) -> None:
-        super().__init__()
-        self.base, self.made_once = base, made_once
-
-    def __missing__(self, key: tuple[str, str]) -> Bundle:
-        target, precision = key
-        self[key] = Bundle.open(
-            self.made_once(
-                f"unet/{target}-{precision}",
-                lambda out: unet(self.base, target=target, precision=precision, rank=RANK, out=out),
-            )
-        )
-        return self[key]
 
 
 class SharedPipelines(dict[str, Bundle]):
@@ -54,6 +38,26 @@ class SharedPipelines(dict[str, Bundle]):
     def _save_hypernet(self, folder: Path) -> None:
         folder.mkdir()
         save_hypernet_of(self.base, folder / "hypernet.safetensors")
+
+
+class SharedUNets(dict[tuple[str, str], Bundle]):
+    """Bundles by target and precision; some are the pipelines', whose UNets run a batch of 2."""
+
+    def __init__(self, pipelines: SharedPipelines) -> None:
+        super().__init__()
+        self.pipelines = pipelines
+
+    def __missing__(self, key: tuple[str, str]) -> Bundle:
+        target, precision = key
+
+        def export(out: Path) -> None:
+            unet(self.pipelines.base, target=target, precision=precision, rank=RANK, out=out)
+
+        if key in OF_PIPELINES:
+            self[key] = self.pipelines[target]
+        else:
+            self[key] = Bundle.open(self.pipelines.made_once(f"unet/{target}-{precision}", export))
+        return self[key]
 
 
 def save_hypernet_of(base: Path, path: Path) -> None:
