@@ -4,7 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 RUNS := $(VENV)/runs
-comma := ,
 OUT := build/quickstart
 # A subject and a style that the shipped hypernetwork was not trained on.
 DATASET := models/miniature/dataset
@@ -19,21 +18,16 @@ PROMPT := "a sks teapot in oil painting style"
 # compiles for 20 s before it has imported diffusers.
 unexport PYTHONDONTWRITEBYTECODE
 
-# $(call install,EXTRAS). setuptools warns of every editable install.
-define install
+# setuptools warns of every editable install.
+$(RUNS): EXTRAS := all
+$(READY): EXTRAS := all,dev,docs
+$(RUNS) $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11; run  PYTHON=python3.11 make …"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --editable '.[$(1)]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --editable '.[$(EXTRAS)]'
 	@touch $@
-endef
-
-$(READY): pyproject.toml
-	$(call install,all$(comma)dev$(comma)docs)
-
-$(RUNS): pyproject.toml
-	$(call install,all)
 
 # `make test` installs more than the toolkit runs with. ExecuTorch's export takes as long as the other two together: it
 # runs beside them, each on one core, and is shown at the end.

@@ -135,11 +135,11 @@ def shared_pipelines(shallow_pipeline: Path, made_once: MadeOnce) -> SharedPipel
 
 
 @pytest.fixture(scope="session")
-def shared_unets(shared_pipelines: SharedPipelines) -> SharedUNets:
+def shared_unets(shallow_pipeline: Path, made_once: MadeOnce) -> SharedUNets:
     """Give the bundles of the shallow UNet, likewise."""
     from shared_bundles import SharedUNets
 
-    return SharedUNets(shared_pipelines)
+    return SharedUNets(shallow_pipeline, made_once)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from shared_bundles import OF_PIPELINES, RANK, SharedUNets
+from shared_bundles import RANK, SharedUNets
 from tiny_world import random_lora
 from torch import nn
 
@@ -67,8 +67,7 @@ def lora(layout: Layout) -> LoRA:
 
 
 def options(target: str, precision: str, fused: LoRA | None = None) -> UNetOptions:
-    size = replace(SIZE, batch=2) if (target, precision) in OF_PIPELINES else SIZE
-    return UNetOptions(target, precision, RANK, size, fused)
+    return UNetOptions(target, precision, RANK, SIZE, fused)
 
 
 def tiny_unet(folder: Path) -> Any:
@@ -289,7 +288,7 @@ def test_core_ml_keeps_the_time_embedding_in_fp32(shared_unets: SharedUNets) -> 
 def test_a_bundle_of_a_unet_checks_itself(shared_unets: SharedUNets, target: str, precision: str) -> None:
     bundle = shared_unets[target, precision]
     assert bundle.manifest["components"]["unet"]["parity"]["status"] == "passed"
-    assert ("hypernetwork" in bundle.manifest) == ((target, precision) in OF_PIPELINES)
+    assert "hypernetwork" not in bundle.manifest
     assert {row.status for row in check_bundle(bundle)} == {"passed"}
 
 

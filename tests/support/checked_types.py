@@ -7,8 +7,7 @@ import ast
 import beartype
 from jaxtyping import _import_hook, install_import_hook
 
-# Not the miniature's: its drawings are made of thousands of small calls.
-PACKAGES = ("lorarar", "export", "runtime_py", "benchmarks", "human_study")
+PACKAGES = ("lorarar", "export", "runtime_py", "benchmarks", "miniature", "human_study")
 
 
 class _NotInside(_import_hook.JaxtypingTransformer):

@@ -15,8 +15,6 @@ from lorarar.base.names import load_layout
 from runtime_py.bundle import Bundle
 
 RANK = 3  # of each of the two LoRAs
-OF_PIPELINES = {("coreml", "fp16"), ("executorch", "fp32")}
-"""Target and precision of the UNets that are not exported once more on their own, which takes half a minute."""
 MiniatureBundle = Callable[[str, str, str], Path]
 """Gives the miniature's bundle of a hypernet, a unet or a pipeline, for a target, in a precision."""
 
@@ -41,22 +39,19 @@ class SharedPipelines(dict[str, Bundle]):
 
 
 class SharedUNets(dict[tuple[str, str], Bundle]):
-    """Bundles by target and precision; some are the pipelines', whose UNets run a batch of 2."""
+    """Bundles by target and precision."""
 
-    def __init__(self, pipelines: SharedPipelines) -> None:
+    def __init__(self, base: Path, made_once: MadeOnce) -> None:
         super().__init__()
-        self.pipelines = pipelines
+        self.base, self.made_once = base, made_once
 
     def __missing__(self, key: tuple[str, str]) -> Bundle:
         target, precision = key
 
         def export(out: Path) -> None:
-            unet(self.pipelines.base, target=target, precision=precision, rank=RANK, out=out)
+            unet(self.base, target=target, precision=precision, rank=RANK, out=out)
 
-        if key in OF_PIPELINES:
-            self[key] = self.pipelines[target]
-        else:
-            self[key] = Bundle.open(self.pipelines.made_once(f"unet/{target}-{precision}", export))
+        self[key] = Bundle.open(self.made_once(f"unet/{target}-{precision}", export))
         return self[key]
 
 

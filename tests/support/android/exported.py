@@ -64,11 +64,12 @@ PROMPTS = (
 
 def export(folder: Path, onnx: Path, executorch: Path) -> None:
     """Write everything into `folder`; the bundles are of export.pipeline, that for ONNX Runtime the miniature's."""
+    miniature, shallow = Bundle.open(onnx), Bundle.open(executorch)
     names = ("contents/teapot_1.safetensors", "styles/oil_painting_2.safetensors")
-    write_results(folder / "onnx", onnx, *(read_lora(LORAS / name) for name in names))
-    layout = Bundle.open(executorch).layout
-    write_results(folder / "executorch", executorch, *(random_lora(layout, (2, 3), seed, 0.2) for seed in (1, 2)))
-    write_numbers(folder / "numbers.json", Bundle.open(onnx))
+    write_results(folder / "onnx", miniature, *(read_lora(LORAS / name) for name in names))
+    loras = (random_lora(shallow.layout, (2, 3), seed, 0.2) for seed in (1, 2))
+    write_results(folder / "executorch", shallow, *loras)
+    write_numbers(folder / "numbers.json", miniature)
     write_hostile_loras(folder)
     write_refused_loras(folder / "refused")
     hostile = {f"hostile: {name}": _as_mutation(edit) for name, (edit, _) in HOSTILE.items() if name not in RUNNER_ONLY}
@@ -81,10 +82,9 @@ def export(folder: Path, onnx: Path, executorch: Path) -> None:
     write_half(folder / "half")
 
 
-def write_results(folder: Path, source: Path, content: LoRA, style: LoRA) -> None:
+def write_results(folder: Path, bundle: Bundle, content: LoRA, style: LoRA) -> None:
     """A bundle, two LoRAs, their merges and their image by Python."""
-    shutil.copytree(source, folder / "bundle")
-    bundle = Bundle.open(source)
+    shutil.copytree(bundle.path, folder / "bundle")
     names = sorted(content.layers)
     # Each half lacks some of the other's layers, and both lack some of the base's.
     halves = {
