@@ -12,7 +12,7 @@ STYLE := $(DATASET)/loras/styles/oil_painting_2.safetensors
 IMAGES := --content-image $(DATASET)/images/contents/teapot_1_0.png --style-image $(DATASET)/images/styles/oil_painting_2.png
 PROMPT := "a sks teapot in oil painting style"
 
-.PHONY: quickstart bundles-in-view bundles-beside test test-full test-devices test-apps test-wheel test-lowest docs lint compiled browser tools clean
+.PHONY: quickstart bundles-in-view bundles-beside test test-full test-devices test-apps test-android test-ios test-wheel test-lowest docs lint compiled browser tools clean
 
 # Python keeps what it compiles at the first import, of which pip then need do nothing: a process that may not keep it
 # compiles for 20 s before it has imported diffusers.
@@ -66,7 +66,9 @@ compiled: $(READY)
 	@$(BIN)/python tests/support/compile_imports.py
 
 APT_POSSIBLE = [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null
-APT_INSTALL = apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends
+# One at a time, of all that make runs here: apt-get locks out a second one.
+APT_INSTALL = flock Makefile sh -c \
+  'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$$@"' install
 
 # For the human study's tests. Where there is none and none can be installed, they are skipped and say so; in CI they fail.
 browser:
@@ -104,15 +106,16 @@ DEVICE_PROGRAMS := adb qemu-aarch64 mmdebstrap aarch64-linux-gnu-gcc aarch64-lin
 APP_PACKAGES := default-jdk-headless npm gcc aapt zipalign apksigner android-framework-res dexdump swiftlang
 APP_PROGRAMS := javac npm gcc aapt2 zipalign apksigner dexdump swift
 
-# One after the other, also in `make -j`: apt-get locks out a second one.
 tools:
 	$(call debian,$(DEVICE_PROGRAMS) $(APP_PROGRAMS),$(DEVICE_PACKAGES) $(APP_PACKAGES))
 
 test-devices: $(READY) tools  ## two emulated arm64 phones over adb, and the native runner; installs its tools as root on Debian
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "devices and not full"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "devices and not full" tests/benchmarks
 
-test-apps: $(READY) tools  ## the engines of both demo apps, and the APK; installs its tools as root on Debian
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "apps and not full"
+test-apps: test-android test-ios  ## the engines of both demo apps, and the APK; installs its tools as root on Debian
+
+test-android test-ios: test-%: $(READY) tools
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "apps and not full" tests/$*_demo
 
 test-full: $(READY) tools  ## full sizes within their time and memory, builds from nothing, reproducibility, mutants of the apps
 	$(BIN)/python -m pytest -m full

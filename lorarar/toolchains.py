@@ -36,6 +36,28 @@ def import_onnxruntime() -> Any:
     return importlib.import_module("onnxruntime")
 
 
+def import_coremltools() -> Any:
+    """Import Core ML Tools without scikit-learn and ExecuTorch, and return the module.
+
+    It imports them where it finds them, which takes nine tenths of its time, to convert their models; none of ours is.
+    Raises ModuleNotFoundError where Core ML Tools are not installed.
+    """
+    with _hidden("sklearn", "executorch"):
+        return importlib.import_module("coremltools")
+
+
+@contextmanager
+def _hidden(*packages: str) -> Iterator[None]:
+    """Let an import in the block find none of these packages, unless it is loaded already."""
+    hidden = [package for package in packages if package not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: there is no such module
+    try:
+        yield
+    finally:
+        for package in hidden:
+            del sys.modules[package]
+
+
 @contextmanager
 def quiet_toolchains(level: int = logging.WARNING) -> Iterator[None]:
     """Silence what toolchains warn, and log up to `level`, while they are imported or convert; errors are still raised.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from export.targets.target import FLOATS, ExportCost, Target, WeightBytes
 from export.tolerance import tolerances
+from lorarar.toolchains import import_coremltools
 
 NEURAL_ENGINE_BYTES = 1_000_000_000
 """Weights that one model may have to be taken by the Neural Engine: about 1 GB, by those who met the limit."""
@@ -15,6 +16,7 @@ TARGET = Target(
     apps=("ios_demo",),
     converter="export.targets.coreml_converter",
     packages=("coremltools", "torch"),
+    prepare=import_coremltools,
     tolerances=tolerances(unet=("fp16", "fp32", "w8", "w6", "w4"), hypernet=("fp32", "fp16")),
     default_precision="fp16",
     free_rank=False,

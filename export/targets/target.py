@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from export.tolerance import Tolerances
 from lorarar.errors import InputError
@@ -57,6 +57,7 @@ class Target:
     free_rank: bool  # whether a LoRA's rank may differ from run to run; if not, shorter ranks are padded with zeros
     hypernet_form: str  # a key of lorarar.hypernet.network.FORMS, the fastest in this runtime
     bytes_per_weight: Mapping[str, WeightBytes]  # by precision
+    prepare: Callable[[], Any] | None = None  # imports one of `packages`, where a plain import would bring too much
     not_offered: Mapping[str, str] = field(default_factory=dict)  # precisions that the UNet lacks → why
     half_io: tuple[str, ...] = ("fp16",)  # precisions whose inputs and outputs are fp16; fp32 otherwise
     attentions: tuple[str, ...] = ("original",)  # keys of export.rewrites.ATTENTIONS, for the UNet
@@ -88,4 +89,6 @@ class Target:
     def load_converter(self) -> Convert:
         """Import the toolchain and return `convert`; InputError names the extra to install when it is missing."""
         with named_if_missing(self.packages, extra=self.name):
+            if self.prepare:
+                self.prepare()
             return cast(Convert, import_module(self.converter).convert)

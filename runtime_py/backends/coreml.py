@@ -10,6 +10,7 @@ import numpy as np
 
 from lorarar import __version__
 from lorarar.errors import InputError
+from lorarar.toolchains import import_coremltools
 from runtime_py.backends import Backend, checked_inputs
 from runtime_py.component import Component
 from runtime_py.mil import Program
@@ -40,8 +41,7 @@ class CoreMLRunner:
     note = ""
 
     def __init__(self, component: Component) -> None:
-        import coremltools as ct
-
+        ct = import_coremltools()
         self.component = component
         self.runtime = "Core ML (all units)"
         self.version = f"coremltools {ct.__version__}"
@@ -68,7 +68,7 @@ def runners(component: Component, threads: int | None) -> Iterator[CoreMLRunner 
 def load() -> None:
     """Import coremltools where Core ML itself can run; the evaluator does without, but for its file format's parser."""
     if sys.platform == "darwin":
-        import coremltools  # noqa: F401
+        import_coremltools()
 
 
 BACKEND = Backend(("coremltools",), "coreml", load, runners)

@@ -75,3 +75,12 @@ def test_importing_a_package_sets_no_environment_variable() -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment)
     assert done.stdout == "set()\n"
+
+
+def test_a_mark_is_where_its_make_target_looks() -> None:
+    """`make test-devices` and `make test-apps` collect these folders alone: elsewhere a test would never be run."""
+    folders = {"devices": {"benchmarks"}, "apps": {"android_demo", "ios_demo"}}
+    texts = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+    for mark, allowed in folders.items():
+        marked = {path.parent.name for path, text in texts.items() if re.search(rf"\bmark\.{mark}\b", text)}
+        assert marked == allowed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-# Importing coremltools imports torch extensions and executorch, which leave files open and use deprecated names;
-# none of that is this project's.
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    logging.getLogger("coremltools").setLevel(logging.ERROR)
-    import coremltools as ct
+from lorarar.toolchains import import_coremltools, quiet_toolchains
+
+# Importing coremltools imports torch extensions, which leave files open and use deprecated names.
+with quiet_toolchains():
+    ct = import_coremltools()
     from coremltools.converters.mil import Builder as mb  # noqa: N813 - its documented name
     from coremltools.converters.mil.mil import types
 

@@ -67,7 +67,7 @@ def build_with_executorch(kind: str, folder: Path) -> Path:
     for name, symbols in (("liblog.so", []), ("libandroid.so", []), ("libfbjni.so", _java_symbols(library))):
         source = folder / f"{name}.c"
         source.write_text("".join(f"void {symbol}(void) {{ __builtin_trap(); }}\n" for symbol in symbols))
-        _compile(*compile_c, "-shared", str(source), "-o", str(folder / name))
+        _compile(*compile_c, "-nostdlib", "-shared", str(source), "-o", str(folder / name))
     return _build(
         kind,
         folder,
