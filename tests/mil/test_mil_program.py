@@ -283,8 +283,12 @@ def test_opening_imports_neither_coremltools_nor_torch(tmp_path: Path) -> None:
         "from runtime_py.mil import Program\n"
         f"Program.open({str(path)!r}).run({{'x': [1.0, -1.0]}})\n"
         "assert not {'coremltools', 'torch'} & set(sys.modules)\n"
-        # The protobuf modules were imported alone; coremltools itself must still come in after them.
-        "import coremltools\n"
+        # The protobuf modules were imported alone; coremltools itself must still come in after them, and alone too.
+        "from importlib.util import find_spec\n"
+        "from lorarar.toolchains import import_coremltools\n"
+        "coremltools = import_coremltools()\n"
+        "assert not {'sklearn', 'executorch'} & set(sys.modules)\n"
+        "assert find_spec('sklearn') and find_spec('executorch')\n"
         f"assert coremltools.models.MLModel({str(path)!r}, skip_model_load=True).get_spec().specificationVersion == 8\n"
         f"Program.open({str(path)!r})\n"
     )
