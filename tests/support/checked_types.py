@@ -8,7 +8,7 @@ from typing import cast
 
 import beartype
 from jaxtyping import _import_hook, install_import_hook
-from source_tree import PACKAGES, ROOT
+from source_tree import PACKAGES, ROOT, is_for_types
 
 
 def _shapes() -> frozenset[str]:
@@ -28,11 +28,17 @@ class _Transformer(_import_hook.JaxtypingTransformer):
 
     shapes = _shapes()
 
+    def visit_Module(self, node: ast.Module) -> ast.Module:
+        # The other check can't do with names that are there for type checkers alone.
+        unknown = [alias.asname or alias.name for block in node.body if is_for_types(block) for alias in _imported(block)]
+        self.slow = self.shapes.union(unknown)
+        return super().visit_Module(node)
+
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         if self._inside():
             return node
         super().visit_FunctionDef(node)
-        if not self.shapes & _annotation_names(node):
+        if not self.slow & _annotation_names(node):
             shapes_check = cast(ast.Call, node.decorator_list[-1])
             node.decorator_list[-1] = shapes_check.keywords[0].value  # the check of types that it was given
         return node
@@ -42,6 +48,11 @@ class _Transformer(_import_hook.JaxtypingTransformer):
 
     def _inside(self) -> bool:
         return any(isinstance(parent, ast.FunctionDef) for parent in self._parents)
+
+
+def _imported(block: ast.stmt) -> list[ast.alias]:
+    """Return what the import statements of a block import."""
+    return [alias for part in ast.walk(block) if isinstance(part, ast.Import | ast.ImportFrom) for alias in part.names]
 
 
 def _annotation_names(node: ast.FunctionDef) -> set[str]:
