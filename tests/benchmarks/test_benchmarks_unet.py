@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import unet as command
-from benchmarks import unet_times
+from benchmarks import timing, unet_times
 from benchmarks.timing import Samples
 from benchmarks.unet_times import costs
 from lorarar.commands import synthetic
@@ -40,6 +40,7 @@ def test_the_command(
         "lorarar.commands.synthetic": lambda *given: synthetic.main(given),
     }
     monkeypatch.setattr(unet_times, "run_module", lambda module, *given: commands[module](*given))
+    monkeypatch.setattr(timing, "_SIZES", (512,))
     bundles, out = tmp_path / "bundles", tmp_path / "unet.json"
     given = ["--base", str(shallow_pipeline), "--rank", "3", "--target", "onnx", "--runs", "2", "--threads", "1"]
     assert command.main([*given, "--bundles", str(bundles), "--out", str(out)]) == 0

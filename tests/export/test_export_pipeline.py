@@ -347,11 +347,17 @@ def test_a_reference_that_is_no_image_is_named(
 
 
 def test_the_benchmark_tells_every_stage(
-    shared_pipelines: SharedPipelines, loras: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shared_pipelines: SharedPipelines,
+    loras: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from benchmarks import timing
     from benchmarks.pipeline import main as benchmark
     from benchmarks.pipeline_times import STAGES
 
+    monkeypatch.setattr(timing, "_SIZES", (512,))
     bundle, out = shared_pipelines["onnx"], tmp_path / "r.json"
     given = ["--content", str(loras[0]), "--style", str(loras[1]), "--steps", "2", "--runs", "3", "--threads", "1"]
     assert benchmark([str(bundle.path), *given, "--out", str(out)]) == 0

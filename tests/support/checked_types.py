@@ -30,8 +30,8 @@ class _Transformer(_import_hook.JaxtypingTransformer):
 
     def visit_Module(self, node: ast.Module) -> ast.Module:
         # The other check can't do with names that are there for type checkers alone.
-        unknown = [alias.asname or alias.name for block in node.body if is_for_types(block) for alias in _imported(block)]
-        self.slow = self.shapes.union(unknown)
+        unknown = [alias for block in node.body if is_for_types(block) for alias in _imported(block)]
+        self.slow = self.shapes.union(alias.asname or alias.name for alias in unknown)
         return super().visit_Module(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
