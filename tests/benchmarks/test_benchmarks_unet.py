@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import unet as command
 from benchmarks import timing, unet_times
+from benchmarks import unet as command
 from benchmarks.timing import Samples
 from benchmarks.unet_times import costs
 from lorarar.commands import synthetic
