@@ -34,9 +34,25 @@ settings.register_profile("lorarar", deadline=None)
 settings.load_profile("lorarar")
 
 
+LONG = ("export", "docs", "training", "benchmarks", "miniature", "evaluation", "house")
+"""The folders of tests that take long."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put exports, the longest tests, first: at the end, one worker would wait for the other's."""
-    items.sort(key=lambda item: item.path.parent.name != "export")
+    """Deal the files out to the workers, long ones first: at the end, one worker would wait for the other's.
+
+    pytest-xdist gives each worker an equal share of the list, from which those that are done early take.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    shares: list[list[pytest.Item]] = [[] for _ in range(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))]
+    long = [path for name in LONG for path in files if path.parent.name == name]
+    for number, path in enumerate(long):
+        shares[number % len(shares)] += files[path]
+    for path in (path for path in files if path not in long):
+        min(shares, key=len).extend(files[path])
+    items[:] = [item for share in shares for item in share]
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,15 @@ from source_tree import PACKAGES, ROOT, is_for_types
 
 
 def _shapes() -> frozenset[str]:
-    """Return the names that stand for an array with a shape: jaxtyping's own, and those that our modules give them."""
+    """Return the names that stand for an array with a shape: jaxtyping's own, and those that our modules make of them."""
     text = "\n".join(path.read_text(encoding="utf-8") for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
-    own = set(", ".join(re.findall(r"^from jaxtyping import (.*)$", text, re.M)).split(", "))
-    return frozenset(own.union(re.findall(rf"^(\w+) = (?:{'|'.join(own)})\[", text, re.M)))
+    made = re.findall(r"^(\w+) = (.+)$", text, re.M)
+    known: set[str] = set()
+    more = set(", ".join(re.findall(r"^from jaxtyping import (.*)$", text, re.M)).split(", "))
+    while more > known:
+        known = more
+        more = known | {name for name, value in made if known & set(re.findall(r"\w+", value))}
+    return frozenset(known)
 
 
 class _Transformer(_import_hook.JaxtypingTransformer):
