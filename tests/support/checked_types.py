@@ -12,7 +12,7 @@ from source_tree import PACKAGES, ROOT, is_for_types
 
 
 def _shapes() -> frozenset[str]:
-    """Return the names that stand for an array with a shape: jaxtyping's own, and those that our modules make of them."""
+    """Return the names that stand for an array with a shape: jaxtyping's own, and those made of them here."""
     text = "\n".join(path.read_text(encoding="utf-8") for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
     made = re.findall(r"^(\w+) = (.+)$", text, re.M)
     known: set[str] = set()
