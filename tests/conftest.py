@@ -34,8 +34,8 @@ settings.register_profile("lorarar", deadline=None)
 settings.load_profile("lorarar")
 
 
-LONG = ("export", "docs", "training", "benchmarks", "miniature", "evaluation", "house")
-"""The folders of tests that take long."""
+LONG = ("export", "docs", "house", "benchmarks", "training", "miniature", "evaluation")
+"""The folders of tests that take long, those with the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
