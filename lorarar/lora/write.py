@@ -70,7 +70,7 @@ def write_lora(lora: LoRA, path: str | os.PathLike[str], dialect: str = "peft", 
     with atomic_file(Path(path)) as temporary, temporary.open("wb", buffering=0) as file:
         _write_all(file, _header_bytes(tensors, metadata))
         for tensor in tensors:
-            _write_all(file, np.ascontiguousarray(tensor.array()).reshape(-1).view(np.uint8))
+            _write_all(file, np.ascontiguousarray(tensor.array()).reshape(-1).view(np.uint8).data)
 
 
 def as_tensors(lora: LoRA, dialect: str, dtype: str) -> dict[str, Tensor]:
@@ -165,9 +165,9 @@ def _header_bytes(tensors: list[_Written], metadata: Mapping[str, str]) -> bytes
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_all(file: BinaryIO, data: bytes | np.ndarray) -> None:
+def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:
     """Write every byte; an unbuffered file may take fewer than asked (at most 2 GB a call on Linux)."""
-    view = memoryview(data)  # type: ignore[arg-type]  # an array is a buffer, which numpy's stubs say from 2.5 on
+    view = memoryview(data)
     while view:
         view = view[os.write(file.fileno(), view) :]
 
