@@ -42,8 +42,9 @@ class _Transformer(_import_hook.JaxtypingTransformer):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         if self._inside():
             return node
+        before = len(node.decorator_list)
         super().visit_FunctionDef(node)
-        if not self.slow & _annotation_names(node):
+        if len(node.decorator_list) > before and not self.slow & _annotation_names(node):
             shapes_check = cast(ast.Call, node.decorator_list[-1])
             node.decorator_list[-1] = shapes_check.keywords[0].value  # the check of types that it was given
         return node
