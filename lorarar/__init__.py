@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from lorarar.layout import Layout
     from lorarar.lora import LoRA, LoraLayer, read_lora
     from lorarar.merging import METHODS
+    from lorarar.merging.truncate import resize
 
 __version__ = "0.1.0"
 __all__ = ["METHODS", "FailedCheck", "Hypernetwork", "InputError", "Layout", "LoRA", "LoraLayer", "load_layout"]
-__all__ += ["merge", "read_lora"]
+__all__ += ["merge", "read_lora", "resize"]
 __getattr__ = lazy_names(
     __name__,
     {
@@ -36,6 +37,7 @@ __getattr__ = lazy_names(
         "lorarar.layout": ["Layout"],
         "lorarar.lora": ["LoRA", "LoraLayer", "read_lora"],
         "lorarar.merging": ["METHODS"],
+        "lorarar.merging.truncate": ["resize"],
     },
 )
 

@@ -15,6 +15,7 @@ from lorarar.console import print_rows, print_table, progress, status
 from lorarar.errors import InputError
 from lorarar.files import check_lora_output
 from lorarar.lora import DTYPES, WRITERS, LoRA, read_lora
+from lorarar.lora.write import partly_read
 from lorarar.merging import CONTENT_ONLY, LEARNED, METHOD, METHODS, RULE, STYLE_ONLY, Merged, MergeOptions
 from lorarar.training.dataset import Content, Style, read_dataset
 from lorarar.training.hyper_settings import ZipSettings
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         merged = request.run(content, style, update)
     with watch.stage("write"):
         merged.lora.save(args.out, args.dialect, args.dtype)
-    _warn(merged.warnings)
+    _warn((*merged.warnings, *filter(None, [partly_read(merged.lora, args.dialect)])))
     _show(args, content, style, merged, str(watch))
     return EXIT_OK
 
@@ -178,7 +179,7 @@ def _run_bundle(args: argparse.Namespace) -> int:
             on_progress=lambda stage, *_: tell(stage),
         )
     untrained = () if done.trained else ("the hypernetwork is untrained: its coefficients mean nothing",)
-    _warn((*untrained, *done.merged.warnings))
+    _warn((*untrained, *done.merged.warnings, *filter(None, [partly_read(done.merged.lora, args.dialect)])))
     _show(args, done.content, done.style, done.merged, " · ".join(f"{n} {s:.2f} s" for n, s in done.seconds.items()))
     medians = coefficient_medians(bundle.layout, done.merged.coefficients or {})
     print_table(

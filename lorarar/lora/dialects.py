@@ -8,7 +8,7 @@ from enum import Enum
 from functools import partial
 from typing import NamedTuple
 
-from lorarar.lora.names import kohya_lookup
+from lorarar.lora.names import kohya_lookup, sgm_lookup
 
 _UNET_ROOTS = (
     *("conv_in", "time_embedding", "add_embedding", "class_embedding", "encoder_hid_proj"),
@@ -99,8 +99,32 @@ def _flat(dialect: str, match: re.Match[str], _: str) -> str | None:
     return module if kind == dialect else None
 
 
+def _lycoris(match: re.Match[str], _: str) -> str | None:
+    return kohya_lookup().get(f"lora_unet_{match['flat']}", ("", None))[1]
+
+
+_COMPONENTS = {
+    **dict.fromkeys(("text_encoders.clip_l.transformer", "clip_l", "lora_te", "lora_te1"), "text_encoder"),
+    **dict.fromkeys(("text_encoders.clip_g.transformer", "clip_g", "lora_te2"), "text_encoder_2"),
+    "lora_unet": "unet",
+}
+"""What ComfyUI and OneTrainer put before the names of a component."""
+
+
+def _rooted(match: re.Match[str], _: str) -> str | None:
+    """Turn a root of `_COMPONENTS` into the component; any other root is the UNet's, before an SGM name."""
+    component = _COMPONENTS.get(match["root"])
+    return full_name(f"{component}.{match['name']}", "") if component else sgm_lookup().get(match["name"])
+
+
+def _with_root(name: str, roots: str, example: str, down: str = "lora_down", up: str = "lora_up") -> Dialect:
+    pattern = rf"(?P<module>(?P<root>{roots})\.(?P<name>.+))\.(?P<role>(?:{down}|{up})\.weight|alpha)"
+    return Dialect(name, example, re.compile(pattern), _rooted)
+
+
 def _kohya(name: str, prefix: str, example: str) -> Dialect:
-    pattern = rf"(?P<module>lora_{prefix}_[^.]+)\.(?P<role>lora_down\.weight|lora_up\.weight|alpha)"
+    # Some tools put diffusers' `unet.` before kohya's names.
+    pattern = rf"(?:unet\.)?(?P<module>lora_{prefix}_[^.]+)\.(?P<role>lora_down\.weight|lora_up\.weight|alpha)"
     return Dialect(name, example, re.compile(pattern), partial(_flat, name))
 
 
@@ -133,6 +157,25 @@ DIALECTS: tuple[Dialect, ...] = (
         "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight",
     ),
     _kohya("kohya-text", "te[12]?", "lora_te1_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight"),
+    Dialect(
+        "lycoris",
+        "lycoris_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight",
+        re.compile(r"(?P<module>lycoris_(?P<flat>[^.]+))\.(?P<role>lora_down\.weight|lora_up\.weight|alpha)"),
+        _lycoris,
+    ),
+    _with_root(
+        "comfy",
+        r"diffusion_model|text_encoders\.clip_[lg]\.transformer",
+        "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.lora_down.weight",
+        "lora_down|lora_A",
+        "lora_up|lora_B",
+    ),
+    _with_root("omi", "unet|clip_[lg]", "unet.input_blocks.4.1.transformer_blocks.0.attn1.to_q.lora_down.weight"),
+    _with_root(
+        "onetrainer",
+        "lora_unet|lora_te[12]?",
+        "lora_unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.lora_down.weight",
+    ),
 )
 
 KNOWN = ", ".join(dialect.name for dialect in DIALECTS)
@@ -147,9 +190,10 @@ DOTTED_ALPHA = Dialect(
 )
 
 _ROLES = {
-    "lora_A": TensorRole.DOWN, "lora_down.weight": TensorRole.DOWN, "down.weight": TensorRole.DOWN,
-    "lora_B": TensorRole.UP, "lora_up.weight": TensorRole.UP, "up.weight": TensorRole.UP, "alpha": TensorRole.ALPHA,
-}  # fmt: skip
+    **dict.fromkeys(("lora_A", "lora_A.weight", "lora_down.weight", "down.weight"), TensorRole.DOWN),
+    **dict.fromkeys(("lora_B", "lora_B.weight", "lora_up.weight", "up.weight"), TensorRole.UP),
+    "alpha": TensorRole.ALPHA,
+}
 
 _EXTRACT = "merge it into its base model and extract a plain LoRA of the difference (kohya's and LyCORIS's tools do it)"
 FOREIGN: tuple[Foreign, ...] = (
@@ -168,6 +212,10 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("norm difference", re.compile(r"\.[wb]_norm$"), "train it with train_norm off"),
     Foreign("bundled textual inversion", re.compile(r"^bundle_emb\."), "save it without its embeddings"),
 )
+
+
+FACTOR = re.compile(r"\.lora_(A|B|up|down)(\.\w+)?\.weight$|lora(_linear_layer)?\.(up|down)\.weight$")
+"""What the name of a factor ends with, whatever its module: one that no dialect knows is of another base's LoRA."""
 
 
 def parse_key(key: str, component: str) -> Key | None:

@@ -7,7 +7,8 @@ block structure. KOALA's modules are a subset of SDXL's. A test compares these n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -109,6 +110,17 @@ def flatten(name: str) -> str:
 
 
 @cache
+def sgm_lookup() -> MappingProxyType[str, str]:
+    """Map the UNet's dotted SGM names, as ComfyUI and OneTrainer write them, to full module names."""
+    return MappingProxyType({sgm: f"unet.{name}" for name, sgm in unet_modules().items()})
+
+
+def is_convolution(module: str) -> bool:
+    """Tell whether a module of the UNet or of a text encoder is a convolution; all others are linear."""
+    return module.rpartition(".")[2].startswith("conv")
+
+
+@cache
 def kohya_lookup() -> MappingProxyType[str, tuple[str, str]]:
     """Map kohya's flat names (`lora_unet_…`) to (dialect, full module name)."""
     found: dict[str, tuple[str, str]] = {}
@@ -117,22 +129,33 @@ def kohya_lookup() -> MappingProxyType[str, tuple[str, str]]:
         found[f"lora_unet_{flatten(sgm)}"] = ("kohya-sgm", f"unet.{name}")
     for component, prefixes in {"text_encoder": ("te", "te1"), "text_encoder_2": ("te2",)}.items():
         for name in text_modules(component):
-            for prefix in prefixes:
-                found[f"lora_{prefix}_{flatten(name)}"] = ("kohya-text", f"{component}.{name}")
+            # transformers 5 dropped `text_model.` from the names that trainers flatten.
+            for flat in {flatten(name), flatten(name.removeprefix("text_model."))}:
+                found |= {f"lora_{prefix}_{flat}": ("kohya-text", f"{component}.{name}") for prefix in prefixes}
     return MappingProxyType(found)
 
 
-@cache
-def kohya_names() -> MappingProxyType[str, str]:
-    """Map full module names to the flat names to write: diffusers' block names, right for SDXL and KOALA alike.
+_OF_SDXL_ALONE = re.compile(r"unet\.(down_blocks\.\d\.\w+\.1|up_blocks\.\d\.\w+\.2)\.")
 
-    On KOALA, which has one layer per block, diffusers would map SGM names to the wrong blocks. The added-condition
-    embedding alone gets its SGM name, since neither diffusers nor ComfyUI understands the other one.
+
+def is_of_sdxl(modules: Iterable[str]) -> bool:
+    """Tell whether a LoRA of these modules is SDXL's and not KOALA's, whose blocks have a layer less each."""
+    return any(map(_OF_SDXL_ALONE.match, modules))
+
+
+@cache
+def kohya_names(sgm: bool) -> MappingProxyType[str, str]:
+    """Map full module names to the flat names to write, with SGM's block names or diffusers'.
+
+    SGM's are for SDXL alone: on KOALA, which has one layer per block, diffusers would map them to the wrong blocks.
+    They are not mixed: InvokeAI refuses a file of both, and A1111 drops the last upsampler of diffusers' names. With
+    those, the added-condition embedding alone gets its SGM name, since neither diffusers nor ComfyUI understands the
+    other one.
     """
-    names = {f"unet.{name}": f"lora_unet_{flatten(name)}" for name in unet_modules()}
-    for name, sgm in _SINGLES.items():
+    names = {f"unet.{name}": f"lora_unet_{flatten(own if sgm else name)}" for name, own in unet_modules().items()}
+    for name, own in _SINGLES.items():
         if name.startswith("add_embedding"):
-            names[f"unet.{name}"] = f"lora_unet_{flatten(sgm)}"
+            names[f"unet.{name}"] = f"lora_unet_{flatten(own)}"
     for component, prefix in {"text_encoder": "te1", "text_encoder_2": "te2"}.items():
         names |= {f"{component}.{name}": f"lora_{prefix}_{flatten(name)}" for name in text_modules(component)}
     return MappingProxyType(names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -14,11 +14,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from lorarar.errors import InputError, describe_os_error
-from lorarar.lora.dialects import DIALECTS, KNOWN, AmbiguousName, Key, TensorRole, foreign_format, parse_key
+from lorarar.lora.dialects import DIALECTS, FACTOR, KNOWN, AmbiguousName, Key, TensorRole, foreign_format, parse_key
 from lorarar.lora.layers import LoraLayer
+from lorarar.lora.names import is_convolution
 from lorarar.lora.peft_config import PeftScaling, config_component, metadata_scalings, parse_config
 from lorarar.lora.safetensors_file import open_safetensors, parse_json
-from lorarar.lora.tensors import Tensors, all_finite, shorten, state_dict_tensors
+from lorarar.lora.tensors import FLOATS, INTEGERS, Tensors, all_finite, shorten, state_dict_tensors
 from lorarar.lora.types import LoRA
 
 if TYPE_CHECKING:
@@ -79,25 +80,28 @@ def _read_folder(folder: Path) -> LoRA:
 
 
 def _build(file: Tensors, component: str, scalings: _Scalings) -> LoRA:
-    groups = _group(file, component)
+    groups, extra = _group(file, component)
     layers = {module: _layer(file, module, tensors, scalings) for module, tensors in groups.items()}
-    lora = LoRA(layers, _dialect(groups), file.source, file.metadata)
+    lora = LoRA(layers, _dialect(groups), file.source, file.metadata, warnings=_warnings(file.source, extra))
     return replace(lora, notes=_notes(file, groups, lora))
 
 
-def _group(file: Tensors, component: str) -> dict[str, _Roles]:
-    """Put every tensor under its module and role; refuse foreign formats, unknown keys and layers that occur twice."""
+def _group(file: Tensors, component: str) -> tuple[dict[str, _Roles], list[str]]:
+    """Put every tensor under its module and role, and list those of no layer: alphas alone, and what is no factor.
+
+    Refuses foreign formats, factors of unknown modules and layers that occur twice.
+    """
     for name in file.entries:
         if foreign := foreign_format(name):
             raise InputError(
                 f"{file.source} is no plain LoRA but holds a {foreign.name} layer ('{shorten(name)}'); {foreign.advice}"
             )
     groups: dict[str, _Roles] = {}
-    unknown = None
+    extra: list[str] = []
     for name in file.entries:
         key = _parse(file.source, name, component)
         if key is None:
-            unknown = name if unknown is None else unknown
+            extra.append(name)
             continue
         tensors = groups.setdefault(key.module, {})
         if key.role in tensors:
@@ -106,8 +110,17 @@ def _group(file: Tensors, component: str) -> dict[str, _Roles]:
                 "named in two ways; remove one of them"
             )
         tensors[key.role] = (name, key)
-    if not any(len(tensors) > 1 for tensors in groups.values()) and (unknown is not None or not groups):
-        first = f" (its first key is '{shorten(unknown)}')" if unknown is not None else ""
+    whole = {module: tensors for module, tensors in groups.items() if tensors.keys() != {TensorRole.ALPHA}}
+    extra[:0] = [tensors[TensorRole.ALPHA][0] for module, tensors in groups.items() if module not in whole]
+    _check_extra(file, whole, extra)
+    return whole, extra
+
+
+def _check_extra(file: Tensors, groups: Mapping[str, _Roles], extra: Sequence[str]) -> None:
+    """Refuse tensors of no layer where there is no layer, where they are factors, and where one may be an alpha."""
+    unknown = next((name for name in extra if FACTOR.search(name)), None)
+    if not any(len(tensors) > 1 for tensors in groups.values()) and (extra or not groups):
+        first = f" (its first key is '{shorten(unknown or next(iter(file.entries)))}')" if file.entries else ""
         raise InputError(
             f"{file.source} has no LoRA keys{first}; it may be a full checkpoint or a LoRA for another kind of model, "
             f"known dialects: {KNOWN}"
@@ -117,7 +130,12 @@ def _group(file: Tensors, component: str) -> dict[str, _Roles]:
             f"{file.source}: the key '{shorten(unknown)}' belongs to no known dialect ({KNOWN}) "
             "of a LoRA for SDXL; remove it or use another file"
         )
-    return groups
+    bare = [module for module, tensors in groups.items() if TensorRole.ALPHA not in tensors]
+    if extra and 0 < len(bare) < len(groups):
+        raise InputError(
+            f"{file.source}: '{shorten(bare[0])}' has no alpha, as other layers have, and '{shorten(extra[0])}' "
+            "belongs to no layer; a name is damaged, get the file again"
+        )
 
 
 def _parse(source: str, name: str, component: str) -> Key | None:
@@ -134,7 +152,7 @@ def _layer(file: Tensors, module: str, tensors: _Roles, scalings: _Scalings) -> 
     """Read one layer in float32, with its scale in `up`; shapes are checked before a tensor is read."""
     for role, other in ((TensorRole.DOWN, TensorRole.UP), (TensorRole.UP, TensorRole.DOWN)):
         if role not in tensors:
-            present, _ = tensors.get(other) or tensors[TensorRole.ALPHA]
+            present, _ = tensors[other]
             raise InputError(
                 f"{file.source}: '{shorten(present)}' has no matching {role.value} tensor; "
                 "a layer needs both, get the file again"
@@ -145,10 +163,21 @@ def _layer(file: Tensors, module: str, tensors: _Roles, scalings: _Scalings) -> 
             f"{file.source}: '{shorten(module)}' is in two dialects at once ({down_key.dialect} and "
             f"{up_key.dialect}); save the file in one"
         )
-    rank = _check_shapes(file, down_name, up_name)
+    rank = _check_shapes(file, module, down_name, up_name)
     alpha = tensors.get(TensorRole.ALPHA)
     scale = _configured_scale(scalings, down_key, rank) if alpha is None else _alpha(file, alpha[0]) / rank
-    return LoraLayer(file.tensor(down_name), _scaled(file, up_name, scale))
+    return _shaped(module, file.tensor(down_name), _scaled(file, up_name, scale))
+
+
+def _shaped(
+    module: str, down: Float32[np.ndarray, "rank inp *kernel"], up: Float32[np.ndarray, "out rank *ones"]
+) -> LoraLayer:
+    """Make a layer of factors that are stored in another shape: a linear as a 1×1 convolution, or (DyLoRA) the up of a
+    convolution as a matrix.
+    """
+    if down.ndim == 4 and not is_convolution(module):
+        down, up = down.reshape(down.shape[:2]), up.reshape(up.shape[:2])
+    return LoraLayer(down, up.reshape(*up.shape[:2], *(1,) * (down.ndim - 2)))
 
 
 def _configured_scale(scalings: _Scalings, key: Key, rank: int) -> float:
@@ -178,11 +207,11 @@ def _scaled(file: Tensors, name: str, scale: float) -> Float32[np.ndarray, "out 
     return up
 
 
-def _check_shapes(file: Tensors, down_name: str, up_name: str) -> int:
+def _check_shapes(file: Tensors, module: str, down_name: str, up_name: str) -> int:
     """Return the rank of a layer, from the shapes alone; refuse factors that don't fit together."""
     down, up = file.entries[down_name].shape, file.entries[up_name].shape
     both = f"{file.source}: '{shorten(down_name)}' {list(down)} and '{shorten(up_name)}' {list(up)}"
-    if len(down) not in (2, 4) or len(up) != len(down):
+    if len(down) not in (2, 4) or len(up) not in (2, len(down)):
         raise InputError(f"{both} must both have 2 dimensions, or 4 for a convolution; get the file again")
     if 0 in down or 0 in up:
         raise InputError(f"{both} have a size of 0; a layer needs a rank of at least 1, get the file again")
@@ -192,6 +221,8 @@ def _check_shapes(file: Tensors, down_name: str, up_name: str) -> int:
         raise InputError(f"{both} have ranks {down[0]} and {up[1]}, which must be equal; get the file again")
     if any(size != 1 for size in up[2:]):
         raise InputError(f"{both} look swapped or damaged: up's kernel must be 1×1; get the file again")
+    if any(size != 1 for size in down[2:]) and not is_convolution(module):
+        raise InputError(f"{both} are a convolution's, but the module is linear; the LoRA is for another base model")
     return down[0]
 
 
@@ -199,7 +230,7 @@ def _alpha(file: Tensors, name: str) -> float:
     shape = file.entries[name].shape
     if math.prod(shape) != 1:
         raise InputError(f"{file.source}: '{shorten(name)}' has shape {list(shape)}; an alpha must be one number")
-    return float(file.tensor(name).reshape(()))
+    return float(file.tensor(name, (*FLOATS, *INTEGERS)).reshape(()))
 
 
 def _dialect(groups: Mapping[str, _Roles]) -> str:
@@ -208,6 +239,14 @@ def _dialect(groups: Mapping[str, _Roles]) -> str:
     if found & {"kohya-sgm", "kohya-diffusers"}:
         found.discard("kohya-text")
     return " + ".join(dialect.name for dialect in DIALECTS if dialect.name in found)
+
+
+def _warnings(source: str, extra: Sequence[str]) -> tuple[str, ...]:
+    """Name the tensors that belong to no layer."""
+    if not extra:
+        return ()
+    shown = ", ".join(f"'{shorten(name)}'" for name in extra[:3]) + (", …" if len(extra) > 3 else "")
+    return (f"{source}: {len(extra)} of its tensors belong to no layer of the LoRA and are left out ({shown})",)
 
 
 def _notes(file: Tensors, groups: Mapping[str, _Roles], lora: LoRA) -> tuple[str, ...]:

@@ -14,9 +14,11 @@ import json
 import math
 import stat
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from jaxtyping import Float32
 
@@ -35,6 +37,9 @@ BITS: dict[str, int] = {
     "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
     "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
+
+_NUMPY = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
+_BYTE_FLOATS = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
 
 _SNIFFED = 512  # bytes looked at to say what a file that is no safetensors is
 # First bytes → what such a file is and what to do; checked only when the file does not open like a safetensors.
@@ -190,12 +195,20 @@ def _naturals(value: Any) -> bool:
 
 
 def _to_float32(data: np.ndarray, entry: TensorEntry) -> Float32[np.ndarray, "..."]:
-    """Convert a floating-point tensor's bytes to new float32 values; F64 is rounded, and overflows to infinity."""
+    """Convert a tensor's bytes to new float32 values; F64 is rounded, and overflows to infinity."""
     raw = data[entry.begin : entry.end]
     if entry.dtype == "BF16":
         # A bfloat16 is the upper half of a float32; shifting is several times faster than casting ml_dtypes' type.
         wide = raw.view("<u2").astype(np.uint32)
         wide <<= np.uint32(16)
         return wide.view(np.float32).reshape(entry.shape)
+    if entry.dtype in _BYTE_FLOATS:
+        return _byte_values(entry.dtype)[raw].reshape(entry.shape)
     with np.errstate(over="ignore"):
-        return raw.view({"F32": "<f4", "F16": "<f2", "F64": "<f8"}[entry.dtype]).astype(np.float32).reshape(entry.shape)
+        return raw.view(_NUMPY[entry.dtype]).astype(np.float32).reshape(entry.shape)
+
+
+@cache
+def _byte_values(dtype: str) -> Float32[np.ndarray, "256"]:
+    """Return what each byte means as a float of 8 bits."""
+    return np.arange(256, dtype=np.uint8).view(_BYTE_FLOATS[dtype]).astype(np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,16 @@ from jaxtyping import Float32
 
 from lorarar.errors import InputError
 
-FLOATS = ("F32", "F16", "BF16", "F64")
+FLOATS = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")
 """The element types, in safetensors' words, that a LoRA may have."""
+INTEGERS = ("I64", "I32", "I16", "I8", "U8")
+"""The whole numbers that an alpha may be as well: sd-scripts, AutoTrain and diffusers' converter write them."""
 MAX_ELEMENTS = 2**27  # of one tensor; rank 1024 of SDXL's widest linear has 2^23.3
-_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+_NAMES = {
+    "float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64",
+    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,16 +41,16 @@ class Tensors:
     read: Callable[[str], np.ndarray] = field(repr=False)  # makes a new, writable float32 array
     metadata: Mapping[str, str] = field(default_factory=dict)  # what a file says of itself
 
-    def tensor(self, name: str) -> Float32[np.ndarray, "..."]:
+    def tensor(self, name: str, allowed: Collection[str] = FLOATS) -> Float32[np.ndarray, "..."]:
         """Return one tensor as a new, writable float32 array.
 
-        Raises InputError, before it is read, when it is not of floating-point numbers or too large for a factor of a
-        LoRA, and when it holds NaN, infinity or, in float64, a value over float32.
+        Raises InputError, before it is read, when its type is not allowed or it is too large for a factor of a LoRA,
+        and when it holds NaN, infinity or, in float64, a value over float32.
         """
         entry, where = self.entries[name], f"{self.source}: '{shorten(name)}'"
-        if entry.dtype not in FLOATS:
+        if entry.dtype not in allowed:
             raise InputError(
-                f"{where} has dtype {entry.dtype}; a LoRA's tensors must be {', '.join(FLOATS)}, "
+                f"{where} has dtype {entry.dtype}; a LoRA's tensors must be {', '.join(allowed)}, "
                 "so save it in one of these"
             )
         if math.prod(entry.shape) > MAX_ELEMENTS:

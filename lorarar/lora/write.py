@@ -22,7 +22,7 @@ import numpy as np
 from lorarar.errors import InputError
 from lorarar.files import atomic_file
 from lorarar.lora.layers import COMPONENTS, LoraLayer, balance_factor, pad_rank, peak
-from lorarar.lora.names import kohya_names
+from lorarar.lora.names import is_of_sdxl, kohya_names
 from lorarar.lora.safetensors_file import METADATA_KEY
 from lorarar.lora.tensors import shorten
 from lorarar.settings import check_choice
@@ -57,10 +57,10 @@ class _Written:
 def write_lora(lora: LoRA, path: str | os.PathLike[str], dialect: str = "peft", dtype: str = "fp32") -> None:
     """Write `lora` so that every reader gets its ΔW; the same LoRA always gives the same bytes.
 
-    `peft`: `unet.….lora_A.weight`, without alpha. `kohya`: `lora_unet_….lora_down.weight` with diffusers' block names
-    and alpha = rank. In half precision each layer's factors are first balanced by a power of two. Raises InputError
-    for an unknown dialect or dtype, an empty LoRA, a name that the dialect lacks, and values that are not finite or
-    overflow in `dtype`.
+    `peft`: `unet.….lora_A.weight`, without alpha. `kohya`: `lora_unet_….lora_down.weight` and alpha = rank, with SGM's
+    block names for SDXL and diffusers' for KOALA. In half precision each layer's factors are first balanced by a power
+    of two. Raises InputError for an unknown dialect or dtype, an empty LoRA, a name that the dialect lacks, and values
+    that are not finite or overflow in `dtype`.
     """
     tensors = _tensors(lora, dialect, dtype)
     metadata = {key: text for key, text in lora.metadata.items() if not key.startswith(_STALE)} | {"format": "pt"}
@@ -71,6 +71,17 @@ def write_lora(lora: LoRA, path: str | os.PathLike[str], dialect: str = "peft", 
         _write_all(file, _header_bytes(tensors, metadata))
         for tensor in tensors:
             _write_all(file, np.ascontiguousarray(tensor.array()).reshape(-1).view(np.uint8).data)
+
+
+def partly_read(lora: LoRA, dialect: str) -> str | None:
+    """Return one sentence about programs that would read a file of this dialect in part, or None."""
+    beyond = [name for name in lora.layers if name.startswith("unet.") and ".attn" not in name]
+    if dialect != "peft" or not beyond:
+        return None
+    return (
+        f"{len(beyond)} of the file's {len(lora.layers)} layers are beyond the attention, which ComfyUI and Forge "
+        "leave out in silence of a peft file; for them, write the kohya dialect"
+    )
 
 
 def as_tensors(lora: LoRA, dialect: str, dtype: str) -> dict[str, Tensor]:
@@ -98,13 +109,14 @@ def _tensors(lora: LoRA, dialect: str, dtype: str) -> list[_Written]:
     if not lora.layers:
         raise InputError(f"{lora.source} has no layers, so there is nothing to write")
     ranks = _uniform_ranks(lora)
-    name_of, down_end, up_end = WRITERS[dialect]
+    naming, down_end, up_end = WRITERS[dialect]
+    names = naming(lora)
     kind = DTYPES[dtype][0]
     alphas: list[_Written] = []
     factors: list[_Written] = []
     for module in sorted(lora.layers):
         layer, rank = lora.layers[module], ranks[module.partition(".")[0]]
-        name = name_of(module, lora.source)
+        name = names[module]
         if dialect == "kohya":
             alphas.append(_Written(f"{name}.alpha", "F32", (), partial(np.array, rank, np.float32)))
         down, up = _encoded(layer, rank, dtype, f"{lora.source}: '{shorten(module)}'")
@@ -172,18 +184,19 @@ def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:
         view = view[os.write(file.fileno(), view) :]
 
 
-def _kohya_name(module: str, source: str) -> str:
-    name = kohya_names().get(module)
-    if name is None:
+def _kohya(lora: LoRA) -> dict[str, str]:
+    names = kohya_names(is_of_sdxl(lora.layers))
+    strange = next((module for module in lora.layers if module not in names), None)
+    if strange is not None:
         raise InputError(
-            f"{source}: '{shorten(module)}' is no module of SDXL or KOALA, so kohya has no name for it; "
+            f"{lora.source}: '{shorten(strange)}' is no module of SDXL or KOALA, so kohya has no name for it; "
             "write the peft dialect"
         )
-    return name
+    return {module: names[module] for module in lora.layers}
 
 
-WRITERS: dict[str, tuple[Callable[[str, str], str], str, str]] = {
-    "peft": (lambda module, _: module, ".lora_A.weight", ".lora_B.weight"),
-    "kohya": (_kohya_name, ".lora_down.weight", ".lora_up.weight"),
+WRITERS: dict[str, tuple[Callable[[LoRA], dict[str, str]], str, str]] = {
+    "peft": (lambda lora: {module: module for module in lora.layers}, ".lora_A.weight", ".lora_B.weight"),
+    "kohya": (_kohya, ".lora_down.weight", ".lora_up.weight"),
 }
-"""The dialects that are written: name → (function that names a module, ends of down's and up's names)."""
+"""The dialects that are written: name → (function that names a LoRA's modules, ends of down's and up's names)."""

@@ -98,7 +98,8 @@ def align(content: LoRA, style: LoRA, layout: Layout) -> Aligned:
     layers has another shape than the base's, or when the two LoRAs disagree on a layer's shape.
     """
     places = {UNET + module: group for group in layout.groups for module in group.modules}
-    warnings = [text for lora in (content, style) if (text := _check_base(lora, layout.base, places))]
+    warnings = [*content.warnings, *style.warnings]
+    warnings += [text for lora in (content, style) if (text := _check_base(lora, layout.base, places))]
     pairs = [
         LayerPair(name, layer, style.layers[name], places.get(name))
         for name, layer in content.layers.items()

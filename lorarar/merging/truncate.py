@@ -5,11 +5,14 @@ Imports torch when called: its SVD is several times faster than numpy's here.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Float
 
-from lorarar.lora import LoraLayer
-from lorarar.merging.types import Truncated
+from lorarar.lora import LoRA, LoraLayer
+from lorarar.merging.types import Truncated, Truncation
+from lorarar.settings import check_at_least
 
 # Measured on DARE's ΔW (1280 × 1280, rank 128): error 0.606 against the optimum 0.603; full SVD takes ten times longer,
 # and eigh of the Gram matrix loses singular values under 3e-4 of the largest in float32.
@@ -58,6 +61,25 @@ def shrink(layer: LoraLayer, rank: int) -> tuple[LoraLayer, Truncated]:
     best = _layer(best_up.float().numpy(), best_down.float().numpy(), shape)
     rest = LoraLayer(np.concatenate([layer.down, best.down]), np.concatenate([layer.up, -best.up], axis=1))
     return best, Truncated(rest.squared_norm(), layer.squared_norm())
+
+
+def resize(lora: LoRA, rank: int) -> LoRA:
+    """Cut a LoRA's layers to the best ones of at most `rank`, by SVD.
+
+    Layers of a smaller rank stay as they are. What is lost, ‖ΔW − ΔW_r‖ / ‖ΔW‖ over all layers that were cut and of the
+    worst one, is the last of the result's `warnings`. Raises InputError for a rank under 1.
+    """
+    check_at_least(1, rank=rank)
+    cuts = {name: shrink(layer, rank) for name, layer in lora.layers.items() if layer.rank > rank}
+    lost = Truncation.of({name: truncated for name, (_, truncated) in cuts.items()})
+    if lost is None:
+        return lora
+    told = (
+        f"{lora.source}: {lost.layers} of its {len(lora.layers)} layers were cut to rank {rank}; ΔW changed by "
+        f"{lost.overall:.1%}, at most by {lost.worst:.1%} ({lost.worst_layer})"
+    )
+    layers = {name: cuts[name][0] if name in cuts else layer for name, layer in lora.layers.items()}
+    return replace(lora, layers=layers, warnings=(*lora.warnings, told))
 
 
 def _layer(up: np.ndarray, down: np.ndarray, shape: tuple[int, ...]) -> LoraLayer:

@@ -135,7 +135,7 @@ def test_a_state_dict_that_is_no_lora_is_refused(state: dict, says: str) -> None
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda tensor: tensor.long(), "has dtype int64"),
+        (lambda tensor: tensor.long(), "has dtype I64"),
         (lambda tensor: tensor * math.nan, "holds NaN"),
         (lambda tensor: tensor.double() * 1e300, "values over float32"),
         (lambda tensor: tensor.to("meta"), "can't be read"),

@@ -13,7 +13,7 @@ from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lorarar.base.names import CONFIGS
-from lorarar.lora.names import flatten, kohya_lookup, kohya_names, text_modules, unet_modules
+from lorarar.lora.names import flatten, is_of_sdxl, kohya_lookup, kohya_names, text_modules, unet_modules
 
 SDXL, KOALA_700M, KOALA_1B = (CONFIGS[base] for base in ("sdxl", "koala-700m", "koala-1b"))
 
@@ -52,11 +52,21 @@ def test_flattening_is_injective() -> None:
     for names in (unet_modules(), unet_modules().values(), text_modules("text_encoder_2")):
         assert len({flatten(name) for name in names}) == len(list(names))
     # Both tables share one lookup: no SGM name is another module's diffusers name.
-    assert len(kohya_lookup()) == 2 * len(unet_modules()) + 2 * len(text_modules("text_encoder")) + len(
-        text_modules("text_encoder_2")
-    )
-    assert set(kohya_names().values()) <= set(kohya_lookup())
-    assert all(kohya_lookup()[flat][1] == name for name, flat in kohya_names().items())
+    # A text encoder's layers have two spellings, but for the projection, and the first one's two prefixes.
+    texts = 4 * len(text_modules("text_encoder")) + 2 * len(text_modules("text_encoder_2")) - 1
+    assert len(kohya_lookup()) == 2 * len(unet_modules()) + texts
+    for sgm in (False, True):
+        assert set(kohya_names(sgm).values()) <= set(kohya_lookup())
+        assert all(kohya_lookup()[flat][1] == name for name, flat in kohya_names(sgm).items())
+
+
+def test_sgm_names_are_written_for_sdxl_alone() -> None:
+    modules = {name: {f"unet.{module}" for module in unet_names(config)} for name, config in CONFIGS.items()}
+    assert {name for name, found in modules.items() if is_of_sdxl(found)} == {"sdxl"}
+    written = kohya_names(True)
+    assert {written[f"unet.{name}"] for name in unet_modules()} == {
+        f"lora_unet_{flatten(sgm)}" for sgm in unet_modules().values()
+    }
 
 
 def test_sgm_names_mean_what_diffusers_reads() -> None:

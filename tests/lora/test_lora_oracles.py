@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lorarar.lora import LoRA, LoraLayer, read_lora, write_lora
+from lorarar.lora.names import unet_modules
 
 SMALL = {
     "sample_size": 8,
@@ -266,17 +267,14 @@ def test_the_metadata_of_current_diffusers(tmp_path: Path, models: dict[str, tor
 
 
 def comfy_deltas(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """ComfyUI's rules: flat names of diffusers' modules (of SGM's for the added embedding, which it has no diffusers
-    name for); ΔW = alpha/down.shape[0] · up.flatten(1) @ down.flatten(1), without alpha 1 · ….
+    """ComfyUI's rules: flat SGM names of the UNet's modules, flat names of the text encoders';
+    ΔW = alpha/down.shape[0] · up.flatten(1) @ down.flatten(1), without alpha 1 · ….
     """
     file, found = load_file(path), {}
     for name, shape in shapes.items():
         component, _, module = name.partition(".")
         prefix = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}[component]
-        module = module.replace("add_embedding.linear_1", "label_emb.0.0").replace(
-            "add_embedding.linear_2", "label_emb.0.2"
-        )
-        key = prefix + module.replace(".", "_")
+        key = prefix + unet_modules().get(module, module).replace(".", "_")
         up, down = file.pop(f"{key}.lora_up.weight").float(), file.pop(f"{key}.lora_down.weight").float()
         alpha = file.pop(f"{key}.alpha", None)
         scale = 1.0 if alpha is None else alpha.item() / down.shape[0]

@@ -278,15 +278,13 @@ def test_foreign_formats_are_refused_by_name(tmp_path: Path, end: str) -> None:
         "transformer.single_blocks.0.attn.to_q.lora_A.weight",
         "unet.text_model.encoder.layers.0.mlp.fc1.lora_A.weight",
         "text_encoder.down_blocks.0.lora_A.weight",
-        "something.else",
-        "unet.conv_in.lora_A.weight\n",
-        "",
+        "unet.conv_in\n.lora_A.weight",
     ],
 )
 def test_unknown_keys_are_named_with_the_dialects(tmp_path: Path, key: str) -> None:
     alone = {key: ("F32", ONES)}
     refused(write(tmp_path / "a.safetensors", alone), "no LoRA keys", "kohya-sgm", "peft")
-    refused(write(tmp_path / "b.safetensors", kohya() | alone), key.strip(), "no known dialect", "kohya-sgm")
+    refused(write(tmp_path / "b.safetensors", kohya() | alone), key.replace("\n", "?"), "no known dialect", "kohya-sgm")
 
 
 def test_a_whole_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -324,8 +322,6 @@ def test_half_a_layer_is_refused(tmp_path: Path, missing: str, kept: str) -> Non
     tensors = kohya(np.array(1.0)) | peft(TO_Q.replace("to_q", "to_k"))
     del tensors[f"{FLAT}.lora_{missing}.weight"]
     refused(write(tmp_path / "a.safetensors", tensors), f"lora_{kept}.weight", f"no matching {missing}")
-    del tensors[f"{FLAT}.lora_{kept}.weight"]
-    refused(write(tmp_path / "b.safetensors", tensors), f"{FLAT}.alpha", "no matching")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -348,10 +344,10 @@ def test_doubles_over_float32_are_refused_but_huge_sums_are_not(tmp_path: Path) 
 
 
 def test_other_dtypes_are_refused(tmp_path: Path) -> None:
-    for end in ("lora_down.weight", "alpha"):
+    for end, dtype in (("lora_down.weight", "I32"), ("alpha", "BOOL")):
         tensors = kohya(np.array(1.0))
-        tensors[f"{FLAT}.{end}"] = ("I32", tensors[f"{FLAT}.{end}"][1])
-        refused(write(tmp_path / "a.safetensors", tensors), f"{FLAT}.{end}", "I32", "BF16")
+        tensors[f"{FLAT}.{end}"] = (dtype, tensors[f"{FLAT}.{end}"][1])
+        refused(write(tmp_path / "a.safetensors", tensors), f"{FLAT}.{end}", dtype, "BF16")
 
 
 # --- no LoRA at all ---------------------------------------------------------------------------------------------

@@ -159,7 +159,8 @@ def keys() -> Iterator[Mutation]:
     entry = json.dumps(HEADER[FIRST])
     text = json.dumps(HEADER)[:-1] + f', "{FIRST}": {entry}}}'
     yield "key-twice", "refuse", pack(text.encode())
-    yield "foreign-key", "refuse", golden.safetensors({"epoch": ("F32", np.ones(1))} | all_tensors())
+    yield "foreign-key", "same", golden.safetensors({"epoch": ("F32", np.ones(1))} | all_tensors())
+    yield "foreign-factor", "refuse", golden.safetensors({"a.lora_A.weight": ("F32", np.ones(1))} | all_tensors())
     yield "half-prefix", "refuse", pack({name.removeprefix("lora_"): entry for name, entry in HEADER.items()})
 
 

@@ -19,7 +19,10 @@ import ml_dtypes
 import numpy as np
 
 FOLDER = Path(__file__).parents[1] / "golden" / "lora"
-NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F64": np.float64, "I32": np.int32}
+NUMPY = {
+    "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F64": np.float64, "I32": np.int32,
+    "I64": np.int64, "BOOL": np.bool_, "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2,
+}  # fmt: skip
 Tensors = dict[str, tuple[str, np.ndarray]]  # name → (dtype in the file, values)
 
 
@@ -101,6 +104,25 @@ CASES = (
         9, 7, (), 1, 1.0,
     ),
 )  # fmt: skip
+# The UNet's names in Stability's own code.
+SGM_NAMES = dict(
+    zip(
+        (case.name for case in CASES),
+        (
+            *(
+                f"input_blocks.4.1.transformer_blocks.0.{part}"
+                for part in ("attn1.to_q", "attn1.to_out.0", "attn2.to_k")
+            ),
+            "middle_block.1.transformer_blocks.9.attn2.to_v",
+            "output_blocks.2.1.transformer_blocks.3.ff.net.0.proj",
+            "input_blocks.8.0.in_layers.2",
+            "output_blocks.5.0.skip_connection",
+            "output_blocks.5.2.conv",
+            "middle_block.2.emb_layers.1",
+        ),
+        strict=False,
+    )
+)
 ATTENTION = tuple(case for case in CASES if ".attn" in case.name or ".self_attn." in case.name)
 UNET = tuple(case for case in CASES if case.name.startswith("unet."))
 
@@ -158,6 +180,57 @@ def kohya(cases: tuple[Case, ...], dtype: str, sgm: bool, alphas: bool = True, t
             tensors[f"{name}.alpha"] = (dtype, np.array(case.alpha))
         tensors |= {f"{name}.lora_down.weight": (dtype, down), f"{name}.lora_up.weight": (dtype, up)}
     return tensors
+
+
+def rooted(cases: tuple[Case, ...], roots: dict[str, str], dtype: str, sgm: bool) -> Tensors:
+    """A word for each component before dotted names, with kohya's words for the factors."""
+    tensors: Tensors = {}
+    for case in cases:
+        component, _, rest = case.name.partition(".")
+        name = roots[component] + (SGM_NAMES.get(case.name, rest) if sgm else rest)
+        down, up = factors(case)
+        tensors[f"{name}.alpha"] = (dtype, np.array(case.alpha))
+        tensors |= {f"{name}.lora_down.weight": (dtype, down), f"{name}.lora_up.weight": (dtype, up)}
+    return tensors
+
+
+def odd_shapes(tensors: Tensors) -> Tensors:
+    """Linears as 1×1 convolutions, and the ups of convolutions as matrices (DyLoRA)."""
+
+    def odd(name: str, values: np.ndarray) -> np.ndarray:
+        if values.ndim == 2:
+            return values[..., None, None]
+        return values.reshape(values.shape[:2]) if name.endswith("lora_up.weight") else values
+
+    return {name: (dtype, odd(name, values)) for name, (dtype, values) in tensors.items()}
+
+
+def lycoris(cases: tuple[Case, ...]) -> Tensors:
+    """SimpleTuner's names; the alphas in 8 bits, which hold them."""
+    named = kohya(cases, "F32", sgm=False)
+    named = {name.replace("lora_unet_", "lycoris_"): value for name, value in named.items()}
+    return {name: ("F8_E5M2" if name.endswith("alpha") else dtype, it) for name, (dtype, it) in named.items()}
+
+
+def with_extras() -> Tensors:
+    """`unet.` before kohya's names, text encoders as transformers 5 names them, and tensors that are of no layer."""
+    named = kohya(CASES, "F32", sgm=False)
+    named = {name.replace("text_model_", "").replace("lora_unet_", "unet.lora_unet_"): it for name, it in named.items()}
+    alone = f"{FLAT1}_attn2_to_q.alpha"
+    return {"emb_params": ("F32", np.zeros((2, 3))), alone: ("F32", np.array(4.0)), **named}
+
+
+def whole_alphas() -> Tensors:
+    named = kohya(CASES, "F32", sgm=True)
+    return {name: ("I64", np.array(2)) if name.endswith("alpha") else it for name, it in named.items()}
+
+
+COMFY = {
+    "unet": "diffusion_model.", "text_encoder": "text_encoders.clip_l.transformer.",
+    "text_encoder_2": "text_encoders.clip_g.transformer.",
+}  # fmt: skip
+OMI = {"unet": "unet.", "text_encoder": "clip_l.", "text_encoder_2": "clip_g."}
+ONETRAINER = {"unet": "lora_unet.", "text_encoder": "lora_te1.", "text_encoder_2": "lora_te2."}
 
 
 def processors(cases: tuple[Case, ...]) -> Tensors:
@@ -249,6 +322,20 @@ def build(folder: Path) -> None:
         ),
         "kohya-diffusers.safetensors": (
             safetensors(kohya(CASES, "BF16", sgm=False)), "kohya-diffusers", "alpha", by_alpha,
+        ),
+        "kohya-whole-alphas.safetensors": (
+            safetensors(whole_alphas()), "kohya-sgm", "whole", {case.name: 2 / case.rank for case in CASES},
+        ),
+        "kohya-extras.safetensors": (safetensors(with_extras()), "kohya-diffusers", "alpha", by_alpha),
+        "comfy.safetensors": (safetensors(rooted(CASES, COMFY, "F8_E4M3", sgm=True)), "comfy", "alpha", by_alpha),
+        "omi.safetensors": (
+            safetensors(odd_shapes(rooted(CASES, OMI, "F32", sgm=True))), "omi", "alpha", by_alpha,
+        ),
+        "onetrainer.safetensors": (
+            safetensors(rooted(CASES, ONETRAINER, "F16", sgm=False)), "onetrainer", "alpha", by_alpha,
+        ),
+        "lycoris.safetensors": (
+            safetensors(lycoris(UNET)), "lycoris", "unet-alpha", {case.name: case.alpha / case.rank for case in UNET},
         ),
     }  # fmt: skip
     index = {}

@@ -163,7 +163,7 @@ def write_refused_loras(folder: Path) -> None:
     refuse("oft", {f"{flat}.oft_blocks": one}, ["OFT layer"])
     refuse("norms", kohya | {f"{flat}.w_norm": one}, ["norm difference", "train_norm off"])
     refuse("checkpoint", {"model.diffusion_model.out.weight": one}, ["no LoRA keys", "full checkpoint"])
-    refuse("stranger", pair | {"epoch": one}, ["'epoch' belongs to no known dialect", "remove it"])
+    refuse("stranger", pair | {"a.lora_A.weight": one}, ["'a.lora_A.weight' belongs to no known dialect", "remove it"])
     bare = {f"text_model.encoder.layers.0.mlp.fc1.{end}.weight": one for end in ("lora_A", "lora_B")}
     refuse("text", bare, ["doesn't say which text encoder"])
     refuse(

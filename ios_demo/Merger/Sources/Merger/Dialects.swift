@@ -50,6 +50,19 @@ enum Dialects {
         Dialect(name: "kohya-sgm", endings: kohyaEndings) { rest, _ in kohyaName(rest, "kohya-sgm") },
         Dialect(name: "kohya-diffusers", endings: kohyaEndings) { rest, _ in kohyaName(rest, "kohya-diffusers") },
         Dialect(name: "kohya-text", endings: kohyaEndings) { rest, _ in kohyaName(rest, "kohya-text") },
+        Dialect(name: "lycoris", endings: kohyaEndings) { rest, _ in
+            rest.hasPrefix("lycoris_") ? ModuleNames.kohya["lora_unet_" + rest.dropFirst(8)]?.module : nil
+        },
+        Dialect(
+            name: "comfy", endings: kohyaEndings + [(".lora_A.weight", .down), (".lora_B.weight", .up)]
+        ) { rest, _ in
+            try rooted(
+                rest, ["diffusion_model", "text_encoders.clip_l.transformer", "text_encoders.clip_g.transformer"])
+        },
+        Dialect(name: "omi", endings: kohyaEndings) { rest, _ in try rooted(rest, ["unet", "clip_l", "clip_g"]) },
+        Dialect(name: "onetrainer", endings: kohyaEndings) { rest, _ in
+            try rooted(rest, ["lora_unet", "lora_te", "lora_te1", "lora_te2"])
+        },
     ]
 
     /// `….alpha` beside dotted factors says nothing of their dialect, so it belongs to whichever layer it names.
@@ -127,8 +140,34 @@ enum Dialects {
 
     @Sendable
     private static func kohyaName(_ rest: String, _ dialect: String) -> String? {
-        guard let found = ModuleNames.kohya[rest], found.dialect == dialect else { return nil }
+        // Some tools put diffusers' `unet.` before kohya's names.
+        let name = rest.hasPrefix("unet.lora_unet_") ? String(rest.dropFirst(5)) : rest
+        guard let found = ModuleNames.kohya[name], found.dialect == dialect else { return nil }
         return found.module
+    }
+
+    /// What ComfyUI and OneTrainer put before the names of a component.
+    private static let components = [
+        "text_encoders.clip_l.transformer": "text_encoder", "clip_l": "text_encoder", "lora_te": "text_encoder",
+        "lora_te1": "text_encoder", "text_encoders.clip_g.transformer": "text_encoder_2", "clip_g": "text_encoder_2",
+        "lora_te2": "text_encoder_2", "lora_unet": "unet",
+    ]
+
+    /// A root of `components` is the component's; any other is the UNet's, before an SGM name.
+    private static func rooted(_ rest: String, _ roots: [String]) throws -> String? {
+        guard let root = roots.first(where: { rest.hasPrefix($0 + ".") }) else { return nil }
+        let name = String(rest.dropFirst(root.count + 1))
+        guard let component = components[root] else { return ModuleNames.sgm[name] }
+        return try fullName("\(component).\(name)", nil)
+    }
+
+    private static let factorEndings =
+        ["A", "B", "up", "down"].flatMap { [".lora_\($0).weight", ".lora_\($0).default.weight"] }
+        + ["lora.up.weight", "lora.down.weight", "lora_linear_layer.up.weight", "lora_linear_layer.down.weight"]
+
+    /// Whether a name is a factor's: one that no dialect knows is of another base's LoRA.
+    static func isFactor(_ key: String) -> Bool {
+        factorEndings.contains(where: key.hasSuffix)
     }
 }
 

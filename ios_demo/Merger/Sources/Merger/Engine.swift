@@ -30,7 +30,7 @@ public actor Engine {
         public let name: String
         public let rank: Int
         public let notes: [String]
-        public let warning: String?
+        public let warnings: [String]
     }
 
     /// What to draw with.
@@ -95,7 +95,7 @@ public actor Engine {
     public func read(_ url: URL) throws -> LoraSummary {
         let found = try prepare(url)
         return LoraSummary(
-            name: found.lora.source, rank: found.lora.maxRank, notes: found.lora.notes, warning: found.packed.warning)
+            name: found.lora.source, rank: found.lora.maxRank, notes: found.lora.notes, warnings: found.packed.warnings)
     }
 
     public func merge(content: URL, style: URL, contentScale: Float = 1, styleScale: Float = 1) throws -> Merged {

@@ -94,7 +94,7 @@ public final class LoraMerger {
         return Merged(
             adapter: adapter, coefficientTensors: outputs.filter { $0.key.hasPrefix("coefficients_") },
             coefficients: assembly.coefficients(outputs), packSeconds: packSeconds,
-            mergeSeconds: mergeSeconds, warnings: [content.packed.warning, style.packed.warning].compactMap { $0 })
+            mergeSeconds: mergeSeconds, warnings: content.packed.warnings + style.packed.warnings)
     }
 }
 

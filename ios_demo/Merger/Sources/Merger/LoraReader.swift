@@ -78,7 +78,7 @@ public enum LoraReader {
         }
         return Lora(
             file: file, dialect: groups.dialect, names: groups.modules, entries: entries,
-            notes: groups.notes(file, ranks: entries.values.map(\.rank)))
+            notes: groups.notes(file, ranks: entries.values.map(\.rank)), warnings: groups.warnings(file.source))
     }
 
     private static func entry(
@@ -86,7 +86,7 @@ public enum LoraReader {
     ) throws -> LayerEntry {
         guard let down = tensors[.down], let up = tensors[.up] else {
             let missing = tensors[.down] == nil ? Role.down : .up
-            let present = tensors[.up] ?? tensors[.down] ?? tensors[.alpha]!
+            let present = (tensors[.up] ?? tensors[.down])!
             throw InputError(
                 "\(file.source): '\(shorten(present.name))' has no matching \(missing.rawValue) tensor; a layer needs "
                     + "both, get the file again")
@@ -97,7 +97,7 @@ public enum LoraReader {
                     + "\(up.key.dialect)); save the file in one")
         }
         let (downShape, upShape) = (file[down.name]!.shape, file[up.name]!.shape)
-        try checkShapes(file.source, down.name, downShape, up.name, upShape)
+        try checkShapes(file.source, module, down.name, downShape, up.name, upShape)
         let rank = downShape[0]
         let scale: Double
         if let alpha = tensors[.alpha] {
@@ -107,7 +107,7 @@ public enum LoraReader {
         }
         return LayerEntry(
             down: down.name, up: up.name, scale: Float(scale), rank: rank,
-            weightShape: [upShape[0]] + downShape[1...])
+            weightShape: [upShape[0]] + (ModuleNames.isConvolution(module) ? downShape[1...] : downShape[1..<2]))
     }
 
     /// PEFT's scale; only two kinds of file carry its configuration, diffusers and ComfyUI ignore it for kohya's names.
@@ -124,11 +124,13 @@ public enum LoraReader {
     }
 
     /// Refuses factors that don't fit together, from the header alone.
-    private static func checkShapes(_ source: String, _ downName: String, _ down: [Int], _ upName: String, _ up: [Int])
-        throws
-    {
+    ///
+    /// A linear may be stored as a 1×1 convolution, and a convolution's up (by DyLoRA) as a matrix.
+    private static func checkShapes(
+        _ source: String, _ module: String, _ downName: String, _ down: [Int], _ upName: String, _ up: [Int]
+    ) throws {
         let both = "\(source): '\(shorten(downName))' \(down) and '\(shorten(upName))' \(up)"
-        guard down.count == 2 || down.count == 4, up.count == down.count else {
+        guard down.count == 2 || down.count == 4, up.count == 2 || up.count == down.count else {
             throw InputError("\(both) must both have 2 dimensions, or 4 for a convolution; get the file again")
         }
         guard !down.contains(0), !up.contains(0) else {
@@ -143,6 +145,10 @@ public enum LoraReader {
         guard up[2...].allSatisfy({ $0 == 1 }) else {
             throw InputError("\(both) look swapped or damaged: up's kernel must be 1×1; get the file again")
         }
+        guard down[2...].allSatisfy({ $0 == 1 }) || ModuleNames.isConvolution(module) else {
+            throw InputError(
+                "\(both) are a convolution's, but the module is linear; the LoRA is for another base model")
+        }
     }
 
     private static func alpha(_ file: SafeTensors, _ name: String) throws -> Double {
@@ -150,7 +156,7 @@ public enum LoraReader {
         guard shape.reduce(1, *) == 1 else {
             throw InputError("\(file.source): '\(shorten(name))' has shape \(shape); an alpha must be one number")
         }
-        return Double(try file.floats(name)[0])
+        return try file.number(name)
     }
 }
 
@@ -160,20 +166,23 @@ struct LoraGroups {
 
     private(set) var modules: [String] = []  // in the file's order
     private(set) var tensors: [String: Tensors] = [:]
+    /// The tensors of no layer: alphas alone, and what is no factor.
+    private(set) var extra: [String] = []
 
-    /// Throws InputError for foreign formats, unknown keys and layers that occur twice.
+    /// Throws InputError for foreign formats, factors of unknown modules and layers that occur twice.
     init(_ file: SafeTensors, component: String?) throws {
         try Self.refuseForeign(file)
-        var unknown: String?
         for name in file.names {
             guard let key = try Self.parse(file.source, name, component) else {
-                unknown = unknown ?? name
+                extra.append(name)
                 continue
             }
             try add(name, key, source: file.source)
         }
-        if !tensors.values.contains(where: { $0.count > 1 }), unknown != nil || tensors.isEmpty {
-            let first = unknown.map { " (its first key is '\(shorten($0))')" } ?? ""
+        let unknown = extra.first(where: Dialects.isFactor)
+        takeOutAlphasAlone()
+        if !tensors.values.contains(where: { $0.count > 1 }), !extra.isEmpty || tensors.isEmpty {
+            let first = (unknown ?? file.names.first).map { " (its first key is '\(shorten($0))')" } ?? ""
             throw InputError(
                 "\(file.source) has no LoRA keys\(first); it may be a full checkpoint or a LoRA for another kind of "
                     + "model, known dialects: \(Dialects.names)")
@@ -183,6 +192,30 @@ struct LoraGroups {
                 "\(file.source): the key '\(shorten(unknown))' belongs to no known dialect (\(Dialects.names)) of a "
                     + "LoRA for SDXL; remove it or use another file")
         }
+        let bare = modules.filter { tensors[$0]![.alpha] == nil }
+        if let first = extra.first, !bare.isEmpty, bare.count < modules.count {
+            throw InputError(
+                "\(file.source): '\(shorten(bare[0]))' has no alpha, as other layers have, and '\(shorten(first))' "
+                    + "belongs to no layer; a name is damaged, get the file again")
+        }
+    }
+
+    private mutating func takeOutAlphasAlone() {
+        let alone = modules.filter { Array(tensors[$0]!.keys) == [.alpha] }
+        extra = alone.map { tensors[$0]![.alpha]!.name } + extra
+        modules.removeAll(where: alone.contains)
+        for module in alone {
+            tensors[module] = nil
+        }
+    }
+
+    /// One sentence that names the tensors that belong to no layer, where there are any.
+    func warnings(_ source: String) -> [String] {
+        if extra.isEmpty { return [] }
+        let shown = extra.prefix(3).map { "'\(shorten($0))'" }.joined(separator: ", ") + (extra.count > 3 ? ", …" : "")
+        return [
+            "\(source): \(extra.count) of its tensors belong to no layer of the LoRA and are left out (\(shown))"
+        ]
     }
 
     private mutating func add(_ name: String, _ key: LoraKey, source: String) throws {

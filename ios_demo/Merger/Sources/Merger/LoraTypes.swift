@@ -94,16 +94,22 @@ public struct Lora: Sendable {
     public let names: [String]  // of the layers, in the file's order
     /// What reading found: dialect, layers, ranks, alphas.
     public let notes: [String]
+    /// What reading left out, one sentence each.
+    public let warnings: [String]
     let entries: [String: LayerEntry]
     private let file: SafeTensors
 
-    init(file: SafeTensors, dialect: String, names: [String], entries: [String: LayerEntry], notes: [String]) {
+    init(
+        file: SafeTensors, dialect: String, names: [String], entries: [String: LayerEntry], notes: [String],
+        warnings: [String]
+    ) {
         self.file = file
         self.source = file.source
         self.dialect = dialect
         self.names = names
         self.entries = entries
         self.notes = notes
+        self.warnings = warnings
     }
 
     public var maxRank: Int { entries.values.map(\.rank).max() ?? 0 }

@@ -18,13 +18,26 @@ enum ModuleNames {
             ("text_encoder", ["te", "te1"], clipLLayers), ("text_encoder_2", ["te2"], clipGLayers),
         ] {
             for name in textModules(layers: layers, projection: component == "text_encoder_2") {
+                // transformers 5 dropped `text_model.` from the names that trainers flatten.
+                let short = name.hasPrefix("text_model.") ? String(name.dropFirst(11)) : name
                 for prefix in prefixes {
-                    found["lora_\(prefix)_" + flatten(name)] = ("kohya-text", "\(component).\(name)")
+                    for spelling in [name, short] {
+                        found["lora_\(prefix)_" + flatten(spelling)] = ("kohya-text", "\(component).\(name)")
+                    }
                 }
             }
         }
         return found
     }()
+
+    /// The UNet's dotted SGM names, as ComfyUI and OneTrainer write them → full module names.
+    static let sgm: [String: String] = Dictionary(
+        uniqueKeysWithValues: unetModules().map { ($0.sgm, "unet." + $0.name) })
+
+    /// Whether a module of the UNet or of a text encoder is a convolution; all others are linear.
+    static func isConvolution(_ module: String) -> Bool {
+        module.split(separator: ".").last?.hasPrefix("conv") ?? false
+    }
 
     /// Every linear and convolution of SDXL's UNet: name in diffusers, name in SGM.
     static func unetModules() -> [(name: String, sgm: String)] {

@@ -7,8 +7,15 @@ public struct Packed: Sendable {
     public let leftOut: [String]  // layers outside the layout, by full name
     public let leftOutShare: Double  // their share of the LoRA's whole ‖ΔW‖²
 
+    let unread: [String]  // what reading left out, one sentence each
+
+    /// What reading left out, and a sentence about the layers left out here.
+    public var warnings: [String] {
+        unread + [warning].compactMap { $0 }
+    }
+
     /// One sentence about the layers left out; nil when the adapter carries the whole LoRA.
-    public var warning: String? {
+    private var warning: String? {
         guard !leftOut.isEmpty else { return nil }
         let shown = leftOut.prefix(3).map { shorten($0) }.joined(separator: ", ") + (leftOut.count > 3 ? ", …" : "")
         let share = String(format: "%.1f", 100 * leftOutShare)
@@ -45,7 +52,8 @@ public enum Packer {
         let outside = try leftOut.reduce(0.0) { $0 + (try lora.layer($1)?.squaredNorm() ?? 0) }
         let total = inside + outside
         return Packed(
-            adapter: adapter, rank: width, leftOut: leftOut, leftOutShare: total > 0 ? outside / total : 0)
+            adapter: adapter, rank: width, leftOut: leftOut, leftOutShare: total > 0 ? outside / total : 0,
+            unread: lora.warnings)
     }
 
     /// Shapes and ranks, from the header alone.

@@ -13,7 +13,7 @@ public struct SafeTensors: Sendable {
         let end: Int
     }
 
-    static let floats = ["F32", "F16", "BF16", "F64"]
+    static let floats = ["F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2"]
     static let maxElements = 1 << 27  // of one tensor; rank 1024 of SDXL's widest linear has 2^23.3
 
     public let source: String
@@ -81,8 +81,37 @@ public struct SafeTensors: Sendable {
         return switch entry.dtype {
         case "F32": read(entry, as: UInt32.self) { Float(bitPattern: $0) }
         case "F16": read(entry, as: UInt16.self) { Float(Float16(bitPattern: $0)) }
+        case "F8_E4M3": read(entry, as: UInt8.self, Self.e4m3)
+        case "F8_E5M2": read(entry, as: UInt8.self) { Float(Float16(bitPattern: UInt16($0) << 8)) }  // its upper half
         case "BF16": read(entry, as: UInt16.self) { Float(bitPattern: UInt32($0) << 16) }  // a float32's upper half
         default: read(entry, as: UInt64.self) { Float(Double(bitPattern: $0)) }
+        }
+    }
+
+    /// A float of 8 bits with 4 of exponent, which has a NaN and no infinity.
+    private static func e4m3(_ bits: UInt8) -> Float {
+        let (exponent, fraction) = (Int(bits >> 3) & 15, Float(bits & 7))
+        let magnitude: Float =
+            if exponent == 15, fraction == 7 {
+                .nan
+            } else if exponent == 0 {
+                Float(sign: .plus, exponent: -9, significand: fraction)
+            } else {
+                Float(sign: .plus, exponent: exponent - 10, significand: 8 + fraction)
+            }
+        return bits < 128 ? magnitude : -magnitude
+    }
+
+    /// A tensor of one number, which may be whole, as current trainers write alphas. Throws InputError as `floats`.
+    func number(_ name: String) throws -> Double {
+        guard let entry = entries[name] else { return Double(try floats(name)[0]) }
+        return switch entry.dtype {
+        case "I64": read(entry, as: UInt64.self) { Double(Int64(bitPattern: $0)) }[0]
+        case "I32": read(entry, as: UInt32.self) { Double(Int32(bitPattern: $0)) }[0]
+        case "I16": read(entry, as: UInt16.self) { Double(Int16(bitPattern: $0)) }[0]
+        case "I8": read(entry, as: UInt8.self) { Double(Int8(bitPattern: $0)) }[0]
+        case "U8": read(entry, as: UInt8.self) { Double($0) }[0]
+        default: Double(try floats(name)[0])
         }
     }
 

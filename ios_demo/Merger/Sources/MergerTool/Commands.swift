@@ -37,7 +37,7 @@ private func merged(_ engine: Engine, _ content: URL, _ style: URL, _ arguments:
     for url in [content, style] {
         let summary = try await engine.read(url)
         print("\(summary.name): \(summary.notes.joined(separator: ", "))")
-        if let warning = summary.warning { print("warning: \(warning)") }
+        for warning in summary.warnings { print("warning: \(warning)") }
     }
     let merged = try await engine.merge(
         content: content, style: style, contentScale: arguments.number("--content-scale") ?? 1,

@@ -9,7 +9,7 @@ final class GoldenLoraTests: XCTestCase {
     func testEveryDialect() throws {
         let index = try Json.parse(Data(contentsOf: folder.appendingPathComponent("index.json")), what: "index")[
             "files"]
-        XCTAssertEqual(index.keys.count, 12)
+        XCTAssertEqual(index.keys.count, 18)
         for name in index.keys {
             let entry = index[name]
             let lora = try LoraReader.read(folder.appendingPathComponent(name))
@@ -29,6 +29,13 @@ final class GoldenLoraTests: XCTestCase {
         let lora = try LoraReader.read(folder.appendingPathComponent("kohya-sgm.safetensors"))
         XCTAssertEqual(
             lora.notes, ["dialect kohya-sgm", "12 layers", "ranks 1–4", "alpha in 12 layers", "stored as F16"])
+    }
+
+    func testWhatBelongsToNoLayerIsNamed() throws {
+        let warnings = try LoraReader.read(folder.appendingPathComponent("kohya-extras.safetensors")).warnings
+        XCTAssertEqual(warnings.count, 1)
+        XCTAssertTrue(warnings[0].contains("2 of its tensors") && warnings[0].contains("'emb_params'"), warnings[0])
+        XCTAssertEqual(try LoraReader.read(folder.appendingPathComponent("peft.safetensors")).warnings, [])
     }
 
     func testSquaredNormIsThatOfTheDenseUpdate() throws {

@@ -32,9 +32,18 @@ object Dialects {
         Dialect("peft", """(.+)\.(lora_A|lora_B)(?:\.default)?\.weight""", ::dotted),
         Dialect("diffusers", """(.+)\.lora(?:_linear_layer)?\.$FACTOR""", ::dotted),
         Dialect("diffusers-processors", """(.+?)(?:\.processor)?\.to_(q|k|v|out)_lora\.$FACTOR""", ::processor),
-        Dialect("kohya-sgm", """(lora_unet_[^.]+)$KOHYA_TAIL""", flat("kohya-sgm")),
-        Dialect("kohya-diffusers", """(lora_unet_[^.]+)$KOHYA_TAIL""", flat("kohya-diffusers")),
+        // Some tools put diffusers' `unet.` before kohya's names.
+        Dialect("kohya-sgm", """(?:unet\.)?(lora_unet_[^.]+)$KOHYA_TAIL""", flat("kohya-sgm")),
+        Dialect("kohya-diffusers", """(?:unet\.)?(lora_unet_[^.]+)$KOHYA_TAIL""", flat("kohya-diffusers")),
         Dialect("kohya-text", """(lora_te[12]?_[^.]+)$KOHYA_TAIL""", flat("kohya-text")),
+        Dialect("lycoris", """(lycoris_[^.]+)$KOHYA_TAIL""", ::lycoris),
+        Dialect(
+            "comfy",
+            """((diffusion_model|text_encoders\.clip_[lg]\.transformer)\.(.+))\.((?:lora_down|lora_A|lora_up|lora_B)\.weight|alpha)""",
+            ::rooted,
+        ),
+        Dialect("omi", """((unet|clip_[lg])\.(.+))$KOHYA_TAIL""", ::rooted),
+        Dialect("onetrainer", """((lora_unet|lora_te[12]?)\.(.+))$KOHYA_TAIL""", ::rooted),
     )
 
     /** `….alpha` beside dotted factors says nothing of their dialect, so it belongs to whichever layer it names. */
@@ -42,9 +51,20 @@ object Dialects {
         fullName(match.groupValues[1].replace(".processor.", "."), component)
     }
     private val ROLES = mapOf(
-        "lora_A" to Role.DOWN, "lora_down.weight" to Role.DOWN, "down.weight" to Role.DOWN,
-        "lora_B" to Role.UP, "lora_up.weight" to Role.UP, "up.weight" to Role.UP, "alpha" to Role.ALPHA,
+        "lora_A" to Role.DOWN, "lora_A.weight" to Role.DOWN, "lora_down.weight" to Role.DOWN, "down.weight" to Role.DOWN,
+        "lora_B" to Role.UP, "lora_B.weight" to Role.UP, "lora_up.weight" to Role.UP, "up.weight" to Role.UP, "alpha" to Role.ALPHA,
     )
+
+    /** What ComfyUI and OneTrainer put before the names of a component. */
+    private val COMPONENTS = mapOf(
+        "text_encoders.clip_l.transformer" to "text_encoder", "clip_l" to "text_encoder", "lora_te" to "text_encoder",
+        "lora_te1" to "text_encoder", "text_encoders.clip_g.transformer" to "text_encoder_2",
+        "clip_g" to "text_encoder_2", "lora_te2" to "text_encoder_2", "lora_unet" to "unet",
+    )
+
+    /** What the name of a factor ends with, whatever its module. */
+    private val FACTOR_END =
+        Regex("""\.lora_(A|B|up|down)(\.\w+)?\.weight$|lora(_linear_layer)?\.(up|down)\.weight$""")
     private const val EXTRACT =
         "merge it into its base model and extract a plain LoRA of the difference (kohya's and LyCORIS's tools do it)"
     private val FOREIGN = listOf(
@@ -95,6 +115,9 @@ object Dialects {
         return null
     }
 
+    /** Whether a name is a factor's: one that no dialect knows is of another base's LoRA. */
+    fun isFactor(key: String): Boolean = FACTOR_END.containsMatchIn(key)
+
     /** A dotted module name with its component: `unet.`, `text_encoder.` or `text_encoder_2.`; null if it has none. */
     private fun fullName(module: String, given: String): String? {
         var rest = module.removePrefix("base_model.model.")
@@ -123,6 +146,16 @@ object Dialects {
         val (module, part) = match.destructured
         val inText = module.endsWith(".self_attn")
         return fullName("$module.${if (inText) PROJECTIONS.getValue(part) else "to_$part"}", component)
+    }
+
+    private fun lycoris(match: MatchResult, component: String): String? =
+        KohyaNames.lookup["lora_unet_" + match.groupValues[1].removePrefix("lycoris_")]?.module
+
+    /** A root of [COMPONENTS] is the component's; any other is the UNet's, before an SGM name. */
+    private fun rooted(match: MatchResult, component: String): String? {
+        val (_, root, name) = match.destructured
+        val own = COMPONENTS[root] ?: return KohyaNames.sgm[name]
+        return fullName("$own.$name", "")
     }
 
     private fun flat(dialect: String): (MatchResult, String) -> String? = { match, _ ->

@@ -33,5 +33,20 @@ object Half {
     /** The exact value of a bfloat16, which is the upper half of a float32. */
     fun brainToFloat(bits: Short): Float = Float.fromBits(bits.toInt() shl 16)
 
+    /** What each byte means as a float of 8 bits with 5 of exponent, which is the upper half of a float16. */
+    val E5M2 = FloatArray(256) { toFloat((it shl 8).toShort()) }
+
+    /** What each byte means as a float of 8 bits with 4 of exponent; it has a NaN and no infinity. */
+    val E4M3 = FloatArray(256) {
+        val exponent = (it shr 3) and 0xf
+        val fraction = it and 7
+        val magnitude = when {
+            exponent == 0xf && fraction == 7 -> Float.NaN
+            exponent == 0 -> Math.scalb(fraction.toFloat(), -9)
+            else -> Math.scalb(8f + fraction, exponent - 10)
+        }
+        if (it < 128) magnitude else -magnitude
+    }
+
     private const val SMALLEST = 5.9604645e-8f // 2^-24, the smallest subnormal
 }

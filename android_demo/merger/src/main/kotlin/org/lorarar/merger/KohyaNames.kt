@@ -19,12 +19,21 @@ object KohyaNames {
             found["lora_unet_${flatten(sgm)}"] = Meaning("kohya-sgm", "unet.$name")
         }
         for ((component, prefixes) in mapOf("text_encoder" to listOf("te", "te1"), "text_encoder_2" to listOf("te2"))) {
-            for (name in textModules(component)) for (prefix in prefixes) {
-                found["lora_${prefix}_${flatten(name)}"] = Meaning("kohya-text", "$component.$name")
+            // transformers 5 dropped `text_model.` from the names that trainers flatten.
+            for (name in textModules(component)) for (spelling in setOf(name, name.removePrefix("text_model."))) {
+                for (prefix in prefixes) {
+                    found["lora_${prefix}_${flatten(spelling)}"] = Meaning("kohya-text", "$component.$name")
+                }
             }
         }
         found
     }
+
+    /** The UNet's dotted SGM names, as ComfyUI and OneTrainer write them → full module names. */
+    val sgm: Map<String, String> by lazy { unetModules().associate { (name, sgm) -> sgm to "unet.$name" } }
+
+    /** Whether a module of the UNet or of a text encoder is a convolution; all others are linear. */
+    fun isConvolution(module: String): Boolean = module.substringAfterLast('.').startsWith("conv")
 
     private const val CLIP_L_LAYERS = 12
     private const val CLIP_G_LAYERS = 32

@@ -3,10 +3,11 @@ package org.lorarar.merger
 import kotlin.math.max
 
 /** One factor of a layer: a tensor of a file, and the scale that is folded into it when it is read. */
-class Factor(private val file: SafeTensors, val tensor: String, val scale: Float) {
+class Factor(
+    private val file: SafeTensors, val tensor: String, val scale: Float,
     /** (rank, in) or (rank, in, kh, kw) of a down; (out, rank) or (out, rank, 1, 1) of an up. */
-    val shape: List<Int> get() = file.entries.getValue(tensor).shape.map { it.toInt() }
-
+    val shape: List<Int>,
+) {
     /** The values in float32, row-major. InputError when they are not finite, with or without the scale. */
     fun read(): FloatArray {
         val values = file.floats(tensor)
@@ -61,6 +62,8 @@ class Lora(
     val source: String,
     /** What reading found: "176 layers", "ranks 4–64", "alpha in 176 layers". */
     val notes: List<String>,
+    /** What reading left out, one sentence each. */
+    val warnings: List<String> = emptyList(),
 ) {
     val maxRank: Int get() = layers.values.maxOfOrNull { it.rank } ?: 0
 }

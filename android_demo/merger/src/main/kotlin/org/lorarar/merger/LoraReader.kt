@@ -15,20 +15,24 @@ class LoraReader private constructor(
     private val file: SafeTensors, private val component: String, private val scalings: Map<String, PeftScaling>,
 ) {
     private fun read(): Lora {
-        val groups = group()
+        val extra = mutableListOf<String>()
+        val groups = group(extra)
         val layers = groups.mapValues { (module, tensors) -> layer(module, tensors) }
-        return Lora(layers, dialect(groups), file.source, notes(groups, layers))
+        return Lora(layers, dialect(groups), file.source, notes(groups, layers), warnings(extra))
     }
 
-    /** Every tensor under its module and role; refuses foreign formats, unknown keys and layers that occur twice. */
-    private fun group(): Map<String, Tensors> {
+    /**
+     * Every tensor under its module and role; those of no layer (alphas alone, and what is no factor) go to [extra].
+     *
+     * Refuses foreign formats, factors of unknown modules and layers that occur twice.
+     */
+    private fun group(extra: MutableList<String>): Map<String, Tensors> {
         refuseForeign()
         val groups = LinkedHashMap<String, Tensors>()
-        var unknown: String? = null
         for (name in file.entries.keys) {
             val key = parse(name)
             if (key == null) {
-                unknown = unknown ?: name
+                extra += name
                 continue
             }
             val tensors = groups.getOrPut(key.module) { LinkedHashMap() }
@@ -39,14 +43,26 @@ class LoraReader private constructor(
                 )
             }
         }
-        refuseUnknown(groups, unknown)
-        return groups
+        val (alone, whole) = groups.entries.partition { it.value.keys == setOf(Role.ALPHA) }
+        extra.addAll(0, alone.map { it.value.getValue(Role.ALPHA).first })
+        return whole.associate { it.toPair() }.also { checkExtra(it, extra) }
     }
 
-    private fun refuseUnknown(groups: Map<String, Tensors>, unknown: String?) {
+    /** One sentence that names the tensors that belong to no layer, where there are any. */
+    private fun warnings(extra: List<String>): List<String> {
+        if (extra.isEmpty()) return emptyList()
+        val shown = extra.take(3).joinToString { "'${shorten(it)}'" } + if (extra.size > 3) ", …" else ""
+        return listOf(
+            "${file.source}: ${extra.size} of its tensors belong to no layer of the LoRA and are left out ($shown)",
+        )
+    }
+
+    /** Refuses tensors of no layer where there is no layer, where they are factors, and where one may be an alpha. */
+    private fun checkExtra(layers: Map<String, Tensors>, extra: List<String>) {
         val known = Dialects.names.joinToString()
-        if (groups.values.none { it.size > 1 } && (unknown != null || groups.isEmpty())) {
-            val first = unknown?.let { " (its first key is '${shorten(it)}')" } ?: ""
+        val unknown = extra.firstOrNull(Dialects::isFactor)
+        if (layers.values.none { it.size > 1 } && (extra.isNotEmpty() || layers.isEmpty())) {
+            val first = (unknown ?: file.entries.keys.firstOrNull())?.let { " (its first key is '${shorten(it)}')" } ?: ""
             throw InputError(
                 "${file.source} has no LoRA keys$first; it may be a full checkpoint or a LoRA for another kind of " +
                     "model, known dialects: $known",
@@ -56,6 +72,13 @@ class LoraReader private constructor(
             throw InputError(
                 "${file.source}: the key '${shorten(unknown)}' belongs to no known dialect ($known) of a LoRA for SDXL; " +
                     "remove it or use another file",
+            )
+        }
+        val bare = layers.filterValues { Role.ALPHA !in it }.keys
+        if (extra.isNotEmpty() && bare.isNotEmpty() && bare.size < layers.size) {
+            throw InputError(
+                "${file.source}: '${shorten(bare.first())}' has no alpha, as other layers have, and " +
+                    "'${shorten(extra[0])}' belongs to no layer; a name is damaged, get the file again",
             )
         }
     }
@@ -83,7 +106,7 @@ class LoraReader private constructor(
     private fun layer(module: String, tensors: Tensors): LoraLayer {
         for ((role, other) in listOf(Role.DOWN to Role.UP, Role.UP to Role.DOWN)) {
             if (role in tensors) continue
-            val present = (tensors[other] ?: tensors.getValue(Role.ALPHA)).first
+            val present = tensors.getValue(other).first
             throw InputError(
                 "${file.source}: '${shorten(present)}' has no matching ${role.name.lowercase()} tensor; a layer needs " +
                     "both, get the file again",
@@ -97,20 +120,29 @@ class LoraReader private constructor(
                     "${upKey.dialect}); save the file in one",
             )
         }
-        val rank = checkShapes(downName, upName)
+        val rank = checkShapes(module, downName, upName)
         val scale = tensors[Role.ALPHA]?.let { alpha(it.first) / rank } ?: configured(downKey, rank)
-        val layer = LoraLayer(Factor(file, downName, 1f), Factor(file, upName, scale.toFloat()))
+        val layer = shaped(module, downName, upName, scale.toFloat())
         layer.down.read()
         layer.up.read()
         return layer
     }
 
+    /** A layer that may be stored otherwise: a linear as a 1×1 convolution, a convolution's up (DyLoRA) as a matrix. */
+    private fun shaped(module: String, downName: String, upName: String, scale: Float): LoraLayer {
+        val down = file.entries.getValue(downName).shape.map { it.toInt() }
+        val up = file.entries.getValue(upName).shape.map { it.toInt() }
+        val shape = if (KohyaNames.isConvolution(module)) down else down.take(2)
+        val ones = List(shape.size - 2) { 1 }
+        return LoraLayer(Factor(file, downName, 1f, shape), Factor(file, upName, scale, up.take(2) + ones))
+    }
+
     /** The rank of a layer, from the header alone; refuses factors that don't fit together. */
-    private fun checkShapes(downName: String, upName: String): Int {
+    private fun checkShapes(module: String, downName: String, upName: String): Int {
         val down = file.entries.getValue(downName).shape
         val up = file.entries.getValue(upName).shape
         val both = "${file.source}: '${shorten(downName)}' $down and '${shorten(upName)}' $up"
-        if (down.size !in listOf(2, 4) || up.size != down.size) {
+        if (down.size !in listOf(2, 4) || up.size !in listOf(2, down.size)) {
             throw InputError("$both must both have 2 dimensions, or 4 for a convolution; get the file again")
         }
         if (0L in down || 0L in up) {
@@ -125,6 +157,11 @@ class LoraReader private constructor(
         if (up.drop(2).any { it != 1L }) {
             throw InputError("$both look swapped or damaged: up's kernel must be 1×1; get the file again")
         }
+        if (down.drop(2).any { it != 1L } && !KohyaNames.isConvolution(module)) {
+            throw InputError(
+                "$both are a convolution's, but the module is linear; the LoRA is for another base model",
+            )
+        }
         if ((down + up).any { it > Int.MAX_VALUE }) {
             throw InputError("$both are too large for a factor of a LoRA; this is another kind of file")
         }
@@ -136,7 +173,7 @@ class LoraReader private constructor(
         if (entry.elements != 1L) {
             throw InputError("${file.source}: '${shorten(name)}' has shape ${entry.shape}; an alpha must be one number")
         }
-        return file.floats(name)[0].toDouble()
+        return file.number(name)
     }
 
     /** PEFT's configuration is carried by these two kinds of file; diffusers and ComfyUI ignore it for kohya's names. */

@@ -32,6 +32,10 @@ class SafeTensors private constructor(
             "F32" -> raw.asFloatBuffer().get(values)
             "F64" -> raw.asDoubleBuffer().let { for (i in values.indices) values[i] = it.get(i).toFloat() }
             "F16" -> raw.asShortBuffer().let { for (i in values.indices) values[i] = Half.toFloat(it.get(i)) }
+            "F8_E4M3", "F8_E5M2" -> {
+                val meant = if (entry.dtype == "F8_E4M3") Half.E4M3 else Half.E5M2
+                for (i in values.indices) values[i] = meant[raw.get(i).toInt() and 0xff]
+            }
             else -> raw.asShortBuffer().let { for (i in values.indices) values[i] = Half.brainToFloat(it.get(i)) }
         }
         if (values.any { !it.isFinite() }) {
@@ -41,6 +45,20 @@ class SafeTensors private constructor(
             )
         }
         return values
+    }
+
+    /** A tensor of one number, which may be whole, as current trainers write alphas. Raises InputError as [floats]. */
+    fun number(name: String): Double {
+        val entry = entries.getValue(name)
+        val raw = bytes(entry)
+        return when (entry.dtype) {
+            "I64" -> raw.getLong(0).toDouble()
+            "I32" -> raw.getInt(0).toDouble()
+            "I16" -> raw.getShort(0).toDouble()
+            "I8" -> raw.get(0).toDouble()
+            "U8" -> (raw.get(0).toInt() and 0xff).toDouble()
+            else -> floats(name)[0].toDouble()
+        }
     }
 
     /** One tensor as float64, row-major, unchecked for NaN: golden statistics. Raises InputError as [floats] does. */

@@ -24,7 +24,7 @@ class SafeTensorsHeader private constructor(
         private const val MAX_DIMENSIONS = 8
 
         /** The floating-point types, which are all that a LoRA may use. */
-        val FLOATS = listOf("F32", "F16", "BF16", "F64")
+        val FLOATS = listOf("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")
 
         /** Bits an element, for every type of the format. */
         private val BITS = listOf(

@@ -175,7 +175,8 @@ class Studio(
         merged?.close()
         merged = made
         mergedOf = key
-        val view = MergeView(made.seconds, made.rank, listOfNotNull(content.warning(), style.warning()), made.coefficients)
+        val warnings = listOf(content, style).flatMap { it.lora.warnings + listOfNotNull(it.warning()) }
+        val view = MergeView(made.seconds, made.rank, warnings, made.coefficients)
         change { copy(merge = view) }
         return made
     }

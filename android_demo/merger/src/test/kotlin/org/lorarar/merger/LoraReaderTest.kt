@@ -13,7 +13,7 @@ class LoraReaderTest {
     @Test
     fun everyDialectMeansItsGoldenUpdate() {
         val index = TestData.json(File(folder, "index.json")).child("files")
-        assertEquals(12, index.size)
+        assertEquals(18, index.size)
         for ((name, entry) in index) {
             val lora = LoraReader.read(File(folder, name))
             val expected = SafeTensors.open(File(folder, entry.asObject()!!.text("expected")))
@@ -34,6 +34,13 @@ class LoraReaderTest {
             "stored as F16", "3 convolutions",
         )
         assertEquals(wanted, notes)
+    }
+
+    @Test
+    fun whatBelongsToNoLayerIsNamed() {
+        val (warning) = LoraReader.read(File(folder, "kohya-extras.safetensors")).warnings
+        assertTrue(warning, "2 of its tensors" in warning && "'emb_params'" in warning)
+        assertEquals(emptyList<String>(), LoraReader.read(File(folder, "peft.safetensors")).warnings)
     }
 
     @Test
