@@ -39,7 +39,8 @@ object Dialects {
         Dialect("lycoris", """(lycoris_[^.]+)$KOHYA_TAIL""", ::lycoris),
         Dialect(
             "comfy",
-            """((diffusion_model|text_encoders\.clip_[lg]\.transformer)\.(.+))\.((?:lora_down|lora_A|lora_up|lora_B)\.weight|alpha)""",
+            """((diffusion_model|text_encoders\.clip_[lg]\.transformer)\.(.+))""" +
+                """\.((?:lora_down|lora_A|lora_up|lora_B)\.weight|alpha)""",
             ::rooted,
         ),
         Dialect("omi", """((unet|clip_[lg])\.(.+))$KOHYA_TAIL""", ::rooted),
