@@ -53,7 +53,8 @@ object Dialects {
     }
     private val ROLES = mapOf(
         "lora_A" to Role.DOWN, "lora_A.weight" to Role.DOWN, "lora_down.weight" to Role.DOWN, "down.weight" to Role.DOWN,
-        "lora_B" to Role.UP, "lora_B.weight" to Role.UP, "lora_up.weight" to Role.UP, "up.weight" to Role.UP, "alpha" to Role.ALPHA,
+        "lora_B" to Role.UP, "lora_B.weight" to Role.UP, "lora_up.weight" to Role.UP, "up.weight" to Role.UP,
+        "alpha" to Role.ALPHA,
     )
 
     /** What ComfyUI and OneTrainer put before the names of a component. */
