@@ -84,7 +84,8 @@ class Session:
         names = " and ".join(Path(lora.source).name for lora in self._loras)
         how = f"{method} merge of {names}, strengths {', '.join(f'{strength:g}' for strength in given)}"
         if len(self._loras) == 1:
-            self._set(_scaled(self._loras[0], given[0]), (), f"{names}, strength {given[0]:g}")
+            (lora,) = self._loras
+            self._set(_scaled(lora, given[0]), lora.warnings, f"{names}, strength {given[0]:g}")
         else:
             merged = self._merge_pair(method, given)
             self._set(merged.lora, merged.warnings, how)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,15 @@ def test_notes_tell_what_was_left_out(folder: Path, opened: list[str]) -> None:
     assert "cut off" in " ".join(session.notes)
     session.generate("dog", steps=1)
     assert session.notes == ()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_notes_tell_what_reading_left_out(folder: Path, opened: list[str], alone: bool) -> None:
+    session = Bundle.open(folder).session()
+    content = replace(read_lora(CONTENT), warnings=("1 of its tensors",))
+    session.load([content] if alone else [content, STYLE])
+    session.merge()
+    assert session.notes[0] == "1 of its tensors"
 
 
 def test_a_merge_is_the_runtimes_and_a_direct_one_is_the_librarys() -> None:
