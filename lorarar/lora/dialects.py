@@ -117,15 +117,17 @@ def _rooted(match: re.Match[str], _: str) -> str | None:
     return full_name(f"{component}.{match['name']}", "") if component else sgm_lookup().get(match["name"])
 
 
-def _with_root(name: str, roots: str, example: str, down: str = "lora_down", up: str = "lora_up") -> Dialect:
-    pattern = rf"(?P<module>(?P<root>{roots})\.(?P<name>.+))\.(?P<role>(?:{down}|{up})\.weight|alpha)"
+def _with_root(name: str, roots: str, example: str, words: str = "lora_down|lora_up") -> Dialect:
+    pattern = rf"(?P<module>(?P<root>{roots})\.(?P<name>.+))\.(?P<role>(?:{words})\.weight|alpha)"
     return Dialect(name, example, re.compile(pattern), _rooted)
 
 
-def _kohya(name: str, prefix: str, example: str) -> Dialect:
-    # Some tools put diffusers' `unet.` before kohya's names.
-    pattern = rf"(?:unet\.)?(?P<module>lora_{prefix}_[^.]+)\.(?P<role>lora_down\.weight|lora_up\.weight|alpha)"
-    return Dialect(name, example, re.compile(pattern), partial(_flat, name))
+_KOHYA_TAIL = r"\.(?P<role>lora_down\.weight|lora_up\.weight|alpha)"
+_KOHYA_UNET = r"(?:unet\.)?(?P<module>lora_unet_[^.]+)"  # some tools put diffusers' `unet.` before kohya's names
+
+
+def _kohya(name: str, module: str, example: str) -> Dialect:
+    return Dialect(name, example, re.compile(module + _KOHYA_TAIL), partial(_flat, name))
 
 
 # A key is tried against each in turn. Error messages list them in this order, the most frequent first.
@@ -150,25 +152,28 @@ DIALECTS: tuple[Dialect, ...] = (
         ),
         _processor,
     ),
-    _kohya("kohya-sgm", "unet", "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight"),
+    _kohya("kohya-sgm", _KOHYA_UNET, "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight"),
     _kohya(
         "kohya-diffusers",
-        "unet",
+        _KOHYA_UNET,
         "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight",
     ),
-    _kohya("kohya-text", "te[12]?", "lora_te1_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight"),
+    _kohya(
+        "kohya-text",
+        r"(?P<module>lora_te[12]?_[^.]+)",
+        "lora_te1_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight",
+    ),
     Dialect(
         "lycoris",
         "lycoris_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight",
-        re.compile(r"(?P<module>lycoris_(?P<flat>[^.]+))\.(?P<role>lora_down\.weight|lora_up\.weight|alpha)"),
+        re.compile(r"(?P<module>lycoris_(?P<flat>[^.]+))" + _KOHYA_TAIL),
         _lycoris,
     ),
     _with_root(
         "comfy",
         r"diffusion_model|text_encoders\.clip_[lg]\.transformer",
         "diffusion_model.input_blocks.4.1.transformer_blocks.0.attn1.to_q.lora_down.weight",
-        "lora_down|lora_A",
-        "lora_up|lora_B",
+        "lora_down|lora_up|lora_A|lora_B",
     ),
     _with_root("omi", "unet|clip_[lg]", "unet.input_blocks.4.1.transformer_blocks.0.attn1.to_q.lora_down.weight"),
     _with_root(
@@ -214,8 +219,8 @@ FOREIGN: tuple[Foreign, ...] = (
 )
 
 
-FACTOR = re.compile(r"\.lora_(A|B|up|down)(\.\w+)?\.weight$|lora(_linear_layer)?\.(up|down)\.weight$")
-"""What the name of a factor ends with, whatever its module: one that no dialect knows is of another base's LoRA."""
+FACTOR = re.compile(r"\.lora_(A|B|up|down)|lora(_linear_layer)?\.(up|down)\.")
+"""What is in the name of a factor, whatever its module: one that no dialect knows is of another base's LoRA."""
 
 
 def parse_key(key: str, component: str) -> Key | None:

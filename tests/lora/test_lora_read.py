@@ -279,12 +279,22 @@ def test_foreign_formats_are_refused_by_name(tmp_path: Path, end: str) -> None:
         "unet.text_model.encoder.layers.0.mlp.fc1.lora_A.weight",
         "text_encoder.down_blocks.0.lora_A.weight",
         "unet.conv_in\n.lora_A.weight",
+        "unet.conv_in.lora_A.weight\n",
+        "unet.conv_in.lora_A.mine.weight",
     ],
 )
 def test_unknown_keys_are_named_with_the_dialects(tmp_path: Path, key: str) -> None:
     alone = {key: ("F32", ONES)}
     refused(write(tmp_path / "a.safetensors", alone), "no LoRA keys", "kohya-sgm", "peft")
     refused(write(tmp_path / "b.safetensors", kohya() | alone), key.replace("\n", "?"), "no known dialect", "kohya-sgm")
+
+
+@pytest.mark.parametrize("key", ["something.else", ""])
+def test_a_key_that_is_no_factors_is_no_lora_and_no_harm_to_one(tmp_path: Path, key: str) -> None:
+    alone = {key: ("F32", ONES)}
+    refused(write(tmp_path / "a.safetensors", alone), "no LoRA keys", "kohya-sgm", "peft")
+    read = read_lora(write(tmp_path / "b.safetensors", kohya() | alone))
+    assert len(read.layers) == 1 and f"('{key}')" in read.warnings[0]
 
 
 def test_a_whole_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -164,6 +164,7 @@ def write_refused_loras(folder: Path) -> None:
     refuse("norms", kohya | {f"{flat}.w_norm": one}, ["norm difference", "train_norm off"])
     refuse("checkpoint", {"model.diffusion_model.out.weight": one}, ["no LoRA keys", "full checkpoint"])
     refuse("stranger", pair | {"a.lora_A.weight": one}, ["'a.lora_A.weight' belongs to no known dialect", "remove it"])
+    refuse("adapter", pair | {"a.lora_A.mine.weight": one}, ["'a.lora_A.mine.weight' belongs to no known dialect"])
     bare = {f"text_model.encoder.layers.0.mlp.fc1.{end}.weight": one for end in ("lora_A", "lora_B")}
     refuse("text", bare, ["doesn't say which text encoder"])
     refuse(

@@ -161,13 +161,15 @@ enum Dialects {
         return try fullName("\(component).\(name)", nil)
     }
 
-    private static let factorEndings =
-        ["A", "B", "up", "down"].flatMap { [".lora_\($0).weight", ".lora_\($0).default.weight"] }
-        + ["lora.up.weight", "lora.down.weight", "lora_linear_layer.up.weight", "lora_linear_layer.down.weight"]
+    /// What is in the name of a factor, whatever its module.
+    private static let factorMarks = [
+        ".lora_A", ".lora_B", ".lora_up", ".lora_down", "lora.up.", "lora.down.", "lora_linear_layer.up.",
+        "lora_linear_layer.down.",
+    ]
 
     /// Whether a name is a factor's: one that no dialect knows is of another base's LoRA.
     static func isFactor(_ key: String) -> Bool {
-        factorEndings.contains(where: key.hasSuffix)
+        factorMarks.contains { key.contains($0) }
     }
 }
 

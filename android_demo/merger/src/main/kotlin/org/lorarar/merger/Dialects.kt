@@ -64,9 +64,8 @@ object Dialects {
         "clip_g" to "text_encoder_2", "lora_te2" to "text_encoder_2", "lora_unet" to "unet",
     )
 
-    /** What the name of a factor ends with, whatever its module. */
-    private val FACTOR_END =
-        Regex("""\.lora_(A|B|up|down)(\.\w+)?\.weight$|lora(_linear_layer)?\.(up|down)\.weight$""")
+    /** What is in the name of a factor, whatever its module. */
+    private val FACTOR_MARK = Regex("""\.lora_(A|B|up|down)|lora(_linear_layer)?\.(up|down)\.""")
     private const val EXTRACT =
         "merge it into its base model and extract a plain LoRA of the difference (kohya's and LyCORIS's tools do it)"
     private val FOREIGN = listOf(
@@ -118,7 +117,7 @@ object Dialects {
     }
 
     /** Whether a name is a factor's: one that no dialect knows is of another base's LoRA. */
-    fun isFactor(key: String): Boolean = FACTOR_END.containsMatchIn(key)
+    fun isFactor(key: String): Boolean = FACTOR_MARK.containsMatchIn(key)
 
     /** A dotted module name with its component: `unet.`, `text_encoder.` or `text_encoder_2.`; null if it has none. */
     private fun fullName(module: String, given: String): String? {

@@ -15,20 +15,20 @@ class LoraReader private constructor(
     private val file: SafeTensors, private val component: String, private val scalings: Map<String, PeftScaling>,
 ) {
     private fun read(): Lora {
-        val extra = mutableListOf<String>()
-        val groups = group(extra)
+        val (groups, extra) = group()
         val layers = groups.mapValues { (module, tensors) -> layer(module, tensors) }
         return Lora(layers, dialect(groups), file.source, notes(groups, layers), warnings(extra))
     }
 
     /**
-     * Every tensor under its module and role; those of no layer (alphas alone, and what is no factor) go to [extra].
+     * Every tensor under its module and role, and those of no layer: alphas alone, and what is no factor.
      *
      * Refuses foreign formats, factors of unknown modules and layers that occur twice.
      */
-    private fun group(extra: MutableList<String>): Map<String, Tensors> {
+    private fun group(): Pair<Map<String, Tensors>, List<String>> {
         refuseForeign()
         val groups = LinkedHashMap<String, Tensors>()
+        val extra = mutableListOf<String>()
         for (name in file.entries.keys) {
             val key = parse(name)
             if (key == null) {
@@ -44,8 +44,10 @@ class LoraReader private constructor(
             }
         }
         val (alone, whole) = groups.entries.partition { it.value.keys == setOf(Role.ALPHA) }
+        val layers = whole.associate { it.toPair() }
         extra.addAll(0, alone.map { it.value.getValue(Role.ALPHA).first })
-        return whole.associate { it.toPair() }.also { checkExtra(it, extra) }
+        checkExtra(layers, extra)
+        return layers to extra
     }
 
     /** One sentence that names the tensors that belong to no layer, where there are any. */
