@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
 
 class InputError(ValueError):
@@ -14,6 +15,11 @@ class InputError(ValueError):
 
 class FailedCheck(Exception):
     """A comparison with the reference that came out wrong or could not be made; nothing was written."""
+
+
+def first_of(names: Sequence[str], most: int = 3) -> str:
+    """Return the first of some names for a message, with an ellipsis where there are more."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def describe_os_error(error: OSError) -> str:

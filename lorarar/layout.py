@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lorarar.errors import InputError
+from lorarar.errors import InputError, first_of
 from lorarar.lora import LoRA, LoraLayer
 from lorarar.lora.layers import balance_factor, peak
 
@@ -184,10 +184,9 @@ class Packed:
         """Return one sentence about the layers left out, or None when the adapter carries the whole LoRA."""
         if not self.left_out:
             return None
-        shown = ", ".join(self.left_out[:3]) + (", …" if len(self.left_out) > 3 else "")
         return (
-            f"{len(self.left_out)} layers are outside the attention linears and not in the adapter ({shown}); "
-            f"they hold {self.left_out_share:.1%} of the LoRA's squared norm"
+            f"{len(self.left_out)} layers are outside the attention linears and not in the adapter "
+            f"({first_of(self.left_out)}); they hold {self.left_out_share:.1%} of the LoRA's squared norm"
         )
 
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lorarar.errors import InputError
+from lorarar.errors import InputError, first_of
 from lorarar.layout import UNET
 from lorarar.lora import LoRA
 
@@ -83,10 +83,9 @@ def _modules(unet: nn.Module, names: Mapping[str, Any], kind: type[nn.Module]) -
     modules = {UNET + name: module for name, module in unet.named_modules() if isinstance(module, kind)}
     strangers = [name for name in names if name not in modules]
     if strangers:
-        shown = ", ".join(strangers[:3]) + (", …" if len(strangers) > 3 else "")
         what = "linears" if kind is nn.Linear else "layers"
         raise InputError(
-            f"{len(strangers)} of the LoRA's {len(names)} layers are no {what} of this UNet ({shown}); "
+            f"{len(strangers)} of the LoRA's {len(names)} layers are no {what} of this UNet ({first_of(strangers)}); "
             "give a LoRA that was made for this base, without text encoder layers"
         )
     return {name: modules[name] for name in names}

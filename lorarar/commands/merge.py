@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         merged = request.run(content, style, update)
     with watch.stage("write"):
         merged.lora.save(args.out, args.dialect, args.dtype)
-    _warn((*merged.warnings, *filter(None, [partly_read(merged.lora, args.dialect)])))
+    _warn((*merged.warnings, *partly_read(merged.lora, args.dialect)))
     _show(args, content, style, merged, str(watch))
     return EXIT_OK
 
@@ -179,7 +179,7 @@ def _run_bundle(args: argparse.Namespace) -> int:
             on_progress=lambda stage, *_: tell(stage),
         )
     untrained = () if done.trained else ("the hypernetwork is untrained: its coefficients mean nothing",)
-    _warn((*untrained, *done.merged.warnings, *filter(None, [partly_read(done.merged.lora, args.dialect)])))
+    _warn((*untrained, *done.merged.warnings, *partly_read(done.merged.lora, args.dialect)))
     _show(args, done.content, done.style, done.merged, " · ".join(f"{n} {s:.2f} s" for n, s in done.seconds.items()))
     medians = coefficient_medians(bundle.layout, done.merged.coefficients or {})
     print_table(

@@ -152,10 +152,10 @@ def kohya_names(sgm: bool) -> MappingProxyType[str, str]:
     those, the added-condition embedding alone gets its SGM name, since neither diffusers nor ComfyUI understands the
     other one.
     """
-    names = {f"unet.{name}": f"lora_unet_{flatten(own if sgm else name)}" for name, own in unet_modules().items()}
-    for name, own in _SINGLES.items():
-        if name.startswith("add_embedding"):
-            names[f"unet.{name}"] = f"lora_unet_{flatten(own)}"
+    names = {
+        f"unet.{name}": f"lora_unet_{flatten(own if sgm or name.startswith('add_embedding') else name)}"
+        for name, own in unet_modules().items()
+    }
     for component, prefix in {"text_encoder": "te1", "text_encoder_2": "te2"}.items():
         names |= {f"{component}.{name}": f"lora_{prefix}_{flatten(name)}" for name in text_modules(component)}
     return MappingProxyType(names)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32
 
-from lorarar.errors import InputError, describe_os_error
+from lorarar.errors import InputError, describe_os_error, first_of
 from lorarar.lora.dialects import DIALECTS, FACTOR, KNOWN, AmbiguousName, Key, TensorRole, foreign_format, parse_key
 from lorarar.lora.layers import LoraLayer
 from lorarar.lora.names import is_convolution
@@ -42,7 +42,7 @@ def read_lora(
     """Read a LoRA of any dialect as float32 factors with alpha folded into `up`.
 
     `source` is a safetensors file, a PEFT folder (adapter_config.json beside the weights) or a state dict: tensors by
-    name, torch's on any device or numpy's, in fp32, fp16, bf16 or fp64. They are copied.
+    name, torch's on any device or numpy's, in fp32, fp16, bf16, fp64 or fp8 (E4M3, E5M2). They are copied.
 
     ΔW = scale · up @ down, where scale is the layer's alpha/rank, or what PEFT's configuration says, else 1. A file or
     folder brings its configuration; that of a state dict, which PEFT keeps apart, is given as `config` (the fields of a
@@ -245,7 +245,7 @@ def _warnings(source: str, extra: Sequence[str]) -> tuple[str, ...]:
     """Name the tensors that belong to no layer."""
     if not extra:
         return ()
-    shown = ", ".join(f"'{shorten(name)}'" for name in extra[:3]) + (", …" if len(extra) > 3 else "")
+    shown = first_of([f"'{shorten(name)}'" for name in extra])
     return (f"{source}: {len(extra)} of its tensors belong to no layer of the LoRA and are left out ({shown})",)
 
 

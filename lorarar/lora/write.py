@@ -73,14 +73,14 @@ def write_lora(lora: LoRA, path: str | os.PathLike[str], dialect: str = "peft", 
             _write_all(file, np.ascontiguousarray(tensor.array()).reshape(-1).view(np.uint8).data)
 
 
-def partly_read(lora: LoRA, dialect: str) -> str | None:
-    """Return one sentence about programs that would read a file of this dialect in part, or None."""
+def partly_read(lora: LoRA, dialect: str) -> tuple[str, ...]:
+    """Return one sentence about programs that would read a file of this dialect in part, where there are any."""
     beyond = [name for name in lora.layers if name.startswith("unet.") and ".attn" not in name]
     if dialect != "peft" or not beyond:
-        return None
+        return ()
     return (
         f"{len(beyond)} of the file's {len(lora.layers)} layers are beyond the attention, which ComfyUI and Forge "
-        "leave out in silence of a peft file; for them, write the kohya dialect"
+        "leave out in silence of a peft file; for them, write the kohya dialect",
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lorarar.errors import InputError
+from lorarar.errors import InputError, first_of
 from lorarar.files import package_schema, read_json
 
 DATASET_FILE = "dataset.json"
@@ -92,9 +92,8 @@ class Dataset:
         asked = dict.fromkeys(entries)
         missing = [entry.name for entry in asked if not entry.lora.is_file()]
         if missing:
-            shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
             raise InputError(
-                f"{len(missing)} of {len(asked)} LoRA files are missing ({shown}); make them with  "
+                f"{len(missing)} of {len(asked)} LoRA files are missing ({first_of(missing, 5)}); make them with  "
                 f"lorarar train-lora --dataset {self.folder}"
             )
 

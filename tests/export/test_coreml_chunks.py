@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mil_builder import ct, mb, quietly, save, spread
+from mil_builder import ct, mb, save, spread
 
 from export.targets.coreml import NEURAL_ENGINE_BYTES
 from export.targets.coreml_chunks import cut
 from lorarar.errors import InputError
+from lorarar.toolchains import quiet_toolchains
 from runtime_py.mil import Program
 
 X = {"x": spread(4, 32).astype(np.float16), "late": spread(4, 32, seed=9).astype(np.float16)}
@@ -92,7 +93,7 @@ def test_coremltools_reads_every_chunk(whole: Path, tmp_path: Path) -> None:
 
     package = Path(shutil.copytree(whole, tmp_path / "p.mlpackage"))
     count = cut(package, 3 * LAYER_BYTES)
-    with quietly():
+    with quiet_toolchains():
         model = ct.models.MLModel(str(package), skip_model_load=True)
         spec = model.get_spec()
         assert [feature.name for feature in spec.description.input] == list(X)
@@ -110,7 +111,7 @@ def test_coremltools_reads_every_chunk(whole: Path, tmp_path: Path) -> None:
 
 def test_a_pipeline_of_coremltools_is_evaluated(whole: Path, tmp_path: Path) -> None:
     """Cut by another hand, with casts at the border and names that two models both use."""
-    with quietly():
+    with quiet_toolchains():
         ct.models.utils.bisect_model(
             str(whole), str(tmp_path), merge_chunks_to_pipeline=True, check_output_correctness=False
         )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +24,6 @@ TARGETS = {15: ct.target.iOS15, 16: ct.target.iOS16, 17: ct.target.iOS17, 18: ct
 TYPES = {np.dtype(np.float32): types.fp32, np.dtype(np.float16): types.fp16, np.dtype(np.int32): types.int32}
 
 
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Without coremltools' warnings of deprecated names, which are its own affair."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def save(
     path: Path,
     build: Callable[..., Any],
@@ -48,7 +38,7 @@ def save(
     names = ", ".join(inputs)
     # The builder reads the names of the inputs off the function's own parameters.
     function = eval(f"lambda {names}: build({names})", {"build": build})
-    with quietly():
+    with quiet_toolchains():  # coremltools uses deprecated names
         program = mb.program(input_specs=specs, opset_version=target)(function)
         model = ct.convert(
             program,
