@@ -17,6 +17,7 @@ from lorarar.files import check_lora_output
 from lorarar.lora import DTYPES, WRITERS, LoRA, read_lora
 from lorarar.lora.write import partly_read
 from lorarar.merging import CONTENT_ONLY, LEARNED, METHOD, METHODS, RULE, STYLE_ONLY, Merged, MergeOptions
+from lorarar.toolchains import require_toolchain
 from lorarar.training.dataset import Content, Style, read_dataset
 from lorarar.training.hyper_settings import ZipSettings
 
@@ -38,7 +39,18 @@ _ZIP_SETTINGS = (
     *("steps", "learning_rate", "distance", "regulariser", "weight", "mixed_precision", "gradient_checkpointing"),
 )
 _EXAMPLES = ("content_images", "content_prompt", "style_images", "style_prompt")
-_HERE = ("base", "method", "hypernet", "untrained", "dataset", "resolution", *_EXAMPLES, *_OPTIONS, *_ZIP_SETTINGS)
+_HERE = (
+    "base",
+    "method",
+    "hypernet",
+    "untrained",
+    "convert",
+    "dataset",
+    "resolution",
+    *_EXAMPLES,
+    *_OPTIONS,
+    *_ZIP_SETTINGS,
+)
 """The options of a merge by this program, which mean nothing to a bundle's artifact."""
 
 
@@ -64,6 +76,8 @@ def parser() -> Parser:
         help="random weights for learned's hypernetwork or ziplora's base: to try things out only",
     )
     add_settings(made, MergeOptions())
+    made_plain = "make plain LoRAs of at most rank R of both first, as `lorarar convert` does"
+    add("--convert", type=int, metavar="R", help=made_plain)
     add("--dialect", choices=WRITERS, default="peft", help="key names of the output (default peft)")
     add("--dtype", choices=DTYPES, default="fp32", help="number format of the output (default fp32, exact)")
     _add_ziplora(made.add_argument_group("ziplora", "what the two LoRAs were trained on, and how to optimise"))
@@ -94,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     request = _request(args)
     watch = Stopwatch()
     with watch.stage("read"):
-        content, style = read_lora(args.content), read_lora(args.style)
+        content, style = (_read(path, args) for path in (args.content, args.style))
     with watch.stage("merge"), progress("merging") as update:
         merged = request.run(content, style, update)
     with watch.stage("write"):
@@ -102,6 +116,18 @@ def run(args: argparse.Namespace) -> int:
     _warn((*merged.warnings, *partly_read(merged.lora, args.dialect)))
     _show(args, content, style, merged, str(watch))
     return EXIT_OK
+
+
+def _read(path: Path, args: argparse.Namespace) -> LoRA:
+    """Read a LoRA, or make one of a file that is none."""
+    if args.convert is None:
+        return read_lora(path)
+    require_toolchain("torch", "train")
+    # Here, since they import torch, which merging plain LoRAs can do without.
+    from lorarar.base.weights import base_weights
+    from lorarar.convert import convert
+
+    return convert(path, args.convert, base_weights(args.base or DEFAULT_BASE))
 
 
 def _request(args: argparse.Namespace) -> MergeRequest:

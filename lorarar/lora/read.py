@@ -49,18 +49,18 @@ def read_lora(
     LoraConfig, as its `to_dict()` gives them). `name` is what a state dict is called in messages and metadata.
 
     Raises InputError, one sentence that says what is wrong, for everything that can't be read exactly. Shapes are not
-    compared with a base here (`lorarar.layout.pack` and merging do that).
+    compared with a base here (`lorarar.stack.stack` and merging do that).
     """
     if isinstance(source, Mapping):
         scalings = {} if config is None else {"": parse_config(config, f"{name}: its configuration")}
-        return _build(state_dict_tensors(source, name), config_component(config or {}), scalings)
+        return build_lora(state_dict_tensors(source, name), config_component(config or {}), scalings)
     if config is not None:
         raise InputError("`config` belongs to a state dict; a file or folder brings its own, so leave it out")
     path = Path(source)
     if path.is_dir():
         return _read_folder(path)
     file = open_safetensors(path)
-    return _build(file, "", metadata_scalings(file.metadata, file.source))
+    return build_lora(file, "", metadata_scalings(file.metadata, file.source))
 
 
 def _read_folder(folder: Path) -> LoRA:
@@ -76,10 +76,11 @@ def _read_folder(folder: Path) -> LoRA:
     except OSError as error:
         raise InputError(describe_os_error(error)) from error
     scaling = parse_config(config, str(config_path))
-    return _build(open_safetensors(weights_path), config_component(config), {"": scaling})
+    return build_lora(open_safetensors(weights_path), config_component(config), {"": scaling})
 
 
-def _build(file: Tensors, component: str, scalings: _Scalings) -> LoRA:
+def build_lora(file: Tensors, component: str, scalings: _Scalings) -> LoRA:
+    """Read a LoRA from named tensors; `component` is that of names without one, `scalings` PEFT's configurations."""
     groups, extra = _group(file, component)
     layers = {module: _layer(file, module, tensors, scalings) for module, tensors in groups.items()}
     lora = LoRA(layers, _dialect(groups), file.source, file.metadata, warnings=_warnings(file.source, extra))

@@ -1,0 +1,35 @@
+"""The weights of a base's modules by full name, for what is defined by them and not by a LoRA alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import torch
+from torch import nn
+
+from lorarar.base.sources import open_pipeline
+from lorarar.lora.layers import COMPONENTS
+
+
+def base_weights(base: str) -> Callable[[str], np.ndarray | None]:
+    """Return what gives a module's weight in float32 by its full name, or None for an unknown one.
+
+    The base is opened when a weight is first asked for; InputError then when it can't be had.
+    """
+
+    @cache
+    def modules() -> dict[str, nn.Module]:
+        pipeline = open_pipeline(base, untrained=False, dtype=torch.float32)
+        return {
+            f"{component}.{name}": module
+            for component in COMPONENTS
+            for name, module in getattr(pipeline, component).named_modules()
+        }
+
+    def weight(module: str) -> np.ndarray | None:
+        found = getattr(modules().get(module), "weight", None)
+        return None if found is None else found.detach().float().numpy()
+
+    return weight

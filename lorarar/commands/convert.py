@@ -1,0 +1,56 @@
+"""Make a plain LoRA of a small enough rank: `lorarar convert IN --rank R -o OUT`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from lorarar.base.names import BASES_HELP
+from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
+from lorarar.console import status
+from lorarar.files import check_lora_output
+from lorarar.lora import DTYPES, WRITERS
+from lorarar.toolchains import require_toolchain
+
+
+def parser() -> Parser:
+    """Make the command's parser."""
+    made = Parser(
+        prog="lorarar convert",
+        description="Make a plain LoRA of at most a rank: of LoHa, LoKr, DoRA and whole differences, or of a LoRA of\n"
+        "a larger rank. Each layer is cut to the nearest one by SVD, and what is lost is told.",
+    )
+    add = made.add_argument
+    add("lora", type=Path, metavar="FILE", help="a .safetensors file")
+    add("--rank", type=int, required=True, metavar="R", help="the largest rank of a layer")
+    add("--base", metavar="BASE", help=f"for DoRA, whose ΔW depends on the base's weights: {BASES_HELP}")
+    add("--dialect", choices=WRITERS, default="peft", help="key names of the output (default peft)")
+    add("--dtype", choices=DTYPES, default="fp32", help="number format of the output (default fp32)")
+    add("-o", "--out", type=Path, required=True, metavar="FILE", help="the plain LoRA")
+    return made
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert, write and tell what was lost."""
+    check_lora_output(args.out, args.lora)
+    require_toolchain("torch", "train")
+    # Not above: `--help` answers without loading PyTorch.
+    from lorarar.base.weights import base_weights
+    from lorarar.convert import convert
+
+    with status("converting") as tell:
+        weights = None if args.base is None else base_weights(args.base)
+        lora = convert(args.lora, args.rank, weights)
+        tell("writing")
+        lora.save(args.out, args.dialect, args.dtype)
+    for text in lora.warnings:
+        print(f"warning: {text}", file=sys.stderr)
+    print(f"{args.out}: {len(lora.layers)} layers, {lora.ranks}, {args.out.stat().st_size / 1e6:.1f} MB")
+    return EXIT_OK
+
+
+main = main_of(parser, run)
+
+if __name__ == "__main__":
+    run_command(main)
