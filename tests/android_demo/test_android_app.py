@@ -303,7 +303,7 @@ class Recorded(AdbLink):
 
 def test_the_activity_takes_what_the_host_sends() -> None:
     link = Recorded()
-    adb_run.run_app(link, "/data/local/tmp/lorarar/x", "merger", MeasureOptions(threads=2), Watch())
+    adb_run.run_app(link, "/data/local/tmp/lorarar/x", "hypernet", MeasureOptions(threads=2), Watch())
     (start,) = [command for command in link.asked if command.startswith("am start")]
     source = (apk.MAIN / "kotlin" / "org" / "lorarar" / "demo" / "BenchmarkActivity.kt").read_text(encoding="utf-8")
     sent = re.findall(r"--e([si]) (\w+)", start)

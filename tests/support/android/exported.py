@@ -12,54 +12,37 @@ from typing import Any
 
 import make_golden_lora as golden
 import numpy as np
+from android.numbers import write_numbers
 from bundle_mutations import MUTATIONS as BUNDLE_MUTATIONS
 from bundle_mutations import RAW, artifact_replaced
-from devices.hostile import GOLDEN, HOSTILE, cut_a_statistic, merger, poison, state
+from devices.hostile import GOLDEN, HOSTILE, cut_a_statistic, hypernet, poison, state
 from lora_mutations import MUTATIONS as LORA_MUTATIONS
 from lora_mutations import pack
 from safetensors.numpy import save_file
 from tiny_world import random_lora, tiny_hypernet, tiny_layout
 
-from benchmarks.record import summary
 from export import HypernetOptions, write_hypernet
 from lorarar.layout import UNET
 from lorarar.lora import LoRA, read_lora, write_lora
-from lorarar.merging import MergeOptions
-from runtime_py.backends import open_runner
+from lorarar.stack import carried
 from runtime_py.bundle import Bundle
-from runtime_py.golden import generate, golden_input, positions, summarise
-from runtime_py.merge import merge_with_bundle
-from runtime_py.noise import normal_noise
-from runtime_py.parity import compare_golden
-from runtime_py.pipeline import Pipeline, Request
-from runtime_py.scheduler import SchedulerSettings, make_scheduler
-from runtime_py.tokens import ClipTokenizer
+from runtime_py.pipeline import Request
+from runtime_py.session import Session
 
 ROOT = Path(__file__).parents[3]
-GOLDEN_MERGER = golden.FOLDER.parent / "merger"
+GOLDEN_HYPERNET = golden.FOLDER.parent / "hypernet"
 LORAS = ROOT / "models" / "miniature" / "dataset" / "loras"
-# The first is drawn with the two LoRAs merged, the others with none.
-REQUESTS = (
-    Request("a sks teapot in oil painting style", seed=7, steps=6, guidance=2.0),
-    Request("a dog", seed=1, steps=3, guidance=1.0),
-    Request("a cat", seed=4_000_000_000, steps=3, guidance=3.0, negative="a red dog"),
+# What is drawn, and with which LoRAs; `beyond` has layers outside the attention alone.
+DRAWN = (
+    (Request("a sks teapot in oil painting style", seed=7, steps=6, guidance=2.0), ("content", "style")),
+    (Request("a dog", seed=1, steps=3, guidance=1.0), ()),
+    (Request("a cat", seed=4_000_000_000, steps=3, guidance=3.0, negative="a red dog"), ()),
+    (Request("a sks teapot", seed=2, steps=3, guidance=3.0, guidance_without_lora=True), ("content", "style")),
+    (Request("a dog", seed=3, steps=3, guidance=1.0), ("beyond",)),
 )
-SCALES = (1.2, 0.8)
+STRENGTHS = (1.2, 0.8, 0.5)
 # What Android's reader says otherwise: it takes no header over 16 MB, and none of these is.
 SPARSE_ELEMENTS = 2**30
-PROMPTS = (
-    "a sks teapot in oil painting style",
-    "",
-    "   A  Photo\tof\n my DOG's toy, isn't it? 12345 items — 100% ",
-    "Ünïcödé naïve café ΑΣ ΟΔΟΣ İstanbul ǅ 東京 🦊🏽 ﬁ ½ ٣",
-    "cafe\u0301 e\u0301\u0327 \u00a0nbsp\u2003em\u3000ideographic \u200bzero",
-    "<|startoftext|> hi <|endoftext|> <|ENDOFTEXT|>! a<|endoftext|>b",
-    "'s 't 're x'll y'd z've I'm !'s ''s don''t",
-    "word " * 100,
-    "supercalifragilistic " * 12,
-    "東京" * 60,
-    "a\u0000b \u0007 \x7f",
-)
 
 
 def export(folder: Path, onnx: Path, executorch: Path) -> None:
@@ -69,6 +52,8 @@ def export(folder: Path, onnx: Path, executorch: Path) -> None:
     write_results(folder / "onnx", miniature, *(read_lora(LORAS / name) for name in names))
     loras = (random_lora(shallow.layout, (2, 3), seed, 0.2) for seed in (1, 2))
     write_results(folder / "executorch", shallow, *loras)
+    wide = random_lora(shallow.layout, (shallow.stack.rank + 1,), 3)
+    write_lora(wide, folder / "executorch" / "loras" / "wide.safetensors")
     write_numbers(folder / "numbers.json", miniature)
     write_hostile_loras(folder)
     write_refused_loras(folder / "refused")
@@ -80,44 +65,76 @@ def export(folder: Path, onnx: Path, executorch: Path) -> None:
     write_artifacts(folder / "artifacts")
     write_steep(folder / "steep")
     write_half(folder / "half")
+    write_three(folder / "three")
+    write_shares(folder / "shares.json")
 
 
 def write_results(folder: Path, bundle: Bundle, content: LoRA, style: LoRA) -> None:
-    """A bundle, two LoRAs, their merges and their image by Python."""
+    """A bundle, LoRAs, their merges and their images by Python."""
     shutil.copytree(bundle.path, folder / "bundle")
-    names = sorted(content.layers)
+    beyond = random_lora(bundle.layout, (2, 3), 9, 0.1, 0.1)
+    outside = {
+        UNET + module for part in ("ff", "proj") for group in bundle.layout.part(part) for module in group.modules
+    }
     # Each half lacks some of the other's layers, and both lack some of the base's.
-    halves = {
-        "half-content": replace(content, layers={name: content.layers[name] for name in names[::2]}),
-        "half-style": replace(style, layers={name: style.layers[name] for name in names[::3]}),
+    loras = {
+        "content": content,
+        "style": style,
+        "half-content": _some(content, (0, 1, 2)),
+        "half-style": _some(style, (1, 2, 3)),
+        "beyond": replace(beyond, layers={name: beyond.layers[name] for name in sorted(outside)}),
     }
     (folder / "loras").mkdir()
-    for name, lora in ({"content": content, "style": style} | halves).items():
+    for name, lora in loras.items():
         write_lora(lora, folder / "loras" / f"{name}.safetensors")
-    session = open_runner(bundle)
-    _write_merge(folder / "merged.safetensors", bundle, session, content, style)
-    _write_merge(folder / "carried.safetensors", bundle, session, *halves.values())
-    merged = merge_with_bundle(bundle, session, content, style, MergeOptions(rule=_rule(bundle))).lora
-    pipeline = Pipeline(bundle)
+    session = bundle.session(keep=True)
+    _write_merge(folder / "carried.safetensors", session, [loras["half-content"], loras["half-style"]])
+    _write_merge(folder / "merged.safetensors", session, [content, style])
     images: dict[str, np.ndarray] = {}
-    for number, request in enumerate(REQUESTS):
-        drawn = pipeline.draw(request, pipeline.adapter(None if number else merged))
+    for number, (request, chosen) in enumerate(DRAWN):
+        session.load([loras[name] for name in chosen])
+        drawn = session.draw(request)
         images |= {f"latents.{number}": drawn.latents, f"image.{number}": drawn.pixels}
-    (folder / "images.json").write_text(json.dumps({"requests": [asdict(request) for request in REQUESTS]}))
+    requests = [{**asdict(request), "loras": chosen} for request, chosen in DRAWN]
+    (folder / "images.json").write_text(json.dumps({"requests": requests}))
     save_file(images, folder / "images.safetensors")
 
 
-def _write_merge(path: Path, bundle: Bundle, session: Any, content: LoRA, style: LoRA) -> None:
-    options = MergeOptions(content_scale=SCALES[0], style_scale=SCALES[1], rule=_rule(bundle))
-    merged = merge_with_bundle(bundle, session, content, style, options)
-    tensors = {name: layer.delta() for name, layer in merged.lora.layers.items()}
-    for name, values in (merged.coefficients or {}).items():
-        tensors[f"coefficients.{name.removeprefix(UNET)}"] = values
-    save_file(tensors, path)
+def _some(lora: LoRA, of_five: tuple[int, ...]) -> LoRA:
+    """Return a LoRA with these of every five layers."""
+    names = [name for at, name in enumerate(sorted(lora.layers)) if at % 5 in of_five]
+    return replace(lora, layers={name: lora.layers[name] for name in names})
 
 
-def _rule(bundle: Bundle) -> str:
-    return str(bundle.manifest["hypernetwork"]["kv_rule"])
+def _write_merge(path: Path, session: Session, loras: list[LoRA]) -> None:
+    """A merge by Python: ΔW of each layer, the coefficients of every group, and what is carried of each LoRA."""
+    session.load(loras)
+    session.merge("learned", strengths=STRENGTHS[: len(loras)])
+    tensors = {name: layer.delta() for name, layer in session.merged_lora().layers.items()}
+    save_file(tensors | dict(session.coefficients), path)
+    shares = [{"parts": dict(found.parts), "share": found.share} for found in session.carried]
+    path.with_suffix(".json").write_text(json.dumps({"carried": shares}))
+
+
+def write_three(folder: Path) -> None:
+    """A hypernetwork's bundle for stacks of three LoRAs, three of them, and their merge by Python."""
+    layout = tiny_layout("transformer")
+    write_hypernet(tiny_hypernet(), layout, HypernetOptions("onnx", "fp32", 4, loras=3), folder / "bundle")
+    loras = [random_lora(layout, ranks, seed) for seed, ranks in enumerate([(4, 2), (3,), (1, 4)])]
+    for number, lora in enumerate(loras):
+        write_lora(lora, folder / f"{number}.safetensors")
+    _write_merge(folder / "merged.safetensors", Bundle.open(folder / "bundle").session(), loras)
+
+
+def write_shares(path: Path) -> None:
+    """What the golden bundle's layout carries of the golden LoRA files, and the sentence about what it leaves out."""
+    files = [file for folder in (golden.FOLDER, GOLDEN_HYPERNET) for file in sorted(folder.glob("*.safetensors"))]
+    layout, shares = tiny_layout("transformer"), []
+    for file in files:
+        if not file.name.startswith("expected"):
+            found = carried(read_lora(file), layout)
+            shares.append({"file": str(file), "parts": dict(found.parts), "warning": found.warning()})
+    path.write_text(json.dumps({"shares": shares}))
 
 
 def write_hostile_loras(folder: Path) -> None:
@@ -157,7 +174,7 @@ def write_refused_loras(folder: Path) -> None:
         wanted[name] = words
 
     refuse("dora", kohya | {f"{flat}.dora_scale": one}, ["DoRA layer", "train it with DoRA off"])
-    refuse("loha", {f"{flat}.hada_w1_a": one}, ["LoHa layer", "extract a plain LoRA"])
+    refuse("loha", {f"{flat}.hada_w1_a": one}, ["LoHa layer", "lorarar convert"])
     refuse("lokr", {f"{flat}.lokr_w1": one}, ["LoKr layer"])
     refuse("tucker", kohya | {f"{flat}.lora_mid.weight": one}, ["Tucker convolution", "use_tucker off"])
     refuse("oft", {f"{flat}.oft_blocks": one}, ["OFT layer"])
@@ -191,7 +208,7 @@ def _golden_replaced(data: bytes) -> Callable[[Path, dict[str, Any]], None]:
     """A golden file with the right hash and these bytes."""
 
     def mutate(folder: Path, manifest: dict[str, Any]) -> None:
-        entry = merger(manifest)["golden"]
+        entry = hypernet(manifest)["golden"]
         (folder / entry["file"]).write_bytes(data)
         state(entry, folder / entry["file"])
 
@@ -213,7 +230,7 @@ RUNNER_ONLY = {"another system's target", "a target left out", "another tensor t
 
 
 def write_artifacts(folder: Path) -> None:
-    """Bundles that open, and whose merger can't be run or gives another result than PyTorch's."""
+    """Bundles that open, and whose hypernetwork can't be run or gives another result than PyTorch's."""
     none = {"no model": b"no graph", "an empty one": b"\x08\x0a"}
     artifacts: dict[str, Any] = {name: artifact_replaced(data) for name, data in none.items()}
     artifacts["input of other type"] = BUNDLE_MUTATIONS["input of other type"]
@@ -228,13 +245,13 @@ def _as_mutation(edit: Any) -> Callable[[Path, dict[str, Any]], None]:
 
 
 def write_half(folder: Path) -> None:
-    """The golden merger in half precision."""
-    write_hypernet(tiny_hypernet(), tiny_layout(), HypernetOptions("onnx", "fp16", 4), folder)
+    """The golden hypernetwork in half precision."""
+    write_hypernet(tiny_hypernet(), tiny_layout("transformer"), HypernetOptions("onnx", "fp16", 4), folder)
 
 
 def write_steep(folder: Path) -> None:
     """The golden LoRAs, of which only the content has the first layer, with an `up` that float16 can't hold."""
-    content, style = (read_lora(GOLDEN_MERGER / f"{role}.safetensors") for role in ("content", "style"))
+    content, style = (read_lora(GOLDEN_HYPERNET / f"{role}.safetensors") for role in ("content", "style"))
     name = min(content.layers.keys() & style.layers.keys())
     layer = content.layers[name]
     steep = replace(layer, down=layer.down * np.float32(2**-20), up=layer.up * np.float32(2**20))
@@ -249,147 +266,9 @@ def _add_bundle(
 ) -> None:
     index = json.loads((folder / "index.json").read_text())
     place = folder / str(len(index)) / "bundle"
-    shutil.copytree(GOLDEN_MERGER / "bundle", place)
+    shutil.copytree(GOLDEN_HYPERNET / "bundle", place)
     manifest = json.loads((place / "manifest.json").read_text())
     mutate(place, manifest)
     (place / "manifest.json").write_bytes(json.dumps(manifest).encode() if raw is None else raw)
     index[name] = place.relative_to(folder).as_posix()
     (folder / "index.json").write_text(json.dumps(index))
-
-
-def write_numbers(path: Path, bundle: Bundle) -> None:
-    draw = np.random.default_rng(5)
-    halves = draw.standard_normal(2000) * 10.0 ** draw.integers(-9, 6, 2000)
-    ties = [
-        1 + 2**-11,
-        1 + 3 * 2**-11,
-        2**-24 * 0.5,
-        2**-24 * 1.5,
-        2**-25 * 1.0001,
-        65519.0,
-        65519.996,
-        65520.0,
-        -0.0,
-        2**-14,
-    ]
-    with np.errstate(over="ignore"):
-        bits = np.float32([*halves, *ties]).astype(np.float16).view(np.int16)
-    document = {
-        "generated": _generated(),
-        "positions": {"size": 1_000_003, "places": positions(1_000_003).tolist()},
-        "noise": [{"seed": seed, "values": normal_noise((64,), seed).tolist()} for seed in (0, 1, 7, 2**32 - 1)],
-        "halves": [
-            {"value": float(np.float32(value)), "bits": int(bit)}
-            for value, bit in zip([*halves, *ties], bits, strict=True)
-        ],
-        "schedules": _schedules(draw),
-        "timesteps": [_timesteps(kind, spacing) for kind, spacing in SPACED],
-        "parity": _parity(),
-        "tokenizers": _tokenizers(bundle),
-        "runs": [
-            {"samples_s": samples, **summary(samples)}
-            for samples in ([0.25], [0.3, 0.1], [float(value) for value in draw.random(37)])
-        ],
-    }
-    path.write_text(json.dumps(document))
-
-
-def _generated() -> list[dict[str, Any]]:
-    entries: list[tuple[dict[str, Any], Any]] = [
-        ({"shape": [3, 5], "seed": 0, "scale": 1.0}, np.float32),
-        ({"shape": [2, 70_000], "seed": 4_294_967_295, "scale": 0.125}, np.float16),
-        ({"shape": [100], "seed": 123_456, "scale": 0.1}, np.float32),
-        ({"shape": [4], "value": 0.5}, np.float32),
-        ({"shape": [2, 2], "values": [1, 2.5, -3, 4]}, np.float32),
-        ({"shape": [1, 3], "values": [49406, 49407, 7]}, np.int32),
-    ]
-    return [
-        {
-            "shape": entry["shape"],
-            "dtype": np.dtype(dtype).name,
-            "entry": entry,
-            "values": flat(golden_input(entry, dtype)),
-        }
-        for entry, dtype in entries
-    ]
-
-
-EULER = SchedulerSettings("euler", 1000, 0.00085, 0.012, "scaled_linear", "epsilon", "leading", 1, False, False)
-
-
-SPACED = (("euler", "trailing"), ("euler", "leading"), ("euler", "linspace"), ("ddim", "linspace"))
-
-
-def _timesteps(kind: str, spacing: str) -> dict[str, Any]:
-    settings = replace(EULER, kind=kind, spacing=spacing)
-    lists = [{"timesteps": make_scheduler(settings, steps).timesteps.tolist()} for steps in range(1, 301)]
-    return {"spacing": spacing, "settings": asdict(settings), "of": lists}
-
-
-def _schedules(draw: np.random.Generator) -> list[dict[str, Any]]:
-    settings = [
-        replace(EULER, kind=kind, spacing=spacing, prediction=prediction, zero_terminal_snr=snr)
-        for kind in ("euler", "ddim")
-        for spacing, snr in (("leading", False), ("trailing", False), ("trailing", True), ("linspace", False))
-        for prediction in ("epsilon", "v_prediction")
-        if not (snr and prediction == "epsilon")
-    ]
-    settings += [replace(EULER, beta_schedule="linear", kind="ddim", final_alpha_one=True, steps_offset=0)]
-    return [_schedule(setting, steps, draw) for setting in settings for steps in (1, 4, 7, 25)]
-
-
-def _schedule(settings: SchedulerSettings, steps: int, draw: np.random.Generator) -> dict[str, Any]:
-    scheduler = make_scheduler(settings, steps)
-    shape = (1, 4, 1, 2)
-    noise = draw.standard_normal(shape).astype(np.float32)
-    latents = scheduler.start(noise)
-    course, start = [], latents
-    for i in range(steps):
-        predicted = draw.standard_normal(shape).astype(np.float32)
-        scaled = scheduler.scale(latents, i)
-        latents = scheduler.step(predicted, i, latents)
-        course.append({"scaled": flat(scaled), "predicted": flat(predicted), "latents": flat(latents)})
-    return {
-        "settings": asdict(settings),
-        "steps": steps,
-        "timesteps": scheduler.timesteps.tolist(),
-        "noise": flat(noise),
-        "start": flat(start),
-        "course": course,
-    }
-
-
-def flat(array: np.ndarray) -> list[float]:
-    return [float(value) for value in array.reshape(-1)]
-
-
-def _parity() -> list[dict[str, Any]]:
-    found = []
-    reference = generate((3, 500), 1, 1.0)
-    for share in (0.0, 1e-6, 1e-2, 3.0):
-        tensor = reference + np.float32(share) * generate((3, 500), 2, 1.0)
-        kept = summarise(reference)
-        difference = compare_golden("x", kept, tensor)
-        found.append(
-            {
-                "golden": {key: value.tolist() for key, value in kept.items()},
-                "shape": [3, 500],
-                "tensor": flat(tensor),
-                "psnr_db": difference.psnr_db if math.isfinite(difference.psnr_db) else None,
-                "max_error": difference.max_error,
-            }
-        )
-    return found
-
-
-def _tokenizers(bundle: Bundle) -> list[dict[str, Any]]:
-    found = []
-    for entry in bundle.manifest["pipeline"]["tokenizers"].values():
-        path = bundle.path / entry["file"]
-        tokenizer = ClipTokenizer(path, entry)
-        prompts = []
-        for prompt in PROMPTS:
-            tokens = tokenizer(prompt)
-            prompts.append({"prompt": prompt, "ids": tokens.ids[0].tolist(), "cut": tokens.cut})
-        found.append({"file": str(path), "entry": dict(entry), "prompts": prompts})
-    return found

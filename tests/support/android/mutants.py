@@ -33,14 +33,35 @@ class Mutant:
 
 
 MUTANTS = {
-    "a carried layer's sign": Mutant(
-        "Merger.kt", "down[i] *= scale", "down[i] *= -scale", "OnnxTest.layersOfOneLoraAreCarried"
+    "a layer of one LoRA averaged": Mutant(
+        "Blender.kt",
+        "number < 2 && areBoth(module)) rule",
+        "number < 2) rule",
+        "OnnxTest.oneLoraIsItselfAndNoneIsNothing",
     ),
-    "a carried layer out of float16's range": Mutant(
-        "Packer.kt",
-        "        balance(down, up, downs.dtype, group.modules[row])\n",
-        "",
-        "OnnxTest.aCarriedLayerIsBalancedInHalfPrecision",
+    "a strength of another LoRA": Mutant(
+        "Blender.kt", "strengths.getOrElse(place % roles)", "strengths.getOrElse(0)", "OnnxTest.theMergeIsPythons"
+    ),
+    "strengths that add up": Mutant(
+        "Blender.kt",
+        "val from = unit.getValue",
+        "val from = values.getValue",
+        "OnnxTest.anotherStrengthRunsNoGraphAndWritesCoefficientsAlone",
+    ),
+    "a graph run for each strength": Mutant(
+        "Session.kt",
+        "(blender ?: blend(loaded))",
+        "blend(loaded)",
+        "OnnxTest.anotherStrengthRunsNoGraphAndWritesCoefficientsAlone",
+    ),
+    "a row of another LoRA": Mutant(
+        "Stack.kt",
+        "roles.write(row * layout.loras + number,",
+        "roles.write(row * layout.loras,",
+        "OnnxTest.threeLorasAreMerged",
+    ),
+    "a factor out of float16's range": Mutant(
+        "Stack.kt", "for (i in up.indices) up[i] /= factor", "", "OnnxTest.aLayerIsBalancedInHalfPrecision"
     ),
     "alpha times rank": Mutant(
         "LoraReader.kt",
@@ -49,20 +70,19 @@ MUTANTS = {
         "LoraReaderTest.everyDialectMeansItsGoldenUpdate",
     ),
     "up transposed": Mutant(
-        "Packer.kt",
-        "up.copyInto(line, 0, out * rank, (out + 1) * rank)",
+        "Stack.kt",
+        "up.copyInto(line, 0, out * layer.rank, (out + 1) * layer.rank)",
         "for (i in line.indices) line[i] = up[i * group.outFeatures + out]",
         "OnnxTest.theGoldenMergeIsThePapers",
     ),
     "content and style swapped": Mutant(
-        "Merger.kt",
-        "LayerCoefficients(module, first.toFloatArray(), second.toFloatArray())",
-        "LayerCoefficients(module, second.toFloatArray(), first.toFloatArray())",
+        "Blender.kt",
+        "LayerMean(module, mean(group, row * roles), mean(group, row * roles + 1))",
+        "LayerMean(module, mean(group, row * roles + 1), mean(group, row * roles))",
         "OnnxTest.theMergeIsPythons",
     ),
-    "a tensor's name": Mutant(
-        "Layout.kt", '"${role}_${group.up}"', '"${role}_${group.down}"', "BundleTest.theGoldenBundle"
-    ),
+    "a tensor's name": Mutant("Layout.kt", "${name}_up", "${name}_down", "BundleTest.theGoldenBundle"),
+    "what is left out": Mutant("Carried.kt", "percent(1 - share)", "percent(share)", "OnnxTest.whatIsLeftOutIsPythons"),
     "a block's name": Mutant(
         "KohyaNames.kt",
         "input_blocks.${1 + 3 *",
@@ -75,9 +95,15 @@ MUTANTS = {
     ),
     "guidance's sign": Mutant(
         "Condition.kt",
-        "guidance * (with[it] - without[it])",
-        "guidance * (without[it] - with[it])",
+        "request.guidance * (with[it] - without[it])",
+        "request.guidance * (without[it] - with[it])",
         "OnnxTest.theImageIsPythons",
+    ),
+    "LoRAs in what guidance compares with": Mutant(
+        "Condition.kt", "if (it) null else values", "values", "OnnxTest.otherImagesArePythons"
+    ),
+    "an effect of LoRAs that is not looked at": Mutant(
+        "Parity.kt", "shared / power,", "1.0,", "OnnxTest.aLostEffectFailsTheCheck"
     ),
     "red in blue's place": Mutant(
         "Pipeline.kt", "(byte(at) shl 16)", "(byte(2 * area + at) shl 16)", "OnnxTest.theImageIsPythons"

@@ -10,7 +10,7 @@ import kotlin.concurrent.thread
 /**
  * Measures a component without a hand on the phone, for benchmarks.device:
  *
- *     adb shell am start -W -S -n org.lorarar.demo/.BenchmarkActivity --es bundle FOLDER --es component merger
+ *     adb shell am start -W -S -n org.lorarar.demo/.BenchmarkActivity --es bundle FOLDER --es component hypernet
  *         --ei runs 20 --ei warmup 3 [--ei threads N]
  *
  * Writes the record, or {"error": …}, to files/benchmark.json, which `run-as` reads of a debuggable build. Without
@@ -28,7 +28,7 @@ class BenchmarkActivity : Activity() {
             app.places(), app.runtimes, AndroidReport(app), DemoApplication.VERSION, File(filesDir, "benchmark.json"),
         )
         val folder = intent.getStringExtra("bundle")
-        val component = intent.getStringExtra("component") ?: "merger"
+        val component = intent.getStringExtra("component") ?: "hypernet"
         val runs = intent.getIntExtra("runs", 20)
         val warmup = intent.getIntExtra("warmup", 3)
         val threads = intent.getIntExtra("threads", 0)

@@ -18,9 +18,13 @@ class CheckScreen(root: View, private val host: ScreenHost, studio: Studio) : Sc
 
     override fun show(state: StudioState) {
         run.isEnabled = state.ready && !state.busy
-        val lines = state.rows.map { line(it) }
+        val lines = state.rows.map { row -> listOfNotNull(line(row), effect(row)).joinToString("\n") }
         rows.text = (if (state.checking) lines + host.activity.getString(R.string.checking) else lines).joinToString("\n\n")
     }
+
+    /** What the LoRAs change, where the part takes any. */
+    private fun effect(row: CheckRow): String? =
+        row.delta?.let { host.activity.getString(R.string.check_effect, it.gain, it.cosine) }
 
     private fun line(row: CheckRow): String {
         val activity = host.activity

@@ -6,7 +6,7 @@ import android.graphics.Paint
 import android.util.AttributeSet
 import android.view.View
 import org.lorarar.merger.ChartBars
-import org.lorarar.merger.LayerCoefficients
+import org.lorarar.merger.LayerMean
 
 /** Two bars a layer: the mean content and style coefficient over its columns. */
 class CoefficientChart(context: Context, attributes: AttributeSet?) : View(context, attributes) {
@@ -15,7 +15,7 @@ class CoefficientChart(context: Context, attributes: AttributeSet?) : View(conte
     private val style = paint(R.color.style, Paint.Style.STROKE)
     private val axis = paint(R.color.axis, Paint.Style.STROKE)
 
-    fun show(layers: List<LayerCoefficients>) {
+    fun show(layers: List<LayerMean>) {
         bars = ChartBars(layers)
         contentDescription = if (layers.isEmpty()) {
             context.getString(R.string.chart_empty)

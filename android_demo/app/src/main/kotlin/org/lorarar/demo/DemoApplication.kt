@@ -35,7 +35,7 @@ class DemoApplication : Application() {
     }
 
     fun places() = StudioPlaces(
-        filesDir, File(cacheDir, "adapters"), getExternalFilesDir("bundles"), PackagedAssets(assets),
+        filesDir, File(cacheDir, "stacks"), getExternalFilesDir("bundles"), PackagedAssets(assets),
     )
 
     companion object {

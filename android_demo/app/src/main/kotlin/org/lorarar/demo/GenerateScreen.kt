@@ -66,7 +66,7 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
             progress.max = drawing.total
             progress.progress = drawing.done
         }
-        text.text = said(state)
+        text.text = (listOf(said(state)) + state.leftOut).filter { it.isNotEmpty() }.joinToString("\n")
         state.picture?.takeIf { it !== shown }?.let { display(it) }
         picture.showIf(state.picture != null)
         save.showIf(state.picture != null)

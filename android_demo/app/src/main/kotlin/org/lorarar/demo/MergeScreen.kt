@@ -13,7 +13,7 @@ import org.lorarar.merger.Sample
 import org.lorarar.merger.Studio
 import org.lorarar.merger.StudioState
 
-/** Choose two LoRAs and their strengths; see the merge's time and coefficients. */
+/** Choose two LoRAs and their strengths; see what is left out of them, the merge's time and its coefficients. */
 class MergeScreen(private val root: View, private val host: ScreenHost, private val studio: Studio) : Screen {
     private val content = Picker(R.id.content, Catalogue.CONTENTS)
     private val style = Picker(R.id.style, Catalogue.STYLES)
@@ -40,7 +40,8 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
         styleStrength.show(state.styleScale)
         merge.isEnabled = state.canMerge && !state.busy
         val untrained = (state.opening as? Opening.Ready)?.trained == false
-        result.text = listOfNotNull(outcome(state), if (untrained) text(R.string.untrained) else null).joinToString("\n")
+        val lines = listOf(outcome(state)) + state.leftOut + listOfNotNull(if (untrained) text(R.string.untrained) else null)
+        result.text = lines.joinToString("\n")
         chart.show(state.merge?.layers ?: emptyList())
     }
 
@@ -96,14 +97,14 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
             label.text = text(words, scale)
         }
 
+        /** Another strength only writes coefficients, so the merge follows the finger. */
         override fun onProgressChanged(bar: SeekBar?, progress: Int, fromUser: Boolean) {
             if (fromUser) studio.strength(role, progress / HUNDRED)
         }
 
         override fun onStartTrackingTouch(bar: SeekBar?) = Unit
 
-        /** The merge takes a blink of an eye, so it follows the finger. */
-        override fun onStopTrackingTouch(bar: SeekBar?) = studio.merge()
+        override fun onStopTrackingTouch(bar: SeekBar?) = Unit
     }
 
     private companion object {

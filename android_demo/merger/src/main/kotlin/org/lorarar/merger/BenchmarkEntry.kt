@@ -1,6 +1,7 @@
 package org.lorarar.merger
 
 import java.io.File
+import java.util.Locale
 
 /** A benchmark that is asked for and answered without a screen. */
 class BenchmarkEntry(
@@ -46,14 +47,27 @@ object RecordText {
         val load = facts.child("load")
         val runtime = facts.child("runtime")
         val parity = facts.child("parity")
-        return listOf(
+        val delta = parity["delta"].asObject()
+        return listOfNotNull(
             "${facts.text("component")}, ${runtime.text("name")} ${runtime.text("version")}, ${runtime.text("backend")}",
             "median ${ms(runs["p50_s"])}, 90 % within ${ms(runs["p90_s"])}, least ${ms(runs["min_s"])} (${runs["n"]} runs)",
             "load ${ms(load["cold_s"])} cold, ${ms(load["warm_s"])} warm",
-            String.format(java.util.Locale.ROOT, "equal to PyTorch within %.1e", parity.number("max_error")),
+            said(parity),
+            delta?.let { "the LoRAs' effect: gain ${share(it["gain"])}, cosine ${share(it["cosine"])}" },
         ).joinToString("\n")
     }
 
+    private fun said(parity: Map<String, Any?>): String {
+        if (parity["within_tolerance"] == true) {
+            return String.format(Locale.ROOT, "equal to PyTorch within %.1e", parity.number("max_error"))
+        }
+        val below = if (parity["status"] == "below") " and below what every device must reach" else ""
+        return String.format(Locale.ROOT, "%.1f dB from PyTorch, out of the bundle's tolerance%s", parity["psnr_db"], below)
+    }
+
+    private fun share(value: Any?): String =
+        (value as? Number)?.let { String.format(Locale.ROOT, "%.4f", it.toDouble()) } ?: "not told"
+
     private fun ms(seconds: Any?): String =
-        (seconds as? Number)?.let { String.format(java.util.Locale.ROOT, "%.2f ms", 1000 * it.toDouble()) } ?: "not told"
+        (seconds as? Number)?.let { String.format(Locale.ROOT, "%.2f ms", 1000 * it.toDouble()) } ?: "not told"
 }

@@ -14,8 +14,20 @@ class Bundle private constructor(val path: File, val manifest: Map<String, Any?>
     /** What the manifest says of drawing; null for a bundle that can't draw. */
     val pipeline: Map<String, Any?>? get() = manifest["pipeline"].asObject()
 
+    private val hypernetwork = manifest["hypernetwork"].asObject()
+
     /** Whether the hypernetwork was trained; null without one. */
-    val trained: Boolean? get() = manifest["hypernetwork"].asObject()?.get("trained") as Boolean?
+    val trained: Boolean? get() = hypernetwork?.get("trained") as Boolean?
+
+    /** The kinds of attention linears whose coefficients the hypernetwork predicts; none without one. */
+    val learned: List<String> get() = (hypernetwork?.get("learned") as List<*>?).orEmpty().map { it as String }
+
+    /** What both LoRAs of a pair get in a layer whose coefficients are not predicted. */
+    val rule: Float get() = if (hypernetwork?.get("kv_rule") == "sum") 1f else 0.5f
+
+    /** The roles as the artifacts take them; null where these take no LoRA. */
+    val roles: TensorSpec?
+        get() = component(if ("unet" in components) "unet" else "hypernet").inputs.firstOrNull { it.name == Layout.ROLES }
 
     /** SHA-256 of the manifest's file. */
     val manifestSha256: String get() = Digest.tree(File(path, MANIFEST)).sha256
@@ -30,9 +42,9 @@ class Bundle private constructor(val path: File, val manifest: Map<String, Any?>
     companion object {
         const val MANIFEST = "manifest.json"
         private const val MAX_MANIFEST_BYTES = 16L shl 20
-        private const val SCHEMA_VERSION = 1L
+        private const val SCHEMA_VERSION = 2L
 
-        /** Several times the values of SDXL's manifest, whose layout names 560 modules. */
+        /** Several times the values of SDXL's manifest: 722 modules, and the roles of up to 1024 ranks. */
         private const val MAX_MANIFEST_VALUES = 100_000
 
         /**

@@ -13,9 +13,8 @@ internal class BundleChecks(private val bundle: Bundle) {
 
     private fun checkLayout() {
         val names = layout.groups.map { it.name }
-        val ranks = layout.groups.map { it.rank }.toSet()
-        if (names.toSet().size != names.size || layout.modules.toSet().size != layout.modules.size || ranks.size != 1) {
-            refuse("its layout repeats a name or mixes ranks")
+        if (names.toSet().size != names.size || layout.modules.toSet().size != layout.modules.size) {
+            refuse("its layout repeats a name")
         }
     }
 
@@ -28,10 +27,10 @@ internal class BundleChecks(private val bundle: Bundle) {
             }
         }
         val golden = component.goldenInputs.keys.associateWith { component.goldenShape(it) }
-        if (golden != component.inputs.associate { it.name to it.shape.fixed(layout.rankSizes) }) {
+        if (golden != component.inputs.associate { it.name to it.shape.fixed(layout.sizes) }) {
             refuse("$name's golden inputs are not its inputs")
         }
-        if (name == "merger") checkMerger(component)
+        if (name == "hypernet") checkHypernet(component)
         if (name == "unet") checkUnet(component)
         val total = golden.values.fold(0L) { sum, shape -> minOf(sum + product(shape), MAX_ELEMENTS + 1) }
         if (total > MAX_ELEMENTS) {
@@ -39,28 +38,25 @@ internal class BundleChecks(private val bundle: Bundle) {
         }
     }
 
-    private fun checkMerger(merger: Component) {
-        val ends = listOf(
-            Triple("inputs", merger.inputs, layout.inputShapes()),
-            Triple("outputs", merger.outputs, layout.outputShapes()),
-        )
-        for ((end, specs, shapes) in ends) {
-            if (!states(specs, shapes)) refuse("the merger's $end are not its layout's")
-        }
+    private fun checkHypernet(hypernet: Component) {
+        val groups = layout.withKinds(bundle.learned)
+        if (!states(hypernet.inputs, layout.stackShapes(groups))) refuse("the hypernet's inputs are not its layout's")
+        if (!states(hypernet.outputs, layout.coefficientShapes(groups))) refuse("the hypernet's outputs are not its layout's")
     }
 
     private fun checkUnet(unet: Component) {
-        val adapters = unet.inputs.filter { it.name.startsWith("${Layout.ADAPTER}_") }
+        val stated = unet.inputs.filter { spec -> OF_STACKS.any { spec.name.startsWith(it) } }
+        val batch = unet.inputs.firstOrNull { it.name == "sample" }?.shape?.firstOrNull() as? Size.Fixed
         // Without any, it is the base model or one with a LoRA fused in.
-        if (adapters.isNotEmpty() && !states(adapters.sortedBy { it.name }, layout.adapterShapes().toSortedMap())) {
-            refuse("the unet's adapters are not its layout's")
+        if (stated.isNotEmpty() && !states(stated, layout.stackShapes() + layout.coefficientShapes(batch = batch?.value))) {
+            refuse("the unet's inputs for LoRAs are not its layout's")
         }
     }
 
-    /** Whether specs are these shapes, in their order, with every size named or every size fixed. */
+    /** Whether specs are these shapes, in their order, with the rank named in all of them or in none. */
     private fun states(specs: List<TensorSpec>, shapes: Map<String, List<Size>>): Boolean {
         val stated = specs.map { it.name to it.shape }
-        val fixed = shapes.map { (name, shape) -> name to shape.fixed(layout.rankSizes).map { Size.Fixed(it) } }
+        val fixed = shapes.map { (name, shape) -> name to shape.fixed(layout.sizes).map { Size.Fixed(it) } }
         return stated == shapes.toList() || stated == fixed
     }
 
@@ -112,7 +108,9 @@ internal class BundleChecks(private val bundle: Bundle) {
     private fun refuse(what: String): Nothing = throw InputError("${bundle.path}: $what; export the bundle again")
 
     private companion object {
-        /** Of a component's golden inputs together: 4 SDXL adapters of rank 128 fit. */
+        val OF_STACKS = listOf(Layout.ROLES, Layout.ADAPTER, Layout.COEFFICIENTS)
+
+        /** Of a component's golden inputs together: 4 SDXL stacks of rank 128 fit. */
         const val MAX_ELEMENTS = Int.MAX_VALUE.toLong() + 1
     }
 }

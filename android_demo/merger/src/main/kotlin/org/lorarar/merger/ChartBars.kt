@@ -4,9 +4,9 @@ package org.lorarar.merger
 class Bar(val left: Float, val top: Float, val right: Float, val bottom: Float, val isContent: Boolean)
 
 /** The coefficients as a chart's bars: two a layer, its mean content and style coefficient. */
-class ChartBars(layers: List<LayerCoefficients>) {
-    private val content = layers.map { mean(it.content) }
-    private val style = layers.map { mean(it.style) }
+class ChartBars(layers: List<LayerMean>) {
+    private val content = layers.map { it.content }
+    private val style = layers.map { it.style }
     private val low = minOf(0f, (content + style).minOrNull() ?: 0f)
     private val high = maxOf(1f, (content + style).maxOrNull() ?: 1f)
 
@@ -30,6 +30,4 @@ class ChartBars(layers: List<LayerCoefficients>) {
         val ends = listOf(height(value, pixels), height(0f, pixels))
         return Bar(left, ends.min(), left + width, ends.max(), isContent)
     }
-
-    private fun mean(values: FloatArray): Float = (values.sumOf { it.toDouble() } / values.size).toFloat()
 }

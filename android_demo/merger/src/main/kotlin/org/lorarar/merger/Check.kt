@@ -11,6 +11,8 @@ class CheckRow(
     val reason: String,
     val psnrDb: Double?,
     val maxError: Double?,
+    /** What the LoRAs change, of a component that takes any. */
+    val delta: Delta?,
     val tolerance: Tolerance,
     val loadSeconds: Double?,
     val runSeconds: Double?,
@@ -18,25 +20,40 @@ class CheckRow(
     enum class Status { PASSED, FAILED, NOT_RUN }
 }
 
-/** A component's golden inputs: plain tensors by name, and the factors in a file. */
-class GoldenInputs(val tensors: Map<String, Tensor>, val adapters: List<AdapterFile>) : AutoCloseable {
-    override fun close() = adapters.forEach { it.close() }
+/** A component's golden tensors: the inputs, in a file, and what PyTorch gave for them. */
+class GoldenTensors private constructor(private val component: Component, private val file: TensorFile) : AutoCloseable by file {
+    private val outputs = component.goldenOutputs()
+    private val without = component.goldenWithout()
+
+    /** The inputs by name, in the types that the component takes. */
+    val inputs: Map<String, Tensor> get() = file.tensors
+
+    /** The distance of a run's outputs from PyTorch's. What takes LoRAs is run once more without them, for their effect. */
+    fun compare(runtime: Runtime, found: Map<String, Tensor>): List<Difference> {
+        val coefficients = inputs.filterKeys { it.startsWith(Layout.COEFFICIENTS) }
+        val off = coefficients.mapValues { (_, tensor) -> Tensor.zeros(tensor.dtype, tensor.shape) }
+        val base = if (without.isEmpty()) emptyMap() else runtime.run(inputs + off)
+        return outputs.map { (name, golden) ->
+            val delta = without[name]?.let {
+                Parity.delta(golden.values, it, Golden.sample(found.getValue(name)), Golden.sample(base.getValue(name)))
+            }
+            Parity.compare(name, golden, found.getValue(name), delta)
+        }
+    }
 
     companion object {
-        /** Generate them, in the types that the component takes. */
-        fun make(component: Component, folder: File): GoldenInputs {
-            val (factors, plain) = component.inputs.partition { FACTOR.matches(it.name) }
-            val files = if (factors.isEmpty()) emptyList() else listOf(
-                AdapterFile.create(folder, factors.map { Room(it.name, it.dtype, component.goldenShape(it.name)) }),
-            )
-            val tensors = plain.associate { it.name to Tensor.zeros(it.dtype, component.goldenShape(it.name)) }
-            for ((name, tensor) in tensors + files.flatMap { it.tensors.toList() }) {
-                Golden.input(tensor, component.goldenInputs.getValue(name))
+        /** Read what PyTorch gave, and generate the inputs in a file in [folder]. */
+        fun make(component: Component, folder: File): GoldenTensors {
+            val shapes = component.inputs.associate { it.name to (it.dtype to component.goldenShape(it.name)) }
+            val file = TensorFile.create(folder, shapes)
+            try {
+                for ((name, tensor) in file.tensors) Golden.input(tensor, component.goldenInputs.getValue(name))
+                return GoldenTensors(component, file)
+            } catch (error: InputError) {
+                file.close()
+                throw error
             }
-            return GoldenInputs(tensors, files)
         }
-
-        private val FACTOR = Regex("(content|style|adapter)_(qo|kv)_[0-9]+x[0-9]+_(down|up)")
     }
 }
 
@@ -55,14 +72,13 @@ class Check(private val bundle: Bundle, private val runtimes: Runtimes, private 
         val component = bundle.component(name)
         return row(name, component.tolerance) {
             runtimes.open(bundle, name).use { runtime ->
-                val golden = component.goldenOutputs()
                 // Loaded first: a session refuses sizes that are not its artifact's, before they are allocated.
                 runtime.load()
-                GoldenInputs.make(component, folder).use { inputs ->
+                GoldenTensors.make(component, folder).use { golden ->
                     val start = System.nanoTime()
-                    val outputs = runtime.run(inputs.tensors, inputs.adapters)
+                    val outputs = runtime.run(golden.inputs)
                     val seconds = (System.nanoTime() - start) * 1e-9
-                    val found = golden.map { (output, summary) -> Parity.compare(output, summary, outputs.getValue(output)) }
+                    val found = golden.compare(runtime, outputs)
                     Ran("${runtime.name} ${runtime.version}", found, runtime.loadSeconds, seconds)
                 }
             }
@@ -77,14 +93,21 @@ class Check(private val bundle: Bundle, private val runtimes: Runtimes, private 
         )
         return row("pipeline", Component.tolerance(golden.child("tolerance"))) {
             val expected = Component.readGolden(File(bundle.path, golden.text("file")), listOf("image")).getValue("image")
-            GoldenInputs.make(bundle.component("unet"), folder).use { inputs ->
-                val adapter = inputs.adapters.singleOrNull()
-                val drawn = Pipeline(bundle, runtimes, folder).drawWith(request, adapter) { _, _, _ -> true }
+            GoldenTensors.make(bundle.component("unet"), folder).use { tensors ->
+                val drawn = Pipeline(bundle, runtimes).draw(request, ofFirstImage(tensors.inputs)) { _, _, _ -> true }
                 val seconds = drawn.seconds
                 val load = seconds.getValue("load the UNet")
                 Ran("all parts", listOf(Parity.compare("image", expected, drawn.pixels)), load, seconds.values.sum() - load)
             }
         }
+    }
+
+    /** The UNet's golden stack, and the coefficients of the first image, which diffusers' image has for both prompts. */
+    private fun ofFirstImage(inputs: Map<String, Tensor>): Inputs {
+        val coefficients = inputs.filterKeys { it.startsWith(Layout.COEFFICIENTS) }.mapValues { (_, tensor) ->
+            FloatArray(tensor.size / tensor.shape[0]).also { tensor.read(0, it) }
+        }
+        return Inputs(inputs.filterKeys { it == Layout.ROLES || it.startsWith(Layout.ADAPTER) }, coefficients)
     }
 
     private class Ran(val runtime: String, val found: List<Difference>, val loadSeconds: Double?, val runSeconds: Double)
@@ -96,9 +119,10 @@ class Check(private val bundle: Bundle, private val runtimes: Runtimes, private 
             name, ran.runtime,
             if (bad == null) CheckRow.Status.PASSED else CheckRow.Status.FAILED,
             bad?.complaint(tolerance) ?: "",
-            ran.found.minOf { it.psnrDb }, ran.found.maxOf { it.maxError }, tolerance, ran.loadSeconds, ran.runSeconds,
+            ran.found.minOf { it.psnrDb }, ran.found.maxOf { it.maxError }, ran.found.firstNotNullOfOrNull { it.delta },
+            tolerance, ran.loadSeconds, ran.runSeconds,
         )
     } catch (error: InputError) {
-        CheckRow(name, "", CheckRow.Status.NOT_RUN, error.message!!, null, null, tolerance, null, null)
+        CheckRow(name, "", CheckRow.Status.NOT_RUN, error.message!!, null, null, null, tolerance, null, null)
     }
 }

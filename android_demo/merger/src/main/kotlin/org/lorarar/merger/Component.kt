@@ -24,8 +24,18 @@ class Component(val name: String, val path: File, val entry: Map<String, Any?>, 
     fun goldenShape(name: String): List<Int> =
         (goldenInputs.getValue(name).getValue("shape") as List<*>).map { (it as Number).toInt() }
 
+    /** Whether its output depends on LoRAs and their coefficients. */
+    val takesLoras: Boolean get() = inputs.any { it.name.startsWith(Layout.COEFFICIENTS) }
+
     /** What the golden file keeps of every output, by name. InputError when it lacks one. */
     fun goldenOutputs(): Map<String, Summary> = readGolden(goldenPath, outputs.map { it.name })
+
+    /** The sampled values of every output with coefficients of zero; none where it takes no LoRAs. */
+    fun goldenWithout(): Map<String, FloatArray> {
+        if (!takesLoras) return emptyMap()
+        val file = SafeTensors.open(goldenPath)
+        return outputs.associate { it.name to file.floats(goldenName(file, goldenPath, "${it.name}.without")) }
+    }
 
     private fun specs(end: String): List<TensorSpec> = entry.children(end).map { tensor ->
         val shape = (tensor.getValue("shape") as List<*>).map { size ->
@@ -38,17 +48,21 @@ class Component(val name: String, val path: File, val entry: Map<String, Any?>, 
         ?: throw InputError("$name has no $wanted, only ${specs.joinToString { it.name }}; export the bundle again")
 
     companion object {
-        fun tolerance(entry: Map<String, Any?>) = Tolerance(entry.number("psnr_db"), entry.number("max_error"))
+        fun tolerance(entry: Map<String, Any?>): Tolerance {
+            val delta = entry["delta"].asObject()?.let { DeltaTolerance(it.number("gain_error"), it.number("cosine")) }
+            return Tolerance(entry.number("psnr_db"), entry.number("max_error"), delta)
+        }
 
         /** `values`, `mean` and `rms` of the named outputs. InputError when the file lacks one. */
         fun readGolden(path: File, outputs: List<String>): Map<String, Summary> {
             val file = SafeTensors.open(path)
-            return outputs.associateWith { name ->
-                if (listOf("values", "mean", "rms").any { "$name.$it" !in file.entries }) {
-                    throw InputError("$path: not a golden file of this bundle; export the bundle again")
-                }
-                Summary(file.floats("$name.values"), file.doubles("$name.mean"), file.doubles("$name.rms"))
+            return outputs.associateWith { output ->
+                val (values, mean, rms) = listOf("values", "mean", "rms").map { goldenName(file, path, "$output.$it") }
+                Summary(file.floats(values), file.doubles(mean), file.doubles(rms))
             }
         }
+
+        private fun goldenName(file: SafeTensors, path: File, name: String): String = name.takeIf { it in file.entries }
+            ?: throw InputError("$path: not a golden file of this bundle; export the bundle again")
     }
 }

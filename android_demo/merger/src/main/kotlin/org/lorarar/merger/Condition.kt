@@ -59,19 +59,23 @@ internal class TextCondition(private val bundle: Bundle, private val runtimes: R
     }
 }
 
+/** What the UNet takes beside latents and prompts: a stack's tensors, and the coefficients (N, K, in), by name. */
+class Inputs(val stack: Map<String, Tensor>, val coefficients: Map<String, FloatArray>)
+
 /** The UNet's guided prediction. A UNet of batch 1 is run once for each row. */
 internal class Step(
     private val runtime: Runtime,
     private val told: Condition,
-    private val adapters: List<AdapterFile>,
-    private val guidance: Float,
+    private val inputs: Inputs,
+    private val request: Request,
     private val side: Float,
 ) {
     private val sample = runtime.component.input("sample")
-    private val batch = sample.shape.fixed(emptyMap()).first()
+    private val batch = sample.shape.fixed().first()
+    private val kept = HashMap<List<Boolean>, Map<String, Tensor>>()
 
     /** Of one image's latents. */
-    val elements: Int = sample.shape.fixed(emptyMap()).drop(1).fold(1) { product, size -> product * size }
+    val elements: Int = sample.shape.fixed().drop(1).fold(1) { product, size -> product * size }
 
     fun predict(latents: FloatArray, time: Float): FloatArray {
         val rows = told.states.size
@@ -83,7 +87,7 @@ internal class Step(
         }
         if (rows == 1) return predicted.single()
         val (without, with) = predicted
-        return FloatArray(elements) { without[it] + guidance * (with[it] - without[it]) }
+        return FloatArray(elements) { without[it] + request.guidance * (with[it] - without[it]) }
     }
 
     private fun run(latents: FloatArray, time: Float, index: List<Int>): List<FloatArray> {
@@ -95,15 +99,24 @@ internal class Step(
             // SDXL's size conditioning: original size, crop corner, target size.
             "time_ids" to index.map { floatArrayOf(side, side, 0f, 0f, side, side) },
         )
-        val inputs = values.mapValues { (name, rows) -> stack(name, rows) }
-        val output = runtime.run(inputs, adapters).getValue("noise_pred")
+        val given = values.mapValues { (name, rows) -> batched(name, rows) } + inputs.stack + coefficients(index)
+        val output = runtime.run(given).getValue("noise_pred")
         return index.indices.map { row -> FloatArray(elements).also { output.read(row * elements, it) } }
     }
 
-    private fun stack(name: String, rows: List<FloatArray>): Tensor {
+    /** Each row's coefficients; none in the row that guidance compares with, where the request wants it without LoRAs. */
+    private fun coefficients(index: List<Int>): Map<String, Tensor> {
+        val off = index.map { request.guidanceWithoutLora && told.states.size == 2 && it == 0 }
+        return kept.getOrPut(off) {
+            inputs.coefficients.mapValues { (name, values) -> batched(name, off.map { if (it) null else values }) }
+        }
+    }
+
+    /** Rows as one tensor; null is a row of zeros. */
+    private fun batched(name: String, rows: List<FloatArray?>): Tensor {
         val spec = runtime.component.input(name)
-        val tensor = Tensor.zeros(spec.dtype, spec.shape.fixed(emptyMap()))
-        rows.forEachIndexed { row, values -> tensor.write(row * values.size, values) }
+        val tensor = Tensor.zeros(spec.dtype, spec.shape.fixed())
+        rows.forEachIndexed { row, values -> values?.let { tensor.write(row * it.size, it) } }
         return tensor
     }
 }

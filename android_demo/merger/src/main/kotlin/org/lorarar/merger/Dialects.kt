@@ -68,10 +68,11 @@ object Dialects {
     private val FACTOR_MARK = Regex("""\.lora_(A|B|up|down)|lora(_linear_layer)?\.(up|down)\.""")
     private const val EXTRACT =
         "merge it into its base model and extract a plain LoRA of the difference (kohya's and LyCORIS's tools do it)"
+    private const val CONVERT = "make a plain LoRA of it with  lorarar convert --rank 64"
     private val FOREIGN = listOf(
-        Foreign("LoHa", """\.hada_[wt][12]""", EXTRACT),
-        Foreign("LoKr", """\.lokr_[wt][12]""", EXTRACT),
-        Foreign("DoRA", """\.(dora_scale|lora_magnitude_vector)""", "train it with DoRA off, or $EXTRACT"),
+        Foreign("LoHa", """\.hada_[wt][12]""", CONVERT),
+        Foreign("LoKr", """\.lokr_[wt][12]""", CONVERT),
+        Foreign("DoRA", """\.(dora_scale|lora_magnitude_vector)""", "train it with DoRA off, or $CONVERT"),
         Foreign("BOFT", """\.boft_""", EXTRACT),
         Foreign("OFT", """\.oft_""", EXTRACT),
         Foreign(
@@ -82,7 +83,8 @@ object Dialects {
         Foreign("VeRA", """\.?vera_""", "train it as a LoRA instead"),
         Foreign("embedding LoRA", """\.lora_embedding_[AB]""", "train it without the embedding layer"),
         Foreign("LoRA with biases", """\.lora_(B|up)(\.default)?\.bias$""", "train it with lora_bias off"),
-        Foreign("full-weight difference", """\.(diff|diff_b|set_weight)$""", EXTRACT),
+        Foreign("full-weight difference", """\.(diff|diff_b)$""", CONVERT),
+        Foreign("whole weight", """\.set_weight$""", EXTRACT),
         Foreign("norm difference", """\.[wb]_norm$""", "train it with train_norm off"),
         Foreign("bundled textual inversion", """^bundle_emb\.""", "save it without its embeddings"),
     )

@@ -26,15 +26,12 @@ class ExecuTorchRuntime(component: Component, override val threads: Int?, overri
 
     override fun close(session: Module) = session.destroy()
 
-    override fun execute(
-        session: Module, inputs: Map<String, Tensor>, adapters: List<AdapterFile>, into: AdapterFile?,
-    ): Map<String, Tensor> {
-        val given = (adapters.map { it.tensors } + inputs).flatMap { it.entries }.associate { it.toPair() }
-        val values = component.inputs.map { EValue.from(wrap(given.getValue(it.name))) }
+    override fun execute(session: Module, inputs: Map<String, Tensor>): Map<String, Tensor> {
+        val values = component.inputs.map { EValue.from(wrap(inputs.getValue(it.name))) }
         val outputs = session.forward(*values.toTypedArray())
         if (outputs.size != component.outputs.size) throw IllegalStateException("it gave ${outputs.size} outputs")
         return component.outputs.zip(outputs).associate { (spec, value) ->
-            spec.name to copy(value.toTensor(), spec, into?.tensors?.get(spec.name))
+            spec.name to copy(value.toTensor(), spec)
         }
     }
 
@@ -48,15 +45,15 @@ class ExecuTorchRuntime(component: Component, override val threads: Int?, overri
         }
     }
 
-    private fun copy(value: NativeTensor, spec: TensorSpec, room: Tensor?): Tensor {
+    private fun copy(value: NativeTensor, spec: TensorSpec): Tensor {
         val shape = value.shape().map { it.toInt() }
         val fits = shape.size == spec.shape.size && shape.zip(spec.shape).all { (have, want) ->
             want is Size.Named || have == (want as Size.Fixed).value
         }
-        if (!fits || value.dtype() != OUTPUTS[spec.dtype] || room != null && room.shape != shape) {
+        if (!fits || value.dtype() != OUTPUTS[spec.dtype]) {
             throw InputError("${component.path}: ${spec.name} is not as the manifest says; export the bundle again")
         }
-        val target = room ?: Tensor.zeros(spec.dtype, shape)
+        val target = Tensor.zeros(spec.dtype, shape)
         if (spec.dtype == DType.FLOAT16) {
             target.buffer.duplicate().order(ByteOrder.nativeOrder()).asShortBuffer().put(value.dataAsShortArray)
         } else {

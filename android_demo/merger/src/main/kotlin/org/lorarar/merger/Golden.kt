@@ -66,8 +66,12 @@ object Golden {
             mean[at] = row.sumOf { it.toDouble() } / row.size
             rms[at] = sqrt(row.sumOf { it.toDouble() * it } / row.size)
         }
+        return Summary(sample(tensor), mean, rms)
+    }
+
+    /** A tensor's values at the sampled positions. */
+    fun sample(tensor: Tensor): FloatArray {
         val one = FloatArray(1)
-        val sampled = positions(tensor.size).map { at -> one.also { tensor.read(at, it) }[0] }
-        return Summary(sampled.toFloatArray(), mean, rms)
+        return positions(tensor.size).map { at -> one.also { tensor.read(at, it) }[0] }.toFloatArray()
     }
 }

@@ -76,6 +76,7 @@ class JsonSchema(private val root: Map<String, Any?>) {
         when (keyword) {
             "minItems" -> return unless(value.size >= number(rule), path, "has too few items")
             "maxItems" -> return unless(value.size <= number(rule), path, "has too many items")
+            "uniqueItems" -> return unless(rule == false || value.toSet().size == value.size, path, "repeats an item")
             "items" -> value.forEachIndexed { at, item ->
                 fault(rule.asObject()!!, item, "$path[$at]")?.let { return it }
             }
@@ -108,7 +109,7 @@ class JsonSchema(private val root: Map<String, Any?>) {
         val OF_OBJECTS = setOf(
             "required", "properties", "propertyNames", "minProperties", "maxProperties", "additionalProperties",
         )
-        val OF_LISTS = setOf("items", "minItems", "maxItems")
+        val OF_LISTS = setOf("items", "minItems", "maxItems", "uniqueItems")
         val OF_TEXTS = setOf("pattern", "minLength")
         val OF_NUMBERS = setOf("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 

@@ -1,6 +1,6 @@
 package org.lorarar.merger
 
-/** One size of a shape: a number, or a name (`content_rank`) for a size that may differ from run to run. */
+/** One size of a shape: a number, or a name (`stacked_rank`) for a size that may differ from run to run. */
 sealed interface Size {
     data class Fixed(val value: Int) : Size {
         override fun toString() = value.toString()
@@ -12,65 +12,75 @@ sealed interface Size {
 }
 
 /** A shape with its named sizes replaced. */
-fun List<Size>.fixed(sizes: Map<String, Int>): List<Int> =
+fun List<Size>.fixed(sizes: Map<String, Int> = emptyMap()): List<Int> =
     map { if (it is Size.Named) sizes.getValue(it.name) else (it as Size.Fixed).value }
 
-/** Attention linears of one part and one weight shape (out, in), in the UNet's `named_modules()` order. */
-class Group(val part: String, val inFeatures: Int, val outFeatures: Int, val rank: Int, val modules: List<String>) {
+private fun shape(vararg sizes: Int): List<Size> = sizes.map(Size::Fixed)
+
+/** Linears of one part and one weight shape (out, in), in the UNet's `named_modules()` order. */
+class Group(val part: String, val inFeatures: Int, val outFeatures: Int, val modules: List<String>) {
     val name: String get() = "${part}_${inFeatures}x$outFeatures"
-    val down: String get() = "${name}_down"
-    val up: String get() = "${name}_up"
+
+    /** The name of the group's `down` factors (N, R, in), an input of the hypernetwork and of the UNet. */
+    val down: String get() = "${Layout.ADAPTER}${name}_down"
+
+    /** The name of the group's `up` factors (N, out, R). */
+    val up: String get() = "${Layout.ADAPTER}${name}_up"
+
+    /** The name of the group's coefficients, (N, K, in) of one image and (B, N, K, in) of a batch. */
+    val coefficients: String get() = "${Layout.COEFFICIENTS}$name"
 }
 
-/** The ordered groups of a base's attention linears, and the names and shapes of the tensors that follow from them. */
-class Layout(val base: String, val groups: List<Group>) {
+/** The ordered groups of a base's linears that take LoRAs, and the names and shapes of the tensors that follow from them. */
+class Layout(
+    val base: String,
+    val groups: List<Group>,
+    /** LoRAs of one stack at most. */
+    val loras: Int,
+    /** The rows of the artifacts' stacks, all ranks together; the examples' where the rank is free. */
+    val stackedRank: Int,
+) {
     val modules: List<String> get() = groups.flatMap { it.modules }
 
-    /** The rank of the artifacts' adapter inputs: fixed, or the example one where it is dynamic. */
-    val rank: Int get() = groups.first().rank
+    /** The parts that have a group, in the order of [PARTS]. */
+    val parts: List<String> get() = PARTS.filter { part -> groups.any { it.part == part } }
 
-    /** The groups whose coefficients the hypernetwork predicts. */
-    val learned: List<Group> get() = groups.filter { it.part == LEARNED }
+    /** The sizes that shapes give by name. */
+    val sizes: Map<String, Int> get() = mapOf(STACKED_RANK to stackedRank)
 
-    /** The sizes given by name, where both LoRAs have [rank]. */
-    val rankSizes: Map<String, Int>
-        get() = mapOf("content_rank" to rank, "style_rank" to rank, "merged_rank" to 2 * rank)
+    /** The groups that hold attention linears of these kinds. */
+    fun withKinds(kinds: List<String>): List<Group> = groups.filter { group -> group.modules.any { kindOf(it) in kinds } }
 
-    /** The factors of a role (content, style or adapter), of the given rank: name → (N, rank, in) and (N, out, rank). */
-    fun factors(role: String, rank: Size): Map<String, List<Size>> {
-        val shapes = LinkedHashMap<String, List<Size>>()
-        for (group in groups) {
-            val (count, inputs, outputs) = listOf(group.modules.size, group.inFeatures, group.outFeatures).map(Size::Fixed)
-            shapes["${role}_${group.down}"] = listOf(count, rank, inputs)
-            shapes["${role}_${group.up}"] = listOf(count, outputs, rank)
+    /** The stack as inputs, in the order of every artifact: the roles, then the factors of these groups. */
+    fun stackShapes(of: List<Group> = groups): Map<String, List<Size>> {
+        val rank = Size.Named(STACKED_RANK)
+        val shapes = linkedMapOf(ROLES to listOf(rank, Size.Fixed(loras)))
+        for (group in of) {
+            shapes[group.down] = listOf(Size.Fixed(group.modules.size), rank, Size.Fixed(group.inFeatures))
+            shapes[group.up] = listOf(Size.Fixed(group.modules.size), Size.Fixed(group.outFeatures), rank)
         }
         return shapes
     }
 
-    /** The merger's inputs, in the order of every artifact: each group's factors of both roles, then the scales. */
-    fun inputShapes(): Map<String, List<Size>> {
-        val byRole = ROLES.map { role -> factors(role, Size.Named("${role}_rank")).entries.toList() }
-        val shapes = LinkedHashMap<String, List<Size>>()
-        for (at in groups.indices) for (role in byRole) for (factor in role.subList(2 * at, 2 * at + 2)) {
-            shapes[factor.key] = factor.value
-        }
-        for (role in ROLES) shapes["${role}_scale"] = listOf(Size.Fixed(1))
-        return shapes
-    }
-
-    /** The merged adapter: outputs of the merger and inputs of the UNet, by the same names. */
-    fun adapterShapes(): Map<String, List<Size>> = factors(ADAPTER, Size.Named("merged_rank"))
-
-    /** The merger's outputs, in the order of every artifact: the merged adapter, then the coefficients. */
-    fun outputShapes(): Map<String, List<Size>> = adapterShapes() + learned.associate {
-        "coefficients_${it.name}" to listOf(it.modules.size, 2, it.inFeatures).map(Size::Fixed)
+    /** The coefficients of these groups: of one image, which the hypernetwork gives, or of a [batch], which the UNet takes. */
+    fun coefficientShapes(of: List<Group> = groups, batch: Int? = null): Map<String, List<Size>> = of.associate {
+        it.coefficients to shape(*listOfNotNull(batch, it.modules.size, loras, it.inFeatures).toIntArray())
     }
 
     companion object {
-        val ROLES = listOf("content", "style")
-        const val ADAPTER = "adapter"
-        private const val LEARNED = "qo"
+        /** The name of the tensor that says whose row is whose: one-hot rows, and rows of zeros where a stack is padded. */
+        const val ROLES = "roles"
+        const val ADAPTER = "adapter_"
+        const val COEFFICIENTS = "coefficients_"
         const val UNET = "unet."
+
+        /** The name of the size of a stack's rows. */
+        const val STACKED_RANK = "stacked_rank"
+        private val PARTS = listOf("qo", "kv", "ff", "proj")
+        private val KINDS = mapOf("q" to ".to_q", "k" to ".to_k", "v" to ".to_v", "out" to ".to_out.0")
+
+        /** The kind of an attention linear; null for any other module. */
+        fun kindOf(module: String): String? = KINDS.entries.firstOrNull { module.endsWith(it.value) }?.key
 
         /** Read the manifest's `layout`; raises InputError when its groups contradict their names. */
         fun parse(base: String, layout: Map<String, Any?>): Layout = Layout(
@@ -78,13 +88,15 @@ class Layout(val base: String, val groups: List<Group>) {
             layout.children("groups").map { entry ->
                 val name = entry.text("name")
                 val modules = (entry.getValue("modules") as List<*>).map { it as String }
-                val sizes = listOf("in", "out", "rank").map { entry.whole(it).toInt() }
-                val group = Group(name.substringBefore('_'), sizes[0], sizes[1], sizes[2], modules)
-                if (group.name != name) {
+                val sizes = listOf("in", "out").map { entry.whole(it).toInt() }
+                val group = Group(name.substringBefore('_'), sizes[0], sizes[1], modules)
+                if (group.part !in PARTS || group.name != name) {
                     throw InputError("layout group '$name' does not match its sizes; export the bundle again")
                 }
                 group
             },
+            layout.whole("loras").toInt(),
+            layout.whole(STACKED_RANK).toInt(),
         )
     }
 }

@@ -41,12 +41,13 @@ class LoraLayer(val down: Factor, val up: Factor) {
         val columns = downs.size / rank
         val rows = ups.size / rank
         var sum = 0.0
-        for (i in 0 until rank) for (j in 0 until rank) {
+        // Both Gram matrices are symmetric: what is not on the diagonal counts twice.
+        for (i in 0 until rank) for (j in 0..i) {
             var left = 0.0
             for (row in 0 until rows) left += ups[row * rank + i].toDouble() * ups[row * rank + j]
             var right = 0.0
             for (column in 0 until columns) right += downs[i * columns + column].toDouble() * downs[j * columns + column]
-            sum += left * right
+            sum += if (i == j) left * right else 2 * left * right
         }
         return max(0.0, sum)
     }

@@ -222,7 +222,7 @@ class LoraReader private constructor(
          * Read a LoRA file of any dialect, or a PEFT folder.
          *
          * Raises InputError, one sentence that names the file and what is wrong, for everything that can't be read
-         * exactly; shapes are not compared with a base here ([Packer] does that).
+         * exactly; shapes are not compared with a base here ([Stack] does that).
          */
         fun read(path: File): Lora {
             if (path.isDirectory) return readFolder(path)

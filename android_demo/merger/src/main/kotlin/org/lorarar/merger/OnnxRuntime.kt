@@ -4,7 +4,6 @@ import ai.onnxruntime.OnnxJavaType
 import ai.onnxruntime.OnnxTensor
 import ai.onnxruntime.OrtEnvironment
 import ai.onnxruntime.OrtLoggingLevel
-import ai.onnxruntime.OrtLoraAdapter
 import ai.onnxruntime.OrtSession
 import ai.onnxruntime.NodeInfo
 import ai.onnxruntime.TensorInfo
@@ -24,8 +23,8 @@ class OnnxRuntime(component: Component, override val threads: Int?) : OwningRunt
     override fun open(): OnnxSession {
         val options = OrtSession.SessionOptions()
         threads?.let { options.setIntraOpNumThreads(it) }
-        if (component.inputs.any { it.dtype == DType.FLOAT16 }) {
-            options.addConfigEntry("optimization.disable_specified_optimizers", withoutInHalf().joinToString(";"))
+        if (component.inputs.any { it.dtype == DType.FLOAT16 } && component.entry.whole("bytes") > WIDEN_AT_LOAD) {
+            options.addConfigEntry("optimization.disable_specified_optimizers", WIDENERS)
         }
         var made: OrtSession? = null
         try {
@@ -39,48 +38,22 @@ class OnnxRuntime(component: Component, override val threads: Int?) : OwningRunt
         }
     }
 
-    /**
-     * The optimizers that a graph in fp16 can't have. ONNX Runtime 1.29's fusing of fp16 initializers crashes on the empty
-     * ones that are the factors' defaults, where the processor lacks fp16 and the graph is widened.
-     */
-    private fun withoutInHalf(): List<String> = listOfNotNull(
-        "FuseFp16InitializerToFp32NodeTransformer",
-        "ConstantFolding".takeIf { component.entry.whole("bytes") > WIDEN_AT_LOAD },
-    )
-
     override fun close(session: OnnxSession) {
         session.session.close()
         session.options.close()
     }
 
-    override fun execute(
-        session: OnnxSession, inputs: Map<String, Tensor>, adapters: List<AdapterFile>, into: AdapterFile?,
-    ): Map<String, Tensor> = runWith(session.session, inputs, adapters, into)
-
-    private fun runWith(
-        session: OrtSession, inputs: Map<String, Tensor>, adapters: List<AdapterFile>, into: AdapterFile?,
-    ): Map<String, Tensor> {
+    override fun execute(session: OnnxSession, inputs: Map<String, Tensor>): Map<String, Tensor> {
         val resources = ArrayList<AutoCloseable>()
         try {
-            // A graph of fixed rank has its factors among the plain inputs.
-            val (plain, named) = adapters.partition { file -> file.tensors.keys.all { it in session.inputNames } }
-            val tensors = (plain.map { it.tensors } + inputs).flatMap { it.entries }.associate { (name, tensor) ->
-                name to wrap(tensor).also { resources += it }
-            }
-            val options = OrtSession.RunOptions().also { resources += it }
-            for (file in named) {
-                options.addActiveLoraAdapter(OrtLoraAdapter.create(file.path.absolutePath).also { resources += it })
-            }
-            val pinned = into?.tensors.orEmpty().filterKeys { it in session.outputNames }
-            val places = pinned.mapValues { (_, tensor) -> wrap(tensor).also { resources += it } }
-            val others = session.outputNames - pinned.keys
-            session.run(tensors, others, places, options).use { result ->
+            val given = inputs.mapValues { (_, tensor) -> wrap(tensor).also { resources += it } }
+            session.session.run(given).use { result ->
                 return component.outputs.associate { spec ->
-                    spec.name to (pinned[spec.name] ?: copy(result.get(spec.name).get() as OnnxTensor, spec))
+                    spec.name to copy(result.get(spec.name).get() as OnnxTensor, spec)
                 }
             }
         } finally {
-            resources.asReversed().forEach { it.close() }
+            resources.forEach { it.close() }
         }
     }
 
@@ -101,10 +74,9 @@ class OnnxRuntime(component: Component, override val threads: Int?) : OwningRunt
         return made
     }
 
-    /** Factors that have a default are no inputs of a session: the runtime itself refuses those that don't fit. */
     private fun checkSignature(session: OrtSession) {
-        for (spec in component.inputs) session.inputInfo[spec.name]?.let { compare(spec, it) }
-        val outputs = session.outputInfo
+        val (inputs, outputs) = session.inputInfo to session.outputInfo
+        for (spec in component.inputs) compare(spec, inputs[spec.name])
         for (spec in component.outputs) compare(spec, outputs[spec.name])
         val unknown = session.inputNames.firstOrNull { name -> component.inputs.none { it.name == name } }
         if (unknown != null) {
@@ -124,6 +96,7 @@ class OnnxRuntime(component: Component, override val threads: Int?) : OwningRunt
     private companion object {
         /** ONNX Runtime's CPU computes fp16 in fp32: widened at load, such weights take three times their file. */
         const val WIDEN_AT_LOAD = 2_000_000_000L
+        const val WIDENERS = "ConstantFolding;FuseFp16InitializerToFp32NodeTransformer"
         val TYPES = mapOf(
             OnnxJavaType.FLOAT to DType.FLOAT32, OnnxJavaType.FLOAT16 to DType.FLOAT16, OnnxJavaType.INT32 to DType.INT32,
         )

@@ -1,7 +1,5 @@
 package org.lorarar.merger
 
-import java.io.File
-
 /** One image to draw. */
 class Request(
     val prompt: String,
@@ -11,6 +9,8 @@ class Request(
     val guidance: Float,
     /** null: what the base was made for, zeros or the empty prompt. */
     val negative: String? = null,
+    /** What guidance compares with is predicted without LoRAs (ACFG). */
+    val guidanceWithoutLora: Boolean = false,
 ) {
     /** InputError for numbers that are not possible. */
     fun check() {
@@ -21,7 +21,7 @@ class Request(
     }
 
     /** The same request with other numbers. */
-    fun with(steps: Int, seed: Long) = Request(prompt, seed, steps, guidance, negative)
+    fun with(steps: Int, seed: Long) = Request(prompt, seed, steps, guidance, negative, guidanceWithoutLora)
 
     companion object {
         /** A request with the bundle's own steps and guidance. */
@@ -59,56 +59,32 @@ class Stopped : Exception()
 /**
  * Text to image with a bundle alone: text encoders, the UNet in the scheduler's loop, the VAE's decoder.
  *
- * One network is in memory at a time; the UNet stays loaded for the whole loop. [folder] takes the adapters.
+ * One network is in memory at a time; the UNet stays loaded for the whole loop.
  */
-class Pipeline(
-    private val bundle: Bundle, private val runtimes: Runtimes, folder: File, private val threads: Int? = null,
-) {
+class Pipeline(private val bundle: Bundle, private val runtimes: Runtimes, private val threads: Int? = null) {
     private val facts = facts(bundle)
-    private val layout = bundle.layout
-    private val packer = Packer(layout, folder)
-    private val unet = bundle.component("unet")
-    private val factors = unet.inputs.filter { it.name.startsWith("${Layout.ADAPTER}_") }
     private val seconds = LinkedHashMap<String, Double>()
 
     /**
-     * Draw one image with a merged LoRA, or with none. The adapter may be of the merger's type: it is converted.
+     * Draw one image with these inputs; a UNet that takes no LoRA gets none.
      *
      * Raises InputError for a request that is not possible or a bundle that overflows, Stopped when [progress] says so.
      */
-    fun draw(request: Request, merged: Merged?, progress: Progress): Drawn {
-        if (merged == null) return drawWith(request, null, progress)
-        if (factors.isEmpty()) {
-            throw InputError(
-                "${bundle.path}: its UNet takes no adapter, a LoRA is fused into it; export it without",
-            )
-        }
-        val dtype = factors.first().dtype
-        if (merged.adapter.tensors.values.all { it.dtype == dtype }) return drawWith(request, merged.adapter, progress)
-        return packer.convert(merged.adapter, merged.rank, dtype).use { drawWith(request, it, progress) }
-    }
-
-    /** Draw with these factors, as they are; without any, with a zero adapter, which is the base model. */
-    fun drawWith(request: Request, adapter: AdapterFile?, progress: Progress): Drawn {
+    fun draw(request: Request, inputs: Inputs, progress: Progress): Drawn {
         request.check()
         val scheduler = Scheduler.make(SchedulerSettings(facts.child("scheduler")), request.steps)
         seconds.clear()
         val told = timed("text") { TextCondition(bundle, runtimes, threads).read(request, facts, progress) }
-        val given = adapter ?: if (factors.isEmpty()) null else zeros()
-        try {
-            val latents = loop(request, scheduler, told, listOfNotNull(given), progress)
-            return Drawn(decode(latents, progress), latents, LinkedHashMap(seconds), told.notes)
-        } finally {
-            if (adapter == null) given?.close()
-        }
+        val latents = loop(request, scheduler, told, inputs, progress)
+        return Drawn(decode(latents, progress), latents, LinkedHashMap(seconds), told.notes)
     }
 
     private fun loop(
-        request: Request, scheduler: Scheduler, told: Condition, adapters: List<AdapterFile>, progress: Progress,
+        request: Request, scheduler: Scheduler, told: Condition, inputs: Inputs, progress: Progress,
     ): FloatArray = runtimes.open(bundle, "unet", threads).use { runtime ->
         report(progress, "loading the UNet", 0, 1)
         timed("load the UNet") { runtime.load() }
-        val step = Step(runtime, told, adapters, request.guidance, facts.whole("pixels").toFloat())
+        val step = Step(runtime, told, inputs, request, facts.whole("pixels").toFloat())
         val noise = Noise.normal(step.elements, request.seed)
         timed("steps") {
             var latents = scheduler.start(noise)
@@ -124,18 +100,13 @@ class Pipeline(
         runtimes.open(bundle, "vae_decoder", threads).use { runtime ->
             report(progress, "decoding", 0, 1)
             val spec = runtime.component.input("latents")
-            val input = Tensor.of(latents, spec.shape.fixed(emptyMap()), spec.dtype)
+            val input = Tensor.of(latents, spec.shape.fixed(), spec.dtype)
             val pixels = timed("decode") { runtime.run(mapOf("latents" to input)).getValue("image") }
             if (pixels.floats().any { !it.isFinite() }) {
                 throw InputError("the image is not finite: this bundle's precision overflows; export it in fp32")
             }
             pixels
         }
-
-    private fun zeros(): AdapterFile {
-        val dynamic = factors.first().shape.any { it is Size.Named }
-        return packer.room(Layout.ADAPTER, if (dynamic) 1 else 2 * layout.rank, factors.first().dtype)
-    }
 
     private fun <T> timed(stage: String, work: () -> T): T {
         val start = System.nanoTime()

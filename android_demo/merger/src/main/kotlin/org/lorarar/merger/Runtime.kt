@@ -27,15 +27,8 @@ interface Runtime : Closeable {
     /** Load now, if it is not loaded. InputError when the artifact is not one that this runtime takes. */
     fun load()
 
-    /**
-     * Run once: every input is in [inputs] or, by name, in one of [adapters]. Outputs for which [into] has room are written
-     * there; the result holds all of them.
-     *
-     * InputError names a missing, unknown or misshapen input, or says what the runtime said.
-     */
-    fun run(
-        inputs: Map<String, Tensor>, adapters: List<AdapterFile> = emptyList(), into: AdapterFile? = null,
-    ): Map<String, Tensor>
+    /** Run once. InputError names a missing, unknown or misshapen input, or says what the runtime said. */
+    fun run(inputs: Map<String, Tensor>): Map<String, Tensor>
 }
 
 /** Makes the runtime of a component; nothing is loaded yet. [threads] null leaves their number to the runtime. */
@@ -68,20 +61,16 @@ abstract class OwningRuntime<S : Any>(final override val component: Component) :
     protected abstract fun close(session: S)
 
     /** The tensors are checked. */
-    protected abstract fun execute(
-        session: S, inputs: Map<String, Tensor>, adapters: List<AdapterFile>, into: AdapterFile?,
-    ): Map<String, Tensor>
+    protected abstract fun execute(session: S, inputs: Map<String, Tensor>): Map<String, Tensor>
 
     final override fun load() {
         lock.withLock { loaded() }
     }
 
-    final override fun run(
-        inputs: Map<String, Tensor>, adapters: List<AdapterFile>, into: AdapterFile?,
-    ): Map<String, Tensor> = lock.withLock {
-        checkInputs(inputs, adapters)
+    final override fun run(inputs: Map<String, Tensor>): Map<String, Tensor> = lock.withLock {
+        checkInputs(inputs)
         val session = loaded()
-        explained("run") { execute(session, inputs, adapters, into) }
+        explained("run") { execute(session, inputs) }
     }
 
     final override fun close() {
@@ -111,11 +100,7 @@ abstract class OwningRuntime<S : Any>(final override val component: Component) :
         throw InputError("$name's library can't be used here (${shorten(error.message.toString(), 200)}); install the app again")
     }
 
-    private fun checkInputs(inputs: Map<String, Tensor>, adapters: List<AdapterFile>) {
-        val given = LinkedHashMap<String, Tensor>()
-        for ((name, tensor) in (listOf(inputs) + adapters.map { it.tensors }).flatMap { it.entries }) {
-            if (given.put(name, tensor) != null) throw InputError("${component.name} got $name twice; give it once")
-        }
+    private fun checkInputs(given: Map<String, Tensor>) {
         val known = component.inputs.map { it.name }
         val wrong = given.keys.firstOrNull { it !in known }?.let { "no input $it" }
             ?: known.firstOrNull { it !in given }?.let { "got no $it" }

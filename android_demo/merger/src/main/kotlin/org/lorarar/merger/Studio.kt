@@ -2,13 +2,15 @@ package org.lorarar.merger
 
 import java.io.File
 import java.io.InputStream
+import java.util.concurrent.Executor
 import java.util.concurrent.Executors
+import java.util.concurrent.atomic.AtomicReference
 
 /** Where a studio finds and keeps things. */
 class StudioPlaces(
     /** Survives: bundles and LoRAs. */
     val home: File,
-    /** May be emptied by the system: adapters. */
+    /** May be emptied by the system: stacks. */
     val scratch: File,
     /** Bundles that were copied to the phone by hand; the first is used in place of the app's own. */
     val sideLoaded: File?,
@@ -27,6 +29,7 @@ class Studio(
     private val post: (() -> Unit) -> Unit,
 ) {
     private val worker = Executors.newSingleThreadExecutor()
+    private val aside = Executors.newSingleThreadExecutor() // what nothing waits for
     private val catalogue = Catalogue(places.home)
     private val listeners = LinkedHashSet<(StudioState) -> Unit>()
 
@@ -34,12 +37,16 @@ class Studio(
     var state = StudioState()
         private set
 
+    /** What is to be merged, until the worker takes it. */
+    private val wanted = AtomicReference<StudioState?>()
+
     // On the worker's thread only.
+    private var session: Session? = null
+    private var loaded: List<Sample> = emptyList()
+    private var warnings: List<String> = emptyList()
+
+    @Volatile
     private var bundle: Bundle? = null
-    private var merger: Merger? = null
-    private var merged: Merged? = null
-    private var mergedOf: Any? = null
-    private val prepared = HashMap<String, Packed>()
 
     @Volatile
     private var stopping = false
@@ -54,35 +61,38 @@ class Studio(
         listeners -= listener
     }
 
-    /** Find, verify and open the bundle, and load its merger. */
+    /** Find, verify and open the bundle. */
     fun start() = work(onFailure = { sentence -> copy(opening = Opening.Failed(sentence)) }) {
-        places.scratch.listFiles()?.forEach { it.delete() } // adapters of a process that was killed
+        places.scratch.listFiles()?.forEach { it.delete() } // stacks of a process that was killed
         val install = Install(places.packaged, places.home)
         install.samples()
         change { copy(contents = catalogue.contents, styles = catalogue.styles) }
         change { copy(content = contents.firstOrNull(), style = styles.firstOrNull()) }
         val folder = sideLoaded() ?: install.bundle { done, total -> opening("copying the bundle", done, total) }
         val opened = Bundle.open(folder) { done, total -> opening("verifying the bundle", done, total) }
-        opening("loading the merger", 0, 1)
-        val made = Merger(opened, runtimes.open(opened, "merger"), places.scratch)
-        made.load()
         bundle = opened
-        merger = made
+        session = Session(opened, runtimes, places.scratch)
         val facts = opened.pipeline
         val ready = Opening.Ready(
             "${opened.base} · ${opened.target} · ${opened.precision}", opened.components.toList(), facts != null,
             facts?.whole("steps")?.toInt() ?: 1, opened.trained ?: false,
         )
         change { copy(opening = ready) }
+        listOf(Catalogue.CONTENTS, Catalogue.STYLES).forEach { measure(it) }
     }
 
-    fun choose(role: String, sample: Sample) = change {
-        if (role == Catalogue.CONTENTS) copy(content = sample, merge = null) else copy(style = sample, merge = null)
+    fun choose(role: String, sample: Sample) {
+        change {
+            val chosen = if (role == Catalogue.CONTENTS) copy(content = sample) else copy(style = sample)
+            chosen.copy(merge = null, carried = carried - role)
+        }
+        measure(role)
     }
 
-    /** Set a strength: 1 is the paper. */
-    fun strength(role: String, scale: Float) = change {
-        if (role == Catalogue.CONTENTS) copy(contentScale = scale, merge = null) else copy(styleScale = scale, merge = null)
+    /** Set a strength, and merge with it: 1 is the paper. */
+    fun strength(role: String, scale: Float) {
+        change { if (role == Catalogue.CONTENTS) copy(contentScale = scale) else copy(styleScale = scale) }
+        merge()
     }
 
     /** Import a LoRA and choose it. */
@@ -92,14 +102,10 @@ class Studio(
         choose(role, sample)
     }
 
-    /** Merge what is chosen. */
+    /** Merge what is chosen. Of calls that come faster than merges are made, the last one counts. */
     fun merge() = withState { chosen ->
-        if (!chosen.canMerge) return@withState
-        change { copy(merging = true, complaint = null) }
-        work(onFailure = { sentence -> copy(merging = false, complaint = sentence) }) {
-            mergeNow(chosen)
-            change { copy(merging = false) }
-        }
+        if (!chosen.canMerge || wanted.getAndSet(chosen) != null) return@withState
+        work(onFailure = { sentence -> copy(merging = false, complaint = sentence) }) { mergeNow(wanted.getAndSet(null)!!) }
     }
 
     /** Draw with what is chosen, which is merged first where it has changed. */
@@ -107,13 +113,11 @@ class Studio(
         if (!chosen.canDraw) return@withState
         stopping = false
         change { copy(drawing = DrawingView("merging", 0, 1), complaint = null) }
-        work(onFailure = { sentence -> copy(drawing = null, complaint = sentence) }) {
-            val opened = bundle!!
-            val adapter = if (chosen.canMerge) mergeNow(chosen) else null
-            merger!!.close() // a large one must make room for the UNet, and loads again for the next merge
-            val request = Request.of(opened, prompt).with(steps, seed)
+        work(onFailure = { sentence -> copy(merging = false, drawing = null, complaint = sentence) }) {
+            if (chosen.canMerge) mergeNow(chosen)
+            val request = Request.of(bundle!!, prompt).with(steps, seed)
             val drawn = try {
-                Pipeline(opened, runtimes, places.scratch).draw(request, adapter) { stage, done, total ->
+                session!!.draw(request) { stage, done, total ->
                     change { copy(drawing = DrawingView(stage, done, total)) }
                     !stopping
                 }
@@ -157,40 +161,49 @@ class Studio(
 
     /** Give everything back; nothing can be asked any more. */
     fun close() {
-        worker.execute {
-            (listOf(merger, merged) + prepared.values).forEach { it?.close() }
-        }
+        worker.execute { session?.close() }
         worker.shutdown()
+        aside.shutdown()
     }
 
     private fun sideLoaded(): File? = places.sideLoaded?.listFiles()
         ?.filter { File(it, Bundle.MANIFEST).isFile }?.minByOrNull { it.name }
 
-    private fun mergeNow(chosen: StudioState): Merged {
-        val key = listOf(chosen.content, chosen.style, chosen.contentScale, chosen.styleScale)
-        merged?.takeIf { mergedOf == key }?.let { return it }
-        val content = prepare("content", chosen.content!!)
-        val style = prepare("style", chosen.style!!)
-        val made = merger!!.merge(content, style, chosen.contentScale, chosen.styleScale)
-        merged?.close()
-        merged = made
-        mergedOf = key
-        val warnings = listOf(content, style).flatMap { it.lora.warnings + listOfNotNull(it.warning()) }
-        val view = MergeView(made.seconds, made.rank, warnings, made.coefficients)
-        change { copy(merge = view) }
-        return made
+    /** LoRAs stay loaded until others are chosen, so that another strength only writes coefficients. */
+    private fun mergeNow(chosen: StudioState) {
+        val pair = listOf(chosen.content!!, chosen.style!!)
+        if (loaded != pair) load(pair)
+        val start = System.nanoTime()
+        val blender = session!!.merge(listOf(chosen.contentScale, chosen.styleScale))
+        val seconds = (System.nanoTime() - start) * 1e-9
+        val view = MergeView(seconds, session!!.stack!!.rank, warnings, blender.means(bundle!!.learned))
+        change { if (listOf(content, style) == pair) copy(merging = false, merge = view) else copy(merging = false) }
     }
 
-    /** The LoRA of each role stays prepared until another is chosen for it. */
-    private fun prepare(role: String, sample: Sample): Packed {
-        prepared[role]?.let { if (it.lora.source == sample.file.path) return it else it.close() }
-        prepared.remove(role)
-        return merger!!.prepare(role, LoraReader.read(sample.file)).also { prepared[role] = it }
+    private fun load(pair: List<Sample>) {
+        change { copy(merging = true, complaint = null) }
+        loaded = emptyList()
+        val loras = pair.map { LoraReader.read(it.file) }
+        session!!.load(loras)
+        loaded = pair
+        warnings = loras.flatMap { it.warnings }
+    }
+
+    /** Measure what the UNet takes of a role's LoRA. One that can't be read is told by its merge. */
+    private fun measure(role: String) = withState { now ->
+        val sample = now.chosen(role)
+        val layout = bundle?.layout
+        if (sample == null || layout == null) return@withState
+        work(aside, onFailure = { this }) {
+            val found = Carried.of(LoraReader.read(sample.file), layout, sample.name)
+            change { if (chosen(role) == sample) copy(carried = carried + (role to found)) else this }
+        }
     }
 
     private fun opening(what: String, done: Long, total: Long) = change { copy(opening = Opening.Working(what, done, total)) }
 
-    private fun withState(act: (StudioState) -> Unit) = post { act(state) }
+    /** What was posted before the studio was closed may be called after it, when nothing can be asked any more. */
+    private fun withState(act: (StudioState) -> Unit) = post { if (!worker.isShutdown) act(state) }
 
     private fun change(edit: StudioState.() -> StudioState) = post {
         state = state.edit()
@@ -198,8 +211,8 @@ class Studio(
     }
 
     private fun work(
-        onFailure: StudioState.(String) -> StudioState = { copy(complaint = it) }, task: () -> Unit,
-    ) = worker.execute {
+        thread: Executor = worker, onFailure: StudioState.(String) -> StudioState = { copy(complaint = it) }, task: () -> Unit,
+    ) = thread.execute {
         val sentence = try {
             task()
             null

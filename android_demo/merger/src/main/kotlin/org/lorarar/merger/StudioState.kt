@@ -13,8 +13,8 @@ sealed interface Opening {
     ) : Opening
 }
 
-/** A finished merge, as the screen shows it. */
-class MergeView(val seconds: Double, val rank: Int, val warnings: List<String>, val layers: List<LayerCoefficients>)
+/** A finished merge, as the screen shows it: its time, the stack's rank, what reading left out, and the coefficients. */
+class MergeView(val seconds: Double, val rank: Int, val warnings: List<String>, val layers: List<LayerMean>)
 
 /** How far a drawing is. */
 data class DrawingView(val stage: String, val done: Int, val total: Int)
@@ -31,6 +31,8 @@ data class StudioState(
     val style: Sample? = null,
     val contentScale: Float = 1f,
     val styleScale: Float = 1f,
+    /** What the UNet takes of the chosen LoRAs, by role, as soon as it is measured. */
+    val carried: Map<String, Carried> = emptyMap(),
     val merging: Boolean = false,
     val merge: MergeView? = null,
     val drawing: DrawingView? = null,
@@ -44,8 +46,14 @@ data class StudioState(
     /** What went wrong last, one sentence. */
     val complaint: String? = null,
 ) {
+    /** The LoRA that is chosen for a role. */
+    fun chosen(role: String): Sample? = if (role == Catalogue.CONTENTS) content else style
+
     /** Whether something runs that another thing has to wait for. */
     val busy: Boolean get() = merging || drawing != null || checking || measuring != null
+
+    /** What drawing leaves out of the chosen LoRAs, one sentence each. */
+    val leftOut: List<String> get() = carried.values.mapNotNull { it.warning() }
     val ready: Boolean get() = opening is Opening.Ready
     val canMerge: Boolean get() = ready && content != null && style != null
     val canDraw: Boolean get() = (opening as? Opening.Ready)?.canDraw == true && !busy

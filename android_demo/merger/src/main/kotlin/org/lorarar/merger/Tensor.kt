@@ -5,9 +5,9 @@ import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import java.nio.FloatBuffer
 
-/** The element types of artifacts. [onnx] is its number in ONNX's TensorProto, which adapter files use. */
-enum class DType(val bytes: Int, val onnx: Int) {
-    FLOAT32(4, 1), FLOAT16(2, 10), INT32(4, 6);
+/** The element types of artifacts. */
+enum class DType(val bytes: Int) {
+    FLOAT32(4), FLOAT16(2), INT32(4);
 
     companion object {
         /** The type of the manifest's name, which the schema has checked. */
@@ -49,12 +49,16 @@ class Tensor(val dtype: DType, val shape: List<Int>, val buffer: ByteBuffer) {
         buffer.duplicate().order(ByteOrder.nativeOrder()).asFloatBuffer().also { (it as Buffer).position(at) }
 
     companion object {
-        /** A tensor of zeros outside the heap's arrays. InputError for one of over 2 GB. */
-        fun zeros(dtype: DType, shape: List<Int>): Tensor {
+        /** The bytes of a tensor. InputError for one of over 2 GB. */
+        fun bytes(dtype: DType, shape: List<Int>): Int {
             val bytes = shape.fold(dtype.bytes.toLong()) { bytes, size -> minOf(bytes * size, Int.MAX_VALUE + 1L) }
             if (bytes > Int.MAX_VALUE) throw InputError("a tensor of shape $shape is too large for a phone; export a smaller one")
-            return Tensor(dtype, shape, ByteBuffer.allocateDirect(bytes.toInt()).order(ByteOrder.nativeOrder()))
+            return bytes.toInt()
         }
+
+        /** A tensor of zeros outside the heap's arrays. InputError for one of over 2 GB. */
+        fun zeros(dtype: DType, shape: List<Int>): Tensor =
+            Tensor(dtype, shape, ByteBuffer.allocateDirect(bytes(dtype, shape)).order(ByteOrder.nativeOrder()))
 
         /** A tensor of these values, rounded to [dtype]. */
         fun of(values: FloatArray, shape: List<Int>, dtype: DType = DType.FLOAT32): Tensor =

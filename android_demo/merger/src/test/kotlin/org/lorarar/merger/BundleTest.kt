@@ -9,15 +9,18 @@ import java.io.File
 class BundleTest {
     @Test
     fun theGoldenBundle() {
-        val bundle = Bundle.open(File(TestData.golden, "merger/bundle"))
-        assertEquals(setOf("merger"), bundle.components)
+        val bundle = Bundle.open(File(TestData.golden, "hypernet/bundle"))
+        assertEquals(setOf("hypernet"), bundle.components)
         assertEquals(listOf("tiny", "onnx", "fp32"), listOf(bundle.base, bundle.target, bundle.precision))
-        assertEquals(4, bundle.layout.rank)
-        val merger = bundle.component("merger")
-        assertEquals(bundle.layout.inputShapes(), merger.inputs.associate { it.name to it.shape })
-        assertEquals(merger.outputs.map { it.name }.toSet(), merger.goldenOutputs().keys)
+        val layout = bundle.layout
+        assertEquals(listOf(2, 8), listOf(layout.loras, layout.stackedRank))
+        assertEquals(listOf("qo", "kv", "ff", "proj"), layout.parts)
+        assertEquals(listOf("q", "out"), bundle.learned)
+        val hypernet = bundle.component("hypernet")
+        assertEquals(layout.stackShapes(layout.groups.take(2)), hypernet.inputs.associate { it.name to it.shape })
+        assertEquals(hypernet.outputs.map { it.name }.toSet(), hypernet.goldenOutputs().keys)
         val sentence = refusal { bundle.component("vae") }
-        assertTrue(sentence, sentence.endsWith("the bundle has no vae, only merger"))
+        assertTrue(sentence, sentence.endsWith("the bundle has no vae, only hypernet"))
         assertTrue("can't draw" in refusal { Pipeline.facts(bundle) })
     }
 
@@ -38,24 +41,24 @@ class BundleTest {
     fun theWholeBundleIsVerifiedOrOneComponent() {
         val source = File(TestData.exported, "onnx/bundle")
         val whole = Bundle.open(source)
-        assertTrue(whole.components.containsAll(listOf("merger", "text_encoder", "unet", "vae_decoder")))
+        assertTrue(whole.components.containsAll(listOf("hypernet", "text_encoder", "unet", "vae_decoder")))
         var last = 0L to 0L
-        Bundle.open(source, "merger") { done, total -> last = done to total }
-        val entry = whole.component("merger").entry
+        Bundle.open(source, "hypernet") { done, total -> last = done to total }
+        val entry = whole.component("hypernet").entry
         val bytes = entry.whole("bytes") + entry.child("golden").whole("bytes")
         assertEquals(bytes to bytes, last)
-        assertTrue("only merger" in refusal { Bundle.open(File(TestData.golden, "merger/bundle"), "unet") })
+        assertTrue("only hypernet" in refusal { Bundle.open(File(TestData.golden, "hypernet/bundle"), "unet") })
     }
 
     @Test
     fun aBundleOfOneComponentsFilesCanBeMeasured() {
         val source = File(TestData.exported, "onnx/bundle")
         val part = File(TestData.scratch, "part")
-        val merger = Bundle.open(source).component("merger")
-        for (file in listOf("manifest.json", merger.entry.text("file"), merger.entry.child("golden").text("file"))) {
+        val hypernet = Bundle.open(source).component("hypernet")
+        for (file in listOf("manifest.json", hypernet.entry.text("file"), hypernet.entry.child("golden").text("file"))) {
             File(source, file).copyRecursively(File(part, file), overwrite = true)
         }
-        assertEquals("merger", Bundle.open(part, "merger").component("merger").name)
+        assertEquals("hypernet", Bundle.open(part, "hypernet").component("hypernet").name)
         assertTrue("missing or outside" in refusal { Bundle.open(part) })
     }
 

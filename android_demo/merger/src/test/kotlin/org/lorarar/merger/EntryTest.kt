@@ -29,11 +29,11 @@ class EntryTest {
 
     @Test
     fun aRecordOfTheBundleThatIsAskedFor() {
-        val record = run(miniature, "merger", threads = 1)
+        val record = run(miniature, "hypernet", threads = 1)
         assertNull(Schemas.record.fault(record))
-        assertEquals(Bundle.open(miniature, "merger").manifestSha256, record.child("bundle")["manifest_sha256"])
+        assertEquals(Bundle.open(miniature, "hypernet").manifestSha256, record.child("bundle")["manifest_sha256"])
         assertEquals(1L, record.child("runtime")["threads"])
-        assertTrue(said.last(), said.last().startsWith("merger, onnxruntime 1.") && "equal to PyTorch within" in said.last())
+        assertTrue(said.last(), said.last().startsWith("hypernet, onnxruntime 1.") && "equal to PyTorch within" in said.last())
         assertEquals(emptyList<String>(), File(folder, "scratch").list()!!.toList())
     }
 
@@ -46,25 +46,22 @@ class EntryTest {
     @Test
     fun whatCanNotBeMeasuredIsOneSentence() {
         fun sentence(bundle: File?, component: String, runs: Int = 2) = run(bundle, component, runs).text("error")
-        assertTrue("only merger" in sentence(File(TestData.golden, "merger/bundle"), "vae"))
-        assertTrue("not a bundle" in sentence(folder, "merger"))
-        assertTrue("give 1 to" in sentence(miniature, "merger", runs = 0))
-        assertTrue("built without a bundle" in sentence(null, "merger"))
+        assertTrue("only hypernet" in sentence(File(TestData.golden, "hypernet/bundle"), "vae"))
+        assertTrue("not a bundle" in sentence(folder, "hypernet"))
+        assertTrue("give 1 to" in sentence(miniature, "hypernet", runs = 0))
+        assertTrue("built without a bundle" in sentence(null, "hypernet"))
     }
 
     @Test
     fun aFormerRecordIsGoneWhenTheNextRunBegins() {
         result.parentFile!!.mkdirs()
         result.writeText("{}")
-        assertTrue("error" in run(folder, "merger"))
+        assertTrue("error" in run(folder, "hypernet"))
     }
 
     @Test
     fun bars() {
-        val layers = listOf(
-            LayerCoefficients("a", floatArrayOf(1f, 3f), floatArrayOf(0f, 0f)),
-            LayerCoefficients("b", floatArrayOf(-1f, -1f), floatArrayOf(0.5f, 0.5f)),
-        )
+        val layers = listOf(LayerMean("a", 2f, 0f), LayerMean("b", -1f, 0.5f))
         val chart = ChartBars(layers)
         assertEquals(-1f to 2f, chart.contentRange)
         assertEquals(0f to 0.5f, chart.styleRange)

@@ -1,16 +1,23 @@
 package org.lorarar.merger
 
 import org.junit.Assert.assertEquals
+import org.junit.Assert.assertTrue
 import org.junit.Test
 
 /** ExecuTorch's own Java API and library. */
 class ExecuTorchLibraryTest : PipelineRuns("executorch", "executorch", FACTORY) {
     @Test
     fun theDelegateIsNamed() {
-        runtimes.open(whole, "merger", threads = 2).use { runtime ->
+        runtimes.open(whole, "hypernet", threads = 2).use { runtime ->
             runtime.load()
             assertEquals("XnnpackBackend", runtime.backend)
         }
+    }
+
+    @Test
+    fun ranksThatDoNotFitAreRefused() {
+        val sentence = refusal { session().load(loras("content", "wide")) }
+        assertTrue(sentence, "wide.safetensors (rank 7) need 10 ranks, but there is room for 6; export with" in sentence)
     }
 
     private companion object {

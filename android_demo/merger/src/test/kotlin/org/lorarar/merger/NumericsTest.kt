@@ -2,6 +2,7 @@ package org.lorarar.merger
 
 import org.junit.Assert.assertArrayEquals
 import org.junit.Assert.assertEquals
+import org.junit.Assert.assertNull
 import org.junit.Assert.assertTrue
 import org.junit.Test
 import java.io.File
@@ -101,6 +102,25 @@ class NumericsTest {
             assertEquals(entry["psnr_db"] as Double? ?: Double.POSITIVE_INFINITY, found.psnrDb, 1e-6)
             assertEquals(entry.number("max_error"), found.maxError, 1e-9)
         }
+    }
+
+    @Test
+    fun deltas() {
+        for (entry in numbers.children("deltas")) {
+            val (reference, referenceWithout, output, without) =
+                listOf("reference", "reference_without", "output", "without").map { entry.floats(it) }
+            val found = Parity.delta(reference, referenceWithout, output, without).toJson()
+            for ((key, value) in found) {
+                if (value == null) assertNull(key, entry[key]) else assertEquals(key, entry.number(key), value, 1e-6)
+            }
+        }
+        val allowed = Tolerance(0.0, 1.0, DeltaTolerance(0.02, 0.999))
+        fun isGood(delta: Delta?) = Difference("x", 50.0, 0.1, delta).within(allowed)
+        assertTrue(isGood(Delta(0.99, 0.9995, 40.0)))
+        val bad = listOf(0.97 to 1.0, 1.03 to 1.0, 1.0 to 0.9, Double.NaN to 1.0).map { Delta(it.first, it.second, 40.0) }
+        assertTrue((bad + null).none { isGood(it) })
+        val sentence = Difference("x", 50.0, 0.1, Delta(0.5, 0.9, 6.0)).complaint(allowed)
+        assertEquals("the LoRAs' effect on x has gain 0.5000 and cosine 0.9000; allowed are 1 ± 0.02 and 0.999", sentence)
     }
 
     @Test

@@ -9,66 +9,147 @@ import java.io.File
 
 /** ONNX Runtime's own Java API. */
 class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> OnnxRuntime(component, threads) }) {
-    private val goldenMerger = File(TestData.golden, "merger")
+    private val golden = File(TestData.golden, "hypernet")
+    private val pair = listOf("content", "style").map { LoraReader.read(File(golden, "$it.safetensors")) }
+
+    /** Runs what it decorates and counts its runs. */
+    private class Counting(private val inner: Runtime, private val count: () -> Unit) : Runtime by inner {
+        override fun run(inputs: Map<String, Tensor>): Map<String, Tensor> = inner.run(inputs).also { count() }
+    }
 
     @Test
     fun theGoldenMergeIsThePapers() {
-        val bundle = Bundle.open(File(goldenMerger, "bundle"))
-        val expected = SafeTensors.open(File(goldenMerger, "expected.safetensors"))
-        val files = listOf("content", "style").map { File(goldenMerger, "$it.safetensors") }
-        merging(bundle, files[0], files[1]) { merger, content, style ->
-            merger.merge(content, style, 0.9f, 1.1f).use { merged ->
-                assertEquals(7, merged.rank)
-                assertLayers(bundle.layout, merged.adapter, expected)
-                assertEquals(bundle.layout.learned.sumOf { it.modules.size }, merged.coefficients.size)
-            }
+        val bundle = Bundle.open(File(golden, "bundle"))
+        session(bundle).use { session ->
+            session.load(pair)
+            val blender = session.merge(listOf(0.9f, 1.1f))
+            assertEquals(7, session.stack!!.rank)
+            assertLayers(session.stack!!, blender, SafeTensors.open(File(golden, "expected.safetensors")))
+            assertEquals(bundle.layout.withKinds(bundle.learned).sumOf { it.modules.size }, blender.means(bundle.learned).size)
         }
     }
 
-    /** The golden merge in half precision, and a merge in single precision for a UNet in half precision. */
+    @Test
+    fun threeLorasAreMerged() {
+        val folder = File(TestData.exported, "three")
+        session(Bundle.open(File(folder, "bundle"))).use { session ->
+            session.load((0..2).map { LoraReader.read(File(folder, "$it.safetensors")) })
+            val blender = session.merge(listOf(1.2f, 0.8f, 0.5f))
+            val expected = SafeTensors.open(File(folder, "merged.safetensors"))
+            assertCoefficients(blender, expected)
+            assertLayers(session.stack!!, blender, expected)
+        }
+    }
+
+    @Test
+    fun anotherStrengthRunsNoGraphAndWritesCoefficientsAlone() {
+        var runs = 0
+        val counted = Runtimes(
+            mapOf("onnx" to RuntimeFactory { part, threads -> Counting(OnnxRuntime(part, threads)) { runs++ } }),
+        )
+        Session(Bundle.open(File(golden, "bundle")), counted, TestData.scratch).use { session ->
+            session.load(pair)
+            val stack = session.stack!!.inputs.mapValues { it.value.floats() }
+            val blender = session.merge(listOf(0.25f, 3f))
+            assertEquals(1, runs)
+            val buffers = blender.values.toMap()
+            assertTrue(session.merge(listOf(0.5f, -2f)) === blender)
+            assertEquals(1, runs)
+            for ((name, values) in blender.values) {
+                assertTrue(values === buffers[name])
+                val width = name.substringAfterLast('_').substringBefore('x').toInt()
+                val unit = blender.unit.getValue(name)
+                values.forEachIndexed { i, value -> assertEquals(unit[i] * (if (i / width % 2 == 0) 0.5f else -2f), value, 0f) }
+            }
+            for ((name, values) in stack) assertArrayEquals(values, session.stack!!.inputs.getValue(name).floats(), 0f)
+        }
+    }
+
+    /** One LoRA needs no hypernetwork, and none gives the base. */
+    @Test
+    fun oneLoraIsItselfAndNoneIsNothing() {
+        val none = Runtimes(mapOf("onnx" to RuntimeFactory { _, _ -> error("not asked") }))
+        Session(Bundle.open(File(golden, "bundle")), none, TestData.scratch).use { session ->
+            session.load(pair.take(1))
+            val one = session.merge(listOf(0.5f))
+            for (group in session.stack!!.layout.groups) group.modules.forEachIndexed { row, module ->
+                val wanted = pair[0].layers.getValue(Layout.UNET + module).delta().map { it / 2 }
+                assertClose(module, wanted, delta(session.stack!!, one, group, row), 1e-6)
+            }
+            session.load(emptyList())
+            assertEquals(1, session.stack!!.rank)
+            assertTrue(session.merge(emptyList()).values.values.all { values -> values.all { it == 0f } })
+        }
+    }
+
+    /** The golden merge in half precision. */
     @Test
     fun halfPrecisionIsWithinItsTolerance() {
         val half = Bundle.open(File(TestData.exported, "half"))
-        val row = Check(half, runtimes, TestData.scratch).component("merger")
+        val row = Check(half, runtimes, TestData.scratch).component("hypernet")
         assertEquals(row.reason, CheckRow.Status.PASSED, row.status)
-        val files = listOf("content", "style").map { File(goldenMerger, "$it.safetensors") }
-        val expected = SafeTensors.open(File(goldenMerger, "expected.safetensors"))
-        for (bundle in listOf(half, Bundle.open(File(goldenMerger, "bundle")))) {
-            merging(bundle, files[0], files[1]) { merger, content, style ->
-                merger.merge(content, style, 0.9f, 1.1f).use { merged ->
-                    val packer = Packer(bundle.layout, TestData.scratch)
-                    packer.convert(merged.adapter, merged.rank, DType.FLOAT16).use {
-                        assertLayers(bundle.layout, it, expected, 4e-3)
-                    }
-                }
-            }
+        session(half).use { session ->
+            session.load(pair)
+            val expected = SafeTensors.open(File(golden, "expected.safetensors"))
+            assertLayers(session.stack!!, session.merge(listOf(0.9f, 1.1f)), expected, 4e-3)
         }
     }
 
     /** Factors that float16 can't hold, while their product it can. */
     @Test
-    fun aCarriedLayerIsBalancedInHalfPrecision() {
+    fun aLayerIsBalancedInHalfPrecision() {
         val half = Bundle.open(File(TestData.exported, "half"))
-        val files = listOf("content", "style").map { File(TestData.exported, "steep/$it.safetensors") }
-        val (content, style) = files.map { LoraReader.read(it).layers }
-        val module = (content.keys - style.keys).single()
+        val steep = listOf("content", "style").map { LoraReader.read(File(TestData.exported, "steep/$it.safetensors")) }
+        val module = (steep[0].layers.keys - steep[1].layers.keys).single()
         val group = half.layout.groups.single { module.removePrefix(Layout.UNET) in it.modules }
-        merging(half, files[0], files[1]) { merger, first, second ->
-            merger.merge(first, second, 0.9f, 1.1f).use { merged ->
-                val wanted = content.getValue(module).delta().map { it * 0.9f }
-                val have = delta(merged.adapter, group, group.modules.indexOf(module.removePrefix(Layout.UNET)))
-                assertClose(module, wanted, have, 4e-3)
+        session(half).use { session ->
+            session.load(steep)
+            val blender = session.merge(listOf(0.9f, 1.1f))
+            val wanted = steep[0].layers.getValue(module).delta().map { it * 0.9f }
+            val row = group.modules.indexOf(module.removePrefix(Layout.UNET))
+            assertClose(module, wanted, delta(session.stack!!, blender, group, row), 4e-3)
+        }
+    }
+
+    @Test
+    fun whatIsLeftOutIsPythons() {
+        val layout = Bundle.open(File(golden, "bundle")).layout
+        val shares = TestData.json(File(TestData.exported, "shares.json")).children("shares")
+        assertTrue(shares.any { it["warning"] == null } && shares.any { it["warning"] != null })
+        for (wanted in shares) {
+            val file = wanted.text("file")
+            val found = Carried.of(LoraReader.read(File(file)), layout)
+            for ((part, share) in found.parts) assertEquals("$file $part", wanted.child("parts").number(part), share, 1e-9)
+            assertEquals(wanted["warning"], found.warning())
+        }
+    }
+
+    /** A UNet that loses half of what the LoRAs change. */
+    @Test
+    fun aLostEffectFailsTheCheck() {
+        class Weak(private val inner: Runtime) : Runtime by inner {
+            override fun run(inputs: Map<String, Tensor>): Map<String, Tensor> {
+                val off = inputs.mapValues { (name, tensor) ->
+                    if (name.startsWith(Layout.COEFFICIENTS)) Tensor.zeros(tensor.dtype, tensor.shape) else tensor
+                }
+                val (with, without) = listOf(inputs, off).map { inner.run(it).getValue("noise_pred") }
+                val (a, b) = with.floats() to without.floats()
+                return mapOf("noise_pred" to Tensor.of(FloatArray(a.size) { (a[it] + b[it]) / 2 }, with.shape))
             }
         }
+        val weak = Runtimes(mapOf("onnx" to RuntimeFactory { part, threads -> Weak(OnnxRuntime(part, threads)) }))
+        val row = Check(whole, weak, TestData.scratch).component("unet")
+        assertEquals(CheckRow.Status.FAILED, row.status)
+        assertEquals(0.5, row.delta!!.gain, 1e-3)
+        assertTrue(row.reason, row.reason.length in 21..599)
     }
 
     @Test
     fun stoppingADrawing() {
         var steps = 0
-        val pipeline = Pipeline(whole, runtimes, TestData.scratch)
         val request = Request("a sks teapot", 0, 4, 1f)
         val stopped = try {
-            pipeline.draw(request, null) { stage, _, _ -> stage != "drawing" || ++steps < 3 }
+            session().draw(request) { stage, _, _ -> stage != "drawing" || ++steps < 3 }
             false
         } catch (_: Stopped) {
             true
@@ -79,26 +160,26 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
 
     @Test
     fun requestsThatAreNotPossible() {
-        val pipeline = Pipeline(whole, runtimes, TestData.scratch)
+        val session = session()
         val go: Progress = { _, _, _ -> true }
-        assertTrue("valid are 1 to" in refusal { pipeline.draw(Request("a", 0, 0, 1f), null, go) })
-        assertTrue("seed" in refusal { pipeline.draw(Request("a", -1, 4, 1f), null, go) })
-        assertTrue("guidance" in refusal { pipeline.draw(Request("a", 0, 4, 0.5f), null, go) })
-        assertTrue("guidance" in refusal { pipeline.draw(Request("a", 0, 4, Float.NaN), null, go) })
+        assertTrue("valid are 1 to" in refusal { session.draw(Request("a", 0, 0, 1f), go) })
+        assertTrue("seed" in refusal { session.draw(Request("a", -1, 4, 1f), go) })
+        assertTrue("guidance" in refusal { session.draw(Request("a", 0, 4, 0.5f), go) })
+        assertTrue("guidance" in refusal { session.draw(Request("a", 0, 4, Float.NaN), go) })
     }
 
     @Test
     fun aSessionIsLoadedWhenItIsUsedAndGoneWhenClosed() {
-        val bundle = Bundle.open(File(goldenMerger, "bundle"))
-        val runtime = runtimes.open(bundle, "merger", threads = 1)
+        val bundle = Bundle.open(File(golden, "bundle"))
+        val runtime = runtimes.open(bundle, "hypernet", threads = 1)
         assertNull(runtime.loadSeconds)
-        GoldenInputs.make(runtime.component, TestData.scratch).use { inputs ->
-            val first = runtime.run(inputs.tensors, inputs.adapters)
+        GoldenTensors.make(runtime.component, TestData.scratch).use { golden ->
+            val first = runtime.run(golden.inputs)
             assertTrue(runtime.loadSeconds!! > 0)
             runtime.close()
-            val second = runtime.run(inputs.tensors, inputs.adapters)
+            val second = runtime.run(golden.inputs)
             for ((name, tensor) in first) assertArrayEquals(tensor.floats(), second.getValue(name).floats(), 0f)
-            val threads = List(4) { Thread { runtime.run(inputs.tensors, inputs.adapters) } }
+            val threads = List(4) { Thread { runtime.run(golden.inputs) } }
             threads.forEach { it.start() }
             threads.forEach { it.join() }
         }
@@ -108,18 +189,16 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
 
     @Test
     fun inputsThatDoNotFit() {
-        val bundle = Bundle.open(File(goldenMerger, "bundle"))
-        runtimes.open(bundle, "merger").use { runtime ->
-            GoldenInputs.make(runtime.component, TestData.scratch).use { inputs ->
-                val scale = inputs.tensors.getValue("content_scale")
-                assertTrue("got no style_scale" in refusal { runtime.run(inputs.tensors - "style_scale", inputs.adapters) })
-                assertTrue("no input depth" in refusal { runtime.run(inputs.tensors + ("depth" to scale), inputs.adapters) })
-                assertTrue("twice" in refusal { runtime.run(inputs.tensors, inputs.adapters + inputs.adapters) })
-                val wide = Tensor.zeros(DType.FLOAT32, listOf(2))
-                assertTrue(
-                    "content_scale is FLOAT32 of shape [2]" in
-                        refusal { runtime.run(inputs.tensors + ("content_scale" to wide), inputs.adapters) },
-                )
+        val bundle = Bundle.open(File(golden, "bundle"))
+        runtimes.open(bundle, "hypernet").use { runtime ->
+            GoldenTensors.make(runtime.component, TestData.scratch).use { golden ->
+                val roles = golden.inputs.getValue("roles")
+                assertTrue("got no roles" in refusal { runtime.run(golden.inputs - "roles") })
+                assertTrue("no input depth" in refusal { runtime.run(golden.inputs + ("depth" to roles)) })
+                val wide = Tensor.zeros(DType.FLOAT32, listOf(8, 3))
+                assertTrue("roles is FLOAT32 of shape [8, 3]" in refusal { runtime.run(golden.inputs + ("roles" to wide)) })
+                val long = Tensor.zeros(DType.FLOAT32, listOf(9, 2))
+                assertTrue("_down is FLOAT32 of shape" in refusal { runtime.run(golden.inputs + ("roles" to long)) })
             }
         }
     }
@@ -128,7 +207,7 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
     fun artifactsThatCanNotBeRunOrAreNotPytorchs() {
         for ((name, place) in TestData.json(File(TestData.exported, "artifacts/index.json"))) {
             val bundle = Bundle.open(File(TestData.exported, "artifacts/${place as String}"))
-            val row = Check(bundle, runtimes, TestData.scratch).component("merger")
+            val row = Check(bundle, runtimes, TestData.scratch).component("hypernet")
             assertTrue(name, row.status != CheckRow.Status.PASSED)
             assertTrue("$name: ${row.reason}", row.reason.length in 21..599 && '\n' !in row.reason)
         }
@@ -136,39 +215,42 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
 
     @Test
     fun anAppWithoutTheTargetsRuntimeSaysSo() {
-        val bundle = Bundle.open(File(goldenMerger, "bundle"))
+        val bundle = Bundle.open(File(golden, "bundle"))
         val other = Runtimes(mapOf("executorch" to RuntimeFactory { _, _ -> error("not asked") }))
-        val sentence = refusal { other.open(bundle, "merger") }
+        val sentence = refusal { other.open(bundle, "hypernet") }
         assertTrue(sentence, "this app runs executorch, not onnx; export it with" in sentence)
     }
 
     @Test
-    fun aLoraOfAnotherBase() {
-        val sentence = refusal { merging(whole, File(goldenMerger, "content.safetensors"), lora("style")) { _, _, _ -> } }
-        assertTrue(sentence, "another base model" in sentence)
+    fun lorasThatDoNotFit() {
+        assertTrue("another base model" in refusal { session().load(listOf(pair[0], loras("style").single())) })
+        val three = loras("content", "style", "beyond")
+        assertTrue("there is room for 2; export with `loras` 3" in refusal { session().load(three) })
     }
 
     @Test
-    fun scalesThatAreNoNumbers() {
-        val folder = File(TestData.results, "scales").also { it.deleteRecursively() }
-        val merger = Merger(whole, runtimes.open(whole, "merger"), folder)
-        merger.prepare("content", LoraReader.read(lora("content"))).use { content ->
-            merger.prepare("style", LoraReader.read(lora("style"))).use { style ->
-                assertTrue("finite" in refusal { merger.merge(content, style, Float.NaN, 1f) })
-                assertTrue("not finite" in refusal { merger.merge(content, style, 3e38f, 3e38f) })
-            }
-        }
-        merger.close()
-        assertEquals("a refused merge leaves no file", emptyList<String>(), folder.list()!!.toList())
+    fun strengthsThatAreNoNumbers() {
+        val folder = File(TestData.results, "strengths").also { it.deleteRecursively() }
+        val session = Session(whole, runtimes, folder)
+        assertTrue("no LoRA is loaded" in refusal { session.merge(listOf(1f, 1f)) })
+        session.load(loras("content", "style"))
+        assertTrue("finite" in refusal { session.merge(listOf(Float.NaN, 1f)) })
+        assertTrue("give 2 finite numbers" in refusal { session.merge(listOf(1f)) })
+        session.load(loras("content"))
+        assertEquals("one stack at a time", 1, folder.list()!!.size)
+        assertTrue("another base model" in refusal { session.load(pair) })
+        assertEquals("a refused one leaves no file, and the last one stays", 1, folder.list()!!.size)
+        session.close()
+        assertEquals(emptyList<String>(), folder.list()!!.toList())
     }
 
     @Test
     fun recordsForPythonToCheck() {
         val benchmark = Benchmark(whole, runtimes, TestData.scratch, FakePhone, "0.1.0")
-        for (component in listOf("merger", "unet")) {
+        for (component in listOf("hypernet", "unet")) {
             val record = benchmark.run(BenchmarkPlan(component, runs = 3, warmup = 2, threads = 1)) { }
             File(TestData.results, "record-$component.json").writeText(Json.write(record))
         }
-        assertTrue("give 1 to" in refusal { BenchmarkPlan("merger", runs = 0) })
+        assertTrue("give 1 to" in refusal { BenchmarkPlan("hypernet", runs = 0) })
     }
 }

@@ -11,110 +11,127 @@ abstract class PipelineRuns(private val target: String, private val runtimeName:
     private val folder = File(TestData.exported, target)
     protected val whole by lazy { Bundle.open(File(folder, "bundle")) }
 
-    protected fun <T> merging(bundle: Bundle, content: File, style: File, work: (Merger, Packed, Packed) -> T): T =
-        Merger(bundle, runtimes.open(bundle, "merger"), TestData.scratch).use { merger ->
-            merger.prepare("content", LoraReader.read(content)).use { first ->
-                merger.prepare("style", LoraReader.read(style)).use { second -> work(merger, first, second) }
-            }
-        }
+    protected fun session(bundle: Bundle = whole) = Session(bundle, runtimes, TestData.scratch)
 
-    /** ΔW of one row of a merged adapter, row-major. */
-    protected fun delta(adapter: AdapterFile, group: Group, row: Int): List<Double> {
-        val down = adapter.tensors.getValue("adapter_${group.down}")
-        val up = adapter.tensors.getValue("adapter_${group.up}")
-        val rank = down.shape[1]
-        val downs = FloatArray(rank * group.inFeatures).also { down.read(row * it.size, it) }
-        val ups = FloatArray(group.outFeatures * rank).also { up.read(row * it.size, it) }
+    protected fun loras(vararg names: String) = names.map { LoraReader.read(File(folder, "loras/$it.safetensors")) }
+
+    /** ΔW of one row of a group, row-major: up · (down ⊙ (roles · m)). */
+    protected fun delta(stack: Stack, blender: Blender, group: Group, row: Int): List<Double> {
+        val (down, up, roles) = listOf(group.down, group.up, Layout.ROLES).map { stack.inputs.getValue(it) }
+        val (width, count) = group.inFeatures to stack.layout.loras
+        val downs = FloatArray(stack.rank * width).also { down.read(row * it.size, it) }
+        val ups = FloatArray(group.outFeatures * stack.rank).also { up.read(row * it.size, it) }
+        val role = roles.floats()
+        val coefficients = blender.values.getValue(group.coefficients)
+        val scaled = DoubleArray(downs.size) { at ->
+            val weights = (0 until count).sumOf {
+                role[at / width * count + it].toDouble() * coefficients[(row * count + it) * width + at % width]
+            }
+            downs[at] * weights
+        }
         return (0 until group.outFeatures).flatMap { out ->
-            (0 until group.inFeatures).map { column ->
-                (0 until rank).sumOf { ups[out * rank + it].toDouble() * downs[it * group.inFeatures + column] }
+            (0 until width).map { column ->
+                (0 until stack.rank).sumOf { ups[out * stack.rank + it] * scaled[it * width + column] }
             }
         }
     }
 
     /** ΔW of every layer against the file's. With [lacking], those that the file lacks are zero. */
     protected fun assertLayers(
-        layout: Layout, adapter: AdapterFile, expected: SafeTensors, share: Double = 1e-5, lacking: Boolean = false,
+        stack: Stack, blender: Blender, expected: SafeTensors, share: Double = 1e-5, lacking: Boolean = false,
     ) {
-        for (group in layout.groups) group.modules.forEachIndexed { row, module ->
-            val have = delta(adapter, group, row)
+        for (group in stack.layout.groups) group.modules.forEachIndexed { row, module ->
+            val have = delta(stack, blender, group, row)
             val isZero = lacking && Layout.UNET + module !in expected.entries
             val wanted = if (isZero) List(have.size) { 0.0 } else expected.floats(Layout.UNET + module).doubles()
             assertClose(module, wanted, have, share)
         }
     }
 
-    @Test
-    fun theMergeIsPythons() {
-        val expected = SafeTensors.open(File(folder, "merged.safetensors"))
-        merging(whole, lora("content"), lora("style")) { merger, content, style ->
-            merger.merge(content, style, 1.2f, 0.8f).use { merged ->
-                assertLayers(whole.layout, merged.adapter, expected)
-                for (layer in merged.coefficients) {
-                    val wanted = expected.floats("coefficients.${layer.module}").doubles()
-                    assertClose(layer.module, wanted, layer.content.doubles() + layer.style.doubles(), 1e-5)
-                }
-            }
+    protected fun assertCoefficients(blender: Blender, expected: SafeTensors) {
+        for ((name, values) in blender.values) assertClose(name, expected.floats(name).doubles(), values.doubles(), 1e-5)
+    }
+
+    /** Merge LoRAs with Python's strengths and compare with its merge. */
+    private fun assertMerge(name: String, loras: List<Lora>): Session {
+        val expected = SafeTensors.open(File(folder, "$name.safetensors"))
+        val session = session()
+        session.load(loras)
+        val blender = session.merge(listOf(1.2f, 0.8f))
+        assertCoefficients(blender, expected)
+        assertLayers(session.stack!!, blender, expected, lacking = true)
+        assertMeans(blender, expected)
+        val shares = TestData.json(File(folder, "$name.json")).children("carried")
+        assertEquals(loras.size, shares.size)
+        for ((lora, wanted) in loras.zip(shares)) {
+            val found = Carried.of(lora, whole.layout)
+            assertEquals(wanted.child("parts").keys, found.parts.keys)
+            for ((part, share) in found.parts) assertEquals(part, wanted.child("parts").number(part), share, 1e-9)
+            assertEquals(wanted.number("share"), found.share, 1e-9)
+        }
+        return session
+    }
+
+    private fun assertMeans(blender: Blender, expected: SafeTensors) {
+        val means = blender.means(whole.learned).associateBy { it.module }
+        for (group in whole.layout.groups) group.modules.forEachIndexed { row, module ->
+            val mean = means[module] ?: return@forEachIndexed
+            val columns = expected.floats(group.coefficients).toList().chunked(group.inFeatures)
+            assertEquals(module, columns[2 * row].average(), mean.content.toDouble(), 1e-4)
+            assertEquals(module, columns[2 * row + 1].average(), mean.style.toDouble(), 1e-4)
         }
     }
+
+    @Test
+    fun theMergeIsPythons() = assertMerge("merged", loras("content", "style")).close()
 
     /** Files in which each LoRA lacks some of the other's layers: those are carried, not averaged. */
     @Test
     fun layersOfOneLoraAreCarried() {
-        val expected = SafeTensors.open(File(folder, "carried.safetensors"))
-        merging(whole, lora("half-content"), lora("half-style")) { merger, content, style ->
-            merger.merge(content, style, 1.2f, 0.8f).use { merged ->
-                assertLayers(whole.layout, merged.adapter, expected, lacking = true)
-                assertTrue(merged.coefficients.size < whole.layout.learned.sumOf { it.modules.size })
-            }
+        assertMerge("carried", loras("half-content", "half-style")).use { session ->
+            val learned = whole.layout.modules.count { Layout.kindOf(it) in whole.learned }
+            assertTrue(session.merge(listOf(1f, 1f)).means(whole.learned).size in 1 until learned)
         }
     }
 
     @Test
     fun theImageIsPythons() {
-        val request = requests().first()
         val stages = LinkedHashSet<String>()
-        merging(whole, lora("content"), lora("style")) { merger, content, style ->
-            merger.merge(content, style).use { merged ->
-                val pipeline = Pipeline(whole, runtimes, TestData.scratch)
-                val drawn = pipeline.draw(request, merged) { stage, _, _ ->
-                    stages.add(stage)
-                    true
-                }
-                val tolerance = Component.tolerance(Pipeline.facts(whole).child("golden").child("tolerance"))
-                assertClose("latents", images.floats("latents.0").doubles(), drawn.latents.doubles(), tolerance.maxError)
-                val image = Parity.compare("image", summary("image.0", drawn.pixels.shape), drawn.pixels)
-                assertTrue("${image.psnrDb} dB, ${image.maxError}", image.within(tolerance))
-                assertPicture(images.floats("image.0"), drawn)
-            }
-        }
+        assertPicture(images.floats("image.0"), assertImage(0) { stages.add(it) })
         assertEquals(listOf("reading the prompt", "loading the UNet", "drawing", "decoding"), stages.toList())
     }
 
-    /** Without guidance, and with a prompt of what not to draw; with no LoRA at all. */
+    /** Of the base, with a prompt of what not to draw, with guidance without LoRAs, and of layers outside the attention. */
     @Test
-    fun imagesOfTheBaseArePythons() {
-        val pipeline = Pipeline(whole, runtimes, TestData.scratch)
-        val tolerance = Component.tolerance(Pipeline.facts(whole).child("golden").child("tolerance"))
-        for ((number, request) in requests().withIndex().drop(1)) {
-            val drawn = pipeline.draw(request, null) { _, _, _ -> true }
-            val wanted = images.floats("latents.$number").doubles()
-            assertClose("latents $number", wanted, drawn.latents.doubles(), tolerance.maxError)
-            assertTrue(Parity.compare("$number", summary("image.$number", drawn.pixels.shape), drawn.pixels).within(tolerance))
+    fun otherImagesArePythons() {
+        for (number in 1 until requests.size) assertImage(number) { }
+    }
+
+    private fun assertImage(number: Int, onStage: (String) -> Unit): Drawn = session().use { session ->
+        session.load(loras(*(requests[number].getValue("loras") as List<*>).map { it as String }.toTypedArray()))
+        val drawn = session.draw(request(number)) { stage, _, _ ->
+            onStage(stage)
+            true
         }
+        val tolerance = Component.tolerance(Pipeline.facts(whole).child("golden").child("tolerance"))
+        assertClose("latents $number", images.floats("latents.$number").doubles(), drawn.latents.doubles(), tolerance.maxError)
+        val summary = Golden.summarise(Tensor.of(images.floats("image.$number"), drawn.pixels.shape))
+        val image = Parity.compare("image", summary, drawn.pixels)
+        assertTrue("$number: ${image.psnrDb} dB, ${image.maxError}", image.within(tolerance))
+        drawn
     }
 
     private val images by lazy { SafeTensors.open(File(folder, "images.safetensors")) }
 
-    private fun requests(): List<Request> =
-        TestData.json(File(folder, "images.json")).children("requests").map { facts ->
-            Request(
-                facts.text("prompt"), facts.whole("seed"), facts.whole("steps").toInt(), facts.number("guidance").toFloat(),
-                facts["negative"] as String?,
-            )
-        }
+    private val requests by lazy { TestData.json(File(folder, "images.json")).children("requests") }
 
-    private fun summary(name: String, shape: List<Int>): Summary = Golden.summarise(Tensor.of(images.floats(name), shape))
+    protected fun request(number: Int): Request {
+        val facts = requests[number]
+        return Request(
+            facts.text("prompt"), facts.whole("seed"), facts.whole("steps").toInt(), facts.number("guidance").toFloat(),
+            facts["negative"] as String?, facts.getValue("guidance_without_lora") as Boolean,
+        )
+    }
 
     @Test
     fun everyPartPassesItsCheckAndTheWholeImageToo() {
@@ -123,6 +140,9 @@ abstract class PipelineRuns(private val target: String, private val runtimeName:
         for (row in rows) assertEquals("${row.component}: ${row.reason}", CheckRow.Status.PASSED, row.status)
         assertTrue(rows.filter { it.component != "pipeline" }.all { it.runtime.startsWith("$runtimeName 1.") })
         assertTrue(rows.all { it.loadSeconds!! > 0 && it.runSeconds!! > 0 })
+        val effects = rows.associate { it.component to it.delta }.filterValues { it != null }
+        assertEquals(setOf("unet"), effects.keys)
+        assertEquals(1.0, effects.getValue("unet")!!.gain, 1e-3)
     }
 
     /** Within one level of 255: what the two runtimes differ by may cross a rounding. */
@@ -138,6 +158,4 @@ abstract class PipelineRuns(private val target: String, private val runtimeName:
         val bytes = drawn.argb().flatMap { pixel -> listOf(16, 8, 0).map { (pixel shr it).toByte() } }
         File(TestData.results, "image-$target.rgb").writeBytes(bytes.toByteArray())
     }
-
-    protected fun lora(name: String) = File(folder, "loras/$name.safetensors")
 }

@@ -19,13 +19,17 @@ class StepTest {
 
         override fun close() = Unit
 
-        /** noise_pred = sample + the first number of each row's states. */
-        override fun run(inputs: Map<String, Tensor>, adapters: List<AdapterFile>, into: AdapterFile?): Map<String, Tensor> {
+        /** noise_pred = sample + the first number of each row's states + each row's coefficient. */
+        override fun run(inputs: Map<String, Tensor>): Map<String, Tensor> {
             val sample = inputs.getValue("sample")
             val states = inputs.getValue("encoder_hidden_states").floats()
+            val coefficients = inputs.getValue("coefficients_qo_1x1").floats()
             val values = sample.floats()
             val rows = sample.shape[0]
-            for (i in values.indices) values[i] += states[i / (values.size / rows) * (states.size / rows)]
+            for (i in values.indices) {
+                val row = i / (values.size / rows)
+                values[i] += states[row * (states.size / rows)] + coefficients[row]
+            }
             runs++
             return mapOf("noise_pred" to Tensor.of(values, sample.shape))
         }
@@ -36,7 +40,7 @@ class StepTest {
             mapOf("name" to name, "dtype" to "float32", "shape" to shape.map { it.toLong() })
         val inputs = listOf(
             tensor("sample", batch, 1, 1, 2), tensor("timestep", batch), tensor("encoder_hidden_states", batch, 1, 2),
-            tensor("text_embeds", batch, 1), tensor("time_ids", batch, 6),
+            tensor("text_embeds", batch, 1), tensor("time_ids", batch, 6), tensor("coefficients_qo_1x1", batch, 1, 1, 1),
         )
         val entry = mapOf(
             "inputs" to inputs, "outputs" to listOf(tensor("noise_pred", batch, 1, 1, 2)),
@@ -45,11 +49,14 @@ class StepTest {
         return Adding(Component("unet", File("unet.onnx"), entry, File("golden")))
     }
 
-    private fun predict(batch: Int, rows: Int, guidance: Float): Pair<FloatArray, Int> {
+    private fun predict(
+        batch: Int, rows: Int, guidance: Float, coefficient: Float = 0f, withoutLora: Boolean = false,
+    ): Pair<FloatArray, Int> {
         val states = listOf(floatArrayOf(1f, 9f), floatArrayOf(3f, 9f)).takeLast(rows)
         val told = Condition(states, states.map { floatArrayOf(0f) }, emptyList())
         val runtime = unet(batch)
-        val step = Step(runtime, told, emptyList(), guidance, 96f)
+        val inputs = Inputs(emptyMap(), mapOf("coefficients_qo_1x1" to floatArrayOf(coefficient)))
+        val step = Step(runtime, told, inputs, Request("", 0, 1, guidance, null, withoutLora), 96f)
         assertEquals(2, step.elements)
         return step.predict(floatArrayOf(10f, 20f), 7f) to runtime.runs
     }
@@ -61,6 +68,16 @@ class StepTest {
             // Without: 1, told: 3; 1 + 4 · (3 − 1) = 9.
             assertArrayEquals(floatArrayOf(19f, 29f), predicted, 0f)
             assertEquals(3 - batch, runs)
+        }
+    }
+
+    @Test
+    fun bothRowsHaveTheCoefficientsUnlessGuidanceIsWithoutThem() {
+        for (batch in 1..2) {
+            // 1 + 5 and 3 + 5: 6 + 4 · (8 − 6) = 14; without LoRAs 1 + 4 · (8 − 1) = 29.
+            assertArrayEquals(floatArrayOf(24f, 34f), predict(batch, 2, 4f, 5f).first, 0f)
+            assertArrayEquals(floatArrayOf(39f, 49f), predict(batch, 2, 4f, 5f, withoutLora = true).first, 0f)
+            assertArrayEquals(floatArrayOf(18f, 28f), predict(batch, 1, 1f, 5f, withoutLora = true).first, 0f)
         }
     }
 

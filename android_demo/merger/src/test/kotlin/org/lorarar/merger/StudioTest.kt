@@ -10,6 +10,7 @@ import org.junit.Test
 import java.io.File
 import java.util.concurrent.LinkedBlockingQueue
 import java.util.concurrent.TimeUnit
+import kotlin.math.abs
 
 /** The whole app without its screens, on a folder that stands for its assets. */
 class StudioTest {
@@ -58,10 +59,9 @@ class StudioTest {
         assertEquals("miniature · onnx · fp32", ready.title)
         assertTrue(ready.canDraw && ready.trained && ready.steps == 4)
         val steps = seen.filterIsInstance<Opening.Working>().map { it.what }.distinct()
-        assertEquals(listOf("starting", "copying the bundle", "verifying the bundle", "loading the merger"), steps)
+        assertEquals(listOf("starting", "copying the bundle", "verifying the bundle"), steps)
         assertEquals("a sks teapot in teapot style", Catalogue.prompt(studio.state.content, studio.state.style))
 
-        studio.strength(Catalogue.STYLES, 0.8f)
         studio.merge()
         val merge = until("merged") { it.merge != null && !it.busy }.merge!!
         assertTrue(merge.seconds > 0 && merge.layers.isNotEmpty() && merge.warnings.isEmpty())
@@ -71,6 +71,32 @@ class StudioTest {
         assertEquals(picture.width * picture.height, picture.argb.size)
         assertTrue(picture.argb.toSet().size > 100)
         assertNull(studio.state.complaint)
+    }
+
+    @Test
+    fun strengthsMergeWhileTheyMove() {
+        studio.start()
+        until("ready") { it.ready }
+        studio.merge()
+        val first = until("merged") { it.merge != null && !it.busy }.merge!!
+        for (hundredths in 100 downTo 50) studio.strength(Catalogue.STYLES, hundredths / 100f)
+        fun halved(layers: List<LayerMean>) = layers.zip(first.layers).all { (now, before) ->
+            now.content == before.content && abs(now.style - before.style / 2) <= 1e-6 * abs(before.style)
+        }
+        until("followed") { halved(it.merge!!.layers) }
+        assertEquals(0.5f, studio.state.styleScale, 0f)
+        assertNull(studio.state.complaint)
+    }
+
+    @Test
+    fun whatIsLeftOutIsToldBeforeAnythingIsMerged() {
+        studio.start()
+        until("measured") { it.carried.size == 2 }
+        assertEquals(emptyList<String>(), studio.state.leftOut)
+        studio.import(Catalogue.STYLES, "mine") { File(TestData.golden, "lora/kohya-sgm.safetensors").inputStream() }
+        val (sentence) = until("told") { it.leftOut.isNotEmpty() }.leftOut
+        assertTrue(sentence, sentence.startsWith("mine: ") && "layers of text encoders" in sentence)
+        assertNull(studio.state.merge)
     }
 
     @Test
@@ -102,7 +128,7 @@ class StudioTest {
 
     @Test
     fun aSideLoadedBundleIsUsedInstead() {
-        File(TestData.golden, "merger/bundle").copyRecursively(File(folder, "side-loaded/mine"))
+        File(TestData.golden, "hypernet/bundle").copyRecursively(File(folder, "side-loaded/mine"))
         studio.start()
         val ready = until("ready") { it.ready }.opening as Opening.Ready
         assertEquals("tiny · onnx · fp32", ready.title)
@@ -142,7 +168,7 @@ class StudioTest {
         studio.check()
         val rows = until("checked") { it.rows.size == 6 && !it.checking }.rows
         assertTrue(rows.all { it.status == CheckRow.Status.PASSED })
-        studio.benchmark(BenchmarkPlan("merger", runs = 2, warmup = 1))
+        studio.benchmark(BenchmarkPlan("hypernet", runs = 2, warmup = 1))
         val record = Json.parseObject(until("measured") { it.record != null && !it.busy }.record!!.toByteArray())
         assertNull(Schemas.record.fault(record))
         assertEquals("android-app", record["runner"])

@@ -17,7 +17,7 @@ object TestData {
     /** Where a test leaves what Python checks. */
     val results: File get() = place("lorarar.results")
 
-    /** For adapters and other large files of a run. */
+    /** For stacks and other large files of a run. */
     val scratch: File get() = File(results, "scratch")
 
     fun json(file: File): Map<String, Any?> = Json.parseObject(file.readBytes(), 5_000_000)

@@ -1,0 +1,60 @@
+package org.lorarar.merger
+
+import java.util.Locale
+
+/** What a layout takes of a LoRA, in shares of its whole ‖ΔW‖², and what it leaves out. */
+class Carried(
+    private val source: String,
+    /** By part of the layout. */
+    val parts: Map<String, Double>,
+    /** By what it is: the number of layers, and their share. */
+    private val leftOut: Map<String, Pair<Int, Double>>,
+    /** Of the layers left out. */
+    private val names: List<String>,
+) {
+    /** The share that is carried. */
+    val share: Double get() = parts.values.sum()
+
+    /** One sentence about what is left out, or null when the whole LoRA is carried. */
+    fun warning(): String? {
+        if (leftOut.isEmpty()) return null
+        val told = leftOut.entries.joinToString("; ") { (what, found) -> "${found.first} $what, ${percent(found.second)}" }
+        val shown = names.take(3).joinToString() + if (names.size > 3) ", …" else ""
+        return "$source: ${percent(1 - share)} of its squared norm is in layers that this UNet's adapter can't take " +
+            "($told): $shown"
+    }
+
+    private fun percent(share: Double) = String.format(Locale.ROOT, "%.1f%%", 100 * share)
+
+    companion object {
+        /**
+         * Measure what share of a LoRA's ‖ΔW‖² a layout carries, by part. [source] is what the LoRA is called.
+         *
+         * It reads every factor, which takes a while.
+         */
+        fun of(lora: Lora, layout: Layout, source: String = lora.source): Carried {
+            val places = layout.groups.flatMap { group -> group.modules.map { Layout.UNET + it to group.part } }.toMap()
+            val norms = lora.layers.mapValues { it.value.squaredNorm() }
+            val whole = norms.values.sum().takeIf { it > 0 } ?: 1.0
+            val parts = layout.parts.associateWithTo(LinkedHashMap()) { 0.0 }
+            val left = LinkedHashMap<String, Pair<Int, Double>>()
+            for ((name, norm) in norms) {
+                val part = places[name]
+                if (part != null) {
+                    parts[part] = parts.getValue(part) + norm / whole
+                } else {
+                    val what = outside(name, lora.layers.getValue(name))
+                    val (count, share) = left[what] ?: (0 to 0.0)
+                    left[what] = count + 1 to share + norm / whole
+                }
+            }
+            return Carried(source, parts, left, lora.layers.keys.filter { it !in places })
+        }
+
+        private fun outside(name: String, layer: LoraLayer): String = when {
+            !name.startsWith(Layout.UNET) -> "layers of text encoders"
+            layer.down.shape.size == 4 -> "convolutions"
+            else -> "other linears"
+        }
+    }
+}

@@ -1,0 +1,77 @@
+package org.lorarar.merger
+
+import java.io.Closeable
+import java.io.File
+
+/**
+ * A bundle at work: LoRAs are loaded, merged and drawn with.
+ *
+ * Loading stacks the LoRAs once, in a file in [folder]. A merge then writes coefficients alone: the hypernetwork runs once for
+ * each pair, and is freed after it.
+ */
+class Session(
+    private val bundle: Bundle, private val runtimes: Runtimes, private val folder: File, private val threads: Int? = null,
+) : Closeable {
+    private var blender: Blender? = null
+
+    /** The LoRAs as the artifacts take them; null before the first are loaded. */
+    var stack: Stack? = null
+        private set
+
+    /**
+     * Choose the LoRAs, in the place of those chosen before: a content and a style, then others beside them; none gives the
+     * base. InputError as [Stack.of].
+     */
+    fun load(loras: List<Lora>) {
+        val made = Stack.of(bundle, loras, folder)
+        close()
+        stack = made
+    }
+
+    /**
+     * Merge: write the coefficients for strengths, one for each LoRA; 1 is the paper's. What is drawn from now on has them.
+     *
+     * InputError when nothing is loaded, for a strength that is not finite, and when the hypernetwork can't be run.
+     */
+    fun merge(strengths: List<Float>): Blender {
+        val loaded = stack ?: throw InputError("no LoRA is loaded; load a content and a style LoRA first")
+        return (blender ?: blend(loaded)).also {
+            blender = it
+            it.write(strengths)
+        }
+    }
+
+    /**
+     * Draw an image: the base where no LoRA is loaded, else the base with the last merge, or with strengths of 1.
+     *
+     * InputError for a request that is not possible or a bundle that overflows, Stopped when [progress] says so.
+     */
+    fun draw(request: Request, progress: Progress): Drawn =
+        Pipeline(bundle, runtimes, threads).draw(request, inputs(), progress)
+
+    /** Remove the stack. */
+    override fun close() {
+        stack?.close()
+        stack = null
+        blender = null
+    }
+
+    private fun inputs(): Inputs {
+        if (stack == null && bundle.roles == null) return Inputs(emptyMap(), emptyMap())
+        if (stack == null) load(emptyList())
+        val loaded = stack!!
+        val merged = blender ?: merge(List(loaded.loras.size) { 1f })
+        return Inputs(loaded.inputs, merged.values)
+    }
+
+    private fun blend(loaded: Stack): Blender =
+        if (loaded.loras.size < 2) Blender(loaded, bundle.rule) else Blender(loaded, bundle.rule, predict(loaded))
+
+    private fun predict(loaded: Stack): Map<String, Tensor> = runtimes.open(bundle, "hypernet", threads).use { hypernet ->
+        val outputs = hypernet.run(hypernet.component.inputs.associate { it.name to loaded.inputs.getValue(it.name) })
+        if (outputs.values.any { tensor -> tensor.floats().any { !it.isFinite() } }) {
+            throw InputError("the coefficients are not finite in this bundle's precision; use fp32")
+        }
+        outputs
+    }
+}

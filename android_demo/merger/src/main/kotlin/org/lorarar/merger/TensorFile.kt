@@ -1,0 +1,48 @@
+package org.lorarar.merger
+
+import java.io.Closeable
+import java.io.File
+import java.io.IOException
+import java.io.RandomAccessFile
+import java.nio.ByteOrder
+import java.nio.channels.FileChannel
+
+/**
+ * Named tensors in one mapped file.
+ *
+ * The mapping keeps them out of the heap, which on a phone has 256 to 512 MB; a stack for SDXL may have more.
+ */
+class TensorFile private constructor(private val path: File, val tensors: Map<String, Tensor>) : Closeable {
+    /** Remove the file. The mapped memory lives until nothing refers to it. */
+    override fun close() {
+        path.delete()
+    }
+
+    companion object {
+        private const val ALIGNMENT = 64 // the vector units' largest
+
+        /**
+         * Make a file in [folder] with room for tensors of these shapes, all zero, mapped for writing.
+         *
+         * InputError when one of them takes over 2 GB, or when the file can't be written.
+         */
+        fun create(folder: File, shapes: Map<String, Pair<DType, List<Int>>>): TensorFile {
+            val sizes = shapes.values.map { (dtype, shape) -> Tensor.bytes(dtype, shape) }
+            val starts = sizes.runningFold(0L) { at, bytes -> (at + bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT }
+            try {
+                folder.mkdirs()
+                val path = File.createTempFile("tensors", ".bin", folder)
+                RandomAccessFile(path, "rw").use { file ->
+                    file.setLength(starts.last())
+                    val tensors = shapes.entries.mapIndexed { i, (name, kind) ->
+                        val view = file.channel.map(FileChannel.MapMode.READ_WRITE, starts[i], sizes[i].toLong())
+                        name to Tensor(kind.first, kind.second, view.order(ByteOrder.nativeOrder()))
+                    }
+                    return TensorFile(path, tensors.toMap())
+                }
+            } catch (error: IOException) {
+                throw InputError("$folder: ${starts.last() shr 20} MB can't be written (${error.message}); free some space")
+            }
+        }
+    }
+}
