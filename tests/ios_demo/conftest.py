@@ -23,7 +23,19 @@ def miniature(miniature_bundle: MiniatureBundle) -> Path:
     return miniature_bundle("pipeline", "onnx", "fp32")
 
 
+@pytest.fixture(scope="session")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a bundle of the golden hypernetwork that takes three LoRAs."""
+    from tiny_world import tiny_hypernet, tiny_layout
+
+    from export import HypernetOptions, write_hypernet
+
+    folder = tmp_path_factory.mktemp("three") / "bundle"
+    write_hypernet(tiny_hypernet(), tiny_layout("transformer"), HypernetOptions("onnx", "fp32", 4, loras=3), folder)
+    return folder
+
+
 @pytest.fixture
 def golden_bundle(tmp_path: Path) -> Path:
-    """Give a copy of the golden merger, to be damaged."""
-    return shutil.copytree(GOLDEN / "merger" / "bundle", tmp_path / "bundle")
+    """Give a copy of the golden hypernetwork, to be damaged."""
+    return shutil.copytree(GOLDEN / "hypernet" / "bundle", tmp_path / "bundle")

@@ -7,32 +7,37 @@ a Mac, nor an iPhone is part of this.
 from __future__ import annotations
 
 import json
+import math
 import re
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from android.on_jvm import make_loadable
 from devices.fetch import ONNXRUNTIME_ANDROID, android_archive
+from devices.hostile import edit_manifest, poison
 from ios.make_vectors import VECTORS, text
 from ios.swift import DEMO, OPTIMISED, PACKAGE, execute, swift
 from ios.tool import CONTENT, GOLDEN, STYLE, tool
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from shared_bundles import MiniatureBundle
+from tiny_world import random_lora
 
 from benchmarks.record import check_record
-from lorarar.layout import UNET
+from lorarar.layout import ROLES
 from lorarar.lora import LoRA, read_lora, write_lora
-from runtime_py.bundle import Bundle, tree_sha256
+from lorarar.stack import PART_WORDS, carried, fold
+from runtime_py.bundle import Bundle, Session, tree_sha256
 from runtime_py.check import check_component
-from runtime_py.merge import merged_lora, run_merger
 from runtime_py.parity import Tolerance, psnr_db
-from runtime_py.pipeline import Pipeline, Request
+from runtime_py.pipeline import Request
 
 pytestmark = pytest.mark.apps
 
 REQUEST = Request("a sks teapot in oil painting style", seed=7, steps=4, guidance=2.0)
-SCALES = (1.2, 0.8)
+STRENGTHS = (1.2, 0.8, -0.5)
 # Of two runs of one graph in one runtime on one computer: nothing but the order of a sum may differ.
 SAME_GRAPH = Tolerance(psnr_db=120.0, max_error=1e-5)
 
@@ -40,8 +45,8 @@ SAME_GRAPH = Tolerance(psnr_db=120.0, max_error=1e-5)
 def assert_same(found: np.ndarray, expected: np.ndarray, allowed: Tolerance) -> None:
     """Of one size, and within a tolerance."""
     assert found.shape == expected.shape
-    worst = np.abs(found.astype(np.float64) - expected).max() / np.abs(expected).max()
-    assert worst <= allowed.max_error and psnr_db(expected, found) >= allowed.psnr_db
+    worst = np.abs(found.astype(np.float64) - expected).max()
+    assert worst <= allowed.max_error * np.abs(expected).max() and psnr_db(expected, found) >= allowed.psnr_db
 
 
 # --- the engine's own tests
@@ -88,116 +93,127 @@ def test_every_part_is_pytorchs(products: Path, miniature: Path) -> None:
     assert ran.code == 0 and [row[:2] for row in rows] == [[name, "passed"] for name in names], ran.out + ran.err
 
 
+def chosen(bundle: Bundle, loras: Sequence[LoRA | Path]) -> Session:
+    """Python's session with these LoRAs, merged with the first of STRENGTHS."""
+    session = bundle.session()
+    session.load(loras)
+    session.merge(strengths=STRENGTHS[: len(loras)])
+    return session
+
+
+def strengths(count: int) -> tuple[str, str]:
+    """The same for merger-tool."""
+    return "--strengths", ",".join(map(str, STRENGTHS[:count]))
+
+
+def compare_tensors(found: dict[str, np.ndarray], session: Session) -> None:
+    """The stack is Python's bit by bit, and the coefficients as far as one graph gives the same twice."""
+    assert set(found) == {*session.stack.inputs, *session.coefficients}
+    for name, tensor in session.stack.inputs.items():
+        assert found[name].dtype == tensor.dtype and np.array_equal(found[name], tensor), name
+    for name, tensor in session.coefficients.items():
+        assert_same(found[name], tensor, SAME_GRAPH)
+
+
 def test_a_merge_is_pythons(products: Path, miniature: Path, tmp_path: Path) -> None:
     output = tmp_path / "merged.safetensors"
-    scales = ("--content-scale", SCALES[0], "--style-scale", SCALES[1])
-    ran = tool(products, "merge", miniature, CONTENT, STYLE, *scales, "-o", output)
-    assert ran.code == 0 and "merged 36 layers in" in ran.out, ran.err
-    bundle, (content, style) = Bundle.open(miniature), (read_lora(CONTENT), read_lora(STYLE))
-    lora = merged_lora(bundle, [content, style], SCALES)
-    compare_adapters(load_file(output), Pipeline(bundle).adapter(lora))
-    compare_coefficients(load_file(output), bundle, content, style)
+    ran = tool(products, "merge", miniature, CONTENT, STYLE, *strengths(2), "-o", output)
+    assert ran.code == 0 and "predicted in" in ran.out, ran.err
+    compare_tensors(load_file(output), chosen(Bundle.open(miniature), [CONTENT, STYLE]))
 
 
 @pytest.mark.parametrize("version", ["of this environment", "1.29"])
 def test_a_merge_in_half_precision_is_pythons(
     products: Path, miniature_bundle: MiniatureBundle, version: str, tmp_path: Path
 ) -> None:
-    """Also through Android's version, made loadable here: with all of its optimizers it crashes on such a merger."""
-    from lorarar.layout import unpack
-
+    """Also through Android's version, made loadable here."""
     folder, output = miniature_bundle("hypernet", "onnx", "fp16"), tmp_path / "merged.safetensors"
     library, settings = None, {}
     if version == "1.29":
         name = "libonnxruntime.so"
         settings = make_loadable(tmp_path, [android_archive(ONNXRUNTIME_ANDROID) / "jni" / "x86_64" / name])
         library = tmp_path / name
-    ran = tool(products, "merge", folder, CONTENT, STYLE, "-o", output, library=library, settings=settings)
+    ran = tool(
+        products, "merge", folder, CONTENT, STYLE, *strengths(2), "-o", output, library=library, settings=settings
+    )
     assert ran.code == 0, ran.err
-    bundle = Bundle.open(folder)
-    expected = merged_lora(bundle, [read_lora(CONTENT), read_lora(STYLE)])
-    assert expected is not None
-    adapter = {name.removeprefix("adapter_"): tensor for name, tensor in load_file(output).items()}
-    found = unpack(adapter, bundle.layout)
-    assert set(found.layers) == set(expected.layers)
-    for name, layer in found.layers.items():
-        assert_same(layer.delta(), expected.layers[name].delta(), SAME_GRAPH)
+    compare_tensors(load_file(output), chosen(Bundle.open(folder), [CONTENT, STYLE]))
 
 
-def test_layers_of_one_lora_are_carried_as_in_python(products: Path, miniature: Path, tmp_path: Path) -> None:
-    """Each LoRA lacks some layers of the other, and both lack some of the base's; their ranks differ too."""
-    bundle, loras = Bundle.open(miniature), []
+def write_parts(folder: Path) -> list[Path]:
+    """Write a content and a style that each lack some layers of the other and of the base, of other ranks."""
+    places = []
     for path, step in ((CONTENT, 2), (STYLE, 3)):
         whole = read_lora(path)
         part = LoRA({name: whole.layers[name] for name in sorted(whole.layers)[::step]}, source=path.name)
-        write_lora(part, tmp_path / path.name, dialect="kohya" if step == 2 else "peft", dtype="bf16")
-        loras.append(read_lora(tmp_path / path.name))
-    output, places = tmp_path / "merged.safetensors", [tmp_path / path.name for path in (CONTENT, STYLE)]
-    scales = ("--content-scale", SCALES[0], "--style-scale", SCALES[1])
-    ran = tool(products, "merge", miniature, *places, *scales, "-o", output)
+        places.append(folder / path.name)
+        write_lora(part, places[-1], dialect="kohya" if step == 2 else "peft", dtype="bf16")
+    return places
+
+
+def test_layers_of_one_lora_are_merged_as_in_python(products: Path, miniature: Path, tmp_path: Path) -> None:
+    output, places = tmp_path / "merged.safetensors", write_parts(tmp_path)
+    ran = tool(products, "merge", miniature, *places, *strengths(2), "-o", output)
     assert ran.code == 0, ran.err
-    compare_adapters(load_file(output), Pipeline(bundle).adapter(merged_lora(bundle, loras, SCALES)))
+    compare_tensors(load_file(output), chosen(Bundle.open(miniature), places))
 
 
-def compare_adapters(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    """By the ΔW that they mean: Python leaves out the zeros between the two LoRAs' ranks."""
-    names = [name for name in expected if name.endswith("_down")]
-    assert names and set(expected) == {name for name in found if name.startswith("adapter_")}
-    for name in names:
-        assert found[name].shape == expected[name].shape
-        up = name.removesuffix("_down") + "_up"
-        deltas = [np.matmul(adapter[up].astype(np.float64), adapter[name]) for adapter in (found, expected)]
-        assert_same(deltas[0], deltas[1], SAME_GRAPH)
-
-
-def compare_coefficients(found: dict[str, np.ndarray], bundle: Bundle, content: LoRA, style: LoRA) -> None:
-    from lorarar.merging import MergeOptions
-    from runtime_py.backends import open_runner
-
-    rule = bundle.manifest["hypernetwork"]["kv_rule"]
-    options = MergeOptions(content_scale=SCALES[0], style_scale=SCALES[1], rule=rule)
-    expected = run_merger(bundle, open_runner(bundle), content, style, options)
-    names = [name for name in expected if name.startswith("coefficients_")]
-    assert names == [f"coefficients_{group.name}" for group in bundle.layout.part("qo")]
-    for name in names:
-        assert_same(found[name], expected[name], SAME_GRAPH)
+def test_three_loras_are_merged_as_in_python(products: Path, three: Path, tmp_path: Path) -> None:
+    """Of whole transformer blocks: a random LoRA beside two files of other dialects and ranks."""
+    bundle, output, beside = Bundle.open(three), tmp_path / "merged.safetensors", tmp_path / "beside.safetensors"
+    write_lora(random_lora(bundle.layout, (5, 1, 2), 3), beside, dialect="peft")
+    loras = [GOLDEN / "hypernet" / "content.safetensors", GOLDEN / "hypernet" / "style.safetensors", beside]
+    ran = tool(products, "merge", three, *loras, *strengths(3), "-o", output)
+    assert ran.code == 0, ran.err
+    compare_tensors(load_file(output), chosen(bundle, loras))
 
 
 def test_the_golden_merge_is_the_dense_one(products: Path, tmp_path: Path) -> None:
-    """tests/golden/merger: two files of different dialects and ranks, and Eq. 2 on dense matrices in float64."""
-    folder, output = GOLDEN / "merger", tmp_path / "merged.safetensors"
+    """tests/golden/hypernet: two files of different dialects and ranks, and Eq. 2 on dense matrices in float64."""
+    folder, output = GOLDEN / "hypernet", tmp_path / "merged.safetensors"
     loras = (folder / "content.safetensors", folder / "style.safetensors")
-    scales = ("--content-scale", 0.9, "--style-scale", 1.1)
-    ran = tool(products, "merge", folder / "bundle", *loras, *scales, "-o", output)
+    ran = tool(products, "merge", folder / "bundle", *loras, "--strengths", "0.9,1.1", "-o", output)
     assert ran.code == 0, ran.err
     found, expected = load_file(output), load_file(folder / "expected.safetensors")
-    layout, seen = Bundle.open(folder / "bundle").layout, 0
-    for group in layout.groups:
-        deltas = np.matmul(found[f"adapter_{group.up}"].astype(np.float64), found[f"adapter_{group.down}"])
-        for row, module in enumerate(group.modules):
-            assert_same(deltas[row], expected[UNET + module], Tolerance(psnr_db=100.0, max_error=1e-5))
-            seen += 1
-    assert seen == len(expected)
+    layout = Bundle.open(folder / "bundle").layout
+    coefficients = {group.coefficients: found[group.coefficients] for group in layout.groups}
+    merged = fold(found, found[ROLES], coefficients, layout)
+    assert set(merged.layers) == set(expected) and len(expected) == 36
+    for name, layer in merged.layers.items():
+        assert_same(layer.delta(), expected[name], Tolerance(psnr_db=100.0, max_error=1e-5))
 
 
-@pytest.mark.parametrize("kind", ["merged", "one LoRA", "base", "unguided", "negative"])
+def test_carried_shares_are_pythons(products: Path, miniature: Path) -> None:
+    ran = tool(products, "merge", miniature, CONTENT, STYLE)
+    assert ran.code == 0, ran.err
+    layout = Bundle.open(miniature).layout
+    for path in (CONTENT, STYLE):
+        found = carried(read_lora(path), layout)
+        parts = ", ".join(f"{PART_WORDS[part]} {share:.1%}" for part, share in found.parts.items())
+        assert f"{path.name}: {found.share:.1%} carried: {parts}\n" in ran.out
+        warning = found.warning()
+        if warning:
+            assert f"warning: {path.name}{warning.removeprefix(found.source)}" in ran.out
+
+
+@pytest.mark.parametrize("kind", ["merged", "without", "one LoRA", "base", "unguided", "negative"])
 def test_an_image_is_pythons(products: Path, miniature: Path, tmp_path: Path, kind: str) -> None:
     from dataclasses import replace
 
     bundle, request = Bundle.open(miniature), REQUEST
     given: list[object] = []
-    loras: list[Path] = []
-    if kind == "merged":
-        given, loras = ["--content", CONTENT, "--style", STYLE], [CONTENT, STYLE]
+    if kind in ("merged", "without"):
+        given = [CONTENT, STYLE, *strengths(2)]
+    if kind == "without":
+        request, given = replace(REQUEST, guidance_without_lora=True), [*given, "--guidance-without-lora"]
     if kind == "one LoRA":
-        given, loras = ["--lora", STYLE], [STYLE]
+        given = [STYLE, *strengths(1)]
     if kind == "unguided":
         request = replace(REQUEST, guidance=1.0)
     if kind == "negative":
         request, given = replace(REQUEST, negative="a dog"), ["--negative", "a dog"]
-    pipeline = Pipeline(bundle)
-    lora = merged_lora(bundle, [read_lora(path) for path in loras])
-    expected = pipeline.draw(request, pipeline.adapter(lora))
+    loras = [path for path in given if isinstance(path, Path)]
+    expected = (chosen(bundle, loras) if loras else bundle.session()).draw(request)
     output = tmp_path / "image.safetensors"
     numbers = ["--seed", request.seed, "--steps", request.steps, "--guidance", request.guidance]
     ran = tool(products, "generate", miniature, "--prompt", request.prompt, *numbers, *given, "-o", output)
@@ -213,7 +229,7 @@ def test_an_image_is_pythons(products: Path, miniature: Path, tmp_path: Path, ki
 # --- records
 
 
-@pytest.mark.parametrize("component", ["merger", "unet"])
+@pytest.mark.parametrize("component", ["hypernet", "unet"])
 def test_a_record_is_valid_and_says_what_python_says(
     products: Path, miniature: Path, tmp_path: Path, component: str
 ) -> None:
@@ -225,7 +241,13 @@ def test_a_record_is_valid_and_says_what_python_says(
     bundle = Bundle.open(miniature)
     (row,) = check_component(bundle, component)
     assert row.worst is not None
+    assert record["parity"]["status"] == "passed" and record["parity"]["within_tolerance"] is True
     assert record["parity"]["max_error"] == pytest.approx(row.worst.max_error, rel=0.05)
+    if row.delta is None:
+        assert record["parity"]["delta"] is None
+    else:
+        assert record["parity"]["delta"]["gain"] == pytest.approx(row.delta.gain, abs=1e-6)
+        assert record["parity"]["delta"]["cosine"] == pytest.approx(row.delta.cosine, abs=1e-6)
     assert record["artifact"]["sha256"] == bundle.component(component).entry["sha256"]
     assert record["bundle"]["manifest_sha256"] == tree_sha256(miniature / "manifest.json")[1]
     assert record["runner"] == "ios-app" and record["kind"] == "measured" and record["paper"] is None
@@ -237,10 +259,35 @@ def test_a_record_is_valid_and_says_what_python_says(
     assert record["memory"]["measure"] == "rss" and record["memory"]["peak_bytes"] > record["artifact"]["bytes"]
 
 
-def test_a_run_out_of_tolerance_is_no_result(products: Path, golden_bundle: Path, tmp_path: Path) -> None:
+def test_an_effect_of_loras_out_of_tolerance_is_told(products: Path, miniature: Path, tmp_path: Path) -> None:
+    """A golden file whose values without LoRAs are other ones: the output is right, what LoRAs change in it is not."""
+    bundle = shutil.copytree(miniature, tmp_path / "bundle")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    golden = manifest["components"]["unet"]["golden"]
+    tensors = load_file(bundle / golden["file"])
+    tensors["noise_pred.without"] -= tensors["noise_pred.values"] - tensors["noise_pred.without"]
+    save_file(tensors, bundle / golden["file"])
+    golden["bytes"], golden["sha256"] = tree_sha256(bundle / golden["file"])
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    ran = tool(products, "check", bundle)
+    (row,) = [line.split("\t") for line in ran.out.splitlines() if line.startswith("unet\t")]
+    assert ran.code == 1 and row[1] == "failed" and row[4].startswith("gain 0.5000, cosine 1.0000"), row
+    assert "the LoRAs' effect on noise_pred has gain 0.5000" in row[5]
+
+
+def test_a_run_out_of_tolerance_is_marked(products: Path, golden_bundle: Path, tmp_path: Path) -> None:
     manifest = json.loads((golden_bundle / "manifest.json").read_text())
-    manifest["components"]["merger"]["tolerance"]["psnr_db"] = 500
+    manifest["components"]["hypernet"]["tolerance"]["psnr_db"] = 500
     (golden_bundle / "manifest.json").write_text(json.dumps(manifest))
     output = tmp_path / "record.json"
-    ran = tool(products, "benchmark", golden_bundle, "--component", "merger", "--runs", 1, "-o", output)
-    assert ran.code == 2 and "500 dB, so that the run is no result" in ran.err and not output.exists()
+    ran = tool(products, "benchmark", golden_bundle, "--component", "hypernet", "--runs", 1, "-o", output)
+    assert ran.code == 0, ran.err
+    parity = check_record(json.loads(output.read_text()), str(output))["parity"]
+    assert (parity["status"], parity["within_tolerance"]) == ("passed", False)
+
+
+def test_a_run_that_is_not_finite_is_no_result(products: Path, golden_bundle: Path, tmp_path: Path) -> None:
+    edit_manifest(golden_bundle, poison(math.nan))
+    output = tmp_path / "record.json"
+    ran = tool(products, "benchmark", golden_bundle, "--component", "hypernet", "--runs", 1, "-o", output)
+    assert ran.code == 2 and "so that the run is no result" in ran.err and not output.exists()

@@ -40,7 +40,7 @@ def test_the_screens_are_type_correct_in_swift_6(products: Path, modules: Path) 
 MISTAKES = {
     "a case that there is not": ("CheckView.swift", 'case .failed: "NOT', 'case .broken: "NOT'),
     "a name of the model": ("GenerateView.swift", "startDrawing()", "startPainting()"),
-    "another type": ("MergeView.swift", "$model.contentScale", "$model.content"),
+    "another type": ("MergeView.swift", "$model[strength: lora]", "$model[strength: lora.name]"),
     "a modifier that there is not": ("AboutView.swift", '.navigationTitle("About")', '.navigationHeadline("About")'),
     "a race": ("HeadlessView.swift", "Task { @MainActor in stage = progress.stage }", "stage = progress.stage"),
     "a symbol of no framework": ("PixelImage+UIKit.swift", ".noneSkipLast", ".noneSkipMost"),

@@ -23,25 +23,40 @@ class Mutant:
 
 
 MUTANTS = {
-    "a coefficient's role": Mutant(
-        "LoraMerger.swift",
-        '("content", content.packed), ("style", style.packed)',
-        '("style", content.packed), ("content", style.packed)',
-        "testAMergedLoraReachesTheUnet",
+    "a row's role": Mutant(
+        "Stack.swift", "row * layout.loras + role", "row * layout.loras + (1 - role)", "testStackingIsExact"
     ),
-    "a scale's sign": Mutant(
-        "LoraMerger.swift",
-        '("content_scale", contentScale)',
-        '("content_scale", -contentScale)',
-        "testAMergedLoraReachesTheUnet",
+    "a coefficient of the pair": Mutant(
+        "Blender.swift", "isPair && role < 2", "isPair && role < 1", "testStrengthsAreWrittenInPlace"
+    ),
+    "a strength's sign": Mutant(
+        "Blender.swift", "unit[at] * strength", "unit[at] * -strength", "testThreeLorasReachTheUnet"
+    ),
+    "coefficients in new memory": Mutant(
+        "Blender.swift",
+        "let roles = stack.layout.loras\n",
+        "let roles = stack.layout.loras\n        values = values.map { $0.map { $0 + 0 } }\n",
+        "testStrengthsAreWrittenInPlace",
+    ),
+    "a graph for a strength": Mutant(
+        "Engine.swift",
+        "return try Clock.seconds { try blender.write",
+        "return try Clock.seconds { _ = try opened().predict(blender.stack); try blender.write",
+        "testAStrengthRunsNoGraph",
+    ),
+    "LoRAs in the unconditional row": Mutant(
+        "Pipeline.swift", "request.guidanceWithoutLora && rows > 1", "rows < 1", "testThreeLorasReachTheUnet"
     ),
     "a transposition": Mutant(
-        "Packer.swift",
-        "place = row * group.outFeatures * rank + first",
-        "place = row * rank + first",
-        "testPaddingIsExact",
+        "Stack.swift", "(place * group.outFeatures + out) * rows + start", "place * rows + start", "testStackingIsExact"
     ),
-    "up and down": Mutant("Layout.swift", '"\\(name)_up"', '"\\(name)_down"', "testTheGoldenBundleOpens"),
+    "up and down": Mutant(
+        "Layout.swift", '"adapter_\\(name)_up"', '"adapter_\\(name)_down"', "testTheGoldenBundleOpens"
+    ),
+    "a share of another part": Mutant("Carried.swift", "$0.part == part", "$0.part != part", "testCarriedShares"),
+    "a delta that lets all pass": Mutant(
+        "Parity.swift", "abs(gain - 1) <= tolerance", "abs(gain - 1) >= -tolerance", "testWhatLorasChange"
+    ),
     "an SGM block": Mutant("ModuleNames.swift", "input_blocks.\\(1 + 3", "input_blocks.\\(2 + 3", "testEveryDialect"),
     "alpha without its rank": Mutant(
         "LoraReader.swift", "alpha.name) / Double(rank)", "alpha.name)", "testEveryDialect"

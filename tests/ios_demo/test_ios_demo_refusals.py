@@ -45,7 +45,7 @@ def test_hostile_bundles_are_refused(products: Path, golden_bundle: Path, name: 
     if name in IN_A_ROW:
         assert ran.code == 1 and "\tnot_run\t" in ran.out, ran.out + ran.err
     else:
-        assert "merger" in refused(ran) or "manifest" in ran.err or "coreml" in ran.err
+        assert "hypernet" in refused(ran) or "manifest" in ran.err or "coreml" in ran.err
 
 
 def test_hostile_loras_are_refused_or_mean_what_they_mean_in_python(products: Path, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_formats_that_are_no_lora_are_refused_by_name(products: Path, tmp_path: 
 
 
 def test_a_lora_of_another_base_is_refused(products: Path) -> None:
-    ran = tool(products, "merge", GOLDEN / "merger" / "bundle", CONTENT, STYLE)
+    ran = tool(products, "merge", GOLDEN / "hypernet" / "bundle", CONTENT, STYLE)
     sentence = refused(ran)
     assert "teapot_1.safetensors" in sentence and "another base model" in sentence
 
@@ -115,20 +115,24 @@ def test_a_lora_of_another_base_is_refused(products: Path) -> None:
         (["generate", "--steps", "0", "--prompt", "x"], "0 steps are not possible; valid are 1 to 1000"),
         (["generate", "--guidance", "0.5", "--prompt", "x"], "guidance 0.5 is not possible; give 1 (off) or more"),
         (["generate"], "give --prompt P"),
-        (["benchmark", "--component", "nose"], "the bundle has no nose, only merger"),
-        (["benchmark", "--component", "merger", "--runs", "0"], "0 runs after 3 warm-up runs are not possible"),
+        (["benchmark", "--component", "nose"], "the bundle has no nose, only hypernet"),
+        (["benchmark", "--component", "hypernet", "--runs", "0"], "0 runs after 3 warm-up runs are not possible"),
+        (["merge", CONTENT, STYLE, STYLE], "3 LoRAs, but there is room for 2; export with --loras 3"),
+        (["merge", CONTENT, "--strengths", "1,2"], "give 1 finite numbers, one for each LoRA"),
+        (["merge", CONTENT, "--strengths", "nan"], "give 1 finite numbers, one for each LoRA"),
+        (["merge", CONTENT, "--strengths", "1,"], "--strengths is '1,'; give numbers with a comma between them"),
         (["check", "--threads", "two"], "--threads is 'two'; give a number"),
         (["check", "--speed", "1"], "--speed is no option"),
         (["check", "--units", "gpu"], "--units is 'gpu'; valid are all, cpu-and-neural-engine, cpu-and-gpu, cpu-only"),
     ],
 )
-def test_wrong_requests_are_refused(products: Path, miniature: Path, arguments: list[str], said: str) -> None:
+def test_wrong_requests_are_refused(products: Path, miniature: Path, arguments: list[object], said: str) -> None:
     command, *options = arguments
     assert said in tool(products, command, miniature, *options).err
 
 
 def test_a_missing_runtime_is_named(products: Path) -> None:
-    bundle = GOLDEN / "merger" / "bundle"
+    bundle = GOLDEN / "hypernet" / "bundle"
     for library in ("/none.so", "libc.so.6"):
         ran = execute(products / "merger-tool", "check", str(bundle), "--library", library)
         assert "ONNX Runtime's library can't be loaded, or is another library" in refused(ran)

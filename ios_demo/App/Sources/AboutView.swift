@@ -18,8 +18,8 @@ struct AboutView: View {
                     }
                 }
                 Section("What is measured") {
-                    Text(
-                        "Merged in: one run of the merger, which the paper calls the merge, without reading the files.")
+                    Text("Predicted in: one run of the hypernetwork, once for a pair: what the paper calls the merge.")
+                    Text("Merged in: the strengths multiplied into the coefficients, without running a graph.")
                     Text(
                         "A benchmark's run: one call of Core ML, its inputs made before, its outputs copied out."
                     )
@@ -41,7 +41,8 @@ struct AboutView: View {
         Section("Bundle") {
             LabeledContent("Base", value: manifest.base)
             LabeledContent("Made for", value: "\(manifest.target.rawValue), \(manifest.precision.rawValue)")
-            LabeledContent("Rank of a LoRA", value: "up to \(manifest.layout.rank)")
+            LabeledContent(
+                "LoRAs", value: "up to \(manifest.layout.loras), of rank \(manifest.layout.stackedRank) together")
             if let hypernetwork = manifest.hypernetwork {
                 LabeledContent("Hypernetwork", value: hypernetwork.source)
                 LabeledContent("Keys and values", value: hypernetwork.kvRule.rawValue)

@@ -5,7 +5,7 @@ import SwiftUI
 /// Times of one part on this phone, as a record to share.
 struct BenchmarkView: View {
     @Environment(DemoModel.self) private var model
-    @State private var component = "merger"
+    @State private var component = "hypernet"
     @State private var units = ComputeUnits.all
     @State private var runs = 20
 
@@ -30,7 +30,7 @@ struct BenchmarkView: View {
                     WorkRow()
                 } footer: {
                     Text(
-                        "A run whose output is not PyTorch's is no result. Measure a cool phone that isn't charging."
+                        "A record says how near the output is to PyTorch's. Measure a cool phone that isn't charging."
                     )
                 }
                 if let record = model.record {

@@ -36,6 +36,9 @@ private struct CheckRowView: View {
             if let psnr = row.psnrDb, let worst = row.worst {
                 Text(String(format: "PSNR %.1f dB of at least %.0f", psnr, row.tolerance.psnrDb))
                 Text(String(format: "largest error %.1e of at most %.1e", worst.maxError, row.tolerance.maxError))
+                if let delta = row.delta {
+                    Text(String(format: "the LoRAs' effect: gain %.4f, cosine %.4f", delta.gain, delta.cosine))
+                }
                 Text(String(format: "loaded in %.2f s, ran in %.3f s", row.loadSeconds, row.runSeconds))
             }
             if let reason = row.reason {

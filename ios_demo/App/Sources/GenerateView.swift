@@ -2,7 +2,7 @@ import DemoCore
 import Merger
 import SwiftUI
 
-/// A picture from words, with the merged LoRA.
+/// A picture from words, with the picked LoRAs.
 struct GenerateView: View {
     @Environment(DemoModel.self) private var model
 
@@ -23,9 +23,11 @@ struct GenerateView: View {
                     }
                     LabeledContent("Guidance", value: String(format: "%.1f", model.request.guidance))
                     Slider(value: $model.request.guidance, in: 1...12, step: 0.5) { Text("Guidance") }
+                    Toggle("Guidance without LoRAs", isOn: $model.request.guidanceWithoutLora)
                 }
                 Section {
-                    Text(model.merged.map { "With \($0.names)" } ?? "With the base model: nothing is merged yet")
+                    Text(model.merged.map { "With \($0.names)" } ?? "With the base model: no LoRA is picked")
+                    LeftOutRows()
                     Button("Draw") { self.model.startDrawing() }
                         .disabled(!model.canDraw)
                     WorkRow()

@@ -3,12 +3,11 @@ import SwiftUI
 import UIKit
 import UniformTypeIdentifiers
 
-/// A row of LoRAs with their pictures, and a way to bring in one's own.
+/// A row of LoRAs with their pictures.
 struct LoraPicker: View {
-    let role: LoraRole
     let loras: [LibraryLora]
-    @Binding var selection: LibraryLora?
-    @State private var isImporting = false
+    let picked: [LibraryLora]
+    let pick: @MainActor (LibraryLora) -> Void
     @Environment(DemoModel.self) private var model
 
     var body: some View {
@@ -20,6 +19,30 @@ struct LoraPicker: View {
             }
             .padding(.vertical, 4)
         }
+    }
+
+    private func tile(_ lora: LibraryLora) -> some View {
+        Button {
+            pick(lora)
+        } label: {
+            LoraTile(lora: lora, isSelected: picked.contains(lora))
+        }
+        .buttonStyle(.plain)
+        .contextMenu {
+            if lora.isImported {
+                Button("Remove", role: .destructive) { model.remove(lora) }
+            }
+        }
+    }
+}
+
+/// Brings in a LoRA of one's own.
+struct ImportButton: View {
+    let role: LoraRole
+    @State private var isImporting = false
+    @Environment(DemoModel.self) private var model
+
+    var body: some View {
         Button {
             isImporting = true
         } label: {
@@ -27,20 +50,6 @@ struct LoraPicker: View {
         }
         .fileImporter(isPresented: $isImporting, allowedContentTypes: [.data]) { result in
             take(result)
-        }
-    }
-
-    private func tile(_ lora: LibraryLora) -> some View {
-        Button {
-            selection = lora
-        } label: {
-            LoraTile(lora: lora, isSelected: lora == selection)
-        }
-        .buttonStyle(.plain)
-        .contextMenu {
-            if lora.isImported {
-                Button("Remove", role: .destructive) { model.remove(lora) }
-            }
         }
     }
 

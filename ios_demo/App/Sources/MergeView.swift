@@ -2,31 +2,35 @@ import DemoCore
 import Merger
 import SwiftUI
 
-/// Two LoRAs, their strengths, and what merging them gave.
+/// LoRAs and their strengths, and what merging them gave. The merge follows what is picked.
 struct MergeView: View {
     @Environment(DemoModel.self) private var model
 
     var body: some View {
-        @Bindable var model = model
         NavigationStack {
             Form {
                 Section("Content") {
-                    LoraPicker(role: .content, loras: model.contents, selection: $model.content)
+                    LoraPicker(loras: model.contents, picked: model.picked) { model.pick($0) }
+                    ImportButton(role: .content)
                 }
                 Section("Style") {
-                    LoraPicker(role: .style, loras: model.styles, selection: $model.style)
+                    LoraPicker(loras: model.styles, picked: model.picked) { model.pick($0) }
+                    ImportButton(role: .style)
+                }
+                if model.canPickOthers || !model.others.isEmpty {
+                    Section("Beside them") {
+                        LoraPicker(loras: model.candidates, picked: model.others) { model.pickBeside($0) }
+                    }
                 }
                 Section("Strength") {
-                    StrengthSlider(name: "Content", value: $model.contentScale)
-                    StrengthSlider(name: "Style", value: $model.styleScale)
-                }
-                Section {
-                    Button("Merge") { self.model.startMerge() }
-                        .disabled(!model.canMerge)
-                    WorkRow()
+                    ForEach(model.picked) { lora in
+                        StrengthSlider(lora: lora)
+                    }
                 }
                 if let merged = model.merged {
                     MergeResultSection(merged: merged, warning: model.warning)
+                } else if model.isMerging {
+                    ProgressView("reading the LoRAs")
                 }
             }
             .navigationTitle("Merge")
@@ -35,16 +39,17 @@ struct MergeView: View {
 }
 
 private struct StrengthSlider: View {
-    let name: String
-    @Binding var value: Float
+    let lora: LibraryLora
+    @Environment(DemoModel.self) private var model
 
-    private var percent: String { "\(Int((value * 100).rounded())) %" }
+    private var percent: String { "\(Int((model[strength: lora] * 100).rounded())) %" }
 
     var body: some View {
+        @Bindable var model = model
         VStack(alignment: .leading) {
-            Text("\(name): \(percent)")
-            Slider(value: $value, in: 0...2, step: 0.05) { Text(name) }
-                .accessibilityLabel("\(name) strength")
+            Text("\(lora.name): \(percent)")
+            Slider(value: $model[strength: lora], in: 0...2, step: 0.05) { Text(lora.name) }
+                .accessibilityLabel("Strength of \(lora.name)")
                 .accessibilityValue(percent)
         }
     }
@@ -53,11 +58,18 @@ private struct StrengthSlider: View {
 private struct MergeResultSection: View {
     let merged: DemoModel.MergeResult
     let warning: String?
+    @Environment(DemoModel.self) private var model
 
     var body: some View {
         Section(merged.names) {
-            LabeledContent("Merged in", value: Self.milliseconds(merged.mergeSeconds))
-            LabeledContent("Packed for the UNet in", value: Self.milliseconds(merged.packSeconds))
+            if let seconds = merged.chosen.hypernetSeconds {
+                LabeledContent("Predicted in", value: Self.milliseconds(seconds))
+            }
+            LabeledContent("Merged in", value: Self.milliseconds(merged.seconds))
+            ForEach(model.carried.indices, id: \.self) { number in
+                CarriedRows(carried: model.carried[number])
+            }
+            LeftOutRows()
             if let warning {
                 Label(warning, systemImage: "exclamationmark.triangle")
             }
@@ -72,5 +84,29 @@ private struct MergeResultSection: View {
 
     private static func milliseconds(_ seconds: Double) -> String {
         String(format: "%.1f ms", seconds * 1000)
+    }
+}
+
+/// What the UNet takes of one LoRA, in all and by part.
+private struct CarriedRows: View {
+    let carried: Carried
+
+    var body: some View {
+        LabeledContent("\(carried.source), taken by the UNet", value: Carried.percent(carried.share))
+        ForEach(carried.parts, id: \.part) { part in
+            LabeledContent(part.part.words, value: Carried.percent(part.share))
+                .foregroundStyle(.secondary)
+        }
+    }
+}
+
+/// What of the picked LoRAs the UNet does not take.
+struct LeftOutRows: View {
+    @Environment(DemoModel.self) private var model
+
+    var body: some View {
+        ForEach(model.leftOut, id: \.self) { sentence in
+            Label(sentence, systemImage: "scissors")
+        }
     }
 }

@@ -15,15 +15,21 @@ from typing import Any
 
 import numpy as np
 
+from lorarar.layout import Layout
+from lorarar.lora import read_lora
 from lorarar.lora.names import kohya_lookup
+from lorarar.stack import carried
+from runtime_py.bundle import Bundle
 from runtime_py.golden import generate, mix32, positions
 from runtime_py.noise import normal_noise
+from runtime_py.parity import compare_delta
 from runtime_py.plot import unet_order
 from runtime_py.scheduler import SchedulerSettings, make_scheduler
 from runtime_py.tokens import ClipTokenizer
 
 ROOT = Path(__file__).parents[3]
 VECTORS = Path(__file__).with_name("vectors.json")
+HYPERNET = ROOT / "tests" / "golden" / "hypernet"
 TOKENIZER = "models/miniature/tokenizer/tokenizer.json"
 TOKENS = {"length": 77, "start": 923, "end": 924, "pad": 924}
 PROMPTS = (
@@ -90,6 +96,8 @@ def make() -> dict[str, Any]:
         "mix32": mix32(np.arange(8, dtype=np.uint32)).tolist(),
         "positions": {str(size): positions(size).tolist()[:12] for size in (1, 5, 1000, 10**6, 2**31 - 1)},
         "golden": [_golden(seed, scale, dtype) for seed, scale in CASES for dtype in ("float32", "float16", "int32")],
+        "deltas": [_delta(share) for share in (1.0, 0.5, -0.25, 1.5)],
+        "carried": [_carried(parts) for parts in (("qo",), ("qo", "kv"), ("qo", "kv", "ff", "proj"))],
         "noise": {str(seed): normal_noise((64,), seed).tolist() for seed in (0, 1, 12345, 2**32 - 1)},
         "schedules": [_schedule(settings, steps) for settings in SCHEDULES for steps in STEPS],
         "timesteps": [_timesteps(kind, spacing) for kind, spacing in SPACED],
@@ -109,6 +117,28 @@ def _golden(seed: int, scale: float, dtype: str) -> dict[str, Any]:
     with np.errstate(over="ignore"):
         values = generate((5000,), seed, scale).astype(dtype)
     return {"seed": seed, "scale": scale, "dtype": dtype, "sha256": hashlib.sha256(values.tobytes()).hexdigest()}
+
+
+def _delta(share: float) -> dict[str, Any]:
+    """A share of what LoRAs change in an output, and noise where some of it is lost."""
+    random = np.random.default_rng(4)
+    reference, reference_without, noise = (random.standard_normal(16).astype(np.float32) for _ in range(3))
+    without = reference_without + np.float32(0.5)
+    output = without + np.float32(share) * (reference - reference_without) + np.float32(1 - share) * noise
+    delta = compare_delta(reference, reference_without, output, without)
+    given = {"reference": reference, "reference_without": reference_without, "output": output, "without": without}
+    numbers = {"gain": delta.gain, "cosine": delta.cosine, "snr_db": delta.snr_db}
+    return {name: values.tolist() for name, values in given.items()} | numbers
+
+
+def _carried(parts: tuple[str, ...]) -> dict[str, Any]:
+    """What layouts of some parts take of the golden content LoRA."""
+    whole, content = Bundle.open(HYPERNET / "bundle").layout, HYPERNET / "content.safetensors"
+    groups = tuple(group for group in whole.groups if group.part in parts)
+    found = carried(read_lora(content), Layout(whole.base, groups))
+    warning = found.warning()
+    said = warning and content.name + warning.removeprefix(found.source)
+    return {"parts": dict(found.parts), "warning": said}
 
 
 def _schedule(settings: dict[str, Any], steps: int) -> dict[str, Any]:

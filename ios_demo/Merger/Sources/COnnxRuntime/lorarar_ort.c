@@ -77,7 +77,7 @@ char *lorarar_ort_open(const char *library, lorarar_ort **opened) {
   const OrtApi *api = base->GetApi(API_VERSION);
   if (api == NULL) return copy_text("this ONNX Runtime is too old; use 1.17 or later");
   OrtEnv *environment = NULL;
-  char *fault = taken(api, api->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "merger", &environment));
+  char *fault = taken(api, api->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "lorarar", &environment));
   if (fault != NULL) return fault;
   lorarar_ort *ort = zeroed(sizeof *ort);
   ort->base = base;
@@ -140,16 +140,13 @@ static char *add_signature(lorarar_ort_session *session, name_of name, info_of i
 
 static char *add_signatures(lorarar_ort_session *session, count_of count, name_of name, info_of info,
                             signatures *list) {
-  size_t more = 0;
-  char *fault = taken(session->api, count(session->session, &more));
+  size_t found = 0;
+  char *fault = taken(session->api, count(session->session, &found));
   if (fault != NULL) return fault;
-  signature *items = zeroed((list->count + more + 1) * sizeof *items);
-  if (list->count > 0) memcpy(items, list->items, list->count * sizeof *items);
-  free(list->items);
-  list->items = items;
-  for (size_t i = 0; i < more && fault == NULL; ++i) {
-    signature *item = &list->items[list->count++];
-    fault = add_signature(session, name, info, i, item);
+  list->items = zeroed((found + 1) * sizeof *list->items);
+  while (list->count < found && fault == NULL) {
+    const size_t at = list->count++;
+    fault = add_signature(session, name, info, at, &list->items[at]);
   }
   return fault;
 }
@@ -158,12 +155,6 @@ static char *read_signatures(lorarar_ort_session *session) {
   const OrtApi *api = session->api;
   char *fault = add_signatures(session, api->SessionGetInputCount, api->SessionGetInputName,
                                api->SessionGetInputTypeInfo, &session->inputs);
-  // Factors have defaults of rank 0, so that adapters may bring them: ONNX Runtime lists them apart.
-  if (fault == NULL) {
-    fault = add_signatures(session, api->SessionGetOverridableInitializerCount,
-                           api->SessionGetOverridableInitializerName,
-                           api->SessionGetOverridableInitializerTypeInfo, &session->inputs);
-  }
   if (fault == NULL) {
     fault = add_signatures(session, api->SessionGetOutputCount, api->SessionGetOutputName,
                            api->SessionGetOutputTypeInfo, &session->outputs);

@@ -10,6 +10,13 @@ extension DemoModel.BenchmarkResult {
             else { return "–" }
             return String(format: value < 1 ? "%.1f ms" : "%.2f s", value < 1 ? value * 1000 : value)
         }
+        var near = "–"
+        if case .object(let root) = record, case .object(let parity)? = root["parity"],
+            case .text(let status)? = parity["status"], let psnr = parity["psnr_db"]
+        {
+            let told = if case .number(let value) = psnr { String(format: "%.1f dB", value) } else { "equal" }
+            near = status == "passed" ? told : "\(told), too far off"
+        }
         var megabytes = "–"
         if case .object(let root) = record, case .object(let memory)? = root["memory"],
             case .integer(let bytes)? = memory["peak_bytes"]
@@ -24,6 +31,7 @@ extension DemoModel.BenchmarkResult {
             Number(name: "Median run", value: seconds("runs", "p50_s")),
             Number(name: "9 of 10 runs within", value: seconds("runs", "p90_s")),
             Number(name: "Most memory so far", value: megabytes),
+            Number(name: "Against PyTorch", value: near),
         ]
     }
 }

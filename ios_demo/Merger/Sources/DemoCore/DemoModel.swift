@@ -19,12 +19,13 @@ public final class DemoModel {
     public private(set) var loadTimes: [LoadTimes] = []
     public private(set) var contents: [LibraryLora] = []
     public private(set) var styles: [LibraryLora] = []
-    public var content: LibraryLora?
-    public var style: LibraryLora?
-    public var contentScale: Float = 1
-    public var styleScale: Float = 1
+    public private(set) var content: LibraryLora?
+    public private(set) var style: LibraryLora?
+    public private(set) var others: [LibraryLora] = []  // beside these two, where the bundle has room
     public var request = Request(prompt: "", steps: 25, guidance: 5)
     public private(set) var merged: MergeResult?
+    /// What the UNet takes of each picked LoRA; empty until it is measured.
+    public private(set) var carried: [Carried] = []
     public private(set) var picture: Engine.Picture?
     public private(set) var rows: [CheckRow] = []
     public private(set) var record: BenchmarkResult?
@@ -39,12 +40,17 @@ public final class DemoModel {
     }
 
     /// A merge as the screen shows it.
-    public struct MergeResult: Equatable, Sendable {
-        public let mergeSeconds: Double
-        public let packSeconds: Double
-        public let coefficients: [LayerCoefficients]
-        public let warnings: [String]
+    public struct MergeResult: Sendable {
+        public let chosen: Engine.Chosen
         public let names: String
+        public fileprivate(set) var seconds: Double
+        fileprivate var strengths: [Float]
+
+        public var warnings: [String] { chosen.loras.flatMap(\.warnings) }
+        /// With the strengths.
+        public var coefficients: [LayerCoefficients] {
+            chosen.coefficients.map { $0.times(content: strengths[0], style: strengths[1]) }
+        }
     }
 
     /// A record to share, and its most telling numbers.
@@ -63,6 +69,10 @@ public final class DemoModel {
     private let engine: Engine
     private let library: LoraLibrary
     private var task: Task<Void, Never>?
+    private var merging: Task<Void, any Error>?
+    private(set) var measuring: Task<Void, Never>?
+    private var strengths: [LibraryLora.ID: Float] = [:]
+    private var mergedFiles: [URL]?  // those that the engine has; nil where it must take them anew
 
     public init(_ places: Places, options: RuntimeOptions, runtimes: @escaping RuntimeMaker = Runtimes.make) {
         self.places = places
@@ -71,7 +81,14 @@ public final class DemoModel {
     }
 
     public var isWorking: Bool { work != nil }
-    public var canMerge: Bool { content != nil && style != nil && !isWorking }
+    public var isMerging: Bool { merging != nil }
+    /// The picked LoRAs, in the order of their roles.
+    public var picked: [LibraryLora] { [content, style].compactMap { $0 } + others }
+    public var canPickOthers: Bool { content != nil && style != nil && picked.count < (manifest?.layout.loras ?? 0) }
+    /// Those that can be picked beside a content and a style.
+    public var candidates: [LibraryLora] { (contents + styles).filter { $0 != content && $0 != style } }
+    /// One sentence for each picked LoRA that the UNet does not take whole.
+    public var leftOut: [String] { carried.compactMap(\.warning) }
     public var canDraw: Bool { manifest?.pipeline != nil && !isWorking }
     public var bundleNames: [String] { places.bundles.map(\.lastPathComponent) }
     /// What must be said beside every coefficient of an untrained hypernetwork.
@@ -85,6 +102,7 @@ public final class DemoModel {
     /// Opens a bundle (the first one without a name), loads all of its parts once, and finds the LoRAs.
     public func open(_ name: String? = nil) async {
         stage = .opening(nil)
+        try? await merging?.value  // of the bundle before
         let folders = places.bundles
         guard let folder = folders.first(where: { $0.lastPathComponent == name }) ?? folders.first else {
             stage = .failed(
@@ -96,7 +114,8 @@ public final class DemoModel {
             manifest = try await engine.open(folder, progress: report)
             loadTimes = try await engine.prewarm(progress: report)
             bundleName = folder.lastPathComponent
-            (merged, picture, rows, record) = (nil, nil, [], nil)
+            (merged, mergedFiles, carried, others) = (nil, nil, [], [])
+            (picture, rows, record) = (nil, [], nil)
             try refresh()
             content = content ?? contents.first
             style = style ?? styles.first
@@ -104,33 +123,108 @@ public final class DemoModel {
                 request = try await engine.defaults(suggestedPrompt)
             }
             stage = .ready
+            startMerge()
         } catch {
             stage = .failed(Self.sentence(error))
         }
     }
 
-    /// Merges the chosen LoRAs with the chosen strengths.
-    public func merge() async {
-        guard let content, let style else {
-            failure = "choose a content and a style LoRA"
-            return
+    /// Picks a LoRA in the place of that of its role, or none where it was picked already; the merge follows.
+    public func pick(_ lora: LibraryLora) {
+        switch lora.role {
+        case .content: content = content == lora ? nil : lora
+        case .style: style = style == lora ? nil : lora
         }
-        await perform("merging") { model in
-            let found = try await model.engine.merge(
-                content: content.file, style: style.file, contentScale: model.contentScale, styleScale: model.styleScale
-            )
-            model.merged = MergeResult(
-                mergeSeconds: found.mergeSeconds, packSeconds: found.packSeconds, coefficients: found.coefficients,
-                warnings: found.warnings, names: "\(content.name) + \(style.name)")
+        keepOthers()
+    }
+
+    /// Picks a LoRA beside the content and the style, or takes it back.
+    public func pickBeside(_ lora: LibraryLora) {
+        if others.contains(lora) {
+            others.removeAll { $0 == lora }
+        } else if canPickOthers, !picked.contains(lora) {
+            others.append(lora)
+        }
+        startMerge()
+    }
+
+    /// Others stand beside a pair alone, and no LoRA has two roles.
+    private func keepOthers() {
+        others = content == nil || style == nil ? [] : others.filter { $0 != content && $0 != style }
+        startMerge()
+    }
+
+    /// A LoRA's strength; the merge follows while it moves.
+    public subscript(strength lora: LibraryLora) -> Float {
+        get { strengths[lora.id] ?? 1 }
+        set {
+            strengths[lora.id] = newValue
+            startMerge()
         }
     }
 
-    /// Draws with the last merge; with the base model where nothing is merged.
+    private var wantedStrengths: [Float] { picked.map { self[strength: $0] } }
+
+    /// Brings the engine to what is picked: other LoRAs are stacked, other strengths are coefficients alone.
+    public func merge() async {
+        do {
+            try await follow()
+        } catch is CancellationError {
+            return
+        } catch {
+            failure = Self.sentence(error)
+        }
+    }
+
+    /// Draws with the picked LoRAs; with the base model where none is picked.
     public func generate() async {
         await perform("drawing") { model in
-            let adapter: Engine.Adapter = model.merged == nil ? .none : .merged
+            try await model.follow()
             model.picture = try await model.engine.generate(
-                model.request, with: adapter, progress: model.reporter { $0.work = $1 })
+                model.request, progress: model.reporter { $0.work = $1 })
+        }
+    }
+
+    /// One merge at a time: what changes while it runs is taken up at its end.
+    private func follow() async throws {
+        let task = merging ?? Task { try await catchUp() }
+        merging = task
+        try await task.value
+    }
+
+    private func catchUp() async throws {
+        defer { merging = nil }
+        while mergedFiles != picked.map(\.file) || merged?.strengths ?? [] != wantedStrengths {
+            try await mergeOnce()
+        }
+    }
+
+    private func mergeOnce() async throws {
+        let (loras, wanted) = (picked, wantedStrengths)
+        if mergedFiles != loras.map(\.file) {
+            (merged, mergedFiles, carried) = (nil, nil, [])
+            measuring?.cancel()
+            let chosen = try await engine.choose(loras.map(\.file))
+            let names = loras.map(\.name).joined(separator: " + ")
+            mergedFiles = loras.map(\.file)
+            if !loras.isEmpty {
+                merged = MergeResult(chosen: chosen, names: names, seconds: 0, strengths: wanted)
+                measuring = Task { await measure(chosen) }
+            }
+        }
+        let seconds = try await engine.merge(wanted)
+        merged?.seconds = seconds
+        merged?.strengths = wanted
+    }
+
+    private func measure(_ chosen: Engine.Chosen) async {
+        do {
+            let found = try await chosen.carried()
+            if !Task.isCancelled { carried = found }
+        } catch is CancellationError {
+            return
+        } catch {
+            failure = Self.sentence(error)
         }
     }
 
@@ -165,7 +259,9 @@ public final class DemoModel {
         do {
             let added = try library.add(picked, as: role)
             try refresh()
-            if role == .content { content = added } else { style = added }
+            if role == .content { content = nil } else { style = nil }
+            mergedFiles = nil  // it may have the name of one that was there before
+            pick(added)
         } catch {
             failure = Self.sentence(error)
         }
@@ -177,6 +273,8 @@ public final class DemoModel {
             try refresh()
             if content == lora { content = contents.first }
             if style == lora { style = styles.first }
+            others.removeAll { $0 == lora }
+            keepOthers()
         } catch {
             failure = Self.sentence(error)
         }
@@ -184,12 +282,15 @@ public final class DemoModel {
 
     // What buttons do: work that `cancel` can stop.
 
-    public func startMerge() { start { await $0.merge() } }
     public func startDrawing() { start { await $0.generate() } }
     public func startCheck() { start { await $0.check() } }
 
     public func startBenchmark(_ plan: BenchmarkPlan, battery: @escaping @Sendable () async -> Battery) {
         start { await $0.benchmark(plan, battery: battery) }
+    }
+
+    private func startMerge() {
+        Task { await merge() }
     }
 
     public func cancel() {

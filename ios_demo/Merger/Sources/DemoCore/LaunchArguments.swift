@@ -53,7 +53,7 @@ extension BenchmarkLaunch {
             }
             return number
         }
-        guard let component = values["--component"] else { throw InputError("give --component NAME, such as merger") }
+        guard let component = values["--component"] else { throw InputError("give --component NAME, such as hypernet") }
         var plan = BenchmarkPlan(component: component)
         plan.runs = try whole("--runs", least: 1) ?? plan.runs
         plan.warmup = try whole("--warmup", least: 0) ?? plan.warmup

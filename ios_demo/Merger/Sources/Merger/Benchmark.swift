@@ -31,12 +31,14 @@ public struct Measurement: Equatable, Sendable {
     public var samples: [Double]
     public var psnrDb: Double  // of the worst output
     public var maxError: Double
+    public var delta: Delta?  // of the first output of a component that takes LoRAs
+    public var isWithinTolerance: Bool  // the manifest's
 }
 
 public enum Benchmark {
     /// Loads twice, runs, times, and compares the outputs of the timed session.
     ///
-    /// Throws InputError when an output is out of tolerance, since such a run is no result.
+    /// Throws InputError when an output is not finite or of another size, since such a run is no result.
     public static func measure(
         _ bundle: ModelBundle, runtime: any Runtime, plan: BenchmarkPlan, report: Report = { _, _, _ in }
     ) throws -> Measurement {
@@ -45,7 +47,7 @@ public enum Benchmark {
                 "\(plan.runs) runs after \(plan.warmup) warm-up runs are not possible; give 1 or more runs")
         }
         let component = try bundle.component(plan.component)
-        let golden = try bundle.goldenOutputs(component)
+        let expected = try ExpectedOutputs(bundle, component)
         let model = Model(component, at: bundle.url(component.artifact), runtime: runtime)
         try report("loading, cold", 0, plan.runs)
         let cold = try Clock.seconds { try model.load() }
@@ -64,20 +66,17 @@ public enum Benchmark {
             try report("timing", run, plan.runs)
             samples.append(try timed())
         }
-        let worst = try worst(component, golden, outputs)
-        return Measurement(
-            coldLoad: cold, warmLoad: warm, compile: compile, first: first, samples: samples, psnrDb: worst.psnrDb,
-            maxError: worst.maxError)
-    }
-
-    private static func worst(
-        _ component: Component, _ golden: [String: Golden.Summary], _ outputs: [String: Tensor]
-    ) throws -> (psnrDb: Double, maxError: Double) {
-        let differences = try Check.compare(component, golden, outputs)
-        if let reason = Parity.reason(differences, component.tolerance) {
-            throw InputError("\(component.name): \(reason), so that the run is no result")
+        let differences = try expected.compare(outputs) { try model.perform($0) }
+        if let wrong = differences.first(where: { !$0.maxError.isFinite }) {
+            throw InputError(
+                "\(component.name)'s \(wrong.output) holds values that are not finite, or is not of the golden size, "
+                    + "so that the run is no result")
         }
-        return (differences.map(\.psnrDb).min() ?? .infinity, differences.map(\.maxError).max() ?? 0)
+        return Measurement(
+            coldLoad: cold, warmLoad: warm, compile: compile, first: first, samples: samples,
+            psnrDb: differences.map(\.psnrDb).min() ?? .infinity, maxError: differences.map(\.maxError).max() ?? 0,
+            delta: differences.first?.delta,
+            isWithinTolerance: differences.allSatisfy { $0.within(component.tolerance) })
     }
 
     /// Waits at most the plan's time until the device is cool; returns the seconds waited. It looks

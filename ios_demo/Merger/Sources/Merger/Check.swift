@@ -18,6 +18,7 @@ public struct CheckRow: Equatable, Sendable, Identifiable {
     public var id: String { component }
     public var worst: Difference? { outputs.max { ($0.maxError, -$0.psnrDb) < ($1.maxError, -$1.psnrDb) } }
     public var psnrDb: Double? { outputs.map(\.psnrDb).min() }
+    public var delta: Delta? { outputs.lazy.compactMap(\.delta).first }
 }
 
 /// Runs a bundle's artifacts on their golden inputs and compares with PyTorch's outputs.
@@ -42,26 +43,17 @@ public enum Check {
     public static func component(_ store: ModelStore, _ name: String) throws -> CheckRow {
         let component = try store.bundle.component(name)
         return attempt(name, component.tolerance) {
-            let golden = try store.bundle.goldenOutputs(component)
+            let expected = try ExpectedOutputs(store.bundle, component)
             let model = try store.model(name)
             let load = try Clock.seconds { try model.load() }
             // Only now: loading refuses sizes that are not the artifact's, before they are allocated.
             let inputs = try Golden.inputs(component)
             var outputs: [String: Tensor] = [:]
             let run = try Clock.seconds { outputs = try model.perform(inputs) }
-            return (try compare(component, golden, outputs), load, run)
-        }
-    }
-
-    /// One difference an output, in the component's order.
-    static func compare(
-        _ component: Component, _ golden: [String: Golden.Summary], _ outputs: [String: Tensor]
-    ) throws -> [Difference] {
-        try component.outputs.map { spec in
-            guard let summary = golden[spec.name], let tensor = outputs[spec.name] else {
-                throw InputError("\(component.name) gave no \(spec.name); export the bundle again")
+            let found = try expected.compare(outputs) { zeros in
+                try model.perform(inputs.merging(zeros) { _, zero in zero })
             }
-            return Parity.compare(spec.name, golden: summary, tensor: tensor)
+            return (found, load, run)
         }
     }
 
@@ -71,15 +63,26 @@ public enum Check {
             let expected = try Golden.read(store.bundle.url(golden.file), outputs: ["image"])
             let unet = try store.model("unet")
             let load = try Clock.seconds { try unet.load() }
-            let adapter = try Golden.inputs(unet.component).filter { $0.key.hasPrefix("adapter_") }
+            let inputs = try goldenInputs(unet.component)
             let request = Request(
                 prompt: golden.prompt, seed: golden.seed, steps: golden.steps, guidance: golden.guidance)
             var pixels = Tensor.zeros([0])
             let run = try Clock.seconds {
-                pixels = try Pipeline(store).draw(request, adapter: adapter, report: report).pixels
+                pixels = try Pipeline(store).draw(request, with: inputs, report: report).pixels
             }
             return ([Parity.compare("image", golden: expected["image"]!, tensor: pixels)], load, run)
         }
+    }
+
+    /// The golden stack, and the first image's coefficients, which diffusers' image has for both prompts.
+    private static func goldenInputs(_ unet: Component) throws -> LoraInputs {
+        let all = try Golden.inputs(unet)
+        return LoraInputs(
+            stack: all.filter { $0.key == Layout.roles || $0.key.hasPrefix("adapter_") },
+            coefficients: Dictionary(
+                uniqueKeysWithValues: unet.coefficients.compactMap { spec in
+                    all[spec.name].map { (spec.name, Array($0.row(0))) }
+                }))
     }
 
     private static func attempt(
@@ -96,6 +99,44 @@ public enum Check {
             return CheckRow(
                 component: name, status: .notRun, reason: reason, outputs: [], tolerance: tolerance, loadSeconds: 0,
                 runSeconds: 0)
+        }
+    }
+}
+
+/// What PyTorch gave for a component's golden inputs, and of one that takes LoRAs also without them.
+struct ExpectedOutputs {
+    private let component: Component
+    private let golden: [String: Golden.Summary]
+    private let without: [String: [Double]]
+
+    /// Throws InputError when the golden file is damaged or lacks an output.
+    init(_ bundle: ModelBundle, _ component: Component) throws {
+        let (url, names) = (bundle.url(component.golden), component.outputs.map(\.name))
+        self.component = component
+        golden = try Golden.read(url, outputs: names)
+        without = component.coefficients.isEmpty ? [:] : try Golden.readWithout(url, outputs: names)
+    }
+
+    /// One difference an output, in the component's order. A component that takes LoRAs is run `again` with
+    /// coefficients of zero in the place of its golden ones.
+    func compare(
+        _ outputs: [String: Tensor], again: ([String: Tensor]) throws -> [String: Tensor]
+    ) throws -> [Difference] {
+        let zeros = component.coefficients.map { spec in
+            (spec.name, Tensor.zeros(component.goldenInputs[spec.name]?.shape ?? [], dtype: spec.dtype))
+        }
+        let base = zeros.isEmpty ? [:] : try again(Dictionary(uniqueKeysWithValues: zeros))
+        return try component.outputs.map { spec in
+            guard let summary = golden[spec.name], let tensor = outputs[spec.name] else {
+                throw InputError("\(component.name) gave no \(spec.name); export the bundle again")
+            }
+            var found = Parity.compare(spec.name, golden: summary, tensor: tensor)
+            if let reference = without[spec.name], let off = base[spec.name] {
+                found.delta = Parity.compareDelta(
+                    reference: summary.values, referenceWithout: reference, output: Golden.sample(tensor),
+                    without: Golden.sample(off))
+            }
+            return found
         }
     }
 }

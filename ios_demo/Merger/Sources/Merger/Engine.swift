@@ -33,11 +33,19 @@ public actor Engine {
         public let warnings: [String]
     }
 
-    /// What to draw with.
-    public enum Adapter: Equatable, Sendable {
-        case none  // the base model
-        case merged  // the last merge
-        case lora(URL)  // one LoRA as it is
+    /// LoRAs that were stacked, and what the hypernetwork predicted for them.
+    public struct Chosen: Sendable {
+        public let loras: [LoraSummary]
+        public let coefficients: [LayerCoefficients]  // of strengths of 1
+        public let stackSeconds: Double
+        public let hypernetSeconds: Double?  // what the paper calls the merge; nil for fewer than two LoRAs
+        fileprivate let files: [Lora]
+        fileprivate let layout: Layout
+
+        /// What share of each LoRA's ‖ΔW‖² the UNet takes; measured beside all other work.
+        public func carried() async throws -> [Carried] {
+            try files.map { try Carried($0, layout) }
+        }
     }
 
     public struct Picture: Sendable {
@@ -54,11 +62,7 @@ public actor Engine {
     private let options: RuntimeOptions
     private let runtimes: RuntimeMaker
     private var store: ModelStore?
-    private var merger: LoraMerger?
-    private var merged: Merged?
-    private var chosen: [URL] = []
-    private var prepared: [URL: LoraMerger.Prepared] = [:]
-    private var recent: [URL] = []
+    private var blender: Blender?  // of the chosen LoRAs
 
     public init(_ options: RuntimeOptions, runtimes: @escaping RuntimeMaker = Runtimes.make) {
         self.options = options
@@ -71,7 +75,7 @@ public actor Engine {
             progress(WorkProgress(stage: "verifying \(file)", done: Int(share * 1000), total: 1000))
         }
         let store = ModelStore(bundle, runtime: try runtimes(bundle.manifest.target, options))
-        (self.store, merger, merged, chosen, prepared) = (store, nil, nil, [], [:])
+        (self.store, blender) = (store, nil)
         return bundle.manifest
     }
 
@@ -91,25 +95,51 @@ public actor Engine {
         try opened().loadTimes
     }
 
-    /// Reads a LoRA, once. Throws InputError when it can't be used with this bundle.
-    public func read(_ url: URL) throws -> LoraSummary {
-        let found = try prepare(url)
-        return LoraSummary(
-            name: found.lora.source, rank: found.lora.maxRank, notes: found.lora.notes, warnings: found.packed.warnings)
+    /// Chooses LoRAs in the place of those before, a content and a style, then others beside them: reads and stacks
+    /// them, and runs the hypernetwork once. None draws with the base.
+    ///
+    /// Throws InputError for files that can't be read, and for LoRAs that the bundle can't take.
+    public func choose(_ files: [URL]) throws -> Chosen {
+        let store = try opened()
+        blender = nil  // two stacks of a large base would not fit in a phone's memory
+        let loras = try files.map { try LoraReader.read($0) }
+        guard !loras.isEmpty else {
+            return Chosen(
+                loras: [], coefficients: [], stackSeconds: 0, hypernetSeconds: nil, files: [],
+                layout: store.bundle.layout)
+        }
+        let start = Clock.now()
+        let stack = try store.bundle.stacked(loras)
+        let stackSeconds = Clock.now() - start
+        let predicted = loras.count > 1 ? try store.predict(stack) : nil
+        let network = store.bundle.manifest.hypernetwork
+        let made = Blender(stack, rule: network?.kvRule ?? .average, predicted: predicted?.coefficients ?? [:])
+        blender = made
+        return Chosen(
+            loras: loras.map {
+                LoraSummary(name: $0.source, rank: $0.maxRank, notes: $0.notes, warnings: $0.warnings)
+            }, coefficients: made.spreads(network?.learned ?? []), stackSeconds: stackSeconds,
+            hypernetSeconds: predicted?.seconds, files: loras, layout: store.bundle.layout)
     }
 
-    public func merge(content: URL, style: URL, contentScale: Float = 1, styleScale: Float = 1) throws -> Merged {
-        let store = try opened()
-        let merger = try self.merger ?? LoraMerger(store.bundle, model: store.model("merger"))
-        self.merger = merger
-        if chosen != [content, style] {
-            chosen = []
-            try merger.choose(content: prepare(content), style: prepare(style))
-            chosen = [content, style]
+    /// Merges the chosen LoRAs with these strengths, one for each; what is drawn from now on has them. It writes the
+    /// coefficients, and returns the seconds that took.
+    public func merge(_ strengths: [Float]) throws -> Double {
+        guard let blender else {
+            guard strengths.isEmpty else { throw InputError("no LoRA is chosen; choose a content and a style LoRA") }
+            return 0
         }
-        let found = try merger.merge(contentScale: contentScale, styleScale: styleScale)
-        merged = found
-        return found
+        return try Clock.seconds { try blender.write(strengths) }
+    }
+
+    /// The stack and the coefficients as they are now, by the names of the artifacts' inputs.
+    public func tensors() -> [String: Tensor] {
+        guard let blender else { return [:] }
+        let layout = blender.stack.layout
+        let values = zip(layout.coefficientShapes(layout.groups), blender.values).map { spec, values in
+            (spec.name, Tensor(values, shape: spec.shape.map { $0.fixed(0) }))
+        }
+        return blender.stack.inputs.merging(values) { _, new in new }
     }
 
     /// The bundle's own steps and guidance for a prompt.
@@ -117,20 +147,14 @@ public actor Engine {
         try Pipeline(opened()).defaults(prompt, seed: seed)
     }
 
-    public func generate(_ request: Request, with adapter: Adapter, progress: @escaping ProgressReport = { _ in })
-        throws -> Picture
-    {
-        let pipeline = try Pipeline(opened())
-        let inputs: [String: Tensor]
-        switch adapter {
-        case .none: inputs = try pipeline.adapter(nil)
-        case .lora(let url): inputs = try pipeline.adapter(LoraReader.read(url))
-        case .merged:
-            guard let merged else { throw InputError("nothing is merged yet; merge two LoRAs first") }
-            inputs = merged.adapter
+    /// Draws with the chosen LoRAs as they are merged now, or with the base where none is chosen.
+    public func generate(_ request: Request, progress: @escaping ProgressReport = { _ in }) throws -> Picture {
+        let store = try opened()
+        let pipeline = try Pipeline(store)
+        if blender == nil, try !store.bundle.component("unet").coefficients.isEmpty {
+            blender = Blender(try store.bundle.stacked([]), rule: .average)
         }
-        try opened().release("merger")  // a large one must make room for the UNet
-        let drawn = try pipeline.draw(request, adapter: inputs, report: Self.report(progress))
+        let drawn = try pipeline.draw(request, with: blender?.inputs ?? .none, report: Self.report(progress))
         return Picture(image: PixelImage(drawn.pixels), drawn: drawn)
     }
 
@@ -171,16 +195,6 @@ public actor Engine {
     private func opened() throws -> ModelStore {
         guard let store else { throw InputError("no bundle is open; open one first") }
         return store
-    }
-
-    private func prepare(_ url: URL) throws -> LoraMerger.Prepared {
-        if let known = prepared[url] { return known }
-        let found = try LoraMerger.prepare(LoraReader.read(url), for: opened().bundle)
-        // Two are enough for a merge: an adapter of SDXL takes 400 MB.
-        recent = recent.suffix(1) + [url]
-        prepared = prepared.filter { recent.contains($0.key) }
-        prepared[url] = found
-        return found
     }
 
     /// A cancelled task ends where it next reports.

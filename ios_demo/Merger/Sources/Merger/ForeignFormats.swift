@@ -17,14 +17,15 @@ struct ForeignFormat: Sendable {
 
     private static let extract =
         "merge it into its base model and extract a plain LoRA of the difference (kohya's and LyCORIS's tools do it)"
+    private static let convert = "make a plain LoRA of it with  lorarar convert --rank 64"
     private static let asLora = "train it as a LoRA instead"
 
     private static let all: [ForeignFormat] = [
-        ForeignFormat(name: "LoHa", marks: inside(".hada_", ["w1", "w2", "t1", "t2"]), advice: extract),
-        ForeignFormat(name: "LoKr", marks: inside(".lokr_", ["w1", "w2", "t1", "t2"]), advice: extract),
+        ForeignFormat(name: "LoHa", marks: inside(".hada_", ["w1", "w2", "t1", "t2"]), advice: convert),
+        ForeignFormat(name: "LoKr", marks: inside(".lokr_", ["w1", "w2", "t1", "t2"]), advice: convert),
         ForeignFormat(
             name: "DoRA", marks: inside(".", ["dora_scale", "lora_magnitude_vector"]),
-            advice: "train it with DoRA off, or \(extract)"),
+            advice: "train it with DoRA off, or \(convert)"),
         ForeignFormat(name: "BOFT", marks: [.inside(".boft_")], advice: extract),
         ForeignFormat(name: "OFT", marks: [.inside(".oft_")], advice: extract),
         ForeignFormat(
@@ -42,8 +43,8 @@ struct ForeignFormat: Sendable {
             marks: ["lora_B", "lora_up", "lora_B.default", "lora_up.default"].map { .ending(".\($0).bias") },
             advice: "train it with lora_bias off"),
         ForeignFormat(
-            name: "full-weight difference", marks: [".diff", ".diff_b", ".set_weight"].map { .ending($0) },
-            advice: extract),
+            name: "full-weight difference", marks: [".diff", ".diff_b"].map { .ending($0) }, advice: convert),
+        ForeignFormat(name: "whole weight", marks: [.ending(".set_weight")], advice: extract),
         ForeignFormat(
             name: "norm difference", marks: [".w_norm", ".b_norm"].map { .ending($0) },
             advice: "train it with train_norm off"),

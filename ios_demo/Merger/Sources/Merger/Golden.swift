@@ -78,7 +78,7 @@ public enum Golden {
     public static func summarise(_ tensor: Tensor) -> Summary {
         let values = tensor.floats
         let rows = tensor.shape.first ?? 1
-        var summary = Summary(values: positions(values.count).map { Double(values[$0]) }, mean: [], rms: [])
+        var summary = Summary(values: sample(tensor), mean: [], rms: [])
         guard rows > 0 else { return summary }
         let length = values.count / rows
         for row in 0..<rows {
@@ -93,6 +93,12 @@ public enum Golden {
         return summary
     }
 
+    /// A tensor's values at the sampled positions.
+    static func sample(_ tensor: Tensor) -> [Double] {
+        let values = tensor.floats
+        return positions(values.count).map { Double(values[$0]) }
+    }
+
     /// What a golden file keeps of the named outputs. Throws InputError when the file is damaged or lacks one.
     static func read(_ url: URL, outputs: [String]) throws -> [String: Summary] {
         let file = try SafeTensors(url)
@@ -103,5 +109,11 @@ public enum Golden {
                 rms: try file.doubles("\(name).rms"))
         }
         return found
+    }
+
+    /// The sampled values of the named outputs without LoRAs. Throws InputError as `read`.
+    static func readWithout(_ url: URL, outputs: [String]) throws -> [String: [Double]] {
+        let file = try SafeTensors(url)
+        return Dictionary(uniqueKeysWithValues: try outputs.map { ($0, try file.doubles("\($0).without")) })
     }
 }

@@ -1,11 +1,31 @@
-import Foundation
+/// A part of a UNet's linears: to_q and to_out.0; to_k and to_v; the feed-forward layers; the projections.
+public enum Part: String, Sendable, CaseIterable {
+    case qo, kv, ff, proj
 
-/// What is learned (to_q and to_out.0) and what follows the k/v rule (to_k and to_v).
-public enum Part: String, Sendable {
-    case qo, kv
+    public var words: String {
+        switch self {
+        case .qo: "attention (q, out)"
+        case .kv: "attention (k, v)"
+        case .ff: "feed-forward"
+        case .proj: "projections"
+        }
+    }
 }
 
-/// Attention linears of one part and one weight shape (out, in), in the order of the UNet's `named_modules()`.
+/// A kind of attention linear.
+public enum Kind: String, Sendable, CaseIterable {
+    case q, k, v, out
+
+    /// The kind of a UNet's module; nil outside the attention.
+    init?(of module: String) {
+        guard let kind = Self.allCases.first(where: { module.hasSuffix($0.ending) }) else { return nil }
+        self = kind
+    }
+
+    private var ending: String { self == .out ? ".to_out.0" : ".to_\(rawValue)" }
+}
+
+/// Linears of one part and one weight shape (out, in), in the order of the UNet's `named_modules()`.
 public struct LayoutGroup: Equatable, Sendable {
     public let part: Part
     public let inFeatures: Int
@@ -13,77 +33,64 @@ public struct LayoutGroup: Equatable, Sendable {
     public let modules: [String]  // names inside the UNet, without `unet.`
 
     public var name: String { "\(part.rawValue)_\(inFeatures)x\(outFeatures)" }
-    public var down: String { "\(name)_down" }
-    public var up: String { "\(name)_up" }
+    /// The names of the group's factors (N, R, in) and (N, out, R), inputs of the hypernetwork and of the UNet.
+    public var down: String { "adapter_\(name)_down" }
+    public var up: String { "adapter_\(name)_up" }
+    /// The name of the group's coefficients, (N, K, in) of one image and (B, N, K, in) of a batch.
+    public var coefficients: String { "coefficients_\(name)" }
 }
 
-/// The ordered groups of a base, and the rank of the artifacts' inputs.
+/// The ordered groups of a base's linears that take LoRAs, and the room that the artifacts have for a stack of them.
 public struct Layout: Equatable, Sendable {
+    public typealias Shapes = [(name: String, shape: [Dimension])]
+
+    /// The name of the tensor that says whose row is whose.
+    static let roles = "roles"
+
     public let base: String
     public let groups: [LayoutGroup]
-    public let rank: Int
-
-    public func part(_ part: Part) -> [LayoutGroup] {
-        groups.filter { $0.part == part }
-    }
+    public let loras: Int  // of one stack at most, K
+    public let stackedRank: Int  // all ranks together, R; the example's where the rank is free
 
     public var modules: [String] { groups.flatMap(\.modules) }
+    public var parts: [Part] { Part.allCases.filter { part in groups.contains { $0.part == part } } }
 
-    /// The sizes given by name, where both LoRAs have the layout's rank.
-    var sizes: [RankName: Int] {
-        [.content: rank, .style: rank, .merged: 2 * rank]
+    /// The groups that hold attention linears of these kinds.
+    func groups(with kinds: [Kind]) -> [LayoutGroup] {
+        groups.filter { group in group.modules.contains { Kind(of: $0).map(kinds.contains) ?? false } }
     }
 
-    /// The merger's inputs, in the order of every artifact: each role's factors, then the scales.
-    var mergerInputs: [(name: String, shape: [Dimension])] {
-        var found: [(name: String, shape: [Dimension])] = []
-        for group in groups {
-            let count = Dimension.size(group.modules.count)
-            for (role, rank) in [("content", RankName.content), ("style", .style)] {
-                found.append(("\(role)_\(group.down)", [count, .named(rank), .size(group.inFeatures)]))
-                found.append(("\(role)_\(group.up)", [count, .size(group.outFeatures), .named(rank)]))
-            }
-        }
-        return found + [("content_scale", [.size(1)]), ("style_scale", [.size(1)])]
-    }
-
-    /// The merged adapter: outputs of the merger and inputs of the UNet, by the same names.
-    var adapterShapes: [(name: String, shape: [Dimension])] {
-        groups.flatMap { group in
-            let count = Dimension.size(group.modules.count)
-            return [
-                ("adapter_\(group.down)", [count, .named(.merged), .size(group.inFeatures)]),
-                ("adapter_\(group.up)", [count, .size(group.outFeatures), .named(.merged)]),
-            ]
-        }
-    }
-
-    /// The merger's outputs, in the order of every artifact: the merged adapter, then the coefficients.
-    var mergerOutputs: [(name: String, shape: [Dimension])] {
-        adapterShapes
-            + part(.qo).map {
-                ("coefficients_\($0.name)", [.size($0.modules.count), .size(2), .size($0.inFeatures)])
+    /// The roles and the factors of a stack, in the order of every artifact.
+    func stackShapes(_ groups: [LayoutGroup]) -> Shapes {
+        [(Self.roles, [.stackedRank, .size(loras)])]
+            + groups.flatMap { group in
+                let count = Dimension.size(group.modules.count)
+                return [
+                    (group.down, [count, .stackedRank, .size(group.inFeatures)]),
+                    (group.up, [count, .size(group.outFeatures), .stackedRank]),
+                ]
             }
     }
-}
 
-/// The names of sizes that may differ from run to run, where a target allows it.
-public enum RankName: String, Sendable {
-    case content = "content_rank"
-    case style = "style_rank"
-    case merged = "merged_rank"
+    /// The coefficients of one image, or of a batch of them.
+    func coefficientShapes(_ groups: [LayoutGroup], batch: Int? = nil) -> Shapes {
+        groups.map { group in
+            let one = [group.modules.count, loras, group.inFeatures]
+            return (group.coefficients, ((batch.map { [$0] } ?? []) + one).map { .size($0) })
+        }
+    }
 }
 
 /// One size of a tensor.
 public enum Dimension: Hashable, Sendable {
     case size(Int)
-    case named(RankName)
+    case stackedRank  // may differ from run to run, where a target allows it
 
-    func fixed(_ sizes: [RankName: Int]) -> Int {
-        switch self {
-        case .size(let size): size
-        case .named(let name): sizes[name] ?? 0
-        }
+    /// Its name in a manifest.
+    static let rankName = "stacked_rank"
+
+    func fixed(_ rank: Int) -> Int {
+        if case .size(let size) = self { size } else { rank }
     }
 }
 
@@ -93,7 +100,7 @@ public struct TensorSpec: Equatable, Sendable {
     public let dtype: DType
     public let shape: [Dimension]
 
-    func fixedShape(_ sizes: [RankName: Int]) -> [Int] {
-        shape.map { $0.fixed(sizes) }
+    func fixedShape(_ rank: Int) -> [Int] {
+        shape.map { $0.fixed(rank) }
     }
 }

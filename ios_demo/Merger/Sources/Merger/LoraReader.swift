@@ -11,7 +11,7 @@ public enum LoraReader {
     ///
     /// ΔW = scale · up @ down, where scale is the layer's alpha/rank, or what PEFT's configuration says, else 1. Throws
     /// InputError, one sentence that names the file and what is wrong, for everything that can't be read exactly;
-    /// shapes are compared with a base by `Packer`.
+    /// shapes are compared with a base by `Stack`.
     public static func read(_ url: URL) throws -> Lora {
         var isFolder: ObjCBool = false
         if FileManager.default.fileExists(atPath: url.path, isDirectory: &isFolder), isFolder.boolValue {

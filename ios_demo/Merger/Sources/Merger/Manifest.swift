@@ -5,16 +5,31 @@ public enum Target: String, Sendable, CaseIterable {
 
 public enum Precision: String, Sendable, CaseIterable {
     case fp32, fp16, w8, w6, w4
+
+    /// The PSNR that a run on any device must reach (benchmarks/record.py): a tolerance is for the machine that
+    /// exported the bundle, and devices add up in other orders and precisions.
+    var deviceGateDb: Double {
+        switch self {
+        case .fp32: 70
+        case .fp16: 50
+        case .w8: 40
+        case .w6: 30
+        case .w4: 25
+        }
+    }
 }
 
-/// The coefficient that both LoRAs of a key or value layer get: 0.5 or 1.
+/// The coefficient that both LoRAs of a layer get where none was predicted.
 public enum KvRule: String, Sendable, CaseIterable {
     case average, sum
+
+    var coefficient: Float { self == .average ? 0.5 : 1 }
 }
 
 public struct Hypernetwork: Equatable, Sendable {
     public let source: String
     public let trained: Bool
+    public let learned: [Kind]
     public let kvRule: KvRule
     public let sha256: String
 }
@@ -30,6 +45,19 @@ public struct FileEntry: Equatable, Sendable {
 public struct Tolerance: Equatable, Sendable {
     public let psnrDb: Double
     public let maxError: Double
+    public let delta: DeltaTolerance?  // of what LoRAs change; nil where nothing is held to it
+
+    init(psnrDb: Double, maxError: Double, delta: DeltaTolerance? = nil) {
+        self.psnrDb = psnrDb
+        self.maxError = maxError
+        self.delta = delta
+    }
+}
+
+/// How far the gain of what LoRAs change may be from 1, and its least cosine.
+public struct DeltaTolerance: Equatable, Sendable {
+    public let gainError: Double
+    public let cosine: Double
 }
 
 /// An input that any language can make.
@@ -56,9 +84,12 @@ public struct Component: Equatable, Sendable {
 
     public func input(_ name: String) -> TensorSpec? { inputs.first { $0.name == name } }
     public func output(_ name: String) -> TensorSpec? { outputs.first { $0.name == name } }
+
+    /// The coefficients of LoRAs among its inputs; none where it takes no LoRAs.
+    var coefficients: [TensorSpec] { inputs.filter { $0.name.hasPrefix("coefficients_") } }
 }
 
-/// The golden image: diffusers' one, with the unet's golden adapter as a LoRA.
+/// The golden image: diffusers' one, with the unet's golden stack as a LoRA.
 public struct GoldenImage: Equatable, Sendable {
     public let file: FileEntry
     public let prompt: String
@@ -97,7 +128,7 @@ public struct PipelineFacts: Equatable, Sendable {
 
 /// A bundle's manifest.json, checked by its schema (runtime_py/manifest.schema.json).
 public struct Manifest: Equatable, Sendable {
-    public static let schemaVersion = 1
+    public static let schemaVersion = 2
 
     public let toolkitVersion: String
     public let target: Target

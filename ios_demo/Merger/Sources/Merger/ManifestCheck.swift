@@ -1,6 +1,6 @@
 /// What the schema can't relate: names and sizes of a manifest's parts against each other.
 struct ManifestCheck {
-    /// Of one component's golden inputs together: 4 SDXL adapters of rank 128 fit.
+    /// Of one component's golden inputs together: 4 SDXL stacks of rank 128 fit.
     static let maxElements = 1 << 31
 
     private let manifest: Manifest
@@ -22,13 +22,13 @@ struct ManifestCheck {
     }
 
     private func component(_ component: Component) throws {
-        let (name, sizes) = (component.name, manifest.layout.sizes)
+        let (name, rank) = (component.name, manifest.layout.stackedRank)
         for input in component.goldenInputs.values {
             if case .listed(let values) = input.source, values.count != product(input.shape) {
                 throw refuse("\(name)'s golden values don't fill their shape")
             }
         }
-        let stated = component.inputs.map { ($0.name, $0.fixedShape(sizes)) }
+        let stated = component.inputs.map { ($0.name, $0.fixedShape(rank)) }
         let shapes = Dictionary(stated, uniquingKeysWith: { first, _ in first })
         guard shapes.count == stated.count, component.goldenInputs.mapValues(\.shape) == shapes else {
             throw refuse("\(name)'s golden inputs are not its inputs")
@@ -38,37 +38,40 @@ struct ManifestCheck {
             throw InputError(
                 "\(path): \(name)'s inputs hold over \(Self.maxElements) numbers; export with a lower --rank")
         }
-        if name == "merger" { try merger(component) }
+        if name == "hypernet" { try hypernet(component) }
         if name == "unet" { try unet(component) }
     }
 
-    private func merger(_ component: Component) throws {
+    private func hypernet(_ component: Component) throws {
+        let layout = manifest.layout
+        let groups = layout.groups(with: manifest.hypernetwork?.learned ?? [])
         for (end, specs, shapes) in [
-            ("inputs", component.inputs, manifest.layout.mergerInputs),
-            ("outputs", component.outputs, manifest.layout.mergerOutputs),
+            ("inputs", component.inputs, layout.stackShapes(groups)),
+            ("outputs", component.outputs, layout.coefficientShapes(groups)),
         ] where !fits(specs, shapes) {
-            throw refuse("the merger's \(end) are not its layout's")
+            throw refuse("the hypernet's \(end) are not its layout's")
         }
     }
 
     private func unet(_ component: Component) throws {
-        let adapters = component.inputs.filter { $0.name.hasPrefix("adapter_") }
+        let layout = manifest.layout
+        let given = component.inputs.filter { input in
+            [Layout.roles, "adapter_", "coefficients_"].contains { input.name.hasPrefix($0) }
+        }
+        let batch = component.input("sample")?.shape.first?.fixed(layout.stackedRank)
+        let shapes = layout.stackShapes(layout.groups) + layout.coefficientShapes(layout.groups, batch: batch)
         // Without any, it is the base model or one with a LoRA fused in.
-        guard adapters.isEmpty || fits(adapters, manifest.layout.adapterShapes, inOrder: false) else {
-            throw refuse("the unet's adapters are not its layout's")
+        guard given.isEmpty || fits(given, shapes) else {
+            throw refuse("the unet's inputs for LoRAs are not its layout's")
         }
     }
 
-    /// Whether tensors are those of the layout, all with named sizes or all with fixed ones.
-    private func fits(_ specs: [TensorSpec], _ shapes: [(name: String, shape: [Dimension])], inOrder: Bool = true)
-        -> Bool
-    {
-        let sizes = manifest.layout.sizes
-        let have = inOrder ? specs : specs.sorted { $0.name < $1.name }
-        let want = inOrder ? shapes : shapes.sorted { $0.name < $1.name }
-        guard have.map(\.name) == want.map(\.name) else { return false }
-        let pairs = zip(have.map(\.shape), want.map(\.shape))
-        return pairs.allSatisfy { $0 == $1 } || pairs.allSatisfy { $0 == $1.map { .size($0.fixed(sizes)) } }
+    /// Whether tensors are those of the layout in their order, with the rank named in all of them or in none.
+    private func fits(_ specs: [TensorSpec], _ shapes: Layout.Shapes) -> Bool {
+        guard specs.map(\.name) == shapes.map(\.name) else { return false }
+        let pairs = zip(specs.map(\.shape), shapes.map(\.shape))
+        let rank = manifest.layout.stackedRank
+        return pairs.allSatisfy { $0 == $1 } || pairs.allSatisfy { $0 == $1.map { .size($0.fixed(rank)) } }
     }
 
     private func pipeline(_ facts: PipelineFacts) throws {
@@ -117,6 +120,6 @@ struct ManifestCheck {
         guard let found = manifest.components.first(where: { $0.name == component }),
             let spec = found.input(tensor) ?? found.output(tensor)
         else { return nil }
-        return spec.fixedShape(manifest.layout.sizes)
+        return spec.fixedShape(manifest.layout.stackedRank)
     }
 }

@@ -26,7 +26,7 @@ struct ManifestReader {
         let base = try root["base"].text("a name") { !$0.isEmpty }
         let components = try self.components(root["components"])
         let hypernetwork = try root.optional("hypernetwork").map(self.hypernetwork)
-        guard hypernetwork != nil || !components.contains(where: { $0.name == "merger" }) else {
+        guard hypernetwork != nil || !components.contains(where: { $0.name == "hypernet" }) else {
             throw root.refuse("has no hypernetwork")
         }
         return Manifest(
@@ -47,36 +47,37 @@ struct ManifestReader {
     }
 
     private static func hypernetwork(_ node: JsonNode) throws -> Hypernetwork {
-        _ = try node.object(["source", "trained", "kv_rule", "sha256"])
+        _ = try node.object(["source", "trained", "learned", "kv_rule", "sha256"])
+        let learned = try node["learned"].items(1...4).map { try $0.oneOf(Kind.self) }
+        guard Set(learned).count == learned.count else { throw node.refuse("repeats a kind in learned") }
         return Hypernetwork(
-            source: try node["source"].text(), trained: try node["trained"].flag(),
+            source: try node["source"].text(), trained: try node["trained"].flag(), learned: learned,
             kvRule: try node["kv_rule"].oneOf(KvRule.self),
             sha256: try node["sha256"].text("a SHA-256", where: Pattern.sha256))
     }
 
     private static func layout(_ node: JsonNode, base: String) throws -> Layout {
         var groups: [LayoutGroup] = []
-        var ranks: Set<Int> = []
-        for entry in try node.object(["groups"])["groups"].items(1...64) {
-            _ = try entry.object(["name", "in", "out", "rank", "modules"])
+        for entry in try node.object(["loras", Dimension.rankName, "groups"])["groups"].items(1...64) {
+            _ = try entry.object(["name", "in", "out", "modules"])
             let name = try entry["name"].text()
             let group = LayoutGroup(
-                part: name.hasPrefix("qo_") ? .qo : .kv,
+                part: Part(rawValue: String(name.prefix { $0 != "_" })) ?? .qo,
                 inFeatures: try entry["in"].integer(1...maxSize), outFeatures: try entry["out"].integer(1...maxSize),
                 modules: try entry["modules"].items(1...4096).map { try $0.text("a name") { !$0.isEmpty } })
             guard group.name == name else {
                 throw InputError(
                     "\(entry.place): the group '\(shorten(name))' does not match its sizes; export the bundle again")
             }
-            ranks.insert(try entry["rank"].integer(1...1024))
             groups.append(group)
         }
         let modules = groups.flatMap(\.modules)
-        guard ranks.count == 1, Set(groups.map(\.name)).count == groups.count, Set(modules).count == modules.count
-        else {
-            throw InputError("\(node.place) repeats a name or mixes ranks; export the bundle again")
+        guard Set(groups.map(\.name)).count == groups.count, Set(modules).count == modules.count else {
+            throw node.refuse("repeats a name")
         }
-        return Layout(base: base, groups: groups, rank: ranks.first!)
+        return Layout(
+            base: base, groups: groups, loras: try node["loras"].integer(2...8),
+            stackedRank: try node[Dimension.rankName].integer(1...1024))
     }
 
     private static func components(_ node: JsonNode) throws -> [Component] {
@@ -108,10 +109,10 @@ struct ManifestReader {
             _ = try entry.object(["name", "dtype", "shape"])
             let shape = try entry["shape"].items(0...6).map { size -> Dimension in
                 guard case .text(let name) = size.value else { return .size(try size.integer(1...maxSize)) }
-                guard let rank = RankName(rawValue: name) else {
+                guard name == Dimension.rankName else {
                     throw size.refuse("is '\(shorten(name))', which is not a size")
                 }
-                return .named(rank)
+                return .stackedRank
             }
             return TensorSpec(
                 name: try entry["name"].text("a tensor's name", where: Pattern.tensor),
@@ -129,7 +130,7 @@ struct ManifestReader {
         switch kind[0] {
         case "value": return GoldenInput(shape: shape, source: .constant(try node["value"].number()))
         case "values":
-            let values = try node["values"].items(1...1024).map { try $0.number() }
+            let values = try node["values"].items(1...8192).map { try $0.number() }
             return GoldenInput(shape: shape, source: .listed(values))
         default:
             let seed = UInt32(try node["seed"].integer(0...Int(UInt32.max)))
@@ -146,21 +147,36 @@ struct ManifestReader {
     }
 
     static func tolerance(_ node: JsonNode) throws -> Tolerance {
-        _ = try node.object(["psnr_db", "max_error"])
+        _ = try node.object(["psnr_db", "max_error"], optional: ["delta"])
         return Tolerance(
             psnrDb: try node["psnr_db"].number("a number of dB from 20") { $0 >= 20 },
-            maxError: try node["max_error"].number("above 0 and up to 0.5") { $0 > 0 && $0 <= 0.5 })
+            maxError: try node["max_error"].number("above 0 and up to 0.5") { $0 > 0 && $0 <= 0.5 },
+            delta: try node.optional("delta").map { delta in
+                _ = try delta.object(["gain_error", "cosine"])
+                return DeltaTolerance(
+                    gainError: try delta["gain_error"].number("above 0 and up to 0.5") { $0 > 0 && $0 <= 0.5 },
+                    cosine: try delta["cosine"].number("from 0.5 and below 1") { $0 >= 0.5 && $0 < 1 })
+            })
     }
 
     /// What the export measured; this app measures anew, so that only the form is checked.
     static func parity(_ node: JsonNode) throws {
         let texts = ["reason", "runtime", "runtime_version", "host"]
-        _ = try node.object(Set(texts + ["status", "psnr_db", "max_abs"]))
+        _ = try node.object(Set(texts + ["status", "psnr_db", "max_abs", "delta"]))
         _ = try node["status"].text("passed, failed or not_run") { ["passed", "failed", "not_run"].contains($0) }
         for key in texts {
             _ = try node[key].text()
         }
-        for key in ["psnr_db", "max_abs"] where try node[key].value != .null {
+        try numbers(node, ["psnr_db", "max_abs"])
+        let delta = try node["delta"]
+        if delta.value != .null {
+            try numbers(delta.object(["gain", "cosine", "snr_db"]), ["gain", "cosine", "snr_db"])
+        }
+    }
+
+    /// Each is a number or null.
+    private static func numbers(_ node: JsonNode, _ keys: [String]) throws {
+        for key in keys where try node[key].value != .null {
             _ = try node[key].number()
         }
     }

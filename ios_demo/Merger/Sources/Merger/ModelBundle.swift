@@ -46,9 +46,15 @@ public struct ModelBundle: Sendable {
         folder.appendingPathComponent(entry.file)
     }
 
-    /// What golden files keep of the outputs, by name.
-    public func goldenOutputs(_ component: Component) throws -> [String: Golden.Summary] {
-        try Golden.read(url(component.golden), outputs: component.outputs.map(\.name))
+    /// LoRAs as the artifacts take them. Throws InputError as `Stack`, and for a UNet that takes none.
+    public func stacked(_ loras: [Lora]) throws -> Stack {
+        let unet = manifest.components.first { $0.name == "unet" }
+        guard let roles = try (unet ?? component("hypernet")).input(Layout.roles) else {
+            throw InputError(
+                "\(folder.lastPathComponent): its UNet takes no LoRA, one is fused into it; export it without")
+        }
+        let rank = roles.shape.first == .stackedRank ? nil : layout.stackedRank
+        return try Stack(loras, layout: layout, rank: rank, dtype: roles.dtype)
     }
 
     private func files(of only: Component?) -> [(what: String, entry: FileEntry)] {

@@ -41,12 +41,11 @@ public final class OnnxRuntime: Runtime {
         return Loaded(session: session, compileSeconds: nil)
     }
 
-    /// Those that a graph in fp16 can't have: ONNX Runtime 1.24 to 1.29 crash where they fuse the empty initializers
-    /// that are the factors' defaults.
+    /// Those that a large graph in fp16 can't afford.
     private func optimizersToLeaveOut(_ component: Component) -> [String] {
-        guard component.inputs.contains(where: { $0.dtype == .float16 }) else { return [] }
-        let fusing = "FuseFp16InitializerToFp32NodeTransformer"
-        return component.artifact.bytes > Self.widenedAtLoad ? [fusing, "ConstantFolding"] : [fusing]
+        let isHalf = component.inputs.contains { $0.dtype == .float16 }
+        guard isHalf, component.artifact.bytes > Self.widenedAtLoad else { return [] }
+        return ["FuseFp16InitializerToFp32NodeTransformer", "ConstantFolding"]
     }
 }
 

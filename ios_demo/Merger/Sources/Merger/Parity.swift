@@ -1,5 +1,18 @@
 import Foundation
 
+/// What LoRAs change in an output (with − without), against what they change in PyTorch's: the gain
+/// ⟨Δ, Δ_ref⟩ / ‖Δ_ref‖², which is 0.5 where half of their effect is lost, the cosine, and
+/// 20·log10(‖Δ_ref‖ / ‖Δ − Δ_ref‖).
+public struct Delta: Equatable, Sendable {
+    public let gain: Double
+    public let cosine: Double
+    public let snrDb: Double
+
+    func within(_ tolerance: DeltaTolerance) -> Bool {
+        abs(gain - 1) <= tolerance.gainError && cosine >= tolerance.cosine
+    }
+}
+
 /// The measured distance of one output from PyTorch's. `psnrDb` is 20·log10(max|ref| / rmse), ∞ for equal tensors;
 /// `maxError` is the largest error of a sampled value, a mean or an rms over max|ref|. A value that is not finite makes
 /// them −∞ and ∞.
@@ -7,8 +20,14 @@ public struct Difference: Equatable, Sendable {
     public let output: String
     public let psnrDb: Double
     public let maxError: Double
+    public var delta: Delta?  // of a component that takes LoRAs
 
     public func within(_ tolerance: Tolerance) -> Bool {
+        isNear(tolerance) && (tolerance.delta.map { delta?.within($0) ?? false } ?? true)
+    }
+
+    /// Whether the output is near enough, whatever LoRAs change in it.
+    fileprivate func isNear(_ tolerance: Tolerance) -> Bool {
         psnrDb >= tolerance.psnrDb && maxError <= tolerance.maxError
     }
 }
@@ -43,6 +62,23 @@ public enum Parity {
         return peak > 0 ? 20 * log10(peak / (sum / Double(reference.count)).squareRoot()) : -.infinity
     }
 
+    /// Of sampled values with LoRAs and without; values that are not finite give NaN.
+    static func compareDelta(
+        reference: [Double], referenceWithout: [Double], output: [Double], without: [Double]
+    ) -> Delta {
+        var (power, own, shared, rest) = (0.0, 0.0, 0.0, 0.0)
+        for at in 0..<min(reference.count, referenceWithout.count, output.count, without.count) {
+            let (wanted, have) = (reference[at] - referenceWithout[at], output[at] - without[at])
+            power += wanted * wanted
+            own += have * have
+            shared += wanted * have
+            rest += (have - wanted) * (have - wanted)
+        }
+        return Delta(
+            gain: shared / power, cosine: shared / (power * own).squareRoot(),
+            snrDb: rest == 0 ? .infinity : 10 * log10(power / rest))
+    }
+
     private static func largestError(_ a: [Double], _ b: [Double]) -> Double {
         let errors = zip(a, b).map { abs($0 - $1) }
         return errors.allSatisfy(\.isFinite) ? errors.max() ?? 0 : .infinity
@@ -52,6 +88,11 @@ public enum Parity {
     static func reason(_ differences: [Difference], _ tolerance: Tolerance) -> String? {
         let bad = differences.filter { !$0.within(tolerance) }
         guard let worst = bad.max(by: { ($0.maxError, -$0.psnrDb) < ($1.maxError, -$1.psnrDb) }) else { return nil }
+        if worst.isNear(tolerance), let delta = worst.delta, let allowed = tolerance.delta {
+            return String(
+                format: "the LoRAs' effect on %@ has gain %.4f and cosine %.4f; allowed are 1 ± %g and %g",
+                worst.output as NSString, delta.gain, delta.cosine, allowed.gainError, allowed.cosine)
+        }
         let allowed = String(format: "allowed are %g and %g dB", tolerance.maxError, tolerance.psnrDb)
         guard worst.maxError.isFinite else {
             return "\(worst.output) holds values that are not finite or is not of the golden size; \(allowed)"

@@ -7,6 +7,7 @@ public struct Request: Equatable, Sendable {
     public var steps: Int
     public var guidance: Double  // classifier-free guidance; 1 turns it off and halves the work
     public var negative: String?  // nil: what the base was made for, zeros or the empty prompt
+    public var guidanceWithoutLora = false  // what guidance compares with is predicted without LoRAs (ACFG)
 
     public init(prompt: String, seed: UInt32 = 0, steps: Int, guidance: Double, negative: String? = nil) {
         self.prompt = prompt
@@ -59,6 +60,23 @@ public final class ModelStore {
         return made
     }
 
+    /// The hypernetwork's unit coefficients for a stack, by name, and the seconds of its run.
+    ///
+    /// Throws InputError where they are not finite.
+    func predict(_ stack: Stack) throws -> (coefficients: [String: Tensor], seconds: Double) {
+        let hypernet = try model("hypernet")
+        defer { release("hypernet") }  // a large one must make room for the UNet
+        let names = Set(hypernet.component.inputs.map(\.name))
+        try hypernet.load()
+        let start = Clock.now()
+        let outputs = try hypernet.perform(stack.inputs.filter { names.contains($0.key) })
+        let seconds = Clock.now() - start
+        guard outputs.values.allSatisfy(\.isFinite) else {
+            throw InputError("the coefficients are not finite in this bundle's precision; use fp32")
+        }
+        return (outputs, seconds)
+    }
+
     /// Says that a model is not needed for now.
     public func release(_ name: String) {
         if !keepsAll { models[name]?.unload() }
@@ -95,25 +113,9 @@ public struct Pipeline {
         Request(prompt: prompt, seed: seed, steps: facts.steps, guidance: facts.guidance)
     }
 
-    /// A LoRA as the UNet's inputs, by name; zeros without one. Throws InputError when it does not fit.
-    public func adapter(_ lora: Lora?) throws -> [String: Tensor] {
-        let bundle = store.bundle
-        let specs = try bundle.component("unet").inputs.filter { $0.name.hasPrefix("adapter_") }
-        guard let lora else {
-            let sizes = bundle.layout.sizes
-            return Dictionary(
-                uniqueKeysWithValues: specs.map { ($0.name, Tensor.zeros($0.fixedShape(sizes), dtype: $0.dtype)) })
-        }
-        guard let first = specs.first else {
-            throw InputError("this bundle's UNet takes no adapter, a LoRA is fused into it; export it without")
-        }
-        let packed = try Packer.pack(lora, layout: bundle.layout, rank: 2 * bundle.layout.rank, dtype: first.dtype)
-        return Dictionary(uniqueKeysWithValues: packed.adapter.map { ("adapter_" + $0.key, $0.value) })
-    }
-
     /// One image. Throws InputError for a request that can't be drawn, or an image that is not finite.
     public func draw(
-        _ request: Request, adapter: [String: Tensor], report: Report = { _, _, _ in }
+        _ request: Request, with loras: LoraInputs, report: Report = { _, _, _ in }
     ) throws -> Drawn {
         guard request.guidance.isFinite, request.guidance >= 1 else {
             throw InputError("guidance \(request.guidance) is not possible; give 1 (off) or more, 3 to 7 are usual")
@@ -133,7 +135,7 @@ public struct Pipeline {
             defer { store.release("unet") }  // before the decoder is loaded, and also where a step fails
             let unet = try store.model("unet")
             try stage("load the UNet") { try unet.load() }
-            latents = try stage("steps") { try loop(unet, scheduler, condition, request, adapter, report) }
+            latents = try stage("steps") { try loop(unet, scheduler, condition, request, loras, report) }
         }
         try report("decoding", 0, 1)
         let pixels = try stage("decode") { try decode(latents) }
@@ -145,16 +147,15 @@ public struct Pipeline {
 
     private func loop(
         _ unet: Model, _ scheduler: any Scheduler, _ condition: Condition, _ request: Request,
-        _ adapter: [String: Tensor], _ report: Report
+        _ loras: LoraInputs, _ report: Report
     ) throws -> Tensor {
         guard let sample = unet.component.input("sample") else {
             throw InputError("this bundle's UNet has no sample; export the bundle again")
         }
-        let shape = sample.fixedShape(store.bundle.layout.sizes)
+        let shape = sample.fixedShape(store.bundle.layout.stackedRank)
         let one = [1] + shape.dropFirst()
         let step = try GuidedStep(
-            unet: unet, condition: condition, shape: shape, guidance: Float(request.guidance), pixels: facts.pixels,
-            adapter: adapter)
+            unet: unet, condition: condition, shape: shape, request: request, pixels: facts.pixels, loras: loras)
         var latents = scheduler.start(Noise.normal(count: one.reduce(1, *), seed: request.seed))
         for (i, time) in scheduler.timesteps.enumerated() {
             try report("drawing", i, scheduler.timesteps.count)
@@ -234,59 +235,55 @@ private struct PromptEncoder {
     }
 }
 
-/// The UNet's guided prediction. A UNet of batch 1 is run once for each row.
+/// The UNet's guided prediction. The UNet is run on as many rows as it takes; the last run is filled up with its own
+/// last row.
 private struct GuidedStep {
     private let unet: Model
-    private let condition: Condition
     private let shape: [Int]  // of the sample: (batch, 4, y, x)
     private let guidance: Float
+    private let rows: Int  // the prompt's, and the negative prompt's
+    private var runs: [[String: Tensor]] = []  // what is told in each run, beside what is bound
 
     /// Binds what stays the same in every step.
     init(
-        unet: Model, condition: Condition, shape: [Int], guidance: Float, pixels: Int, adapter: [String: Tensor]
+        unet: Model, condition: Condition, shape: [Int], request: Request, pixels: Int, loras: LoraInputs
     ) throws {
         self.unet = unet
-        self.condition = condition
         self.shape = shape
-        self.guidance = guidance
+        guidance = Float(request.guidance)
+        rows = condition.states.count
         // SDXL's size conditioning: original size, crop corner, target size.
         let side = Float(pixels)
         let sizes = [[Float]](repeating: [side, side, 0, 0, side, side], count: shape[0])
-        var kept = adapter
+        var kept = loras.stack
         kept["time_ids"] = try tensor("time_ids", sizes)
-        if condition.states.count <= shape[0] {
-            kept.merge(try conditions(rows: batchRows)) { _, new in new }
+        for start in stride(from: 0, to: rows, by: shape[0]) {
+            let given = (start..<start + shape[0]).map { min($0, rows - 1) }
+            let off = given.map { request.guidanceWithoutLora && rows > 1 && $0 == 0 }
+            var told = [
+                "encoder_hidden_states": try tensor("encoder_hidden_states", given.map { condition.states[$0] }),
+                "text_embeds": try tensor("text_embeds", given.map { condition.pooled[$0] }),
+            ]
+            for (name, values) in loras.coefficients {
+                told[name] = try tensor(name, off.map { $0 ? [Float](repeating: 0, count: values.count) : values })
+            }
+            runs.append(told)
+        }
+        if runs.count == 1 {
+            kept.merge(runs[0]) { _, new in new }
+            runs = [[:]]
         }
         try unet.bind(kept)
     }
 
-    /// Rows of the condition in one run: a single row in a UNet of batch 2 fills it twice, the second is dropped.
-    private var batchRows: [Int] { (0..<shape[0]).map { min($0, condition.states.count - 1) } }
-
     func predict(_ sample: [Float], time: Float) throws -> [Float] {
-        let rows = condition.states.count
-        var predicted: [[Float]]
-        if rows <= shape[0] {
-            predicted = Array(try run(sample, time, [:]).prefix(rows))
-        } else {
-            predicted = try (0..<rows).flatMap { row in
-                try run(sample, time, conditions(rows: [Int](repeating: row, count: shape[0]))).prefix(1)
-            }
-        }
+        let predicted = try runs.flatMap { try run(sample, time, $0) }
         guard rows > 1 else { return predicted[0] }
-        let told = predicted.removeLast()
-        return zip(predicted[0], told).map { without, told in without + guidance * (told - without) }
+        return zip(predicted[0], predicted[1]).map { without, told in without + guidance * (told - without) }
     }
 
-    private func conditions(rows: [Int]) throws -> [String: Tensor] {
-        [
-            "encoder_hidden_states": try tensor("encoder_hidden_states", rows.map { condition.states[$0] }),
-            "text_embeds": try tensor("text_embeds", rows.map { condition.pooled[$0] }),
-        ]
-    }
-
-    private func run(_ sample: [Float], _ time: Float, _ more: [String: Tensor]) throws -> [[Float]] {
-        var inputs = more
+    private func run(_ sample: [Float], _ time: Float, _ told: [String: Tensor]) throws -> [[Float]] {
+        var inputs = told
         inputs["sample"] = try tensor("sample", [[Float]](repeating: sample, count: shape[0]))
         inputs["timestep"] = try tensor("timestep", [[Float]](repeating: [time], count: shape[0]))
         guard let found = try unet.perform(inputs)["noise_pred"] else {
@@ -299,7 +296,7 @@ private struct GuidedStep {
         guard let spec = unet.component.input(name) else {
             throw InputError("this bundle's UNet has no \(name); export the bundle again")
         }
-        let shape = spec.shape.map { $0.fixed([:]) }
+        let shape = spec.fixedShape(0)
         guard shape.reduce(1, *) == rows.reduce(0, { $0 + $1.count }) else {
             throw InputError("\(name) is of another size than the UNet's; export the bundle again")
         }

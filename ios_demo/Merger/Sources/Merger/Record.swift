@@ -39,7 +39,7 @@ public struct Conditions: Sendable {
 
 /// A benchmark record: benchmarks/record.schema.json.
 public enum Record {
-    static let schemaVersion = 1
+    static let schemaVersion = 2
 
     /// Everything that a record says.
     public struct Run: Sendable {
@@ -84,7 +84,7 @@ public enum Record {
             ("runs", runs(run.found, warmup: run.plan.warmup)),
             ("memory", memory()),
             ("conditions", conditions(run)),
-            ("parity", parity(run.found)),
+            ("parity", parity(run.found, gate: run.bundle.manifest.precision.deviceGateDb)),
             ("estimate", .null),
             ("paper", paper(run.bundle.manifest.base, run.component.name)),
             ("notes", .array(notes(run).map { .text($0) })),
@@ -143,17 +143,24 @@ public enum Record {
     }
 
     /// JSON has no infinity: the PSNR of equal tensors is null.
-    private static func parity(_ found: Measurement) -> Json {
-        object([
-            ("status", .text("passed")), ("psnr_db", found.psnrDb.isFinite ? .number(found.psnrDb) : .null),
-            ("max_error", .number(found.maxError)),
+    private static func parity(_ found: Measurement, gate: Double) -> Json {
+        func finite(_ number: Double) -> Json { number.isFinite ? .number(number) : .null }
+        let delta = found.delta.map { delta in
+            object([
+                ("gain", finite(delta.gain)), ("cosine", finite(delta.cosine)), ("snr_db", finite(delta.snrDb)),
+            ])
+        }
+        return object([
+            ("status", .text(found.psnrDb >= gate ? "passed" : "below")),
+            ("within_tolerance", .bool(found.isWithinTolerance)), ("psnr_db", finite(found.psnrDb)),
+            ("max_error", .number(found.maxError)), ("delta", delta ?? .null),
         ])
     }
 
     /// The paper's figure to stand beside a component's; it has one for SDXL only (Table 2: the coefficients of 280
-    /// layers, where a merger's run also makes the merged LoRA).
+    /// layers).
     private static func paper(_ base: String, _ component: String) -> Json {
-        guard base == "sdxl", component == "merger" else { return .null }
+        guard base == "sdxl", component == "hypernet" else { return .null }
         return object([
             ("what", .text("coefficients of SDXL, rank 64 (Table 2)")), ("seconds", .number(0.037)),
             ("device", .text("NVIDIA RTX 4090")),

@@ -63,7 +63,6 @@ public final class Model {
     }
 
     public var isLoaded: Bool { session != nil }
-    public var isBound: Bool { !bound.isEmpty }
 
     /// Loads the artifact, if it isn't loaded.
     public func load() throws {
@@ -82,14 +81,15 @@ public final class Model {
         bound = [:]
     }
 
-    /// Keeps inputs for all later runs, until the model is unloaded.
+    /// Keeps inputs for all later runs, until the model is unloaded. Those that it keeps already are not copied again.
     public func bind(_ inputs: [String: Tensor]) throws {
-        for (name, tensor) in inputs {
+        let new = inputs.filter { name, tensor in !(bound[name].map(tensor.isSame(as:)) ?? false) }
+        for (name, tensor) in new {
             try InputCheck.check(component, name, tensor)
         }
         let session = try loaded()
-        try session.bind(inputs)
-        bound.merge(inputs) { _, new in new }
+        try session.bind(new)
+        bound.merge(new) { _, new in new }
     }
 
     /// Outputs by name; an input given here counts for this run alone. Throws InputError for a missing, unknown or
@@ -122,12 +122,13 @@ enum InputCheck {
         if let missing = component.inputs.first(where: { inputs[$0.name] == nil }) {
             throw InputError("\(component.name) got no \(missing.name); its inputs are listed in manifest.json")
         }
-        var sizes: [RankName: Int] = [:]
+        var rank: Int?
         for (name, tensor) in inputs {
             let spec = try check(component, name, tensor)
-            for case (.named(let rank), let size) in zip(spec.shape, tensor.shape)
-            where sizes.updateValue(size, forKey: rank) ?? size != size {
-                // A size given by name may be anything, but the same in every input.
+            for case (.stackedRank, let size) in zip(spec.shape, tensor.shape) {
+                // A free rank may be anything, but the same in every input.
+                defer { rank = size }
+                guard rank ?? size != size else { continue }
                 throw InputError("\(component.name): \(name) has shape \(tensor.shape), another input has another rank")
             }
         }
@@ -159,7 +160,7 @@ extension TensorSpec {
             + shape.map { size in
                 switch size {
                 case .size(let size): String(size)
-                case .named(let name): name.rawValue
+                case .stackedRank: Dimension.rankName
                 }
             }.joined(separator: ", ") + "]"
     }

@@ -69,6 +69,33 @@ public struct Tensor: Equatable, Sendable {
         dtype == self.dtype ? self : Tensor(floats, shape: shape, dtype: dtype)
     }
 
+    /// The values of one entry of the first axis, as float32.
+    func row(_ index: Int) -> ArraySlice<Float> {
+        let length = shape[0] == 0 ? 0 : count / shape[0]
+        let range = index * length..<(index + 1) * length
+        switch values {
+        case .float32(let array): return array[range]
+        case .float16(let array): return ArraySlice(array[range].map { Float($0) })
+        case .int32(let array): return ArraySlice(array[range].map { Float($0) })
+        }
+    }
+
+    /// Whether no value is NaN or infinite.
+    var isFinite: Bool {
+        switch values {
+        case .float32(let array): array.allSatisfy(\.isFinite)
+        case .float16(let array): array.allSatisfy(\.isFinite)
+        case .int32: true
+        }
+    }
+
+    /// Whether it is the other one, values and memory: a copy that nobody wrote to shares it.
+    func isSame(as other: Tensor) -> Bool {
+        withUnsafeBytes { mine in
+            other.withUnsafeBytes { mine.baseAddress == $0.baseAddress } && shape == other.shape
+        }
+    }
+
     func withUnsafeBytes<Result>(_ body: (UnsafeRawBufferPointer) throws -> Result) rethrows -> Result {
         switch values {
         case .float32(let array): try array.withUnsafeBytes(body)

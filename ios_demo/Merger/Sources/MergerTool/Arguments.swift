@@ -5,18 +5,23 @@ import Merger
 struct Arguments {
     private var words: [String] = []
     private var options: [String: String] = [:]
+    private var flags: Set<String> = []
 
     private static let known: Set<String> = [
-        "--content-scale", "--style-scale", "--prompt", "--content", "--style", "--lora", "--steps", "--guidance",
-        "--seed", "--negative", "-o", "--component", "--runs", "--warmup", "--threads", "--units", "--library",
-        "--cache",
+        "--strengths", "--prompt", "--steps", "--guidance", "--seed", "--negative", "-o", "--component", "--runs",
+        "--warmup", "--threads", "--units", "--library", "--cache",
     ]
+    private static let knownFlags: Set<String> = ["--guidance-without-lora"]
 
     init(_ given: [String]) throws {
         var rest = given[...]
         while let next = rest.popFirst() {
             guard next.hasPrefix("-") else {
                 words.append(next)
+                continue
+            }
+            if Self.knownFlags.contains(next) {
+                flags.insert(next)
                 continue
             }
             guard Self.known.contains(next) else { throw InputError("\(next) is no option; see merger-tool") }
@@ -36,6 +41,25 @@ struct Arguments {
     }
 
     var isEmpty: Bool { words.isEmpty }
+
+    /// The words that are left, as files.
+    mutating func files() -> [URL] {
+        defer { words = [] }
+        return words.map { URL(fileURLWithPath: $0) }
+    }
+
+    func has(_ flag: String) -> Bool { flags.contains(flag) }
+
+    /// Numbers with a comma between them; as many of 1 where there are none.
+    func numbers(_ name: String, count: Int) throws -> [Float] {
+        guard let text = options[name] else { return [Float](repeating: 1, count: count) }
+        return try text.split(separator: ",", omittingEmptySubsequences: false).map { part in
+            guard let number = Float(part) else {
+                throw InputError("\(name) is '\(text)'; give numbers with a comma between them")
+            }
+            return number
+        }
+    }
 
     func text(_ name: String) -> String? { options[name] }
 

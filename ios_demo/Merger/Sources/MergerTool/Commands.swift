@@ -9,7 +9,8 @@ func check(_ arguments: inout Arguments) async throws -> Int32 {
     let rows = try await engine.check(row: { row in
         let worst = row.worst.map { String(format: "%.1e", $0.maxError) } ?? "-"
         let psnr = row.psnrDb.map { String(format: "%.1f dB", $0) } ?? "-"
-        print("\(row.component)\t\(row.status.rawValue)\t\(psnr)\t\(worst)\t\(row.reason ?? "")")
+        let delta = row.delta.map { String(format: "gain %.4f, cosine %.4f", $0.gain, $0.cosine) } ?? "-"
+        print("\(row.component)\t\(row.status.rawValue)\t\(psnr)\t\(worst)\t\(delta)\t\(row.reason ?? "")")
     })
     for times in try await engine.loadTimes() {
         let compile = times.compileSeconds.map { String(format: ", %.2f s of it compiling", $0) } ?? ""
@@ -24,26 +25,29 @@ func check(_ arguments: inout Arguments) async throws -> Int32 {
 func merge(_ arguments: inout Arguments) async throws -> Int32 {
     let engine = Engine(try arguments.runtime())
     _ = try await engine.open(arguments.file("a BUNDLE"))
-    let (content, style) = (try arguments.file("a CONTENT LoRA"), try arguments.file("a STYLE LoRA"))
-    let merged = try await merged(engine, content, style, arguments)
+    let chosen = try await merge(engine, [arguments.file("a LORA")] + arguments.files(), arguments)
+    for found in try await chosen.carried() {
+        let parts = found.parts.map { "\($0.part.words) \(Carried.percent($0.share))" }
+        print("\(found.source): \(Carried.percent(found.share)) carried: \(parts.joined(separator: ", "))")
+        if let warning = found.warning { print("warning: \(warning)") }
+    }
     if let output = arguments.optionalFile("-o") {
-        let tensors = merged.adapter.merging(merged.coefficientTensors) { adapter, _ in adapter }
-        try SafeTensorsWriter.write(tensors, to: output)
+        try SafeTensorsWriter.write(await engine.tensors(), to: output)
     }
     return 0
 }
 
-private func merged(_ engine: Engine, _ content: URL, _ style: URL, _ arguments: Arguments) async throws -> Merged {
-    for url in [content, style] {
-        let summary = try await engine.read(url)
-        print("\(summary.name): \(summary.notes.joined(separator: ", "))")
-        for warning in summary.warnings { print("warning: \(warning)") }
+@discardableResult
+private func merge(_ engine: Engine, _ files: [URL], _ arguments: Arguments) async throws -> Engine.Chosen {
+    let chosen = try await engine.choose(files)
+    for lora in chosen.loras {
+        print("\(lora.name): \(lora.notes.joined(separator: ", "))")
+        for warning in lora.warnings { print("warning: \(warning)") }
     }
-    let merged = try await engine.merge(
-        content: content, style: style, contentScale: arguments.number("--content-scale") ?? 1,
-        styleScale: arguments.number("--style-scale") ?? 1)
-    print(String(format: "merged %d layers in %.4f s", merged.coefficients.count, merged.mergeSeconds))
-    return merged
+    let seconds = try await engine.merge(arguments.numbers("--strengths", count: files.count))
+    let network = chosen.hypernetSeconds.map { String(format: "predicted in %.4f s, ", $0) } ?? ""
+    print(String(format: "stacked in %.4f s, %@merged in %.6f s", chosen.stackSeconds, network as NSString, seconds))
+    return chosen
 }
 
 func generate(_ arguments: inout Arguments) async throws -> Int32 {
@@ -54,16 +58,10 @@ func generate(_ arguments: inout Arguments) async throws -> Int32 {
     request.steps = try arguments.number("--steps") ?? request.steps
     request.guidance = try arguments.number("--guidance") ?? request.guidance
     request.negative = arguments.text("--negative")
-    var adapter = Engine.Adapter.none
-    if let content = arguments.optionalFile("--content"), let style = arguments.optionalFile("--style") {
-        _ = try await merged(engine, content, style, arguments)
-        adapter = .merged
-    } else if let lora = arguments.optionalFile("--lora") ?? arguments.optionalFile("--content")
-        ?? arguments.optionalFile("--style")
-    {
-        adapter = .lora(lora)
-    }
-    let picture = try await engine.generate(request, with: adapter)
+    request.guidanceWithoutLora = arguments.has("--guidance-without-lora")
+    let files = arguments.files()
+    if !files.isEmpty { try await merge(engine, files, arguments) }
+    let picture = try await engine.generate(request)
     for note in picture.drawn.notes { print(note) }
     let times = picture.drawn.seconds.map { String(format: "%@ %.2f s", $0.name as NSString, $0.seconds) }
     print("\(picture.image.width)×\(picture.image.height): \(times.joined(separator: ", "))")

@@ -4,12 +4,13 @@ import Merger
 
 let usage = """
     usage: merger-tool check BUNDLE
-           merger-tool merge BUNDLE CONTENT STYLE [--content-scale X] [--style-scale X] [-o TENSORS]
-           merger-tool generate BUNDLE --prompt P [--content L --style L | --lora L] [--steps N] [--guidance G]
-                       [--seed S] [--negative P] [--content-scale X] [--style-scale X] [-o TENSORS]
+           merger-tool merge BUNDLE LORA... [--strengths X,Y,...] [-o TENSORS]
+           merger-tool generate BUNDLE [LORA...] --prompt P [--strengths X,Y,...] [--steps N] [--guidance G]
+                       [--guidance-without-lora] [--seed S] [--negative P] [-o TENSORS]
            merger-tool benchmark BUNDLE --component C [--runs N] [--warmup N] [--threads N] [-o RECORD]
            merger-tool lora LORA... [-o TENSORS]
-    TENSORS is a safetensors file: the adapter and the coefficients, the image's pixels and latents, or each layer's ΔW.
+    LORA...: a content and a style LoRA, then others beside them; one LoRA is taken as it is.
+    TENSORS is a safetensors file: the stack and the coefficients, the image's pixels and latents, or each layer's ΔW.
     Everywhere: [--units all|cpu-and-neural-engine|cpu-and-gpu|cpu-only] [--library LIBONNXRUNTIME] [--cache FOLDER]
     """
 

@@ -121,6 +121,7 @@ open class MLDictionaryFeatureProvider: NSObject, MLFeatureProvider {
 open class MLModel: NSObject {
     public let modelDescription: MLModelDescription
     private let model: StandIn.Model
+    private let name: String
 
     public init(contentsOf url: URL, configuration: MLModelConfiguration) throws {
         guard let name = try? String(contentsOf: url.appendingPathComponent("name"), encoding: .utf8),
@@ -128,16 +129,19 @@ open class MLModel: NSObject {
         else { throw StandIn.Fault("there is no compiled model") }
         StandIn.note(.loaded(name, configuration.computeUnits))
         self.model = model
+        self.name = name
         modelDescription = MLModelDescription(
             model.inputs.map(\.description), model.outputs.map(\.description))
     }
 
     public func prediction(from input: any MLFeatureProvider) throws -> any MLFeatureProvider {
-        try model.run(input)
+        StandIn.note(.ran(name))
+        return try model.run(input)
     }
 
     public func prediction(from input: any MLFeatureProvider) async throws -> any MLFeatureProvider {
-        try model.run(input)
+        let predict: (any MLFeatureProvider) throws -> any MLFeatureProvider = { try self.prediction(from: $0) }
+        return try predict(input)
     }
 
     /// A package's compiled form: a folder that holds the package's name.

@@ -45,6 +45,7 @@ public enum StandIn {
     public enum Event: Equatable, Sendable {
         case compiled(String)
         case loaded(String, MLComputeUnits)
+        case ran(String)
     }
 
     /// Elements between the rows of arrays that are made from now on.

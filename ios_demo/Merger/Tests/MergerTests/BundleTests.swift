@@ -2,32 +2,38 @@ import XCTest
 
 @testable import Merger
 
-/// Bundles and their manifests (tests/golden/merger), and what is said of damaged ones.
+/// Bundles and their manifests (tests/golden/hypernet), and what is said of damaged ones.
 final class BundleTests: XCTestCase {
-    private let folder = golden.appendingPathComponent("merger/bundle")
+    private let folder = golden.appendingPathComponent("hypernet/bundle")
 
     func testTheGoldenBundleOpens() throws {
         var files: [String] = []
         let bundle = try ModelBundle.open(folder) { file, _ in files.append(file) }
-        XCTAssertEqual(files, ["merger.onnx", "golden/merger.safetensors"])
+        XCTAssertEqual(files, ["hypernet.onnx", "golden/hypernet.safetensors"])
         XCTAssertEqual(bundle.manifest.base, "tiny")
         XCTAssertEqual(bundle.manifest.target, .onnx)
         XCTAssertEqual(bundle.manifest.hypernetwork?.kvRule, .average)
-        XCTAssertEqual(bundle.layout.rank, 4)
+        XCTAssertEqual(bundle.manifest.hypernetwork?.learned, [.q, .out])
+        XCTAssertEqual([bundle.layout.loras, bundle.layout.stackedRank], [2, 8])
         XCTAssertEqual(
-            bundle.layout.groups.map(\.name), ["qo_32x32", "qo_64x64", "kv_32x32", "kv_48x32", "kv_48x64", "kv_64x64"])
+            bundle.layout.groups.map(\.name),
+            [
+                "qo_32x32", "qo_64x64", "kv_32x32", "kv_48x32", "kv_48x64", "kv_64x64", "ff_32x256", "ff_64x512",
+                "ff_128x32", "ff_256x64", "proj_32x32", "proj_64x64",
+            ])
+        XCTAssertEqual(bundle.layout.parts, Part.allCases)
         XCTAssertNil(bundle.manifest.pipeline)
-        XCTAssertEqual(try bundle.component("merger").inputs.count, 26)
-        XCTAssertTrue(refusal { _ = try bundle.component("unet") }.contains("the bundle has no unet, only merger"))
+        XCTAssertEqual(try bundle.component("hypernet").inputs.count, 5)
+        XCTAssertTrue(refusal { _ = try bundle.component("unet") }.contains("the bundle has no unet, only hypernet"))
     }
 
     /// An edit of the manifest's text, and what must be said of it.
     private static let edits: [(name: String, from: String, to: String, said: String)] = [
         (
-            "an old schema", "\"schema_version\": 1", "\"schema_version\": 2",
-            "schema version 2 is unknown, this app reads 1"
+            "an old schema", "\"schema_version\": 2", "\"schema_version\": 1",
+            "schema version 1 is unknown, this app reads 2"
         ),
-        ("a true schema", "\"schema_version\": 1", "\"schema_version\": true", "schema version true is unknown"),
+        ("a true schema", "\"schema_version\": 2", "\"schema_version\": true", "schema version true is unknown"),
         ("no base", "\"base\": \"tiny\"", "\"base\": \"\"", "is not a name"),
         ("an unknown target", "\"onnx\"", "\"tflite\"", "valid are onnx, coreml, executorch"),
         (
@@ -39,31 +45,43 @@ final class BundleTests: XCTestCase {
         ("an unknown generator", "mix32-11bit", "mersenne", "which is not 'mix32-11bit'"),
         ("no hypernetwork", "\"hypernetwork\"", "\"hyper\"", "has the unknown key 'hyper'"),
         ("another name", "\"name\": \"qo_32x32\"", "\"name\": \"qo_32x33\"", "does not match its sizes"),
-        ("another rank", "\"rank\": 4", "\"rank\": 8", "mixes ranks"),
+        ("an unknown part", "\"name\": \"qo_32x32\"", "\"name\": \"qx_32x32\"", "does not match its sizes"),
+        ("another rank", "\"stacked_rank\": 8", "\"stacked_rank\": 4", "golden inputs are not its inputs"),
+        ("one LoRA", "\"loras\": 2", "\"loras\": 1", "is not a whole number from 2 to 8"),
+        ("an unknown kind", "\"q\",", "\"x\",", "valid are q, k, v, out"),
+        ("a kind twice", "\"q\",", "\"out\",", "repeats a kind in learned"),
+        ("other kinds", "\"q\",", "\"k\",", "the hypernet's inputs are not its layout's"),
         ("a module twice", "attn1.to_out.0\"", "attn1.to_q\"", "repeats a name"),
-        ("a path upwards", "\"merger.onnx\"", "\"../merger.onnx\"", "is not a path inside the bundle"),
-        ("an absolute path", "\"merger.onnx\"", "\"/etc/hostname\"", "is not a path inside the bundle"),
-        ("no such file", "\"merger.onnx\"", "\"other.onnx\"", "merger (other.onnx) is missing or outside the bundle"),
-        ("another hash", "84deaef4", "94deaef4", "damaged or changed since its export"),
-        ("another size", "\"bytes\": 31932", "\"bytes\": 31931", "damaged or changed since its export"),
-        ("a huge golden file", "\"bytes\": 90480", "\"bytes\": 90480000", "is not a whole number from 1 to 8388608"),
-        ("an unknown type", "\"dtype\": \"float32\"", "\"dtype\": \"int64\"", "valid are float32, float16, int32"),
-        ("an unknown size", "\"content_rank\"", "\"batch\"", "which is not a size"),
-        ("another input", "\"name\": \"content_scale\"", "\"name\": \"scale\"", "golden inputs are not its inputs"),
-        ("a scale of zero", "\"scale\": 0.5", "\"scale\": 0", "is not above 0"),
-        ("values that don't fill", "\"value\": 0.75", "\"values\": [1, 2]", "golden values don't fill their shape"),
+        ("a path upwards", "\"hypernet.onnx\"", "\"../hypernet.onnx\"", "is not a path inside the bundle"),
+        ("an absolute path", "\"hypernet.onnx\"", "\"/etc/hostname\"", "is not a path inside the bundle"),
         (
-            "two kinds of golden input", "\"value\": 0.75", "\"value\": 0.75, \"seed\": 1, \"scale\": 1",
+            "no such file", "\"hypernet.onnx\"", "\"other.onnx\"",
+            "hypernet (other.onnx) is missing or outside the bundle"
+        ),
+        ("another hash", "f90efe3c", "e90efe3c", "damaged or changed since its export"),
+        ("another size", "\"bytes\": 17325", "\"bytes\": 17324", "damaged or changed since its export"),
+        ("a huge golden file", "\"bytes\": 5824", "\"bytes\": 58240000", "is not a whole number from 1 to 8388608"),
+        ("an unknown type", "\"dtype\": \"float32\"", "\"dtype\": \"int64\"", "valid are float32, float16, int32"),
+        ("an unknown size", "\"stacked_rank\",", "\"batch\",", "which is not a size"),
+        ("another input", "\"name\": \"roles\"", "\"name\": \"parts\"", "golden inputs are not its inputs"),
+        ("a scale of zero", "\"scale\": 0.5", "\"scale\": 0", "is not above 0"),
+        ("values that don't fill", "\"values\": [", "\"values\": [2, ", "golden values don't fill their shape"),
+        (
+            "two kinds of golden input", "\"values\": [", "\"seed\": 1, \"scale\": 1, \"values\": [",
             "must have either value"
         ),
         ("a loose tolerance", "\"psnr_db\": 100.0", "\"psnr_db\": 10", "is not a number of dB from 20"),
+        (
+            "a loose bound of what LoRAs change", "\"psnr_db\": 100.0",
+            "\"psnr_db\": 100.0, \"delta\": {\"gain_error\": 0.9, \"cosine\": 0.9}", "is not above 0 and up to 0.5"
+        ),
         (
             "an unknown status", "\"status\": \"passed\"", "\"status\": \"fine\"",
             "which is not passed, failed or not_run"
         ),
         (
             "no such output", "\"coefficients_qo_64x64\"", "\"coefficients_qo\"",
-            "the merger's outputs are not its layout's"
+            "the hypernet's outputs are not its layout's"
         ),
     ]
 
@@ -97,7 +115,7 @@ final class BundleTests: XCTestCase {
     }
 
     func testDamagedFilesAreRefused() throws {
-        for file in ["merger.onnx", "golden/merger.safetensors"] {
+        for file in ["hypernet.onnx", "golden/hypernet.safetensors"] {
             let copy = try copyOfBundle()
             let url = copy.appendingPathComponent(file)
             var data = try Data(contentsOf: url)
@@ -109,7 +127,7 @@ final class BundleTests: XCTestCase {
 
     func testLinksOutOfTheBundleAreRefused() throws {
         let copy = try copyOfBundle()
-        let (url, outside) = (copy.appendingPathComponent("merger.onnx"), copy.appendingPathExtension("elsewhere"))
+        let (url, outside) = (copy.appendingPathComponent("hypernet.onnx"), copy.appendingPathExtension("elsewhere"))
         try FileManager.default.moveItem(at: url, to: outside)
         try FileManager.default.createSymbolicLink(at: url, withDestinationURL: outside)
         XCTAssertTrue(refusal { _ = try ModelBundle.open(copy) }.contains("missing or outside the bundle"))
@@ -117,7 +135,7 @@ final class BundleTests: XCTestCase {
 
     func testAPipeIsRefusedWithoutBeingOpened() throws {
         let copy = try copyOfBundle()
-        let path = copy.appendingPathComponent("merger.onnx").path
+        let path = copy.appendingPathComponent("hypernet.onnx").path
         try FileManager.default.removeItem(atPath: path)
         XCTAssertEqual(mkfifo(path, 0o600), 0)
         XCTAssertTrue(refusal { _ = try ModelBundle.open(copy) }.contains("is not a regular file"))

@@ -32,16 +32,8 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         try StandInBundle(places.resources.appendingPathComponent("bundles/coreml"), dtype: dtype, lie: lie)
     }
 
-    /// A LoRA of the stand-in's layers, all factors of one value.
-    private func lora(_ value: Float, layers: [String] = ["to_q", "to_out.0", "to_k", "to_v"]) -> Data {
-        safetensors(
-            layers.flatMap { layer in
-                let name = "unet.\(StandInBundle.module).\(layer)"
-                return [
-                    ("\(name).lora_A.weight", [1, 2], [value, 2 * value]),
-                    ("\(name).lora_B.weight", [2, 1], [value, -value]),
-                ]
-            })
+    private func lora(_ value: Float, layers: [String] = StandInBundle.layout.modules) -> Data {
+        standInLora(value, layers: layers)
     }
 
     private func samples() throws {
@@ -73,10 +65,12 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
             let engine = Engine(RuntimeOptions(cache: cache), runtimes: Self.runtimes)
             _ = try await engine.open(made.folder)
             let rows = try await engine.check()
-            XCTAssertEqual(rows.map(\.component), ["merger", "text_encoder", "unet", "vae_decoder", "image"])
+            XCTAssertEqual(rows.map(\.component), ["hypernet", "text_encoder", "unet", "vae_decoder", "image"])
             XCTAssertEqual(rows.map(\.status), [CheckRow.Status](repeating: .passed, count: 5), "\(rows)")
+            XCTAssertEqual(rows.map { $0.delta != nil }, [false, false, true, false, false])
+            XCTAssertEqual(rows[2].delta!.gain, 1, accuracy: 0.02)
             let times = try await engine.loadTimes()
-            XCTAssertEqual(times.map(\.component), ["merger", "text_encoder", "unet", "vae_decoder"])
+            XCTAssertEqual(times.map(\.component), ["hypernet", "text_encoder", "unet", "vae_decoder"])
             XCTAssertTrue(times.allSatisfy { $0.compileSeconds != nil && $0.totalSeconds >= $0.compileSeconds! })
         }
     }
@@ -88,45 +82,32 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         let rows = try await engine.check()
         XCTAssertEqual(rows.map(\.status), [.passed, .passed, .passed, .failed, .passed])
         XCTAssertTrue(rows[3].reason!.contains("image differs by"), rows[3].reason!)
+        let record = try await engine.benchmark(
+            made.folder, BenchmarkPlan(component: "vae_decoder", warmup: 0, runs: 1))
+        XCTAssertEqual(record["parity"]["status"], .text("below"))
+        XCTAssertEqual(record["parity"]["within_tolerance"], .bool(false))
+    }
+
+    func testARunThatIsNotFiniteIsNoResult() async throws {
+        let made = try bundle(lie: .nan)
+        let engine = Engine(options, runtimes: Self.runtimes)
         do {
             _ = try await engine.benchmark(made.folder, BenchmarkPlan(component: "vae_decoder", warmup: 0, runs: 1))
-            XCTFail("a run out of tolerance gave a record")
+            XCTFail("it gave a record")
         } catch let error as InputError {
             XCTAssertTrue(error.sentence.hasSuffix("so that the run is no result"), error.sentence)
         }
     }
 
-    func testAMergedLoraReachesTheUnet() async throws {
-        try samples()
-        let loras = places.resources.appendingPathComponent("dataset/loras")
-        for dtype in [DType.float32, .float16] {
-            let made = try StandInBundle(root.appendingPathComponent("\(dtype)"), dtype: dtype)
-            let cache = root.appendingPathComponent("cache-\(dtype)")
-            let engine = Engine(RuntimeOptions(cache: cache), runtimes: Self.runtimes)
-            _ = try await engine.open(made.folder)
-            let merged = try await engine.merge(
-                content: loras.appendingPathComponent("contents/a_1.safetensors"),
-                style: loras.appendingPathComponent("styles/a_1.safetensors"), contentScale: 2, styleScale: 1)
-            let (down, up) = (merged.adapter["adapter_qo_2x2_down"]!, merged.adapter["adapter_qo_2x2_up"]!)
-            XCTAssertEqual([down.dtype, up.dtype], [dtype, dtype])
-            for row in 0..<2 {
-                let layer = LoraLayer(
-                    rank: 2, inFeatures: 2, outFeatures: 2, kernel: [], down: Array(down.row(row)),
-                    up: Array(up.row(row)))
-                // Content 2 · 0.75 · 0.25 · [0.25, 0.5], style 1 · 0.5 · 0.5 · [0.5, 1], the second row negative.
-                XCTAssertEqual(layer.delta(), [0.21875, 0.4375, -0.21875, -0.4375], "\(dtype)")
-            }
-            let names = ["to_q", "to_out.0"].map { "\(StandInBundle.module).\($0)" }
-            XCTAssertEqual(merged.coefficients.map(\.module), names)
-            XCTAssertEqual(merged.coefficients[0].content, .init(low: 1.5, median: 1.5, high: 1.5))
-            XCTAssertEqual(merged.coefficients[0].style, .init(low: 0.5, median: 0.5, high: 0.5))
-            let request = Request(prompt: StandInBundle.prompt, seed: 5, steps: 3, guidance: 2)
-            let drawn = try await engine.generate(request, with: .merged).drawn
-            let adapter = merged.adapter.mapValues(\.floats)
-            assertClose(drawn.pixels.floats, try made.expected(adapter: adapter), share: 1e-5)
-            let base = try await engine.generate(request, with: .none).drawn
-            XCTAssertNotEqual(base.pixels, drawn.pixels)
-        }
+    func testAnEffectOfLorasThatIsLostIsSeen() async throws {
+        let made = try StandInBundle(root.appendingPathComponent("dulled"), dtype: .float32, dulled: true)
+        let engine = Engine(options, runtimes: Self.runtimes)
+        _ = try await engine.open(made.folder)
+        let row = try await engine.check()[2]
+        XCTAssertEqual(row.status, .failed)
+        XCTAssertEqual(
+            row.reason,
+            "the LoRAs' effect on noise_pred has gain 0.5000 and cosine 1.0000; allowed are 1 ± 0.05 and 0.99")
     }
 
     func testACancelledTaskStops() async throws {
@@ -135,7 +116,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         _ = try await engine.open(made.folder)
         let task = Task {
             // Cancelled by its own first report, so that the next one finds it so.
-            try await engine.generate(Request(prompt: "x", steps: 1000, guidance: 1), with: .none) { _ in
+            try await engine.generate(Request(prompt: "x", steps: 1000, guidance: 1)) { _ in
                 withUnsafeCurrentTask { $0?.cancel() }
             }
         }
@@ -160,7 +141,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         XCTAssertEqual(model.contents.map(\.name), ["a 1"], "a path out of the dataset is no sample")
         XCTAssertEqual(model.request.prompt, "a sks dog in watercolor painting style")
         XCTAssertEqual([model.request.steps, Int(model.request.guidance)], [3, 2])
-        XCTAssertTrue(model.canMerge && model.canDraw)
+        XCTAssertTrue(model.canDraw)
         await model.merge()
         XCTAssertNil(model.failure)
         XCTAssertEqual(model.merged?.names, "a 1 + a 1")
@@ -169,18 +150,75 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         XCTAssertEqual(model.picture?.image.width, 8)
         await model.check()
         XCTAssertEqual(model.rows.map(\.status), [CheckRow.Status](repeating: .passed, count: 5))
-        await model.benchmark(BenchmarkPlan(component: "merger", warmup: 1, runs: 2)) {
+        await model.benchmark(BenchmarkPlan(component: "hypernet", warmup: 1, runs: 2)) {
             Battery(percent: 50, isCharging: false)
         }
         let record = try Json.parse(Data(model.record!.text.utf8), what: "record")
         XCTAssertEqual(record["conditions"]["before"]["battery_percent"].double, 50)
         XCTAssertEqual(record["runs"]["n"], .integer(2))
-        XCTAssertEqual(model.record!.numbers.count, 6)
+        XCTAssertEqual(model.record!.numbers.count, 7)
         XCTAssertFalse(model.record!.numbers.contains { $0.value == "–" }, "\(model.record!.numbers)")
+        XCTAssertEqual(record["parity"]["delta"], .null)
         XCTAssertNil(model.work)
-        // After a benchmark the merger has its LoRAs no more: it must take them again.
-        await model.merge()
+        // After a benchmark no model is loaded: they must be loaded again.
+        await model.generate()
         XCTAssertNil(model.failure)
+    }
+
+    /// A slider's move multiplies coefficients and runs nothing; other LoRAs are stacked, and predicted once.
+    @MainActor
+    func testTheMergeFollowsWhatIsPicked() async throws {
+        _ = try bundle()
+        try samples()
+        let model = model()
+        await model.open()
+        await model.merge()
+        let unit = try XCTUnwrap(model.merged?.coefficients.first)
+        _ = StandIn.takeEvents()
+        for strength in [Float(0.2), 1.4, 2] { model[strength: model.content!] = strength }
+        await model.merge()
+        XCTAssertEqual(model[strength: model.content!], 2)
+        XCTAssertEqual(model.merged?.coefficients.first?.content.median, unit.content.median * 2)
+        XCTAssertEqual(model.merged?.coefficients.first?.style, unit.style)
+        XCTAssertEqual(StandIn.takeEvents(), [])
+        let content = model.content!
+        model.pick(content)
+        await model.merge()
+        XCTAssertEqual(model.merged?.names, "a 1", "picked again is taken back")
+        XCTAssertEqual(model.merged?.coefficients, [])
+        XCTAssertEqual(StandIn.takeEvents(), [], "one LoRA needs no hypernetwork")
+        model.pick(content)
+        model.pickBeside(model.style!)
+        await model.merge()
+        XCTAssertEqual(model.picked.count, 2, "no LoRA has two roles")
+        XCTAssertEqual(StandIn.takeEvents(), [.ran("hypernet")])
+        model.pick(content)
+        model.pick(model.style!)
+        await model.merge()
+        XCTAssertNil(model.merged)
+        await model.generate()
+        XCTAssertEqual([model.failure, model.picture == nil ? "no picture" : nil], [nil, nil], "the base is drawn")
+    }
+
+    @MainActor
+    func testWhatTheUnetLeavesOutIsTold() async throws {
+        _ = try bundle()
+        try samples()
+        let model = model()
+        await model.open()
+        let outside = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+        let picked = root.appendingPathComponent("words.safetensors")
+        try standInLora(1, layers: ["unet.\(StandInBundle.module).to_q", outside], prefix: "").write(to: picked)
+        model.add(picked, as: .content)
+        await model.merge()
+        await model.measuring?.value
+        XCTAssertEqual(model.carried.map { Carried.percent($0.share) }, ["50.0%", "100.0%"])
+        XCTAssertEqual(
+            model.leftOut,
+            [
+                "words.safetensors: 50.0% of its squared norm is in layers that this UNet's adapter can't take "
+                    + "(1 layers of text encoders, 50.0%): \(outside)"
+            ])
     }
 
     @MainActor
@@ -210,16 +248,15 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         _ = try bundle()
         let model = model()
         await model.open()
-        XCTAssertFalse(model.canMerge)
-        await model.merge()
-        XCTAssertEqual(model.failure, "choose a content and a style LoRA")
+        XCTAssertEqual(model.picked, [])
         let picked = root.appendingPathComponent("mine.safetensors")
         try Data("<html>".utf8).write(to: picked)
         model.add(picked, as: .content)
         XCTAssertTrue(model.failure!.contains("mine.safetensors is a web page, not a LoRA"), model.failure!)
         XCTAssertTrue(model.contents.isEmpty)
+        model.hasFailed = false
         for (role, layers) in [(LoraRole.content, ["to_q"]), (.style, ["to_k"])] {
-            try lora(1, layers: layers).write(to: picked)
+            try lora(1, layers: layers.map { "\(StandInBundle.module).\($0)" }).write(to: picked)
             model.add(picked, as: role)
         }
         XCTAssertEqual([model.content?.name, model.style?.name], ["mine", "mine"])
@@ -263,6 +300,9 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         XCTAssertEqual(record["runs"]["samples_s"].list.count, 4)
         XCTAssertEqual(record["runs"]["warmup_count"], .integer(2))
         XCTAssertEqual(record["parity"]["status"], .text("passed"))
+        XCTAssertEqual(record["parity"]["within_tolerance"], .bool(true))
+        XCTAssertEqual(record["parity"]["delta"].keys, ["gain", "cosine", "snr_db"])
+        XCTAssertEqual(record["parity"]["delta"]["gain"].double!, 1, accuracy: 1e-3)
         let notes = record["notes"].list.compactMap(\.text)
         XCTAssertTrue(notes[0].hasPrefix("the cold load includes "), notes[0])
         XCTAssertEqual(
@@ -285,7 +325,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
             (["--cooldown", "inf", "--component", "unet"], "--cooldown is 'inf'; give seconds from 0 to 86400"),
             (["--units", "gpu", "--component", "unet"], "--units is 'gpu'; valid are all"),
             (["--speed", "1"], "--speed is no option; valid are --bundle"), (["--runs"], "--runs needs a value"),
-            ([], "give --component NAME, such as merger"),
+            ([], "give --component NAME, such as hypernet"),
         ] {
             try await benchmark.run(["--benchmark", "--record-nonce", "a1"] + arguments)
             let error = try written(benchmark, "a1")["error"].text ?? ""

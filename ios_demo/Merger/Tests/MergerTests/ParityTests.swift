@@ -17,7 +17,7 @@ final class ParityTests: XCTestCase {
 
     func testEqualTensorsPass() throws {
         let difference = Parity.compare("x", golden: Golden.summarise(try output()), tensor: try output())
-        XCTAssertEqual(difference, Difference(output: "x", psnrDb: .infinity, maxError: 0))
+        XCTAssertEqual(difference, Difference(output: "x", psnrDb: .infinity, maxError: 0, delta: nil))
     }
 
     func testWrongTensorsFail() throws {
@@ -52,6 +52,31 @@ final class ParityTests: XCTestCase {
         XCTAssertEqual(Parity.psnrDb([2, 0], [2, 0.2]), 20 * log10(2 / 0.02.squareRoot()), accuracy: 1e-9)
         XCTAssertEqual(Parity.psnrDb([1], [.infinity]), -.infinity)
         XCTAssertEqual(Parity.psnrDb([0, 0], [0, 1]), -.infinity)
+    }
+
+    func testWhatLorasChangeIsHeldToABoundOfItsOwn() {
+        let tolerance = Tolerance(psnrDb: 20, maxError: 0.5, delta: DeltaTolerance(gainError: 0.1, cosine: 0.99))
+        let whole = [Double](repeating: 1, count: 8)
+        let base = whole.enumerated().map { $1 - (Double($0) + 1) / 100 }
+        func difference(_ share: Double, tilt: Double = 0) -> Difference {
+            let output = zip(whole, base).enumerated().map { at, pair in
+                pair.1 + (pair.0 - pair.1) * (share + (at % 2 == 0 ? tilt : -tilt))
+            }
+            let delta = Parity.compareDelta(
+                reference: whole, referenceWithout: base, output: output, without: base)
+            return Difference(output: "x", psnrDb: 50, maxError: 0.01, delta: delta)
+        }
+        XCTAssertTrue(difference(1).within(tolerance))
+        XCTAssertTrue(difference(0.95).within(tolerance))
+        for wrong in [difference(0.5), difference(1.2), difference(-1), difference(1, tilt: 0.5), difference(.nan)] {
+            XCTAssertFalse(wrong.within(tolerance))
+            let reason = Parity.reason([wrong], tolerance) ?? ""
+            XCTAssertTrue(reason.contains("the LoRAs' effect on x has gain"), reason)
+            XCTAssertTrue(reason.hasSuffix("allowed are 1 ± 0.1 and 0.99"), reason)
+        }
+        let untold = Difference(output: "x", psnrDb: 50, maxError: 0.01)
+        XCTAssertFalse(untold.within(tolerance))
+        XCTAssertTrue(untold.within(Tolerance(psnrDb: 20, maxError: 0.5)))
     }
 
     func testPixelsAreRoundedToEven() {

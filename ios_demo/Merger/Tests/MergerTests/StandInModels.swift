@@ -1,34 +1,33 @@
 #if os(Linux)
+import Foundation
+
 @testable import Merger
 
-/// What the stand-in's models compute. Every output depends on each place of all inputs, so that none may be wrong.
+/// A LoRA of rank 1, whose layers all have down (value, 2·value) and up (value, −value).
+func standInLora(_ value: Float, layers: [String], prefix: String = "unet.") -> Data {
+    safetensors(
+        layers.flatMap { layer in
+            [
+                ("\(prefix)\(layer).lora_A.weight", [1, 2], [value, 2 * value]),
+                ("\(prefix)\(layer).lora_B.weight", [2, 1], [value, -value]),
+            ]
+        })
+}
+
+/// What the stand-in's models compute. Every output depends on each place of all inputs, so that none may be wrong;
+/// what LoRAs change in the UNet's is what their factors, roles and coefficients mean.
 enum StandInModels {
     typealias Tensors = [String: [Float]]
 
-    /// Coefficients 0.75 and 0.5 for the learned layers, 0.5 for the others; the factors side by side.
+    /// Near 0.75 and 0.5 for the pair, 1 for the LoRA beside it.
     @Sendable
-    static func merge(_ given: Tensors) -> Tensors {
-        var found: Tensors = [:]
-        for group in StandInBundle.layout.groups {
-            let shares: [Float] = group.part == .qo ? [0.75, 0.5] : [0.5, 0.5]
-            let scales = [given["content_scale"]![0] * shares[0], given["style_scale"]![0] * shares[1]]
-            var (down, up) = ([Float](), [Float]())
-            for row in 0..<2 {
-                for (role, scale) in zip(["content", "style"], scales) {
-                    down += given["\(role)_\(group.down)"]![2 * row..<2 * row + 2].map { $0 * scale }
-                }
-                for out in 0..<2 {
-                    up += ["content", "style"].map { given["\($0)_\(group.up)"]![2 * row + out] }
-                }
-            }
-            found["adapter_\(group.down)"] = down
-            found["adapter_\(group.up)"] = up
-            if group.part == .qo {
-                let row = [scales[0], scales[0], scales[1], scales[1]]
-                found["coefficients_\(group.name)"] = row + row
-            }
+    static func predictCoefficients(_ given: Tensors) -> Tensors {
+        var told: Float = 0
+        for (number, name) in given.keys.sorted().enumerated() {
+            told += Float(number + 1) * 1e-3 * weighted(given[name]![...])
         }
-        return found
+        let layer: [Float] = [0.75 + told, 0.75 - told, 0.5 + told, 0.5 - told, 1, 1]
+        return ["coefficients_qo_2x2": layer + layer.map { $0 * 1.25 }]
     }
 
     @Sendable
@@ -43,19 +42,40 @@ enum StandInModels {
 
     @Sendable
     static func predict(_ given: Tensors) -> Tensors {
-        var weights: Float = 0
-        for (number, name) in given.keys.filter({ $0.hasPrefix("adapter_") }).sorted().enumerated() {
-            weights += Float(number + 1) * 0.01 * weighted(given[name]![...])
-        }
         var prediction: [Float] = []
         for row in 0..<2 {
-            var told = weights + given["timestep"]![row] * 1e-4
+            var told = given["timestep"]![row] * 1e-4 + effect(given, row)
             told += weighted(given["encoder_hidden_states"]![154 * row..<154 * (row + 1)]) * 1e-3
             told += weighted(given["text_embeds"]![2 * row..<2 * row + 2]) * 0.1
             told += weighted(given["time_ids"]![6 * row..<6 * row + 6]) * 1e-3
             prediction += given["sample"]![16 * row..<16 * (row + 1)].map { $0 * 0.2 + told }
         }
         return ["noise_pred": prediction]
+    }
+
+    /// Of every layer a sum over up·(down ⊙ (roles·m))·x, each layer and output counting differently, with x = (1, 2).
+    private static func effect(_ given: Tensors, _ batchRow: Int) -> Float {
+        var (sum, weight): (Float, Float) = (0, 0)
+        let (rows, roles) = (StandInBundle.layout.stackedRank, StandInBundle.layout.loras)
+        for group in StandInBundle.layout.groups {
+            let (down, up, coefficients) = (given[group.down]!, given[group.up]!, given[group.coefficients]!)
+            for layer in group.modules.indices {
+                weight += 0.01
+                for row in 0..<rows {
+                    var inner: Float = 0
+                    for column in 0..<2 {
+                        var coefficient: Float = 0
+                        for role in 0..<roles {
+                            let place = ((batchRow * group.modules.count + layer) * roles + role) * 2 + column
+                            coefficient += given["roles"]![row * roles + role] * coefficients[place]
+                        }
+                        inner += down[(layer * rows + row) * 2 + column] * coefficient * Float(column + 1)
+                    }
+                    sum += weight * inner * (up[2 * layer * rows + row] + 0.5 * up[(2 * layer + 1) * rows + row])
+                }
+            }
+        }
+        return sum
     }
 
     @Sendable

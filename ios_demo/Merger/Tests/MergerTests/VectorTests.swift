@@ -39,6 +39,36 @@ final class VectorTests: XCTestCase {
         XCTAssertTrue(refusal { _ = try Golden.input(large, dtype: .int32) }.contains("is no int32"))
     }
 
+    func testDeltas() {
+        let cases = vectors["deltas"]?.list ?? []
+        XCTAssertEqual(cases.count, 4)
+        for entry in cases {
+            let values = ["reference", "reference_without", "output", "without"].map { entry[$0].doubles }
+            let delta = Parity.compareDelta(
+                reference: values[0], referenceWithout: values[1], output: values[2], without: values[3])
+            for (key, found) in [("gain", delta.gain), ("cosine", delta.cosine), ("snr_db", delta.snrDb)] {
+                XCTAssertEqual(found, entry[key].double ?? .infinity, accuracy: 1e-9, "\(key) of \(entry.serialised)")
+            }
+        }
+    }
+
+    func testCarriedShares() throws {
+        let layout = try ModelBundle.open(golden.appendingPathComponent("hypernet/bundle")).layout
+        let lora = try LoraReader.read(golden.appendingPathComponent("hypernet/content.safetensors"))
+        let cases = vectors["carried"]?.list ?? []
+        XCTAssertEqual(cases.count, 3)
+        for entry in cases {
+            let parts = entry["parts"]
+            let groups = layout.groups.filter { parts.keys.contains($0.part.rawValue) }
+            let found = try Carried(lora, Layout(base: "tiny", groups: groups, loras: 2, stackedRank: 8))
+            XCTAssertEqual(found.parts.map(\.part.rawValue), parts.keys)
+            for part in found.parts {
+                XCTAssertEqual(part.share, parts[part.part.rawValue].double!, accuracy: 1e-7)
+            }
+            XCTAssertEqual(found.warning, entry["warning"].text)
+        }
+    }
+
     func testNoise() {
         let noise = vectors["noise"] ?? .null
         XCTAssertEqual(noise.keys.count, 4)

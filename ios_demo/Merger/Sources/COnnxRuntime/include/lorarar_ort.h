@@ -37,7 +37,7 @@ char *lorarar_ort_load(lorarar_ort *ort, const char *path, int threads, const ch
                        lorarar_ort_session **loaded);
 void lorarar_ort_unload(lorarar_ort_session *session);
 
-// What the graph says of an input (one with a default value included) or an output; false when it has none.
+// What the graph says of an input or an output; false when it has none.
 bool lorarar_ort_signature(const lorarar_ort_session *session, bool is_input, const char *name,
                            lorarar_ort_tensor *found);
 

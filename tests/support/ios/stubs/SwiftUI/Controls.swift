@@ -64,6 +64,12 @@ public struct Slider<Label: View>: Leaf {
   ) where V.Stride: BinaryFloatingPoint {}
 }
 
+public struct Toggle<Label: View>: Leaf {}
+
+extension Toggle where Label == Text {
+  public init(_ titleKey: LocalizedStringKey, isOn: Binding<Bool>) {}
+}
+
 public struct Stepper<Label: View>: Leaf {}
 
 extension Stepper where Label == Text {

@@ -1,0 +1,151 @@
+/// What the UNet takes beside latents and prompts: a stack, and one image's coefficients (N, K, in) of each group. Both
+/// are empty for a UNet that takes no LoRAs.
+public struct LoraInputs: Sendable {
+    let stack: [String: Tensor]
+    let coefficients: [String: [Float]]
+
+    static let none = LoraInputs(stack: [:], coefficients: [:])
+}
+
+/// The coefficients of a stack: unit ones, for strengths of 1, and the values that strengths are written into. A new
+/// strength is a multiplication: no graph is run, and nothing else is written.
+///
+/// A layer that both the content and the style have gets the pair that was predicted, or the rule's value where there
+/// is none; a layer of one of them, and the LoRAs beside these two, get 1.
+public final class Blender {
+    public let stack: Stack
+    private let unit: [[Float]]  // of each group, (N, K, in)
+    private(set) var values: [[Float]]
+    private let predicted: Set<String>  // names
+
+    /// `predicted` is the hypernetwork's, by name; there is none for fewer than two LoRAs.
+    public init(_ stack: Stack, rule: KvRule, predicted: [String: Tensor] = [:]) {
+        self.stack = stack
+        self.predicted = Set(predicted.keys)
+        unit = stack.layout.groups.map { group in
+            let pairs = predicted[group.coefficients]?.floats
+            let (roles, width) = (stack.layout.loras, group.inFeatures)
+            var unit = [Float](repeating: 0, count: group.modules.count * roles * width)
+            for (place, module) in group.modules.enumerated() {
+                let present = stack.present(module)
+                let isPair = present.count > 1 && present[0] && present[1]
+                for role in present.indices where present[role] {
+                    let range = (place * roles + role) * width..<(place * roles + role + 1) * width
+                    for at in range {
+                        unit[at] = isPair && role < 2 ? pairs?[at] ?? rule.coefficient : 1
+                    }
+                }
+            }
+            return unit
+        }
+        values = unit
+    }
+
+    /// Writes the coefficients for strengths, one for each LoRA, in place; 1 is the paper's.
+    ///
+    /// Throws InputError for another number of them, or one that is not finite.
+    public func write(_ strengths: [Float]) throws {
+        guard strengths.count == stack.loras.count, strengths.allSatisfy(\.isFinite) else {
+            throw InputError(
+                "the strengths are \(strengths); give \(stack.loras.count) finite numbers, one for each LoRA")
+        }
+        let roles = stack.layout.loras
+        for (number, group) in stack.layout.groups.enumerated() {
+            let width = group.inFeatures
+            unit[number].withUnsafeBufferPointer { unit in
+                values[number].withUnsafeMutableBufferPointer { values in
+                    for place in group.modules.indices {
+                        for (role, strength) in strengths.enumerated() {
+                            let first = (place * roles + role) * width
+                            for at in first..<first + width {
+                                values[at] = unit[at] * strength
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// To draw with, as they are now.
+    var inputs: LoraInputs {
+        let names = stack.layout.groups.map(\.coefficients)
+        return LoraInputs(
+            stack: stack.inputs, coefficients: Dictionary(uniqueKeysWithValues: zip(names, values)))
+    }
+
+    /// How the unit coefficients are spread in the layers that were learned and that both LoRAs have, in the UNet's
+    /// order.
+    func spreads(_ learned: [Kind]) -> [LayerCoefficients] {
+        var found: [LayerCoefficients] = []
+        for (number, group) in stack.layout.groups.enumerated() where predicted.contains(group.coefficients) {
+            let (roles, width) = (stack.layout.loras, group.inFeatures)
+            for (place, module) in group.modules.enumerated() {
+                guard let kind = Kind(of: module), learned.contains(kind), stack.present(module)[0],
+                    stack.present(module)[1]
+                else { continue }
+                let first = place * roles * width
+                found.append(
+                    LayerCoefficients(
+                        module: module, content: .init(unit[number][first..<first + width]),
+                        style: .init(unit[number][first + width..<first + 2 * width])))
+            }
+        }
+        return found.sorted { UnetOrder($0.module) < UnetOrder($1.module) }
+    }
+}
+
+/// How the coefficients of one layer are spread over its columns.
+public struct LayerCoefficients: Equatable, Sendable, Identifiable {
+    public struct Spread: Equatable, Sendable {
+        public let low: Float  // 5th percentile
+        public let median: Float
+        public let high: Float  // 95th percentile
+    }
+
+    public let module: String
+    public let content: Spread
+    public let style: Spread
+
+    public var id: String { module }
+
+    /// The same with strengths.
+    public func times(content strength: Float, style other: Float) -> LayerCoefficients {
+        LayerCoefficients(module: module, content: content.times(strength), style: style.times(other))
+    }
+}
+
+extension LayerCoefficients.Spread {
+    init(_ values: ArraySlice<Float>) {
+        let sorted = values.map { Double($0) }.sorted()
+        func at(_ percent: Double) -> Float { Float(Statistics.percentile(sorted: sorted, percent)) }
+        self.init(low: at(5), median: at(50), high: at(95))
+    }
+
+    fileprivate func times(_ strength: Float) -> Self {
+        let ends = [low * strength, high * strength]
+        return Self(low: ends.min()!, median: median * strength, high: ends.max()!)
+    }
+}
+
+/// Down, middle, up; inside a block by number, to_q before to_out.
+struct UnetOrder: Comparable {
+    private let block: Int
+    private let numbers: [Int]
+    private let isOutput: Bool
+
+    init(_ module: String) {
+        block = ["down_blocks", "mid_block", "up_blocks"].firstIndex { module.hasPrefix($0 + ".") } ?? 3
+        let parts = module.split(separator: ".")
+        numbers = parts.dropLast(module.hasSuffix("to_out.0") ? 2 : 1).compactMap { part in
+            Int(part) ?? (part.hasPrefix("attn") ? Int(part.dropFirst(4)) : nil)
+        }
+        isOutput = module.hasSuffix("to_out.0")
+    }
+
+    static func < (a: UnetOrder, b: UnetOrder) -> Bool {
+        if a.block != b.block { return a.block < b.block }
+        if a.numbers != b.numbers { return a.numbers.lexicographicallyPrecedes(b.numbers) }
+        return !a.isOutput && b.isOutput
+    }
+}
