@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
-from benchmarks.record import RUNTIMES, bundle_head, check_record, runs
+from benchmarks.record import NOT_COMPARED, RUNTIMES, bundle_head, check_record, runs
 from lorarar.errors import InputError
 from lorarar.files import read_json
 from runtime_py.bundle import ONNX_MODEL, Bundle, Component
@@ -55,30 +55,33 @@ def _onnx_multiply_adds(component: Component, given: Sizes) -> int:
 
     path = component.path / ONNX_MODEL if component.path.is_dir() else component.path
     graph = onnx.load(path, load_external_data=False).graph
+    shapes = _stored_shapes(graph, given)
+    try:
+        return sum(
+            math.prod(shapes[node.output[0]]) * _depth(node, shapes)
+            for node in graph.node
+            if node.op_type in _ONNX_PRODUCTS
+        )
+    except KeyError as missing:
+        raise InputError(f"{path}: the size of {missing.args[0]} is not stored; export the bundle again") from None
+
+
+def _stored_shapes(graph: Any, given: Sizes) -> dict[str, Sequence[int]]:
+    """Return the shapes that a graph states; the one size that has a name is the rank of a stack."""
     named: dict[str, int] = {}
     for value in graph.input:
         for dim, size in zip(value.type.tensor_type.shape.dim, given.get(value.name, ()), strict=False):
             if dim.dim_param:
                 named[dim.dim_param] = size
-    values = [*graph.input, *graph.value_info, *graph.output]
-    shapes = {value.name: [_dim(dim, named) for dim in value.type.tensor_type.shape.dim] for value in values}
-    shapes |= {value.name: list(value.dims) for value in graph.initializer}
-    total = 0
-    for node in graph.node:
-        if node.op_type not in _ONNX_PRODUCTS:
-            continue
-        out = shapes.get(node.output[0])
-        if out is None:
-            raise InputError(f"{path}: the size of {node.output[0]} is not stored; export the bundle again")
-        total += math.prod(out) * _depth(node, shapes)
-    return total
-
-
-def _dim(dim: Any, named: Mapping[str, int]) -> int:
-    """Return a size of a graph; of one that is a sum of names (two ranks) each part is looked up."""
-    if dim.HasField("dim_value"):
-        return int(dim.dim_value)
-    return sum(named.get(part.strip(), 0) for part in dim.dim_param.split("+")) or 1
+    shapes: dict[str, Sequence[int]] = {value.name: list(value.dims) for value in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        sizes = [
+            dim.dim_value if dim.HasField("dim_value") else named.get(dim.dim_param, 0)
+            for dim in value.type.tensor_type.shape.dim
+        ]
+        if all(sizes):
+            shapes[value.name] = sizes
+    return shapes
 
 
 def _depth(node: Any, shapes: Sizes) -> int:
@@ -140,7 +143,7 @@ def estimate(bundle: Bundle, component: str, phone: Mapping[str, Any]) -> dict[s
         "runs": runs(None, 0, ()),
         "memory": {"peak_bytes": None, "measure": None},
         "conditions": {"before": unknown, "after": unknown, "cooldown_s": None},
-        "parity": {"status": "not_run", "psnr_db": None, "max_error": None},
+        "parity": dict(NOT_COMPARED),
         "estimate": {
             "latency_s": seconds,
             "memory_bytes": work.read_bytes,

@@ -23,7 +23,7 @@ from benchmarks.bounds import EstimatedPhone, find_phone, phones
 from benchmarks.command import add_out, check_files
 from benchmarks.devices.device import MeasureOptions
 from benchmarks.devices.plan import USUAL, PlanResult, Say, device_kinds, open_devices, run_plan, tasks_of
-from benchmarks.record import write_records
+from benchmarks.record import DEVICE_GATES_DB, write_records
 from lorarar.command_line import (
     EXIT_FAILED_CHECK,
     EXIT_OK,
@@ -42,6 +42,7 @@ CAPTIONS = {
     "emulated": "Times of an emulated device say nothing of a phone.",
     "estimated": "≥: a lower bound, from operations, bytes and data sheets; never run.",
 }
+OUT_OF_TOLERANCE = "*: out of the bundle's tolerance, see  lorarar check; the time counts all the same."
 KIND_STYLE = {"measured": "green", "emulated": "bold yellow", "estimated": "bold magenta"}
 
 
@@ -137,12 +138,15 @@ def show_result(result: PlanResult, out: Path | None) -> None:
     from rich.text import Text
 
     kinds_found = {record["kind"] for record in result.records}
-    caption = " ".join(sentence for kind, sentence in CAPTIONS.items() if kind in kinds_found)
+    said = [sentence for kind, sentence in CAPTIONS.items() if kind in kinds_found]
+    if any(record["parity"]["within_tolerance"] is False for record in result.records):
+        said.append(OUT_OF_TOLERANCE)
+    caption = " ".join(said)
     table = Table(box=SIMPLE_HEAD, caption=caption or None)
     table.add_column("device", overflow="fold")
     for column in ("what", "kind"):
         table.add_column(column, no_wrap=True)
-    for column in ("p50\nms", "p90\nms", "cold\nload ms", "memory\nMB", "parity\ndB"):
+    for column in ("p50\nms", "p90\nms", "cold\nload ms", "memory\nMB", "parity\ndB\ngain"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, record in result.named_records:
         device, what, *numbers = _row(name, record)
@@ -159,9 +163,7 @@ def show_result(result: PlanResult, out: Path | None) -> None:
 
 
 def _row(name: str, record: dict[str, Any]) -> list[str]:
-    bundle, runs, memory, parity = record["bundle"], record["runs"], record["memory"], record["parity"]
-    bound = record["estimate"]
-    equal = "equal" if parity["status"] == "passed" else "–"
+    bundle, runs, memory, bound = record["bundle"], record["runs"], record["memory"], record["estimate"]
     peak = f"{memory['peak_bytes'] / 1e6:.0f} {memory['measure']}" if memory["peak_bytes"] else "–"
     return [
         record["device"]["model"] if bound else f"{record['device']['model']}\n{name}",
@@ -170,8 +172,18 @@ def _row(name: str, record: dict[str, Any]) -> list[str]:
         _ms(runs["p90_s"]),
         _ms(record["load"]["cold_s"]),
         f"≥ {bound['memory_bytes'] / 1e6:.0f}" if bound else peak,
-        equal if parity["psnr_db"] is None else f"{parity['psnr_db']:.1f}",
+        _parity(record["parity"], bundle["precision"]),
     ]
+
+
+def _parity(found: dict[str, Any], precision: str) -> str:
+    """Return the PSNR, marked where the tolerance does not hold, over the gate that it misses and the LoRAs' gain."""
+    if found["status"] == "not_run":
+        return "–"
+    psnr = "equal" if found["psnr_db"] is None else f"{found['psnr_db']:.1f}"
+    gate = f"\n< {DEVICE_GATES_DB[precision]:g}" if found["status"] == "below" else ""
+    gain = (found["delta"] or {}).get("gain")
+    return f"{psnr}{'' if found['within_tolerance'] else '*'}{gate}" + ("" if gain is None else f"\n{gain:.4f}")
 
 
 def _ms(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Measure the merge: dense, factored, prepared, whole mergers, whole files, and ZipLoRA's optimisation (Table 2).
+"""Measure the merge: coefficients in three forms, artifacts, strengths, files, and ZipLoRA's optimisation (Table 2).
 
 Steps of ZipLoRA's optimisation run in a process of its own; then PyTorch, ONNX Runtime and ExecuTorch in one
 interleaved run, with this machine's sgemm rate and memory bandwidth beside them. Close other programs first. The last

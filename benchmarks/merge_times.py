@@ -1,17 +1,18 @@
-"""Time merges of one rank: ZipLoRA's steps, the coefficients in three forms, whole mergers, and whole files.
+"""Time merges of one rank: ZipLoRA's steps, the coefficients in three forms, artifacts, strengths, and whole files.
 
 Needs torch; the artifacts' runtimes are imported when they are asked for.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,18 @@ from torch import Tensor
 
 from benchmarks.merge_work import MergeWork, case_record, footprint, goals
 from benchmarks.processes import peak_bytes, run_module
-from benchmarks.timing import Case, OnCase, RunSettings, interleave, measure_cases
+from benchmarks.timing import FLOAT_BYTES, Case, OnCase, RunSettings, interleave, measure_cases
 from lorarar.base.components import Condition
-from lorarar.base.names import meta_unet, unet_config, unet_layout
+from lorarar.base.names import load_layout, meta_unet, unet_config, unet_layout
 from lorarar.errors import InputError
-from lorarar.hypernet.graph import Merger
+from lorarar.hypernet.graph import CoefficientGraph
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
-from lorarar.layout import ROLES, SCALES, Group, Layout, fixed, input_shapes, rank_sizes
-from lorarar.lora import read_lora, write_lora
+from lorarar.layout import ROLES, Layout, coefficient_shapes, fixed
+from lorarar.lora import LoRA, read_lora, write_lora
 from lorarar.merging import MergeOptions, merge_loras, predict_with
 from lorarar.merging.ziplora import optimise_pair
 from lorarar.pool import process_pool
+from lorarar.stack import stack
 from lorarar.synthetic import synthetic_lora
 from lorarar.toolchains import quiet_toolchains
 from lorarar.training.bank import LoraBank
@@ -38,6 +40,7 @@ from lorarar.training.examples import Examples
 from lorarar.training.hyper_settings import ZipSettings
 from lorarar.training.pair_data import PairData, RoleData
 from runtime_py.backends.onnx import OnnxRunner
+from runtime_py.blend import Blender
 from runtime_py.bundle import Bundle
 
 _DENSE_AT_ONCE = 6  # layers: 240 ΔW of SDXL and their copies would take 6 GB
@@ -65,14 +68,17 @@ def measure_rank(
         say("ZipLoRA")
         # First, since it needs the memory.
         zipped = _ziplora(base, rank, steps, settings.threads) if steps else None
-        inputs = random_inputs(layout, rank)
+        pair = [synthetic_lora(layout, rank, seed, STRENGTH) for seed in (0, 1)]
+        inputs = {name: torch.from_numpy(value) for name, value in stack(pair, layout).inputs.items()}
         cases = pytorch_cases(hypernet, layout, inputs)
+        whole = load_layout(base, "transformer")
+        cases |= session_cases(whole, [synthetic_lora(whole, rank, seed, STRENGTH) for seed in (0, 1)])
         for target in targets:
             say(f"exporting to {target}")
             cases[target] = _artifact_case(target, base, rank, folder, inputs, settings.threads)
         machine, samples = measure_cases(cases, settings.runs, say)
         # Their gigabytes would be in the way of the file cache.
-        del cases, inputs
+        del cases, inputs, pair
         say("files")
         files = _measure_files(layout, hypernet, rank, folder, settings.runs)
     work = MergeWork.of(layout, rank, hypernet.config.hidden)
@@ -83,7 +89,8 @@ def measure_rank(
         "cases": [case_record(name, case, work, machine) for name, case in samples.items()],
         "files": files,
         "footprint": footprint(samples, zipped, parameters) if zipped else None,
-        "goals": goals(base, samples, work, machine),
+        "written_bytes": written_bytes(whole),
+        "goals": goals(base, samples, work, machine, written_bytes(whole)),
     }
 
 
@@ -99,21 +106,21 @@ def _ziplora(base: str, rank: int, steps: int, threads: int) -> dict[str, Any]:
         ) from None
 
 
-def random_inputs(layout: Layout, rank: int, seed: int = 0) -> dict[str, Tensor]:
-    """Return the merger's inputs, filled with seeded random numbers as small as a LoRA's; the scales are 1."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {name: fixed(shape, rank_sizes(rank)) for name, shape in input_shapes(layout).items()}
-    factors = {name: torch.randn(shapes[name], generator=generator) * 0.02 for name in shapes if name not in SCALES}
-    return factors | {name: torch.ones(1) for name in SCALES}
+def written_bytes(layout: Layout) -> int:
+    """Return the bytes that a merge writes, and all that it adds: the coefficients of a stack of two LoRAs."""
+    shapes = coefficient_shapes(layout.groups, 2).values()
+    return sum(math.prod(fixed(shape, {})) for shape in shapes) * FLOAT_BYTES
 
 
 def pytorch_cases(hypernet: Hypernetwork, layout: Layout, inputs: Mapping[str, Tensor]) -> dict[str, Case]:
-    """Return the cases of PyTorch: the coefficients in three forms, and the whole merger."""
+    """Return the cases of PyTorch: the coefficients in three forms, and the graph that is exported."""
+    content, style = (inputs[ROLES][:, number].bool() for number in (0, 1))
 
-    def factors(group: Group) -> list[Tensor]:
-        return [inputs[f"{role}_{end}"] for role in ROLES for end in (group.down, group.up)]
+    def factors(down: Tensor, up: Tensor) -> list[Tensor]:
+        pairs = [(down[:, rows].contiguous(), up[:, :, rows].contiguous()) for rows in (content, style)]
+        return [tensor for pair in pairs for tensor in pair]
 
-    learned = [factors(group) for group in layout.part("qo")]
+    learned = [factors(inputs[group.down], inputs[group.up]) for group in layout.part("qo")]
 
     def dense() -> list[Tensor]:
         return [
@@ -126,12 +133,22 @@ def pytorch_cases(hypernet: Hypernetwork, layout: Layout, inputs: Mapping[str, T
         (hypernet.prepare(c_down, c_up, "content"), hypernet.prepare(s_down, s_up, "style"))
         for c_down, c_up, s_down, s_up in learned
     ]
-    merger = Merger(hypernet, layout)
+    graph = CoefficientGraph(hypernet, layout)
     return {
         "dense": dense,
         "factored": lambda: [hypernet(*group) for group in learned],
         "prepared": lambda: [hypernet.combine(*pair) for pair in prepared],
-        "merger": lambda: merger(**inputs),
+        "graph": lambda: graph(**inputs),
+    }
+
+
+def session_cases(layout: Layout, pair: Sequence[LoRA]) -> dict[str, Case]:
+    """Return what a running session does: stacking a new pair, and writing a new strength."""
+    blender = Blender(stack(pair, layout), 0.5)
+    turn = count()
+    return {
+        "stack two LoRAs": lambda: stack(pair, layout),
+        "new strength": lambda: blender.write((1.0, next(turn) % 7 / 7)),
     }
 
 
@@ -140,7 +157,8 @@ def _artifact_case(target: str, base: str, rank: int, folder: Path, inputs: Mapp
     out = folder / f"{target}-{rank}"
     given = ("--target", target, "--base", base, "--untrained", "--rank", str(rank), "--out", str(out))
     run_module("export.hypernet", *given)  # as users export it, checked against PyTorch
-    component = Bundle.open(out).component("merger")
+    component = Bundle.open(out).component("hypernet")
+    inputs = {spec.name: inputs[spec.name] for spec in component.inputs}
     if target == "onnx":
         runner = OnnxRunner(component, threads)
         arrays = {name: tensor.numpy() for name, tensor in inputs.items()}

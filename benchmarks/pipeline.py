@@ -1,4 +1,5 @@
-"""Measure text to image, stage by stage, through several bundles in one run: merge, text, loading, steps, decoding.
+"""Measure text to image, stage by stage, through several bundles in one run: stacking, merging, text, loading, steps,
+decoding.
 
 Every image is made as a phone makes it: one network in memory at a time, loaded anew. The bundles take turns, and this
 machine's sgemm with them. The last line of stdout is one JSON document.

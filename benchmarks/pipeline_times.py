@@ -1,4 +1,4 @@
-"""Time text to image, stage by stage, through several bundles in turn: merge, text, loading, steps, decoding."""
+"""Time text to image through several bundles in turn: stacking, merging, text, loading, steps, decoding."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from benchmarks.record import require_timed_here
 from benchmarks.timing import Case, OnCase, RunSettings, Samples, case_times, document_head, measure_cases
 from lorarar.errors import InputError
 from lorarar.lora import LoRA
-from runtime_py.backends import Runners
 from runtime_py.bundle import Bundle
-from runtime_py.merge import merged_lora
 from runtime_py.pipeline import Pipeline, Request
 from runtime_py.stages import timed
 
-STAGES = ("merge", "text", "load the UNet", "steps", "decode")
+STAGES = ("stack", "merge", "text", "load the UNet", "steps", "decode")
 
 
 def open_bundles(paths: Sequence[Path]) -> dict[str, Bundle]:
@@ -65,10 +63,13 @@ def _case(bundle: Bundle, loras: Sequence[LoRA], request: Request, threads: int,
     """Return the drawing of one image, which adds to `times` the seconds of its stages."""
 
     def draw() -> object:
-        pipeline, seconds = Pipeline(bundle, Runners(bundle, threads)), dict[str, float]()
+        session, seconds = bundle.session(threads, keep=False), dict[str, float]()
+        with timed(seconds, "stack"):
+            session.load(loras)
         with timed(seconds, "merge"):
-            adapter = pipeline.adapter(merged_lora(bundle, loras))
-        drawn = pipeline.draw(request, adapter)
+            if loras:
+                session.merge("learned")
+        drawn = session.draw(request)
         times.append(seconds | drawn.seconds)
         return drawn
 

@@ -7,6 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,15 +16,24 @@ import numpy as np
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, check_schema, package_schema, read_json
 from runtime_py.bundle import MANIFEST, Bundle, tree_sha256
+from runtime_py.parity import OutputDifference, Tolerance
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = package_schema("benchmarks", "record.schema.json")
 MAX_RECORD_BYTES = 16 * 2**20
 AGAIN = "measure again"
 KINDS = ("measured", "emulated", "estimated")
 PERCENTILES = (50, 90, 99)
+DEVICE_GATES_DB: Mapping[str, float] = {"fp32": 70.0, "fp16": 50.0, "w8": 40.0, "w6": 30.0, "w4": 25.0}
+"""The PSNR that a run on any device must reach, by the precision of the bundle's UNet.
 
-# Table 2 of the paper times the coefficients of SDXL's 280 layers; a merger's run also makes the merged LoRA.
+A bundle's tolerance tells whether the program is right, on the machine that exported it. Devices add up in other orders
+and precisions: this tells whether their images are still those of the model.
+"""
+NOT_COMPARED = {"status": "not_run", "within_tolerance": None, "psnr_db": None, "max_error": None, "delta": None}
+"""The `parity` of what was never run."""
+
+# Table 2 of the paper times the coefficients of SDXL's 280 layers, which is what a run of the hypernetwork makes.
 PAPER = {"what": "coefficients of SDXL, rank 64 (Table 2)", "seconds": 0.037, "device": "NVIDIA RTX 4090"}
 
 
@@ -74,8 +84,31 @@ def bundle_head(bundle: Bundle, name: str, started: time.struct_time) -> dict[st
 
 
 def paper_figure(base: str, component: str) -> dict[str, Any] | None:
-    """Return the paper's figure to stand beside a component's, or None; it has one for SDXL's merger only."""
-    return dict(PAPER) if (base, component) == ("sdxl", "merger") else None
+    """Return the paper's figure to stand beside a component's, or None; it has one for SDXL's hypernetwork only."""
+    return dict(PAPER) if (base, component) == ("sdxl", "hypernet") else None
+
+
+def gate_status(precision: str, psnr_db: float | None) -> str:
+    """Return `passed` or `below` of the device gate; the PSNR of equal outputs is None."""
+    return "passed" if psnr_db is None or psnr_db >= DEVICE_GATES_DB[precision] else "below"
+
+
+def parity(found: Sequence[OutputDifference], tolerance: Tolerance, precision: str) -> dict[str, Any]:
+    """Return a record's `parity` object of a run's outputs, whose largest errors are finite."""
+    psnr_db = _finite(min(difference.psnr_db for difference in found))
+    delta = found[0].delta
+    return {
+        "status": gate_status(precision, psnr_db),
+        "within_tolerance": all(difference.within(tolerance) for difference in found),
+        "psnr_db": psnr_db,
+        "max_error": max(difference.max_error for difference in found),
+        "delta": delta and {key: _finite(value) for key, value in asdict(delta).items()},
+    }
+
+
+def _finite(value: float) -> float | None:
+    """Return a number as JSON can hold it."""
+    return value if math.isfinite(value) else None
 
 
 def runs(first_s: float | None, warmup_count: int, samples_s: Sequence[float]) -> dict[str, Any]:
@@ -105,22 +138,30 @@ def check_record(record: object, name: str) -> dict[str, Any]:
         )
     check_schema(record, _SCHEMA, name, AGAIN)
     assert isinstance(record, dict)
-    wrong = _contradiction(record)
+    wrong = (
+        _kind_contradiction(record)
+        or _parity_contradiction(record["parity"], record["bundle"]["precision"])
+        or _runs_contradiction(record["runs"])
+    )
     if wrong:
         raise InputError(f"{name}: {wrong}; {AGAIN}")
     return record
 
 
-def _contradiction(record: Mapping[str, Any]) -> str | None:
-    """Return what the schema can't see: a kind without what belongs to it, or samples that give other numbers."""
-    estimated = record["kind"] == "estimated"
-    found = record["runs"]
+def _kind_contradiction(record: Mapping[str, Any]) -> str | None:
+    """Return where a kind lacks what belongs to it, or has what belongs to another."""
+    estimated, found = record["kind"] == "estimated", record["runs"]
     if estimated != (record["estimate"] is not None) or estimated != (record["runner"] == "estimate"):
         return f"a record of kind {record['kind']} and its `estimate` do not go together"
     if estimated and (found["n"] or record["parity"]["status"] != "not_run"):
         return "an estimate has no runs and no parity"
-    if not estimated and (found["n"] == 0 or record["parity"]["status"] != "passed"):
+    if not estimated and (found["n"] == 0 or record["parity"]["status"] == "not_run"):
         return "a run without samples or without parity is no result"
+    return None
+
+
+def _runs_contradiction(found: Mapping[str, Any]) -> str | None:
+    """Return where the samples give other numbers than those that are stated."""
     for key, value in summary(found["samples_s"]).items():
         stated = found[key]
         same = stated == value if value is None or stated is None else math.isclose(stated, value, rel_tol=1e-6)
@@ -128,6 +169,18 @@ def _contradiction(record: Mapping[str, Any]) -> str | None:
             return f"its {key} is {stated}, but its samples give {value}"
     if found["n"] and found["warmup_count"] and found["first_s"] is None:
         return "it has warm-up runs, but no first run"
+    return None
+
+
+def _parity_contradiction(found: Mapping[str, Any], precision: str) -> str | None:
+    """Return where the status is not what the figures say."""
+    run = found["status"] != "not_run"
+    figures = [found["within_tolerance"], found["max_error"]]
+    if any((figure is not None) != run for figure in figures) or (not run and found != NOT_COMPARED):
+        return f"a parity of status {found['status']} and its figures do not go together"
+    if run and found["status"] != gate_status(precision, found["psnr_db"]):
+        gate = DEVICE_GATES_DB[precision]
+        return f"its parity is {found['status']}, but {found['psnr_db']} dB and the gate of {gate:g} dB say otherwise"
     return None
 
 

@@ -12,7 +12,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from benchmarks.record import KINDS
+from benchmarks.record import DEVICE_GATES_DB, KINDS
 from benchmarks.report_plots import pictures
 from lorarar.markdown import markdown_table
 
@@ -24,9 +24,9 @@ MEANING = {
 }
 COLUMNS = (
     *("device", "component", "bundle", "runtime", "kind", "p50", "p90", "p99", "first run"),
-    *("cold load", "warm load", "peak memory", "parity", "heat", "paper"),
+    *("cold load", "warm load", "peak memory", "parity", "LoRAs' gain", "heat", "paper"),
 )
-NUMBERS = ("p50", "p90", "p99", "first run", "cold load", "warm load", "peak memory", "parity")
+NUMBERS = ("p50", "p90", "p99", "first run", "cold load", "warm load", "peak memory", "parity", "LoRAs' gain")
 
 
 def sort_key(record: Record) -> tuple[str, ...]:
@@ -56,7 +56,8 @@ def row(record: Record) -> dict[str, str]:
         "cold load": _time(load["cold_s"]),
         "warm load": _time(load["warm_s"]),
         "peak memory": f"≥ {_size(estimate['memory_bytes'])}" if estimate else peak,
-        "parity": _parity(record["parity"]),
+        "parity": _parity(record["parity"], bundle["precision"]),
+        "LoRAs' gain": _gain(record["parity"]["delta"]),
         "heat": _heat(record["conditions"]),
         "paper": f"{_time(paper['seconds'])} on {paper['device']}: {paper['what']}" if paper else "–",
     }
@@ -136,7 +137,8 @@ def _table(records: Sequence[Record]) -> str:
         for column in COLUMNS:
             text = html.escape(cells[column])
             text = f'<span class="kind {record["kind"]}">{text}</span>' if column == "kind" else text
-            kind = " class=number" if column in NUMBERS else ""
+            below = " below" if column == "parity" and record["parity"]["status"] == "below" else ""
+            kind = f' class="number{below}"' if column in NUMBERS else ""
             tags.append(f'<td{kind} data-label="{column}">{text}</td>')
         body.append(f"<tr>{''.join(tags)}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
@@ -163,10 +165,19 @@ def _size(count: int | None) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def _parity(parity: Record) -> str:
-    if parity["status"] != "passed":
+def _parity(parity: Record, precision: str) -> str:
+    """Return the PSNR, and which of the two bounds it breaks: that of any device, or the bundle's own."""
+    if parity["status"] == "not_run":
         return "not run"
-    return "equal" if parity["psnr_db"] is None else f"{parity['psnr_db']:.1f} dB"
+    psnr = "equal" if parity["psnr_db"] is None else f"{parity['psnr_db']:.1f} dB"
+    if parity["status"] == "below":
+        return f"{psnr}, below the gate of {DEVICE_GATES_DB[precision]:g} dB"
+    return psnr if parity["within_tolerance"] else f"{psnr}, out of the bundle's tolerance"
+
+
+def _gain(delta: Record | None) -> str:
+    """Return the share of the LoRAs' effect that arrives."""
+    return f"{delta['gain']:.4f}" if delta and delta["gain"] is not None else "–"
 
 
 def _heat(conditions: Record) -> str:

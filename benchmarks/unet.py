@@ -1,4 +1,4 @@
-"""Measure a step of the UNet: with adapter inputs, and with the LoRA fused into the weights instead, in one run.
+"""Measure a step of the UNet: with live coefficients, and with a LoRA fused into the weights instead, in one run.
 
 Exports what is not in `--bundles` yet, with the command that users have, then runs all cases in turn, this machine's
 sgemm among them. Close other programs first. The last line of stdout is one JSON document.
@@ -27,7 +27,7 @@ def parser() -> Parser:
     add = made.add_argument
     add("--base", default=DEFAULT_BASE, help=BASES_HELP)
     add("--untrained", action="store_true", help="a named base with seeded random weights")
-    add("--rank", type=int, metavar="R", help="rank of one LoRA; the adapter's is twice that (default: the base's own)")
+    add("--rank", type=int, metavar="R", help="rank of one LoRA; two are stacked (default: the base's own)")
     add("--target", default=",".join(ANYWHERE), metavar="T,T…", help="what to run (default %(default)s)")
     add("--precision", default="fp32", metavar="P,P…", help="precisions of the UNet (default %(default)s)")
     add("--resolution", type=int, metavar="PIXELS", help="side of the image (default: the base's own)")
@@ -60,8 +60,10 @@ def _print(document: dict[str, Any]) -> None:
     for cost in document["costs"]:
         verdict = {None: "", True: ": pass", False: ": FAIL"}[cost.get("passed")]
         limit = f" (≤ {cost['limit_percent']:g} %)" if "limit_percent" in cost else ""
-        rank = document["merged_rank"]
-        console().print(f"{cost['case']}: adapters of rank {rank} cost {cost['cost_percent']:+.1f} %{limit}{verdict}")
+        rank = document["stacked_rank"]
+        console().print(
+            f"{cost['case']}: LoRAs of rank {rank} together cost {cost['cost_percent']:+.1f} %{limit}{verdict}"
+        )
     say_if_busy(document["steadiness"])
 
 

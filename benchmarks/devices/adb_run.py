@@ -25,7 +25,7 @@ PROGRAMS = f"{HOME}/bin"
 RUNNER = f"{PROGRAMS}/lorarar-runner"
 PID = f"{HOME}/run.pid"
 RESULT = "files/benchmark.json"
-EXIT_PARITY, EXIT_INPUT, EXIT_RUNTIME = 1, 2, 3  # the runner's own
+EXIT_NO_RESULT, EXIT_INPUT, EXIT_RUNTIME = 1, 2, 3  # the runner's own
 NOT_A_PROGRAM, KILLED = (126, 127), 128 + signal.SIGKILL  # the shell's
 
 
@@ -99,7 +99,7 @@ def _explain(answer: ProgramOutput) -> NoReturn:
     if NO_SPACE.search(answer.err):
         raise DeviceFailed(f"it is full ({said}); free some space on it")
     reasons = {
-        EXIT_PARITY: f"parity failed: {said}",
+        EXIT_NO_RESULT: f"its output is not PyTorch's: {said}",
         EXIT_INPUT: f"the runner refused its input: {said}",
         EXIT_RUNTIME: f"the runtime failed: {said}",
         **dict.fromkeys(NOT_A_PROGRAM, f"the runner can't be started ({said}); build it for this device's ABI"),

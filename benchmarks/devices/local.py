@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from benchmarks.devices.device import Description, Device, DeviceFailed, MeasureOptions, Watch
 from benchmarks.processes import peak_bytes, run_program
-from benchmarks.record import RUNTIMES, bundle_head, check_record, paper_figure, require_timed_here, runs
+from benchmarks.record import RUNTIMES, bundle_head, check_record, paper_figure, parity, require_timed_here, runs
 from lorarar.errors import FailedCheck, InputError
 from runtime_py.backends import Runner, load_backend, open_runner
 from runtime_py.bundle import Bundle
+from runtime_py.check import compare_with_golden
 from runtime_py.component import Component
 from runtime_py.golden import golden_inputs
-from runtime_py.parity import compare_golden
+from runtime_py.parity import OutputDifference
 from runtime_py.stages import timed
 
 NAME = "local"
@@ -74,7 +78,7 @@ class ThisComputer:
 def measure_component(bundle: Bundle, name: str, options: MeasureOptions) -> dict[str, Any]:
     """Measure one component in this process and return its record.
 
-    Raises FailedCheck where parity fails, InputError for what can't be measured here.
+    Raises FailedCheck for a run that is no result, InputError for what can't be measured here.
     """
     target = bundle.manifest["target"]
     require_timed_here(target, str(bundle.path))
@@ -93,6 +97,8 @@ def measure_component(bundle: Bundle, name: str, options: MeasureOptions) -> dic
         start = time.perf_counter()
         outputs = runner.run(inputs)
         seconds.append(time.perf_counter() - start)
+    memory, after = {"peak_bytes": peak_bytes(), "measure": "rss"}, condition()
+    found = _compared(component, runner, inputs, outputs)
     return {
         **bundle_head(bundle, name, started),
         "kind": "measured",
@@ -101,30 +107,27 @@ def measure_component(bundle: Bundle, name: str, options: MeasureOptions) -> dic
         "runtime": RUNTIMES[target].record(runner.version, options.threads),
         "load": load,
         "runs": runs(seconds[0] if options.warmup else None, options.warmup, seconds[options.warmup :]),
-        "memory": {"peak_bytes": peak_bytes(), "measure": "rss"},
-        "conditions": {"before": before, "after": condition(), "cooldown_s": 0.0},
-        "parity": _parity(component, outputs),
+        "memory": memory,
+        "conditions": {"before": before, "after": after, "cooldown_s": 0.0},
+        "parity": parity(found, component.tolerance, bundle.manifest["precision"]),
         "estimate": None,
         "paper": paper_figure(bundle.manifest["base"], name),
         "notes": ["golden inputs are in memory; the session hands out new arrays"],
     }
 
 
-def _parity(component: Component, outputs: dict[str, Any]) -> dict[str, Any]:
-    """Return the record's `parity` object. Raises FailedCheck for a run that is out of tolerance."""
-    expected = component.golden_outputs()
-    found = [compare_golden(key, expected[key], outputs[key]) for key in expected]
-    bad = [difference for difference in found if not difference.within(component.tolerance)]
-    if bad:
-        raise FailedCheck(
-            f"{component.name} differs from PyTorch in {bad[0].output} ({bad[0].psnr_db:.1f} dB); it is no result"
-        )
-    psnr = min(difference.psnr_db for difference in found)
-    return {
-        "status": "passed",
-        "psnr_db": psnr if psnr != float("inf") else None,
-        "max_error": max(difference.max_error for difference in found),
-    }
+def _compared(
+    component: Component, runner: Runner, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+) -> tuple[OutputDifference, ...]:
+    """Compare a run with PyTorch's. Raises FailedCheck for a run that is no result."""
+    found = compare_with_golden(component, runner, inputs, outputs)
+    for difference in found:
+        if not math.isfinite(difference.max_error):
+            raise FailedCheck(
+                f"{component.name}'s {difference.output} holds values that are not finite, or is not of the golden "
+                "size, so that the run is no result"
+            )
+    return found
 
 
 def computer() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from benchmarks.devices.local import Local
 from lorarar.errors import InputError
 from runtime_py.bundle import Bundle
 
-USUAL = ("merger", "unet")
+USUAL = ("hypernet", "unet")
 """The components that are measured where none is named and the bundle has them."""
 
 

@@ -21,7 +21,7 @@ constexpr char kHelp[] =
     "times it and writes a benchmark record (JSON).\n"
     "\n"
     "  BUNDLE            the folder with manifest.json\n"
-    "  --component NAME  merger, unet, ... as the manifest names them\n"
+    "  --component NAME  hypernet, unet, ... as the manifest names them\n"
     "  --library PATH    ONNX Runtime's shared library (default: libonnxruntime.so beside this program, then\n"
     "                    where the loader finds it)\n"
     "  --threads N       threads of the runtime (default: it chooses)\n"
@@ -31,7 +31,7 @@ constexpr char kHelp[] =
     "  --output FILE     where the record goes (default: standard output)\n"
     "  --help, --version\n"
     "\n"
-    "Exits 0 when all went well, 1 when an output is out of tolerance, 2 for bad input, 3 when the runtime fails.\n";
+    "Exits 0 when the record is written, 1 when an output is no result, 2 for bad input, 3 when the runtime fails.\n";
 
 int to_int(const char* option, const char* text, int least, int most) {
   int value = 0;
@@ -87,7 +87,7 @@ std::optional<Arguments> parse_arguments(int argc, char** argv) {
     }
   }
   if (argc - optind != 1) throw bad_input("give one BUNDLE, the folder with manifest.json; see lorarar-runner --help");
-  if (arguments.component.empty()) throw bad_input("give --component NAME, for example merger or unet");
+  if (arguments.component.empty()) throw bad_input("give --component NAME, for example hypernet or unet");
   arguments.bundle = argv[optind];
   return arguments;
 }

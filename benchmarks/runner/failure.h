@@ -6,7 +6,7 @@
 
 namespace lorarar {
 
-enum class Exit { kOk = 0, kParityFailed = 1, kBadInput = 2, kRuntimeFailed = 3 };
+enum class Exit { kOk = 0, kNoResult = 1, kBadInput = 2, kRuntimeFailed = 3 };
 
 // One plain sentence for the user, and the code to exit with.
 class Failure : public std::runtime_error {

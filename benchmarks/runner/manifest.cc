@@ -1,6 +1,6 @@
 #include "manifest.h"
 
-#include <map>
+#include <algorithm>
 #include <set>
 
 #include "failure.h"
@@ -11,14 +11,14 @@ namespace lorarar {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr uint64_t kSchemaVersion = 1;
+constexpr uint64_t kSchemaVersion = 2;
 constexpr uint64_t kMaxManifestBytes = uint64_t{16} << 20;
 constexpr uint64_t kMaxSize = uint64_t{1} << 20;      // of one dimension
 constexpr uint64_t kMaxElements = uint64_t{1} << 31;  // of all inputs together, and of all outputs
 constexpr uint64_t kMaxRank = 6;
 constexpr uint64_t kMaxBytes = uint64_t{1} << 50;
-
-using Sizes = std::map<std::string, int64_t>;  // of dimensions given by name
+constexpr uint64_t kMaxStackedRank = 1024;
+constexpr char kStackedRank[] = "stacked_rank";  // the one size that shapes give by name
 
 Target to_target(const JsonNode& node) {
   const std::string name = node.text();
@@ -56,23 +56,19 @@ void check_shape(const JsonNode& node, const Shape& shape, uint64_t& total) {
   }
 }
 
-Shape to_shape(const JsonNode& node, const Sizes& sizes) {
+Shape to_shape(const JsonNode& node, uint64_t stacked_rank) {
   Shape shape;
   for (const JsonNode& item : node.items()) {
-    if (!item.is_text()) {
-      shape.push_back(static_cast<int64_t>(item.count(1, kMaxSize)));
-      continue;
-    }
-    const auto found = sizes.find(item.text());
-    if (found == sizes.end()) item.refuse("is '" + item.text() + "', a size that its golden inputs don't give");
-    shape.push_back(found->second);
+    const bool named = item.is_text();
+    if (named && item.text() != kStackedRank) item.refuse("is '" + item.text() + "', which is no size");
+    shape.push_back(static_cast<int64_t>(named ? stacked_rank : item.count(1, kMaxSize)));
   }
   return shape;
 }
 
-GoldenInput to_golden_input(const JsonNode& node) {
+GoldenInput to_golden_input(const JsonNode& node, uint64_t stacked_rank) {
   using Source = GoldenInput::Source;
-  Shape shape = to_shape(node["shape"], {});
+  Shape shape = to_shape(node["shape"], stacked_rank);
   if (node.has("value")) return {Source::kConstant, shape, {node["value"].number()}, 0, 0};
   if (node.has("values")) {
     std::vector<double> values;
@@ -83,45 +79,39 @@ GoldenInput to_golden_input(const JsonNode& node) {
   return {Source::kGenerated, shape, {}, seed, node["scale"].number()};
 }
 
-// Learns the sizes given by name from a golden input. One that contradicts another's shows when shapes are compared.
-void learn_sizes(const JsonNode& dimensions, const Shape& golden, Sizes& sizes) {
-  const auto items = dimensions.items();
-  if (items.size() != golden.size()) dimensions.refuse("has not as many sizes as its golden input");
-  for (size_t i = 0; i < items.size(); ++i) {
-    if (items[i].is_text()) sizes.emplace(items[i].text(), golden[i]);
-  }
-}
-
-void read_inputs(const JsonNode& entry, Component& component, Sizes& sizes) {
-  const auto inputs = entry["inputs"].items();
-  for (const JsonNode& input : inputs) {
-    const JsonNode golden = entry["golden"]["inputs"][input["name"].text()];
-    component.golden_inputs.push_back(to_golden_input(golden));
-    learn_sizes(input["shape"], component.golden_inputs.back().shape, sizes);
-  }
+void read_inputs(const JsonNode& entry, Component& component, uint64_t stacked_rank) {
   uint64_t total = 0;
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    const JsonNode& input = inputs[i];
-    const GoldenInput& golden = component.golden_inputs[i];
-    const Shape shape = to_shape(input["shape"], sizes);
+  for (const JsonNode& input : entry["inputs"].items()) {
+    const std::string name = input["name"].text();
+    const GoldenInput golden = to_golden_input(entry["golden"]["inputs"][name], stacked_rank);
+    const Shape shape = to_shape(input["shape"], stacked_rank);
     check_shape(input, shape, total);
     if (shape != golden.shape) input.refuse("has not the shape of its golden input");
     const bool listed = golden.source == GoldenInput::Source::kListed;
     if (listed && golden.values.size() != static_cast<size_t>(element_count(shape))) {
       input.refuse("has golden values that don't fill it");
     }
-    component.inputs.push_back({input["name"].text(), to_dtype(input["dtype"]), shape});
+    component.inputs.push_back({name, to_dtype(input["dtype"]), shape});
+    component.golden_inputs.push_back(golden);
   }
 }
 
-void read_outputs(const JsonNode& entry, Component& component, const Sizes& sizes) {
+void read_outputs(const JsonNode& entry, Component& component, uint64_t stacked_rank) {
   uint64_t total = 0;
   for (const JsonNode& output : entry["outputs"].items()) {
-    const Shape shape = to_shape(output["shape"], sizes);
+    const Shape shape = to_shape(output["shape"], stacked_rank);
     check_shape(output, shape, total);
     component.outputs.push_back({output["name"].text(), to_dtype(output["dtype"]), shape});
   }
   if (component.outputs.empty()) entry["outputs"].refuse("is empty");
+}
+
+Tolerance to_tolerance(const JsonNode& node) {
+  Tolerance tolerance{node["psnr_db"].number(), node["max_error"].number(), {}};
+  if (node.has("delta")) {
+    tolerance.delta = {node["delta"]["gain_error"].number(), node["delta"]["cosine"].number()};
+  }
+  return tolerance;
 }
 
 // Before hashing: a wrong size is cheaper to find than a wrong hash.
@@ -138,22 +128,23 @@ Artifact verify(const fs::path& folder, const std::string& what, const JsonNode&
   return artifact;
 }
 
-Component read_component(const fs::path& folder, const std::string& name, const JsonNode& entry) {
+Component read_component(const fs::path& folder, const std::string& name, const JsonNode& entry,
+                         uint64_t stacked_rank) {
   Component component;
   component.name = name;
-  Sizes sizes;
-  read_inputs(entry, component, sizes);
-  if (sizes.count("content_rank") && sizes.count("style_rank")) {
-    sizes.emplace("merged_rank", sizes["content_rank"] + sizes["style_rank"]);
-  }
-  read_outputs(entry, component, sizes);
-  component.tolerance = {entry["tolerance"]["psnr_db"].number(), entry["tolerance"]["max_error"].number()};
+  read_inputs(entry, component, stacked_rank);
+  read_outputs(entry, component, stacked_rank);
+  component.tolerance = to_tolerance(entry["tolerance"]);
   component.artifact = verify(folder, name, entry, kMaxBytes);
   component.golden = verify(folder, name + "'s golden file", entry["golden"], kMaxGoldenBytes);
   return component;
 }
 
 }  // namespace
+
+bool is_coefficients(const TensorSpec& input) { return input.name.rfind("coefficients_", 0) == 0; }
+
+bool Component::takes_loras() const { return std::any_of(inputs.begin(), inputs.end(), is_coefficients); }
 
 Bundle open_bundle(const fs::path& folder, const std::string& component) {
   const fs::path path = folder / "manifest.json";
@@ -174,10 +165,11 @@ Bundle open_bundle(const fs::path& folder, const std::string& component) {
     for (const auto& item : components.value().items()) names += (names.empty() ? "" : ", ") + item.key();
     throw bad_input(folder.string() + ": the bundle has no " + component + ", only " + names);
   }
+  const uint64_t stacked_rank = root["layout"][kStackedRank].count(1, kMaxStackedRank);
   return {root["base"].text(),      root["target"].text(),
           to_one_of(root["precision"], {"fp32", "fp16", "w8", "w6", "w4"}),
           sha256_of(text),          to_target(root["target"]),
-          read_component(folder, component, components[component])};
+          read_component(folder, component, components[component], stacked_rank)};
 }
 
 }  // namespace lorarar

@@ -26,11 +26,16 @@ struct Component {
   std::string name;
   Artifact artifact;
   Artifact golden;
-  std::vector<TensorSpec> inputs;   // sizes given by name are those of the golden inputs
+  std::vector<TensorSpec> inputs;   // a size given by name is the layout's
   std::vector<TensorSpec> outputs;
   std::vector<GoldenInput> golden_inputs;  // in the order of `inputs`
   Tolerance tolerance;
+
+  bool takes_loras() const;  // whether its output depends on LoRAs and their coefficients
 };
+
+// Whether an input holds coefficients: zeros there give the base model.
+bool is_coefficients(const TensorSpec& input);
 
 struct Bundle {
   std::string base;

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <ctime>
 #include <limits>
-#include <sstream>
 
 #include "failure.h"
 #include "golden.h"
@@ -33,33 +32,49 @@ std::vector<Tensor> golden_inputs(const Component& component) {
   return inputs;
 }
 
-Failure out_of_tolerance(const Component& component, const Difference& difference) {
-  std::ostringstream text;
-  text << component.name << "'s " << difference.output;
-  if (std::isfinite(difference.max_error)) {
-    text.precision(2);
-    text << " differs by " << difference.max_error << " of its largest value, " << std::fixed;
-    text.precision(1);
-    text << difference.psnr_db << " dB" << std::defaultfloat;
-    text.precision(6);
-  } else {
-    text << " holds values that are not finite or is not of the golden size";
+std::vector<Difference> compare_outputs(const Component& component, const std::vector<Golden>& golden,
+                                        const std::vector<Summary>& found) {
+  std::vector<Difference> differences;
+  for (size_t i = 0; i < found.size(); ++i) {
+    differences.push_back(compare(component.outputs[i].name, golden[i].summary, found[i]));
+    if (std::isfinite(differences[i].max_error)) continue;
+    throw Failure(Exit::kNoResult, component.name + "'s " + differences[i].output +
+                                       " holds values that are not finite, or is not of the golden size, so that the "
+                                       "run is no result");
   }
-  text << "; allowed are " << component.tolerance.max_error << " and " << component.tolerance.psnr_db
-       << " dB, so that the run is no result";
-  return Failure(Exit::kParityFailed, text.str());
+  return differences;
 }
 
-Difference check_parity(const Component& component, const std::vector<Summary>& golden,
-                        const std::vector<Tensor>& outputs) {
-  Difference worst{"", std::numeric_limits<double>::infinity(), 0};
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    const Difference found = compare(component.outputs[i].name, golden[i], summarise(outputs[i]));
-    if (!found.within(component.tolerance)) throw out_of_tolerance(component, found);
-    worst.psnr_db = std::min(worst.psnr_db, found.psnr_db);
-    worst.max_error = std::max(worst.max_error, found.max_error);
+std::vector<Summary> summaries(Session& session) {
+  std::vector<Summary> found;
+  for (const Tensor& output : session.outputs()) found.push_back(summarise(output));
+  return found;
+}
+
+// One more run, without the LoRAs.
+void add_deltas(const Component& component, const std::vector<Golden>& golden, const std::vector<Summary>& found,
+                Session& session, std::vector<Difference>& differences) {
+  for (size_t i = 0; i < component.inputs.size(); ++i) {
+    if (is_coefficients(component.inputs[i])) session.clear_input(i);
   }
-  return worst;
+  session.run();
+  const auto without = session.outputs();
+  for (size_t i = 0; i < differences.size(); ++i) {
+    differences[i].delta = compare_delta(golden[i], found[i].values, sample(without[i]));
+  }
+}
+
+Parity compare_with_pytorch(const Component& component, const std::vector<Golden>& golden, Session& session) {
+  const std::vector<Summary> found = summaries(session);
+  std::vector<Difference> differences = compare_outputs(component, golden, found);
+  if (component.takes_loras()) add_deltas(component, golden, found, session, differences);
+  Parity parity{std::numeric_limits<double>::infinity(), 0, differences.front().delta, true};
+  for (const Difference& difference : differences) {
+    parity.psnr_db = std::min(parity.psnr_db, difference.psnr_db);
+    parity.max_error = std::max(parity.max_error, difference.max_error);
+    parity.within_tolerance = parity.within_tolerance && difference.within(component.tolerance);
+  }
+  return parity;
 }
 
 }  // namespace
@@ -67,7 +82,7 @@ Difference check_parity(const Component& component, const std::vector<Summary>& 
 Measurement measure(Runtime& runtime, const Component& component, const Plan& plan,
                     const std::function<void(const std::string&)>& progress) {
   Measurement found = {};
-  const std::vector<Summary> golden = read_golden(component.golden.path, component.outputs);
+  const auto golden = read_golden(component.golden.path, component.outputs, component.takes_loras());
   std::unique_ptr<Session> session;
   progress("loading, cold");
   found.cold_load_s = seconds([&] { session = runtime.load(component); });
@@ -84,7 +99,7 @@ Measurement measure(Runtime& runtime, const Component& component, const Plan& pl
   progress("timing " + std::to_string(plan.runs) + " runs");
   for (int i = 0; i < plan.runs; ++i) found.samples_s.push_back(seconds([&] { session->run(); }));
   progress("comparing with PyTorch");
-  found.worst = check_parity(component, golden, session->outputs());
+  found.parity = compare_with_pytorch(component, golden, *session);
   return found;
 }
 

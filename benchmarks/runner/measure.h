@@ -1,4 +1,4 @@
-// The measurement: load twice, run, time, and compare the outputs of the timed session.
+// The measurement: load twice, run, time, and compare the outputs of the timed session, and what LoRAs change in them.
 #pragma once
 
 #include <functional>
@@ -12,13 +12,21 @@
 
 namespace lorarar {
 
+// The least PSNR, the largest error and the first delta of all outputs.
+struct Parity {
+  double psnr_db;
+  double max_error;
+  std::optional<Delta> delta;  // none of a component that takes no LoRAs
+  bool within_tolerance;
+};
+
 struct Measurement {
   double cold_load_s;
   double warm_load_s;
   std::optional<double> first_s;  // none where there was no warm-up
   std::vector<double> samples_s;
   std::string backend;
-  Difference worst;  // the least PSNR and the largest error of any output
+  Parity parity;
 };
 
 struct Plan {
@@ -26,7 +34,7 @@ struct Plan {
   int runs;
 };
 
-// `progress` is told each stage. Failure kParityFailed names the output that is out of tolerance.
+// `progress` is told each stage. Failure kNoResult names an output that is not finite or not of its size.
 Measurement measure(Runtime& runtime, const Component& component, const Plan& plan,
                     const std::function<void(const std::string&)>& progress);
 

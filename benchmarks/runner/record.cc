@@ -3,12 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <ctime>
+#include <map>
 #include <numeric>
 
 namespace lorarar {
 namespace {
 
-constexpr int kSchemaVersion = 1;
+constexpr int kSchemaVersion = 2;
 
 Json runs(const std::optional<double>& first_s, int warmup, const std::vector<double>& samples) {
   const double sum = std::accumulate(samples.begin(), samples.end(), 0.0);
@@ -23,6 +24,30 @@ Json runs(const std::optional<double>& first_s, int warmup, const std::vector<do
       {"p90_s", percentile(samples, 90)},
       {"p99_s", percentile(samples, 99)},
   };
+}
+
+// The PSNR that a run on any device must reach, by a bundle's precision: DEVICE_GATES_DB of benchmarks/record.py.
+double device_gate_db(const std::string& precision) {
+  static const std::map<std::string, double> kGates = {
+      {"fp32", 70}, {"fp16", 50}, {"w8", 40}, {"w6", 30}, {"w4", 25}};
+  return kGates.at(precision);
+}
+
+// JSON has no infinity and no NaN.
+Json number(double value) { return std::isfinite(value) ? Json(value) : Json(); }
+
+Json to_json(const Parity& parity, const std::string& precision) {
+  Json delta;
+  if (parity.delta) {
+    delta = {{"gain", number(parity.delta->gain)},
+             {"cosine", number(parity.delta->cosine)},
+             {"snr_db", number(parity.delta->snr_db)}};
+  }
+  return {{"status", parity.psnr_db >= device_gate_db(precision) ? "passed" : "below"},
+          {"within_tolerance", parity.within_tolerance},
+          {"psnr_db", number(parity.psnr_db)},
+          {"max_error", parity.max_error},
+          {"delta", delta}};
 }
 
 }  // namespace
@@ -48,7 +73,6 @@ Json make_record(const Arguments& arguments, const Bundle& bundle, const Runtime
                  const Measurement& measurement) {
   const Artifact& artifact = bundle.component.artifact;
   const std::string kind = arguments.kind.value_or(is_emulated(start.properties) ? "emulated" : "measured");
-  const double psnr_db = measurement.worst.psnr_db;
   return {
       {"schema_version", kSchemaVersion},
       {"kind", kind},
@@ -73,10 +97,7 @@ Json make_record(const Arguments& arguments, const Bundle& bundle, const Runtime
       {"runs", runs(measurement.first_s, arguments.warmup, measurement.samples_s)},
       {"memory", peak_memory()},
       {"conditions", {{"before", start.conditions}, {"after", conditions()}, {"cooldown_s", 0}}},
-      {"parity",
-       {{"status", "passed"},
-        {"psnr_db", std::isfinite(psnr_db) ? Json(psnr_db) : Json()},  // equal outputs: JSON has no infinity
-        {"max_error", measurement.worst.max_error}}},
+      {"parity", to_json(measurement.parity, bundle.precision)},
       {"estimate", nullptr},
       {"paper", nullptr},  // benchmarks/record.py has the paper's figures: the host adds them
       {"notes", affinity_notes()},

@@ -19,6 +19,7 @@ class Session {
   virtual ~Session() = default;
   virtual std::string backend() const = 0;             // what runs the graph
   virtual void set_inputs(std::vector<Tensor> inputs) = 0;  // in the component's order; kept for every run
+  virtual void clear_input(size_t index) = 0;               // zeros for the runs from now on
   virtual void run() = 0;
   virtual std::vector<Tensor> outputs() = 0;  // of the last run, in the component's order
 };

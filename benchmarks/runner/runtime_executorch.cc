@@ -7,6 +7,7 @@
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/threadpool/threadpool.h>
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 
@@ -47,6 +48,7 @@ class View {
   View(const View&) = delete;
   View& operator=(const View&) = delete;
 
+  void clear() { std::fill(tensor_.data.begin(), tensor_.data.end(), std::byte{0}); }
   runtime::EValue value() { return runtime::etensor::Tensor(impl_.get()); }
 
  private:
@@ -73,6 +75,8 @@ class ExecuTorchSession : public Session {
       arguments_.push_back(inputs_.back()->value());
     }
   }
+
+  void clear_input(size_t index) override { inputs_.at(index)->clear(); }
 
   void run() override {
     auto result = module_.execute(kMethod, arguments_);

@@ -2,6 +2,7 @@
 #include <dlfcn.h>
 #include <onnxruntime_c_api.h>
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -15,7 +16,6 @@ namespace {
 // Of ONNX Runtime 1.17 (2024), the oldest library to run with; newer ones still offer it.
 constexpr uint32_t kApiVersion = 17;
 constexpr char kLibrary[] = "libonnxruntime.so";
-constexpr char kWithout[] = "optimization.disable_specified_optimizers";
 constexpr char kModel[] = "model.onnx";  // the graph of an artifact that is a folder: weights too large for one file
 
 template <typename T>
@@ -50,6 +50,10 @@ class OnnxSession : public Session {
 
   std::string backend() const override { return "CPUExecutionProvider"; }
   void set_inputs(std::vector<Tensor> inputs) override;
+  void clear_input(size_t index) override {
+    auto& data = inputs_.at(index).data;
+    std::fill(data.begin(), data.end(), std::byte{0});
+  }
   void run() override { check(api_, api_.RunWithBinding(session_.get(), nullptr, binding_.get()), "run it"); }
   std::vector<Tensor> outputs() override { return outputs_; }
 
@@ -101,9 +105,6 @@ void OnnxSession::add_signatures(Count count, Name name, TypeInfo info,
 void OnnxSession::check_signature() const {
   std::map<std::string, Signature> inputs, outputs;
   add_signatures(api_.SessionGetInputCount, api_.SessionGetInputName, api_.SessionGetInputTypeInfo, inputs);
-  // Factors have defaults of rank 0, so that adapters may bring them: ONNX Runtime lists them apart.
-  add_signatures(api_.SessionGetOverridableInitializerCount, api_.SessionGetOverridableInitializerName,
-                 api_.SessionGetOverridableInitializerTypeInfo, inputs);
   add_signatures(api_.SessionGetOutputCount, api_.SessionGetOutputName, api_.SessionGetOutputTypeInfo, outputs);
   check_tensors(component_.inputs, inputs);
   check_tensors(component_.outputs, outputs);
@@ -172,12 +173,6 @@ class OnnxRuntime : public Runtime {
     check(api_, api_.CreateSessionOptions(&options), "take options");
     const Owned<OrtSessionOptions> owned(options, api_.ReleaseSessionOptions);
     if (threads_) check(api_, api_.SetIntraOpNumThreads(options, *threads_), "take a number of threads");
-    if (component.name == "merger") {
-      // With it, versions 1.24 to 1.29 crash where a merger in fp16 widens an input that has a default. It has no weights
-      // that this optimizer would be good for.
-      check(api_, api_.AddSessionConfigEntry(options, kWithout, "FuseFp16InitializerToFp32NodeTransformer"),
-            "leave out an optimizer");
-    }
     const fs::path& artifact = component.artifact.path;
     const fs::path model = fs::is_directory(artifact) ? artifact / kModel : artifact;
     OrtSession* session = nullptr;

@@ -20,7 +20,7 @@ def bundle(tmp_path: Path) -> Bundle:
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """With a UNet too; a command opens it, wherever it is said to be, without the checks that a real one passes."""
     bundle = small_bundle(tmp_path / "bundle")
-    bundle.manifest["components"]["unet"] = bundle.manifest["components"]["merger"]
+    bundle.manifest["components"]["unet"] = bundle.manifest["components"]["hypernet"]
     monkeypatch.setattr(Bundle, "open", lambda path: bundle)
     return bundle
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from records import of_a_unet
 from replayed_phone import record_of
 
 from benchmarks import device as command
@@ -76,13 +77,13 @@ def test_a_plan_goes_on_and_keeps_what_was_measured(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def half(bundle: Bundle, component: str, watch: Watch) -> dict[str, Any]:
-        return (works if component == "merger" else fails)(bundle, component, watch)
+        return (works if component == "hypernet" else fails)(bundle, component, watch)
 
     devices = [Pretended("shelf:1", works), Pretended("shelf:2", half), Pretended("shelf:3", fails, "it fell down")]
     connect(monkeypatch, *devices)
     file = tmp_path / "records.json"
     assert command.main(["--device", "shelf:all", "--bundle", "b", "--out", str(file)]) == 1
-    assert [record["component"] for record in read_records(file)] == ["merger", "unet", "merger"]
+    assert [record["component"] for record in read_records(file)] == ["hypernet", "unet", "hypernet"]
     said = capsys.readouterr().out
     assert said.count("MEASURED") == 3
     assert "failed shelf:2, unet of" in said and "it has no unet today" in said
@@ -118,7 +119,7 @@ def test_devices_work_side_by_side_and_records_are_there_after_each_run(bundle: 
         return works(bundle, component, watch)
 
     devices = [Pretended("shelf:1", together), Pretended("shelf:2", together)]
-    tasks = [PlanTask(bundle, "merger"), PlanTask(bundle, "unet")]
+    tasks = [PlanTask(bundle, "hypernet"), PlanTask(bundle, "unet")]
     result = run_plan(devices, tasks, MeasureOptions(), keep=lambda records: kept.append(len(records)))
     assert kept == [1, 2, 3, 4]
     assert [name for name, _ in result.named_records] == ["shelf:1", "shelf:1", "shelf:2", "shelf:2"]
@@ -134,7 +135,7 @@ def test_a_signal_stops_the_runs_cleans_and_keeps_the_records(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def interrupted(bundle: Bundle, component: str, watch: Watch) -> dict[str, Any]:
-        if component == "merger":
+        if component == "hypernet":
             return works(bundle, component, watch)
         signal.pthread_kill(threading.main_thread().ident or 0, number)
         watch.wait(10.0)
@@ -157,7 +158,7 @@ def test_a_mistake_of_ours_is_not_a_devices_failure_and_the_device_is_cleaned(bu
 
     device = Pretended("shelf:1", broken)
     with pytest.raises(ZeroDivisionError):
-        run_plan([device], [PlanTask(bundle, "merger")], MeasureOptions())
+        run_plan([device], [PlanTask(bundle, "hypernet")], MeasureOptions())
     assert device.closed == 1
 
 
@@ -228,7 +229,7 @@ def test_an_option_for_one_of_several_devices_is_taken(tmp_path: Path) -> None:
         (["--device", "shelf:1"], "give a --device or an --estimate, and a --bundle"),
         (["--device", "phone", "--bundle", "b"], "--device phone: give shelf:NAME"),
         (["--device", "adb", "--bundle", "b"], "--device adb: give shelf:NAME"),
-        (["--device", "shelf:1", "--bundle", "b", "--component", "vae"], "no vae, only merger, unet"),
+        (["--device", "shelf:1", "--bundle", "b", "--component", "vae"], "no vae, only hypernet, unet"),
         (["--device", "shelf:1", "--bundle", "b", "--runs", "0"], "--runs is 0"),
         (["--device", "shelf:1", "--bundle", "b", "--warmup", "-1"], "--warmup is -1"),
         (["--device", "shelf:1", "--bundle", "b", "--cooldown", "nan"], "--cooldown is nan"),
@@ -243,9 +244,9 @@ def test_bad_input(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, given: list[
 
 
 def test_a_bundle_without_the_usual_components(bundle: Bundle) -> None:
-    bundle.manifest["components"]["vae_decoder"] = bundle.manifest["components"].pop("merger")
+    bundle.manifest["components"]["vae_decoder"] = bundle.manifest["components"].pop("hypernet")
     del bundle.manifest["components"]["unet"]
-    with pytest.raises(InputError, match="it has no merger or unet; choose `component` vae_decoder"):
+    with pytest.raises(InputError, match="it has no hypernet or unet; choose `component` vae_decoder"):
         tasks_of([bundle], [])
     assert [task.component for task in tasks_of([bundle], ["vae_decoder"])] == ["vae_decoder"]
 
@@ -255,11 +256,36 @@ def test_the_table_is_of_the_record_and_fits_a_terminal(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     connect(monkeypatch, Pretended("shelf:1", lambda bundle, component, watch: record_of(bundle, kind="emulated")))
-    assert command.main(["--device", "shelf:1", "--bundle", "b", "--component", "merger"]) == 0
+    assert command.main(["--device", "shelf:1", "--bundle", "b", "--component", "hypernet"]) == 0
     said = capsys.readouterr().out
-    for text in ("a host", "shelf:1", "merger", "onnx fp32", "EMULATED", "500.0", "700.0", "0 rss", "140.0"):
+    for text in ("a host", "shelf:1", "hypernet", "onnx fp32", "EMULATED", "500.0", "700.0", "0 rss", "140.0"):
         assert text in said
     assert "say nothing of a phone" in said
+
+
+@pytest.mark.parametrize(
+    ("parity", "told"),
+    [
+        ({}, ("64.0 ", "0.9987")),
+        ({"psnr_db": None}, ("equal", "0.9987")),
+        ({"psnr_db": 54.0, "within_tolerance": False}, ("54.0*", "out of the bundle's tolerance")),
+        ({"psnr_db": 45.0, "within_tolerance": False, "status": "below"}, ("45.0*", "< 50", "out of the bundle's")),
+    ],
+)
+def test_the_table_marks_what_is_below_a_bound(
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    parity: dict[str, Any],
+    told: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    connect(monkeypatch, Pretended("shelf:1", lambda bundle, component, watch: of_a_unet(**parity)))
+    assert command.main(["--device", "shelf:1", "--bundle", "b", "--component", "unet"]) == 0
+    said = capsys.readouterr().out
+    for text in (*told, "MEASURED", "500.0"):
+        assert text in said
+    assert ("*" in said) == ("within_tolerance" in parity)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from shared_bundles import SharedUNets
 
 from benchmarks.device import main as device_command
 from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
@@ -28,17 +30,17 @@ def test_a_record_of_this_computer(bundle_folders: dict[tuple[str, str], Path]) 
     bundle = Bundle.open(bundle_folders["onnx", "fp32"])
     (device,) = Local().open("", OPTIONS)
     said: list[str] = []
-    record = check_record(device.measure(bundle, "merger", OPTIONS, Watch(said.append)), "record")
-    entry = bundle.manifest["components"]["merger"]
-    assert (record["kind"], record["runner"], record["component"]) == ("measured", "python", "merger")
+    record = check_record(device.measure(bundle, "hypernet", OPTIONS, Watch(said.append)), "record")
+    entry = bundle.manifest["components"]["hypernet"]
+    assert (record["kind"], record["runner"], record["component"]) == ("measured", "python", "hypernet")
     assert record["artifact"] == {key: entry[key] for key in ("file", "bytes", "sha256")}
     assert record["bundle"]["manifest_sha256"] == tree_sha256(bundle.path / MANIFEST)[1]
     assert record["runs"]["n"] == 3 and record["runs"]["warmup_count"] == 2
     assert record["runtime"]["name"] == "onnxruntime" and record["runtime"]["threads"] == 1
-    assert record["parity"]["psnr_db"] == pytest.approx(check_component(bundle, "merger")[0].psnr_db, abs=0.5)
+    assert record["parity"]["psnr_db"] == pytest.approx(check_component(bundle, "hypernet")[0].psnr_db, abs=0.5)
     assert record["memory"]["peak_bytes"] > entry["bytes"]
     assert 0 < record["load"]["warm_s"] < record["load"]["cold_s"] * 5
-    assert said == ["merger: running"]
+    assert said == ["hypernet: running"]
 
 
 def test_the_peak_is_the_programs_own() -> None:
@@ -49,40 +51,72 @@ def test_the_peak_is_the_programs_own() -> None:
     assert 5 * 2**20 < int(ran.stdout) < ballast.nbytes / 4
 
 
-def test_a_run_whose_parity_fails_is_no_result(
-    bundle_folders: dict[tuple[str, str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source, folder = bundle_folders["onnx", "fp32"], tmp_path / "bundle"
-    (folder / "golden").mkdir(parents=True)
-    manifest = json.loads((source / MANIFEST).read_text())
-    golden = manifest["components"]["merger"]["golden"]
-    (folder / "merger.onnx").write_bytes((source / "merger.onnx").read_bytes())
-    tensors = load_file(source / golden["file"])
-    key = next(name for name in tensors if name.endswith(".values"))
-    tensors[key] = (tensors[key] * np.float32(1.001)).astype(np.float32)
+def with_golden(source: Path, folder: Path, component: str, factors: dict[str, float]) -> Path:
+    """Copy a bundle, its golden tensors of these ends multiplied."""
+    shutil.copytree(source, folder)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    golden = manifest["components"][component]["golden"]
+    tensors = load_file(folder / golden["file"])
+    for name in tensors:
+        for end, factor in factors.items():
+            if name.endswith(end):
+                tensors[name] = (tensors[name] * factor).astype(tensors[name].dtype)
     save_file(tensors, folder / golden["file"])
     golden["bytes"], golden["sha256"] = tree_sha256(folder / golden["file"])
     (folder / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(FailedCheck, match=rf"merger differs from PyTorch in {key.removesuffix('.values')} .*no result"):
-        main([str(folder), "merger", "--runs", "1", "--warmup", "1"])
+    return folder
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1.00002, "passed"), (1.01, "below")])
+def test_a_run_out_of_tolerance_is_a_record_that_says_so(
+    bundle_folders: dict[tuple[str, str], Path], tmp_path: Path, factor: float, status: str
+) -> None:
+    folder = with_golden(bundle_folders["onnx", "fp32"], tmp_path / "b", "hypernet", {".values": factor})
+    record = ThisComputer().measure(Bundle.open(folder), "hypernet", OPTIONS, Watch())
+    assert (record["parity"]["status"], record["parity"]["within_tolerance"]) == (status, False)
+    assert record["runs"]["n"] == OPTIONS.runs and record["parity"]["delta"] is None
+
+
+def test_a_run_that_is_not_finite_or_of_another_size_is_no_result(
+    bundle_folders: dict[tuple[str, str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = with_golden(bundle_folders["onnx", "fp32"], tmp_path / "b", "hypernet", {".mean": np.inf})
+    said = r"hypernet's coefficients_\w+ holds values that are not finite, .* no result$"
+    with pytest.raises(FailedCheck, match=f"^{said}"):
+        main([str(folder), "hypernet", "--runs", "1", "--warmup", "1"])
     assert capsys.readouterr().out == ""
-    with pytest.raises(DeviceFailed, match=r"^merger differs from PyTorch in .*no result$"):
-        ThisComputer().measure(Bundle.open(folder), "merger", OPTIONS, Watch())
+    with pytest.raises(DeviceFailed, match=said):
+        ThisComputer().measure(Bundle.open(folder), "hypernet", OPTIONS, Watch())
+
+
+def test_the_record_of_a_unet_has_what_the_loras_change(shared_unets: SharedUNets, tmp_path: Path) -> None:
+    """One more run with coefficients of zero tells it, and is none of the samples."""
+    bundle = shared_unets["onnx", "fp32"]
+    record = ThisComputer().measure(bundle, "unet", OPTIONS, Watch())
+    (row,) = check_component(bundle, "unet")
+    assert row.delta is not None and record["parity"]["delta"]["gain"] == pytest.approx(row.delta.gain, abs=1e-6)
+    assert record["parity"]["delta"]["cosine"] == pytest.approx(row.delta.cosine, abs=1e-9)
+    assert record["parity"]["delta"]["snr_db"] == pytest.approx(row.delta.snr_db, abs=0.5)
+    assert record["parity"]["within_tolerance"] and record["runs"]["n"] == OPTIONS.runs
+    other = with_golden(bundle.path, tmp_path / "b", "unet", {".without": 1.5})
+    parity = ThisComputer().measure(Bundle.open(other), "unet", OPTIONS, Watch())["parity"]
+    assert (parity["status"], parity["within_tolerance"]) == ("passed", False)
+    assert parity["psnr_db"] == pytest.approx(record["parity"]["psnr_db"], abs=0.5)
 
 
 def test_what_can_not_be_measured_is_told(bundle_folders: dict[tuple[str, str], Path]) -> None:
     bundle = Bundle.open(bundle_folders["coreml", "fp16"])
     with pytest.raises(DeviceFailed, match="a Core ML bundle is timed on Apple systems only"):
-        ThisComputer().measure(bundle, "merger", OPTIONS, Watch())
+        ThisComputer().measure(bundle, "hypernet", OPTIONS, Watch())
     bundle = Bundle.open(bundle_folders["onnx", "fp32"])
     with pytest.raises(DeviceFailed, match=r"over 0\.01 s and was stopped; give a longer `timeout_s`"):
-        ThisComputer().measure(bundle, "merger", MeasureOptions(timeout_s=0.01), Watch())
+        ThisComputer().measure(bundle, "hypernet", MeasureOptions(timeout_s=0.01), Watch())
     stop = threading.Event()
     stop.set()
     with pytest.raises(DeviceFailed, match="interrupted"):
-        ThisComputer().measure(bundle, "merger", OPTIONS, Watch(stop=stop))
+        ThisComputer().measure(bundle, "hypernet", OPTIONS, Watch(stop=stop))
     with pytest.raises(InputError, match="--runs is 0"):
-        main([str(bundle.path), "merger", "--runs", "0"])
+        main([str(bundle.path), "hypernet", "--runs", "0"])
 
 
 def test_no_warm_up_at_all(bundle_folders: dict[tuple[str, str], Path], tmp_path: Path) -> None:

@@ -13,12 +13,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import merge as command
-from benchmarks.merge_times import measure_steps, pytorch_cases, random_base, random_inputs
+from benchmarks.merge_times import measure_steps, pytorch_cases, random_base, session_cases, written_bytes
 from benchmarks.merge_work import MergeWork, case_record, footprint, goal, goals
 from benchmarks.timing import Machine, Samples, interleave
 from lorarar.errors import InputError
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import Group, Layout
+from lorarar.stack import stack
+from lorarar.synthetic import synthetic_lora
 
 LAYOUT = Layout(
     "tiny",
@@ -55,31 +57,36 @@ def test_work_by_hand() -> None:
     assert work.prepared_bytes == 2 * 4 * 16 * (3 * 8 + 6)
 
 
+def inputs() -> dict[str, torch.Tensor]:
+    pair = [synthetic_lora(LAYOUT, RANK, seed) for seed in (0, 1)]
+    return {name: torch.from_numpy(value) for name, value in stack(pair, LAYOUT).inputs.items()}
+
+
 def test_work_is_what_pytorch_counts() -> None:
+    """The dense form's. PyTorch's counter does not see `baddbmm_`, which the factored one uses; by hand above."""
     hypernet = Hypernetwork.untrained(HypernetConfig(widths=(8,), hidden=HIDDEN))
-    inputs = random_inputs(LAYOUT, RANK)
-    work = MergeWork.of(LAYOUT, RANK, HIDDEN)
-
-    def factored() -> None:
-        # The transposed form has the same products; PyTorch's counter does not see `baddbmm_`, which the other uses.
-        for group in LAYOUT.part("qo"):
-            factors = [inputs[f"{role}_{end}"] for role in ("content", "style") for end in (group.down, group.up)]
-            hypernet(*factors, form="transposed")
-
-    for run, expected in ((pytorch_cases(hypernet, LAYOUT, inputs)["dense"], work.dense), (factored, work.factored)):
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            run()
-        assert counter.get_total_flops() == expected
+    dense = pytorch_cases(hypernet, LAYOUT, inputs())["dense"]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        dense()
+    assert counter.get_total_flops() == MergeWork.of(LAYOUT, RANK, HIDDEN).dense
 
 
 def test_cases_compute_the_same() -> None:
     hypernet = Hypernetwork.untrained(HypernetConfig(widths=(8,), hidden=HIDDEN))
     with torch.no_grad():
-        cases = pytorch_cases(hypernet, LAYOUT, random_inputs(LAYOUT, RANK))
+        cases = pytorch_cases(hypernet, LAYOUT, inputs())
         found = {name: cases[name]() for name in ("dense", "factored", "prepared")}
+        found["graph"] = list(cases["graph"]().values())
     for name, tensors in found.items():
         for have, want in zip(tensors, found["dense"], strict=True):
             torch.testing.assert_close(have, want, msg=name)
+
+
+def test_a_new_strength_writes_all_coefficients_and_nothing_else() -> None:
+    cases = session_cases(LAYOUT, [synthetic_lora(LAYOUT, RANK, seed) for seed in (0, 1)])
+    assert set(cases) == {"stack two LoRAs", "new strength"}
+    assert cases["new strength"]() is None
+    assert written_bytes(LAYOUT) == 4 * 2 * (3 * 8 + 6 + 2 * 12)
 
 
 def test_interleave_takes_turns_and_leaves_out_the_first() -> None:
@@ -119,13 +126,14 @@ def test_goals_are_the_ratios() -> None:
         MergeWork(dense=0, factored=100, prepared=10, prepared_bytes=40),
         Machine(sgemm=200.0, read_bandwidth=400.0),
     )
-    times = samples(dense=16.0, factored=1.0, prepared=0.25, merger=2.0, onnx=2.0, executorch=4.0)
-    found = {goal["what"]: goal for goal in goals("koala-700m", times, work, machine)}
-    assert [goal["value"] for goal in found.values()] == [16, 50, 4, 1, 2]
-    assert [goal["passed"] for goal in found.values()] == [True, True, False, True, False]
+    times = samples(dense=16.0, factored=1.0, prepared=0.25, onnx=1.1, executorch=2.0)
+    times["new strength"] = Samples((0.001,))
+    found = {goal["what"]: goal for goal in goals("koala-700m", times, work, machine, 24_000_000)}
+    assert [goal["value"] for goal in found.values()] == [16, 50, 4, 40, 24, 1, 1.1, 2]
+    assert [goal["passed"] for goal in found.values()] == [True, True, False, False, False, True, True, False]
     assert "prepared" not in found
     sdxl = {
-        goal["what"]: goal for goal in goals("sdxl", samples(dense=1.0, factored=1.0, prepared=0.036), work, machine)
+        goal["what"]: goal for goal in goals("sdxl", samples(dense=1.0, factored=1.0, prepared=0.036), work, machine, 1)
     }
     assert sdxl["prepared"]["value"] == pytest.approx(36) and sdxl["prepared"]["passed"]
     assert not any("onnx" in what or "executorch" in what for what in sdxl)
@@ -167,11 +175,13 @@ def test_command_on_a_toy_base(tmp_path: Path) -> None:
     assert json.loads(out.read_text()) == document
     assert (document["benchmark"], document["base"], document["rounds"]) == ("merge", "toy", 2)
     assert [result["rank"] for result in document["results"]] == [2]
+    names = ["dense", "factored", "prepared", "graph", "stack two LoRAs", "new strength", "sgemm"]
     for result in document["results"]:
-        assert [case["name"] for case in result["cases"]] == ["dense", "factored", "prepared", "merger", "sgemm"]
+        assert [case["name"] for case in result["cases"]] == names
         assert all(len(case["seconds"]) == 2 and case["best_s"] > 0 for case in result["cases"])
         assert result["files"]["bytes"] > 0 and result["files"]["ratio"] > 0
-        assert result["machine"]["sgemm_gflops"] > 1 and len(result["goals"]) == 3
+        assert result["machine"]["sgemm_gflops"] > 1 and len(result["goals"]) == 5
+        assert result["written_bytes"] > 0
         # A pair of coefficients for each of the layers' inputs: attention 1 has 16, attention 2's k and v have 12.
         layers = TINY_ATTENTIONS * 2 * (4 * 16 + 2 * 16 + 2 * 12)
         assert result["footprint"]["ziplora_parameters"] == layers

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records import RECORD, changed, estimated
+from records import RECORD, changed, estimated, of_a_unet
 
 from benchmarks.record import runs, write_records
 from benchmarks.report import main
@@ -60,6 +60,28 @@ def test_every_record_is_in_the_table() -> None:
     assert [entry["parity"] for entry in found] == ["140.0 dB", "140.0 dB", "not run"]
     assert found[1]["heat"] == "? → severe 71\u00a0°C"
     assert cells.tags.count("svg") == 3
+
+
+def test_parity_tells_which_bound_is_broken_and_what_the_loras_change() -> None:
+    runs = [
+        of_a_unet(),
+        of_a_unet(psnr_db=54.0, within_tolerance=False),
+        of_a_unet(psnr_db=45.0, within_tolerance=False, status="below"),
+        of_a_unet(delta={"gain": None, "cosine": None, "snr_db": None}, within_tolerance=False),
+    ]
+    text = page(runs)
+    found = [entry for entry in Cells(text).rows if entry]
+    assert [entry["parity"] for entry in found] == [
+        "64.0 dB",
+        "54.0 dB, out of the bundle's tolerance",
+        "45.0 dB, below the gate of 50 dB",
+        "64.0 dB, out of the bundle's tolerance",
+    ]
+    assert [entry["LoRAs' gain"] for entry in found] == ["0.9987", "0.9987", "0.9987", "–"]
+    assert [entry["p50"] for entry in found] == ["500 ms"] * 4  # no time is withheld
+    assert text.count('class="number below"') == 1
+    for cell in ("45.0 dB, below the gate of 50 dB", "LoRAs' gain", "0.9987"):
+        assert cell in markdown(runs)
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:

@@ -15,20 +15,23 @@ from lorarar.commands import synthetic
 from lorarar.commands.export import main as export
 from lorarar.errors import InputError
 
+KINDS = ("fused", "attention", "transformer")
+
 
 def test_costs_are_ratios_of_medians() -> None:
     samples = {
         "sgemm": Samples((1.0,)),
-        "onnx fp32 adapter": Samples((1.0, 1.2, 9.0)),
         "onnx fp32 fused": Samples((1.0, 1.0, 1.0)),
-        "executorch w8 adapter": Samples((2.0,)),
+        "onnx fp32 attention": Samples((1.0, 1.1, 9.0)),
+        "onnx fp32 transformer": Samples((1.12,)),
         "executorch w8 fused": Samples((1.0,)),
+        "executorch w8 transformer": Samples((2.0,)),
     }
-    onnx, other = costs(samples)
-    assert onnx == {"case": "onnx fp32", "cost_percent": pytest.approx(20), "limit_percent": 10.0, "passed": False}
-    assert other == {"case": "executorch w8", "cost_percent": pytest.approx(100)}
-    samples["onnx fp32 fused"] = Samples((1.1,))
-    assert costs(samples)[0]["passed"]
+    attention, whole, other = costs(samples)
+    said = {"case": "onnx fp32 attention", "cost_percent": pytest.approx(10)}
+    assert attention == {**said, "limit_percent": 8.0, "passed": False}
+    assert (whole["limit_percent"], whole["passed"]) == (15.0, True)
+    assert other == {"case": "executorch w8 transformer", "cost_percent": pytest.approx(100)}
 
 
 def test_the_command(
@@ -46,13 +49,14 @@ def test_the_command(
     assert command.main([*given, "--bundles", str(bundles), "--out", str(out)]) == 0
     document = json.loads(out.read_text())
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == document
-    assert document["merged_rank"] == 6 and document["sample"] == [1, 4, 8, 8]
-    assert [case["name"] for case in document["cases"]] == ["onnx fp32 adapter", "onnx fp32 fused"]
-    for case, kind in zip(document["cases"], ("adapter", "fused"), strict=True):
+    assert document["stacked_rank"] == 6 and document["sample"] == [1, 4, 8, 8]
+    assert [case["name"] for case in document["cases"]] == [f"onnx fp32 {kind}" for kind in KINDS]
+    for case, kind in zip(document["cases"], KINDS, strict=True):
         manifest = json.loads((bundles / f"{kind}-onnx-fp32" / "manifest.json").read_text())
         entry = manifest["components"]["unet"]
         assert (case["sha256"], case["bytes"]) == (entry["sha256"], entry["bytes"])
-        assert any(tensor["name"].startswith("adapter_") for tensor in entry["inputs"]) == (kind == "adapter")
+        parts = {t["name"].split("_")[1] for t in entry["inputs"] if t["name"].startswith("adapter_")}
+        assert parts == {"fused": set(), "attention": {"qo", "kv"}, "transformer": {"qo", "kv", "ff", "proj"}}[kind]
         assert len(case["seconds"]) == 2 and 0 < case["best_s"] <= case["median_s"]
     made = {path: path.stat().st_mtime_ns for path in bundles.rglob("manifest.json")}
     assert command.main([*given, "--bundles", str(bundles)]) == 0

@@ -76,11 +76,11 @@ def runners(onnx_runner: list[str], executorch_runner: list[str]) -> dict[str, l
 
 @pytest.fixture(scope="module")
 def bundles(miniature_bundle: MiniatureBundle, shared_unets: SharedUNets) -> dict[str, Path]:
-    """The miniature's merger for two runtimes and in two precisions, and a UNet that is emulated in seconds."""
+    """The miniature's hypernetwork for two runtimes and in two precisions, and a UNet that is emulated in seconds."""
     return {
-        "merger-fp32": miniature_bundle("hypernet", "onnx", "fp32"),
-        "merger-fp16": miniature_bundle("hypernet", "onnx", "fp16"),
-        "merger-executorch": miniature_bundle("hypernet", "executorch", "fp32"),
+        "hypernet-fp32": miniature_bundle("hypernet", "onnx", "fp32"),
+        "hypernet-fp16": miniature_bundle("hypernet", "onnx", "fp16"),
+        "hypernet-executorch": miniature_bundle("hypernet", "executorch", "fp32"),
         "unet-fp32": shared_unets["onnx", "fp32"].path,
     }
 
@@ -100,7 +100,7 @@ def stand_in(folder: Path, script: str) -> list[str]:
 
 
 def written_record(bundle: Path) -> str:
-    """A script that writes a valid record of that merger."""
+    """A script that writes a valid record of that hypernetwork."""
     record = record_of(Bundle.open(bundle))
     return f"echo '{json.dumps(record)}'"
 
@@ -140,9 +140,9 @@ def test_nobody_else_can_reach_them(farm: Farm) -> None:
 @pytest.mark.parametrize(
     ("name", "component", "library", "runs"),
     [
-        ("merger-fp32", "merger", "onnx", 2),
-        ("merger-fp32", "merger", "onnx for Android", 2),
-        ("merger-executorch", "merger", "executorch for Android", 2),
+        ("hypernet-fp32", "hypernet", "onnx", 2),
+        ("hypernet-fp32", "hypernet", "onnx for Android", 2),
+        ("hypernet-executorch", "hypernet", "executorch for Android", 2),
         ("unet-fp32", "unet", "onnx for Android", 1),
     ],
 )
@@ -163,46 +163,50 @@ def test_both_give_records_in_fp32(
     assert done.stdout.count("EMULATED") == 2
     for phone, record in zip((NEW, OLD), read_records(file), strict=True):
         check_record_of(record, phone, component, runtime, "fp32")
-        assert record["parity"]["psnr_db"] > 100
+        assert record["parity"]["psnr_db"] > 100 and record["parity"]["within_tolerance"]
+        assert (record["parity"]["delta"] is not None) == (component == "unet")
         assert farm.shell(phone, "ls -A /data/local/tmp") == ""
 
 
 def test_fp16_is_within_its_tolerance_on_either_processor(
     farm: Farm, onnx_runner: list[str], bundles: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Without half precision in hardware, ONNX Runtime computes in fp32. With it, it also adds up in fp16."""
+    """ONNX Runtime adds up in fp16 where the processor can; but the hypernetwork's graph is in fp32 inside."""
     file = tmp_path / "records.json"
     often = ["--runs", "2", "--warmup", "1", "--threads", "1"]
-    done = measure(*BOTH, "--bundle", str(bundles["merger-fp16"]), *onnx_runner, *often, "--out", str(file))
+    done = measure(*BOTH, "--bundle", str(bundles["hypernet-fp16"]), *onnx_runner, *often, "--out", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
     new, old = read_records(file)
     for record, phone in ((new, NEW), (old, OLD)):
-        check_record_of(record, phone, "merger", "onnxruntime", "fp16")
-    # Its own half-precision kernels ran: what they lose is seen, and allowed.
-    assert old["parity"]["max_error"] < new["parity"]["max_error"] < 2e-3
-    assert 60 < new["parity"]["psnr_db"] < old["parity"]["psnr_db"]
+        check_record_of(record, phone, "hypernet", "onnxruntime", "fp16")
+    # What is left is the rounding of its inputs and outputs, the same everywhere.
+    assert new["parity"]["max_error"] == pytest.approx(old["parity"]["max_error"], rel=0.01)
+    assert 0 < new["parity"]["max_error"] < 2e-3 and new["parity"]["psnr_db"] > 60
 
 
 @pytest.mark.full
-def test_a_unet_that_is_added_up_in_fp16_is_no_result(
+def test_a_unet_that_is_added_up_in_fp16_is_a_record_out_of_tolerance(
     farm: Farm, onnx_runner: list[str], miniature_bundle: MiniatureBundle, tmp_path: Path
 ) -> None:
-    """ONNX Runtime's kernels for cores with half precision: 54 dB of the miniature's UNet, where it must have 60."""
+    """ONNX Runtime's kernels for cores with half precision give 54 dB of the miniature's UNet.
+
+    The program must have 60, and any device 50.
+    """
     file, bundle = tmp_path / "records.json", miniature_bundle("unet", "onnx", "fp16")
     often = ["--runs", "1", "--warmup", "0", "--threads", "1"]
     done = measure(*BOTH, "--bundle", str(bundle), *onnx_runner, *often, "--out", str(file))
-    assert done.returncode == 1
-    [record] = read_records(file)
-    check_record_of(record, OLD, "unet", "onnxruntime", "fp16")
-    [failure] = [line for line in done.stdout.splitlines() if line.startswith("failed")]
-    assert failure.startswith(f"failed adb:{NEW.serial}, unet of {bundle}: parity failed: unet's noise_pred")
-    assert "allowed are 0.01 and 60 dB" in failure
+    assert done.returncode == 0, done.stdout + done.stderr
+    new, old = read_records(file)
+    for record, phone, within in ((new, NEW, False), (old, OLD, True)):
+        check_record_of(record, phone, "unet", "onnxruntime", "fp16")
+        assert (record["parity"]["status"], record["parity"]["within_tolerance"]) == ("passed", within)
+    assert done.stdout.count("*") == 2 and "out of the bundle's tolerance" in done.stdout
 
 
 def test_only_what_changed_is_copied_again(
     farm: Farm, bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = bundles["merger-fp32"]
+    bundle = bundles["hypernet-fp32"]
     program = stand_in(tmp_path, written_record(bundle))
     given = ["--device", f"adb:{NEW.serial}", "--bundle", str(bundle)]
     times = f"cd {HOME} && find . -type f ! -name run.pid -exec stat -c '%n %Y %Z' {{}} + | grep -v runner | sort"
@@ -223,9 +227,9 @@ def test_only_what_changed_is_copied_again(
         ("kill -SEGV $$", [], "the runner crashed (SIGSEGV)"),
         ("sleep 987", ["--timeout", "2"], "it didn't finish within 2 s and was stopped"),
         (
-            "echo 'error: noise_pred differs' >&2; exit 1",
+            "echo 'error: noise_pred holds values that are not finite' >&2; exit 1",
             [],
-            "parity failed: noise_pred differs",
+            "output is not PyTorch's: noise_pred holds",
         ),
         ("cat /dev/zero > $0.more", [], "it is full"),
     ],
@@ -240,7 +244,7 @@ def test_a_runner_that_fails(
     said: str,
 ) -> None:
     """On one phone; the other gives its record all the same."""
-    bundle = bundles["merger-fp32"]
+    bundle = bundles["hypernet-fp32"]
     script = f'if [ "$(getprop ro.product.model)" = "{OLD.model}" ]; then {script}; else {written_record(bundle)}; fi'
     file = tmp_path / "records.json"
     given = [*BOTH, "--bundle", str(bundle), *stand_in(tmp_path, script), *options, "--out", str(file)]
@@ -255,7 +259,7 @@ def test_a_runner_that_fails(
 def test_a_program_of_another_processor(
     farm: Farm, bundles: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["--device", f"adb:{NEW.serial}", "--bundle", str(bundles["merger-fp32"]), "--runner", "/usr/bin/true"]
+    given = ["--device", f"adb:{NEW.serial}", "--bundle", str(bundles["hypernet-fp32"]), "--runner", "/usr/bin/true"]
     assert command.main(given) == 1
     assert "build it for this device's ABI" in capsys.readouterr().out
 
@@ -275,7 +279,7 @@ def test_a_phone_that_is_too_hot_or_cools_down(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bundle, file = bundles["merger-fp32"], tmp_path / "records.json"
+    bundle, file = bundles["hypernet-fp32"], tmp_path / "records.json"
     given = ["--device", f"adb:{NEW.serial}", "--bundle", str(bundle), *stand_in(tmp_path, written_record(bundle))]
     phone = farm.phones[NEW]
     phone.set_temperature(81.5, status=3)
@@ -287,7 +291,7 @@ def test_a_phone_that_is_too_hot_or_cools_down(
 
 
 def test_cores_are_pinned(farm: Farm, bundles: dict[str, Path], tmp_path: Path) -> None:
-    bundle, file = bundles["merger-fp32"], tmp_path / "records.json"
+    bundle, file = bundles["hypernet-fp32"], tmp_path / "records.json"
     script = f"grep -q '^Cpus_allowed:.*2$' /proc/self/status && {written_record(bundle)}"
     given = ["--device", f"adb:{NEW.serial}", "--bundle", str(bundle), *stand_in(tmp_path, script)]
     assert command.main([*given, "--cpus", "big", "--out", str(file)]) == 0
@@ -295,7 +299,7 @@ def test_cores_are_pinned(farm: Farm, bundles: dict[str, Path], tmp_path: Path) 
 
 
 def test_the_demo_apps_stand_in(farm: Farm, bundles: dict[str, Path], tmp_path: Path) -> None:
-    bundle, file = bundles["merger-fp32"], tmp_path / "records.json"
+    bundle, file = bundles["hypernet-fp32"], tmp_path / "records.json"
     app = farm.phones[NEW].state / "app"
     record = json.dumps(record_of(Bundle.open(bundle), runner="android-app"))
     app.write_text(f"#!/system/bin/sh\n[ -f $2/manifest.json ] && sleep 2 && echo '{record}' > $1; sleep 60\n")
@@ -312,7 +316,8 @@ def test_the_demo_apps_stand_in(farm: Farm, bundles: dict[str, Path], tmp_path: 
 
 
 def test_ctrl_c_stops_the_runner_and_cleans_the_phone(farm: Farm, bundles: dict[str, Path], tmp_path: Path) -> None:
-    given = ["--device", f"adb:{NEW.serial}", "--bundle", str(bundles["merger-fp32"]), *stand_in(tmp_path, "sleep 987")]
+    bundle = bundles["hypernet-fp32"]
+    given = ["--device", f"adb:{NEW.serial}", "--bundle", str(bundle), *stand_in(tmp_path, "sleep 987")]
     running = subprocess.Popen([sys.executable, "-m", "benchmarks.device", *given], stdout=subprocess.PIPE, text=True)
     _until(lambda: "sleep 987" in farm.commands(NEW))
     running.send_signal(signal.SIGINT)
@@ -327,7 +332,7 @@ def test_a_phone_that_is_unplugged_half_way(
     farm: Farm, bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its first record and all of the other's are kept. Last: it takes the phone away."""
-    bundle, file = bundles["merger-fp32"], tmp_path / "records.json"
+    bundle, file = bundles["hypernet-fp32"], tmp_path / "records.json"
     mark = "/data/local/tmp/ran"
     script = (
         f'if [ "$(getprop ro.product.model)" = "{OLD.model}" ] && ! mkdir {mark}; then sleep 987; fi\n'
@@ -342,7 +347,7 @@ def test_a_phone_that_is_unplugged_half_way(
     pull.join()
     assert [record["device"]["model"] for record in read_records(file)] == [NEW.model, NEW.model, OLD.model]
     said = capsys.readouterr().out
-    assert f"failed adb:{OLD.serial}, merger of {copy}: " in said
+    assert f"failed adb:{OLD.serial}, hypernet of {copy}: " in said
     assert f"failed adb:{OLD.serial}, cleaning up: " in said
 
 

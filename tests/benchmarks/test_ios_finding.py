@@ -130,7 +130,9 @@ def test_the_command_measures_and_cleans_up(
 ) -> None:
     phone("nothing")
     file = tmp_path / "records.json"
-    assert command.main(["--device", f"ios:{UDID}", "--bundle", "b", "--component", "merger", "--out", str(file)]) == 0
+    assert (
+        command.main(["--device", f"ios:{UDID}", "--bundle", "b", "--component", "hypernet", "--out", str(file)]) == 0
+    )
     [record] = read_records(file)
     assert (record["kind"], record["device"]["soc"], record["runner"]) == ("measured", "Apple A17 Pro", "ios-app")
     said = capsys.readouterr().out

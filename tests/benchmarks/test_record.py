@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from records import ESTIMATE, RECORD, changed, estimated
+from records import ESTIMATE, RECORD, changed, estimated, of_a_unet
 
-from benchmarks.record import check_record, read_records, runs, summary, write_records
+from benchmarks.record import (
+    DEVICE_GATES_DB,
+    check_record,
+    gate_status,
+    parity,
+    read_records,
+    runs,
+    summary,
+    write_records,
+)
 from lorarar.errors import InputError
+from runtime_py.parity import Delta, DeltaTolerance, OutputDifference, Tolerance
 
 
 def test_valid_records_come_back_as_they_went(tmp_path: Path) -> None:
@@ -42,8 +54,8 @@ def test_a_summary_lies_within_its_samples(samples: list[float]) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("schema_version", 2, "schema version 1"),
-        ("schema_version", True, "schema version 1"),
+        ("schema_version", 1, "schema version 2"),
+        ("schema_version", True, "schema version 2"),
         ("kind", "guessed", r"\$.kind breaks"),
         ("runs.samples_s", [0.25, 0.5, 0.8], "its mean_s is 0.5, but its samples give"),
         ("runs.samples_s", [0.25, 0.5, -1], r"\$.runs.samples_s\[2\]"),
@@ -52,6 +64,12 @@ def test_a_summary_lies_within_its_samples(samples: list[float]) -> None:
         ("runs.first_s", None, "no first run"),
         ("parity.status", "failed", r"\$.parity.status"),
         ("parity.status", "not_run", "no result"),
+        ("parity.status", "below", "140.0 dB and the gate of 70 dB say otherwise"),
+        ("parity.psnr_db", 69.9, "69.9 dB and the gate of 70 dB say otherwise"),
+        ("parity.within_tolerance", None, "do not go together"),
+        ("parity.max_error", None, "do not go together"),
+        ("parity.delta", {"gain": 1.0, "cosine": 1.0}, r"\$.parity.delta"),
+        ("parity.delta", {"gain": "all", "cosine": 1.0, "snr_db": 1.0}, r"\$.parity.delta"),
         ("kind", "estimated", "do not go together"),
         ("estimate", ESTIMATE, "do not go together"),
         ("artifact.sha256", "G" * 64, r"\$.artifact.sha256"),
@@ -63,6 +81,48 @@ def test_a_summary_lies_within_its_samples(samples: list[float]) -> None:
 def test_wrong_records_are_refused(path: str, value: object, said: str) -> None:
     with pytest.raises(InputError, match=said):
         check_record(changed(path, value), "r.json")
+
+
+def test_a_run_below_a_bound_is_a_record() -> None:
+    """The device gate and the bundle's tolerance are told apart, and neither withholds the times."""
+    nothing = {"gain": 0.0, "cosine": None, "snr_db": 0.0}
+    for record in (
+        of_a_unet(),
+        of_a_unet(psnr_db=None, max_error=0.0, delta={"gain": 1.0, "cosine": 1.0, "snr_db": None}),
+        of_a_unet(psnr_db=54.0, within_tolerance=False),
+        of_a_unet(psnr_db=49.9, status="below", within_tolerance=False),
+        of_a_unet(within_tolerance=False, delta=nothing),
+    ):
+        assert check_record(record, "r.json") == record
+    with pytest.raises(InputError, match=r"its parity is passed, but 49.9 dB and the gate of 50 dB say otherwise"):
+        check_record(of_a_unet(psnr_db=49.9), "r.json")
+
+
+def test_the_gate_of_every_precision() -> None:
+    assert DEVICE_GATES_DB == {"fp32": 70, "fp16": 50, "w8": 40, "w6": 30, "w4": 25}
+    for precision, gate in DEVICE_GATES_DB.items():
+        assert (gate_status(precision, gate), gate_status(precision, gate - 0.1)) == ("passed", "below")
+        assert gate_status(precision, None) == "passed"
+
+
+def test_parity_is_that_of_the_worst_output() -> None:
+    allowed = Tolerance(60.0, 0.01, DeltaTolerance(gain_error=0.01, cosine=0.999))
+    delta = Delta(gain=0.995, cosine=0.9999, snr_db=np.inf)
+    good = OutputDifference("noise_pred", np.inf, 0.0, 0.0, delta)
+    told = {"gain": 0.995, "cosine": 0.9999, "snr_db": None}
+    equal = {"status": "passed", "within_tolerance": True, "psnr_db": None, "max_error": 0.0, "delta": told}
+    assert parity([good], allowed, "fp16") == equal
+    worse = replace(good, psnr_db=54.0, max_error=0.02)
+    assert parity([good, worse], allowed, "fp16") == equal | {
+        "within_tolerance": False,
+        "psnr_db": 54.0,
+        "max_error": 0.02,
+    }
+    lost = replace(good, delta=replace(delta, gain=0.5, cosine=np.nan))
+    assert parity([lost], allowed, "fp16") == equal | {
+        "within_tolerance": False,
+        "delta": {"gain": 0.5, "cosine": None, "snr_db": None},
+    }
 
 
 def test_an_estimate_with_runs_is_refused() -> None:

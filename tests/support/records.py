@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from benchmarks.record import runs
+from benchmarks.record import NOT_COMPARED, runs
 
 CONDITION = {
     "thermal_status": None,
@@ -16,14 +16,14 @@ CONDITION = {
     "load": 0.1,
 }
 RECORD: dict[str, Any] = {
-    "schema_version": 1,
+    "schema_version": 2,
     "kind": "measured",
     "toolkit_version": "0.1.0",
     "started_at": "2026-11-25T13:00:00Z",
     "runner": "python",
     "bundle": {"base": "miniature", "target": "onnx", "precision": "fp32", "manifest_sha256": "0" * 64},
-    "component": "merger",
-    "artifact": {"file": "merger.onnx", "bytes": 10, "sha256": "1" * 64},
+    "component": "hypernet",
+    "artifact": {"file": "hypernet.onnx", "bytes": 10, "sha256": "1" * 64},
     "device": {
         "model": "a host",
         "manufacturer": None,
@@ -41,7 +41,7 @@ RECORD: dict[str, Any] = {
     "runs": runs(0.5, 1, [0.25, 0.5, 0.75]),
     "memory": {"peak_bytes": 1000, "measure": "rss"},
     "conditions": {"before": CONDITION, "after": CONDITION, "cooldown_s": 0},
-    "parity": {"status": "passed", "psnr_db": 140.0, "max_error": 1e-7},
+    "parity": {"status": "passed", "within_tolerance": True, "psnr_db": 140.0, "max_error": 1e-7, "delta": None},
     "estimate": None,
     "paper": None,
     "notes": [],
@@ -67,6 +67,14 @@ def changed(path: str, value: object) -> dict[str, Any]:
     return record
 
 
+def of_a_unet(precision: str = "fp16", **parity: Any) -> dict[str, Any]:
+    """Return the record as one of a UNet, with some of its parity changed."""
+    record = changed("bundle.precision", precision) | {"component": "unet"}
+    delta = {"gain": 0.9987, "cosine": 0.9999, "snr_db": 52.0}
+    record["parity"] = {**RECORD["parity"], "psnr_db": 64.0, "max_error": 1e-3, "delta": delta, **parity}
+    return record
+
+
 def estimated() -> dict[str, Any]:
     """Return the record as an estimate."""
     return RECORD | {
@@ -74,5 +82,5 @@ def estimated() -> dict[str, Any]:
         "runner": "estimate",
         "estimate": ESTIMATE,
         "runs": runs(None, 0, ()),
-        "parity": {"status": "not_run", "psnr_db": None, "max_error": None},
+        "parity": dict(NOT_COMPARED),
     }

@@ -51,18 +51,18 @@ def hot_text(celsius: float, status: int = 0) -> str:
 def small_bundle(folder: Path) -> Bundle:
     """Just enough of a bundle for a device that only copies it."""
     folder.mkdir()
-    files = {"merger.onnx": b"a merger", "merger.golden.safetensors": b"golden values"}
+    files = {"hypernet.onnx": b"a hypernetwork", "hypernet.golden.safetensors": b"golden values"}
     for name, data in files.items():
         (folder / name).write_bytes(data)
     entry = {
-        "file": "merger.onnx",
-        "sha256": hashlib.sha256(files["merger.onnx"]).hexdigest(),
+        "file": "hypernet.onnx",
+        "sha256": hashlib.sha256(files["hypernet.onnx"]).hexdigest(),
         "inputs": [],
         "outputs": [],
         "tolerance": {"psnr_db": 100.0, "max_error": 1e-5},
-        "golden": {"file": "merger.golden.safetensors", "inputs": {}},
+        "golden": {"file": "hypernet.golden.safetensors", "inputs": {}},
     }
-    manifest = {"base": "miniature", "target": "onnx", "components": {"merger": entry}}
+    manifest = {"base": "miniature", "target": "onnx", "components": {"hypernet": entry}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return Bundle(folder, manifest)
 
@@ -72,7 +72,7 @@ def record_of(bundle: Bundle, /, **changes: Any) -> dict[str, Any]:
     record = copy.deepcopy(RECORD) | {"runner": "native"}
     manifest = (bundle.path / "manifest.json").read_bytes()
     record["bundle"]["manifest_sha256"] = hashlib.sha256(manifest).hexdigest()
-    record["artifact"]["sha256"] = bundle.manifest["components"]["merger"]["sha256"]
+    record["artifact"]["sha256"] = bundle.manifest["components"]["hypernet"]["sha256"]
     return record | changes
 
 
@@ -89,7 +89,7 @@ class ReplayedPhone(Replay[Answer], Adb):
             "sha256sum": Answer(1, ""),
             "^df": Answer(0, output("df_10")),
             "meminfo": Answer(0, output("meminfo_14")),
-            "lorarar-runner /": Answer(0, json.dumps(record_of(bundle)), "merger: measuring\n"),
+            "lorarar-runner /": Answer(0, json.dumps(record_of(bundle)), "hypernet: measuring\n"),
             "": Answer(0, ""),
         }
         super().__init__(well)

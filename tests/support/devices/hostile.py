@@ -1,4 +1,4 @@
-"""Bundles as strangers may make them: each an edit of a good merger's bundle, and what must be said of it."""
+"""Bundles as strangers may make them: each an edit of a good hypernetwork's bundle, and what must be said of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from runtime_py.bundle import ONNX_MODEL, tree_sha256
@@ -25,8 +26,8 @@ def edit_manifest(bundle: Path, edit: Edit) -> None:
     path.write_text(json.dumps(manifest))
 
 
-def merger(manifest: dict[str, Any]) -> dict[str, Any]:
-    entry: dict[str, Any] = manifest["components"]["merger"]
+def hypernet(manifest: dict[str, Any]) -> dict[str, Any]:
+    entry: dict[str, Any] = manifest["components"]["hypernet"]
     return entry
 
 
@@ -40,10 +41,10 @@ def leave(manifest: dict[str, Any], folder: Path) -> None:
 
 
 def set_at(*path: str | int, to: Any) -> Edit:
-    """An edit that sets one value of the merger's entry; a path that starts with "/" starts at the manifest."""
+    """An edit that sets one value of the hypernetwork's entry; a path that starts with "/" starts at the manifest."""
 
     def edit(manifest: dict[str, Any], folder: Path) -> None:
-        place: Any = manifest if path[0] == "/" else merger(manifest)
+        place: Any = manifest if path[0] == "/" else hypernet(manifest)
         *parents, last = path[1:] if path[0] == "/" else path
         for key in parents:
             place = place[key]
@@ -54,7 +55,7 @@ def set_at(*path: str | int, to: Any) -> Edit:
 
 def flip_a_byte(key: str) -> Edit:
     def edit(manifest: dict[str, Any], folder: Path) -> None:
-        entry = merger(manifest) if key == "artifact" else merger(manifest)["golden"]
+        entry = hypernet(manifest) if key == "artifact" else hypernet(manifest)["golden"]
         path = folder / entry["file"]
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
@@ -64,49 +65,49 @@ def flip_a_byte(key: str) -> Edit:
 
 
 def cut_the_artifact(manifest: dict[str, Any], folder: Path) -> None:
-    path = folder / merger(manifest)["file"]
+    path = folder / hypernet(manifest)["file"]
     path.write_bytes(path.read_bytes()[:-1])
 
 
 def link_out(manifest: dict[str, Any], folder: Path) -> None:
-    path = folder / merger(manifest)["file"]
+    path = folder / hypernet(manifest)["file"]
     path.replace(folder.parent / "elsewhere.onnx")
     path.symlink_to(folder.parent / "elsewhere.onnx")
 
 
 def link_in_a_folder(manifest: dict[str, Any], folder: Path) -> None:
-    (folder / "merger").mkdir()
-    (folder / "merger" / ONNX_MODEL).symlink_to(folder / merger(manifest)["file"])
-    merger(manifest)["file"] = "merger"
+    (folder / "hypernet").mkdir()
+    (folder / "hypernet" / ONNX_MODEL).symlink_to(folder / hypernet(manifest)["file"])
+    hypernet(manifest)["file"] = "hypernet"
 
 
 def pipe(manifest: dict[str, Any], folder: Path) -> None:
-    path = folder / merger(manifest)["file"]
+    path = folder / hypernet(manifest)["file"]
     path.unlink()
     os.mkfifo(path)
 
 
 def huge(manifest: dict[str, Any], folder: Path) -> None:
-    first = merger(manifest)["inputs"][0]
-    first["shape"] = merger(manifest)["golden"]["inputs"][first["name"]]["shape"] = [2**20, 2**20, 2**20]
+    first = hypernet(manifest)["inputs"][0]
+    first["shape"] = hypernet(manifest)["golden"]["inputs"][first["name"]]["shape"] = [2**20, 2**20, 2**20]
 
 
 def missing_golden_input(manifest: dict[str, Any], folder: Path) -> None:
-    del merger(manifest)["golden"]["inputs"]["content_scale"]
+    del hypernet(manifest)["golden"]["inputs"]["roles"]
 
 
 def deep(manifest: dict[str, Any], folder: Path) -> None:
     nested: Any = 1
     for _ in range(900):
         nested = [nested]
-    merger(manifest)["outputs"] = nested
+    hypernet(manifest)["outputs"] = nested
 
 
 HOSTILE: dict[str, tuple[Edit, str]] = {
     "a changed artifact": (flip_a_byte("artifact"), "damaged or changed since its export"),
     "a changed golden file": (flip_a_byte("golden"), "damaged or changed since its export"),
     "a cut artifact": (cut_the_artifact, "damaged or changed since its export"),
-    "a path upwards": (set_at("file", to="../bundle/merger.onnx"), "missing or outside the bundle"),
+    "a path upwards": (set_at("file", to="../bundle/hypernet.onnx"), "missing or outside the bundle"),
     "an absolute path": (set_at("file", to="/etc/hostname"), "missing or outside the bundle"),
     "the folder itself": (set_at("file", to="."), "missing or outside the bundle"),
     "no such file": (set_at("golden", "file", to="golden/none.safetensors"), "missing or outside the bundle"),
@@ -117,27 +118,30 @@ HOSTILE: dict[str, tuple[Edit, str]] = {
     "a size below 1": (set_at("outputs", 0, "shape", to=[1, -1]), "is not a whole number from 1"),
     "a fraction": (set_at("outputs", 0, "shape", to=[1.5]), "is not a whole number from 1"),
     "many dimensions": (set_at("outputs", 0, "shape", to=[1] * 7), "hold more than"),
-    "an unknown size": (set_at("outputs", 0, "shape", to=["batch"]), "a size that its golden inputs don't give"),
+    "an unknown size": (set_at("outputs", 0, "shape", to=["batch"]), "'batch', which is no size"),
     "an unknown type": (set_at("inputs", 0, "dtype", to="int64"), "not float32, float16 or int32"),
     "another size": (set_at("inputs", 0, "shape", 0, to=77), "has not the shape of its golden input"),
-    "another rank": (set_at("inputs", 0, "shape", to=["content_rank"]), "has not as many sizes"),
-    "no golden input": (missing_golden_input, "has no content_scale"),
+    "another rank": (set_at("inputs", 0, "shape", to=["stacked_rank"]), "has not the shape of its golden input"),
+    "no golden input": (missing_golden_input, "has no roles"),
     "golden values that don't fill": (
-        set_at("golden", "inputs", "content_scale", to={"shape": [1], "values": [1, 2]}),
+        set_at("golden", "inputs", "roles", "values", to=[1, 2]),
         "golden values that don't fill it",
     ),
     "a nested list": (deep, "has no shape"),
     "no outputs": (set_at("outputs", to=[]), "is empty"),
     "a tolerance that is none": (set_at("tolerance", "psnr_db", to="low"), "is not a number"),
-    "an old schema": (set_at("/", "schema_version", to=2), "its schema version is unknown"),
+    "a delta that is none": (set_at("tolerance", "delta", to={"gain_error": 0.1}), "has no cosine"),
+    "an old schema": (set_at("/", "schema_version", to=1), "its schema version is unknown"),
     "a true schema": (set_at("/", "schema_version", to=True), "its schema version is unknown"),
+    "a stack of no rows": (set_at("/", "layout", "stacked_rank", to=0), "is not a whole number from 1 to 1024"),
+    "another rank than the layout's": (set_at("/", "layout", "stacked_rank", to=7), "has not the shape of its golden"),
     "an unknown generator": (set_at("/", "golden_generator", "name", to="mersenne"), "which this runner does not know"),
     "an unknown precision": (set_at("/", "precision", to="fp8"), "which this runner does not know"),
     "no base": (set_at("/", "base", to=""), "is not a text"),
     "another system's target": (set_at("/", "target", to="coreml"), "runs on Apple's systems alone"),
     "an unknown target": (set_at("/", "target", to="tflite"), "not onnx or executorch"),
     "a target left out": (set_at("/", "target", to="executorch"), "built without ExecuTorch"),
-    "no components": (set_at("/", "components", to=[]), "the bundle has no merger"),
+    "no components": (set_at("/", "components", to=[]), "the bundle has no hypernet"),
     "control characters": (set_at("inputs", 0, "dtype", to="a\nerror: b\x1b[2J"), "not float32"),
     "another tensor than the graph's": (set_at("outputs", 0, "dtype", to="float16"), "is not as the manifest says"),
 }
@@ -168,30 +172,51 @@ GOLDEN: dict[str, tuple[bytes, str]] = {
 }
 
 
-def poison(value: float) -> Edit:
-    """An edit that sets one mean of the golden file: nothing but a statistic is then wrong."""
+def edit_golden(component: str, change: Callable[[dict[str, np.ndarray]], None]) -> Edit:
+    """Make an edit of a component's golden tensors, after which the manifest states the file that it finds."""
 
     def edit(manifest: dict[str, Any], folder: Path) -> None:
-        golden = merger(manifest)["golden"]
+        golden = manifest["components"][component]["golden"]
         tensors = load_file(folder / golden["file"])
-        name = f"{merger(manifest)['outputs'][0]['name']}.mean"
-        tensors[name][0] = value
+        change(tensors)
         save_file(tensors, folder / golden["file"])
         state(golden, folder / golden["file"])
 
     return edit
 
 
-def cut_a_statistic(manifest: dict[str, Any], folder: Path) -> None:
-    golden = merger(manifest)["golden"]
-    tensors = load_file(folder / golden["file"])
-    name = f"{merger(manifest)['outputs'][0]['name']}.rms"
-    tensors[name] = tensors[name][:-1].copy()
-    save_file(tensors, folder / golden["file"])
-    state(golden, folder / golden["file"])
+def first(tensors: dict[str, np.ndarray], kind: str) -> str:
+    """Return the name of the first output's `values`, `mean` or `rms`."""
+    return next(name for name in sorted(tensors) if name.endswith(f".{kind}"))
+
+
+def poison(value: float) -> Edit:
+    """An edit that sets one mean of the golden file: nothing but a statistic is then wrong."""
+
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors[first(tensors, "mean")][0] = value
+
+    return edit_golden("hypernet", change)
+
+
+def scale_values(factor: float) -> Edit:
+    """An edit that multiplies the golden values of one output."""
+
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors[first(tensors, "values")] *= np.float32(factor)
+
+    return edit_golden("hypernet", change)
+
+
+def _cut(tensors: dict[str, np.ndarray]) -> None:
+    tensors[first(tensors, "rms")] = tensors[first(tensors, "rms")][:-1].copy()
+
+
+cut_a_statistic = edit_golden("hypernet", _cut)
+"""Cuts one root mean square off."""
 
 
 def garbage(manifest: dict[str, Any], folder: Path) -> None:
-    path = folder / merger(manifest)["file"]
+    path = folder / hypernet(manifest)["file"]
     path.write_bytes(b"no graph")
-    state(merger(manifest), path)
+    state(hypernet(manifest), path)
