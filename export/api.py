@@ -8,7 +8,10 @@ Parameters that they share:
 - `target`: a name of `export.targets.TARGETS`.
 - `hypernet`: the file of a trained hypernetwork, or a loaded one. Default: the one shipped, for the miniature.
 - `untrained`: take seeded random weights, which show sizes and speed alone.
-- `rank`: the largest rank of one LoRA. Default: that of the LoRAs that are trained for the base.
+- `rank`: of one LoRA: all that are loaded together may have `loras` times as many. Default: that of the LoRAs that are
+  trained for the base.
+- `loras`: how many LoRAs can be loaded together: a content, a style, and others beside them.
+- `adapt`: what the UNet's adapter holds: `transformer`, or the `attention` alone, which takes less of many LoRAs.
 - `precision`: of the artifact; of a pipeline, the UNet's: text encoders follow it down to w8, and the rest stays in
   fp32. Default: the target's own.
 - `resolution`: pixels of the image's side. Default: the base's own.
@@ -27,7 +30,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from export.options import (
+    ADAPTED,
     ATTENTION,
+    LORAS,
     PIPELINE_BATCH,
     STEPS,
     UNET_BATCH,
@@ -65,19 +70,20 @@ def hypernet(
     hypernet: Hypernet = None,
     untrained: bool = False,
     rank: int | None = None,
+    loras: int = LORAS,
     precision: str | None = None,
     out: str | Path | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Report:
-    """Export the hypernetwork with the exact merge, as one artifact that a phone runs.
+    """Export the hypernetwork as one artifact that a phone runs: stacked LoRAs in, the coefficients of a merge out.
 
     A loaded `base` is left as it is: only its layout is read. The parameters are described in `export.api`.
     """
-    _, precision = find_offer(target, "merger", precision)
-    options = HypernetOptions(target, precision, chosen_rank(base, rank))
+    _, precision = find_offer(target, "hypernet", precision)
+    options = HypernetOptions(target, precision, chosen_rank(base, rank, loras), loras=loras)
     layout = base_layout(base)
     loaded = chosen_hypernet(base, layout, hypernet, untrained)
-    return write_hypernet(loaded, layout, options, _folder(out, f"merger-{layout.base}", options), on_progress)
+    return write_hypernet(loaded, layout, options, _folder(out, f"hypernet-{layout.base}", options), on_progress)
 
 
 def unet(
@@ -88,6 +94,8 @@ def unet(
     hypernet: Hypernet = None,
     untrained: bool = False,
     rank: int | None = None,
+    loras: int = LORAS,
+    adapt: str = ADAPTED,
     precision: str | None = None,
     resolution: int | None = None,
     batch: int = UNET_BATCH,
@@ -95,7 +103,7 @@ def unet(
     out: str | Path | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Report:
-    """Export the UNet with adapter inputs, so that it takes any merged LoRA at run time.
+    """Export the UNet with adapter inputs, so that it takes any LoRAs and any merge of them at run time.
 
     With `fused` it has none: that LoRA (a file or an object) is added into the weights, or a content and a style LoRA
     merged by `hypernet`. The other parameters are described in `export.api`.
@@ -105,11 +113,11 @@ def unet(
         raise InputError("`rank` is that of adapter inputs, which a UNet with a fused LoRA does not have; leave it out")
     if untrained and is_loaded(base):
         raise InputError("`untrained` makes a base of random weights, but `base` is loaded already; leave one out")
-    rank = chosen_rank(base, rank)
-    layout = base_layout(base)
+    rank = chosen_rank(base, rank, loras)
+    layout = base_layout(base, adapt)
     lora = chosen_lora(base, layout, fused, hypernet)
     network, size = chosen_unet(base, precision, untrained, resolution, batch)
-    options = UNetOptions(target, precision, rank, size, lora, attention)
+    options = UNetOptions(target, precision, rank, size, lora, attention, loras=loras)
     folder = _folder(out, f"{'fused' if lora else 'unet'}-{layout.base}", options)
     return write_unet(network, layout, options, folder, on_progress)
 
@@ -121,6 +129,8 @@ def pipeline(
     hypernet: Hypernet = None,
     untrained: bool = False,
     rank: int | None = None,
+    loras: int = LORAS,
+    adapt: str = ADAPTED,
     precision: str | None = None,
     resolution: int | None = None,
     batch: int = PIPELINE_BATCH,
@@ -138,13 +148,13 @@ def pipeline(
     are described in `export.api`.
     """
     _, precision = find_offer(target, "unet", precision, attention)
-    rank = chosen_rank(base, rank)
-    layout = base_layout(base)
+    rank = chosen_rank(base, rank, loras)
+    layout = base_layout(base, adapt)
     loaded = chosen_hypernet(base, layout, hypernet, untrained)
     network, size = chosen_unet(base, precision, untrained, resolution, batch)
     source = Source(chosen_pipeline(base, network, size, untrained, tiny_vae), layout, loaded)
     guidance = GUIDANCE.get(base_name(base), PAPER_GUIDANCE) if guidance is None else guidance
-    options = PipelineOptions(target, precision, rank, size, steps, guidance, attention)
+    options = PipelineOptions(target, precision, rank, size, steps, guidance, attention, loras=loras)
     return write_pipeline(source, options, _folder(out, layout.base, options), on_progress)
 
 

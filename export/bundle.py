@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,11 @@ from runtime_py.backends import load_backend
 from runtime_py.bundle import MANIFEST, Bundle, tree_sha256
 from runtime_py.check import CheckRow, check_component, check_pipeline
 from runtime_py.golden import GENERATOR, GENERATOR_TEXT
+from runtime_py.manifest import SCHEMA_VERSION
 from runtime_py.parity import Parity
 
-SCHEMA_VERSION = 1
 _DTYPES = {torch.float32: "float32", torch.int32: "int32"}
-NOT_RUN = Parity("not_run", "being exported", None, None, "", "", "").to_json()
+NOT_RUN = Parity("not_run", "being exported", None, None, None, "", "", "").to_json()
 """The parity of what is not checked yet."""
 
 
@@ -158,12 +158,15 @@ def component_entry(
     def tensor(name: str, dtype: str, shape: Shape) -> dict[str, Any]:
         return {"name": name, "dtype": dtype, "shape": list(shape if target.free_rank else graph.fixed(shape))}
 
+    allowed = target.require(graph.name, precision)
+    if not any(name.startswith("coefficients_") for name in graph.inputs):
+        allowed = replace(allowed, delta=None)  # no LoRA changes its output
     return {
         **file_entry(folder, artifact),
         "inputs": [tensor(name, dtypes[name], shape) for name, shape in graph.inputs.items()],
         "outputs": [tensor(name, dtype, shape) for name, shape in graph.outputs.items()],
         "golden": {**file_entry(folder, golden), "inputs": dict(recipe)},
-        "tolerance": asdict(target.require(graph.name, precision)),
+        "tolerance": allowed.to_json(),
         "parity": NOT_RUN,
     }
 
@@ -182,6 +185,7 @@ def make_manifest(
     network = hypernet and {
         "source": hypernet.source,
         "trained": hypernet.trained,
+        "learned": list(hypernet.hypernet.config.learned),
         "kv_rule": hypernet.hypernet.config.kv_rule,
         "sha256": hypernet.sha256,
     }
@@ -192,7 +196,7 @@ def make_manifest(
         "target": options.target,
         "precision": options.precision,
         **({"hypernetwork": network} if network else {}),
-        "layout": layout.to_json(options.rank),
+        "layout": layout.to_json(options.stack),
         "golden_generator": {"name": GENERATOR, "text": GENERATOR_TEXT},
         "components": dict(components),
         **({"pipeline": pipeline} if pipeline else {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,21 +16,20 @@ from torch import nn
 
 from export.components.unet import unet_graph
 from export.graph import Graph, ImageSize
-from lorarar.layout import Layout, unpack
+from lorarar.layout import ROLES, Layout, StackSize
 from lorarar.lora import LoRA
+from lorarar.stack import fold
 from lorarar.toolchains import quiet_toolchains
-from runtime_py.golden import golden_input, summarise
+from runtime_py.golden import WITHOUT, golden_input, sample, summarise
 from runtime_py.noise import normal_noise
 
 # Factors in [-0.5, 0.5) of rank 64 give ΔW a standard deviation near 0.7, so that the hidden units leave their bias and
 # the coefficients differ from column to column. A power of two keeps the values exact in fp16.
 FACTOR_SCALE = 0.5
-# A merged adapter of rank 128 then has ΔW of deviation 0.015, about half of that of a weight: large enough that an
-# adapter that is left out is noticed, and small enough that the rest of the UNet still shows in the output.
-ADAPTER_SCALE = 1 / 16
+# Of the UNet's stack: ΔW then has half of a weight's usual deviation, 1/√in, whatever the rank. It is large enough that
+# a LoRA that is left out, or half of its effect, is noticed, and small enough that the UNet still shows in the output.
+ADAPTER_SHARE = 0.5
 _RECIPES: dict[str, dict[str, Any]] = {
-    "content_scale": {"value": 1.0},
-    "style_scale": {"value": 0.75},  # unequal, so that exchanging the two is noticed
     "sample": {"scale": 2.0},  # a deviation of 1.15; a scheduler keeps latents near 1
     "timestep": {"value": 500.0},
     "encoder_hidden_states": {"scale": 1.0},
@@ -52,19 +52,38 @@ def golden_recipe(graph: Graph) -> dict[str, dict[str, Any]]:
     recipe: dict[str, dict[str, Any]] = {}
     for seed, (name, shape) in enumerate(graph.inputs.items(), start=1):
         sizes = list(graph.fixed(shape))
-        usual = {"scale": ADAPTER_SCALE if name.startswith("adapter_") else FACTOR_SCALE}
+        usual = {"scale": _usual_scale(graph, name)}
         found = graph.golden.get(name) or _RECIPES.get(name, usual)
         recipe[name] = {"shape": sizes, **({"seed": seed} if "scale" in found else {}), **found}
     return recipe
 
 
+def _usual_scale(graph: Graph, name: str) -> float:
+    """Return the scale of an input that has no recipe of its own: a coefficient or a factor."""
+    if name.startswith("coefficients_"):
+        return 1.0
+    if graph.name != "unet" or not name.startswith("adapter_"):
+        return FACTOR_SCALE
+    _, rank, inp = graph.fixed(graph.inputs[f"{name.rpartition('_')[0]}_down"])
+    # Numbers in [-s, s) have the variance s²/3: a factor twice, summed over the rank, and a coefficient.
+    wanted = math.sqrt(ADAPTER_SHARE * 3 / math.sqrt(inp * rank / 3))
+    return 2.0 ** math.floor(math.log2(wanted))
+
+
 def write_golden(reference: nn.Module, recipe: dict[str, dict[str, Any]], path: Path) -> None:
-    """Run the reference in PyTorch fp32 on the golden inputs and write samples of its outputs to `path`."""
+    """Run the reference in PyTorch fp32 on the golden inputs and write samples of its outputs to `path`.
+
+    Where the inputs have coefficients, it is run a second time with coefficients of zero: what the LoRAs change is held
+    to a bound of its own.
+    """
     dtypes = {name: np.int32 if name == "input_ids" else np.float32 for name in recipe}
     inputs = {name: torch.from_numpy(golden_input(spec, dtypes[name])) for name, spec in recipe.items()}
+    tensors: dict[str, np.ndarray] = {}
     with torch.inference_mode(), computing_in_fp32(reference):
         outputs = reference(**inputs)
-    tensors: dict[str, np.ndarray] = {}
+        off = {name: torch.zeros_like(inputs[name]) for name in inputs if name.startswith("coefficients_")}
+        without = reference(**inputs | off) if off else {}
+        tensors |= {f"{name}.{WITHOUT}": sample(value.numpy()) for name, value in without.items()}
     for name in list(outputs):
         # One output at a time, since all of SDXL's are 1 GB.
         tensors |= {f"{name}.{key}": value for key, value in summarise(outputs.pop(name).numpy()).items()}
@@ -72,38 +91,38 @@ def write_golden(reference: nn.Module, recipe: dict[str, dict[str, Any]], path: 
     save_file(tensors, path)
 
 
-def write_golden_image(pipeline: Any, layout: Layout, rank: int, size: ImageSize, path: Path) -> dict[str, Any]:
+def write_golden_image(pipeline: Any, layout: Layout, stack: StackSize, size: ImageSize, path: Path) -> dict[str, Any]:
     """Let diffusers draw the golden image into `path`, and return what it was told: prompt, seed, steps and guidance.
 
-    The UNet has its golden adapter as a LoRA, which goes through diffusers and PEFT: nothing of the exported graph is
-    in this reference. `rank` is that of one LoRA. The pipeline's networks are as before when this returns.
+    The UNet has its golden stack as a LoRA, with the coefficients of the first image, which goes through diffusers and
+    PEFT: nothing of the exported graph is in this reference. The pipeline's networks are as before when this returns.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with quiet_toolchains(), _with_lora(pipeline.unet, _golden_lora(pipeline.unet, layout, rank, size)):
+    with quiet_toolchains(), _with_lora(pipeline.unet, _golden_lora(pipeline.unet, layout, stack, size)):
         drawn = _draw(pipeline, size)
     save_file({f"image.{key}": value for key, value in summarise(drawn).items()}, path)
     return GOLDEN_IMAGE
 
 
-def _golden_lora(unet: Any, layout: Layout, rank: int, size: ImageSize) -> LoRA:
-    """Return the golden adapter of the UNet's graph as a LoRA."""
-    recipe = golden_recipe(unet_graph(unet, layout, rank, size, nn.Identity()))
-    adapter = {
-        name.removeprefix("adapter_"): golden_input(spec)
-        for name, spec in recipe.items()
-        if name.startswith("adapter_")
-    }
-    return unpack(adapter, layout)
+def _golden_lora(unet: Any, layout: Layout, stack: StackSize, size: ImageSize) -> LoRA:
+    """Return the golden stack of the UNet's graph, with the first image's coefficients, as a LoRA."""
+    recipe = golden_recipe(unet_graph(unet, layout, stack, size, module=nn.Identity()))
+    names = {name for group in layout.groups for name in (group.down, group.up, group.coefficients)} | {ROLES}
+    given = {name: golden_input(recipe[name]) for name in names}
+    first = {group.coefficients: given[group.coefficients][0] for group in layout.groups}
+    return fold(given, given[ROLES], first, layout)
 
 
 @contextmanager
 def _with_lora(unet: Any, lora: LoRA) -> Iterator[None]:
     """Put a LoRA on a diffusers UNet, through PEFT, while the block runs."""
-    unet.load_lora_adapter(lora.to_state_dict(), prefix="unet")
+    factors = lora.to_state_dict()
+    unet.load_lora_adapter(factors, prefix="unet")
     for name, value in unet.named_parameters():
-        # PEFT casts a layer's input to its adapter's type, before computing_in_fp32 could widen that.
+        # They were rounded to the UNet's type, to which PEFT casts a layer's input before computing_in_fp32 widens it.
         if ".lora_" in name:
-            value.data = value.data.float()
+            module, _, factor = name.partition(".lora_")
+            value.data = factors[f"unet.{module}.lora_{factor[0]}.weight"].clone()
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorarar.layout import Shape, fixed
+from lorarar.layout import Shape, StackSize, fixed
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,14 @@ class ImageSize:
     pixels: int  # of a side
     latent: int  # latent pixels of a side
     batch: int  # 2 runs the prompt and the empty one of classifier-free guidance together
+
+
+def golden_roles(stack: StackSize) -> dict[str, Any]:
+    """Return the golden roles: the LoRAs' rows take turns, and the last row is padding, as no real stack has them."""
+    rows = [[float(row % stack.loras == number) for number in range(stack.loras)] for row in range(stack.rank)]
+    if len(rows) > stack.loras:
+        rows[-1] = [0.0] * stack.loras
+    return {"values": [value for row in rows for value in row]}
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorarar.errors import InputError
+from lorarar.layout import MAX_LORAS, MAX_STACKED_RANK, StackSize
 
 if TYPE_CHECKING:
     from export.graph import ImageSize
@@ -20,23 +21,28 @@ if TYPE_CHECKING:
 OnProgress = Callable[[str], None]
 """Called with what is being done now, in a few words."""
 
-MAX_RANK = 512  # of one LoRA; a merged one of more than rank 1024 has factors larger than its dense ΔW
 MAX_STEPS = 1000
 UNET_BATCH, PIPELINE_BATCH = 1, 2
 """Batches that are exported by default: a pipeline guides, which takes two."""
 STEPS = 25
 """Denoising steps that apps start with by default."""
 ATTENTION = "original"
+ADAPTED = "transformer"
+"""What an adapter holds by default, a key of lorarar.layout.ADAPT."""
+LORAS = 2
+"""LoRAs in one stack by default: a content and a style."""
 
 
 def ignore_progress(_: str) -> None:
     """Report nothing: the default of every `on_progress`."""
 
 
-def require_rank(rank: int) -> None:
-    """Refuse a LoRA's rank that no export takes, with InputError."""
-    if not 1 <= rank <= MAX_RANK:
-        raise InputError(f"`rank` is {rank}; valid are 1 to {MAX_RANK}")
+def require_stack(rank: int, loras: int = LORAS) -> None:
+    """Refuse a LoRA's rank and a number of LoRAs that no export takes, with InputError."""
+    if not 2 <= loras <= MAX_LORAS:
+        raise InputError(f"`loras` is {loras}; valid are 2 to {MAX_LORAS}")
+    if not 1 <= rank <= MAX_STACKED_RANK // loras:
+        raise InputError(f"`rank` is {rank}; valid are 1 to {MAX_STACKED_RANK // loras} for {loras} LoRAs")
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,16 @@ class HypernetOptions:
 
     target: str
     precision: str  # of a pipeline, the UNet's
-    rank: int  # of one LoRA: the UNet's adapter has twice as many
+    rank: int  # of one LoRA
+    loras: int = field(default=LORAS, kw_only=True)
 
     def __post_init__(self) -> None:
-        require_rank(self.rank)
+        require_stack(self.rank, self.loras)
+
+    @property
+    def stack(self) -> StackSize:
+        """What the artifacts have room for."""
+        return StackSize(self.loras, self.loras * self.rank)
 
 
 @dataclass(frozen=True)

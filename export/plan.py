@@ -13,12 +13,12 @@ import numpy as np
 from torch import nn
 
 from export.components.vae import ImageDecoder
+from export.options import ADAPTED, LORAS, PIPELINE_BATCH
 from export.source import chosen_rank
 from export.targets import TARGETS, Target, find_offer
-from export.tolerance import component_precision
 from lorarar.base.names import load_layout
 from lorarar.base.sources import meta_parts, open_tiny_vae
-from lorarar.layout import adapter_shapes, fixed, rank_sizes
+from lorarar.layout import StackSize, adapter_shapes, coefficient_shapes, fixed
 
 PHONE_BYTES = int(2.8 * 2**30)
 """What an app may use on an iPhone of 6 GB, by those who met the limit; the increased-memory entitlement gives more."""
@@ -44,7 +44,7 @@ class Plan:
     target: Target
     precision: str
     components: tuple[ComponentPlan, ...]
-    adapter_bytes: int  # of one merged adapter, while an image is drawn
+    adapter_bytes: int  # of the stacked LoRAs and their coefficients, while an image is drawn
 
     @property
     def unet(self) -> ComponentPlan:
@@ -70,14 +70,22 @@ class Plan:
 
 
 def plan_pipeline(
-    base: str, *, target: str, precision: str | None = None, rank: int | None = None, tiny_vae: str | None = None
+    base: str,
+    *,
+    target: str,
+    precision: str | None = None,
+    rank: int | None = None,
+    loras: int = LORAS,
+    adapt: str = ADAPTED,
+    tiny_vae: str | None = None,
 ) -> Plan:
     """Plan the export of a base by its name or folder. No weights are read, so a named base needs none.
 
     The parameters are those of `export.pipeline`. Raises InputError as it does, and for a base in a single file.
     """
     found, precision = find_offer(target, "unet", precision)
-    layout, sizes, networks = load_layout(base), rank_sizes(chosen_rank(base, rank)), meta_parts(base)
+    layout, networks = load_layout(base, adapt), meta_parts(base)
+    stack = StackSize(loras, loras * chosen_rank(base, rank, loras))
     if tiny_vae is not None:
         scale = 2 ** (len(networks["vae"].config.block_out_channels) - 1)
         networks["vae"] = open_tiny_vae(tiny_vae, scale, networks["unet"].config.in_channels)
@@ -85,10 +93,10 @@ def plan_pipeline(
     exported = {name: networks[name] for name in ("text_encoder", "text_encoder_2", "unet")}
     exported["vae_decoder"] = ImageDecoder(networks["vae"])
     components = tuple(
-        _plan_component(found, name, component_precision(name, precision), network)
-        for name, network in exported.items()
+        _plan_component(found, name, found.precision_of(name, precision), network) for name, network in exported.items()
     )
-    numbers = sum(math.prod(fixed(shape, sizes)) for shape in adapter_shapes(layout).values())
+    shapes = adapter_shapes(layout.groups) | coefficient_shapes(layout.groups, loras, PIPELINE_BATCH)
+    numbers = sum(math.prod(fixed(shape, stack.named)) for shape in shapes.values())
     adapter_bytes = numbers * np.dtype(found.io_dtype(precision)).itemsize
     return Plan(layout.base, found, precision, components, adapter_bytes)
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from export.graph import ImageSize
-from export.options import require_rank
+from export.options import LORAS, require_stack
 from lorarar.base.names import load_layout, unet_layout
 from lorarar.base.sources import image_side, open_pipeline, open_tiny_vae, open_unet
 from lorarar.base.untrained import SDXL_SCALE
@@ -43,15 +43,17 @@ def base_name(base: Base) -> str:
     return Path(str(source)).name or type(base).__name__
 
 
-def base_layout(base: Base) -> Layout:
-    """Return the layout of a base. Raises InputError for an unknown one."""
-    return unet_layout(_unet_of(base), base_name(base)) if is_loaded(base) else load_layout(str(base))
+def base_layout(base: Base, adapt: str = "attention") -> Layout:
+    """Return the layout of a base; `adapt` is a key of lorarar.layout.ADAPT. Raises InputError for an unknown one."""
+    if is_loaded(base):
+        return unet_layout(_unet_of(base), base_name(base), adapt)
+    return load_layout(str(base), adapt)
 
 
-def chosen_rank(base: Base, given: int | None) -> int:
+def chosen_rank(base: Base, given: int | None, loras: int = LORAS) -> int:
     """Return the rank given, or that of the LoRAs that are trained for the base by default. InputError if too large."""
     rank = default_settings(base_name(base)).rank if given is None else given
-    require_rank(rank)
+    require_stack(rank, loras)
     return rank
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from export.options import HypernetOptions, OnProgress, PipelineOptions, Report,
 from export.rewrites import rewrite_for
 from export.scheduling import scheduler_settings
 from export.targets import find_offer
-from export.tolerance import component_precision
 from lorarar.base.attach import fused
 from lorarar.base.components import fingerprint
 from lorarar.base.sources import NETWORKS
@@ -39,12 +37,12 @@ def write_hypernet(
     on_progress: OnProgress = ignore_progress,
 ) -> Report:
     """Write the bundle of a hypernetwork, which is left as it was."""
-    target, _ = find_offer(options.target, "merger", options.precision)
-    for group in layout.part("qo"):
+    target, _ = find_offer(options.target, "hypernet", options.precision)
+    for group in layout.with_kinds(loaded.hypernet.config.learned):
         loaded.hypernet.input_layer(group.out_features)  # InputError where it has none for that width
-    facts = {"options": asdict(options), "layout": layout.to_json(options.rank), "hypernet": loaded.sha256}
+    facts = {"options": asdict(options), "layout": layout.to_json(options.stack), "hypernet": loaded.sha256}
     with new_bundle(out, target, facts, on_progress) as bundle:
-        bundle.write(hypernet_graph(loaded.hypernet, layout, options.rank, target.hypernet_form), options.precision)
+        bundle.write(hypernet_graph(loaded.hypernet, layout, options.stack, target.hypernet_form), options.precision)
         return bundle.finish(options, layout, loaded)
 
 
@@ -58,7 +56,7 @@ def write_unet(
         facts = {
             "options": asdict(replace(options, fused=None)),
             "adapters": adapted is not None,
-            "layout": layout.to_json(options.rank),
+            "layout": layout.to_json(options.stack),
             "unet": fingerprint(unet),
         }
         with new_bundle(out, target, facts, on_progress) as bundle:
@@ -99,8 +97,11 @@ def tokenizers(pipeline: Any) -> dict[str, Any]:
 
 def _write_components(bundle: BundleWriter, source: Source, options: PipelineOptions) -> None:
     pipeline, hypernet, form = source.pipeline, source.hypernet.hypernet, bundle.target.hypernet_form
-    precision = partial(component_precision, unet=options.precision)
-    bundle.write(hypernet_graph(hypernet, source.layout, options.rank, form), precision("merger"))
+
+    def precision(component: str) -> str:
+        return bundle.target.precision_of(component, options.precision)
+
+    bundle.write(hypernet_graph(hypernet, source.layout, options.stack, form), precision("hypernet"))
     for name, tokenizer in tokenizers(pipeline).items():
         model, length = getattr(pipeline, name), tokenizer.model_max_length
         tokens = tokenizer(GOLDEN_IMAGE["prompt"], padding="max_length", max_length=length, truncation=True)
@@ -113,7 +114,9 @@ def _write_components(bundle: BundleWriter, source: Source, options: PipelineOpt
 
 
 def _write_unet(bundle: BundleWriter, unet: Any, layout: Layout | None, options: UNetOptions | PipelineOptions) -> None:
-    graph = unet_graph(unet.eval().requires_grad_(False), layout, options.rank, options.size)
+    graph = unet_graph(
+        unet.eval().requires_grad_(False), layout, options.stack, options.size, bundle.target.adapter_form
+    )
     # Only after the golden outputs are there, so that diffusers' own form is the reference.
     bundle.write(graph, options.precision, lambda: rewrite_for(bundle.target, unet, options.attention))
 
@@ -125,9 +128,9 @@ def _golden_image(bundle: BundleWriter, source: Source, options: PipelineOptions
         bundle.on_progress("drawing the golden image with diffusers")
         folder = bundle.work.folder
         path = folder / "golden" / "pipeline.safetensors"
-        told = write_golden_image(source.pipeline, source.layout, options.rank, options.size, path)
+        told = write_golden_image(source.pipeline, source.layout, options.stack, options.size, path)
         allowed = bundle.target.require("pipeline", options.precision)
-        entry = {**file_entry(folder, path), **told, "tolerance": asdict(allowed), "parity": NOT_RUN}
+        entry = {**file_entry(folder, path), **told, "tolerance": allowed.to_json(), "parity": NOT_RUN}
         bundle.work.keep("golden image", entry)
     return entry
 
@@ -136,7 +139,7 @@ def _facts(source: Source, options: PipelineOptions) -> dict[str, Any]:
     """Return all that a bundle depends on but for the toolchains, as JSON."""
     return {
         "options": asdict(options),
-        "layout": source.layout.to_json(options.rank),
+        "layout": source.layout.to_json(options.stack),
         "hypernet": source.hypernet.sha256,
         "networks": {name: fingerprint(getattr(source.pipeline, name)) for name in NETWORKS},
         "tokenizers": [sorted(tokenizer.get_vocab().items()) for tokenizer in tokenizers(source.pipeline).values()],

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lorarar.errors import InputError
-from lorarar.layout import Layout
+from lorarar.layout import ROLES, Layout, StackSize
+from lorarar.lora import LoRA
+from lorarar.stack import Stack, empty_stack, stack
 from runtime_py.component import ONNX_MODEL, Component
 from runtime_py.hashes import tree_sha256
-from runtime_py.manifest import MANIFEST, MEND, read_manifest
+from runtime_py.manifest import MANIFEST, MEND, read_manifest, stack_size
 from runtime_py.session import Session
 
 __all__ = ["MANIFEST", "ONNX_MODEL", "Bundle", "Component", "Session", "tree_sha256"]
@@ -49,9 +51,20 @@ class Bundle:
         return Layout.from_json(self.manifest["base"], self.manifest["layout"])
 
     @property
-    def rank(self) -> int:
-        """The rank of the artifacts' adapter inputs: the fixed one, or the example where it is dynamic."""
-        return int(self.manifest["layout"]["groups"][0]["rank"])
+    def stack(self) -> StackSize:
+        """What the artifacts have room for; where the rank is free, its rank is that of the examples."""
+        return stack_size(self.manifest)
+
+    def stacked(self, loras: Sequence[LoRA]) -> Stack:
+        """Stack LoRAs as the artifacts take them. Raises InputError as `lorarar.stack.stack`, and for a fused UNet."""
+        component = self.component("unet" if "unet" in self.manifest["components"] else "hypernet")
+        spec = next((spec for spec in component.inputs if spec.name == ROLES), None)
+        if spec is None:
+            raise InputError(f"{self.path}: its UNet takes no LoRA, one is fused into it; export it without `fused`")
+        rank = None if isinstance(spec.shape[0], str) else self.stack.rank
+        if not loras:
+            return empty_stack(self.layout, self.stack.loras, rank or 1, spec.dtype)
+        return stack(loras, self.layout, self.stack.loras, rank, spec.dtype)
 
     @property
     def nbytes(self) -> int:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lorarar.errors import InputError
+from lorarar.layout import ROLES
 from runtime_py.backends import Runner, Runners, open_runner, open_runners
-from runtime_py.component import read_golden
-from runtime_py.golden import golden_inputs
-from runtime_py.parity import OutputDifference, Parity, Tolerance, compare_golden, explain_nulls
-from runtime_py.pipeline import Pipeline, Request
+from runtime_py.component import Component, read_golden
+from runtime_py.golden import golden_inputs, sample
+from runtime_py.parity import Delta, OutputDifference, Parity, Tolerance, compare_delta, compare_golden, explain_nulls
+from runtime_py.pipeline import Inputs, Pipeline, Request
 
 if TYPE_CHECKING:
     from runtime_py.bundle import Bundle
@@ -48,11 +49,18 @@ class CheckRow:
         """The smallest PSNR of all outputs."""
         return min((d.psnr_db for d in self.outputs), default=None)
 
+    @property
+    def delta(self) -> Delta | None:
+        """What the LoRAs change, of a component that takes any."""
+        return next((d.delta for d in self.outputs if d.delta is not None), None)
+
     def parity(self) -> Parity:
         """Return this row as the manifest records it."""
         host = f"{platform.system()} {platform.machine()}"
         worst = max((d.max_abs for d in self.outputs), default=None)
-        return Parity(self.status, self.reason, self.psnr_db, worst, self.runtime, self.runtime_version, host)
+        return Parity(
+            self.status, self.reason, self.psnr_db, worst, self.delta, self.runtime, self.runtime_version, host
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return this row as JSON: infinite numbers become null, which the reason then explains."""
@@ -60,8 +68,10 @@ class CheckRow:
         errors = [number for output in self.outputs for number in (output.max_error, output.max_abs)]
         data["reason"] = explain_nulls(self.reason, [output.psnr_db for output in self.outputs], errors)
         for entry in data["outputs"]:
-            for key in ("psnr_db", "max_error", "max_abs"):
-                entry[key] = entry[key] if np.isfinite(entry[key]) else None
+            for numbers in (entry, entry["delta"] or {}):
+                for key, value in numbers.items():
+                    if isinstance(value, float) and not np.isfinite(value):
+                        numbers[key] = None
         return data
 
 
@@ -77,7 +87,8 @@ def check_component(bundle: Bundle, name: str, on_text: OnText = lambda _: None)
     A row is `not_run` where the toolchain is missing, or where the runtime refuses the artifact or a run of it.
     """
     component = bundle.component(name)
-    allowed, expected = component.tolerance, component.golden_outputs()
+    allowed = component.tolerance
+    component.golden_outputs()  # a golden file that is none is no matter of a runtime's
     runners = open_runners(bundle, name)
     inputs: dict[str, np.ndarray] = {}
     rows: list[CheckRow] = []
@@ -97,11 +108,32 @@ def check_component(bundle: Bundle, name: str, on_text: OnText = lambda _: None)
         start = time.perf_counter()
         try:
             outputs = runner.run(inputs)
+            run_s = time.perf_counter() - start
+            found = compare_with_golden(component, runner, inputs, outputs)
         except InputError as error:
             rows.append(CheckRow(name, runner.runtime, runner.version, "not_run", str(error), (), allowed, load_s))
         else:
-            run_s = time.perf_counter() - start
-            rows.append(_compared(name, runner, allowed, expected, outputs, load_s, run_s))
+            rows.append(_row(name, runner, allowed, found, load_s, run_s))
+
+
+def compare_with_golden(
+    component: Component, runner: Runner, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+) -> tuple[OutputDifference, ...]:
+    """Compare a run on golden inputs with PyTorch's, and what LoRAs change in it by one more run without them.
+
+    Raises InputError where the runtime refuses that run.
+    """
+    expected, without = component.golden_outputs(), component.golden_without()
+    found = tuple(compare_golden(key, kept, outputs[key]) for key, kept in expected.items())
+    if not without or not all(np.isfinite(difference.max_error) for difference in found):
+        return found
+    off = {name: np.zeros_like(value) for name, value in inputs.items() if name.startswith("coefficients_")}
+    base = runner.run({**inputs, **off})
+
+    def delta(name: str) -> Delta:
+        return compare_delta(expected[name]["values"], without[name], sample(outputs[name]), sample(base[name]))
+
+    return tuple(replace(difference, delta=delta(difference.output)) for difference in found)
 
 
 def check_pipeline(bundle: Bundle, on_text: OnText = lambda _: None) -> CheckRow:
@@ -110,30 +142,28 @@ def check_pipeline(bundle: Bundle, on_text: OnText = lambda _: None) -> CheckRow
     allowed = Tolerance.from_json(golden["tolerance"])
     expected = read_golden(bundle.path / golden["file"], ["image"])
     inputs = golden_inputs(bundle.component("unet"))
-    adapter = {name: value for name, value in inputs.items() if name.startswith("adapter_")}
+    stack = {name: value for name, value in inputs.items() if name == ROLES or name.startswith("adapter_")}
+    # Of the first image alone, as diffusers' image has them for both prompts.
+    blend = {name: value[0] for name, value in inputs.items() if name.startswith("coefficients_")}
     request = Request(golden["prompt"], golden["seed"], golden["steps"], golden["guidance"])
     start = time.perf_counter()
     try:
         runner = open_runner(bundle, "unet")
         ready = time.perf_counter()
         pipeline = Pipeline(bundle, Runners(bundle, loaded={"unet": runner}))
-        drawn = pipeline.draw(request, adapter, lambda stage, done, total: on_text(f"pipeline: {stage} {done}/{total}"))
+        (drawn,) = pipeline.draw(
+            request, Inputs(stack, [blend]), lambda stage, done, total: on_text(f"pipeline: {stage} {done}/{total}")
+        )
     except InputError as error:
         return CheckRow("pipeline", "", "", "not_run", str(error), (), allowed)
     run_s = time.perf_counter() - ready
-    return _compared("pipeline", runner, allowed, expected, {"image": drawn.pixels}, ready - start, run_s)
+    found = tuple(compare_golden(key, kept, drawn.pixels) for key, kept in expected.items())
+    return _row("pipeline", runner, allowed, found, ready - start, run_s)
 
 
-def _compared(
-    name: str,
-    runner: Runner,
-    allowed: Tolerance,
-    expected: Mapping[str, Mapping[str, np.ndarray]],
-    outputs: Mapping[str, np.ndarray],
-    load_s: float,
-    run_s: float,
+def _row(
+    name: str, runner: Runner, allowed: Tolerance, found: tuple[OutputDifference, ...], load_s: float, run_s: float
 ) -> CheckRow:
-    found = tuple(compare_golden(key, kept, outputs[key]) for key, kept in expected.items())
     passed = all(difference.within(allowed) for difference in found)
     reason = runner.note if passed else _why(found, allowed)
     status = "passed" if passed else "failed"
@@ -143,6 +173,12 @@ def _compared(
 def _why(differences: Sequence[OutputDifference], tolerance: Tolerance) -> str:
     bad = [d for d in differences if not d.within(tolerance)]
     worst = max(bad, key=lambda d: (d.max_error, -d.psnr_db))
+    allowed = tolerance.delta
+    if worst.within(replace(tolerance, delta=None)) and worst.delta is not None and allowed is not None:
+        return (
+            f"the LoRAs' effect on {worst.output} has gain {worst.delta.gain:.4f} and cosine {worst.delta.cosine:.4f}; "
+            f"allowed are 1 ± {allowed.gain_error:g} and {allowed.cosine:g}"
+        )
     return (
         f"{worst.output} differs by {worst.max_error:.2g} of its largest value, {worst.psnr_db:.1f} dB; "
         f"allowed are {tolerance.max_error:g} and {tolerance.psnr_db:g} dB"
@@ -162,12 +198,17 @@ class CheckTable:
 
 def check_table(bundle: Bundle, rows: Sequence[CheckRow]) -> CheckTable:
     """Make the parity table: one line a component and runtime, and every reason once."""
-    manifest = bundle.manifest
+    manifest, stack = bundle.manifest, bundle.stack
     network = manifest.get("hypernetwork")
     notes = [f"hypernetwork: {network['source']}, k/v rule {network['kv_rule']}"] if network else []
     return CheckTable(
-        f"{manifest['base']} · {manifest['target']} · {manifest['precision']} · rank {bundle.rank}",
-        ("component", "runtime", "PSNR dB", "largest error", "load s", "run s", "status"),
+        " · ".join(
+            [
+                *(manifest[key] for key in ("base", "target", "precision")),
+                f"{stack.loras} LoRAs, rank {stack.rank} in all",
+            ]
+        ),
+        ("component", "runtime", "PSNR dB", "largest error", "LoRAs: gain, cosine", "load s", "run s", "status"),
         ("component", "runtime", "status"),
         [_texts(row) for row in rows],
         [*notes, *dict.fromkeys(row.reason for row in rows if row.reason)],
@@ -181,6 +222,7 @@ def _texts(row: CheckRow) -> tuple[str, ...]:
         row.runtime or "–",
         f"{row.psnr_db:.1f} ≥ {row.tolerance.psnr_db:g}" if row.psnr_db is not None else "–",
         f"{worst.max_error:.1e} ≤ {row.tolerance.max_error:g}" if worst else "–",
+        f"{row.delta.gain:.4f}, {row.delta.cosine:.4f}" if row.delta else "–",
         f"{row.load_s:.2f}",
         f"{row.run_s:.2f}",
         {"passed": "passed", "failed": "FAILED", "not_run": "NOT RUN"}[row.status],

@@ -11,6 +11,7 @@ import numpy as np
 
 from lorarar.errors import InputError
 from lorarar.layout import Shape
+from runtime_py.golden import WITHOUT
 from runtime_py.parity import Tolerance
 
 ONNX_MODEL = "model.onnx"
@@ -59,6 +60,16 @@ class Component:
             entry,
         )
 
+    @property
+    def takes_loras(self) -> bool:
+        """Tell whether its output depends on LoRAs and their coefficients."""
+        return any(spec.name.startswith("coefficients_") for spec in self.inputs)
+
+    def golden_without(self) -> dict[str, np.ndarray]:
+        """Read the sampled values of every output with coefficients of zero; none where it takes no LoRAs."""
+        names = [spec.name for spec in self.outputs] if self.takes_loras else []
+        return {name: read_tensors(self.golden_path, [f"{name}.{WITHOUT}"])[0] for name in names}
+
     def golden_outputs(self) -> dict[str, dict[str, np.ndarray]]:
         """Read what the golden file keeps of every output: `values`, `mean` and `rms`."""
         return read_golden(self.golden_path, [spec.name for spec in self.outputs])
@@ -66,11 +77,19 @@ class Component:
 
 def read_golden(path: Path, outputs: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
     """Read `values`, `mean` and `rms` of the named outputs. Raises InputError when the file lacks one."""
+    kept = ("values", "mean", "rms")
+    return {
+        name: dict(zip(kept, read_tensors(path, [f"{name}.{key}" for key in kept]), strict=True)) for name in outputs
+    }
+
+
+def read_tensors(path: Path, names: Sequence[str]) -> list[np.ndarray]:
+    """Read tensors of a golden file by name. Raises InputError when the file lacks one."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
         tensors = load_file(path)
-        return {name: {key: tensors[f"{name}.{key}"] for key in ("values", "mean", "rms")} for name in outputs}
+        return [tensors[name] for name in names]
     except (SafetensorError, KeyError):
         raise InputError(f"{path}: not a golden file of this bundle; export the bundle again") from None

@@ -24,6 +24,8 @@ GENERATOR_TEXT = (
 )
 
 GOLDEN_RATIO = 0x9E3779B9  # what one seed's numbers are apart from the next one's
+WITHOUT = "without"
+"""Where a golden file keeps the values of a UNet's output with coefficients of zero: `noise_pred.without`."""
 _CHUNK = 1 << 20  # elements mixed at once: their temporaries stay in the cache, which is 4× faster than one pass
 
 
@@ -81,6 +83,11 @@ def positions(size: int) -> Int[np.ndarray, " samples"]:
     return (mix32(np.arange(min(size, SAMPLES), dtype=np.uint32)) % np.uint32(size)).astype(np.int64)
 
 
+def sample(tensor: np.ndarray) -> np.ndarray:
+    """Return a tensor's values at the sampled positions, in float32."""
+    return tensor.reshape(-1)[positions(tensor.size)].astype(np.float32)
+
+
 def summarise(tensor: np.ndarray) -> dict[str, np.ndarray]:
     """Return what a golden file keeps of one output: sampled `values`; `mean` and `rms` per entry of the first axis.
 
@@ -89,4 +96,4 @@ def summarise(tensor: np.ndarray) -> dict[str, np.ndarray]:
     rows = tensor.reshape(len(tensor), -1)
     mean = np.array([np.mean(row, dtype=np.float64) for row in rows])
     rms = np.array([np.sqrt(np.mean(np.square(row, dtype=np.float64))) for row in rows])
-    return {"values": tensor.reshape(-1)[positions(tensor.size)].astype(np.float32), "mean": mean, "rms": rms}
+    return {"values": sample(tensor), "mean": mean, "rms": rms}

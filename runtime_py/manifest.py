@@ -9,12 +9,12 @@ from typing import Any
 
 from lorarar.errors import InputError
 from lorarar.files import check_schema, package_schema, read_json
-from lorarar.layout import Layout, adapter_shapes, fixed, input_shapes, output_shapes, rank_sizes
+from lorarar.layout import Layout, Shape, StackSize, adapter_shapes, coefficient_shapes, fixed, roles_shape
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
-MAX_ELEMENTS = 2**31  # of one component's golden inputs together: 4 SDXL adapters of rank 128 fit
-SCHEMA_VERSION = 1
+MAX_ELEMENTS = 2**31  # of one component's golden inputs together: 4 SDXL stacks of rank 128 fit
+SCHEMA_VERSION = 2
 MEND = "export the bundle again"
 
 
@@ -28,7 +28,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_json(path, what="a manifest", mend=MEND, limit=MAX_MANIFEST_BYTES)
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION or isinstance(version, bool):
-        raise InputError(f"{path}: schema version {version!r} is unknown, this toolkit reads {SCHEMA_VERSION}; {MEND}")
+        raise InputError(
+            f"{path}: schema version {version!r} is unknown, this toolkit reads {SCHEMA_VERSION}; {_again(manifest)}"
+        )
     check_schema(manifest, package_schema("runtime_py", "manifest.schema.json"), str(path), MEND)
     _check_relations(folder, manifest)
     if "pipeline" in manifest:
@@ -36,20 +38,34 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
+def _again(manifest: Any) -> str:
+    """Return the command that makes a bundle of another version again."""
+    if not isinstance(manifest, dict) or not {"base", "target", "components"} <= manifest.keys():
+        return MEND
+    parts = manifest["components"] if isinstance(manifest["components"], dict) else {}
+    kind = "pipeline" if "pipeline" in manifest else "unet" if "unet" in parts else "hypernet"
+    given = f"--base {manifest['base']!s:.100} --target {manifest['target']!s:.20}"
+    return f"make it again with  lorarar export {kind} {given}"
+
+
 def _check_relations(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Compare the layout with the components' inputs and golden inputs."""
     layout = Layout.from_json(manifest["base"], manifest["layout"])
     names = [group.name for group in layout.groups]
-    ranks = {group["rank"] for group in manifest["layout"]["groups"]}
-    if len(set(names)) != len(names) or len(set(layout.modules)) != len(layout.modules) or len(ranks) != 1:
-        raise InputError(f"{folder}: its layout repeats a name or mixes ranks; {MEND}")
-    sizes = rank_sizes(ranks.pop())
+    if len(set(names)) != len(names) or len(set(layout.modules)) != len(layout.modules):
+        raise InputError(f"{folder}: its layout repeats a name; {MEND}")
+    stack = stack_size(manifest)
     for name, entry in manifest["components"].items():
-        _check_golden_inputs(folder, name, entry, sizes)
-        if name == "merger":
-            _check_merger(folder, entry, layout, sizes)
+        _check_golden_inputs(folder, name, entry, stack.named)
+        if name == "hypernet":
+            _check_hypernet(folder, manifest, layout, stack)
         if name == "unet":
-            _check_unet(folder, entry, layout, sizes)
+            _check_unet(folder, entry, layout, stack)
+
+
+def stack_size(manifest: Mapping[str, Any]) -> StackSize:
+    """Return what the artifacts have room for."""
+    return StackSize(int(manifest["layout"]["loras"]), int(manifest["layout"]["stacked_rank"]))
 
 
 def _check_golden_inputs(folder: Path, name: str, entry: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
@@ -67,19 +83,30 @@ def _check_golden_inputs(folder: Path, name: str, entry: Mapping[str, Any], size
         )
 
 
-def _check_merger(folder: Path, entry: Mapping[str, Any], layout: Layout, sizes: Mapping[str, int]) -> None:
-    for end, shapes in (("inputs", input_shapes(layout)), ("outputs", output_shapes(layout))):
-        stated = [(tensor["name"], tuple(tensor["shape"])) for tensor in entry[end]]
-        if stated not in (list(shapes.items()), [(name, fixed(shape, sizes)) for name, shape in shapes.items()]):
-            raise InputError(f"{folder}: the merger's {end} are not its layout's; {MEND}")
+def _check_hypernet(folder: Path, manifest: Mapping[str, Any], layout: Layout, stack: StackSize) -> None:
+    groups, entry = layout.with_kinds(manifest["hypernetwork"]["learned"]), manifest["components"]["hypernet"]
+    inputs = roles_shape(stack.loras) | adapter_shapes(groups)
+    for end, shapes in (("inputs", inputs), ("outputs", coefficient_shapes(groups, stack.loras))):
+        if not _states([(t["name"], tuple(t["shape"])) for t in entry[end]], shapes, stack):
+            raise InputError(f"{folder}: the hypernet's {end} are not its layout's; {MEND}")
 
 
-def _check_unet(folder: Path, entry: Mapping[str, Any], layout: Layout, sizes: Mapping[str, int]) -> None:
-    shapes = adapter_shapes(layout)
-    stated = {t["name"]: tuple(t["shape"]) for t in entry["inputs"] if t["name"].startswith("adapter_")}
-    # A UNet without adapter inputs is the base model alone, or one that a LoRA was fused into.
-    if stated and stated not in (shapes, {name: fixed(shape, sizes) for name, shape in shapes.items()}):
-        raise InputError(f"{folder}: the unet's adapters are not its layout's; {MEND}")
+def _check_unet(folder: Path, entry: Mapping[str, Any], layout: Layout, stack: StackSize) -> None:
+    batch = next((t["shape"][0] for t in entry["inputs"] if t["name"] == "sample" and t["shape"]), None)
+    shapes = roles_shape(stack.loras) | adapter_shapes(layout.groups)
+    shapes |= coefficient_shapes(layout.groups, stack.loras, batch)
+    stated = [(t["name"], tuple(t["shape"])) for t in entry["inputs"] if t["name"].startswith(_OF_STACKS)]
+    # A UNet without inputs for LoRAs is the base model alone, or one that a LoRA was fused into.
+    if stated and not _states(stated, shapes, stack):
+        raise InputError(f"{folder}: the unet's inputs for LoRAs are not its layout's; {MEND}")
+
+
+_OF_STACKS = ("roles", "adapter_", "coefficients_")
+
+
+def _states(stated: list[tuple[str, Shape]], shapes: Mapping[str, Shape], stack: StackSize) -> bool:
+    """Tell whether tensors are these, in their order, with the rank named in all of them or in none."""
+    return stated in (list(shapes.items()), [(name, fixed(shape, stack.named)) for name, shape in shapes.items()])
 
 
 def _check_pipeline(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -13,16 +13,59 @@ from runtime_py.golden import summarise
 
 
 @dataclass(frozen=True)
+class DeltaTolerance:
+    """How far the gain of what LoRAs change may be from 1, and its least cosine."""
+
+    gain_error: float
+    cosine: float
+
+
+@dataclass(frozen=True)
 class Tolerance:
     """Least PSNR in dB, and the largest error as a share of the reference's largest value."""
 
     psnr_db: float
     max_error: float
+    delta: DeltaTolerance | None = None  # of a component that takes LoRAs and changes the output by them
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Tolerance:
         """Read the manifest's `tolerance` object."""
-        return cls(float(entry["psnr_db"]), float(entry["max_error"]))
+        delta = entry.get("delta")
+        return cls(float(entry["psnr_db"]), float(entry["max_error"]), DeltaTolerance(**delta) if delta else None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest's object."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What LoRAs change in an output (with − without), against what they change in PyTorch's."""
+
+    gain: float  # ⟨Δ, Δ_ref⟩ / ‖Δ_ref‖²: 0.5 where half of the LoRAs' effect is lost
+    cosine: float
+    snr_db: float  # 20·log10(‖Δ_ref‖ / ‖Δ − Δ_ref‖)
+
+    def within(self, tolerance: DeltaTolerance) -> bool:
+        """Tell whether the LoRAs' effect is close enough."""
+        return abs(self.gain - 1) <= tolerance.gain_error and self.cosine >= tolerance.cosine
+
+
+def compare_delta(
+    reference: Float[np.ndarray, " n"],
+    reference_without: Float[np.ndarray, " n"],
+    output: Float[np.ndarray, " n"],
+    without: Float[np.ndarray, " n"],
+) -> Delta:
+    """Measure how much of the LoRAs' effect an output has, from sampled values; values not finite give NaN."""
+    wanted = reference.astype(np.float64) - reference_without
+    have = output.astype(np.float64) - without
+    with np.errstate(invalid="ignore", divide="ignore"):
+        power, shared = wanted @ wanted, wanted @ have
+        rest = np.linalg.norm(have - wanted)
+        snr_db = 20 * np.log10(np.sqrt(power) / rest) if rest else np.inf
+        return Delta(float(shared / power), float(shared / np.sqrt(power * (have @ have))), float(snr_db))
 
 
 @dataclass(frozen=True)
@@ -33,9 +76,12 @@ class OutputDifference:
     psnr_db: float
     max_error: float
     max_abs: float
+    delta: Delta | None = None
 
     def within(self, tolerance: Tolerance) -> bool:
-        """Tell whether the output is close enough."""
+        """Tell whether the output, and what LoRAs change in it, is close enough."""
+        if tolerance.delta is not None and (self.delta is None or not self.delta.within(tolerance.delta)):
+            return False
         return self.psnr_db >= tolerance.psnr_db and self.max_error <= tolerance.max_error
 
 
@@ -86,6 +132,7 @@ class Parity:
     reason: str
     psnr_db: float | None
     max_abs: float | None
+    delta: Delta | None
     runtime: str
     runtime_version: str
     host: str
@@ -95,9 +142,15 @@ class Parity:
         data = asdict(self)
         for key in ("psnr_db", "max_abs"):
             value = data[key]
-            data[key] = round(value, 9) if value is not None and np.isfinite(value) else None
+            data[key] = rounded(value)
+        data["delta"] = self.delta and {key: rounded(value) for key, value in asdict(self.delta).items()}
         data["reason"] = explain_nulls(self.reason, [self.psnr_db], [self.max_abs])
         return data
+
+
+def rounded(value: float | None) -> float | None:
+    """Return a number as JSON can hold it: to nine digits, and None where it is not finite."""
+    return round(value, 9) if value is not None and np.isfinite(value) else None
 
 
 def explain_nulls(reason: str, psnrs: Sequence[float | None], errors: Sequence[float | None]) -> str:

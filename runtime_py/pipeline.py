@@ -14,9 +14,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from lorarar.errors import InputError
-from lorarar.layout import Adapter, fixed, pack, rank_sizes
-from lorarar.lora import LoRA
-from runtime_py.backends import Runner, Runners
+from runtime_py.backends import Runners
+from runtime_py.guidance import Guided, Inputs
 from runtime_py.noise import MAX_SEED, normal_noise
 from runtime_py.scheduler import Latents, SchedulerSettings, make_scheduler
 from runtime_py.stages import OnStage, timed
@@ -39,6 +38,7 @@ class Request:
     steps: int = 25
     guidance: float = 4.0  # classifier-free guidance; 1 turns it off and halves the work
     negative: str | None = None  # None: what the base was made for, zeros or the empty prompt
+    guidance_without_lora: bool = False  # what guidance compares with is predicted without LoRAs (ACFG)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:
@@ -88,36 +88,25 @@ class Pipeline:
         steps: int | None = None,
         guidance: float | None = None,
         negative: str | None = None,
+        guidance_without_lora: bool = False,
     ) -> Request:
         """Make a request with the bundle's own number where one is None. Raises InputError as `Request`."""
         steps = int(self.facts["steps"]) if steps is None else steps
         guidance = float(self.facts["guidance"]) if guidance is None else guidance
-        return Request(prompt, seed, steps, guidance, negative)
-
-    def adapter(self, lora: LoRA | None) -> Adapter:
-        """Return a LoRA as the UNet's inputs, by name; zeros without one.
-
-        Raises InputError for a LoRA that does not fit the base or the rank, and for a UNet that takes none.
-        """
-        specs = [spec for spec in self.bundle.component("unet").inputs if spec.name.startswith("adapter_")]
-        sizes = rank_sizes(self.bundle.rank)
-        if lora is None:
-            return {spec.name: np.zeros(fixed(spec.shape, sizes), spec.dtype) for spec in specs}
-        if not specs:
-            raise InputError(
-                f"{self.bundle.path}: its UNet takes no adapter, a LoRA is fused into it; export it without"
-            )
-        packed = pack(lora, self.bundle.layout, sizes["merged_rank"], specs[0].dtype).adapter
-        return {f"adapter_{name}": tensor for name, tensor in packed.items()}
+        return Request(prompt, seed, steps, guidance, negative, guidance_without_lora)
 
     def draw(
         self,
         request: Request,
-        adapter: Adapter,
+        inputs: Inputs,
         on_stage: OnStage = lambda *_: None,
         on_step: OnStep = lambda *_: None,
-    ) -> Drawn:
-        """Draw one image. Raises InputError for a number of steps that the schedule can't have."""
+    ) -> list[Drawn]:
+        """Draw one image for each blend of the inputs, all from the same noise; as many at once as the UNet takes rows.
+
+        `on_step` is told the first image's latents. Raises InputError for a number of steps that the schedule can't
+        have.
+        """
         scheduler = make_scheduler(SchedulerSettings(**self.facts["scheduler"]), request.steps)
         seconds: dict[str, float] = {}
         with timed(seconds, "text"):
@@ -125,22 +114,24 @@ class Pipeline:
         with timed(seconds, "load the UNet"):
             unet = self._runner("unet")
         with timed(seconds, "steps"):
-            sample = next(spec for spec in self.bundle.component("unet").inputs if spec.name == "sample")
-            batch, *shape = (int(size) for size in sample.shape)
-            predict = _Guided(unet, adapter, told, batch, request.guidance)
-            latents = scheduler.start(normal_noise((1, *shape), request.seed))
+            predict = Guided(unet, self.bundle.component("unet"), inputs, told, request)
+            noise = normal_noise((1, *predict.latent_shape), request.seed)
+            latents = scheduler.start(np.repeat(noise, len(inputs.blends), axis=0))
             for i, time in enumerate(scheduler.timesteps):
                 on_stage("drawing", i, request.steps)
-                latents = scheduler.step(predict(scheduler.scale(latents, i), float(time)), i, latents)
-                on_step(i + 1, request.steps, latents)
+                latents = scheduler.step(predict(scheduler.scale(latents, i), float(time), i), i, latents)
+                on_step(i + 1, request.steps, latents[:1])
         del unet, predict  # the decoder is loaded next: a phone may not hold both
         on_stage("decoding", 0, 1)
         with timed(seconds, "decode"):
-            outputs = self._runner("vae_decoder").run({"latents": latents.astype(np.float32)})
-            pixels = outputs["image"].astype(np.float32)
-        if not np.isfinite(pixels).all():
+            decoder = self._runner("vae_decoder")
+            pictures = [decoder.run({"latents": one[None].astype(np.float32)})["image"] for one in latents]
+        if not all(np.isfinite(picture).all() for picture in pictures):
             raise InputError("the image is not finite: this bundle's precision overflows; export it in fp32")
-        return Drawn(pixels, latents, seconds, notes)
+        return [
+            Drawn(picture.astype(np.float32), one[None], dict(seconds), notes)
+            for picture, one in zip(pictures, latents, strict=True)
+        ]
 
     def _told(self, request: Request, on_stage: OnStage) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         """Return what the UNet is told, and what of it was cut off.
@@ -178,36 +169,3 @@ class Pipeline:
             cut = tokens.cut
         pooled = found["text_embeds"].astype(np.float32)
         return {"encoder_hidden_states": np.concatenate(states, axis=-1), "text_embeds": pooled}, cut
-
-
-@dataclass
-class _Guided:
-    """The UNet's guided prediction. A UNet of batch 1 is run once for each row."""
-
-    runner: Runner
-    adapter: Adapter
-    told: Mapping[str, np.ndarray]  # a row a prompt, as `Pipeline._told`
-    batch: int
-    guidance: float
-
-    def __call__(self, sample: np.ndarray, time: float) -> np.ndarray:
-        rows = len(self.told["time_ids"])
-        if rows <= self.batch:
-            # A single row in a UNet of batch 2 fills it twice; the second result is dropped.
-            index = [min(row, rows - 1) for row in range(self.batch)]
-            predicted = self._run(sample, time, index)[:rows]
-        else:
-            predicted = np.concatenate([self._run(sample, time, [row]) for row in range(rows)])
-        if rows == 1:
-            return predicted
-        without, told = predicted[:1], predicted[1:]
-        return without + np.float32(self.guidance) * (told - without)
-
-    def _run(self, sample: np.ndarray, time: float, index: list[int]) -> np.ndarray:
-        inputs = {
-            "sample": np.repeat(sample, len(index), axis=0),
-            "timestep": np.full(len(index), time, np.float32),
-            **{name: rows[index] for name, rows in self.told.items()},
-            **self.adapter,
-        }
-        return self.runner.run(inputs)["noise_pred"].astype(np.float32)

@@ -28,9 +28,9 @@ def plot_coefficients(layout: Layout, coefficients: Mapping[str, np.ndarray], pa
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    names = unet_order([m for group in layout.part("qo") for m in group.modules if UNET + m in coefficients])
+    names = unet_order([m for group in layout.groups for m in group.modules if UNET + m in coefficients])
     if not names:
-        raise InputError("the two LoRAs share no to_q or to_out.0 layer, so there are no coefficients to draw")
+        raise InputError("the two LoRAs share no learned layer, so there are no coefficients to draw")
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(12, 4.2), dpi=150, layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(5, 1), sharey=True)

@@ -1,10 +1,13 @@
-"""Sessions: LoRAs loaded into a bundle, merged and drawn with, as an app does it."""
+"""Sessions: LoRAs loaded into a bundle, merged and drawn with, as an app does it.
+
+Loading stacks the LoRAs once. A merge then writes coefficients alone: the hypernetwork runs once for each pair, and a
+strength, a block weight or another method is a multiplication.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorarar.errors import InputError
-from lorarar.layout import Adapter
-from lorarar.lora import LoRA, LoraLayer, read_lora
-from lorarar.merging import Merged, MergeOptions, merge_loras
-from runtime_py.backends import Runners
-from runtime_py.merge import bundle_options, merge_with_bundle
+from lorarar.layout import UNET, kind_of
+from lorarar.lora import LoRA, read_lora
+from lorarar.merging import RULES, Merged, align
+from lorarar.merging.klora import KLoRA
+from lorarar.stack import Carried, Stack, carried
+from runtime_py.backends import Runner, Runners
+from runtime_py.blend import Blender, BlockWeights, Factors, FileMerge, check_strengths
+from runtime_py.guidance import Blend, Coefficients, Inputs
 from runtime_py.pipeline import Drawn, OnStep, Pipeline, Request
 from runtime_py.stages import OnStage
 
@@ -27,8 +33,12 @@ if TYPE_CHECKING:
 
 KEEP_BYTES = 2**30
 """The largest bundle whose components stay loaded by default. The miniature has 50 MB, KOALA-700M in fp16 2.8 GB."""
-MERGES = ("learned", "direct")
-"""The methods of `Session.merge`: the bundle's merger, and the plain average."""
+NONE_LOADED = "no LoRA is loaded; call load([content, style]) first"
+MERGES = ("learned", "direct", "k-lora")
+"""The methods of `Session.merge`: the bundle's hypernetwork, the plain average, and at each step one LoRA a layer."""
+
+Schedule = Callable[[int, int], Sequence[float]] | Sequence[Sequence[float]]
+"""Strengths by step: a function of (step from 0, steps), or a table whose rows are spread evenly over the steps."""
 
 
 class Session:
@@ -45,60 +55,112 @@ class Session:
         self.notes: tuple[str, ...] = ()
         """What the last merge and the last image had to leave out, one sentence each."""
         self._runners = Runners(bundle, threads, bundle.nbytes <= KEEP_BYTES if keep is None else keep)
+        self._shares: Future[tuple[Carried, ...]] | None = None
         self._loras: tuple[LoRA, ...] = ()
-        self._merged: LoRA | None = None
-        self._adapter: Adapter | None = None
-        self._merge_notes: tuple[str, ...] = ()
-        self._how = "the base"
+        self._stack: Stack | None = None
+        self._current: Blender | None = None
+        self._set((), None)
 
     @cached_property
     def pipeline(self) -> Pipeline:
         """What draws. Raises InputError for a bundle that holds no whole pipeline."""
         return Pipeline(self.bundle, self._runners)
 
+    def open(self, name: str) -> Runner:
+        """Load a component now, and return it; it stays where components are kept."""
+        return self._runners(name)
+
+    @property
+    def stack(self) -> Stack:
+        """The loaded LoRAs as the artifacts take them. Raises InputError where they do not fit."""
+        if self._stack is None:
+            self._stack = self.bundle.stacked(self._loras)
+        return self._stack
+
+    @property
+    def coefficients(self) -> Coefficients:
+        """The coefficients of the last merge, which the next one writes into: (N, K, in) of every group."""
+        return self._blended().values
+
+    @property
+    def carried(self) -> tuple[Carried, ...]:
+        """What share of each loaded LoRA's ‖ΔW‖² the UNet takes, by part; measured in the background since `load`."""
+        return () if self._shares is None else self._shares.result()
+
     def load(self, loras: Sequence[LoRA | str | Path]) -> None:
-        """Choose the LoRAs: a content and a style, one alone, or none, in the place of those chosen before.
+        """Choose the LoRAs, in the place of those chosen before: a content and a style, then others beside them.
 
-        Each is a LoRA, or the path of a file or a PEFT folder. Raises InputError for more than two, and for one that
-        can't be read.
+        Each is a LoRA, or the path of a file or a PEFT folder; none draws with the base. Raises InputError for more
+        than the bundle takes, for ranks that it has no room for, for one that is of another base or can't be read.
         """
-        if isinstance(loras, (str, Path)) or len(loras) > 2:
-            raise InputError("`loras` are a list of a content and a style LoRA, of one LoRA alone, or of none")
-        self._loras = tuple(lora if isinstance(lora, LoRA) else read_lora(lora) for lora in loras)
-        self._set(None, (), f"{len(loras)} LoRAs, not merged yet" if loras else "the base")
+        if isinstance(loras, (str, Path)):
+            raise InputError("`loras` are a list: a content and a style LoRA, one LoRA alone, or none")
+        read = tuple(lora if isinstance(lora, LoRA) else read_lora(lora) for lora in loras)
+        self._set(read, self.bundle.stacked(read))
+        pool, layout = ThreadPoolExecutor(1, "shares"), self.bundle.layout
+        self._shares = pool.submit(lambda: tuple(carried(lora, layout) for lora in read))
+        pool.shutdown(wait=False)
 
-    def merge(self, method: str = "learned", *, strengths: Sequence[float] | None = None) -> None:
+    def merge(
+        self,
+        method: str = "learned",
+        *,
+        strengths: Sequence[float] | None = None,
+        block_weights: BlockWeights | None = None,
+        coefficients: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         """Merge the loaded LoRAs; what is drawn from now on has them.
 
-        `learned` runs the bundle's merger, `direct` averages. `strengths` multiply each LoRA's share, 1 is the paper's;
-        one LoRA alone is only multiplied. Raises InputError when none is loaded, for LoRAs that do not fit the base or
-        each other, and for a result that is not finite.
+        `learned` takes the bundle's hypernetwork, `direct` the average, `k-lora` one of the two in each layer and step.
+        `coefficients` are others that are known already, such as ZipLoRA's: (2, in) by full layer name, in the place of
+        the hypernetwork's. `strengths` multiply each LoRA's share, 1 is the paper's; `block_weights` multiply them
+        again in the blocks that they name. Raises InputError when no LoRA is loaded, for LoRAs that do not fit each
+        other, and for numbers that are not finite.
         """
         if method not in MERGES:
-            raise InputError(f"`method` is {method!r}; a session has {' and '.join(MERGES)}")
+            raise InputError(f"`method` is {method!r}; a session has {', '.join(MERGES)}")
         if not self._loras:
-            raise InputError("no LoRA is loaded; call load([content, style]) first")
+            raise InputError(NONE_LOADED)
+        if coefficients is not None and method != "learned":
+            raise InputError(f"`coefficients` mean nothing to {method}; leave one of them out")
         given = tuple(strengths) if strengths is not None else (1.0,) * len(self._loras)
-        if len(given) != len(self._loras) or not all(math.isfinite(strength) for strength in given):
-            raise InputError(f"`strengths` are {given}; give {len(self._loras)} finite numbers, one for each LoRA")
+        self._strengths = check_strengths(given, len(self._loras))
+        blender = self._blender(method, coefficients)
+        blender.write(given, block_weights)
+        self._current, self._method, self._block_weights = blender, method, dict(block_weights or {})
         names = " and ".join(Path(lora.source).name for lora in self._loras)
-        how = f"{method} merge of {names}, strengths {', '.join(f'{strength:g}' for strength in given)}"
-        if len(self._loras) == 1:
-            (lora,) = self._loras
-            self._set(_scaled(lora, given[0]), lora.warnings, f"{names}, strength {given[0]:g}")
-        else:
-            merged = self._merge_pair(method, given)
-            self._set(merged.lora, merged.warnings, how)
+        what = f"{method} merge of {names}" if len(self._loras) > 1 else names
+        self._how = f"{what}, strengths {', '.join(f'{strength:g}' for strength in given)}"
+
+    def merged(self) -> Merged:
+        """Return the merge as an ordinary LoRA, whole: also the layers that the UNet's adapter leaves out.
+
+        LoRAs that were not merged yet are merged with `merge`'s defaults. Raises InputError as `merge`, and for K-LoRA,
+        which is no LoRA.
+        """
+        if not self._loras:
+            raise InputError(NONE_LOADED)
+        blender = self._blended()
+        if self._method == "k-lora":
+            raise InputError(
+                "K-LoRA takes another LoRA from step to step, so it is no LoRA file; merge with another method"
+            )
+        learned = self._learned_layers() if self._method == "learned" else frozenset[str]()
+        factors = Factors(self.stack, self._strengths, self._block_weights)
+        file = FileMerge(blender, factors, learned)
+        lora = LoRA(file.layers(), source="bundle merge", metadata=self._facts())
+        layout = self.bundle.layout
+        found = {
+            UNET + module: blender.values[group.coefficients][row]
+            for group in layout.groups
+            for row, module in enumerate(group.modules)
+            if UNET + module in learned
+        }
+        return Merged(lora, file.kinds(), found or None, None, self._merge_notes)
 
     def merged_lora(self) -> LoRA:
-        """Return the merged LoRA whole: also the layers that the UNet's adapter leaves out.
-
-        Loaded LoRAs that were not merged yet are merged with `merge`'s defaults. Raises InputError as `merge`.
-        """
-        if self._merged is None:
-            self.merge()
-        assert self._merged is not None
-        return self._merged
+        """Return the merge as an ordinary LoRA, as `merged` does."""
+        return self.merged().lora
 
     def generate(
         self,
@@ -108,52 +170,179 @@ class Session:
         steps: int | None = None,
         guidance: float | None = None,
         negative: str | None = None,
+        guidance_without_lora: bool = False,
+        schedule: Schedule | None = None,
         on_step: OnStep = lambda *_: None,
     ) -> Image:
         """Draw an image: the base where no LoRA is loaded, else the base with the LoRAs.
 
         LoRAs that were loaded and not merged yet are merged with `merge`'s defaults. `steps`, `guidance` and the
-        `negative` prompt are the bundle's own where they are None. `on_step(done, steps, latents)` is called after each
-        step, for progress and previews. The same seed gives the same image on every target, up to its precision.
-        Raises InputError for a number out of its range, and for a bundle that can't draw.
+        `negative` prompt are the bundle's own where they are None. With `guidance_without_lora` what guidance compares
+        with is predicted without LoRAs (CRAFT-LoRA's ACFG). `schedule` gives strengths step by step, in the place of
+        the merge's. `on_step(done, steps, latents)` is called after each step, for progress and previews. The same seed
+        gives the same image on every target, up to its precision. Raises InputError for a number out of its range, and
+        for a bundle that can't draw.
         """
         from PIL import Image
 
-        request = self.pipeline.request(prompt, seed=seed, steps=steps, guidance=guidance, negative=negative)
-        drawn = self.draw(request, on_step=on_step)
-        return Image.fromarray(drawn.image)
+        request = self.pipeline.request(
+            prompt,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            negative=negative,
+            guidance_without_lora=guidance_without_lora,
+        )
+        return Image.fromarray(self.draw(request, schedule, on_step=on_step).image)
 
-    def draw(self, request: Request, on_step: OnStep = lambda *_: None, on_stage: OnStage = lambda *_: None) -> Drawn:
+    def draw(
+        self,
+        request: Request,
+        schedule: Schedule | None = None,
+        on_step: OnStep = lambda *_: None,
+        on_stage: OnStage = lambda *_: None,
+    ) -> Drawn:
         """Draw a request of `pipeline.request` as `generate` does; the result also tells where the time went."""
-        if self._loras and self._merged is None:
+        if self._loras and self._current is None:
             on_stage("merging", 0, 1)
-            self.merge()
-        if self._adapter is None:
-            self._adapter = self.pipeline.adapter(self._merged)
-        drawn = self.pipeline.draw(request, self._adapter, on_stage, on_step)
-        self.notes = (*self._merge_notes, *drawn.notes)
+        return self._draw(request, [self._blend(schedule)], on_step, on_stage)[0]
+
+    def draw_strengths(
+        self,
+        request: Request,
+        strengths: Sequence[Sequence[float]],
+        on_step: OnStep = lambda *_: None,
+        on_stage: OnStage = lambda *_: None,
+    ) -> list[Drawn]:
+        """Draw a request once for each of these strengths, as many at once as the UNet takes rows."""
+        blender = self._blended()
+        return self._draw(request, [self._at(blender, given) for given in strengths], on_step, on_stage)
+
+    def _draw(self, request: Request, blends: Sequence[Blend], on_step: OnStep, on_stage: OnStage) -> list[Drawn]:
+        drawn = self.pipeline.draw(request, Inputs(self.stack.inputs, blends), on_stage, on_step)
+        self.notes = (*self._merge_notes, *drawn[0].notes)
         return drawn
 
-    def _merge_pair(self, method: str, strengths: tuple[float, ...]) -> Merged:
-        content, style = self._loras
-        if method == "direct":
-            options = MergeOptions(content_scale=strengths[0], style_scale=strengths[1])
-            return merge_loras(content, style, self.bundle.layout, method, options)
-        options = bundle_options(self.bundle, (strengths[0], strengths[1]))
-        return merge_with_bundle(self.bundle, self._runners("merger"), content, style, options)
+    def _blend(self, schedule: Schedule | None) -> Blend:
+        """Return the coefficients to draw with: the merge's, or those of each step."""
+        blender = self._blended()
+        if self._method == "k-lora":
+            if schedule is not None:
+                raise InputError("`schedule` means nothing to k-lora, which has one of its own; leave it out")
+            plan = KLoRA.plan(self._loras[0], self._loras[1])
+            return lambda step, steps: self._picked(blender, plan, step, steps)
+        if schedule is None:
+            return blender.values
+        return lambda step, steps: self._at(blender, _scheduled(schedule, step, steps))
 
-    def _set(self, merged: LoRA | None, notes: tuple[str, ...], how: str) -> None:
-        """Change what is drawn from now on, and what tells of it."""
-        self._merged, self._adapter, self._how = merged, None, how
-        self._merge_notes = self.notes = notes
+    def _at(self, blender: Blender, strengths: Sequence[float]) -> Coefficients:
+        values = {name: np.empty_like(unit) for name, unit in blender.unit.items()}
+        blender.fill(values, strengths, self._block_weights)
+        return values
+
+    def _picked(self, blender: Blender, plan: KLoRA, step: int, steps: int) -> Coefficients:
+        picks = {name: 0 if plan.picks_content(name, step, steps) else 1 for name in plan.ratios}
+        chosen = blender.choose(picks)
+        strengths = np.ones(self.stack.roles.shape[1], np.float32)
+        strengths[: len(self._strengths)] = self._strengths
+        return {name: unit * strengths[:, None] for name, unit in chosen.items()}
+
+    def _blended(self) -> Blender:
+        """Return the last merge; where there was none, one with the defaults, and without LoRAs nothing."""
+        if self._current is None:
+            if self._loras:
+                self.merge()
+            else:
+                self._current = Blender(self.stack, 1.0)
+        assert self._current is not None
+        return self._current
+
+    def _blender(self, method: str, coefficients: Mapping[str, np.ndarray] | None) -> Blender:
+        """Return a method's unit coefficients, which are made once for the loaded LoRAs."""
+        if coefficients is None and method in self._made:
+            return self._made[method]
+        if len(self._loras) > 1:
+            self._merge_notes = align(self._loras[0], self._loras[1], self.bundle.layout).warnings
+        facts = self.bundle.manifest.get("hypernetwork")
+        rule = RULES[facts["kv_rule"] if facts and method == "learned" else "average"]
+        if method != "learned" or len(self._loras) < 2:
+            made = Blender(self.stack, rule)
+        elif coefficients is None:
+            made = Blender(self.stack, rule, self._predict())
+        else:
+            return Blender(self.stack, rule, _by_group(self.stack, coefficients, rule))
+        self._made[method] = made
+        return made
+
+    def _predict(self) -> dict[str, np.ndarray]:
+        """Run the hypernetwork on the stack."""
+        component, inputs = self.bundle.component("hypernet"), self.stack.inputs
+        outputs = self._runners("hypernet").run({spec.name: inputs[spec.name] for spec in component.inputs})
+        if not all(np.isfinite(values).all() for values in outputs.values()):
+            raise InputError("the coefficients are not finite in this bundle's precision; use fp32")
+        return {name: values.astype(np.float32) for name, values in outputs.items()}
+
+    def _learned_layers(self) -> frozenset[str]:
+        """Name the layers whose coefficients were predicted: of the learned kinds, that both LoRAs have."""
+        if len(self._loras) < 2:
+            return frozenset()
+        kinds = self.bundle.manifest["hypernetwork"]["learned"]
+        both = self._loras[0].layers.keys() & self._loras[1].layers.keys()
+        return frozenset(UNET + m for m in self.bundle.layout.modules if kind_of(m) in kinds and UNET + m in both)
+
+    def _facts(self) -> dict[str, str]:
+        """Return what a merged file says about itself."""
+        manifest, names = self.bundle.manifest, [Path(lora.source).name for lora in self._loras]
+        facts = {"toolkit_version": manifest["toolkit_version"], "base": manifest["base"], "method": self._method}
+        if self._method == "learned" and len(names) > 1:
+            network = manifest["hypernetwork"]
+            facts |= {"hypernet_source": network["source"], "hypernet_sha256": network["sha256"]}
+            facts |= {"rule": network["kv_rule"]}
+        roles = ["content", "style", *(f"lora_{number}" for number in range(3, len(names) + 1))]
+        for role, name, strength in zip(roles, names, self._strengths, strict=False):
+            facts |= {role: name, f"{role}_scale": str(strength)}
+        if self._block_weights:
+            facts["block_weights"] = str(self._block_weights)
+        return {f"lorarar_{name}": str(text) for name, text in facts.items()}
+
+    def _set(self, loras: tuple[LoRA, ...], stack: Stack | None) -> None:
+        """Change the LoRAs, and forget what was made of those before."""
+        self._loras, self._stack = loras, stack
+        self._made: dict[str, Blender] = {}
+        self._current = None
+        self._method, self._strengths, self._block_weights = "learned", (1.0,) * len(loras), {}
+        self._shares = None
+        self._how = f"{len(loras)} LoRAs, not merged yet" if loras else "the base"
+        self._merge_notes = self.notes = tuple(text for lora in loras for text in lora.warnings)
 
     def __repr__(self) -> str:
         loaded = f"; {', '.join(self._runners.loaded)} loaded" if self._runners.loaded else ""
         return f"Session({str(self.bundle.path)!r}: {self._how}{loaded})"
 
 
-def _scaled(lora: LoRA, strength: float) -> LoRA:
-    if strength == 1:
-        return lora
-    layers = {name: LoraLayer(layer.down * np.float32(strength), layer.up) for name, layer in lora.layers.items()}
-    return replace(lora, layers=layers)
+def _scheduled(schedule: Schedule, step: int, steps: int) -> Sequence[float]:
+    """Return a step's strengths."""
+    if callable(schedule):
+        return schedule(step, steps)
+    if not len(schedule):
+        raise InputError("`schedule` is an empty table; give a row of strengths for each stretch of steps")
+    return schedule[step * len(schedule) // steps]
+
+
+def _by_group(stack: Stack, coefficients: Mapping[str, np.ndarray], rule: float) -> dict[str, np.ndarray]:
+    """Arrange given coefficients by group; layers without any get the rule's."""
+    found = {}
+    for group in stack.layout.groups:
+        values = np.full((len(group.modules), 2, group.in_features), rule, np.float32)
+        for row, module in enumerate(group.modules):
+            given = coefficients.get(UNET + module)
+            if given is None:
+                continue
+            if np.shape(given) != (2, group.in_features) or not np.isfinite(given).all():
+                raise InputError(
+                    f"`coefficients` of {module} have shape {np.shape(given)}; "
+                    f"give (2, {group.in_features}) finite numbers"
+                )
+            values[row] = given
+        found[group.coefficients] = values
+    return found

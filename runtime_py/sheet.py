@@ -1,16 +1,20 @@
-"""Draw the same image through several bundles, with each LoRA alone and both merged, on one contact sheet.
+"""Draw the same image through several bundles on one contact sheet: LoRAs alone and merged, and by strengths.
 
-Rows: the content LoRA alone, the style LoRA alone, their plain average (direct), the bundle's merger (learned).
-Columns: the bundles.
+Rows: the content LoRA alone, the style LoRA alone, their plain average (direct), the bundle's hypernetwork (learned).
+Columns: the bundles. Below, a row a bundle: from all content to all style. A grid has a content strength a row and a
+style strength a column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lorarar.errors import InputError
 from lorarar.lora import LoRA
 from runtime_py.parity import psnr_db
 from runtime_py.pipeline import Drawn, Request
@@ -22,70 +26,149 @@ if TYPE_CHECKING:
 
 SCALE = 2  # image pixels on the sheet for one of a small image
 SMALL = 256  # images whose sides are below this are enlarged
-MARGIN, LABEL, LEFT = 6, 18, 60  # pixels around images, of a line of words, and left for the rows' names
+MARGIN, LABEL, LEFT = 6, 18, 96  # pixels around images, of a line of words, and left for the rows' names
 ROWS = ("content", "style", "direct", "learned")
 """What is put on the UNet in each row of the sheet."""
-COLUMNS = ("bundle", "row", "PSNR", "merge s", "text s", "steps s", "decode s")
+SWEEP = tuple((2 - share, share) for share in (0.0, 0.5, 1.0, 1.5, 2.0))
+"""Strengths of content and style in the row of strengths; the middle is the paper's."""
+MAX_GRID = 8  # strengths of one LoRA in a grid
+COLUMNS = ("bundle", "row", "PSNR", "merge ms", "text s", "steps s", "decode s")
 """The headings of `table_rows`; the PSNR is that against the first bundle's image."""
 
 
-def draw_column(session: Session, content: LoRA, style: LoRA, request: Request, on_stage: OnStage) -> dict[str, Drawn]:
-    """Draw every row's image through one bundle, and return them by row; their seconds have a stage `merge` more.
+@dataclass(frozen=True)
+class Column:
+    """What one bundle drew."""
 
-    The session keeps the bundle's components, and only the adapter changes. Raises InputError for LoRAs that do not
-    fit the bundle.
+    rows: Mapping[str, Drawn]  # by ROWS; their seconds have a stage `merge` more
+    sweep: Sequence[Drawn]  # by SWEEP
+
+
+def draw_column(session: Session, content: LoRA, style: LoRA, request: Request, on_stage: OnStage) -> Column:
+    """Draw every row's image and the row of strengths through one bundle, which keeps its components.
+
+    Raises InputError for LoRAs that do not fit the bundle.
     """
-    column = {}
+    rows = {}
     for row in ROWS:
         seconds: dict[str, float] = {}
+        session.load({"content": [content], "style": [style]}.get(row, [content, style]))
         with timed(seconds, "merge"):
-            session.load({"content": [content], "style": [style]}.get(row, [content, style]))
             session.merge(row if row in ("direct", "learned") else "learned")
-        column[row] = session.draw(request, on_stage=_in_row(on_stage, row))
-        column[row].seconds.update(seconds)
-    return column
+        rows[row] = session.draw(request, on_stage=_in_row(on_stage, row))
+        rows[row].seconds.update(seconds)
+    # The middle is the learned row, which is drawn already.
+    ends = [strengths for strengths in SWEEP if strengths != (1.0, 1.0)]
+    sweep = session.draw_strengths(request, ends, on_stage=_in_row(on_stage, "strengths"))
+    sweep.insert(SWEEP.index((1.0, 1.0)), rows["learned"])
+    return Column(rows, sweep)
+
+
+def draw_grid(session: Session, request: Request, strengths: Sequence[float], on_stage: OnStage) -> list[list[Drawn]]:
+    """Draw the loaded pair at all these strengths of content (rows) and style (columns), by the learned merge."""
+    session.merge("learned")
+    pairs = [(content, style) for content in strengths for style in strengths]
+    drawn = session.draw_strengths(request, pairs, on_stage=on_stage)
+    count = len(strengths)
+    return [drawn[start : start + count] for start in range(0, len(drawn), count)]
+
+
+def parse_grid(text: str) -> tuple[float, ...]:
+    """Read `LOW:HIGH:N` as N strengths from LOW to HIGH. Raises InputError for anything else."""
+    try:
+        low, high, number = text.split(":")
+        ends, count = (float(low), float(high)), int(number)
+    except ValueError:
+        ends, count = (math.nan, math.nan), 0
+    if not 2 <= count <= MAX_GRID or not all(map(math.isfinite, ends)):
+        raise InputError(f"`grid` is {text!r}; give LOW:HIGH:N with N from 2 to {MAX_GRID}, such as 0:1.5:4")
+    return tuple(np.linspace(*ends, count).tolist())
 
 
 def _in_row(on_stage: OnStage, row: str) -> OnStage:
     return lambda stage, done, total: on_stage(f"{row}: {stage}", done, total)
 
 
-def make_sheet(columns: Mapping[str, Mapping[str, Drawn]], references: Mapping[str, Image]) -> Image:
-    """Lay the images out: a column a bundle, a row an adapter, with their names.
+@dataclass(frozen=True)
+class Block:
+    """Images in rows and columns, with the names of both."""
 
-    `references` are images that the LoRAs were made from, by row; they stand before the first column.
-    """
+    columns: Sequence[str]
+    rows: Mapping[str, Sequence[Image | None]]
+
+
+def sheet_blocks(columns: Mapping[str, Column], references: Mapping[str, Image]) -> list[Block]:
+    """Arrange what bundles drew; `references` (what the LoRAs were made from) stand before the rows."""
+    rows = {
+        row: [references.get(row)] * bool(references) + [_image(column.rows[row]) for column in columns.values()]
+        for row in ROWS
+    }
+    names = ["reference"] * bool(references) + list(columns)
+    shares = [f"{content:g} : {style:g}" for content, style in SWEEP]
+    sweep = {name: [_image(drawn) for drawn in column.sweep] for name, column in columns.items()}
+    return [Block(names, rows), Block(shares, sweep)]
+
+
+def grid_block(name: str, grid: Sequence[Sequence[Drawn]], strengths: Sequence[float]) -> Block:
+    """Arrange a grid: content strengths down, style strengths across."""
+    across = [f"style {value:g}" for value in strengths]
+    return Block(
+        [f"{name}: {across[0]}", *across[1:]],
+        {f"content {value:g}": [_image(one) for one in row] for value, row in zip(strengths, grid, strict=True)},
+    )
+
+
+def make_sheet(blocks: Sequence[Block]) -> Image:
+    """Lay blocks of images out below each other, with their names."""
     from PIL import Image as Pillow
     from PIL import ImageDraw
 
-    drawn = {name: {row: Pillow.fromarray(column[row].image) for row in ROWS} for name, column in columns.items()}
-    shown = ({"reference": references} if references else {}) | drawn
-    first = next(iter(next(iter(drawn.values())).values()))
+    # Of the last block, which holds no references.
+    first = next(image for row in blocks[-1].rows.values() for image in row if image)
     side = first.width * (SCALE if first.width < SMALL else 1)
-    width = LEFT + len(shown) * (side + MARGIN) + MARGIN
-    height = LABEL + len(ROWS) * (side + MARGIN) + MARGIN
+    width = LEFT + max(len(block.columns) for block in blocks) * (side + MARGIN) + MARGIN
+    height = sum(LABEL + len(block.rows) * (side + MARGIN) + MARGIN for block in blocks)
     picture = Pillow.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(picture)
-    for y, row in enumerate(ROWS):
-        pen.text((4, LABEL + y * (side + MARGIN) + side // 2), row, fill="black")
-    for x, (name, images) in enumerate(shown.items()):
-        left = LEFT + x * (side + MARGIN)
-        pen.text((left, 3), name, fill="black")
-        for y, row in enumerate(ROWS):
-            if row in images:
-                cell = images[row].resize((side, side), Pillow.Resampling.LANCZOS)
-                picture.paste(cell, (left, LABEL + y * (side + MARGIN)))
+    top = 0
+    for block in blocks:
+        for x, name in enumerate(block.columns):
+            pen.text((LEFT + x * (side + MARGIN), top + 3), name, fill="black")
+        top += LABEL
+        for name, row in block.rows.items():
+            pen.text((4, top + side // 2), name, fill="black")
+            for x, image in enumerate(row):
+                if image is not None:
+                    cell = image.resize((side, side), Pillow.Resampling.LANCZOS)
+                    picture.paste(cell, (LEFT + x * (side + MARGIN), top))
+            top += side + MARGIN
+        top += MARGIN
     return picture
 
 
-def table_rows(columns: Mapping[str, Mapping[str, Drawn]]) -> list[tuple[str, ...]]:
+def _image(drawn: Drawn) -> Image:
+    from PIL import Image as Pillow
+
+    return Pillow.fromarray(drawn.image)
+
+
+def table_rows(columns: Mapping[str, Column]) -> list[tuple[str, ...]]:
     """Compare each image with the first bundle's, and tell its times: one row of COLUMNS each."""
     reference = next(iter(columns.values()))
     rows = []
     for name, column in columns.items():
-        for row, drawn in column.items():
-            value = psnr_db(reference[row].pixels, drawn.pixels)
-            shown = f"{value:.1f} dB" if np.isfinite(value) else "equal"
-            times = (f"{drawn.seconds[stage]:.2f}" for stage in ("text", "steps", "decode"))
-            rows.append((name, row, shown, f"{drawn.seconds['merge']:.3f}", *times))
+        for row, drawn in column.rows.items():
+            shown = _shown(psnr_db(reference.rows[row].pixels, drawn.pixels))
+            rows.append((name, row, shown, f"{drawn.seconds['merge'] * 1e3:.1f}", *_times(drawn)))
+        pairs = zip(reference.sweep, column.sweep, strict=True)
+        worst = min(psnr_db(one.pixels, other.pixels) for one, other in pairs)
+        rows.append((name, f"{len(SWEEP)} strengths", _shown(worst), "", *_times(column.sweep[0])))
     return rows
+
+
+def _shown(value: float) -> str:
+    return f"{value:.1f} dB" if np.isfinite(value) else "equal"
+
+
+def _times(drawn: Drawn) -> tuple[str, ...]:
+    return tuple(f"{drawn.seconds[stage]:.2f}" for stage in ("text", "steps", "decode"))

@@ -1,22 +1,21 @@
-"""The hypernetwork with the exact merge: two LoRAs' adapters in, the merged adapter and its coefficients out."""
+"""The hypernetwork: a stack of LoRAs in, unit coefficients out."""
 
 from __future__ import annotations
 
-from export.graph import Graph
-from lorarar.hypernet.graph import Merger
+from export.graph import Graph, golden_roles
+from lorarar.hypernet.graph import CoefficientGraph
 from lorarar.hypernet.network import Hypernetwork
-from lorarar.layout import Layout, input_shapes, output_shapes, rank_sizes
-
-# Runtimes schedule a product over a whole group at least as well as an unrolled loop over parts of it, whose graph is
-# eleven times as long (SDXL: 656 nodes against 60, and 16 s to export).
-_WHOLE_GROUP = 1 << 30
+from lorarar.layout import ROLES, Layout, StackSize, adapter_shapes, coefficient_shapes, roles_shape
 
 
-def hypernet_graph(hypernet: Hypernetwork, layout: Layout, rank: int, form: str) -> Graph:
-    """Make the graph of a hypernetwork for the LoRAs of a layout.
+def hypernet_graph(hypernet: Hypernetwork, layout: Layout, size: StackSize, form: str) -> Graph:
+    """Make the graph of a hypernetwork for stacks of LoRAs of a layout.
 
-    `form` is a key of `lorarar.hypernet.network.FORMS`: the one that the target's runtime computes fastest.
+    `form` is a key of `lorarar.hypernet.graph.FORMS`: the one that the target's runtime computes fastest.
     """
-    merger = Merger(hypernet, layout, at_once=_WHOLE_GROUP, form=form)
-    shapes = input_shapes(layout), output_shapes(layout)
-    return Graph("merger", merger, *shapes, rank_sizes(rank), reference=Merger(hypernet, layout))
+    module = CoefficientGraph(hypernet, layout, size.loras, form)
+    inputs = roles_shape(size.loras) | adapter_shapes(module.groups)
+    reference = CoefficientGraph(hypernet, layout, size.loras)
+    outputs = coefficient_shapes(module.groups, size.loras)
+    golden = {ROLES: golden_roles(size)}
+    return Graph("hypernet", module, inputs, outputs, size.named, golden=golden, reference=reference)

@@ -12,13 +12,14 @@ TARGET = Target(
     apps=("android_demo", "ios_demo"),
     converter="export.targets.executorch_converter",
     packages=("executorch", "torchao", "torch"),
-    tolerances=tolerances(unet=("fp32", "fp16", "w8", "w4"), hypernet=("fp32",)),
+    tolerances=tolerances(unet=("fp32", "fp16", "w8", "w4"), hypernet=("fp32", "fp16")),
     not_offered={"w6": "XNNPACK multiplies by weights of 8 and of 4 bits, none between"},
     default_precision="fp32",
     free_rank=False,
     # XNNPACK takes this form as one delegate (KOALA-700M, rank 64: 77 ms); of the plain one 12 `expand_copy` stay with
     # the portable kernels (148 ms).
     hypernet_form="transposed",
+    adapter_form="bmm",
     norms=("layer norm in plain operations",),
     # Linears alone are compressed; w4 has a scale of 4 bytes for each 32 weights.
     bytes_per_weight={**FLOATS, "w8": WeightBytes(1.0, 4.0, 4.0), "w4": WeightBytes(0.5 + 4 / 32, 4.0, 4.0)},

@@ -16,7 +16,7 @@ TARGET = Target(
     not_offered={"w6": "ONNX Runtime multiplies by weights of 8 and of 4 bits, none between"},
     default_precision="fp32",
     free_rank=True,
-    hypernet_form="stacked",
+    hypernet_form="plain",
     fuses_attention=True,
     # MatMulNBits has a scale of 4 bytes for each 32 weights; convolutions are int8 at 4 bits too.
     bytes_per_weight={**FLOATS, "w8": WeightBytes(1 + 4 / 32, 1.0, 4.0), "w4": WeightBytes(0.5 + 4 / 32, 1.0, 4.0)},

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from export.tolerance import Tolerances
+from export.tolerance import TEXT_ENCODERS, TEXT_PRECISIONS, Tolerances
 from lorarar.errors import InputError
 from lorarar.toolchains import named_if_missing
 from runtime_py.parity import Tolerance
@@ -54,9 +54,10 @@ class Target:
     packages: tuple[str, ...]  # what the converter imports from others
     tolerances: Tolerances  # what is offered: component → precision → tolerance
     default_precision: str
-    free_rank: bool  # whether a LoRA's rank may differ from run to run; if not, shorter ranks are padded with zeros
-    hypernet_form: str  # a key of lorarar.hypernet.network.FORMS, the fastest in this runtime
+    free_rank: bool  # whether a stack's rank may differ from run to run; if not, shorter stacks are padded with zeros
+    hypernet_form: str  # a key of lorarar.hypernet.graph.FORMS, the fastest in this runtime
     bytes_per_weight: Mapping[str, WeightBytes]  # by precision
+    adapter_form: str = "matmul"  # a key of export.components.unet.FORMS
     prepare: Callable[[], Any] | None = None  # imports one of `packages`, where a plain import would bring too much
     not_offered: Mapping[str, str] = field(default_factory=dict)  # precisions that the UNet lacks → why
     half_io: tuple[str, ...] = ("fp16",)  # precisions whose inputs and outputs are fp16; fp32 otherwise
@@ -85,6 +86,20 @@ class Target:
     def io_dtype(self, precision: str) -> str:
         """Return the type of an artifact's inputs and outputs, but for those that no precision changes."""
         return "float16" if precision in self.half_io else "float32"
+
+    def precision_of(self, component: str, unet: str) -> str:
+        """Return a component's precision in a pipeline whose UNet has the precision `unet`.
+
+        The hypernetwork takes the very factors that the UNet takes. Text encoders are a third of SDXL's weights, so
+        they follow the UNet, but not below 8 bits: what they lose, every image loses. SDXL's VAE overflows in fp16.
+        """
+        if component == "unet":
+            return unet
+        if component == "hypernet":
+            return "fp16" if unet in self.half_io else "fp32"
+        if component in TEXT_ENCODERS:
+            return unet if unet in TEXT_PRECISIONS else TEXT_PRECISIONS[-1]
+        return "fp32"
 
     def load_converter(self) -> Convert:
         """Import the toolchain and return `convert`; InputError names the extra to install when it is missing."""

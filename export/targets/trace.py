@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from export.graph import Graph
 from lorarar.hypernet.network import Hypernetwork
 from lorarar.toolchains import quiet_toolchains
 
-MAX_RANK = 1024
-
 
 class _Positional(torch.nn.Module):
-    """A graph's module with inputs and outputs by position.
-
-    `torch.export` handles dynamic sizes of neither keyword inputs nor dict outputs.
-    """
+    """A graph's module with inputs and outputs by position."""
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
@@ -28,8 +23,8 @@ class _Positional(torch.nn.Module):
         return tuple(outputs[name] for name in self.outputs)
 
 
-def trace(graph: Graph, dtype: torch.dtype, dynamic: bool = False) -> ExportedProgram:
-    """Trace the graph's module, turned into `dtype` in place; `dynamic` leaves open the sizes that have names.
+def trace(graph: Graph, dtype: torch.dtype) -> ExportedProgram:
+    """Trace the graph's module, turned into `dtype` in place, with sizes that have names at the values that they have.
 
     A hypernetwork stays in fp32. Runtimes that also add up in fp16 (ONNX Runtime on Arm cores with half precision) lose
     3e-3 of a coefficient in its sums of up to 1280 products.
@@ -42,10 +37,5 @@ def trace(graph: Graph, dtype: torch.dtype, dynamic: bool = False) -> ExportedPr
     example = tuple(
         torch.empty(graph.fixed(shape), dtype=graph.dtypes.get(name, dtype)) for name, shape in graph.inputs.items()
     )
-    dims = {name: Dim(name, min=1, max=MAX_RANK) for name in graph.sizes}
-    shapes = tuple(
-        {axis: dims[size] for axis, size in enumerate(shape) if isinstance(size, str)}
-        for shape in graph.inputs.values()
-    )
     with torch.no_grad(), quiet_toolchains():
-        return torch.export.export(module, example, dynamic_shapes=(shapes,) if dynamic else None)
+        return torch.export.export(module, example)

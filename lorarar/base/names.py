@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,19 +116,20 @@ def meta_unet(base: str) -> nn.Module:
         raise InputError(f"{base}: its UNet config can't be built by diffusers ({error})") from None
 
 
-def load_layout(base: str) -> Layout:
-    """Return the layout of a base: its attention linears in `named_modules()` order, grouped by part and shape.
+def load_layout(base: str, adapt: str = "attention") -> Layout:
+    """Return the layout of a base: its linears that take LoRAs in `named_modules()` order, grouped by part and shape.
 
-    `base` is `miniature`, `koala-700m`, `koala-1b`, `sdxl`, or a folder in diffusers' format. No weights are read.
+    `base` is `miniature`, `koala-700m`, `koala-1b`, `sdxl`, or a folder in diffusers' format. `adapt` is `attention`,
+    for which learned merging is made, or `transformer`, with feed-forward and projections too. No weights are read.
     Raises InputError for a base that is unknown or has no UNet that diffusers can build.
     """
     if base in (MINIATURE, *CONFIGS):
-        return Layout.from_linears(base, _attention_linears(unet_config(base)))
-    return unet_layout(meta_unet(base), Path(base).name)
+        return Layout.from_linears(base, _linears(unet_config(base)), adapt)
+    return unet_layout(meta_unet(base), Path(base).name, adapt)
 
 
-def unet_layout(unet: nn.Module, base: str) -> Layout:
-    """Return the layout of a UNet at hand, under the name `base`."""
+def unet_layout(unet: nn.Module, base: str, adapt: str = "attention") -> Layout:
+    """Return the layout of a UNet at hand, under the name `base`; `adapt` is that of `load_layout`."""
     from torch import nn
 
     linears = [
@@ -137,11 +137,12 @@ def unet_layout(unet: nn.Module, base: str) -> Layout:
         for name, module in unet.named_modules()
         if isinstance(module, nn.Linear) and part_of(name)
     ]
-    return Layout.from_linears(base, linears)
+    return Layout.from_linears(base, linears, adapt)
 
 
-def _attention_linears(config: dict[str, Any]) -> Iterator[tuple[str, int, int]]:
-    """Yield (module, in, out) of a named base in diffusers' order, without diffusers, whose import takes seconds.
+def _linears(config: dict[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """Yield (module, in, out) of the transformers of a named base in diffusers' order, without diffusers, whose import
+    takes seconds.
 
     A test compares this with the UNet that diffusers builds.
     """
@@ -158,8 +159,20 @@ def _attention_linears(config: dict[str, Any]) -> Iterator[tuple[str, int, int]]
     for block, kind, width, depth, count in blocks:
         if "CrossAttn" not in kind:
             continue
-        for attention, transformer in product(range(count), range(depth)):
-            prefix = f"{block}.attentions.{attention}.transformer_blocks.{transformer}"
-            for name, key_width in (("attn1", width), ("attn2", config["cross_attention_dim"])):
-                for linear, inp in (("to_q", width), ("to_k", key_width), ("to_v", key_width), ("to_out.0", width)):
-                    yield f"{prefix}.{name}.{linear}", inp, width
+        for attention in range(count):
+            prefix = f"{block}.attentions.{attention}"
+            yield f"{prefix}.proj_in", width, width
+            for transformer in range(depth):
+                inside = f"{prefix}.transformer_blocks.{transformer}"
+                yield from _transformer_linears(inside, width, config["cross_attention_dim"])
+            yield f"{prefix}.proj_out", width, width
+
+
+def _transformer_linears(prefix: str, width: int, states: int) -> Iterator[tuple[str, int, int]]:
+    """Yield (module, in, out) of one transformer block; `states` is the width of what the UNet is told."""
+    for name, key_width in (("attn1", width), ("attn2", states)):
+        for linear, inp in (("to_q", width), ("to_k", key_width), ("to_v", key_width), ("to_out.0", width)):
+            yield f"{prefix}.{name}.{linear}", inp, width
+    # GEGLU: the first linear makes values and gates, four times as wide each.
+    yield f"{prefix}.ff.net.0.proj", width, 8 * width
+    yield f"{prefix}.ff.net.2", 4 * width, width

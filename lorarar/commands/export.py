@@ -8,19 +8,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from export.options import ATTENTION, PIPELINE_BATCH, STEPS, UNET_BATCH
+from export.options import ADAPTED, ATTENTION, LORAS, PIPELINE_BATCH, STEPS, UNET_BATCH
 from export.targets import TARGETS, bundle_folder, find_offer, find_target
 from lorarar.base.names import BASES_HELP, DEFAULT_BASE
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, main_of, run_command
 from lorarar.console import console, print_table, status
 from lorarar.errors import InputError
+from lorarar.layout import ADAPT, Layout, kind_of
+from lorarar.stack import PART_WORDS
 from lorarar.training.settings import defaults_text
 from runtime_py.bundle import Bundle
 from runtime_py.check import check_table
 
 _KINDS = {
-    "hypernet": "the hypernetwork and the exact merge, as one artifact",
-    "unet": "the UNet with adapter inputs, or with a LoRA fused into its weights",
+    "hypernet": "the hypernetwork, as one artifact: LoRAs in, coefficients of their merge out",
+    "unet": "the UNet with inputs for LoRAs and their coefficients, or with a LoRA fused into its weights",
     "pipeline": "all that makes images from text with any two LoRAs, as one bundle",
 }
 _PRECISIONS = ", ".join(f"{target.default_precision} for {name}" for name, target in TARGETS.items())
@@ -47,12 +49,15 @@ def _add_options(kind: Parser, name: str) -> None:
     add("--hypernet", type=Path, metavar="FILE", help=f"{network} (default: the miniature's, for it)")
     random = "seeded random weights, to try a named base's size out; the manifest records those of a hypernetwork"
     add("--untrained", action="store_true", default=None, help=random)
-    add("--rank", type=int, help=f"largest rank of a LoRA {defaults_text('rank')}")
+    add("--rank", type=int, help=f"rank of a LoRA; those loaded together share the room {defaults_text('rank')}")
+    add("--loras", type=int, metavar="K", help=f"LoRAs that can be loaded together (default {LORAS})")
     add("--precision", help=f"fp32, fp16, w8, w6 or w4, as the target offers it (default {_PRECISIONS})")
     place = kind.add_mutually_exclusive_group()
-    folder = {"hypernet": "merger-", "unet": "unet-", "pipeline": ""}[name] + "BASE-TARGET-PRECISION"
+    folder = {"hypernet": "hypernet-", "unet": "unet-", "pipeline": ""}[name] + "BASE-TARGET-PRECISION"
     place.add_argument("-o", "--out", type=Path, metavar="DIR", help=f"the bundle (default build/{folder})")
     if name != "hypernet":
+        parts = f"what takes LoRAs: whole transformer blocks, or the attention alone (default {ADAPTED})"
+        add("--adapt", choices=list(ADAPT), help=parts)
         add("--resolution", type=int, metavar="PIXELS", help="side of the image (default: the base's own)")
         batches = f"(default {UNET_BATCH if name == 'unet' else PIPELINE_BATCH})"
         add("--batch", type=int, help=f"2: with guidance, both prompts in one run; 1: one after the other {batches}")
@@ -79,7 +84,7 @@ def run(args: Namespace) -> int:
     if args.into is not None:
         args.out = bundle_folder(args.into, find_target(args.target))
     # Before torch is imported, which takes seconds.
-    find_offer(args.target, "merger" if args.kind == "hypernet" else "unet", args.precision, args.attention)
+    find_offer(args.target, "hypernet" if args.kind == "hypernet" else "unet", args.precision, args.attention)
     if args.plan:
         return _plan(args)
     import export  # Its names import torch.
@@ -108,20 +113,17 @@ main = main_of(parser, run)
 
 def _described(args: Namespace, manifest: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a user has to know of the bundle, a line each."""
-    groups = manifest["layout"]["groups"]
-    rank = groups[0]["rank"]
+    layout = Layout.from_json(manifest["base"], manifest["layout"])
+    loras, rank = manifest["layout"]["loras"], manifest["layout"]["stacked_rank"]
     if args.kind == "hypernet":
-        learned, ruled = (
-            sum(len(group["modules"]) for group in groups if group["name"].startswith(part)) for part in ("qo", "kv")
-        )
         network = manifest["hypernetwork"]
-        yield f"{learned} layers learned, {ruled} by the k/v rule ({network['kv_rule']}), in {len(groups)} groups"
+        learned = sum(kind_of(module) in network["learned"] for module in layout.modules)
+        kinds = ",".join(network["learned"])
+        yield f"coefficients of {learned} layers ({kinds}); others by the rule {network['kv_rule']}"
         if not network["trained"]:
             yield "the hypernetwork is UNTRAINED: its coefficients mean nothing, only the arithmetic is shown"
         free = find_target(args.target).free_rank
-        yield (
-            "any LoRA rank" if free else f"LoRAs up to rank {rank}; shorter ranks are padded with zeros, which is exact"
-        )
+        yield f"up to {loras} LoRAs of any rank" if free else f"up to {loras} LoRAs of rank {rank} together"
         return
     if args.kind == "unet":
         golden = manifest["components"]["unet"]["golden"]["inputs"]
@@ -130,7 +132,8 @@ def _described(args: Namespace, manifest: Mapping[str, Any]) -> Iterator[str]:
         if args.fused:
             yield "a LoRA is fused into the weights: no adapter inputs"
         else:
-            yield f"adapters of rank {2 * rank}: two LoRAs of rank {rank}, shorter ones padded with zeros"
+            parts = ", ".join(PART_WORDS[part] for part in layout.parts)
+            yield f"inputs for {loras} LoRAs of rank {rank} together: {parts}"
     if args.untrained:
         what = "the base is" if args.kind == "unet" else "the base and the hypernetwork are"
         yield f"{what} UNTRAINED: random weights, which draw nothing"
@@ -142,7 +145,8 @@ def _plan(args: Namespace) -> int:
         raise InputError(f"--plan makes nothing, so {flag} can't apply; leave one of them out")
     from export.plan import advice, effort, plan_pipeline  # It imports torch.
 
-    options = {name: getattr(args, name) for name in ("target", "precision", "rank", "tiny_vae")}
+    names = ("target", "precision", "rank", "loras", "adapt", "tiny_vae")
+    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     with status("counting"):
         planned = plan_pipeline(args.base, **options)
     rows = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, main_of, run_command
@@ -17,16 +18,22 @@ def parser() -> Parser:
     made = Parser(
         prog="lorarar generate",
         description="Draw an image with a bundle alone, as a phone does.\n\n"
-        "Two LoRAs are merged by the bundle's merger; one alone is applied as it is. The same seed gives the same\n"
-        "image on every target, up to its precision.",
+        "A content and a style LoRA are merged by the bundle's hypernetwork; other LoRAs are added as they are. The\n"
+        "same seed gives the same image on every target, up to its precision.",
     )
     add = made.add_argument
     add("bundle", type=Path, metavar="BUNDLE", help="a bundle of lorarar export pipeline")
     add("--content", type=Path, metavar="LORA", help="the content LoRA: a .safetensors file or a PEFT folder")
     add("--style", type=Path, metavar="LORA", help="the style LoRA")
-    add("--lora", type=Path, metavar="LORA", help="instead of both: a LoRA that is merged already")
-    add("--content-scale", type=float, metavar="X", help="multiplies the content's share of a merge (default 1)")
-    add("--style-scale", type=float, metavar="X", help="multiplies the style's share of a merge (default 1)")
+    add("--lora", type=Path, action="append", metavar="LORA", help="another LoRA, applied as it is; may be repeated")
+    add("--content-scale", type=float, metavar="X", help="multiplies the content's share (default 1)")
+    add("--style-scale", type=float, metavar="X", help="multiplies the style's share (default 1)")
+    add(
+        "--lora-scale", type=float, action="append", metavar="X", help="that of each --lora, in their order (default 1)"
+    )
+    add("--method", choices=("learned", "direct", "k-lora"), default="learned", help="how to merge (default learned)")
+    without = "guidance compares with a prediction without LoRAs (ACFG): often less burnt"
+    add("--guidance-without-lora", action="store_true", help=without)
     add("--negative", metavar="P", help="what not to draw (default: the base's own)")
     add_drawing(made)
     add("-o", "--out", type=Path, required=True, metavar="PNG", help="the image")
@@ -44,38 +51,57 @@ def run(args: argparse.Namespace) -> int:
     from runtime_py.bundle import Bundle
 
     watch = Stopwatch()
-    with progress("opening and verifying the bundle", total=1) as update:
+    with progress("opening and verifying the bundle", total=1):
         session = Bundle.open(args.bundle).session()
         request = session.pipeline.request(
-            args.prompt, seed=args.seed, steps=args.steps, guidance=args.guidance, negative=args.negative
+            args.prompt,
+            seed=args.seed,
+            steps=args.steps,
+            guidance=args.guidance,
+            negative=args.negative,
+            guidance_without_lora=args.guidance_without_lora,
         )
-        with watch.stage("merge"):
+        with watch.stage("stack"):
             session.load(loras)
+        with watch.stage("merge"):
             if loras:
-                session.merge("learned", strengths=strengths)
+                session.merge(args.method, strengths=strengths)
+    _warn(warning for found in session.carried if (warning := found.warning()))
+    with progress("drawing", total=1) as update:
         drawn = session.draw(request, on_stage=lambda stage, done, total: update(done, total, text=stage))
         with atomic_file(args.out) as temporary:
             Image.fromarray(drawn.image).save(temporary, format="PNG")
     watch.seconds.update(drawn.seconds)
-    for note in session.notes:
-        console(stderr=True).print(f"warning: {note}")
+    _warn(session.notes)
     side = drawn.image.shape[0]
     print(f"{args.out}: {side}×{side}, {request.steps} steps, guidance {request.guidance:g}, seed {request.seed}")
     print(watch)
     return EXIT_OK
 
 
-def _loras(args: argparse.Namespace) -> tuple[list[Path], tuple[float, ...] | None]:
-    """The LoRAs that were given, and the strengths of a merge."""
-    if args.lora and (args.content or args.style):
-        raise InputError("--lora is one whole LoRA, merged already; leave --content and --style out beside it")
-    loras = [path for path in (args.content, args.style, args.lora) if path]
-    scales = (args.content_scale, args.style_scale)
-    if len(loras) < 2:
-        if scales != (None, None):
-            raise InputError("--content-scale and --style-scale belong to a merge; give --content and --style as well")
-        return loras, None
-    return loras, tuple(1.0 if scale is None else scale for scale in scales)
+def _warn(notes: Iterable[str]) -> None:
+    for note in notes:
+        console(stderr=True).print(f"warning: {note}")
+
+
+def _loras(args: argparse.Namespace) -> tuple[list[Path], list[float]]:
+    """Return the LoRAs that were given and their strengths: the content, the style, then the others."""
+    loras, strengths = [], []
+    for role in ("content", "style"):
+        path, scale = getattr(args, role), getattr(args, f"{role}_scale")
+        if path is None and scale is not None:
+            raise InputError(f"--{role}-scale belongs to a LoRA; give --{role} as well")
+        if path is not None:
+            loras.append(path)
+            strengths.append(1.0 if scale is None else scale)
+    more, scales = args.lora or [], args.lora_scale or []
+    if len(scales) not in (0, len(more)):
+        raise InputError(f"{len(scales)} --lora-scale for {len(more)} --lora; give one for each, or none")
+    if more and len(loras) == 1:
+        raise InputError("--lora stands beside a content and a style LoRA, or alone; give both, or none of them")
+    if not loras and len(more) > 1:
+        raise InputError("several --lora stand beside a content and a style LoRA; give --content and --style")
+    return [*loras, *more], [*strengths, *(scales or [1.0] * len(more))]
 
 
 main = main_of(parser, run)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.commands.drawing import add_drawing, check_png
 from lorarar.console import print_table, status
 from lorarar.files import atomic_file
+
+if TYPE_CHECKING:
+    from runtime_py.sheet import Block, Column
 
 
 def parser() -> Parser:
@@ -17,14 +23,15 @@ def parser() -> Parser:
         prog="lorarar sheet",
         description="Draw the same image through several bundles, with each LoRA alone and both merged: one picture\n"
         "and one table.\n\n"
-        "Rows: the content LoRA alone, the style LoRA alone, their plain average (direct), the bundle's merger\n"
-        "(learned). Columns: the bundles. The table gives each image's PSNR against the first bundle's, and where the\n"
-        "time went.",
+        "Rows: the content LoRA alone, the style LoRA alone, their plain average (direct), the bundle's hypernetwork\n"
+        "(learned). Columns: the bundles. Below, a row a bundle: from all content to all style. The table gives each\n"
+        "image's PSNR against the first bundle's, and where the time went.",
     )
     add = made.add_argument
     add("bundles", type=Path, nargs="+", metavar="BUNDLE", help="bundles of lorarar export pipeline, one a column")
     add("--content", type=Path, required=True, metavar="LORA", help="the content LoRA")
     add("--style", type=Path, required=True, metavar="LORA", help="the style LoRA")
+    add("--grid", metavar="LOW:HIGH:N", help="instead: N strengths of content (rows) and of style (columns), merged")
     add("--content-image", type=Path, metavar="IMAGE", help="one that the content LoRA was made from, shown beside it")
     add("--style-image", type=Path, metavar="IMAGE", help="one that the style LoRA was made from")
     add_drawing(made)
@@ -35,37 +42,54 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     """Draw the sheet and print the table."""
     check_png(args.out)
-
     # Not above: `--help` answers without loading the runtime.
+    from runtime_py.sheet import COLUMNS, make_sheet, parse_grid, table_rows
+
+    strengths = parse_grid(args.grid) if args.grid else ()
+    with status("") as show:
+        blocks, columns = _drawn(args, strengths, show)
+        with atomic_file(args.out) as temporary:
+            make_sheet(blocks).save(temporary, format="PNG")
+    if columns:
+        title = "the same seed through every bundle; PSNR against the first"
+        print_table(COLUMNS, table_rows(columns), title, COLUMNS[:2])
+    print(f"{args.out}: “{args.prompt}”")
+    return EXIT_OK
+
+
+def _drawn(
+    args: argparse.Namespace, strengths: Sequence[float], show: Callable[[str], None]
+) -> tuple[list[Block], dict[str, Column]]:
+    """Draw through every bundle: a grid of strengths each, or the columns of a sheet."""
+    # Not above, as in `run`.
     from lorarar.images import on_white, open_image
     from lorarar.lora import read_lora
     from runtime_py.bundle import Bundle
-    from runtime_py.sheet import COLUMNS, draw_column, make_sheet, table_rows
+    from runtime_py.sheet import draw_column, draw_grid, grid_block, sheet_blocks
 
     content, style = read_lora(args.content), read_lora(args.style)
     given = {"content": args.content_image, "style": args.style_image}
     references = {row: on_white(open_image(path)) for row, path in given.items() if path}
-    columns = {}
-    with status("") as show:
-        for path in args.bundles:
-            show(f"{path}: opening and verifying")
-            bundle = Bundle.open(path)
-            name = f"{bundle.manifest['target']} {bundle.manifest['precision']}"
-            name = name if name not in columns else f"{name} ({path.name})"
-            session = bundle.session(keep=True)
-            request = session.pipeline.request(args.prompt, seed=args.seed, steps=args.steps, guidance=args.guidance)
-            columns[name] = draw_column(
-                session,
-                content,
-                style,
-                request,
-                lambda stage, done, total, name=name: show(f"{name}: {stage} {done}/{total}"),  # type: ignore[misc]
-            )
-        with atomic_file(args.out) as temporary:
-            make_sheet(columns, references).save(temporary, format="PNG")
-    print_table(COLUMNS, table_rows(columns), "the same seed through every bundle; PSNR against the first", COLUMNS[:2])
-    print(f"{args.out}: “{args.prompt}”")
-    return EXIT_OK
+    grids: list[Block] = []
+    columns: dict[str, Column] = {}
+    for path in args.bundles:
+        show(f"{path}: opening and verifying")
+        bundle = Bundle.open(path)
+        name = f"{bundle.manifest['target']} {bundle.manifest['precision']}"
+        name = name if name not in columns else f"{name} ({path.name})"
+        tell = partial(_tell, show, name)
+        session = bundle.session(keep=True)
+        request = session.pipeline.request(args.prompt, seed=args.seed, steps=args.steps, guidance=args.guidance)
+        if strengths:
+            session.load([content, style])
+            grids.append(grid_block(name, draw_grid(session, request, strengths, tell), strengths))
+        else:
+            columns[name] = draw_column(session, content, style, request, tell)
+    return grids or sheet_blocks(columns, references), columns
+
+
+def _tell(show: Callable[[str], None], name: str, stage: str, done: int, total: int) -> None:
+    show(f"{name}: {stage} {done}/{total}")
 
 
 main = main_of(parser, run)

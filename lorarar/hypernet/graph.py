@@ -1,72 +1,84 @@
-"""The merger's graph: two adapters in, the merged adapter of rank r_c + r_s and the coefficients out (Eq. 2).
+"""The hypernetwork's graph: a stack of LoRAs and its roles in, unit coefficients out (the m of the paper's Eq. 2).
 
-up_m = [up_c, up_s], down_m = [down_c·diag(m_c); down_s·diag(m_s)] is the merge, exactly, so no ΔW is ever formed.
+W·[ΔW_c; ΔW_s] = (W_c·up ⊙ roles_c + W_s·up ⊙ roles_s)·down on the stack's factors, so no ΔW is formed, and the two
+LoRAs may have any ranks and any rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lorarar.errors import InputError
 from lorarar.hypernet.network import Hypernetwork
-from lorarar.layout import PAPER_LEARNED, ROLES, SCALES, Layout
+from lorarar.layout import ROLES, Group, Layout, kind_of
 from lorarar.merging.types import RULES
+from lorarar.settings import check_choice
+
+FORMS = {
+    "plain": "one product for both halves of the input layer, one with down",
+    "transposed": "downᵀ·(upᵀ Wᵀ), with static weights on the right, which XNNPACK takes whole",
+}
+"""Two ways to compute the same coefficients, each the fastest in some runtime."""
 
 
-class Merger(nn.Module):
-    """The module that is exported: `input_shapes` in, `output_shapes` out (both of `lorarar.layout`).
+class CoefficientGraph(nn.Module):
+    """The module that is exported.
 
-    The scales multiply the predicted coefficients, so `coefficients_*` are the ones applied and 1 is the paper.
-    `at_once` and `form` are passed to the hypernetwork; they choose what a runtime multiplies best. Raises InputError
-    for a hypernetwork of other layers than the paper's q and out, whose coefficients this graph has no outputs for.
+    Inputs: the factors of the groups that hold learned kinds, and `roles` (R, K). Outputs: `coefficients_{group}`
+    (N, K, in) of these groups, for strengths of 1. The hypernetwork blends roles 0 and 1; other roles get 1. Layers of
+    kinds that it did not learn get the rule's.
     """
 
-    def __init__(self, hypernet: Hypernetwork, layout: Layout, at_once: int | None = None, form: str = "plain") -> None:
+    def __init__(self, hypernet: Hypernetwork, layout: Layout, loras: int = 2, form: str = "plain") -> None:
         super().__init__()
-        if hypernet.config.learned != PAPER_LEARNED:
-            raise InputError(
-                f"this hypernetwork predicts {','.join(hypernet.config.learned)}; only q,out can be exported: "
-                "train one with `learned` q,out, or merge files with  lorarar merge"
-            )
-        self.hypernet = hypernet
-        self.layout = layout
-        self.at_once = at_once
-        self.form = form
+        check_choice(FORMS, form=form)
+        self.hypernet, self.loras, self.form = hypernet, loras, form
+        self.groups = layout.with_kinds(hypernet.config.learned)
+        rule = RULES[hypernet.config.kv_rule]
+        learned = {group.name: _learned_rows(group, hypernet.config.learned) for group in self.groups}
+        self.learned = nn.ParameterDict({name: nn.Buffer(rows) for name, rows in learned.items() if not rows.all()})
+        self.ruled = nn.ParameterDict({name: nn.Buffer((1 - rows) * rule) for name, rows in self.learned.items()})
 
-    def forward(self, **tensors: Tensor) -> dict[str, Tensor]:
-        """Return the merged adapter and the coefficients, by name."""
-        scales = torch.cat([tensors[name].reshape(1) for name in SCALES])
-        own = self.hypernet.output.weight.dtype  # which may be fp32 where the adapters are in fp16
-        adapter: dict[str, Tensor] = {}
-        coefficients: dict[str, Tensor] = {}
-        for group in self.layout.groups:
-            factors = [tensors[f"{role}_{group.name}_{end}"] for role in ROLES for end in ("down", "up")]
-            content_down, content_up, style_down, style_up = factors
-            if group.part == "qo":
-                same = [tensor if tensor.dtype == own else tensor.to(own) for tensor in factors]
-                pair = self.hypernet(*same, self.at_once, self.form).to(scales.dtype) * scales[:, None]
-                coefficients[f"coefficients_{group.name}"] = pair
-            else:
-                pair = (RULES[self.hypernet.config.kv_rule] * scales).reshape(1, 2, 1)
-            adapter[f"adapter_{group.name}_down"] = scale_columns(content_down, style_down, pair)
-            adapter[f"adapter_{group.name}_up"] = torch.cat([content_up, style_up], dim=2)
-        return adapter | coefficients
+    def forward(self, **tensors: Tensor) -> Mapping[str, Tensor]:
+        """Return the coefficients by name, in the type of the factors."""
+        own = self.hypernet.output.weight.dtype  # which may be fp32 where the factors are fp16
+        roles = _as(tensors[ROLES], own)
+        found: dict[str, Tensor] = {}
+        for group in self.groups:
+            down, up = tensors[group.down], tensors[group.up]
+            pair = self._predict(_as(down, own), _as(up, own), roles)
+            if group.name in self.learned:
+                pair = pair * self.learned[group.name] + self.ruled[group.name]
+            if self.loras > 2:
+                pair = F.pad(pair, (0, 0, 0, self.loras - 2), value=1.0)
+            found[group.coefficients] = _as(pair, down.dtype)
+        return found
+
+    def _predict(
+        self, down: Float[Tensor, "n rank inp"], up: Float[Tensor, "n out rank"], roles: Float[Tensor, "rank loras"]
+    ) -> Float[Tensor, "n 2 inp"]:
+        layer, output, width = self.hypernet.input_layer(up.shape[1]), self.hypernet.output, up.shape[1]
+        content, style = layer.weight[:, :width], layer.weight[:, width:]
+        if self.form == "transposed":
+            turned = up.transpose(1, 2)
+            projected = F.linear(turned, content) * roles[:, :1] + F.linear(turned, style) * roles[:, 1:2]
+            hidden = torch.relu(torch.bmm(down.transpose(1, 2), projected) + layer.bias)
+            return output(hidden).transpose(1, 2)
+        both = torch.matmul(torch.cat([content, style]), up)
+        share, other = both.split(len(content), dim=1)
+        hidden = torch.bmm(share * roles[:, 0] + other * roles[:, 1], down) + layer.bias[:, None]
+        return torch.matmul(output.weight, torch.relu(hidden)) + output.bias[:, None]
 
 
-def scale_columns(
-    content_down: Float[Tensor, "n content_rank inp"],
-    style_down: Float[Tensor, "n style_rank inp"],
-    pair: Float[Tensor, "..."],
-) -> Float[Tensor, "n merged_rank inp"]:
-    """Return [down_c·diag(m_c); down_s·diag(m_s)]; `pair` is (n, 2, in), or (1, 2, 1) for one pair everywhere."""
-    m_c, m_s = pair[:, 0:1], pair[:, 1:2]
-    if torch.is_grad_enabled() or torch.compiler.is_exporting():
-        return torch.cat([content_down * m_c, style_down * m_s], dim=1)
-    # Multiplied straight into the result: `cat` would write 371 MB of SDXL at rank 64 twice (319 ms against 220).
-    rank = content_down.shape[1]
-    merged = content_down.new_empty(len(content_down), rank + style_down.shape[1], content_down.shape[2])
-    torch.mul(content_down, m_c, out=merged[:, :rank])
-    torch.mul(style_down, m_s, out=merged[:, rank:])
-    return merged
+def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor in a type, without a node in the graph where it has it."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def _learned_rows(group: Group, kinds: tuple[str, ...]) -> Float[Tensor, "n 1 1"]:
+    """Mark the layers of the learned kinds in a group with 1, the others with 0."""
+    return torch.tensor([float(kind_of(module) in kinds) for module in group.modules]).reshape(-1, 1, 1)

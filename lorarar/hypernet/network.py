@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,14 +20,6 @@ from lorarar.hypernet.storage import HYPERNETWORK, Checkpoint, Provenance, diges
 from lorarar.layout import PAPER_LEARNED, check_kinds
 from lorarar.merging.types import RULES
 from lorarar.settings import check_choice
-
-FORMS = {
-    "plain": "one product a role; PyTorch adds them up and the bias in place",
-    "stacked": "one product, [W_c up_c, W_s up_s, b]·[down_c; down_s; 1], for a runtime without a product that adds: "
-    "ONNX Runtime is 6 % (rank 64) to 20 % (rank 16) faster on KOALA-700M",
-    "transposed": "downᵀ·(upᵀ Wᵀ), with static weights on the right, which XNNPACK takes whole",
-}
-"""Three ways to compute the same coefficients, each the fastest in some runtime."""
 
 # Layers are taken a few at a time, so that the hidden activations (n, hidden, in) stay in the cores' cache. SDXL at
 # rank 64 on 2 cores: 188 ms with 6 layers of width 1280, 190 with 12, 226 with 1, 373 with all 240.
@@ -140,22 +131,13 @@ class Hypernetwork(nn.Module):
         content_up: Float[Tensor, "n out content_rank"],
         style_down: Float[Tensor, "n style_rank inp"],
         style_up: Float[Tensor, "n out style_rank"],
-        at_once: int | None = None,
-        form: str = "plain",
     ) -> Float[Tensor, "n 2 inp"]:
-        """Predict the coefficients (m_c, m_s) of n layers from their factors, without ΔW: W·(up down) = (W up) down.
-
-        `at_once` is the number of layers taken together; None picks it for the cache. `form` is a key of FORMS.
-        """
+        """Predict the coefficients (m_c, m_s) of n layers from their factors, without ΔW: W·(up down) = (W up) down."""
         factors = (content_down, content_up, style_down, style_up)
-        check_choice(FORMS, form=form)
-        few = {"plain": self._few, "stacked": self._stacked_few, "transposed": self._transposed_few}[form]
-        count, inp = len(content_down), content_down.shape[2]
-        step = at_once or self._at_once(inp)
-        if step >= count:
-            return few(*factors)
-        starts = range(0, count, step)
-        return torch.cat([few(*(tensor[first : first + step] for tensor in factors)) for first in starts])
+        step = self._at_once(content_down.shape[2])
+        parts = zip(*(tensor.split(step) for tensor in factors), strict=True)
+        found = [self._few(*few) for few in parts]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def _few(
         self, content_down: Tensor, content_up: Tensor, style_down: Tensor, style_up: Tensor
@@ -165,25 +147,6 @@ class Hypernetwork(nn.Module):
         # In place: 160 ms on SDXL at rank 64, against 188 with a second hidden tensor.
         # Autograd needs neither value that is overwritten.
         return self._coefficients(hidden.baddbmm_(self.project(style_up, "style"), style_down))
-
-    def _stacked_few(
-        self, content_down: Tensor, content_up: Tensor, style_down: Tensor, style_up: Tensor
-    ) -> Float[Tensor, "n 2 inp"]:
-        bias = self.input_layer(content_up.shape[1]).bias[None, :, None].expand(len(content_up), -1, 1)
-        projected = torch.cat([self.project(content_up, "content"), self.project(style_up, "style"), bias], dim=2)
-        down = torch.cat(
-            [content_down, style_down, content_down.new_ones(len(content_down), 1, content_down.shape[2])], dim=1
-        )
-        return self._coefficients(torch.bmm(projected, down))
-
-    def _transposed_few(
-        self, content_down: Tensor, content_up: Tensor, style_down: Tensor, style_up: Tensor
-    ) -> Float[Tensor, "n 2 inp"]:
-        width = content_up.shape[1]
-        content = F.linear(content_up.transpose(1, 2), self._half(width, "content"))
-        style = F.linear(style_up.transpose(1, 2), self._half(width, "style"))
-        hidden = torch.bmm(content_down.transpose(1, 2), content) + torch.bmm(style_down.transpose(1, 2), style)
-        return self.output(torch.relu(hidden + self.input_layer(width).bias)).transpose(1, 2)
 
     def dense(self, content: Float[Tensor, "n out inp"], style: Float[Tensor, "n out inp"]) -> Float[Tensor, "n 2 inp"]:
         """Predict as the paper does, on ΔW itself: each column of [ΔW_c; ΔW_s] is an input row. It is the reference."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from lorarar import __version__
 from lorarar.errors import InputError
-from lorarar.layout import UNET, Group, Layout, part_of
+from lorarar.layout import UNET, Group, Layout, kind_of
 from lorarar.lora import LoRA, LoraLayer
 from lorarar.merging.dense import drop_and_rescale, sparse, trim
 from lorarar.merging.exact import by_coefficients, direct, learned, learned_options, np_lora, predict_with
@@ -120,14 +120,14 @@ def align(content: LoRA, style: LoRA, layout: Layout) -> Aligned:
 
 
 def _check_base(lora: LoRA, base: str, places: Mapping[str, Group]) -> str | None:
-    attention = [name for name in lora.layers if name.startswith(UNET) and part_of(name)]
+    attention = [name for name in lora.layers if name.startswith(UNET) and kind_of(name)]
     inside = [name for name in attention if name in places]
     advice = "it was made for another base model: give the `base` that it was trained on"
     if not inside:
         raise InputError(
             f"{lora.source}: none of its {len(lora.layers)} layers is an attention linear of {base}; {advice}"
         )
-    for name in inside:
+    for name in lora.layers.keys() & places.keys():
         have, want = lora.layers[name].weight_shape, (places[name].out_features, places[name].in_features)
         if have != want:
             raise InputError(f"{lora.source}: {name} has shape {have}, {base} has {want}; {advice}")

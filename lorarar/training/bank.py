@@ -16,9 +16,10 @@ from torch import Tensor
 from lorarar.base.attach import Factors
 from lorarar.errors import InputError
 from lorarar.hypernet.network import ConstantCoefficients, Hypernetwork
-from lorarar.layout import UNET, Group, Layout, kind_of, pack
+from lorarar.layout import UNET, Group, Layout, kind_of
 from lorarar.lora import LoRA
 from lorarar.merging.types import RULES
+from lorarar.stack import Adapter, carried, stack
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class LoraBank:
         """Pack LoRAs, zero-padded to `rank`, which is exact.
 
         Raises InputError for a LoRA without some of the layout's layers or with others, since it would be trained with
-        another update than it has, and as `pack`.
+        another update than it has, and as `stack`.
         """
         adapters = [_whole(lora, layout, rank) for lora in loras]
         packed = {}
@@ -76,10 +77,11 @@ class LoraBank:
         }
 
 
-def _whole(lora: LoRA, layout: Layout, rank: int) -> Mapping[str, object]:
-    packed = pack(lora, layout, rank)
-    if packed.left_out:
-        raise InputError(f"{lora.source}: {packed.warning()}; training needs LoRAs of the attention linears alone")
+def _whole(lora: LoRA, layout: Layout, rank: int) -> Adapter:
+    packed = stack([lora], layout, rank=rank)
+    modules = set(layout.modules)
+    if any(name.removeprefix(UNET) not in modules for name in lora.layers):
+        raise InputError(f"{carried(lora, layout).warning()}; training needs LoRAs of the attention linears alone")
     missing = [module for module in layout.modules if UNET + module not in lora.layers]
     if missing:
         raise InputError(

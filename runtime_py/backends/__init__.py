@@ -51,7 +51,7 @@ def targets() -> tuple[str, ...]:
 
 
 def load_backend(target: str) -> Backend:
-    """Import a target's backend and its toolchain, which takes longer than loading a merger.
+    """Import a target's backend and its toolchain, which takes longer than loading a hypernetwork.
 
     Raises InputError for an unknown target, and for a missing toolchain with the extra to install.
     """
@@ -68,7 +68,7 @@ def load_backend(target: str) -> Backend:
     return backend
 
 
-def open_runners(bundle: Bundle, name: str = "merger", threads: int | None = None) -> Iterator[Runner]:
+def open_runners(bundle: Bundle, name: str = "hypernet", threads: int | None = None) -> Iterator[Runner]:
     """Load a component in every way that this machine can run it, each when it is asked for; the first is the closest
     to a device. `threads` None leaves the number to the runtime.
     """
@@ -76,7 +76,7 @@ def open_runners(bundle: Bundle, name: str = "merger", threads: int | None = Non
     yield from load_backend(bundle.manifest["target"]).runners(component, threads)
 
 
-def open_runner(bundle: Bundle, name: str = "merger", threads: int | None = None) -> Runner:
+def open_runner(bundle: Bundle, name: str = "hypernet", threads: int | None = None) -> Runner:
     """Load a component in the first of the ways of `open_runners`."""
     return next(open_runners(bundle, name, threads))
 

@@ -1,20 +1,17 @@
-"""ONNX Runtime on the CPU, and its adapter files, which an app can map into memory in the place of inputs."""
+"""ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lorarar.errors import InputError
-from lorarar.files import atomic_file
 from lorarar.toolchains import import_onnxruntime
 from runtime_py.backends import Backend, checked_inputs, unusable
 from runtime_py.component import ONNX_MODEL, Component
 
-ADAPTER_VERSION = 1
 # Where a CPU has no fp16, ONNX Runtime computes in fp32 and keeps widened weights beside the stored ones: up to five
 # times the file. In an artifact of this many bytes or more, each weight is widened in each run instead, just before it
 # is used, and stays mapped from its file.
@@ -63,17 +60,6 @@ class OnnxRunner:
         return dict(zip(names, outputs, strict=True))
 
 
-def save_adapter(tensors: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write tensors by input name (for example `content_qo_640x640_down`) as an `.onnx_adapter` file."""
-    ort = import_onnxruntime()
-    adapter = ort.AdapterFormat()
-    adapter.set_adapter_version(ADAPTER_VERSION)
-    adapter.set_model_version(ADAPTER_VERSION)
-    adapter.set_parameters({name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in sorted(tensors.items())})
-    with atomic_file(path) as temporary:
-        adapter.export_adapter(str(temporary))
-
-
 BACKEND = Backend(
     ("onnxruntime",), "onnx", import_onnxruntime, lambda component, threads: [OnnxRunner(component, threads)]
 )
@@ -89,18 +75,12 @@ def _stays_narrow(component: Component) -> bool:
 
 
 def disabled_optimizers(component: Component) -> list[str]:
-    """Return the optimizers that a component can't afford, or does not survive: versions 1.24 to 1.29 crash where a
-    merger widens an input that has a default.
-    """
-    if _stays_narrow(component):
-        return ["ConstantFolding", _WIDENER]
-    return [_WIDENER] if _half(component) and component.name == "merger" else []
+    """Return the optimizers that a component can't afford."""
+    return ["ConstantFolding", _WIDENER] if _stays_narrow(component) else []
 
 
 def _check_signature(session: Any, component: Component) -> None:
-    # Factors have defaults of rank 0, which lets adapter files bring them; ONNX Runtime lists such inputs apart.
-    inputs = [*session.get_inputs(), *session.get_overridable_initializers()]
-    for specs, have in ((component.inputs, inputs), (component.outputs, session.get_outputs())):
+    for specs, have in ((component.inputs, session.get_inputs()), (component.outputs, session.get_outputs())):
         found = {value.name: (_DTYPES.get(value.type), tuple(value.shape)) for value in have}
         for spec in specs:
             dtype, shape = found.get(spec.name, (None, ()))

@@ -19,7 +19,7 @@ import_onnxruntime().InferenceSession(sys.argv[1], providers=["CPUExecutionProvi
 
 def test_a_session_leaves_nothing(bundle_folders: dict[tuple[str, str], Path], tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
-    model = bundle_folders["onnx", "fp32"] / "merger.onnx"
+    model = bundle_folders["onnx", "fp32"] / "hypernet.onnx"
     subprocess.run([sys.executable, "-c", CODE, str(model)], env=environment | {"TMPDIR": str(tmp_path)}, check=True)
     assert list(tmp_path.iterdir()) == []
 

@@ -30,7 +30,7 @@ def test_a_hypernetwork_for_a_loaded_pipeline(tiny_pipeline: Path, tmp_path: Pat
     report = export.hypernet(
         pipeline, target="onnx", untrained=True, rank=4, out=tmp_path / "out", on_progress=said.append
     )
-    assert report.passed and report.out == tmp_path / "out" and [row.component for row in report.rows] == ["merger"]
+    assert report.passed and report.out == tmp_path / "out" and [row.component for row in report.rows] == ["hypernet"]
     assert Bundle.open(report.out).manifest == report.manifest
     assert "\n" not in repr(report) and "1 of 1 checks passed" in repr(report)
     assert any("converting to onnx" in text for text in said)
@@ -40,7 +40,7 @@ def test_a_hypernetwork_for_a_loaded_pipeline(tiny_pipeline: Path, tmp_path: Pat
 def test_a_real_export_reads_each_file_for_its_sum_once(layout: Layout, hashed: list[str], tmp_path: Path) -> None:
     """Not once more to check it, and not once more at the end: a pipeline of SDXL has 14 GB."""
     write_hypernet(tiny_hypernet(), layout, HypernetOptions("onnx", "fp32", 4), tmp_path / "bundle")
-    assert sorted(hashed) == ["merger.onnx", "merger.safetensors"]
+    assert sorted(hashed) == ["hypernet.onnx", "hypernet.safetensors"]
 
 
 def test_a_loaded_unet_is_used_up(shallow_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +61,8 @@ def test_a_network_at_hand_is_taken_as_it_is(layout: Layout) -> None:
 REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
     "a target": (lambda: export.hypernet(target="tflite"), "unknown `target` 'tflite'"),
     "a precision": (lambda: export.unet(target="onnx", precision="w6"), "`precision` is 'w6'.*none between"),
+    "a number of LoRAs": (lambda: export.hypernet(target="onnx", loras=9), "`loras` is 9; valid are 2 to 8"),
+    "parts": (lambda: export.unet(target="onnx", adapt="all"), "`adapt` is 'all'; valid are attention and transformer"),
     "a rank": (lambda: export.pipeline(target="onnx", rank=0), "`rank` is 0"),
     "a batch": (lambda: export.unet(target="onnx", batch=3), "`batch` is 3"),
     "an attention": (lambda: export.unet(target="onnx", attention="split-einsum"), "`attention` is 'split-einsum'"),
@@ -121,12 +123,12 @@ def test_a_target_is_one_description(layout: Layout, tmp_path: Path, monkeypatch
         find_target("onnx"),
         suffix=".model",
         hypernet_form="plain",
-        tolerances={"merger": {"fp32": TARGETS["onnx"].require("merger", "fp32")}},
+        tolerances={"hypernet": {"fp32": TARGETS["onnx"].require("hypernet", "fp32")}},
     )
     monkeypatch.setitem(targets.TARGETS, "onnx", other)
     report = write_hypernet(tiny_hypernet(), layout, HypernetOptions("onnx", "fp32", 4), tmp_path / "out")
-    assert report.manifest["components"]["merger"]["file"] == "merger.model"
-    with pytest.raises(InputError, match="`precision` is 'fp16'; onnx offers the merger in fp32"):
+    assert report.manifest["components"]["hypernet"]["file"] == "hypernet.model"
+    with pytest.raises(InputError, match="`precision` is 'fp16'; onnx offers the hypernet in fp32"):
         export.hypernet(target="onnx", precision="fp16")
 
 

@@ -17,6 +17,7 @@ from export.golden import computing_in_fp32
 from export.graph import Graph, ImageSize
 from export.targets import find_target
 from lorarar.base.sources import open_unet
+from lorarar.layout import StackSize
 from lorarar.toolchains import quiet_toolchains
 
 
@@ -57,7 +58,7 @@ def test_no_weight_outlives_its_conversion(target: str, shallow_pipeline: Path, 
     """At full size what the converters keep is gigabytes that the check needs."""
     unet = open_unet(str(shallow_pipeline), untrained=False)[0].eval().requires_grad_(False)
     alive = [weakref.ref(value.untyped_storage()) for value in unet.parameters() if value.numel() > 1000]
-    graph = unet_graph(unet, None, 4, ImageSize(64, 8, 1))
+    graph = unet_graph(unet, None, StackSize(2, 8), ImageSize(64, 8, 1))
     with quiet_toolchains():
         write_component(tmp_path, graph, find_target(target), "fp32", lambda _: None)
     assert len(alive) > 10

@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from drawn import drawn_by_diffusers
 from PIL import Image
 from safetensors.numpy import load_file
 from shared_bundles import RANK, SharedPipelines
-from tiny_world import random_lora
 
 from export import PipelineOptions, Source, UNetOptions, write_pipeline, write_unet
 from export.bundle import write_component
@@ -25,24 +25,22 @@ from export.golden import write_golden_image
 from export.graph import ImageSize
 from export.source import chosen_hypernet
 from export.targets import TARGETS, bundle_folder, find_target
-from export.tolerance import component_precision
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline, open_unet
 from lorarar.commands.export import main
 from lorarar.commands.generate import main as generate
 from lorarar.commands.sheet import main as contact_sheet
 from lorarar.errors import InputError
+from lorarar.layout import StackSize
 from lorarar.lora import write_lora
-from lorarar.merging import MergeOptions
-from lorarar.toolchains import quiet_toolchains
-from runtime_py.backends import Runners, open_runner
+from runtime_py.backends import Runners
+from runtime_py.blend import Blender
 from runtime_py.bundle import Bundle
 from runtime_py.check import check_pipeline
-from runtime_py.merge import merge_with_bundle
-from runtime_py.noise import normal_noise
+from runtime_py.guidance import Inputs
 from runtime_py.parity import psnr_db
 from runtime_py.pipeline import Pipeline, Request
-from runtime_py.sheet import LABEL, LEFT, MARGIN, ROWS
+from runtime_py.sheet import LABEL, LEFT, MARGIN, ROWS, SWEEP
 
 PRECISIONS = {name: target.default_precision for name, target in TARGETS.items()}
 # XNNPACK's lowering of a whole pipeline takes minutes; test_export_unet has its UNet.
@@ -54,36 +52,11 @@ SMALL = ImageSize(pixels=32, latent=8, batch=2)
 
 
 def export(folder: Path, out: Path, target: str, precision: str, size: ImageSize = SMALL) -> Bundle:
-    layout = load_layout(str(folder))
+    layout = load_layout(str(folder), "transformer")
     pipeline = open_pipeline(str(folder), False, torch.float32)
     source = Source(pipeline, layout, chosen_hypernet(str(folder), layout, None, untrained=True))
     write_pipeline(source, PipelineOptions(target, precision, RANK, size, 4, 3.5), out)
     return Bundle.open(out)
-
-
-@pytest.fixture
-def loras(shallow_pipeline: Path, tmp_path: Path) -> tuple[Path, Path]:
-    layout = load_layout(str(shallow_pipeline))
-    paths = tmp_path / "content.safetensors", tmp_path / "style.safetensors"
-    for seed, path in enumerate(paths):
-        write_lora(random_lora(layout, (2,), seed, 0.4, 0.4), path)
-    return paths
-
-
-def drawn_by_diffusers(folder: Path, lora: Path | None, request: Request, negative: str | None = None) -> np.ndarray:
-    pipeline = open_pipeline(str(folder), False, torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    if lora is not None:
-        pipeline.load_lora_weights(str(lora))
-    with quiet_toolchains():  # diffusers' schedulers use numpy in a way that it warns of
-        return pipeline(
-            request.prompt,
-            negative_prompt=negative,
-            num_inference_steps=request.steps,
-            guidance_scale=request.guidance,
-            latents=torch.from_numpy(normal_noise((1, 4, 8, 8), request.seed)),
-            output_type="np",
-        ).images[0]
 
 
 @pytest.mark.parametrize(("target", "precision"), EXPORTED)
@@ -95,16 +68,15 @@ def test_an_image_with_two_loras_is_what_diffusers_draws_with_the_merged_file(
     target: str,
     precision: str,
 ) -> None:
-    from lorarar.lora import read_lora
-
     bundle = shared_pipelines[target]
     out = tmp_path / "image.png"
     given = [str(bundle.path), "--content", str(loras[0]), "--style", str(loras[1]), "--prompt", "a sks dog"]
     assert generate([*given, "--steps", "4", "--seed", "3", "-o", str(out)]) == 0
     have = np.asarray(Image.open(out), np.float64) / 255
-    session = open_runner(bundle, "merger")
-    merged = merge_with_bundle(bundle, session, *(read_lora(path) for path in loras), MergeOptions()).lora
-    write_lora(merged, tmp_path / "merged.safetensors")
+    session = bundle.session()
+    session.load(loras)
+    session.merge("learned")
+    write_lora(session.merged_lora(), tmp_path / "merged.safetensors")
     request = Request("a sks dog", seed=3, steps=4, guidance=3.5)
     want = drawn_by_diffusers(shallow_pipeline, tmp_path / "merged.safetensors", request)
     base = drawn_by_diffusers(shallow_pipeline, None, request)
@@ -121,7 +93,7 @@ def test_the_golden_image_of_weights_in_half_precision_is_that_of_the_same_weigh
     images = []
     for name, narrow in (("half", True), ("full", False)):
         unet = pipeline.unet.half() if narrow else pipeline.unet.float()
-        write_golden_image(pipeline, layout, RANK, SMALL, tmp_path / name)
+        write_golden_image(pipeline, layout, StackSize(2, 2 * RANK), SMALL, tmp_path / name)
         images.append(load_file(tmp_path / name))
         assert not any("lora" in key for key, _ in unet.named_parameters())
     assert images[0].keys() == images[1].keys()
@@ -133,15 +105,17 @@ def test_text_encoders_follow_the_unet_and_the_vae_does_not(
     shallow_pipeline: Path, shared_pipelines: SharedPipelines, tmp_path: Path
 ) -> None:
     for target in TARGETS.values():
-        for unet, name in product(target.precisions, ("merger", "text_encoder", "text_encoder_2", "vae_decoder")):
-            target.require(name, component_precision(name, unet))
+        for unet, name in product(target.precisions, ("hypernet", "text_encoder", "text_encoder_2", "vae_decoder")):
+            target.require(name, target.precision_of(name, unet))
     half = shared_pipelines["coreml"]
     types = {name: half.component(name).outputs[0].dtype for name in half.manifest["components"]}
-    assert types["text_encoder"] is types["text_encoder_2"] is types["unet"] is np.float16
-    assert types["merger"] is types["vae_decoder"] is np.float32
+    assert types["text_encoder"] is types["text_encoder_2"] is types["unet"] is types["hypernet"] is np.float16
+    assert types["vae_decoder"] is np.float32
     pipeline = open_pipeline(str(shallow_pipeline), False, torch.float32)
     text = text_graph("text_encoder", pipeline.text_encoder.eval(), [0] * 77)
-    write_component(tmp_path, text, find_target("onnx"), component_precision("text_encoder", "w4"), lambda _: None)
+    write_component(
+        tmp_path, text, find_target("onnx"), find_target("onnx").precision_of("text_encoder", "w4"), lambda _: None
+    )
     assert bits_of_products(tmp_path / "text_encoder.onnx") == {8}
 
 
@@ -150,12 +124,18 @@ def bits_of_products(path: Path) -> set[int]:
     return {attribute.i for node in products for attribute in node.attribute if attribute.name == "bits"}
 
 
+def base_inputs(bundle: Bundle) -> Inputs:
+    """What the UNet takes without a LoRA."""
+    stack = bundle.stacked([])
+    return Inputs(stack.inputs, [Blender(stack, 1.0).values])
+
+
 def test_guidance_and_negative_prompts_are_diffusers(shallow_pipeline: Path, shared_pipelines: SharedPipelines) -> None:
     pipeline = Pipeline(shared_pipelines["onnx"], Runners(shared_pipelines["onnx"], keep=True))
-    adapter = pipeline.adapter(None)
+    none = base_inputs(pipeline.bundle)
     for guidance, negative in ((1.0, None), (3.0, None), (3.0, "a house"), (2.0, "")):
         request = Request("a sks cat in watercolor style", 5, 3, guidance, negative)
-        have = pipeline.draw(request, adapter).pixels[0].transpose(1, 2, 0)
+        have = pipeline.draw(request, none)[0].pixels[0].transpose(1, 2, 0)
         want = drawn_by_diffusers(shallow_pipeline, None, request, negative)
         assert psnr_db(want, have) > 90, (guidance, negative)
 
@@ -163,7 +143,7 @@ def test_guidance_and_negative_prompts_are_diffusers(shallow_pipeline: Path, sha
 def test_a_unet_of_batch_1_draws_the_same(
     shallow_pipeline: Path, shared_pipelines: SharedPipelines, tmp_path: Path
 ) -> None:
-    unet, layout = open_unet(str(shallow_pipeline), False)[0], load_layout(str(shallow_pipeline))
+    unet, layout = open_unet(str(shallow_pipeline), False)[0], load_layout(str(shallow_pipeline), "transformer")
     write_unet(unet.eval(), layout, UNetOptions("onnx", "fp32", RANK, ImageSize(32, 8, 1)), tmp_path / "unet")
     entry = json.loads((tmp_path / "unet" / "manifest.json").read_text())["components"]["unet"]
     folder = copied(shared_pipelines["onnx"].path, tmp_path / "one", lambda data: data["components"].update(unet=entry))
@@ -173,14 +153,14 @@ def test_a_unet_of_batch_1_draws_the_same(
     images = []
     for bundle in (Bundle.open(folder), shared_pipelines["onnx"]):
         pipeline = Pipeline(bundle)
-        images.append(pipeline.draw(request, pipeline.adapter(None)).pixels)
+        images.append(pipeline.draw(request, base_inputs(bundle))[0].pixels)
     assert psnr_db(images[1], images[0]) > 100
 
 
 def test_seeds_differ_and_repeat(shared_pipelines: SharedPipelines) -> None:
     pipeline = Pipeline(shared_pipelines["onnx"], Runners(shared_pipelines["onnx"], keep=True))
-    adapter = pipeline.adapter(None)
-    first, again, other = (pipeline.draw(Request("a", seed, 2), adapter).pixels for seed in (0, 0, 1))
+    none = base_inputs(pipeline.bundle)
+    first, again, other = (pipeline.draw(Request("a", seed, 2), none)[0].pixels for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
@@ -252,8 +232,10 @@ def test_a_changed_pipeline_fails_its_check(
         (["--steps", "0"], "--steps is 0; valid are 1 to 1000"),
         (["--seed", "-1"], "--seed is -1; valid are 0 to 4294967295"),
         (["--guidance", "0.5"], r"--guidance is 0.5; give 1 \(off\) or more"),
-        (["--style-scale", "0.5"], "--content-scale and --style-scale belong to a merge"),
-        (["--lora", "CONTENT", "--style", "STYLE"], "--lora is one whole LoRA, merged already"),
+        (["--style-scale", "0.5"], "--style-scale belongs to a LoRA; give --style as well"),
+        (["--lora", "CONTENT", "--style", "STYLE"], "--lora stands beside a content and a style LoRA, or alone"),
+        (["--lora", "CONTENT", "--lora", "STYLE"], "several --lora stand beside a content and a style LoRA"),
+        (["--lora", "CONTENT", "--lora-scale", "1", "--lora-scale", "2"], "2 --lora-scale for 1 --lora"),
         (["--content", "missing.safetensors"], "missing.safetensors"),
         (["-o", "image.jpg"], "image.jpg: the image is a PNG; end its name with .png"),
     ],
@@ -268,10 +250,10 @@ def test_bad_requests_are_told(
     assert not (tmp_path / "out.png").exists()
 
 
-def test_a_merger_alone_draws_nothing(bundle_folders: dict[tuple[str, str], Path], tmp_path: Path) -> None:
+def test_a_hypernetwork_alone_draws_nothing(bundle_folders: dict[tuple[str, str], Path], tmp_path: Path) -> None:
     given = [str(bundle_folders["onnx", "fp32"]), "--prompt", "a", "-o", str(tmp_path / "out.png")]
     with pytest.raises(
-        InputError, match=r"can't draw, it holds merger alone; make a whole one with  python -m export.p"
+        InputError, match=r"can't draw, it holds hypernet alone; make a whole one with  python -m export.p"
     ):
         generate(given)
 
@@ -324,14 +306,18 @@ def test_a_contact_sheet_shows_every_bundle_with_every_adapter(
     assert contact_sheet([*shown, "--content-image", str(reference), "-o", str(sheet)]) == 0
     table = capsys.readouterr().out
     assert "onnx fp32" in table and "coreml fp16" in table
-    assert table.count("equal") == len(ROWS)  # the first bundle against itself, and no other image is the same
+    assert table.count("equal") == len(ROWS) + 1  # the first bundle against itself, and no other image is the same
     assert generate([str(shared_pipelines["onnx"].path), *given, "--style", str(loras[1]), "-o", str(alone)]) == 0
     picture, side = Image.open(sheet), 2 * 32
-    assert picture.size == (LEFT + 3 * (side + MARGIN) + MARGIN, LABEL + 4 * (side + MARGIN) + MARGIN)
+    rows = LABEL + 4 * (side + MARGIN) + MARGIN, LABEL + 2 * (side + MARGIN) + MARGIN
+    assert picture.size == (LEFT + len(SWEEP) * (side + MARGIN) + MARGIN, sum(rows))
     pixels = np.asarray(picture)
     assert (pixels[LABEL : LABEL + side, LEFT : LEFT + side] == (250, 10, 20)).all()
     row, column = LABEL + 3 * (side + MARGIN), LEFT + side + MARGIN
     want = Image.open(alone).resize((side, side), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(pixels[row : row + side, column : column + side], np.asarray(want))
+    # The middle of the row of strengths is the paper's, and what the learned row shows.
+    row, column = rows[0] + LABEL, LEFT + 2 * (side + MARGIN)
     np.testing.assert_array_equal(pixels[row : row + side, column : column + side], np.asarray(want))
 
 

@@ -32,8 +32,10 @@ def test_a_folder_is_counted_as_it_is(tiny_pipeline: Path) -> None:
     for part in found.components:
         count = sum(value.numel() for value in real[part.name].parameters())
         assert (part.parameters, part.bytes) == (count, 4 * count), part.name
-    groups = load_layout(str(tiny_pipeline)).groups
-    assert found.adapter_bytes == 4 * sum(6 * len(g.modules) * (g.in_features + g.out_features) for g in groups)
+    groups = load_layout(str(tiny_pipeline), "transformer").groups
+    factors = sum(6 * len(g.modules) * (g.in_features + g.out_features) for g in groups)
+    coefficients = sum(2 * 2 * len(g.modules) * g.in_features for g in groups)  # of two images and two LoRAs
+    assert found.adapter_bytes == 4 * (factors + coefficients)
 
 
 def test_sizes_are_those_that_were_measured() -> None:

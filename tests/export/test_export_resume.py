@@ -27,7 +27,7 @@ from runtime_py.bundle import Bundle
 from runtime_py.check import CheckRow
 from runtime_py.parity import Tolerance
 
-PARTS = ["merger", "text_encoder", "text_encoder_2", "unet", "vae_decoder"]
+PARTS = ["hypernet", "text_encoder", "text_encoder_2", "unet", "vae_decoder"]
 Files = dict[str, bytes]
 
 

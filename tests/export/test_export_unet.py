@@ -6,10 +6,8 @@ import copy
 import json
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,23 +15,22 @@ import torch
 from shared_bundles import RANK, SharedUNets
 from tiny_world import random_lora
 from torch import nn
+from unet_runs import close, given, options, run, tiny_unet, with_diffusers
 
-from export import UNetOptions, write_unet
-from export.graph import ImageSize
+from export import write_unet
 from export.rewrites import ExplicitLayerNorm, GroupNormAsLayerNorm, rewrite_for
 from export.targets import TARGETS, find_target
 from export.tolerance import PRECISIONS
 from lorarar.base.names import load_layout
-from lorarar.base.sources import open_unet
 from lorarar.commands.export import main
 from lorarar.commands.merge import main as merge_files
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import save_hypernet
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
-from lorarar.layout import Layout, pack
+from lorarar.layout import Layout
 from lorarar.lora import LoRA, write_lora
 from lorarar.toolchains import quiet_toolchains
-from runtime_py.backends import Runner, open_runner, open_runners
+from runtime_py.backends import open_runner, open_runners
 from runtime_py.bundle import Bundle
 from runtime_py.check import check_bundle
 from runtime_py.golden import golden_inputs
@@ -51,58 +48,17 @@ COMBINATIONS = [
     for target, precision in OFFERED
     if (target, precision) not in PALETTES
 ]
-SIZE = ImageSize(pixels=32, latent=8, batch=1)
-Tensors = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
 def layout(shallow_pipeline: Path) -> Layout:
-    return load_layout(str(shallow_pipeline))
+    return load_layout(str(shallow_pipeline), "transformer")
 
 
 @pytest.fixture(scope="module")
 def lora(layout: Layout) -> LoRA:
     """A merged LoRA strong enough to be seen: ΔW about as large as the weights."""
     return random_lora(layout, (2 * RANK,), seed=7, up_scale=0.3, down_scale=0.3)
-
-
-def options(target: str, precision: str, fused: LoRA | None = None) -> UNetOptions:
-    return UNetOptions(target, precision, RANK, SIZE, fused)
-
-
-def tiny_unet(folder: Path) -> Any:
-    return open_unet(str(folder), untrained=False)[0].eval()
-
-
-def given(bundle: Bundle, lora: LoRA | None) -> Tensors:
-    """The golden inputs with a LoRA's adapter, or with zeros."""
-    inputs = golden_inputs(bundle.component("unet"))
-    packed: Mapping[str, np.ndarray] = {} if lora is None else pack(lora, bundle.layout, 2 * RANK).adapter
-    for name, tensor in inputs.items():
-        if name.startswith("adapter_"):
-            inputs[name] = packed.get(name.removeprefix("adapter_"), np.zeros_like(tensor)).astype(tensor.dtype)
-    return inputs
-
-
-def with_diffusers(unet: Any, inputs: Tensors) -> np.ndarray:
-    """One step of a diffusers UNet on an artifact's inputs, in fp32."""
-    sample, timestep, states, pooled, sizes = (
-        torch.from_numpy(inputs[name].astype(np.float32))
-        for name in ("sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids")
-    )
-    conditions = {"text_embeds": pooled, "time_ids": sizes}
-    with torch.inference_mode():
-        return unet(sample, timestep, states, added_cond_kwargs=conditions, return_dict=False)[0].numpy()
-
-
-def run(session: Runner, inputs: Tensors) -> np.ndarray:
-    return session.run(inputs)["noise_pred"].astype(np.float32)
-
-
-def close(have: np.ndarray, want: np.ndarray, target: str, precision: str) -> bool:
-    allowed = find_target(target).require("unet", precision)
-    error = float(np.abs(have - want).max() / np.abs(want).max())
-    return psnr_db(want, have) >= allowed.psnr_db and error <= allowed.max_error
 
 
 @pytest.mark.parametrize(("target", "precision"), COMBINATIONS)
@@ -138,7 +94,7 @@ def test_an_adapter_gives_what_diffusers_gives_with_that_lora(
         *(pytest.param(*other, marks=[pytest.mark.full]) for other in (("coreml", "fp16"), ("executorch", "fp32"))),
     ],
 )
-def test_a_zero_adapter_is_the_base_and_a_fused_lora_the_adapter(
+def test_zero_coefficients_are_the_base_and_a_fused_lora_the_adapter(
     shallow_pipeline: Path,
     layout: Layout,
     shared_unets: SharedUNets,
@@ -155,26 +111,11 @@ def test_a_zero_adapter_is_the_base_and_a_fused_lora_the_adapter(
         write_unet(unet, layout, options(target, precision, added), tmp_path / name)
         other = Bundle.open(tmp_path / name)
         inputs = golden_inputs(other.component("unet"))
-        assert not any(key.startswith("adapter_") for key in inputs)
+        assert not any(key.startswith(("adapter_", "coefficients_", "roles")) for key in inputs)
         found[name] = run(open_runner(other, "unet"), inputs)
     session = open_runner(bundle, "unet")
     assert np.array_equal(run(session, given(bundle, None)), found["base"])
     assert close(run(session, given(bundle, lora)), found["fused"], target, precision)
-
-
-def test_onnx_takes_any_rank_and_without_an_adapter_is_the_base(shared_unets: SharedUNets, layout: Layout) -> None:
-    bundle = shared_unets["onnx", "fp32"]
-    session = open_runner(bundle, "unet")
-    inputs = given(bundle, None)
-    base = run(session, inputs)
-    small = random_lora(layout, (2,), 3, 0.2, 0.2)
-    padded = inputs | {f"adapter_{name}": value for name, value in pack(small, layout, 2 * RANK).adapter.items()}
-    exact = inputs | {f"adapter_{name}": value for name, value in pack(small, layout, 2).adapter.items()}
-    np.testing.assert_allclose(run(session, padded), run(session, exact), atol=1e-5)
-    native = session.session.run(  # type: ignore[attr-defined]
-        ["noise_pred"], {name: value for name, value in inputs.items() if not name.startswith("adapter_")}
-    )
-    assert np.array_equal(native[0], base)
 
 
 def test_a_core_ml_unet_in_chunks_is_the_same(lora: LoRA, shared_unets: SharedUNets, tmp_path: Path) -> None:
@@ -298,7 +239,9 @@ def test_every_precision_is_offered_or_has_a_reason() -> None:
         for precision, reason in target.not_offered.items():
             with pytest.raises(InputError, match=re.escape(reason)):
                 target.require("unet", precision)
-        assert target.default_precision in target.precisions and target.default_precision in target.tolerances["merger"]
+        assert (
+            target.default_precision in target.precisions and target.default_precision in target.tolerances["hypernet"]
+        )
         assert target.bytes_per_weight.keys() == {*target.precisions, "fp32", "fp16"}
 
 
@@ -312,7 +255,7 @@ def test_adapters_of_another_layout_are_refused(shared_unets: SharedUNets, tmp_p
     unet["inputs"] = [tensor for tensor in unet["inputs"] if tensor["name"] != dropped]
     del unet["golden"]["inputs"][dropped]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="the unet's adapters are not its layout's"):
+    with pytest.raises(InputError, match="the unet's inputs for LoRAs are not its layout's"):
         Bundle.open(folder)
 
 
@@ -321,7 +264,7 @@ def test_adapters_of_another_layout_are_refused(shared_unets: SharedUNets, tmp_p
     [
         (["--target", "tflite"], "unknown --target 'tflite'; valid are onnx, coreml, executorch"),
         (["--target", "onnx", "--precision", "w6"], "not in w6: ONNX Runtime multiplies by weights of 8 and of"),
-        (["--target", "onnx", "--rank", "0"], "--rank is 0; valid are 1 to 512"),
+        (["--target", "onnx", "--rank", "0"], "--rank is 0; valid are 1 to 512 for 2"),
         (["--target", "onnx", "--resolution", "30"], "resolution of 30 doesn't fit this base; give a multiple of 16"),
         (["--target", "onnx", "--untrained"], "--untrained is for the named bases miniature, sdxl"),
         (["--target", "onnx", "--base", "sdxl"], "the weights of sdxl are not part of this toolkit"),
@@ -364,7 +307,9 @@ def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.Capt
     given = ["--base", str(shallow_pipeline), "--target", "onnx", "--rank", "2", "--batch", "2", "--resolution", "48"]
     assert main(["unet", *given, "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "UNet for images of 48×48 pixels, batch 2" in said and "adapters of rank 4" in said and "passed" in said
+    assert (
+        "UNet for images of 48×48 pixels, batch 2" in said and "2 LoRAs of rank 4 together" in said and "passed" in said
+    )
     shapes = {tensor["name"]: tensor["shape"] for tensor in Bundle.open(out).manifest["components"]["unet"]["inputs"]}
     assert shapes["sample"] == [2, 4, 12, 12] and shapes["timestep"] == [2]
     kept = out / "keep"

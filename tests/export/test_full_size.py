@@ -1,4 +1,4 @@
-"""Full sizes (make test-full): every target exports the mergers of SDXL and KOALA within its time and memory."""
+"""Full sizes (make test-full): every target exports the hypernetworks of SDXL and KOALA within its time and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every form of the hypernetwork, and a few layers at once, against the dense one, with gradients."""
+"""Every form of the hypernetwork, a few layers at once, and its graph on a stack, against the dense one in float64."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from lorarar.errors import InputError
 from lorarar.hypernet import network as hypernet_module
-from lorarar.hypernet.graph import Merger
-from lorarar.hypernet.network import FORMS, HypernetConfig, Hypernetwork
-from lorarar.layout import Group, Layout, input_shapes
+from lorarar.hypernet.graph import FORMS, CoefficientGraph
+from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.layout import ROLES, Group, Layout
 
 COUNT, INP, WIDTH = 7, 12, 8
+MODULES = tuple(f"b.{number}.{end}" for number in range(4) for end in ("to_q", "to_out.0"))[:COUNT]
+LAYOUT = Layout("tiny", (Group("qo", INP, WIDTH, MODULES), Group("kv", 6, WIDTH, ("a.to_k", "a.to_v"))))
 
 
 def factors(content_rank: int, style_rank: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -31,14 +34,14 @@ def hypernet() -> Hypernetwork:
 
 
 @pytest.mark.parametrize("ranks", [(1, 1), (3, 5), (4, 1)])
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("at_once", [None, 1, 3, 7, 100])
-def test_every_form_is_the_dense_one(
-    hypernet: Hypernetwork, ranks: tuple[int, int], form: str, at_once: int | None
+@pytest.mark.parametrize("floats_at_once", [1, 3 * 16 * INP, 1 << 20])
+def test_the_factored_form_is_the_dense_one(
+    hypernet: Hypernetwork, monkeypatch: pytest.MonkeyPatch, ranks: tuple[int, int], floats_at_once: int
 ) -> None:
+    monkeypatch.setattr(hypernet_module, "_HIDDEN_FLOATS_AT_ONCE", floats_at_once)
     c_down, c_up, s_down, s_up = tensors = factors(*ranks)
     dense = hypernet.dense(c_up @ c_down, s_up @ s_down)
-    torch.testing.assert_close(hypernet(*tensors, at_once, form), dense, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(hypernet(*tensors), dense, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("floats_at_once", [1, 2 * 16 * INP, 1 << 20])
@@ -55,7 +58,7 @@ def test_prepared_is_the_dense_one(
     assert torch.equal(content, kept)
 
 
-@pytest.mark.parametrize("form", [*FORMS, "prepared"])
+@pytest.mark.parametrize("form", ["factored", "prepared"])
 def test_gradients_are_those_of_the_dense_form(hypernet: Hypernetwork, form: str) -> None:
     tensors = [tensor.requires_grad_() for tensor in factors(3, 5)]
     c_down, c_up, s_down, s_up = tensors
@@ -64,28 +67,69 @@ def test_gradients_are_those_of_the_dense_form(hypernet: Hypernetwork, form: str
     if form == "prepared":
         found = hypernet.combine(hypernet.prepare(c_down, c_up, "content"), hypernet.prepare(s_down, s_up, "style"))
     else:
-        found = hypernet(*tensors, 3, form)
+        found = hypernet(*tensors)
     for have, want in zip(torch.autograd.grad(found.square().sum(), wanted), expected, strict=True):
         torch.testing.assert_close(have, want, rtol=1e-10, atol=1e-10)
 
 
-def test_merger_without_gradients_equals_the_one_with() -> None:
-    layout = Layout("tiny", (Group("qo", 8, 8, ("a.to_q", "b.to_q")), Group("kv", 6, 8, ("a.to_k",))))
-    generator = torch.Generator().manual_seed(2)
-    counts = {"qo_8x8": (2, 8, 8), "kv_6x8": (1, 6, 8)}
-    tensors = {}
-    for name in list(input_shapes(layout))[:-2]:
-        role, rest = name.split("_", 1)
-        group, _, end = rest.rpartition("_")
-        count, inp, out = counts[group]
-        rank = 3 if role == "content" else 2
-        shape = (count, rank, inp) if end == "down" else (count, out, rank)
-        tensors[name] = torch.randn(shape, generator=generator)
-    tensors |= {"content_scale": torch.tensor([1.5]), "style_scale": torch.tensor([0.25])}
-    merger = Merger(Hypernetwork.untrained(HypernetConfig(widths=(8,), hidden=16)), layout)
-    differentiable = merger(**tensors)
-    with torch.no_grad():
-        plain = merger(**tensors)
-    assert differentiable["adapter_qo_8x8_down"].requires_grad and not plain["adapter_qo_8x8_down"].requires_grad
-    for name, tensor in plain.items():
-        torch.testing.assert_close(tensor, differentiable[name].detach())
+def stacked(order: list[int], loras: int = 2) -> tuple[dict[str, Tensor], Tensor]:
+    """A stack of a LoRA of rank 3 and one of rank 5, with a row of padding, its rows in `order`; the dense result."""
+    c_down, c_up, s_down, s_up = factors(3, 5)
+    down = torch.cat([c_down, s_down, torch.zeros(COUNT, 1, INP, dtype=torch.float64)], dim=1)
+    up = torch.cat([c_up, s_up, torch.zeros(COUNT, WIDTH, 1, dtype=torch.float64)], dim=2)
+    roles = torch.zeros(9, loras, dtype=torch.float64)
+    roles[:3, 0] = roles[3:8, 1] = 1
+    group = LAYOUT.groups[0]
+    tensors = {group.down: down[:, order], group.up: up[:, :, order], ROLES: roles[order]}
+    return tensors, torch.stack([c_up @ c_down, s_up @ s_down])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("order", [list(range(9)), list(range(9))[::-1], [5, 0, 8, 6, 1, 3, 2, 7, 4]])
+def test_the_graph_is_the_dense_form_in_any_order_of_rows(hypernet: Hypernetwork, form: str, order: list[int]) -> None:
+    tensors, (content, style) = stacked(order)
+    (found,) = CoefficientGraph(hypernet, LAYOUT, form=form)(**tensors).values()
+    torch.testing.assert_close(found, hypernet.dense(content, style), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_swapped_roles_swap_the_two_loras(hypernet: Hypernetwork, form: str) -> None:
+    tensors, (content, style) = stacked(list(range(9)))
+    tensors[ROLES] = tensors[ROLES].flip(1)
+    (found,) = CoefficientGraph(hypernet, LAYOUT, form=form)(**tensors).values()
+    torch.testing.assert_close(found, hypernet.dense(style, content), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_third_lora_gets_one_and_changes_nothing(hypernet: Hypernetwork, form: str) -> None:
+    tensors, (content, style) = stacked(list(range(9)), loras=3)
+    group = LAYOUT.groups[0]
+    # The row that padded becomes the third LoRA's.
+    tensors[group.down][:, 8], tensors[group.up][:, :, 8], tensors[ROLES][8, 2] = 3.0, -2.0, 1.0
+    (found,) = CoefficientGraph(hypernet, LAYOUT, 3, form)(**tensors).values()
+    torch.testing.assert_close(found[:, :2], hypernet.dense(content, style), rtol=1e-12, atol=1e-12)
+    assert found.shape == (COUNT, 3, INP) and bool((found[:, 2] == 1).all())
+
+
+@pytest.mark.parametrize("rule", ["average", "sum"])
+def test_kinds_that_were_not_learned_get_the_rule(rule: str) -> None:
+    config = HypernetConfig(widths=(WIDTH,), hidden=16, learned=("q", "v"), kv_rule=rule)
+    network = Hypernetwork.untrained(config).double()
+    graph = CoefficientGraph(network, LAYOUT).double()
+    assert [group.name for group in graph.groups] == ["qo_12x8", "kv_6x8"]
+    tensors, (content, style) = stacked(list(range(9)))
+    keys = LAYOUT.groups[1]
+    tensors |= {keys.down: torch.ones(2, 9, 6).double(), keys.up: torch.ones(2, WIDTH, 9).double()}
+    found = graph(**tensors)
+    dense = network.dense(content, style)
+    value = {"average": 0.5, "sum": 1.0}[rule]
+    for row, module in enumerate(MODULES):
+        wanted = dense[row] if module.endswith("to_q") else torch.full_like(dense[row], value)
+        torch.testing.assert_close(found[LAYOUT.groups[0].coefficients][row], wanted, rtol=1e-12, atol=1e-12)
+    assert bool((found[keys.coefficients][0] == value).all())  # to_k
+    assert not bool((found[keys.coefficients][1] == value).any())  # to_v
+
+
+def test_an_unknown_form_is_refused(hypernet: Hypernetwork) -> None:
+    with pytest.raises(InputError, match="`form` is 'odd'"):
+        CoefficientGraph(hypernet, LAYOUT, form="odd")

@@ -68,7 +68,7 @@ def test_a_mutated_file_is_refused_or_read_right(tmp_path: Path, name: str, verd
 
 def test_the_commands_end_in_one_sentence_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every file that must be refused, given to both merging commands: no traceback, no output file."""
-    bundle = Bundle.open(golden.FOLDER.parent / "merger" / "bundle")
+    bundle = Bundle.open(golden.FOLDER.parent / "hypernet" / "bundle")
     good = str(golden.FOLDER / "peft.safetensors")
     bad, out = tmp_path / "bad.safetensors", tmp_path / "out" / "merged.safetensors"
     commands = (

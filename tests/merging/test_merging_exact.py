@@ -1,4 +1,4 @@
-"""The exact methods against their dense formulas in float64, and LoRA.rar against the merger that phones run."""
+"""The exact methods against their dense formulas in float64, and LoRA.rar against the graph that phones run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from tiny_world import dense_coefficients, dense_sum, largest
 
 from lorarar.errors import InputError
-from lorarar.hypernet.graph import Merger
+from lorarar.hypernet.graph import CoefficientGraph
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
-from lorarar.layout import UNET, Layout, pack, unpack
+from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA, LoraLayer
 from lorarar.merging import METHODS, RULES, MergeOptions, merge_loras, predict_with
 from lorarar.merging.exact import row_space
+from lorarar.stack import fold, stack
 
 TOLERANCE = 1e-5  # of the largest value, as in the tolerance table
 WIDTHS = (12, 20)
@@ -115,27 +116,27 @@ def test_learned_is_equation_2(content_spec: Spec, style_spec: Spec, scales: tup
         assert item.rank == content.layers[name].rank + style.layers[name].rank
 
 
-def test_learned_equals_the_merger_of_the_phones() -> None:
+def test_learned_equals_the_graph_of_the_phones() -> None:
     content, style = lora(1, lambda rng: int(rng.integers(1, 9))), lora(2, 5)
     for rule in RULES:
         hypernet = Hypernetwork.untrained(HypernetConfig(WIDTHS, 16, rule))
         options = MergeOptions(0.8, 1.1, rule=rule, predict=predict_with(hypernet))
         merged = merge_loras(content, style, LAYOUT, "learned", options)
-        inputs = {
-            f"{role}_{name}": torch.from_numpy(array)
-            for role, one in (("content", content), ("style", style))
-            for name, array in pack(one, LAYOUT).adapter.items()
-        }
-        scales = {"content_scale": torch.tensor(0.8), "style_scale": torch.tensor(1.1)}
+        stacked = stack([content, style], LAYOUT)
+        inputs = {name: torch.from_numpy(array) for name, array in stacked.inputs.items()}
         with torch.no_grad():
-            outputs = {name: tensor.numpy() for name, tensor in Merger(hypernet, LAYOUT)(**inputs, **scales).items()}
-        adapter = {name.removeprefix("adapter_"): array for name, array in outputs.items() if name[:8] == "adapter_"}
-        for name, item in unpack(adapter, LAYOUT).layers.items():
+            found = {name: tensor.numpy() for name, tensor in CoefficientGraph(hypernet, LAYOUT)(**inputs).items()}
+        ruled = {
+            group.coefficients: np.full((len(group.modules), 2, group.in_features), RULES[rule], np.float32)
+            for group in LAYOUT.groups
+        }
+        applied = {name: values * np.float32([[0.8], [1.1]]) for name, values in (ruled | found).items()}
+        for name, item in fold(stacked.adapter, stacked.roles, applied, LAYOUT).layers.items():
             np.testing.assert_allclose(merged.lora.layers[name].delta(), item.delta(), rtol=0, atol=1e-5)
         assert merged.coefficients is not None
         for group in LAYOUT.part("qo"):
             have = np.stack([merged.coefficients[UNET + module] for module in group.modules])
-            np.testing.assert_allclose(have, outputs[f"coefficients_{group.name}"], rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(have, applied[group.coefficients], rtol=1e-6, atol=1e-6)
 
 
 def test_many_layers_come_through_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_mutations import MUTATIONS, RAW, merger
+from bundle_mutations import MUTATIONS, RAW, hypernet
 from safetensors.numpy import load_file, save_file
 from tiny_world import BUNDLE_RANK
 
 from lorarar.commands.check import main as check
 from lorarar.errors import InputError
-from lorarar.layout import Layout, fixed, input_shapes, output_shapes, rank_sizes
+from lorarar.layout import Layout, adapter_shapes, coefficient_shapes, fixed, roles_shape
 from lorarar.lora import LoRA, write_lora
 from runtime_py.bundle import Bundle
 from runtime_py.check import check_bundle
@@ -76,19 +76,21 @@ def test_a_manifest_that_lies_about_sizes_allocates_nothing(
     """Consistent in itself, with 2 GB of golden inputs: the artifact's own sizes are looked at first."""
     folder = copy_of(bundle_folders[key], tmp_path)
     manifest = json.loads((folder / "manifest.json").read_text())
-    group = manifest["layout"]["groups"][-1]  # kv_64x64
-    group["name"], group["in"] = "kv_999999x64", 999_999
+    group = manifest["layout"]["groups"][1]
+    assert group["name"] == "qo_64x64"
+    group["name"], group["in"] = "qo_999999x64", 999_999
     lie = Layout.from_json("tiny", manifest["layout"])
-    entry, sizes = merger(manifest), rank_sizes(BUNDLE_RANK)
-    for end, shapes in (("inputs", input_shapes(lie)), ("outputs", output_shapes(lie))):
+    entry, sizes, learned = hypernet(manifest), {"stacked_rank": 2 * BUNDLE_RANK}, lie.part("qo")
+    inputs = roles_shape(2) | adapter_shapes(learned)
+    for end, shapes in (("inputs", inputs), ("outputs", coefficient_shapes(learned, 2))):
         entry[end] = [{"name": n, "dtype": "float32", "shape": fixed(shape, sizes)} for n, shape in shapes.items()]
-    entry["golden"]["inputs"] = {n: {"shape": fixed(s, sizes), "value": 1} for n, s in input_shapes(lie).items()}
-    path = folder / "golden" / "merger.safetensors"
-    save_file({n.replace("kv_64x64", "kv_999999x64"): tensor for n, tensor in load_file(path).items()}, path)
+    entry["golden"]["inputs"] = {n: {"shape": fixed(shape, sizes), "value": 1} for n, shape in inputs.items()}
+    path = folder / "golden" / "hypernet.safetensors"
+    save_file({n.replace("qo_64x64", "qo_999999x64"): tensor for n, tensor in load_file(path).items()}, path)
     entry["golden"]["bytes"], entry["golden"]["sha256"] = tree_sha256(path)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     opened = Bundle.open(folder)
-    assert opened.layout.groups[-1].in_features == 999_999
+    assert opened.layout.groups[1].in_features == 999_999
     tracemalloc.start()
     (row,) = check_bundle(opened)
     peak = tracemalloc.get_traced_memory()[1]
@@ -115,7 +117,7 @@ def test_artifacts_cut_short_with_a_forged_hash(
     """The hash only protects from accidents: whoever can write the artifact can write the manifest."""
     folder = copy_of(bundle_folders[key], tmp_path)
     manifest = json.loads((folder / "manifest.json").read_text())
-    entry = merger(manifest)
+    entry = hypernet(manifest)
     path = folder / entry["file"]
     path = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size) if path.is_dir() else path
     path.write_bytes(path.read_bytes()[:keep])
@@ -134,7 +136,7 @@ def test_no_bundle_at_all(tmp_path: Path, lora_file: Path) -> None:
 
 
 def test_a_component_it_does_not_have(bundle_folders: dict[tuple[str, str], Path]) -> None:
-    with pytest.raises(InputError, match="the bundle has no vae, only merger"):
+    with pytest.raises(InputError, match="the bundle has no vae, only hypernet"):
         Bundle.open(bundle_folders["onnx", "fp32"]).component("vae")
 
 

@@ -106,19 +106,22 @@ def test_psnr_by_hand() -> None:
 
 
 def test_parity_is_valid_json() -> None:
-    data = Parity("passed", "", np.inf, 0.0, "r", "1", "h").to_json()
+    data = Parity("passed", "", np.inf, 0.0, None, "r", "1", "h").to_json()
     assert (data["psnr_db"], data["max_abs"]) == (None, 0.0)
 
 
 @pytest.mark.parametrize(
     ("parity", "words"),
     [
-        (Parity("passed", "", np.inf, 0.0, "r", "1", "h"), "infinite PSNR"),
-        (Parity("passed", "no Apple kernels", np.inf, 0.0, "r", "1", "h"), "no Apple kernels; every compared value"),
-        (Parity("failed", "x differs", -np.inf, np.inf, "r", "1", "h"), "x differs; an output is not finite"),
-        (Parity("failed", "x differs", 12.0, np.inf, "r", "1", "h"), "infinite error"),
-        (Parity("not_run", "onnxruntime is not installed", None, None, "r", "1", "h"), "is not installed"),
-        (Parity("not_run", "", None, None, "r", "1", "h"), "not run"),
+        (Parity("passed", "", np.inf, 0.0, None, "r", "1", "h"), "infinite PSNR"),
+        (
+            Parity("passed", "no Apple kernels", np.inf, 0.0, None, "r", "1", "h"),
+            "no Apple kernels; every compared value",
+        ),
+        (Parity("failed", "x differs", -np.inf, np.inf, None, "r", "1", "h"), "x differs; an output is not finite"),
+        (Parity("failed", "x differs", 12.0, np.inf, None, "r", "1", "h"), "infinite error"),
+        (Parity("not_run", "onnxruntime is not installed", None, None, None, "r", "1", "h"), "is not installed"),
+        (Parity("not_run", "", None, None, None, "r", "1", "h"), "not run"),
     ],
 )
 def test_the_reason_explains_every_null(parity: Parity, words: str) -> None:
@@ -128,4 +131,4 @@ def test_the_reason_explains_every_null(parity: Parity, words: str) -> None:
 
 
 def test_a_reason_without_nulls_stays_as_it_is() -> None:
-    assert Parity("passed", "", 80.0, 1e-6, "r", "1", "h").to_json()["reason"] == ""
+    assert Parity("passed", "", 80.0, 1e-6, None, "r", "1", "h").to_json()["reason"] == ""

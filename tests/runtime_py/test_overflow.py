@@ -36,24 +36,24 @@ def test_a_sound_program(bundle_folders: Folders, capsys: pytest.CaptureFixture[
     folder = bundle_folders["coreml", "fp16"]
     assert main([str(folder), "--top", "3"]) == 0
     shown = capsys.readouterr().out
-    assert "nothing overflows" in shown and shown.count("merger") == 3
-    results = trace_component(Bundle.open(folder), "merger")
+    assert "nothing overflows" in shown and shown.count("hypernet") == 3
+    results = trace_component(Bundle.open(folder), "hypernet")
     assert len(results) > 20 and 0 < max(each.largest for each in results) < LARGEST_HALF
 
 
 def test_a_program_that_overflows(bundle_folders: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path(shutil.copytree(bundle_folders["coreml", "fp16"], tmp_path / "bundle"))
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["components"]["merger"]["golden"]["inputs"]["content_scale"]["value"] = LARGEST_HALF
+    manifest["components"]["hypernet"]["golden"]["inputs"]["adapter_qo_32x32_up"]["scale"] = LARGEST_HALF
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert main([str(folder), "--component", "merger"]) == 1
+    assert main([str(folder), "--component", "hypernet"]) == 1
     assert "operations overflow" in capsys.readouterr().out
 
 
 def test_bad_input_is_told(bundle_folders: Folders) -> None:
     with pytest.raises(InputError, match="only Core ML programs can be traced"):
         main([str(bundle_folders["onnx", "fp32"])])
-    with pytest.raises(InputError, match="has no unet, only merger"):
+    with pytest.raises(InputError, match="has no unet, only hypernet"):
         main([str(bundle_folders["coreml", "fp16"]), "--component", "unet"])
     with pytest.raises(InputError, match="--top is 0; give a whole number of 1 or more"):
         main([str(bundle_folders["coreml", "fp16"]), "--top", "0"])

@@ -1,4 +1,4 @@
-"""runtime_py: the file-level merge through an artifact equals lorarar.merging; adapters; the plot; the commands."""
+"""runtime_py: the file-level merge through an artifact equals lorarar.merging; the plot; the commands."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_golden_merger import FOLDER as GOLDEN
-from make_golden_merger import SCALES, make
+from make_golden_hypernet import FOLDER as GOLDEN
+from make_golden_hypernet import SCALES, make
 from tiny_world import COMBINATIONS, random_lora, tiny_hypernet
 
 from export.targets import find_target
-from lorarar.commands.adapter import main as adapter
 from lorarar.commands.check import main as check
 from lorarar.errors import InputError
-from lorarar.layout import Layout, pack
+from lorarar.layout import Layout
 from lorarar.lora import LoRA, LoraLayer, read_lora, write_lora
-from lorarar.merging import MergeOptions, merge_loras, predict_with
-from runtime_py.backends import checked_inputs, open_runner
-from runtime_py.backends.onnx import OnnxRunner, save_adapter
+from lorarar.merging import Merged, MergeOptions, merge_loras, predict_with
+from lorarar.stack import stack
+from runtime_py.backends import checked_inputs
+from runtime_py.backends.onnx import OnnxRunner
 from runtime_py.bundle import Bundle
 from runtime_py.check import check_bundle
-from runtime_py.merge import coefficient_medians, merge_files, merge_with_bundle, merger_inputs, run_merger
+from runtime_py.merge import coefficient_medians, merge_files
 
 FEED_FORWARD = "unet.down_blocks.1.attentions.0.transformer_blocks.0.ff.net.2"
 CONV = "unet.down_blocks.1.resnets.0.conv1"
@@ -55,13 +55,20 @@ def pair(layout: Layout) -> tuple[LoRA, LoRA]:
     return content, style
 
 
+def merged_by(bundle: Bundle, pair: tuple[LoRA, LoRA], strengths: tuple[float, float] = (1.0, 1.0)) -> Merged:
+    session = bundle.session()
+    session.load(pair)
+    session.merge("learned", strengths=strengths)
+    return session.merged()
+
+
 @pytest.mark.parametrize("key", [key for key in COMBINATIONS if key[1] == "fp32"])
 def test_merging_with_a_bundle_equals_lorarar_merging(
     layout: Layout, bundle_folders: dict[tuple[str, str], Path], pair: tuple[LoRA, LoRA], key: tuple[str, str]
 ) -> None:
     bundle = Bundle.open(bundle_folders[key])
     hypernet = tiny_hypernet().hypernet
-    got = merge_with_bundle(bundle, open_runner(bundle), *pair, MergeOptions(0.8, 1.1))
+    got = merged_by(bundle, pair, (0.8, 1.1))
     expected = merge_loras(*pair, layout, "learned", MergeOptions(0.8, 1.1, predict=predict_with(hypernet)))
     assert list(got.lora.layers) == list(expected.lora.layers)
     assert got.kinds == expected.kinds
@@ -77,7 +84,7 @@ def test_layers_of_one_lora_are_carried_bit_for_bit(
     bundle_folders: dict[tuple[str, str], Path], pair: tuple[LoRA, LoRA]
 ) -> None:
     bundle = Bundle.open(bundle_folders["onnx", "fp32"])
-    merged = merge_with_bundle(bundle, open_runner(bundle), *pair, MergeOptions()).lora.layers
+    merged = merged_by(bundle, pair).lora.layers
     for lora, name in ((pair[0], CONV), (pair[1], TEXT), (pair[1], KEY), (pair[0], QUERY)):
         np.testing.assert_array_equal(merged[name].down, lora.layers[name].down)
         np.testing.assert_array_equal(merged[name].up, lora.layers[name].up)
@@ -87,7 +94,7 @@ def test_layers_of_one_lora_are_carried_bit_for_bit(
 def test_check_passes(bundle_folders: dict[tuple[str, str], Path], key: tuple[str, str]) -> None:
     rows = check_bundle(Bundle.open(bundle_folders[key]))
     assert rows and all(row.status == "passed" for row in rows)
-    assert all(len(row.outputs) == 14 for row in rows)
+    assert all(len(row.outputs) == 2 for row in rows)
 
 
 def test_check_fails_on_an_altered_reference(
@@ -98,14 +105,14 @@ def test_check_fails_on_an_altered_reference(
 
     def off(self: OnnxRunner, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         outputs = run(self, inputs)
-        outputs["adapter_kv_48x64_up"][1] += 1e-4
+        outputs["coefficients_qo_64x64"][1] += 1e-4
         return outputs
 
     monkeypatch.setattr(OnnxRunner, "run", off)
     assert check([str(bundle_folders["onnx", "fp32"])]) == 1
     text = capsys.readouterr().out
     assert "FAILED" in text
-    assert "adapter_kv_48x64_up differs by" in " ".join(text.split())
+    assert "coefficients_qo_64x64 differs by" in " ".join(text.split())
 
 
 def test_check_says_not_run_when_a_toolchain_is_missing(
@@ -117,62 +124,18 @@ def test_check_says_not_run_when_a_toolchain_is_missing(
     assert row["status"] == "not_run" and "onnxruntime is not installed" in row["reason"]
 
 
-def test_an_adapter_file_gives_what_inputs_give(
-    layout: Layout, bundle_folders: dict[tuple[str, str], Path], tmp_path: Path
-) -> None:
-    bundle = Bundle.open(bundle_folders["onnx", "fp32"])
-    import onnxruntime as ort
-
-    runner = open_runner(bundle)
-    assert isinstance(runner, OnnxRunner)
-    content, style = random_lora(layout, (4,), 1), random_lora(layout, (7,), 2)
-    expected = run_merger(bundle, runner, content, style, MergeOptions())
-    options, kept = ort.RunOptions(), []
-    for role, lora in (("content", content), ("style", style)):
-        save_adapter(merger_inputs(bundle, role, lora)[0], tmp_path / f"{role}.onnx_adapter")
-        kept.append(ort.LoraAdapter())
-        kept[-1].Load(str(tmp_path / f"{role}.onnx_adapter"))
-        options.add_active_adapter(kept[-1])
-    one = np.ones(1, np.float32)
-    outputs = runner.session.run(list(expected), {"content_scale": one, "style_scale": one}, options)
-    for tensor, wanted in zip(outputs, expected.values(), strict=True):
-        np.testing.assert_array_equal(tensor, wanted)
-
-
-def test_a_role_that_is_not_given_to_onnx_is_a_lora_of_zeros(
-    layout: Layout, bundle_folders: dict[tuple[str, str], Path]
-) -> None:
-    """What an app gets that runs the artifact without an adapter: the other LoRA alone."""
-    bundle = Bundle.open(bundle_folders["onnx", "fp32"])
-    session = open_runner(bundle)
-    assert isinstance(session, OnnxRunner)
-    one = {"content_scale": np.ones(1, np.float32), "style_scale": np.ones(1, np.float32)}
-    content = random_lora(layout, (4,), 1)
-    inputs = one | merger_inputs(bundle, "content", content)[0]
-    names = [spec.name for spec in bundle.component("merger").outputs]
-    alone = dict(zip(names, session.session.run(names, inputs), strict=True))
-    zeros = LoRA({n: LoraLayer(0 * layer.down, 0 * layer.up) for n, layer in content.layers.items()})
-    both = run_merger(bundle, session, content, zeros, MergeOptions())
-    for name, tensor in alone.items():
-        other = both[name][:, :4] if name.endswith("down") else both[name]
-        other = both[name][:, :, :4] if name.endswith("up") else other
-        np.testing.assert_allclose(tensor, other, rtol=0, atol=1e-6 * np.abs(other).max())
-
-
 def test_inputs_are_checked_by_name_and_size(layout: Layout, bundle_folders: dict[tuple[str, str], Path]) -> None:
     bundle = Bundle.open(bundle_folders["onnx", "fp32"])
-    component = bundle.component("merger")
-    one = np.ones(1, np.float32)
-    good = {"content_scale": one, "style_scale": one}
-    for role in ("content", "style"):
-        good |= {f"{role}_{k}": v for k, v in pack(random_lora(layout, (4,), 1), layout).adapter.items()}
+    component = bundle.component("hypernet")
+    stacked = stack([random_lora(layout, (4,), 1), random_lora(layout, (3,), 2)], layout).inputs
+    good = {spec.name: stacked[spec.name] for spec in component.inputs}
     assert list(checked_inputs(component, good)) == [spec.name for spec in component.inputs]
     with pytest.raises(InputError, match="no input depth"):
-        checked_inputs(component, good | {"depth": one})
-    # A rank that differs inside one role, which no single product would notice.
-    wrong = good["content_kv_48x32_up"][:, :, :3]
-    with pytest.raises(InputError, match=r"content_kv_48x32_up has shape \(2, 32, 3\)"):
-        checked_inputs(component, good | {"content_kv_48x32_up": wrong})
+        checked_inputs(component, good | {"depth": np.ones(1, np.float32)})
+    # A rank that differs inside the stack, which no single product would notice.
+    wrong = good["adapter_qo_32x32_up"][:, :, :3]
+    with pytest.raises(InputError, match=r"adapter_qo_32x32_up has shape \(4, 32, 3\)"):
+        checked_inputs(component, good | {"adapter_qo_32x32_up": wrong})
 
 
 def test_two_files_become_one_and_a_picture(
@@ -190,8 +153,8 @@ def test_two_files_become_one_and_a_picture(
     assert merged.layers.keys() == pair[0].layers.keys() | pair[1].layers.keys()
     assert merged.metadata["lorarar_method"] == "learned"
     assert (tmp_path / "m.png").read_bytes().startswith(b"\x89PNG")
-    assert not done.trained and [stage[1:] for stage in stages] == [(i, 5) for i in range(5)]
-    assert list(done.seconds) == ["read", "load the merger", "merge", "write", "plot"]
+    assert not done.trained and [stage[1:] for stage in stages] == [(i, 6) for i in range(6)]
+    assert list(done.seconds) == ["read", "stack", "load the hypernetwork", "merge", "write", "plot"]
     medians = coefficient_medians(bundle.layout, done.merged.coefficients or {})
     assert [median.group for median in medians] == ["qo_32x32", "qo_64x64"]
     assert sum(median.layers for median in medians) == done.merged.count("learned")
@@ -201,20 +164,8 @@ def test_two_files_become_one_and_a_picture(
 
 def test_a_rank_over_the_bundles_is_refused(layout: Layout, bundle_folders: dict[tuple[str, str], Path]) -> None:
     bundle = Bundle.open(bundle_folders["coreml", "fp16"])
-    with pytest.raises(InputError, match="has rank 129, more than 128"):
-        merger_inputs(bundle, "content", random_lora(layout, (129,), 1))
-
-
-def test_adapter_command(bundle_folders: dict[tuple[str, str], Path], layout: Layout, tmp_path: Path) -> None:
-    write_lora(random_lora(layout, (4,), 1), tmp_path / "c.safetensors")
-    arguments = [str(tmp_path / "c.safetensors"), "--role", "style", "-o", str(tmp_path / "a.onnx_adapter")]
-    assert adapter([str(bundle_folders["onnx", "fp32"]), *arguments]) == 0
-    import onnxruntime as ort
-
-    stored = ort.AdapterFormat.read_adapter(str(tmp_path / "a.onnx_adapter")).get_parameters()
-    assert set(stored) == {f"style_{group.name}_{end}" for group in layout.groups for end in ("down", "up")}
-    with pytest.raises(InputError, match="only onnx bundles take"):
-        adapter([str(bundle_folders["coreml", "fp16"]), *arguments])
+    with pytest.raises(InputError, match=r"\(rank 257\) need 257 ranks, but there is room for 256"):
+        bundle.session().load([random_lora(layout, (257,), 1)])
 
 
 def test_the_golden_merge(tmp_path: Path) -> None:
@@ -224,11 +175,11 @@ def test_the_golden_merge(tmp_path: Path) -> None:
     bundle = Bundle.open(GOLDEN / "bundle")
     assert [row.status for row in check_bundle(bundle)] == ["passed"]
     content, style = (read_lora(GOLDEN / f"{role}.safetensors") for role in ("content", "style"))
-    merged = merge_with_bundle(bundle, open_runner(bundle), content, style, MergeOptions(*SCALES)).lora
+    merged = merged_by(bundle, (content, style), SCALES).lora
     expected = load_file(GOLDEN / "expected.safetensors")
     assert merged.layers.keys() == expected.keys()
     for name, delta in expected.items():
-        limit = find_target("onnx").require("merger", "fp32").max_error * np.abs(delta).max()
+        limit = find_target("onnx").require("hypernet", "fp32").max_error * np.abs(delta).max()
         np.testing.assert_allclose(merged.layers[name].delta(), delta, rtol=0, atol=limit)
 
 
@@ -241,7 +192,7 @@ def test_the_golden_merge_can_be_made_again(tmp_path: Path) -> None:
     for role in ("content", "style"):
         name = f"{role}.safetensors"
         assert (tmp_path / name).read_bytes() == (GOLDEN / name).read_bytes()
-    for name in ("expected.safetensors", "bundle/golden/merger.safetensors"):
+    for name in ("expected.safetensors", "bundle/golden/hypernet.safetensors"):
         made, kept = load_file(tmp_path / name), load_file(GOLDEN / name)
         assert made.keys() == kept.keys()
         for key, tensor in kept.items():

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from stand_in import MERGER, StandIn, make_bundle, stand_in_backend
+from stand_in import HYPERNET, StandIn, stand_in_backend
 
 import runtime_py
 from lorarar.commands.check import main as check
@@ -22,30 +22,13 @@ from lorarar.lora import LoRA, read_lora
 from lorarar.merging import merge_loras
 from runtime_py import Bundle
 from runtime_py.backends import load_backend, onnx, targets
+from runtime_py.blend import Blender
 from runtime_py.check import check_component
+from runtime_py.guidance import Inputs
 from runtime_py.pipeline import Pipeline
 
-CONTENT, STYLE = MERGER / "content.safetensors", MERGER / "style.safetensors"
-SCALES = (0.9, 1.1)  # of the golden merge, tests/support/make_golden_merger.py
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("stand-in") / "bundle")
-
-
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stand-ins run everything; the components that were loaded, in order."""
-    names: list[str] = []
-
-    class Noted(StandIn):
-        def __init__(self, component: Any) -> None:
-            super().__init__(component)
-            names.append(component.name)
-
-    monkeypatch.setattr(onnx, "BACKEND", stand_in_backend(Noted))
-    return names
+CONTENT, STYLE = HYPERNET / "content.safetensors", HYPERNET / "style.safetensors"
+SCALES = (0.9, 1.1)  # of the golden merge, tests/support/make_golden_hypernet.py
 
 
 def pixels(session: Any, **numbers: Any) -> np.ndarray:
@@ -59,7 +42,7 @@ def test_the_lines_of_the_readme(folder: Path, opened: list[str]) -> None:
     image = session.generate("a sks dog in watercolor painting style", seed=3)
     assert (image.size, image.mode) == ((8, 8), "RGB")
     assert isinstance(session.merged_lora(), LoRA)
-    assert opened == ["merger", "text_encoder", "unet", "vae_decoder"]
+    assert opened == ["hypernet", "text_encoder", "unet", "vae_decoder"]
 
 
 def test_numbers_that_are_left_out_are_the_bundles(folder: Path, opened: list[str]) -> None:
@@ -125,7 +108,7 @@ def test_what_a_session_can_not_do_is_told(folder: Path, opened: list[str], tmp_
         session.merge()
     with pytest.raises(InputError, match="no LoRA is loaded"):
         session.merged_lora()
-    with pytest.raises(InputError, match="`loras`"):
+    with pytest.raises(InputError, match="3 LoRAs, but there is room for 2; export with `loras` 3"):
         session.load([CONTENT, STYLE, STYLE])
     with pytest.raises(InputError, match="`loras`"):
         session.load(str(CONTENT))
@@ -158,9 +141,9 @@ def test_notes_tell_what_reading_left_out(folder: Path, opened: list[str], alone
 
 
 def test_a_merge_is_the_runtimes_and_a_direct_one_is_the_librarys() -> None:
-    """Through the golden bundle's real merger, which can't draw."""
+    """Through the golden bundle's real hypernetwork, which can't draw."""
     pytest.importorskip("onnxruntime")
-    bundle = Bundle.open(MERGER / "bundle")
+    bundle = Bundle.open(HYPERNET / "bundle")
     session = bundle.session()
     content, style = read_lora(CONTENT), read_lora(STYLE)
     session.load([content, style])
@@ -169,7 +152,7 @@ def test_a_merge_is_the_runtimes_and_a_direct_one_is_the_librarys() -> None:
     for name, layer in session.merged_lora().layers.items():
         np.testing.assert_array_equal(layer.delta(), expected.layers[name].delta())
     session.merge(strengths=SCALES)
-    for name, delta in load_file(MERGER / "expected.safetensors").items():
+    for name, delta in load_file(HYPERNET / "expected.safetensors").items():
         np.testing.assert_allclose(session.merged_lora().layers[name].delta(), delta, rtol=0, atol=1e-5)
     with pytest.raises(InputError, match="can't draw"):
         session.generate("a dog")
@@ -241,6 +224,7 @@ def test_a_target_is_one_file_of_backends() -> None:
 def test_a_pipeline_can_be_used_without_a_session(folder: Path, opened: list[str]) -> None:
     bundle = Bundle.open(folder)
     pipeline = Pipeline(bundle)
-    drawn = pipeline.draw(pipeline.request("a dog", steps=2), pipeline.adapter(None))
+    stack = bundle.stacked([])
+    (drawn,) = pipeline.draw(pipeline.request("a dog", steps=2), Inputs(stack.inputs, [Blender(stack, 1.0).values]))
     np.testing.assert_array_equal(drawn.image, pixels(bundle.session()))
     assert list(drawn.seconds) == ["text", "load the UNet", "steps", "decode"]

@@ -1,4 +1,4 @@
-"""Damage done to the bundle of a merger: each must be refused in one sentence, before anything runs."""
+"""Damage done to the bundle of a hypernetwork: each must be refused in one sentence, before anything runs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Manifest = dict[str, Any]
 Mutation = Callable[[Path, Manifest], None]
 
 
-def merger(manifest: Manifest) -> dict[str, Any]:
-    entry: dict[str, Any] = manifest["components"]["merger"]
+def hypernet(manifest: Manifest) -> dict[str, Any]:
+    entry: dict[str, Any] = manifest["components"]["hypernet"]
     return entry
 
 
@@ -68,24 +68,24 @@ def remove(relative: str) -> Mutation:
 
 def outside(folder: Path, manifest: Manifest) -> None:
     """The artifact really exists and has the right hash, but lies outside."""
-    shutil.copy(folder / "merger.onnx", folder.parent / "outside.onnx")
-    merger(manifest)["file"] = "../outside.onnx"
+    shutil.copy(folder / "hypernet.onnx", folder.parent / "outside.onnx")
+    hypernet(manifest)["file"] = "../outside.onnx"
 
 
 def absolute(folder: Path, manifest: Manifest) -> None:
-    merger(manifest)["file"] = str(folder / "merger.onnx")
+    hypernet(manifest)["file"] = str(folder / "hypernet.onnx")
 
 
 def linked(folder: Path, _: Manifest) -> None:
-    (folder / "merger.onnx").rename(folder.parent / "elsewhere.onnx")
-    (folder / "merger.onnx").symlink_to(folder.parent / "elsewhere.onnx")
+    (folder / "hypernet.onnx").rename(folder.parent / "elsewhere.onnx")
+    (folder / "hypernet.onnx").symlink_to(folder.parent / "elsewhere.onnx")
 
 
 def golden_replaced(folder: Path, manifest: Manifest) -> None:
     """A golden file with the right hash and the wrong tensors."""
-    path = folder / "golden" / "merger.safetensors"
+    path = folder / "golden" / "hypernet.safetensors"
     save_file({"something": np.zeros(3, np.float32)}, path)
-    golden = merger(manifest)["golden"]
+    golden = hypernet(manifest)["golden"]
     golden["bytes"], golden["sha256"] = tree_sha256(path)
 
 
@@ -93,27 +93,28 @@ def artifact_replaced(text: bytes) -> Mutation:
     """Not a model, but with the right hash."""
 
     def mutate(folder: Path, manifest: Manifest) -> None:
-        (folder / "merger.onnx").write_bytes(text)
-        entry = merger(manifest)
-        entry["bytes"], entry["sha256"] = tree_sha256(folder / "merger.onnx")
+        (folder / "hypernet.onnx").write_bytes(text)
+        entry = hypernet(manifest)
+        entry["bytes"], entry["sha256"] = tree_sha256(folder / "hypernet.onnx")
 
     return mutate
 
 
 def inputs_swapped(_: Path, manifest: Manifest) -> None:
-    inputs = merger(manifest)["inputs"]
-    inputs[0]["shape"], inputs[1]["shape"] = inputs[1]["shape"], inputs[0]["shape"]
+    inputs = hypernet(manifest)["inputs"]
+    inputs[1]["shape"], inputs[2]["shape"] = inputs[2]["shape"], inputs[1]["shape"]
 
 
 def output_renamed(_: Path, manifest: Manifest) -> None:
-    merger(manifest)["outputs"][0]["name"] = "adapter_qo_9x9_down"
+    hypernet(manifest)["outputs"][0]["name"] = "coefficients_qo_9x9"
 
 
-M = ("components", "merger")
+M = ("components", "hypernet")
 GROUP = ("layout", "groups", 0)
 MUTATIONS: dict[str, Mutation] = {
-    "newer schema": put("schema_version", value=2),
-    "schema as text": put("schema_version", value="1"),
+    "newer schema": put("schema_version", value=3),
+    "older schema": put("schema_version", value=1),
+    "schema as text": put("schema_version", value="2"),
     "schema as true": put("schema_version", value=True),
     "no schema": drop("schema_version"),
     "unknown key": put("surprise", value=1),
@@ -125,6 +126,9 @@ MUTATIONS: dict[str, Mutation] = {
     "base as number": put("base", value=3),
     "no hypernetwork": drop("hypernetwork"),
     "unknown rule": put("hypernetwork", "kv_rule", value="product"),
+    "nothing learned": put("hypernetwork", "learned", value=[]),
+    "learned twice": put("hypernetwork", "learned", value=["q", "q"]),
+    "other kinds learned": put("hypernetwork", "learned", value=["k"]),
     "trained as text": put("hypernetwork", "trained", value="yes"),
     "short hash": put("hypernetwork", "sha256", value="abc"),
     "no groups": put("layout", "groups", value=[]),
@@ -134,43 +138,45 @@ MUTATIONS: dict[str, Mutation] = {
     "group without modules": put(*GROUP, "modules", value=[]),
     "group repeated": lambda _, m: m["layout"]["groups"].append(m["layout"]["groups"][0]),
     "module repeated": lambda _, m: m["layout"]["groups"][0]["modules"].append(m["layout"]["groups"][0]["modules"][0]),
-    "rank 0": put(*GROUP, "rank", value=0),
-    "huge rank": put(*GROUP, "rank", value=10**9),
-    "mixed ranks": put(*GROUP, "rank", value=64),
+    "rank 0": put("layout", "stacked_rank", value=0),
+    "huge rank": put("layout", "stacked_rank", value=10**9),
+    "one LoRA": put("layout", "loras", value=1),
+    "too many LoRAs": put("layout", "loras", value=9),
+    "another number of LoRAs": put("layout", "loras", value=3),
     "fractional size": put(*GROUP, "out", value=32.5),
     "other generator": put("golden_generator", "name", value="numpy"),
     "no components": put("components", value={}),
     "component as list": put("components", value=[]),
-    "hostile component name": lambda _, m: m["components"].update({"../x": merger(m)}),
+    "hostile component name": lambda _, m: m["components"].update({"../x": hypernet(m)}),
     "no file": drop(*M, "file"),
     "file outside": outside,
     "file absolute": absolute,
     "file empty": put(*M, "file", value=""),
     "file hidden": put(*M, "file", value=".hidden"),
-    "file with backslash": put(*M, "file", value="..\\merger.onnx"),
-    "file missing": remove("merger.onnx"),
+    "file with backslash": put(*M, "file", value="..\\hypernet.onnx"),
+    "file missing": remove("hypernet.onnx"),
     "file linked": linked,
-    "file truncated": cut("merger.onnx", 1000),
-    "file emptied": cut("merger.onnx", 0),
-    "one bit flipped": flip("merger.onnx", 5000),
+    "file truncated": cut("hypernet.onnx", 1000),
+    "file emptied": cut("hypernet.onnx", 0),
+    "one bit flipped": flip("hypernet.onnx", 5000),
     "wrong size": put(*M, "bytes", value=1),
     "wrong hash": put(*M, "sha256", value="0" * 64),
     "not a model": artifact_replaced(b"not a model"),
     "an empty model": artifact_replaced(b"\x08\x0a"),
     "input of other type": put(*M, "inputs", 0, "dtype", value="float16"),
     "input of unknown type": put(*M, "inputs", 0, "dtype", value="complex64"),
-    "input of negative size": put(*M, "inputs", 0, "shape", value=[-1, 2, 3]),
+    "input of negative size": put(*M, "inputs", 0, "shape", value=[-1, 2]),
     "input missing": drop(*M, "inputs", 0),
     "inputs swapped": inputs_swapped,
     "output renamed": output_renamed,
     "output missing": drop(*M, "outputs", 0),
-    "golden missing": remove("golden/merger.safetensors"),
-    "golden truncated": cut("golden/merger.safetensors", 100),
-    "golden flipped": flip("golden/merger.safetensors", 3000),
+    "golden missing": remove("golden/hypernet.safetensors"),
+    "golden truncated": cut("golden/hypernet.safetensors", 100),
+    "golden flipped": flip("golden/hypernet.safetensors", 3000),
     "golden replaced": golden_replaced,
-    "golden input of 10^18 elements": put(*M, "golden", "inputs", "content_scale", "shape", value=[10**6] * 3),
+    "golden input of 10^18 elements": put(*M, "golden", "inputs", "roles", "shape", value=[10**6] * 3),
     "golden input of too many elements": lambda _, m: _huge(m),
-    "golden seed negative": put(*M, "golden", "inputs", "content_qo_32x32_down", "seed", value=-1),
+    "golden seed negative": put(*M, "golden", "inputs", "adapter_qo_32x32_down", "seed", value=-1),
     "golden input unknown": put(*M, "golden", "inputs", "depth", value={"shape": [1], "value": 1}),
     "tolerance of infinity": put(*M, "tolerance", "max_error", value=1e400),
     "tolerance that lets all pass": put(*M, "tolerance", "max_error", value=10.0),
@@ -180,9 +186,9 @@ MUTATIONS: dict[str, Mutation] = {
 
 
 def _huge(manifest: Manifest) -> None:
-    entry = merger(manifest)
-    entry["inputs"][0]["shape"] = [10**6, "content_rank", 10**6]
-    entry["golden"]["inputs"]["content_qo_32x32_down"]["shape"] = [10**6, 4, 10**6]
+    entry = hypernet(manifest)
+    entry["inputs"][1]["shape"] = [10**6, "stacked_rank", 10**6]
+    entry["golden"]["inputs"]["adapter_qo_32x32_down"]["shape"] = [10**6, 4, 10**6]
 
 
 RAW = {

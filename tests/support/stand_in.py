@@ -1,7 +1,7 @@
 """A whole pipeline bundle made without any toolchain, and a backend of a few lines of numpy that runs it.
 
-The layout, the merger and its golden files are those of tests/golden/merger. What its networks compute means nothing;
-it only depends on every input, so that a test sees what they were given.
+The layout, the hypernetwork and its golden files are those of tests/golden/hypernet. What its networks compute means
+nothing; it only depends on every input, so that a test sees what they were given.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from lorarar.layout import adapter_shapes, fixed, rank_sizes
+from lorarar.layout import adapter_shapes, coefficient_shapes, fixed, roles_shape
 from runtime_py.backends import Backend, checked_inputs
 from runtime_py.bundle import MANIFEST, Bundle, Component, tree_sha256
-from runtime_py.golden import summarise
+from runtime_py.golden import WITHOUT, sample, summarise
 from runtime_py.noise import NOISE, NOISE_TEXT
 
 ROOT = Path(__file__).parents[2]
-MERGER = ROOT / "tests" / "golden" / "merger"
+HYPERNET = ROOT / "tests" / "golden" / "hypernet"
 TOKENIZER = ROOT / "models" / "miniature" / "tokenizer" / "tokenizer.json"
 WIDTH, SIDE = 4, 2  # of the text embeddings, and of the latents
 Shapes = dict[str, tuple[Any, ...]]
@@ -42,7 +42,6 @@ class StandIn:
             pair for spec in self.component.inputs for pair in zip(spec.shape, given[spec.name].shape, strict=True)
         ]
         sizes = {want: have for want, have in named if isinstance(want, str)}
-        sizes["merged_rank"] = sizes.get("content_rank", 0) + sizes.get("style_rank", 0)
         total = sum(float(np.sum(np.asarray(value, np.float64) * (n + 1))) for n, value in enumerate(given.values()))
         wave = np.sin(total)
         return {
@@ -63,11 +62,13 @@ def stand_in_backend(runners: Any = StandIn) -> Backend:
 
 
 def make_bundle(folder: Path) -> Path:
-    """Write the bundle: text encoders, UNet and decoder of a few bytes each beside the golden merger."""
-    shutil.copytree(MERGER / "bundle", folder)
+    """Write the bundle: text encoders, UNet and decoder of a few bytes each beside the golden hypernetwork."""
+    shutil.copytree(HYPERNET / "bundle", folder)
     manifest = json.loads((folder / MANIFEST).read_text())
     bundle = Bundle.open(folder)
-    adapters = {name: fixed(shape, rank_sizes(bundle.rank)) for name, shape in adapter_shapes(bundle.layout).items()}
+    groups, stack = bundle.layout.groups, bundle.stack
+    shapes = roles_shape(stack.loras) | adapter_shapes(groups) | coefficient_shapes(groups, stack.loras, 2)
+    adapters = {name: fixed(shape, stack.named) for name, shape in shapes.items()}
     text: Shapes = {"hidden_states": (1, 77, WIDTH), "text_embeds": (1, WIDTH)}
     unet: Shapes = {
         "sample": (2, 4, SIDE, SIDE),
@@ -124,6 +125,8 @@ def _pipeline(folder: Path) -> dict[str, Any]:
 def _golden(folder: Path, name: str, outputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
     path = f"golden/{name}.safetensors"
     kept = {f"{key}.{what}": part for key, value in outputs.items() for what, part in summarise(value).items()}
+    if name == "unet":
+        kept |= {f"{key}.{WITHOUT}": 0 * sample(value) for key, value in outputs.items()}
     save_file(kept, folder / path)
     return _file(folder, path)
 
@@ -135,4 +138,4 @@ def _file(folder: Path, path: str) -> dict[str, Any]:
 
 def _parity() -> dict[str, Any]:
     empty = dict.fromkeys(("runtime", "runtime_version", "host"), "")
-    return {"status": "not_run", "reason": "made by hand", "psnr_db": None, "max_abs": None, **empty}
+    return {"status": "not_run", "reason": "made by hand", "psnr_db": None, "max_abs": None, "delta": None, **empty}

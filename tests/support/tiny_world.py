@@ -21,18 +21,23 @@ COMBINATIONS = [
     ("coreml", "fp32"),
     ("coreml", "fp16"),
     ("executorch", "fp32"),
+    ("executorch", "fp16"),
 ]
 
 
-def tiny_layout() -> Layout:
-    """SDXL's six groups in small: two learned widths, self-attention and cross-attention keys."""
+def tiny_layout(adapt: str = "attention") -> Layout:
+    """SDXL's groups in small: two learned widths, self-attention and cross-attention keys; or whole transformers."""
     linears = []
     for block, width in (("down_blocks.1", 32), ("down_blocks.2", 64), ("up_blocks.0", 64)):
         for attention, inp in (("attn1", width), ("attn2", 48)):
             prefix = f"{block}.attentions.0.transformer_blocks.0.{attention}"
             linears += [(f"{prefix}.to_q", width, width), (f"{prefix}.to_k", inp, width)]
             linears += [(f"{prefix}.to_v", inp, width), (f"{prefix}.to_out.0", width, width)]
-    return Layout.from_linears("tiny", linears)
+        prefix = f"{block}.attentions.0"
+        linears += [(f"{prefix}.transformer_blocks.0.ff.net.0.proj", width, 8 * width)]
+        linears += [(f"{prefix}.transformer_blocks.0.ff.net.2", 4 * width, width)]
+        linears += [(f"{prefix}.proj_in", width, width), (f"{prefix}.proj_out", width, width)]
+    return Layout.from_linears("tiny", linears, adapt)
 
 
 def random_lora(

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import load_hypernet, save_hypernet
-from lorarar.hypernet.graph import Merger
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.hypernet.storage import CONFIG_KEY
 from lorarar.layout import KINDS, UNET, kind_of
@@ -198,12 +197,6 @@ def test_checkpoints_without_learned_are_the_paper_s(tmp_path: Path) -> None:
     save_file(load_file(path), path, metadata={CONFIG_KEY: json.dumps(config | {"predictor": "oracle"})})
     with pytest.raises(InputError, match="no hypernetwork config in its metadata"):
         load_hypernet(path)
-
-
-def test_only_the_paper_s_layers_can_be_exported(world: World) -> None:
-    with pytest.raises(InputError, match="predicts q,k; only q,out can be exported"):
-        Merger(Hypernetwork.untrained(HypernetConfig((32, 48), 8, learned=("q", "k"))), world.layout)
-    Merger(Hypernetwork.untrained(HypernetConfig((32, 48), 8, learned=("out", "q"))), world.layout)
 
 
 def test_pairs_are_all_or_a_seeded_choice() -> None:

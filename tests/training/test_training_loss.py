@@ -249,8 +249,11 @@ def damaged(layout: Layout) -> Iterator[tuple[LoRA, str]]:
         LoRA({k: v for k, v in lora.layers.items() if k != name}, source="thin"),
         "thin: 1 of the 72 attention linears",
     )
-    yield LoRA({**lora.layers, "text_encoder.x": layer}, source="wide"), "wide: 1 layers are outside the attention"
-    yield random_lora(layout, (9,), 1), "has rank 9, more than 4"
+    yield (
+        LoRA({**lora.layers, "text_encoder.x": layer}, source="wide"),
+        "can't take (1 layers of text encoders",
+    )
+    yield random_lora(layout, (9,), 1), "(rank 9) need 9 ranks, but there is room for 4"
 
 
 def test_loras_of_other_layers_are_refused(layout: Layout) -> None:

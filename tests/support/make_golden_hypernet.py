@@ -1,8 +1,9 @@
-"""Make tests/golden/merger again: a tiny bundle, two LoRA files in two dialects, and the dense merge they mean.
+"""Make tests/golden/hypernet again: a tiny bundle, two LoRA files in two dialects, and the dense merge they mean.
 
-    python tests/make_golden_merger.py
+    python tests/support/make_golden_hypernet.py
 
-The expected ΔW_m comes from the dense Eq. 2 in float64, not from a merger. The Kotlin and Swift engines read them too.
+The expected ΔW_m comes from the dense Eq. 2 in float64, not from an artifact. The Kotlin and Swift engines read them
+too.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from tiny_world import dense_reference, random_lora, tiny_hypernet, tiny_layout
 from export import HypernetOptions, write_hypernet
 from lorarar.lora import write_lora
 
-FOLDER = Path(__file__).parents[1] / "golden" / "merger"
+FOLDER = Path(__file__).parents[1] / "golden" / "hypernet"
 RANK = 4
 SCALES = (0.9, 1.1)
 
 
 def make(folder: Path) -> None:
     """Write everything into `folder`."""
-    layout = tiny_layout()
+    layout = tiny_layout("transformer")
     write_hypernet(tiny_hypernet(), layout, HypernetOptions("onnx", "fp32", RANK), folder / "bundle")
     content, style = random_lora(layout, (4, 2), 1), random_lora(layout, (3,), 2)
     write_lora(content, folder / "content.safetensors", dialect="kohya")

@@ -1,0 +1,153 @@
+"""Blends: the coefficients of a merge, written in place. A new strength is a multiplication, and no graph is run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence, Set
+
+import numpy as np
+from jaxtyping import Float
+
+from lorarar.errors import InputError
+from lorarar.layout import UNET
+from lorarar.lora import LoraLayer
+from lorarar.lora.layers import join_columns
+from lorarar.merging import CONTENT_ONLY, LEARNED, RULE, STYLE_ONLY
+from lorarar.stack import Stack
+
+BlockWeights = Mapping[str, float | Sequence[float]]
+"""The start of module names, such as `up_blocks.0` → what multiplies the strength there, of all LoRAs or of each."""
+
+
+class Blender:
+    """The coefficients of a stack: `unit` ones, for strengths of 1, and `values`, which strengths are written into.
+
+    A layer that both the content and the style have gets the pair that was `predicted`, or `rule` where there is none;
+    a layer of one of them, and the LoRAs beside these two, get 1.
+    """
+
+    def __init__(self, stack: Stack, rule: float, predicted: Mapping[str, np.ndarray] | None = None) -> None:
+        self.stack, self.rule, self.predicted = stack, rule, predicted or {}
+        self._present = {group.name: stack.present(group) for group in stack.layout.groups}
+        self.unit = {}
+        for group in stack.layout.groups:
+            present = self._present[group.name]
+            unit = np.repeat(present.astype(np.float32)[:, :, None], group.in_features, axis=2)
+            both = present[:, 0] & present[:, 1]
+            unit[both, :2] = rule
+            if group.coefficients in self.predicted:
+                unit[both, :2] = self.predicted[group.coefficients][both, :2]
+            self.unit[group.coefficients] = unit
+        self.values = {name: unit.copy() for name, unit in self.unit.items()}
+
+    def write(self, strengths: Sequence[float], block_weights: BlockWeights | None = None) -> None:
+        """Write the coefficients for strengths, one for each LoRA, into `values`."""
+        self.fill(self.values, strengths, block_weights)
+
+    def fill(
+        self, values: Mapping[str, np.ndarray], strengths: Sequence[float], block_weights: BlockWeights | None = None
+    ) -> None:
+        """Write the coefficients for strengths into arrays of the caller's."""
+        factors = Factors(self.stack, strengths, block_weights or {})
+        for group in self.stack.layout.groups:
+            factor = np.zeros((len(group.modules), self.stack.roles.shape[1]), np.float32)
+            factor[:, : len(self.stack.loras)] = [factors.of(module) for module in group.modules]
+            with np.errstate(over="ignore"):
+                np.multiply(self.unit[group.coefficients], factor[:, :, None], out=values[group.coefficients])
+
+    def choose(self, picks: Mapping[str, int]) -> dict[str, np.ndarray]:
+        """Return the unit coefficients of one LoRA alone in each of these layers (full names), as K-LoRA picks them."""
+        chosen = {name: unit.copy() for name, unit in self.unit.items()}
+        for group in self.stack.layout.groups:
+            for row, module in enumerate(group.modules):
+                if UNET + module in picks:
+                    chosen[group.coefficients][row, :2] = 0
+                    chosen[group.coefficients][row, picks[UNET + module]] = 1
+        return chosen
+
+
+class Factors:
+    """What multiplies the unit coefficients of each LoRA, module by module: its strength times the block weights."""
+
+    def __init__(self, stack: Stack, strengths: Sequence[float], block_weights: BlockWeights) -> None:
+        self._strengths = np.array(check_strengths(strengths, len(stack.loras)), np.float32)
+        self._weights = _check_block_weights(block_weights, stack)
+
+    def of(self, module: str) -> Float[np.ndarray, " loras"]:
+        """Return the factors of a module of the UNet, whether an adapter holds it or not."""
+        factors = self._strengths
+        for start, each in self._weights.items():
+            if _is_in(module, start):
+                factors = factors * each
+        return factors
+
+
+class FileMerge:
+    """A blend as an ordinary LoRA: up = [up_0, up_1, …] and down = [down_0·diag(m_0); down_1·diag(m_1); …]."""
+
+    def __init__(self, blender: Blender, factors: Factors, learned: Set[str]) -> None:
+        self.loras, self.rule, self._factors, self._learned = blender.stack.loras, blender.rule, factors, learned
+        self._places = {
+            UNET + module: blender.values[group.coefficients][row]
+            for group in blender.stack.layout.groups
+            for row, module in enumerate(group.modules)
+        }
+
+    def layers(self) -> dict[str, LoraLayer]:
+        """Return all layers that a LoRA has.
+
+        Those outside the layout get the rule, strengths and block weights. Raises InputError for LoRAs that disagree on
+        a layer's shape, and for a result beyond float32.
+        """
+        names = dict.fromkeys(name for lora in self.loras for name in lora.layers)
+        return {name: self._layer(name) for name in names}
+
+    def kinds(self) -> dict[str, str]:
+        """Say how each layer came about."""
+        content, style = (self.loras[number].layers if number < len(self.loras) else {} for number in (0, 1))
+        return {
+            name: (LEARNED if name in self._learned else RULE)
+            if name in content and name in style
+            else (STYLE_ONLY if name in style else CONTENT_ONLY)
+            for name in dict.fromkeys(name for lora in self.loras for name in lora.layers)
+        }
+
+    def _layer(self, name: str) -> LoraLayer:
+        has = [(number, lora.layers[name]) for number, lora in enumerate(self.loras) if name in lora.layers]
+        if name in self._places:
+            weights: list[np.ndarray | float] = [self._places[name][number] for number, _ in has]
+        else:
+            both = {0, 1} <= {number for number, _ in has}
+            factors = self._factors.of(name.removeprefix(UNET))
+            weights = [float(factors[number]) * (self.rule if both and number < 2 else 1.0) for number, _ in has]
+        return join_columns([layer for _, layer in has], weights, name)
+
+
+def check_strengths(strengths: Sequence[float], loras: int) -> tuple[float, ...]:
+    """Return strengths, one for each LoRA. Raises InputError for another number of them, or one that is not finite."""
+    given = tuple(float(strength) for strength in strengths)
+    if len(given) != loras or not all(map(math.isfinite, given)):
+        raise InputError(f"`strengths` are {given}; give {loras} finite numbers, one for each LoRA")
+    return given
+
+
+def _is_in(module: str, start: str) -> bool:
+    return module == start or module.startswith(start + ".")
+
+
+def _check_block_weights(given: BlockWeights, stack: Stack) -> dict[str, np.ndarray]:
+    """Return block weights as (K,) each; InputError for a block that has no layer, and for wrong numbers."""
+    found = {}
+    for start, weight in given.items():
+        each = np.broadcast_to(np.asarray(weight, np.float32), len(stack.loras)) if _fits(weight, stack) else None
+        if each is None or not np.isfinite(each).all():
+            raise InputError(f"`block_weights` of {start} are {weight}; give a finite number, or one for each LoRA")
+        if not any(_is_in(module, start) for module in stack.layout.modules):
+            blocks = dict.fromkeys(".".join(module.split(".")[:2]) for module in stack.layout.modules)
+            raise InputError(f"`block_weights` names {start}, which has no layer; there are {', '.join(blocks)}")
+        found[start] = each
+    return found
+
+
+def _fits(weight: float | Sequence[float], stack: Stack) -> bool:
+    return np.ndim(weight) == 0 or len(np.atleast_1d(np.asarray(weight, np.float32))) == len(stack.loras)

@@ -1,0 +1,199 @@
+"""What a merge in a session is: coefficients, by method, strength, block and step. Stand-ins run the networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from stand_in import HYPERNET, StandIn, stand_in_backend
+
+from lorarar.errors import InputError
+from lorarar.lora import read_lora
+from lorarar.merging.klora import KLoRA
+from runtime_py import Bundle
+from runtime_py.backends import onnx
+
+CONTENT, STYLE = HYPERNET / "content.safetensors", HYPERNET / "style.safetensors"
+
+
+def test_a_strength_runs_no_graph_and_writes_the_coefficients_alone(
+    folder: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[str] = []
+    run = StandIn.run
+
+    def counted(self: StandIn, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        runs.append(self.component.name)
+        return run(self, inputs)
+
+    monkeypatch.setattr(StandIn, "run", counted)
+    session = Bundle.open(folder).session()
+    session.load([CONTENT, STYLE])
+    session.merge()
+    assert runs == ["hypernet"]
+    runs.clear()
+    before = {name: values.copy() for name, values in session.coefficients.items()}
+    places = {name: id(values) for name, values in session.coefficients.items()}
+    stack = {name: tensor.copy() for name, tensor in session.stack.inputs.items()}
+    session.merge(strengths=(0.5, 2.0))
+    session.merge(strengths=(0.5, 2.0), block_weights={"down_blocks.1": (1.0, 0.0)})
+    assert runs == []
+    assert {name: id(values) for name, values in session.coefficients.items()} == places
+    for name, tensor in session.stack.inputs.items():
+        np.testing.assert_array_equal(tensor, stack[name])
+    layout = session.bundle.layout
+    written = sum(values.nbytes for values in session.coefficients.values())
+    assert written == sum(4 * 2 * len(group.modules) * group.in_features for group in layout.groups)
+    for group in layout.groups:
+        for row, module in enumerate(group.modules):
+            factor = np.array([0.5, 0.0 if module.startswith("down_blocks.1.") else 2.0], np.float32)[:, None]
+            np.testing.assert_array_equal(
+                session.coefficients[group.coefficients][row], before[group.coefficients][row] * factor
+            )
+
+
+def test_coefficients_that_are_known_already_are_taken(folder: Path, opened: list[str]) -> None:
+    """ZipLoRA's, or constants: layers without any get the rule's."""
+    session = Bundle.open(folder).session()
+    session.load([CONTENT, STYLE])
+    group = session.bundle.layout.part("kv")[0]
+    name = f"unet.{group.modules[0]}"
+    given = np.arange(2 * group.in_features, dtype=np.float32).reshape(2, -1)
+    session.merge(coefficients={name: given}, strengths=(1.0, 2.0))
+    found = session.coefficients[group.coefficients]
+    np.testing.assert_array_equal(found[0], given * np.float32([[1.0], [2.0]]))
+    np.testing.assert_array_equal(found[1], np.broadcast_to([[0.5], [1.0]], found[1].shape))
+    assert "hypernet" not in opened
+    with pytest.raises(InputError, match=r"`coefficients` of .* have shape \(1, 2\)"):
+        session.merge(coefficients={name: given[:1, :2]})
+    with pytest.raises(InputError, match="`coefficients` mean nothing to direct"):
+        session.merge("direct", coefficients={name: given})
+
+
+def test_a_layer_of_one_lora_gets_its_strength(folder: Path, opened: list[str]) -> None:
+    content, style = read_lora(CONTENT), read_lora(STYLE)
+    session = Bundle.open(folder).session()
+    group = session.bundle.layout.groups[0]
+    names = [f"unet.{module}" for module in group.modules[:3]]
+    content = replace(content, layers={n: layer for n, layer in content.layers.items() if n not in names[:2]})
+    style = replace(style, layers={n: layer for n, layer in style.layers.items() if n not in names[1:3]})
+    session.load([content, style])
+    session.merge(strengths=(0.25, 0.75))
+    found = session.coefficients[group.coefficients]
+    for row, wanted in enumerate(((0.0, 0.75), (0.0, 0.0), (0.25, 0.0))):
+        np.testing.assert_array_equal(found[row], np.broadcast_to(np.float32(wanted)[:, None], found[row].shape))
+
+
+def test_block_weights_are_checked(folder: Path, opened: list[str]) -> None:
+    session = Bundle.open(folder).session()
+    session.load([CONTENT, STYLE])
+    with pytest.raises(InputError, match=r"names down_blocks\.7, which has no layer; there are down_blocks\.1, down_b"):
+        session.merge(block_weights={"down_blocks.7": 1.0})
+    for wrong in ((1.0,) * 3, np.nan, ()):
+        with pytest.raises(InputError, match=r"`block_weights` of up_blocks\.0 are .*; give a finite number"):
+            session.merge(block_weights={"up_blocks.0": wrong})  # type: ignore[dict-item]
+
+
+class Recorded(StandIn):
+    """Keeps what the UNet is given."""
+
+    seen: ClassVar[list[dict[str, np.ndarray]]] = []
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self.component.name == "unet":
+            self.seen.append({name: value.copy() for name, value in inputs.items()})
+        return super().run(inputs)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, np.ndarray]]:
+    monkeypatch.setattr(onnx, "BACKEND", stand_in_backend(Recorded))
+    monkeypatch.setattr(Recorded, "seen", [])
+    return Recorded.seen
+
+
+def test_guidance_without_lora_gives_the_other_row_zeros(folder: Path, seen: list[dict[str, np.ndarray]]) -> None:
+    session = Bundle.open(folder).session()
+    session.load([CONTENT, STYLE])
+    session.generate("a", steps=1)
+    session.generate("a", steps=1, guidance_without_lora=True)
+    session.generate("a", steps=1, guidance_without_lora=True, guidance=1.0)
+    for name, values in session.coefficients.items():
+        both, acfg, alone = (inputs[name] for inputs in seen)
+        np.testing.assert_array_equal(both, np.stack([values, values]))
+        np.testing.assert_array_equal(acfg, np.stack([np.zeros_like(values), values]))
+        np.testing.assert_array_equal(alone[0], values)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "wanted"),
+    [
+        (lambda step, steps: (1.0, step / steps), [(1, 0), (1, 0.25), (1, 0.5), (1, 0.75)]),
+        ([(1.0, 0.0), (0.0, 1.0)], [(1, 0), (1, 0), (0, 1), (0, 1)]),
+    ],
+)
+def test_a_schedule_gives_strengths_step_by_step(
+    folder: Path, seen: list[dict[str, np.ndarray]], schedule: Any, wanted: list[tuple[float, float]]
+) -> None:
+    session = Bundle.open(folder).session()
+    session.load([CONTENT, STYLE])
+    session.generate("a", steps=4, guidance=1.0, schedule=schedule)
+    unit = {name: values.copy() for name, values in session.coefficients.items()}
+    assert len(seen) == 4
+    for inputs, strengths in zip(seen, wanted, strict=True):
+        for name, values in unit.items():
+            np.testing.assert_allclose(inputs[name][0], values * np.float32(strengths)[:, None], rtol=1e-6)
+    for wrong in ([], [(1.0,)], lambda *_: (np.nan, 1.0)):
+        with pytest.raises(InputError, match=r"`schedule`|`strengths`"):
+            session.generate("a", steps=2, schedule=wrong)
+
+
+def test_k_lora_takes_one_lora_in_each_layer_and_step(folder: Path, seen: list[dict[str, np.ndarray]]) -> None:
+    content, style = read_lora(CONTENT), read_lora(STYLE)
+    session = Bundle.open(folder).session()
+    session.load([content, style])
+    session.merge("k-lora", strengths=(0.5, 2.0))
+    session.generate("a", steps=4, guidance=1.0)
+    plan = KLoRA.plan(content, style)
+    picks = set()
+    for step, inputs in enumerate(seen):
+        for group in session.bundle.layout.groups:
+            for row, module in enumerate(group.modules):
+                is_content = plan.picks_content(f"unet.{module}", step, 4)
+                wanted = (0.5, 0.0) if is_content else (0.0, 2.0)
+                have = inputs[group.coefficients][0, row]
+                np.testing.assert_array_equal(have, np.broadcast_to(np.float32(wanted)[:, None], have.shape))
+                picks.add((step, is_content))
+    assert len(seen) == 4 and {True, False} <= {is_content for _, is_content in picks}
+    with pytest.raises(InputError, match="so it is no LoRA file"):
+        session.merged_lora()
+    with pytest.raises(InputError, match="`schedule` means nothing to k-lora"):
+        session.generate("a", schedule=[(1.0, 1.0)])
+
+
+def test_strengths_are_drawn_in_the_rows_of_one_batch(folder: Path, seen: list[dict[str, np.ndarray]]) -> None:
+    """Three images with guidance are six rows: three runs of two. Each image is what it is alone."""
+    session = Bundle.open(folder).session()
+    session.load([CONTENT, STYLE])
+    session.merge()
+    request = session.pipeline.request("a dog", steps=2, guidance=1.0)
+    strengths = [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
+    drawn = session.draw_strengths(request, strengths)
+    assert len(drawn) == 3 and len(seen) == 2 * 2  # three rows in runs of two, the last filled up
+    name, values = next(iter(session.coefficients.items()))
+    for row, (content, style) in enumerate(strengths[:2]):
+        np.testing.assert_allclose(seen[0][name][row], values * np.float32([[content], [style]]), rtol=1e-6)
+    np.testing.assert_array_equal(seen[1][name][0], seen[1][name][1])
+
+
+def test_what_is_carried_is_known_after_loading(folder: Path, opened: list[str]) -> None:
+    session = Bundle.open(folder).session()
+    session.load([CONTENT, STYLE])
+    first, second = session.carried
+    assert first.share == pytest.approx(1) and set(second.parts) == {"qo", "kv", "ff", "proj"}
+    session.load([])
+    assert session.carried == ()

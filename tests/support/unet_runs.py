@@ -1,0 +1,65 @@
+"""Steps of exported UNets of the shallow base, and of diffusers' own UNet on the same inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from shared_bundles import RANK
+
+from export import UNetOptions
+from export.graph import ImageSize
+from export.targets import find_target
+from lorarar.base.sources import open_unet
+from lorarar.lora import LoRA
+from lorarar.stack import stack
+from runtime_py.backends import Runner
+from runtime_py.bundle import Bundle
+from runtime_py.golden import golden_inputs
+from runtime_py.parity import psnr_db
+
+SIZE = ImageSize(pixels=32, latent=8, batch=1)
+Tensors = dict[str, np.ndarray]
+
+
+def options(target: str, precision: str, fused: LoRA | None = None) -> UNetOptions:
+    return UNetOptions(target, precision, RANK, SIZE, fused)
+
+
+def tiny_unet(folder: Path) -> Any:
+    return open_unet(str(folder), untrained=False)[0].eval()
+
+
+def given(bundle: Bundle, lora: LoRA | None) -> Tensors:
+    """The golden inputs with one LoRA as it is, or with the golden one's coefficients zero."""
+    inputs = golden_inputs(bundle.component("unet"))
+    for name, tensor in inputs.items():
+        if name.startswith("coefficients_"):
+            inputs[name] = np.zeros_like(tensor) if lora is None else np.ones_like(tensor)
+    if lora is not None:
+        stacked = stack([lora], bundle.layout, 2, 2 * RANK).inputs
+        inputs |= {name: tensor.astype(inputs[name].dtype) for name, tensor in stacked.items()}
+    return inputs
+
+
+def with_diffusers(unet: Any, inputs: Tensors) -> np.ndarray:
+    """One step of a diffusers UNet on an artifact's inputs, in fp32."""
+    sample, timestep, states, pooled, sizes = (
+        torch.from_numpy(inputs[name].astype(np.float32))
+        for name in ("sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids")
+    )
+    conditions = {"text_embeds": pooled, "time_ids": sizes}
+    with torch.inference_mode():
+        return unet(sample, timestep, states, added_cond_kwargs=conditions, return_dict=False)[0].numpy()
+
+
+def run(session: Runner, inputs: Tensors) -> np.ndarray:
+    return session.run(inputs)["noise_pred"].astype(np.float32)
+
+
+def close(have: np.ndarray, want: np.ndarray, target: str, precision: str) -> bool:
+    allowed = find_target(target).require("unet", precision)
+    error = float(np.abs(have - want).max() / np.abs(want).max())
+    return psnr_db(want, have) >= allowed.psnr_db and error <= allowed.max_error
