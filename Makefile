@@ -36,9 +36,9 @@ quickstart: $(or $(wildcard $(READY)),$(RUNS))  ## the main job: export ×3, che
 	@OMP_NUM_THREADS=1 $(MAKE) --silent --jobs 2 bundles-in-view bundles-beside
 	@cat $(OUT)/executorch.log
 	$(BIN)/lorarar sheet $(addprefix $(OUT)/,onnx coreml executorch) \
-	  --content $(CONTENT) --style $(STYLE) $(IMAGES) --prompt $(PROMPT) --out $(OUT)/sheet.png
+	  --content $(CONTENT) --style $(STYLE) $(IMAGES) --prompt $(PROMPT) --steps 20 --out $(OUT)/sheet.png
 	@echo; echo "Made in $(OUT):"
-	@echo "  sheet.png                  LOOK AT THIS: a subject, a style and their merge, drawn through each target"
+	@echo "  sheet.png                  LOOK AT THIS: a subject, a style, their merge and its strengths, drawn through each target"
 	@echo "  onnx, coreml, executorch   bundles that make images from text with any two LoRAs, each checked against PyTorch"
 	@echo "  merged-*.safetensors       the two LoRAs merged through each of them, for diffusers and PEFT"
 	@echo "  coefficients-*.png         what the merge gave to each layer"
