@@ -21,7 +21,7 @@ DTYPES = {"float32": np.float32, "float16": np.float16, "int32": np.int32}
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output of an artifact; a size given by name (`content_rank`) may differ from run to run."""
+    """An input or output of an artifact; a size given by name (`stacked_rank`) may differ from run to run."""
 
     name: str
     dtype: Any
