@@ -43,8 +43,7 @@ def measure_unets(
     """Export what `folder` lacks, run every case in turn, and return the document.
 
     `cases` are pairs of a target and a precision; each is run with live coefficients, in attention and in
-    transformers, and fused. Raises InputError for a
-    folder whose UNets were exported with other options.
+    transformers, and fused. Raises InputError for a folder whose UNets were exported with other options.
     """
     _check_folder(unet, folder)
     bundles: dict[str, Bundle] = {}

@@ -22,7 +22,7 @@ from export.targets import Target
 from lorarar import __version__
 from lorarar.errors import FailedCheck, InputError
 from lorarar.hypernet.checkpoints import LoadedHypernet
-from lorarar.layout import Layout, Shape
+from lorarar.layout import COEFFICIENTS, Layout, Shape
 from runtime_py.backends import load_backend
 from runtime_py.bundle import MANIFEST, Bundle, tree_sha256
 from runtime_py.check import CheckRow, check_component, check_pipeline
@@ -159,7 +159,7 @@ def component_entry(
         return {"name": name, "dtype": dtype, "shape": list(shape if target.free_rank else graph.fixed(shape))}
 
     allowed = target.require(graph.name, precision)
-    if not any(name.startswith("coefficients_") for name in graph.inputs):
+    if not any(name.startswith(COEFFICIENTS) for name in graph.inputs):
         allowed = replace(allowed, delta=None)  # no LoRA changes its output
     return {
         **file_entry(folder, artifact),

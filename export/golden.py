@@ -16,7 +16,7 @@ from torch import nn
 
 from export.components.unet import unet_graph
 from export.graph import Graph, ImageSize
-from lorarar.layout import ROLES, Layout, StackSize
+from lorarar.layout import ADAPTER, COEFFICIENTS, ROLES, Layout, StackSize
 from lorarar.lora import LoRA
 from lorarar.stack import fold
 from lorarar.toolchains import quiet_toolchains
@@ -60,9 +60,9 @@ def golden_recipe(graph: Graph) -> dict[str, dict[str, Any]]:
 
 def _usual_scale(graph: Graph, name: str) -> float:
     """Return the scale of an input that has no recipe of its own: a coefficient or a factor."""
-    if name.startswith("coefficients_"):
+    if name.startswith(COEFFICIENTS):
         return 1.0
-    if graph.name != "unet" or not name.startswith("adapter_"):
+    if graph.name != "unet" or not name.startswith(ADAPTER):
         return FACTOR_SCALE
     _, rank, inp = graph.fixed(graph.inputs[f"{name.rpartition('_')[0]}_down"])
     # Numbers in [-s, s) have the variance s²/3: a factor twice, summed over the rank, and a coefficient.
@@ -81,7 +81,7 @@ def write_golden(reference: nn.Module, recipe: dict[str, dict[str, Any]], path: 
     tensors: dict[str, np.ndarray] = {}
     with torch.inference_mode(), computing_in_fp32(reference):
         outputs = reference(**inputs)
-        off = {name: torch.zeros_like(inputs[name]) for name in inputs if name.startswith("coefficients_")}
+        off = {name: torch.zeros_like(inputs[name]) for name in inputs if name.startswith(COEFFICIENTS)}
         without = reference(**inputs | off) if off else {}
         tensors |= {f"{name}.{WITHOUT}": sample(value.numpy()) for name, value in without.items()}
     for name in list(outputs):

@@ -20,8 +20,6 @@ _HYPERNET = {
     "fp32": Tolerance(psnr_db=100.0, max_error=1e-5),
     "fp16": Tolerance(psnr_db=60.0, max_error=2e-3),
 }
-# The field gates a UNet at 30–40 dB whatever the precision. The largest of an image's errors is 5 to 10 times their
-# root mean square.
 # What the LoRAs change is a small part of the output, which can be right to 60 dB with half of it lost.
 _DELTA = {
     "fp32": DeltaTolerance(gain_error=1e-4, cosine=0.99999),
@@ -30,6 +28,8 @@ _DELTA = {
     "w6": DeltaTolerance(gain_error=0.1, cosine=0.95),
     "w4": DeltaTolerance(gain_error=0.2, cosine=0.8),
 }
+# The field gates a UNet at 30–40 dB whatever the precision. The largest of an image's errors is 5 to 10 times their
+# root mean square.
 _UNET = {
     "fp32": Tolerance(psnr_db=100.0, max_error=1e-4),
     "fp16": Tolerance(psnr_db=60.0, max_error=1e-2),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,7 @@ def tokenizers(pipeline: Any) -> dict[str, Any]:
 
 def _write_components(bundle: BundleWriter, source: Source, options: PipelineOptions) -> None:
     pipeline, hypernet, form = source.pipeline, source.hypernet.hypernet, bundle.target.hypernet_form
-
-    def precision(component: str) -> str:
-        return bundle.target.precision_of(component, options.precision)
-
+    precision = partial(bundle.target.precision_of, unet=options.precision)
     bundle.write(hypernet_graph(hypernet, source.layout, options.stack, form), precision("hypernet"))
     for name, tokenizer in tokenizers(pipeline).items():
         model, length = getattr(pipeline, name), tokenizer.model_max_length

@@ -189,13 +189,20 @@ def _need(found: _Foreign, module: str, part: str) -> np.ndarray:
     return tensor
 
 
+def _product(a: np.ndarray, b: np.ndarray, core: np.ndarray | None) -> np.ndarray:
+    """Return a·b, where b may be a convolution's; with a core, the Tucker convolution of the three."""
+    if core is not None:
+        return np.einsum("ijkl,jr,ip->prkl", core, b, a)
+    return (a @ b.reshape(len(b), -1)).reshape(len(a), *b.shape[1:])
+
+
 def _loha(found: _Foreign, module: str) -> np.ndarray:
     """Return (w1_a w1_b) ⊙ (w2_a w2_b) · alpha/rank; with t1 and t2 each product is a Tucker convolution."""
     sides = []
     for number in (1, 2):
         a, b = _need(found, module, f"hada_w{number}_a"), _need(found, module, f"hada_w{number}_b")
         core = found.read(module, f"hada_t{number}")
-        sides.append(a @ b if core is None else np.einsum("ijkl,jr,ip->prkl", core, b, a))
+        sides.append(_product(a, b, core))
     rank = _need(found, module, "hada_w1_b").shape[0]
     return sides[0] * sides[1] * np.float32(found.scale(module, rank))
 
@@ -210,11 +217,7 @@ def _lokr(found: _Foreign, module: str) -> np.ndarray:
             a, b = _need(found, module, f"lokr_w{number}_a"), _need(found, module, f"lokr_w{number}_b")
             core = found.read(module, "lokr_t2") if number == 2 else None
             rank = b.shape[0]
-            whole = (
-                np.einsum("ijkl,jr,ip->prkl", core, b, a)
-                if core is not None
-                else (a @ b.reshape(len(b), -1)).reshape(len(a), *b.shape[1:])
-            )
+            whole = _product(a, b, core)
         sides.append(whole)
     one, two = sides
     if two.ndim == 4:

@@ -33,6 +33,8 @@ STACKED_RANK = "stacked_rank"
 """The rows of a stack: of all its LoRAs together, and of padding."""
 ROLES = "roles"
 """The name of the tensor that says whose row is whose."""
+ADAPTER, COEFFICIENTS = "adapter_", "coefficients_"
+"""What the names of a stack's factors and of coefficients start with."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,17 +57,17 @@ class Group:
     @property
     def down(self) -> str:
         """The name of the group's `down` factors (N, R, in), an input of the hypernetwork and of the UNet."""
-        return f"adapter_{self.name}_down"
+        return f"{ADAPTER}{self.name}_down"
 
     @property
     def up(self) -> str:
         """The name of the group's `up` factors (N, out, R)."""
-        return f"adapter_{self.name}_up"
+        return f"{ADAPTER}{self.name}_up"
 
     @property
     def coefficients(self) -> str:
         """The name of the group's coefficients, (N, K, in) of one image and (B, N, K, in) of a batch."""
-        return f"coefficients_{self.name}"
+        return f"{COEFFICIENTS}{self.name}"
 
     @property
     def kinds(self) -> tuple[str, ...]:

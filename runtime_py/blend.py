@@ -27,43 +27,56 @@ class Blender:
     """
 
     def __init__(self, stack: Stack, rule: float, predicted: Mapping[str, np.ndarray] | None = None) -> None:
-        self.stack, self.rule, self.predicted = stack, rule, predicted or {}
-        self._present = {group.name: stack.present(group) for group in stack.layout.groups}
+        self.stack, self.rule = stack, rule
         self.unit = {}
         for group in stack.layout.groups:
-            present = self._present[group.name]
+            present = stack.present(group)
             unit = np.repeat(present.astype(np.float32)[:, :, None], group.in_features, axis=2)
             both = present[:, 0] & present[:, 1]
             unit[both, :2] = rule
-            if group.coefficients in self.predicted:
-                unit[both, :2] = self.predicted[group.coefficients][both, :2]
+            if predicted is not None and group.coefficients in predicted:
+                unit[both, :2] = predicted[group.coefficients][both, :2]
             self.unit[group.coefficients] = unit
         self.values = {name: unit.copy() for name, unit in self.unit.items()}
 
     def write(self, strengths: Sequence[float], block_weights: BlockWeights | None = None) -> None:
         """Write the coefficients for strengths, one for each LoRA, into `values`."""
-        self.fill(self.values, strengths, block_weights)
+        self._multiply(self.unit, strengths, block_weights, self.values)
 
-    def fill(
-        self, values: Mapping[str, np.ndarray], strengths: Sequence[float], block_weights: BlockWeights | None = None
+    def at(
+        self,
+        strengths: Sequence[float],
+        block_weights: BlockWeights | None = None,
+        picks: Mapping[str, int] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Return the coefficients for strengths in new arrays; of one LoRA alone in the layers that `picks` names."""
+        made = {name: unit.copy() for name, unit in self.unit.items()}
+        if picks:
+            self._pick(made, picks)
+        self._multiply(made, strengths, block_weights, made)
+        return made
+
+    def _multiply(
+        self,
+        unit: Mapping[str, np.ndarray],
+        strengths: Sequence[float],
+        block_weights: BlockWeights | None,
+        out: Mapping[str, np.ndarray],
     ) -> None:
-        """Write the coefficients for strengths into arrays of the caller's."""
         factors = Factors(self.stack, strengths, block_weights or {})
         for group in self.stack.layout.groups:
             factor = np.zeros((len(group.modules), self.stack.roles.shape[1]), np.float32)
             factor[:, : len(self.stack.loras)] = [factors.of(module) for module in group.modules]
             with np.errstate(over="ignore"):
-                np.multiply(self.unit[group.coefficients], factor[:, :, None], out=values[group.coefficients])
+                np.multiply(unit[group.coefficients], factor[:, :, None], out=out[group.coefficients])
 
-    def choose(self, picks: Mapping[str, int]) -> dict[str, np.ndarray]:
-        """Return the unit coefficients of one LoRA alone in each of these layers (full names), as K-LoRA picks them."""
-        chosen = {name: unit.copy() for name, unit in self.unit.items()}
+    def _pick(self, unit: Mapping[str, np.ndarray], picks: Mapping[str, int]) -> None:
+        """Let one of the first two LoRAs alone have each of these layers (by full name), as K-LoRA does."""
         for group in self.stack.layout.groups:
             for row, module in enumerate(group.modules):
                 if UNET + module in picks:
-                    chosen[group.coefficients][row, :2] = 0
-                    chosen[group.coefficients][row, picks[UNET + module]] = 1
-        return chosen
+                    unit[group.coefficients][row, :2] = 0
+                    unit[group.coefficients][row, picks[UNET + module]] = 1
 
 
 class Factors:
@@ -87,6 +100,7 @@ class FileMerge:
 
     def __init__(self, blender: Blender, factors: Factors, learned: Set[str]) -> None:
         self.loras, self.rule, self._factors, self._learned = blender.stack.loras, blender.rule, factors, learned
+        self._names = dict.fromkeys(name for lora in self.loras for name in lora.layers)
         self._places = {
             UNET + module: blender.values[group.coefficients][row]
             for group in blender.stack.layout.groups
@@ -99,8 +113,11 @@ class FileMerge:
         Those outside the layout get the rule, strengths and block weights. Raises InputError for LoRAs that disagree on
         a layer's shape, and for a result beyond float32.
         """
-        names = dict.fromkeys(name for lora in self.loras for name in lora.layers)
-        return {name: self._layer(name) for name in names}
+        return {name: self._layer(name) for name in self._names}
+
+    def learned(self) -> dict[str, np.ndarray]:
+        """Return the coefficients (K, in) of the learned layers, strengths included."""
+        return {name: values for name, values in self._places.items() if name in self._learned}
 
     def kinds(self) -> dict[str, str]:
         """Say how each layer came about."""
@@ -109,7 +126,7 @@ class FileMerge:
             name: (LEARNED if name in self._learned else RULE)
             if name in content and name in style
             else (STYLE_ONLY if name in style else CONTENT_ONLY)
-            for name in dict.fromkeys(name for lora in self.loras for name in lora.layers)
+            for name in self._names
         }
 
     def _layer(self, name: str) -> LoraLayer:
@@ -120,7 +137,14 @@ class FileMerge:
             both = {0, 1} <= {number for number, _ in has}
             factors = self._factors.of(name.removeprefix(UNET))
             weights = [float(factors[number]) * (self.rule if both and number < 2 else 1.0) for number, _ in has]
-        return join_columns([layer for _, layer in has], weights, name)
+        shapes = sorted({layer.weight_shape for _, layer in has})
+        if len(shapes) > 1:
+            raise InputError(f"the LoRAs disagree on {name}: {shapes}; only LoRAs of the same base model can be merged")
+        with np.errstate(over="ignore", invalid="ignore"):
+            joined = join_columns([layer for _, layer in has], weights)
+        if not np.isfinite(joined.down).all():
+            raise InputError(f"the merge of {name} is too large for float32; use smaller strengths")
+        return joined
 
 
 def check_strengths(strengths: Sequence[float], loras: int) -> tuple[float, ...]:
@@ -139,15 +163,11 @@ def _check_block_weights(given: BlockWeights, stack: Stack) -> dict[str, np.ndar
     """Return block weights as (K,) each; InputError for a block that has no layer, and for wrong numbers."""
     found = {}
     for start, weight in given.items():
-        each = np.broadcast_to(np.asarray(weight, np.float32), len(stack.loras)) if _fits(weight, stack) else None
-        if each is None or not np.isfinite(each).all():
+        each, loras = np.asarray(weight, np.float32), len(stack.loras)
+        if each.shape not in ((), (loras,)) or not np.isfinite(each).all():
             raise InputError(f"`block_weights` of {start} are {weight}; give a finite number, or one for each LoRA")
         if not any(_is_in(module, start) for module in stack.layout.modules):
             blocks = dict.fromkeys(".".join(module.split(".")[:2]) for module in stack.layout.modules)
             raise InputError(f"`block_weights` names {start}, which has no layer; there are {', '.join(blocks)}")
-        found[start] = each
+        found[start] = np.broadcast_to(each, loras)
     return found
-
-
-def _fits(weight: float | Sequence[float], stack: Stack) -> bool:
-    return np.ndim(weight) == 0 or len(np.atleast_1d(np.asarray(weight, np.float32))) == len(stack.loras)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lorarar.errors import InputError
-from lorarar.layout import ROLES
+from lorarar.layout import ADAPTER, COEFFICIENTS, ROLES
 from runtime_py.backends import Runner, Runners, open_runner, open_runners
-from runtime_py.component import Component, read_golden
+from runtime_py.component import Golden, read_golden
 from runtime_py.golden import golden_inputs, sample
 from runtime_py.parity import Delta, OutputDifference, Parity, Tolerance, compare_delta, compare_golden, explain_nulls
 from runtime_py.pipeline import Inputs, Pipeline, Request
@@ -87,8 +87,7 @@ def check_component(bundle: Bundle, name: str, on_text: OnText = lambda _: None)
     A row is `not_run` where the toolchain is missing, or where the runtime refuses the artifact or a run of it.
     """
     component = bundle.component(name)
-    allowed = component.tolerance
-    component.golden_outputs()  # a golden file that is none is no matter of a runtime's
+    allowed, golden = component.tolerance, component.golden()
     runners = open_runners(bundle, name)
     inputs: dict[str, np.ndarray] = {}
     rows: list[CheckRow] = []
@@ -109,7 +108,7 @@ def check_component(bundle: Bundle, name: str, on_text: OnText = lambda _: None)
         try:
             outputs = runner.run(inputs)
             run_s = time.perf_counter() - start
-            found = compare_with_golden(component, runner, inputs, outputs)
+            found = compare_with_golden(golden, runner, inputs, outputs)
         except InputError as error:
             rows.append(CheckRow(name, runner.runtime, runner.version, "not_run", str(error), (), allowed, load_s))
         else:
@@ -117,21 +116,21 @@ def check_component(bundle: Bundle, name: str, on_text: OnText = lambda _: None)
 
 
 def compare_with_golden(
-    component: Component, runner: Runner, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+    golden: Golden, runner: Runner, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
 ) -> tuple[OutputDifference, ...]:
     """Compare a run on golden inputs with PyTorch's, and what LoRAs change in it by one more run without them.
 
     Raises InputError where the runtime refuses that run.
     """
-    expected, without = component.golden_outputs(), component.golden_without()
-    found = tuple(compare_golden(key, kept, outputs[key]) for key, kept in expected.items())
-    if not without or not all(np.isfinite(difference.max_error) for difference in found):
+    found = tuple(compare_golden(key, kept, outputs[key]) for key, kept in golden.outputs.items())
+    if not golden.without or not all(np.isfinite(difference.max_error) for difference in found):
         return found
-    off = {name: np.zeros_like(value) for name, value in inputs.items() if name.startswith("coefficients_")}
+    off = {name: np.zeros_like(value) for name, value in inputs.items() if name.startswith(COEFFICIENTS)}
     base = runner.run({**inputs, **off})
 
     def delta(name: str) -> Delta:
-        return compare_delta(expected[name]["values"], without[name], sample(outputs[name]), sample(base[name]))
+        values = golden.outputs[name]["values"]
+        return compare_delta(values, golden.without[name], sample(outputs[name]), sample(base[name]))
 
     return tuple(replace(difference, delta=delta(difference.output)) for difference in found)
 
@@ -140,11 +139,11 @@ def check_pipeline(bundle: Bundle, on_text: OnText = lambda _: None) -> CheckRow
     """Draw the golden image with the bundle alone, in the runtimes nearest to a device, and compare with diffusers'."""
     golden = bundle.manifest["pipeline"]["golden"]
     allowed = Tolerance.from_json(golden["tolerance"])
-    expected = read_golden(bundle.path / golden["file"], ["image"])
+    expected = read_golden(bundle.path / golden["file"], ["image"]).outputs
     inputs = golden_inputs(bundle.component("unet"))
-    stack = {name: value for name, value in inputs.items() if name == ROLES or name.startswith("adapter_")}
+    stack = {name: value for name, value in inputs.items() if name == ROLES or name.startswith(ADAPTER)}
     # Of the first image alone, as diffusers' image has them for both prompts.
-    blend = {name: value[0] for name, value in inputs.items() if name.startswith("coefficients_")}
+    blend = {name: value[0] for name, value in inputs.items() if name.startswith(COEFFICIENTS)}
     request = Request(golden["prompt"], golden["seed"], golden["steps"], golden["guidance"])
     start = time.perf_counter()
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lorarar.errors import InputError
-from lorarar.layout import Shape
+from lorarar.layout import COEFFICIENTS, Shape
 from runtime_py.golden import WITHOUT
 from runtime_py.parity import Tolerance
 
@@ -60,36 +60,29 @@ class Component:
             entry,
         )
 
-    @property
-    def takes_loras(self) -> bool:
-        """Tell whether its output depends on LoRAs and their coefficients."""
-        return any(spec.name.startswith("coefficients_") for spec in self.inputs)
-
-    def golden_without(self) -> dict[str, np.ndarray]:
-        """Read the sampled values of every output with coefficients of zero; none where it takes no LoRAs."""
-        names = [spec.name for spec in self.outputs] if self.takes_loras else []
-        return {name: read_tensors(self.golden_path, [f"{name}.{WITHOUT}"])[0] for name in names}
-
-    def golden_outputs(self) -> dict[str, dict[str, np.ndarray]]:
-        """Read what the golden file keeps of every output: `values`, `mean` and `rms`."""
-        return read_golden(self.golden_path, [spec.name for spec in self.outputs])
+    def golden(self) -> Golden:
+        """Read what the golden file keeps of every output, also without LoRAs where it takes them."""
+        names = [spec.name for spec in self.outputs]
+        takes_loras = any(spec.name.startswith(COEFFICIENTS) for spec in self.inputs)
+        return read_golden(self.golden_path, names, without=takes_loras)
 
 
-def read_golden(path: Path, outputs: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-    """Read `values`, `mean` and `rms` of the named outputs. Raises InputError when the file lacks one."""
-    kept = ("values", "mean", "rms")
-    return {
-        name: dict(zip(kept, read_tensors(path, [f"{name}.{key}" for key in kept]), strict=True)) for name in outputs
-    }
+@dataclass(frozen=True)
+class Golden:
+    """What a golden file keeps of outputs, by name."""
+
+    outputs: Mapping[str, Mapping[str, np.ndarray]]  # `values`, `mean` and `rms`
+    without: Mapping[str, np.ndarray]  # sampled values with coefficients of zero; empty where no LoRA is taken
 
 
-def read_tensors(path: Path, names: Sequence[str]) -> list[np.ndarray]:
-    """Read tensors of a golden file by name. Raises InputError when the file lacks one."""
+def read_golden(path: Path, outputs: Sequence[str], without: bool = False) -> Golden:
+    """Read what a golden file keeps of the named outputs. Raises InputError when the file lacks a tensor of one."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
         tensors = load_file(path)
-        return [tensors[name] for name in names]
+        kept = {name: {key: tensors[f"{name}.{key}"] for key in ("values", "mean", "rms")} for name in outputs}
+        return Golden(kept, {name: tensors[f"{name}.{WITHOUT}"] for name in outputs} if without else {})
     except (SafetensorError, KeyError):
         raise InputError(f"{path}: not a golden file of this bundle; export the bundle again") from None

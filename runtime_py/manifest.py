@@ -9,7 +9,18 @@ from typing import Any
 
 from lorarar.errors import InputError
 from lorarar.files import check_schema, package_schema, read_json
-from lorarar.layout import Layout, Shape, StackSize, adapter_shapes, coefficient_shapes, fixed, roles_shape
+from lorarar.layout import (
+    ADAPTER,
+    COEFFICIENTS,
+    ROLES,
+    Layout,
+    Shape,
+    StackSize,
+    adapter_shapes,
+    coefficient_shapes,
+    fixed,
+    roles_shape,
+)
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
@@ -95,13 +106,12 @@ def _check_unet(folder: Path, entry: Mapping[str, Any], layout: Layout, stack: S
     batch = next((t["shape"][0] for t in entry["inputs"] if t["name"] == "sample" and t["shape"]), None)
     shapes = roles_shape(stack.loras) | adapter_shapes(layout.groups)
     shapes |= coefficient_shapes(layout.groups, stack.loras, batch)
-    stated = [(t["name"], tuple(t["shape"])) for t in entry["inputs"] if t["name"].startswith(_OF_STACKS)]
+    stated = [
+        (t["name"], tuple(t["shape"])) for t in entry["inputs"] if t["name"].startswith((ROLES, ADAPTER, COEFFICIENTS))
+    ]
     # A UNet without inputs for LoRAs is the base model alone, or one that a LoRA was fused into.
     if stated and not _states(stated, shapes, stack):
         raise InputError(f"{folder}: the unet's inputs for LoRAs are not its layout's; {MEND}")
-
-
-_OF_STACKS = ("roles", "adapter_", "coefficients_")
 
 
 def _states(stated: list[tuple[str, Shape]], shapes: Mapping[str, Shape], stack: StackSize) -> bool:

@@ -59,6 +59,7 @@ class Session:
         self._loras: tuple[LoRA, ...] = ()
         self._stack: Stack | None = None
         self._current: Blender | None = None
+        self._plan: KLoRA | None = None
         self._set((), None)
 
     @cached_property
@@ -121,13 +122,16 @@ class Session:
             raise InputError(f"`method` is {method!r}; a session has {', '.join(MERGES)}")
         if not self._loras:
             raise InputError(NONE_LOADED)
+        if method == "k-lora" and len(self._loras) < 2:
+            raise InputError("K-LoRA picks one of two LoRAs; load a content and a style LoRA")
         if coefficients is not None and method != "learned":
             raise InputError(f"`coefficients` mean nothing to {method}; leave one of them out")
         given = tuple(strengths) if strengths is not None else (1.0,) * len(self._loras)
-        self._strengths = check_strengths(given, len(self._loras))
+        given = check_strengths(given, len(self._loras))
         blender = self._blender(method, coefficients)
         blender.write(given, block_weights)
-        self._current, self._method, self._block_weights = blender, method, dict(block_weights or {})
+        self._current, self._method = blender, method
+        self._strengths, self._block_weights = given, dict(block_weights or {})
         names = " and ".join(Path(lora.source).name for lora in self._loras)
         what = f"{method} merge of {names}" if len(self._loras) > 1 else names
         self._how = f"{what}, strengths {', '.join(f'{strength:g}' for strength in given)}"
@@ -149,14 +153,7 @@ class Session:
         factors = Factors(self.stack, self._strengths, self._block_weights)
         file = FileMerge(blender, factors, learned)
         lora = LoRA(file.layers(), source="bundle merge", metadata=self._facts())
-        layout = self.bundle.layout
-        found = {
-            UNET + module: blender.values[group.coefficients][row]
-            for group in layout.groups
-            for row, module in enumerate(group.modules)
-            if UNET + module in learned
-        }
-        return Merged(lora, file.kinds(), found or None, None, self._merge_notes)
+        return Merged(lora, file.kinds(), file.learned() or None, None, self._merge_notes)
 
     def merged_lora(self) -> LoRA:
         """Return the merge as an ordinary LoRA, as `merged` does."""
@@ -215,8 +212,7 @@ class Session:
         on_stage: OnStage = lambda *_: None,
     ) -> list[Drawn]:
         """Draw a request once for each of these strengths, as many at once as the UNet takes rows."""
-        blender = self._blended()
-        return self._draw(request, [self._at(blender, given) for given in strengths], on_step, on_stage)
+        return self._draw(request, [self._blend_at(given) for given in strengths], on_step, on_stage)
 
     def _draw(self, request: Request, blends: Sequence[Blend], on_step: OnStep, on_stage: OnStage) -> list[Drawn]:
         drawn = self.pipeline.draw(request, Inputs(self.stack.inputs, blends), on_stage, on_step)
@@ -229,23 +225,23 @@ class Session:
         if self._method == "k-lora":
             if schedule is not None:
                 raise InputError("`schedule` means nothing to k-lora, which has one of its own; leave it out")
-            plan = KLoRA.plan(self._loras[0], self._loras[1])
-            return lambda step, steps: self._picked(blender, plan, step, steps)
+            return self._blend_at(self._strengths)
         if schedule is None:
             return blender.values
-        return lambda step, steps: self._at(blender, _scheduled(schedule, step, steps))
+        return lambda step, steps: blender.at(_scheduled(schedule, step, steps), self._block_weights)
 
-    def _at(self, blender: Blender, strengths: Sequence[float]) -> Coefficients:
-        values = {name: np.empty_like(unit) for name, unit in blender.unit.items()}
-        blender.fill(values, strengths, self._block_weights)
-        return values
+    def _blend_at(self, strengths: Sequence[float]) -> Blend:
+        """Return the merge's coefficients at these strengths; K-LoRA's are of each step."""
+        blender = self._blended()
+        if self._method != "k-lora":
+            return blender.at(strengths, self._block_weights)
+        plan = self._plan = self._plan or KLoRA.plan(self._loras[0], self._loras[1])
 
-    def _picked(self, blender: Blender, plan: KLoRA, step: int, steps: int) -> Coefficients:
-        picks = {name: 0 if plan.picks_content(name, step, steps) else 1 for name in plan.ratios}
-        chosen = blender.choose(picks)
-        strengths = np.ones(self.stack.roles.shape[1], np.float32)
-        strengths[: len(self._strengths)] = self._strengths
-        return {name: unit * strengths[:, None] for name, unit in chosen.items()}
+        def picked(step: int, steps: int) -> Coefficients:
+            picks = {name: 0 if plan.picks_content(name, step, steps) else 1 for name in plan.ratios}
+            return blender.at(strengths, self._block_weights, picks)
+
+        return picked
 
     def _blended(self) -> Blender:
         """Return the last merge; where there was none, one with the defaults, and without LoRAs nothing."""
@@ -309,7 +305,7 @@ class Session:
         """Change the LoRAs, and forget what was made of those before."""
         self._loras, self._stack = loras, stack
         self._made: dict[str, Blender] = {}
-        self._current = None
+        self._current, self._plan = None, None
         self._method, self._strengths, self._block_weights = "learned", (1.0,) * len(loras), {}
         self._shares = None
         self._how = f"{len(loras)} LoRAs, not merged yet" if loras else "the base"

@@ -120,7 +120,7 @@ def _compared(
     component: Component, runner: Runner, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
 ) -> tuple[OutputDifference, ...]:
     """Compare a run with PyTorch's. Raises FailedCheck for a run that is no result."""
-    found = compare_with_golden(component, runner, inputs, outputs)
+    found = compare_with_golden(component.golden(), runner, inputs, outputs)
     for difference in found:
         if not math.isfinite(difference.max_error):
             raise FailedCheck(

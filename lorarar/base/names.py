@@ -141,10 +141,9 @@ def unet_layout(unet: nn.Module, base: str, adapt: str = "attention") -> Layout:
 
 
 def _linears(config: dict[str, Any]) -> Iterator[tuple[str, int, int]]:
-    """Yield (module, in, out) of the transformers of a named base in diffusers' order, without diffusers, whose import
-    takes seconds.
+    """Yield (module, in, out) of the linears of a named base's transformers, in diffusers' order.
 
-    A test compares this with the UNet that diffusers builds.
+    It does without diffusers, whose import takes seconds. A test compares this with the UNet that diffusers builds.
     """
     widths, depths, layers = (
         config[key] for key in ("block_out_channels", "transformer_layers_per_block", "layers_per_block")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
     request = _request(args)
     watch = Stopwatch()
     with watch.stage("read"):
-        content, style = (_read(path, args) for path in (args.content, args.style))
+        content, style = map(_reader(args), (args.content, args.style))
     with watch.stage("merge"), progress("merging") as update:
         merged = request.run(content, style, update)
     with watch.stage("write"):
@@ -118,16 +119,16 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _read(path: Path, args: argparse.Namespace) -> LoRA:
-    """Read a LoRA, or make one of a file that is none."""
+def _reader(args: argparse.Namespace) -> Callable[[Path], LoRA]:
+    """Return what reads a LoRA, or makes one of a file that is none; a base is opened once for both."""
     if args.convert is None:
-        return read_lora(path)
+        return read_lora
     require_toolchain("torch", "train")
     # Here, since they import torch, which merging plain LoRAs can do without.
     from lorarar.base.weights import base_weights
     from lorarar.convert import convert
 
-    return convert(path, args.convert, base_weights(args.base or DEFAULT_BASE))
+    return partial(convert, rank=args.convert, weights=base_weights(args.base or DEFAULT_BASE))
 
 
 def _request(args: argparse.Namespace) -> MergeRequest:

@@ -76,21 +76,13 @@ def concatenate(layers: Sequence[LoraLayer], weights: Sequence[float]) -> LoraLa
     return LoraLayer(np.concatenate([layer.down for layer in layers]), np.concatenate(ups, axis=1))
 
 
-def join_columns(layers: Sequence[LoraLayer], weights: Sequence[np.ndarray | float], name: str) -> LoraLayer:
+def join_columns(layers: Sequence[LoraLayer], weights: Sequence[np.ndarray | float]) -> LoraLayer:
     """Return the layer whose ΔW is Σ ΔWᵢ·diag(weightᵢ): [up₁, up₂, …]·[down₁·diag(w₁); down₂·diag(w₂); …].
 
-    A weight is a number, or one for each input of a linear (in). Raises InputError where the layers are of different
-    modules' shapes, and where the result is not finite; `name` is named there.
+    The layers are of one shape. A weight is a number, or one for each input of a linear (in).
     """
-    shapes = sorted({layer.weight_shape for layer in layers})
-    if len(shapes) > 1:
-        raise InputError(f"the LoRAs disagree on {name}: {shapes}; only LoRAs of the same base model can be merged")
-    with np.errstate(over="ignore", invalid="ignore"):
-        downs = [layer.down * np.asarray(weight, np.float32) for layer, weight in zip(layers, weights, strict=True)]
-    joined = LoraLayer(np.concatenate(downs), np.concatenate([layer.up for layer in layers], axis=1))
-    if not np.isfinite(joined.down).all():
-        raise InputError(f"the merge of {name} is too large for float32; use smaller strengths")
-    return joined
+    downs = [layer.down * np.asarray(weight, np.float32) for layer, weight in zip(layers, weights, strict=True)]
+    return LoraLayer(np.concatenate(downs), np.concatenate([layer.up for layer in layers], axis=1))
 
 
 def pad_rank(layer: LoraLayer, rank: int) -> LoraLayer:

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from lorarar.errors import InputError
 from lorarar.layout import kind_of
 from lorarar.lora import LoraLayer, concatenate, pad_rank
+from lorarar.lora.layers import join_columns
 from lorarar.merging.types import LEARNED, METHOD, RULE, RULES, LayerPair, MergedLayer, MergeOptions, Predict, per_core
 
 # Bounds what is stacked at once (SDXL, rank 64: 42 MB) and is a multiple of what the hypernetwork takes at once.
@@ -103,8 +104,7 @@ def _weighted(
 ) -> MergedLayer:
     """Apply Eq. 2 to one layer; the coefficients that are told include the scales."""
     scaled = coefficients * np.array(options.scales, np.float32)[:, None]
-    layer = _join(pair, pair.content.down * scaled[0], pair.style.down * scaled[1])
-    return MergedLayer(pair.name, layer, kind, scaled)
+    return MergedLayer(pair.name, join_columns((pair.content, pair.style), tuple(scaled)), kind, scaled)
 
 
 def direct(pairs: Sequence[LayerPair], options: MergeOptions, kind: str = METHOD) -> Iterator[MergedLayer]:
@@ -135,7 +135,8 @@ def np_lora(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[Merge
         with np.errstate(over="ignore"):  # an overflow is told by the caller, once
             down_c = kept.numpy().astype(np.float32).reshape(pair.content.down.shape)
             down_s = pair.style.down * np.float32(options.style_scale)
-        return MergedLayer(pair.name, _join(pair, down_c, down_s), METHOD)
+        layers = LoraLayer(down_c, pair.content.up), LoraLayer(down_s, pair.style.up)
+        return MergedLayer(pair.name, join_columns(layers, (1.0, 1.0)), METHOD)
 
     return per_core(one, pairs)
 
@@ -166,9 +167,3 @@ def stack(layers: Sequence[LoraLayer]) -> tuple[Float[np.ndarray, "n rank inp"],
     rank = max(layer.rank for layer in layers)
     padded = [pad_rank(layer, rank) for layer in layers]
     return np.stack([layer.down for layer in padded]), np.stack([layer.up for layer in padded])
-
-
-def _join(pair: LayerPair, content_down: np.ndarray, style_down: np.ndarray) -> LoraLayer:
-    """Return the layer [up_c, up_s] @ [content_down; style_down]."""
-    layers = LoraLayer(content_down, pair.content.up), LoraLayer(style_down, pair.style.up)
-    return concatenate(layers, (1.0, 1.0))

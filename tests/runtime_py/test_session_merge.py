@@ -156,7 +156,7 @@ def test_k_lora_takes_one_lora_in_each_layer_and_step(folder: Path, seen: list[d
     content, style = read_lora(CONTENT), read_lora(STYLE)
     session = Bundle.open(folder).session()
     session.load([content, style])
-    session.merge("k-lora", strengths=(0.5, 2.0))
+    session.merge("k-lora", strengths=(0.5, 2.0), block_weights={"down_blocks.1": 0.5})
     session.generate("a", steps=4, guidance=1.0)
     plan = KLoRA.plan(content, style)
     picks = set()
@@ -164,7 +164,8 @@ def test_k_lora_takes_one_lora_in_each_layer_and_step(folder: Path, seen: list[d
         for group in session.bundle.layout.groups:
             for row, module in enumerate(group.modules):
                 is_content = plan.picks_content(f"unet.{module}", step, 4)
-                wanted = (0.5, 0.0) if is_content else (0.0, 2.0)
+                weight = 0.5 if module.startswith("down_blocks.1.") else 1.0
+                wanted = (0.5 * weight, 0.0) if is_content else (0.0, 2.0 * weight)
                 have = inputs[group.coefficients][0, row]
                 np.testing.assert_array_equal(have, np.broadcast_to(np.float32(wanted)[:, None], have.shape))
                 picks.add((step, is_content))
@@ -173,6 +174,21 @@ def test_k_lora_takes_one_lora_in_each_layer_and_step(folder: Path, seen: list[d
         session.merged_lora()
     with pytest.raises(InputError, match="`schedule` means nothing to k-lora"):
         session.generate("a", schedule=[(1.0, 1.0)])
+    drawn, run = list(seen), session.pipeline.request("a", steps=4, guidance=1.0)
+    seen.clear()
+    session.draw_strengths(run, [(0.5, 2.0)])
+    for inputs, before in zip(seen, drawn, strict=True):
+        for name in session.coefficients:
+            np.testing.assert_array_equal(inputs[name][0], before[name][0])
+
+
+def test_k_lora_needs_two_loras(folder: Path, opened: list[str]) -> None:
+    session = Bundle.open(folder).session()
+    session.load([CONTENT])
+    with pytest.raises(InputError, match="K-LoRA picks one of two LoRAs"):
+        session.merge("k-lora")
+    session.merge()
+    assert any(values.any() for values in session.coefficients.values())  # what was loaded is still there
 
 
 def test_strengths_are_drawn_in_the_rows_of_one_batch(folder: Path, seen: list[dict[str, np.ndarray]]) -> None:
