@@ -12,6 +12,7 @@ Parameters that they share:
   trained for the base.
 - `loras`: how many LoRAs can be loaded together: a content, a style, and others beside them.
 - `adapt`: what the UNet's adapter holds: `transformer`, or the `attention` alone, which takes less of many LoRAs.
+- `text_adapters`: give the text encoders inputs for LoRAs too, for those that were trained with them.
 - `precision`: of the artifact; of a pipeline, the UNet's: text encoders follow it down to w8, and the rest stays in
   fp32. Default: the target's own.
 - `resolution`: pixels of the image's side. Default: the base's own.
@@ -59,8 +60,9 @@ from export.source import (
 )
 from export.targets import find_offer
 from export.write import write_hypernet, write_pipeline, write_unet
-from lorarar.base.names import DEFAULT_BASE, GUIDANCE, PAPER_GUIDANCE
+from lorarar.base.names import DEFAULT_BASE, GUIDANCE, PAPER_GUIDANCE, with_text_encoders
 from lorarar.errors import InputError
+from lorarar.layout import TEXT_PARTS
 
 
 def hypernet(
@@ -135,6 +137,7 @@ def pipeline(
     resolution: int | None = None,
     batch: int = PIPELINE_BATCH,
     attention: str = ATTENTION,
+    text_adapters: bool = False,
     tiny_vae: str | Path | None = None,
     steps: int = STEPS,
     guidance: float | None = None,
@@ -152,7 +155,10 @@ def pipeline(
     layout = base_layout(base, adapt)
     loaded = chosen_hypernet(base, layout, hypernet, untrained)
     network, size = chosen_unet(base, precision, untrained, resolution, batch)
-    source = Source(chosen_pipeline(base, network, size, untrained, tiny_vae), layout, loaded)
+    found = chosen_pipeline(base, network, size, untrained, tiny_vae)
+    if text_adapters:
+        layout = with_text_encoders(layout, {name: getattr(found, name) for name in TEXT_PARTS.values()})
+    source = Source(found, layout, loaded)
     guidance = GUIDANCE.get(base_name(base), PAPER_GUIDANCE) if guidance is None else guidance
     options = PipelineOptions(target, precision, rank, size, steps, guidance, attention, loras=loras)
     return write_pipeline(source, options, _folder(out, layout.base, options), on_progress)

@@ -14,20 +14,22 @@ from jaxtyping import Float
 from safetensors.numpy import save_file
 from torch import nn
 
+from export.components.text_encoders import text_graph
 from export.components.unet import unet_graph
 from export.graph import Graph, ImageSize
 from lorarar.layout import ADAPTER, COEFFICIENTS, ROLES, Layout, StackSize
 from lorarar.lora import LoRA
 from lorarar.stack import fold
-from lorarar.toolchains import quiet_toolchains
+from lorarar.toolchains import quiet_toolchains, without_progress_bars
 from runtime_py.golden import WITHOUT, golden_input, sample, summarise
 from runtime_py.noise import normal_noise
 
 # Factors in [-0.5, 0.5) of rank 64 give ΔW a standard deviation near 0.7, so that the hidden units leave their bias and
 # the coefficients differ from column to column. A power of two keeps the values exact in fp16.
 FACTOR_SCALE = 0.5
-# Of the UNet's stack: ΔW then has half of a weight's usual deviation, 1/√in, whatever the rank. It is large enough that
-# a LoRA that is left out, or half of its effect, is noticed, and small enough that the UNet still shows in the output.
+# Of the stack of a UNet or a text encoder: ΔW then has half of a weight's usual deviation, 1/√in, whatever the rank. It
+# is large enough that a LoRA that is left out, or half of its effect, is noticed, and small enough that the network
+# still shows in the output.
 ADAPTER_SHARE = 0.5
 _RECIPES: dict[str, dict[str, Any]] = {
     "sample": {"scale": 2.0},  # a deviation of 1.15; a scheduler keeps latents near 1
@@ -62,7 +64,7 @@ def _usual_scale(graph: Graph, name: str) -> float:
     """Return the scale of an input that has no recipe of its own: a coefficient or a factor."""
     if name.startswith(COEFFICIENTS):
         return 1.0
-    if graph.name != "unet" or not name.startswith(ADAPTER):
+    if graph.name == "hypernet" or not name.startswith(ADAPTER):
         return FACTOR_SCALE
     _, rank, inp = graph.fixed(graph.inputs[f"{name.rpartition('_')[0]}_down"])
     # Numbers in [-s, s) have the variance s²/3: a factor twice, summed over the rank, and a coefficient.
@@ -94,19 +96,36 @@ def write_golden(reference: nn.Module, recipe: dict[str, dict[str, Any]], path: 
 def write_golden_image(pipeline: Any, layout: Layout, stack: StackSize, size: ImageSize, path: Path) -> dict[str, Any]:
     """Let diffusers draw the golden image into `path`, and return what it was told: prompt, seed, steps and guidance.
 
-    The UNet has its golden stack as a LoRA, with the coefficients of the first image, which goes through diffusers and
-    PEFT: nothing of the exported graph is in this reference. The pipeline's networks are as before when this returns.
+    The networks have their golden stacks as a LoRA, with the coefficients of the first image, which goes through
+    diffusers and PEFT: nothing of the exported graphs is in this reference. The pipeline's networks are as before when
+    this returns.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with quiet_toolchains(), _with_lora(pipeline.unet, _golden_lora(pipeline.unet, layout, stack, size)):
+    with quiet_toolchains(), without_progress_bars(), _with_lora(pipeline, _golden_lora(pipeline, layout, stack, size)):
         drawn = _draw(pipeline, size)
     save_file({f"image.{key}": value for key, value in summarise(drawn).items()}, path)
     return GOLDEN_IMAGE
 
 
-def _golden_lora(unet: Any, layout: Layout, stack: StackSize, size: ImageSize) -> LoRA:
-    """Return the golden stack of the UNet's graph, with the first image's coefficients, as a LoRA."""
-    recipe = golden_recipe(unet_graph(unet, layout, stack, size, module=nn.Identity()))
+def golden_tokens(tokenizer: Any) -> list[int]:
+    """Return the golden image's prompt as a tokenizer of transformers pads it."""
+    length = tokenizer.model_max_length
+    return list(tokenizer(GOLDEN_IMAGE["prompt"], padding="max_length", max_length=length, truncation=True).input_ids)
+
+
+def tokenizers(pipeline: Any) -> dict[str, Any]:
+    """Return a pipeline's tokenizers by the names of their text encoders, in the order of the hidden states."""
+    return {"text_encoder": pipeline.tokenizer, "text_encoder_2": pipeline.tokenizer_2}
+
+
+def _golden_lora(pipeline: Any, layout: Layout, stack: StackSize, size: ImageSize) -> LoRA:
+    """Return the golden stacks of the networks' graphs, with the first image's coefficients, as a LoRA."""
+    unread = nn.Identity()
+    graphs = [unet_graph(pipeline.unet, layout, stack, size, module=unread)]
+    for name, tokenizer in tokenizers(pipeline).items():
+        tokens = golden_tokens(tokenizer)
+        graphs.append(text_graph(name, getattr(pipeline, name), tokens, layout, stack, module=unread))
+    recipe = {name: spec for graph in graphs for name, spec in golden_recipe(graph).items()}
     names = {name for group in layout.groups for name in (group.down, group.up, group.coefficients)} | {ROLES}
     given = {name: golden_input(recipe[name]) for name in names}
     first = {group.coefficients: given[group.coefficients][0] for group in layout.groups}
@@ -114,11 +133,11 @@ def _golden_lora(unet: Any, layout: Layout, stack: StackSize, size: ImageSize) -
 
 
 @contextmanager
-def _with_lora(unet: Any, lora: LoRA) -> Iterator[None]:
-    """Put a LoRA on a diffusers UNet, through PEFT, while the block runs."""
+def _with_lora(pipeline: Any, lora: LoRA) -> Iterator[None]:
+    """Put a LoRA on a pipeline of diffusers, through PEFT, while the block runs."""
     factors = lora.to_state_dict()
-    unet.load_lora_adapter(factors, prefix="unet")
-    for name, value in unet.named_parameters():
+    pipeline.load_lora_weights(dict(factors))
+    for name, value in pipeline.unet.named_parameters():
         # They were rounded to the UNet's type, to which PEFT casts a layer's input before computing_in_fp32 widens it.
         if ".lora_" in name:
             module, _, factor = name.partition(".lora_")
@@ -126,7 +145,7 @@ def _with_lora(unet: Any, lora: LoRA) -> Iterator[None]:
     try:
         yield
     finally:
-        unet.unload_lora()
+        pipeline.unload_lora_weights()
 
 
 def _draw(pipeline: Any, size: ImageSize) -> Float[np.ndarray, "1 3 h w"]:

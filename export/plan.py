@@ -16,7 +16,7 @@ from export.components.vae import ImageDecoder
 from export.options import ADAPTED, LORAS, PIPELINE_BATCH
 from export.source import chosen_rank
 from export.targets import TARGETS, Target, find_offer
-from lorarar.base.names import load_layout
+from lorarar.base.names import load_layout, with_text_encoders
 from lorarar.base.sources import meta_parts, open_tiny_vae
 from lorarar.layout import StackSize, adapter_shapes, coefficient_shapes, fixed
 
@@ -77,6 +77,7 @@ def plan_pipeline(
     rank: int | None = None,
     loras: int = LORAS,
     adapt: str = ADAPTED,
+    text_adapters: bool = False,
     tiny_vae: str | None = None,
 ) -> Plan:
     """Plan the export of a base by its name or folder. No weights are read, so a named base needs none.
@@ -85,6 +86,8 @@ def plan_pipeline(
     """
     found, precision = find_offer(target, "unet", precision)
     layout, networks = load_layout(base, adapt), meta_parts(base)
+    if text_adapters:
+        layout = with_text_encoders(layout, networks)
     stack = StackSize(loras, loras * chosen_rank(base, rank, loras))
     if tiny_vae is not None:
         scale = 2 ** (len(networks["vae"].config.block_out_channels) - 1)

@@ -17,7 +17,7 @@ from export.components.hypernet import hypernet_graph
 from export.components.text_encoders import text_graph
 from export.components.unet import unet_graph
 from export.components.vae import vae_graph
-from export.golden import GOLDEN_IMAGE, write_golden_image
+from export.golden import golden_tokens, tokenizers, write_golden_image
 from export.options import HypernetOptions, OnProgress, PipelineOptions, Report, Source, UNetOptions, ignore_progress
 from export.rewrites import rewrite_for
 from export.scheduling import scheduler_settings
@@ -91,21 +91,16 @@ def write_pipeline(
         return bundle.finish(options, source.layout, source.hypernet, about)
 
 
-def tokenizers(pipeline: Any) -> dict[str, Any]:
-    """Return a pipeline's tokenizers by the names of their text encoders, in the order of the hidden states."""
-    return {"text_encoder": pipeline.tokenizer, "text_encoder_2": pipeline.tokenizer_2}
-
-
 def _write_components(bundle: BundleWriter, source: Source, options: PipelineOptions) -> None:
     pipeline, hypernet, form = source.pipeline, source.hypernet.hypernet, bundle.target.hypernet_form
     precision = partial(bundle.target.precision_of, unet=options.precision)
     bundle.write(hypernet_graph(hypernet, source.layout, options.stack, form), precision("hypernet"))
     for name, tokenizer in tokenizers(pipeline).items():
-        model, length = getattr(pipeline, name), tokenizer.model_max_length
-        tokens = tokenizer(GOLDEN_IMAGE["prompt"], padding="max_length", max_length=length, truncation=True)
-        bundle.write(text_graph(name, model, tokens["input_ids"], owned=True), precision(name))
+        model, tokens = getattr(pipeline, name), golden_tokens(tokenizer)
+        graph = text_graph(name, model, tokens, source.layout, options.stack, bundle.target.adapter_form, owned=True)
+        bundle.write(graph, precision(name))
         setattr(pipeline, name, None)
-        del model
+        del model, graph
     _write_unet(bundle, pipeline.unet, source.layout, options)
     graph = vae_graph(pipeline.vae, options.size, owned=True)
     bundle.write(graph, precision(graph.name), lambda: rewrite_for(bundle.target, pipeline.vae))

@@ -1,4 +1,4 @@
-"""Layouts: the ordered groups of a UNet's linears that take LoRAs, and the tensors that follow. Numpy only."""
+"""Layouts: the ordered groups of a base's linears that take LoRAs, and the tensors that follow. Numpy only."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 ADAPT: dict[str, tuple[str, ...]] = {"attention": ("qo", "kv"), "transformer": tuple(PARTS)}
 """What a UNet's adapter can hold: the parts of the attention alone, or of whole transformer blocks."""
+TEXT_PARTS = {"te1": "text_encoder", "te2": "text_encoder_2"}
+"""Parts of an adapter outside the UNet → the text encoder whose linears they hold."""
+TEXT_KINDS = (*(f".self_attn.{name}_proj" for name in ("q", "k", "v", "out")), ".mlp.fc1", ".mlp.fc2")
+"""How the module names of a text encoder's linears that take LoRAs end."""
 PAPER_LEARNED = ("q", "out")
 """The kinds whose coefficients the paper predicts; the other 14 choices are its Table A3."""
 UNET = "unet."
@@ -44,7 +48,7 @@ class Group:
     part: str
     in_features: int
     out_features: int
-    modules: tuple[str, ...]  # names inside the UNet, without `unet.`
+    modules: tuple[str, ...]  # names inside the component, without `unet.`
 
     def __repr__(self) -> str:
         return f"Group({self.name}: {len(self.modules)} modules)"
@@ -53,6 +57,16 @@ class Group:
     def name(self) -> str:
         """The name, which holds the part and the sizes: `qo_640x640`."""
         return f"{self.part}_{self.in_features}x{self.out_features}"
+
+    @property
+    def component(self) -> str:
+        """The network that the linears are in: the UNet, or a text encoder."""
+        return TEXT_PARTS.get(self.part, "unet")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The full names of the modules, as LoRAs have them: `unet.…to_q`."""
+        return tuple(f"{self.component}.{module}" for module in self.modules)
 
     @property
     def down(self) -> str:
@@ -106,19 +120,44 @@ class Layout:
         order = sorted(found, key=lambda key: (list(PARTS).index(key[0]), key[1], key[2]))
         return cls(base, tuple(Group(*key, modules=tuple(found[key])) for key in order))
 
+    def with_text_encoder(self, part: str, linears: Iterable[tuple[str, int, int]]) -> Layout:
+        """Return this layout with the linears of a text encoder too, given as to `from_linears`.
+
+        `part` is a key of TEXT_PARTS.
+        """
+        found: dict[tuple[int, int], list[str]] = {}
+        for name, in_features, out_features in linears:
+            found.setdefault((in_features, out_features), []).append(name)
+        groups = tuple(Group(part, *sizes, modules=tuple(found[sizes])) for sizes in sorted(found))
+        return Layout(self.base, (*self.groups, *groups))
+
     @property
     def modules(self) -> tuple[str, ...]:
-        """The names of all modules inside the UNet, group by group."""
-        return tuple(module for group in self.groups for module in group.modules)
+        """The names of the UNet's modules, group by group."""
+        return tuple(module for group in self.of("unet") for module in group.modules)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The full names of all modules, group by group."""
+        return tuple(layer for group in self.groups for layer in group.layers)
+
+    @property
+    def places(self) -> dict[str, tuple[Group, int]]:
+        """The group and the row in it of each layer, by its full name."""
+        return {layer: (group, row) for group in self.groups for row, layer in enumerate(group.layers)}
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts that have a group, in the order of PARTS."""
-        return tuple(part for part in PARTS if self.part(part))
+        """The parts that have a group, in their order."""
+        return tuple(dict.fromkeys(group.part for group in self.groups))
 
     def part(self, part: str) -> tuple[Group, ...]:
-        """Return the groups of a part, a key of PARTS."""
+        """Return the groups of a part, a key of PARTS or TEXT_PARTS."""
         return tuple(group for group in self.groups if group.part == part)
+
+    def of(self, component: str) -> tuple[Group, ...]:
+        """Return the groups of a component: `unet`, `text_encoder` or `text_encoder_2`."""
+        return tuple(group for group in self.groups if group.component == component)
 
     def with_kinds(self, kinds: Iterable[str]) -> tuple[Group, ...]:
         """Return the groups that hold attention linears of these kinds."""
@@ -140,7 +179,7 @@ class Layout:
         for entry in data["groups"]:
             part = str(entry["name"]).partition("_")[0]
             group = Group(part, int(entry["in"]), int(entry["out"]), tuple(entry["modules"]))
-            if part not in PARTS or group.name != entry["name"]:
+            if part not in (*PARTS, *TEXT_PARTS) or group.name != entry["name"]:
                 raise InputError(f"layout group {entry['name']!r} does not match its sizes; export the bundle again")
             groups.append(group)
         return cls(base, tuple(groups))

@@ -20,7 +20,14 @@ from lorarar.layout import ROLES, UNET, Group, Layout
 from lorarar.lora import LoRA, LoraLayer
 from lorarar.lora.layers import balance_factor, peak
 
-PART_WORDS = {"qo": "attention (q, out)", "kv": "attention (k, v)", "ff": "feed-forward", "proj": "projections"}
+PART_WORDS = {
+    "qo": "attention (q, out)",
+    "kv": "attention (k, v)",
+    "ff": "feed-forward",
+    "proj": "projections",
+    "te1": "text encoder",
+    "te2": "text encoder 2",
+}
 """The parts of a layout, in words."""
 
 Adapter = dict[str, np.ndarray]
@@ -45,7 +52,7 @@ class Stack:
         """Tell for each layer of a group which LoRAs have it: (N, K), True where one does."""
         found = np.zeros((len(group.modules), self.roles.shape[1]), bool)
         for number, lora in enumerate(self.loras):
-            found[:, number] = [UNET + module in lora.layers for module in group.modules]
+            found[:, number] = [layer in lora.layers for layer in group.layers]
         return found
 
 
@@ -60,7 +67,7 @@ def stack(
     is. Raises InputError when a layer's shape is not the base's, when the LoRAs are too many or their ranks too large,
     when one has no layer of the layout, or when `dtype` is half precision and a factor overflows in it.
     """
-    known = {UNET + module: (group, row) for group in layout.groups for row, module in enumerate(group.modules)}
+    known = layout.places
     inside = [{name: layer for name, layer in lora.layers.items() if name in known} for lora in loras]
     ranks = [_check_fit(lora, layers, known, layout.base) for lora, layers in zip(loras, inside, strict=True)]
     count, rows = len(loras) if roles is None else roles, sum(ranks) if rank is None else rank
@@ -93,8 +100,8 @@ def fold(
     for group in layout.groups:
         weights = np.matmul(roles.astype(np.float32), coefficients[group.coefficients].astype(np.float32))
         down = adapter[group.down].astype(np.float32) * weights
-        for row, module in enumerate(group.modules):
-            layers[UNET + module] = LoraLayer(down[row], adapter[group.up][row].astype(np.float32))
+        for row, name in enumerate(group.layers):
+            layers[name] = LoraLayer(down[row], adapter[group.up][row].astype(np.float32))
     return LoRA(layers, source="stack")
 
 
@@ -118,21 +125,21 @@ class Carried:
             return None
         told = "; ".join(f"{count} {what}, {share:.1%}" for what, (count, share) in self.left_out.items())
         return (
-            f"{self.source}: {1 - self.share:.1%} of its squared norm is in layers that this UNet's adapter can't take "
+            f"{self.source}: {1 - self.share:.1%} of its squared norm is in layers that this bundle can't take "
             f"({told}): {first_of(self.names)}"
         )
 
 
 def carried(lora: LoRA, layout: Layout) -> Carried:
     """Measure what share of a LoRA's ‖ΔW‖² a layout carries, by part, from the factors' r×r Gram matrices."""
-    places = {UNET + module: group.part for group in layout.groups for module in group.modules}
+    places = layout.places
     norms = {name: layer.squared_norm() for name, layer in lora.layers.items()}
     whole = sum(norms.values()) or 1.0
     parts = dict.fromkeys(layout.parts, 0.0)
     left: dict[str, tuple[int, float]] = {}
     for name, norm in norms.items():
         if name in places:
-            parts[places[name]] += norm / whole
+            parts[places[name][0].part] += norm / whole
         else:
             what = _outside(name, lora.layers[name])
             count, share = left.get(what, (0, 0.0))

@@ -75,6 +75,22 @@ def quiet_toolchains(level: int = logging.WARNING) -> Iterator[None]:
 
 
 @contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Let diffusers and transformers load in the block without bars of their own."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    libraries = [item for item in (diffusers_logging, transformers_logging) if item.is_progress_bar_enabled()]
+    for library in libraries:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in libraries:
+            library.enable_progress_bar()
+
+
+@contextmanager
 def named_if_missing(packages: Collection[str], extra: str) -> Iterator[None]:
     """Import quietly in the block; InputError names the extra to install where one of these packages is missing."""
     try:

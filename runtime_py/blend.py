@@ -16,7 +16,8 @@ from lorarar.merging import CONTENT_ONLY, LEARNED, RULE, STYLE_ONLY
 from lorarar.stack import Stack
 
 BlockWeights = Mapping[str, float | Sequence[float]]
-"""The start of module names, such as `up_blocks.0` → what multiplies the strength there, of all LoRAs or of each."""
+"""The start of names in the UNet, such as `up_blocks.0`, or a text encoder → what multiplies the strength there, of
+all LoRAs or of each."""
 
 
 class Blender:
@@ -66,17 +67,17 @@ class Blender:
         factors = Factors(self.stack, strengths, block_weights or {})
         for group in self.stack.layout.groups:
             factor = np.zeros((len(group.modules), self.stack.roles.shape[1]), np.float32)
-            factor[:, : len(self.stack.loras)] = [factors.of(module) for module in group.modules]
+            factor[:, : len(self.stack.loras)] = [factors.of(layer) for layer in group.layers]
             with np.errstate(over="ignore"):
                 np.multiply(unit[group.coefficients], factor[:, :, None], out=out[group.coefficients])
 
     def _pick(self, unit: Mapping[str, np.ndarray], picks: Mapping[str, int]) -> None:
         """Let one of the first two LoRAs alone have each of these layers (by full name), as K-LoRA does."""
         for group in self.stack.layout.groups:
-            for row, module in enumerate(group.modules):
-                if UNET + module in picks:
+            for row, layer in enumerate(group.layers):
+                if layer in picks:
                     unit[group.coefficients][row, :2] = 0
-                    unit[group.coefficients][row, picks[UNET + module]] = 1
+                    unit[group.coefficients][row, picks[layer]] = 1
 
 
 class Factors:
@@ -86,11 +87,11 @@ class Factors:
         self._strengths = np.array(check_strengths(strengths, len(stack.loras)), np.float32)
         self._weights = _check_block_weights(block_weights, stack)
 
-    def of(self, module: str) -> Float[np.ndarray, " loras"]:
-        """Return the factors of a module of the UNet, whether an adapter holds it or not."""
+    def of(self, layer: str) -> Float[np.ndarray, " loras"]:
+        """Return the factors of a layer by its full name, whether an adapter holds it or not."""
         factors = self._strengths
         for start, each in self._weights.items():
-            if _is_in(module, start):
+            if _is_in(layer.removeprefix(UNET), start):
                 factors = factors * each
         return factors
 
@@ -102,9 +103,8 @@ class FileMerge:
         self.loras, self.rule, self._factors, self._learned = blender.stack.loras, blender.rule, factors, learned
         self._names = dict.fromkeys(name for lora in self.loras for name in lora.layers)
         self._places = {
-            UNET + module: blender.values[group.coefficients][row]
-            for group in blender.stack.layout.groups
-            for row, module in enumerate(group.modules)
+            layer: blender.values[group.coefficients][row]
+            for layer, (group, row) in blender.stack.layout.places.items()
         }
 
     def layers(self) -> dict[str, LoraLayer]:
@@ -135,7 +135,7 @@ class FileMerge:
             weights: list[np.ndarray | float] = [self._places[name][number] for number, _ in has]
         else:
             both = {0, 1} <= {number for number, _ in has}
-            factors = self._factors.of(name.removeprefix(UNET))
+            factors = self._factors.of(name)
             weights = [float(factors[number]) * (self.rule if both and number < 2 else 1.0) for number, _ in has]
         shapes = sorted({layer.weight_shape for _, layer in has})
         if len(shapes) > 1:
@@ -166,8 +166,9 @@ def _check_block_weights(given: BlockWeights, stack: Stack) -> dict[str, np.ndar
         each, loras = np.asarray(weight, np.float32), len(stack.loras)
         if each.shape not in ((), (loras,)) or not np.isfinite(each).all():
             raise InputError(f"`block_weights` of {start} are {weight}; give a finite number, or one for each LoRA")
-        if not any(_is_in(module, start) for module in stack.layout.modules):
-            blocks = dict.fromkeys(".".join(module.split(".")[:2]) for module in stack.layout.modules)
+        names = [layer.removeprefix(UNET) for layer in stack.layout.layers]
+        if not any(_is_in(name, start) for name in names):
+            blocks = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)
             raise InputError(f"`block_weights` names {start}, which has no layer; there are {', '.join(blocks)}")
         found[start] = np.broadcast_to(each, loras)
     return found

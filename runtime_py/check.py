@@ -140,7 +140,9 @@ def check_pipeline(bundle: Bundle, on_text: OnText = lambda _: None) -> CheckRow
     golden = bundle.manifest["pipeline"]["golden"]
     allowed = Tolerance.from_json(golden["tolerance"])
     expected = read_golden(bundle.path / golden["file"], ["image"]).outputs
-    inputs = golden_inputs(bundle.component("unet"))
+    inputs: dict[str, np.ndarray] = {}
+    for name in (*bundle.manifest["pipeline"]["tokenizers"], "unet"):
+        inputs |= golden_inputs(bundle.component(name))
     stack = {name: value for name, value in inputs.items() if name == ROLES or name.startswith(ADAPTER)}
     # Of the first image alone, as diffusers' image has them for both prompts.
     blend = {name: value[0] for name, value in inputs.items() if name.startswith(COEFFICIENTS)}

@@ -13,6 +13,7 @@ from runtime_py.component import Component
 
 if TYPE_CHECKING:
     from runtime_py.backends import Runner
+    from runtime_py.condition import Told
     from runtime_py.pipeline import Request
 
 Coefficients = Mapping[str, np.ndarray]
@@ -23,10 +24,15 @@ Blend = Coefficients | Callable[[int, int], Coefficients]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the UNet takes beside latents and prompts: the stack that all images share, and a blend for each image."""
+    """What the networks take beside latents and prompts: the stack of all images, and a blend for each."""
 
     stack: Mapping[str, np.ndarray]  # the factors and the roles, by name
     blends: Sequence[Blend]
+
+
+def at_step(blend: Blend, step: int, steps: int) -> Coefficients:
+    """Return the coefficients of one step."""
+    return blend(step, steps) if callable(blend) else blend
 
 
 class Guided:
@@ -36,17 +42,15 @@ class Guided:
     the last run is filled up with its own last row.
     """
 
-    def __init__(
-        self, runner: Runner, component: Component, inputs: Inputs, told: Mapping[str, np.ndarray], request: Request
-    ) -> None:
+    def __init__(self, runner: Runner, component: Component, inputs: Inputs, told: Told, request: Request) -> None:
         sample = next(spec for spec in component.inputs if spec.name == "sample")
         self.batch, *shape = (int(size) for size in sample.shape)
         self.latent_shape = tuple(shape)
         self.runner, self.inputs, self.told, self.request = runner, inputs, told, request
         self._types = {spec.name: spec.dtype for spec in component.inputs}
-        prompts = len(told["time_ids"])
-        self._rows = [(image, prompt) for image in range(len(inputs.blends)) for prompt in range(prompts)]
-        self._prompts = prompts
+        self._stack = {name: value for name, value in inputs.stack.items() if name in self._types}
+        self._rows = [(image, prompt) for image in range(len(inputs.blends)) for prompt in range(told.prompts)]
+        self._prompts = told.prompts
         self._kept: dict[int, Coefficients] = {}  # by run, where no blend changes from step to step
 
     def __call__(
@@ -65,12 +69,11 @@ class Guided:
     def _run(self, start: int, sample: np.ndarray, time: float, step: int) -> np.ndarray:
         rows = self._rows[start : start + self.batch]
         full = rows + [rows[-1]] * (self.batch - len(rows))
-        images, prompts = [image for image, _ in full], [prompt for _, prompt in full]
         inputs = {
-            "sample": sample[images],
+            "sample": sample[[image for image, _ in full]],
             "timestep": np.full(self.batch, time, np.float32),
-            **{name: values[prompts] for name, values in self.told.items()},
-            **self.inputs.stack,
+            **self.told.inputs(full, step),
+            **self._stack,
             **self._coefficients(start, full, step),
         }
         return self.runner.run(inputs)["noise_pred"][: len(rows)].astype(np.float32)
@@ -79,13 +82,14 @@ class Guided:
         if start in self._kept:
             return self._kept[start]
         blends = [self.inputs.blends[image] for image, _ in rows]
-        given = [blend(step, self.request.steps) if callable(blend) else blend for blend in blends]
+        given = [at_step(blend, step, self.request.steps) for blend in blends]
         off = [self.request.guidance_without_lora and self._prompts == 2 and prompt == 0 for _, prompt in rows]
         made = {
             name: np.stack(
                 [np.zeros_like(one[name]) if is_off else one[name] for one, is_off in zip(given, off, strict=True)]
             ).astype(self._types[name], copy=False)
             for name in given[0]
+            if name in self._types
         }
         if not any(map(callable, blends)):
             self._kept[start] = made

@@ -63,15 +63,15 @@ def _check_relations(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Compare the layout with the components' inputs and golden inputs."""
     layout = Layout.from_json(manifest["base"], manifest["layout"])
     names = [group.name for group in layout.groups]
-    if len(set(names)) != len(names) or len(set(layout.modules)) != len(layout.modules):
+    if len(set(names)) != len(names) or len(set(layout.layers)) != len(layout.layers):
         raise InputError(f"{folder}: its layout repeats a name; {MEND}")
     stack = stack_size(manifest)
     for name, entry in manifest["components"].items():
         _check_golden_inputs(folder, name, entry, stack.named)
         if name == "hypernet":
             _check_hypernet(folder, manifest, layout, stack)
-        if name == "unet":
-            _check_unet(folder, entry, layout, stack)
+        else:
+            _check_adapter(folder, name, entry, layout, stack)
 
 
 def stack_size(manifest: Mapping[str, Any]) -> StackSize:
@@ -102,16 +102,20 @@ def _check_hypernet(folder: Path, manifest: Mapping[str, Any], layout: Layout, s
             raise InputError(f"{folder}: the hypernet's {end} are not its layout's; {MEND}")
 
 
-def _check_unet(folder: Path, entry: Mapping[str, Any], layout: Layout, stack: StackSize) -> None:
-    batch = next((t["shape"][0] for t in entry["inputs"] if t["name"] == "sample" and t["shape"]), None)
-    shapes = roles_shape(stack.loras) | adapter_shapes(layout.groups)
-    shapes |= coefficient_shapes(layout.groups, stack.loras, batch)
+def _check_adapter(folder: Path, name: str, entry: Mapping[str, Any], layout: Layout, stack: StackSize) -> None:
+    """Compare the inputs for LoRAs of a UNet or a text encoder with the layout."""
+    groups = layout.of(name)
+    # A prompt is encoded alone; a UNet has a row for each image.
+    batch = next((t["shape"][0] for t in entry["inputs"] if t["name"] == "sample" and t["shape"]), 1)
+    shapes = roles_shape(stack.loras) | adapter_shapes(groups) | coefficient_shapes(groups, stack.loras, batch)
     stated = [
         (t["name"], tuple(t["shape"])) for t in entry["inputs"] if t["name"].startswith((ROLES, ADAPTER, COEFFICIENTS))
     ]
     # A UNet without inputs for LoRAs is the base model alone, or one that a LoRA was fused into.
-    if stated and not _states(stated, shapes, stack):
-        raise InputError(f"{folder}: the unet's inputs for LoRAs are not its layout's; {MEND}")
+    if not stated and (name == "unet" or not groups):
+        return
+    if not groups or not _states(stated, shapes, stack):
+        raise InputError(f"{folder}: the {name}'s inputs for LoRAs are not its layout's; {MEND}")
 
 
 def _states(stated: list[tuple[str, Shape]], shapes: Mapping[str, Shape], stack: StackSize) -> bool:

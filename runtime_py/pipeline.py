@@ -15,11 +15,11 @@ from jaxtyping import Float, UInt8
 
 from lorarar.errors import InputError
 from runtime_py.backends import Runners
+from runtime_py.condition import ConditionReader
 from runtime_py.guidance import Guided, Inputs
 from runtime_py.noise import MAX_SEED, normal_noise
 from runtime_py.scheduler import Latents, SchedulerSettings, make_scheduler
 from runtime_py.stages import OnStage, timed
-from runtime_py.tokens import ClipTokenizer
 
 if TYPE_CHECKING:
     from runtime_py.bundle import Bundle
@@ -78,7 +78,7 @@ class Pipeline:
         self.bundle = bundle
         self.facts: Mapping[str, Any] = bundle.manifest["pipeline"]
         self._runner = runners or Runners(bundle)
-        self._tokenizers: dict[str, ClipTokenizer] = {}
+        self._reader = ConditionReader(bundle, self._runner)
 
     def request(
         self,
@@ -110,7 +110,7 @@ class Pipeline:
         scheduler = make_scheduler(SchedulerSettings(**self.facts["scheduler"]), request.steps)
         seconds: dict[str, float] = {}
         with timed(seconds, "text"):
-            told, notes = self._told(request, on_stage)
+            told = self._reader.read(request, inputs, on_stage)
         with timed(seconds, "load the UNet"):
             unet = self._runner("unet")
         with timed(seconds, "steps"):
@@ -129,43 +129,6 @@ class Pipeline:
         if not all(np.isfinite(picture).all() for picture in pictures):
             raise InputError("the image is not finite: this bundle's precision overflows; export it in fp32")
         return [
-            Drawn(picture.astype(np.float32), one[None], dict(seconds), notes)
+            Drawn(picture.astype(np.float32), one[None], dict(seconds), told.notes)
             for picture, one in zip(pictures, latents, strict=True)
         ]
-
-    def _told(self, request: Request, on_stage: OnStage) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-        """Return what the UNet is told, and what of it was cut off.
-
-        These are its `encoder_hidden_states` (b, tokens, d), `text_embeds` (b, p) and `time_ids` (b, 6): the prompt's
-        row is the last one, and before it stands the negative prompt's where there is guidance.
-        """
-        guided = request.guidance > 1
-        zeros = guided and request.negative is None and self.facts["negative"] == "zeros"
-        prompts = [request.negative or "", request.prompt] if guided and not zeros else [request.prompt]
-        rows, notes = [], []
-        for number, prompt in enumerate(prompts):
-            on_stage("reading the prompt", number, len(prompts))
-            row, cut = self._encode(prompt)
-            rows.append(row)
-            if cut:
-                notes.append(f"the prompt is too long for CLIP, this was cut off: {cut}")
-        if zeros:
-            rows.insert(0, {name: np.zeros_like(value) for name, value in rows[0].items()})
-        told = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        # SDXL's size conditioning: original size, crop corner, target size.
-        side = self.facts["pixels"]
-        told["time_ids"] = np.array([[side, side, 0, 0, side, side]] * len(rows), np.float32)
-        return told, tuple(notes)
-
-    def _encode(self, prompt: str) -> tuple[dict[str, np.ndarray], str]:
-        """Return a prompt's states and its pooled embedding by the UNet's inputs, and the words that did not fit."""
-        states, cut = [], ""
-        for name, entry in self.facts["tokenizers"].items():
-            if name not in self._tokenizers:
-                self._tokenizers[name] = ClipTokenizer(self.bundle.path / entry["file"], entry)
-            tokens = self._tokenizers[name](prompt)
-            found = self._runner(name).run({"input_ids": tokens.ids})
-            states.append(found["hidden_states"].astype(np.float32))
-            cut = tokens.cut
-        pooled = found["text_embeds"].astype(np.float32)
-        return {"encoder_hidden_states": np.concatenate(states, axis=-1), "text_embeds": pooled}, cut

@@ -330,13 +330,13 @@ def _by_group(stack: Stack, coefficients: Mapping[str, np.ndarray], rule: float)
     found = {}
     for group in stack.layout.groups:
         values = np.full((len(group.modules), 2, group.in_features), rule, np.float32)
-        for row, module in enumerate(group.modules):
-            given = coefficients.get(UNET + module)
+        for row, layer in enumerate(group.layers):
+            given = coefficients.get(layer)
             if given is None:
                 continue
             if np.shape(given) != (2, group.in_features) or not np.isfinite(given).all():
                 raise InputError(
-                    f"`coefficients` of {module} have shape {np.shape(given)}; "
+                    f"`coefficients` of {layer} have shape {np.shape(given)}; "
                     f"give (2, {group.in_features}) finite numbers"
                 )
             values[row] = given

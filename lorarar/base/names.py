@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorarar.errors import InputError
 from lorarar.files import read_json
-from lorarar.layout import Layout, part_of
+from lorarar.layout import TEXT_KINDS, TEXT_PARTS, Layout, part_of
 from lorarar.toolchains import missing_toolchain, quiet_toolchains
 
 if TYPE_CHECKING:
@@ -138,6 +138,31 @@ def unet_layout(unet: nn.Module, base: str, adapt: str = "attention") -> Layout:
         if isinstance(module, nn.Linear) and part_of(name)
     ]
     return Layout.from_linears(base, linears, adapt)
+
+
+def with_text_encoders(layout: Layout, encoders: Mapping[str, Any]) -> Layout:
+    """Return a layout with the linears of CLIP's text encoders too: q, k, v, out, fc1 and fc2 of their layers.
+
+    `encoders` are transformers' models by their names in a pipeline. The last layer of an encoder without a projection
+    is left out: SDXL takes the states before it.
+    """
+    for part, component in TEXT_PARTS.items():
+        layout = layout.with_text_encoder(part, _text_linears(encoders[component]))
+    return layout
+
+
+def _text_linears(model: Any) -> Iterator[tuple[str, int, int]]:
+    """Yield (module, in, out) of a text encoder's linears, by the names that LoRAs have for them."""
+    for index, layer in enumerate(_used_text_layers(model)):
+        for name, module in layer.named_modules():
+            if f".{name}".endswith(TEXT_KINDS):
+                yield f"text_model.encoder.layers.{index}.{name}", module.in_features, module.out_features
+
+
+def _used_text_layers(model: Any) -> list[Any]:
+    """Return the layers of a CLIP text encoder that SDXL uses: all, or without a projection all but the last one."""
+    layers = list(getattr(model, "text_model", model).encoder.layers)
+    return layers if getattr(model, "text_projection", None) is not None else layers[:-1]
 
 
 def _linears(config: dict[str, Any]) -> Iterator[tuple[str, int, int]]:

@@ -14,7 +14,7 @@ import torch
 from lorarar.base.names import CONFIGS, MINIATURE, miniature_folder
 from lorarar.base.untrained import NETWORKS, SDXL_SCALE, meta_networks, untrained_pipeline, untrained_unet
 from lorarar.errors import InputError
-from lorarar.toolchains import quiet_toolchains
+from lorarar.toolchains import quiet_toolchains, without_progress_bars
 
 _COMPONENTS = ("tokenizer", "tokenizer_2", *NETWORKS, "scheduler")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -179,23 +179,13 @@ def _advice(path: Path) -> str:
 
 @contextmanager
 def _loading(base: str, advice: str) -> Iterator[None]:
-    """Load in the block without progress bars and logged copies of errors, and tell any failure in one sentence.
+    """Load in the block without logged copies of errors, and tell any failure in one sentence.
 
     diffusers and transformers raise errors of many types for damaged files and missing networks.
     """
     try:
-        with quiet_toolchains(logging.ERROR):
-            from diffusers.utils import logging as diffusers_logging
-            from transformers.utils import logging as transformers_logging
-
-            libraries = [item for item in (diffusers_logging, transformers_logging) if item.is_progress_bar_enabled()]
-            for library in libraries:
-                library.disable_progress_bar()
-            try:
-                yield
-            finally:
-                for library in libraries:
-                    library.enable_progress_bar()
+        with quiet_toolchains(logging.ERROR), without_progress_bars():
+            yield
     except (InputError, MemoryError):
         raise
     except Exception as error:

@@ -69,6 +69,8 @@ def _add_options(kind: Parser, name: str) -> None:
     if name == "pipeline":
         app = "android_demo or ios_demo: where it looks for bundles"
         place.add_argument("--into", type=Path, metavar="APP", help=app)
+        text = "give the text encoders inputs for LoRAs too, for LoRAs that were trained with them"
+        add("--text-adapters", action="store_true", default=None, help=text)
         vae = "an AutoencoderTiny, such as TAESDXL, instead of the base's VAE: folder or hub id"
         add("--tiny-vae", metavar="V", help=vae)
         add("--steps", type=int, metavar="N", help=f"denoising steps that apps start with (default {STEPS})")
@@ -145,7 +147,7 @@ def _plan(args: Namespace) -> int:
         raise InputError(f"--plan makes nothing, so {flag} can't apply; leave one of them out")
     from export.plan import advice, effort, plan_pipeline  # It imports torch.
 
-    names = ("target", "precision", "rank", "loras", "adapt", "tiny_vae")
+    names = ("target", "precision", "rank", "loras", "adapt", "text_adapters", "tiny_vae")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     with status("counting"):
         planned = plan_pipeline(args.base, **options)

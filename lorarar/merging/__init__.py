@@ -97,7 +97,7 @@ def align(content: LoRA, style: LoRA, layout: Layout) -> Aligned:
     """Pair the layers by name. Raises InputError when a LoRA has no attention linear of the base, when one of its
     layers has another shape than the base's, or when the two LoRAs disagree on a layer's shape.
     """
-    places = {UNET + module: group for group in layout.groups for module in group.modules}
+    places = {name: group for name, (group, _) in layout.places.items()}
     warnings = [*content.warnings, *style.warnings]
     warnings += [text for lora in (content, style) if (text := _check_base(lora, layout.base, places))]
     pairs = [
