@@ -14,7 +14,9 @@ from export.bundle import write_component
 from export.components.text_encoders import text_graph
 from export.graph import Graph
 from export.targets import find_target
+from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline
+from lorarar.layout import StackSize
 from lorarar.toolchains import quiet_toolchains
 
 with quiet_toolchains():
@@ -53,7 +55,7 @@ def test_garbage_that_is_not_collected_stays_so(tmp_path: Path) -> None:
 def test_a_network_that_is_not_given_away_keeps_its_weights(tiny_pipeline: Path, tmp_path: Path) -> None:
     model = open_pipeline(str(tiny_pipeline), False, torch.float32).text_encoder.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    graph = text_graph("text_encoder", model, [0] * 77)
+    graph = text_graph("text_encoder", model, [0] * 77, load_layout(str(tiny_pipeline)), StackSize(2, 6))
     write_component(tmp_path, graph, find_target("executorch"), "w8", lambda _: None)
     assert {type(value) for value in model.parameters()} == {nn.Parameter}
     assert all(value.requires_grad for value in model.parameters())

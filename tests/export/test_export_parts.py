@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny
+from tiny_world import dense_delta, random_lora
 
 from export import HypernetOptions
 from export.bundle import make_manifest, write_component, write_manifest
 from export.components.text_encoders import TextEncoder, TextReference, text_graph
 from export.components.vae import ImageDecoder, ImageReference, vae_graph
-from export.graph import ImageSize
+from export.graph import Graph, ImageSize
 from export.rewrites import rewrite_for
 from export.targets import find_target
-from lorarar.base.names import load_layout
+from lorarar.base.names import load_layout, with_text_encoders
 from lorarar.base.sources import open_pipeline, open_tiny_vae
 from lorarar.errors import InputError
+from lorarar.layout import TEXT_PARTS, Group, Layout, StackSize
+from lorarar.lora import LoRA
+from lorarar.stack import stack
 from runtime_py.backends import open_runner
 from runtime_py.bundle import Bundle
+from runtime_py.component import Component
 from runtime_py.parity import psnr_db
 
 RANK = 3
@@ -36,14 +44,73 @@ def test_a_text_encoder_is_transformers_in_every_row(tiny_pipeline: Path, end: i
             model.config.eos_token_id = end
             getattr(model, "text_model", model).eos_token_id = end
         graph, reference = TextEncoder(model), TextReference(model)
+        whole = text_graph(name, model, [0] * 77, load_layout(str(tiny_pipeline)), StackSize(2, 2 * RANK))
+        assert list(whole.inputs) == ["input_ids"], "no LoRA, where the layout has no layer of text encoders"
         for prompt in ("", "a sks dog", "a house in line drawing style " * 30):
             tokens = pipeline.tokenizer(prompt, padding="max_length", max_length=77, truncation=True)["input_ids"]
             ids = torch.tensor([tokens], dtype=torch.int32)
             with torch.inference_mode():
                 have, want = graph(ids), reference(ids)
-            assert set(have) == set(want) == set(text_graph(name, model, tokens).outputs)
+            assert set(have) == set(want) == set(whole.outputs)
             for key in want:
                 torch.testing.assert_close(have[key], want[key], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["onnx", "coreml", "executorch"])
+@pytest.mark.parametrize("name", TEXT_PARTS.values())
+def test_a_text_encoder_with_loras_is_transformers_with_weights_added_by_hand(
+    tiny_pipeline: Path, tmp_path: Path, target: str, name: str
+) -> None:
+    pipeline = open_pipeline(str(tiny_pipeline), False, torch.float32)
+    encoders = {encoder: getattr(pipeline, encoder).eval() for encoder in TEXT_PARTS.values()}
+    layout, size = with_text_encoders(load_layout(str(tiny_pipeline)), encoders), StackSize(2, 2 * RANK)
+    loras = [random_lora(layout, ranks, seed, 0.3, 0.3) for seed, ranks in enumerate(((1, RANK), (2,)))]
+    tokens = pipeline.tokenizer("a sks dog", padding="max_length", max_length=77, truncation=True)["input_ids"]
+    form, stock = find_target(target).adapter_form, copy.deepcopy(encoders[name])
+    graph = text_graph(name, encoders[name], tokens, layout, size, form)
+    component = written(tmp_path, graph, layout, target)
+    draw, given = np.random.default_rng(5), stack(loras, layout, size.loras, size.rank).inputs
+    given = {spec.name: given[spec.name] for spec in component.inputs if spec.name in given}
+    given["input_ids"] = np.array([tokens], np.int32)
+    live = {
+        group.coefficients: draw.uniform(-1, 1.5, (1, len(group.modules), 2, group.in_features)).astype(np.float32)
+        for group in layout.of(name)
+    }
+    runner = open_runner(Bundle.open(tmp_path), name)
+    have = runner.run(given | live)
+    off = {key: np.zeros_like(value) for key, value in live.items()}
+    no_lora = {key: np.zeros_like(value) if key.startswith("adapter_") else value for key, value in given.items()}
+    base, zeros = runner.run(no_lora | live), runner.run(given | off)
+    want = run_by_hand(stock, tokens, loras, live, layout.of(name))
+    for key, value in want.items():
+        assert psnr_db(value, have[key]) > 100, key
+        assert psnr_db(value, base[key]) < 40, "the LoRAs must change the states, or the comparison says nothing"
+        np.testing.assert_array_equal(zeros[key], base[key])
+
+
+def written(folder: Path, graph: Graph, layout: Layout, target: str) -> Component:
+    """A bundle of one component in fp32."""
+    folder.mkdir(exist_ok=True)
+    entry = write_component(folder, graph, find_target(target), "fp32", lambda _: None)
+    write_manifest(folder, make_manifest(HypernetOptions(target, "fp32", RANK), layout, {graph.name: entry}))
+    return Bundle.open(folder).component(graph.name)
+
+
+def run_by_hand(
+    model: Any, tokens: list[int], loras: list[LoRA], live: dict[str, np.ndarray], groups: tuple[Group, ...]
+) -> dict[str, np.ndarray]:
+    """What transformers gives with Σₖ ΔWₖ·diag(mₖ) added to the weights, in float64."""
+    modules = {f"text_model.{n}": m for n, m in getattr(model, "text_model", model).named_modules()}
+    for group in groups:
+        for row, (module, layer) in enumerate(zip(group.modules, group.layers, strict=True)):
+            columns = live[group.coefficients][0, row].astype(np.float64)
+            parts = [dense_delta(lora.layers[layer]) * columns[k] for k, lora in enumerate(loras)]
+            weight = modules[module].weight
+            weight.data = (weight.data.double() + torch.from_numpy(sum(parts))).float()
+    with torch.inference_mode():
+        found = model(torch.tensor([tokens]), output_hidden_states=True)
+    states = {"hidden_states": found.hidden_states[-2].numpy()}
+    return states | ({"text_embeds": found.text_embeds.numpy()} if "text_embeds" in found else {})
 
 
 @pytest.mark.parametrize("statistics", [False, True])
@@ -78,11 +145,7 @@ def test_a_tiny_decoder_is_diffusers(tiny_pipeline: Path, tmp_path: Path, target
     rewrite_for(find_target(target), vae)
     pipeline.register_modules(vae=vae)
     graph = vae_graph(vae, SMALL)
-    (tmp_path / "bundle").mkdir()
-    entry = write_component(tmp_path / "bundle", graph, find_target(target), "fp32", lambda _: None)
-    layout = load_layout(str(tiny_pipeline))
-    data = make_manifest(HypernetOptions(target, "fp32", RANK), layout, {"vae_decoder": entry})
-    write_manifest(tmp_path / "bundle", data)
+    written(tmp_path / "bundle", graph, load_layout(str(tiny_pipeline)), target)
     session = open_runner(Bundle.open(tmp_path / "bundle"), "vae_decoder")
     latents = torch.randn(1, 4, 8, 8)
     have = session.run({"latents": latents.numpy()})["image"]

@@ -112,7 +112,8 @@ def test_text_encoders_follow_the_unet_and_the_vae_does_not(
     assert types["text_encoder"] is types["text_encoder_2"] is types["unet"] is types["hypernet"] is np.float16
     assert types["vae_decoder"] is np.float32
     pipeline = open_pipeline(str(shallow_pipeline), False, torch.float32)
-    text = text_graph("text_encoder", pipeline.text_encoder.eval(), [0] * 77)
+    layout, size = load_layout(str(shallow_pipeline)), StackSize(2, 2 * RANK)
+    text = text_graph("text_encoder", pipeline.text_encoder.eval(), [0] * 77, layout, size)
     write_component(
         tmp_path, text, find_target("onnx"), find_target("onnx").precision_of("text_encoder", "w4"), lambda _: None
     )

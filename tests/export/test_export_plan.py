@@ -9,6 +9,7 @@ import pytest
 import torch
 from measured_pages import DOCS, PAGES
 from safetensors.torch import save_file
+from torch import nn
 
 from export.plan import PHONE_BYTES, ComponentPlan, Plan, advice, plan_pipeline
 from export.targets import TARGETS, find_target
@@ -36,6 +37,18 @@ def test_a_folder_is_counted_as_it_is(tiny_pipeline: Path) -> None:
     factors = sum(6 * len(g.modules) * (g.in_features + g.out_features) for g in groups)
     coefficients = sum(2 * 2 * len(g.modules) * g.in_features for g in groups)  # of two images and two LoRAs
     assert found.adapter_bytes == 4 * (factors + coefficients)
+    whole = plan_pipeline(str(tiny_pipeline), target="onnx", precision="fp32", rank=3, text_adapters=True)
+    linears = [m for name in ("text_encoder", "text_encoder_2") for m in used_linears(real[name])]
+    factors += sum(6 * (linear.in_features + linear.out_features) for linear in linears)
+    coefficients += sum(2 * 2 * linear.in_features for linear in linears)
+    assert whole.adapter_bytes == 4 * (factors + coefficients)
+
+
+def used_linears(model: nn.Module) -> list[nn.Linear]:
+    """The linears of a text encoder's layers, but for those of the last of two layers where nothing comes after it."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    last = "text_projection" if "text_projection" in found else ".layers.1."
+    return [module for name, module in found.items() if last not in name]
 
 
 def test_sizes_are_those_that_were_measured() -> None:

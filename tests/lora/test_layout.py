@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorarar.base.names import CONFIGS, load_layout, meta_unet
+from lorarar.base.names import CONFIGS, load_layout, meta_unet, with_text_encoders
+from lorarar.base.sources import meta_parts
 from lorarar.errors import InputError
 from lorarar.layout import ADAPT, Group, Layout, StackSize, part_of
+from lorarar.lora.names import CLIP_L_LAYERS, text_modules
 
 # Counted in the UNets that diffusers builds; the published sizes are 2.6B, 1.16B and 0.78B.
 COUNTS = {
@@ -103,6 +105,22 @@ def test_bad_configs_are_one_sentence(tmp_path: Path, text: str, message: str) -
 def test_a_base_without_attention_is_refused() -> None:
     with pytest.raises(InputError, match="has no attention linears"):
         Layout.from_linears("mlp", [("ff.net.0", 8, 8)])
+
+
+@pytest.mark.parametrize("base", ["sdxl", "koala-700m"])
+def test_text_encoders_have_the_layers_that_loras_name_but_for_the_unused_last_one(base: str) -> None:
+    """SDXL takes CLIP-L's states before its last layer, which so has no effect."""
+    layout = with_text_encoders(load_layout(base), meta_parts(base))
+    for part, component, last in (("te1", "text_encoder", CLIP_L_LAYERS - 1), ("te2", "text_encoder_2", -1)):
+        named = {
+            name for name in text_modules(component) if f".layers.{last}." not in name and "projection" not in name
+        }
+        found = [module for group in layout.part(part) for module in group.modules]
+        assert set(found) == named and len(found) == len(named)
+        assert layout.of(component) == layout.part(part)
+    assert layout.of("unet") == load_layout(base).groups
+    again = Layout.from_json(base, layout.to_json(StackSize(2, 8)))
+    assert again == layout and set(again.places) == set(again.layers)
 
 
 def test_a_group_that_contradicts_its_name_is_refused(layout: Layout) -> None:

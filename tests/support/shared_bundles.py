@@ -20,18 +20,19 @@ MiniatureBundle = Callable[[str, str, str], Path]
 
 
 class SharedPipelines(dict[str, Bundle]):
-    """Bundles by target, in its default precision."""
+    """Bundles by target, in its default precision; after `target+text` the text encoders take LoRAs too."""
 
     def __init__(self, base: Path, made_once: MadeOnce) -> None:
         super().__init__()
         self.base, self.made_once = base, made_once
 
-    def __missing__(self, target: str) -> Bundle:
+    def __missing__(self, name: str) -> Bundle:
+        target, _, text = name.partition("+")
         hypernet = self.made_once("pipeline-hypernet", self._save_hypernet) / "hypernet.safetensors"
-        given = {"hypernet": hypernet, "rank": RANK, "steps": 4, "guidance": 3.5}
-        made = self.made_once(f"pipeline/{target}", lambda out: pipeline(self.base, target=target, out=out, **given))
-        self[target] = Bundle.open(made)
-        return self[target]
+        given = {"hypernet": hypernet, "rank": RANK, "steps": 4, "guidance": 3.5, "text_adapters": bool(text)}
+        made = self.made_once(f"pipeline/{name}", lambda out: pipeline(self.base, target=target, out=out, **given))
+        self[name] = Bundle.open(made)
+        return self[name]
 
     def _save_hypernet(self, folder: Path) -> None:
         folder.mkdir()
