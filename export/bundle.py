@@ -21,7 +21,7 @@ from export.resume import Unfinished, unfinished_folder
 from export.targets import Target
 from lorarar import __version__
 from lorarar.errors import FailedCheck, InputError
-from lorarar.hypernet.checkpoints import LoadedHypernet
+from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import COEFFICIENTS, Layout, Shape
 from runtime_py.backends import load_backend
 from runtime_py.bundle import MANIFEST, Bundle, tree_sha256
@@ -79,7 +79,7 @@ class BundleWriter:
         self,
         options: HypernetOptions,
         layout: Layout,
-        hypernet: LoadedHypernet | None = None,
+        hypernet: LoadedPredictor | None = None,
         pipeline: Mapping[str, Any] | None = None,
     ) -> Report:
         """Check all that was written, and write the manifest. Raises FailedCheck unless everything passed."""
@@ -175,7 +175,7 @@ def make_manifest(
     options: HypernetOptions,
     layout: Layout,
     components: Mapping[str, Any],
-    hypernet: LoadedHypernet | None = None,
+    hypernet: LoadedPredictor | None = None,
     pipeline: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the manifest of a bundle that is not yet checked.
@@ -185,8 +185,8 @@ def make_manifest(
     network = hypernet and {
         "source": hypernet.source,
         "trained": hypernet.trained,
-        "learned": list(hypernet.hypernet.config.learned),
-        "kv_rule": hypernet.hypernet.config.kv_rule,
+        "learned": list(hypernet.predictor.config.learned),
+        "kv_rule": hypernet.predictor.config.kv_rule,
         "sha256": hypernet.sha256,
     }
     return {

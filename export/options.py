@@ -13,7 +13,7 @@ from lorarar.layout import MAX_LORAS, MAX_STACKED_RANK, StackSize
 
 if TYPE_CHECKING:
     from export.graph import ImageSize
-    from lorarar.hypernet.checkpoints import LoadedHypernet
+    from lorarar.hypernet.checkpoints import LoadedPredictor
     from lorarar.layout import Layout
     from lorarar.lora import LoRA
     from runtime_py.check import CheckRow
@@ -95,7 +95,7 @@ class Source:
 
     pipeline: Any
     layout: Layout
-    hypernet: LoadedHypernet
+    hypernet: LoadedPredictor
 
 
 @dataclass(frozen=True, repr=False)

@@ -15,7 +15,7 @@ from lorarar.base.names import load_layout, unet_layout
 from lorarar.base.sources import image_side, open_pipeline, open_tiny_vae, open_unet
 from lorarar.base.untrained import SDXL_SCALE
 from lorarar.errors import InputError
-from lorarar.hypernet.checkpoints import LoadedHypernet, open_hypernet
+from lorarar.hypernet.checkpoints import LoadedPredictor, open_predictor
 from lorarar.hypernet.network import Hypernetwork
 from lorarar.layout import Layout
 from lorarar.lora import LoRA, read_lora
@@ -57,9 +57,9 @@ def chosen_rank(base: Base, given: int | None, loras: int = LORAS) -> int:
     return rank
 
 
-def chosen_hypernet(base: Base, layout: Layout, given: Hypernet, untrained: bool) -> LoadedHypernet:
-    """Return the hypernetwork given, an `untrained` one, or the one that is shipped; InputError as `open_hypernet`."""
-    return open_hypernet(base_name(base), layout, Path(given) if isinstance(given, str) else given, untrained)
+def chosen_hypernet(base: Base, layout: Layout, given: Hypernet, untrained: bool) -> LoadedPredictor:
+    """Return the hypernetwork given, an `untrained` one, or the one that is shipped; InputError as `open_predictor`."""
+    return open_predictor(base_name(base), layout, Path(given) if isinstance(given, str) else given, untrained)
 
 
 def chosen_unet(
@@ -105,7 +105,7 @@ def chosen_lora(base: Base, layout: Layout, fused: Fused, hypernet: Hypernet) ->
     if len(loras) < 2:
         return loras[0] if loras else None
     loaded = chosen_hypernet(base, layout, hypernet, untrained=False)
-    return merge_loras(loras[0], loras[1], layout, "learned", learned_options(loaded.hypernet)).lora
+    return merge_loras(loras[0], loras[1], layout, "learned", learned_options(loaded.predictor)).lora
 
 
 def _unet_of(base: Any) -> nn.Module:

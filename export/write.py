@@ -25,13 +25,13 @@ from export.targets import find_offer
 from lorarar.base.attach import fused
 from lorarar.base.components import fingerprint
 from lorarar.base.sources import NETWORKS
-from lorarar.hypernet.checkpoints import LoadedHypernet
+from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import Layout
 from runtime_py.noise import NOISE, NOISE_TEXT
 
 
 def write_hypernet(
-    loaded: LoadedHypernet,
+    loaded: LoadedPredictor,
     layout: Layout,
     options: HypernetOptions,
     out: Path,
@@ -39,11 +39,9 @@ def write_hypernet(
 ) -> Report:
     """Write the bundle of a hypernetwork, which is left as it was."""
     target, _ = find_offer(options.target, "hypernet", options.precision)
-    for group in layout.with_kinds(loaded.hypernet.config.learned):
-        loaded.hypernet.input_layer(group.out_features)  # InputError where it has none for that width
     facts = {"options": asdict(options), "layout": layout.to_json(options.stack), "hypernet": loaded.sha256}
     with new_bundle(out, target, facts, on_progress) as bundle:
-        bundle.write(hypernet_graph(loaded.hypernet, layout, options.stack, target.hypernet_form), options.precision)
+        bundle.write(hypernet_graph(loaded.predictor, layout, options.stack, target.hypernet_form), options.precision)
         return bundle.finish(options, layout, loaded)
 
 
@@ -92,7 +90,7 @@ def write_pipeline(
 
 
 def _write_components(bundle: BundleWriter, source: Source, options: PipelineOptions) -> None:
-    pipeline, hypernet, form = source.pipeline, source.hypernet.hypernet, bundle.target.hypernet_form
+    pipeline, hypernet, form = source.pipeline, source.hypernet.predictor, bundle.target.hypernet_form
     precision = partial(bundle.target.precision_of, unet=options.precision)
     bundle.write(hypernet_graph(hypernet, source.layout, options.stack, form), precision("hypernet"))
     for name, tokenizer in tokenizers(pipeline).items():

@@ -9,7 +9,7 @@ from pathlib import Path
 from lorarar.base.names import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER
 from lorarar.command_line import settings_as_options
 from lorarar.files import atomic_file
-from lorarar.hypernet.checkpoints import load_hypernet
+from lorarar.hypernet.checkpoints import load_predictor
 from lorarar.markdown import markdown_table
 from lorarar.training.hyper_settings import HyperSettings
 from lorarar.training.settings import LoraSettings
@@ -120,7 +120,7 @@ def _judge(folder: Path) -> str:
 
 def _hypernet(folder: Path) -> str:
     """Tell the merging loss on the validation pairs, and what was trained with which options."""
-    record = load_hypernet(folder / HYPERNET_FILE).training
+    record = load_predictor(folder / HYPERNET_FILE).training
     found = record["validation"]
     best = found["best"]
     losses = {f"hypernetwork, step {best['step']} of {record['steps']}": best["content"] + best["style"]}

@@ -125,7 +125,7 @@ def _evaluate(args: argparse.Namespace, settings: EvaluationSettings) -> Results
         from lorarar.evaluation.methods import sampled_pairs
         from lorarar.evaluation.metrics import choose_embedder
         from lorarar.evaluation.run import check_places, generate_all, judge_all, open_evaluation
-        from lorarar.hypernet.checkpoints import load_hypernet, load_predictor
+        from lorarar.hypernet.checkpoints import load_predictor
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
     pairs = sampled_pairs(dataset, args.split, args.part)
@@ -137,7 +137,7 @@ def _evaluate(args: argparse.Namespace, settings: EvaluationSettings) -> Results
     checkpoints = {name: load_predictor(Path(path)) for name, path in args.hypernets.items()}
     learned = [name for name in args.methods if METHODS[name].hypernet]
     if learned:
-        checkpoints |= dict.fromkeys(learned, load_hypernet(args.hypernet or shipped_hypernet()))
+        checkpoints |= dict.fromkeys(learned, load_predictor(args.hypernet or shipped_hypernet()))
     methods = {name: checkpoints.get(name) for name in [*args.methods, *args.hypernets]}
     dtype = args.dtype or ("fp32" if device == "cpu" else "fp16")
     evaluation = open_evaluation(

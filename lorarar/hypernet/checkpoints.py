@@ -24,18 +24,6 @@ class LoadedPredictor(Provenance):
     predictor: Predictor
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoadedHypernet(LoadedPredictor):
-    """A hypernetwork, and where it came from."""
-
-    predictor: Hypernetwork
-
-    @property
-    def hypernet(self) -> Hypernetwork:
-        """The network itself."""
-        return self.predictor
-
-
 def save_hypernet(hypernet: Predictor, path: Path, training: Mapping[str, Any] | None = None) -> None:
     """Write weights, config and the training's options as one safetensors file."""
     kind = HYPERNETWORK if isinstance(hypernet, Hypernetwork) else CONSTANT
@@ -51,11 +39,6 @@ def load_predictor(path: Path) -> LoadedPredictor:
     constants = ConstantCoefficients(checkpoint.parse_config(ConstantConfig.from_json))
     checkpoint.fill(constants)
     return LoadedPredictor(predictor=constants, **vars(checkpoint.provenance))
-
-
-def load_hypernet(path: Path) -> LoadedHypernet:
-    """Read a hypernetwork. Raises InputError as `load_predictor`, and for constant coefficients."""
-    return _loaded(Hypernetwork.from_pretrained(path))
 
 
 def open_predictor(
@@ -82,16 +65,6 @@ def open_predictor(
     return load_predictor(shipped_hypernet() if given is None else given)
 
 
-def open_hypernet(
-    base: str, layout: Layout, given: Path | Hypernetwork | None = None, untrained: bool = False
-) -> LoadedHypernet:
-    """Find the hypernetwork for a base as `open_predictor` does; InputError for constant coefficients too."""
-    loaded = open_predictor(base, layout, given, untrained)
-    if not isinstance(loaded, LoadedHypernet):
-        raise InputError(f"{loaded.source}: it holds constant coefficients, which lorarar merge takes; give a network")
-    return loaded
-
-
-def _loaded(network: Hypernetwork) -> LoadedHypernet:
+def _loaded(network: Hypernetwork) -> LoadedPredictor:
     made = network.provenance or Provenance("memory", digest_of(network.state_dict()), trained=True)
-    return LoadedHypernet(predictor=network, **vars(made))
+    return LoadedPredictor(predictor=network, **vars(made))

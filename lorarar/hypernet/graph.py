@@ -1,4 +1,4 @@
-"""The hypernetwork's graph: a stack of LoRAs and its roles in, unit coefficients out (the m of the paper's Eq. 2).
+"""Graphs that give coefficients: a stack of LoRAs and its roles in, unit coefficients out (the m of the paper's Eq. 2).
 
 W·[ΔW_c; ΔW_s] = (W_c·up ⊙ roles_c + W_s·up ⊙ roles_s)·down on the stack's factors, so no ΔW is formed, and the two
 LoRAs may have any ranks and any rows.
@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lorarar.hypernet.network import Hypernetwork
+from lorarar.hypernet.checkpoints import Predictor
+from lorarar.hypernet.network import ConstantCoefficients, Hypernetwork
 from lorarar.layout import ROLES, Group, Layout, kind_of
 from lorarar.merging.types import RULES
 from lorarar.settings import check_choice
@@ -38,6 +39,8 @@ class CoefficientGraph(nn.Module):
         check_choice(FORMS, form=form)
         self.hypernet, self.loras, self.form = hypernet, loras, form
         self.groups = layout.with_kinds(hypernet.config.learned)
+        for group in self.groups:
+            hypernet.input_layer(group.out_features)  # InputError where it has none for that width
         rule = RULES[hypernet.config.kv_rule]
         learned = {group.name: _learned_rows(group, hypernet.config.learned) for group in self.groups}
         self.learned = nn.ParameterDict({name: nn.Buffer(rows) for name, rows in learned.items() if not rows.all()})
@@ -53,9 +56,7 @@ class CoefficientGraph(nn.Module):
             pair = self._predict(_as(down, own), _as(up, own), roles)
             if group.name in self.learned:
                 pair = pair * self.learned[group.name] + self.ruled[group.name]
-            if self.loras > 2:
-                pair = F.pad(pair, (0, 0, 0, self.loras - 2), value=1.0)
-            found[group.coefficients] = _as(pair, down.dtype)
+            found[group.coefficients] = _as(_padded(pair, self.loras), down.dtype)
         return found
 
     def _predict(
@@ -72,6 +73,41 @@ class CoefficientGraph(nn.Module):
         share, other = both.split(len(content), dim=1)
         hidden = torch.bmm(share * roles[:, 0] + other * roles[:, 1], down) + layer.bias[:, None]
         return torch.matmul(output.weight, torch.relu(hidden)) + output.bias[:, None]
+
+
+class ConstantGraph(nn.Module):
+    """The same for constant coefficients: the inputs are those of CoefficientGraph, and only their sizes matter."""
+
+    def __init__(self, constants: ConstantCoefficients, layout: Layout, loras: int = 2) -> None:
+        super().__init__()
+        self.loras, self.groups = loras, layout.with_kinds(constants.config.learned)
+        pairs, rule = constants.constants(), RULES[constants.config.kv_rule]
+        rows = {g.name: [pairs.get(str(kind_of(module)), (rule, rule)) for module in g.modules] for g in self.groups}
+        self.pairs = nn.ParameterDict({name: nn.Buffer(torch.tensor(pair)[..., None]) for name, pair in rows.items()})
+
+    def forward(self, **tensors: Tensor) -> Mapping[str, Tensor]:
+        """Return the coefficients by name, in the type of the factors."""
+        found: dict[str, Tensor] = {}
+        for group in self.groups:
+            down = tensors[group.down]
+            # Times 0, not of its shape: an output that no input reaches is none to a converter.
+            pair = _as(self.pairs[group.name], down.dtype) + down[:, :1] * 0
+            found[group.coefficients] = _padded(pair, self.loras)
+        return found
+
+
+def coefficient_graph(
+    predictor: Predictor, layout: Layout, loras: int = 2, form: str = "plain"
+) -> CoefficientGraph | ConstantGraph:
+    """Make the module that gives a predictor's coefficients; `form` is a key of FORMS."""
+    if isinstance(predictor, ConstantCoefficients):
+        return ConstantGraph(predictor, layout, loras)
+    return CoefficientGraph(predictor, layout, loras, form)
+
+
+def _padded(pair: Float[Tensor, "n 2 inp"], loras: int) -> Float[Tensor, "n loras inp"]:
+    """Give the LoRAs beside content and style a coefficient of 1."""
+    return F.pad(pair, (0, 0, 0, loras - 2), value=1.0) if loras > 2 else pair
 
 
 def _as(tensor: Tensor, dtype: torch.dtype) -> Tensor:

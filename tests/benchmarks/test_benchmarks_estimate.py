@@ -46,8 +46,8 @@ def test_a_unets_operations_are_those_that_pytorch_counts(shallow_pipeline: Path
 
 def test_a_hypernetworks_operations(layout: Layout, bundle_folders: dict[tuple[str, str], Path]) -> None:
     """Both halves of the input layer times all rows of the stack, these times down, and the output layer."""
-    hidden, rows, expected = tiny_hypernet().hypernet.config.hidden, 2 * BUNDLE_RANK, 0
-    for group in layout.with_kinds(tiny_hypernet().hypernet.config.learned):
+    hidden, rows, expected = tiny_hypernet().predictor.config.hidden, 2 * BUNDLE_RANK, 0
+    for group in layout.with_kinds(tiny_hypernet().predictor.config.learned):
         inp, out = group.in_features, group.out_features
         expected += 2 * len(group.modules) * hidden * (2 * out * rows + rows * inp + 2 * inp)
     for target in ("onnx", "coreml"):

@@ -30,7 +30,7 @@ def test_a_bundle_merges_as_pytorch_does(
     given = ["--style-scale", scale, "--coefficients-plot", str(plot), "-o", str(out)]
     assert main([*files, "--bundle", str(bundle), *given]) == 0
     want = merge_loras(
-        content, style, layout, "learned", learned_options(tiny_hypernet().hypernet, style_scale=float(scale))
+        content, style, layout, "learned", learned_options(tiny_hypernet().predictor, style_scale=float(scale))
     ).lora
     merged = read_lora(out)
     for name, layer in want.layers.items():

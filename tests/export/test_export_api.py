@@ -54,8 +54,8 @@ def test_a_loaded_unet_is_used_up(shallow_pipeline: Path, tmp_path: Path, monkey
 
 
 def test_a_network_at_hand_is_taken_as_it_is(layout: Layout) -> None:
-    network = tiny_hypernet().hypernet
-    assert chosen_hypernet("no-base", layout, network, untrained=False).hypernet is network
+    network = tiny_hypernet().predictor
+    assert chosen_hypernet("no-base", layout, network, untrained=False).predictor is network
 
 
 REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {

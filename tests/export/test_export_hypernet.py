@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tiny_world import COMBINATIONS, dense_reference, random_lora, tiny_hypernet
@@ -18,8 +19,8 @@ from export import HypernetOptions, write_hypernet
 from export.targets import TARGETS, find_target
 from lorarar.commands.export import main
 from lorarar.errors import FailedCheck, InputError
-from lorarar.hypernet.checkpoints import open_hypernet
-from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.hypernet.checkpoints import LoadedPredictor, open_predictor, save_hypernet
+from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
 from lorarar.layout import ROLES, Layout
 from lorarar.lora import LoRA
 from lorarar.merging import learned_options, merge_loras
@@ -195,8 +196,8 @@ def test_bad_options_are_one_sentence(arguments: list[str], message: str, tmp_pa
 def test_half_precision_leaves_the_callers_network_as_it_was(layout: Layout, tmp_path: Path) -> None:
     loaded = tiny_hypernet()
     write_hypernet(loaded, layout, HypernetOptions("onnx", "fp16", 4), tmp_path / "out")
-    assert {name: (t.dtype, t.tolist()) for name, t in loaded.hypernet.state_dict().items()} == {
-        name: (t.dtype, t.tolist()) for name, t in tiny_hypernet().hypernet.state_dict().items()
+    assert {name: (t.dtype, t.tolist()) for name, t in loaded.predictor.state_dict().items()} == {
+        name: (t.dtype, t.tolist()) for name, t in tiny_hypernet().predictor.state_dict().items()
     }
 
 
@@ -216,11 +217,25 @@ def test_products_are_in_fp32_where_adapters_are_in_fp16(bundle_folders: dict[tu
 def test_any_kinds_can_be_learned(layout: Layout, tmp_path: Path, learned: tuple[str, ...]) -> None:
     """Rows of the paper's Table A3: what merges here as it does in lorarar.merging, which has its own oracle."""
     config = HypernetConfig(widths=(32, 64), hidden=16, learned=learned, kv_rule="sum")
-    loaded = open_hypernet("tiny", layout, Hypernetwork.untrained(config, seed=5).eval())
-    write_hypernet(loaded, layout, HypernetOptions("onnx", "fp32", 4), tmp_path / "out")
+    loaded = open_predictor("tiny", layout, Hypernetwork.untrained(config, seed=5).eval())
+    assert_merges_as_the_library(loaded, layout, "onnx", tmp_path / "out")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_constant_coefficients_are_a_bundle_too(layout: Layout, tmp_path: Path, target: str) -> None:
+    constants = ConstantCoefficients(ConstantConfig("sum", ("q", "k")))
+    for number, pair in enumerate(constants.pairs.values()):
+        pair.data = torch.tensor([0.3 + number, 1.2 - number])
+    save_hypernet(constants, tmp_path / "constants.safetensors")
+    loaded = open_predictor("tiny", layout, tmp_path / "constants.safetensors")
+    assert_merges_as_the_library(loaded, layout, target, tmp_path / "out")
+
+
+def assert_merges_as_the_library(loaded: LoadedPredictor, layout: Layout, target: str, out: Path) -> None:
+    write_hypernet(loaded, layout, HypernetOptions(target, "fp32", 4), out)
     content, style = random_lora(layout, (4, 2), 1), random_lora(layout, (3,), 2)
-    found = merged(Bundle.open(tmp_path / "out").session(), content, style, (0.9, 1.1))
-    options = learned_options(loaded.hypernet, content_scale=0.9, style_scale=1.1)
+    found = merged(Bundle.open(out).session(), content, style, (0.9, 1.1))
+    options = learned_options(loaded.predictor, content_scale=0.9, style_scale=1.1)
     for name, layer in merge_loras(content, style, layout, "learned", options).lora.layers.items():
         delta = layer.delta()
         np.testing.assert_allclose(found.layers[name].delta(), delta, rtol=0, atol=1e-5 * np.abs(delta).max())

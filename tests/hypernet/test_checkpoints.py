@@ -15,8 +15,7 @@ from torch import Tensor
 from lorarar.base.names import load_layout, shipped_hypernet
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import (
-    load_hypernet,
-    open_hypernet,
+    load_predictor,
     open_predictor,
     save_hypernet,
 )
@@ -43,28 +42,28 @@ def test_the_paper_s_hypernetwork_has_its_parameter_count() -> None:
 def test_the_authors_checkpoint_is_read_with_the_sum_rule(tmp_path: Path) -> None:
     state = authors_state()
     torch.save(state, tmp_path / "theirs.pt")
-    loaded = load_hypernet(tmp_path / "theirs.pt")
-    assert loaded.hypernet.config == HypernetConfig(widths=(640, 1280), hidden=128, kv_rule="sum")
+    loaded = load_predictor(tmp_path / "theirs.pt")
+    assert loaded.predictor.config == HypernetConfig(widths=(640, 1280), hidden=128, kv_rule="sum")
     assert loaded.trained and loaded.source == "theirs.pt" and len(loaded.sha256) == 64
     assert "k/v rule set to sum" in loaded.notes[0]
     content, style = torch.randn(2, 1, 640, 3, generator=torch.Generator().manual_seed(1))
     rows = torch.cat([content, style], dim=1)[0].T
     hidden = torch.relu(rows @ state["input_1.weight"].T + state["input_1.bias"])
     want = hidden @ state["output.1.weight"].T + state["output.1.bias"]
-    torch.testing.assert_close(loaded.hypernet.dense(content, style)[0].T, want)
+    torch.testing.assert_close(loaded.predictor.dense(content, style)[0].T, want)
 
 
 def test_a_checkpoint_of_ours_comes_back(tmp_path: Path) -> None:
     hypernet = Hypernetwork.untrained(HypernetConfig((12, 20), 8, "sum"), seed=3)
     hypernet.save_pretrained(tmp_path / "ours.safetensors")
-    loaded = load_hypernet(tmp_path / "ours.safetensors")
-    assert loaded.hypernet.config == hypernet.config and not loaded.trained and loaded.notes == ()
+    loaded = load_predictor(tmp_path / "ours.safetensors")
+    assert loaded.predictor.config == hypernet.config and not loaded.trained and loaded.notes == ()
     for name, tensor in hypernet.state_dict().items():
-        assert torch.equal(tensor, loaded.hypernet.state_dict()[name])
+        assert torch.equal(tensor, loaded.predictor.state_dict()[name])
 
 
 def test_untrained_weights_are_seeded_and_say_so() -> None:
-    one, same, other = (open_hypernet("tiny", TINY, Hypernetwork.untrained(seed=seed)) for seed in (0, 0, 1))
+    one, same, other = (open_predictor("tiny", TINY, Hypernetwork.untrained(seed=seed)) for seed in (0, 0, 1))
     assert one.sha256 == same.sha256 != other.sha256
     assert not one.trained and one.source == "untrained, seed 0"
 
@@ -82,7 +81,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path: Path) -> None:
     ):
         write({"input_1.weight": Open()}, tmp_path / name)
         with pytest.raises(InputError, match="not a checkpoint of plain tensors, so it was not opened"):
-            load_hypernet(tmp_path / name)
+            load_predictor(tmp_path / name)
     assert not trap.exists()
 
 
@@ -118,7 +117,7 @@ def test_a_damaged_checkpoint_of_the_authors_is_refused(
 ) -> None:
     torch.save(damage(authors_state()), tmp_path / "theirs.pt")
     with pytest.raises(InputError) as error:
-        load_hypernet(tmp_path / "theirs.pt")
+        load_predictor(tmp_path / "theirs.pt")
     assert says in str(error.value) and "theirs.pt" in str(error.value)
 
 
@@ -127,7 +126,7 @@ def test_files_that_are_no_checkpoint_are_refused(content: bytes, tmp_path: Path
     for name in ("file.pt", "file.safetensors"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match="not a"):
-            load_hypernet(tmp_path / name)
+            load_predictor(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -153,37 +152,37 @@ def test_a_damaged_checkpoint_of_ours_is_refused(
     metadata = {} if config is None else {CONFIG_KEY: json.dumps(settings | config)}
     save_file(kept, path, metadata=metadata)
     with pytest.raises(InputError) as error:
-        load_hypernet(path)
+        load_predictor(path)
     assert says in str(error.value)
 
 
 def test_a_missing_or_enormous_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such checkpoint"):
-        load_hypernet(tmp_path / "nowhere.safetensors")
+        load_predictor(tmp_path / "nowhere.safetensors")
     with (tmp_path / "big.safetensors").open("wb") as file:
         file.truncate(257 * 2**20)
     with pytest.raises(InputError, match="257 MB is too large for a hypernetwork checkpoint"):
-        load_hypernet(tmp_path / "big.safetensors")
+        load_predictor(tmp_path / "big.safetensors")
 
 
 TINY = Layout.from_linears("tiny", [("a.attn1.to_q", 24, 12), ("a.attn1.to_k", 24, 12), ("a.attn2.to_out.0", 12, 20)])
 
 
 def test_an_untrained_hypernetwork_has_the_widths_of_the_base() -> None:
-    assert open_hypernet("tiny", TINY, untrained=True).hypernet.config.widths == (12, 20)
-    assert open_hypernet("miniature", load_layout("miniature"), untrained=True).hypernet.config.widths == (96, 192)
+    assert open_predictor("tiny", TINY, untrained=True).predictor.config.widths == (12, 20)
+    assert open_predictor("miniature", load_layout("miniature"), untrained=True).predictor.config.widths == (96, 192)
 
 
 def test_the_miniature_alone_has_a_hypernetwork_of_its_own() -> None:
-    loaded = open_hypernet("miniature", load_layout("miniature"))
+    loaded = open_predictor("miniature", load_layout("miniature"))
     assert loaded.trained and loaded.source == shipped_hypernet().name
     with pytest.raises(InputError, match="a hypernetwork for tiny is needed: give `hypernet`"):
-        open_hypernet("tiny", TINY)
+        open_predictor("tiny", TINY)
 
 
 def test_a_file_and_random_weights_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="`hypernet` and `untrained` exclude each other"):
-        open_hypernet("miniature", TINY, tmp_path / "h.safetensors", untrained=True)
+        open_predictor("miniature", TINY, tmp_path / "h.safetensors", untrained=True)
 
 
 def test_constant_coefficients_predict_but_are_no_hypernetwork(tmp_path: Path) -> None:
@@ -191,7 +190,7 @@ def test_constant_coefficients_predict_but_are_no_hypernetwork(tmp_path: Path) -
     save_hypernet(ConstantCoefficients(), path)
     assert isinstance(open_predictor("tiny", TINY, path).predictor, ConstantCoefficients)
     with pytest.raises(InputError, match="it holds constant coefficients"):
-        open_hypernet("tiny", TINY, path)
+        Hypernetwork.from_pretrained(path)
 
 
 def test_from_pretrained_and_save_pretrained_give_the_same_bytes(tmp_path: Path) -> None:
@@ -200,7 +199,7 @@ def test_from_pretrained_and_save_pretrained_give_the_same_bytes(tmp_path: Path)
     network.save_pretrained(tmp_path / "copy.safetensors")
     assert (tmp_path / "copy.safetensors").read_bytes() == given.read_bytes()
     assert not network.training and "\n" not in repr(network) and given.name in repr(network)
-    assert open_hypernet("miniature", TINY, network).sha256 == load_hypernet(given).sha256
+    assert open_predictor("miniature", TINY, network).sha256 == load_predictor(given).sha256
 
 
 def test_the_authors_checkpoint_opens_and_is_saved_as_ours(tmp_path: Path) -> None:
@@ -209,10 +208,10 @@ def test_the_authors_checkpoint_opens_and_is_saved_as_ours(tmp_path: Path) -> No
     with pytest.raises(InputError, match="safetensors"):
         network.save_pretrained(tmp_path / "ours.pt")
     network.save_pretrained(tmp_path / "ours.safetensors")
-    assert load_hypernet(tmp_path / "ours.safetensors").hypernet.config == network.config
+    assert load_predictor(tmp_path / "ours.safetensors").predictor.config == network.config
 
 
 def test_a_network_in_memory_is_saved_as_trained_unless_it_is_random(tmp_path: Path) -> None:
     for name, network in (("mine", Hypernetwork()), ("random", Hypernetwork.untrained())):
         network.save_pretrained(tmp_path / f"{name}.safetensors")
-        assert load_hypernet(tmp_path / f"{name}.safetensors").trained == (name == "mine")
+        assert load_predictor(tmp_path / f"{name}.safetensors").trained == (name == "mine")

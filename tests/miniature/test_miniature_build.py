@@ -23,7 +23,7 @@ from lorarar.command_line import given_settings
 from lorarar.commands import train, train_lora
 from lorarar.commands.miniature import main
 from lorarar.errors import InputError
-from lorarar.hypernet.checkpoints import load_hypernet
+from lorarar.hypernet.checkpoints import load_predictor
 from lorarar.lora import read_lora
 from lorarar.training.dataset import read_dataset
 from lorarar.training.dataset_loras import missing_jobs
@@ -301,7 +301,7 @@ def test_a_whole_build_replaces_the_output_at_its_end(
     assert missing_jobs(dataset) == []
     made = [read_lora(entry.lora) for entry in (*dataset.contents.values(), *dataset.styles.values())]
     assert len(made) == 56 and {lora.metadata["lorarar_base"] for lora in made} == {"miniature"}
-    assert load_hypernet(plan.output / "hypernet.safetensors").training["base"] == "miniature"
+    assert load_predictor(plan.output / "hypernet.safetensors").training["base"] == "miniature"
     shipped = {path.relative_to(MINIATURE_FOLDER) for path in MINIATURE_FOLDER.rglob("*") if path.is_file()}
     assert {path.relative_to(plan.output) for path in plan.output.rglob("*") if path.is_file()} == shipped
     assert set(plan.seconds()) == set(STAGES) - {"card", "publish"}

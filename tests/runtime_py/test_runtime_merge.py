@@ -67,7 +67,7 @@ def test_merging_with_a_bundle_equals_lorarar_merging(
     layout: Layout, bundle_folders: dict[tuple[str, str], Path], pair: tuple[LoRA, LoRA], key: tuple[str, str]
 ) -> None:
     bundle = Bundle.open(bundle_folders[key])
-    hypernet = tiny_hypernet().hypernet
+    hypernet = tiny_hypernet().predictor
     got = merged_by(bundle, pair, (0.8, 1.1))
     expected = merge_loras(*pair, layout, "learned", MergeOptions(0.8, 1.1, predict=predict_with(hypernet)))
     assert list(got.lora.layers) == list(expected.lora.layers)

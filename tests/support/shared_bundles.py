@@ -59,7 +59,7 @@ class SharedUNets(dict[tuple[str, str], Bundle]):
 def save_hypernet_of(base: Path, path: Path) -> None:
     """Write an untrained hypernetwork for a base."""
     loaded = chosen_hypernet(str(base), load_layout(str(base)), None, untrained=True)
-    loaded.hypernet.save_pretrained(path)
+    loaded.predictor.save_pretrained(path)
 
 
 def miniature_bundle_of(made_once: MadeOnce) -> MiniatureBundle:

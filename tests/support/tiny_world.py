@@ -11,7 +11,7 @@ from lorarar.lora import LoRA, LoraLayer
 from lorarar.merging import RULES
 
 if TYPE_CHECKING:
-    from lorarar.hypernet.checkpoints import LoadedHypernet
+    from lorarar.hypernet.checkpoints import LoadedPredictor
     from lorarar.hypernet.network import Hypernetwork
 
 BUNDLE_RANK = 128  # of the fixed-rank bundles: the largest that the property tests use
@@ -55,13 +55,13 @@ def random_lora(
     return LoRA(layers, source=f"random {seed}")
 
 
-def tiny_hypernet() -> LoadedHypernet:
+def tiny_hypernet() -> LoadedPredictor:
     """A hypernetwork for the tiny layout's widths, always the same."""
-    from lorarar.hypernet.checkpoints import open_hypernet
+    from lorarar.hypernet.checkpoints import open_predictor
     from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 
     network = Hypernetwork.untrained(HypernetConfig(widths=(32, 64), hidden=16), seed=3).eval()
-    return open_hypernet("tiny", tiny_layout(), network)
+    return open_predictor("tiny", tiny_layout(), network)
 
 
 class Dense(NamedTuple):
@@ -73,7 +73,7 @@ class Dense(NamedTuple):
 
 def dense_reference(layout: Layout, content: LoRA, style: LoRA, scales: tuple[float, float]) -> dict[str, Dense]:
     """ΔW_m by Eq. 2 on dense matrices in float64, with the paper's dense hypernetwork."""
-    hypernet = tiny_hypernet().hypernet.double()
+    hypernet = tiny_hypernet().predictor.double()
     merged = {}
     for group in layout.groups:
         for module in group.modules:

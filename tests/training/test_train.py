@@ -15,7 +15,7 @@ from hyper_world import World
 from safetensors.torch import load_file, save_file
 
 from lorarar.errors import InputError
-from lorarar.hypernet.checkpoints import load_hypernet, save_hypernet
+from lorarar.hypernet.checkpoints import load_predictor, save_hypernet
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.hypernet.storage import CONFIG_KEY
 from lorarar.layout import KINDS, UNET, kind_of
@@ -94,8 +94,8 @@ def test_every_row_of_table_a3_trains_and_merges(world: World, learned: tuple[st
     moved = [not torch.equal(value, start.state_dict()[name]) for name, value in trained.predictor.state_dict().items()]
     assert all(moved)
     save_hypernet(trained.predictor, tmp_path / "h.safetensors", training=trained.record)
-    loaded = load_hypernet(tmp_path / "h.safetensors")
-    assert loaded.hypernet.config.learned == learned and loaded.training["learned"] == list(learned)
+    loaded = load_predictor(tmp_path / "h.safetensors")
+    assert loaded.predictor.config.learned == learned and loaded.training["learned"] == list(learned)
     content, style = (
         read_lora(entries["x"].lora)
         for entries in (
@@ -188,15 +188,15 @@ def test_checkpoints_without_learned_are_the_paper_s(tmp_path: Path) -> None:
     save_hypernet(Hypernetwork.untrained(HypernetConfig((12,), 4)), path)
     config = {"widths": [12], "hidden": 4, "kv_rule": "sum", "trained": True}
     save_file(load_file(path), path, metadata={CONFIG_KEY: json.dumps(config)})
-    loaded = load_hypernet(path)
-    assert loaded.hypernet.config == HypernetConfig((12,), 4, "sum", ("q", "out")) and loaded.training == {}
+    loaded = load_predictor(path)
+    assert loaded.predictor.config == HypernetConfig((12,), 4, "sum", ("q", "out")) and loaded.training == {}
     for bad in ([], ["q", "q"], ["mlp"]):
         save_file(load_file(path), path, metadata={CONFIG_KEY: json.dumps(config | {"learned": bad})})
         with pytest.raises(InputError, match="give one or more of q,k,v,out, each once"):
-            load_hypernet(path)
+            load_predictor(path)
     save_file(load_file(path), path, metadata={CONFIG_KEY: json.dumps(config | {"predictor": "oracle"})})
     with pytest.raises(InputError, match="no hypernetwork config in its metadata"):
-        load_hypernet(path)
+        load_predictor(path)
 
 
 def test_pairs_are_all_or_a_seeded_choice() -> None:

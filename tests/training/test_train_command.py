@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from lorarar.commands.merge import main as merge_main
 from lorarar.commands.train import main
 from lorarar.errors import InputError
-from lorarar.hypernet.checkpoints import load_hypernet, load_predictor
+from lorarar.hypernet.checkpoints import load_predictor
 from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig
 from lorarar.layout import kind_of
 from lorarar.lora import read_lora
@@ -41,8 +41,8 @@ def test_the_command_writes_a_checkpoint_with_every_option_and_the_curves(
 ) -> None:
     more = ["--lambda", "0.5", "--regulariser", "cosine", "--distance", "l2", "--kv-rule", "sum", "--learned", "out,q"]
     assert command(world, tmp_path / "h.safetensors", *more, "--keep", "best", "--seed", "4") == 0
-    loaded = load_hypernet(tmp_path / "h.safetensors")
-    assert loaded.trained and loaded.hypernet.config == HypernetConfig((32, 48), 8, "sum", ("q", "out"))
+    loaded = load_predictor(tmp_path / "h.safetensors")
+    assert loaded.trained and loaded.predictor.config == HypernetConfig((32, 48), 8, "sum", ("q", "out"))
     record = loaded.training
     assert record["loss"] == {"distance": "l2", "regulariser": "cosine", "weight": 0.5}
     expected = {"steps": 6, "learning_rate": 0.01, "seed": 4, "dataset": "tiny", "split": "paper", "pairs": 6}
@@ -61,7 +61,7 @@ def test_the_command_writes_a_checkpoint_with_every_option_and_the_curves(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["h.csv", "h.png", "h.safetensors"]
 
 
-def test_a_constant_checkpoint_merges_and_is_not_exported(world: World, tmp_path: Path) -> None:
+def test_a_constant_checkpoint_merges(world: World, tmp_path: Path) -> None:
     output = tmp_path / "constant.safetensors"
     given = ["--base", str(world.base), "--dataset", str(world.dataset.folder), *FAST_FLAGS]
     del given[given.index("--hidden") : given.index("--hidden") + 2]
@@ -71,8 +71,6 @@ def test_a_constant_checkpoint_merges_and_is_not_exported(world: World, tmp_path
     assert isinstance(loaded.predictor, ConstantCoefficients)
     constants = loaded.predictor.constants()
     assert set(constants) == {"q", "v"} and loaded.predictor.config == ConstantConfig("average", ("q", "v"))
-    with pytest.raises(InputError, match="holds constant coefficients"):
-        load_hypernet(output)
     files = [str(world.dataset.folder / "loras" / f"{name}_0.safetensors") for name in ("content", "style")]
     arguments = ["--base", str(world.base), "--hypernet", str(output), "-o", str(tmp_path / "m.safetensors")]
     assert merge_main([*files, *arguments]) == 0
