@@ -28,7 +28,7 @@ from lorarar.errors import InputError
 from lorarar.hypernet.graph import CoefficientGraph
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import ROLES, Layout, coefficient_shapes, fixed
-from lorarar.lora import LoRA, read_lora, write_lora
+from lorarar.lora import LoRA, open_lora, write_lora
 from lorarar.merging import MergeOptions, merge_loras, predict_with
 from lorarar.merging.ziplora import optimise_pair
 from lorarar.pool import process_pool
@@ -181,7 +181,7 @@ def _measure_files(layout: Layout, hypernet: Hypernetwork, rank: int, folder: Pa
     options = MergeOptions(predict=predict_with(hypernet))
 
     def merge_files() -> None:
-        content, style = map(read_lora, sources)
+        content, style = map(open_lora, sources)  # as the command does
         write_lora(merge_loras(content, style, layout, "learned", options).lora, merged, dtype=_DTYPE)
 
     def copy_files() -> None:

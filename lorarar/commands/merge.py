@@ -15,7 +15,7 @@ from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given
 from lorarar.console import print_rows, print_table, progress, status
 from lorarar.errors import InputError
 from lorarar.files import check_lora_output
-from lorarar.lora import DTYPES, WRITERS, LoRA, read_lora
+from lorarar.lora import DTYPES, WRITERS, LoRA, open_lora
 from lorarar.lora.write import partly_read
 from lorarar.merging import CONTENT_ONLY, LEARNED, METHOD, METHODS, RULE, STYLE_ONLY, Merged, MergeOptions
 from lorarar.toolchains import require_toolchain
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
 def _reader(args: argparse.Namespace) -> Callable[[Path], LoRA]:
     """Return what reads a LoRA, or makes one of a file that is none; a base is opened once for both."""
     if args.convert is None:
-        return read_lora
+        return open_lora  # a layer at a time is read, merged and written
     require_toolchain("torch", "train")
     # Here, since they import torch, which merging plain LoRAs can do without.
     from lorarar.base.weights import base_weights

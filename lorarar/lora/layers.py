@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32
 
 from lorarar.errors import InputError
 
+Shape = tuple[int, ...]
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 """The components of a pipeline, in diffusers' words, that a LoRA may have layers of."""
 
@@ -29,35 +30,84 @@ class LoraLayer:
         return f"LoraLayer({'×'.join(map(str, self.weight_shape))}, rank {self.rank})"
 
     @property
+    def shapes(self) -> tuple[Shape, Shape]:
+        """The shapes of `down` and `up`."""
+        return self.down.shape, self.up.shape
+
+    def load(self) -> LoraLayer:
+        """Return the layer with its factors in memory, which this one is."""
+        return self
+
+    @property
     def rank(self) -> int:
         """The number of rows of `down` and of columns of `up`."""
-        return int(self.down.shape[0])
+        return int(self.shapes[0][0])
 
     @property
     def in_features(self) -> int:
         """The number of inputs (channels, for a convolution) of the module."""
-        return int(self.down.shape[1])
+        return int(self.shapes[0][1])
 
     @property
     def out_features(self) -> int:
         """The number of outputs (channels, for a convolution) of the module."""
-        return int(self.up.shape[0])
+        return int(self.shapes[1][0])
 
     @property
-    def weight_shape(self) -> tuple[int, ...]:
+    def weight_shape(self) -> Shape:
         """The shape of the weight that the layer updates: (out, in), or (out, in, kh, kw) for a convolution."""
-        return (self.out_features, *self.down.shape[1:])
+        return (self.out_features, *self.shapes[0][1:])
 
     def delta(self) -> Float[np.ndarray, "out inp *kernel"]:
         """Compute the dense update ΔW, of the shape of the module's weight."""
-        flat = self.up.reshape(self.out_features, self.rank) @ self.down.reshape(self.rank, -1)
+        layer = self.load()
+        flat = layer.up.reshape(self.out_features, self.rank) @ layer.down.reshape(self.rank, -1)
         return flat.reshape(self.weight_shape)
 
     def squared_norm(self) -> float:
         """Compute ‖ΔW‖² (Frobenius) from the factors alone, in float64: tr((upᵀup)(down downᵀ))."""
-        down = self.down.reshape(self.rank, -1).astype(np.float64)
-        up = self.up.reshape(self.out_features, self.rank).astype(np.float64)
+        layer = self.load()
+        down = layer.down.reshape(self.rank, -1).astype(np.float64)
+        up = layer.up.reshape(self.out_features, self.rank).astype(np.float64)
         return max(0.0, float(np.sum((up.T @ up) * (down @ down.T))))
+
+
+class StoredLayer(LoraLayer):
+    """A layer whose factors are read from a file, or made of those of others, each time that they are asked for.
+
+    `load` once where both are needed. Layers that nobody keeps let files of any size be merged one layer at a time.
+    """
+
+    _shapes: tuple[Shape, Shape]
+    _make: Callable[[], LoraLayer]
+
+    def __init__(self, shapes: tuple[Shape, Shape], make: Callable[[], LoraLayer]) -> None:
+        object.__setattr__(self, "_shapes", shapes)  # the class above is frozen
+        object.__setattr__(self, "_make", make)
+
+    @property
+    def shapes(self) -> tuple[Shape, Shape]:
+        """The shapes of `down` and `up`, which are known without them."""
+        return self._shapes
+
+    def load(self) -> LoraLayer:
+        """Return the layer with its factors in memory."""
+        return self._make()
+
+    @property
+    def down(self) -> Float[np.ndarray, "rank inp *kernel"]:
+        """The first factor, which is read."""
+        return self.load().down
+
+    @property
+    def up(self) -> Float[np.ndarray, "out rank *ones"]:
+        """The second factor, which is read."""
+        return self.load().up
+
+
+def when_loaded(layers: Sequence[LoraLayer], shapes: tuple[Shape, Shape], make: Callable[[], LoraLayer]) -> LoraLayer:
+    """Make a layer of others: now where these are in memory, else each time that it is asked for."""
+    return StoredLayer(shapes, make) if any(isinstance(layer, StoredLayer) for layer in layers) else make()
 
 
 def concatenate(layers: Sequence[LoraLayer], weights: Sequence[float]) -> LoraLayer:
@@ -72,8 +122,13 @@ def concatenate(layers: Sequence[LoraLayer], weights: Sequence[float]) -> LoraLa
     shapes = {layer.weight_shape for layer in layers}
     if len(shapes) > 1:
         raise InputError(f"layers of shapes {sorted(shapes)} can't be joined; both LoRAs must be for one base model")
-    ups = [layer.up * np.float32(weight) for layer, weight in zip(layers, weights, strict=True)]
-    return LoraLayer(np.concatenate([layer.down for layer in layers]), np.concatenate(ups, axis=1))
+
+    def make() -> LoraLayer:
+        loaded = [layer.load() for layer in layers]
+        ups = [layer.up * np.float32(weight) for layer, weight in zip(loaded, weights, strict=True)]
+        return LoraLayer(np.concatenate([layer.down for layer in loaded]), np.concatenate(ups, axis=1))
+
+    return when_loaded(layers, _joined_shapes(layers), make)
 
 
 def join_columns(layers: Sequence[LoraLayer], weights: Sequence[np.ndarray | float]) -> LoraLayer:
@@ -81,8 +136,20 @@ def join_columns(layers: Sequence[LoraLayer], weights: Sequence[np.ndarray | flo
 
     The layers are of one shape. A weight is a number, or one for each input of a linear (in).
     """
-    downs = [layer.down * np.asarray(weight, np.float32) for layer, weight in zip(layers, weights, strict=True)]
-    return LoraLayer(np.concatenate(downs), np.concatenate([layer.up for layer in layers], axis=1))
+
+    def make() -> LoraLayer:
+        loaded = [layer.load() for layer in layers]
+        downs = [layer.down * np.asarray(weight, np.float32) for layer, weight in zip(loaded, weights, strict=True)]
+        return LoraLayer(np.concatenate(downs), np.concatenate([layer.up for layer in loaded], axis=1))
+
+    return when_loaded(layers, _joined_shapes(layers), make)
+
+
+def _joined_shapes(layers: Sequence[LoraLayer]) -> tuple[Shape, Shape]:
+    """Return the shapes of factors that are joined along the rank."""
+    (_, *inp), (out, _, *ones) = layers[0].shapes
+    rank = sum(layer.rank for layer in layers)
+    return (rank, *inp), (out, rank, *ones)
 
 
 def pad_rank(layer: LoraLayer, rank: int) -> LoraLayer:

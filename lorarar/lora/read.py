@@ -15,7 +15,7 @@ from jaxtyping import Float32
 
 from lorarar.errors import InputError, describe_os_error, first_of
 from lorarar.lora.dialects import DIALECTS, FACTOR, KNOWN, AmbiguousName, Key, TensorRole, foreign_format, parse_key
-from lorarar.lora.layers import LoraLayer
+from lorarar.lora.layers import LoraLayer, StoredLayer
 from lorarar.lora.names import is_convolution
 from lorarar.lora.peft_config import PeftScaling, config_component, metadata_scalings, parse_config
 from lorarar.lora.safetensors_file import open_safetensors, parse_json
@@ -56,14 +56,28 @@ def read_lora(
         return build_lora(state_dict_tensors(source, name), config_component(config or {}), scalings)
     if config is not None:
         raise InputError("`config` belongs to a state dict; a file or folder brings its own, so leave it out")
-    path = Path(source)
+    return _loaded(open_lora(source))
+
+
+def open_lora(path: str | PathLike[str]) -> LoRA:
+    """Open a LoRA's file or PEFT folder as `read_lora` does, but read each layer only when it is asked for.
+
+    The files must stay as they are meanwhile. Raises InputError as `read_lora`, for NaN and overflows when a layer is
+    asked for.
+    """
+    path = Path(path)
     if path.is_dir():
-        return _read_folder(path)
+        return _open_folder(path)
     file = open_safetensors(path)
-    return build_lora(file, "", metadata_scalings(file.metadata, file.source))
+    return _open(file, "", metadata_scalings(file.metadata, file.source))
 
 
-def _read_folder(folder: Path) -> LoRA:
+def _loaded(lora: LoRA) -> LoRA:
+    """Return a LoRA whose factors are all in memory."""
+    return replace(lora, layers={name: layer.load() for name, layer in lora.layers.items()})
+
+
+def _open_folder(folder: Path) -> LoRA:
     config_path, weights_path = folder / _CONFIG, folder / _WEIGHTS
     if not config_path.is_file():
         raise InputError(f"{folder} is a folder without {_CONFIG}; give a .safetensors file or a PEFT folder")
@@ -76,11 +90,15 @@ def _read_folder(folder: Path) -> LoRA:
     except OSError as error:
         raise InputError(describe_os_error(error)) from error
     scaling = parse_config(config, str(config_path))
-    return build_lora(open_safetensors(weights_path), config_component(config), {"": scaling})
+    return _open(open_safetensors(weights_path), config_component(config), {"": scaling})
 
 
 def build_lora(file: Tensors, component: str, scalings: _Scalings) -> LoRA:
     """Read a LoRA from named tensors; `component` is that of names without one, `scalings` PEFT's configurations."""
+    return _loaded(_open(file, component, scalings))
+
+
+def _open(file: Tensors, component: str, scalings: _Scalings) -> LoRA:
     groups, extra = _group(file, component)
     layers = {module: _layer(file, module, tensors, scalings) for module, tensors in groups.items()}
     lora = LoRA(layers, _dialect(groups), file.source, file.metadata, warnings=_warnings(file.source, extra))
@@ -149,8 +167,8 @@ def _parse(source: str, name: str, component: str) -> Key | None:
         ) from error
 
 
-def _layer(file: Tensors, module: str, tensors: _Roles, scalings: _Scalings) -> LoraLayer:
-    """Read one layer in float32, with its scale in `up`; shapes are checked before a tensor is read."""
+def _layer(file: Tensors, module: str, tensors: _Roles, scalings: _Scalings) -> StoredLayer:
+    """Open one layer, which is read in float32, with its scale in `up`; shapes are checked before a tensor is read."""
     for role, other in ((TensorRole.DOWN, TensorRole.UP), (TensorRole.UP, TensorRole.DOWN)):
         if role not in tensors:
             present, _ = tensors[other]
@@ -167,18 +185,21 @@ def _layer(file: Tensors, module: str, tensors: _Roles, scalings: _Scalings) -> 
     rank = _check_shapes(file, module, down_name, up_name)
     alpha = tensors.get(TensorRole.ALPHA)
     scale = _configured_scale(scalings, down_key, rank) if alpha is None else _alpha(file, alpha[0]) / rank
-    return _shaped(module, file.tensor(down_name), _scaled(file, up_name, scale))
+    down_shape, up_shape = _shapes(module, file.entries[down_name].shape, file.entries[up_name].shape)
+
+    def read() -> LoraLayer:
+        return LoraLayer(file.tensor(down_name).reshape(down_shape), _scaled(file, up_name, scale).reshape(up_shape))
+
+    return StoredLayer((down_shape, up_shape), read)
 
 
-def _shaped(
-    module: str, down: Float32[np.ndarray, "rank inp *kernel"], up: Float32[np.ndarray, "out rank *ones"]
-) -> LoraLayer:
-    """Make a layer of factors that are stored in another shape: a linear as a 1×1 convolution, or (DyLoRA) the up of a
+def _shapes(module: str, down: tuple[int, ...], up: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of factors that may be stored in others: a linear as a 1×1 convolution, or (DyLoRA) the up of a
     convolution as a matrix.
     """
-    if down.ndim == 4 and not is_convolution(module):
-        down, up = down.reshape(down.shape[:2]), up.reshape(up.shape[:2])
-    return LoraLayer(down, up.reshape(*up.shape[:2], *(1,) * (down.ndim - 2)))
+    if len(down) == 4 and not is_convolution(module):
+        down, up = down[:2], up[:2]
+    return down, (*up[:2], *(1,) * (len(down) - 2))
 
 
 def _configured_scale(scalings: _Scalings, key: Key, rank: int) -> float:

@@ -8,11 +8,12 @@ readers differ in how they scale mixed ranks and alphas. ComfyUI and the WebUIs 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
-from operator import attrgetter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -40,18 +41,32 @@ DTYPES: dict[str, tuple[str, np.dtype]] = {
 }
 """The number formats of a LoRA file: name → (safetensors' name, numpy dtype)."""
 
+MAX_THREADS = 4
 # Metadata that describes the factors as they were, which the written ones are not.
 _STALE = ("lora_adapter_metadata", "ss_network_", "sshs_", "modelspec.hash_", "format")
 
 
 @dataclass(frozen=True)
-class _Written:
-    """One tensor to write: its name, safetensors dtype, shape, and a function that makes its numbers."""
+class _Entry:
+    """One tensor to write: its name, safetensors dtype and shape."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    array: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its numbers."""
+        sizes = {name: kind.itemsize for name, kind in DTYPES.values()}
+        return math.prod(self.shape) * sizes[self.dtype]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Tensors that are made together, and a function that makes their numbers."""
+
+    entries: tuple[_Entry, ...]
+    arrays: Callable[[], tuple[np.ndarray, ...]]
 
 
 def write_lora(lora: LoRA, path: str | os.PathLike[str], dialect: str = "peft", dtype: str = "fp32") -> None:
@@ -62,15 +77,24 @@ def write_lora(lora: LoRA, path: str | os.PathLike[str], dialect: str = "peft", 
     of two. Raises InputError for an unknown dialect or dtype, an empty LoRA, a name that the dialect lacks, and values
     that are not finite or overflow in `dtype`.
     """
-    tensors = _tensors(lora, dialect, dtype)
+    layers = _layers(lora, dialect, dtype)
     metadata = {key: text for key, text in lora.metadata.items() if not key.startswith(_STALE)} | {"format": "pt"}
     if dialect == "kohya":
         metadata |= {"ss_network_module": "networks.lora", "ss_network_dim": str(lora.max_rank)}
         metadata |= {"ss_network_alpha": str(lora.max_rank)}
+    header, places = _header(_in_order(layers), metadata)
     with atomic_file(Path(path)) as temporary, temporary.open("wb", buffering=0) as file:
-        _write_all(file, _header_bytes(tensors, metadata))
-        for tensor in tensors:
-            _write_all(file, np.ascontiguousarray(tensor.array()).reshape(-1).view(np.uint8).data)
+        _write_at(file, header, 0)
+
+        def write(layer: _Layer) -> None:
+            for entry, array in zip(layer.entries, layer.arrays(), strict=True):
+                numbers = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+                _write_at(file, numbers.data, len(header) + places[entry.name])
+
+        # Numpy converts without the interpreter's lock. Each thread holds one layer.
+        with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+            for _ in pool.map(write, layers):
+                pass
 
 
 def partly_read(lora: LoRA, dialect: str) -> tuple[str, ...]:
@@ -86,44 +110,49 @@ def partly_read(lora: LoRA, dialect: str) -> tuple[str, ...]:
 
 def as_tensors(lora: LoRA, dialect: str, dtype: str) -> dict[str, Tensor]:
     """Return what `write_lora` would write as torch tensors by name, in the file's order."""
-    tensors = _tensors(lora, dialect, dtype)
+    layers = _layers(lora, dialect, dtype)
     try:
         import torch
     except ModuleNotFoundError:
         raise missing_toolchain("torch", "train") from None
     found = {}
-    for tensor in tensors:
-        # Of its own memory: an unpadded fp32 factor is the LoRA's array itself.
-        array = np.array(tensor.array(), order="C")
-        if tensor.dtype == "BF16":  # torch.from_numpy does not know it
-            found[tensor.name] = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-        else:
-            found[tensor.name] = torch.from_numpy(array)
-    return found
+    for layer in layers:
+        for entry, made in zip(layer.entries, layer.arrays(), strict=True):
+            # Of its own memory: an unpadded fp32 factor is the LoRA's array itself.
+            array = np.array(made, order="C")
+            if entry.dtype == "BF16":  # torch.from_numpy does not know it
+                found[entry.name] = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+            else:
+                found[entry.name] = torch.from_numpy(array)
+    return {entry.name: found[entry.name] for entry in _in_order(layers)}
 
 
-def _tensors(lora: LoRA, dialect: str, dtype: str) -> list[_Written]:
-    """Return every tensor in the file's order: alphas first (float32, so what follows stays aligned), then by name."""
+def _layers(lora: LoRA, dialect: str, dtype: str) -> list[_Layer]:
+    """Return what is written of every layer."""
     check_choice(WRITERS, dialect=dialect)
     check_choice(DTYPES, dtype=dtype)
     if not lora.layers:
         raise InputError(f"{lora.source} has no layers, so there is nothing to write")
     ranks = _uniform_ranks(lora)
     naming, down_end, up_end = WRITERS[dialect]
-    names = naming(lora)
-    kind = DTYPES[dtype][0]
-    alphas: list[_Written] = []
-    factors: list[_Written] = []
-    for module in sorted(lora.layers):
-        layer, rank = lora.layers[module], ranks[module.partition(".")[0]]
-        name = names[module]
+    names, kind = naming(lora), DTYPES[dtype][0]
+    found = []
+    for module, layer in lora.layers.items():
+        name, rank = names[module], ranks[module.partition(".")[0]]
+        (_, *inp), (out, _, *ones) = layer.shapes
+        entries = [_Entry(name + down_end, kind, (rank, *inp)), _Entry(name + up_end, kind, (out, rank, *ones))]
+        where = f"{lora.source}: '{shorten(module)}'"
+        found.append(_Layer(tuple(entries), partial(_encoded, layer, rank, dtype, where)))
         if dialect == "kohya":
-            alphas.append(_Written(f"{name}.alpha", "F32", (), partial(np.array, rank, np.float32)))
-        down, up = _encoded(layer, rank, dtype, f"{lora.source}: '{shorten(module)}'")
-        factors.append(_Written(name + down_end, kind, (rank, *layer.down.shape[1:]), down))
-        factors.append(_Written(name + up_end, kind, (layer.out_features, rank, *layer.up.shape[2:]), up))
-    by_name = attrgetter("name")
-    return sorted(alphas, key=by_name) + sorted(factors, key=by_name)
+            alpha = (np.array(rank, np.float32),)
+            found.append(_Layer((_Entry(f"{name}.alpha", "F32", ()),), partial(tuple, alpha)))
+    return found
+
+
+def _in_order(layers: list[_Layer]) -> list[_Entry]:
+    """Return every tensor in the file's order: alphas first (float32, so what follows stays aligned), then by name."""
+    entries = [entry for layer in layers for entry in layer.entries]
+    return sorted(entries, key=lambda entry: (bool(entry.shape), entry.name))
 
 
 def _uniform_ranks(lora: LoRA) -> dict[str, int]:
@@ -137,51 +166,48 @@ def _uniform_ranks(lora: LoRA) -> dict[str, int]:
     return ranks
 
 
-def _encoded(
-    layer: LoraLayer, rank: int, dtype: str, where: str
-) -> tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]:
-    """Return functions that make the padded factors in `dtype`, so that one tensor is held at a time."""
+def _encoded(layer: LoraLayer, rank: int, dtype: str, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the factors in `dtype`, padded to a rank; half precision balances them first."""
     kind = DTYPES[dtype][1]
-    limit = float(ml_dtypes.finfo(kind).max)
-
-    @cache
-    def factor() -> np.float32:
-        down, up = peak(layer.down), peak(layer.up)
-        if not np.isfinite(down + up):
-            raise InputError(f"{where} holds NaN or infinity; fix the LoRA")
-        factor = np.float32(1) if dtype == "fp32" else balance_factor(down, up)
-        if max(down * factor, up / factor) > limit:
-            raise InputError(f"{where} holds values too large for {dtype}; write fp32")
-        return factor
+    loaded = layer.load()
+    down, up = peak(loaded.down), peak(loaded.up)
+    if not np.isfinite(down + up):
+        raise InputError(f"{where} holds NaN or infinity; fix the LoRA")
+    factor = np.float32(1) if dtype == "fp32" else balance_factor(down, up)
+    if max(down * factor, up / factor) > float(ml_dtypes.finfo(kind).max):
+        raise InputError(f"{where} holds values too large for {dtype}; write fp32")
+    padded = pad_rank(loaded, rank)
 
     def encode(array: np.ndarray, by: np.float32) -> np.ndarray:
         return (array if by == 1 else array * by).astype(kind, copy=False)
 
-    return (
-        lambda: encode(pad_rank(layer, rank).down, factor()),
-        lambda: encode(pad_rank(layer, rank).up, 1 / factor()),
-    )
+    return encode(padded.down, factor), encode(padded.up, 1 / factor)
 
 
-def _header_bytes(tensors: list[_Written], metadata: Mapping[str, str]) -> bytes:
-    """Return length and header of a safetensors file; padded to a multiple of 8 bytes, as the format advises."""
+def _header(entries: list[_Entry], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
+    """Return the start of a safetensors file, and where after it each tensor begins.
+
+    It is the header's length and the header, padded to a multiple of 8 bytes as the format advises.
+    """
     header: dict[str, object] = {METADATA_KEY: dict(sorted(metadata.items()))}
+    places: dict[str, int] = {}
     position = 0
-    sizes = {name: numpy_dtype.itemsize for name, numpy_dtype in DTYPES.values()}
-    for tensor in tensors:
-        end = position + int(np.prod(tensor.shape, dtype=np.int64)) * sizes[tensor.dtype]
-        header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [position, end]}
+    for entry in entries:
+        end = position + entry.nbytes
+        header[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [position, end]}
+        places[entry.name] = position
         position = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    return len(text).to_bytes(8, "little") + text, places
 
 
-def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:
+def _write_at(file: BinaryIO, data: bytes | memoryview, position: int) -> None:
     """Write every byte; an unbuffered file may take fewer than asked (at most 2 GB a call on Linux)."""
     view = memoryview(data)
     while view:
-        view = view[os.write(file.fileno(), view) :]
+        count = os.pwrite(file.fileno(), view, position)
+        view, position = view[count:], position + count
 
 
 def _kohya(lora: LoRA) -> dict[str, str]:

@@ -19,6 +19,7 @@ from lorarar import __version__
 from lorarar.errors import InputError
 from lorarar.layout import UNET, Group, Layout, kind_of
 from lorarar.lora import LoRA, LoraLayer
+from lorarar.lora.layers import join_columns, when_loaded
 from lorarar.merging.dense import drop_and_rescale, sparse, trim
 from lorarar.merging.exact import by_coefficients, direct, learned, learned_options, np_lora, predict_with
 from lorarar.merging.truncate import shrink
@@ -187,11 +188,17 @@ def merge_rest(aligned: Aligned, options: MergeOptions, skip: frozenset[str]) ->
 
 
 def _finished(outcome: MergedLayer, rank_out: int | None) -> MergedLayer:
-    layer, truncated = outcome.layer, outcome.truncated
-    if not (np.isfinite(layer.down).all() and np.isfinite(layer.up).all()):
-        raise too_large(outcome.name)
+    def make() -> LoraLayer:
+        # An overflow is told as an InputError, and not by numpy's warnings too.
+        with np.errstate(over="ignore", invalid="ignore"):
+            layer = outcome.layer.load()
+        if not (np.isfinite(layer.down).all() and np.isfinite(layer.up).all()):
+            raise too_large(outcome.name)
+        return layer
+
+    layer, truncated = when_loaded([outcome.layer], outcome.layer.shapes, make), outcome.truncated
     if rank_out is not None and layer.rank > rank_out:
-        layer, truncated = shrink(layer, rank_out)
+        layer, truncated = shrink(layer.load(), rank_out)
     return replace(outcome, layer=layer, truncated=truncated)
 
 
@@ -200,7 +207,7 @@ def _carried(aligned: Aligned, options: MergeOptions) -> dict[str, MergedLayer]:
     kinds = (CONTENT_ONLY, STYLE_ONLY)
     for layers, scale, kind in zip((aligned.content_only, aligned.style_only), options.scales, kinds, strict=True):
         for name, layer in layers.items():
-            scaled = layer if scale == 1 else LoraLayer(layer.down * np.float32(scale), layer.up)
+            scaled = layer if scale == 1 else join_columns([layer], [scale])
             carried[name] = _finished(MergedLayer(name, scaled, kind), None)
     return carried
 

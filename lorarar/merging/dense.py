@@ -91,5 +91,6 @@ def matrix(layer: LoraLayer) -> Float[np.ndarray, "out inp"]:
     import torch
 
     # Multiplied by torch, which keeps to the worker's one thread; numpy's own threads would get in each other's way.
+    layer = layer.load()
     up, down = (torch.tensor(factor.reshape(len(factor), -1)) for factor in (layer.up, layer.down))
     return (up @ down).numpy()

@@ -128,14 +128,15 @@ def np_lora(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[Merge
     share = options.mu / (1 + options.mu)
 
     def one(pair: LayerPair) -> MergedLayer:
-        content = torch.from_numpy(_rows(pair.content).astype(np.float64))
-        acting = pair.style.up.reshape(pair.style.out_features, -1).any(axis=0)  # a row with a zero up is not in ΔW_s
-        basis = torch.from_numpy(row_space(_rows(pair.style)[acting]))
+        ours, theirs = pair.content.load(), pair.style.load()
+        content = torch.from_numpy(_rows(ours).astype(np.float64))
+        acting = theirs.up.reshape(theirs.out_features, -1).any(axis=0)  # a row with a zero up is not in ΔW_s
+        basis = torch.from_numpy(row_space(_rows(theirs)[acting]))
         kept = (content - share * ((content @ basis) @ basis.mT)) * options.content_scale
         with np.errstate(over="ignore"):  # an overflow is told by the caller, once
-            down_c = kept.numpy().astype(np.float32).reshape(pair.content.down.shape)
-            down_s = pair.style.down * np.float32(options.style_scale)
-        layers = LoraLayer(down_c, pair.content.up), LoraLayer(down_s, pair.style.up)
+            down_c = kept.numpy().astype(np.float32).reshape(ours.down.shape)
+            down_s = theirs.down * np.float32(options.style_scale)
+        layers = LoraLayer(down_c, ours.up), LoraLayer(down_s, theirs.up)
         return MergedLayer(pair.name, join_columns(layers, (1.0, 1.0)), METHOD)
 
     return per_core(one, pairs)
@@ -165,5 +166,5 @@ def _rows(layer: LoraLayer) -> Float[np.ndarray, "rank inp"]:
 def stack(layers: Sequence[LoraLayer]) -> tuple[Float[np.ndarray, "n rank inp"], Float[np.ndarray, "n out rank"]]:
     """Stack linear layers of one shape as two arrays; shorter ranks are padded with zeros, which is exact."""
     rank = max(layer.rank for layer in layers)
-    padded = [pad_rank(layer, rank) for layer in layers]
+    padded = [pad_rank(layer.load(), rank) for layer in layers]
     return np.stack([layer.down for layer in padded]), np.stack([layer.up for layer in padded])
