@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ios.swift import build
 from ios.tool import GOLDEN
-from shared_bundles import MiniatureBundle
+from shared_bundles import MiniatureBundle, SharedPipelines
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +21,12 @@ def products() -> Path:
 def miniature(miniature_bundle: MiniatureBundle) -> Path:
     """Give the miniature's whole bundle for ONNX Runtime."""
     return miniature_bundle("pipeline", "onnx", "fp32")
+
+
+@pytest.fixture(scope="session")
+def with_text(shared_pipelines: SharedPipelines) -> Path:
+    """Give a whole bundle for ONNX Runtime whose text encoders take LoRAs too."""
+    return shared_pipelines["onnx+text"].path
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import math
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,13 @@ from shared_bundles import MiniatureBundle
 from tiny_world import random_lora
 
 from benchmarks.record import check_record
-from lorarar.layout import ROLES
+from lorarar.layout import ROLES, UNET, Layout
 from lorarar.lora import LoRA, read_lora, write_lora
 from lorarar.stack import PART_WORDS, carried, fold
 from runtime_py.bundle import Bundle, Session, tree_sha256
 from runtime_py.check import check_component
 from runtime_py.parity import Tolerance, psnr_db
-from runtime_py.pipeline import Request
+from runtime_py.pipeline import Drawn, Request
 
 pytestmark = pytest.mark.apps
 
@@ -86,11 +87,13 @@ def test_the_sources_are_formatted() -> None:
 # --- merges and images
 
 
-def test_every_part_is_pytorchs(products: Path, miniature: Path) -> None:
-    ran = tool(products, "check", miniature)
-    rows = [line.split("\t") for line in ran.out.splitlines() if "\t" in line]
-    names = [*Bundle.open(miniature).manifest["components"], "image"]
-    assert ran.code == 0 and [row[:2] for row in rows] == [[name, "passed"] for name in names], ran.out + ran.err
+def test_every_part_is_pytorchs(products: Path, miniature: Path, with_text: Path) -> None:
+    for folder, takers in ((miniature, ["unet"]), (with_text, ["text_encoder", "text_encoder_2", "unet"])):
+        ran = tool(products, "check", folder)
+        rows = [line.split("\t") for line in ran.out.splitlines() if "\t" in line]
+        names = [*Bundle.open(folder).manifest["components"], "image"]
+        assert ran.code == 0 and [row[:2] for row in rows] == [[name, "passed"] for name in names], ran.out + ran.err
+        assert {row[0]: row[4] for row in rows if row[4] != "-"} == dict.fromkeys(takers, "gain 1.0000, cosine 1.0000")
 
 
 def chosen(bundle: Bundle, loras: Sequence[LoRA | Path]) -> Session:
@@ -183,24 +186,27 @@ def test_the_golden_merge_is_the_dense_one(products: Path, tmp_path: Path) -> No
         assert_same(layer.delta(), expected[name], Tolerance(psnr_db=100.0, max_error=1e-5))
 
 
-def test_carried_shares_are_pythons(products: Path, miniature: Path) -> None:
-    ran = tool(products, "merge", miniature, CONTENT, STYLE)
-    assert ran.code == 0, ran.err
-    layout = Bundle.open(miniature).layout
-    for path in (CONTENT, STYLE):
+def test_carried_shares_are_pythons(products: Path, miniature: Path, with_text: Path, tmp_path: Path) -> None:
+    for folder, places in ((miniature, [CONTENT, STYLE]), (with_text, write_whole(with_text, tmp_path))):
+        ran = tool(products, "merge", folder, *places)
+        assert ran.code == 0, ran.err
+        assert_shares_are_told(ran.out, places, Bundle.open(folder).layout)
+
+
+def assert_shares_are_told(told: str, places: Sequence[Path], layout: Layout) -> None:
+    """Of each LoRA the shares by part, and a warning where something is left out, as Python says them."""
+    for path in places:
         found = carried(read_lora(path), layout)
         parts = ", ".join(f"{PART_WORDS[part]} {share:.1%}" for part, share in found.parts.items())
-        assert f"{path.name}: {found.share:.1%} carried: {parts}\n" in ran.out
+        assert f"{path.name}: {found.share:.1%} carried: {parts}\n" in told
         warning = found.warning()
         if warning:
-            assert f"warning: {path.name}{warning.removeprefix(found.source)}" in ran.out
+            assert f"warning: {path.name}{warning.removeprefix(found.source)}" in told
 
 
 @pytest.mark.parametrize("kind", ["merged", "without", "one LoRA", "base", "unguided", "negative"])
 def test_an_image_is_pythons(products: Path, miniature: Path, tmp_path: Path, kind: str) -> None:
-    from dataclasses import replace
-
-    bundle, request = Bundle.open(miniature), REQUEST
+    request = REQUEST
     given: list[object] = []
     if kind in ("merged", "without"):
         given = [CONTENT, STYLE, *strengths(2)]
@@ -212,11 +218,18 @@ def test_an_image_is_pythons(products: Path, miniature: Path, tmp_path: Path, ki
         request = replace(REQUEST, guidance=1.0)
     if kind == "negative":
         request, given = replace(REQUEST, negative="a dog"), ["--negative", "a dog"]
+    assert_image_is_pythons(products, miniature, request, given, tmp_path)
+
+
+def assert_image_is_pythons(
+    products: Path, folder: Path, request: Request, given: Sequence[object], scratch: Path
+) -> Drawn:
+    """The tool's image of a request, with the LoRAs and options that it is given; returns Python's."""
+    bundle, output = Bundle.open(folder), scratch / "image.safetensors"
     loras = [path for path in given if isinstance(path, Path)]
     expected = (chosen(bundle, loras) if loras else bundle.session()).draw(request)
-    output = tmp_path / "image.safetensors"
     numbers = ["--seed", request.seed, "--steps", request.steps, "--guidance", request.guidance]
-    ran = tool(products, "generate", miniature, "--prompt", request.prompt, *numbers, *given, "-o", output)
+    ran = tool(products, "generate", folder, "--prompt", request.prompt, *numbers, *given, "-o", output)
     assert ran.code == 0, ran.err
     found = load_file(output)
     allowed = bundle.manifest["pipeline"]["golden"]["tolerance"]
@@ -224,6 +237,56 @@ def test_an_image_is_pythons(products: Path, miniature: Path, tmp_path: Path, ki
         assert_same(found[name], tensor, Tolerance(allowed["psnr_db"], allowed["max_error"]))
     assert (found["rgba"][..., 3] == 255).all()
     assert np.abs(found["rgba"][..., :3] - expected.image.astype(np.int32)).max() <= 1
+    return expected
+
+
+# --- text encoders that take LoRAs
+
+
+def write_whole(bundle: Path, folder: Path) -> list[Path]:
+    """Write a content and a style with layers of the UNet and of both text encoders, some of them of one alone.
+
+    The content has a layer more, of a text encoder's last layer, which SDXL takes no states of.
+    """
+    layout, places = Bundle.open(bundle).layout, []
+    beyond = "text_encoder.text_model.encoder.layers.1.mlp.fc1"
+    for name, skipped in (("content", ".fc2"), ("style", ".q_proj")):
+        whole = random_lora(layout, (2, 3), len(name), 0.1)
+        layers = {layer: whole.layers[layer] for layer in whole.layers if not layer.endswith(skipped)}
+        if name == "content":
+            layers[beyond] = whole.layers[beyond.replace("layers.1", "layers.0")]
+        places.append(folder / f"{name}.safetensors")
+        write_lora(LoRA(layers, source=name), places[-1], dialect="peft")
+    return places
+
+
+def test_a_merge_with_text_layers_is_pythons(products: Path, with_text: Path, tmp_path: Path) -> None:
+    output, places = tmp_path / "merged.safetensors", write_whole(with_text, tmp_path)
+    ran = tool(products, "merge", with_text, *places, *strengths(2), "-o", output)
+    assert ran.code == 0, ran.err
+    found = load_file(output)
+    compare_tensors(found, chosen(Bundle.open(with_text), places))
+    assert {name.split("_")[1] for name in found if name != ROLES} == {"qo", "kv", "ff", "proj", "te1", "te2"}
+
+
+@pytest.mark.parametrize("kind", ["merged", "without", "one LoRA", "base", "unguided"])
+def test_an_image_with_text_layers_is_pythons(products: Path, with_text: Path, tmp_path: Path, kind: str) -> None:
+    request, places = replace(REQUEST, negative="a house"), write_whole(with_text, tmp_path)
+    given: list[object] = [*places, *strengths(2), "--negative", "a house"]
+    if kind == "without":
+        request, given = replace(request, guidance_without_lora=True), [*given, "--guidance-without-lora"]
+    if kind == "one LoRA":
+        given = [places[1], *strengths(1), "--negative", "a house"]
+    if kind == "base":
+        given = ["--negative", "a house"]
+    if kind == "unguided":
+        request = replace(request, guidance=1.0)
+    drawn = assert_image_is_pythons(products, with_text, request, given, tmp_path)
+    if kind != "merged":
+        return
+    unet = [LoRA({n: x for n, x in read_lora(path).layers.items() if n.startswith(UNET)}) for path in places]
+    other = chosen(Bundle.open(with_text), unet).draw(request)
+    assert psnr_db(drawn.latents, other.latents) < 40, "the text layers must show, or the comparison says nothing"
 
 
 # --- records

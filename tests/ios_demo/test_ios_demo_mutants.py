@@ -30,7 +30,7 @@ MUTANTS = {
         "Blender.swift", "isPair && role < 2", "isPair && role < 1", "testStrengthsAreWrittenInPlace"
     ),
     "a strength's sign": Mutant(
-        "Blender.swift", "unit[at] * strength", "unit[at] * -strength", "testThreeLorasReachTheUnet"
+        "Blender.swift", "unit[at] * strength", "unit[at] * -strength", "testThreeLorasReachTheNetworks"
     ),
     "coefficients in new memory": Mutant(
         "Blender.swift",
@@ -45,7 +45,22 @@ MUTANTS = {
         "testAStrengthRunsNoGraph",
     ),
     "LoRAs in the unconditional row": Mutant(
-        "Pipeline.swift", "request.guidanceWithoutLora && rows > 1", "rows < 1", "testThreeLorasReachTheUnet"
+        "Pipeline.swift", "request.guidanceWithoutLora && rows > 1", "rows < 1", "testThreeLorasReachTheNetworks"
+    ),
+    "LoRAs in the negative prompt": Mutant(
+        "Condition.swift", "isOff: request.guidanceWithoutLora", "isOff: false", "testThreeLorasReachTheNetworks"
+    ),
+    "the other text encoder's layers": Mutant(
+        "Stack.swift",
+        "group.layers.enumerated() {",
+        'group.layers.map { $0.replacingOccurrences(of: "encoder_2.", with: "encoder.") }.enumerated() {',
+        "testThreeLorasReachTheNetworks",
+    ),
+    "a golden image without the text encoders' LoRAs": Mutant(
+        "Check.swift",
+        "inputs.merge(try goldenInputs(store.model(encoder)))",
+        "_ = try goldenInputs(store.model(encoder))",
+        "testTheWholeImageInBothPrecisions",
     ),
     "a transposition": Mutant(
         "Stack.swift", "(place * group.outFeatures + out) * rows + start", "place * rows + start", "testStackingIsExact"

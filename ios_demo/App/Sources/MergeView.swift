@@ -87,12 +87,12 @@ private struct MergeResultSection: View {
     }
 }
 
-/// What the UNet takes of one LoRA, in all and by part.
+/// What the bundle takes of one LoRA, in all and by part.
 private struct CarriedRows: View {
     let carried: Carried
 
     var body: some View {
-        LabeledContent("\(carried.source), taken by the UNet", value: Carried.percent(carried.share))
+        LabeledContent("\(carried.source), taken by the bundle", value: Carried.percent(carried.share))
         ForEach(carried.parts, id: \.part) { part in
             LabeledContent(part.part.words, value: Carried.percent(part.share))
                 .foregroundStyle(.secondary)
@@ -100,7 +100,7 @@ private struct CarriedRows: View {
     }
 }
 
-/// What of the picked LoRAs the UNet does not take.
+/// What of the picked LoRAs the bundle does not take.
 struct LeftOutRows: View {
     @Environment(DemoModel.self) private var model
 

@@ -24,7 +24,7 @@ public final class DemoModel {
     public private(set) var others: [LibraryLora] = []  // beside these two, where the bundle has room
     public var request = Request(prompt: "", steps: 25, guidance: 5)
     public private(set) var merged: MergeResult?
-    /// What the UNet takes of each picked LoRA; empty until it is measured.
+    /// What the bundle takes of each picked LoRA; empty until it is measured.
     public private(set) var carried: [Carried] = []
     public private(set) var picture: Engine.Picture?
     public private(set) var rows: [CheckRow] = []
@@ -87,7 +87,7 @@ public final class DemoModel {
     public var canPickOthers: Bool { content != nil && style != nil && picked.count < (manifest?.layout.loras ?? 0) }
     /// Those that can be picked beside a content and a style.
     public var candidates: [LibraryLora] { (contents + styles).filter { $0 != content && $0 != style } }
-    /// One sentence for each picked LoRA that the UNet does not take whole.
+    /// One sentence for each picked LoRA that the bundle does not take whole.
     public var leftOut: [String] { carried.compactMap(\.warning) }
     public var canDraw: Bool { manifest?.pipeline != nil && !isWorking }
     public var bundleNames: [String] { places.bundles.map(\.lastPathComponent) }

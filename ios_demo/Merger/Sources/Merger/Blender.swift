@@ -1,10 +1,39 @@
-/// What the UNet takes beside latents and prompts: a stack, and one image's coefficients (N, K, in) of each group. Both
-/// are empty for a UNet that takes no LoRAs.
+/// What the networks take beside latents and prompts: a stack, and one image's coefficients (N, K, in) of each group.
+/// Both are empty for a UNet that takes no LoRAs.
 public struct LoraInputs: Sendable {
-    let stack: [String: Tensor]
-    let coefficients: [String: [Float]]
+    private(set) var stack: [String: Tensor]
+    private(set) var coefficients: [String: [Float]]
 
     static let none = LoraInputs(stack: [:], coefficients: [:])
+
+    /// Adds another network's.
+    mutating func merge(_ other: LoraInputs) {
+        stack.merge(other.stack) { _, new in new }
+        coefficients.merge(other.coefficients) { _, new in new }
+    }
+
+    /// Returns the roles and the factors that a network takes, in its types.
+    func stack(of network: Component) -> [String: Tensor] {
+        var found: [String: Tensor] = [:]
+        for spec in network.loraInputs {
+            found[spec.name] = stack[spec.name]?.converted(to: spec.dtype)
+        }
+        return found
+    }
+
+    /// Returns the coefficients that a network takes in one run: a row for each flag, of zeros where the LoRAs are
+    /// `off`.
+    ///
+    /// Throws InputError where the network takes another number of rows.
+    func coefficients(of network: Component, off: [Bool]) throws -> [String: Tensor] {
+        var found: [String: Tensor] = [:]
+        for spec in network.coefficients {
+            guard let values = coefficients[spec.name] else { continue }
+            found[spec.name] = try network.tensor(
+                spec.name, off.map { $0 ? [Float](repeating: 0, count: values.count) : values })
+        }
+        return found
+    }
 }
 
 /// The coefficients of a stack: unit ones, for strengths of 1, and the values that strengths are written into. A new
@@ -26,8 +55,8 @@ public final class Blender {
             let pairs = predicted[group.coefficients]?.floats
             let (roles, width) = (stack.layout.loras, group.inFeatures)
             var unit = [Float](repeating: 0, count: group.modules.count * roles * width)
-            for (place, module) in group.modules.enumerated() {
-                let present = stack.present(module)
+            for (place, layer) in group.layers.enumerated() {
+                let present = stack.present(layer)
                 let isPair = present.count > 1 && present[0] && present[1]
                 for role in present.indices where present[role] {
                     let range = (place * roles + role) * width..<(place * roles + role + 1) * width
@@ -80,9 +109,9 @@ public final class Blender {
         var found: [LayerCoefficients] = []
         for (number, group) in stack.layout.groups.enumerated() where predicted.contains(group.coefficients) {
             let (roles, width) = (stack.layout.loras, group.inFeatures)
-            for (place, module) in group.modules.enumerated() {
-                guard let kind = Kind(of: module), learned.contains(kind), stack.present(module)[0],
-                    stack.present(module)[1]
+            for (place, (module, layer)) in zip(group.modules, group.layers).enumerated() {
+                guard let kind = Kind(of: module), learned.contains(kind), stack.present(layer)[0],
+                    stack.present(layer)[1]
                 else { continue }
                 let first = place * roles * width
                 found.append(

@@ -27,8 +27,8 @@ public struct Carried: Equatable, Sendable {
         guard !leftOut.isEmpty else { return nil }
         let told = leftOut.map { "\($0.count) \($0.what), \(Self.percent($0.share))" }.joined(separator: "; ")
         let shown = names.prefix(3).map { shorten($0) }.joined(separator: ", ") + (names.count > 3 ? ", …" : "")
-        return "\(source): \(Self.percent(1 - share)) of its squared norm is in layers that this UNet's adapter can't "
-            + "take (\(told)): \(shown)"
+        return "\(source): \(Self.percent(1 - share)) of its squared norm is in layers that this bundle can't take "
+            + "(\(told)): \(shown)"
     }
 
     /// Measures a LoRA from its factors' Gram matrices, one layer in memory at a time.
@@ -37,7 +37,7 @@ public struct Carried: Equatable, Sendable {
     public init(_ lora: Lora, _ layout: Layout) throws {
         var places: [String: Part] = [:]
         for group in layout.groups {
-            for module in group.modules { places["unet." + module] = group.part }
+            for layer in group.layers { places[layer] = group.part }
         }
         var norms: [(name: String, norm: Double)] = []
         for name in lora.names {

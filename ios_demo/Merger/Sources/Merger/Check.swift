@@ -35,7 +35,7 @@ public enum Check {
         }
         if let facts = store.bundle.manifest.pipeline {
             try report("image", names.count, total)
-            row(try image(store, facts.golden, report: report))
+            row(try image(store, facts, report: report))
         }
     }
 
@@ -57,13 +57,19 @@ public enum Check {
         }
     }
 
-    private static func image(_ store: ModelStore, _ golden: GoldenImage, report: Report) throws -> CheckRow {
+    private static func image(_ store: ModelStore, _ facts: PipelineFacts, report: Report) throws -> CheckRow {
         try report("image", 0, 1)
+        let golden = facts.golden
         return attempt("image", golden.tolerance) {
             let expected = try Golden.read(store.bundle.url(golden.file), outputs: ["image"])
+            var inputs = LoraInputs.none
+            for encoder in facts.tokenizers.map(\.encoder) {
+                inputs.merge(try goldenInputs(store.model(encoder)))
+                store.release(encoder)
+            }
             let unet = try store.model("unet")
             let load = try Clock.seconds { try unet.load() }
-            let inputs = try goldenInputs(unet.component)
+            inputs.merge(try goldenInputs(unet))
             let request = Request(
                 prompt: golden.prompt, seed: golden.seed, steps: golden.steps, guidance: golden.guidance)
             var pixels = Tensor.zeros([0])
@@ -74,13 +80,17 @@ public enum Check {
         }
     }
 
-    /// The golden stack, and the first image's coefficients, which diffusers' image has for both prompts.
-    private static func goldenInputs(_ unet: Component) throws -> LoraInputs {
-        let all = try Golden.inputs(unet)
+    /// Returns a network's golden stack, and the first image's coefficients, which diffusers' image has for both
+    /// prompts.
+    private static func goldenInputs(_ model: Model) throws -> LoraInputs {
+        let network = model.component
+        guard !network.coefficients.isEmpty else { return .none }
+        try model.load()  // It refuses sizes that are not the artifact's, before they are allocated.
+        let all = try Golden.inputs(network)
         return LoraInputs(
             stack: all.filter { $0.key == Layout.roles || $0.key.hasPrefix("adapter_") },
             coefficients: Dictionary(
-                uniqueKeysWithValues: unet.coefficients.compactMap { spec in
+                uniqueKeysWithValues: network.coefficients.compactMap { spec in
                     all[spec.name].map { (spec.name, Array($0.row(0))) }
                 }))
     }

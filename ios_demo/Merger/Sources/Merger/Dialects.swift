@@ -176,7 +176,7 @@ enum Dialects {
 extension Substring {
     /// Removes a prefix where there is one, and says whether there was.
     @discardableResult
-    fileprivate mutating func drop(prefix: String) -> Bool {
+    mutating func drop(prefix: String) -> Bool {
         guard hasPrefix(prefix) else { return false }
         self = dropFirst(prefix.count)
         return true

@@ -42,7 +42,7 @@ public actor Engine {
         fileprivate let files: [Lora]
         fileprivate let layout: Layout
 
-        /// What share of each LoRA's ‖ΔW‖² the UNet takes; measured beside all other work.
+        /// What share of each LoRA's ‖ΔW‖² the bundle takes; measured beside all other work.
         public func carried() async throws -> [Carried] {
             try files.map { try Carried($0, layout) }
         }

@@ -1,6 +1,7 @@
-/// A part of a UNet's linears: to_q and to_out.0; to_k and to_v; the feed-forward layers; the projections.
+/// A part of the linears that take LoRAs. Of the UNet: to_q and to_out.0; to_k and to_v; the feed-forward layers; the
+/// projections. Then those of each text encoder.
 public enum Part: String, Sendable, CaseIterable {
-    case qo, kv, ff, proj
+    case qo, kv, ff, proj, te1, te2
 
     public var words: String {
         switch self {
@@ -8,6 +9,17 @@ public enum Part: String, Sendable, CaseIterable {
         case .kv: "attention (k, v)"
         case .ff: "feed-forward"
         case .proj: "projections"
+        case .te1: "text encoder"
+        case .te2: "text encoder 2"
+        }
+    }
+
+    /// The network that the linears are in, by the name of its component.
+    var component: String {
+        switch self {
+        case .te1: "text_encoder"
+        case .te2: "text_encoder_2"
+        case .qo, .kv, .ff, .proj: "unet"
         }
     }
 }
@@ -25,15 +37,17 @@ public enum Kind: String, Sendable, CaseIterable {
     private var ending: String { self == .out ? ".to_out.0" : ".to_\(rawValue)" }
 }
 
-/// Linears of one part and one weight shape (out, in), in the order of the UNet's `named_modules()`.
+/// Linears of one part and one weight shape (out, in), in the order of their network's `named_modules()`.
 public struct LayoutGroup: Equatable, Sendable {
     public let part: Part
     public let inFeatures: Int
     public let outFeatures: Int
-    public let modules: [String]  // names inside the UNet, without `unet.`
+    public let modules: [String]  // names inside the network, without `unet.`
 
+    /// The full names of the modules, as LoRAs have them: `unet.…to_q`.
+    public var layers: [String] { modules.map { "\(part.component).\($0)" } }
     public var name: String { "\(part.rawValue)_\(inFeatures)x\(outFeatures)" }
-    /// The names of the group's factors (N, R, in) and (N, out, R), inputs of the hypernetwork and of the UNet.
+    /// The names of the group's factors (N, R, in) and (N, out, R), inputs of the hypernetwork and of the network.
     public var down: String { "adapter_\(name)_down" }
     public var up: String { "adapter_\(name)_up" }
     /// The name of the group's coefficients, (N, K, in) of one image and (B, N, K, in) of a batch.
@@ -52,8 +66,13 @@ public struct Layout: Equatable, Sendable {
     public let loras: Int  // of one stack at most, K
     public let stackedRank: Int  // all ranks together, R; the example's where the rank is free
 
-    public var modules: [String] { groups.flatMap(\.modules) }
+    public var layers: [String] { groups.flatMap(\.layers) }
     public var parts: [Part] { Part.allCases.filter { part in groups.contains { $0.part == part } } }
+
+    /// Returns the groups of a component: `unet`, `text_encoder` or `text_encoder_2`.
+    func groups(of component: String) -> [LayoutGroup] {
+        groups.filter { $0.part.component == component }
+    }
 
     /// The groups that hold attention linears of these kinds.
     func groups(with kinds: [Kind]) -> [LayoutGroup] {

@@ -85,11 +85,28 @@ public struct Component: Equatable, Sendable {
     public func input(_ name: String) -> TensorSpec? { inputs.first { $0.name == name } }
     public func output(_ name: String) -> TensorSpec? { outputs.first { $0.name == name } }
 
-    /// The coefficients of LoRAs among its inputs; none where it takes no LoRAs.
+    /// Its inputs for LoRAs, in their order: roles, factors and coefficients; none where it takes no LoRAs.
+    var loraInputs: [TensorSpec] {
+        inputs.filter { input in [Layout.roles, "adapter_", "coefficients_"].contains { input.name.hasPrefix($0) } }
+    }
+
+    /// The coefficients among them.
     var coefficients: [TensorSpec] { inputs.filter { $0.name.hasPrefix("coefficients_") } }
+
+    /// Makes an input of rows, which lie one after the other. Throws InputError where they are not of its size.
+    func tensor(_ name: String, _ rows: [[Float]]) throws -> Tensor {
+        guard let spec = input(name) else {
+            throw InputError("this bundle's \(self.name) has no \(name); export the bundle again")
+        }
+        let shape = spec.fixedShape(0)
+        guard shape.reduce(1, *) == rows.reduce(0, { $0 + $1.count }) else {
+            throw InputError("\(name) is of another size than the \(self.name)'s; export the bundle again")
+        }
+        return Tensor(rows.flatMap { $0 }, shape: shape, dtype: spec.dtype)
+    }
 }
 
-/// The golden image: diffusers' one, with the unet's golden stack as a LoRA.
+/// The golden image: diffusers' one, with the networks' golden stacks as a LoRA.
 public struct GoldenImage: Equatable, Sendable {
     public let file: FileEntry
     public let prompt: String

@@ -38,8 +38,11 @@ struct ManifestCheck {
             throw InputError(
                 "\(path): \(name)'s inputs hold over \(Self.maxElements) numbers; export with a lower --rank")
         }
-        if name == "hypernet" { try hypernet(component) }
-        if name == "unet" { try unet(component) }
+        if name == "hypernet" {
+            try hypernet(component)
+        } else {
+            try adapter(component)
+        }
     }
 
     private func hypernet(_ component: Component) throws {
@@ -53,16 +56,17 @@ struct ManifestCheck {
         }
     }
 
-    private func unet(_ component: Component) throws {
-        let layout = manifest.layout
-        let given = component.inputs.filter { input in
-            [Layout.roles, "adapter_", "coefficients_"].contains { input.name.hasPrefix($0) }
-        }
-        let batch = component.input("sample")?.shape.first?.fixed(layout.stackedRank)
-        let shapes = layout.stackShapes(layout.groups) + layout.coefficientShapes(layout.groups, batch: batch)
-        // Without any, it is the base model or one with a LoRA fused in.
-        guard given.isEmpty || fits(given, shapes) else {
-            throw refuse("the unet's inputs for LoRAs are not its layout's")
+    /// Compares the inputs for LoRAs of a UNet or a text encoder with the layout.
+    private func adapter(_ component: Component) throws {
+        let (layout, given) = (manifest.layout, component.loraInputs)
+        let groups = layout.groups(of: component.name)
+        // A UNet without any is the base model alone, or one that a LoRA was fused into.
+        if given.isEmpty, groups.isEmpty || component.name == "unet" { return }
+        // A prompt is encoded alone; a UNet has a row for each image.
+        let batch = component.input("sample")?.shape.first?.fixed(layout.stackedRank) ?? 1
+        let shapes = layout.stackShapes(groups) + layout.coefficientShapes(groups, batch: batch)
+        guard !groups.isEmpty, fits(given, shapes) else {
+            throw refuse("the \(component.name)'s inputs for LoRAs are not its layout's")
         }
     }
 

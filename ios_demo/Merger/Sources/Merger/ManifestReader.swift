@@ -71,13 +71,13 @@ struct ManifestReader {
             }
             groups.append(group)
         }
-        let modules = groups.flatMap(\.modules)
-        guard Set(groups.map(\.name)).count == groups.count, Set(modules).count == modules.count else {
-            throw node.refuse("repeats a name")
-        }
-        return Layout(
+        let layout = Layout(
             base: base, groups: groups, loras: try node["loras"].integer(2...8),
             stackedRank: try node[Dimension.rankName].integer(1...1024))
+        guard Set(groups.map(\.name)).count == groups.count, Set(layout.layers).count == layout.layers.count else {
+            throw node.refuse("repeats a name")
+        }
+        return layout
     }
 
     private static func components(_ node: JsonNode) throws -> [Component] {

@@ -127,8 +127,8 @@ public struct Pipeline {
             defer { stages.append(.init(name: name, seconds: Clock.now() - start)) }
             return try work()
         }
-        let encoder = PromptEncoder(store: store, facts: facts)
-        let (condition, notes) = try stage("text") { try encoder.encode(request, report) }
+        let reader = ConditionReader(store: store, facts: facts)
+        let (condition, notes) = try stage("text") { try reader.read(request, with: loras, report) }
         try report("loading the UNet", 0, 1)
         let latents: Tensor
         do {
@@ -174,67 +174,6 @@ public struct Pipeline {
     }
 }
 
-/// What the UNet is told, row by row: the prompt's row last, before it the negative's where there is guidance.
-struct Condition {
-    var states: [[Float]]  // each (tokens, d)
-    var pooled: [[Float]]  // each (p)
-}
-
-/// Prompts through the text encoders.
-private struct PromptEncoder {
-    let store: ModelStore
-    let facts: PipelineFacts
-
-    func encode(_ request: Request, _ report: Report) throws -> (Condition, [String]) {
-        let guided = request.guidance > 1
-        let zeros = request.negative == nil && facts.negative == .zeros
-        let prompts = guided && !zeros ? [request.negative ?? "", request.prompt] : [request.prompt]
-        var parts: [[Encoded]] = []  // by encoder, then by prompt
-        for (number, entry) in facts.tokenizers.enumerated() {
-            try report("reading the prompt", number, facts.tokenizers.count)
-            let tokenizer = try ClipTokenizer(Files.mapped(store.bundle.url(entry.file)), entry)
-            parts.append(try prompts.map { try encode(tokenizer($0), entry.encoder) })
-            store.release(entry.encoder)
-        }
-        var condition = Condition(states: [], pooled: [])
-        for row in prompts.indices {
-            condition.states.append(join(parts.map { $0[row] }))
-            condition.pooled.append(parts[parts.count - 1][row].pooled)
-        }
-        if guided, zeros {
-            condition.states.insert([Float](repeating: 0, count: condition.states[0].count), at: 0)
-            condition.pooled.insert([Float](repeating: 0, count: condition.pooled[0].count), at: 0)
-        }
-        let cuts = parts[0].map(\.cut).filter { !$0.isEmpty }
-        return (condition, cuts.map { "the prompt is too long for CLIP, this was cut off: \($0)" })
-    }
-
-    /// One prompt in one encoder.
-    private struct Encoded {
-        let states: [Float]  // (tokens, width)
-        let width: Int
-        let pooled: [Float]
-        let cut: String
-    }
-
-    private func encode(_ tokens: Tokens, _ name: String) throws -> Encoded {
-        let ids = Tensor(.int32(tokens.ids), shape: [1, tokens.ids.count])
-        let found = try store.model(name).perform(["input_ids": ids])
-        guard let states = found["hidden_states"], let width = states.shape.last else {
-            throw InputError("\(name) gives no hidden_states; export the bundle again")
-        }
-        return Encoded(
-            states: states.floats, width: width, pooled: found["text_embeds"]?.floats ?? [], cut: tokens.cut)
-    }
-
-    /// Along the last axis: each token's states of one encoder, then of the other.
-    private func join(_ parts: [Encoded]) -> [Float] {
-        (0..<facts.tokenizers[0].length).flatMap { token in
-            parts.flatMap { $0.states[token * $0.width..<(token + 1) * $0.width] }
-        }
-    }
-}
-
 /// The UNet's guided prediction. The UNet is run on as many rows as it takes; the last run is filled up with its own
 /// last row.
 private struct GuidedStep {
@@ -255,17 +194,15 @@ private struct GuidedStep {
         // SDXL's size conditioning: original size, crop corner, target size.
         let side = Float(pixels)
         let sizes = [[Float]](repeating: [side, side, 0, 0, side, side], count: shape[0])
-        var kept = loras.stack
-        kept["time_ids"] = try tensor("time_ids", sizes)
+        let network = unet.component
+        var kept = loras.stack(of: network)
+        kept["time_ids"] = try network.tensor("time_ids", sizes)
         for start in stride(from: 0, to: rows, by: shape[0]) {
             let given = (start..<start + shape[0]).map { min($0, rows - 1) }
             let off = given.map { request.guidanceWithoutLora && rows > 1 && $0 == 0 }
-            var told = [
-                "encoder_hidden_states": try tensor("encoder_hidden_states", given.map { condition.states[$0] }),
-                "text_embeds": try tensor("text_embeds", given.map { condition.pooled[$0] }),
-            ]
-            for (name, values) in loras.coefficients {
-                told[name] = try tensor(name, off.map { $0 ? [Float](repeating: 0, count: values.count) : values })
+            var told = try loras.coefficients(of: network, off: off)
+            for (name, rows) in [("encoder_hidden_states", condition.states), ("text_embeds", condition.pooled)] {
+                told[name] = try network.tensor(name, given.map { rows[$0] })
             }
             runs.append(told)
         }
@@ -284,22 +221,11 @@ private struct GuidedStep {
 
     private func run(_ sample: [Float], _ time: Float, _ told: [String: Tensor]) throws -> [[Float]] {
         var inputs = told
-        inputs["sample"] = try tensor("sample", [[Float]](repeating: sample, count: shape[0]))
-        inputs["timestep"] = try tensor("timestep", [[Float]](repeating: [time], count: shape[0]))
+        inputs["sample"] = try unet.component.tensor("sample", [[Float]](repeating: sample, count: shape[0]))
+        inputs["timestep"] = try unet.component.tensor("timestep", [[Float]](repeating: [time], count: shape[0]))
         guard let found = try unet.perform(inputs)["noise_pred"] else {
             throw InputError("this bundle's UNet gives no noise_pred; export the bundle again")
         }
         return (0..<shape[0]).map { Array(found.row($0)) }
-    }
-
-    private func tensor(_ name: String, _ rows: [[Float]]) throws -> Tensor {
-        guard let spec = unet.component.input(name) else {
-            throw InputError("this bundle's UNet has no \(name); export the bundle again")
-        }
-        let shape = spec.fixedShape(0)
-        guard shape.reduce(1, *) == rows.reduce(0, { $0 + $1.count }) else {
-            throw InputError("\(name) is of another size than the UNet's; export the bundle again")
-        }
-        return Tensor(rows.flatMap { $0 }, shape: shape, dtype: spec.dtype)
     }
 }

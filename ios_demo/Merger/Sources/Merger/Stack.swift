@@ -1,7 +1,7 @@
 import Foundation
 
-/// LoRAs as inputs of the hypernetwork and of the UNet: their factors one after the other along the rank, and whose row
-/// is whose. It is made once for the LoRAs that are chosen; to merge them is to write coefficients.
+/// LoRAs as inputs of the hypernetwork, the UNet and the text encoders: their factors one after the other along the
+/// rank, and whose row is whose. It is made once for the LoRAs that are chosen; to merge them is to write coefficients.
 public struct Stack: Sendable {
     public let layout: Layout
     public let loras: [Lora]  // number k is role k
@@ -39,21 +39,23 @@ public struct Stack: Sendable {
         self.inputs = inputs
     }
 
-    /// Which LoRAs have a layer, in the order of the roles.
-    func present(_ module: String) -> [Bool] {
-        loras.map { $0.entries["unet." + module] != nil }
+    /// Which LoRAs have a layer, given by its full name, in the order of the roles.
+    func present(_ layer: String) -> [Bool] {
+        loras.map { $0.entries[layer] != nil }
     }
 
     /// A LoRA's largest rank in the layout, from the header alone.
     private static func checkFit(_ lora: Lora, _ layout: Layout) throws -> Int {
         var ranks: [Int] = []
         for group in layout.groups {
-            for module in group.modules {
-                guard let entry = lora.entries["unet." + module] else { continue }
+            for layer in group.layers {
+                guard let entry = lora.entries[layer] else { continue }
                 let want = [group.outFeatures, group.inFeatures]
                 guard entry.weightShape == want else {
+                    var shown = Substring(layer)
+                    shown.drop(prefix: "unet.")
                     throw InputError(
-                        "\(lora.source): \(module) has shape \(entry.weightShape), \(layout.base) has \(want); the "
+                        "\(lora.source): \(shown) has shape \(entry.weightShape), \(layout.base) has \(want); the "
                             + "LoRA is for another base model")
                 }
                 ranks.append(entry.rank)
@@ -110,8 +112,8 @@ private struct Factors<Number: FactorNumber> {
         up = [Number](repeating: 0, count: group.modules.count * group.outFeatures * rows)
         var start = 0
         for (lora, rank) in zip(loras, ranks) {
-            for (place, module) in group.modules.enumerated() {
-                guard let layer = try lora.layer("unet." + module) else { continue }
+            for (place, name) in group.layers.enumerated() {
+                guard let layer = try lora.layer(name) else { continue }
                 put(layer, place, start)
             }
             start += rank

@@ -32,7 +32,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         try StandInBundle(places.resources.appendingPathComponent("bundles/coreml"), dtype: dtype, lie: lie)
     }
 
-    private func lora(_ value: Float, layers: [String] = StandInBundle.layout.modules) -> Data {
+    private func lora(_ value: Float, layers: [String] = StandInBundle.layout.layers) -> Data {
         standInLora(value, layers: layers)
     }
 
@@ -65,12 +65,13 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
             let engine = Engine(RuntimeOptions(cache: cache), runtimes: Self.runtimes)
             _ = try await engine.open(made.folder)
             let rows = try await engine.check()
-            XCTAssertEqual(rows.map(\.component), ["hypernet", "text_encoder", "unet", "vae_decoder", "image"])
-            XCTAssertEqual(rows.map(\.status), [CheckRow.Status](repeating: .passed, count: 5), "\(rows)")
-            XCTAssertEqual(rows.map { $0.delta != nil }, [false, false, true, false, false])
-            XCTAssertEqual(rows[2].delta!.gain, 1, accuracy: 0.02)
+            let names = ["hypernet", "text_encoder", "text_encoder_2", "unet", "vae_decoder"]
+            XCTAssertEqual(rows.map(\.component), names + ["image"])
+            XCTAssertEqual(rows.map(\.status), [CheckRow.Status](repeating: .passed, count: 6), "\(rows)")
+            XCTAssertEqual(rows.map { $0.delta != nil }, [false, true, true, true, false, false])
+            for delta in rows.compactMap(\.delta) { XCTAssertEqual(delta.gain, 1, accuracy: 0.02) }
             let times = try await engine.loadTimes()
-            XCTAssertEqual(times.map(\.component), ["hypernet", "text_encoder", "unet", "vae_decoder"])
+            XCTAssertEqual(times.map(\.component), names)
             XCTAssertTrue(times.allSatisfy { $0.compileSeconds != nil && $0.totalSeconds >= $0.compileSeconds! })
         }
     }
@@ -80,8 +81,8 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         let engine = Engine(options, runtimes: Self.runtimes)
         _ = try await engine.open(made.folder)
         let rows = try await engine.check()
-        XCTAssertEqual(rows.map(\.status), [.passed, .passed, .passed, .failed, .passed])
-        XCTAssertTrue(rows[3].reason!.contains("image differs by"), rows[3].reason!)
+        XCTAssertEqual(rows.map(\.status), [.passed, .passed, .passed, .passed, .failed, .passed])
+        XCTAssertTrue(rows[4].reason!.contains("image differs by"), rows[4].reason!)
         let record = try await engine.benchmark(
             made.folder, BenchmarkPlan(component: "vae_decoder", warmup: 0, runs: 1))
         XCTAssertEqual(record["parity"]["status"], .text("below"))
@@ -103,7 +104,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         let made = try StandInBundle(root.appendingPathComponent("dulled"), dtype: .float32, dulled: true)
         let engine = Engine(options, runtimes: Self.runtimes)
         _ = try await engine.open(made.folder)
-        let row = try await engine.check()[2]
+        let row = try await engine.check()[3]
         XCTAssertEqual(row.status, .failed)
         XCTAssertEqual(
             row.reason,
@@ -137,7 +138,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         await model.open()
         XCTAssertEqual(model.stage, .ready)
         XCTAssertEqual(model.bundleNames, ["coreml"])
-        XCTAssertEqual(model.loadTimes.count, 4)
+        XCTAssertEqual(model.loadTimes.count, 5)
         XCTAssertEqual(model.contents.map(\.name), ["a 1"], "a path out of the dataset is no sample")
         XCTAssertEqual(model.request.prompt, "a sks dog in watercolor painting style")
         XCTAssertEqual([model.request.steps, Int(model.request.guidance)], [3, 2])
@@ -149,7 +150,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         await model.generate()
         XCTAssertEqual(model.picture?.image.width, 8)
         await model.check()
-        XCTAssertEqual(model.rows.map(\.status), [CheckRow.Status](repeating: .passed, count: 5))
+        XCTAssertEqual(model.rows.map(\.status), [CheckRow.Status](repeating: .passed, count: 6))
         await model.benchmark(BenchmarkPlan(component: "hypernet", warmup: 1, runs: 2)) {
             Battery(percent: 50, isCharging: false)
         }
@@ -201,23 +202,26 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
     }
 
     @MainActor
-    func testWhatTheUnetLeavesOutIsTold() async throws {
+    func testWhatTheBundleLeavesOutIsTold() async throws {
         _ = try bundle()
         try samples()
         let model = model()
         await model.open()
-        let outside = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+        let outside = "text_encoder.text_model.encoder.layers.1.self_attn.q_proj"
         let picked = root.appendingPathComponent("words.safetensors")
-        try standInLora(1, layers: ["unet.\(StandInBundle.module).to_q", outside], prefix: "").write(to: picked)
+        let inside = ["unet.\(StandInBundle.module).to_q", "text_encoder_2.text_model.encoder.layers.0.mlp.fc1"]
+        try standInLora(1, layers: inside + [outside]).write(to: picked)
         model.add(picked, as: .content)
         await model.merge()
         await model.measuring?.value
-        XCTAssertEqual(model.carried.map { Carried.percent($0.share) }, ["50.0%", "100.0%"])
+        XCTAssertEqual(model.carried.map { Carried.percent($0.share) }, ["66.7%", "100.0%"])
+        let parts = model.carried[0].parts.filter { $0.share > 0 }
+        XCTAssertEqual(parts.map(\.part.words), ["attention (q, out)", "text encoder 2"])
         XCTAssertEqual(
             model.leftOut,
             [
-                "words.safetensors: 50.0% of its squared norm is in layers that this UNet's adapter can't take "
-                    + "(1 layers of text encoders, 50.0%): \(outside)"
+                "words.safetensors: 33.3% of its squared norm is in layers that this bundle can't take "
+                    + "(1 layers of text encoders, 33.3%): \(outside)"
             ])
     }
 
@@ -256,7 +260,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         XCTAssertTrue(model.contents.isEmpty)
         model.hasFailed = false
         for (role, layers) in [(LoraRole.content, ["to_q"]), (.style, ["to_k"])] {
-            try lora(1, layers: layers.map { "\(StandInBundle.module).\($0)" }).write(to: picked)
+            try lora(1, layers: layers.map { "unet.\(StandInBundle.module).\($0)" }).write(to: picked)
             model.add(picked, as: role)
         }
         XCTAssertEqual([model.content?.name, model.style?.name], ["mine", "mine"])

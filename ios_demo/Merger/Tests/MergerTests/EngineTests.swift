@@ -23,12 +23,13 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
         return (engine, made)
     }
 
-    /// A content that has all layers, a style without the feed-forward, and one beside them with to_k and proj_in.
+    /// A content that has all layers, a style without the feed-forward, and one beside them with to_k, proj_in and the
+    /// second text encoder's layers.
     private func loras() throws -> [(file: URL, value: Float, layers: Set<String>)] {
-        let all = layout.modules
+        let all = layout.layers
         let sorts: [(value: Float, layers: [String])] = [
             (0.25, all), (0.5, all.filter { !$0.contains(".ff.") }),
-            (1, all.filter { $0.hasSuffix("to_k") || $0.hasSuffix("proj_in") }),
+            (1, all.filter { $0.hasSuffix("to_k") || $0.hasSuffix("proj_in") || $0.hasPrefix("text_encoder_2.") }),
         ]
         var found: [(file: URL, value: Float, layers: Set<String>)] = []
         for (value, layers) in sorts {
@@ -44,11 +45,11 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
         var found: [String: [Float]] = ["roles": [1, 0, 0, 0, 1, 0, 0, 0, 1]]
         let loras = try loras()
         for group in layout.groups {
-            found[group.down] = group.modules.flatMap { module in
-                loras.flatMap { $0.layers.contains(module) ? [$0.value, 2 * $0.value] : [0, 0] }
+            found[group.down] = group.layers.flatMap { layer in
+                loras.flatMap { $0.layers.contains(layer) ? [$0.value, 2 * $0.value] : [0, 0] }
             }
-            found[group.up] = group.modules.flatMap { module in
-                [Float(1), -1].flatMap { sign in loras.map { $0.layers.contains(module) ? sign * $0.value : 0 } }
+            found[group.up] = group.layers.flatMap { layer in
+                [Float(1), -1].flatMap { sign in loras.map { $0.layers.contains(layer) ? sign * $0.value : 0 } }
             }
         }
         return found
@@ -59,11 +60,11 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
         let loras = try loras()
         var found: [String: [Float]] = [:]
         for group in layout.groups {
-            found[group.coefficients] = group.modules.enumerated().flatMap { place, module in
+            found[group.coefficients] = group.layers.enumerated().flatMap { place, layer in
                 loras.enumerated().flatMap { role, lora in
                     (0..<2).map { column -> Float in
-                        guard lora.layers.contains(module) else { return 0 }
-                        let isPair = role < 2 && loras[0].layers.contains(module) && loras[1].layers.contains(module)
+                        guard lora.layers.contains(layer) else { return 0 }
+                        let isPair = role < 2 && loras[0].layers.contains(layer) && loras[1].layers.contains(layer)
                         let pair = group.part == .qo ? predicted[(place * 3 + role) * 2 + column] : 0.5
                         return strengths[role] * (isPair ? pair : 1)
                     }
@@ -77,7 +78,7 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
         Tensor(values, shape: [values.count], dtype: dtype).floats
     }
 
-    func testThreeLorasReachTheUnet() async throws {
+    func testThreeLorasReachTheNetworks() async throws {
         for dtype in [DType.float32, .float16] {
             let (engine, made) = try await engine(dtype)
             let chosen = try await engine.choose(loras().map(\.file))
@@ -115,7 +116,7 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
         var images = [try await engine.generate(request).drawn.pixels]
         for group in layout.groups {
             let file = root.appendingPathComponent("\(group.name).safetensors")
-            try standInLora(1, layers: group.modules).write(to: file)
+            try standInLora(1, layers: group.layers).write(to: file)
             _ = try await engine.choose([file])
             images.append(try await engine.generate(request).drawn.pixels)
             let values = await engine.tensors()[group.coefficients]?.row(0).prefix(2)
@@ -150,7 +151,7 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
         let files = try loras().map(\.file)
         let many = await refused { _ = try await engine.choose(files + files) }
         XCTAssertEqual(many, "6 LoRAs, but there is room for 3; export with --loras 6")
-        let name = "unet.\(layout.modules[0])"
+        let name = layout.layers[0]
         let wide = root.appendingPathComponent("wide.safetensors")
         try safetensors([
             ("\(name).lora_A.weight", [3, 2], [1, 1, 1, 1, 1, 1]),

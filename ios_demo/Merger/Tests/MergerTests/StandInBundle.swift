@@ -12,12 +12,14 @@ struct StandInBundle {
     static let steps = 3
     static let prompt = "a sks dog"
     static let module = "mid_block.attentions.0.transformer_blocks.0.attn1"
+    /// Both text encoders name their layers alike.
+    private static let words = ["self_attn.q_proj", "mlp.fc1"].map { "text_model.encoder.layers.0.\($0)" }
     static let layout = Layout(
         base: "standin",
         groups: [
             group(.qo, ["\(module).to_q", "\(module).to_out.0"]), group(.kv, ["\(module).to_k", "\(module).to_v"]),
             group(.ff, ["mid_block.attentions.0.transformer_blocks.0.ff.net.2"]),
-            group(.proj, ["mid_block.attentions.0.proj_in"]),
+            group(.proj, ["mid_block.attentions.0.proj_in"]), group(.te1, words), group(.te2, words),
         ], loras: 3, stackedRank: 3)
 
     private static func group(_ part: Part, _ modules: [String]) -> LayoutGroup {
@@ -25,14 +27,16 @@ struct StandInBundle {
     }
 
     let folder: URL
-    let dtype: DType  // of the hypernetwork and the UNet
+    let dtype: DType  // of the hypernetwork, the UNet, and the text encoders' inputs for LoRAs
     private let dulled: Bool
+
+    typealias Tensors = [(name: String, shape: [Int], dtype: DType)]
 
     /// One model: its tensors, and what it computes of all inputs.
     struct Graph {
         let name: String
-        let inputs: [(name: String, shape: [Int], dtype: DType)]
-        let outputs: [(name: String, shape: [Int], dtype: DType)]
+        let inputs: Tensors
+        let outputs: Tensors
         let run: @Sendable ([String: [Float]]) -> [String: [Float]]
     }
 
@@ -73,31 +77,41 @@ struct StandInBundle {
 
     var parts: [Graph] {
         let layout = Self.layout
-        let fixed = { (shapes: Layout.Shapes) in
-            shapes.map { (name: $0.name, shape: $0.shape.map { $0.fixed(layout.stackedRank) }, dtype: dtype) }
-        }
-        let unet: [(name: String, shape: [Int], dtype: DType)] =
+        let unet: Tensors =
             [
                 ("sample", [2, 4, 2, 2], dtype), ("timestep", [2], .float32),
-                ("encoder_hidden_states", [2, 77, 2], dtype),
+                ("encoder_hidden_states", [2, 77, 4], dtype),
                 ("text_embeds", [2, 2], dtype), ("time_ids", [2, 6], dtype),
-            ] + fixed(layout.stackShapes(layout.groups) + layout.coefficientShapes(layout.groups, batch: 2))
+            ] + adapter("unet", batch: 2)
         let learned = Array(layout.groups.prefix(1))
         return [
             Graph(
                 name: "hypernet",
                 inputs: fixed(layout.stackShapes(learned)), outputs: fixed(layout.coefficientShapes(learned)),
                 run: StandInModels.predictCoefficients),
-            Graph(
-                name: "text_encoder", inputs: [("input_ids", [1, 77], .int32)],
-                outputs: [("hidden_states", [1, 77, 2], .float32), ("text_embeds", [1, 2], .float32)],
-                run: StandInModels.encode),
+            encoder(.te1, outputs: [("hidden_states", [1, 77, 2], .float32)]),
+            encoder(.te2, outputs: [("hidden_states", [1, 77, 2], .float32), ("text_embeds", [1, 2], .float32)]),
             Graph(
                 name: "unet", inputs: unet, outputs: [("noise_pred", [2, 4, 2, 2], dtype)], run: StandInModels.predict),
             Graph(
                 name: "vae_decoder", inputs: [("latents", [1, 4, 2, 2], .float32)],
                 outputs: [("image", [1, 3, 8, 8], .float32)], run: StandInModels.decode),
         ]
+    }
+
+    private func encoder(_ part: Part, outputs: Tensors) -> Graph {
+        Graph(
+            name: part.component, inputs: [("input_ids", [1, 77], .int32)] + adapter(part.component, batch: 1),
+            outputs: outputs, run: { StandInModels.encode($0, part) })
+    }
+
+    private func adapter(_ network: String, batch: Int) -> Tensors {
+        let groups = Self.layout.groups(of: network)
+        return fixed(Self.layout.stackShapes(groups) + Self.layout.coefficientShapes(groups, batch: batch))
+    }
+
+    private func fixed(_ shapes: Layout.Shapes) -> Tensors {
+        shapes.map { ($0.name, $0.shape.map { $0.fixed(Self.layout.stackedRank) }, dtype) }
     }
 
     // MARK: the files
@@ -108,7 +122,7 @@ struct StandInBundle {
             StandIn.Feature(tensor.name, tensor.shape, types[tensor.dtype]!)
         }
         let outputs = part.outputs.map(feature)
-        let (run, dulled) = (part.run, dulled)
+        let (run, dulled) = (part.run, dulled && part.name == "unet")
         StandIn.set(
             part.name,
             .init(inputs: part.inputs.map(feature), outputs: outputs) { given in
@@ -149,8 +163,8 @@ struct StandInBundle {
                 ]))
         }
         let file = "golden/\(part.name).safetensors"
-        let isUnet = part.name == "unet"
-        let without = isUnet ? part.run(Self.scaled(inputs, by: 0)) : [:]
+        let takesLoras = part.inputs.contains { $0.name.hasPrefix("coefficients_") }
+        let without = takesLoras ? part.run(Self.scaled(inputs, by: 0)) : [:]
         try writeGolden(
             file, part.outputs.map { ($0.name, $0.shape) }, part.run(inputs), without: without, lie: lie)
         guard case .object(var entry) = try file_("\(part.name).mlpackage"), case .object(var kept) = try file_(file)
@@ -161,8 +175,9 @@ struct StandInBundle {
         entry["inputs"] = tensors(part.inputs)
         entry["outputs"] = tensors(part.outputs)
         entry["golden"] = .object(kept)
-        let delta = isUnet ? #", "delta": {"gain_error": 0.05, "cosine": 0.99}"# : ""
-        let near = dulled && isUnet ? #""psnr_db": 20, "max_error": 0.5"# : #""psnr_db": 50, "max_error": 0.01"#
+        let delta = takesLoras ? #", "delta": {"gain_error": 0.05, "cosine": 0.99}"# : ""
+        let isDulled = dulled && part.name == "unet"
+        let near = isDulled ? #""psnr_db": 20, "max_error": 0.5"# : #""psnr_db": 50, "max_error": 0.01"#
         entry["tolerance"] = try json("{\(near)\(delta)}")
         entry["parity"] = try parity()
         return .object(entry)
@@ -173,11 +188,11 @@ struct StandInBundle {
         lie: Float = 0
     ) throws {
         var tensors: [String: Tensor] = [:]
-        for (name, values) in without {
-            let sampled = Golden.positions(values.count).map { values[$0] }
-            tensors["\(name).without"] = Tensor(sampled, shape: [sampled.count])
-        }
         for (name, shape) in outputs {
+            if let values = without[name] {
+                let sampled = Golden.positions(values.count).map { values[$0] }
+                tensors["\(name).without"] = Tensor(sampled, shape: [sampled.count])
+            }
             let summary = Golden.summarise(Tensor(found[name]!, shape: shape))
             for (key, list) in [("values", summary.values), ("mean", summary.mean), ("rms", summary.rms)] {
                 tensors["\(name).\(key)"] = Tensor(list.map { Float($0) + lie }, shape: [list.count])
@@ -188,7 +203,7 @@ struct StandInBundle {
         try SafeTensorsWriter.write(tensors, to: url)
     }
 
-    private func tensors(_ list: [(name: String, shape: [Int], dtype: DType)]) -> Json {
+    private func tensors(_ list: Tensors) -> Json {
         .array(
             list.map { tensor in
                 .object(
@@ -238,7 +253,8 @@ struct StandInBundle {
         image["parity"] = try parity()
         facts["noise"] = try json(#"{"name": "mix32-box-muller", "text": ""}"#)
         facts["scheduler"] = vectors["schedules"]!.list[0]["settings"]
-        facts["tokenizers"] = .object(JsonObject([("text_encoder", .object(tokenizer))]))
+        let encoders = ["text_encoder", "text_encoder_2"].map { ($0, Json.object(tokenizer)) }
+        facts["tokenizers"] = .object(JsonObject(encoders))
         facts["golden"] = .object(image)
         return .object(facts)
     }
@@ -254,29 +270,31 @@ struct StandInBundle {
 
     // MARK: the image, worked out again without the engine's loop
 
-    /// The unet's golden stack in the types that it takes, and the first image's coefficients for both prompts.
+    /// The networks' golden stacks in the types that they take, the roles being the unet's, and the first image's
+    /// coefficients for both prompts.
     private func goldenLoras() throws -> [String: [Float]] {
         var found: [String: [Float]] = [:]
-        for (number, input) in parts[2].inputs.enumerated().dropFirst(5) {
-            let source = GoldenInput.Source.generated(seed: UInt32(number), scale: 0.5)
-            let tensor = try Golden.input(GoldenInput(shape: input.shape, source: source), dtype: dtype)
-            found[input.name] =
-                input.name.hasPrefix("coefficients_") ? Array(tensor.row(0)) + tensor.row(0) : tensor.floats
+        for (part, own) in [(parts[1], 1), (parts[2], 1), (parts[3], 5)] {
+            for (number, input) in part.inputs.enumerated().dropFirst(own) {
+                let source = GoldenInput.Source.generated(seed: UInt32(number), scale: 0.5)
+                let tensor = try Golden.input(GoldenInput(shape: input.shape, source: source), dtype: dtype)
+                found[input.name] =
+                    input.name.hasPrefix("coefficients_") ? Array(tensor.row(0)) + tensor.row(0) : tensor.floats
+            }
         }
         return found
     }
 
     /// The image's values for the golden request; `loras` has the stack, and the coefficients of both prompts.
     func expected(_ loras: [String: [Float]]) throws -> [Float] {
-        let tokens = try tokenizer()
-        let rows = ["", Self.prompt].map { StandInModels.encode(["input_ids": tokens($0).ids.map { Float($0) }]) }
         let settings = try PipelineReader.scheduler(
             JsonNode(value: vectors["schedules"]!.list[0]["settings"], place: "settings"))
         let scheduler = try Schedulers.make(settings, steps: Self.steps)
         func rounded(_ list: [Float]) -> [Float] { Tensor(list, shape: [list.count], dtype: dtype).floats }
         var inputs = loras.mapValues(rounded)
-        inputs["encoder_hidden_states"] = rounded(rows.flatMap { $0["hidden_states"]! })
-        inputs["text_embeds"] = rounded(rows.flatMap { $0["text_embeds"]! })
+        let rows = try ["", Self.prompt].enumerated().map { row, prompt in try told(prompt, row, inputs) }
+        inputs["encoder_hidden_states"] = rounded(rows.flatMap(\.states))
+        inputs["text_embeds"] = rounded(rows.flatMap(\.pooled))
         inputs["time_ids"] = [8, 8, 0, 0, 8, 8, 8, 8, 0, 0, 8, 8]
         var latents = scheduler.start(Noise.normal(count: 16, seed: 5))
         for (i, time) in scheduler.timesteps.enumerated() {
@@ -290,6 +308,21 @@ struct StandInBundle {
             latents = scheduler.step(guided, i, latents)
         }
         return StandInModels.decode(["latents": latents])["image"]!
+    }
+
+    /// What a prompt's row is told: the states of both encoders, token by token, and the last one's embedding.
+    private func told(
+        _ prompt: String, _ row: Int, _ loras: [String: [Float]]
+    ) throws -> (states: [Float], pooled: [Float]) {
+        var given = loras
+        for group in Self.layout.groups {
+            let both = loras[group.coefficients]!
+            given[group.coefficients] = Array(both[row * both.count / 2..<(row + 1) * both.count / 2])
+        }
+        given["input_ids"] = try tokenizer()(prompt).ids.map { Float($0) }
+        let found = [Part.te1, .te2].map { StandInModels.encode(given, $0) }
+        let states = (0..<77).flatMap { token in found.flatMap { $0["hidden_states"]![2 * token..<2 * token + 2] } }
+        return (states, found[1]["text_embeds"]!)
     }
 
     private func tokenizer() throws -> ClipTokenizer {

@@ -3,19 +3,19 @@ import Foundation
 
 @testable import Merger
 
-/// A LoRA of rank 1, whose layers all have down (value, 2·value) and up (value, −value).
-func standInLora(_ value: Float, layers: [String], prefix: String = "unet.") -> Data {
+/// Makes a LoRA of rank 1, whose layers all have down (value, 2·value) and up (value, −value).
+func standInLora(_ value: Float, layers: [String]) -> Data {
     safetensors(
         layers.flatMap { layer in
             [
-                ("\(prefix)\(layer).lora_A.weight", [1, 2], [value, 2 * value]),
-                ("\(prefix)\(layer).lora_B.weight", [2, 1], [value, -value]),
+                ("\(layer).lora_A.weight", [1, 2], [value, 2 * value]),
+                ("\(layer).lora_B.weight", [2, 1], [value, -value]),
             ]
         })
 }
 
 /// What the stand-in's models compute. Every output depends on each place of all inputs, so that none may be wrong;
-/// what LoRAs change in the UNet's is what their factors, roles and coefficients mean.
+/// what LoRAs change in the UNet's and the text encoders' is what their factors, roles and coefficients mean.
 enum StandInModels {
     typealias Tensors = [String: [Float]]
 
@@ -30,22 +30,22 @@ enum StandInModels {
         return ["coefficients_qo_2x2": layer + layer.map { $0 * 1.25 }]
     }
 
-    @Sendable
-    static func encode(_ given: Tensors) -> Tensors {
-        let ids = given["input_ids"]!
+    /// Encodes with the LoRAs of the part's groups.
+    static func encode(_ given: Tensors, _ part: Part) -> Tensors {
+        let (ids, told) = (given["input_ids"]!, effect(given, 0, of: part.component))
         var states: [Float] = []
         for (place, id) in ids.enumerated() {
-            states += [id * 0.001, Float(place) * 0.01]
+            states += [id * 0.001 + told, Float(place) * 0.01]
         }
-        return ["hidden_states": states, "text_embeds": [ids.reduce(0, +) * 1e-5, 0.5]]
+        return ["hidden_states": states, "text_embeds": [ids.reduce(0, +) * 1e-5, 0.5 + told]]
     }
 
     @Sendable
     static func predict(_ given: Tensors) -> Tensors {
         var prediction: [Float] = []
         for row in 0..<2 {
-            var told = given["timestep"]![row] * 1e-4 + effect(given, row)
-            told += weighted(given["encoder_hidden_states"]![154 * row..<154 * (row + 1)]) * 1e-3
+            var told = given["timestep"]![row] * 1e-4 + effect(given, row, of: "unet")
+            told += weighted(given["encoder_hidden_states"]![308 * row..<308 * (row + 1)]) * 1e-3
             told += weighted(given["text_embeds"]![2 * row..<2 * row + 2]) * 0.1
             told += weighted(given["time_ids"]![6 * row..<6 * row + 6]) * 1e-3
             prediction += given["sample"]![16 * row..<16 * (row + 1)].map { $0 * 0.2 + told }
@@ -53,11 +53,12 @@ enum StandInModels {
         return ["noise_pred": prediction]
     }
 
-    /// Of every layer a sum over up·(down ⊙ (roles·m))·x, each layer and output counting differently, with x = (1, 2).
-    private static func effect(_ given: Tensors, _ batchRow: Int) -> Float {
+    /// Of every layer of a network a sum over up·(down ⊙ (roles·m))·x, each layer and output counting differently, with
+    /// x = (1, 2).
+    private static func effect(_ given: Tensors, _ batchRow: Int, of network: String) -> Float {
         var (sum, weight): (Float, Float) = (0, 0)
         let (rows, roles) = (StandInBundle.layout.stackedRank, StandInBundle.layout.loras)
-        for group in StandInBundle.layout.groups {
+        for group in StandInBundle.layout.groups(of: network) {
             let (down, up, coefficients) = (given[group.down]!, given[group.up]!, given[group.coefficients]!)
             for layer in group.modules.indices {
                 weight += 0.01
