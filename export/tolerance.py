@@ -54,11 +54,11 @@ def tolerances(unet: tuple[str, ...], hypernet: tuple[str, ...]) -> Tolerances:
 
     The precisions keep their order; the one that the target is best at stands first.
     """
-    text = {precision: _UNET[precision] for precision in TEXT_PRECISIONS}
+    live = {precision: replace(_UNET[precision], delta=_DELTA[precision]) for precision in PRECISIONS}
     return {
         "hypernet": {precision: _HYPERNET[precision] for precision in hypernet},
-        "unet": {precision: replace(_UNET[precision], delta=_DELTA[precision]) for precision in unet},
-        **dict.fromkeys(TEXT_ENCODERS, text),
+        "unet": {precision: live[precision] for precision in unet},
+        **{name: {precision: live[precision] for precision in TEXT_PRECISIONS} for name in TEXT_ENCODERS},
         "vae_decoder": {"fp32": _UNET["fp32"]},
         "pipeline": {precision: _IMAGE[precision] for precision in unet},
     }

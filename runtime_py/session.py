@@ -85,7 +85,7 @@ class Session:
 
     @property
     def carried(self) -> tuple[Carried, ...]:
-        """What share of each loaded LoRA's ‖ΔW‖² the UNet takes, by part; measured in the background since `load`."""
+        """What share of each loaded LoRA's ‖ΔW‖² is carried, by part; measured in the background since `load`."""
         return () if self._shares is None else self._shares.result()
 
     def load(self, loras: Sequence[LoRA | str | Path]) -> None:
