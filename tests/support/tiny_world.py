@@ -47,11 +47,11 @@ def random_lora(
     generator = np.random.default_rng(seed)
     layers = {}
     for group in layout.groups:
-        for row, module in enumerate(group.modules):
+        for row, name in enumerate(group.layers):
             rank = ranks[row % len(ranks)]
             down = generator.standard_normal((rank, group.in_features)).astype(np.float32) * np.float32(down_scale)
             up = generator.standard_normal((group.out_features, rank)).astype(np.float32) * np.float32(up_scale)
-            layers[UNET + module] = LoraLayer(down, up)
+            layers[name] = LoraLayer(down, up)
     return LoRA(layers, source=f"random {seed}")
 
 
