@@ -35,7 +35,7 @@ class Mutant:
 MUTANTS = {
     "a layer of one LoRA averaged": Mutant(
         "Blender.kt",
-        "number < 2 && areBoth(module)) rule",
+        "number < 2 && areBoth(layer)) rule",
         "number < 2) rule",
         "OnnxTest.oneLoraIsItselfAndNoneIsNothing",
     ),
@@ -77,8 +77,8 @@ MUTANTS = {
     ),
     "content and style swapped": Mutant(
         "Blender.kt",
-        "LayerMean(module, mean(group, row * roles), mean(group, row * roles + 1))",
-        "LayerMean(module, mean(group, row * roles + 1), mean(group, row * roles))",
+        "LayerMean(layer, mean(group, row * roles), mean(group, row * roles + 1))",
+        "LayerMean(layer, mean(group, row * roles + 1), mean(group, row * roles))",
         "OnnxTest.theMergeIsPythons",
     ),
     "a tensor's name": Mutant("Layout.kt", "${name}_up", "${name}_down", "BundleTest.theGoldenBundle"),
