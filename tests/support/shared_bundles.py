@@ -27,11 +27,17 @@ class SharedPipelines(dict[str, Bundle]):
         self.base, self.made_once = base, made_once
 
     def __missing__(self, target: str) -> Bundle:
+        self[target] = Bundle.open(self.made_once(f"pipeline/{target}", partial(self._export, target)))
+        return self[target]
+
+    def with_text_adapters(self, target: str) -> Path:
+        """Return the folder of a target's bundle whose text encoders take LoRAs too."""
+        return self.made_once(f"pipeline-text/{target}", partial(self._export, target, text_adapters=True))
+
+    def _export(self, target: str, out: Path, text_adapters: bool = False) -> None:
         hypernet = self.made_once("pipeline-hypernet", self._save_hypernet) / "hypernet.safetensors"
         given = {"hypernet": hypernet, "rank": RANK, "steps": 4, "guidance": 3.5}
-        made = self.made_once(f"pipeline/{target}", lambda out: pipeline(self.base, target=target, out=out, **given))
-        self[target] = Bundle.open(made)
-        return self[target]
+        pipeline(self.base, target=target, out=out, text_adapters=text_adapters, **given)
 
     def _save_hypernet(self, folder: Path) -> None:
         folder.mkdir()

@@ -102,6 +102,24 @@ MUTANTS = {
     "LoRAs in what guidance compares with": Mutant(
         "Condition.kt", "if (it) null else values", "values", "OnnxTest.otherImagesArePythons"
     ),
+    "LoRAs in the prompt of what not to draw": Mutant(
+        "Condition.kt", "off = request.guidanceWithoutLora", "off = false", "TextTest.otherImagesArePythons"
+    ),
+    "a prompt without LoRAs": Mutant(
+        "Condition.kt",
+        "Reading(request.prompt, off = false)",
+        "Reading(request.prompt, off = true)",
+        "TextTest.theImageIsPythons",
+    ),
+    "layers of the other text encoder": Mutant(
+        "Layout.kt", '"te2" to "text_encoder_2"', '"te2" to "text_encoder"', "TextTest.everyNetworkTakesItsOwnLayers"
+    ),
+    "coefficients of the UNet alone in the golden image": Mutant(
+        "Check.kt",
+        'facts.child("tokenizers").keys + "unet"',
+        'listOf("unet")',
+        "TextTest.everyPartPassesItsCheckAndTheWholeImageToo",
+    ),
     "an effect of LoRAs that is not looked at": Mutant(
         "Parity.kt", "shared / power,", "1.0,", "OnnxTest.aLostEffectFailsTheCheck"
     ),
