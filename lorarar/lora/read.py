@@ -282,5 +282,5 @@ def _notes(file: Tensors, groups: Mapping[str, _Roles], lora: LoRA) -> tuple[str
         f"alpha in {alphas} layers" if alphas else "no alpha tensors",
         "stored as " + ", ".join(sorted({file.entries[name].dtype for name, _ in factors})),
     ]
-    convolutions = sum(layer.down.ndim == 4 for layer in lora.layers.values())
+    convolutions = sum(len(layer.weight_shape) == 4 for layer in lora.layers.values())
     return (*notes, f"{convolutions} convolutions") if convolutions else tuple(notes)

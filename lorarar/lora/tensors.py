@@ -100,5 +100,7 @@ def all_finite(array: np.ndarray) -> bool:
 
 def shorten(text: str, limit: int = 120) -> str:
     """Make a name from a stranger's file safe to print: no control characters, at most `limit` characters."""
+    if text.isprintable() and len(text) <= limit:
+        return text
     clean = "".join(character if character.isprintable() else "?" for character in text[: limit + 1])
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"

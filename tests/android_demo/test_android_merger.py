@@ -33,9 +33,10 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 def exported(
     miniature_bundle: MiniatureBundle, shared_pipelines: SharedPipelines, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """What Kotlin's tests read. ExecuTorch's pipeline is a shallow one: the miniature's takes minutes to export."""
+    """What Kotlin's tests read. All but one pipeline are shallow ones: the miniature's take minutes to export."""
     folder = tmp_path_factory.mktemp("exported")
-    export(folder, miniature_bundle("pipeline", "onnx", "fp32"), shared_pipelines["executorch"].path)
+    shallow = shared_pipelines["executorch"].path, shared_pipelines["onnx+text"].path
+    export(folder, miniature_bundle("pipeline", "onnx", "fp32"), *shallow)
     return folder
 
 
@@ -73,6 +74,7 @@ CLASSES = {
     "JsonTest": 4,
     "BundleTest": 5,
     "OnnxTest": 22,
+    "TextTest": 9,
     "StudioTest": 9,
     "EntryTest": 5,
     "StepTest": 3,
@@ -113,13 +115,15 @@ def test_the_records_are_valid(junit: Run, results: Path) -> None:
         assert record["parity"]["max_error"] < 1e-4
 
 
-@pytest.mark.parametrize(("target", "name"), [("onnx", "OnnxTest"), ("executorch", "ExecuTorchLibraryTest")])
-def test_the_picture_is_pythons(target: str, name: str, junit: Run, results: Path, exported: Path) -> None:
+@pytest.mark.parametrize(
+    ("place", "name"), [("onnx", "OnnxTest"), ("executorch", "ExecuTorchLibraryTest"), ("text", "TextTest")]
+)
+def test_the_picture_is_pythons(place: str, name: str, junit: Run, results: Path, exported: Path) -> None:
     """Within one level of 255: what the two runtimes differ by may cross a rounding."""
-    if not (results / f"image-{target}.rgb").exists():
+    if not (results / f"image-{place}.rgb").exists():
         junit(name)
-    pixels = load_file(exported / target / "images.safetensors")["image.0"]
+    pixels = load_file(exported / place / "images.safetensors")["image.0"]
     wanted = np.rint(pixels[0].transpose(1, 2, 0) * 255)
-    have = np.frombuffer((results / f"image-{target}.rgb").read_bytes(), np.uint8).reshape(wanted.shape)
+    have = np.frombuffer((results / f"image-{place}.rgb").read_bytes(), np.uint8).reshape(wanted.shape)
     assert np.abs(have.astype(int) - wanted).max() <= 1
     assert np.ptp(have) > 100

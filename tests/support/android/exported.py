@@ -12,6 +12,7 @@ from typing import Any
 
 import make_golden_lora as golden
 import numpy as np
+from android.contradictions import write_contradictions
 from android.numbers import write_numbers
 from bundle_mutations import MUTATIONS as BUNDLE_MUTATIONS
 from bundle_mutations import RAW, artifact_replaced
@@ -22,7 +23,7 @@ from safetensors.numpy import save_file
 from tiny_world import random_lora, tiny_hypernet, tiny_layout
 
 from export import HypernetOptions, write_hypernet
-from lorarar.layout import UNET
+from lorarar.layout import ADAPT, Layout
 from lorarar.lora import LoRA, read_lora, write_lora
 from lorarar.stack import carried
 from runtime_py.bundle import Bundle
@@ -32,26 +33,34 @@ from runtime_py.session import Session
 ROOT = Path(__file__).parents[3]
 GOLDEN_HYPERNET = golden.FOLDER.parent / "hypernet"
 LORAS = ROOT / "models" / "miniature" / "dataset" / "loras"
-# What is drawn, and with which LoRAs; `beyond` has layers outside the attention alone.
+# What is drawn, and with which LoRAs; `beyond` has layers outside the UNet's attention alone.
 DRAWN = (
     (Request("a sks teapot in oil painting style", seed=7, steps=6, guidance=2.0), ("content", "style")),
     (Request("a dog", seed=1, steps=3, guidance=1.0), ()),
-    (Request("a cat", seed=4_000_000_000, steps=3, guidance=3.0, negative="a red dog"), ()),
+    (Request("a cat", seed=4_000_000_000, steps=3, guidance=3.0, negative="a red dog"), ("content", "style")),
     (Request("a sks teapot", seed=2, steps=3, guidance=3.0, guidance_without_lora=True), ("content", "style")),
     (Request("a dog", seed=3, steps=3, guidance=1.0), ("beyond",)),
+    (
+        Request("a cat", seed=4, steps=3, guidance=3.0, negative="a red dog", guidance_without_lora=True),
+        ("content", "style"),
+    ),
 )
 STRENGTHS = (1.2, 0.8, 0.5)
 # What Android's reader says otherwise: it takes no header over 16 MB, and none of these is.
 SPARSE_ELEMENTS = 2**30
 
 
-def export(folder: Path, onnx: Path, executorch: Path) -> None:
-    """Write everything into `folder`; the bundles are of export.pipeline, that for ONNX Runtime the miniature's."""
-    miniature, shallow = Bundle.open(onnx), Bundle.open(executorch)
+def export(folder: Path, onnx: Path, executorch: Path, text: Path) -> None:
+    """Write everything into `folder`.
+
+    The bundles are of export.pipeline: the miniature's for ONNX Runtime, and shallow ones for ExecuTorch and, with text
+    encoders that take LoRAs, for ONNX Runtime.
+    """
+    miniature, shallow, with_text = (Bundle.open(path) for path in (onnx, executorch, text))
     names = ("contents/teapot_1.safetensors", "styles/oil_painting_2.safetensors")
     write_results(folder / "onnx", miniature, *(read_lora(LORAS / name) for name in names))
-    loras = (random_lora(shallow.layout, (2, 3), seed, 0.2) for seed in (1, 2))
-    write_results(folder / "executorch", shallow, *loras)
+    for name, bundle in (("executorch", shallow), ("text", with_text)):
+        write_results(folder / name, bundle, *(random_lora(bundle.layout, (2, 3), seed, 0.2) for seed in (1, 2)))
     wide = random_lora(shallow.layout, (shallow.stack.rank + 1,), 3)
     write_lora(wide, folder / "executorch" / "loras" / "wide.safetensors")
     write_numbers(folder / "numbers.json", miniature)
@@ -66,7 +75,10 @@ def export(folder: Path, onnx: Path, executorch: Path) -> None:
     write_steep(folder / "steep")
     write_half(folder / "half")
     write_three(folder / "three")
-    write_shares(folder / "shares.json")
+    write_shares(folder / "shares.json", tiny_layout("transformer"))
+    text_folder = folder / "text"
+    write_shares(text_folder / "shares.json", with_text.layout, text_folder / "loras" / "content.safetensors")
+    write_contradictions(folder / "contradictions", with_text)
 
 
 def write_results(folder: Path, bundle: Bundle, content: LoRA, style: LoRA) -> None:
@@ -74,7 +86,7 @@ def write_results(folder: Path, bundle: Bundle, content: LoRA, style: LoRA) -> N
     shutil.copytree(bundle.path, folder / "bundle")
     beyond = random_lora(bundle.layout, (2, 3), 9, 0.1, 0.1)
     outside = {
-        UNET + module for part in ("ff", "proj") for group in bundle.layout.part(part) for module in group.modules
+        layer for group in bundle.layout.groups if group.part not in ADAPT["attention"] for layer in group.layers
     }
     # Each half lacks some of the other's layers, and both lack some of the base's.
     loras = {
@@ -126,11 +138,11 @@ def write_three(folder: Path) -> None:
     _write_merge(folder / "merged.safetensors", Bundle.open(folder / "bundle").session(), loras)
 
 
-def write_shares(path: Path) -> None:
-    """What the golden bundle's layout carries of the golden LoRA files, and the sentence about what it leaves out."""
+def write_shares(path: Path, layout: Layout, *others: Path) -> None:
+    """What a layout carries of the golden LoRA files and others, and the sentence about what it leaves out."""
     files = [file for folder in (golden.FOLDER, GOLDEN_HYPERNET) for file in sorted(folder.glob("*.safetensors"))]
-    layout, shares = tiny_layout("transformer"), []
-    for file in files:
+    shares = []
+    for file in (*files, *others):
         if not file.name.startswith("expected"):
             found = carried(read_lora(file), layout)
             shares.append({"file": str(file), "parts": dict(found.parts), "warning": found.warning()})

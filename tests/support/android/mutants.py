@@ -35,7 +35,7 @@ class Mutant:
 MUTANTS = {
     "a layer of one LoRA averaged": Mutant(
         "Blender.kt",
-        "number < 2 && areBoth(module)) rule",
+        "number < 2 && areBoth(layer)) rule",
         "number < 2) rule",
         "OnnxTest.oneLoraIsItselfAndNoneIsNothing",
     ),
@@ -77,8 +77,8 @@ MUTANTS = {
     ),
     "content and style swapped": Mutant(
         "Blender.kt",
-        "LayerMean(module, mean(group, row * roles), mean(group, row * roles + 1))",
-        "LayerMean(module, mean(group, row * roles + 1), mean(group, row * roles))",
+        "LayerMean(layer, mean(group, row * roles), mean(group, row * roles + 1))",
+        "LayerMean(layer, mean(group, row * roles + 1), mean(group, row * roles))",
         "OnnxTest.theMergeIsPythons",
     ),
     "a tensor's name": Mutant("Layout.kt", "${name}_up", "${name}_down", "BundleTest.theGoldenBundle"),
@@ -101,6 +101,24 @@ MUTANTS = {
     ),
     "LoRAs in what guidance compares with": Mutant(
         "Condition.kt", "if (it) null else values", "values", "OnnxTest.otherImagesArePythons"
+    ),
+    "LoRAs in the prompt of what not to draw": Mutant(
+        "Condition.kt", "off = request.guidanceWithoutLora", "off = false", "TextTest.otherImagesArePythons"
+    ),
+    "a prompt without LoRAs": Mutant(
+        "Condition.kt",
+        "Reading(request.prompt, off = false)",
+        "Reading(request.prompt, off = true)",
+        "TextTest.theImageIsPythons",
+    ),
+    "layers of the other text encoder": Mutant(
+        "Layout.kt", '"te2" to "text_encoder_2"', '"te2" to "text_encoder"', "TextTest.everyNetworkTakesItsOwnLayers"
+    ),
+    "coefficients of the UNet alone in the golden image": Mutant(
+        "Check.kt",
+        'facts.child("tokenizers").keys + "unet"',
+        'listOf("unet")',
+        "TextTest.everyPartPassesItsCheckAndTheWholeImageToo",
     ),
     "an effect of LoRAs that is not looked at": Mutant(
         "Parity.kt", "shared / power,", "1.0,", "OnnxTest.aLostEffectFailsTheCheck"

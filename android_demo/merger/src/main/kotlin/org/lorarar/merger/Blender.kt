@@ -1,7 +1,7 @@
 package org.lorarar.merger
 
 /** A layer that the hypernetwork merged, and the mean of its coefficients over the columns. */
-class LayerMean(val module: String, val content: Float, val style: Float)
+class LayerMean(val layer: String, val content: Float, val style: Float)
 
 /**
  * The coefficients of a stack: [unit] ones, for strengths of 1, and [values], which strengths are written into. Both hold
@@ -24,7 +24,7 @@ class Blender(private val stack: Stack, private val rule: Float, predicted: Map<
         for (group in stack.layout.groups) {
             val from = unit.getValue(group.coefficients)
             val to = values.getValue(group.coefficients)
-            for (place in 0 until group.modules.size * roles) {
+            for (place in 0 until group.layers.size * roles) {
                 val strength = strengths.getOrElse(place % roles) { 0f }
                 for (i in place * group.inFeatures until (place + 1) * group.inFeatures) to[i] = from[i] * strength
             }
@@ -33,9 +33,9 @@ class Blender(private val stack: Stack, private val rule: Float, predicted: Map<
 
     /** The means of [values] in the layers of these kinds that both the content and the style have, in the layout's order. */
     fun means(kinds: List<String>): List<LayerMean> = stack.layout.withKinds(kinds).flatMap { group ->
-        group.modules.mapIndexedNotNull { row, module ->
-            if (Layout.kindOf(module) !in kinds || !areBoth(module)) return@mapIndexedNotNull null
-            LayerMean(module, mean(group, row * roles), mean(group, row * roles + 1))
+        group.layers.mapIndexedNotNull { row, layer ->
+            if (Layout.kindOf(layer) !in kinds || !areBoth(layer)) return@mapIndexedNotNull null
+            LayerMean(layer, mean(group, row * roles), mean(group, row * roles + 1))
         }
     }
 
@@ -45,18 +45,18 @@ class Blender(private val stack: Stack, private val rule: Float, predicted: Map<
         return (columns.sumOf { all[it].toDouble() } / group.inFeatures).toFloat()
     }
 
-    private fun areBoth(module: String) = stack.has(0, module) && stack.has(1, module)
+    private fun areBoth(layer: String) = stack.has(0, layer) && stack.has(1, layer)
 
     private fun unit(group: Group, predicted: FloatArray?): FloatArray {
         val width = group.inFeatures
-        val found = FloatArray(group.modules.size * roles * width)
-        group.modules.forEachIndexed { row, module ->
+        val found = FloatArray(group.layers.size * roles * width)
+        group.layers.forEachIndexed { row, layer ->
             for (number in stack.loras.indices) {
                 val start = (row * roles + number) * width
-                if (number < 2 && areBoth(module) && predicted != null) {
+                if (number < 2 && areBoth(layer) && predicted != null) {
                     predicted.copyInto(found, start, start, start + width)
-                } else if (stack.has(number, module)) {
-                    found.fill(if (number < 2 && areBoth(module)) rule else 1f, start, start + width)
+                } else if (stack.has(number, layer)) {
+                    found.fill(if (number < 2 && areBoth(layer)) rule else 1f, start, start + width)
                 }
             }
         }

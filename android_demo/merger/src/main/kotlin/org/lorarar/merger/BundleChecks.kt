@@ -13,7 +13,7 @@ internal class BundleChecks(private val bundle: Bundle) {
 
     private fun checkLayout() {
         val names = layout.groups.map { it.name }
-        if (names.toSet().size != names.size || layout.modules.toSet().size != layout.modules.size) {
+        if (names.toSet().size != names.size || layout.layers.toSet().size != layout.layers.size) {
             refuse("its layout repeats a name")
         }
     }
@@ -30,8 +30,7 @@ internal class BundleChecks(private val bundle: Bundle) {
         if (golden != component.inputs.associate { it.name to it.shape.fixed(layout.sizes) }) {
             refuse("$name's golden inputs are not its inputs")
         }
-        if (name == "hypernet") checkHypernet(component)
-        if (name == "unet") checkUnet(component)
+        if (name == "hypernet") checkHypernet(component) else checkAdapter(component)
         val total = golden.values.fold(0L) { sum, shape -> minOf(sum + product(shape), MAX_ELEMENTS + 1) }
         if (total > MAX_ELEMENTS) {
             throw InputError("${bundle.path}: $name's inputs hold over ${grouped(MAX_ELEMENTS)} numbers; lower --rank")
@@ -44,12 +43,18 @@ internal class BundleChecks(private val bundle: Bundle) {
         if (!states(hypernet.outputs, layout.coefficientShapes(groups))) refuse("the hypernet's outputs are not its layout's")
     }
 
-    private fun checkUnet(unet: Component) {
-        val stated = unet.inputs.filter { spec -> OF_STACKS.any { spec.name.startsWith(it) } }
-        val batch = unet.inputs.firstOrNull { it.name == "sample" }?.shape?.firstOrNull() as? Size.Fixed
-        // Without any, it is the base model or one with a LoRA fused in.
-        if (stated.isNotEmpty() && !states(stated, layout.stackShapes() + layout.coefficientShapes(batch = batch?.value))) {
-            refuse("the unet's inputs for LoRAs are not its layout's")
+    /** Compare the inputs for LoRAs of a UNet or a text encoder with the layout. */
+    private fun checkAdapter(component: Component) {
+        val groups = layout.of(component.name)
+        val stated = component.inputs.filter { spec -> OF_STACKS.any { spec.name.startsWith(it) } }
+        // A UNet without any is the base model alone, or one that a LoRA was fused into.
+        if (stated.isEmpty() && (component.name == "unet" || groups.isEmpty())) return
+        // A prompt is encoded alone; a UNet has a row for each image.
+        val sample = component.inputs.firstOrNull { it.name == "sample" }
+        val batch = if (sample == null) 1 else (sample.shape.firstOrNull() as? Size.Fixed)?.value
+        val shapes = layout.stackShapes(groups) + layout.coefficientShapes(groups, batch)
+        if (groups.isEmpty() || !states(stated, shapes)) {
+            refuse("the ${component.name}'s inputs for LoRAs are not its layout's")
         }
     }
 

@@ -20,8 +20,7 @@ class Carried(
         if (leftOut.isEmpty()) return null
         val told = leftOut.entries.joinToString("; ") { (what, found) -> "${found.first} $what, ${percent(found.second)}" }
         val shown = names.take(3).joinToString() + if (names.size > 3) ", …" else ""
-        return "$source: ${percent(1 - share)} of its squared norm is in layers that this UNet's adapter can't take " +
-            "($told): $shown"
+        return "$source: ${percent(1 - share)} of its squared norm is in layers that this bundle can't take ($told): $shown"
     }
 
     private fun percent(share: Double) = String.format(Locale.ROOT, "%.1f%%", 100 * share)
@@ -33,7 +32,7 @@ class Carried(
          * It reads every factor, which takes a while.
          */
         fun of(lora: Lora, layout: Layout, source: String = lora.source): Carried {
-            val places = layout.groups.flatMap { group -> group.modules.map { Layout.UNET + it to group.part } }.toMap()
+            val places = layout.groups.flatMap { group -> group.layers.map { it to group.part } }.toMap()
             val norms = lora.layers.mapValues { it.value.squaredNorm() }
             val whole = norms.values.sum().takeIf { it > 0 } ?: 1.0
             val parts = layout.parts.associateWithTo(LinkedHashMap()) { 0.0 }

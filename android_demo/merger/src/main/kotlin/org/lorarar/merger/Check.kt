@@ -21,10 +21,9 @@ class CheckRow(
 }
 
 /** A component's golden tensors: the inputs, in a file, and what PyTorch gave for them. */
-class GoldenTensors private constructor(private val component: Component, private val file: TensorFile) : AutoCloseable by file {
-    private val outputs = component.goldenOutputs()
-    private val without = component.goldenWithout()
-
+class GoldenTensors private constructor(
+    private val outputs: Map<String, Summary>, private val without: Map<String, FloatArray>, private val file: TensorFile,
+) : AutoCloseable by file {
     /** The inputs by name, in the types that the component takes. */
     val inputs: Map<String, Tensor> get() = file.tensors
 
@@ -43,15 +42,15 @@ class GoldenTensors private constructor(private val component: Component, privat
 
     companion object {
         /** Read what PyTorch gave, and generate the inputs in a file in [folder]. */
-        fun make(component: Component, folder: File): GoldenTensors {
-            val shapes = component.inputs.associate { it.name to (it.dtype to component.goldenShape(it.name)) }
-            val file = TensorFile.create(folder, shapes)
-            try {
-                for ((name, tensor) in file.tensors) Golden.input(tensor, component.goldenInputs.getValue(name))
-                return GoldenTensors(component, file)
-            } catch (error: InputError) {
-                file.close()
-                throw error
+        fun make(component: Component, folder: File): GoldenTensors =
+            GoldenTensors(component.goldenOutputs(), component.goldenWithout(), inputs(listOf(component), folder))
+
+        /** Generate the inputs of components in one file in [folder]: of two that share a name, the later one's. */
+        fun inputs(components: List<Component>, folder: File): TensorFile {
+            val owners = components.flatMap { component -> component.inputs.map { it.name to component } }.toMap()
+            val shapes = owners.mapValues { (name, owner) -> owner.input(name).dtype to owner.goldenShape(name) }
+            return TensorFile.create(folder, shapes).also { file ->
+                for ((name, tensor) in file.tensors) Golden.input(tensor, owners.getValue(name).goldenInputs.getValue(name))
             }
         }
     }
@@ -87,14 +86,16 @@ class Check(private val bundle: Bundle, private val runtimes: Runtimes, private 
 
     /** Draw the golden image with the bundle alone, and compare with diffusers'. */
     fun pipeline(): CheckRow {
-        val golden = Pipeline.facts(bundle).child("golden")
+        val facts = Pipeline.facts(bundle)
+        val golden = facts.child("golden")
         val request = Request(
             golden.text("prompt"), golden.whole("seed"), golden.whole("steps").toInt(), golden.number("guidance").toFloat(),
         )
         return row("pipeline", Component.tolerance(golden.child("tolerance"))) {
             val expected = Component.readGolden(File(bundle.path, golden.text("file")), listOf("image")).getValue("image")
-            GoldenTensors.make(bundle.component("unet"), folder).use { tensors ->
-                val drawn = Pipeline(bundle, runtimes).draw(request, ofFirstImage(tensors.inputs)) { _, _, _ -> true }
+            val networks = (facts.child("tokenizers").keys + "unet").map { bundle.component(it) }
+            GoldenTensors.inputs(networks, folder).use { file ->
+                val drawn = Pipeline(bundle, runtimes).draw(request, ofFirstImage(file.tensors)) { _, _, _ -> true }
                 val seconds = drawn.seconds
                 val load = seconds.getValue("load the UNet")
                 Ran("all parts", listOf(Parity.compare("image", expected, drawn.pixels)), load, seconds.values.sum() - load)
@@ -102,7 +103,7 @@ class Check(private val bundle: Bundle, private val runtimes: Runtimes, private 
         }
     }
 
-    /** The UNet's golden stack, and the coefficients of the first image, which diffusers' image has for both prompts. */
+    /** The golden stack of all networks, and the coefficients of the first image, which diffusers' has for both prompts. */
     private fun ofFirstImage(inputs: Map<String, Tensor>): Inputs {
         val coefficients = inputs.filterKeys { it.startsWith(Layout.COEFFICIENTS) }.mapValues { (_, tensor) ->
             FloatArray(tensor.size / tensor.shape[0]).also { tensor.read(0, it) }

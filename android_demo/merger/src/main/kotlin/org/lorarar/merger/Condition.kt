@@ -7,14 +7,19 @@ class Condition(val states: List<FloatArray>, val pooled: List<FloatArray>, val 
 
 /** Reads a prompt with a bundle's text encoders. */
 internal class TextCondition(private val bundle: Bundle, private val runtimes: Runtimes, private val threads: Int?) {
+    /** A prompt to encode; with [off], the text encoders are without LoRAs meanwhile. */
+    private class Reading(val prompt: String, val off: Boolean)
+
     private class Encoded(val states: FloatArray, val pooled: FloatArray, val cut: String)
 
-    fun read(request: Request, facts: Map<String, Any?>, progress: Progress): Condition {
+    /** Encode the prompts of a request with the image's own LoRAs, where the text encoders take any. */
+    fun read(request: Request, facts: Map<String, Any?>, inputs: Inputs, progress: Progress): Condition {
         val guided = request.guidance > 1
-        val zeros = request.negative == null && facts["negative"] == "zeros"
-        val prompts = listOfNotNull(if (guided && !zeros) request.negative ?: "" else null, request.prompt)
-        val encoded = encode(prompts, facts, progress)
-        val rows = if (guided && zeros) listOf(empty(encoded.first())) + encoded else encoded
+        val zeros = guided && request.negative == null && facts["negative"] == "zeros"
+        val negative = Reading(request.negative ?: "", off = request.guidanceWithoutLora)
+        val readings = listOfNotNull(negative.takeIf { guided && !zeros }, Reading(request.prompt, off = false))
+        val encoded = encode(readings, facts, inputs, progress)
+        val rows = if (zeros) listOf(empty(encoded.first())) + encoded else encoded
         val notes = encoded.filter { it.cut.isNotEmpty() }.map { "the prompt is too long for CLIP, this was cut off: ${it.cut}" }
         return Condition(rows.map { it.states }, rows.map { it.pooled }, notes)
     }
@@ -22,20 +27,22 @@ internal class TextCondition(private val bundle: Bundle, private val runtimes: R
     private fun empty(like: Encoded) = Encoded(FloatArray(like.states.size), FloatArray(like.pooled.size), "")
 
     /** Each encoder is loaded once, for all prompts. */
-    private fun encode(prompts: List<String>, facts: Map<String, Any?>, progress: Progress): List<Encoded> {
+    private fun encode(
+        readings: List<Reading>, facts: Map<String, Any?>, inputs: Inputs, progress: Progress,
+    ): List<Encoded> {
         val tokenizers = facts.child("tokenizers").mapValues { it.value.asObject()!! }
         val parts = tokenizers.entries.mapIndexed { at, (name, entry) ->
             Pipeline.report(progress, "reading the prompt", at, tokenizers.size)
             val tokenizer = ClipTokenizer.open(File(bundle.path, entry.text("file")), entry)
             runtimes.open(bundle, name, threads).use { runtime ->
-                prompts.map { prompt ->
-                    val tokens = tokenizer.encode(prompt)
+                readings.map { reading ->
+                    val tokens = tokenizer.encode(reading.prompt)
                     val ids = Tensor.of(tokens.ids, listOf(1, tokens.ids.size))
-                    tokens to runtime.run(mapOf("input_ids" to ids))
+                    tokens to runtime.run(inputs.of(runtime.component, listOf(reading.off)) + ("input_ids" to ids))
                 }
             }
         }
-        return prompts.indices.map { at ->
+        return readings.indices.map { at ->
             val outputs = parts.map { it[at].second }
             val states = join(outputs.map { it.getValue("hidden_states") })
             Encoded(states, outputs.last().getValue("text_embeds").floats(), parts.last()[at].first.cut)
@@ -59,8 +66,25 @@ internal class TextCondition(private val bundle: Bundle, private val runtimes: R
     }
 }
 
-/** What the UNet takes beside latents and prompts: a stack's tensors, and the coefficients (N, K, in), by name. */
-class Inputs(val stack: Map<String, Tensor>, val coefficients: Map<String, FloatArray>)
+/** What the networks take beside latents and prompts: a stack's tensors, and the coefficients (N, K, in), by name. */
+class Inputs(private val stack: Map<String, Tensor>, private val coefficients: Map<String, FloatArray>) {
+    /** Those that a network takes: the stack, and the coefficients of a row for each of [off], zeros where it is true. */
+    internal fun of(network: Component, off: List<Boolean>): Map<String, Tensor> {
+        val taken = network.inputs.filter { it.name in coefficients }
+        val rows = taken.associate { spec ->
+            val values = coefficients.getValue(spec.name)
+            spec.name to batched(spec, off.map { if (it) null else values })
+        }
+        return stack.filterKeys { name -> network.inputs.any { it.name == name } } + rows
+    }
+}
+
+/** Rows as one tensor; null is a row of zeros. */
+private fun batched(spec: TensorSpec, rows: List<FloatArray?>): Tensor {
+    val tensor = Tensor.zeros(spec.dtype, spec.shape.fixed())
+    rows.forEachIndexed { row, values -> values?.let { tensor.write(row * it.size, it) } }
+    return tensor
+}
 
 /** The UNet's guided prediction. A UNet of batch 1 is run once for each row. */
 internal class Step(
@@ -99,24 +123,14 @@ internal class Step(
             // SDXL's size conditioning: original size, crop corner, target size.
             "time_ids" to index.map { floatArrayOf(side, side, 0f, 0f, side, side) },
         )
-        val given = values.mapValues { (name, rows) -> batched(name, rows) } + inputs.stack + coefficients(index)
+        val given = values.mapValues { (name, rows) -> batched(runtime.component.input(name), rows) } + adapter(index)
         val output = runtime.run(given).getValue("noise_pred")
         return index.indices.map { row -> FloatArray(elements).also { output.read(row * elements, it) } }
     }
 
-    /** Each row's coefficients; none in the row that guidance compares with, where the request wants it without LoRAs. */
-    private fun coefficients(index: List<Int>): Map<String, Tensor> {
+    /** The LoRAs of each row; none in the row that guidance compares with, where the request wants it without them. */
+    private fun adapter(index: List<Int>): Map<String, Tensor> {
         val off = index.map { request.guidanceWithoutLora && told.states.size == 2 && it == 0 }
-        return kept.getOrPut(off) {
-            inputs.coefficients.mapValues { (name, values) -> batched(name, off.map { if (it) null else values }) }
-        }
-    }
-
-    /** Rows as one tensor; null is a row of zeros. */
-    private fun batched(name: String, rows: List<FloatArray?>): Tensor {
-        val spec = runtime.component.input(name)
-        val tensor = Tensor.zeros(spec.dtype, spec.shape.fixed())
-        rows.forEachIndexed { row, values -> values?.let { tensor.write(row * it.size, it) } }
-        return tensor
+        return kept.getOrPut(off) { inputs.of(runtime.component, off) }
     }
 }

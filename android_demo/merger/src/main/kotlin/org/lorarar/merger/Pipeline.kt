@@ -66,7 +66,7 @@ class Pipeline(private val bundle: Bundle, private val runtimes: Runtimes, priva
     private val seconds = LinkedHashMap<String, Double>()
 
     /**
-     * Draw one image with these inputs; a UNet that takes no LoRA gets none.
+     * Draw one image with these inputs; a network that takes no LoRA gets none.
      *
      * Raises InputError for a request that is not possible or a bundle that overflows, Stopped when [progress] says so.
      */
@@ -74,7 +74,7 @@ class Pipeline(private val bundle: Bundle, private val runtimes: Runtimes, priva
         request.check()
         val scheduler = Scheduler.make(SchedulerSettings(facts.child("scheduler")), request.steps)
         seconds.clear()
-        val told = timed("text") { TextCondition(bundle, runtimes, threads).read(request, facts, progress) }
+        val told = timed("text") { TextCondition(bundle, runtimes, threads).read(request, facts, inputs, progress) }
         val latents = loop(request, scheduler, told, inputs, progress)
         return Drawn(decode(latents, progress), latents, LinkedHashMap(seconds), told.notes)
     }

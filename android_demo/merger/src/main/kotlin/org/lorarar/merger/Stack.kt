@@ -7,8 +7,8 @@ import kotlin.math.log2
 import kotlin.math.pow
 
 /**
- * LoRAs in one adapter, one after the other along the rank, as inputs of the hypernetwork and of the UNet. It is made once
- * for LoRAs; a merge writes coefficients ([Blender]) and leaves it as it is.
+ * LoRAs in one adapter, one after the other along the rank, as inputs of the hypernetwork, the UNet and the text encoders.
+ * It is made once for LoRAs; a merge writes coefficients ([Blender]) and leaves it as it is.
  */
 class Stack private constructor(
     val layout: Layout,
@@ -23,16 +23,15 @@ class Stack private constructor(
     val rank: Int get() = inputs.getValue(Layout.ROLES).shape[0]
 
     /** Whether LoRA [number] has a layer. */
-    fun has(number: Int, module: String): Boolean =
-        number < loras.size && Layout.UNET + module in loras[number].layers
+    fun has(number: Int, layer: String): Boolean = number < loras.size && layer in loras[number].layers
 
     private fun fill(ranks: List<Int>) {
         var start = 0
         for ((number, rank) in ranks.withIndex()) {
             val roles = inputs.getValue(Layout.ROLES)
             for (row in start until start + rank) roles.write(row * layout.loras + number, floatArrayOf(1f))
-            for (group in layout.groups) group.modules.forEachIndexed { row, module ->
-                loras[number].layers[Layout.UNET + module]?.let { put(loras[number].source, it, group, row, start) }
+            for (group in layout.groups) group.layers.forEachIndexed { row, name ->
+                loras[number].layers[name]?.let { put(loras[number].source, it, group, row, start) }
             }
             start += rank
         }
@@ -45,7 +44,7 @@ class Stack private constructor(
         val down = layer.down.read()
         val up = layer.up.read()
         if (downs.dtype == DType.FLOAT16 && !balance(down, up)) {
-            throw InputError("$source: a factor of ${group.modules[row]} is too large for half precision; use fp32")
+            throw InputError("$source: a factor of ${group.layers[row]} is too large for half precision; use fp32")
         }
         downs.write((row * rank + start) * group.inFeatures, down)
         val line = FloatArray(layer.rank)
@@ -87,8 +86,8 @@ class Stack private constructor(
         /** A LoRA's largest rank in a layout; InputError where it fits nothing, or where a layer has another shape. */
         private fun rank(lora: Lora, layout: Layout): Int {
             val ranks = layout.groups.flatMap { group ->
-                group.modules.mapNotNull { module ->
-                    lora.layers[Layout.UNET + module]?.also { checkShape(it, module, group, layout, lora.source) }?.rank
+                group.layers.mapNotNull { name ->
+                    lora.layers[name]?.also { checkShape(it, name, group, layout, lora.source) }?.rank
                 }
             }
             return ranks.maxOrNull() ?: throw InputError(
@@ -97,12 +96,12 @@ class Stack private constructor(
             )
         }
 
-        private fun checkShape(layer: LoraLayer, module: String, group: Group, layout: Layout, source: String) {
+        private fun checkShape(layer: LoraLayer, name: String, group: Group, layout: Layout, source: String) {
             val wanted = listOf(group.outFeatures, group.inFeatures)
             if (layer.weightShape != wanted) {
                 throw InputError(
-                    "$source: $module has shape ${layer.weightShape}, ${layout.base} has $wanted; the LoRA is for another " +
-                        "base model",
+                    "$source: ${name.removePrefix(Layout.UNET)} has shape ${layer.weightShape}, ${layout.base} has $wanted; " +
+                        "the LoRA is for another base model",
                 )
             }
         }

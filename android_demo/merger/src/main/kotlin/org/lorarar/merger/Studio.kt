@@ -189,7 +189,7 @@ class Studio(
         warnings = loras.flatMap { it.warnings }
     }
 
-    /** Measure what the UNet takes of a role's LoRA. One that can't be read is told by its merge. */
+    /** Measure what the bundle takes of a role's LoRA. One that can't be read is told by its merge. */
     private fun measure(role: String) = withState { now ->
         val sample = now.chosen(role)
         val layout = bundle?.layout

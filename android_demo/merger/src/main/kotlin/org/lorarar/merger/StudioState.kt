@@ -31,7 +31,7 @@ data class StudioState(
     val style: Sample? = null,
     val contentScale: Float = 1f,
     val styleScale: Float = 1f,
-    /** What the UNet takes of the chosen LoRAs, by role, as soon as it is measured. */
+    /** What the bundle takes of the chosen LoRAs, by role, as soon as it is measured. */
     val carried: Map<String, Carried> = emptyMap(),
     val merging: Boolean = false,
     val merge: MergeView? = null,

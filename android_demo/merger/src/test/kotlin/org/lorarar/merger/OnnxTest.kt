@@ -25,7 +25,7 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
             val blender = session.merge(listOf(0.9f, 1.1f))
             assertEquals(7, session.stack!!.rank)
             assertLayers(session.stack!!, blender, SafeTensors.open(File(golden, "expected.safetensors")))
-            assertEquals(bundle.layout.withKinds(bundle.learned).sumOf { it.modules.size }, blender.means(bundle.learned).size)
+            assertEquals(bundle.layout.withKinds(bundle.learned).sumOf { it.layers.size }, blender.means(bundle.learned).size)
         }
     }
 
@@ -72,9 +72,9 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
         Session(Bundle.open(File(golden, "bundle")), none, TestData.scratch).use { session ->
             session.load(pair.take(1))
             val one = session.merge(listOf(0.5f))
-            for (group in session.stack!!.layout.groups) group.modules.forEachIndexed { row, module ->
-                val wanted = pair[0].layers.getValue(Layout.UNET + module).delta().map { it / 2 }
-                assertClose(module, wanted, delta(session.stack!!, one, group, row), 1e-6)
+            for (group in session.stack!!.layout.groups) group.layers.forEachIndexed { row, layer ->
+                val wanted = pair[0].layers.getValue(layer).delta().map { it / 2 }
+                assertClose(layer, wanted, delta(session.stack!!, one, group, row), 1e-6)
             }
             session.load(emptyList())
             assertEquals(1, session.stack!!.rank)
@@ -100,29 +100,19 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
     fun aLayerIsBalancedInHalfPrecision() {
         val half = Bundle.open(File(TestData.exported, "half"))
         val steep = listOf("content", "style").map { LoraReader.read(File(TestData.exported, "steep/$it.safetensors")) }
-        val module = (steep[0].layers.keys - steep[1].layers.keys).single()
-        val group = half.layout.groups.single { module.removePrefix(Layout.UNET) in it.modules }
+        val layer = (steep[0].layers.keys - steep[1].layers.keys).single()
+        val group = half.layout.groups.single { layer in it.layers }
         session(half).use { session ->
             session.load(steep)
             val blender = session.merge(listOf(0.9f, 1.1f))
-            val wanted = steep[0].layers.getValue(module).delta().map { it * 0.9f }
-            val row = group.modules.indexOf(module.removePrefix(Layout.UNET))
-            assertClose(module, wanted, delta(session.stack!!, blender, group, row), 4e-3)
+            val wanted = steep[0].layers.getValue(layer).delta().map { it * 0.9f }
+            assertClose(layer, wanted, delta(session.stack!!, blender, group, group.layers.indexOf(layer)), 4e-3)
         }
     }
 
     @Test
-    fun whatIsLeftOutIsPythons() {
-        val layout = Bundle.open(File(golden, "bundle")).layout
-        val shares = TestData.json(File(TestData.exported, "shares.json")).children("shares")
-        assertTrue(shares.any { it["warning"] == null } && shares.any { it["warning"] != null })
-        for (wanted in shares) {
-            val file = wanted.text("file")
-            val found = Carried.of(LoraReader.read(File(file)), layout)
-            for ((part, share) in found.parts) assertEquals("$file $part", wanted.child("parts").number(part), share, 1e-9)
-            assertEquals(wanted["warning"], found.warning())
-        }
-    }
+    fun whatIsLeftOutIsPythons() =
+        assertShares(Bundle.open(File(golden, "bundle")).layout, File(TestData.exported, "shares.json"))
 
     /** A UNet that loses half of what the LoRAs change. */
     @Test

@@ -6,9 +6,11 @@ import org.junit.Test
 import java.io.File
 
 /** Merges, whole images and checks of a whole pipeline through a runtime's own library, compared with Python's. */
-abstract class PipelineRuns(private val target: String, private val runtimeName: String, factory: RuntimeFactory) {
+abstract class PipelineRuns(
+    target: String, private val runtimeName: String, factory: RuntimeFactory, private val place: String = target,
+) {
     protected val runtimes = Runtimes(mapOf(target to factory))
-    private val folder = File(TestData.exported, target)
+    protected val folder = File(TestData.exported, place)
     protected val whole by lazy { Bundle.open(File(folder, "bundle")) }
 
     protected fun session(bundle: Bundle = whole) = Session(bundle, runtimes, TestData.scratch)
@@ -40,11 +42,11 @@ abstract class PipelineRuns(private val target: String, private val runtimeName:
     protected fun assertLayers(
         stack: Stack, blender: Blender, expected: SafeTensors, share: Double = 1e-5, lacking: Boolean = false,
     ) {
-        for (group in stack.layout.groups) group.modules.forEachIndexed { row, module ->
+        for (group in stack.layout.groups) group.layers.forEachIndexed { row, layer ->
             val have = delta(stack, blender, group, row)
-            val isZero = lacking && Layout.UNET + module !in expected.entries
-            val wanted = if (isZero) List(have.size) { 0.0 } else expected.floats(Layout.UNET + module).doubles()
-            assertClose(module, wanted, have, share)
+            val isZero = lacking && layer !in expected.entries
+            val wanted = if (isZero) List(have.size) { 0.0 } else expected.floats(layer).doubles()
+            assertClose(layer, wanted, have, share)
         }
     }
 
@@ -73,12 +75,12 @@ abstract class PipelineRuns(private val target: String, private val runtimeName:
     }
 
     private fun assertMeans(blender: Blender, expected: SafeTensors) {
-        val means = blender.means(whole.learned).associateBy { it.module }
-        for (group in whole.layout.groups) group.modules.forEachIndexed { row, module ->
-            val mean = means[module] ?: return@forEachIndexed
+        val means = blender.means(whole.learned).associateBy { it.layer }
+        for (group in whole.layout.groups) group.layers.forEachIndexed { row, layer ->
+            val mean = means[layer] ?: return@forEachIndexed
             val columns = expected.floats(group.coefficients).toList().chunked(group.inFeatures)
-            assertEquals(module, columns[2 * row].average(), mean.content.toDouble(), 1e-4)
-            assertEquals(module, columns[2 * row + 1].average(), mean.style.toDouble(), 1e-4)
+            assertEquals(layer, columns[2 * row].average(), mean.content.toDouble(), 1e-4)
+            assertEquals(layer, columns[2 * row + 1].average(), mean.style.toDouble(), 1e-4)
         }
     }
 
@@ -89,7 +91,7 @@ abstract class PipelineRuns(private val target: String, private val runtimeName:
     @Test
     fun layersOfOneLoraAreCarried() {
         assertMerge("carried", loras("half-content", "half-style")).use { session ->
-            val learned = whole.layout.modules.count { Layout.kindOf(it) in whole.learned }
+            val learned = whole.layout.layers.count { Layout.kindOf(it) in whole.learned }
             assertTrue(session.merge(listOf(1f, 1f)).means(whole.learned).size in 1 until learned)
         }
     }
@@ -101,10 +103,23 @@ abstract class PipelineRuns(private val target: String, private val runtimeName:
         assertEquals(listOf("reading the prompt", "loading the UNet", "drawing", "decoding"), stages.toList())
     }
 
-    /** Of the base, with a prompt of what not to draw, with guidance without LoRAs, and of layers outside the attention. */
+    /** Of the base, of layers outside the attention, and with a prompt of what not to draw or guidance without LoRAs. */
     @Test
     fun otherImagesArePythons() {
         for (number in 1 until requests.size) assertImage(number) { }
+    }
+
+    /** What the layout carries of LoRA files, and the sentence about what it leaves out, against Python's. */
+    protected fun assertShares(layout: Layout, file: File) {
+        val shares = TestData.json(file).children("shares")
+        assertTrue(shares.any { it["warning"] == null } && shares.any { it["warning"] != null })
+        for (wanted in shares) {
+            val name = wanted.text("file")
+            val found = Carried.of(LoraReader.read(File(name)), layout)
+            assertEquals(name, wanted.child("parts").keys, found.parts.keys)
+            for ((part, share) in found.parts) assertEquals("$name $part", wanted.child("parts").number(part), share, 1e-9)
+            assertEquals(wanted["warning"], found.warning())
+        }
     }
 
     private fun assertImage(number: Int, onStage: (String) -> Unit): Drawn = session().use { session ->
@@ -141,8 +156,8 @@ abstract class PipelineRuns(private val target: String, private val runtimeName:
         assertTrue(rows.filter { it.component != "pipeline" }.all { it.runtime.startsWith("$runtimeName 1.") })
         assertTrue(rows.all { it.loadSeconds!! > 0 && it.runSeconds!! > 0 })
         val effects = rows.associate { it.component to it.delta }.filterValues { it != null }
-        assertEquals(setOf("unet"), effects.keys)
-        assertEquals(1.0, effects.getValue("unet")!!.gain, 1e-3)
+        assertEquals(whole.layout.groups.map { it.component }.toSet(), effects.keys)
+        for ((component, delta) in effects) assertEquals(component, 1.0, delta!!.gain, 1e-3)
     }
 
     /** Within one level of 255: what the two runtimes differ by may cross a rounding. */
@@ -156,6 +171,6 @@ abstract class PipelineRuns(private val target: String, private val runtimeName:
             }
         }
         val bytes = drawn.argb().flatMap { pixel -> listOf(16, 8, 0).map { (pixel shr it).toByte() } }
-        File(TestData.results, "image-$target.rgb").writeBytes(bytes.toByteArray())
+        File(TestData.results, "image-$place.rgb").writeBytes(bytes.toByteArray())
     }
 }
