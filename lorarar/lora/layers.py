@@ -123,12 +123,7 @@ def concatenate(layers: Sequence[LoraLayer], weights: Sequence[float]) -> LoraLa
     if len(shapes) > 1:
         raise InputError(f"layers of shapes {sorted(shapes)} can't be joined; both LoRAs must be for one base model")
 
-    def make() -> LoraLayer:
-        loaded = [layer.load() for layer in layers]
-        ups = [layer.up * np.float32(weight) for layer, weight in zip(loaded, weights, strict=True)]
-        return LoraLayer(np.concatenate([layer.down for layer in loaded]), np.concatenate(ups, axis=1))
-
-    return when_loaded(layers, _joined_shapes(layers), make)
+    return _joined(layers, up=[np.float32(weight) for weight in weights])
 
 
 def join_columns(layers: Sequence[LoraLayer], weights: Sequence[np.ndarray | float]) -> LoraLayer:
@@ -137,19 +132,28 @@ def join_columns(layers: Sequence[LoraLayer], weights: Sequence[np.ndarray | flo
     The layers are of one shape. A weight is a number, or one for each input of a linear (in).
     """
 
-    def make() -> LoraLayer:
-        loaded = [layer.load() for layer in layers]
-        downs = [layer.down * np.asarray(weight, np.float32) for layer, weight in zip(loaded, weights, strict=True)]
-        return LoraLayer(np.concatenate(downs), np.concatenate([layer.up for layer in loaded], axis=1))
-
-    return when_loaded(layers, _joined_shapes(layers), make)
+    return _joined(layers, down=[np.asarray(weight, np.float32) for weight in weights])
 
 
-def _joined_shapes(layers: Sequence[LoraLayer]) -> tuple[Shape, Shape]:
-    """Return the shapes of factors that are joined along the rank."""
+def _joined(
+    layers: Sequence[LoraLayer], down: Sequence[np.ndarray] | None = None, up: Sequence[np.ndarray] | None = None
+) -> LoraLayer:
+    """Join layers along the rank, one of the factors times weights: one pass over each, into memory of the result."""
     (_, *inp), (out, _, *ones) = layers[0].shapes
-    rank = sum(layer.rank for layer in layers)
-    return (rank, *inp), (out, rank, *ones)
+    rank, one = sum(layer.rank for layer in layers), [np.float32(1)] * len(layers)
+    shapes = (rank, *inp), (out, rank, *ones)
+
+    def make() -> LoraLayer:
+        made = LoraLayer(np.empty(shapes[0], np.float32), np.empty(shapes[1], np.float32))
+        start = 0
+        for layer, by_down, by_up in zip(layers, down or one, up or one, strict=True):
+            loaded, rows = layer.load(), slice(start, start + layer.rank)
+            np.multiply(loaded.down, by_down, out=made.down[rows])
+            np.multiply(loaded.up, by_up, out=made.up[:, rows])
+            start += layer.rank
+        return made
+
+    return when_loaded(layers, shapes, make)
 
 
 def pad_rank(layer: LoraLayer, rank: int) -> LoraLayer:
