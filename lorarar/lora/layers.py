@@ -123,7 +123,7 @@ def concatenate(layers: Sequence[LoraLayer], weights: Sequence[float]) -> LoraLa
     if len(shapes) > 1:
         raise InputError(f"layers of shapes {sorted(shapes)} can't be joined; both LoRAs must be for one base model")
 
-    return _joined(layers, up=[np.float32(weight) for weight in weights])
+    return _joined(layers, up=[np.array(weight, np.float32) for weight in weights])
 
 
 def join_columns(layers: Sequence[LoraLayer], weights: Sequence[np.ndarray | float]) -> LoraLayer:
@@ -140,7 +140,7 @@ def _joined(
 ) -> LoraLayer:
     """Join layers along the rank, one of the factors times weights: one pass over each, into memory of the result."""
     (_, *inp), (out, _, *ones) = layers[0].shapes
-    rank, one = sum(layer.rank for layer in layers), [np.float32(1)] * len(layers)
+    rank, one = sum(layer.rank for layer in layers), [np.ones((), np.float32)] * len(layers)
     shapes = (rank, *inp), (out, rank, *ones)
 
     def make() -> LoraLayer:
