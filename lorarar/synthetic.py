@@ -13,7 +13,7 @@ DEFAULT_RANK = 16
 
 
 def synthetic_lora(layout: Layout, rank: int = DEFAULT_RANK, seed: int = 0, strength: float = 1.0) -> LoRA:
-    """Make a LoRA of random numbers with every attention linear of `layout`, at `rank`.
+    """Make a LoRA of random numbers with every linear of `layout`, at `rank`.
 
     `strength` is the standard deviation of ΔW's entries in the middle layer. It rises from the first layer to the last,
     as trained LoRAs differ from block to block too. Raises InputError for numbers that are out of range.

@@ -13,6 +13,7 @@ from pathlib import Path
 from lorarar.base.names import BASES_HELP, DEFAULT_BASE, load_layout
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.files import check_lora_output
+from lorarar.layout import ADAPT
 from lorarar.lora import DTYPES, WRITERS
 from lorarar.synthetic import DEFAULT_RANK, synthetic_lora
 
@@ -23,6 +24,8 @@ def parser() -> Parser:
     add = made.add_argument
     add("-o", "--out", type=Path, required=True, metavar="FILE", help="the .safetensors file")
     add("--base", default=DEFAULT_BASE, help=BASES_HELP)
+    parts = "what it has layers of: whole transformer blocks, or the attention alone (default attention)"
+    add("--adapt", choices=list(ADAPT), default="attention", help=parts)
     add("--rank", type=int, default=DEFAULT_RANK, metavar="R", help="rank of every layer (default %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers (default %(default)s)")
     add("--strength", type=float, default=1.0, metavar="X", help="standard deviation of ΔW (default %(default)s)")
@@ -34,7 +37,7 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     """Write the file and tell what it holds."""
     check_lora_output(args.out)
-    lora = synthetic_lora(load_layout(args.base), args.rank, args.seed, args.strength)
+    lora = synthetic_lora(load_layout(args.base, args.adapt), args.rank, args.seed, args.strength)
     lora.save(args.out, args.dialect, args.dtype)
     print(f"{args.out}: {len(lora.layers)} layers of rank {args.rank}, {args.dialect}, random numbers")
     return EXIT_OK

@@ -109,3 +109,26 @@ def export_and_check(module: str, given: list[str], key: tuple[str, str, str], f
         host=host(),
     )
     return row, check_peak
+
+
+IMAGE_GIB = 6.5  # of a KOALA-700M image in ONNX Runtime, fp32: two LoRAs of rank 64, stacked, merged, and a step
+
+
+def test_an_image_of_koala_in_bounded_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a phone does with a large bundle, in one process: load, merge, draw; told and held to a bound."""
+    bundle, loras = tmp_path / "bundle", [tmp_path / "content.safetensors", tmp_path / "style.safetensors"]
+    given = ["--base", "koala-700m", "--untrained", "--rank", "64", "--resolution", "512", "--batch", "1"]
+    measured("export.pipeline", "--target", "onnx", *given, "--out", str(bundle))
+    for seed, path in enumerate(loras):
+        named = ["--base", "koala-700m", "--adapt", "transformer", "--rank", "64", "--strength", "0.001"]
+        measured("lorarar.commands.synthetic", *named, "--seed", str(seed), "--out", str(path))
+    drawn = ["--prompt", "a sks dog", "--steps", "1", "--guidance", "1", "--out", str(tmp_path / "image.png")]
+    given = [str(bundle), "--content", str(loras[0]), "--style", str(loras[1]), *drawn]
+    seconds, peak = measured("lorarar.commands.generate", *given)
+    unet = json.loads((bundle / "manifest.json").read_text())["components"]["unet"]["bytes"] / 2**30
+    shutil.rmtree(bundle)  # gigabytes that pytest would keep
+    with capsys.disabled():
+        print(
+            f"\nkoala-700m onnx fp32: stacked, merged, drawn in {seconds:.0f} s; peak {peak:.2f} GiB, UNet {unet:.2f}"
+        )
+    assert (tmp_path / "image.png").is_file() and peak <= IMAGE_GIB
