@@ -33,12 +33,11 @@ def add_by_bmm(
     x: Float[Tensor, "b tokens inp"],
     down: Float[Tensor, "rank inp"],
     up: Float[Tensor, "out rank"],
-    roles: Sequence[Float[Tensor, "rank 1"]],
+    roles: Float[Tensor, "1 rank loras"],
     coefficients: Float[Tensor, "b loras inp"],
 ) -> Float[Tensor, "b tokens out"]:
     """Return the same for XNNPACK: of operands that are not constants it multiplies `bmm` of equal batches alone."""
-    terms = [column * mine for column, mine in zip(roles, coefficients.split(1, dim=1), strict=True)]
-    scaled = down[None] * sum(terms[1:], terms[0])
+    scaled = down[None] * torch.bmm(roles.expand(len(x), -1, -1), coefficients)
     shared = torch.bmm(x, scaled.transpose(1, 2)).reshape(1, -1, len(down))
     return torch.bmm(shared, up.transpose(0, 1)[None]).reshape(len(x), -1, len(up))
 
@@ -46,13 +45,13 @@ def add_by_bmm(
 class Form(NamedTuple):
     """A way to add LoRAs to a linear."""
 
-    prepare: Callable[[Tensor], Any]  # makes of the roles what every layer takes
+    prepare: Callable[[Tensor], Tensor]  # makes of the roles what every layer takes
     add: Callable[..., Tensor]
 
 
 FORMS: Mapping[str, Form] = {
     "matmul": Form(lambda roles: roles, add_by_matmul),
-    "bmm": Form(lambda roles: roles.split(1, dim=1), add_by_bmm),
+    "bmm": Form(lambda roles: roles[None], add_by_bmm),
 }
 """By the names that `export.targets.target.Target.adapter_form` holds."""
 
