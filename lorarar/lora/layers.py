@@ -122,7 +122,6 @@ def concatenate(layers: Sequence[LoraLayer], weights: Sequence[float]) -> LoraLa
     shapes = {layer.weight_shape for layer in layers}
     if len(shapes) > 1:
         raise InputError(f"layers of shapes {sorted(shapes)} can't be joined; both LoRAs must be for one base model")
-
     return _joined(layers, up=[np.array(weight, np.float32) for weight in weights])
 
 
@@ -131,7 +130,6 @@ def join_columns(layers: Sequence[LoraLayer], weights: Sequence[np.ndarray | flo
 
     The layers are of one shape. A weight is a number, or one for each input of a linear (in).
     """
-
     return _joined(layers, down=[np.asarray(weight, np.float32) for weight in weights])
 
 
