@@ -8,7 +8,7 @@ loading it twice, orders what crosses the border by chance, and passes it on in 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +20,8 @@ from runtime_py.mil.blob import ALIGNMENT, HEADER, METADATA, SENTINEL, VERSION
 from runtime_py.mil.values import tensor_type
 
 _SLACK = 0.05  # of a chunk, by which a cut may move to where less crosses it
+_VIEWS = {"slice_by_index", "slice_by_size", "split", "squeeze", "expand_dims", "reshape", "transpose"}
+"""Operations that only look at numbers in another way."""
 _FEATURES = {"fp16": "FLOAT16", "fp32": "FLOAT32", "int32": "INT32"}
 """What may cross a cut: the types that Core ML hands from model to model."""
 
@@ -51,13 +53,18 @@ def cut(package: Path, limit: int) -> int:
 
 @dataclass(frozen=True)
 class _Program:
-    """A program's only function: what each name is, and which operations read it."""
+    """A program's only function: what each name is, and which operations read it.
+
+    Constants are repeated in every chunk that needs them, and so are views of the inputs: else the first chunk would
+    cut all layers out of the stacked LoRAs, and hand hundreds of slices on to the others.
+    """
 
     spec: Any
     function: Any
     block: Any
     stored: np.ndarray  # weight.bin, mapped
-    steps: tuple[int, ...]  # positions of the operations that are no constants, in running order
+    repeated: frozenset[int]  # positions of constants, and of views of inputs
+    steps: tuple[int, ...]  # those of all other operations, in running order
     makers: Mapping[str, int]  # name → position of its operation
     types: Mapping[str, Any]  # name → ValueType
 
@@ -67,23 +74,23 @@ class _Program:
         block = function.block_specializations[function.opset]
         made = [(output, i) for i, operation in enumerate(block.operations) for output in operation.outputs]
         types = {given.name: given.type for given in function.inputs} | {output.name: output.type for output, _ in made}
-        steps = tuple(i for i, operation in enumerate(block.operations) if not _is_constant(operation))
+        repeated = _repeated(block, {given.name for given in function.inputs})
+        steps = tuple(i for i in range(len(block.operations)) if i not in repeated)
         stored = np.memmap(root / "weights" / "weight.bin", np.uint8, mode="r")
-        return cls(spec, function, block, stored, steps, {output.name: i for output, i in made}, types)
+        return cls(spec, function, block, stored, repeated, steps, {output.name: i for output, i in made}, types)
 
     def reads(self, position: int) -> list[str]:
         """Return the names that an operation reads."""
-        arguments = self.block.operations[position].inputs.values()
-        return [binding.name for argument in arguments for binding in argument.arguments if binding.name]
+        return _reads(self.block.operations[position])
 
-    def constants_of(self, position: int) -> list[int]:
-        """Return the positions of the constants that an operation needs, each after those that it is made of."""
+    def repeated_for(self, position: int) -> list[int]:
+        """Return the positions of what is repeated for an operation, each after those that it is made of."""
         found: dict[int, None] = {}
 
         def visit(reader: int) -> None:
             for name in self.reads(reader):
                 maker = self.makers.get(name)
-                if maker is not None and maker not in found and _is_constant(self.block.operations[maker]):
+                if maker in self.repeated and maker not in found:
                     visit(maker)
                     found[maker] = None
 
@@ -106,7 +113,7 @@ class _Program:
         seen: set[int] = set()
         sizes = []
         for step in self.steps:
-            new = [position for position in self.constants_of(step) if position not in seen]
+            new = [position for position in self.repeated_for(step) if position not in seen]
             seen.update(new)
             values = (value for i in new for value in _values(self.block.operations[i]) if _is_blob(value))
             sizes.append(sum(tensor_type(value.type, "weight").nbytes for value in values))
@@ -138,14 +145,15 @@ def _near(reached: np.ndarray, crossing: np.ndarray, wanted: float, count: int) 
 
 
 def _write_chunk(chunk: Any, program: _Program, first: int, last: int) -> None:
-    """Fill a model with the steps from `first` to before `last` and the constants that they need."""
+    """Fill a model with the steps from `first` to before `last` and what is repeated for them."""
     steps = program.steps[first:last]
-    constants = {position for step in steps for position in program.constants_of(step)}
-    kept = sorted({*constants, *steps})
+    repeated = {position for step in steps for position in program.repeated_for(step)}
+    kept = sorted({*repeated, *steps})
     made = {output.name for position in kept for output in program.block.operations[position].outputs}
-    read = dict.fromkeys(name for step in steps for name in program.reads(step))
+    read = dict.fromkeys(name for position in kept for name in program.reads(position))
     inputs = [name for name in read if name not in made]
-    later = {name for step in program.steps[last:] for name in program.reads(step)} | set(program.block.outputs)
+    after = {position for step in program.steps[last:] for position in (step, *program.repeated_for(step))}
+    later = {name for position in after for name in program.reads(position)} | set(program.block.outputs)
     outputs = [
         output.name for step in steps for output in program.block.operations[step].outputs if output.name in later
     ]
@@ -192,6 +200,25 @@ def _move_weights(chunk: Any, stored: np.ndarray, file: BinaryIO, name: str) -> 
     for value in values:
         value.blobFileValue.fileName = name
         value.blobFileValue.offset = offsets[value.blobFileValue.offset]
+
+
+def _repeated(block: Any, inputs: Set[str]) -> frozenset[int]:
+    """Return the positions of constants and of views of inputs, or of such views."""
+    found, free = set(), set(inputs)  # the names that are inputs, or made of inputs and constants alone
+    for position, operation in enumerate(block.operations):
+        if _is_constant(operation) or (operation.type in _VIEWS and free.issuperset(_reads(operation))):
+            found.add(position)
+            free.update(output.name for output in operation.outputs)
+    return frozenset(found - {i for i in found if _makes(block.operations[i], block.outputs)})
+
+
+def _makes(operation: Any, names: Sequence[str]) -> bool:
+    return any(output.name in names for output in operation.outputs)
+
+
+def _reads(operation: Any) -> list[str]:
+    arguments = operation.inputs.values()
+    return [binding.name for argument in arguments for binding in argument.arguments if binding.name]
 
 
 def _is_constant(operation: Any) -> bool:

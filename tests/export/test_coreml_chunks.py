@@ -67,6 +67,35 @@ def test_chunks_compute_what_the_whole_does(whole: Path, tmp_path: Path, layers:
             np.testing.assert_array_equal(chunks.run(X, mode)[name], value)
 
 
+STACK = {"x": X["x"], "stack": spread(LAYERS, 4, 32, seed=3).astype(np.float16)}
+
+
+def stacked(x: Any, stack: Any) -> Any:
+    """Eight layers, each with its own part of a stacked input, as LoRAs come in; and a part that is an output too."""
+    hidden, parts = x, mb.split(x=stack, num_splits=LAYERS, axis=0)
+    for layer in range(LAYERS):
+        factor = mb.squeeze(x=parts[layer], axes=[0])
+        more = mb.matmul(x=mb.matmul(x=hidden, y=factor, transpose_y=True), y=factor)
+        hidden = mb.tanh(x=mb.add(x=mb.linear(x=hidden, weight=spread(32, 32, seed=layer).astype(np.float16)), y=more))
+    return hidden, mb.reshape(x=parts[0], shape=(4, 32))
+
+
+def test_each_chunk_cuts_its_own_layers_out_of_a_stacked_input(tmp_path: Path) -> None:
+    from coremltools.proto import Model_pb2
+
+    package = save(tmp_path / "p.mlpackage", stacked, STACK)
+    want = Program.open(package).run(STACK, "fp16")
+    assert cut(package, 2 * LAYER_BYTES) >= LAYERS // 2
+    have = Program.open(package).run(STACK, "fp16")
+    for name, value in want.items():
+        np.testing.assert_array_equal(have[name], value)
+    chunks = Model_pb2.Model.FromString((package / MODEL).read_bytes()).pipeline.models
+    for number, chunk in enumerate(chunks):
+        assert [feature.name for feature in chunk.description.input if feature.name == "stack"] == ["stack"]
+        assert len(chunk.description.output) <= 1 + (number == 0 or number == len(chunks) - 1)
+        assert len(chunk.description.input) <= 2
+
+
 def test_a_small_program_is_left_alone(whole: Path, tmp_path: Path) -> None:
     package = Path(shutil.copytree(whole, tmp_path / "p.mlpackage"))
     assert cut(package, NEURAL_ENGINE_BYTES) == 1
