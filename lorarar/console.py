@@ -66,7 +66,9 @@ def progress(text: str, total: int | None = None, hidden: bool = False) -> Itera
         TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console(stderr=True), transient=True, disable=hidden) as bar:
+    screen = console(stderr=True)
+    # Where there is no terminal, rich would leave an empty line behind.
+    with Progress(*columns, console=screen, transient=True, disable=hidden or not screen.is_terminal) as bar:
         task = bar.add_task(text, total=total, note="")
 
         def update(done: int, total: int | None = None, note: str | None = None, text: str | None = None) -> None:
