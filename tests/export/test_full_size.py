@@ -23,7 +23,7 @@ def test_export_and_check(target: str, base: str, tmp_path: Path, capsys: pytest
     out = tmp_path / "bundle"
     given = ("--target", target, "--base", base, "--untrained", "--rank", "64", "--out", str(out))
     exported, export_peak = measured("export.hypernet", *given)
-    _, check_peak = measured("lorarar.commands.check", str(out), "--json", str(tmp_path / "rows.json"))
+    _, check_peak = measured("lorarar.commands.check", str(out), "--out", str(tmp_path / "rows.json"))
     peak = max(export_peak, check_peak)
     rows = json.loads((tmp_path / "rows.json").read_text())
     manifest = json.loads((out / "manifest.json").read_text())
@@ -86,7 +86,7 @@ def export_and_check(module: str, given: list[str], key: tuple[str, str, str], f
     """Return a row of what an export took and what its check found, and the GiB of the check alone."""
     bundle, found = folder / "bundle", folder / "rows.json"
     seconds, peak = measured(module, *given, "--out", str(bundle))
-    _, check_peak = measured("lorarar.commands.check", str(bundle), "--json", str(found))
+    _, check_peak = measured("lorarar.commands.check", str(bundle), "--out", str(found))
     rows = json.loads(found.read_text())
     entry = json.loads((bundle / "manifest.json").read_text())["components"]["unet"]
     weights = [file.stat().st_size for file in (bundle / entry["file"]).glob("Data/com.apple.CoreML/weights/*")]
