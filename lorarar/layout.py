@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,6 +216,13 @@ def coefficient_shapes(groups: Iterable[Group], loras: int, batch: int | None = 
     """Return the shapes of coefficients: of one image, or of a batch of them."""
     of_batch = () if batch is None else (batch,)
     return {group.coefficients: (*of_batch, len(group.modules), loras, group.in_features) for group in groups}
+
+
+def adapter_inputs(groups: Sequence[Group], loras: int, batch: int) -> dict[str, Shape]:
+    """Return the inputs of a network whose linears take LoRAs, in the order of every artifact; none without groups."""
+    if not groups:
+        return {}
+    return roles_shape(loras) | adapter_shapes(groups) | coefficient_shapes(groups, loras, batch)
 
 
 def fixed(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from lorarar.layout import (
     Layout,
     Shape,
     StackSize,
+    adapter_inputs,
     adapter_shapes,
     coefficient_shapes,
     fixed,
@@ -104,17 +105,15 @@ def _check_hypernet(folder: Path, manifest: Mapping[str, Any], layout: Layout, s
 
 def _check_adapter(folder: Path, name: str, entry: Mapping[str, Any], layout: Layout, stack: StackSize) -> None:
     """Compare the inputs for LoRAs of a UNet or a text encoder with the layout."""
-    groups = layout.of(name)
     # A prompt is encoded alone; a UNet has a row for each image.
     batch = next((t["shape"][0] for t in entry["inputs"] if t["name"] == "sample" and t["shape"]), 1)
-    shapes = roles_shape(stack.loras) | adapter_shapes(groups) | coefficient_shapes(groups, stack.loras, batch)
     stated = [
         (t["name"], tuple(t["shape"])) for t in entry["inputs"] if t["name"].startswith((ROLES, ADAPTER, COEFFICIENTS))
     ]
     # A UNet without inputs for LoRAs is the base model alone, or one that a LoRA was fused into.
-    if not stated and (name == "unet" or not groups):
+    if not stated and name == "unet":
         return
-    if not groups or not _states(stated, shapes, stack):
+    if not _states(stated, adapter_inputs(layout.of(name), stack.loras, batch), stack):
         raise InputError(f"{folder}: the {name}'s inputs for LoRAs are not its layout's; {MEND}")
 
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lorarar.layout import ROLES, Group, Shape, adapter_shapes, coefficient_shapes, roles_shape
+from lorarar.layout import ROLES, Group
 
 
 def add_by_matmul(
@@ -33,11 +33,11 @@ def add_by_bmm(
     x: Float[Tensor, "b tokens inp"],
     down: Float[Tensor, "rank inp"],
     up: Float[Tensor, "out rank"],
-    roles: Float[Tensor, "1 rank loras"],
+    roles: Float[Tensor, "b rank loras"],
     coefficients: Float[Tensor, "b loras inp"],
 ) -> Float[Tensor, "b tokens out"]:
     """Return the same for XNNPACK: of operands that are not constants it multiplies `bmm` of equal batches alone."""
-    scaled = down[None] * torch.bmm(roles.expand(len(x), -1, -1), coefficients)
+    scaled = down[None] * torch.bmm(roles, coefficients)
     shared = torch.bmm(x, scaled.transpose(1, 2)).reshape(1, -1, len(down))
     return torch.bmm(shared, up.transpose(0, 1)[None]).reshape(len(x), -1, len(up))
 
@@ -45,13 +45,13 @@ def add_by_bmm(
 class Form(NamedTuple):
     """A way to add LoRAs to a linear."""
 
-    prepare: Callable[[Tensor], Tensor]  # makes of the roles what every layer takes
+    prepare: Callable[[Tensor, int], Tensor]  # makes of the roles, and of the batch, what every layer takes
     add: Callable[..., Tensor]
 
 
 FORMS: Mapping[str, Form] = {
-    "matmul": Form(lambda roles: roles, add_by_matmul),
-    "bmm": Form(lambda roles: roles[None], add_by_bmm),
+    "matmul": Form(lambda roles, batch: roles, add_by_matmul),
+    "bmm": Form(lambda roles, batch: roles.expand(batch, *roles.shape), add_by_bmm),
 }
 """By the names that `export.targets.target.Target.adapter_form` holds."""
 
@@ -75,7 +75,7 @@ class Adapters:
     def put(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the roles, the factors and the coefficients of a pass by the names of its inputs."""
         if self.groups:
-            self.roles = self.form.prepare(tensors[ROLES])
+            self.roles = self.form.prepare(tensors[ROLES], len(tensors[self.groups[0].coefficients]))
         self.rows = {
             module: (tensors[group.down][row], tensors[group.up][row], tensors[group.coefficients][:, row])
             for group in self.groups
@@ -103,10 +103,3 @@ class AdaptedLinear(nn.Module):
         down, up, coefficients = adapters.rows[self._name]
         # Scaled here, not for a whole group: one layer's rows stay in the cores' cache until they are used.
         return self.linear(x) + adapters.form.add(x, down, up, adapters.roles, coefficients)
-
-
-def adapter_inputs(groups: Sequence[Group], loras: int, batch: int) -> dict[str, Shape]:
-    """Return the inputs of a network whose linears take LoRAs, in the order of every artifact; none without groups."""
-    if not groups:
-        return {}
-    return roles_shape(loras) | adapter_shapes(groups) | coefficient_shapes(groups, loras, batch)

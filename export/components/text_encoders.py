@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from export.components.adapted import NO_ADAPTERS, Adapters, adapter_inputs
+from export.components.adapted import NO_ADAPTERS, Adapters
 from export.graph import Graph, golden_roles
-from lorarar.layout import ROLES, Layout, Shape, StackSize
+from lorarar.layout import ROLES, Layout, Shape, StackSize, adapter_inputs
 
 MASKED = -1e4
 """What scores of tokens that may not be looked at get before the softmax; fp16 holds it, unlike −∞'s usual stand-in."""

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.components.adapted import Adapters, adapter_inputs
+from export.components.adapted import Adapters
 from export.graph import Graph, ImageSize, golden_roles
-from lorarar.layout import ROLES, Layout, Shape, StackSize
+from lorarar.layout import ROLES, Layout, Shape, StackSize, adapter_inputs
 
 CONDITIONS = ("encoder_hidden_states", "text_embeds", "time_ids")
 """The inputs that tell the UNet what to draw, beside the latents and the timestep."""
