@@ -161,12 +161,12 @@ def _is_in(module: str, start: str) -> bool:
 
 def _check_block_weights(given: BlockWeights, stack: Stack) -> dict[str, np.ndarray]:
     """Return block weights as (K,) each; InputError for a block that has no layer, and for wrong numbers."""
-    found = {}
+    found, loras = {}, len(stack.loras)
+    names = [layer.removeprefix(UNET) for layer in stack.layout.layers] if given else []
     for start, weight in given.items():
-        each, loras = np.asarray(weight, np.float32), len(stack.loras)
+        each = np.asarray(weight, np.float32)
         if each.shape not in ((), (loras,)) or not np.isfinite(each).all():
             raise InputError(f"`block_weights` of {start} are {weight}; give a finite number, or one for each LoRA")
-        names = [layer.removeprefix(UNET) for layer in stack.layout.layers]
         if not any(_is_in(name, start) for name in names):
             blocks = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)
             raise InputError(f"`block_weights` names {start}, which has no layer; there are {', '.join(blocks)}")

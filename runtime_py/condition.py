@@ -79,7 +79,7 @@ class ConditionReader:
             for step in range(request.steps if changes else 1):
                 given = at_step(blend, step, request.steps)
                 for number, prompt in enumerate(prompts[zeros:], start=int(zeros)):
-                    off = request.guidance_without_lora and number < len(prompts) - 1
+                    off = request.leaves_loras_out(number, len(prompts))
                     reading = _Reading(prompt, self._of_text(given, off))
                     place = readings.setdefault(_key(reading), len(readings))
                     wanted += [reading] * (place == len(wanted))

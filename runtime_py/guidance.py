@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from lorarar.layout import COEFFICIENTS
 from runtime_py.component import Component
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Guided:
         self.latent_shape = tuple(shape)
         self.runner, self.inputs, self.told, self.request = runner, inputs, told, request
         self._types = {spec.name: spec.dtype for spec in component.inputs}
+        self._live = [name for name in self._types if name.startswith(COEFFICIENTS)]
         self._stack = {name: value for name, value in inputs.stack.items() if name in self._types}
         self._rows = [(image, prompt) for image in range(len(inputs.blends)) for prompt in range(told.prompts)]
         self._prompts = told.prompts
@@ -81,16 +83,16 @@ class Guided:
     def _coefficients(self, start: int, rows: Sequence[tuple[int, int]], step: int) -> Coefficients:
         if start in self._kept:
             return self._kept[start]
-        blends = [self.inputs.blends[image] for image, _ in rows]
-        given = [at_step(blend, step, self.request.steps) for blend in blends]
-        off = [self.request.guidance_without_lora and self._prompts == 2 and prompt == 0 for _, prompt in rows]
+        blends = {image: self.inputs.blends[image] for image, _ in rows}
+        given = {image: at_step(blend, step, self.request.steps) for image, blend in blends.items()}
+        off = [self.request.leaves_loras_out(prompt, self._prompts) for _, prompt in rows]
+        each = [(given[image], is_off) for (image, _), is_off in zip(rows, off, strict=True)]
         made = {
-            name: np.stack(
-                [np.zeros_like(one[name]) if is_off else one[name] for one, is_off in zip(given, off, strict=True)]
-            ).astype(self._types[name], copy=False)
-            for name in given[0]
-            if name in self._types
+            name: np.stack([np.zeros_like(one[name]) if is_off else one[name] for one, is_off in each]).astype(
+                self._types[name], copy=False
+            )
+            for name in self._live
         }
-        if not any(map(callable, blends)):
+        if not any(map(callable, blends.values())):
             self._kept[start] = made
         return made

@@ -46,6 +46,10 @@ class Request:
         if not (np.isfinite(self.guidance) and self.guidance >= 1):
             raise InputError(f"`guidance` is {self.guidance}; give 1 (off) or more, 3 to 7 are usual")
 
+    def leaves_loras_out(self, prompt: int, prompts: int) -> bool:
+        """Tell whether one of an image's prompts, the negative one first, is predicted without LoRAs."""
+        return self.guidance_without_lora and prompt < prompts - 1
+
 
 @dataclass
 class Drawn:
