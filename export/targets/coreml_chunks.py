@@ -8,7 +8,7 @@ loading it twice, orders what crosses the border by chance, and passes it on in 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -152,8 +152,7 @@ def _write_chunk(chunk: Any, program: _Program, first: int, last: int) -> None:
     made = {output.name for position in kept for output in program.block.operations[position].outputs}
     read = dict.fromkeys(name for position in kept for name in program.reads(position))
     inputs = [name for name in read if name not in made]
-    after = {position for step in program.steps[last:] for position in (step, *program.repeated_for(step))}
-    later = {name for position in after for name in program.reads(position)} | set(program.block.outputs)
+    later = {name for step in program.steps[last:] for name in program.reads(step)} | set(program.block.outputs)
     outputs = [
         output.name for step in steps for output in program.block.operations[step].outputs if output.name in later
     ]
@@ -203,17 +202,15 @@ def _move_weights(chunk: Any, stored: np.ndarray, file: BinaryIO, name: str) -> 
 
 
 def _repeated(block: Any, inputs: Set[str]) -> frozenset[int]:
-    """Return the positions of constants and of views of inputs, or of such views."""
+    """Return the positions of constants, and of views of inputs or of such views that are no output."""
     found, free = set(), set(inputs)  # the names that are inputs, or made of inputs and constants alone
     for position, operation in enumerate(block.operations):
-        if _is_constant(operation) or (operation.type in _VIEWS and free.issuperset(_reads(operation))):
+        made = {output.name for output in operation.outputs}
+        is_view = operation.type in _VIEWS and free.issuperset(_reads(operation)) and made.isdisjoint(block.outputs)
+        if is_view or _is_constant(operation):
             found.add(position)
-            free.update(output.name for output in operation.outputs)
-    return frozenset(found - {i for i in found if _makes(block.operations[i], block.outputs)})
-
-
-def _makes(operation: Any, names: Sequence[str]) -> bool:
-    return any(output.name in names for output in operation.outputs)
+            free |= made
+    return frozenset(found)
 
 
 def _reads(operation: Any) -> list[str]:
