@@ -12,10 +12,10 @@ from typing import Any
 
 import make_golden_lora as golden
 import numpy as np
-from android.contradictions import write_contradictions
 from android.numbers import write_numbers
 from bundle_mutations import MUTATIONS as BUNDLE_MUTATIONS
 from bundle_mutations import RAW, artifact_replaced
+from contradictions import write_contradictions
 from devices.hostile import GOLDEN, HOSTILE, cut_a_statistic, hypernet, poison, state
 from lora_mutations import MUTATIONS as LORA_MUTATIONS
 from lora_mutations import pack

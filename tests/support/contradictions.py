@@ -1,4 +1,4 @@
-"""Manifests whose layout and text encoders contradict each other: both engines must say the same of each."""
+"""Manifests whose layout and text encoders contradict each other: Python and both engines must say the same of each."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ Manifest = dict[str, Any]
 FIRST, SECOND = "text_encoder", "text_encoder_2"
 
 
+def write_contradiction(name: str, bundle: Path, folder: Path) -> None:
+    """Write the manifest of a bundle whose text encoders take LoRAs, contradicting itself."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    CONTRADICTIONS[name][0](manifest)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
 def write_contradictions(folder: Path, bundle: Bundle) -> None:
-    """Write the manifests, of a bundle whose text encoders take LoRAs, and what Python says of each after its path."""
+    """Write all of them, and what Python says of each after its path."""
     said = {}
-    for name, edit in CONTRADICTIONS.items():
-        manifest = json.loads((bundle.path / "manifest.json").read_text())
-        edit(manifest)
+    for name in CONTRADICTIONS:
         place = folder / name
-        place.mkdir(parents=True)
-        (place / "manifest.json").write_text(json.dumps(manifest))
+        write_contradiction(name, bundle.path, place)
         try:
             read_manifest(place)
         except InputError as error:
@@ -72,12 +77,19 @@ def _a_layer_twice(manifest: Manifest) -> None:
     modules[-1] = modules[0]
 
 
-CONTRADICTIONS: dict[str, Callable[[Manifest], None]] = {
-    "a text encoder without coefficients": _without_inputs(SECOND, COEFFICIENTS),
-    "a text encoder that takes no LoRA of its groups": _without_inputs(FIRST, ROLES, ADAPTER, COEFFICIENTS),
-    "a text encoder that takes LoRAs of no group": _no_group,
-    "a text encoder that takes roles of no LoRA": _roles_alone,
-    "a text encoder for two prompts at once": _two_rows,
-    "a text encoder with the inputs of the other": _the_others_inputs,
-    "a layer twice in a text encoder": _a_layer_twice,
+def _a_layer_less(manifest: Manifest) -> None:
+    next(group for group in manifest["layout"]["groups"] if group["name"].startswith("te2_"))["modules"].pop()
+
+
+_FIRST, _SECOND = (f"the {name}'s inputs for LoRAs are not its layout's" for name in (FIRST, SECOND))
+CONTRADICTIONS: dict[str, tuple[Callable[[Manifest], None], str]] = {
+    "a text encoder without coefficients": (_without_inputs(SECOND, COEFFICIENTS), _SECOND),
+    "a text encoder that takes no LoRA of its groups": (_without_inputs(FIRST, ROLES, ADAPTER, COEFFICIENTS), _FIRST),
+    "a text encoder that takes LoRAs of no group": (_no_group, _FIRST),
+    "a text encoder that takes roles of no LoRA": (_roles_alone, _FIRST),
+    "a text encoder for two prompts at once": (_two_rows, _FIRST),
+    "a text encoder with the inputs of the other": (_the_others_inputs, _FIRST),
+    "a layer less in a text encoder": (_a_layer_less, _SECOND),
+    "a layer twice in a text encoder": (_a_layer_twice, "layout repeats a name"),
 }
+"""What is done to the manifest, and what is said of it."""
