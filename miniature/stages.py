@@ -21,7 +21,7 @@ from lorarar.base.names import DATASET_FOLDER, GUIDANCE, HYPERNET_FILE, JUDGE_FO
 from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, atomic_folder
-from lorarar.toolchains import quiet_toolchains
+from lorarar.toolchains import quiet_toolchains, without_progress_bars
 from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, read_dataset
 from lorarar.training.dataset_loras import missing_jobs, train_jobs
 from lorarar.training.history import HistoryRow
@@ -270,13 +270,9 @@ def check_output(folder: Path) -> None:
 
 def open_pipeline(folder: Path) -> StableDiffusionXLPipeline:
     """Open a diffusers folder in fp32, without progress bars."""
-    with quiet_toolchains():
+    with quiet_toolchains(), without_progress_bars():
         from diffusers import StableDiffusionXLPipeline
-        from diffusers.utils.logging import disable_progress_bar as quiet_diffusers
-        from transformers.utils.logging import disable_progress_bar as quiet_transformers
 
-        quiet_diffusers()
-        quiet_transformers()
         pipeline = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -8,7 +8,7 @@ text encoders) follow the k/v rule, exactly. Every method is defined on ΔW = up
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -43,7 +43,7 @@ from lorarar.settings import check_choice
 
 __all__ = ["METHODS", "RULES", "MergeOptions", "Merged", "Method", "Predict", "Truncation"]
 __all__ += ["CONTENT_ONLY", "LEARNED", "METHOD", "RULE", "STYLE_ONLY", "align", "learned_options", "merge_loras"]
-__all__ += ["merge_rest", "predict_with"]
+__all__ += ["predict_with"]
 
 METHODS: Mapping[str, Method] = {
     "learned": Method(
@@ -178,13 +178,6 @@ def merge_loras(
         truncation,
         aligned.warnings,
     ).with_facts(_facts(content, style, layout, method, options, truncation))
-
-
-def merge_rest(aligned: Aligned, options: MergeOptions, skip: frozenset[str]) -> Iterator[MergedLayer]:
-    """Merge what an exported merger leaves out: pairs not in `skip` by the rule, layers of one LoRA as they are."""
-    for outcome in direct([pair for pair in aligned.pairs if pair.name not in skip], options, RULE):
-        yield _finished(outcome, None)
-    yield from _carried(aligned, options).values()
 
 
 def _finished(outcome: MergedLayer, rank_out: int | None) -> MergedLayer:
