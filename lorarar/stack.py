@@ -18,7 +18,7 @@ from jaxtyping import Float
 from lorarar.errors import InputError, first_of
 from lorarar.layout import ROLES, UNET, Group, Layout
 from lorarar.lora import LoRA, LoraLayer
-from lorarar.lora.layers import balance_factor, peak
+from lorarar.lora.layers import fill
 
 PART_WORDS = {
     "qo": "attention (q, out)",
@@ -79,7 +79,8 @@ def stack(
         one_hot[starts[number] : starts[number + 1], number] = 1
         for name, layer in layers.items():
             group, row = known[name]
-            _put(layer, adapter[group.down][row], adapter[group.up][row], starts[number])
+            start = starts[number]
+            fill(layer, adapter[group.down][row, start:], adapter[group.up][row, :, start:])
     _check_finite(adapter, loras)
     return Stack(layout, adapter, one_hot, tuple(loras))
 
@@ -189,17 +190,6 @@ def _zeros(layout: Layout, rows: int, dtype: Any) -> Adapter:
         adapter[group.down] = np.zeros((len(group.modules), rows, group.in_features), dtype)
         adapter[group.up] = np.zeros((len(group.modules), group.out_features, rows), dtype)
     return adapter
-
-
-def _put(layer: LoraLayer, down: np.ndarray, up: np.ndarray, start: int) -> None:
-    """Write a layer's factors into one layer of a stack."""
-    rows = slice(start, start + layer.rank)
-    factor = balance_factor(peak(layer.down), peak(layer.up)) if down.dtype != np.float32 else np.float32(1)
-    with np.errstate(over="ignore"):  # an overflow is told by _check_finite, once
-        if factor == 1:
-            down[rows], up[:, rows] = layer.down, layer.up
-        else:
-            down[rows], up[:, rows] = layer.down * factor, layer.up / factor
 
 
 def _check_finite(adapter: Adapter, loras: Sequence[LoRA]) -> None:

@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 
 from lorarar.errors import InputError
+from lorarar.lora.codes import Factor, as_float32, peak, put
 
 Shape = tuple[int, ...]
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 """The components of a pipeline, in diffusers' words, that a LoRA may have layers of."""
+Blocks = Sequence[tuple[Factor, Factor]]
+"""A layer in parts along the rank: (down, up) of each, whose products add up to ΔW."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,6 +40,10 @@ class LoraLayer:
     def load(self) -> LoraLayer:
         """Return the layer with its factors in memory, which this one is."""
         return self
+
+    def blocks(self) -> Blocks:
+        """Return the factors in parts along the rank, (down, up) each, as they are kept."""
+        return ((self.down, self.up),)
 
     @property
     def rank(self) -> int:
@@ -79,11 +86,11 @@ class StoredLayer(LoraLayer):
     """
 
     _shapes: tuple[Shape, Shape]
-    _make: Callable[[], LoraLayer]
+    _blocks: Callable[[], Blocks]
 
-    def __init__(self, shapes: tuple[Shape, Shape], make: Callable[[], LoraLayer]) -> None:
+    def __init__(self, shapes: tuple[Shape, Shape], blocks: Callable[[], Blocks]) -> None:
         object.__setattr__(self, "_shapes", shapes)  # the class above is frozen
-        object.__setattr__(self, "_make", make)
+        object.__setattr__(self, "_blocks", blocks)
 
     @property
     def shapes(self) -> tuple[Shape, Shape]:
@@ -91,8 +98,15 @@ class StoredLayer(LoraLayer):
         return self._shapes
 
     def load(self) -> LoraLayer:
-        """Return the layer with its factors in memory."""
-        return self._make()
+        """Return the layer with its factors in memory, in float32."""
+        parts = [(as_float32(down), as_float32(up)) for down, up in self._blocks()]
+        if len(parts) == 1:
+            return LoraLayer(*parts[0])
+        return LoraLayer(np.concatenate([down for down, _ in parts]), np.concatenate([up for _, up in parts], axis=1))
+
+    def blocks(self) -> Blocks:
+        """Return the factors in parts along the rank, as the file or files store them where they are so kept."""
+        return self._blocks()
 
     @property
     def down(self) -> Float[np.ndarray, "rank inp *kernel"]:
@@ -105,9 +119,10 @@ class StoredLayer(LoraLayer):
         return self.load().up
 
 
-def when_loaded(layers: Sequence[LoraLayer], shapes: tuple[Shape, Shape], make: Callable[[], LoraLayer]) -> LoraLayer:
+def when_loaded(layers: Sequence[LoraLayer], shapes: tuple[Shape, Shape], blocks: Callable[[], Blocks]) -> LoraLayer:
     """Make a layer of others: now where these are in memory, else each time that it is asked for."""
-    return StoredLayer(shapes, make) if any(isinstance(layer, StoredLayer) for layer in layers) else make()
+    made = StoredLayer(shapes, blocks)
+    return made if any(isinstance(layer, StoredLayer) for layer in layers) else made.load()
 
 
 def concatenate(layers: Sequence[LoraLayer], weights: Sequence[float]) -> LoraLayer:
@@ -136,22 +151,28 @@ def join_columns(layers: Sequence[LoraLayer], weights: Sequence[np.ndarray | flo
 def _joined(
     layers: Sequence[LoraLayer], down: Sequence[np.ndarray] | None = None, up: Sequence[np.ndarray] | None = None
 ) -> LoraLayer:
-    """Join layers along the rank, one of the factors times weights: one pass over each, into memory of the result."""
+    """Join layers along the rank, one of the factors times weights."""
     (_, *inp), (out, _, *ones) = layers[0].shapes
     rank, one = sum(layer.rank for layer in layers), [np.ones((), np.float32)] * len(layers)
-    shapes = (rank, *inp), (out, rank, *ones)
 
-    def make() -> LoraLayer:
-        made = LoraLayer(np.empty(shapes[0], np.float32), np.empty(shapes[1], np.float32))
-        start = 0
-        for layer, by_down, by_up in zip(layers, down or one, up or one, strict=True):
-            loaded, rows = layer.load(), slice(start, start + layer.rank)
-            np.multiply(loaded.down, by_down, out=made.down[rows])
-            np.multiply(loaded.up, by_up, out=made.up[:, rows])
-            start += layer.rank
-        return made
+    def blocks() -> Blocks:
+        return [
+            (_times(block_down, by_down), _times(block_up, by_up))
+            for layer, by_down, by_up in zip(layers, down or one, up or one, strict=True)
+            for block_down, block_up in layer.blocks()
+        ]
 
-    return when_loaded(layers, shapes, make)
+    return when_loaded(layers, ((rank, *inp), (out, rank, *ones)), blocks)
+
+
+def _times(factor: Factor, weights: np.ndarray) -> Factor:
+    """Multiply a factor by a number, or a `down` by one for each input; what is stored in few bits stays so if it can.
+
+    An array is never returned itself, since what is made of a LoRA may be written to.
+    """
+    if weights.ndim:
+        return as_float32(factor) * weights
+    return factor * np.float32(weights)
 
 
 def pad_rank(layer: LoraLayer, rank: int) -> LoraLayer:
@@ -169,9 +190,22 @@ def pad_rank(layer: LoraLayer, rank: int) -> LoraLayer:
     return LoraLayer(down, up)
 
 
-def peak(array: Float32[np.ndarray, "..."]) -> float:
-    """Return the largest magnitude, or NaN when there is one, by two reductions without a copy."""
-    return float(np.maximum(array.max(), -array.min()))
+def fill(layer: LoraLayer, down: np.ndarray, up: np.ndarray) -> tuple[float, float]:
+    """Write a layer's factors into the first rows of `down` and columns of `up`, balanced if these are not float32.
+
+    Returns the largest magnitudes that were to be written, which may be NaN or beyond the arrays' type.
+    """
+    blocks = layer.blocks()
+    peaks = [float(np.max([peak(factor) for factor in factors])) for factors in zip(*blocks, strict=True)]
+    by = np.float32(1) if down.dtype == np.float32 or not all(map(np.isfinite, peaks)) else balance_factor(*peaks)
+    start = 0
+    with np.errstate(over="ignore"):
+        for block_down, block_up in blocks:
+            rows = slice(start, start + block_down.shape[0])
+            put(block_down, by, down[rows])
+            put(block_up, 1 / by, up[:, rows])
+            start = rows.stop
+    return peaks[0] * float(by), peaks[1] / float(by)
 
 
 def balance_factor(peak_down: float, peak_up: float) -> np.float32:

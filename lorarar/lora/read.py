@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32
 
 from lorarar.errors import InputError, describe_os_error, first_of
+from lorarar.lora.codes import Factor, peak
 from lorarar.lora.dialects import DIALECTS, FACTOR, KNOWN, AmbiguousName, Key, TensorRole, foreign_format, parse_key
-from lorarar.lora.layers import LoraLayer, StoredLayer
+from lorarar.lora.layers import Blocks, StoredLayer
 from lorarar.lora.names import is_convolution
 from lorarar.lora.peft_config import PeftScaling, config_component, metadata_scalings, parse_config
 from lorarar.lora.safetensors_file import open_safetensors, parse_json
-from lorarar.lora.tensors import FLOATS, INTEGERS, Tensors, all_finite, shorten, state_dict_tensors
+from lorarar.lora.tensors import FLOATS, INTEGERS, Tensors, shorten, state_dict_tensors
 from lorarar.lora.types import LoRA
 
 if TYPE_CHECKING:
@@ -187,10 +187,10 @@ def _layer(file: Tensors, module: str, tensors: _Roles, scalings: _Scalings) -> 
     scale = _configured_scale(scalings, down_key, rank) if alpha is None else _alpha(file, alpha[0]) / rank
     down_shape, up_shape = _shapes(module, file.entries[down_name].shape, file.entries[up_name].shape)
 
-    def read() -> LoraLayer:
-        return LoraLayer(file.tensor(down_name).reshape(down_shape), _scaled(file, up_name, scale).reshape(up_shape))
+    def blocks() -> Blocks:
+        return ((file.factor(down_name).reshape(down_shape), _scaled(file, up_name, scale).reshape(up_shape)),)
 
-    return StoredLayer((down_shape, up_shape), read)
+    return StoredLayer((down_shape, up_shape), blocks)
 
 
 def _shapes(module: str, down: tuple[int, ...], up: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -215,13 +215,13 @@ def _configured_scale(scalings: _Scalings, key: Key, rank: int) -> float:
     return scaling.scale(name, rank)
 
 
-def _scaled(file: Tensors, name: str, scale: float) -> Float32[np.ndarray, "out rank *ones"]:
-    up = file.tensor(name)
+def _scaled(file: Tensors, name: str, scale: float) -> Factor:
+    up = file.factor(name)
     if scale == 1:
         return up
     with np.errstate(over="ignore", invalid="ignore"):
-        up *= np.float32(scale)
-    if abs(scale) > 1 and not all_finite(up):
+        up = up * np.float32(scale)
+    if abs(scale) > 1 and not math.isfinite(peak(up)):
         raise InputError(
             f"{file.source}: '{shorten(name)}' times its alpha/rank {scale:g} is over float32; "
             "the file is damaged, get it again"

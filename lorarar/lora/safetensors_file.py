@@ -1,4 +1,4 @@
-"""Open a safetensors file from a stranger: checked header, memory-mapped tensors, float32 out. Numpy only.
+"""Open a safetensors file from a stranger: checked header, memory-mapped tensors. Numpy only.
 
 The format: eight bytes with the header's length (little endian), the header (a JSON object: tensor name → dtype, shape,
 data_offsets; `__metadata__` → strings), then the tensors' bytes without gap or overlap.
@@ -14,16 +14,14 @@ import json
 import math
 import stat
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-from jaxtyping import Float32
 
 from lorarar.errors import InputError, describe_os_error
 from lorarar.files import no_constant
+from lorarar.lora.codes import CODED, Codes, Factor
 from lorarar.lora.tensors import FLOATS, TensorInfo, Tensors, shorten
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -38,8 +36,7 @@ BITS: dict[str, int] = {
     "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
 
-_NUMPY = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
-_BYTE_FLOATS = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
+_NUMPY = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
 
 _SNIFFED = 512  # bytes looked at to say what a file that is no safetensors is
 # First bytes → what such a file is and what to do; checked only when the file does not open like a safetensors.
@@ -88,7 +85,7 @@ def open_safetensors(path: Path) -> Tensors:
         raise InputError(describe_os_error(error)) from error
     except ValueError as error:  # a path with a NUL byte, or a file that shrank since it was looked at
         raise InputError(f"{source!r} can't be read ({error}); check the path and try again") from error
-    return Tensors(source, entries, lambda name: _to_float32(data, entries[name]), metadata)
+    return Tensors(source, entries, lambda name: _factor(data, entries[name]), metadata)
 
 
 def parse_json(data: bytes, what: str) -> dict[str, Any]:
@@ -194,21 +191,10 @@ def _naturals(value: Any) -> bool:
     return isinstance(value, list) and all(type(number) is int and 0 <= number < 2**63 for number in value)
 
 
-def _to_float32(data: np.ndarray, entry: TensorEntry) -> Float32[np.ndarray, "..."]:
-    """Convert a tensor's bytes to new float32 values; F64 is rounded, and overflows to infinity."""
+def _factor(data: np.ndarray, entry: TensorEntry) -> Factor:
+    """Return a tensor as stored, in place, or as new float32 values; F64 is rounded, and overflows to infinity."""
     raw = data[entry.begin : entry.end]
-    if entry.dtype == "BF16":
-        # A bfloat16 is the upper half of a float32; shifting is several times faster than casting ml_dtypes' type.
-        wide = raw.view("<u2").astype(np.uint32)
-        wide <<= np.uint32(16)
-        return wide.view(np.float32).reshape(entry.shape)
-    if entry.dtype in _BYTE_FLOATS:
-        return _byte_values(entry.dtype)[raw].reshape(entry.shape)
+    if entry.dtype in CODED:
+        return Codes.of(raw.view("<u2" if BITS[entry.dtype] == 16 else "u1").reshape(entry.shape), entry.dtype)
     with np.errstate(over="ignore"):
         return raw.view(_NUMPY[entry.dtype]).astype(np.float32).reshape(entry.shape)
-
-
-@cache
-def _byte_values(dtype: str) -> Float32[np.ndarray, "256"]:
-    """Return what each byte means as a float of 8 bits."""
-    return np.arange(256, dtype=np.uint8).view(_BYTE_FLOATS[dtype]).astype(np.float32)

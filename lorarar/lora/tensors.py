@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from lorarar.errors import InputError
+from lorarar.lora.codes import Codes, Factor, as_float32
 
 FLOATS = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")
 """The element types, in safetensors' words, that a LoRA may have."""
@@ -38,11 +39,15 @@ class Tensors:
 
     source: str  # what they come from, for messages
     entries: Mapping[str, TensorInfo] = field(repr=False)
-    read: Callable[[str], np.ndarray] = field(repr=False)  # makes a new, writable float32 array
+    read: Callable[[str], Factor] = field(repr=False)  # as stored, or a new, writable float32 array
     metadata: Mapping[str, str] = field(default_factory=dict)  # what a file says of itself
 
     def tensor(self, name: str, allowed: Collection[str] = FLOATS) -> Float32[np.ndarray, "..."]:
-        """Return one tensor as a new, writable float32 array.
+        """Return one tensor as a new, writable float32 array. Raises InputError as `factor`."""
+        return as_float32(self.factor(name, allowed))
+
+    def factor(self, name: str, allowed: Collection[str] = FLOATS) -> Factor:
+        """Return one tensor as it is stored in 8 or 16 bits, else as a new, writable float32 array.
 
         Raises InputError, before it is read, when its type is not allowed or it is too large for a factor of a LoRA,
         and when it holds NaN, infinity or, in float64, a value over float32.
@@ -57,13 +62,13 @@ class Tensors:
             raise InputError(
                 f"{where} has shape {list(entry.shape)}, too large for a factor of a LoRA; this is another kind of file"
             )
-        array = self.read(name)
-        if not all_finite(array):
+        found = self.read(name)
+        if not (math.isfinite(found.peak()) if isinstance(found, Codes) else all_finite(found)):
             raise InputError(
                 f"{where} holds NaN, infinity or values over float32; "
                 "the training diverged or the file is damaged, use another one"
             )
-        return array
+        return found
 
 
 def state_dict_tensors(tensors: Mapping[str, Any], source: str) -> Tensors:

@@ -22,7 +22,7 @@ import numpy as np
 
 from lorarar.errors import InputError
 from lorarar.files import atomic_file
-from lorarar.lora.layers import COMPONENTS, LoraLayer, balance_factor, pad_rank, peak
+from lorarar.lora.layers import COMPONENTS, LoraLayer, fill
 from lorarar.lora.names import is_of_sdxl, kohya_names
 from lorarar.lora.safetensors_file import METADATA_KEY
 from lorarar.lora.tensors import shorten
@@ -169,19 +169,14 @@ def _uniform_ranks(lora: LoRA) -> dict[str, int]:
 def _encoded(layer: LoraLayer, rank: int, dtype: str, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the factors in `dtype`, padded to a rank; half precision balances them first."""
     kind = DTYPES[dtype][1]
-    loaded = layer.load()
-    down, up = peak(loaded.down), peak(loaded.up)
+    (_, *inp), (out, _, *ones) = layer.shapes
+    made = np.zeros((rank, *inp), kind), np.zeros((out, rank, *ones), kind)
+    down, up = fill(layer, *made)
     if not np.isfinite(down + up):
         raise InputError(f"{where} holds NaN or infinity; fix the LoRA")
-    factor = np.float32(1) if dtype == "fp32" else balance_factor(down, up)
-    if max(down * factor, up / factor) > float(ml_dtypes.finfo(kind).max):
+    if max(down, up) > float(ml_dtypes.finfo(kind).max):
         raise InputError(f"{where} holds values too large for {dtype}; write fp32")
-    padded = pad_rank(loaded, rank)
-
-    def encode(array: np.ndarray, by: np.float32) -> np.ndarray:
-        return (array if by == 1 else array * by).astype(kind, copy=False)
-
-    return encode(padded.down, factor), encode(padded.up, 1 / factor)
+    return made
 
 
 def _header(entries: list[_Entry], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:

@@ -8,6 +8,7 @@ text encoders) follow the k/v rule, exactly. Every method is defined on ΔW = up
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -19,7 +20,8 @@ from lorarar import __version__
 from lorarar.errors import InputError
 from lorarar.layout import UNET, Group, Layout, kind_of
 from lorarar.lora import LoRA, LoraLayer
-from lorarar.lora.layers import join_columns, when_loaded
+from lorarar.lora.codes import peak
+from lorarar.lora.layers import Blocks, join_columns, when_loaded
 from lorarar.merging.dense import drop_and_rescale, sparse, trim
 from lorarar.merging.exact import by_coefficients, direct, learned, learned_options, np_lora, predict_with
 from lorarar.merging.truncate import shrink
@@ -181,15 +183,15 @@ def merge_loras(
 
 
 def _finished(outcome: MergedLayer, rank_out: int | None) -> MergedLayer:
-    def make() -> LoraLayer:
+    def blocks() -> Blocks:
         # An overflow is told as an InputError, and not by numpy's warnings too.
         with np.errstate(over="ignore", invalid="ignore"):
-            layer = outcome.layer.load()
-        if not (np.isfinite(layer.down).all() and np.isfinite(layer.up).all()):
+            found = outcome.layer.blocks()
+        if not all(math.isfinite(peak(factor)) for block in found for factor in block):
             raise too_large(outcome.name)
-        return layer
+        return found
 
-    layer, truncated = when_loaded([outcome.layer], outcome.layer.shapes, make), outcome.truncated
+    layer, truncated = when_loaded([outcome.layer], outcome.layer.shapes, blocks), outcome.truncated
     if rank_out is not None and layer.rank > rank_out:
         layer, truncated = shrink(layer.load(), rank_out)
     return replace(outcome, layer=layer, truncated=truncated)
