@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # setuptools warns of every editable install.
 $(RUNS): EXTRAS := all
-$(READY): EXTRAS := all,dev,docs
+$(READY): EXTRAS := all,coreai,dev,docs
 $(RUNS) $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11; run  PYTHON=python3.11 make …"; exit 2; }

@@ -29,6 +29,10 @@ class ComponentWork(NamedTuple):
     read_bytes: int  # the artifact and the inputs, each read once; activations are not counted
 
 
+_HIDDEN = {
+    "executorch": "an ExecuTorch program keeps its operations in a form of XNNPACK's own",
+    "coreai": "a Core AI program is for its maker's compiler, and its operations are not counted",
+}
 Sizes = Mapping[str, Sequence[int]]
 
 
@@ -42,8 +46,7 @@ def count_work(bundle: Bundle, name: str) -> ComponentWork:
         multiply_adds = Program.open(component.path).multiply_adds()
     else:
         raise InputError(
-            f"{component.path}: an ExecuTorch program keeps its operations in a form of XNNPACK's own; estimate with "
-            "the onnx or coreml bundle of the same base"
+            f"{component.path}: {_HIDDEN[target]}; estimate with the onnx or coreml bundle of the same base"
         )
     inputs = sum(math.prod(given[spec.name]) * np.dtype(spec.dtype).itemsize for spec in component.inputs)
     return ComponentWork(2 * multiply_adds, int(component.entry["bytes"]) + inputs)

@@ -55,6 +55,7 @@ RUNTIMES: Mapping[str, Runtime] = {
     "onnx": Runtime("onnxruntime", "CPUExecutionProvider", "cpu"),
     "executorch": Runtime("executorch", "XNNPACK", "cpu"),
     "coreml": Runtime("coreml", "Core ML", "all", apple_only=True),
+    "coreai": Runtime("coreai", "Core AI", "all", apple_only=True),
 }
 """Target → its runtime."""
 ANYWHERE = tuple(target for target, runtime in RUNTIMES.items() if not runtime.apple_only)
@@ -64,7 +65,8 @@ ANYWHERE = tuple(target for target, runtime in RUNTIMES.items() if not runtime.a
 def require_timed_here(target: str, what: str) -> None:
     """Refuse what can't be timed on this computer; `what` is named in the InputError."""
     if RUNTIMES[target].apple_only and platform.system() != "Darwin":
-        raise InputError(f"{what}: a Core ML bundle is timed on Apple systems only; check it with  lorarar check")
+        backend = RUNTIMES[target].backend
+        raise InputError(f"{what}: a {backend} bundle is timed on Apple systems only; check it with  lorarar check")
 
 
 def bundle_head(bundle: Bundle, name: str, started: time.struct_time) -> dict[str, Any]:

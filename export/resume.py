@@ -29,7 +29,17 @@ except ModuleNotFoundError:  # Windows has none; two exports at once are not not
     fcntl = None  # type: ignore[assignment]
 
 STATE = "unfinished.json"
-_TOOLCHAINS = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "coremltools", "executorch")
+_TOOLCHAINS = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "coremltools",
+    "executorch",
+    "coreai-torch",
+)
 
 
 @dataclass

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import platform
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +48,20 @@ def import_coremltools() -> Any:
         return importlib.import_module("coremltools")
 
 
+def import_coreai() -> Any:
+    """Import Core AI's compiler and runtime, and return the package.
+
+    Raises ModuleNotFoundError where it is not installed, and InputError where Apple has none for this machine.
+    """
+    system, machine = platform.system(), platform.machine()
+    if (system, machine) not in (("Linux", "x86_64"), ("Darwin", "arm64")):
+        raise InputError(
+            f"Core AI's packages are for Linux on x86-64 and macOS on Apple silicon, not for {system} on {machine}"
+        )
+    importlib.import_module("coreai.authoring")
+    return importlib.import_module("coreai")
+
+
 @contextmanager
 def _hidden(*packages: str) -> Iterator[None]:
     """Let an import in the block find none of these packages, unless it is loaded already."""
@@ -72,6 +88,24 @@ def quiet_toolchains(level: int = logging.WARNING) -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Swallow what native code writes to standard error while the block runs; it is shown when the block raises."""
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as swallowed:
+        os.dup2(swallowed.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(kept, 2)
+            swallowed.seek(0)
+            os.write(2, swallowed.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 @contextmanager

@@ -24,8 +24,8 @@ Target to_target(const JsonNode& node) {
   const std::string name = node.text();
   if (name == "onnx") return Target::kOnnx;
   if (name == "executorch") return Target::kExecutorch;
-  if (name == "coreml") {
-    throw bad_input("a coreml bundle runs on Apple's systems alone; export the bundle for onnx or executorch");
+  if (name == "coreml" || name == "coreai") {
+    throw bad_input("a " + name + " bundle runs on Apple's systems alone; export the bundle for onnx or executorch");
   }
   node.refuse("is '" + name + "', not onnx or executorch");
 }

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from export.targets import coreml, executorch, onnx
+from export.targets import coreai, coreml, executorch, onnx
 from export.targets.target import Target as Target
 from lorarar.errors import InputError
 
-TARGETS: dict[str, Target] = {module.TARGET.name: module.TARGET for module in (onnx, coreml, executorch)}
+TARGETS: dict[str, Target] = {module.TARGET.name: module.TARGET for module in (onnx, coreml, coreai, executorch)}
 APPS = {"android_demo": "app/src/main/assets/bundles", "ios_demo": "App/Resources/bundles"}
 """A demo app's folder → the folder in it that holds its bundles, each in a folder named by its target."""
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import version
 
 import numpy as np
 
 from lorarar.errors import InputError
+from lorarar.toolchains import quiet_stderr
 from runtime_py.backends import Backend, checked_inputs, unusable
 from runtime_py.component import Component
 
@@ -74,21 +72,3 @@ def _start_threads(threads: int | None) -> None:
             portable_lib._threadpool_get_thread_count()
         else:
             portable_lib._unsafe_reset_threadpool(threads)
-
-
-@contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Swallow what native code writes to standard error while the block runs; it is shown when the block raises."""
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as swallowed:
-        os.dup2(swallowed.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            os.dup2(kept, 2)
-            swallowed.seek(0)
-            os.write(2, swallowed.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)

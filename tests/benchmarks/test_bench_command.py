@@ -13,7 +13,8 @@ from lorarar.errors import InputError
 
 HELP = """
 import sys
-for name in ("torch", "diffusers", "transformers", "peft", "onnx", "onnxruntime", "coremltools", "executorch"):
+converters = "onnx", "onnxruntime", "coremltools", "executorch", "coreai"
+for name in ("torch", "diffusers", "transformers", "peft", *converters):
     sys.modules[name] = None
 from lorarar.commands import main
 for given in {commands!r}:

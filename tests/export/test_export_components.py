@@ -53,7 +53,7 @@ def test_the_reference_widens_weights_of_half_precision(shallow_pipeline: Path) 
     assert {parameter.dtype for parameter in half.parameters()} == {torch.float16}
 
 
-@pytest.mark.parametrize("target", ["onnx", "coreml"])
+@pytest.mark.parametrize("target", ["onnx", "coreml", "coreai"])
 def test_no_weight_outlives_its_conversion(target: str, shallow_pipeline: Path, tmp_path: Path) -> None:
     """At full size what the converters keep is gigabytes that the check needs."""
     unet = open_unet(str(shallow_pipeline), untrained=False)[0].eval().requires_grad_(False)

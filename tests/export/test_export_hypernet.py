@@ -170,7 +170,10 @@ def test_a_wrong_artifact_is_an_error_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--target", "tflite", "--untrained"], "unknown --target 'tflite'; valid are onnx, coreml, executorch"),
+        (
+            ["--target", "tflite", "--untrained"],
+            "unknown --target 'tflite'; valid are onnx, coreml, coreai, executorch",
+        ),
         (["--target", "onnx", "--base", "koala-700m"], "a hypernetwork for koala-700m is needed: give --hypernet"),
         (["--target", "onnx", "--untrained", "--hypernet", "x"], "--hypernet and --untrained exclude each other"),
         (["--target", "onnx", "--untrained", "--base", "nowhere"], "unknown base 'nowhere'; valid are miniature, sdxl"),

@@ -18,7 +18,7 @@ from export.components.text_encoders import TextEncoder, TextReference, text_gra
 from export.components.vae import ImageDecoder, ImageReference, vae_graph
 from export.graph import Graph, ImageSize
 from export.rewrites import rewrite_for
-from export.targets import find_target
+from export.targets import TARGETS, find_target
 from lorarar.base.names import load_layout, with_text_encoders
 from lorarar.base.sources import open_pipeline, open_tiny_vae
 from lorarar.errors import InputError
@@ -56,7 +56,7 @@ def test_a_text_encoder_is_transformers_in_every_row(tiny_pipeline: Path, end: i
                 torch.testing.assert_close(have[key], want[key], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("target", ["onnx", "coreml", "executorch"])
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", TEXT_PARTS.values())
 def test_a_text_encoder_with_loras_is_transformers_with_weights_added_by_hand(
     tiny_pipeline: Path, tmp_path: Path, target: str, name: str
@@ -138,7 +138,7 @@ def tiny_vae(folder: Path, blocks: int = 3) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("target", ["onnx", "coreml", "executorch"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_tiny_decoder_is_diffusers(tiny_pipeline: Path, tmp_path: Path, target: str) -> None:
     pipeline = open_pipeline(str(tiny_pipeline), False, torch.float32)
     vae = open_tiny_vae(str(tiny_vae(tmp_path / "vae")), 4, 4)

@@ -40,9 +40,9 @@ from runtime_py.parity import psnr_db
 OFFERED = [(name, precision) for name, target in TARGETS.items() for precision in target.precisions]
 # Palettes of one table a weight tell nothing on a random network this small, and k-means takes a minute on the
 # miniature: they are in test_full_size.
-PALETTES = [("coreml", "w6"), ("coreml", "w4")]
+PALETTES = [("coreml", "w6"), ("coreml", "w4"), ("coreai", "w6"), ("coreai", "w4")]
 # About a minute or more each; others go the same ways through the converters.
-SLOW = {"executorch": ("fp16", "w8", "w4"), "coreml": ("fp32", "w8"), "onnx": ("w8",)}
+SLOW = {"executorch": ("fp16", "w8", "w4"), "coreml": ("fp32", "w8"), "coreai": ("fp32",), "onnx": ("w8",)}
 COMBINATIONS = [
     pytest.param(target, precision, marks=[pytest.mark.full] if precision in SLOW[target] else [])
     for target, precision in OFFERED
@@ -91,7 +91,10 @@ def test_an_adapter_gives_what_diffusers_gives_with_that_lora(
     [
         ("onnx", "fp32"),
         # The LoRA is fused before a target's converter sees the UNet.
-        *(pytest.param(*other, marks=[pytest.mark.full]) for other in (("coreml", "fp16"), ("executorch", "fp32"))),
+        *(
+            pytest.param(*other, marks=[pytest.mark.full])
+            for other in (("coreml", "fp16"), ("coreai", "fp16"), ("executorch", "fp32"))
+        ),
     ],
 )
 def test_zero_coefficients_are_the_base_and_a_fused_lora_the_adapter(
@@ -186,7 +189,7 @@ def test_onnx_widens_large_weights_of_half_precision_in_each_run(
     assert psnr_db(run(open_runner(half, "unet"), inputs).astype(np.float64), at_load.astype(np.float64)) > 60
 
 
-@pytest.mark.parametrize("target", ["onnx", "coreml", "executorch"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_target_s_form_is_the_same_function(shallow_pipeline: Path, target: str) -> None:
     unet = tiny_unet(shallow_pipeline)
     generator = torch.Generator().manual_seed(0)
@@ -195,7 +198,7 @@ def test_a_target_s_form_is_the_same_function(shallow_pipeline: Path, target: st
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     other = copy.deepcopy(unet)
     rewrite_for(find_target(target), other)
-    swapped = {"onnx": (), "coreml": (GroupNormAsLayerNorm,), "executorch": (ExplicitLayerNorm,)}[target]
+    swapped = {"coreml": (GroupNormAsLayerNorm,), "executorch": (ExplicitLayerNorm,)}.get(target, ())
     assert all(any(isinstance(module, kind) for module in other.modules()) for kind in swapped)
     normal = {"coreml": nn.GroupNorm, "executorch": nn.LayerNorm}.get(target)
     assert normal is None or not any(type(module) is normal for module in other.modules())
@@ -262,7 +265,7 @@ def test_adapters_of_another_layout_are_refused(shared_unets: SharedUNets, tmp_p
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--target", "tflite"], "unknown --target 'tflite'; valid are onnx, coreml, executorch"),
+        (["--target", "tflite"], "unknown --target 'tflite'; valid are onnx, coreml, coreai, executorch"),
         (["--target", "onnx", "--precision", "w6"], "not in w6: ONNX Runtime multiplies by weights of 8 and of"),
         (["--target", "onnx", "--rank", "0"], "--rank is 0; valid are 1 to 512 for 2"),
         (["--target", "onnx", "--resolution", "30"], "resolution of 30 doesn't fit this base; give a multiple of 16"),

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.full
 
 
 @pytest.mark.parametrize("base", ["sdxl", "koala-700m", "koala-1b"])
-@pytest.mark.parametrize("target", ["onnx", "coreml", "executorch"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_export_and_check(target: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bundle"
     given = ("--target", target, "--base", base, "--untrained", "--rank", "64", "--out", str(out))
@@ -45,6 +45,7 @@ def test_export_and_check(target: str, base: str, tmp_path: Path, capsys: pytest
 UNETS = {
     ("koala-700m", "onnx", "fp32"): (150, 6.5),
     ("koala-700m", "coreml", "fp16"): (180, 6.5),
+    ("koala-700m", "coreai", "fp16"): (60, 5.0),
     ("koala-700m", "executorch", "w8"): (300, 6.0),
     ("koala-700m", "executorch", "fp32"): (360, 11.0),
     ("koala-1b", "onnx", "fp16"): (360, 8.0),

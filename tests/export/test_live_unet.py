@@ -61,7 +61,12 @@ def mixed_inputs(bundle: Bundle, loras: list[LoRA], rank: int | None) -> Tensors
 
 @pytest.mark.parametrize(
     ("target", "precision"),
-    [("onnx", "fp32"), ("coreml", "fp16"), pytest.param("executorch", "fp32", marks=[pytest.mark.full])],
+    [
+        ("onnx", "fp32"),
+        ("coreml", "fp16"),
+        ("coreai", "fp16"),
+        pytest.param("executorch", "fp32", marks=[pytest.mark.full]),
+    ],
 )
 def test_two_loras_with_coefficients_of_their_own_for_each_image(
     shallow_pipeline: Path, shared_unets: SharedUNets, layout: Layout, tmp_path: Path, target: str, precision: str

@@ -8,7 +8,12 @@ from collections import defaultdict
 
 from source_tree import PACKAGES, ROOT, Import, circles, imports, sources
 
-TOOLCHAINS = ("torch", "diffusers", "transformers", "peft", "onnx", "onnxruntime", "coremltools", "executorch")
+from runtime_py.backends import targets
+
+TOOLCHAINS = (
+    *("torch", "diffusers", "transformers", "peft", "onnx", "onnxruntime", "coremltools", "executorch"),
+    *("coreai", "coreai_torch", "coreai_opt"),
+)
 
 # Package → the packages of ours that it may import. A command may import every library.
 ALLOWED = {
@@ -94,7 +99,7 @@ def loaded_by(statements: str) -> set[str]:
 def test_packages_and_commands_load_no_toolchain() -> None:
     # One interpreter for all of them. Every command's parser is made too: `--help` needs no toolchain.
     light = ["lorarar.base.names", "lorarar.training.settings", "runtime_py.bundle", "export.targets", *PACKAGES]
-    light += [f"runtime_py.backends.{target}" for target in ("onnx", "coreml", "executorch")]
+    light += [f"runtime_py.backends.{target}" for target in targets()]
     code = "\n".join(f"import {name}" for name in light)
     code += "\nfrom importlib import import_module\nfrom lorarar.commands import COMMANDS"
     code += "\nfor module, *_ in COMMANDS.values():\n    import_module(module).parser().format_help()"

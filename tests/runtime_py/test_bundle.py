@@ -69,7 +69,7 @@ def test_mutated_bundles(
         assert_refused(folder, lora_file, tmp_path / "out" / "merged.safetensors")
 
 
-@pytest.mark.parametrize("key", [("onnx", "fp32"), ("coreml", "fp32"), ("executorch", "fp32")])
+@pytest.mark.parametrize("key", [("onnx", "fp32"), ("coreml", "fp32"), ("coreai", "fp32"), ("executorch", "fp32")])
 def test_a_manifest_that_lies_about_sizes_allocates_nothing(
     key: tuple[str, str], bundle_folders: dict[tuple[str, str], Path], tmp_path: Path
 ) -> None:
@@ -109,7 +109,7 @@ def test_manifests_that_are_none(
     assert_refused(folder, lora_file, tmp_path / "out" / "merged.safetensors")
 
 
-@pytest.mark.parametrize("key", [("coreml", "fp16"), ("executorch", "fp32")])
+@pytest.mark.parametrize("key", [("coreml", "fp16"), ("coreai", "fp16"), ("executorch", "fp32")])
 @pytest.mark.parametrize("keep", [0, 1, 500])
 def test_artifacts_cut_short_with_a_forged_hash(
     key: tuple[str, str], keep: int, bundle_folders: dict[tuple[str, str], Path], lora_file: Path, tmp_path: Path

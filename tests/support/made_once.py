@@ -15,7 +15,17 @@ from filelock import FileLock
 ROOT = Path(__file__).parents[2]
 A_DAY = 86400.0  # seconds
 SOURCES = ("lorarar", "export", "runtime_py", "models", "tests/support", "tests/conftest.py")
-TOOLCHAINS = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "coremltools", "executorch")
+TOOLCHAINS = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "coremltools",
+    "executorch",
+    "coreai-torch",
+)
 
 
 class MadeOnce:

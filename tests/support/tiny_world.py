@@ -20,6 +20,8 @@ COMBINATIONS = [
     ("onnx", "fp16"),
     ("coreml", "fp32"),
     ("coreml", "fp16"),
+    ("coreai", "fp32"),
+    ("coreai", "fp16"),
     ("executorch", "fp32"),
     ("executorch", "fp16"),
 ]

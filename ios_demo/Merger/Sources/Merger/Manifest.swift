@@ -1,6 +1,6 @@
 /// What an export is for, and the runtime that it needs.
 public enum Target: String, Sendable, CaseIterable {
-    case onnx, coreml, executorch
+    case onnx, coreml, coreai, executorch
 }
 
 public enum Precision: String, Sendable, CaseIterable {

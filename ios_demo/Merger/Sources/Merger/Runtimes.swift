@@ -30,8 +30,8 @@ public enum Runtimes {
             #else
             throw InputError("a coreml bundle runs on Apple's systems alone; export the bundle with --target onnx")
             #endif
-        case .executorch:
-            throw InputError("this app does not run executorch bundles; export the bundle with --target coreml")
+        case .coreai, .executorch:
+            throw InputError("this app does not run \(target.rawValue) bundles; export the bundle with --target coreml")
         }
     }
 }

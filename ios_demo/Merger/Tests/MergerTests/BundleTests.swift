@@ -35,7 +35,7 @@ final class BundleTests: XCTestCase {
         ),
         ("a true schema", "\"schema_version\": 2", "\"schema_version\": true", "schema version true is unknown"),
         ("no base", "\"base\": \"tiny\"", "\"base\": \"\"", "is not a name"),
-        ("an unknown target", "\"onnx\"", "\"tflite\"", "valid are onnx, coreml, executorch"),
+        ("an unknown target", "\"onnx\"", "\"tflite\"", "valid are onnx, coreml, coreai, executorch"),
         (
             "an unknown precision", "\"precision\": \"fp32\"", "\"precision\": \"fp8\"",
             "valid are fp32, fp16, w8, w6, w4"
