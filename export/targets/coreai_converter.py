@@ -15,12 +15,15 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from coreai._compiler.dialects import coreai as ops
 from coreai.authoring import AIProgram, graph_builder
 from coreai_opt.coreai_utils import DType, palettize_weights, quantize_weights
 from coreai_opt.coreai_utils.passes import weight_palettization, weight_quantization
-from coreai_torch import TorchConverter, get_decomp_table
+from coreai_torch import TorchConverter
+from torch.fx import Node
 
 from export.graph import Graph
+from export.targets.core_aten import to_core_aten
 from export.targets.mlir_bytecode import number_constants
 from export.targets.trace import trace
 from lorarar.toolchains import quiet_toolchains
@@ -39,8 +42,10 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
 
 def _program(graph: Graph, dtype: torch.dtype) -> AIProgram:
     """Return the program of a graph; the graph's weights are freed before it is there a second time, to be saved."""
-    exported = trace(graph, dtype).run_decompositions(get_decomp_table())
+    exported = trace(graph, dtype)
+    to_core_aten(exported)
     converter = TorchConverter(mode=TorchConverter.Mode.RELEASE)  # the other mode writes this machine's paths down
+    converter.register_torch_lowering("aten::matmul.default")(_product)
     converter.add_exported_program(exported, input_names=list(graph.inputs), output_names=list(graph.outputs))
     with redirect_stdout(io.StringIO()):  # it tells that it begins, and shows a bar where that is a terminal
         program = converter.to_coreai()
@@ -48,6 +53,12 @@ def _program(graph: Graph, dtype: torch.dtype) -> AIProgram:
     del exported, converter
     graph.give_back()
     return program
+
+
+def _product(values: Mapping[str, Any], node: Node, location: Any) -> Any:
+    """Lower a product, of tensors of any dimensions."""
+    del location  # the converter's context has it
+    return ops.broadcasting_batch_matmul(*(values[str(argument)] for argument in node.args))
 
 
 _LEAST_WEIGHTS = 2048  # smaller weights stay as they are: norms and biases, which decide much and save nothing
