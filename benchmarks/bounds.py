@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
-from benchmarks.record import NOT_COMPARED, RUNTIMES, bundle_head, check_record, runs
+from benchmarks.record import APPLE, NOT_COMPARED, RUNTIMES, bundle_head, check_record, runs
 from lorarar.errors import InputError
 from lorarar.files import read_json
 from runtime_py.bundle import ONNX_MODEL, Bundle, Component
@@ -31,6 +31,7 @@ class ComponentWork(NamedTuple):
 
 _HIDDEN = {
     "executorch": "an ExecuTorch program keeps its operations in a form of XNNPACK's own",
+    "qnn": "a QNN context is machine code",
     "coreai": "a Core AI program is for its maker's compiler, and its operations are not counted",
 }
 Sizes = Mapping[str, Sequence[int]]
@@ -129,7 +130,7 @@ def bound(work: ComponentWork, operations_per_s: float, bytes_per_s: float) -> t
 def estimate(bundle: Bundle, component: str, phone: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record of kind `estimated`. Raises InputError where the phone can't have the bundle's target."""
     target, precision = bundle.manifest["target"], bundle.manifest["precision"]
-    if RUNTIMES[target].apple_only != (phone["os"] == "ios"):
+    if (RUNTIMES[target].only_on == APPLE) != (phone["os"] == "ios"):
         wanted = "coreml" if phone["os"] == "ios" else "onnx"
         raise InputError(f"{phone['name']}: estimates for {phone['os']} need a bundle whose target is {wanted}")
     work = count_work(bundle, component)

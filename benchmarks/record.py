@@ -37,13 +37,16 @@ NOT_COMPARED = {"status": "not_run", "within_tolerance": None, "psnr_db": None, 
 PAPER = {"what": "coefficients of SDXL, rank 64 (Table 2)", "seconds": 0.037, "device": "NVIDIA RTX 4090"}
 
 
+APPLE, SNAPDRAGON = "Apple systems", "Snapdragon devices"
+
+
 class Runtime(NamedTuple):
     """What runs the artifacts of a target, in the words of record.schema.json."""
 
     name: str
     backend: str  # what runs the graph on a computer
     unit: str  # where it runs it there
-    apple_only: bool = False
+    only_on: str = ""  # the only systems that it can be timed on
 
     def record(self, version: str, threads: int | None) -> dict[str, Any]:
         """Return a record's `runtime` object for a run on a computer."""
@@ -54,19 +57,21 @@ class Runtime(NamedTuple):
 RUNTIMES: Mapping[str, Runtime] = {
     "onnx": Runtime("onnxruntime", "CPUExecutionProvider", "cpu"),
     "executorch": Runtime("executorch", "XNNPACK", "cpu"),
-    "coreml": Runtime("coreml", "Core ML", "all", apple_only=True),
-    "coreai": Runtime("coreai", "Core AI", "all", apple_only=True),
+    "coreml": Runtime("coreml", "Core ML", "all", APPLE),
+    "coreai": Runtime("coreai", "Core AI", "all", APPLE),
+    "qnn": Runtime("onnxruntime", "QNNExecutionProvider", "npu", SNAPDRAGON),
 }
 """Target → its runtime."""
-ANYWHERE = tuple(target for target, runtime in RUNTIMES.items() if not runtime.apple_only)
+ANYWHERE = tuple(target for target, runtime in RUNTIMES.items() if not runtime.only_on)
 """The targets whose artifacts can be timed on every computer."""
 
 
 def require_timed_here(target: str, what: str) -> None:
     """Refuse what can't be timed on this computer; `what` is named in the InputError."""
-    if RUNTIMES[target].apple_only and platform.system() != "Darwin":
-        backend = RUNTIMES[target].backend
-        raise InputError(f"{what}: a {backend} bundle is timed on Apple systems only; check it with  lorarar check")
+    only_on = RUNTIMES[target].only_on
+    here = {"": True, APPLE: platform.system() == "Darwin", SNAPDRAGON: platform.machine() == "aarch64"}
+    if not here[only_on]:
+        raise InputError(f"{what}: a {target} bundle is timed on {only_on} only; check it with  lorarar check")
 
 
 def bundle_head(bundle: Bundle, name: str, started: time.struct_time) -> dict[str, Any]:

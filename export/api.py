@@ -16,6 +16,7 @@ Parameters that they share:
 - `text_adapters`: give the text encoders inputs for LoRAs too, for those that were trained with them.
 - `precision`: of the artifact; of a pipeline, the UNet's: text encoders follow it down to w8, and the rest stays in
   fp32. Default: the target's own.
+- `soc`: the Snapdragon that qnn compiles for, such as sm8650; other targets take none.
 - `resolution`: pixels of the image's side. Default: the base's own.
 - `batch`: of the UNet; 2 runs both prompts of guidance at once.
 - `attention`: of the UNet: original, or split-einsum for Core ML on the Neural Engine.
@@ -75,6 +76,7 @@ def hypernet(
     rank: int | None = None,
     loras: int = LORAS,
     precision: str | None = None,
+    soc: str | None = None,
     out: str | Path | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Report:
@@ -82,8 +84,8 @@ def hypernet(
 
     A loaded `base` is left as it is: only its layout is read. The parameters are described in `export.api`.
     """
-    _, precision = find_offer(target, "hypernet", precision)
-    options = HypernetOptions(target, precision, chosen_rank(base, rank, loras), loras=loras)
+    _, precision = find_offer(target, "hypernet", precision, soc=soc)
+    options = HypernetOptions(target, precision, chosen_rank(base, rank, loras), loras=loras, soc=soc)
     layout = base_layout(base)
     loaded = chosen_hypernet(base, layout, hypernet, untrained)
     return write_hypernet(loaded, layout, options, _folder(out, f"hypernet-{layout.base}", options), on_progress)
@@ -100,6 +102,7 @@ def unet(
     loras: int = LORAS,
     adapt: str = ADAPTED,
     precision: str | None = None,
+    soc: str | None = None,
     resolution: int | None = None,
     batch: int = UNET_BATCH,
     attention: str = ATTENTION,
@@ -111,7 +114,7 @@ def unet(
     With `fused` it has none: that LoRA (a file or an object) is added into the weights, or a content and a style LoRA
     merged by `hypernet`. The other parameters are described in `export.api`.
     """
-    _, precision = find_offer(target, "unet", precision, attention)
+    _, precision = find_offer(target, "unet", precision, attention, soc)
     if fused is not None and rank is not None:
         raise InputError("`rank` is that of adapter inputs, which a UNet with a fused LoRA does not have; leave it out")
     if untrained and is_loaded(base):
@@ -120,7 +123,7 @@ def unet(
     layout = base_layout(base, adapt)
     lora = chosen_lora(base, layout, fused, hypernet)
     network, size = chosen_unet(base, precision, untrained, resolution, batch)
-    options = UNetOptions(target, precision, rank, size, lora, attention, loras=loras)
+    options = UNetOptions(target, precision, rank, size, lora, attention, loras=loras, soc=soc)
     folder = _folder(out, f"{'fused' if lora else 'unet'}-{layout.base}", options)
     return write_unet(network, layout, options, folder, on_progress)
 
@@ -135,6 +138,7 @@ def pipeline(
     loras: int = LORAS,
     adapt: str = ADAPTED,
     precision: str | None = None,
+    soc: str | None = None,
     resolution: int | None = None,
     batch: int = PIPELINE_BATCH,
     attention: str = ATTENTION,
@@ -151,7 +155,7 @@ def pipeline(
     `steps` and `guidance` are what apps start with; the default of the guidance is the base's own. The other parameters
     are described in `export.api`.
     """
-    _, precision = find_offer(target, "unet", precision, attention)
+    _, precision = find_offer(target, "unet", precision, attention, soc)
     rank = chosen_rank(base, rank, loras)
     layout = base_layout(base, adapt)
     loaded = chosen_hypernet(base, layout, hypernet, untrained)
@@ -161,10 +165,11 @@ def pipeline(
         layout = with_text_encoders(layout, {name: getattr(found, name) for name in TEXT_PARTS.values()})
     source = Source(found, layout, loaded)
     guidance = GUIDANCE.get(base_name(base), PAPER_GUIDANCE) if guidance is None else guidance
-    options = PipelineOptions(target, precision, rank, size, steps, guidance, attention, loras=loras)
+    options = PipelineOptions(target, precision, rank, size, steps, guidance, attention, loras=loras, soc=soc)
     return write_pipeline(source, options, _folder(out, layout.base, options), on_progress)
 
 
 def _folder(out: str | Path | None, name: str, options: HypernetOptions) -> Path:
     """Return the bundle's folder: the one given, or one in build/."""
-    return Path("build") / f"{name}-{options.target}-{options.precision}" if out is None else Path(out)
+    parts = [name, options.target, options.precision, *([options.soc] if options.soc else [])]
+    return Path("build") / "-".join(parts) if out is None else Path(out)

@@ -18,7 +18,7 @@ from export.golden import golden_recipe, write_golden
 from export.graph import Graph
 from export.options import HypernetOptions, OnProgress, Report
 from export.resume import Unfinished, unfinished_folder
-from export.targets import Target
+from export.targets import Target, find_target
 from lorarar import __version__
 from lorarar.errors import FailedCheck, InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor
@@ -29,6 +29,7 @@ from runtime_py.check import CheckRow, check_component, check_pipeline
 from runtime_py.golden import GENERATOR, GENERATOR_TEXT
 from runtime_py.manifest import SCHEMA_VERSION
 from runtime_py.parity import Parity
+from runtime_py.qnn_session import sdk_version
 
 _DTYPES = {torch.float32: "float32", torch.int32: "int32"}
 NOT_RUN = Parity("not_run", "being exported", None, None, None, "", "", "").to_json()
@@ -195,12 +196,20 @@ def make_manifest(
         "base": layout.base,
         "target": options.target,
         "precision": options.precision,
+        **({"soc": _soc_entry(options)} if options.soc else {}),
         **({"hypernetwork": network} if network else {}),
         "layout": layout.to_json(options.stack),
         "golden_generator": {"name": GENERATOR, "text": GENERATOR_TEXT},
         "components": dict(components),
         **({"pipeline": pipeline} if pipeline else {}),
     }
+
+
+def _soc_entry(options: HypernetOptions) -> dict[str, Any]:
+    """Return what a bundle is compiled for, in the words of those who load it."""
+    soc = find_target(options.target).compiled_for(options.soc).soc
+    assert soc is not None
+    return {"name": soc.name, "htp_arch": soc.htp_arch, "model": soc.model, "sdk": sdk_version()}
 
 
 def record_parity(manifest: Mapping[str, Any], rows: Sequence[CheckRow]) -> None:

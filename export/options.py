@@ -53,6 +53,7 @@ class HypernetOptions:
     precision: str  # of a pipeline, the UNet's
     rank: int  # of one LoRA
     loras: int = field(default=LORAS, kw_only=True)
+    soc: str | None = field(default=None, kw_only=True)  # what the target compiles for, where it does
 
     def __post_init__(self) -> None:
         require_stack(self.rank, self.loras)

@@ -74,6 +74,7 @@ def plan_pipeline(
     *,
     target: str,
     precision: str | None = None,
+    soc: str | None = None,
     rank: int | None = None,
     loras: int = LORAS,
     adapt: str = ADAPTED,
@@ -84,7 +85,7 @@ def plan_pipeline(
 
     The parameters are those of `export.pipeline`. Raises InputError as it does, and for a base in a single file.
     """
-    found, precision = find_offer(target, "unet", precision)
+    found, precision = find_offer(target, "unet", precision, soc=soc)
     layout, networks = load_layout(base, adapt), meta_parts(base)
     if text_adapters:
         layout = with_text_encoders(layout, networks)

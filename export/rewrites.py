@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.embeddings import Timesteps
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -109,11 +110,31 @@ class ExplicitLayerNorm(nn.Module):
         return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 
 
-NORMS: Mapping[str, tuple[type[nn.Module], Callable[[Any], nn.Module]]] = {
+class TabledTimesteps(nn.Module):
+    """The sines and cosines of a time or a size, looked up in a table of whole numbers.
+
+    A runtime without fp32 multiplies t and a frequency in fp16, with steps of 0.25 at t = 500: a wrong angle, of 32 dB.
+    Whole numbers up to 2048 are exact in fp16, and so is a row for each.
+    """
+
+    table: Tensor
+
+    def __init__(self, timesteps: Timesteps) -> None:
+        super().__init__()
+        self.register_buffer("table", timesteps(torch.arange(LARGEST_WHOLE + 1.0)))
+
+    def forward(self, times: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
+        return F.embedding(times.to(torch.int32), self.table).float()  # as diffusers returns it
+
+
+TIME_TABLE = "time from a table"
+LARGEST_WHOLE = 2048  # up to which fp16 has every whole number
+REPLACED: Mapping[str, tuple[type[nn.Module], Callable[[Any], nn.Module]]] = {
     "group norm as layer norm": (nn.GroupNorm, GroupNormAsLayerNorm),
     "layer norm in plain operations": (nn.LayerNorm, ExplicitLayerNorm),
+    TIME_TABLE: (Timesteps, TabledTimesteps),
 }
-"""By the names that `export.targets.target.Target.norms` holds: the norm, and what takes its place."""
+"""By the names that `export.targets.target.Target.replaced` holds: the module, and what takes its place."""
 
 
 def rewrite_for(target: Target, network: Any, attention: str = "original") -> None:
@@ -121,8 +142,8 @@ def rewrite_for(target: Target, network: Any, attention: str = "original") -> No
     # An AutoencoderTiny attends to nothing.
     if not target.fuses_attention and hasattr(network, "set_attn_processor"):
         network.set_attn_processor(ExplicitAttention(attention))
-    for norm in target.norms:
-        kind, make = NORMS[norm]
+    for replaced in target.replaced:
+        kind, make = REPLACED[replaced]
         for name, module in list(network.named_modules()):
             if type(module) is kind:
                 network.set_submodule(name, make(module))

@@ -49,8 +49,13 @@ TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 TEXT_PRECISIONS = ("fp32", "fp16", "w8")
 
 
-def tolerances(unet: tuple[str, ...], hypernet: tuple[str, ...]) -> Tolerances:
-    """Return the tolerances of a target that offers the UNet and the hypernetwork in these precisions.
+def tolerances(
+    unet: tuple[str, ...],
+    hypernet: tuple[str, ...],
+    text_encoders: tuple[str, ...] = TEXT_PRECISIONS,
+    vae: str = "fp32",
+) -> Tolerances:
+    """Return the tolerances of a target that offers its components in these precisions.
 
     The precisions keep their order; the one that the target is best at stands first.
     """
@@ -58,7 +63,7 @@ def tolerances(unet: tuple[str, ...], hypernet: tuple[str, ...]) -> Tolerances:
     return {
         "hypernet": {precision: _HYPERNET[precision] for precision in hypernet},
         "unet": {precision: live[precision] for precision in unet},
-        **{name: {precision: live[precision] for precision in TEXT_PRECISIONS} for name in TEXT_ENCODERS},
-        "vae_decoder": {"fp32": _UNET["fp32"]},
+        **{name: {precision: live[precision] for precision in text_encoders} for name in TEXT_ENCODERS},
+        "vae_decoder": {vae: _UNET[vae]},
         "pipeline": {precision: _IMAGE[precision] for precision in unet},
     }

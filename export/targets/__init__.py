@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from export.targets import coreai, coreml, executorch, onnx
+from export.targets import coreai, coreml, executorch, onnx, qnn
 from export.targets.target import Target as Target
 from lorarar.errors import InputError
 
-TARGETS: dict[str, Target] = {module.TARGET.name: module.TARGET for module in (onnx, coreml, coreai, executorch)}
+TARGETS: dict[str, Target] = {module.TARGET.name: module.TARGET for module in (onnx, coreml, coreai, executorch, qnn)}
 APPS = {"android_demo": "app/src/main/assets/bundles", "ios_demo": "App/Resources/bundles"}
 """A demo app's folder → the folder in it that holds its bundles, each in a folder named by its target."""
 
@@ -24,12 +24,14 @@ def find_target(name: str) -> Target:
     return TARGETS[name]
 
 
-def find_offer(name: str, component: str, precision: str | None, attention: str | None = None) -> tuple[Target, str]:
-    """Return a target and the precision of one of its components (default: its own).
+def find_offer(
+    name: str, component: str, precision: str | None, attention: str | None = None, soc: str | None = None
+) -> tuple[Target, str]:
+    """Return a target, for a chip where it is compiled for one, and the precision of a component (default: its own).
 
-    Raises InputError for what the target does not offer, an `attention` too.
+    Raises InputError for what the target does not offer, an `attention` and a `soc` too.
     """
-    target = find_target(name)
+    target = find_target(name).compiled_for(soc)
     precision = precision or target.default_precision
     target.require(component, precision)
     if attention is not None and attention not in target.attentions:

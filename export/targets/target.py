@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -35,6 +36,16 @@ FLOATS = {"fp32": WeightBytes(4.0, 4.0, 4.0), "fp16": WeightBytes(2.0, 2.0, 2.0)
 
 
 @dataclass(frozen=True)
+class Soc:
+    """A system on a chip that artifacts are compiled for."""
+
+    name: str  # its maker's number, which Android tells as Build.SOC_MODEL
+    market_name: str
+    htp_arch: int  # the version of its NPU's instructions
+    model: int  # QNN's number of it
+
+
+@dataclass(frozen=True)
 class ExportCost:
     """What exporting and checking a UNet took on 2 cores of a server (docs/full-size.md; a test compares)."""
 
@@ -63,9 +74,24 @@ class Target:
     half_io: tuple[str, ...] = ("fp16",)  # precisions whose inputs and outputs are fp16; fp32 otherwise
     attentions: tuple[str, ...] = ("original",)  # keys of export.rewrites.ATTENTIONS, for the UNet
     fuses_attention: bool = False  # whether diffusers' own attention is left as it is, since the runtime fuses it
-    norms: tuple[str, ...] = ()  # keys of export.rewrites.NORMS: norms that are rewritten
+    replaced: tuple[str, ...] = ()  # keys of export.rewrites.REPLACED: modules that others take the place of
     chunk_bytes: int | None = None  # weights that one model may have; more are cut into chunks in one artifact
     costs: Mapping[str, ExportCost] = field(default_factory=dict)  # measured, by precision
+    socs: tuple[Soc, ...] = ()  # what artifacts are compiled for, where each is for one
+    soc: Soc | None = None  # the one that was chosen of them
+
+    def compiled_for(self, soc: str | None) -> Target:
+        """Return the target with a chip chosen. Raises InputError for one that it does not know, lacks or needs."""
+        if soc is None and not self.socs:
+            return self
+        known = {each.name: each for each in self.socs}
+        if not known:
+            raise InputError(f"`soc` is {soc!r}, but {self.name} is compiled for no chip; leave it out")
+        if soc not in known:
+            names = ", ".join(f"{each.name} ({each.market_name})" for each in self.socs)
+            said = "is needed" if soc is None else f"is {soc!r}"
+            raise InputError(f"`soc` {said}: {self.name} is compiled for one chip; valid are {names}")
+        return replace(self, soc=known[soc])
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -91,7 +117,8 @@ class Target:
         """Return a component's precision in a pipeline whose UNet has the precision `unet`.
 
         The hypernetwork takes the very factors that the UNet takes. Text encoders are a third of SDXL's weights, so
-        they follow the UNet, but not below 8 bits: what they lose, every image loses. SDXL's VAE overflows in fp16.
+        they follow the UNet, but not below 8 bits: what they lose, every image loses. SDXL's VAE overflows in fp16, so
+        a decoder is in fp32 where the target can.
         """
         if component == "unet":
             return unet
@@ -99,11 +126,12 @@ class Target:
             return "fp16" if unet in self.half_io else "fp32"
         if component in TEXT_ENCODERS:
             return unet if unet in TEXT_PRECISIONS else TEXT_PRECISIONS[-1]
-        return "fp32"
+        return next(iter(self.tolerances["vae_decoder"]))
 
     def load_converter(self) -> Convert:
         """Import the toolchain and return `convert`; InputError names the extra to install when it is missing."""
         with named_if_missing(self.packages, extra=self.name):
             if self.prepare:
                 self.prepare()
-            return cast(Convert, import_module(self.converter).convert)
+            convert = import_module(self.converter).convert
+        return cast(Convert, convert if self.soc is None else partial(convert, soc=self.soc))

@@ -52,6 +52,8 @@ def _add_options(kind: Parser, name: str) -> None:
     add("--rank", type=int, help=f"rank of a LoRA; those loaded together share the room {defaults_text('rank')}")
     add("--loras", type=int, metavar="K", help=f"LoRAs that can be loaded together (default {LORAS})")
     add("--precision", help=f"fp32, fp16, w8, w6 or w4, as the target offers it (default {_PRECISIONS})")
+    socs = [soc.name for target in TARGETS.values() for soc in target.socs]
+    add("--soc", metavar="CHIP", help=f"qnn: the Snapdragon to compile for: {', '.join(socs)}")
     place = kind.add_mutually_exclusive_group()
     folder = {"hypernet": "hypernet-", "unet": "unet-", "pipeline": ""}[name] + "BASE-TARGET-PRECISION"
     place.add_argument("-o", "--out", type=Path, metavar="DIR", help=f"the bundle (default build/{folder})")
@@ -86,7 +88,7 @@ def run(args: Namespace) -> int:
     if args.into is not None:
         args.out = bundle_folder(args.into, find_target(args.target))
     # Before torch is imported, which takes seconds.
-    find_offer(args.target, "hypernet" if args.kind == "hypernet" else "unet", args.precision, args.attention)
+    find_offer(args.target, "hypernet" if args.kind == "hypernet" else "unet", args.precision, args.attention, args.soc)
     if args.plan:
         return _plan(args)
     import export  # Its names import torch.
@@ -147,7 +149,7 @@ def _plan(args: Namespace) -> int:
         raise InputError(f"--plan makes nothing, so {flag} can't apply; leave one of them out")
     from export.plan import advice, effort, plan_pipeline  # It imports torch.
 
-    names = ("target", "precision", "rank", "loras", "adapt", "text_adapters", "tiny_vae")
+    names = ("target", "precision", "soc", "rank", "loras", "adapt", "text_adapters", "tiny_vae")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     with status("counting"):
         planned = plan_pipeline(args.base, **options)

@@ -1,0 +1,45 @@
+"""Convert graphs to QNN contexts: the ONNX graph in fp16, with every size fixed, compiled by Qualcomm's libraries."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from export.graph import Graph
+from export.targets import onnx_converter
+from export.targets.target import Soc
+from lorarar.errors import InputError
+from runtime_py.qnn_session import MODEL, end_of, start
+
+
+def convert(graph: Graph, precision: str, path: Path, soc: Soc) -> None:
+    """Convert a graph for the NPU of a Snapdragon, and save it as the folder `path`.
+
+    Raises InputError where the compiler fails, and where it does not take the whole graph.
+    """
+    fixed = replace(graph, inputs={name: graph.fixed(shape) for name, shape in graph.inputs.items()})
+    with tempfile.TemporaryDirectory(prefix="lorarar-", dir=path.parent) as folder:
+        model = Path(folder) / "graph.onnx"
+        onnx_converter.convert(fixed, precision, model)
+        graph.give_back()
+        path.mkdir()
+        _compile(graph.name, model / onnx_converter.ONNX_MODEL if model.is_dir() else model, path, soc)
+    nodes = [node.op_type for node in onnx.load(path / MODEL, load_external_data=False).graph.node]
+    if nodes != ["EPContext"]:
+        raise InputError(
+            f"{graph.name}: QNN's compiler made {len(nodes)} pieces of it ({nodes[:5]}), where one must be"
+        )
+
+
+def _compile(name: str, model: Path, out: Path, soc: Soc) -> None:
+    process = start(
+        "export.targets.qnn_compiler", model, out, str(soc.htp_arch), str(soc.model),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = process.communicate()
+    if process.returncode != 0:
+        raise InputError(f"{name}: QNN's compiler fails for {soc.name} ({end_of(process, said)})")
