@@ -15,7 +15,7 @@ import checked_types  # noqa: F401  # before our packages, which it changes as t
 import pytest
 from hypothesis import settings
 from made_once import MadeOnce
-from tiny_world import BUNDLE_RANK, COMBINATIONS, tiny_hypernet, tiny_layout
+from tiny_world import BUNDLE_RANK, COMBINATIONS, soc_of, tiny_hypernet, tiny_layout
 
 from lorarar.layout import Layout
 from lorarar.lora import LoRA
@@ -204,7 +204,7 @@ def bundle_folders(made_once: MadeOnce, layout: Layout) -> dict[tuple[str, str],
     from export import HypernetOptions, write_hypernet
 
     def export(target: str, precision: str) -> Path:
-        options = HypernetOptions(target, precision, BUNDLE_RANK)
+        options = HypernetOptions(target, precision, BUNDLE_RANK, soc=soc_of(target))
         return made_once(
             f"hypernet/{target}-{precision}", lambda out: write_hypernet(tiny_hypernet(), layout, options, out)
         )

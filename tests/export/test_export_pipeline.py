@@ -17,6 +17,7 @@ from drawn import drawn_by_diffusers
 from PIL import Image
 from safetensors.numpy import load_file
 from shared_bundles import RANK, SharedPipelines
+from tiny_world import soc_of
 
 from export import PipelineOptions, Source, UNetOptions, write_pipeline, write_unet
 from export.bundle import write_component
@@ -43,9 +44,10 @@ from runtime_py.pipeline import Pipeline, Request
 from runtime_py.sheet import LABEL, LEFT, MARGIN, ROWS, SWEEP
 
 PRECISIONS = {name: target.default_precision for name, target in TARGETS.items()}
-# XNNPACK's lowering of a whole pipeline takes minutes; test_export_unet has its UNet.
+# XNNPACK's lowering of a whole pipeline takes minutes, and so does an image in the NPU's emulator; test_export_unet has
+# their UNets.
 EXPORTED = [
-    pytest.param(target, precision, marks=[pytest.mark.full] if target == "executorch" else [])
+    pytest.param(target, precision, marks=[pytest.mark.full] if target in ("executorch", "qnn") else [])
     for target, precision in PRECISIONS.items()
 ]
 SMALL = ImageSize(pixels=32, latent=8, batch=2)
@@ -55,7 +57,7 @@ def export(folder: Path, out: Path, target: str, precision: str, size: ImageSize
     layout = load_layout(str(folder), "transformer")
     pipeline = open_pipeline(str(folder), False, torch.float32)
     source = Source(pipeline, layout, chosen_hypernet(str(folder), layout, None, untrained=True))
-    write_pipeline(source, PipelineOptions(target, precision, RANK, size, 4, 3.5), out)
+    write_pipeline(source, PipelineOptions(target, precision, RANK, size, 4, 3.5, soc=soc_of(target)), out)
     return Bundle.open(out)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from measured_pages import DOCS, PAGES
 from safetensors.torch import save_file
+from tiny_world import soc_of
 from torch import nn
 
 from export.plan import PHONE_BYTES, ComponentPlan, Plan, advice, plan_pipeline
@@ -20,7 +21,7 @@ from lorarar.errors import InputError
 
 
 def planned(base: str, target: str, precision: str, rank: int = 64) -> Plan:
-    return plan_pipeline(base, target=target, precision=precision, rank=rank)
+    return plan_pipeline(base, target=target, precision=precision, soc=soc_of(target), rank=rank)
 
 
 def test_a_folder_is_counted_as_it_is(tiny_pipeline: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from measured_pages import PAGES, Row, host, measured
+from tiny_world import soc_of
 
 from export.targets import TARGETS
 
@@ -17,11 +18,17 @@ SECONDS = 300.0
 pytestmark = pytest.mark.full
 
 
+def chosen(target: str) -> list[str]:
+    """The arguments that name a target, and its chip where it has one."""
+    soc = soc_of(target)
+    return ["--target", target, *(["--soc", soc] if soc else [])]
+
+
 @pytest.mark.parametrize("base", ["sdxl", "koala-700m", "koala-1b"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_export_and_check(target: str, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "bundle"
-    given = ("--target", target, "--base", base, "--untrained", "--rank", "64", "--out", str(out))
+    given = (*chosen(target), "--base", base, "--untrained", "--rank", "64", "--out", str(out))
     exported, export_peak = measured("export.hypernet", *given)
     _, check_peak = measured("lorarar.commands.check", str(out), "--out", str(tmp_path / "rows.json"))
     peak = max(export_peak, check_peak)
@@ -60,7 +67,7 @@ def test_a_full_size_unet(
     base: str, target: str, precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exports, checks, and writes what it took into build/measured, before it is compared with what is allowed."""
-    given = ["--target", target, "--base", base, "--precision", precision, "--untrained", "--resolution", "512"]
+    given = [*chosen(target), "--base", base, "--precision", precision, "--untrained", "--resolution", "512"]
     row, check_gib = export_and_check("export.unet", given, (base, target, precision), tmp_path)
     PAGES["full-size"].record(row)
     with capsys.disabled():
@@ -77,7 +84,7 @@ def test_a_full_size_unet(
 )
 def test_every_precision_of_the_miniature(target: str, precision: str, tmp_path: Path) -> None:
     """Exports the whole pipeline and checks it; the row goes into build/measured."""
-    given = ["--target", target, "--precision", precision]
+    given = [*chosen(target), "--precision", precision]
     row, _ = export_and_check("export.pipeline", given, ("miniature", target, precision), tmp_path)
     PAGES["precisions"].record(row)
     assert row.image_psnr_db is not None

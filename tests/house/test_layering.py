@@ -12,7 +12,7 @@ from runtime_py.backends import targets
 
 TOOLCHAINS = (
     *("torch", "diffusers", "transformers", "peft", "onnx", "onnxruntime", "coremltools", "executorch"),
-    *("coreai", "coreai_torch", "coreai_opt"),
+    *("coreai", "coreai_torch", "coreai_opt", "onnxruntime_qnn"),
 )
 
 # Package → the packages of ours that it may import. A command may import every library.
@@ -31,6 +31,7 @@ NEEDS_TORCH = ("lorarar.merging.ziplora",)
 COMMANDS = (
     "lorarar.commands",
     *(f"export.{name}" for name in ("hypernet", "unet", "pipeline")),
+    "export.targets.qnn_compiler",
     *(f"benchmarks.{name}" for name in ("merge", "unet", "pipeline", "device", "estimate", "report")),
 )
 

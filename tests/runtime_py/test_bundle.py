@@ -109,7 +109,7 @@ def test_manifests_that_are_none(
     assert_refused(folder, lora_file, tmp_path / "out" / "merged.safetensors")
 
 
-@pytest.mark.parametrize("key", [("coreml", "fp16"), ("coreai", "fp16"), ("executorch", "fp32")])
+@pytest.mark.parametrize("key", [("coreml", "fp16"), ("coreai", "fp16"), ("executorch", "fp32"), ("qnn", "fp16")])
 @pytest.mark.parametrize("keep", [0, 1, 500])
 def test_artifacts_cut_short_with_a_forged_hash(
     key: tuple[str, str], keep: int, bundle_folders: dict[tuple[str, str], Path], lora_file: Path, tmp_path: Path

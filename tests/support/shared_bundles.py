@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from made_once import MadeOnce
+from tiny_world import soc_of
 
 from export import hypernet, pipeline, unet
 from export.source import chosen_hypernet
@@ -30,6 +31,7 @@ class SharedPipelines(dict[str, Bundle]):
         target, _, text = name.partition("+")
         hypernet = self.made_once("pipeline-hypernet", self._save_hypernet) / "hypernet.safetensors"
         given = {"hypernet": hypernet, "rank": RANK, "steps": 4, "guidance": 3.5, "text_adapters": bool(text)}
+        given |= {"soc": soc_of(target)}
         made = self.made_once(f"pipeline/{name}", lambda out: pipeline(self.base, target=target, out=out, **given))
         self[name] = Bundle.open(made)
         return self[name]
@@ -50,7 +52,7 @@ class SharedUNets(dict[tuple[str, str], Bundle]):
         target, precision = key
 
         def export(out: Path) -> None:
-            unet(self.base, target=target, precision=precision, rank=RANK, out=out)
+            unet(self.base, target=target, precision=precision, rank=RANK, soc=soc_of(target), out=out)
 
         self[key] = Bundle.open(self.made_once(f"unet/{target}-{precision}", export))
         return self[key]
@@ -68,7 +70,7 @@ def miniature_bundle_of(made_once: MadeOnce) -> MiniatureBundle:
 
     def give(kind: str, target: str, precision: str) -> Path:
         def make(out: Path) -> None:
-            kinds[kind](target=target, precision=precision, out=out)
+            kinds[kind](target=target, precision=precision, soc=soc_of(target), out=out)
 
         return made_once(f"miniature/{kind}-{target}-{precision}", make)
 

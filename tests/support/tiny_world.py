@@ -24,7 +24,13 @@ COMBINATIONS = [
     ("coreai", "fp16"),
     ("executorch", "fp32"),
     ("executorch", "fp16"),
+    ("qnn", "fp16"),
 ]
+
+
+def soc_of(target: str) -> str | None:
+    """Return a chip to compile for, where a target compiles for one."""
+    return {"qnn": "sm8650"}.get(target)
 
 
 def tiny_layout(adapt: str = "attention") -> Layout:

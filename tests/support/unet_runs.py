@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from shared_bundles import RANK
+from tiny_world import soc_of
 
 from export import UNetOptions
 from export.graph import ImageSize
@@ -25,7 +26,7 @@ Tensors = dict[str, np.ndarray]
 
 
 def options(target: str, precision: str, fused: LoRA | None = None) -> UNetOptions:
-    return UNetOptions(target, precision, RANK, SIZE, fused)
+    return UNetOptions(target, precision, RANK, SIZE, fused, soc=soc_of(target))
 
 
 def tiny_unet(folder: Path) -> Any:
