@@ -17,6 +17,8 @@ Parameters that they share:
 - `precision`: of the artifact; of a pipeline, the UNet's: text encoders follow it down to w8, and the rest stays in
   fp32. Default: the target's own.
 - `soc`: the Snapdragon that qnn compiles for, such as sm8650; other targets take none.
+- `unchecked`: write the bundle without running it, where a check takes hours: QNN's emulator on a full-size UNet. The
+  manifest says so.
 - `resolution`: pixels of the image's side. Default: the base's own.
 - `batch`: of the UNet; 2 runs both prompts of guidance at once.
 - `attention`: of the UNet: original, or split-einsum for Core ML on the Neural Engine.
@@ -77,6 +79,7 @@ def hypernet(
     loras: int = LORAS,
     precision: str | None = None,
     soc: str | None = None,
+    unchecked: bool = False,
     out: str | Path | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Report:
@@ -85,7 +88,9 @@ def hypernet(
     A loaded `base` is left as it is: only its layout is read. The parameters are described in `export.api`.
     """
     _, precision = find_offer(target, "hypernet", precision, soc=soc)
-    options = HypernetOptions(target, precision, chosen_rank(base, rank, loras), loras=loras, soc=soc)
+    options = HypernetOptions(
+        target, precision, chosen_rank(base, rank, loras), loras=loras, soc=soc, unchecked=unchecked
+    )
     layout = base_layout(base)
     loaded = chosen_hypernet(base, layout, hypernet, untrained)
     return write_hypernet(loaded, layout, options, _folder(out, f"hypernet-{layout.base}", options), on_progress)
@@ -103,6 +108,7 @@ def unet(
     adapt: str = ADAPTED,
     precision: str | None = None,
     soc: str | None = None,
+    unchecked: bool = False,
     resolution: int | None = None,
     batch: int = UNET_BATCH,
     attention: str = ATTENTION,
@@ -123,7 +129,7 @@ def unet(
     layout = base_layout(base, adapt)
     lora = chosen_lora(base, layout, fused, hypernet)
     network, size = chosen_unet(base, precision, untrained, resolution, batch)
-    options = UNetOptions(target, precision, rank, size, lora, attention, loras=loras, soc=soc)
+    options = UNetOptions(target, precision, rank, size, lora, attention, loras=loras, soc=soc, unchecked=unchecked)
     folder = _folder(out, f"{'fused' if lora else 'unet'}-{layout.base}", options)
     return write_unet(network, layout, options, folder, on_progress)
 
@@ -139,6 +145,7 @@ def pipeline(
     adapt: str = ADAPTED,
     precision: str | None = None,
     soc: str | None = None,
+    unchecked: bool = False,
     resolution: int | None = None,
     batch: int = PIPELINE_BATCH,
     attention: str = ATTENTION,
@@ -165,7 +172,9 @@ def pipeline(
         layout = with_text_encoders(layout, {name: getattr(found, name) for name in TEXT_PARTS.values()})
     source = Source(found, layout, loaded)
     guidance = GUIDANCE.get(base_name(base), PAPER_GUIDANCE) if guidance is None else guidance
-    options = PipelineOptions(target, precision, rank, size, steps, guidance, attention, loras=loras, soc=soc)
+    options = PipelineOptions(
+        target, precision, rank, size, steps, guidance, attention, loras=loras, soc=soc, unchecked=unchecked
+    )
     return write_pipeline(source, options, _folder(out, layout.base, options), on_progress)
 
 

@@ -54,6 +54,7 @@ class HypernetOptions:
     rank: int  # of one LoRA
     loras: int = field(default=LORAS, kw_only=True)
     soc: str | None = field(default=None, kw_only=True)  # what the target compiles for, where it does
+    unchecked: bool = field(default=False, kw_only=True)  # written without being run, where that would take hours
 
     def __post_init__(self) -> None:
         require_stack(self.rank, self.loras)
@@ -110,8 +111,8 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether everything passed. No bundle is written otherwise, so a report that you hold says so."""
-        return all(row.status == "passed" for row in self.rows)
+        """Whether everything ran and passed. A bundle of which something failed is not written at all."""
+        return bool(self.rows) and all(row.status == "passed" for row in self.rows)
 
     @property
     def bytes(self) -> int:

@@ -54,6 +54,8 @@ def _add_options(kind: Parser, name: str) -> None:
     add("--precision", help=f"fp32, fp16, w8, w6 or w4, as the target offers it (default {_PRECISIONS})")
     socs = [soc.name for target in TARGETS.values() for soc in target.socs]
     add("--soc", metavar="CHIP", help=f"qnn: the Snapdragon to compile for: {', '.join(socs)}")
+    hours = "write the bundle without running it, where that takes hours (qnn's emulator, full sizes)"
+    add("--unchecked", action="store_true", default=None, help=hours)
     place = kind.add_mutually_exclusive_group()
     folder = {"hypernet": "hypernet-", "unet": "unet-", "pipeline": ""}[name] + "BASE-TARGET-PRECISION"
     place.add_argument("-o", "--out", type=Path, metavar="DIR", help=f"the bundle (default build/{folder})")
@@ -104,9 +106,10 @@ def run(args: Namespace) -> int:
         raise
     for line in _described(args, report.manifest):
         print(line)
-    table = check_table(Bundle(report.out, report.manifest), report.rows)
-    print_table(table.columns, table.rows, table.title, table.left)
-    for note in (*report.notes, *table.notes):
+    if report.rows:
+        table = check_table(Bundle(report.out, report.manifest), report.rows)
+        print_table(table.columns, table.rows, table.title, table.left)
+    for note in (*report.notes, *(table.notes if report.rows else ("NOT CHECKED: nothing has run it",))):
         console().print(note)
     print(f"{report.out} ({report.bytes / 2**20:.1f} MB), {watch}")
     return EXIT_OK
