@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # setuptools warns of every editable install.
 $(RUNS): EXTRAS := all
-$(READY): EXTRAS := all,coreai,dev,docs
+$(READY): EXTRAS := all,coreai,qnn,dev,docs
 $(RUNS) $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11; run  PYTHON=python3.11 make …"; exit 2; }
@@ -29,23 +29,25 @@ $(RUNS) $(READY): pyproject.toml
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --editable '.[$(EXTRAS)]'
 	@touch $@
 
-# `make test` installs more than the toolkit runs with. ExecuTorch's export takes as long as the other two together: it
-# runs beside them, each on one core, and is shown at the end.
-quickstart: $(or $(wildcard $(READY)),$(RUNS))  ## the main job: export ×3, check, merge two LoRAs, draw the image, each target beside the others
+# Core AI's packages are not among `all`; `make test` installs them.
+SHOWN := onnx coreml $(if $(wildcard $(VENV)/lib/python*/site-packages/coreai_torch),coreai) executorch
+
+# `make test` installs more than the toolkit runs with. ExecuTorch's export takes as long as the others together: it runs
+# beside them, each on one core, and is shown at the end.
+quickstart: $(or $(wildcard $(READY)),$(RUNS))  ## the main job: export, check, merge two LoRAs, draw the image, each target beside the others
 	@mkdir -p $(OUT)
 	@OMP_NUM_THREADS=1 $(MAKE) --silent --jobs 2 bundles-in-view bundles-beside
 	@cat $(OUT)/executorch.log
-	$(BIN)/lorarar sheet $(addprefix $(OUT)/,onnx coreml executorch) \
+	$(BIN)/lorarar sheet $(addprefix $(OUT)/,$(SHOWN)) \
 	  --content $(CONTENT) --style $(STYLE) $(IMAGES) --prompt $(PROMPT) --steps 20 --out $(OUT)/sheet.png
 	@echo; echo "Made in $(OUT):"
 	@echo "  sheet.png                  LOOK AT THIS: a subject, a style, their merge and its strengths, drawn through each target"
-	@echo "  onnx, coreml, executorch   bundles that make images from text with any two LoRAs, each checked against PyTorch"
+	@echo "  onnx, coreml, …            bundles that make images from text with any two LoRAs, each checked against PyTorch"
 	@echo "  merged-*.safetensors       the two LoRAs merged through each of them, for diffusers and PEFT"
 	@echo "  coefficients-*.png         what the merge gave to each layer"
 
 bundles-in-view:
-	$(MAKE) bundle-onnx
-	$(MAKE) bundle-coreml
+	$(MAKE) $(addprefix bundle-,$(filter-out executorch,$(SHOWN)))
 
 bundles-beside:
 	$(MAKE) bundle-executorch >$(OUT)/executorch.log 2>&1 || { cat $(OUT)/executorch.log; exit 1; }

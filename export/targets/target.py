@@ -60,6 +60,8 @@ class Target:
     name: str
     suffix: str  # of an artifact's file or folder
     runs_on: str  # the least systems, in words
+    proved_by: str  # what runs its artifacts here, for docs/targets.md
+    never_run: str  # what phones run them with, which nobody has seen do it
     apps: tuple[str, ...]  # the demo apps that run it, by the names of their folders
     converter: str  # the module whose `convert` is a Convert; imported when something is converted
     packages: tuple[str, ...]  # what the converter imports from others

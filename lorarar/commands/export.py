@@ -71,18 +71,22 @@ def _add_options(kind: Parser, name: str) -> None:
         weights = "add a LoRA, or a content and a style LoRA merged, into the weights instead of having adapter inputs"
         add("--fused", type=Path, nargs="+", metavar="LORA", help=weights)
     if name == "pipeline":
-        app = "android_demo or ios_demo: where it looks for bundles"
-        place.add_argument("--into", type=Path, metavar="APP", help=app)
-        text = "give the text encoders inputs for LoRAs too, for LoRAs that were trained with them"
-        add("--text-adapters", action="store_true", default=None, help=text)
-        vae = "an AutoencoderTiny, such as TAESDXL, instead of the base's VAE: folder or hub id"
-        add("--tiny-vae", metavar="V", help=vae)
-        add("--steps", type=int, metavar="N", help=f"denoising steps that apps start with (default {STEPS})")
-        add(
-            "--guidance", type=float, metavar="G", help="guidance that apps start with (default 5, SDXL's; miniature 2)"
-        )
-        size = "only say what would be made: sizes, memory, what a phone says to them"
-        add("--plan", action="store_true", default=None, help=size)
+        _add_pipeline_options(kind, place)
+
+
+def _add_pipeline_options(kind: Parser, place: Any) -> None:
+    """Add those that a pipeline has beside a UNet's; `place` is where the bundle goes."""
+    add = kind.add_argument
+    app = "android_demo or ios_demo: where it looks for bundles"
+    place.add_argument("--into", type=Path, metavar="APP", help=app)
+    text = "give the text encoders inputs for LoRAs too, for LoRAs that were trained with them"
+    add("--text-adapters", action="store_true", default=None, help=text)
+    vae = "an AutoencoderTiny, such as TAESDXL, instead of the base's VAE: folder or hub id"
+    add("--tiny-vae", metavar="V", help=vae)
+    add("--steps", type=int, metavar="N", help=f"denoising steps that apps start with (default {STEPS})")
+    add("--guidance", type=float, metavar="G", help="guidance that apps start with (default 5, SDXL's; miniature 2)")
+    size = "only say what would be made: sizes, memory, what a phone says to them"
+    add("--plan", action="store_true", default=None, help=size)
 
 
 def run(args: Namespace) -> int:

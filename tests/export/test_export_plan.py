@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from measured_pages import DOCS, PAGES
+from measured_pages import DOCS, PAGES, targets_page
 from safetensors.torch import save_file
 from tiny_world import soc_of
 from torch import nn
@@ -95,6 +95,14 @@ def test_the_pages_are_made_of_their_rows(name: str, tmp_path: Path) -> None:
     page.record(first, folder=tmp_path)
     page.record(replace(first, psnr_db=first.psnr_db + 1), folder=tmp_path)
     assert [row.psnr_db for row in page.rows(tmp_path)] == [first.psnr_db + 1]
+
+
+def test_the_page_of_targets_is_made_of_rows_and_descriptions() -> None:
+    text = targets_page(PAGES["precisions"].rows(), PAGES["full-size"].rows())
+    assert (DOCS / "targets.md").read_text(encoding="utf-8") == text
+    for target in TARGETS.values():
+        assert all(f"| {target.name} | {precision} |" in text for precision in target.precisions)
+        assert target.never_run in text
 
 
 def test_what_a_phone_says() -> None:

@@ -16,6 +16,8 @@ import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from export.targets import TARGETS
+from export.tolerance import PRECISIONS
 from lorarar.files import atomic_file
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +35,7 @@ batch 1. It includes the golden outputs by PyTorch in fp32 and the check of the 
 """
     + OLDER
 )
-PRECISIONS = (
+EVERY_PRECISION = (
     """# The miniature in every precision
 
 Made by `make test-full`. Every row is the miniature's pipeline by `lorarar export pipeline`, with the UNet in that
@@ -113,7 +115,7 @@ class Page:
         return "\n".join([self.introduction, *lines, METHOD.format(hosts=hosts)])
 
 
-PAGES = {page.name: page for page in (Page("full-size", FULL_SIZE), Page("precisions", PRECISIONS))}
+PAGES = {page.name: page for page in (Page("full-size", FULL_SIZE), Page("precisions", EVERY_PRECISION))}
 
 
 def host() -> str:
@@ -147,6 +149,42 @@ def measured(module: str, *arguments: str) -> tuple[float, float]:
         return seconds, int(peak.read()) / 2**20
 
 
+TARGETS_PAGE = """# Targets, and what proved them
+
+Made by `python tests/support/measured_pages.py` of the rows that `make test-full` measured and of the targets' own
+descriptions (`export/targets`). A row is a target in a precision of the UNet: the size of the UNet's artifact and its
+PSNR against PyTorch in fp32, of one step, for the miniature and for KOALA-700M (random weights, latents of 64×64). A
+dash is what was not measured; a precision that is missing is not offered.
+"""
+
+
+def targets_page(precisions: list[Row], full: list[Row]) -> str:
+    """Return the page of all targets."""
+    small = {(row.target, row.precision): row for row in precisions if row.base == "miniature"}
+    large = {(row.target, row.precision): row for row in full if row.base == "koala-700m"}
+    columns = "target | precision | miniature | PSNR | an image | KOALA-700M | PSNR"
+    lines = [f"| {columns} |", "| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
+    for name, target in TARGETS.items():
+        for precision in sorted(target.precisions, key=PRECISIONS.index):
+            cells = [name, precision]
+            for row in (small.get((name, precision)), large.get((name, precision))):
+                cells += [f"{row.megabytes:.4g} MB", f"{row.psnr_db:.1f} dB"] if row else ["–", "–"]
+                if len(cells) == 4:
+                    image = row.image_psnr_db if row else None
+                    cells.append("–" if image is None else f"{image:.1f} dB")
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| target | runs on | proved here by | never run on |", "| --- | --- | --- | --- |"]
+    lines += [f"| {name} | {it.runs_on} | {it.proved_by} | {it.never_run} |" for name, it in TARGETS.items()]
+    lines += ["", *(f"- `{name}` has no {precision}: {reason}." for name, precision, reason in _not_offered())]
+    return "\n".join([TARGETS_PAGE, *lines, ""])
+
+
+def _not_offered() -> list[tuple[str, str, str]]:
+    return [(name, precision, why) for name, it in TARGETS.items() for precision, why in it.not_offered.items()]
+
+
 if __name__ == "__main__":
     for page in PAGES.values():
         page.record(*page.rows(MEASURED), folder=DOCS)
+    with atomic_file(DOCS / "targets.md") as path:
+        path.write_text(targets_page(PAGES["precisions"].rows(), PAGES["full-size"].rows()), encoding="utf-8")
