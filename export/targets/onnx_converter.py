@@ -42,8 +42,11 @@ _DECISIVE = ("unet.conv_in.", "unet.conv_out.")
 _LARGEST = 127  # of an int8
 
 
-def convert(graph: Graph, precision: str, path: Path) -> None:
-    """Convert a graph, save it as `path` and let ONNX's own checker look at it."""
+def convert(graph: Graph, precision: str, path: Path, one_file: int | None = None) -> None:
+    """Convert a graph, save it as `path` and let ONNX's own checker look at it.
+
+    Over `one_file` bytes of weights (default: ONE_FILE), `path` is a folder, whose weights a reader can map.
+    """
     dtype = torch.float16 if precision == "fp16" else torch.float32
     with quiet_toolchains():
         program = torch.onnx.export(
@@ -63,7 +66,7 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
         if precision in BITS:
             model = ir.from_proto(_quantize(ir.to_proto(model), BITS[precision]))
         _forget_origins(model)
-        onnx.checker.check_model(str(_save(model, path)))
+        onnx.checker.check_model(str(_save(model, path, ONE_FILE if one_file is None else one_file)))
     # The optimizer's rules keep the last graph that they saw, as it was before and after them: gigabytes with its
     # weights, a few megabytes without.
     for value in [*weights, *model.graph.initializers.values()]:
@@ -113,10 +116,10 @@ def _forget_origins(model: ir.Model) -> None:
     model.metadata_props.clear()
 
 
-def _save(model: ir.Model, path: Path) -> Path:
+def _save(model: ir.Model, path: Path, one_file: int) -> Path:
     """Write the model, as a folder where one file can't hold it, and return the graph's file."""
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-    if weights <= ONE_FILE:
+    if weights <= one_file:
         ir.save(model, path)
         return path
     path.mkdir()

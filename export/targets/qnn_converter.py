@@ -23,11 +23,11 @@ def convert(graph: Graph, precision: str, path: Path, soc: Soc) -> None:
     """
     fixed = replace(graph, inputs={name: graph.fixed(shape) for name, shape in graph.inputs.items()})
     with tempfile.TemporaryDirectory(prefix="lorarar-", dir=path.parent) as folder:
-        model = Path(folder) / "graph.onnx"
-        onnx_converter.convert(fixed, precision, model)
+        model = Path(folder) / "graph"
+        onnx_converter.convert(fixed, precision, model, one_file=-1)  # the compiler maps the weights
         graph.give_back()
         path.mkdir()
-        _compile(graph.name, model / onnx_converter.ONNX_MODEL if model.is_dir() else model, path, soc)
+        _compile(graph.name, model / onnx_converter.ONNX_MODEL, path, soc)
     nodes = [node.op_type for node in onnx.load(path / MODEL, load_external_data=False).graph.node]
     if nodes != ["EPContext"]:
         raise InputError(
