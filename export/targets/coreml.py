@@ -25,7 +25,7 @@ TARGET = Target(
     hypernet_form="plain",
     half_io=("fp16", "w8", "w6", "w4"),  # weights of few bits are made from the fp16 program
     attentions=("original", "split-einsum"),
-    replaced=("group norm as layer norm",),
+    replaced=("group norm as layer norm of rows",),
     chunk_bytes=NEURAL_ENGINE_BYTES,
     # Palettes of w4 have 6 bits for convolutions.
     bytes_per_weight={
