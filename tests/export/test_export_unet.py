@@ -217,7 +217,7 @@ def test_a_target_s_form_is_the_same_function(shallow_pipeline: Path, target: st
 @pytest.mark.parametrize(("channels", "side"), [(320, 128), (1920, 64), (2560, 32), (128, 1024), (512, 512)])
 def test_no_axis_of_a_group_norm_is_too_long_for_the_neural_engine(channels: int, side: int) -> None:
     """Of SDXL's UNet and VAE for images of 1024 pixels: 16,384 on an axis, up to the A15."""
-    norm = nn.GroupNorm(32, channels, device="meta")
+    norm = torch.nn.GroupNorm(32, channels, device="meta")
     seen: list[tuple[int, ...]] = []
 
     class Noted(torch.utils._python_dispatch.TorchDispatchMode):
