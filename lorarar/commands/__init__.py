@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "export": ("lorarar.commands.export", "ship", "hypernet, unet or pipeline → a checked bundle for a target"),
     "check": ("lorarar.commands.check", "ship", "compare every part of a bundle with PyTorch and diffusers"),
     "overflow": ("lorarar.commands.overflow", "ship", "where a Core ML program comes near fp16's largest number"),
+    "lint": ("lorarar.commands.lint", "ship", "what of a Core ML program would leave the Neural Engine, and why"),
     "bench": ("lorarar.commands.bench", "measure", "time merges, UNets, pipelines and components, here and on phones"),
     "report": ("benchmarks.report", "measure", "benchmark records as one HTML page and Markdown"),
     "train": ("lorarar.commands.train", "train", "the hypernetwork, on the LoRAs of a dataset"),
