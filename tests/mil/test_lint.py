@@ -75,6 +75,6 @@ def test_the_command_says_what_is_wanted_and_who_says_so(
     code = main([str(bundle_folders["coreml", "fp16"])])
     shown = " ".join(capsys.readouterr().out.split())
     # The hypernetwork adds up in fp32, on purpose.
-    assert code == 1 and "fp16" in shown and "Typed" in shown
+    assert code == 1 and "fp16" in shown and "says" in shown
     with pytest.raises(InputError, match="export a bundle for coreml"):
         main([str(bundle_folders["onnx", "fp32"])])
