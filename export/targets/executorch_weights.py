@@ -32,7 +32,7 @@ def shared_by_copies() -> Iterator[None]:
         values = [*program.state_dict.values(), *program.constants.values()]
         return copy.deepcopy(program, {id(value): value for value in values if isinstance(value, torch.Tensor)})
 
-    XnnpackBackend.copy_exported_program_for_preprocess = copied  # type: ignore[method-assign]
+    XnnpackBackend.copy_exported_program_for_preprocess = copied
     try:
         yield
     finally:
