@@ -43,7 +43,7 @@ def shared_by_copies() -> Iterator[None]:
 def constants_in_files(path: Path) -> Iterator[None]:
     """Let XNNPACK's constants wait in files beside `path` until they are copied into it, and remove them.
 
-    1.3 GB of weights are converted in 1.8 GiB of memory instead of 3.0, and take their size on the disk twice.
+    KOALA-700M in fp32 is converted in 4.3 GiB of memory instead of 7.1, and takes its 3 GB on the disk twice.
     """
     folder = path.with_name(f"{path.name}.constants")
     shutil.rmtree(folder, ignore_errors=True)  # of an export that was killed
