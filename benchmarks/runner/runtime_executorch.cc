@@ -5,7 +5,18 @@
 #ifdef LORARAR_EXECUTORCH_VERSION
 
 #include <executorch/extension/module/module.h>
+#if __has_include(<executorch/extension/threadpool/threadpool.h>)
 #include <executorch/extension/threadpool/threadpool.h>
+#else
+// ExecuTorch's wheel has the functions and not their header.
+namespace executorch::extension::threadpool {
+class ThreadPool {
+ public:
+  bool _unsafe_reset_threadpool(uint32_t threads);
+};
+ThreadPool* get_threadpool();
+}  // namespace executorch::extension::threadpool
+#endif
 
 #include <algorithm>
 #include <cstring>

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devices.build_runner import build_with_executorch, onnxruntime_arm64
+from devices.build_runner import build_for_android, onnxruntime_arm64
 from devices.emulated import APP, NEW, OLD, Phone, listeners
 from devices.farm import Farm
 from devices.fetch import ONNXRUNTIME_ANDROID, android_archive
@@ -58,7 +58,7 @@ def onnx_runner(arm64_runner: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def executorch_runner(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The options that name the arm64 runner with ExecuTorch's Android library, and what that needs."""
-    program = build_with_executorch("arm64", tmp_path_factory.mktemp("runner-executorch"))
+    program = build_for_android("arm64", tmp_path_factory.mktemp("runner-executorch"))
     libraries = [option for path in sorted(program.parent.glob("*.so")) for option in ("--library", str(path))]
     return ["--runner", str(program), *libraries]
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from devices.build_runner import ARM64_ROOT, build, onnxruntime_arm64
+from devices.build_runner import ARM64_ROOT, SANITIZED, build, onnxruntime_arm64
+from devices.executed import BundleOf, check_delta, execute, refused
 from devices.hostile import (
     GOLDEN,
     HOSTILE,
@@ -35,13 +34,10 @@ from benchmarks.record import PERCENTILES, check_record
 from runtime_py.bundle import ONNX_MODEL, Bundle, tree_sha256
 from runtime_py.check import check_component
 from runtime_py.golden import generate
-from runtime_py.parity import Delta
 
 pytestmark = pytest.mark.devices
 
 EMULATED = {"QEMU_CPU": "cortex-a76"}
-BundleOf = Callable[[str, str], Path]
-"""Gives a bundle's folder, by component and precision."""
 CASES = [("hypernet", "fp32"), ("hypernet", "fp16"), ("unet", "fp32"), ("unet", "fp16")]
 
 
@@ -56,9 +52,7 @@ def library() -> Path:
 
 @pytest.fixture(scope="session")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built with sanitizers: memory errors and undefined behaviour end it with a code that no test expects."""
-    options = ("-DLORARAR_SANITIZE=ON", "-DLORARAR_PROBE=ON", "-DCMAKE_BUILD_TYPE=Debug")
-    return build("x86-64", tmp_path_factory.mktemp("runner"), *options)
+    return build("x86-64", tmp_path_factory.mktemp("runner"), *SANITIZED, "-DLORARAR_PROBE=ON")
 
 
 @pytest.fixture(scope="session")
@@ -77,19 +71,6 @@ def bundles(miniature_bundle: MiniatureBundle, shared_unets: SharedUNets) -> Bun
 def bundle(bundles: BundleOf, tmp_path: Path) -> Path:
     """A copy of the fp32 hypernetwork's bundle, to be damaged."""
     return shutil.copytree(bundles("hypernet", "fp32"), tmp_path / "bundle")
-
-
-def execute(
-    program: Path, bundle: Path, *options: object, before: tuple[str, ...] = (), **environment: str
-) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a run of the hypernetwork, or what the options say."""
-    given = [str(option) for option in options]
-    component = [] if "--component" in given else ["--component", "hypernet"]
-    command = [*before, str(program), str(bundle), *component, "--runs", "3", *given]
-    # ONNX Runtime keeps some memory until the process ends, which is no leak of ours. 99 is no exit code of the runner.
-    settings = {"ASAN_OPTIONS": "detect_leaks=0:exitcode=99", "UBSAN_OPTIONS": "exitcode=99", **environment}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=os.environ | settings)
-    return done.returncode, done.stdout, done.stderr
 
 
 # --- where all is well
@@ -134,15 +115,6 @@ def test_a_record_is_valid_and_says_what_python_says(
     assert said.splitlines() == [f"opening {folder}", *stages]
 
 
-def check_delta(found: dict[str, float] | None, expected: Delta | None) -> None:
-    """It is Python's; rounding in other places moves the last digits of what is left of a difference."""
-    assert (found is None) == (expected is None)
-    if found is not None and expected is not None:
-        assert found["gain"] == pytest.approx(expected.gain, abs=1e-4)
-        assert found["cosine"] == pytest.approx(expected.cosine, abs=1e-5)
-        assert found["snr_db"] == pytest.approx(expected.snr_db, abs=0.5)
-
-
 def test_the_record_goes_to_standard_output_alone(runner: Path, library: Path, bundle: Path) -> None:
     code, printed, said = execute(runner, bundle, "--library", library, "--warmup", 0)
     record = check_record(json.loads(printed), "standard output")
@@ -180,14 +152,6 @@ def test_an_artifact_that_is_a_folder(runner: Path, library: Path, bundle: Path,
 
 
 # --- where it is not
-
-
-def refused(code: int, said: str, found: tuple[int, str, str], output: Path) -> None:
-    """One sentence, the right code, and nothing written."""
-    *_, last = found[2].splitlines()
-    assert found[0] == code and last.startswith("error: ") and said in last, found[2]
-    assert sum(line.startswith("error: ") for line in found[2].splitlines()) == 1 and found[1] == ""
-    assert not output.exists() and not list(output.parent.glob("*.part*"))
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -6,6 +6,7 @@ import copy
 import gc
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -20,6 +21,11 @@ from lorarar.layout import StackSize
 from lorarar.toolchains import quiet_toolchains
 
 with quiet_toolchains():
+    from executorch.backends.xnnpack import xnnpack_preprocess
+    from executorch.backends.xnnpack.xnnpack_preprocess import XnnpackBackend
+    from executorch.exir._serialize._named_data_store import NamedDataStore
+
+    from export.targets import executorch_weights
     from export.targets.executorch_converter import convert
 
 
@@ -34,19 +40,54 @@ class Net(nn.Module):
         return {"y": self.linear(x)}
 
 
+def net_graph(net: nn.Module) -> Graph:
+    return Graph("net", net, {"x": (1, 64)}, {"y": (1, 8)}, {}, owned=True)
+
+
 def test_a_module_is_copied_as_before(tmp_path: Path) -> None:
     net, recompile = Net(), GraphModule.recompile
-    convert(Graph("net", net, {"x": (1, 64)}, {"y": (1, 8)}, {}, owned=True), "fp32", tmp_path / "net.pte")
+    convert(net_graph(net), "fp32", tmp_path / "net.pte")
     other = copy.deepcopy(net)
     other.linear.weight.data.zero_()
     assert net.linear.weight.abs().max() > 0
     assert GraphModule.recompile is recompile and gc.isenabled()
+    assert "copy_exported_program_for_preprocess" not in vars(XnnpackBackend)
+    assert xnnpack_preprocess.NamedDataStore is NamedDataStore
+
+
+@pytest.mark.parametrize("precision", ["fp32", "w8", "w4"])
+def test_constants_in_files_are_those_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    net = Net()
+    programs = []
+    for large in (2**40, 1):  # none in a file, all in files
+        monkeypatch.setattr(executorch_weights, "LARGE", large)
+        convert(net_graph(copy.deepcopy(net)), precision, tmp_path / "net.pte")
+        assert [path.name for path in tmp_path.iterdir()] == ["net.pte"]
+        programs.append((tmp_path / "net.pte").read_bytes())
+    assert programs[0] == programs[1]
+
+
+def test_a_conversion_that_fails_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does one that was killed keep its files from the next."""
+    (tmp_path / "net.pte.constants").mkdir()
+    (tmp_path / "net.pte.constants" / "0").write_bytes(b"of a killed one")
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError("no space is left")
+
+    monkeypatch.setattr(executorch_weights, "LARGE", 1)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space"):
+        convert(net_graph(Net()), "fp32", tmp_path / "net.pte")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_garbage_that_is_not_collected_stays_so(tmp_path: Path) -> None:
     gc.disable()
     try:
-        convert(Graph("net", Net(), {"x": (1, 64)}, {"y": (1, 8)}, {}, owned=True), "fp32", tmp_path / "net.pte")
+        convert(net_graph(Net()), "fp32", tmp_path / "net.pte")
         assert not gc.isenabled()
     finally:
         gc.enable()

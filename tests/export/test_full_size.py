@@ -54,7 +54,7 @@ UNETS = {
     ("koala-700m", "coreml", "fp16"): (180, 6.5),
     ("koala-700m", "coreai", "fp16"): (60, 5.0),
     ("koala-700m", "executorch", "w8"): (300, 6.0),
-    ("koala-700m", "executorch", "fp32"): (360, 11.0),
+    ("koala-700m", "executorch", "fp32"): (360, 8.5),
     ("koala-1b", "onnx", "fp16"): (360, 8.0),
     ("sdxl", "onnx", "fp16"): (360, 8.0),
     ("sdxl", "coreml", "fp16"): (720, 12.0),

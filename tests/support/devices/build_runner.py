@@ -29,6 +29,13 @@ ONNXRUNTIME_ARM64 = Wheel(
     "3.11",
     "2303372a85299b6757b0e11e1cbf13e410ddf7e10c37f4b37e99d1c90e7daf7c",
 )
+EXECUTORCH_ARM64 = Wheel(
+    "executorch",
+    "1.5.1",
+    "manylinux_2_28_aarch64",
+    "3.11",
+    "8ee02348a3ea80ddf770822911ebf78da616b73afce0fbaaa79f23311c88c66a",
+)
 
 
 # Its C++ library is of the age of the one in EXECUTORCH_ANDROID: newer headers ask for functions that that one lacks.
@@ -39,6 +46,8 @@ ZIG = Wheel(
     "3.11",
     "5ff0f2cb0d583b4f94820909612043f62e4d1d9a8bed77ceec088a01fc2ef015",
 )
+# Memory errors and undefined behaviour end such a runner with a code that no test expects.
+SANITIZED = ("-DLORARAR_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=Debug")
 ANDROID_ABIS = {"x86-64": "x86_64", "arm64": "arm64-v8a"}
 
 
@@ -47,7 +56,22 @@ def build(kind: str, folder: Path, *definitions: str) -> Path:
     return _build(kind, folder, f"-DCMAKE_CXX_COMPILER={COMPILERS[kind]}", *definitions)
 
 
-def build_with_executorch(kind: str, folder: Path) -> Path:
+def build_with_executorch(kind: str, folder: Path, *definitions: str) -> Path:
+    """Build lorarar-runner with the C++ libraries of ExecuTorch's wheel, and return the program."""
+    return build(kind, folder, f"-DLORARAR_EXECUTORCH_ROOT={_executorch_wheel(kind)}", *definitions)
+
+
+def _executorch_wheel(kind: str) -> Path:
+    """The package that is installed here, or the one for arm64."""
+    if kind == "arm64":
+        return wheel(EXECUTORCH_ARM64) / "executorch"
+    import executorch
+
+    (folder,) = executorch.__path__
+    return Path(folder)
+
+
+def build_for_android(kind: str, folder: Path) -> Path:
     """Build lorarar-runner with the ExecuTorch of an Android package, and return the program.
 
     It runs on Linux with musl's loader (/lib/ld-musl-*.so.1), not on a phone: the library is Android's, the C library
