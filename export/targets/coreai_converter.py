@@ -6,6 +6,8 @@ import hashlib
 import io
 import itertools
 import json
+import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
@@ -19,6 +21,7 @@ from coreai._compiler.dialects import coreai as ops
 from coreai.authoring import AIProgram, graph_builder
 from coreai_opt.coreai_utils import DType, palettize_weights, quantize_weights
 from coreai_opt.coreai_utils.passes import weight_palettization, weight_quantization
+from coreai_opt.deps import _kmeans1d as kmeans
 from coreai_torch import TorchConverter
 from torch.fx import Node
 
@@ -26,6 +29,7 @@ from export.graph import Graph
 from export.targets.core_aten import to_core_aten
 from export.targets.mlir_bytecode import number_constants
 from export.targets.trace import trace
+from lorarar.errors import InputError
 from lorarar.toolchains import quiet_toolchains
 
 
@@ -76,7 +80,7 @@ def _print_of(weight: np.ndarray) -> _Print:
 
 def _decisive(module: torch.nn.Module) -> frozenset[_Print]:
     parameters = module.named_parameters()
-    return frozenset(_print_of(value.numpy()) for name, value in parameters if name.startswith(_DECISIVE))
+    return frozenset(_print_of(value.detach().numpy()) for name, value in parameters if name.startswith(_DECISIVE))
 
 
 def _eight_bits(program: AIProgram, decisive: Collection[_Print]) -> None:
@@ -87,6 +91,7 @@ def _eight_bits(program: AIProgram, decisive: Collection[_Print]) -> None:
 
 def _palettes(program: AIProgram, decisive: Collection[_Print], bits: int) -> None:
     """Replace weights by palettes, which have 6 bits for convolutions."""
+    _compile_kmeans()
     for dimensions, number in ((2, bits), (4, 6)):
 
         def chosen(weight: np.ndarray, dimensions: int = dimensions) -> bool:
@@ -102,6 +107,22 @@ def _palettes(program: AIProgram, decisive: Collection[_Print], bits: int) -> No
                 enable_fast_kmeans_mode=False,  # it rounds weights to four decimals first
                 in_place=True,
             )
+
+
+def _compile_kmeans() -> None:
+    """Let coreai-opt compile its k-means now: where it can't, it would leave every weight as it is without an error.
+
+    It calls ninja, which pip puts beside Python and not always on the path.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    try:
+        with patch.dict(os.environ, {"PATH": path}):
+            kmeans.cluster([0.0, 1.0], 2)
+    except (OSError, RuntimeError, ImportError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(
+            f"w6 and w4 need a C++ compiler, since coreai-opt compiles its k-means ({said}): install g++, or take w8"
+        ) from None
 
 
 _WEIGHTS: Mapping[str, Callable[[AIProgram, Collection[_Print]], None]] = {
