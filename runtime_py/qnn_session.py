@@ -5,10 +5,7 @@ Sessions are opened in processes of their own, since the compiler and the emulat
 
 from __future__ import annotations
 
-import os
 import platform
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,18 +54,3 @@ def open_session(model: Path, provider: Mapping[str, str], entries: Mapping[str,
     htp = {"backend_path": onnxruntime_qnn.get_qnn_htp_path()}
     options.add_provider_for_devices(devices[:1], htp | dict(provider))
     return ort.InferenceSession(str(model), options)
-
-
-def start(module: str, *arguments: str | Path, **pipes: Any) -> subprocess.Popen[bytes]:
-    """Start one of our modules in a process of its own, which finds what this one finds."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.Popen([sys.executable, "-m", module, *map(str, arguments)], env=environment, **pipes)
-
-
-def end_of(process: subprocess.Popen[bytes], said: bytes) -> str:
-    """Return in a few words how a process ended: its signal, or the last thing that it said."""
-    code = process.wait()
-    if code < 0:
-        return f"its process ended by signal {-code}"
-    lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
-    return lines[-1].strip()[:300] if lines else f"its process ended with {code}"

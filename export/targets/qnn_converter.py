@@ -13,7 +13,8 @@ from export.graph import Graph
 from export.targets import onnx_converter
 from export.targets.target import Soc
 from lorarar.errors import InputError
-from runtime_py.qnn_session import MODEL, end_of, start
+from runtime_py.processes import end_of, start
+from runtime_py.qnn_session import MODEL
 
 
 def convert(graph: Graph, precision: str, path: Path, soc: Soc) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from lorarar.errors import InputError
 from lorarar.toolchains import import_coreai, quiet_stderr
 from runtime_py.backends import Backend, checked_inputs, unusable
 from runtime_py.component import Component
+from runtime_py.processes import end_of, start
 
 NO_APPLE = (
     "Apple's runtime on Linux, with products of fp16 in fp32, since its own are 190 times slower and add up in fp16; "
     "Apple's kernels need macOS or a device"
 )
-_PRODUCT = "coreai.decomposable.broadcasting_batch_matmul"
 _ENTRY = "main"
 
 
@@ -53,7 +54,14 @@ class CoreAIRunner:
                     f"{self.component.path}: Core AI lowers it into {folder.parent}, which has {free / 1e9:.1f} GB of "
                     f"the {needed / 1e9:.1f} GB that this takes; free some, or set TMPDIR to another folder"
                 )
-            lower(self.component.path, folder)
+            # In a process of its own, which Apple's reader ends (SIGABRT) when the file is damaged.
+            process = start(
+                "runtime_py.coreai_lowering", self.component.path, folder,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            said, _ = process.communicate()
+            if process.returncode != 0:
+                raise unusable(self.component, "Core AI", "load", RuntimeError(end_of(process, said)))
             return _load(folder)  # which maps its files, so that their names can go
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -72,51 +80,6 @@ def _load(path: Path) -> Any:
     from coreai.runtime import AIModel
 
     return asyncio.run(AIModel.load(path))
-
-
-def lower(asset: Path, folder: Path) -> None:
-    """Compile an .aimodel for Linux's interpreter into a folder."""
-    from coreai.authoring.asset import (
-        Context,
-        compile_to_binary,
-        load_module_from_bytecode,
-        serialize_module_to_odix,
-    )
-
-    module = load_module_from_bytecode(context=Context()._mlir_context, path=asset / "main.mlirb")
-    _widen(module)
-    compile_to_binary(module=module, output_directory=folder, enable_debug_info=False)
-    serialize_module_to_odix(module=module, path=folder / "main-universal.odix")
-
-
-def _widen(module: Any) -> None:
-    """Let the products of fp16 numbers be computed in fp32, and their results rounded."""
-    from coreai._compiler.dialects import _coreai_ops_gen as ops
-    from coreai._compiler.ir import F16Type, F32Type, InsertionPoint, Location, RankedTensorType
-
-    with module.context, Location.unknown(module.context):
-        half, single = F16Type.get(), F32Type.get()
-        for operation in [each for each in _operations(module.body) if each.name == _PRODUCT]:
-            kind = RankedTensorType(operation.results[0].type)
-            if kind.element_type != half:
-                continue
-            with InsertionPoint(operation):
-                wide = [
-                    ops.cast(RankedTensorType.get(RankedTensorType(value.type).shape, single), value)
-                    for value in operation.operands
-                ]
-                product = ops.BroadcastingBatchMatmul(*wide, results=[RankedTensorType.get(kind.shape, single)])
-                operation.results[0].replace_all_uses_with(ops.cast(kind, product.operation.results[0]))
-            operation.erase()
-
-
-def _operations(block: Any) -> Iterator[Any]:
-    """Yield every operation of a block and of the blocks in it."""
-    for operation in list(block.operations):
-        yield operation.operation
-        for region in operation.regions:
-            for inner in region.blocks:
-                yield from _operations(inner)
 
 
 def _check_signature(component: Component, function: Any) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 from lorarar.errors import InputError
 from runtime_py.backends import Backend, checked_inputs, unusable
 from runtime_py.component import Component
-from runtime_py.qnn_session import MODEL, end_of, require_qnn, sdk_version, start
+from runtime_py.processes import end_of, start
+from runtime_py.qnn_session import MODEL, require_qnn, sdk_version
 from runtime_py.qnn_worker import receive, send
 
 EMULATED = (

@@ -32,6 +32,7 @@ COMMANDS = (
     "lorarar.commands",
     *(f"export.{name}" for name in ("hypernet", "unet", "pipeline")),
     "export.targets.qnn_compiler",
+    "runtime_py.coreai_lowering",
     *(f"benchmarks.{name}" for name in ("merge", "unet", "pipeline", "device", "estimate", "report")),
 )
 
