@@ -48,8 +48,8 @@ def import_coremltools() -> Any:
         return importlib.import_module("coremltools")
 
 
-def import_coreai() -> Any:
-    """Import Core AI's compiler and runtime, and return the package.
+def require_coreai() -> None:
+    """Refuse a machine without Core AI, which is not imported: its runtime's threads end a process now and then.
 
     Raises ModuleNotFoundError where it is not installed, and InputError where Apple has none for this machine.
     """
@@ -58,6 +58,13 @@ def import_coreai() -> Any:
         raise InputError(
             f"Core AI's packages are for Linux on x86-64 and macOS on Apple silicon, not for {system} on {machine}"
         )
+    if find_spec("coreai") is None:
+        raise ModuleNotFoundError("no coreai", name="coreai")
+
+
+def import_coreai() -> Any:
+    """Import Core AI's compiler and runtime, and return the package. Raises as `require_coreai`."""
+    require_coreai()
     importlib.import_module("coreai.authoring")
     return importlib.import_module("coreai")
 

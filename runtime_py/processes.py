@@ -1,12 +1,29 @@
-"""Run our own modules in processes of their own, where what they call may end its process."""
+"""Run artifacts in processes of their own, where a runtime ends its process instead of raising an error.
+
+A message is its length (8 bytes, little endian) and tensors as a safetensors file. The first answer of a process has
+none: the artifact is loaded.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO, cast
+
+import numpy as np
+
+from lorarar.errors import InputError
+from runtime_py.backends import checked_inputs, unusable
+from runtime_py.component import Component
+
+Model = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+"""A loaded artifact: outputs by name for inputs by name."""
 
 
 def start(module: str, *arguments: str | Path, **pipes: Any) -> subprocess.Popen[bytes]:
@@ -22,3 +39,78 @@ def end_of(process: subprocess.Popen[bytes], said: bytes) -> str:
         return f"its process ended by signal {-code}"
     lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
     return lines[-1].strip()[:300] if lines else f"its process ended with {code}"
+
+
+def send(stream: BinaryIO, tensors: dict[str, np.ndarray]) -> None:
+    """Write one message."""
+    from safetensors.numpy import save
+
+    data = save(tensors)
+    stream.write(len(data).to_bytes(8, "little") + data)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> dict[str, np.ndarray] | None:
+    """Read one message; None where the other end is closed, or was in the middle of it."""
+    from safetensors.numpy import load
+
+    size = int.from_bytes(stream.read(8), "little")
+    data = stream.read(size) if size else b""
+    return load(data) if size and len(data) == size else None
+
+
+def serve(open_model: Callable[[Path], Model], path: str) -> None:
+    """Load an artifact and answer until nobody asks any more: what such a process does.
+
+    Native libraries write to standard output too, so answers have a copy of it, and it becomes the standard error.
+    """
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    model = open_model(Path(path))
+    send(answers, {})
+    while (inputs := receive(sys.stdin.buffer)) is not None:
+        send(answers, model(inputs))
+
+
+class ProcessRunner:
+    """An artifact that a process of its own runs; `module` serves it."""
+
+    def __init__(self, component: Component, module: str, runtime: str, version: str, note: str) -> None:
+        self.component, self.runtime, self.version, self.note = component, runtime, version, note
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
+        self._process = start(module, component.path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said)
+        self._asked, self._answers = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
+        weakref.finalize(self, _end, self._process, (self._asked, self._answers, self._said))
+        if receive(self._answers) is None:
+            raise unusable(component, runtime, "load", self._failure())
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the artifact once."""
+        given = checked_inputs(self.component, inputs)
+        try:
+            send(self._asked, given)
+            outputs = receive(self._answers)
+        except BrokenPipeError:
+            outputs = None
+        if outputs is None:
+            raise unusable(self.component, self.runtime, "run", self._failure())
+        if {name: value.shape for name, value in outputs.items()} != {s.name: s.shape for s in self.component.outputs}:
+            raise InputError(f"{self.component.path}: its tensors are not the manifest's; export the bundle again")
+        return outputs
+
+    def _failure(self) -> RuntimeError:
+        """Wait until the process has ended, and say how."""
+        with suppress(BrokenPipeError):
+            self._asked.close()
+        self._process.wait()
+        self._said.seek(0)
+        return RuntimeError(end_of(self._process, self._said.read()))
+
+
+def _end(process: subprocess.Popen[bytes], streams: Iterable[IO[bytes]]) -> None:
+    """End a process that nobody asks any more."""
+    process.kill()
+    process.wait()
+    for stream in streams:
+        with suppress(BrokenPipeError):
+            stream.close()

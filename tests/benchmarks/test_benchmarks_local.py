@@ -106,7 +106,7 @@ def test_the_record_of_a_unet_has_what_the_loras_change(shared_unets: SharedUNet
 
 def test_what_can_not_be_measured_is_told(bundle_folders: dict[tuple[str, str], Path]) -> None:
     bundle = Bundle.open(bundle_folders["coreml", "fp16"])
-    with pytest.raises(DeviceFailed, match="a Core ML bundle is timed on Apple systems only"):
+    with pytest.raises(DeviceFailed, match="a coreml bundle is timed on Apple systems only"):
         ThisComputer().measure(bundle, "hypernet", OPTIONS, Watch())
     bundle = Bundle.open(bundle_folders["onnx", "fp32"])
     with pytest.raises(DeviceFailed, match=r"over 0\.01 s and was stopped; give a longer `timeout_s`"):

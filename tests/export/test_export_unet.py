@@ -263,7 +263,9 @@ def test_every_precision_is_offered_or_has_a_reason() -> None:
         assert (
             target.default_precision in target.precisions and target.default_precision in target.tolerances["hypernet"]
         )
-        assert target.bytes_per_weight.keys() == {*target.precisions, "fp32", "fp16"}
+        assert target.bytes_per_weight.keys() >= set(target.precisions)
+        for component, offered in target.tolerances.items():
+            assert component in ("pipeline", "hypernet") or target.bytes_per_weight.keys() >= offered.keys()
 
 
 def test_adapters_of_another_layout_are_refused(shared_unets: SharedUNets, tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ COMMANDS = (
     "lorarar.commands",
     *(f"export.{name}" for name in ("hypernet", "unet", "pipeline")),
     "export.targets.qnn_compiler",
-    "runtime_py.coreai_lowering",
+    "runtime_py.coreai_worker",
+    "runtime_py.qnn_worker",
     *(f"benchmarks.{name}" for name in ("merge", "unet", "pipeline", "device", "estimate", "report")),
 )
 

@@ -1,13 +1,53 @@
-"""Lower a Core AI program for Linux: run as a process, `python -m runtime_py.coreai_lowering ASSET FOLDER`."""
+"""Run a Core AI program: `python -m runtime_py.coreai_worker ASSET`, asked by `runtime_py.processes`.
+
+On Linux a program is lowered into a temporary folder first, which takes the room of its weights.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from lorarar.toolchains import import_coreai
+from runtime_py.processes import Model, serve
+
 _PRODUCT = "coreai.decomposable.broadcasting_batch_matmul"
+_ENTRY = "main"
+
+
+def open_model(path: Path) -> Model:
+    """Load a program, as Apple's `executable` does but for its products; the file itself is not touched."""
+    import_coreai()
+    from coreai.runtime import AIModel, NDArray
+
+    if sys.platform == "darwin":
+        model = asyncio.run(AIModel.load(path))
+    else:
+        with tempfile.TemporaryDirectory(prefix="lorarar-", suffix=".aimodelx") as name:
+            folder = Path(name)
+            free, needed = shutil.disk_usage(folder).free, sum(file.stat().st_size for file in path.iterdir())
+            if free < needed:
+                raise OSError(
+                    f"it is lowered into {folder.parent}, which has {free / 1e9:.1f} GB of the {needed / 1e9:.1f} GB "
+                    "that this takes; free some, or set TMPDIR to another folder"
+                )
+            lower(path, folder)
+            model = asyncio.run(AIModel.load(folder))  # which maps its files, so that their names can go
+    function = model.load_function(_ENTRY)
+
+    def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        given = {key: NDArray(value) for key, value in inputs.items()}
+        outputs = asyncio.run(function(given))
+        return {key: np.array(value.numpy()) for key, value in outputs.items()}
+
+    return run
 
 
 def lower(asset: Path, folder: Path) -> None:
@@ -56,4 +96,4 @@ def _operations(block: Any) -> Iterator[Any]:
 
 
 if __name__ == "__main__":
-    lower(*map(Path, sys.argv[1:]))
+    serve(open_model, *sys.argv[1:])
