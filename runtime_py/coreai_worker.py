@@ -47,7 +47,9 @@ def open_model(path: Path) -> Model:
         outputs = asyncio.run(function(given))
         return {key: np.array(value.numpy()) for key, value in outputs.items()}
 
-    return run
+    about = function.desc
+    inputs = {name: about.input_descriptor(name).shape for name in about.input_names}
+    return Model(run, inputs, {name: about.output_descriptor(name).shape for name in about.output_names})
 
 
 def lower(asset: Path, folder: Path) -> None:

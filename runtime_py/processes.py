@@ -1,7 +1,7 @@
 """Run artifacts in processes of their own, where a runtime ends its process instead of raising an error.
 
-A message is its length (8 bytes, little endian) and tensors as a safetensors file. The first answer of a process has
-none: the artifact is loaded.
+A message is its length (8 bytes, little endian) and tensors as a safetensors file. The first answer of a process says
+that the artifact is loaded: the shapes of its inputs and outputs.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -22,8 +22,15 @@ from lorarar.errors import InputError
 from runtime_py.backends import checked_inputs, unusable
 from runtime_py.component import Component
 
-Model = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
-"""A loaded artifact: outputs by name for inputs by name."""
+_ENDS = ("inputs", "outputs")
+
+
+class Model(NamedTuple):
+    """A loaded artifact."""
+
+    run: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+    inputs: Mapping[str, Sequence[int]]  # name → shape
+    outputs: Mapping[str, Sequence[int]]
 
 
 def start(module: str, *arguments: str | Path, **pipes: Any) -> subprocess.Popen[bytes]:
@@ -67,9 +74,10 @@ def serve(open_model: Callable[[Path], Model], path: str) -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     model = open_model(Path(path))
-    send(answers, {})
+    shapes = zip(_ENDS, (model.inputs, model.outputs), strict=True)
+    send(answers, {f"{end}.{name}": np.array(shape, np.int64) for end, all_ in shapes for name, shape in all_.items()})
     while (inputs := receive(sys.stdin.buffer)) is not None:
-        send(answers, model(inputs))
+        send(answers, model.run(inputs))
 
 
 class ProcessRunner:
@@ -81,8 +89,13 @@ class ProcessRunner:
         self._process = start(module, component.path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said)
         self._asked, self._answers = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
         weakref.finalize(self, _end, self._process, (self._asked, self._answers, self._said))
-        if receive(self._answers) is None:
+        found = receive(self._answers)
+        if found is None:
             raise unusable(component, runtime, "load", self._failure())
+        specs = zip(_ENDS, (component.inputs, component.outputs), strict=True)
+        stated = {f"{end}.{spec.name}": spec.shape for end, all_ in specs for spec in all_}
+        if {name: tuple(shape.tolist()) for name, shape in found.items()} != stated:
+            raise InputError(f"{component.path}: its tensors are not the manifest's; export the bundle again")
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the artifact once."""
@@ -94,8 +107,6 @@ class ProcessRunner:
             outputs = None
         if outputs is None:
             raise unusable(self.component, self.runtime, "run", self._failure())
-        if {name: value.shape for name, value in outputs.items()} != {s.name: s.shape for s in self.component.outputs}:
-            raise InputError(f"{self.component.path}: its tensors are not the manifest's; export the bundle again")
         return outputs
 
     def _failure(self) -> RuntimeError:

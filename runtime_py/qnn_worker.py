@@ -12,8 +12,10 @@ from runtime_py.qnn_session import MODEL, open_session
 def open_model(path: Path) -> Model:
     """Load a context."""
     session = open_session(path / MODEL, {})
-    names = [output.name for output in session.get_outputs()]
-    return lambda inputs: dict(zip(names, session.run(None, inputs), strict=True))
+    inputs, outputs = (
+        {each.name: each.shape for each in ends} for ends in (session.get_inputs(), session.get_outputs())
+    )
+    return Model(lambda given: dict(zip(outputs, session.run(None, given), strict=True)), inputs, outputs)
 
 
 if __name__ == "__main__":
