@@ -15,7 +15,7 @@ import checked_types  # noqa: F401  # before our packages, which it changes as t
 import pytest
 from hypothesis import settings
 from made_once import MadeOnce
-from tiny_world import BUNDLE_RANK, COMBINATIONS, soc_of, tiny_hypernet, tiny_layout
+from tiny_world import tiny_layout
 
 from lorarar.layout import Layout
 from lorarar.lora import LoRA
@@ -199,14 +199,8 @@ def trained(components: Components, images: tuple[Path, ...]) -> LoRA:
 
 
 @pytest.fixture(scope="session")
-def bundle_folders(made_once: MadeOnce, layout: Layout) -> dict[tuple[str, str], Path]:
-    """Give one exported bundle of the tiny hypernetwork for each (target, precision)."""
-    from export import HypernetOptions, write_hypernet
+def bundle_folders(made_once: MadeOnce) -> dict[tuple[str, str], Path]:
+    """Give the bundle of the tiny hypernetwork for each (target, precision), exported when it is asked for."""
+    from shared_bundles import BundleFolders
 
-    def export(target: str, precision: str) -> Path:
-        options = HypernetOptions(target, precision, BUNDLE_RANK, soc=soc_of(target))
-        return made_once(
-            f"hypernet/{target}-{precision}", lambda out: write_hypernet(tiny_hypernet(), layout, options, out)
-        )
-
-    return {combination: export(*combination) for combination in COMBINATIONS}
+    return BundleFolders(made_once)

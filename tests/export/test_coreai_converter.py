@@ -7,13 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from shared_bundles import require_target
 from torch import Tensor, nn
 
 from export.graph import Graph
 from export.targets import find_target
+from export.targets.target import Convert
 from lorarar.errors import InputError
 
-convert = find_target("coreai").load_converter()
+
+@pytest.fixture(scope="module")
+def convert() -> Convert:
+    require_target("coreai")
+    return find_target("coreai").load_converter()
 
 
 class Net(nn.Module):
@@ -45,21 +51,23 @@ def constants(asset: Path) -> dict[str, int]:
     return found
 
 
-def test_the_decisive_weights_keep_their_bits(tmp_path: Path) -> None:
+def test_the_decisive_weights_keep_their_bits(convert: Convert, tmp_path: Path) -> None:
     convert(net(), "fp16", tmp_path / "half.aimodel")
     convert(net(), "w8", tmp_path / "eight.aimodel")
     assert constants(tmp_path / "half.aimodel") == {"f16": 3}
     assert constants(tmp_path / "eight.aimodel") == {"f16": 1, "si8": 2}
 
 
-def test_nothing_of_this_machine_and_no_date_is_in_an_asset(tmp_path: Path) -> None:
+def test_nothing_of_this_machine_and_no_date_is_in_an_asset(convert: Convert, tmp_path: Path) -> None:
     convert(net(), "fp16", tmp_path / "net.aimodel")
     for file in (tmp_path / "net.aimodel").iterdir():
         data = file.read_bytes()
         assert str(Path(__file__).parents[2]).encode() not in data and b"creationDate" not in data
 
 
-def test_palettes_without_a_compiler_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_palettes_without_a_compiler_are_refused(
+    convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """coreai-opt itself would say nothing and leave the weights as they are."""
     from export.targets import coreai_converter
 
@@ -71,7 +79,7 @@ def test_palettes_without_a_compiler_are_refused(tmp_path: Path, monkeypatch: py
         convert(net(), "w4", tmp_path / "net.aimodel")
 
 
-def test_weights_are_told_apart_whichever_way_they_are_turned() -> None:
+def test_weights_are_told_apart_whichever_way_they_are_turned(convert: Convert) -> None:
     from export.targets.coreai_converter import _print_of
 
     weight = np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
 from made_once import MadeOnce
-from tiny_world import soc_of
+from tiny_world import BUNDLE_RANK, soc_of, tiny_hypernet, tiny_layout
 
-from export import hypernet, pipeline, unet
+from export import HypernetOptions, hypernet, pipeline, unet, write_hypernet
 from export.source import chosen_hypernet
 from lorarar.base.names import load_layout
 from runtime_py.bundle import Bundle
@@ -18,6 +22,33 @@ from runtime_py.bundle import Bundle
 RANK = 3  # of each of the two LoRAs
 MiniatureBundle = Callable[[str, str, str], Path]
 """Gives the miniature's bundle of a hypernet, a unet or a pipeline, for a target, in a precision."""
+
+
+def require_target(target: str) -> None:
+    """Skip a test where a target's runtime is not installed, and say so; CI has all of them."""
+    missing = [name for name in import_module(f"runtime_py.backends.{target}").BACKEND.packages if not find_spec(name)]
+    if missing:
+        skip = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        skip(f"{target} is not installed here: {missing[0]} is missing")
+
+
+class BundleFolders(dict[tuple[str, str], Path]):
+    """Folders of the tiny hypernetwork's bundles, by target and precision."""
+
+    def __init__(self, made_once: MadeOnce) -> None:
+        super().__init__()
+        self.made_once = made_once
+
+    def __missing__(self, key: tuple[str, str]) -> Path:
+        target, precision = key
+        require_target(target)
+        options = HypernetOptions(target, precision, BUNDLE_RANK, soc=soc_of(target))
+
+        def export(out: Path) -> None:
+            write_hypernet(tiny_hypernet(), tiny_layout(), options, out)
+
+        self[key] = self.made_once(f"hypernet/{target}-{precision}", export)
+        return self[key]
 
 
 class SharedPipelines(dict[str, Bundle]):
@@ -29,6 +60,7 @@ class SharedPipelines(dict[str, Bundle]):
 
     def __missing__(self, name: str) -> Bundle:
         target, _, text = name.partition("+")
+        require_target(target)
         hypernet = self.made_once("pipeline-hypernet", self._save_hypernet) / "hypernet.safetensors"
         given = {"hypernet": hypernet, "rank": RANK, "steps": 4, "guidance": 3.5, "text_adapters": bool(text)}
         given |= {"soc": soc_of(target)}
@@ -50,6 +82,7 @@ class SharedUNets(dict[tuple[str, str], Bundle]):
 
     def __missing__(self, key: tuple[str, str]) -> Bundle:
         target, precision = key
+        require_target(target)
 
         def export(out: Path) -> None:
             unet(self.base, target=target, precision=precision, rank=RANK, soc=soc_of(target), out=out)
@@ -69,6 +102,8 @@ def miniature_bundle_of(made_once: MadeOnce) -> MiniatureBundle:
     kinds: dict[str, Callable[..., Any]] = {"hypernet": hypernet, "unet": unet, "pipeline": partial(pipeline, steps=4)}
 
     def give(kind: str, target: str, precision: str) -> Path:
+        require_target(target)
+
         def make(out: Path) -> None:
             kinds[kind](target=target, precision=precision, soc=soc_of(target), out=out)
 
