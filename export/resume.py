@@ -30,15 +30,8 @@ except ModuleNotFoundError:  # Windows has none; two exports at once are not not
 
 STATE = "unfinished.json"
 _TOOLCHAINS = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "onnx",
-    "onnx-ir",
-    "onnxscript",
-    "coremltools",
-    "executorch",
-    "coreai-torch",
+    *("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "coremltools", "executorch"),
+    *("coreai-torch", "onnxruntime-qnn"),
 )
 
 
@@ -84,7 +77,7 @@ def unfinished_folder(out: Path, facts: Mapping[str, Any]) -> Iterator[Unfinishe
     An earlier run's folder is taken up when it was made of the same facts by the same toolchains. Raises InputError
     while another export works on the same `out`.
     """
-    digest = hashlib.sha256(json.dumps([facts, _versions()], sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([facts, toolchain_versions()], sort_keys=True).encode()).hexdigest()
     out.parent.mkdir(parents=True, exist_ok=True)
     with _locked(out):
         work = _take_up(out.parent / f".{out.name}.unfinished", digest)
@@ -134,7 +127,8 @@ def _take_up(folder: Path, digest: str) -> Unfinished:
     return Unfinished(folder, digest)
 
 
-def _versions() -> dict[str, str]:
+def toolchain_versions() -> dict[str, str]:
+    """Return the versions that an artifact depends on: ours, and those of the toolchains that are installed."""
     found = {"lorarar": __version__}
     for name in _TOOLCHAINS:
         with suppress(PackageNotFoundError):

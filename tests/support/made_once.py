@@ -7,25 +7,15 @@ import shutil
 import time
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from filelock import FileLock
 
+from export.resume import toolchain_versions
+
 ROOT = Path(__file__).parents[2]
 A_DAY = 86400.0  # seconds
 SOURCES = ("lorarar", "export", "runtime_py", "models", "tests/support", "tests/conftest.py")
-TOOLCHAINS = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "onnx",
-    "onnx-ir",
-    "onnxscript",
-    "coremltools",
-    "executorch",
-    "coreai-torch",
-)
 
 
 class MadeOnce:
@@ -67,11 +57,5 @@ def digest(*paths: Path) -> str:
 @cache
 def _sources() -> str:
     """A digest of all that the folders are made by: our sources, and the toolchains' versions."""
-    versions = []
-    for name in TOOLCHAINS:
-        try:
-            versions.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            versions.append(f"no {name}")
     sources = digest(*(ROOT / name for name in SOURCES))
-    return hashlib.sha256("\n".join([sources, *versions]).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join([sources, *map(str, toolchain_versions().items())]).encode()).hexdigest()[:16]
