@@ -16,6 +16,8 @@ from runtime_py.parity import Tolerance
 
 ONNX_MODEL = "model.onnx"
 """The graph's file in an ONNX artifact that is a folder: one whose weights are too large for one file."""
+NEURAL_ENGINE_BYTES = 1_000_000_000
+"""Weights that one Core ML model may have to be taken by the Neural Engine: about 1 GB, by those who met the limit."""
 DTYPES = {"float32": np.float32, "float16": np.float16, "int32": np.int32}
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lorarar.errors import InputError
+from runtime_py.component import NEURAL_ENGINE_BYTES
 from runtime_py.mil.blob import Blob
 from runtime_py.mil.features import described_functions
 from runtime_py.mil.graph import FunctionPlan, Step, build
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 LONGEST_AXIS = 16_384  # up to the A15; 65,536 from the A16 on
 MOST_AXES = 4
 MOST_FEATURES = 40
-MOST_BYTES = 1_000_000_000
 INNER = 32
 _FREE = frozenset(
     {"const", "cast", "reshape", "transpose", "expand_dims", "squeeze", "slice_by_index", "split", "concat"}
@@ -52,7 +52,7 @@ RULES: Mapping[str, Rule] = {
     "features": Rule(
         f"at most {MOST_FEATURES} inputs and outputs of a chunk", "this project's own bound; none is published"
     ),
-    "memory": Rule(f"at most {MOST_BYTES / 1e9:.0f} GB of weights in a chunk", "coremltools, issue 2758"),
+    "memory": Rule(f"at most {NEURAL_ENGINE_BYTES / 1e9:.0f} GB of weights in a chunk", "coremltools, issue 2758"),
 }
 """By their names in a finding."""
 
@@ -99,7 +99,7 @@ def _broken(graph: FunctionPlan) -> Iterator[tuple[str, str]]:
     if (features := len(graph.inputs) + len(graph.outputs)) > MOST_FEATURES:
         yield "features", f"{features} of {graph.name}"
     stored = sum(value.data.nbytes for value in graph.constants.values() if isinstance(value, Blob))
-    if stored > MOST_BYTES:
+    if stored > NEURAL_ENGINE_BYTES:
         yield "memory", f"{stored / 1e9:.2f} GB"
     for step in graph.steps:
         for name, kind in step.outputs.items():

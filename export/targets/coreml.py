@@ -5,9 +5,7 @@ from __future__ import annotations
 from export.targets.target import FLOATS, ExportCost, Target, WeightBytes
 from export.tolerance import tolerances
 from lorarar.toolchains import import_coremltools
-
-NEURAL_ENGINE_BYTES = 1_000_000_000
-"""Weights that one model may have to be taken by the Neural Engine: about 1 GB, by those who met the limit."""
+from runtime_py.component import NEURAL_ENGINE_BYTES
 
 TARGET = Target(
     name="coreml",

@@ -24,10 +24,10 @@ from coremltools.proto import Model_pb2
 from tqdm import tqdm
 
 from export.graph import Graph
-from export.targets.coreml import NEURAL_ENGINE_BYTES
 from export.targets.coreml_chunks import cut
 from export.targets.trace import trace
 from lorarar.toolchains import quiet_toolchains
+from runtime_py.component import NEURAL_ENGINE_BYTES
 
 
 def convert(graph: Graph, precision: str, path: Path) -> None:

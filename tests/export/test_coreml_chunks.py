@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from mil_builder import ct, mb, save, spread
 
-from export.targets.coreml import NEURAL_ENGINE_BYTES
 from export.targets.coreml_chunks import cut
 from lorarar.errors import InputError
 from lorarar.toolchains import quiet_toolchains
+from runtime_py.component import NEURAL_ENGINE_BYTES
 from runtime_py.mil import Program
 
 X = {"x": spread(4, 32).astype(np.float16), "late": spread(4, 32, seed=9).astype(np.float16)}

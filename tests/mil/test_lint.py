@@ -58,10 +58,10 @@ def test_features_and_weights_have_bounds(tmp_path: Path, monkeypatch: pytest.Mo
     path = save(tmp_path / "p.mlpackage", convolved, {"x": np.zeros((1, 64, 4, 4), HALF)})
     assert rules_of(path) == {}
     monkeypatch.setattr(lint, "MOST_FEATURES", 1)
-    monkeypatch.setattr(lint, "MOST_BYTES", 8191)
+    monkeypatch.setattr(lint, "NEURAL_ENGINE_BYTES", 8191)
     assert rules_of(path) == {"features": 1, "memory": 1}
     monkeypatch.setattr(lint, "MOST_FEATURES", 2)
-    monkeypatch.setattr(lint, "MOST_BYTES", 8192)
+    monkeypatch.setattr(lint, "NEURAL_ENGINE_BYTES", 8192)
     assert rules_of(path) == {}
 
 
