@@ -49,7 +49,7 @@ def import_coremltools() -> Any:
 
 
 def require_coreai() -> None:
-    """Refuse a machine without Core AI, which is not imported: its runtime's threads end a process now and then.
+    """Refuse a machine without Core AI, which is not imported: the processes that run artifacts do so themselves.
 
     Raises ModuleNotFoundError where it is not installed, and InputError where Apple has none for this machine.
     """
