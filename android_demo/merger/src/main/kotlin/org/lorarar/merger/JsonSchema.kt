@@ -22,6 +22,8 @@ class JsonSchema(private val root: Map<String, Any?>) {
             "type" -> unless(isOneOf(value, rule), path, "is not of type ${shown(rule)}")
             "const" -> unless(same(value, rule), path, "is not ${shown(rule)}")
             "enum" -> unless((rule as List<*>).any { same(value, it) }, path, "is none of ${shown(rule)}")
+            "allOf" -> (rule as List<*>).firstNotNullOfOrNull { fault(it.asObject()!!, value, path) }
+            "not" -> unless(fault(rule.asObject()!!, value, path) != null, path, "has what is refused here: ${shown(rule)}")
             "oneOf" -> unless(matching(rule, value, path) == 1, path, "is not exactly one of the allowed forms")
             "if" -> condition(schema, value, path)
             in OF_OBJECTS -> value.asObject()?.let { checkObject(keyword, rule, schema, it, path) }
@@ -35,8 +37,8 @@ class JsonSchema(private val root: Map<String, Any?>) {
         (rule as List<*>).count { fault(it.asObject()!!, value, path) == null }
 
     private fun condition(schema: Map<String, Any?>, value: Any?, path: String): String? {
-        val holds = fault(schema.child("if"), value, path) == null
-        return if (holds) fault(schema.child("then"), value, path) else null
+        val branch = if (fault(schema.child("if"), value, path) == null) "then" else "else"
+        return schema[branch].asObject()?.let { fault(it, value, path) }
     }
 
     private fun checkObject(
@@ -105,7 +107,7 @@ class JsonSchema(private val root: Map<String, Any?>) {
         reference.removePrefix("#/").split('/').fold(root) { schema, key -> schema.child(key) }
 
     private companion object {
-        val IGNORED = setOf("\$schema", "title", "description", "\$defs", "then")
+        val IGNORED = setOf("\$schema", "title", "description", "\$defs", "then", "else")
         val OF_OBJECTS = setOf(
             "required", "properties", "propertyNames", "minProperties", "maxProperties", "additionalProperties",
         )

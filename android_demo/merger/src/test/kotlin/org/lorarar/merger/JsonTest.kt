@@ -48,6 +48,18 @@ class JsonTest {
         assertEquals("$.c is unexpected", schema.fault(mapOf("a" to 1L, "c" to 1L)))
     }
 
+    @Test
+    fun schemasThatDependOnAnotherEntry() {
+        val schema = JsonSchema(parse("""{"allOf": [
+            {"if": {"properties": {"a": {"const": "x"}}}, "then": {"required": ["b"]}, "else": {"not": {"required": ["b"]}}},
+            {"if": {"required": ["c"]}, "then": {"required": ["d"]}}]}""").asObject()!!)
+        assertNull(schema.fault(mapOf("a" to "x", "b" to 1L)))
+        assertNull(schema.fault(mapOf("a" to "y")))
+        assertEquals("$ has no b", schema.fault(mapOf("a" to "x")))
+        assertEquals("$ has no d", schema.fault(mapOf("a" to "y", "c" to 1L)))
+        assertTrue("refused" in schema.fault(mapOf("a" to "y", "b" to 1L))!!)
+    }
+
     private fun refusalOf(text: String): String = try {
         parse(text)
         ""
