@@ -21,7 +21,6 @@ Parameters that they share:
   manifest says so.
 - `resolution`: pixels of the image's side. Default: the base's own.
 - `batch`: of the UNet; 2 runs both prompts of guidance at once.
-- `attention`: of the UNet: original, or split-einsum for Core ML on the Neural Engine.
 - `out`: the bundle's folder. Default: one in build/, named by what it holds, the base, target and precision.
 - `on_progress`: called with what is being done, in a few words.
 
@@ -36,7 +35,6 @@ from pathlib import Path
 
 from export.options import (
     ADAPTED,
-    ATTENTION,
     LORAS,
     PIPELINE_BATCH,
     STEPS,
@@ -87,7 +85,7 @@ def hypernet(
 
     A loaded `base` is left as it is: only its layout is read. The parameters are described in `export.api`.
     """
-    _, precision = find_offer(target, "hypernet", precision, soc=soc)
+    _, precision = find_offer(target, "hypernet", precision, soc)
     options = HypernetOptions(
         target, precision, chosen_rank(base, rank, loras), loras=loras, soc=soc, unchecked=unchecked
     )
@@ -111,7 +109,6 @@ def unet(
     unchecked: bool = False,
     resolution: int | None = None,
     batch: int = UNET_BATCH,
-    attention: str = ATTENTION,
     out: str | Path | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Report:
@@ -120,7 +117,7 @@ def unet(
     With `fused` it has none: that LoRA (a file or an object) is added into the weights, or a content and a style LoRA
     merged by `hypernet`. The other parameters are described in `export.api`.
     """
-    _, precision = find_offer(target, "unet", precision, attention, soc)
+    _, precision = find_offer(target, "unet", precision, soc)
     if fused is not None and rank is not None:
         raise InputError("`rank` is that of adapter inputs, which a UNet with a fused LoRA does not have; leave it out")
     if untrained and is_loaded(base):
@@ -129,7 +126,7 @@ def unet(
     layout = base_layout(base, adapt)
     lora = chosen_lora(base, layout, fused, hypernet)
     network, size = chosen_unet(base, precision, untrained, resolution, batch)
-    options = UNetOptions(target, precision, rank, size, lora, attention, loras=loras, soc=soc, unchecked=unchecked)
+    options = UNetOptions(target, precision, rank, size, lora, loras=loras, soc=soc, unchecked=unchecked)
     folder = _folder(out, f"{'fused' if lora else 'unet'}-{layout.base}", options)
     return write_unet(network, layout, options, folder, on_progress)
 
@@ -148,7 +145,6 @@ def pipeline(
     unchecked: bool = False,
     resolution: int | None = None,
     batch: int = PIPELINE_BATCH,
-    attention: str = ATTENTION,
     text_adapters: bool = False,
     tiny_vae: str | Path | None = None,
     steps: int = STEPS,
@@ -162,7 +158,7 @@ def pipeline(
     `steps` and `guidance` are what apps start with; the default of the guidance is the base's own. The other parameters
     are described in `export.api`.
     """
-    _, precision = find_offer(target, "unet", precision, attention, soc)
+    _, precision = find_offer(target, "unet", precision, soc)
     rank = chosen_rank(base, rank, loras)
     layout = base_layout(base, adapt)
     loaded = chosen_hypernet(base, layout, hypernet, untrained)
@@ -172,9 +168,7 @@ def pipeline(
         layout = with_text_encoders(layout, {name: getattr(found, name) for name in TEXT_PARTS.values()})
     source = Source(found, layout, loaded)
     guidance = GUIDANCE.get(base_name(base), PAPER_GUIDANCE) if guidance is None else guidance
-    options = PipelineOptions(
-        target, precision, rank, size, steps, guidance, attention, loras=loras, soc=soc, unchecked=unchecked
-    )
+    options = PipelineOptions(target, precision, rank, size, steps, guidance, loras=loras, soc=soc, unchecked=unchecked)
     return write_pipeline(source, options, _folder(out, layout.base, options), on_progress)
 
 

@@ -23,6 +23,7 @@ from lorarar.stack import fold
 from lorarar.toolchains import quiet_toolchains, without_progress_bars
 from runtime_py.golden import WITHOUT, golden_input, sample, summarise
 from runtime_py.noise import normal_noise
+from runtime_py.sinusoids import SIZE_SINUSOIDS, TIMESTEP_SINUSOIDS
 
 # Factors in [-0.5, 0.5) of rank 64 give ΔW a standard deviation near 0.7, so that the hidden units leave their bias and
 # the coefficients differ from column to column. A power of two keeps the values exact in fp16.
@@ -33,7 +34,8 @@ FACTOR_SCALE = 0.5
 ADAPTER_SHARE = 0.5
 _RECIPES: dict[str, dict[str, Any]] = {
     "sample": {"scale": 2.0},  # a deviation of 1.15; a scheduler keeps latents near 1
-    "timestep": {"value": 500.0},
+    TIMESTEP_SINUSOIDS: {"scale": 1.0},
+    SIZE_SINUSOIDS: {"scale": 1.0},
     "encoder_hidden_states": {"scale": 1.0},
     "text_embeds": {"scale": 1.0},
     "latents": {"scale": 2.0},

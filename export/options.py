@@ -26,7 +26,6 @@ UNET_BATCH, PIPELINE_BATCH = 1, 2
 """Batches that are exported by default: a pipeline guides, which takes two."""
 STEPS = 25
 """Denoising steps that apps start with by default."""
-ATTENTION = "original"
 ADAPTED = "transformer"
 """What an adapter holds by default, a key of lorarar.layout.ADAPT."""
 LORAS = 2
@@ -71,7 +70,6 @@ class UNetOptions(HypernetOptions):
 
     size: ImageSize
     fused: LoRA | None = None  # added into the weights; there are no adapter inputs then
-    attention: str = ATTENTION
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,6 @@ class PipelineOptions(HypernetOptions):
     size: ImageSize
     steps: int  # what an app starts with
     guidance: float  # what an app starts with; 1 is none
-    attention: str = ATTENTION  # of the UNet
 
     def __post_init__(self) -> None:
         super().__post_init__()

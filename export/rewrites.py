@@ -6,15 +6,17 @@ Done after the golden outputs were computed, so that diffusers' own form stays t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import TimestepEmbedding
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from export.channels_first import ChannelsFirstTransformer, PixelAttention, VectorLinear
 from export.targets.target import Target
 
 
@@ -33,35 +35,8 @@ def attend_in_products(
     return torch.bmm(weights, heads(value)).unflatten(0, (-1, count)).transpose(1, 2).flatten(2)
 
 
-def attend_by_heads(
-    query: Float[Tensor, "b tokens d"], key: Float[Tensor, "b keys d"], value: Float[Tensor, "b keys d"], count: int
-) -> Float[Tensor, "b tokens d"]:
-    """Return the same head by head and with channels before tokens, for Apple's Neural Engine.
-
-    The two einsums are Apple's own (Deploying Transformers on the Apple Neural Engine, 2022).
-    """
-    queries = query.transpose(1, 2).unsqueeze(2).chunk(count, dim=1)
-    keys = key.unsqueeze(2).chunk(count, dim=3)
-    values = value.transpose(1, 2).unsqueeze(2).chunk(count, dim=1)
-    mixed = []
-    for one_query, one_key, one_value in zip(queries, keys, values, strict=True):
-        weights = F.softmax(torch.einsum("bchq,bkhc->bkhq", one_query, one_key), dim=1)
-        mixed.append(torch.einsum("bkhq,bchk->bchq", weights, one_value))
-    return torch.cat(mixed, dim=1).squeeze(2).transpose(1, 2)
-
-
-ATTENTIONS: Mapping[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {
-    "original": attend_in_products,
-    "split-einsum": attend_by_heads,
-}
-"""By the names that `export.targets.target.Target.attentions` holds."""
-
-
 class ExplicitAttention:
-    """An attention processor of diffusers that computes softmax(q kᵀ / √d) v as one of ATTENTIONS. There is no mask."""
-
-    def __init__(self, attention: str) -> None:
-        self.attend = ATTENTIONS[attention]
+    """An attention processor of diffusers that computes softmax(q kᵀ / √d) v in products. There is no mask."""
 
     def __call__(
         self,
@@ -78,28 +53,37 @@ class ExplicitAttention:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         # The scale goes into the query: tokens × d numbers to multiply instead of tokens × keys.
         query = attn.to_q(hidden_states) * attn.scale
-        return attn.to_out[0](self.attend(query, attn.to_k(context), attn.to_v(context), attn.heads))
+        return attn.to_out[0](attend_in_products(query, attn.to_k(context), attn.to_v(context), attn.heads))
 
 
 class GroupNormAsLayerNorm(nn.Module):
-    """GroupNorm computed by layer_norm over each group, on one axis or, with `by_rows`, on two.
+    """GroupNorm computed by layer_norm over each group, on one axis: QNN has no other that is right for two images."""
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.groups, self.eps, self.weight, self.bias = norm.num_groups, norm.eps, norm.weight, norm.bias
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        grouped = self.grouped(x)
+        normal = F.layer_norm(grouped, grouped.shape[2:], eps=self.eps).reshape(x.shape)
+        return normal * self.weight.reshape(1, -1, 1, 1) + self.bias.reshape(1, -1, 1, 1)
+
+    def grouped(self, x: Float[Tensor, "b c h w"]) -> Tensor:
+        """Return (B, groups, …), whose last axes are a group's."""
+        return x.reshape(len(x), self.groups, -1)
+
+
+class GroupNormByRows(GroupNormAsLayerNorm):
+    """The same on two axes, for Core ML.
 
     Core ML has no group norm. Its converter squares x − mean instead, which overflows fp16 from 256 on without a word;
     its layer_norm is one operation that does not. On one axis a group of SDXL's has up to 491,520 numbers, and the
-    Neural Engine takes 16,384 on an axis; on two there are 1280 and 128 at most, and 16,384 and 1024 in the VAE. QNN's
-    layer norm takes one axis.
+    Neural Engine takes 16,384 on an axis; on two there are 1280 and 128 at most, and 16,384 and 1024 in the VAE.
     """
 
-    def __init__(self, norm: nn.GroupNorm, by_rows: bool = False) -> None:
-        super().__init__()
-        self.groups, self.eps, self.weight, self.bias = norm.num_groups, norm.eps, norm.weight, norm.bias
-        self.by_rows = by_rows
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        axes = (-1, x.shape[-1]) if self.by_rows else (-1,)
-        grouped = x.reshape(x.shape[0], self.groups, *axes)
-        normal = F.layer_norm(grouped, grouped.shape[2:], eps=self.eps).reshape(x.shape)
-        return normal * self.weight.reshape(1, -1, 1, 1) + self.bias.reshape(1, -1, 1, 1)
+    def grouped(self, x: Float[Tensor, "b c h w"]) -> Tensor:
+        """Return (B, groups, C / groups · H, W)."""
+        return x.reshape(len(x), self.groups, -1, x.shape[-1])
 
 
 class ExplicitLayerNorm(nn.Module):
@@ -113,23 +97,6 @@ class ExplicitLayerNorm(nn.Module):
         centred = x - x.mean(dim=-1, keepdim=True)
         variance = (centred * centred).mean(dim=-1, keepdim=True)
         return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
-
-
-class TabledTimesteps(nn.Module):
-    """The sines and cosines of a time or a size, looked up in a table of whole numbers.
-
-    A runtime without fp32 multiplies t and a frequency in fp16, with steps of 0.25 at t = 500: a wrong angle, of 32 dB.
-    Whole numbers up to 2048 are exact in fp16, and so is a row for each.
-    """
-
-    table: Tensor
-
-    def __init__(self, timesteps: Timesteps) -> None:
-        super().__init__()
-        self.register_buffer("table", timesteps(torch.arange(LARGEST_WHOLE + 1.0)))
-
-    def forward(self, times: Float[Tensor, " n"]) -> Float[Tensor, "n d"]:
-        return F.embedding(times.to(torch.int32), self.table).float()  # as diffusers returns it
 
 
 class PreciseSiLU(nn.Module):
@@ -149,23 +116,26 @@ def with_precise_silu(embedding: TimestepEmbedding) -> TimestepEmbedding:
     return embedding
 
 
-TIME_TABLE = "time from a table"
-LARGEST_WHOLE = 2048  # up to which fp16 has every whole number
 REPLACED: Mapping[str, tuple[type[nn.Module], Callable[[Any], nn.Module]]] = {
     "group norm as layer norm": (nn.GroupNorm, GroupNormAsLayerNorm),
-    "group norm as layer norm of rows": (nn.GroupNorm, partial(GroupNormAsLayerNorm, by_rows=True)),
+    "group norm as layer norm of rows": (nn.GroupNorm, GroupNormByRows),
+    "transformers with channels first": (Transformer2DModel, ChannelsFirstTransformer),
+    "attention over pixels with channels first": (Attention, PixelAttention),
+    "linears as convolutions": (nn.Linear, VectorLinear),
     "layer norm in plain operations": (nn.LayerNorm, ExplicitLayerNorm),
-    TIME_TABLE: (Timesteps, TabledTimesteps),
     "time embedding with a precise silu": (TimestepEmbedding, with_precise_silu),
 }
-"""By the names that `export.targets.target.Target.replaced` holds: the module, and what takes its place."""
+"""By the names that `export.targets.target.Target.replaced` holds: the module, and what takes its place.
+
+A target's are replaced in its order: the linears that are left when transformers and attentions are gone take vectors.
+"""
 
 
-def rewrite_for(target: Target, network: Any, attention: str = "original") -> None:
-    """Rewrite a diffusers UNet or VAE in place for a target; `attention` is a key of ATTENTIONS."""
+def rewrite_for(target: Target, network: Any) -> None:
+    """Rewrite a diffusers UNet or VAE in place for a target."""
     # An AutoencoderTiny attends to nothing.
     if not target.fuses_attention and hasattr(network, "set_attn_processor"):
-        network.set_attn_processor(ExplicitAttention(attention))
+        network.set_attn_processor(ExplicitAttention())
     for replaced in target.replaced:
         kind, make = REPLACED[replaced]
         for name, module in list(network.named_modules()):

@@ -19,13 +19,12 @@ from export.components.unet import unet_graph
 from export.components.vae import vae_graph
 from export.golden import golden_tokens, tokenizers, write_golden_image
 from export.options import HypernetOptions, OnProgress, PipelineOptions, Report, Source, UNetOptions, ignore_progress
-from export.rewrites import TIME_TABLE, rewrite_for
+from export.rewrites import rewrite_for
 from export.scheduling import scheduler_settings
 from export.targets import find_offer
 from lorarar.base.attach import fused
 from lorarar.base.components import fingerprint
 from lorarar.base.sources import NETWORKS
-from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import Layout
 from runtime_py.noise import NOISE, NOISE_TEXT
@@ -39,7 +38,7 @@ def write_hypernet(
     on_progress: OnProgress = ignore_progress,
 ) -> Report:
     """Write the bundle of a hypernetwork, which is left as it was."""
-    target, _ = find_offer(options.target, "hypernet", options.precision, soc=options.soc)
+    target, _ = find_offer(options.target, "hypernet", options.precision, options.soc)
     facts = {"options": asdict(options), "layout": layout.to_json(options.stack), "hypernet": loaded.sha256}
     with new_bundle(out, target, facts, on_progress) as bundle:
         bundle.write(hypernet_graph(loaded.predictor, layout, options.stack, target.hypernet_form), options.precision)
@@ -50,7 +49,7 @@ def write_unet(
     unet: Any, layout: Layout, options: UNetOptions, out: Path, on_progress: OnProgress = ignore_progress
 ) -> Report:
     """Write the bundle of a diffusers UNet. The UNet is used up: its weights are freed once they are written."""
-    target, _ = find_offer(options.target, "unet", options.precision, options.attention, options.soc)
+    target, _ = find_offer(options.target, "unet", options.precision, options.soc)
     with fused(unet, options.fused) if options.fused else nullcontext():
         adapted = None if options.fused else layout
         facts = {
@@ -68,13 +67,8 @@ def write_pipeline(
     source: Source, options: PipelineOptions, out: Path, on_progress: OnProgress = ignore_progress
 ) -> Report:
     """Write the bundle of a whole pipeline. The pipeline is used up: each network is freed once it is written."""
-    target, _ = find_offer(options.target, "unet", options.precision, options.attention, options.soc)
+    target, _ = find_offer(options.target, "unet", options.precision, options.soc)
     scheduler = scheduler_settings(source.pipeline.scheduler)
-    if TIME_TABLE in target.replaced and (scheduler.kind, scheduler.spacing) == ("euler", "linspace"):
-        raise InputError(
-            f"the base's schedule has broken timesteps (linspace), and {target.name} takes whole ones; save the base "
-            "with timestep_spacing = 'leading' or 'trailing'"
-        )
     for name in NETWORKS:
         getattr(source.pipeline, name).eval().requires_grad_(False)
     with new_bundle(out, target, _facts(source, options), on_progress) as bundle:
@@ -115,7 +109,7 @@ def _write_unet(bundle: BundleWriter, unet: Any, layout: Layout | None, options:
         unet.eval().requires_grad_(False), layout, options.stack, options.size, bundle.target.adapter_form
     )
     # Only after the golden outputs are there, so that diffusers' own form is the reference.
-    bundle.write(graph, options.precision, lambda: rewrite_for(bundle.target, unet, options.attention))
+    bundle.write(graph, options.precision, lambda: rewrite_for(bundle.target, unet))
 
 
 def _golden_image(bundle: BundleWriter, source: Source, options: PipelineOptions) -> dict[str, Any]:

@@ -62,6 +62,11 @@ class Component:
             entry,
         )
 
+    def input_width(self, name: str) -> int:
+        """Return the last size of an input; 0 where there is no such input, or no fixed size."""
+        found = next((spec.shape for spec in self.inputs if spec.name == name), ())
+        return int(found[-1]) if found and isinstance(found[-1], int) else 0
+
     def golden(self) -> Golden:
         """Read what the golden file keeps of every output, also without LoRAs where it takes them."""
         names = [spec.name for spec in self.outputs]

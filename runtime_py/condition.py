@@ -13,6 +13,7 @@ from jaxtyping import Int
 from lorarar.layout import COEFFICIENTS
 from runtime_py.backends import Runners
 from runtime_py.guidance import Coefficients, Inputs, at_step
+from runtime_py.sinusoids import SIZE_SINUSOIDS, SIZES, sinusoids
 from runtime_py.stages import OnStage
 from runtime_py.tokens import ClipTokenizer
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from runtime_py.pipeline import Request
 
 Row = Mapping[str, np.ndarray]
-"""A prompt's `encoder_hidden_states` (1, tokens, d) and `text_embeds` (1, p), and the image's `time_ids` (1, 6)."""
+"""A prompt's `encoder_hidden_states` (1, tokens, d) and `text_embeds` (1, p), and the image's `size_sinusoids`."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class ConditionReader:
         self._inputs = {name: bundle.component(name).inputs for name in self._facts["tokenizers"]}
         specs = [spec.name for component in self._inputs.values() for spec in component]
         self._coefficients = [name for name in specs if name.startswith(COEFFICIENTS)]
+        self._size_width = bundle.component("unet").input_width(SIZE_SINUSOIDS) // SIZES
         self._tokenizers: dict[str, ClipTokenizer] = {}
 
     def read(self, request: Request, inputs: Inputs, on_stage: OnStage) -> Told:
@@ -87,10 +89,9 @@ class ConditionReader:
         rows, notes = self._encode(wanted, inputs.stack, on_stage)
         if zeros:
             rows.insert(0, {name: np.zeros_like(value) for name, value in rows[0].items()})
-        # SDXL's size conditioning: original size, crop corner, target size.
         side = self._facts["pixels"]
-        sizes = np.array([[side, side, 0, 0, side, side]], np.float32)
-        return Told([{**row, "time_ids": sizes} for row in rows], index, notes)
+        sizes = sinusoids(np.array([side, side, 0, 0, side, side], np.float32), self._size_width)
+        return Told([{**row, SIZE_SINUSOIDS: sizes[None]} for row in rows], index, notes)
 
     def _of_text(self, given: Coefficients, off: bool) -> Coefficients:
         """Return the text encoders' coefficients as they take them, for one prompt."""

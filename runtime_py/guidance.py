@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from lorarar.layout import COEFFICIENTS
 from runtime_py.component import Component
+from runtime_py.sinusoids import TIMESTEP_SINUSOIDS, sinusoids
 
 if TYPE_CHECKING:
     from runtime_py.backends import Runner
@@ -49,6 +50,7 @@ class Guided:
         self.latent_shape = tuple(shape)
         self.runner, self.inputs, self.told, self.request = runner, inputs, told, request
         self._types = {spec.name: spec.dtype for spec in component.inputs}
+        self._time_width = component.input_width(TIMESTEP_SINUSOIDS)
         self._live = [name for name in self._types if name.startswith(COEFFICIENTS)]
         self._stack = {name: value for name, value in inputs.stack.items() if name in self._types}
         self._rows = [(image, prompt) for image in range(len(inputs.blends)) for prompt in range(told.prompts)]
@@ -73,7 +75,7 @@ class Guided:
         full = rows + [rows[-1]] * (self.batch - len(rows))
         inputs = {
             "sample": sample[[image for image, _ in full]],
-            "timestep": np.full(self.batch, time, np.float32),
+            TIMESTEP_SINUSOIDS: np.tile(sinusoids(np.array([time], np.float32), self._time_width), (self.batch, 1)),
             **self.told.inputs(full, step),
             **self._stack,
             **self._coefficients(start, full, step),

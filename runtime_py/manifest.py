@@ -22,6 +22,7 @@ from lorarar.layout import (
     fixed,
     roles_shape,
 )
+from runtime_py.sinusoids import SIZE_SINUSOIDS, SIZES, TIMESTEP_SINUSOIDS
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
@@ -147,8 +148,8 @@ def _pipeline_shapes(
     sample = shapes.get(("unet", "sample"), [0])
     batch = sample[0]
     return {
-        ("unet", "timestep"): [batch],
-        ("unet", "time_ids"): [batch, 6],
+        ("unet", TIMESTEP_SINUSOIDS): [batch, _multiple(shapes.get(("unet", TIMESTEP_SINUSOIDS)), 2)],
+        ("unet", SIZE_SINUSOIDS): [batch, _multiple(shapes.get(("unet", SIZE_SINUSOIDS)), 2 * SIZES)],
         ("unet", "encoder_hidden_states"): [batch, lengths[0], sum(shape[-1] for shape in states)],
         ("unet", "text_embeds"): [batch, *shapes.get((last, "text_embeds"), [0, 0])[1:]],
         ("unet", "noise_pred"): shapes.get(("unet", "sample")),
@@ -156,3 +157,9 @@ def _pipeline_shapes(
         ("vae_decoder", "image"): [1, 3, facts["pixels"], facts["pixels"]],
         **{(name, "input_ids"): [1, length] for name, length in zip(facts["tokenizers"], lengths, strict=True)},
     }
+
+
+def _multiple(shape: Any, of: int) -> int:
+    """Return the multiple of a number that the last size of a shape must be: itself, or the next one below."""
+    last = shape[-1] if shape else of
+    return max(of, last - last % of) if isinstance(last, int) else of

@@ -96,10 +96,10 @@ class AdaptedLinear(nn.Module):
 
     def __init__(self, linear: nn.Module, adapters: Adapters, name: str) -> None:
         super().__init__()
-        self.linear, self._adapters, self._name = linear, adapters, name
+        self.linear, self.adapters, self.name = linear, adapters, name
 
     def forward(self, x: Float[Tensor, "b tokens inp"]) -> Float[Tensor, "b tokens out"]:
-        adapters = self._adapters
-        down, up, coefficients = adapters.rows[self._name]
+        adapters = self.adapters
+        down, up, coefficients = adapters.rows[self.name]
         # Scaled here, not for a whole group: one layer's rows stay in the cores' cache until they are used.
         return self.linear(x) + adapters.form.add(x, down, up, adapters.roles, coefficients)

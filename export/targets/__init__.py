@@ -24,18 +24,14 @@ def find_target(name: str) -> Target:
     return TARGETS[name]
 
 
-def find_offer(
-    name: str, component: str, precision: str | None, attention: str | None = None, soc: str | None = None
-) -> tuple[Target, str]:
+def find_offer(name: str, component: str, precision: str | None, soc: str | None = None) -> tuple[Target, str]:
     """Return a target, for a chip where it is compiled for one, and the precision of a component (default: its own).
 
-    Raises InputError for what the target does not offer, an `attention` and a `soc` too.
+    Raises InputError for what the target does not offer, a `soc` too.
     """
     target = find_target(name).compiled_for(soc)
     precision = precision or target.default_precision
     target.require(component, precision)
-    if attention is not None and attention not in target.attentions:
-        raise InputError(f"`attention` is {attention!r}; valid for {name} are {', '.join(target.attentions)}")
     return target, precision
 
 

@@ -22,8 +22,12 @@ TARGET = Target(
     free_rank=False,
     hypernet_form="plain",
     half_io=("fp16", "w8", "w6", "w4"),  # weights of few bits are made from the fp16 program
-    attentions=("original", "split-einsum"),
-    replaced=("group norm as layer norm of rows",),
+    replaced=(
+        "group norm as layer norm of rows",
+        "transformers with channels first",
+        "attention over pixels with channels first",
+        "linears as convolutions",
+    ),
     chunk_bytes=NEURAL_ENGINE_BYTES,
     # Palettes of w4 have 6 bits for convolutions.
     bytes_per_weight={

@@ -7,7 +7,6 @@ loading it twice, orders what crosses the border by chance, and passes it on in 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from coremltools.proto import FeatureTypes_pb2, Model_pb2
+from jaxtyping import Float, Int
 
+from runtime_py.lint import MOST_FEATURES
 from runtime_py.mil.blob import ALIGNMENT, HEADER, METADATA, SENTINEL, VERSION
 from runtime_py.mil.values import tensor_type
 
-_SLACK = 0.05  # of a chunk, by which a cut may move to where less crosses it
+_PLACES = 200  # where a program may be cut
+_NEVER = 1e18  # bytes that would cross where a type can't; infinity could not be subtracted again
 _VIEWS = {"slice_by_index", "slice_by_size", "split", "squeeze", "expand_dims", "reshape", "transpose"}
 """Operations that only look at numbers in another way."""
 _FEATURES = {"fp16": "FLOAT16", "fp32": "FLOAT32", "int32": "INT32"}
@@ -98,15 +100,59 @@ class _Program:
         return list(found)
 
     def cuts(self, limit: int) -> list[int]:
-        """Return the numbers of steps after which a chunk ends; the last chunk ends with the program."""
-        reached, crossing = np.cumsum(self._weights()), self._crossing()
-        for count in range(max(1, math.ceil(reached[-1] / limit)), len(reached) + 1):
-            ends = [_near(reached, crossing, reached[-1] * part / count, count) for part in range(1, count)]
-            ends.append(len(reached))
-            sizes = np.diff([0, *(reached[end - 1] for end in ends)])
-            if count == 1 or (len(set(ends)) == count and sizes.max() <= limit):
-                return ends
-        return [len(reached)]  # one layer alone is larger
+        """Return the numbers of steps after which a chunk ends; the last chunk ends with the program.
+
+        As few chunks as keep to the limit and to MOST_FEATURES, and of those that the fewest bytes cross.
+        """
+        reached, count = np.cumsum(self._weights()), len(self.steps)
+        if reached[-1] <= limit:
+            return [count]
+        crossing = self._crossing()
+        ends = _places(reached, crossing)
+        over = self._features([0, *ends]) > MOST_FEATURES
+        sizes = np.array([0, *(reached[end - 1] for end in ends)])
+        over = over.astype(int) + (sizes[None, :] - sizes[:, None] > limit)
+        # The best way to each end: how often a bound is broken, chunks, bytes that cross, and the end before it.
+        best: list[tuple[int, int, float, int]] = [(0, 0, 0.0, -1)]
+        for j in range(1, len(ends) + 1):
+            leaves = float(crossing[ends[j - 1]]) if j < len(ends) else 0.0
+            best.append(min((best[i][0] + int(over[i, j]), best[i][1] + 1, best[i][2] + leaves, i) for i in range(j)))
+        found, at = [], len(ends)
+        while at > 0:
+            found.append(ends[at - 1])
+            at = best[at][3]
+        return found[::-1]
+
+    def _features(self, borders: list[int]) -> Int[np.ndarray, "borders borders"]:
+        """Return the inputs and outputs of a chunk from one of these numbers of steps (row) to another (column)."""
+        part = np.searchsorted(borders, np.arange(len(self.steps)), side="right") - 1
+        given = {name: -1 for name in self.types if name not in self.makers}
+        order = {position: number for number, position in enumerate(self.steps)}
+        made = {name: int(part[order[maker]]) for name, maker in self.makers.items() if maker in order}
+        reads: dict[str, set[int]] = {name: set() for name in (*given, *made)}
+        for number, position in enumerate(self.steps):
+            for name in self.reads_of_chunk(position):
+                reads[name].add(int(part[number]))
+        for name in self.block.outputs:
+            reads[name].add(len(borders))
+        moved = [name for name, parts in reads.items() if parts - {(given | made)[name]}]
+        maker = np.array([(given | made)[name] for name in moved])
+        read = np.zeros((len(moved), len(borders) + 1), int)  # up to each part, and after the last
+        for row, name in enumerate(moved):
+            read[row, [min(each, len(borders)) for each in reads[name]]] = 1
+        before = np.cumsum(np.pad(read, ((0, 0), (1, 0))), axis=1)
+        count = np.zeros((len(borders), len(borders)), int)
+        for i in range(len(borders)):
+            for j in range(i + 1, len(borders)):
+                takes = (maker < i) & (before[:, j] > before[:, i])
+                gives = (maker >= i) & (maker < j) & (before[:, -1] > before[:, j])
+                count[i, j] = takes.sum() + gives.sum()
+        return count
+
+    def reads_of_chunk(self, position: int) -> list[str]:
+        """Return the names that an operation, with what is repeated for it, reads from outside its chunk at most."""
+        readers = [position, *self.repeated_for(position)]
+        return [name for reader in readers for name in self.reads(reader) if self.makers.get(name) not in self.repeated]
 
     def _weights(self) -> list[int]:
         """Return the bytes of the weights that each step is the first to need."""
@@ -128,20 +174,21 @@ class _Program:
             first = order.get(self.makers.get(name, -1))
             if first is not None:
                 kind = tensor_type(self.types[name], name)
-                # For infinity, which can't be subtracted again, stands a number that no sum of sizes reaches.
-                size = kind.nbytes if kind.dtype.name in _FEATURES else 1e18
+                size = kind.nbytes if kind.dtype.name in _FEATURES else _NEVER
                 change[first + 1] += size
                 change[number + 1] -= size
         return np.cumsum(change)
 
 
-def _near(reached: np.ndarray, crossing: np.ndarray, wanted: float, count: int) -> int:
-    """Return the number of steps, near a wanted size of weights, after which a cut is crossed by the fewest bytes."""
-    slack = _SLACK * reached[-1] / count
-    near = np.flatnonzero(np.abs(reached - wanted) <= slack)
-    if not near.size:
-        near = np.array([int(np.abs(reached - wanted).argmin())])
-    return int(near[crossing[near + 1].argmin()]) + 1
+def _places(reached: Int[np.ndarray, " steps"], crossing: Float[np.ndarray, " steps_and_2"]) -> list[int]:
+    """Return the numbers of steps after which a chunk may end: where the fewest bytes cross, _PLACES in all.
+
+    They are spread evenly over the weights, and the last is the end of the program.
+    """
+    share = np.minimum(reached * _PLACES // max(reached[-1], 1), _PLACES - 1)
+    groups = [np.flatnonzero(share == each) for each in np.unique(share)]
+    found = {int(group[crossing[group + 1].argmin()]) + 1 for group in groups}
+    return sorted({end for end in found if crossing[end] < _NEVER} | {len(reached)})
 
 
 def _write_chunk(chunk: Any, program: _Program, first: int, last: int) -> None:

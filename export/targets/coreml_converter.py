@@ -17,7 +17,9 @@ import coremltools as ct
 import coremltools.optimize.coreml as cto
 import numpy as np
 import torch
-from coremltools.converters.mil.mil import Builder
+from coremltools.converters.mil.frontend.torch.ops import _get_inputs
+from coremltools.converters.mil.frontend.torch.torch_op_registry import register_torch_op
+from coremltools.converters.mil.mil import Builder, Program
 from coremltools.converters.mil.mil.passes.defs.quantization import FP16ComputePrecision
 from coremltools.converters.mil.mil.passes.pass_registry import register_pass
 from coremltools.proto import Model_pb2
@@ -38,7 +40,7 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
     half = precision != "fp32"
     dtype = np.float16 if half else np.float32
     types = dict.fromkeys(graph.inputs, dtype) | {name: _DTYPES[kind] for name, kind in graph.dtypes.items()}
-    with quiet_toolchains(), _no_bars():
+    with quiet_toolchains(), _no_bars(), _no_validation():
         program = ct.convert(
             trace(graph, torch.float32).run_decompositions({}),
             convert_to="milinternal",
@@ -78,12 +80,28 @@ def _no_bars() -> Iterator[None]:
         tqdm.__init__ = start
 
 
+@contextmanager
+def _no_validation() -> Iterator[None]:
+    """Let coremltools validate nothing between its passes, which takes a fifth of the time.
+
+    It does so after each of some 90. What they make is run and compared with PyTorch anyway.
+    """
+    start = Program.validate
+    Program.validate = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        Program.validate = start
+
+
 _DTYPES = {torch.float32: np.float32, torch.int32: np.int32}
 _PALETTE_BITS = {"w6": 6, "w4": 4}
 _LEAST_WEIGHTS = 2048  # smaller weights stay as they are: norms and biases, which decide much and save nothing
 # So do the first and last layers and the embedding of time and size: all that is drawn goes through them, and they are
 # a hundredth of the weights.
 _DECISIVE = ("unet_conv_in_", "unet_conv_out_", "unet_time_embedding_", "unet_add_embedding_")
+_CONVOLUTIONS = ("_conv1_", "_conv2_", "_conv_shortcut_", "_samplers_")
+"""In the names of weights of convolutions; those of linears, which are 1×1 convolutions too, have none of them."""
 
 
 def _compressed(model: Any, precision: str) -> Any:
@@ -100,15 +118,28 @@ def _compressed(model: Any, precision: str) -> Any:
             for bits in (_PALETTE_BITS[precision], 6)
         )
         config = _but_for_decisive(model, linears)
-        config.set_op_type("conv", convolutions)
+        for name in _weight_names(model):
+            if any(part in name for part in _CONVOLUTIONS) and not any(part in name for part in _DECISIVE):
+                config.set_op_name(name, convolutions)
         return cto.palettize_weights(model, config)
     return model
 
 
 def _but_for_decisive(model: Any, config: Any) -> Any:
     """Return a configuration that applies `config` to all weights but the decisive ones."""
-    names = [name for name in cto.get_weights_metadata(model) if any(part in name for part in _DECISIVE)]
+    names = [name for name in _weight_names(model) if any(part in name for part in _DECISIVE)]
     return cto.OptimizationConfig(config, op_name_configs=dict.fromkeys(names))
+
+
+def _weight_names(model: Any) -> list[str]:
+    return list(cto.get_weights_metadata(model))
+
+
+@register_torch_op(torch_alias=["lorarar::channel_norm"])
+def channel_norm(context: Any, node: Any) -> None:
+    """Convert `export.channels_first.channel_norm`."""
+    x, weight, bias, eps = _get_inputs(context, node, expected=4)
+    context.add(Builder.layer_norm(x=x, axes=[1], gamma=weight, beta=bias, epsilon=eps, name=node.name))
 
 
 def _passes(half: bool) -> Any:
@@ -122,13 +153,10 @@ def _passes(half: bool) -> Any:
 
 @register_pass(namespace="lorarar")
 class halve(FP16ComputePrecision):  # noqa: N801  (coremltools registers a pass under its class's name)
-    """coremltools' cast to fp16, which spares the time embedding and frees each weight in fp32 once it is cast.
+    """coremltools' cast to fp16, which frees each weight in fp32 once it is cast.
 
     Its own `add_fp16_cast` leaves them to later passes, so that all are there twice: 15 GB for SDXL.
     """
-
-    def __init__(self) -> None:
-        super().__init__(op_selector=_not_of_time)
 
     def transform_op(self, op: Any) -> None:
         given = [value.op for value in op.get_flattened_inputs() if value.op is not None]
@@ -147,24 +175,6 @@ class halve(FP16ComputePrecision):  # noqa: N801  (coremltools registers a pass 
         # the list would keep the weights until the end.
         for removed in [op, *gone] if gone else []:
             removed.__dict__.clear()
-
-
-_TIME_STEPS = 6  # operations from a timestep to its sine, at most
-
-
-def _not_of_time(operation: Any) -> bool:
-    """Tell whether an operation may be in fp16: all may but sin, cos and what leads to them, the time embedding.
-
-    In fp16 its frequencies cost 11 dB at t = 500 and 16 dB at t = 999.
-    """
-    ahead = [operation]
-    for _ in range(_TIME_STEPS):
-        if any(op.op_type in ("sin", "cos") for op in ahead):
-            return False
-        ahead = [child for op in ahead for output in op.outputs for child in output.child_ops]
-        if len(ahead) > 64:  # far from any time embedding
-            return True
-    return True
 
 
 def _same_input_same_bytes(package: Path) -> None:

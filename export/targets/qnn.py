@@ -32,7 +32,7 @@ TARGET = Target(
     hypernet_form="transposed",
     fuses_attention=True,
     # The emulator ends (SIGSEGV) at InstanceNormalization of two images.
-    replaced=("group norm as layer norm", "time from a table", "time embedding with a precise silu"),
+    replaced=("group norm as layer norm", "time embedding with a precise silu"),
     bytes_per_weight={"fp16": FLOATS["fp16"]},
     socs=(
         Soc("sm8550", "Snapdragon 8 Gen 2", htp_arch=73, model=43),

@@ -74,9 +74,8 @@ class Target:
     prepare: Callable[[], Any] | None = None  # imports one of `packages`, where a plain import would bring too much
     not_offered: Mapping[str, str] = field(default_factory=dict)  # precisions that the UNet lacks → why
     half_io: tuple[str, ...] = ("fp16",)  # precisions whose inputs and outputs are fp16; fp32 otherwise
-    attentions: tuple[str, ...] = ("original",)  # keys of export.rewrites.ATTENTIONS, for the UNet
     fuses_attention: bool = False  # whether diffusers' own attention is left as it is, since the runtime fuses it
-    replaced: tuple[str, ...] = ()  # keys of export.rewrites.REPLACED: modules that others take the place of
+    replaced: tuple[str, ...] = ()  # keys of export.rewrites.REPLACED, in order: modules that others take the place of
     chunk_bytes: int | None = None  # weights that one model may have; more are cut into chunks in one artifact
     costs: Mapping[str, ExportCost] = field(default_factory=dict)  # measured, by precision
     socs: tuple[Soc, ...] = ()  # what artifacts are compiled for, where each is for one

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from export.options import ADAPTED, ATTENTION, LORAS, PIPELINE_BATCH, STEPS, UNET_BATCH
+from export.options import ADAPTED, LORAS, PIPELINE_BATCH, STEPS, UNET_BATCH
 from export.targets import TARGETS, bundle_folder, find_offer, find_target
 from lorarar.base.names import BASES_HELP, DEFAULT_BASE
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, main_of, run_command
@@ -33,7 +33,7 @@ _OWN = ("kind", "base", "into", "plan")
 def parser() -> Parser:
     """Return the command's parser, with one of its own for each thing that can be exported."""
     made = Parser(prog="lorarar export", description=__doc__)
-    made.set_defaults(attention=None, into=None, plan=None)
+    made.set_defaults(into=None, plan=None)
     kinds = made.add_subparsers(dest="kind", required=True, metavar="WHAT", parser_class=Parser)
     for name, about in _KINDS.items():
         _add_options(kinds.add_parser(name, help=about, description=f"Export {about}."), name)
@@ -65,8 +65,6 @@ def _add_options(kind: Parser, name: str) -> None:
         add("--resolution", type=int, metavar="PIXELS", help="side of the image (default: the base's own)")
         batches = f"(default {UNET_BATCH if name == 'unet' else PIPELINE_BATCH})"
         add("--batch", type=int, help=f"2: with guidance, both prompts in one run; 1: one after the other {batches}")
-        form = f"split-einsum: coreml's UNet in the form for the Neural Engine (default {ATTENTION})"
-        add("--attention", help=form)
     if name == "unet":
         weights = "add a LoRA, or a content and a style LoRA merged, into the weights instead of having adapter inputs"
         add("--fused", type=Path, nargs="+", metavar="LORA", help=weights)
@@ -94,7 +92,7 @@ def run(args: Namespace) -> int:
     if args.into is not None:
         args.out = bundle_folder(args.into, find_target(args.target))
     # Before torch is imported, which takes seconds.
-    find_offer(args.target, "hypernet" if args.kind == "hypernet" else "unet", args.precision, args.attention, args.soc)
+    find_offer(args.target, "hypernet" if args.kind == "hypernet" else "unet", args.precision, args.soc)
     if args.plan:
         return _plan(args)
     import export  # Its names import torch.
@@ -137,9 +135,8 @@ def _described(args: Namespace, manifest: Mapping[str, Any]) -> Iterator[str]:
         yield f"up to {loras} LoRAs of any rank" if free else f"up to {loras} LoRAs of rank {rank} together"
         return
     if args.kind == "unet":
-        golden = manifest["components"]["unet"]["golden"]["inputs"]
-        side, batch = int(golden["time_ids"]["values"][0]), golden["sample"]["shape"][0]
-        yield f"UNet for images of {side}×{side} pixels, batch {batch}"
+        batch, _, height, width = manifest["components"]["unet"]["golden"]["inputs"]["sample"]["shape"]
+        yield f"UNet for latents of {height}×{width}, batch {batch}"
         if args.fused:
             yield "a LoRA is fused into the weights: no adapter inputs"
         else:

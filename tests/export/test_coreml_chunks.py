@@ -15,6 +15,7 @@ from export.targets.coreml_chunks import cut
 from lorarar.errors import InputError
 from lorarar.toolchains import quiet_toolchains
 from runtime_py.component import NEURAL_ENGINE_BYTES
+from runtime_py.lint import MOST_FEATURES
 from runtime_py.mil import Program
 
 X = {"x": spread(4, 32).astype(np.float16), "late": spread(4, 32, seed=9).astype(np.float16)}
@@ -194,3 +195,29 @@ def test_a_pipeline_that_contradicts_itself_is_refused(
     (package / MODEL).write_bytes(spec.SerializeToString())
     with pytest.raises(InputError, match=message):
         Program.open(package)
+
+
+MANY = {f"x{n:02}": spread(4, 32, seed=n).astype(np.float16) for n in range(60)}
+
+
+def taking_one_at_a_time(*inputs: Any) -> Any:
+    """Sixty inputs, each added after a layer of its own."""
+    hidden: Any = None
+    for n, given in enumerate(inputs):
+        weight = spread(32, 32, seed=n, scale=0.3).astype(np.float16)
+        hidden = mb.linear(x=given if hidden is None else mb.add(x=hidden, y=given), weight=weight)
+    return hidden
+
+
+def test_no_chunk_has_more_inputs_and_outputs_than_the_bound(tmp_path: Path) -> None:
+    """By its weights the first chunk could have 50 of the layers."""
+    from coremltools.proto import Model_pb2
+
+    package = save(tmp_path / "p.mlpackage", taking_one_at_a_time, MANY)
+    want = next(iter(Program.open(package).run(MANY, "fp16").values()))
+    assert MOST_FEATURES < len(MANY) + 1
+    assert cut(package, 50 * LAYER_BYTES) == 2
+    chunks = Model_pb2.Model.FromString((package / MODEL).read_bytes()).pipeline.models
+    counts = [len(chunk.description.input) + len(chunk.description.output) for chunk in chunks]
+    assert max(counts) <= MOST_FEATURES and sum(counts) == len(MANY) + 1 + 2
+    np.testing.assert_array_equal(next(iter(Program.open(package).run(MANY, "fp16").values())), want)

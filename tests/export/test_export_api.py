@@ -65,7 +65,6 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
     "parts": (lambda: export.unet(target="onnx", adapt="all"), "`adapt` is 'all'; valid are attention and transformer"),
     "a rank": (lambda: export.pipeline(target="onnx", rank=0), "`rank` is 0"),
     "a batch": (lambda: export.unet(target="onnx", batch=3), "`batch` is 3"),
-    "an attention": (lambda: export.unet(target="onnx", attention="split-einsum"), "`attention` is 'split-einsum'"),
     "a base": (lambda: export.hypernet(3, target="onnx"), "`base` is of the type int"),
     "a rank without adapters": (lambda: export.unet(target="onnx", fused="a", rank=2), "`rank` is that of adapter"),
     "three LoRAs": (lambda: export.unet(target="onnx", fused=["a", "b", "c"]), "`fused` has 3 LoRAs"),

@@ -40,10 +40,10 @@ def test_the_reference_widens_weights_of_half_precision(shallow_pipeline: Path) 
     wide = copy.deepcopy(half).float()
     inputs = {
         "sample": torch.randn(1, 4, 8, 8),
-        "timestep": torch.tensor([500.0]),
+        "timestep_sinusoids": torch.rand(1, half.config.block_out_channels[0]),
         "encoder_hidden_states": torch.randn(1, 77, half.config.cross_attention_dim),
         "text_embeds": torch.randn(1, 48),
-        "time_ids": torch.zeros(1, 6),
+        "size_sinusoids": torch.rand(1, 6 * half.config.addition_time_embed_dim),
     }
     module = AdaptedUNet(half, None)
     with torch.inference_mode(), computing_in_fp32(module):

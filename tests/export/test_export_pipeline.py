@@ -268,7 +268,6 @@ def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.Capt
         ([], "give --hypernet"),
         (["--untrained", "--steps", "0"], "--untrained is for the named bases"),
         (["--plan"], "--plan makes nothing, so --out can't apply"),
-        (["--attention", "split-einsum"], "--attention is 'split-einsum'; valid for onnx are original"),
     ):
         with pytest.raises(InputError, match=said):
             main([*given, *extra])

@@ -6,7 +6,6 @@ import copy
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ import torch
 from diffusers.models.embeddings import TimestepEmbedding
 from shared_bundles import RANK, SharedUNets
 from tiny_world import random_lora
-from unet_runs import close, given, options, run, tiny_unet, with_diffusers
+from unet_runs import at_time, close, given, options, run, tiny_unet, with_diffusers
 
 from export import write_unet
-from export.rewrites import REPLACED, GroupNormAsLayerNorm, PreciseSiLU, rewrite_for
+from export.components.unet import AdaptedUNet
+from export.rewrites import REPLACED, GroupNormByRows, PreciseSiLU, rewrite_for
 from export.targets import TARGETS, find_target
 from export.tolerance import PRECISIONS
 from lorarar.base.names import load_layout
@@ -34,7 +34,6 @@ from lorarar.toolchains import quiet_toolchains
 from runtime_py.backends import open_runner, open_runners
 from runtime_py.bundle import Bundle
 from runtime_py.check import check_bundle
-from runtime_py.golden import golden_inputs
 from runtime_py.mil import Program
 from runtime_py.parity import psnr_db
 
@@ -115,7 +114,7 @@ def test_zero_coefficients_are_the_base_and_a_fused_lora_the_adapter(
         unet = tiny_unet(shallow_pipeline)
         write_unet(unet, layout, options(target, precision, added), tmp_path / name)
         other = Bundle.open(tmp_path / name)
-        inputs = golden_inputs(other.component("unet"))
+        inputs = given(other, None)
         assert not any(key.startswith(("adapter_", "coefficients_", "roles")) for key in inputs)
         found[name] = run(open_runner(other, "unet"), inputs)
     session = open_runner(bundle, "unet")
@@ -133,25 +132,6 @@ def test_a_core_ml_unet_in_chunks_is_the_same(lora: LoRA, shared_unets: SharedUN
     assert chunks.inputs == whole.inputs and chunks.outputs == whole.outputs
     inputs = given(one, lora)
     assert np.array_equal(chunks.run(inputs)["noise_pred"], whole.run(inputs)["noise_pred"])
-
-
-def test_split_einsum_is_the_same_attention(
-    shallow_pipeline: Path, layout: Layout, lora: LoRA, shared_unets: SharedUNets, tmp_path: Path
-) -> None:
-    chosen = replace(options("coreml", "fp16"), attention="split-einsum")
-    write_unet(tiny_unet(shallow_pipeline), layout, chosen, tmp_path / "split")
-    split, one = Bundle.open(tmp_path / "split"), shared_unets["coreml", "fp16"]
-    program = Program.open(split.component("unet").path)
-    heads = sum(
-        2 * module.heads for module in tiny_unet(shallow_pipeline).modules() if type(module).__name__ == "Attention"
-    )
-    assert program.op_counts()["einsum"] == heads > 10
-    inputs = given(one, lora)
-    for first, second in zip(open_runners(split, "unet"), open_runners(one, "unet"), strict=True):
-        assert close(run(first, inputs), run(second, inputs), "coreml", "fp16"), first.runtime
-    for target, attention in (("onnx", "split-einsum"), ("executorch", "split-einsum"), ("coreml", "flash")):
-        with pytest.raises(InputError, match=f"--attention is '{attention}'; valid for {target} are original"):
-            main(["unet", "--target", target, "--base", str(shallow_pipeline), "--attention", attention])
 
 
 def test_onnx_weights_too_large_for_one_file_lie_beside_the_graph(
@@ -205,13 +185,12 @@ def test_a_target_s_form_is_the_same_function(shallow_pipeline: Path, target: st
     assert any(type(module) is PreciseSiLU for module in other.modules()) == (target == "qnn")
     inputs = {
         "sample": torch.randn(2, 4, 8, 8, generator=generator).numpy(),
-        "timestep": np.array([999.0, 3.0], np.float32),
         "encoder_hidden_states": torch.randn(2, 77, unet.config.cross_attention_dim, generator=generator).numpy(),
         "text_embeds": torch.randn(2, 48, generator=generator).numpy(),
-        "time_ids": np.array([[32, 32, 0, 0, 32, 32]] * 2, np.float32),
     }
-    want = with_diffusers(unet, inputs)
-    np.testing.assert_allclose(with_diffusers(other, inputs), want, atol=2e-5 * np.abs(want).max())
+    times = [999.0, 3.0]
+    want = with_diffusers(unet, inputs, times)
+    np.testing.assert_allclose(with_diffusers(other, inputs, times), want, atol=2e-5 * np.abs(want).max())
 
 
 @pytest.mark.parametrize(("channels", "side"), [(320, 128), (1920, 64), (2560, 32), (128, 1024), (512, 512)])
@@ -227,23 +206,30 @@ def test_no_axis_of_a_group_norm_is_too_long_for_the_neural_engine(channels: int
             return made
 
     with Noted():
-        GroupNormAsLayerNorm(norm, by_rows=True)(torch.empty(1, channels, side, side, device="meta"))
+        GroupNormByRows(norm)(torch.empty(1, channels, side, side, device="meta"))
     assert seen and max(max(shape) for shape in seen) <= 16_384
 
 
-def test_core_ml_keeps_the_time_embedding_in_fp32(shared_unets: SharedUNets) -> None:
-    """In fp16 the product of t and a frequency has steps of up to 0.5 at t = 999: a wrong angle."""
-    bundle = shared_unets["coreml", "fp16"]
+@pytest.mark.parametrize("target", ["onnx", "coreml", "coreai"])
+def test_the_last_time_is_as_exact_as_any_in_half_precision(
+    shallow_pipeline: Path, shared_unets: SharedUNets, lora: LoRA, target: str
+) -> None:
+    """Were the angles made in the UNet, t·frequency would have steps of 0.5 at t = 999: 16 dB."""
+    bundle = shared_unets[target, "fp16"]
     component = bundle.component("unet")
-    program = Program.open(component.path)
-    assert {program.inputs[name].dtype.name for name in ("timestep", "text_embeds", "time_ids")} == {"fp32"}
-    inputs = golden_inputs(component)
-    inputs["timestep"] = np.full_like(inputs["timestep"], 999)
-    exact = program.run(inputs, mode="fp32")["noise_pred"]
-    assert (
-        psnr_db(exact, program.run(inputs, mode="fp16")["noise_pred"])
-        > find_target("coreml").require("unet", "fp16").psnr_db
-    )
+    assert {spec.dtype for spec in component.inputs} == {np.float16}
+    for time in (999.0, 998.5):
+        inputs = given(bundle, None) | at_time(time, component)
+        want = with_diffusers(tiny_unet(shallow_pipeline), inputs, [time])
+        for session in open_runners(bundle, "unet"):
+            assert close(run(session, inputs), want, target, "fp16"), session.runtime
+
+
+def test_a_unet_with_other_sinusoids_is_refused(shallow_pipeline: Path) -> None:
+    unet = tiny_unet(shallow_pipeline)
+    unet.register_to_config(flip_sin_to_cos=False)
+    with pytest.raises(InputError, match="flip_sin_to_cos=False"):
+        AdaptedUNet(unet, None)
 
 
 @pytest.mark.parametrize(("target", "precision"), COMBINATIONS)
@@ -315,13 +301,13 @@ def test_a_pair_is_merged_and_fused(
     save_hypernet(Hypernetwork.untrained(HypernetConfig(widths, hidden=4, kv_rule="sum"), 1), paths[2])
     base = ["--base", str(shallow_pipeline)]
     pair = [str(path) for path in paths[:2]]
-    given = [*base, "--target", "onnx", "--resolution", "32", "--out", str(tmp_path / "out")]
-    assert main(["unet", *given, "--fused", *pair, "--hypernet", str(paths[2])]) == 0
+    chosen = [*base, "--target", "onnx", "--resolution", "32", "--out", str(tmp_path / "out")]
+    assert main(["unet", *chosen, "--fused", *pair, "--hypernet", str(paths[2])]) == 0
     assert "a LoRA is fused into the weights: no adapter inputs" in capsys.readouterr().out
     assert merge_files([*pair, *base, "--method", "learned", "--hypernet", str(paths[2]), "-o", str(paths[3])]) == 0
     bundle, unet = Bundle.open(tmp_path / "out"), tiny_unet(shallow_pipeline)
     unet.load_lora_adapter(str(paths[3]), prefix="unet")
-    inputs = golden_inputs(bundle.component("unet"))
+    inputs = given(bundle, None)
     assert close(run(open_runner(bundle, "unet"), inputs), with_diffusers(unet, inputs), "onnx", "fp32")
 
 
@@ -330,11 +316,9 @@ def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.Capt
     given = ["--base", str(shallow_pipeline), "--target", "onnx", "--rank", "2", "--batch", "2", "--resolution", "48"]
     assert main(["unet", *given, "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert (
-        "UNet for images of 48×48 pixels, batch 2" in said and "2 LoRAs of rank 4 together" in said and "passed" in said
-    )
+    assert "UNet for latents of 12×12, batch 2" in said and "2 LoRAs of rank 4 together" in said and "passed" in said
     shapes = {tensor["name"]: tensor["shape"] for tensor in Bundle.open(out).manifest["components"]["unet"]["inputs"]}
-    assert shapes["sample"] == [2, 4, 12, 12] and shapes["timestep"] == [2]
+    assert shapes["sample"] == [2, 4, 12, 12] and shapes["timestep_sinusoids"][0] == 2
     kept = out / "keep"
     kept.write_text("x")
     (tmp_path / "other").mkdir()

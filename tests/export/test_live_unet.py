@@ -10,7 +10,7 @@ import pytest
 import torch
 from shared_bundles import RANK, SharedUNets
 from tiny_world import dense_delta, random_lora
-from unet_runs import SIZE, Tensors, close, given, options, run, tiny_unet, with_diffusers
+from unet_runs import SIZE, TIME, Tensors, at_time, close, given, options, run, tiny_unet, with_diffusers
 
 from export import write_unet
 from lorarar.base.names import load_layout
@@ -52,6 +52,7 @@ def mixed_inputs(bundle: Bundle, loras: list[LoRA], rank: int | None) -> Tensors
     """The golden inputs with these LoRAs stacked, and random coefficients for each column of each image."""
     component = bundle.component("unet")
     inputs, draw = golden_inputs(component), np.random.default_rng(11)
+    inputs |= {name: np.tile(row, (len(inputs["sample"]), 1)) for name, row in at_time(TIME, component).items()}
     stacked = stack(loras, bundle.layout, bundle.stack.loras, rank).inputs
     inputs |= {name: tensor.astype(inputs[name].dtype) for name, tensor in stacked.items()}
     for name in [name for name in inputs if name.startswith("coefficients_")]:

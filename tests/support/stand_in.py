@@ -72,10 +72,10 @@ def make_bundle(folder: Path) -> Path:
     text: Shapes = {"hidden_states": (1, 77, WIDTH), "text_embeds": (1, WIDTH)}
     unet: Shapes = {
         "sample": (2, 4, SIDE, SIDE),
-        "timestep": (2,),
+        "timestep_sinusoids": (2, 4),
         "encoder_hidden_states": (2, 77, WIDTH),
         "text_embeds": (2, WIDTH),
-        "time_ids": (2, 6),
+        "size_sinusoids": (2, 12),
     }
     components = manifest["components"]
     components["text_encoder"] = _component(folder, "text_encoder", {"input_ids": (1, 77)}, text)

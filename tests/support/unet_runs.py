@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from lorarar.base.sources import open_unet
 from lorarar.lora import LoRA
 from lorarar.stack import stack
 from runtime_py.backends import Runner
-from runtime_py.bundle import Bundle
+from runtime_py.bundle import Bundle, Component
 from runtime_py.golden import golden_inputs
 from runtime_py.parity import psnr_db
+from runtime_py.sinusoids import SIZE_SINUSOIDS, TIMESTEP_SINUSOIDS, sinusoids
 
 SIZE = ImageSize(pixels=32, latent=8, batch=1)
+TIME = 500.0
+SIZES = (32.0, 32.0, 0.0, 0.0, 32.0, 32.0)
 Tensors = dict[str, np.ndarray]
 
 
@@ -34,8 +38,9 @@ def tiny_unet(folder: Path) -> Any:
 
 
 def given(bundle: Bundle, lora: LoRA | None) -> Tensors:
-    """The golden inputs with one LoRA as it is, or with the golden one's coefficients zero."""
-    inputs = golden_inputs(bundle.component("unet"))
+    """The golden inputs at TIME with one LoRA as it is, or with the golden one's coefficients zero."""
+    component = bundle.component("unet")
+    inputs = golden_inputs(component) | at_time(TIME, component)
     for name, tensor in inputs.items():
         if name.startswith("coefficients_"):
             inputs[name] = np.zeros_like(tensor) if lora is None else np.ones_like(tensor)
@@ -45,15 +50,23 @@ def given(bundle: Bundle, lora: LoRA | None) -> Tensors:
     return inputs
 
 
-def with_diffusers(unet: Any, inputs: Tensors) -> np.ndarray:
-    """One step of a diffusers UNet on an artifact's inputs, in fp32."""
-    sample, timestep, states, pooled, sizes = (
-        torch.from_numpy(inputs[name].astype(np.float32))
-        for name in ("sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids")
+def at_time(time: float, component: Component) -> Tensors:
+    """What a UNet of batch 1 is told at this time, of an image of SIZES."""
+    wanted = {TIMESTEP_SINUSOIDS: ([time], 1), SIZE_SINUSOIDS: (SIZES, len(SIZES))}
+    return {
+        name: sinusoids(np.float32(values), component.input_width(name) // count)[None]
+        for name, (values, count) in wanted.items()
+    }
+
+
+def with_diffusers(unet: Any, inputs: Tensors, times: Sequence[float] = (TIME,)) -> np.ndarray:
+    """One step of a diffusers UNet on an artifact's inputs, at these times and of images of SIZES, in fp32."""
+    sample, states, pooled = (
+        torch.from_numpy(inputs[name].astype(np.float32)) for name in ("sample", "encoder_hidden_states", "text_embeds")
     )
-    conditions = {"text_embeds": pooled, "time_ids": sizes}
+    conditions = {"text_embeds": pooled, "time_ids": torch.tensor([SIZES] * len(sample))}
     with torch.inference_mode():
-        return unet(sample, timestep, states, added_cond_kwargs=conditions, return_dict=False)[0].numpy()
+        return unet(sample, torch.tensor(times), states, added_cond_kwargs=conditions, return_dict=False)[0].numpy()
 
 
 def run(session: Runner, inputs: Tensors) -> np.ndarray:

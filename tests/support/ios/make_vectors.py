@@ -1,6 +1,6 @@
 """Make tests/support/ios/vectors.json: what the Python runtime gives for small inputs, and the Swift engine must too.
 
-    python tests/support/ios/make_vectors.py
+    PYTHONPATH=.:tests/support python tests/support/ios/make_vectors.py
 
 `swift test` reads it, so that the engine can be held to Python where there is no Python. A test makes it anew and
 compares.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sinusoid_cases import sinusoid_cases
 
 from lorarar.layout import Layout
 from lorarar.lora import read_lora
@@ -101,6 +102,7 @@ def make() -> dict[str, Any]:
         "noise": {str(seed): normal_noise((64,), seed).tolist() for seed in (0, 1, 12345, 2**32 - 1)},
         "schedules": [_schedule(settings, steps) for settings in SCHEDULES for steps in STEPS],
         "timesteps": [_timesteps(kind, spacing) for kind, spacing in SPACED],
+        "sinusoids": sinusoid_cases(),
         "tokens": {"file": TOKENIZER, **TOKENS, "prompts": [_tokens(prompt) for prompt in PROMPTS]},
         "percentiles": [_percentiles(np.random.default_rng(n).random(n).tolist()) for n in (1, 2, 3, 10, 101)],
         "sha256": [hashlib.sha256(bytes((7 * i + 3) % 256 for i in range(size))).hexdigest() for size in range(260)],

@@ -110,7 +110,9 @@ struct ManifestCheck {
         let width = widths.contains(nil) ? nil : widths.compactMap { $0 }.reduce(0, +)
         let pooled = shape(last, "text_embeds").map { [batch] + $0.dropFirst() }
         let unet: [(String, [Int]?)] = [
-            ("timestep", [batch]), ("time_ids", [batch, 6]), ("noise_pred", sample), ("text_embeds", pooled),
+            (Sinusoids.timestep, multiple(Sinusoids.timestep, 2).map { [batch, $0] }),
+            (Sinusoids.size, multiple(Sinusoids.size, 2 * Sinusoids.sizes).map { [batch, $0] }),
+            ("noise_pred", sample), ("text_embeds", pooled),
             ("encoder_hidden_states", width.map { [batch, length, $0] }),
         ]
         found += unet.map { Wanted(component: "unet", tensor: $0.0, shape: $0.1) }
@@ -118,6 +120,11 @@ struct ManifestCheck {
             ("latents", [1] + sample.dropFirst()), ("image", [1, 3, facts.pixels, facts.pixels]),
         ]
         return found + decoder.map { Wanted(component: "vae_decoder", tensor: $0.0, shape: $0.1) }
+    }
+
+    /// The multiple of a number that the last size of a UNet's input must be: itself, or the next one below.
+    private func multiple(_ input: String, _ of: Int) -> Int? {
+        shape("unet", input)?.last.map { max(of, $0 - $0 % of) }
     }
 
     private func shape(_ component: String, _ tensor: String) -> [Int]? {

@@ -179,6 +179,7 @@ public struct Pipeline {
 private struct GuidedStep {
     private let unet: Model
     private let shape: [Int]  // of the sample: (batch, 4, y, x)
+    private let timeWidth: Int
     private let guidance: Float
     private let rows: Int  // the prompt's, and the negative prompt's
     private var runs: [[String: Tensor]] = []  // what is told in each run, beside what is bound
@@ -191,12 +192,16 @@ private struct GuidedStep {
         self.shape = shape
         guidance = Float(request.guidance)
         rows = condition.states.count
-        // SDXL's size conditioning: original size, crop corner, target size.
-        let side = Float(pixels)
-        let sizes = [[Float]](repeating: [side, side, 0, 0, side, side], count: shape[0])
         let network = unet.component
+        func width(_ input: String) -> Int {
+            network.input(input)?.fixedShape(0).last ?? 0
+        }
+        timeWidth = width(Sinusoids.timestep)
+        let side = Float(pixels)
+        let sizes = Sinusoids.of([side, side, 0, 0, side, side], width: width(Sinusoids.size) / Sinusoids.sizes)
         var kept = loras.stack(of: network)
-        kept["time_ids"] = try network.tensor("time_ids", sizes)
+        kept[Sinusoids.size] = try network.tensor(
+            Sinusoids.size, [[Float]](repeating: sizes, count: shape[0]))
         for start in stride(from: 0, to: rows, by: shape[0]) {
             let given = (start..<start + shape[0]).map { min($0, rows - 1) }
             let off = given.map { request.guidanceWithoutLora && rows > 1 && $0 == 0 }
@@ -222,7 +227,9 @@ private struct GuidedStep {
     private func run(_ sample: [Float], _ time: Float, _ told: [String: Tensor]) throws -> [[Float]] {
         var inputs = told
         inputs["sample"] = try unet.component.tensor("sample", [[Float]](repeating: sample, count: shape[0]))
-        inputs["timestep"] = try unet.component.tensor("timestep", [[Float]](repeating: [time], count: shape[0]))
+        let times = Sinusoids.of([time], width: timeWidth)
+        inputs[Sinusoids.timestep] = try unet.component.tensor(
+            Sinusoids.timestep, [[Float]](repeating: times, count: shape[0]))
         guard let found = try unet.perform(inputs)["noise_pred"] else {
             throw InputError("this bundle's UNet gives no noise_pred; export the bundle again")
         }

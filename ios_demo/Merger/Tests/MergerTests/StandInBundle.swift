@@ -79,9 +79,9 @@ struct StandInBundle {
         let layout = Self.layout
         let unet: Tensors =
             [
-                ("sample", [2, 4, 2, 2], dtype), ("timestep", [2], .float32),
+                ("sample", [2, 4, 2, 2], dtype), ("timestep_sinusoids", [2, 4], dtype),
                 ("encoder_hidden_states", [2, 77, 4], dtype),
-                ("text_embeds", [2, 2], dtype), ("time_ids", [2, 6], dtype),
+                ("text_embeds", [2, 2], dtype), ("size_sinusoids", [2, 24], dtype),
             ] + adapter("unet", batch: 2)
         let learned = Array(layout.groups.prefix(1))
         return [
@@ -295,12 +295,14 @@ struct StandInBundle {
         let rows = try ["", Self.prompt].enumerated().map { row, prompt in try told(prompt, row, inputs) }
         inputs["encoder_hidden_states"] = rounded(rows.flatMap(\.states))
         inputs["text_embeds"] = rounded(rows.flatMap(\.pooled))
-        inputs["time_ids"] = [8, 8, 0, 0, 8, 8, 8, 8, 0, 0, 8, 8]
+        // Of width 4: two frequencies, 1 and 1/100.
+        func waves(_ value: Float) -> [Float] { [cos(value), cos(value * 0.01), sin(value), sin(value * 0.01)] }
+        inputs["size_sinusoids"] = rounded([8, 8, 0, 0, 8, 8, 8, 8, 0, 0, 8, 8].flatMap(waves))
         var latents = scheduler.start(Noise.normal(count: 16, seed: 5))
         for (i, time) in scheduler.timesteps.enumerated() {
             let sample = rounded(scheduler.scale(latents, i))
             inputs["sample"] = sample + sample
-            inputs["timestep"] = [time, time]
+            inputs["timestep_sinusoids"] = rounded([time, time].flatMap(waves))
             let predicted = rounded(StandInModels.predict(inputs)["noise_pred"]!)
             let guided = zip(predicted[..<16], predicted[16...]).map { (without: Float, told: Float) -> Float in
                 without + 2 * (told - without)

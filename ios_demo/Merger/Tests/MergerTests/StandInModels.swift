@@ -44,10 +44,11 @@ enum StandInModels {
     static func predict(_ given: Tensors) -> Tensors {
         var prediction: [Float] = []
         for row in 0..<2 {
-            var told = given["timestep"]![row] * 1e-4 + effect(given, row, of: "unet")
+            var told = weighted(given["timestep_sinusoids"]![4 * row..<4 * row + 4]) * 0.1
+            told += effect(given, row, of: "unet")
             told += weighted(given["encoder_hidden_states"]![308 * row..<308 * (row + 1)]) * 1e-3
             told += weighted(given["text_embeds"]![2 * row..<2 * row + 2]) * 0.1
-            told += weighted(given["time_ids"]![6 * row..<6 * row + 6]) * 1e-3
+            told += weighted(given["size_sinusoids"]![24 * row..<24 * row + 24]) * 1e-2
             prediction += given["sample"]![16 * row..<16 * (row + 1)].map { $0 * 0.2 + told }
         }
         return ["noise_pred": prediction]

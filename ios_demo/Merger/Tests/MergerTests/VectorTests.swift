@@ -113,6 +113,17 @@ final class VectorTests: XCTestCase {
         }
     }
 
+    func testSinusoids() {
+        let cases = vectors["sinusoids"]?.list ?? []
+        XCTAssertEqual(cases.count, 3)
+        for entry in cases {
+            let found = Sinusoids.of(entry["values"].floats, width: entry["width"].integer!)
+            let wanted = entry["sinusoids"].floats
+            XCTAssertEqual(found.count, wanted.count)
+            for (have, want) in zip(found, wanted) { XCTAssertEqual(have, want, accuracy: 1e-7) }
+        }
+    }
+
     func testStepsOutOfRangeAreRefused() throws {
         let node = JsonNode(value: vectors["schedules"]!.list[0]["settings"], place: "settings")
         let settings = try PipelineReader.scheduler(node)

@@ -89,8 +89,8 @@ internal class BundleChecks(private val bundle: Bundle) {
         val pooled = shape(encoders.last() to "text_embeds")?.drop(1)
         val pixels = facts.whole("pixels").toInt()
         return mapOf(
-            ("unet" to "timestep") to listOf(batch),
-            ("unet" to "time_ids") to listOf(batch, 6),
+            ("unet" to Sinusoids.TIMESTEP) to multiple(Sinusoids.TIMESTEP, 2)?.let { listOf(batch, it) },
+            ("unet" to Sinusoids.SIZE) to multiple(Sinusoids.SIZE, 2 * Sinusoids.SIZES)?.let { listOf(batch, it) },
             ("unet" to "encoder_hidden_states") to listOf(batch, length, width),
             ("unet" to "text_embeds") to pooled?.let { listOf(batch) + it },
             ("unet" to "noise_pred") to sample,
@@ -98,6 +98,10 @@ internal class BundleChecks(private val bundle: Bundle) {
             ("vae_decoder" to "image") to listOf(1, 3, pixels, pixels),
         ) + encoders.associate { (it to "input_ids") to listOf(1, length) }
     }
+
+    /** The multiple of a number that the last size of a UNet's input must be: itself, or the next one below. */
+    private fun multiple(input: String, of: Int): Int? =
+        shape("unet" to input)?.let { maxOf(of, it.last() - it.last() % of) }
 
     /** The shape of a component's input or output; null when there is none or a size of it is given by name. */
     private fun shape(place: Pair<String, String>): List<Int>? {

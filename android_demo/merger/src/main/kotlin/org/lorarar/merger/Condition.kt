@@ -92,14 +92,18 @@ internal class Step(
     private val told: Condition,
     private val inputs: Inputs,
     private val request: Request,
-    private val side: Float,
+    side: Float,
 ) {
     private val sample = runtime.component.input("sample")
+    private val sizes = floatArrayOf(side, side, 0f, 0f, side, side)
+        .let { Sinusoids.of(it, width(Sinusoids.SIZE) / it.size) }
     private val batch = sample.shape.fixed().first()
     private val kept = HashMap<List<Boolean>, Map<String, Tensor>>()
 
     /** Of one image's latents. */
     val elements: Int = sample.shape.fixed().drop(1).fold(1) { product, size -> product * size }
+
+    private fun width(input: String): Int = runtime.component.input(input).shape.fixed().last()
 
     fun predict(latents: FloatArray, time: Float): FloatArray {
         val rows = told.states.size
@@ -115,13 +119,13 @@ internal class Step(
     }
 
     private fun run(latents: FloatArray, time: Float, index: List<Int>): List<FloatArray> {
+        val times = Sinusoids.of(floatArrayOf(time), width(Sinusoids.TIMESTEP))
         val values = mapOf(
             "sample" to index.map { latents },
-            "timestep" to index.map { floatArrayOf(time) },
+            Sinusoids.TIMESTEP to index.map { times },
             "encoder_hidden_states" to index.map { told.states[it] },
             "text_embeds" to index.map { told.pooled[it] },
-            // SDXL's size conditioning: original size, crop corner, target size.
-            "time_ids" to index.map { floatArrayOf(side, side, 0f, 0f, side, side) },
+            Sinusoids.SIZE to index.map { sizes },
         )
         val given = values.mapValues { (name, rows) -> batched(runtime.component.input(name), rows) } + adapter(index)
         val output = runtime.run(given).getValue("noise_pred")

@@ -72,6 +72,16 @@ class NumericsTest {
     }
 
     @Test
+    fun sinusoids() {
+        val cases = numbers.children("sinusoids")
+        assertEquals(3, cases.size)
+        for (case in cases) {
+            val found = Sinusoids.of(case.floats("values"), case.whole("width").toInt())
+            assertClose("width ${case.whole("width")}", case.numbers("sinusoids"), found.doubles(), 1e-7)
+        }
+    }
+
+    @Test
     fun aTensorTooLargeForAPhoneIsRefused() {
         assertTrue("too large for a phone" in refusal { Tensor.zeros(DType.FLOAT32, listOf(1 shl 20, 1 shl 20)) })
     }

@@ -39,8 +39,9 @@ class StepTest {
         fun tensor(name: String, vararg shape: Int) =
             mapOf("name" to name, "dtype" to "float32", "shape" to shape.map { it.toLong() })
         val inputs = listOf(
-            tensor("sample", batch, 1, 1, 2), tensor("timestep", batch), tensor("encoder_hidden_states", batch, 1, 2),
-            tensor("text_embeds", batch, 1), tensor("time_ids", batch, 6), tensor("coefficients_qo_1x1", batch, 1, 1, 1),
+            tensor("sample", batch, 1, 1, 2), tensor("timestep_sinusoids", batch, 2),
+            tensor("encoder_hidden_states", batch, 1, 2), tensor("text_embeds", batch, 1),
+            tensor("size_sinusoids", batch, 12), tensor("coefficients_qo_1x1", batch, 1, 1, 1),
         )
         val entry = mapOf(
             "inputs" to inputs, "outputs" to listOf(tensor("noise_pred", batch, 1, 1, 2)),
