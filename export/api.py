@@ -147,6 +147,7 @@ def pipeline(
     batch: int = PIPELINE_BATCH,
     text_adapters: bool = False,
     tiny_vae: str | Path | None = None,
+    vae_precision: str | None = None,
     steps: int = STEPS,
     guidance: float | None = None,
     out: str | Path | None = None,
@@ -155,10 +156,13 @@ def pipeline(
     """Export everything that a phone needs to make an image with any two LoRAs, as one bundle.
 
     `tiny_vae` is the folder or hub id of an AutoencoderTiny, such as TAESDXL, to take instead of the base's VAE.
-    `steps` and `guidance` are what apps start with; the default of the guidance is the base's own. The other parameters
-    are described in `export.api`.
+    `vae_precision` is fp32, the default where a target has it, or fp16, for a VAE that was made for it: SDXL's own
+    overflows. `steps` and `guidance` are what apps start with; the default of the guidance is the base's own. The other
+    parameters are described in `export.api`.
     """
-    _, precision = find_offer(target, "unet", precision, soc)
+    offer, precision = find_offer(target, "unet", precision, soc)
+    if vae_precision is not None:
+        offer.require("vae_decoder", vae_precision)
     rank = chosen_rank(base, rank, loras)
     layout = base_layout(base, adapt)
     loaded = chosen_hypernet(base, layout, hypernet, untrained)
@@ -168,7 +172,9 @@ def pipeline(
         layout = with_text_encoders(layout, {name: getattr(found, name) for name in TEXT_PARTS.values()})
     source = Source(found, layout, loaded)
     guidance = GUIDANCE.get(base_name(base), PAPER_GUIDANCE) if guidance is None else guidance
-    options = PipelineOptions(target, precision, rank, size, steps, guidance, loras=loras, soc=soc, unchecked=unchecked)
+    options = PipelineOptions(
+        target, precision, rank, size, steps, guidance, vae_precision, loras=loras, soc=soc, unchecked=unchecked
+    )
     return write_pipeline(source, options, _folder(out, layout.base, options), on_progress)
 
 

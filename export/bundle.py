@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from export.golden import golden_recipe, write_golden
@@ -129,10 +130,30 @@ def check_all(bundle: Bundle, on_progress: OnProgress) -> list[CheckRow]:
     """
     rows: list[CheckRow] = []
     for name in bundle.manifest["components"]:
-        rows += _passed(check_component(bundle, name, on_progress))
+        found = check_component(bundle, name, on_progress)
+        if name == "vae_decoder":
+            _require_headroom(bundle)
+        rows += _passed(found)
     if "pipeline" in bundle.manifest:
         rows += _passed([check_pipeline(bundle, on_progress)])
     return rows
+
+
+def _require_headroom(bundle: Bundle) -> None:
+    """Refuse a decoder in fp16 that overflows, or nearly does, where that can be traced.
+
+    SDXL's own VAE overflows in fp16, and what it then draws is black.
+    """
+    if bundle.manifest["target"] != "coreml" or bundle.component("vae_decoder").inputs[0].dtype != np.float16:
+        return
+    from runtime_py.overflow import overflow, trace_component  # It imports Core ML Tools.
+
+    fault = overflow(trace_component(bundle, "vae_decoder"))
+    if fault is not None:
+        raise FailedCheck(
+            f"vae_decoder: {fault}; leave out `vae_precision`, or export a base with a VAE that was made for fp16, "
+            "such as madebyollin/sdxl-vae-fp16-fix; no bundle was written"
+        )
 
 
 def _passed(rows: list[CheckRow]) -> list[CheckRow]:

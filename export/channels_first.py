@@ -43,7 +43,7 @@ def attend(
     """
     count = key.shape[3]
     spare = -count % INNER
-    hidden = F.pad(torch.zeros(1, count, 1, dtype=query.dtype), (0, 0, 0, spare), value=_HIDDEN)
+    hidden = F.pad(query.new_zeros(1, count, 1), (0, 0, 0, spare), value=_HIDDEN)
     pieces = _pieces(query.shape[3], count)
     mixed = []
     for of_query, of_key, of_value in zip(

@@ -79,6 +79,7 @@ class PipelineOptions(HypernetOptions):
     size: ImageSize
     steps: int  # what an app starts with
     guidance: float  # what an app starts with; 1 is none
+    vae_precision: str | None = None  # where it is not the target's own
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,25 +1,37 @@
 """Tell what an export will make before it is made: sizes, memory, and what a phone says to them (`--plan`).
 
-Counted on the meta device, from the shapes of every layer; a test compares the sizes with measured exports.
+Counted on the meta device, from the shapes of every layer and of every result in a forward pass; a test compares the
+sizes with measured exports.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from torch import nn
 
-from export.components.vae import ImageDecoder
+from export.components.text_encoders import text_graph
+from export.components.unet import unet_graph
+from export.components.vae import vae_graph
+from export.graph import Graph, ImageSize
+from export.live_memory import live_bytes
 from export.options import ADAPTED, LORAS, PIPELINE_BATCH
+from export.rewrites import rewrite_for
 from export.source import chosen_rank
 from export.targets import TARGETS, Target, find_offer
+from export.tolerance import TEXT_ENCODERS
 from lorarar.base.names import load_layout, with_text_encoders
-from lorarar.base.sources import meta_parts, open_tiny_vae
-from lorarar.layout import StackSize, adapter_shapes, coefficient_shapes, fixed
+from lorarar.base.sources import image_side, meta_parts, open_tiny_vae
+from lorarar.layout import ADAPTER, COEFFICIENTS, Layout, StackSize
 
+SIDES = (1024, 768, 512)
+"""Sides of images that SDXL draws, to advise where memory is short."""
 PHONE_BYTES = int(2.8 * 2**30)
 """What an app may use on an iPhone of 6 GB, by those who met the limit; the increased-memory entitlement gives more."""
 _TOOLCHAIN_BYTES = 500_000_000  # of a process that has torch and a converter loaded
@@ -33,7 +45,19 @@ class ComponentPlan:
     precision: str
     parameters: int
     bytes: int
-    chunks: int  # of a Core ML pipeline; 1 otherwise
+    chunks: int  # of a Core ML pipeline, by its weights; 1 otherwise
+    count_live: Callable[[], int]  # takes seconds for a large network
+    adapter_bytes: int  # stacked LoRAs and coefficients that it takes
+
+    @cached_property
+    def live_bytes(self) -> int:
+        """Results that are in memory together while the component runs."""
+        return self.count_live()
+
+    @property
+    def running_bytes(self) -> int:
+        """What is in memory while the component runs. What a runtime's kernels use beside it comes on top."""
+        return self.bytes + self.adapter_bytes + self.live_bytes
 
 
 @dataclass(frozen=True)
@@ -43,8 +67,8 @@ class Plan:
     base: str
     target: Target
     precision: str
+    pixels: int  # of an image's side
     components: tuple[ComponentPlan, ...]
-    adapter_bytes: int  # of the stacked LoRAs and their coefficients, while an image is drawn
 
     @property
     def unet(self) -> ComponentPlan:
@@ -64,9 +88,9 @@ class Plan:
         return round(_TOOLCHAIN_BYTES + cost.peak_bytes_per_weight * self.unet.parameters) if cost else None
 
     @property
-    def running_bytes(self) -> int:
-        """Weights that are in memory together: the UNet and its adapter. Activations come on top."""
-        return max(self.unet.bytes + self.adapter_bytes, *(component.bytes for component in self.components))
+    def largest(self) -> ComponentPlan:
+        """The component that takes the most memory while it runs, alone."""
+        return max(self.components, key=lambda component: component.running_bytes)
 
 
 def plan_pipeline(
@@ -78,57 +102,103 @@ def plan_pipeline(
     rank: int | None = None,
     loras: int = LORAS,
     adapt: str = ADAPTED,
+    resolution: int | None = None,
+    batch: int = PIPELINE_BATCH,
     text_adapters: bool = False,
     tiny_vae: str | None = None,
+    vae_precision: str | None = None,
 ) -> Plan:
     """Plan the export of a base by its name or folder. No weights are read, so a named base needs none.
 
     The parameters are those of `export.pipeline`. Raises InputError as it does, and for a base in a single file.
     """
-    found, precision = find_offer(target, "unet", precision, soc=soc)
+    found, precision = find_offer(target, "unet", precision, soc)
+    if vae_precision is not None:
+        found.require("vae_decoder", vae_precision)
     layout, networks = load_layout(base, adapt), meta_parts(base)
     if text_adapters:
         layout = with_text_encoders(layout, networks)
     stack = StackSize(loras, loras * chosen_rank(base, rank, loras))
+    scale = 2 ** (len(networks["vae"].config.block_out_channels) - 1)
     if tiny_vae is not None:
-        scale = 2 ** (len(networks["vae"].config.block_out_channels) - 1)
         networks["vae"] = open_tiny_vae(tiny_vae, scale, networks["unet"].config.in_channels)
-    # Of the VAE, only what decodes is exported.
-    exported = {name: networks[name] for name in ("text_encoder", "text_encoder_2", "unet")}
-    exported["vae_decoder"] = ImageDecoder(networks["vae"])
+    pixels = image_side(networks["unet"], scale, resolution)
+    graphs = _graphs(found, networks, layout, stack, ImageSize(pixels, pixels // scale, batch))
     components = tuple(
-        _plan_component(found, name, found.precision_of(name, precision), network) for name, network in exported.items()
+        _plan_component(found, graph, found.precision_of(graph.name, precision, vae_precision)) for graph in graphs
     )
-    shapes = adapter_shapes(layout.groups) | coefficient_shapes(layout.groups, loras, PIPELINE_BATCH)
-    numbers = sum(math.prod(fixed(shape, stack.named)) for shape in shapes.values())
-    adapter_bytes = numbers * np.dtype(found.io_dtype(precision)).itemsize
-    return Plan(layout.base, found, precision, components, adapter_bytes)
+    return Plan(layout.base, found, precision, pixels, components)
 
 
-def _plan_component(target: Target, name: str, precision: str, network: nn.Module) -> ComponentPlan:
-    counts, each = _count_weights(network), target.bytes_per_weight[precision]
+def _graphs(
+    target: Target, networks: Mapping[str, Any], layout: Layout, stack: StackSize, size: ImageSize
+) -> Iterator[Graph]:
+    """Yield the graphs of a pipeline but for its hypernetwork, each in the target's form."""
+    for name in TEXT_ENCODERS:
+        tokens = [0] * networks[name].config.max_position_embeddings
+        yield text_graph(name, networks[name], tokens, layout, stack, target.adapter_form, owned=True)
+    for name, graph in (
+        ("unet", unet_graph(networks["unet"], layout, stack, size, target.adapter_form)),
+        ("vae", vae_graph(networks["vae"], size, owned=True)),
+    ):
+        rewrite_for(target, networks[name])
+        yield graph
+
+
+def _plan_component(target: Target, graph: Graph, precision: str) -> ComponentPlan:
+    counts, each = _count_weights(graph.module), target.bytes_per_weight[precision]
     size = round(sum(count * getattr(each, kind) for kind, count in counts.items()))
     chunks = max(1, math.ceil(size / target.chunk_bytes)) if target.chunk_bytes else 1
-    return ComponentPlan(name, precision, sum(counts.values()), size, chunks)
+    itemsize = np.dtype(target.io_dtype(precision)).itemsize
+    shapes = [shape for name, shape in graph.inputs.items() if name.startswith((ADAPTER, COEFFICIENTS))]
+    loras = itemsize * sum(math.prod(graph.fixed(shape)) for shape in shapes)
+    return ComponentPlan(
+        graph.name, precision, sum(counts.values()), size, chunks, partial(live_bytes, graph, itemsize), loras
+    )
 
 
 def advice(planned: Plan) -> list[str]:
     """Say what a phone will do with the plan, a sentence each, and what to do about it."""
     said = [
         f"{component.name}: over the 1 GB that the Neural Engine takes as one model, so it becomes a pipeline of "
-        f"{component.chunks} chunks in one package; an app loads it like any other"
+        f"{component.chunks} or more chunks in one package; an app loads it like any other"
         for component in planned.components
         if component.chunks > 1
     ]
-    need = f"{planned.running_bytes / 1e9:.1f} GB of weights and adapter are in memory while an image is drawn"
-    if planned.running_bytes <= PHONE_BYTES:
-        return [*said, f"{need}; an app on a phone of 6 GB may use about {PHONE_BYTES / 1e9:.1f}"]
+    over = [component for component in planned.components if component.running_bytes > PHONE_BYTES]
+    budget = f"{PHONE_BYTES / 1e9:.1f} GB that an app may use on a phone of 6 GB"
+    for most in over:
+        do = _smaller_results(planned, most) if most.live_bytes > most.bytes else _smaller_weights(planned, most)
+        said.append(f"{_needs(most)}, over the {budget}: {do}")
+    return said if over else [*said, f"{_needs(planned.largest)}, the most of all, within the {budget}"]
+
+
+def _needs(component: ComponentPlan) -> str:
+    parts = {"weights": component.bytes, "LoRAs": component.adapter_bytes, "results": component.live_bytes}
+    of = ", ".join(f"{size / 1e9:.1f} of {what}" for what, size in parts.items())
+    return f"{component.name} needs {component.running_bytes / 1e9:.1f} GB while it runs ({of})"
+
+
+def _smaller_weights(planned: Plan, most: ComponentPlan) -> str:
     target = planned.target
     smaller = [name for name in target.precisions if name.startswith("w") and name != planned.precision]
     least = smaller[-1] if smaller else planned.precision
-    fits = planned.unet.parameters * target.bytes_per_weight[least].linear <= PHONE_BYTES
-    do = f"choose the precision {' or '.join(smaller)}" if fits and smaller else "choose a smaller base"
-    return [*said, f"{need}, over the {PHONE_BYTES / 1e9:.1f} that an app may use on a phone of 6 GB: {do}"]
+    fits = most.parameters * target.bytes_per_weight[least].linear <= PHONE_BYTES
+    return f"choose the precision {' or '.join(smaller)}" if fits and smaller else "choose a smaller base"
+
+
+def _smaller_results(planned: Plan, most: ComponentPlan) -> str:
+    """Return what makes the results of a component fewer bytes, which grow with the pixels."""
+    fits = next(
+        (side for side in SIDES if most.live_bytes * (side / planned.pixels) ** 2 + most.bytes <= PHONE_BYTES), 0
+    )
+    ways = [f"--resolution {fits}"] if 0 < fits < planned.pixels else []
+    if most.name == "vae_decoder":
+        offered = planned.target.tolerances[most.name]
+        if "fp16" in offered and most.precision == "fp32":
+            ways.insert(0, "--vae-precision fp16, half of it, for a VAE that was made for fp16")
+        ways.append("--tiny-vae")
+    return "choose " + ", or ".join(ways or ["a smaller base"])
 
 
 def effort(planned: Plan) -> str:

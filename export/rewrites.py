@@ -41,11 +41,11 @@ class ExplicitAttention:
     def __call__(
         self,
         attn: Any,
-        hidden_states: Float[Tensor, "b tokens d"],
+        hidden_states: Float[Tensor, "b tokens d"] | Float[Tensor, "b c h w"],
         encoder_hidden_states: Float[Tensor, "b keys c"] | None = None,
         attention_mask: None = None,
         **_: Any,
-    ) -> Float[Tensor, "b tokens d"]:
+    ) -> Float[Tensor, "b tokens d"] | Float[Tensor, "b c h w"]:
         assert attention_mask is None, "SDXL's networks mask nothing"
         if hidden_states.ndim == 4:  # the VAE's, over pixels
             tokens = attn.group_norm(hidden_states).flatten(2).transpose(1, 2)
@@ -63,12 +63,13 @@ class GroupNormAsLayerNorm(nn.Module):
         super().__init__()
         self.groups, self.eps, self.weight, self.bias = norm.num_groups, norm.eps, norm.weight, norm.bias
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, x: Float[Tensor, "b c *d"]) -> Float[Tensor, "b c *d"]:
         grouped = self.grouped(x)
         normal = F.layer_norm(grouped, grouped.shape[2:], eps=self.eps).reshape(x.shape)
-        return normal * self.weight.reshape(1, -1, 1, 1) + self.bias.reshape(1, -1, 1, 1)
+        channels = (1, -1, *(1 for _ in x.shape[2:]))
+        return normal * self.weight.reshape(channels) + self.bias.reshape(channels)
 
-    def grouped(self, x: Float[Tensor, "b c h w"]) -> Tensor:
+    def grouped(self, x: Float[Tensor, "b c *d"]) -> Tensor:
         """Return (B, groups, …), whose last axes are a group's."""
         return x.reshape(len(x), self.groups, -1)
 
@@ -81,7 +82,7 @@ class GroupNormByRows(GroupNormAsLayerNorm):
     Neural Engine takes 16,384 on an axis; on two there are 1280 and 128 at most, and 16,384 and 1024 in the VAE.
     """
 
-    def grouped(self, x: Float[Tensor, "b c h w"]) -> Tensor:
+    def grouped(self, x: Float[Tensor, "b c *d"]) -> Tensor:
         """Return (B, groups, C / groups · H, W)."""
         return x.reshape(len(x), self.groups, -1, x.shape[-1])
 

@@ -53,7 +53,7 @@ def tolerances(
     unet: tuple[str, ...],
     hypernet: tuple[str, ...],
     text_encoders: tuple[str, ...] = TEXT_PRECISIONS,
-    vae: str = "fp32",
+    vae: tuple[str, ...] = ("fp32",),
 ) -> Tolerances:
     """Return the tolerances of a target that offers its components in these precisions.
 
@@ -64,6 +64,6 @@ def tolerances(
         "hypernet": {precision: _HYPERNET[precision] for precision in hypernet},
         "unet": {precision: live[precision] for precision in unet},
         **{name: {precision: live[precision] for precision in text_encoders} for name in TEXT_ENCODERS},
-        "vae_decoder": {vae: _UNET[vae]},
+        "vae_decoder": {precision: _UNET[precision] for precision in vae},
         "pipeline": {precision: _IMAGE[precision] for precision in unet},
     }

@@ -91,7 +91,7 @@ def write_pipeline(
 
 def _write_components(bundle: BundleWriter, source: Source, options: PipelineOptions) -> None:
     pipeline, hypernet, form = source.pipeline, source.hypernet.predictor, bundle.target.hypernet_form
-    precision = partial(bundle.target.precision_of, unet=options.precision)
+    precision = partial(bundle.target.precision_of, unet=options.precision, vae=options.vae_precision)
     bundle.write(hypernet_graph(hypernet, source.layout, options.stack, form), precision("hypernet"))
     for name, tokenizer in tokenizers(pipeline).items():
         model, tokens = getattr(pipeline, name), golden_tokens(tokenizer)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 LARGEST_HALF = 65504.0
 NEAR = 0.25
 """The share of the largest number from which on another input may well go over it."""
+MOST = 0.5
+"""The share of it that a component in fp16 may reach on golden inputs."""
 
 
 def trace_component(
@@ -30,6 +32,19 @@ def trace_component(
     results: list[OpTrace] = []
     Program.open(found.path).run(golden_inputs(found), "fp16", trace=results, progress=on_progress)
     return results
+
+
+def overflow(results: Sequence[OpTrace]) -> str | None:
+    """Say which result is not finite, or first leaves another input too little room; None where all have enough."""
+    for each in results:
+        what = f"the result of {each.type} {each.output!r}"
+        if each.infinities or each.nans:
+            return f"{what} is not finite in fp16"
+        if each.dtype == "float16" and each.largest > MOST * LARGEST_HALF:
+            return (
+                f"{what} reaches {each.largest:.0f}, and fp16 ends at {LARGEST_HALF:.0f}: another image may go over it"
+            )
+    return None
 
 
 def worth_a_look(results: Sequence[OpTrace], top: int) -> list[OpTrace]:

@@ -16,7 +16,7 @@ TARGET = Target(
     converter="export.targets.coreai_converter",
     packages=("coreai_torch", "coreai", "coreai_opt", "torch"),
     prepare=import_coreai,
-    tolerances=tolerances(unet=("fp16", "fp32", "w8", "w6", "w4"), hypernet=("fp32", "fp16")),
+    tolerances=tolerances(unet=("fp16", "fp32", "w8", "w6", "w4"), hypernet=("fp32", "fp16"), vae=("fp32", "fp16")),
     default_precision="fp16",
     free_rank=False,
     hypernet_form="plain",

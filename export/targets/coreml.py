@@ -17,7 +17,7 @@ TARGET = Target(
     converter="export.targets.coreml_converter",
     packages=("coremltools", "torch"),
     prepare=import_coremltools,
-    tolerances=tolerances(unet=("fp16", "fp32", "w8", "w6", "w4"), hypernet=("fp32", "fp16")),
+    tolerances=tolerances(unet=("fp16", "fp32", "w8", "w6", "w4"), hypernet=("fp32", "fp16"), vae=("fp32", "fp16")),
     default_precision="fp16",
     free_rank=False,
     hypernet_form="plain",

@@ -21,7 +21,7 @@ TARGET = Target(
     converter="export.targets.qnn_converter",
     packages=("onnxruntime_qnn", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "torch"),
     prepare=require_qnn,
-    tolerances=tolerances(unet=("fp16",), hypernet=("fp16",), text_encoders=("fp16",), vae="fp16"),
+    tolerances=tolerances(unet=("fp16",), hypernet=("fp16",), text_encoders=("fp16",), vae=("fp16",)),
     not_offered={
         "fp32": "the NPU computes in fp16 whatever it is given",
         **dict.fromkeys(("w8", "w6", "w4"), _QUANTISED),

@@ -104,8 +104,9 @@ class Target:
         offered = self.tolerances[component]
         if precision not in offered:
             reason = self.not_offered.get(precision) if component == "unet" else None
+            parameter = "vae_precision" if component == "vae_decoder" else "precision"
             raise InputError(
-                f"`precision` is {precision!r}; {self.name} offers the {component} in {', '.join(offered)}, "
+                f"`{parameter}` is {precision!r}; {self.name} offers the {component} in {', '.join(offered)}, "
                 f"not in {precision}{f': {reason}' if reason else ''}"
             )
         return offered[precision]
@@ -114,12 +115,12 @@ class Target:
         """Return the type of an artifact's inputs and outputs, but for those that no precision changes."""
         return "float16" if precision in self.half_io else "float32"
 
-    def precision_of(self, component: str, unet: str) -> str:
+    def precision_of(self, component: str, unet: str, vae: str | None = None) -> str:
         """Return a component's precision in a pipeline whose UNet has the precision `unet`.
 
         The hypernetwork takes the very factors that the UNet takes. Text encoders are a third of SDXL's weights, so
         they follow the UNet, but not below 8 bits: what they lose, every image loses. SDXL's VAE overflows in fp16, so
-        a decoder is in fp32 where the target can.
+        a decoder is in fp32 where the target can, unless `vae` says otherwise.
         """
         if component == "unet":
             return unet
@@ -127,7 +128,7 @@ class Target:
             return "fp16" if unet in self.half_io else "fp32"
         if component in TEXT_ENCODERS:
             return unet if unet in TEXT_PRECISIONS else TEXT_PRECISIONS[-1]
-        return next(iter(self.tolerances["vae_decoder"]))
+        return vae or next(iter(self.tolerances["vae_decoder"]))
 
     def load_converter(self) -> Convert:
         """Import the toolchain and return `convert`; InputError names the extra to install when it is missing."""

@@ -16,6 +16,7 @@ from lorarar.console import console, print_table, status
 from lorarar.errors import InputError
 from lorarar.layout import ADAPT, Layout, kind_of
 from lorarar.stack import PART_WORDS
+from lorarar.toolchains import quiet_toolchains
 from lorarar.training.settings import defaults_text
 from runtime_py.bundle import Bundle
 from runtime_py.check import check_table
@@ -33,7 +34,7 @@ _OWN = ("kind", "base", "into", "plan")
 def parser() -> Parser:
     """Return the command's parser, with one of its own for each thing that can be exported."""
     made = Parser(prog="lorarar export", description=__doc__)
-    made.set_defaults(into=None, plan=None)
+    made.set_defaults(vae_precision=None, into=None, plan=None)
     kinds = made.add_subparsers(dest="kind", required=True, metavar="WHAT", parser_class=Parser)
     for name, about in _KINDS.items():
         _add_options(kinds.add_parser(name, help=about, description=f"Export {about}."), name)
@@ -79,6 +80,8 @@ def _add_pipeline_options(kind: Parser, place: Any) -> None:
     place.add_argument("--into", type=Path, metavar="APP", help=app)
     text = "give the text encoders inputs for LoRAs too, for LoRAs that were trained with them"
     add("--text-adapters", action="store_true", default=None, help=text)
+    half = "fp32, or fp16 where the target offers it: half of the memory, for a VAE that was made for fp16"
+    add("--vae-precision", metavar="P", help=f"{half} (default: the target's own)")
     vae = "an AutoencoderTiny, such as TAESDXL, instead of the base's VAE: folder or hub id"
     add("--tiny-vae", metavar="V", help=vae)
     add("--steps", type=int, metavar="N", help=f"denoising steps that apps start with (default {STEPS})")
@@ -92,7 +95,9 @@ def run(args: Namespace) -> int:
     if args.into is not None:
         args.out = bundle_folder(args.into, find_target(args.target))
     # Before torch is imported, which takes seconds.
-    find_offer(args.target, "hypernet" if args.kind == "hypernet" else "unet", args.precision, args.soc)
+    target, _ = find_offer(args.target, "hypernet" if args.kind == "hypernet" else "unet", args.precision, args.soc)
+    if args.vae_precision is not None:
+        target.require("vae_decoder", args.vae_precision)
     if args.plan:
         return _plan(args)
     import export  # Its names import torch.
@@ -151,20 +156,27 @@ def _plan(args: Namespace) -> int:
     if args.out is not None:
         flag = "--into" if args.into is not None else "--out"
         raise InputError(f"--plan makes nothing, so {flag} can't apply; leave one of them out")
-    from export.plan import advice, effort, plan_pipeline  # It imports torch.
+    with quiet_toolchains():
+        from export.plan import advice, effort, plan_pipeline  # It imports torch and diffusers.
 
-    names = ("target", "precision", "soc", "rank", "loras", "adapt", "text_adapters", "tiny_vae")
-    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    left = ("hypernet", "untrained", "unchecked", "out", "steps", "guidance")  # they change no size
+    options = {name: value for name, value in vars(args).items() if name not in (*_OWN, *left) and value is not None}
     with status("counting"):
         planned = plan_pipeline(args.base, **options)
     rows = [
-        (item.name, item.precision, f"{item.parameters / 1e6:.2f} M", f"{item.bytes / 1e6:.1f} MB")
+        (
+            item.name,
+            item.precision,
+            f"{item.parameters / 1e6:.2f} M",
+            *(f"{size / 1e6:.1f} MB" for size in (item.bytes, item.adapter_bytes, item.live_bytes)),
+        )
         for item in planned.components
     ]
     total = sum(item.bytes for item in planned.components)
-    rows.append(("bundle", "", "", f"{total / 1e6:.1f} MB"))
-    what = f"{planned.base} · {planned.target.name} · {planned.precision} · {planned.target.runs_on}"
-    columns = ("component", "precision", "parameters", "size")
+    rows.append(("bundle", "", "", f"{total / 1e6:.1f} MB", "", ""))
+    image = f"{planned.pixels}×{planned.pixels}"
+    what = f"{planned.base} · {planned.target.name} · {planned.precision} · {image} · {planned.target.runs_on}"
+    columns = ("component", "precision", "parameters", "size", "LoRAs", "results in memory")
     print_table(columns, rows, title=f"{what}: nothing is made yet", left=columns[:2])
     for sentence in (effort(planned), *advice(planned)):
         console().print(sentence)

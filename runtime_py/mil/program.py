@@ -35,6 +35,7 @@ class OpTrace:
 
     type: str
     output: str
+    dtype: str  # numpy's name
     position: int
     largest: float  # largest finite |value|
     infinities: int
@@ -222,4 +223,5 @@ def _traced(step: Step, results: Mapping[str, np.ndarray]) -> Iterator[OpTrace]:
             finite = value[np.isfinite(value)]
             largest = float(np.abs(finite).max()) if finite.size else 0.0
             nans = int(np.isnan(value).sum())
-            yield OpTrace(step.type, name, step.position, largest, value.size - finite.size - nans, nans)
+            infinities = value.size - finite.size - nans
+            yield OpTrace(step.type, name, value.dtype.name, step.position, largest, infinities, nans)

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderTiny
+from diffusers import AutoencoderKL, AutoencoderTiny
 from tiny_world import dense_delta, random_lora
 
 from export import HypernetOptions
-from export.bundle import make_manifest, write_component, write_manifest
+from export.bundle import check_all, make_manifest, write_component, write_manifest
 from export.components.text_encoders import TextEncoder, TextReference, text_graph
 from export.components.vae import ImageDecoder, ImageReference, vae_graph
 from export.graph import Graph, ImageSize
+from export.options import ignore_progress
 from export.rewrites import rewrite_for
 from export.targets import TARGETS, find_target
 from lorarar.base.names import load_layout, with_text_encoders
 from lorarar.base.sources import open_pipeline, open_tiny_vae
-from lorarar.errors import InputError
+from lorarar.errors import FailedCheck, InputError
 from lorarar.layout import TEXT_PARTS, Group, Layout, StackSize
 from lorarar.lora import LoRA
 from lorarar.stack import stack
@@ -89,11 +91,15 @@ def test_a_text_encoder_with_loras_is_transformers_with_weights_added_by_hand(
         np.testing.assert_array_equal(zeros[key], base[key])
 
 
-def written(folder: Path, graph: Graph, layout: Layout, target: str) -> Component:
-    """A bundle of one component in fp32."""
+def written(
+    folder: Path, graph: Graph, layout: Layout, target: str, precision: str = "fp32", network: Any = None
+) -> Component:
+    """A bundle of one component, whose network is rewritten for the target if it is given."""
     folder.mkdir(exist_ok=True)
-    entry = write_component(folder, graph, find_target(target), "fp32", lambda _: None)
-    write_manifest(folder, make_manifest(HypernetOptions(target, "fp32", RANK), layout, {graph.name: entry}))
+    offered = find_target(target)
+    prepare = None if network is None else partial(rewrite_for, offered, network)
+    entry = write_component(folder, graph, offered, precision, ignore_progress, prepare)
+    write_manifest(folder, make_manifest(HypernetOptions(target, precision, RANK), layout, {graph.name: entry}))
     return Bundle.open(folder).component(graph.name)
 
 
@@ -124,6 +130,34 @@ def test_the_decoder_is_diffusers(tiny_pipeline: Path, statistics: bool) -> None
         have, want = ImageDecoder(vae)(latents)["image"], ImageReference(vae)(latents)["image"]
     torch.testing.assert_close(have, want, rtol=1e-5, atol=1e-6)
     assert tuple(have.shape) == vae_graph(vae, ImageSize(32, 8, 1)).outputs["image"]
+
+
+def attentive_vae() -> Any:
+    """An AutoencoderKL with attention in the middle of its decoder, which the tiny pipeline's lacks."""
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=8,
+    )
+    assert vae.decoder.mid_block.attentions[0] is not None
+    return vae.eval()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_s_decoder_is_the_same_function(target: str) -> None:
+    """One as SDXL's, whose attention over the pixels has a group norm of its own, of three axes."""
+    vae = attentive_vae()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in vae.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    latents = torch.randn(1, 4, 8, 8, generator=generator)
+    with torch.inference_mode():
+        want = vae.decode(latents, return_dict=False)[0]
+        rewrite_for(find_target(target), vae)
+        have = vae.decode(latents, return_dict=False)[0]
+    assert psnr_db(want.numpy(), have.numpy()) > 110
 
 
 def tiny_vae(folder: Path, blocks: int = 3) -> Path:
@@ -165,3 +199,19 @@ def test_a_tiny_decoder_of_another_kind_is_refused(tiny_pipeline: Path, tmp_path
     for source, message in cases.items():
         with pytest.raises(InputError, match=message):
             open_tiny_vae(source, 4, 4)
+
+
+def test_a_decoder_in_fp16_that_overflows_is_refused(tiny_pipeline: Path, tmp_path: Path) -> None:
+    """The same decoder passes as it is, and with weights whose results go near fp16's end, or over it, it is told."""
+    layout = load_layout(str(tiny_pipeline))
+    for scale, fault in ((1.0, None), (4e3, "another image may go over it"), (1e5, "is not finite in fp16")):
+        vae = attentive_vae()
+        vae.decoder.conv_in.weight.data *= scale
+        folder = tmp_path / f"{scale:g}"
+        written(folder, vae_graph(vae, ImageSize(16, 8, 1), owned=True), layout, "coreml", "fp16", vae)
+        bundle = Bundle.open(folder)
+        if fault is None:
+            assert {row.status for row in check_all(bundle, ignore_progress)} == {"passed"}
+            continue
+        with pytest.raises(FailedCheck, match=f"vae_decoder: .*{fault}.*; leave out `vae_precision`"):
+            check_all(bundle, ignore_progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,13 @@ from lorarar.commands.overflow import main
 from lorarar.errors import InputError
 from runtime_py.bundle import Bundle
 from runtime_py.mil import OpTrace
-from runtime_py.overflow import LARGEST_HALF, trace_component, worth_a_look
+from runtime_py.overflow import LARGEST_HALF, overflow, trace_component, worth_a_look
 
 Folders = dict[tuple[str, str], Path]
 
 
 def result(name: str, largest: float, infinities: int = 0, nans: int = 0) -> OpTrace:
-    return OpTrace("mul", name, 0, largest, infinities, nans)
+    return OpTrace("mul", name, "float16", 0, largest, infinities, nans)
 
 
 def test_what_is_not_finite_comes_first_then_the_largest() -> None:
@@ -57,3 +58,11 @@ def test_bad_input_is_told(bundle_folders: Folders) -> None:
         main([str(bundle_folders["coreml", "fp16"]), "--component", "unet"])
     with pytest.raises(InputError, match="--top is 0; give a whole number of 1 or more"):
         main([str(bundle_folders["coreml", "fp16"]), "--top", "0"])
+
+
+def test_headroom() -> None:
+    """The first of its faults, in running order; what is computed in fp32 may be as large as it likes."""
+    assert overflow([result("a", 100.0), result("b", 0.5 * LARGEST_HALF)]) is None
+    assert "mul 'b' reaches 40000" in str(overflow([result("a", 1.0), result("b", 4e4), result("c", 1.0, 1)]))
+    assert "mul 'b' is not finite" in str(overflow([result("a", 1.0), result("b", 1.0, 0, 2), result("c", 5e4)]))
+    assert overflow([replace(result("a", 1e9), dtype="float32")]) is None
