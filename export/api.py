@@ -31,6 +31,7 @@ stopped goes on where it was when the same one is made again.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from export.options import (
@@ -148,6 +149,7 @@ def pipeline(
     text_adapters: bool = False,
     tiny_vae: str | Path | None = None,
     vae_precision: str | None = None,
+    vae_tile: int | None = None,
     steps: int = STEPS,
     guidance: float | None = None,
     out: str | Path | None = None,
@@ -157,8 +159,9 @@ def pipeline(
 
     `tiny_vae` is the folder or hub id of an AutoencoderTiny, such as TAESDXL, to take instead of the base's VAE.
     `vae_precision` is fp32, the default where a target has it, or fp16, for a VAE that was made for it: SDXL's own
-    overflows. `steps` and `guidance` are what apps start with; the default of the guidance is the base's own. The other
-    parameters are described in `export.api`.
+    overflows. `vae_tile` is the side in pixels of what the decoder takes at once, for images in tiles: less memory, and
+    faint seams. `steps` and `guidance` are what apps start with; the default of the guidance is the base's own. The
+    other parameters are described in `export.api`.
     """
     offer, precision = find_offer(target, "unet", precision, soc)
     if vae_precision is not None:
@@ -172,9 +175,8 @@ def pipeline(
         layout = with_text_encoders(layout, {name: getattr(found, name) for name in TEXT_PARTS.values()})
     source = Source(found, layout, loaded)
     guidance = GUIDANCE.get(base_name(base), PAPER_GUIDANCE) if guidance is None else guidance
-    options = PipelineOptions(
-        target, precision, rank, size, steps, guidance, vae_precision, loras=loras, soc=soc, unchecked=unchecked
-    )
+    options = PipelineOptions(target, precision, rank, size, steps, guidance, loras=loras, soc=soc, unchecked=unchecked)
+    options = replace(options, vae_precision=vae_precision, vae_tile=vae_tile)
     return write_pipeline(source, options, _folder(out, layout.base, options), on_progress)
 
 

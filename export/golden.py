@@ -16,6 +16,7 @@ from torch import nn
 
 from export.components.text_encoders import text_graph
 from export.components.unet import unet_graph
+from export.components.vae import ImageReference
 from export.graph import Graph, ImageSize
 from lorarar.layout import ADAPTER, COEFFICIENTS, ROLES, Layout, StackSize
 from lorarar.lora import LoRA
@@ -24,6 +25,7 @@ from lorarar.toolchains import quiet_toolchains, without_progress_bars
 from runtime_py.golden import WITHOUT, golden_input, sample, summarise
 from runtime_py.noise import normal_noise
 from runtime_py.sinusoids import SIZE_SINUSOIDS, TIMESTEP_SINUSOIDS
+from runtime_py.tiles import decode_in_tiles
 
 # Factors in [-0.5, 0.5) of rank 64 give ΔW a standard deviation near 0.7, so that the hidden units leave their bias and
 # the coefficients differ from column to column. A power of two keeps the values exact in fp16.
@@ -95,8 +97,12 @@ def write_golden(reference: nn.Module, recipe: dict[str, dict[str, Any]], path: 
     save_file(tensors, path)
 
 
-def write_golden_image(pipeline: Any, layout: Layout, stack: StackSize, size: ImageSize, path: Path) -> dict[str, Any]:
+def write_golden_image(
+    pipeline: Any, layout: Layout, stack: StackSize, size: ImageSize, path: Path, tile: int
+) -> dict[str, Any]:
     """Let diffusers draw the golden image into `path`, and return what it was told: prompt, seed, steps and guidance.
+
+    It is decoded in tiles of that many latents, as a runtime does it that has a decoder for no more.
 
     The networks have their golden stacks as a LoRA, with the coefficients of the first image, which goes through
     diffusers and PEFT: nothing of the exported graphs is in this reference. The pipeline's networks are as before when
@@ -104,7 +110,7 @@ def write_golden_image(pipeline: Any, layout: Layout, stack: StackSize, size: Im
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with quiet_toolchains(), without_progress_bars(), _with_lora(pipeline, _golden_lora(pipeline, layout, stack, size)):
-        drawn = _draw(pipeline, size)
+        drawn = _draw(pipeline, size, tile)
     save_file({f"image.{key}": value for key, value in summarise(drawn).items()}, path)
     return GOLDEN_IMAGE
 
@@ -150,7 +156,7 @@ def _with_lora(pipeline: Any, lora: LoRA) -> Iterator[None]:
         pipeline.unload_lora_weights()
 
 
-def _draw(pipeline: Any, size: ImageSize) -> Float[np.ndarray, "1 3 h w"]:
+def _draw(pipeline: Any, size: ImageSize, tile: int) -> Float[np.ndarray, "1 3 h w"]:
     noise = normal_noise((1, pipeline.unet.config.in_channels, size.latent, size.latent), GOLDEN_IMAGE["seed"])
     pipeline.set_progress_bar_config(disable=True)
     with computing_in_fp32(pipeline.unet), torch.inference_mode():
@@ -161,9 +167,12 @@ def _draw(pipeline: Any, size: ImageSize) -> Float[np.ndarray, "1 3 h w"]:
             height=size.pixels,
             width=size.pixels,
             latents=torch.from_numpy(noise),
-            output_type="pt",
+            output_type="latent",
         ).images
-    return drawn.float().numpy()
+        decoder = ImageReference(pipeline.vae)
+        return decode_in_tiles(
+            lambda part: decoder(torch.from_numpy(part.copy()))["image"].numpy(), drawn.float().numpy(), tile
+        )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ OnProgress = Callable[[str], None]
 """Called with what is being done now, in a few words."""
 
 MAX_STEPS = 1000
+LEAST_TILE = 4
+"""Latent pixels of a decoder's tile, of which one at least is in common with the next."""
 UNET_BATCH, PIPELINE_BATCH = 1, 2
 """Batches that are exported by default: a pipeline guides, which takes two."""
 STEPS = 25
@@ -42,6 +44,14 @@ def require_stack(rank: int, loras: int = LORAS) -> None:
         raise InputError(f"`loras` is {loras}; valid are 2 to {MAX_LORAS}")
     if not 1 <= rank <= MAX_STACKED_RANK // loras:
         raise InputError(f"`rank` is {rank}; valid are 1 to {MAX_STACKED_RANK // loras} for {loras} LoRAs")
+
+
+def require_tile(tile: int | None, size: ImageSize) -> None:
+    """Refuse a tile of a decoder that does not fit the image, with InputError."""
+    scale = size.pixels // size.latent
+    least = LEAST_TILE * scale
+    if tile is not None and not (least <= tile <= size.pixels and tile % scale == 0):
+        raise InputError(f"`vae_tile` is {tile}; valid are multiples of {scale} from {least} to {size.pixels}")
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,14 @@ class PipelineOptions(HypernetOptions):
     steps: int  # what an app starts with
     guidance: float  # what an app starts with; 1 is none
     vae_precision: str | None = None  # where it is not the target's own
+    vae_tile: int | None = None  # pixels of the part of an image that the decoder takes at once; all of it where None
+
+    @property
+    def decoded(self) -> ImageSize:
+        """What the decoder takes at once."""
+        if self.vae_tile is None:
+            return self.size
+        return replace(self.size, pixels=self.vae_tile, latent=self.size.latent * self.vae_tile // self.size.pixels)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,6 +105,7 @@ class PipelineOptions(HypernetOptions):
             raise InputError(f"`steps` is {self.steps}; valid are 1 to {MAX_STEPS}")
         if not (math.isfinite(self.guidance) and self.guidance >= 1):
             raise InputError(f"`guidance` is {self.guidance}; give 1 (no guidance) or more, 3 to 7 are usual")
+        require_tile(self.vae_tile, self.size)
 
 
 @dataclass(frozen=True)

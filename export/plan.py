@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from export.components.unet import unet_graph
 from export.components.vae import vae_graph
 from export.graph import Graph, ImageSize
 from export.live_memory import live_bytes
-from export.options import ADAPTED, LORAS, PIPELINE_BATCH
+from export.options import ADAPTED, LORAS, PIPELINE_BATCH, require_tile
 from export.rewrites import rewrite_for
 from export.source import chosen_rank
 from export.targets import TARGETS, Target, find_offer
@@ -107,6 +107,7 @@ def plan_pipeline(
     text_adapters: bool = False,
     tiny_vae: str | None = None,
     vae_precision: str | None = None,
+    vae_tile: int | None = None,
 ) -> Plan:
     """Plan the export of a base by its name or folder. No weights are read, so a named base needs none.
 
@@ -123,7 +124,10 @@ def plan_pipeline(
     if tiny_vae is not None:
         networks["vae"] = open_tiny_vae(tiny_vae, scale, networks["unet"].config.in_channels)
     pixels = image_side(networks["unet"], scale, resolution)
-    graphs = _graphs(found, networks, layout, stack, ImageSize(pixels, pixels // scale, batch))
+    size = ImageSize(pixels, pixels // scale, batch)
+    require_tile(vae_tile, size)
+    tile = pixels if vae_tile is None else vae_tile
+    graphs = _graphs(found, networks, layout, stack, size, replace(size, pixels=tile, latent=tile // scale))
     components = tuple(
         _plan_component(found, graph, found.precision_of(graph.name, precision, vae_precision)) for graph in graphs
     )
@@ -131,7 +135,12 @@ def plan_pipeline(
 
 
 def _graphs(
-    target: Target, networks: Mapping[str, Any], layout: Layout, stack: StackSize, size: ImageSize
+    target: Target,
+    networks: Mapping[str, Any],
+    layout: Layout,
+    stack: StackSize,
+    size: ImageSize,
+    decoded: ImageSize,
 ) -> Iterator[Graph]:
     """Yield the graphs of a pipeline but for its hypernetwork, each in the target's form."""
     for name in TEXT_ENCODERS:
@@ -139,7 +148,7 @@ def _graphs(
         yield text_graph(name, networks[name], tokens, layout, stack, target.adapter_form, owned=True)
     for name, graph in (
         ("unet", unet_graph(networks["unet"], layout, stack, size, target.adapter_form)),
-        ("vae", vae_graph(networks["vae"], size, owned=True)),
+        ("vae", vae_graph(networks["vae"], decoded, owned=True)),
     ):
         rewrite_for(target, networks[name])
         yield graph
@@ -197,7 +206,7 @@ def _smaller_results(planned: Plan, most: ComponentPlan) -> str:
         offered = planned.target.tolerances[most.name]
         if "fp16" in offered and most.precision == "fp32":
             ways.insert(0, "--vae-precision fp16, half of it, for a VAE that was made for fp16")
-        ways.append("--tiny-vae")
+        ways += [*([f"--vae-tile {planned.pixels // 2}"] if planned.pixels >= SIDES[0] else []), "--tiny-vae"]
     return "choose " + ", or ".join(ways or ["a smaller base"])
 
 

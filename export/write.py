@@ -100,7 +100,7 @@ def _write_components(bundle: BundleWriter, source: Source, options: PipelineOpt
         setattr(pipeline, name, None)
         del model, graph
     _write_unet(bundle, pipeline.unet, source.layout, options)
-    graph = vae_graph(pipeline.vae, options.size, owned=True)
+    graph = vae_graph(pipeline.vae, options.decoded, owned=True)
     bundle.write(graph, precision(graph.name), lambda: rewrite_for(bundle.target, pipeline.vae))
 
 
@@ -119,7 +119,8 @@ def _golden_image(bundle: BundleWriter, source: Source, options: PipelineOptions
         bundle.on_progress("drawing the golden image with diffusers")
         folder = bundle.work.folder
         path = folder / "golden" / "pipeline.safetensors"
-        told = write_golden_image(source.pipeline, source.layout, options.stack, options.size, path)
+        tile = options.decoded.latent
+        told = write_golden_image(source.pipeline, source.layout, options.stack, options.size, path, tile)
         allowed = bundle.target.require("pipeline", options.precision)
         entry = {**file_entry(folder, path), **told, "tolerance": allowed.to_json(), "parity": NOT_RUN}
         bundle.work.keep("golden image", entry)

@@ -147,14 +147,17 @@ def _pipeline_shapes(
     last = list(facts["tokenizers"])[-1]
     sample = shapes.get(("unet", "sample"), [0])
     batch = sample[0]
+    # A decoder may take a part of the image, as many times as it has parts.
+    tile = min(sample[-1], _multiple(shapes.get(("vae_decoder", "latents")), 1))
+    side = facts["pixels"] // max(1, sample[-1]) * tile
     return {
         ("unet", TIMESTEP_SINUSOIDS): [batch, _multiple(shapes.get(("unet", TIMESTEP_SINUSOIDS)), 2)],
         ("unet", SIZE_SINUSOIDS): [batch, _multiple(shapes.get(("unet", SIZE_SINUSOIDS)), 2 * SIZES)],
         ("unet", "encoder_hidden_states"): [batch, lengths[0], sum(shape[-1] for shape in states)],
         ("unet", "text_embeds"): [batch, *shapes.get((last, "text_embeds"), [0, 0])[1:]],
         ("unet", "noise_pred"): shapes.get(("unet", "sample")),
-        ("vae_decoder", "latents"): [1, *sample[1:]],
-        ("vae_decoder", "image"): [1, 3, facts["pixels"], facts["pixels"]],
+        ("vae_decoder", "latents"): [1, *sample[1:-2], tile, tile],
+        ("vae_decoder", "image"): [1, 3, side, side],
         **{(name, "input_ids"): [1, length] for name, length in zip(facts["tokenizers"], lengths, strict=True)},
     }
 

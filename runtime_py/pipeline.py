@@ -20,6 +20,7 @@ from runtime_py.guidance import Guided, Inputs
 from runtime_py.noise import MAX_SEED, normal_noise
 from runtime_py.scheduler import Latents, SchedulerSettings, make_scheduler
 from runtime_py.stages import OnStage, timed
+from runtime_py.tiles import decode_in_tiles
 
 if TYPE_CHECKING:
     from runtime_py.bundle import Bundle
@@ -128,8 +129,12 @@ class Pipeline:
         del unet, predict  # the decoder is loaded next: a phone may not hold both
         on_stage("decoding", 0, 1)
         with timed(seconds, "decode"):
-            decoder = self._runner("vae_decoder")
-            pictures = [decoder.run({"latents": one[None].astype(np.float32)})["image"] for one in latents]
+            decoder, tile = self._runner("vae_decoder"), self.bundle.component("vae_decoder").input_width("latents")
+
+            def decode(part: Latents) -> Float[np.ndarray, "1 3 h w"]:
+                return decoder.run({"latents": part})["image"]
+
+            pictures = [decode_in_tiles(decode, one[None].astype(np.float32), tile) for one in latents]
         if not all(np.isfinite(picture).all() for picture in pictures):
             raise InputError("the image is not finite: this bundle's precision overflows; export it in fp32")
         return [

@@ -82,6 +82,8 @@ def _add_pipeline_options(kind: Parser, place: Any) -> None:
     add("--text-adapters", action="store_true", default=None, help=text)
     half = "fp32, or fp16 where the target offers it: half of the memory, for a VAE that was made for fp16"
     add("--vae-precision", metavar="P", help=f"{half} (default: the target's own)")
+    tile = "decode the image in tiles of this side, with faint seams: less memory (default: the whole image)"
+    add("--vae-tile", type=int, metavar="PIXELS", help=tile)
     vae = "an AutoencoderTiny, such as TAESDXL, instead of the base's VAE: folder or hub id"
     add("--tiny-vae", metavar="V", help=vae)
     add("--steps", type=int, metavar="N", help=f"denoising steps that apps start with (default {STEPS})")

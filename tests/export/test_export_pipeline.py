@@ -53,11 +53,14 @@ EXPORTED = [
 SMALL = ImageSize(pixels=32, latent=8, batch=2)
 
 
-def export(folder: Path, out: Path, target: str, precision: str, size: ImageSize = SMALL) -> Bundle:
+def export(
+    folder: Path, out: Path, target: str, precision: str, size: ImageSize = SMALL, vae_tile: int | None = None
+) -> Bundle:
     layout = load_layout(str(folder), "transformer")
     pipeline = open_pipeline(str(folder), False, torch.float32)
     source = Source(pipeline, layout, chosen_hypernet(str(folder), layout, None, untrained=True))
-    write_pipeline(source, PipelineOptions(target, precision, RANK, size, 4, 3.5, soc=soc_of(target)), out)
+    options = PipelineOptions(target, precision, RANK, size, 4, 3.5, vae_tile=vae_tile, soc=soc_of(target))
+    write_pipeline(source, options, out)
     return Bundle.open(out)
 
 
@@ -95,12 +98,28 @@ def test_the_golden_image_of_weights_in_half_precision_is_that_of_the_same_weigh
     images = []
     for name, narrow in (("half", True), ("full", False)):
         unet = pipeline.unet.half() if narrow else pipeline.unet.float()
-        write_golden_image(pipeline, layout, StackSize(2, 2 * RANK), SMALL, tmp_path / name)
+        write_golden_image(pipeline, layout, StackSize(2, 2 * RANK), SMALL, tmp_path / name, SMALL.latent)
         images.append(load_file(tmp_path / name))
         assert not any("lora" in key for key, _ in unet.named_parameters())
     assert images[0].keys() == images[1].keys()
     for key, value in images[0].items():
         np.testing.assert_array_equal(value, images[1][key], err_msg=key)
+
+
+def test_an_image_in_tiles_is_what_diffusers_decodes_in_tiles(
+    shallow_pipeline: Path, tmp_path: Path, shared_pipelines: SharedPipelines
+) -> None:
+    """Nine tiles of 16 pixels; the check of the export compares, and whole images are others."""
+    bundle = export(shallow_pipeline, tmp_path / "tiles", "onnx", "fp32", vae_tile=16)
+    assert bundle.component("vae_decoder").outputs[0].shape == (1, 3, 16, 16)
+    assert check_pipeline(bundle).status == "passed"
+    golden = load_file(bundle.path / bundle.manifest["pipeline"]["golden"]["file"])["image.values"]
+    whole = shared_pipelines["onnx"]
+    others = load_file(whole.path / whole.manifest["pipeline"]["golden"]["file"])["image.values"]
+    assert 10 < psnr_db(others, golden) < 60
+    for wrong in (12, 18, 36):
+        with pytest.raises(InputError, match=f"`vae_tile` is {wrong}; valid are multiples of 4 from 16 to 32"):
+            PipelineOptions("onnx", "fp32", RANK, SMALL, 4, 3.5, vae_tile=wrong)
 
 
 def test_text_encoders_follow_the_unet_and_the_vae_does_not(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sinusoid_cases import sinusoid_cases
+from drawing_cases import sinusoid_cases, tile_cases
 
 from benchmarks.record import summary
 from runtime_py.bundle import Bundle
@@ -62,6 +62,7 @@ def write_numbers(path: Path, bundle: Bundle) -> None:
         "schedules": _schedules(draw),
         "timesteps": [_timesteps(kind, spacing) for kind, spacing in SPACED],
         "sinusoids": sinusoid_cases(),
+        "tiles": tile_cases(),
         "parity": _parity(),
         "deltas": _deltas(draw),
         "tokenizers": _tokenizers(bundle),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sinusoid_cases import sinusoid_cases
+from drawing_cases import sinusoid_cases, tile_cases
 
 from lorarar.layout import Layout
 from lorarar.lora import read_lora
@@ -103,6 +103,7 @@ def make() -> dict[str, Any]:
         "schedules": [_schedule(settings, steps) for settings in SCHEDULES for steps in STEPS],
         "timesteps": [_timesteps(kind, spacing) for kind, spacing in SPACED],
         "sinusoids": sinusoid_cases(),
+        "tiles": tile_cases(),
         "tokens": {"file": TOKENIZER, **TOKENS, "prompts": [_tokens(prompt) for prompt in PROMPTS]},
         "percentiles": [_percentiles(np.random.default_rng(n).random(n).tolist()) for n in (1, 2, 3, 10, 101)],
         "sha256": [hashlib.sha256(bytes((7 * i + 3) % 256 for i in range(size))).hexdigest() for size in range(260)],

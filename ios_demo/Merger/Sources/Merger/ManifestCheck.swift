@@ -116,9 +116,10 @@ struct ManifestCheck {
             ("encoder_hidden_states", width.map { [batch, length, $0] }),
         ]
         found += unet.map { Wanted(component: "unet", tensor: $0.0, shape: $0.1) }
-        let decoder: [(String, [Int]?)] = [
-            ("latents", [1] + sample.dropFirst()), ("image", [1, 3, facts.pixels, facts.pixels]),
-        ]
+        // A decoder may take a part of the image, as many times as it has parts.
+        let tile = min(sample[3], max(1, shape("vae_decoder", "latents")?.last ?? 1))
+        let side = facts.pixels / max(1, sample[3]) * tile
+        let decoder: [(String, [Int]?)] = [("latents", [1, sample[1], tile, tile]), ("image", [1, 3, side, side])]
         return found + decoder.map { Wanted(component: "vae_decoder", tensor: $0.0, shape: $0.1) }
     }
 

@@ -166,11 +166,16 @@ public struct Pipeline {
 
     private func decode(_ latents: Tensor) throws -> Tensor {
         let decoder = try store.model("vae_decoder")
-        let dtype = decoder.component.input("latents")?.dtype ?? .float32
-        let image = try decoder.perform(["latents": latents.converted(to: dtype)])["image"]
-        store.release("vae_decoder")
-        guard let image else { throw InputError("this bundle's VAE gives no image; export the bundle again") }
-        return image.converted(to: .float32)
+        guard let spec = decoder.component.input("latents"), let tile = spec.fixedShape(0).last else {
+            throw InputError("this bundle's VAE takes no latents; export the bundle again")
+        }
+        defer { store.release("vae_decoder") }
+        return try Tiles.decode(latents, tile: tile) { part in
+            guard let image = try decoder.perform(["latents": part.converted(to: spec.dtype)])["image"] else {
+                throw InputError("this bundle's VAE gives no image; export the bundle again")
+            }
+            return image.converted(to: .float32)
+        }
     }
 }
 

@@ -113,6 +113,27 @@ final class VectorTests: XCTestCase {
         }
     }
 
+    func testTiles() {
+        let cases = vectors["tiles"]?.list ?? []
+        XCTAssertEqual(cases.count, 4)
+        for entry in cases {
+            let (height, width) = (entry["height"].integer!, entry["width"].integer!)
+            let tile = entry["tile"].integer!
+            let latents = Tensor(entry["latents"].floats, shape: [1, 4, height, width])
+            let image = Tiles.decode(latents, tile: tile) { part in
+                // Two pixels a latent, of its first three channels, brighter to the right.
+                let (values, side) = (part.floats, 2 * tile)
+                let pixels = (0..<3 * side * side).map { (place: Int) -> Float in
+                    let (color, y, x) = (place / (side * side), place / side % side, place % side)
+                    return values[(color * tile + y / 2) * tile + x / 2] + Float(x)
+                }
+                return Tensor(pixels, shape: [1, 3, side, side])
+            }
+            XCTAssertEqual(image.shape, [1, 3, 2 * height, 2 * width])
+            assertClose(image.floats, entry["image"].floats, share: 1e-6, "\(height) × \(width) in \(tile)")
+        }
+    }
+
     func testSinusoids() {
         let cases = vectors["sinusoids"]?.list ?? []
         XCTAssertEqual(cases.count, 3)

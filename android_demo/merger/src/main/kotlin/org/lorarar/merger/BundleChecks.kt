@@ -87,15 +87,17 @@ internal class BundleChecks(private val bundle: Bundle) {
         val (batch, latents) = sample.first() to sample.drop(1)
         val width = encoders.sumOf { shape(it to "hidden_states")?.last() ?: 0 }
         val pooled = shape(encoders.last() to "text_embeds")?.drop(1)
-        val pixels = facts.whole("pixels").toInt()
+        // A decoder may take a part of the image, as many times as it has parts.
+        val tile = minOf(latents.last(), maxOf(1, shape("vae_decoder" to "latents")?.last() ?: 1))
+        val side = facts.whole("pixels").toInt() / latents.last() * tile
         return mapOf(
             ("unet" to Sinusoids.TIMESTEP) to multiple(Sinusoids.TIMESTEP, 2)?.let { listOf(batch, it) },
             ("unet" to Sinusoids.SIZE) to multiple(Sinusoids.SIZE, 2 * Sinusoids.SIZES)?.let { listOf(batch, it) },
             ("unet" to "encoder_hidden_states") to listOf(batch, length, width),
             ("unet" to "text_embeds") to pooled?.let { listOf(batch) + it },
             ("unet" to "noise_pred") to sample,
-            ("vae_decoder" to "latents") to listOf(1) + latents,
-            ("vae_decoder" to "image") to listOf(1, 3, pixels, pixels),
+            ("vae_decoder" to "latents") to listOf(1) + latents.dropLast(2) + tile + tile,
+            ("vae_decoder" to "image") to listOf(1, 3, side, side),
         ) + encoders.associate { (it to "input_ids") to listOf(1, length) }
     }
 

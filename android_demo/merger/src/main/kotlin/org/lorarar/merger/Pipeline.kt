@@ -100,8 +100,13 @@ class Pipeline(private val bundle: Bundle, private val runtimes: Runtimes, priva
         runtimes.open(bundle, "vae_decoder", threads).use { runtime ->
             report(progress, "decoding", 0, 1)
             val spec = runtime.component.input("latents")
-            val input = Tensor.of(latents, spec.shape.fixed(), spec.dtype)
-            val pixels = timed("decode") { runtime.run(mapOf("latents" to input)).getValue("image") }
+            val (height, width) = bundle.component("unet").input("sample").shape.fixed().takeLast(2)
+            val pixels = timed("decode") {
+                Tiles.decode(latents, height, width, spec.shape.fixed().last()) { part ->
+                    val input = Tensor.of(part, spec.shape.fixed(), spec.dtype)
+                    runtime.run(mapOf("latents" to input)).getValue("image")
+                }
+            }
             if (pixels.floats().any { !it.isFinite() }) {
                 throw InputError("the image is not finite: this bundle's precision overflows; export it in fp32")
             }

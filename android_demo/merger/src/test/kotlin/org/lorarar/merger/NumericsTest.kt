@@ -72,6 +72,26 @@ class NumericsTest {
     }
 
     @Test
+    fun tiles() {
+        val cases = numbers.children("tiles")
+        assertEquals(4, cases.size)
+        for (case in cases) {
+            val (height, width, tile) = listOf("height", "width", "tile").map { case.whole(it).toInt() }
+            val image = Tiles.decode(case.floats("latents"), height, width, tile) { part ->
+                // Two pixels a latent, of its first three channels, brighter to the right.
+                val side = 2 * tile
+                val pixels = FloatArray(3 * side * side) {
+                    val (color, y, x) = Triple(it / (side * side), it / side % side, it % side)
+                    part[(color * tile + y / 2) * tile + x / 2] + x
+                }
+                Tensor.of(pixels, listOf(1, 3, side, side))
+            }
+            assertEquals(listOf(1, 3, 2 * height, 2 * width), image.shape)
+            assertClose("$height × $width in $tile", case.numbers("image"), image.floats().doubles(), 1e-5)
+        }
+    }
+
+    @Test
     fun sinusoids() {
         val cases = numbers.children("sinusoids")
         assertEquals(3, cases.size)
