@@ -28,12 +28,18 @@ def convert(graph: Graph, precision: str, path: Path, soc: Soc) -> None:
         onnx_converter.convert(fixed, precision, model, one_file=-1)  # the compiler maps the weights
         graph.give_back()
         path.mkdir()
-        _compile(graph.name, model / onnx_converter.ONNX_MODEL, path, soc)
-    nodes = [node.op_type for node in onnx.load(path / MODEL, load_external_data=False).graph.node]
+        source = model / onnx_converter.ONNX_MODEL
+        _compile(graph.name, source, path, soc)
+        version = onnx.load(source, load_external_data=False).ir_version
+    context = onnx.load(path / MODEL, load_external_data=False)
+    nodes = [node.op_type for node in context.graph.node]
     if nodes != ["EPContext"]:
         raise InputError(
             f"{graph.name}: QNN's compiler made {len(nodes)} pieces of it ({nodes[:5]}), where one must be"
         )
+    # The compiler's ONNX Runtime writes its own newest version, which those of phones refuse.
+    context.ir_version = version
+    (path / MODEL).write_bytes(context.SerializeToString(deterministic=True))
 
 
 def _compile(name: str, model: Path, out: Path, soc: Soc) -> None:

@@ -1,13 +1,15 @@
 """The Android app's engine on this computer's Java, against Python: files, numbers, merges and a whole image.
 
 ONNX Runtime and ExecuTorch are the real ones of the app, through their Java APIs, in their x86-64 builds for Android
-over glibc. Neither Android's C library, nor a phone, nor ART is part of this. What ExecuTorch must never do here, such
+over glibc; Qualcomm's provider is that of its Python wheel, with the emulator of the NPU. Neither Android's C library,
+nor a phone, nor ART is part of this. What ExecuTorch must never do here, such
 as giving other outputs than it should, a module that stands in for it does.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,14 +56,23 @@ def jars(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def junit(jars: list[Path], exported: Path, results: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def junit(
+    jars: list[Path],
+    exported: Path,
+    results: Path,
+    miniature_bundle: MiniatureBundle,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Run:
     """Runs a class of the engine's tests, with the library that it needs."""
     onnxruntime = on_jvm.onnxruntime(tmp_path_factory.mktemp("onnxruntime"))
     executorch = on_jvm.executorch(tmp_path_factory.mktemp("executorch"))
-    places = {"lorarar.golden": GOLDEN, "lorarar.exported": exported, "lorarar.results": results}
 
     def run_class(name: str, *before: Path) -> Ran:
+        places = {"lorarar.golden": GOLDEN, "lorarar.exported": exported, "lorarar.results": results}
         native = executorch if name == "ExecuTorchLibraryTest" else onnxruntime
+        if name == "QnnTest":
+            shutil.copytree(miniature_bundle("hypernet", "qnn", "fp16"), exported / "qnn", dirs_exist_ok=True)
+            places.update(on_jvm.qnn())
         return run_junit([name], [*before, *native.classes, *jars], {**places, **native.properties}, native.environment)
 
     return run_class
@@ -74,6 +85,7 @@ CLASSES = {
     "JsonTest": 5,
     "BundleTest": 5,
     "OnnxTest": 22,
+    "QnnTest": 4,
     "TextTest": 9,
     "StudioTest": 9,
     "EntryTest": 5,

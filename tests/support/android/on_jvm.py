@@ -49,6 +49,14 @@ def onnxruntime(folder: Path) -> Native:
     return Native({"onnxruntime.native.path": folder}, environment)
 
 
+def qnn() -> dict[str, Path]:
+    """Return the properties that name Qualcomm's provider and its library for the NPU, which emulates it here."""
+    import onnxruntime_qnn
+
+    library, backend = onnxruntime_qnn.get_library_path(), onnxruntime_qnn.get_qnn_htp_path()
+    return {"lorarar.qnn.library": Path(library), "lorarar.qnn.backend": Path(backend)}
+
+
 def executorch(folder: Path) -> Native:
     """Make ExecuTorch's library in `folder`, and those that it needs.
 

@@ -11,23 +11,33 @@ import ai.onnxruntime.TensorInfo
 /** A session, and the options that have to outlive it. */
 class OnnxSession(val session: OrtSession, val options: OrtSession.SessionOptions)
 
-/** ONNX Runtime on the CPU. */
-class OnnxRuntime(component: Component, override val threads: Int?) : OwningRuntime<OnnxSession>(component) {
+/** What runs a graph for ONNX Runtime in place of its own CPU kernels. */
+interface OnnxProvider {
+    val name: String
+
+    fun addTo(options: OrtSession.SessionOptions, environment: OrtEnvironment)
+}
+
+/** ONNX Runtime, on the CPU unless there is a [provider]. */
+class OnnxRuntime(
+    component: Component, override val threads: Int?, private val provider: OnnxProvider? = null,
+) : OwningRuntime<OnnxSession>(component) {
     private val environment by lazy {
         OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR).also { it.setTelemetry(false) }
     }
     override val name = "onnxruntime"
     override val version: String get() = environment.version
-    override val backend = "CPUExecutionProvider"
+    override val backend = provider?.name ?: "CPUExecutionProvider"
 
     override fun open(): OnnxSession {
         val options = OrtSession.SessionOptions()
         threads?.let { options.setIntraOpNumThreads(it) }
-        if (component.inputs.any { it.dtype == DType.FLOAT16 } && component.entry.whole("bytes") > WIDEN_AT_LOAD) {
+        if (provider == null && component.inputs.any { it.dtype == DType.FLOAT16 } && component.entry.whole("bytes") > WIDEN_AT_LOAD) {
             options.addConfigEntry("optimization.disable_specified_optimizers", WIDENERS)
         }
         var made: OrtSession? = null
         try {
+            provider?.addTo(options, environment)
             made = environment.createSession(graphFile().path, options)
             checkSignature(made)
             return OnnxSession(made, options)

@@ -34,6 +34,9 @@ interface Runtime : Closeable {
 /** Makes the runtime of a component; nothing is loaded yet. [threads] null leaves their number to the runtime. */
 fun interface RuntimeFactory {
     fun create(component: Component, threads: Int?): Runtime
+
+    /** Why the runtime can't run a bundle here, which is known before any of it is loaded; null where nothing is. */
+    fun refusal(bundle: Bundle): String? = null
 }
 
 /** The runtimes of an app, by the manifest's target. */
@@ -44,6 +47,7 @@ class Runtimes(private val byTarget: Map<String, RuntimeFactory>) {
             "${bundle.path}: this app runs ${byTarget.keys.joinToString(" and ")}, not ${bundle.target}; export it with  " +
                 "python -m export.pipeline --target ${byTarget.keys.first()}",
         )
+        factory.refusal(bundle)?.let { throw InputError("${bundle.path}: $it") }
         return factory.create(bundle.component(component), threads)
     }
 }
