@@ -43,14 +43,14 @@ def run_native(
 
     Raises DeviceFailed unless it gave a record.
     """
-    library = next((path.name for path in options.libraries if path.name.startswith("libonnxruntime")), None)
+    library = next((path.name for path in options.libraries if path.name.startswith("libonnxruntime.so")), None)
     # exec keeps the process: the number written is the runner's own, under which it is looked at and stopped.
     command = f"echo $$ > {PID} && exec env LD_LIBRARY_PATH={PROGRAMS} " + shlex.join(
         [
             *(["taskset", mask] if mask else []),
             *(RUNNER, bundle, "--component", component, "--runs", str(options.runs), "--warmup", str(options.warmup)),
             *(["--threads", str(options.threads)] if options.threads else []),
-            *(["--library", f"{PROGRAMS}/{library}"] if target == "onnx" and library else []),
+            *(["--library", f"{PROGRAMS}/{library}"] if target in ("onnx", "qnn") and library else []),
         ]
     )
     memory = f"p=$(cat {PID}) && dumpsys meminfo $p"  # without a process, dumpsys would go through all of them

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "arguments.h"
+#include "device.h"
 #include "failure.h"
 #include "files.h"
 #include "manifest.h"
@@ -31,9 +32,22 @@ int fail(Exit code, const std::string& sentence) {
   return static_cast<int>(code);
 }
 
+// A context runs on one chip. Where the system names none, as an emulator's, its runtime decides.
+void check_chip(const Bundle& bundle, const Properties& properties) {
+  const auto at = properties.find("ro.soc.model");
+  if (bundle.soc.empty() || at == properties.end() || at->second.empty()) return;
+  std::string chip = at->second;
+  for (char& c : chip) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  if (chip != bundle.soc) {
+    throw bad_input(bundle.component.artifact.path.string() + " is compiled for " + bundle.soc + ", and this device's chip is " + chip +
+                    "; export it with --soc " + chip + ", or for onnx");
+  }
+}
+
 void run(const Arguments& arguments) {
   progress("opening " + arguments.bundle.string());
   const Bundle bundle = open_bundle(arguments.bundle, arguments.component);
+  check_chip(bundle, system_properties());
   const auto runtime = open_runtime(bundle.target, {arguments.library, arguments.threads});
   const Start start{utc_now(), system_properties(), conditions()};
   const Measurement found = measure(*runtime, bundle.component, {arguments.warmup, arguments.runs}, progress);

@@ -24,10 +24,11 @@ Target to_target(const JsonNode& node) {
   const std::string name = node.text();
   if (name == "onnx") return Target::kOnnx;
   if (name == "executorch") return Target::kExecutorch;
+  if (name == "qnn") return Target::kQnn;
   if (name == "coreml" || name == "coreai") {
     throw bad_input("a " + name + " bundle runs on Apple's systems alone; export the bundle for onnx or executorch");
   }
-  node.refuse("is '" + name + "', not onnx or executorch");
+  node.refuse("is '" + name + "', not onnx, executorch or qnn");
 }
 
 DType to_dtype(const JsonNode& node) {
@@ -169,6 +170,7 @@ Bundle open_bundle(const fs::path& folder, const std::string& component) {
   return {root["base"].text(),      root["target"].text(),
           to_one_of(root["precision"], {"fp32", "fp16", "w8", "w6", "w4"}),
           sha256_of(text),          to_target(root["target"]),
+          root.has("soc") ? root["soc"]["name"].text() : "",
           read_component(folder, component, components[component], stacked_rank)};
 }
 

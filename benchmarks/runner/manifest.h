@@ -13,7 +13,7 @@
 
 namespace lorarar {
 
-enum class Target { kOnnx, kExecutorch };
+enum class Target { kOnnx, kExecutorch, kQnn };
 
 struct Artifact {
   std::filesystem::path path;
@@ -43,6 +43,7 @@ struct Bundle {
   std::string precision;
   std::string manifest_sha256;
   Target target;
+  std::string soc;  // the chip that a context is compiled for; empty for other targets
   Component component;
 };
 

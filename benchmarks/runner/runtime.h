@@ -38,10 +38,16 @@ struct RuntimeOptions {
 };
 
 std::unique_ptr<Runtime> open_onnxruntime(const RuntimeOptions& options);
+std::unique_ptr<Runtime> open_qnn(const RuntimeOptions& options);
 std::unique_ptr<Runtime> open_executorch(const RuntimeOptions& options);
 
 inline std::unique_ptr<Runtime> open_runtime(Target target, const RuntimeOptions& options) {
-  return target == Target::kOnnx ? open_onnxruntime(options) : open_executorch(options);
+  switch (target) {
+    case Target::kOnnx: return open_onnxruntime(options);
+    case Target::kQnn: return open_qnn(options);
+    case Target::kExecutorch: break;
+  }
+  return open_executorch(options);
 }
 
 }  // namespace lorarar

@@ -15,7 +15,11 @@ namespace {
 
 // Of ONNX Runtime 1.17 (2024), the oldest library to run with; newer ones still offer it.
 constexpr uint32_t kApiVersion = 17;
+constexpr uint32_t kProviderApiVersion = 23;  // the first that takes a provider from a library of its own
 constexpr char kLibrary[] = "libonnxruntime.so";
+constexpr char kQnn[] = "QNNExecutionProvider";
+constexpr char kQnnLibrary[] = "libonnxruntime_providers_qnn.so";
+constexpr char kQnnBackend[] = "libQnnHtp.so";  // QNN's library for the NPU
 constexpr char kModel[] = "model.onnx";  // the graph of an artifact that is a folder: weights too large for one file
 
 template <typename T>
@@ -41,14 +45,25 @@ struct Signature {
   Shape shape;  // below 0 where the graph leaves a size open
 };
 
+// A file beside this program where it is there, else its bare name.
+fs::path beside(const char* name) {
+  std::error_code error;
+  const fs::path path = fs::read_symlink("/proc/self/exe", error).parent_path() / name;
+  return fs::exists(path, error) ? path : fs::path(name);
+}
+
 class OnnxSession : public Session {
  public:
-  OnnxSession(const OrtApi& api, Owned<OrtSession> session, const Component& component)
-      : api_(api), session_(std::move(session)), binding_(nullptr, api.ReleaseIoBinding), component_(component) {
+  OnnxSession(const OrtApi& api, Owned<OrtSession> session, const Component& component, std::string backend)
+      : api_(api),
+        session_(std::move(session)),
+        binding_(nullptr, api.ReleaseIoBinding),
+        component_(component),
+        backend_(std::move(backend)) {
     check_signature();
   }
 
-  std::string backend() const override { return "CPUExecutionProvider"; }
+  std::string backend() const override { return backend_; }
   void set_inputs(std::vector<Tensor> inputs) override;
   void clear_input(size_t index) override {
     auto& data = inputs_.at(index).data;
@@ -71,6 +86,7 @@ class OnnxSession : public Session {
   Owned<OrtSession> session_;
   Owned<OrtIoBinding> binding_;
   const Component& component_;
+  std::string backend_;
   std::vector<Tensor> inputs_;  // bound: they are neither moved nor resized
   std::vector<Tensor> outputs_;
 };
@@ -159,7 +175,7 @@ void OnnxSession::set_inputs(std::vector<Tensor> inputs) {
 class OnnxRuntime : public Runtime {
  public:
   OnnxRuntime(const OrtApiBase& base, const OrtApi& api, std::optional<int> threads)
-      : base_(base), api_(api), threads_(threads), environment_(nullptr, api.ReleaseEnv) {
+      : base_(base), api_(api), environment_(nullptr, api.ReleaseEnv), threads_(threads) {
     OrtEnv* environment = nullptr;
     check(api_, api_.CreateEnv(ORT_LOGGING_LEVEL_ERROR, "lorarar-runner", &environment), "start");
     environment_.reset(environment);
@@ -173,25 +189,61 @@ class OnnxRuntime : public Runtime {
     check(api_, api_.CreateSessionOptions(&options), "take options");
     const Owned<OrtSessionOptions> owned(options, api_.ReleaseSessionOptions);
     if (threads_) check(api_, api_.SetIntraOpNumThreads(options, *threads_), "take a number of threads");
+    add_provider(options);
     const fs::path& artifact = component.artifact.path;
     const fs::path model = fs::is_directory(artifact) ? artifact / kModel : artifact;
     OrtSession* session = nullptr;
     check(api_, api_.CreateSession(environment_.get(), model.c_str(), options, &session), "load " + model.string());
-    return std::make_unique<OnnxSession>(api_, Owned<OrtSession>(session, api_.ReleaseSession), component);
+    return std::make_unique<OnnxSession>(api_, Owned<OrtSession>(session, api_.ReleaseSession), component, provider());
   }
 
- private:
+ protected:
+  virtual std::string provider() const { return "CPUExecutionProvider"; }
+  virtual void add_provider(OrtSessionOptions*) {}
+
   const OrtApiBase& base_;
   const OrtApi& api_;
-  std::optional<int> threads_;
   Owned<OrtEnv> environment_;
+
+ private:
+  std::optional<int> threads_;
+};
+
+// Qualcomm's provider, whose library and QNN's lie beside this program or where the loader finds them.
+class QnnRuntime : public OnnxRuntime {
+ public:
+  QnnRuntime(const OrtApiBase& base, const OrtApi& api, std::optional<int> threads) : OnnxRuntime(base, api, threads) {
+    // Where the NPU's own system looks for what it loads.
+    setenv("ADSP_LIBRARY_PATH", beside("").c_str(), /*overwrite=*/0);
+    const fs::path library = beside(kQnnLibrary);
+    check(api_, api_.RegisterExecutionProviderLibrary(environment_.get(), kQnn, library.c_str()),
+          "take Qualcomm's provider");
+  }
+
+ protected:
+  std::string provider() const override { return kQnn; }
+
+  void add_provider(OrtSessionOptions* options) override {
+    const OrtEpDevice* const* devices = nullptr;
+    size_t count = 0;
+    check(api_, api_.GetEpDevices(environment_.get(), &devices, &count), "find an NPU");
+    const auto* found = std::find_if(devices, devices + count, [this](const OrtEpDevice* device) {
+      return std::string(api_.EpDevice_EpName(device)) == kQnn;
+    });
+    if (found == devices + count) throw runtime_failed("Qualcomm's provider finds no NPU on this device");
+    const std::string backend = beside(kQnnBackend).string();
+    const char* key = "backend_path";
+    const char* value = backend.c_str();
+    check(api_,
+          api_.SessionOptionsAppendExecutionProvider_V2(options, environment_.get(), found, 1, &key, &value, 1),
+          "use Qualcomm's provider");
+    check(api_, api_.AddSessionConfigEntry(options, "session.disable_cpu_ep_fallback", "1"), "leave the CPU out");
+  }
 };
 
 // Never closed: its threads and thread-local objects must not lose their code before the program ends.
 void* open_library(const fs::path& given) {
-  std::error_code error;
-  const fs::path beside = fs::read_symlink("/proc/self/exe", error).parent_path() / kLibrary;
-  const fs::path path = !given.empty() ? given : fs::exists(beside, error) ? beside : fs::path(kLibrary);
+  const fs::path path = given.empty() ? beside(kLibrary) : given;
   // From 1.29 on, packages of ONNX Runtime tell its maker what they run, unless this is set before they are loaded.
   setenv("ORT_DISABLE_TELEMETRY", "1", /*overwrite=*/0);
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
@@ -202,19 +254,28 @@ void* open_library(const fs::path& given) {
   return library;
 }
 
-}  // namespace
-
-std::unique_ptr<Runtime> open_onnxruntime(const RuntimeOptions& options) {
+template <typename Kind>
+std::unique_ptr<Runtime> open(const RuntimeOptions& options, uint32_t api_version) {
   using GetApiBase = const OrtApiBase* (*)();
   const auto get = reinterpret_cast<GetApiBase>(dlsym(open_library(options.library), "OrtGetApiBase"));
   if (get == nullptr) throw runtime_failed("the library given is not ONNX Runtime's (it has no OrtGetApiBase)");
   const OrtApiBase* base = get();
-  const OrtApi* api = base->GetApi(kApiVersion);
+  const OrtApi* api = base->GetApi(api_version);
   if (api == nullptr) {
     throw runtime_failed("ONNX Runtime " + std::string(base->GetVersionString()) + " is too old; use 1." +
-                         std::to_string(kApiVersion) + " or later");
+                         std::to_string(api_version) + " or later");
   }
-  return std::make_unique<OnnxRuntime>(*base, *api, options.threads);
+  return std::make_unique<Kind>(*base, *api, options.threads);
+}
+
+}  // namespace
+
+std::unique_ptr<Runtime> open_onnxruntime(const RuntimeOptions& options) {
+  return open<OnnxRuntime>(options, kApiVersion);
+}
+
+std::unique_ptr<Runtime> open_qnn(const RuntimeOptions& options) {
+  return open<QnnRuntime>(options, kProviderApiVersion);
 }
 
 }  // namespace lorarar
