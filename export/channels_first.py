@@ -15,9 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from export.components.adapted import AdaptedLinear
+from runtime_py.component import INNER
 
-INNER = 32
-"""What the Neural Engine wants the inner size of a product to be a multiple of (`runtime_py.lint`)."""
 MOST_SCORES = 4 * 2**20
 """Attention scores of one head that are computed at once; more queries are taken in equal pieces."""
 _HIDDEN = -1e4  # exp of it is 0, in fp16 too

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.targets import find_target
 from lorarar.errors import InputError
 from lorarar.layout import MAX_LORAS, MAX_STACKED_RANK, StackSize
 
@@ -71,7 +72,7 @@ class HypernetOptions:
     @property
     def stack(self) -> StackSize:
         """What the artifacts have room for."""
-        return StackSize(self.loras, self.loras * self.rank)
+        return find_target(self.target).stack(self.rank, self.loras)
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def plan_pipeline(
     layout, networks = load_layout(base, adapt), meta_parts(base)
     if text_adapters:
         layout = with_text_encoders(layout, networks)
-    stack = StackSize(loras, loras * chosen_rank(base, rank, loras))
+    stack = found.stack(chosen_rank(base, rank, loras), loras)
     scale = 2 ** (len(networks["vae"].config.block_out_channels) - 1)
     if tiny_vae is not None:
         networks["vae"] = open_tiny_vae(tiny_vae, scale, networks["unet"].config.in_channels)

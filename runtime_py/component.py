@@ -18,6 +18,8 @@ ONNX_MODEL = "model.onnx"
 """The graph's file in an ONNX artifact that is a folder: one whose weights are too large for one file."""
 NEURAL_ENGINE_BYTES = 1_000_000_000
 """Weights that one Core ML model may have to be taken by the Neural Engine: about 1 GB, by those who met the limit."""
+INNER = 32
+"""What the Neural Engine wants the inner size of a product of two activations to be a multiple of."""
 DTYPES = {"float32": np.float32, "float16": np.float16, "int32": np.int32}
 
 

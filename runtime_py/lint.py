@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lorarar.errors import InputError
-from runtime_py.component import NEURAL_ENGINE_BYTES
+from runtime_py.component import INNER, NEURAL_ENGINE_BYTES
 from runtime_py.mil.blob import Blob
 from runtime_py.mil.features import described_functions
 from runtime_py.mil.graph import FunctionPlan, Step, build
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 LONGEST_AXIS = 16_384  # up to the A15; 65,536 from the A16 on
 MOST_AXES = 4
 MOST_FEATURES = 40
-INNER = 32
 _FREE = frozenset(
     {"const", "cast", "reshape", "transpose", "expand_dims", "squeeze", "slice_by_index", "split", "concat"}
 )

@@ -1,4 +1,4 @@
-"""Bring a traced program to the operations that Core AI's converter takes, without tracing it again.
+"""Bring a traced program to the operations that Apple's converters take, without tracing it again.
 
 `ExportedProgram.run_decompositions` traces the whole program a second time, which takes longer than the first (KOALA's
 UNet: 26 s after 15), and makes up to three reshapes of every product. The networks that are exported here need these
@@ -25,7 +25,9 @@ def to_core_aten(program: ExportedProgram) -> None:
         rule = _RULES.get(node.target) if node.op == "call_function" else None
         if rule is not None:
             with graph.inserting_before(node):
-                node.replace_all_uses_with(rule(node), propagate_meta=False)
+                made = rule(node)
+            node.replace_all_uses_with(made, propagate_meta=False)
+            program.graph_signature.replace_all_uses(node.name, made.name)
             graph.erase_node(node)
     graph.eliminate_dead_code()
     program.graph_module.recompile()
@@ -45,6 +47,14 @@ def _argument(node: Node, place: int, name: str = "", default: Any = None) -> An
 def _same(node: Node) -> Any:
     """Of what does nothing here: dropout outside of training, and an order in memory."""
     return node.args[0]
+
+
+def _to(node: Node) -> Any:
+    if node.meta["val"].dtype == node.args[0].meta["val"].dtype:
+        return node.args[0]
+    made = _call(node, aten._to_copy.default, node.args[0])
+    made.kwargs = {"dtype": node.meta["val"].dtype}
+    return made
 
 
 def _view(node: Node) -> Node:
@@ -91,6 +101,7 @@ def _conv2d(node: Node) -> Node:
 def _first(node: Node, target: Any, *args: Any) -> Node:
     """Add a norm, of whose three results the first is used."""
     norm = node.graph.call_function(target, args)
+    norm.meta = node.meta | {"val": (node.meta["val"], None, None)}
     return _call(node, operator.getitem, norm, 0)
 
 
@@ -114,6 +125,7 @@ def _arange(node: Node) -> Node:
 _RULES: Mapping[Any, Callable[[Node], Any]] = {
     aten.dropout.default: _same,
     aten.contiguous.default: _same,
+    aten.to.dtype: _to,
     aten.flatten.using_ints: _view,
     aten.reshape.default: _view,
     aten.unflatten.int: _view,

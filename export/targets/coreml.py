@@ -5,7 +5,7 @@ from __future__ import annotations
 from export.targets.target import FLOATS, ExportCost, Target, WeightBytes
 from export.tolerance import tolerances
 from lorarar.toolchains import import_coremltools
-from runtime_py.component import NEURAL_ENGINE_BYTES
+from runtime_py.component import INNER, NEURAL_ENGINE_BYTES
 
 TARGET = Target(
     name="coreml",
@@ -28,6 +28,7 @@ TARGET = Target(
         "attention over pixels with channels first",
         "linears as convolutions",
     ),
+    rank_multiple=INNER,
     chunk_bytes=NEURAL_ENGINE_BYTES,
     # Palettes of w4 have 6 bits for convolutions.
     bytes_per_weight={

@@ -23,9 +23,12 @@ from coremltools.converters.mil.mil import Builder, Program
 from coremltools.converters.mil.mil.passes.defs.quantization import FP16ComputePrecision
 from coremltools.converters.mil.mil.passes.pass_registry import register_pass
 from coremltools.proto import Model_pb2
+from torch._export.verifier import Verifier
+from torch.export import ExportedProgram
 from tqdm import tqdm
 
 from export.graph import Graph
+from export.targets.core_aten import to_core_aten
 from export.targets.coreml_chunks import cut
 from export.targets.trace import trace
 from lorarar.toolchains import quiet_toolchains
@@ -42,7 +45,7 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
     types = dict.fromkeys(graph.inputs, dtype) | {name: _DTYPES[kind] for name, kind in graph.dtypes.items()}
     with quiet_toolchains(), _no_bars(), _no_validation():
         program = ct.convert(
-            trace(graph, torch.float32).run_decompositions({}),
+            _as_aten(trace(graph, torch.float32)),
             convert_to="milinternal",
             inputs=[ct.TensorType(name, graph.fixed(shape), types[name]) for name, shape in graph.inputs.items()],
             outputs=[ct.TensorType(name, dtype=dtype) for name in graph.outputs],
@@ -67,6 +70,25 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
     _same_input_same_bytes(path)
     cut(path, NEURAL_ENGINE_BYTES)
+
+
+def _as_aten(program: ExportedProgram) -> ExportedProgram:
+    """Return a traced program as one of ATen's operations, which coremltools asks for.
+
+    What torch.export gives is called a training program, but none of ours writes into a tensor, so that nothing has to
+    be traced a second time (`run_decompositions({})`, a tenth of the time).
+    """
+    to_core_aten(program)
+    return ExportedProgram(
+        root=program.graph_module,
+        graph=program.graph,
+        graph_signature=program.graph_signature,
+        state_dict=program.state_dict,
+        range_constraints=program.range_constraints,
+        module_call_graph=program.module_call_graph,
+        constants=program.constants,
+        verifiers=[Verifier],
+    )
 
 
 @contextmanager
@@ -95,6 +117,7 @@ def _no_validation() -> Iterator[None]:
 
 
 _DTYPES = {torch.float32: np.float32, torch.int32: np.int32}
+_LARGEST_HALF = float(np.finfo(np.float16).max)
 _PALETTE_BITS = {"w6": 6, "w4": 4}
 _LEAST_WEIGHTS = 2048  # smaller weights stay as they are: norms and biases, which decide much and save nothing
 # So do the first and last layers and the embedding of time and size: all that is drawn goes through them, and they are
@@ -157,6 +180,16 @@ class halve(FP16ComputePrecision):  # noqa: N801  (coremltools registers a pass 
 
     Its own `add_fp16_cast` leaves them to later passes, so that all are there twice: 15 GB for SDXL.
     """
+
+    @staticmethod
+    def fp16_overflow(op: Any) -> bool:
+        """Tell whether a constant of the operation overflows fp16; coremltools' own copies each weight three times."""
+        for given in op.get_flattened_inputs():
+            if given.op is not None and given.op.op_type == "const" and given.is_tensor_or_scalar_of(dtype="fp32"):
+                value = given.op.val.val
+                if np.size(value) and not (np.max(value) <= _LARGEST_HALF and np.min(value) >= -_LARGEST_HALF):
+                    return bool(FP16ComputePrecision.fp16_overflow(op))  # it lets infinities be
+        return False
 
     def transform_op(self, op: Any) -> None:
         given = [value.op for value in op.get_flattened_inputs() if value.op is not None]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from export.tolerance import TEXT_ENCODERS, TEXT_PRECISIONS, Tolerances
 from lorarar.errors import InputError
+from lorarar.layout import StackSize
 from lorarar.toolchains import named_if_missing
 from runtime_py.parity import Tolerance
 
@@ -75,6 +76,7 @@ class Target:
     not_offered: Mapping[str, str] = field(default_factory=dict)  # precisions that the UNet lacks → why
     half_io: tuple[str, ...] = ("fp16",)  # precisions whose inputs and outputs are fp16; fp32 otherwise
     fuses_attention: bool = False  # whether diffusers' own attention is left as it is, since the runtime fuses it
+    rank_multiple: int = 1  # what a stack's rows are a multiple of, where their number is fixed
     replaced: tuple[str, ...] = ()  # keys of export.rewrites.REPLACED, in order: modules that others take the place of
     chunk_bytes: int | None = None  # weights that one model may have; more are cut into chunks in one artifact
     costs: Mapping[str, ExportCost] = field(default_factory=dict)  # measured, by precision
@@ -93,6 +95,11 @@ class Target:
             said = "is needed" if soc is None else f"is {soc!r}"
             raise InputError(f"`soc` {said}: {self.name} is compiled for one chip; valid are {names}")
         return replace(self, soc=known[soc])
+
+    def stack(self, rank: int, loras: int) -> StackSize:
+        """Return the room for LoRAs of a rank: rows that no LoRA needs are padding."""
+        rows = loras * rank
+        return StackSize(loras, rows + -rows % self.rank_multiple)
 
     @property
     def precisions(self) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ def test_a_text_encoder_with_loras_is_transformers_with_weights_added_by_hand(
 ) -> None:
     pipeline = open_pipeline(str(tiny_pipeline), False, torch.float32)
     encoders = {encoder: getattr(pipeline, encoder).eval() for encoder in TEXT_PARTS.values()}
-    layout, size = with_text_encoders(load_layout(str(tiny_pipeline)), encoders), StackSize(2, 2 * RANK)
+    layout, size = with_text_encoders(load_layout(str(tiny_pipeline)), encoders), find_target(target).stack(RANK, 2)
     loras = [random_lora(layout, ranks, seed, 0.3, 0.3) for seed, ranks in enumerate(((1, RANK), (2,)))]
     tokens = pipeline.tokenizer("a sks dog", padding="max_length", max_length=77, truncation=True)["input_ids"]
     form, stock = find_target(target).adapter_form, copy.deepcopy(encoders[name])

@@ -240,6 +240,12 @@ def test_a_bundle_of_a_unet_checks_itself(shared_unets: SharedUNets, target: str
     assert {row.status for row in check_bundle(bundle)} == {"passed"}
 
 
+def test_the_rows_of_a_stack_for_core_ml_are_what_the_neural_engine_multiplies() -> None:
+    rows = {target: [find_target(target).stack(rank, 2).rank for rank in (1, 4, 16, 17)] for target in TARGETS}
+    assert rows["coreml"] == [32, 32, 32, 64]
+    assert rows["onnx"] == rows["executorch"] == [2, 8, 32, 34]
+
+
 def test_every_precision_is_offered_or_has_a_reason() -> None:
     for target in TARGETS.values():
         assert sorted([*target.precisions, *target.not_offered]) == sorted(PRECISIONS)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from shared_bundles import RANK, SharedUNets
+from shared_bundles import SharedUNets
 from tiny_world import dense_delta, random_lora
 from unet_runs import SIZE, TIME, Tensors, at_time, close, given, options, run, tiny_unet, with_diffusers
 
@@ -77,7 +77,7 @@ def test_two_loras_with_coefficients_of_their_own_for_each_image(
     write_unet(tiny_unet(shallow_pipeline), layout, chosen, tmp_path / "pair")
     bundle = Bundle.open(tmp_path / "pair")
     loras = [random_lora(layout, (2, 1), 21, 0.3, 0.3), random_lora(layout, (4,), 22, 0.3, 0.2)]
-    inputs = mixed_inputs(bundle, loras, 2 * RANK)
+    inputs = mixed_inputs(bundle, loras, bundle.stack.rank)
     want = by_hand(shallow_pipeline, loras, inputs, layout, inputs)
     swapped = inputs | {name: value[::-1].copy() for name, value in inputs.items() if name.startswith("coefficients_")}
     assert psnr_db(want, by_hand(shallow_pipeline, loras, swapped, layout, inputs)) < 20

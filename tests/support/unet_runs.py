@@ -45,7 +45,7 @@ def given(bundle: Bundle, lora: LoRA | None) -> Tensors:
         if name.startswith("coefficients_"):
             inputs[name] = np.zeros_like(tensor) if lora is None else np.ones_like(tensor)
     if lora is not None:
-        stacked = stack([lora], bundle.layout, 2, 2 * RANK).inputs
+        stacked = stack([lora], bundle.layout, 2, bundle.stack.rank).inputs
         inputs |= {name: tensor.astype(inputs[name].dtype) for name, tensor in stacked.items()}
     return inputs
 
