@@ -126,17 +126,17 @@ class _Program:
     def _features(self, borders: list[int]) -> Int[np.ndarray, "borders borders"]:
         """Return the inputs and outputs of a chunk from one of these numbers of steps (row) to another (column)."""
         part = np.searchsorted(borders, np.arange(len(self.steps)), side="right") - 1
-        given = {name: -1 for name in self.types if name not in self.makers}
         order = {position: number for number, position in enumerate(self.steps)}
-        made = {name: int(part[order[maker]]) for name, maker in self.makers.items() if maker in order}
-        reads: dict[str, set[int]] = {name: set() for name in (*given, *made)}
+        makers = {name: -1 for name in self.types if name not in self.makers}  # the inputs: before the first part
+        makers |= {name: int(part[order[maker]]) for name, maker in self.makers.items() if maker in order}
+        reads: dict[str, set[int]] = {name: set() for name in makers}
         for number, position in enumerate(self.steps):
             for name in self.reads_of_chunk(position):
                 reads[name].add(int(part[number]))
         for name in self.block.outputs:
             reads[name].add(len(borders))
-        moved = [name for name, parts in reads.items() if parts - {(given | made)[name]}]
-        maker = np.array([(given | made)[name] for name in moved])
+        moved = [name for name, parts in reads.items() if parts - {makers[name]}]
+        maker = np.array([makers[name] for name in moved])
         read = np.zeros((len(moved), len(borders) + 1), int)  # up to each part, and after the last
         for row, name in enumerate(moved):
             read[row, [min(each, len(borders)) for each in reads[name]]] = 1

@@ -71,7 +71,7 @@ class Target:
     free_rank: bool  # whether a stack's rank may differ from run to run; if not, shorter stacks are padded with zeros
     hypernet_form: str  # a key of lorarar.hypernet.graph.FORMS, the fastest in this runtime
     bytes_per_weight: Mapping[str, WeightBytes]  # by precision
-    adapter_form: str = "matmul"  # a key of export.components.unet.FORMS
+    adapter_form: str = "matmul"  # a key of export.components.adapted.FORMS
     prepare: Callable[[], Any] | None = None  # imports one of `packages`, where a plain import would bring too much
     not_offered: Mapping[str, str] = field(default_factory=dict)  # precisions that the UNet lacks → why
     half_io: tuple[str, ...] = ("fp16",)  # precisions whose inputs and outputs are fp16; fp32 otherwise

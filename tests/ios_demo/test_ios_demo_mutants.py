@@ -44,6 +44,19 @@ MUTANTS = {
         "return try Clock.seconds { _ = try opened().predict(blender.stack); try blender.write",
         "testAStrengthRunsNoGraph",
     ),
+    "sines before cosines": Mutant(
+        "Sinusoids.swift",
+        "Float(cos($0)) } + angles.map { Float(sin($0))",
+        "Float(sin($0)) } + angles.map { Float(cos($0))",
+        "testSinusoids",
+    ),
+    "tiles that do not fade": Mutant(
+        "Tiles.swift",
+        "min((Float(min($0, size - 1 - $0)) + 0.5) / over, 1)",
+        "over / over + Float($0 * 0)",
+        "testTiles",
+    ),
+    "a tile's rows": Mutant("Tiles.swift", "top + row % tile", "top + row / tile", "testTiles"),
     "LoRAs in the unconditional row": Mutant(
         "Pipeline.swift", "request.guidanceWithoutLora && rows > 1", "rows < 1", "testThreeLorasReachTheNetworks"
     ),

@@ -123,6 +123,22 @@ MUTANTS = {
     "an effect of LoRAs that is not looked at": Mutant(
         "Parity.kt", "shared / power,", "1.0,", "OnnxTest.aLostEffectFailsTheCheck"
     ),
+    "sines before cosines": Mutant(
+        "Sinusoids.kt", "cos(angle) else sin(angle)", "sin(angle) else cos(angle)", "NumericsTest.sinusoids"
+    ),
+    "the sizes' sinusoids without the corner": Mutant(
+        "Condition.kt", "side, side, 0f, 0f, side, side", "side, side, side, side, 0f, 0f", "OnnxTest.theImageIsPythons"
+    ),
+    "tiles that do not fade": Mutant(
+        "Tiles.kt", "min((min(it, size - 1 - it) + 0.5f) / over, 1f)", "over / over", "NumericsTest.tiles"
+    ),
+    "a tile too far": Mutant("Tiles.kt", "(length - tile + step - 1)", "(length - tile)", "NumericsTest.tiles"),
+    "another chip's context": Mutant(
+        "Qnn.kt", "!made.equals(chip, ignoreCase = true)", "made.isEmpty()", "QnnTest.anotherChipsContextIsRefused"
+    ),
+    "versions compared as texts": Mutant(
+        "Qnn.kt", "older(sdk, by) ->", "sdk < by ->", "QnnTest.newerLibrariesContextsAreRefused"
+    ),
     "red in blue's place": Mutant(
         "Pipeline.kt", "(byte(at) shl 16)", "(byte(2 * area + at) shl 16)", "OnnxTest.theImageIsPythons"
     ),
