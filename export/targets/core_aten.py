@@ -50,9 +50,10 @@ def _same(node: Node) -> Any:
 
 
 def _to(node: Node) -> Any:
-    if node.meta["val"].dtype == node.args[0].meta["val"].dtype:
-        return node.args[0]
-    made = _call(node, aten._to_copy.default, node.args[0])
+    (given,) = node.all_input_nodes
+    if node.meta["val"].dtype == given.meta["val"].dtype:
+        return given
+    made = _call(node, aten._to_copy.default, given)
     made.kwargs = {"dtype": node.meta["val"].dtype}
     return made
 
