@@ -34,6 +34,7 @@ from lorarar.toolchains import quiet_toolchains
 from runtime_py.backends import open_runner, open_runners
 from runtime_py.bundle import Bundle
 from runtime_py.check import check_bundle
+from runtime_py.lint import lint_bundle
 from runtime_py.mil import Program
 from runtime_py.parity import psnr_db
 
@@ -132,6 +133,18 @@ def test_a_core_ml_unet_in_chunks_is_the_same(lora: LoRA, shared_unets: SharedUN
     assert chunks.inputs == whole.inputs and chunks.outputs == whole.outputs
     inputs = given(one, lora)
     assert np.array_equal(chunks.run(inputs)["noise_pred"], whole.run(inputs)["noise_pred"])
+
+
+def test_a_core_ml_unet_has_the_neural_engine_s_form(shallow_pipeline: Path, shared_unets: SharedUNets) -> None:
+    """Nothing is a linear, nothing in fp32, nothing transposed but the text; two products for each head."""
+    bundle = shared_unets["coreml", "fp16"]
+    counts = Program.open(bundle.component("unet").path).op_counts()
+    attentions = [module for module in tiny_unet(shallow_pipeline).modules() if type(module).__name__ == "Attention"]
+    heads, linears = sum(attention.heads for attention in attentions), len(bundle.layout.modules)
+    assert counts["matmul"] == 2 * heads + 2 * linears and counts["softmax"] == heads > 5
+    assert counts["linear"] == counts["einsum"] == 0 and counts["transpose"] == 1
+    # Of the heads of this base, which are narrower than any of SDXL's, and of its many inputs for so small a network.
+    assert {finding.rule for finding in lint_bundle(bundle)} <= {"inner", "features"}
 
 
 def test_onnx_weights_too_large_for_one_file_lie_beside_the_graph(
