@@ -70,7 +70,7 @@ def passed(made: Bundle, on_progress: object) -> list[CheckRow]:
     return [CheckRow(name, "", "", "passed", "", (), Tolerance(1.0, 1.0), 0.0, 0.0) for name in names]
 
 
-def golden_image(pipeline: Any, layout: Any, rank: int, size: ImageSize, path: Path) -> dict[str, Any]:
+def golden_image(pipeline: Any, layout: Any, stack: Any, size: ImageSize, path: Path, tile: int) -> dict[str, Any]:
     path.parent.mkdir(exist_ok=True)
     path.write_text("image")
     return {"prompt": "p", "seed": 1, "steps": 1, "guidance": 1.0}
