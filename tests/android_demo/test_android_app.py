@@ -36,7 +36,6 @@ KOTLIN = sorted(DEMO.rglob("*.kt"))
 RES = apk.MAIN / "res"
 ANDROID = "{http://schemas.android.com/apk/res/android}"
 PAGE = 16384  # of memory, on new phones: libraries must be aligned to it
-MOST_LINES, MOST_FUNCTION, MOST_WIDTH = 400, 40, 130
 
 
 @pytest.fixture(scope="session")
@@ -170,20 +169,6 @@ def test_what_android_lacks_can_not_be_stubbed(spec: str, words: str) -> None:
 
 
 # --- the sources
-
-
-@pytest.mark.parametrize("path", KOTLIN, ids=lambda path: path.name)
-def test_small_files_and_functions(path: Path) -> None:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    assert len(lines) < MOST_LINES
-    assert max(map(len, lines)) <= MOST_WIDTH
-    start, indent = None, ""
-    for number, line in enumerate(lines):
-        if found := re.match(r"(\s*)(?:\w+ )*fun [^=]*\{$", line):
-            start, indent = number, found[1]
-        elif start is not None and line == f"{indent}}}":
-            assert number - start < MOST_FUNCTION, f"{path.name}:{start + 1}"
-            start = None
 
 
 def test_the_versions_are_said_alike() -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
+from pathlib import Path
 
+import pytest
 from source_tree import ROOT, functions, sources
 
 LONGEST_FILE, LONGEST_FUNCTION = 400, 40
+KOTLIN, WIDEST_KOTLIN = sorted((ROOT / "android_demo").rglob("*.kt")), 130
 # A public docstring begins with a verb. These words begin a sentence that has none.
 NO_VERBS = {
     *("a", "an", "the", "this", "that", "these", "those", "what", "whether", "how", "where", "why", "when", "which"),
@@ -28,6 +32,20 @@ def test_functions_are_short() -> None:
         for function in functions(source)
     }
     assert {name: length for name, length in lengths.items() if length > LONGEST_FUNCTION} == {}
+
+
+@pytest.mark.parametrize("path", KOTLIN, ids=lambda path: path.name)
+def test_kotlin_files_and_functions_are_short(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < LONGEST_FILE
+    assert max(map(len, lines)) <= WIDEST_KOTLIN
+    start, indent = None, ""
+    for number, line in enumerate(lines):
+        if found := re.match(r"(\s*)(?:\w+ )*fun [^=]*\{$", line):
+            start, indent = number, found[1]
+        elif start is not None and line == f"{indent}}}":
+            assert number - start < LONGEST_FUNCTION, f"{path.name}:{start + 1}"
+            start = None
 
 
 def test_public_functions_say_what_they_do() -> None:

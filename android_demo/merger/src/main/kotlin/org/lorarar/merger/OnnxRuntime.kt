@@ -32,7 +32,8 @@ class OnnxRuntime(
     override fun open(): OnnxSession {
         val options = OrtSession.SessionOptions()
         threads?.let { options.setIntraOpNumThreads(it) }
-        if (provider == null && component.inputs.any { it.dtype == DType.FLOAT16 } && component.entry.whole("bytes") > WIDEN_AT_LOAD) {
+        val isHalf = component.inputs.any { it.dtype == DType.FLOAT16 }
+        if (provider == null && isHalf && component.entry.whole("bytes") > WIDEN_AT_LOAD) {
             options.addConfigEntry("optimization.disable_specified_optimizers", WIDENERS)
         }
         var made: OrtSession? = null
