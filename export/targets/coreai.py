@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from export.targets.target import FLOATS, Target, WeightBytes
+from export.targets.target import FLOATS, ExportCost, Target, WeightBytes
 from export.tolerance import tolerances
 from lorarar.toolchains import import_coreai
 
@@ -29,4 +29,5 @@ TARGET = Target(
         "w6": WeightBytes(0.75, 0.75, 2.0),
         "w4": WeightBytes(0.5, 0.75, 2.0),
     },
+    costs={"fp16": ExportCost(0.28, 5.1)},
 )

@@ -23,8 +23,8 @@ from lorarar.files import atomic_file
 ROOT = Path(__file__).parents[2]
 DOCS, MEASURED = ROOT / "docs", ROOT / "build" / "measured"
 OLDER = """
-**These rows are older than live merges.** The attention alone took a LoRA then, and it was merged before. They have
-not been measured again since.
+**Rows of ONNX, ExecuTorch and of Core ML in fp16 and fp32 are older than live merges.** The attention alone took a LoRA
+then, and it was merged before. They have not been measured again since.
 """
 FULL_SIZE = (
     """# Full-size UNets
