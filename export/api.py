@@ -163,9 +163,7 @@ def pipeline(
     faint seams. `steps` and `guidance` are what apps start with; the default of the guidance is the base's own. The
     other parameters are described in `export.api`.
     """
-    offer, precision = find_offer(target, "unet", precision, soc)
-    if vae_precision is not None:
-        offer.require("vae_decoder", vae_precision)
+    _, precision = find_offer(target, "unet", precision, soc, vae_precision)
     rank = chosen_rank(base, rank, loras)
     layout = base_layout(base, adapt)
     loaded = chosen_hypernet(base, layout, hypernet, untrained)

@@ -130,10 +130,9 @@ def check_all(bundle: Bundle, on_progress: OnProgress) -> list[CheckRow]:
     """
     rows: list[CheckRow] = []
     for name in bundle.manifest["components"]:
-        found = check_component(bundle, name, on_progress)
         if name == "vae_decoder":
             _require_headroom(bundle)
-        rows += _passed(found)
+        rows += _passed(check_component(bundle, name, on_progress))
     if "pipeline" in bundle.manifest:
         rows += _passed([check_pipeline(bundle, on_progress)])
     return rows

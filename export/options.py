@@ -47,12 +47,18 @@ def require_stack(rank: int, loras: int = LORAS) -> None:
         raise InputError(f"`rank` is {rank}; valid are 1 to {MAX_STACKED_RANK // loras} for {loras} LoRAs")
 
 
-def require_tile(tile: int | None, size: ImageSize) -> None:
-    """Refuse a tile of a decoder that does not fit the image, with InputError."""
+def decoded_size(size: ImageSize, tile: int | None) -> ImageSize:
+    """Return what a decoder takes at once: a tile of so many pixels, or the whole image.
+
+    Raises InputError for a tile that does not fit the image.
+    """
+    if tile is None:
+        return size
     scale = size.pixels // size.latent
     least = LEAST_TILE * scale
-    if tile is not None and not (least <= tile <= size.pixels and tile % scale == 0):
+    if not (least <= tile <= size.pixels and tile % scale == 0):
         raise InputError(f"`vae_tile` is {tile}; valid are multiples of {scale} from {least} to {size.pixels}")
+    return replace(size, pixels=tile, latent=tile // scale)
 
 
 @dataclass(frozen=True)
@@ -96,9 +102,7 @@ class PipelineOptions(HypernetOptions):
     @property
     def decoded(self) -> ImageSize:
         """What the decoder takes at once."""
-        if self.vae_tile is None:
-            return self.size
-        return replace(self.size, pixels=self.vae_tile, latent=self.size.latent * self.vae_tile // self.size.pixels)
+        return decoded_size(self.size, self.vae_tile)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,7 +110,7 @@ class PipelineOptions(HypernetOptions):
             raise InputError(f"`steps` is {self.steps}; valid are 1 to {MAX_STEPS}")
         if not (math.isfinite(self.guidance) and self.guidance >= 1):
             raise InputError(f"`guidance` is {self.guidance}; give 1 (no guidance) or more, 3 to 7 are usual")
-        require_tile(self.vae_tile, self.size)
+        decoded_size(self.size, self.vae_tile)
 
 
 @dataclass(frozen=True)

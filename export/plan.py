@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from export.components.unet import unet_graph
 from export.components.vae import vae_graph
 from export.graph import Graph, ImageSize
 from export.live_memory import live_bytes
-from export.options import ADAPTED, LORAS, PIPELINE_BATCH, require_tile
+from export.options import ADAPTED, LORAS, PIPELINE_BATCH, decoded_size
 from export.rewrites import rewrite_for
 from export.source import chosen_rank
 from export.targets import TARGETS, Target, find_offer
@@ -113,9 +113,7 @@ def plan_pipeline(
 
     The parameters are those of `export.pipeline`. Raises InputError as it does, and for a base in a single file.
     """
-    found, precision = find_offer(target, "unet", precision, soc)
-    if vae_precision is not None:
-        found.require("vae_decoder", vae_precision)
+    found, precision = find_offer(target, "unet", precision, soc, vae_precision)
     layout, networks = load_layout(base, adapt), meta_parts(base)
     if text_adapters:
         layout = with_text_encoders(layout, networks)
@@ -125,9 +123,7 @@ def plan_pipeline(
         networks["vae"] = open_tiny_vae(tiny_vae, scale, networks["unet"].config.in_channels)
     pixels = image_side(networks["unet"], scale, resolution)
     size = ImageSize(pixels, pixels // scale, batch)
-    require_tile(vae_tile, size)
-    tile = pixels if vae_tile is None else vae_tile
-    graphs = _graphs(found, networks, layout, stack, size, replace(size, pixels=tile, latent=tile // scale))
+    graphs = _graphs(found, networks, layout, stack, size, decoded_size(size, vae_tile))
     components = tuple(
         _plan_component(found, graph, found.precision_of(graph.name, precision, vae_precision)) for graph in graphs
     )

@@ -111,6 +111,12 @@ class PreciseSiLU(nn.Module):
         return x / (1 + torch.exp(-x))
 
 
+def with_products(attention: Attention) -> Attention:
+    """Give an attention of diffusers the processor that computes in products."""
+    attention.set_processor(ExplicitAttention())
+    return attention
+
+
 def with_precise_silu(embedding: TimestepEmbedding) -> TimestepEmbedding:
     """Give a time embedding, of few numbers, the slower and more precise activation."""
     embedding.act = PreciseSiLU()
@@ -122,6 +128,7 @@ REPLACED: Mapping[str, tuple[type[nn.Module], Callable[[Any], nn.Module]]] = {
     "group norm as layer norm of rows": (nn.GroupNorm, GroupNormByRows),
     "transformers with channels first": (Transformer2DModel, ChannelsFirstTransformer),
     "attention over pixels with channels first": (Attention, PixelAttention),
+    "attention in products": (Attention, with_products),
     "linears as convolutions": (nn.Linear, VectorLinear),
     "layer norm in plain operations": (nn.LayerNorm, ExplicitLayerNorm),
     "time embedding with a precise silu": (TimestepEmbedding, with_precise_silu),
@@ -134,9 +141,6 @@ A target's are replaced in its order: the linears that are left when transformer
 
 def rewrite_for(target: Target, network: Any) -> None:
     """Rewrite a diffusers UNet or VAE in place for a target."""
-    # An AutoencoderTiny attends to nothing.
-    if not target.fuses_attention and hasattr(network, "set_attn_processor"):
-        network.set_attn_processor(ExplicitAttention())
     for replaced in target.replaced:
         kind, make = REPLACED[replaced]
         for name, module in list(network.named_modules()):

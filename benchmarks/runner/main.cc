@@ -39,17 +39,18 @@ void check_chip(const Bundle& bundle, const Properties& properties) {
   std::string chip = at->second;
   for (char& c : chip) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   if (chip != bundle.soc) {
-    throw bad_input(bundle.component.artifact.path.string() + " is compiled for " + bundle.soc + ", and this device's chip is " + chip +
-                    "; export it with --soc " + chip + ", or for onnx");
+    throw bad_input(bundle.component.artifact.path.string() + " is compiled for " + bundle.soc +
+                    ", and this device's chip is " + chip + "; export it with --soc " + chip + ", or for onnx");
   }
 }
 
 void run(const Arguments& arguments) {
   progress("opening " + arguments.bundle.string());
   const Bundle bundle = open_bundle(arguments.bundle, arguments.component);
-  check_chip(bundle, system_properties());
+  const Properties properties = system_properties();
+  check_chip(bundle, properties);
   const auto runtime = open_runtime(bundle.target, {arguments.library, arguments.threads});
-  const Start start{utc_now(), system_properties(), conditions()};
+  const Start start{utc_now(), properties, conditions()};
   const Measurement found = measure(*runtime, bundle.component, {arguments.warmup, arguments.runs}, progress);
   const Json record = make_record(arguments, bundle, *runtime, start, found);
   // Texts of the system may be no UTF-8, which JSON can't hold.

@@ -24,14 +24,18 @@ def find_target(name: str) -> Target:
     return TARGETS[name]
 
 
-def find_offer(name: str, component: str, precision: str | None, soc: str | None = None) -> tuple[Target, str]:
+def find_offer(
+    name: str, component: str, precision: str | None, soc: str | None = None, vae_precision: str | None = None
+) -> tuple[Target, str]:
     """Return a target, for a chip where it is compiled for one, and the precision of a component (default: its own).
 
-    Raises InputError for what the target does not offer, a `soc` too.
+    Raises InputError for what the target does not offer, a `soc` and a `vae_precision` too.
     """
     target = find_target(name).compiled_for(soc)
     precision = precision or target.default_precision
     target.require(component, precision)
+    if vae_precision is not None:
+        target.require("vae_decoder", vae_precision)
     return target, precision
 
 

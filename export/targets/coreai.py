@@ -21,7 +21,6 @@ TARGET = Target(
     free_rank=False,
     hypernet_form="plain",
     half_io=("fp16", "w8", "w6", "w4"),  # weights of few bits are made from the fp16 program
-    fuses_attention=True,
     # Palettes of w4 have 6 bits for convolutions.
     bytes_per_weight={
         **FLOATS,

@@ -33,6 +33,7 @@ from export.targets.coreml_chunks import cut
 from export.targets.trace import trace
 from lorarar.toolchains import quiet_toolchains
 from runtime_py.component import NEURAL_ENGINE_BYTES
+from runtime_py.overflow import LARGEST_HALF
 
 
 def convert(graph: Graph, precision: str, path: Path) -> None:
@@ -43,7 +44,7 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
     half = precision != "fp32"
     dtype = np.float16 if half else np.float32
     types = dict.fromkeys(graph.inputs, dtype) | {name: _DTYPES[kind] for name, kind in graph.dtypes.items()}
-    with quiet_toolchains(), _no_bars(), _no_validation():
+    with quiet_toolchains(), _no_extras():
         program = ct.convert(
             _as_aten(trace(graph, torch.float32)),
             convert_to="milinternal",
@@ -92,32 +93,21 @@ def _as_aten(program: ExportedProgram) -> ExportedProgram:
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
-    """Disable tqdm's bars, of which coremltools shows one for each of its passes and has no option to show none."""
-    start = tqdm.__init__
-    tqdm.__init__ = partialmethod(start, disable=True)
-    try:
-        yield
-    finally:
-        tqdm.__init__ = start
+def _no_extras() -> Iterator[None]:
+    """Let coremltools show no bar for each of its passes, and validate nothing after each; it has no options for that.
 
-
-@contextmanager
-def _no_validation() -> Iterator[None]:
-    """Let coremltools validate nothing between its passes, which takes a fifth of the time.
-
-    It does so after each of some 90. What they make is run and compared with PyTorch anyway.
+    Some 90 validations are a fifth of the time. What the passes make is run and compared with PyTorch anyway.
     """
-    start = Program.validate
+    bar, validate = tqdm.__init__, Program.validate
+    tqdm.__init__ = partialmethod(bar, disable=True)
     Program.validate = lambda *_, **__: None
     try:
         yield
     finally:
-        Program.validate = start
+        tqdm.__init__, Program.validate = bar, validate
 
 
 _DTYPES = {torch.float32: np.float32, torch.int32: np.int32}
-_LARGEST_HALF = float(np.finfo(np.float16).max)
 _PALETTE_BITS = {"w6": 6, "w4": 4}
 _LEAST_WEIGHTS = 2048  # smaller weights stay as they are: norms and biases, which decide much and save nothing
 # So do the first and last layers and the embedding of time and size: all that is drawn goes through them, and they are
@@ -134,28 +124,25 @@ def _compressed(model: Any, precision: str) -> Any:
     """
     if precision == "w8":
         linear = cto.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=_LEAST_WEIGHTS)
-        return cto.linear_quantize_weights(model, _but_for_decisive(model, linear))
+        return cto.linear_quantize_weights(model, _by_name(model, linear, linear))
     if precision in _PALETTE_BITS:
         linears, convolutions = (
             cto.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=_LEAST_WEIGHTS)
             for bits in (_PALETTE_BITS[precision], 6)
         )
-        config = _but_for_decisive(model, linears)
-        for name in _weight_names(model):
-            if any(part in name for part in _CONVOLUTIONS) and not any(part in name for part in _DECISIVE):
-                config.set_op_name(name, convolutions)
-        return cto.palettize_weights(model, config)
+        return cto.palettize_weights(model, _by_name(model, linears, convolutions))
     return model
 
 
-def _but_for_decisive(model: Any, config: Any) -> Any:
-    """Return a configuration that applies `config` to all weights but the decisive ones."""
-    names = [name for name in _weight_names(model) if any(part in name for part in _DECISIVE)]
-    return cto.OptimizationConfig(config, op_name_configs=dict.fromkeys(names))
-
-
-def _weight_names(model: Any) -> list[str]:
-    return list(cto.get_weights_metadata(model))
+def _by_name(model: Any, others: Any, convolutions: Any) -> Any:
+    """Return a configuration with one for the weights of convolutions, another for others, none for decisive ones."""
+    named: dict[str, Any] = {}
+    for name in cto.get_weights_metadata(model):
+        if any(part in name for part in _DECISIVE):
+            named[name] = None
+        elif any(part in name for part in _CONVOLUTIONS):
+            named[name] = convolutions
+    return cto.OptimizationConfig(others, op_name_configs=named)
 
 
 @register_torch_op(torch_alias=["lorarar::channel_norm"])
@@ -187,7 +174,7 @@ class halve(FP16ComputePrecision):  # noqa: N801  (coremltools registers a pass 
         for given in op.get_flattened_inputs():
             if given.op is not None and given.op.op_type == "const" and given.is_tensor_or_scalar_of(dtype="fp32"):
                 value = given.op.val.val
-                if np.size(value) and not (np.max(value) <= _LARGEST_HALF and np.min(value) >= -_LARGEST_HALF):
+                if np.size(value) and not (np.max(value) <= LARGEST_HALF and np.min(value) >= -LARGEST_HALF):
                     return bool(FP16ComputePrecision.fp16_overflow(op))  # it lets infinities be
         return False
 

@@ -30,7 +30,6 @@ TARGET = Target(
     free_rank=False,
     # Of the plain form's products with a bias as a column, the compiler runs out of memory.
     hypernet_form="transposed",
-    fuses_attention=True,
     # The emulator ends (SIGSEGV) at InstanceNormalization of two images.
     replaced=("group norm as layer norm", "time embedding with a precise silu"),
     bytes_per_weight={"fp16": FLOATS["fp16"]},

@@ -75,7 +75,6 @@ class Target:
     prepare: Callable[[], Any] | None = None  # imports one of `packages`, where a plain import would bring too much
     not_offered: Mapping[str, str] = field(default_factory=dict)  # precisions that the UNet lacks → why
     half_io: tuple[str, ...] = ("fp16",)  # precisions whose inputs and outputs are fp16; fp32 otherwise
-    fuses_attention: bool = False  # whether diffusers' own attention is left as it is, since the runtime fuses it
     rank_multiple: int = 1  # what a stack's rows are a multiple of, where their number is fixed
     replaced: tuple[str, ...] = ()  # keys of export.rewrites.REPLACED, in order: modules that others take the place of
     chunk_bytes: int | None = None  # weights that one model may have; more are cut into chunks in one artifact

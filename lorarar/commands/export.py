@@ -97,9 +97,8 @@ def run(args: Namespace) -> int:
     if args.into is not None:
         args.out = bundle_folder(args.into, find_target(args.target))
     # Before torch is imported, which takes seconds.
-    target, _ = find_offer(args.target, "hypernet" if args.kind == "hypernet" else "unet", args.precision, args.soc)
-    if args.vae_precision is not None:
-        target.require("vae_decoder", args.vae_precision)
+    component = "hypernet" if args.kind == "hypernet" else "unet"
+    find_offer(args.target, component, args.precision, args.soc, args.vae_precision)
     if args.plan:
         return _plan(args)
     import export  # Its names import torch.
