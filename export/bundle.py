@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ import torch
 
 from export.golden import golden_recipe, write_golden
 from export.graph import Graph
+from export.live_memory import live_bytes
 from export.options import HypernetOptions, OnProgress, Report
 from export.resume import Unfinished, unfinished_folder
 from export.targets import Target, find_target
@@ -120,7 +122,15 @@ def write_component(
     graph = graph.taken()
     convert(graph, precision, artifact)
     graph.give_back()  # The check that follows needs the memory.
-    return component_entry(folder, graph, target, precision, artifact, golden, recipe)
+    entry = component_entry(folder, graph, target, precision, artifact, golden, recipe)
+    return entry | {"running_bytes": entry["bytes"] + _bytes_beside(graph, target, precision)}
+
+
+def _bytes_beside(graph: Graph, target: Target, precision: str) -> int:
+    """Return the bytes of a graph's inputs and of its results that are in memory together, beside its weights."""
+    itemsize = np.dtype(target.io_dtype(precision)).itemsize
+    inputs = sum(math.prod(graph.fixed(shape)) for shape in graph.inputs.values())
+    return inputs * itemsize + live_bytes(graph, itemsize)
 
 
 def check_all(bundle: Bundle, on_progress: OnProgress) -> list[CheckRow]:

@@ -1,8 +1,10 @@
-// The engine. It names no class of Android: it is an Android library so that it may be compiled against the runtimes' AARs.
+// The engine: plain Kotlin that names no class of Android, so that its tests run on any computer.
 plugins {
-    alias(libs.plugins.android.library)
-    alias(libs.plugins.kotlin.android)
+    alias(libs.plugins.kotlin.jvm)
+    `java-test-fixtures`
 }
+
+val repository = rootDir.parentFile
 
 // The toolkit's own schemas: the app refuses what Python refuses.
 val schemas = tasks.register<Copy>("schemas") {
@@ -10,20 +12,15 @@ val schemas = tasks.register<Copy>("schemas") {
     into(layout.buildDirectory.dir("schemas"))
 }
 
-android {
-    namespace = "org.lorarar.merger"
-    compileSdk = libs.versions.compileSdk.get().toInt()
+// Bundles and results that Python makes and the tests compare with; `make .venv/ready` first.
+val exported = tasks.register<Exec>("exported") {
+    workingDir = repository
+    commandLine(".venv/bin/python", "-m", "pytest", "-q", "-m", "apps", "tests/android_demo", "-k", "what_gradles_tests_read")
+}
 
-    defaultConfig {
-        minSdk = libs.versions.minSdk.get().toInt()
-    }
-
-    compileOptions {
-        sourceCompatibility = JavaVersion.VERSION_11
-        targetCompatibility = JavaVersion.VERSION_11
-    }
-
-    sourceSets["main"].resources.srcDir(layout.buildDirectory.dir("schemas"))
+java {
+    sourceCompatibility = JavaVersion.VERSION_11
+    targetCompatibility = JavaVersion.VERSION_11
 }
 
 kotlin {
@@ -32,16 +29,23 @@ kotlin {
     }
 }
 
-tasks.named("preBuild") { dependsOn(schemas) }
+sourceSets["main"].resources.srcDir(schemas)
 
-// The other tests read what Python exports: pytest -m apps tests/android_demo runs all of them.
-tasks.withType<Test>().configureEach {
-    filter { includeTestsMatching("org.lorarar.merger.JsonTest") }
+tasks.test {
+    dependsOn(exported)
+    val data = repository.resolve("build/android")
+    systemProperty("lorarar.golden", repository.resolve("tests/golden"))
+    systemProperty("lorarar.exported", data.resolve("exported"))
+    systemProperty("lorarar.results", data.resolve("results"))
+    maxHeapSize = "512m"
+    // Qualcomm's emulator is in its wheel for Linux on x86-64 alone: pytest -m apps tests/android_demo runs this class.
+    filter { excludeTestsMatching("org.lorarar.merger.QnnTest") }
 }
 
 dependencies {
-    compileOnly(libs.onnxruntime.android)
-    compileOnly(libs.executorch.android)
+    // The app brings the same classes in the archive for Android.
+    compileOnly(libs.onnxruntime.desktop)
+    testFixturesImplementation(libs.junit)
     testImplementation(libs.onnxruntime.desktop)
     testImplementation(libs.junit)
 }

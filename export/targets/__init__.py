@@ -6,6 +6,7 @@ To add one, describe it in a file beside these (`TARGET`), import that file belo
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from export.targets import coreai, coreml, executorch, onnx, qnn
@@ -39,11 +40,26 @@ def find_offer(
     return target, precision
 
 
+def default_targets(app: Path) -> list[str]:
+    """Return the targets that a demo app's bundles are made for, those whose toolchain is installed of several.
+
+    Raises InputError where there is no demo app in the folder `app`.
+    """
+    _require_app(app)
+    found = [target for target in TARGETS.values() if app.name in target.default_for]
+    installed = [target for target in found if all(find_spec(package) is not None for package in target.packages)]
+    return [target.name for target in installed or found]
+
+
 def bundle_folder(app: Path, target: Target) -> Path:
     """Return where the app in the folder `app` looks for the bundle of a target; InputError when it can't run that."""
-    if app.name not in APPS or not app.is_dir():
-        raise InputError(f"{app}: no demo app is there; give the path of {' or '.join(APPS)}")
+    _require_app(app)
     if app.name not in target.apps:
         runs = ", ".join(name for name, other in TARGETS.items() if app.name in other.apps)
         raise InputError(f"{app.name} runs {runs}, not {target.name}; give another `target`")
     return app / APPS[app.name] / target.name
+
+
+def _require_app(app: Path) -> None:
+    if app.name not in APPS or not app.is_dir():
+        raise InputError(f"{app}: no demo app is there; give the path of {' or '.join(APPS)}")

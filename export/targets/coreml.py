@@ -14,6 +14,7 @@ TARGET = Target(
     proved_by="our evaluator of the saved program (`runtime_py/mil`), in fp32 and rounding to fp16",
     never_run="Core ML itself: the Neural Engine, GPU and CPU of an iPhone or a Mac",
     apps=("ios_demo",),
+    default_for=("ios_demo",),
     converter="export.targets.coreml_converter",
     packages=("coremltools", "torch"),
     prepare=import_coremltools,

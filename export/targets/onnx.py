@@ -11,7 +11,8 @@ TARGET = Target(
     runs_on="Android 8, iOS 17",  # as the demo apps ask for
     proved_by="ONNX Runtime's CPU kernels, on x86-64 and on an emulated arm64 phone",
     never_run="a phone's CPU; NNAPI and XNNPACK through ONNX Runtime",
-    apps=("android_demo", "ios_demo"),
+    apps=("android_demo",),
+    default_for=("android_demo",),
     converter="export.targets.onnx_converter",
     packages=("onnx", "onnx_ir", "onnxscript", "onnxruntime", "torch"),
     tolerances=tolerances(unet=("fp32", "fp16", "w8", "w4"), hypernet=("fp32", "fp16")),

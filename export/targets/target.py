@@ -64,6 +64,7 @@ class Target:
     proved_by: str  # what runs its artifacts here, for docs/targets.md
     never_run: str  # what phones run them with, which nobody has seen do it
     apps: tuple[str, ...]  # the demo apps that run it, by the names of their folders
+    default_for: tuple[str, ...]  # those of them that a bundle of it is made for where no target is named
     converter: str  # the module whose `convert` is a Convert; imported when something is converted
     packages: tuple[str, ...]  # what the converter imports from others
     tolerances: Tolerances  # what is offered: component → precision → tolerance

@@ -2,13 +2,17 @@
 import PackageDescription
 
 #if os(Linux)
-// Core ML's declarations, with a behaviour of their own that tests set: Linux has no Core ML, and without these the
-// code for it would only be parsed.
-let standIns: [Target] = [.target(name: "CoreML", path: "Stubs/CoreML")]
-let coreML: [Target.Dependency] = ["CoreML"]
+// The declarations of Core ML and Core AI, with a behaviour of their own that tests set: Linux has neither, and without
+// these the code for them would only be parsed.
+let standIns: [Target] = [
+    .target(name: "CoreVideo", path: "Stubs/CoreVideo"),
+    .target(name: "CoreML", dependencies: ["CoreVideo"], path: "Stubs/CoreML"),
+    .target(name: "CoreAI", path: "Stubs/CoreAI"),
+]
+let frameworks: [Target.Dependency] = ["CoreML", "CoreVideo", "CoreAI"]
 #else
 let standIns: [Target] = []
-let coreML: [Target.Dependency] = []
+let frameworks: [Target.Dependency] = []
 #endif
 
 let package = Package(
@@ -21,10 +25,10 @@ let package = Package(
     ],
     targets: [
         .target(name: "COnnxRuntime", linkerSettings: [.linkedLibrary("dl", .when(platforms: [.linux]))]),
-        .target(name: "Merger", dependencies: ["COnnxRuntime"] + coreML),
+        .target(name: "Merger", dependencies: ["COnnxRuntime"] + frameworks),
         .target(name: "DemoCore", dependencies: ["Merger"]),
         .executableTarget(name: "MergerTool", dependencies: ["Merger"]),
-        .testTarget(name: "MergerTests", dependencies: ["Merger", "DemoCore"] + coreML),
+        .testTarget(name: "MergerTests", dependencies: ["Merger", "DemoCore"] + frameworks),
     ] + standIns,
     swiftLanguageModes: [.v6]
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from export.options import ADAPTED, LORAS, PIPELINE_BATCH, STEPS, UNET_BATCH
-from export.targets import TARGETS, bundle_folder, find_offer, find_target
+from export.targets import TARGETS, bundle_folder, default_targets, find_offer, find_target
 from lorarar.base.names import BASES_HELP, DEFAULT_BASE
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, main_of, run_command
 from lorarar.console import console, print_table, status
@@ -44,7 +44,8 @@ def parser() -> Parser:
 def _add_options(kind: Parser, name: str) -> None:
     """Add the options of a kind of export; none has a value where it is not given, but for the base."""
     add = kind.add_argument
-    add("--target", required=True, help=", ".join(TARGETS))
+    needed = name != "pipeline"  # which --into may stand for
+    add("--target", required=needed, help=", ".join(TARGETS) + ("" if needed else " (default: those of --into's app)"))
     add("--base", default=DEFAULT_BASE, help=BASES_HELP)
     network = "what merges the two LoRAs of --fused" if name == "unet" else "a trained hypernetwork"
     add("--hypernet", type=Path, metavar="FILE", help=f"{network} (default: the miniature's, for it)")
@@ -94,6 +95,8 @@ def _add_pipeline_options(kind: Parser, place: Any) -> None:
 
 def run(args: Namespace) -> int:
     """Export what the arguments name, and print the report."""
+    if args.target is None:
+        return _for_app(args)
     if args.into is not None:
         args.out = bundle_folder(args.into, find_target(args.target))
     # Before torch is imported, which takes seconds.
@@ -124,6 +127,15 @@ def run(args: Namespace) -> int:
 
 
 main = main_of(parser, run)
+
+
+def _for_app(args: Namespace) -> int:
+    """Export a bundle for each of the targets that a demo app takes where none is named."""
+    if args.into is None:
+        raise InputError("no --target is given; give one, or  --into android_demo  or  ios_demo")
+    for target in default_targets(args.into):
+        run(Namespace(**{**vars(args), "target": target}))
+    return EXIT_OK
 
 
 def _described(args: Namespace, manifest: Mapping[str, Any]) -> Iterator[str]:

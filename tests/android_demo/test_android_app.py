@@ -35,7 +35,6 @@ DEMO = ROOT / "android_demo"
 KOTLIN = sorted(DEMO.rglob("*.kt"))
 RES = apk.MAIN / "res"
 ANDROID = "{http://schemas.android.com/apk/res/android}"
-PAGE = 16384  # of memory, on new phones: libraries must be aligned to it
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +46,7 @@ def test_it_is_signed(built: apk.Built) -> None:
     said = run("apksigner", "verify", "--verbose", "--min-sdk-version", str(apk.MIN_SDK), str(built.apk))
     assert said.startswith("Verifies")
     assert "Verified using v2 scheme (APK Signature Scheme v2): true" in said
-    run("zipalign", "-c", "-p", "4", str(built.apk))
+    run("zipalign", "-c", "4", str(built.apk))
 
 
 def test_what_it_says_of_itself(built: apk.Built) -> None:
@@ -55,7 +54,7 @@ def test_what_it_says_of_itself(built: apk.Built) -> None:
     assert "package: name='org.lorarar.demo' versionCode='1' versionName='0.1.0'" in said
     assert "launchable-activity: name='org.lorarar.demo.MainActivity'" in said
     assert "minSdkVersion:'26'" in said or "sdkVersion:'26'" in said
-    assert "targetSdkVersion:'34'" in said
+    assert f"targetSdkVersion:'{apk.TARGET_SDK}'" in said
     assert "native-code: 'arm64-v8a'" in said
     assert "application-label:'LoRA.rar'" in said
     assert "uses-permission" not in said
@@ -75,8 +74,10 @@ def test_what_is_in_it(built: apk.Built) -> None:
         names = set(archive.namelist())
         stored = {info.filename for info in archive.infolist() if info.compress_type == zipfile.ZIP_STORED}
         libraries = {name: archive.read(name) for name in names if name.startswith("lib/")}
+        starts = {info.filename: _start(archive, info) for info in archive.infolist() if info.filename in libraries}
     assert {"classes.dex", "manifest.schema.json", "record.schema.json", "assets/bundles/onnx/manifest.json"} <= names
-    assert set(libraries) == {f"lib/arm64-v8a/lib{name}.so" for name in ("onnxruntime", "onnxruntime4j_jni")}
+    wanted = ("onnxruntime", "onnxruntime4j_jni", "executorch")
+    assert set(libraries) == {f"lib/arm64-v8a/lib{name}.so" for name in wanted}
     assert set(libraries) <= stored
     for role, chosen in apk.sample_names().items():
         assert len(chosen) == 6
@@ -84,7 +85,16 @@ def test_what_is_in_it(built: apk.Built) -> None:
             assert {f"assets/samples/{role}/{name}.safetensors", f"assets/samples/{role}/{name}.png"} <= names
     for name, data in libraries.items():
         assert _machine(data) == 183, name  # EM_AARCH64
-        assert all(alignment >= PAGE for alignment in _alignments(data)), name
+        assert all(alignment >= apk.PAGE for alignment in _alignments(data)), name
+        assert starts[name] % apk.PAGE == 0, name  # so that it is mapped from the APK
+
+
+def _start(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> int:
+    """Where an entry's data begins in the archive: after its own header, whose lengths the directory may not have."""
+    assert archive.fp is not None
+    archive.fp.seek(entry.header_offset + 26)
+    name, extra = struct.unpack("<HH", archive.fp.read(4))
+    return int(entry.header_offset + 30 + name + extra)
 
 
 def _machine(elf: bytes) -> int:
@@ -173,9 +183,11 @@ def test_what_android_lacks_can_not_be_stubbed(spec: str, words: str) -> None:
 
 def test_the_versions_are_said_alike() -> None:
     versions = tomllib.loads((DEMO / "gradle" / "libs.versions.toml").read_text(encoding="utf-8"))["versions"]
-    source = (apk.MAIN / "kotlin" / "org" / "lorarar" / "demo" / "DemoApplication.kt").read_text(encoding="utf-8")
-    assert f'VERSION = "{__version__}"' in source
-    assert f'EXECUTORCH_VERSION = "{versions["executorch"]}"' in source
+    folder = apk.MAIN / "kotlin" / "org" / "lorarar" / "demo"
+    application, libraries = ((folder / f"{name}.kt").read_text() for name in ("DemoApplication", "Libraries"))
+    assert f'VERSION = "{__version__}"' in application
+    assert f'EXECUTORCH_VERSION = "{versions["executorch"]}"' in libraries
+    assert f'QNN_VERSION = "{versions["qairt"]}"' in libraries
     assert (int(versions["minSdk"]), int(versions["targetSdk"])) == (apk.MIN_SDK, apk.TARGET_SDK)
 
 
@@ -299,7 +311,7 @@ def test_the_activity_takes_what_the_host_sends() -> None:
     assert f'File({"filesDir"}, "{Path(adb_run.RESULT).name}")' in source and adb_run.RESULT.startswith("files/")
 
 
-@pytest.mark.parametrize("target", ["onnx", "executorch"])
+@pytest.mark.parametrize("target", ["onnx", "executorch", "qnn"])
 def test_the_export_puts_bundles_where_the_app_looks(target: str) -> None:
     assert bundle_folder(DEMO, find_target(target)) == apk.MAIN / "assets" / "bundles" / target
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from android import on_jvm
 from android.exported import export
-from android.kotlin import MERGER, Ran, build_tests, run_junit
+from android.kotlin import APP, MERGER, ROOT, Ran, build_executorch, build_tests, run_junit
 from android.mutants import MUTANTS
 from android.shared import merger
 from safetensors.numpy import load_file
@@ -32,22 +33,26 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture(scope="session")
-def exported(
-    miniature_bundle: MiniatureBundle, shared_pipelines: SharedPipelines, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """What Kotlin's tests read. All but one pipeline are shallow ones: the miniature's take minutes to export."""
-    folder = tmp_path_factory.mktemp("exported")
-    shallow = shared_pipelines["executorch"].path, shared_pipelines["onnx+text"].path
-    export(folder, miniature_bundle("pipeline", "onnx", "fp32"), *shallow)
-    return folder
+def data() -> Path:
+    """A folder that stays, for Gradle, which runs the engine's tests where there is one."""
+    shutil.rmtree(ROOT / "build" / "android", ignore_errors=True)
+    for name in ("exported", "results/scratch"):
+        (ROOT / "build" / "android" / name).mkdir(parents=True)
+    return ROOT / "build" / "android"
 
 
 @pytest.fixture(scope="session")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(data: Path, miniature_bundle: MiniatureBundle, shared_pipelines: SharedPipelines) -> Path:
+    """What Kotlin's tests read. All but one pipeline are shallow ones: the miniature's take minutes to export."""
+    shallow = shared_pipelines["executorch"].path, shared_pipelines["onnx+text"].path
+    export(data / "exported", miniature_bundle("pipeline", "onnx", "fp32"), *shallow)
+    return data / "exported"
+
+
+@pytest.fixture(scope="session")
+def results(data: Path) -> Path:
     """What Kotlin's tests leave."""
-    folder = tmp_path_factory.mktemp("results")
-    (folder / "scratch").mkdir()
-    return folder
+    return data / "results"
 
 
 @pytest.fixture(scope="session")
@@ -67,13 +72,23 @@ def junit(
     onnxruntime = on_jvm.onnxruntime(tmp_path_factory.mktemp("onnxruntime"))
     executorch = on_jvm.executorch(tmp_path_factory.mktemp("executorch"))
 
+    @cache
+    def with_executorch() -> tuple[Path, Path]:
+        return build_executorch(tmp_path_factory.mktemp("app"), *jars)
+
     def run_class(name: str, *before: Path) -> Ran:
         places = {"lorarar.golden": GOLDEN, "lorarar.exported": exported, "lorarar.results": results}
         native = executorch if name == "ExecuTorchLibraryTest" else onnxruntime
+        own: list[Path] = []
+        if name.startswith("ExecuTorch"):
+            real, stood_in = with_executorch()
+            own = [stood_in] if name == "ExecuTorchTest" else [real, stood_in]
+        place = "org.lorarar.demo" if own else "org.lorarar.merger"
         if name == "QnnTest":
             shutil.copytree(miniature_bundle("hypernet", "qnn", "fp16"), exported / "qnn", dirs_exist_ok=True)
             places.update(on_jvm.qnn())
-        return run_junit([name], [*before, *native.classes, *jars], {**places, **native.properties}, native.environment)
+        classpath = [*before, *native.classes, *own, *jars]
+        return run_junit([f"{place}.{name}"], classpath, {**places, **native.properties}, native.environment)
 
     return run_class
 
@@ -81,13 +96,14 @@ def junit(
 # Class → how many tests it has: one that is lost is seen.
 CLASSES = {
     "LoraReaderTest": 7,
-    "NumericsTest": 14,
+    "NumericsTest": 15,
     "JsonTest": 5,
     "BundleTest": 5,
     "OnnxTest": 22,
     "QnnTest": 4,
     "TextTest": 9,
-    "StudioTest": 9,
+    "StudioTest": 14,
+    "ResidencyTest": 7,
     "EntryTest": 5,
     "StepTest": 3,
     "ExecuTorchTest": 4,
@@ -103,8 +119,16 @@ def test_the_engine(name: str, junit: Run) -> None:
 
 
 def test_every_test_class_is_run() -> None:
-    found = {path.stem for path in (MERGER / "src" / "test").rglob("*Test.kt")}
+    found = {path.stem for module in (MERGER, APP) for path in (module / "src" / "test").rglob("*Test.kt")}
     assert found == set(CLASSES)
+
+
+def test_what_gradles_tests_read(exported: Path, results: Path) -> None:
+    """Made in the place that merger/build.gradle.kts names, which runs this test first."""
+    script = (MERGER / "build.gradle.kts").read_text(encoding="utf-8")
+    assert 'repository.resolve("build/android")' in script and "what_gradles_tests_read" in script
+    assert exported == ROOT / "build" / "android" / "exported" and (exported / "numbers.json").is_file()
+    assert results == ROOT / "build" / "android" / "results" and (results / "scratch").is_dir()
 
 
 @pytest.mark.full

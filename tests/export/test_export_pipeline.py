@@ -25,7 +25,7 @@ from export.components.text_encoders import text_graph
 from export.golden import write_golden_image
 from export.graph import ImageSize
 from export.source import chosen_hypernet
-from export.targets import TARGETS, bundle_folder, find_target
+from export.targets import TARGETS, bundle_folder, default_targets, find_target
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline, open_unet
 from lorarar.commands.export import main
@@ -309,7 +309,14 @@ def test_a_demo_app_s_bundle_goes_where_it_looks(tmp_path: Path, app: str, targe
 
 def test_a_demo_app_is_given_what_it_runs(tmp_path: Path) -> None:
     (tmp_path / "android_demo").mkdir()
-    with pytest.raises(InputError, match="android_demo runs onnx, executorch, not coreml; give another --target"):
+    (tmp_path / "ios_demo").mkdir()
+    assert default_targets(tmp_path / "android_demo") == ["onnx"]
+    assert default_targets(tmp_path / "ios_demo") == ["coreml", "coreai"]
+    with pytest.raises(InputError, match="no --target is given; give one, or  --into android_demo  or  ios_demo"):
+        main(["pipeline"])
+    with pytest.raises(InputError, match="no demo app is there"):
+        main(["pipeline", "--into", str(tmp_path / "another")])
+    with pytest.raises(InputError, match="android_demo runs onnx, executorch, qnn, not coreml; give another --target"):
         main(["pipeline", "--target", "coreml", "--into", str(tmp_path / "android_demo")])
     with pytest.raises(InputError, match="not allowed with argument"):
         main(["pipeline", "--target", "onnx", "--into", "android_demo", "--out", "x"])

@@ -21,9 +21,9 @@ struct AboutView: View {
                     Text("Predicted in: one run of the hypernetwork, once for a pair: what the paper calls the merge.")
                     Text("Merged in: the strengths multiplied into the coefficients, without running a graph.")
                     Text(
-                        "A benchmark's run: one call of Core ML, its inputs made before, its outputs copied out."
+                        "A benchmark's run: one call of the runtime, its inputs made before, its outputs copied out."
                     )
-                    Text("Core ML does not say which processor it used. It says which it was allowed to use.")
+                    Text("A record says which processors Core ML prefers for how many operations, not which it used.")
                 }
                 Section("Licences") {
                     Text("LoRA.rar is the method of Shenaj, Bohdal, Ozay, Zanuttigh and Michieli (arXiv 2412.05148).")

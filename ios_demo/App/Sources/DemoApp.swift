@@ -21,7 +21,7 @@ struct DemoApp: App {
 extension Places {
     static let ofThisApp = Places(
         resources: Bundle.main.resourceURL ?? Bundle.main.bundleURL, documents: folder(.documentDirectory),
-        caches: folder(.cachesDirectory))
+        support: folder(.applicationSupportDirectory))
 
     private static func folder(_ kind: FileManager.SearchPathDirectory) -> URL {
         FileManager.default.urls(for: kind, in: .userDomainMask)[0]  // an app has one of each
@@ -29,5 +29,5 @@ extension Places {
 }
 
 extension RuntimeOptions {
-    static let ofThisApp = RuntimeOptions(cache: Places.ofThisApp.runtimeCache)
+    static let ofThisApp = RuntimeOptions(cache: Places.ofThisApp.runtimeCache, seals: Places.ofThisApp.seals)
 }

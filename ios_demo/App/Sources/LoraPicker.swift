@@ -48,6 +48,7 @@ struct ImportButton: View {
         } label: {
             Label("Import a \(role.rawValue) LoRA…", systemImage: "square.and.arrow.down")
         }
+        .disabled(model.isImporting)
         .fileImporter(isPresented: $isImporting, allowedContentTypes: [.data]) { result in
             take(result)
         }
@@ -58,8 +59,10 @@ struct ImportButton: View {
         case .success(let url):
             // A picked file may be read only between these two calls.
             let isScoped = url.startAccessingSecurityScopedResource()
-            model.add(url, as: role)
-            if isScoped { url.stopAccessingSecurityScopedResource() }
+            Task {
+                await model.add(url, as: role)
+                if isScoped { url.stopAccessingSecurityScopedResource() }
+            }
         case .failure(let error):
             model.failure = error.localizedDescription
         }

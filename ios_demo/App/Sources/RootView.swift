@@ -1,6 +1,7 @@
 import DemoCore
 import Merger
 import SwiftUI
+import UIKit
 
 /// Opening, then the five screens; or what is wrong with the bundle.
 struct RootView: View {
@@ -16,6 +17,13 @@ struct RootView: View {
             }
         }
         .task { await self.model.open() }
+        .onChange(of: model.isWorking) {
+            // A phone that goes to sleep stops a drawing of minutes.
+            UIApplication.shared.isIdleTimerDisabled = self.model.isWorking
+        }
+        .onReceive(NotificationCenter.default.publisher(for: UIApplication.didReceiveMemoryWarningNotification)) { _ in
+            Task { await self.model.freeMemory() }
+        }
         .alert("That did not work", isPresented: $model.hasFailed) {
             Button("OK") {}
         } message: {
@@ -34,7 +42,7 @@ struct RootView: View {
     }
 }
 
-/// The first load, when Core ML compiles every part for this phone.
+/// The first opening, when every file of the bundle is verified.
 private struct OpeningView: View {
     let progress: WorkProgress?
 
@@ -45,7 +53,7 @@ private struct OpeningView: View {
             } else {
                 ProgressView()
             }
-            Text("The first start takes longest: each part is compiled for this phone and kept.")
+            Text("A bundle is verified once. Each part is compiled for this phone when it is first used, and kept.")
                 .font(.footnote)
                 .foregroundStyle(.secondary)
                 .multilineTextAlignment(.center)

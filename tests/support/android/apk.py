@@ -2,17 +2,19 @@
 
 What Gradle does, by the tools it uses: aapt2, kotlinc, D8, zipalign, apksigner. The framework is the stubs of
 framework.py and Debian's resources of Android 14. Debian packages: aapt, zipalign, apksigner, android-framework-res,
-dexdump, default-jdk-headless, npm. The native libraries are ONNX Runtime's for arm64 phones.
+dexdump, default-jdk-headless, npm. The native libraries are the runtimes' for arm64 phones.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import struct
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 from android import framework
 from android.kotlin import (
@@ -23,7 +25,8 @@ from android.kotlin import (
     onnxruntime_classes,
     stdlib,
 )
-from devices.fetch import ONNXRUNTIME_ANDROID, Wheel, android_archive, run, wheel
+from android.libraries import ANDROID, strip_tools
+from devices.fetch import EXECUTORCH_ANDROID, ONNXRUNTIME_ANDROID, Wheel, android_archive, npm_package, run, wheel
 
 APP = ROOT / "android_demo" / "app"
 MAIN = APP / "src" / "main"
@@ -33,7 +36,8 @@ FRAMEWORK_RESOURCES = Path("/usr/share/android-framework-res/framework-res.apk")
 # Its D8 is the one of Android's build tools: none is to be had on its own.
 BUNDLETOOL = Wheel("mobsf", "4.4.0", "any", "3.11", "74329efc7eee885ca6b9448726ca448c6f5c7ca80ec3dc9a98ee11fb7cd7c0d4")
 ABI = "arm64-v8a"
-MIN_SDK, TARGET_SDK = 26, 34
+MIN_SDK, TARGET_SDK = 26, 36
+PAGE = 16384  # of memory, on new phones
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def build(folder: Path, merger: Path, bundle: Path) -> Built:
     assets = make_assets(folder / "assets", bundle)
     unaligned, generated = _link(folder, assets)
     resources = _compile_java(generated, folder / "resources")
-    classpath = [stubs, resources, merger, onnxruntime_classes(), executorch_classes()]
+    classpath = [stubs, resources, merger, onnxruntime_classes(), executorch_classes()]  # ExecuTorch's may be older
     app = compile_kotlin([MAIN / "kotlin"], folder / "app.jar", classpath)
     dex = _dex([app, resources, merger, stdlib(), onnxruntime_classes(), executorch_classes()], stubs, folder / "dex")
     _add(unaligned, dex, merger)
@@ -86,9 +90,14 @@ def _link(folder: Path, assets: Path) -> tuple[Path, Path]:
     run("aapt2", "compile", "--dir", str(MAIN / "res"), "-o", str(compiled))
     manifest = folder / "AndroidManifest.xml"
     # Gradle adds the package to the manifest from its `namespace`, and makes a debug build debuggable.
-    text = (MAIN / "AndroidManifest.xml").read_text(encoding="utf-8")
-    text = text.replace("<manifest ", '<manifest package="org.lorarar.demo" ', 1)
-    manifest.write_text(text.replace("<application", '<application android:debuggable="true"', 1), encoding="utf-8")
+    tree = ElementTree.parse(MAIN / "AndroidManifest.xml").getroot()
+    strip_tools(tree)
+    tree.set("package", "org.lorarar.demo")
+    application = tree.find("application")
+    assert application is not None
+    application.set(f"{ANDROID}debuggable", "true")
+    ElementTree.register_namespace("android", ANDROID.strip("{}"))
+    ElementTree.ElementTree(tree).write(manifest, encoding="utf-8")
     versions = ["--min-sdk-version", str(MIN_SDK), "--target-sdk-version", str(TARGET_SDK)]
     versions += ["--version-code", "1", "--version-name", "0.1.0"]
     options = ["--manifest", str(manifest), "-I", str(FRAMEWORK_RESOURCES), "-A", str(assets), "--java", str(generated)]
@@ -129,14 +138,30 @@ def _add(apk: Path, dex: Iterable[Path], merger: Path) -> None:
 
 
 def native_libraries() -> list[Path]:
-    """ONNX Runtime's for arm64 phones. ExecuTorch's Android library is left to Gradle: it needs fbjni's."""
-    return sorted((android_archive(ONNXRUNTIME_ANDROID) / "jni" / ABI).glob("*.so"))
+    """ONNX Runtime's and ExecuTorch's for arm64 phones. fbjni's, which ExecuTorch's needs, is left to Gradle."""
+    executorch = npm_package(EXECUTORCH_ANDROID) / "third-party" / "android" / "libs" / "executorch" / ABI
+    return sorted([*(android_archive(ONNXRUNTIME_ANDROID) / "jni" / ABI).glob("*.so"), *executorch.glob("*.so")])
+
+
+def _align(unaligned: Path, aligned: Path) -> None:
+    """As `zipalign -P 16`, which Debian's has not: stored entries begin where they can be mapped."""
+    with zipfile.ZipFile(unaligned) as source, zipfile.ZipFile(aligned, "w") as target:
+        for entry in source.infolist():
+            written = zipfile.ZipInfo(entry.filename, entry.date_time)
+            written.compress_type, written.external_attr = entry.compress_type, entry.external_attr
+            if entry.compress_type == zipfile.ZIP_STORED:
+                unit = PAGE if entry.filename.endswith(".so") else 4
+                start = target.start_dir + 30 + len(entry.filename.encode())  # of the data, without padding
+                padding = -(start + 6) % unit
+                # A field that apksigner knows and keeps to: its number, its size, the unit, zeros.
+                written.extra = struct.pack("<HHH", 0xD935, padding + 2, unit) + bytes(padding)
+            target.writestr(written, source.read(entry))
 
 
 def _sign(unaligned: Path, folder: Path) -> Path:
-    """Align for phones of both page sizes, and sign with a key that is made for this build."""
+    """Align libraries for pages of 16 KB, all else that is stored to 4 bytes, and sign with a key of this build."""
     aligned, key = folder / "lorarar.apk", folder / "test.keystore"
-    run("zipalign", "-p", "4", str(unaligned), str(aligned))
+    _align(unaligned, aligned)
     name = ["-alias", "test", "-dname", "CN=LoRA.rar test"]
     secret = ["-storepass", "android", "-keypass", "android"]
     kind = ["-keyalg", "RSA", "-keysize", "2048", "-validity", "10000", "-storetype", "PKCS12"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import make_golden_lora as golden
 import numpy as np
+import onnx
 from android.numbers import write_numbers
 from bundle_mutations import MUTATIONS as BUNDLE_MUTATIONS
 from bundle_mutations import RAW, artifact_replaced
@@ -19,6 +20,7 @@ from contradictions import write_contradictions
 from devices.hostile import GOLDEN, HOSTILE, cut_a_statistic, hypernet, poison, state
 from lora_mutations import MUTATIONS as LORA_MUTATIONS
 from lora_mutations import pack
+from onnx import helper, numpy_helper
 from safetensors.numpy import save_file
 from tiny_world import random_lora, tiny_hypernet, tiny_layout
 
@@ -75,6 +77,7 @@ def export(folder: Path, onnx: Path, executorch: Path, text: Path) -> None:
     write_steep(folder / "steep")
     write_half(folder / "half")
     write_three(folder / "three")
+    write_slow(folder / "slow.onnx")
     write_shares(folder / "shares.json", tiny_layout("transformer"))
     text_folder = folder / "text"
     write_shares(text_folder / "shares.json", with_text.layout, text_folder / "loras" / "content.safetensors")
@@ -136,6 +139,29 @@ def write_three(folder: Path) -> None:
     for number, lora in enumerate(loras):
         write_lora(lora, folder / f"{number}.safetensors")
     _write_merge(folder / "merged.safetensors", Bundle.open(folder / "bundle").session(), loras)
+
+
+def write_slow(path: Path) -> None:
+    """A graph of one operator that takes hours: a loop of 2⁴⁰ rounds."""
+    scalars = {"trips": np.array(2**40, np.int64), "true": np.array(True)}
+    made = {name: numpy_helper.from_array(value, name) for name, value in scalars.items()}
+    kinds = (
+        ("round", onnx.TensorProto.INT64, []),
+        ("goes", onnx.TensorProto.BOOL, []),
+        ("x", onnx.TensorProto.FLOAT, [1]),
+    )
+    given = [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in kinds]
+    results = [
+        helper.make_tensor_value_info("goes_on", onnx.TensorProto.BOOL, []),
+        helper.make_tensor_value_info("next", onnx.TensorProto.FLOAT, [1]),
+    ]
+    steps = [helper.make_node("Identity", ["goes"], ["goes_on"]), helper.make_node("Cos", ["x"], ["next"])]
+    loop = helper.make_node(
+        "Loop", ["trips", "true", "x"], ["y"], body=helper.make_graph(steps, "body", given, results)
+    )
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([loop], "slow", ends[:1], ends[1:], list(made.values()))
+    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 18)]), path)
 
 
 def write_shares(path: Path, layout: Layout, *others: Path) -> None:

@@ -24,12 +24,12 @@ from devices.fetch import (
 )
 
 ROOT = Path(__file__).parents[3]
-MERGER = ROOT / "android_demo" / "merger"
+MERGER, APP = ROOT / "android_demo" / "merger", ROOT / "android_demo" / "app"
 SCHEMAS = (ROOT / "runtime_py" / "manifest.schema.json", ROOT / "benchmarks" / "record.schema.json")
 KOTLIN = NpmPackage(
     "kotlin-compiler",
-    "2.4.20",
-    "IF5IVM7LpPhA/ntHQQpaVt1yxpaaQovtEVYLyqWMuaLr0XelLPPm7/sM6HLhtcRjjjoSsK7I7lP2kzYJkMy73w==",
+    "2.3.21",  # the pair of libs.versions.toml's Android plugin
+    "yOZPv6Z6g4tcf0AL2FPid7DYvlJECq9GiuGKU8Qx+TzSOk6cytihMOPlyCIG52uAlC7BaEkn8SKm3JpoT/Dekg==",
 )
 QUICK_JAVA = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
 JVM_TARGET = "11"  # what D8 of 2023 reads
@@ -65,7 +65,7 @@ def stdlib() -> Path:
 
 def build_merger(folder: Path, sources: Path = MERGER / "src" / "main" / "kotlin") -> Path:
     """The engine's jar, with the toolkit's schemas as its resources. No Android class is on its classpath."""
-    jar = compile_kotlin([sources], folder / "merger.jar", [onnxruntime_classes(), executorch_classes()])
+    jar = compile_kotlin([sources], folder / "merger.jar", [onnxruntime_classes()])
     with zipfile.ZipFile(jar, "a") as archive:
         for schema in SCHEMAS:
             archive.write(schema, schema.name)
@@ -73,19 +73,31 @@ def build_merger(folder: Path, sources: Path = MERGER / "src" / "main" / "kotlin
 
 
 def build_tests(folder: Path, merger: Path) -> Path:
-    """The engine's JUnit tests."""
-    classpath = [merger, onnxruntime_classes(), executorch_classes(), *junit()]
-    return compile_kotlin([MERGER / "src" / "test" / "kotlin"], folder / "merger-tests.jar", classpath, friend=merger)
+    """The engine's JUnit tests, and what the app's share with them."""
+    sources = [MERGER / "src" / kind / "kotlin" for kind in ("testFixtures", "test")]
+    classpath = [merger, onnxruntime_classes(), *junit()]
+    return compile_kotlin(sources, folder / "merger-tests.jar", classpath, friend=merger)
+
+
+def build_executorch(folder: Path, merger: Path, tests: Path) -> tuple[Path, Path]:
+    """The app's part that calls ExecuTorch, and its tests, compiled with the classes that stand in for ExecuTorch's.
+
+    The part alone is compiled with ExecuTorch's own classes. Those that stand in have the signatures of the version
+    that the app names; the ones of the package may be older.
+    """
+    source = APP / "src" / "main" / "kotlin" / "org" / "lorarar" / "demo" / "ExecuTorchRuntime.kt"
+    classpath = [merger, tests, executorch_classes(), *junit()]
+    stood_in = compile_kotlin([source, APP / "src" / "test" / "kotlin"], folder / "app-tests.jar", classpath)
+    return compile_kotlin([source], folder / "executorch.jar", classpath), stood_in
 
 
 def run_junit(
     classes: Sequence[str], jars: Sequence[Path], properties: Mapping[str, object], environment: Mapping[str, str]
 ) -> Ran:
-    """Run test classes in a Java of their own."""
+    """Run test classes, by their full names, in a Java of their own."""
     classpath = joined([*jars, stdlib(), onnxruntime_classes(), executorch_classes(), *junit()])
     settings = [f"-D{name}={value}" for name, value in properties.items()]
-    names = [f"org.lorarar.merger.{name}" for name in classes]
-    command = ["java", "-Xmx512m", *settings, "-cp", classpath, "org.junit.runner.JUnitCore", *names]
+    command = ["java", "-Xmx512m", *settings, "-cp", classpath, "org.junit.runner.JUnitCore", *classes]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(environment), timeout=600)
     output = done.stdout + done.stderr
     if passed := re.search(r"^OK \((\d+) tests?\)", output, re.MULTILINE):

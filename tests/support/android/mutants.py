@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from android.kotlin import MERGER, compile_kotlin, executorch_classes, onnxruntime_classes
+from android.kotlin import MERGER, compile_kotlin, onnxruntime_classes
 
 SOURCES = MERGER / "src" / "main" / "kotlin" / "org" / "lorarar" / "merger"
 
@@ -28,7 +28,7 @@ class Mutant:
             )
         changed = folder / self.file
         changed.write_text(source.replace(self.before, self.after), encoding="utf-8")
-        classpath = [merger, onnxruntime_classes(), executorch_classes()]
+        classpath = [merger, onnxruntime_classes()]
         return compile_kotlin([changed], folder / "mutant.jar", classpath, friend=merger)
 
 

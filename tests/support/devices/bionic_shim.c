@@ -42,6 +42,10 @@ int __system_property_get(const char* name, char* value) {
   value[0] = 0;
   return 0;
 }
+void __assert2(const char* file, int line, const char* function, const char* condition) {
+  fprintf(stderr, "%s:%d: %s: %s\n", file, line, function, condition);
+  abort();
+}
 void __gcov_dump(void) {}
 void __gcov_flush(void) {}
 

@@ -47,8 +47,8 @@ ONNXRUNTIME_ANDROID = NpmPackage(
 )
 EXECUTORCH_ANDROID = NpmPackage(
     "react-native-executorch",
-    "0.8.5",
-    "MnJed2mO0Up8+iznsI9mAhmS1ZOTLeCoSRbemETGU1aPq3veib55inm1N1eCr1ktklKK25KeU8Hww177JNDcZg==",
+    "0.9.3",
+    "eanpDe8sFFxbKfCh0lqrSVyU4/deiF1pZWtZOjZSV+w+qfuNsdrkQkoscxvhMwJOnvXNkBt4BXAr8pAlGOXStA==",
 )
 # Facebook's JNI helper, which ExecuTorch's Android library is written with: its library, and its Java classes, which a
 # later archive no longer has.

@@ -31,6 +31,8 @@ public final class DemoModel {
     public private(set) var record: BenchmarkResult?
     /// What is being worked on; nil where nothing is.
     public private(set) var work: WorkProgress?
+    /// Whether a LoRA is being copied into the app.
+    public private(set) var isImporting = false
     /// What went wrong last, in one sentence.
     public var failure: String?
     /// Whether there is a failure to show; showing it ends it.
@@ -74,9 +76,12 @@ public final class DemoModel {
     private var strengths: [LibraryLora.ID: Float] = [:]
     private var mergedFiles: [URL]?  // those that the engine has; nil where it must take them anew
 
-    public init(_ places: Places, options: RuntimeOptions, runtimes: @escaping RuntimeMaker = Runtimes.make) {
+    public init(
+        _ places: Places, options: RuntimeOptions, runtimes: @escaping RuntimeMaker = Runtimes.make,
+        memory: @escaping ModelStore.Memory = DeviceFacts.availableMemory
+    ) {
         self.places = places
-        engine = Engine(options, runtimes: runtimes)
+        engine = Engine(options, runtimes: runtimes, memory: memory)
         library = LoraLibrary(places)
     }
 
@@ -99,22 +104,17 @@ public final class DemoModel {
     public var componentNames: [String] { manifest?.components.map(\.name) ?? [] }
     public var suggestedPrompt: String { LoraLibrary.prompt(content: content, style: style) }
 
-    /// Opens a bundle (the first one without a name), loads all of its parts once, and finds the LoRAs.
+    /// Opens a bundle (without a name the first one that this device runs), and finds the LoRAs.
     public func open(_ name: String? = nil) async {
         stage = .opening(nil)
         try? await merging?.value  // of the bundle before
         let folders = places.bundles
-        guard let folder = folders.first(where: { $0.lastPathComponent == name }) ?? folders.first else {
-            stage = .failed(
-                "the app has no bundle; make one on a computer with  \(Places.command)  and build the app again")
-            return
-        }
+        let named = folders.filter { $0.lastPathComponent == name }
         do {
-            let report = reporter { $0.stage = .opening($1) }
-            manifest = try await engine.open(folder, progress: report)
-            loadTimes = try await engine.prewarm(progress: report)
+            let folder = try await openFirst(of: named.isEmpty ? folders : named)
+            await engine.sweep(keeping: folders)
             bundleName = folder.lastPathComponent
-            (merged, mergedFiles, carried, others) = (nil, nil, [], [])
+            (merged, mergedFiles, carried, others, loadTimes) = (nil, nil, [], [], [])
             (picture, rows, record) = (nil, [], nil)
             try refresh()
             content = content ?? contents.first
@@ -127,6 +127,24 @@ public final class DemoModel {
         } catch {
             stage = .failed(Self.sentence(error))
         }
+    }
+
+    /// The first of these bundles that can be opened: Core AI's comes before Core ML's, and needs a newer system. Throws
+    /// what is wrong with the first one where none can.
+    private func openFirst(of folders: [URL]) async throws -> URL {
+        let report = reporter { $0.stage = .opening($1) }
+        var fault: (any Error)?
+        for folder in folders {
+            do {
+                manifest = try await engine.open(folder, progress: report)
+                return folder
+            } catch let error as InputError {
+                fault = fault ?? error
+            }
+        }
+        throw fault
+            ?? InputError(
+                "the app has no bundle; make one on a computer with  \(Places.command)  and build the app again")
     }
 
     /// Picks a LoRA in the place of that of its role, or none where it was picked already; the merge follows.
@@ -255,9 +273,12 @@ public final class DemoModel {
     }
 
     /// Takes a file that the user picked. The caller has the right to read it.
-    public func add(_ picked: URL, as role: LoraRole) {
+    public func add(_ picked: URL, as role: LoraRole) async {
+        isImporting = true
+        defer { isImporting = false }
         do {
-            let added = try library.add(picked, as: role)
+            // Hundreds of megabytes are read, checked and copied: not on the screen's own thread.
+            let added = try await Task.detached { [library] in try library.add(picked, as: role) }.value
             try refresh()
             if role == .content { content = nil } else { style = nil }
             mergedFiles = nil  // it may have the name of one that was there before
@@ -297,6 +318,11 @@ public final class DemoModel {
         task?.cancel()
     }
 
+    /// The system is short of memory.
+    public func freeMemory() async {
+        await engine.freeMemory()
+    }
+
     private func start(_ work: @escaping @MainActor @Sendable (DemoModel) async -> Void) {
         task = Task { await work(self) }
     }
@@ -317,6 +343,7 @@ public final class DemoModel {
         } catch {
             failure = Self.sentence(error)
         }
+        loadTimes = (try? await engine.loadTimes()) ?? loadTimes
     }
 
     /// Brings the engine's reports to the screen.

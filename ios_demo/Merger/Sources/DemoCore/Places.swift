@@ -5,15 +5,18 @@ import Merger
 public struct Places: Equatable, Sendable {
     public let resources: URL  // inside the app: bundles, and a dataset with sample LoRAs
     public let documents: URL  // the user's, seen in the Files app
-    public let caches: URL  // the system may empty it
+    public let support: URL  // the app's own, which the system keeps
 
-    public init(resources: URL, documents: URL, caches: URL) {
+    public init(resources: URL, documents: URL, support: URL) {
         self.resources = resources
         self.documents = documents
-        self.caches = caches
+        self.support = support
     }
 
-    public var runtimeCache: URL { caches.appendingPathComponent("compiled", isDirectory: true) }
+    /// Compiled models, which take minutes to make.
+    public var runtimeCache: URL { support.appendingPathComponent("compiled", isDirectory: true) }
+    /// Which bundles were verified.
+    public var seals: URL { support.appendingPathComponent("seals", isDirectory: true) }
     public var importedLoras: URL { documents.appendingPathComponent("loras", isDirectory: true) }
     var benchmarks: URL { documents.appendingPathComponent("benchmark", isDirectory: true) }
 

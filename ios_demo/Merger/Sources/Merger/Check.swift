@@ -44,8 +44,9 @@ public enum Check {
         let component = try store.bundle.component(name)
         return attempt(name, component.tolerance) {
             let expected = try ExpectedOutputs(store.bundle, component)
-            let model = try store.model(name)
-            let load = try Clock.seconds { try model.load() }
+            let start = Clock.now()
+            let model = try store.loaded(name)
+            let load = Clock.now() - start
             // Only now: loading refuses sizes that are not the artifact's, before they are allocated.
             let inputs = try Golden.inputs(component)
             var outputs: [String: Tensor] = [:]
@@ -64,12 +65,13 @@ public enum Check {
             let expected = try Golden.read(store.bundle.url(golden.file), outputs: ["image"])
             var inputs = LoraInputs.none
             for encoder in facts.tokenizers.map(\.encoder) {
-                inputs.merge(try goldenInputs(store.model(encoder)))
+                inputs.merge(try goldenInputs(store.loaded(encoder).component))
                 store.release(encoder)
             }
-            let unet = try store.model("unet")
-            let load = try Clock.seconds { try unet.load() }
-            inputs.merge(try goldenInputs(unet))
+            let start = Clock.now()
+            let unet = try store.loaded("unet")
+            let load = Clock.now() - start
+            inputs.merge(try goldenInputs(unet.component))
             let request = Request(
                 prompt: golden.prompt, seed: golden.seed, steps: golden.steps, guidance: golden.guidance)
             var pixels = Tensor.zeros([0])
@@ -80,12 +82,10 @@ public enum Check {
         }
     }
 
-    /// Returns a network's golden stack, and the first image's coefficients, which diffusers' image has for both
-    /// prompts.
-    private static func goldenInputs(_ model: Model) throws -> LoraInputs {
-        let network = model.component
+    /// Returns a loaded network's golden stack, and the first image's coefficients, which diffusers' image has for both
+    /// prompts. Loading has refused sizes that are not the artifact's, which are allocated here.
+    private static func goldenInputs(_ network: Component) throws -> LoraInputs {
         guard !network.coefficients.isEmpty else { return .none }
-        try model.load()  // It refuses sizes that are not the artifact's, before they are allocated.
         let all = try Golden.inputs(network)
         return LoraInputs(
             stack: all.filter { $0.key == Layout.roles || $0.key.hasPrefix("adapter_") },

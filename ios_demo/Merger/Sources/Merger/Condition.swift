@@ -10,7 +10,19 @@ struct ConditionReader {
     let facts: PipelineFacts
 
     /// Returns what the UNet is told of an image, and a sentence for each prompt that was cut off.
+    /// The last one is kept: another seed reads nothing.
     func read(_ request: Request, with loras: LoraInputs, _ report: Report) throws -> (Condition, [String]) {
+        let encoders = try facts.tokenizers.map { try store.bundle.component($0.encoder) }
+        let taken = Set(encoders.flatMap(\.loraInputs).map(\.name))
+        let key = PromptKey(
+            prompt: request.prompt, negative: request.negative, isGuided: request.guidance > 1,
+            withoutLora: request.guidanceWithoutLora,
+            coefficients: loras.coefficients.filter { taken.contains($0.key) },
+            stack: loras.stack.filter { taken.contains($0.key) })
+        return try store.prompt(key) { try readAnew(request, with: loras, report) }
+    }
+
+    private func readAnew(_ request: Request, with loras: LoraInputs, _ report: Report) throws -> (Condition, [String]) {
         let guided = request.guidance > 1
         let zeros = request.negative == nil && facts.negative == .zeros
         let negative = Reading(prompt: request.negative ?? "", isOff: request.guidanceWithoutLora)
@@ -50,8 +62,8 @@ struct ConditionReader {
 
     /// Encodes all prompts in one encoder, which then makes room for the next one.
     private func encode(_ readings: [Reading], _ entry: TokenizerEntry, _ loras: LoraInputs) throws -> [Encoded] {
-        let tokenizer = try ClipTokenizer(Files.mapped(store.bundle.url(entry.file)), entry)
-        let encoder = try store.model(entry.encoder)
+        let tokenizer = try store.tokenizer(entry)
+        let encoder = try store.loaded(entry.encoder)
         defer { store.release(entry.encoder) }
         try encoder.bind(loras.stack(of: encoder.component))
         return try readings.map { reading in

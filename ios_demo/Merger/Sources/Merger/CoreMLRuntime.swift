@@ -2,25 +2,29 @@
 import CoreML
 import Foundation
 
+#if canImport(CoreVideo)
+import CoreVideo
+#endif
+
 /// Apple's Core ML. It compiles a package for this device once and keeps the result, since compiling takes minutes
 /// for a large UNet; a package of several chunks is one model to it.
+///
+/// Inputs that stay, a stack of LoRAs, are put into arrays once, which every step is then given. In half precision these
+/// are memory that the Neural Engine reads where it lies.
 public final class CoreMLRuntime: Runtime {
     public let name = "coreml"
     public let backend = "Core ML"
     private let units: ComputeUnits
     private let cache: URL
 
-    /// `cache` is a folder for compiled models, which the system may empty.
+    /// `cache` is a folder for compiled models, which no backup takes.
     public init(units: ComputeUnits = .all, cache: URL) {
         self.units = units
         self.cache = cache
     }
 
     /// Core ML has no version of its own: it is the system's.
-    public var version: String {
-        let system = ProcessInfo.processInfo.operatingSystemVersion
-        return "\(DeviceFacts.osName) \(system.majorVersion).\(system.minorVersion).\(system.patchVersion)"
-    }
+    public var version: String { DeviceFacts.system }
 
     public var computeUnit: String { units == .cpuOnly ? "cpu" : "all" }
 
@@ -42,6 +46,18 @@ public final class CoreMLRuntime: Runtime {
         return Loaded(session: CoreMLSession(component, model), compileSeconds: seconds)
     }
 
+    /// Counts the operations of a compiled model by the processor that Core ML prefers for each.
+    public func placement(_ component: Component, at url: URL) -> String? {
+        guard #available(iOS 17.4, macOS 14.4, *), let (compiled, _) = try? compiled(component, at: url) else { return nil }
+        let units = units
+        let found = try? waiting {
+            let configuration = MLModelConfiguration()
+            configuration.computeUnits = units.coreML
+            return CoreMLPlacement(try await MLComputePlan.load(contentsOf: compiled, configuration: configuration))
+        }
+        return found?.sentence
+    }
+
     /// The compiled model's place, and the seconds of compiling it; nil where it was there already.
     private func compiled(_ component: Component, at url: URL) throws -> (URL, Double?) {
         let place = cache.appendingPathComponent("\(component.artifact.sha256).mlmodelc", isDirectory: true)
@@ -50,6 +66,7 @@ public final class CoreMLRuntime: Runtime {
         do {
             let made = try MLModel.compileModel(at: url)
             try FileManager.default.createDirectory(at: cache, withIntermediateDirectories: true)
+            Files.excludeFromBackup(cache)
             try FileManager.default.moveItem(at: made, to: place)
         } catch {
             throw InputError(
@@ -58,11 +75,6 @@ public final class CoreMLRuntime: Runtime {
         }
         return (place, Clock.now() - start)
     }
-}
-
-private func firstLine(_ error: any Error) -> String {
-    let text = (error as NSError).localizedDescription
-    return shorten(String(text.prefix { $0 != "\n" }), limit: 200)
 }
 
 extension ComputeUnits {
@@ -123,6 +135,10 @@ private final class CoreMLSession: Session {
     }
 
     func run(_ inputs: [String: Tensor]) throws -> [String: Tensor] {
+        try released { try predict(inputs) }
+    }
+
+    private func predict(_ inputs: [String: Tensor]) throws -> [String: Tensor] {
         let all = bound.merging(try features(inputs)) { _, new in new }
         let answer: any MLFeatureProvider
         do {
@@ -151,7 +167,10 @@ private final class CoreMLSession: Session {
 
     /// Strides are those that Core ML chose, which need not be row-major without gaps.
     private func array(_ tensor: Tensor) throws -> MLMultiArray {
-        let made = try MLMultiArray(shape: tensor.shape.map { NSNumber(value: $0) }, dataType: tensor.dtype.coreML)
+        let shape = tensor.shape.map { NSNumber(value: $0) }
+        let made =
+            try (tensor.dtype == .float16 ? shared(tensor.shape) : nil)
+            ?? MLMultiArray(shape: shape, dataType: tensor.dtype.coreML)
         let size = tensor.dtype == .float16 ? 2 : 4
         tensor.withUnsafeBytes { source in
             made.withUnsafeMutableBytes { target, strides in
@@ -179,24 +198,63 @@ private final class CoreMLSession: Session {
     }
 }
 
-/// The stretches of a strided array that lie together, as a row-major one has them.
-enum Rows {
-    /// Calls with the first element in row-major order, the number of elements and their first place in the memory.
-    static func each(_ shape: [Int], _ strides: [Int], _ body: (Int, Int, Int) -> Void) {
-        guard !shape.contains(0) else { return }
-        let together = shape.isEmpty || strides.last == 1
-        let length = together ? shape.last ?? 1 : 1
-        let outer = together ? Array(shape.dropLast()) : shape
-        var index = [Int](repeating: 0, count: outer.count)
-        for row in 0..<outer.reduce(1, *) {
-            body(row * length, length, zip(index, strides).reduce(0) { $0 + $1.0 * $1.1 })
-            var axis = outer.count - 1
-            while axis >= 0 {
-                index[axis] += 1
-                if index[axis] < outer[axis] { break }
-                index[axis] = 0
-                axis -= 1
+/// An array of half precision in memory that all processors share, so that none copies it; nil where the system makes
+/// none of that size.
+private func shared(_ shape: [Int]) -> MLMultiArray? {
+    #if canImport(CoreVideo)
+    guard let width = shape.last, width > 0 else { return nil }
+    let attributes: [String: Any] = [kCVPixelBufferIOSurfacePropertiesKey as String: [String: Any]()]
+    var buffer: CVPixelBuffer?
+    let status = CVPixelBufferCreate(
+        kCFAllocatorDefault, width, shape.dropLast().reduce(1, *), kCVPixelFormatType_OneComponent16Half,
+        attributes as CFDictionary, &buffer)
+    guard status == kCVReturnSuccess, let buffer else { return nil }
+    return MLMultiArray(pixelBuffer: buffer, shape: shape.map { NSNumber(value: $0) })
+    #else
+    return nil
+    #endif
+}
+
+/// Frees what a framework leaves to its caller's pool at once: a drawing is one long call.
+private func released<Result>(_ work: () throws -> Result) rethrows -> Result {
+    #if canImport(ObjectiveC)
+    try autoreleasepool(invoking: work)
+    #else
+    try work()
+    #endif
+}
+
+/// How many operations Core ML would rather run on which processor.
+@available(iOS 17.4, macOS 14.4, *)
+private struct CoreMLPlacement: Sendable {
+    private var counts = [0, 0, 0]  // the Neural Engine, the GPU, the CPU
+
+    init(_ plan: MLComputePlan) {
+        count(plan.modelStructure, plan)
+    }
+
+    var sentence: String {
+        "Core ML prefers the Neural Engine for \(counts[0]), the GPU for \(counts[1]) and the CPU for \(counts[2]) of "
+            + "\(counts.reduce(0, +)) operations"
+    }
+
+    private mutating func count(_ structure: MLModelStructure, _ plan: MLComputePlan) {
+        switch structure {
+        case .pipeline(let pipeline): pipeline.subModels.forEach { count($0, plan) }
+        case .program(let program): program.functions.values.forEach { count($0.block, plan) }
+        default: break
+        }
+    }
+
+    private mutating func count(_ block: MLModelStructure.Program.Block, _ plan: MLComputePlan) {
+        for operation in block.operations {
+            switch plan.deviceUsage(for: operation)?.preferred {
+            case .neuralEngine: counts[0] += 1
+            case .gpu: counts[1] += 1
+            case .cpu: counts[2] += 1
+            default: break  // constants, which nothing runs
             }
+            operation.blocks.forEach { count($0, plan) }
         }
     }
 }

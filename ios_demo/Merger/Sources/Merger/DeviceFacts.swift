@@ -2,6 +2,7 @@ import Foundation
 
 #if canImport(Darwin)
 import Darwin
+import os
 #endif
 
 /// What the system says of this device and of its state now; nil where it does not tell.
@@ -59,6 +60,12 @@ public enum DeviceFacts {
         #endif
     }
 
+    /// The system's name and version, which Apple's frameworks have no others than.
+    static var system: String {
+        let version = ProcessInfo.processInfo.operatingSystemVersion
+        return "\(osName) \(version.majorVersion).\(version.minorVersion).\(version.patchVersion)"
+    }
+
     /// One-minute load average over the number of cores.
     static var load: Double? {
         var averages = [0.0]
@@ -86,6 +93,16 @@ public enum DeviceFacts {
         let line = status.split(separator: "\n").first { $0.hasPrefix("VmHWM:") }
         let kilobytes = line?.split(separator: " ").compactMap { Int($0) }.first
         return (kilobytes.map { $0 * 1024 }, "rss")
+        #endif
+    }
+
+    /// Bytes that this process may still take before the system ends it; nil where the system does not say.
+    @Sendable
+    public static func availableMemory() -> Int? {
+        #if os(iOS) && !targetEnvironment(simulator)
+        os_proc_available_memory()
+        #else
+        nil
         #endif
     }
 

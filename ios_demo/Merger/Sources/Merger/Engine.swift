@@ -61,36 +61,47 @@ public actor Engine {
 
     private let options: RuntimeOptions
     private let runtimes: RuntimeMaker
+    private let memory: ModelStore.Memory
     private var store: ModelStore?
     private var blender: Blender?  // of the chosen LoRAs
 
-    public init(_ options: RuntimeOptions, runtimes: @escaping RuntimeMaker = Runtimes.make) {
+    public init(
+        _ options: RuntimeOptions, runtimes: @escaping RuntimeMaker = Runtimes.make,
+        memory: @escaping ModelStore.Memory = DeviceFacts.availableMemory
+    ) {
         self.options = options
         self.runtimes = runtimes
+        self.memory = memory
     }
 
     /// Opens and verifies a bundle, which is then used for all else. Throws InputError naming what is wrong with it.
     public func open(_ folder: URL, progress: @escaping ProgressReport = { _ in }) throws -> Manifest {
-        let bundle = try ModelBundle.open(folder) { file, share in
+        let bundle = try ModelBundle.open(folder, seals: options.seals) { file, share in
             progress(WorkProgress(stage: "verifying \(file)", done: Int(share * 1000), total: 1000))
         }
-        let store = ModelStore(bundle, runtime: try runtimes(bundle.manifest.target, options))
+        let store = ModelStore(bundle, runtime: try runtimes(bundle.manifest.target, options), memory: memory)
         (self.store, blender) = (store, nil)
         return bundle.manifest
     }
 
-    /// Loads every model once, so that what the system compiles and prepares is ready; returns how long each took.
-    public func prewarm(progress: @escaping ProgressReport = { _ in }) throws -> [LoadTimes] {
-        let store = try opened()
-        let names = store.bundle.manifest.components.map(\.name)
-        for (number, name) in names.enumerated() {
-            try Self.report(progress)("preparing \(name)", number, names.count)
-            try store.model(name).load()
-            store.release(name)
+    /// Gives up models that only wait for the next image: the system is short of memory.
+    public func freeMemory() { store?.unloadAll() }
+
+    /// Removes compiled models of bundles that are not there any more.
+    public func sweep(keeping folders: [URL]) {
+        let kept = folders.flatMap { folder in
+            (try? ManifestReader.read(
+                Files.mapped(folder.appendingPathComponent(ModelBundle.manifestFile), most: ManifestReader.maxBytes),
+                path: folder.lastPathComponent))?.components.map(\.artifact.sha256) ?? []
         }
-        return store.loadTimes
+        let manager = FileManager.default
+        let found = (try? manager.contentsOfDirectory(at: options.cache, includingPropertiesForKeys: nil)) ?? []
+        for item in found where !kept.contains(item.deletingPathExtension().lastPathComponent) {
+            try? manager.removeItem(at: item)
+        }
     }
 
+    /// How long each model took to load, of those that were loaded.
     public func loadTimes() throws -> [LoadTimes] {
         try opened().loadTimes
     }
@@ -102,6 +113,7 @@ public actor Engine {
     public func choose(_ files: [URL]) throws -> Chosen {
         let store = try opened()
         blender = nil  // two stacks of a large base would not fit in a phone's memory
+        store.forgetPrompt()
         let loras = try files.map { try LoraReader.read($0) }
         guard !loras.isEmpty else {
             return Chosen(
@@ -189,6 +201,7 @@ public actor Engine {
         return Record.make(
             Record.Run(
                 bundle: bundle, component: component, plan: plan, runtime: Record.RuntimeFacts(runtime),
+                placement: runtime.placement(component, at: bundle.url(component.artifact)),
                 startedAt: startedAt, before: before, after: after, cooldown: cooldown, found: found))
     }
 

@@ -61,6 +61,16 @@ enum Files {
         return Digest(bytes: total, sha256: sha256(Data(lines.map(\.line).joined().utf8)))
     }
 
+    /// Keeps a folder that can be made again out of the user's backups.
+    static func excludeFromBackup(_ folder: URL) {
+        #if canImport(Darwin)
+        var values = URLResourceValues()
+        values.isExcludedFromBackup = true
+        var folder = folder
+        try? folder.setResourceValues(values)
+        #endif
+    }
+
     static func sha256(_ data: Data) -> String {
         var hash = Sha256()
         data.withUnsafeBytes { hash.update($0) }

@@ -76,11 +76,16 @@ public struct GoldenInput: Equatable, Sendable {
 public struct Component: Equatable, Sendable {
     public let name: String
     public let artifact: FileEntry
+    /// In memory while it runs, counted when it was exported; nil where that was not done.
+    public var runningBytes: Int?
     public let inputs: [TensorSpec]
     public let outputs: [TensorSpec]
     public let golden: FileEntry
     public let goldenInputs: [String: GoldenInput]
     public let tolerance: Tolerance
+
+    /// In memory while it runs; its file alone, where that was not counted.
+    var neededBytes: Int { runningBytes ?? artifact.bytes }
 
     public func input(_ name: String) -> TensorSpec? { inputs.first { $0.name == name } }
     public func output(_ name: String) -> TensorSpec? { outputs.first { $0.name == name } }

@@ -12,11 +12,12 @@ public struct ModelBundle: Sendable {
 
     /// Reads and verifies a bundle: schema, paths, sizes, hashes. `progress` is told the name of each file and the
     /// share of the bytes that were verified before it. With `only`, nothing but the files of this component is
-    /// verified: a benchmark of one component needs no others.
+    /// verified: a benchmark of one component needs no others. What was verified before, which is noted in the folder
+    /// `seals`, is not hashed again.
     ///
     /// Throws InputError naming what is wrong.
     public static func open(
-        _ folder: URL, only: String? = nil, progress: (String, Double) -> Void = { _, _ in }
+        _ folder: URL, only: String? = nil, seals: URL? = nil, progress: (String, Double) -> Void = { _, _ in }
     ) throws -> ModelBundle {
         let place = folder.appendingPathComponent(manifestFile)
         guard FileManager.default.fileExists(atPath: place.path) else {
@@ -29,7 +30,11 @@ public struct ModelBundle: Sendable {
         let manifest = try ManifestReader.read(data, path: path)
         try ManifestCheck.check(manifest, path: path)
         let bundle = ModelBundle(folder: folder, manifest: manifest, manifestSha256: Files.sha256(data))
-        try bundle.verify(bundle.files(of: try only.map(bundle.component)), progress)
+        let sealed = seals.map { Seals(folder: $0) }
+        if sealed?.hold(folder) != true {
+            try bundle.verify(bundle.files(of: try only.map(bundle.component)), progress)
+            if only == nil { sealed?.put(folder) }
+        }
         return bundle
     }
 

@@ -34,64 +34,6 @@ public struct Drawn: Sendable {
 /// Called with the stage, and how many of its steps are done of how many. Throwing stops the work.
 public typealias Report = (_ stage: String, _ done: Int, _ total: Int) throws -> Void
 
-/// A bundle's models, each loaded when it is needed.
-///
-/// A bundle over `keptBytes` gives up each model after its use, so that one is in memory at a time.
-public final class ModelStore {
-    public let bundle: ModelBundle
-    private let runtime: any Runtime
-    private let keepsAll: Bool
-    private var models: [String: Model] = [:]
-
-    static let keptBytes = 400_000_000
-
-    public init(_ bundle: ModelBundle, runtime: any Runtime) {
-        self.bundle = bundle
-        self.runtime = runtime
-        keepsAll = bundle.manifest.components.reduce(0) { $0 + $1.artifact.bytes } <= Self.keptBytes
-    }
-
-    /// Throws InputError with the components that there are.
-    public func model(_ name: String) throws -> Model {
-        if let known = models[name] { return known }
-        let component = try bundle.component(name)
-        let made = Model(component, at: bundle.url(component.artifact), runtime: runtime)
-        models[name] = made
-        return made
-    }
-
-    /// The hypernetwork's unit coefficients for a stack, by name, and the seconds of its run.
-    ///
-    /// Throws InputError where they are not finite.
-    func predict(_ stack: Stack) throws -> (coefficients: [String: Tensor], seconds: Double) {
-        let hypernet = try model("hypernet")
-        defer { release("hypernet") }  // a large one must make room for the UNet
-        let names = Set(hypernet.component.inputs.map(\.name))
-        try hypernet.load()
-        let start = Clock.now()
-        let outputs = try hypernet.perform(stack.inputs.filter { names.contains($0.key) })
-        let seconds = Clock.now() - start
-        guard outputs.values.allSatisfy(\.isFinite) else {
-            throw InputError("the coefficients are not finite in this bundle's precision; use fp32")
-        }
-        return (outputs, seconds)
-    }
-
-    /// Says that a model is not needed for now.
-    public func release(_ name: String) {
-        if !keepsAll { models[name]?.unload() }
-    }
-
-    public func unloadAll() {
-        models.values.forEach { $0.unload() }
-    }
-
-    /// How long each model took to load, of those that were loaded.
-    public var loadTimes: [LoadTimes] {
-        bundle.manifest.components.compactMap { models[$0.name]?.times }
-    }
-}
-
 /// Text to image with a bundle alone: text encoders, the UNet in the scheduler's loop, the VAE's decoder.
 public struct Pipeline {
     private let store: ModelStore
@@ -129,12 +71,11 @@ public struct Pipeline {
         }
         let reader = ConditionReader(store: store, facts: facts)
         let (condition, notes) = try stage("text") { try reader.read(request, with: loras, report) }
-        try report("loading the UNet", 0, 1)
+        if !store.isLoaded("unet") { try report("loading the UNet", 0, 1) }
         let latents: Tensor
         do {
             defer { store.release("unet") }  // before the decoder is loaded, and also where a step fails
-            let unet = try store.model("unet")
-            try stage("load the UNet") { try unet.load() }
+            let unet = try stage("load the UNet") { try store.loaded("unet") }
             latents = try stage("steps") { try loop(unet, scheduler, condition, request, loras, report) }
         }
         try report("decoding", 0, 1)
@@ -165,7 +106,7 @@ public struct Pipeline {
     }
 
     private func decode(_ latents: Tensor) throws -> Tensor {
-        let decoder = try store.model("vae_decoder")
+        let decoder = try store.loaded("vae_decoder")
         guard let spec = decoder.component.input("latents"), let tile = spec.fixedShape(0).last else {
             throw InputError("this bundle's VAE takes no latents; export the bundle again")
         }

@@ -47,6 +47,7 @@ public enum Record {
         let component: Component
         let plan: BenchmarkPlan
         let runtime: RuntimeFacts
+        let placement: String?  // which processors the system prefers, where it tells
         let startedAt: Date
         let before: Conditions
         let after: Conditions
@@ -123,7 +124,7 @@ public enum Record {
         object([
             ("name", .text(run.runtime.name)), ("version", .text(run.runtime.version)),
             ("backend", .text(run.runtime.backend)), ("compute_unit", .text(run.runtime.computeUnit)),
-            ("threads", run.runtime.name == "coreml" ? .null : run.plan.threads.map { .integer($0) } ?? .null),
+            ("threads", isApples(run) ? .null : run.plan.threads.map { .integer($0) } ?? .null),
         ])
     }
 
@@ -173,14 +174,18 @@ public enum Record {
             notes.append(
                 String(format: "the cold load includes %.2f s of compiling the model for this device", seconds))
         }
-        if run.runtime.name == "coreml" {
-            notes.append("Core ML was given \(run.plan.units.rawValue) and does not say which it used")
+        if isApples(run) {
+            notes.append("\(run.runtime.backend) was given \(run.plan.units.rawValue) and does not say which it used")
             if run.plan.threads != nil {
-                notes.append("Core ML takes no number of threads: it was left to choose")
+                notes.append("\(run.runtime.backend) takes no number of threads: it was left to choose")
             }
         }
+        if let placement = run.placement { notes.append(placement) }
         return notes
     }
+
+    /// Apple's runtimes choose processors and threads themselves.
+    private static func isApples(_ run: Run) -> Bool { ["coreml", "coreai"].contains(run.runtime.name) }
 
     private static func utc(_ date: Date) -> String {
         let formatter = ISO8601DateFormatter()

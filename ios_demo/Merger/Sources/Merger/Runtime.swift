@@ -21,6 +21,13 @@ public protocol Runtime {
     /// Loads an artifact. Throws InputError with the runtime's message where it fails, or where the artifact's tensors
     /// are not the manifest's.
     func load(_ component: Component, at url: URL) throws -> Loaded
+
+    /// Says which processors the system prefers for the parts of an artifact; nil where it does not tell.
+    func placement(_ component: Component, at url: URL) -> String?
+}
+
+extension Runtime {
+    public func placement(_ component: Component, at url: URL) -> String? { nil }
 }
 
 /// A session, and how long the two parts of loading took.
@@ -69,13 +76,6 @@ public final class Model {
         _ = try loaded()
     }
 
-    /// Loads and gives up: what the system prepares at the first load is then ready.
-    public func prewarm() throws {
-        guard !isLoaded else { return }
-        try load()
-        unload()
-    }
-
     public func unload() {
         session = nil
         bound = [:]
@@ -109,8 +109,11 @@ public final class Model {
         if let session { return session }
         let start = Clock.now()
         let found = try runtime.load(component, at: url)
-        times = LoadTimes(
-            component: component.name, totalSeconds: Clock.now() - start, compileSeconds: found.compileSeconds)
+        // The first load's: a later one finds what that one has made.
+        times =
+            times
+            ?? LoadTimes(
+                component: component.name, totalSeconds: Clock.now() - start, compileSeconds: found.compileSeconds)
         session = found.session
         return found.session
     }
@@ -164,6 +167,30 @@ extension TensorSpec {
                 }
             }.joined(separator: ", ") + "]"
     }
+}
+
+/// Waits for asynchronous work on the engine's own thread, on which nothing else may happen meanwhile: a screen's merge
+/// between two steps of a drawing would change what is drawn.
+func waiting<Result>(_ work: @escaping @Sendable () async throws -> Result) throws -> Result {
+    let answer = Answer<Result>()
+    Task.detached {
+        do { answer.found = .success(try await work()) } catch { answer.found = .failure(error) }
+        answer.done.signal()
+    }
+    answer.done.wait()
+    return try answer.found!.get()
+}
+
+/// What asynchronous work found. Unchecked: it is written before the signal and read after it.
+private final class Answer<Value>: @unchecked Sendable {
+    let done = DispatchSemaphore(value: 0)
+    var found: Result<Value, any Error>?
+}
+
+/// What an error of a runtime says, in one line.
+func firstLine(_ error: any Error) -> String {
+    let text = (error as NSError).localizedDescription
+    return shorten(String(text.prefix { $0 != "\n" }), limit: 200)
 }
 
 /// Seconds of a clock that never jumps.

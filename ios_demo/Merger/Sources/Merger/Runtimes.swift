@@ -5,12 +5,16 @@ public struct RuntimeOptions: Equatable, Sendable {
     public var units: ComputeUnits
     public var threads: Int?  // nil leaves the number to the runtime
     public var cache: URL  // a folder for what a runtime makes of artifacts on this device
+    public var seals: URL?  // a folder that says which bundles were verified; nil verifies at each opening
     public var onnxLibrary: String?  // nil where ONNX Runtime is linked into the program
 
-    public init(units: ComputeUnits = .all, threads: Int? = nil, cache: URL, onnxLibrary: String? = nil) {
+    public init(
+        units: ComputeUnits = .all, threads: Int? = nil, cache: URL, seals: URL? = nil, onnxLibrary: String? = nil
+    ) {
         self.units = units
         self.threads = threads
         self.cache = cache
+        self.seals = seals
         self.onnxLibrary = onnxLibrary
     }
 }
@@ -30,7 +34,12 @@ public enum Runtimes {
             #else
             throw InputError("a coreml bundle runs on Apple's systems alone; export the bundle with --target onnx")
             #endif
-        case .coreai, .executorch:
+        case .coreai:
+            #if canImport(CoreAI) && !os(Linux)
+            if #available(iOS 27, macOS 27, *) { return CoreAIRuntime(units: options.units) }
+            #endif
+            throw InputError("a coreai bundle needs iOS 27 or macOS 27; export the bundle with --target coreml")
+        case .executorch:
             throw InputError("this app does not run \(target.rawValue) bundles; export the bundle with --target coreml")
         }
     }

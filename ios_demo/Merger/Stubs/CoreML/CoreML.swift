@@ -2,6 +2,7 @@
 //
 // It proves that the engine's code is type-correct against these declarations, and runs the engine's loop: a model here
 // is a function that a test gives. It says nothing of Core ML's numerics, speed or compute units.
+import CoreVideo
 import Foundation
 
 public enum MLComputeUnits: Int, Sendable {
@@ -58,6 +59,27 @@ open class MLMultiArray: NSObject {
     public let dataType: MLMultiArrayDataType
     public let strides: [NSNumber]
     private let memory: UnsafeMutableRawBufferPointer
+    private let buffer: CVPixelBuffer?
+
+    /// Rows are the buffer's, which keeps the memory.
+    public init(pixelBuffer: CVPixelBuffer, shape: [NSNumber]) {
+        self.shape = shape
+        dataType = .float16
+        buffer = pixelBuffer
+        memory = pixelBuffer.memory
+        strides = MLMultiArray.strides(shape.map(\.intValue), row: pixelBuffer.bytesPerRow / 2)
+    }
+
+    /// Row-major, with rows that lie so many elements apart.
+    private static func strides(_ shape: [Int], row: Int) -> [NSNumber] {
+        var (strides, next) = ([1], row)
+        for size in shape.dropFirst().dropLast().reversed() {
+            strides.insert(next, at: 0)
+            next *= size
+        }
+        if shape.count > 1 { strides.insert(next, at: 0) }
+        return strides.map { NSNumber(value: $0) }
+    }
 
     public init(shape: [NSNumber], dataType: MLMultiArrayDataType) throws {
         self.shape = shape
@@ -70,13 +92,14 @@ open class MLMultiArray: NSObject {
             if strides.count == 1 { next += StandIn.padding }
         }
         self.strides = strides.map { NSNumber(value: $0) }
+        buffer = nil
         let width = dataType == .double ? 8 : dataType == .float16 ? 2 : 4
         memory = .allocate(byteCount: max(1, next * width), alignment: 64)
         memory.initializeMemory(as: UInt8.self, repeating: 0xFF)
     }
 
     deinit {
-        memory.deallocate()
+        if buffer == nil { memory.deallocate() }
     }
 
     public var count: Int { shape.reduce(1) { $0 * $1.intValue } }

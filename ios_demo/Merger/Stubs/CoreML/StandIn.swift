@@ -54,6 +54,12 @@ public enum StandIn {
         set { locked { $0.padding = newValue } }
     }
 
+    /// What a compute plan is of; nil where the system makes none.
+    public static var plan: (@Sendable () -> MLModelStructure)? {
+        get { locked { $0.plan } }
+        set { locked { $0.plan = newValue } }
+    }
+
     public static func set(_ name: String, _ model: Model?) { locked { $0.models[name] = model } }
 
     /// What happened since the last time that this was asked.
@@ -71,6 +77,7 @@ public enum StandIn {
         var models: [String: Model] = [:]
         var events: [Event] = []
         var padding = 0
+        var plan: (@Sendable () -> MLModelStructure)?
     }
 
     private static let lock = NSLock()

@@ -8,11 +8,12 @@ import android.os.BatteryManager
 import android.os.Build
 import android.os.PowerManager
 import org.lorarar.merger.DeviceReport
+import org.lorarar.merger.Memory
 import java.io.File
 import java.io.IOException
 
 /** What Android tells of the phone. What it does not tell an app is null. */
-class AndroidReport(private val context: Context) : DeviceReport {
+class AndroidReport(private val context: Context) : DeviceReport, Memory {
     override fun device(): Map<String, Any?> = mapOf(
         "model" to Build.MODEL,
         "manufacturer" to Build.MANUFACTURER,
@@ -47,6 +48,9 @@ class AndroidReport(private val context: Context) : DeviceReport {
             "load" to null, // not for apps to see
         )
     }
+
+    /** What is free before the system begins to end apps. */
+    override fun available(): Long = memoryInfo().let { it.availMem - it.threshold }
 
     override fun emulated(): Boolean =
         Build.HARDWARE in EMULATORS || Build.FINGERPRINT.startsWith("generic") || Build.MODEL.startsWith("sdk_")

@@ -1,12 +1,11 @@
 package org.lorarar.demo
 
 import android.app.Application
+import android.content.ComponentCallbacks2.TRIM_MEMORY_BACKGROUND
 import android.os.Handler
 import android.os.Looper
 import android.system.Os
-import org.lorarar.merger.ExecuTorchRuntime
-import org.lorarar.merger.OnnxRuntime
-import org.lorarar.merger.RuntimeFactory
+import org.lorarar.merger.Cores
 import org.lorarar.merger.Runtimes
 import org.lorarar.merger.Studio
 import org.lorarar.merger.StudioPlaces
@@ -19,19 +18,20 @@ class DemoApplication : Application() {
         Os.setenv("ORT_DISABLE_TELEMETRY", "1", true)
     }
 
-    val runtimes = Runtimes(
-        mapOf(
-            "onnx" to RuntimeFactory { component, threads -> OnnxRuntime(component, threads) },
-            "executorch" to RuntimeFactory { component, threads ->
-                ExecuTorchRuntime(component, threads, EXECUTORCH_VERSION)
-            },
-        ),
-    )
+    val runtimes: Runtimes by lazy { Libraries(this).runtimes() }
 
     /** Started when a screen first asks for it. */
     val studio: Studio by lazy {
         val main = Handler(Looper.getMainLooper())
-        Studio(places(), runtimes, AndroidReport(this), VERSION) { main.post(it) }.also { it.start() }
+        val report = AndroidReport(this)
+        Studio(places(), runtimes, report, VERSION, report, Cores.fast()) { main.post(it) }
+            .also { it.start() }
+    }
+
+    /** The system is short of memory: networks that only wait for the next image go. */
+    override fun onTrimMemory(level: Int) {
+        super.onTrimMemory(level)
+        if (level >= TRIM_MEMORY_BACKGROUND) studio.trim()
     }
 
     fun places() = StudioPlaces(
@@ -41,8 +41,5 @@ class DemoApplication : Application() {
     companion object {
         /** The toolkit's, which records state. */
         const val VERSION = "0.1.0"
-
-        /** Of the library in gradle/libs.versions.toml: it does not tell its version itself. */
-        const val EXECUTORCH_VERSION = "1.4.0"
     }
 }

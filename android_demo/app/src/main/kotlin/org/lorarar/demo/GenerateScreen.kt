@@ -60,7 +60,7 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
         }
         val drawing = state.drawing
         generate.text = host.activity.getString(if (drawing != null) R.string.stop else R.string.generate)
-        generate.isEnabled = drawing != null || state.canDraw
+        generate.isEnabled = if (drawing != null) !drawing.stopping else state.canDraw
         progress.showIf(drawing != null)
         if (drawing != null) {
             progress.max = drawing.total
@@ -83,6 +83,7 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
         val drawing = state.drawing
         val done = state.picture
         return when {
+            drawing?.stopping == true -> host.activity.getString(R.string.stopping)
             drawing != null -> host.activity.getString(R.string.progress_of, drawing.stage, drawing.done, drawing.total)
             (state.opening as? Opening.Ready)?.canDraw == false -> host.activity.getString(R.string.cannot_draw)
             done != null -> {
@@ -96,7 +97,7 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
     private fun display(image: PictureView) {
         shown = image
         picture.setImageBitmap(Bitmap.createBitmap(image.argb, image.width, image.height, Bitmap.Config.ARGB_8888))
-        picture.contentDescription = host.activity.getString(R.string.image_described, prompt.text.toString())
+        picture.contentDescription = host.activity.getString(R.string.image_described, image.prompt)
     }
 
     override fun onProgressChanged(bar: SeekBar?, progress: Int, fromUser: Boolean) {

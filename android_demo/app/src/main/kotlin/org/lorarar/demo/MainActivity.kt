@@ -2,10 +2,13 @@ package org.lorarar.demo
 
 import android.app.Activity
 import android.app.AlertDialog
+import android.content.ClipData
 import android.content.Intent
 import android.graphics.Bitmap
 import android.net.Uri
+import android.os.Build
 import android.os.Bundle
+import android.provider.DocumentsContract
 import android.provider.OpenableColumns
 import android.view.View
 import android.widget.ProgressBar
@@ -17,6 +20,7 @@ import org.lorarar.merger.Studio
 import org.lorarar.merger.StudioState
 import java.io.FileNotFoundException
 import java.io.IOException
+import kotlin.concurrent.thread
 
 /** The five screens, and what they need of the system. */
 class MainActivity : Activity(), ScreenHost {
@@ -24,6 +28,9 @@ class MainActivity : Activity(), ScreenHost {
     private lateinit var screens: List<Screen>
     private lateinit var tabs: RadioGroup
     private var dialog: AlertDialog? = null
+
+    /** Where the image is to be saved as soon as it is there: the process may be a new one. */
+    private var saving: Uri? = null
     private val listener: (StudioState) -> Unit = { show(it) }
     override val activity: Activity get() = this
 
@@ -34,6 +41,7 @@ class MainActivity : Activity(), ScreenHost {
         tabs = findViewById(R.id.tabs)
         tabs.setOnCheckedChangeListener { _, _ -> showChosen() }
         showChosen()
+        findViewById<View>(R.id.retry).setOnClickListener { studio.start() }
         screens = listOf(
             MergeScreen(findViewById(R.id.screen_merge), this, studio),
             GenerateScreen(findViewById(R.id.screen_generate), this, studio),
@@ -70,9 +78,14 @@ class MainActivity : Activity(), ScreenHost {
             text.text = getString(R.string.opening, opening.what)
             progress.progress = (1000 * opening.done / maxOf(opening.total, 1)).toInt()
         }
+        findViewById<View>(R.id.retry).showIf(opening is Opening.Failed)
         if (opening is Opening.Failed) text.text = "${getString(R.string.failed_title)}\n\n${opening.sentence}"
         screens.forEach { it.show(state) }
         state.complaint?.let { complain(it) }
+        saving?.takeIf { opening !is Opening.Working || state.picture != null }?.let {
+            saving = null
+            save(it)
+        }
     }
 
     private fun complain(sentence: String) {
@@ -96,18 +109,24 @@ class MainActivity : Activity(), ScreenHost {
     }
 
     override fun saveImage() {
+        val image = bitmap()
+        if (image != null && Build.VERSION.SDK_INT >= 29) return aside { SavedImage.toPictures(contentResolver, image) }
         val intent = Intent(Intent.ACTION_CREATE_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType(PNG)
         startActivityForResult(intent.putExtra(Intent.EXTRA_TITLE, "lorarar.png"), SAVE)
     }
 
     override fun shareImage() {
         val image = bitmap() ?: return
-        try {
-            SharedImage.write(this, image)
-        } catch (error: IOException) {
-            return complain("the image can't be shared (${error.message}); free some space on the phone")
+        aside {
+            val uri = SharedImage.write(this, image)
+            runOnUiThread { share(uri) }
+            null
         }
-        val intent = Intent(Intent.ACTION_SEND).setType(PNG).putExtra(Intent.EXTRA_STREAM, SharedImage.URI)
+    }
+
+    private fun share(uri: Uri) {
+        val intent = Intent(Intent.ACTION_SEND).setType(PNG).putExtra(Intent.EXTRA_STREAM, uri)
+        intent.clipData = ClipData.newRawUri(null, uri) // what the system's own sheet shows beforehand
         startActivity(Intent.createChooser(intent.addFlags(Intent.FLAG_GRANT_READ_URI_PERMISSION), null))
     }
 
@@ -123,26 +142,53 @@ class MainActivity : Activity(), ScreenHost {
         when (requestCode) {
             PICK_CONTENT -> take(Catalogue.CONTENTS, uri)
             PICK_STYLE -> take(Catalogue.STYLES, uri)
-            SAVE -> save(uri)
+            SAVE -> saving = uri // when the studio's state is shown, which may be a new process's
         }
     }
 
-    private fun take(role: String, uri: Uri) = studio.import(role, nameOf(uri)) {
-        contentResolver.openInputStream(uri) ?: throw FileNotFoundException(uri.toString())
+    private fun take(role: String, uri: Uri) {
+        val (name, bytes) = described(uri)
+        studio.import(role, name, bytes) {
+            try {
+                contentResolver.openInputStream(uri) ?: throw FileNotFoundException(uri.toString())
+            } catch (error: SecurityException) {
+                throw FileNotFoundException(error.message)
+            }
+        }
     }
 
-    private fun nameOf(uri: Uri): String =
-        contentResolver.query(uri, arrayOf(OpenableColumns.DISPLAY_NAME), null, null, null)?.use { cursor ->
-            if (cursor.moveToFirst()) cursor.getString(0) else null
-        } ?: getString(R.string.untitled)
+    private fun described(uri: Uri): Pair<String, Long?> {
+        val columns = arrayOf(OpenableColumns.DISPLAY_NAME, OpenableColumns.SIZE)
+        val found = contentResolver.query(uri, columns, null, null, null)?.use { cursor ->
+            if (cursor.moveToFirst()) cursor.getString(0) to cursor.getLong(1).takeIf { it > 0 } else null
+        }
+        return (found?.first ?: getString(R.string.untitled)) to found?.second
+    }
 
+    /** The image was lost with the process where none is kept: the file that the picker has made would stay empty. */
     private fun save(uri: Uri) {
-        val image = bitmap() ?: return
-        try {
-            val stream = contentResolver.openOutputStream(uri) ?: throw FileNotFoundException(uri.toString())
-            stream.use { SharedImage.compress(image, it) }
-        } catch (error: IOException) {
-            complain("the image can't be saved there (${error.message}); choose another place")
+        val image = bitmap()
+        aside {
+            if (image != null) {
+                SavedImage.to(contentResolver, uri, image)
+            } else {
+                DocumentsContract.deleteDocument(contentResolver, uri)
+                getString(R.string.image_lost)
+            }
+        }
+    }
+
+    /** Do what takes long on a thread of its own, and tell what it returns or why it failed. */
+    private fun aside(work: () -> String?) {
+        thread {
+            val said = try {
+                work()
+            } catch (error: IOException) {
+                getString(R.string.image_not_written, error.message ?: "")
+            } catch (error: SecurityException) {
+                getString(R.string.image_not_written, error.message ?: "")
+            }
+            if (said != null) runOnUiThread { complain(said) }
         }
     }
 

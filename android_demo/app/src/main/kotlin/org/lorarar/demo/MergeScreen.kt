@@ -7,6 +7,7 @@ import android.widget.SeekBar
 import android.widget.Spinner
 import android.widget.TextView
 import org.lorarar.merger.Catalogue
+import org.lorarar.merger.ImportView
 import org.lorarar.merger.MergeView
 import org.lorarar.merger.Opening
 import org.lorarar.merger.Sample
@@ -23,11 +24,14 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
     private val styleStrength = Strength(
         R.id.style_strength, R.id.style_strength_label, R.string.style_strength, Catalogue.STYLES,
     )
+    private val importing = root.findViewById<TextView>(R.id.importing)
+    private val stopImport = root.findViewById<Button>(R.id.stop_import)
     private val merge = root.findViewById<Button>(R.id.merge)
     private val result = root.findViewById<TextView>(R.id.merge_result)
     private val chart = root.findViewById<CoefficientChart>(R.id.chart)
 
     init {
+        stopImport.setOnClickListener { studio.stopImport() }
         root.findViewById<Button>(R.id.import_content).setOnClickListener { host.pickLora(Catalogue.CONTENTS) }
         root.findViewById<Button>(R.id.import_style).setOnClickListener { host.pickLora(Catalogue.STYLES) }
         merge.setOnClickListener { studio.merge() }
@@ -40,7 +44,11 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
         styleStrength.show(state.styleScale)
         merge.isEnabled = state.canMerge && !state.busy
         val untrained = (state.opening as? Opening.Ready)?.trained == false
-        val lines = listOf(outcome(state)) + state.leftOut + listOfNotNull(if (untrained) text(R.string.untrained) else null)
+        importing.showIf(state.importing != null)
+        stopImport.showIf(state.importing != null)
+        state.importing?.let { importing.text = said(it) }
+        val passedOver = (state.opening as? Opening.Ready)?.passedOver.orEmpty()
+        val lines = passedOver + outcome(state) + state.leftOut + listOfNotNull(if (untrained) text(R.string.untrained) else null)
         result.text = lines.joinToString("\n")
         chart.show(state.merge?.layers ?: emptyList())
     }
@@ -52,6 +60,12 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
             done == null -> text(R.string.not_merged)
             else -> (listOf(text(R.string.merged, done.seconds * 1000, done.rank)) + done.warnings).joinToString("\n")
         }
+    }
+
+    private fun said(copied: ImportView): String {
+        val (done, total) = listOf(copied.done, copied.total ?: 0).map { it / 1_000_000 }
+        val known = copied.total != null
+        return if (known) text(R.string.importing_of, copied.name, done, total) else text(R.string.importing, copied.name, done)
     }
 
     private fun text(id: Int, vararg values: Any): String = host.activity.getString(id, *values)

@@ -14,15 +14,15 @@ import java.io.FileNotFoundException
 import java.io.IOException
 import java.io.OutputStream
 
-/** Lets the app that the user shares the image with read that image, and nothing else. */
+/** Lets the app that the user shares an image with read that image, and nothing else: each has a name of its own. */
 class SharedImage : ContentProvider() {
     override fun onCreate(): Boolean = true
 
     override fun getType(uri: Uri): String = "image/png"
 
     override fun openFile(uri: Uri, mode: String): ParcelFileDescriptor {
-        if (uri != URI || mode != "r") throw FileNotFoundException(uri.toString())
-        return ParcelFileDescriptor.open(file(context!!), ParcelFileDescriptor.MODE_READ_ONLY)
+        if (mode != "r") throw FileNotFoundException(uri.toString())
+        return ParcelFileDescriptor.open(file(uri), ParcelFileDescriptor.MODE_READ_ONLY)
     }
 
     override fun query(
@@ -33,7 +33,7 @@ class SharedImage : ContentProvider() {
         val values = columns.map<String, Any?> { column ->
             when (column) {
                 OpenableColumns.DISPLAY_NAME -> "lorarar.png"
-                OpenableColumns.SIZE -> file(context!!).length()
+                OpenableColumns.SIZE -> file(uri).length()
                 else -> null
             }
         }
@@ -47,14 +47,25 @@ class SharedImage : ContentProvider() {
 
     override fun delete(uri: Uri, selection: String?, selectionArgs: Array<String>?): Int = 0
 
-    companion object {
-        val URI: Uri = Uri.parse("content://org.lorarar.demo.image/lorarar.png")
+    /** One of the shared images: a name without a folder. */
+    private fun file(uri: Uri): File {
+        val folder = folder(context!!)
+        val file = File(folder, uri.lastPathSegment ?: "")
+        if (file.parentFile != folder || !file.isFile) throw FileNotFoundException(uri.toString())
+        return file
+    }
 
-        /** Put the image where the other app will find it. IOException when there is no room for it. */
-        fun write(context: Context, image: Bitmap) {
-            val file = file(context)
-            file.parentFile!!.mkdirs()
+    companion object {
+        private const val KEPT = 8 // an app may read what it was given minutes ago
+
+        /** Put an image where the other app will find it, by the URI returned. IOException when there is no room for it. */
+        fun write(context: Context, image: Bitmap): Uri {
+            val folder = folder(context)
+            folder.mkdirs()
+            folder.listFiles().orEmpty().sortedByDescending { it.lastModified() }.drop(KEPT - 1).forEach { it.delete() }
+            val file = File(folder, "lorarar-${System.currentTimeMillis()}.png")
             file.outputStream().use { compress(image, it) }
+            return Uri.parse("content://org.lorarar.demo.image/${file.name}")
         }
 
         /** Write a PNG. IOException when it can't be written, which Android itself tells by a result. */
@@ -62,6 +73,6 @@ class SharedImage : ContentProvider() {
             if (!image.compress(Bitmap.CompressFormat.PNG, 100, stream)) throw IOException("it could not be written")
         }
 
-        private fun file(context: Context) = File(context.cacheDir, "shared/lorarar.png")
+        private fun folder(context: Context) = File(context.cacheDir, "shared")
     }
 }

@@ -21,7 +21,7 @@ class BenchmarkEntry(
         result.delete()
         val answer = try {
             val plan = BenchmarkPlan(component, runs, warmup, threads.takeIf { it > 0 })
-            val place = folder ?: Install(places.packaged, places.home).bundle { _, _ -> progress("copying the bundle") }
+            val place = folder ?: own { progress("copying the bundle") }
             progress("verifying the bundle")
             val bundle = Bundle.open(place, component)
             Benchmark(bundle, runtimes, places.scratch, report, version).run(plan, progress)
@@ -35,6 +35,13 @@ class BenchmarkEntry(
         // Whole or not there: the host reads it while it waits.
         Install.write((Json.write(answer) + "\n").byteInputStream(), result)
         progress(answer["error"]?.toString() ?: RecordText.summary(Json.write(answer)))
+    }
+
+    /** The first of the app's own bundles that can be run here. */
+    private fun own(copying: () -> Unit): File {
+        val install = Install(places.packaged, places.home)
+        val runnable = install.targets().filter { target -> install.manifest(target)?.let { runtimes.refusal(it) } == null }
+        return install.bundle(runnable.firstOrNull() ?: install.targets().first()) { _, _ -> copying() }
     }
 }
 

@@ -51,14 +51,19 @@ class Bundle private constructor(val path: File, val manifest: Map<String, Any?>
          * Read and verify a bundle: schema, names, paths, sizes, hashes. Raises InputError naming what is wrong.
          *
          * With [only], the files of that component alone are verified: a benchmark copies no others to a phone.
-         * [progress] hears the bytes that are verified, of how many.
+         * A bundle that [seals] hold is not hashed again. [progress] hears the bytes that are verified, of how many.
          */
-        fun open(folder: File, only: String? = null, progress: (Long, Long) -> Unit = { _, _ -> }): Bundle {
+        fun open(
+            folder: File, only: String? = null, seals: Seals? = null, progress: (Long, Long) -> Unit = { _, _ -> },
+        ): Bundle {
             try {
                 val bundle = Bundle(folder, readManifest(folder))
                 BundleChecks(bundle).check()
                 if (only != null) bundle.component(only)
-                verify(bundle, only, progress)
+                if (seals == null || !seals.hold(folder)) {
+                    verify(bundle, only, progress)
+                    if (only == null) seals?.put(folder)
+                }
                 return bundle
             } catch (error: IOException) {
                 throw InputError("$folder can't be read (${error.message}); copy the bundle again")

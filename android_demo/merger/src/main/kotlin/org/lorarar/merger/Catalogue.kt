@@ -16,11 +16,12 @@ class Catalogue(private val home: File) {
     val styles: List<Sample> get() = samples(STYLES)
 
     /**
-     * Take a LoRA from a stranger over, under the name that its file has there.
+     * Take a LoRA from a stranger over, under the name that its file has there. [progress] hears the bytes copied so far.
      *
-     * Raises InputError, and keeps nothing, when it is no LoRA that can be read exactly.
+     * Raises InputError, and keeps nothing, when it is no LoRA that can be read exactly; likewise Stopped, when [progress]
+     * says so.
      */
-    fun import(role: String, name: String, open: () -> InputStream): Sample {
+    fun import(role: String, name: String, progress: (Long) -> Boolean = { true }, open: () -> InputStream): Sample {
         val plain = name.substringAfterLast('/').removeSuffix(".safetensors").map { if (it in ALLOWED) it else '_' }
         val shown = plain.joinToString("").take(MAX_NAME).trim('_', '.', ' ').ifEmpty { "imported" }
         val folder = File(home, "loras/$role")
@@ -28,7 +29,7 @@ class Catalogue(private val home: File) {
             .first { !File(folder, "$it.safetensors").exists() }
         val file = File(folder, "$place.safetensors")
         try {
-            Install.write(open(), file, MAX_BYTES)
+            Install.write(open(), file, MAX_BYTES, progress)
             LoraReader.read(file)
         } catch (error: InputError) {
             file.delete()

@@ -24,6 +24,9 @@ class Component(val name: String, val path: File, val entry: Map<String, Any?>, 
     fun goldenShape(name: String): List<Int> =
         (goldenInputs.getValue(name).getValue("shape") as List<*>).map { (it as Number).toInt() }
 
+    /** What is in memory while it runs, counted when it was exported; its file alone, where that was not done. */
+    val runningBytes: Long get() = (entry["running_bytes"] as Long?) ?: entry.whole("bytes")
+
     /** Whether its output depends on LoRAs and their coefficients. */
     val takesLoras: Boolean get() = inputs.any { it.name.startsWith(Layout.COEFFICIENTS) }
 

@@ -1,12 +1,12 @@
 package org.lorarar.merger
 
-import java.io.File
-
 /** What the UNet is told: the prompt's row last, before it the negative's where there is guidance. */
 class Condition(val states: List<FloatArray>, val pooled: List<FloatArray>, val notes: List<String>)
 
-/** Reads a prompt with a bundle's text encoders. */
-internal class TextCondition(private val bundle: Bundle, private val runtimes: Runtimes, private val threads: Int?) {
+/** Reads a prompt with a bundle's text encoders, and keeps what it read last. */
+internal class TextCondition(private val bundle: Bundle, private val residency: Residency) {
+    private var last: Pair<List<Any?>, Condition>? = null
+
     /** A prompt to encode; with [off], the text encoders are without LoRAs meanwhile. */
     private class Reading(val prompt: String, val off: Boolean)
 
@@ -15,6 +15,18 @@ internal class TextCondition(private val bundle: Bundle, private val runtimes: R
     /** Encode the prompts of a request with the image's own LoRAs, where the text encoders take any. */
     fun read(request: Request, facts: Map<String, Any?>, inputs: Inputs, progress: Progress): Condition {
         val guided = request.guidance > 1
+        val key = listOf(request.prompt, request.negative, guided, request.guidanceWithoutLora, inputs.takenAs(facts))
+        last?.let { (known, told) -> if (known == key) return told }
+        return told(request, guided, facts, inputs, progress).also { last = key to it }
+    }
+
+    /** Where the text encoders take LoRAs, other inputs are another reading. */
+    private fun Inputs.takenAs(facts: Map<String, Any?>): Any? =
+        identity.takeIf { facts.child("tokenizers").keys.any { bundle.component(it).takesLoras } }
+
+    private fun told(
+        request: Request, guided: Boolean, facts: Map<String, Any?>, inputs: Inputs, progress: Progress,
+    ): Condition {
         val zeros = guided && request.negative == null && facts["negative"] == "zeros"
         val negative = Reading(request.negative ?: "", off = request.guidanceWithoutLora)
         val readings = listOfNotNull(negative.takeIf { guided && !zeros }, Reading(request.prompt, off = false))
@@ -33,8 +45,8 @@ internal class TextCondition(private val bundle: Bundle, private val runtimes: R
         val tokenizers = facts.child("tokenizers").mapValues { it.value.asObject()!! }
         val parts = tokenizers.entries.mapIndexed { at, (name, entry) ->
             Pipeline.report(progress, "reading the prompt", at, tokenizers.size)
-            val tokenizer = ClipTokenizer.open(File(bundle.path, entry.text("file")), entry)
-            runtimes.open(bundle, name, threads).use { runtime ->
+            val tokenizer = residency.tokenizer(name, entry)
+            residency.use(name) { runtime ->
                 readings.map { reading ->
                     val tokens = tokenizer.encode(reading.prompt)
                     val ids = Tensor.of(tokens.ids, listOf(1, tokens.ids.size))
@@ -68,6 +80,9 @@ internal class TextCondition(private val bundle: Bundle, private val runtimes: R
 
 /** What the networks take beside latents and prompts: a stack's tensors, and the coefficients (N, K, in), by name. */
 class Inputs(private val stack: Map<String, Tensor>, private val coefficients: Map<String, FloatArray>) {
+    /** Equal to that of the same inputs alone, and kept without them: they may take gigabytes. */
+    val identity = Any()
+
     /** Those that a network takes: the stack, and the coefficients of a row for each of [off], zeros where it is true. */
     internal fun of(network: Component, off: List<Boolean>): Map<String, Tensor> {
         val taken = network.inputs.filter { it.name in coefficients }

@@ -3,12 +3,19 @@ package org.lorarar.merger
 import java.io.File
 import java.nio.file.Files
 import java.security.MessageDigest
+import java.util.concurrent.atomic.AtomicLong
 
 /** Bytes and SHA-256 of files and folders, as a manifest states them. */
 internal object Digest {
     private const val CHUNK = 1 shl 20
 
     class Found(val bytes: Long, val sha256: String)
+
+    /** Bytes of files hashed so far, in this process. */
+    val hashed = AtomicLong()
+
+    /** SHA-256 of a text. */
+    fun text(value: String): String = hex(MessageDigest.getInstance("SHA-256").digest(value.toByteArray()))
 
     /**
      * Of a file; of a folder, over the sorted lines `<sha256>  <relative path>`. [read] hears of every chunk's bytes.
@@ -24,7 +31,7 @@ internal object Digest {
             total += found.bytes
             lines.append(found.sha256).append("  ").append(item.relativeTo(path).invariantSeparatorsPath).append('\n')
         }
-        return Found(total, hex(MessageDigest.getInstance("SHA-256").digest(lines.toString().toByteArray())))
+        return Found(total, text(lines.toString()))
     }
 
     private fun inside(folder: File): List<File> = (folder.listFiles() ?: emptyArray()).flatMap { item ->
@@ -44,6 +51,7 @@ internal object Digest {
                 if (count < 0) break
                 digest.update(chunk, 0, count)
                 total += count
+                hashed.addAndGet(count.toLong())
                 read(count)
             }
         }

@@ -16,16 +16,28 @@ interface Packaged {
 
 /** Brings what the app contains to where runtimes can open it: they need files. */
 class Install(private val packaged: Packaged, private val home: File) {
-    /**
-     * The folder of the bundle that the app contains, copied on the first start and after an update.
-     *
-     * [progress] hears the bytes copied, of how many. InputError when the app contains none, or when there is no space.
-     */
-    fun bundle(progress: (Long, Long) -> Unit): File {
-        val target = TARGETS.firstOrNull { Bundle.MANIFEST in packaged.list("$BUNDLES/$it") } ?: throw InputError(
+    /** The targets of the bundles that the app contains, the fastest first. InputError when it contains none. */
+    fun targets(): List<String> = TARGETS.filter { Bundle.MANIFEST in packaged.list("$BUNDLES/$it") }.ifEmpty {
+        throw InputError(
             "this app was built without a bundle; make one with  python -m export.pipeline --target onnx --into " +
                 "android_demo  and build the app again",
         )
+    }
+
+    /** The manifest of a bundle that the app contains; null where it is not valid, which is told when it is opened. */
+    fun manifest(target: String): Map<String, Any?>? = try {
+        val parsed = Json.parseObject(packaged.open("$BUNDLES/$target/${Bundle.MANIFEST}").use { it.readBytes() })
+        parsed.takeIf { Schemas.manifest.fault(it) == null }
+    } catch (_: JsonError) {
+        null
+    }
+
+    /**
+     * The folder of a bundle that the app contains, copied on the first start and after an update.
+     *
+     * [progress] hears the bytes copied, of how many. InputError when there is no space.
+     */
+    fun bundle(target: String, progress: (Long, Long) -> Unit): File {
         val from = "$BUNDLES/$target"
         val folder = File(home, from)
         val manifest = packaged.open("$from/${Bundle.MANIFEST}").use { it.readBytes() }
@@ -80,14 +92,19 @@ class Install(private val packaged: Packaged, private val home: File) {
     companion object {
         const val BUNDLES = "bundles"
         const val SAMPLES = "samples"
-        private val TARGETS = listOf("onnx", "executorch")
+        private val TARGETS = listOf("qnn", "onnx", "executorch")
 
-        /** Write a stream to a file, beside it first: it is whole or not there. Returns the bytes. */
-        internal fun write(stream: InputStream, file: File, most: Long = Long.MAX_VALUE): Long = stream.use { input ->
+        /**
+         * Write a stream to a file, beside it first: it is whole or not there. Returns the bytes; [progress] hears them on
+         * the way, and Stopped is thrown when it says so.
+         */
+        internal fun write(
+            stream: InputStream, file: File, most: Long = Long.MAX_VALUE, progress: (Long) -> Boolean = { true },
+        ): Long = stream.use { input ->
             file.parentFile!!.mkdirs()
             val unfinished = File(file.path + ".unfinished")
             try {
-                val written = unfinished.outputStream().use { copyAtMost(input, it, most) }
+                val written = unfinished.outputStream().use { copyAtMost(input, it, most, progress) }
                 if (!unfinished.renameTo(file)) throw IOException("$file can't be written")
                 written
             } finally {
@@ -95,7 +112,9 @@ class Install(private val packaged: Packaged, private val home: File) {
             }
         }
 
-        private fun copyAtMost(input: InputStream, output: java.io.OutputStream, most: Long): Long {
+        private fun copyAtMost(
+            input: InputStream, output: java.io.OutputStream, most: Long, progress: (Long) -> Boolean,
+        ): Long {
             val chunk = ByteArray(1 shl 16)
             var total = 0L
             while (true) {
@@ -104,6 +123,7 @@ class Install(private val packaged: Packaged, private val home: File) {
                 total += count
                 if (total > most) throw InputError("the file has over ${grouped(most)} bytes, which no LoRA needs")
                 output.write(chunk, 0, count)
+                if (!progress(total)) throw Stopped()
             }
         }
     }

@@ -36,20 +36,38 @@ class LoraLayer(val down: Factor, val up: Factor) {
 
     /** ‖ΔW‖² (Frobenius) from the factors alone, in float64: tr((upᵀup)(down downᵀ)). */
     fun squaredNorm(): Double {
-        val downs = down.read()
-        val ups = up.read()
-        val columns = downs.size / rank
-        val rows = ups.size / rank
+        val left = gram(up.read())
+        val right = gram(transposed(down.read()))
         var sum = 0.0
-        // Both Gram matrices are symmetric: what is not on the diagonal counts twice.
+        // Both are symmetric: what is not on the diagonal counts twice.
         for (i in 0 until rank) for (j in 0..i) {
-            var left = 0.0
-            for (row in 0 until rows) left += ups[row * rank + i].toDouble() * ups[row * rank + j]
-            var right = 0.0
-            for (column in 0 until columns) right += downs[i * columns + column].toDouble() * downs[j * columns + column]
-            sum += if (i == j) left * right else 2 * left * right
+            val product = left[i * rank + j] * right[i * rank + j]
+            sum += if (i == j) product else 2 * product
         }
         return max(0.0, sum)
+    }
+
+    /** VᵀV of (n, rank) numbers, its lower half: row by row, so that all that is read and written lies together. */
+    private fun gram(values: FloatArray): DoubleArray {
+        val sums = DoubleArray(rank * rank)
+        val row = DoubleArray(rank)
+        for (at in values.indices step rank) {
+            for (i in 0 until rank) row[i] = values[at + i].toDouble()
+            for (i in 0 until rank) {
+                val factor = row[i]
+                val start = i * rank
+                for (j in 0..i) sums[start + j] += factor * row[j]
+            }
+        }
+        return sums
+    }
+
+    /** (rank, n) → (n, rank). */
+    private fun transposed(values: FloatArray): FloatArray {
+        val columns = values.size / rank
+        val found = FloatArray(values.size)
+        for (i in 0 until rank) for (column in 0 until columns) found[column * rank + i] = values[i * columns + column]
+        return found
     }
 }
 

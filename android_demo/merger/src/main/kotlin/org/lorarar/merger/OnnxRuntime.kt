@@ -25,6 +25,8 @@ class OnnxRuntime(
     private val environment by lazy {
         OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR).also { it.setTelemetry(false) }
     }
+    private val guard = Any()
+    private var running: OrtSession.RunOptions? = null
     override val name = "onnxruntime"
     override val version: String get() = environment.version
     override val backend = provider?.name ?: "CPUExecutionProvider"
@@ -56,17 +58,24 @@ class OnnxRuntime(
 
     override fun execute(session: OnnxSession, inputs: Map<String, Tensor>): Map<String, Tensor> {
         val resources = ArrayList<AutoCloseable>()
+        val options = OrtSession.RunOptions()
         try {
+            synchronized(guard) { running = options }
             val given = inputs.mapValues { (_, tensor) -> wrap(tensor).also { resources += it } }
-            session.session.run(given).use { result ->
+            session.session.run(given, options).use { result ->
                 return component.outputs.associate { spec ->
                     spec.name to copy(result.get(spec.name).get() as OnnxTensor, spec)
                 }
             }
         } finally {
+            synchronized(guard) { running = null }
             resources.forEach { it.close() }
+            options.close()
         }
     }
+
+    /** ONNX Runtime looks at this before each operator, and within loops. */
+    override fun interrupt() = synchronized(guard) { running?.setTerminate(true) ?: Unit }
 
     private fun wrap(tensor: Tensor): OnnxTensor {
         val shape = LongArray(tensor.shape.size) { tensor.shape[it].toLong() }

@@ -53,16 +53,14 @@ class Drawn(
 /** Hears of a drawing's stage, how many of its steps are done of how many; drawing stops when it returns false. */
 typealias Progress = (stage: String, done: Int, total: Int) -> Boolean
 
-/** The user stopped a drawing. */
-class Stopped : Exception()
-
 /**
  * Text to image with a bundle alone: text encoders, the UNet in the scheduler's loop, the VAE's decoder.
  *
- * One network is in memory at a time; the UNet stays loaded for the whole loop.
+ * What the last prompt was read as is kept: another seed reads nothing.
  */
-class Pipeline(private val bundle: Bundle, private val runtimes: Runtimes, private val threads: Int? = null) {
+class Pipeline(private val bundle: Bundle, private val residency: Residency) {
     private val facts = facts(bundle)
+    private val text = TextCondition(bundle, residency)
     private val seconds = LinkedHashMap<String, Double>()
 
     /**
@@ -74,19 +72,28 @@ class Pipeline(private val bundle: Bundle, private val runtimes: Runtimes, priva
         request.check()
         val scheduler = Scheduler.make(SchedulerSettings(facts.child("scheduler")), request.steps)
         seconds.clear()
-        val told = timed("text") { TextCondition(bundle, runtimes, threads).read(request, facts, inputs, progress) }
+        val told = timed("text") { text.read(request, facts, inputs, progress) }
         val latents = loop(request, scheduler, told, inputs, progress)
         return Drawn(decode(latents, progress), latents, LinkedHashMap(seconds), told.notes)
     }
 
     private fun loop(
         request: Request, scheduler: Scheduler, told: Condition, inputs: Inputs, progress: Progress,
-    ): FloatArray = runtimes.open(bundle, "unet", threads).use { runtime ->
-        report(progress, "loading the UNet", 0, 1)
-        timed("load the UNet") { runtime.load() }
+    ): FloatArray {
+        if ("unet" !in residency.names) report(progress, "loading the UNet", 0, 1)
+        val start = System.nanoTime()
+        return residency.use("unet") { runtime ->
+            seconds["load the UNet"] = (System.nanoTime() - start) * 1e-9
+            steps(runtime, request, scheduler, told, inputs, progress)
+        }
+    }
+
+    private fun steps(
+        runtime: Runtime, request: Request, scheduler: Scheduler, told: Condition, inputs: Inputs, progress: Progress,
+    ): FloatArray {
         val step = Step(runtime, told, inputs, request, facts.whole("pixels").toFloat())
         val noise = Noise.normal(step.elements, request.seed)
-        timed("steps") {
+        return timed("steps") {
             var latents = scheduler.start(noise)
             for ((i, time) in scheduler.timesteps.withIndex()) {
                 report(progress, "drawing", i, scheduler.timesteps.size)
@@ -97,7 +104,7 @@ class Pipeline(private val bundle: Bundle, private val runtimes: Runtimes, priva
     }
 
     private fun decode(latents: FloatArray, progress: Progress): Tensor =
-        runtimes.open(bundle, "vae_decoder", threads).use { runtime ->
+        residency.use("vae_decoder") { runtime ->
             report(progress, "decoding", 0, 1)
             val spec = runtime.component.input("latents")
             val (height, width) = bundle.component("unet").input("sample").shape.fixed().takeLast(2)

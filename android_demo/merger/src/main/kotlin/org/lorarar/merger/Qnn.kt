@@ -40,8 +40,8 @@ class QnnProvider(private val library: String, private val backend: String) : On
 class QnnFactory(private val chip: String, private val sdk: String, private val provider: QnnProvider) : RuntimeFactory {
     override fun create(component: Component, threads: Int?): Runtime = OnnxRuntime(component, threads, provider)
 
-    override fun refusal(bundle: Bundle): String? {
-        val soc = bundle.manifest.child("soc")
+    override fun refusal(manifest: Map<String, Any?>): String? {
+        val soc = manifest.child("soc")
         val (made, by) = soc.text("name") to soc.text("sdk")
         return when {
             !made.equals(chip, ignoreCase = true) ->

@@ -29,26 +29,36 @@ interface Runtime : Closeable {
 
     /** Run once. InputError names a missing, unknown or misshapen input, or says what the runtime said. */
     fun run(inputs: Map<String, Tensor>): Map<String, Tensor>
+
+    /** End the run that is under way, from another thread: as soon as the runtime lets go of it, it throws [Stopped]. */
+    fun stop() = Unit
 }
+
+/** The user stopped what was under way. */
+class Stopped : Exception()
 
 /** Makes the runtime of a component; nothing is loaded yet. [threads] null leaves their number to the runtime. */
 fun interface RuntimeFactory {
     fun create(component: Component, threads: Int?): Runtime
 
-    /** Why the runtime can't run a bundle here, which is known before any of it is loaded; null where nothing is. */
-    fun refusal(bundle: Bundle): String? = null
+    /** Why the runtime can't run a bundle here, by its valid manifest alone; null where nothing is known against it. */
+    fun refusal(manifest: Map<String, Any?>): String? = null
 }
 
 /** The runtimes of an app, by the manifest's target. */
 class Runtimes(private val byTarget: Map<String, RuntimeFactory>) {
-    /** The runtime of a bundle's component. InputError for a target that the app has no runtime for. */
+    /** The runtime of a bundle's component. InputError where [refusal] is not null. */
     fun open(bundle: Bundle, component: String, threads: Int? = null): Runtime {
-        val factory = byTarget[bundle.target] ?: throw InputError(
-            "${bundle.path}: this app runs ${byTarget.keys.joinToString(" and ")}, not ${bundle.target}; export it with  " +
-                "python -m export.pipeline --target ${byTarget.keys.first()}",
-        )
-        factory.refusal(bundle)?.let { throw InputError("${bundle.path}: $it") }
-        return factory.create(bundle.component(component), threads)
+        refusal(bundle.manifest)?.let { throw InputError("${bundle.path}: $it") }
+        return byTarget.getValue(bundle.target).create(bundle.component(component), threads)
+    }
+
+    /** Why a bundle can't be run here, by its valid manifest alone; null where nothing is known against it. */
+    fun refusal(manifest: Map<String, Any?>): String? {
+        val target = manifest.text("target")
+        val factory = byTarget[target] ?: return "this app runs ${byTarget.keys.joinToString(" and ")}, not $target; export " +
+            "it with  python -m export.pipeline --target ${byTarget.keys.first()}"
+        return factory.refusal(manifest)
     }
 }
 
@@ -56,6 +66,9 @@ class Runtimes(private val byTarget: Map<String, RuntimeFactory>) {
 abstract class OwningRuntime<S : Any>(final override val component: Component) : Runtime {
     private val lock = ReentrantLock()
     private var session: S? = null
+
+    @Volatile
+    private var stopping = false
     final override var loadSeconds: Double? = null
         private set
 
@@ -67,6 +80,9 @@ abstract class OwningRuntime<S : Any>(final override val component: Component) :
     /** The tensors are checked. */
     protected abstract fun execute(session: S, inputs: Map<String, Tensor>): Map<String, Tensor>
 
+    /** Let the running [execute] fail, where the runtime can; called on any thread. */
+    protected open fun interrupt() = Unit
+
     final override fun load() {
         lock.withLock { loaded() }
     }
@@ -74,7 +90,13 @@ abstract class OwningRuntime<S : Any>(final override val component: Component) :
     final override fun run(inputs: Map<String, Tensor>): Map<String, Tensor> = lock.withLock {
         checkInputs(inputs)
         val session = loaded()
+        stopping = false
         explained("run") { execute(session, inputs) }
+    }
+
+    final override fun stop() {
+        stopping = true
+        interrupt()
     }
 
     final override fun close() {
@@ -98,6 +120,7 @@ abstract class OwningRuntime<S : Any>(final override val component: Component) :
     } catch (error: InputError) {
         throw error
     } catch (error: Exception) { // each runtime raises classes of its own, all of them unrelated
+        if (stopping) throw Stopped()
         val said = shorten((error.message ?: error.javaClass.simpleName).lineSequence().first(), 200)
         throw InputError("${component.path}: $name can't $verb it ($said); export the bundle again")
     } catch (error: LinkageError) {

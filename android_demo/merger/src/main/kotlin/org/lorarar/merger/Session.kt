@@ -7,12 +7,17 @@ import java.io.File
  * A bundle at work: LoRAs are loaded, merged and drawn with.
  *
  * Loading stacks the LoRAs once, in a file in [folder]. A merge then writes coefficients alone: the hypernetwork runs once for
- * each pair, and is freed after it.
+ * each pair. Networks stay in memory as long as [memory] has room; without it, one is there at a time. Everything is called on
+ * one thread, but for [stop].
  */
 class Session(
-    private val bundle: Bundle, private val runtimes: Runtimes, private val folder: File, private val threads: Int? = null,
+    private val bundle: Bundle, runtimes: Runtimes, private val folder: File, threads: Int? = null, memory: Memory? = null,
 ) : Closeable {
+    /** The networks that are in memory. */
+    val residency = Residency(bundle, runtimes, threads, memory)
+    private val pipeline by lazy { Pipeline(bundle, residency) }
     private var blender: Blender? = null
+    private var inputs: Inputs? = null
 
     /** The LoRAs as the artifacts take them; null before the first are loaded. */
     var stack: Stack? = null
@@ -24,7 +29,7 @@ class Session(
      */
     fun load(loras: List<Lora>) {
         val made = Stack.of(bundle, loras, folder)
-        close()
+        unload()
         stack = made
     }
 
@@ -38,25 +43,37 @@ class Session(
         return (blender ?: blend(loaded)).also {
             blender = it
             it.write(strengths)
+            inputs = null
         }
     }
 
     /**
      * Draw an image: the base where no LoRA is loaded, else the base with the last merge, or with strengths of 1.
      *
-     * InputError for a request that is not possible or a bundle that overflows, Stopped when [progress] says so.
+     * InputError for a request that is not possible or a bundle that overflows, Stopped when [progress] or [stop] says so.
      */
-    fun draw(request: Request, progress: Progress): Drawn =
-        Pipeline(bundle, runtimes, threads).draw(request, inputs(), progress)
+    fun draw(request: Request, progress: Progress): Drawn = pipeline.draw(request, inputs(), progress)
 
-    /** Remove the stack. */
+    /** End the run that is under way, from any thread: at ONNX Runtime's next operator, at another runtime's next step. */
+    fun stop() = residency.stop()
+
+    /** Remove the stack, and free the networks. */
     override fun close() {
+        unload()
+        residency.close()
+    }
+
+    private fun unload() {
         stack?.close()
         stack = null
         blender = null
+        inputs = null
     }
 
-    private fun inputs(): Inputs {
+    /** The same object as long as nothing is loaded or merged. */
+    private fun inputs(): Inputs = inputs ?: newInputs().also { inputs = it }
+
+    private fun newInputs(): Inputs {
         if (stack == null && bundle.roles == null) return Inputs(emptyMap(), emptyMap())
         if (stack == null) load(emptyList())
         val loaded = stack!!
@@ -67,7 +84,7 @@ class Session(
     private fun blend(loaded: Stack): Blender =
         if (loaded.loras.size < 2) Blender(loaded, bundle.rule) else Blender(loaded, bundle.rule, predict(loaded))
 
-    private fun predict(loaded: Stack): Map<String, Tensor> = runtimes.open(bundle, "hypernet", threads).use { hypernet ->
+    private fun predict(loaded: Stack): Map<String, Tensor> = residency.use("hypernet") { hypernet ->
         val outputs = hypernet.run(hypernet.component.inputs.associate { it.name to loaded.inputs.getValue(it.name) })
         if (outputs.values.any { tensor -> tensor.floats().any { !it.isFinite() } }) {
             throw InputError("the coefficients are not finite in this bundle's precision; use fp32")

@@ -2,8 +2,10 @@ package org.lorarar.merger
 
 import java.io.File
 import java.io.InputStream
+import java.util.concurrent.ConcurrentLinkedQueue
 import java.util.concurrent.Executor
 import java.util.concurrent.Executors
+import java.util.concurrent.atomic.AtomicBoolean
 import java.util.concurrent.atomic.AtomicReference
 
 /** Where a studio finds and keeps things. */
@@ -26,10 +28,17 @@ class Studio(
     private val runtimes: Runtimes,
     private val report: DeviceReport,
     private val version: String,
+    private val memory: Memory? = null,
+    private val threads: Int? = null,
     private val post: (() -> Unit) -> Unit,
 ) {
     private val worker = Executors.newSingleThreadExecutor()
     private val aside = Executors.newSingleThreadExecutor() // what nothing waits for
+    private val importer = Executors.newSingleThreadExecutor()
+    private val kept = KeptPicture(File(places.home, "picture"))
+    private val seals = Seals(File(places.home, "seals"))
+    private val edits = ConcurrentLinkedQueue<StudioState.() -> StudioState>()
+    private val isPosted = AtomicBoolean()
     private val catalogue = Catalogue(places.home)
     private val listeners = LinkedHashSet<(StudioState) -> Unit>()
 
@@ -40,8 +49,10 @@ class Studio(
     /** What is to be merged, until the worker takes it. */
     private val wanted = AtomicReference<StudioState?>()
 
-    // On the worker's thread only.
+    @Volatile
     private var session: Session? = null
+
+    // On the worker's thread only.
     private var loaded: List<Sample> = emptyList()
     private var warnings: List<String> = emptyList()
 
@@ -50,6 +61,9 @@ class Studio(
 
     @Volatile
     private var stopping = false
+
+    @Volatile
+    private var isImportStopped = false
 
     /** Hear of every state from now on, and of this one at once. */
     fun watch(listener: (StudioState) -> Unit) {
@@ -61,21 +75,22 @@ class Studio(
         listeners -= listener
     }
 
-    /** Find, verify and open the bundle. */
+    /** Find and open a bundle, which is verified the first time. It can be called again where that failed. */
     fun start() = work(onFailure = { sentence -> copy(opening = Opening.Failed(sentence)) }) {
+        kept.get()?.let { picture -> change { copy(picture = this.picture ?: picture) } }
         places.scratch.listFiles()?.forEach { it.delete() } // stacks of a process that was killed
         val install = Install(places.packaged, places.home)
         install.samples()
         change { copy(contents = catalogue.contents, styles = catalogue.styles) }
         change { copy(content = contents.firstOrNull(), style = styles.firstOrNull()) }
-        val folder = sideLoaded() ?: install.bundle { done, total -> opening("copying the bundle", done, total) }
-        val opened = Bundle.open(folder) { done, total -> opening("verifying the bundle", done, total) }
+        session?.close()
+        val (opened, passedOver) = found(install)
         bundle = opened
-        session = Session(opened, runtimes, places.scratch)
+        session = Session(opened, runtimes, places.scratch, threads, memory)
         val facts = opened.pipeline
         val ready = Opening.Ready(
             "${opened.base} · ${opened.target} · ${opened.precision}", opened.components.toList(), facts != null,
-            facts?.whole("steps")?.toInt() ?: 1, opened.trained ?: false,
+            facts?.whole("steps")?.toInt() ?: 1, opened.trained ?: false, passedOver,
         )
         change { copy(opening = ready) }
         listOf(Catalogue.CONTENTS, Catalogue.STYLES).forEach { measure(it) }
@@ -95,11 +110,28 @@ class Studio(
         merge()
     }
 
-    /** Import a LoRA and choose it. */
-    fun import(role: String, name: String, stream: () -> InputStream) = work {
-        val sample = catalogue.import(role, name, stream)
-        change { copy(contents = catalogue.contents, styles = catalogue.styles) }
-        choose(role, sample)
+    /** Copy a LoRA of [total] bytes into the app and choose it; null where the total is not known. */
+    fun import(role: String, name: String, total: Long? = null, stream: () -> InputStream) {
+        isImportStopped = false
+        change { copy(importing = ImportView(name, 0, total), complaint = null) }
+        work(importer, onFailure = { sentence -> copy(importing = null, complaint = sentence) }) {
+            val copied = { done: Long ->
+                change { copy(importing = importing?.copy(done = done)) }
+                !isImportStopped
+            }
+            val sample = try {
+                catalogue.import(role, name, copied, stream)
+            } catch (_: Stopped) {
+                null
+            }
+            change { copy(importing = null, contents = catalogue.contents, styles = catalogue.styles) }
+            sample?.let { choose(role, it) }
+        }
+    }
+
+    /** Stop copying a LoRA; nothing of it is kept. */
+    fun stopImport() {
+        isImportStopped = true
     }
 
     /** Merge what is chosen. Of calls that come faster than merges are made, the last one counts. */
@@ -118,28 +150,37 @@ class Studio(
             val request = Request.of(bundle!!, prompt).with(steps, seed)
             val drawn = try {
                 session!!.draw(request) { stage, done, total ->
-                    change { copy(drawing = DrawingView(stage, done, total)) }
+                    change { copy(drawing = drawing?.copy(stage = stage, done = done, total = total)) }
                     !stopping
                 }
             } catch (_: Stopped) {
                 change { copy(drawing = null) }
                 return@work
             }
-            val picture = PictureView(drawn.width, drawn.height, drawn.argb(), drawn.notes, drawn.seconds.values.sum())
+            val seconds = drawn.seconds.values.sum()
+            val picture = PictureView(drawn.width, drawn.height, drawn.argb(), drawn.notes, seconds, prompt)
             change { copy(drawing = null, picture = picture) }
+            kept.put(picture)
         }
     }
 
-    /** Stop drawing after the step that runs. */
-    fun stop() {
+    /** Stop drawing: at the next operator, or after the step that runs where the runtime can't end one. */
+    fun stop() = withState { now ->
+        if (now.drawing == null) return@withState
         stopping = true
+        change { copy(drawing = drawing?.copy(stopping = true)) }
+        session?.stop()
     }
+
+    /** Free networks that wait for the next image: the system is short of memory. */
+    fun trim() = work { session?.residency?.shrink() }
 
     /** Run every part on its golden inputs. */
     fun check() = withState { now ->
         if (!now.ready || now.busy) return@withState
         change { copy(checking = true, rows = emptyList(), complaint = null) }
         work(onFailure = { sentence -> copy(checking = false, complaint = sentence) }) {
+            session?.residency?.shrink() // a check has networks of its own
             Check(bundle!!, runtimes, places.scratch).all { row -> change { copy(rows = rows + row) } }
             change { copy(checking = false) }
         }
@@ -150,6 +191,7 @@ class Studio(
         if (!now.ready || now.busy) return@withState
         change { copy(measuring = "starting", record = null, complaint = null) }
         work(onFailure = { sentence -> copy(measuring = null, complaint = sentence) }) {
+            session?.residency?.shrink()
             val benchmark = Benchmark(bundle!!, runtimes, places.scratch, report, version)
             val record = benchmark.run(plan) { what -> change { copy(measuring = what) } }
             change { copy(measuring = null, record = Json.write(record)) }
@@ -162,12 +204,41 @@ class Studio(
     /** Give everything back; nothing can be asked any more. */
     fun close() {
         worker.execute { session?.close() }
-        worker.shutdown()
-        aside.shutdown()
+        listOf(worker, aside, importer).forEach { it.shutdown() }
     }
 
-    private fun sideLoaded(): File? = places.sideLoaded?.listFiles()
-        ?.filter { File(it, Bundle.MANIFEST).isFile }?.minByOrNull { it.name }
+    /** The first bundle that can be run here, those copied by hand before the app's own, and why others are passed over. */
+    private fun found(install: Install): Pair<Bundle, List<String>> {
+        val passedOver = ArrayList<String>()
+        for (folder in sideLoaded()) {
+            val refusal = try {
+                val opened = open(folder)
+                runtimes.refusal(opened.manifest)?.let { "${opened.path}: $it" } ?: return opened to passedOver
+            } catch (error: InputError) {
+                error.message!!
+            }
+            passedOver += refusal
+        }
+        try {
+            for (target in install.targets()) {
+                val refusal = install.manifest(target)?.let { runtimes.refusal(it) }
+                if (refusal == null) return open(copied(install, target)) to passedOver
+                passedOver += "the app's bundle for $target: $refusal"
+            }
+        } catch (error: InputError) {
+            passedOver += error.message!!
+        }
+        throw InputError(passedOver.joinToString("\n\n"))
+    }
+
+    private fun copied(install: Install, target: String): File =
+        install.bundle(target) { done, total -> opening("copying the bundle", done, total) }
+
+    private fun open(folder: File): Bundle =
+        Bundle.open(folder, seals = seals) { done, total -> opening("verifying the bundle", done, total) }
+
+    private fun sideLoaded(): List<File> = places.sideLoaded?.listFiles().orEmpty()
+        .filter { File(it, Bundle.MANIFEST).isFile }.sortedBy { it.name }
 
     /** LoRAs stay loaded until others are chosen, so that another strength only writes coefficients. */
     private fun mergeNow(chosen: StudioState) {
@@ -205,8 +276,15 @@ class Studio(
     /** What was posted before the studio was closed may be called after it, when nothing can be asked any more. */
     private fun withState(act: (StudioState) -> Unit) = post { if (!worker.isShutdown) act(state) }
 
-    private fun change(edit: StudioState.() -> StudioState) = post {
-        state = state.edit()
+    /** Changes that come faster than the screens' thread shows them are told together. */
+    private fun change(edit: StudioState.() -> StudioState) {
+        edits += edit
+        if (isPosted.compareAndSet(false, true)) post { showChanges() }
+    }
+
+    private fun showChanges() {
+        isPosted.set(false)
+        while (true) state = (edits.poll() ?: break)(state)
         listeners.toList().forEach { it(state) }
     }
 

@@ -10,17 +10,24 @@ sealed interface Opening {
 
     data class Ready(
         val title: String, val components: List<String>, val canDraw: Boolean, val steps: Int, val trained: Boolean,
+        /** Why bundles that would have come first are not used, one sentence each. */
+        val passedOver: List<String> = emptyList(),
     ) : Opening
 }
 
 /** A finished merge, as the screen shows it: its time, the stack's rank, what reading left out, and the coefficients. */
 class MergeView(val seconds: Double, val rank: Int, val warnings: List<String>, val layers: List<LayerMean>)
 
-/** How far a drawing is. */
-data class DrawingView(val stage: String, val done: Int, val total: Int)
+/** How far a drawing is; [stopping] once the user has stopped it and until it has ended. */
+data class DrawingView(val stage: String, val done: Int, val total: Int, val stopping: Boolean = false)
 
-/** A finished image, 0xAARRGGBB. */
-class PictureView(val width: Int, val height: Int, val argb: IntArray, val notes: List<String>, val seconds: Double)
+/** How far the copying of a LoRA into the app is: [done] of [total] bytes, or null where the total is not known. */
+data class ImportView(val name: String, val done: Long, val total: Long?)
+
+/** A finished image, 0xAARRGGBB, and the prompt that it was drawn from. */
+class PictureView(
+    val width: Int, val height: Int, val argb: IntArray, val notes: List<String>, val seconds: Double, val prompt: String,
+)
 
 /** All that the screens show. Immutable: a new one is made for every change. */
 data class StudioState(
@@ -33,6 +40,7 @@ data class StudioState(
     val styleScale: Float = 1f,
     /** What the bundle takes of the chosen LoRAs, by role, as soon as it is measured. */
     val carried: Map<String, Carried> = emptyMap(),
+    val importing: ImportView? = null,
     val merging: Boolean = false,
     val merge: MergeView? = null,
     val drawing: DrawingView? = null,

@@ -193,4 +193,20 @@ class NumericsTest {
             }
         }
     }
+
+    @Test
+    fun fastCoresAreThoseAboveTheSlowest() {
+        val cpus = File(TestData.results, "cpus")
+        fun clocks(vararg kilohertz: Int): Int {
+            cpus.deleteRecursively()
+            kilohertz.forEachIndexed { core, clock ->
+                File(cpus, "cpu$core/cpufreq/cpuinfo_max_freq").also { it.parentFile!!.mkdirs() }.writeText("$clock\n")
+            }
+            File(cpus, "cpufreq").mkdirs()
+            return Cores.fast(cpus)
+        }
+        assertEquals(4, clocks(1_800_000, 1_800_000, 1_800_000, 1_800_000, 2_400_000, 2_400_000, 2_400_000, 3_000_000))
+        assertEquals(3, clocks(2_000_000, 2_000_000, 2_000_000))
+        assertEquals(java.lang.Runtime.getRuntime().availableProcessors(), clocks())
+    }
 }

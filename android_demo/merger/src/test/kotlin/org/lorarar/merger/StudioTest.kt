@@ -8,6 +8,8 @@ import org.junit.Assert.assertTrue
 import org.junit.Before
 import org.junit.Test
 import java.io.File
+import java.io.FilterInputStream
+import java.util.concurrent.CountDownLatch
 import java.util.concurrent.LinkedBlockingQueue
 import java.util.concurrent.TimeUnit
 import kotlin.math.abs
@@ -37,7 +39,7 @@ class StudioTest {
         val places = StudioPlaces(
             File(folder, "home"), File(folder, "scratch"), File(folder, "side-loaded"), PackagedFolder(assets),
         )
-        return Studio(places, runtimes, FakePhone, "0.1.0") { posted.put(it) }
+        return Studio(places, runtimes, FakePhone, "0.1.0", Memory { Long.MAX_VALUE }, 1) { posted.put(it) }
     }
 
     /** Do what is posted, as a screens' thread does, until the state is as wanted. */
@@ -100,7 +102,7 @@ class StudioTest {
     }
 
     @Test
-    fun theSecondStartCopiesNothing() {
+    fun theSecondStartCopiesAndHashesNothing() {
         studio.start()
         until("ready") { it.ready }
         studio.close()
@@ -108,8 +110,10 @@ class StudioTest {
         studio = studio()
         val seen = ArrayList<String>()
         studio.watch { state -> (state.opening as? Opening.Working)?.let { seen += it.what } }
+        val hashed = Digest.hashed.get()
         studio.start()
         until("ready") { it.ready }
+        assertEquals(hashed, Digest.hashed.get())
         assertTrue("copying the bundle" !in seen)
         assertEquals(before, File(folder, "home/bundles/onnx/manifest.json").lastModified())
     }
@@ -124,6 +128,92 @@ class StudioTest {
         File(assets, "bundles/onnx/unet.onnx").appendText("x")
         studio.start()
         until("damaged") { (it.opening as? Opening.Failed)?.sentence?.contains("damaged or changed") == true }
+    }
+
+    /** A bundle that was changed since it was verified is verified again. */
+    @Test
+    fun aSealDoesNotHoldForOtherFiles() {
+        studio.start()
+        until("ready") { it.ready }
+        studio.close()
+        File(folder, "home/bundles/onnx/unet.onnx").appendText("x")
+        studio = studio()
+        studio.start()
+        until("damaged") { (it.opening as? Opening.Failed)?.sentence?.contains("damaged or changed") == true }
+    }
+
+    @Test
+    fun bundlesThatCanNotBeRunArePassedOver() {
+        val golden = File(TestData.golden, "hypernet/bundle")
+        golden.copyRecursively(File(folder, "side-loaded/a"))
+        File(folder, "side-loaded/a").listFiles()!!.first { it.name.endsWith(".onnx") }.appendText("x")
+        golden.copyRecursively(File(folder, "side-loaded/b"))
+        val manifest = File(folder, "side-loaded/b/manifest.json")
+        manifest.writeText(manifest.readText().replace("\"target\": \"onnx\"", "\"target\": \"executorch\""))
+        studio.start()
+        val ready = until("ready") { it.ready }.opening as Opening.Ready
+        assertEquals("miniature · onnx · fp32", ready.title)
+        val (damaged, other) = ready.passedOver
+        assertTrue(damaged, "damaged or changed" in damaged)
+        assertTrue(other, "this app runs onnx, not executorch" in other)
+    }
+
+    /** One of the app's own bundles that can't be run is not copied either. */
+    @Test
+    fun ofTheAppsOwnBundlesTheFirstThatRunsIsCopied() {
+        val other = File(assets, "bundles/qnn/manifest.json")
+        val text = File(TestData.golden, "hypernet/bundle/manifest.json").readText()
+        other.parentFile!!.mkdirs()
+        other.writeText(text.replace("\"target\": \"onnx\"", "\"target\": \"executorch\""))
+        studio.start()
+        val ready = until("ready") { it.ready }.opening as Opening.Ready
+        assertEquals("miniature · onnx · fp32", ready.title)
+        val sentence = ready.passedOver.single()
+        assertTrue(sentence, sentence.startsWith("the app's bundle for qnn: this app runs onnx, not executorch"))
+        assertEquals(listOf("onnx"), File(folder, "home/bundles").list()!!.toList())
+    }
+
+    @Test
+    fun theLastPictureOutlivesTheProcess() {
+        studio.start()
+        until("ready") { it.ready }
+        studio.draw("a sks teapot", 1, 5)
+        val picture = until("drawn") { it.picture != null && !it.busy }.picture!!
+        studio.close()
+        studio = studio()
+        studio.start()
+        val again = until("ready") { it.ready }.picture!!
+        assertTrue(picture.argb.contentEquals(again.argb))
+        assertEquals(listOf(picture.width, picture.prompt, picture.seconds), listOf(again.width, again.prompt, again.seconds))
+        studio.close()
+        File(folder, "home/picture").writeText("damaged")
+        studio = studio()
+        studio.start()
+        assertNull(until("ready") { it.ready }.picture)
+    }
+
+    @Test
+    fun anImportIsToldAndCanBeStopped() {
+        studio.start()
+        until("ready") { it.ready }
+        val file = File(TestData.exported, "onnx/loras/content.safetensors")
+        val gate = CountDownLatch(1)
+        var read = 0
+        val slow = object : FilterInputStream(file.inputStream()) {
+            override fun read(bytes: ByteArray): Int {
+                if (read++ == 2) gate.await()
+                return super.read(bytes, 0, minOf(bytes.size, 1000))
+            }
+        }
+        studio.import(Catalogue.STYLES, "slow", file.length()) { slow }
+        val told = until("told") { (it.importing?.done ?: 0) > 0 }.importing!!
+        assertEquals("slow" to file.length(), told.name to told.total)
+        assertEquals(2000, told.done)
+        studio.stopImport()
+        gate.countDown()
+        until("stopped") { it.importing == null }
+        assertNull(studio.state.complaint)
+        assertEquals(listOf("teapot_1.safetensors"), File(folder, "home/loras/styles").list()!!.toList())
     }
 
     @Test

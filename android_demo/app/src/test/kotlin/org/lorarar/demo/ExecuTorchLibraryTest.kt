@@ -1,8 +1,11 @@
-package org.lorarar.merger
+package org.lorarar.demo
 
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
 import org.junit.Test
+import org.lorarar.merger.PipelineRuns
+import org.lorarar.merger.RuntimeFactory
+import org.lorarar.merger.refusal
 
 /** ExecuTorch's own Java API and library. */
 class ExecuTorchLibraryTest : PipelineRuns("executorch", "executorch", FACTORY) {
@@ -21,6 +24,6 @@ class ExecuTorchLibraryTest : PipelineRuns("executorch", "executorch", FACTORY) 
     }
 
     private companion object {
-        val FACTORY = RuntimeFactory { component, threads -> ExecuTorchRuntime(component, threads, "1.0") }
+        val FACTORY = RuntimeFactory { component, threads -> ExecuTorchRuntime(component, threads, "1.5.1") }
     }
 }

@@ -1,5 +1,12 @@
-package org.lorarar.merger
+package org.lorarar.demo
 
+import org.lorarar.merger.Component
+import org.lorarar.merger.DType
+import org.lorarar.merger.InputError
+import org.lorarar.merger.OwningRuntime
+import org.lorarar.merger.Size
+import org.lorarar.merger.Tensor
+import org.lorarar.merger.TensorSpec
 import org.pytorch.executorch.EValue
 import org.pytorch.executorch.Module
 import java.nio.ByteOrder
@@ -15,13 +22,15 @@ class ExecuTorchRuntime(component: Component, override val threads: Int?, overri
 
     override fun open(): Module {
         val module = Module.load(component.path.path, Module.LOAD_MODE_MMAP, threads ?: 0)
-        val error = module.loadMethod(METHOD)
-        if (error != 0) {
+        try {
+            module.loadMethod(METHOD)
+            val backends = module.getMethodMetadata(METHOD).backends
+            backend = backends.distinct().joinToString(" + ").ifEmpty { "portable kernels" }
+            return module
+        } catch (error: RuntimeException) {
             module.destroy()
-            throw IllegalStateException("error $error")
+            throw error
         }
-        backend = module.getMethodMetadata(METHOD).backends.distinct().joinToString(" + ").ifEmpty { "portable kernels" }
-        return module
     }
 
     override fun close(session: Module) = session.destroy()
@@ -54,11 +63,8 @@ class ExecuTorchRuntime(component: Component, override val threads: Int?, overri
             throw InputError("${component.path}: ${spec.name} is not as the manifest says; export the bundle again")
         }
         val target = Tensor.zeros(spec.dtype, shape)
-        if (spec.dtype == DType.FLOAT16) {
-            target.buffer.duplicate().order(ByteOrder.nativeOrder()).asShortBuffer().put(value.dataAsShortArray)
-        } else {
-            target.write(0, value.dataAsFloatArray)
-        }
+        val view = target.buffer.duplicate().order(ByteOrder.nativeOrder())
+        if (spec.dtype == DType.FLOAT16) value.copyDataInto(view.asShortBuffer()) else value.copyDataInto(view.asFloatBuffer())
         return target
     }
 

@@ -1,10 +1,14 @@
-package org.lorarar.merger
+package org.lorarar.demo
 
 import org.junit.Assert.assertArrayEquals
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
 import org.junit.Before
 import org.junit.Test
+import org.lorarar.merger.Component
+import org.lorarar.merger.DType
+import org.lorarar.merger.Tensor
+import org.lorarar.merger.refusal
 import org.pytorch.executorch.Module
 import java.io.File
 import org.pytorch.executorch.Tensor as NativeTensor
@@ -14,7 +18,7 @@ class ExecuTorchTest {
     @Before
     fun reset() {
         Module.loaded.clear()
-        Module.loadError = 0
+        Module.refuses = false
         // Outputs in the manifest's order: the float input doubled, the integers' sum.
         Module.compute = { (floats, integers) ->
             val doubled = floats.dataAsFloatArray.map { it * 2 }.toFloatArray()
@@ -42,14 +46,14 @@ class ExecuTorchTest {
 
     @Test
     fun tensorsGoInAndOutInTheManifestsOrder() {
-        ExecuTorchRuntime(component(), 2, "1.4.0").use { runtime ->
+        ExecuTorchRuntime(component(), 2, "1.5.1").use { runtime ->
             assertEquals("not loaded", runtime.backend)
             val outputs = runtime.run(inputs())
             assertArrayEquals(floatArrayOf(2f, 4f, 6f, 8f), outputs.getValue("a").floats(), 0f)
             assertEquals(listOf(2, 2), outputs.getValue("a").shape)
             assertArrayEquals(floatArrayOf(7f), outputs.getValue("b").floats(), 0f)
             assertEquals("XnnpackBackend", runtime.backend)
-            assertEquals(listOf("executorch", "1.4.0"), listOf(runtime.name, runtime.version))
+            assertEquals(listOf("executorch", "1.5.1"), listOf(runtime.name, runtime.version))
             assertEquals(listOf("part.pte" to 2), Module.loaded.map { it.path to it.threads })
         }
         assertTrue(Module.loaded.single().destroyed)
@@ -57,19 +61,19 @@ class ExecuTorchTest {
 
     @Test
     fun theRuntimeChoosesItsThreads() {
-        ExecuTorchRuntime(component(), null, "1.4.0").use { it.load() }
+        ExecuTorchRuntime(component(), null, "1.5.1").use { it.load() }
         assertEquals(0, Module.loaded.single().threads)
     }
 
     @Test
     fun whatItCanNotDoIsOneSentence() {
-        ExecuTorchRuntime(component(), null, "1.4.0").use { runtime ->
-            Module.loadError = 32
+        ExecuTorchRuntime(component(), null, "1.5.1").use { runtime ->
+            Module.refuses = true
             assertEquals(
-                "part.pte: executorch can't load it (error 32); export the bundle again", refusal { runtime.load() },
+                "part.pte: executorch can't load it (no such operator); export the bundle again", refusal { runtime.load() },
             )
             assertTrue(Module.loaded.single().destroyed)
-            Module.loadError = 0
+            Module.refuses = false
             Module.compute = { emptyList() }
             assertTrue("it gave 0 outputs" in refusal { runtime.run(inputs()) })
             Module.compute = { listOf(it[0], it[0]) }
@@ -84,13 +88,13 @@ class ExecuTorchTest {
             val half = NativeTensor.fromBlob(floats.dataAsShortArray, floats.shape())
             listOf(half, NativeTensor.fromBlob(shortArrayOf(0x3c00), longArrayOf(1)))
         }
-        ExecuTorchRuntime(component("float16", "float16"), null, "1.4.0").use { runtime ->
+        ExecuTorchRuntime(component("float16", "float16"), null, "1.5.1").use { runtime ->
             val outputs = runtime.run(inputs(DType.FLOAT16))
             assertArrayEquals(floatArrayOf(1f, 2f, 3f, 4f), outputs.getValue("a").floats(), 0f)
             assertArrayEquals(floatArrayOf(1f), outputs.getValue("b").floats(), 0f)
             assertEquals(DType.FLOAT16, outputs.getValue("a").dtype)
         }
-        ExecuTorchRuntime(component("float16"), null, "1.4.0").use { runtime ->
+        ExecuTorchRuntime(component("float16"), null, "1.5.1").use { runtime ->
             assertTrue("a is not as the manifest says" in refusal { runtime.run(inputs(DType.FLOAT16)) })
         }
     }

@@ -1,0 +1,116 @@
+package org.lorarar.merger
+
+import java.io.Closeable
+import java.io.File
+
+/** What the system lets the app take. */
+fun interface Memory {
+    /** Bytes that can be taken before the system runs short. */
+    fun available(): Long
+}
+
+/**
+ * A bundle's networks and tokenizers that stay in memory between images.
+ *
+ * Before a network is loaded, those that were used longest ago are freed until [memory] has room for it, by what its
+ * manifest says that it takes. Without [memory] one network is there at a time. Used on one thread; [stop] on any.
+ */
+class Residency(
+    private val bundle: Bundle, private val runtimes: Runtimes, private val threads: Int? = null,
+    private val memory: Memory? = null,
+) : Closeable {
+    private val kept = LinkedHashMap<String, Runtime>() // which was used last comes last
+    private val tokenizers = HashMap<String, ClipTokenizer>()
+
+    @Volatile
+    private var working: Runtime? = null
+
+    /** Networks loaded so far. */
+    var loads = 0
+        private set
+
+    /** Tokenizers read so far. */
+    var tokenizersRead = 0
+        private set
+
+    /** Names of the networks that are in memory. */
+    val names: Set<String> get() = kept.keys.toSet()
+
+    /** Work with a network, which is loaded first where it is not there. InputError where it can't be, or has no room. */
+    fun <T> use(name: String, work: (Runtime) -> T): T {
+        val runtime = kept.remove(name) ?: made(name)
+        kept[name] = runtime
+        working = runtime
+        try {
+            return work(runtime)
+        } finally {
+            working = null
+            if (memory == null) shrink()
+        }
+    }
+
+    /** The tokenizer of a text encoder. */
+    fun tokenizer(name: String, entry: Map<String, Any?>): ClipTokenizer = tokenizers.getOrPut(name) {
+        tokenizersRead++
+        ClipTokenizer.open(File(bundle.path, entry.text("file")), entry)
+    }
+
+    /** End the run that is under way: it throws [Stopped] as soon as its runtime lets go of it. */
+    fun stop() {
+        working?.stop()
+    }
+
+    /** Free every network, where the system is short of memory or something else needs it. */
+    fun shrink() {
+        while (kept.isNotEmpty()) freeOldest()
+    }
+
+    override fun close() {
+        shrink()
+        tokenizers.clear()
+    }
+
+    private fun made(name: String): Runtime {
+        val runtime = runtimes.open(bundle, name, threads)
+        memory?.let { makeRoom(name, it) } ?: shrink()
+        runtime.load()
+        loads++
+        return runtime
+    }
+
+    private fun makeRoom(name: String, memory: Memory) {
+        val needed = needed(name)
+        var free = memory.available()
+        while (free < needed && kept.isNotEmpty()) free += freeOldest() // the system counts freed pages later
+        if (free < needed) {
+            throw InputError(
+                "${bundle.path}: $name needs ${megabytes(needed)} of memory, and this phone has ${megabytes(free)} free; " +
+                    "close other apps, or ${smaller()}",
+            )
+        }
+    }
+
+    /** What would need less. */
+    private fun smaller(): String = when (bundle.precision) {
+        "w4" -> "export the bundle with a lower  --resolution"
+        "w6" -> "export the bundle with  --precision w4"
+        "w8" -> "export the bundle with  --precision w4  or a lower  --resolution"
+        else -> "export the bundle with  --precision w8"
+    }
+
+    private fun freeOldest(): Long {
+        val (oldest, runtime) = kept.entries.first()
+        kept.remove(oldest)
+        runtime.close()
+        return needed(oldest)
+    }
+
+    private fun needed(name: String): Long = (BESIDE * bundle.component(name).runningBytes).toLong()
+
+    private fun megabytes(bytes: Long) = "${grouped(bytes / 1_000_000)} MB"
+
+    private companion object {
+        /** What a runtime's kernels take beside weights and results, such as weights in another order. */
+        const val BESIDE = 1.5
+    }
+}

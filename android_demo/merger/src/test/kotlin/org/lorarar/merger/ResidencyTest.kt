@@ -1,0 +1,156 @@
+package org.lorarar.merger
+
+import org.junit.Assert.assertArrayEquals
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertTrue
+import org.junit.Test
+import java.io.File
+import java.util.concurrent.CountDownLatch
+import kotlin.concurrent.thread
+
+/** What stays in memory between images, and what is done again: through ONNX Runtime, with every run counted. */
+class ResidencyTest {
+    private val ran = ArrayList<String>()
+    private val runtimes = Runtimes(
+        mapOf("onnx" to RuntimeFactory { component, threads -> Counted(OnnxRuntime(component, threads), ran) }),
+    )
+
+    private class Counted(private val inner: Runtime, private val ran: MutableList<String>) : Runtime by inner {
+        override fun run(inputs: Map<String, Tensor>): Map<String, Tensor> {
+            ran += component.name
+            return inner.run(inputs)
+        }
+    }
+
+    private fun bundle(place: String) = Bundle.open(File(TestData.exported, "$place/bundle"))
+
+    private fun session(place: String, memory: Memory?): Session {
+        val session = Session(bundle(place), runtimes, TestData.scratch, memory = memory)
+        session.load(listOf("content", "style").map { LoraReader.read(File(TestData.exported, "$place/loras/$it.safetensors")) })
+        return session
+    }
+
+    private fun Session.drawn(seed: Long, prompt: String = "a dog"): FloatArray {
+        ran.clear()
+        return draw(Request(prompt, seed, steps = 2, guidance = 1f)) { _, _, _ -> true }.pixels.floats()
+    }
+
+    @Test
+    fun aNewSeedLoadsNothingAndReadsNothing() {
+        session("onnx", AMPLE).use { session ->
+            val first = session.drawn(1)
+            assertEquals(listOf("hypernet", "text_encoder", "text_encoder_2", "unet", "unet", "vae_decoder"), ran)
+            assertEquals(5 to 2, session.residency.loads to session.residency.tokenizersRead)
+            val second = session.drawn(2)
+            assertEquals(listOf("unet", "unet", "vae_decoder"), ran)
+            assertEquals(5 to 2, session.residency.loads to session.residency.tokenizersRead)
+            assertTrue(!first.contentEquals(second))
+            assertArrayEquals(first, session.drawn(1), 0f)
+        }
+    }
+
+    @Test
+    fun aStrengthRunsNoGraphAndAnotherPromptIsReadWithoutLoading() {
+        session("onnx", AMPLE).use { session ->
+            session.drawn(1)
+            ran.clear()
+            for (hundredths in 0..100) session.merge(listOf(1f, hundredths / 100f))
+            assertEquals(emptyList<String>(), ran)
+            session.drawn(1)
+            assertEquals(listOf("unet", "unet", "vae_decoder"), ran)
+            session.drawn(1, "a cat")
+            assertEquals(listOf("text_encoder", "text_encoder_2", "unet", "unet", "vae_decoder"), ran)
+            assertEquals(5 to 2, session.residency.loads to session.residency.tokenizersRead)
+        }
+    }
+
+    @Test
+    fun aPromptIsReadAgainWithOtherStrengthsWhereTextEncodersTakeLoras() {
+        session("text", AMPLE).use { session ->
+            val first = session.drawn(1)
+            session.drawn(1)
+            assertEquals(listOf("unet", "unet", "vae_decoder"), ran)
+            session.merge(listOf(0f, 1f))
+            assertTrue(!first.contentEquals(session.drawn(1)))
+            assertEquals(listOf("text_encoder", "text_encoder_2", "unet", "unet", "vae_decoder"), ran)
+            session.merge(listOf(1f, 1f))
+            assertArrayEquals(first, session.drawn(1), 0f)
+        }
+    }
+
+    @Test
+    fun oneNetworkIsThereAtATimeWithoutAMemory() {
+        session("onnx", null).use { session ->
+            session.drawn(1)
+            assertEquals(emptySet<String>(), session.residency.names)
+            session.drawn(2)
+            assertEquals(listOf("unet", "unet", "vae_decoder"), ran)
+            assertEquals(5 + 2, session.residency.loads)
+        }
+    }
+
+    /** The phone has room for the UNet and little beside it. */
+    @Test
+    fun whatWasUsedLongestAgoGoesFirst() {
+        val bundle = bundle("onnx")
+        var free = 2 * bundle.component("unet").runningBytes
+        val sizes = bundle.components.associateWith { bundle.component(it).runningBytes }
+        val residency = Residency(bundle, runtimes) { free }
+        for (name in listOf("hypernet", "text_encoder", "vae_decoder")) residency.use(name) { }
+        residency.use("hypernet") { }
+        assertEquals(listOf("text_encoder", "vae_decoder", "hypernet"), residency.names.toList())
+        free = 3 * sizes.getValue("unet") / 2 - 1
+        residency.use("unet") { }
+        assertEquals(listOf("vae_decoder", "hypernet", "unet"), residency.names.toList())
+        residency.shrink()
+        assertEquals(emptySet<String>(), residency.names)
+        residency.close()
+    }
+
+    @Test
+    fun whatHasNoRoomIsNotLoaded() {
+        val bundle = bundle("onnx")
+        val residency = Residency(bundle, runtimes) { 5_000_000 }
+        residency.use("hypernet") { }
+        val sentence = refusal { residency.use("unet") { } }
+        assertTrue(sentence, "unet needs" in sentence && "close other apps, or export the bundle with  --precision w8" in sentence)
+        assertEquals(1, residency.loads)
+        residency.close()
+    }
+
+    /** A graph of one operator that would take hours, a loop. */
+    @Test
+    fun stoppingEndsARunWithinAnOperator() {
+        val tensor = mapOf("name" to "x", "dtype" to "float32", "shape" to listOf(1L))
+        val entry = mapOf(
+            "inputs" to listOf(tensor), "outputs" to listOf(tensor + ("name" to "y")), "bytes" to 1L,
+            "tolerance" to mapOf("psnr_db" to 100L, "max_error" to 1e-4),
+        )
+        val runtime = OnnxRuntime(Component("slow", File(TestData.exported, "slow.onnx"), entry, File("none")), 1)
+        runtime.load()
+        val begun = CountDownLatch(1)
+        var stopped = false
+        val run = thread {
+            begun.countDown()
+            stopped = try {
+                runtime.run(mapOf("x" to Tensor.of(floatArrayOf(1f), listOf(1))))
+                false
+            } catch (_: Stopped) {
+                true
+            }
+        }
+        begun.await()
+        Thread.sleep(300)
+        assertTrue(run.isAlive)
+        val start = System.nanoTime()
+        runtime.stop()
+        run.join(10_000)
+        assertTrue(stopped)
+        assertTrue("${(System.nanoTime() - start) / 1_000_000} ms", System.nanoTime() - start < 200_000_000)
+        runtime.close()
+    }
+
+    private companion object {
+        val AMPLE = Memory { Long.MAX_VALUE }
+    }
+}
