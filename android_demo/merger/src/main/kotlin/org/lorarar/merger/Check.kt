@@ -95,7 +95,8 @@ class Check(private val bundle: Bundle, private val runtimes: Runtimes, private 
             val expected = Component.readGolden(File(bundle.path, golden.text("file")), listOf("image")).getValue("image")
             val networks = (facts.child("tokenizers").keys + "unet").map { bundle.component(it) }
             GoldenTensors.inputs(networks, folder).use { file ->
-                val drawn = Pipeline(bundle, Residency(bundle, runtimes)).draw(request, ofFirstImage(file.tensors)) { _, _, _ -> true }
+                val pipeline = Pipeline(bundle, Residency(bundle, runtimes))
+                val drawn = pipeline.draw(request, ofFirstImage(file.tensors)) { _, _, _ -> true }
                 val seconds = drawn.seconds
                 val load = seconds.getValue("load the UNet")
                 Ran("all parts", listOf(Parity.compare("image", expected, drawn.pixels)), load, seconds.values.sum() - load)
