@@ -159,8 +159,8 @@ class Studio(
             }
             val seconds = drawn.seconds.values.sum()
             val picture = PictureView(drawn.width, drawn.height, drawn.argb(), drawn.notes, seconds, prompt)
-            change { copy(drawing = null, picture = picture) }
             kept.put(picture)
+            change { copy(drawing = null, picture = picture) }
         }
     }
 
