@@ -1,5 +1,6 @@
 // Reaches single functions from the tests: one request a line of standard input, one answer a line.
 //   sha256 PATH | generate SEED SCALE COUNT float32|float16|int32 (bytes in hex) | percentile PERCENT SAMPLE…
+//   optimizers float32|float16|int32 BYTES (those that are left out of a component with such an input)
 #include <iomanip>
 #include <iostream>
 #include <limits>
@@ -10,6 +11,7 @@
 #include "files.h"
 #include "golden.h"
 #include "record.h"
+#include "runtime.h"
 
 namespace {
 
@@ -39,6 +41,13 @@ std::string answer(std::istream& request) {
     std::string dtype;
     request >> input.seed >> input.scale >> input.shape[0] >> dtype;
     return hex(golden_input(input, to_dtype(dtype)).data);
+  }
+  if (what == "optimizers") {
+    std::string dtype;
+    Component component{};
+    request >> dtype >> component.artifact.bytes;
+    component.inputs = {{"x", to_dtype(dtype), {1}}};
+    return disabled_optimizers(component);
   }
   double percent = 0;
   std::vector<double> samples;

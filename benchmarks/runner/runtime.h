@@ -37,6 +37,10 @@ struct RuntimeOptions {
   std::optional<int> threads;
 };
 
+// The optimizers that ONNX Runtime must leave out for a component on the CPU, separated by semicolons: there it computes
+// fp16 in fp32, and weights of this size that were widened when they are loaded would take three times their file.
+std::string disabled_optimizers(const Component& component);
+
 std::unique_ptr<Runtime> open_onnxruntime(const RuntimeOptions& options);
 std::unique_ptr<Runtime> open_qnn(const RuntimeOptions& options);
 std::unique_ptr<Runtime> open_executorch(const RuntimeOptions& options);

@@ -189,7 +189,7 @@ class OnnxRuntime : public Runtime {
     check(api_, api_.CreateSessionOptions(&options), "take options");
     const Owned<OrtSessionOptions> owned(options, api_.ReleaseSessionOptions);
     if (threads_) check(api_, api_.SetIntraOpNumThreads(options, *threads_), "take a number of threads");
-    add_provider(options);
+    add_provider(options, component);
     const fs::path& artifact = component.artifact.path;
     const fs::path model = fs::is_directory(artifact) ? artifact / kModel : artifact;
     OrtSession* session = nullptr;
@@ -199,7 +199,12 @@ class OnnxRuntime : public Runtime {
 
  protected:
   virtual std::string provider() const { return "CPUExecutionProvider"; }
-  virtual void add_provider(OrtSessionOptions*) {}
+  virtual void add_provider(OrtSessionOptions* options, const Component& component) {
+    const std::string left_out = disabled_optimizers(component);
+    if (left_out.empty()) return;
+    const char* key = "optimization.disable_specified_optimizers";
+    check(api_, api_.AddSessionConfigEntry(options, key, left_out.c_str()), "leave optimizers out");
+  }
 
   const OrtApiBase& base_;
   const OrtApi& api_;
@@ -223,7 +228,7 @@ class QnnRuntime : public OnnxRuntime {
  protected:
   std::string provider() const override { return kQnn; }
 
-  void add_provider(OrtSessionOptions* options) override {
+  void add_provider(OrtSessionOptions* options, const Component&) override {
     const OrtEpDevice* const* devices = nullptr;
     size_t count = 0;
     check(api_, api_.GetEpDevices(environment_.get(), &devices, &count), "find an NPU");
@@ -269,6 +274,14 @@ std::unique_ptr<Runtime> open(const RuntimeOptions& options, uint32_t api_versio
 }
 
 }  // namespace
+
+std::string disabled_optimizers(const Component& component) {
+  constexpr uint64_t kWidenAtLoad = 2'000'000'000;
+  const bool half = std::any_of(component.inputs.begin(), component.inputs.end(),
+                                [](const TensorSpec& input) { return input.dtype == DType::kFloat16; });
+  if (!half || component.artifact.bytes <= kWidenAtLoad) return "";
+  return "ConstantFolding;FuseFp16InitializerToFp32NodeTransformer";
+}
 
 std::unique_ptr<Runtime> open_onnxruntime(const RuntimeOptions& options) {
   return open<OnnxRuntime>(options, kApiVersion);

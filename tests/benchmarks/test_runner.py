@@ -31,9 +31,12 @@ from devices.hostile import (
 from shared_bundles import MiniatureBundle, SharedUNets
 
 from benchmarks.record import PERCENTILES, check_record
+from runtime_py.backends.onnx import WIDEN_AT_LOAD, disabled_optimizers
 from runtime_py.bundle import ONNX_MODEL, Bundle, tree_sha256
 from runtime_py.check import check_component
+from runtime_py.component import Component, TensorSpec
 from runtime_py.golden import generate
+from runtime_py.parity import Tolerance
 
 pytestmark = pytest.mark.devices
 
@@ -342,6 +345,19 @@ def test_percentiles_are_those_of_python(runner: Path) -> None:
         runner, *(f"percentile {percent} {' '.join(map(repr, values.tolist()))}" for percent, values in cases)
     )
     assert [float(text) for text in found] == pytest.approx([np.percentile(v, p) for p, v in cases], rel=1e-12)
+
+
+def test_large_weights_of_half_precision_stay_narrow_as_in_python(runner: Path) -> None:
+    cases = [(dtype, size) for dtype in ("float32", "float16") for size in (1, WIDEN_AT_LOAD, WIDEN_AT_LOAD + 1)]
+    found = probe(runner, *(f"optimizers {dtype} {size}" for dtype, size in cases))
+    assert found == [";".join(disabled_optimizers(component_of(*case))) for case in cases]
+    assert [bool(names) for names in found] == [False, False, False, False, False, True]
+
+
+def component_of(dtype: str, size: int) -> Component:
+    tolerance = Tolerance(100.0, 1e-4, None)
+    inputs = (TensorSpec("x", np.dtype(dtype).type, (1,)),)
+    return Component("part", Path("x"), inputs, (), tolerance, Path("golden"), {}, {"bytes": size})
 
 
 # --- on an arm64 device's processor

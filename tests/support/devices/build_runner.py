@@ -122,6 +122,7 @@ def _build(kind: str, folder: Path, *definitions: str) -> Path:
     configure = [
         "-DCMAKE_SYSTEM_NAME=Linux",
         f"-DCMAKE_SYSTEM_PROCESSOR={PROCESSORS[kind]}",
+        "-DLORARAR_STRICT=ON",
         f"-DLORARAR_ONNXRUNTIME_INCLUDE={android_archive(ONNXRUNTIME_ANDROID) / 'headers'}",
         # Unpacked apart: a cross compiler must not be given /usr/include, where the installed package lies.
         f"-DCMAKE_PREFIX_PATH={debian_package('nlohmann-json3-dev') / 'usr'}",

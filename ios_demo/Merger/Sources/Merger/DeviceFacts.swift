@@ -2,6 +2,8 @@ import Foundation
 
 #if canImport(Darwin)
 import Darwin
+#endif
+#if os(iOS)
 import os
 #endif
 

@@ -103,6 +103,14 @@ extension View {
     EmptyView()
   }
   public func environment<T: AnyObject & Observable>(_ object: T?) -> some View { EmptyView() }
+  public func onChange<Value: Equatable>(
+    of value: Value, initial: Bool = false, _ action: @escaping () -> Void
+  ) -> some View { EmptyView() }
+
+  public func onReceive(
+    _ publisher: NotificationCenter.Publisher, perform action: @escaping (Notification) -> Void
+  ) -> some View { EmptyView() }
+
   public func task(
     priority: TaskPriority = .userInitiated,
     @_inheritActorContext _ action: @escaping @Sendable () async -> Void
@@ -136,4 +144,11 @@ extension View {
 extension URL {
   public func startAccessingSecurityScopedResource() -> Bool { false }
   public func stopAccessingSecurityScopedResource() {}
+}
+
+// Combine's part of Foundation.
+extension NotificationCenter {
+  public struct Publisher {}
+
+  public func publisher(for name: Notification.Name, object: AnyObject? = nil) -> Publisher { Publisher() }
 }

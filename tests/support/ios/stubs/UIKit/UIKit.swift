@@ -22,6 +22,7 @@ public final class UIDevice {
 public final class UIApplication {
   public static var shared: UIApplication { fatalError() }
   public var isIdleTimerDisabled = false
+  nonisolated public static let didReceiveMemoryWarningNotification = Notification.Name("")
 }
 
 public enum UIKeyboardType: Int, Sendable {
