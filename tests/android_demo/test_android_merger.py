@@ -96,7 +96,7 @@ def junit(
 # Class → how many tests it has: one that is lost is seen.
 CLASSES = {
     "LoraReaderTest": 7,
-    "NumericsTest": 15,
+    "NumericsTest": 16,
     "JsonTest": 5,
     "BundleTest": 5,
     "OnnxTest": 22,

@@ -19,8 +19,9 @@ import pytest
 from android.on_jvm import make_loadable
 from devices.fetch import ONNXRUNTIME_ANDROID, android_archive
 from devices.hostile import edit_manifest, poison
+from ios import calls
 from ios.make_vectors import VECTORS, text
-from ios.swift import DEMO, OPTIMISED, PACKAGE, execute, swift
+from ios.swift import DEMO, OPTIMISED, PACKAGE, execute, onnxruntime_library, swift
 from ios.tool import CONTENT, GOLDEN, STYLE, tool
 from safetensors.numpy import load_file, save_file
 from shared_bundles import MiniatureBundle
@@ -53,7 +54,9 @@ def assert_same(found: np.ndarray, expected: np.ndarray, allowed: Tolerance) -> 
 # --- the engine's own tests
 
 
-def test_swift_test(products: Path) -> None:
+def test_swift_test(products: Path, miniature: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORARAR_BUNDLE", str(miniature))
+    monkeypatch.setenv("LORARAR_ONNXRUNTIME", str(onnxruntime_library()))
     ran = swift("test", "--skip-build", *OPTIMISED)
     counts = re.findall(r"Executed (\d+) tests?, with (\d+) failures", ran.out + ran.err)
     assert ran.code == 0 and counts, (ran.out + ran.err)[-4000:]
@@ -67,6 +70,13 @@ def test_functions() -> list[str]:
 
 
 test_functions.__test__ = False  # type: ignore[attr-defined]
+
+
+def test_the_readme_lists_every_call() -> None:
+    text = calls.README.read_text(encoding="utf-8")
+    assert calls.with_table(text) == text, "run  PYTHONPATH=tests/support python tests/support/ios/calls.py"
+    for framework in calls.FRAMEWORKS:
+        assert f"\n| {framework} | `" in text
 
 
 def test_the_vectors_are_pythons() -> None:

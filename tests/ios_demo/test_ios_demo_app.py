@@ -69,7 +69,7 @@ def test_the_engine_is_type_correct_where_linux_only_parses_it(products: Path, m
     for file, right, wrong in (
         ("DeviceFacts.swift", "info.ledger_phys_footprint_peak > 0", "info.ledger_phys_footprint_most > 0"),
         ("Sha256.swift", "hash.update(bufferPointer: bytes)", "hash.update(buffer: bytes)"),
-        ("Engine.swift", "queue.asUnownedSerialExecutor()", "queue.asSerialExecutor()"),
+        ("LoraRarPipeline.swift", "queue.asUnownedSerialExecutor()", "queue.asSerialExecutor()"),
     ):
         # One at a time: the compiler may stop at the first file with a mistake. The other files are only parsed.
         folder = shutil.copytree(ENGINE, tmp_path / file)

@@ -39,7 +39,7 @@ MUTANTS = {
         "testStrengthsAreWrittenInPlace",
     ),
     "a graph for a strength": Mutant(
-        "Engine.swift",
+        "LoraRarPipeline.swift",
         "return try Clock.seconds { try blender.write",
         "return try Clock.seconds { _ = try opened().predict(blender.stack); try blender.write",
         "testAStrengthRunsNoGraph",
@@ -101,6 +101,21 @@ MUTANTS = {
     ),
     "an output's strides": Mutant(
         "CoreMLRuntime.swift", "with: source[place * size", "with: source[row * size", "testRunsWithStridesOfCoreMLsOwn"
+    ),
+    "the newest model freed first": Mutant(
+        "ModelStore.swift", "let oldest = used.first", "let oldest = used.last", "testWhatWasUsedLongestAgoGoesFirst"
+    ),
+    "a prompt that is read for every image": Mutant(
+        "ModelStore.swift", "last.key == key {", "last.key != key {", "testANewSeedLoadsNothingAndReadsNothing"
+    ),
+    "memory that nobody asks for": Mutant(
+        "ModelStore.swift", "guard free >= needed", "guard free >= 0", "testWhatHasNoRoomIsNotLoaded"
+    ),
+    "a seal for any files": Mutant(
+        "Seals.swift", "encoding: .utf8)) == state", "encoding: .utf8)) != nil", "testABundleIsHashedOnce"
+    ),
+    "rows without their gaps": Mutant(
+        "CoreAIRuntime.swift", "(target + place).update", "(target + row).update", "testRunsWithStridesOfCoreAIsOwn"
     ),
     "parity that lets all pass": Mutant("Parity.swift", "maxError <= tolerance", "maxError >= -tolerance", "testWrong"),
 }

@@ -42,7 +42,7 @@ struct GenerateView: View {
 }
 
 private struct PictureSection: View {
-    let picture: Engine.Picture
+    let picture: LoraRarPipeline.Picture
     let prompt: String
 
     var body: some View {

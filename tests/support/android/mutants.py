@@ -49,7 +49,7 @@ MUTANTS = {
         "OnnxTest.anotherStrengthRunsNoGraphAndWritesCoefficientsAlone",
     ),
     "a graph run for each strength": Mutant(
-        "Session.kt",
+        "LoraRarPipeline.kt",
         "(blender ?: blend(loaded))",
         "blend(loaded)",
         "OnnxTest.anotherStrengthRunsNoGraphAndWritesCoefficientsAlone",
@@ -139,7 +139,55 @@ MUTANTS = {
     "versions compared as texts": Mutant(
         "Qnn.kt", "older(sdk, by) ->", "sdk < by ->", "QnnTest.newerLibrariesContextsAreRefused"
     ),
+    "networks that are loaded for every image": Mutant(
+        "Residency.kt",
+        "if (memory == null) shrink()",
+        "shrink()",
+        "ResidencyTest.aNewSeedLoadsNothingAndReadsNothing",
+    ),
+    "a prompt that is read for every image": Mutant(
+        "Condition.kt",
+        "if (known == key) return told",
+        "if (known === key) return told",
+        "ResidencyTest.aNewSeedLoadsNothingAndReadsNothing",
+    ),
+    "another strength's prompt": Mutant(
+        "Condition.kt",
+        "identity.takeIf { facts",
+        "identity.takeIf { facts.isEmpty() && facts",
+        "ResidencyTest.aPromptIsReadAgainWithOtherStrengthsWhereTextEncodersTakeLoras",
+    ),
+    "memory that nobody asks for": Mutant(
+        "Residency.kt", "if (free < needed) {", "if (free < 0) {", "ResidencyTest.whatHasNoRoomIsNotLoaded"
+    ),
+    "the newest network freed first": Mutant(
+        "Residency.kt", "kept.entries.first()", "kept.entries.last()", "ResidencyTest.whatWasUsedLongestAgoGoesFirst"
+    ),
+    "a run that can't be ended": Mutant(
+        "OnnxRuntime.kt",
+        "running?.setTerminate(true) ?: Unit",
+        "Unit",
+        "ResidencyTest.stoppingEndsARunWithinAnOperator",
+    ),
+    "a seal for any files": Mutant(
+        "Seals.kt",
+        "it.isFile && it.readText() == state(bundle)",
+        "it.isFile",
+        "StudioTest.aSealDoesNotHoldForOtherFiles",
+    ),
+    "a bundle hashed at every start": Mutant(
+        "Bundle.kt",
+        "if (only == null) seals?.put(folder)",
+        "if (only != null) seals?.put(folder)",
+        "StudioTest.theSecondStartCopiesAndHashesNothing",
+    ),
+    "slow cores among the fast": Mutant(
+        "Cores.kt", "it > slowest", "it >= slowest", "NumericsTest.fastCoresAreThoseAboveTheSlowest"
+    ),
+    "half of a Gram matrix": Mutant(
+        "Lora.kt", "product else 2 * product", "product else product", "OnnxTest.whatIsLeftOutIsPythons"
+    ),
     "red in blue's place": Mutant(
-        "Pipeline.kt", "(byte(at) shl 16)", "(byte(2 * area + at) shl 16)", "OnnxTest.theImageIsPythons"
+        "Drawing.kt", "(byte(at) shl 16)", "(byte(2 * area + at) shl 16)", "OnnxTest.theImageIsPythons"
     ),
 }

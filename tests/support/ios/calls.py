@@ -34,7 +34,9 @@ FRAMEWORKS = {
 _TYPE = re.compile(
     r"(?:public|open) (?:final )?(?:class|struct|enum|protocol) (?!func|var)(\w+)|^extension (\w+)", re.MULTILINE
 )
-_MEMBER = re.compile(r"(?:public|open) (?:[\w@()]+ )*?(?:func|var|let|typealias) `?(\w+)`?|(?:public|open) (?:\w+ )*(init)\b")
+_MEMBER = re.compile(
+    r"(?:public|open) (?:[\w@()]+ )*?(?:func|var|let|typealias) `?(\w+)`?|(?:public|open) (?:\w+ )*(init)\b"
+)
 _CASES = re.compile(r"^ *(?:indirect )?case (`?\w+`?(?:\([^)]*\))?(?: = \d+)?(?:, `?\w+`?)*)$")
 NOT_APPLES = ("StandIn", "Surfaces")
 

@@ -26,7 +26,7 @@ public final class DemoModel {
     public private(set) var merged: MergeResult?
     /// What the bundle takes of each picked LoRA; empty until it is measured.
     public private(set) var carried: [Carried] = []
-    public private(set) var picture: Engine.Picture?
+    public private(set) var picture: LoraRarPipeline.Picture?
     public private(set) var rows: [CheckRow] = []
     public private(set) var record: BenchmarkResult?
     /// What is being worked on; nil where nothing is.
@@ -43,7 +43,7 @@ public final class DemoModel {
 
     /// A merge as the screen shows it.
     public struct MergeResult: Sendable {
-        public let chosen: Engine.Chosen
+        public let chosen: LoraRarPipeline.Chosen
         public let names: String
         public fileprivate(set) var seconds: Double
         fileprivate var strengths: [Float]
@@ -68,7 +68,7 @@ public final class DemoModel {
     }
 
     public let places: Places
-    private let engine: Engine
+    private let engine: LoraRarPipeline
     private let library: LoraLibrary
     private var task: Task<Void, Never>?
     private var merging: Task<Void, any Error>?
@@ -81,7 +81,7 @@ public final class DemoModel {
         memory: @escaping ModelStore.Memory = DeviceFacts.availableMemory
     ) {
         self.places = places
-        engine = Engine(options, runtimes: runtimes, memory: memory)
+        engine = LoraRarPipeline(options, runtimes: runtimes, memory: memory)
         library = LoraLibrary(places)
     }
 
@@ -222,7 +222,7 @@ public final class DemoModel {
         if mergedFiles != loras.map(\.file) {
             (merged, mergedFiles, carried) = (nil, nil, [])
             measuring?.cancel()
-            let chosen = try await engine.choose(loras.map(\.file))
+            let chosen = try await engine.load(loras.map(\.file))
             let names = loras.map(\.name).joined(separator: " + ")
             mergedFiles = loras.map(\.file)
             if !loras.isEmpty {
@@ -235,7 +235,7 @@ public final class DemoModel {
         merged?.strengths = wanted
     }
 
-    private func measure(_ chosen: Engine.Chosen) async {
+    private func measure(_ chosen: LoraRarPipeline.Chosen) async {
         do {
             let found = try await chosen.carried()
             if !Task.isCancelled { carried = found }

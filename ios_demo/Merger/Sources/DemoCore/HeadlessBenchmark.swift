@@ -32,7 +32,7 @@ public struct HeadlessBenchmark: Sendable {
             case .clean: try clean()
             case .benchmark(let launch):
                 nonce = launch.nonce
-                let engine = Engine(options, runtimes: runtimes)
+                let engine = LoraRarPipeline(options, runtimes: runtimes)
                 let record = try await engine.benchmark(
                     places.bundle(launch.bundle), launch.plan, battery: battery, progress: progress)
                 try write(record, nonce)

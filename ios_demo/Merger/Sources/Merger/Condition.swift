@@ -22,7 +22,8 @@ struct ConditionReader {
         return try store.prompt(key) { try readAnew(request, with: loras, report) }
     }
 
-    private func readAnew(_ request: Request, with loras: LoraInputs, _ report: Report) throws -> (Condition, [String]) {
+    private func readAnew(_ request: Request, with loras: LoraInputs, _ report: Report) throws -> (Condition, [String])
+    {
         let guided = request.guidance > 1
         let zeros = request.negative == nil && facts.negative == .zeros
         let negative = Reading(prompt: request.negative ?? "", isOff: request.guidanceWithoutLora)

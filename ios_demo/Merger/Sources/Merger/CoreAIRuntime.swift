@@ -71,7 +71,8 @@ private final class CoreAISession: Session {
         self.component = component
         self.function = function
         for spec in component.inputs {
-            descriptors[spec.name] = try Self.checked(spec, function.descriptor.inputDescriptor(of: spec.name), component)
+            descriptors[spec.name] = try Self.checked(
+                spec, function.descriptor.inputDescriptor(of: spec.name), component)
         }
         for spec in component.outputs {
             _ = try Self.checked(spec, function.descriptor.outputDescriptor(of: spec.name), component)
@@ -97,7 +98,8 @@ private final class CoreAISession: Session {
             }
         } catch {
             throw InputError(
-                "\(component.name): Core AI can't run it (\(firstLine(error))); close other apps or export the bundle again")
+                "\(component.name): Core AI can't run it (\(firstLine(error))); close other apps or export the bundle again"
+            )
         }
         var tensors: [String: Tensor] = [:]
         for spec in component.outputs {
@@ -121,7 +123,8 @@ private final class CoreAISession: Session {
         guard case .ndArray(let found) = descriptor, found.scalarType == spec.dtype.coreAI,
             found.shape.map({ Dimension.size($0) }) == spec.shape
         else {
-            throw InputError("\(component.artifact.file): \(spec.name) is not as the manifest says; export the bundle again")
+            throw InputError(
+                "\(component.artifact.file): \(spec.name) is not as the manifest says; export the bundle again")
         }
         return found
     }

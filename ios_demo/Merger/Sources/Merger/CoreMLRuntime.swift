@@ -48,7 +48,9 @@ public final class CoreMLRuntime: Runtime {
 
     /// Counts the operations of a compiled model by the processor that Core ML prefers for each.
     public func placement(_ component: Component, at url: URL) -> String? {
-        guard #available(iOS 17.4, macOS 14.4, *), let (compiled, _) = try? compiled(component, at: url) else { return nil }
+        guard #available(iOS 17.4, macOS 14.4, *), let (compiled, _) = try? compiled(component, at: url) else {
+            return nil
+        }
         let units = units
         let found = try? waiting {
             let configuration = MLModelConfiguration()

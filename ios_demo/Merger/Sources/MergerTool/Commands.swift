@@ -4,7 +4,7 @@ import Merger
 typealias Command = (inout Arguments) async throws -> Int32
 
 func check(_ arguments: inout Arguments) async throws -> Int32 {
-    let engine = Engine(try arguments.runtime())
+    let engine = LoraRarPipeline(try arguments.runtime())
     _ = try await engine.open(arguments.file("a BUNDLE"))
     let rows = try await engine.check(row: { row in
         let worst = row.worst.map { String(format: "%.1e", $0.maxError) } ?? "-"
@@ -23,7 +23,7 @@ func check(_ arguments: inout Arguments) async throws -> Int32 {
 }
 
 func merge(_ arguments: inout Arguments) async throws -> Int32 {
-    let engine = Engine(try arguments.runtime())
+    let engine = LoraRarPipeline(try arguments.runtime())
     _ = try await engine.open(arguments.file("a BUNDLE"))
     let chosen = try await merge(engine, [arguments.file("a LORA")] + arguments.files(), arguments)
     for found in try await chosen.carried() {
@@ -38,8 +38,10 @@ func merge(_ arguments: inout Arguments) async throws -> Int32 {
 }
 
 @discardableResult
-private func merge(_ engine: Engine, _ files: [URL], _ arguments: Arguments) async throws -> Engine.Chosen {
-    let chosen = try await engine.choose(files)
+private func merge(_ engine: LoraRarPipeline, _ files: [URL], _ arguments: Arguments) async throws
+    -> LoraRarPipeline.Chosen
+{
+    let chosen = try await engine.load(files)
     for lora in chosen.loras {
         print("\(lora.name): \(lora.notes.joined(separator: ", "))")
         for warning in lora.warnings { print("warning: \(warning)") }
@@ -51,7 +53,7 @@ private func merge(_ engine: Engine, _ files: [URL], _ arguments: Arguments) asy
 }
 
 func generate(_ arguments: inout Arguments) async throws -> Int32 {
-    let engine = Engine(try arguments.runtime())
+    let engine = LoraRarPipeline(try arguments.runtime())
     _ = try await engine.open(arguments.file("a BUNDLE"))
     guard let prompt = arguments.text("--prompt") else { throw InputError("give --prompt P") }
     var request = try await engine.defaults(prompt, seed: arguments.number("--seed") ?? 0)
@@ -81,7 +83,7 @@ func benchmark(_ arguments: inout Arguments) async throws -> Int32 {
     let plan = BenchmarkPlan(
         component: component, warmup: try arguments.number("--warmup") ?? 3, runs: try arguments.number("--runs") ?? 20,
         threads: options.threads, units: options.units)
-    let record = try await Engine(options).benchmark(bundle, plan)
+    let record = try await LoraRarPipeline(options).benchmark(bundle, plan)
     if let output = arguments.optionalFile("-o") {
         try Data((record.serialised + "\n").utf8).write(to: output, options: .atomic)
     } else {

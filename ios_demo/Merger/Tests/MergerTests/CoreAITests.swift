@@ -47,7 +47,8 @@ final class CoreAITests: XCTestCase {
         let second = model(component(), units: .cpuAndNeuralEngine)
         try second.load()
         XCTAssertNil(second.times?.compileSeconds)
-        for (units, kind) in [(ComputeUnits.all, nil), (.cpuAndGPU, .gpu), (.cpuOnly, .cpu)] as [(_, ComputeUnitKind?)] {
+        for (units, kind) in [(ComputeUnits.all, nil), (.cpuAndGPU, .gpu), (.cpuOnly, .cpu)] as [(_, ComputeUnitKind?)]
+        {
             _ = StandIn.takeEvents()
             let other = model(component(), units: units)
             try other.load()

@@ -62,7 +62,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         for dtype in [DType.float32, .float16] {
             let made = try StandInBundle(root.appendingPathComponent(dtype.rawValue), dtype: dtype)
             let cache = root.appendingPathComponent("cache-\(dtype.rawValue)")
-            let engine = Engine(RuntimeOptions(cache: cache), runtimes: Self.runtimes)
+            let engine = LoraRarPipeline(RuntimeOptions(cache: cache), runtimes: Self.runtimes)
             _ = try await engine.open(made.folder)
             let rows = try await engine.check()
             let names = ["hypernet", "text_encoder", "text_encoder_2", "unet", "vae_decoder"]
@@ -78,7 +78,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
 
     func testAPartThatIsWrongIsSeen() async throws {
         let made = try bundle(lie: 0.3)
-        let engine = Engine(options, runtimes: Self.runtimes)
+        let engine = LoraRarPipeline(options, runtimes: Self.runtimes)
         _ = try await engine.open(made.folder)
         let rows = try await engine.check()
         XCTAssertEqual(rows.map(\.status), [.passed, .passed, .passed, .passed, .failed, .passed])
@@ -91,7 +91,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
 
     func testARunThatIsNotFiniteIsNoResult() async throws {
         let made = try bundle(lie: .nan)
-        let engine = Engine(options, runtimes: Self.runtimes)
+        let engine = LoraRarPipeline(options, runtimes: Self.runtimes)
         do {
             _ = try await engine.benchmark(made.folder, BenchmarkPlan(component: "vae_decoder", warmup: 0, runs: 1))
             XCTFail("it gave a record")
@@ -102,7 +102,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
 
     func testAnEffectOfLorasThatIsLostIsSeen() async throws {
         let made = try StandInBundle(root.appendingPathComponent("dulled"), dtype: .float32, dulled: true)
-        let engine = Engine(options, runtimes: Self.runtimes)
+        let engine = LoraRarPipeline(options, runtimes: Self.runtimes)
         _ = try await engine.open(made.folder)
         let row = try await engine.check()[3]
         XCTAssertEqual(row.status, .failed)
@@ -113,7 +113,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
 
     func testACancelledTaskStops() async throws {
         let made = try bundle()
-        let engine = Engine(options, runtimes: Self.runtimes)
+        let engine = LoraRarPipeline(options, runtimes: Self.runtimes)
         _ = try await engine.open(made.folder)
         let task = Task {
             // Cancelled by its own first report, so that the next one finds it so.

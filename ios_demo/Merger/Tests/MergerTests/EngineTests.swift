@@ -14,9 +14,10 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
         root = try scratchFolder(self)
     }
 
-    private func engine(_ dtype: DType = .float32) async throws -> (Engine, StandInBundle) {
+    private func engine(_ dtype: DType = .float32) async throws -> (LoraRarPipeline, StandInBundle) {
         let made = try StandInBundle(root.appendingPathComponent("bundle-\(dtype)"), dtype: dtype)
-        let engine = Engine(RuntimeOptions(cache: root.appendingPathComponent("cache-\(dtype)"))) { _, options in
+        let engine = LoraRarPipeline(RuntimeOptions(cache: root.appendingPathComponent("cache-\(dtype)"))) {
+            _, options in
             CoreMLRuntime(units: options.units, cache: options.cache)
         }
         _ = try await engine.open(made.folder)
@@ -81,7 +82,7 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
     func testThreeLorasReachTheNetworks() async throws {
         for dtype in [DType.float32, .float16] {
             let (engine, made) = try await engine(dtype)
-            let chosen = try await engine.choose(loras().map(\.file))
+            let chosen = try await engine.load(loras().map(\.file))
             XCTAssertEqual(chosen.loras.map(\.rank), [1, 1, 1])
             XCTAssertNotNil(chosen.hypernetSeconds)
             _ = try await engine.merge(strengths)
@@ -117,7 +118,7 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
         for group in layout.groups {
             let file = root.appendingPathComponent("\(group.name).safetensors")
             try standInLora(1, layers: group.layers).write(to: file)
-            _ = try await engine.choose([file])
+            _ = try await engine.load([file])
             images.append(try await engine.generate(request).drawn.pixels)
             let values = await engine.tensors()[group.coefficients]?.row(0).prefix(2)
             XCTAssertEqual(values, [1, 1], "one LoRA alone is taken as it is")
@@ -125,7 +126,7 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
         for (number, image) in images.enumerated() {
             XCTAssertEqual(images.filter { $0 == image }.count, 1, "image \(number)")
         }
-        _ = try await engine.choose([])
+        _ = try await engine.load([])
         let base = try await engine.generate(request).drawn.pixels
         XCTAssertEqual(base, images[0])
     }
@@ -134,7 +135,7 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
         let (engine, _) = try await engine()
         let files = try loras().map(\.file)
         _ = StandIn.takeEvents()
-        _ = try await engine.choose(files)
+        _ = try await engine.load(files)
         XCTAssertEqual(StandIn.takeEvents().filter { $0 == .ran("hypernet") }.count, 1)
         for strength in stride(from: Float(0), through: 2, by: 0.25) {
             _ = try await engine.merge([strength, 1, 2 - strength])
@@ -149,7 +150,7 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
     func testLorasThatDoNotFitAreRefused() async throws {
         let (engine, _) = try await engine()
         let files = try loras().map(\.file)
-        let many = await refused { _ = try await engine.choose(files + files) }
+        let many = await refused { _ = try await engine.load(files + files) }
         XCTAssertEqual(many, "6 LoRAs, but there is room for 3; export with --loras 6")
         let name = layout.layers[0]
         let wide = root.appendingPathComponent("wide.safetensors")
@@ -157,7 +158,7 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
             ("\(name).lora_A.weight", [3, 2], [1, 1, 1, 1, 1, 1]),
             ("\(name).lora_B.weight", [2, 3], [1, 1, 1, 1, 1, 1]),
         ]).write(to: wide)
-        let high = await refused { _ = try await engine.choose([wide, files[0]]) }
+        let high = await refused { _ = try await engine.load([wide, files[0]]) }
         XCTAssertEqual(
             high,
             "wide.safetensors (rank 3) and 0.safetensors (rank 1) need 4 ranks, but there is room for 3; export with "

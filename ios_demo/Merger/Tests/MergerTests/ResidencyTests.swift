@@ -37,17 +37,17 @@ final class ResidencyTests: XCTestCase, @unchecked Sendable {
         }
     }
 
-    private func engine(_ memory: Int?, _ made: StandInBundle) async throws -> Engine {
-        let engine = Engine(options, runtimes: Self.runtimes, memory: { memory })
+    private func engine(_ memory: Int?, _ made: StandInBundle) async throws -> LoraRarPipeline {
+        let engine = LoraRarPipeline(options, runtimes: Self.runtimes, memory: { memory })
         _ = try await engine.open(made.folder)
-        _ = try await engine.choose(try loras())
+        _ = try await engine.load(try loras())
         _ = try await engine.merge([1, 1])
         return engine
     }
 
     /// Draws, and returns what was loaded and what was run.
     private func draw(
-        _ engine: Engine, seed: UInt32, prompt: String = "a dog"
+        _ engine: LoraRarPipeline, seed: UInt32, prompt: String = "a dog"
     ) async throws -> (loaded: [String], ran: [String], pixels: Tensor) {
         _ = StandIn.takeEvents()
         let request = Request(prompt: prompt, seed: seed, steps: 2, guidance: 1)
@@ -97,7 +97,7 @@ final class ResidencyTests: XCTestCase, @unchecked Sendable {
 
     func testWhatHasNoRoomIsNotLoaded() async throws {
         let made = try bundle()
-        let engine = Engine(options, runtimes: Self.runtimes, memory: { 10 })
+        let engine = LoraRarPipeline(options, runtimes: Self.runtimes, memory: { 10 })
         _ = try await engine.open(made.folder)
         do {
             _ = try await engine.generate(Request(prompt: "x", steps: 1, guidance: 1))
@@ -174,7 +174,7 @@ final class ResidencyTests: XCTestCase, @unchecked Sendable {
 
     func testARecordSaysWhichProcessorsArePreferred() async throws {
         let made = try bundle()
-        let engine = Engine(options, runtimes: Self.runtimes)
+        let engine = LoraRarPipeline(options, runtimes: Self.runtimes)
         let once = BenchmarkPlan(component: "vae_decoder", warmup: 0, runs: 1)
         for isTold in [false, true] {
             let plan = { @Sendable () in StandIn.structure([["const", "conv", "conv"], ["matmul", "softmax"]]) }

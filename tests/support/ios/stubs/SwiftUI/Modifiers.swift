@@ -150,5 +150,7 @@ extension URL {
 extension NotificationCenter {
   public struct Publisher {}
 
-  public func publisher(for name: Notification.Name, object: AnyObject? = nil) -> Publisher { Publisher() }
+  public func publisher(for name: Notification.Name, object: AnyObject? = nil) -> Publisher {
+    Publisher()
+  }
 }

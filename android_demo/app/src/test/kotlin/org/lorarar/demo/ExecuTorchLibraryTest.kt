@@ -19,7 +19,7 @@ class ExecuTorchLibraryTest : PipelineRuns("executorch", "executorch", FACTORY) 
 
     @Test
     fun ranksThatDoNotFitAreRefused() {
-        val sentence = refusal { session().load(loras("content", "wide")) }
+        val sentence = refusal { pipeline().load(loras("content", "wide")) }
         assertTrue(sentence, "wide.safetensors (rank 7) need 10 ranks, but there is room for 6; export with" in sentence)
     }
 

@@ -86,7 +86,7 @@ class Check(private val bundle: Bundle, private val runtimes: Runtimes, private 
 
     /** Draw the golden image with the bundle alone, and compare with diffusers'. */
     fun pipeline(): CheckRow {
-        val facts = Pipeline.facts(bundle)
+        val facts = Drawing.facts(bundle)
         val golden = facts.child("golden")
         val request = Request(
             golden.text("prompt"), golden.whole("seed"), golden.whole("steps").toInt(), golden.number("guidance").toFloat(),
@@ -95,7 +95,7 @@ class Check(private val bundle: Bundle, private val runtimes: Runtimes, private 
             val expected = Component.readGolden(File(bundle.path, golden.text("file")), listOf("image")).getValue("image")
             val networks = (facts.child("tokenizers").keys + "unet").map { bundle.component(it) }
             GoldenTensors.inputs(networks, folder).use { file ->
-                val pipeline = Pipeline(bundle, Residency(bundle, runtimes))
+                val pipeline = Drawing(bundle, Residency(bundle, runtimes))
                 val drawn = pipeline.draw(request, ofFirstImage(file.tensors)) { _, _, _ -> true }
                 val seconds = drawn.seconds
                 val load = seconds.getValue("load the UNet")

@@ -44,7 +44,7 @@ internal class TextCondition(private val bundle: Bundle, private val residency: 
     ): List<Encoded> {
         val tokenizers = facts.child("tokenizers").mapValues { it.value.asObject()!! }
         val parts = tokenizers.entries.mapIndexed { at, (name, entry) ->
-            Pipeline.report(progress, "reading the prompt", at, tokenizers.size)
+            Drawing.report(progress, "reading the prompt", at, tokenizers.size)
             val tokenizer = residency.tokenizer(name, entry)
             residency.use(name) { runtime ->
                 readings.map { reading ->

@@ -50,7 +50,7 @@ class Studio(
     private val wanted = AtomicReference<StudioState?>()
 
     @Volatile
-    private var session: Session? = null
+    private var pipeline: LoraRarPipeline? = null
 
     // On the worker's thread only.
     private var loaded: List<Sample> = emptyList()
@@ -83,10 +83,10 @@ class Studio(
         install.samples()
         change { copy(contents = catalogue.contents, styles = catalogue.styles) }
         change { copy(content = contents.firstOrNull(), style = styles.firstOrNull()) }
-        session?.close()
+        pipeline?.close()
         val (opened, passedOver) = found(install)
         bundle = opened
-        session = Session(opened, runtimes, places.scratch, threads, memory)
+        pipeline = LoraRarPipeline(opened, runtimes, places.scratch, threads, memory)
         val facts = opened.pipeline
         val ready = Opening.Ready(
             "${opened.base} · ${opened.target} · ${opened.precision}", opened.components.toList(), facts != null,
@@ -149,7 +149,7 @@ class Studio(
             if (chosen.canMerge) mergeNow(chosen)
             val request = Request.of(bundle!!, prompt).with(steps, seed)
             val drawn = try {
-                session!!.draw(request) { stage, done, total ->
+                pipeline!!.generate(request) { stage, done, total ->
                     change { copy(drawing = drawing?.copy(stage = stage, done = done, total = total)) }
                     !stopping
                 }
@@ -169,19 +169,18 @@ class Studio(
         if (now.drawing == null) return@withState
         stopping = true
         change { copy(drawing = drawing?.copy(stopping = true)) }
-        session?.stop()
+        pipeline?.stop()
     }
 
     /** Free networks that wait for the next image: the system is short of memory. */
-    fun trim() = work { session?.residency?.shrink() }
+    fun trim() = work { pipeline?.residency?.shrink() }
 
     /** Run every part on its golden inputs. */
     fun check() = withState { now ->
         if (!now.ready || now.busy) return@withState
         change { copy(checking = true, rows = emptyList(), complaint = null) }
         work(onFailure = { sentence -> copy(checking = false, complaint = sentence) }) {
-            session?.residency?.shrink() // a check has networks of its own
-            Check(bundle!!, runtimes, places.scratch).all { row -> change { copy(rows = rows + row) } }
+            pipeline!!.check { row -> change { copy(rows = rows + row) } }
             change { copy(checking = false) }
         }
     }
@@ -191,7 +190,7 @@ class Studio(
         if (!now.ready || now.busy) return@withState
         change { copy(measuring = "starting", record = null, complaint = null) }
         work(onFailure = { sentence -> copy(measuring = null, complaint = sentence) }) {
-            session?.residency?.shrink()
+            pipeline?.residency?.shrink()
             val benchmark = Benchmark(bundle!!, runtimes, places.scratch, report, version)
             val record = benchmark.run(plan) { what -> change { copy(measuring = what) } }
             change { copy(measuring = null, record = Json.write(record)) }
@@ -203,7 +202,7 @@ class Studio(
 
     /** Give everything back; nothing can be asked any more. */
     fun close() {
-        worker.execute { session?.close() }
+        worker.execute { pipeline?.close() }
         listOf(worker, aside, importer).forEach { it.shutdown() }
     }
 
@@ -245,9 +244,9 @@ class Studio(
         val pair = listOf(chosen.content!!, chosen.style!!)
         if (loaded != pair) load(pair)
         val start = System.nanoTime()
-        val blender = session!!.merge(listOf(chosen.contentScale, chosen.styleScale))
+        val blender = pipeline!!.merge(listOf(chosen.contentScale, chosen.styleScale))
         val seconds = (System.nanoTime() - start) * 1e-9
-        val view = MergeView(seconds, session!!.stack!!.rank, warnings, blender.means(bundle!!.learned))
+        val view = MergeView(seconds, pipeline!!.stack!!.rank, warnings, blender.means(bundle!!.learned))
         change { if (listOf(content, style) == pair) copy(merging = false, merge = view) else copy(merging = false) }
     }
 
@@ -255,7 +254,7 @@ class Studio(
         change { copy(merging = true, complaint = null) }
         loaded = emptyList()
         val loras = pair.map { LoraReader.read(it.file) }
-        session!!.load(loras)
+        pipeline!!.load(loras)
         loaded = pair
         warnings = loras.flatMap { it.warnings }
     }

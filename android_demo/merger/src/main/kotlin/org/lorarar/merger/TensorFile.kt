@@ -29,11 +29,12 @@ class TensorFile private constructor(private val path: File, val tensors: Map<St
         fun create(folder: File, shapes: Map<String, Pair<DType, List<Int>>>): TensorFile {
             val sizes = shapes.values.map { (dtype, shape) -> Tensor.bytes(dtype, shape) }
             val starts = sizes.runningFold(0L) { at, bytes -> (at + bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT }
+            var path: File? = null
             try {
                 folder.mkdirs()
-                val path = File.createTempFile("tensors", ".bin", folder)
+                path = File.createTempFile("tensors", ".bin", folder)
                 RandomAccessFile(path, "rw").use { file ->
-                    file.setLength(starts.last())
+                    fill(file, starts.last())
                     val tensors = shapes.entries.mapIndexed { i, (name, kind) ->
                         val view = file.channel.map(FileChannel.MapMode.READ_WRITE, starts[i], sizes[i].toLong())
                         name to Tensor(kind.first, kind.second, view.order(ByteOrder.nativeOrder()))
@@ -41,7 +42,19 @@ class TensorFile private constructor(private val path: File, val tensors: Map<St
                     return TensorFile(path, tensors.toMap())
                 }
             } catch (error: IOException) {
+                path?.delete()
                 throw InputError("$folder: ${starts.last() shr 20} MB can't be written (${error.message}); free some space")
+            }
+        }
+
+        /** Write zeros, so that the disk has the space: a mapped page that finds none on it ends the process. */
+        private fun fill(file: RandomAccessFile, bytes: Long) {
+            val zeros = ByteArray(1 shl 20)
+            var left = bytes
+            while (left > 0) {
+                val count = minOf(left, zeros.size.toLong()).toInt()
+                file.write(zeros, 0, count)
+                left -= count
             }
         }
     }

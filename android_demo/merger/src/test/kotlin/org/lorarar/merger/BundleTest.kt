@@ -21,7 +21,7 @@ class BundleTest {
         assertEquals(hypernet.outputs.map { it.name }.toSet(), hypernet.goldenOutputs().keys)
         val sentence = refusal { bundle.component("vae") }
         assertTrue(sentence, sentence.endsWith("the bundle has no vae, only hypernet"))
-        assertTrue("can't draw" in refusal { Pipeline.facts(bundle) })
+        assertTrue("can't draw" in refusal { Drawing.facts(bundle) })
     }
 
     @Test

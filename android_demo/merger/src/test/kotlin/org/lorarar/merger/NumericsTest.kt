@@ -194,6 +194,18 @@ class NumericsTest {
         }
     }
 
+    /** A page of a hole in a mapped file is only asked for when it is written, where no exception can tell of a full disk. */
+    @Test
+    fun aMappedFileHasItsSpaceFromTheStart() {
+        val folder = File(TestData.scratch, "mapped")
+        TensorFile.create(folder, mapOf("a" to (DType.FLOAT32 to listOf(1000, 1000)))).use {
+            val file = folder.listFiles()!!.single()
+            val blocks = ProcessBuilder("stat", "-c", "%b", file.path).start().inputStream.reader().readText().trim().toLong()
+            assertTrue("$blocks", 512 * blocks >= 4_000_000)
+        }
+        assertEquals(emptyList<String>(), folder.list()!!.toList())
+    }
+
     @Test
     fun fastCoresAreThoseAboveTheSlowest() {
         val cpus = File(TestData.results, "cpus")

@@ -20,11 +20,11 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
     @Test
     fun theGoldenMergeIsThePapers() {
         val bundle = Bundle.open(File(golden, "bundle"))
-        session(bundle).use { session ->
-            session.load(pair)
-            val blender = session.merge(listOf(0.9f, 1.1f))
-            assertEquals(7, session.stack!!.rank)
-            assertLayers(session.stack!!, blender, SafeTensors.open(File(golden, "expected.safetensors")))
+        pipeline(bundle).use { pipeline ->
+            pipeline.load(pair)
+            val blender = pipeline.merge(listOf(0.9f, 1.1f))
+            assertEquals(7, pipeline.stack!!.rank)
+            assertLayers(pipeline.stack!!, blender, SafeTensors.open(File(golden, "expected.safetensors")))
             assertEquals(bundle.layout.withKinds(bundle.learned).sumOf { it.layers.size }, blender.means(bundle.learned).size)
         }
     }
@@ -32,12 +32,12 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
     @Test
     fun threeLorasAreMerged() {
         val folder = File(TestData.exported, "three")
-        session(Bundle.open(File(folder, "bundle"))).use { session ->
-            session.load((0..2).map { LoraReader.read(File(folder, "$it.safetensors")) })
-            val blender = session.merge(listOf(1.2f, 0.8f, 0.5f))
+        pipeline(Bundle.open(File(folder, "bundle"))).use { pipeline ->
+            pipeline.load((0..2).map { LoraReader.read(File(folder, "$it.safetensors")) })
+            val blender = pipeline.merge(listOf(1.2f, 0.8f, 0.5f))
             val expected = SafeTensors.open(File(folder, "merged.safetensors"))
             assertCoefficients(blender, expected)
-            assertLayers(session.stack!!, blender, expected)
+            assertLayers(pipeline.stack!!, blender, expected)
         }
     }
 
@@ -47,13 +47,13 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
         val counted = Runtimes(
             mapOf("onnx" to RuntimeFactory { part, threads -> Counting(OnnxRuntime(part, threads)) { runs++ } }),
         )
-        Session(Bundle.open(File(golden, "bundle")), counted, TestData.scratch).use { session ->
-            session.load(pair)
-            val stack = session.stack!!.inputs.mapValues { it.value.floats() }
-            val blender = session.merge(listOf(0.25f, 3f))
+        LoraRarPipeline(Bundle.open(File(golden, "bundle")), counted, TestData.scratch).use { pipeline ->
+            pipeline.load(pair)
+            val stack = pipeline.stack!!.inputs.mapValues { it.value.floats() }
+            val blender = pipeline.merge(listOf(0.25f, 3f))
             assertEquals(1, runs)
             val buffers = blender.values.toMap()
-            assertTrue(session.merge(listOf(0.5f, -2f)) === blender)
+            assertTrue(pipeline.merge(listOf(0.5f, -2f)) === blender)
             assertEquals(1, runs)
             for ((name, values) in blender.values) {
                 assertTrue(values === buffers[name])
@@ -61,7 +61,7 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
                 val unit = blender.unit.getValue(name)
                 values.forEachIndexed { i, value -> assertEquals(unit[i] * (if (i / width % 2 == 0) 0.5f else -2f), value, 0f) }
             }
-            for ((name, values) in stack) assertArrayEquals(values, session.stack!!.inputs.getValue(name).floats(), 0f)
+            for ((name, values) in stack) assertArrayEquals(values, pipeline.stack!!.inputs.getValue(name).floats(), 0f)
         }
     }
 
@@ -69,16 +69,16 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
     @Test
     fun oneLoraIsItselfAndNoneIsNothing() {
         val none = Runtimes(mapOf("onnx" to RuntimeFactory { _, _ -> error("not asked") }))
-        Session(Bundle.open(File(golden, "bundle")), none, TestData.scratch).use { session ->
-            session.load(pair.take(1))
-            val one = session.merge(listOf(0.5f))
-            for (group in session.stack!!.layout.groups) group.layers.forEachIndexed { row, layer ->
+        LoraRarPipeline(Bundle.open(File(golden, "bundle")), none, TestData.scratch).use { pipeline ->
+            pipeline.load(pair.take(1))
+            val one = pipeline.merge(listOf(0.5f))
+            for (group in pipeline.stack!!.layout.groups) group.layers.forEachIndexed { row, layer ->
                 val wanted = pair[0].layers.getValue(layer).delta().map { it / 2 }
-                assertClose(layer, wanted, delta(session.stack!!, one, group, row), 1e-6)
+                assertClose(layer, wanted, delta(pipeline.stack!!, one, group, row), 1e-6)
             }
-            session.load(emptyList())
-            assertEquals(1, session.stack!!.rank)
-            assertTrue(session.merge(emptyList()).values.values.all { values -> values.all { it == 0f } })
+            pipeline.load(emptyList())
+            assertEquals(1, pipeline.stack!!.rank)
+            assertTrue(pipeline.merge(emptyList()).values.values.all { values -> values.all { it == 0f } })
         }
     }
 
@@ -88,10 +88,10 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
         val half = Bundle.open(File(TestData.exported, "half"))
         val row = Check(half, runtimes, TestData.scratch).component("hypernet")
         assertEquals(row.reason, CheckRow.Status.PASSED, row.status)
-        session(half).use { session ->
-            session.load(pair)
+        pipeline(half).use { pipeline ->
+            pipeline.load(pair)
             val expected = SafeTensors.open(File(golden, "expected.safetensors"))
-            assertLayers(session.stack!!, session.merge(listOf(0.9f, 1.1f)), expected, 4e-3)
+            assertLayers(pipeline.stack!!, pipeline.merge(listOf(0.9f, 1.1f)), expected, 4e-3)
         }
     }
 
@@ -102,11 +102,11 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
         val steep = listOf("content", "style").map { LoraReader.read(File(TestData.exported, "steep/$it.safetensors")) }
         val layer = (steep[0].layers.keys - steep[1].layers.keys).single()
         val group = half.layout.groups.single { layer in it.layers }
-        session(half).use { session ->
-            session.load(steep)
-            val blender = session.merge(listOf(0.9f, 1.1f))
+        pipeline(half).use { pipeline ->
+            pipeline.load(steep)
+            val blender = pipeline.merge(listOf(0.9f, 1.1f))
             val wanted = steep[0].layers.getValue(layer).delta().map { it * 0.9f }
-            assertClose(layer, wanted, delta(session.stack!!, blender, group, group.layers.indexOf(layer)), 4e-3)
+            assertClose(layer, wanted, delta(pipeline.stack!!, blender, group, group.layers.indexOf(layer)), 4e-3)
         }
     }
 
@@ -139,7 +139,7 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
         var steps = 0
         val request = Request("a sks teapot", 0, 4, 1f)
         val stopped = try {
-            session().draw(request) { stage, _, _ -> stage != "drawing" || ++steps < 3 }
+            pipeline().draw(request) { stage, _, _ -> stage != "drawing" || ++steps < 3 }
             false
         } catch (_: Stopped) {
             true
@@ -150,12 +150,12 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
 
     @Test
     fun requestsThatAreNotPossible() {
-        val session = session()
+        val pipeline = pipeline()
         val go: Progress = { _, _, _ -> true }
-        assertTrue("valid are 1 to" in refusal { session.draw(Request("a", 0, 0, 1f), go) })
-        assertTrue("seed" in refusal { session.draw(Request("a", -1, 4, 1f), go) })
-        assertTrue("guidance" in refusal { session.draw(Request("a", 0, 4, 0.5f), go) })
-        assertTrue("guidance" in refusal { session.draw(Request("a", 0, 4, Float.NaN), go) })
+        assertTrue("valid are 1 to" in refusal { pipeline.generate(Request("a", 0, 0, 1f), go) })
+        assertTrue("seed" in refusal { pipeline.generate(Request("a", -1, 4, 1f), go) })
+        assertTrue("guidance" in refusal { pipeline.generate(Request("a", 0, 4, 0.5f), go) })
+        assertTrue("guidance" in refusal { pipeline.generate(Request("a", 0, 4, Float.NaN), go) })
     }
 
     @Test
@@ -213,24 +213,24 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
 
     @Test
     fun lorasThatDoNotFit() {
-        assertTrue("another base model" in refusal { session().load(listOf(pair[0], loras("style").single())) })
+        assertTrue("another base model" in refusal { pipeline().load(listOf(pair[0], loras("style").single())) })
         val three = loras("content", "style", "beyond")
-        assertTrue("there is room for 2; export with `loras` 3" in refusal { session().load(three) })
+        assertTrue("there is room for 2; export with `loras` 3" in refusal { pipeline().load(three) })
     }
 
     @Test
     fun strengthsThatAreNoNumbers() {
         val folder = File(TestData.results, "strengths").also { it.deleteRecursively() }
-        val session = Session(whole, runtimes, folder)
-        assertTrue("no LoRA is loaded" in refusal { session.merge(listOf(1f, 1f)) })
-        session.load(loras("content", "style"))
-        assertTrue("finite" in refusal { session.merge(listOf(Float.NaN, 1f)) })
-        assertTrue("give 2 finite numbers" in refusal { session.merge(listOf(1f)) })
-        session.load(loras("content"))
+        val pipeline = LoraRarPipeline(whole, runtimes, folder)
+        assertTrue("no LoRA is loaded" in refusal { pipeline.merge(listOf(1f, 1f)) })
+        pipeline.load(loras("content", "style"))
+        assertTrue("finite" in refusal { pipeline.merge(listOf(Float.NaN, 1f)) })
+        assertTrue("give 2 finite numbers" in refusal { pipeline.merge(listOf(1f)) })
+        pipeline.load(loras("content"))
         assertEquals("one stack at a time", 1, folder.list()!!.size)
-        assertTrue("another base model" in refusal { session.load(pair) })
+        assertTrue("another base model" in refusal { pipeline.load(pair) })
         assertEquals("a refused one leaves no file, and the last one stays", 1, folder.list()!!.size)
-        session.close()
+        pipeline.close()
         assertEquals(emptyList<String>(), folder.list()!!.toList())
     }
 

@@ -24,68 +24,68 @@ class ResidencyTest {
 
     private fun bundle(place: String) = Bundle.open(File(TestData.exported, "$place/bundle"))
 
-    private fun session(place: String, memory: Memory?): Session {
-        val session = Session(bundle(place), runtimes, TestData.scratch, memory = memory)
-        session.load(listOf("content", "style").map { LoraReader.read(File(TestData.exported, "$place/loras/$it.safetensors")) })
-        return session
+    private fun pipeline(place: String, memory: Memory?): LoraRarPipeline {
+        val pipeline = LoraRarPipeline(bundle(place), runtimes, TestData.scratch, memory = memory)
+        pipeline.load(listOf("content", "style").map { LoraReader.read(File(TestData.exported, "$place/loras/$it.safetensors")) })
+        return pipeline
     }
 
-    private fun Session.drawn(seed: Long, prompt: String = "a dog"): FloatArray {
+    private fun LoraRarPipeline.drawn(seed: Long, prompt: String = "a dog"): FloatArray {
         ran.clear()
-        return draw(Request(prompt, seed, steps = 2, guidance = 1f)) { _, _, _ -> true }.pixels.floats()
+        return generate(Request(prompt, seed, steps = 2, guidance = 1f)) { _, _, _ -> true }.pixels.floats()
     }
 
     @Test
     fun aNewSeedLoadsNothingAndReadsNothing() {
-        session("onnx", AMPLE).use { session ->
-            val first = session.drawn(1)
+        pipeline("onnx", AMPLE).use { pipeline ->
+            val first = pipeline.drawn(1)
             assertEquals(listOf("hypernet", "text_encoder", "text_encoder_2", "unet", "unet", "vae_decoder"), ran)
-            assertEquals(5 to 2, session.residency.loads to session.residency.tokenizersRead)
-            val second = session.drawn(2)
+            assertEquals(5 to 2, pipeline.residency.loads to pipeline.residency.tokenizersRead)
+            val second = pipeline.drawn(2)
             assertEquals(listOf("unet", "unet", "vae_decoder"), ran)
-            assertEquals(5 to 2, session.residency.loads to session.residency.tokenizersRead)
+            assertEquals(5 to 2, pipeline.residency.loads to pipeline.residency.tokenizersRead)
             assertTrue(!first.contentEquals(second))
-            assertArrayEquals(first, session.drawn(1), 0f)
+            assertArrayEquals(first, pipeline.drawn(1), 0f)
         }
     }
 
     @Test
     fun aStrengthRunsNoGraphAndAnotherPromptIsReadWithoutLoading() {
-        session("onnx", AMPLE).use { session ->
-            session.drawn(1)
+        pipeline("onnx", AMPLE).use { pipeline ->
+            pipeline.drawn(1)
             ran.clear()
-            for (hundredths in 0..100) session.merge(listOf(1f, hundredths / 100f))
+            for (hundredths in 0..100) pipeline.merge(listOf(1f, hundredths / 100f))
             assertEquals(emptyList<String>(), ran)
-            session.drawn(1)
+            pipeline.drawn(1)
             assertEquals(listOf("unet", "unet", "vae_decoder"), ran)
-            session.drawn(1, "a cat")
+            pipeline.drawn(1, "a cat")
             assertEquals(listOf("text_encoder", "text_encoder_2", "unet", "unet", "vae_decoder"), ran)
-            assertEquals(5 to 2, session.residency.loads to session.residency.tokenizersRead)
+            assertEquals(5 to 2, pipeline.residency.loads to pipeline.residency.tokenizersRead)
         }
     }
 
     @Test
     fun aPromptIsReadAgainWithOtherStrengthsWhereTextEncodersTakeLoras() {
-        session("text", AMPLE).use { session ->
-            val first = session.drawn(1)
-            session.drawn(1)
+        pipeline("text", AMPLE).use { pipeline ->
+            val first = pipeline.drawn(1)
+            pipeline.drawn(1)
             assertEquals(listOf("unet", "unet", "vae_decoder"), ran)
-            session.merge(listOf(0f, 1f))
-            assertTrue(!first.contentEquals(session.drawn(1)))
+            pipeline.merge(listOf(0f, 1f))
+            assertTrue(!first.contentEquals(pipeline.drawn(1)))
             assertEquals(listOf("text_encoder", "text_encoder_2", "unet", "unet", "vae_decoder"), ran)
-            session.merge(listOf(1f, 1f))
-            assertArrayEquals(first, session.drawn(1), 0f)
+            pipeline.merge(listOf(1f, 1f))
+            assertArrayEquals(first, pipeline.drawn(1), 0f)
         }
     }
 
     @Test
     fun oneNetworkIsThereAtATimeWithoutAMemory() {
-        session("onnx", null).use { session ->
-            session.drawn(1)
-            assertEquals(emptySet<String>(), session.residency.names)
-            session.drawn(2)
+        pipeline("onnx", null).use { pipeline ->
+            pipeline.drawn(1)
+            assertEquals(emptySet<String>(), pipeline.residency.names)
+            pipeline.drawn(2)
             assertEquals(listOf("unet", "unet", "vae_decoder"), ran)
-            assertEquals(5 + 2, session.residency.loads)
+            assertEquals(5 + 2, pipeline.residency.loads)
         }
     }
 

@@ -48,9 +48,9 @@ class TextTest : PipelineRuns("onnx", "onnxruntime", FACTORY, place = "text") {
     fun oneTextEncoderAfterTheOther() {
         val events = ArrayList<String>()
         val told = Runtimes(mapOf("onnx" to RuntimeFactory { part, threads -> Told(FACTORY.create(part, threads), events) }))
-        Session(whole, told, TestData.scratch).use { session ->
-            session.load(loras("beyond"))
-            session.draw(Request("a cat", 0, 1, 3f, negative = "a red dog")) { _, _, _ -> true }
+        LoraRarPipeline(whole, told, TestData.scratch).use { pipeline ->
+            pipeline.load(loras("beyond"))
+            pipeline.generate(Request("a cat", 0, 1, 3f, negative = "a red dog")) { _, _, _ -> true }
         }
         val encoders = listOf("text_encoder", "text_encoder_2")
         val wanted = encoders.flatMap { listOf("run $it", "run $it", "close $it") }

@@ -13,7 +13,7 @@ abstract class PipelineRuns(
     protected val folder = File(TestData.exported, place)
     protected val whole by lazy { Bundle.open(File(folder, "bundle")) }
 
-    protected fun session(bundle: Bundle = whole) = Session(bundle, runtimes, TestData.scratch)
+    protected fun pipeline(bundle: Bundle = whole) = LoraRarPipeline(bundle, runtimes, TestData.scratch)
 
     protected fun loras(vararg names: String) = names.map { LoraReader.read(File(folder, "loras/$it.safetensors")) }
 
@@ -55,13 +55,13 @@ abstract class PipelineRuns(
     }
 
     /** Merge LoRAs with Python's strengths and compare with its merge. */
-    private fun assertMerge(name: String, loras: List<Lora>): Session {
+    private fun assertMerge(name: String, loras: List<Lora>): LoraRarPipeline {
         val expected = SafeTensors.open(File(folder, "$name.safetensors"))
-        val session = session()
-        session.load(loras)
-        val blender = session.merge(listOf(1.2f, 0.8f))
+        val pipeline = pipeline()
+        pipeline.load(loras)
+        val blender = pipeline.merge(listOf(1.2f, 0.8f))
         assertCoefficients(blender, expected)
-        assertLayers(session.stack!!, blender, expected, lacking = true)
+        assertLayers(pipeline.stack!!, blender, expected, lacking = true)
         assertMeans(blender, expected)
         val shares = TestData.json(File(folder, "$name.json")).children("carried")
         assertEquals(loras.size, shares.size)
@@ -71,7 +71,7 @@ abstract class PipelineRuns(
             for ((part, share) in found.parts) assertEquals(part, wanted.child("parts").number(part), share, 1e-9)
             assertEquals(wanted.number("share"), found.share, 1e-9)
         }
-        return session
+        return pipeline
     }
 
     private fun assertMeans(blender: Blender, expected: SafeTensors) {
@@ -90,9 +90,9 @@ abstract class PipelineRuns(
     /** Files in which each LoRA lacks some of the other's layers: those are carried, not averaged. */
     @Test
     fun layersOfOneLoraAreCarried() {
-        assertMerge("carried", loras("half-content", "half-style")).use { session ->
+        assertMerge("carried", loras("half-content", "half-style")).use { pipeline ->
             val learned = whole.layout.layers.count { Layout.kindOf(it) in whole.learned }
-            assertTrue(session.merge(listOf(1f, 1f)).means(whole.learned).size in 1 until learned)
+            assertTrue(pipeline.merge(listOf(1f, 1f)).means(whole.learned).size in 1 until learned)
         }
     }
 
@@ -122,13 +122,13 @@ abstract class PipelineRuns(
         }
     }
 
-    private fun assertImage(number: Int, onStage: (String) -> Unit): Drawn = session().use { session ->
-        session.load(loras(*(requests[number].getValue("loras") as List<*>).map { it as String }.toTypedArray()))
-        val drawn = session.draw(request(number)) { stage, _, _ ->
+    private fun assertImage(number: Int, onStage: (String) -> Unit): Drawn = pipeline().use { pipeline ->
+        pipeline.load(loras(*(requests[number].getValue("loras") as List<*>).map { it as String }.toTypedArray()))
+        val drawn = pipeline.generate(request(number)) { stage, _, _ ->
             onStage(stage)
             true
         }
-        val tolerance = Component.tolerance(Pipeline.facts(whole).child("golden").child("tolerance"))
+        val tolerance = Component.tolerance(Drawing.facts(whole).child("golden").child("tolerance"))
         assertClose("latents $number", images.floats("latents.$number").doubles(), drawn.latents.doubles(), tolerance.maxError)
         val summary = Golden.summarise(Tensor.of(images.floats("image.$number"), drawn.pixels.shape))
         val image = Parity.compare("image", summary, drawn.pixels)

@@ -24,7 +24,7 @@ public typealias ProgressReport = @Sendable (WorkProgress) -> Void
 
 /// What an app's screens need: one bundle, its models and the LoRAs that were read. All work is done one piece after
 /// the other, away from the screen; a cancelled task stops at its next step.
-public actor Engine {
+public actor LoraRarPipeline {
     /// A LoRA as it was read.
     public struct LoraSummary: Equatable, Sendable {
         public let name: String
@@ -110,7 +110,7 @@ public actor Engine {
     /// them, and runs the hypernetwork once. None draws with the base.
     ///
     /// Throws InputError for files that can't be read, and for LoRAs that the bundle can't take.
-    public func choose(_ files: [URL]) throws -> Chosen {
+    public func load(_ files: [URL]) throws -> Chosen {
         let store = try opened()
         blender = nil  // two stacks of a large base would not fit in a phone's memory
         store.forgetPrompt()

@@ -4,18 +4,20 @@ import java.io.Closeable
 import java.io.File
 
 /**
- * A bundle at work: LoRAs are loaded, merged and drawn with.
+ * A bundle at work: LoRAs are loaded and merged, images are generated with them, and every part is checked. This is what an app
+ * embeds; the bundle is opened by [Bundle.open], and the runtimes are those whose libraries the app has.
  *
  * Loading stacks the LoRAs once, in a file in [folder]. A merge then writes coefficients alone: the hypernetwork runs once for
  * each pair. Networks stay in memory as long as [memory] has room; without it, one is there at a time. Everything is called on
  * one thread, but for [stop].
  */
-class Session(
-    private val bundle: Bundle, runtimes: Runtimes, private val folder: File, threads: Int? = null, memory: Memory? = null,
+class LoraRarPipeline(
+    private val bundle: Bundle, private val runtimes: Runtimes, private val folder: File, threads: Int? = null,
+    memory: Memory? = null,
 ) : Closeable {
     /** The networks that are in memory. */
     val residency = Residency(bundle, runtimes, threads, memory)
-    private val pipeline by lazy { Pipeline(bundle, residency) }
+    private val drawing by lazy { Drawing(bundle, residency) }
     private var blender: Blender? = null
     private var inputs: Inputs? = null
 
@@ -48,11 +50,20 @@ class Session(
     }
 
     /**
-     * Draw an image: the base where no LoRA is loaded, else the base with the last merge, or with strengths of 1.
+     * Generate an image: the base where no LoRA is loaded, else the base with the last merge, or with strengths of 1.
      *
      * InputError for a request that is not possible or a bundle that overflows, Stopped when [progress] or [stop] says so.
      */
-    fun draw(request: Request, progress: Progress): Drawn = pipeline.draw(request, inputs(), progress)
+    fun generate(request: Request, progress: Progress): Drawn = drawing.draw(request, inputs(), progress)
+
+    /**
+     * Run every part on its golden inputs and compare with PyTorch's outputs, the golden image too; [each] hears of a row when
+     * it is done. Networks that wait for the next image are freed first.
+     */
+    fun check(each: (CheckRow) -> Unit): List<CheckRow> {
+        residency.shrink()
+        return Check(bundle, runtimes, folder).all(each)
+    }
 
     /** End the run that is under way, from any thread: at ONNX Runtime's next operator, at another runtime's next step. */
     fun stop() = residency.stop()

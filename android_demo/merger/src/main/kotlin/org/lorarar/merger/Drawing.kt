@@ -26,7 +26,7 @@ class Request(
     companion object {
         /** A request with the bundle's own steps and guidance. */
         fun of(bundle: Bundle, prompt: String): Request {
-            val facts = Pipeline.facts(bundle)
+            val facts = Drawing.facts(bundle)
             return Request(prompt, 0, facts.whole("steps").toInt(), facts.number("guidance").toFloat())
         }
     }
@@ -58,7 +58,7 @@ typealias Progress = (stage: String, done: Int, total: Int) -> Boolean
  *
  * What the last prompt was read as is kept: another seed reads nothing.
  */
-class Pipeline(private val bundle: Bundle, private val residency: Residency) {
+internal class Drawing(private val bundle: Bundle, private val residency: Residency) {
     private val facts = facts(bundle)
     private val text = TextCondition(bundle, residency)
     private val seconds = LinkedHashMap<String, Double>()
