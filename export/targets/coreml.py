@@ -38,5 +38,5 @@ TARGET = Target(
         "w6": WeightBytes(0.75, 0.75, 0.75),
         "w4": WeightBytes(0.5, 0.75, 0.5),
     },
-    costs={"fp16": ExportCost(0.13, 5.1)},
+    costs={"fp16": ExportCost(0.22, 4.7)},
 )

@@ -26,5 +26,5 @@ TARGET = Target(
     replaced=("attention in products", "layer norm in plain operations"),
     # Linears alone are compressed; w4 has a scale of 4 bytes for each 32 weights.
     bytes_per_weight={**FLOATS, "w8": WeightBytes(1.0, 4.0, 4.0), "w4": WeightBytes(0.5 + 4 / 32, 4.0, 4.0)},
-    costs={"fp32": ExportCost(0.21, 13.7), "w8": ExportCost(0.30, 7.1)},
+    costs={"fp32": ExportCost(0.29, 10.7), "w8": ExportCost(0.35, 6.5)},
 )

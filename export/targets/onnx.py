@@ -22,5 +22,5 @@ TARGET = Target(
     hypernet_form="plain",
     # MatMulNBits has a scale of 4 bytes for each 32 weights; convolutions are int8 at 4 bits too.
     bytes_per_weight={**FLOATS, "w8": WeightBytes(1 + 4 / 32, 1.0, 4.0), "w4": WeightBytes(0.5 + 4 / 32, 1.0, 4.0)},
-    costs={"fp32": ExportCost(0.10, 5.4), "fp16": ExportCost(0.07, 3.0)},
+    costs={"fp32": ExportCost(0.115, 6.7), "fp16": ExportCost(0.09, 4.1)},
 )

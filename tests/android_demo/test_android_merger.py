@@ -102,7 +102,7 @@ CLASSES = {
     "OnnxTest": 22,
     "QnnTest": 4,
     "TextTest": 9,
-    "StudioTest": 14,
+    "StudioTest": 15,
     "ResidencyTest": 7,
     "EntryTest": 5,
     "StepTest": 3,

@@ -22,28 +22,19 @@ from lorarar.files import atomic_file
 
 ROOT = Path(__file__).parents[2]
 DOCS, MEASURED = ROOT / "docs", ROOT / "build" / "measured"
-OLDER = """
-**Rows of ONNX, ExecuTorch and of Core ML in fp16 and fp32 are older than live merges.** The attention alone took a LoRA
-then, and it was merged before. They have not been measured again since.
-"""
-FULL_SIZE = (
-    """# Full-size UNets
+FULL_SIZE = """# Full-size UNets
 
-Made by `make test-full`. Every row is an export of a UNet with adapter inputs (two LoRAs of rank 64, merged: 128) by
-`lorarar export unet`, with seeded random weights since the trained ones could not be had here, for latents of 64×64,
-batch 1. It includes the golden outputs by PyTorch in fp32 and the check of the saved artifact against them.
+Made by `make test-full`. Every row is an export of a UNet with adapter inputs (two LoRAs of rank 64, stacked: 128 rows,
+for attention, feed-forward layers and projections) by `lorarar export unet`, with seeded random weights since the
+trained ones could not be had here, for latents of 64×64, batch 1. It includes the golden outputs by PyTorch in fp32 and
+the check of the saved artifact against them.
 """
-    + OLDER
-)
-EVERY_PRECISION = (
-    """# The miniature in every precision
+EVERY_PRECISION = """# The miniature in every precision
 
 Made by `make test-full`. Every row is the miniature's pipeline by `lorarar export pipeline`, with the UNet in that
 precision; the PSNR is against PyTorch in fp32, of one step of the UNet and of a whole image of three steps. Precisions
 that are not here are not offered: `lorarar export pipeline` says why when it is asked for one.
 """
-    + OLDER
-)
 METHOD = """
 Time and memory are of that one process; a step is one run of the UNet in the runtime that the check uses. For Core ML
 that is the evaluator of the saved program in numpy, whose time says nothing of a phone. Measured on {hosts}. No phone,

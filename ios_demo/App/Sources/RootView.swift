@@ -2,6 +2,7 @@ import DemoCore
 import Merger
 import SwiftUI
 import UIKit
+import UniformTypeIdentifiers
 
 /// Opening, then the five screens; or what is wrong with the bundle.
 struct RootView: View {
@@ -65,6 +66,7 @@ private struct OpeningView: View {
 private struct NoBundleView: View {
     let sentence: String
     @Environment(DemoModel.self) private var model
+    @State private var isPicking = false
 
     var body: some View {
         ScrollView {
@@ -74,9 +76,19 @@ private struct NoBundleView: View {
                     .accessibilityHidden(true)
                 Text("No bundle to work with").font(.headline)
                 Text(sentence).textSelection(.enabled)
+                Button("Pick a bundle's folder…") { isPicking = true }
                 Button("Try again") { Task { await model.open() } }
             }
             .padding(32)
+        }
+        .fileImporter(isPresented: $isPicking, allowedContentTypes: [.folder]) { result in
+            guard case .success(let url) = result else { return }
+            // A picked folder may be read only between these two calls.
+            let isScoped = url.startAccessingSecurityScopedResource()
+            Task {
+                await model.addBundle(url)
+                if isScoped { url.stopAccessingSecurityScopedResource() }
+            }
         }
     }
 }

@@ -129,6 +129,17 @@ public final class DemoModel {
         }
     }
 
+    /// Copies a bundle that the user picked into the app, and opens it. The caller has the right to read it.
+    public func addBundle(_ picked: URL) async {
+        stage = .opening(WorkProgress(stage: "copying the bundle", done: 0, total: 1))
+        do {
+            let place = try await Task.detached { [places] in try places.takeBundle(picked) }.value
+            await open(place.lastPathComponent)
+        } catch {
+            stage = .failed(Self.sentence(error))
+        }
+    }
+
     /// The first of these bundles that can be opened: Core AI's comes before Core ML's, and needs a newer system. Throws
     /// what is wrong with the first one where none can.
     private func openFirst(of folders: [URL]) async throws -> URL {

@@ -29,6 +29,29 @@ public struct Places: Equatable, Sendable {
         }
     }
 
+    /// Copies a folder that the user picked to the bundles, in the place of one of its name. Throws InputError when it is
+    /// no bundle, or where there is no space; nothing of it is left then.
+    func takeBundle(_ picked: URL) throws -> URL {
+        let manager = FileManager.default
+        guard manager.fileExists(atPath: picked.appendingPathComponent(ModelBundle.manifestFile).path) else {
+            throw InputError(
+                "\(picked.lastPathComponent) is not a bundle (no \(ModelBundle.manifestFile)); pick the folder that holds it")
+        }
+        let folder = documents.appendingPathComponent("bundles", isDirectory: true)
+        let place = folder.appendingPathComponent(picked.lastPathComponent, isDirectory: true)
+        let copy = folder.appendingPathComponent(".\(UUID().uuidString)")
+        defer { try? manager.removeItem(at: copy) }
+        do {
+            try manager.createDirectory(at: folder, withIntermediateDirectories: true)
+            try manager.copyItem(at: picked, to: copy)
+            if manager.fileExists(atPath: place.path) { try manager.removeItem(at: place) }
+            try manager.moveItem(at: copy, to: place)
+        } catch {
+            throw InputError("\(picked.lastPathComponent) can't be copied into the app; free some space on the device")
+        }
+        return place
+    }
+
     /// The bundle that a benchmark names: one that the Mac copied for it, else one of the app's own.
     func bundle(_ name: String) throws -> URL {
         let copied = benchmarks.appendingPathComponent(name, isDirectory: true)

@@ -112,7 +112,7 @@ final class ResidencyTests: XCTestCase, @unchecked Sendable {
     func testWhatWasUsedLongestAgoGoesFirst() throws {
         let made = try bundle()
         let opened = try ModelBundle.open(made.folder)
-        let free = 3 * opened.manifest.components.map(\.neededBytes).max()! / 2
+        let free = 5 * opened.manifest.components.map(\.neededBytes).max()! / 4
         let store = ModelStore(opened, runtime: CoreMLRuntime(cache: options.cache), memory: { free })
         for name in ["text_encoder", "vae_decoder", "text_encoder"] { _ = try store.loaded(name) }
         XCTAssertEqual(store.names, ["vae_decoder", "text_encoder"])
@@ -185,6 +185,23 @@ final class ResidencyTests: XCTestCase, @unchecked Sendable {
             XCTAssertEqual(notes.contains(.text(sentence)), isTold, "\(notes)")
         }
         StandIn.plan = nil
+    }
+
+    @MainActor
+    func testABundleThatTheUserPicks() async throws {
+        let made = try bundle()
+        let folders = ["resources", "documents", "support"].map { root.appendingPathComponent($0) }
+        let places = Places(resources: folders[0], documents: folders[1], support: folders[2])
+        let model = DemoModel(places, options: options, runtimes: Self.runtimes)
+        await model.open()
+        await model.addBundle(root)
+        guard case .failed(let sentence) = model.stage else { return XCTFail("\(model.stage)") }
+        XCTAssertTrue(sentence.contains("is not a bundle (no manifest.json); pick the folder that holds it"), sentence)
+        await model.addBundle(made.folder)
+        XCTAssertEqual(model.stage, .ready)
+        XCTAssertEqual(model.bundleName, "coreml")
+        let names = try FileManager.default.contentsOfDirectory(atPath: folders[1].appendingPathComponent("bundles").path)
+        XCTAssertEqual(names, ["coreml"])
     }
 
     @MainActor

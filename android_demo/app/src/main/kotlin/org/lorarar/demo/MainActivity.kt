@@ -42,6 +42,9 @@ class MainActivity : Activity(), ScreenHost {
         tabs.setOnCheckedChangeListener { _, _ -> showChosen() }
         showChosen()
         findViewById<View>(R.id.retry).setOnClickListener { studio.start() }
+        findViewById<View>(R.id.pick_bundle).setOnClickListener {
+            startActivityForResult(Intent(Intent.ACTION_OPEN_DOCUMENT_TREE), PICK_BUNDLE)
+        }
         screens = listOf(
             MergeScreen(findViewById(R.id.screen_merge), this, studio),
             GenerateScreen(findViewById(R.id.screen_generate), this, studio),
@@ -78,7 +81,7 @@ class MainActivity : Activity(), ScreenHost {
             text.text = getString(R.string.opening, opening.what)
             progress.progress = (1000 * opening.done / maxOf(opening.total, 1)).toInt()
         }
-        findViewById<View>(R.id.retry).showIf(opening is Opening.Failed)
+        for (button in listOf(R.id.retry, R.id.pick_bundle)) findViewById<View>(button).showIf(opening is Opening.Failed)
         if (opening is Opening.Failed) text.text = "${getString(R.string.failed_title)}\n\n${opening.sentence}"
         screens.forEach { it.show(state) }
         state.complaint?.let { complain(it) }
@@ -140,6 +143,7 @@ class MainActivity : Activity(), ScreenHost {
         val uri = data?.data
         if (resultCode != RESULT_OK || uri == null) return
         when (requestCode) {
+            PICK_BUNDLE -> studio.addBundle(uri.lastPathSegment?.substringAfterLast('/') ?: "", DocumentTree(contentResolver, uri))
             PICK_CONTENT -> take(Catalogue.CONTENTS, uri)
             PICK_STYLE -> take(Catalogue.STYLES, uri)
             SAVE -> saving = uri // when the studio's state is shown, which may be a new process's
@@ -208,5 +212,6 @@ class MainActivity : Activity(), ScreenHost {
         const val PICK_CONTENT = 1
         const val PICK_STYLE = 2
         const val SAVE = 3
+        const val PICK_BUNDLE = 4
     }
 }

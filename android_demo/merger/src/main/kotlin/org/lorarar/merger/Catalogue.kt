@@ -22,8 +22,7 @@ class Catalogue(private val home: File) {
      * says so.
      */
     fun import(role: String, name: String, progress: (Long) -> Boolean = { true }, open: () -> InputStream): Sample {
-        val plain = name.substringAfterLast('/').removeSuffix(".safetensors").map { if (it in ALLOWED) it else '_' }
-        val shown = plain.joinToString("").take(MAX_NAME).trim('_', '.', ' ').ifEmpty { "imported" }
+        val shown = plain(name.substringAfterLast('/').removeSuffix(".safetensors")).ifEmpty { "imported" }
         val folder = File(home, "loras/$role")
         val place = generateSequence(1) { it + 1 }.map { if (it == 1) shown else "$shown ($it)" }
             .first { !File(folder, "$it.safetensors").exists() }
@@ -55,6 +54,10 @@ class Catalogue(private val home: File) {
         private const val MAX_NAME = 60
         private const val MAX_BYTES = 2L shl 30
         private val ALLOWED = ('a'..'z') + ('A'..'Z') + ('0'..'9') + listOf('_', '-', '.', ' ', '(', ')')
+
+        /** What of a stranger's name can be a file's; empty where nothing can. */
+        internal fun plain(name: String): String =
+            name.map { if (it in ALLOWED) it else '_' }.joinToString("").take(MAX_NAME).trim('_', '.', ' ')
 
         /** A prompt with the words that the samples were trained with. */
         fun prompt(content: Sample?, style: Sample?): String {

@@ -44,11 +44,27 @@ class Install(private val packaged: Packaged, private val home: File) {
         val known = File(folder, Bundle.MANIFEST)
         if (known.isFile && known.readBytes().contentEquals(manifest)) return folder
         try {
-            replace(folder) { unfinished -> copy(from, unfinished, progress, total(manifest)) }
+            replace(folder) { unfinished -> copy(packaged, from, unfinished, progress, total(manifest)) }
         } catch (error: IOException) {
             throw InputError("the bundle can't be copied (${error.message}); free some space and start the app again")
         }
         return folder
+    }
+
+    /**
+     * Copy a bundle that the user picked to a folder, in the place of what is there.
+     *
+     * [progress] hears the bytes copied, of how many. InputError when the folder picked is no bundle, or there is no space.
+     */
+    fun picked(bundle: Packaged, folder: File, progress: (Long, Long) -> Unit) {
+        try {
+            val manifest = bundle.open(Bundle.MANIFEST).use { it.readBytes() }
+            replace(folder) { unfinished -> copy(bundle, "", unfinished, progress, total(manifest)) }
+        } catch (_: FileNotFoundException) {
+            throw InputError("the folder picked is not a bundle (no ${Bundle.MANIFEST}); pick the folder that holds it")
+        } catch (error: IOException) {
+            throw InputError("the bundle can't be copied (${error.message}); free some space and pick it again")
+        }
     }
 
     /** Copy sample LoRAs and their pictures, those that are not there yet. */
@@ -59,15 +75,19 @@ class Install(private val packaged: Packaged, private val home: File) {
         }
     }
 
-    private fun copy(from: String, to: File, progress: (Long, Long) -> Unit, total: Long) {
+    private fun copy(source: Packaged, from: String, to: File, progress: (Long, Long) -> Unit, total: Long) {
         var done = 0L
         fun walk(relative: String) {
-            val names = packaged.list("$from/$relative".trimEnd('/'))
+            val place = listOf(from, relative).filter { it.isNotEmpty() }.joinToString("/")
+            val names = source.list(place)
             if (names.isEmpty()) {
-                done += write(packaged.open("$from/$relative"), File(to, relative))
+                done += write(source.open(place), File(to, relative))
                 progress(minOf(done, total), total)
             }
-            for (name in names) walk(if (relative.isEmpty()) name else "$relative/$name")
+            for (name in names) {
+                if ('/' in name || name == "..") throw IOException("$name is no file's name")
+                walk(if (relative.isEmpty()) name else "$relative/$name")
+            }
         }
         walk("")
     }

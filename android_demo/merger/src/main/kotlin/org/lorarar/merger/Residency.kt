@@ -110,7 +110,7 @@ class Residency(
     private fun megabytes(bytes: Long) = "${grouped(bytes / 1_000_000)} MB"
 
     private companion object {
-        /** What a runtime's kernels take beside weights and results, such as weights in another order. */
-        const val BESIDE = 1.5
+        /** What a runtime's kernels take beside weights, inputs and results, such as weights in another order: a quarter. */
+        const val BESIDE = 1.25
     }
 }

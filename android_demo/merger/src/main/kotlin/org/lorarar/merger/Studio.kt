@@ -84,6 +84,7 @@ class Studio(
         change { copy(contents = catalogue.contents, styles = catalogue.styles) }
         change { copy(content = contents.firstOrNull(), style = styles.firstOrNull()) }
         pipeline?.close()
+        loaded = emptyList()
         val (opened, passedOver) = found(install)
         bundle = opened
         pipeline = LoraRarPipeline(opened, runtimes, places.scratch, threads, memory)
@@ -94,6 +95,15 @@ class Studio(
         )
         change { copy(opening = ready) }
         listOf(Catalogue.CONTENTS, Catalogue.STYLES).forEach { measure(it) }
+    }
+
+    /** Copy a bundle that the user picked into the app, and open it. */
+    fun addBundle(name: String, picked: Packaged) = work(onFailure = { sentence -> copy(opening = Opening.Failed(sentence)) }) {
+        val folder = File(places.sideLoaded ?: File(places.home, "picked"), Catalogue.plain(name).ifEmpty { "picked" })
+        Install(places.packaged, places.home).picked(picked, folder) { done, total ->
+            opening("copying the bundle", done, total)
+        }
+        start()
     }
 
     fun choose(role: String, sample: Sample) {
@@ -146,15 +156,15 @@ class Studio(
         stopping = false
         change { copy(drawing = DrawingView("merging", 0, 1), complaint = null) }
         work(onFailure = { sentence -> copy(merging = false, drawing = null, complaint = sentence) }) {
-            if (chosen.canMerge) mergeNow(chosen)
             val request = Request.of(bundle!!, prompt).with(steps, seed)
             val drawn = try {
+                if (chosen.canMerge) mergeNow(chosen)
                 pipeline!!.generate(request) { stage, done, total ->
                     change { copy(drawing = drawing?.copy(stage = stage, done = done, total = total)) }
                     !stopping
                 }
             } catch (_: Stopped) {
-                change { copy(drawing = null) }
+                change { copy(merging = false, drawing = null) }
                 return@work
             }
             val seconds = drawn.seconds.values.sum()
@@ -236,7 +246,8 @@ class Studio(
     private fun open(folder: File): Bundle =
         Bundle.open(folder, seals = seals) { done, total -> opening("verifying the bundle", done, total) }
 
-    private fun sideLoaded(): List<File> = places.sideLoaded?.listFiles().orEmpty()
+    private fun sideLoaded(): List<File> = listOfNotNull(places.sideLoaded, File(places.home, "picked"))
+        .flatMap { it.listFiles().orEmpty().toList() }
         .filter { File(it, Bundle.MANIFEST).isFile }.sortedBy { it.name }
 
     /** LoRAs stay loaded until others are chosen, so that another strength only writes coefficients. */

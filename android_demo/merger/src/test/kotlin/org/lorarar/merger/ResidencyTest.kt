@@ -99,7 +99,7 @@ class ResidencyTest {
         for (name in listOf("hypernet", "text_encoder", "vae_decoder")) residency.use(name) { }
         residency.use("hypernet") { }
         assertEquals(listOf("text_encoder", "vae_decoder", "hypernet"), residency.names.toList())
-        free = 3 * sizes.getValue("unet") / 2 - 1
+        free = 5 * sizes.getValue("unet") / 4 - 1
         residency.use("unet") { }
         assertEquals(listOf("vae_decoder", "hypernet", "unet"), residency.names.toList())
         residency.shrink()

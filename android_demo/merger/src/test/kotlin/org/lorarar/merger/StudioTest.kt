@@ -158,6 +158,22 @@ class StudioTest {
         assertTrue(other, "this app runs onnx, not executorch" in other)
     }
 
+    /** Someone without a computer picks a folder; what is no bundle leaves nothing behind. */
+    @Test
+    fun aBundleThatTheUserPicks() {
+        File(assets, "bundles").deleteRecursively()
+        studio.start()
+        until("failed") { it.opening is Opening.Failed }
+        studio.addBundle("../mine", PackagedFolder(assets))
+        val wrong = (until("told") { (it.opening as? Opening.Failed)?.sentence?.contains("picked") == true }.opening)
+        assertTrue("not a bundle (no manifest.json)" in (wrong as Opening.Failed).sentence)
+        assertNull(File(folder, "side-loaded").list())
+        studio.addBundle("../mine", PackagedFolder(File(TestData.exported, "onnx/bundle")))
+        val ready = until("ready") { it.ready }.opening as Opening.Ready
+        assertEquals("miniature · onnx · fp32", ready.title)
+        assertEquals(listOf("mine"), File(folder, "side-loaded").list()!!.toList())
+    }
+
     /** One of the app's own bundles that can't be run is not copied either. */
     @Test
     fun ofTheAppsOwnBundlesTheFirstThatRunsIsCopied() {

@@ -1,0 +1,46 @@
+package org.lorarar.demo
+
+import android.content.ContentResolver
+import android.net.Uri
+import android.provider.DocumentsContract
+import android.provider.DocumentsContract.Document
+import org.lorarar.merger.Packaged
+import java.io.FileNotFoundException
+import java.io.InputStream
+
+/** A folder that the user picked, with all that is in it. Not for the screens' thread. */
+class DocumentTree(private val resolver: ContentResolver, private val root: Uri) : Packaged {
+    private class Entry(val id: String, val isFolder: Boolean)
+
+    private val folders = HashMap<String, Map<String, Entry>>()
+
+    override fun list(folder: String): List<String> =
+        if (entry(folder)?.isFolder == true) children(folder).keys.sorted() else emptyList()
+
+    override fun open(path: String): InputStream {
+        val found = entry(path)?.takeIf { !it.isFolder } ?: throw FileNotFoundException(path)
+        try {
+            val uri = DocumentsContract.buildDocumentUriUsingTree(root, found.id)
+            return resolver.openInputStream(uri) ?: throw FileNotFoundException(path)
+        } catch (error: SecurityException) {
+            throw FileNotFoundException(error.message)
+        }
+    }
+
+    private fun entry(path: String): Entry? =
+        if (path.isEmpty()) Entry(DocumentsContract.getTreeDocumentId(root), true)
+        else children(path.substringBeforeLast('/', ""))[path.substringAfterLast('/')]
+
+    private fun children(folder: String): Map<String, Entry> = folders.getOrPut(folder) {
+        val found = HashMap<String, Entry>()
+        val parent = entry(folder)?.takeIf { it.isFolder } ?: return@getOrPut found
+        val uri = DocumentsContract.buildChildDocumentsUriUsingTree(root, parent.id)
+        val columns = arrayOf(Document.COLUMN_DISPLAY_NAME, Document.COLUMN_DOCUMENT_ID, Document.COLUMN_MIME_TYPE)
+        resolver.query(uri, columns, null, null, null)?.use { cursor ->
+            while (cursor.moveToNext()) {
+                found[cursor.getString(0)] = Entry(cursor.getString(1), cursor.getString(2) == Document.MIME_TYPE_DIR)
+            }
+        }
+        found
+    }
+}
