@@ -35,7 +35,8 @@ public struct Places: Equatable, Sendable {
         let manager = FileManager.default
         guard manager.fileExists(atPath: picked.appendingPathComponent(ModelBundle.manifestFile).path) else {
             throw InputError(
-                "\(picked.lastPathComponent) is not a bundle (no \(ModelBundle.manifestFile)); pick the folder that holds it")
+                "\(picked.lastPathComponent) is not a bundle (no \(ModelBundle.manifestFile)); pick the folder that holds it"
+            )
         }
         let folder = documents.appendingPathComponent("bundles", isDirectory: true)
         let place = folder.appendingPathComponent(picked.lastPathComponent, isDirectory: true)

@@ -200,7 +200,8 @@ final class ResidencyTests: XCTestCase, @unchecked Sendable {
         await model.addBundle(made.folder)
         XCTAssertEqual(model.stage, .ready)
         XCTAssertEqual(model.bundleName, "coreml")
-        let names = try FileManager.default.contentsOfDirectory(atPath: folders[1].appendingPathComponent("bundles").path)
+        let names = try FileManager.default.contentsOfDirectory(
+            atPath: folders[1].appendingPathComponent("bundles").path)
         XCTAssertEqual(names, ["coreml"])
     }
 
