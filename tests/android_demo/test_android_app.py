@@ -57,7 +57,8 @@ def test_what_it_says_of_itself(built: apk.Built) -> None:
     assert f"targetSdkVersion:'{apk.TARGET_SDK}'" in said
     assert "native-code: 'arm64-v8a'" in said
     assert "application-label:'LoRA.rar'" in said
-    assert "uses-permission" not in said
+    asked = set(re.findall(r"uses-permission: name='android\.permission\.(\w+)'", said))
+    assert asked == {"FOREGROUND_SERVICE", "FOREGROUND_SERVICE_DATA_SYNC", "POST_NOTIFICATIONS"}
 
 
 def test_only_adb_can_start_the_benchmark(built: apk.Built) -> None:
@@ -116,6 +117,7 @@ def test_its_code(built: apk.Built, tmp_path: Path) -> None:
     wanted = {
         "demo/MainActivity",
         "demo/BenchmarkActivity",
+        "demo/EngineService",
         "demo/SharedImage",
         "demo/CoefficientChart",
         "merger/Studio",

@@ -99,8 +99,9 @@ def manifest() -> ElementTree.Element:
 def test_the_readme_states_all_that_the_merged_manifest_has(manifest: ElementTree.Element) -> None:
     found = merged(manifest, [library.declared for library in LIBRARIES.values()])
     text = (APP.parent / "README.md").read_text(encoding="utf-8")
-    assert "no permission at all" in text or all(name.rpartition(".")[2] in text for name in found.permissions)
-    assert bool(found.permissions) == ("no permission at all" not in text)
+    told = {"FOREGROUND_SERVICE", "FOREGROUND_SERVICE_DATA_SYNC", "POST_NOTIFICATIONS"}
+    assert found.permissions == {f"android.permission.{name}" for name in told}
+    assert all(f"`{name}`" in text for name in told) and "no permission for the network" in text
     providers = {name for kind, name in found.components if kind == "provider"}
     assert providers == {".SharedImage"}
     assert all(name.startswith(".") for _, name in found.components)

@@ -104,6 +104,7 @@ CLASSES = {
     "TextTest": 9,
     "StudioTest": 15,
     "ResidencyTest": 7,
+    "RemoteTest": 2,
     "EntryTest": 5,
     "StepTest": 3,
     "ExecuTorchTest": 4,

@@ -27,6 +27,8 @@ SPEC = Path(__file__).with_name("framework.txt")
 STANDARD = ("java.io.Closeable", "java.lang.CharSequence")  # interfaces that need no stub
 PRIMITIVES = ("boolean", "byte", "char", "short", "int", "long", "float", "double")
 PLAIN = {"None": "void", "bool": "boolean", "str": "String", "int": "int", "float": "float", "typing.Any": "Object"}
+PLAIN |= {"typing.Type[java.lang.Object]": "Class<?>"}
+EXCEPTION = "java.lang.Exception"  # a base that needs no stub
 
 
 @dataclass
@@ -92,6 +94,7 @@ def _head(wanted: Wanted, spec: dict[str, Wanted], inner: bool) -> str:
     simple = wanted.name.rpartition(".")[2]
     bases = [base for base in (_resolve(text, wanted.name) for text in _bases(wanted.name)) if base in spec]
     classes = [base for base in bases if spec[base].kind != "interface"]
+    classes += [text for text in _bases(wanted.name) if text == EXCEPTION]
     interfaces = [base for base in bases if spec[base].kind == "interface"]
     interfaces += [text for text in _bases(wanted.name) if text in STANDARD]
     words = f"public {'static ' if inner else ''}{wanted.kind} {simple}{wanted.members.get('<T>', '')}"

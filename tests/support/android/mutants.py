@@ -181,6 +181,18 @@ MUTANTS = {
         "if (only != null) seals?.put(folder)",
         "StudioTest.theSecondStartCopiesAndHashesNothing",
     ),
+    "the picture before": Mutant(
+        "StudioApi.kt",
+        "if (news.picture == picture) state.picture else kept.get()",
+        "state.picture",
+        "RemoteTest.fromTheStartToAPicture",
+    ),
+    "what was chosen before the engine was ended": Mutant(
+        "StudioApi.kt",
+        "state.style?.let { Command.Choose(Catalogue.STYLES, it) },",
+        "null,",
+        "RemoteTest.aProcessThatIsEndedIsOneSentenceAndBeginsAnewWithWhatWasChosen",
+    ),
     "slow cores among the fast": Mutant(
         "Cores.kt", "it > slowest", "it >= slowest", "NumericsTest.fastCoresAreThoseAboveTheSlowest"
     ),

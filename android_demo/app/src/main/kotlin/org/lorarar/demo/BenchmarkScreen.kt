@@ -5,14 +5,14 @@ import android.widget.ArrayAdapter
 import android.widget.Button
 import android.widget.Spinner
 import android.widget.TextView
-import org.lorarar.merger.BenchmarkPlan
+import org.lorarar.merger.Command
 import org.lorarar.merger.Opening
 import org.lorarar.merger.RecordText
-import org.lorarar.merger.Studio
+import org.lorarar.merger.StudioApi
 import org.lorarar.merger.StudioState
 
 /** Measure a part and share the record. */
-class BenchmarkScreen(root: View, private val host: ScreenHost, private val studio: Studio) : Screen {
+class BenchmarkScreen(root: View, private val host: ScreenHost, private val studio: StudioApi) : Screen {
     private val component = root.findViewById<Spinner>(R.id.component)
     private val measure = root.findViewById<Button>(R.id.measure)
     private val record = root.findViewById<TextView>(R.id.record)
@@ -21,7 +21,7 @@ class BenchmarkScreen(root: View, private val host: ScreenHost, private val stud
 
     init {
         measure.setOnClickListener {
-            components.getOrNull(component.selectedItemPosition)?.let { studio.benchmark(BenchmarkPlan(it)) }
+            components.getOrNull(component.selectedItemPosition)?.let { studio.ask(Command.Measure(it)) }
         }
         share.setOnClickListener { studio.state.record?.let { host.shareText(it) } }
     }

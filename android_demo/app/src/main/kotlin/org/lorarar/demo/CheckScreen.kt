@@ -4,16 +4,17 @@ import android.view.View
 import android.widget.Button
 import android.widget.TextView
 import org.lorarar.merger.CheckRow
-import org.lorarar.merger.Studio
+import org.lorarar.merger.Command
+import org.lorarar.merger.StudioApi
 import org.lorarar.merger.StudioState
 
 /** Compare this phone's results with PyTorch's. */
-class CheckScreen(root: View, private val host: ScreenHost, studio: Studio) : Screen {
+class CheckScreen(root: View, private val host: ScreenHost, studio: StudioApi) : Screen {
     private val run = root.findViewById<Button>(R.id.run_check)
     private val rows = root.findViewById<TextView>(R.id.check_rows)
 
     init {
-        run.setOnClickListener { studio.check() }
+        run.setOnClickListener { studio.ask(Command.Check) }
     }
 
     override fun show(state: StudioState) {

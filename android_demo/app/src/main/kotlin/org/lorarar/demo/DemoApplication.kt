@@ -5,9 +5,11 @@ import android.content.ComponentCallbacks2.TRIM_MEMORY_BACKGROUND
 import android.os.Handler
 import android.os.Looper
 import android.system.Os
+import org.lorarar.merger.Command
 import org.lorarar.merger.Cores
 import org.lorarar.merger.Runtimes
 import org.lorarar.merger.Studio
+import org.lorarar.merger.StudioApi
 import org.lorarar.merger.StudioPlaces
 import java.io.File
 
@@ -20,22 +22,27 @@ class DemoApplication : Application() {
 
     val runtimes: Runtimes by lazy { Libraries(this).runtimes() }
 
-    /** Started when a screen first asks for it. */
-    val studio: Studio by lazy {
+    /** The studio of the engine's process, as the screens' has it. Started when a screen first asks for it. */
+    val studio: StudioApi by lazy { EngineLink(this).studio.also { it.ask(Command.Start) } }
+
+    /** The studio itself, in the engine's process: it is made when the service is. */
+    var engine: Studio? = null
+
+    /** Make the studio; [EngineService] does, in a process of its own. */
+    fun newStudio(): Studio {
         val main = Handler(Looper.getMainLooper())
         val report = AndroidReport(this)
-        Studio(places(), runtimes, report, VERSION, report, Cores.fast()) { main.post(it) }
-            .also { it.start() }
+        return Studio(places(), runtimes, report, VERSION, report, Cores.fast()) { main.post(it) }.also { engine = it }
     }
 
     /** The system is short of memory: networks that only wait for the next image go. */
     override fun onTrimMemory(level: Int) {
         super.onTrimMemory(level)
-        if (level >= TRIM_MEMORY_BACKGROUND) studio.trim()
+        if (level >= TRIM_MEMORY_BACKGROUND) engine?.ask(Command.Trim)
     }
 
     fun places() = StudioPlaces(
-        filesDir, File(cacheDir, "stacks"), getExternalFilesDir("bundles"), PackagedAssets(assets),
+        filesDir, File(cacheDir, "stacks"), getExternalFilesDir("bundles"), PackagedAssets(assets), Picked(contentResolver),
     )
 
     companion object {

@@ -5,6 +5,7 @@ import android.net.Uri
 import android.provider.DocumentsContract
 import android.provider.DocumentsContract.Document
 import org.lorarar.merger.Packaged
+import org.lorarar.merger.Strangers
 import java.io.FileNotFoundException
 import java.io.InputStream
 
@@ -43,4 +44,15 @@ class DocumentTree(private val resolver: ContentResolver, private val root: Uri)
         }
         found
     }
+}
+
+/** Files and folders that the user picked, by their URIs. */
+class Picked(private val resolver: ContentResolver) : Strangers {
+    override fun open(place: String): InputStream = try {
+        resolver.openInputStream(Uri.parse(place)) ?: throw FileNotFoundException(place)
+    } catch (error: SecurityException) {
+        throw FileNotFoundException(error.message)
+    }
+
+    override fun folder(place: String): Packaged = DocumentTree(resolver, Uri.parse(place))
 }

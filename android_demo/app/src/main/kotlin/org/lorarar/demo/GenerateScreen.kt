@@ -9,15 +9,16 @@ import android.widget.ProgressBar
 import android.widget.SeekBar
 import android.widget.TextView
 import org.lorarar.merger.Catalogue
+import org.lorarar.merger.Command
 import org.lorarar.merger.Noise
 import org.lorarar.merger.Opening
 import org.lorarar.merger.PictureView
-import org.lorarar.merger.Studio
+import org.lorarar.merger.StudioApi
 import org.lorarar.merger.StudioState
 import kotlin.random.Random
 
 /** Draw with the merged LoRA. */
-class GenerateScreen(private val root: View, private val host: ScreenHost, private val studio: Studio) :
+class GenerateScreen(private val root: View, private val host: ScreenHost, private val studio: StudioApi) :
     Screen, SeekBar.OnSeekBarChangeListener {
     private val prompt = root.findViewById<EditText>(R.id.prompt)
     private val steps = root.findViewById<SeekBar>(R.id.steps)
@@ -46,9 +47,11 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
 
     private fun pressed() {
         if (studio.state.drawing != null) {
-            studio.stop()
+            studio.ask(Command.Stop)
         } else {
-            studio.draw(prompt.text.toString(), steps.progress + 1, seed.text.toString().toLongOrNull() ?: 0)
+            host.allowNotifications()
+            val number = seed.text.toString().toLongOrNull() ?: 0
+            studio.ask(Command.Draw(prompt.text.toString(), steps.progress + 1, number))
         }
     }
 

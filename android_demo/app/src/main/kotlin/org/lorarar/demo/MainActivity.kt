@@ -4,6 +4,7 @@ import android.app.Activity
 import android.app.AlertDialog
 import android.content.ClipData
 import android.content.Intent
+import android.content.pm.PackageManager.PERMISSION_GRANTED
 import android.graphics.Bitmap
 import android.net.Uri
 import android.os.Build
@@ -16,15 +17,15 @@ import android.widget.RadioGroup
 import android.widget.TextView
 import org.lorarar.merger.Catalogue
 import org.lorarar.merger.Opening
-import org.lorarar.merger.Studio
+import org.lorarar.merger.Command
+import org.lorarar.merger.StudioApi
 import org.lorarar.merger.StudioState
-import java.io.FileNotFoundException
 import java.io.IOException
 import kotlin.concurrent.thread
 
 /** The five screens, and what they need of the system. */
 class MainActivity : Activity(), ScreenHost {
-    private lateinit var studio: Studio
+    private lateinit var studio: StudioApi
     private lateinit var screens: List<Screen>
     private lateinit var tabs: RadioGroup
     private var dialog: AlertDialog? = null
@@ -41,7 +42,7 @@ class MainActivity : Activity(), ScreenHost {
         tabs = findViewById(R.id.tabs)
         tabs.setOnCheckedChangeListener { _, _ -> showChosen() }
         showChosen()
-        findViewById<View>(R.id.retry).setOnClickListener { studio.start() }
+        findViewById<View>(R.id.retry).setOnClickListener { studio.ask(Command.Start) }
         findViewById<View>(R.id.pick_bundle).setOnClickListener {
             startActivityForResult(Intent(Intent.ACTION_OPEN_DOCUMENT_TREE), PICK_BUNDLE)
         }
@@ -102,7 +103,7 @@ class MainActivity : Activity(), ScreenHost {
     /** The user has closed the dialog; when the phone was turned instead, it is shown again. */
     private fun acknowledge() {
         dialog = null
-        studio.acknowledge()
+        studio.ask(Command.Acknowledge)
     }
 
     override fun pickLora(role: String) {
@@ -138,12 +139,18 @@ class MainActivity : Activity(), ScreenHost {
         startActivity(Intent.createChooser(intent, null))
     }
 
+    override fun allowNotifications() {
+        if (Build.VERSION.SDK_INT < 33 || checkSelfPermission(NOTIFICATIONS) == PERMISSION_GRANTED) return
+        requestPermissions(arrayOf(NOTIFICATIONS), 0)
+    }
+
     override fun onActivityResult(requestCode: Int, resultCode: Int, data: Intent?) {
         super.onActivityResult(requestCode, resultCode, data)
         val uri = data?.data
         if (resultCode != RESULT_OK || uri == null) return
         when (requestCode) {
-            PICK_BUNDLE -> studio.addBundle(uri.lastPathSegment?.substringAfterLast('/') ?: "", DocumentTree(contentResolver, uri))
+            PICK_BUNDLE ->
+                studio.ask(Command.AddBundle(uri.lastPathSegment?.substringAfterLast('/') ?: "", uri.toString()))
             PICK_CONTENT -> take(Catalogue.CONTENTS, uri)
             PICK_STYLE -> take(Catalogue.STYLES, uri)
             SAVE -> saving = uri // when the studio's state is shown, which may be a new process's
@@ -152,13 +159,7 @@ class MainActivity : Activity(), ScreenHost {
 
     private fun take(role: String, uri: Uri) {
         val (name, bytes) = described(uri)
-        studio.import(role, name, bytes) {
-            try {
-                contentResolver.openInputStream(uri) ?: throw FileNotFoundException(uri.toString())
-            } catch (error: SecurityException) {
-                throw FileNotFoundException(error.message)
-            }
-        }
+        studio.ask(Command.Import(role, name, bytes, uri.toString()))
     }
 
     private fun described(uri: Uri): Pair<String, Long?> {
@@ -209,6 +210,7 @@ class MainActivity : Activity(), ScreenHost {
             R.id.tab_about to R.id.screen_about,
         )
         const val PNG = "image/png"
+        const val NOTIFICATIONS = "android.permission.POST_NOTIFICATIONS"
         const val PICK_CONTENT = 1
         const val PICK_STYLE = 2
         const val SAVE = 3

@@ -7,15 +7,16 @@ import android.widget.SeekBar
 import android.widget.Spinner
 import android.widget.TextView
 import org.lorarar.merger.Catalogue
+import org.lorarar.merger.Command
 import org.lorarar.merger.ImportView
 import org.lorarar.merger.MergeView
 import org.lorarar.merger.Opening
 import org.lorarar.merger.Sample
-import org.lorarar.merger.Studio
+import org.lorarar.merger.StudioApi
 import org.lorarar.merger.StudioState
 
 /** Choose two LoRAs and their strengths; see what is left out of them, the merge's time and its coefficients. */
-class MergeScreen(private val root: View, private val host: ScreenHost, private val studio: Studio) : Screen {
+class MergeScreen(private val root: View, private val host: ScreenHost, private val studio: StudioApi) : Screen {
     private val content = Picker(R.id.content, Catalogue.CONTENTS)
     private val style = Picker(R.id.style, Catalogue.STYLES)
     private val contentStrength = Strength(
@@ -31,10 +32,10 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
     private val chart = root.findViewById<CoefficientChart>(R.id.chart)
 
     init {
-        stopImport.setOnClickListener { studio.stopImport() }
+        stopImport.setOnClickListener { studio.ask(Command.StopImport) }
         root.findViewById<Button>(R.id.import_content).setOnClickListener { host.pickLora(Catalogue.CONTENTS) }
         root.findViewById<Button>(R.id.import_style).setOnClickListener { host.pickLora(Catalogue.STYLES) }
-        merge.setOnClickListener { studio.merge() }
+        merge.setOnClickListener { studio.ask(Command.Merge) }
     }
 
     override fun show(state: StudioState) {
@@ -89,7 +90,7 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
         override fun onItemSelected(parent: AdapterView<*>?, view: View?, position: Int, id: Long) {
             val sample = samples.samples.getOrNull(position) ?: return
             val chosen = if (role == Catalogue.CONTENTS) studio.state.content else studio.state.style
-            if (sample != chosen) studio.choose(role, sample)
+            if (sample != chosen) studio.ask(Command.Choose(role, sample))
         }
 
         override fun onNothingSelected(parent: AdapterView<*>?) = Unit
@@ -113,7 +114,7 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
 
         /** Another strength only writes coefficients, so the merge follows the finger. */
         override fun onProgressChanged(bar: SeekBar?, progress: Int, fromUser: Boolean) {
-            if (fromUser) studio.strength(role, progress / HUNDRED)
+            if (fromUser) studio.ask(Command.Strength(role, progress / HUNDRED))
         }
 
         override fun onStartTrackingTouch(bar: SeekBar?) = Unit

@@ -22,6 +22,9 @@ interface ScreenHost {
     fun shareImage()
 
     fun shareText(text: String)
+
+    /** Ask once whether a drawing may be told of in a notification; it is drawn either way. */
+    fun allowNotifications()
 }
 
 internal fun View.showIf(shown: Boolean) {

@@ -1,7 +1,9 @@
 package org.lorarar.merger
 
+import java.io.Serializable
+
 /** A layer that the hypernetwork merged, and the mean of its coefficients over the columns. */
-class LayerMean(val layer: String, val content: Float, val style: Float)
+class LayerMean(val layer: String, val content: Float, val style: Float) : Serializable
 
 /**
  * The coefficients of a stack: [unit] ones, for strengths of 1, and [values], which strengths are written into. Both hold

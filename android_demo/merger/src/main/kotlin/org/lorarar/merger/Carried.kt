@@ -1,5 +1,6 @@
 package org.lorarar.merger
 
+import java.io.Serializable
 import java.util.Locale
 
 /** What a layout takes of a LoRA, in shares of its whole ‖ΔW‖², and what it leaves out. */
@@ -11,7 +12,7 @@ class Carried(
     private val leftOut: Map<String, Pair<Int, Double>>,
     /** Of the layers left out. */
     private val names: List<String>,
-) {
+) : Serializable {
     /** The share that is carried. */
     val share: Double get() = parts.values.sum()
 

@@ -3,9 +3,10 @@ package org.lorarar.merger
 import java.io.File
 import java.io.IOException
 import java.io.InputStream
+import java.io.Serializable
 
 /** A LoRA to choose: its name as shown, its file, and a picture of what it was trained on, where there is one. */
-data class Sample(val name: String, val file: File, val picture: File?) {
+data class Sample(val name: String, val file: File, val picture: File?) : Serializable {
     /** What it shows, in a prompt's words: oil_painting_2 is an oil painting. */
     val words: String get() = name.replace(Regex("_[0-9]+$"), "").replace('_', ' ')
 }

@@ -1,6 +1,7 @@
 package org.lorarar.merger
 
 import java.io.File
+import java.io.Serializable
 
 /** One component in its runtime: its worst output, or why it could not be run. */
 class CheckRow(
@@ -16,7 +17,7 @@ class CheckRow(
     val tolerance: Tolerance,
     val loadSeconds: Double?,
     val runSeconds: Double?,
-) {
+) : Serializable {
     enum class Status { PASSED, FAILED, NOT_RUN }
 }
 

@@ -1,19 +1,20 @@
 package org.lorarar.merger
 
+import java.io.Serializable
 import java.util.Locale
 import kotlin.math.abs
 import kotlin.math.log10
 import kotlin.math.sqrt
 
 /** How far the gain of what LoRAs change may be from 1, and its least cosine. */
-class DeltaTolerance(val gainError: Double, val cosine: Double)
+class DeltaTolerance(val gainError: Double, val cosine: Double) : Serializable
 
 /** Least PSNR in dB, and the largest error as a share of the reference's largest value. */
 class Tolerance(
     val psnrDb: Double, val maxError: Double,
     /** Of a component that takes LoRAs and changes the output by them. */
     val delta: DeltaTolerance? = null,
-)
+) : Serializable
 
 /** What LoRAs change in an output (with − without), against what they change in PyTorch's. */
 class Delta(
@@ -22,7 +23,7 @@ class Delta(
     val cosine: Double,
     /** 20·log10(‖Δ_ref‖ / ‖Δ − Δ_ref‖). */
     val snrDb: Double,
-) {
+) : Serializable {
     fun within(tolerance: DeltaTolerance): Boolean =
         abs(gain - 1) <= tolerance.gainError && cosine >= tolerance.cosine
 

@@ -1,7 +1,6 @@
 package org.lorarar.merger
 
 import java.io.File
-import java.io.InputStream
 import java.util.concurrent.ConcurrentLinkedQueue
 import java.util.concurrent.Executor
 import java.util.concurrent.Executors
@@ -17,6 +16,7 @@ class StudioPlaces(
     /** Bundles that were copied to the phone by hand; the first is used in place of the app's own. */
     val sideLoaded: File?,
     val packaged: Packaged,
+    val strangers: Strangers = NoStrangers,
 )
 
 /**
@@ -31,11 +31,11 @@ class Studio(
     private val memory: Memory? = null,
     private val threads: Int? = null,
     private val post: (() -> Unit) -> Unit,
-) {
+) : StudioApi {
     private val worker = Executors.newSingleThreadExecutor()
     private val aside = Executors.newSingleThreadExecutor() // what nothing waits for
     private val importer = Executors.newSingleThreadExecutor()
-    private val kept = KeptPicture(File(places.home, "picture"))
+    private val kept = KeptPicture(picture(places.home))
     private val seals = Seals(File(places.home, "seals"))
     private val edits = ConcurrentLinkedQueue<StudioState.() -> StudioState>()
     private val isPosted = AtomicBoolean()
@@ -43,7 +43,7 @@ class Studio(
     private val listeners = LinkedHashSet<(StudioState) -> Unit>()
 
     /** Read and written on the screens' thread. */
-    var state = StudioState()
+    override var state = StudioState()
         private set
 
     /** What is to be merged, until the worker takes it. */
@@ -65,24 +65,38 @@ class Studio(
     @Volatile
     private var isImportStopped = false
 
-    /** Hear of every state from now on, and of this one at once. */
-    fun watch(listener: (StudioState) -> Unit) {
+    override fun ask(command: Command) = when (command) {
+        Command.Start -> begin()
+        is Command.Choose -> pick(command.role, command.sample)
+        is Command.Strength -> scale(command.role, command.scale)
+        is Command.Import -> copyLora(command)
+        Command.StopImport -> isImportStopped = true
+        is Command.AddBundle -> copyBundle(command.name, command.place)
+        Command.Merge -> follow()
+        is Command.Draw -> draw(command)
+        Command.Stop -> end()
+        Command.Check -> checkAll()
+        is Command.Measure -> benchmark(BenchmarkPlan(command.component))
+        Command.Acknowledge -> change { copy(complaint = null) }
+        Command.Trim -> work { pipeline?.residency?.shrink() }
+    }
+
+    override fun watch(listener: (StudioState) -> Unit) {
         listeners += listener
         listener(state)
     }
 
-    fun unwatch(listener: (StudioState) -> Unit) {
+    override fun unwatch(listener: (StudioState) -> Unit) {
         listeners -= listener
     }
 
-    /** Find and open a bundle, which is verified the first time. It can be called again where that failed. */
-    fun start() = work(onFailure = { sentence -> copy(opening = Opening.Failed(sentence)) }) {
+    private fun begin() = work(onFailure = { sentence -> copy(opening = Opening.Failed(sentence)) }) {
         kept.get()?.let { picture -> change { copy(picture = this.picture ?: picture) } }
         places.scratch.listFiles()?.forEach { it.delete() } // stacks of a process that was killed
         val install = Install(places.packaged, places.home)
         install.samples()
         change { copy(contents = catalogue.contents, styles = catalogue.styles) }
-        change { copy(content = contents.firstOrNull(), style = styles.firstOrNull()) }
+        change { copy(content = content ?: contents.firstOrNull(), style = style ?: styles.firstOrNull()) }
         pipeline?.close()
         loaded = emptyList()
         val (opened, passedOver) = found(install)
@@ -97,16 +111,15 @@ class Studio(
         listOf(Catalogue.CONTENTS, Catalogue.STYLES).forEach { measure(it) }
     }
 
-    /** Copy a bundle that the user picked into the app, and open it. */
-    fun addBundle(name: String, picked: Packaged) = work(onFailure = { sentence -> copy(opening = Opening.Failed(sentence)) }) {
+    private fun copyBundle(name: String, place: String) = work(onFailure = { sentence -> copy(opening = Opening.Failed(sentence)) }) {
         val folder = File(places.sideLoaded ?: File(places.home, "picked"), Catalogue.plain(name).ifEmpty { "picked" })
-        Install(places.packaged, places.home).picked(picked, folder) { done, total ->
+        Install(places.packaged, places.home).picked(places.strangers.folder(place), folder) { done, total ->
             opening("copying the bundle", done, total)
         }
-        start()
+        begin()
     }
 
-    fun choose(role: String, sample: Sample) {
+    private fun pick(role: String, sample: Sample) {
         change {
             val chosen = if (role == Catalogue.CONTENTS) copy(content = sample) else copy(style = sample)
             chosen.copy(merge = null, carried = carried - role)
@@ -114,49 +127,40 @@ class Studio(
         measure(role)
     }
 
-    /** Set a strength, and merge with it: 1 is the paper. */
-    fun strength(role: String, scale: Float) {
+    private fun scale(role: String, scale: Float) {
         change { if (role == Catalogue.CONTENTS) copy(contentScale = scale) else copy(styleScale = scale) }
-        merge()
+        follow()
     }
 
-    /** Copy a LoRA of [total] bytes into the app and choose it; null where the total is not known. */
-    fun import(role: String, name: String, total: Long? = null, stream: () -> InputStream) {
+    private fun copyLora(wanted: Command.Import) {
         isImportStopped = false
-        change { copy(importing = ImportView(name, 0, total), complaint = null) }
+        change { copy(importing = ImportView(wanted.name, 0, wanted.total), complaint = null) }
         work(importer, onFailure = { sentence -> copy(importing = null, complaint = sentence) }) {
             val copied = { done: Long ->
                 change { copy(importing = importing?.copy(done = done)) }
                 !isImportStopped
             }
             val sample = try {
-                catalogue.import(role, name, copied, stream)
+                catalogue.import(wanted.role, wanted.name, copied) { places.strangers.open(wanted.place) }
             } catch (_: Stopped) {
                 null
             }
             change { copy(importing = null, contents = catalogue.contents, styles = catalogue.styles) }
-            sample?.let { choose(role, it) }
+            sample?.let { pick(wanted.role, it) }
         }
     }
 
-    /** Stop copying a LoRA; nothing of it is kept. */
-    fun stopImport() {
-        isImportStopped = true
-    }
-
-    /** Merge what is chosen. Of calls that come faster than merges are made, the last one counts. */
-    fun merge() = withState { chosen ->
+    private fun follow() = withState { chosen ->
         if (!chosen.canMerge || wanted.getAndSet(chosen) != null) return@withState
         work(onFailure = { sentence -> copy(merging = false, complaint = sentence) }) { mergeNow(wanted.getAndSet(null)!!) }
     }
 
-    /** Draw with what is chosen, which is merged first where it has changed. */
-    fun draw(prompt: String, steps: Int, seed: Long) = withState { chosen ->
+    private fun draw(wanted: Command.Draw) = withState { chosen ->
         if (!chosen.canDraw) return@withState
         stopping = false
         change { copy(drawing = DrawingView("merging", 0, 1), complaint = null) }
         work(onFailure = { sentence -> copy(merging = false, drawing = null, complaint = sentence) }) {
-            val request = Request.of(bundle!!, prompt).with(steps, seed)
+            val request = Request.of(bundle!!, wanted.prompt).with(wanted.steps, wanted.seed)
             val drawn = try {
                 if (chosen.canMerge) mergeNow(chosen)
                 pipeline!!.generate(request) { stage, done, total ->
@@ -168,25 +172,20 @@ class Studio(
                 return@work
             }
             val seconds = drawn.seconds.values.sum()
-            val picture = PictureView(drawn.width, drawn.height, drawn.argb(), drawn.notes, seconds, prompt)
+            val picture = PictureView(drawn.width, drawn.height, drawn.argb(), drawn.notes, seconds, wanted.prompt)
             kept.put(picture)
             change { copy(drawing = null, picture = picture) }
         }
     }
 
-    /** Stop drawing: at the next operator, or after the step that runs where the runtime can't end one. */
-    fun stop() = withState { now ->
+    private fun end() = withState { now ->
         if (now.drawing == null) return@withState
         stopping = true
         change { copy(drawing = drawing?.copy(stopping = true)) }
         pipeline?.stop()
     }
 
-    /** Free networks that wait for the next image: the system is short of memory. */
-    fun trim() = work { pipeline?.residency?.shrink() }
-
-    /** Run every part on its golden inputs. */
-    fun check() = withState { now ->
+    private fun checkAll() = withState { now ->
         if (!now.ready || now.busy) return@withState
         change { copy(checking = true, rows = emptyList(), complaint = null) }
         work(onFailure = { sentence -> copy(checking = false, complaint = sentence) }) {
@@ -195,8 +194,7 @@ class Studio(
         }
     }
 
-    /** Measure one component. */
-    fun benchmark(plan: BenchmarkPlan) = withState { now ->
+    private fun benchmark(plan: BenchmarkPlan) = withState { now ->
         if (!now.ready || now.busy) return@withState
         change { copy(measuring = "starting", record = null, complaint = null) }
         work(onFailure = { sentence -> copy(measuring = null, complaint = sentence) }) {
@@ -206,9 +204,6 @@ class Studio(
             change { copy(measuring = null, record = Json.write(record)) }
         }
     }
-
-    /** The complaint has been read. */
-    fun acknowledge() = change { copy(complaint = null) }
 
     /** Give everything back; nothing can be asked any more. */
     fun close() {
@@ -312,5 +307,10 @@ class Studio(
             "unexpected: ${shorten(error.toString(), 200)}; please report it"
         }
         if (sentence != null) change { onFailure(sentence) }
+    }
+
+    companion object {
+        /** Where the last image is kept. */
+        fun picture(home: File) = File(home, "picture")
     }
 }

@@ -1,7 +1,9 @@
 package org.lorarar.merger
 
+import java.io.Serializable
+
 /** Whether there is a bundle to work with. */
-sealed interface Opening {
+sealed interface Opening : Serializable {
     /** What is being done, and how far: [done] of [total]. */
     data class Working(val what: String, val done: Long, val total: Long) : Opening
 
@@ -16,13 +18,14 @@ sealed interface Opening {
 }
 
 /** A finished merge, as the screen shows it: its time, the stack's rank, what reading left out, and the coefficients. */
-class MergeView(val seconds: Double, val rank: Int, val warnings: List<String>, val layers: List<LayerMean>)
+class MergeView(val seconds: Double, val rank: Int, val warnings: List<String>, val layers: List<LayerMean>) :
+    Serializable
 
 /** How far a drawing is; [stopping] once the user has stopped it and until it has ended. */
-data class DrawingView(val stage: String, val done: Int, val total: Int, val stopping: Boolean = false)
+data class DrawingView(val stage: String, val done: Int, val total: Int, val stopping: Boolean = false) : Serializable
 
 /** How far the copying of a LoRA into the app is: [done] of [total] bytes, or null where the total is not known. */
-data class ImportView(val name: String, val done: Long, val total: Long?)
+data class ImportView(val name: String, val done: Long, val total: Long?) : Serializable
 
 /** A finished image, 0xAARRGGBB, and the prompt that it was drawn from. */
 class PictureView(
@@ -53,7 +56,7 @@ data class StudioState(
     val record: String? = null,
     /** What went wrong last, one sentence. */
     val complaint: String? = null,
-) {
+) : Serializable {
     /** The LoRA that is chosen for a role. */
     fun chosen(role: String): Sample? = if (role == Catalogue.CONTENTS) content else style
 

@@ -9,6 +9,7 @@ import org.junit.Before
 import org.junit.Test
 import java.io.File
 import java.io.FilterInputStream
+import java.io.InputStream
 import java.util.concurrent.CountDownLatch
 import java.util.concurrent.LinkedBlockingQueue
 import java.util.concurrent.TimeUnit
@@ -20,6 +21,14 @@ class StudioTest {
     private val assets = File(folder, "assets")
     private val posted = LinkedBlockingQueue<() -> Unit>()
     private lateinit var studio: Studio
+
+    /** Other apps' files: by their paths, but for those that a test makes up. */
+    private val made = HashMap<String, () -> InputStream>()
+    private val strangers = object : Strangers {
+        override fun open(place: String) = made[place]?.invoke() ?: File(place).inputStream()
+
+        override fun folder(place: String) = PackagedFolder(File(place))
+    }
 
     @Before
     fun install() {
@@ -37,7 +46,7 @@ class StudioTest {
     private fun studio(): Studio {
         val runtimes = Runtimes(mapOf("onnx" to RuntimeFactory { component, threads -> OnnxRuntime(component, threads) }))
         val places = StudioPlaces(
-            File(folder, "home"), File(folder, "scratch"), File(folder, "side-loaded"), PackagedFolder(assets),
+            File(folder, "home"), File(folder, "scratch"), File(folder, "side-loaded"), PackagedFolder(assets), strangers,
         )
         return Studio(places, runtimes, FakePhone, "0.1.0", Memory { Long.MAX_VALUE }, 1) { posted.put(it) }
     }
@@ -56,7 +65,7 @@ class StudioTest {
     fun fromTheFirstStartToAPicture() {
         val seen = ArrayList<Opening>()
         studio.watch { if (seen.lastOrNull() != it.opening) seen += it.opening }
-        studio.start()
+        studio.ask(Command.Start)
         val ready = until("ready") { it.ready }.opening as Opening.Ready
         assertEquals("miniature · onnx · fp32", ready.title)
         assertTrue(ready.canDraw && ready.trained && ready.steps == 4)
@@ -64,11 +73,11 @@ class StudioTest {
         assertEquals(listOf("starting", "copying the bundle", "verifying the bundle"), steps)
         assertEquals("a sks teapot in teapot style", Catalogue.prompt(studio.state.content, studio.state.style))
 
-        studio.merge()
+        studio.ask(Command.Merge)
         val merge = until("merged") { it.merge != null && !it.busy }.merge!!
         assertTrue(merge.seconds > 0 && merge.layers.isNotEmpty() && merge.warnings.isEmpty())
 
-        studio.draw("a sks teapot", 2, 5)
+        studio.ask(Command.Draw("a sks teapot", 2, 5))
         val picture = until("drawn") { it.picture != null && !it.busy }.picture!!
         assertEquals(picture.width * picture.height, picture.argb.size)
         assertTrue(picture.argb.toSet().size > 100)
@@ -77,11 +86,11 @@ class StudioTest {
 
     @Test
     fun strengthsMergeWhileTheyMove() {
-        studio.start()
+        studio.ask(Command.Start)
         until("ready") { it.ready }
-        studio.merge()
+        studio.ask(Command.Merge)
         val first = until("merged") { it.merge != null && !it.busy }.merge!!
-        for (hundredths in 100 downTo 50) studio.strength(Catalogue.STYLES, hundredths / 100f)
+        for (hundredths in 100 downTo 50) studio.ask(Command.Strength(Catalogue.STYLES, hundredths / 100f))
         fun halved(layers: List<LayerMean>) = layers.zip(first.layers).all { (now, before) ->
             now.content == before.content && abs(now.style - before.style / 2) <= 1e-6 * abs(before.style)
         }
@@ -92,10 +101,10 @@ class StudioTest {
 
     @Test
     fun whatIsLeftOutIsToldBeforeAnythingIsMerged() {
-        studio.start()
+        studio.ask(Command.Start)
         until("measured") { it.carried.size == 2 }
         assertEquals(emptyList<String>(), studio.state.leftOut)
-        studio.import(Catalogue.STYLES, "mine") { File(TestData.golden, "lora/kohya-sgm.safetensors").inputStream() }
+        studio.ask(Command.Import(Catalogue.STYLES, "mine", null, "${TestData.golden}/lora/kohya-sgm.safetensors"))
         val (sentence) = until("told") { it.leftOut.isNotEmpty() }.leftOut
         assertTrue(sentence, sentence.startsWith("mine: ") && "layers of text encoders" in sentence)
         assertNull(studio.state.merge)
@@ -103,7 +112,7 @@ class StudioTest {
 
     @Test
     fun theSecondStartCopiesAndHashesNothing() {
-        studio.start()
+        studio.ask(Command.Start)
         until("ready") { it.ready }
         studio.close()
         val before = File(folder, "home/bundles/onnx/manifest.json").lastModified()
@@ -111,7 +120,7 @@ class StudioTest {
         val seen = ArrayList<String>()
         studio.watch { state -> (state.opening as? Opening.Working)?.let { seen += it.what } }
         val hashed = Digest.hashed.get()
-        studio.start()
+        studio.ask(Command.Start)
         until("ready") { it.ready }
         assertEquals(hashed, Digest.hashed.get())
         assertTrue("copying the bundle" !in seen)
@@ -121,24 +130,24 @@ class StudioTest {
     @Test
     fun aBundleThatIsMissingOrDamaged() {
         File(assets, "bundles").deleteRecursively()
-        studio.start()
+        studio.ask(Command.Start)
         val missing = (until("failed") { it.opening is Opening.Failed }.opening as Opening.Failed).sentence
         assertTrue(missing, "python -m export.pipeline --target onnx --into android_demo" in missing)
         File(TestData.exported, "onnx/bundle").copyRecursively(File(assets, "bundles/onnx"))
         File(assets, "bundles/onnx/unet.onnx").appendText("x")
-        studio.start()
+        studio.ask(Command.Start)
         until("damaged") { (it.opening as? Opening.Failed)?.sentence?.contains("damaged or changed") == true }
     }
 
     /** A bundle that was changed since it was verified is verified again. */
     @Test
     fun aSealDoesNotHoldForOtherFiles() {
-        studio.start()
+        studio.ask(Command.Start)
         until("ready") { it.ready }
         studio.close()
         File(folder, "home/bundles/onnx/unet.onnx").appendText("x")
         studio = studio()
-        studio.start()
+        studio.ask(Command.Start)
         until("damaged") { (it.opening as? Opening.Failed)?.sentence?.contains("damaged or changed") == true }
     }
 
@@ -150,7 +159,7 @@ class StudioTest {
         golden.copyRecursively(File(folder, "side-loaded/b"))
         val manifest = File(folder, "side-loaded/b/manifest.json")
         manifest.writeText(manifest.readText().replace("\"target\": \"onnx\"", "\"target\": \"executorch\""))
-        studio.start()
+        studio.ask(Command.Start)
         val ready = until("ready") { it.ready }.opening as Opening.Ready
         assertEquals("miniature · onnx · fp32", ready.title)
         val (damaged, other) = ready.passedOver
@@ -162,13 +171,13 @@ class StudioTest {
     @Test
     fun aBundleThatTheUserPicks() {
         File(assets, "bundles").deleteRecursively()
-        studio.start()
+        studio.ask(Command.Start)
         until("failed") { it.opening is Opening.Failed }
-        studio.addBundle("../mine", PackagedFolder(assets))
+        studio.ask(Command.AddBundle("../mine", assets.path))
         val wrong = (until("told") { (it.opening as? Opening.Failed)?.sentence?.contains("picked") == true }.opening)
         assertTrue("not a bundle (no manifest.json)" in (wrong as Opening.Failed).sentence)
         assertNull(File(folder, "side-loaded").list())
-        studio.addBundle("../mine", PackagedFolder(File(TestData.exported, "onnx/bundle")))
+        studio.ask(Command.AddBundle("../mine", File(TestData.exported, "onnx/bundle").path))
         val ready = until("ready") { it.ready }.opening as Opening.Ready
         assertEquals("miniature · onnx · fp32", ready.title)
         assertEquals(listOf("mine"), File(folder, "side-loaded").list()!!.toList())
@@ -181,7 +190,7 @@ class StudioTest {
         val text = File(TestData.golden, "hypernet/bundle/manifest.json").readText()
         other.parentFile!!.mkdirs()
         other.writeText(text.replace("\"target\": \"onnx\"", "\"target\": \"executorch\""))
-        studio.start()
+        studio.ask(Command.Start)
         val ready = until("ready") { it.ready }.opening as Opening.Ready
         assertEquals("miniature · onnx · fp32", ready.title)
         val sentence = ready.passedOver.single()
@@ -191,26 +200,26 @@ class StudioTest {
 
     @Test
     fun theLastPictureOutlivesTheProcess() {
-        studio.start()
+        studio.ask(Command.Start)
         until("ready") { it.ready }
-        studio.draw("a sks teapot", 1, 5)
+        studio.ask(Command.Draw("a sks teapot", 1, 5))
         val picture = until("drawn") { it.picture != null && !it.busy }.picture!!
         studio.close()
         studio = studio()
-        studio.start()
+        studio.ask(Command.Start)
         val again = until("ready") { it.ready }.picture!!
         assertTrue(picture.argb.contentEquals(again.argb))
         assertEquals(listOf(picture.width, picture.prompt, picture.seconds), listOf(again.width, again.prompt, again.seconds))
         studio.close()
         File(folder, "home/picture").writeText("damaged")
         studio = studio()
-        studio.start()
+        studio.ask(Command.Start)
         assertNull(until("ready") { it.ready }.picture)
     }
 
     @Test
     fun anImportIsToldAndCanBeStopped() {
-        studio.start()
+        studio.ask(Command.Start)
         until("ready") { it.ready }
         val file = File(TestData.exported, "onnx/loras/content.safetensors")
         val gate = CountDownLatch(1)
@@ -221,11 +230,12 @@ class StudioTest {
                 return super.read(bytes, 0, minOf(bytes.size, 1000))
             }
         }
-        studio.import(Catalogue.STYLES, "slow", file.length()) { slow }
+        made["slow"] = { slow }
+        studio.ask(Command.Import(Catalogue.STYLES, "slow", file.length(), "slow"))
         val told = until("told") { (it.importing?.done ?: 0) > 0 }.importing!!
         assertEquals("slow" to file.length(), told.name to told.total)
         assertEquals(2000, told.done)
-        studio.stopImport()
+        studio.ask(Command.StopImport)
         gate.countDown()
         until("stopped") { it.importing == null }
         assertNull(studio.state.complaint)
@@ -235,30 +245,31 @@ class StudioTest {
     @Test
     fun aSideLoadedBundleIsUsedInstead() {
         File(TestData.golden, "hypernet/bundle").copyRecursively(File(folder, "side-loaded/mine"))
-        studio.start()
+        studio.ask(Command.Start)
         val ready = until("ready") { it.ready }.opening as Opening.Ready
         assertEquals("tiny · onnx · fp32", ready.title)
         assertTrue(!ready.canDraw)
-        studio.merge()
+        studio.ask(Command.Merge)
         val sentence = until("complained") { it.complaint != null }.complaint!!
         assertTrue(sentence, "another base model" in sentence)
         assertTrue(!studio.state.busy)
-        studio.acknowledge()
+        studio.ask(Command.Acknowledge)
         until("acknowledged") { it.complaint == null }
     }
 
     @Test
     fun importing() {
-        studio.start()
+        studio.ask(Command.Start)
         until("ready") { it.ready }
         val file = File(TestData.exported, "onnx/loras/content.safetensors")
-        studio.import(Catalogue.STYLES, "../../My LoRA!.safetensors") { file.inputStream() }
+        studio.ask(Command.Import(Catalogue.STYLES, "../../My LoRA!.safetensors", null, file.path))
         val style = until("imported") { it.style?.name?.startsWith("My") == true }.style!!
         assertEquals("My LoRA", style.name)
         assertEquals(File(folder, "home/loras/styles/My LoRA.safetensors"), style.file)
-        studio.import(Catalogue.STYLES, "My LoRA.safetensors") { file.inputStream() }
+        studio.ask(Command.Import(Catalogue.STYLES, "My LoRA.safetensors", null, file.path))
         until("again") { it.style?.name == "My LoRA (2)" }
-        studio.import(Catalogue.STYLES, "bad") { "<html>".byteInputStream() }
+        made["bad"] = { "<html>".byteInputStream() }
+        studio.ask(Command.Import(Catalogue.STYLES, "bad", null, "bad"))
         assertEquals(
             "bad is a web page, not a LoRA; the download failed or needs a login, get the file again",
             until("refused") { it.complaint != null }.complaint,
@@ -269,12 +280,12 @@ class StudioTest {
 
     @Test
     fun checkingAndMeasuring() {
-        studio.start()
+        studio.ask(Command.Start)
         until("ready") { it.ready }
-        studio.check()
+        studio.ask(Command.Check)
         val rows = until("checked") { it.rows.size == 6 && !it.checking }.rows
         assertTrue(rows.all { it.status == CheckRow.Status.PASSED })
-        studio.benchmark(BenchmarkPlan("hypernet", runs = 2, warmup = 1))
+        studio.ask(Command.Measure("hypernet"))
         val record = Json.parseObject(until("measured") { it.record != null && !it.busy }.record!!.toByteArray())
         assertNull(Schemas.record.fault(record))
         assertEquals("android-app", record["runner"])
@@ -282,12 +293,12 @@ class StudioTest {
 
     @Test
     fun stopping() {
-        studio.start()
+        studio.ask(Command.Start)
         until("ready") { it.ready }
-        studio.draw("a sks teapot", 50, 5)
+        studio.ask(Command.Draw("a sks teapot", 50, 5))
         until("drawing") { it.drawing?.stage == "drawing" }
         assertNotNull(studio.state.drawing)
-        studio.stop()
+        studio.ask(Command.Stop)
         until("stopped") { !it.busy }
         assertNull(studio.state.picture)
         assertNull(studio.state.complaint)

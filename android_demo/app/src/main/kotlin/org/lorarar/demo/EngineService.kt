@@ -1,0 +1,121 @@
+package org.lorarar.demo
+
+import android.app.Notification
+import android.app.NotificationChannel
+import android.app.NotificationManager
+import android.app.PendingIntent
+import android.app.Service
+import android.content.Intent
+import android.graphics.drawable.Icon
+import android.os.Bundle
+import android.os.Handler
+import android.os.IBinder
+import android.os.Looper
+import android.os.Message
+import android.os.Messenger
+import android.os.RemoteException
+import org.lorarar.merger.Command
+import org.lorarar.merger.Studio
+import org.lorarar.merger.StudioServer
+import org.lorarar.merger.StudioState
+
+/**
+ * The engine, in a process of its own: the system can end it for its memory without the screens.
+ *
+ * While it draws it is in the foreground, with a notification that tells the step and can stop it, so that it goes on when the
+ * screen is dark. Messages: [ASK] with a command, [WATCH] with the messenger that is told every state.
+ */
+class EngineService : Service() {
+    private lateinit var studio: Studio
+    private lateinit var server: StudioServer
+    private lateinit var messenger: Messenger
+    private var isDrawing = false
+    private val listener: (StudioState) -> Unit = { show(it) }
+
+    override fun onCreate() {
+        super.onCreate()
+        studio = (application as DemoApplication).newStudio()
+        server = StudioServer(studio)
+        messenger = Messenger(
+            object : Handler(Looper.getMainLooper()) {
+                override fun handleMessage(message: Message) = receive(message)
+            },
+        )
+        val name = getString(R.string.drawing_channel)
+        notifications().createNotificationChannel(NotificationChannel(CHANNEL, name, NotificationManager.IMPORTANCE_LOW))
+        studio.watch(listener)
+    }
+
+    override fun onBind(intent: Intent?): IBinder = messenger.binder
+
+    override fun onStartCommand(intent: Intent?, flags: Int, startId: Int): Int {
+        if (intent?.action == STOP) studio.ask(Command.Stop) else startForeground(NOTIFICATION, notification(studio.state))
+        if (studio.state.drawing == null) leave() // it has ended meanwhile
+        return START_NOT_STICKY
+    }
+
+    override fun onDestroy() {
+        studio.unwatch(listener)
+        studio.close()
+        super.onDestroy()
+    }
+
+    private fun receive(message: Message) {
+        when (message.what) {
+            ASK -> server.heard(message.data.getByteArray(CONTENT)!!)
+            WATCH -> tell(message.replyTo)
+        }
+    }
+
+    private fun tell(screens: Messenger) {
+        var end = {}
+        end = server.tell { content ->
+            try {
+                screens.send(message(ASK, content))
+            } catch (_: RemoteException) {
+                end() // the screens' process is gone
+            }
+        }
+    }
+
+    private fun show(state: StudioState) {
+        if (state.drawing == null) return if (isDrawing) leave() else Unit
+        if (!isDrawing) startForegroundService(Intent(this, EngineService::class.java))
+        isDrawing = true
+        notifications().notify(NOTIFICATION, notification(state))
+    }
+
+    private fun leave() {
+        isDrawing = false
+        stopForeground(STOP_FOREGROUND_REMOVE)
+        stopSelf()
+    }
+
+    private fun notification(state: StudioState): Notification {
+        val drawing = state.drawing
+        val stop = Intent(this, EngineService::class.java).setAction(STOP)
+        val pending = PendingIntent.getService(this, 0, stop, PendingIntent.FLAG_IMMUTABLE)
+        val icon = Icon.createWithResource(this, R.drawable.icon)
+        val action = Notification.Action.Builder(icon, getString(R.string.stop), pending).build()
+        val text = drawing?.let { getString(R.string.progress_of, it.stage, it.done, it.total) } ?: ""
+        return Notification.Builder(this, CHANNEL).setSmallIcon(icon).setContentTitle(getString(R.string.app_name))
+            .setContentText(text).setOngoing(true).setProgress(drawing?.total ?: 0, drawing?.done ?: 0, drawing == null)
+            .addAction(action).build()
+    }
+
+    private fun notifications() = getSystemService(NOTIFICATION_SERVICE) as NotificationManager
+
+    companion object {
+        const val ASK = 1
+        const val WATCH = 2
+        const val CONTENT = "content"
+        private const val STOP = "org.lorarar.demo.STOP"
+        private const val CHANNEL = "drawing"
+        private const val NOTIFICATION = 1
+
+        /** A message with content for the other process. */
+        fun message(what: Int, content: ByteArray): Message = Message.obtain(null, what).also { message ->
+            message.data = Bundle().also { it.putByteArray(CONTENT, content) }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+package org.lorarar.merger
+
+import org.junit.After
+import org.junit.Assert.assertEquals
+import org.junit.Assert.assertNull
+import org.junit.Assert.assertTrue
+import org.junit.Before
+import org.junit.Test
+import java.io.File
+import java.util.concurrent.LinkedBlockingQueue
+import java.util.concurrent.TimeUnit
+
+/** The screens' studio with the engine in another process: here both are one, and messages are bytes between them. */
+class RemoteTest {
+    private val folder = File(TestData.results, "remote")
+    private val assets = File(folder, "assets")
+    private val posted = LinkedBlockingQueue<() -> Unit>()
+    private var engine: Studio? = null
+    private var connections = 0
+    private val remote = RemoteStudio(KeptPicture(File(folder, "home/picture"))) { posted.put { connect() } }
+
+    @Before
+    fun install() {
+        folder.deleteRecursively()
+        File(TestData.exported, "onnx/bundle").copyRecursively(File(assets, "bundles/onnx"))
+        for (role in listOf("contents", "styles")) for (name in listOf("a", "b")) {
+            File(TestData.exported, "onnx/loras/content.safetensors").copyTo(File(assets, "samples/$role/$name.safetensors"))
+        }
+        remote.ask(Command.Start)
+    }
+
+    @After
+    fun close() {
+        engine?.close()
+    }
+
+    private fun connect() {
+        connections++
+        val runtimes = Runtimes(mapOf("onnx" to RuntimeFactory { component, threads -> OnnxRuntime(component, threads) }))
+        val places = StudioPlaces(File(folder, "home"), File(folder, "scratch"), null, PackagedFolder(assets))
+        val studio = Studio(places, runtimes, FakePhone, "0.1.0", { Long.MAX_VALUE }, 1) { posted.put(it) }
+        engine = studio
+        val server = StudioServer(studio)
+        remote.connected { message -> posted.put { if (engine === studio) server.heard(message) } }
+        server.tell { message ->
+            assertTrue("${message.size} bytes", message.size < MOST_BYTES)
+            posted.put { if (engine === studio) remote.heard(message) }
+        }
+    }
+
+    /** The system ends the process: what it was about to say is not heard. */
+    private fun kill() {
+        engine!!.close()
+        engine = null
+        remote.lost()
+    }
+
+    private fun until(what: String, wanted: (StudioState) -> Boolean): StudioState {
+        val end = System.nanoTime() + TimeUnit.SECONDS.toNanos(60)
+        while (!(posted.isEmpty() && wanted(remote.state))) {
+            posted.poll(100, TimeUnit.MILLISECONDS)?.invoke()
+            assertTrue("$what: ${remote.state}", System.nanoTime() < end)
+        }
+        return remote.state
+    }
+
+    @Test
+    fun fromTheStartToAPicture() {
+        until("ready") { it.ready }
+        remote.ask(Command.Merge)
+        val merge = until("merged") { it.merge != null && !it.busy }.merge!!
+        assertTrue(merge.seconds > 0 && merge.layers.isNotEmpty())
+        remote.ask(Command.Draw("a sks teapot", 2, 5))
+        until("drawing") { it.drawing != null }
+        val picture = until("drawn") { it.picture != null && !it.busy }.picture!!
+        assertTrue(picture.argb.contentEquals(engine!!.state.picture!!.argb))
+        assertEquals("a sks teapot", picture.prompt)
+        remote.ask(Command.Check)
+        val rows = until("checked") { it.rows.size == 6 && !it.checking }.rows
+        assertTrue(rows.all { it.status == CheckRow.Status.PASSED })
+        assertEquals(1, connections)
+    }
+
+    @Test
+    fun aProcessThatIsEndedIsOneSentenceAndBeginsAnewWithWhatWasChosen() {
+        val ready = until("ready") { it.ready }
+        remote.ask(Command.Choose(Catalogue.STYLES, ready.styles.last()))
+        remote.ask(Command.Strength(Catalogue.STYLES, 0.5f))
+        until("chosen") { it.style?.name == "b" && it.styleScale == 0.5f && it.merge != null && !it.busy }
+        remote.ask(Command.Draw("a sks teapot", 1, 5))
+        until("drawn") { it.picture != null && !it.busy }
+        remote.ask(Command.Draw("a sks teapot", 50, 5))
+        until("drawing") { it.drawing?.stage == "drawing" }
+        kill()
+        val sentence = (remote.state.opening as Opening.Failed).sentence
+        assertTrue(sentence, sentence.startsWith("The drawing was lost: the system ended the app's engine"))
+        assertNull(remote.state.drawing)
+        assertTrue(!remote.state.busy && remote.state.picture != null)
+        remote.ask(Command.Start)
+        val again = until("ready again") { it.ready && it.style?.name == "b" && it.carried.size == 2 }
+        assertEquals(0.5f, again.styleScale, 0f)
+        assertEquals("a sks teapot", again.picture!!.prompt)
+        assertEquals(2, connections)
+    }
+
+    private companion object {
+        /** What Android passes between processes in one message. */
+        const val MOST_BYTES = 500_000
+    }
+}
