@@ -53,7 +53,7 @@ def test_export_and_check(target: str, base: str, tmp_path: Path, capsys: pytest
 # (base, target, precision) → seconds and GiB that the export with its check may take.
 UNETS = {
     ("koala-700m", "onnx", "fp32"): (150, 6.5),
-    ("koala-700m", "coreml", "fp16"): (180, 6.5),
+    ("koala-700m", "coreml", "fp16"): (240, 6.5),
     ("koala-700m", "coreai", "fp16"): (480, 6.5),
     ("koala-700m", "executorch", "w8"): (300, 6.0),
     ("koala-700m", "executorch", "fp32"): (360, 8.5),

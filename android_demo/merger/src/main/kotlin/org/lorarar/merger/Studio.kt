@@ -111,7 +111,9 @@ class Studio(
         listOf(Catalogue.CONTENTS, Catalogue.STYLES).forEach { measure(it) }
     }
 
-    private fun copyBundle(name: String, place: String) = work(onFailure = { sentence -> copy(opening = Opening.Failed(sentence)) }) {
+    private fun copyBundle(
+        name: String, place: String,
+    ) = work(onFailure = { sentence -> copy(opening = Opening.Failed(sentence)) }) {
         val folder = File(places.sideLoaded ?: File(places.home, "picked"), Catalogue.plain(name).ifEmpty { "picked" })
         Install(places.packaged, places.home).picked(places.strangers.folder(place), folder) { done, total ->
             opening("copying the bundle", done, total)
