@@ -140,8 +140,8 @@ public final class DemoModel {
         }
     }
 
-    /// The first of these bundles that can be opened: Core AI's comes before Core ML's, and needs a newer system. Throws
-    /// what is wrong with the first one where none can.
+    /// The first of these bundles that can be opened: Core AI's comes before Core ML's, and needs a newer system.
+    /// Throws what is wrong with the first one where none can.
     private func openFirst(of folders: [URL]) async throws -> URL {
         let report = reporter { $0.stage = .opening($1) }
         var fault: (any Error)?

@@ -29,13 +29,14 @@ public struct Places: Equatable, Sendable {
         }
     }
 
-    /// Copies a folder that the user picked to the bundles, in the place of one of its name. Throws InputError when it is
-    /// no bundle, or where there is no space; nothing of it is left then.
+    /// Copies a folder that the user picked to the bundles, in the place of one of its name. Throws InputError when it
+    /// is no bundle, or where there is no space; nothing of it is left then.
     func takeBundle(_ picked: URL) throws -> URL {
         let manager = FileManager.default
         guard manager.fileExists(atPath: picked.appendingPathComponent(ModelBundle.manifestFile).path) else {
             throw InputError(
-                "\(picked.lastPathComponent) is not a bundle (no \(ModelBundle.manifestFile)); pick the folder that holds it"
+                "\(picked.lastPathComponent) is not a bundle (no \(ModelBundle.manifestFile)); pick the folder that "
+                    + "holds it"
             )
         }
         let folder = documents.appendingPathComponent("bundles", isDirectory: true)

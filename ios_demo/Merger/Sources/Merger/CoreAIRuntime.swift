@@ -98,7 +98,8 @@ private final class CoreAISession: Session {
             }
         } catch {
             throw InputError(
-                "\(component.name): Core AI can't run it (\(firstLine(error))); close other apps or export the bundle again"
+                "\(component.name): Core AI can't run it (\(firstLine(error))); close other apps or export the bundle "
+                    + "again"
             )
         }
         var tensors: [String: Tensor] = [:]

@@ -9,8 +9,8 @@ import CoreVideo
 /// Apple's Core ML. It compiles a package for this device once and keeps the result, since compiling takes minutes
 /// for a large UNet; a package of several chunks is one model to it.
 ///
-/// Inputs that stay, a stack of LoRAs, are put into arrays once, which every step is then given. In half precision these
-/// are memory that the Neural Engine reads where it lies.
+/// Inputs that stay, a stack of LoRAs, are put into arrays once, which every step is then given. In half precision
+/// these are memory that the Neural Engine reads where it lies.
 public final class CoreMLRuntime: Runtime {
     public let name = "coreml"
     public let backend = "Core ML"
