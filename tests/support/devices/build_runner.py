@@ -7,7 +7,7 @@ from pathlib import Path
 
 from devices.fetch import (
     CACHE,
-    EXECUTORCH_ANDROID,
+    EXECUTORCH_ANDROID_NATIVE,
     ONNXRUNTIME_ANDROID,
     Wheel,
     android_archive,
@@ -38,7 +38,7 @@ EXECUTORCH_ARM64 = Wheel(
 )
 
 
-# Its C++ library is of the age of the one in EXECUTORCH_ANDROID: newer headers ask for functions that that one lacks.
+# Its C++ library is of the age of the one in EXECUTORCH_ANDROID_NATIVE: newer headers ask for functions that that one lacks.
 ZIG = Wheel(
     "ziglang",
     "0.13.0.post1",
@@ -77,7 +77,7 @@ def build_for_android(kind: str, folder: Path) -> Path:
     It runs on Linux with musl's loader (/lib/ld-musl-*.so.1), not on a phone: the library is Android's, the C library
     below it is not. The libraries that it needs lie beside it, and those that ONNX Runtime's Android library needs.
     """
-    package = npm_package(EXECUTORCH_ANDROID) / "third-party"
+    package = npm_package(EXECUTORCH_ANDROID_NATIVE) / "third-party"
     library = package / "android" / "libs" / "executorch" / ANDROID_ABIS[kind] / "libexecutorch.so"
     root = folder / "executorch"
     (root / "lib").mkdir(parents=True)
@@ -100,7 +100,7 @@ def build_for_android(kind: str, folder: Path) -> Path:
         "-DCMAKE_CXX_FLAGS_RELEASE=-O2 -UNDEBUG",  # with NDEBUG the package's headers declare glibc's __assert_fail
         f"-DCMAKE_EXE_LINKER_FLAGS={shim} -Wl,--export-dynamic -Wl,--allow-shlib-undefined",
         f"-DLORARAR_EXECUTORCH_ROOT={root}",
-        f"-DLORARAR_EXECUTORCH_VERSION={EXECUTORCH_ANDROID.name} {EXECUTORCH_ANDROID.version}",
+        f"-DLORARAR_EXECUTORCH_VERSION={EXECUTORCH_ANDROID_NATIVE.name} {EXECUTORCH_ANDROID_NATIVE.version}",
     )
 
 

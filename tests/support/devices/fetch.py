@@ -39,7 +39,7 @@ class Wheel:
     sha256: str
 
 
-# ONNX Runtime 1.29.0 as Android's archive with its C headers, and ExecuTorch's Android library with its headers.
+# ONNX Runtime 1.29.0 as Android's archive with its C headers, and ExecuTorch's Android library with its Java classes.
 ONNXRUNTIME_ANDROID = NpmPackage(
     "com.github.asus4.onnxruntime",
     "0.4.9",
@@ -49,6 +49,12 @@ EXECUTORCH_ANDROID = NpmPackage(
     "react-native-executorch",
     "0.9.3",
     "eanpDe8sFFxbKfCh0lqrSVyU4/deiF1pZWtZOjZSV+w+qfuNsdrkQkoscxvhMwJOnvXNkBt4BXAr8pAlGOXStA==",
+)
+# The native runner is built on an older one: the newer one's headers include one that it does not have.
+EXECUTORCH_ANDROID_NATIVE = NpmPackage(
+    "react-native-executorch",
+    "0.8.5",
+    "MnJed2mO0Up8+iznsI9mAhmS1ZOTLeCoSRbemETGU1aPq3veib55inm1N1eCr1ktklKK25KeU8Hww177JNDcZg==",
 )
 # Facebook's JNI helper, which ExecuTorch's Android library is written with: its library, and its Java classes, which a
 # later archive no longer has.
