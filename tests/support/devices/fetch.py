@@ -39,7 +39,7 @@ class Wheel:
     sha256: str
 
 
-# ONNX Runtime 1.29.0 as Android's archive with its C headers, and ExecuTorch's Android library with its Java classes.
+# ONNX Runtime 1.29.0 as Android's archive with its C headers; ExecuTorch's Android library with its Java classes.
 ONNXRUNTIME_ANDROID = NpmPackage(
     "com.github.asus4.onnxruntime",
     "0.4.9",
