@@ -38,7 +38,7 @@ EXECUTORCH_ARM64 = Wheel(
 )
 
 
-# Its C++ library is of the age of the one in EXECUTORCH_ANDROID_NATIVE: newer headers ask for functions that that one lacks.
+# Its C++ library is of the age of the one in EXECUTORCH_ANDROID_NATIVE: newer headers ask for functions that it lacks.
 ZIG = Wheel(
     "ziglang",
     "0.13.0.post1",
