@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from android import on_jvm
-from android.kotlin import build_tests, joined, junit, onnxruntime_classes, stdlib
+from android.kotlin import build_tests, junit_command
 from android.shared import merger
 from ios.swift import build, onnxruntime_library
 from limited_memory import run_limited
@@ -39,11 +39,9 @@ def koala(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_the_kotlin_engine_draws_it(koala: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "onnxruntime").mkdir()
     native = on_jvm.onnxruntime(tmp_path / "onnxruntime")
-    jars = [merger(), build_tests(tmp_path, merger()), stdlib(), onnxruntime_classes(), *junit()]
-    settings = native.properties | {"lorarar.large": koala, "lorarar.scratch": tmp_path}
-    properties = [f"-D{name}={value}" for name, value in settings.items()]
-    java = ["java", "-Xmx512m", *properties, "-cp", joined(jars)]
-    command = [*java, "org.junit.runner.JUnitCore", "org.lorarar.merger.LargeRun"]
+    jars = [merger(), build_tests(tmp_path, merger())]
+    properties = native.properties | {"lorarar.large": koala, "lorarar.scratch": tmp_path}
+    command = junit_command(["org.lorarar.merger.LargeRun"], jars, properties)
     _, peak = run_limited(command, native.environment, MEMORY_GIB)
     told = json.loads((tmp_path / "told.json").read_text())
     with capsys.disabled():

@@ -14,11 +14,10 @@ from android.libraries import executorch_members, library_versions
 from android.references import Reference, of_jar
 from android.shared import merger
 from devices.fetch import EXECUTORCH_ANDROID
-
-from lorarar.files import atomic_file
+from readme_tables import rewrite, with_calls
 
 README = ROOT / "android_demo" / "README.md"
-BEGIN, END = "<!-- calls: tests/support/android/calls.py -->\n", "<!-- end of calls -->\n"
+PROGRAM = "tests/support/android/calls.py"
 
 
 def table() -> str:
@@ -48,8 +47,7 @@ def table() -> str:
 
 def with_table(text: str) -> str:
     """Return the README with the table in its place."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + table() + END + rest.split(END)[1]
+    return with_calls(text, PROGRAM, table())
 
 
 def _by_class(members: Iterable[Reference]) -> dict[str, set[str]]:
@@ -67,5 +65,4 @@ def _rows(classes: Mapping[str, Iterable[str]], version: str, how: str) -> list[
 
 
 if __name__ == "__main__":
-    with atomic_file(README) as path:
-        path.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    rewrite(README, with_table(README.read_text(encoding="utf-8")))

@@ -91,13 +91,19 @@ def build_executorch(folder: Path, merger: Path, tests: Path) -> tuple[Path, Pat
     return compile_kotlin([source], folder / "executorch.jar", classpath), stood_in
 
 
+def junit_command(classes: Sequence[str], jars: Sequence[Path], properties: Mapping[str, object]) -> list[str]:
+    """The command that runs test classes, by their full names. Should Java itself crash, its log is in the output."""
+    classpath = joined([*jars, stdlib(), onnxruntime_classes(), *junit()])
+    settings = [f"-D{name}={value}" for name, value in properties.items()]
+    java = ["java", "-Xmx512m", "-XX:+ErrorFileToStdout", *settings, "-cp", classpath]
+    return [*java, "org.junit.runner.JUnitCore", *classes]
+
+
 def run_junit(
     classes: Sequence[str], jars: Sequence[Path], properties: Mapping[str, object], environment: Mapping[str, str]
 ) -> Ran:
     """Run test classes, by their full names, in a Java of their own."""
-    classpath = joined([*jars, stdlib(), onnxruntime_classes(), executorch_classes(), *junit()])
-    settings = [f"-D{name}={value}" for name, value in properties.items()]
-    command = ["java", "-Xmx512m", *settings, "-cp", classpath, "org.junit.runner.JUnitCore", *classes]
+    command = junit_command(classes, [*jars, executorch_classes()], properties)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(environment), timeout=600)
     output = done.stdout + done.stderr
     if passed := re.search(r"^OK \((\d+) tests?\)", output, re.MULTILINE):

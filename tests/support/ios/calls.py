@@ -11,11 +11,10 @@ from pathlib import Path
 
 from ios.app import STUBS
 from ios.swift import DEMO, PACKAGE
-
-from lorarar.files import atomic_file
+from readme_tables import rewrite, with_calls
 
 README = DEMO / "README.md"
-BEGIN, END = "<!-- calls: tests/support/ios/calls.py -->\n", "<!-- end of calls -->\n"
+PROGRAM = "tests/support/ios/calls.py"
 # Framework → the system that has all of it, and what showed that the app's code fits it.
 _CHECKED = "type-checked"
 _RUN = f"{_CHECKED}, and run on a stand-in"
@@ -53,8 +52,7 @@ def table() -> str:
 
 def with_table(text: str) -> str:
     """Return the README with the table in its place."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + table() + END + rest.split(END)[1]
+    return with_calls(text, PROGRAM, table())
 
 
 def _declared(folder: Path) -> dict[str, set[str]]:
@@ -81,5 +79,4 @@ def _declared(folder: Path) -> dict[str, set[str]]:
 
 
 if __name__ == "__main__":
-    with atomic_file(README) as path:
-        path.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    rewrite(README, with_table(README.read_text(encoding="utf-8")))
