@@ -163,11 +163,10 @@ def _artifact_case(target: str, base: str, rank: int, folder: Path, inputs: Mapp
         runner = OnnxRunner(component, threads)
         arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
         return lambda: runner.run(arrays)
-    from executorch.extension.pybindings import portable_lib
+    from runtime_py.backends.executorch import start_threads  # here, since it needs a toolchain
 
     # Not `runtime_py`'s runner: it copies every output, which an app that reads them in place does not need.
-    portable_lib._unsafe_reset_threadpool(threads)
-    program = portable_lib._load_for_executorch(str(component.path))
+    program = start_threads(threads)._load_for_executorch(str(component.path))
     ordered = [inputs[spec.name] for spec in component.inputs]
     return lambda: program.run_method("forward", ordered, clone_outputs=False)
 

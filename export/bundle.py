@@ -192,8 +192,10 @@ def component_entry(
     allowed = target.require(graph.name, precision)
     if not any(name.startswith(COEFFICIENTS) for name in graph.inputs):
         allowed = replace(allowed, delta=None)  # no LoRA changes its output
+    units = target.compute_units(graph.name, precision)
     return {
         **file_entry(folder, artifact),
+        **({"compute_units": units} if units else {}),
         "inputs": [tensor(name, dtypes[name], shape) for name, shape in graph.inputs.items()],
         "outputs": [tensor(name, dtype, shape) for name, shape in graph.outputs.items()],
         "golden": {**file_entry(folder, golden), "inputs": dict(recipe)},

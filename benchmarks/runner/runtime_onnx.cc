@@ -188,6 +188,8 @@ class OnnxRuntime : public Runtime {
     OrtSessionOptions* options = nullptr;
     check(api_, api_.CreateSessionOptions(&options), "take options");
     const Owned<OrtSessionOptions> owned(options, api_.ReleaseSessionOptions);
+    // It would plan a second run's results as one block, beside the memory of the first run's, which is kept.
+    check(api_, api_.DisableMemPattern(options), "plan no memory");
     if (threads_) check(api_, api_.SetIntraOpNumThreads(options, *threads_), "take a number of threads");
     add_provider(options, component);
     const fs::path& artifact = component.artifact.path;

@@ -21,6 +21,7 @@ TARGET = Target(
     default_precision="fp16",
     free_rank=False,
     hypernet_form="plain",
+    neural_engine=True,
     half_io=("fp16", "w8", "w6", "w4"),  # weights of few bits are made from the fp16 program
     # Palettes of w4 have 6 bits for convolutions.
     bytes_per_weight={

@@ -31,6 +31,7 @@ TARGET = Target(
     ),
     rank_multiple=INNER,
     chunk_bytes=NEURAL_ENGINE_BYTES,
+    neural_engine=True,
     # Palettes of w4 have 6 bits for convolutions.
     bytes_per_weight={
         **FLOATS,

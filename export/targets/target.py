@@ -79,6 +79,7 @@ class Target:
     rank_multiple: int = 1  # what a stack's rows are a multiple of, where their number is fixed
     replaced: tuple[str, ...] = ()  # keys of export.rewrites.REPLACED, in order: modules that others take the place of
     chunk_bytes: int | None = None  # weights that one model may have; more are cut into chunks in one artifact
+    neural_engine: bool = False  # whether Apple's systems run it, where an app chooses processors for a component
     costs: Mapping[str, ExportCost] = field(default_factory=dict)  # measured, by precision
     socs: tuple[Soc, ...] = ()  # what artifacts are compiled for, where each is for one
     soc: Soc | None = None  # the one that was chosen of them
@@ -105,6 +106,13 @@ class Target:
     def precisions(self) -> tuple[str, ...]:
         """The precisions of the UNet, by which a pipeline goes."""
         return tuple(self.tolerances["unet"])
+
+    def compute_units(self, component: str, precision: str) -> str | None:
+        """Return the processors that an app should run a component on; None where it has no such choice."""
+        if not self.neural_engine:
+            return None
+        # The Neural Engine has no float32, which the hypernetwork computes in whatever its inputs are.
+        return "cpu-and-gpu" if precision == "fp32" or component == "hypernet" else "cpu-and-neural-engine"
 
     def require(self, component: str, precision: str) -> Tolerance:
         """Return the tolerance of a component in a precision; InputError tells the precisions that are offered."""

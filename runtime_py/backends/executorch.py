@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 
 from lorarar.errors import InputError
-from lorarar.toolchains import quiet_stderr
+from lorarar.toolchains import quiet_stderr, quiet_toolchains
 from runtime_py.backends import Backend, checked_inputs, unusable
 from runtime_py.component import Component
 
@@ -24,7 +25,7 @@ class ExecuTorchRunner:
 
         self.version = version("executorch")
         self.component = component
-        _start_threads(threads)
+        start_threads(threads)
         try:
             self.program = Runtime.get().load_program(component.path)
             self.method = self.program.load_method("forward")
@@ -62,9 +63,10 @@ BACKEND = Backend(
 )
 
 
-def _start_threads(threads: int | None) -> None:
-    """Start ExecuTorch's threads, of which there is one pool a process."""
-    from executorch.extension.pybindings import portable_lib
+def start_threads(threads: int | None) -> Any:
+    """Start ExecuTorch's threads, of which there is one pool a process, and return its binding."""
+    with quiet_toolchains():
+        from executorch.extension.pybindings import portable_lib
 
     # It writes five lines about the files in which some kernels of Linux describe an ARM CPU.
     with quiet_stderr():
@@ -72,3 +74,4 @@ def _start_threads(threads: int | None) -> None:
             portable_lib._threadpool_get_thread_count()
         else:
             portable_lib._unsafe_reset_threadpool(threads)
+    return portable_lib

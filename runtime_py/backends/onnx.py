@@ -31,6 +31,8 @@ class OnnxRunner:
         self.version = ort.__version__
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; a warning tells of every initializer that no node reads
+        # It would plan a second run's results as one block, beside the memory of the first run's, which is kept.
+        options.enable_mem_pattern = False
         if threads is not None:
             options.intra_op_num_threads = threads
         if _stays_narrow(component):

@@ -102,7 +102,7 @@ CLASSES = {
     "OnnxTest": 22,
     "QnnTest": 4,
     "TextTest": 9,
-    "StudioTest": 15,
+    "StudioTest": 16,
     "ResidencyTest": 7,
     "RemoteTest": 2,
     "EntryTest": 5,

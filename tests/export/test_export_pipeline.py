@@ -132,6 +132,11 @@ def test_text_encoders_follow_the_unet_and_the_vae_does_not(
     types = {name: half.component(name).outputs[0].dtype for name in half.manifest["components"]}
     assert types["text_encoder"] is types["text_encoder_2"] is types["unet"] is types["hypernet"] is np.float16
     assert types["vae_decoder"] is np.float32
+    units = {name: entry["compute_units"] for name, entry in half.manifest["components"].items()}
+    # The Neural Engine has no float32, which the VAE is in here and the hypernetwork computes in.
+    whole = dict.fromkeys(("hypernet", "vae_decoder"), "cpu-and-gpu")
+    assert units == dict.fromkeys(units, "cpu-and-neural-engine") | whole
+    assert not any("compute_units" in entry for entry in shared_pipelines["onnx"].manifest["components"].values())
     pipeline = open_pipeline(str(shallow_pipeline), False, torch.float32)
     layout, size = load_layout(str(shallow_pipeline)), StackSize(2, 2 * RANK)
     text = text_graph("text_encoder", pipeline.text_encoder.eval(), [0] * 77, layout, size)

@@ -5,6 +5,7 @@ No Mac was at hand: neither Xcode, nor a Simulator, nor an iPhone is part of thi
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -35,6 +36,18 @@ def modules(products: Path) -> Path:
 def test_the_screens_are_type_correct_in_swift_6(products: Path, modules: Path) -> None:
     ran = type_check(modules, products, sorted(SOURCES.glob("*.swift")))
     assert (ran.code, ran.err) == (0, ""), ran.err[-4000:]
+
+
+def test_what_the_engine_tells_of_its_work_can_be_translated() -> None:
+    """Stages of work are keys of the app's string catalog; the other texts are SwiftUI's own keys."""
+    engine = "".join(path.read_text(encoding="utf-8") for path in (PACKAGE / "Sources").rglob("*.swift"))
+    told = re.findall(r'(?:report\(|WorkProgress\(stage: |await perform\()"([^"]+)"', engine)
+    catalog = json.loads((DEMO / "App" / "Localizable.xcstrings").read_text(encoding="utf-8"))
+    assert len(set(told)) > 10 and {*told, "starting"} == set(catalog["strings"])
+    assert {entry["localizations"]["en"]["stringUnit"]["value"] for entry in catalog["strings"].values()} == {
+        *told,
+        "starting",
+    }
 
 
 MISTAKES = {

@@ -114,6 +114,18 @@ MUTANTS = {
     "a seal for any files": Mutant(
         "Seals.swift", "encoding: .utf8)) == state", "encoding: .utf8)) != nil", "testABundleIsHashedOnce"
     ),
+    "processors that a component is not made for": Mutant(
+        "CoreMLRuntime.swift",
+        "(units ?? component.units).coreML\n        let model",
+        "(units ?? .all).coreML\n        let model",
+        "testAComponentRunsOnTheProcessorsThatItIsMadeForUnlessOthersAreGiven",
+    ),
+    "packages that stay beside their compiled models": Mutant(
+        "LoraRarPipeline.swift",
+        "where manager.isWritableFile(atPath: folder.path) {",
+        "where !manager.isWritableFile(atPath: folder.path) {",
+        "testAPackageGoesOnceItIsCompiledAndTheBundleOpensAsBefore",
+    ),
     "rows without their gaps": Mutant(
         "CoreAIRuntime.swift", "(target + place).update", "(target + row).update", "testRunsWithStridesOfCoreAIsOwn"
     ),

@@ -6,7 +6,7 @@ import SwiftUI
 struct BenchmarkView: View {
     @Environment(DemoModel.self) private var model
     @State private var component = "hypernet"
-    @State private var units = ComputeUnits.all
+    @State private var units: ComputeUnits?
     @State private var runs = 20
 
     var body: some View {
@@ -19,8 +19,9 @@ struct BenchmarkView: View {
                         }
                     }
                     Picker("Processors", selection: $units) {
+                        Text("those the part is made for").tag(ComputeUnits?.none)
                         ForEach(ComputeUnits.allCases, id: \.self) { units in
-                            Text(units.title).tag(units)
+                            Text(units.title).tag(ComputeUnits?.some(units))
                         }
                     }
                     Stepper("Runs: \(runs)", value: $runs, in: 1...200)

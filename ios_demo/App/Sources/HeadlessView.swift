@@ -8,7 +8,7 @@ struct HeadlessView: View {
     @State private var stage = "starting"
 
     var body: some View {
-        ProgressView(stage)
+        ProgressView(LocalizedStringKey(stage))
             .padding()
             .task { await measure() }
     }

@@ -50,7 +50,7 @@ private struct OpeningView: View {
     var body: some View {
         VStack(spacing: 16) {
             if let progress {
-                ProgressView(value: progress.share) { Text(progress.stage) }
+                ProgressView(value: progress.share) { Text(LocalizedStringKey(progress.stage)) }
             } else {
                 ProgressView()
             }
@@ -99,7 +99,7 @@ struct WorkRow: View {
 
     var body: some View {
         if let work = model.work {
-            ProgressView(value: work.share) { Text(work.stage) }
+            ProgressView(value: work.share) { Text(LocalizedStringKey(work.stage)) }
             Button("Stop", role: .cancel) { model.cancel() }
         }
     }

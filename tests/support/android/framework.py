@@ -28,7 +28,8 @@ STANDARD = ("java.io.Closeable", "java.lang.CharSequence")  # interfaces that ne
 PRIMITIVES = ("boolean", "byte", "char", "short", "int", "long", "float", "double")
 PLAIN = {"None": "void", "bool": "boolean", "str": "String", "int": "int", "float": "float", "typing.Any": "Object"}
 PLAIN |= {"typing.Type[java.lang.Object]": "Class<?>"}
-EXCEPTION = "java.lang.Exception"  # a base that needs no stub
+# Bases that need no stub, and how the constructors of a stub begin there.
+JAVA_BASES = {"java.lang.Exception": "", "java.io.FileInputStream": "super((java.io.FileDescriptor) null);"}
 
 
 @dataclass
@@ -94,7 +95,7 @@ def _head(wanted: Wanted, spec: dict[str, Wanted], inner: bool) -> str:
     simple = wanted.name.rpartition(".")[2]
     bases = [base for base in (_resolve(text, wanted.name) for text in _bases(wanted.name)) if base in spec]
     classes = [base for base in bases if spec[base].kind != "interface"]
-    classes += [text for text in _bases(wanted.name) if text == EXCEPTION]
+    classes += [text for text in _bases(wanted.name) if text in JAVA_BASES]
     interfaces = [base for base in bases if spec[base].kind == "interface"]
     interfaces += [text for text in _bases(wanted.name) if text in STANDARD]
     words = f"public {'static ' if inner else ''}{wanted.kind} {simple}{wanted.members.get('<T>', '')}"
@@ -123,10 +124,10 @@ def _members(wanted: Wanted, spec: dict[str, Wanted]) -> list[str]:
         lines += made
     lines += [_checked(line, wanted.name, node) for line in wanted.literal]
     if concrete and "new" not in wanted.members:
-        lines.append(f"protected {wanted.name.rpartition('.')[2]}() {{}}")
+        lines.append(f"protected {wanted.name.rpartition('.')[2]}() {{{_begin(wanted.name)}}}")
     elif concrete and not any(line.startswith(f"public {wanted.name.rpartition('.')[2]}()") for line in lines):
         # For the stubs of subclasses, which name no constructor of this one.
-        lines.append(f"protected {wanted.name.rpartition('.')[2]}() {{}}")
+        lines.append(f"protected {wanted.name.rpartition('.')[2]}() {{{_begin(wanted.name)}}}")
     return list(dict.fromkeys(lines))
 
 
@@ -170,7 +171,7 @@ def _method(wanted: Wanted, item: ast.FunctionDef, open_type: str, spec: dict[st
         given = ", ".join([*([given] if given else []), f"{kind}... rest"])
     simple = wanted.name.rpartition(".")[2]
     if item.name == "__init__":
-        return f"public {simple}({given}) {{}}"
+        return f"public {simple}({given}) {{{_begin(wanted.name)}}}"
     returned = open_type or _java(ast.unparse(item.returns) if item.returns else "None", wanted.name, spec)
     if returned is None:
         return None
@@ -204,6 +205,11 @@ def _java(text: str, owner: str, spec: dict[str, Wanted], always: bool = False) 
         return bare
     name = _resolve(bare, owner)
     return name if always or name in spec else None
+
+
+def _begin(name: str) -> str:
+    """How the constructors of a stub begin."""
+    return next((JAVA_BASES[base] for base in _bases(name) if base in JAVA_BASES), "")
 
 
 def _resolve(text: str, owner: str) -> str:

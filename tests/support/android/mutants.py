@@ -116,7 +116,7 @@ MUTANTS = {
     ),
     "coefficients of the UNet alone in the golden image": Mutant(
         "Check.kt",
-        'facts.child("tokenizers").keys + "unet"',
+        'facts.tokenizers.keys + "unet"',
         'listOf("unet")',
         "TextTest.everyPartPassesItsCheckAndTheWholeImageToo",
     ),
@@ -154,8 +154,14 @@ MUTANTS = {
     "another strength's prompt": Mutant(
         "Condition.kt",
         "identity.takeIf { facts",
-        "identity.takeIf { facts.isEmpty() && facts",
+        "identity.takeIf { false && facts",
         "ResidencyTest.aPromptIsReadAgainWithOtherStrengthsWhereTextEncodersTakeLoras",
+    ),
+    "a LoRA that is copied though it can be mapped": Mutant(
+        "Catalogue.kt",
+        "strangers.map(place)?.close() != null",
+        "strangers.map(place)?.close() == Unit && false",
+        "StudioTest.aLoraThatCanBeMappedIsNotCopied",
     ),
     "memory that nobody asks for": Mutant(
         "Residency.kt", "if (free < needed) {", "if (free < 0) {", "ResidencyTest.whatHasNoRoomIsNotLoaded"

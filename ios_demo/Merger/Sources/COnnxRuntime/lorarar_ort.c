@@ -179,7 +179,9 @@ static char *prepare(lorarar_ort_session *session) {
 }
 
 static char *set_options(const OrtApi *api, OrtSessionOptions *options, int threads, const char *without) {
-  char *fault = threads > 0 ? taken(api, api->SetIntraOpNumThreads(options, threads)) : NULL;
+  // It would plan a second run's results as one block, beside the memory of the first run's, which is kept.
+  char *fault = taken(api, api->DisableMemPattern(options));
+  if (fault == NULL && threads > 0) fault = taken(api, api->SetIntraOpNumThreads(options, threads));
   if (fault == NULL && *without != '\0') {
     const char *key = "optimization.disable_specified_optimizers";
     fault = taken(api, api->AddSessionConfigEntry(options, key, without));

@@ -7,11 +7,11 @@ public struct BenchmarkPlan: Equatable, Sendable {
     public var runs: Int
     public var threads: Int?
     public var cooldownSeconds: Double  // how long may be waited until the device is cool
-    public var units: ComputeUnits
+    public var units: ComputeUnits?  // nil takes those that the component is made for
 
     public init(
         component: String, warmup: Int = 3, runs: Int = 20, threads: Int? = nil, cooldownSeconds: Double = 0,
-        units: ComputeUnits = .all
+        units: ComputeUnits? = nil
     ) {
         self.component = component
         self.warmup = warmup

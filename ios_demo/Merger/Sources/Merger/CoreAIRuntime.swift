@@ -10,9 +10,10 @@ import Foundation
 public final class CoreAIRuntime: Runtime {
     public let name = "coreai"
     public let backend = "Core AI"
-    private let units: ComputeUnits
+    private let units: ComputeUnits?
 
-    public init(units: ComputeUnits = .all) {
+    /// `units` nil takes those that a component is made for.
+    public init(units: ComputeUnits? = nil) {
         self.units = units
     }
 
@@ -22,7 +23,7 @@ public final class CoreAIRuntime: Runtime {
     public var computeUnit: String { units == .cpuOnly ? "cpu" : "all" }
 
     public func load(_ component: Component, at url: URL) throws -> Loaded {
-        let options = units.specialization
+        let options = (units ?? component.units).specialization
         let isKnown = ((try? AIModelCache.default.model(for: url, options: options)) ?? nil) != nil
         let start = Clock.now()
         let function: InferenceFunction

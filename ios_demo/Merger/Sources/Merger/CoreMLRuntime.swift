@@ -14,11 +14,12 @@ import CoreVideo
 public final class CoreMLRuntime: Runtime {
     public let name = "coreml"
     public let backend = "Core ML"
-    private let units: ComputeUnits
+    private let units: ComputeUnits?
     private let cache: URL
 
-    /// `cache` is a folder for compiled models, which no backup takes.
-    public init(units: ComputeUnits = .all, cache: URL) {
+    /// `units` nil takes those that a component is made for. `cache` is a folder for compiled models, which no backup
+    /// takes.
+    public init(units: ComputeUnits? = nil, cache: URL) {
         self.units = units
         self.cache = cache
     }
@@ -31,13 +32,15 @@ public final class CoreMLRuntime: Runtime {
     public func load(_ component: Component, at url: URL) throws -> Loaded {
         let (compiled, seconds) = try compiled(component, at: url)
         let configuration = MLModelConfiguration()
-        configuration.computeUnits = units.coreML
+        configuration.computeUnits = (units ?? component.units).coreML
         let model: MLModel
         do {
             model = try MLModel(contentsOf: compiled, configuration: configuration)
         } catch {
             // A compiled model of another system version, or one that the system half removed: made anew next time.
-            try? FileManager.default.removeItem(at: compiled)
+            if FileManager.default.fileExists(atPath: url.path) {
+                try? FileManager.default.removeItem(at: compiled)
+            }
             throw InputError(
                 "\(component.artifact.file): Core ML can't load it (\(firstLine(error))); try again, close other apps, "
                     + "or export the bundle again")
@@ -51,7 +54,7 @@ public final class CoreMLRuntime: Runtime {
         guard #available(iOS 17.4, macOS 14.4, *), let (compiled, _) = try? compiled(component, at: url) else {
             return nil
         }
-        let units = units
+        let units = units ?? component.units
         let found = try? waiting {
             let configuration = MLModelConfiguration()
             configuration.computeUnits = units.coreML
@@ -62,7 +65,7 @@ public final class CoreMLRuntime: Runtime {
 
     /// The compiled model's place, and the seconds of compiling it; nil where it was there already.
     private func compiled(_ component: Component, at url: URL) throws -> (URL, Double?) {
-        let place = cache.appendingPathComponent("\(component.artifact.sha256).mlmodelc", isDirectory: true)
+        let place = component.artifact.compiled(in: cache)
         if FileManager.default.fileExists(atPath: place.path) { return (place, nil) }
         let start = Clock.now()
         do {

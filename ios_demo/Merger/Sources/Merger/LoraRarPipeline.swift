@@ -7,6 +7,7 @@ import Dispatch
 
 /// How far a piece of work is.
 public struct WorkProgress: Equatable, Sendable {
+    /// A key of the app's string catalog, or the name of a component.
     public let stage: String
     public let done: Int
     public let total: Int
@@ -76,8 +77,8 @@ public actor LoraRarPipeline {
 
     /// Opens and verifies a bundle, which is then used for all else. Throws InputError naming what is wrong with it.
     public func open(_ folder: URL, progress: @escaping ProgressReport = { _ in }) throws -> Manifest {
-        let bundle = try ModelBundle.open(folder, seals: options.seals) { file, share in
-            progress(WorkProgress(stage: "verifying \(file)", done: Int(share * 1000), total: 1000))
+        let bundle = try ModelBundle.open(folder, seals: options.seals, compiled: options.cache) { _, share in
+            progress(WorkProgress(stage: "verifying the bundle", done: Int(share * 1000), total: 1000))
         }
         let store = ModelStore(bundle, runtime: try runtimes(bundle.manifest.target, options), memory: memory)
         (self.store, blender) = (store, nil)
@@ -87,18 +88,33 @@ public actor LoraRarPipeline {
     /// Gives up models that only wait for the next image: the system is short of memory.
     public func freeMemory() { store?.unloadAll() }
 
-    /// Removes compiled models of bundles that are not there any more.
+    /// Removes what takes space for nothing: compiled models of bundles that are not there any more, and packages that
+    /// were compiled, but for those inside the app.
     public func sweep(keeping folders: [URL]) {
-        let kept = folders.flatMap { folder in
-            (try? ManifestReader.read(
-                Files.mapped(folder.appendingPathComponent(ModelBundle.manifestFile), most: ManifestReader.maxBytes),
-                path: folder.lastPathComponent))?.components.map(\.artifact.sha256) ?? []
-        }
         let manager = FileManager.default
+        let artifacts = folders.map { ($0, Self.artifacts($0)) }
+        let kept = artifacts.flatMap { $0.1 }.map { $0.compiled(in: options.cache).lastPathComponent }
         let found = (try? manager.contentsOfDirectory(at: options.cache, includingPropertiesForKeys: nil)) ?? []
-        for item in found where !kept.contains(item.deletingPathExtension().lastPathComponent) {
+        for item in found where !kept.contains(item.lastPathComponent) {
             try? manager.removeItem(at: item)
         }
+        for (folder, artifacts) in artifacts where manager.isWritableFile(atPath: folder.path) {
+            let isSealed = seals?.hold(folder) == true
+            for entry in artifacts where manager.fileExists(atPath: entry.compiled(in: options.cache).path) {
+                try? manager.removeItem(at: folder.appendingPathComponent(entry.file))
+            }
+            if isSealed { seals?.put(folder) }
+        }
+    }
+
+    private var seals: Seals? { options.seals.map { Seals(folder: $0) } }
+
+    /// Of a bundle's components; none where it can't be read.
+    private static func artifacts(_ folder: URL) -> [FileEntry] {
+        let place = folder.appendingPathComponent(ModelBundle.manifestFile)
+        let manifest = try? ManifestReader.read(
+            Files.mapped(place, most: ManifestReader.maxBytes), path: folder.lastPathComponent)
+        return manifest?.components.map(\.artifact) ?? []
     }
 
     /// How long each model took to load, of those that were loaded.
@@ -188,7 +204,7 @@ public actor LoraRarPipeline {
         progress: @escaping ProgressReport = { _ in }
     ) async throws -> Json {
         store?.unloadAll()
-        let bundle = try ModelBundle.open(folder, only: plan.component)
+        let bundle = try ModelBundle.open(folder, only: plan.component, compiled: options.cache)
         var options = options
         (options.units, options.threads) = (plan.units, plan.threads)
         let runtime = try runtimes(bundle.manifest.target, options)

@@ -1,3 +1,5 @@
+import Foundation
+
 /// What an export is for, and the runtime that it needs.
 public enum Target: String, Sendable, CaseIterable {
     case onnx, coreml, coreai, executorch
@@ -39,6 +41,9 @@ public struct FileEntry: Equatable, Sendable {
     public let file: String
     public let bytes: Int
     public let sha256: String
+
+    /// Where the compiled model of an artifact is kept, in a folder of them.
+    func compiled(in cache: URL) -> URL { cache.appendingPathComponent("\(sha256).mlmodelc", isDirectory: true) }
 }
 
 /// Least PSNR in dB, and the largest error as a share of the reference's largest value.
@@ -78,6 +83,7 @@ public struct Component: Equatable, Sendable {
     public let artifact: FileEntry
     /// In memory while it runs, counted when it was exported; nil where that was not done.
     public var runningBytes: Int?
+    public var units = ComputeUnits.all  // what it is made for
     public let inputs: [TensorSpec]
     public let outputs: [TensorSpec]
     public let golden: FileEntry

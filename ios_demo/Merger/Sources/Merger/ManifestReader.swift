@@ -91,7 +91,7 @@ struct ManifestReader {
 
     private static func component(_ name: String, _ node: JsonNode) throws -> Component {
         let required: Set<String> = ["file", "bytes", "sha256", "inputs", "outputs", "golden", "tolerance", "parity"]
-        _ = try node.object(required, optional: ["running_bytes"])
+        _ = try node.object(required, optional: ["running_bytes", "compute_units"])
         let golden = try node["golden"].object(["file", "bytes", "sha256", "inputs"])
         try parity(node["parity"])
         var inputs: [String: GoldenInput] = [:]
@@ -100,7 +100,9 @@ struct ManifestReader {
         }
         return Component(
             name: name, artifact: try file(node),
-            runningBytes: try node.optional("running_bytes")?.integer(1...Int.max), inputs: try tensors(node["inputs"]),
+            runningBytes: try node.optional("running_bytes")?.integer(1...Int.max),
+            units: try node.optional("compute_units")?.oneOf(ComputeUnits.self) ?? .all,
+            inputs: try tensors(node["inputs"]),
             outputs: try tensors(node["outputs"]), golden: try file(golden, most: maxGoldenBytes), goldenInputs: inputs,
             tolerance: try tolerance(node["tolerance"]))
     }

@@ -13,11 +13,12 @@ public struct ModelBundle: Sendable {
     /// Reads and verifies a bundle: schema, paths, sizes, hashes. `progress` is told the name of each file and the
     /// share of the bytes that were verified before it. With `only`, nothing but the files of this component is
     /// verified: a benchmark of one component needs no others. What was verified before, which is noted in the folder
-    /// `seals`, is not hashed again.
+    /// `seals`, is not hashed again. An artifact may be missing whose compiled model is in the folder `compiled`.
     ///
     /// Throws InputError naming what is wrong.
     public static func open(
-        _ folder: URL, only: String? = nil, seals: URL? = nil, progress: (String, Double) -> Void = { _, _ in }
+        _ folder: URL, only: String? = nil, seals: URL? = nil, compiled: URL? = nil,
+        progress: (String, Double) -> Void = { _, _ in }
     ) throws -> ModelBundle {
         let place = folder.appendingPathComponent(manifestFile)
         guard FileManager.default.fileExists(atPath: place.path) else {
@@ -32,7 +33,10 @@ public struct ModelBundle: Sendable {
         let bundle = ModelBundle(folder: folder, manifest: manifest, manifestSha256: Files.sha256(data))
         let sealed = seals.map { Seals(folder: $0) }
         if sealed?.hold(folder) != true {
-            try bundle.verify(bundle.files(of: try only.map(bundle.component)), progress)
+            let files = bundle.files(of: try only.map(bundle.component)).filter { file in
+                !(compiled.map { bundle.isReplaced(file.entry, by: $0) } ?? false)
+            }
+            try bundle.verify(files, progress)
             if only == nil { sealed?.put(folder) }
         }
         return bundle
@@ -72,6 +76,12 @@ public struct ModelBundle: Sendable {
             files.append(("the pipeline's golden image", facts.golden.file))
         }
         return files
+    }
+
+    private func isReplaced(_ entry: FileEntry, by cache: URL) -> Bool {
+        let manager = FileManager.default
+        return !manager.fileExists(atPath: url(entry).path)
+            && manager.fileExists(atPath: entry.compiled(in: cache).path)
     }
 
     private func verify(_ files: [(what: String, entry: FileEntry)], _ progress: (String, Double) -> Void) throws {

@@ -175,7 +175,8 @@ public enum Record {
                 String(format: "the cold load includes %.2f s of compiling the model for this device", seconds))
         }
         if isApples(run) {
-            notes.append("\(run.runtime.backend) was given \(run.plan.units.rawValue) and does not say which it used")
+            let units = run.plan.units ?? run.component.units
+            notes.append("\(run.runtime.backend) was given \(units.rawValue) and does not say which it used")
             if run.plan.threads != nil {
                 notes.append("\(run.runtime.backend) takes no number of threads: it was left to choose")
             }

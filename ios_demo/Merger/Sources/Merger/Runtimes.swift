@@ -2,14 +2,14 @@ import Foundation
 
 /// How artifacts are run.
 public struct RuntimeOptions: Equatable, Sendable {
-    public var units: ComputeUnits
+    public var units: ComputeUnits?  // nil takes those that each component is made for
     public var threads: Int?  // nil leaves the number to the runtime
     public var cache: URL  // a folder for what a runtime makes of artifacts on this device
     public var seals: URL?  // a folder that says which bundles were verified; nil verifies at each opening
     public var onnxLibrary: String?  // nil where ONNX Runtime is linked into the program
 
     public init(
-        units: ComputeUnits = .all, threads: Int? = nil, cache: URL, seals: URL? = nil, onnxLibrary: String? = nil
+        units: ComputeUnits? = nil, threads: Int? = nil, cache: URL, seals: URL? = nil, onnxLibrary: String? = nil
     ) {
         self.units = units
         self.threads = threads

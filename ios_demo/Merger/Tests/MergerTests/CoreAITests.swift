@@ -35,7 +35,7 @@ final class CoreAITests: XCTestCase {
             })
     }
 
-    private func model(_ component: Component, units: ComputeUnits = .all) -> Model {
+    private func model(_ component: Component, units: ComputeUnits? = nil) -> Model {
         Model(component, at: URL(fileURLWithPath: "/nowhere/line.aimodel"), runtime: CoreAIRuntime(units: units))
     }
 
@@ -55,6 +55,10 @@ final class CoreAITests: XCTestCase {
             XCTAssertNotNil(other.times?.compileSeconds, "other options are another specialisation")
             XCTAssertEqual(StandIn.takeEvents(), [.loaded("line", kind)])
         }
+        var made = component()
+        made.units = .cpuAndGPU
+        try model(made).load()
+        XCTAssertEqual(StandIn.takeEvents(), [.loaded("line", .gpu)], "those that it is made for")
     }
 
     func testRunsWithStridesOfCoreAIsOwn() throws {

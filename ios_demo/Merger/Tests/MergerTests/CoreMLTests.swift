@@ -7,10 +7,13 @@ import XCTest
 /// The engine's Core ML code against the stand-in for Core ML, whose models are Swift functions.
 final class CoreMLTests: XCTestCase {
     private var cache: URL!
+    private var package: URL!
     private let shape = [2, 3]
 
     override func setUpWithError() throws {
-        cache = try scratchFolder(self)
+        let folder = try scratchFolder(self)
+        (cache, package) = (folder.appendingPathComponent("compiled"), folder.appendingPathComponent("line.mlpackage"))
+        try FileManager.default.createDirectory(at: package, withIntermediateDirectories: true)
         StandIn.padding = 0
         _ = StandIn.takeEvents()
     }
@@ -37,9 +40,9 @@ final class CoreMLTests: XCTestCase {
             })
     }
 
-    private func model(_ component: Component, units: ComputeUnits = .all) -> Model {
+    private func model(_ component: Component, units: ComputeUnits? = nil) -> Model {
         Model(
-            component, at: URL(fileURLWithPath: "/nowhere/line.mlpackage"),
+            component, at: package,
             runtime: CoreMLRuntime(units: units, cache: cache))
     }
 
@@ -53,6 +56,16 @@ final class CoreMLTests: XCTestCase {
         try second.load()
         XCTAssertNil(second.times?.compileSeconds)
         XCTAssertEqual(StandIn.takeEvents(), [.loaded("line", .all)])
+    }
+
+    func testAComponentRunsOnTheProcessorsThatItIsMadeForUnlessOthersAreGiven() throws {
+        setLine()
+        var component = component()
+        component.units = .cpuAndGPU
+        for (given, expected) in [(nil, .cpuAndGPU), (.cpuOnly, .cpuOnly)] as [(ComputeUnits?, MLComputeUnits)] {
+            try model(component, units: given).load()
+            XCTAssertEqual(StandIn.takeEvents().last, .loaded("line", expected))
+        }
     }
 
     func testRunsWithStridesOfCoreMLsOwn() throws {
@@ -105,6 +118,12 @@ final class CoreMLTests: XCTestCase {
         setLine()
         try model(component()).load()
         StandIn.set("line", nil)  // what the system does to a cache after an update
+        try FileManager.default.removeItem(at: package)
+        let kept = refusal { try model(component()).load() }
+        XCTAssertTrue(kept.contains("Core ML can't load it"), kept)
+        XCTAssertTrue(
+            FileManager.default.fileExists(atPath: component().artifact.compiled(in: cache).path), "all there is")
+        try FileManager.default.createDirectory(at: package, withIntermediateDirectories: true)
         let gone = refusal { try model(component()).load() }
         XCTAssertTrue(gone.contains("Core ML can't load it (there is no compiled model); try again"), gone)
         setLine()

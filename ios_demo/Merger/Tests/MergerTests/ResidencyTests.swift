@@ -157,6 +157,24 @@ final class ResidencyTests: XCTestCase, @unchecked Sendable {
         XCTAssertFalse(names.contains(other.lastPathComponent))
     }
 
+    func testAPackageGoesOnceItIsCompiledAndTheBundleOpensAsBefore() async throws {
+        let made = try bundle()
+        let first = try await engine(.max, made)
+        let image = try await draw(first, seed: 1).pixels
+        await first.sweep(keeping: [made.folder])
+        let packages = try ModelBundle.open(made.folder, compiled: options.cache).manifest.components.map(
+            \.artifact.file)
+        let left = packages.filter {
+            FileManager.default.fileExists(atPath: made.folder.appendingPathComponent($0).path)
+        }
+        XCTAssertEqual(left, [], "every component was compiled")
+        let again = try await engine(.max, made)
+        let next = try await draw(again, seed: 1).pixels
+        XCTAssertEqual(next, image)
+        try FileManager.default.removeItem(at: options.cache)
+        XCTAssertTrue(refusal { _ = try ModelBundle.open(made.folder, compiled: options.cache) }.contains("missing"))
+    }
+
     // MARK: what Core ML is given
 
     func testHalfPrecisionLiesInSharedMemoryWhereThereIsAny() async throws {

@@ -112,6 +112,7 @@ public struct ProgressView<Label: View, CurrentValueLabel: View>: Leaf {}
 
 extension ProgressView where CurrentValueLabel == EmptyView {
   public init() where Label == EmptyView {}
+  public init(_ titleKey: LocalizedStringKey) where Label == Text {}
   @_disfavoredOverload public init<S: StringProtocol>(_ title: S) where Label == Text {}
   public init<V: BinaryFloatingPoint>(value: V?, total: V = 1.0, @ViewBuilder label: () -> Label) {}
 }

@@ -50,6 +50,7 @@ public struct ViewBuilder {
 
 public struct LocalizedStringKey: ExpressibleByStringInterpolation, Sendable {
   public init(stringLiteral value: String) {}
+  public init(_ value: String) {}
 }
 
 public struct Text: Leaf {

@@ -33,9 +33,10 @@ class BenchmarkActivity : Activity() {
         val warmup = intent.getIntExtra("warmup", 3)
         val threads = intent.getIntExtra("threads", 0)
         thread(name = "benchmark") {
-            entry.run(folder?.let { File(it) }, component, runs, warmup, threads) { said ->
-                runOnUiThread { text.text = said }
+            val said = entry.run(folder?.let { File(it) }, component, runs, warmup, threads) { stage ->
+                runOnUiThread { text.text = words(stage) }
             }
+            runOnUiThread { text.text = said }
         }
     }
 }

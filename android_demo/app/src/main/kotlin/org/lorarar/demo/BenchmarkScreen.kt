@@ -34,6 +34,6 @@ class BenchmarkScreen(root: View, private val host: ScreenHost, private val stud
         }
         measure.isEnabled = all.isNotEmpty() && !state.busy
         share.showIf(state.record != null)
-        record.text = state.measuring ?: state.record?.let { RecordText.summary(it) } ?: ""
+        record.text = state.measuring?.let { host.activity.words(it) } ?: state.record?.let { RecordText.summary(it) } ?: ""
     }
 }

@@ -1,13 +1,16 @@
 package org.lorarar.demo
 
 import android.content.ContentResolver
+import android.content.Intent
 import android.net.Uri
+import android.os.ParcelFileDescriptor.AutoCloseInputStream
 import android.provider.DocumentsContract
 import android.provider.DocumentsContract.Document
 import org.lorarar.merger.Packaged
 import org.lorarar.merger.Strangers
 import java.io.FileNotFoundException
 import java.io.InputStream
+import java.nio.channels.FileChannel
 
 /** A folder that the user picked, with all that is in it. Not for the screens' thread. */
 class DocumentTree(private val resolver: ContentResolver, private val root: Uri) : Packaged {
@@ -52,6 +55,20 @@ class Picked(private val resolver: ContentResolver) : Strangers {
         resolver.openInputStream(Uri.parse(place)) ?: throw FileNotFoundException(place)
     } catch (error: SecurityException) {
         throw FileNotFoundException(error.message)
+    }
+
+    /** A file of this phone, which the user lets the app read from now on; a cloud's comes as a stream. */
+    override fun map(place: String): FileChannel? {
+        val uri = Uri.parse(place)
+        try {
+            resolver.takePersistableUriPermission(uri, Intent.FLAG_GRANT_READ_URI_PERMISSION)
+        } catch (_: SecurityException) {
+            return null
+        }
+        val file = resolver.openFileDescriptor(uri, "r") ?: return null
+        if (file.statSize >= 0) return AutoCloseInputStream(file).channel
+        file.close()
+        return null
     }
 
     override fun folder(place: String): Packaged = DocumentTree(resolver, Uri.parse(place))

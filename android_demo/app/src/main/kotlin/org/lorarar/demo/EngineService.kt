@@ -97,7 +97,7 @@ class EngineService : Service() {
         val pending = PendingIntent.getService(this, 0, stop, PendingIntent.FLAG_IMMUTABLE)
         val icon = Icon.createWithResource(this, R.drawable.icon)
         val action = Notification.Action.Builder(icon, getString(R.string.stop), pending).build()
-        val text = drawing?.let { getString(R.string.progress_of, it.stage, it.done, it.total) } ?: ""
+        val text = drawing?.let { getString(R.string.progress_of, words(it.stage), it.done, it.total) } ?: ""
         return Notification.Builder(this, CHANNEL).setSmallIcon(icon).setContentTitle(getString(R.string.app_name))
             .setContentText(text).setOngoing(true).setProgress(drawing?.total ?: 0, drawing?.done ?: 0, drawing == null)
             .addAction(action).build()

@@ -87,7 +87,9 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
         val done = state.picture
         return when {
             drawing?.stopping == true -> host.activity.getString(R.string.stopping)
-            drawing != null -> host.activity.getString(R.string.progress_of, drawing.stage, drawing.done, drawing.total)
+            drawing != null -> host.activity.run {
+                getString(R.string.progress_of, words(drawing.stage), drawing.done, drawing.total)
+            }
             (state.opening as? Opening.Ready)?.canDraw == false -> host.activity.getString(R.string.cannot_draw)
             done != null -> {
                 val size = host.activity.getString(R.string.drawn, done.width, done.height, done.seconds)

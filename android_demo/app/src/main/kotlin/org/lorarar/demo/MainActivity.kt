@@ -79,7 +79,7 @@ class MainActivity : Activity(), ScreenHost {
         val progress = findViewById<ProgressBar>(R.id.opening_progress)
         progress.showIf(opening is Opening.Working)
         if (opening is Opening.Working) {
-            text.text = getString(R.string.opening, opening.what)
+            text.text = getString(R.string.opening, words(opening.stage))
             progress.progress = (1000 * opening.done / maxOf(opening.total, 1)).toInt()
         }
         for (button in listOf(R.id.retry, R.id.pick_bundle)) findViewById<View>(button).showIf(opening is Opening.Failed)

@@ -1,7 +1,9 @@
 package org.lorarar.demo
 
 import android.app.Activity
+import android.content.Context
 import android.view.View
+import org.lorarar.merger.Stage
 import org.lorarar.merger.StudioState
 
 /** One tab: it shows a state, and tells the studio what its user does. */
@@ -26,6 +28,25 @@ interface ScreenHost {
     /** Ask once whether a drawing may be told of in a notification; it is drawn either way. */
     fun allowNotifications()
 }
+
+/** What the engine is doing, in the user's language. */
+internal fun Context.words(stage: Stage): String = getString(
+    when (stage) {
+        Stage.STARTING -> R.string.stage_starting
+        Stage.COPYING_THE_BUNDLE -> R.string.stage_copying_the_bundle
+        Stage.VERIFYING_THE_BUNDLE -> R.string.stage_verifying_the_bundle
+        Stage.MERGING -> R.string.stage_merging
+        Stage.READING_THE_PROMPT -> R.string.stage_reading_the_prompt
+        Stage.LOADING_THE_UNET -> R.string.stage_loading_the_unet
+        Stage.DRAWING -> R.string.stage_drawing
+        Stage.DECODING -> R.string.stage_decoding
+        Stage.LOADING_COLD -> R.string.stage_loading_cold
+        Stage.LOADING_WARM -> R.string.stage_loading_warm
+        Stage.WARMING_UP -> R.string.stage_warming_up
+        Stage.TIMING -> R.string.stage_timing
+        Stage.COMPARING -> R.string.stage_comparing
+    },
+)
 
 internal fun View.showIf(shown: Boolean) {
     visibility = if (shown) View.VISIBLE else View.GONE

@@ -8,7 +8,9 @@ import org.junit.Test
 import org.lorarar.merger.Component
 import org.lorarar.merger.DType
 import org.lorarar.merger.Tensor
+import org.lorarar.merger.component
 import org.lorarar.merger.refusal
+import org.lorarar.merger.spec
 import org.pytorch.executorch.Module
 import java.io.File
 import org.pytorch.executorch.Tensor as NativeTensor
@@ -27,16 +29,10 @@ class ExecuTorchTest {
         }
     }
 
-    private fun component(input: String = "float32", output: String = "float32"): Component {
-        fun tensor(name: String, type: String, vararg shape: Long) =
-            mapOf("name" to name, "dtype" to type, "shape" to shape.toList())
-        val entry = mapOf(
-            "inputs" to listOf(tensor("x", input, 2, 2), tensor("n", "int32", 3)),
-            "outputs" to listOf(tensor("a", output, 2, 2), tensor("b", output, 1)),
-            "tolerance" to mapOf("psnr_db" to 100L, "max_error" to 1e-4),
-        )
-        return Component("part", File("part.pte"), entry, File("golden"))
-    }
+    private fun part(input: String = "float32", output: String = "float32"): Component = component(
+        "part", File("part.pte"), listOf(spec("x", input, 2, 2), spec("n", "int32", 3)),
+        listOf(spec("a", output, 2, 2), spec("b", output, 1)),
+    )
 
     private fun inputs(dtype: DType = DType.FLOAT32) = mapOf(
         // Not in the manifest's order.
@@ -46,7 +42,7 @@ class ExecuTorchTest {
 
     @Test
     fun tensorsGoInAndOutInTheManifestsOrder() {
-        ExecuTorchRuntime(component(), 2, "1.5.1").use { runtime ->
+        ExecuTorchRuntime(part(), 2, "1.5.1").use { runtime ->
             assertEquals("not loaded", runtime.backend)
             val outputs = runtime.run(inputs())
             assertArrayEquals(floatArrayOf(2f, 4f, 6f, 8f), outputs.getValue("a").floats(), 0f)
@@ -54,23 +50,24 @@ class ExecuTorchTest {
             assertArrayEquals(floatArrayOf(7f), outputs.getValue("b").floats(), 0f)
             assertEquals("XnnpackBackend", runtime.backend)
             assertEquals(listOf("executorch", "1.5.1"), listOf(runtime.name, runtime.version))
-            assertEquals(listOf("part.pte" to 2), Module.loaded.map { it.path to it.threads })
+            assertEquals(listOf(part().path.path to 2), Module.loaded.map { it.path to it.threads })
         }
         assertTrue(Module.loaded.single().destroyed)
     }
 
     @Test
     fun theRuntimeChoosesItsThreads() {
-        ExecuTorchRuntime(component(), null, "1.5.1").use { it.load() }
+        ExecuTorchRuntime(part(), null, "1.5.1").use { it.load() }
         assertEquals(0, Module.loaded.single().threads)
     }
 
     @Test
     fun whatItCanNotDoIsOneSentence() {
-        ExecuTorchRuntime(component(), null, "1.5.1").use { runtime ->
+        ExecuTorchRuntime(part(), null, "1.5.1").use { runtime ->
             Module.refuses = true
             assertEquals(
-                "part.pte: executorch can't load it (no such operator); export the bundle again", refusal { runtime.load() },
+                "${part().path}: executorch can't load it (no such operator); export the bundle again",
+                refusal { runtime.load() },
             )
             assertTrue(Module.loaded.single().destroyed)
             Module.refuses = false
@@ -88,13 +85,13 @@ class ExecuTorchTest {
             val half = NativeTensor.fromBlob(floats.dataAsShortArray, floats.shape())
             listOf(half, NativeTensor.fromBlob(shortArrayOf(0x3c00), longArrayOf(1)))
         }
-        ExecuTorchRuntime(component("float16", "float16"), null, "1.5.1").use { runtime ->
+        ExecuTorchRuntime(part("float16", "float16"), null, "1.5.1").use { runtime ->
             val outputs = runtime.run(inputs(DType.FLOAT16))
             assertArrayEquals(floatArrayOf(1f, 2f, 3f, 4f), outputs.getValue("a").floats(), 0f)
             assertArrayEquals(floatArrayOf(1f), outputs.getValue("b").floats(), 0f)
             assertEquals(DType.FLOAT16, outputs.getValue("a").dtype)
         }
-        ExecuTorchRuntime(component("float16"), null, "1.5.1").use { runtime ->
+        ExecuTorchRuntime(part("float16"), null, "1.5.1").use { runtime ->
             assertTrue("a is not as the manifest says" in refusal { runtime.run(inputs(DType.FLOAT16)) })
         }
     }

@@ -46,21 +46,21 @@ class Benchmark(
      *
      * Raises InputError when the artifact can't be run, or when its outputs are not finite: such a run is no result.
      */
-    fun run(plan: BenchmarkPlan, progress: (String) -> Unit): Map<String, Any?> {
+    fun run(plan: BenchmarkPlan, progress: (Stage) -> Unit): Map<String, Any?> {
         val started = Date()
         val before = report.condition()
         val component = bundle.component(plan.component)
         runtimes.open(bundle, plan.component, plan.threads).use { runtime ->
-            progress("loading, cold")
+            progress(Stage.LOADING_COLD)
             runtime.load()
             val cold = runtime.loadSeconds
             runtime.close()
-            progress("loading, warm")
+            progress(Stage.LOADING_WARM)
             runtime.load()
             GoldenTensors.make(component, folder).use { golden ->
                 val (runs, outputs) = measure(runtime, golden.inputs, plan, progress)
                 val facts = facts(runtime, before) // before the comparison, which is no part of what was measured
-                progress("comparing with PyTorch")
+                progress(Stage.COMPARING)
                 val record = head(component, started) + facts + mapOf(
                     "load" to mapOf("cold_s" to cold, "warm_s" to runtime.loadSeconds),
                     "runs" to runs.toJson(),
@@ -73,7 +73,7 @@ class Benchmark(
     }
 
     private fun measure(
-        runtime: Runtime, inputs: Map<String, Tensor>, plan: BenchmarkPlan, progress: (String) -> Unit,
+        runtime: Runtime, inputs: Map<String, Tensor>, plan: BenchmarkPlan, progress: (Stage) -> Unit,
     ): Pair<Runs, Map<String, Tensor>> {
         var outputs = emptyMap<String, Tensor>()
         fun once(): Double {
@@ -81,12 +81,10 @@ class Benchmark(
             outputs = runtime.run(inputs)
             return (System.nanoTime() - start) * 1e-9
         }
-        progress("warming up")
+        progress(Stage.WARMING_UP)
         val warmup = List(plan.warmup) { once() }
-        val samples = List(plan.runs) { at ->
-            progress("run ${at + 1} of ${plan.runs}")
-            once()
-        }
+        progress(Stage.TIMING)
+        val samples = List(plan.runs) { once() }
         return Runs(warmup.firstOrNull(), plan.warmup, samples) to outputs
     }
 
@@ -119,7 +117,7 @@ class Benchmark(
                 "manifest_sha256" to bundle.manifestSha256,
             ),
             "component" to component.name,
-            "artifact" to listOf("file", "bytes", "sha256").associateWith { component.entry.getValue(it) },
+            "artifact" to component.artifact.toJson(),
         )
     }
 

@@ -12,17 +12,19 @@ class BenchmarkEntry(
     private val result: File,
 ) {
     /**
-     * Measure, and write the record, or `{"error": …}` with one sentence, to the result's file.
+     * Measure, and write the record, or `{"error": …}` with one sentence, to the result's file. Returns it in words.
      *
      * [folder] is the bundle; null means the app's own. Only the component's own files need to be in it. [threads] below 1
      * leaves their number to the runtime.
      */
-    fun run(folder: File?, component: String, runs: Int, warmup: Int, threads: Int, progress: (String) -> Unit) {
+    fun run(
+        folder: File?, component: String, runs: Int, warmup: Int, threads: Int, progress: (Stage) -> Unit,
+    ): String {
         result.delete()
         val answer = try {
             val plan = BenchmarkPlan(component, runs, warmup, threads.takeIf { it > 0 })
-            val place = folder ?: own { progress("copying the bundle") }
-            progress("verifying the bundle")
+            val place = folder ?: own { progress(Stage.COPYING_THE_BUNDLE) }
+            progress(Stage.VERIFYING_THE_BUNDLE)
             val bundle = Bundle.open(place, component)
             Benchmark(bundle, runtimes, places.scratch, report, version).run(plan, progress)
         } catch (error: InputError) {
@@ -34,7 +36,7 @@ class BenchmarkEntry(
         }
         // Whole or not there: the host reads it while it waits.
         Install.write((Json.write(answer) + "\n").byteInputStream(), result)
-        progress(answer["error"]?.toString() ?: RecordText.summary(Json.write(answer)))
+        return answer["error"]?.toString() ?: RecordText.summary(Json.write(answer))
     }
 
     /** The first of the app's own bundles that can be run here. */

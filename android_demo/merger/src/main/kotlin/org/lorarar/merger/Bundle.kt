@@ -4,26 +4,24 @@ import java.io.File
 import java.io.IOException
 
 /** An opened, verified bundle: a folder with a manifest, the artifacts and golden tensors. */
-class Bundle private constructor(val path: File, val manifest: Map<String, Any?>) {
-    val base: String = manifest.text("base")
-    val target: String = manifest.text("target")
-    val precision: String = manifest.text("precision")
-    val layout = Layout.parse(base, manifest.child("layout"))
-    val components: Set<String> get() = manifest.child("components").keys
+class Bundle private constructor(val path: File, val manifest: Manifest) {
+    val base: String get() = manifest.base
+    val target: String get() = manifest.target
+    val precision: String get() = manifest.precision
+    val layout: Layout get() = manifest.layout
+    val components: Set<String> get() = manifest.components.keys
 
     /** What the manifest says of drawing; null for a bundle that can't draw. */
-    val pipeline: Map<String, Any?>? get() = manifest["pipeline"].asObject()
-
-    private val hypernetwork = manifest["hypernetwork"].asObject()
+    val pipeline: PipelineFacts? get() = manifest.pipeline
 
     /** Whether the hypernetwork was trained; null without one. */
-    val trained: Boolean? get() = hypernetwork?.get("trained") as Boolean?
+    val trained: Boolean? get() = manifest.hypernetwork?.trained
 
     /** The kinds of attention linears whose coefficients the hypernetwork predicts; none without one. */
-    val learned: List<String> get() = (hypernetwork?.get("learned") as List<*>?).orEmpty().map { it as String }
+    val learned: List<String> get() = manifest.hypernetwork?.learned.orEmpty()
 
     /** What both LoRAs of a pair get in a layer whose coefficients are not predicted. */
-    val rule: Float get() = if (hypernetwork?.get("kv_rule") == "sum") 1f else 0.5f
+    val rule: Float get() = if (manifest.hypernetwork?.kvRule == "sum") 1f else 0.5f
 
     /** The roles as the artifacts take them; null where these take no LoRA. */
     val roles: TensorSpec?
@@ -34,9 +32,9 @@ class Bundle private constructor(val path: File, val manifest: Map<String, Any?>
 
     /** One component, or InputError with those that the bundle has. */
     fun component(name: String): Component {
-        val entry = manifest.child("components")[name].asObject()
+        val facts = manifest.components[name]
             ?: throw InputError("$path: the bundle has no ${shorten(name, 40)}, only ${components.joinToString()}")
-        return Component(name, File(path, entry.text("file")), entry, File(path, entry.child("golden").text("file")))
+        return Component(name, path, facts)
     }
 
     companion object {
@@ -70,7 +68,7 @@ class Bundle private constructor(val path: File, val manifest: Map<String, Any?>
             }
         }
 
-        private fun readManifest(folder: File): Map<String, Any?> {
+        private fun readManifest(folder: File): Manifest {
             val path = File(folder, MANIFEST)
             if (!path.isFile) {
                 throw InputError(
@@ -95,42 +93,40 @@ class Bundle private constructor(val path: File, val manifest: Map<String, Any?>
             Schemas.manifest.fault(manifest)?.let {
                 throw InputError("$path: ${shorten(it, 240)} (it breaks the schema); export the bundle again")
             }
-            return manifest.asObject()!!
+            return Manifest.of(manifest.asObject()!!)
         }
 
         /** Every file that the manifest names: (what it is, its entry). */
-        private fun files(bundle: Bundle, only: String?): List<Pair<String, Map<String, Any?>>> {
-            val found = ArrayList<Pair<String, Map<String, Any?>>>()
-            for ((name, value) in bundle.manifest.child("components")) {
+        private fun files(bundle: Bundle, only: String?): List<Pair<String, FileEntry>> {
+            val found = ArrayList<Pair<String, FileEntry>>()
+            for ((name, facts) in bundle.manifest.components) {
                 if (only != null && name != only) continue
-                val entry = value.asObject()!!
-                found += name to entry
-                found += "$name's golden file" to entry.child("golden")
+                found += name to facts.artifact
+                found += "$name's golden file" to facts.golden
             }
             val pipeline = bundle.pipeline
             if (pipeline == null || only != null) return found
-            for ((name, entry) in pipeline.child("tokenizers")) found += "the tokenizer of $name" to entry.asObject()!!
-            return found + ("the golden image" to pipeline.child("golden"))
+            for ((name, entry) in pipeline.tokenizers) found += "the tokenizer of $name" to entry.file
+            return found + ("the golden image" to pipeline.golden.file)
         }
 
         private fun verify(bundle: Bundle, only: String?, progress: (Long, Long) -> Unit) {
             val files = files(bundle, only)
-            val total = files.sumOf { (_, entry) -> entry.whole("bytes") }
+            val total = files.sumOf { (_, entry) -> entry.bytes }
             var done = 0L
             val root = bundle.path.canonicalFile
             for ((what, entry) in files) {
-                val relative = entry.text("file")
-                val path = File(bundle.path, relative)
+                val path = File(bundle.path, entry.file)
                 if (!(path.isFile || path.isDirectory) || !path.canonicalFile.path.startsWith(root.path + File.separator)) {
                     throw InputError(
-                        "${bundle.path}: $what ($relative) is missing or outside the bundle; export the bundle again",
+                        "${bundle.path}: $what (${entry.file}) is missing or outside the bundle; export the bundle again",
                     )
                 }
                 val found = Digest.tree(path) { count ->
                     done += count
                     progress(done, total)
                 }
-                if (found.bytes != entry.whole("bytes") || found.sha256 != entry.text("sha256")) {
+                if (found.bytes != entry.bytes || found.sha256 != entry.sha256) {
                     throw InputError(
                         "$path: damaged or changed since its export (its SHA-256 differs); export the bundle again",
                     )

@@ -8,7 +8,7 @@ internal class BundleChecks(private val bundle: Bundle) {
     fun check() {
         checkLayout()
         for (name in bundle.components) checkComponent(bundle.component(name))
-        if (bundle.pipeline != null) checkPipeline(bundle.pipeline!!)
+        bundle.pipeline?.let { checkPipeline(it) }
     }
 
     private fun checkLayout() {
@@ -20,13 +20,11 @@ internal class BundleChecks(private val bundle: Bundle) {
 
     private fun checkComponent(component: Component) {
         val name = component.name
-        for ((key, entry) in component.goldenInputs) {
-            val values = entry["values"] as List<*>? ?: continue
-            if (values.size.toLong() != product(component.goldenShape(key))) {
-                refuse("$name's golden values don't fill their shape")
-            }
+        for (input in component.goldenInputs.values) {
+            val values = (input.source as? GoldenInput.Source.Listed ?: continue).values
+            if (values.size.toLong() != product(input.shape)) refuse("$name's golden values don't fill their shape")
         }
-        val golden = component.goldenInputs.keys.associateWith { component.goldenShape(it) }
+        val golden = component.goldenInputs.mapValues { it.value.shape }
         if (golden != component.inputs.associate { it.name to it.shape.fixed(layout.sizes) }) {
             refuse("$name's golden inputs are not its inputs")
         }
@@ -66,11 +64,11 @@ internal class BundleChecks(private val bundle: Bundle) {
     }
 
     /** The components that drawing needs, and that they fit together. */
-    private fun checkPipeline(facts: Map<String, Any?>) {
-        val tokenizers = facts.child("tokenizers").mapValues { it.value.asObject()!! }
+    private fun checkPipeline(facts: PipelineFacts) {
+        val tokenizers = facts.tokenizers
         val missing = (tokenizers.keys + listOf("unet", "vae_decoder")).filter { it !in bundle.components }
         if (missing.isNotEmpty()) refuse("its pipeline has no ${missing.joinToString()}")
-        val lengths = tokenizers.values.map { it.whole("length").toInt() }
+        val lengths = tokenizers.values.map { it.length }
         if (lengths.toSet().size != 1) refuse("the tokenizers' length doesn't fit the other parts")
         val wanted = wantedShapes(facts, tokenizers.keys.toList(), lengths.first())
         for ((place, shape) in wanted) {
@@ -81,7 +79,7 @@ internal class BundleChecks(private val bundle: Bundle) {
     }
 
     private fun wantedShapes(
-        facts: Map<String, Any?>, encoders: List<String>, length: Int,
+        facts: PipelineFacts, encoders: List<String>, length: Int,
     ): Map<Pair<String, String>, List<Int>?> {
         val sample = shape("unet" to "sample") ?: refuse("unet has no sample of fixed size")
         val (batch, latents) = sample.first() to sample.drop(1)
@@ -89,7 +87,7 @@ internal class BundleChecks(private val bundle: Bundle) {
         val pooled = shape(encoders.last() to "text_embeds")?.drop(1)
         // A decoder may take a part of the image, as many times as it has parts.
         val tile = minOf(latents.last(), maxOf(1, shape("vae_decoder" to "latents")?.last() ?: 1))
-        val side = facts.whole("pixels").toInt() / latents.last() * tile
+        val side = facts.pixels / latents.last() * tile
         return mapOf(
             ("unet" to Sinusoids.TIMESTEP) to multiple(Sinusoids.TIMESTEP, 2)?.let { listOf(batch, it) },
             ("unet" to Sinusoids.SIZE) to multiple(Sinusoids.SIZE, 2 * Sinusoids.SIZES)?.let { listOf(batch, it) },

@@ -1,57 +1,74 @@
 package org.lorarar.merger
 
 import java.io.File
+import java.io.FileNotFoundException
 import java.io.IOException
-import java.io.InputStream
 import java.io.Serializable
 
-/** A LoRA to choose: its name as shown, its file, and a picture of what it was trained on, where there is one. */
+/** A LoRA to choose: its name as shown, its file or a link, and a picture of what it was trained on, where there is one. */
 data class Sample(val name: String, val file: File, val picture: File?) : Serializable {
     /** What it shows, in a prompt's words: oil_painting_2 is an oil painting. */
     val words: String get() = name.replace(Regex("_[0-9]+$"), "").replace('_', ' ')
 }
 
-/** The LoRAs of the app, by role: samples and imported ones. */
-class Catalogue(private val home: File) {
+/** The LoRAs of the app, by role: samples, and those of [strangers], as copies or links. */
+class Catalogue(private val home: File, private val strangers: Strangers = NoStrangers) {
     val contents: List<Sample> get() = samples(CONTENTS)
     val styles: List<Sample> get() = samples(STYLES)
 
     /**
-     * Take a LoRA from a stranger over, under the name that its file has there. [progress] hears the bytes copied so far.
+     * Take the LoRA at a stranger's [place] over, under the name that its file has there: a link where it can be mapped as
+     * it lies, else a copy. [progress] hears the bytes copied so far.
      *
      * Raises InputError, and keeps nothing, when it is no LoRA that can be read exactly; likewise Stopped, when [progress]
      * says so.
      */
-    fun import(role: String, name: String, progress: (Long) -> Boolean = { true }, open: () -> InputStream): Sample {
+    fun import(role: String, name: String, place: String, progress: (Long) -> Boolean = { true }): Sample {
         val shown = plain(name.substringAfterLast('/').removeSuffix(".safetensors")).ifEmpty { "imported" }
         val folder = File(home, "loras/$role")
-        val place = generateSequence(1) { it + 1 }.map { if (it == 1) shown else "$shown ($it)" }
-            .first { !File(folder, "$it.safetensors").exists() }
-        val file = File(folder, "$place.safetensors")
+        val free = generateSequence(1) { it + 1 }.map { if (it == 1) shown else "$shown ($it)" }
+            .first { name -> KINDS.none { File(folder, "$name.$it").exists() } }
+        var file = File(folder, "$free.$COPY")
         try {
-            Install.write(open(), file, MAX_BYTES, progress)
-            LoraReader.read(file)
+            if (strangers.map(place)?.close() != null) {
+                file = File(folder, "$free.$LINK")
+                Install.write(place.byteInputStream(), file)
+            } else {
+                Install.write(strangers.open(place), file, MAX_BYTES, progress)
+            }
+            return Sample(free, file, null).also { read(it) }
         } catch (error: InputError) {
             file.delete()
             // The path is of no use to a user of the app: they know the file by its name.
             throw InputError(error.message!!.replace(file.path, shown))
         } catch (error: IOException) {
-            throw InputError("$shown can't be copied (${error.message}); check that it is there, free some space and try again")
+            throw InputError("$shown can't be read (${error.message}); check that it is there, free some space and try again")
         }
-        return Sample(place, file, null)
+    }
+
+    /** Read a LoRA. InputError when that can't be done exactly, or when the file that it is a link to is gone. */
+    fun read(sample: Sample): Lora {
+        if (sample.file.extension != LINK) return LoraReader.read(sample.file)
+        val file = SafeTensors.open(sample.name) {
+            strangers.map(sample.file.readText()) ?: throw FileNotFoundException("it was moved or removed; choose it again")
+        }
+        return LoraReader.read(file)
     }
 
     private fun samples(role: String): List<Sample> {
-        val files = File(home, "loras/$role").listFiles { file -> file.name.endsWith(".safetensors") }.orEmpty()
+        val files = File(home, "loras/$role").listFiles { file -> file.extension in KINDS }.orEmpty()
         return files.sortedBy { it.name }.map { file ->
-            val picture = File(file.path.removeSuffix(".safetensors") + ".png")
-            Sample(file.name.removeSuffix(".safetensors"), file, picture.takeIf { it.isFile })
+            val picture = File(file.path.removeSuffix(".${file.extension}") + ".png")
+            Sample(file.nameWithoutExtension, file, picture.takeIf { it.isFile })
         }
     }
 
     companion object {
         const val CONTENTS = "contents"
         const val STYLES = "styles"
+        private const val COPY = "safetensors"
+        private const val LINK = "link" // a text: the place
+        private val KINDS = listOf(COPY, LINK)
         private const val MAX_NAME = 60
         private const val MAX_BYTES = 2L shl 30
         private val ALLOWED = ('a'..'z') + ('A'..'Z') + ('0'..'9') + listOf('_', '-', '.', ' ', '(', ')')

@@ -49,9 +49,11 @@ class GoldenTensors private constructor(
         /** Generate the inputs of components in one file in [folder]: of two that share a name, the later one's. */
         fun inputs(components: List<Component>, folder: File): TensorFile {
             val owners = components.flatMap { component -> component.inputs.map { it.name to component } }.toMap()
-            val shapes = owners.mapValues { (name, owner) -> owner.input(name).dtype to owner.goldenShape(name) }
+            val shapes = owners.mapValues { (name, owner) -> owner.input(name).dtype to owner.goldenInputs.getValue(name).shape }
             return TensorFile.create(folder, shapes).also { file ->
-                for ((name, tensor) in file.tensors) Golden.input(tensor, owners.getValue(name).goldenInputs.getValue(name))
+                for ((name, tensor) in file.tensors) {
+                    Golden.input(tensor, owners.getValue(name).goldenInputs.getValue(name).source)
+                }
             }
         }
     }
@@ -88,16 +90,13 @@ class Check(private val bundle: Bundle, private val runtimes: Runtimes, private 
     /** Draw the golden image with the bundle alone, and compare with diffusers'. */
     fun pipeline(): CheckRow {
         val facts = Drawing.facts(bundle)
-        val golden = facts.child("golden")
-        val request = Request(
-            golden.text("prompt"), golden.whole("seed"), golden.whole("steps").toInt(), golden.number("guidance").toFloat(),
-        )
-        return row("pipeline", Component.tolerance(golden.child("tolerance"))) {
-            val expected = Component.readGolden(File(bundle.path, golden.text("file")), listOf("image")).getValue("image")
-            val networks = (facts.child("tokenizers").keys + "unet").map { bundle.component(it) }
+        val golden = facts.golden
+        return row("pipeline", golden.tolerance) {
+            val expected = Component.readGolden(File(bundle.path, golden.file.file), listOf("image")).getValue("image")
+            val networks = (facts.tokenizers.keys + "unet").map { bundle.component(it) }
             GoldenTensors.inputs(networks, folder).use { file ->
                 val pipeline = Drawing(bundle, Residency(bundle, runtimes))
-                val drawn = pipeline.draw(request, ofFirstImage(file.tensors)) { _, _, _ -> true }
+                val drawn = pipeline.draw(golden.request, ofFirstImage(file.tensors)) { _, _, _ -> true }
                 val seconds = drawn.seconds
                 val load = seconds.getValue("load the UNet")
                 Ran("all parts", listOf(Parity.compare("image", expected, drawn.pixels)), load, seconds.values.sum() - load)

@@ -18,26 +18,22 @@ class ClipTokenizer private constructor(
     private val ranks: Map<Pair<String, String>, Int>,
     private val special: Map<String, Int>,
     private val unknown: Int,
-    entry: Map<String, Any?>,
+    private val entry: TokenizerEntry,
 ) {
-    private val length = entry.whole("length").toInt()
-    private val start = entry.whole("start").toInt()
-    private val end = entry.whole("end").toInt()
-    private val pad = entry.whole("pad").toInt()
     private val cache = HashMap<String, List<Found>>()
 
     /** One token and where it begins. */
     private class Found(val id: Int, val place: Int)
 
-    /** The tokens of a prompt: [length] ids, and what of the prompt was cut off. */
+    /** The tokens of a prompt: [TokenizerEntry.length] ids, and what of the prompt was cut off. */
     fun encode(prompt: String): Tokens {
         val found = pieces(prompt)
-        val room = length - 2
+        val room = entry.length - 2
         val cut = if (found.size > room) prompt.substring(found[room].place) else ""
-        val ids = IntArray(length) { pad }
-        ids[0] = start
+        val ids = IntArray(entry.length) { entry.pad }
+        ids[0] = entry.start
         for ((i, token) in found.take(room).withIndex()) ids[i + 1] = token.id
-        ids[minOf(found.size, room) + 1] = end
+        ids[minOf(found.size, room) + 1] = entry.end
         return Tokens(ids, cut)
     }
 
@@ -166,7 +162,7 @@ class ClipTokenizer private constructor(
         }
 
         /** Read a tokenizer file; [entry] is its manifest entry. InputError when it is not CLIP's kind of tokenizer. */
-        fun open(file: File, entry: Map<String, Any?>): ClipTokenizer {
+        fun open(file: File, entry: TokenizerEntry): ClipTokenizer {
             if (!file.isFile || file.length() > MAX_BYTES) throw refusal(file)
             val root = try {
                 Json.parseObject(file.readBytes())

@@ -13,7 +13,7 @@ internal class TextCondition(private val bundle: Bundle, private val residency: 
     private class Encoded(val states: FloatArray, val pooled: FloatArray, val cut: String)
 
     /** Encode the prompts of a request with the image's own LoRAs, where the text encoders take any. */
-    fun read(request: Request, facts: Map<String, Any?>, inputs: Inputs, progress: Progress): Condition {
+    fun read(request: Request, facts: PipelineFacts, inputs: Inputs, progress: Progress): Condition {
         val guided = request.guidance > 1
         val key = listOf(request.prompt, request.negative, guided, request.guidanceWithoutLora, inputs.takenAs(facts))
         last?.let { (known, told) -> if (known == key) return told }
@@ -21,13 +21,13 @@ internal class TextCondition(private val bundle: Bundle, private val residency: 
     }
 
     /** Where the text encoders take LoRAs, other inputs are another reading. */
-    private fun Inputs.takenAs(facts: Map<String, Any?>): Any? =
-        identity.takeIf { facts.child("tokenizers").keys.any { bundle.component(it).takesLoras } }
+    private fun Inputs.takenAs(facts: PipelineFacts): Any? =
+        identity.takeIf { facts.tokenizers.keys.any { bundle.component(it).takesLoras } }
 
     private fun told(
-        request: Request, guided: Boolean, facts: Map<String, Any?>, inputs: Inputs, progress: Progress,
+        request: Request, guided: Boolean, facts: PipelineFacts, inputs: Inputs, progress: Progress,
     ): Condition {
-        val zeros = guided && request.negative == null && facts["negative"] == "zeros"
+        val zeros = guided && request.negative == null && facts.isNegativeZeros
         val negative = Reading(request.negative ?: "", off = request.guidanceWithoutLora)
         val readings = listOfNotNull(negative.takeIf { guided && !zeros }, Reading(request.prompt, off = false))
         val encoded = encode(readings, facts, inputs, progress)
@@ -40,11 +40,10 @@ internal class TextCondition(private val bundle: Bundle, private val residency: 
 
     /** Each encoder is loaded once, for all prompts. */
     private fun encode(
-        readings: List<Reading>, facts: Map<String, Any?>, inputs: Inputs, progress: Progress,
+        readings: List<Reading>, facts: PipelineFacts, inputs: Inputs, progress: Progress,
     ): List<Encoded> {
-        val tokenizers = facts.child("tokenizers").mapValues { it.value.asObject()!! }
-        val parts = tokenizers.entries.mapIndexed { at, (name, entry) ->
-            Drawing.report(progress, "reading the prompt", at, tokenizers.size)
+        val parts = facts.tokenizers.entries.mapIndexed { at, (name, entry) ->
+            Drawing.report(progress, Stage.READING_THE_PROMPT, at, facts.tokenizers.size)
             val tokenizer = residency.tokenizer(name, entry)
             residency.use(name) { runtime ->
                 readings.map { reading ->

@@ -27,7 +27,7 @@ class Request(
         /** A request with the bundle's own steps and guidance. */
         fun of(bundle: Bundle, prompt: String): Request {
             val facts = Drawing.facts(bundle)
-            return Request(prompt, 0, facts.whole("steps").toInt(), facts.number("guidance").toFloat())
+            return Request(prompt, 0, facts.steps, facts.guidance)
         }
     }
 }
@@ -51,7 +51,7 @@ class Drawn(
 }
 
 /** Hears of a drawing's stage, how many of its steps are done of how many; drawing stops when it returns false. */
-typealias Progress = (stage: String, done: Int, total: Int) -> Boolean
+typealias Progress = (stage: Stage, done: Int, total: Int) -> Boolean
 
 /**
  * Text to image with a bundle alone: text encoders, the UNet in the scheduler's loop, the VAE's decoder.
@@ -70,7 +70,7 @@ internal class Drawing(private val bundle: Bundle, private val residency: Reside
      */
     fun draw(request: Request, inputs: Inputs, progress: Progress): Drawn {
         request.check()
-        val scheduler = Scheduler.make(SchedulerSettings(facts.child("scheduler")), request.steps)
+        val scheduler = Scheduler.make(facts.scheduler, request.steps)
         seconds.clear()
         val told = timed("text") { text.read(request, facts, inputs, progress) }
         val latents = loop(request, scheduler, told, inputs, progress)
@@ -80,7 +80,7 @@ internal class Drawing(private val bundle: Bundle, private val residency: Reside
     private fun loop(
         request: Request, scheduler: Scheduler, told: Condition, inputs: Inputs, progress: Progress,
     ): FloatArray {
-        if ("unet" !in residency.names) report(progress, "loading the UNet", 0, 1)
+        if ("unet" !in residency.names) report(progress, Stage.LOADING_THE_UNET, 0, 1)
         val start = System.nanoTime()
         return residency.use("unet") { runtime ->
             seconds["load the UNet"] = (System.nanoTime() - start) * 1e-9
@@ -91,12 +91,12 @@ internal class Drawing(private val bundle: Bundle, private val residency: Reside
     private fun steps(
         runtime: Runtime, request: Request, scheduler: Scheduler, told: Condition, inputs: Inputs, progress: Progress,
     ): FloatArray {
-        val step = Step(runtime, told, inputs, request, facts.whole("pixels").toFloat())
+        val step = Step(runtime, told, inputs, request, facts.pixels.toFloat())
         val noise = Noise.normal(step.elements, request.seed)
         return timed("steps") {
             var latents = scheduler.start(noise)
             for ((i, time) in scheduler.timesteps.withIndex()) {
-                report(progress, "drawing", i, scheduler.timesteps.size)
+                report(progress, Stage.DRAWING, i, scheduler.timesteps.size)
                 latents = scheduler.step(step.predict(scheduler.scale(latents, i), time), i, latents)
             }
             latents
@@ -105,7 +105,7 @@ internal class Drawing(private val bundle: Bundle, private val residency: Reside
 
     private fun decode(latents: FloatArray, progress: Progress): Tensor =
         residency.use("vae_decoder") { runtime ->
-            report(progress, "decoding", 0, 1)
+            report(progress, Stage.DECODING, 0, 1)
             val spec = runtime.component.input("latents")
             val (height, width) = bundle.component("unet").input("sample").shape.fixed().takeLast(2)
             val pixels = timed("decode") {
@@ -127,12 +127,12 @@ internal class Drawing(private val bundle: Bundle, private val residency: Reside
 
     companion object {
         /** The manifest's `pipeline`. InputError for a bundle that can't draw. */
-        fun facts(bundle: Bundle): Map<String, Any?> = bundle.pipeline ?: throw InputError(
+        fun facts(bundle: Bundle): PipelineFacts = bundle.pipeline ?: throw InputError(
             "${bundle.path}: this bundle can't draw, it holds ${bundle.components.joinToString()} alone; make a whole one " +
                 "with  python -m export.pipeline",
         )
 
-        internal fun report(progress: Progress, stage: String, done: Int, total: Int) {
+        internal fun report(progress: Progress, stage: Stage, done: Int, total: Int) {
             if (!progress(stage, done, total)) throw Stopped()
         }
     }

@@ -34,15 +34,11 @@ object Golden {
         fill(into) { i -> ((mix32(i.toUInt() + offset(seed)) shr 21).toInt() - 1024) * step }
     }
 
-    /** Fill a tensor as its manifest entry says: `value` (constant), `values` (all of them) or `seed` and `scale`. */
-    fun input(into: Tensor, entry: Map<String, Any?>) {
-        val values = entry["values"] as List<*>?
-        val value = (entry["value"] as Number?)?.toFloat()
-        when {
-            values != null -> fill(into) { i -> (values[i] as Number).toFloat() }
-            value != null -> fill(into) { value }
-            else -> generate(into, entry.whole("seed").toUInt(), entry.number("scale"))
-        }
+    /** Fill a tensor as the manifest says. */
+    fun input(into: Tensor, source: GoldenInput.Source) = when (source) {
+        is GoldenInput.Source.Constant -> fill(into) { source.value }
+        is GoldenInput.Source.Listed -> fill(into) { source.values[it] }
+        is GoldenInput.Source.Generated -> generate(into, source.seed, source.scale)
     }
 
     private inline fun fill(into: Tensor, value: (Int) -> Float) {

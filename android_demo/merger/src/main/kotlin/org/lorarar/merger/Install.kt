@@ -25,10 +25,12 @@ class Install(private val packaged: Packaged, private val home: File) {
     }
 
     /** The manifest of a bundle that the app contains; null where it is not valid, which is told when it is opened. */
-    fun manifest(target: String): Map<String, Any?>? = try {
+    fun manifest(target: String): Manifest? = try {
         val parsed = Json.parseObject(packaged.open("$BUNDLES/$target/${Bundle.MANIFEST}").use { it.readBytes() })
-        parsed.takeIf { Schemas.manifest.fault(it) == null }
+        parsed.takeIf { Schemas.manifest.fault(it) == null }?.let { Manifest.of(it) }
     } catch (_: JsonError) {
+        null
+    } catch (_: InputError) {
         null
     }
 

@@ -226,9 +226,12 @@ class LoraReader private constructor(
          */
         fun read(path: File): Lora {
             if (path.isDirectory) return readFolder(path)
-            val file = SafeTensors.open(path)
-            return LoraReader(file, "", PeftScaling.ofMetadata(file.metadata, file.source)).read()
+            return read(SafeTensors.open(path))
         }
+
+        /** The same of an open file. */
+        fun read(file: SafeTensors): Lora =
+            LoraReader(file, "", PeftScaling.ofMetadata(file.metadata, file.source)).read()
 
         private fun readFolder(folder: File): Lora {
             val config = File(folder, CONFIG)

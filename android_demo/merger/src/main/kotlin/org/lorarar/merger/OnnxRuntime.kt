@@ -33,9 +33,11 @@ class OnnxRuntime(
 
     override fun open(): OnnxSession {
         val options = OrtSession.SessionOptions()
+        // It would plan a second run's results as one block, beside the memory of the first run's, which is kept.
+        options.setMemoryPatternOptimization(false)
         threads?.let { options.setIntraOpNumThreads(it) }
         val isHalf = component.inputs.any { it.dtype == DType.FLOAT16 }
-        if (provider == null && isHalf && component.entry.whole("bytes") > WIDEN_AT_LOAD) {
+        if (provider == null && isHalf && component.artifact.bytes > WIDEN_AT_LOAD) {
             options.addConfigEntry("optimization.disable_specified_optimizers", WIDENERS)
         }
         var made: OrtSession? = null

@@ -14,7 +14,14 @@ class Tolerance(
     val psnrDb: Double, val maxError: Double,
     /** Of a component that takes LoRAs and changes the output by them. */
     val delta: DeltaTolerance? = null,
-) : Serializable
+) : Serializable {
+    companion object {
+        fun of(json: Map<String, Any?>): Tolerance {
+            val delta = json["delta"].asObject()?.let { DeltaTolerance(it.number("gain_error"), it.number("cosine")) }
+            return Tolerance(json.number("psnr_db"), json.number("max_error"), delta)
+        }
+    }
+}
 
 /** What LoRAs change in an output (with − without), against what they change in PyTorch's. */
 class Delta(

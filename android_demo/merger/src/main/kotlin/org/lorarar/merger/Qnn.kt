@@ -40,9 +40,8 @@ class QnnProvider(private val library: String, private val backend: String) : On
 class QnnFactory(private val chip: String, private val sdk: String, private val provider: QnnProvider) : RuntimeFactory {
     override fun create(component: Component, threads: Int?): Runtime = OnnxRuntime(component, threads, provider)
 
-    override fun refusal(manifest: Map<String, Any?>): String? {
-        val soc = manifest.child("soc")
-        val (made, by) = soc.text("name") to soc.text("sdk")
+    override fun refusal(manifest: Manifest): String? {
+        val (made, by) = manifest.soc!!
         return when {
             !made.equals(chip, ignoreCase = true) ->
                 "it is compiled for $made, and this phone's chip is ${chip.lowercase()}; export it with  --soc " +

@@ -50,9 +50,9 @@ class Residency(
     }
 
     /** The tokenizer of a text encoder. */
-    fun tokenizer(name: String, entry: Map<String, Any?>): ClipTokenizer = tokenizers.getOrPut(name) {
+    fun tokenizer(name: String, entry: TokenizerEntry): ClipTokenizer = tokenizers.getOrPut(name) {
         tokenizersRead++
-        ClipTokenizer.open(File(bundle.path, entry.text("file")), entry)
+        ClipTokenizer.open(File(bundle.path, entry.file.file), entry)
     }
 
     /** End the run that is under way: it throws [Stopped] as soon as its runtime lets go of it. */

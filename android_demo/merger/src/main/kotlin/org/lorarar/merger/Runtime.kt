@@ -42,7 +42,7 @@ fun interface RuntimeFactory {
     fun create(component: Component, threads: Int?): Runtime
 
     /** Why the runtime can't run a bundle here, by its valid manifest alone; null where nothing is known against it. */
-    fun refusal(manifest: Map<String, Any?>): String? = null
+    fun refusal(manifest: Manifest): String? = null
 }
 
 /** The runtimes of an app, by the manifest's target. */
@@ -54,8 +54,8 @@ class Runtimes(private val byTarget: Map<String, RuntimeFactory>) {
     }
 
     /** Why a bundle can't be run here, by its valid manifest alone; null where nothing is known against it. */
-    fun refusal(manifest: Map<String, Any?>): String? {
-        val target = manifest.text("target")
+    fun refusal(manifest: Manifest): String? {
+        val target = manifest.target
         val factory = byTarget[target] ?: return "this app runs ${byTarget.keys.joinToString(" and ")}, not $target; export " +
             "it with  python -m export.pipeline --target ${byTarget.keys.first()}"
         return factory.refusal(manifest)

@@ -1,5 +1,6 @@
 package org.lorarar.merger
 
+import java.io.EOFException
 import java.io.File
 import java.io.IOException
 import java.io.RandomAccessFile
@@ -115,29 +116,39 @@ class SafeTensors private constructor(
             val source = file.path
             if (!file.exists()) throw InputError("$source: no such file; check the path")
             if (!file.isFile) throw InputError("$source is not a regular file; give a .safetensors file")
-            try {
-                RandomAccessFile(file, "r").use { return map(it, source) }
-            } catch (error: IOException) {
-                throw InputError("$source can't be read (${error.message}); check the file and try again")
-            }
+            return open(source) { RandomAccessFile(file, "r").channel }
         }
 
-        private fun map(file: RandomAccessFile, source: String): SafeTensors {
-            val size = file.length()
-            val start = ByteArray(minOf(size, SNIFFED.toLong()).toInt())
-            file.readFully(start)
+        /** The same of an open file, which is closed: the mapping stays. [source] is what it is called in messages. */
+        fun open(source: String, file: () -> FileChannel): SafeTensors = try {
+            file().use { map(it, source) }
+        } catch (error: IOException) {
+            throw InputError("$source can't be read (${error.message}); check the file and try again")
+        }
+
+        private fun map(file: FileChannel, source: String): SafeTensors {
+            val size = file.size()
+            val start = bytes(file, 0, minOf(size, SNIFFED.toLong()).toInt())
             val length = headerLength(start, size, source)
-            val header = ByteArray(length)
-            file.seek(8)
-            file.readFully(header)
             val dataBytes = size - 8 - length
-            val checked = SafeTensorsHeader.parse(header, dataBytes, source)
+            val checked = SafeTensorsHeader.parse(bytes(file, 8, length), dataBytes, source)
             if (dataBytes > Int.MAX_VALUE) {
                 throw InputError(
                     "$source has ${grouped(dataBytes)} bytes, too large for a phone (2 GB); use a LoRA of lower rank",
                 )
             }
-            return SafeTensors(source, checked, file.channel.map(FileChannel.MapMode.READ_ONLY, 8L + length, dataBytes))
+            return SafeTensors(source, checked, file.map(FileChannel.MapMode.READ_ONLY, 8L + length, dataBytes))
+        }
+
+        private fun bytes(file: FileChannel, from: Long, count: Int): ByteArray {
+            val found = ByteBuffer.allocate(count)
+            var done = 0
+            while (done < count) {
+                val read = file.read(found, from + done)
+                if (read < 0) throw EOFException("it became shorter")
+                done += read
+            }
+            return found.array()
         }
 
         private fun headerLength(start: ByteArray, size: Long, source: String): Int {

@@ -4,17 +4,28 @@ import kotlin.math.pow
 import kotlin.math.sqrt
 
 /** The manifest's `scheduler`. Names and meanings are diffusers'. */
-class SchedulerSettings(entry: Map<String, Any?>) {
-    val kind = entry.text("kind")
-    val trainSteps = entry.whole("train_steps").toInt()
-    val betaStart = entry.number("beta_start")
-    val betaEnd = entry.number("beta_end")
-    val betaSchedule = entry.text("beta_schedule")
-    val prediction = entry.text("prediction")
-    val spacing = entry.text("spacing")
-    val stepsOffset = entry.whole("steps_offset").toInt()
-    val zeroTerminalSnr = entry.getValue("zero_terminal_snr") as Boolean
-    val finalAlphaOne = entry.getValue("final_alpha_one") as Boolean
+data class SchedulerSettings(
+    val kind: String,
+    val trainSteps: Int,
+    val betaStart: Double,
+    val betaEnd: Double,
+    val betaSchedule: String,
+    val prediction: String,
+    val spacing: String,
+    val stepsOffset: Int,
+    val zeroTerminalSnr: Boolean,
+    val finalAlphaOne: Boolean,
+) {
+    companion object {
+        fun of(json: Map<String, Any?>) = SchedulerSettings(
+            kind = json.text("kind"), trainSteps = json.whole("train_steps").toInt(),
+            betaStart = json.number("beta_start"), betaEnd = json.number("beta_end"),
+            betaSchedule = json.text("beta_schedule"), prediction = json.text("prediction"),
+            spacing = json.text("spacing"), stepsOffset = json.whole("steps_offset").toInt(),
+            zeroTerminalSnr = json.getValue("zero_terminal_snr") as Boolean,
+            finalAlphaOne = json.getValue("final_alpha_one") as Boolean,
+        )
+    }
 
     /** The share of signal (squared) left after each training step, in float64. */
     fun alphasCumprod(): DoubleArray {

@@ -39,7 +39,7 @@ class Studio(
     private val seals = Seals(File(places.home, "seals"))
     private val edits = ConcurrentLinkedQueue<StudioState.() -> StudioState>()
     private val isPosted = AtomicBoolean()
-    private val catalogue = Catalogue(places.home)
+    private val catalogue = Catalogue(places.home, places.strangers)
     private val listeners = LinkedHashSet<(StudioState) -> Unit>()
 
     /** Read and written on the screens' thread. */
@@ -105,7 +105,7 @@ class Studio(
         val facts = opened.pipeline
         val ready = Opening.Ready(
             "${opened.base} · ${opened.target} · ${opened.precision}", opened.components.toList(), facts != null,
-            facts?.whole("steps")?.toInt() ?: 1, opened.trained ?: false, passedOver,
+            facts?.steps ?: 1, opened.trained ?: false, passedOver,
         )
         change { copy(opening = ready) }
         listOf(Catalogue.CONTENTS, Catalogue.STYLES).forEach { measure(it) }
@@ -116,7 +116,7 @@ class Studio(
     ) = work(onFailure = { sentence -> copy(opening = Opening.Failed(sentence)) }) {
         val folder = File(places.sideLoaded ?: File(places.home, "picked"), Catalogue.plain(name).ifEmpty { "picked" })
         Install(places.packaged, places.home).picked(places.strangers.folder(place), folder) { done, total ->
-            opening("copying the bundle", done, total)
+            opening(Stage.COPYING_THE_BUNDLE, done, total)
         }
         begin()
     }
@@ -143,7 +143,7 @@ class Studio(
                 !isImportStopped
             }
             val sample = try {
-                catalogue.import(wanted.role, wanted.name, copied) { places.strangers.open(wanted.place) }
+                catalogue.import(wanted.role, wanted.name, wanted.place, copied)
             } catch (_: Stopped) {
                 null
             }
@@ -160,7 +160,7 @@ class Studio(
     private fun draw(wanted: Command.Draw) = withState { chosen ->
         if (!chosen.canDraw) return@withState
         stopping = false
-        change { copy(drawing = DrawingView("merging", 0, 1), complaint = null) }
+        change { copy(drawing = DrawingView(Stage.MERGING, 0, 1), complaint = null) }
         work(onFailure = { sentence -> copy(merging = false, drawing = null, complaint = sentence) }) {
             val request = Request.of(bundle!!, wanted.prompt).with(wanted.steps, wanted.seed)
             val drawn = try {
@@ -198,11 +198,11 @@ class Studio(
 
     private fun benchmark(plan: BenchmarkPlan) = withState { now ->
         if (!now.ready || now.busy) return@withState
-        change { copy(measuring = "starting", record = null, complaint = null) }
+        change { copy(measuring = Stage.STARTING, record = null, complaint = null) }
         work(onFailure = { sentence -> copy(measuring = null, complaint = sentence) }) {
             pipeline?.residency?.shrink()
             val benchmark = Benchmark(bundle!!, runtimes, places.scratch, report, version)
-            val record = benchmark.run(plan) { what -> change { copy(measuring = what) } }
+            val record = benchmark.run(plan) { stage -> change { copy(measuring = stage) } }
             change { copy(measuring = null, record = Json.write(record)) }
         }
     }
@@ -238,10 +238,10 @@ class Studio(
     }
 
     private fun copied(install: Install, target: String): File =
-        install.bundle(target) { done, total -> opening("copying the bundle", done, total) }
+        install.bundle(target) { done, total -> opening(Stage.COPYING_THE_BUNDLE, done, total) }
 
     private fun open(folder: File): Bundle =
-        Bundle.open(folder, seals = seals) { done, total -> opening("verifying the bundle", done, total) }
+        Bundle.open(folder, seals = seals) { done, total -> opening(Stage.VERIFYING_THE_BUNDLE, done, total) }
 
     private fun sideLoaded(): List<File> = listOfNotNull(places.sideLoaded, File(places.home, "picked"))
         .flatMap { it.listFiles().orEmpty().toList() }
@@ -261,7 +261,7 @@ class Studio(
     private fun load(pair: List<Sample>) {
         change { copy(merging = true, complaint = null) }
         loaded = emptyList()
-        val loras = pair.map { LoraReader.read(it.file) }
+        val loras = pair.map { catalogue.read(it) }
         pipeline!!.load(loras)
         loaded = pair
         warnings = loras.flatMap { it.warnings }
@@ -273,12 +273,12 @@ class Studio(
         val layout = bundle?.layout
         if (sample == null || layout == null) return@withState
         work(aside, onFailure = { this }) {
-            val found = Carried.of(LoraReader.read(sample.file), layout, sample.name)
+            val found = Carried.of(catalogue.read(sample), layout, sample.name)
             change { if (chosen(role) == sample) copy(carried = carried + (role to found)) else this }
         }
     }
 
-    private fun opening(what: String, done: Long, total: Long) = change { copy(opening = Opening.Working(what, done, total)) }
+    private fun opening(stage: Stage, done: Long, total: Long) = change { copy(opening = Opening.Working(stage, done, total)) }
 
     /** What was posted before the studio was closed may be called after it, when nothing can be asked any more. */
     private fun withState(act: (StudioState) -> Unit) = post { if (!worker.isShutdown) act(state) }

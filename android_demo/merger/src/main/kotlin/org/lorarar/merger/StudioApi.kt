@@ -8,6 +8,7 @@ import java.io.InputStream
 import java.io.ObjectInputStream
 import java.io.ObjectOutputStream
 import java.io.Serializable
+import java.nio.channels.FileChannel
 
 /** What a screen asks of the studio. */
 sealed interface Command : Serializable {
@@ -19,7 +20,7 @@ sealed interface Command : Serializable {
     /** Set a strength, and merge with it: 1 is the paper. */
     data class Strength(val role: String, val scale: Float) : Command
 
-    /** Copy a LoRA of [total] bytes from [place], another app's, and choose it; null where the total is not known. */
+    /** Take a LoRA of [total] bytes at [place], another app's, over, and choose it; null where the total is not known. */
     data class Import(val role: String, val name: String, val total: Long?, val place: String) : Command
 
     /** Stop copying a LoRA; nothing of it is kept. */
@@ -65,6 +66,9 @@ interface StudioApi {
 interface Strangers {
     /** FileNotFoundException when there is none, or when it may not be read. */
     fun open(place: String): InputStream
+
+    /** A file that can be mapped as it lies, now and after the next start; null where it has to be copied. IOException likewise. */
+    fun map(place: String): FileChannel? = null
 
     fun folder(place: String): Packaged
 }

@@ -5,7 +5,7 @@ import java.io.Serializable
 /** Whether there is a bundle to work with. */
 sealed interface Opening : Serializable {
     /** What is being done, and how far: [done] of [total]. */
-    data class Working(val what: String, val done: Long, val total: Long) : Opening
+    data class Working(val stage: Stage, val done: Long, val total: Long) : Opening
 
     /** One sentence that says what is wrong and which command mends it. */
     data class Failed(val sentence: String) : Opening
@@ -22,7 +22,7 @@ class MergeView(val seconds: Double, val rank: Int, val warnings: List<String>, 
     Serializable
 
 /** How far a drawing is; [stopping] once the user has stopped it and until it has ended. */
-data class DrawingView(val stage: String, val done: Int, val total: Int, val stopping: Boolean = false) : Serializable
+data class DrawingView(val stage: Stage, val done: Int, val total: Int, val stopping: Boolean = false) : Serializable
 
 /** How far the copying of a LoRA into the app is: [done] of [total] bytes, or null where the total is not known. */
 data class ImportView(val name: String, val done: Long, val total: Long?) : Serializable
@@ -34,7 +34,7 @@ class PictureView(
 
 /** All that the screens show. Immutable: a new one is made for every change. */
 data class StudioState(
-    val opening: Opening = Opening.Working("starting", 0, 1),
+    val opening: Opening = Opening.Working(Stage.STARTING, 0, 1),
     val contents: List<Sample> = emptyList(),
     val styles: List<Sample> = emptyList(),
     val content: Sample? = null,
@@ -51,7 +51,7 @@ data class StudioState(
     val checking: Boolean = false,
     val rows: List<CheckRow> = emptyList(),
     /** What the running benchmark is doing. */
-    val measuring: String? = null,
+    val measuring: Stage? = null,
     /** The last benchmark's record, as JSON. */
     val record: String? = null,
     /** What went wrong last, one sentence. */

@@ -44,8 +44,8 @@ class BundleTest {
         assertTrue(whole.components.containsAll(listOf("hypernet", "text_encoder", "unet", "vae_decoder")))
         var last = 0L to 0L
         Bundle.open(source, "hypernet") { done, total -> last = done to total }
-        val entry = whole.component("hypernet").entry
-        val bytes = entry.whole("bytes") + entry.child("golden").whole("bytes")
+        val facts = whole.manifest.components.getValue("hypernet")
+        val bytes = facts.artifact.bytes + facts.golden.bytes
         assertEquals(bytes to bytes, last)
         assertTrue("only hypernet" in refusal { Bundle.open(File(TestData.golden, "hypernet/bundle"), "unet") })
     }
@@ -54,8 +54,8 @@ class BundleTest {
     fun aBundleOfOneComponentsFilesCanBeMeasured() {
         val source = File(TestData.exported, "onnx/bundle")
         val part = File(TestData.scratch, "part")
-        val hypernet = Bundle.open(source).component("hypernet")
-        for (file in listOf("manifest.json", hypernet.entry.text("file"), hypernet.entry.child("golden").text("file"))) {
+        val hypernet = Bundle.open(source).manifest.components.getValue("hypernet")
+        for (file in listOf("manifest.json", hypernet.artifact.file, hypernet.golden.file)) {
             File(source, file).copyRecursively(File(part, file), overwrite = true)
         }
         assertEquals("hypernet", Bundle.open(part, "hypernet").component("hypernet").name)

@@ -12,7 +12,8 @@ class EntryTest {
     private val folder = File(TestData.results, "entry")
     private val result = File(folder, "files/benchmark.json")
     private val miniature = File(TestData.exported, "onnx/bundle")
-    private val said = ArrayList<String>()
+    private val stages = ArrayList<Stage>()
+    private var said = ""
 
     @Before
     fun clear() {
@@ -22,7 +23,8 @@ class EntryTest {
     private fun run(bundle: File?, component: String, runs: Int = 2, threads: Int = 0): Map<String, Any?> {
         val runtimes = Runtimes(mapOf("onnx" to RuntimeFactory { part, count -> OnnxRuntime(part, count) }))
         val places = StudioPlaces(folder, File(folder, "scratch"), null, PackagedFolder(File(folder, "assets")))
-        BenchmarkEntry(places, runtimes, FakePhone, "0.1.0", result).run(bundle, component, runs, 1, threads) { said += it }
+        val entry = BenchmarkEntry(places, runtimes, FakePhone, "0.1.0", result)
+        said = entry.run(bundle, component, runs, 1, threads) { stages += it }
         assertEquals(listOf("benchmark.json"), result.parentFile!!.list()!!.toList())
         return TestData.json(result)
     }
@@ -33,7 +35,9 @@ class EntryTest {
         assertNull(Schemas.record.fault(record))
         assertEquals(Bundle.open(miniature, "hypernet").manifestSha256, record.child("bundle")["manifest_sha256"])
         assertEquals(1L, record.child("runtime")["threads"])
-        assertTrue(said.last(), said.last().startsWith("hypernet, onnxruntime 1.") && "equal to PyTorch within" in said.last())
+        assertTrue(said, said.startsWith("hypernet, onnxruntime 1.") && "equal to PyTorch within" in said)
+        val after = listOf(Stage.LOADING_COLD, Stage.LOADING_WARM, Stage.WARMING_UP, Stage.TIMING, Stage.COMPARING)
+        assertEquals(listOf(Stage.VERIFYING_THE_BUNDLE) + after, stages)
         assertEquals(emptyList<String>(), File(folder, "scratch").list()!!.toList())
     }
 

@@ -16,7 +16,7 @@ class NumericsTest {
         for (entry in numbers.children("generated")) {
             val shape = entry.numbers("shape").map { it.toInt() }
             val tensor = Tensor.zeros(DType.of(entry.text("dtype")), shape)
-            Golden.input(tensor, entry.child("entry"))
+            Golden.input(tensor, GoldenInput.of(entry.child("entry")).source)
             assertEquals(entry.numbers("values"), tensor.floats().doubles())
         }
         val positions = numbers.child("positions")
@@ -38,7 +38,7 @@ class NumericsTest {
         val schedules = numbers.children("schedules")
         assertTrue(schedules.size >= 12)
         for (entry in schedules) {
-            val settings = SchedulerSettings(entry.child("settings"))
+            val settings = SchedulerSettings.of(entry.child("settings"))
             val steps = entry.whole("steps").toInt()
             val scheduler = Scheduler.make(settings, steps)
             val what = "${settings.kind} ${settings.spacing} ${settings.prediction} $steps"
@@ -62,7 +62,7 @@ class NumericsTest {
         val entries = numbers.children("timesteps")
         assertEquals(listOf("trailing", "leading", "linspace", "linspace"), entries.map { it.text("spacing") })
         for (entry in entries) {
-            val settings = SchedulerSettings(entry.child("settings"))
+            val settings = SchedulerSettings.of(entry.child("settings"))
             entry.children("of").forEach { made ->
                 val wanted = made.numbers("timesteps")
                 val what = "${settings.kind} ${settings.spacing} ${wanted.size}"
@@ -168,7 +168,7 @@ class NumericsTest {
     @Test
     fun tokens() {
         for (entry in numbers.children("tokenizers")) {
-            val tokenizer = ClipTokenizer.open(File(entry.text("file")), entry.child("entry"))
+            val tokenizer = ClipTokenizer.open(File(entry.text("file")), TokenizerEntry.of(entry.child("entry")))
             for (example in entry.children("prompts")) {
                 val tokens = tokenizer.encode(example.text("prompt"))
                 assertArrayEquals(example.text("prompt"), example.numbers("ids").map { it.toInt() }.toIntArray(), tokens.ids)
@@ -179,7 +179,7 @@ class NumericsTest {
 
     @Test
     fun aFileThatIsNoTokenizer() {
-        val entry = numbers.children("tokenizers").first().child("entry")
+        val entry = TokenizerEntry.of(numbers.children("tokenizers").first().child("entry"))
         val sentence = refusal { ClipTokenizer.open(File(TestData.golden, "lora/index.json"), entry) }
         assertTrue(sentence, "not CLIP's tokenizer file; export the bundle again" in sentence)
     }

@@ -139,7 +139,7 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
         var steps = 0
         val request = Request("a sks teapot", 0, 4, 1f)
         val stopped = try {
-            pipeline().generate(request) { stage, _, _ -> stage != "drawing" || ++steps < 3 }
+            pipeline().generate(request) { stage, _, _ -> stage != Stage.DRAWING || ++steps < 3 }
             false
         } catch (_: Stopped) {
             true

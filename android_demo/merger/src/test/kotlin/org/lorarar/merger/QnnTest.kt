@@ -10,9 +10,9 @@ import java.io.File
 class QnnTest {
     private val provider = QnnProvider(System.getProperty("lorarar.qnn.library"), System.getProperty("lorarar.qnn.backend"))
     private val bundle = Bundle.open(File(TestData.exported, "qnn"))
-    private val soc = bundle.manifest.child("soc")
+    private val soc = bundle.manifest.soc!!
 
-    private fun runtimes(chip: String = "SM8650", sdk: String = soc.text("sdk")) =
+    private fun runtimes(chip: String = "SM8650", sdk: String = soc.sdk) =
         Runtimes(mapOf("qnn" to QnnFactory(chip, sdk, provider)))
 
     private fun refusalWith(runtimes: Runtimes): String = refusal { runtimes.open(bundle, "hypernet") }
@@ -49,6 +49,6 @@ class QnnTest {
             val said = refusalWith(runtimes(sdk = sdk))
             assertTrue(said, "this app has $sdk; update the app" in said)
         }
-        for (sdk in listOf(soc.text("sdk"), "2.1000.0", "3.0")) runtimes(sdk = sdk).open(bundle, "hypernet").close()
+        for (sdk in listOf(soc.sdk, "2.1000.0", "3.0")) runtimes(sdk = sdk).open(bundle, "hypernet").close()
     }
 }

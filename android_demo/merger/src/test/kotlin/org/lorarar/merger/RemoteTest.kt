@@ -90,7 +90,7 @@ class RemoteTest {
         remote.ask(Command.Draw("a sks teapot", 1, 5))
         until("drawn") { it.picture != null && !it.busy }
         remote.ask(Command.Draw("a sks teapot", 50, 5))
-        until("drawing") { it.drawing?.stage == "drawing" }
+        until("drawing") { it.drawing?.stage == Stage.DRAWING }
         kill()
         val sentence = (remote.state.opening as Opening.Failed).sentence
         assertTrue(sentence, sentence.startsWith("The drawing was lost: the system ended the app's engine"))

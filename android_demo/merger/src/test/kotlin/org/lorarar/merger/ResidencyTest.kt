@@ -122,12 +122,8 @@ class ResidencyTest {
     /** A graph of one operator that would take hours, a loop. */
     @Test
     fun stoppingEndsARunWithinAnOperator() {
-        val tensor = mapOf("name" to "x", "dtype" to "float32", "shape" to listOf(1L))
-        val entry = mapOf(
-            "inputs" to listOf(tensor), "outputs" to listOf(tensor + ("name" to "y")), "bytes" to 1L,
-            "tolerance" to mapOf("psnr_db" to 100L, "max_error" to 1e-4),
-        )
-        val runtime = OnnxRuntime(Component("slow", File(TestData.exported, "slow.onnx"), entry, File("none")), 1)
+        val (x, y) = listOf("x", "y").map { spec(it, "float32", 1) }
+        val runtime = OnnxRuntime(component("slow", File(TestData.exported, "slow.onnx"), listOf(x), listOf(y)), 1)
         runtime.load()
         val begun = CountDownLatch(1)
         var stopped = false

@@ -10,6 +10,7 @@ import org.junit.Test
 import java.io.File
 import java.io.FilterInputStream
 import java.io.InputStream
+import java.io.RandomAccessFile
 import java.util.concurrent.CountDownLatch
 import java.util.concurrent.LinkedBlockingQueue
 import java.util.concurrent.TimeUnit
@@ -24,8 +25,13 @@ class StudioTest {
 
     /** Other apps' files: by their paths, but for those that a test makes up. */
     private val made = HashMap<String, () -> InputStream>()
+
+    /** Those that stay where they are. */
+    private val mapped = HashMap<String, File>()
     private val strangers = object : Strangers {
         override fun open(place: String) = made[place]?.invoke() ?: File(place).inputStream()
+
+        override fun map(place: String) = mapped[place]?.let { RandomAccessFile(it, "r").channel }
 
         override fun folder(place: String) = PackagedFolder(File(place))
     }
@@ -69,8 +75,8 @@ class StudioTest {
         val ready = until("ready") { it.ready }.opening as Opening.Ready
         assertEquals("miniature · onnx · fp32", ready.title)
         assertTrue(ready.canDraw && ready.trained && ready.steps == 4)
-        val steps = seen.filterIsInstance<Opening.Working>().map { it.what }.distinct()
-        assertEquals(listOf("starting", "copying the bundle", "verifying the bundle"), steps)
+        val steps = seen.filterIsInstance<Opening.Working>().map { it.stage }.distinct()
+        assertEquals(listOf(Stage.STARTING, Stage.COPYING_THE_BUNDLE, Stage.VERIFYING_THE_BUNDLE), steps)
         assertEquals("a sks teapot in teapot style", Catalogue.prompt(studio.state.content, studio.state.style))
 
         studio.ask(Command.Merge)
@@ -117,13 +123,13 @@ class StudioTest {
         studio.close()
         val before = File(folder, "home/bundles/onnx/manifest.json").lastModified()
         studio = studio()
-        val seen = ArrayList<String>()
-        studio.watch { state -> (state.opening as? Opening.Working)?.let { seen += it.what } }
+        val seen = ArrayList<Stage>()
+        studio.watch { state -> (state.opening as? Opening.Working)?.let { seen += it.stage } }
         val hashed = Digest.hashed.get()
         studio.ask(Command.Start)
         until("ready") { it.ready }
         assertEquals(hashed, Digest.hashed.get())
-        assertTrue("copying the bundle" !in seen)
+        assertTrue(Stage.COPYING_THE_BUNDLE !in seen)
         assertEquals(before, File(folder, "home/bundles/onnx/manifest.json").lastModified())
     }
 
@@ -279,6 +285,32 @@ class StudioTest {
     }
 
     @Test
+    fun aLoraThatCanBeMappedIsNotCopied() {
+        fun means(merge: MergeView) = merge.layers.map { it.content to it.style }
+        studio.ask(Command.Start)
+        until("ready") { it.ready }
+        val theirs = File(folder, "theirs.safetensors")
+        File(TestData.exported, "onnx/loras/content.safetensors").copyTo(theirs)
+        mapped["content://theirs/1"] = theirs
+        studio.ask(Command.Import(Catalogue.STYLES, "Theirs.safetensors", theirs.length(), "content://theirs/1"))
+        val style = until("imported") { it.style?.name == "Theirs" && it.importing == null }.style!!
+        assertTrue("${style.file}", style.file.length() < 100)
+        assertEquals(listOf("Theirs", "teapot_1"), studio.state.styles.map { it.name })
+        studio.ask(Command.Merge)
+        val merged = until("merged") { it.merge != null && !it.busy }.merge!!
+        studio.ask(Command.Choose(Catalogue.STYLES, Sample("copy", theirs, null)))
+        studio.ask(Command.Merge)
+        assertEquals(means(merged), means(until("the copy's") { it.merge != null && !it.busy }.merge!!))
+        mapped.clear()
+        studio.ask(Command.Choose(Catalogue.STYLES, style))
+        studio.ask(Command.Merge)
+        assertEquals(
+            "Theirs can't be read (it was moved or removed; choose it again); check the file and try again",
+            until("refused") { it.complaint != null }.complaint,
+        )
+    }
+
+    @Test
     fun checkingAndMeasuring() {
         studio.ask(Command.Start)
         until("ready") { it.ready }
@@ -296,7 +328,7 @@ class StudioTest {
         studio.ask(Command.Start)
         until("ready") { it.ready }
         studio.ask(Command.Draw("a sks teapot", 50, 5))
-        until("drawing") { it.drawing?.stage == "drawing" }
+        until("drawing") { it.drawing?.stage == Stage.DRAWING }
         assertNotNull(studio.state.drawing)
         studio.ask(Command.Stop)
         until("stopped") { !it.busy }

@@ -98,9 +98,9 @@ abstract class PipelineRuns(
 
     @Test
     fun theImageIsPythons() {
-        val stages = LinkedHashSet<String>()
+        val stages = LinkedHashSet<Stage>()
         assertPicture(images.floats("image.0"), assertImage(0) { stages.add(it) })
-        assertEquals(listOf("reading the prompt", "loading the UNet", "drawing", "decoding"), stages.toList())
+        assertEquals(listOf(Stage.READING_THE_PROMPT, Stage.LOADING_THE_UNET, Stage.DRAWING, Stage.DECODING), stages.toList())
     }
 
     /** Of the base, of layers outside the attention, and with a prompt of what not to draw or guidance without LoRAs. */
@@ -122,13 +122,13 @@ abstract class PipelineRuns(
         }
     }
 
-    private fun assertImage(number: Int, onStage: (String) -> Unit): Drawn = pipeline().use { pipeline ->
+    private fun assertImage(number: Int, onStage: (Stage) -> Unit): Drawn = pipeline().use { pipeline ->
         pipeline.load(loras(*(requests[number].getValue("loras") as List<*>).map { it as String }.toTypedArray()))
         val drawn = pipeline.generate(request(number)) { stage, _, _ ->
             onStage(stage)
             true
         }
-        val tolerance = Component.tolerance(Drawing.facts(whole).child("golden").child("tolerance"))
+        val tolerance = Drawing.facts(whole).golden.tolerance
         assertClose("latents $number", images.floats("latents.$number").doubles(), drawn.latents.doubles(), tolerance.maxError)
         val summary = Golden.summarise(Tensor.of(images.floats("image.$number"), drawn.pixels.shape))
         val image = Parity.compare("image", summary, drawn.pixels)

@@ -40,6 +40,16 @@ fun refusal(what: String = "it", work: () -> Unit): String {
     throw IllegalStateException()
 }
 
+/** An input or output of fixed size. */
+fun spec(name: String, dtype: String, vararg shape: Int) = TensorSpec(name, DType.of(dtype), shape.map { Size.Fixed(it) })
+
+/** A component without golden tensors. */
+fun component(name: String, file: File, inputs: List<TensorSpec>, outputs: List<TensorSpec>): Component {
+    val (artifact, golden) = FileEntry(file.name, 1, "") to FileEntry("none", 1, "")
+    val facts = ComponentFacts(artifact, inputs, outputs, golden, emptyMap(), Tolerance(100.0, 1e-4), artifact.bytes)
+    return Component(name, file.absoluteFile.parentFile, facts)
+}
+
 /** Fails unless every number is within [share] of the largest wanted one. */
 fun assertClose(what: String, wanted: List<Double>, have: List<Double>, share: Double) {
     assertTrue("$what: ${have.size} numbers, not ${wanted.size}", wanted.size == have.size)
