@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -219,6 +221,12 @@ def test_a_target_is_one_file_of_backends() -> None:
     assert set(targets()) == files
     with pytest.raises(InputError, match="no backend runs 'tflite'"):
         load_backend("tflite")
+
+
+def test_the_terminal_stays_clean_of_executorchs_notes() -> None:
+    code = "from runtime_py.backends.executorch import start_threads; start_threads(1)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("", "")
 
 
 def test_a_pipeline_can_be_used_without_a_session(folder: Path, opened: list[str]) -> None:

@@ -67,7 +67,7 @@ interface Strangers {
     /** FileNotFoundException when there is none, or when it may not be read. */
     fun open(place: String): InputStream
 
-    /** A file that can be mapped as it lies, now and after the next start; null where it has to be copied. IOException likewise. */
+    /** A file that can be mapped as it lies, now and after the next start; null where it has to be copied. */
     fun map(place: String): FileChannel? = null
 
     fun folder(place: String): Packaged
