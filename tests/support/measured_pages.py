@@ -37,8 +37,8 @@ that are not here are not offered: `lorarar export pipeline` says why when it is
 """
 METHOD = """
 Time and memory are of that one process; a step is one run of the UNet in the runtime that the check uses. For Core ML
-that is the evaluator of the saved program in numpy, whose time says nothing of a phone. Measured on {hosts}. No phone,
-Mac or GPU was used.
+that is the evaluator of the saved program in numpy, for Core AI Apple's runtime on one of Linux's threads: their times
+say nothing of a phone. Measured on {hosts}. No phone, Mac or GPU was used.
 """
 
 

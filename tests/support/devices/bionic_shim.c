@@ -112,6 +112,12 @@ long sysconf(int name) {
   }
 }
 
+// glibc gives libraries without versions the oldest of two, which takes no null for `resolved`.
+char* realpath(const char* path, char* resolved) {
+  NEXT(realpath);
+  return next(path, resolved);
+}
+
 // --- other streams: bionic's stdin, stdout and stderr lie in __sF
 
 enum { kStreams = 3, kStreamBytes = 152 };
