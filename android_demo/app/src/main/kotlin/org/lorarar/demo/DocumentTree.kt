@@ -3,6 +3,7 @@ package org.lorarar.demo
 import android.content.ContentResolver
 import android.content.Intent
 import android.net.Uri
+import android.os.ParcelFileDescriptor
 import android.os.ParcelFileDescriptor.AutoCloseInputStream
 import android.provider.DocumentsContract
 import android.provider.DocumentsContract.Document
@@ -58,14 +59,15 @@ class Picked(private val resolver: ContentResolver) : Strangers {
     }
 
     /** A file of this phone, which the user lets the app read from now on; a cloud's comes as a stream. */
-    override fun map(place: String): FileChannel? {
+    override fun map(place: String): FileChannel? = try {
         val uri = Uri.parse(place)
-        try {
-            resolver.takePersistableUriPermission(uri, Intent.FLAG_GRANT_READ_URI_PERMISSION)
-        } catch (_: SecurityException) {
-            return null
-        }
-        val file = resolver.openFileDescriptor(uri, "r") ?: return null
+        resolver.takePersistableUriPermission(uri, Intent.FLAG_GRANT_READ_URI_PERMISSION)
+        resolver.openFileDescriptor(uri, "r")?.let { mappable(it) }
+    } catch (_: SecurityException) {
+        null
+    }
+
+    private fun mappable(file: ParcelFileDescriptor): FileChannel? {
         if (file.statSize >= 0) return AutoCloseInputStream(file).channel
         file.close()
         return null

@@ -16,17 +16,6 @@ data class SchedulerSettings(
     val zeroTerminalSnr: Boolean,
     val finalAlphaOne: Boolean,
 ) {
-    companion object {
-        fun of(json: Map<String, Any?>) = SchedulerSettings(
-            kind = json.text("kind"), trainSteps = json.whole("train_steps").toInt(),
-            betaStart = json.number("beta_start"), betaEnd = json.number("beta_end"),
-            betaSchedule = json.text("beta_schedule"), prediction = json.text("prediction"),
-            spacing = json.text("spacing"), stepsOffset = json.whole("steps_offset").toInt(),
-            zeroTerminalSnr = json.getValue("zero_terminal_snr") as Boolean,
-            finalAlphaOne = json.getValue("final_alpha_one") as Boolean,
-        )
-    }
-
     /** The share of signal (squared) left after each training step, in float64. */
     fun alphasCumprod(): DoubleArray {
         val scaled = betaSchedule == "scaled_linear"
@@ -58,6 +47,17 @@ data class SchedulerSettings(
     private fun linspace(start: Double, end: Double, count: Int): DoubleArray {
         val step = if (count > 1) (end - start) / (count - 1) else 0.0
         return DoubleArray(count) { if (it > 0 && it == count - 1) end else it * step + start }
+    }
+
+    companion object {
+        fun of(json: Map<String, Any?>) = SchedulerSettings(
+            kind = json.text("kind"), trainSteps = json.whole("train_steps").toInt(),
+            betaStart = json.number("beta_start"), betaEnd = json.number("beta_end"),
+            betaSchedule = json.text("beta_schedule"), prediction = json.text("prediction"),
+            spacing = json.text("spacing"), stepsOffset = json.whole("steps_offset").toInt(),
+            zeroTerminalSnr = json.getValue("zero_terminal_snr") as Boolean,
+            finalAlphaOne = json.getValue("final_alpha_one") as Boolean,
+        )
     }
 }
 

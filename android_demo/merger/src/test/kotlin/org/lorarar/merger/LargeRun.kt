@@ -2,6 +2,7 @@ package org.lorarar.merger
 
 import org.junit.Test
 import java.io.File
+import java.lang.Runtime as JavaRuntime
 
 /** A whole image of a bundle of a phone's size, in a heap of a phone's: two LoRAs, a merge, two steps, another seed. */
 class LargeRun {
@@ -19,7 +20,8 @@ class LargeRun {
         lateinit var pipeline: LoraRarPipeline
         timed("open") {
             val bundle = Bundle.open(File(folder, "bundle"), seals = Seals(scratch))
-            pipeline = LoraRarPipeline(bundle, runtimes, scratch)
+            // Android's ONNX Runtime takes one thread here, where it finds no cores of Android's.
+            pipeline = LoraRarPipeline(bundle, runtimes, scratch, JavaRuntime.getRuntime().availableProcessors())
         }
         timed("open again") { Bundle.open(File(folder, "bundle"), seals = Seals(scratch)) }
         pipeline.use {
