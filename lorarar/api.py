@@ -144,9 +144,9 @@ def merge(
         hypernet: `learned`: a Hypernetwork or the file of one. The miniature's is shipped; other bases need one.
         untrained: `learned`, `ziplora`: use random weights in the place of a trained network, to try things out.
         strengths: Factors of the content's and the style's ΔW; 1 is the paper's.
-        rule: `average` or `sum`. `direct`: how to merge; `learned`, `ziplora`: how to merge the layers that have no
-            coefficients of their own (`learned` takes the hypernetwork's rule unless given).
-        density: `dare`, `ties`, `dare-ties`: the share of ΔW's entries that are kept, above 0 and up to 1.
+        rule: `average` or `sum`. `direct`, `norm-balance`: how to merge; `learned`, `ziplora`: how to merge the layers
+            that have no coefficients of their own (`learned` takes the hypernetwork's rule unless given).
+        density: `dare`, `ties`, `dare-ties`, `knots-ties`: the share of entries that are kept, above 0 and up to 1.
         seed: `dare`, `dare-ties`: of the masks; `ziplora`: of the noise and timesteps.
         mu: `np-lora`: how far the content gives way to the style, 0 or more.
         rank_out: The largest rank of the layers that both have; without it r_c + r_s, at which all methods are exact

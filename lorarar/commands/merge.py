@@ -31,9 +31,9 @@ which layers are merged how:
   a layer that both have is merged by the method; learned is made for the base's to_q and to_out.0 (or the kinds that
   its checkpoint learned), and merges every other layer (to_k, to_v, feed-forward, projections, convolutions, text
   encoders) by --rule, exactly. ziplora needs LoRAs of the attention linears alone.
-  direct, learned, ziplora and np-lora give a LoRA of rank r_c + r_s that is the merge exactly. dare, ties and dare-ties
-  act on ΔW = up @ down, whose result has full rank: it is cut to rank r_c + r_s (or --rank-out), and the error is
-  reported.
+  dare, ties and dare-ties act on ΔW = up @ down, and their result has full rank: it is cut to rank r_c + r_s (or
+  --rank-out), and the error is reported. Every other method gives a LoRA of at most that rank that is the merge
+  exactly.
 """
 _OPTIONS = ("rule", "density", "seed", "mu", "rank_out")
 _ZIP_SETTINGS = (

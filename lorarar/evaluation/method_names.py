@@ -35,6 +35,8 @@ METHODS: dict[str, MethodEntry] = {
     "ties": MethodEntry("TIES", RIVAL, "density 0.5, uniform weights"),
     "dare-ties": MethodEntry("DARE-TIES", RIVAL, "density 0.5, uniform weights"),
     "np-lora": MethodEntry("NP-LoRA", RIVAL, "the content gives way in the style's row space, μ = 0.5"),
+    "knots-ties": MethodEntry("KnOTS-TIES", RIVAL, "TIES in a basis that both LoRAs share, density 0.5"),
+    "norm-balance": MethodEntry("Norm balance", RIVAL, "the average of both LoRAs, brought to one norm"),
     "k-lora": MethodEntry("K-LoRA", RIVAL, "one of the two LoRAs a layer and step, by the largest entries"),
     "ziplora": MethodEntry("ZipLoRA", RIVAL, "coefficients optimised for the pair (minutes a pair)"),
     "learned": MethodEntry("LoRA.rar", OURS, "coefficients by the hypernetwork"),

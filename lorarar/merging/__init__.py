@@ -23,7 +23,16 @@ from lorarar.lora import LoRA, LoraLayer
 from lorarar.lora.codes import peak
 from lorarar.lora.layers import Blocks, join_columns, when_loaded
 from lorarar.merging.dense import drop_and_rescale, sparse, trim
-from lorarar.merging.exact import by_coefficients, direct, learned, learned_options, np_lora, predict_with
+from lorarar.merging.exact import (
+    by_coefficients,
+    direct,
+    learned,
+    learned_options,
+    norm_balance,
+    np_lora,
+    predict_with,
+)
+from lorarar.merging.knots import knots_ties
 from lorarar.merging.truncate import shrink
 from lorarar.merging.types import (
     CONTENT_ONLY,
@@ -55,6 +64,12 @@ METHODS: Mapping[str, Method] = {
         frozenset({"rule", "learned", "constants"}),
     ),
     "direct": Method(direct, "the average or the sum; exact", "2203.05482", frozenset({"rule"})),
+    "norm-balance": Method(
+        norm_balance,
+        "both LoRAs brought to one norm, then averaged or added up; exact",
+        "2502.18461",
+        frozenset({"rule"}),
+    ),
     "ziplora": Method(
         by_coefficients,
         "a coefficient for every column of the attention linears, optimised for this pair; exact",
@@ -63,6 +78,12 @@ METHODS: Mapping[str, Method] = {
     ),
     "np-lora": Method(
         np_lora, "the content gives way in the style's row space; exact", "2511.11051", frozenset({"mu"})
+    ),
+    "knots-ties": Method(
+        knots_ties,
+        "TIES in the directions of one SVD of both LoRAs; exact",
+        "2410.19735",
+        frozenset({"density"}),
     ),
     "dare": Method(
         sparse(drop_and_rescale, elect=False),

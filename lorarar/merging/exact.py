@@ -117,6 +117,23 @@ def direct(pairs: Sequence[LayerPair], options: MergeOptions, kind: str = METHOD
         yield MergedLayer(pair.name, concatenate((pair.content, pair.style), weights), kind)
 
 
+def norm_balance(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:
+    """Merge as `direct` does, with both LoRAs brought to one norm: γ·ΔW_c and ΔW_s/γ, γ² = ‖ΔW_s‖ / ‖ΔW_c‖.
+
+    The norms are over all layers that both have. K-LoRA (arXiv 2502.18461) balances its two LoRAs by one such number.
+    The scales multiply the balanced shares.
+    """
+    norms = [np.sqrt(sum(layer.squared_norm() for layer in layers)) for layers in zip(*map(_both, pairs), strict=True)]
+    gamma = np.sqrt(norms[1] / norms[0]) if norms and all(norms) else 1.0
+    weights = [RULES[options.rule] * scale * by for scale, by in zip(options.scales, (gamma, 1 / gamma), strict=True)]
+    for pair in pairs:
+        yield MergedLayer(pair.name, concatenate(_both(pair), weights), METHOD)
+
+
+def _both(pair: LayerPair) -> tuple[LoraLayer, LoraLayer]:
+    return pair.content, pair.style
+
+
 def np_lora(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:
     """Merge as NP-LoRA does (arXiv 2511.11051): ΔW_s + ΔW_c·(I − μ/(1+μ)·V Vᵀ), V a basis of down_s's row space.
 

@@ -43,9 +43,11 @@ class MergeOptions:
     content_scale: float = setting(1.0, "multiplies ΔW_c; 1 is the paper's", metavar="X")
     style_scale: float = setting(1.0, "multiplies ΔW_s; 1 is the paper's", metavar="X")
     rule: str = setting(
-        "average", "direct: how to merge; learned, ziplora: the other layers (learned: as trained)", choices=RULES
+        "average",
+        "direct, norm-balance: how to merge; learned, ziplora: the other layers (learned: as trained)",
+        choices=RULES,
     )
-    density: float = setting(0.5, "dare, ties, dare-ties: share of ΔW's entries that are kept", metavar="P")
+    density: float = setting(0.5, "dare, ties, dare-ties, knots-ties: share of entries that are kept", metavar="P")
     seed: int = setting(0, "dare, dare-ties: seed of the masks; ziplora: of the noise and timesteps", metavar="N")
     mu: float = setting(0.5, "np-lora: how far the content gives way, 0 or more", metavar="MU")
     rank_out: int | None = setting(None, "ranks kept of each layer that both have, at most", metavar="R", parse=int)

@@ -376,3 +376,21 @@ def test_options_out_of_range_are_refused(options: dict[str, float | str], says:
     with pytest.raises(InputError) as error:
         MergeOptions(**options)  # type: ignore[arg-type]
     assert says in str(error.value)
+
+
+@settings(max_examples=40)
+@given(ADVERSARIAL, ADVERSARIAL, st.sampled_from(["average", "sum"]))
+def test_norm_balance_is_the_direct_merge_of_loras_of_one_norm(content_spec: Spec, style_spec: Spec, rule: str) -> None:
+    content, style = adversarial(content_spec), adversarial(style_spec)
+    options = MergeOptions(rule=rule, content_scale=0.5, style_scale=2.0)
+    merged = merge_loras(content, style, LAYOUT, "norm-balance", options).lora
+    norms = [
+        np.sqrt(sum(float(np.square(dense(each.layers[name])).sum()) for name in merged.layers))
+        for each in (content, style)
+    ]
+    gamma = np.sqrt(norms[1] / norms[0]) if all(norms) else 1.0
+    share = {"average": 0.5, "sum": 1.0}[rule]
+    for name, item in merged.layers.items():
+        delta_c, delta_s = gamma * dense(content.layers[name]), dense(style.layers[name]) / gamma
+        peak = max(np.abs(delta_c).max(), np.abs(delta_s).max())
+        assert np.abs(dense(item) - share * (0.5 * delta_c + 2 * delta_s)).max() <= TOLERANCE * peak
