@@ -38,6 +38,9 @@ METHODS: dict[str, MethodEntry] = {
     "knots-ties": MethodEntry("KnOTS-TIES", RIVAL, "TIES in a basis that both LoRAs share, density 0.5"),
     "norm-balance": MethodEntry("Norm balance", RIVAL, "the average of both LoRAs, brought to one norm"),
     "k-lora": MethodEntry("K-LoRA", RIVAL, "one of the two LoRAs a layer and step, by the largest entries"),
+    "k-lora-released": MethodEntry(
+        "K-LoRA, released code", RIVAL, "with the authors' pattern s*, γ and count of calls"
+    ),
     "ziplora": MethodEntry("ZipLoRA", RIVAL, "coefficients optimised for the pair (minutes a pair)"),
     "learned": MethodEntry("LoRA.rar", OURS, "coefficients by the hypernetwork"),
     "learned-kv-average": MethodEntry("LoRA.rar, k/v averaged", ABLATION, "whatever the checkpoint's rule"),

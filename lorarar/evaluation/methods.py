@@ -24,7 +24,7 @@ from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import Layout, kind_of
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import MergeOptions, Predict, learned_options
-from lorarar.merging.klora import ALPHA, BETA, KLoRA, OnStep
+from lorarar.merging.klora import ALPHA, BETA, RELEASED_BETA, KLoRA, OnStep
 from lorarar.merging.ziplora import ziplora
 from lorarar.training.dataset import Content, Dataset, Style
 from lorarar.training.dreambooth import train_lora
@@ -92,7 +92,8 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
     special: dict[str, tuple[Make, dict[str, Any]]] = {
         "content-only": (lambda bench, content, style: Made(partial(fused_lora, bench.lora(content.lora))), {}),
         "style-only": (lambda bench, content, style: Made(partial(fused_lora, bench.lora(style.lora))), {}),
-        "k-lora": (lambda bench, *pair: Made(KLoRA.plan(*bench.pair(*pair)).applied), {"alpha": ALPHA, "beta": BETA}),
+        "k-lora": (_klora(False), {"alpha": ALPHA, "beta": BETA}),
+        "k-lora-released": (_klora(True), {"alpha": ALPHA, "beta": RELEASED_BETA}),
         "joint": (_joint, asdict(bench.joint)),
         "ziplora": (_ziplora, asdict(bench.zip)),
     }
@@ -103,6 +104,14 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
     options = MergeOptions(rule="sum" if name == "direct-sum" else "average", seed=bench.seed)
     facts = dict(options.describe(merging.METHODS[base_name].uses))
     return Evaluated(name, _merging(base_name, options), facts)
+
+
+def _klora(released: bool) -> Make:
+    def make(bench: Workbench, content: Content, style: Style) -> Made:
+        lora_c, lora_s = bench.pair(content, style)
+        return Made(KLoRA.plan(lora_c, lora_s, released).applied)
+
+    return make
 
 
 def _joint(bench: Workbench, content: Content, style: Style) -> Made:

@@ -7,6 +7,10 @@ A layer takes the content LoRA at step t of T when
 S being the sum of the K = r_c·r_s largest |ΔW| entries of the layer, and γ the mean over layers of Σ|ΔW_c| / Σ|ΔW_s|,
 which makes LoRAs of different strength comparable. The right side grows, so that content is favoured early, where the
 shape is settled, and style late; a layer switches at most once. The result is not one LoRA file.
+
+The authors' code differs, and up to half of its choices with it. By default (its `--pattern s*`) β is 0.85·α and the
+right side is taken modulo α: style comes first, then the count begins anew. It counts calls of layers and not steps,
+and leaves layers of at least 3 times the mean ratio out of γ. That is `released`.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +31,8 @@ from lorarar.lora import LoRA, LoraLayer
 if TYPE_CHECKING:
     from torch import nn
 
-ALPHA, BETA = 1.5, 0.5  # the released code's for SDXL
+ALPHA, BETA = 1.5, 0.5  # the paper's for SDXL
+RELEASED_BETA, FARTHEST = 0.85 * ALPHA, 3.0
 OnStep = Callable[[int, int], None]
 """Called before step t of T with (t, T)."""
 
@@ -45,9 +51,10 @@ class KLoRA:
     content: LoRA
     style: LoRA
     ratios: Mapping[str, float]
+    released: bool = False
 
     @classmethod
-    def plan(cls, content: LoRA, style: LoRA) -> KLoRA:
+    def plan(cls, content: LoRA, style: LoRA, released: bool = False) -> KLoRA:
         """Compare the two LoRAs layer by layer. Raises InputError when they have no layer in common."""
         names = [name for name in content.layers if name in style.layers]
         if not names:
@@ -63,11 +70,21 @@ class KLoRA:
             if sums[1] > 0:
                 strengths.append(sums[0] / sums[1])
         gamma = float(np.mean(strengths)) if strengths else 1.0
-        return cls(content, style, {name: _ratio(*tops[name], gamma) for name in names})
+        if released and (near := [strength for strength in strengths if strength < FARTHEST * gamma]):
+            gamma = float(np.mean(near))
+        return cls(content, style, {name: _ratio(*tops[name], gamma) for name in names}, released)
 
     def picks_content(self, layer: str, step: int, steps: int) -> bool:
         """Tell whether the layer uses the content LoRA at step `step` (from 0) of `steps`."""
-        return self.ratios[layer] > ALPHA * step / steps + BETA
+        if not self.released:
+            return self.ratios[layer] > ALPHA * step / steps + BETA
+        every = steps * len(self.ratios)
+        call = step * len(self.ratios) + self._places[layer] + 1  # the code counts before it asks
+        return self.ratios[layer] > (ALPHA * (call % every) / every + RELEASED_BETA) % ALPHA
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.ratios)}
 
     @contextmanager
     def applied(self, unet: nn.Module) -> Iterator[OnStep]:

@@ -35,8 +35,8 @@ from lorarar.training.hyper_settings import ZipSettings
 from lorarar.training.settings import LoraSettings
 
 METHODS = (
-    "content-only,style-only,direct,direct-sum,dare,ties,dare-ties,np-lora,knots-ties,norm-balance,k-lora,learned,"
-    "learned-kv-sum,learned-mean"
+    "content-only,style-only,direct,direct-sum,dare,ties,dare-ties,np-lora,knots-ties,norm-balance,k-lora,"
+    "k-lora-released,learned,learned-kv-sum,learned-mean"
 )
 FAST = ["--images", "2", "--steps", "2"]
 

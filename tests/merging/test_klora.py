@@ -57,6 +57,28 @@ def test_selection_by_hand() -> None:
     assert len(seen) > 3  # some layer switches
 
 
+def test_the_released_code_counts_calls_and_begins_anew() -> None:
+    names = "abcde"
+    content = lora(1, dict.fromkeys(names, 1.0) | {"c": 30.0})
+    style = lora(2, dict.fromkeys(names, 1.0), rank=3)
+    plan = KLoRA.plan(content, style, released=True)
+    sums = {name: (np.abs(content.layers[name].delta()), np.abs(style.layers[name].delta())) for name in content.layers}
+    strengths = {name: c.sum() / s.sum() for name, (c, s) in sums.items()}
+    assert strengths["unet.c"] > 3 * np.mean(list(strengths.values())), "the one that is left out"
+    gamma = np.mean([strength for name, strength in strengths.items() if name != "unet.c"])
+    steps, calls, picked = 10, 0, []
+    for step in range(steps):
+        for name, (c, s) in sums.items():
+            calls += 1
+            tops = [np.sort(each.ravel())[-6:].sum() for each in (c, s)]
+            scale = (1.5 * (calls % (steps * 5)) / (steps * 5) + 1.5 * 0.85) % 1.5
+            assert plan.picks_content(name, step, steps) == (tops[0] / gamma / (tops[1] * scale) > 1), (name, step)
+            picked.append(plan.picks_content(name, step, steps))
+    ordinary = KLoRA.plan(content, style)
+    others = [ordinary.picks_content(name, step, steps) for step in range(steps) for name in sums]
+    assert np.mean(np.array(picked) != others) > 0.1 and 0 < np.mean(picked) < 1
+
+
 def test_the_stronger_lora_is_not_favoured() -> None:
     content, style = lora(1, {"a": 1.0, "b": 2.0}), lora(2, {"a": 2.0, "b": 1.0})
     louder = LoRA({name: LoraLayer(layer.down, 50 * layer.up) for name, layer in content.layers.items()})
