@@ -66,7 +66,7 @@ android {
     }
 
     // LoRAs and graphs hardly shrink, and would be unpacked at every start.
-    androidResources { noCompress += listOf("onnx", "pte", "safetensors") }
+    androidResources { noCompress += listOf("onnx", "bin", "pte", "safetensors") }
     packaging {
         jniLibs {
             // Both runtimes bring libraries of the same C++ runtime.

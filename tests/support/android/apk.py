@@ -102,7 +102,7 @@ def _link(folder: Path, assets: Path) -> tuple[Path, Path]:
     versions += ["--version-code", "1", "--version-name", "0.1.0"]
     options = ["--manifest", str(manifest), "-I", str(FRAMEWORK_RESOURCES), "-A", str(assets), "--java", str(generated)]
     # What is mapped from the APK is not compressed, as in build.gradle.kts.
-    options += [word for kind in ("onnx", "safetensors") for word in ("-0", kind)]
+    options += [word for kind in ("onnx", "bin", "safetensors") for word in ("-0", kind)]
     run("aapt2", "link", *options, *versions, "--no-version-vectors", "-o", str(apk), str(compiled))
     return apk, generated
 
