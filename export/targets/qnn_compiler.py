@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,7 +10,13 @@ from runtime_py.qnn_session import CONTEXT, MODEL, open_session
 
 
 def main(model: str, out: str, htp_arch: str, soc_model: str) -> None:
-    """Compile `model` into the folder `out`."""
+    """Compile `model` into the folder `out`.
+
+    It is opened by its name alone, since ONNX Runtime names the context after a sum of what it is given: a folder's
+    name would make each context another one.
+    """
+    folder, source = Path(out).resolve(), Path(model)
+    os.chdir(source.parent)
     provider = {
         "htp_arch": htp_arch,
         "soc_model": soc_model,
@@ -18,9 +25,9 @@ def main(model: str, out: str, htp_arch: str, soc_model: str) -> None:
         "htp_graph_finalization_optimization_mode": "1",
         "offload_graph_io_quantization": "0",  # else a part of the graph would be the CPU's
     }
-    entries = {"ep.context_enable": "1", "ep.context_embed_mode": "0", "ep.context_file_path": str(Path(out) / MODEL)}
-    open_session(Path(model), provider, entries)
-    (binary,) = (path for path in Path(out).iterdir() if path.suffix == ".bin")
+    entries = {"ep.context_enable": "1", "ep.context_embed_mode": "0", "ep.context_file_path": str(folder / MODEL)}
+    open_session(Path(source.name), provider, entries)
+    (binary,) = (path for path in folder.iterdir() if path.suffix == ".bin")
     assert binary.name == CONTEXT, binary.name
 
 
