@@ -66,7 +66,7 @@ class MergeRequest:
 
     def run(self, content: LoRA, style: LoRA, on_progress: OnProgress | None = None) -> Merged:
         """Merge two LoRAs, and tell how each layer came about. Raises InputError as `merge`."""
-        if self.method not in ("direct", "norm-balance") or "rank_out" in self.options:
+        if METHODS[self.method].needs_torch or "rank_out" in self.options:
             require_toolchain("torch", "train")
         if self.method == "ziplora":
             return self._optimise(content, style, on_progress)

@@ -63,12 +63,13 @@ METHODS: Mapping[str, Method] = {
         "2412.05148",
         frozenset({"rule", "learned", "constants"}),
     ),
-    "direct": Method(direct, "the average or the sum; exact", "2203.05482", frozenset({"rule"})),
+    "direct": Method(direct, "the average or the sum; exact", "2203.05482", frozenset({"rule"}), needs_torch=False),
     "norm-balance": Method(
         norm_balance,
         "both LoRAs brought to one norm, then averaged or added up; exact",
         "2502.18461",
         frozenset({"rule"}),
+        needs_torch=False,
     ),
     "ziplora": Method(
         by_coefficients,

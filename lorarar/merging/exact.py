@@ -7,6 +7,7 @@ r_c + r_s.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -123,15 +124,11 @@ def norm_balance(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[
     The norms are over all layers that both have. K-LoRA (arXiv 2502.18461) balances its two LoRAs by one such number.
     The scales multiply the balanced shares.
     """
-    norms = [np.sqrt(sum(layer.squared_norm() for layer in layers)) for layers in zip(*map(_both, pairs), strict=True)]
-    gamma = np.sqrt(norms[1] / norms[0]) if norms and all(norms) else 1.0
-    weights = [RULES[options.rule] * scale * by for scale, by in zip(options.scales, (gamma, 1 / gamma), strict=True)]
-    for pair in pairs:
-        yield MergedLayer(pair.name, concatenate(_both(pair), weights), METHOD)
-
-
-def _both(pair: LayerPair) -> tuple[LoraLayer, LoraLayer]:
-    return pair.content, pair.style
+    roles = [pair.content for pair in pairs], [pair.style for pair in pairs]
+    content, style = (np.sqrt(sum(layer.squared_norm() for layer in layers)) for layers in roles)
+    gamma = float(np.sqrt(style / content)) if content and style else 1.0
+    content_scale, style_scale = options.content_scale * gamma, options.style_scale / gamma
+    return direct(pairs, replace(options, content_scale=content_scale, style_scale=style_scale))
 
 
 def np_lora(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:

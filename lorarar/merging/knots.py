@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from lorarar.lora import LoraLayer
 from lorarar.merging.dense import merge_dense, trim
+from lorarar.merging.truncate import as_layer, matrices
 from lorarar.merging.types import METHOD, LayerPair, MergedLayer, MergeOptions, per_core
 
 _LEAST = 1e-7  # of the largest singular value: a direction below it is the factors' rounding
@@ -31,9 +29,7 @@ def knots_ties(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[Me
 def _merged(pair: LayerPair, options: MergeOptions) -> MergedLayer:
     import torch
 
-    layers = pair.content.load(), pair.style.load()
-    ups = [torch.from_numpy(layer.up.reshape(layer.out_features, -1)).double() for layer in layers]
-    downs = [torch.from_numpy(layer.down.reshape(layer.rank, -1)).double() for layer in layers]
+    ups, downs = zip(*(matrices(layer.load()) for layer in (pair.content, pair.style)), strict=True)
     left, core = torch.linalg.qr(torch.cat(ups, dim=1))
     rights, cores = zip(*(torch.linalg.qr(down.mT) for down in downs), strict=True)
     scaled = [scale * part.mT for scale, part in zip(options.scales, cores, strict=True)]
@@ -42,7 +38,5 @@ def _merged(pair: LayerPair, options: MergeOptions) -> MergedLayer:
     shares = (sizes[:count, None] * vectors[:count]).split([part.shape[1] for part in scaled], dim=1)
     content, style = ((share @ right.mT).float().numpy() for share, right in zip(shares, rights, strict=True))
     down = merge_dense(content, style, trim, True, options.density)
-    (_, *inp), (out, _, *ones) = pair.content.shapes
     up = (left @ basis[:, :count]).float().numpy()
-    layer = LoraLayer(np.ascontiguousarray(down).reshape(count, *inp), up.reshape(out, count, *ones))
-    return MergedLayer(pair.name, layer, METHOD)
+    return MergedLayer(pair.name, as_layer(up, down, pair.content.weight_shape), METHOD)

@@ -6,6 +6,7 @@ Imports torch when called: its SVD is several times faster than numpy's here.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -13,6 +14,9 @@ from jaxtyping import Float
 from lorarar.lora import LoRA, LoraLayer
 from lorarar.merging.types import Truncated, Truncation
 from lorarar.settings import check_at_least
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Measured on DARE's ΔW (1280 × 1280, rank 128): error 0.606 against the optimum 0.603; full SVD takes ten times longer,
 # and eigh of the Gram matrix loses singular values under 3e-4 of the largest in float32.
@@ -43,7 +47,7 @@ def cut(delta: Float[np.ndarray, "out inp"], rank: int, shape: tuple[int, ...]) 
     root = s[:rank].sqrt()
     up, down = u[:, :rank] * root, (v[:, :rank] * root).mT
     error = torch.sum((dense - up @ down).double() ** 2).item()
-    return _layer(up.numpy(), down.numpy(), shape), Truncated(error, torch.sum(dense.double() ** 2).item())
+    return as_layer(up.numpy(), down.numpy(), shape), Truncated(error, torch.sum(dense.double() ** 2).item())
 
 
 def shrink(layer: LoraLayer, rank: int) -> tuple[LoraLayer, Truncated]:
@@ -51,14 +55,13 @@ def shrink(layer: LoraLayer, rank: int) -> tuple[LoraLayer, Truncated]:
     import torch
 
     shape = layer.weight_shape
-    up = torch.from_numpy(layer.up.reshape(layer.out_features, -1)).double()
-    down = torch.from_numpy(layer.down.reshape(layer.rank, -1)).double()
+    up, down = matrices(layer)
     (left, core_left), (right, core_right) = torch.linalg.qr(up), torch.linalg.qr(down.mT)
     u, s, vh = torch.linalg.svd(core_left @ core_right.mT)
     rank = min(rank, len(s))
     root = s[:rank].sqrt()
     best_up, best_down = left @ (u[:, :rank] * root), (root[:, None] * vh[:rank]) @ right.mT
-    best = _layer(best_up.float().numpy(), best_down.float().numpy(), shape)
+    best = as_layer(best_up.float().numpy(), best_down.float().numpy(), shape)
     rest = LoraLayer(np.concatenate([layer.down, best.down]), np.concatenate([layer.up, -best.up], axis=1))
     return best, Truncated(rest.squared_norm(), layer.squared_norm())
 
@@ -82,7 +85,16 @@ def resize(lora: LoRA, rank: int) -> LoRA:
     return replace(lora, layers=layers, warnings=(*lora.warnings, told))
 
 
-def _layer(up: np.ndarray, down: np.ndarray, shape: tuple[int, ...]) -> LoraLayer:
+def matrices(layer: LoraLayer) -> tuple[Tensor, Tensor]:
+    """Return a layer's up (out, rank) and down (rank, in), or (rank, in·kh·kw) of a convolution, in float64."""
+    import torch
+
+    up, down = layer.up.reshape(layer.out_features, -1), layer.down.reshape(layer.rank, -1)
+    return torch.from_numpy(up).double(), torch.from_numpy(down).double()
+
+
+def as_layer(up: np.ndarray, down: np.ndarray, shape: tuple[int, ...]) -> LoraLayer:
+    """Return the layer of two matrices for a weight of `shape`."""
     ones = (1,) * (len(shape) - 2)
     return LoraLayer(
         np.ascontiguousarray(down).reshape(-1, *shape[1:]), np.ascontiguousarray(up).reshape(shape[0], -1, *ones)

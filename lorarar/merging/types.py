@@ -156,6 +156,7 @@ class Method:
     summary: str  # one line for the help
     arxiv: str  # the number of the paper
     uses: frozenset[str]  # the MergeOptions that matter to it, besides the scales and rank_out
+    needs_torch: bool = True
 
     @property
     def paper(self) -> str:

@@ -19,7 +19,7 @@ import pytest
 from android import on_jvm
 from android.exported import export
 from android.kotlin import APP, MERGER, ROOT, Ran, build_executorch, build_tests, run_junit
-from android.mutants import MUTANTS
+from android.mutants import MUTANTS, build
 from android.shared import merger
 from safetensors.numpy import load_file
 from shared_bundles import MiniatureBundle, SharedPipelines
@@ -137,7 +137,7 @@ def test_what_gradles_tests_read(exported: Path, results: Path) -> None:
 def test_a_change_of_the_engine_is_seen(name: str, jars: list[Path], junit: Run, tmp_path: Path) -> None:
     mutant = MUTANTS[name]
     kind, _, method = mutant.test.partition(".")
-    ran = junit(kind, mutant.build(jars[0], tmp_path))
+    ran = junit(kind, build(mutant, jars[0], tmp_path))
     assert any(failure.startswith(f"{method}(") for failure in ran.failures), ran.output
 
 

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from android.kotlin import MERGER, compile_kotlin, onnxruntime_classes
+from mutant import Mutant
 
 SOURCES = MERGER / "src" / "main" / "kotlin" / "org" / "lorarar" / "merger"
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """One change of one file, and the test that must fail, as Class.method."""
-
-    file: str
-    before: str
-    after: str
-    test: str
-
-    def build(self, merger: Path, folder: Path) -> Path:
-        """The changed file's classes, to be put before those of the engine's jar `merger`."""
-        source = (SOURCES / self.file).read_text(encoding="utf-8")
-        if source.count(self.before) != 1:
-            raise ValueError(
-                f"{self.file} has {source.count(self.before)} places with {self.before!r}; the change needs 1"
-            )
-        changed = folder / self.file
-        changed.write_text(source.replace(self.before, self.after), encoding="utf-8")
-        classpath = [merger, onnxruntime_classes()]
-        return compile_kotlin([changed], folder / "mutant.jar", classpath, friend=merger)
+def build(mutant: Mutant, merger: Path, folder: Path) -> Path:
+    """The changed file's classes, to be put before those of the engine's jar `merger`."""
+    changed = folder / mutant.file
+    changed.write_text(mutant.applied(SOURCES), encoding="utf-8")
+    return compile_kotlin([changed], folder / "mutant.jar", [merger, onnxruntime_classes()], friend=merger)
 
 
 MUTANTS = {

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ios.swift import PACKAGE
+from mutant import Mutant
 
 SOURCES = PACKAGE / "Sources" / "Merger"
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One change of a source file, and a test that must see it."""
-
-    file: str
-    right: str
-    wrong: str
-    test: str
 
 
 MUTANTS = {

@@ -99,10 +99,12 @@ public actor LoraRarPipeline {
             try? manager.removeItem(at: item)
         }
         for (folder, artifacts) in artifacts where manager.isWritableFile(atPath: folder.path) {
+            let packages = artifacts.filter { manager.fileExists(atPath: $0.compiled(in: options.cache).path) }
+                .map { folder.appendingPathComponent($0.file) }
+                .filter { manager.fileExists(atPath: $0.path) }
+            guard !packages.isEmpty else { continue }  // a seal looks at every file
             let isSealed = seals?.hold(folder) == true
-            for entry in artifacts where manager.fileExists(atPath: entry.compiled(in: options.cache).path) {
-                try? manager.removeItem(at: folder.appendingPathComponent(entry.file))
-            }
+            packages.forEach { try? manager.removeItem(at: $0) }
             if isSealed { seals?.put(folder) }
         }
     }

@@ -33,8 +33,8 @@ public struct ModelBundle: Sendable {
         let bundle = ModelBundle(folder: folder, manifest: manifest, manifestSha256: Files.sha256(data))
         let sealed = seals.map { Seals(folder: $0) }
         if sealed?.hold(folder) != true {
-            let files = bundle.files(of: try only.map(bundle.component)).filter { file in
-                !(compiled.map { bundle.isReplaced(file.entry, by: $0) } ?? false)
+            let files = bundle.files(of: try only.map(bundle.component)).filter {
+                !bundle.isReplaced($0.entry, by: compiled)
             }
             try bundle.verify(files, progress)
             if only == nil { sealed?.put(folder) }
@@ -78,7 +78,8 @@ public struct ModelBundle: Sendable {
         return files
     }
 
-    private func isReplaced(_ entry: FileEntry, by cache: URL) -> Bool {
+    private func isReplaced(_ entry: FileEntry, by cache: URL?) -> Bool {
+        guard let cache else { return false }
         let manager = FileManager.default
         return !manager.fileExists(atPath: url(entry).path)
             && manager.fileExists(atPath: entry.compiled(in: cache).path)
