@@ -30,7 +30,7 @@ from lorarar.training.launch import BaseLoading, process_state, with_fastest_pre
 from lorarar.training.settings import LoraSettings, default_settings
 from lorarar.training.trainer import load_inputs, train_predictor
 from miniature.base import SCHEDULE as BASE_SCHEDULE
-from miniature.base import Captioned, tokenize, train_base
+from miniature.base import LONGER, ROUNDS, Captioned, tokenize, train_base
 from miniature.catalogue import fresh_subject
 from miniature.judge_training import build_judge
 from miniature.loop import Schedule
@@ -54,6 +54,7 @@ SIZES = Sizes()
 LORA_DTYPE = "fp16"
 TIMES = "times.json"
 PLAN = "plan.json"
+LOSSES = "losses.json"  # of a pipeline that is in the making
 SAMPLES = "samples.png"
 COLUMNS = 9  # of the sample grid
 
@@ -69,6 +70,9 @@ class BuildPlan:
     sizes: Sizes = SIZES
     vae: Schedule = VAE_SCHEDULE
     base: Schedule = BASE_SCHEDULE
+    longer: Schedule = LONGER
+    rounds: int = ROUNDS
+    start: Path | None = None  # a pipeline whose networks are taken in the place of new ones
     compiled: bool = True
     contents: LoraSettings = CONTENT_LORAS
     styles: LoraSettings = STYLE_LORAS
@@ -119,7 +123,7 @@ def claim_work(plan: BuildPlan) -> None:
     path = plan.work / PLAN
     left_out = {"work", "output", "compiled", "report"}
     kept = asdict(replace(plan, report=silent))
-    text = json.dumps({name: value for name, value in kept.items() if name not in left_out})
+    text = json.dumps({name: value for name, value in kept.items() if name not in left_out}, default=str)
     if not path.is_file():
         with atomic_file(path) as temporary:
             temporary.write_text(text)
@@ -144,6 +148,8 @@ def draw_population(plan: BuildPlan) -> Path:
 
 def autoencoder(plan: BuildPlan) -> Path:
     """Train the VAE of a new pipeline; return the folder that holds it in fp32."""
+    if plan.start is not None:
+        return plan.start
     folder = plan.work / "autoencoder"
     if folder.is_dir():
         return folder
@@ -159,22 +165,48 @@ def autoencoder(plan: BuildPlan) -> Path:
 
 def base(plan: BuildPlan) -> Path:
     """Train the UNet and the text encoders; return the pipeline's folder, in fp32."""
-    folder = plan.work / "base"
+    if plan.start is not None:
+        return plan.start
+    return _train_unet(plan, "base", autoencoder(plan), plan.base)
+
+
+def longer(plan: BuildPlan) -> Path:
+    """Train the UNet further, round by round; return the last round's folder, in fp32."""
+    folder = base(plan)
+    for number in range(1, plan.rounds + 1):
+        folder = _train_unet(plan, f"longer-{number}", folder, plan.longer)
+    return folder
+
+
+def _train_unet(plan: BuildPlan, name: str, start: Path, schedule: Schedule) -> Path:
+    """Train the UNet of a pipeline for a schedule, on top of the steps that it had; return the folder of the result."""
+    folder = plan.work / name
     if folder.is_dir():
         return folder
-    pipeline = open_pipeline(autoencoder(plan))
+    pipeline = open_pipeline(start)
     images, captions = drawings(plan)
-    with plan.timed("base"):
+    stage = name.partition("-")[0]
+    with plan.timed(stage):
         latents = plan.work / "latents.safetensors"
         if not latents.is_file():
             with atomic_file(latents) as temporary:
                 save_file({"latents": encode_all(pipeline.vae, images)}, temporary)
         data = Captioned(load_file(latents)["latents"], tokenize(pipeline, captions))
-        state = plan.work / "base.state"
-        losses = train_base(pipeline, data, state, plan.seed, plan.base, plan.compiled, plan.report)
-        _save(pipeline, folder, {"base": losses})
+        state = plan.work / f"{name}.state"
+        before = 0 if stage == "base" else steps_of(start)
+        losses = train_base(pipeline, data, state, plan.seed, schedule, before, plan.compiled, plan.report)
+        _save(pipeline, folder, {"base": losses, "before": before})
         state.unlink()
     return folder
+
+
+def steps_of(folder: Path) -> int:
+    """Return the steps that a pipeline's UNet was trained for; the first shipped one does not tell, and had 10,000."""
+    path = folder / LOSSES
+    if not path.is_file():
+        return BASE_SCHEDULE.steps
+    told = json.loads(path.read_text())
+    return len(told["base"]) + told.get("before", 0)
 
 
 def ship(plan: BuildPlan) -> Path:
@@ -183,7 +215,7 @@ def ship(plan: BuildPlan) -> Path:
     if (plan.made / SAMPLES).with_suffix(".json").is_file():
         return plan.made
     with plan.timed("pipeline"):
-        pipeline = open_pipeline(base(plan))
+        pipeline = open_pipeline(longer(plan))
         # The text encoders stay in fp32: without a dtype given, transformers loads what the file has and diffusers
         # loads fp32, so that a user's from_pretrained would get networks that don't fit together.
         with quiet_toolchains():
@@ -281,7 +313,7 @@ def open_pipeline(folder: Path) -> StableDiffusionXLPipeline:
 def _save(pipeline: StableDiffusionXLPipeline, folder: Path, losses: dict[str, Any]) -> None:
     with atomic_folder(folder) as temporary:
         pipeline.save_pretrained(temporary)
-        (temporary / "losses.json").write_text(json.dumps(losses))
+        (temporary / LOSSES).write_text(json.dumps(losses))
 
 
 def sample_prompts(seed: int) -> list[str]:

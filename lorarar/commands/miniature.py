@@ -40,6 +40,9 @@ def parser() -> Parser:
     out = "replaced at the end (default: the shipped)"
     add("-o", "--out", type=Path, default=MINIATURE_FOLDER, metavar="DIR", help=out)
     add("--until", choices=STAGES, default="publish", help="the last stage to run (default publish)")
+    start = "take the VAE, the text encoders and the UNet of this pipeline, and train its UNet further"
+    add("--start", type=Path, metavar="DIR", help=start)
+    add("--rounds", type=int, metavar="N", help="of the UNet's further training (default 2)")
     add("--seed", type=int, default=0, metavar="N", help="seed of everything (default 0, the shipped miniature's)")
     add("--eager", action="store_true", help="do not compile the base's training, for a machine without a C++ compiler")
     return made
@@ -48,18 +51,26 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     """Build; raises InputError for anything the user can put right."""
     check_seed(args.seed)
+    if args.rounds is not None and args.rounds < 0:
+        raise InputError(f"--rounds is {args.rounds}; give 0 or more")
+    if args.start is not None and not (args.start / "model_index.json").is_file():
+        raise InputError(f"{args.start}: no pipeline in diffusers' layout; give a folder with a model_index.json")
     for folder in (args.work, args.out):
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder}: this is a file; give a folder")
     try:
         # Not needed for --help: it imports torch.
-        from miniature.stages import BuildPlan, check_output
+        from miniature.stages import ROUNDS, BuildPlan, check_output
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
     check_output(args.out)
     names = list(STAGES)
     with _shown() as report:
-        plan = BuildPlan(args.work, args.out, seed=args.seed, compiled=not args.eager, report=report)
+        rounds = ROUNDS if args.rounds is None else args.rounds
+        compiled = not args.eager
+        plan = BuildPlan(
+            args.work, args.out, args.seed, rounds=rounds, start=args.start, compiled=compiled, report=report
+        )
         build(plan, names[: names.index(args.until) + 1], _print_made)
     return EXIT_OK
 

@@ -14,7 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from android import apk, framework
+from android import apk, framework, sentences
 from android.kotlin import MERGER, ROOT
 from android.references import Reference, of_jar
 from android.shared import folder, merger
@@ -284,6 +284,35 @@ def test_every_text_is_used_and_every_used_one_is_there() -> None:
     sources = [*KOTLIN, *(RES / "layout").glob("*.xml"), apk.MAIN / "AndroidManifest.xml"]
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     assert set(re.findall(r"(?:R\.string\.|@string/)(\w+)", text)) == names
+
+
+def test_what_the_engine_says_can_be_translated(built: apk.Built) -> None:
+    """Each sentence is a resource of the app, as it is in the code: its spaces, quotes and places arrive."""
+    assert sentences.RESOURCES.read_text(encoding="utf-8") == sentences.document(), sentences.__doc__
+    told = run("aapt2", "dump", "resources", str(built.apk))
+    texts = dict(re.findall(r'string/(said_\w+)\n\s+\(\) "(.*)"', told))
+    templates = sentences.templates()
+    assert len(templates) > 150 and texts.keys() == {sentences.resource(template) for template in templates}
+    for template in templates:
+        said = re.sub(r"%\d\$s", "%s", texts[sentences.resource(template)])
+        assert said.replace("\\n", "\n").replace('\\"', '"') == template
+
+
+CODE = """
+    /** InputError("of a comment") */
+    val first = Sentence("it's %s \\"so\\" at 5 %%", name("x"))
+    throw InputError(
+        "%s: %s, " +
+            "again",
+        if (isCut) Sentence("cut") else first,
+    )
+"""
+
+
+def test_sentences_are_found_in_kotlin() -> None:
+    assert set(sentences.sentences(CODE)) == {'it\'s %s "so" at 5 %%', "%s: %s, again", "cut"}
+    with pytest.raises(ValueError, match="no literal: 'InputError"):
+        list(sentences.sentences("throw InputError(text + other)"))
 
 
 # --- together with the host

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ios import sentences
 from ios.app import SOURCES, compile_modules, darwin_modules, type_check, type_check_engine
 from ios.swift import DEMO, PACKAGE, ROOT
 
@@ -38,16 +39,29 @@ def test_the_screens_are_type_correct_in_swift_6(products: Path, modules: Path) 
     assert (ran.code, ran.err) == (0, ""), ran.err[-4000:]
 
 
-def test_what_the_engine_tells_of_its_work_can_be_translated() -> None:
-    """Stages of work are keys of the app's string catalog; the other texts are SwiftUI's own keys."""
-    engine = "".join(path.read_text(encoding="utf-8") for path in (PACKAGE / "Sources").rglob("*.swift"))
-    told = re.findall(r'(?:report\(|WorkProgress\(stage: |await perform\()"([^"]+)"', engine)
-    catalog = json.loads((DEMO / "App" / "Localizable.xcstrings").read_text(encoding="utf-8"))
-    assert len(set(told)) > 10 and {*told, "starting"} == set(catalog["strings"])
-    assert {entry["localizations"]["en"]["stringUnit"]["value"] for entry in catalog["strings"].values()} == {
-        *told,
-        "starting",
-    }
+def test_what_the_engine_says_can_be_translated() -> None:
+    """Stages of work and sentences are keys of the app's string catalog; the screens' texts are SwiftUI's own keys."""
+    text = json.dumps(sentences.catalog(), indent=2, ensure_ascii=False) + "\n"
+    assert text == sentences.CATALOG.read_text(encoding="utf-8"), sentences.__doc__
+    strings = json.loads(text)["strings"]
+    assert len(strings) > 200 and all(
+        entry["localizations"]["en"]["stringUnit"]["value"] == key for key, entry in strings.items()
+    )
+
+
+CODE = """
+    // InputError("of a comment")
+    let table = [(Array("x".utf8), Sentence("is a table's \\(name(of: "a")) at 5 %"))]
+    throw InputError(
+        "\\(file): \\(isCut ? Sentence("cut") : Sentence("whole \\(n)")); "
+            + "say \\"again\\"")
+    let other = "not \\(said)"
+"""
+
+
+def test_sentences_are_found_in_swift() -> None:
+    found = {"is a table's %@ at 5 %%", '%@: %@; say "again"', "cut", "whole %@"}
+    assert set(sentences.sentences(CODE)) == found
 
 
 MISTAKES = {

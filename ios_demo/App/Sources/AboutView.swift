@@ -48,7 +48,7 @@ struct AboutView: View {
                 LabeledContent("Keys and values", value: hypernetwork.kvRule.rawValue)
             }
             if let warning = model.warning {
-                Label(warning, systemImage: "exclamationmark.triangle")
+                Label(warning.localized, systemImage: "exclamationmark.triangle")
             }
             if model.bundleNames.count > 1 {
                 ForEach(model.bundleNames, id: \.self) { name in

@@ -42,7 +42,7 @@ private struct CheckRowView: View {
                 Text(String(format: "loaded in %.2f s, ran in %.3f s", row.loadSeconds, row.runSeconds))
             }
             if let reason = row.reason {
-                Text(reason).foregroundStyle(.secondary)
+                Text(reason.localized).foregroundStyle(.secondary)
             }
         }
         .font(.subheadline)

@@ -59,7 +59,7 @@ private struct PictureSection: View {
                 }
             }
             ForEach(picture.drawn.notes, id: \.self) { note in
-                Label(note, systemImage: "scissors")
+                Label(note.localized, systemImage: "scissors")
             }
             ForEach(picture.drawn.seconds, id: \.name) { stage in
                 LabeledContent(stage.name, value: String(format: "%.2f s", stage.seconds))

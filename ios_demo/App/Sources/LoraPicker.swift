@@ -1,4 +1,5 @@
 import DemoCore
+import Merger
 import SwiftUI
 import UIKit
 import UniformTypeIdentifiers
@@ -64,7 +65,7 @@ struct ImportButton: View {
                 if isScoped { url.stopAccessingSecurityScopedResource() }
             }
         case .failure(let error):
-            model.failure = error.localizedDescription
+            model.failure = Sentence("\(error.localizedDescription)")
         }
     }
 }

@@ -57,7 +57,7 @@ private struct StrengthSlider: View {
 
 private struct MergeResultSection: View {
     let merged: DemoModel.MergeResult
-    let warning: String?
+    let warning: Sentence?
     @Environment(DemoModel.self) private var model
 
     var body: some View {
@@ -71,10 +71,10 @@ private struct MergeResultSection: View {
             }
             LeftOutRows()
             if let warning {
-                Label(warning, systemImage: "exclamationmark.triangle")
+                Label(warning.localized, systemImage: "exclamationmark.triangle")
             }
             ForEach(merged.warnings, id: \.self) { text in
-                Label(text, systemImage: "exclamationmark.triangle")
+                Label(text.localized, systemImage: "exclamationmark.triangle")
             }
             if !merged.coefficients.isEmpty {
                 CoefficientChart(coefficients: merged.coefficients)
@@ -94,7 +94,7 @@ private struct CarriedRows: View {
     var body: some View {
         LabeledContent("\(carried.source), taken by the bundle", value: Carried.percent(carried.share))
         ForEach(carried.parts, id: \.part) { part in
-            LabeledContent(part.part.words, value: Carried.percent(part.share))
+            LabeledContent(part.part.words.localized, value: Carried.percent(part.share))
                 .foregroundStyle(.secondary)
         }
     }
@@ -106,7 +106,7 @@ struct LeftOutRows: View {
 
     var body: some View {
         ForEach(model.leftOut, id: \.self) { sentence in
-            Label(sentence, systemImage: "scissors")
+            Label(sentence.localized, systemImage: "scissors")
         }
     }
 }

@@ -28,7 +28,7 @@ struct RootView: View {
         .alert("That did not work", isPresented: $model.hasFailed) {
             Button("OK") {}
         } message: {
-            Text(model.failure ?? "")
+            Text(model.failure?.localized ?? "")
         }
     }
 
@@ -64,7 +64,7 @@ private struct OpeningView: View {
 }
 
 private struct NoBundleView: View {
-    let sentence: String
+    let sentence: Sentence
     @Environment(DemoModel.self) private var model
     @State private var isPicking = false
 
@@ -75,7 +75,7 @@ private struct NoBundleView: View {
                     .font(.largeTitle)
                     .accessibilityHidden(true)
                 Text("No bundle to work with").font(.headline)
-                Text(sentence).textSelection(.enabled)
+                Text(sentence.localized).textSelection(.enabled)
                 Button("Pick a bundle's folder…") { isPicking = true }
                 Button("Try again") { Task { await model.open() } }
             }

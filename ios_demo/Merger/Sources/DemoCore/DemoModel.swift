@@ -10,7 +10,7 @@ public final class DemoModel {
     public enum Stage: Equatable, Sendable {
         case opening(WorkProgress?)
         case ready
-        case failed(String)
+        case failed(Sentence)
     }
 
     public private(set) var stage = Stage.opening(nil)
@@ -34,7 +34,7 @@ public final class DemoModel {
     /// Whether a LoRA is being copied into the app.
     public private(set) var isImporting = false
     /// What went wrong last, in one sentence.
-    public var failure: String?
+    public var failure: Sentence?
     /// Whether there is a failure to show; showing it ends it.
     public var hasFailed: Bool {
         get { failure != nil }
@@ -48,7 +48,7 @@ public final class DemoModel {
         public fileprivate(set) var seconds: Double
         fileprivate var strengths: [Float]
 
-        public var warnings: [String] { chosen.loras.flatMap(\.warnings) }
+        public var warnings: [Sentence] { chosen.loras.flatMap(\.warnings) }
         /// With the strengths.
         public var coefficients: [LayerCoefficients] {
             chosen.coefficients.map { $0.times(content: strengths[0], style: strengths[1]) }
@@ -93,13 +93,13 @@ public final class DemoModel {
     /// Those that can be picked beside a content and a style.
     public var candidates: [LibraryLora] { (contents + styles).filter { $0 != content && $0 != style } }
     /// One sentence for each picked LoRA that the bundle does not take whole.
-    public var leftOut: [String] { carried.compactMap(\.warning) }
+    public var leftOut: [Sentence] { carried.compactMap(\.warning) }
     public var canDraw: Bool { manifest?.pipeline != nil && !isWorking }
     public var bundleNames: [String] { places.bundles.map(\.lastPathComponent) }
     /// What must be said beside every coefficient of an untrained hypernetwork.
-    public var warning: String? {
+    public var warning: Sentence? {
         guard let hypernetwork = manifest?.hypernetwork, !hypernetwork.trained else { return nil }
-        return "The hypernetwork is untrained: its coefficients mean nothing."
+        return Sentence("The hypernetwork is untrained: its coefficients mean nothing.")
     }
     public var componentNames: [String] { manifest?.components.map(\.name) ?? [] }
     public var suggestedPrompt: String { LoraLibrary.prompt(content: content, style: style) }
@@ -367,7 +367,7 @@ public final class DemoModel {
         }
     }
 
-    private static func sentence(_ error: any Error) -> String {
-        (error as? InputError)?.sentence ?? "it failed: \(error.localizedDescription)"
+    private static func sentence(_ error: any Error) -> Sentence {
+        (error as? InputError)?.sentence ?? Sentence("it failed: \(error.localizedDescription)")
     }
 }

@@ -39,7 +39,7 @@ public struct HeadlessBenchmark: Sendable {
             }
         } catch {
             // Whatever it was: the host waits for an answer.
-            let sentence = (error as? InputError)?.sentence ?? "unexpected: \(error.localizedDescription); report it"
+            let sentence = (error as? InputError)?.description ?? "unexpected: \(error.localizedDescription); report it"
             try write(.object(JsonObject([("error", .text(sentence))])), nonce ?? Self.nonce(in: arguments))
         }
     }

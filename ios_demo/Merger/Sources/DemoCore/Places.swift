@@ -59,10 +59,11 @@ public struct Places: Equatable, Sendable {
         let copied = benchmarks.appendingPathComponent(name, isDirectory: true)
         if FileManager.default.fileExists(atPath: copied.path) { return copied }
         guard let own = bundles.first(where: { $0.lastPathComponent == name }) else {
-            let names = bundles.map(\.lastPathComponent).joined(separator: ", ")
+            let names = bundles.map(\.lastPathComponent)
+            let there = names.isEmpty ? Sentence("none") : Sentence("\(names.joined(separator: ", "))")
             throw InputError(
-                "there is no bundle '\(name)'; the app has \(names.isEmpty ? "none" : names): make one with  "
-                    + Self.command
+                "there is no bundle '\(name)'; the app has \(there): make one with  "
+                    + "\(Self.command)"
             )
         }
         return own

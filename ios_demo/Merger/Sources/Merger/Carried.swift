@@ -9,7 +9,7 @@ public struct Carried: Equatable, Sendable {
 
     /// Layers of one sort that are left out.
     public struct LeftOut: Equatable, Sendable {
-        public let what: String
+        public let what: Sentence
         public fileprivate(set) var count: Int
         public fileprivate(set) var share: Double
     }
@@ -23,12 +23,14 @@ public struct Carried: Equatable, Sendable {
     public var share: Double { parts.reduce(0) { $0 + $1.share } }
 
     /// One sentence about what is left out; nil when the whole LoRA is carried.
-    public var warning: String? {
+    public var warning: Sentence? {
         guard !leftOut.isEmpty else { return nil }
-        let told = leftOut.map { "\($0.count) \($0.what), \(Self.percent($0.share))" }.joined(separator: "; ")
+        let parts = leftOut.map { part in Sentence("\(part.count) \(part.what), \(Self.percent(part.share))") }
+        let told = parts.dropFirst().reduce(parts[0]) { $0 + Sentence("; \($1)") }
         let shown = names.prefix(3).map { shorten($0) }.joined(separator: ", ") + (names.count > 3 ? ", …" : "")
-        return "\(source): \(Self.percent(1 - share)) of its squared norm is in layers that this bundle can't take "
-            + "(\(told)): \(shown)"
+        return Sentence(
+            "\(source): \(Self.percent(1 - share)) of its squared norm is in layers that this bundle can't take "
+                + "(\(told)): \(shown)")
     }
 
     /// Measures a LoRA from its factors' Gram matrices, one layer in memory at a time.
@@ -59,8 +61,8 @@ public struct Carried: Equatable, Sendable {
 
     private mutating func leave(_ name: String, _ entry: LayerEntry?, _ share: Double) {
         let isConvolution = (entry?.weightShape.count ?? 0) > 2
-        let what =
-            !name.hasPrefix("unet.") ? "layers of text encoders" : isConvolution ? "convolutions" : "other linears"
+        let ofUNet = isConvolution ? Sentence("convolutions") : Sentence("other linears")
+        let what = name.hasPrefix("unet.") ? ofUNet : Sentence("layers of text encoders")
         names.append(name)
         if let at = leftOut.firstIndex(where: { $0.what == what }) {
             leftOut[at].count += 1

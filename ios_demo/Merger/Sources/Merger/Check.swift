@@ -9,7 +9,7 @@ public struct CheckRow: Equatable, Sendable, Identifiable {
 
     public let component: String
     public let status: Status
-    public let reason: String?
+    public let reason: Sentence?
     public let outputs: [Difference]
     public let tolerance: Tolerance
     public let loadSeconds: Double
@@ -105,7 +105,7 @@ public enum Check {
                 component: name, status: reason == nil ? .passed : .failed, reason: reason, outputs: outputs,
                 tolerance: tolerance, loadSeconds: load, runSeconds: run)
         } catch {
-            let reason = (error as? InputError)?.sentence ?? "it was stopped"
+            let reason = (error as? InputError)?.sentence ?? Sentence("it was stopped")
             return CheckRow(
                 component: name, status: .notRun, reason: reason, outputs: [], tolerance: tolerance, loadSeconds: 0,
                 runSeconds: 0)

@@ -11,7 +11,7 @@ struct ConditionReader {
 
     /// Returns what the UNet is told of an image, and a sentence for each prompt that was cut off.
     /// The last one is kept: another seed reads nothing.
-    func read(_ request: Request, with loras: LoraInputs, _ report: Report) throws -> (Condition, [String]) {
+    func read(_ request: Request, with loras: LoraInputs, _ report: Report) throws -> (Condition, [Sentence]) {
         let encoders = try facts.tokenizers.map { try store.bundle.component($0.encoder) }
         let taken = Set(encoders.flatMap(\.loraInputs).map(\.name))
         let key = PromptKey(
@@ -22,8 +22,9 @@ struct ConditionReader {
         return try store.prompt(key) { try readAnew(request, with: loras, report) }
     }
 
-    private func readAnew(_ request: Request, with loras: LoraInputs, _ report: Report) throws -> (Condition, [String])
-    {
+    private func readAnew(_ request: Request, with loras: LoraInputs, _ report: Report) throws -> (
+        Condition, [Sentence]
+    ) {
         let guided = request.guidance > 1
         let zeros = request.negative == nil && facts.negative == .zeros
         let negative = Reading(prompt: request.negative ?? "", isOff: request.guidanceWithoutLora)
@@ -44,7 +45,7 @@ struct ConditionReader {
             condition.pooled.insert([Float](repeating: 0, count: condition.pooled[0].count), at: 0)
         }
         let cuts = parts[0].map(\.cut).filter { !$0.isEmpty }
-        return (condition, cuts.map { "the prompt is too long for CLIP, this was cut off: \($0)" })
+        return (condition, cuts.map { Sentence("the prompt is too long for CLIP, this was cut off: \($0)") })
     }
 
     /// A prompt to encode, and whether the text encoders are without the LoRAs meanwhile.

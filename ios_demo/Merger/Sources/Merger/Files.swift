@@ -83,7 +83,7 @@ enum Files {
     }
 
     /// `folder`/`relative`, which must exist and lie inside the folder even when links are followed.
-    static func inside(_ folder: URL, _ relative: String, what: String) throws -> URL {
+    static func inside(_ folder: URL, _ relative: String, what: Sentence) throws -> URL {
         let url = folder.appendingPathComponent(relative)
         guard let root = realPath(folder.path), let place = realPath(url.path), place.hasPrefix(root + "/") else {
             throw InputError(

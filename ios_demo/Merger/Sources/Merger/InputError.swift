@@ -2,16 +2,16 @@ import Foundation
 
 /// The user's input can't be used: one plain sentence that says what happened, what is valid and what to do.
 public struct InputError: Error, Equatable, Sendable {
-    public let sentence: String
+    public let sentence: Sentence
 
-    public init(_ sentence: String) {
+    public init(_ sentence: Sentence) {
         self.sentence = sentence
     }
 }
 
 extension InputError: LocalizedError, CustomStringConvertible {
-    public var errorDescription: String? { sentence }
-    public var description: String { sentence }
+    public var errorDescription: String? { description }
+    public var description: String { sentence.description }
 }
 
 /// A text from a stranger's file, safe to show: one line, no control characters, at most `limit` characters.

@@ -43,7 +43,7 @@ extension Json {
     ///
     /// Throws InputError when it is not UTF-8, not JSON, too deep, too large, or has a key twice in one object.
     public static func parse(
-        _ data: Data, what: String, advice: String = "the file is damaged, get it again"
+        _ data: Data, what: String, advice: Sentence = Sentence("the file is damaged, get it again")
     ) throws -> Json {
         do {
             return try data.withUnsafeBytes { bytes in
@@ -104,13 +104,13 @@ extension Json {
 enum JsonFault: Error {
     case invalid, tooDeep, tooLarge, notText, twice(String)
 
-    var sentence: String {
+    var sentence: Sentence {
         switch self {
-        case .invalid: "is not valid JSON"
-        case .tooDeep: "is nested too deeply"
-        case .tooLarge: "has over \(JsonParser.maxValues) values, which no file of this kind needs"
-        case .notText: "is not UTF-8 text"
-        case .twice(let key): "has the key '\(shorten(key))' twice"
+        case .invalid: Sentence("is not valid JSON")
+        case .tooDeep: Sentence("is nested too deeply")
+        case .tooLarge: Sentence("has over \(JsonParser.maxValues) values, which no file of this kind needs")
+        case .notText: Sentence("is not UTF-8 text")
+        case .twice(let key): Sentence("has the key '\(shorten(key))' twice")
         }
     }
 }

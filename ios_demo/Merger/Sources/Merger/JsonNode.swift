@@ -3,7 +3,7 @@ struct JsonNode {
     let value: Json
     let place: String
 
-    func refuse(_ what: String) -> InputError {
+    func refuse(_ what: Sentence) -> InputError {
         InputError("\(place) \(what); export the bundle again")
     }
 
@@ -53,7 +53,7 @@ struct JsonNode {
     }
 
     /// A text that fits; `what` says which ones do.
-    func text(_ what: String, where fits: (String) -> Bool) throws -> String {
+    func text(_ what: Sentence, where fits: (String) -> Bool) throws -> String {
         let text = try text()
         guard fits(text) else { throw refuse("is '\(shorten(text))', which is not \(what)") }
         return text
@@ -87,7 +87,8 @@ struct JsonNode {
     }
 
     /// A finite number that fits; `what` says which ones do.
-    func number(_ what: String = "a number", where fits: (Double) -> Bool = { _ in true }) throws -> Double {
+    func number(_ what: Sentence = Sentence("a number"), where fits: (Double) -> Bool = { _ in true }) throws -> Double
+    {
         guard let number = value.double, fits(number) else { throw refuse("is not \(what)") }
         return number
     }

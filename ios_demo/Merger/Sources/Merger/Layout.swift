@@ -3,14 +3,14 @@
 public enum Part: String, Sendable, CaseIterable {
     case qo, kv, ff, proj, te1, te2
 
-    public var words: String {
+    public var words: Sentence {
         switch self {
-        case .qo: "attention (q, out)"
-        case .kv: "attention (k, v)"
-        case .ff: "feed-forward"
-        case .proj: "projections"
-        case .te1: "text encoder"
-        case .te2: "text encoder 2"
+        case .qo: Sentence("attention (q, out)")
+        case .kv: Sentence("attention (k, v)")
+        case .ff: Sentence("feed-forward")
+        case .proj: Sentence("projections")
+        case .te1: Sentence("text encoder")
+        case .te2: Sentence("text encoder 2")
         }
     }
 

@@ -30,8 +30,8 @@ public actor LoraRarPipeline {
     public struct LoraSummary: Equatable, Sendable {
         public let name: String
         public let rank: Int
-        public let notes: [String]
-        public let warnings: [String]
+        public let notes: [Sentence]
+        public let warnings: [Sentence]
     }
 
     /// LoRAs that were stacked, and what the hypernetwork predicted for them.

@@ -210,11 +210,12 @@ struct LoraGroups {
     }
 
     /// One sentence that names the tensors that belong to no layer, where there are any.
-    func warnings(_ source: String) -> [String] {
+    func warnings(_ source: String) -> [Sentence] {
         if extra.isEmpty { return [] }
         let shown = extra.prefix(3).map { "'\(shorten($0))'" }.joined(separator: ", ") + (extra.count > 3 ? ", …" : "")
         return [
-            "\(source): \(extra.count) of its tensors belong to no layer of the LoRA and are left out (\(shown))"
+            Sentence(
+                "\(source): \(extra.count) of its tensors belong to no layer of the LoRA and are left out (\(shown))")
         ]
     }
 
@@ -235,7 +236,7 @@ struct LoraGroups {
             if let foreign = ForeignFormat.of(name) {
                 throw InputError(
                     "\(file.source) is no plain LoRA but holds a \(foreign.name) layer ('\(shorten(name))'); "
-                        + foreign.advice)
+                        + "\(foreign.advice)")
             }
         }
     }
@@ -259,16 +260,16 @@ struct LoraGroups {
         return Dialects.all.map(\.name).filter(found.contains).joined(separator: " + ")
     }
 
-    func notes(_ file: SafeTensors, ranks: [Int]) -> [String] {
+    func notes(_ file: SafeTensors, ranks: [Int]) -> [Sentence] {
         let (low, high) = (ranks.min() ?? 0, ranks.max() ?? 0)
         let alphas = tensors.values.filter { $0[.alpha] != nil }.count
         let types = Set(tensors.values.compactMap { $0[.up].flatMap { file[$0.name]?.dtype } }).sorted()
         return [
-            "dialect \(dialect)",
-            "\(modules.count) layers",
-            low == high ? "rank \(low)" : "ranks \(low)–\(high)",
-            alphas > 0 ? "alpha in \(alphas) layers" : "no alpha tensors",
-            "stored as \(types.joined(separator: ", "))",
+            Sentence("dialect \(dialect)"),
+            Sentence("\(modules.count) layers"),
+            low == high ? Sentence("rank \(low)") : Sentence("ranks \(low)–\(high)"),
+            alphas > 0 ? Sentence("alpha in \(alphas) layers") : Sentence("no alpha tensors"),
+            Sentence("stored as \(types.joined(separator: ", "))"),
         ]
     }
 }

@@ -93,15 +93,15 @@ public struct Lora: Sendable {
     public let dialect: String
     public let names: [String]  // of the layers, in the file's order
     /// What reading found: dialect, layers, ranks, alphas.
-    public let notes: [String]
+    public let notes: [Sentence]
     /// What reading left out, one sentence each.
-    public let warnings: [String]
+    public let warnings: [Sentence]
     let entries: [String: LayerEntry]
     private let file: SafeTensors
 
     init(
-        file: SafeTensors, dialect: String, names: [String], entries: [String: LayerEntry], notes: [String],
-        warnings: [String]
+        file: SafeTensors, dialect: String, names: [String], entries: [String: LayerEntry], notes: [Sentence],
+        warnings: [Sentence]
     ) {
         self.file = file
         self.source = file.source

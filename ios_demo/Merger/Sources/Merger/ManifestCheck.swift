@@ -17,7 +17,7 @@ struct ManifestCheck {
         }
     }
 
-    private func refuse(_ what: String) -> InputError {
+    private func refuse(_ what: Sentence) -> InputError {
         InputError("\(path): \(what); export the bundle again")
     }
 

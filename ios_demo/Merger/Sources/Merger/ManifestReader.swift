@@ -9,7 +9,7 @@ struct ManifestReader {
 
     /// Throws InputError naming the place and the fault.
     static func read(_ data: Data, path: String) throws -> Manifest {
-        let document = try Json.parse(data, what: path, advice: "export the bundle again")
+        let document = try Json.parse(data, what: path, advice: Sentence("export the bundle again"))
         let root = JsonNode(value: document, place: "\(path): $")
         guard case .object = document, root.optional("schema_version")?.value == .integer(Manifest.schemaVersion) else {
             let given = root.optional("schema_version").map { shorten($0.value.serialised, limit: 40) } ?? "missing"
@@ -23,7 +23,7 @@ struct ManifestReader {
         ]
         _ = try root.object(required, optional: ["hypernetwork", "pipeline"])
         _ = try named(root["golden_generator"], Golden.generator)
-        let base = try root["base"].text("a name") { !$0.isEmpty }
+        let base = try root["base"].text(Sentence("a name")) { !$0.isEmpty }
         let components = try self.components(root["components"])
         let hypernetwork = try root.optional("hypernetwork").map(self.hypernetwork)
         guard hypernetwork != nil || !components.contains(where: { $0.name == "hypernet" }) else {
@@ -41,7 +41,7 @@ struct ManifestReader {
 
     /// An object that names a rule and says it in words; only one rule is known.
     static func named(_ node: JsonNode, _ name: String) throws -> JsonNode {
-        _ = try node.object(["name", "text"])["name"].text("'\(name)'") { $0 == name }
+        _ = try node.object(["name", "text"])["name"].text(Sentence("'\(name)'")) { $0 == name }
         _ = try node["text"].text()
         return node
     }
@@ -53,7 +53,7 @@ struct ManifestReader {
         return Hypernetwork(
             source: try node["source"].text(), trained: try node["trained"].flag(), learned: learned,
             kvRule: try node["kv_rule"].oneOf(KvRule.self),
-            sha256: try node["sha256"].text("a SHA-256", where: Pattern.sha256))
+            sha256: try node["sha256"].text(Sentence("a SHA-256"), where: Pattern.sha256))
     }
 
     private static func layout(_ node: JsonNode, base: String) throws -> Layout {
@@ -64,7 +64,7 @@ struct ManifestReader {
             let group = LayoutGroup(
                 part: Part(rawValue: String(name.prefix { $0 != "_" })) ?? .qo,
                 inFeatures: try entry["in"].integer(1...maxSize), outFeatures: try entry["out"].integer(1...maxSize),
-                modules: try entry["modules"].items(1...4096).map { try $0.text("a name") { !$0.isEmpty } })
+                modules: try entry["modules"].items(1...4096).map { try $0.text(Sentence("a name")) { !$0.isEmpty } })
             guard group.name == name else {
                 throw InputError(
                     "\(entry.place): the group '\(shorten(name))' does not match its sizes; export the bundle again")
@@ -118,7 +118,7 @@ struct ManifestReader {
                 return .stackedRank
             }
             return TensorSpec(
-                name: try entry["name"].text("a tensor's name", where: Pattern.tensor),
+                name: try entry["name"].text(Sentence("a tensor's name"), where: Pattern.tensor),
                 dtype: try entry["dtype"].oneOf(DType.self), shape: shape)
         }
     }
@@ -137,28 +137,30 @@ struct ManifestReader {
             return GoldenInput(shape: shape, source: .listed(values))
         default:
             let seed = UInt32(try node["seed"].integer(0...Int(UInt32.max)))
-            let scale = try node["scale"].number("above 0") { $0 > 0 }
+            let scale = try node["scale"].number(Sentence("above 0")) { $0 > 0 }
             return GoldenInput(shape: shape, source: .generated(seed: seed, scale: scale))
         }
     }
 
     static func file(_ node: JsonNode, most: Int = maxFile) throws -> FileEntry {
         FileEntry(
-            file: try node["file"].text("a path inside the bundle", where: Pattern.path),
+            file: try node["file"].text(Sentence("a path inside the bundle"), where: Pattern.path),
             bytes: try node["bytes"].integer(1...most),
-            sha256: try node["sha256"].text("a SHA-256", where: Pattern.sha256))
+            sha256: try node["sha256"].text(Sentence("a SHA-256"), where: Pattern.sha256))
     }
 
     static func tolerance(_ node: JsonNode) throws -> Tolerance {
         _ = try node.object(["psnr_db", "max_error"], optional: ["delta"])
         return Tolerance(
-            psnrDb: try node["psnr_db"].number("a number of dB from 20") { $0 >= 20 },
-            maxError: try node["max_error"].number("above 0 and up to 0.5") { $0 > 0 && $0 <= 0.5 },
+            psnrDb: try node["psnr_db"].number(Sentence("a number of dB from 20")) { $0 >= 20 },
+            maxError: try node["max_error"].number(Sentence("above 0 and up to 0.5")) { $0 > 0 && $0 <= 0.5 },
             delta: try node.optional("delta").map { delta in
                 _ = try delta.object(["gain_error", "cosine"])
                 return DeltaTolerance(
-                    gainError: try delta["gain_error"].number("above 0 and up to 0.5") { $0 > 0 && $0 <= 0.5 },
-                    cosine: try delta["cosine"].number("from 0.5 and below 1") { $0 >= 0.5 && $0 < 1 })
+                    gainError: try delta["gain_error"].number(Sentence("above 0 and up to 0.5")) {
+                        $0 > 0 && $0 <= 0.5
+                    },
+                    cosine: try delta["cosine"].number(Sentence("from 0.5 and below 1")) { $0 >= 0.5 && $0 < 1 })
             })
     }
 
@@ -166,7 +168,9 @@ struct ManifestReader {
     static func parity(_ node: JsonNode) throws {
         let texts = ["reason", "runtime", "runtime_version", "host"]
         _ = try node.object(Set(texts + ["status", "psnr_db", "max_abs", "delta"]))
-        _ = try node["status"].text("passed, failed or not_run") { ["passed", "failed", "not_run"].contains($0) }
+        _ = try node["status"].text(Sentence("passed, failed or not_run")) {
+            ["passed", "failed", "not_run"].contains($0)
+        }
         for key in texts {
             _ = try node[key].text()
         }
@@ -194,7 +198,7 @@ enum PipelineReader {
         _ = try ManifestReader.named(node["noise"], Noise.name)
         return PipelineFacts(
             pixels: try node["pixels"].integer(8...4096), steps: try node["steps"].integer(1...1000),
-            guidance: try node["guidance"].number("1 or more") { $0 >= 1 },
+            guidance: try node["guidance"].number(Sentence("1 or more")) { $0 >= 1 },
             negative: try node["negative"].oneOf(PipelineFacts.Negative.self),
             scheduler: try scheduler(node["scheduler"]), tokenizers: try tokenizers(node["tokenizers"]),
             golden: try goldenImage(node["golden"]))
@@ -206,7 +210,7 @@ enum PipelineReader {
             "zero_terminal_snr", "final_alpha_one",
         ])
         func beta(_ key: String) throws -> Double {
-            try node[key].number("above 0 and below 1") { $0 > 0 && $0 < 1 }
+            try node[key].number(Sentence("above 0 and below 1")) { $0 > 0 && $0 < 1 }
         }
         return SchedulerSettings(
             kind: try node["kind"].oneOf(SchedulerSettings.Kind.self),
@@ -247,7 +251,7 @@ enum PipelineReader {
         return GoldenImage(
             file: try ManifestReader.file(node, most: ManifestReader.maxGoldenBytes), prompt: try node["prompt"].text(),
             seed: UInt32(try node["seed"].integer(0...Int(UInt32.max))), steps: try node["steps"].integer(1...1000),
-            guidance: try node["guidance"].number("1 or more") { $0 >= 1 },
+            guidance: try node["guidance"].number(Sentence("1 or more")) { $0 >= 1 },
             tolerance: try ManifestReader.tolerance(node["tolerance"]))
     }
 }

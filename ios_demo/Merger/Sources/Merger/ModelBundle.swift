@@ -66,14 +66,15 @@ public struct ModelBundle: Sendable {
         return try Stack(loras, layout: layout, rank: rank, dtype: roles.dtype)
     }
 
-    private func files(of only: Component?) -> [(what: String, entry: FileEntry)] {
-        var files: [(what: String, entry: FileEntry)] = []
+    private func files(of only: Component?) -> [(what: Sentence, entry: FileEntry)] {
+        var files: [(what: Sentence, entry: FileEntry)] = []
         for component in only.map({ [$0] }) ?? manifest.components {
-            files += [(component.name, component.artifact), ("\(component.name)'s golden file", component.golden)]
+            files.append((Sentence("\(component.name)"), component.artifact))
+            files.append((Sentence("\(component.name)'s golden file"), component.golden))
         }
         if only == nil, let facts = manifest.pipeline {
-            files += facts.tokenizers.map { ("the pipeline's \($0.encoder)", $0.file) }
-            files.append(("the pipeline's golden image", facts.golden.file))
+            files += facts.tokenizers.map { (Sentence("the pipeline's \($0.encoder)"), $0.file) }
+            files.append((Sentence("the pipeline's golden image"), facts.golden.file))
         }
         return files
     }
@@ -85,7 +86,7 @@ public struct ModelBundle: Sendable {
             && manager.fileExists(atPath: entry.compiled(in: cache).path)
     }
 
-    private func verify(_ files: [(what: String, entry: FileEntry)], _ progress: (String, Double) -> Void) throws {
+    private func verify(_ files: [(what: Sentence, entry: FileEntry)], _ progress: (String, Double) -> Void) throws {
         let total = files.reduce(0.0) { $0 + Double($1.entry.bytes) }
         var done = 0.0
         for (what, entry) in files {
@@ -96,7 +97,7 @@ public struct ModelBundle: Sendable {
     }
 
     /// A wrong size of a file is found before it is hashed.
-    private func verify(_ what: String, _ entry: FileEntry) throws {
+    private func verify(_ what: Sentence, _ entry: FileEntry) throws {
         let url = try Files.inside(folder, entry.file, what: what)
         var isFolder: ObjCBool = false
         _ = FileManager.default.fileExists(atPath: url.path, isDirectory: &isFolder)

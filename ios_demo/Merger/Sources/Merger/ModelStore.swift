@@ -14,7 +14,7 @@ public final class ModelStore {
     private var models: [String: Model] = [:]
     private var used: [String] = []  // names of loaded models; which was used last comes last
     private var tokenizers: [String: ClipTokenizer] = [:]
-    private var lastPrompt: (key: PromptKey, condition: Condition, notes: [String])?
+    private var lastPrompt: (key: PromptKey, condition: Condition, notes: [Sentence])?
 
     /// Models loaded so far.
     private(set) var loads = 0
@@ -94,8 +94,8 @@ public final class ModelStore {
 
     /// What the last prompt was read as, where it is the same; else what `read` gives, which is kept.
     func prompt(
-        _ key: PromptKey, _ read: () throws -> (Condition, [String])
-    ) rethrows -> (Condition, [String]) {
+        _ key: PromptKey, _ read: () throws -> (Condition, [Sentence])
+    ) rethrows -> (Condition, [Sentence]) {
         if let last = lastPrompt, last.key == key { return (last.condition, last.notes) }
         let (condition, notes) = try read()
         lastPrompt = (key, condition, notes)
@@ -130,12 +130,12 @@ public final class ModelStore {
     }
 
     /// What would need less.
-    private var smaller: String {
+    private var smaller: Sentence {
         switch bundle.manifest.precision {
-        case .w4: "export the bundle with a lower --resolution"
-        case .w6: "export the bundle with --precision w4"
-        case .w8: "export the bundle with --precision w4 or a lower --resolution"
-        case .fp32, .fp16: "export the bundle with --precision w8"
+        case .w4: Sentence("export the bundle with a lower --resolution")
+        case .w6: Sentence("export the bundle with --precision w4")
+        case .w8: Sentence("export the bundle with --precision w4 or a lower --resolution")
+        case .fp32, .fp16: Sentence("export the bundle with --precision w8")
         }
     }
 

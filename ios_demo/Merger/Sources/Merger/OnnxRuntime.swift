@@ -56,7 +56,7 @@ private final class OnnxLibrary {
     init(_ path: String?) throws {
         var handle: OpaquePointer?
         if let fault = lorarar_ort_open(path, &handle) {
-            throw InputError(taken(fault))
+            throw InputError("\(taken(fault))")
         }
         self.handle = handle!
     }

@@ -85,20 +85,23 @@ public enum Parity {
     }
 
     /// Why a row did not pass, in words.
-    static func reason(_ differences: [Difference], _ tolerance: Tolerance) -> String? {
+    static func reason(_ differences: [Difference], _ tolerance: Tolerance) -> Sentence? {
         let bad = differences.filter { !$0.within(tolerance) }
         guard let worst = bad.max(by: { ($0.maxError, -$0.psnrDb) < ($1.maxError, -$1.psnrDb) }) else { return nil }
         if worst.isNear(tolerance), let delta = worst.delta, let allowed = tolerance.delta {
-            return String(
-                format: "the LoRAs' effect on %@ has gain %.4f and cosine %.4f; allowed are 1 ± %g and %g",
-                worst.output as NSString, delta.gain, delta.cosine, allowed.gainError, allowed.cosine)
+            let (gain, cosine) = (String(format: "%.4f", delta.gain), String(format: "%.4f", delta.cosine))
+            return Sentence(
+                "the LoRAs' effect on \(worst.output) has gain \(gain) and cosine \(cosine); allowed are "
+                    + "1 ± \(short(allowed.gainError)) and \(short(allowed.cosine))")
         }
-        let allowed = String(format: "allowed are %g and %g dB", tolerance.maxError, tolerance.psnrDb)
+        let allowed = Sentence("allowed are \(short(tolerance.maxError)) and \(short(tolerance.psnrDb)) dB")
         guard worst.maxError.isFinite else {
-            return "\(worst.output) holds values that are not finite or is not of the golden size; \(allowed)"
+            return Sentence(
+                "\(worst.output) holds values that are not finite or is not of the golden size; \(allowed)")
         }
-        return String(
-            format: "%@ differs by %.2g of its largest value, %.1f dB; %@", worst.output as NSString, worst.maxError,
-            worst.psnrDb, allowed as NSString)
+        let (error, psnr) = (String(format: "%.2g", worst.maxError), String(format: "%.1f", worst.psnrDb))
+        return Sentence("\(worst.output) differs by \(error) of its largest value, \(psnr) dB; \(allowed)")
     }
+
+    private static func short(_ number: Double) -> String { String(format: "%g", number) }
 }

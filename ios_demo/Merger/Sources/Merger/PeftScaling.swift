@@ -73,7 +73,7 @@ struct PeftScaling {
         }
         throw InputError(
             "\(source): \(name) is \(shorten(value.serialised, limit: 40)); it must be "
-                + (whole ? "a whole number of at least 1" : "a finite number"))
+                + "\(whole ? Sentence("a whole number of at least 1") : Sentence("a finite number"))")
     }
 
     private static func patterns(

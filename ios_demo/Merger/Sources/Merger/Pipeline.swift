@@ -23,7 +23,7 @@ public struct Drawn: Sendable {
     public let pixels: Tensor  // (1, 3, h, w), in [0, 1]
     public let latents: Tensor  // (1, 4, y, x)
     public let seconds: [Stage]
-    public let notes: [String]
+    public let notes: [Sentence]
 
     public struct Stage: Equatable, Sendable {
         public let name: String

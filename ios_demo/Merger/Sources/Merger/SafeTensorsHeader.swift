@@ -18,22 +18,22 @@ struct SafeTensorsHeader {
     ]
 
     /// First bytes → what such a file is and what to do; looked at only when it does not open like a safetensors.
-    private static let lookalikes: [(start: [UInt8], sentence: String)] = [
-        ([0x1F, 0x8B], "is gzip-compressed; unpack it and use the .safetensors inside"),
+    private static let lookalikes: [(start: [UInt8], sentence: Sentence)] = [
+        ([0x1F, 0x8B], Sentence("is gzip-compressed; unpack it and use the .safetensors inside")),
         (
             Array("PK\u{3}\u{4}".utf8),
-            "is a zip or a PyTorch .pt/.ckpt file, which may run code; convert it to safetensors first"
+            Sentence("is a zip or a PyTorch .pt/.ckpt file, which may run code; convert it to safetensors first")
         ),
-        ([0x80], "is a Python pickle, which may run code; convert it to safetensors first"),
+        ([0x80], Sentence("is a Python pickle, which may run code; convert it to safetensors first")),
         (
             Array("version https://git-lfs".utf8),
-            "is a git-lfs pointer, not the file itself; download the file that it points to"
+            Sentence("is a git-lfs pointer, not the file itself; download the file that it points to")
         ),
         (
             Array("<".utf8),
-            "is a web page, not a LoRA; the download failed or needs a login, get the file again"
+            Sentence("is a web page, not a LoRA; the download failed or needs a login, get the file again")
         ),
-        (Array("GGUF".utf8), "is a GGUF model, not a LoRA; use a .safetensors LoRA"),
+        (Array("GGUF".utf8), Sentence("is a GGUF model, not a LoRA; use a .safetensors LoRA")),
     ]
 
     /// Bytes of the header, which the file is known to hold. Throws InputError for a file of another kind.
@@ -80,15 +80,15 @@ struct SafeTensorsHeader {
         }
         let sorted = names.map { (name: $0, entry: entries[$0]!) }
             .sorted { ($0.entry.begin, $0.entry.end) < ($1.entry.begin, $1.entry.end) }
-        var (position, last) = (0, "the header")
+        var (position, last) = (0, Sentence("the header"))
         for (name, entry) in sorted {
             guard entry.begin == position else {
-                let fault = entry.begin < position ? "overlap" : "leave a gap"
+                let fault = entry.begin < position ? Sentence("overlap") : Sentence("leave a gap")
                 throw InputError(
-                    "\(source): '\(shorten(last))' and '\(shorten(name))' \(fault) in the data; the file is damaged, "
+                    "\(source): '\(last)' and '\(shorten(name))' \(fault) in the data; the file is damaged, "
                         + "get it again")
             }
-            (position, last) = (entry.end, name)
+            (position, last) = (entry.end, Sentence("\(shorten(name))"))
         }
         guard position == dataBytes else {
             throw InputError(
@@ -111,8 +111,8 @@ struct SafeTensorsHeader {
 
     private static func entry(_ name: String, _ value: Json, dataBytes: Int, source: String) throws -> SafeTensors.Entry
     {
-        let place = "\(source): the header's entry for '\(shorten(name))'"
-        let damaged = "the file is damaged, get it again"
+        let place = Sentence("\(source): the header's entry for '\(shorten(name))'")
+        let damaged = Sentence("the file is damaged, get it again")
         guard case .object(let object) = value, Set(object.keys) == ["dtype", "shape", "data_offsets"] else {
             throw InputError("\(place) must have dtype, shape and data_offsets only; \(damaged)")
         }
@@ -120,7 +120,7 @@ struct SafeTensorsHeader {
             let given = object["dtype"]?.serialised ?? "null"
             throw InputError(
                 "\(place) has the unknown dtype \(shorten(given, limit: 40)); valid for a LoRA: "
-                    + SafeTensors.floats.joined(separator: ", "))
+                    + "\(SafeTensors.floats.joined(separator: ", "))")
         }
         guard let shape = naturals(object["shape"]), shape.count <= maxDimensions else {
             throw InputError("\(place) has a shape that is not a short list of sizes; \(damaged)")

@@ -10,7 +10,7 @@ func check(_ arguments: inout Arguments) async throws -> Int32 {
         let worst = row.worst.map { String(format: "%.1e", $0.maxError) } ?? "-"
         let psnr = row.psnrDb.map { String(format: "%.1f dB", $0) } ?? "-"
         let delta = row.delta.map { String(format: "gain %.4f, cosine %.4f", $0.gain, $0.cosine) } ?? "-"
-        print("\(row.component)\t\(row.status.rawValue)\t\(psnr)\t\(worst)\t\(delta)\t\(row.reason ?? "")")
+        print("\(row.component)\t\(row.status.rawValue)\t\(psnr)\t\(worst)\t\(delta)\t\(row.reason?.description ?? "")")
     })
     for times in try await engine.loadTimes() {
         let compile = times.compileSeconds.map { String(format: ", %.2f s of it compiling", $0) } ?? ""
@@ -43,7 +43,7 @@ private func merge(_ engine: LoraRarPipeline, _ files: [URL], _ arguments: Argum
 {
     let chosen = try await engine.load(files)
     for lora in chosen.loras {
-        print("\(lora.name): \(lora.notes.joined(separator: ", "))")
+        print("\(lora.name): \(lora.notes.map(\.description).joined(separator: ", "))")
         for warning in lora.warnings { print("warning: \(warning)") }
     }
     let seconds = try await engine.merge(arguments.numbers("--strengths", count: files.count))
@@ -100,7 +100,7 @@ func lora(_ arguments: inout Arguments) async throws -> Int32 {
         do {
             let found = try LoraReader.read(file)
             try found.checkValues()
-            print("\(file.lastPathComponent)\tread\t\(found.notes.joined(separator: ", "))")
+            print("\(file.lastPathComponent)\tread\t\(found.notes.map(\.description).joined(separator: ", "))")
             if let output = arguments.optionalFile("-o") {
                 try SafeTensorsWriter.write(deltas(found), to: output)
             }

@@ -28,7 +28,7 @@ do {
     }
     exit(try await work(&arguments))
 } catch let error as InputError {
-    fail(error.sentence)
+    fail(error.description)
 } catch {
     fail("\(error.localizedDescription); see merger-tool without arguments")
 }

@@ -172,7 +172,8 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
             try await work()
             return "it was not refused"
         } catch {
-            return (error as? InputError)?.sentence ?? "\(error)"
+            if let error = error as? InputError { assertTranslatable(error.sentence) }
+            return "\(error)"
         }
     }
 }

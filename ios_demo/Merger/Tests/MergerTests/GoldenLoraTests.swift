@@ -28,13 +28,16 @@ final class GoldenLoraTests: XCTestCase {
     func testNotesSayWhatWasFound() throws {
         let lora = try LoraReader.read(folder.appendingPathComponent("kohya-sgm.safetensors"))
         XCTAssertEqual(
-            lora.notes, ["dialect kohya-sgm", "12 layers", "ranks 1–4", "alpha in 12 layers", "stored as F16"])
+            lora.notes.map(\.description),
+            ["dialect kohya-sgm", "12 layers", "ranks 1–4", "alpha in 12 layers", "stored as F16"])
     }
 
     func testWhatBelongsToNoLayerIsNamed() throws {
         let warnings = try LoraReader.read(folder.appendingPathComponent("kohya-extras.safetensors")).warnings
         XCTAssertEqual(warnings.count, 1)
-        XCTAssertTrue(warnings[0].contains("2 of its tensors") && warnings[0].contains("'emb_params'"), warnings[0])
+        let warning = warnings[0].description
+        XCTAssertTrue(warning.contains("2 of its tensors") && warning.contains("'emb_params'"), warning)
+        assertTranslatable(warnings[0])
         XCTAssertEqual(try LoraReader.read(folder.appendingPathComponent("peft.safetensors")).warnings, [])
     }
 

@@ -44,7 +44,8 @@ final class ParityTests: XCTestCase {
             let difference = Parity.compare("x", golden: golden, tensor: tensor)
             XCTAssertFalse(difference.within(tolerance), name)
             XCTAssertTrue(
-                Parity.reason([difference], tolerance)?.contains("allowed are 1e-05 and 100 dB") == true, name)
+                Parity.reason([difference], tolerance)?.description.contains("allowed are 1e-05 and 100 dB") == true,
+                name)
         }
     }
 
@@ -70,7 +71,7 @@ final class ParityTests: XCTestCase {
         XCTAssertTrue(difference(0.95).within(tolerance))
         for wrong in [difference(0.5), difference(1.2), difference(-1), difference(1, tilt: 0.5), difference(.nan)] {
             XCTAssertFalse(wrong.within(tolerance))
-            let reason = Parity.reason([wrong], tolerance) ?? ""
+            let reason = Parity.reason([wrong], tolerance)?.description ?? ""
             XCTAssertTrue(reason.contains("the LoRAs' effect on x has gain"), reason)
             XCTAssertTrue(reason.hasSuffix("allowed are 1 ± 0.1 and 0.99"), reason)
         }

@@ -60,8 +60,9 @@ func refusal(_ work: () throws -> Void, file: StaticString = #filePath, line: UI
         XCTFail("it was not refused", file: file, line: line)
         return ""
     } catch let error as InputError {
-        XCTAssertFalse(error.sentence.contains("\n"), "more than one line", file: file, line: line)
-        return error.sentence
+        XCTAssertFalse("\(error)".contains("\n"), "more than one line", file: file, line: line)
+        assertTranslatable(error.sentence, file: file, line: line)
+        return "\(error)"
     } catch {
         XCTFail("an error that is no sentence: \(error)", file: file, line: line)
         return ""
@@ -96,3 +97,20 @@ func safetensors(_ tensors: [(String, [Int], [Float])], metadata: [String: Strin
     let text = Data(Json.object(header).serialised.utf8)
     return withUnsafeBytes(of: UInt64(text.count).littleEndian) { Data($0) } + text + data
 }
+
+/// Fails where the app's string catalog lacks a sentence, or one within it.
+func assertTranslatable(_ sentence: Sentence, file: StaticString = #filePath, line: UInt = #line) {
+    XCTAssertTrue(
+        catalogKeys.contains(sentence.key) || !sentence.key.contains(where: \.isLetter), "\(sentence.key)", file: file,
+        line: line)
+    for case .sentence(let inner) in sentence.values {
+        assertTranslatable(inner, file: file, line: line)
+    }
+}
+
+private let catalogKeys: Set<String> = {
+    let place = project.appendingPathComponent("ios_demo/App/Localizable.xcstrings")
+    let document = try? Json.parse(Data(contentsOf: place), what: "the catalog")
+    guard case .object(let strings)? = document?["strings"] else { return [] }
+    return Set(strings.keys)
+}()

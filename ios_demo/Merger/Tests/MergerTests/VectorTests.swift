@@ -65,7 +65,7 @@ final class VectorTests: XCTestCase {
             for part in found.parts {
                 XCTAssertEqual(part.share, parts[part.part.rawValue].double!, accuracy: 1e-7)
             }
-            XCTAssertEqual(found.warning, entry["warning"].text)
+            XCTAssertEqual(found.warning?.description, entry["warning"].text)
         }
     }
 

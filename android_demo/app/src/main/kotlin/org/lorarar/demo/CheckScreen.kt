@@ -33,7 +33,8 @@ class CheckScreen(root: View, private val host: ScreenHost, studio: StudioApi) :
         return when {
             row.status != CheckRow.Status.PASSED -> {
                 val word = if (row.status == CheckRow.Status.FAILED) R.string.failed else R.string.not_run
-                activity.getString(R.string.check_not_passed, row.component, activity.getString(word), row.reason)
+                val reason = row.reason?.let { activity.words(it) } ?: ""
+                activity.getString(R.string.check_not_passed, row.component, activity.getString(word), reason)
             }
             psnr == null || psnr.isInfinite() ->
                 activity.getString(R.string.check_equal, row.component, row.runSeconds, row.runtime)

@@ -60,7 +60,7 @@ class ExecuTorchRuntime(component: Component, override val threads: Int?, overri
             want is Size.Named || have == (want as Size.Fixed).value
         }
         if (!fits || value.dtype() != OUTPUTS[spec.dtype]) {
-            throw InputError("${component.path}: ${spec.name} is not as the manifest says; export the bundle again")
+            throw InputError("%s: %s is not as the manifest says; export the bundle again", component.path, spec.name)
         }
         val target = Tensor.zeros(spec.dtype, shape)
         val view = target.buffer.duplicate().order(ByteOrder.nativeOrder())

@@ -69,7 +69,7 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
             progress.max = drawing.total
             progress.progress = drawing.done
         }
-        text.text = (listOf(said(state)) + state.leftOut).filter { it.isNotEmpty() }.joinToString("\n")
+        text.text = (listOf(said(state)) + state.leftOut.map { host.activity.words(it) }).filter { it.isNotEmpty() }.joinToString("\n")
         state.picture?.takeIf { it !== shown }?.let { display(it) }
         picture.showIf(state.picture != null)
         save.showIf(state.picture != null)
@@ -93,7 +93,7 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
             (state.opening as? Opening.Ready)?.canDraw == false -> host.activity.getString(R.string.cannot_draw)
             done != null -> {
                 val size = host.activity.getString(R.string.drawn, done.width, done.height, done.seconds)
-                (listOf(size) + done.notes).joinToString("\n")
+                (listOf(size) + done.notes.map { host.activity.words(it) }).joinToString("\n")
             }
             else -> ""
         }

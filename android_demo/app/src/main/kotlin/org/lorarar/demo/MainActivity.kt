@@ -83,9 +83,9 @@ class MainActivity : Activity(), ScreenHost {
             progress.progress = (1000 * opening.done / maxOf(opening.total, 1)).toInt()
         }
         for (button in listOf(R.id.retry, R.id.pick_bundle)) findViewById<View>(button).showIf(opening is Opening.Failed)
-        if (opening is Opening.Failed) text.text = "${getString(R.string.failed_title)}\n\n${opening.sentence}"
+        if (opening is Opening.Failed) text.text = "${getString(R.string.failed_title)}\n\n${words(opening.sentence)}"
         screens.forEach { it.show(state) }
-        state.complaint?.let { complain(it) }
+        state.complaint?.let { complain(words(it)) }
         saving?.takeIf { opening !is Opening.Working || state.picture != null }?.let {
             saving = null
             save(it)

@@ -12,6 +12,7 @@ import org.lorarar.merger.ImportView
 import org.lorarar.merger.MergeView
 import org.lorarar.merger.Opening
 import org.lorarar.merger.Sample
+import org.lorarar.merger.Sentence
 import org.lorarar.merger.StudioApi
 import org.lorarar.merger.StudioState
 
@@ -49,17 +50,20 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
         stopImport.showIf(state.importing != null)
         state.importing?.let { importing.text = said(it) }
         val passedOver = (state.opening as? Opening.Ready)?.passedOver.orEmpty()
-        val lines = passedOver + outcome(state) + state.leftOut + listOfNotNull(if (untrained) text(R.string.untrained) else null)
+        val lines = said(passedOver) + outcome(state) + said(state.leftOut) +
+            listOfNotNull(if (untrained) text(R.string.untrained) else null)
         result.text = lines.joinToString("\n")
         chart.show(state.merge?.layers ?: emptyList())
     }
+
+    private fun said(sentences: List<Sentence>) = sentences.map { host.activity.words(it) }
 
     private fun outcome(state: StudioState): String {
         val done: MergeView? = state.merge
         return when {
             state.merging -> text(R.string.merging)
             done == null -> text(R.string.not_merged)
-            else -> (listOf(text(R.string.merged, done.seconds * 1000, done.rank)) + done.warnings).joinToString("\n")
+            else -> (listOf(text(R.string.merged, done.seconds * 1000, done.rank)) + said(done.warnings)).joinToString("\n")
         }
     }
 

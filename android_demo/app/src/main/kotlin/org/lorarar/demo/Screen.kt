@@ -3,6 +3,7 @@ package org.lorarar.demo
 import android.app.Activity
 import android.content.Context
 import android.view.View
+import org.lorarar.merger.Sentence
 import org.lorarar.merger.Stage
 import org.lorarar.merger.StudioState
 
@@ -47,6 +48,14 @@ internal fun Context.words(stage: Stage): String = getString(
         Stage.COMPARING -> R.string.stage_comparing
     },
 )
+
+/** What the engine says, in the user's language where the app's resources have it, else in English. */
+internal fun Context.words(sentence: Sentence): String = sentence.said { template ->
+    // By name: a table of the sentences would say each of them once more.
+    @Suppress("DiscouragedApi")
+    val found = resources.getIdentifier(Sentence.resource(template), "string", packageName)
+    if (found == 0) null else resources.getString(found)
+}
 
 internal fun View.showIf(shown: Boolean) {
     visibility = if (shown) View.VISIBLE else View.GONE

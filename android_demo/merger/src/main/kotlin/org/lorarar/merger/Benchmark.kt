@@ -10,7 +10,7 @@ import java.util.TimeZone
 class BenchmarkPlan(val component: String, val runs: Int = 20, val warmup: Int = 3, val threads: Int? = null) {
     init {
         if (runs !in 1..MAX || warmup !in 0..MAX || (threads ?: 1) !in 1..MAX) {
-            throw InputError("runs $runs, warmup $warmup, threads $threads: give 1 to $MAX of each (warmup may be 0)")
+            throw InputError("runs %s, warmup %s, threads %s: give 1 to %s of each (warmup may be 0)", runs, warmup, threads, MAX)
         }
     }
 
@@ -66,7 +66,7 @@ class Benchmark(
                     "runs" to runs.toJson(),
                     "parity" to parity(component.tolerance, golden.compare(runtime, outputs)),
                 )
-                Schemas.record.fault(record)?.let { throw InputError("the record is wrong: $it; report this error") }
+                Schemas.record.fault(record)?.let { throw InputError("the record is wrong: %s; report this error", it) }
                 return record
             }
         }
@@ -91,7 +91,7 @@ class Benchmark(
     /** A run out of the bundle's tolerance counts, marked: devices add up in other orders than the one that exported it. */
     private fun parity(tolerance: Tolerance, found: List<Difference>): Map<String, Any?> {
         found.firstOrNull { !it.maxError.isFinite() }?.let {
-            throw InputError("parity failed: ${it.complaint(tolerance)}, so that the run is no result")
+            throw InputError("parity failed: %s, so that the run is no result", it.complaint(tolerance))
         }
         val psnr = found.minOf { it.psnrDb }
         return mapOf(

@@ -21,7 +21,7 @@ class Blender(private val stack: Stack, private val rule: Float, predicted: Map<
     /** Write the coefficients for strengths, one for each LoRA, into [values]. InputError for one that is not finite. */
     fun write(strengths: List<Float>) {
         if (strengths.size != stack.loras.size || strengths.any { !it.isFinite() }) {
-            throw InputError("strengths are $strengths; give ${stack.loras.size} finite numbers, 1 is the paper's")
+            throw InputError("strengths are %s; give %s finite numbers, 1 is the paper's", strengths, stack.loras.size)
         }
         for (group in stack.layout.groups) {
             val from = unit.getValue(group.coefficients)

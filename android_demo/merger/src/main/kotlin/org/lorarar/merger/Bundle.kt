@@ -33,7 +33,7 @@ class Bundle private constructor(val path: File, val manifest: Manifest) {
     /** One component, or InputError with those that the bundle has. */
     fun component(name: String): Component {
         val facts = manifest.components[name]
-            ?: throw InputError("$path: the bundle has no ${shorten(name, 40)}, only ${components.joinToString()}")
+            ?: throw InputError("%s: the bundle has no %s, only %s", path, shorten(name, 40), components.joinToString())
         return Component(name, path, facts)
     }
 
@@ -64,7 +64,7 @@ class Bundle private constructor(val path: File, val manifest: Manifest) {
                 }
                 return bundle
             } catch (error: IOException) {
-                throw InputError("$folder can't be read (${error.message}); copy the bundle again")
+                throw InputError("%s can't be read (%s); copy the bundle again", folder, error.message)
             }
         }
 
@@ -72,42 +72,43 @@ class Bundle private constructor(val path: File, val manifest: Manifest) {
             val path = File(folder, MANIFEST)
             if (!path.isFile) {
                 throw InputError(
-                    "$folder: not a bundle (no $MANIFEST); make one with  python -m export.pipeline --target onnx",
+                    "%s: not a bundle (no %s); make one with  python -m export.pipeline --target onnx",
+                    folder, MANIFEST,
                 )
             }
             if (path.length() > MAX_MANIFEST_BYTES) {
-                throw InputError("$path: ${path.length()} bytes is too large for a manifest; export the bundle again")
+                throw InputError("%s: %s bytes is too large for a manifest; export the bundle again", path, path.length())
             }
             val manifest = try {
                 Json.parse(path.readBytes(), MAX_MANIFEST_VALUES)
             } catch (error: JsonError) {
-                throw InputError("$path: not valid JSON (${error.message}); export the bundle again")
+                throw InputError("%s: not valid JSON (%s); export the bundle again", path, error.message)
             }
             val version = manifest.asObject()?.get("schema_version")
             if ((version as? Number)?.toDouble() != SCHEMA_VERSION.toDouble()) {
                 throw InputError(
-                    "$path: schema version ${shorten(version.toString(), 40)} is unknown, this app reads " +
-                        "$SCHEMA_VERSION; export the bundle again",
+                    "%s: schema version %s is unknown, this app reads %s; export the bundle again",
+                    path, shorten(version.toString(), 40), SCHEMA_VERSION,
                 )
             }
             Schemas.manifest.fault(manifest)?.let {
-                throw InputError("$path: ${shorten(it, 240)} (it breaks the schema); export the bundle again")
+                throw InputError("%s: %s (it breaks the schema); export the bundle again", path, shorten(it, 240))
             }
             return Manifest.of(manifest.asObject()!!)
         }
 
         /** Every file that the manifest names: (what it is, its entry). */
-        private fun files(bundle: Bundle, only: String?): List<Pair<String, FileEntry>> {
-            val found = ArrayList<Pair<String, FileEntry>>()
+        private fun files(bundle: Bundle, only: String?): List<Pair<Sentence, FileEntry>> {
+            val found = ArrayList<Pair<Sentence, FileEntry>>()
             for ((name, facts) in bundle.manifest.components) {
                 if (only != null && name != only) continue
-                found += name to facts.artifact
-                found += "$name's golden file" to facts.golden
+                found += Sentence("%s", name) to facts.artifact
+                found += Sentence("%s's golden file", name) to facts.golden
             }
             val pipeline = bundle.pipeline
             if (pipeline == null || only != null) return found
-            for ((name, entry) in pipeline.tokenizers) found += "the tokenizer of $name" to entry.file
-            return found + ("the golden image" to pipeline.golden.file)
+            for ((name, entry) in pipeline.tokenizers) found += Sentence("the tokenizer of %s", name) to entry.file
+            return found + (Sentence("the golden image") to pipeline.golden.file)
         }
 
         private fun verify(bundle: Bundle, only: String?, progress: (Long, Long) -> Unit) {
@@ -119,7 +120,8 @@ class Bundle private constructor(val path: File, val manifest: Manifest) {
                 val path = File(bundle.path, entry.file)
                 if (!(path.isFile || path.isDirectory) || !path.canonicalFile.path.startsWith(root.path + File.separator)) {
                     throw InputError(
-                        "${bundle.path}: $what (${entry.file}) is missing or outside the bundle; export the bundle again",
+                        "%s: %s (%s) is missing or outside the bundle; export the bundle again",
+                        bundle.path, what, entry.file,
                     )
                 }
                 val found = Digest.tree(path) { count ->
@@ -128,7 +130,8 @@ class Bundle private constructor(val path: File, val manifest: Manifest) {
                 }
                 if (found.bytes != entry.bytes || found.sha256 != entry.sha256) {
                     throw InputError(
-                        "$path: damaged or changed since its export (its SHA-256 differs); export the bundle again",
+                        "%s: damaged or changed since its export (its SHA-256 differs); export the bundle again",
+                        path,
                     )
                 }
             }

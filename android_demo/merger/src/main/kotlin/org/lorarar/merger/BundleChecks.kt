@@ -22,16 +22,16 @@ internal class BundleChecks(private val bundle: Bundle) {
         val name = component.name
         for (input in component.goldenInputs.values) {
             val values = (input.source as? GoldenInput.Source.Listed ?: continue).values
-            if (values.size.toLong() != product(input.shape)) refuse("$name's golden values don't fill their shape")
+            if (values.size.toLong() != product(input.shape)) refuse("%s's golden values don't fill their shape", name)
         }
         val golden = component.goldenInputs.mapValues { it.value.shape }
         if (golden != component.inputs.associate { it.name to it.shape.fixed(layout.sizes) }) {
-            refuse("$name's golden inputs are not its inputs")
+            refuse("%s's golden inputs are not its inputs", name)
         }
         if (name == "hypernet") checkHypernet(component) else checkAdapter(component)
         val total = golden.values.fold(0L) { sum, shape -> minOf(sum + product(shape), MAX_ELEMENTS + 1) }
         if (total > MAX_ELEMENTS) {
-            throw InputError("${bundle.path}: $name's inputs hold over ${grouped(MAX_ELEMENTS)} numbers; lower --rank")
+            throw InputError("%s: %s's inputs hold over %s numbers; lower --rank", bundle.path, name, grouped(MAX_ELEMENTS))
         }
     }
 
@@ -52,7 +52,7 @@ internal class BundleChecks(private val bundle: Bundle) {
         val batch = if (sample == null) 1 else (sample.shape.firstOrNull() as? Size.Fixed)?.value
         val shapes = layout.stackShapes(groups) + layout.coefficientShapes(groups, batch)
         if (groups.isEmpty() || !states(stated, shapes)) {
-            refuse("the ${component.name}'s inputs for LoRAs are not its layout's")
+            refuse("the %s's inputs for LoRAs are not its layout's", component.name)
         }
     }
 
@@ -67,13 +67,13 @@ internal class BundleChecks(private val bundle: Bundle) {
     private fun checkPipeline(facts: PipelineFacts) {
         val tokenizers = facts.tokenizers
         val missing = (tokenizers.keys + listOf("unet", "vae_decoder")).filter { it !in bundle.components }
-        if (missing.isNotEmpty()) refuse("its pipeline has no ${missing.joinToString()}")
+        if (missing.isNotEmpty()) refuse("its pipeline has no %s", missing.joinToString())
         val lengths = tokenizers.values.map { it.length }
         if (lengths.toSet().size != 1) refuse("the tokenizers' length doesn't fit the other parts")
         val wanted = wantedShapes(facts, tokenizers.keys.toList(), lengths.first())
         for ((place, shape) in wanted) {
             if (shape == null || shape(place) != shape) {
-                refuse("${place.first}'s ${place.second} doesn't fit the other parts")
+                refuse("%s's %s doesn't fit the other parts", place.first, place.second)
             }
         }
     }
@@ -114,7 +114,8 @@ internal class BundleChecks(private val bundle: Bundle) {
     private fun product(shape: List<Int>): Long =
         shape.fold(1L) { product, size -> minOf(product * size, MAX_ELEMENTS + 1) }
 
-    private fun refuse(what: String): Nothing = throw InputError("${bundle.path}: $what; export the bundle again")
+    private fun refuse(template: String, vararg values: Any): Nothing =
+        throw InputError("%s: %s; export the bundle again", bundle.path, Sentence(template, *values))
 
     private companion object {
         val OF_STACKS = listOf(Layout.ROLES, Layout.ADAPTER, Layout.COEFFICIENTS)

@@ -9,7 +9,7 @@ class Carried(
     /** By part of the layout. */
     val parts: Map<String, Double>,
     /** By what it is: the number of layers, and their share. */
-    private val leftOut: Map<String, Pair<Int, Double>>,
+    private val leftOut: Map<Sentence, Pair<Int, Double>>,
     /** Of the layers left out. */
     private val names: List<String>,
 ) : Serializable {
@@ -17,11 +17,15 @@ class Carried(
     val share: Double get() = parts.values.sum()
 
     /** One sentence about what is left out, or null when the whole LoRA is carried. */
-    fun warning(): String? {
+    fun warning(): Sentence? {
         if (leftOut.isEmpty()) return null
-        val told = leftOut.entries.joinToString("; ") { (what, found) -> "${found.first} $what, ${percent(found.second)}" }
+        val told = leftOut.map { (what, found) -> Sentence("%s %s, %s", found.first, what, percent(found.second)) }
+            .reduce { told, next -> Sentence("%s; %s", told, next) }
         val shown = names.take(3).joinToString() + if (names.size > 3) ", …" else ""
-        return "$source: ${percent(1 - share)} of its squared norm is in layers that this bundle can't take ($told): $shown"
+        return Sentence(
+            "%s: %s of its squared norm is in layers that this bundle can't take (%s): %s",
+            source, percent(1 - share), told, shown,
+        )
     }
 
     private fun percent(share: Double) = String.format(Locale.ROOT, "%.1f%%", 100 * share)
@@ -37,7 +41,7 @@ class Carried(
             val norms = lora.layers.mapValues { it.value.squaredNorm() }
             val whole = norms.values.sum().takeIf { it > 0 } ?: 1.0
             val parts = layout.parts.associateWithTo(LinkedHashMap()) { 0.0 }
-            val left = LinkedHashMap<String, Pair<Int, Double>>()
+            val left = LinkedHashMap<Sentence, Pair<Int, Double>>()
             for ((name, norm) in norms) {
                 val part = places[name]
                 if (part != null) {
@@ -51,10 +55,10 @@ class Carried(
             return Carried(source, parts, left, lora.layers.keys.filter { it !in places })
         }
 
-        private fun outside(name: String, layer: LoraLayer): String = when {
-            !name.startsWith(Layout.UNET) -> "layers of text encoders"
-            layer.down.shape.size == 4 -> "convolutions"
-            else -> "other linears"
+        private fun outside(name: String, layer: LoraLayer): Sentence = when {
+            !name.startsWith(Layout.UNET) -> Sentence("layers of text encoders")
+            layer.down.shape.size == 4 -> Sentence("convolutions")
+            else -> Sentence("other linears")
         }
     }
 }

@@ -40,9 +40,9 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
         } catch (error: InputError) {
             file.delete()
             // The path is of no use to a user of the app: they know the file by its name.
-            throw InputError(error.message!!.replace(file.path, shown))
+            throw InputError(error.sentence.replacing(file.path, shown))
         } catch (error: IOException) {
-            throw InputError("$shown can't be read (${error.message}); check that it is there, free some space and try again")
+            throw InputError("%s can't be read (%s); check that it is there, free some space and try again", shown, error.message)
         }
     }
 

@@ -8,8 +8,8 @@ class CheckRow(
     val component: String,
     val runtime: String,
     val status: Status,
-    /** Why it did not pass; empty when it did. */
-    val reason: String,
+    /** Why it did not pass; null when it did. */
+    val reason: Sentence?,
     val psnrDb: Double?,
     val maxError: Double?,
     /** What the LoRAs change, of a component that takes any. */
@@ -120,11 +120,11 @@ class Check(private val bundle: Bundle, private val runtimes: Runtimes, private 
         CheckRow(
             name, ran.runtime,
             if (bad == null) CheckRow.Status.PASSED else CheckRow.Status.FAILED,
-            bad?.complaint(tolerance) ?: "",
+            bad?.complaint(tolerance),
             ran.found.minOf { it.psnrDb }, ran.found.maxOf { it.maxError }, ran.found.firstNotNullOfOrNull { it.delta },
             tolerance, ran.loadSeconds, ran.runSeconds,
         )
     } catch (error: InputError) {
-        CheckRow(name, "", CheckRow.Status.NOT_RUN, error.message!!, null, null, null, tolerance, null, null)
+        CheckRow(name, "", CheckRow.Status.NOT_RUN, error.sentence, null, null, null, tolerance, null, null)
     }
 }

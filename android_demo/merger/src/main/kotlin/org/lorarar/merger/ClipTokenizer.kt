@@ -197,6 +197,6 @@ class ClipTokenizer private constructor(
         }
 
         private fun refusal(file: File) =
-            InputError("$file: not CLIP's tokenizer file; export the bundle again")
+            InputError("%s: not CLIP's tokenizer file; export the bundle again", file)
     }
 }

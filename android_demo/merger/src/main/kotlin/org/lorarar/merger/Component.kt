@@ -39,7 +39,7 @@ class Component(val name: String, bundle: File, facts: ComponentFacts) {
     }
 
     private fun find(specs: List<TensorSpec>, wanted: String): TensorSpec = specs.firstOrNull { it.name == wanted }
-        ?: throw InputError("$name has no $wanted, only ${specs.joinToString { it.name }}; export the bundle again")
+        ?: throw InputError("%s has no %s, only %s; export the bundle again", name, wanted, specs.joinToString { it.name })
 
     companion object {
         /** `values`, `mean` and `rms` of the named outputs. InputError when the file lacks one. */
@@ -52,6 +52,6 @@ class Component(val name: String, bundle: File, facts: ComponentFacts) {
         }
 
         private fun goldenName(file: SafeTensors, path: File, name: String): String = name.takeIf { it in file.entries }
-            ?: throw InputError("$path: not a golden file of this bundle; export the bundle again")
+            ?: throw InputError("%s: not a golden file of this bundle; export the bundle again", path)
     }
 }

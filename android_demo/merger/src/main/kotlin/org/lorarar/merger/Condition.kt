@@ -1,7 +1,7 @@
 package org.lorarar.merger
 
 /** What the UNet is told: the prompt's row last, before it the negative's where there is guidance. */
-class Condition(val states: List<FloatArray>, val pooled: List<FloatArray>, val notes: List<String>)
+class Condition(val states: List<FloatArray>, val pooled: List<FloatArray>, val notes: List<Sentence>)
 
 /** Reads a prompt with a bundle's text encoders, and keeps what it read last. */
 internal class TextCondition(private val bundle: Bundle, private val residency: Residency) {
@@ -32,7 +32,8 @@ internal class TextCondition(private val bundle: Bundle, private val residency: 
         val readings = listOfNotNull(negative.takeIf { guided && !zeros }, Reading(request.prompt, off = false))
         val encoded = encode(readings, facts, inputs, progress)
         val rows = if (zeros) listOf(empty(encoded.first())) + encoded else encoded
-        val notes = encoded.filter { it.cut.isNotEmpty() }.map { "the prompt is too long for CLIP, this was cut off: ${it.cut}" }
+        val notes = encoded.filter { it.cut.isNotEmpty() }
+            .map { Sentence("the prompt is too long for CLIP, this was cut off: %s", it.cut) }
         return Condition(rows.map { it.states }, rows.map { it.pooled }, notes)
     }
 

@@ -10,7 +10,7 @@ class Key(val dialect: String, val module: String, val role: Role, val raw: Stri
 class AmbiguousName : Exception()
 
 /** A format that is refused: its name, what marks a key of it, and what to do instead. */
-class Foreign(val name: String, pattern: String, val advice: String) {
+class Foreign(val name: String, pattern: String, val advice: Sentence) {
     private val pattern = Regex(pattern)
 
     fun marks(key: String): Boolean = pattern.containsMatchIn(key)
@@ -66,27 +66,28 @@ object Dialects {
 
     /** What is in the name of a factor, whatever its module. */
     private val FACTOR_MARK = Regex("""\.lora_(A|B|up|down)|lora(_linear_layer)?\.(up|down)\.""")
-    private const val EXTRACT =
-        "merge it into its base model and extract a plain LoRA of the difference (kohya's and LyCORIS's tools do it)"
-    private const val CONVERT = "make a plain LoRA of it with  lorarar convert --rank 64"
+    private val EXTRACT = Sentence(
+        "merge it into its base model and extract a plain LoRA of the difference (kohya's and LyCORIS's tools do it)",
+    )
+    private val CONVERT = Sentence("make a plain LoRA of it with  lorarar convert --rank 64")
     private val FOREIGN = listOf(
         Foreign("LoHa", """\.hada_[wt][12]""", CONVERT),
         Foreign("LoKr", """\.lokr_[wt][12]""", CONVERT),
-        Foreign("DoRA", """\.(dora_scale|lora_magnitude_vector)""", "train it with DoRA off, or $CONVERT"),
+        Foreign("DoRA", """\.(dora_scale|lora_magnitude_vector)""", Sentence("train it with DoRA off, or %s", CONVERT)),
         Foreign("BOFT", """\.boft_""", EXTRACT),
         Foreign("OFT", """\.oft_""", EXTRACT),
         Foreign(
-            "Tucker convolution (lora_mid)", """\.lora_mid""", "train it with use_tucker off (use_cp in older)",
+            "Tucker convolution (lora_mid)", """\.lora_mid""", Sentence("train it with use_tucker off (use_cp in older)"),
         ),
         Foreign("GLoRA", """\.[ab][12]\.weight$""", EXTRACT),
-        Foreign("(IA)³", """\.(ia3_l|on_input$)""", "train it as a LoRA instead"),
-        Foreign("VeRA", """\.?vera_""", "train it as a LoRA instead"),
-        Foreign("embedding LoRA", """\.lora_embedding_[AB]""", "train it without the embedding layer"),
-        Foreign("LoRA with biases", """\.lora_(B|up)(\.default)?\.bias$""", "train it with lora_bias off"),
+        Foreign("(IA)³", """\.(ia3_l|on_input$)""", Sentence("train it as a LoRA instead")),
+        Foreign("VeRA", """\.?vera_""", Sentence("train it as a LoRA instead")),
+        Foreign("embedding LoRA", """\.lora_embedding_[AB]""", Sentence("train it without the embedding layer")),
+        Foreign("LoRA with biases", """\.lora_(B|up)(\.default)?\.bias$""", Sentence("train it with lora_bias off")),
         Foreign("full-weight difference", """\.(diff|diff_b)$""", CONVERT),
         Foreign("whole weight", """\.set_weight$""", EXTRACT),
-        Foreign("norm difference", """\.[wb]_norm$""", "train it with train_norm off"),
-        Foreign("bundled textual inversion", """^bundle_emb\.""", "save it without its embeddings"),
+        Foreign("norm difference", """\.[wb]_norm$""", Sentence("train it with train_norm off")),
+        Foreign("bundled textual inversion", """^bundle_emb\.""", Sentence("save it without its embeddings")),
     )
     private val UNET_ROOTS = setOf(
         "conv_in", "time_embedding", "add_embedding", "class_embedding", "encoder_hid_proj", "down_blocks", "mid_block",

@@ -36,7 +36,7 @@ internal object Digest {
 
     private fun inside(folder: File): List<File> = (folder.listFiles() ?: emptyArray()).flatMap { item ->
         if (Files.isSymbolicLink(item.toPath()) || !(item.isFile || item.isDirectory)) {
-            throw InputError("$item: links are not allowed in a bundle; export it again")
+            throw InputError("%s: links are not allowed in a bundle; export it again", item)
         }
         if (item.isFile) listOf(item) else inside(item)
     }

@@ -14,9 +14,9 @@ class Request(
 ) {
     /** InputError for numbers that are not possible. */
     fun check() {
-        if (seed !in 0..Noise.MAX_SEED) throw InputError("the seed $seed is out of range; valid are 0 to ${Noise.MAX_SEED}")
+        if (seed !in 0..Noise.MAX_SEED) throw InputError("the seed %s is out of range; valid are 0 to %s", seed, Noise.MAX_SEED)
         if (!guidance.isFinite() || guidance < 1) {
-            throw InputError("a guidance of $guidance is not possible; give 1 (off) or more, 3 to 7 are usual")
+            throw InputError("a guidance of %s is not possible; give 1 (off) or more, 3 to 7 are usual", guidance)
         }
     }
 
@@ -34,7 +34,7 @@ class Request(
 
 /** An image in [0, 1], channels first, the latents it was decoded from, seconds by stage, and what a user must know. */
 class Drawn(
-    val pixels: Tensor, val latents: FloatArray, val seconds: Map<String, Double>, val notes: List<String>,
+    val pixels: Tensor, val latents: FloatArray, val seconds: Map<String, Double>, val notes: List<Sentence>,
 ) {
     val height: Int get() = pixels.shape[2]
     val width: Int get() = pixels.shape[3]
@@ -128,8 +128,8 @@ internal class Drawing(private val bundle: Bundle, private val residency: Reside
     companion object {
         /** The manifest's `pipeline`. InputError for a bundle that can't draw. */
         fun facts(bundle: Bundle): PipelineFacts = bundle.pipeline ?: throw InputError(
-            "${bundle.path}: this bundle can't draw, it holds ${bundle.components.joinToString()} alone; make a whole one " +
-                "with  python -m export.pipeline",
+            "%s: this bundle can't draw, it holds %s alone; make a whole one with  python -m export.pipeline",
+            bundle.path, bundle.components.joinToString(),
         )
 
         internal fun report(progress: Progress, stage: Stage, done: Int, total: Int) {

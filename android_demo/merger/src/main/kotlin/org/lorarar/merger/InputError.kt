@@ -1,7 +1,9 @@
 package org.lorarar.merger
 
 /** What was given can't be used: one plain sentence that says what happened, what is valid and what to do. */
-class InputError(message: String) : Exception(message)
+class InputError(val sentence: Sentence) : Exception(sentence.toString()) {
+    constructor(template: String, vararg values: Any?) : this(Sentence(template, *values))
+}
 
 private val UNPRINTABLE =
     setOf(

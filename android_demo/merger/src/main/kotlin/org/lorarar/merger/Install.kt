@@ -48,7 +48,7 @@ class Install(private val packaged: Packaged, private val home: File) {
         try {
             replace(folder) { unfinished -> copy(packaged, from, unfinished, progress, total(manifest)) }
         } catch (error: IOException) {
-            throw InputError("the bundle can't be copied (${error.message}); free some space and start the app again")
+            throw InputError("the bundle can't be copied (%s); free some space and start the app again", error.message)
         }
         return folder
     }
@@ -63,9 +63,9 @@ class Install(private val packaged: Packaged, private val home: File) {
             val manifest = bundle.open(Bundle.MANIFEST).use { it.readBytes() }
             replace(folder) { unfinished -> copy(bundle, "", unfinished, progress, total(manifest)) }
         } catch (_: FileNotFoundException) {
-            throw InputError("the folder picked is not a bundle (no ${Bundle.MANIFEST}); pick the folder that holds it")
+            throw InputError("the folder picked is not a bundle (no %s); pick the folder that holds it", Bundle.MANIFEST)
         } catch (error: IOException) {
-            throw InputError("the bundle can't be copied (${error.message}); free some space and pick it again")
+            throw InputError("the bundle can't be copied (%s); free some space and pick it again", error.message)
         }
     }
 
@@ -143,7 +143,7 @@ class Install(private val packaged: Packaged, private val home: File) {
                 val count = input.read(chunk)
                 if (count < 0) return total
                 total += count
-                if (total > most) throw InputError("the file has over ${grouped(most)} bytes, which no LoRA needs")
+                if (total > most) throw InputError("the file has over %s bytes, which no LoRA needs", grouped(most))
                 output.write(chunk, 0, count)
                 if (!progress(total)) throw Stopped()
             }

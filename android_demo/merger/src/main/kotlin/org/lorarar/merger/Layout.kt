@@ -104,7 +104,7 @@ class Layout(
                 val sizes = listOf("in", "out").map { entry.whole(it).toInt() }
                 val group = Group(name.substringBefore('_'), sizes[0], sizes[1], modules)
                 if (group.part !in PARTS || group.name != name) {
-                    throw InputError("layout group '$name' does not match its sizes; export the bundle again")
+                    throw InputError("layout group '%s' does not match its sizes; export the bundle again", name)
                 }
                 group
             },

@@ -15,8 +15,8 @@ class Factor(
         for (i in values.indices) values[i] *= scale
         if (values.any { !it.isFinite() }) {
             throw InputError(
-                "${file.source}: '${shorten(tensor)}' times its alpha/rank $scale is over float32; the file is " +
-                    "damaged, get it again",
+                "%s: '%s' times its alpha/rank %s is over float32; the file is damaged, get it again",
+                file.source, shorten(tensor), scale,
             )
         }
         return values
@@ -80,9 +80,9 @@ class Lora(
     val dialect: String,
     val source: String,
     /** What reading found: "176 layers", "ranks 4–64", "alpha in 176 layers". */
-    val notes: List<String>,
+    val notes: List<Sentence>,
     /** What reading left out, one sentence each. */
-    val warnings: List<String> = emptyList(),
+    val warnings: List<Sentence> = emptyList(),
 ) {
     val maxRank: Int get() = layers.values.maxOfOrNull { it.rank } ?: 0
 }

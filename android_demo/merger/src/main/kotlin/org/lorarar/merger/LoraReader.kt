@@ -38,8 +38,8 @@ class LoraReader private constructor(
             val tensors = groups.getOrPut(key.module) { LinkedHashMap() }
             tensors.put(key.role, name to key)?.let { (other, _) ->
                 throw InputError(
-                    "${file.source}: '${shorten(other)}' and '${shorten(name)}' are the same layer named in two ways; " +
-                        "remove one of them",
+                    "%s: '%s' and '%s' are the same layer named in two ways; remove one of them",
+                    file.source, shorten(other), shorten(name),
                 )
             }
         }
@@ -51,11 +51,14 @@ class LoraReader private constructor(
     }
 
     /** One sentence that names the tensors that belong to no layer, where there are any. */
-    private fun warnings(extra: List<String>): List<String> {
+    private fun warnings(extra: List<String>): List<Sentence> {
         if (extra.isEmpty()) return emptyList()
         val shown = extra.take(3).joinToString { "'${shorten(it)}'" } + if (extra.size > 3) ", …" else ""
         return listOf(
-            "${file.source}: ${extra.size} of its tensors belong to no layer of the LoRA and are left out ($shown)",
+            Sentence(
+                "%s: %s of its tensors belong to no layer of the LoRA and are left out (%s)",
+                file.source, extra.size, shown,
+            ),
         )
     }
 
@@ -66,21 +69,23 @@ class LoraReader private constructor(
         if (layers.values.none { it.size > 1 } && (extra.isNotEmpty() || layers.isEmpty())) {
             val first = (unknown ?: file.entries.keys.firstOrNull())?.let { " (its first key is '${shorten(it)}')" } ?: ""
             throw InputError(
-                "${file.source} has no LoRA keys$first; it may be a full checkpoint or a LoRA for another kind of " +
-                    "model, known dialects: $known",
+                "%s has no LoRA keys%s; it may be a full checkpoint or a LoRA for another kind of model, known dialects: " +
+                    "%s",
+                file.source, first, known,
             )
         }
         if (unknown != null) {
             throw InputError(
-                "${file.source}: the key '${shorten(unknown)}' belongs to no known dialect ($known) of a LoRA for SDXL; " +
-                    "remove it or use another file",
+                "%s: the key '%s' belongs to no known dialect (%s) of a LoRA for SDXL; remove it or use another file",
+                file.source, shorten(unknown), known,
             )
         }
         val bare = layers.filterValues { Role.ALPHA !in it }.keys
         if (extra.isNotEmpty() && bare.isNotEmpty() && bare.size < layers.size) {
             throw InputError(
-                "${file.source}: '${shorten(bare.first())}' has no alpha, as other layers have, and " +
-                    "'${shorten(extra[0])}' belongs to no layer; a name is damaged, get the file again",
+                "%s: '%s' has no alpha, as other layers have, and '%s' belongs to no layer; a name is damaged, get the " +
+                    "file again",
+                file.source, shorten(bare.first()), shorten(extra[0]),
             )
         }
     }
@@ -89,8 +94,7 @@ class LoraReader private constructor(
         for (name in file.entries.keys) {
             val foreign = Dialects.foreign(name) ?: continue
             throw InputError(
-                "${file.source} is no plain LoRA but holds a ${foreign.name} layer ('${shorten(name)}'); " +
-                    foreign.advice,
+                "%s is no plain LoRA but holds a %s layer ('%s'); %s", file.source, foreign.name, shorten(name), foreign.advice,
             )
         }
     }
@@ -99,8 +103,8 @@ class LoraReader private constructor(
         Dialects.parseKey(name, component)
     } catch (_: AmbiguousName) {
         throw InputError(
-            "${file.source}: '${shorten(name)}' doesn't say which text encoder it is for; put text_encoder. or " +
-                "text_encoder_2. before its keys",
+            "%s: '%s' doesn't say which text encoder it is for; put text_encoder. or text_encoder_2. before its keys",
+            file.source, shorten(name),
         )
     }
 
@@ -110,16 +114,16 @@ class LoraReader private constructor(
             if (role in tensors) continue
             val present = tensors.getValue(other).first
             throw InputError(
-                "${file.source}: '${shorten(present)}' has no matching ${role.name.lowercase()} tensor; a layer needs " +
-                    "both, get the file again",
+                "%s: '%s' has no matching %s tensor; a layer needs both, get the file again",
+                file.source, shorten(present), role.name.lowercase(),
             )
         }
         val (downName, downKey) = tensors.getValue(Role.DOWN)
         val (upName, upKey) = tensors.getValue(Role.UP)
         if (downKey.dialect != upKey.dialect) {
             throw InputError(
-                "${file.source}: '${shorten(module)}' is in two dialects at once (${downKey.dialect} and " +
-                    "${upKey.dialect}); save the file in one",
+                "%s: '%s' is in two dialects at once (%s and %s); save the file in one",
+                file.source, shorten(module), downKey.dialect, upKey.dialect,
             )
         }
         val rank = checkShapes(module, downName, upName)
@@ -143,29 +147,27 @@ class LoraReader private constructor(
     private fun checkShapes(module: String, downName: String, upName: String): Int {
         val down = file.entries.getValue(downName).shape
         val up = file.entries.getValue(upName).shape
-        val both = "${file.source}: '${shorten(downName)}' $down and '${shorten(upName)}' $up"
+        val both = Sentence("%s: '%s' %s and '%s' %s", file.source, shorten(downName), down, shorten(upName), up)
         if (down.size !in listOf(2, 4) || up.size !in listOf(2, down.size)) {
-            throw InputError("$both must both have 2 dimensions, or 4 for a convolution; get the file again")
+            throw InputError("%s must both have 2 dimensions, or 4 for a convolution; get the file again", both)
         }
         if (0L in down || 0L in up) {
-            throw InputError("$both have a size of 0; a layer needs a rank of at least 1, get the file again")
+            throw InputError("%s have a size of 0; a layer needs a rank of at least 1, get the file again", both)
         }
         if (down[0] != up[1] && down[1] == up[0]) {
-            throw InputError("$both look swapped: down must be (rank, in) and up (out, rank); swap their names")
+            throw InputError("%s look swapped: down must be (rank, in) and up (out, rank); swap their names", both)
         }
         if (down[0] != up[1]) {
-            throw InputError("$both have ranks ${down[0]} and ${up[1]}, which must be equal; get the file again")
+            throw InputError("%s have ranks %s and %s, which must be equal; get the file again", both, down[0], up[1])
         }
         if (up.drop(2).any { it != 1L }) {
-            throw InputError("$both look swapped or damaged: up's kernel must be 1×1; get the file again")
+            throw InputError("%s look swapped or damaged: up's kernel must be 1×1; get the file again", both)
         }
         if (down.drop(2).any { it != 1L } && !KohyaNames.isConvolution(module)) {
-            throw InputError(
-                "$both are a convolution's, but the module is linear; the LoRA is for another base model",
-            )
+            throw InputError("%s are a convolution's, but the module is linear; the LoRA is for another base model", both)
         }
         if ((down + up).any { it > Int.MAX_VALUE }) {
-            throw InputError("$both are too large for a factor of a LoRA; this is another kind of file")
+            throw InputError("%s are too large for a factor of a LoRA; this is another kind of file", both)
         }
         return down[0].toInt()
     }
@@ -173,7 +175,7 @@ class LoraReader private constructor(
     private fun alpha(name: String): Double {
         val entry = file.entries.getValue(name)
         if (entry.elements != 1L) {
-            throw InputError("${file.source}: '${shorten(name)}' has shape ${entry.shape}; an alpha must be one number")
+            throw InputError("%s: '%s' has shape %s; an alpha must be one number", file.source, shorten(name), entry.shape)
         }
         return file.number(name)
     }
@@ -195,7 +197,7 @@ class LoraReader private constructor(
         return Dialects.names.filter { it in found }.joinToString(" + ")
     }
 
-    private fun notes(groups: Map<String, Tensors>, layers: Map<String, LoraLayer>): List<String> {
+    private fun notes(groups: Map<String, Tensors>, layers: Map<String, LoraLayer>): List<Sentence> {
         val ranks = layers.values.map { it.rank }.toSortedSet()
         val alphas = groups.values.count { Role.ALPHA in it }
         val factors = groups.values.flatMap { listOf(it.getValue(Role.DOWN).first, it.getValue(Role.UP).first) }
@@ -203,12 +205,12 @@ class LoraReader private constructor(
         val parts = layers.keys.groupingBy { it.substringBefore('.') }.eachCount().toSortedMap()
         val convolutions = layers.values.count { it.down.shape.size == 4 }
         return listOfNotNull(
-            "dialect ${dialect(groups)}",
-            "${layers.size} layers (${parts.entries.joinToString { (part, count) -> "$part $count" }})",
-            if (ranks.size == 1) "rank ${ranks.first()}" else "ranks ${ranks.first()}–${ranks.last()}",
-            if (alphas > 0) "alpha in $alphas layers" else "no alpha tensors",
-            "stored as ${dtypes.joinToString()}",
-            if (convolutions > 0) "$convolutions convolutions" else null,
+            Sentence("dialect %s", dialect(groups)),
+            Sentence("%s layers (%s)", layers.size, parts.entries.joinToString { (part, count) -> "$part $count" }),
+            if (ranks.size == 1) Sentence("rank %s", ranks.first()) else Sentence("ranks %s–%s", ranks.first(), ranks.last()),
+            if (alphas > 0) Sentence("alpha in %s layers", alphas) else Sentence("no alpha tensors"),
+            Sentence("stored as %s", dtypes.joinToString()),
+            if (convolutions > 0) Sentence("%s convolutions", convolutions) else null,
         )
     }
 
@@ -236,12 +238,10 @@ class LoraReader private constructor(
         private fun readFolder(folder: File): Lora {
             val config = File(folder, CONFIG)
             if (!config.isFile) {
-                throw InputError("$folder is a folder without $CONFIG; give a .safetensors file or a PEFT folder")
+                throw InputError("%s is a folder without %s; give a .safetensors file or a PEFT folder", folder, CONFIG)
             }
             if (!File(folder, WEIGHTS).exists() && File(folder, PICKLE).exists()) {
-                throw InputError(
-                    "${File(folder, PICKLE)} is a Python pickle, which may run code; save it as safetensors first",
-                )
+                throw InputError("%s is a Python pickle, which may run code; save it as safetensors first", File(folder, PICKLE))
             }
             val fields = PeftScaling.parseConfig(configBytes(config), config.path)
             val scaling = PeftScaling.parse(fields, config.path)
@@ -251,12 +251,12 @@ class LoraReader private constructor(
 
         private fun configBytes(config: File): ByteArray {
             if (config.length() > MAX_CONFIG_BYTES) {
-                throw InputError("$config is too large to be a PEFT configuration; get the folder again")
+                throw InputError("%s is too large to be a PEFT configuration; get the folder again", config)
             }
             try {
                 return config.readBytes()
             } catch (error: IOException) {
-                throw InputError("$config can't be read (${error.message}); check the file and try again")
+                throw InputError("%s can't be read (%s); check the file and try again", config, error.message)
             }
         }
     }

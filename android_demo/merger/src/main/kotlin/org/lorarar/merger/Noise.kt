@@ -12,7 +12,7 @@ object Noise {
 
     /** Independent numbers of mean 0 and variance 1: [size] of them. InputError for a seed that is out of range. */
     fun normal(size: Int, seed: Long): FloatArray {
-        if (seed !in 0..MAX_SEED) throw InputError("the seed $seed is out of range; valid are 0 to $MAX_SEED")
+        if (seed !in 0..MAX_SEED) throw InputError("the seed %s is out of range; valid are 0 to %s", seed, MAX_SEED)
         val start = Golden.offset(seed.toUInt())
         return FloatArray(size) { i ->
             val u = (Golden.mix32(2u * i.toUInt() + start).toDouble() + 0.5) / RANGE

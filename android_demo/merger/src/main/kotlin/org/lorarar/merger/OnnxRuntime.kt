@@ -102,7 +102,7 @@ class OnnxRuntime(
         for (spec in component.outputs) compare(spec, outputs[spec.name])
         val unknown = session.inputNames.firstOrNull { name -> component.inputs.none { it.name == name } }
         if (unknown != null) {
-            throw InputError("${component.path}: its input $unknown is not in the manifest; export the bundle again")
+            throw InputError("%s: its input %s is not in the manifest; export the bundle again", component.path, unknown)
         }
     }
 
@@ -112,7 +112,7 @@ class OnnxRuntime(
             info.shape.toList().zip(spec.shape).all { (have, want) ->
                 want is Size.Named || have == (want as Size.Fixed).value.toLong()
             }
-        if (!same) throw InputError("${component.path}: ${spec.name} is not as the manifest says; export the bundle again")
+        if (!same) throw InputError("%s: %s is not as the manifest says; export the bundle again", component.path, spec.name)
     }
 
     private companion object {

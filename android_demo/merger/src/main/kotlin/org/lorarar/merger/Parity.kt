@@ -48,19 +48,22 @@ class Difference(val output: String, val psnrDb: Double, val maxError: Double, v
     private fun isNear(tolerance: Tolerance) = psnrDb >= tolerance.psnrDb && maxError <= tolerance.maxError
 
     /** One sentence for a difference that is too large. */
-    fun complaint(tolerance: Tolerance): String {
+    fun complaint(tolerance: Tolerance): Sentence {
         if (isNear(tolerance) && delta != null && tolerance.delta != null) {
-            val measured = String.format(Locale.ROOT, "gain %.4f and cosine %.4f", delta.gain, delta.cosine)
-            val allowed = "1 ± ${tolerance.delta.gainError} and ${tolerance.delta.cosine}"
-            return "the LoRAs' effect on $output has $measured; allowed are $allowed"
+            return Sentence(
+                "the LoRAs' effect on %s has gain %s and cosine %s; allowed are 1 ± %s and %s",
+                output, fixed("%.4f", delta.gain), fixed("%.4f", delta.cosine), tolerance.delta.gainError, tolerance.delta.cosine,
+            )
         }
         val far = if (maxError.isFinite()) {
-            String.format(Locale.ROOT, "differs by %.1e of its largest value, %.1f dB", maxError, psnrDb)
+            Sentence("differs by %s of its largest value, %s dB", fixed("%.1e", maxError), fixed("%.1f", psnrDb))
         } else {
-            "holds values that are not finite or is not of the golden size"
+            Sentence("holds values that are not finite or is not of the golden size")
         }
-        return "$output $far; allowed are ${tolerance.maxError} and ${tolerance.psnrDb} dB"
+        return Sentence("%s %s; allowed are %s and %s dB", output, far, tolerance.maxError, tolerance.psnrDb)
     }
+
+    private fun fixed(format: String, number: Double) = String.format(Locale.ROOT, format, number)
 }
 
 /** How far a runtime's outputs are from PyTorch's fp32 ones. */

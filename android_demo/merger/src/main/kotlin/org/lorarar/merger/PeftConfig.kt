@@ -29,8 +29,9 @@ class PeftScaling(
         val configured = find(rankPattern, module, this.rank)
         if (configured != rank.toDouble()) {
             throw InputError(
-                "$source: the configuration gives '${shorten(module)}' rank ${configured.toLong()} but its tensors have " +
-                    "rank $rank; the two are not of one LoRA, get the file again",
+                "%s: the configuration gives '%s' rank %s but its tensors have rank %s; the two are not of one LoRA, get " +
+                    "the file again",
+                source, shorten(module), configured.toLong(), rank,
             )
         }
         val alpha = find(alphaPattern, module, alpha)
@@ -43,7 +44,7 @@ class PeftScaling(
         for ((pattern, value) in patterns) {
             if (pattern.matcher(module).lookingAt()) return value
             if (spentNs + System.nanoTime() - start > MATCH_NS) {
-                throw InputError("$source: its patterns take too long to match; write them as plain names")
+                throw InputError("%s: its patterns take too long to match; write them as plain names", source)
             }
         }
         spentNs += System.nanoTime() - start
@@ -77,17 +78,19 @@ class PeftScaling(
             val kind = config["peft_type"] ?: "LORA"
             if (!kind.toString().equals("LORA", ignoreCase = true)) {
                 throw InputError(
-                    "$source is a PEFT ${shorten(kind.toString(), 40)} adapter, not a LoRA; train it as a LoRA instead",
+                    "%s is a PEFT %s adapter, not a LoRA; train it as a LoRA instead",
+                    source, shorten(kind.toString(), 40),
                 )
             }
             if (isSet(config["use_dora"])) {
-                throw InputError("$source is a DoRA, which no plain LoRA equals; train it with use_dora=False")
+                throw InputError("%s is a DoRA, which no plain LoRA equals; train it with use_dora=False", source)
             }
             val start = config["init_lora_weights"].toString().lowercase()
             if (CHANGED_BASE.any { start.startsWith(it) }) {
                 throw InputError(
-                    "$source was trained on a changed base (${shorten(start, 40)}); convert it when saving " +
-                        "(PEFT's path_initial_model_for_weight_conversion)",
+                    "%s was trained on a changed base (%s); convert it when saving (PEFT's " +
+                        "path_initial_model_for_weight_conversion)",
+                    source, shorten(start, 40),
                 )
             }
             return PeftScaling(
@@ -103,7 +106,7 @@ class PeftScaling(
         /** Component → scaling, from the metadata that current diffusers writes; empty when the file has none. */
         fun ofMetadata(metadata: Map<String, String>, source: String): Map<String, PeftScaling> {
             val text = metadata[METADATA] ?: return emptyMap()
-            val fields = parseConfig(text.toByteArray(), "$source: its $METADATA")
+            val fields = parseConfig(text.toByteArray(), Sentence("%s: its %s", source, METADATA))
             val components = LinkedHashMap<String, MutableMap<String, Any?>>()
             for ((key, value) in fields) {
                 val component = components.getOrPut(key.substringBefore('.')) { LinkedHashMap() }
@@ -117,10 +120,10 @@ class PeftScaling(
             CLASSES[config["auto_mapping"].asObject()?.get("base_model_class")?.toString()] ?: ""
 
         /** A configuration's JSON. [what] names it in errors. Raises InputError when it is none. */
-        fun parseConfig(bytes: ByteArray, what: String): Map<String, Any?> = try {
+        fun parseConfig(bytes: ByteArray, what: Sentence): Map<String, Any?> = try {
             Json.parseObject(bytes)
         } catch (error: JsonError) {
-            throw InputError("$what can't be read (${error.message}); the file is damaged, get it again")
+            throw InputError("%s can't be read (%s); the file is damaged, get it again", what, error.message)
         }
 
         /** What Python takes for true: a configuration may say 1. */
@@ -131,8 +134,9 @@ class PeftScaling(
             val number = (value as? Number)?.toDouble()
             if (number == null || abs(number) > 1e9 || (whole && (number < 1 || number != Math.rint(number)))) {
                 throw InputError(
-                    "$source: $name is ${shorten(Json.write(value), 40)}; it must be " +
-                        if (whole) "a whole number of at least 1" else "a finite number",
+                    "%s: %s is %s; it must be %s",
+                    source, name, shorten(Json.write(value), 40),
+                    if (whole) Sentence("a whole number of at least 1") else Sentence("a finite number"),
                 )
             }
             return number
@@ -141,7 +145,7 @@ class PeftScaling(
         private fun patterns(value: Any?, name: String, source: String, whole: Boolean): Map<Pattern, Double> {
             if (value == null) return emptyMap()
             val given = value.asObject()
-                ?: throw InputError("$source: $name must map module names to numbers; correct the configuration")
+                ?: throw InputError("%s: %s must map module names to numbers; correct the configuration", source, name)
             return given.entries.associate { (text, number) ->
                 compile(text, name, source) to number(number, "$name of '${shorten(text)}'", source, whole)
             }
@@ -155,8 +159,8 @@ class PeftScaling(
                 // Told below, with the patterns that are too complex.
             }
             throw InputError(
-                "$source: $name has the pattern '${shorten(text)}', which is invalid or too complex; write plain " +
-                    "module names",
+                "%s: %s has the pattern '%s', which is invalid or too complex; write plain module names",
+                source, name, shorten(text),
             )
         }
     }

@@ -40,15 +40,21 @@ class QnnProvider(private val library: String, private val backend: String) : On
 class QnnFactory(private val chip: String, private val sdk: String, private val provider: QnnProvider) : RuntimeFactory {
     override fun create(component: Component, threads: Int?): Runtime = OnnxRuntime(component, threads, provider)
 
-    override fun refusal(manifest: Manifest): String? {
+    override fun refusal(manifest: Manifest): Sentence? {
         val (made, by) = manifest.soc!!
         return when {
             !made.equals(chip, ignoreCase = true) ->
-                "it is compiled for $made, and this phone's chip is ${chip.lowercase()}; export it with  --soc " +
-                    "${chip.lowercase()}  or take a bundle for onnx, which runs on the CPU"
+                Sentence(
+                    "it is compiled for %s, and this phone's chip is %s; export it with  --soc %s  or take a bundle for " +
+                        "onnx, which runs on the CPU",
+                    made, chip.lowercase(), chip.lowercase(),
+                )
             older(sdk, by) ->
-                "it is compiled by version $by of Qualcomm's libraries, and this app has $sdk; update the app, or " +
-                    "export the bundle with that version"
+                Sentence(
+                    "it is compiled by version %s of Qualcomm's libraries, and this app has %s; update the app, or export " +
+                        "the bundle with that version",
+                    by, sdk,
+                )
             else -> null
         }
     }

@@ -84,18 +84,18 @@ class Residency(
         while (free < needed && kept.isNotEmpty()) free += freeOldest() // the system counts freed pages later
         if (free < needed) {
             throw InputError(
-                "${bundle.path}: $name needs ${megabytes(needed)} of memory, and this phone has ${megabytes(free)} free; " +
-                    "close other apps, or ${smaller()}",
+                "%s: %s needs %s of memory, and this phone has %s free; close other apps, or %s",
+                bundle.path, name, megabytes(needed), megabytes(free), smaller(),
             )
         }
     }
 
     /** What would need less. */
-    private fun smaller(): String = when (bundle.precision) {
-        "w4" -> "export the bundle with a lower  --resolution"
-        "w6" -> "export the bundle with  --precision w4"
-        "w8" -> "export the bundle with  --precision w4  or a lower  --resolution"
-        else -> "export the bundle with  --precision w8"
+    private fun smaller(): Sentence = when (bundle.precision) {
+        "w4" -> Sentence("export the bundle with a lower  --resolution")
+        "w6" -> Sentence("export the bundle with  --precision w4")
+        "w8" -> Sentence("export the bundle with  --precision w4  or a lower  --resolution")
+        else -> Sentence("export the bundle with  --precision w8")
     }
 
     private fun freeOldest(): Long {

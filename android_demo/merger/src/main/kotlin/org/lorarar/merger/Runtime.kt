@@ -42,22 +42,24 @@ fun interface RuntimeFactory {
     fun create(component: Component, threads: Int?): Runtime
 
     /** Why the runtime can't run a bundle here, by its valid manifest alone; null where nothing is known against it. */
-    fun refusal(manifest: Manifest): String? = null
+    fun refusal(manifest: Manifest): Sentence? = null
 }
 
 /** The runtimes of an app, by the manifest's target. */
 class Runtimes(private val byTarget: Map<String, RuntimeFactory>) {
     /** The runtime of a bundle's component. InputError where [refusal] is not null. */
     fun open(bundle: Bundle, component: String, threads: Int? = null): Runtime {
-        refusal(bundle.manifest)?.let { throw InputError("${bundle.path}: $it") }
+        refusal(bundle.manifest)?.let { throw InputError("%s: %s", bundle.path, it) }
         return byTarget.getValue(bundle.target).create(bundle.component(component), threads)
     }
 
     /** Why a bundle can't be run here, by its valid manifest alone; null where nothing is known against it. */
-    fun refusal(manifest: Manifest): String? {
+    fun refusal(manifest: Manifest): Sentence? {
         val target = manifest.target
-        val factory = byTarget[target] ?: return "this app runs ${byTarget.keys.joinToString(" and ")}, not $target; export " +
-            "it with  python -m export.pipeline --target ${byTarget.keys.first()}"
+        val factory = byTarget[target] ?: return Sentence(
+            "this app runs %s, not %s; export it with  python -m export.pipeline --target %s",
+            byTarget.keys.joinToString(), target, byTarget.keys.first(),
+        )
         return factory.refusal(manifest)
     }
 }
@@ -91,7 +93,7 @@ abstract class OwningRuntime<S : Any>(final override val component: Component) :
         checkInputs(inputs)
         val session = loaded()
         stopping = false
-        explained("run") { execute(session, inputs) }
+        explained(Sentence("run")) { execute(session, inputs) }
     }
 
     final override fun stop() {
@@ -109,29 +111,32 @@ abstract class OwningRuntime<S : Any>(final override val component: Component) :
     private fun loaded(): S {
         session?.let { return it }
         val start = System.nanoTime()
-        return explained("load") { open() }.also {
+        return explained(Sentence("load")) { open() }.also {
             session = it
             loadSeconds = (System.nanoTime() - start) * 1e-9
         }
     }
 
-    private fun <T> explained(verb: String, work: () -> T): T = try {
+    private fun <T> explained(verb: Sentence, work: () -> T): T = try {
         work()
     } catch (error: InputError) {
         throw error
     } catch (error: Exception) { // each runtime raises classes of its own, all of them unrelated
         if (stopping) throw Stopped()
         val said = shorten((error.message ?: error.javaClass.simpleName).lineSequence().first(), 200)
-        throw InputError("${component.path}: $name can't $verb it ($said); export the bundle again")
+        throw InputError("%s: %s can't %s it (%s); export the bundle again", component.path, name, verb, said)
     } catch (error: LinkageError) {
-        throw InputError("$name's library can't be used here (${shorten(error.message.toString(), 200)}); install the app again")
+        throw InputError(
+            "%s's library can't be used here (%s); install the app again",
+            name, shorten(error.message.toString(), 200),
+        )
     }
 
     private fun checkInputs(given: Map<String, Tensor>) {
         val known = component.inputs.map { it.name }
-        val wrong = given.keys.firstOrNull { it !in known }?.let { "no input $it" }
-            ?: known.firstOrNull { it !in given }?.let { "got no $it" }
-        if (wrong != null) throw InputError("${component.name} has $wrong; its inputs are listed in manifest.json")
+        val wrong = given.keys.firstOrNull { it !in known }?.let { Sentence("no input %s", it) }
+            ?: known.firstOrNull { it !in given }?.let { Sentence("got no %s", it) }
+        if (wrong != null) throw InputError("%s has %s; its inputs are listed in manifest.json", component.name, wrong)
         val sizes = HashMap<String, Int>()
         for (spec in component.inputs) checkShape(spec, given.getValue(spec.name), sizes)
     }
@@ -144,8 +149,8 @@ abstract class OwningRuntime<S : Any>(final override val component: Component) :
             }
         if (!fits) {
             throw InputError(
-                "${component.name}: ${spec.name} is ${tensor.dtype} of shape ${tensor.shape}, it needs ${spec.dtype} of " +
-                    "shape ${spec.shape}",
+                "%s: %s is %s of shape %s, it needs %s of shape %s",
+                component.name, spec.name, tensor.dtype, tensor.shape, spec.dtype, spec.shape,
             )
         }
     }

@@ -41,8 +41,9 @@ class SafeTensors private constructor(
         }
         if (values.any { !it.isFinite() }) {
             throw InputError(
-                "$source: '${shorten(name)}' holds NaN, infinity or values over float32; the training diverged or the " +
-                    "file is damaged, use another one",
+                "%s: '%s' holds NaN, infinity or values over float32; the training diverged or the file is damaged, use " +
+                    "another one",
+                source, shorten(name),
             )
         }
         return values
@@ -74,14 +75,14 @@ class SafeTensors private constructor(
         val entry = entries.getValue(name)
         if (entry.dtype !in SafeTensorsHeader.FLOATS) {
             throw InputError(
-                "$source: '${shorten(name)}' has dtype ${entry.dtype}; a LoRA's tensors must be " +
-                    "${SafeTensorsHeader.FLOATS.joinToString()}, so save it in one of these",
+                "%s: '%s' has dtype %s; a LoRA's tensors must be %s, so save it in one of these",
+                source, shorten(name), entry.dtype, SafeTensorsHeader.FLOATS.joinToString(),
             )
         }
         if (entry.elements > MAX_ELEMENTS) {
             throw InputError(
-                "$source: '${shorten(name)}' has shape ${entry.shape}, too large for a factor of a LoRA; this is " +
-                    "another kind of file",
+                "%s: '%s' has shape %s, too large for a factor of a LoRA; this is another kind of file",
+                source, shorten(name), entry.shape,
             )
         }
         return entry
@@ -97,14 +98,14 @@ class SafeTensors private constructor(
 
         /** First bytes → what such a file is and what to do; looked at only when it does not begin as a safetensors. */
         private val LOOKALIKES = listOf(
-            "\u001f\u008b" to "is gzip-compressed; unpack it (gunzip) and use the .safetensors inside",
+            "\u001f\u008b" to Sentence("is gzip-compressed; unpack it (gunzip) and use the .safetensors inside"),
             "PK\u0003\u0004" to
-                "is a zip or a PyTorch .pt/.ckpt file, which may run code; convert it to safetensors first",
-            "\u0080" to "is a Python pickle, which may run code; convert it to safetensors first",
+                Sentence("is a zip or a PyTorch .pt/.ckpt file, which may run code; convert it to safetensors first"),
+            "\u0080" to Sentence("is a Python pickle, which may run code; convert it to safetensors first"),
             "version https://git-lfs" to
-                "is a git-lfs pointer, not the file itself; run  git lfs pull  or download it again",
-            "<" to "is a web page, not a LoRA; the download failed or needs a login, get the file again",
-            "GGUF" to "is a GGUF model, not a LoRA; use a .safetensors LoRA",
+                Sentence("is a git-lfs pointer, not the file itself; run  git lfs pull  or download it again"),
+            "<" to Sentence("is a web page, not a LoRA; the download failed or needs a login, get the file again"),
+            "GGUF" to Sentence("is a GGUF model, not a LoRA; use a .safetensors LoRA"),
         )
 
         /**
@@ -114,8 +115,8 @@ class SafeTensors private constructor(
          */
         fun open(file: File): SafeTensors {
             val source = file.path
-            if (!file.exists()) throw InputError("$source: no such file; check the path")
-            if (!file.isFile) throw InputError("$source is not a regular file; give a .safetensors file")
+            if (!file.exists()) throw InputError("%s: no such file; check the path", source)
+            if (!file.isFile) throw InputError("%s is not a regular file; give a .safetensors file", source)
             return open(source) { RandomAccessFile(file, "r").channel }
         }
 
@@ -123,7 +124,7 @@ class SafeTensors private constructor(
         fun open(source: String, file: () -> FileChannel): SafeTensors = try {
             file().use { map(it, source) }
         } catch (error: IOException) {
-            throw InputError("$source can't be read (${error.message}); check the file and try again")
+            throw InputError("%s can't be read (%s); check the file and try again", source, error.message)
         }
 
         private fun map(file: FileChannel, source: String): SafeTensors {
@@ -134,7 +135,8 @@ class SafeTensors private constructor(
             val checked = SafeTensorsHeader.parse(bytes(file, 8, length), dataBytes, source)
             if (dataBytes > Int.MAX_VALUE) {
                 throw InputError(
-                    "$source has ${grouped(dataBytes)} bytes, too large for a phone (2 GB); use a LoRA of lower rank",
+                    "%s has %s bytes, too large for a phone (2 GB); use a LoRA of lower rank",
+                    source, grouped(dataBytes),
                 )
             }
             return SafeTensors(source, checked, file.map(FileChannel.MapMode.READ_ONLY, 8L + length, dataBytes))
@@ -152,24 +154,25 @@ class SafeTensors private constructor(
         }
 
         private fun headerLength(start: ByteArray, size: Long, source: String): Int {
-            if (size == 0L) throw InputError("$source is empty; the download failed, get the file again")
+            if (size == 0L) throw InputError("%s is empty; the download failed, get the file again", source)
             if (start.getOrNull(8) != '{'.code.toByte()) {
                 val text = String(start, Charsets.ISO_8859_1)
                 LOOKALIKES.firstOrNull { (magic, _) -> text.startsWith(magic) || text.trimStart().startsWith(magic) }
-                    ?.let { (_, sentence) -> throw InputError("$source $sentence") }
+                    ?.let { (_, sentence) -> throw InputError("%s %s", source, sentence) }
             }
-            if (size < 8) throw InputError("$source has only $size bytes, so it is cut short; get the file again")
+            if (size < 8) throw InputError("%s has only %s bytes, so it is cut short; get the file again", source, size)
             val length = ByteBuffer.wrap(start).order(ByteOrder.LITTLE_ENDIAN).getLong(0)
             if (length !in 0..SafeTensorsHeader.MAX_BYTES) {
                 throw InputError(
-                    "$source is not a safetensors file, or a damaged one (its header would have " +
-                        "${java.lang.Long.toUnsignedString(length)} bytes); give a LoRA in .safetensors",
+                    "%s is not a safetensors file, or a damaged one (its header would have %s bytes); give a LoRA in " +
+                        ".safetensors",
+                    source, java.lang.Long.toUnsignedString(length),
                 )
             }
             if (length > size - 8) {
                 throw InputError(
-                    "$source is cut short: its header has ${grouped(length)} bytes and the file ${grouped(size)}; " +
-                        "get the file again",
+                    "%s is cut short: its header has %s bytes and the file %s; get the file again",
+                    source, grouped(length), grouped(size),
                 )
             }
             return length.toInt()

@@ -41,7 +41,7 @@ class SafeTensorsHeader private constructor(
             val parsed = try {
                 Json.parseObject(bytes)
             } catch (error: JsonError) {
-                throw InputError("$source: its header can't be read (${error.message}); the file is damaged, get it again")
+                throw InputError("%s: its header can't be read (%s); the file is damaged, get it again", source, error.message)
             }
             val entries = LinkedHashMap<String, TensorEntry>()
             for ((name, value) in parsed) if (name != METADATA) entries[name] = entry(name, value, dataBytes, source)
@@ -51,23 +51,23 @@ class SafeTensorsHeader private constructor(
 
         private fun checkPlaces(entries: Map<String, TensorEntry>, dataBytes: Long, source: String) {
             var position = 0L
-            var last = "the header"
+            var last = Sentence("the header")
             val order = entries.entries.sortedWith(compareBy({ it.value.begin }, { it.value.end }))
             for ((name, entry) in order) {
                 if (entry.begin != position) {
-                    val fault = if (entry.begin < position) "overlap" else "leave a gap"
+                    val fault = if (entry.begin < position) Sentence("overlap") else Sentence("leave a gap")
                     throw InputError(
-                        "$source: '${shorten(last)}' and '${shorten(name)}' $fault in the data; the file is damaged, " +
-                            "get it again",
+                        "%s: '%s' and '%s' %s in the data; the file is damaged, get it again",
+                        source, last, shorten(name), fault,
                     )
                 }
                 position = entry.end
-                last = name
+                last = Sentence("%s", shorten(name))
             }
             if (position != dataBytes) {
                 throw InputError(
-                    "$source: the tensors take ${grouped(position)} bytes but ${grouped(dataBytes)} follow the " +
-                        "header; the file is damaged, get it again",
+                    "%s: the tensors take %s bytes but %s follow the header; the file is damaged, get it again",
+                    source, grouped(position), grouped(dataBytes),
                 )
             }
         }
@@ -76,39 +76,38 @@ class SafeTensorsHeader private constructor(
             if (METADATA !in parsed) return emptyMap()
             val found = parsed[METADATA].asObject()
             if (found == null || found.values.any { it !is String }) {
-                throw InputError("$source: $METADATA holds something other than strings; save the file again")
+                throw InputError("%s: %s holds something other than strings; save the file again", source, METADATA)
             }
             return found.mapValues { it.value as String }
         }
 
         private fun entry(name: String, value: Any?, dataBytes: Long, source: String): TensorEntry {
-            val where = "$source: the header's entry for '${shorten(name)}'"
+            val where = Sentence("%s: the header's entry for '%s'", source, shorten(name))
             val fields = value.asObject()
             if (fields == null || fields.keys != setOf("dtype", "shape", "data_offsets")) {
-                throw InputError(
-                    "$where must have dtype, shape and data_offsets only; the file is damaged, get it again",
-                )
+                throw InputError("%s must have dtype, shape and data_offsets only; the file is damaged, get it again", where)
             }
             val dtype = fields["dtype"]
             val bits = BITS[dtype] ?: throw InputError(
-                "$where has the unknown dtype ${shorten(dtype.toString(), 40)}; valid for a LoRA: " +
-                    FLOATS.joinToString(),
+                "%s has the unknown dtype %s; valid for a LoRA: %s",
+                where, shorten(dtype.toString(), 40), FLOATS.joinToString(),
             )
             val shape = naturals(fields["shape"]) ?: throw InputError(
-                "$where has a shape that is not a short list of sizes; the file is damaged, get it again",
+                "%s has a shape that is not a short list of sizes; the file is damaged, get it again",
+                where,
             )
             val offsets = naturals(fields["data_offsets"])?.takeIf { it.size == 2 && it[0] <= it[1] }
-                ?: throw InputError("$where has offsets that are no byte range; the file is damaged, get it again")
+                ?: throw InputError("%s has offsets that are no byte range; the file is damaged, get it again", where)
             checkSize(shape, bits, offsets, dataBytes, where)
             return TensorEntry(dtype as String, shape, offsets[0], offsets[1])
         }
 
-        private fun checkSize(shape: List<Long>, bits: Int, offsets: List<Long>, dataBytes: Long, where: String) {
+        private fun checkSize(shape: List<Long>, bits: Int, offsets: List<Long>, dataBytes: Long, where: Sentence) {
             val (begin, end) = offsets
             if (end > dataBytes) {
                 throw InputError(
-                    "$where ends at byte ${grouped(end)} but the file holds ${grouped(dataBytes)}; it is cut short, " +
-                        "get it again",
+                    "%s ends at byte %s but the file holds %s; it is cut short, get it again",
+                    where, grouped(end), grouped(dataBytes),
                 )
             }
             // A product past the file's bits can't be right, so it need not be computed.
@@ -118,8 +117,8 @@ class SafeTensorsHeader private constructor(
             }
             if (needed != most) {
                 throw InputError(
-                    "$where has a shape of another size than its ${grouped(end - begin)} bytes; the file is damaged, " +
-                        "get it again",
+                    "%s has a shape of another size than its %s bytes; the file is damaged, get it again",
+                    where, grouped(end - begin),
                 )
             }
         }

@@ -78,7 +78,7 @@ interface Scheduler {
         /** A schedule of [steps] steps. InputError for a number of steps that it can't have. */
         fun make(settings: SchedulerSettings, steps: Int): Scheduler {
             if (steps !in 1..settings.trainSteps) {
-                throw InputError("$steps steps are out of range; valid are 1 to ${settings.trainSteps}")
+                throw InputError("%s steps are out of range; valid are 1 to %s", steps, settings.trainSteps)
             }
             return if (settings.kind == "euler") Euler(settings, steps) else Ddim(settings, steps)
         }

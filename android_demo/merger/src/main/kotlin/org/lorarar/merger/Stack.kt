@@ -44,7 +44,7 @@ class Stack private constructor(
         val down = layer.down.read()
         val up = layer.up.read()
         if (downs.dtype == DType.FLOAT16 && !balance(down, up)) {
-            throw InputError("$source: a factor of ${group.layers[row]} is too large for half precision; use fp32")
+            throw InputError("%s: a factor of %s is too large for half precision; use fp32", source, group.layers[row])
         }
         downs.write((row * rank + start) * group.inFeatures, down)
         val line = FloatArray(layer.rank)
@@ -67,7 +67,8 @@ class Stack private constructor(
          */
         fun of(bundle: Bundle, loras: List<Lora>, folder: File): Stack {
             val roles = bundle.roles ?: throw InputError(
-                "${bundle.path}: its UNet takes no LoRA, one is fused into it; export it without `fused`",
+                "%s: its UNet takes no LoRA, one is fused into it; export it without `fused`",
+                bundle.path,
             )
             val layout = bundle.layout
             val ranks = loras.map { rank(it, layout) }
@@ -91,8 +92,8 @@ class Stack private constructor(
                 }
             }
             return ranks.maxOrNull() ?: throw InputError(
-                "${lora.source}: none of its ${lora.layers.size} layers is one that ${layout.base} takes; it was made for " +
-                    "another base model",
+                "%s: none of its %s layers is one that %s takes; it was made for another base model",
+                lora.source, lora.layers.size, layout.base,
             )
         }
 
@@ -100,21 +101,22 @@ class Stack private constructor(
             val wanted = listOf(group.outFeatures, group.inFeatures)
             if (layer.weightShape != wanted) {
                 throw InputError(
-                    "$source: ${name.removePrefix(Layout.UNET)} has shape ${layer.weightShape}, ${layout.base} has $wanted; " +
-                        "the LoRA is for another base model",
+                    "%s: %s has shape %s, %s has %s; the LoRA is for another base model",
+                    source, name.removePrefix(Layout.UNET), layer.weightShape, layout.base, wanted,
                 )
             }
         }
 
         private fun checkRoom(loras: List<Lora>, ranks: List<Int>, count: Int, rows: Int) {
             if (loras.size > count) {
-                throw InputError("${loras.size} LoRAs, but there is room for $count; export with `loras` ${loras.size}")
+                throw InputError("%s LoRAs, but there is room for %s; export with `loras` %s", loras.size, count, loras.size)
             }
             if (ranks.sum() > rows) {
                 val told = loras.zip(ranks).joinToString(" and ") { (lora, rank) -> "${lora.source} (rank $rank)" }
                 throw InputError(
-                    "$told need ${ranks.sum()} ranks, but there is room for $rows; export with a `rank` of " +
-                        "${(ranks.sum() + count - 1) / count}, or cut a LoRA with lorarar.resize",
+                    "%s need %s ranks, but there is room for %s; export with a `rank` of %s, or cut a LoRA with " +
+                        "lorarar.resize",
+                    told, ranks.sum(), rows, (ranks.sum() + count - 1) / count,
                 )
             }
         }

@@ -54,7 +54,7 @@ class Studio(
 
     // On the worker's thread only.
     private var loaded: List<Sample> = emptyList()
-    private var warnings: List<String> = emptyList()
+    private var warnings: List<Sentence> = emptyList()
 
     @Volatile
     private var bundle: Bundle? = null
@@ -214,14 +214,14 @@ class Studio(
     }
 
     /** The first bundle that can be run here, those copied by hand before the app's own, and why others are passed over. */
-    private fun found(install: Install): Pair<Bundle, List<String>> {
-        val passedOver = ArrayList<String>()
+    private fun found(install: Install): Pair<Bundle, List<Sentence>> {
+        val passedOver = ArrayList<Sentence>()
         for (folder in sideLoaded()) {
             val refusal = try {
                 val opened = open(folder)
-                runtimes.refusal(opened.manifest)?.let { "${opened.path}: $it" } ?: return opened to passedOver
+                runtimes.refusal(opened.manifest)?.let { Sentence("%s: %s", opened.path, it) } ?: return opened to passedOver
             } catch (error: InputError) {
-                error.message!!
+                error.sentence
             }
             passedOver += refusal
         }
@@ -229,12 +229,12 @@ class Studio(
             for (target in install.targets()) {
                 val refusal = install.manifest(target)?.let { runtimes.refusal(it) }
                 if (refusal == null) return open(copied(install, target)) to passedOver
-                passedOver += "the app's bundle for $target: $refusal"
+                passedOver += Sentence("the app's bundle for %s: %s", target, refusal)
             }
         } catch (error: InputError) {
-            passedOver += error.message!!
+            passedOver += error.sentence
         }
-        throw InputError(passedOver.joinToString("\n\n"))
+        throw InputError(passedOver.reduce { told, next -> Sentence("%s\n\n%s", told, next) })
     }
 
     private fun copied(install: Install, target: String): File =
@@ -296,17 +296,17 @@ class Studio(
     }
 
     private fun work(
-        thread: Executor = worker, onFailure: StudioState.(String) -> StudioState = { copy(complaint = it) }, task: () -> Unit,
+        thread: Executor = worker, onFailure: StudioState.(Sentence) -> StudioState = { copy(complaint = it) }, task: () -> Unit,
     ) = thread.execute {
         val sentence = try {
             task()
             null
         } catch (error: InputError) {
-            error.message
+            error.sentence
         } catch (error: OutOfMemoryError) {
-            "this phone has too little memory for that; close other apps, or use LoRAs of lower rank"
+            Sentence("this phone has too little memory for that; close other apps, or use LoRAs of lower rank")
         } catch (error: Exception) {
-            "unexpected: ${shorten(error.toString(), 200)}; please report it"
+            Sentence("unexpected: %s; please report it", shorten(error.toString(), 200))
         }
         if (sentence != null) change { onFailure(sentence) }
     }

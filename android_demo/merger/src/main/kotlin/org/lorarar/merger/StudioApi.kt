@@ -160,13 +160,13 @@ class RemoteStudio(private val kept: KeptPicture, private val connect: () -> Uni
     fun lost() {
         wire = null
         picture = 0
-        val begun = state.drawing?.let { "The drawing was lost: " } ?: ""
+        val sentence = if (state.drawing == null) ENDED else Sentence("The drawing was lost: %s", ENDED)
         waiting += listOfNotNull(
             state.content?.let { Command.Choose(Catalogue.CONTENTS, it) },
             state.style?.let { Command.Choose(Catalogue.STYLES, it) },
             Command.Strength(Catalogue.CONTENTS, state.contentScale), Command.Strength(Catalogue.STYLES, state.styleScale),
         )
-        show(StudioState(Opening.Failed(begun + ENDED), picture = state.picture))
+        show(StudioState(Opening.Failed(sentence), picture = state.picture))
     }
 
     private fun show(next: StudioState) {
@@ -175,8 +175,10 @@ class RemoteStudio(private val kept: KeptPicture, private val connect: () -> Uni
     }
 
     private companion object {
-        const val ENDED = "the system ended the app's engine, most often for its memory; close other apps and try again, or " +
-            "use a bundle of a smaller precision"
+        val ENDED = Sentence(
+            "the system ended the app's engine, most often for its memory; close other apps and try again, or " +
+                "use a bundle of a smaller precision",
+        )
     }
 }
 

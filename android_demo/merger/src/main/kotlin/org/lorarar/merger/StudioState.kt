@@ -8,17 +8,17 @@ sealed interface Opening : Serializable {
     data class Working(val stage: Stage, val done: Long, val total: Long) : Opening
 
     /** One sentence that says what is wrong and which command mends it. */
-    data class Failed(val sentence: String) : Opening
+    data class Failed(val sentence: Sentence) : Opening
 
     data class Ready(
         val title: String, val components: List<String>, val canDraw: Boolean, val steps: Int, val trained: Boolean,
         /** Why bundles that would have come first are not used, one sentence each. */
-        val passedOver: List<String> = emptyList(),
+        val passedOver: List<Sentence> = emptyList(),
     ) : Opening
 }
 
 /** A finished merge, as the screen shows it: its time, the stack's rank, what reading left out, and the coefficients. */
-class MergeView(val seconds: Double, val rank: Int, val warnings: List<String>, val layers: List<LayerMean>) :
+class MergeView(val seconds: Double, val rank: Int, val warnings: List<Sentence>, val layers: List<LayerMean>) :
     Serializable
 
 /** How far a drawing is; [stopping] once the user has stopped it and until it has ended. */
@@ -29,7 +29,7 @@ data class ImportView(val name: String, val done: Long, val total: Long?) : Seri
 
 /** A finished image, 0xAARRGGBB, and the prompt that it was drawn from. */
 class PictureView(
-    val width: Int, val height: Int, val argb: IntArray, val notes: List<String>, val seconds: Double, val prompt: String,
+    val width: Int, val height: Int, val argb: IntArray, val notes: List<Sentence>, val seconds: Double, val prompt: String,
 )
 
 /** All that the screens show. Immutable: a new one is made for every change. */
@@ -55,7 +55,7 @@ data class StudioState(
     /** The last benchmark's record, as JSON. */
     val record: String? = null,
     /** What went wrong last, one sentence. */
-    val complaint: String? = null,
+    val complaint: Sentence? = null,
 ) : Serializable {
     /** The LoRA that is chosen for a role. */
     fun chosen(role: String): Sample? = if (role == Catalogue.CONTENTS) content else style
@@ -64,7 +64,7 @@ data class StudioState(
     val busy: Boolean get() = merging || drawing != null || checking || measuring != null
 
     /** What drawing leaves out of the chosen LoRAs, one sentence each. */
-    val leftOut: List<String> get() = carried.values.mapNotNull { it.warning() }
+    val leftOut: List<Sentence> get() = carried.values.mapNotNull { it.warning() }
     val ready: Boolean get() = opening is Opening.Ready
     val canMerge: Boolean get() = ready && content != null && style != null
     val canDraw: Boolean get() = (opening as? Opening.Ready)?.canDraw == true && !busy

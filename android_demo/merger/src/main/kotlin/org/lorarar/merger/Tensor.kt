@@ -52,7 +52,9 @@ class Tensor(val dtype: DType, val shape: List<Int>, val buffer: ByteBuffer) {
         /** The bytes of a tensor. InputError for one of over 2 GB. */
         fun bytes(dtype: DType, shape: List<Int>): Int {
             val bytes = shape.fold(dtype.bytes.toLong()) { bytes, size -> minOf(bytes * size, Int.MAX_VALUE + 1L) }
-            if (bytes > Int.MAX_VALUE) throw InputError("a tensor of shape $shape is too large for a phone; export a smaller one")
+            if (bytes > Int.MAX_VALUE) {
+                throw InputError("a tensor of shape %s is too large for a phone; export a smaller one", shape)
+            }
             return bytes.toInt()
         }
 

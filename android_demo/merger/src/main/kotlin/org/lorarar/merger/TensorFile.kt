@@ -43,7 +43,7 @@ class TensorFile private constructor(private val path: File, val tensors: Map<St
                 }
             } catch (error: IOException) {
                 path?.delete()
-                throw InputError("$folder: ${starts.last() shr 20} MB can't be written (${error.message}); free some space")
+                throw InputError("%s: %s MB can't be written (%s); free some space", folder, starts.last() shr 20, error.message)
             }
         }
 

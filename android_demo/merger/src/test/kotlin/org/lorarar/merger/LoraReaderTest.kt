@@ -33,12 +33,12 @@ class LoraReaderTest {
             "dialect kohya-sgm", "12 layers (text_encoder 1, text_encoder_2 2, unet 9)", "ranks 1–4", "alpha in 12 layers",
             "stored as F16", "3 convolutions",
         )
-        assertEquals(wanted, notes)
+        assertEquals(wanted, notes.map { it.toString() })
     }
 
     @Test
     fun whatBelongsToNoLayerIsNamed() {
-        val (warning) = LoraReader.read(File(folder, "kohya-extras.safetensors")).warnings
+        val (warning) = LoraReader.read(File(folder, "kohya-extras.safetensors")).warnings.map { it.toString() }
         assertTrue(warning, "2 of its tensors" in warning && "'emb_params'" in warning)
         assertEquals(emptyList<String>(), LoraReader.read(File(folder, "peft.safetensors")).warnings)
     }

@@ -149,7 +149,7 @@ class NumericsTest {
         assertTrue(isGood(Delta(0.99, 0.9995, 40.0)))
         val bad = listOf(0.97 to 1.0, 1.03 to 1.0, 1.0 to 0.9, Double.NaN to 1.0).map { Delta(it.first, it.second, 40.0) }
         assertTrue((bad + null).none { isGood(it) })
-        val sentence = Difference("x", 50.0, 0.1, Delta(0.5, 0.9, 6.0)).complaint(allowed)
+        val sentence = Difference("x", 50.0, 0.1, Delta(0.5, 0.9, 6.0)).complaint(allowed).toString()
         assertEquals("the LoRAs' effect on x has gain 0.5000 and cosine 0.9000; allowed are 1 ± 0.02 and 0.999", sentence)
     }
 

@@ -87,7 +87,7 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
     fun halfPrecisionIsWithinItsTolerance() {
         val half = Bundle.open(File(TestData.exported, "half"))
         val row = Check(half, runtimes, TestData.scratch).component("hypernet")
-        assertEquals(row.reason, CheckRow.Status.PASSED, row.status)
+        assertEquals("${row.reason}", CheckRow.Status.PASSED, row.status)
         pipeline(half).use { pipeline ->
             pipeline.load(pair)
             val expected = SafeTensors.open(File(golden, "expected.safetensors"))
@@ -131,7 +131,7 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
         val row = Check(whole, weak, TestData.scratch).component("unet")
         assertEquals(CheckRow.Status.FAILED, row.status)
         assertEquals(0.5, row.delta!!.gain, 1e-3)
-        assertTrue(row.reason, row.reason.length in 21..599)
+        assertTrue("${row.reason}", "${row.reason}".length in 21..599)
     }
 
     @Test
@@ -199,7 +199,7 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
             val bundle = Bundle.open(File(TestData.exported, "artifacts/${place as String}"))
             val row = Check(bundle, runtimes, TestData.scratch).component("hypernet")
             assertTrue(name, row.status != CheckRow.Status.PASSED)
-            assertTrue("$name: ${row.reason}", row.reason.length in 21..599 && '\n' !in row.reason)
+            assertTrue("$name: ${row.reason}", "${row.reason}".length in 21..599 && '\n' !in "${row.reason}")
         }
     }
 

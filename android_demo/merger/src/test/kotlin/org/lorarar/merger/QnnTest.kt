@@ -20,7 +20,7 @@ class QnnTest {
     @Test
     fun aContextIsPytorchsEqual() {
         val row = Check(bundle, runtimes(), TestData.scratch).component("hypernet")
-        assertEquals(row.reason, CheckRow.Status.PASSED, row.status)
+        assertEquals("${row.reason}", CheckRow.Status.PASSED, row.status)
         assertTrue("${row.psnrDb}", row.psnrDb!! > 60)
     }
 

@@ -92,7 +92,7 @@ class RemoteTest {
         remote.ask(Command.Draw("a sks teapot", 50, 5))
         until("drawing") { it.drawing?.stage == Stage.DRAWING }
         kill()
-        val sentence = (remote.state.opening as Opening.Failed).sentence
+        val sentence = (remote.state.opening as Opening.Failed).sentence.toString()
         assertTrue(sentence, sentence.startsWith("The drawing was lost: the system ended the app's engine"))
         assertNull(remote.state.drawing)
         assertTrue(!remote.state.busy && remote.state.picture != null)

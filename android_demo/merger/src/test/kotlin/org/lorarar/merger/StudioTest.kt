@@ -111,7 +111,7 @@ class StudioTest {
         until("measured") { it.carried.size == 2 }
         assertEquals(emptyList<String>(), studio.state.leftOut)
         studio.ask(Command.Import(Catalogue.STYLES, "mine", null, "${TestData.golden}/lora/kohya-sgm.safetensors"))
-        val (sentence) = until("told") { it.leftOut.isNotEmpty() }.leftOut
+        val (sentence) = until("told") { it.leftOut.isNotEmpty() }.leftOut.map { it.toString() }
         assertTrue(sentence, sentence.startsWith("mine: ") && "layers of text encoders" in sentence)
         assertNull(studio.state.merge)
     }
@@ -137,12 +137,12 @@ class StudioTest {
     fun aBundleThatIsMissingOrDamaged() {
         File(assets, "bundles").deleteRecursively()
         studio.ask(Command.Start)
-        val missing = (until("failed") { it.opening is Opening.Failed }.opening as Opening.Failed).sentence
+        val missing = (until("failed") { it.opening is Opening.Failed }.opening as Opening.Failed).sentence.toString()
         assertTrue(missing, "python -m export.pipeline --target onnx --into android_demo" in missing)
         File(TestData.exported, "onnx/bundle").copyRecursively(File(assets, "bundles/onnx"))
         File(assets, "bundles/onnx/unet.onnx").appendText("x")
         studio.ask(Command.Start)
-        until("damaged") { (it.opening as? Opening.Failed)?.sentence?.contains("damaged or changed") == true }
+        until("damaged") { (it.opening as? Opening.Failed)?.sentence?.toString()?.contains("damaged or changed") == true }
     }
 
     /** A bundle that was changed since it was verified is verified again. */
@@ -154,7 +154,7 @@ class StudioTest {
         File(folder, "home/bundles/onnx/unet.onnx").appendText("x")
         studio = studio()
         studio.ask(Command.Start)
-        until("damaged") { (it.opening as? Opening.Failed)?.sentence?.contains("damaged or changed") == true }
+        until("damaged") { (it.opening as? Opening.Failed)?.sentence?.toString()?.contains("damaged or changed") == true }
     }
 
     @Test
@@ -168,7 +168,7 @@ class StudioTest {
         studio.ask(Command.Start)
         val ready = until("ready") { it.ready }.opening as Opening.Ready
         assertEquals("miniature · onnx · fp32", ready.title)
-        val (damaged, other) = ready.passedOver
+        val (damaged, other) = ready.passedOver.map { it.toString() }
         assertTrue(damaged, "damaged or changed" in damaged)
         assertTrue(other, "this app runs onnx, not executorch" in other)
     }
@@ -180,8 +180,8 @@ class StudioTest {
         studio.ask(Command.Start)
         until("failed") { it.opening is Opening.Failed }
         studio.ask(Command.AddBundle("../mine", assets.path))
-        val wrong = (until("told") { (it.opening as? Opening.Failed)?.sentence?.contains("picked") == true }.opening)
-        assertTrue("not a bundle (no manifest.json)" in (wrong as Opening.Failed).sentence)
+        val wrong = (until("told") { (it.opening as? Opening.Failed)?.sentence?.toString()?.contains("picked") == true }.opening)
+        assertTrue("not a bundle (no manifest.json)" in (wrong as Opening.Failed).sentence.toString())
         assertNull(File(folder, "side-loaded").list())
         studio.ask(Command.AddBundle("../mine", File(TestData.exported, "onnx/bundle").path))
         val ready = until("ready") { it.ready }.opening as Opening.Ready
@@ -199,7 +199,7 @@ class StudioTest {
         studio.ask(Command.Start)
         val ready = until("ready") { it.ready }.opening as Opening.Ready
         assertEquals("miniature · onnx · fp32", ready.title)
-        val sentence = ready.passedOver.single()
+        val sentence = ready.passedOver.single().toString()
         assertTrue(sentence, sentence.startsWith("the app's bundle for qnn: this app runs onnx, not executorch"))
         assertEquals(listOf("onnx"), File(folder, "home/bundles").list()!!.toList())
     }
@@ -256,7 +256,7 @@ class StudioTest {
         assertEquals("tiny · onnx · fp32", ready.title)
         assertTrue(!ready.canDraw)
         studio.ask(Command.Merge)
-        val sentence = until("complained") { it.complaint != null }.complaint!!
+        val sentence = until("complained") { it.complaint != null }.complaint!!.toString()
         assertTrue(sentence, "another base model" in sentence)
         assertTrue(!studio.state.busy)
         studio.ask(Command.Acknowledge)
@@ -278,7 +278,7 @@ class StudioTest {
         studio.ask(Command.Import(Catalogue.STYLES, "bad", null, "bad"))
         assertEquals(
             "bad is a web page, not a LoRA; the download failed or needs a login, get the file again",
-            until("refused") { it.complaint != null }.complaint,
+            until("refused") { it.complaint != null }.complaint.toString(),
         )
         assertEquals(3, studio.state.styles.size)
         assertEquals(3, File(folder, "home/loras/styles").list()!!.size)
@@ -306,7 +306,7 @@ class StudioTest {
         studio.ask(Command.Merge)
         assertEquals(
             "Theirs can't be read (it was moved or removed; choose it again); check the file and try again",
-            until("refused") { it.complaint != null }.complaint,
+            until("refused") { it.complaint != null }.complaint.toString(),
         )
     }
 
