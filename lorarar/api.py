@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from lorarar.training.hyper_settings import ZipSettings
 
 StrPath = str | PathLike[str]
+SSR = ("ssr", "ssr-text")
+RUN_BASE = ("ziplora", *SSR)
+"""The methods that run the base, on what the two LoRAs were trained on."""
 _UNTRAINED = "the hypernetwork is untrained (random weights): this merge shows the mechanics, not the method"
 
 
@@ -43,7 +46,7 @@ class MergeRequest:
     hypernet: StrPath | Hypernetwork | None = None
     untrained: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)  # the fields of MergeOptions that were given
-    examples: tuple[Reference, Reference] | None = None  # the content's and the style's, for ziplora
+    examples: tuple[Reference, Reference] | None = None  # the content's and the style's, for ziplora and ssr
     settings: ZipSettings | None = None  # None: the defaults, in the device's fastest precision
     resolution: int | None = None  # pixels a side of the examples; None: the base's own
 
@@ -55,13 +58,18 @@ class MergeRequest:
                 refuse_unused(self.method, users, {name: value})
         MergeOptions(**self.options)
         refuse_unused(self.method, ["learned"], {"hypernet": self.hypernet})
-        refuse_unused(self.method, ["learned", "ziplora"], {"untrained": self.untrained or None})
-        of_ziplora = {"examples": self.examples, "settings": self.settings, "resolution": self.resolution}
-        refuse_unused(self.method, ["ziplora"], of_ziplora)
+        refuse_unused(self.method, ["learned", *RUN_BASE], {"untrained": self.untrained or None})
+        refuse_unused(self.method, RUN_BASE, {"examples": self.examples, "resolution": self.resolution})
+        refuse_unused(self.method, ["ziplora"], {"settings": self.settings})
         if self.method == "ziplora" and self.examples is None:
             raise InputError(
                 "ziplora optimises on what the LoRAs were trained on: give `content_images`, `content_prompt`, "
                 "`style_images` and `style_prompt`"
+            )
+        if self.method in SSR and self.examples is None:
+            raise InputError(
+                f"{self.method} looks at what each LoRA does under its own prompt: give `content_prompt` and "
+                "`style_prompt`"
             )
 
     def run(self, content: LoRA, style: LoRA, on_progress: OnProgress | None = None) -> Merged:
@@ -70,6 +78,8 @@ class MergeRequest:
             require_toolchain("torch", "train")
         if self.method == "ziplora":
             return self._optimise(content, style, on_progress)
+        if self.method in SSR:
+            return self._route(content, style, on_progress)
         layout = load_layout(self.base)
         if self.method != "learned":
             return merge_loras(content, style, layout, self.method, MergeOptions(**self.options), on_progress)
@@ -106,6 +116,24 @@ class MergeRequest:
             on_step=None if on_progress is None else lambda step, _: on_progress(step, settings.steps),
         )
 
+    def _route(self, content: LoRA, style: LoRA, on_progress: OnProgress | None) -> Merged:
+        """Merge by SSR-Merge, which runs the base, or its text encoders alone, on the two prompts."""
+        # Here, since they import torch and diffusers, which the other methods can do without.
+        from lorarar.merging.ssr_grams import merge_by_ssr
+        from lorarar.training.launch import BaseLoading, process_state
+
+        assert self.examples is not None
+        loading = BaseLoading.of(self.base, process_state(), "no", self.resolution, self.untrained)
+        return merge_by_ssr(
+            loading.load(),
+            content,
+            style,
+            (self.examples[0].prompt, self.examples[1].prompt),
+            text_only=self.method == "ssr-text",
+            options=MergeOptions(**self.options),
+            on_pass=on_progress,
+        )
+
 
 def merge(
     content: LoRA,
@@ -139,25 +167,27 @@ def merge(
         content: The LoRA of what is drawn, such as a dog; of `read_lora`.
         style: The LoRA of how it is drawn, such as watercolour.
         base: The base that both were trained on: `miniature`, `koala-700m`, `koala-1b`, `sdxl`, or a folder in
-            diffusers' format. Only its layout is read, but by `ziplora`, which runs it.
+            diffusers' format. Only its layout is read, but by `ziplora`, `ssr` and `ssr-text`, which run it.
         method: A key of METHODS. `learned` is LoRA.rar (arXiv 2412.05148).
         hypernet: `learned`: a Hypernetwork or the file of one. The miniature's is shipped; other bases need one.
-        untrained: `learned`, `ziplora`: use random weights in the place of a trained network, to try things out.
+        untrained: `learned`, `ziplora`, `ssr`, `ssr-text`: use random weights in the place of a trained network, to
+            try things out.
         strengths: Factors of the content's and the style's ΔW; 1 is the paper's.
-        rule: `average` or `sum`. `direct`, `norm-balance`: how to merge; `learned`, `ziplora`: how to merge the layers
-            that have no coefficients of their own (`learned` takes the hypernetwork's rule unless given).
+        rule: `average` or `sum`. `direct`, `norm-balance`: how to merge; `learned`, `ziplora`, `ssr`, `ssr-text`,
+            `block-router`: how to merge the layers that they say nothing about (`learned` takes the hypernetwork's
+            rule unless given).
         density: `dare`, `ties`, `dare-ties`, `knots-ties`: the share of entries that are kept, above 0 and up to 1.
         seed: `dare`, `dare-ties`: of the masks; `ziplora`: of the noise and timesteps.
         mu: `np-lora`: how far the content gives way to the style, 0 or more.
         rank_out: The largest rank of the layers that both have; without it r_c + r_s, at which all methods are exact
             but for `dare`, `ties` and `dare-ties`, whose result has full rank and is cut.
         content_images: `ziplora`: the image files, or folders of them, that the content was trained on.
-        content_prompt: `ziplora`: the prompt that the content was trained on, such as `a sks dog`.
+        content_prompt: `ziplora`, `ssr`, `ssr-text`: the prompt that the content was trained on, such as `a sks dog`.
         style_images: `ziplora`: the same for the style.
-        style_prompt: `ziplora`: the same for the style, such as `a house in watercolor style`.
+        style_prompt: `ziplora`, `ssr`, `ssr-text`: the same for the style, such as `a house in watercolor style`.
         settings: `ziplora`: how to optimise (`lorarar.training.hyper_settings.ZipSettings`).
-        resolution: `ziplora`: the side of the images in pixels; without it the base's own.
-        on_progress: Called with (done, total): layers, or for `ziplora` optimizer steps.
+        resolution: `ziplora`, `ssr`: the side of the images in pixels; without it the base's own.
+        on_progress: Called with (done, total): layers, for `ziplora` optimizer steps, for `ssr` passes of the UNet.
     """
     if not all(map(math.isfinite, strengths)):
         raise InputError(f"`strengths` are {strengths}; give two finite numbers, the content's and the style's")
@@ -183,13 +213,14 @@ def examples_of(
     style_images: StrPath | Sequence[StrPath] | None,
     style_prompt: str | None,
 ) -> tuple[Reference, Reference] | None:
-    """Find the images of both roles; None when a part is not given.
+    """Find the images and prompts of both roles, for `ssr` the prompts alone; None when a part is not given.
 
     Raises InputError for a method that has no use for them, and for images that are not there.
     """
-    given = {"content_images": content_images, "content_prompt": content_prompt}
-    given |= {"style_images": style_images, "style_prompt": style_prompt}
-    refuse_unused(method, ["ziplora"], given)
+    refuse_unused(method, ["ziplora"], {"content_images": content_images, "style_images": style_images})
+    refuse_unused(method, RUN_BASE, {"content_prompt": content_prompt, "style_prompt": style_prompt})
+    if method in SSR:
+        content_images, style_images = (), ()
     content, style = _reference(content_images, content_prompt), _reference(style_images, style_prompt)
     return None if content is None or style is None else (content, style)
 
@@ -205,4 +236,4 @@ def _reference(images: StrPath | Sequence[StrPath] | None, prompt: str | None) -
     if images is None or prompt is None:
         return None
     paths = [images] if isinstance(images, (str, PathLike)) else images
-    return _Captioned(find_images([Path(path) for path in paths]), prompt)
+    return _Captioned(find_images([Path(path) for path in paths]) if paths else (), prompt)

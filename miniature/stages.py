@@ -29,8 +29,8 @@ from lorarar.training.hyper_settings import HyperSettings, default_hyper_setting
 from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
 from lorarar.training.settings import LoraSettings, default_settings
 from lorarar.training.trainer import load_inputs, train_predictor
-from miniature.base import SCHEDULE as BASE_SCHEDULE
 from miniature.base import LONGER, ROUNDS, Captioned, tokenize, train_base
+from miniature.base import SCHEDULE as BASE_SCHEDULE
 from miniature.catalogue import fresh_subject
 from miniature.judge_training import build_judge
 from miniature.loop import Schedule

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorarar.api import MergeRequest, examples_of, refuse_unused
+from lorarar.api import RUN_BASE, MergeRequest, examples_of, refuse_unused
 from lorarar.base.names import BASES_HELP, DEFAULT_BASE
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given_settings, main_of, run_command
 from lorarar.console import print_rows, print_table, progress, status
@@ -81,18 +81,20 @@ def parser() -> Parser:
     add("--convert", type=int, metavar="R", help=made_plain)
     add("--dialect", choices=WRITERS, default="peft", help="key names of the output (default peft)")
     add("--dtype", choices=DTYPES, default="fp32", help="number format of the output (default fp32, exact)")
-    _add_ziplora(made.add_argument_group("ziplora", "what the two LoRAs were trained on, and how to optimise"))
+    _add_examples(
+        made.add_argument_group("ziplora, ssr", "what the two LoRAs were trained on; ziplora: how to optimise")
+    )
     group = made.add_argument_group("with a bundle, as a phone does it")
     group.add_argument("--bundle", type=Path, metavar="DIR", help="merge with its artifact, by learned, for its base")
     group.add_argument("--coefficients-plot", type=Path, metavar="PNG", help="draw the coefficients layer by layer")
     return made
 
 
-def _add_ziplora(group: argparse._ArgumentGroup) -> None:
+def _add_examples(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--dataset", type=Path, metavar="DIR", help="a dataset that the two LoRA files belong to")
     add("--content-images", type=Path, nargs="+", metavar="PATH", help="or: image files or folders of the content")
-    add("--content-prompt", metavar="P", help="and what it was trained on, such as 'a sks dog'")
+    add("--content-prompt", metavar="P", help="its prompt, such as 'a sks dog': all that ssr needs")
     add("--style-images", type=Path, nargs="+", metavar="PATH", help="the same for the style")
     add("--style-prompt", metavar="P", help="such as 'a house in watercolor style'")
     add_settings(group, ZipSettings())
@@ -135,7 +137,8 @@ def _request(args: argparse.Namespace) -> MergeRequest:
     """Return what was asked for; the request refuses what its method does not use."""
     method = args.method or MergeRequest().method
     options = _given(args, ("content_scale", "style_scale", *_OPTIONS))
-    refuse_unused(method, ["ziplora"], _given(args, (*_ZIP_SETTINGS, "dataset")))
+    refuse_unused(method, ["ziplora"], _given(args, _ZIP_SETTINGS))
+    refuse_unused(method, RUN_BASE, _given(args, ("dataset",)))
     examples = examples_of(method, args.content_images, args.content_prompt, args.style_images, args.style_prompt)
     resolution = args.resolution
     if args.dataset is not None:

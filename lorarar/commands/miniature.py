@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from lorarar.base.names import MINIATURE_FOLDER
@@ -60,17 +61,15 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"{folder}: this is a file; give a folder")
     try:
         # Not needed for --help: it imports torch.
-        from miniature.stages import ROUNDS, BuildPlan, check_output
+        from miniature.stages import BuildPlan, check_output
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
     check_output(args.out)
     names = list(STAGES)
     with _shown() as report:
-        rounds = ROUNDS if args.rounds is None else args.rounds
-        compiled = not args.eager
-        plan = BuildPlan(
-            args.work, args.out, args.seed, rounds=rounds, start=args.start, compiled=compiled, report=report
-        )
+        plan = BuildPlan(args.work, args.out, args.seed, start=args.start, compiled=not args.eager, report=report)
+        if args.rounds is not None:
+            plan = replace(plan, rounds=args.rounds)
         build(plan, names[: names.index(args.until) + 1], _print_made)
     return EXIT_OK
 

@@ -18,6 +18,7 @@ class MethodEntry:
     kind: str
     summary: str
     loras: bool = True  # needs the LoRA files; joint training does not
+    unguided: bool = False  # keeps LoRAs out of guidance's unconditional pass
 
     @property
     def hypernet(self) -> bool:
@@ -37,6 +38,17 @@ METHODS: dict[str, MethodEntry] = {
     "np-lora": MethodEntry("NP-LoRA", RIVAL, "the content gives way in the style's row space, μ = 0.5"),
     "knots-ties": MethodEntry("KnOTS-TIES", RIVAL, "TIES in a basis that both LoRAs share, density 0.5"),
     "norm-balance": MethodEntry("Norm balance", RIVAL, "the average of both LoRAs, brought to one norm"),
+    "ssr": MethodEntry("SSR-Merge", RIVAL, "a router between the factors, by one UNet pass a LoRA under its prompt"),
+    "ssr-text": MethodEntry("SSR-Merge, text alone", RIVAL, "the router in cross-attention's k/v, the others averaged"),
+    "block-router": MethodEntry("Block router", RIVAL, "CRAFT-LoRA's blocks: the content in some, the style in others"),
+    "acfg": MethodEntry("Sum, asymmetric guidance", RIVAL, "the sum; no LoRA without the prompt", unguided=True),
+    "schedule": MethodEntry("Sum, content early", RIVAL, "the content up to 70 % of the steps, the style from 30 %"),
+    "craft": MethodEntry(
+        "CRAFT-LoRA, untrained part",
+        RIVAL,
+        "block router, content early, the unconditional pass without LoRA",
+        unguided=True,
+    ),
     "k-lora": MethodEntry("K-LoRA", RIVAL, "one of the two LoRAs a layer and step, by the largest entries"),
     "k-lora-released": MethodEntry(
         "K-LoRA, released code", RIVAL, "with the authors' pattern s*, γ and count of calls"
@@ -45,6 +57,7 @@ METHODS: dict[str, MethodEntry] = {
     "learned": MethodEntry("LoRA.rar", OURS, "coefficients by the hypernetwork"),
     "learned-kv-average": MethodEntry("LoRA.rar, k/v averaged", ABLATION, "whatever the checkpoint's rule"),
     "learned-kv-sum": MethodEntry("LoRA.rar, k/v summed", ABLATION, "learned, with the sum for k and v"),
+    "learned-acfg": MethodEntry("LoRA.rar, asymmetric guidance", ABLATION, "no LoRA without the prompt", unguided=True),
     "learned-mean": MethodEntry(
         "LoRA.rar, mean coefficients", ABLATION, "the mean of learned on the training pairs, by kind of layer"
     ),

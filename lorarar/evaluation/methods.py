@@ -20,17 +20,21 @@ from lorarar.base.components import Components
 from lorarar.errors import InputError
 from lorarar.evaluation.generate import PutOn
 from lorarar.evaluation.method_names import METHODS
+from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, by_step
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import Layout, kind_of
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import MergeOptions, Predict, learned_options
 from lorarar.merging.klora import ALPHA, BETA, RELEASED_BETA, KLoRA, OnStep
+from lorarar.merging.ssr import RIDGE
+from lorarar.merging.ssr_grams import SEED, merge_by_ssr
 from lorarar.merging.ziplora import ziplora
 from lorarar.training.dataset import Content, Dataset, Style
 from lorarar.training.dreambooth import train_lora
 from lorarar.training.hyper_settings import ZipSettings
 from lorarar.training.settings import LoraSettings
 
+SCHEDULE = (CONTENT_EARLY, STYLE_LATE)
 MEAN_PAIRS = 25  # training pairs that `learned-mean` averages over
 
 
@@ -96,6 +100,11 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
         "k-lora-released": (_klora(True), {"alpha": ALPHA, "beta": RELEASED_BETA}),
         "joint": (_joint, asdict(bench.joint)),
         "ziplora": (_ziplora, asdict(bench.zip)),
+        "ssr": (_ssr(False), {"seed": SEED, "ridge": RIDGE, "rule": "average"}),
+        "ssr-text": (_ssr(True), {"ridge": RIDGE, "rule": "average"}),
+        "acfg": (_merging("direct", MergeOptions(rule="sum"), unguided=True), {"rule": "sum"}),
+        "schedule": (_scheduled("direct", SCHEDULE, False), {"spans": _told(SCHEDULE), "rule": "sum"}),
+        "craft": (_scheduled("block-router", SCHEDULE, True), {"spans": _told(SCHEDULE)}),
     }
     if name in special:
         make, facts = special[name]
@@ -127,14 +136,47 @@ def _ziplora(bench: Workbench, content: Content, style: Style) -> Made:
     return Made(partial(fused_lora, merged.lora), sum(pair.size for pair in coefficients), time.perf_counter() - start)
 
 
-def _merging(name: str, options: MergeOptions, parameters: int = 0) -> Make:
-    """Make a method of lorarar.merging; the time within `options.predict` is measured apart."""
+def _ssr(text_only: bool) -> Make:
+    def make(bench: Workbench, content: Content, style: Style) -> Made:
+        prompts = content.prompt, style.prompt
+        merged = merge_by_ssr(bench.components, *bench.pair(content, style), prompts, text_only=text_only)
+        return Made(partial(fused_lora, merged.lora))
+
+    return make
+
+
+def _scheduled(name: str, spans: tuple[Span, Span], unguided: bool) -> Make:
+    """Make a merge whose two shares are on in their spans, by the strengths (1, 0) and (0, 1) of the method."""
+
+    def make(bench: Workbench, content: Content, style: Style) -> Made:
+        pair = bench.pair(content, style)
+        shares = [
+            merging.merge_loras(
+                *pair, bench.layout, name, MergeOptions(rule="sum", content_scale=c, style_scale=s)
+            ).lora
+            for c, s in ((1, 0), (0, 1))
+        ]
+        return Made(partial(by_step, list(zip(shares, spans, strict=True)), unguided))
+
+    return make
+
+
+def _told(spans: tuple[Span, Span]) -> list[list[float]]:
+    return [[span.first, span.last] for span in spans]
+
+
+def _merging(name: str, options: MergeOptions, parameters: int = 0, unguided: bool = False) -> Make:
+    """Make a method of lorarar.merging; the time within `options.predict` is measured apart.
+
+    `unguided` keeps the LoRA out of the unconditional pass.
+    """
 
     def make(bench: Workbench, content: Content, style: Style) -> Made:
         seconds: list[float] = []
         predict = None if options.predict is None else _timed(options.predict, seconds)
         merged = merging.merge_loras(*bench.pair(content, style), bench.layout, name, replace(options, predict=predict))
-        return Made(partial(fused_lora, merged.lora), parameters, None if predict is None else sum(seconds))
+        put_on = partial(by_step, [(merged.lora, Span())], True) if unguided else partial(fused_lora, merged.lora)
+        return Made(put_on, parameters, None if predict is None else sum(seconds))
 
     return make
 
@@ -163,7 +205,7 @@ def _learned(name: str, bench: Workbench, loaded: LoadedPredictor) -> Evaluated:
         means = mean_coefficients(bench, options)
         options, parameters = replace(options, constants=means, predict=None), 2 * len(means)
         facts["constants"] = {kind: list(pair) for kind, pair in means.items()}
-    return Evaluated(name, _merging("learned", options, parameters), facts)
+    return Evaluated(name, _merging("learned", options, parameters, unguided=name == "learned-acfg"), facts)
 
 
 def mean_coefficients(bench: Workbench, options: MergeOptions) -> dict[str, tuple[float, float]]:

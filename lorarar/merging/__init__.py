@@ -24,6 +24,7 @@ from lorarar.lora.codes import peak
 from lorarar.lora.layers import Blocks, join_columns, when_loaded
 from lorarar.merging.dense import drop_and_rescale, sparse, trim
 from lorarar.merging.exact import (
+    block_router,
     by_coefficients,
     direct,
     learned,
@@ -33,6 +34,7 @@ from lorarar.merging.exact import (
     predict_with,
 )
 from lorarar.merging.knots import knots_ties
+from lorarar.merging.ssr import ssr
 from lorarar.merging.truncate import shrink
 from lorarar.merging.types import (
     CONTENT_ONLY,
@@ -85,6 +87,25 @@ METHODS: Mapping[str, Method] = {
         "TIES in the directions of one SVD of both LoRAs; exact",
         "2410.19735",
         frozenset({"density"}),
+    ),
+    "ssr": Method(
+        ssr,
+        "a router between the factors, best for what each LoRA does under its own prompt; runs the base; exact",
+        "2606.10617",
+        frozenset({"rule"}),
+    ),
+    "ssr-text": Method(
+        ssr,
+        "the same for cross-attention's to_k and to_v alone, which needs the text encoders only; exact",
+        "2606.10617",
+        frozenset({"rule"}),
+    ),
+    "block-router": Method(
+        block_router,
+        "the content alone in the blocks that draw what, the style alone in those that draw how; exact",
+        "2602.18936",
+        frozenset({"rule"}),
+        needs_torch=False,
     ),
     "dare": Method(
         sparse(drop_and_rescale, elect=False),

@@ -14,13 +14,16 @@ import numpy as np
 from jaxtyping import Float
 
 from lorarar.errors import InputError
-from lorarar.layout import kind_of
+from lorarar.layout import UNET, kind_of
 from lorarar.lora import LoraLayer, concatenate, pad_rank
 from lorarar.lora.layers import join_columns
 from lorarar.merging.types import LEARNED, METHOD, RULE, RULES, LayerPair, MergedLayer, MergeOptions, Predict, per_core
 
 # Bounds what is stacked at once (SDXL, rank 64: 42 MB) and is a multiple of what the hypernetwork takes at once.
 _LAYERS_AT_ONCE = 48
+
+CONTENT_BLOCKS = tuple(f"{UNET}{block}." for block in ("down_blocks", "mid_block", "up_blocks.0.attentions.0"))
+"""The blocks that CRAFT-LoRA gives to the content: those before and in the middle of SDXL's UNet, and the next one."""
 
 
 def learned(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:
@@ -129,6 +132,19 @@ def norm_balance(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[
     gamma = float(np.sqrt(style / content)) if content and style else 1.0
     content_scale, style_scale = options.content_scale * gamma, options.style_scale / gamma
     return direct(pairs, replace(options, content_scale=content_scale, style_scale=style_scale))
+
+
+def block_router(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:
+    """Keep the content alone in CONTENT_BLOCKS of the UNet, and the style alone in its other blocks (arXiv 2602.18936).
+
+    Layers outside the UNet follow the rule. The scales multiply ΔW_c and ΔW_s.
+    """
+    routed = [pair for pair in pairs if pair.name.startswith(UNET)]
+    for pair in routed:
+        is_content = pair.name.startswith(CONTENT_BLOCKS)
+        layer, scale = (pair.content, options.scales[0]) if is_content else (pair.style, options.scales[1])
+        yield MergedLayer(pair.name, concatenate((layer,), (scale,)), METHOD)
+    yield from direct([pair for pair in pairs if not pair.name.startswith(UNET)], options, RULE)
 
 
 def np_lora(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:

@@ -44,7 +44,7 @@ class MergeOptions:
     style_scale: float = setting(1.0, "multiplies ΔW_s; 1 is the paper's", metavar="X")
     rule: str = setting(
         "average",
-        "direct, norm-balance: how to merge; learned, ziplora: the other layers (learned: as trained)",
+        "direct, norm-balance: how to merge; else: the other layers (learned: as trained)",
         choices=RULES,
     )
     density: float = setting(0.5, "dare, ties, dare-ties, knots-ties: share of entries that are kept", metavar="P")
@@ -54,6 +54,8 @@ class MergeOptions:
     learned: tuple[str, ...] = PAPER_LEARNED  # kinds of layers that `learned` predicts; the others follow the rule
     predict: Predict | None = field(default=None, repr=False, compare=False)  # the hypernetwork of `learned`
     constants: Mapping[str, tuple[float, float]] | None = None  # (m_c, m_s) by kind, in place of a hypernetwork
+    # by layer each LoRA's mean z·zᵀ under its own prompt, which `lorarar.merging.ssr_grams` measures
+    grams: Mapping[str, np.ndarray] | None = field(default=None, repr=False, compare=False)
     # (m_c, m_s) by layer, which `lorarar.merging.ziplora` optimises
     coefficients: Mapping[str, np.ndarray] | None = field(default=None, repr=False, compare=False)
 

@@ -97,6 +97,7 @@ def junit(
 CLASSES = {
     "LoraReaderTest": 7,
     "NumericsTest": 16,
+    "SentenceTest": 6,
     "JsonTest": 5,
     "BundleTest": 5,
     "OnnxTest": 22,

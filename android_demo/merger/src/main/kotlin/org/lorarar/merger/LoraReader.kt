@@ -243,7 +243,7 @@ class LoraReader private constructor(
             if (!File(folder, WEIGHTS).exists() && File(folder, PICKLE).exists()) {
                 throw InputError("%s is a Python pickle, which may run code; save it as safetensors first", File(folder, PICKLE))
             }
-            val fields = PeftScaling.parseConfig(configBytes(config), config.path)
+            val fields = PeftScaling.parseConfig(configBytes(config), Sentence("%s", config.path))
             val scaling = PeftScaling.parse(fields, config.path)
             val weights = SafeTensors.open(File(folder, WEIGHTS))
             return LoraReader(weights, PeftScaling.component(fields), mapOf("" to scaling)).read()

@@ -35,7 +35,7 @@ class Sentence(val template: String, vararg values: Any?) : Serializable {
     override fun hashCode(): Int = 31 * template.hashCode() + values.hashCode()
 
     companion object {
-        private val PLACEHOLDER = Regex("""%(?:%|s|(\d)\$s)""")
+        private val PLACEHOLDER = Regex("""%(?:%|s|(\d)[$]s)""")
 
         private val NO_WORD = Regex("[^a-z0-9]+")
 

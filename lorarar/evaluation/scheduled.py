@@ -1,0 +1,64 @@
+"""LoRAs that are on for a part of the steps, or in the guided half of a batch alone: what coefficients make free.
+
+CRAFT-LoRA's asymmetric guidance (arXiv 2602.18936) gives the unconditional pass no LoRA; its schedule has the content
+early and the style late. On a phone both are coefficients, of an image of the batch and of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from lorarar.base.attach import Factors, attached
+from lorarar.lora import LoRA
+from lorarar.merging.klora import OnStep
+
+
+@dataclass(frozen=True)
+class Span:
+    """The share of the steps that a LoRA is on for, from `first` and before `last`; all of them without a schedule."""
+
+    first: float = 0.0
+    last: float = 1.0
+
+    def holds(self, step: int, steps: int) -> bool:
+        """Tell whether the LoRA is on at step `step` (from 0) of `steps`."""
+        return self.first * steps <= step < self.last * steps
+
+
+CONTENT_EARLY, STYLE_LATE = Span(0.0, 0.7), Span(0.3, 1.0)
+"""CRAFT-LoRA's steps 1–35 and 15–50 of 50, as shares."""
+
+
+@contextmanager
+def by_step(loras: Sequence[tuple[LoRA, Span]], unguided: bool, unet: nn.Module) -> Iterator[OnStep]:
+    """Give the UNet each LoRA in its span; call what is yielded before every step.
+
+    `unguided` keeps all LoRAs out of the first half of a batch, which diffusers' guidance has for the empty prompt.
+    Linears only. Raises InputError as `attached`.
+    """
+    device = next(unet.parameters()).device
+    parts = torch.tensor([0.0, 1.0] if unguided else [1.0], device=device)[:, None, None]
+    whole: list[dict[str, torch.Tensor]] = []
+    with ExitStack() as stack:
+        factors: list[dict[str, Factors]] = []
+        for lora, _ in loras:
+            layers = {name: layer.load() for name, layer in lora.layers.items()}
+            downs = {name: torch.from_numpy(layer.down).to(device) * parts for name, layer in layers.items()}
+            ups = {
+                name: torch.from_numpy(layer.up).to(device).expand(len(parts), -1, -1) for name, layer in layers.items()
+            }
+            whole.append(downs)
+            factors.append({name: Factors(down.clone(), ups[name]) for name, down in downs.items()})
+            stack.enter_context(attached(unet, factors[-1]))
+
+        def to_step(step: int, steps: int) -> None:
+            for (_, span), downs, given in zip(loras, whole, factors, strict=True):
+                for name, down in downs.items():
+                    given[name].down.copy_(down if span.holds(step, steps) else torch.zeros_like(down))
+
+        yield to_step

@@ -1,0 +1,55 @@
+"""LoRAs of a part of the steps and of the guided half alone, against weights with and without them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hyper_world import World
+from torch import nn
+
+from lorarar.base.attach import fused
+from lorarar.base.components import encode_prompts, predict
+from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, by_step
+from lorarar.lora import LoRA, read_lora
+from lorarar.merging import MergeOptions, merge_loras
+
+
+@pytest.mark.parametrize(("steps", "content", "style"), [(50, 35, 15), (25, 18, 8), (1, 1, 0)])
+def test_the_spans_are_the_papers_steps(steps: int, content: int, style: int) -> None:
+    """Of 50 steps the first 35, and those after the first 15."""
+    assert [CONTENT_EARLY.holds(step, steps) for step in range(steps)].count(True) == content
+    assert [STYLE_LATE.holds(step, steps) for step in range(steps)].index(True) == style if style else True
+    assert all(Span().holds(step, steps) for step in range(steps))
+
+
+def run(unet: nn.Module, world: World) -> torch.Tensor:
+    """The UNet's answer for a batch that guidance makes of two images: without and with the prompt, twice."""
+    condition = encode_prompts(world.components, ["", "", "a sks dog", "a sks dog"])
+    latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return predict(unet, latents, torch.tensor([500] * 4), condition)
+
+
+@pytest.mark.parametrize("unguided", [False, True])
+def test_each_lora_is_on_in_its_span_and_its_half(world: World, unguided: bool) -> None:
+    unet = world.components.unet
+    content, style = (
+        read_lora(entry.lora) for entry in (world.dataset.contents["content_0"], world.dataset.styles["style_1"])
+    )
+    both = merge_loras(content, style, world.layout, "direct", MergeOptions(rule="sum")).lora
+    spans = [(content, Span(0.0, 0.5)), (style, Span(0.25, 1.0))]
+    before = run(unet, world)
+    with by_step(spans, unguided, unet) as to_step:
+        found = {}
+        for step in range(4):
+            to_step(step, 4)
+            found[step] = run(unet, world)
+    assert torch.equal(run(unet, world), before)
+    on: dict[int, LoRA] = {0: content, 1: both, 2: style, 3: style}
+    for step, lora in on.items():
+        with fused(unet, lora):
+            want = run(unet, world)
+        if unguided:
+            want[:2] = before[:2]
+        torch.testing.assert_close(found[step], want, rtol=1e-4, atol=1e-4)
+        assert (want[2:] - before[2:]).abs().max() > 1e-3

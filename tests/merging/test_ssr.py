@@ -1,0 +1,133 @@
+"""SSR-Merge against least squares on made-up inputs, and what it measures against the layers' own inputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hyper_world import World
+from test_merging_dense import CONTENT, LAYOUT, STYLE
+
+from lorarar.base.components import encode_prompts
+from lorarar.errors import InputError
+from lorarar.lora import LoRA, read_lora
+from lorarar.merging import MergeOptions, merge_loras
+from lorarar.merging.ssr import RIDGE, router
+from lorarar.merging.ssr_grams import merge_by_ssr, pass_grams, shared_downs, text_grams
+
+PROMPTS = ("a sks dog", "a house in watercolor style")
+NAME = "unet.a.to_q"
+
+
+def grams_of(inputs: list[np.ndarray], name: str = NAME) -> np.ndarray:
+    down = np.concatenate([each.layers[name].down for each in (CONTENT, STYLE)]).astype(np.float64)
+    tokens = sum(x.shape[1] for x in inputs)
+    return np.stack([down @ x @ x.T @ down.T / tokens for x in inputs])
+
+
+def test_the_router_is_the_least_squares_answer() -> None:
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal((24, 50)), 3 * rng.standard_normal((24, 70))]
+    layers = [each.layers[NAME] for each in (CONTENT, STYLE)]
+    up, down = np.concatenate([x.up for x in layers], axis=1), np.concatenate([x.down for x in layers])
+    tokens = np.sqrt(sum(x.shape[1] for x in inputs))
+    z = np.concatenate([down @ x for x in inputs], axis=1) / tokens
+    alone = [layer.up @ layer.down @ x for layer, x in zip(layers, inputs, strict=True)]
+    wanted = np.concatenate(alone, axis=1) / tokens
+    # One row of R·Z for each of up's columns, as up is of full column rank; the ridge is one more block of equations.
+    parts = np.linalg.lstsq(up, wanted, rcond=None)[0]
+    square = np.concatenate([z, np.sqrt(RIDGE) * np.eye(len(z))], axis=1)
+    right = np.concatenate([parts, np.zeros((len(z), len(z)))], axis=1)
+    want = np.linalg.lstsq(square.T, right.T, rcond=None)[0].T
+    np.testing.assert_allclose(router(grams_of(inputs), layers[0].rank), want, atol=1e-6)
+
+
+def test_the_same_inputs_under_both_prompts_give_the_average() -> None:
+    x = 100 * np.random.default_rng(1).standard_normal((24, 200))  # against the ridge
+    options = MergeOptions(grams={NAME: grams_of([x, x])})
+    merged, average = (merge_loras(CONTENT, STYLE, LAYOUT, name, options).lora for name in ("ssr", "direct"))
+    for name, layer in merged.layers.items():
+        want = average.layers[name].delta()
+        np.testing.assert_allclose(layer.delta(), want, atol=1e-5 * np.abs(want).max())
+
+
+def test_inputs_of_their_own_give_each_lora_as_it_is() -> None:
+    rng = np.random.default_rng(2)
+    space = 100 * np.linalg.qr(rng.standard_normal((24, 24)))[0]
+    inputs = [space[:, :3] @ rng.standard_normal((3, 90)), space[:, 3:7] @ rng.standard_normal((4, 90))]
+    options = MergeOptions(content_scale=0.5, style_scale=2.0, grams={NAME: grams_of(inputs)})
+    merged = merge_loras(CONTENT, STYLE, LAYOUT, "ssr", options)
+    assert merged.truncation is None and merged.lora.layers[NAME].rank == 7
+    delta = merged.lora.layers[NAME].delta().astype(np.float64)
+    for scale, lora, x in zip((0.5, 2.0), (CONTENT, STYLE), inputs, strict=True):
+        want = scale * lora.layers[NAME].delta() @ x
+        np.testing.assert_allclose(delta @ x, want, atol=1e-3 * np.abs(want).max())
+    # Without a Gram matrix, by the rule.
+    other = merged.lora.layers["unet.a.to_k"].delta()
+    want = (0.5 * CONTENT.layers["unet.a.to_k"].delta() + 2 * STYLE.layers["unet.a.to_k"].delta()) / 2
+    np.testing.assert_allclose(other, want, atol=1e-4)
+
+
+def test_it_says_what_it_needs() -> None:
+    with pytest.raises(InputError, match="content_prompt"):
+        merge_loras(CONTENT, STYLE, LAYOUT, "ssr")
+
+
+def pair(world: World) -> tuple[LoRA, LoRA]:
+    return read_lora(world.dataset.contents["content_0"].lora), read_lora(world.dataset.styles["style_1"].lora)
+
+
+def test_what_is_measured_is_what_the_layers_get(world: World) -> None:
+    components, loras = world.components, pair(world)
+    downs = shared_downs(*loras, components)
+    condition = encode_prompts(components, PROMPTS)
+    weights = {name: weight.clone() for name, weight in components.unet.state_dict().items()}
+    grams = pass_grams(components, loras, downs, condition)
+    assert grams.keys() == downs.keys() == loras[0].layers.keys()
+    assert all(torch.equal(weight, weights[name]) for name, weight in components.unet.state_dict().items())
+    # Cross-attention's keys and values get the text, whatever the pass.
+    text = text_grams(downs, condition)
+    assert 0 < len(text) < len(grams)
+    for name, found in text.items():
+        np.testing.assert_allclose(grams[name], found, rtol=1e-4, atol=1e-5)
+        for number, states in enumerate(condition.embeds):
+            z = (downs[name] @ states.mT).double().numpy()
+            np.testing.assert_allclose(found[number], z @ z.T / (2 * len(states)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_pass_has_its_own_lora_on(world: World) -> None:
+    components, loras = world.components, pair(world)
+    off = [replace(lora, layers={n: replace(x, up=0 * x.up) for n, x in lora.layers.items()}) for lora in loras]
+    downs, condition = shared_downs(*loras, components), encode_prompts(components, PROMPTS)
+    on, without = (pass_grams(components, given, downs, condition) for given in (loras, (off[0], off[1])))
+    one = pass_grams(components, (loras[0], off[1]), downs, condition)
+    last = [name for name in downs if name.endswith("to_out.0")][-1]
+    for number, same in ((0, on), (1, without)):
+        np.testing.assert_allclose(one[last][number], same[last][number], rtol=1e-6)
+    assert all(np.abs(on[last][number] / without[last][number] - 1).max() > 1e-5 for number in (0, 1))
+
+
+@pytest.mark.parametrize("text_only", [False, True])
+def test_the_merge_keeps_more_of_each_lora_than_the_average(world: World, text_only: bool) -> None:
+    """By the authors' measure: how far the merge is from each LoRA alone, on what the layer gets under its prompt."""
+    loras = pair(world)
+    merged = merge_by_ssr(world.components, *loras, PROMPTS, text_only=text_only)
+    facts = merged.lora.metadata
+    assert facts["lorarar_method"] == ("ssr-text" if text_only else "ssr")
+    assert facts["lorarar_style_prompt"] == PROMPTS[1] and merged.truncation is None
+    condition = encode_prompts(world.components, PROMPTS)
+    average = merge_loras(*loras, world.layout, "direct").lora
+    for name in merged.lora.layers:
+        if not name.endswith(("attn2.to_k", "attn2.to_v")):
+            if text_only:
+                want = average.layers[name].delta()
+                np.testing.assert_allclose(merged.lora.layers[name].delta(), want, atol=1e-6)
+            continue
+        errors = []
+        for each in (merged.lora, average):
+            shares = zip(loras, condition.embeds.numpy(), strict=True)
+            rests = [(each.layers[name].delta() - lora.layers[name].delta()) @ states.T for lora, states in shares]
+            errors.append(np.linalg.norm(np.concatenate(rests, axis=1)))
+        assert errors[0] < errors[1]
