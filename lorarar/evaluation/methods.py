@@ -154,7 +154,7 @@ def _scheduled(name: str, spans: tuple[Span, Span], unguided: bool) -> Make:
             merging.merge_loras(
                 *pair, bench.layout, name, MergeOptions(rule="sum", content_scale=c, style_scale=s)
             ).lora
-            for c, s in ((1, 0), (0, 1))
+            for c, s in ((1.0, 0.0), (0.0, 1.0))
         ]
         return Made(partial(by_step, list(zip(shares, spans, strict=True)), unguided))
 
