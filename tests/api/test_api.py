@@ -18,6 +18,7 @@ from tiny_pipeline import save_image
 from tiny_world import random_lora
 
 import lorarar as lr
+from lorarar.api import RUN_BASE
 from lorarar.base.components import load_components
 from lorarar.base.names import shipped_hypernet
 from lorarar.commands.merge import main
@@ -190,7 +191,7 @@ def test_diffusers_loads_a_merged_state_dict(tiny_pipeline: Path, dialect: str) 
 # --- merge
 
 
-@pytest.mark.parametrize("method", [name for name in lr.METHODS if name != "ziplora"])
+@pytest.mark.parametrize("method", [name for name in lr.METHODS if name not in RUN_BASE])
 def test_merge_does_what_the_command_does(method: str, loras: tuple[lr.LoRA, lr.LoRA], tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.safetensors" for name in ("dog", "paint", "merged")]
     for lora, path in zip(loras, paths[:2], strict=True):
@@ -206,7 +207,7 @@ def test_merge_does_what_the_command_does(method: str, loras: tuple[lr.LoRA, lr.
     assert main([*map(str, paths[:2]), "--method", method, "--style-scale", "0.5", "-o", str(paths[2])]) == 0
     from_file = lr.read_lora(paths[2])
     same(merged, from_file)
-    assert calls[-1] == (72, 72) and merged.max_rank == 7
+    assert calls[-1] == (72, 72) and merged.max_rank == (4 if method == "block-router" else 7)
     made = {name: text for name, text in from_file.metadata.items() if name.startswith("lorarar_")}
     assert merged.metadata == made and made["lorarar_method"] == method and made["lorarar_style_scale"] == "0.5"
 
@@ -253,6 +254,10 @@ def test_a_hypernetwork_in_memory_is_told_by_its_weights(loras: tuple[lr.LoRA, l
         ({"style_images": "a.png"}, "`style_images` means nothing to learned"),
         ({"settings": ZipSettings()}, "`settings` means nothing to learned"),
         ({"resolution": 64}, "`resolution` means nothing to learned"),
+        ({"method": "ssr"}, "give `content_prompt` and `style_prompt`"),
+        ({"method": "ssr-text", "style_prompt": "a house"}, "give `content_prompt` and `style_prompt`"),
+        ({"method": "ssr", "style_images": "a.png"}, "`style_images` means nothing to ssr"),
+        ({"method": "ssr", "settings": ZipSettings()}, "`settings` means nothing to ssr"),
         ({"method": "ziplora"}, "give `content_images`, `content_prompt`"),
         ({"method": "ziplora", "content_prompt": "a dog"}, "give `content_images`, `content_prompt`"),
     ],
@@ -282,6 +287,25 @@ def test_ziplora_runs_the_base_on_images_and_prompts(tiny_pipeline: Path, tmp_pa
     )
     assert steps == [(1, 2), (2, 2)] and merged.max_rank == 4
     assert merged.metadata["lorarar_method"] == "ziplora" and merged.metadata["lorarar_seed"] == "5"
+
+
+@pytest.mark.parametrize("method", ["ssr", "ssr-text"])
+def test_ssr_needs_the_prompts_alone(method: str, tiny_pipeline: Path) -> None:
+    base = lr.load_layout(str(tiny_pipeline))
+    passes: list[tuple[int, int]] = []
+    merged = lr.merge(
+        random_lora(base, (2,), 1, 0.1),
+        random_lora(base, (3,), 2, 0.1),
+        base=str(tiny_pipeline),
+        method=method,
+        rule="sum",
+        content_prompt="a sks dog",
+        style_prompt="a house in watercolor style",
+        on_progress=lambda done, total: passes.append((done, total)),
+    )
+    assert passes == ([(1, 2), (2, 2)] if method == "ssr" else []) and merged.max_rank == 5
+    assert merged.metadata["lorarar_method"] == method and merged.metadata["lorarar_rule"] == "sum"
+    assert merged.metadata["lorarar_content_prompt"] == "a sks dog"
 
 
 # --- Hypernetwork

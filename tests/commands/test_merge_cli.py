@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from lorarar.api import RUN_BASE
 from lorarar.base.names import CONFIGS, DEFAULT_BASE, load_layout
 from lorarar.commands.merge import main, parser
 from lorarar.errors import InputError
@@ -99,7 +100,7 @@ def test_learned_merges_two_dialects(
     assert [path.name for path in files.iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("learned", "ziplora")])
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("learned", *RUN_BASE)])
 def test_every_other_method_runs(method: str, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--method", method, "--dtype", "fp16") == 0
     said = " ".join(capsys.readouterr().out.split())
@@ -174,6 +175,11 @@ def test_a_lora_of_a_larger_base_is_warned_about(
         ),
         (["--method", "dare", "--mu", "1"], "--mu means nothing to dare"),
         (["--method", "np-lora", "--rule", "sum"], "--rule means nothing to np-lora"),
+        (["--method", "ssr"], "give --content-prompt and --style-prompt"),
+        (["--method", "ssr-text", "--content-prompt", "a sks dog"], "give --content-prompt and --style-prompt"),
+        (["--method", "ssr", "--content-images", "."], "--content-images means nothing to ssr"),
+        (["--method", "ssr", "--zip-steps", "3"], "--zip-steps means nothing to ssr"),
+        (["--method", "direct", "--style-prompt", "a house"], "--style-prompt means nothing to direct"),
         (["--method", "dare", "--density", "0"], "--density is 0.0"),
         (["--method", "dare", "--seed", "-1"], "--seed is -1"),
         (["--method", "np-lora", "--mu", "-1"], "--mu is -1.0"),

@@ -304,6 +304,7 @@ def test_mean_coefficients_by_the_dense_form(bench: tuple[Sampler, Workbench]) -
         (["--methods", "direct", "--zip-steps", "3"], "--zip-steps is for ziplora"),
         (["--methods", "direct", "--joint-steps", "3"], "--joint-steps is for joint"),
         (["--methods", "direct", "--hypernet", "h"], "--hypernet is for learned, learned-kv-average"),
+        (["--methods", "direct,acfg", "--guidance", "1"], "acfg is a way to guide, and a --guidance of 1"),
         (["--hypernets", "x"], "'x' is not NAME=PATH"),
         (["--hypernets", "learned=a"], "the name 'learned' is taken"),
         (["--images", "0"], "--images is 0; give a whole number of 1 or more"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny_world import random_lora, tiny_layout
 
+from lorarar.api import RUN_BASE
 from lorarar.errors import InputError
 from lorarar.lora import LoRA, LoraLayer, open_lora, read_lora, write_lora
 from lorarar.lora.layers import StoredLayer
@@ -48,7 +49,7 @@ def test_an_opened_lora_is_the_one_that_is_read(files: tuple[Path, Path]) -> Non
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("learned", "ziplora")])
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("learned", *RUN_BASE)])
 def test_opened_files_merge_to_the_same_bytes(
     files: tuple[Path, Path], tmp_path: Path, method: str, dtype: str
 ) -> None:
