@@ -6,7 +6,9 @@ woodcut, pixel art and pastel, so that techniques vary more.
 
 from __future__ import annotations
 
-from miniature.styles import FAMILIES, DrawnStyle
+import numpy as np
+
+from miniature.styles import FAMILIES, DrawnStyle, random_style
 from miniature.styles_palette import Palette, Rgb
 
 PARAMS_NEAR, PALETTE_NEAR = 0.3, 0.35
@@ -153,20 +155,28 @@ SPLIT: dict[str, tuple[str, ...]] = {
 SPLIT["train"] = tuple(name for name in GALLERY if name not in SPLIT["validation"] + SPLIT["test"])
 
 
-def description(name: str) -> str:
-    """Return a held-out style's text, as in a caption: "a cat in {description} style"."""
-    return FAMILIES[GALLERY[name].family].description
-
-
-def group(name: str) -> str:
-    return FAMILIES[GALLERY[name].family].group
+_WIDE_SEEDS = {"watercolor": 296, "oil": 151, "pastel": 345, "chalk": 361, "ink_wash": 375, "line": 261, "woodcut": 282}
+_WIDE_SEEDS |= {"blueprint": 360, "mosaic": 118, "paper_cutout": 18, "rendering": 90, "smoke": 351}
+WIDE: dict[str, DrawnStyle] = {
+    f"{family}_wide": random_style(np.random.default_rng((7, 2, list(FAMILIES).index(family), seed)), family)
+    for family, seed in _WIDE_SEEDS.items()
+}
+"""The wide test's 12 styles: of each family the random one of 400 that is farthest from all that the shipped base was
+trained on, and near none of the gallery.
+"""
+WIDE_NEAR = 0.6
+"""The share of the distances above that keeps the population away from them: random styles fill a family."""
 
 
 def near_gallery(style: DrawnStyle) -> bool:
     """Tell whether a style is too near a held-out one to be in the base's training population."""
-    family = FAMILIES[style.family]
-    return any(
-        family.distance(style.params, held.params) < PARAMS_NEAR and style.palette.distance(held.palette) < PALETTE_NEAR
-        for held in GALLERY.values()
-        if held.family == style.family
+    return any(_near(style, held, 1.0) for held in GALLERY.values()) or any(
+        _near(style, held, WIDE_NEAR) for held in WIDE.values()
     )
+
+
+def _near(style: DrawnStyle, held: DrawnStyle, share: float) -> bool:
+    if style.family != held.family:
+        return False
+    params = FAMILIES[style.family].distance(style.params, held.params)
+    return params < share * PARAMS_NEAR and style.palette.distance(held.palette) < share * PALETTE_NEAR

@@ -1,4 +1,4 @@
-"""Write the miniature's dataset: reference images of the 30 held-out subjects and 26 held-out styles, and splits."""
+"""Write the miniature's datasets: reference images of held-out subjects and styles, and splits."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from PIL import Image
 
 from lorarar.files import atomic_file
 from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, SCHEMA_VERSION, SPLIT_PARTS
-from miniature import gallery
+from miniature import catalogue, gallery
 from miniature.buffers import SIZE
-from miniature.catalogue import CATALOGUE, fresh_subject
+from miniature.catalogue import CATALOGUE, Entry, fresh_subject
 from miniature.scene import picture
+from miniature.styles import FAMILIES, DrawnStyle
 from miniature.subjects import describe
 
 TOKEN = "sks"  # the rare token of DreamBooth; no caption of the population has it
@@ -34,19 +35,40 @@ MACRO_SPLITS: Mapping[str, Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
 def write_dataset(folder: Path, seed: int) -> Path:
     """Draw the reference images and write dataset.json; LoRA files that are there stay."""
-    contents = [_content(folder, name, seed, number) for number, name in enumerate(CATALOGUE)]
-    styles = [_style(folder, name, seed, number) for number, name in enumerate(gallery.GALLERY)]
     paper = {
         "contents": {part: [name for name, entry in CATALOGUE.items() if entry.part == part] for part in SPLIT_PARTS},
         "styles": {part: list(gallery.SPLIT[part]) for part in SPLIT_PARTS},
     }
+    splits = {DEFAULT_SPLIT: paper} | {name: _macro_split(parts) for name, parts in MACRO_SPLITS.items()}
+    return _write_dataset(folder, "miniature", CATALOGUE, gallery.GALLERY, splits, (seed, 1), (seed, 2))
+
+
+def write_wide_dataset(folder: Path, seed: int) -> Path:
+    """Do the same for the wide test, whose one split has its 12 subjects and 12 styles for testing."""
+    sides = {"contents": list(catalogue.WIDE), "styles": list(gallery.WIDE)}
+    split = {side: {part: names if part == "test" else [] for part in SPLIT_PARTS} for side, names in sides.items()}
+    given = (catalogue.WIDE, gallery.WIDE, {DEFAULT_SPLIT: split})
+    return _write_dataset(folder, "miniature-wide", *given, (seed, 4), (seed, 5))
+
+
+def _write_dataset(
+    folder: Path,
+    name: str,
+    subjects: Mapping[str, Entry],
+    drawn: Mapping[str, DrawnStyle],
+    splits: Mapping[str, Any],
+    content_seed: tuple[int, int],
+    style_seed: tuple[int, int],
+) -> Path:
+    contents = [_content(folder, *item, (*content_seed, number)) for number, item in enumerate(subjects.items())]
+    styles = [_style(folder, *item, (*style_seed, number)) for number, item in enumerate(drawn.items())]
     described = {
         "schema_version": SCHEMA_VERSION,
-        "name": "miniature",
+        "name": name,
         "resolution": SIZE,
         "contents": contents,
         "styles": styles,
-        "splits": {DEFAULT_SPLIT: paper} | {name: _macro_split(parts) for name, parts in MACRO_SPLITS.items()},
+        "splits": splits,
     }
     path = folder / DATASET_FILE
     with atomic_file(path) as temporary:
@@ -54,10 +76,9 @@ def write_dataset(folder: Path, seed: int) -> Path:
     return path
 
 
-def _content(folder: Path, name: str, seed: int, number: int) -> dict[str, Any]:
-    entry = CATALOGUE[name]
-    rng = np.random.default_rng((seed, 1, number))
-    paths = [f"images/contents/{name}_{index}.png" for index in range(REFERENCES[number % len(REFERENCES)])]
+def _content(folder: Path, name: str, entry: Entry, seed: tuple[int, ...]) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    paths = [f"images/contents/{name}_{index}.png" for index in range(REFERENCES[seed[-1] % len(REFERENCES)])]
     return {
         "name": name,
         "class": entry.subject.kind,
@@ -68,15 +89,15 @@ def _content(folder: Path, name: str, seed: int, number: int) -> dict[str, Any]:
     }
 
 
-def _style(folder: Path, name: str, seed: int, number: int) -> dict[str, Any]:
+def _style(folder: Path, name: str, style: DrawnStyle, seed: tuple[int, ...]) -> dict[str, Any]:
     """Draw one image of a random subject, as a style's reference shows something that nobody asks for."""
-    rng = np.random.default_rng((seed, 2, number))
+    rng = np.random.default_rng(seed)
     subject = fresh_subject(rng)
-    image = picture(subject, gallery.GALLERY[name], rng)
+    image = picture(subject, style, rng)
     return {
         "name": name,
-        "description": gallery.description(name),
-        "group": gallery.group(name),
+        "description": FAMILIES[style.family].description,
+        "group": FAMILIES[style.family].group,
         # The more of the picture the prompt explains, the less of it the LoRA takes for the style.
         "image_class": describe(subject),
         "images": [_write(folder, f"images/styles/{name}.png", image)],
@@ -93,7 +114,7 @@ def _write(folder: Path, name: str, image: UInt8[np.ndarray, "size size 3"]) -> 
 def _macro_split(parts: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]) -> dict[str, Any]:
     """Make a split by groups (or names); it has no validation, as the paper keeps its settings for these."""
     contents = {name: entry.group for name, entry in CATALOGUE.items()}
-    styles = {name: gallery.group(name) for name in gallery.GALLERY}
+    styles = {name: FAMILIES[style.family].group for name, style in gallery.GALLERY.items()}
     split: dict[str, dict[str, list[str]]] = {"contents": {}, "styles": {}}
     for part, wanted in parts.items():
         for side, groups, names in zip(split, (contents, styles), wanted, strict=True):

@@ -36,7 +36,7 @@ from miniature.judge_training import build_judge
 from miniature.loop import Schedule
 from miniature.population import caption, population
 from miniature.progress import Report, silent
-from miniature.references import write_dataset
+from miniature.references import write_dataset, write_wide_dataset
 from miniature.styles import FAMILIES
 from miniature.subjects import KINDS
 from miniature.vae import SCHEDULE as VAE_SCHEDULE
@@ -247,7 +247,23 @@ def references(plan: BuildPlan) -> Path:
 
 def loras(plan: BuildPlan) -> Path:
     """Train the 56 LoRAs, as `lorarar train-lora --dataset` trains anyone's; return their folder."""
-    folder = plan.made / DATASET_FOLDER
+    return _train_loras(plan, plan.made / DATASET_FOLDER, "loras")
+
+
+def wide(plan: BuildPlan) -> Path:
+    """Draw the wide test's subjects and styles, and train a LoRA for each of them; return their dataset.
+
+    It stays in the work folder: `lorarar evaluate --dataset` takes it from there.
+    """
+    folder = plan.work / "wide"
+    if not (folder / DATASET_FILE).is_file():
+        write_wide_dataset(folder, plan.seed)
+    _train_loras(plan, folder, "wide")
+    return folder
+
+
+def _train_loras(plan: BuildPlan, folder: Path, stage: str) -> Path:
+    """Train a dataset's missing LoRAs on the base that was made; return their folder."""
     dataset = read_dataset(folder)
     for only, wanted in plan.lora_settings().items():
         jobs = missing_jobs(dataset, [only])
@@ -262,7 +278,7 @@ def loras(plan: BuildPlan) -> Path:
             seen.append(loss)
             plan.report(f"{name}, loss {loss:.4f}", len(seen), total)
 
-        with plan.timed("loras"):
+        with plan.timed(stage):
             train_jobs(jobs, loading, settings, LORA_DTYPE, plan.workers, on_step)
     return folder / "loras"
 

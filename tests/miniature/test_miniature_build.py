@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from operator import eq
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,28 +30,30 @@ from lorarar.training.dataset import read_dataset
 from lorarar.training.dataset_loras import missing_jobs
 from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
 from lorarar.training.settings import LoraSettings, default_settings
+from miniature import catalogue, gallery, stages
 from miniature import population as population_module
-from miniature import stages
 from miniature.base import BATCH, BaseLoss, Captioned, tokenize
 from miniature.build import STAGES, build
 from miniature.card import stage_commands
-from miniature.catalogue import CATALOGUE, near_catalogue
-from miniature.gallery import GALLERY
+from miniature.catalogue import ALIKE, CATALOGUE, WIDE, fresh_subject, near_catalogue
+from miniature.gallery import GALLERY, near_gallery
 from miniature.loop import Schedule, seeded
-from miniature.population import caption, example, population
-from miniature.references import write_dataset
+from miniature.population import PLAIN_SHARE, caption, example, population, sample_style
+from miniature.references import write_dataset, write_wide_dataset
+from miniature.scene import sample_view
 from miniature.stages import BuildPlan, open_pipeline
 from miniature.styles import FAMILIES
-from miniature.subjects import KINDS, sample_subject
+from miniature.subjects import DETAILS, KINDS, sample_subject
 
 CAPTIONS = ["a red dog", "a cat in mosaic style", "a blue mug with white dots", "a duck"]
-TO_PIPELINE = ["population", "autoencoder", "base", "pipeline"]
+TO_PIPELINE = ["population", "autoencoder", "base", "longer", "pipeline"]
 SMALL = Sizes(latent=24, unet=(16, 32, 48), head=16, vae=(16, 16, 16), text=(32, 48), text_layers=2, time=8)
 
 
 def small_plan(folder: Path) -> BuildPlan:
     short = Schedule(steps=2, rate=1e-3, warmup=1)
-    return BuildPlan(folder / "work", folder / "out", drawings=12, sizes=SMALL, vae=short, base=short, compiled=False)
+    schedules = {"vae": short, "base": short, "longer": short}
+    return BuildPlan(folder / "work", folder / "out", drawings=12, sizes=SMALL, **schedules, compiled=False)
 
 
 @pytest.fixture(scope="module")
@@ -293,19 +296,76 @@ def test_a_whole_build_replaces_the_output_at_its_end(
         "build_judge",
         lambda seed, work, folder, report: shutil.copytree(MINIATURE_FOLDER / "judge", folder),
     )
-    build(plan, [name for name in STAGES if name != "publish"])
+    build(plan, [name for name in STAGES if name not in ("publish", "wide")])
     assert (plan.output / "hypernet.safetensors").read_text() == "of another build"
     build(plan, list(STAGES))
     assert not (plan.output / "old").exists()
     dataset = read_dataset(plan.output / "dataset")
     assert missing_jobs(dataset) == []
     made = [read_lora(entry.lora) for entry in (*dataset.contents.values(), *dataset.styles.values())]
+    wide = read_dataset(plan.work / "wide")
+    assert missing_jobs(wide) == [] and len(wide.contents) == len(wide.styles) == 12
     assert len(made) == 56 and {lora.metadata["lorarar_base"] for lora in made} == {"miniature"}
     assert load_predictor(plan.output / "hypernet.safetensors").training["base"] == "miniature"
     shipped = {path.relative_to(MINIATURE_FOLDER) for path in MINIATURE_FOLDER.rglob("*") if path.is_file()}
     assert {path.relative_to(plan.output) for path in plan.output.rglob("*") if path.is_file()} == shipped
     assert set(plan.seconds()) == set(STAGES) - {"card", "publish"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "work"]
+
+
+def test_the_rounds_go_on_from_each_other_and_the_text_encoders_stay(started: BuildPlan, tmp_path: Path) -> None:
+    """Two rounds of two steps in one go, and the second alone from where the first ended, are one training."""
+    base, *rounds = (open_pipeline(started.work / name) for name in ("base", "longer-1", "longer-2"))
+    for one, other in zip([base, *rounds], rounds, strict=False):
+        before, after = one.unet.state_dict(), other.unet.state_dict()
+        assert any(not torch.equal(before[name], after[name]) for name in before)
+        for name in ("text_encoder", "text_encoder_2", "vae"):
+            same = getattr(one, name).state_dict(), getattr(other, name).state_dict()
+            assert all(torch.equal(same[0][key], same[1][key]) for key in same[0])
+    assert [stages.steps_of(started.work / name) for name in ("base", "longer-1", "longer-2")] == [2, 4, 6]
+    assert stages.steps_of(MINIATURE_FOLDER) == 10_000  # the first shipped one, which does not tell
+    again = replace(started, work=tmp_path / "work", start=started.work / "longer-1", rounds=1)
+    build(again, ["population", "longer"])
+    places = again.work / "longer-1", started.work / "longer-2"
+    found, wanted = (open_pipeline(place).unet.state_dict() for place in places)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_the_wide_test_is_apart_from_all_else(tmp_path: Path) -> None:
+    write_wide_dataset(tmp_path, seed=0)
+    dataset = read_dataset(tmp_path)
+    part = dataset.part("paper", "test")
+    assert [len(side) for side in part] == [12, 12] and not {*dataset.contents} & {*CATALOGUE}
+    assert len({content.class_name for content in dataset.contents.values()}) == 12
+    assert all(near_catalogue(entry.subject) for entry in WIDE.values())
+    # As held-out subjects: alike with none of those that stood there before.
+    for entry in WIDE.values():
+        looks = list(entry.subject.looks().values())
+        others = [other.subject for other in CATALOGUE.values() if other.subject.kind == entry.subject.kind]
+        alike = [sum(map(eq, looks, other.looks().values())) for other in others]
+        assert max(alike, default=0) < ALIKE and None not in looks
+
+
+@pytest.mark.full
+def test_the_shipped_base_saw_nothing_of_the_wide_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its 40,000 subjects and 28,006 styles, drawn again without their pictures, by the rules of its own time."""
+    subjects, drawn = dict(catalogue.WIDE), dict(gallery.WIDE)
+    monkeypatch.setattr(catalogue, "WIDE", {})
+    monkeypatch.setattr(gallery, "WIDE", {})
+    found = []
+    for index in range(stages.DRAWINGS):
+        rng = np.random.default_rng((0, index))
+        found.append((fresh_subject(rng), None))
+        sample_view(rng)
+        rng.random(len(DETAILS))
+        if rng.random() >= PLAIN_SHARE:
+            found[-1] = (found[-1][0], sample_style(rng))
+    monkeypatch.setattr(catalogue, "CATALOGUE", subjects)
+    monkeypatch.setattr(gallery, "GALLERY", {})
+    monkeypatch.setattr(gallery, "WIDE", drawn)
+    assert sum(style is not None for _, style in found) == 28_006
+    assert not any(near_catalogue(subject) for subject, _ in found)
+    assert not any(near_gallery(style) for _, style in found if style is not None)
 
 
 def test_an_output_with_other_things_in_it_is_refused(tmp_path: Path) -> None:

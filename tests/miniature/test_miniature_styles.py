@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from miniature import styles_tools as tools
 from miniature.buffers import BACKGROUND, CANVAS, GROUND, SIZE, Buffers
-from miniature.gallery import GALLERY, SPLIT, description, group, near_gallery
+from miniature.gallery import GALLERY, SPLIT, WIDE, near_gallery
 from miniature.population import sample_style
 from miniature.styles import FAMILIES, DrawnStyle, plain, random_style, reduce, render
 from miniature.styles_palette import Palette, tone
@@ -154,9 +154,10 @@ def test_the_gallery_has_the_papers_counts() -> None:
     assert len(GALLERY) == 26
     assert {part: len(names) for part, names in SPLIT.items()} == {"train": 18, "validation": 3, "test": 5}
     assert Counter(name for names in SPLIT.values() for name in names) == Counter(list(GALLERY))
-    assert {group(name) for name in SPLIT["test"]} == {"3d", "oil", "watercolor", "cartoon", "light"}
-    assert description("watercolor_painting_3") == "watercolor painting"
-    for style in GALLERY.values():
+    groups = {FAMILIES[GALLERY[name].family].group for name in SPLIT["test"]}
+    assert groups == {"3d", "oil", "watercolor", "cartoon", "light"}
+    assert len({style.family for style in WIDE.values()}) == len(WIDE) == 12
+    for style in (*GALLERY.values(), *WIDE.values()):
         ranges = FAMILIES[style.family].ranges
         assert style.params.keys() == ranges.keys()
         assert all(low <= style.params[key] <= high for key, (low, high) in ranges.items())
