@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,16 +28,28 @@ Image = UInt8[np.ndarray, "size size 3"]
 Chunk = dict[str, np.ndarray]
 
 
-def example(seed: int, index: int) -> tuple[Image, str]:
-    """Make drawing number `index` of the population of a seed, and its caption."""
+@dataclass(frozen=True)
+class Example:
+    """A drawing and all that is true of it; `details` are those that the caption tells, `family` is None if plain."""
+
+    image: Image
+    caption: str
+    subject: Subject
+    details: tuple[str, ...]
+    family: str | None
+
+
+def example(seed: int, index: int) -> Example:
+    """Make drawing number `index` of the population of a seed."""
     rng = np.random.default_rng((seed, index))
     subject = fresh_subject(rng)
     buffers = draw(subject, sample_view(rng))
-    details = [detail for detail in DETAILS if rng.random() < TOLD]
+    details = tuple(detail for detail in DETAILS if rng.random() < TOLD)
     if rng.random() < PLAIN_SHARE:
-        return reduce(plain(buffers)), caption(subject, details)
+        return Example(reduce(plain(buffers)), caption(subject, details), subject, details, None)
     style = sample_style(rng)
-    return reduce(render(buffers, style, rng)), caption(subject, details, FAMILIES[style.family].description)
+    words = caption(subject, details, FAMILIES[style.family].description)
+    return Example(reduce(render(buffers, style, rng)), words, subject, details, style.family)
 
 
 def sample_style(rng: np.random.Generator) -> DrawnStyle:
@@ -68,8 +81,11 @@ def population(
 
 
 def _chunk(seed: int, numbers: range) -> Chunk:
-    images, captions = zip(*(example(seed, index) for index in numbers), strict=True)
-    return {"images": np.stack(images), "captions": np.array(captions)}
+    drawn = [example(seed, index) for index in numbers]
+    return {
+        "images": np.stack([item.image for item in drawn]),
+        "captions": np.array([item.caption for item in drawn]),
+    }
 
 
 def drawn_chunks(

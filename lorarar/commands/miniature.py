@@ -1,20 +1,23 @@
-"""Make the shipped miniature again from nothing: `lorarar miniature build`."""
+"""Make the shipped miniature again from nothing, `lorarar miniature build`, and measure what it draws, `report`."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from lorarar.base.names import MINIATURE_FOLDER
+from lorarar.base.names import GUIDANCE, MINIATURE, MINIATURE_FOLDER, STEPS
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
-from lorarar.console import console, progress
+from lorarar.console import console, print_table, progress
 from lorarar.errors import InputError
-from lorarar.settings import check_seed
-from lorarar.toolchains import missing_toolchain
+from lorarar.files import atomic_file
+from lorarar.settings import check_at_least, check_seed
+from lorarar.toolchains import missing_toolchain, require_toolchain
 from miniature.build import STAGES, build
 from miniature.progress import Report
 
@@ -34,9 +37,15 @@ def parser() -> Parser:
         "lorarar miniature",
         description="Make the miniature from nothing: world, base, judge, LoRAs and hypernetwork.",
     )
-    commands = made.add_subparsers(dest="command", metavar="build", required=True)
+    commands = made.add_subparsers(dest="command", metavar="build|report", required=True)
     stages = "\n".join(f"  {name:<12} {text}" for name, (text, _) in STAGES.items())
-    add = commands.add_parser("build", help="make it", epilog=_EPILOG.format(stages)).add_argument
+    _add_build(commands.add_parser("build", help="make it", epilog=_EPILOG.format(stages)))
+    _add_report(commands.add_parser("report", help="measure what a base draws, by the judge, and show it"))
+    return made
+
+
+def _add_build(made: argparse.ArgumentParser) -> None:
+    add = made.add_argument
     add("--work", type=Path, default=Path("build/miniature"), metavar="WORK", help="drawings and states of training")
     out = "replaced at the end (default: the shipped)"
     add("-o", "--out", type=Path, default=MINIATURE_FOLDER, metavar="DIR", help=out)
@@ -46,12 +55,31 @@ def parser() -> Parser:
     add("--rounds", type=int, metavar="N", help="of the UNet's further training (default 2)")
     add("--seed", type=int, default=0, metavar="N", help="seed of everything (default 0, the shipped miniature's)")
     add("--eager", action="store_true", help="do not compile the base's training, for a machine without a C++ compiler")
-    return made
+
+
+def _add_report(made: argparse.ArgumentParser) -> None:
+    add = made.add_argument
+    add("--base", type=Path, default=MINIATURE_FOLDER, metavar="DIR", help="the pipeline (default: the shipped)")
+    data = "its LoRAs, of which the validation part is measured (default: the base's, where it has one)"
+    add("--dataset", type=Path, metavar="DIR", help=data)
+    add("-o", "--out", type=Path, default=Path("build/report"), metavar="DIR", help="report.json and sheet.png")
+    add("--samples", type=int, default=200, metavar="N", help="captions that the base draws (default 200)")
+    add("--images", type=int, default=8, metavar="N", help="images a LoRA and prompt (default 8)")
+    add(
+        "--steps", type=int, default=STEPS[MINIATURE], metavar="N", help=f"denoising steps (default {STEPS[MINIATURE]})"
+    )
+    guidance = GUIDANCE[MINIATURE]
+    add("--guidance", type=float, default=guidance, metavar="G", help=f"classifier-free (default {guidance:g})")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the captions and the noise (default 0)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build; raises InputError for anything the user can put right."""
+    """Build or measure; raises InputError for anything the user can put right."""
     check_seed(args.seed)
+    return _report(args) if args.command == "report" else _build(args)
+
+
+def _build(args: argparse.Namespace) -> int:
     if args.rounds is not None and args.rounds < 0:
         raise InputError(f"--rounds is {args.rounds}; give 0 or more")
     if args.start is not None and not (args.start / "model_index.json").is_file():
@@ -71,6 +99,43 @@ def run(args: argparse.Namespace) -> int:
         if args.rounds is not None:
             plan = replace(plan, rounds=args.rounds)
         build(plan, names[: names.index(args.until) + 1], _print_made)
+    return EXIT_OK
+
+
+def _report(args: argparse.Namespace) -> int:
+    check_at_least(1, samples=args.samples, images=args.images, steps=args.steps)
+    if not (math.isfinite(args.guidance) and args.guidance >= 1):
+        raise InputError(f"--guidance is {args.guidance}; give a number from 1 upwards, 1 turns guidance off")
+    if not (args.base / "model_index.json").is_file():
+        raise InputError(f"{args.base}: no pipeline in diffusers' layout; give a folder with a model_index.json")
+    require_toolchain("torch", "train")
+    # Not needed for --help: they import torch.
+    from miniature.report import ReportSettings, measure
+
+    settings = ReportSettings(args.base, args.dataset, args.samples, args.images, args.steps, args.guidance, args.seed)
+    with _shown() as report:
+        rows, picture = measure(settings, report)
+    args.out.mkdir(parents=True, exist_ok=True)
+    with atomic_file(args.out / "sheet.png") as temporary:
+        picture.save(temporary, format="PNG")
+    with atomic_file(args.out / "report.json") as temporary:
+        temporary.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    print_table(
+        ("right answers", "share", "95 %", "drawings", "wished for", ""),
+        [
+            (
+                row.name,
+                f"{row.share:.2f}",
+                f"{row.low:.2f}–{row.high:.2f}",
+                "" if row.ceiling is None else f"{row.ceiling:.2f}",
+                "" if row.gate is None else f"{row.gate:.2f}",
+                {None: "", True: "reached", False: "below"}[row.passed],
+            )
+            for row in rows
+        ],
+        left=("right answers",),
+    )
+    console().print(f"{args.out / 'sheet.png'}: drawings, what the base makes of their captions, LoRAs alone")
     return EXIT_OK
 
 

@@ -111,8 +111,8 @@ def test_captions_kept_from_the_finished_text_encoders_are_what_those_say() -> N
 
 def test_an_example_depends_on_its_seed_and_index_alone() -> None:
     first, again, other = example(3, 5), example(3, 5), example(3, 6)
-    assert first[1] == again[1] and np.array_equal(first[0], again[0])
-    assert not np.array_equal(first[0], other[0])
+    assert first.caption == again.caption and np.array_equal(first.image, again.image)
+    assert not np.array_equal(first.image, other.image)
 
 
 def test_captions_read_as_the_prompts_of_the_paper() -> None:
@@ -131,7 +131,7 @@ def test_the_population_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: py
     again, captions_again = population(1, 7, tmp_path, workers=1)
     assert np.array_equal(images, again) and captions == captions_again
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in kept} == kept
-    assert captions == [example(1, index)[1] for index in range(7)]
+    assert captions == [example(1, index).caption for index in range(7)]
 
 
 def test_the_catalogue_is_split_as_the_paper_and_kept_out_of_the_population() -> None:

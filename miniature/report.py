@@ -1,0 +1,218 @@
+"""Measure what a base draws by the miniature's judge: its samples against real drawings, and held-out LoRAs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from PIL import Image
+from torch import nn
+
+from lorarar.base.names import DATASET_FOLDER, JUDGE_FOLDER
+from lorarar.evaluation.generate import Sampler, Sampling, image_seeds
+from lorarar.evaluation.judges import THRESHOLD
+from lorarar.evaluation.mars2 import majority
+from lorarar.evaluation.methods import fused_lora
+from lorarar.images import on_white, open_image
+from lorarar.intervals import bootstrap_interval
+from lorarar.lora import read_lora
+from lorarar.merging.klora import OnStep
+from lorarar.training.dataset import DEFAULT_SPLIT, Content, Style, merged_prompt, read_dataset
+from miniature.catalogue import fresh_subject
+from miniature.judge import MiniatureJudge, pixels, shipped_judge
+from miniature.judge_data import UNSEEN, details_of
+from miniature.judge_network import DETAILS as VALUES
+from miniature.population import Example, example
+from miniature.progress import Report, counted
+from miniature.scene import picture
+from miniature.styles import FAMILIES, random_style
+
+FIRST = 10_000_000  # numbers of drawings that no training population reaches
+SHOWN = 32  # drawings on the sheet
+PER_FAMILY = 12  # drawings that tell what a family looks like
+TOLD_BY = {"kind": None, "marking_colour": "marking", "accessory_colour": "accessory"}
+"""The caption's detail that tells one of the judge's; a kind is always told."""
+RESAMPLES = 10_000
+Pictures = UInt8[np.ndarray, "n side side 3"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A share of right answers: of the base's images, of real drawings in their place, and what is wished for."""
+
+    name: str
+    share: float
+    low: float  # of the 95 % interval
+    high: float
+    images: int
+    ceiling: float | None = None  # the share of the real drawings
+    gate: float | None = None
+
+    @property
+    def passed(self) -> bool | None:
+        return None if self.gate is None else self.share >= self.gate
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """What is measured, and how it is drawn."""
+
+    base: Path
+    dataset: Path | None  # None: the base's own, where it has one
+    samples: int
+    images: int
+    steps: int
+    guidance: float
+    seed: int
+
+
+KIND_GATE, CONTENT_GATE, STYLE_GATE = 0.95, 0.70, 0.90
+"""What a base is good enough with: the kinds as a share of the drawings' own, the two LoRAs alone."""
+
+
+def measure(settings: ReportSettings, report: Report) -> tuple[list[Row], Image.Image]:
+    """Draw with a base and with its validation LoRAs, and judge. Returns the rows, and a sheet of what was drawn.
+
+    The sheet has drawings, then the base's images of their captions, then a LoRA alone: subjects, and styles. The judge
+    is the base's own where it has one, else the shipped one. Raises InputError for LoRAs that are missing.
+    """
+    own = settings.base / JUDGE_FOLDER
+    judge = shipped_judge(own if own.is_dir() else None)
+    folder = settings.dataset or settings.base / DATASET_FOLDER
+    dataset = read_dataset(folder) if settings.dataset is not None or folder.is_dir() else None
+    contents, styles = dataset.part(DEFAULT_SPLIT, "validation") if dataset else ([], [])
+    if dataset:
+        dataset.check_loras([*contents, *styles])
+    sampling = Sampling(str(settings.base), settings.steps, settings.guidance, settings.seed)
+    sampler = Sampler.load(sampling, "cpu", settings.images)
+    drawn = drawings(settings.seed, settings.samples, report)
+    images = samples(sampler, drawn, report)
+    rows = base_rows(judge, drawn, images, settings.seed)
+    parts = [np.stack([item.image for item in drawn[:SHOWN]]), images[:SHOWN]]
+    if contents and styles:
+        more, shown = lora_rows(judge, sampler, contents, styles, settings.images, report)
+        rows, parts = [*rows, *more], [*parts, shown]
+    return rows, sheet(parts)
+
+
+def base_rows(judge: MiniatureJudge, drawn: Sequence[Example], samples: Pictures, seed: int) -> list[Row]:
+    """Compare a base's samples with the drawings of the same captions: kinds, details that are told, styles."""
+    real = np.stack([item.image for item in drawn])
+    beliefs = [judge.see(images).beliefs for images in (samples, real)]
+    truth = np.array([details_of(item.subject) for item in drawn])
+    asked: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # what the base's images, and the drawings, have right
+    for column, detail in enumerate(VALUES):
+        told = TOLD_BY.get(detail, detail)
+        rows = np.array([told is None or told in item.details for item in drawn]) & (truth[:, column] != UNSEEN)
+        ours, real_ones = (found[detail].argmax(1) == truth[:, column] for found in beliefs)
+        asked[detail.replace("_", " ")] = ours[rows], real_ones[rows]
+    styled = [number for number, item in enumerate(drawn) if item.family is not None]
+    families = [list(FAMILIES).index(str(drawn[number].family)) for number in styled]
+    centres = _family_centres(judge, seed)
+    ours, real_ones = (
+        (judge.see(images[styled]).style @ centres.T).argmax(1) == families for images in (samples, real)
+    )
+    asked["style's family"] = ours, real_ones
+    return [
+        _row(name, ours, seed, float(real_ones.mean()), KIND_GATE * float(real_ones.mean()) if name == "kind" else None)
+        for name, (ours, real_ones) in asked.items()
+        if len(ours)
+    ]
+
+
+def drawings(seed: int, count: int, report: Report) -> list[Example]:
+    """Draw captioned pictures as the training population's, and none of them."""
+    numbers = range(FIRST, FIRST + count)
+    return list(counted((example(seed, number) for number in numbers), count, "drawing", report))
+
+
+def samples(sampler: Sampler, drawn: Sequence[Example], report: Report) -> Pictures:
+    """Draw one image for each caption with the base."""
+    images: list[Image.Image] = []
+    for number, item in enumerate(drawn):
+        images += sampler.draw(_as_it_is, item.caption, image_seeds(sampler.sampling.seed, "base", str(number), 1))
+        report("samples of the base", number + 1, len(drawn))
+    return pixels(images)
+
+
+def lora_rows(
+    judge: MiniatureJudge,
+    sampler: Sampler,
+    contents: Sequence[Content],
+    styles: Sequence[Style],
+    each: int,
+    report: Report,
+) -> tuple[list[Row], Pictures]:
+    """Tell how often the subject is recognised with its LoRA alone, in its own prompt and in a style's, and the style.
+
+    A subject is recognised as in MARS²: by more than half of its references. Returns the first image of each too.
+    """
+    pairs = list(product(contents, styles))
+    jobs: list[tuple[Any, Content | Style, str]]  # what is asked, of whose LoRA, under which prompt
+    jobs = [(_subject_alone, content, content.prompt) for content in contents]
+    jobs += [(_subject_alone, content, merged_prompt(content, style)) for content, style in pairs]
+    jobs += [(_style_alone, style, f"a {content.class_name} in {style.description} style") for content, style in pairs]
+    right, shown = [], []
+    for number, (ask, entry, prompt) in enumerate(jobs):
+        seeds = image_seeds(sampler.sampling.seed, entry.name, prompt, each)
+        images = pixels(list(sampler.draw(partial(fused_lora, read_lora(entry.lora)), prompt, seeds)))
+        right.append(ask(judge, entry, images))
+        shown.append(images[0])
+        report("LoRAs alone", number + 1, len(jobs))
+    own, both, seed = len(contents), len(pairs), sampler.sampling.seed
+    rows = [
+        _row("subject, its own prompt", np.concatenate(right[:own]), seed),
+        _row("subject, a style's prompt", np.concatenate(right[own : own + both]), seed, gate=CONTENT_GATE),
+        _row("style, a subject's prompt", np.concatenate(right[own + both :]), seed, gate=STYLE_GATE),
+    ]
+    return rows, np.stack(shown)
+
+
+def sheet(parts: Sequence[Shaped[np.ndarray, "_ side side 3"]], columns: int = 16) -> Image.Image:
+    """Lay rows of pictures under each other, as many as fit, one part after the other."""
+    rows = [part[first : first + columns] for part in parts for first in range(0, len(part), columns)]
+    side = rows[0].shape[1]
+    made = Image.new("RGB", (columns * side, len(rows) * side), "white")
+    for y, row in enumerate(rows):
+        for x, one in enumerate(row):
+            made.paste(Image.fromarray(one), (x * side, y * side))
+    return made
+
+
+def _row(
+    name: str, right: Shaped[np.ndarray, " n"], seed: int, ceiling: float | None = None, gate: float | None = None
+) -> Row:
+    low, high = bootstrap_interval(right.astype(float), draws=RESAMPLES, seed=seed)
+    return Row(name, float(right.mean()), low, high, len(right), ceiling, gate)
+
+
+def _family_centres(judge: MiniatureJudge, seed: int) -> Shaped[np.ndarray, "families s"]:
+    """Return the mean look of each family, by drawings of random styles of it."""
+    rng = np.random.default_rng((seed, 6))
+    drawn = [picture(fresh_subject(rng), random_style(rng, name), rng) for name in FAMILIES for _ in range(PER_FAMILY)]
+    return judge.see(np.stack(drawn)).style.reshape(len(FAMILIES), PER_FAMILY, -1).mean(1)
+
+
+def _subject_alone(judge: MiniatureJudge, content: Content, images: Pictures) -> Shaped[np.ndarray, " n"]:
+    references = judge.see(pixels([on_white(open_image(path)) for path in content.images]))
+    test, count = judge.see(images), len(content.images)
+    asked = [judge.subject_probabilities(references, test.rows([row] * count)) for row in range(len(images))]
+    return majority(np.stack(asked) > THRESHOLD)
+
+
+def _style_alone(judge: MiniatureJudge, style: Style, images: Pictures) -> Shaped[np.ndarray, " n"]:
+    reference = judge.see(pixels([on_white(open_image(style.images[0]))]))
+    return judge.style_probabilities(reference.rows([0] * len(images)), judge.see(images)) > THRESHOLD
+
+
+@contextmanager
+def _as_it_is(_unet: nn.Module) -> Iterator[OnStep]:
+    """Put nothing on the base."""
+    yield lambda step, steps: None

@@ -1,0 +1,103 @@
+"""What `lorarar miniature report` measures: a perfect base against its gates, a poor one, and the command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lorarar.base.names import MINIATURE_FOLDER
+from lorarar.commands.miniature import main
+from lorarar.errors import InputError
+from miniature.judge import MiniatureJudge, shipped_judge
+from miniature.population import Example
+from miniature.progress import silent
+from miniature.report import KIND_GATE, base_rows, drawings, sheet
+
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def judge() -> MiniatureJudge:
+    return shipped_judge()
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[Example]:
+    return drawings(0, COUNT, silent)
+
+
+def test_a_base_that_draws_the_drawings_reaches_what_is_wished(judge: MiniatureJudge, drawn: list[Example]) -> None:
+    rows = {row.name: row for row in base_rows(judge, drawn, np.stack([item.image for item in drawn]), 0)}
+    assert set(rows) == {
+        *("kind", "body", "second", "marking", "marking colour", "accessory", "accessory colour", "style's family")
+    }
+    assert all(row.share == row.ceiling and row.low <= row.share <= row.high for row in rows.values())
+    kind = rows["kind"]
+    assert kind.images == COUNT and kind.passed and kind.ceiling is not None
+    assert kind.gate == KIND_GATE * kind.ceiling and kind.share > 0.9
+    told = sum("body" in item.details for item in drawn)
+    styled = sum(item.family is not None for item in drawn)
+    assert (rows["body"].images, rows["style's family"].images) == (told, styled) and told < COUNT
+    assert rows["style's family"].share > 0.5  # of 26
+
+
+def test_a_base_that_draws_something_else_is_told_from_it(judge: MiniatureJudge, drawn: list[Example]) -> None:
+    others = np.stack([item.image for item in drawn])[::-1]
+    rows = {row.name: row for row in base_rows(judge, drawn, others, 0)}
+    assert rows["kind"].share < 0.3 and not rows["kind"].passed
+    assert rows["style's family"].share < 0.3
+
+
+def test_a_detail_that_the_caption_leaves_out_is_not_asked_for(judge: MiniatureJudge, drawn: list[Example]) -> None:
+    silenced = [replace(item, details=("body",)) for item in drawn]
+    rows = {row.name: row for row in base_rows(judge, silenced, np.stack([item.image for item in drawn]), 0)}
+    assert rows["body"].images == COUNT and not {"second", "marking", "accessory colour"} & set(rows)
+
+
+def test_a_sheet_has_every_picture_in_its_place() -> None:
+    parts = [np.full((count, 4, 4, 3), value, np.uint8) for count, value in ((3, 10), (1, 200))]
+    parts[0][2] = 99
+    found = np.asarray(sheet(parts, columns=2))
+    assert found.shape == (12, 8, 3)
+    assert (found[:4, :4] == 10).all() and (found[4:8, :4] == 99).all() and (found[8:, :4] == 200).all()
+    assert (found[4:8, 4:] == 255).all()
+
+
+def test_the_command_measures_the_shipped_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--samples", "4", "--images", "1", "--steps", "1", "--guidance", "1", "-o", str(tmp_path)]
+    assert main(["report", *given]) == 0
+    rows = json.loads((tmp_path / "report.json").read_text())
+    assert [row["images"] for row in rows[-3:]] == [5, 15, 15] and rows[-2]["gate"] == 0.7
+    said = capsys.readouterr().out
+    assert "right answers" in said and "below" in said and "sheet.png" in said
+    assert Image.open(tmp_path / "sheet.png").width == 16 * 96
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--samples", "0"], "--samples is 0; give a whole number of 1 or more"),
+        (["--guidance", "nan"], "--guidance is nan; give a number from 1 upwards"),
+        (["--base", "nowhere"], "nowhere: no pipeline in diffusers' layout"),
+        (["--dataset", "nowhere"], "nowhere/dataset.json: no such file"),
+        (["--seed", "-1"], "--seed is -1"),
+    ],
+)
+def test_bad_input_is_told(arguments: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        main(["report", *arguments, "--steps", "1", "-o", str(tmp_path / "out")])
+    assert message in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_base_without_loras_is_measured_alone(tmp_path: Path) -> None:
+    kept = shutil.ignore_patterns("dataset", "judge", "hypernet*", "samples*")
+    shutil.copytree(MINIATURE_FOLDER, tmp_path / "base", ignore=kept)
+    given = ["--samples", "2", "--steps", "1", "--guidance", "1", "-o", str(tmp_path / "out")]
+    assert main(["report", "--base", str(tmp_path / "base"), *given]) == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())[-1]["name"] == "style's family"
