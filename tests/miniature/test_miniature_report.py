@@ -76,7 +76,8 @@ def test_the_command_measures_the_shipped_one(tmp_path: Path, capsys: pytest.Cap
     assert [row["images"] for row in rows[-3:]] == [5, 15, 15] and rows[-2]["gate"] == 0.7
     said = capsys.readouterr().out
     assert "right answers" in said and "below" in said and "sheet.png" in said
-    assert Image.open(tmp_path / "sheet.png").width == 16 * 96
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert picture.width == 16 * 96
 
 
 @pytest.mark.parametrize(
