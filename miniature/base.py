@@ -56,73 +56,88 @@ def train_base(
     seed: int,
     schedule: Schedule = SCHEDULE,
     before: int = 0,
+    batch: int = BATCH,
+    device: str = "cpu",
     compiled: bool = True,
     report: Report = silent,
 ) -> list[float]:
     """Train the UNet in place to predict v, and at first the text encoders. Returns the loss of every step.
 
-    `before` counts the steps that it was trained for already: its text encoders stay as they are then. `compiled` needs
-    a C++ compiler; it is 1.3× as fast, and gives other last digits.
+    `before` counts the steps that it was trained for already: its text encoders stay as they are then. A step's draws
+    are the same on every `device`. `compiled` needs a C++ compiler; it is 1.3× as fast, and gives other last digits.
     """
     from diffusers.models.attention_processor import AttnProcessor
 
     unet, encoders = pipeline.unet, [pipeline.text_encoder, pipeline.text_encoder_2]
     modules = [unet.to(memory_format=torch.channels_last), *([] if before else encoders)]
     settings = {"steps": schedule.steps, "rate": schedule.rate, "images": len(data.latents), "seed": seed}
-    settings |= {"before": before} if before else {}
-    loss_of = BaseLoss(pipeline, data, seed, 0 if before else int(schedule.steps * TEXT_SHARE))
-    # The fused attention kernel's backward pass takes a third of a step at these sizes; plain products do not.
-    unet.set_attn_processor(AttnProcessor())
+    settings |= {"before": before, "batch": batch}
+    pipeline.to(device)
+    loss_of = BaseLoss(pipeline, data, seed, 0 if before else int(schedule.steps * TEXT_SHARE), batch, device)
+    if device == "cpu":
+        # The fused attention kernel's backward pass takes a third of a step at these sizes; plain products do not.
+        unet.set_attn_processor(AttnProcessor())
     if compiled:
         unet.compile()
     # Dynamo warns, harmlessly, of diffusers' cached version checks.
     with quiet_toolchains():
-        losses = Loop(modules, schedule, state, "base", settings, report=report).run(
+        losses = Loop(modules, schedule, state, "base", settings, report, device).run(
             lambda step: loss_of(before + step)
         )
     unet._compiled_call_impl = None
     unet.set_default_attn_processor()
+    pipeline.to("cpu")
     return losses
 
 
 class BaseLoss:
     """The loss of a step: seeded batch, timesteps and noise; weighted mean squared error of v."""
 
-    def __init__(self, pipeline: StableDiffusionXLPipeline, data: Captioned, seed: int, text_steps: int) -> None:
+    def __init__(
+        self,
+        pipeline: StableDiffusionXLPipeline,
+        data: Captioned,
+        seed: int,
+        text_steps: int,
+        batch: int = BATCH,
+        device: str = "cpu",
+    ) -> None:
         from diffusers import DDPMScheduler
 
         self.pipeline, self.data, self.seed, self.text_steps = pipeline, data, seed, text_steps
+        self.batch, self.device = batch, device
         alphas = DDPMScheduler.from_config(pipeline.scheduler.config).alphas_cumprod
         self.signal, self.noise = alphas.sqrt(), (1 - alphas).sqrt()
         snr = alphas / (1 - alphas)
         self.weights = (snr.clamp(max=MIN_SNR) + 1) / (snr + 1)
         side = float(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
-        self.time_ids = torch.tensor([[side, side, 0.0, 0.0, side, side]])
+        self.time_ids = torch.tensor([[side, side, 0.0, 0.0, side, side]], device=device)
         self.kept: tuple[Tensor, Tensor] | None = None  # what the finished text encoders say of every caption
 
     def __call__(self, step: int) -> Float[Tensor, ""]:
         generator = seeded(self.seed, step)
-        rows = torch.randint(len(self.data.latents), (BATCH,), generator=generator)
-        kept = (torch.rand(BATCH, generator=generator) >= DROPPED).float()
-        times = torch.randint(len(self.signal), (BATCH,), generator=generator)
+        rows = torch.randint(len(self.data.latents), (self.batch,), generator=generator)
+        kept = (torch.rand(self.batch, generator=generator) >= DROPPED).float().to(self.device)
+        times = torch.randint(len(self.signal), (self.batch,), generator=generator)
         latents = self.data.latents[rows].float()
-        noise = torch.randn(latents.shape, generator=generator)
-        signal, spread = self.signal[times].view(-1, 1, 1, 1), self.noise[times].view(-1, 1, 1, 1)
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        latents, weights = latents.to(self.device), self.weights[times].to(self.device)
+        signal, spread = (part[times].view(-1, 1, 1, 1).to(self.device) for part in (self.signal, self.noise))
         noisy = signal * latents + spread * noise
-        with fast_products():
+        with fast_products(self.device):
             embeds, pooled = self.text(step, rows)
             predicted = self.pipeline.unet(
                 noisy.contiguous(memory_format=torch.channels_last),
-                times,
+                times.to(self.device),
                 embeds * kept.view(-1, 1, 1),
                 # Zeros are what the pipeline gives for no prompt (force_zeros_for_empty_prompt).
                 added_cond_kwargs={
                     "text_embeds": pooled * kept.view(-1, 1),
-                    "time_ids": self.time_ids.repeat(BATCH, 1),
+                    "time_ids": self.time_ids.repeat(self.batch, 1),
                 },
             ).sample
         error = (predicted.float() - (signal * noise - spread * latents)).square().mean(dim=(1, 2, 3))
-        return (self.weights[times] * error).mean()
+        return (weights * error).mean()
 
     def text(self, step: int, rows: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b 77 d"], Float[Tensor, "b p"]]:
         """Return the embeddings of some captions; from `text_steps` on, frozen encoders encode each only once."""
@@ -133,10 +148,13 @@ class BaseLoss:
                 parts = [self._encode(tokens) for tokens in self.data.tokens.split(ENCODED_AT_ONCE)]
             embeds, pooled = (torch.cat([part[place].bfloat16() for part in parts]) for place in (0, 1))
             self.kept = embeds, pooled
-        return self.kept[0][rows], self.kept[1][rows]
+        index = rows.to(self.device)
+        return self.kept[0][index], self.kept[1][index]
 
     def _encode(self, tokens: Int[Tensor, "b 77"]) -> tuple[Float[Tensor, "b 77 d"], Float[Tensor, "b p"]]:
-        first = self.pipeline.text_encoder(tokens, output_hidden_states=True)
-        second = self.pipeline.text_encoder_2(tokens, output_hidden_states=True)
+        first, second = (
+            encoder(tokens.to(self.device), output_hidden_states=True)
+            for encoder in (self.pipeline.text_encoder, self.pipeline.text_encoder_2)
+        )
         embeds = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
         return embeds, second.text_embeds

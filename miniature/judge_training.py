@@ -56,13 +56,15 @@ class JudgePlan:
 PLAN = JudgePlan()
 
 
-def build_judge(seed: int, work: Path, folder: Path, plan: JudgePlan = PLAN, report: Report = silent) -> MiniatureJudge:
+def build_judge(
+    seed: int, work: Path, folder: Path, plan: JudgePlan = PLAN, report: Report = silent, device: str = "cpu"
+) -> MiniatureJudge:
     """Train and calibrate the judge, try it on the held-out subjects and styles, and save it in `folder`.
 
     `work` keeps what a stopped run needs.
     """
     start = time.monotonic()
-    judge = train_judge(seed, work, plan, report)
+    judge = train_judge(seed, work, plan, report, device)
     rows = judge_report(judge, seed, workers=plan.workers, report=report)
     judge.facts |= {
         "seed": seed,
@@ -75,7 +77,9 @@ def build_judge(seed: int, work: Path, folder: Path, plan: JudgePlan = PLAN, rep
     return judge
 
 
-def train_judge(seed: int, work: Path, plan: JudgePlan = PLAN, report: Report = silent) -> MiniatureJudge:
+def train_judge(
+    seed: int, work: Path, plan: JudgePlan = PLAN, report: Report = silent, device: str = "cpu"
+) -> MiniatureJudge:
     """Train and calibrate the judge. A run that was stopped goes on from `work`."""
     data = training_drawings(seed, plan.drawings, work / "judge_drawings", plan.workers, report)
     torch.manual_seed(seed)
@@ -83,8 +87,8 @@ def train_judge(seed: int, work: Path, plan: JudgePlan = PLAN, report: Report = 
     proxies = nn.Linear(STYLE_SIZE, PLAIN + 1, bias=False)
     settings = {"steps": plan.schedule.steps, "rate": plan.schedule.rate, "drawings": plan.drawings, "seed": seed}
     state = work / "judge.state"
-    step = JudgeLoss(network, proxies, data, seed, plan.schedule)
-    Loop([network, proxies], plan.schedule, state, "judge", settings, report=report).run(step)
+    step = JudgeLoss(network, proxies, data, seed, plan.schedule, device)
+    Loop([network, proxies], plan.schedule, state, "judge", settings, report, device).run(step)
     measure_norms(network, step, plan.schedule.steps)
     network.eval()
     round_weights(network)
@@ -98,9 +102,16 @@ class JudgeLoss:
     """The loss of a step: what subjects are, and which styles are the same."""
 
     def __init__(
-        self, network: JudgeNetwork, proxies: nn.Linear, data: Drawings, seed: int, schedule: Schedule
+        self,
+        network: JudgeNetwork,
+        proxies: nn.Linear,
+        data: Drawings,
+        seed: int,
+        schedule: Schedule,
+        device: str = "cpu",
     ) -> None:
         self.network, self.proxies, self.data, self.seed, self.steps = network, proxies, data, seed, schedule.steps
+        self.device = device
         groups = data.families[::GROUP]
         self.plain, self.all = (torch.from_numpy(np.flatnonzero(kept)) for kept in (groups == PLAIN, groups >= 0))
 
@@ -108,9 +119,11 @@ class JudgeLoss:
         """Return the loss of a step. Styles, the easier part, are learned from every other batch that has any."""
         rows, images, plain = self.batch(step)
         details, styles, families = (
-            torch.from_numpy(values[rows]) for values in (self.data.details, self.data.styles, self.data.families)
+            torch.from_numpy(values[rows]).to(self.device)
+            for values in (self.data.details, self.data.styles, self.data.families)
         )
-        with fast_products():
+        images = images.to(self.device)
+        with fast_products(self.device):
             loss = DETAIL_WEIGHT * detail_loss(self.network.read_subject(images), details)
             if plain or step % 2:
                 return loss
@@ -151,7 +164,7 @@ def detail_loss(logits: Float[Tensor, "n values"], details: Int[Tensor, "n d"]) 
 
 def contrastive_loss(style: Float[Tensor, "n s"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:
     """Return the supervised contrastive loss (arXiv 2004.11362, L_out): the same style's rows against all others'."""
-    alone = torch.eye(len(style), dtype=torch.bool)
+    alone = torch.eye(len(style), dtype=torch.bool, device=style.device)
     same = (labels[:, None] == labels) & ~alone
     similar = (style @ style.T / TEMPERATURE).masked_fill(alone, -torch.inf)
     surprise = similar.logsumexp(dim=1, keepdim=True) - similar.masked_fill(alone, 0)

@@ -29,7 +29,7 @@ from lorarar.training.hyper_settings import HyperSettings, default_hyper_setting
 from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
 from lorarar.training.settings import LoraSettings, default_settings
 from lorarar.training.trainer import load_inputs, train_predictor
-from miniature.base import LONGER, ROUNDS, Captioned, tokenize, train_base
+from miniature.base import BATCH, LONGER, ROUNDS, Captioned, tokenize, train_base
 from miniature.base import SCHEDULE as BASE_SCHEDULE
 from miniature.catalogue import fresh_subject
 from miniature.judge_training import build_judge
@@ -72,6 +72,8 @@ class BuildPlan:
     base: Schedule = BASE_SCHEDULE
     longer: Schedule = LONGER
     rounds: int = ROUNDS
+    batch: int = BATCH  # drawings a step of the UNet
+    device: str = "cpu"  # of the trainings of VAE, UNet and judge; LoRAs and hypernetwork take a GPU where there is one
     start: Path | None = None  # a pipeline whose networks are taken in the place of new ones
     compiled: bool = True
     contents: LoraSettings = CONTENT_LORAS
@@ -121,7 +123,7 @@ def claim_work(plan: BuildPlan) -> None:
     Compiling is no part of it: a run without a compiler may go on with what one with it began.
     """
     path = plan.work / PLAN
-    left_out = {"work", "output", "compiled", "report"}
+    left_out = {"work", "output", "compiled", "device", "report"}
     kept = asdict(replace(plan, report=silent))
     text = json.dumps({name: value for name, value in kept.items() if name not in left_out}, default=str)
     if not path.is_file():
@@ -157,7 +159,7 @@ def autoencoder(plan: BuildPlan) -> Path:
     with plan.timed("autoencoder"):
         pipeline = new_pipeline(plan.sizes, build_tokenizer(captions), plan.seed)
         state = plan.work / "autoencoder.state"
-        losses = train_vae(pipeline.vae, images, state, plan.seed, plan.vae, plan.report)
+        losses = train_vae(pipeline.vae, images, state, plan.seed, plan.vae, plan.report, plan.device)
         _save(pipeline, folder, {"autoencoder": losses})
         state.unlink()
     return folder
@@ -190,11 +192,13 @@ def _train_unet(plan: BuildPlan, name: str, start: Path, schedule: Schedule) -> 
         latents = plan.work / "latents.safetensors"
         if not latents.is_file():
             with atomic_file(latents) as temporary:
-                save_file({"latents": encode_all(pipeline.vae, images)}, temporary)
+                save_file({"latents": encode_all(pipeline.vae.to(plan.device), images)}, temporary)
         data = Captioned(load_file(latents)["latents"], tokenize(pipeline, captions))
         state = plan.work / f"{name}.state"
         before = 0 if stage == "base" else steps_of(start)
-        losses = train_base(pipeline, data, state, plan.seed, schedule, before, plan.compiled, plan.report)
+        losses = train_base(
+            pipeline, data, state, plan.seed, schedule, before, plan.batch, plan.device, plan.compiled, plan.report
+        )
         _save(pipeline, folder, {"base": losses, "before": before})
         state.unlink()
     return folder
@@ -231,7 +235,7 @@ def judge(plan: BuildPlan) -> Path:
     folder = plan.made / JUDGE_FOLDER
     if not folder.is_dir():
         with plan.timed("judge"):
-            build_judge(plan.seed, plan.work / "judge", folder, report=plan.report)
+            build_judge(plan.seed, plan.work / "judge", folder, report=plan.report, device=plan.device)
     return folder
 
 
@@ -308,6 +312,12 @@ def publish(plan: BuildPlan) -> Path:
     with atomic_folder(plan.output) as temporary:
         shutil.copytree(plan.made, temporary, dirs_exist_ok=True)
     return plan.output
+
+
+def check_device(device: str) -> None:
+    """Refuse a GPU where PyTorch finds none."""
+    if device != "cpu" and not torch.cuda.is_available():
+        raise InputError(f"`device` is {device}, but PyTorch finds no GPU here; leave it out, or run it where one is")
 
 
 def check_output(folder: Path) -> None:

@@ -33,6 +33,7 @@ def train_vae(
     seed: int,
     schedule: Schedule = SCHEDULE,
     report: Report = silent,
+    device: str = "cpu",
 ) -> list[float]:
     """Train in place on crops; sets `scaling_factor` so that latents have unit variance. Returns every step's loss.
 
@@ -45,16 +46,16 @@ def train_vae(
 
     def loss_of(step: int) -> Float[Tensor, ""]:
         generator = seeded(seed, step)
-        crops = _crops(images, generator)
-        with fast_products():
+        crops = _crops(images, generator).to(device)
+        with fast_products(device):
             posterior = vae.encode(crops).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator)
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
             decoded = vae.decode(posterior.mean + posterior.std * noise).sample
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         return _reconstruction(decoded.float(), crops) + KL_WEIGHT * divergence
 
-    losses = Loop([vae], schedule, state, "autoencoder", settings, report=report).run(loss_of)
+    losses = Loop([vae], schedule, state, "autoencoder", settings, report, device).run(loss_of)
     sample = encode_all(vae, images[:1024], scaled=False)
     vae.register_to_config(scaling_factor=float(1 / sample.float().std()))
     return losses
@@ -69,9 +70,9 @@ def encode_all(
     parts = []
     for first in range(0, len(images), ENCODED_AT_ONCE):
         pixels = to_pixels(torch.from_numpy(np.ascontiguousarray(images[first : first + ENCODED_AT_ONCE])))
-        with fast_products():
-            mean = vae.encode(pixels).latent_dist.mean
-        parts.append((mean.float() * factor).half())
+        with fast_products(vae.device.type):
+            mean = vae.encode(pixels.to(vae.device)).latent_dist.mean
+        parts.append((mean.float() * factor).half().cpu())
     return torch.cat(parts)
 
 

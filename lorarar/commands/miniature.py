@@ -16,7 +16,7 @@ from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import console, print_table, progress
 from lorarar.errors import InputError
 from lorarar.files import atomic_file
-from lorarar.settings import check_at_least, check_seed
+from lorarar.settings import check_at_least, check_positive, check_seed
 from lorarar.toolchains import missing_toolchain, require_toolchain
 from miniature.build import STAGES, build
 from miniature.progress import Report
@@ -53,6 +53,11 @@ def _add_build(made: argparse.ArgumentParser) -> None:
     start = "take the VAE, the text encoders and the UNet of this pipeline, and train its UNet further"
     add("--start", type=Path, metavar="DIR", help=start)
     add("--rounds", type=int, metavar="N", help="of the UNet's further training (default 2)")
+    add("--steps", type=int, metavar="N", help="of a round (default 8500)")
+    add("--batch", type=int, metavar="N", help="drawings a step of the UNet (default 32)")
+    add("--rate", type=float, metavar="X", help="highest learning rate of a round (default 6e-4)")
+    device = "trains VAE, UNet and judge; LoRAs and hypernetwork take a GPU where there is one"
+    add("--device", choices=("cpu", "cuda"), default="cpu", help=device)
     add("--seed", type=int, default=0, metavar="N", help="seed of everything (default 0, the shipped miniature's)")
     add("--eager", action="store_true", help="do not compile the base's training, for a machine without a C++ compiler")
 
@@ -80,8 +85,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    if args.rounds is not None and args.rounds < 0:
-        raise InputError(f"--rounds is {args.rounds}; give 0 or more")
+    given = {name: getattr(args, name) for name in ("rounds", "steps", "batch") if getattr(args, name) is not None}
+    check_at_least(0, rounds=given.get("rounds", 0))
+    check_at_least(1, steps=given.get("steps", 1), batch=given.get("batch", 1))
+    check_positive(6e-4, rate=1.0 if args.rate is None else args.rate)
     if args.start is not None and not (args.start / "model_index.json").is_file():
         raise InputError(f"{args.start}: no pipeline in diffusers' layout; give a folder with a model_index.json")
     for folder in (args.work, args.out):
@@ -89,15 +96,16 @@ def _build(args: argparse.Namespace) -> int:
             raise InputError(f"{folder}: this is a file; give a folder")
     try:
         # Not needed for --help: it imports torch.
-        from miniature.stages import BuildPlan, check_output
+        from miniature.stages import BuildPlan, check_device, check_output
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
     check_output(args.out)
+    check_device(args.device)
     names = list(STAGES)
     with _shown() as report:
         plan = BuildPlan(args.work, args.out, args.seed, start=args.start, compiled=not args.eager, report=report)
-        if args.rounds is not None:
-            plan = replace(plan, rounds=args.rounds)
+        rounds = {"steps": given.pop("steps", plan.longer.steps), "rate": args.rate or plan.longer.rate}
+        plan = replace(plan, **given, longer=replace(plan.longer, **rounds), device=args.device)
         build(plan, names[: names.index(args.until) + 1], _print_made)
     return EXIT_OK
 

@@ -380,12 +380,23 @@ def test_an_output_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
     [
         (["build", "--seed", "-1"], "--seed is -1; give a whole number of 0 or more"),
         (["build", "--until", "nowhere"], "invalid choice"),
+        (["build", "--rounds", "-1"], "--rounds is -1; give a whole number of 0 or more"),
+        (["build", "--batch", "0"], "--batch is 0; give a whole number of 1 or more"),
+        (["build", "--rate", "0"], "--rate is 0"),
+        (["build", "--start", "nowhere"], "nowhere: no pipeline in diffusers' layout"),
         (["destroy"], "invalid choice"),
     ],
 )
 def test_bad_options_are_told(arguments: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         main(arguments)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_gpu_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--device is cuda, but PyTorch finds no GPU here"):
+        main(["build", "--device", "cuda", "--work", str(tmp_path / "work")])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_in_the_folders_place_is_told(tmp_path: Path) -> None:
