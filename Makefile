@@ -12,7 +12,7 @@ STYLE := $(DATASET)/loras/styles/oil_painting_2.safetensors
 IMAGES := --content-image $(DATASET)/images/contents/teapot_1_0.png --style-image $(DATASET)/images/styles/oil_painting_2.png
 PROMPT := "a sks teapot in oil painting style"
 
-.PHONY: quickstart bundles-in-view bundles-beside test test-full test-devices test-apps test-android test-ios test-wheel test-lowest docs lint compiled browser tools clean
+.PHONY: quickstart bundles-in-view bundles-beside test test-full test-gpu test-devices test-apps test-android test-ios test-wheel test-lowest docs lint compiled browser tools clean
 
 # Python keeps what it compiles at the first import, of which pip then need do nothing: a process that may not keep it
 # compiles for 20 s before it has imported diffusers.
@@ -82,7 +82,7 @@ browser:
 
 test: $(READY) browser  ## lint, types, tests; installs a Chromium as root on Debian
 	@$(MAKE) --jobs 2 lint compiled
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not devices and not apps" -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not devices and not apps and not gpu" -n 2 --dist worksteal
 
 docs: $(READY)  ## the guide and the API reference, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
@@ -118,6 +118,9 @@ test-apps: test-android test-ios  ## the engines of both demo apps, and the APK;
 
 test-android test-ios: test-%: $(READY) tools
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "apps and not full" tests/$*_demo
+
+test-gpu: $(READY)  ## the trainings and the evaluation on a GPU, against the CPU; skipped, and said so, where there is none
+	$(BIN)/python -m pytest -m gpu tests/training tests/miniature
 
 test-full: $(READY) tools  ## full sizes within their time and memory, builds from nothing, reproducibility, mutants of the apps
 	$(BIN)/python -m pytest -m full
