@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Shaped, UInt8
 from PIL import Image
-from torch import nn
 
 from lorarar.base.names import DATASET_FOLDER, JUDGE_FOLDER
 from lorarar.evaluation.generate import Sampler, Sampling, image_seeds
@@ -23,7 +22,7 @@ from lorarar.evaluation.methods import fused_lora
 from lorarar.images import on_white, open_image
 from lorarar.intervals import bootstrap_interval
 from lorarar.lora import read_lora
-from lorarar.merging.klora import OnStep
+from lorarar.toolchains import quiet_toolchains
 from lorarar.training.dataset import DEFAULT_SPLIT, Content, Style, merged_prompt, read_dataset
 from miniature.catalogue import fresh_subject
 from miniature.judge import MiniatureJudge, pixels, shipped_judge
@@ -35,6 +34,7 @@ from miniature.scene import picture
 from miniature.styles import FAMILIES, random_style
 
 FIRST = 10_000_000  # numbers of drawings that no training population reaches
+AT_ONCE = 16  # captions
 SHOWN = 32  # drawings on the sheet
 PER_FAMILY = 12  # drawings that tell what a family looks like
 TOLD_BY = {"kind": None, "marking_colour": "marking", "accessory_colour": "accessory"}
@@ -136,9 +136,16 @@ def drawings(seed: int, count: int, report: Report) -> list[Example]:
 def samples(sampler: Sampler, drawn: Sequence[Example], report: Report) -> Pictures:
     """Draw one image for each caption with the base."""
     images: list[Image.Image] = []
-    for number, item in enumerate(drawn):
-        images += sampler.draw(_as_it_is, item.caption, image_seeds(sampler.sampling.seed, "base", str(number), 1))
-        report("samples of the base", number + 1, len(drawn))
+    seeds = [image_seeds(sampler.sampling.seed, "base", str(number), 1)[0] for number in range(len(drawn))]
+    for first in range(0, len(drawn), AT_ONCE):
+        with quiet_toolchains():
+            images += sampler.pipeline(
+                prompt=[item.caption for item in drawn[first : first + AT_ONCE]],
+                num_inference_steps=sampler.sampling.steps,
+                guidance_scale=sampler.sampling.guidance,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds[first : first + AT_ONCE]],
+            ).images
+        report("samples of the base", len(images), len(drawn))
     return pixels(images)
 
 
@@ -210,9 +217,3 @@ def _subject_alone(judge: MiniatureJudge, content: Content, images: Pictures) ->
 def _style_alone(judge: MiniatureJudge, style: Style, images: Pictures) -> Shaped[np.ndarray, " n"]:
     reference = judge.see(pixels([on_white(open_image(style.images[0]))]))
     return judge.style_probabilities(reference.rows([0] * len(images)), judge.see(images)) > THRESHOLD
-
-
-@contextmanager
-def _as_it_is(_unet: nn.Module) -> Iterator[OnStep]:
-    """Put nothing on the base."""
-    yield lambda step, steps: None
