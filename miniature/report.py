@@ -32,6 +32,7 @@ from miniature.population import Example, example
 from miniature.progress import Report, counted
 from miniature.scene import picture
 from miniature.styles import FAMILIES, random_style
+from miniature.vae import to_pixels
 
 FIRST = 10_000_000  # numbers of drawings that no training population reaches
 AT_ONCE = 16  # captions
@@ -53,6 +54,7 @@ class Row:
     high: float
     images: int
     ceiling: float | None = None  # the share of the real drawings
+    rebuilt: float | None = None  # of the drawings as the base's autoencoder gives them back
     gate: float | None = None
 
     @property
@@ -80,8 +82,9 @@ KIND_GATE, CONTENT_GATE, STYLE_GATE = 0.95, 0.70, 0.90
 def measure(settings: ReportSettings, report: Report) -> tuple[list[Row], Image.Image]:
     """Draw with a base and with its validation LoRAs, and judge. Returns the rows, and a sheet of what was drawn.
 
-    The sheet has drawings, then the base's images of their captions, then a LoRA alone: subjects, and styles. The judge
-    is the base's own where it has one, else the shipped one. Raises InputError for LoRAs that are missing.
+    The sheet has drawings, what the autoencoder gives back of them, the base's images of their captions, and then LoRAs
+    alone: subjects, and styles. The judge is the base's own where it has one, else the shipped one. Raises InputError
+    for LoRAs that are missing.
     """
     own = settings.base / JUDGE_FOLDER
     judge = shipped_judge(own if own.is_dir() else None)
@@ -94,37 +97,50 @@ def measure(settings: ReportSettings, report: Report) -> tuple[list[Row], Image.
     sampler = Sampler.load(sampling, "cpu", settings.images)
     drawn = drawings(settings.seed, settings.samples, report)
     images = samples(sampler, drawn, report)
-    rows = base_rows(judge, drawn, images, settings.seed)
-    parts = [np.stack([item.image for item in drawn[:SHOWN]]), images[:SHOWN]]
+    back = rebuilt(sampler, drawn)
+    rows = base_rows(judge, drawn, images, back, settings.seed)
+    parts = [np.stack([item.image for item in drawn[:SHOWN]]), back[:SHOWN], images[:SHOWN]]
     if contents and styles:
         more, shown = lora_rows(judge, sampler, contents, styles, settings.images, report)
         rows, parts = [*rows, *more], [*parts, shown]
     return rows, sheet(parts)
 
 
-def base_rows(judge: MiniatureJudge, drawn: Sequence[Example], samples: Pictures, seed: int) -> list[Row]:
+def base_rows(
+    judge: MiniatureJudge, drawn: Sequence[Example], samples: Pictures, back: Pictures, seed: int
+) -> list[Row]:
     """Compare a base's samples with the drawings of the same captions: kinds, details that are told, styles."""
-    real = np.stack([item.image for item in drawn])
-    beliefs = [judge.see(images).beliefs for images in (samples, real)]
+    sets = samples, np.stack([item.image for item in drawn]), back
+    seen = [judge.see(images) for images in sets]
     truth = np.array([details_of(item.subject) for item in drawn])
-    asked: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # what the base's images, and the drawings, have right
+    asked: dict[str, list[np.ndarray]] = {}  # what each set has right
     for column, detail in enumerate(VALUES):
         told = TOLD_BY.get(detail, detail)
         rows = np.array([told is None or told in item.details for item in drawn]) & (truth[:, column] != UNSEEN)
-        ours, real_ones = (found[detail].argmax(1) == truth[:, column] for found in beliefs)
-        asked[detail.replace("_", " ")] = ours[rows], real_ones[rows]
+        right = [found.beliefs[detail].argmax(1) == truth[:, column] for found in seen]
+        asked[detail.replace("_", " ")] = [answers[rows] for answers in right]
     styled = [number for number, item in enumerate(drawn) if item.family is not None]
     families = [list(FAMILIES).index(str(drawn[number].family)) for number in styled]
     centres = _family_centres(judge, seed)
-    ours, real_ones = (
-        (judge.see(images[styled]).style @ centres.T).argmax(1) == families for images in (samples, real)
-    )
-    asked["style's family"] = ours, real_ones
-    return [
-        _row(name, ours, seed, float(real_ones.mean()), KIND_GATE * float(real_ones.mean()) if name == "kind" else None)
-        for name, (ours, real_ones) in asked.items()
-        if len(ours)
-    ]
+    asked["style's family"] = [(found.style[styled] @ centres.T).argmax(1) == families for found in seen]
+    rows = []
+    for name, (ours, real, again) in asked.items():
+        if len(ours):
+            gate = KIND_GATE * float(real.mean()) if name == "kind" else None
+            rows.append(_row(name, ours, seed, float(real.mean()), float(again.mean()), gate))
+    return rows
+
+
+def rebuilt(sampler: Sampler, drawn: Sequence[Example]) -> Pictures:
+    """Return the drawings as the base's autoencoder gives them back."""
+    vae, images = sampler.pipeline.vae, np.stack([item.image for item in drawn])
+    parts = []
+    with torch.inference_mode():
+        for first in range(0, len(images), AT_ONCE):
+            latents = vae.encode(to_pixels(torch.from_numpy(images[first : first + AT_ONCE]))).latent_dist.mean
+            bytes_of = (vae.decode(latents).sample.clamp(-1, 1) + 1) * 127.5
+            parts.append(bytes_of.round().byte().permute(0, 2, 3, 1).numpy())
+    return np.concatenate(parts)
 
 
 def drawings(seed: int, count: int, report: Report) -> list[Example]:
@@ -194,10 +210,15 @@ def sheet(parts: Sequence[Shaped[np.ndarray, "_ side side 3"]], columns: int = 1
 
 
 def _row(
-    name: str, right: Shaped[np.ndarray, " n"], seed: int, ceiling: float | None = None, gate: float | None = None
+    name: str,
+    right: Shaped[np.ndarray, " n"],
+    seed: int,
+    ceiling: float | None = None,
+    back: float | None = None,
+    gate: float | None = None,
 ) -> Row:
     low, high = bootstrap_interval(right.astype(float), draws=RESAMPLES, seed=seed)
-    return Row(name, float(right.mean()), low, high, len(right), ceiling, gate)
+    return Row(name, float(right.mean()), low, high, len(right), ceiling, back, gate)
 
 
 def _family_centres(judge: MiniatureJudge, seed: int) -> Shaped[np.ndarray, "families s"]:

@@ -129,13 +129,14 @@ def _report(args: argparse.Namespace) -> int:
     with atomic_file(args.out / "report.json") as temporary:
         temporary.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
     print_table(
-        ("right answers", "share", "95 %", "drawings", "wished for", ""),
+        ("right answers", "share", "95 %", "drawings", "rebuilt", "wished for", ""),
         [
             (
                 row.name,
                 f"{row.share:.2f}",
                 f"{row.low:.2f}–{row.high:.2f}",
                 "" if row.ceiling is None else f"{row.ceiling:.2f}",
+                "" if row.rebuilt is None else f"{row.rebuilt:.2f}",
                 "" if row.gate is None else f"{row.gate:.2f}",
                 {None: "", True: "reached", False: "below"}[row.passed],
             )
@@ -143,7 +144,7 @@ def _report(args: argparse.Namespace) -> int:
         ],
         left=("right answers",),
     )
-    console().print(f"{args.out / 'sheet.png'}: drawings, what the base makes of their captions, LoRAs alone")
+    console().print(f"{args.out / 'sheet.png'}: drawings, the autoencoder's, the base's, LoRAs alone")
     return EXIT_OK
 
 

@@ -33,12 +33,14 @@ def drawn() -> list[Example]:
 
 
 def test_a_base_that_draws_the_drawings_reaches_what_is_wished(judge: MiniatureJudge, drawn: list[Example]) -> None:
-    rows = {row.name: row for row in base_rows(judge, drawn, np.stack([item.image for item in drawn]), 0)}
+    images = np.stack([item.image for item in drawn])
+    rows = {row.name: row for row in base_rows(judge, drawn, images, images[::-1], 0)}
     assert set(rows) == {
         *("kind", "body", "second", "marking", "marking colour", "accessory", "accessory colour", "style's family")
     }
     assert all(row.share == row.ceiling and row.low <= row.share <= row.high for row in rows.values())
     kind = rows["kind"]
+    assert kind.rebuilt is not None and kind.rebuilt < 0.3  # of other drawings
     assert kind.images == COUNT and kind.passed and kind.ceiling is not None
     assert kind.gate == KIND_GATE * kind.ceiling and kind.share > 0.9
     told = sum("body" in item.details for item in drawn)
@@ -49,14 +51,15 @@ def test_a_base_that_draws_the_drawings_reaches_what_is_wished(judge: MiniatureJ
 
 def test_a_base_that_draws_something_else_is_told_from_it(judge: MiniatureJudge, drawn: list[Example]) -> None:
     others = np.stack([item.image for item in drawn])[::-1]
-    rows = {row.name: row for row in base_rows(judge, drawn, others, 0)}
+    rows = {row.name: row for row in base_rows(judge, drawn, others, others, 0)}
     assert rows["kind"].share < 0.3 and not rows["kind"].passed
     assert rows["style's family"].share < 0.3
 
 
 def test_a_detail_that_the_caption_leaves_out_is_not_asked_for(judge: MiniatureJudge, drawn: list[Example]) -> None:
     silenced = [replace(item, details=("body",)) for item in drawn]
-    rows = {row.name: row for row in base_rows(judge, silenced, np.stack([item.image for item in drawn]), 0)}
+    images = np.stack([item.image for item in drawn])
+    rows = {row.name: row for row in base_rows(judge, silenced, images, images, 0)}
     assert rows["body"].images == COUNT and not {"second", "marking", "accessory colour"} & set(rows)
 
 
