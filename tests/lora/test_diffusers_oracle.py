@@ -136,7 +136,11 @@ def assert_same(have: torch.Tensor, want: torch.Tensor, base: torch.Tensor) -> N
 def merged_of(method: str, content: LoRA, style: LoRA, layout: Layout) -> Merged:
     hypernet = Hypernetwork.untrained(HypernetConfig(widths=(32, 64), hidden=16))
     ones = {name: np.ones((2, layer.in_features), np.float32) for name, layer in content.layers.items()}
-    return merge_loras(content, style, layout, method, MergeOptions(predict=predict_with(hypernet), coefficients=ones))
+    linears = {name: layer for name, layer in content.layers.items() if len(layer.weight_shape) == 2}
+    ranks = {name: layer.rank + style.layers[name].rank for name, layer in linears.items()}
+    grams = {name: np.stack([np.eye(rank), 2 * np.eye(rank)]) for name, rank in ranks.items()}
+    options = MergeOptions(predict=predict_with(hypernet), coefficients=ones, grams=grams)
+    return merge_loras(content, style, layout, method, options)
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,7 @@ def test_layers_of_one_lora_are_carried_exactly(method: str) -> None:
     content, style = lora(1), lora(2)
     only_c, only_s = UNET + "a.attn1.to_q", CONV
     del style.layers[only_c], content.layers[only_s]  # type: ignore[attr-defined]
-    options = MergeOptions(style_scale=0.5, rank_out=3, predict=LEARNED.predict, coefficients={})
+    options = MergeOptions(style_scale=0.5, rank_out=3, predict=LEARNED.predict, coefficients={}, grams={})
     merged = merge_loras(content, style, LAYOUT, method, options)
     assert merged.kinds[only_c] == "content only" and merged.kinds[only_s] == "style only"
     np.testing.assert_array_equal(merged.lora.layers[only_c].delta(), content.layers[only_c].delta())
@@ -394,28 +394,3 @@ def test_norm_balance_is_the_direct_merge_of_loras_of_one_norm(content_spec: Spe
         delta_c, delta_s = gamma * dense(content.layers[name]), dense(style.layers[name]) / gamma
         peak = max(np.abs(delta_c).max(), np.abs(delta_s).max())
         assert np.abs(dense(item) - share * (0.5 * delta_c + 2 * delta_s)).max() <= TOLERANCE * peak
-
-
-def test_the_block_router_keeps_one_lora_a_block() -> None:
-    """By the base's real names: what is in the content's blocks, in the style's, and outside the UNet."""
-    places = {"down_blocks.1.attentions.0": 0, "down_blocks.2.attentions.1": 0, "mid_block.attentions.0": 0}
-    places |= {"up_blocks.0.attentions.0": 0, "up_blocks.0.attentions.1": 1, "up_blocks.1.attentions.0": 1}
-    linears = [(f"{place}.transformer_blocks.0.attn1.to_q", 6, 6) for place in places]
-    layout = Layout.from_linears("tiny", linears)
-    rng = np.random.default_rng(0)
-
-    def layer(rank: int) -> LoraLayer:
-        return LoraLayer(*(rng.standard_normal(shape).astype(np.float32) for shape in ((rank, 6), (6, rank))))
-
-    names = [*(f"unet.{name}" for name, *_ in linears), "text_encoder.text_model.layers.0.q_proj"]
-    loras = [LoRA({name: layer(rank) for name in names}, source=str(rank)) for rank in (2, 3)]
-    options = MergeOptions(rule="sum", content_scale=0.5, style_scale=2.0)
-    merged = merge_loras(*loras, layout, "block-router", options)
-    assert merged.truncation is None
-    for name, role in zip(names, places.values(), strict=False):
-        item = merged.lora.layers[name]
-        assert item.rank == loras[role].layers[name].rank
-        np.testing.assert_allclose(dense(item), (0.5, 2.0)[role] * dense(loras[role].layers[name]), rtol=1e-6)
-    want = 0.5 * dense(loras[0].layers[names[-1]]) + 2 * dense(loras[1].layers[names[-1]])
-    np.testing.assert_allclose(dense(merged.lora.layers[names[-1]]), want, rtol=1e-5)
-    assert merged.kinds[names[-1]] == "rule" and merged.kinds[names[0]] == "method"

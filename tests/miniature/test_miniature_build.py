@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from operator import eq
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,20 +29,19 @@ from lorarar.training.dataset import read_dataset
 from lorarar.training.dataset_loras import missing_jobs
 from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
 from lorarar.training.settings import LoraSettings, default_settings
-from miniature import catalogue, gallery, stages
 from miniature import population as population_module
+from miniature import stages
 from miniature.base import BATCH, BaseLoss, Captioned, tokenize
 from miniature.build import STAGES, build
 from miniature.card import stage_commands
-from miniature.catalogue import ALIKE, CATALOGUE, WIDE, fresh_subject, near_catalogue
-from miniature.gallery import GALLERY, near_gallery
+from miniature.catalogue import CATALOGUE, near_catalogue
+from miniature.gallery import GALLERY
 from miniature.loop import Schedule, seeded
-from miniature.population import PLAIN_SHARE, caption, example, population, sample_style
-from miniature.references import write_dataset, write_wide_dataset
-from miniature.scene import sample_view
+from miniature.population import caption, example, population
+from miniature.references import write_dataset
 from miniature.stages import BuildPlan, open_pipeline
 from miniature.styles import FAMILIES
-from miniature.subjects import DETAILS, KINDS, sample_subject
+from miniature.subjects import KINDS, sample_subject
 
 CAPTIONS = ["a red dog", "a cat in mosaic style", "a blue mug with white dots", "a duck"]
 TO_PIPELINE = ["population", "autoencoder", "base", "longer", "pipeline"]
@@ -329,43 +327,6 @@ def test_the_rounds_go_on_from_each_other_and_the_text_encoders_stay(started: Bu
     places = again.work / "longer-1", started.work / "longer-2"
     found, wanted = (open_pipeline(place).unet.state_dict() for place in places)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-
-
-def test_the_wide_test_is_apart_from_all_else(tmp_path: Path) -> None:
-    write_wide_dataset(tmp_path, seed=0)
-    dataset = read_dataset(tmp_path)
-    part = dataset.part("paper", "test")
-    assert [len(side) for side in part] == [12, 12] and not {*dataset.contents} & {*CATALOGUE}
-    assert len({content.class_name for content in dataset.contents.values()}) == 12
-    assert all(near_catalogue(entry.subject) for entry in WIDE.values())
-    # As held-out subjects: alike with none of those that stood there before.
-    for entry in WIDE.values():
-        looks = list(entry.subject.looks().values())
-        others = [other.subject for other in CATALOGUE.values() if other.subject.kind == entry.subject.kind]
-        alike = [sum(map(eq, looks, other.looks().values())) for other in others]
-        assert max(alike, default=0) < ALIKE and None not in looks
-
-
-@pytest.mark.full
-def test_the_shipped_base_saw_nothing_of_the_wide_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its 40,000 subjects and 28,006 styles, drawn again without their pictures, by the rules of its own time."""
-    subjects, drawn = dict(catalogue.WIDE), dict(gallery.WIDE)
-    monkeypatch.setattr(catalogue, "WIDE", {})
-    monkeypatch.setattr(gallery, "WIDE", {})
-    found = []
-    for index in range(stages.DRAWINGS):
-        rng = np.random.default_rng((0, index))
-        found.append((fresh_subject(rng), None))
-        sample_view(rng)
-        rng.random(len(DETAILS))
-        if rng.random() >= PLAIN_SHARE:
-            found[-1] = (found[-1][0], sample_style(rng))
-    monkeypatch.setattr(catalogue, "CATALOGUE", subjects)
-    monkeypatch.setattr(gallery, "GALLERY", {})
-    monkeypatch.setattr(gallery, "WIDE", drawn)
-    assert sum(style is not None for _, style in found) == 28_006
-    assert not any(near_catalogue(subject) for subject, _ in found)
-    assert not any(near_gallery(style) for _, style in found if style is not None)
 
 
 def test_an_output_with_other_things_in_it_is_refused(tmp_path: Path) -> None:

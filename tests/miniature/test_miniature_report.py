@@ -46,7 +46,7 @@ def test_a_base_that_draws_the_drawings_reaches_what_is_wished(judge: MiniatureJ
     told = sum("body" in item.details for item in drawn)
     styled = sum(item.family is not None for item in drawn)
     assert (rows["body"].images, rows["style's family"].images) == (told, styled) and told < COUNT
-    assert rows["style's family"].share > 0.5  # of 26
+    assert rows["style's family"].share > 0.2  # of 26, some of which are alike
 
 
 def test_a_base_that_draws_something_else_is_told_from_it(judge: MiniatureJudge, drawn: list[Example]) -> None:

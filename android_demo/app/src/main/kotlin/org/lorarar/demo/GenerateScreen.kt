@@ -69,7 +69,8 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
             progress.max = drawing.total
             progress.progress = drawing.done
         }
-        text.text = (listOf(said(state)) + state.leftOut.map { host.activity.words(it) }).filter { it.isNotEmpty() }.joinToString("\n")
+        val lines = listOf(said(state)) + state.leftOut.map { host.activity.words(it) }
+        text.text = lines.filter { it.isNotEmpty() }.joinToString("\n")
         state.picture?.takeIf { it !== shown }?.let { display(it) }
         picture.showIf(state.picture != null)
         save.showIf(state.picture != null)

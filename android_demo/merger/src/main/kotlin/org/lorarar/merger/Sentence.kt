@@ -25,8 +25,10 @@ class Sentence(val template: String, vararg values: Any?) : Serializable {
     }
 
     /** The same with another text in the place of one in its values. */
-    fun replacing(old: String, new: String): Sentence =
-        Sentence(template, *values.map { (it as? Sentence)?.replacing(old, new) ?: it.toString().replace(old, new) }.toTypedArray())
+    fun replacing(old: String, new: String): Sentence {
+        val replaced = values.map { (it as? Sentence)?.replacing(old, new) ?: it.toString().replace(old, new) }
+        return Sentence(template, *replaced.toTypedArray())
+    }
 
     override fun toString(): String = said { null }
 

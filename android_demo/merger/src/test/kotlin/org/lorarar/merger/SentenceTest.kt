@@ -44,7 +44,8 @@ class SentenceTest {
 
     @Test
     fun anErrorIsSaidInTheUsersLanguage() {
-        val file = File.createTempFile("cut", ".safetensors").apply { writeBytes(byteArrayOf(0x1f, 0x8b.toByte()) + ByteArray(9)) }
+        val file = File.createTempFile("cut", ".safetensors")
+        file.writeBytes(byteArrayOf(0x1f, 0x8b.toByte()) + ByteArray(9))
         try {
             LoraReader.read(file)
         } catch (error: InputError) {

@@ -1,0 +1,55 @@
+"""The wide test's subjects and styles: apart from all else that is held out, and from what the shipped base saw."""
+
+from __future__ import annotations
+
+from operator import eq
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lorarar.training.dataset import read_dataset
+from miniature import catalogue, gallery, stages
+from miniature.catalogue import ALIKE, CATALOGUE, WIDE, fresh_subject, near_catalogue
+from miniature.gallery import near_gallery
+from miniature.population import PLAIN_SHARE, sample_style
+from miniature.references import write_wide_dataset
+from miniature.scene import sample_view
+from miniature.subjects import DETAILS
+
+
+def test_the_wide_test_is_apart_from_all_else(tmp_path: Path) -> None:
+    write_wide_dataset(tmp_path, seed=0)
+    dataset = read_dataset(tmp_path)
+    part = dataset.part("paper", "test")
+    assert [len(side) for side in part] == [12, 12] and not {*dataset.contents} & {*CATALOGUE}
+    assert len({content.class_name for content in dataset.contents.values()}) == 12
+    assert all(near_catalogue(entry.subject) for entry in WIDE.values())
+    # As held-out subjects: alike with none of those that stood there before.
+    for entry in WIDE.values():
+        looks = list(entry.subject.looks().values())
+        others = [other.subject for other in CATALOGUE.values() if other.subject.kind == entry.subject.kind]
+        alike = [sum(map(eq, looks, other.looks().values())) for other in others]
+        assert max(alike, default=0) < ALIKE and None not in looks
+
+
+@pytest.mark.full
+def test_the_shipped_base_saw_nothing_of_the_wide_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its 40,000 subjects and 28,006 styles, drawn again without their pictures, by the rules of its own time."""
+    subjects, drawn = dict(catalogue.WIDE), dict(gallery.WIDE)
+    monkeypatch.setattr(catalogue, "WIDE", {})
+    monkeypatch.setattr(gallery, "WIDE", {})
+    found = []
+    for index in range(stages.DRAWINGS):
+        rng = np.random.default_rng((0, index))
+        found.append((fresh_subject(rng), None))
+        sample_view(rng)
+        rng.random(len(DETAILS))
+        if rng.random() >= PLAIN_SHARE:
+            found[-1] = (found[-1][0], sample_style(rng))
+    monkeypatch.setattr(catalogue, "CATALOGUE", subjects)
+    monkeypatch.setattr(gallery, "GALLERY", {})
+    monkeypatch.setattr(gallery, "WIDE", drawn)
+    assert sum(style is not None for _, style in found) == 28_006
+    assert not any(near_catalogue(subject) for subject, _ in found)
+    assert not any(near_gallery(style) for _, style in found if style is not None)
