@@ -236,4 +236,4 @@ def _reference(images: StrPath | Sequence[StrPath] | None, prompt: str | None) -
     if images is None or prompt is None:
         return None
     paths = [images] if isinstance(images, (str, PathLike)) else images
-    return _Captioned(find_images([Path(path) for path in paths]) if paths else (), prompt)
+    return _Captioned(find_images([Path(path) for path in paths]), prompt)

@@ -88,7 +88,7 @@ def _times(plan: BuildPlan) -> str:
     here = f"{Path.cwd()}/"
     rows = []
     for stage in STAGES:
-        if stage not in ("card", "publish"):
+        if stage not in ("card", "publish", "wide"):
             commands = [f"`{' '.join(command).replace(here, '')}`" for command in stage_commands(plan, stage)]
             minutes = f"{seconds[stage] / 60:.1f}" if stage in seconds else "not recorded"
             rows.append((stage, ", ".join(commands), minutes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,12 @@ from PIL import Image
 
 from lorarar.base.names import DATASET_FOLDER, JUDGE_FOLDER
 from lorarar.evaluation.generate import Sampler, Sampling, image_seeds
-from lorarar.evaluation.judges import THRESHOLD
-from lorarar.evaluation.mars2 import majority
+from lorarar.evaluation.judges import THRESHOLD, Judge, Question
+from lorarar.evaluation.mars2 import bootstrap, majority
 from lorarar.evaluation.methods import fused_lora
+from lorarar.evaluation.settings import EvaluationSettings
 from lorarar.images import on_white, open_image
-from lorarar.intervals import bootstrap_interval
 from lorarar.lora import read_lora
-from lorarar.toolchains import quiet_toolchains
 from lorarar.training.dataset import DEFAULT_SPLIT, Content, Style, merged_prompt, read_dataset
 from miniature.catalogue import fresh_subject
 from miniature.judge import MiniatureJudge, pixels, shipped_judge
@@ -30,17 +29,18 @@ from miniature.judge_data import UNSEEN, details_of
 from miniature.judge_network import DETAILS as VALUES
 from miniature.population import Example, example
 from miniature.progress import Report, counted
+from miniature.samples import draw_captions, sheet
 from miniature.scene import picture
 from miniature.styles import FAMILIES, random_style
 from miniature.vae import to_pixels
 
 FIRST = 10_000_000  # numbers of drawings that no training population reaches
 AT_ONCE = 16  # captions
+COLUMNS = 16  # of the sheet
 SHOWN = 32  # drawings on the sheet
 PER_FAMILY = 12  # drawings that tell what a family looks like
 TOLD_BY = {"kind": None, "marking_colour": "marking", "accessory_colour": "accessory"}
 """The caption's detail that tells one of the judge's; a kind is always told."""
-RESAMPLES = 10_000
 Pictures = UInt8[np.ndarray, "n side side 3"]
 
 
@@ -68,11 +68,8 @@ class ReportSettings:
 
     base: Path
     dataset: Path | None  # None: the base's own, where it has one
-    samples: int
-    images: int
-    steps: int
-    guidance: float
-    seed: int
+    samples: int  # captions
+    drawing: EvaluationSettings  # images a LoRA and prompt, steps, guidance, seed
 
 
 KIND_GATE, CONTENT_GATE, STYLE_GATE = 0.95, 0.70, 0.90
@@ -93,17 +90,17 @@ def measure(settings: ReportSettings, report: Report) -> tuple[list[Row], Image.
     contents, styles = dataset.part(DEFAULT_SPLIT, "validation") if dataset else ([], [])
     if dataset:
         dataset.check_loras([*contents, *styles])
-    sampling = Sampling(str(settings.base), settings.steps, settings.guidance, settings.seed)
-    sampler = Sampler.load(sampling, "cpu", settings.images)
-    drawn = drawings(settings.seed, settings.samples, report)
+    how = settings.drawing
+    sampler = Sampler.load(Sampling(str(settings.base), how.steps, how.guidance, how.seed), "cpu", how.images)
+    drawn = drawings(how.seed, settings.samples, report)
     images = samples(sampler, drawn, report)
     back = rebuilt(sampler, drawn)
-    rows = base_rows(judge, drawn, images, back, settings.seed)
+    rows = base_rows(judge, drawn, images, back, how.seed)
     parts = [np.stack([item.image for item in drawn[:SHOWN]]), back[:SHOWN], images[:SHOWN]]
     if contents and styles:
-        more, shown = lora_rows(judge, sampler, contents, styles, settings.images, report)
+        more, shown = lora_rows(judge, sampler, contents, styles, how.images, report)
         rows, parts = [*rows, *more], [*parts, shown]
-    return rows, sheet(parts)
+    return rows, sheet(parts, COLUMNS)
 
 
 def base_rows(
@@ -151,18 +148,11 @@ def drawings(seed: int, count: int, report: Report) -> list[Example]:
 
 def samples(sampler: Sampler, drawn: Sequence[Example], report: Report) -> Pictures:
     """Draw one image for each caption with the base."""
-    images: list[Image.Image] = []
-    seeds = [image_seeds(sampler.sampling.seed, "base", str(number), 1)[0] for number in range(len(drawn))]
-    for first in range(0, len(drawn), AT_ONCE):
-        with quiet_toolchains():
-            images += sampler.pipeline(
-                prompt=[item.caption for item in drawn[first : first + AT_ONCE]],
-                num_inference_steps=sampler.sampling.steps,
-                guidance_scale=sampler.sampling.guidance,
-                generator=[torch.Generator().manual_seed(seed) for seed in seeds[first : first + AT_ONCE]],
-            ).images
-        report("samples of the base", len(images), len(drawn))
-    return pixels(images)
+    sampling = sampler.sampling
+    captions = [item.caption for item in drawn]
+    seeds = [image_seeds(sampling.seed, "base", str(number), 1)[0] for number in range(len(drawn))]
+    images = draw_captions(sampler.pipeline, captions, seeds, sampling.steps, sampling.guidance, AT_ONCE)
+    return pixels(list(counted(images, len(drawn), "samples of the base", report)))
 
 
 def lora_rows(
@@ -182,31 +172,20 @@ def lora_rows(
     jobs = [(_subject_alone, content, content.prompt) for content in contents]
     jobs += [(_subject_alone, content, merged_prompt(content, style)) for content, style in pairs]
     jobs += [(_style_alone, style, f"a {content.class_name} in {style.description} style") for content, style in pairs]
+    lora = cache(read_lora)
     right, shown = [], []
-    for number, (ask, entry, prompt) in enumerate(jobs):
+    for ask, entry, prompt in counted(jobs, len(jobs), "LoRAs alone", report):
         seeds = image_seeds(sampler.sampling.seed, entry.name, prompt, each)
-        images = pixels(list(sampler.draw(partial(fused_lora, read_lora(entry.lora)), prompt, seeds)))
+        images = list(sampler.draw(partial(fused_lora, lora(entry.lora)), prompt, seeds))
         right.append(ask(judge, entry, images))
-        shown.append(images[0])
-        report("LoRAs alone", number + 1, len(jobs))
+        shown += images[:1]
     own, both, seed = len(contents), len(pairs), sampler.sampling.seed
     rows = [
         _row("subject, its own prompt", np.concatenate(right[:own]), seed),
         _row("subject, a style's prompt", np.concatenate(right[own : own + both]), seed, gate=CONTENT_GATE),
         _row("style, a subject's prompt", np.concatenate(right[own + both :]), seed, gate=STYLE_GATE),
     ]
-    return rows, np.stack(shown)
-
-
-def sheet(parts: Sequence[Shaped[np.ndarray, "_ side side 3"]], columns: int = 16) -> Image.Image:
-    """Lay rows of pictures under each other, as many as fit, one part after the other."""
-    rows = [part[first : first + columns] for part in parts for first in range(0, len(part), columns)]
-    side = rows[0].shape[1]
-    made = Image.new("RGB", (columns * side, len(rows) * side), "white")
-    for y, row in enumerate(rows):
-        for x, one in enumerate(row):
-            made.paste(Image.fromarray(one), (x * side, y * side))
-    return made
+    return rows, pixels(shown)
 
 
 def _row(
@@ -217,8 +196,8 @@ def _row(
     back: float | None = None,
     gate: float | None = None,
 ) -> Row:
-    low, high = bootstrap_interval(right.astype(float), draws=RESAMPLES, seed=seed)
-    return Row(name, float(right.mean()), low, high, len(right), ceiling, back, gate)
+    found = bootstrap(right.astype(float), seed)
+    return Row(name, found.estimate, found.low, found.high, len(right), ceiling, back, gate)
 
 
 def _family_centres(judge: MiniatureJudge, seed: int) -> Shaped[np.ndarray, "families s"]:
@@ -228,13 +207,13 @@ def _family_centres(judge: MiniatureJudge, seed: int) -> Shaped[np.ndarray, "fam
     return judge.see(np.stack(drawn)).style.reshape(len(FAMILIES), PER_FAMILY, -1).mean(1)
 
 
-def _subject_alone(judge: MiniatureJudge, content: Content, images: Pictures) -> Shaped[np.ndarray, " n"]:
-    references = judge.see(pixels([on_white(open_image(path)) for path in content.images]))
-    test, count = judge.see(images), len(content.images)
-    asked = [judge.subject_probabilities(references, test.rows([row] * count)) for row in range(len(images))]
-    return majority(np.stack(asked) > THRESHOLD)
+def _subject_alone(judge: Judge, content: Content, images: Sequence[Image.Image]) -> Shaped[np.ndarray, " n"]:
+    references = [on_white(open_image(path)) for path in content.images]
+    asked = [Question(reference, image, content.class_name) for image in images for reference in references]
+    return majority(np.reshape(judge.same_subjects(asked), (len(images), len(references))) > THRESHOLD)
 
 
-def _style_alone(judge: MiniatureJudge, style: Style, images: Pictures) -> Shaped[np.ndarray, " n"]:
-    reference = judge.see(pixels([on_white(open_image(style.images[0]))]))
-    return judge.style_probabilities(reference.rows([0] * len(images)), judge.see(images)) > THRESHOLD
+def _style_alone(judge: Judge, style: Style, images: Sequence[Image.Image]) -> Shaped[np.ndarray, " n"]:
+    reference = on_white(open_image(style.images[0]))
+    asked = [Question(reference, image, style.description) for image in images]
+    return np.array(judge.in_styles(asked)) > THRESHOLD

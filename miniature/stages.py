@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lorarar.base.names import DATASET_FOLDER, GUIDANCE, HYPERNET_FILE, JUDGE_FOLDER, MINIATURE, MINIATURE_FOLDER, STEPS
@@ -37,6 +36,7 @@ from miniature.loop import Schedule
 from miniature.population import caption, population
 from miniature.progress import Report, silent
 from miniature.references import write_dataset, write_wide_dataset
+from miniature.samples import draw_captions, sheet
 from miniature.styles import FAMILIES
 from miniature.subjects import KINDS
 from miniature.vae import SCHEDULE as VAE_SCHEDULE
@@ -353,19 +353,9 @@ def sample_prompts(seed: int) -> list[str]:
 def write_samples(pipeline: StableDiffusionXLPipeline, path: Path, seed: int) -> None:
     """Draw a grid of one image a prompt, and write the prompts as .json beside it."""
     prompts = sample_prompts(seed)
-    images: list[Image.Image] = []
-    for first in range(0, len(prompts), COLUMNS):
-        batch = prompts[first : first + COLUMNS]
-        generators = [torch.Generator().manual_seed(seed + first + number) for number in range(len(batch))]
-        with quiet_toolchains():
-            steps, guidance = STEPS[MINIATURE], GUIDANCE[MINIATURE]
-            drawn = pipeline(batch, num_inference_steps=steps, guidance_scale=guidance, generator=generators)
-        images += drawn.images
-    side = images[0].width
-    rows = -(-len(images) // COLUMNS)
-    grid = Image.new("RGB", (COLUMNS * side, rows * side), "white")
-    for number, image in enumerate(images):
-        grid.paste(image, (number % COLUMNS * side, number // COLUMNS * side))
+    seeds = range(seed, seed + len(prompts))
+    drawn = draw_captions(pipeline, prompts, seeds, STEPS[MINIATURE], GUIDANCE[MINIATURE], COLUMNS)
+    grid = sheet([np.stack([np.asarray(image) for image in drawn])], COLUMNS)
     with atomic_file(path) as temporary:
         grid.save(temporary, format="PNG")
     with atomic_file(path.with_suffix(".json")) as temporary:

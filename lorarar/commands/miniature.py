@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from lorarar.base.names import GUIDANCE, MINIATURE, MINIATURE_FOLDER, STEPS
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import console, print_table, progress
 from lorarar.errors import InputError
+from lorarar.evaluation.settings import EvaluationSettings
 from lorarar.files import atomic_file
 from lorarar.settings import check_at_least, check_positive, check_seed
 from lorarar.toolchains import missing_toolchain, require_toolchain
@@ -89,11 +89,9 @@ def _build(args: argparse.Namespace) -> int:
     check_at_least(0, rounds=given.get("rounds", 0))
     check_at_least(1, steps=given.get("steps", 1), batch=given.get("batch", 1))
     check_positive(6e-4, rate=1.0 if args.rate is None else args.rate)
-    if args.start is not None and not (args.start / "model_index.json").is_file():
-        raise InputError(f"{args.start}: no pipeline in diffusers' layout; give a folder with a model_index.json")
-    for folder in (args.work, args.out):
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder}: this is a file; give a folder")
+    if args.start is not None:
+        _check_pipeline(args.start)
+    _check_folders(args.work, args.out)
     try:
         # Not needed for --help: it imports torch.
         from miniature.stages import BuildPlan, check_device, check_output
@@ -111,19 +109,16 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    check_at_least(1, samples=args.samples, images=args.images, steps=args.steps)
-    if not (math.isfinite(args.guidance) and args.guidance >= 1):
-        raise InputError(f"--guidance is {args.guidance}; give a number from 1 upwards, 1 turns guidance off")
-    if not (args.base / "model_index.json").is_file():
-        raise InputError(f"{args.base}: no pipeline in diffusers' layout; give a folder with a model_index.json")
+    check_at_least(1, samples=args.samples)
+    drawing = EvaluationSettings(images=args.images, steps=args.steps, guidance=args.guidance, seed=args.seed)
+    _check_pipeline(args.base)
+    _check_folders(args.out)
     require_toolchain("torch", "train")
     # Not needed for --help: they import torch.
     from miniature.report import ReportSettings, measure
 
-    settings = ReportSettings(args.base, args.dataset, args.samples, args.images, args.steps, args.guidance, args.seed)
     with _shown() as report:
-        rows, picture = measure(settings, report)
-    args.out.mkdir(parents=True, exist_ok=True)
+        rows, picture = measure(ReportSettings(args.base, args.dataset, args.samples, drawing), report)
     with atomic_file(args.out / "sheet.png") as temporary:
         picture.save(temporary, format="PNG")
     with atomic_file(args.out / "report.json") as temporary:
@@ -146,6 +141,17 @@ def _report(args: argparse.Namespace) -> int:
     )
     console().print(f"{args.out / 'sheet.png'}: drawings, the autoencoder's, the base's, LoRAs alone")
     return EXIT_OK
+
+
+def _check_pipeline(folder: Path) -> None:
+    if not (folder / "model_index.json").is_file():
+        raise InputError(f"{folder}: no pipeline in diffusers' layout; give a folder with a model_index.json")
+
+
+def _check_folders(*folders: Path) -> None:
+    for folder in folders:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: this is a file; give a folder")
 
 
 def _print_made(stage: str, made: Path, seconds: float) -> None:

@@ -43,22 +43,26 @@ def by_step(loras: Sequence[tuple[LoRA, Span]], unguided: bool, unet: nn.Module)
     """
     device = next(unet.parameters()).device
     parts = torch.tensor([0.0, 1.0] if unguided else [1.0], device=device)[:, None, None]
-    whole: list[dict[str, torch.Tensor]] = []
+    whole: list[dict[str, torch.Tensor]] = []  # `down` of each LoRA while it is on
+    given: list[dict[str, Factors]] = []
+    is_on = [True] * len(loras)
     with ExitStack() as stack:
-        factors: list[dict[str, Factors]] = []
         for lora, _ in loras:
             layers = {name: layer.load() for name, layer in lora.layers.items()}
             downs = {name: torch.from_numpy(layer.down).to(device) * parts for name, layer in layers.items()}
-            ups = {
-                name: torch.from_numpy(layer.up).to(device).expand(len(parts), -1, -1) for name, layer in layers.items()
-            }
+            ups = {name: torch.from_numpy(layer.up).to(device) for name, layer in layers.items()}
             whole.append(downs)
-            factors.append({name: Factors(down.clone(), ups[name]) for name, down in downs.items()})
-            stack.enter_context(attached(unet, factors[-1]))
+            given.append(
+                {name: Factors(down.clone(), ups[name].expand(len(parts), -1, -1)) for name, down in downs.items()}
+            )
+            stack.enter_context(attached(unet, given[-1]))
 
         def to_step(step: int, steps: int) -> None:
-            for (_, span), downs, given in zip(loras, whole, factors, strict=True):
-                for name, down in downs.items():
-                    given[name].down.copy_(down if span.holds(step, steps) else torch.zeros_like(down))
+            for number, (_, span) in enumerate(loras):
+                wanted = span.holds(step, steps)
+                if wanted != is_on[number]:
+                    for name, down in whole[number].items():
+                        given[number][name].down.copy_(down if wanted else torch.zeros_like(down))
+                    is_on[number] = wanted
 
         yield to_step

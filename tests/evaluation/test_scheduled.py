@@ -14,11 +14,11 @@ from lorarar.lora import LoRA, read_lora
 from lorarar.merging import MergeOptions, merge_loras
 
 
-@pytest.mark.parametrize(("steps", "content", "style"), [(50, 35, 15), (25, 18, 8), (1, 1, 0)])
+@pytest.mark.parametrize(("steps", "content", "style"), [(50, 35, 15), (25, 18, 8), (1, 1, 1)])
 def test_the_spans_are_the_papers_steps(steps: int, content: int, style: int) -> None:
-    """Of 50 steps the first 35, and those after the first 15."""
-    assert [CONTENT_EARLY.holds(step, steps) for step in range(steps)].count(True) == content
-    assert [STYLE_LATE.holds(step, steps) for step in range(steps)].index(True) == style if style else True
+    """Of 50 steps the first 35, and those after the first 15; a single step is the content's."""
+    assert [CONTENT_EARLY.holds(step, steps) for step in range(steps)] == [step < content for step in range(steps)]
+    assert [STYLE_LATE.holds(step, steps) for step in range(steps)] == [step >= style for step in range(steps)]
     assert all(Span().holds(step, steps) for step in range(steps))
 
 

@@ -17,7 +17,8 @@ from lorarar.errors import InputError
 from miniature.judge import MiniatureJudge, shipped_judge
 from miniature.population import Example
 from miniature.progress import silent
-from miniature.report import KIND_GATE, base_rows, drawings, sheet
+from miniature.report import KIND_GATE, base_rows, drawings
+from miniature.samples import sheet
 
 COUNT = 40
 

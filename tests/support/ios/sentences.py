@@ -97,11 +97,11 @@ def _after_parenthesis(text: str, at: int) -> int:
     return at
 
 
-def catalog() -> dict[str, Any]:
-    """Return the catalog with the keys of the code, in order; what it says of those that stay is kept."""
+def document() -> str:
+    """Return the catalog's file with the keys of the code, in order; what it says of those that stay is kept."""
     found = json.loads(CATALOG.read_text(encoding="utf-8"))
     found["strings"] = {key: found["strings"].get(key) or _entry(key) for key in keys()}
-    return found
+    return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
 
 
 def _entry(key: str) -> dict[str, Any]:
@@ -109,4 +109,4 @@ def _entry(key: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    CATALOG.write_text(json.dumps(catalog(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    CATALOG.write_text(document(), encoding="utf-8")

@@ -15,10 +15,9 @@ struct ForeignFormat: Sendable {
         all.first { $0.marks.contains { $0.fits(key) } }
     }
 
-    private static let extract =
-        Sentence(
-            "merge it into its base model and extract a plain LoRA of the difference (kohya's and LyCORIS's tools do it)"
-        )
+    private static let extract = Sentence(
+        "merge it into its base model and extract a plain LoRA of the difference (kohya's and LyCORIS's tools "
+            + "do it)")
     private static let convert = Sentence("make a plain LoRA of it with  lorarar convert --rank 64")
     private static let asLora = Sentence("train it as a LoRA instead")
 

@@ -214,7 +214,8 @@ final class ResidencyTests: XCTestCase, @unchecked Sendable {
         await model.open()
         await model.addBundle(root)
         guard case .failed(let sentence) = model.stage else { return XCTFail("\(model.stage)") }
-        XCTAssertTrue("\(sentence)".contains("is not a bundle (no manifest.json); pick the folder"), "\(sentence)")
+        let said = "is not a bundle (no manifest.json); pick the folder that holds it"
+        XCTAssertTrue("\(sentence)".contains(said), "\(sentence)")
         await model.addBundle(made.folder)
         XCTAssertEqual(model.stage, .ready)
         XCTAssertEqual(model.bundleName, "coreml")
