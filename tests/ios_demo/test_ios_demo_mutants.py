@@ -19,7 +19,7 @@ def copy() -> Path:
     package = project / "ios_demo" / "Merger"
     shutil.rmtree(project, ignore_errors=True)
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns(".build"))
-    for shared in ("models", "tests"):  # the golden data, which the tests find beside the package
+    for shared in ("models", "tests", "ios_demo/App"):  # golden data and the catalog, found beside the package
         (project / shared).symlink_to(ROOT / shared)
     assert run(package, "").code == 0
     return package
