@@ -94,14 +94,14 @@ def _broken(graph: FunctionPlan) -> Iterator[tuple[str, str]]:
     """Yield (rule, place) for each break of a rule."""
     types = dict(graph.inputs)
     for step in graph.steps:
-        types |= step.outputs
+        types |= step.tensors
     if (features := len(graph.inputs) + len(graph.outputs)) > MOST_FEATURES:
         yield "features", f"{features} of {graph.name}"
     stored = sum(value.data.nbytes for value in graph.constants.values() if isinstance(value, Blob))
     if stored > NEURAL_ENGINE_BYTES:
         yield "memory", f"{stored / 1e9:.2f} GB"
     for step in graph.steps:
-        for name, kind in step.outputs.items():
+        for name, kind in step.tensors.items():
             where = f"{step.type} {name!r}: {kind}"
             yield from ((rule, where) for rule, broken in _OF_TENSORS.items() if broken(step, kind))
         yield from ((rule, str(step)) for rule in _of_products(step, graph, types))

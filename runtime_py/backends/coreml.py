@@ -14,6 +14,7 @@ from lorarar.toolchains import import_coremltools
 from runtime_py.backends import Backend, checked_inputs
 from runtime_py.component import Component
 from runtime_py.mil import Program
+from runtime_py.mil.values import TensorType
 
 NO_APPLE = "the stored program and weights were evaluated; Apple's own kernels need macOS or a device"
 
@@ -76,5 +77,6 @@ BACKEND = Backend(("coremltools",), "coreml", load, runners)
 
 def _check_signature(component: Component, program: Program) -> None:
     for specs, have in ((component.inputs, program.inputs), (component.outputs, program.outputs)):
-        if {spec.name: spec.shape for spec in specs} != {name: kind.shape for name, kind in have.items()}:
+        tensors = {name: kind.shape for name, kind in have.items() if isinstance(kind, TensorType)}
+        if {spec.name: spec.shape for spec in specs} != tensors or tensors.keys() != have.keys():
             raise InputError(f"{component.path}: its tensors are not the manifest's; export the bundle again")

@@ -4,6 +4,7 @@ This checks the program and its stored weights, and not Apple's kernels: those m
 precisions inside an operation.
 """
 
-from runtime_py.mil.program import OpTrace, Program
+from runtime_py.mil.interpreter import OpTrace
+from runtime_py.mil.program import Program
 
 __all__ = ["OpTrace", "Program"]

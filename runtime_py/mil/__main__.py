@@ -27,8 +27,9 @@ def run(args: argparse.Namespace) -> int:
     system = f" ({_SYSTEMS[version]} or newer)" if version in _SYSTEMS else ""
     console().print(f"{program.path}: specification version {version}{system}")
     for function in program.functions:
-        ends = zip(("input", "output"), program.signature(function), strict=True)
-        tensors = [(role, name, str(kind)) for role, types in ends for name, kind in types.items()]
+        inputs, outputs = program.signature(function)
+        tensors = [("input", name, str(kind)) for name, kind in inputs.items()]
+        tensors += [("output", name, str(kind)) for name, kind in outputs.items()]
         print_table(("", "name", "type"), tensors, f"{function}: inputs and outputs", left=("", "name", "type"))
         counts = [(name, str(count)) for name, count in program.op_counts(function).most_common()]
         print_table(("operation", "count"), counts, f"{function}: operations", left=("operation",))

@@ -4,18 +4,18 @@ those before it, by name.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from lorarar.errors import InputError
-from runtime_py.mil.graph import Constant, FunctionPlan, Step, with_frees
-from runtime_py.mil.values import TensorType
+from runtime_py.mil.graph import Block, Constant, FunctionPlan, Step, with_frees
+from runtime_py.mil.values import TensorType, Type
 
 
 def chain(graphs: Sequence[FunctionPlan], outputs: Collection[str]) -> FunctionPlan:
     """Make one plan that runs all of them in order. Raises InputError where they don't fit together."""
     inputs: dict[str, TensorType] = {}
-    made: dict[str, TensorType] = {}
+    made: dict[str, Type] = {}
     constants: dict[str, Constant] = {}
     steps: list[Step] = []
     for number, graph in enumerate(graphs, 1):
@@ -30,7 +30,8 @@ def chain(graphs: Sequence[FunctionPlan], outputs: Collection[str]) -> FunctionP
             raise InputError(f"model {number} of the pipeline makes {twice[0]!r} again; export it again")
         made |= graph.outputs
         # Models name their own values without regard to each other.
-        own = {name for step in graph.steps for name in step.outputs} | graph.constants.keys()
+        own = {name for step in graph.every_step for name in step.outputs} | graph.constants.keys()
+        own |= {name for step in graph.every_step for block in step.blocks for name in block.inputs}
         names = {name: f"{number}:{name}" for name in own - graph.outputs.keys()}
         constants |= {names.get(name, name): value for name, value in graph.constants.items()}
         steps += [_renamed(step, names) for step in graph.steps]
@@ -44,12 +45,21 @@ def chain(graphs: Sequence[FunctionPlan], outputs: Collection[str]) -> FunctionP
         constants,
         with_frees(steps, {*constants, *outputs}),
         tuple(kind for graph in graphs for kind in graph.op_types),
+        {name: kind for graph in graphs for name, kind in graph.states.items()},
     )
 
 
 def _renamed(step: Step, names: dict[str, str]) -> Step:
+    def new(old: Iterable[str]) -> tuple[str, ...]:
+        return tuple(names.get(name, name) for name in old)
+
     return replace(
         step,
-        inputs={parameter: tuple(names.get(name, name) for name in read) for parameter, read in step.inputs.items()},
+        inputs={parameter: new(read) for parameter, read in step.inputs.items()},
         outputs={names.get(name, name): kind for name, kind in step.outputs.items()},
+        frees=new(step.frees),
+        blocks=tuple(
+            Block(new(block.inputs), new(block.outputs), tuple(_renamed(inner, names) for inner in block.steps))
+            for block in step.blocks
+        ),
     )

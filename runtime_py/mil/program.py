@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,33 +13,33 @@ import numpy as np
 from lorarar.errors import InputError
 from runtime_py.mil.blob import Blob
 from runtime_py.mil.chain import chain
-from runtime_py.mil.features import Feature, described_functions
-from runtime_py.mil.graph import FunctionPlan, Step, build, unknown_operations
-from runtime_py.mil.half import from_half, to_half
-from runtime_py.mil.ops import LIST_INPUT
+from runtime_py.mil.features import Described, Feature, described_functions, seen
+from runtime_py.mil.graph import FunctionPlan, build, unknown_operations
+from runtime_py.mil.interpreter import MODES, Interpreter, OpTrace, Progress, stored
+from runtime_py.mil.ops.control import State
 from runtime_py.mil.package import Package
-from runtime_py.mil.values import TensorType, Value
+from runtime_py.mil.values import TensorType, Type
 from runtime_py.mil.work import multiply_adds
 
-MODES = ("fp16", "fp32")
-"""fp16: each operation computes in float32 and its result is rounded to the type that the program declares.
-fp32: no float is rounded to fp16, except where the weights are stored so."""
-
-Progress = Callable[[int, int], None]
-"""Called with the steps done and their number."""
+States = dict[str, State]
+"""What a function keeps from one run to the next, by name."""
 
 
 @dataclass(frozen=True)
-class OpTrace:
-    """What one float result of a run looked like."""
+class Function:
+    """One function: its plan, and what the description says of its inputs and outputs."""
 
-    type: str
-    output: str
-    dtype: str  # numpy's name
-    position: int
-    largest: float  # largest finite |value|
-    infinities: int
-    nans: int
+    plan: FunctionPlan
+    features: dict[str, Feature]
+    outputs: dict[str, Any]  # FeatureType messages by name
+
+    @classmethod
+    def of(cls, plan: FunctionPlan, described: Described, name: str) -> Function:
+        """Join the two. Raises InputError where they contradict each other."""
+        if described.states != plan.states.keys():
+            raise InputError(f"the description and the program disagree on the states of {name}; export it again")
+        described.check_outputs(plan.outputs, name)
+        return cls(plan, described.features(plan.inputs, name), described.outputs)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,8 +48,7 @@ class Program:
 
     path: Path
     specification_version: int
-    _graphs: dict[str, FunctionPlan]  # by function, the default one first
-    _features: dict[str, dict[str, Feature]]
+    _functions: dict[str, Function]  # the default one first
 
     @classmethod
     def open(cls, path: Path | str) -> Program:
@@ -60,16 +59,16 @@ class Program:
             raise InputError(f"{path}: operations that this evaluator does not know: {unknown}; export without them")
         parts = [_built(package, part) for part in package.parts]
         if package.spec.WhichOneof("Type") != "pipeline":
-            return cls(Path(path), package.spec.specificationVersion, *parts[0])
+            return cls(Path(path), package.spec.specificationVersion, parts[0])
         described = described_functions(package.spec)["main"]
-        graph = chain([next(iter(graphs.values())) for graphs, _ in parts], described.outputs)
-        features = described.features(graph.inputs, "the pipeline")
-        return cls(Path(path), package.spec.specificationVersion, {graph.name: graph}, {graph.name: features})
+        plan = chain([next(iter(functions.values())).plan for functions in parts], described.outputs)
+        whole = {plan.name: Function.of(plan, described, "the pipeline")}
+        return cls(Path(path), package.spec.specificationVersion, whole)
 
     @property
     def functions(self) -> tuple[str, ...]:
         """Names of the functions, the default one first."""
-        return tuple(self._graphs)
+        return tuple(self._functions)
 
     @property
     def inputs(self) -> dict[str, TensorType]:
@@ -77,22 +76,22 @@ class Program:
         return self.signature()[0]
 
     @property
-    def outputs(self) -> dict[str, TensorType]:
+    def outputs(self) -> dict[str, Type]:
         """Outputs of the default function."""
         return self.signature()[1]
 
-    def signature(self, function: str | None = None) -> tuple[dict[str, TensorType], dict[str, TensorType]]:
+    def signature(self, function: str | None = None) -> tuple[dict[str, TensorType], dict[str, Type]]:
         """Return the inputs and outputs of a function, by default of the default one."""
-        graph = self._graphs[self._name(function)]
-        return dict(graph.inputs), dict(graph.outputs)
+        plan = self._function(function).plan
+        return dict(plan.inputs), dict(plan.outputs)
 
     def op_counts(self, function: str | None = None) -> Counter[str]:
         """Count the operations of each type that a function has, constants included."""
-        return Counter(self._graphs[self._name(function)].op_types)
+        return Counter(self._function(function).plan.op_types)
 
     def multiply_adds(self, function: str | None = None) -> int:
         """Return the multiply-adds of one run's products and convolutions."""
-        return multiply_adds(self._graphs[self._name(function)])
+        return multiply_adds(self._function(function).plan)
 
     def stored_bytes(self) -> Counter[str]:
         """Count the constants' bytes by data type over all functions; those in the program itself are `immediate`.
@@ -100,8 +99,8 @@ class Program:
         A blob that functions share counts once.
         """
         found: dict[Any, tuple[str, int]] = {}
-        for name, graph in self._graphs.items():
-            for constant, value in graph.constants.items():
+        for name, function in self._functions.items():
+            for constant, value in function.plan.constants.items():
                 if isinstance(value, Blob):
                     found[value.data.ctypes.data] = (value.kind.dtype.name, value.data.nbytes)
                 elif isinstance(value, np.ndarray):
@@ -111,6 +110,13 @@ class Program:
             sizes[dtype] += size
         return sizes
 
+    def make_state(self, function: str | None = None) -> States:
+        """Return a function's states, all zeros; runs that are given them read and change them."""
+        kinds = self._function(function).plan.states
+        return {
+            name: State(np.zeros([size or 0 for size in kind.shape], kind.dtype.numpy)) for name, kind in kinds.items()
+        }
+
     def run(
         self,
         inputs: Mapping[str, Any],
@@ -118,110 +124,75 @@ class Program:
         function: str | None = None,
         trace: list[OpTrace] | None = None,
         progress: Progress | None = None,
-    ) -> dict[str, np.ndarray]:
-        """Run a function and return its outputs by name.
+        state: States | None = None,
+    ) -> dict[str, Any]:
+        """Run a function and return its outputs by name, as the program makes them.
 
-        A list given as `trace` receives one record for each float result, in order of execution. Raises
-        InputError when the inputs are not what the program describes, or when it contradicts itself.
+        A list given as `trace` receives one record for each float result, in order of execution. Without a `state`
+        a run starts from zeros, and what it writes is lost. Raises InputError when the inputs are not what the program
+        describes, or when it contradicts itself.
         """
         if mode not in MODES:
             raise InputError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
-        name = self._name(function)
-        graph, half = self._graphs[name], mode == "fp16"
+        found, half = self._function(function), mode == "fp16"
+        kept = self.make_state(function) if state is None else state
+        if kept.keys() != found.plan.states.keys():
+            raise InputError(f"the state is of another function; give what make_state({function!r}) returns")
         # Overflow is a result here, which the trace reports, and no mistake of the evaluator's.
         with np.errstate(all="ignore"):
-            values: dict[str, Any] = {**graph.constants, **_checked(inputs, self._features[name], half)}
-            for done, step in enumerate(graph.steps, 1):
-                results = _execute(step, values, half)
-                values.update(results)
-                if trace is not None:
-                    trace.extend(_traced(step, results))
-                for forgotten in step.frees:
-                    del values[forgotten]
-                if progress is not None:
-                    progress(done, len(graph.steps))
-        return {output: _output(values[output], half) for output in graph.outputs}
+            values = {**found.plan.constants, **kept, **_checked(inputs, found.features, half)}
+            Interpreter(values, half, trace).run(found.plan.steps, progress)
+        return {output: _output(values[output], half) for output in found.plan.outputs}
 
-    def _name(self, function: str | None) -> str:
-        if function is None:
-            return next(iter(self._graphs))
-        if function not in self._graphs:
-            raise InputError(f"{self.path} has no function {function!r}; it has {', '.join(self._graphs)}")
-        return function
+    def predict(
+        self,
+        data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        state: States | None = None,
+        *,
+        mode: str = "fp16",
+        function: str | None = None,
+    ) -> Any:
+        """Run a function as `coremltools.models.MLModel.predict` does, and return what an app sees.
+
+        `data` is a dictionary, or a list of them, which gives a list. Images come and go as `PIL.Image`, a label as a
+        string or a number, half precision goes as float32.
+        """
+        if not isinstance(data, Mapping):
+            if state is not None:
+                raise InputError("a list of inputs takes no state; give one dictionary at a time")
+            return [self.predict(each, mode=mode, function=function) for each in data]
+        messages = self._function(function).outputs
+        outputs = self.run(data, mode, function, state=state)
+        return {name: seen(value, messages[name]) for name, value in outputs.items()}
+
+    def _function(self, name: str | None) -> Function:
+        if name is None:
+            return next(iter(self._functions.values()))
+        if name not in self._functions:
+            raise InputError(f"{self.path} has no function {name!r}; it has {', '.join(self._functions)}")
+        return self._functions[name]
 
 
-def _built(package: Package, spec: Any) -> tuple[dict[str, FunctionPlan], dict[str, dict[str, Feature]]]:
-    """Build the functions of one model and what it describes of their inputs, and check them against each other."""
+def _built(package: Package, spec: Any) -> dict[str, Function]:
+    """Build the functions of one model, each with what the model's description says of it."""
     functions, described = spec.mlProgram.functions, described_functions(spec)
     if described.keys() - functions.keys():
         raise InputError(f"{package.root} describes functions that its program does not have; export it again")
-    graphs = {name: build(name, functions[name], package) for name in described}
-    features = {name: described[name].features(graphs[name].inputs, name) for name in described}
-    for name, graph in graphs.items():
-        if described[name].outputs != graph.outputs.keys():
-            raise InputError(f"the description and the program disagree on the outputs of {name}; export it again")
-    return graphs, features
+    return {name: Function.of(build(name, functions[name], package), each, name) for name, each in described.items()}
 
 
 def _checked(inputs: Mapping[str, Any], features: dict[str, Feature], half: bool) -> dict[str, np.ndarray]:
-    missing, extra = sorted(features.keys() - inputs.keys()), sorted(inputs.keys() - features.keys())
+    needed = {name for name, feature in features.items() if feature.default is None}
+    missing, extra = sorted(needed - inputs.keys()), sorted(inputs.keys() - features.keys())
     if missing or extra:
         wrong = f"lack {missing[0]!r}" if missing else f"have {extra[0]!r}, which it does not take"
         raise InputError(f"the inputs {wrong}; the program takes {', '.join(features) or 'none'}")
-    return {name: _stored(feature.check(inputs[name]), feature.type, half) for name, feature in features.items()}
+    given = {name: inputs.get(name, feature.default) for name, feature in features.items()}
+    return {name: stored(feature.check(given[name]), feature.type, half) for name, feature in features.items()}
 
 
-def _execute(step: Step, values: Mapping[str, Any], half: bool) -> dict[str, np.ndarray]:
-    """Run a step and return its results by name."""
-    op = step.op
-
-    def operand(name: str) -> Value:
-        value = values[name].read() if isinstance(values[name], Blob) else values[name]
-        is_half = op.widens and isinstance(value, np.ndarray) and value.dtype == np.float16
-        return from_half(value) if is_half else value
-
-    given = {
-        parameter: [operand(name) for name in names] if parameter == LIST_INPUT else operand(names[0])
-        for parameter, names in step.inputs.items()
-    }
-    try:
-        results = op.function(**given)
-    except (ValueError, IndexError, TypeError, ArithmeticError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{step} cannot be computed: {reason}; export the package again") from error
-    made = [np.asarray(result) for result in (results if isinstance(results, tuple) else (results,))]
-    if len(made) != len(step.outputs):
-        raise InputError(f"{step} makes {len(made)} tensors, but {len(step.outputs)} are declared; export it again")
-    # A compressed weight is what the program declares in either mode.
-    rounds = half or step.type.startswith("constexpr_")
-    stored = {}
-    for (name, kind), value in zip(step.outputs.items(), made, strict=True):
-        if not kind.accepts(value.shape):
-            raise InputError(f"{step} makes a tensor of {list(value.shape)}, but declares {kind}; export it again")
-        stored[name] = _stored(value, kind, rounds)
-    return stored
-
-
-def _stored(value: np.ndarray, kind: TensorType, half: bool) -> np.ndarray:
-    """Return a value in the type that the mode keeps it in: the declared one, or float32 for any float in fp32 mode."""
-    if kind.dtype.floating and not half:
-        # Half precision here is a stored weight that was only moved: exact, and left as small as it is.
-        return value if value.dtype == np.float16 else value.astype(np.float32, copy=False)
-    if kind.dtype.numpy == np.float16 and value.dtype == np.float32:
-        return to_half(value)
-    return value.astype(kind.dtype.numpy, copy=False)
-
-
-def _output(value: Any, half: bool) -> np.ndarray:
+def _output(value: Any, half: bool) -> Any:
+    if isinstance(value, dict):
+        return value
     array = value.read() if isinstance(value, Blob) else np.asarray(value)
     return array if half or array.dtype.kind != "f" else array.astype(np.float32, copy=False)
-
-
-def _traced(step: Step, results: Mapping[str, np.ndarray]) -> Iterator[OpTrace]:
-    for name, value in results.items():
-        if value.dtype.kind == "f":
-            finite = value[np.isfinite(value)]
-            largest = float(np.abs(finite).max()) if finite.size else 0.0
-            nans = int(np.isnan(value).sum())
-            infinities = value.size - finite.size - nans
-            yield OpTrace(step.type, name, value.dtype.name, step.position, largest, infinities, nans)

@@ -11,7 +11,7 @@ import numpy as np
 from lorarar.errors import InputError
 
 Value = np.ndarray | str
-"""What a name of the program holds; only constants are strings."""
+"""What a constant of the program holds; only parameters and a classifier's classes are strings."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,24 @@ class TensorType:
 
     dtype: DType
     shape: tuple[int | None, ...]
+    any_rank: bool = False  # even the number of axes is decided by the inputs; `shape` is empty then
 
     def __str__(self) -> str:
+        if self.any_rank:
+            return f"{self.dtype.name} of any rank"
         return f"{self.dtype.name} [{', '.join('?' if size is None else str(size) for size in self.shape)}]"
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """Tell whether an array of this shape is one of this type."""
-        return len(shape) == len(self.shape) and all(
-            want in (None, have) for want, have in zip(self.shape, shape, strict=True)
+        return self.any_rank or (
+            len(shape) == len(self.shape)
+            and all(want in (None, have) for want, have in zip(self.shape, shape, strict=True))
         )
 
     @property
     def count(self) -> int:
         """Number of elements of a constant's type, which has no open dimension."""
-        if None in self.shape:
+        if None in self.shape or self.any_rank:
             raise InputError("a constant of the program has an open dimension; the package is damaged, export it again")
         return math.prod(size for size in self.shape if size is not None)
 
@@ -86,17 +90,65 @@ class TensorType:
         return (self.count * self.dtype.bits + 7) // 8
 
 
-def tensor_type(proto: Any, what: str) -> TensorType:
+@dataclass(frozen=True)
+class ListType:
+    """A list of tensors of one type."""
+
+    element: TensorType
+
+    def __str__(self) -> str:
+        return f"list of {self.element}"
+
+
+@dataclass(frozen=True)
+class DictType:
+    """A classifier's probabilities by class."""
+
+    key: DType
+
+    def __str__(self) -> str:
+        return f"probabilities by {self.key.name}"
+
+
+@dataclass(frozen=True)
+class StateType:
+    """A tensor that stays from one run to the next."""
+
+    tensor: TensorType
+
+    def __str__(self) -> str:
+        return f"state of {self.tensor}"
+
+
+Type = TensorType | ListType | DictType | StateType
+"""What a name of a program is declared as."""
+
+
+def value_type(proto: Any, what: str) -> Type:
     """Return the type that a ValueType message declares; `what` names its owner in messages."""
     kind = proto.WhichOneof("type")
+    if kind == "listType":
+        return ListType(tensor_type(proto.listType.type, f"an element of {what}"))
+    if kind == "stateType":
+        return StateType(tensor_type(proto.stateType.wrappedType, what))
+    if kind == "dictionaryType":
+        return DictType(tensor_type(proto.dictionaryType.keyType, f"a key of {what}").dtype)
+    return tensor_type(proto, what)
+
+
+def tensor_type(proto: Any, what: str) -> TensorType:
+    """Return the tensor's type that a ValueType message declares."""
+    kind = proto.WhichOneof("type")
     if kind != "tensorType":
-        raise InputError(f"{what} is a {kind or 'value without a type'}; only tensors can be evaluated, without states")
+        raise InputError(f"{what} is a {kind or 'value without a type'}, where only a tensor can be; export it again")
     tensor = proto.tensorType
     dtype = DTYPES.get(tensor.dataType)
     if dtype is None:
         raise InputError(
             f"{what} has data type {tensor.dataType}, which this evaluator does not know; export with fp16"
         )
+    if any(size.WhichOneof("dimension") == "unknown" and size.unknown.variadic for size in tensor.dimensions):
+        return TensorType(dtype, (), any_rank=True)
     if tensor.rank != len(tensor.dimensions):
         raise InputError(f"{what} declares rank {tensor.rank} but {len(tensor.dimensions)} sizes; export it again")
     sizes = (size.constant.size if size.WhichOneof("dimension") == "constant" else None for size in tensor.dimensions)
@@ -112,7 +164,7 @@ def immediate(tensor: Any, kind: TensorType, what: str) -> Value:
     if len(stored) != expected:
         raise InputError(f"{what} is declared {kind} but holds {len(stored)} of {expected} values; export it again")
     if kind.dtype.field == "strings":
-        return str(stored[0]) if stored else ""
+        return str(stored[0]) if not kind.shape and stored else np.array(list(stored), np.str_)
     if kind.dtype.field == "bytes":
         return unpack(np.frombuffer(stored, np.uint8), kind)
     try:

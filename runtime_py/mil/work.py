@@ -15,7 +15,7 @@ def multiply_adds(graph: FunctionPlan) -> int:
     """Return the multiply-adds of one run of a function whose sizes are all fixed."""
     kinds = graph.inputs | {name: value.kind for name, value in graph.constants.items() if isinstance(value, Blob)}
     for step in graph.steps:
-        kinds |= step.outputs
+        kinds |= step.tensors
     shapes = {name: tuple(1 if size is None else size for size in kind.shape) for name, kind in kinds.items()}
     shapes |= {name: np.shape(value) for name, value in graph.constants.items() if not isinstance(value, Blob)}
     return sum(_depth(step, graph, shapes) * math.prod(shapes[next(iter(step.outputs))]) for step in graph.steps)

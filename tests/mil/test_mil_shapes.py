@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_mil_layers
 import test_mil_ops
+import test_mil_picking
 import torch
 import torch.nn.functional as F
 from mil_builder import mb, spread
@@ -31,6 +33,8 @@ def strict_corners(x: T) -> T:
 CASES = [
     unary("reshape", lambda x: x.reshape(2, 2, 6), shape=[0, -1, 6]),
     unary("reshape", lambda x: x.reshape(-1), shape=[-1], note="flat"),
+    unary("reshape", lambda x: x.reshape(1, 2, 3, 4), shape=[1, 0, -1, 0], note="from the end"),
+    unary("reshape", lambda x: x.reshape(6, 4), shape=[-1, 0], note="fewer axes"),
     unary("transpose", lambda x: x.permute(2, 0, 1), perm=[-1, 0, 1]),
     unary("expand_dims", lambda x: x[None, :, :, None], axes=[0, -2]),
     unary("squeeze", lambda x: x.squeeze(0).squeeze(-1), {"x": spread(1, 3, 1, 2, 1)}, axes=[0, -1]),
@@ -207,6 +211,21 @@ SAMPLED = {
 }
 
 
+NEAREST = {
+    ("DEFAULT", 3): [-6, 9, 9],  # coremltools' own test of iOS 17's resize
+    ("STRICT_ALIGN_CORNERS", 5): [-6, -6, 9, 9, 9],
+    ("UNALIGN_CORNERS", 4): [-6, -6, 9, 9],
+    ("OFFSET_CORNERS", 4): [-6, -6, 9, 9],
+}
+
+
+@pytest.mark.parametrize(("mode", "size"), NEAREST)
+def test_the_nearest_pixel_is_the_one_that_the_sampling_mode_points_at(mode: str, size: int) -> None:
+    x, count = np.array([[-6.0, 9.0]], np.float32), np.array(1)
+    found = OPS["resize"].function(x, np.array([size]), count, "NEAREST_NEIGHBOR", mode)
+    assert found[0].tolist() == NEAREST[mode, size]
+
+
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_operation_equals_torch(case: Case, tmp_path: Path) -> None:
     check(case, tmp_path)
@@ -221,6 +240,9 @@ def test_sampling_modes_give_the_examples_of_the_spec(mode: str, size: int) -> N
 
 def test_every_operation_has_a_case() -> None:
     compressed = {name for name in OPS if name.startswith("constexpr_")}
-    assert (
-        OPS.keys() - {case.op for case in [*CASES, *test_mil_ops.CASES]} == compressed
-    )  # those have a file of their own
+    modules = (test_mil_layers, test_mil_ops, test_mil_picking)
+    cases = [*CASES, *(case for module in modules for case in module.CASES)]
+    of_programs = {"make_list", "classify", *(name for name in OPS if name.startswith(("list_", "random_")))}
+    of_programs |= {"while_loop", "cond", "read_state", "write_state", "non_maximum_suppression"}
+    # Each of these has tests of its own.
+    assert OPS.keys() - {case.op for case in cases} == compressed | of_programs

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lorarar.toolchains import import_coremltools, quiet_toolchains
+from runtime_py.mil.package import Package
 
 # Importing coremltools imports torch extensions, which leave files open and use deprecated names.
 with quiet_toolchains():
@@ -50,6 +51,17 @@ def save(
         )
         model.save(str(path))
     return path
+
+
+def changed(change: Callable[[Any], None], source: Path, target: Path) -> Path:
+    """Copy a package with its specification changed."""
+    spec = Package.open(source).spec
+    change(spec)
+    save_to = target / "Data" / "com.apple.CoreML"
+    save_to.mkdir(parents=True)
+    (save_to / "model.mlmodel").write_bytes(spec.SerializeToString())
+    (target / "Manifest.json").write_text((source / "Manifest.json").read_text())
+    return target
 
 
 def close(actual: np.ndarray, expected: Any, tolerance: float = 1e-6) -> None:

@@ -2,7 +2,8 @@
 
 A module's public functions are operations of their own names; its TABLE has those that are a formula or numpy's own.
 Operands arrive as arrays (strings as str). Operations that compute get float16 operands widened to float32 and never
-see a float16; those of `tensor` only rearrange values, so they take any type as it is stored.
+see a float16; those of `tensor` and `lists` only rearrange values, so they take any type as it is stored. Those
+of `control` get functions that run their blocks.
 Spec: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
 """
 
@@ -15,10 +16,33 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any
 
-from runtime_py.mil.ops import constexpr, elementwise, linear, normalization, reduction, resize, tensor
+from runtime_py.mil.ops import (
+    constexpr,
+    control,
+    elementwise,
+    linear,
+    lists,
+    normalization,
+    pool,
+    quantization,
+    random,
+    recurrent,
+    reduction,
+    resize,
+    sampling,
+    scatter,
+    sorting,
+    tensor,
+)
 
-LIST_INPUT = "values"
-"""The input that is a list of tensors: concat, stack and einsum have one, by this name."""
+MODULES = (
+    *(constexpr, control, elementwise, linear, lists, normalization, pool, quantization, random, recurrent),
+    *(reduction, resize, sampling, scatter, sorting, tensor),
+)
+BLOCKS = "blocks"
+"""The parameter that is no input: the functions that run an operation's blocks."""
+AS_STORED = (control, lists, tensor)
+"""Modules whose operations only move values, whatever their type."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +55,21 @@ class Op:
     @cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
         """Every input it knows."""
+        return {name: given for name, given in self._signature.items() if name != BLOCKS}
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether it runs blocks of steps."""
+        return BLOCKS in self._signature
+
+    @cached_property
+    def _signature(self) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(self.function).parameters
+
+    @cached_property
+    def lists(self) -> frozenset[str]:
+        """The inputs that are several values."""
+        return frozenset(name for name, given in self.parameters.items() if str(given.annotation).startswith("list["))
 
     @property
     def required(self) -> set[str]:
@@ -46,7 +84,7 @@ def _operations(module: ModuleType) -> dict[str, Callable[..., Any]]:
 
 
 OPS: dict[str, Op] = {
-    name: Op(function, widens=module is not tensor)
-    for module in (constexpr, elementwise, linear, normalization, reduction, resize, tensor)
+    name: Op(function, widens=module not in AS_STORED)
+    for module in MODULES
     for name, function in _operations(module).items()
 }

@@ -28,6 +28,7 @@ TWO_ARRAYS["real_div"] = np.true_divide
 """MIL's name → numpy's function of two arrays, which are broadcast."""
 
 FORMULAS: Table = {
+    "clamped_relu": lambda x, alpha, beta: np.minimum(beta, np.where(x >= 0, x, alpha * x)),
     "clip": lambda x, alpha, beta: x.clip(alpha, beta),
     "elu": lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))),
     "inverse": lambda x, epsilon=1e-4: 1 / (x + epsilon),
@@ -37,11 +38,13 @@ FORMULAS: Table = {
     "relu": lambda x: np.maximum(x, 0),
     "relu6": lambda x: np.clip(x, 0, 6),
     "rsqrt": lambda x, epsilon=1e-12: 1 / np.sqrt(x + epsilon),
+    "scaled_tanh": lambda x, alpha, beta: alpha * np.tanh(beta * x),
     "sigmoid_hard": lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1),
     "silu": lambda x: x / (1 + np.exp(-x)),
     "softplus": lambda x: np.logaddexp(x, np.zeros((), x.dtype)),
     "softsign": lambda x: x / (1 + np.abs(x)),
     "threshold": lambda x, alpha: x.clip(min=alpha),
+    "thresholded_relu": lambda x, alpha: np.where(x >= alpha, x, 0),
 }
 """MIL's name → its formula, with MIL's parameters and defaults."""
 
@@ -55,7 +58,16 @@ def cast(x: Array, dtype: str) -> Array:
 
 def prelu(x: Array, alpha: Array) -> Array:
     """Return leaky_relu with one alpha a channel (axis 1)."""
-    return np.where(x >= 0, x, alpha.reshape(-1, *[1] * (x.ndim - 2)) * x)
+    return np.where(x >= 0, x, _by_channel(alpha, x) * x)
+
+
+def softplus_parametric(x: Array, alpha: Array, beta: Array) -> Array:
+    """Return alpha · ln(1 + e^(beta·x)) with one alpha and beta a channel (axis 1)."""
+    return np.asarray(_by_channel(alpha, x) * np.logaddexp(_by_channel(beta, x) * x, np.zeros((), x.dtype)))
+
+
+def _by_channel(value: Array, x: Array) -> Array:
+    return value.reshape(-1, *[1] * (x.ndim - 2))
 
 
 def sigmoid(x: Array) -> Array:

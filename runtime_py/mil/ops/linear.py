@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from runtime_py.mil.ops.normalization import softmax
+from runtime_py.mil.ops.places import edges_of, padding
 
 Array = np.ndarray
 Flag = np.ndarray | bool
@@ -74,7 +75,7 @@ def conv(
     kernel = weight.shape[2:]
     steps, spread = _per_axis(strides, kernel), _per_axis(dilations, kernel)
     reach = [(size - 1) * wide + 1 for size, wide in zip(kernel, spread, strict=True)]
-    edges = _padding(pad_type, pad, x.shape[2:], reach, steps)
+    edges = padding(pad_type, pad, x.shape[2:], reach, steps)
     padded = np.pad(x, [(0, 0), (0, 0), *edges]) if any(map(any, edges)) else x
     axes = tuple(range(2, x.ndim))
     windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axes)
@@ -148,7 +149,7 @@ def _crop(
         keeps = [want or size * step for want, size, step in zip(wanted, sizes, steps, strict=True)]
         starts = [max(0, size - keep) // 2 for size, keep in zip(full, keeps, strict=True)]
     else:
-        edges = _edges(pad_type, pad, len(full))
+        edges = edges_of(pad_type, pad, len(full))
         starts = [before for before, _ in edges]
         keeps = [want or size - sum(edge) for want, size, edge in zip(wanted, full, edges, strict=True)]
     return [slice(start, start + keep) for start, keep in zip(starts, keeps, strict=True)]
@@ -156,28 +157,3 @@ def _crop(
 
 def _per_axis(values: Array | None, kernel: tuple[int, ...]) -> list[int]:
     return [1] * len(kernel) if values is None else [int(value) for value in values]
-
-
-def _edges(pad_type: str, pad: Array | None, axes: int) -> list[tuple[int, int]]:
-    """Return the `valid` or `custom` padding before and after each spatial axis."""
-    widths = [0] * (2 * axes) if pad is None or pad_type == "valid" else [int(width) for width in pad]
-    return list(zip(widths[::2], widths[1::2], strict=True))
-
-
-def _padding(
-    pad_type: str, pad: Array | None, sizes: tuple[int, ...], reach: list[int], steps: list[int]
-) -> list[tuple[int, int]]:
-    """Return the zeros before and after each spatial axis; of an odd number, `same` puts one more after it, and
-    `same_lower` before.
-    """
-    if pad_type in ("valid", "custom"):
-        return _edges(pad_type, pad, len(sizes))
-    if pad_type not in ("same", "same_lower"):
-        raise ValueError(f"its pad_type {pad_type!r} is none of the spec's")
-    totals = [
-        max(0, (math.ceil(size / step) - 1) * step + width - size)
-        for size, width, step in zip(sizes, reach, steps, strict=True)
-    ]
-    if pad_type == "same":
-        return [(total // 2, total - total // 2) for total in totals]
-    return [(total - total // 2, total // 2) for total in totals]

@@ -55,6 +55,17 @@ def l2_norm(x: Array, epsilon: Number = 1e-6) -> Array:
     return np.asarray(x / np.sqrt(square + epsilon).astype(x.dtype))
 
 
+def local_response_norm(x: Array, size: Array, alpha: Number = 1e-4, beta: Number = 0.75, k: Number = 1.0) -> Array:
+    """Return x over (k + alpha / size · Σ x²)^beta, the sum over `size` channels around each one."""
+    width, channels = int(size), x.shape[1]
+    # The window of channel c reaches from c - size // 2 on; of an even size it has one less after c than before.
+    sums = np.zeros((x.shape[0], channels + 1, *x.shape[2:]), np.float64)
+    np.cumsum(np.square(x), 1, dtype=np.float64, out=sums[:, 1:])
+    first = np.arange(channels) - width // 2
+    near = sums[:, np.clip(first + width, 0, channels)] - sums[:, np.clip(first, 0, channels)]
+    return np.asarray(x / (float(k) + float(alpha) / width * near) ** float(beta))
+
+
 def _channels(x: Array) -> list[int]:
     return [1, -1, *[1] * (x.ndim - 2)]
 

@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from runtime_py.mil.ops.places import points
+
 Array = np.ndarray
 Flag = np.ndarray | bool
 Number = np.ndarray | float
@@ -55,9 +57,14 @@ def resize(
     count = int(resized_dims)
     wanted = [int(size) for size in shape[shape.size - count :]]
     sizes = [new or old for new, old in zip(wanted, x.shape[x.ndim - count :], strict=True)]
-    if interpolation_mode == "NEAREST_NEIGHBOR":
-        return _nearest(x, sizes)
-    return _linear(x, sizes, sampling_mode)
+    if interpolation_mode == "LINEAR":
+        return _linear(x, sizes, sampling_mode)
+    if interpolation_mode != "NEAREST_NEIGHBOR":
+        raise ValueError(f"its interpolation_mode {interpolation_mode!r} is none of the spec's")
+    for axis, size in zip(range(-len(sizes), 0), sizes, strict=True):
+        near = np.floor(points(x.shape[axis], size, sampling_mode) + 0.5).clip(0, x.shape[axis] - 1)
+        x = x.take(near.astype(np.intp), axis)
+    return x
 
 
 def _scaled(x: Array, height: Number, width: Number) -> list[int]:
@@ -72,25 +79,9 @@ def _nearest(x: Array, sizes: list[int]) -> Array:
 
 def _linear(x: Array, sizes: list[int], mode: str) -> Array:
     for axis, size in zip(range(-len(sizes), 0), sizes, strict=True):
-        point = np.clip(_points(x.shape[axis], size, mode), 0, x.shape[axis] - 1)
+        point = np.clip(points(x.shape[axis], size, mode), 0, x.shape[axis] - 1)
         low = np.floor(point).astype(np.intp)
         high = np.minimum(low + 1, x.shape[axis] - 1)
         share = (point - low).astype(np.float32).reshape(-1, *[1] * (-1 - axis))
         x = x.take(low, axis) * (1 - share) + x.take(high, axis) * share
     return x
-
-
-def _points(old: int, new: int, mode: str) -> Array:
-    """Return where each output pixel samples the input, before clamping (the table in resize_bilinear's spec)."""
-    index = np.arange(new, dtype=np.float64)
-    if mode in ("STRICT_ALIGN_CORNERS", "ALIGN_CORNERS"):
-        if new == 1:
-            return np.array([(old - 1) / 2 if mode == "ALIGN_CORNERS" else 0.0])
-        return index * (old - 1) / (new - 1)
-    if mode == "DEFAULT":
-        return index * old / new
-    if mode == "OFFSET_CORNERS":
-        return (index + 0.5) * max(1, old - 1) / new
-    if mode == "UNALIGN_CORNERS":
-        return (index + 0.5) * old / new - 0.5
-    raise ValueError(f"its sampling_mode {mode!r} is none of the spec's")

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from runtime_py.mil.ops.places import slices
+
 Array = np.ndarray
 Flag = np.ndarray | bool
 
@@ -24,7 +26,6 @@ TABLE: dict[str, Callable[..., Any]] = {
     "reverse": lambda x, axes=None: np.flip(x, None if axes is None else tuple(axes)),
     "shape": lambda x: np.array(x.shape, np.int32),
     "squeeze": lambda x, axes=None: np.squeeze(x, None if axes is None else tuple(axes)),
-    "stack": lambda values, axis: np.stack(values, int(axis)),
     "tile": lambda x, reps: np.tile(x, reps.tolist()),
     "transpose": lambda x, perm: x.transpose(perm.tolist()),
 }
@@ -32,10 +33,25 @@ TABLE: dict[str, Callable[..., Any]] = {
 
 
 def reshape(x: Array, shape: Array) -> Array:
-    """Return x in another shape: 0 keeps the size of the same axis, one -1 is worked out."""
+    """Return x in another shape: one -1 is worked out, and a 0 keeps the size of an axis.
+
+    Of as many axes it is the same one; of another number (iOS 17) both shapes are laid side by side from their ends,
+    and an axis that x does not have is 1.
+    """
     sizes = [int(size) for size in shape]
-    if 0 in sizes and len(sizes) == x.ndim:
-        sizes = [size or x.shape[axis] for axis, size in enumerate(sizes)]
+    if 0 in sizes and x.size:
+        kept = [1] * max(0, len(sizes) - x.ndim) + list(x.shape[max(0, x.ndim - len(sizes)) :])
+        sizes = [size or keep for size, keep in zip(sizes, kept, strict=True)]
+    return x.reshape(sizes)
+
+
+def reshape_like(
+    x: Array, ref_tensors: list[Array], begins: list[Array], ends: list[Array], end_masks: list[Array]
+) -> Array:
+    """Return x in a shape that is put together from parts of other tensors' shapes."""
+    sizes: list[int] = []
+    for ref, begin, end, is_open in zip(ref_tensors, begins, ends, end_masks, strict=True):
+        sizes += ref.shape[int(begin) : None if is_open else int(end)]
     return x.reshape(sizes)
 
 
@@ -49,20 +65,7 @@ def slice_by_index(
     squeeze_mask: Array | None = None,
 ) -> Array:
     """Return x[begin:end:stride] on every axis; a masked begin or end is open, a squeezed axis is indexed at begin."""
-
-    def masked(mask: Array | None, axis: int) -> bool:
-        return mask is not None and bool(mask[axis])
-
-    index: list[int | slice] = []
-    for axis, (start, stop) in enumerate(zip(begin, end, strict=True)):
-        first = None if masked(begin_mask, axis) else int(start)
-        last = None if masked(end_mask, axis) else int(stop)
-        if masked(squeeze_mask, axis):
-            index.append(first or 0)
-        else:
-            index.append(slice(first, last, 1 if stride is None else int(stride[axis])))
-    # The ellipsis keeps a fully squeezed result an array.
-    return x[(*index, ...)]
+    return x[slices(begin, end, stride, begin_mask, end_mask, squeeze_mask)]
 
 
 def slice_by_size(x: Array, begin: Array, size: Array) -> Array:
@@ -98,6 +101,11 @@ def concat(values: list[Array], axis: Array, interleave: Flag = False) -> Array:
     shape = list(values[0].shape)
     shape[along] *= len(values)
     return np.stack(values, along + 1).reshape(shape)
+
+
+def stack(values: list[Array], axis: Array) -> Array:
+    """Join tensors along a new axis."""
+    return np.stack(values, int(axis))
 
 
 def select(cond: Array, a: Array, b: Array) -> Array:
@@ -178,3 +186,58 @@ def pixel_unshuffle(x: Array, downscale_factor: Array) -> Array:
     factor = int(downscale_factor)
     grid = x.reshape(batch, channels, height // factor, factor, width // factor, factor).transpose(0, 1, 3, 5, 2, 4)
     return grid.reshape(batch, channels * factor**2, height // factor, width // factor)
+
+
+def depth_to_space(x: Array, block_size: Array) -> Array:
+    """Turn (N, r²·C, H, W) into (N, C, H·r, W·r); unlike pixel_shuffle's, a block's pixels lie C channels apart."""
+    batch, channels, height, width = x.shape
+    factor = int(block_size)
+    grid = x.reshape(batch, factor, factor, channels // factor**2, height, width).transpose(0, 3, 4, 1, 5, 2)
+    return grid.reshape(batch, channels // factor**2, height * factor, width * factor)
+
+
+def space_to_depth(x: Array, block_size: Array) -> Array:
+    """Turn (N, C, H·r, W·r) into (N, r²·C, H, W), depth_to_space's inverse."""
+    batch, channels, height, width = x.shape
+    factor = int(block_size)
+    grid = x.reshape(batch, channels, height // factor, factor, width // factor, factor).transpose(0, 3, 5, 1, 2, 4)
+    return grid.reshape(batch, channels * factor**2, height // factor, width // factor)
+
+
+def space_to_batch(x: Array, block_shape: Array, paddings: Array) -> Array:
+    """Turn the padded (N, C, H·p, W·q) into (p·q·N, C, H, W)."""
+    rows, columns = (int(size) for size in block_shape)
+    padded = np.pad(x, [(0, 0), (0, 0), *((int(before), int(after)) for before, after in paddings)])
+    batch, channels, height, width = padded.shape
+    grid = padded.reshape(batch, channels, height // rows, rows, width // columns, columns).transpose(3, 5, 0, 1, 2, 4)
+    return grid.reshape(rows * columns * batch, channels, height // rows, width // columns)
+
+
+def batch_to_space(x: Array, block_shape: Array, crops: Array) -> Array:
+    """Turn (p·q·N, C, H, W) into (N, C, H·p, W·q), and take rows and columns off its edges."""
+    rows, columns = (int(size) for size in block_shape)
+    batch, channels, height, width = x.shape
+    grid = x.reshape(rows, columns, batch // (rows * columns), channels, height, width).transpose(2, 3, 4, 0, 5, 1)
+    whole = grid.reshape(batch // (rows * columns), channels, height * rows, width * columns)
+    (top, bottom), (left, right) = crops.tolist()
+    return whole[:, :, top : whole.shape[2] - bottom, left : whole.shape[3] - right]
+
+
+def reverse_sequence(x: Array, lengths: Array, seq_axis: Array | int = 0, batch_axis: Array | int = 0) -> Array:
+    """Reverse the first lengths[i] elements along an axis, for each index i of another one."""
+    size = x.shape[int(seq_axis)]
+    place, length = np.arange(size), lengths.astype(np.intp)[:, None]
+    order = np.where(place < length, length - 1 - place, place)
+    shape = [1] * x.ndim
+    shape[int(batch_axis)], shape[int(seq_axis)] = order.shape
+    if int(batch_axis) % x.ndim > int(seq_axis) % x.ndim:
+        order = order.T
+    return np.take_along_axis(x, order.reshape(shape), int(seq_axis))
+
+
+def sliding_windows(x: Array, axis: Array, size: Array, stride: Array | int = 1) -> Array:
+    """Return every window of an axis, with the places inside a window as a new axis after it."""
+    along = int(axis) % x.ndim
+    windows = np.lib.stride_tricks.sliding_window_view(x, int(size), along)
+    every = [slice(None)] * along + [slice(None, None, int(stride))]
+    return np.moveaxis(windows[tuple(every)], -1, along + 1)

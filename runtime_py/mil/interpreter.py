@@ -1,0 +1,134 @@
+"""Run the steps of a plan: operands widened, results checked against their declared types and rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lorarar.errors import InputError
+from runtime_py.mil.blob import Blob
+from runtime_py.mil.graph import Block, Step
+from runtime_py.mil.half import from_half, to_half
+from runtime_py.mil.ops import BLOCKS
+from runtime_py.mil.room import check_room
+from runtime_py.mil.values import TensorType, Type
+
+MODES = ("fp16", "fp32")
+"""fp16: each operation computes in float32 and its result is rounded to the type that the program declares.
+fp32: no float is rounded to fp16, except where the weights are stored so."""
+
+Progress = Callable[[int, int], None]
+"""Called with the steps done and their number."""
+
+
+@dataclass(frozen=True)
+class OpTrace:
+    """What one float result of a run looked like."""
+
+    type: str
+    output: str
+    dtype: str  # numpy's name
+    position: int
+    largest: float  # largest finite |value|
+    infinities: int
+    nans: int
+
+
+class Interpreter:
+    """One run: the values by name, and what is done with each step's results."""
+
+    def __init__(self, values: dict[str, Any], half: bool, trace: list[OpTrace] | None = None) -> None:
+        self.values, self.half, self.trace = values, half, trace
+
+    def run(self, steps: Sequence[Step], progress: Progress | None = None) -> None:
+        """Run steps in order."""
+        for done, step in enumerate(steps, 1):
+            results = self._execute(step)
+            self.values.update(results)
+            if self.trace is not None:
+                self.trace.extend(_traced(step, results))
+            for forgotten in step.frees:
+                del self.values[forgotten]
+            if progress is not None:
+                progress(done, len(steps))
+
+    def _execute(self, step: Step) -> dict[str, Any]:
+        """Run a step and return its results by name."""
+        given: dict[str, Any] = {
+            parameter: [self._operand(step, name) for name in names]
+            if parameter in step.op.lists
+            else self._operand(step, names[0])
+            for parameter, names in step.inputs.items()
+        }
+        if step.op.has_blocks:
+            given[BLOCKS] = [self._function(block) for block in step.blocks]
+        try:
+            check_room(step, given)
+            results = step.op.function(**given)
+        except InputError:
+            raise
+        except (ValueError, IndexError, TypeError, ArithmeticError, AttributeError, KeyError, MemoryError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{step} cannot be computed: {reason}; give other inputs, or export it again") from error
+        made = list(results) if isinstance(results, tuple) else [results]
+        if len(made) != len(step.outputs):
+            raise InputError(f"{step} makes {len(made)} results, but {len(step.outputs)} are declared; export it again")
+        # A compressed weight is what the program declares in either mode.
+        rounds = self.half or step.type.startswith("constexpr_")
+        pairs = zip(step.outputs.items(), made, strict=True)
+        return {name: _checked(step, kind, value, rounds) for (name, kind), value in pairs}
+
+    def _operand(self, step: Step, name: str) -> Any:
+        value = self.values[name]
+        if isinstance(value, Blob):
+            value = value.read()
+        is_half = step.op.widens and isinstance(value, np.ndarray) and value.dtype == np.float16
+        return from_half(value) if is_half else value
+
+    def _function(self, block: Block) -> Callable[..., tuple[Any, ...]]:
+        """Return a function that runs a block on the values of its inputs."""
+
+        def run(*given: Any) -> tuple[Any, ...]:
+            self.values.update(zip(block.inputs, given, strict=True))
+            self.run(block.steps)
+            results = tuple(self.values[name] for name in block.outputs)
+            for name in block.made & self.values.keys():
+                del self.values[name]
+            return tuple(each.read() if isinstance(each, Blob) else each for each in results)
+
+        return run
+
+
+def _checked(step: Step, kind: Type, value: Any, rounds: bool) -> Any:
+    """Return a result as its declared type asks."""
+    if not isinstance(kind, TensorType):
+        return value
+    array = np.asarray(value)
+    if not kind.accepts(array.shape):
+        raise InputError(f"{step} makes a tensor of {list(array.shape)}, but declares {kind}; export it again")
+    return stored(array, kind, rounds)
+
+
+def stored(value: np.ndarray, kind: TensorType, half: bool) -> np.ndarray:
+    """Return a value in the type that the mode keeps it in: the declared one, or float32 for any float in fp32 mode."""
+    if kind.dtype.floating and not half:
+        # Half precision here is a stored weight that was only moved: exact, and left as small as it is.
+        return value if value.dtype == np.float16 else value.astype(np.float32, copy=False)
+    if kind.dtype.numpy == np.float16 and value.dtype == np.float32:
+        return to_half(value)
+    if kind.dtype.numpy.kind == "U":
+        return value
+    return value.astype(kind.dtype.numpy, copy=False)
+
+
+def _traced(step: Step, results: Mapping[str, Any]) -> Iterator[OpTrace]:
+    for name, value in results.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            finite = value[np.isfinite(value)]
+            largest = float(np.abs(finite).max()) if finite.size else 0.0
+            nans = int(np.isnan(value).sum())
+            infinities = value.size - finite.size - nans
+            yield OpTrace(step.type, name, value.dtype.name, step.position, largest, infinities, nans)
