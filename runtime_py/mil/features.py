@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lorarar.errors import InputError
-from runtime_py.mil.images import COLOURS, fits, from_image, image_type, sizes_of, to_image
+from runtime_py.mil.images import COLOURS, MODES, fits, from_image, image_type, sizes_of, to_image
 from runtime_py.mil.values import TensorType, Type
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # ArrayFeatureType.ArrayDataType → the name of the program's type.
 _ARRAY_TYPES = {65568: "fp32", 65600: "fp64", 131104: "int32", 131080: "int8", 65552: "fp16"}
@@ -43,12 +46,27 @@ class Feature:
             raise InputError(f"input {self.name!r} has type {value.dtype}; give {self.type}")
         if self.type.dtype.floating:
             return value if value.dtype.kind == "f" else value.astype(np.float32)
-        # As Core ML does, whole numbers may come as floats.
+        # As Core ML does, a float is cut off towards zero.
+        whole = np.trunc(value) if value.dtype.kind == "f" else value
         with np.errstate(invalid="ignore"):
-            converted = value.astype(self.type.dtype.numpy, copy=False)
-        if not np.array_equal(converted, value):
+            converted = whole.astype(self.type.dtype.numpy, copy=False)
+        if not np.array_equal(converted, whole):
             raise InputError(f"input {self.name!r} holds a number that does not fit in {self.type.dtype.name}")
         return converted
+
+    def random(self, rng: np.random.Generator) -> np.ndarray:
+        """Make a value to try a program with."""
+        sizes = [low for low, _ in self.allowed[0]]
+        if not self.type.dtype.floating:
+            return np.zeros(sizes, self.type.dtype.numpy)
+        if self.colour is not None:
+            return rng.integers(0, 256, sizes).astype(np.float32)
+        return rng.standard_normal(sizes).astype(np.float32)
+
+    def fitted(self, image: Image.Image) -> Image.Image:
+        """Return an image with this input's colours and of its first size."""
+        height, width = (low for low, _ in self.allowed[0][-2:])
+        return image.convert(MODES[str(self.colour)]).resize((width, height))
 
     def _choices(self) -> str:
         if None not in self.type.shape and not self.type.any_rank:

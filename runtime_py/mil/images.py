@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 COLOURS = {10: "GRAYSCALE", 20: "RGB", 30: "BGR", 40: "GRAYSCALE_FLOAT16"}
 """ColorSpace → its name."""
-_MODES = {"GRAYSCALE": "L", "RGB": "RGB", "BGR": "RGB", "GRAYSCALE_FLOAT16": "F"}
+MODES = {"GRAYSCALE": "L", "RGB": "RGB", "BGR": "RGB", "GRAYSCALE_FLOAT16": "F"}
+"""Its name → Pillow's mode of such an image."""
 
 
 def from_image(image: Image.Image, colour: str, name: str) -> np.ndarray:
     """Return an image as (1, C, H, W), its values as they are; to scale and shift them is the program's."""
-    if image.mode != _MODES[colour]:
-        raise InputError(f"input {name!r} is an image of mode {image.mode}; convert it to {_MODES[colour]}")
+    if image.mode != MODES[colour]:
+        raise InputError(f"input {name!r} is an image of mode {image.mode}; convert it to {MODES[colour]}")
     pixels = np.asarray(image, np.float32)
     if pixels.ndim == 2:
         return pixels[None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,9 +33,16 @@ class OpTrace:
     output: str
     dtype: str  # numpy's name
     position: int
-    largest: float  # largest finite |value|
+    low: float  # smallest finite value; 0 without any
+    high: float  # largest one
     infinities: int
     nans: int
+    seconds: float = 0.0  # of the operation, with all that its blocks did
+
+    @property
+    def largest(self) -> float:
+        """The largest finite |value|."""
+        return max(abs(self.low), abs(self.high))
 
 
 class Interpreter:
@@ -46,10 +54,11 @@ class Interpreter:
     def run(self, steps: Sequence[Step], progress: Progress | None = None) -> None:
         """Run steps in order."""
         for done, step in enumerate(steps, 1):
+            start = time.perf_counter()
             results = self._execute(step)
             self.values.update(results)
             if self.trace is not None:
-                self.trace.extend(_traced(step, results))
+                self.trace.extend(_traced(step, results, time.perf_counter() - start))
             for forgotten in step.frees:
                 del self.values[forgotten]
             if progress is not None:
@@ -124,11 +133,11 @@ def stored(value: np.ndarray, kind: TensorType, half: bool) -> np.ndarray:
     return value.astype(kind.dtype.numpy, copy=False)
 
 
-def _traced(step: Step, results: Mapping[str, Any]) -> Iterator[OpTrace]:
+def _traced(step: Step, results: Mapping[str, Any], seconds: float) -> Iterator[OpTrace]:
     for name, value in results.items():
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
             finite = value[np.isfinite(value)]
-            largest = float(np.abs(finite).max()) if finite.size else 0.0
+            low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
             nans = int(np.isnan(value).sum())
             infinities = value.size - finite.size - nans
-            yield OpTrace(step.type, name, value.dtype.name, step.position, largest, infinities, nans)
+            yield OpTrace(step.type, name, value.dtype.name, step.position, low, high, infinities, nans, seconds)

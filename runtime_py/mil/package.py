@@ -16,6 +16,7 @@ from runtime_py.mil.blob import Blob, WeightsFile
 from runtime_py.mil.values import TensorType
 
 MODEL_PATH = "@model_path/"
+LARGEST_MODEL = 1 << 31  # bytes
 _ALIAS = "_coreml_proto"
 
 
@@ -31,19 +32,29 @@ class Package:
     @classmethod
     def open(cls, path: Path) -> Package:
         """Read a package; raises InputError unless it holds an ML program, or a pipeline of such."""
-        model = _model_file(path)
+        package = cls.read(path)
+        for part in package.parts:
+            kind = part.WhichOneof("Type")
+            if kind != "mlProgram":
+                raise InputError(f"{path} holds a Core ML {kind or 'model without a type'}; convert it as an mlprogram")
+        return package
+
+    @classmethod
+    def read(cls, path: Path) -> Package:
+        """Read a package or a single `.mlmodel` file, whatever kind of model it holds."""
+        model = path if path.suffix == ".mlmodel" and path.is_file() else _model_file(path)
+        # What protobuf reads at most; weights lie beside the model.
+        if (size := model.stat().st_size) >= LARGEST_MODEL:
+            raise InputError(
+                f"{model} has {size / 2**30:.1f} GiB, and a model's file less than 2; copy or export it again"
+            )
         parser = _proto_parser()
         try:
             spec = parser.Model.FromString(model.read_bytes())
         # protobuf's DecodeError, whose module this package must not import before it is needed.
         except Exception as error:
             raise InputError(f"{model} is not a Core ML model; copy or export the package again") from error
-        package = cls(path, spec, model.parent)
-        for part in package.parts:
-            kind = part.WhichOneof("Type")
-            if kind != "mlProgram":
-                raise InputError(f"{path} holds a Core ML {kind or 'model without a type'}; convert it as an mlprogram")
-        return package
+        return cls(path, spec, model.parent)
 
     @property
     def parts(self) -> list[Any]:
@@ -53,9 +64,9 @@ class Package:
     def blob(self, name: str, offset: int, kind: TensorType, what: str) -> Blob:
         """Return a blob by the file name and offset that the program gives; the file must lie in the package."""
         if name not in self._files:
-            path = (self.folder / name.removeprefix(MODEL_PATH)).resolve()
-            if not name.startswith(MODEL_PATH) or not path.is_relative_to(self.root.resolve()):
-                raise InputError(f"{self.root}: {what} points outside the package ({name}); do not use this package")
+            path = _inside(self.root, self.folder / name.removeprefix(MODEL_PATH))
+            if not name.startswith(MODEL_PATH) or path is None:
+                raise InputError(f"{self.root}: {what} points outside the package ({name!r}); do not use this package")
             self._files[name] = WeightsFile(path)
         return self._files[name].blob(offset, kind, what)
 
@@ -69,11 +80,20 @@ def _model_file(path: Path) -> Path:
         model = path / "Data" / data["itemInfoEntries"][data["rootModelIdentifier"]]["path"]
     except (KeyError, TypeError):
         raise InputError(f"{manifest} names no root model; copy or export the package again") from None
-    if "\0" in str(model) or not model.resolve().is_relative_to(path.resolve()):
+    if _inside(path, model) is None:
         raise InputError(f"{manifest} points outside the package; do not use this package")
     if not model.is_file():
         raise InputError(f"{model} is missing; copy or export the whole package")
     return model
+
+
+def _inside(root: Path, path: Path) -> Path | None:
+    """Return where a path leads, None unless that is within the root: a NUL and a circle of links lead nowhere."""
+    try:
+        resolved = path.resolve()
+    except (ValueError, RuntimeError, OSError):
+        return None
+    return resolved if resolved.is_relative_to(root.resolve()) else None
 
 
 def _proto_parser() -> ModuleType:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from runtime_py.mil.ops.control import State
 from runtime_py.mil.package import Package
 from runtime_py.mil.values import TensorType, Type
 from runtime_py.mil.work import multiply_adds
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 States = dict[str, State]
 """What a function keeps from one run to the next, by name."""
@@ -161,9 +164,24 @@ class Program:
             if state is not None:
                 raise InputError("a list of inputs takes no state; give one dictionary at a time")
             return [self.predict(each, mode=mode, function=function) for each in data]
+        return self.seen(self.run(data, mode, function, state=state), function)
+
+    def seen(self, outputs: Mapping[str, Any], function: str | None = None) -> dict[str, Any]:
+        """Return what `run` returned as `predict` would."""
         messages = self._function(function).outputs
-        outputs = self.run(data, mode, function, state=state)
         return {name: seen(value, messages[name]) for name, value in outputs.items()}
+
+    def random_inputs(self, seed: int, function: str | None = None) -> dict[str, np.ndarray]:
+        """Make inputs to try a program with: normal numbers, pixels, zeros of whole ones; open sizes are the least."""
+        rng = np.random.default_rng(seed)
+        return {name: feature.random(rng) for name, feature in self._function(function).features.items()}
+
+    def fit_image(self, name: str, image: Image.Image, function: str | None = None) -> Image.Image:
+        """Return an image with the colours and of the size that an input takes."""
+        features = self._function(function).features
+        if name not in features or features[name].colour is None:
+            raise InputError(f"{name!r} is no input that takes an image; the inputs are {', '.join(features)}")
+        return features[name].fitted(image)
 
     def _function(self, name: str | None) -> Function:
         if name is None:

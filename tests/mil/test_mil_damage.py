@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,17 @@ def outside(path: Path) -> None:
     (path / WEIGHTS).symlink_to(moved)
 
 
+def circle(path: Path) -> None:
+    (path / WEIGHTS).unlink()
+    (path / WEIGHTS).symlink_to("other.bin")
+    (path / WEIGHTS).with_name("other.bin").symlink_to("weight.bin")
+
+
+def huge_model(path: Path) -> None:
+    """A hole in a file: it takes no room on the disk."""
+    os.truncate(path / MODEL, 3 << 30)
+
+
 def model_outside(path: Path) -> None:
     """A sound model beside the package, and a manifest that points there."""
     shutil.copytree(path / "Data/com.apple.CoreML", path.parent / "com.apple.CoreML")
@@ -191,6 +203,9 @@ FATAL: dict[str, Mutation] = {
     "weights are absolute": set_blob(fileName="/etc/passwd"),
     "weights are a link": outside,
     "weights have no name": set_blob(fileName=""),
+    "weights with a zero": set_blob(fileName="@model_path/weights/\0x"),
+    "weights are a circle of links": circle,
+    "a model of three gigabytes": huge_model,
     "offset past the end": set_blob(offset=1 << 40),
     "offset off the grid": set_blob(offset=65),
     "offset of no blob": set_blob(offset=128),

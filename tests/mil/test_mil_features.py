@@ -134,7 +134,7 @@ def test_predict_takes_lists_and_gives_single_precision_and_an_axis(tmp_path: Pa
     assert only(program.run(x)).shape == ()
 
 
-WHOLE = [(np.array([[1, 0]], np.float32), "float32"), (np.array([[True, False]]), "bool"), ([[1, 0]], "a list")]
+WHOLE = [(np.array([[1.9, -0.9]], np.float32), "float32"), (np.array([[True, False]]), "bool"), ([[1, 0]], "a list")]
 
 
 @pytest.mark.parametrize(("indices", "kind"), WHOLE, ids=[kind for _, kind in WHOLE])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,8 @@ def changed(change: Callable[[Any], None], source: Path, target: Path) -> Path:
     """Copy a package with its specification changed."""
     spec = Package.open(source).spec
     change(spec)
-    save_to = target / "Data" / "com.apple.CoreML"
-    save_to.mkdir(parents=True)
-    (save_to / "model.mlmodel").write_bytes(spec.SerializeToString())
-    (target / "Manifest.json").write_text((source / "Manifest.json").read_text())
+    shutil.copytree(source, target)
+    (target / "Data" / "com.apple.CoreML" / "model.mlmodel").write_bytes(spec.SerializeToString())
     return target
 
 

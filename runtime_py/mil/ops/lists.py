@@ -18,6 +18,7 @@ class TensorList:
     blank: Array | None = None  # what is read there, where the program tells the elements' shape
 
 
+LONGEST = 1 << 24  # elements
 _TYPES = {"bool": np.bool_, "fp16": np.float16, "fp32": np.float32, "int32": np.int32}
 
 
@@ -30,6 +31,7 @@ def make_list(
     """Return a list of a length, with nothing in it."""
     known = all(np.asarray(size).dtype.kind in "iu" for size in elem_shape)
     blank: Array | None = np.zeros([int(n) for n in elem_shape], _TYPES.get(dtype, np.float32)) if known else None
+    _check_length(int(init_length))
     return TensorList((None,) * int(init_length), blank)
 
 
@@ -69,10 +71,16 @@ def classify(probabilities: Array, classes: Array) -> tuple[Array, dict[str | in
 def _written(ls: TensorList, indices: list[int], values: list[Array]) -> TensorList:
     if min(indices, default=0) < 0:
         raise ValueError(f"its index {min(indices)} is below 0")
+    _check_length(max(indices, default=0) + 1)
     grown = [*ls.elements, *[None] * (max(indices, default=0) + 1 - len(ls.elements))]
     for index, value in zip(indices, values, strict=True):
         grown[index] = value
     return TensorList(tuple(grown), ls.blank)
+
+
+def _check_length(length: int) -> None:
+    if length > LONGEST:
+        raise ValueError(f"its list of {length} elements is longer than {LONGEST}")
 
 
 def _read(ls: TensorList, index: int) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from lorarar.errors import InputError
 from runtime_py.mil import Program
 from runtime_py.mil.ops.control import State
 
+OLD_FORMAT = "old format"
+"""What is noted of a model that is no package: neural networks and trees are not evaluated."""
 NEWEST = 9  # specification version: iOS 18
 SYSTEM = (15, 4)  # the macOS that Apple's tests believe to run on
 
@@ -55,6 +58,8 @@ class ModelProxy:
     def __init__(self, path: str, units: str, function: str, hints: dict[str, str], asset: Any) -> None:
         self.path = path
         self.function = function or None
+        if Path(path).suffix == ".mlmodel":
+            happened.append((OLD_FORMAT, ""))
         self.program: Program = _noted("open", lambda: Program.open(path))
 
     @staticmethod
