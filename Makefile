@@ -12,7 +12,7 @@ STYLE := $(DATASET)/loras/styles/oil_painting_2.safetensors
 IMAGES := --content-image $(DATASET)/images/contents/teapot_1_0.png --style-image $(DATASET)/images/styles/oil_painting_2.png
 PROMPT := "a sks teapot in oil painting style"
 
-.PHONY: quickstart bundles-in-view bundles-beside test test-full test-gpu test-devices test-apps test-android test-ios test-wheel test-lowest docs lint compiled browser tools clean
+.PHONY: quickstart bundles-in-view bundles-beside test test-full test-gpu test-devices test-apps test-android test-ios test-coreml test-wheel test-lowest docs lint compiled browser tools clean
 
 # Python keeps what it compiles at the first import, of which pip then need do nothing: a process that may not keep it
 # compiles for 20 s before it has imported diffusers.
@@ -86,6 +86,18 @@ test: $(READY) browser  ## lint, types, tests; installs a Chromium as root on De
 
 docs: $(READY)  ## the guide and the API reference, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
+# coremltools' own tests need other versions than the toolkit: of numpy, transformers and peft.
+COREML := build/coreml/venv
+$(COREML)/ready: tests/support/coreml_suite/requirements.txt
+	$(PYTHON) -m venv $(COREML)
+	$(COREML)/bin/python -m pip install --quiet --no-compile --requirement $<
+	PYTHONWARNINGS=ignore $(COREML)/bin/python -m pip install --quiet --no-compile --no-deps --editable .
+	@touch $@
+
+test-coreml: $(COREML)/ready  ## coremltools' own tests, and real networks, by the evaluator of Core ML programs; an hour
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(COREML)/bin/python -m coreml_suite.packages
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(COREML)/bin/python -m coreml_suite
 
 test-wheel: $(READY)  ## a wheel in an environment of its own, outside the repository: the README's merge, and what it lacks
 	$(BIN)/python tests/support/wheel_check.py

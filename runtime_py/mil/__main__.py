@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +18,9 @@ from lorarar.errors import InputError, describe_os_error
 from lorarar.files import atomic_file
 from lorarar.images import on_white, open_image
 from lorarar.settings import check_at_least
-
-if TYPE_CHECKING:
-    from runtime_py.mil.interpreter import OpTrace
-    from runtime_py.mil.program import Program
+from runtime_py.mil.interpreter import OpTrace
+from runtime_py.mil.program import Program
+from runtime_py.mil.summary import summarise
 
 # Model.proto's specificationVersion → the system that first reads it.
 _SYSTEMS = {6: "iOS 15", 7: "iOS 16", 8: "iOS 17", 9: "iOS 18"}
@@ -71,17 +70,12 @@ def run(args: argparse.Namespace) -> int:
     """Do what the command says; raises InputError for anything the user can put right."""
     if args.command == "show":
         return _show(args.package)
-    # Not needed to show what can't be run.
-    from runtime_py.mil.program import Program
-
     program = Program.open(args.package)
     inputs = _inputs(args, program)
     return _run(args, program, inputs) if args.command == "run" else _trace(args, program, inputs)
 
 
 def _show(path: Path) -> int:
-    from runtime_py.mil.summary import summarise
-
     found = summarise(path)
     system = f" ({_SYSTEMS[found.version]} or newer)" if found.version in _SYSTEMS else ""
     console().print(f"{path}: {found.kind}, specification version {found.version}{system}")

@@ -157,3 +157,22 @@ def test_an_image_that_the_program_does_not_make_is_refused(space: int, message:
     path = save(tmp_path / "p.mlpackage", lambda x: mb.relu(x=x), {"x": spread(2, 3)})
     with pytest.raises(InputError, match=message):
         Program.open(changed(as_image(space), path, tmp_path / "q.mlpackage"))
+
+
+def test_a_result_whose_number_of_axes_the_inputs_decide(tmp_path: Path) -> None:
+    """As coremltools declares `fill` of a shape whose length is open."""
+
+    def any_rank(spec: Any) -> None:
+        block = next(iter(spec.mlProgram.functions["main"].block_specializations.values()))
+        for operation in block.operations:
+            if operation.type in ("fill", "identity"):
+                tensor = operation.outputs[0].type.tensorType
+                tensor.rank = -1
+                del tensor.dimensions[:]
+                tensor.dimensions.add().unknown.variadic = True
+
+    x = {"x": np.array([2, 3], np.int32)}
+    path = save(tmp_path / "p.mlpackage", lambda x: mb.identity(x=mb.fill(shape=x, value=2.5)), x)
+    program = Program.open(changed(any_rank, path, tmp_path / "q.mlpackage"))
+    assert only(program.run(x, "fp32")).tolist() == [[2.5] * 3] * 2
+    assert str(only(program.outputs)) == "fp32 of any rank"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mil_builder import mb, save, spread
+from mil_builder import close, mb, save, spread
 from mil_cases import IMAGE, Case, case_id, check, unary
 
 from lorarar.errors import InputError
@@ -256,3 +256,50 @@ def test_validated_indices_count_from_0_and_others_from_the_end_too() -> None:
     assert scatter(data, index, updates)[2].tolist() == [1, 1]
     with pytest.raises(IndexError):
         scatter(data, index, updates, validate_indices=np.array(True))
+
+
+SHAPED = {  # sizes of the image, channels, filters, groups, kernel, and torch's ways
+    "depthwise": ((9, 11), 6, 6, 6, (7, 5), {"padding": (3, 2)}),
+    "depthwise by steps": ((9, 11), 6, 6, 6, (3, 3), {"stride": 2, "padding": 1}),
+    "depthwise spread": ((12, 11), 6, 6, 6, (3, 3), {"dilation": (2, 3)}),
+    "depthwise line": ((40,), 5, 5, 5, (4,), {"padding": 2}),
+    "depthwise volume": ((5, 6, 7), 3, 3, 3, (2, 3, 2), {"padding": 1}),
+    "shifted": ((9, 11), 16, 8, 1, (3, 3), {"padding": 1}),
+    "shifted spread": ((12, 13), 20, 7, 1, (3, 2), {"dilation": (2, 3), "padding": (1, 2)}),
+    "shifted line": ((70,), 17, 5, 1, (5,), {"padding": 2}),
+    "shifted volume": ((5, 6, 7), 16, 4, 1, (2, 3, 2), {}),
+    "points": ((6, 7), 8, 6, 1, (1, 1), {}),
+    "points by steps, in groups": ((6, 7), 8, 6, 2, (1, 1), {"stride": (2, 3)}),
+    "unfolded, in groups": ((9, 8), 32, 8, 2, (3, 3), {"padding": 1}),
+    "unfolded by steps": ((9, 11), 16, 8, 1, (3, 3), {"stride": 2}),
+}
+WAYS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+@pytest.mark.parametrize("blocks", ["whole", "row by row"])
+@pytest.mark.parametrize("name", SHAPED)
+def test_every_way_to_convolve_gives_torchs_result(name: str, blocks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, channels, filters, groups, kernel, ways = SHAPED[name]
+    if blocks == "row by row":
+        monkeypatch.setattr("runtime_py.mil.ops.linear._UNFOLDED", 1)
+        monkeypatch.setattr("runtime_py.mil.ops.linear._IN_CACHE", 1)
+    x, weight, bias = spread(2, channels, *sizes), spread(filters, channels // groups, *kernel, seed=1), spread(filters)
+    wanted = WAYS[len(sizes)](torch.tensor(x), torch.tensor(weight), torch.tensor(bias), groups=groups, **ways)
+
+    def each(option: str, otherwise: int) -> np.ndarray:
+        value = ways.get(option, otherwise)
+        return np.array(value if isinstance(value, tuple) else [value] * len(sizes))
+
+    for with_bias in (True, False):
+        given = {"bias": bias} if with_bias else {}
+        made = OPS["conv"].function(
+            x,
+            weight,
+            strides=each("stride", 1),
+            pad_type="custom",
+            pad=each("padding", 0).repeat(2),
+            dilations=each("dilation", 1),
+            groups=np.array(groups),
+            **given,
+        )
+        close(made, wanted if with_bias else wanted - torch.tensor(bias).reshape(-1, *[1] * len(sizes)), 2e-6)

@@ -286,14 +286,6 @@ def test_exact_gelu_keeps_its_digits_in_the_tail() -> None:
     assert np.abs(made / exact - 1).max() < 1e-6
 
 
-def test_conv_in_blocks_equals_conv_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weight = spread(2, 4, 9, 8), spread(6, 2, 3, 3, seed=1)
-    options: dict[str, Any] = {"pad_type": "same", "groups": 2}
-    whole = OPS["conv"].function(x, weight, **options)
-    monkeypatch.setattr("runtime_py.mil.ops.linear._UNFOLDED", 1)
-    np.testing.assert_allclose(OPS["conv"].function(x, weight, **options), whole, rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     "equation",
     [
@@ -306,6 +298,13 @@ def test_einsum_equals_numpy(equation: str) -> None:
     names = equation.partition("->")[0].split(",")
     values = [spread(*(sizes[label] for label in labels), seed=seed) for seed, labels in enumerate(names)]
     close(einsum(values, equation), np.einsum(equation, *(value.astype(np.float64) for value in values)), 1e-5)
+
+
+@pytest.mark.parametrize("shapes", [((5, 4, 2), (3, 1, 2)), ((5, 1, 2), (3, 4, 2)), ((5, 4, 2), (3, 4, 1))])
+def test_an_axis_of_one_is_repeated_by_einsum(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    """As coremltools' own test has it: "vnm,mno->vno" with a second operand of (3, 1, 2)."""
+    x, y = (spread(*shape, seed=seed) for seed, shape in enumerate(shapes))
+    close(einsum([x, y], "vnm,onm->vno"), (x[:, :, None] * y.swapaxes(0, 1)[None]).sum(-1), 1e-5)
 
 
 def test_sums_keep_small_terms() -> None:

@@ -174,3 +174,17 @@ def test_a_block_of_a_unet_equals_torch(block: Block_) -> None:
     # In fp32 mode only the stored weights are halves, so the rest of the difference is gone.
     assert psnr(only(double.run(inputs, mode="fp32")), expected) > psnr(rounded, expected) + 3
     assert np.array_equal(rounded, only(double.run(inputs)))  # fp16 is the default, and runs repeat
+
+
+@pytest.mark.parametrize(
+    ("op", "more"), [("gelu", {"mode": "EXACT"}), ("sigmoid", {}), ("elu", {"alpha": 0.7}), ("exp", {}), ("sqrt", {})]
+)
+def test_results_that_are_looked_up_are_the_computed_ones(op: str, more: dict[str, Any], tmp_path: Path) -> None:
+    """A large tensor of halves takes its results from a table of all halves; a small one is computed."""
+    x = {"x": np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(256, 256)}  # with infinities and NaN
+    large = save(tmp_path / "large.mlpackage", lambda x: getattr(mb, op)(x=x, **more), x)
+    small = save(tmp_path / "small.mlpackage", lambda x: getattr(mb, op)(x=x, **more), {"x": x["x"][:1]})
+    looked_up, computed = only(Program.open(large).run(x)), Program.open(small)
+    rows = np.concatenate([only(computed.run({"x": row[None]})) for row in x["x"]])
+    np.testing.assert_array_equal(looked_up, rows)
+    assert looked_up.dtype == np.float16

@@ -51,6 +51,7 @@ class Op:
 
     function: Callable[..., Any]
     widens: bool
+    of_one: bool = False  # each number of the result is that of one number of `x`, and of parameters
 
     @cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -84,7 +85,7 @@ def _operations(module: ModuleType) -> dict[str, Callable[..., Any]]:
 
 
 OPS: dict[str, Op] = {
-    name: Op(function, widens=module not in AS_STORED)
+    name: Op(function, widens=module not in AS_STORED, of_one=name in elementwise.OF_ONE)
     for module in MODULES
     for name, function in _operations(module).items()
 }

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from runtime_py.mil.ops.normalization import softmax
-from runtime_py.mil.ops.places import edges_of, padding
+from runtime_py.mil.ops.places import Edges, edges_of, padding
 
 Array = np.ndarray
 Flag = np.ndarray | bool
@@ -34,22 +34,26 @@ def einsum(values: list[Array], equation: str) -> Array:
     given, _, out = equation.replace(" ", "").partition("->")
     names = given.split(",")
     plain = len(names) == len(values) == 2 and "." not in equation and all(len(set(n)) == len(n) for n in names)
+    if plain:
+        left, right = (dict(zip(labels, value.shape, strict=True)) for labels, value in zip(names, values, strict=True))
+        # An axis of 1 that the other operand repeats is for numpy's own.
+        plain = all(right.get(label, size) == size for label, size in left.items())
     # What only one operand has must be in the result, or it would have to be summed first.
     if not plain or set(names[0]) ^ set(names[1]) != set(out) - (set(names[0]) & set(names[1])):
         return np.asarray(np.einsum(equation, *values, optimize=True))
     # numpy's own would run products with shared axes in a plain loop, a hundred times slower than BLAS.
-    left, right = ([name for name in names[side] if name not in names[1 - side]] for side in (0, 1))
+    rows, columns = ([name for name in names[side] if name not in names[1 - side]] for side in (0, 1))
     shared = [name for name in names[0] if name in names[1]]
     batch, summed = ([name for name in shared if (name in out) == kept] for kept in (True, False))
-    sizes = dict(zip(names[0] + names[1], values[0].shape + values[1].shape, strict=True))
+    sizes = left | right
 
-    def stacked(value: Array, labels: str, rows: list[str], columns: list[str]) -> Array:
-        order = [labels.index(name) for name in (*batch, *rows, *columns)]
-        shape = [math.prod(sizes[name] for name in part) for part in (batch, rows, columns)]
+    def stacked(value: Array, labels: str, first: list[str], second: list[str]) -> Array:
+        order = [labels.index(name) for name in (*batch, *first, *second)]
+        shape = [math.prod(sizes[name] for name in part) for part in (batch, first, second)]
         return value.transpose(order).reshape(shape)
 
-    product = stacked(values[0], names[0], left, summed) @ stacked(values[1], names[1], summed, right)
-    made = [*batch, *left, *right]
+    product = stacked(values[0], names[0], rows, summed) @ stacked(values[1], names[1], summed, columns)
+    made = [*batch, *rows, *columns]
     return product.reshape([sizes[name] for name in made]).transpose([made.index(name) for name in out])
 
 
@@ -76,13 +80,73 @@ def conv(
     steps, spread = _per_axis(strides, kernel), _per_axis(dilations, kernel)
     reach = [(size - 1) * wide + 1 for size, wide in zip(kernel, spread, strict=True)]
     edges = padding(pad_type, pad, x.shape[2:], reach, steps)
+    count = int(groups)
+    alone = count == x.shape[1] == len(weight)
+    # Unfolding copies the input for every element of a filter; shifting it lays out the filters anew instead.
+    shifts = alone or (count == 1 and x.shape[1] >= _FEW and math.prod(x.shape[2:]) > len(weight))
+    if shifts and all(step == 1 for step in steps) and any(size > 1 for size in kernel):
+        return _by_offsets(x, weight, bias, spread, edges, alone)
     padded = np.pad(x, [(0, 0), (0, 0), *edges]) if any(map(any, edges)) else x
+    if all(size == 1 for size in kernel):
+        return _by_points(padded[:, :, *(slice(None, None, step) for step in steps)], weight, bias, count)
     axes = tuple(range(2, x.ndim))
     windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axes)
     every = [slice(None, None, step) for step in (*steps, *spread)]
-    return _products(windows[:, :, *every], weight, bias, int(groups))
+    return _products(windows[:, :, *every], weight, bias, count)
 
 
+_FEW = 16  # channels: with fewer, one large product of unfolded windows is faster than one for every tap
+
+
+def _by_points(x: Array, weight: Array, bias: Array | None, groups: int) -> Array:
+    """Convolve with filters of one element: a product over the channels of every point."""
+    columns = x.reshape(len(x), groups, x.shape[1] // groups, -1)
+    result = (weight.reshape(groups, len(weight) // groups, -1) @ columns).reshape(len(x), len(weight), *x.shape[2:])
+    return result if bias is None else np.add(result, bias.reshape(-1, *[1] * (x.ndim - 2)), out=result)
+
+
+def _by_offsets(x: Array, weight: Array, bias: Array | None, spread: list[int], edges: Edges, alone: bool) -> Array:
+    """Convolve by steps of 1: one element of the filters at a time, as a product with the whole input, shifted.
+
+    In a padded input whose rows lie one after the other every shift is a slice, and no window has to be copied. What
+    lies beyond a row's end is computed too, and left out. `alone` is a depthwise convolution.
+    """
+    kernel = weight.shape[2:]
+    padded = [size + sum(edge) for size, edge in zip(x.shape[2:], edges, strict=True)]
+    sizes = [size - (width - 1) * wide for size, width, wide in zip(padded, kernel, spread, strict=True)]
+    if min(sizes) < 1:
+        raise ValueError(f"filters of {list(kernel)} are larger than the padded input of {padded}")
+    strides = [math.prod(padded[axis + 1 :]) for axis in range(len(padded))]
+    taps = [(at, sum(i * w * s for i, w, s in zip(at, spread, strides, strict=True))) for at in np.ndindex(*kernel)]
+    filters = [np.ascontiguousarray(weight[:, :, *at]) for at, _ in taps]
+    inside = [slice(before, before + size) for (before, _), size in zip(edges, x.shape[2:], strict=True)]
+    flat = np.zeros((x.shape[1], math.prod(padded) + taps[-1][1]), x.dtype)
+    result = np.empty((len(x), len(weight), *sizes), np.result_type(x, weight))
+    rows = max(1, (_IN_CACHE if alone else _UNFOLDED) // (4 * (1 if alone else len(weight)) * strides[0]))
+    several = max(1, _IN_CACHE // (4 * min(rows, sizes[0]) * strides[0])) if alone else len(weight)
+    ones = [1] * len(sizes)
+    for image in range(len(x)):
+        flat[:, : math.prod(padded)].reshape(-1, *padded)[:, *inside] = x[image]
+        for first, channel in ((r, c) for r in range(0, sizes[0], rows) for c in range(0, len(weight), several)):
+            count = min(rows, sizes[0] - first)
+            channels = slice(channel, channel + several)
+            total = np.zeros((len(weight[channels]), count * strides[0]), result.dtype)
+            part = np.empty_like(total)
+            for (_, offset), each in zip(taps, filters, strict=True):
+                start = first * strides[0] + offset
+                shifted = flat[channels if alone else slice(None), start : start + total.shape[1]]
+                if alone:
+                    np.multiply(shifted, each[channels], out=part)
+                else:
+                    np.matmul(each, shifted, out=part)
+                total += part
+            kept = total.reshape(-1, count, *padded[1:])[:, :, *(slice(size) for size in sizes[1:])]
+            offsets = 0 if bias is None else bias[channels].reshape(-1, *ones)
+            np.add(kept, offsets, out=result[image, channels, first : first + count])
+    return result
+
+
+_IN_CACHE = 128 << 10  # bytes of a depthwise convolution's channels that are worked on at once
 # Bytes of the unfolded input held at once: enough for full-speed products, little beside a UNet's tensors.
 _UNFOLDED = 64 << 20
 

@@ -144,9 +144,9 @@ def page(outcomes: Sequence[Outcome], ran: int, packages: Sequence[Mapping[str, 
     lines = [
         "# How much of Core ML the evaluator runs",
         "",
-        f"Made by `make test-coreml`: {ran:,} of coremltools 9.0's own tests, {PER_FUNCTION} cases of every test function,",
-        "the same ones each time. Apple runs them on Macs with Core ML; here `runtime_py/mil` stands in its place. Counted are the",
-        f"{len(outcomes):,} that ask for a prediction of an ML program.",
+        f"Made by `make test-coreml`: {ran:,} of coremltools 9.0's own tests, {PER_FUNCTION} cases of every function,",
+        "the same each time. Apple runs them on Macs with Core ML; here `runtime_py/mil` stands in its place.",
+        f"Counted are the {len(outcomes):,} that ask for a prediction of an ML program.",
         "",
         "| | " + " | ".join(groups) + " | all |",
         "| --- |" + " ---: |" * (len(groups) + 1),
@@ -178,8 +178,8 @@ def _reasons(outcomes: Iterable[Outcome]) -> Iterable[str]:
 def _packages(packages: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     yield "## Real packages"
     yield ""
-    yield "Networks of random weights, converted by coremltools and compared with PyTorch: PSNR in dB, and the largest error"
-    yield "as a share of the largest value."
+    yield "Networks of random weights, converted by coremltools and compared with PyTorch: PSNR in dB, and the largest"
+    yield "error as a share of the largest value."
     yield ""
     yield "| network | fp32 | error | fp16 | operations |"
     yield "| --- | ---: | ---: | ---: | ---: |"
