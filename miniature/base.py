@@ -1,4 +1,4 @@
-"""Train the miniature's UNet and text encoders on captioned drawings, as SDXL is trained, in small."""
+"""Train the miniature's UNet on captioned drawings, as SDXL's is, in small; its text encoders can read by then."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 BATCH = 32
 SCHEDULE = Schedule(steps=10_000, rate=8e-4, warmup=200)
-TEXT_SHARE = 0.35  # of the steps; then the text encoders are good enough, and their outputs are kept (2 GB)
 LONGER = Schedule(steps=8_500, rate=6e-4, warmup=200)
 ROUNDS = 2
 """The UNet alone is trained on in rounds of LONGER, each from the average that the one before it ended with: what a
@@ -61,19 +60,18 @@ def train_base(
     compiled: bool = True,
     report: Report = silent,
 ) -> list[float]:
-    """Train the UNet in place to predict v, and at first the text encoders. Returns the loss of every step.
+    """Train the UNet in place to predict v. Returns the loss of every step.
 
-    `before` counts the steps that it was trained for already: its text encoders stay as they are then. A step's draws
-    are the same on every `device`. `compiled` needs a C++ compiler; it is 1.3× as fast, and gives other last digits.
+    `before` counts the steps that it was trained for already. A step's draws are the same on every `device`. `compiled`
+    needs a C++ compiler; it is 1.3× as fast, and gives other last digits.
     """
     from diffusers.models.attention_processor import AttnProcessor
 
-    unet, encoders = pipeline.unet, [pipeline.text_encoder, pipeline.text_encoder_2]
-    modules = [unet.to(memory_format=torch.channels_last), *([] if before else encoders)]
+    unet = pipeline.unet.to(memory_format=torch.channels_last)
     settings = {"steps": schedule.steps, "rate": schedule.rate, "images": len(data.latents), "seed": seed}
     settings |= {"before": before, "batch": batch}
     pipeline.to(device)
-    loss_of = BaseLoss(pipeline, data, seed, 0 if before else int(schedule.steps * TEXT_SHARE), batch, device)
+    loss_of = BaseLoss(pipeline, data, seed, batch, device)
     if device == "cpu":
         # The fused attention kernel's backward pass takes a third of a step at these sizes; plain products do not.
         unet.set_attn_processor(AttnProcessor())
@@ -81,7 +79,7 @@ def train_base(
         unet.compile()
     # Dynamo warns, harmlessly, of diffusers' cached version checks.
     with quiet_toolchains():
-        losses = Loop(modules, schedule, state, "base", settings, report, device).run(
+        losses = Loop([unet], schedule, state, "base", settings, report, device).run(
             lambda step: loss_of(before + step)
         )
     unet._compiled_call_impl = None
@@ -98,13 +96,12 @@ class BaseLoss:
         pipeline: StableDiffusionXLPipeline,
         data: Captioned,
         seed: int,
-        text_steps: int,
         batch: int = BATCH,
         device: str = "cpu",
     ) -> None:
         from diffusers import DDPMScheduler
 
-        self.pipeline, self.data, self.seed, self.text_steps = pipeline, data, seed, text_steps
+        self.pipeline, self.data, self.seed = pipeline, data, seed
         self.batch, self.device = batch, device
         alphas = DDPMScheduler.from_config(pipeline.scheduler.config).alphas_cumprod
         self.signal, self.noise = alphas.sqrt(), (1 - alphas).sqrt()
@@ -112,7 +109,7 @@ class BaseLoss:
         self.weights = (snr.clamp(max=MIN_SNR) + 1) / (snr + 1)
         side = float(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
         self.time_ids = torch.tensor([[side, side, 0.0, 0.0, side, side]], device=device)
-        self.kept: tuple[Tensor, Tensor] | None = None  # what the finished text encoders say of every caption
+        self.kept: tuple[Tensor, Tensor] | None = None  # what the text encoders say of every caption (2 GB)
 
     def __call__(self, step: int) -> Float[Tensor, ""]:
         generator = seeded(self.seed, step)
@@ -125,7 +122,7 @@ class BaseLoss:
         signal, spread = (part[times].view(-1, 1, 1, 1).to(self.device) for part in (self.signal, self.noise))
         noisy = signal * latents + spread * noise
         with fast_products(self.device):
-            embeds, pooled = self.text(step, rows)
+            embeds, pooled = self.text(rows)
             predicted = self.pipeline.unet(
                 noisy.contiguous(memory_format=torch.channels_last),
                 times.to(self.device),
@@ -139,10 +136,8 @@ class BaseLoss:
         error = (predicted.float() - (signal * noise - spread * latents)).square().mean(dim=(1, 2, 3))
         return (weights * error).mean()
 
-    def text(self, step: int, rows: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b 77 d"], Float[Tensor, "b p"]]:
-        """Return the embeddings of some captions; from `text_steps` on, frozen encoders encode each only once."""
-        if step < self.text_steps:
-            return self._encode(self.data.tokens[rows])
+    def text(self, rows: Int[Tensor, " b"]) -> tuple[Float[Tensor, "b 77 d"], Float[Tensor, "b p"]]:
+        """Return the embeddings of some captions; each caption is encoded only once."""
         if self.kept is None:
             with torch.no_grad():
                 parts = [self._encode(tokens) for tokens in self.data.tokens.split(ENCODED_AT_ONCE)]

@@ -21,7 +21,8 @@ OnMade = Callable[[str, Path, float], None]
 STAGES: Mapping[str, tuple[str, str]] = {
     "population": ("draw the captioned pictures that the base is trained on", "miniature.stages:draw_population"),
     "autoencoder": ("train the VAE", "miniature.stages:autoencoder"),
-    "base": ("train the UNet and both text encoders", "miniature.stages:base"),
+    "reading": ("train both text encoders to read captions", "miniature.stages:reading"),
+    "base": ("train the UNet", "miniature.stages:base"),
     "longer": ("train the UNet further, in rounds", "miniature.stages:longer"),
     "pipeline": ("write the pipeline in half precision, and a grid of its samples", "miniature.stages:ship"),
     "judge": ("train the verifier that stands in for a language model", "miniature.stages:judge"),

@@ -69,7 +69,7 @@ def _inside(folder: Path) -> str:
     shape = f"KOALA's shape: widths {unet['block_out_channels']}, no mid block, text_time conditioning"
     parts = {
         "unet": shape,
-        "text_encoder text_encoder_2": "CLIP text encoders, trained with the UNet",
+        "text_encoder text_encoder_2": "CLIP text encoders, trained to read captions before the UNet",
         "vae": "96×96 pixels to 24×24 latents",
         DATASET_FOLDER: "30 subjects, 26 styles, their images and LoRAs, three splits",
         HYPERNET_FILE: "LoRA.rar's hypernetwork; its metadata has every option",

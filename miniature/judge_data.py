@@ -39,6 +39,8 @@ TINT = 0.06  # standard deviation of each channel's gain and offset
 WEAR_SHARE = 0.6  # of the images get each kind of wear
 KERNEL = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
 UNSEEN = -1  # the number of a colour that a subject does not show
+TOLD_BY = {"kind": None, "marking_colour": "marking", "accessory_colour": "accessory"}
+"""The caption's detail that tells one of DETAILS, where its name is another; a kind is always told."""
 
 CHANGEABLE = {
     "body": ("body",),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from miniature.base import tokenize
 from miniature.catalogue import fresh_subject
-from miniature.judge_data import UNSEEN, details_of
+from miniature.judge_data import TOLD_BY, UNSEEN, details_of
 from miniature.judge_network import DETAILS as VALUES
 from miniature.loop import Loop, Schedule, fast_products, seeded
 from miniature.population import PLAIN_SHARE, TOLD, caption
@@ -35,8 +35,6 @@ CAPTIONS = 40_000
 BATCH = 128
 ANSWERS: Mapping[str, Sequence[str]] = {**VALUES, "style": tuple(FAMILIES)}
 """What is asked about a caption, and the answers: the details of a subject, and the family of styles."""
-TOLD_BY = {"kind": None, "marking_colour": "marking", "accessory_colour": "accessory"}
-"""The caption's detail that tells one of VALUES, where its name is another; a kind is always told."""
 
 
 def told_captions(seed: int, count: int) -> tuple[list[str], Int[Tensor, "n a"]]:

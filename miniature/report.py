@@ -25,7 +25,7 @@ from lorarar.lora import read_lora
 from lorarar.training.dataset import DEFAULT_SPLIT, Content, Style, merged_prompt, read_dataset
 from miniature.catalogue import fresh_subject
 from miniature.judge import MiniatureJudge, pixels, shipped_judge
-from miniature.judge_data import UNSEEN, details_of
+from miniature.judge_data import TOLD_BY, UNSEEN, details_of
 from miniature.judge_network import DETAILS as VALUES
 from miniature.population import Example, example
 from miniature.progress import Report, counted
@@ -39,8 +39,6 @@ AT_ONCE = 16  # captions
 COLUMNS = 16  # of the sheet
 SHOWN = 32  # drawings on the sheet
 PER_FAMILY = 12  # drawings that tell what a family looks like
-TOLD_BY = {"kind": None, "marking_colour": "marking", "accessory_colour": "accessory"}
-"""The caption's detail that tells one of the judge's; a kind is always told."""
 Pictures = UInt8[np.ndarray, "n side side 3"]
 
 

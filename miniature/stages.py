@@ -35,6 +35,8 @@ from miniature.judge_training import build_judge
 from miniature.loop import Schedule
 from miniature.population import caption, population
 from miniature.progress import Report, silent
+from miniature.reading import CAPTIONS, train_reading
+from miniature.reading import SCHEDULE as READING_SCHEDULE
 from miniature.references import write_dataset, write_wide_dataset
 from miniature.samples import draw_captions, sheet
 from miniature.styles import FAMILIES
@@ -69,6 +71,8 @@ class BuildPlan:
     drawings: int = DRAWINGS
     sizes: Sizes = SIZES
     vae: Schedule = VAE_SCHEDULE
+    reading: Schedule = READING_SCHEDULE
+    captions: int = CAPTIONS  # that the text encoders learn to read
     base: Schedule = BASE_SCHEDULE
     longer: Schedule = LONGER
     rounds: int = ROUNDS
@@ -165,11 +169,28 @@ def autoencoder(plan: BuildPlan) -> Path:
     return folder
 
 
+def reading(plan: BuildPlan) -> Path:
+    """Train the text encoders to read, unless a given pipeline's can; return the pipeline's folder, in fp32."""
+    start = autoencoder(plan)
+    folder = plan.work / "reading"
+    if "reading" in _told(start):
+        return start
+    if folder.is_dir():
+        return folder
+    pipeline = open_pipeline(start)
+    with plan.timed("reading"):
+        state = plan.work / "reading.state"
+        losses = train_reading(pipeline, state, plan.seed, plan.reading, plan.captions, plan.device, plan.report)
+        _save(pipeline, folder, {"reading": losses, "before": steps_of(start)})
+        state.unlink()
+    return folder
+
+
 def base(plan: BuildPlan) -> Path:
-    """Train the UNet and the text encoders; return the pipeline's folder, in fp32."""
+    """Train the UNet; return the pipeline's folder, in fp32."""
     if plan.start is not None:
-        return plan.start
-    return _train_unet(plan, "base", autoencoder(plan), plan.base)
+        return reading(plan)
+    return _train_unet(plan, "base", reading(plan), plan.base)
 
 
 def longer(plan: BuildPlan) -> Path:
@@ -195,22 +216,25 @@ def _train_unet(plan: BuildPlan, name: str, start: Path, schedule: Schedule) -> 
                 save_file({"latents": encode_all(pipeline.vae.to(plan.device), images)}, temporary)
         data = Captioned(load_file(latents)["latents"], tokenize(pipeline, captions))
         state = plan.work / f"{name}.state"
-        before = 0 if stage == "base" else steps_of(start)
+        before = steps_of(start)
         losses = train_base(
             pipeline, data, state, plan.seed, schedule, before, plan.batch, plan.device, plan.compiled, plan.report
         )
-        _save(pipeline, folder, {"base": losses, "before": before})
+        _save(pipeline, folder, {"reading": _told(start)["reading"], "base": losses, "before": before})
         state.unlink()
     return folder
 
 
 def steps_of(folder: Path) -> int:
     """Return the steps that a pipeline's UNet was trained for; the first shipped one does not tell, and had 10,000."""
+    told = _told(folder)
+    return len(told.get("base", [])) + told.get("before", 0) if told else BASE_SCHEDULE.steps
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    """Return the losses that a pipeline in the making tells of."""
     path = folder / LOSSES
-    if not path.is_file():
-        return BASE_SCHEDULE.steps
-    told = json.loads(path.read_text())
-    return len(told["base"]) + told.get("before", 0)
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def ship(plan: BuildPlan) -> Path:

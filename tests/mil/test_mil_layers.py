@@ -250,12 +250,13 @@ def test_what_the_spec_leaves_open_is_refused(build: Any, message: str, tmp_path
         program.run(x)
 
 
-def test_validated_indices_count_from_0_and_others_from_the_end_too() -> None:
+def test_indices_count_from_0_since_ios_17_and_from_the_end_too_before() -> None:
     scatter, data = OPS["scatter"].function, np.zeros((3, 2), np.float32)
     updates, index = np.ones((1, 2), np.float32), np.array([-1], np.int32)
     assert scatter(data, index, updates)[2].tolist() == [1, 1]
-    with pytest.raises(IndexError):
-        scatter(data, index, updates, validate_indices=np.array(True))
+    for validated in (True, False):
+        with pytest.raises(IndexError):
+            scatter(data, index, updates, validate_indices=np.array(validated))
 
 
 SHAPED = {  # sizes of the image, channels, filters, groups, kernel, and torch's ways

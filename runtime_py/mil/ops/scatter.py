@@ -29,11 +29,11 @@ def scatter(
     updates: Array,
     axis: Array | int = 0,
     mode: str = "add",
-    validate_indices: Flag = False,
+    validate_indices: Flag | None = None,
 ) -> Array:
     """Return data with slices of an axis changed by the updates, one for each index."""
     along = int(axis) % data.ndim
-    return _changed(data, (*[slice(None)] * along, indices), updates, mode, bool(validate_indices))
+    return _changed(data, (*[slice(None)] * along, indices), updates, mode, validate_indices is not None)
 
 
 def scatter_along_axis(
@@ -42,17 +42,19 @@ def scatter_along_axis(
     updates: Array,
     axis: Array | int = 0,
     mode: str = "add",
-    validate_indices: Flag = False,
+    validate_indices: Flag | None = None,
 ) -> Array:
     """Return data with single elements changed: an index is the place on the axis, its own place that on the others."""
     grid: list[Array] = list(np.indices(indices.shape, sparse=True))
     grid[int(axis)] = indices
-    return _changed(data, tuple(grid), updates, mode, bool(validate_indices))
+    return _changed(data, tuple(grid), updates, mode, validate_indices is not None)
 
 
-def scatter_nd(data: Array, indices: Array, updates: Array, mode: str = "add", validate_indices: Flag = False) -> Array:
+def scatter_nd(
+    data: Array, indices: Array, updates: Array, mode: str = "add", validate_indices: Flag | None = None
+) -> Array:
     """Return data with slices changed at the positions that the last axis of the indices holds."""
-    return _changed(data, tuple(np.moveaxis(indices, -1, 0)), updates, mode, bool(validate_indices))
+    return _changed(data, tuple(np.moveaxis(indices, -1, 0)), updates, mode, validate_indices is not None)
 
 
 def slice_update(
@@ -74,12 +76,13 @@ def slice_update(
     return result
 
 
-def _changed(data: Array, place: tuple[Any, ...], updates: Array, mode: str, validated: bool) -> Array:
-    """Return data changed at a place. Validated indices count from 0 on, others may count from the end (iOS 16).
+def _changed(data: Array, place: tuple[Any, ...], updates: Array, mode: str, from_0: bool) -> Array:
+    """Return data changed at a place.
 
-    Those outside an axis are refused in any case: the spec leaves their result open.
+    Up to iOS 16 indices may count from an axis' end; from iOS 17 on, where a program says whether they are validated,
+    they count from 0. Others are refused, validated or not: the spec leaves their result open.
     """
-    if validated and any(isinstance(part, np.ndarray) and part.size and part.min() < 0 for part in place):
+    if from_0 and any(isinstance(part, np.ndarray) and part.size and part.min() < 0 for part in place):
         raise IndexError("an index is below 0")
     result = data.copy()
     if mode == "update":

@@ -1,0 +1,85 @@
+"""The text encoders learn to read: what a caption tells, and what is asked about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
+from miniature.base import tokenize
+from miniature.judge_data import UNSEEN
+from miniature.loop import Schedule
+from miniature.reading import ANSWERS, Reader, read, told_captions, train_reading
+from miniature.styles import FAMILIES
+
+SMALL = Sizes(latent=24, unet=(16, 32, 48), head=16, vae=(16, 16, 16), text=(32, 48), text_layers=2, time=8)
+
+
+def test_answers_are_what_the_captions_tell() -> None:
+    texts, answers = told_captions(1, 300)
+    names = list(ANSWERS)
+    for text, row in zip(texts, answers.tolist(), strict=True):
+        told = dict(zip(names, row, strict=True))
+        assert f" {ANSWERS['kind'][told['kind']]}" in text
+        for detail in ("body", "second", "marking", "marking_colour", "accessory", "accessory_colour"):
+            word = "none" if told[detail] == UNSEEN else ANSWERS[detail][told[detail]]
+            assert word == "none" or word.split()[-1] in text, (detail, text)
+        style = list(FAMILIES.values())[told["style"]].description if told["style"] != UNSEEN else None
+        assert text.endswith(f" in {style} style") if style else " style" not in text
+    shares = (answers == UNSEEN).float().mean(0)
+    assert shares[names.index("kind")] == 0 and 0.1 < shares[names.index("body")] < 0.2
+    assert 0.2 < shares[names.index("style")] < 0.4
+    assert told_captions(1, 300)[0] == texts and told_captions(2, 300)[0] != texts
+
+
+def test_what_follows_a_caption_does_not_count() -> None:
+    texts, _ = told_captions(1, 6)
+    pipeline = new_pipeline(SMALL, build_tokenizer(texts), 0)
+    tokens = tokenize(pipeline, texts)
+    with torch.no_grad():
+        average, pooled = read(pipeline, tokens)
+        for row, text in enumerate(texts):
+            alone = torch.tensor(pipeline.tokenizer(text)["input_ids"])[None]  # from the start mark to the end mark
+            first = pipeline.text_encoder(alone, output_hidden_states=True).hidden_states[-2]
+            second = pipeline.text_encoder_2(alone, output_hidden_states=True)
+            wanted = torch.cat([first, second.hidden_states[-2]], -1).mean(1)[0]
+            torch.testing.assert_close(average[row], wanted, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(pooled[row], second.text_embeds[0], rtol=1e-4, atol=1e-5)
+
+
+def test_encoders_that_learned_to_read_tell_small_words_apart(tmp_path: Path) -> None:
+    """A reader that never changed the encoders does worse on captions that neither has seen."""
+    texts, _ = told_captions(0, 400)
+    pipeline = new_pipeline(SMALL, build_tokenizer(texts), 0)
+    losses = train_reading(pipeline, tmp_path / "state", 0, Schedule(steps=150, rate=3e-3, warmup=10), count=400)
+    assert sum(losses[-10:]) < 0.3 * sum(losses[:10])
+    fresh = new_pipeline(SMALL, build_tokenizer(texts), 0)
+    assert accuracy(pipeline) > accuracy(fresh) + 0.2
+
+
+def accuracy(pipeline: object) -> float:
+    """Fit a linear reader of markings and accessories on frozen encoders; return its share of right answers."""
+    shares = []
+    texts, answers = told_captions(7, 900)
+    with torch.no_grad():
+        average, _ = read(pipeline, tokenize(pipeline, texts))
+    for name in ("marking", "accessory"):
+        right = answers[:, list(ANSWERS).index(name)]
+        rows = right != UNSEEN
+        features = torch.cat([average[rows], torch.ones(int(rows.sum()), 1)], 1).double()
+        wanted = torch.nn.functional.one_hot(right[rows], len(ANSWERS[name])).double()
+        half = len(features) // 2
+        ridge = features[:half].T @ features[:half] + 1e-6 * torch.eye(features.shape[1], dtype=torch.float64)
+        weights = torch.linalg.solve(ridge, features[:half].T @ wanted[:half])
+        guessed = (features[half:] @ weights).argmax(1)
+        shares.append((guessed == right[rows][half:]).double().mean().item())
+    return sum(shares) / len(shares)
+
+
+def test_a_reader_answers_every_question_by_both_readings() -> None:
+    reader = Reader(10, 6)
+    answered = reader(torch.zeros(3, 10), torch.zeros(3, 6))
+    assert [[tuple(part.shape) for part in parts] for parts in answered] == [
+        [(3, len(values))] * 2 for values in ANSWERS.values()
+    ]
