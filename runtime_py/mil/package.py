@@ -13,6 +13,7 @@ from lorarar.errors import InputError
 from lorarar.files import read_json
 from lorarar.toolchains import missing_toolchain
 from runtime_py.mil.blob import Blob, WeightsFile
+from runtime_py.mil.text import PROGRAM, read_compiled
 from runtime_py.mil.values import TensorType
 
 MODEL_PATH = "@model_path/"
@@ -41,7 +42,9 @@ class Package:
 
     @classmethod
     def read(cls, path: Path) -> Package:
-        """Read a package or a single `.mlmodel` file, whatever kind of model it holds."""
+        """Read a package, a single `.mlmodel` file, or a compiled program, whatever kind of model it holds."""
+        if (path / PROGRAM).is_file():
+            return cls(path, read_compiled(path, _proto_parser().Model), path)
         model = path if path.suffix == ".mlmodel" and path.is_file() else _model_file(path)
         # What protobuf reads at most; weights lie beside the model.
         if (size := model.stat().st_size) >= LARGEST_MODEL:

@@ -1,0 +1,412 @@
+"""Read a compiled model (`.mlmodelc`): its program as text, `model.mil`, and its description, `metadata.json`.
+
+Written after compiled models that were published; Apple documents neither file. A program's text says the same as
+MIL.proto's messages, and becomes them here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lorarar.errors import InputError
+from lorarar.files import read_json
+from runtime_py.mil.values import DTYPES, DType
+
+PROGRAM, DESCRIPTION = "model.mil", "metadata.json"
+_TOKEN = re.compile(
+    r"""\s+|(?P<string>"(?:[^"\\]|\\.)*")
+    |(?P<number>[-+]?(?:0[xX][0-9a-fA-F.]+[pP][-+]?\d+|inf\b|nan\b|\d+(?:\.\d*)?(?:[eE][-+]?\d+)?))
+    |(?P<name>[A-Za-z_][\w.]*)|(?P<mark>->|[()\[\]{}<>,=;?])""",
+    re.VERBOSE,
+)
+_NUMBERS = {kind.name: (number, kind) for number, kind in DTYPES.items()}
+_TYPES = frozenset({"tensor", "list", "dict", "tuple", "state", *_NUMBERS})
+_ARRAYS = {"Float32": 65568, "Float16": 65552, "Double": 65600, "Int32": 131104, "Int8": 131080}
+_COLOURS = {"Grayscale": 10, "RGB": 20, "BGR": 30, "Grayscale16Half": 40}
+
+
+def read_compiled(folder: Path, model: Callable[[], Any]) -> Any:
+    """Return a compiled model as the Model message that it was made from; `model` makes an empty one."""
+    spec = model()
+    path = folder / PROGRAM
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not text; copy the model again") from None
+    _Parser(text, path).program(spec.mlProgram)
+    told = folder / DESCRIPTION
+    data = read_json(told, what="a compiled model's description", mend="copy the model again") if told.is_file() else []
+    try:
+        _describe(spec, data[0] if data else {}, told)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{told} does not describe a model; copy the model again") from error
+    return spec
+
+
+class _Parser:
+    """Reads a program's text by recursive descent, straight into messages."""
+
+    def __init__(self, text: str, path: Path) -> None:
+        self.path, self.text, self.at = path, text, 0
+        self.token, self.kind = "", ""
+        self.start = 0
+        self._next()
+
+    def program(self, program: Any) -> None:
+        self._expect("program", "(")
+        self._skip_to(")")
+        if self.token == "[":
+            self._next()
+            self._skip_to("]")
+        self._expect("{")
+        program.version = 1
+        while self.token == "func":
+            self._function(program)
+        self._expect("}")
+        if self.kind != "end":
+            self._fail("the end of the text")
+
+    def _function(self, program: Any) -> None:
+        self._next()
+        function = program.functions[self._name()]
+        self._expect("<")
+        function.opset = self._name()
+        self._expect(">", "(")
+        while self.token != ")":
+            self._named(function.inputs.add())
+            self._comma(")")
+        self._next()
+        if self.token == "[":
+            self._next()
+            self._skip_to("]")
+        block = function.block_specializations[function.opset]
+        self._expect("{")
+        while self.token != "}":
+            self._statement(block.operations.add())
+        self._expect("}", "->", "(")
+        while self.token != ")":
+            block.outputs.append(self._name())
+            self._comma(")")
+        self._expect(")", ";")
+
+    def _statement(self, operation: Any) -> None:
+        """TYPE name, … = operation(input = …, …)[attribute = …, …];  without results nothing stands before it."""
+        if self.token in _TYPES:
+            while True:
+                self._named(operation.outputs.add())
+                if self.token != ",":
+                    break
+                self._next()
+            self._expect("=")
+        operation.type = self._name()
+        self._expect("(")
+        while self.token != ")":
+            self._argument(operation.inputs[self._assigned()])
+            self._comma(")")
+        self._next()
+        if self.token in ("(", "{"):
+            raise InputError(
+                f"{self._where()}: {operation.type} has blocks, which are not read from text; give the .mlpackage"
+            )
+        if self.token == "[":
+            self._next()
+            while self.token != "]":
+                self._value(operation.attributes[self._assigned()])
+                self._comma("]")
+            self._next()
+        self._expect(";")
+
+    def _argument(self, argument: Any) -> None:
+        if self.token == "(":
+            self._next()
+            while self.token != ")":
+                self._binding(argument.arguments.add())
+                self._comma(")")
+            self._next()
+        else:
+            self._binding(argument.arguments.add())
+
+    def _binding(self, binding: Any) -> None:
+        after = self.text[self.at : self.at + 1]
+        if self.token in _TYPES and after in ("<", "("):
+            self._value(binding.value)
+        else:
+            binding.name = self._name()
+
+    def _named(self, named: Any) -> None:
+        self._type(named.type)
+        named.name = self._name()
+
+    def _type(self, made: Any) -> None:
+        kind = self._name()
+        if kind in _NUMBERS:
+            made.tensorType.dataType, made.tensorType.rank = _NUMBERS[kind][0], 0
+            return
+        self._expect("<")
+        if kind == "tensor":
+            self._tensor(made.tensorType)
+        elif kind == "state":
+            self._type(made.stateType.wrappedType)
+        elif kind == "list":
+            self._type(made.listType.type)
+            self._expect(",")
+            self._next()  # a number, or ? of an open length
+        elif kind == "dict":
+            self._type(made.dictionaryType.keyType)
+            self._expect(",")
+            self._type(made.dictionaryType.valueType)
+        elif kind == "tuple":
+            while self.token != ">":
+                self._type(made.tupleType.types.add())
+                self._comma(">")
+        else:
+            self._fail("a type")
+        self._expect(">")
+
+    def _tensor(self, tensor: Any) -> None:
+        name = self._name()
+        if name not in _NUMBERS:
+            raise InputError(f"{self._where()}: the type {name!r} is unknown; convert the model with fp16")
+        tensor.dataType = _NUMBERS[name][0]
+        self._expect(",", "[")
+        while self.token != "]":
+            size = tensor.dimensions.add()
+            if self.token == "?":
+                size.unknown.variadic = False
+            elif self.token.isdigit():
+                size.constant.size = int(self.token)
+            else:
+                self._fail("a size")
+            self._next()
+            self._comma("]")
+        tensor.rank = len(tensor.dimensions)
+        self._next()
+
+    def _value(self, value: Any) -> None:
+        self._type(value.type)
+        self._expect("(")
+        kind = value.type.WhichOneof("type")
+        if kind == "tensorType" and self.token == "BLOBFILE":
+            self._blob(value.blobFileValue)
+            self._expect(")")
+        elif kind == "tensorType":
+            dtype = DTYPES[value.type.tensorType.dataType]
+            _store(value.immediateValue.tensor, dtype, self._literals())
+            self._expect(")")
+        elif kind == "listType":
+            for literal in self._literals():
+                item = value.immediateValue.list.values.add()
+                item.type.CopyFrom(value.type.listType.type)
+                _store(item.immediateValue.tensor, DTYPES[item.type.tensorType.dataType], [literal])
+            self._expect(")")
+        else:
+            self._skip_to(")")
+
+    def _blob(self, blob: Any) -> None:
+        self._expect("BLOBFILE", "(")
+        while self.token != ")":
+            name = self._assigned()
+            if self.token not in _TYPES:
+                self._fail("a typed value")
+            self._type(_Ignored())
+            self._expect("(")
+            (literal,) = self._literals() or [None]
+            if name == "path":
+                blob.fileName = str(literal)
+            elif name == "offset":
+                blob.offset = int(str(literal))
+            self._expect(")")
+            self._comma(")")
+        self._next()
+
+    def _literals(self) -> list[Any]:
+        """Return numbers, flags or strings, out of as many brackets as there are."""
+        found: list[Any] = []
+        depth = 0
+        while self.token not in (")",) or depth:
+            if self.token == "[":
+                depth += 1
+            elif self.token == "]":
+                depth -= 1
+            elif self.kind == "string":
+                found.append(json.loads(self.token))
+            elif self.kind == "number":
+                found.append(_number(self.token))
+            elif self.token in ("true", "false"):
+                found.append(self.token == "true")
+            elif self.token != ",":
+                self._fail("a number, a flag or a string")
+            self._next()
+        return found
+
+    def _assigned(self) -> str:
+        name = self._name()
+        self._expect("=")
+        return name
+
+    def _name(self) -> str:
+        if self.kind != "name":
+            self._fail("a name")
+        name = self.token
+        self._next()
+        return name
+
+    def _comma(self, end: str) -> None:
+        if self.token == ",":
+            self._next()
+        elif self.token != end:
+            self._fail(f"a comma or {end}")
+
+    def _expect(self, *tokens: str) -> None:
+        for token in tokens:
+            if self.token != token:
+                self._fail(token)
+            self._next()
+
+    def _skip_to(self, end: str) -> None:
+        """Pass over everything up to a closing bracket, and over it."""
+        opening = {")": "(", "]": "["}[end]
+        depth = 1
+        while depth:
+            if self.kind == "end":
+                self._fail(end)
+            depth += (self.token == opening) - (self.token == end)
+            self._next()
+
+    def _next(self) -> None:
+        while True:
+            self.start = self.at
+            if self.at == len(self.text):
+                self.token, self.kind = "", "end"
+                return
+            found = _TOKEN.match(self.text, self.at)
+            if found is None:
+                self.token = self.text[self.at]
+                self._fail("a token")
+            self.at = found.end()  # type: ignore[union-attr]
+            if found.lastgroup is not None:  # type: ignore[union-attr]
+                self.token, self.kind = found[0], str(found.lastgroup)  # type: ignore[index,union-attr]
+                return
+
+    def _where(self) -> str:
+        return f"{self.path}, line {self.text.count(chr(10), 0, self.start) + 1}"
+
+    def _fail(self, wanted: str) -> None:
+        raise InputError(
+            f"{self._where()}: {self.token[:40] or 'the end'!r} stands where {wanted} should; copy the model again"
+        )
+
+
+class _Ignored:
+    """Takes a type that is not kept."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _Ignored()
+
+    def add(self) -> _Ignored:
+        return self
+
+    def __len__(self) -> int:
+        return 0
+
+
+def _number(token: str) -> float | int:
+    if re.fullmatch(r"[-+]?\d+", token):
+        return int(token)
+    return float.fromhex(token)
+
+
+def _store(tensor: Any, dtype: DType, literals: list[Any]) -> None:
+    """Put numbers into a TensorValue as MIL.proto has them."""
+    values = getattr(tensor, dtype.field)
+    if dtype.field == "bytes":
+        array = np.array(literals, dtype.numpy)
+        if dtype.bits < 8:
+            bits = np.unpackbits(array.view(np.uint8)[:, None], axis=1, bitorder="little")[:, : dtype.bits]
+            array = np.packbits(bits.reshape(-1), bitorder="little")
+        values.values = array.tobytes()
+        return
+    tensor_type = {"floats": float, "doubles": float, "bools": bool, "strings": str}.get(dtype.field, int)
+    values.values.extend([tensor_type(literal) for literal in literals])
+    values.SetInParent()
+
+
+def _describe(spec: Any, data: Mapping[str, Any], path: Path) -> None:
+    """Fill in the description: what `metadata.json` tells, and without it what the program itself declares."""
+    spec.specificationVersion = int(data.get("specificationVersion", 8))
+    description = spec.description
+    for name, key in (
+        ("shortDescription", "shortDescription"),
+        ("author", "author"),
+        ("license", "license"),
+        ("versionString", "version"),
+    ):
+        setattr(description.metadata, name, str(data.get(key, "")))
+    description.metadata.userDefined.update({str(k): str(v) for k, v in data.get("userDefinedMetadata", {}).items()})
+    function = next(iter(spec.mlProgram.functions.values()), None)
+    if function is None:
+        raise InputError(f"{path.parent / PROGRAM} has no function; copy the model again")
+    block = function.block_specializations[function.opset]
+    given = {each.name: each.type for each in function.inputs}
+    if not data:
+        made = {output.name: output.type for operation in block.operations for output in operation.outputs}
+        for name, kind in given.items():
+            _array_of(kind, (description.state if kind.HasField("stateType") else description.input).add(), name)
+        for name in block.outputs:
+            _array_of(made[name] if name in made else given[name], description.output.add(), name)
+        return
+    for group, entries in (
+        (description.input, data["inputSchema"]),
+        (description.output, data["outputSchema"]),
+        (description.state, data.get("stateSchema", [])),
+    ):
+        for entry in entries:
+            _feature(entry, group.add(), path)
+
+
+def _array_of(kind: Any, feature: Any, name: str) -> None:
+    feature.name = name
+    tensor = kind.stateType.wrappedType.tensorType if kind.HasField("stateType") else kind.tensorType
+    target = feature.type.stateType.arrayType if kind.HasField("stateType") else feature.type.multiArrayType
+    names = {number: each.name for number, each in DTYPES.items()}
+    codes = {"fp32": 65568, "fp16": 65552, "fp64": 65600, "int32": 131104, "int8": 131080}
+    target.dataType = codes.get(names.get(tensor.dataType, ""), 65568)
+    sizes = [size.constant.size if size.HasField("constant") else None for size in tensor.dimensions]
+    target.shape.extend([size or 1 for size in sizes])
+    if None in sizes:
+        for size in sizes:
+            target.shapeRange.sizeRanges.add(lowerBound=size or 1, upperBound=size or -1)
+
+
+def _feature(entry: Mapping[str, Any], feature: Any, path: Path) -> None:
+    feature.name, kind = entry["name"], feature.type
+    kind.isOptional = entry.get("isOptional") == "1"
+    what = entry["type"]
+    if what in ("MultiArray", "State"):
+        array = kind.multiArrayType if what == "MultiArray" else kind.stateType.arrayType
+        if entry["dataType"] not in _ARRAYS:
+            raise InputError(f"{path}: {entry['name']!r} is of {entry['dataType']}, which is unknown; convert it again")
+        array.dataType = _ARRAYS[entry["dataType"]]
+        array.shape.extend(json.loads(entry["shape"]))
+        for low, high in json.loads(entry.get("shapeRange", "[]")):
+            array.shapeRange.sizeRanges.add(lowerBound=low, upperBound=high)
+        for shape in json.loads(entry.get("enumeratedShapes", "[]")):
+            array.enumeratedShapes.shapes.add(shape=shape)
+    elif what == "Image":
+        kind.imageType.width, kind.imageType.height = int(entry["width"]), int(entry["height"])
+        kind.imageType.colorSpace = _COLOURS.get(entry["colorspace"], 0)
+    elif what == "Dictionary":
+        number = entry.get("keyType") == "Int64"
+        (kind.dictionaryType.int64KeyType if number else kind.dictionaryType.stringKeyType).SetInParent()
+    elif what in ("String", "Int64"):
+        (kind.stringType if what == "String" else kind.int64Type).SetInParent()
+    else:
+        raise InputError(f"{path}: {entry['name']!r} is of {what}, which is unknown; give the .mlpackage")
