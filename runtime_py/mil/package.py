@@ -13,7 +13,7 @@ from lorarar.errors import InputError
 from lorarar.files import read_json
 from lorarar.toolchains import missing_toolchain
 from runtime_py.mil.blob import Blob, WeightsFile
-from runtime_py.mil.text import PROGRAM, read_compiled
+from runtime_py.mil.compiled import PROGRAM, read_compiled
 from runtime_py.mil.values import TensorType
 
 MODEL_PATH = "@model_path/"

@@ -1,24 +1,20 @@
-"""Read a compiled model (`.mlmodelc`): its program as text, `model.mil`, and its description, `metadata.json`.
+"""Read a program's text, `model.mil` of a compiled model, into MIL.proto's messages.
 
-Written after compiled models that were published; Apple documents neither file. A program's text says the same as
-MIL.proto's messages, and becomes them here.
+Written after compiled models that were published; Apple does not document the text.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from lorarar.errors import InputError
-from lorarar.files import read_json
 from runtime_py.mil.values import DTYPES, DType
 
-PROGRAM, DESCRIPTION = "model.mil", "metadata.json"
 _TOKEN = re.compile(
     r"""\s+|(?P<string>"(?:[^"\\]|\\.)*")
     |(?P<number>[-+]?(?:0[xX][0-9a-fA-F.]+[pP][-+]?\d+|inf\b|nan\b|\d+(?:\.\d*)?(?:[eE][-+]?\d+)?))
@@ -27,28 +23,11 @@ _TOKEN = re.compile(
 )
 _NUMBERS = {kind.name: (number, kind) for number, kind in DTYPES.items()}
 _TYPES = frozenset({"tensor", "list", "dict", "tuple", "state", *_NUMBERS})
-_ARRAYS = {"Float32": 65568, "Float16": 65552, "Double": 65600, "Int32": 131104, "Int8": 131080}
-_COLOURS = {"Grayscale": 10, "RGB": 20, "BGR": 30, "Grayscale16Half": 40}
 
 
-def read_compiled(folder: Path, model: Callable[[], Any]) -> Any:
-    """Return a compiled model as the Model message that it was made from; `model` makes an empty one."""
-    spec = model()
-    path = folder / PROGRAM
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not text; copy the model again") from None
-    _Parser(text, path).program(spec.mlProgram)
-    told = folder / DESCRIPTION
-    data = read_json(told, what="a compiled model's description", mend="copy the model again") if told.is_file() else []
-    try:
-        _describe(spec, data[0] if data else {}, told)
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{told} does not describe a model; copy the model again") from error
-    return spec
+def read_program(text: str, path: Path, program: Any) -> None:
+    """Fill an empty Program message from its text; `path` stands in errors. Raises InputError for what is none."""
+    _Parser(text, path).program(program)
 
 
 class _Parser:
@@ -237,7 +216,7 @@ class _Parser:
             elif self.token == "]":
                 depth -= 1
             elif self.kind == "string":
-                found.append(json.loads(self.token))
+                found.append(self._string())
             elif self.kind == "number":
                 found.append(_number(self.token))
             elif self.token in ("true", "false"):
@@ -246,6 +225,12 @@ class _Parser:
                 self._fail("a number, a flag or a string")
             self._next()
         return found
+
+    def _string(self) -> str:
+        try:
+            return str(json.loads(self.token))
+        except ValueError:
+            self._fail("a string")
 
     def _assigned(self) -> str:
         name = self._name()
@@ -291,15 +276,15 @@ class _Parser:
             if found is None:
                 self.token = self.text[self.at]
                 self._fail("a token")
-            self.at = found.end()  # type: ignore[union-attr]
-            if found.lastgroup is not None:  # type: ignore[union-attr]
-                self.token, self.kind = found[0], str(found.lastgroup)  # type: ignore[index,union-attr]
+            self.at = found.end()
+            if found.lastgroup is not None:
+                self.token, self.kind = found[0], found.lastgroup
                 return
 
     def _where(self) -> str:
         return f"{self.path}, line {self.text.count(chr(10), 0, self.start) + 1}"
 
-    def _fail(self, wanted: str) -> None:
+    def _fail(self, wanted: str) -> NoReturn:
         raise InputError(
             f"{self._where()}: {self.token[:40] or 'the end'!r} stands where {wanted} should; copy the model again"
         )
@@ -337,76 +322,3 @@ def _store(tensor: Any, dtype: DType, literals: list[Any]) -> None:
     tensor_type = {"floats": float, "doubles": float, "bools": bool, "strings": str}.get(dtype.field, int)
     values.values.extend([tensor_type(literal) for literal in literals])
     values.SetInParent()
-
-
-def _describe(spec: Any, data: Mapping[str, Any], path: Path) -> None:
-    """Fill in the description: what `metadata.json` tells, and without it what the program itself declares."""
-    spec.specificationVersion = int(data.get("specificationVersion", 8))
-    description = spec.description
-    for name, key in (
-        ("shortDescription", "shortDescription"),
-        ("author", "author"),
-        ("license", "license"),
-        ("versionString", "version"),
-    ):
-        setattr(description.metadata, name, str(data.get(key, "")))
-    description.metadata.userDefined.update({str(k): str(v) for k, v in data.get("userDefinedMetadata", {}).items()})
-    function = next(iter(spec.mlProgram.functions.values()), None)
-    if function is None:
-        raise InputError(f"{path.parent / PROGRAM} has no function; copy the model again")
-    block = function.block_specializations[function.opset]
-    given = {each.name: each.type for each in function.inputs}
-    if not data:
-        made = {output.name: output.type for operation in block.operations for output in operation.outputs}
-        for name, kind in given.items():
-            _array_of(kind, (description.state if kind.HasField("stateType") else description.input).add(), name)
-        for name in block.outputs:
-            _array_of(made[name] if name in made else given[name], description.output.add(), name)
-        return
-    for group, entries in (
-        (description.input, data["inputSchema"]),
-        (description.output, data["outputSchema"]),
-        (description.state, data.get("stateSchema", [])),
-    ):
-        for entry in entries:
-            _feature(entry, group.add(), path)
-
-
-def _array_of(kind: Any, feature: Any, name: str) -> None:
-    feature.name = name
-    tensor = kind.stateType.wrappedType.tensorType if kind.HasField("stateType") else kind.tensorType
-    target = feature.type.stateType.arrayType if kind.HasField("stateType") else feature.type.multiArrayType
-    names = {number: each.name for number, each in DTYPES.items()}
-    codes = {"fp32": 65568, "fp16": 65552, "fp64": 65600, "int32": 131104, "int8": 131080}
-    target.dataType = codes.get(names.get(tensor.dataType, ""), 65568)
-    sizes = [size.constant.size if size.HasField("constant") else None for size in tensor.dimensions]
-    target.shape.extend([size or 1 for size in sizes])
-    if None in sizes:
-        for size in sizes:
-            target.shapeRange.sizeRanges.add(lowerBound=size or 1, upperBound=size or -1)
-
-
-def _feature(entry: Mapping[str, Any], feature: Any, path: Path) -> None:
-    feature.name, kind = entry["name"], feature.type
-    kind.isOptional = entry.get("isOptional") == "1"
-    what = entry["type"]
-    if what in ("MultiArray", "State"):
-        array = kind.multiArrayType if what == "MultiArray" else kind.stateType.arrayType
-        if entry["dataType"] not in _ARRAYS:
-            raise InputError(f"{path}: {entry['name']!r} is of {entry['dataType']}, which is unknown; convert it again")
-        array.dataType = _ARRAYS[entry["dataType"]]
-        array.shape.extend(json.loads(entry["shape"]))
-        for low, high in json.loads(entry.get("shapeRange", "[]")):
-            array.shapeRange.sizeRanges.add(lowerBound=low, upperBound=high)
-        for shape in json.loads(entry.get("enumeratedShapes", "[]")):
-            array.enumeratedShapes.shapes.add(shape=shape)
-    elif what == "Image":
-        kind.imageType.width, kind.imageType.height = int(entry["width"]), int(entry["height"])
-        kind.imageType.colorSpace = _COLOURS.get(entry["colorspace"], 0)
-    elif what == "Dictionary":
-        number = entry.get("keyType") == "Int64"
-        (kind.dictionaryType.int64KeyType if number else kind.dictionaryType.stringKeyType).SetInParent()
-    elif what in ("String", "Int64"):
-        (kind.stringType if what == "String" else kind.int64Type).SetInParent()
-    else:
-        raise InputError(f"{path}: {entry['name']!r} is of {what}, which is unknown; give the .mlpackage")
