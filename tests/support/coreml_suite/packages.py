@@ -15,6 +15,7 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 import torch
+from coreml_suite.special import eight_bits, llama_with_states
 from torch import Tensor, nn
 
 from lorarar.errors import InputError
@@ -131,14 +132,15 @@ def whisper(part: str) -> Job:
     return WhisperDecoder(made.decoder), {"tokens": tokens, "heard": torch.randn(1, 1500, 384)}
 
 
-def jobs() -> dict[str, Callable[[], Job]]:
-    """Return what makes each network and its inputs."""
-    made: dict[str, Callable[[], Job]] = {}
+def jobs() -> dict[str, Callable[[], dict[str, Any]]]:
+    """Return what compares each network."""
+    made: dict[str, Callable[[], Job]] = {"GPT-2 (124M)": gpt2}
+    made |= {f"Whisper tiny, {part}": lambda part=part: whisper(part) for part in ("encoder", "decoder")}
+    made |= {"weights and activations of eight bits": eight_bits}
     made |= {f"torchvision {name}": lambda name=name: torchvision_network(name) for name in TORCHVISION}
     made |= {f"timm {name}": lambda name=name: timm_network(name) for name in TIMM}
-    made |= {"GPT-2 (124M)": gpt2}
-    made |= {f"Whisper tiny, {part}": lambda part=part: whisper(part) for part in ("encoder", "decoder")}
-    return made
+    compared = {name: lambda make=make: compare(make()) for name, make in made.items()}
+    return {"Llama, its cache a state": llama_with_states, **compared}
 
 
 def compare(job: Job) -> dict[str, Any]:
@@ -190,11 +192,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if bad else 0
 
 
-def _results(todo: Mapping[str, Callable[[], Job]]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _results(todo: Mapping[str, Callable[[], dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, make in todo.items():
         torch.manual_seed(0)
         try:
-            yield name, compare(make())
+            yield name, make()
         except InputError as error:
             yield name, {"refused": str(error)}
         except Exception as error:  # coremltools' converter, of a network that it does not know
