@@ -13,10 +13,11 @@ from typing import Any
 from lorarar.errors import InputError
 from lorarar.files import read_json
 from runtime_py.mil.text import read_program
-from runtime_py.mil.values import DTYPES
+from runtime_py.mil.values import ARRAY_TYPES, DTYPES
 
 PROGRAM, DESCRIPTION = "model.mil", "metadata.json"
-_ARRAYS = {"Float32": 65568, "Float16": 65552, "Double": 65600, "Int32": 131104, "Int8": 131080}
+_NAMES = {"fp32": "Float32", "fp16": "Float16", "fp64": "Double", "int32": "Int32", "int8": "Int8"}
+_ARRAYS = {name: code for code, name in ARRAY_TYPES.items()}
 _COLOURS = {"Grayscale": 10, "RGB": 20, "BGR": 30, "Grayscale16Half": 40}
 
 
@@ -79,9 +80,7 @@ def _array_of(kind: Any, feature: Any, name: str) -> None:
     feature.name = name
     tensor = kind.stateType.wrappedType.tensorType if kind.HasField("stateType") else kind.tensorType
     target = feature.type.stateType.arrayType if kind.HasField("stateType") else feature.type.multiArrayType
-    names = {number: each.name for number, each in DTYPES.items()}
-    codes = {"fp32": 65568, "fp16": 65552, "fp64": 65600, "int32": 131104, "int8": 131080}
-    target.dataType = codes.get(names.get(tensor.dataType, ""), 65568)
+    target.dataType = _ARRAYS.get(DTYPES[tensor.dataType].name, _ARRAYS["fp32"])
     sizes = [size.constant.size if size.HasField("constant") else None for size in tensor.dimensions]
     target.shape.extend([size or 1 for size in sizes])
     if None in sizes:
@@ -95,9 +94,10 @@ def _feature(entry: Mapping[str, Any], feature: Any, path: Path) -> None:
     what = entry["type"]
     if what in ("MultiArray", "State"):
         array = kind.multiArrayType if what == "MultiArray" else kind.stateType.arrayType
-        if entry["dataType"] not in _ARRAYS:
+        codes = {_NAMES[name]: code for name, code in _ARRAYS.items()}
+        if entry["dataType"] not in codes:
             raise InputError(f"{path}: {entry['name']!r} is of {entry['dataType']}, which is unknown; convert it again")
-        array.dataType = _ARRAYS[entry["dataType"]]
+        array.dataType = codes[entry["dataType"]]
         array.shape.extend(json.loads(entry["shape"]))
         for low, high in json.loads(entry.get("shapeRange", "[]")):
             array.shapeRange.sizeRanges.add(lowerBound=low, upperBound=high)

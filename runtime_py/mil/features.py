@@ -10,13 +10,10 @@ import numpy as np
 
 from lorarar.errors import InputError
 from runtime_py.mil.images import COLOURS, MODES, fits, from_image, image_type, sizes_of, to_image
-from runtime_py.mil.values import TensorType, Type
+from runtime_py.mil.values import ARRAY_TYPES, TensorType, Type
 
 if TYPE_CHECKING:
     from PIL import Image
-
-# ArrayFeatureType.ArrayDataType → the name of the program's type.
-_ARRAY_TYPES = {65568: "fp32", 65600: "fp64", 131104: "int32", 131080: "int8", 65552: "fp16"}
 
 Bounds = tuple[tuple[int, int | None], ...]
 """Smallest and largest size of every axis; None is no limit."""
@@ -146,7 +143,7 @@ def _feature(name: str, kind: TensorType, message: Any) -> Feature:
     if which != "multiArrayType":
         raise InputError(f"input {name!r} is of {which or 'no type'}, and the program's is {kind}; export it again")
     array = message.multiArrayType
-    if _ARRAY_TYPES.get(array.dataType) != kind.dtype.name:
+    if ARRAY_TYPES.get(array.dataType) != kind.dtype.name:
         raise InputError(f"the description and the program disagree on the type of input {name!r}; export it again")
     flexible = array.WhichOneof("ShapeFlexibility")
     if flexible == "enumeratedShapes":

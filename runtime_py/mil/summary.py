@@ -13,9 +13,8 @@ from runtime_py.mil.graph import operations
 from runtime_py.mil.images import COLOURS, sizes_of
 from runtime_py.mil.ops import OPS
 from runtime_py.mil.package import Package
-from runtime_py.mil.values import TensorType, tensor_type
+from runtime_py.mil.values import ARRAY_TYPES, TensorType, tensor_type
 
-_ARRAYS = {65568: "fp32", 65600: "fp64", 131104: "int32", 131080: "int8", 65552: "fp16"}
 _DETAILS = ("shortDescription", "author", "license", "versionString")  # of Model.proto's Metadata
 
 
@@ -71,7 +70,7 @@ def feature_text(feature: Any) -> str:
         return f"image {COLOURS.get(feature.imageType.colorSpace, '?')} {sizes}"
     if which in ("multiArrayType", "stateType"):
         array = feature.multiArrayType if which == "multiArrayType" else feature.stateType.arrayType
-        return f"{_ARRAYS.get(array.dataType, '?')} {_shapes(array)}" + (
+        return f"{ARRAY_TYPES.get(array.dataType, '?')} {_shapes(array)}" + (
             ", may be left out" if feature.isOptional else ""
         )
     if which == "dictionaryType":

@@ -27,7 +27,14 @@ _TYPES = frozenset({"tensor", "list", "dict", "tuple", "state", *_NUMBERS})
 
 def read_program(text: str, path: Path, program: Any) -> None:
     """Fill an empty Program message from its text; `path` stands in errors. Raises InputError for what is none."""
-    _Parser(text, path).program(program)
+    parser = _Parser(text, path)
+    try:
+        parser.program(program)
+    except InputError:
+        raise
+    # Numbers that no type holds, and types within types without end.
+    except (ValueError, OverflowError, TypeError, RecursionError) as error:
+        raise InputError(f"{parser.where()} cannot be read; copy the model again") from error
 
 
 class _Parser:
@@ -93,7 +100,7 @@ class _Parser:
         self._next()
         if self.token in ("(", "{"):
             raise InputError(
-                f"{self._where()}: {operation.type} has blocks, which are not read from text; give the .mlpackage"
+                f"{self.where()}: {operation.type} has blocks, which are not read from text; give the .mlpackage"
             )
         if self.token == "[":
             self._next()
@@ -153,7 +160,7 @@ class _Parser:
     def _tensor(self, tensor: Any) -> None:
         name = self._name()
         if name not in _NUMBERS:
-            raise InputError(f"{self._where()}: the type {name!r} is unknown; convert the model with fp16")
+            raise InputError(f"{self.where()}: the type {name!r} is unknown; convert the model with fp16")
         tensor.dataType = _NUMBERS[name][0]
         self._expect(",", "[")
         while self.token != "]":
@@ -281,12 +288,13 @@ class _Parser:
                 self.token, self.kind = found[0], found.lastgroup
                 return
 
-    def _where(self) -> str:
+    def where(self) -> str:
+        """Return the file and the line."""
         return f"{self.path}, line {self.text.count(chr(10), 0, self.start) + 1}"
 
     def _fail(self, wanted: str) -> NoReturn:
         raise InputError(
-            f"{self._where()}: {self.token[:40] or 'the end'!r} stands where {wanted} should; copy the model again"
+            f"{self.where()}: {self.token[:40] or 'the end'!r} stands where {wanted} should; copy the model again"
         )
 
 

@@ -57,6 +57,10 @@ DTYPES: dict[int, DType] = {
 }
 
 
+ARRAY_TYPES = {65568: "fp32", 65600: "fp64", 131104: "int32", 131080: "int8", 65552: "fp16"}
+"""FeatureTypes.proto's ArrayDataType → the name of the program's type."""
+
+
 @dataclass(frozen=True)
 class TensorType:
     """Element type and shape; None is a dimension that only the inputs decide."""

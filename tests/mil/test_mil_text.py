@@ -116,6 +116,9 @@ DAMAGED = {
     "unknown name": lambda text: text.replace("x = x", "x = nobody", 1),
     "no function": lambda text: "program(1.0)\n{\n}\n",
     "a block": lambda text: text.replace("[name = ", "{ } [name = ", 1),
+    "types without end": lambda text: text.replace("bool(", "list<" * 100_000 + "bool(", 1),
+    "an endless number": lambda text: text.replace("uint64(64)", f"uint64({'9' * 5000})", 1),
+    "a number that no type holds": lambda text: text.replace("int32(1)", "int32(0x1.8p+99999)", 1),
     "many brackets": lambda text: text.replace("(64)", "(" + "[" * 100_000, 1),
 }
 
