@@ -83,7 +83,22 @@ def timm_network(name: str) -> Job:
     import timm
 
     made = timm.create_model(name, pretrained=False)
+    for weights in made.parameters():
+        if weights.ndim > 1 and not weights.any():  # some heads begin with zeros, and say nothing
+            nn.init.normal_(weights, std=0.02)
     return made, {"x": torch.rand(1, *made.default_cfg["input_size"])}
+
+
+def calibrated(job: Job) -> Job:
+    """Let batch norms see noise: with those of a new network, deep ones fade away below fp16's range."""
+    module, inputs = job
+    norms = [each for each in module.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+    if norms:
+        for norm in norms:
+            norm.momentum = None  # the average of all batches
+        with torch.no_grad():
+            module.train()(*(torch.rand(4, *value.shape[1:]) for value in inputs.values()))
+    return job
 
 
 class Logits(nn.Module):
@@ -137,8 +152,8 @@ def jobs() -> dict[str, Callable[[], dict[str, Any]]]:
     made: dict[str, Callable[[], Job]] = {"GPT-2 (124M)": gpt2}
     made |= {f"Whisper tiny, {part}": lambda part=part: whisper(part) for part in ("encoder", "decoder")}
     made |= {"weights and activations of eight bits": eight_bits}
-    made |= {f"torchvision {name}": lambda name=name: torchvision_network(name) for name in TORCHVISION}
-    made |= {f"timm {name}": lambda name=name: timm_network(name) for name in TIMM}
+    made |= {f"torchvision {name}": lambda name=name: calibrated(torchvision_network(name)) for name in TORCHVISION}
+    made |= {f"timm {name}": lambda name=name: calibrated(timm_network(name)) for name in TIMM}
     compared = {name: lambda make=make: compare(make()) for name, make in made.items()}
     return {"Llama, its cache a state": llama_with_states, **compared}
 
