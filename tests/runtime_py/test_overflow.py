@@ -19,7 +19,8 @@ Folders = dict[tuple[str, str], Path]
 
 
 def result(name: str, largest: float, infinities: int = 0, nans: int = 0) -> OpTrace:
-    return OpTrace("mul", name, "float16", 0, largest, infinities, nans)
+    """A record whose largest value is a negative one."""
+    return OpTrace("mul", name, "float16", 0, -largest, largest / 2, infinities, nans)
 
 
 def test_what_is_not_finite_comes_first_then_the_largest() -> None:
