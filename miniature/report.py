@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from miniature.judge_data import TOLD_BY, UNSEEN, details_of
 from miniature.judge_network import DETAILS as VALUES
 from miniature.population import Example, example
 from miniature.progress import Report, counted
+from miniature.reading import read_by_a_line
 from miniature.samples import draw_captions, sheet
 from miniature.scene import picture
 from miniature.styles import FAMILIES, random_style
@@ -54,6 +56,7 @@ class Row:
     ceiling: float | None = None  # the share of the real drawings
     rebuilt: float | None = None  # of the drawings as the base's autoencoder gives them back
     gate: float | None = None
+    read: float | None = None  # of the captions, by a linear reader of the text encoders' outputs
 
     @property
     def passed(self) -> bool | None:
@@ -93,7 +96,8 @@ def measure(settings: ReportSettings, report: Report) -> tuple[list[Row], Image.
     drawn = drawings(how.seed, settings.samples, report)
     images = samples(sampler, drawn, report)
     back = rebuilt(sampler, drawn)
-    rows = base_rows(judge, drawn, images, back, how.seed)
+    report("reading captions", 0, 1)
+    rows = base_rows(judge, drawn, images, back, how.seed, read_by_a_line(sampler.pipeline, how.seed))
     parts = [np.stack([item.image for item in drawn[:SHOWN]]), back[:SHOWN], images[:SHOWN]]
     if contents and styles:
         more, shown = lora_rows(judge, sampler, contents, styles, how.images, report)
@@ -102,7 +106,12 @@ def measure(settings: ReportSettings, report: Report) -> tuple[list[Row], Image.
 
 
 def base_rows(
-    judge: MiniatureJudge, drawn: Sequence[Example], samples: Pictures, back: Pictures, seed: int
+    judge: MiniatureJudge,
+    drawn: Sequence[Example],
+    samples: Pictures,
+    back: Pictures,
+    seed: int,
+    read: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Row]:
     """Compare a base's samples with the drawings of the same captions: kinds, details that are told, styles."""
     sets = samples, np.stack([item.image for item in drawn]), back
@@ -122,7 +131,9 @@ def base_rows(
     for name, (ours, real, again) in asked.items():
         if len(ours):
             gate = KIND_GATE * float(real.mean()) if name == "kind" else None
-            rows.append(_row(name, ours, seed, float(real.mean()), float(again.mean()), gate))
+            question = "style" if name == "style's family" else name.replace(" ", "_")
+            found = _row(name, ours, seed, float(real.mean()), float(again.mean()), gate)
+            rows.append(replace(found, read=read.get(question)))
     return rows
 
 

@@ -124,7 +124,7 @@ def _report(args: argparse.Namespace) -> int:
     with atomic_file(args.out / "report.json") as temporary:
         temporary.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
     print_table(
-        ("right answers", "share", "95 %", "drawings", "rebuilt", "wished for", ""),
+        ("right answers", "share", "95 %", "drawn", "rebuilt", "read", "wished", ""),
         [
             (
                 row.name,
@@ -132,6 +132,7 @@ def _report(args: argparse.Namespace) -> int:
                 f"{row.low:.2f}–{row.high:.2f}",
                 "" if row.ceiling is None else f"{row.ceiling:.2f}",
                 "" if row.rebuilt is None else f"{row.rebuilt:.2f}",
+                "" if row.read is None else f"{row.read:.2f}",
                 "" if row.gate is None else f"{row.gate:.2f}",
                 {None: "", True: "reached", False: "below"}[row.passed],
             )
