@@ -140,16 +140,19 @@ class BaseLoss:
         """Return the embeddings of some captions; each caption is encoded only once."""
         if self.kept is None:
             with torch.no_grad():
-                parts = [self._encode(tokens) for tokens in self.data.tokens.split(ENCODED_AT_ONCE)]
+                parts = [
+                    encode(self.pipeline, tokens.to(self.device)) for tokens in self.data.tokens.split(ENCODED_AT_ONCE)
+                ]
             embeds, pooled = (torch.cat([part[place].bfloat16() for part in parts]) for place in (0, 1))
             self.kept = embeds, pooled
         index = rows.to(self.device)
         return self.kept[0][index], self.kept[1][index]
 
-    def _encode(self, tokens: Int[Tensor, "b 77"]) -> tuple[Float[Tensor, "b 77 d"], Float[Tensor, "b p"]]:
-        first, second = (
-            encoder(tokens.to(self.device), output_hidden_states=True)
-            for encoder in (self.pipeline.text_encoder, self.pipeline.text_encoder_2)
-        )
-        embeds = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-        return embeds, second.text_embeds
+
+def encode(
+    pipeline: StableDiffusionXLPipeline, tokens: Int[Tensor, "b n"]
+) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b p"]]:
+    """Return what the text encoders say of captions, as SDXL's pipeline takes it: of every token, and pooled."""
+    encoders = pipeline.text_encoder, pipeline.text_encoder_2
+    first, second = (encoder(tokens, output_hidden_states=True) for encoder in encoders)
+    return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds

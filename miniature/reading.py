@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from miniature.base import tokenize
+from miniature.base import encode, tokenize
 from miniature.catalogue import fresh_subject
 from miniature.judge_data import TOLD_BY, UNSEEN, details_of
 from miniature.judge_network import DETAILS as VALUES
@@ -127,8 +127,7 @@ def read(
     own[:, 0] = 0
     own = own == 0
     # What follows the longest caption's end changes nothing before it.
-    tokens, own = tokens[:, : int(own.sum(1).max())], own[:, : int(own.sum(1).max())]
-    first = pipeline.text_encoder(tokens, output_hidden_states=True)
-    second = pipeline.text_encoder_2(tokens, output_hidden_states=True)
-    states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
-    return (states * own[..., None]).sum(1) / own.sum(1, keepdim=True), second.text_embeds
+    longest = int(own.sum(1).max())
+    own = own[:, :longest]
+    states, pooled = encode(pipeline, tokens[:, :longest])
+    return (states * own[..., None]).sum(1) / own.sum(1, keepdim=True), pooled

@@ -18,6 +18,7 @@ from runtime_py.mil.values import ARRAY_TYPES, DTYPES
 PROGRAM, DESCRIPTION = "model.mil", "metadata.json"
 _NAMES = {"fp32": "Float32", "fp16": "Float16", "fp64": "Double", "int32": "Int32", "int8": "Int8"}
 _ARRAYS = {name: code for code, name in ARRAY_TYPES.items()}
+_CODES = {_NAMES[name]: code for name, code in _ARRAYS.items()}
 _COLOURS = {"Grayscale": 10, "RGB": 20, "BGR": 30, "Grayscale16Half": 40}
 
 
@@ -94,10 +95,9 @@ def _feature(entry: Mapping[str, Any], feature: Any, path: Path) -> None:
     what = entry["type"]
     if what in ("MultiArray", "State"):
         array = kind.multiArrayType if what == "MultiArray" else kind.stateType.arrayType
-        codes = {_NAMES[name]: code for name, code in _ARRAYS.items()}
-        if entry["dataType"] not in codes:
+        if entry["dataType"] not in _CODES:
             raise InputError(f"{path}: {entry['name']!r} is of {entry['dataType']}, which is unknown; convert it again")
-        array.dataType = codes[entry["dataType"]]
+        array.dataType = _CODES[entry["dataType"]]
         array.shape.extend(json.loads(entry["shape"]))
         for low, high in json.loads(entry.get("shapeRange", "[]")):
             array.shapeRange.sizeRanges.add(lowerBound=low, upperBound=high)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lorarar.errors import InputError
-from runtime_py.mil.images import COLOURS, MODES, fits, from_image, image_type, sizes_of, to_image
+from runtime_py.mil.images import COLOURS, MODES, fits, from_image, image_type, sizes_of, span_of, span_text, to_image
 from runtime_py.mil.values import ARRAY_TYPES, TensorType, Type
 
 if TYPE_CHECKING:
@@ -68,10 +68,7 @@ class Feature:
     def _choices(self) -> str:
         if None not in self.type.shape and not self.type.any_rank:
             return ""
-        return " with sizes of " + " or ".join(
-            "[" + ", ".join(f"{low}" if low == high else f"{low}…{high or ''}" for low, high in bounds) + "]"
-            for bounds in self.allowed
-        )
+        return f" with sizes of {shapes_text(self.allowed)}"
 
 
 @dataclass(frozen=True)
@@ -114,6 +111,21 @@ def described_functions(spec: Any) -> dict[str, Described]:
     return {default: listed.pop(default), **listed}
 
 
+def allowed_shapes(array: Any) -> tuple[Bounds, ...]:
+    """Return the shapes that an ArrayFeatureType message allows."""
+    flexible = array.WhichOneof("ShapeFlexibility")
+    if flexible == "enumeratedShapes":
+        return tuple(_fixed(choice.shape) for choice in array.enumeratedShapes.shapes)
+    if flexible == "shapeRange":
+        return (tuple(span_of(each) for each in array.shapeRange.sizeRanges),)
+    return (_fixed(array.shape),)
+
+
+def shapes_text(allowed: Iterable[Bounds]) -> str:
+    """Return allowed shapes in words: [1, 3…8] or [2, 4]."""
+    return " or ".join(f"[{', '.join(span_text(*span) for span in bounds)}]" for bounds in allowed)
+
+
 def seen(value: Any, message: Any) -> Any:
     """Return an output as an app sees it by its FeatureType message: an image, a label, or an array with an axis."""
     which = message.WhichOneof("Type")
@@ -145,20 +157,9 @@ def _feature(name: str, kind: TensorType, message: Any) -> Feature:
     array = message.multiArrayType
     if ARRAY_TYPES.get(array.dataType) != kind.dtype.name:
         raise InputError(f"the description and the program disagree on the type of input {name!r}; export it again")
-    flexible = array.WhichOneof("ShapeFlexibility")
-    if flexible == "enumeratedShapes":
-        allowed = tuple(_fixed(choice.shape) for choice in array.enumeratedShapes.shapes)
-    elif flexible == "shapeRange":
-        sizes = array.shapeRange.sizeRanges
-        # An upper bound of -1 is none.
-        allowed = (tuple((each.lowerBound, None if each.upperBound < 0 else each.upperBound) for each in sizes),)
-    else:
-        allowed = (_fixed(array.shape),)
-        if not kind.accepts(tuple(array.shape)):
-            raise InputError(
-                f"the description and the program disagree on the shape of input {name!r}; export it again"
-            )
-    return Feature(name, kind, allowed, _default(array) if message.isOptional else None)
+    if array.WhichOneof("ShapeFlexibility") is None and not kind.accepts(tuple(array.shape)):
+        raise InputError(f"the description and the program disagree on the shape of input {name!r}; export it again")
+    return Feature(name, kind, allowed_shapes(array), _default(array) if message.isOptional else None)
 
 
 def _default(array: Any) -> np.ndarray | None:

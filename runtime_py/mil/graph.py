@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,12 +56,12 @@ class Block:
     outputs: tuple[str, ...]
     steps: tuple[Step, ...]
 
-    @property
+    @cached_property
     def made(self) -> set[str]:
         """Every name that it makes or is given."""
         return {*self.inputs, *(name for step in self.steps for name in step.outputs)}
 
-    @property
+    @cached_property
     def reads(self) -> set[str]:
         """Every name that it reads and that was made outside of it."""
         return {*self.outputs, *(name for step in self.steps for name in step.names)} - self.made
@@ -206,10 +207,9 @@ class _Builder:
     def _block(self, block: Any, scope: dict[str, str]) -> Block:
         given = tuple(self._declare(each, "input", scope) for each in block.inputs)
         steps, outputs = self._steps(block, scope, "a block's")
+        made = Block(given, outputs, tuple(steps))
         # The next round reads again what was made outside, and whoever runs the block reads what it gives.
-        read = {name for inner in steps for name in inner.names}
-        made = {*given, *(name for inner in steps for name in inner.outputs)}
-        return Block(given, outputs, with_frees(steps, (read - made) | set(outputs)))
+        return replace(made, steps=with_frees(steps, made.reads | set(outputs)))
 
     def _own(self, step: Step, parameter: str, value: Any) -> str:
         """Note a value that is written in place, as iOS 16's compressed weights keep theirs, as a constant."""

@@ -59,10 +59,18 @@ def sizes_of(message: Any) -> tuple[tuple[tuple[int, int | None], tuple[int, int
     if flexible == "enumeratedSizes":
         return tuple(((each.height, each.height), (each.width, each.width)) for each in message.enumeratedSizes.sizes)
     if flexible == "imageSizeRange":
-        spans = message.imageSizeRange.heightRange, message.imageSizeRange.widthRange
-        height, width = ((span.lowerBound, None if span.upperBound < 0 else span.upperBound) for span in spans)
-        return ((height, width),)
+        return ((span_of(message.imageSizeRange.heightRange), span_of(message.imageSizeRange.widthRange)),)
     return (((message.height, message.height), (message.width, message.width)),)
+
+
+def span_of(message: Any) -> tuple[int, int | None]:
+    """Return the bounds of a SizeRange message; an upper bound of -1 is none."""
+    return message.lowerBound, None if message.upperBound < 0 else message.upperBound
+
+
+def span_text(low: int, high: int | None) -> str:
+    """Return bounds in words: 3, 3…8 or, without an upper one, 3…"""
+    return str(low) if low == high else f"{low}…{high or ''}"
 
 
 def fits(kind: TensorType, colour: str) -> bool:

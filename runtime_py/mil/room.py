@@ -12,7 +12,7 @@ import numpy as np
 from lorarar.errors import InputError
 from runtime_py.mil.graph import Step
 from runtime_py.mil.ops.elementwise import TWO_ARRAYS
-from runtime_py.mil.ops.places import padding
+from runtime_py.mil.ops.places import padding, per_axis
 from runtime_py.mil.values import TensorType
 
 Sizes = tuple[int, ...]
@@ -87,8 +87,7 @@ def _conv(
     x: Any, weight: Any, strides: Any = None, pad_type: str = "valid", pad: Any = None, dilations: Any = None, **_: Any
 ) -> Sizes:
     kernel = np.shape(weight)[2:]
-    steps = [1] * len(kernel) if strides is None else _numbers(strides)
-    spread = [1] * len(kernel) if dilations is None else _numbers(dilations)
+    steps, spread = per_axis(strides, kernel), per_axis(dilations, kernel)
     reach = [(size - 1) * wide + 1 for size, wide in zip(kernel, spread, strict=True)]
     edges = padding(pad_type, pad, np.shape(x)[2:], reach, steps)
     axes = zip(np.shape(x)[2:], edges, reach, steps, strict=True)
@@ -162,8 +161,7 @@ def _padded(
 def _spread(x: Any, weight: Any, strides: Any = None, dilations: Any = None, **_: Any) -> Sizes:
     """The full result of a transposed convolution, before its edges are cut off."""
     kernel = np.shape(weight)[2:]
-    steps = [1] * len(kernel) if strides is None else _numbers(strides)
-    wide = [1] * len(kernel) if dilations is None else _numbers(dilations)
+    steps, wide = per_axis(strides, kernel), per_axis(dilations, kernel)
     axes = zip(np.shape(x)[2:], kernel, steps, wide, strict=True)
     return len(x), np.shape(weight)[1], *((size - 1) * step + (width - 1) * gap + 1 for size, width, step, gap in axes)
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lorarar.errors import InputError
+from runtime_py.mil.features import allowed_shapes, shapes_text
 from runtime_py.mil.graph import operations
-from runtime_py.mil.images import COLOURS, sizes_of
+from runtime_py.mil.images import COLOURS, sizes_of, span_text
 from runtime_py.mil.ops import OPS
 from runtime_py.mil.package import Package
 from runtime_py.mil.values import ARRAY_TYPES, TensorType, tensor_type
@@ -66,11 +67,13 @@ def feature_text(feature: Any) -> str:
     """Return a FeatureType message in words."""
     which = feature.WhichOneof("Type")
     if which == "imageType":
-        sizes = " or ".join(f"{_span(*width)}×{_span(*height)}" for height, width in sizes_of(feature.imageType))
+        sizes = " or ".join(
+            f"{span_text(*width)}×{span_text(*height)}" for height, width in sizes_of(feature.imageType)
+        )
         return f"image {COLOURS.get(feature.imageType.colorSpace, '?')} {sizes}"
     if which in ("multiArrayType", "stateType"):
         array = feature.multiArrayType if which == "multiArrayType" else feature.stateType.arrayType
-        return f"{ARRAY_TYPES.get(array.dataType, '?')} {_shapes(array)}" + (
+        return f"{ARRAY_TYPES.get(array.dataType, '?')} {shapes_text(allowed_shapes(array))}" + (
             ", may be left out" if feature.isOptional else ""
         )
     if which == "dictionaryType":
@@ -128,19 +131,3 @@ def _constants(spec: Any) -> Iterator[Any]:
             yield from (value for name, value in operation.attributes.items() if name != "name")
             for argument in operation.inputs.values():
                 yield from (each.value for each in argument.arguments if each.WhichOneof("binding") == "value")
-
-
-def _shapes(array: Any) -> str:
-    flexible = array.WhichOneof("ShapeFlexibility")
-    if flexible == "enumeratedShapes":
-        return " or ".join(str(list(each.shape)) for each in array.enumeratedShapes.shapes)
-    if flexible == "shapeRange":
-        spans = (
-            (each.lowerBound, None if each.upperBound < 0 else each.upperBound) for each in array.shapeRange.sizeRanges
-        )
-        return "[" + ", ".join(_span(*span) for span in spans) + "]"
-    return str(list(array.shape))
-
-
-def _span(low: int, high: int | None) -> str:
-    return str(low) if low == high else f"{low}…{high or ''}"

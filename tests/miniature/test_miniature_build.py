@@ -31,7 +31,7 @@ from lorarar.training.hyper_settings import HyperSettings, default_hyper_setting
 from lorarar.training.settings import LoraSettings, default_settings
 from miniature import population as population_module
 from miniature import stages
-from miniature.base import BATCH, BaseLoss, Captioned, tokenize
+from miniature.base import BATCH, BaseLoss, Captioned, encode, tokenize
 from miniature.build import STAGES, build
 from miniature.card import stage_commands
 from miniature.catalogue import CATALOGUE, near_catalogue
@@ -104,7 +104,7 @@ def test_captions_kept_from_the_finished_text_encoders_are_what_those_say() -> N
     loss = BaseLoss(pipeline, data, 5)
     first = loss.text(rows)
     with torch.no_grad():
-        said = loss._encode(data.tokens[rows])
+        said = encode(pipeline, data.tokens[rows])
     for have, want in zip(first, said, strict=True):
         assert not have.requires_grad
         torch.testing.assert_close(have.float(), want, rtol=0.02, atol=0.02)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from runtime_py.mil.ops.normalization import softmax
-from runtime_py.mil.ops.places import Edges, edges_of, padding
+from runtime_py.mil.ops.places import Edges, edges_of, padding, per_axis
 
 Array = np.ndarray
 Flag = np.ndarray | bool
@@ -77,7 +77,7 @@ def conv(
 ) -> Array:
     """Convolve (N, C, *D) with (C_out, C/groups, *K) over any number of spatial axes."""
     kernel = weight.shape[2:]
-    steps, spread = _per_axis(strides, kernel), _per_axis(dilations, kernel)
+    steps, spread = per_axis(strides, kernel), per_axis(dilations, kernel)
     reach = [(size - 1) * wide + 1 for size, wide in zip(kernel, spread, strict=True)]
     edges = padding(pad_type, pad, x.shape[2:], reach, steps)
     count = int(groups)
@@ -184,7 +184,7 @@ def conv_transpose(
 ) -> Array:
     """Return conv's gradient: every value of (N, C, *D) spreads a filter of (C, C_out/groups, *K) over the output."""
     kernel, sizes, count = weight.shape[2:], x.shape[2:], int(groups)
-    steps, spread = _per_axis(strides, kernel), _per_axis(dilations, kernel)
+    steps, spread = per_axis(strides, kernel), per_axis(dilations, kernel)
     axes = list(zip(sizes, kernel, steps, spread, strict=True))
     full = [(size - 1) * step + (width - 1) * wide + 1 for size, width, step, wide in axes]
     filters = weight.reshape(count, x.shape[1] // count, -1).swapaxes(1, 2)
@@ -217,7 +217,3 @@ def _crop(
         starts = [before for before, _ in edges]
         keeps = [want or size - sum(edge) for want, size, edge in zip(wanted, full, edges, strict=True)]
     return [slice(start, start + keep) for start, keep in zip(starts, keeps, strict=True)]
-
-
-def _per_axis(values: Array | None, kernel: tuple[int, ...]) -> list[int]:
-    return [1] * len(kernel) if values is None else [int(value) for value in values]

@@ -12,6 +12,11 @@ Array = np.ndarray
 Edges = list[tuple[int, int]]
 
 
+def per_axis(values: Array | None, kernel: Sequence[int]) -> list[int]:
+    """Return strides or dilations, 1 on every axis of a kernel where none are given."""
+    return [1] * len(kernel) if values is None else [int(value) for value in values]
+
+
 def edges_of(pad_type: str, pad: Array | None, axes: int) -> Edges:
     """Return the `valid` or `custom` padding before and after each spatial axis."""
     widths = [0] * (2 * axes) if pad is None or pad_type == "valid" else [int(width) for width in pad]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 
 import numpy as np
 
-from runtime_py.mil.ops.places import padding
+from runtime_py.mil.ops.places import padding, per_axis
 
 Array = np.ndarray
 Flag = np.ndarray | bool
@@ -64,7 +64,7 @@ class _Windows:
         self, x: Array, kernel: Array, strides: Array | None, pad_type: str, pad: Array | None, ceil_mode: Flag
     ) -> None:
         self.x, self.kernel = x, [int(size) for size in kernel]
-        self.steps = [1] * len(self.kernel) if strides is None else [int(step) for step in strides]
+        self.steps = per_axis(strides, self.kernel)
         sizes = x.shape[2:]
         if len(sizes) != len(self.kernel) or min(self.kernel, default=0) < 1 or min(self.steps, default=0) < 1:
             raise ValueError(f"windows of {self.kernel} by steps of {self.steps} do not fit {len(sizes)} spatial axes")
@@ -84,11 +84,11 @@ class _Windows:
         for at in product(*map(range, self.kernel)):
             yield padded[:, :, *self._places(at)]
 
-    def total(self, of: object) -> Array:
+    def total(self, of: Callable[[Array], Array]) -> Array:
         """Sum up every window's values after a function of arrays."""
         result = np.zeros(self.shape, np.float64)
         for tap in self.taps(0.0):
-            result += of(tap)  # type: ignore[operator]
+            result += of(tap)
         return result
 
     def counts(self, with_padding: bool) -> Array:
