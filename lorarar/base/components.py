@@ -186,7 +186,7 @@ def predict(
 
 
 def target(
-    components: Components,
+    components: Denoiser,
     latents: Float[Tensor, "b c y x"],
     noise: Float[Tensor, "b c y x"],
     timesteps: Int[Tensor, " b"],
@@ -197,4 +197,4 @@ def target(
         return noise
     if kind == "v_prediction":
         return components.noise.get_velocity(latents, noise, timesteps)
-    raise InputError(f"{components.base}: its scheduler predicts {kind!r}; epsilon and v_prediction can be trained")
+    raise InputError(f"the base's scheduler predicts {kind!r}; epsilon and v_prediction can be trained")

@@ -44,6 +44,12 @@ def parser() -> Parser:
     add("--resolution", type=int, metavar="PIXELS", help="side of the images (default: the dataset's)")
     add("--untrained", action="store_true", help="a named base with random weights: a dry run only")
     add_settings(made, default_hyper_settings("sdxl"), {MINIATURE: default_hyper_settings(MINIATURE)})
+    add(
+        "--joint-images",
+        type=Path,
+        metavar="DIR",
+        help="images of pairs for the joint term, in folders CONTENT--STYLE as evaluate writes them",
+    )
     add("--state", type=Path, metavar="FILE", help="write the state there, and go on from it when it exists")
     add("--state-every", type=int, metavar="N", help=f"steps between states (default {DEFAULT_EVERY})")
     add("-o", "--out", type=Path, required=True, metavar="FILE", help="the .safetensors checkpoint")
@@ -57,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     dataset.split(args.split)
     process = process_state()
     # Later than the cheap checks, and not needed for --help: the trainer imports torch.
+    from lorarar.training.joint import check_joint_images
     from lorarar.training.trainer import load_inputs, train_predictor
 
     defaults = with_fastest_precision(default_hyper_settings(args.base), process)
@@ -65,11 +72,12 @@ def run(args: argparse.Namespace) -> int:
         args.warmup = defaults.warmup * max(0, args.steps) // defaults.steps
     settings = given_settings(args, defaults)
     settings.check_processes(process.num_processes)
+    check_joint_images(settings.loss.joint, args.joint_images)
     resolution = args.resolution or dataset.resolution
     loading = BaseLoading.of(args.base, process, settings.mixed_precision, resolution, args.untrained)
     watch = Stopwatch()
     with watch.stage("load"):
-        inputs = load_inputs(loading, dataset, args.split, settings)
+        inputs = load_inputs(loading, dataset, args.split, settings, args.joint_images)
     losses = {"train": float("nan"), "validation": float("nan")}
     with watch.stage("train"), progress("training", settings.steps, hidden=not process.is_main_process) as update:
 
@@ -98,6 +106,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("constant coefficients have no hidden layer; leave `hidden` out")
     if args.regulariser == "none" and args.weight is not None:
         raise InputError("without a regulariser there is nothing to weigh; leave `weight` out")
+    if args.joint in (None, "none") and args.joint_weight is not None:
+        raise InputError("without a joint term there is nothing to weigh; leave `joint_weight` out, or give `joint`")
 
 
 def _rows(
@@ -107,6 +117,8 @@ def _rows(
     history, record, loss = trained.history, trained.record, settings.loss
     count = sum(parameter.numel() for parameter in trained.predictor.parameters())
     terms = f"{loss.distance}, λ {loss.weight:g} × {loss.regulariser}" if loss.regulariser != "none" else loss.distance
+    if loss.joint != "none":
+        terms += f" + {loss.joint_weight:g} × joint ({loss.joint})"
     rows = [
         ("base", f"{args.base}, {settings.mixed_precision} mixed precision, {process.num_processes} processes"),
         ("pairs", f"{record['pairs']} of {record['dataset']}, split {args.split}, {settings.batch_pairs} a step"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from lorarar.evaluation.results import MergeFacts
 from lorarar.files import atomic_file, package_schema, read_json
 from lorarar.merging.klora import OnStep
 from lorarar.toolchains import quiet_toolchains
+from lorarar.training.dataset import pair_folder, safe_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -112,12 +112,6 @@ def image_seeds(seed: int, content: str, style: str, images: int) -> list[int]:
     ]
 
 
-def safe_name(name: str) -> str:
-    """Return a dataset's name as a folder's: odd characters become `_`, and a few digits keep two such names apart."""
-    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".")
-    return plain if plain == name else f"{plain or '_'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
-
-
 def digest_of(facts: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a JSON object."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
@@ -138,7 +132,7 @@ class PairFolder:
     @classmethod
     def of(cls, run: Path, method: str, content: str, style: str, facts: Mapping[str, Any]) -> PairFolder:
         """Return the folder of a pair in a run. Raises InputError when it holds images of other settings."""
-        place = cls(run / "images" / safe_name(method) / f"{safe_name(content)}--{safe_name(style)}", facts)
+        place = cls(pair_folder(run / "images" / safe_name(method), content, style), facts)
         kept = place._kept()
         if kept is not None and kept["digest"] != digest_of(facts):
             old = kept["facts"]

@@ -6,6 +6,8 @@ reference images and one LoRA file, which need not exist yet: `lorarar train-lor
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +103,17 @@ class Dataset:
 def merged_prompt(content: Content, style: Style) -> str:
     """Return the prompt of a merge: the content's words in the style's (paper, appendix A1.3)."""
     return f"{content.prompt} in {style.description} style"
+
+
+def pair_folder(folder: Path, content: str, style: str) -> Path:
+    """Return where a pair's images lie among those of many pairs."""
+    return folder / f"{safe_name(content)}--{safe_name(style)}"
+
+
+def safe_name(name: str) -> str:
+    """Return a dataset's name as a folder's: odd characters become `_`, and a few digits keep two such names apart."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".")
+    return plain if plain == name else f"{plain or '_'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def read_dataset(folder: Path) -> Dataset:

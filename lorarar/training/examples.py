@@ -85,6 +85,14 @@ def seeded_generator(seed: int, stream: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state))
 
 
+def encode_files(components: Components, images: Sequence[Path], flip: bool = False) -> Float[Tensor, "n c y x"]:
+    """Encode image files as latents, the posterior's mode; `flip` adds their mirror images."""
+    pixels = torch.stack([load_image(path, components.resolution) for path in images])
+    if flip:
+        pixels = torch.cat([pixels, pixels.flip(-1)])
+    return torch.cat([encode_images(components, part) for part in pixels.split(ENCODED_AT_ONCE)])
+
+
 def encode_concepts(components: Components, concepts: Sequence[Reference], flip: bool = False) -> Examples:
     """Encode every image and prompt once. A latent is the posterior's mode; `flip` adds the images' mirror images.
 
@@ -96,10 +104,6 @@ def encode_concepts(components: Components, concepts: Sequence[Reference], flip:
             raise InputError(f"there are no images for {concept.prompt!r}; give at least one")
         if not concept.prompt.strip():
             raise InputError("the prompt is empty; give one, such as 'a sks dog'")
-        images = torch.stack([load_image(path, components.resolution) for path in concept.images])
-        if flip:
-            images = torch.cat([images, images.flip(-1)])
-        parts = [encode_images(components, part) for part in images.split(ENCODED_AT_ONCE)]
-        latents.append(torch.cat(parts))
+        latents.append(encode_files(components, concept.images, flip))
     prompts = [concept.prompt for concept in concepts]
     return Examples(tuple(latents), encode_prompts(components, prompts), zlib.crc32("\n".join(prompts).encode()))

@@ -19,7 +19,7 @@ CURVES = ("train", "validation")
 
 @dataclass(frozen=True)
 class HistoryRow:
-    """The terms of Eq. 3 after `step` steps, of a batch or the validation draw; `orthogonality` is without λ."""
+    """The terms of the loss after `step` steps, of a batch or the validation draw; `orthogonality` is without λ."""
 
     part: str  # a name of CURVES
     step: int
@@ -27,6 +27,7 @@ class HistoryRow:
     content: float
     style: float
     orthogonality: float
+    joint: float  # without its weight; 0 where there is none
     learning_rate: float  # 0 for validation
 
 
@@ -49,7 +50,7 @@ class History:
         rows = self.part("validation")
         if not rows:
             return {}
-        names = ("step", "total", "content", "style", "orthogonality")
+        names = ("step", "total", "content", "style", "orthogonality", "joint")
         picked = {"first": rows[0], "best": min(rows, key=lambda row: row.total), "last": rows[-1]}
         found = {key: {name: getattr(row, name) for name in names} for key, row in picked.items()}
         return found | {"references": dict(self.references)}
@@ -96,11 +97,13 @@ class History:
             middle.plot(places, [row.content for row in validation], color="C1", label="content, validation")
             middle.plot(places, [row.style for row in validation], color="C2", label="style, validation")
             right.plot(places, [row.orthogonality for row in validation], color="C3", label="validation")
+            if any(row.joint for row in validation):
+                middle.plot(places, [row.joint for row in validation], color="C4", label="joint, validation")
         else:
             middle.plot(*_smoothed(train, [row.content for row in train]), color="C1", label="content, training")
             middle.plot(*_smoothed(train, [row.style for row in train]), color="C2", label="style, training")
         right.plot(*_smoothed(train, [row.orthogonality for row in train]), color="0.7", label="training, smoothed")
-        titles = ("distance to the two LoRAs (Eq. 3)", "content and style", "|m_c · m_s|, without λ")
+        titles = ("distance to the two LoRAs (Eq. 3)", "content, style, joint", "|m_c · m_s|, without λ")
         for axes, title in zip((left, middle, right), titles, strict=True):
             axes.set(title=title, xlabel="step")
             axes.legend(frameon=False)

@@ -22,6 +22,11 @@ REGULARISERS = {
     "cosine": "|cos(m_c, m_s)| summed over the layers, as the paper's released code has it",
     "none": "no term",
 }
+JOINTS = {
+    "none": "Eq. 3 as the paper has it",
+    "composed": "the two LoRAs' own predictions put together, ε_c + ε_s − ε",
+    "images": "images of the training pairs, of `joint_images`",
+}
 PREDICTORS = ("hypernetwork", "constant")
 SCHEDULES = ("constant", "cosine")
 KEEPS = ("best", "last")
@@ -34,6 +39,8 @@ class LossSettings:
     distance: str = setting("mse", "distance of the UNet's outputs; l2 is the norm of Eq. 3", choices=DISTANCES)
     regulariser: str = setting("dot", "form of the term |m_c·m_s| that keeps the two apart", choices=REGULARISERS)
     weight: float = setting(0.01, "weight λ of that term", metavar="X", flag="lambda")
+    joint: str = setting("none", "what the merge is to say of the merged prompt (not in the paper)", choices=JOINTS)
+    joint_weight: float = setting(1.0, "weight of the joint term", metavar="X")
 
     def __post_init__(self) -> None:
         """Refuse unknown forms and a λ that is no number of 0 or more."""
@@ -41,6 +48,8 @@ class LossSettings:
         check_choice(REGULARISERS, regulariser=self.regulariser)
         if not (math.isfinite(self.weight) and self.weight >= 0):
             raise InputError(f"`weight` is {self.weight}; give a number of 0 or more, the paper's is 0.01")
+        check_choice(JOINTS, joint=self.joint)
+        check_positive(1.0, joint_weight=self.joint_weight)
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,8 @@ class ZipSettings:
         """Refuse values that no optimisation can have."""
         check_at_least(1, steps=self.steps, batch_pairs=self.batch_pairs, accumulation=self.accumulation)
         check_shares(1, self.accumulation, batch_pairs=self.batch_pairs)
+        if self.loss.joint != "none":
+            raise InputError(f"ZipLoRA's loss has no joint term, and `joint` is {self.loss.joint!r}; give none")
         check_positive(0.01, learning_rate=self.learning_rate)
         check_seed(self.seed)
         check_choice(PRECISIONS, mixed_precision=self.mixed_precision)

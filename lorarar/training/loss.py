@@ -2,7 +2,8 @@
 
 L = ‖(D⊕L_m)(x_c, p_c) − (D⊕L_c)(x_c, p_c)‖ + ‖(D⊕L_m)(x_s, p_s) − (D⊕L_s)(x_s, p_s)‖ + λ|m_c·m_s|
 
-Two passes of the UNet for any number of pairs: one with each row's own LoRA and no gradient, one with the merges.
+Two passes of the UNet for any number of pairs: one with each row's own LoRA and no gradient, one with the merges. A
+joint term (lorarar.training.joint), which the paper does not have, can be added.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from lorarar.base.attach import attached
@@ -22,6 +23,7 @@ from lorarar.base.components import Condition, predict
 from lorarar.layout import Layout
 from lorarar.training.bank import Coefficients, Pack, alternating_factors, merged_factors
 from lorarar.training.hyper_settings import LossSettings
+from lorarar.training.joint import JointBatch
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -33,16 +35,20 @@ class PairBatch:
     latents: Float[Tensor, "rows c y x"]
     timesteps: Int[Tensor, " rows"]
     condition: Condition
+    joint: JointBatch | None = None
 
 
 @dataclass(frozen=True)
 class Loss:
-    """The terms of Eq. 3, each a mean over the pairs; `orthogonality` is without λ. `total` alone has a gradient."""
+    """The terms of Eq. 3, each a mean over the pairs, and the joint one; `orthogonality` is without λ, `joint` without
+    its weight. `total` alone has a gradient.
+    """
 
     total: Float[Tensor, ""]
     content: Float[Tensor, ""]
     style: Float[Tensor, ""]
     orthogonality: Float[Tensor, ""]
+    joint: Float[Tensor, ""]
 
 
 @contextmanager
@@ -61,18 +67,40 @@ def merging_loss(
     taken in fp32 or better.
     """
     content, style = loras
-    with torch.no_grad(), attached(unet, alternating_factors(layout, content, style)), autocast():
-        goal = predict(unet, batch.latents, batch.timesteps, batch.condition)
+    joint = batch.joint
+    with torch.no_grad(), autocast():
+        with attached(unet, alternating_factors(layout, content, style)):
+            goal = predict(unet, batch.latents, batch.timesteps, batch.condition)
+        if joint is not None:
+            goal = _beside(goal, joint.answer(unet, layout, loras))
+    latents, timesteps, condition = (batch.latents, batch.timesteps, batch.condition) if joint is None else _all(batch)
     with attached(unet, merged_factors(layout, content, style, coefficients)):
         with autocast():
-            have = predict(unet, batch.latents, batch.timesteps, batch.condition)
+            have = predict(unet, latents, timesteps, condition)
         have, goal = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in (have, goal))
-        terms = distances(have, goal, settings.distance)
-        of_content, of_style = terms[0::2].mean(), terms[1::2].mean()
+        terms = distances(have, goal, settings.distance).unflatten(0, (-1, 2 if joint is None else 3))
+        of_content, of_style = terms[:, 0].mean(), terms[:, 1].mean()
         term = orthogonality(coefficients.learned, settings.regulariser)
-        term = of_content.new_zeros(()) if term is None else term
-        total = of_content + of_style + settings.weight * term
-        yield Loss(total, of_content.detach(), of_style.detach(), term.detach())
+        zero = of_content.new_zeros(())
+        term, of_joint = zero if term is None else term, zero
+        if joint is not None:
+            of_joint = (terms[:, 2] if joint.known is None else terms[:, 2] * joint.known).mean()
+        total = of_content + of_style + settings.weight * term + settings.joint_weight * of_joint
+        yield Loss(total, of_content.detach(), of_style.detach(), term.detach(), of_joint.detach())
+
+
+def _beside(pairs: Shaped[Tensor, "rows ..."], joint: Shaped[Tensor, "p ..."]) -> Shaped[Tensor, "all ..."]:
+    """Put each pair's joint row behind its two: rows that share a merge have to follow each other."""
+    return torch.cat([pairs.unflatten(0, (-1, 2)), joint[:, None].to(pairs.dtype)], dim=1).flatten(0, 1)
+
+
+def _all(batch: PairBatch) -> tuple[Tensor, Tensor, Condition]:
+    """Return the latents, timesteps and conditions of three rows a pair: content, style, joint."""
+    joint = batch.joint
+    assert joint is not None
+    told = zip(vars(batch.condition).values(), vars(joint.condition).values(), strict=True)
+    condition = Condition(*(_beside(pairs, rows) for pairs, rows in told))
+    return _beside(batch.latents, joint.latents), _beside(batch.timesteps, joint.timesteps), condition
 
 
 def distances(

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lorarar.base.components import Components, Condition, Denoiser
+from lorarar.base.components import Components, Denoiser, target
 from lorarar.errors import InputError
 from lorarar.layout import Layout
 from lorarar.lora import LoRA, read_lora
 from lorarar.training.bank import LoraBank, Pack
 from lorarar.training.dataset import Content, Dataset, Style
 from lorarar.training.examples import Examples, Reference, encode_concepts, seeded_generator
+from lorarar.training.joint import JointBatch, JointData, load_joint, together
 from lorarar.training.loss import PairBatch
 
 # Streams of random numbers: one for each use of a seed, so that none repeats another's draws.
@@ -34,18 +36,22 @@ class RoleData:
 
 @dataclass(frozen=True)
 class Draw:
-    """The rows of a step: pairs (content, style), an image of each, their noise and timesteps."""
+    """The rows of a step: pairs (content, style), an image of each, their noise and timesteps; the joint term's own."""
 
     pairs: tuple[tuple[int, int], ...]
     images: Float[Tensor, "rows 2"]  # in [0, 1): which of the images, for content and style
     noise: Float[Tensor, "rows 2 c y x"]
     timesteps: Int[Tensor, "rows 2"]
+    joint_images: Float[Tensor, " rows"]
+    joint_noise: Float[Tensor, "rows c y x"]
+    joint_timesteps: Int[Tensor, " rows"]
 
     def take(self, rows: Sequence[int]) -> Draw:
         """Return some of the rows."""
         index = torch.tensor(rows, dtype=torch.long)
         pairs = tuple(self.pairs[row] for row in rows)
-        return Draw(pairs, self.images[index], self.noise[index], self.timesteps[index])
+        tensors = (value[index] for name, value in vars(self).items() if name != "pairs")
+        return Draw(pairs, *tensors)
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class PairData:
     contents: RoleData
     styles: RoleData
     pairs: tuple[tuple[int, int], ...]
+    joint: JointData | None = None
 
     def draw(self, step: int, count: int, seed: int, timesteps: int) -> Draw:
         """Draw the whole batch of a step, by seed and step alone; `timesteps` is the length of the noise schedule.
@@ -65,7 +72,7 @@ class PairData:
         generator = seeded_generator(seed, _STEPS, step)
         chosen = torch.randint(len(self.pairs), (count,), generator=generator)
         times = torch.randint(timesteps, (count, 2), generator=generator)
-        return self._draw([self.pairs[i] for i in chosen.tolist()], times, generator)
+        return self._draw([self.pairs[i] for i in chosen.tolist()], times, timesteps, generator)
 
     def validation(self, draws: int, seed: int, timesteps: int) -> Draw:
         """Draw a fixed batch: every pair at `draws` timesteps, one from each equal part of the schedule."""
@@ -73,13 +80,25 @@ class PairData:
         pairs = [pair for pair in self.pairs for _ in range(draws)]
         parts = torch.arange(draws).repeat(len(self.pairs))[:, None]
         shares = (parts + torch.rand((len(pairs), 2), generator=generator)) / draws
-        return self._draw(pairs, (shares * timesteps).long().clamp(max=timesteps - 1), generator)
+        return self._draw(pairs, (shares * timesteps).long().clamp(max=timesteps - 1), timesteps, generator)
 
-    def _draw(self, pairs: Sequence[tuple[int, int]], times: Int[Tensor, "rows 2"], generator: torch.Generator) -> Draw:
-        shape = self.contents.examples.latents[0].shape[1:]
-        images = torch.rand((len(pairs), 2), generator=generator)
-        noise = torch.randn((len(pairs), 2, *shape), generator=generator)
-        return Draw(tuple(pairs), images, noise, times)
+    def _draw(
+        self,
+        pairs: Sequence[tuple[int, int]],
+        times: Int[Tensor, "rows 2"],
+        timesteps: int,
+        generator: torch.Generator,
+    ) -> Draw:
+        shape, rows = self.contents.examples.latents[0].shape[1:], len(pairs)
+        images = torch.rand((rows, 2), generator=generator)
+        noise = torch.randn((rows, 2, *shape), generator=generator)
+        # Drawn last: the other draws are the same with a joint term and without.
+        joint = (
+            torch.rand(rows, generator=generator),
+            torch.randn((rows, *shape), generator=generator),
+            torch.randint(timesteps, (rows,), generator=generator),
+        )
+        return Draw(tuple(pairs), images, noise, times, *joint)
 
     def batch(self, components: Denoiser, draw: Draw) -> tuple[PairBatch, tuple[Pack, Pack]]:
         """Return the noised examples of a draw, content and style rows in turn, and the pairs' LoRAs; on the device."""
@@ -97,8 +116,35 @@ class PairData:
             self.contents.bank.take([content for content, _ in draw.pairs], device),
             self.styles.bank.take([style for _, style in draw.pairs], device),
         )
-        told = (torch.cat([getattr(row, item.name) for row in conditions]) for item in fields(Condition))
-        return PairBatch(noised, times, Condition(*told)), packs
+        return PairBatch(noised, times, together(conditions), self._joint(components, draw)), packs
+
+    def _joint(self, components: Denoiser, draw: Draw) -> JointBatch | None:
+        """Return the joint rows of a draw: images of the pairs, or the content's and the style's in turn by chance."""
+        joint, device = self.joint, components.device
+        if joint is None:
+            return None
+        times, noise = draw.joint_timesteps.to(device), draw.joint_noise.to(device)
+        places = draw.joint_images.tolist()
+        if joint.of_images:
+            known = torch.tensor([float(pair in joint.latents) for pair in draw.pairs], device=device)
+            nothing = torch.zeros((1, *noise.shape[1:]))
+            images = [joint.latents.get(pair, nothing) for pair in draw.pairs]
+        else:
+            sides = ((self.contents, self.styles)[int(place * 2)].examples.latents for place in places)
+            images = [side[pair[int(place * 2)]] for side, pair, place in zip(sides, draw.pairs, places, strict=True)]
+            places = [place * 2 % 1 for place in places]
+        clean = torch.stack([of[int(place * len(of))].to(device) for of, place in zip(images, places, strict=True)])
+        noised = components.noise.add_noise(clean, noise, times)
+        condition = together([joint.merged[pair] for pair in draw.pairs]).to(device)
+        if joint.of_images:
+            return JointBatch(noised, times, condition, target(components, clean, noise, times), known)
+        own = [
+            self.contents.examples.condition.take(torch.tensor([content], device=device)) for content, _ in draw.pairs
+        ]
+        styled = [joint.styled[pair].to(device) for pair in draw.pairs]
+        apart = together([row for both in zip(own, styled, strict=True) for row in both])
+        plain = together([joint.plain[content] for content, _ in draw.pairs]).to(device)
+        return JointBatch(noised, times, condition, apart=apart, plain=plain)
 
 
 def choose_pairs(contents: int, styles: int, combinations: int | None, seed: int) -> tuple[tuple[int, int], ...]:
@@ -125,6 +171,8 @@ def load_parts(
     split: str,
     combinations: int | None = None,
     seed: int = 0,
+    joint: str = "none",
+    joint_images: Path | None = None,
 ) -> Parts:
     """Read the LoRAs of a split's training and validation parts and encode their images and prompts, once.
 
@@ -143,7 +191,8 @@ def load_parts(
         contents, styles = (
             _role(components, layout, [loras[entry.lora] for entry in role], role, rank) for role in part
         )
-        return PairData(contents, styles, choose_pairs(len(part[0]), len(part[1]), combinations, seed))
+        pairs = choose_pairs(len(part[0]), len(part[1]), combinations, seed)
+        return PairData(contents, styles, pairs, load_joint(components, joint, *part, pairs, joint_images))
 
     return Parts(data(train, combinations), data(validation, None) if all(validation) else None)
 

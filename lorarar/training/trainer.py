@@ -27,6 +27,7 @@ from lorarar.training.bank import Coefficients, Pack, constant_coefficients, pre
 from lorarar.training.dataset import Dataset
 from lorarar.training.history import History, HistoryRow
 from lorarar.training.hyper_settings import HyperSettings
+from lorarar.training.joint import check_joint_images
 from lorarar.training.launch import BaseLoading, new_accelerator
 from lorarar.training.loss import merging_loss
 from lorarar.training.pair_data import Draw, PairData, Parts, load_parts
@@ -66,14 +67,20 @@ class TrainingInputs:
     about: dict[str, Any]
 
 
-def load_inputs(loading: BaseLoading, dataset: Dataset, split: str, settings: HyperSettings) -> TrainingInputs:
+def load_inputs(
+    loading: BaseLoading, dataset: Dataset, split: str, settings: HyperSettings, joint_images: Path | None = None
+) -> TrainingInputs:
     """Load a base and the LoRAs and examples of a dataset's split. Raises InputError as `load_parts`, and for a base
     that can't be had.
     """
+    joint = settings.loss.joint
+    check_joint_images(joint, joint_images)
     components = loading.load()
     layout = unet_layout(components.unet, base_name(components))
-    parts = load_parts(components, layout, dataset, split, settings.combinations, settings.seed)
+    parts = load_parts(components, layout, dataset, split, settings.combinations, settings.seed, joint, joint_images)
     about = {"base": layout.base, "dataset": dataset.name, "split": split, "untrained_base": loading.untrained}
+    if parts.train.joint is not None and parts.train.joint.of_images:
+        about["joint_pairs"] = len(parts.train.joint.latents)
     return TrainingInputs(components, layout, parts, about)
 
 
@@ -192,7 +199,7 @@ class _Training:
         passes, processes = settings.accumulation, accelerator.num_processes
         share = settings.batch_pairs // (passes * processes)
         whole = self.parts.train.draw(number, settings.batch_pairs, settings.seed, self.timesteps)
-        terms = torch.zeros(4, device=self.components.device)
+        terms = torch.zeros(5, device=self.components.device)
         rate = settings.rate(number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -203,15 +210,15 @@ class _Training:
         self._average_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        total, content, style, term = accelerator.reduce(terms, reduction="mean").tolist()
-        return HistoryRow("train", number + 1, total, content, style, term, rate)
+        total, content, style, term, joint = accelerator.reduce(terms, reduction="mean").tolist()
+        return HistoryRow("train", number + 1, total, content, style, term, joint, rate)
 
     def validate(self, step: int, on_row: OnRow) -> None:
         """Take the loss on the fixed validation draw, if any, and keep the weights with the lowest one aside."""
         if self.parts.validation is None or any(row.step == step for row in self.history.part("validation")):
             return
-        total, content, style, term = self._validation_terms(self._predict)
-        row = HistoryRow("validation", step, total, content, style, term, 0.0)
+        total, content, style, term, joint = self._validation_terms(self._predict)
+        row = HistoryRow("validation", step, total, content, style, term, joint, 0.0)
         self.history.rows.append(row)
         if row.total < self.best_total:
             self.best_total = row.total
@@ -226,7 +233,7 @@ class _Training:
         found = {}
         for name, value in REFERENCES.items():
             constant = constant_coefficients(self.layout, value, like)
-            _, content, style, _ = self._validation_terms(lambda one, other, constant=constant: constant)  # type: ignore[misc]
+            _, content, style, *_ = self._validation_terms(lambda one, other, constant=constant: constant)  # type: ignore[misc]
             found[name] = content + style
         return found
 
@@ -240,21 +247,21 @@ class _Training:
         whole = data.validation(settings.validation_draws, settings.seed, self.timesteps)
         at_once = max(1, settings.batch_pairs // (settings.accumulation * accelerator.num_processes))
         chunks = [range(first, min(first + at_once, len(whole.pairs))) for first in range(0, len(whole.pairs), at_once)]
-        terms = torch.zeros(4, device=self.components.device)
+        terms = torch.zeros(5, device=self.components.device)
         with torch.no_grad():
             for rows in chunks[accelerator.process_index :: accelerator.num_processes]:
                 terms += self._terms(data, whole.take(rows), coefficients, None) * len(rows)
         return (accelerator.reduce(terms, reduction="sum") / len(whole.pairs)).tolist()
 
     def _terms(self, data: PairData, draw: Draw, coefficients: _Coefficients, weight: float | None) -> Tensor:
-        """Return the four terms of the loss on some pairs; with a weight, add that share of its gradients."""
+        """Return the five terms of the loss on some pairs; with a weight, add that share of its gradients."""
         batch, loras = data.batch(self.components, draw)
         applied = coefficients(*loras)
         args = (self.components.unet, batch, self.layout, loras, applied, self.settings.loss)
         with merging_loss(*args, autocast=self.accelerator.autocast) as loss:
             if weight is not None:
                 self.accelerator.backward(loss.total * weight)
-        return torch.stack([loss.total.detach(), loss.content, loss.style, loss.orthogonality])
+        return torch.stack([loss.total.detach(), loss.content, loss.style, loss.orthogonality, loss.joint])
 
     def _average_gradients(self) -> None:
         """Replace the gradients by their mean over the processes, where there are several."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from lorarar.base.components import fingerprint
-from lorarar.evaluation.generate import image_seeds, safe_name
+from lorarar.evaluation.generate import image_seeds
+from lorarar.training.dataset import safe_name
 
 
 def test_seeds_are_the_pairs_own_and_grow_with_the_images() -> None:

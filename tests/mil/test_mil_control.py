@@ -12,6 +12,7 @@ from mil_builder import ct, mb, only, save, spread, types
 from lorarar.errors import InputError
 from lorarar.toolchains import quiet_toolchains
 from runtime_py.mil import OpTrace, Program
+from runtime_py.mil.ops import control
 
 ONE = {"x": np.array([3.0], np.float32)}
 SEEDS = [0.0, 1.0, 5.0, 50.0]
@@ -43,6 +44,13 @@ def test_a_loop_runs_for_as_long_as_its_condition_holds(seed: float, tmp_path: P
         value *= 2
         total += value
     assert run(tmp_path, doubled_until_100, {"x": np.array([seed], np.float32)}).tolist() == [total]
+
+
+def test_a_loop_that_never_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From -1, doubling plus one stays at -1."""
+    monkeypatch.setattr(control, "MOST_ROUNDS", 1000)
+    with pytest.raises(InputError, match=r"while_loop .* its condition still holds after 1,000 rounds; give other"):
+        run(tmp_path, doubled_until_100, {"x": np.array([-1.0], np.float32)})
 
 
 def test_a_loop_that_never_runs_gives_its_variables_back(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from mil_builder import ct, mb, save, spread
 
 from lorarar.errors import InputError
 from runtime_py.mil import Program
+from runtime_py.mil.ops import control
 
 Mutation = Callable[[Path], None]
 X = {"x": spread(2, 24).astype(np.float16)}
+MOST = 64 << 20  # bytes that a damaged program may take: it declares thousands
 MODEL, WEIGHTS = "Data/com.apple.CoreML/model.mlmodel", "Data/com.apple.CoreML/weights/weight.bin"
 
 
@@ -31,6 +34,30 @@ def build(x: Any) -> Any:
     mixed = mb.add(x=mb.matmul(x=mb.relu(x=hidden), y=small), y=x)
     parts = mb.split(x=mixed, num_splits=2, axis=1)
     return mb.concat(values=parts, axis=0)
+
+
+def build_blocks(x: Any) -> Any:
+    """A loop with a list in it, and a branch in the loop."""
+    halves = mb.mul(x=x, y=np.float16(0.5))
+    rows = mb.make_list(init_length=4, elem_shape=(2, 24), dtype="fp16")
+
+    def below(row: Any, rows: Any, total: Any) -> Any:
+        return mb.less(x=row, y=np.int32(4))
+
+    def body(row: Any, rows: Any, total: Any) -> Any:
+        even = mb.equal(x=mb.mod(x=row, y=np.int32(2)), y=np.int32(0))
+        more = mb.cond(
+            pred=even, _true_fn=lambda: mb.add(x=total, y=halves), _false_fn=lambda: mb.sub(x=total, y=np.float16(1))
+        )
+        return mb.add(x=row, y=np.int32(1)), mb.list_write(ls=rows, index=row, value=more), more
+
+    written = mb.while_loop(_cond=below, _body=body, loop_vars=(np.int32(0), rows, x))[1]
+    return mb.concat(values=[mb.list_read(ls=written, index=row) for row in range(4)], axis=0)
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("blocks") / "p.mlpackage", build_blocks, X, 18)
 
 
 @pytest.fixture(scope="module")
@@ -281,6 +308,19 @@ def check_sentence(error: InputError) -> None:
     assert ";" in text or "use one of" in text, "a sentence says what to do"
 
 
+def check_run(path: Path) -> None:
+    """Run a damaged package; it may be sound, or one sentence, and takes no more memory than it declares."""
+    tracemalloc.start()
+    try:
+        Program.open(path).run(X)
+    except InputError as error:
+        check_sentence(error)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < MOST
+
+
 @pytest.mark.parametrize("name", FATAL)
 def test_damage_is_told_in_one_sentence(name: str, sound: tuple[Path, np.ndarray], tmp_path: Path) -> None:
     path = copied(sound[0], tmp_path, FATAL[name])
@@ -300,11 +340,27 @@ def test_flipped_bits_of_the_program_never_escape(seed: int, sound: tuple[Path, 
     """A changed number in the program can be another sound program; anything else is one sentence."""
     random = np.random.default_rng(seed)
     size = (sound[0] / MODEL).stat().st_size
-    path = copied(sound[0], tmp_path, flip(MODEL, int(random.integers(size)), int(random.integers(8))))
-    try:
-        Program.open(path).run(X)
-    except InputError as error:
-        check_sentence(error)
+    check_run(copied(sound[0], tmp_path, flip(MODEL, int(random.integers(size)), int(random.integers(8)))))
+
+
+def test_the_unmutated_blocks_run(blocks: Path) -> None:
+    x = X["x"]
+    rows, total = [], x.astype(np.float32)
+    for row in range(4):
+        total = total + x * np.float32(0.5) if row % 2 == 0 else total - 1
+        rows.append(total)
+    (found,) = Program.open(blocks).run(X).values()
+    np.testing.assert_allclose(found, np.concatenate(rows), atol=4e-3)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_flipped_bits_of_loops_and_branches_never_escape(
+    seed: int, blocks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "MOST_ROUNDS", 100)
+    random = np.random.default_rng(seed)
+    size = (blocks / MODEL).stat().st_size
+    check_run(copied(blocks, tmp_path, flip(MODEL, int(random.integers(size)), int(random.integers(8)))))
 
 
 def test_a_file_or_nothing_instead_of_a_package(tmp_path: Path) -> None:

@@ -245,7 +245,10 @@ def test_the_paper_s_values_are_the_defaults() -> None:
 
 
 def test_histories_come_back_from_tensors() -> None:
-    rows = [HistoryRow("validation", 0, 0.1, 0.2, 0.3, 0.4, 0.0), HistoryRow("train", 1, 1 / 3, 0.2, 0.3, 0.4, 0.01)]
+    rows = [
+        HistoryRow("validation", 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.0),
+        HistoryRow("train", 1, 1 / 3, 0.2, 0.3, 0.4, 0.6, 0.01),
+    ]
     history = History(rows, {"direct merge, sum": 1 / 7})
     assert History.from_tensors(history.tensors()) == history
     assert History.from_tensors(History().tensors()) == History() == History.from_tensors({})

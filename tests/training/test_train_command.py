@@ -44,7 +44,10 @@ def test_the_command_writes_a_checkpoint_with_every_option_and_the_curves(
     loaded = load_predictor(tmp_path / "h.safetensors")
     assert loaded.trained and loaded.predictor.config == HypernetConfig((32, 48), 8, "sum", ("q", "out"))
     record = loaded.training
-    assert record["loss"] == {"distance": "l2", "regulariser": "cosine", "weight": 0.5}
+    assert record["loss"] == {
+        **{"distance": "l2", "regulariser": "cosine", "weight": 0.5},
+        **{"joint": "none", "joint_weight": 1.0},
+    }
     expected = {"steps": 6, "learning_rate": 0.01, "seed": 4, "dataset": "tiny", "split": "paper", "pairs": 6}
     expected |= {"base": world.base.name, "validation_pairs": 1, "kv_rule": "sum", "learned": ["q", "out"]}
     assert {name: record[name] for name in expected} == expected
@@ -94,6 +97,10 @@ def test_a_constant_checkpoint_merges(world: World, tmp_path: Path) -> None:
         (["--predictor", "oracle"], "invalid choice: 'oracle'"),
         (["--predictor", "constant"], "leave --hidden out"),
         (["--regulariser", "none", "--lambda", "1"], "leave --lambda out"),
+        (["--joint-weight", "2"], "leave --joint-weight out, or give --joint"),
+        (["--joint", "images"], "the joint term 'images' needs a folder of images; give --joint-images"),
+        (["--joint-images", "."], "the joint term 'none' takes no --joint-images; leave it out"),
+        (["--joint", "images", "--joint-images", "nowhere"], "nowhere: no such folder"),
         (["--state-every", "5"], "--state-every is for --state"),
         (["--state", "s", "--state-every", "0"], "--state-every is 0"),
         (["--initial", "nan"], "--initial is nan; give a finite number"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain, combinations
 from typing import Any
 
@@ -31,6 +32,7 @@ from lorarar.training.bank import (
     predict_coefficients,
 )
 from lorarar.training.hyper_settings import DISTANCES, REGULARISERS, LossSettings
+from lorarar.training.joint import JointBatch
 from lorarar.training.loss import PairBatch, distances, merging_loss, orthogonality
 
 ALL_SETS = list(chain.from_iterable(combinations(KINDS, size) for size in range(1, 5)))
@@ -269,7 +271,73 @@ def test_settings_out_of_range_are_refused() -> None:
         ({"regulariser": "x"}, "`regulariser` is 'x'; valid are dot, dot-sum, cosine, none"),
         ({"weight": -1.0}, "`weight` is -1.0; give a number of 0 or more"),
         ({"weight": float("nan")}, "`weight` is nan"),
+        ({"joint": "sum"}, "`joint` is 'sum'; valid are none, composed, images"),
+        ({"joint_weight": 0.0}, "`joint_weight` is 0.0; give a positive number"),
     ):
         with pytest.raises(InputError) as error:
             LossSettings(**bad)  # type: ignore[arg-type]
         assert says in str(error.value)
+
+
+def joint_batch(pairs: int, kind: str, seed: int = 7) -> JointBatch:
+    """Joint rows of random numbers; every second pair has no image."""
+    rows, apart, spare = make_batch(pairs, seed), make_batch(pairs, seed + 1), make_batch(pairs, seed + 2)
+    first = torch.arange(pairs)
+    told = (rows.latents[:pairs], rows.timesteps[:pairs], rows.condition.take(first))
+    if kind == "images":
+        return JointBatch(*told, spare.latents[:pairs], torch.tensor([1.0, 0.0] * pairs).double()[:pairs])
+    return JointBatch(*told, apart=apart.condition, plain=spare.condition.take(first))
+
+
+def dense_joint(
+    unet: Any, layout: Layout, predictor: Hypernetwork, pairs: list[tuple[LoRA, LoRA]], joint: JointBatch
+) -> Tensor:
+    """The joint term written out for each pair, on dense ΔW."""
+    rows = PairBatch(joint.latents, joint.timesteps, joint.condition)
+    terms = []
+    for number, both in enumerate(pairs):
+        deltas = [{module: dense(lora, module) for module in layout.modules} for lora in both]
+        merged = {}
+        for module in layout.modules:
+            m_c, m_s = dense_coefficients(predictor, module, deltas[0][module], deltas[1][module])
+            merged[module] = deltas[0][module] * m_c + deltas[1][module] * m_s
+        with torch.no_grad():
+            if joint.goal is not None:
+                goal = joint.goal[number : number + 1]
+            else:
+                assert joint.apart is not None and joint.plain is not None
+                alone = [
+                    run_dense(unet, replace(rows, condition=told), number, delta)
+                    for told, delta in (
+                        (joint.apart.take(torch.arange(0, 2 * len(pairs), 2)), deltas[0]),
+                        (joint.apart.take(torch.arange(1, 2 * len(pairs), 2)), deltas[1]),
+                        (joint.plain, {}),
+                    )
+                ]
+                goal = alone[0] + alone[1] - alone[2]
+        known = 1.0 if joint.known is None else float(joint.known[number])
+        terms.append(known * (run_dense(unet, rows, number, merged) - goal).square().mean())
+    return sum(terms) / len(terms)
+
+
+@pytest.mark.parametrize("kind", ["composed", "images"])
+def test_the_joint_term_is_that_of_dense_matrices(kind: str, unet: Any, layout: Layout) -> None:
+    loras = [random_lora(layout, (rank,), rank, 0.3, 0.3) for rank in (1, 3, 2)]
+    pairs, joint = [(loras[0], loras[1]), (loras[2], loras[1])], joint_batch(2, kind)
+    settings = LossSettings(weight=0.1, joint=kind, joint_weight=0.7)
+    made, reference = hypernet(), hypernet()
+    packs = [
+        LoraBank.of([pair[role] for pair in pairs], layout, 3, torch.float64).take(range(2), "cpu") for role in (0, 1)
+    ]
+    coefficients = predict_coefficients(made, layout, *packs)
+    batch = replace(make_batch(2), joint=joint)
+    with merging_loss(unet, batch, layout, (packs[0], packs[1]), coefficients, settings) as loss:
+        loss.total.backward()
+    of_joint = dense_joint(unet, layout, reference, pairs, joint)
+    want = dense_loss(unet, layout, reference, pairs, settings) + 0.7 * of_joint
+    want.backward()
+    torch.testing.assert_close(loss.joint, of_joint.detach(), rtol=1e-8, atol=0)
+    torch.testing.assert_close(loss.total.detach(), want.detach(), rtol=1e-8, atol=0)
+    for value, other in zip(made.parameters(), reference.parameters(), strict=True):
+        assert value.grad is not None and other.grad is not None
+        torch.testing.assert_close(value.grad, other.grad, rtol=1e-8, atol=1e-8 * float(other.grad.abs().max()))

@@ -10,6 +10,7 @@ import numpy as np
 
 Array = np.ndarray
 Blocks = Sequence[Callable[..., tuple[Any, ...]]]
+MOST_ROUNDS = 1_000_000  # of a loop, which is a minute or more: the loop of a damaged program may never end
 
 
 @dataclass
@@ -20,12 +21,14 @@ class State:
 
 
 def while_loop(loop_vars: list[Any], blocks: Blocks) -> tuple[Any, ...]:
-    """Run the body on the variables for as long as the condition holds of them."""
+    """Run the body on the variables while the condition holds. Raises ValueError where it seems to hold for ever."""
     condition, body = blocks
     values = tuple(loop_vars)
-    while condition(*values)[0]:
+    for _ in range(MOST_ROUNDS):
+        if not condition(*values)[0]:
+            return values
         values = body(*values)
-    return values
+    raise ValueError(f"its condition still holds after {MOST_ROUNDS:,} rounds")
 
 
 def cond(pred: Array, blocks: Blocks) -> tuple[Any, ...]:

@@ -1,0 +1,123 @@
+"""The joint term of the merging loss: what the merged LoRAs should say of the *merged* prompt.
+
+Eq. 3 (paper §3.4) asks of a merge that it says of the content's prompt what the content LoRA says, and of the style's
+prompt what the style LoRA says. A user asks for both at once. Two things can stand for the right answer there:
+
+`composed`: the two LoRAs' own predictions, put together as probabilities are that do not depend on each other,
+ε(L_c; "a sks dog") + ε(L_s; "a dog in watercolour style") − ε("a dog"). No images of pairs are needed.
+
+`images`: images of the pairs (drawn, or the best of several merges), learned from as any diffusion model learns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lorarar.base.attach import attached
+from lorarar.base.components import Components, Condition, encode_prompts, predict
+from lorarar.errors import InputError
+from lorarar.images import find_images
+from lorarar.layout import Layout
+from lorarar.training.bank import Pack, alternating_factors
+from lorarar.training.dataset import Content, Style, merged_prompt, pair_folder
+from lorarar.training.examples import encode_files
+
+PROMPTS_AT_ONCE = 32
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class JointBatch:
+    """The joint rows of p pairs: noised latents under the merged prompt, and what their answer is taken from."""
+
+    latents: Float[Tensor, "p c y x"]
+    timesteps: Int[Tensor, " p"]
+    condition: Condition
+    goal: Float[Tensor, "p c y x"] | None = None  # of `images`
+    known: Float[Tensor, " p"] | None = None  # of `images`: 1 for a pair that has some, else 0
+    apart: Condition | None = None  # of `composed`: 2p rows, content's prompt and styled class in turn
+    plain: Condition | None = None  # of `composed`: the class
+
+    def answer(self, unet: Any, layout: Layout, loras: tuple[Pack, Pack]) -> Float[Tensor, "p c y x"]:
+        """Return the goal; where it is composed, three passes without gradient make it."""
+        if self.apart is None or self.plain is None:
+            assert self.goal is not None
+            return self.goal
+        twice, times = self.latents.repeat_interleave(2, 0), self.timesteps.repeat_interleave(2)
+        with attached(unet, alternating_factors(layout, *loras)):
+            both = predict(unet, twice, times, self.apart)
+        return both[0::2] + both[1::2] - predict(unet, self.latents, self.timesteps, self.plain)
+
+
+@dataclass(frozen=True)
+class JointData:
+    """The encoded prompts of pairs, by pair, and the latents of their images where the term is `images`; on the CPU."""
+
+    merged: dict[Pair, Condition]
+    styled: dict[Pair, Condition]  # "a dog in watercolour style"; empty for `images`
+    plain: dict[int, Condition]  # "a dog" by content; empty for `images`
+    latents: dict[Pair, Float[Tensor, "_ c y x"]]  # empty for `composed`
+
+    @property
+    def of_images(self) -> bool:
+        return not self.styled
+
+
+def load_joint(
+    components: Components,
+    kind: str,
+    contents: Sequence[Content],
+    styles: Sequence[Style],
+    pairs: Sequence[Pair],
+    images: Path | None,
+) -> JointData | None:
+    """Encode what the joint term needs of some pairs; None for the kind `none`.
+
+    `images` is the folder of the pairs' images, one folder a pair as `lorarar evaluate` writes them: pairs without one
+    take no part. Raises InputError for images that can't be read.
+    """
+    if kind == "none":
+        return None
+    named = {pair: (contents[pair[0]], styles[pair[1]]) for pair in pairs}
+    merged = _encoded(components, {pair: merged_prompt(*both) for pair, both in named.items()})
+    if kind == "images":
+        assert images is not None
+        folders = {pair: pair_folder(images, content.name, style.name) for pair, (content, style) in named.items()}
+        files = {pair: find_images([folder]) for pair, folder in folders.items() if folder.is_dir()}
+        return JointData(merged, {}, {}, {pair: encode_files(components, found).cpu() for pair, found in files.items()})
+    styled = {pair: f"a {content.class_name} in {style.description} style" for pair, (content, style) in named.items()}
+    plain = {pair[0]: f"a {content.class_name}" for pair, (content, _) in named.items()}
+    return JointData(merged, _encoded(components, styled), _encoded(components, plain), {})
+
+
+def check_joint_images(kind: str, images: Path | None) -> None:
+    """Refuse a folder of images that the joint term does not take, or that is missing where it does."""
+    if (kind == "images") != (images is not None):
+        have = "needs a folder of images; give `joint_images`" if kind == "images" else "takes no `joint_images`"
+        raise InputError(f"the joint term {kind!r} {have}" + ("" if kind == "images" else "; leave it out"))
+    if images is not None and not images.is_dir():
+        raise InputError(f"{images}: no such folder; give one with a folder of images for each pair")
+
+
+def _encoded(components: Components, prompts: dict[Any, str]) -> dict[Any, Condition]:
+    """Encode prompts by key, each text once."""
+    texts = list(dict.fromkeys(prompts.values()))
+    rows: dict[str, Condition] = {}
+    for first in range(0, len(texts), PROMPTS_AT_ONCE):
+        part = texts[first : first + PROMPTS_AT_ONCE]
+        found = encode_prompts(components, part).to("cpu")
+        rows |= {text: found.take(torch.tensor([row])) for row, text in enumerate(part)}
+    return {key: rows[text] for key, text in prompts.items()}
+
+
+def together(conditions: Sequence[Condition]) -> Condition:
+    """Put the rows of several conditions under each other."""
+    return Condition(*(torch.cat([getattr(row, item.name) for row in conditions]) for item in fields(Condition)))
