@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,18 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from lorarar.files import atomic_file
-from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, SCHEMA_VERSION, SPLIT_PARTS
+from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, SCHEMA_VERSION, SPLIT_PARTS, pair_folder
 from miniature import catalogue, gallery
 from miniature.buffers import SIZE
 from miniature.catalogue import CATALOGUE, Entry, fresh_subject
+from miniature.progress import Report, counted, silent
 from miniature.scene import picture
 from miniature.styles import FAMILIES, DrawnStyle
 from miniature.subjects import describe
 
 TOKEN = "sks"  # the rare token of DreamBooth; no caption of the population has it
 REFERENCES = (4, 5, 6)  # images a subject, in turn
+DRAWN = 2  # images a pair
 
 # The paper's §A2.6, in the miniature's groups: what is trained on shares no group with what is tested on.
 MACRO_SPLITS: Mapping[str, Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -49,6 +52,24 @@ def write_wide_dataset(folder: Path, seed: int) -> Path:
     split = {side: {part: names if part == "test" else [] for part in SPLIT_PARTS} for side, names in sides.items()}
     given = (catalogue.WIDE, gallery.WIDE, {DEFAULT_SPLIT: split})
     return _write_dataset(folder, "miniature-wide", *given, (seed, 4), (seed, 5))
+
+
+def write_pairs(folder: Path, seed: int, report: Report = silent) -> Path:
+    """Draw every training subject in every training style, and the validation ones, for the merging loss's joint term.
+
+    No pair of the test is drawn. The folder has one folder a pair, as the images of an evaluation.
+    """
+    sides = {
+        part: ([name for name, entry in CATALOGUE.items() if entry.part == part], gallery.SPLIT[part])
+        for part in ("train", "validation")
+    }
+    pairs = [pair for names in sides.values() for pair in product(*names)]
+    for number, (content, style) in enumerate(counted(pairs, len(pairs), "drawing pairs", report)):
+        rng = np.random.default_rng((seed, 7, number))
+        for index in range(DRAWN):
+            image = picture(CATALOGUE[content].subject, gallery.GALLERY[style], rng)
+            _write(pair_folder(folder, content, style), f"{index:02d}.png", image)
+    return folder
 
 
 def _write_dataset(
