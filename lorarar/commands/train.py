@@ -102,8 +102,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("`state_every` is for `state`; give that, or leave it out")
     args.state_every = DEFAULT_EVERY if args.state_every is None else args.state_every
     check_at_least(1, state_every=args.state_every)
-    if args.predictor == "constant" and args.hidden is not None:
-        raise InputError("constant coefficients have no hidden layer; leave `hidden` out")
+    if args.predictor == "constant" and (args.hidden is not None or args.positions):
+        raise InputError("constant coefficients have no hidden layer; leave `hidden` and `positions` out")
     if args.regulariser == "none" and args.weight is not None:
         raise InputError("without a regulariser there is nothing to weigh; leave `weight` out")
     if args.joint in (None, "none") and args.joint_weight is not None:
@@ -116,13 +116,14 @@ def _rows(
     """Return what was trained on what, how the losses went and what came out, for people."""
     history, record, loss = trained.history, trained.record, settings.loss
     count = sum(parameter.numel() for parameter in trained.predictor.parameters())
+    kind = f"{settings.predictor}{' with positions' if settings.positions else ''}"
     terms = f"{loss.distance}, λ {loss.weight:g} × {loss.regulariser}" if loss.regulariser != "none" else loss.distance
     if loss.joint != "none":
         terms += f" + {loss.joint_weight:g} × joint ({loss.joint})"
     rows = [
         ("base", f"{args.base}, {settings.mixed_precision} mixed precision, {process.num_processes} processes"),
         ("pairs", f"{record['pairs']} of {record['dataset']}, split {args.split}, {settings.batch_pairs} a step"),
-        ("predictor", f"{settings.predictor} of {','.join(settings.learned)}, {count} parameters"),
+        ("predictor", f"{kind} of {','.join(settings.learned)}, {count} parameters"),
         ("loss", f"{terms}; others by the rule ({settings.kv_rule})"),
         ("training", f"{settings.steps} steps, learning rate {settings.learning_rate:g}, seed {settings.seed}"),
         ("training loss", sparkline(history.totals())),

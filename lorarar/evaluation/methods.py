@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
@@ -184,11 +184,9 @@ def _merging(name: str, options: MergeOptions, parameters: int = 0, unguided: bo
 def _timed(predict: Predict, seconds: list[float]) -> Predict:
     """Return the predictor, which notes in `seconds` how long each call took."""
 
-    def timed(
-        content_down: np.ndarray, content_up: np.ndarray, style_down: np.ndarray, style_up: np.ndarray
-    ) -> np.ndarray:
+    def timed(modules: Sequence[str], *factors: np.ndarray) -> np.ndarray:
         start = time.perf_counter()
-        found = predict(content_down, content_up, style_down, style_up)
+        found = predict(modules, *factors)
         seconds.append(time.perf_counter() - start)
         return found
 

@@ -28,7 +28,8 @@ def save_hypernet(hypernet: Predictor, path: Path, training: Mapping[str, Any] |
     """Write weights, config and the training's options as one safetensors file."""
     kind = HYPERNETWORK if isinstance(hypernet, Hypernetwork) else CONSTANT
     made = Provenance(path.name, "", trained=True, training=training or {})
-    write_checkpoint(path, kind, hypernet.state_dict(), asdict(hypernet.config), made)
+    config = hypernet.config.to_json() if isinstance(hypernet, Hypernetwork) else asdict(hypernet.config)
+    write_checkpoint(path, kind, hypernet.state_dict(), config, made)
 
 
 def load_predictor(path: Path) -> LoadedPredictor:

@@ -39,8 +39,7 @@ class CoefficientGraph(nn.Module):
         check_choice(FORMS, form=form)
         self.hypernet, self.loras, self.form = hypernet, loras, form
         self.groups = layout.with_kinds(hypernet.config.learned)
-        for group in self.groups:
-            hypernet.input_layer(group.out_features)  # InputError where it has none for that width
+        self.biases = nn.ParameterDict({group.name: nn.Buffer(_bias(hypernet, group)) for group in self.groups})
         rule = RULES[hypernet.config.kv_rule]
         learned = {group.name: _learned_rows(group, hypernet.config.learned) for group in self.groups}
         self.learned = nn.ParameterDict({name: nn.Buffer(rows) for name, rows in learned.items() if not rows.all()})
@@ -53,25 +52,29 @@ class CoefficientGraph(nn.Module):
         found: dict[str, Tensor] = {}
         for group in self.groups:
             down, up = tensors[group.down], tensors[group.up]
-            pair = self._predict(_as(down, own), _as(up, own), roles)
+            pair = self._predict(_as(down, own), _as(up, own), roles, self.biases[group.name])
             if group.name in self.learned:
                 pair = pair * self.learned[group.name] + self.ruled[group.name]
             found[group.coefficients] = _as(_padded(pair, self.loras), down.dtype)
         return found
 
     def _predict(
-        self, down: Float[Tensor, "n rank inp"], up: Float[Tensor, "n out rank"], roles: Float[Tensor, "rank loras"]
+        self,
+        down: Float[Tensor, "n rank inp"],
+        up: Float[Tensor, "n out rank"],
+        roles: Float[Tensor, "rank loras"],
+        bias: Float[Tensor, "_ hidden 1"],
     ) -> Float[Tensor, "n 2 inp"]:
         layer, output, width = self.hypernet.input_layer(up.shape[1]), self.hypernet.output, up.shape[1]
         content, style = layer.weight[:, :width], layer.weight[:, width:]
         if self.form == "transposed":
             turned = up.transpose(1, 2)
             projected = F.linear(turned, content) * roles[:, :1] + F.linear(turned, style) * roles[:, 1:2]
-            hidden = torch.relu(torch.bmm(down.transpose(1, 2), projected) + layer.bias)
+            hidden = torch.relu(torch.bmm(down.transpose(1, 2), projected) + bias.transpose(1, 2))
             return output(hidden).transpose(1, 2)
         both = torch.matmul(torch.cat([content, style]), up)
         share, other = both.split(len(content), dim=1)
-        hidden = torch.bmm(share * roles[:, 0] + other * roles[:, 1], down) + layer.bias[:, None]
+        hidden = torch.bmm(share * roles[:, 0] + other * roles[:, 1], down) + bias
         return torch.matmul(output.weight, torch.relu(hidden)) + output.bias[:, None]
 
 
@@ -103,6 +106,20 @@ def coefficient_graph(
     if isinstance(predictor, ConstantCoefficients):
         return ConstantGraph(predictor, layout, loras)
     return CoefficientGraph(predictor, layout, loras, form)
+
+
+@torch.no_grad()
+def _bias(hypernet: Hypernetwork, group: Group) -> Float[Tensor, "_ hidden 1"]:
+    """Return the hidden layer's bias of a group's layers, one for all where that is enough.
+
+    Layers of kinds that were not learned have no place in the network, and any bias will do. Raises InputError where
+    the network is not made for the group's width or layers.
+    """
+    if not hypernet.config.positions:
+        return hypernet.bias(group.out_features).clone()
+    learned = [module for module in group.modules if kind_of(module) in hypernet.config.learned]
+    known = dict(zip(learned, hypernet.bias(group.out_features, learned), strict=True))
+    return torch.stack([known.get(module, known[learned[0]]) for module in group.modules])
 
 
 def _padded(pair: Float[Tensor, "n 2 inp"], loras: int) -> Float[Tensor, "n loras inp"]:

@@ -6,7 +6,7 @@ Tensors in, tensors out: nothing here knows a device or a pipeline.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,13 @@ class HypernetConfig:
     hidden: int = 128  # units of the shared hidden layer
     kv_rule: str = "average"  # a key of RULES; every attention linear that is not learned follows it
     learned: tuple[str, ...] = PAPER_LEARNED  # kinds of attention linears, in the order of lorarar.layout.KINDS
+    positions: tuple[str, ...] = ()  # modules with a bias of their own in the hidden layer (not in the paper)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "learned", check_kinds(self.learned))
         check_choice(RULES, kv_rule=self.kv_rule)
+        if len(set(self.positions)) < len(self.positions):
+            raise InputError("a hypernetwork has one position for each module, and some are named twice")
         if not self.widths or min(self.widths) < 1 or self.hidden < 1:
             raise InputError(f"a hypernetwork needs positive widths and hidden size, not {self.widths}, {self.hidden}")
 
@@ -47,13 +50,20 @@ class HypernetConfig:
         widths = tuple(int(width) for width in data["widths"])
         # Checkpoints from before the choice existed are the paper's.
         learned = tuple(map(str, data.get("learned", PAPER_LEARNED)))
-        return cls(widths, int(data["hidden"]), str(data["kv_rule"]), learned)
+        positions = tuple(map(str, data.get("positions", ())))
+        return cls(widths, int(data["hidden"]), str(data["kv_rule"]), learned, positions)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads; positions only where there are some, as in checkpoints from before them."""
+        return {name: value for name, value in asdict(self).items() if name != "positions" or value}
 
 
 class Hypernetwork(nn.Module):
     """The network: `Linear(2·width → hidden)` chosen by the layer's output width, ReLU, one `Linear(hidden → 2)`.
 
-    It is made for LoRAs of one base, whose learned linears have the output widths of `config.widths`.
+    It is made for LoRAs of one base, whose learned linears have the output widths of `config.widths`. With
+    `config.positions` the network also knows which layer it looks at: each has a bias of its own in the hidden layer,
+    which costs nothing at run time, and `modules` must name the layers.
     """
 
     provenance: Provenance | None = None
@@ -64,6 +74,9 @@ class Hypernetwork(nn.Module):
         self.config = config or HypernetConfig()
         self.inputs = nn.ModuleDict({str(w): nn.Linear(2 * w, self.config.hidden) for w in self.config.widths})
         self.output = nn.Linear(self.config.hidden, 2)
+        if self.config.positions:
+            self.positions = nn.Parameter(torch.zeros(len(self.config.positions), self.config.hidden))
+        self._rows = {module: row for row, module in enumerate(self.config.positions)}
         # Training starts near the plain average; a start near 0 would begin by erasing both LoRAs.
         nn.init.constant_(self.output.bias, 0.5)
 
@@ -106,7 +119,7 @@ class Hypernetwork(nn.Module):
         if target.suffix != ".safetensors":
             raise InputError(f"{target}: a hypernetwork is saved as safetensors; end its name with .safetensors")
         made = self.provenance or Provenance(target.name, "", trained=True)
-        write_checkpoint(target, HYPERNETWORK, self.state_dict(), asdict(self.config), made)
+        write_checkpoint(target, HYPERNETWORK, self.state_dict(), self.config.to_json(), made)
 
     def __repr__(self) -> str:
         config = self.config
@@ -125,41 +138,64 @@ class Hypernetwork(nn.Module):
         assert isinstance(layer, nn.Linear)
         return layer
 
+    def bias(self, width: int, modules: Sequence[str] = ()) -> Float[Tensor, "_ hidden 1"]:
+        """Return the hidden layer's bias for linears of a width: one for all or, with positions, one for each module.
+
+        Raises InputError where the network has positions and none for a module.
+        """
+        shared = self.input_layer(width).bias[None, :, None]
+        if not self._rows:
+            return shared
+        strangers = [module for module in modules if module not in self._rows]
+        if strangers or not modules:
+            raise InputError(
+                f"the hypernetwork knows {len(self._rows)} layers by their places, and not "
+                f"{strangers[0] if strangers else 'those without a name'}; give one that was trained for this base"
+            )
+        return shared + self.positions[[self._rows[module] for module in modules]][:, :, None]
+
     def forward(
         self,
         content_down: Float[Tensor, "n content_rank inp"],
         content_up: Float[Tensor, "n out content_rank"],
         style_down: Float[Tensor, "n style_rank inp"],
         style_up: Float[Tensor, "n out style_rank"],
+        modules: Sequence[str] = (),
     ) -> Float[Tensor, "n 2 inp"]:
         """Predict the coefficients (m_c, m_s) of n layers from their factors, without ΔW: W·(up down) = (W up) down."""
+        bias = self.bias(content_up.shape[1], modules)
         factors = (content_down, content_up, style_down, style_up)
         step = self._at_once(content_down.shape[2])
-        parts = zip(*(tensor.split(step) for tensor in factors), strict=True)
+        parts = zip(
+            *(tensor.split(step) for tensor in (*factors, bias.expand(len(content_up), -1, -1))),
+            strict=True,
+        )
         found = [self._few(*few) for few in parts]
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def _few(
-        self, content_down: Tensor, content_up: Tensor, style_down: Tensor, style_up: Tensor
+        self, content_down: Tensor, content_up: Tensor, style_down: Tensor, style_up: Tensor, bias: Tensor
     ) -> Float[Tensor, "n 2 inp"]:
-        bias = self.input_layer(content_up.shape[1]).bias[:, None]
         hidden = torch.baddbmm(bias, self.project(content_up, "content"), content_down)
         # In place: 160 ms on SDXL at rank 64, against 188 with a second hidden tensor.
         # Autograd needs neither value that is overwritten.
         return self._coefficients(hidden.baddbmm_(self.project(style_up, "style"), style_down))
 
-    def dense(self, content: Float[Tensor, "n out inp"], style: Float[Tensor, "n out inp"]) -> Float[Tensor, "n 2 inp"]:
+    def dense(
+        self, content: Float[Tensor, "n out inp"], style: Float[Tensor, "n out inp"], modules: Sequence[str] = ()
+    ) -> Float[Tensor, "n 2 inp"]:
         """Predict as the paper does, on ΔW itself: each column of [ΔW_c; ΔW_s] is an input row. It is the reference."""
         rows = torch.cat([content, style], dim=1).transpose(1, 2)  # (n, in, 2·out)
-        hidden = torch.relu(self.input_layer(content.shape[1])(rows))
-        return self.output(hidden).transpose(1, 2)
+        width = content.shape[1]
+        hidden = torch.matmul(rows, self.input_layer(width).weight.T) + self.bias(width, modules).mT
+        return self.output(torch.relu(hidden)).transpose(1, 2)
 
     def project(self, up: Float[Tensor, "n out rank"], role: str) -> Float[Tensor, "n hidden rank"]:
         """Apply one role's half of the input layer to `up`, which does not depend on the other LoRA."""
         return torch.matmul(self._half(up.shape[1], role), up)
 
     def prepare(
-        self, down: Float[Tensor, "n rank inp"], up: Float[Tensor, "n out rank"], role: str
+        self, down: Float[Tensor, "n rank inp"], up: Float[Tensor, "n out rank"], role: str, modules: Sequence[str] = ()
     ) -> Float[Tensor, "n hidden inp"]:
         """Compute one LoRA's whole contribution to the hidden layer, once, when it is installed.
 
@@ -168,7 +204,7 @@ class Hypernetwork(nn.Module):
         projected = self.project(up, role)
         if role == "style":
             return torch.bmm(projected, down)
-        return torch.baddbmm(self.input_layer(up.shape[1]).bias[:, None], projected, down)
+        return torch.baddbmm(self.bias(up.shape[1], modules), projected, down)
 
     def combine(
         self, content: Float[Tensor, "n hidden inp"], style: Float[Tensor, "n hidden inp"]

@@ -84,9 +84,9 @@ def predict_with(hypernet: Any) -> Predict:
     """Return a function that predicts coefficients by a `lorarar.hypernet.network.Hypernetwork`, without gradients."""
     import torch
 
-    def predict(*factors: np.ndarray) -> np.ndarray:
+    def predict(modules: Sequence[str], *factors: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return hypernet(*map(torch.from_numpy, factors)).numpy()
+            return hypernet(*map(torch.from_numpy, factors), modules).numpy()
 
     return predict
 
@@ -100,7 +100,7 @@ def _coefficients(pairs: Sequence[LayerPair], options: MergeOptions) -> Float[np
     if options.predict is None:
         raise InputError("the learned method needs a hypernetwork: give `predict`, or `constants` in its place")
     content, style = stack([pair.content for pair in pairs]), stack([pair.style for pair in pairs])
-    return options.predict(*content, *style)
+    return options.predict([pair.name.removeprefix(UNET) for pair in pairs], *content, *style)
 
 
 def _weighted(

@@ -27,9 +27,9 @@ def too_large(layer: str) -> InputError:
     return InputError(f"the merge of {layer} is too large for float32; use smaller scales")
 
 
-Predict = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""Predicts the coefficients (n, 2, in) of n layers of one shape from the content's down (n, content_rank, in) and
-up (n, out, content_rank), then the style's.
+Predict = Callable[[Sequence[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""Predicts the coefficients (n, 2, in) of n layers of one shape from their names in the UNet, the content's down
+(n, content_rank, in) and up (n, out, content_rank), then the style's.
 """
 
 

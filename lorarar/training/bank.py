@@ -132,7 +132,8 @@ def _predicted(
         (tensor if whole else tensor[:, rows]).flatten(0, 1)
         for tensor in (content.down, content.up, style.down, style.up)
     ]
-    return predictor(*factors).unflatten(0, (count, len(rows)))
+    modules = [group.modules[row] for row in rows]
+    return predictor(*factors, modules * count).unflatten(0, (count, len(rows)))
 
 
 def constant_coefficients(layout: Layout, value: float, like: Tensor) -> Coefficients:

@@ -60,6 +60,7 @@ class HyperSettings:
         "hypernetwork", "constant: one pair for each kind of layer, an ablation", choices=PREDICTORS
     )
     hidden: int = setting(128, "units of the hypernetwork's hidden layer", metavar="N")
+    positions: bool = setting(False, "the network knows which layer it looks at (not in the paper)")
     kv_rule: str = setting("average", "average or sum: the merge of the layers that are not learned", metavar="RULE")
     learned: tuple[str, ...] = setting(
         PAPER_LEARNED,

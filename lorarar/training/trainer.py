@@ -100,7 +100,9 @@ def new_predictor(layout: Layout, settings: HyperSettings) -> Predictor:
         for group in layout.groups
         if any(kind_of(module) in settings.learned for module in group.modules)
     }
-    config = HypernetConfig(tuple(sorted(widths)), settings.hidden, settings.kv_rule, settings.learned)
+    modules = (module for group in layout.groups for module in group.modules if kind_of(module) in settings.learned)
+    positions = tuple(modules) if settings.positions else ()
+    config = HypernetConfig(tuple(sorted(widths)), settings.hidden, settings.kv_rule, settings.learned, positions)
     hypernet = Hypernetwork.untrained(config, settings.seed)
     nn.init.constant_(hypernet.output.bias, settings.initial)
     return hypernet

@@ -53,8 +53,9 @@ def test_the_authors_checkpoint_is_read_with_the_sum_rule(tmp_path: Path) -> Non
     torch.testing.assert_close(loaded.predictor.dense(content, style)[0].T, want)
 
 
-def test_a_checkpoint_of_ours_comes_back(tmp_path: Path) -> None:
-    hypernet = Hypernetwork.untrained(HypernetConfig((12, 20), 8, "sum"), seed=3)
+@pytest.mark.parametrize("positions", [(), ("b.to_q", "a.to_q")])
+def test_a_checkpoint_of_ours_comes_back(positions: tuple[str, ...], tmp_path: Path) -> None:
+    hypernet = Hypernetwork.untrained(HypernetConfig((12, 20), 8, "sum", positions=positions), seed=3)
     hypernet.save_pretrained(tmp_path / "ours.safetensors")
     loaded = load_predictor(tmp_path / "ours.safetensors")
     assert loaded.predictor.config == hypernet.config and not loaded.trained and loaded.notes == ()
@@ -137,6 +138,8 @@ def test_files_that_are_no_checkpoint_are_refused(content: bytes, tmp_path: Path
         ({"output.bias": torch.tensor([0.0, torch.nan])}, {}, "output.bias holds NaN or infinity"),
         ({"more": torch.zeros(1)}, {}, "unknown tensor more"),
         ({}, {"kv_rule": "mean"}, "`kv_rule` is 'mean'; valid are average, sum"),
+        ({}, {"positions": ["a.to_q"]}, "positions is missing"),
+        ({}, {"positions": ["a.to_q", "a.to_q"]}, "one position for each module"),
         ({}, {"hidden": 0}, "needs positive widths and hidden size"),
         ({}, {"widths": "x"}, "no hypernetwork config in its metadata"),
         ({}, None, "no hypernetwork config in its metadata"),

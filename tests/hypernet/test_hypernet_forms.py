@@ -28,9 +28,13 @@ def factors(content_rank: int, style_rank: int, dtype: torch.dtype = torch.float
     return [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
 
 
-@pytest.fixture
-def hypernet() -> Hypernetwork:
-    return Hypernetwork.untrained(HypernetConfig(widths=(WIDTH,), hidden=16)).double()
+@pytest.fixture(params=["the paper's", "with positions"])
+def hypernet(request: pytest.FixtureRequest) -> Hypernetwork:
+    positions = MODULES[::-1] if request.param == "with positions" else ()
+    made = Hypernetwork.untrained(HypernetConfig(widths=(WIDTH,), hidden=16, positions=positions)).double()
+    if positions:
+        torch.nn.init.normal_(made.positions, generator=torch.Generator().manual_seed(2))
+    return made
 
 
 @pytest.mark.parametrize("ranks", [(1, 1), (3, 5), (4, 1)])
@@ -40,8 +44,8 @@ def test_the_factored_form_is_the_dense_one(
 ) -> None:
     monkeypatch.setattr(hypernet_module, "_HIDDEN_FLOATS_AT_ONCE", floats_at_once)
     c_down, c_up, s_down, s_up = tensors = factors(*ranks)
-    dense = hypernet.dense(c_up @ c_down, s_up @ s_down)
-    torch.testing.assert_close(hypernet(*tensors), dense, rtol=1e-12, atol=1e-12)
+    dense = hypernet.dense(c_up @ c_down, s_up @ s_down, MODULES)
+    torch.testing.assert_close(hypernet(*tensors, MODULES), dense, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("floats_at_once", [1, 2 * 16 * INP, 1 << 20])
@@ -50,9 +54,9 @@ def test_prepared_is_the_dense_one(
 ) -> None:
     monkeypatch.setattr(hypernet_module, "_HIDDEN_FLOATS_AT_ONCE", floats_at_once)
     c_down, c_up, s_down, s_up = factors(3, 5)
-    content, style = hypernet.prepare(c_down, c_up, "content"), hypernet.prepare(s_down, s_up, "style")
+    content, style = hypernet.prepare(c_down, c_up, "content", MODULES), hypernet.prepare(s_down, s_up, "style")
     kept = content.clone()
-    dense = hypernet.dense(c_up @ c_down, s_up @ s_down)
+    dense = hypernet.dense(c_up @ c_down, s_up @ s_down, MODULES)
     torch.testing.assert_close(hypernet.combine(content, style), dense, rtol=1e-12, atol=1e-12)
     # A prepared LoRA serves many pairs: combining must not write into it.
     assert torch.equal(content, kept)
@@ -63,11 +67,13 @@ def test_gradients_are_those_of_the_dense_form(hypernet: Hypernetwork, form: str
     tensors = [tensor.requires_grad_() for tensor in factors(3, 5)]
     c_down, c_up, s_down, s_up = tensors
     wanted = [*tensors, *hypernet.parameters()]
-    expected = torch.autograd.grad(hypernet.dense(c_up @ c_down, s_up @ s_down).square().sum(), wanted)
+    expected = torch.autograd.grad(hypernet.dense(c_up @ c_down, s_up @ s_down, MODULES).square().sum(), wanted)
     if form == "prepared":
-        found = hypernet.combine(hypernet.prepare(c_down, c_up, "content"), hypernet.prepare(s_down, s_up, "style"))
+        found = hypernet.combine(
+            hypernet.prepare(c_down, c_up, "content", MODULES), hypernet.prepare(s_down, s_up, "style")
+        )
     else:
-        found = hypernet(*tensors)
+        found = hypernet(*tensors, MODULES)
     for have, want in zip(torch.autograd.grad(found.square().sum(), wanted), expected, strict=True):
         torch.testing.assert_close(have, want, rtol=1e-10, atol=1e-10)
 
@@ -89,7 +95,7 @@ def stacked(order: list[int], loras: int = 2) -> tuple[dict[str, Tensor], Tensor
 def test_the_graph_is_the_dense_form_in_any_order_of_rows(hypernet: Hypernetwork, form: str, order: list[int]) -> None:
     tensors, (content, style) = stacked(order)
     (found,) = CoefficientGraph(hypernet, LAYOUT, form=form)(**tensors).values()
-    torch.testing.assert_close(found, hypernet.dense(content, style), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, hypernet.dense(content, style, MODULES), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -97,7 +103,7 @@ def test_swapped_roles_swap_the_two_loras(hypernet: Hypernetwork, form: str) -> 
     tensors, (content, style) = stacked(list(range(9)))
     tensors[ROLES] = tensors[ROLES].flip(1)
     (found,) = CoefficientGraph(hypernet, LAYOUT, form=form)(**tensors).values()
-    torch.testing.assert_close(found, hypernet.dense(style, content), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, hypernet.dense(style, content, MODULES), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -107,27 +113,56 @@ def test_a_third_lora_gets_one_and_changes_nothing(hypernet: Hypernetwork, form:
     # The row that padded becomes the third LoRA's.
     tensors[group.down][:, 8], tensors[group.up][:, :, 8], tensors[ROLES][8, 2] = 3.0, -2.0, 1.0
     (found,) = CoefficientGraph(hypernet, LAYOUT, 3, form)(**tensors).values()
-    torch.testing.assert_close(found[:, :2], hypernet.dense(content, style), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found[:, :2], hypernet.dense(content, style, MODULES), rtol=1e-12, atol=1e-12)
     assert found.shape == (COUNT, 3, INP) and bool((found[:, 2] == 1).all())
 
 
+@pytest.mark.parametrize("placed", [False, True])
 @pytest.mark.parametrize("rule", ["average", "sum"])
-def test_kinds_that_were_not_learned_get_the_rule(rule: str) -> None:
-    config = HypernetConfig(widths=(WIDTH,), hidden=16, learned=("q", "v"), kv_rule=rule)
+def test_kinds_that_were_not_learned_get_the_rule(rule: str, placed: bool) -> None:
+    names = [module for group in LAYOUT.groups for module in group.modules if module.endswith(("to_q", "to_v"))]
+    config = HypernetConfig((WIDTH,), 16, rule, ("q", "v"), tuple(names) if placed else ())
     network = Hypernetwork.untrained(config).double()
+    if placed:
+        torch.nn.init.normal_(network.positions, generator=torch.Generator().manual_seed(2))
     graph = CoefficientGraph(network, LAYOUT).double()
     assert [group.name for group in graph.groups] == ["qo_12x8", "kv_6x8"]
     tensors, (content, style) = stacked(list(range(9)))
     keys = LAYOUT.groups[1]
     tensors |= {keys.down: torch.ones(2, 9, 6).double(), keys.up: torch.ones(2, WIDTH, 9).double()}
     found = graph(**tensors)
-    dense = network.dense(content, style)
     value = {"average": 0.5, "sum": 1.0}[rule]
     for row, module in enumerate(MODULES):
-        wanted = dense[row] if module.endswith("to_q") else torch.full_like(dense[row], value)
+        wanted = torch.full((2, INP), value).double()
+        if module.endswith("to_q"):
+            (wanted,) = network.dense(content[row : row + 1], style[row : row + 1], [module])
         torch.testing.assert_close(found[LAYOUT.groups[0].coefficients][row], wanted, rtol=1e-12, atol=1e-12)
     assert bool((found[keys.coefficients][0] == value).all())  # to_k
     assert not bool((found[keys.coefficients][1] == value).any())  # to_v
+
+
+def test_positions_tell_equal_layers_apart() -> None:
+    """Four layers with the same factors: the paper's network gives them the same coefficients, positions others."""
+    names = MODULES[:4]
+    tensors = [tensor[:1].expand(4, -1, -1) for tensor in factors(2, 3)]
+    for positions in ((), names):
+        network = Hypernetwork.untrained(HypernetConfig((WIDTH,), 16, positions=positions)).double()
+        if positions:
+            torch.nn.init.normal_(network.positions, generator=torch.Generator().manual_seed(2))
+        found = network(*tensors, names)
+        assert bool((found[1:] == found[:1]).all()) == (positions == ())
+        swapped = network(*tensors, names[::-1])
+        torch.testing.assert_close(swapped, found.flip(0), rtol=1e-12, atol=1e-12)
+
+
+def test_a_layer_without_a_place_is_refused() -> None:
+    network = Hypernetwork.untrained(HypernetConfig((WIDTH,), 16, positions=MODULES[:-1])).double()
+    with pytest.raises(InputError, match=rf"knows 6 layers by their places, and not {MODULES[-1]}; give one"):
+        network(*factors(1, 1), MODULES)
+    with pytest.raises(InputError, match="and not those without a name"):
+        network(*factors(1, 1))
+    with pytest.raises(InputError, match="knows 6 layers"):
+        CoefficientGraph(network, LAYOUT)
 
 
 def test_an_unknown_form_is_refused(hypernet: Hypernetwork) -> None:

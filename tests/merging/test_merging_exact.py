@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
@@ -118,8 +119,11 @@ def test_learned_is_equation_2(content_spec: Spec, style_spec: Spec, scales: tup
 
 def test_learned_equals_the_graph_of_the_phones() -> None:
     content, style = lora(1, lambda rng: int(rng.integers(1, 9))), lora(2, 5)
-    for rule in RULES:
-        hypernet = Hypernetwork.untrained(HypernetConfig(WIDTHS, 16, rule))
+    learned = tuple(name for name, *_ in LINEARS if name.endswith((".to_q", ".to_out.0")))
+    for rule, positions in product(RULES, ((), learned)):
+        hypernet = Hypernetwork.untrained(HypernetConfig(WIDTHS, 16, rule, positions=positions))
+        if positions:
+            torch.nn.init.normal_(hypernet.positions, generator=torch.Generator().manual_seed(2))
         options = MergeOptions(0.8, 1.1, rule=rule, predict=predict_with(hypernet))
         merged = merge_loras(content, style, LAYOUT, "learned", options)
         stacked = stack([content, style], LAYOUT)

@@ -95,7 +95,7 @@ def test_a_constant_checkpoint_merges(world: World, tmp_path: Path) -> None:
         (["--batch-pairs", "3", "--accumulation", "2"], "give a --batch-pairs that is a multiple of 2"),
         (["--split", "none"], "has no split 'none'; valid are paper"),
         (["--predictor", "oracle"], "invalid choice: 'oracle'"),
-        (["--predictor", "constant"], "leave --hidden out"),
+        (["--predictor", "constant"], "leave --hidden and --positions out"),
         (["--regulariser", "none", "--lambda", "1"], "leave --lambda out"),
         (["--joint-weight", "2"], "leave --joint-weight out, or give --joint"),
         (["--joint", "images"], "the joint term 'images' needs a folder of images; give --joint-images"),

@@ -48,10 +48,14 @@ def layout(unet: Any) -> Layout:
     return unet_layout(unet, "tiny")
 
 
-def hypernet(learned: tuple[str, ...] = ("q", "out"), rule: str = "average") -> Hypernetwork:
-    """With weights large enough that the coefficients differ between columns."""
-    made = Hypernetwork.untrained(HypernetConfig((32, 48), 8, rule, learned), 3).double()
+def hypernet(
+    learned: tuple[str, ...] = ("q", "out"), rule: str = "average", positions: tuple[str, ...] = ()
+) -> Hypernetwork:
+    """With weights large enough that the coefficients differ between columns, and between layers with positions."""
+    made = Hypernetwork.untrained(HypernetConfig((32, 48), 8, rule, learned, positions), 3).double()
     torch.nn.init.normal_(made.output.weight, std=0.5, generator=torch.Generator().manual_seed(0))
+    if positions:
+        torch.nn.init.normal_(made.positions, std=0.3, generator=torch.Generator().manual_seed(1))
     return made
 
 
@@ -83,7 +87,7 @@ def run_dense(unet: Any, batch: PairBatch, row: int, deltas: dict[str, Tensor]) 
 def dense_coefficients(predictor: Hypernetwork, module: str, content: Tensor, style: Tensor) -> Tensor:
     """(m_c, m_s) by the paper's dense form: each column of [ΔW_c; ΔW_s] is one input."""
     if kind_of(module) in predictor.config.learned:
-        return predictor.dense(content[None], style[None])[0]
+        return predictor.dense(content[None], style[None], [module])[0]
     return torch.full((2, content.shape[1]), RULES[predictor.config.kv_rule], dtype=torch.float64)
 
 
@@ -172,6 +176,18 @@ def test_several_pairs_in_one_pass_are_the_mean_of_each(unet: Any, layout: Layou
     pairs = [(loras[0], loras[1]), (loras[2], loras[1]), (loras[2], loras[3])]
     for learned in (("q", "out"), ("q", "k", "v", "out")):
         assert_same_loss_and_gradient(unet, layout, hypernet(learned, "sum"), pairs, LossSettings(weight=0.1))
+
+
+def test_a_layer_s_position_is_a_bias_of_its_own(unet: Any, layout: Layout) -> None:
+    """Several pairs at once, and a network whose positions stand in another order than the layout's."""
+    positions = tuple(sorted(module for module in layout.modules if kind_of(module) in ("q", "out")))
+    loras = [random_lora(layout, (1, 4, 2), seed, 0.3, 0.3) for seed in range(3)]
+    pairs = [(loras[0], loras[1]), (loras[2], loras[1])]
+    assert_same_loss_and_gradient(unet, layout, hypernet(positions=positions), pairs, LossSettings(weight=0.1))
+    plain, known = (
+        factored_loss(unet, layout, hypernet(positions=given), pairs, LossSettings()) for given in ((), positions)
+    )
+    assert abs(float(plain - known)) > 1e-4 * float(plain)
 
 
 def test_gradient_checkpointing_changes_no_gradient(unet: Any, layout: Layout) -> None:
