@@ -10,7 +10,7 @@ from lorarar.command_line import EXIT_OK, Parser, add_settings, given_settings, 
 from lorarar.console import print_table, progress
 from lorarar.errors import InputError
 from lorarar.evaluation.method_names import DEFAULT_METHODS, METHODS, parse_hypernets, parse_methods
-from lorarar.evaluation.results import RESULTS_FILE, Results, read_results, write_results
+from lorarar.evaluation.results import RESULTS_FILE, Results, pool, read_results, write_results
 from lorarar.evaluation.settings import EvaluationSettings, default_evaluation
 from lorarar.evaluation.tables import Table, all_tables, show, write_tables
 from lorarar.toolchains import missing_toolchain
@@ -27,6 +27,7 @@ what it writes into the output folder:
   tables.md and one .csv a table          the paper's Tables 1, 2, A2 and A3, each with 95 % intervals by pair
   grid_*.png, per_content.png, …          image grids like Fig. 9 and 10, bars like Fig. A7
 Tables and pictures alone, without generating or judging anything:  --from OUT
+Three trainings of every trained method: a run for each --seed, then  --from OUT-0 OUT-1 OUT-2 -o OUT
 Ablations (Table A3) belong on the validation part:  --part validation --hypernets q=q.safetensors,qo=qo.safetensors
 """
 _DEFAULTS = {
@@ -64,7 +65,8 @@ def parser() -> Parser:
     add("--dino", metavar="M", help="DINO: a folder or hub id, such as facebook/dino-vits16")
     add("--device", metavar="D", help="cpu, cuda or auto (default auto)")
     add("--dtype", choices=DTYPES, help="of the UNet and text encoders (default fp32 on a CPU, fp16 elsewhere)")
-    add("--from", dest="results", type=Path, metavar="RUN", help="a run's folder or results.json: tables only")
+    more = "folders or results.json of runs: tables only; several that differ in their seeds are pooled"
+    add("--from", dest="results", type=Path, nargs="+", metavar="RUN", help=more)
     add("-o", "--out", type=Path, metavar="DIR", help="the folder of the run; with --from, of the tables")
     return made
 
@@ -74,8 +76,9 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     settings = given_settings(args, default_evaluation(args.base))
     if args.results is not None:
-        results = read_results(args.results)
-        folder = args.results if args.results.is_dir() else args.results.parent
+        first = args.results[0]
+        runs = [read_results(path) for path in args.results]
+        results, folder = pool(runs), first if first.is_dir() else first.parent
     else:
         folder = args.out
         results = _evaluate(args, settings)
@@ -86,7 +89,9 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or folder
     tables = all_tables(results, settings.seed)
     written = write_tables(tables, out)
-    written += write_pictures(results, {table.name: table for table in tables}, folder, out)
+    # Of several runs, the first one's images are shown.
+    shown = runs[0] if args.results is not None else results
+    written += write_pictures(shown, {table.name: table for table in tables}, folder, out)
     _print(tables[0])
     print(f"{len(written)} tables and pictures in {out}: tables.md, grid_methods.png, …")
     return EXIT_OK
@@ -98,6 +103,8 @@ def _check(args: argparse.Namespace) -> None:
         for name, value in vars(args).items():
             if value is not None and name not in _WITH_RESULTS:
                 raise InputError(f"with `results` nothing is generated or judged; leave `{name}` out")
+        if len(args.results) > 1 and args.out is None:
+            raise InputError("tables of several runs belong to none of them; name their folder, as  -o results")
     elif args.out is None:
         raise InputError("`out` is missing; name the folder of this run, for example  -o results")
     if args.out is not None and args.out.exists() and not args.out.is_dir():

@@ -18,8 +18,10 @@ draws pairs and never single images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -93,7 +95,7 @@ class Mars2:
     attempts: Interval
     expected_attempts: Interval
     pairs: int
-    pairs_without: int  # pairs of which no image passed: their attempts are a lower bound
+    pairs_without: int | float  # pairs of which no image passed, a mean over the runs: their attempts are a lower bound
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,11 @@ class Difference:
 
 
 def score(pairs: Sequence[PairVerdicts], seed: int = 0, resamples: int = RESAMPLES) -> Mars2:
-    """Return all figures with intervals. Raises InputError without pairs."""
+    """Return all figures with intervals; a pair may be there once a run. Raises InputError without pairs."""
     found = {name: bootstrap(figures(pairs, name), seed, resamples) for name in STATISTICS}
-    return Mars2(**found, pairs=len(pairs), pairs_without=sum(not pair.joint.any() for pair in pairs))
+    without = 1 - figures(pairs, "best")
+    count = float(without.sum())
+    return Mars2(**found, pairs=len(without), pairs_without=int(count) if count.is_integer() else count)
 
 
 def difference(
@@ -123,10 +127,11 @@ def difference(
     """
     if statistic not in STATISTICS:
         raise InputError(f"unknown statistic {statistic!r}; valid are {', '.join(STATISTICS)}")
-    by_pair = {(pair.content, pair.style): pair for pair in second}
-    if set(by_pair) != {(pair.content, pair.style) for pair in first} or len(by_pair) != len(first):
+    if Counter(map(_name, first)) != Counter(map(_name, second)):
         raise InputError("a difference needs two methods judged on the same pairs; evaluate both on one dataset split")
-    values = figures(first, statistic) - figures([by_pair[pair.content, pair.style] for pair in first], statistic)
+    place = {name: number for number, name in enumerate(dict.fromkeys(map(_name, first)))}
+    second = sorted(second, key=lambda pair: place[_name(pair)])
+    values = figures(first, statistic) - figures(second, statistic)
     means = bootstrap_draws(values, draws=resamples, seed=seed)
     interval = Interval(float(values.mean()), *quantiles(means))
     return Difference(interval, float(np.mean(means > 0) + np.mean(means == 0) / 2))
@@ -140,5 +145,20 @@ def bootstrap(values: Float[np.ndarray, " pairs"], seed: int = 0, resamples: int
 
 
 def figures(pairs: Sequence[PairVerdicts], statistic: str) -> Float[np.ndarray, " pairs"]:
-    """Return a figure of STATISTICS for each pair."""
-    return np.array([STATISTICS[statistic](pair) for pair in pairs], np.float64)
+    """Return a figure of STATISTICS for each pair; its mean over the runs where a pair is there several times."""
+    return by_pair(map(_name, pairs), map(STATISTICS[statistic], pairs))
+
+
+def by_pair(names: Iterable[tuple[str, str]], values: Iterable[float]) -> Float[np.ndarray, " pairs"]:
+    """Return the mean of each pair's values, one a run, in the order in which the pairs first come.
+
+    Intervals are drawn over these means: the runs of a pair share its LoRAs, and are no samples of their own.
+    """
+    found: dict[tuple[str, str], list[float]] = {}
+    for name, value in zip(names, values, strict=True):
+        found.setdefault(name, []).append(value)
+    return np.array([fmean(of_pair) for of_pair in found.values()], np.float64)
+
+
+def _name(pair: PairVerdicts) -> tuple[str, str]:
+    return pair.content, pair.style

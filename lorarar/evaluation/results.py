@@ -7,7 +7,7 @@ verdicts that follow from its P(yes).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from lorarar.files import atomic_file, package_schema, read_json
 RESULTS_FILE = "results.json"
 SCHEMA_VERSION = 1
 MAX_JSON = 256 << 20  # bytes; 25 pairs × 8 methods × 10 images take under 2 MiB
+_SAME = ("base", "dataset", "split", "part", "images", "steps", "guidance")  # settings of runs that can be pooled
 CONTROLS = ("subject_swapped", "style_swapped", "style_image_swapped")
 
 
@@ -90,6 +91,27 @@ class Results:
 
     def verdicts(self, method: str) -> list[PairVerdicts]:
         return [pair.verdicts(method) for pair in self.pairs]
+
+
+def pool(runs: Sequence[Results]) -> Results:
+    """Put several runs of the same evaluation together, such as one for each seed of the trainings.
+
+    Every pair is there once a run. Raises InputError for runs of other methods, pairs, judges or settings: only seeds
+    and what was trained with them may differ.
+    """
+    first, *others = runs
+    pairs = {(pair.content, pair.style) for pair in first.pairs}
+    for number, other in enumerate(others, 2):
+        unlike = [name for name in _SAME if first.settings.get(name) != other.settings.get(name)]
+        unlike += ["judge"] * (first.judge != other.judge) + ["methods"] * (first.methods != other.methods)
+        unlike += ["pairs"] * ({(pair.content, pair.style) for pair in other.pairs} != pairs)
+        if unlike:
+            raise InputError(
+                f"run {number} and the first one differ in {', '.join(unlike)}; pool runs that differ in their seeds"
+            )
+    seeds = [run.settings.get("seed") for run in runs]
+    every = tuple(pair for run in runs for pair in run.pairs)
+    return Results({**first.settings, "seeds": seeds}, first.judge, first.methods, every)
 
 
 def write_results(results: Results, path: Path) -> None:

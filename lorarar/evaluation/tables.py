@@ -13,7 +13,17 @@ from statistics import median
 import numpy as np
 
 from lorarar.evaluation.judges import THRESHOLD
-from lorarar.evaluation.mars2 import RESAMPLES, Interval, Mars2, PairVerdicts, bootstrap, difference, figures, score
+from lorarar.evaluation.mars2 import (
+    RESAMPLES,
+    Interval,
+    Mars2,
+    PairVerdicts,
+    bootstrap,
+    by_pair,
+    difference,
+    figures,
+    score,
+)
 from lorarar.evaluation.method_names import ABLATION, OURS
 from lorarar.evaluation.metrics import METRICS
 from lorarar.evaluation.results import CONTROLS, MethodInfo, Results
@@ -87,12 +97,15 @@ def table_1(results: Results, scores: Mapping[str, Mars2]) -> Table:
         for method in results.methods
     ]
     images = len(results.pairs[0].methods[results.methods[0].name])
+    seeds = results.settings.get("seeds", [])
+    runs = f", in {len(seeds)} runs" if len(seeds) > 1 else ""
+    pairs = len({(pair.content, pair.style) for pair in results.pairs})
     return Table(
         "table_1",
         "MARS²: images with the right subject and style",
         ("method", "average case", "best case", "subject", "style"),
         rows,
-        f"Pairs: {len(results.pairs)} of the {results.settings.get('part', '')} part, {images} images each. 95 % "
+        f"Pairs: {pairs} of the {results.settings.get('part', '')} part, {images} images each{runs}. 95 % "
         f"intervals by bootstrap over pairs. Judge: {results.judge.get('name', 'unknown')}.",
     )
 
@@ -151,8 +164,9 @@ def table_a2(results: Results, seed: int = 0, resamples: int = RESAMPLES) -> Tab
     used = [name for name in METRICS if any(name in image.metrics for image in _images(results))]
 
     def mean(method: MethodInfo, name: str) -> Cell:
-        means = [np.mean([image.metrics[name] for image in pair.methods[method.name]]) for pair in results.pairs]
-        return bootstrap(np.array(means, np.float64), seed, resamples)
+        images = [pair.methods[method.name] for pair in results.pairs]
+        means = [float(np.mean([image.metrics[name] for image in of_pair])) for of_pair in images]
+        return bootstrap(by_pair([(pair.content, pair.style) for pair in results.pairs], means), seed, resamples)
 
     rows: list[Sequence[Cell]] = []
     if used:

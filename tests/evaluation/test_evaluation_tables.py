@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pytest
 from made_results import made_results, save_images
 from PIL import Image
 
+from lorarar.commands.evaluate import main
 from lorarar.errors import InputError
 from lorarar.evaluation.grids import comparison_grid, matrix_grid, write_pictures
 from lorarar.evaluation.mars2 import Interval
-from lorarar.evaluation.results import Results, read_results, write_results
+from lorarar.evaluation.results import Results, pool, read_results, write_results
 from lorarar.evaluation.tables import Table, all_tables, write_tables
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "evaluation"
@@ -159,6 +161,50 @@ def test_damaged_and_missing_results(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"pairs": [')
     with pytest.raises(InputError, match="not valid JSON"):
         read_results(tmp_path)
+
+
+def test_runs_of_several_seeds_are_pooled(results: Results, tmp_path: Path) -> None:
+    """Three runs that say the same give one run's tables; tables of several runs need a folder of their own."""
+    runs = [tmp_path / f"run-{seed}" for seed in range(3)]
+    for seed, run in enumerate(runs):
+        save_images(results, run)
+        write_results(replace(results, settings={**results.settings, "seed": seed}), run / "results.json")
+    given = ["--from", *map(str, runs)]
+    with pytest.raises(InputError, match="tables of several runs belong to none of them"):
+        main(given)
+    assert main([*given, "-o", str(tmp_path / "pooled")]) == 0
+    assert main(["--from", str(runs[0]), "-o", str(tmp_path / "one")]) == 0
+    for path in (tmp_path / "one").glob("*.csv"):
+        assert (tmp_path / "pooled" / path.name).read_text() == path.read_text(), path.name
+    assert "4 images each, in 3 runs." in (tmp_path / "pooled" / "tables.md").read_text()
+
+
+def test_runs_that_say_otherwise_are_averaged_pair_by_pair(results: Results) -> None:
+    swapped = {"direct": "learned", "learned": "direct", "q-only": "q-only"}
+    pairs = [
+        replace(pair, methods={name: pair.methods[other] for name, other in swapped.items()}) for pair in results.pairs
+    ]
+    both = pool([results, replace(results, pairs=tuple(reversed(pairs)))])
+    table = {table.name: rows(table) for table in all_tables(both, resamples=500)}
+    direct, learned, _ = table["table_1"]
+    assert float(direct["average case"]) == float(learned["average case"]) == pytest.approx((3 + 10) / 32)
+    difference = table["differences"][0]
+    names = ("average case", "average case low", "average case high")
+    assert [float(difference[name]) for name in names] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda one: {"judge": {"name": "another"}}, "judge"),
+        (lambda one: {"methods": one.methods[::-1]}, "methods"),
+        (lambda one: {"pairs": one.pairs[1:]}, "pairs"),
+        (lambda one: {"settings": {**one.settings, "part": "test", "guidance": 2.0}}, "part, guidance"),
+    ],
+)
+def test_other_runs_are_not_pooled(change: Callable[[Results], dict[str, Any]], says: str, results: Results) -> None:
+    with pytest.raises(InputError, match=f"run 2 and the first one differ in {says}; pool"):
+        pool([results, replace(results, **change(results))])
 
 
 def cell(sheet: Image.Image, column: int, row: int, columns: int, rows_: int) -> np.ndarray:

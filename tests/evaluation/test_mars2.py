@@ -50,6 +50,21 @@ def test_average_best_and_attempts_by_hand() -> None:
     assert (result.pairs, result.pairs_without) == (4, 1)
 
 
+def test_runs_of_a_pair_are_no_samples_of_their_own() -> None:
+    """Three runs that say the same give one run's intervals; differences are taken pair by pair over the runs' mean."""
+    once = [pair("stbb"), pair("nnnn", "cat"), pair("bnnn", "can"), pair("ttsb", "cup")]
+    assert score(once * 3) == score(once)
+    other = [pair("bbbb", "cat"), pair("nnbb"), pair("nnnn", "can"), pair("nnnn", "cup")]
+    assert difference(once * 3, other * 3) == difference(once, list(reversed(other)))
+    mixed = score([pair("bb"), pair("nn", "cat"), pair("nn"), pair("bn", "cat")])
+    assert (mixed.average.estimate, mixed.best.estimate, mixed.pairs) == (0.375, 0.5, 2)
+    assert mixed.pairs_without == 1  # one of the two pairs in each run
+    found = difference([pair("bb"), pair("nn")], [pair("nn"), pair("bn")])
+    assert found.interval.estimate == (1 + 0) / 2 - (0 + 0.5) / 2
+    with pytest.raises(InputError, match="judged on the same pairs"):
+        difference(once * 2, once)
+
+
 def test_subject_and_style_on_different_images_do_not_add_up() -> None:
     result = score([pair("st")])
     assert (result.subject.estimate, result.style.estimate, result.best.estimate) == (0.5, 0.5, 0.0)
