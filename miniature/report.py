@@ -188,13 +188,29 @@ def lora_rows(
         images = list(sampler.draw(partial(fused_lora, lora(entry.lora)), prompt, seeds))
         right.append(ask(judge, entry, images))
         shown += images[:1]
-    own, both, seed = len(contents), len(pairs), sampler.sampling.seed
-    rows = [
-        _row("subject, its own prompt", np.concatenate(right[:own]), seed),
-        _row("subject, a style's prompt", np.concatenate(right[own : own + both]), seed, gate=CONTENT_GATE),
-        _row("style, a subject's prompt", np.concatenate(right[own + both :]), seed, gate=STYLE_GATE),
-    ]
+    names = [entry.name for _, entry, _ in jobs]
+    own, both, seed = len(contents), len(contents) + len(pairs), sampler.sampling.seed
+    parts = {
+        "subject, its own prompt": (slice(own), None),
+        "subject, a style's prompt": (slice(own, both), CONTENT_GATE),
+    }
+    parts |= {"style, a subject's prompt": (slice(both, None), STYLE_GATE)}
+    rows = [lora_row(name, names[jobs], right[jobs], seed, gate) for name, (jobs, gate) in parts.items()]
     return rows, pixels(shown)
+
+
+def lora_row(
+    name: str, loras: Sequence[str], right: Sequence[Shaped[np.ndarray, " _"]], seed: int, gate: float | None
+) -> Row:
+    """Return the share of right images of all LoRAs, each with the same number; its interval is drawn over LoRAs.
+
+    Images of a LoRA are no samples of their own: another few subjects would have other shares.
+    """
+    of_lora: dict[str, list[float]] = {}
+    for lora, answers in zip(loras, right, strict=True):
+        of_lora.setdefault(lora, []).extend(map(float, answers))
+    found = bootstrap(np.array([np.mean(answers) for answers in of_lora.values()]), seed)
+    return Row(name, found.estimate, found.low, found.high, sum(map(len, of_lora.values())), gate=gate)
 
 
 def _row(

@@ -17,7 +17,7 @@ from lorarar.errors import InputError
 from miniature.judge import MiniatureJudge, shipped_judge
 from miniature.population import Example
 from miniature.progress import silent
-from miniature.report import KIND_GATE, base_rows, drawings
+from miniature.report import KIND_GATE, base_rows, drawings, lora_row
 from miniature.samples import sheet
 
 COUNT = 40
@@ -62,6 +62,18 @@ def test_a_detail_that_the_caption_leaves_out_is_not_asked_for(judge: MiniatureJ
     images = np.stack([item.image for item in drawn])
     rows = {row.name: row for row in base_rows(judge, silenced, images, images, 0)}
     assert rows["body"].images == COUNT and not {"second", "marking", "accessory colour"} & set(rows)
+
+
+def test_a_lora_s_interval_is_drawn_over_loras() -> None:
+    """Three LoRAs, of which one is never right: a hundred images of each tell no more of LoRAs than one."""
+    names = ["a", "b", "c", "a"]
+    for each in (1, 100):
+        right = [np.ones(each), np.zeros(each), np.ones(each), np.ones(each)]
+        row = lora_row("style", names, right, 0, 0.9)
+        assert row.share == pytest.approx(2 / 3) and (row.low, row.high) == (0, 1)
+        assert row.images == 4 * each and row.passed is False
+    mixed = lora_row("style", ["a", "b"], [np.array([1.0, 0.0]), np.array([0.0, 1.0])], 0, 0.5)
+    assert (mixed.share, mixed.low, mixed.high, mixed.passed) == (0.5, 0.5, 0.5, True)
 
 
 def test_a_sheet_has_every_picture_in_its_place() -> None:

@@ -1,0 +1,79 @@
+"""Time the evaluator against PyTorch, in turn, on a quiet machine: `python -m coreml_suite.speed`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import coremltools as ct
+import numpy as np
+import torch
+from coreml_suite.packages import ROOT, Job, timm_network, torchvision_network
+
+from runtime_py.mil import Program
+
+OUT = ROOT / "build" / "coreml" / "speed.json"
+NETWORKS: dict[str, Callable[[], Job]] = {
+    **{f"torchvision {name}": lambda name=name: torchvision_network(name) for name in ("mobilenet_v2", "resnet50")},
+    "torchvision convnext_tiny": lambda: torchvision_network("convnext_tiny"),
+    "timm vit_tiny_patch16_224": lambda: timm_network("vit_tiny_patch16_224"),
+}
+LIMITS = {"fp32": 2.0, "fp16": 3.0}  # times PyTorch's own, by the evaluator's mode
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Time each network, print its ratios, and note them."""
+    parser = argparse.ArgumentParser(prog="coreml_suite.speed", description=__doc__)
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args(argv)
+    found = []
+    for name, make in NETWORKS.items():
+        found.append({"name": name, "threads": torch.get_num_threads(), **timed(make(), args.out.parent, args.rounds)})
+        print(found[-1], flush=True)
+    args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return 1 if any(each[mode] > limit for each in found for mode, limit in LIMITS.items()) else 0
+
+
+def timed(job: Job, folder: Path, rounds: int) -> dict[str, Any]:
+    """Return PyTorch's milliseconds and, by mode, the median ratio of the evaluator's to PyTorch's beside it."""
+    module, inputs = job
+    module.eval()
+    given = {name: value.numpy() for name, value in inputs.items()}
+    with torch.inference_mode():
+        traced = torch.jit.trace(module, tuple(inputs.values()), check_trace=False)
+    found: dict[str, Any] = {}
+    for mode, precision in (("fp32", ct.precision.FLOAT32), ("fp16", ct.precision.FLOAT16)):
+        path = folder / f"speed-{mode}.mlpackage"
+        types = [ct.TensorType(name=name, shape=value.shape, dtype=np.float32) for name, value in inputs.items()]
+        how = {"compute_precision": precision, "minimum_deployment_target": ct.target.iOS17}
+        ct.convert(traced, inputs=types, skip_model_load=True, **how).save(str(path))
+        program = Program.open(path)
+
+        def ours(program: Program = program, mode: str = mode) -> None:
+            program.run(given, mode)
+
+        def theirs() -> None:
+            with torch.inference_mode():
+                module(*inputs.values())
+
+        pairs = [(seconds(theirs), seconds(ours)) for _ in range(rounds + 1)][1:]  # the first one warms up
+        found["torch_ms"] = round(1000 * median(first for first, _ in pairs), 1)
+        found[mode] = round(median(other / first for first, other in pairs), 2)
+    return found
+
+
+def seconds(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    sys.exit(main())
