@@ -15,6 +15,7 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 import torch
+from coreml_suite.apple import apple_networks
 from coreml_suite.special import eight_bits, llama_with_states
 from torch import Tensor, nn
 
@@ -147,13 +148,14 @@ def whisper(part: str) -> Job:
     return WhisperDecoder(made.decoder), {"tokens": tokens, "heard": torch.randn(1, 1500, 384)}
 
 
-def jobs() -> dict[str, Callable[[], dict[str, Any]]]:
-    """Return what compares each network."""
+def jobs(checkout: Path | None) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Return what compares each network; `checkout` is of apple/ml-stable-diffusion."""
     made: dict[str, Callable[[], Job]] = {"GPT-2 (124M)": gpt2}
     made |= {f"Whisper tiny, {part}": lambda part=part: whisper(part) for part in ("encoder", "decoder")}
     made |= {"weights and activations of eight bits": eight_bits}
     made |= {f"torchvision {name}": lambda name=name: calibrated(torchvision_network(name)) for name in TORCHVISION}
     made |= {f"timm {name}": lambda name=name: calibrated(timm_network(name)) for name in TIMM}
+    made |= apple_networks(checkout) if checkout is not None else {}
     compared = {name: lambda make=make: compare(make()) for name, make in made.items()}
     return {"Llama, its cache a state": llama_with_states, **compared}
 
@@ -194,10 +196,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="coreml_suite.packages", description=__doc__)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--only", default="", help="part of a name")
+    parser.add_argument("--apple", type=Path, metavar="DIR", help="a checkout of github.com/apple/ml-stable-diffusion")
     args = parser.parse_args(argv)
     done: list[dict[str, Any]] = json.loads(args.out.read_text()) if args.out.is_file() else []
     known = {each["name"] for each in done}
-    for name, result in _results({n: make for n, make in jobs().items() if args.only in n and n not in known}):
+    for name, result in _results(
+        {n: make for n, make in jobs(args.apple).items() if args.only in n and n not in known}
+    ):
         done.append({"name": name, **result})
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
