@@ -23,7 +23,7 @@ from lorarar.evaluation.methods import fused_lora
 from lorarar.evaluation.settings import EvaluationSettings
 from lorarar.images import on_white, open_image
 from lorarar.lora import read_lora
-from lorarar.training.dataset import DEFAULT_SPLIT, Content, Style, merged_prompt, read_dataset
+from lorarar.training.dataset import DEFAULT_SPLIT, Content, Style, composed_prompts, merged_prompt, read_dataset
 from miniature.catalogue import fresh_subject
 from miniature.judge import MiniatureJudge, pixels, shipped_judge
 from miniature.judge_data import TOLD_BY, UNSEEN, details_of
@@ -180,7 +180,7 @@ def lora_rows(
     jobs: list[tuple[Any, Content | Style, str]]  # what is asked, of whose LoRA, under which prompt
     jobs = [(_subject_alone, content, content.prompt) for content in contents]
     jobs += [(_subject_alone, content, merged_prompt(content, style)) for content, style in pairs]
-    jobs += [(_style_alone, style, f"a {content.class_name} in {style.description} style") for content, style in pairs]
+    jobs += [(_style_alone, style, composed_prompts(content, style)[1]) for content, style in pairs]
     lora = cache(read_lora)
     right, shown = [], []
     for ask, entry, prompt in counted(jobs, len(jobs), "LoRAs alone", report):

@@ -29,6 +29,9 @@ class MethodEntry:
 METHODS: dict[str, MethodEntry] = {
     "content-only": MethodEntry("Content LoRA alone", REFERENCE, "the content LoRA, without the style"),
     "style-only": MethodEntry("Style LoRA alone", REFERENCE, "the style LoRA, without the content"),
+    "composed": MethodEntry(
+        "Composed predictions", REFERENCE, "no merge: both LoRAs' own predictions at each step, 4 passes", unguided=True
+    ),
     "joint": MethodEntry("Joint training", RIVAL, "one LoRA trained on both (minutes a pair)", loras=False),
     "direct": MethodEntry("Direct merge", RIVAL, "the average; also LoRA.rar with q/out off and k/v averaged"),
     "direct-sum": MethodEntry("Direct merge, sum", RIVAL, "the sum; also LoRA.rar with q/out off and k/v summed"),

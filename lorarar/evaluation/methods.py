@@ -16,8 +16,9 @@ from torch import nn
 
 from lorarar import merging
 from lorarar.base.attach import fused
-from lorarar.base.components import Components
+from lorarar.base.components import Components, encode_prompts
 from lorarar.errors import InputError
+from lorarar.evaluation.composed import composed
 from lorarar.evaluation.generate import PutOn
 from lorarar.evaluation.method_names import METHODS
 from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, by_step
@@ -29,7 +30,7 @@ from lorarar.merging.klora import ALPHA, BETA, RELEASED_BETA, KLoRA, OnStep
 from lorarar.merging.ssr import RIDGE
 from lorarar.merging.ssr_grams import SEED, merge_by_ssr
 from lorarar.merging.ziplora import ziplora
-from lorarar.training.dataset import Content, Dataset, Style
+from lorarar.training.dataset import Content, Dataset, Style, composed_prompts
 from lorarar.training.dreambooth import train_lora
 from lorarar.training.hyper_settings import ZipSettings
 from lorarar.training.settings import LoraSettings
@@ -96,6 +97,7 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
     special: dict[str, tuple[Make, dict[str, Any]]] = {
         "content-only": (lambda bench, content, style: Made(partial(fused_lora, bench.lora(content.lora))), {}),
         "style-only": (lambda bench, content, style: Made(partial(fused_lora, bench.lora(style.lora))), {}),
+        "composed": (_composed, {}),
         "k-lora": (_klora(False), {"alpha": ALPHA, "beta": BETA}),
         "k-lora-released": (_klora(True), {"alpha": ALPHA, "beta": RELEASED_BETA}),
         "joint": (_joint, asdict(bench.joint)),
@@ -113,6 +115,11 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
     options = MergeOptions(rule="sum" if name == "direct-sum" else "average", seed=bench.seed)
     facts = dict(options.describe(merging.METHODS[base_name].uses))
     return Evaluated(name, _merging(base_name, options), facts)
+
+
+def _composed(bench: Workbench, content: Content, style: Style) -> Made:
+    prompts = encode_prompts(bench.components, composed_prompts(content, style))
+    return Made(partial(composed, *bench.pair(content, style), prompts))
 
 
 def _klora(released: bool) -> Make:

@@ -105,6 +105,12 @@ def merged_prompt(content: Content, style: Style) -> str:
     return f"{content.prompt} in {style.description} style"
 
 
+def composed_prompts(content: Content, style: Style) -> tuple[str, str, str]:
+    """Return the prompts whose predictions are composed: the content's own, its class in the style, its class."""
+    plain = f"a {content.class_name}"
+    return content.prompt, f"{plain} in {style.description} style", plain
+
+
 def pair_folder(folder: Path, content: str, style: str) -> Path:
     """Return where a pair's images lie among those of many pairs."""
     return folder / f"{safe_name(content)}--{safe_name(style)}"

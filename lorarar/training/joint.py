@@ -26,7 +26,7 @@ from lorarar.errors import InputError
 from lorarar.images import find_images
 from lorarar.layout import Layout
 from lorarar.training.bank import Pack, alternating_factors
-from lorarar.training.dataset import Content, Style, merged_prompt, pair_folder
+from lorarar.training.dataset import Content, Style, composed_prompts, merged_prompt, pair_folder
 from lorarar.training.examples import encode_files
 
 PROMPTS_AT_ONCE = 32
@@ -93,8 +93,8 @@ def load_joint(
         folders = {pair: pair_folder(images, content.name, style.name) for pair, (content, style) in named.items()}
         files = {pair: find_images([folder]) for pair, folder in folders.items() if folder.is_dir()}
         return JointData(merged, {}, {}, {pair: encode_files(components, found).cpu() for pair, found in files.items()})
-    styled = {pair: f"a {content.class_name} in {style.description} style" for pair, (content, style) in named.items()}
-    plain = {pair[0]: f"a {content.class_name}" for pair, (content, _) in named.items()}
+    styled = {pair: composed_prompts(*both)[1] for pair, both in named.items()}
+    plain = {pair[0]: composed_prompts(*both)[2] for pair, both in named.items()}
     return JointData(merged, _encoded(components, styled), _encoded(components, plain), {})
 
 

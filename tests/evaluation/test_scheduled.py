@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from hyper_world import World
@@ -9,9 +11,11 @@ from torch import nn
 
 from lorarar.base.attach import fused
 from lorarar.base.components import encode_prompts, predict
+from lorarar.evaluation.composed import composed
 from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, by_step
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import MergeOptions, merge_loras
+from lorarar.training.dataset import composed_prompts
 
 
 @pytest.mark.parametrize(("steps", "content", "style"), [(50, 35, 15), (25, 18, 8), (1, 1, 1)])
@@ -28,6 +32,29 @@ def run(unet: nn.Module, world: World) -> torch.Tensor:
     latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return predict(unet, latents, torch.tensor([500] * 4), condition)
+
+
+def test_composed_predictions_are_those_of_each_lora_alone(world: World) -> None:
+    """A guided batch of two images, against a UNet with each LoRA's weights in turn; afterwards it is the old one."""
+    unet, components = world.components.unet, world.components
+    entries = world.dataset.contents["content_0"], world.dataset.styles["style_1"]
+    content, style = (read_lora(entry.lora) for entry in entries)
+    told = composed_prompts(*entries)
+    before = run(unet, world)
+    with composed(content, style, encode_prompts(components, told), unet):
+        found = run(unet, world)
+    assert torch.equal(run(unet, world), before) and "forward" not in vars(unet)
+    latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))[2:]
+
+    def alone(prompt: str, lora: LoRA | None) -> torch.Tensor:
+        condition = encode_prompts(components, [prompt] * 2)
+        with fused(unet, lora) if lora is not None else nullcontext(), torch.no_grad():
+            return predict(unet, latents, torch.tensor([500] * 2), condition)
+
+    wanted = alone(told[0], content) + alone(told[1], style) - alone(told[2], None)
+    torch.testing.assert_close(found[2:], wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[:2], before[:2], rtol=1e-4, atol=1e-4)
+    assert (found[2:] - before[2:]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("unguided", [False, True])
