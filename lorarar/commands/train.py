@@ -48,7 +48,7 @@ def parser() -> Parser:
         "--joint-images",
         type=Path,
         metavar="DIR",
-        help="images of pairs for the joint term, in folders CONTENT--STYLE as evaluate writes them",
+        help="images of pairs for the joint term, in folders CONTENT--STYLE as evaluate writes them (composed: if any)",
     )
     add("--state", type=Path, metavar="FILE", help="write the state there, and go on from it when it exists")
     add("--state-every", type=int, metavar="N", help=f"steps between states (default {DEFAULT_EVERY})")

@@ -7,6 +7,9 @@ prompt what the style LoRA says. A user asks for both at once. Two things can st
 ε(L_c; "a sks dog") + ε(L_s; "a dog in watercolour style") − ε("a dog"). No images of pairs are needed.
 
 `images`: images of the pairs (drawn, or the best of several merges), learned from as any diffusion model learns.
+
+The composed answer can be asked for on any noised image. Those of the pairs, where there are some, are what the merge
+will meet; else the content's and the style's stand in for them.
 """
 
 from __future__ import annotations
@@ -59,16 +62,16 @@ class JointBatch:
 
 @dataclass(frozen=True)
 class JointData:
-    """The encoded prompts of pairs, by pair, and the latents of their images where the term is `images`; on the CPU."""
+    """The encoded prompts of pairs, by pair, and the latents of their images; on the CPU."""
 
     merged: dict[Pair, Condition]
     styled: dict[Pair, Condition]  # "a dog in watercolour style"; empty for `images`
     plain: dict[int, Condition]  # "a dog" by content; empty for `images`
-    latents: dict[Pair, Float[Tensor, "_ c y x"]]  # empty for `composed`
+    latents: dict[Pair, Float[Tensor, "_ c y x"]]  # of the pairs that have images
 
     @property
-    def of_images(self) -> bool:
-        return not self.styled
+    def composed(self) -> bool:
+        return bool(self.styled)
 
 
 def load_joint(
@@ -81,28 +84,31 @@ def load_joint(
 ) -> JointData | None:
     """Encode what the joint term needs of some pairs; None for the kind `none`.
 
-    `images` is the folder of the pairs' images, one folder a pair as `lorarar evaluate` writes them: pairs without one
-    take no part. Raises InputError for images that can't be read.
+    `images` is the folder of the pairs' images, one folder a pair as `lorarar evaluate` writes them. Of the kind
+    `images`, pairs without one take no part. Raises InputError for images that can't be read.
     """
     if kind == "none":
         return None
     named = {pair: (contents[pair[0]], styles[pair[1]]) for pair in pairs}
     merged = _encoded(components, {pair: merged_prompt(*both) for pair, both in named.items()})
-    if kind == "images":
-        assert images is not None
+    latents: dict[Pair, Tensor] = {}
+    if images is not None:
         folders = {pair: pair_folder(images, content.name, style.name) for pair, (content, style) in named.items()}
         files = {pair: find_images([folder]) for pair, folder in folders.items() if folder.is_dir()}
-        return JointData(merged, {}, {}, {pair: encode_files(components, found).cpu() for pair, found in files.items()})
+        latents = {pair: encode_files(components, found).cpu() for pair, found in files.items()}
+    if kind == "images":
+        return JointData(merged, {}, {}, latents)
     styled = {pair: composed_prompts(*both)[1] for pair, both in named.items()}
     plain = {pair[0]: composed_prompts(*both)[2] for pair, both in named.items()}
-    return JointData(merged, _encoded(components, styled), _encoded(components, plain), {})
+    return JointData(merged, _encoded(components, styled), _encoded(components, plain), latents)
 
 
 def check_joint_images(kind: str, images: Path | None) -> None:
     """Refuse a folder of images that the joint term does not take, or that is missing where it does."""
-    if (kind == "images") != (images is not None):
-        have = "needs a folder of images; give `joint_images`" if kind == "images" else "takes no `joint_images`"
-        raise InputError(f"the joint term {kind!r} {have}" + ("" if kind == "images" else "; leave it out"))
+    if kind == "images" and images is None:
+        raise InputError("the joint term 'images' needs a folder of images; give `joint_images`")
+    if kind == "none" and images is not None:
+        raise InputError("the joint term 'none' takes no `joint_images`; leave it out, or give `joint`")
     if images is not None and not images.is_dir():
         raise InputError(f"{images}: no such folder; give one with a folder of images for each pair")
 
@@ -116,6 +122,12 @@ def _encoded(components: Components, prompts: dict[Any, str]) -> dict[Any, Condi
         found = encode_prompts(components, part).to("cpu")
         rows |= {text: found.take(torch.tensor([row])) for row, text in enumerate(part)}
     return {key: rows[text] for key, text in prompts.items()}
+
+
+def in_turn(one: Condition, other: Condition) -> Condition:
+    """Take the rows of two conditions in turn."""
+    pairs = zip(vars(one).values(), vars(other).values(), strict=True)
+    return Condition(*(torch.stack(rows, dim=1).flatten(0, 1) for rows in pairs))
 
 
 def together(conditions: Sequence[Condition]) -> Condition:

@@ -19,7 +19,7 @@ from lorarar.lora import LoRA, read_lora
 from lorarar.training.bank import LoraBank, Pack
 from lorarar.training.dataset import Content, Dataset, Style
 from lorarar.training.examples import Examples, Reference, encode_concepts, seeded_generator
-from lorarar.training.joint import JointBatch, JointData, load_joint, together
+from lorarar.training.joint import JointBatch, JointData, in_turn, load_joint, together
 from lorarar.training.loss import PairBatch
 
 # Streams of random numbers: one for each use of a seed, so that none repeats another's draws.
@@ -119,32 +119,34 @@ class PairData:
         return PairBatch(noised, times, together(conditions), self._joint(components, draw)), packs
 
     def _joint(self, components: Denoiser, draw: Draw) -> JointBatch | None:
-        """Return the joint rows of a draw: images of the pairs, or the content's and the style's in turn by chance."""
+        """Return the joint rows of a draw."""
         joint, device = self.joint, components.device
         if joint is None:
             return None
         times, noise = draw.joint_timesteps.to(device), draw.joint_noise.to(device)
-        places = draw.joint_images.tolist()
-        if joint.of_images:
-            known = torch.tensor([float(pair in joint.latents) for pair in draw.pairs], device=device)
-            nothing = torch.zeros((1, *noise.shape[1:]))
-            images = [joint.latents.get(pair, nothing) for pair in draw.pairs]
-        else:
-            sides = ((self.contents, self.styles)[int(place * 2)].examples.latents for place in places)
-            images = [side[pair[int(place * 2)]] for side, pair, place in zip(sides, draw.pairs, places, strict=True)]
-            places = [place * 2 % 1 for place in places]
-        clean = torch.stack([of[int(place * len(of))].to(device) for of, place in zip(images, places, strict=True)])
+        asked = zip(draw.pairs, draw.joint_images.tolist(), strict=True)
+        clean = torch.stack([self._joint_latents(pair, place) for pair, place in asked]).to(device)
         noised = components.noise.add_noise(clean, noise, times)
         condition = together([joint.merged[pair] for pair in draw.pairs]).to(device)
-        if joint.of_images:
+        if not joint.composed:
+            known = torch.tensor([float(pair in joint.latents) for pair in draw.pairs], device=device)
             return JointBatch(noised, times, condition, target(components, clean, noise, times), known)
-        own = [
-            self.contents.examples.condition.take(torch.tensor([content], device=device)) for content, _ in draw.pairs
-        ]
-        styled = [joint.styled[pair].to(device) for pair in draw.pairs]
-        apart = together([row for both in zip(own, styled, strict=True) for row in both])
+        own = self.contents.examples.condition.take(torch.tensor([content for content, _ in draw.pairs], device=device))
+        styled = together([joint.styled[pair] for pair in draw.pairs]).to(device)
         plain = together([joint.plain[content] for content, _ in draw.pairs]).to(device)
-        return JointBatch(noised, times, condition, apart=apart, plain=plain)
+        return JointBatch(noised, times, condition, apart=in_turn(own, styled), plain=plain)
+
+    def _joint_latents(self, pair: tuple[int, int], place: float) -> Float[Tensor, "c y x"]:
+        """Return one of a pair's images by a number in [0, 1): without any, for a composed answer, of either side's."""
+        joint = self.joint
+        assert joint is not None
+        images = joint.latents.get(pair)
+        if images is None and not joint.composed:
+            return torch.zeros(self.contents.examples.latents[0].shape[1:])  # it has no weight
+        if images is None:
+            side, place = int(place * 2), place * 2 % 1
+            images = (self.contents, self.styles)[side].examples.latents[pair[side]].cpu()
+        return images[int(place * len(images))]
 
 
 def choose_pairs(contents: int, styles: int, combinations: int | None, seed: int) -> tuple[tuple[int, int], ...]:

@@ -79,7 +79,7 @@ def load_inputs(
     layout = unet_layout(components.unet, base_name(components))
     parts = load_parts(components, layout, dataset, split, settings.combinations, settings.seed, joint, joint_images)
     about = {"base": layout.base, "dataset": dataset.name, "split": split, "untrained_base": loading.untrained}
-    if parts.train.joint is not None and parts.train.joint.of_images:
+    if parts.train.joint is not None and parts.train.joint.latents:
         about["joint_pairs"] = len(parts.train.joint.latents)
     return TrainingInputs(components, layout, parts, about)
 

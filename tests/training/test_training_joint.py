@@ -81,6 +81,14 @@ def test_composed_rows_have_the_prompts_of_both_and_of_neither(world: World) -> 
     assert clean == {"content", "style"}  # both sides' images occur
 
 
+def test_a_composed_answer_is_asked_on_images_of_the_pair_where_there_are_some(world: World, images: Path) -> None:
+    joint, names, noise = joint_of(world, data_of(world, "composed", images))
+    files = sorted((images / "--".join(PAIR)).iterdir())
+    assert joint.goal is None and joint.known is None and PAIR in names
+    for row, name in enumerate(names):
+        assert any(is_noised(world, joint, row, noise, path) for path in files) == (name == PAIR)
+
+
 def is_noised(world: World, joint: JointBatch, row: int, noise: Tensor, path: Path) -> bool:
     """Tell whether a row is this image under the draw's noise."""
     latent = encode_images(world.components, load_image(path, 32)[None])
