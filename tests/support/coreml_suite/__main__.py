@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -67,7 +69,7 @@ def main() -> int:
     args = parser.parse_args()
     if not args.keep:
         run_sample(args.outcomes, args.workers)
-    rows = [json.loads(line) for line in args.outcomes.read_text(encoding="utf-8").splitlines()]
+    _, *rows = [json.loads(line) for line in args.outcomes.read_text(encoding="utf-8").splitlines()]
     judged = [outcome for outcome in map(judge, rows) if outcome is not None]
     packages = json.loads(args.packages.read_text(encoding="utf-8")) if args.packages.is_file() else []
     args.page.write_text(page(judged, len(rows), packages), encoding="utf-8")
@@ -80,9 +82,15 @@ def main() -> int:
 
 
 def run_sample(outcomes: Path, workers: int) -> None:
-    """Run the sample; every test's outcome becomes a line of the file."""
+    """Run what is left of the sample; every test's outcome becomes a line of the file.
+
+    Its first line tells which code the outcomes are of: those of other code are thrown away.
+    """
     outcomes.parent.mkdir(parents=True, exist_ok=True)
-    outcomes.unlink(missing_ok=True)
+    code = json.dumps({"code": code_digest()}) + "\n"
+    there = outcomes.read_text(encoding="utf-8") if outcomes.is_file() else ""
+    whole = there[: there.rfind("\n") + 1]  # a run that was killed may have left half a line
+    outcomes.write_text(whole if whole.startswith(code) else code, encoding="utf-8")
     package = Path(str(find_spec("coremltools").submodule_search_locations[0]))  # type: ignore[union-attr,index]
     tests = [str(package / place) for place in PLACES]
     options = [
@@ -103,6 +111,17 @@ def run_sample(outcomes: Path, workers: int) -> None:
     with (outcomes.parent / "pytest.log").open("w") as log:
         command = [sys.executable, "-m", "pytest", *options, *tests]
         subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
+
+
+def code_digest() -> str:
+    """Return the SHA-256 of the evaluator, of this suite, and of the versions that it runs with."""
+    digest = hashlib.sha256()
+    for folder in (ROOT / "runtime_py" / "mil", Path(__file__).parent):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    for package in ("coremltools", "torch", "numpy"):
+        digest.update(f"{package}=={version(package)}".encode())
+    return digest.hexdigest()
 
 
 def judge(row: Mapping[str, Any]) -> Outcome | None:

@@ -74,6 +74,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for group in groups.values():
         ordered = sorted(group, key=lambda item: zlib.crc32(item.nodeid.encode()))
         chosen |= {item.nodeid for item in (ordered[:most] if most else ordered)}
+    path = config.getoption("--outcomes")
+    if path is not None:  # a run that was stopped goes on
+        chosen -= {json.loads(line).get("test") for line in path.read_text(encoding="utf-8").splitlines()}
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in chosen])
     items[:] = [item for item in items if item.nodeid in chosen]
 
