@@ -106,6 +106,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("constant coefficients have no hidden layer; leave `hidden` and `positions` out")
     if args.regulariser == "none" and args.weight is not None:
         raise InputError("without a regulariser there is nothing to weigh; leave `weight` out")
+    if args.joint != "composed" and args.joint_style is not None:
+        raise InputError("`joint_style` is of the composed answer; leave it out, or give `joint` composed")
     if args.joint in (None, "none") and args.joint_weight is not None:
         raise InputError("without a joint term there is nothing to weigh; leave `joint_weight` out, or give `joint`")
 

@@ -41,6 +41,7 @@ class LossSettings:
     weight: float = setting(0.01, "weight λ of that term", metavar="X", flag="lambda")
     joint: str = setting("none", "what the merge is to say of the merged prompt (not in the paper)", choices=JOINTS)
     joint_weight: float = setting(1.0, "weight of the joint term", metavar="X")
+    joint_style: float = setting(1.0, "composed: strength of the style's change in the answer", metavar="X")
 
     def __post_init__(self) -> None:
         """Refuse unknown forms and a λ that is no number of 0 or more."""
@@ -50,6 +51,7 @@ class LossSettings:
             raise InputError(f"`weight` is {self.weight}; give a number of 0 or more, the paper's is 0.01")
         check_choice(JOINTS, joint=self.joint)
         check_positive(1.0, joint_weight=self.joint_weight)
+        check_positive(1.0, joint_style=self.joint_style)
 
 
 @dataclass(frozen=True)

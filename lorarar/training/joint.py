@@ -49,15 +49,18 @@ class JointBatch:
     apart: Condition | None = None  # of `composed`: 2p rows, content's prompt and styled class in turn
     plain: Condition | None = None  # of `composed`: the class
 
-    def answer(self, unet: Any, layout: Layout, loras: tuple[Pack, Pack]) -> Float[Tensor, "p c y x"]:
-        """Return the goal; where it is composed, three passes without gradient make it."""
+    def answer(
+        self, unet: Any, layout: Layout, loras: tuple[Pack, Pack], strength: float = 1.0
+    ) -> Float[Tensor, "p c y x"]:
+        """Return the goal; where it is composed, three passes make it, with so much of the style's change."""
         if self.apart is None or self.plain is None:
             assert self.goal is not None
             return self.goal
         twice, times = self.latents.repeat_interleave(2, 0), self.timesteps.repeat_interleave(2)
         with attached(unet, alternating_factors(layout, *loras)):
             both = predict(unet, twice, times, self.apart)
-        return both[0::2] + both[1::2] - predict(unet, self.latents, self.timesteps, self.plain)
+        plain = predict(unet, self.latents, self.timesteps, self.plain)
+        return both[0::2] + strength * (both[1::2] - plain)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def merging_loss(
         with attached(unet, alternating_factors(layout, content, style)):
             goal = predict(unet, batch.latents, batch.timesteps, batch.condition)
         if joint is not None:
-            goal = _beside(goal, joint.answer(unet, layout, loras))
+            goal = _beside(goal, joint.answer(unet, layout, loras, settings.joint_style))
     latents, timesteps, condition = (batch.latents, batch.timesteps, batch.condition) if joint is None else _all(batch)
     with attached(unet, merged_factors(layout, content, style, coefficients)):
         with autocast():

@@ -46,7 +46,7 @@ def test_the_command_writes_a_checkpoint_with_every_option_and_the_curves(
     record = loaded.training
     assert record["loss"] == {
         **{"distance": "l2", "regulariser": "cosine", "weight": 0.5},
-        **{"joint": "none", "joint_weight": 1.0},
+        **{"joint": "none", "joint_weight": 1.0, "joint_style": 1.0},
     }
     expected = {"steps": 6, "learning_rate": 0.01, "seed": 4, "dataset": "tiny", "split": "paper", "pairs": 6}
     expected |= {"base": world.base.name, "validation_pairs": 1, "kv_rule": "sum", "learned": ["q", "out"]}
@@ -98,6 +98,7 @@ def test_a_constant_checkpoint_merges(world: World, tmp_path: Path) -> None:
         (["--predictor", "constant"], "leave --hidden and --positions out"),
         (["--regulariser", "none", "--lambda", "1"], "leave --lambda out"),
         (["--joint-weight", "2"], "leave --joint-weight out, or give --joint"),
+        (["--joint", "images", "--joint-style", "2"], "leave it out, or give --joint composed"),
         (["--joint", "images"], "the joint term 'images' needs a folder of images; give --joint-images"),
         (["--joint-images", "."], "the joint term 'none' takes no --joint-images; leave it out"),
         (["--joint", "images", "--joint-images", "nowhere"], "nowhere: no such folder"),

@@ -289,6 +289,7 @@ def test_settings_out_of_range_are_refused() -> None:
         ({"weight": float("nan")}, "`weight` is nan"),
         ({"joint": "sum"}, "`joint` is 'sum'; valid are none, composed, images"),
         ({"joint_weight": 0.0}, "`joint_weight` is 0.0; give a positive number"),
+        ({"joint_style": -1.0}, "`joint_style` is -1.0; give a positive number"),
     ):
         with pytest.raises(InputError) as error:
             LossSettings(**bad)  # type: ignore[arg-type]
@@ -306,7 +307,12 @@ def joint_batch(pairs: int, kind: str, seed: int = 7) -> JointBatch:
 
 
 def dense_joint(
-    unet: Any, layout: Layout, predictor: Hypernetwork, pairs: list[tuple[LoRA, LoRA]], joint: JointBatch
+    unet: Any,
+    layout: Layout,
+    predictor: Hypernetwork,
+    pairs: list[tuple[LoRA, LoRA]],
+    joint: JointBatch,
+    strength: float,
 ) -> Tensor:
     """The joint term written out for each pair, on dense ΔW."""
     rows = PairBatch(joint.latents, joint.timesteps, joint.condition)
@@ -330,7 +336,7 @@ def dense_joint(
                         (joint.plain, {}),
                     )
                 ]
-                goal = alone[0] + alone[1] - alone[2]
+                goal = alone[0] + strength * (alone[1] - alone[2])
         known = 1.0 if joint.known is None else float(joint.known[number])
         terms.append(known * (run_dense(unet, rows, number, merged) - goal).square().mean())
     return sum(terms) / len(terms)
@@ -340,7 +346,7 @@ def dense_joint(
 def test_the_joint_term_is_that_of_dense_matrices(kind: str, unet: Any, layout: Layout) -> None:
     loras = [random_lora(layout, (rank,), rank, 0.3, 0.3) for rank in (1, 3, 2)]
     pairs, joint = [(loras[0], loras[1]), (loras[2], loras[1])], joint_batch(2, kind)
-    settings = LossSettings(weight=0.1, joint=kind, joint_weight=0.7)
+    settings = LossSettings(weight=0.1, joint=kind, joint_weight=0.7, joint_style=1.6)
     made, reference = hypernet(), hypernet()
     packs = [
         LoraBank.of([pair[role] for pair in pairs], layout, 3, torch.float64).take(range(2), "cpu") for role in (0, 1)
@@ -349,7 +355,7 @@ def test_the_joint_term_is_that_of_dense_matrices(kind: str, unet: Any, layout: 
     batch = replace(make_batch(2), joint=joint)
     with merging_loss(unet, batch, layout, (packs[0], packs[1]), coefficients, settings) as loss:
         loss.total.backward()
-    of_joint = dense_joint(unet, layout, reference, pairs, joint)
+    of_joint = dense_joint(unet, layout, reference, pairs, joint, 1.6)
     want = dense_loss(unet, layout, reference, pairs, settings) + 0.7 * of_joint
     want.backward()
     torch.testing.assert_close(loss.joint, of_joint.detach(), rtol=1e-8, atol=0)
