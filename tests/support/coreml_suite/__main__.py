@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from coreml_suite.packages import BEYOND, LARGEST_ERROR
 from coreml_suite.stand_in import OLD_FORMAT
 
 ROOT = Path(__file__).parents[3]
@@ -64,6 +65,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--outcomes", type=Path, default=ROOT / "build" / "coreml" / "outcomes.jsonl")
     parser.add_argument("--packages", type=Path, default=ROOT / "build" / "coreml" / "packages.json")
+    parser.add_argument("--speed", type=Path, default=ROOT / "build" / "coreml" / "speed.json")
     parser.add_argument("--keep", action="store_true", help="write the page of outcomes that are there")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "core-ml-conformance.md")
     args = parser.parse_args()
@@ -71,8 +73,10 @@ def main() -> int:
         run_sample(args.outcomes, args.workers)
     _, *rows = [json.loads(line) for line in args.outcomes.read_text(encoding="utf-8").splitlines()]
     judged = [outcome for outcome in map(judge, rows) if outcome is not None]
-    packages = json.loads(args.packages.read_text(encoding="utf-8")) if args.packages.is_file() else []
-    args.page.write_text(page(judged, len(rows), packages), encoding="utf-8")
+    packages, speeds = (
+        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else [] for path in (args.packages, args.speed)
+    )
+    args.page.write_text(page(judged, len(rows), packages, speeds), encoding="utf-8")
     counts = Counter(outcome.verdict for outcome in judged)
     print(
         f"{len(judged):,} predicting tests: " + ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items())
@@ -157,7 +161,9 @@ def group_of(test: str) -> str:
     return "PyTorch by TorchScript" if TORCH in test else "interfaces, passes, compression"
 
 
-def page(outcomes: Sequence[Outcome], ran: int, packages: Sequence[Mapping[str, Any]]) -> str:
+def page(
+    outcomes: Sequence[Outcome], ran: int, packages: Sequence[Mapping[str, Any]], speeds: Sequence[Mapping[str, Any]]
+) -> str:
     """Return docs/core-ml-conformance.md."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for outcome in outcomes:
@@ -182,6 +188,8 @@ def page(outcomes: Sequence[Outcome], ran: int, packages: Sequence[Mapping[str, 
     lines += list(_reasons(outcome for outcome in outcomes if outcome.verdict not in ("passed", "expected")))
     if packages:
         lines += ["", *_packages(packages)]
+    if speeds:
+        lines += ["", *_speeds(speeds)]
     return "\n".join(lines) + "\n"
 
 
@@ -203,6 +211,8 @@ def _packages(packages: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     yield "Networks of random weights, converted by coremltools and compared with PyTorch: PSNR in dB, and the largest"
     yield "error as a share of the largest value. Apple's UNets are of reduced sizes, from a checkout of"
     yield "apple/ml-stable-diffusion (`make test-coreml APPLE=DIR`)."
+    for name, (_, reason) in BEYOND.items():
+        yield f"{name} is beyond {LARGEST_ERROR:g}: {reason}."
     yield ""
     yield "| network | fp32 | error | fp16 | operations |"
     yield "| --- | ---: | ---: | ---: | ---: |"
@@ -212,6 +222,18 @@ def _packages(packages: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         else:
             numbers = f"{each['fp32']:.0f} | {each['error']:.1e} | {each['fp16']:.0f} | {each['operations']}"
             yield f"| {each['name']} | {numbers} |"
+
+
+def _speeds(speeds: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    yield "## Speed"
+    yield ""
+    machine = f"{speeds[0]['cpu']}, {speeds[0]['threads']} threads"
+    yield f"Times PyTorch's own on the same CPU ({machine}, nothing else running), in turn with it: medians of the ratios."
+    yield ""
+    yield "| network | PyTorch, ms | evaluator, fp32 | evaluator, fp16's rounding |"
+    yield "| --- | ---: | ---: | ---: |"
+    for each in speeds:
+        yield f"| {each['name']} | {each['torch_ms']} | {each['fp32']}× | {each['fp16']}× |"
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     found = []
     for name, make in NETWORKS.items():
-        found.append({"name": name, "threads": torch.get_num_threads(), **timed(make(), args.out.parent, args.rounds)})
+        told = {"name": name, "threads": torch.get_num_threads(), "cpu": cpu_name()}
+        found.append(told | timed(make(), args.out.parent, args.rounds))
         print(found[-1], flush=True)
     args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 1 if any(each[mode] > limit for each in found for mode, limit in LIMITS.items()) else 0
@@ -67,6 +68,12 @@ def timed(job: Job, folder: Path, rounds: int) -> dict[str, Any]:
         found["torch_ms"] = round(1000 * median(first for first, _ in pairs), 1)
         found[mode] = round(median(other / first for first, other in pairs), 2)
     return found
+
+
+def cpu_name() -> str:
+    """Return the CPU's name, as Linux tells it."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def seconds(work: Callable[[], None]) -> float:
