@@ -1,14 +1,12 @@
-"""Draw a pair without a merge: at each step both LoRAs' own predictions are put together.
+"""Draw a pair without a merge: at each step the UNet answers with each LoRA alone, and the answers are put together.
 
-ε(L_c; "a sks dog") + ε(L_s; "a dog in watercolour style") − ε("a dog"), the score of images that fit both where the two
-do not depend on each other (composable diffusion, arXiv 2206.01714). It takes four passes a step in the place of
-guidance's two. `lorarar train --joint composed` teaches it to a merge, which takes two.
+Both ways take four passes a step in the place of guidance's two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -19,17 +17,64 @@ from lorarar.base.components import Condition
 from lorarar.lora import LoRA
 from lorarar.merging.klora import OnStep
 
-PARTS = 4  # rows of one image: the empty prompt, content, styled class, class
+PARTS = 4  # rows for one image
 
 
 @contextmanager
 def composed(content: LoRA, style: LoRA, prompts: Condition, unet: nn.Module) -> Iterator[OnStep]:
-    """Let the UNet answer a guided batch with the composed prediction in its second half, the prompt's.
+    """Let the UNet answer the prompt with ε(L_c; "a sks dog") + ε(L_s; "a dog in watercolour style") − ε("a dog").
 
+    That is the score of images that fit both where the two do not depend on each other (composable diffusion, arXiv
+    2206.01714). The answer without a prompt is the base's. `lorarar train --joint composed` teaches this to a merge.
     `prompts` are three rows: the content's prompt, the class in the style, the class. The batch's own prompt is not
     looked at. Linears only. Raises InputError as `attached`.
     """
+    told = {"encoder_hidden_states": prompts.embeds, "text_embeds": prompts.pooled, "time_ids": prompts.time_ids}
+
+    def arrange(name: str, free: Tensor, asked: Tensor) -> Tensor:
+        if name not in told:
+            return torch.cat([free, asked, asked, asked])
+        return torch.cat([free, told[name].to(free.dtype).repeat_interleave(len(free), 0)])
+
+    def combine(free: Tensor, of_content: Tensor, of_style: Tensor, of_class: Tensor) -> tuple[Tensor, Tensor]:
+        return free, of_content + of_style - of_class
+
+    with _in_parts(unet, {(1,): content, (2,): style}, arrange, combine):
+        yield lambda step, steps: None
+
+
+@contextmanager
+def composite(content: LoRA, style: LoRA, unet: nn.Module) -> Iterator[OnStep]:
+    """Let the UNet answer with the mean of what it says with each LoRA alone, with the prompt and without.
+
+    LoRA Composite (arXiv 2402.16843). Linears only. Raises InputError as `attached`.
+    """
+
+    def arrange(name: str, free: Tensor, asked: Tensor) -> Tensor:
+        return torch.cat([free, free, asked, asked])
+
+    def combine(free: Tensor, free_too: Tensor, asked: Tensor, asked_too: Tensor) -> tuple[Tensor, Tensor]:
+        return (free + free_too) / 2, (asked + asked_too) / 2
+
+    with _in_parts(unet, {(0, 2): content, (1, 3): style}, arrange, combine):
+        yield lambda step, steps: None
+
+
+@contextmanager
+def _in_parts(
+    unet: nn.Module,
+    loras: Mapping[tuple[int, ...], LoRA],
+    arrange: Callable[[str, Tensor, Tensor], Tensor],
+    combine: Callable[..., tuple[Tensor, Tensor]],
+) -> Iterator[None]:
+    """Run a guided batch as PARTS parts, each LoRA in some of them, and put the answers together again.
+
+    `arrange` makes the parts of an input by name from its halves, without the prompt and with it.
+    """
     answer = unet.forward
+
+    def parts(name: str, rows: Tensor) -> Tensor:
+        return arrange(name, *rows.chunk(2)) if rows.ndim else rows
 
     def forward(
         sample: Tensor,
@@ -37,38 +82,29 @@ def composed(content: LoRA, style: LoRA, prompts: Condition, unet: nn.Module) ->
         encoder_hidden_states: Tensor,
         added_cond_kwargs: dict[str, Tensor],
         **more: Any,
-    ) -> Any:
-        images = len(sample) // 2
+    ) -> tuple[Tensor]:
+        made = answer(
+            parts("sample", sample),
+            parts("timestep", timestep),
+            parts("encoder_hidden_states", encoder_hidden_states),
+            added_cond_kwargs={name: parts(name, rows) for name, rows in added_cond_kwargs.items()},
+            **more,
+        )
+        return (torch.cat(combine(*made[0].chunk(PARTS))),)
 
-        def rows(of_batch: Tensor, of_prompts: Tensor) -> Tensor:
-            return torch.cat([of_batch[:images], of_prompts.to(of_batch.dtype).repeat_interleave(images, 0)])
-
-        told = {
-            "text_embeds": rows(added_cond_kwargs["text_embeds"], prompts.pooled),
-            "time_ids": rows(added_cond_kwargs["time_ids"], prompts.time_ids),
-        }
-
-        def parts(of_batch: Tensor) -> Tensor:
-            return torch.cat([of_batch[:images], *[of_batch[images:]] * (PARTS - 1)])
-
-        times = parts(timestep) if timestep.ndim else timestep
-        made = answer(parts(sample), times, rows(encoder_hidden_states, prompts.embeds), added_cond_kwargs=told, **more)
-        free, of_content, of_style, of_class = made[0].chunk(PARTS)
-        return (torch.cat([free, of_content + of_style - of_class]),)
-
-    with attached(unet, _factors(content, 1, unet)), attached(unet, _factors(style, 2, unet)):
+    with ExitStack() as stack:
+        for on, lora in loras.items():
+            stack.enter_context(attached(unet, _factors(lora, on, unet)))
         unet.forward = forward
-        try:
-            yield lambda step, steps: None
-        finally:
-            del unet.forward  # the class's own again
+        stack.callback(lambda: delattr(unet, "forward"))  # the class's own again
+        yield
 
 
-def _factors(lora: LoRA, part: int, unet: nn.Module) -> dict[str, Factors]:
-    """Return a LoRA's factors for one part of a batch, and zeros for the others."""
+def _factors(lora: LoRA, on: tuple[int, ...], unet: nn.Module) -> dict[str, Factors]:
+    """Return a LoRA's factors for some parts of a batch, and zeros for the others."""
     device = next(unet.parameters()).device
     is_on = torch.zeros(PARTS, 1, 1, device=device)
-    is_on[part] = 1
+    is_on[list(on)] = 1
     found = {}
     for name, layer in lora.layers.items():
         loaded = layer.load()

@@ -32,6 +32,10 @@ METHODS: dict[str, MethodEntry] = {
     "composed": MethodEntry(
         "Composed predictions", REFERENCE, "no merge: both LoRAs' own predictions at each step, 4 passes", unguided=True
     ),
+    "composite": MethodEntry(
+        "LoRA Composite", RIVAL, "no merge: the mean of both LoRAs' answers, 4 passes", unguided=True
+    ),
+    "switch": MethodEntry("LoRA Switch", RIVAL, "no merge: the two LoRAs take turns, a twentieth of the steps each"),
     "joint": MethodEntry("Joint training", RIVAL, "one LoRA trained on both (minutes a pair)", loras=False),
     "direct": MethodEntry("Direct merge", RIVAL, "the average; also LoRA.rar with q/out off and k/v averaged"),
     "direct-sum": MethodEntry("Direct merge, sum", RIVAL, "the sum; also LoRA.rar with q/out off and k/v summed"),

@@ -18,10 +18,10 @@ from lorarar import merging
 from lorarar.base.attach import fused
 from lorarar.base.components import Components, encode_prompts
 from lorarar.errors import InputError
-from lorarar.evaluation.composed import composed
+from lorarar.evaluation.composed import composed, composite
 from lorarar.evaluation.generate import PutOn
 from lorarar.evaluation.method_names import METHODS
-from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, by_step
+from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, Turn, by_step
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import Layout, kind_of
 from lorarar.lora import LoRA, read_lora
@@ -98,6 +98,8 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
         "content-only": (lambda bench, content, style: Made(partial(fused_lora, bench.lora(content.lora))), {}),
         "style-only": (lambda bench, content, style: Made(partial(fused_lora, bench.lora(style.lora))), {}),
         "composed": (_composed, {}),
+        "composite": (lambda bench, *pair: Made(partial(composite, *bench.pair(*pair))), {}),
+        "switch": (_switch, {"length": Turn(False).length}),
         "k-lora": (_klora(False), {"alpha": ALPHA, "beta": BETA}),
         "k-lora-released": (_klora(True), {"alpha": ALPHA, "beta": RELEASED_BETA}),
         "joint": (_joint, asdict(bench.joint)),
@@ -120,6 +122,11 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
 def _composed(bench: Workbench, content: Content, style: Style) -> Made:
     prompts = encode_prompts(bench.components, composed_prompts(content, style))
     return Made(partial(composed, *bench.pair(content, style), prompts))
+
+
+def _switch(bench: Workbench, content: Content, style: Style) -> Made:
+    turns = zip(bench.pair(content, style), (Turn(False), Turn(True)), strict=True)
+    return Made(partial(by_step, list(turns), False))
 
 
 def _klora(released: bool) -> Make:

@@ -30,13 +30,25 @@ class Span:
         return self.first * steps <= step < self.last * steps
 
 
+@dataclass(frozen=True)
+class Turn:
+    """One of two LoRAs that take turns, the first from the beginning (LoRA Switch, arXiv 2402.16843)."""
+
+    second: bool
+    length: float = 0.05  # of a turn as a share of the steps: the authors' 5 of 100
+
+    def holds(self, step: int, steps: int) -> bool:
+        """Tell whether the LoRA is on at step `step` (from 0) of `steps`; a turn has one step at least."""
+        return step // max(1, round(self.length * steps)) % 2 == self.second
+
+
 CONTENT_EARLY, STYLE_LATE = Span(0.0, 0.7), Span(0.3, 1.0)
 """CRAFT-LoRA's steps 1–35 and 15–50 of 50, as shares."""
 
 
 @contextmanager
-def by_step(loras: Sequence[tuple[LoRA, Span]], unguided: bool, unet: nn.Module) -> Iterator[OnStep]:
-    """Give the UNet each LoRA in its span; call what is yielded before every step.
+def by_step(loras: Sequence[tuple[LoRA, Span | Turn]], unguided: bool, unet: nn.Module) -> Iterator[OnStep]:
+    """Give the UNet each LoRA in its span or turn; call what is yielded before every step.
 
     `unguided` keeps all LoRAs out of the first half of a batch, which diffusers' guidance has for the empty prompt.
     Linears only. Raises InputError as `attached`.

@@ -11,8 +11,8 @@ from torch import nn
 
 from lorarar.base.attach import fused
 from lorarar.base.components import encode_prompts, predict
-from lorarar.evaluation.composed import composed
-from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, by_step
+from lorarar.evaluation.composed import composed, composite
+from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, Turn, by_step
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import MergeOptions, merge_loras
 from lorarar.training.dataset import composed_prompts
@@ -24,6 +24,14 @@ def test_the_spans_are_the_papers_steps(steps: int, content: int, style: int) ->
     assert [CONTENT_EARLY.holds(step, steps) for step in range(steps)] == [step < content for step in range(steps)]
     assert [STYLE_LATE.holds(step, steps) for step in range(steps)] == [step >= style for step in range(steps)]
     assert all(Span().holds(step, steps) for step in range(steps))
+
+
+@pytest.mark.parametrize(("steps", "length"), [(100, 5), (50, 2), (25, 1), (4, 1)])
+def test_two_loras_take_turns(steps: int, length: int) -> None:
+    """The released code's 5 of 100 steps, and as many of fewer: always one of the two, the content first."""
+    first, second = ([turn.holds(step, steps) for step in range(steps)] for turn in (Turn(False), Turn(True)))
+    assert first == [step // length % 2 == 0 for step in range(steps)]
+    assert second == [not is_on for is_on in first]
 
 
 def run(unet: nn.Module, world: World) -> torch.Tensor:
@@ -44,6 +52,14 @@ def test_composed_predictions_are_those_of_each_lora_alone(world: World) -> None
     with composed(content, style, encode_prompts(components, told), unet):
         found = run(unet, world)
     assert torch.equal(run(unet, world), before) and "forward" not in vars(unet)
+    with composite(content, style, unet):
+        mean = run(unet, world)
+    assert torch.equal(run(unet, world), before)
+    each = []
+    for lora in (content, style):
+        with fused(unet, lora):
+            each.append(run(unet, world))
+    torch.testing.assert_close(mean, (each[0] + each[1]) / 2, rtol=1e-4, atol=1e-4)
     latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))[2:]
 
     def alone(prompt: str, lora: LoRA | None) -> torch.Tensor:
