@@ -22,7 +22,7 @@ from lorarar.commands.export import main
 from lorarar.errors import FailedCheck, InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor, open_predictor, save_hypernet
 from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
-from lorarar.layout import ROLES, Layout
+from lorarar.layout import ROLES, Layout, kind_of
 from lorarar.lora import LoRA
 from lorarar.merging import learned_options, merge_loras
 from runtime_py.bundle import Bundle, Session, tree_sha256
@@ -230,6 +230,15 @@ def test_any_kinds_can_be_learned(layout: Layout, tmp_path: Path, learned: tuple
     config = HypernetConfig(widths=(32, 64), hidden=16, learned=learned, kv_rule="sum")
     loaded = open_predictor("tiny", layout, Hypernetwork.untrained(config, seed=5).eval())
     assert_merges_as_the_library(loaded, layout, "onnx", tmp_path / "out")
+
+
+@pytest.mark.parametrize("target", [name for name, target in TARGETS.items() if "fp32" in target.precisions])
+def test_a_network_that_knows_its_layers_is_a_bundle_too(layout: Layout, tmp_path: Path, target: str) -> None:
+    modules = tuple(module for module in layout.modules if kind_of(module) in ("q", "v"))
+    config = HypernetConfig((32, 64), 8, "sum", ("q", "v"), modules)
+    network = Hypernetwork.untrained(config, seed=1).eval()
+    torch.nn.init.normal_(network.positions, generator=torch.Generator().manual_seed(2))
+    assert_merges_as_the_library(open_predictor("tiny", layout, network), layout, target, tmp_path / "bundle")
 
 
 @pytest.mark.parametrize("target", [name for name, target in TARGETS.items() if "fp32" in target.precisions])
