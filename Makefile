@@ -97,7 +97,7 @@ $(COREML)/ready: tests/support/coreml_suite/requirements.txt
 
 test-coreml: $(COREML)/ready  ## coremltools' own tests, and real networks, by the evaluator of Core ML programs; an hour
 	OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(COREML)/bin/python -m coreml_suite.packages $(if $(APPLE),--apple $(APPLE))
-	PYTHONPATH=tests/support $(COREML)/bin/python -m coreml_suite.speed
+	PYTHONPATH=tests/support $(COREML)/bin/python -m coreml_suite.speed $(if $(APPLE),--apple $(APPLE))
 	OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(COREML)/bin/python -m coreml_suite
 
 test-wheel: $(READY)  ## a wheel in an environment of its own, outside the repository: the README's merge, and what it lacks

@@ -34,12 +34,12 @@ def apple_networks(checkout: Path) -> dict[str, Callable[[], Job]]:
     return {**made, "Apple's UNet of SDXL": lambda: sdxl(checkout)}
 
 
-def stable_diffusion(checkout: Path, form: str) -> Job:
+def stable_diffusion(checkout: Path, form: str, widths: tuple[int, int] = (64, 128), side: int = SIDE) -> Job:
     module = _imported(checkout, form)
-    blocks = {"block_out_channels": (64, 128), "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D")}
+    blocks = {"block_out_channels": widths, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D")}
     blocks |= {"up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "cross_attention_dim": 96}
-    made = module.UNet2DConditionModel(sample_size=SIDE, attention_head_dim=4, **blocks)
-    return First(made), _inputs(96)
+    made = module.UNet2DConditionModel(sample_size=side, attention_head_dim=4, **blocks)
+    return First(made), _inputs(96, side)
 
 
 def sdxl(checkout: Path) -> Job:
@@ -51,7 +51,7 @@ def sdxl(checkout: Path) -> Job:
     layers = {"attention_head_dim": (2, 4), "transformer_layers_per_block": (1, 2)}
     made = module.UNet2DConditionModelXL(sample_size=SIDE, **blocks, **told, **layers)
     more = {"time_ids": torch.tensor([[16.0, 16.0, 0.0, 0.0, 16.0, 16.0]]), "text_embeds": torch.randn(1, 80)}
-    return First(made), _inputs(96) | more
+    return First(made), _inputs(96, SIDE) | more
 
 
 def _imported(checkout: Path, form: str):  # noqa: ANN202 - a module that is not here
@@ -62,10 +62,10 @@ def _imported(checkout: Path, form: str):  # noqa: ANN202 - a module that is not
     return module
 
 
-def _inputs(width: int) -> dict[str, Tensor]:
+def _inputs(width: int, side: int) -> dict[str, Tensor]:
     """Return inputs as Apple's pipeline gives them: text with its channels first."""
     return {
-        "sample": torch.randn(1, 4, SIDE, SIDE),
+        "sample": torch.randn(1, 4, side, side),
         "timestep": torch.tensor([500.0]),
         "encoder_hidden_states": torch.randn(1, width, 1, TOKENS),
     }

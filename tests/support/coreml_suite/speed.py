@@ -14,6 +14,7 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 import torch
+from coreml_suite.apple import stable_diffusion
 from coreml_suite.packages import ROOT, Job, timm_network, torchvision_network
 
 from runtime_py.mil import Program
@@ -32,9 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="coreml_suite.speed", description=__doc__)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--apple", type=Path, metavar="DIR", help="a checkout of github.com/apple/ml-stable-diffusion")
     args = parser.parse_args(argv)
+    networks = dict(NETWORKS)
+    if args.apple is not None:
+        networks["Apple's UNet, 128 and 256 channels"] = lambda: stable_diffusion(
+            args.apple, "ORIGINAL", (128, 256), 32
+        )
     found = []
-    for name, make in NETWORKS.items():
+    for name, make in networks.items():
         told = {"name": name, "threads": torch.get_num_threads(), "cpu": cpu_name()}
         found.append(told | timed(make(), args.out.parent, args.rounds))
         print(found[-1], flush=True)
