@@ -21,7 +21,6 @@ MODES = ("fp16", "fp32")
 """fp16: each operation computes in float32 and its result is rounded to the type that the program declares.
 fp32: no float is rounded to fp16, except where the weights are stored so."""
 
-SMALLEST_LOOKED_UP = 1 << 15  # elements: of fewer, a table is not made
 EVERY_HALF = from_half(np.arange(1 << 16, dtype=np.uint16).view(np.float16))
 """Every half-precision number by its bits, widened."""
 
@@ -88,7 +87,7 @@ class Interpreter:
 
     def _results(self, step: Step) -> Any:
         """Return what a step's operation makes of its operands."""
-        if step.op.of_one and self.half and (looked_up := self._looked_up(step)) is not None:
+        if step.op.looked_up_from and self.half and (looked_up := self._looked_up(step)) is not None:
             return looked_up
         given: dict[str, Any] = {
             parameter: [self._operand(step, name) for name in names]
@@ -103,19 +102,22 @@ class Interpreter:
 
     def _looked_up(self, step: Step) -> np.ndarray | None:
         """Take a large tensor's results from those of all 65,536 halves; None where a step has no such tensor."""
-        x, kinds = self.values[step.inputs["x"][0]], list(step.outputs.values())
-        if not isinstance(x, np.ndarray) or x.dtype != np.float16 or x.size < SMALLEST_LOOKED_UP:
-            return None
+        kinds, least = list(step.outputs.values()), step.op.looked_up_from or 0
         if len(kinds) != 1 or not isinstance(kinds[0], TensorType) or kinds[0].dtype.numpy != np.float16:
             return None
-        given = {
-            parameter: self._operand(step, names[0]) for parameter, names in step.inputs.items() if parameter != "x"
-        }
-        if any(np.size(value) != 1 for value in given.values()):
+        values = {parameter: self.values[names[0]] for parameter, names in step.inputs.items()}
+        large = [parameter for parameter, value in values.items() if _is_half(value) and value.size >= least]
+        if len(large) != 1:
+            return None
+        if any(isinstance(value, Blob) for value in values.values()):
+            return None
+        (tensor,), x = large, values[large[0]]
+        given = {name: self._operand(step, step.inputs[name][0]) for name in values if name != tensor}
+        if any(np.size(value) != 1 or np.ndim(value) > x.ndim for value in given.values()):
             return None
         key = (step.type, *((parameter, np.asarray(value).tobytes()) for parameter, value in sorted(given.items())))
         if key not in self.tables:
-            self.tables[key] = to_half(np.asarray(step.op.function(x=EVERY_HALF, **given), np.float32))
+            self.tables[key] = to_half(np.asarray(step.op.function(**{tensor: EVERY_HALF}, **given), np.float32))
         return self.tables[key].take(x.view(np.uint16), mode="clip")
 
     def _operand(self, step: Step, name: str) -> Any:
@@ -137,6 +139,10 @@ class Interpreter:
             return tuple(each.read() if isinstance(each, Blob) else each for each in results)
 
         return run
+
+
+def _is_half(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == np.float16
 
 
 def _checked(step: Step, kind: Type, value: Any, rounds: bool) -> Any:

@@ -14,6 +14,7 @@ from mil_builder import ct, half, mb, only, save
 
 from runtime_py.mil import OpTrace, Program
 from runtime_py.mil.half import from_half, to_half
+from runtime_py.mil.ops import OPS
 
 
 def test_fp16_mode_rounds_after_every_operation(tmp_path: Path) -> None:
@@ -188,3 +189,24 @@ def test_results_that_are_looked_up_are_the_computed_ones(op: str, more: dict[st
     rows = np.concatenate([only(computed.run({"x": row[None]})) for row in x["x"]])
     np.testing.assert_array_equal(looked_up, rows)
     assert looked_up.dtype == np.float16
+
+
+@pytest.mark.parametrize("number_first", [False, True])
+@pytest.mark.parametrize("op", ["add", "maximum", "minimum", "mul", "real_div", "sub"])
+def test_a_number_with_a_large_tensor_is_looked_up_as_it_would_be_computed(
+    op: str, number_first: bool, tmp_path: Path
+) -> None:
+    """All halves four times over, against a tensor small enough to be computed."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    number = np.float16(-0.7)
+
+    def build(x: Any) -> Any:
+        return getattr(mb, op)(x=number, y=x) if number_first else getattr(mb, op)(x=x, y=number)
+
+    x = {"x": np.tile(every, 4).reshape(4, 256, 256)}
+    assert x["x"].size >= (OPS[op].looked_up_from or 0) > every.size
+    looked_up = only(Program.open(save(tmp_path / "large.mlpackage", build, x)).run(x))
+    small = {"x": every.reshape(1, 256, 256)}
+    computed = only(Program.open(save(tmp_path / "small.mlpackage", build, small)).run(small))
+    np.testing.assert_array_equal(looked_up, np.repeat(computed, 4, axis=0))
+    assert looked_up.dtype == np.float16 and np.isfinite(looked_up).sum() > every.size

@@ -51,7 +51,8 @@ class Op:
 
     function: Callable[..., Any]
     widens: bool
-    of_one: bool = False  # each number of the result is that of one number of `x`, and of parameters
+    # Each number of the result is that of one number of a tensor: of elements as many as make a table worth while.
+    looked_up_from: int | None = None
 
     @cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -84,8 +85,13 @@ def _operations(module: ModuleType) -> dict[str, Callable[..., Any]]:
     return own | getattr(module, "TABLE", {})
 
 
+def _looked_up_from(name: str) -> int | None:
+    """Return the elements from which on results for all 65,536 halves are made first, and then only looked up."""
+    return 1 << 15 if name in elementwise.OF_ONE else 1 << 18 if name in elementwise.WITH_ONE else None
+
+
 OPS: dict[str, Op] = {
-    name: Op(function, widens=module not in AS_STORED, of_one=name in elementwise.OF_ONE)
+    name: Op(function, module not in AS_STORED, _looked_up_from(name))
     for module in MODULES
     for name, function in _operations(module).items()
 }
