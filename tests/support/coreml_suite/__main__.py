@@ -20,7 +20,7 @@ from coreml_suite.packages import BEYOND, LARGEST_ERROR
 from coreml_suite.stand_in import OLD_FORMAT
 
 ROOT = Path(__file__).parents[3]
-PER_FUNCTION = 4
+PER_FUNCTION = 6
 """Cases of every test function: enough for 2,500 that predict."""
 OPERATIONS = "converters/mil/mil/ops/tests"
 TORCH = "converters/mil/frontend/torch/test"
@@ -71,12 +71,12 @@ def main() -> int:
     args = parser.parse_args()
     if not args.keep:
         run_sample(args.outcomes, args.workers)
-    _, *rows = [json.loads(line) for line in args.outcomes.read_text(encoding="utf-8").splitlines()]
+    told, *rows = [json.loads(line) for line in args.outcomes.read_text(encoding="utf-8").splitlines()]
     judged = [outcome for outcome in map(judge, rows) if outcome is not None]
     packages, speeds = (
         json.loads(path.read_text(encoding="utf-8")) if path.is_file() else [] for path in (args.packages, args.speed)
     )
-    args.page.write_text(page(judged, len(rows), packages, speeds), encoding="utf-8")
+    args.page.write_text(page(judged, len(rows), told["cases"], packages, speeds), encoding="utf-8")
     counts = Counter(outcome.verdict for outcome in judged)
     print(
         f"{len(judged):,} predicting tests: " + ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items())
@@ -91,7 +91,7 @@ def run_sample(outcomes: Path, workers: int) -> None:
     Its first line tells which code the outcomes are of: those of other code are thrown away.
     """
     outcomes.parent.mkdir(parents=True, exist_ok=True)
-    code = json.dumps({"code": code_digest()}) + "\n"
+    code = json.dumps({"cases": PER_FUNCTION, "code": code_digest()}) + "\n"
     there = outcomes.read_text(encoding="utf-8") if outcomes.is_file() else ""
     whole = there[: there.rfind("\n") + 1]  # a run that was killed may have left half a line
     outcomes.write_text(whole if whole.startswith(code) else code, encoding="utf-8")
@@ -162,7 +162,11 @@ def group_of(test: str) -> str:
 
 
 def page(
-    outcomes: Sequence[Outcome], ran: int, packages: Sequence[Mapping[str, Any]], speeds: Sequence[Mapping[str, Any]]
+    outcomes: Sequence[Outcome],
+    ran: int,
+    cases: int,
+    packages: Sequence[Mapping[str, Any]],
+    speeds: Sequence[Mapping[str, Any]],
 ) -> str:
     """Return docs/core-ml-conformance.md."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
@@ -172,7 +176,7 @@ def page(
     lines = [
         "# How much of Core ML the evaluator runs",
         "",
-        f"Made by `make test-coreml`: {ran:,} of coremltools 9.0's own tests, {PER_FUNCTION} cases of every function,",
+        f"Made by `make test-coreml`: {ran:,} of coremltools 9.0's own tests, {cases} cases of every function,",
         "the same each time. Apple runs them on Macs with Core ML; here `runtime_py/mil` stands in its place.",
         f"Counted are the {len(outcomes):,} that ask for a prediction of an ML program.",
         "",
