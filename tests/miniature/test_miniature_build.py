@@ -298,7 +298,7 @@ def test_a_whole_build_replaces_the_output_at_its_end(
     monkeypatch.setattr(
         stages,
         "build_judge",
-        lambda seed, work, folder, report: shutil.copytree(MINIATURE_FOLDER / "judge", folder),
+        lambda seed, work, folder, **more: shutil.copytree(MINIATURE_FOLDER / "judge", folder),
     )
     build(plan, [name for name in STAGES if name not in ("publish", "wide")])
     assert (plan.output / "hypernet.safetensors").read_text() == "of another build"
