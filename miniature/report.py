@@ -18,7 +18,7 @@ from PIL import Image
 from lorarar.base.names import DATASET_FOLDER, JUDGE_FOLDER
 from lorarar.evaluation.generate import Sampler, Sampling, image_seeds
 from lorarar.evaluation.judges import THRESHOLD, Judge, Question
-from lorarar.evaluation.mars2 import bootstrap, majority
+from lorarar.evaluation.mars2 import bootstrap, majority, means_by_name
 from lorarar.evaluation.methods import fused_lora
 from lorarar.evaluation.settings import EvaluationSettings
 from lorarar.images import on_white, open_image
@@ -206,11 +206,9 @@ def lora_row(
 
     Images of a LoRA are no samples of their own: another few subjects would have other shares.
     """
-    of_lora: dict[str, list[float]] = {}
-    for lora, answers in zip(loras, right, strict=True):
-        of_lora.setdefault(lora, []).extend(map(float, answers))
-    found = bootstrap(np.array([np.mean(answers) for answers in of_lora.values()]), seed)
-    return Row(name, found.estimate, found.low, found.high, sum(map(len, of_lora.values())), gate=gate)
+    names = [lora for lora, answers in zip(loras, right, strict=True) for _ in answers]
+    found = bootstrap(means_by_name(names, map(float, np.concatenate(right))), seed)
+    return Row(name, found.estimate, found.low, found.high, len(names), gate=gate)
 
 
 def _row(

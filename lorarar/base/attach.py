@@ -8,7 +8,7 @@ ranks of 64) that is over ten times as much.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,17 @@ class Factors:
 
     down: Float[Tensor, "g rank inp"]
     up: Float[Tensor, "g out rank"]
+
+
+def factors_by_part(lora: LoRA, parts: Sequence[bool], device: torch.device) -> dict[str, Factors]:
+    """Return a LoRA's factors by full module name for equal parts of a batch: its own where it is on, else zeros."""
+    is_on = torch.tensor(parts, dtype=torch.float32, device=device)[:, None, None]
+    found = {}
+    for name, layer in lora.layers.items():
+        loaded = layer.load()
+        down, up = (torch.from_numpy(factor).to(device) for factor in (loaded.down, loaded.up))
+        found[name] = Factors(down * is_on, up.expand(len(parts), -1, -1))
+    return found
 
 
 @contextmanager

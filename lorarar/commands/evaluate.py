@@ -78,10 +78,11 @@ def run(args: argparse.Namespace) -> int:
     if args.results is not None:
         first = args.results[0]
         runs = [read_results(path) for path in args.results]
-        results, folder = pool(runs), first if first.is_dir() else first.parent
+        # Of several runs, the first one's images are shown.
+        results, shown, folder = pool(runs), runs[0], first if first.is_dir() else first.parent
     else:
         folder = args.out
-        results = _evaluate(args, settings)
+        results = shown = _evaluate(args, settings)
         write_results(results, folder / RESULTS_FILE)
     # Not needed for --help: it imports Pillow and matplotlib.
     from lorarar.evaluation.grids import write_pictures
@@ -89,8 +90,6 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or folder
     tables = all_tables(results, settings.seed)
     written = write_tables(tables, out)
-    # Of several runs, the first one's images are shown.
-    shown = runs[0] if args.results is not None else results
     written += write_pictures(shown, {table.name: table for table in tables}, folder, out)
     _print(tables[0])
     print(f"{len(written)} tables and pictures in {out}: tables.md, grid_methods.png, …")

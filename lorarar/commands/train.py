@@ -63,7 +63,6 @@ def run(args: argparse.Namespace) -> int:
     dataset.split(args.split)
     process = process_state()
     # Later than the cheap checks, and not needed for --help: the trainer imports torch.
-    from lorarar.training.joint import check_joint_images
     from lorarar.training.trainer import load_inputs, train_predictor
 
     defaults = with_fastest_precision(default_hyper_settings(args.base), process)
@@ -72,7 +71,6 @@ def run(args: argparse.Namespace) -> int:
         args.warmup = defaults.warmup * max(0, args.steps) // defaults.steps
     settings = given_settings(args, defaults)
     settings.check_processes(process.num_processes)
-    check_joint_images(settings.loss.joint, args.joint_images)
     resolution = args.resolution or dataset.resolution
     loading = BaseLoading.of(args.base, process, settings.mixed_precision, resolution, args.untrained)
     watch = Stopwatch()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorarar.base.attach import Factors, attached
+from lorarar.base.attach import attached, factors_by_part
 from lorarar.base.components import Condition
 from lorarar.lora import LoRA
 from lorarar.merging.klora import OnStep
@@ -71,7 +71,7 @@ def _in_parts(
 
     `arrange` makes the parts of an input by name from its halves, without the prompt and with it.
     """
-    answer = unet.forward
+    answer, device = unet.forward, next(unet.parameters()).device
 
     def parts(name: str, rows: Tensor) -> Tensor:
         return arrange(name, *rows.chunk(2)) if rows.ndim else rows
@@ -94,20 +94,8 @@ def _in_parts(
 
     with ExitStack() as stack:
         for on, lora in loras.items():
-            stack.enter_context(attached(unet, _factors(lora, on, unet)))
+            is_on = [part in on for part in range(PARTS)]
+            stack.enter_context(attached(unet, factors_by_part(lora, is_on, device)))
         unet.forward = forward
         stack.callback(lambda: delattr(unet, "forward"))  # the class's own again
         yield
-
-
-def _factors(lora: LoRA, on: tuple[int, ...], unet: nn.Module) -> dict[str, Factors]:
-    """Return a LoRA's factors for some parts of a batch, and zeros for the others."""
-    device = next(unet.parameters()).device
-    is_on = torch.zeros(PARTS, 1, 1, device=device)
-    is_on[list(on)] = 1
-    found = {}
-    for name, layer in lora.layers.items():
-        loaded = layer.load()
-        down, up = (torch.from_numpy(factor).to(device) for factor in (loaded.down, loaded.up))
-        found[name] = Factors(down * is_on, up.expand(PARTS, -1, -1))
-    return found

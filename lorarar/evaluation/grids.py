@@ -35,7 +35,7 @@ def matrix_grid(results: Results, run: Path, method: str) -> Image.Image:
     """Draw one method: contents across, styles down, with their references along the edges."""
     contents = {pair.content: pair.subject_references[0] for pair in results.pairs}
     styles = {pair.style: pair.style_reference for pair in results.pairs}
-    cells = {(pair.content, pair.style): pair.methods[method][0].image for pair in results.pairs}
+    cells = {pair.name: pair.methods[method][0].image for pair in results.pairs}
     rows: list[list[str | None]] = [[None, *contents.values()]]
     rows += [[reference, *(cells.get((name, style)) for name in contents)] for style, reference in styles.items()]
     return _grid(run, ["", *contents], rows)

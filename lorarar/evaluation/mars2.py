@@ -19,7 +19,7 @@ draws pairs and never single images.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -54,6 +54,10 @@ class PairVerdicts:
                 f"{self.content} in {self.style}: {len(self.subject_yes)} subject verdicts and {len(self.style_yes)} "
                 "style verdicts; a pair needs the same number of both, at least 1"
             )
+
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.content, self.style
 
     @property
     def subject(self) -> Bool[np.ndarray, " images"]:
@@ -127,10 +131,10 @@ def difference(
     """
     if statistic not in STATISTICS:
         raise InputError(f"unknown statistic {statistic!r}; valid are {', '.join(STATISTICS)}")
-    if Counter(map(_name, first)) != Counter(map(_name, second)):
+    if Counter(pair.name for pair in first) != Counter(pair.name for pair in second):
         raise InputError("a difference needs two methods judged on the same pairs; evaluate both on one dataset split")
-    place = {name: number for number, name in enumerate(dict.fromkeys(map(_name, first)))}
-    second = sorted(second, key=lambda pair: place[_name(pair)])
+    place = {name: number for number, name in enumerate(dict.fromkeys(pair.name for pair in first))}
+    second = sorted(second, key=lambda pair: place[pair.name])
     values = figures(first, statistic) - figures(second, statistic)
     means = bootstrap_draws(values, draws=resamples, seed=seed)
     interval = Interval(float(values.mean()), *quantiles(means))
@@ -146,19 +150,15 @@ def bootstrap(values: Float[np.ndarray, " pairs"], seed: int = 0, resamples: int
 
 def figures(pairs: Sequence[PairVerdicts], statistic: str) -> Float[np.ndarray, " pairs"]:
     """Return a figure of STATISTICS for each pair; its mean over the runs where a pair is there several times."""
-    return by_pair(map(_name, pairs), map(STATISTICS[statistic], pairs))
+    return means_by_name((pair.name for pair in pairs), map(STATISTICS[statistic], pairs))
 
 
-def by_pair(names: Iterable[tuple[str, str]], values: Iterable[float]) -> Float[np.ndarray, " pairs"]:
-    """Return the mean of each pair's values, one a run, in the order in which the pairs first come.
+def means_by_name(names: Iterable[Hashable], values: Iterable[float]) -> Float[np.ndarray, " names"]:
+    """Return the mean of each name's values, in the order in which the names first come.
 
-    Intervals are drawn over these means: the runs of a pair share its LoRAs, and are no samples of their own.
+    Intervals are drawn over these means, of pairs or of LoRAs: what shares its LoRAs is no sample of its own.
     """
-    found: dict[tuple[str, str], list[float]] = {}
+    found: dict[Hashable, list[float]] = {}
     for name, value in zip(names, values, strict=True):
         found.setdefault(name, []).append(value)
-    return np.array([fmean(of_pair) for of_pair in found.values()], np.float64)
-
-
-def _name(pair: PairVerdicts) -> tuple[str, str]:
-    return pair.content, pair.style
+    return np.array([fmean(of_name) for of_name in found.values()], np.float64)

@@ -59,6 +59,10 @@ class PairRecord:
     merges: Mapping[str, MergeFacts]
     methods: Mapping[str, tuple[ImageRecord, ...]]
 
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.content, self.style
+
     def verdicts(self, method: str) -> PairVerdicts:
         """Return the verdicts of a method, which follow from its P(yes)."""
         images = self.methods[method]
@@ -100,11 +104,11 @@ def pool(runs: Sequence[Results]) -> Results:
     and what was trained with them may differ.
     """
     first, *others = runs
-    pairs = {(pair.content, pair.style) for pair in first.pairs}
+    pairs = {pair.name for pair in first.pairs}
     for number, other in enumerate(others, 2):
         unlike = [name for name in _SAME if first.settings.get(name) != other.settings.get(name)]
         unlike += ["judge"] * (first.judge != other.judge) + ["methods"] * (first.methods != other.methods)
-        unlike += ["pairs"] * ({(pair.content, pair.style) for pair in other.pairs} != pairs)
+        unlike += ["pairs"] * ({pair.name for pair in other.pairs} != pairs)
         if unlike:
             raise InputError(
                 f"run {number} and the first one differ in {', '.join(unlike)}; pool runs that differ in their seeds"

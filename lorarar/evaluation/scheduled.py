@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lorarar.base.attach import Factors, attached
+from lorarar.base.attach import Factors, attached, factors_by_part
 from lorarar.lora import LoRA
 from lorarar.merging.klora import OnStep
 
@@ -54,19 +54,14 @@ def by_step(loras: Sequence[tuple[LoRA, Span | Turn]], unguided: bool, unet: nn.
     Linears only. Raises InputError as `attached`.
     """
     device = next(unet.parameters()).device
-    parts = torch.tensor([0.0, 1.0] if unguided else [1.0], device=device)[:, None, None]
+    parts = (False, True) if unguided else (True,)
     whole: list[dict[str, torch.Tensor]] = []  # `down` of each LoRA while it is on
     given: list[dict[str, Factors]] = []
     is_on = [True] * len(loras)
     with ExitStack() as stack:
         for lora, _ in loras:
-            layers = {name: layer.load() for name, layer in lora.layers.items()}
-            downs = {name: torch.from_numpy(layer.down).to(device) * parts for name, layer in layers.items()}
-            ups = {name: torch.from_numpy(layer.up).to(device) for name, layer in layers.items()}
-            whole.append(downs)
-            given.append(
-                {name: Factors(down.clone(), ups[name].expand(len(parts), -1, -1)) for name, down in downs.items()}
-            )
+            given.append(factors_by_part(lora, parts, device))
+            whole.append({name: factors.down.clone() for name, factors in given[-1].items()})
             stack.enter_context(attached(unet, given[-1]))
 
         def to_step(step: int, steps: int) -> None:

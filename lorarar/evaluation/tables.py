@@ -19,9 +19,9 @@ from lorarar.evaluation.mars2 import (
     Mars2,
     PairVerdicts,
     bootstrap,
-    by_pair,
     difference,
     figures,
+    means_by_name,
     score,
 )
 from lorarar.evaluation.method_names import ABLATION, OURS
@@ -99,7 +99,7 @@ def table_1(results: Results, scores: Mapping[str, Mars2]) -> Table:
     images = len(results.pairs[0].methods[results.methods[0].name])
     seeds = results.settings.get("seeds", [])
     runs = f", in {len(seeds)} runs" if len(seeds) > 1 else ""
-    pairs = len({(pair.content, pair.style) for pair in results.pairs})
+    pairs = len({pair.name for pair in results.pairs})
     return Table(
         "table_1",
         "MARS²: images with the right subject and style",
@@ -166,7 +166,7 @@ def table_a2(results: Results, seed: int = 0, resamples: int = RESAMPLES) -> Tab
     def mean(method: MethodInfo, name: str) -> Cell:
         images = [pair.methods[method.name] for pair in results.pairs]
         means = [float(np.mean([image.metrics[name] for image in of_pair])) for of_pair in images]
-        return bootstrap(by_pair([(pair.content, pair.style) for pair in results.pairs], means), seed, resamples)
+        return bootstrap(means_by_name([pair.name for pair in results.pairs], means), seed, resamples)
 
     rows: list[Sequence[Cell]] = []
     if used:

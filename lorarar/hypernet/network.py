@@ -163,13 +163,10 @@ class Hypernetwork(nn.Module):
         modules: Sequence[str] = (),
     ) -> Float[Tensor, "n 2 inp"]:
         """Predict the coefficients (m_c, m_s) of n layers from their factors, without ΔW: W·(up down) = (W up) down."""
-        bias = self.bias(content_up.shape[1], modules)
-        factors = (content_down, content_up, style_down, style_up)
+        bias = self.bias(content_up.shape[1], modules).expand(len(content_up), -1, -1)
+        factors = (content_down, content_up, style_down, style_up, bias)
         step = self._at_once(content_down.shape[2])
-        parts = zip(
-            *(tensor.split(step) for tensor in (*factors, bias.expand(len(content_up), -1, -1))),
-            strict=True,
-        )
+        parts = zip(*(tensor.split(step) for tensor in factors), strict=True)
         found = [self._few(*few) for few in parts]
         return found[0] if len(found) == 1 else torch.cat(found)
 

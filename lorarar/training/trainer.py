@@ -95,14 +95,11 @@ def new_predictor(layout: Layout, settings: HyperSettings) -> Predictor:
         for pair in constant.pairs.values():
             nn.init.constant_(pair, settings.initial)
         return constant
-    widths = {
-        group.out_features
-        for group in layout.groups
-        if any(kind_of(module) in settings.learned for module in group.modules)
-    }
-    modules = (module for group in layout.groups for module in group.modules if kind_of(module) in settings.learned)
+    groups = layout.with_kinds(settings.learned)
+    widths = sorted({group.out_features for group in groups})
+    modules = (module for group in groups for module in group.modules if kind_of(module) in settings.learned)
     positions = tuple(modules) if settings.positions else ()
-    config = HypernetConfig(tuple(sorted(widths)), settings.hidden, settings.kv_rule, settings.learned, positions)
+    config = HypernetConfig(tuple(widths), settings.hidden, settings.kv_rule, settings.learned, positions)
     hypernet = Hypernetwork.untrained(config, settings.seed)
     nn.init.constant_(hypernet.output.bias, settings.initial)
     return hypernet

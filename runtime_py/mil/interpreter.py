@@ -107,9 +107,7 @@ class Interpreter:
             return None
         values = {parameter: self.values[names[0]] for parameter, names in step.inputs.items()}
         large = [parameter for parameter, value in values.items() if _is_half(value) and value.size >= least]
-        if len(large) != 1:
-            return None
-        if any(isinstance(value, Blob) for value in values.values()):
+        if len(large) != 1 or any(isinstance(value, Blob) for value in values.values()):
             return None
         (tensor,), x = large, values[large[0]]
         given = {name: self._operand(step, step.inputs[name][0]) for name in values if name != tensor}

@@ -36,7 +36,8 @@ from lorarar.training.settings import LoraSettings
 
 METHODS = (
     "content-only,style-only,direct,direct-sum,dare,ties,dare-ties,np-lora,knots-ties,norm-balance,k-lora,"
-    "k-lora-released,ssr,ssr-text,block-router,acfg,schedule,craft,composed,composite,switch,learned,learned-kv-sum,learned-acfg,learned-mean"
+    "k-lora-released,ssr,ssr-text,block-router,acfg,schedule,craft,composed,composite,switch,learned,learned-kv-sum,"
+    "learned-acfg,learned-mean"
 )
 FAST = ["--images", "2", "--steps", "2"]
 

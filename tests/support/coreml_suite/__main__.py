@@ -231,8 +231,7 @@ def _packages(packages: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 def _speeds(speeds: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     yield "## Speed"
     yield ""
-    machine = f"{speeds[0]['cpu']}, {speeds[0]['threads']} threads"
-    yield f"Times PyTorch's own on the same CPU ({machine}, nothing else running), in turn with it:"
+    yield f"Times PyTorch's own on the same machine ({speeds[0]['host']}, nothing else running), in turn with it:"
     yield "medians of the ratios."
     yield ""
     yield "| network | PyTorch, ms | evaluator, fp32 | evaluator, fp16's rounding |"

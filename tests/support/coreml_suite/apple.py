@@ -8,24 +8,12 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from coreml_suite.special import Job, Picked
+from torch import Tensor
 
 PACKAGE = "python_coreml_stable_diffusion"
 FORMS = ("ORIGINAL", "SPLIT_EINSUM", "SPLIT_EINSUM_V2")  # Apple's ways to compute attention
 SIDE, TOKENS = 16, 77  # of the latents; of the text
-
-Job = tuple[nn.Module, dict[str, Tensor]]
-
-
-class First(nn.Module):
-    """A network that returns a tuple, of which the first counts."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.inner(*inputs)[0]
 
 
 def apple_networks(checkout: Path) -> dict[str, Callable[[], Job]]:
@@ -39,7 +27,7 @@ def stable_diffusion(checkout: Path, form: str, widths: tuple[int, int] = (64, 1
     blocks = {"block_out_channels": widths, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D")}
     blocks |= {"up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "cross_attention_dim": 96}
     made = module.UNet2DConditionModel(sample_size=side, attention_head_dim=4, **blocks)
-    return First(made), _inputs(96, side)
+    return Picked(made, 0), _inputs(96, side)
 
 
 def sdxl(checkout: Path) -> Job:
@@ -51,7 +39,7 @@ def sdxl(checkout: Path) -> Job:
     layers = {"attention_head_dim": (2, 4), "transformer_layers_per_block": (1, 2)}
     made = module.UNet2DConditionModelXL(sample_size=SIDE, **blocks, **told, **layers)
     more = {"time_ids": torch.tensor([[16.0, 16.0, 0.0, 0.0, 16.0, 16.0]]), "text_embeds": torch.randn(1, 80)}
-    return First(made), _inputs(96, SIDE) | more
+    return Picked(made, 0), _inputs(96, SIDE) | more
 
 
 def _imported(checkout: Path, form: str):  # noqa: ANN202 - a module that is not here

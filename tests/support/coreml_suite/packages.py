@@ -16,7 +16,7 @@ import coremltools as ct
 import numpy as np
 import torch
 from coreml_suite.apple import apple_networks
-from coreml_suite.special import eight_bits, llama_with_states
+from coreml_suite.special import Job, Picked, eight_bits, llama_with_states
 from torch import Tensor, nn
 
 from lorarar.errors import InputError
@@ -54,20 +54,6 @@ TIMM = (
     ),
     *("vit_base_patch16_siglip_224", "xcit_nano_12_p16_224"),
 )
-
-Job = tuple[nn.Module, dict[str, Tensor]]
-
-
-class Picked(nn.Module):
-    """A network of which one output counts."""
-
-    def __init__(self, inner: nn.Module, key: Any) -> None:
-        super().__init__()
-        self.inner, self.key = inner, key
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        made = self.inner(*inputs)
-        return made[self.key] if self.key is not None else made
 
 
 def torchvision_network(name: str) -> Job:
@@ -168,29 +154,35 @@ def compare(job: Job) -> dict[str, Any]:
     module.eval()
     with torch.no_grad():
         wanted = module(*inputs.values()).numpy()
-        traced = torch.jit.trace(module, tuple(inputs.values()), check_trace=False)
     found: dict[str, Any] = {}
+    given = {name: value.numpy() for name, value in inputs.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        for mode, program in converted(job, Path(folder)):
+            (made,) = program.predict(given, mode=mode).values()
+            found["operations"] = len([kind for kind in program.op_counts().elements() if kind != "const"])
+            error = np.abs(made.astype(np.float64) - wanted).max() / np.abs(wanted).max()
+            noise = np.sqrt(np.mean((made.astype(np.float64) - wanted) ** 2))
+            found[mode] = 20 * math.log10(np.abs(wanted).max() / max(noise, 1e-30))
+            if mode == "fp32":
+                found["error"] = float(error)
+    return found
+
+
+def converted(job: Job, folder: Path) -> Iterator[tuple[str, Program]]:
+    """Convert a network as fp32, and as coremltools does by default; yield each with the mode that it is run in."""
+    module, inputs = job
+    with torch.no_grad():
+        traced = torch.jit.trace(module.eval(), tuple(inputs.values()), check_trace=False)
     kinds = {torch.int32: np.int32}
     types = [
         ct.TensorType(name=name, shape=value.shape, dtype=kinds.get(value.dtype, np.float32))
         for name, value in inputs.items()
     ]
-    given = {name: value.numpy() for name, value in inputs.items()}
     for mode, precision in (("fp32", ct.precision.FLOAT32), ("fp16", ct.precision.FLOAT16)):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "p.mlpackage"
-            how = {"compute_precision": precision, "minimum_deployment_target": ct.target.iOS17}
-            model = ct.convert(traced, inputs=types, skip_model_load=True, **how)
-            model.save(str(path))
-            program = Program.open(path)
-            (made,) = program.predict(given, mode=mode).values()
-            found["operations"] = len([kind for kind in program.op_counts().elements() if kind != "const"])
-        error = np.abs(made.astype(np.float64) - wanted).max() / np.abs(wanted).max()
-        noise = np.sqrt(np.mean((made.astype(np.float64) - wanted) ** 2))
-        found[mode] = 20 * math.log10(np.abs(wanted).max() / max(noise, 1e-30))
-        if mode == "fp32":
-            found["error"] = float(error)
-    return found
+        path = folder / f"{mode}.mlpackage"
+        how = {"compute_precision": precision, "minimum_deployment_target": ct.target.iOS17}
+        ct.convert(traced, inputs=types, skip_model_load=True, **how).save(str(path))
+        yield mode, Program.open(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,22 @@ from runtime_py.mil import Program
 LONGEST = 32  # tokens that the cache has room for
 
 
+Job = tuple[nn.Module, dict[str, Tensor]]
+"""A network and its inputs by name."""
+
+
+class Picked(nn.Module):
+    """A network of which one output counts."""
+
+    def __init__(self, inner: nn.Module, key: Any) -> None:
+        super().__init__()
+        self.inner, self.key = inner, key
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        made = self.inner(*inputs)
+        return made[self.key] if self.key is not None else made
+
+
 class _Kept:
     """A cache that the attention layers write into, one slice of it a step."""
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import coremltools as ct
-import numpy as np
 import torch
 from coreml_suite.apple import stable_diffusion
-from coreml_suite.packages import ROOT, Job, timm_network, torchvision_network
+from coreml_suite.packages import ROOT, converted, timm_network, torchvision_network
+from coreml_suite.special import Job
+from measured_pages import host
 
 from runtime_py.mil import Program
 
@@ -42,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     found = []
     for name, make in networks.items():
-        told = {"name": name, "threads": torch.get_num_threads(), "cpu": cpu_name()}
-        found.append(told | timed(make(), args.out.parent, args.rounds))
+        with tempfile.TemporaryDirectory() as folder:
+            found.append({"name": name, "host": host(), **timed(make(), Path(folder), args.rounds)})
         print(found[-1], flush=True)
     args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 1 if any(each[mode] > limit for each in found for mode, limit in LIMITS.items()) else 0
@@ -54,15 +55,8 @@ def timed(job: Job, folder: Path, rounds: int) -> dict[str, Any]:
     module, inputs = job
     module.eval()
     given = {name: value.numpy() for name, value in inputs.items()}
-    with torch.inference_mode():
-        traced = torch.jit.trace(module, tuple(inputs.values()), check_trace=False)
     found: dict[str, Any] = {}
-    for mode, precision in (("fp32", ct.precision.FLOAT32), ("fp16", ct.precision.FLOAT16)):
-        path = folder / f"speed-{mode}.mlpackage"
-        types = [ct.TensorType(name=name, shape=value.shape, dtype=np.float32) for name, value in inputs.items()]
-        how = {"compute_precision": precision, "minimum_deployment_target": ct.target.iOS17}
-        ct.convert(traced, inputs=types, skip_model_load=True, **how).save(str(path))
-        program = Program.open(path)
+    for mode, program in converted(job, folder):
 
         def ours(program: Program = program, mode: str = mode) -> None:
             program.run(given, mode)
@@ -75,12 +69,6 @@ def timed(job: Job, folder: Path, rounds: int) -> dict[str, Any]:
         found["torch_ms"] = round(1000 * median(first for first, _ in pairs), 1)
         found[mode] = round(median(other / first for first, other in pairs), 2)
     return found
-
-
-def cpu_name() -> str:
-    """Return the CPU's name, as Linux tells it."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def seconds(work: Callable[[], None]) -> float:
