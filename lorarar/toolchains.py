@@ -117,7 +117,7 @@ def quiet_stderr() -> Iterator[None]:
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Let diffusers and transformers load in the block without bars of their own."""
+    """Let diffusers and transformers load and save in the block without bars of their own."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

@@ -49,4 +49,4 @@ def build(plan: BuildPlan, names: Sequence[str], on_made: OnMade | None = None) 
     for name in names:
         made = resolve_name(STAGES[name][1])(plan)
         if on_made is not None:
-            on_made(name, made, plan.seconds().get(name, 0.0))
+            on_made(name, made, plan.spent(name) or 0.0)

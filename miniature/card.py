@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from lorarar.base.names import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER
 from lorarar.command_line import settings_as_options
 from lorarar.files import atomic_file
 from lorarar.hypernet.checkpoints import load_predictor
+from lorarar.machine import processor_name
 from lorarar.markdown import markdown_table
 from lorarar.training.hyper_settings import HyperSettings
 from lorarar.training.settings import LoraSettings
 from miniature.build import STAGES
+from miniature.pipelines import trainings_of
 from miniature.stages import LORA_DTYPE, BuildPlan, base_of
 
 FRONT = """# The miniature
@@ -39,7 +42,7 @@ picture, weight or text of anyone else is in them.
 def write_card(plan: BuildPlan) -> Path:
     """Write README.md beside the pipeline, with the commands that make each stage for the output folder."""
     path = plan.made / "README.md"
-    parts = [FRONT, _inside(plan.made), _times(plan), _judge(plan.made), _hypernet(plan.made)]
+    parts = [FRONT, _inside(plan.made), _times(plan), _trainings(plan.made), _judge(plan.made), _hypernet(plan.made)]
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(parts), encoding="utf-8")
     return path
@@ -64,6 +67,14 @@ def stage_commands(plan: BuildPlan, stage: str) -> list[list[str]]:
     return [["lorarar", "miniature", "build", "--until", stage]]
 
 
+def _whole_build(plan: BuildPlan) -> list[str]:
+    """Return the command of all stages."""
+    command = ["lorarar", "miniature", "build", "--seed", str(plan.seed)]
+    if plan.start is not None:
+        command += ["--start", str(plan.start), "--rounds", str(plan.rounds)]
+    return command
+
+
 def _inside(folder: Path) -> str:
     unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
     shape = f"KOALA's shape: widths {unet['block_out_channels']}, no mid block, text_time conditioning"
@@ -84,20 +95,41 @@ def _inside(folder: Path) -> str:
 
 
 def _times(plan: BuildPlan) -> str:
-    seconds = plan.seconds()
     here = f"{Path.cwd()}/"
     rows = []
     for stage in STAGES:
         if stage not in ("card", "publish", "wide"):
             commands = [f"`{' '.join(command).replace(here, '')}`" for command in stage_commands(plan, stage)]
-            minutes = f"{seconds[stage] / 60:.1f}" if stage in seconds else "not recorded"
+            seconds = plan.spent(stage)
+            minutes = "not recorded" if seconds is None else f"{seconds / 60:.1f}"
             rows.append((stage, ", ".join(commands), minutes))
-    rows.append(("recorded in all", "", f"{sum(seconds.values()) / 60:.0f}"))
+    rows.append(("recorded in all", "", f"{sum(plan.seconds().values()) / 60:.0f}"))
     return _section(
         "How it was made",
-        f"`lorarar miniature build --seed {plan.seed}`, by these stages:",
+        f"`{' '.join(_whole_build(plan)).replace(here, '')}`, by these stages:",
         markdown_table(("stage", "command", "minutes"), rows, left=2),
-        "Wall time, over all the runs that a stage took.",
+        f"Wall time over all the runs that a stage took; the last of them on {os.cpu_count()} cores of "
+        f"{processor_name()}.",
+    )
+
+
+def _trainings(folder: Path) -> str:
+    """Tell of every training of the pipeline's networks, also those of the pipelines that it was started from."""
+    rows = [
+        (
+            training["stage"],
+            f"{training['steps']}",
+            f"{training['rate']:g}",
+            f"{training['minutes']:.1f}",
+            training.get("machine", "not recorded"),
+        )
+        for training in trainings_of(folder)
+    ]
+    return _section(
+        "How its networks were trained",
+        "One after the other, from nothing. A build can start from another's pipeline (`--start`); then the first of "
+        "these trainings are that one's. `base` and `longer` train the UNet.",
+        markdown_table(("stage", "steps", "highest rate", "minutes", "machine"), rows),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from lorarar.base.names import DATASET_FOLDER, GUIDANCE, HYPERNET_FILE, JUDGE_FO
 from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, atomic_folder
+from lorarar.machine import processor_name
 from lorarar.toolchains import quiet_toolchains, without_progress_bars
 from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, read_dataset
 from lorarar.training.dataset_loras import missing_jobs, train_jobs
@@ -33,6 +35,7 @@ from miniature.base import SCHEDULE as BASE_SCHEDULE
 from miniature.catalogue import fresh_subject
 from miniature.judge_training import build_judge
 from miniature.loop import Schedule
+from miniature.pipelines import TRAININGS, lines_of_trainings, open_pipeline, save_trained, steps_of, trainings_of
 from miniature.population import caption, population
 from miniature.progress import Report, silent
 from miniature.reading import CAPTIONS, train_reading
@@ -49,14 +52,13 @@ if TYPE_CHECKING:
 
 DRAWINGS = 40_000
 CONTENT_LORAS = default_settings(MINIATURE)
-# A style is one image. Trained for as long as a subject, its LoRA draws that image whatever the prompt; at these
-# numbers it has more of the style as well (chosen on the validation part).
+# A style is one image. Trained for as long as a subject, its LoRA draws that image whatever the prompt. All numbers
+# were chosen on the validation part, by each LoRA alone and by both together.
 STYLE_LORAS = replace(CONTENT_LORAS, steps=100, learning_rate=5e-4)
 SIZES = Sizes()
 LORA_DTYPE = "fp16"
 TIMES = "times.json"
 PLAN = "plan.json"
-LOSSES = "losses.json"  # of a pipeline that is in the making
 SAMPLES = "samples.png"
 COLUMNS = 9  # of the sample grid
 
@@ -113,7 +115,13 @@ class BuildPlan:
                 temporary.write_text(json.dumps(seconds, indent=1))
 
     def seconds(self) -> dict[str, float]:
+        """Return the seconds by stage; each round of further training has its own."""
         return json.loads(self.times.read_text()) if self.times.is_file() else {}
+
+    def spent(self, stage: str) -> float | None:
+        """Return the seconds of a stage with all its rounds; None for one that has not run."""
+        parts = [seconds for name, seconds in self.seconds().items() if name.partition("-")[0] == stage]
+        return sum(parts) if parts else None
 
 
 def base_of(folder: Path) -> str:
@@ -164,8 +172,8 @@ def autoencoder(plan: BuildPlan) -> Path:
         pipeline = new_pipeline(plan.sizes, build_tokenizer(captions), plan.seed)
         state = plan.work / "autoencoder.state"
         losses = train_vae(pipeline.vae, images, state, plan.seed, plan.vae, plan.report, plan.device)
-        _save(pipeline, folder, {"autoencoder": losses})
-        state.unlink()
+    save_trained(pipeline, folder, losses, [_training(plan, "autoencoder", plan.vae)])
+    state.unlink()
     return folder
 
 
@@ -173,7 +181,7 @@ def reading(plan: BuildPlan) -> Path:
     """Train the text encoders to read, unless a given pipeline's can; return the pipeline's folder, in fp32."""
     start = autoencoder(plan)
     folder = plan.work / "reading"
-    if "reading" in _told(start):
+    if any(training["stage"] == "reading" for training in trainings_of(start)):
         return start
     if folder.is_dir():
         return folder
@@ -181,8 +189,8 @@ def reading(plan: BuildPlan) -> Path:
     with plan.timed("reading"):
         state = plan.work / "reading.state"
         losses = train_reading(pipeline, state, plan.seed, plan.reading, plan.captions, plan.device, plan.report)
-        _save(pipeline, folder, {"reading": losses, "before": steps_of(start)})
-        state.unlink()
+    save_trained(pipeline, folder, losses, [*trainings_of(start), _training(plan, "reading", plan.reading)])
+    state.unlink()
     return folder
 
 
@@ -208,33 +216,39 @@ def _train_unet(plan: BuildPlan, name: str, start: Path, schedule: Schedule) -> 
         return folder
     pipeline = open_pipeline(start)
     images, captions = drawings(plan)
-    stage = name.partition("-")[0]
-    with plan.timed(stage):
+    with plan.timed(name):
         latents = plan.work / "latents.safetensors"
         if not latents.is_file():
             with atomic_file(latents) as temporary:
                 save_file({"latents": encode_all(pipeline.vae.to(plan.device), images)}, temporary)
         data = Captioned(load_file(latents)["latents"], tokenize(pipeline, captions))
         state = plan.work / f"{name}.state"
-        before = steps_of(start)
         losses = train_base(
-            pipeline, data, state, plan.seed, schedule, before, plan.batch, plan.device, plan.compiled, plan.report
+            pipeline,
+            data,
+            state,
+            plan.seed,
+            schedule,
+            steps_of(start),
+            plan.batch,
+            plan.device,
+            plan.compiled,
+            plan.report,
         )
-        _save(pipeline, folder, {"reading": _told(start)["reading"], "base": losses, "before": before})
-        state.unlink()
+    save_trained(pipeline, folder, losses, [*trainings_of(start), _training(plan, name, schedule)])
+    state.unlink()
     return folder
 
 
-def steps_of(folder: Path) -> int:
-    """Return the steps that a pipeline's UNet was trained for; the first shipped one does not tell, and had 10,000."""
-    told = _told(folder)
-    return len(told.get("base", [])) + told.get("before", 0) if told else BASE_SCHEDULE.steps
-
-
-def _told(folder: Path) -> dict[str, Any]:
-    """Return the losses that a pipeline in the making tells of."""
-    path = folder / LOSSES
-    return json.loads(path.read_text()) if path.is_file() else {}
+def _training(plan: BuildPlan, name: str, schedule: Schedule) -> dict[str, Any]:
+    """Return what the model card tells of a training that has ended."""
+    return {
+        "stage": name.partition("-")[0],
+        "steps": schedule.steps,
+        "rate": schedule.rate,
+        "minutes": round(plan.seconds()[name] / 60, 1),
+        "machine": f"{os.cpu_count()} cores of {processor_name()}" if plan.device == "cpu" else plan.device,
+    }
 
 
 def ship(plan: BuildPlan) -> Path:
@@ -243,13 +257,16 @@ def ship(plan: BuildPlan) -> Path:
     if (plan.made / SAMPLES).with_suffix(".json").is_file():
         return plan.made
     with plan.timed("pipeline"):
-        pipeline = open_pipeline(longer(plan))
+        folder = longer(plan)
+        pipeline = open_pipeline(folder)
         # The text encoders stay in fp32: without a dtype given, transformers loads what the file has and diffusers
         # loads fp32, so that a user's from_pretrained would get networks that don't fit together.
         with quiet_toolchains():
             for network in (pipeline.unet, pipeline.vae):
                 network.to(torch.float16)
-        pipeline.save_pretrained(plan.made)
+        with without_progress_bars():
+            pipeline.save_pretrained(plan.made)
+        (plan.made / TRAININGS).write_text(lines_of_trainings(trainings_of(folder)))
         write_samples(open_pipeline(plan.made), plan.made / SAMPLES, plan.seed)
     return plan.made
 
@@ -358,22 +375,6 @@ def check_output(folder: Path) -> None:
     """Refuse a folder with anything in it that is no miniature: it would be removed."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / TIMES).is_file():
         raise InputError(f"{folder} holds other things; give a new or empty folder, or one that a build has written")
-
-
-def open_pipeline(folder: Path) -> StableDiffusionXLPipeline:
-    """Open a diffusers folder in fp32, without progress bars."""
-    with quiet_toolchains(), without_progress_bars():
-        from diffusers import StableDiffusionXLPipeline
-
-        pipeline = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def _save(pipeline: StableDiffusionXLPipeline, folder: Path, losses: dict[str, Any]) -> None:
-    with atomic_folder(folder) as temporary:
-        pipeline.save_pretrained(temporary)
-        (temporary / LOSSES).write_text(json.dumps(losses))
 
 
 def sample_prompts(seed: int) -> list[str]:

@@ -8,7 +8,6 @@ import platform
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from benchmarks.devices.device import Description, Device, DeviceFailed, Measure
 from benchmarks.processes import peak_bytes, run_program
 from benchmarks.record import RUNTIMES, bundle_head, check_record, paper_figure, parity, require_timed_here, runs
 from lorarar.errors import FailedCheck, InputError
+from lorarar.machine import processor_name
 from runtime_py.backends import Runner, load_backend, open_runner
 from runtime_py.bundle import Bundle
 from runtime_py.check import compare_with_golden
@@ -132,9 +132,9 @@ def _compared(
 
 def computer() -> dict[str, Any]:
     """Return a record's `device` object for this computer; None for what it doesn't tell."""
-    cpu = _cpu()
+    cpu = processor_name()
     return {
-        "model": cpu or platform.machine(),
+        "model": cpu,
         "manufacturer": None,
         "soc": None,
         "os": {"Darwin": "macos", "Windows": "windows"}.get(platform.system(), "linux"),
@@ -145,13 +145,6 @@ def computer() -> dict[str, Any]:
         "cores": psutil.cpu_count() or 1,
         "ram_bytes": psutil.virtual_memory().total,
     }
-
-
-def _cpu() -> str | None:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or None
 
 
 def condition() -> dict[str, Any]:

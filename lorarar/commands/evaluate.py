@@ -9,7 +9,15 @@ from lorarar.base.names import MINIATURE, shipped_dataset, shipped_hypernet
 from lorarar.command_line import EXIT_OK, Parser, add_settings, given_settings, main_of, run_command
 from lorarar.console import print_table, progress
 from lorarar.errors import InputError
-from lorarar.evaluation.method_names import DEFAULT_METHODS, METHODS, parse_hypernets, parse_methods
+from lorarar.evaluation.method_names import (
+    ACFG,
+    DEFAULT_METHODS,
+    LISTED,
+    METHODS,
+    UNGUIDED,
+    parse_hypernets,
+    parse_methods,
+)
 from lorarar.evaluation.results import RESULTS_FILE, Results, pool, read_results, write_results
 from lorarar.evaluation.settings import EvaluationSettings, default_evaluation
 from lorarar.evaluation.tables import Table, all_tables, show, write_tables
@@ -43,13 +51,16 @@ _DEFAULTS = {
 _WITH_RESULTS = ("results", "out", "seed")
 
 
+_UNGUIDED = "a merge under asymmetric guidance: no LoRA in the pass without the prompt"
+
+
 def parser() -> Parser:
     """Make the command's parser."""
-    methods = "\n".join(f"  {name:<19}{entry.summary}" for name, entry in METHODS.items())
+    methods = "\n".join(f"  {name:<19}{entry.summary}" for name, entry in METHODS.items() if name not in UNGUIDED)
     made = Parser(
         "lorarar evaluate",
         description="Evaluate merging methods by MARS²: generate, judge, and make the paper's tables.",
-        epilog=f"methods:\n{methods}\n{_NOTES}",
+        epilog=f"methods:\n{methods}\n  NAME{ACFG:<15}{_UNGUIDED}\n{_NOTES}",
     )
     add = made.add_argument
     add("--base", help="the base: miniature, a diffusers folder or a hub id (default miniature)")
@@ -113,10 +124,10 @@ def _check(args: argparse.Namespace) -> None:
             setattr(args, name, value)
     args.methods, args.hypernets = parse_methods(args.methods), parse_hypernets(args.hypernets)
     if not args.methods and not args.hypernets:
-        raise InputError(f"`methods` is empty; valid are {', '.join(METHODS)}")
-    learned = [name for name, entry in METHODS.items() if entry.hypernet]
+        raise InputError(f"`methods` is empty; valid are {LISTED}")
+    learned = [name for name, entry in METHODS.items() if entry.hypernet and name not in UNGUIDED]
     for name, methods in {"zip_steps": ["ziplora"], "joint_steps": ["joint"], "hypernet": learned}.items():
-        if getattr(args, name) is not None and not set(methods) & set(args.methods):
+        if getattr(args, name) is not None and not {m.removesuffix(ACFG) for m in args.methods} & set(methods):
             raise InputError(f"`{name}` is for {', '.join(methods)}; leave it out, or add such a method to `methods`")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorarar.errors import InputError
 from lorarar.evaluation.results import MethodInfo
 
 REFERENCE, RIVAL, OURS, ABLATION = "reference", "rival", "ours", "ablation"
+ACFG = "-acfg"
+"""Behind a method's name: asymmetric guidance, with no LoRA in the pass without the prompt (arXiv 2602.18936)."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class MethodEntry:
     summary: str
     loras: bool = True  # needs the LoRA files; joint training does not
     unguided: bool = False  # keeps LoRAs out of guidance's unconditional pass
+    merged: bool = True  # makes one LoRA, that any sampling can have
 
     @property
     def hypernet(self) -> bool:
@@ -30,12 +33,22 @@ METHODS: dict[str, MethodEntry] = {
     "content-only": MethodEntry("Content LoRA alone", REFERENCE, "the content LoRA, without the style"),
     "style-only": MethodEntry("Style LoRA alone", REFERENCE, "the style LoRA, without the content"),
     "composed": MethodEntry(
-        "Composed predictions", REFERENCE, "no merge: both LoRAs' own predictions at each step, 4 passes", unguided=True
+        "Composed predictions",
+        REFERENCE,
+        "no merge: both LoRAs' own predictions at each step, 4 passes",
+        unguided=True,
+        merged=False,
     ),
     "composite": MethodEntry(
-        "LoRA Composite", RIVAL, "no merge: the mean of both LoRAs' answers, 4 passes", unguided=True
+        "LoRA Composite",
+        RIVAL,
+        "no merge: the mean of both LoRAs' answers, 4 passes",
+        unguided=True,
+        merged=False,
     ),
-    "switch": MethodEntry("LoRA Switch", RIVAL, "no merge: the two LoRAs take turns, a twentieth of the steps each"),
+    "switch": MethodEntry(
+        "LoRA Switch", RIVAL, "no merge: the two LoRAs take turns, a twentieth of the steps each", merged=False
+    ),
     "joint": MethodEntry("Joint training", RIVAL, "one LoRA trained on both (minutes a pair)", loras=False),
     "direct": MethodEntry("Direct merge", RIVAL, "the average; also LoRA.rar with q/out off and k/v averaged"),
     "direct-sum": MethodEntry("Direct merge, sum", RIVAL, "the sum; also LoRA.rar with q/out off and k/v summed"),
@@ -48,27 +61,38 @@ METHODS: dict[str, MethodEntry] = {
     "ssr": MethodEntry("SSR-Merge", RIVAL, "a router between the factors, by one UNet pass a LoRA under its prompt"),
     "ssr-text": MethodEntry("SSR-Merge, text alone", RIVAL, "the router in cross-attention's k/v, the others averaged"),
     "block-router": MethodEntry("Block router", RIVAL, "CRAFT-LoRA's blocks: the content in some, the style in others"),
-    "acfg": MethodEntry("Sum, asymmetric guidance", RIVAL, "the sum; no LoRA without the prompt", unguided=True),
-    "schedule": MethodEntry("Sum, content early", RIVAL, "the content up to 70 % of the steps, the style from 30 %"),
+    "schedule": MethodEntry(
+        "Sum, content early", RIVAL, "the content up to 70 % of the steps, the style from 30 %", merged=False
+    ),
     "craft": MethodEntry(
         "CRAFT-LoRA, untrained part",
         RIVAL,
         "block router, content early, the unconditional pass without LoRA",
         unguided=True,
+        merged=False,
     ),
-    "k-lora": MethodEntry("K-LoRA", RIVAL, "one of the two LoRAs a layer and step, by the largest entries"),
+    "k-lora": MethodEntry(
+        "K-LoRA", RIVAL, "one of the two LoRAs a layer and step, by the largest entries", merged=False
+    ),
     "k-lora-released": MethodEntry(
-        "K-LoRA, released code", RIVAL, "with the authors' pattern s*, γ and count of calls"
+        "K-LoRA, released code", RIVAL, "with the authors' pattern s*, γ and count of calls", merged=False
     ),
     "ziplora": MethodEntry("ZipLoRA", RIVAL, "coefficients optimised for the pair (minutes a pair)"),
     "learned": MethodEntry("LoRA.rar", OURS, "coefficients by the hypernetwork"),
     "learned-kv-average": MethodEntry("LoRA.rar, k/v averaged", ABLATION, "whatever the checkpoint's rule"),
     "learned-kv-sum": MethodEntry("LoRA.rar, k/v summed", ABLATION, "learned, with the sum for k and v"),
-    "learned-acfg": MethodEntry("LoRA.rar, asymmetric guidance", ABLATION, "no LoRA without the prompt", unguided=True),
     "learned-mean": MethodEntry(
         "LoRA.rar, mean coefficients", ABLATION, "the mean of learned on the training pairs, by kind of layer"
     ),
 }
+UNGUIDED = {
+    name + ACFG: replace(entry, label=f"{entry.label}, asymmetric guidance", unguided=True)
+    for name, entry in METHODS.items()
+    if entry.merged
+}
+"""The same merges under asymmetric guidance, by their names with `-acfg`."""
+LISTED = f"{', '.join(METHODS)}; with {ACFG}: {', '.join(name.removesuffix(ACFG) for name in UNGUIDED)}"
+METHODS |= UNGUIDED
 DEFAULT_METHODS = ("joint", "direct", "dare", "ties", "dare-ties", "ziplora", "learned")
 """The rows of the paper's Table 1."""
 
@@ -78,7 +102,7 @@ def parse_methods(text: str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     for name in names:
         if name not in METHODS:
-            raise InputError(f"unknown method {name!r}; valid are {', '.join(METHODS)}")
+            raise InputError(f"unknown method {name!r}; valid are {LISTED}")
         if names.count(name) > 1:
             raise InputError(f"the method {name!r} is given twice; give it once")
     return names

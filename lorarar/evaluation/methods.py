@@ -20,7 +20,7 @@ from lorarar.base.components import Components, encode_prompts
 from lorarar.errors import InputError
 from lorarar.evaluation.composed import composed, composite
 from lorarar.evaluation.generate import PutOn
-from lorarar.evaluation.method_names import METHODS
+from lorarar.evaluation.method_names import ACFG, METHODS, UNGUIDED
 from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, Turn, by_step
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import Layout, kind_of
@@ -53,6 +53,17 @@ class Made:
     put_on: PutOn
     parameters: int = 0
     coefficient_seconds: float | None = None
+    lora: LoRA | None = None  # what `put_on` adds into the weights, where that is all it does
+
+    @classmethod
+    def of(cls, lora: LoRA, parameters: int = 0, coefficient_seconds: float | None = None) -> Made:
+        """Make the result that is one LoRA."""
+        return cls(partial(fused_lora, lora), parameters, coefficient_seconds, lora)
+
+    def unguided(self) -> Made:
+        """Keep the LoRA out of the pass without the prompt."""
+        assert self.lora is not None
+        return replace(self, put_on=partial(by_step, [(self.lora, Span())], True))
 
 
 @dataclass
@@ -90,13 +101,16 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
 
     Raises InputError when the method needs a checkpoint and there is none.
     """
+    if name in UNGUIDED:
+        ready = prepare(name.removesuffix(ACFG), bench, hypernet)
+        return replace(ready, name=name, make=lambda *pair: ready.make(*pair).unguided())
     if name not in METHODS or METHODS[name].hypernet:
         if hypernet is None:
             raise InputError(f"the method {name} needs a hypernetwork; give it as `hypernet`")
         return _learned(name, bench, hypernet)
     special: dict[str, tuple[Make, dict[str, Any]]] = {
-        "content-only": (lambda bench, content, style: Made(partial(fused_lora, bench.lora(content.lora))), {}),
-        "style-only": (lambda bench, content, style: Made(partial(fused_lora, bench.lora(style.lora))), {}),
+        "content-only": (lambda bench, content, style: Made.of(bench.lora(content.lora)), {}),
+        "style-only": (lambda bench, content, style: Made.of(bench.lora(style.lora)), {}),
         "composed": (_composed, {}),
         "composite": (lambda bench, *pair: Made(partial(composite, *bench.pair(*pair))), {}),
         "switch": (_switch, {"length": Turn(False).length}),
@@ -106,7 +120,6 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
         "ziplora": (_ziplora, asdict(bench.zip)),
         "ssr": (_ssr(False), {"seed": SEED, "ridge": RIDGE, "rule": "average"}),
         "ssr-text": (_ssr(True), {"ridge": RIDGE, "rule": "average"}),
-        "acfg": (_merging("direct", MergeOptions(rule="sum"), unguided=True), {"rule": "sum"}),
         "schedule": (_scheduled("direct", SCHEDULE, False), {"spans": _told(SCHEDULE), "rule": "sum"}),
         "craft": (_scheduled("block-router", SCHEDULE, True), {"spans": _told(SCHEDULE)}),
     }
@@ -139,7 +152,7 @@ def _klora(released: bool) -> Make:
 
 def _joint(bench: Workbench, content: Content, style: Style) -> Made:
     lora = train_lora(bench.components, [content, style], bench.joint)
-    return Made(partial(fused_lora, lora), sum(layer.down.size + layer.up.size for layer in lora.layers.values()))
+    return Made.of(lora, sum(layer.down.size + layer.up.size for layer in lora.layers.values()))
 
 
 def _ziplora(bench: Workbench, content: Content, style: Style) -> Made:
@@ -147,14 +160,14 @@ def _ziplora(bench: Workbench, content: Content, style: Style) -> Made:
     merged = ziplora(bench.components, *bench.pair(content, style), content, style, bench.zip)
     coefficients = (merged.coefficients or {}).values()
     # The final merge is a few milliseconds of the whole.
-    return Made(partial(fused_lora, merged.lora), sum(pair.size for pair in coefficients), time.perf_counter() - start)
+    return Made.of(merged.lora, sum(pair.size for pair in coefficients), time.perf_counter() - start)
 
 
 def _ssr(text_only: bool) -> Make:
     def make(bench: Workbench, content: Content, style: Style) -> Made:
         prompts = content.prompt, style.prompt
         merged = merge_by_ssr(bench.components, *bench.pair(content, style), prompts, text_only=text_only)
-        return Made(partial(fused_lora, merged.lora))
+        return Made.of(merged.lora)
 
     return make
 
@@ -179,18 +192,14 @@ def _told(spans: tuple[Span, Span]) -> list[list[float]]:
     return [[span.first, span.last] for span in spans]
 
 
-def _merging(name: str, options: MergeOptions, parameters: int = 0, unguided: bool = False) -> Make:
-    """Make a method of lorarar.merging; the time within `options.predict` is measured apart.
-
-    `unguided` keeps the LoRA out of the unconditional pass.
-    """
+def _merging(name: str, options: MergeOptions, parameters: int = 0) -> Make:
+    """Make a method of lorarar.merging; the time within `options.predict` is measured apart."""
 
     def make(bench: Workbench, content: Content, style: Style) -> Made:
         seconds: list[float] = []
         predict = None if options.predict is None else _timed(options.predict, seconds)
         merged = merging.merge_loras(*bench.pair(content, style), bench.layout, name, replace(options, predict=predict))
-        put_on = partial(by_step, [(merged.lora, Span())], True) if unguided else partial(fused_lora, merged.lora)
-        return Made(put_on, parameters, None if predict is None else sum(seconds))
+        return Made.of(merged.lora, parameters, None if predict is None else sum(seconds))
 
     return make
 
@@ -217,7 +226,7 @@ def _learned(name: str, bench: Workbench, loaded: LoadedPredictor) -> Evaluated:
         means = mean_coefficients(bench, options)
         options, parameters = replace(options, constants=means, predict=None), 2 * len(means)
         facts["constants"] = {kind: list(pair) for kind, pair in means.items()}
-    return Evaluated(name, _merging("learned", options, parameters, unguided=name == "learned-acfg"), facts)
+    return Evaluated(name, _merging("learned", options, parameters), facts)
 
 
 def mean_coefficients(bench: Workbench, options: MergeOptions) -> dict[str, tuple[float, float]]:

@@ -24,7 +24,7 @@ from lorarar.evaluation.mars2 import (
     means_by_name,
     score,
 )
-from lorarar.evaluation.method_names import ABLATION, OURS
+from lorarar.evaluation.method_names import ABLATION, METHODS, OURS, UNGUIDED
 from lorarar.evaluation.metrics import METRICS
 from lorarar.evaluation.results import CONTROLS, MethodInfo, Results
 from lorarar.files import atomic_file
@@ -113,11 +113,14 @@ def table_1(results: Results, scores: Mapping[str, Mars2]) -> Table:
 def differences(
     results: Results, verdicts: Mapping[str, Sequence[PairVerdicts]], seed: int = 0, resamples: int = RESAMPLES
 ) -> Table:
-    """Make the table of ours minus each other method by the paired bootstrap, sharper than two intervals of Table 1."""
-    ours = [method for method in results.methods if method.kind == OURS][:1]
+    """Make the table of ours minus each other method by the paired bootstrap, sharper than two intervals of Table 1.
+
+    Merges are compared under the same guidance.
+    """
+    ours = [method for method in results.methods if method.kind == OURS]
     rows: list[Sequence[Cell]] = []
     for one, other in product(ours, results.methods):
-        if one != other:
+        if one != other and _are_compared(one.name, other):
             pairs = verdicts[one.name], verdicts[other.name]
             average, best = (difference(*pairs, name, seed, resamples) for name in ("average", "best"))
             rows.append((f"{one.label} − {other.label}", average.interval, best.interval, average.above))
@@ -128,6 +131,13 @@ def differences(
         rows,
         "95 % intervals of the paired bootstrap; one that leaves out 0 is a clear difference.",
     )
+
+
+def _are_compared(ours: str, other: MethodInfo) -> bool:
+    if other.kind == OURS:
+        return other.name < ours  # once
+    entry = METHODS.get(other.name)
+    return entry is None or not entry.merged or (ours in UNGUIDED) == (other.name in UNGUIDED)
 
 
 def table_2(results: Results, scores: Mapping[str, Mars2]) -> Table:

@@ -42,6 +42,7 @@ class LossSettings:
     joint: str = setting("none", "what the merge is to say of the merged prompt (not in the paper)", choices=JOINTS)
     joint_weight: float = setting(1.0, "weight of the joint term", metavar="X")
     joint_style: float = setting(1.0, "composed: strength of the style's change in the answer", metavar="X")
+    joint_guidance: float = setting(1.0, "guidance scale of the joint answers; 1 takes none", metavar="X")
 
     def __post_init__(self) -> None:
         """Refuse unknown forms and a λ that is no number of 0 or more."""
@@ -52,6 +53,8 @@ class LossSettings:
         check_choice(JOINTS, joint=self.joint)
         check_positive(1.0, joint_weight=self.joint_weight)
         check_positive(1.0, joint_style=self.joint_style)
+        if not (math.isfinite(self.joint_guidance) and self.joint_guidance >= 1):
+            raise InputError(f"`joint_guidance` is {self.joint_guidance}; give a number of 1 or more")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,10 @@ prompt what the style LoRA says. A user asks for both at once. Two things can st
 
 `images`: images of the pairs (drawn, or the best of several merges), learned from as any diffusion model learns.
 
+Images are drawn by guidance, which goes away from the answer to the empty prompt. A merge that is on for that answer
+too has some of the subject and the style in it, and guidance takes them off. So the term can compare guided answers:
+then the merge learns to make up for that.
+
 The composed answer can be asked for on any noised image. Those of the pairs, where there are some, are what the merge
 will meet; else the content's and the style's stand in for them.
 """
@@ -15,7 +19,7 @@ will meet; else the content's and the style's stand in for them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +54,20 @@ class JointBatch:
     plain: Condition | None = None  # of `composed`: the class
 
     def answer(
-        self, unet: Any, layout: Layout, loras: tuple[Pack, Pack], strength: float = 1.0
+        self, unet: Any, layout: Layout, loras: tuple[Pack, Pack], strength: float = 1.0, guidance: float = 1.0
     ) -> Float[Tensor, "p c y x"]:
-        """Return the goal; where it is composed, three passes make it, with so much of the style's change."""
+        """Return the goal, guided away from what the base says of the empty prompt.
+
+        A composed one takes three passes, and has `strength` of the style's change.
+        """
+        goal = self._prompted(unet, layout, loras, strength)
+        if guidance == 1:
+            return goal
+        return guided(goal, predict(unet, self.latents, self.timesteps, without_prompt(self.condition)), guidance)
+
+    def _prompted(
+        self, unet: Any, layout: Layout, loras: tuple[Pack, Pack], strength: float
+    ) -> Float[Tensor, "p c y x"]:
         if self.apart is None or self.plain is None:
             assert self.goal is not None
             return self.goal
@@ -125,6 +140,18 @@ def _encoded(components: Components, prompts: dict[Any, str]) -> dict[Any, Condi
         found = encode_prompts(components, part).to("cpu")
         rows |= {text: found.take(torch.tensor([row])) for row, text in enumerate(part)}
     return {key: rows[text] for key, text in prompts.items()}
+
+
+def without_prompt(condition: Condition) -> Condition:
+    """Return the conditions with the empty prompt in the place of theirs: SDXL's pipelines have zeros for it."""
+    return replace(condition, embeds=torch.zeros_like(condition.embeds), pooled=torch.zeros_like(condition.pooled))
+
+
+def guided(
+    prompted: Float[Tensor, "p c y x"], empty: Float[Tensor, "p c y x"], guidance: float
+) -> Float[Tensor, "p c y x"]:
+    """Return what guidance makes of the answers to a prompt and to the empty one, divided by its scale."""
+    return prompted + (1 / guidance - 1) * empty
 
 
 def in_turn(one: Condition, other: Condition) -> Condition:

@@ -23,7 +23,7 @@ from lorarar.base.components import Condition, predict
 from lorarar.layout import Layout
 from lorarar.training.bank import Coefficients, Pack, alternating_factors, merged_factors
 from lorarar.training.hyper_settings import LossSettings
-from lorarar.training.joint import JointBatch
+from lorarar.training.joint import JointBatch, guided, without_prompt
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -72,12 +72,17 @@ def merging_loss(
         with attached(unet, alternating_factors(layout, content, style)):
             goal = predict(unet, batch.latents, batch.timesteps, batch.condition)
         if joint is not None:
-            goal = _beside(goal, joint.answer(unet, layout, loras, settings.joint_style))
-    latents, timesteps, condition = (batch.latents, batch.timesteps, batch.condition) if joint is None else _all(batch)
+            answer = joint.answer(unet, layout, loras, settings.joint_style, settings.joint_guidance)
+            goal = _beside(goal, answer)
+    is_guided = settings.joint_guidance != 1
+    latents, timesteps, condition = _all(batch, is_guided)
     with attached(unet, merged_factors(layout, content, style, coefficients)):
         with autocast():
             have = predict(unet, latents, timesteps, condition)
         have, goal = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in (have, goal))
+        if joint is not None and is_guided:
+            *pairs, asked, empty = have.unflatten(0, (-1, 4)).unbind(1)
+            have = torch.stack([*pairs, guided(asked, empty, settings.joint_guidance)], dim=1).flatten(0, 1)
         terms = distances(have, goal, settings.distance).unflatten(0, (-1, 2 if joint is None else 3))
         of_content, of_style = terms[:, 0].mean(), terms[:, 1].mean()
         term = orthogonality(coefficients.learned, settings.regulariser)
@@ -89,18 +94,29 @@ def merging_loss(
         yield Loss(total, of_content.detach(), of_style.detach(), term.detach(), of_joint.detach())
 
 
-def _beside(pairs: Shaped[Tensor, "rows ..."], joint: Shaped[Tensor, "p ..."]) -> Shaped[Tensor, "all ..."]:
-    """Put each pair's joint row behind its two: rows that share a merge have to follow each other."""
-    return torch.cat([pairs.unflatten(0, (-1, 2)), joint[:, None].to(pairs.dtype)], dim=1).flatten(0, 1)
+def _beside(pairs: Shaped[Tensor, "rows ..."], *joint: Shaped[Tensor, "p ..."]) -> Shaped[Tensor, "all ..."]:
+    """Put each pair's joint rows behind its two: rows that share a merge have to follow each other."""
+    return torch.stack([*pairs.unflatten(0, (-1, 2)).unbind(1), *(row.to(pairs.dtype) for row in joint)], 1).flatten(
+        0, 1
+    )
 
 
-def _all(batch: PairBatch) -> tuple[Tensor, Tensor, Condition]:
-    """Return the latents, timesteps and conditions of three rows a pair: content, style, joint."""
+def _all(batch: PairBatch, with_empty: bool) -> tuple[Tensor, Tensor, Condition]:
+    """Return the latents, timesteps and conditions of a pair's rows: content, style, joint, and the joint one again
+    under the empty prompt.
+    """
     joint = batch.joint
-    assert joint is not None
-    told = zip(vars(batch.condition).values(), vars(joint.condition).values(), strict=True)
-    condition = Condition(*(_beside(pairs, rows) for pairs, rows in told))
-    return _beside(batch.latents, joint.latents), _beside(batch.timesteps, joint.timesteps), condition
+    if joint is None:
+        return batch.latents, batch.timesteps, batch.condition
+    conditions = [joint.condition, without_prompt(joint.condition)][: 1 + with_empty]
+    told = zip(vars(batch.condition).values(), *(vars(row).values() for row in conditions), strict=True)
+    condition = Condition(*(_beside(*rows) for rows in told))
+    times = 1 + with_empty
+    return (
+        _beside(batch.latents, *[joint.latents] * times),
+        _beside(batch.timesteps, *[joint.timesteps] * times),
+        condition,
+    )
 
 
 def distances(

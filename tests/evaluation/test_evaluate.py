@@ -36,7 +36,7 @@ from lorarar.training.settings import LoraSettings
 
 METHODS = (
     "content-only,style-only,direct,direct-sum,dare,ties,dare-ties,np-lora,knots-ties,norm-balance,k-lora,"
-    "k-lora-released,ssr,ssr-text,block-router,acfg,schedule,craft,composed,composite,switch,learned,learned-kv-sum,"
+    "k-lora-released,ssr,ssr-text,block-router,direct-sum-acfg,schedule,craft,composed,composite,switch,learned,learned-kv-sum,"
     "learned-acfg,learned-mean"
 )
 FAST = ["--images", "2", "--steps", "2"]
@@ -301,11 +301,12 @@ def test_mean_coefficients_by_the_dense_form(bench: tuple[Sampler, Workbench]) -
     [
         (["--methods", "direct,magic"], "unknown method 'magic'; valid are content-only, style-only"),
         (["--methods", "direct,direct"], "'direct' is given twice"),
+        (["--methods", "k-lora-acfg"], "unknown method 'k-lora-acfg'; valid are content-only, style-only"),
         (["--methods", ""], "--methods is empty"),
         (["--methods", "direct", "--zip-steps", "3"], "--zip-steps is for ziplora"),
         (["--methods", "direct", "--joint-steps", "3"], "--joint-steps is for joint"),
         (["--methods", "direct", "--hypernet", "h"], "--hypernet is for learned, learned-kv-average"),
-        (["--methods", "direct,acfg", "--guidance", "1"], "acfg is a way to guide, and a --guidance of 1"),
+        (["--methods", "direct,ties-acfg", "--guidance", "1"], "ties-acfg is a way to guide, and a --guidance of 1"),
         (["--hypernets", "x"], "'x' is not NAME=PATH"),
         (["--hypernets", "learned=a"], "the name 'learned' is taken"),
         (["--images", "0"], "--images is 0; give a whole number of 1 or more"),

@@ -19,6 +19,7 @@ from lorarar.commands.evaluate import main
 from lorarar.errors import InputError
 from lorarar.evaluation.grids import comparison_grid, matrix_grid, write_pictures
 from lorarar.evaluation.mars2 import Interval
+from lorarar.evaluation.method_names import method_info
 from lorarar.evaluation.results import Results, pool, read_results, write_results
 from lorarar.evaluation.tables import Table, all_tables, write_tables
 
@@ -72,6 +73,31 @@ def test_differences_are_paired(tables: dict[str, Table]) -> None:
     assert float(against_direct["average case"]) == pytest.approx((2 + 2 + 2 + 1) / 16)
     assert float(against_direct["average case low"]) > 0
     assert float(against_direct["share of resamples above 0"]) == 1
+
+
+def test_merges_are_compared_under_the_same_guidance(results: Results) -> None:
+    names = {"learned": "learned", "learned-acfg": "learned"}
+    names |= dict.fromkeys(("direct", "direct-acfg", "composed", "q-only"), "direct")
+    pairs = [
+        replace(
+            pair,
+            methods={name: pair.methods[like] for name, like in names.items()},
+            merges={name: pair.merges[like] for name, like in names.items()},
+        )
+        for pair in results.pairs
+    ]
+    made = replace(results, methods=tuple(map(method_info, names)), pairs=tuple(pairs))
+    (table,) = [table for table in all_tables(made, resamples=10) if table.name == "differences"]
+    plain, guided = "LoRA.rar", "LoRA.rar, asymmetric guidance"
+    assert [row["difference"] for row in rows(table)] == [
+        f"{plain} − Direct merge",
+        f"{plain} − Composed predictions",
+        f"{plain} − q-only",
+        f"{guided} − {plain}",
+        f"{guided} − Direct merge, asymmetric guidance",
+        f"{guided} − Composed predictions",
+        f"{guided} − q-only",
+    ]
 
 
 def test_controls_are_shares_of_yes(tables: dict[str, Table]) -> None:

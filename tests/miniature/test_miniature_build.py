@@ -37,9 +37,10 @@ from miniature.card import stage_commands
 from miniature.catalogue import CATALOGUE, near_catalogue
 from miniature.gallery import GALLERY
 from miniature.loop import Schedule, seeded
+from miniature.pipelines import open_pipeline, steps_of, trainings_of
 from miniature.population import caption, example, population
 from miniature.references import write_dataset
-from miniature.stages import BuildPlan, open_pipeline
+from miniature.stages import BuildPlan
 from miniature.styles import FAMILIES
 from miniature.subjects import KINDS, sample_subject
 
@@ -206,11 +207,16 @@ def test_the_stages_make_a_pipeline_and_are_skipped_when_done(started: BuildPlan
     prompts = json.loads((started.made / "samples.json").read_text())
     assert len(prompts) == len(KINDS) + len(FAMILIES)
     assert all(kind in prompt for kind, prompt in zip(KINDS, prompts, strict=False))
-    assert set(started.seconds()) == set(TO_PIPELINE)
+    rounds = {"longer-1", "longer-2"}
+    assert set(started.seconds()) == {*TO_PIPELINE, *rounds} - {"longer"}
+    assert started.spent("longer") == sum(started.seconds()[name] for name in rounds)
+    trainings = trainings_of(started.made)
+    assert [training["stage"] for training in trainings] == ["autoencoder", "reading", "base", "longer", "longer"]
+    assert [training["steps"] for training in trainings] == [2, 2, 2, 2, 2]
     skipped = TO_PIPELINE[1:]
-    before = {stage: started.seconds()[stage] for stage in skipped}
+    before = {stage: started.spent(stage) for stage in skipped}
     build(started, skipped)
-    assert {stage: started.seconds()[stage] for stage in skipped} == before
+    assert {stage: started.spent(stage) for stage in skipped} == before
     assert not started.output.exists()
 
 
@@ -238,11 +244,14 @@ def test_the_card_tells_commands_times_and_figures_of_what_is_shipped(tmp_path: 
     plan.times.write_text(json.dumps({"base": 5400.0, "loras": 90.0}))
     for name in ("judge", "unet"):
         shutil.copytree(MINIATURE_FOLDER / name, plan.made / name)
+    trained = {"stage": "longer", "steps": 1234, "rate": 6e-4, "minutes": 67.8, "machine": "an abacus"}
+    (plan.made / "trainings.json").write_text(json.dumps([trained]))
     shutil.copy(MINIATURE_FOLDER / "hypernet.safetensors", plan.made)
     build(plan, ["card"])
     card = (plan.made / "README.md").read_text()
     assert "| base | `lorarar miniature build --until base` | 90.0 |" in card
     assert "| recorded in all |  | 92 |" in card and str(Path.cwd()) not in card
+    assert "| longer | 1234 | 0.0006 | 67.8 | an abacus |" in card
     assert "--until population` | not recorded |" in card
     assert "build --seed 3" in card and str(plan.output / "dataset") in card and str(plan.made) not in card
     assert "--only styles --rank 16 --steps 100 --learning-rate 0.0005 --batch-size 4 --seed 3" in card
@@ -326,8 +335,7 @@ def test_the_rounds_go_on_from_each_other_and_the_text_encoders_stay(started: Bu
         for name in ("text_encoder", "text_encoder_2", "vae"):
             same = getattr(one, name).state_dict(), getattr(other, name).state_dict()
             assert all(torch.equal(same[0][key], same[1][key]) for key in same[0])
-    assert [stages.steps_of(started.work / name) for name in ("base", "longer-1", "longer-2")] == [2, 4, 6]
-    assert stages.steps_of(MINIATURE_FOLDER) == 10_000  # the first shipped one, which does not tell
+    assert [steps_of(started.work / name) for name in ("base", "longer-1", "longer-2")] == [2, 4, 6]
     again = replace(started, work=tmp_path / "work", start=started.work / "longer-1", rounds=1)
     build(again, ["population", "longer"])
     places = again.work / "longer-1", started.work / "longer-2"

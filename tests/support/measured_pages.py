@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from export.targets import TARGETS
 from export.tolerance import PRECISIONS
 from lorarar.files import atomic_file
+from lorarar.machine import processor_name
 
 ROOT = Path(__file__).parents[2]
 DOCS, MEASURED = ROOT / "docs", ROOT / "build" / "measured"
@@ -111,10 +111,7 @@ PAGES = {page.name: page for page in (Page("full-size", FULL_SIZE), Page("precis
 
 def host() -> str:
     """Return the machine, in words."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{os.cpu_count()} cores of {next(names, platform.machine())}"
+    return f"{os.cpu_count()} cores of {processor_name()}"
 
 
 # The kernel counts a process's peak from its fork, when it still is its parent: so a small one starts it.

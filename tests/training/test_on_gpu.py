@@ -70,7 +70,7 @@ def test_an_evaluation(world: World, tmp_path: Path) -> None:
     from lorarar.evaluation.settings import EvaluationSettings
 
     settings = EvaluationSettings(images=2, steps=2, guidance=3.0)
-    methods = dict.fromkeys(("direct", "ssr", "k-lora", "acfg", "schedule"))
+    methods = dict.fromkeys(("direct", "ssr", "k-lora", "direct-acfg", "schedule"))
     drawn = {}
     for device in ("cuda", "cpu"):
         folder = tmp_path / device

@@ -290,6 +290,7 @@ def test_settings_out_of_range_are_refused() -> None:
         ({"joint": "sum"}, "`joint` is 'sum'; valid are none, composed, images"),
         ({"joint_weight": 0.0}, "`joint_weight` is 0.0; give a positive number"),
         ({"joint_style": -1.0}, "`joint_style` is -1.0; give a positive number"),
+        ({"joint_guidance": 0.5}, "`joint_guidance` is 0.5; give a number of 1 or more"),
     ):
         with pytest.raises(InputError) as error:
             LossSettings(**bad)  # type: ignore[arg-type]
@@ -313,9 +314,17 @@ def dense_joint(
     pairs: list[tuple[LoRA, LoRA]],
     joint: JointBatch,
     strength: float,
+    guidance: float,
 ) -> Tensor:
-    """The joint term written out for each pair, on dense ΔW."""
+    """The joint term written out for each pair, on dense ΔW, with diffusers' guidance."""
     rows = PairBatch(joint.latents, joint.timesteps, joint.condition)
+    zeros = {name: torch.zeros_like(getattr(joint.condition, name)) for name in ("embeds", "pooled")}
+    empty = replace(rows, condition=replace(joint.condition, **zeros))
+
+    def guide(prompted: Tensor, delta: dict[str, Tensor]) -> Tensor:
+        silent = run_dense(unet, empty, number, delta)
+        return (silent + guidance * (prompted - silent)) / guidance
+
     terms = []
     for number, both in enumerate(pairs):
         deltas = [{module: dense(lora, module) for module in layout.modules} for lora in both]
@@ -337,16 +346,18 @@ def dense_joint(
                     )
                 ]
                 goal = alone[0] + strength * (alone[1] - alone[2])
+            goal = guide(goal, {})
         known = 1.0 if joint.known is None else float(joint.known[number])
-        terms.append(known * (run_dense(unet, rows, number, merged) - goal).square().mean())
+        terms.append(known * (guide(run_dense(unet, rows, number, merged), merged) - goal).square().mean())
     return sum(terms) / len(terms)
 
 
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
 @pytest.mark.parametrize("kind", ["composed", "images"])
-def test_the_joint_term_is_that_of_dense_matrices(kind: str, unet: Any, layout: Layout) -> None:
+def test_the_joint_term_is_that_of_dense_matrices(kind: str, guidance: float, unet: Any, layout: Layout) -> None:
     loras = [random_lora(layout, (rank,), rank, 0.3, 0.3) for rank in (1, 3, 2)]
     pairs, joint = [(loras[0], loras[1]), (loras[2], loras[1])], joint_batch(2, kind)
-    settings = LossSettings(weight=0.1, joint=kind, joint_weight=0.7, joint_style=1.6)
+    settings = LossSettings(weight=0.1, joint=kind, joint_weight=0.7, joint_style=1.6, joint_guidance=guidance)
     made, reference = hypernet(), hypernet()
     packs = [
         LoraBank.of([pair[role] for pair in pairs], layout, 3, torch.float64).take(range(2), "cpu") for role in (0, 1)
@@ -355,7 +366,7 @@ def test_the_joint_term_is_that_of_dense_matrices(kind: str, unet: Any, layout: 
     batch = replace(make_batch(2), joint=joint)
     with merging_loss(unet, batch, layout, (packs[0], packs[1]), coefficients, settings) as loss:
         loss.total.backward()
-    of_joint = dense_joint(unet, layout, reference, pairs, joint, 1.6)
+    of_joint = dense_joint(unet, layout, reference, pairs, joint, 1.6, guidance)
     want = dense_loss(unet, layout, reference, pairs, settings) + 0.7 * of_joint
     want.backward()
     torch.testing.assert_close(loss.joint, of_joint.detach(), rtol=1e-8, atol=0)
