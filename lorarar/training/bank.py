@@ -6,6 +6,7 @@ for p LoRAs and the group's n layers. No ΔW is formed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -134,6 +135,21 @@ def _predicted(
     ]
     modules = [group.modules[row] for row in rows]
     return predictor(*factors, modules * count).unflatten(0, (count, len(rows)))
+
+
+def column_sizes(packs: Sequence[Pack], layout: Layout, kinds: Sequence[str]) -> dict[int, float]:
+    """Return the root mean square of ΔW's entries over all LoRAs of the packs, by the output width of its layers."""
+    squares: dict[int, float] = {}
+    entries: dict[int, int] = {}
+    for group in layout.groups:
+        rows = [row for row, module in enumerate(group.modules) if kind_of(module) in kinds]
+        for pack in packs:
+            down, up = pack[group.name].down[:, rows].double(), pack[group.name].up[:, rows].double()
+            width, count = group.out_features, len(down) * len(rows) * group.out_features * group.in_features
+            # ‖up·down‖² without ΔW: the trace of (upᵀ up)(down downᵀ).
+            squares[width] = squares.get(width, 0.0) + float(((up.mT @ up) * (down @ down.mT)).sum())
+            entries[width] = entries.get(width, 0) + count
+    return {width: math.sqrt(squares[width] / count) for width, count in entries.items() if count and squares[width]}
 
 
 def constant_coefficients(layout: Layout, value: float, like: Tensor) -> Coefficients:

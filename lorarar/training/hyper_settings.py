@@ -15,6 +15,7 @@ from lorarar.training.settings import PRECISION_HELP, PRECISIONS, check_shares, 
 DISTANCES = {
     "mse": "the mean of the squared differences, as the paper's released code has it",
     "l2": "the norm ‖·‖₂ of each example, as Eq. 3 is printed",
+    "change": "as mse, but a smaller change of the base's answer is not less wrong (not in the paper)",
 }
 REGULARISERS = {
     "dot": "|m_c·m_s| divided by the columns, averaged over the layers: λ means the same for every base",
@@ -66,6 +67,7 @@ class HyperSettings:
     )
     hidden: int = setting(128, "units of the hypernetwork's hidden layer", metavar="N")
     positions: bool = setting(False, "the network knows which layer it looks at (not in the paper)")
+    normalise: bool = setting(False, "inputs are seen at size 1, as folded into the weights (not in the paper)")
     kv_rule: str = setting("average", "average or sum: the merge of the layers that are not learned", metavar="RULE")
     learned: tuple[str, ...] = setting(
         PAPER_LEARNED,

@@ -66,24 +66,15 @@ def merging_loss(
     `loras` are the pairs' content and style LoRAs. `autocast` is entered around the UNet's passes alone; distances are
     taken in fp32 or better.
     """
-    content, style = loras
     joint = batch.joint
+    guidance = 1.0 if joint is None else settings.joint_guidance
     with torch.no_grad(), autocast():
-        with attached(unet, alternating_factors(layout, content, style)):
-            goal = predict(unet, batch.latents, batch.timesteps, batch.condition)
-        if joint is not None:
-            answer = joint.answer(unet, layout, loras, settings.joint_style, settings.joint_guidance)
-            goal = _beside(goal, answer)
-    is_guided = settings.joint_guidance != 1
-    latents, timesteps, condition = _all(batch, is_guided)
-    with attached(unet, merged_factors(layout, content, style, coefficients)):
+        goal = _goal(unet, batch, layout, loras, settings)
+        without = _said(unet, batch, guidance) if settings.distance == "change" else None
+    with attached(unet, merged_factors(layout, *loras, coefficients)):
         with autocast():
-            have = predict(unet, latents, timesteps, condition)
-        have, goal = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in (have, goal))
-        if joint is not None and is_guided:
-            *pairs, asked, empty = have.unflatten(0, (-1, 4)).unbind(1)
-            have = torch.stack([*pairs, guided(asked, empty, settings.joint_guidance)], dim=1).flatten(0, 1)
-        terms = distances(have, goal, settings.distance).unflatten(0, (-1, 2 if joint is None else 3))
+            have = _said(unet, batch, guidance)
+        terms = distances(have, goal, settings.distance, without).unflatten(0, (-1, 2 if joint is None else 3))
         of_content, of_style = terms[:, 0].mean(), terms[:, 1].mean()
         term = orthogonality(coefficients.learned, settings.regulariser)
         zero = of_content.new_zeros(())
@@ -92,6 +83,31 @@ def merging_loss(
             of_joint = (terms[:, 2] if joint.known is None else terms[:, 2] * joint.known).mean()
         total = of_content + of_style + settings.weight * term + settings.joint_weight * of_joint
         yield Loss(total, of_content.detach(), of_style.detach(), term.detach(), of_joint.detach())
+
+
+def _goal(
+    unet: Any, batch: PairBatch, layout: Layout, loras: tuple[Pack, Pack], settings: LossSettings
+) -> Float[Tensor, "rows c y x"]:
+    """Return what each row is compared with: its own LoRA's answer, and the joint answer."""
+    with attached(unet, alternating_factors(layout, *loras)):
+        own = predict(unet, batch.latents, batch.timesteps, batch.condition)
+    if batch.joint is None:
+        return _at_least_fp32(own)
+    answer = batch.joint.answer(unet, layout, loras, settings.joint_style, settings.joint_guidance)
+    return _at_least_fp32(_beside(own, answer))
+
+
+def _said(unet: Any, batch: PairBatch, guidance: float) -> Float[Tensor, "rows c y x"]:
+    """Return what the UNet, as it is, says of each row; of the joint ones with guidance."""
+    found = _at_least_fp32(predict(unet, *_all(batch, guidance != 1)))
+    if guidance == 1:
+        return found
+    *pairs, asked, empty = found.unflatten(0, (-1, 4)).unbind(1)
+    return torch.stack([*pairs, guided(asked, empty, guidance)], dim=1).flatten(0, 1)
+
+
+def _at_least_fp32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _beside(pairs: Shaped[Tensor, "rows ..."], *joint: Shaped[Tensor, "p ..."]) -> Shaped[Tensor, "all ..."]:
@@ -120,9 +136,23 @@ def _all(batch: PairBatch, with_empty: bool) -> tuple[Tensor, Tensor, Condition]
 
 
 def distances(
-    have: Float[Tensor, "rows c y x"], want: Float[Tensor, "rows c y x"], kind: str
+    have: Float[Tensor, "rows c y x"],
+    want: Float[Tensor, "rows c y x"],
+    kind: str,
+    without: Float[Tensor, "rows c y x"] | None = None,
 ) -> Float[Tensor, " rows"]:
-    """Return how far each row is from its goal: `mse`, the mean of the squares, or `l2`, the norm as in Eq. 3."""
+    """Return how far each row is from its goal: a key of DISTANCES.
+
+    The mean square of a difference is (|a| − |b|)² + 2|a||b|(1 − cos), for the change a that the merge makes to the
+    base's answer and the wanted b. So a merge that can't have the right direction does best to change little, and
+    shows neither subject nor style. `change` has |b|² for |a||b|. It needs the base's answer, `without` LoRAs.
+    """
+    if kind == "change":
+        assert without is not None
+        made, wanted = ((rows - without).flatten(1) for rows in (have, want))
+        size, goal = torch.linalg.vector_norm(made, dim=1), torch.linalg.vector_norm(wanted, dim=1)
+        turned = 1 - F.cosine_similarity(made, wanted, dim=1)
+        return ((size - goal) ** 2 + 2 * goal**2 * turned) / made.shape[1]
     if kind == "l2":
         return torch.linalg.vector_norm(have - want, dim=(1, 2, 3))
     return ((have - want) ** 2).mean(dim=(1, 2, 3))

@@ -23,7 +23,7 @@ from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import Predictor, save_hypernet
 from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
 from lorarar.layout import Layout, kind_of
-from lorarar.training.bank import Coefficients, Pack, constant_coefficients, predict_coefficients
+from lorarar.training.bank import Coefficients, Pack, column_sizes, constant_coefficients, predict_coefficients
 from lorarar.training.dataset import Dataset
 from lorarar.training.history import History, HistoryRow
 from lorarar.training.hyper_settings import HyperSettings
@@ -34,6 +34,7 @@ from lorarar.training.pair_data import Draw, PairData, Parts, load_parts
 from lorarar.training.settings import DEFAULT_EVERY
 from lorarar.training.state import StateFile
 
+WEIGHT_DECAY = 0.01  # AdamW's, as PyTorch has it
 REFERENCES = {"direct merge, average": 0.5, "direct merge, sum": 1.0}
 """Constant coefficients whose validation loss the curve is compared with."""
 
@@ -156,15 +157,41 @@ class _Training:
         self.settings = settings
         self.accelerator = new_accelerator(self.components.device, settings.mixed_precision)
         settings.check_processes(self.accelerator.num_processes)
-        self.predictor = new_predictor(self.layout, settings).to(self.components.device).train()
+        self.predictor = new_predictor(self.layout, settings).train()
         self.parameters = dict(self.predictor.named_parameters())
+        groups = self._groups(self._normalise())
+        self.predictor.to(self.components.device)
         self.best = {name: value.detach().clone() for name, value in self.predictor.state_dict().items()}
         self.best_total = math.inf
         # Not through prepare(): the predictor runs once a group, which DistributedDataParallel doesn't expect, and half
         # a million gradients are averaged in one go.
-        self.optimizer = self.accelerator.prepare(torch.optim.AdamW(self.parameters.values(), settings.learning_rate))
+        self.optimizer = self.accelerator.prepare(torch.optim.AdamW(groups, settings.learning_rate))
         self.timesteps = self.components.noise.config.num_train_timesteps
         self.history = History()
+
+    def _normalise(self) -> dict[str, float]:
+        """Bring the input layers to the LoRAs' size, if that is wanted; return by how much, by the weight's name.
+
+        A column of a LoRA has entries of about 0.01. So weights of the usual size tell nothing of it, and a rate that
+        suits them learns constants. Weights 1 / size times as large, with a rate as much higher, are what weights
+        of the usual size are on inputs divided by their size.
+        """
+        if not (self.settings.normalise and isinstance(self.predictor, Hypernetwork)):
+            return {}
+        packs = [role.bank.packed for role in (self.parts.train.contents, self.parts.train.styles)]
+        sizes = column_sizes(packs, self.layout, self.settings.learned)
+        found = {f"inputs.{width}.weight": 1 / size for width, size in sizes.items()}
+        with torch.no_grad():
+            for name, factor in found.items():
+                self.parameters[name].mul_(factor)
+        return found
+
+    def _groups(self, factors: dict[str, float]) -> list[dict[str, Any]]:
+        """Return AdamW's groups, one a parameter, in their order; a step decays all of them by the same share."""
+        return [
+            {"params": [value], "factor": factors.get(name, 1.0), "weight_decay": WEIGHT_DECAY / factors.get(name, 1.0)}
+            for name, value in self.parameters.items()
+        ]
 
     def run(self, on_row: OnRow, file: StateFile | None) -> History:
         """Train for the steps that the state file lacks; the rows of those it has are reported again."""
@@ -201,7 +228,7 @@ class _Training:
         terms = torch.zeros(5, device=self.components.device)
         rate = settings.rate(number)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         for turn in range(passes):
             first = (turn * processes + accelerator.process_index) * share
             draw = whole.take(range(first, first + share))

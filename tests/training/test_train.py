@@ -87,6 +87,35 @@ def test_coefficients_start_near_the_initial_value(world: World) -> None:
             assert not torch.equal(pairs[:, :, 0], pairs[:, :, 1])  # |cos| of equal vectors has no gradient
 
 
+def test_normalised_inputs_are_inputs_divided_by_their_size(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same training, with LoRAs divided by their root mean square where the hypernetwork sees them alone."""
+    squares: dict[int, list[np.ndarray]] = {}
+    contents, styles = world.dataset.part("paper", "train")
+    for entry in (*contents, *styles):
+        lora = read_lora(entry.lora)
+        for module in world.layout.modules:
+            if kind_of(module) in FAST.learned:
+                change = lora.layers[UNET + module].delta()
+                squares.setdefault(len(change), []).append(change.ravel() ** 2)
+    sizes = {width: float(np.sqrt(np.concatenate(found).mean())) for width, found in squares.items()}
+    assert all(size < 0.5 for size in sizes.values())
+    normalised = train(world, replace(FAST, normalise=True))
+    forward = Hypernetwork.forward
+
+    def divided(self: Hypernetwork, down_c: Any, up_c: Any, down_s: Any, up_s: Any, modules: Any = ()) -> Any:
+        size = sizes[up_c.shape[1]]
+        return forward(self, down_c, up_c / size, down_s, up_s / size, modules)
+
+    monkeypatch.setattr(Hypernetwork, "forward", divided)
+    want = train(world, FAST).predictor.state_dict()
+    assert not same(normalised, train(world, FAST))
+    for width, size in sizes.items():
+        want[f"inputs.{width}.weight"] /= size
+    for name, value in normalised.predictor.state_dict().items():
+        # Adam's first steps are as large for a gradient that is rounding alone.
+        torch.testing.assert_close(value, want[name], rtol=0, atol=0.05 * float(want[name].abs().max()))
+
+
 @pytest.mark.parametrize("learned", ALL_SETS, ids=",".join)
 def test_every_row_of_table_a3_trains_and_merges(world: World, learned: tuple[str, ...], tmp_path: Path) -> None:
     settings = replace(FAST, steps=1, learned=learned, validate_every=9)

@@ -110,9 +110,8 @@ def dense_loss(
         for role in (0, 1):
             row = 2 * number + role
             with torch.no_grad():
-                goal = run_dense(unet, batch, row, deltas[role])
-            error = run_dense(unet, batch, row, merged) - goal
-            terms.append(error.square().mean() if settings.distance == "mse" else error.square().sum().sqrt())
+                goal, base = run_dense(unet, batch, row, deltas[role]), run_dense(unet, batch, row, {})
+            terms.append(dense_distance(run_dense(unet, batch, row, merged), goal, base, settings.distance))
         term = {
             "dot": sum(products) / len(products),
             "dot-sum": sum(sums),
@@ -121,6 +120,19 @@ def dense_loss(
         }[settings.regulariser]
         totals.append(terms[0] + terms[1] + settings.weight * term)
     return sum(totals) / len(totals)
+
+
+def dense_distance(have: Tensor, goal: Tensor, base: Tensor, kind: str) -> Tensor:
+    """`change` by another formula: the mean square, with the wanted change's length in the place of the made one's."""
+    if kind == "mse":
+        return (have - goal).square().mean()
+    if kind == "l2":
+        return (have - goal).square().sum().sqrt()
+    made, wanted = (have - base).flatten(), (goal - base).flatten()
+    lengths = made.square().sum().sqrt(), wanted.square().sum().sqrt()
+    return (
+        (made / lengths[0] - wanted / lengths[1]).square().sum() * lengths[1] ** 2 + (lengths[0] - lengths[1]) ** 2
+    ) / len(made)
 
 
 def factored_loss(
@@ -252,6 +264,9 @@ def test_distances_and_terms_by_hand() -> None:
     shape = (2, 1, 1, 2)
     assert distances(have.view(shape), want.view(shape), "mse").tolist() == [12.5, 2.0]
     assert distances(have.view(shape), want.view(shape), "l2").tolist() == [5.0, 2.0]
+    base = torch.tensor([[0.0, 0.0], [1.0, 0.0]]).view(shape)
+    # Changes (3, 0) for (0, 4), at right angles: 1 + 2·16; (0, 1) for (0, 3): 4. Both over two entries.
+    assert distances(have.view(shape), want.view(shape), "change", base).tolist() == pytest.approx([16.5, 2.0])
     layers = torch.tensor([[[[1.0, 2.0], [3.0, -1.0]], [[1.0, 0.0], [-1.0, 5.0]]]])  # products 1 and -1
     assert float(orthogonality([layers], "dot")) == pytest.approx((0.5 + 0.5) / 2)
     assert float(orthogonality([layers, layers], "dot-sum")) == pytest.approx(4.0)
