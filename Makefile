@@ -39,7 +39,7 @@ quickstart: $(or $(wildcard $(READY)),$(RUNS))  ## the main job: export, check, 
 	@OMP_NUM_THREADS=1 $(MAKE) --silent --jobs 2 bundles-in-view bundles-beside
 	@cat $(OUT)/executorch.log
 	$(BIN)/lorarar sheet $(addprefix $(OUT)/,$(SHOWN)) \
-	  --content $(CONTENT) --style $(STYLE) $(IMAGES) --prompt $(PROMPT) --steps 20 --out $(OUT)/sheet.png
+	  --content $(CONTENT) --style $(STYLE) $(IMAGES) --prompt $(PROMPT) --steps 20 --guidance-without-lora --out $(OUT)/sheet.png
 	@echo; echo "Made in $(OUT):"
 	@echo "  sheet.png                  LOOK AT THIS: a subject, a style, their merge and its strengths, drawn through each target"
 	@echo "  onnx, coreml, …            bundles that make images from text with any two LoRAs, each checked against PyTorch"

@@ -63,6 +63,8 @@ def stage_commands(plan: BuildPlan, stage: str) -> list[list[str]]:
     if stage == "hypernet":
         files = ["-o", str(plan.output / HYPERNET_FILE), "--state", str(plan.work / "hypernet.state")]
         options = settings_as_options(replace(plan.hyper, seed=plan.seed), HyperSettings())
+        if plan.hyper.loss.joint != "none":
+            files += ["--joint-images", str(plan.work / "pairs")]
         return [["lorarar", "train", *data, *files, *options]]
     return [["lorarar", "miniature", "build", "--until", stage]]
 
@@ -153,6 +155,10 @@ def _judge(folder: Path) -> str:
 def _hypernet(folder: Path) -> str:
     """Tell the merging loss on the validation pairs, and what was trained with which options."""
     record = load_predictor(folder / HYPERNET_FILE).training
+    loss = record["loss"]
+    joint = f"joint term {loss['joint']}"
+    if loss["joint"] != "none":
+        joint += f" (weight {loss['joint_weight']:g}, style {loss['joint_style']:g})"
     found = record["validation"]
     best = found["best"]
     losses = {f"hypernetwork, step {best['step']} of {record['steps']}": best["content"] + best["style"]}
@@ -160,7 +166,7 @@ def _hypernet(folder: Path) -> str:
     return _section(
         "What the hypernetwork learned",
         f"{record['steps']} steps of {record['batch_pairs']} pairs, learned layers {', '.join(record['learned'])}, the "
-        f"others by {record['kv_rule']}, λ {record['loss']['weight']}, seed {record['seed']}; curves in "
+        f"others by {record['kv_rule']}, λ {loss['weight']}, {joint}, seed {record['seed']}; curves in "
         f"`hypernet.png`. Content and style loss of Eq. 3 on the {record['validation_pairs']} validation pairs:",
         markdown_table(("merge", "loss"), [(name, f"{loss:.4f}") for name, loss in losses.items()]),
     )

@@ -54,7 +54,7 @@ DRAWINGS = 40_000
 CONTENT_LORAS = default_settings(MINIATURE)
 # A style is one image. Trained for as long as a subject, its LoRA draws that image whatever the prompt. All numbers
 # were chosen on the validation part, by each LoRA alone and by both together.
-STYLE_LORAS = replace(CONTENT_LORAS, steps=100, learning_rate=5e-4)
+STYLE_LORAS = replace(CONTENT_LORAS, steps=200, learning_rate=7e-4)
 SIZES = Sizes()
 LORA_DTYPE = "fp16"
 TIMES = "times.json"
@@ -351,7 +351,7 @@ def hypernet(plan: BuildPlan) -> Path:
         plan.report(f"hypernetwork, {row.part} loss {row.total:.5f}", row.step, settings.steps)
 
     with plan.timed("hypernet"):
-        images = pairs(plan) if settings.loss.joint == "images" else None
+        images = pairs(plan) if settings.loss.joint != "none" else None
         inputs = load_inputs(loading, dataset, DEFAULT_SPLIT, settings, images)
         train_predictor(inputs, settings, on_row=on_row, state=plan.work / "hypernet.state").save(path)
     return path

@@ -32,8 +32,6 @@ def parser() -> Parser:
         "--lora-scale", type=float, action="append", metavar="X", help="that of each --lora, in their order (default 1)"
     )
     add("--method", choices=("learned", "direct", "k-lora"), default="learned", help="how to merge (default learned)")
-    without = "guidance compares with a prediction without LoRAs (ACFG): often less burnt"
-    add("--guidance-without-lora", action="store_true", help=without)
     add("--negative", metavar="P", help="what not to draw (default: the base's own)")
     add_drawing(made)
     add("-o", "--out", type=Path, required=True, metavar="PNG", help="the image")

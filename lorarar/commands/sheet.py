@@ -79,7 +79,13 @@ def _drawn(
         name = name if name not in columns else f"{name} ({path.name})"
         tell = partial(_tell, show, name)
         session = bundle.session(keep=True)
-        request = session.pipeline.request(args.prompt, seed=args.seed, steps=args.steps, guidance=args.guidance)
+        request = session.pipeline.request(
+            args.prompt,
+            seed=args.seed,
+            steps=args.steps,
+            guidance=args.guidance,
+            guidance_without_lora=args.guidance_without_lora,
+        )
         if strengths:
             session.load([content, style])
             grids.append(grid_block(name, draw_grid(session, request, strengths, tell), strengths))

@@ -50,7 +50,7 @@ def check_shares(processes: int, accumulation: int, **batch: int) -> None:
             )
 
 
-_OF_MINIATURE = LoraSettings(rank=16, steps=800, learning_rate=1e-3, batch_size=4)
+_OF_MINIATURE = LoraSettings(rank=8, steps=300, learning_rate=1e-3, batch_size=4)
 
 
 def default_settings(base: str) -> LoraSettings:

@@ -377,7 +377,7 @@ def test_a_single_image_of_the_dataset_is_unreadable(world: Path, tmp_path: Path
     assert not (tmp_path / "run" / "results.json").exists()
 
 
-@pytest.mark.parametrize(("base", "expected"), [("miniature", (25, 2.0, 800)), ("sdxl-folder", (50, 5.0, 1000))])
+@pytest.mark.parametrize(("base", "expected"), [("miniature", (25, 2.0, 300)), ("sdxl-folder", (50, 5.0, 1000))])
 def test_sampling_is_the_base_s_own_unless_it_is_given(base: str, expected: tuple[int, float, int]) -> None:
     settings = default_evaluation(base)
     assert (settings.steps, settings.guidance, settings.joint_steps) == expected

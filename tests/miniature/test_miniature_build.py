@@ -254,7 +254,7 @@ def test_the_card_tells_commands_times_and_figures_of_what_is_shipped(tmp_path: 
     assert "| longer | 1234 | 0.0006 | 67.8 | an abacus |" in card
     assert "--until population` | not recorded |" in card
     assert "build --seed 3" in card and str(plan.output / "dataset") in card and str(plan.made) not in card
-    assert "--only styles --rank 16 --steps 100 --learning-rate 0.0005 --batch-size 4 --seed 3" in card
+    assert "--only styles --rank 8 --steps 200 --learning-rate 0.0007 --batch-size 4 --seed 3" in card
     asked = json.loads((MINIATURE_FOLDER / "judge" / "config.json").read_text())["accuracy"]
     worn = asked["subject"]["same kind"]["worn"]
     assert f"| subject | same kind | {asked['subject']['same kind']['as drawn']:.2f} | {worn:.2f} |" in card
@@ -283,7 +283,7 @@ def test_the_commands_of_the_card_train_with_the_miniature_s_settings_in_any_fol
         for command in stage_commands(plan, "loras")
     )
     assert contents == replace(default_settings("miniature"), seed=5)
-    assert styles == replace(contents, steps=100, learning_rate=5e-4)
+    assert styles == replace(contents, steps=200, learning_rate=7e-4)
     (command,) = stage_commands(plan, "hypernet")
     hypernet = given_settings(train.parser().parse_args(command[2:]), HyperSettings())
     assert hypernet == replace(default_hyper_settings("miniature"), seed=5)

@@ -46,7 +46,7 @@ def test_the_command_writes_a_checkpoint_with_every_option_and_the_curves(
     record = loaded.training
     assert record["loss"] == {
         **{"distance": "l2", "regulariser": "cosine", "weight": 0.5},
-        **{"joint": "none", "joint_weight": 1.0, "joint_style": 1.0},
+        **{"joint": "none", "joint_weight": 1.0, "joint_style": 1.0, "joint_guidance": 1.0},
     }
     expected = {"steps": 6, "learning_rate": 0.01, "seed": 4, "dataset": "tiny", "split": "paper", "pairs": 6}
     expected |= {"base": world.base.name, "validation_pairs": 1, "kv_rule": "sum", "learned": ["q", "out"]}

@@ -306,7 +306,7 @@ def test_settings_refused(change: dict[str, Any], message: str) -> None:
 def test_the_papers_defaults() -> None:
     paper = LoraSettings(rank=64, steps=1000, learning_rate=5e-5, batch_size=1)
     assert [default_settings(base) for base in ("sdxl", "koala-700m", "owner/name")] == [paper] * 3
-    assert default_settings("miniature").rank == 16
+    assert default_settings("miniature").rank == 8
 
 
 @given(st.lists(st.floats(0, 10, width=32), min_size=1, max_size=300))
