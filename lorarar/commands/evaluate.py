@@ -49,8 +49,6 @@ _DEFAULTS = {
 }
 """Kept apart from the options, so that one that was given is noticed."""
 _WITH_RESULTS = ("results", "out", "seed")
-
-
 _UNGUIDED = "a merge under asymmetric guidance: no LoRA in the pass without the prompt"
 
 
