@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from lorarar.base.names import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER
 from lorarar.command_line import settings_as_options
 from lorarar.files import atomic_file
 from lorarar.hypernet.checkpoints import load_predictor
-from lorarar.machine import processor_name
+from lorarar.machine import machine_name
 from lorarar.markdown import markdown_table
 from lorarar.training.hyper_settings import HyperSettings
 from lorarar.training.settings import LoraSettings
@@ -110,8 +109,7 @@ def _times(plan: BuildPlan) -> str:
         "How it was made",
         f"`{' '.join(_whole_build(plan)).replace(here, '')}`, by these stages:",
         markdown_table(("stage", "command", "minutes"), rows, left=2),
-        f"Wall time over all the runs that a stage took; the last of them on {os.cpu_count()} cores of "
-        f"{processor_name()}.",
+        f"Wall time over all the runs that a stage took; the last of them on {machine_name()}.",
     )
 
 

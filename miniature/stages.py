@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from lorarar.base.names import DATASET_FOLDER, GUIDANCE, HYPERNET_FILE, JUDGE_FO
 from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, atomic_folder
-from lorarar.machine import processor_name
+from lorarar.machine import machine_name
 from lorarar.toolchains import quiet_toolchains, without_progress_bars
 from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, read_dataset
 from lorarar.training.dataset_loras import missing_jobs, train_jobs
@@ -247,7 +246,7 @@ def _training(plan: BuildPlan, name: str, schedule: Schedule) -> dict[str, Any]:
         "steps": schedule.steps,
         "rate": schedule.rate,
         "minutes": round(plan.seconds()[name] / 60, 1),
-        "machine": f"{os.cpu_count()} cores of {processor_name()}" if plan.device == "cpu" else plan.device,
+        "machine": machine_name() if plan.device == "cpu" else plan.device,
     }
 
 

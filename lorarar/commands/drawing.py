@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lorarar.command_line import Parser
 from lorarar.errors import InputError
+
+if TYPE_CHECKING:
+    from runtime_py.pipeline import Pipeline, Request
 
 
 def add_drawing(parser: Parser) -> None:
@@ -17,6 +22,18 @@ def add_drawing(parser: Parser) -> None:
     without = "guidance compares with a prediction without LoRAs (ACFG): often less burnt, and more of a style"
     add("--guidance-without-lora", action="store_true", help=without)
     add("--seed", type=int, default=0, metavar="S", help="seed of the noise (default 0)")
+
+
+def request_of(args: argparse.Namespace, pipeline: Pipeline, negative: str | None = None) -> Request:
+    """Return what `add_drawing`'s options ask of a bundle's pipeline, which has its own values for what is left out."""
+    return pipeline.request(
+        args.prompt,
+        seed=args.seed,
+        steps=args.steps,
+        guidance=args.guidance,
+        negative=negative,
+        guidance_without_lora=args.guidance_without_lora,
+    )
 
 
 def check_png(out: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, main_of, run_command
-from lorarar.commands.drawing import add_drawing, check_png
+from lorarar.commands.drawing import add_drawing, check_png, request_of
 from lorarar.console import console, progress
 from lorarar.errors import InputError
 from lorarar.files import atomic_file
@@ -51,14 +51,7 @@ def run(args: argparse.Namespace) -> int:
     watch = Stopwatch()
     with progress("opening and verifying the bundle", total=1):
         session = Bundle.open(args.bundle).session()
-        request = session.pipeline.request(
-            args.prompt,
-            seed=args.seed,
-            steps=args.steps,
-            guidance=args.guidance,
-            negative=args.negative,
-            guidance_without_lora=args.guidance_without_lora,
-        )
+        request = request_of(args, session.pipeline, args.negative)
         with watch.stage("stack"):
             session.load(loras)
         with watch.stage("merge"):

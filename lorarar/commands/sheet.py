@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
-from lorarar.commands.drawing import add_drawing, check_png
+from lorarar.commands.drawing import add_drawing, check_png, request_of
 from lorarar.console import print_table, status
 from lorarar.files import atomic_file
 
@@ -79,13 +79,7 @@ def _drawn(
         name = name if name not in columns else f"{name} ({path.name})"
         tell = partial(_tell, show, name)
         session = bundle.session(keep=True)
-        request = session.pipeline.request(
-            args.prompt,
-            seed=args.seed,
-            steps=args.steps,
-            guidance=args.guidance,
-            guidance_without_lora=args.guidance_without_lora,
-        )
+        request = request_of(args, session.pipeline)
         if strengths:
             session.load([content, style])
             grids.append(grid_block(name, draw_grid(session, request, strengths, tell), strengths))

@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from measured_pages import PAGES, Row, host, measured
+from measured_pages import PAGES, Row, measured
 from tiny_world import soc_of
 
 from export.targets import TARGETS
+from lorarar.machine import machine_name
 from runtime_py.bundle import Bundle
 from runtime_py.lint import lint_bundle
 
@@ -135,7 +136,7 @@ def export_and_check(module: str, given: list[str], key: tuple[str, str, str], f
         psnr_db=round(min(unet), 1),
         image_psnr_db=round(min(image), 1) if image else None,
         step_seconds=round(next(row["run_s"] for row in rows if row["component"] == "unet"), 4),
-        host=host(),
+        host=machine_name(),
     )
     return row, check_peak
 

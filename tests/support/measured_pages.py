@@ -7,7 +7,6 @@ place of the older rows of the same exports.
 from __future__ import annotations
 
 import csv
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,6 @@ from pathlib import Path
 from export.targets import TARGETS
 from export.tolerance import PRECISIONS
 from lorarar.files import atomic_file
-from lorarar.machine import processor_name
 
 ROOT = Path(__file__).parents[2]
 DOCS, MEASURED = ROOT / "docs", ROOT / "build" / "measured"
@@ -107,11 +105,6 @@ class Page:
 
 
 PAGES = {page.name: page for page in (Page("full-size", FULL_SIZE), Page("precisions", EVERY_PRECISION))}
-
-
-def host() -> str:
-    """Return the machine, in words."""
-    return f"{os.cpu_count()} cores of {processor_name()}"
 
 
 # The kernel counts a process's peak from its fork, when it still is its parent: so a small one starts it.

@@ -16,8 +16,8 @@ import torch
 from coreml_suite.apple import stable_diffusion
 from coreml_suite.packages import ROOT, converted, timm_network, torchvision_network
 from coreml_suite.special import Job
-from measured_pages import host
 
+from lorarar.machine import machine_name
 from runtime_py.mil import Program
 
 OUT = ROOT / "build" / "coreml" / "speed.json"
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = []
     for name, make in networks.items():
         with tempfile.TemporaryDirectory() as folder:
-            found.append({"name": name, "host": host(), **timed(make(), Path(folder), args.rounds)})
+            found.append({"name": name, "host": machine_name(), **timed(make(), Path(folder), args.rounds)})
         print(found[-1], flush=True)
     args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 1 if any(each[mode] > limit for each in found for mode, limit in LIMITS.items()) else 0
