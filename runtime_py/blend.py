@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import numpy as np
 from jaxtyping import Float
@@ -14,10 +14,14 @@ from lorarar.lora import LoraLayer
 from lorarar.lora.layers import join_columns
 from lorarar.merging import CONTENT_ONLY, LEARNED, RULE, STYLE_ONLY
 from lorarar.stack import Stack
+from runtime_py.guidance import Apart, Blend, Coefficients
 
 BlockWeights = Mapping[str, float | Sequence[float]]
 """The start of names in the UNet, such as `up_blocks.0`, or a text encoder → what multiplies the strength there, of
 all LoRAs or of each."""
+
+Strengths = Sequence[float] | Callable[[int, int], Sequence[float]]
+"""The strengths of an image, one for each LoRA: the same at all steps, or a function of (step from 0, steps)."""
 
 
 class Blender:
@@ -78,6 +82,26 @@ class Blender:
                 if layer in picks:
                     unit[group.coefficients][row, :2] = 0
                     unit[group.coefficients][row, picks[layer]] = 1
+
+
+def blends_apart(stack: Stack, strengths: Strengths, block_weights: BlockWeights) -> Apart:
+    """Return the blends of a composed start: content and style alone, and neither, each beside the other LoRAs.
+
+    Raises InputError for a stack of fewer than two LoRAs.
+    """
+    if len(stack.loras) < 2:
+        raise InputError("a composed start puts two LoRAs' answers together; load a content and a style LoRA")
+    whole = Blender(stack, 1.0)
+
+    def at(content: int, style: int, given: Sequence[float]) -> Coefficients:
+        return whole.at((content * given[0], style * given[1], *given[2:]), block_weights)
+
+    def blend(content: int, style: int) -> Blend:
+        if callable(strengths):
+            return lambda step, steps: at(content, style, strengths(step, steps))
+        return at(content, style, strengths)
+
+    return Apart(blend(1, 0), blend(0, 1), blend(0, 0))
 
 
 class Factors:

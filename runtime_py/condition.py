@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from lorarar.layout import COEFFICIENTS
 from runtime_py.backends import Runners
-from runtime_py.guidance import Coefficients, Inputs, at_step
+from runtime_py.guidance import Blend, Coefficients, Inputs, at_step, terms_of
 from runtime_py.sinusoids import SIZE_SINUSOIDS, SIZES, sinusoids
 from runtime_py.stages import OnStage
 from runtime_py.tokens import ClipTokenizer
@@ -27,23 +27,15 @@ Row = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Told:
-    """What the UNet is told of the images of a request.
-
-    An image's last row is its prompt's, and before it stands the negative prompt's where there is guidance.
-    """
+    """What the UNet is told of the images of a request, for each of the terms that their steps are made of."""
 
     rows: Sequence[Row]  # those that differ
-    index: Int[np.ndarray, "images steps prompts"]  # which row each image has in each step for each prompt
+    index: Sequence[Int[np.ndarray, "images _"]]  # by step: which row each image has for each term
     notes: tuple[str, ...]  # what of the prompts was cut off, one sentence each
 
-    @property
-    def prompts(self) -> int:
-        """The rows of one image in one step."""
-        return int(self.index.shape[2])
-
     def inputs(self, wanted: Sequence[tuple[int, int]], step: int) -> dict[str, np.ndarray]:
-        """Return the UNet's inputs of these pairs of an image and a prompt, in their order."""
-        found = [self.rows[self.index[image, step, prompt]] for image, prompt in wanted]
+        """Return the UNet's inputs of these pairs of an image and a term, in their order."""
+        found = [self.rows[self.index[step][image, term]] for image, term in wanted]
         return {name: np.concatenate([row[name] for row in found]) for name in found[0]}
 
 
@@ -71,21 +63,22 @@ class ConditionReader:
 
     def read(self, request: Request, inputs: Inputs, on_stage: OnStage) -> Told:
         """Return what the UNet is told in all images and steps."""
-        prompts = [request.negative or "", request.prompt] if request.guidance > 1 else [request.prompt]
-        zeros = len(prompts) == 2 and request.negative is None and self._facts["negative"] == "zeros"
-        index = np.zeros((len(inputs.blends), request.steps, len(prompts)), int)
+        zeros = request.guidance > 1 and request.negative is None and self._facts["negative"] == "zeros"
+        index = []
         readings: dict[tuple[str, bytes], int] = {}
         wanted: list[_Reading] = []
-        for image, blend in enumerate(inputs.blends):
-            changes = callable(blend) and bool(self._coefficients)
-            for step in range(request.steps if changes else 1):
-                given = at_step(blend, step, request.steps)
-                for number, prompt in enumerate(prompts[zeros:], start=int(zeros)):
-                    off = request.leaves_loras_out(number, len(prompts))
-                    reading = _Reading(prompt, self._of_text(given, off))
+        for step in range(request.steps):
+            places = []
+            for image in range(len(inputs.blends)):
+                for term in terms_of(request, inputs, image, step):
+                    if term.prompt is None and zeros:
+                        places.append(0)
+                        continue
+                    reading = _Reading(term.prompt or "", self._of_text(term.blend, inputs, step, request.steps))
                     place = readings.setdefault(_key(reading), len(readings))
                     wanted += [reading] * (place == len(wanted))
-                    index[image, step:, number] = place + zeros
+                    places.append(place + zeros)
+            index.append(np.array(places).reshape(len(inputs.blends), -1))
         rows, notes = self._encode(wanted, inputs.stack, on_stage)
         if zeros:
             rows.insert(0, {name: np.zeros_like(value) for name, value in rows[0].items()})
@@ -93,9 +86,15 @@ class ConditionReader:
         sizes = sinusoids(np.array([side, side, 0, 0, side, side], np.float32), self._size_width)
         return Told([{**row, SIZE_SINUSOIDS: sizes[None]} for row in rows], index, notes)
 
-    def _of_text(self, given: Coefficients, off: bool) -> Coefficients:
-        """Return the text encoders' coefficients as they take them, for one prompt."""
-        return {name: np.zeros_like(given[name][None]) if off else given[name][None] for name in self._coefficients}
+    def _of_text(self, blend: Blend | None, inputs: Inputs, step: int, steps: int) -> Coefficients:
+        """Return the text encoders' coefficients as they take them, for one prompt; zeros without a blend."""
+        if not self._coefficients:
+            return {}
+        given = at_step(inputs.blends[0] if blend is None else blend, step, steps)
+        return {
+            name: np.zeros_like(given[name][None]) if blend is None else given[name][None]
+            for name in self._coefficients
+        }
 
     def _encode(
         self, wanted: Sequence[_Reading], stack: Mapping[str, np.ndarray], on_stage: OnStage

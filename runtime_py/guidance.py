@@ -1,10 +1,10 @@
-"""The UNet's prediction for one step: rows of prompts and images, each with coefficients of its own."""
+"""The UNet's prediction for one step, put together from rows: each a prompt with coefficients of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -24,12 +24,46 @@ Blend = Coefficients | Callable[[int, int], Coefficients]
 """The coefficients of one image: the same at all steps, or a function of (step from 0, steps)."""
 
 
+class Apart(NamedTuple):
+    """The blends of an image's composed steps: the content alone, the style alone, and neither of them."""
+
+    content: Blend
+    style: Blend
+    neither: Blend
+
+
 @dataclass(frozen=True)
 class Inputs:
-    """What the networks take beside latents and prompts: the stack of all images, and a blend for each."""
+    """What the networks take beside latents and prompts: the stack of all images, and a blend for each.
+
+    `apart` has each image's blends for a composed start; without one it is empty.
+    """
 
     stack: Mapping[str, np.ndarray]  # the factors and the roles, by name
     blends: Sequence[Blend]
+    apart: Sequence[Apart] = ()
+
+
+class Term(NamedTuple):
+    """One of the predictions that an image's step is put together from."""
+
+    prompt: str | None  # None: what the base was made for where there is no negative prompt
+    blend: Blend | None  # None: no LoRA
+    sign: int = 1
+
+
+def terms_of(request: Request, inputs: Inputs, image: int, step: int) -> list[Term]:
+    """Return the terms of an image's step. With guidance the first is what it compares the sum of the others with."""
+    start, without = request.composed, inputs.blends[image]
+    if start is not None and start.holds(step, request.steps):
+        subject, styled, plain = start.prompts(request.prompt)
+        content, style, without = inputs.apart[image]
+        said = [Term(subject, content), Term(styled, style), Term(plain, without, -1)]
+    else:
+        said = [Term(request.prompt, without)]
+    if request.guidance == 1:
+        return said
+    return [Term(request.negative, None if request.guidance_without_lora else without), *said]
 
 
 def at_step(blend: Blend, step: int, steps: int) -> Coefficients:
@@ -40,8 +74,8 @@ def at_step(blend: Blend, step: int, steps: int) -> Coefficients:
 class Guided:
     """The guided prediction of images of one prompt.
 
-    Each image has a row for each of the prompts, the negative one first. The UNet is run on as many rows as it takes;
-    the last run is filled up with its own last row.
+    Each image has a row for each of its terms. The UNet is run on as many rows as it takes; the last run is filled up
+    with its own last row.
     """
 
     def __init__(self, runner: Runner, component: Component, inputs: Inputs, told: Told, request: Request) -> None:
@@ -53,48 +87,56 @@ class Guided:
         self._time_width = component.input_width(TIMESTEP_SINUSOIDS)
         self._live = [name for name in self._types if name.startswith(COEFFICIENTS)]
         self._stack = {name: value for name, value in inputs.stack.items() if name in self._types}
-        self._rows = [(image, prompt) for image in range(len(inputs.blends)) for prompt in range(told.prompts)]
-        self._prompts = told.prompts
-        self._kept: dict[int, Coefficients] = {}  # by run, where no blend changes from step to step
+        self._kept: dict[tuple[int, ...], Coefficients] = {}  # by the rows' blends, where none changes with the step
 
     def __call__(
         self, sample: Float[np.ndarray, "images c h w"], time: float, step: int
     ) -> Float[np.ndarray, "images c h w"]:
         """Predict the noise of every image at one step."""
-        predicted = np.concatenate([self._run(start, sample, time, step) for start in self._starts()])
-        if self._prompts == 1:
-            return predicted
-        without, told = predicted[0::2], predicted[1::2]
+        terms = [terms_of(self.request, self.inputs, image, step) for image in range(len(sample))]
+        rows = [(image, number) for image, those in enumerate(terms) for number in range(len(those))]
+        blends = [terms[image][number].blend for image, number in rows]
+        runs = range(0, len(rows), self.batch)
+        parts = [self._run(rows[at : at + self.batch], blends[at : at + self.batch], sample, time, step) for at in runs]
+        predicted = np.concatenate(parts).reshape(len(sample), -1, *self.latent_shape)
+        signs = np.array([term.sign for term in terms[0]], np.float32)
+        signed = predicted * signs[:, None, None, None]
+        if self.request.guidance == 1:
+            return signed.sum(axis=1)
+        without, told = predicted[:, 0], signed[:, 1:].sum(axis=1)
         return without + np.float32(self.request.guidance) * (told - without)
 
-    def _starts(self) -> range:
-        return range(0, len(self._rows), self.batch)
-
-    def _run(self, start: int, sample: np.ndarray, time: float, step: int) -> np.ndarray:
-        rows = self._rows[start : start + self.batch]
-        full = rows + [rows[-1]] * (self.batch - len(rows))
+    def _run(
+        self,
+        rows: Sequence[tuple[int, int]],
+        blends: Sequence[Blend | None],
+        sample: np.ndarray,
+        time: float,
+        step: int,
+    ) -> np.ndarray:
+        missing = self.batch - len(rows)
+        full, all_blends = [*rows, *[rows[-1]] * missing], [*blends, *[blends[-1]] * missing]
         inputs = {
             "sample": sample[[image for image, _ in full]],
             TIMESTEP_SINUSOIDS: np.tile(sinusoids(np.array([time], np.float32), self._time_width), (self.batch, 1)),
             **self.told.inputs(full, step),
             **self._stack,
-            **self._coefficients(start, full, step),
+            **self._coefficients(all_blends, step),
         }
         return self.runner.run(inputs)["noise_pred"][: len(rows)].astype(np.float32)
 
-    def _coefficients(self, start: int, rows: Sequence[tuple[int, int]], step: int) -> Coefficients:
-        if start in self._kept:
-            return self._kept[start]
-        blends = {image: self.inputs.blends[image] for image, _ in rows}
-        given = {image: at_step(blend, step, self.request.steps) for image, blend in blends.items()}
-        off = [self.request.leaves_loras_out(prompt, self._prompts) for _, prompt in rows]
-        each = [(given[image], is_off) for (image, _), is_off in zip(rows, off, strict=True)]
+    def _coefficients(self, blends: Sequence[Blend | None], step: int) -> Coefficients:
+        key = tuple(map(id, blends))
+        if key in self._kept:
+            return self._kept[key]
+        given = {id(blend): at_step(blend, step, self.request.steps) for blend in blends if blend is not None}
+        some = next(iter(given.values()), None) or at_step(self.inputs.blends[0], step, self.request.steps)
         made = {
-            name: np.stack([np.zeros_like(one[name]) if is_off else one[name] for one, is_off in each]).astype(
-                self._types[name], copy=False
-            )
+            name: np.stack(
+                [given[id(blend)][name] if blend is not None else np.zeros_like(some[name]) for blend in blends]
+            ).astype(self._types[name], copy=False)
             for name in self._live
         }
-        if not any(map(callable, blends.values())):
-            self._kept[start] = made
+        if not any(map(callable, blends)):
+            self._kept[key] = made
         return made

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from lorarar.composed import ComposedStart
 from lorarar.errors import InputError
 from runtime_py.backends import Runners
 from runtime_py.condition import ConditionReader
@@ -40,16 +41,15 @@ class Request:
     guidance: float = 4.0  # classifier-free guidance; 1 turns it off and halves the work
     negative: str | None = None  # None: what the base was made for, zeros or the empty prompt
     guidance_without_lora: bool = False  # what guidance compares with is predicted without LoRAs (ACFG)
+    composed: ComposedStart | None = None  # the first steps with each LoRA alone
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:
             raise InputError(f"`seed` is {self.seed}; valid are 0 to {MAX_SEED}")
         if not (np.isfinite(self.guidance) and self.guidance >= 1):
             raise InputError(f"`guidance` is {self.guidance}; give 1 (off) or more, 3 to 7 are usual")
-
-    def leaves_loras_out(self, prompt: int, prompts: int) -> bool:
-        """Tell whether one of an image's prompts, the negative one first, is predicted without LoRAs."""
-        return self.guidance_without_lora and prompt < prompts - 1
+        if self.composed is not None:
+            self.composed.prompts(self.prompt)
 
 
 @dataclass
@@ -94,11 +94,12 @@ class Pipeline:
         guidance: float | None = None,
         negative: str | None = None,
         guidance_without_lora: bool = False,
+        composed: ComposedStart | None = None,
     ) -> Request:
         """Make a request with the bundle's own number where one is None. Raises InputError as `Request`."""
         steps = int(self.facts["steps"]) if steps is None else steps
         guidance = float(self.facts["guidance"]) if guidance is None else guidance
-        return Request(prompt, seed, steps, guidance, negative, guidance_without_lora)
+        return Request(prompt, seed, steps, guidance, negative, guidance_without_lora, composed)
 
     def draw(
         self,

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lorarar.composed import ComposedStart
 from lorarar.errors import InputError
 from lorarar.layout import UNET, kind_of
 from lorarar.lora import LoRA, read_lora
@@ -21,7 +22,7 @@ from lorarar.merging import RULES, Merged, align
 from lorarar.merging.klora import KLoRA
 from lorarar.stack import Carried, Stack, carried
 from runtime_py.backends import Runner, Runners
-from runtime_py.blend import Blender, BlockWeights, Factors, FileMerge, check_strengths
+from runtime_py.blend import Blender, BlockWeights, Factors, FileMerge, Strengths, blends_apart, check_strengths
 from runtime_py.guidance import Blend, Coefficients, Inputs
 from runtime_py.pipeline import Drawn, OnStep, Pipeline, Request
 from runtime_py.stages import OnStage
@@ -168,6 +169,7 @@ class Session:
         guidance: float | None = None,
         negative: str | None = None,
         guidance_without_lora: bool = False,
+        composed: ComposedStart | None = None,
         schedule: Schedule | None = None,
         on_step: OnStep = lambda *_: None,
     ) -> Image:
@@ -175,10 +177,12 @@ class Session:
 
         LoRAs that were loaded and not merged yet are merged with `merge`'s defaults. `steps`, `guidance` and the
         `negative` prompt are the bundle's own where they are None. With `guidance_without_lora` what guidance compares
-        with is predicted without LoRAs (CRAFT-LoRA's ACFG). `schedule` gives strengths step by step, in the place of
-        the merge's. `on_step(done, steps, latents)` is called after each step, for progress and previews. The same seed
-        gives the same image on every target, up to its precision. Raises InputError for a number out of its range, and
-        for a bundle that can't draw.
+        with is predicted without LoRAs (CRAFT-LoRA's ACFG). With a start that is `composed`, each LoRA draws the first
+        steps alone and their answers are put together, which shows more of both and takes twice the passes meanwhile.
+        `schedule` gives strengths step by step, in the place of the merge's. `on_step(done, steps, latents)` is called
+        after each step, for progress and previews. The same seed gives the same image on every target, up to its
+        precision. Raises InputError for a number out of its range, a bundle that can't draw, and a composed start
+        without two LoRAs or of a prompt without its subject.
         """
         from PIL import Image
 
@@ -189,6 +193,7 @@ class Session:
             guidance=guidance,
             negative=negative,
             guidance_without_lora=guidance_without_lora,
+            composed=composed,
         )
         return Image.fromarray(self.draw(request, schedule, on_step=on_step).image)
 
@@ -202,7 +207,9 @@ class Session:
         """Draw a request of `pipeline.request` as `generate` does; the result also tells where the time went."""
         if self._loras and self._current is None:
             on_stage("merging", 0, 1)
-        return self._draw(request, [self._blend(schedule)], on_step, on_stage)[0]
+        blend = self._blend(schedule)
+        strengths = self._strengths if schedule is None else partial(_scheduled, schedule)
+        return self._draw(request, [blend], [strengths], on_step, on_stage)[0]
 
     def draw_strengths(
         self,
@@ -212,10 +219,20 @@ class Session:
         on_stage: OnStage = lambda *_: None,
     ) -> list[Drawn]:
         """Draw a request once for each of these strengths, as many at once as the UNet takes rows."""
-        return self._draw(request, [self._blend_at(given) for given in strengths], on_step, on_stage)
+        return self._draw(request, [self._blend_at(given) for given in strengths], strengths, on_step, on_stage)
 
-    def _draw(self, request: Request, blends: Sequence[Blend], on_step: OnStep, on_stage: OnStage) -> list[Drawn]:
-        drawn = self.pipeline.draw(request, Inputs(self.stack.inputs, blends), on_stage, on_step)
+    def _draw(
+        self,
+        request: Request,
+        blends: Sequence[Blend],
+        strengths: Sequence[Strengths],
+        on_step: OnStep,
+        on_stage: OnStage,
+    ) -> list[Drawn]:
+        apart = []
+        if request.composed is not None:
+            apart = [blends_apart(self.stack, each, self._block_weights) for each in strengths]
+        drawn = self.pipeline.draw(request, Inputs(self.stack.inputs, blends, apart), on_stage, on_step)
         self.notes = (*self._merge_notes, *drawn[0].notes)
         return drawn
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,13 +49,15 @@ def draw_column(session: Session, content: LoRA, style: LoRA, request: Request, 
 
     Raises InputError for LoRAs that do not fit the bundle.
     """
-    rows = {}
+    rows, alone = {}, {"content": [content], "style": [style]}
     for row in ROWS:
         seconds: dict[str, float] = {}
-        session.load({"content": [content], "style": [style]}.get(row, [content, style]))
+        session.load(alone.get(row, [content, style]))
         with timed(seconds, "merge"):
             session.merge(row if row in ("direct", "learned") else "learned")
-        rows[row] = session.draw(request, on_stage=_in_row(on_stage, row))
+        # A composed start is of two LoRAs.
+        asked = replace(request, composed=None) if row in alone else request
+        rows[row] = session.draw(asked, on_stage=_in_row(on_stage, row))
         rows[row].seconds.update(seconds)
     # The middle is the learned row, which is drawn already.
     ends = [strengths for strengths in SWEEP if strengths != (1.0, 1.0)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorarar.command_line import Parser
+from lorarar.composed import COMPOSED_SHARE, ComposedStart
 from lorarar.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ def add_drawing(parser: Parser) -> None:
     add("--guidance", type=float, metavar="G", help="classifier-free guidance, 1 is off (default: the bundle's)")
     without = "guidance compares with a prediction without LoRAs (ACFG): often less burnt, and more of a style"
     add("--guidance-without-lora", action="store_true", help=without)
+    start = "composed start: the first steps with each LoRA alone, their answers put together; shows more of both"
+    add("--composed-share", type=float, metavar="X", help=f"{start} (share of the steps, default {COMPOSED_SHARE:g})")
+    add("--subject", metavar="WORDS", help="composed start: the content's words in the prompt, such as 'a sks dog'")
+    add("--subject-class", metavar="WORDS", help="composed start: the same without the token, such as 'a dog'")
     add("--seed", type=int, default=0, metavar="S", help="seed of the noise (default 0)")
 
 
@@ -33,7 +38,18 @@ def request_of(args: argparse.Namespace, pipeline: Pipeline, negative: str | Non
         guidance=args.guidance,
         negative=negative,
         guidance_without_lora=args.guidance_without_lora,
+        composed=_composed(args),
     )
+
+
+def _composed(args: argparse.Namespace) -> ComposedStart | None:
+    """Return the composed start that was asked for, by naming the subject; none without."""
+    if args.subject is None and args.subject_class is None:
+        if args.composed_share is not None:
+            raise InputError("`composed_share` is of a composed start; give `subject` and `subject_class` too")
+        return None
+    share = COMPOSED_SHARE if args.composed_share is None else args.composed_share
+    return ComposedStart(args.subject or "", args.subject_class or "", share)
 
 
 def check_png(out: Path) -> None:

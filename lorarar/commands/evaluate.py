@@ -10,13 +10,14 @@ from lorarar.command_line import EXIT_OK, Parser, add_settings, given_settings, 
 from lorarar.console import print_table, progress
 from lorarar.errors import InputError
 from lorarar.evaluation.method_names import (
-    ACFG,
+    COMPOSED_START,
     DEFAULT_METHODS,
     LISTED,
     METHODS,
-    UNGUIDED,
+    SAMPLINGS,
     parse_hypernets,
     parse_methods,
+    sampling_of,
 )
 from lorarar.evaluation.results import RESULTS_FILE, Results, pool, read_results, write_results
 from lorarar.evaluation.settings import EvaluationSettings, default_evaluation
@@ -49,16 +50,17 @@ _DEFAULTS = {
 }
 """Kept apart from the options, so that one that was given is noticed."""
 _WITH_RESULTS = ("results", "out", "seed")
-_UNGUIDED = "a merge under asymmetric guidance: no LoRA in the pass without the prompt"
 
 
 def parser() -> Parser:
     """Make the command's parser."""
-    methods = "\n".join(f"  {name:<19}{entry.summary}" for name, entry in METHODS.items() if name not in UNGUIDED)
+    usual = {name: entry.summary for name, entry in METHODS.items() if not sampling_of(name)}
+    drawn = {f"NAME{sampling}": told for sampling, (_, told) in SAMPLINGS.items()}
+    methods = "\n".join(f"  {name:<20}{told}" for name, told in (usual | drawn).items())
     made = Parser(
         "lorarar evaluate",
         description="Evaluate merging methods by MARS²: generate, judge, and make the paper's tables.",
-        epilog=f"methods:\n{methods}\n  NAME{ACFG:<15}{_UNGUIDED}\n{_NOTES}",
+        epilog=f"methods:\n{methods}\n{_NOTES}",
     )
     add = made.add_argument
     add("--base", help="the base: miniature, a diffusers folder or a hub id (default miniature)")
@@ -123,10 +125,15 @@ def _check(args: argparse.Namespace) -> None:
     args.methods, args.hypernets = parse_methods(args.methods), parse_hypernets(args.hypernets)
     if not args.methods and not args.hypernets:
         raise InputError(f"`methods` is empty; valid are {LISTED}")
-    learned = [name for name, entry in METHODS.items() if entry.hypernet and name not in UNGUIDED]
+    learned = [name for name, entry in METHODS.items() if entry.hypernet and not sampling_of(name)]
+    merges = {name.removesuffix(sampling_of(name)) for name in args.methods}
     for name, methods in {"zip_steps": ["ziplora"], "joint_steps": ["joint"], "hypernet": learned}.items():
-        if getattr(args, name) is not None and not {m.removesuffix(ACFG) for m in args.methods} & set(methods):
+        if getattr(args, name) is not None and not merges & set(methods):
             raise InputError(f"`{name}` is for {', '.join(methods)}; leave it out, or add such a method to `methods`")
+    if args.composed_share is not None and COMPOSED_START not in map(sampling_of, args.methods):
+        raise InputError(
+            f"`composed_share` is for methods with {COMPOSED_START}; leave it out, or add one to `methods`"
+        )
 
 
 def _evaluate(args: argparse.Namespace, settings: EvaluationSettings) -> Results:

@@ -1,6 +1,7 @@
 """Draw a pair without a merge: at each step the UNet answers with each LoRA alone, and the answers are put together.
 
-Both ways take four passes a step in the place of guidance's two.
+That takes four passes a step in the place of guidance's two. Composed, it may be done for the first steps alone, which
+settle what is where and in which colours; a merge draws the rest.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from lorarar.base.attach import attached, factors_by_part
 from lorarar.base.components import Condition
+from lorarar.composed import is_composed
+from lorarar.evaluation.generate import PutOn
 from lorarar.lora import LoRA
 from lorarar.merging.klora import OnStep
 
@@ -24,8 +27,8 @@ PARTS = 4  # rows for one image
 def composed(content: LoRA, style: LoRA, prompts: Condition, unet: nn.Module) -> Iterator[OnStep]:
     """Let the UNet answer the prompt with ε(L_c; "a sks dog") + ε(L_s; "a dog in watercolour style") − ε("a dog").
 
-    That is the score of images that fit both where the two do not depend on each other (composable diffusion, arXiv
-    2206.01714). The answer without a prompt is the base's. `lorarar train --joint composed` teaches this to a merge.
+    See lorarar.composed. The answer without a prompt is the base's. `lorarar train --joint composed` teaches this to a
+    merge.
     `prompts` are three rows: the content's prompt, the class in the style, the class. The batch's own prompt is not
     looked at. Linears only. Raises InputError as `attached`.
     """
@@ -41,6 +44,26 @@ def composed(content: LoRA, style: LoRA, prompts: Condition, unet: nn.Module) ->
 
     with _in_parts(unet, {(1,): content, (2,): style}, arrange, combine):
         yield lambda step, steps: None
+
+
+@contextmanager
+def composed_start(start: PutOn, rest: PutOn, share: float, unet: nn.Module) -> Iterator[OnStep]:
+    """Put `start` on the UNet for a share of the steps, the first ones, and `rest` for the others."""
+    on = ExitStack()
+    is_start: bool | None = None
+    inner: OnStep | None = None
+
+    def to_step(step: int, steps: int) -> None:
+        nonlocal is_start, inner
+        wanted = is_composed(step, steps, share)
+        if wanted != is_start:
+            on.close()
+            inner, is_start = on.enter_context((start if wanted else rest)(unet)), wanted
+        assert inner is not None
+        inner(step, steps)
+
+    with on:
+        yield to_step
 
 
 @contextmanager

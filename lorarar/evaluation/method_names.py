@@ -8,8 +8,12 @@ from lorarar.errors import InputError
 from lorarar.evaluation.results import MethodInfo
 
 REFERENCE, RIVAL, OURS, ABLATION = "reference", "rival", "ours", "ablation"
-ACFG = "-acfg"
-"""Behind a method's name: asymmetric guidance, with no LoRA in the pass without the prompt (arXiv 2602.18936)."""
+ACFG, COMPOSED_START = "-acfg", "-composed-start"
+SAMPLINGS = {
+    ACFG: ("asymmetric guidance", "asymmetric guidance: no LoRA in the pass without the prompt (arXiv 2602.18936)"),
+    COMPOSED_START: ("composed start", "the first steps composed, the others with the merge by asymmetric guidance"),
+}
+"""Ways to draw any merge, by what stands behind its name: what they are called, and what they do."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +89,20 @@ METHODS: dict[str, MethodEntry] = {
         "LoRA.rar, mean coefficients", ABLATION, "the mean of learned on the training pairs, by kind of layer"
     ),
 }
-UNGUIDED = {
-    name + ACFG: replace(entry, label=f"{entry.label}, asymmetric guidance", unguided=True)
-    for name, entry in METHODS.items()
-    if entry.merged
+_MERGES = tuple(name for name, entry in METHODS.items() if entry.merged)
+LISTED = f"{', '.join(METHODS)}; with {' or '.join(SAMPLINGS)}: {', '.join(_MERGES)}"
+METHODS |= {
+    name + sampling: replace(METHODS[name], label=f"{METHODS[name].label}, {words}", unguided=True)
+    for sampling, (words, _) in SAMPLINGS.items()
+    for name in _MERGES
 }
-"""The same merges under asymmetric guidance, by their names with `-acfg`."""
-LISTED = f"{', '.join(METHODS)}; with {ACFG}: {', '.join(name.removesuffix(ACFG) for name in UNGUIDED)}"
-METHODS |= UNGUIDED
 DEFAULT_METHODS = ("joint", "direct", "dare", "ties", "dare-ties", "ziplora", "learned")
 """The rows of the paper's Table 1."""
+
+
+def sampling_of(name: str) -> str:
+    """Return how a method draws its merge: a key of SAMPLINGS, or nothing for the usual way and for no merge."""
+    return next((sampling for sampling in SAMPLINGS if name in METHODS and name.endswith(sampling)), "")
 
 
 def parse_methods(text: str) -> tuple[str, ...]:

@@ -17,10 +17,11 @@ from torch import nn
 from lorarar import merging
 from lorarar.base.attach import fused
 from lorarar.base.components import Components, encode_prompts
+from lorarar.composed import COMPOSED_SHARE
 from lorarar.errors import InputError
-from lorarar.evaluation.composed import composed, composite
+from lorarar.evaluation.composed import composed, composed_start, composite
 from lorarar.evaluation.generate import PutOn
-from lorarar.evaluation.method_names import ACFG, METHODS, UNGUIDED
+from lorarar.evaluation.method_names import COMPOSED_START, METHODS, sampling_of
 from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, Turn, by_step
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import Layout, kind_of
@@ -77,6 +78,7 @@ class Workbench:
     joint: LoraSettings
     zip: ZipSettings
     seed: int = 0  # of random merges
+    composed_share: float = COMPOSED_SHARE  # of the steps, with a composed start
     lora: Callable[[Path], LoRA] = field(default_factory=lambda: cache(read_lora))
 
     def pair(self, content: Content, style: Style) -> tuple[LoRA, LoRA]:
@@ -101,9 +103,12 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
 
     Raises InputError when the method needs a checkpoint and there is none.
     """
-    if name in UNGUIDED:
-        ready = prepare(name.removesuffix(ACFG), bench, hypernet)
-        return replace(ready, name=name, make=lambda *pair: ready.make(*pair).unguided())
+    if sampling := sampling_of(name):
+        ready = replace(prepare(name.removesuffix(sampling), bench, hypernet), name=name)
+        if sampling == COMPOSED_START:
+            facts = {**ready.facts, "composed_share": bench.composed_share}
+            return replace(ready, make=_after_composed(ready.make), facts=facts)
+        return replace(ready, make=lambda *pair: ready.make(*pair).unguided())
     if name not in METHODS or METHODS[name].hypernet:
         if hypernet is None:
             raise InputError(f"the method {name} needs a hypernetwork; give it as `hypernet`")
@@ -135,6 +140,15 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
 def _composed(bench: Workbench, content: Content, style: Style) -> Made:
     prompts = encode_prompts(bench.components, composed_prompts(content, style))
     return Made(partial(composed, *bench.pair(content, style), prompts))
+
+
+def _after_composed(make: Make) -> Make:
+    def made(bench: Workbench, content: Content, style: Style) -> Made:
+        merged = make(bench, content, style).unguided()
+        start = _composed(bench, content, style).put_on
+        return replace(merged, put_on=partial(composed_start, start, merged.put_on, bench.composed_share))
+
+    return made
 
 
 def _switch(bench: Workbench, content: Content, style: Style) -> Made:

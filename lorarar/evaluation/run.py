@@ -112,7 +112,7 @@ def open_evaluation(
     joint = replace(default_settings(base), seed=settings.seed, steps=settings.joint_steps, mixed_precision=precision)
     zip_settings = ZipSettings(steps=settings.zip_steps, seed=settings.seed, mixed_precision=precision)
     layout = unet_layout(components.unet, base_name(components))
-    bench = Workbench(components, layout, dataset, split, joint, zip_settings, settings.seed)
+    bench = Workbench(components, layout, dataset, split, joint, zip_settings, settings.seed, settings.composed_share)
     prepared = [prepare(name, bench, predictor) for name, predictor in methods.items()]
     pairs = sampled_pairs(dataset, split, part)
     return Evaluation(folder, bench, sampler, prepared, part, pairs, settings.images)

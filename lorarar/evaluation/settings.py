@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from lorarar.base.names import GUIDANCE, PAPER_GUIDANCE, PAPER_STEPS, STEPS
+from lorarar.composed import COMPOSED_SHARE, check_share
 from lorarar.errors import InputError
 from lorarar.settings import check_at_least, check_seed, setting
 from lorarar.training.hyper_settings import ZipSettings
@@ -22,6 +23,9 @@ class EvaluationSettings:
     seed: int = setting(0, "seed of the noise, of random merges and of the intervals", metavar="N")
     batch: int = setting(5, "images drawn, or questions asked, at once", metavar="N")
     zip_steps: int = setting(ZipSettings().steps, "ziplora: optimizer steps for each pair", metavar="N")
+    composed_share: float = setting(
+        COMPOSED_SHARE, "with -composed-start: the share of the steps that is composed", metavar="X"
+    )
     joint_steps: int = setting(LoraSettings().steps, "joint: optimizer steps for each pair", metavar="N")
 
     def __post_init__(self) -> None:
@@ -29,6 +33,7 @@ class EvaluationSettings:
         check_at_least(1, images=self.images, steps=self.steps, batch=self.batch)
         check_at_least(1, zip_steps=self.zip_steps, joint_steps=self.joint_steps)
         check_seed(self.seed)
+        check_share(self.composed_share)
         if not (math.isfinite(self.guidance) and self.guidance >= 1):
             raise InputError(f"`guidance` is {self.guidance}; give a number from 1 upwards, 1 turns guidance off")
 

@@ -24,7 +24,7 @@ from lorarar.evaluation.mars2 import (
     means_by_name,
     score,
 )
-from lorarar.evaluation.method_names import ABLATION, METHODS, OURS, UNGUIDED
+from lorarar.evaluation.method_names import ABLATION, METHODS, OURS, sampling_of
 from lorarar.evaluation.metrics import METRICS
 from lorarar.evaluation.results import CONTROLS, MethodInfo, Results
 from lorarar.files import atomic_file
@@ -115,7 +115,7 @@ def differences(
 ) -> Table:
     """Make the table of ours minus each other method by the paired bootstrap, sharper than two intervals of Table 1.
 
-    Merges are compared under the same guidance.
+    Merges are compared that are drawn in the same way.
     """
     ours = [method for method in results.methods if method.kind == OURS]
     rows: list[Sequence[Cell]] = []
@@ -137,7 +137,7 @@ def _are_compared(ours: str, other: MethodInfo) -> bool:
     if other.kind == OURS:
         return other.name < ours  # once
     entry = METHODS.get(other.name)
-    return entry is None or not entry.merged or (ours in UNGUIDED) == (other.name in UNGUIDED)
+    return entry is None or not entry.merged or sampling_of(ours) == sampling_of(other.name)
 
 
 def table_2(results: Results, scores: Mapping[str, Mars2]) -> Table:

@@ -37,7 +37,7 @@ from lorarar.training.settings import LoraSettings
 METHODS = (
     "content-only,style-only,direct,direct-sum,dare,ties,dare-ties,np-lora,knots-ties,norm-balance,k-lora,"
     "k-lora-released,ssr,ssr-text,block-router,direct-sum-acfg,schedule,craft,composed,composite,switch,learned,learned-kv-sum,"
-    "learned-acfg,learned-mean"
+    "learned-acfg,learned-composed-start,learned-mean"
 )
 FAST = ["--images", "2", "--steps", "2"]
 
@@ -307,6 +307,11 @@ def test_mean_coefficients_by_the_dense_form(bench: tuple[Sampler, Workbench]) -
         (["--methods", "direct", "--joint-steps", "3"], "--joint-steps is for joint"),
         (["--methods", "direct", "--hypernet", "h"], "--hypernet is for learned, learned-kv-average"),
         (["--methods", "direct,ties-acfg", "--guidance", "1"], "ties-acfg is a way to guide, and a --guidance of 1"),
+        (
+            ["--methods", "direct-acfg", "--composed-share", "0.5"],
+            "--composed-share is for methods with -composed-start",
+        ),
+        (["--methods", "direct-composed-start", "--composed-share", "0"], "--composed-share is 0.0; give a share"),
         (["--hypernets", "x"], "'x' is not NAME=PATH"),
         (["--hypernets", "learned=a"], "the name 'learned' is taken"),
         (["--images", "0"], "--images is 0; give a whole number of 1 or more"),

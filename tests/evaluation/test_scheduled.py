@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from lorarar.base.attach import fused
 from lorarar.base.components import encode_prompts, predict
-from lorarar.evaluation.composed import composed, composite
+from lorarar.evaluation.composed import composed, composed_start, composite
 from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, Turn, by_step
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import MergeOptions, merge_loras
@@ -71,6 +72,28 @@ def test_composed_predictions_are_those_of_each_lora_alone(world: World) -> None
     torch.testing.assert_close(found[2:], wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found[:2], before[:2], rtol=1e-4, atol=1e-4)
     assert (found[2:] - before[2:]).abs().max() > 1e-3
+
+
+def test_a_composed_start_is_composed_first_and_the_merge_then(world: World) -> None:
+    """Of three steps at a share of a half the first two; another image starts composed again."""
+    unet = world.components.unet
+    entries = world.dataset.contents["content_0"], world.dataset.styles["style_1"]
+    content, style = (read_lora(entry.lora) for entry in entries)
+    start = partial(composed, content, style, encode_prompts(world.components, composed_prompts(*entries)))
+    merged = merge_loras(content, style, world.layout, "direct", MergeOptions(rule="sum")).lora
+    rest = partial(by_step, [(merged, Span())], True)
+    want = []
+    for put_on in (start, rest):
+        with put_on(unet) as to_step:
+            to_step(0, 1)
+            want.append(run(unet, world))
+    before = run(unet, world)
+    with composed_start(start, rest, 0.5, unet) as to_step:
+        for step in (0, 1, 2, 0):
+            to_step(step, 3)
+            assert torch.equal(run(unet, world), want[step == 2]), step
+    assert torch.equal(run(unet, world), before) and "forward" not in vars(unet)
+    assert not torch.equal(*want)
 
 
 @pytest.mark.parametrize("unguided", [False, True])

@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 from stand_in import HYPERNET, StandIn, stand_in_backend
 
+from lorarar.composed import ComposedStart
 from lorarar.errors import InputError
 from lorarar.lora import read_lora
 from lorarar.merging.klora import KLoRA
 from runtime_py import Bundle
 from runtime_py.backends import onnx
+from runtime_py.condition import Told as ToldRows
+from runtime_py.guidance import Apart, Guided, Inputs, terms_of
+from runtime_py.pipeline import Request
 
 CONTENT, STYLE = HYPERNET / "content.safetensors", HYPERNET / "style.safetensors"
 
@@ -127,6 +131,78 @@ def test_guidance_without_lora_gives_the_other_row_zeros(folder: Path, seen: lis
         np.testing.assert_array_equal(both, np.stack([values, values]))
         np.testing.assert_array_equal(acfg, np.stack([np.zeros_like(values), values]))
         np.testing.assert_array_equal(alone[0], values)
+
+
+def test_a_composed_start_gives_each_row_one_lora(folder: Path, seen: list[dict[str, np.ndarray]]) -> None:
+    """The first of two steps has four rows, run two at a time; the second has the merge's."""
+    session = Bundle.open(folder).session()
+    session.load([CONTENT, STYLE])
+    session.merge(strengths=(0.5, 2.0))
+    session.generate("a sks cat", steps=2, composed=ComposedStart("a sks cat", "a cat"))
+    session.generate("a sks cat", steps=1, guidance=1.0, composed=ComposedStart("a sks cat", "a cat"))
+    for name, values in session.coefficients.items():
+        first, second, merge, third, fourth = (inputs[name] for inputs in seen)
+        alone = np.zeros_like(values)
+        for given, kept in ((first[1], 0), (second[0], 1)):
+            want = alone.copy()
+            want[:, kept] = (0.5, 2.0)[kept]
+            np.testing.assert_array_equal(given, want)
+        for given in (first[0], second[1], fourth[0]):
+            np.testing.assert_array_equal(given, alone)
+        np.testing.assert_array_equal(merge, np.stack([values, values]))
+        np.testing.assert_array_equal(third, np.stack([first[1], second[0]]))
+
+
+class Told(StandIn):
+    """Answers each row with the mean of what it is told of its prompt."""
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self.component.name != "unet":
+            return super().run(inputs)
+        means = inputs["encoder_hidden_states"].mean(axis=(1, 2))
+        return {"noise_pred": np.broadcast_to(means[:, None, None, None], inputs["sample"].shape)}
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_a_composed_step_adds_the_three_answers_and_guides_their_sum(
+    folder: Path, opened: list[str], guidance: float
+) -> None:
+    bundle = Bundle.open(folder)
+    request = Request("a sks cat", 0, 1, guidance, composed=ComposedStart("a sks cat", "a cat"))
+    unet = bundle.component("unet")
+    values = {request.negative: 0.5, "a sks cat": 1.0, "a cat": 4.0}
+    blend = {
+        group.coefficients: np.zeros((len(group.modules), 2, group.in_features), np.float32)
+        for group in bundle.layout.groups
+    }
+    inputs = Inputs({}, [blend], [Apart(blend, blend, blend)])
+    spec = next(spec for spec in unet.inputs if spec.name == "encoder_hidden_states")
+    terms = terms_of(request, inputs, 0, 0)
+    rows = [{"encoder_hidden_states": np.full((1, *spec.shape[1:]), values[term.prompt], np.float32)} for term in terms]
+    told = ToldRows(rows, [np.arange(len(rows))[None]], ())
+    guided = Guided(Told(unet), unet, inputs, told, request)
+    found = guided(np.zeros((1, *guided.latent_shape), np.float32), 1.0, 0)
+    # The style's prompt is the class's here: 1 + 4 − 4.
+    np.testing.assert_allclose(found, 1.0 if guidance == 1 else 0.5 + guidance * (1.0 - 0.5))
+
+
+@pytest.mark.parametrize(
+    ("start", "loras", "message"),
+    [
+        (("a sks dog", "a dog"), 2, "the prompt 'a sks cat' does not have"),
+        (("a sks cat", ""), 2, "needs `subject` and `subject_class`"),
+        (("a sks cat", "a cat", 0.0), 2, "`composed_share` is 0.0"),
+        (("a sks cat", "a cat", 1.5), 2, "`composed_share` is 1.5"),
+        (("a sks cat", "a cat"), 1, "load a content and a style LoRA"),
+    ],
+)
+def test_an_impossible_composed_start_is_refused(
+    folder: Path, opened: list[str], start: tuple[Any, ...], loras: int, message: str
+) -> None:
+    session = Bundle.open(folder).session()
+    session.load([CONTENT, STYLE][:loras])
+    with pytest.raises(InputError, match=message):
+        session.generate("a sks cat", steps=1, composed=ComposedStart(*start))
 
 
 @pytest.mark.parametrize(

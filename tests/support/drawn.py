@@ -14,19 +14,35 @@ from tiny_world import dense_delta
 
 from lorarar.base.attach import fused
 from lorarar.base.sources import open_pipeline
+from lorarar.evaluation.generate import PutOn
 from lorarar.layout import UNET
 from lorarar.lora import LoRA, LoraLayer
+from lorarar.merging.klora import OnStep
 from lorarar.toolchains import quiet_toolchains
 from runtime_py.noise import normal_noise
 from runtime_py.pipeline import Request
 
 
-def drawn_by_diffusers(folder: Path, lora: Path | None, request: Request, negative: str | None = None) -> np.ndarray:
+def drawn_by_diffusers(
+    folder: Path,
+    lora: Path | None,
+    request: Request,
+    negative: str | None = None,
+    put_on: PutOn | None = None,
+) -> np.ndarray:
+    """An image by diffusers with a LoRA of its own loading, or with what an evaluated method puts on the UNet."""
     pipeline = open_pipeline(str(folder), False, torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     if lora is not None:
         pipeline.load_lora_weights(str(lora))
-    with quiet_toolchains():  # diffusers' schedulers use numpy in a way that it warns of
+    # diffusers' schedulers use numpy in a way that it warns of
+    with quiet_toolchains(), (put_on or no_steps)(pipeline.unet) as to_step:
+
+        def before_next(_: Any, step: int, _timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+            to_step(step + 1, request.steps)
+            return kwargs
+
+        to_step(0, request.steps)
         return pipeline(
             request.prompt,
             negative_prompt=negative,
@@ -34,7 +50,13 @@ def drawn_by_diffusers(folder: Path, lora: Path | None, request: Request, negati
             guidance_scale=request.guidance,
             latents=torch.from_numpy(normal_noise((1, 4, 8, 8), request.seed)),
             output_type="np",
+            callback_on_step_end=before_next,
         ).images[0]
+
+
+@contextmanager
+def no_steps(_unet: torch.nn.Module) -> Iterator[OnStep]:
+    yield lambda step, steps: None
 
 
 class _Steps:
