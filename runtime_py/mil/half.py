@@ -32,6 +32,31 @@ def from_half(x: np.ndarray) -> np.ndarray:
     return np.asarray(_WIDENED.take(x.view(np.uint16), mode="clip"))
 
 
+def nearest_half(x: np.ndarray) -> np.ndarray:
+    """Round an array to the nearest halves, ties to even, and leave it float32."""
+    flat = np.ascontiguousarray(x, np.float32).reshape(-1)
+    result = np.empty(flat.shape, np.float32)
+    for start in range(0, flat.size, _CHUNK):
+        _round(flat[start : start + _CHUNK], result[start : start + _CHUNK])
+    return result.reshape(x.shape)
+
+
+def _round(x: np.ndarray, result: np.ndarray) -> None:
+    bits, rounded = x.view(np.uint32), result.view(np.uint32)
+    np.right_shift(bits, 13, out=rounded)
+    rounded &= 1  # the last bit that stays
+    rounded += bits
+    rounded += np.uint32(0x0FFF)  # a half of that bit, less one: a tie goes up where the bit is 1
+    rounded &= np.uint32(0xFFFFE000)
+    size = bits & 0x7FFFFFFF
+    small = size < _SMALLEST_NORMAL
+    if small.any():
+        np.copyto(rounded, ((x + _SHIFT) - _SHIFT).view(np.uint32) | (bits & 0x80000000), where=small)
+    if size.max(initial=0) >= _OVERFLOW:
+        np.copyto(rounded, bits & 0x80000000 | _INFINITY, where=size >= _OVERFLOW)
+        np.copyto(rounded, bits, where=size > _INFINITY)  # NaN
+
+
 def _half_bits(x: np.ndarray) -> np.ndarray:
     bits = x.view(np.uint32)
     size = bits & 0x7FFFFFFF

@@ -12,7 +12,7 @@ import numpy as np
 from lorarar.errors import InputError
 from runtime_py.mil.blob import Blob
 from runtime_py.mil.graph import Block, Step
-from runtime_py.mil.half import from_half, to_half
+from runtime_py.mil.half import from_half, nearest_half
 from runtime_py.mil.ops import BLOCKS
 from runtime_py.mil.room import check_room
 from runtime_py.mil.values import TensorType, Type
@@ -20,9 +20,6 @@ from runtime_py.mil.values import TensorType, Type
 MODES = ("fp16", "fp32")
 """fp16: each operation computes in float32 and its result is rounded to the type that the program declares.
 fp32: no float is rounded to fp16, except where the weights are stored so."""
-
-EVERY_HALF = from_half(np.arange(1 << 16, dtype=np.uint16).view(np.float16))
-"""Every half-precision number by its bits, widened."""
 
 Progress = Callable[[int, int], None]
 """Called with the steps done and their number."""
@@ -53,7 +50,6 @@ class Interpreter:
 
     def __init__(self, values: dict[str, Any], half: bool, trace: list[OpTrace] | None = None) -> None:
         self.values, self.half, self.trace = values, half, trace
-        self.tables: dict[tuple[Any, ...], np.ndarray] = {}  # of an operation with its parameters, for every half
 
     def run(self, steps: Sequence[Step], progress: Progress | None = None) -> None:
         """Run steps in order."""
@@ -62,7 +58,7 @@ class Interpreter:
             results = self._execute(step)
             self.values.update(results)
             if self.trace is not None:
-                self.trace.extend(_traced(step, results, time.perf_counter() - start))
+                self.trace.extend(_traced(step, results, self.half, time.perf_counter() - start))
             for forgotten in step.frees:
                 del self.values[forgotten]
             if progress is not None:
@@ -80,15 +76,13 @@ class Interpreter:
         made = list(results) if isinstance(results, tuple) else [results]
         if len(made) != len(step.outputs):
             raise InputError(f"{step} makes {len(made)} results, but {len(step.outputs)} are declared; export it again")
-        # A compressed weight is what the program declares in either mode.
-        rounds = self.half or step.type.startswith("constexpr_")
+        # A compressed weight is what the program declares in either mode; what was only moved is rounded already.
+        rounds = (self.half and step.op.widens) or step.type.startswith("constexpr_")
         pairs = zip(step.outputs.items(), made, strict=True)
         return {name: _checked(step, kind, value, rounds) for (name, kind), value in pairs}
 
     def _results(self, step: Step) -> Any:
         """Return what a step's operation makes of its operands."""
-        if step.op.looked_up_from and self.half and (looked_up := self._looked_up(step)) is not None:
-            return looked_up
         given: dict[str, Any] = {
             parameter: [self._operand(step, name) for name in names]
             if parameter in step.op.lists
@@ -99,24 +93,6 @@ class Interpreter:
             given[BLOCKS] = [self._function(block) for block in step.blocks]
         check_room(step, given)
         return step.op.function(**given)
-
-    def _looked_up(self, step: Step) -> np.ndarray | None:
-        """Take a large tensor's results from those of all 65,536 halves; None where a step has no such tensor."""
-        kinds, least = list(step.outputs.values()), step.op.looked_up_from or 0
-        if len(kinds) != 1 or not isinstance(kinds[0], TensorType) or kinds[0].dtype.numpy != np.float16:
-            return None
-        values = {parameter: self.values[names[0]] for parameter, names in step.inputs.items()}
-        large = [parameter for parameter, value in values.items() if _is_half(value) and value.size >= least]
-        if len(large) != 1 or any(isinstance(value, Blob) for value in values.values()):
-            return None
-        (tensor,), x = large, values[large[0]]
-        given = {name: self._operand(step, step.inputs[name][0]) for name in values if name != tensor}
-        if any(np.size(value) != 1 or np.ndim(value) > x.ndim for value in given.values()):
-            return None
-        key = (step.type, *((parameter, np.asarray(value).tobytes()) for parameter, value in sorted(given.items())))
-        if key not in self.tables:
-            self.tables[key] = to_half(np.asarray(step.op.function(**{tensor: EVERY_HALF}, **given), np.float32))
-        return self.tables[key].take(x.view(np.uint16), mode="clip")
 
     def _operand(self, step: Step, name: str) -> Any:
         value = self.values[name]
@@ -139,10 +115,6 @@ class Interpreter:
         return run
 
 
-def _is_half(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype == np.float16
-
-
 def _checked(step: Step, kind: Type, value: Any, rounds: bool) -> Any:
     """Return a result as its declared type asks."""
     if not isinstance(kind, TensorType):
@@ -154,22 +126,29 @@ def _checked(step: Step, kind: Type, value: Any, rounds: bool) -> Any:
 
 
 def stored(value: np.ndarray, kind: TensorType, half: bool) -> np.ndarray:
-    """Return a value in the type that the mode keeps it in: the declared one, or float32 for any float in fp32 mode."""
-    if kind.dtype.floating and not half:
-        # Half precision here is a stored weight that was only moved: exact, and left as small as it is.
-        return value if value.dtype == np.float16 else value.astype(np.float32, copy=False)
-    if kind.dtype.numpy == np.float16 and value.dtype == np.float32:
-        return to_half(value)
+    """Return a value as the mode keeps it: of the declared type, but for floats.
+
+    Those are float32, with `half` rounded to the nearest half where a half is declared: the next operation computes in
+    float32, and need not widen it. A stored weight that was only moved is left as small as it is.
+    """
+    if kind.dtype.floating:
+        if value.dtype == np.float16:
+            return value
+        single = value.astype(np.float32, copy=False)
+        return nearest_half(single) if half and kind.dtype.numpy == np.float16 else single
     if kind.dtype.numpy.kind == "U":
         return value
     return value.astype(kind.dtype.numpy, copy=False)
 
 
-def _traced(step: Step, results: Mapping[str, Any], seconds: float) -> Iterator[OpTrace]:
+def _traced(step: Step, results: Mapping[str, Any], half: bool, seconds: float) -> Iterator[OpTrace]:
     for name, value in results.items():
+        kind = step.outputs[name]
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
             finite = value[np.isfinite(value)]
             low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
             nans = int(np.isnan(value).sum())
             infinities = value.size - finite.size - nans
-            yield OpTrace(step.type, name, value.dtype.name, step.position, low, high, infinities, nans, seconds)
+            is_half = half and isinstance(kind, TensorType) and kind.dtype.numpy == np.float16
+            dtype = "float16" if is_half else value.dtype.name
+            yield OpTrace(step.type, name, dtype, step.position, low, high, infinities, nans, seconds)

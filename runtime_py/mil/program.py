@@ -15,6 +15,7 @@ from runtime_py.mil.blob import Blob
 from runtime_py.mil.chain import chain
 from runtime_py.mil.features import Described, Feature, described_functions, seen
 from runtime_py.mil.graph import FunctionPlan, build, unknown_operations
+from runtime_py.mil.half import to_half
 from runtime_py.mil.interpreter import MODES, Interpreter, OpTrace, Progress, stored
 from runtime_py.mil.ops.control import State
 from runtime_py.mil.package import Package
@@ -145,7 +146,7 @@ class Program:
         with np.errstate(all="ignore"):
             values = {**found.plan.constants, **kept, **_checked(inputs, found.features, half)}
             Interpreter(values, half, trace).run(found.plan.steps, progress)
-        return {output: _output(values[output], half) for output in found.plan.outputs}
+        return {output: _output(values[output], kind, half) for output, kind in found.plan.outputs.items()}
 
     def predict(
         self,
@@ -209,8 +210,12 @@ def _checked(inputs: Mapping[str, Any], features: dict[str, Feature], half: bool
     return {name: stored(feature.check(given[name]), feature.type, half) for name, feature in features.items()}
 
 
-def _output(value: Any, half: bool) -> Any:
+def _output(value: Any, kind: Type, half: bool) -> Any:
     if isinstance(value, dict):
         return value
     array = value.read() if isinstance(value, Blob) else np.asarray(value)
-    return array if half or array.dtype.kind != "f" else array.astype(np.float32, copy=False)
+    if array.dtype.kind != "f":
+        return array
+    if half and isinstance(kind, TensorType) and kind.dtype.numpy == np.float16:
+        return array if array.dtype == np.float16 else to_half(array)
+    return array.astype(np.float32, copy=False)

@@ -107,7 +107,7 @@ CLASSES = {
     "ResidencyTest": 7,
     "RemoteTest": 2,
     "EntryTest": 5,
-    "StepTest": 3,
+    "StepTest": 5,
     "ExecuTorchTest": 4,
     "ExecuTorchLibraryTest": 7,
 }

@@ -28,6 +28,7 @@ from shared_bundles import MiniatureBundle
 from tiny_world import random_lora
 
 from benchmarks.record import check_record
+from lorarar.composed import ComposedStart
 from lorarar.layout import ROLES, UNET, Layout
 from lorarar.lora import LoRA, read_lora, write_lora
 from lorarar.stack import PART_WORDS, carried, fold
@@ -214,14 +215,24 @@ def assert_shares_are_told(told: str, places: Sequence[Path], layout: Layout) ->
             assert f"warning: {path.name}{warning.removeprefix(found.source)}" in told
 
 
-@pytest.mark.parametrize("kind", ["merged", "without", "one LoRA", "base", "unguided", "negative"])
+COMPOSED = ["--subject", "a sks teapot", "--subject-class", "a teapot"]
+
+
+def composed(request: Request) -> Request:
+    assert "a sks teapot" in request.prompt
+    return replace(request, composed=ComposedStart("a sks teapot", "a teapot"))
+
+
+@pytest.mark.parametrize("kind", ["merged", "without", "composed", "one LoRA", "base", "unguided", "negative"])
 def test_an_image_is_pythons(products: Path, miniature: Path, tmp_path: Path, kind: str) -> None:
     request = REQUEST
     given: list[object] = []
-    if kind in ("merged", "without"):
+    if kind in ("merged", "without", "composed"):
         given = [CONTENT, STYLE, *strengths(2)]
     if kind == "without":
         request, given = replace(REQUEST, guidance_without_lora=True), [*given, "--guidance-without-lora"]
+    if kind == "composed":
+        request, given = composed(REQUEST), [*given, *COMPOSED]
     if kind == "one LoRA":
         given = [STYLE, *strengths(1)]
     if kind == "unguided":
@@ -279,12 +290,24 @@ def test_a_merge_with_text_layers_is_pythons(products: Path, with_text: Path, tm
     assert {name.split("_")[1] for name in found if name != ROLES} == {"qo", "kv", "ff", "proj", "te1", "te2"}
 
 
-@pytest.mark.parametrize("kind", ["merged", "without", "one LoRA", "base", "unguided"])
+def test_a_composed_start_needs_two_loras_and_its_subject(products: Path, miniature: Path) -> None:
+    for given, words in (
+        ([STYLE], "choose a content and a style LoRA"),
+        ([CONTENT, STYLE], "does not have the subject"),
+    ):
+        prompt = REQUEST.prompt if len(given) == 1 else "a dog"
+        ran = tool(products, "generate", miniature, "--prompt", prompt, *given, *COMPOSED)
+        assert ran.code == 2 and words in ran.err, ran.err
+
+
+@pytest.mark.parametrize("kind", ["merged", "without", "composed", "one LoRA", "base", "unguided"])
 def test_an_image_with_text_layers_is_pythons(products: Path, with_text: Path, tmp_path: Path, kind: str) -> None:
     request, places = replace(REQUEST, negative="a house"), write_whole(with_text, tmp_path)
     given: list[object] = [*places, *strengths(2), "--negative", "a house"]
     if kind == "without":
         request, given = replace(request, guidance_without_lora=True), [*given, "--guidance-without-lora"]
+    if kind == "composed":
+        request, given = composed(request), [*given, *COMPOSED]
     if kind == "one LoRA":
         given = [places[1], *strengths(1), "--negative", "a house"]
     if kind == "base":

@@ -51,8 +51,6 @@ class Op:
 
     function: Callable[..., Any]
     widens: bool
-    # Each number of the result is that of one number of a tensor: of elements as many as make a table worth while.
-    looked_up_from: int | None = None
 
     @cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -85,13 +83,6 @@ def _operations(module: ModuleType) -> dict[str, Callable[..., Any]]:
     return own | getattr(module, "TABLE", {})
 
 
-def _looked_up_from(name: str) -> int | None:
-    """Return the elements from which on results for all 65,536 halves are made first, and then only looked up."""
-    return 1 << 15 if name in elementwise.OF_ONE else 1 << 18 if name in elementwise.WITH_ONE else None
-
-
 OPS: dict[str, Op] = {
-    name: Op(function, module not in AS_STORED, _looked_up_from(name))
-    for module in MODULES
-    for name, function in _operations(module).items()
+    name: Op(function, module not in AS_STORED) for module in MODULES for name, function in _operations(module).items()
 }

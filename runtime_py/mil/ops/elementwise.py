@@ -151,11 +151,6 @@ def _of_two(function: Callable[..., Any]) -> Callable[..., Any]:
     return op
 
 
-OF_ONE = frozenset({*ONE_ARRAY, *FORMULAS, "sigmoid", "gelu", "erf"})
-"""Operations of one tensor and numbers."""
-WITH_ONE = frozenset({"add", "maximum", "minimum", "mul", "real_div", "sub"})
-"""Operations of two tensors, of which either may be a number."""
-
 TABLE: Table = {
     **{name: _of_one(function) for name, function in ONE_ARRAY.items()},
     **{name: _of_two(function) for name, function in TWO_ARRAYS.items()},

@@ -25,6 +25,7 @@ from safetensors.numpy import save_file
 from tiny_world import random_lora, tiny_hypernet, tiny_layout
 
 from export import HypernetOptions, write_hypernet
+from lorarar.composed import ComposedStart
 from lorarar.layout import ADAPT, Layout
 from lorarar.lora import LoRA, read_lora, write_lora
 from lorarar.stack import carried
@@ -44,6 +45,13 @@ DRAWN = (
     (Request("a dog", seed=3, steps=3, guidance=1.0), ("beyond",)),
     (
         Request("a cat", seed=4, steps=3, guidance=3.0, negative="a red dog", guidance_without_lora=True),
+        ("content", "style"),
+    ),
+    (
+        replace(
+            Request("a sks teapot in oil painting style", 5, 4, 2.0, guidance_without_lora=True),
+            composed=ComposedStart("a sks teapot", "a teapot"),
+        ),
         ("content", "style"),
     ),
 )

@@ -80,21 +80,30 @@ MUTANTS = {
     ),
     "guidance's sign": Mutant(
         "Condition.kt",
-        "request.guidance * (with[it] - without[it])",
-        "request.guidance * (without[it] - with[it])",
+        "request.guidance * (said[it] - without[it])",
+        "request.guidance * (without[it] - said[it])",
         "OnnxTest.theImageIsPythons",
     ),
     "LoRAs in what guidance compares with": Mutant(
-        "Condition.kt", "if (it) null else values", "values", "OnnxTest.otherImagesArePythons"
+        "Condition.kt", "Share.NONE -> null", "Share.NONE -> coefficients", "OnnxTest.otherImagesArePythons"
     ),
     "LoRAs in the prompt of what not to draw": Mutant(
-        "Condition.kt", "off = request.guidanceWithoutLora", "off = false", "TextTest.otherImagesArePythons"
+        "Condition.kt", "listOf(reading.share)", "listOf(Share.MERGE)", "TextTest.otherImagesArePythons"
     ),
     "a prompt without LoRAs": Mutant(
         "Condition.kt",
-        "Reading(request.prompt, off = false)",
-        "Reading(request.prompt, off = true)",
+        "listOf(reading.share)",
+        "listOf(Share.NONE)",
         "TextTest.theImageIsPythons",
+    ),
+    "a composed start's class that is added": Mutant(
+        "ComposedStart.kt", "sign = -1f", "sign = 1f", "OnnxTest.otherImagesArePythons"
+    ),
+    "a composed start with the other LoRA": Mutant(
+        "LoraRarPipeline.kt",
+        "share == Share.CONTENT, share == Share.STYLE",
+        "share == Share.STYLE, share == Share.CONTENT",
+        "OnnxTest.otherImagesArePythons",
     ),
     "layers of the other text encoder": Mutant(
         "Layout.kt", '"te2" to "text_encoder_2"', '"te2" to "text_encoder"', "TextTest.everyNetworkTakesItsOwnLayers"

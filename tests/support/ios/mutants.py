@@ -44,10 +44,13 @@ MUTANTS = {
     ),
     "a tile's rows": Mutant("Tiles.swift", "top + row % tile", "top + row / tile", "testTiles"),
     "LoRAs in the unconditional row": Mutant(
-        "Pipeline.swift", "request.guidanceWithoutLora && rows > 1", "rows < 1", "testThreeLorasReachTheNetworks"
+        "Pipeline.swift",
+        "rows: given.map(\\.share)",
+        "rows: given.map { _ in .merge }",
+        "testThreeLorasReachTheNetworks",
     ),
     "LoRAs in the negative prompt": Mutant(
-        "Condition.swift", "isOff: request.guidanceWithoutLora", "isOff: false", "testThreeLorasReachTheNetworks"
+        "Condition.swift", "rows: [reading.share]", "rows: [.merge]", "testThreeLorasReachTheNetworks"
     ),
     "the other text encoder's layers": Mutant(
         "Stack.swift",

@@ -1,15 +1,20 @@
-/// What the networks take beside latents and prompts: a stack, and one image's coefficients (N, K, in) of each group.
-/// Both are empty for a UNet that takes no LoRAs.
+/// What the networks take beside latents and prompts: a stack, and one image's coefficients (N, K, in) of each group,
+/// of the merge and, for a composed start, of the LoRAs apart. All are empty for a UNet that takes no LoRAs.
 public struct LoraInputs: Sendable {
     private(set) var stack: [String: Tensor]
-    private(set) var coefficients: [String: [Float]]
+    private(set) var coefficients: [Share: [String: [Float]]]
 
-    static let none = LoraInputs(stack: [:], coefficients: [:])
+    static let none = LoraInputs(stack: [:], coefficients: [.merge: [:]])
+
+    init(stack: [String: Tensor], coefficients: [Share: [String: [Float]]]) {
+        self.stack = stack
+        self.coefficients = coefficients
+    }
 
     /// Adds another network's.
     mutating func merge(_ other: LoraInputs) {
         stack.merge(other.stack) { _, new in new }
-        coefficients.merge(other.coefficients) { _, new in new }
+        coefficients.merge(other.coefficients) { old, new in old.merging(new) { _, new in new } }
     }
 
     /// Returns the roles and the factors that a network takes, in its types.
@@ -21,16 +26,18 @@ public struct LoraInputs: Sendable {
         return found
     }
 
-    /// Returns the coefficients that a network takes in one run: a row for each flag, of zeros where the LoRAs are
-    /// `off`.
+    /// Returns the coefficients that a network takes in one run.
     ///
-    /// Throws InputError where the network takes another number of rows.
-    func coefficients(of network: Component, off: [Bool]) throws -> [String: Tensor] {
+    /// Throws InputError where the network takes another number of rows, and for a composed start without two LoRAs.
+    func coefficients(of network: Component, rows: [Share]) throws -> [String: Tensor] {
+        guard rows.allSatisfy({ $0 == .none || coefficients[$0] != nil }) else {
+            throw InputError("a composed start puts two LoRAs' answers together; choose a content and a style LoRA")
+        }
         var found: [String: Tensor] = [:]
         for spec in network.coefficients {
-            guard let values = coefficients[spec.name] else { continue }
-            found[spec.name] = try network.tensor(
-                spec.name, off.map { $0 ? [Float](repeating: 0, count: values.count) : values })
+            guard let values = coefficients[.merge]?[spec.name] else { continue }
+            let zeros = [Float](repeating: 0, count: values.count)
+            found[spec.name] = try network.tensor(spec.name, rows.map { coefficients[$0]?[spec.name] ?? zeros })
         }
         return found
     }
@@ -46,6 +53,7 @@ public final class Blender {
     private let unit: [[Float]]  // of each group, (N, K, in)
     private(set) var values: [[Float]]
     private let predicted: Set<String>  // names
+    private var strengths: [Float]
 
     /// `predicted` is the hypernetwork's, by name; there is none for fewer than two LoRAs.
     public init(_ stack: Stack, rule: KvRule, predicted: [String: Tensor] = [:]) {
@@ -68,6 +76,7 @@ public final class Blender {
             return unit
         }
         values = unit
+        strengths = [Float](repeating: 1, count: stack.loras.count)
     }
 
     /// Writes the coefficients for strengths, one for each LoRA, in place; 1 is the paper's.
@@ -78,6 +87,7 @@ public final class Blender {
             throw InputError(
                 "the strengths are \(strengths); give \(stack.loras.count) finite numbers, one for each LoRA")
         }
+        self.strengths = strengths
         let roles = stack.layout.loras
         for (number, group) in stack.layout.groups.enumerated() {
             let width = group.inFeatures
@@ -96,11 +106,23 @@ public final class Blender {
         }
     }
 
-    /// To draw with, as they are now.
-    var inputs: LoraInputs {
-        let names = stack.layout.groups.map(\.coefficients)
-        return LoraInputs(
-            stack: stack.inputs, coefficients: Dictionary(uniqueKeysWithValues: zip(names, values)))
+    /// To draw a request with, as they are now: for a composed start of two LoRAs also those of each alone, and of
+    /// neither, beside the other LoRAs.
+    func inputs(for request: Request) throws -> LoraInputs {
+        var found = [Share.merge: named]
+        if request.composed != nil, strengths.count > 1 {
+            let apart = Blender(stack, rule: .sum)
+            for (share, on) in [(Share.content, [true, false]), (.style, [false, true]), (.neither, [false, false])] {
+                try apart.write(strengths.enumerated().map { $0 > 1 || on[$0] ? $1 : 0 })
+                found[share] = apart.named
+            }
+        }
+        return LoraInputs(stack: stack.inputs, coefficients: found)
+    }
+
+    /// The values by the names of the artifacts' inputs.
+    private var named: [String: [Float]] {
+        Dictionary(uniqueKeysWithValues: zip(stack.layout.groups.map(\.coefficients), values))
     }
 
     /// How the unit coefficients are spread in the layers that were learned and that both LoRAs have, in the UNet's

@@ -89,10 +89,12 @@ public enum Check {
         let all = try Golden.inputs(network)
         return LoraInputs(
             stack: all.filter { $0.key == Layout.roles || $0.key.hasPrefix("adapter_") },
-            coefficients: Dictionary(
-                uniqueKeysWithValues: network.coefficients.compactMap { spec in
-                    all[spec.name].map { (spec.name, Array($0.row(0))) }
-                }))
+            coefficients: [
+                .merge: Dictionary(
+                    uniqueKeysWithValues: network.coefficients.compactMap { spec in
+                        all[spec.name].map { (spec.name, Array($0.row(0))) }
+                    })
+            ])
     }
 
     private static func attempt(

@@ -1,7 +1,11 @@
-/// What the UNet is told, row by row: the prompt's row last, before it the negative's where there is guidance.
+/// What the UNet is told of a request: a row for each of its readings.
 struct Condition {
-    var states: [[Float]]  // each (tokens, d)
-    var pooled: [[Float]]  // each (p)
+    var rows: [Reading: Row]
+
+    struct Row {
+        let states: [Float]  // (tokens, d)
+        let pooled: [Float]  // (p)
+    }
 }
 
 /// Reads the prompts of requests with a bundle's text encoders, one encoder after the other.
@@ -15,43 +19,36 @@ struct ConditionReader {
         let encoders = try facts.tokenizers.map { try store.bundle.component($0.encoder) }
         let taken = Set(encoders.flatMap(\.loraInputs).map(\.name))
         let key = PromptKey(
-            prompt: request.prompt, negative: request.negative, isGuided: request.guidance > 1,
-            withoutLora: request.guidanceWithoutLora,
-            coefficients: loras.coefficients.filter { taken.contains($0.key) },
+            readings: request.readings,
+            coefficients: loras.coefficients.mapValues { $0.filter { taken.contains($0.key) } },
             stack: loras.stack.filter { taken.contains($0.key) })
-        return try store.prompt(key) { try readAnew(request, with: loras, report) }
+        return try store.prompt(key) { try readAnew(key.readings, with: loras, report) }
     }
 
-    private func readAnew(_ request: Request, with loras: LoraInputs, _ report: Report) throws -> (
+    private func readAnew(_ all: [Reading], with loras: LoraInputs, _ report: Report) throws -> (
         Condition, [Sentence]
     ) {
-        let guided = request.guidance > 1
-        let zeros = request.negative == nil && facts.negative == .zeros
-        let negative = Reading(prompt: request.negative ?? "", isOff: request.guidanceWithoutLora)
-        let prompt = Reading(prompt: request.prompt, isOff: false)
-        let readings = guided && !zeros ? [negative, prompt] : [prompt]
+        let zeros = all.filter { $0.prompt == nil && facts.negative == .zeros }
+        let readings = all.filter { !zeros.contains($0) }
         var parts: [[Encoded]] = []  // by encoder, then by prompt
         for (number, entry) in facts.tokenizers.enumerated() {
             try report("reading the prompt", number, facts.tokenizers.count)
             parts.append(try encode(readings, entry, loras))
         }
-        var condition = Condition(states: [], pooled: [])
-        for row in readings.indices {
-            condition.states.append(join(parts.map { $0[row] }))
-            condition.pooled.append(parts[parts.count - 1][row].pooled)
+        var condition = Condition(rows: [:])
+        for (number, reading) in readings.enumerated() {
+            let row = Condition.Row(
+                states: join(parts.map { $0[number] }), pooled: parts[parts.count - 1][number].pooled)
+            condition.rows[reading] = row
+            for reading in zeros where condition.rows[reading] == nil {
+                condition.rows[reading] = Condition.Row(
+                    states: [Float](repeating: 0, count: row.states.count),
+                    pooled: [Float](repeating: 0, count: row.pooled.count))
+            }
         }
-        if guided, zeros {
-            condition.states.insert([Float](repeating: 0, count: condition.states[0].count), at: 0)
-            condition.pooled.insert([Float](repeating: 0, count: condition.pooled[0].count), at: 0)
-        }
-        let cuts = parts[0].map(\.cut).filter { !$0.isEmpty }
+        var cuts: [String] = []
+        for cut in parts[0].map(\.cut) where !cut.isEmpty && !cuts.contains(cut) { cuts.append(cut) }
         return (condition, cuts.map { Sentence("the prompt is too long for CLIP, this was cut off: \($0)") })
-    }
-
-    /// A prompt to encode, and whether the text encoders are without the LoRAs meanwhile.
-    private struct Reading {
-        let prompt: String
-        let isOff: Bool
     }
 
     /// One prompt in one encoder.
@@ -69,8 +66,8 @@ struct ConditionReader {
         defer { store.release(entry.encoder) }
         try encoder.bind(loras.stack(of: encoder.component))
         return try readings.map { reading in
-            let tokens = tokenizer(reading.prompt)
-            var inputs = try loras.coefficients(of: encoder.component, off: [reading.isOff])
+            let tokens = tokenizer(reading.prompt ?? "")
+            var inputs = try loras.coefficients(of: encoder.component, rows: [reading.share])
             inputs["input_ids"] = Tensor(.int32(tokens.ids), shape: [1, tokens.ids.count])
             let found = try encoder.perform(inputs)
             guard let states = found["hidden_states"], let width = states.shape.last else {

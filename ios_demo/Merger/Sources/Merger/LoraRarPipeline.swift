@@ -184,7 +184,8 @@ public actor LoraRarPipeline {
         if blender == nil, try !store.bundle.component("unet").coefficients.isEmpty {
             blender = Blender(try store.bundle.stacked([]), rule: .average)
         }
-        let drawn = try pipeline.draw(request, with: blender?.inputs ?? .none, report: Self.report(progress))
+        let inputs = try blender?.inputs(for: request) ?? .none
+        let drawn = try pipeline.draw(request, with: inputs, report: Self.report(progress))
         return Picture(image: PixelImage(drawn.pixels), drawn: drawn)
     }
 

@@ -146,10 +146,7 @@ public final class ModelStore {
 
 /// What a prompt's reading depends on.
 struct PromptKey: Equatable {
-    let prompt: String
-    let negative: String?
-    let isGuided: Bool
-    let withoutLora: Bool
-    let coefficients: [String: [Float]]  // those that text encoders take
+    let readings: [Reading]
+    let coefficients: [Share: [String: [Float]]]  // those that text encoders take
     let stack: [String: Tensor]  // likewise; tensors that share their values are compared at once
 }

@@ -8,6 +8,7 @@ public struct Request: Equatable, Sendable {
     public var guidance: Double  // classifier-free guidance; 1 turns it off and halves the work
     public var negative: String?  // nil: what the base was made for, zeros or the empty prompt
     public var guidanceWithoutLora = false  // what guidance compares with is predicted without LoRAs (ACFG)
+    public var composed: ComposedStart?  // the first steps with each LoRA alone
 
     public init(prompt: String, seed: UInt32 = 0, steps: Int, guidance: Double, negative: String? = nil) {
         self.prompt = prompt
@@ -62,6 +63,7 @@ public struct Pipeline {
         guard request.guidance.isFinite, request.guidance >= 1 else {
             throw InputError("guidance \(request.guidance) is not possible; give 1 (off) or more, 3 to 7 are usual")
         }
+        try request.composed?.check(request.prompt)
         let scheduler = try Schedulers.make(facts.scheduler, steps: request.steps)
         var stages: [Drawn.Stage] = []
         func stage<Result>(_ name: String, _ work: () throws -> Result) rethrows -> Result {
@@ -100,7 +102,7 @@ public struct Pipeline {
         var latents = scheduler.start(Noise.normal(count: one.reduce(1, *), seed: request.seed))
         for (i, time) in scheduler.timesteps.enumerated() {
             try report("drawing", i, scheduler.timesteps.count)
-            latents = scheduler.step(try step.predict(scheduler.scale(latents, i), time: time), i, latents)
+            latents = scheduler.step(try step.predict(scheduler.scale(latents, i), time: time, step: i), i, latents)
         }
         return Tensor(latents, shape: one)
     }
@@ -126,9 +128,8 @@ private struct GuidedStep {
     private let unet: Model
     private let shape: [Int]  // of the sample: (batch, 4, y, x)
     private let timeWidth: Int
-    private let guidance: Float
-    private let rows: Int  // the prompt's, and the negative prompt's
-    private var runs: [[String: Tensor]] = []  // what is told in each run, beside what is bound
+    private let request: Request
+    private var runs: [[Reading]: [[String: Tensor]]] = [:]  // what is told in each run, beside what is bound
 
     /// Binds what stays the same in every step.
     init(
@@ -136,8 +137,7 @@ private struct GuidedStep {
     ) throws {
         self.unet = unet
         self.shape = shape
-        guidance = Float(request.guidance)
-        rows = condition.states.count
+        self.request = request
         let network = unet.component
         func width(_ input: String) -> Int {
             network.input(input)?.fixedShape(0).last ?? 0
@@ -148,26 +148,36 @@ private struct GuidedStep {
         var kept = loras.stack(of: network)
         kept[Sinusoids.size] = try network.tensor(
             Sinusoids.size, [[Float]](repeating: sizes, count: shape[0]))
-        for start in stride(from: 0, to: rows, by: shape[0]) {
-            let given = (start..<start + shape[0]).map { min($0, rows - 1) }
-            let off = given.map { request.guidanceWithoutLora && rows > 1 && $0 == 0 }
-            var told = try loras.coefficients(of: network, off: off)
-            for (name, rows) in [("encoder_hidden_states", condition.states), ("text_embeds", condition.pooled)] {
-                told[name] = try network.tensor(name, given.map { rows[$0] })
+        for step in 0..<request.steps {
+            let readings = request.terms(step).map(\.reading)
+            guard runs[readings] == nil else { continue }
+            runs[readings] = try stride(from: 0, to: readings.count, by: shape[0]).map { start in
+                let given = (start..<start + shape[0]).map { readings[min($0, readings.count - 1)] }
+                let rows = given.compactMap { condition.rows[$0] }
+                var told = try loras.coefficients(of: network, rows: given.map(\.share))
+                told["encoder_hidden_states"] = try network.tensor("encoder_hidden_states", rows.map(\.states))
+                told["text_embeds"] = try network.tensor("text_embeds", rows.map(\.pooled))
+                return told
             }
-            runs.append(told)
         }
-        if runs.count == 1 {
-            kept.merge(runs[0]) { _, new in new }
-            runs = [[:]]
+        if let (readings, told) = runs.first, runs.count == 1, told.count == 1 {
+            kept.merge(told[0]) { _, new in new }
+            runs[readings] = [[:]]
         }
         try unet.bind(kept)
     }
 
-    func predict(_ sample: [Float], time: Float) throws -> [Float] {
-        let predicted = try runs.flatMap { try run(sample, time, $0) }
-        guard rows > 1 else { return predicted[0] }
-        return zip(predicted[0], predicted[1]).map { without, told in without + guidance * (told - without) }
+    func predict(_ sample: [Float], time: Float, step: Int) throws -> [Float] {
+        let terms = request.terms(step)
+        let predicted = try (runs[terms.map(\.reading)] ?? []).flatMap { try run(sample, time, $0) }
+        let first = request.guidance > 1 ? 1 : 0
+        var said = [Float](repeating: 0, count: sample.count)
+        for (term, row) in zip(terms, predicted).dropFirst(first) {
+            for at in said.indices { said[at] += term.sign * row[at] }
+        }
+        guard first == 1 else { return said }
+        let guidance = Float(request.guidance)
+        return zip(predicted[0], said).map { without, told in without + guidance * (told - without) }
     }
 
     private func run(_ sample: [Float], _ time: Float, _ told: [String: Tensor]) throws -> [[Float]] {

@@ -61,6 +61,10 @@ func generate(_ arguments: inout Arguments) async throws -> Int32 {
     request.guidance = try arguments.number("--guidance") ?? request.guidance
     request.negative = arguments.text("--negative")
     request.guidanceWithoutLora = arguments.has("--guidance-without-lora")
+    if let subject = arguments.text("--subject"), let subjectClass = arguments.text("--subject-class") {
+        let share = try arguments.number("--composed-share") ?? 0.5
+        request.composed = ComposedStart(subject: subject, subjectClass: subjectClass, share: share)
+    }
     let files = arguments.files()
     if !files.isEmpty { try await merge(engine, files, arguments) }
     let picture = try await engine.generate(request)

@@ -1,23 +1,23 @@
 package org.lorarar.merger
 
-/** What the UNet is told: the prompt's row last, before it the negative's where there is guidance. */
-class Condition(val states: List<FloatArray>, val pooled: List<FloatArray>, val notes: List<Sentence>)
+/** What the UNet is told of a prompt. */
+internal class Row(val states: FloatArray, val pooled: FloatArray)
+
+/** What the UNet is told of a request: a row for each of its readings, and what of the prompts was cut off. */
+internal class Condition(val rows: Map<Reading, Row>, val notes: List<Sentence>)
 
 /** Reads a prompt with a bundle's text encoders, and keeps what it read last. */
 internal class TextCondition(private val bundle: Bundle, private val residency: Residency) {
     private var last: Pair<List<Any?>, Condition>? = null
 
-    /** A prompt to encode; with [off], the text encoders are without LoRAs meanwhile. */
-    private class Reading(val prompt: String, val off: Boolean)
-
-    private class Encoded(val states: FloatArray, val pooled: FloatArray, val cut: String)
+    private class Encoded(val row: Row, val cut: String)
 
     /** Encode the prompts of a request with the image's own LoRAs, where the text encoders take any. */
     fun read(request: Request, facts: PipelineFacts, inputs: Inputs, progress: Progress): Condition {
-        val guided = request.guidance > 1
-        val key = listOf(request.prompt, request.negative, guided, request.guidanceWithoutLora, inputs.takenAs(facts))
+        val readings = (0 until request.steps).flatMap { step -> request.terms(step).map { it.reading } }.distinct()
+        val key = listOf(readings, inputs.takenAs(facts))
         last?.let { (known, told) -> if (known == key) return told }
-        return told(request, guided, facts, inputs, progress).also { last = key to it }
+        return told(readings, facts, inputs, progress).also { last = key to it }
     }
 
     /** Where the text encoders take LoRAs, other inputs are another reading. */
@@ -25,19 +25,15 @@ internal class TextCondition(private val bundle: Bundle, private val residency: 
         identity.takeIf { facts.tokenizers.keys.any { bundle.component(it).takesLoras } }
 
     private fun told(
-        request: Request, guided: Boolean, facts: PipelineFacts, inputs: Inputs, progress: Progress,
+        readings: List<Reading>, facts: PipelineFacts, inputs: Inputs, progress: Progress,
     ): Condition {
-        val zeros = guided && request.negative == null && facts.isNegativeZeros
-        val negative = Reading(request.negative ?: "", off = request.guidanceWithoutLora)
-        val readings = listOfNotNull(negative.takeIf { guided && !zeros }, Reading(request.prompt, off = false))
-        val encoded = encode(readings, facts, inputs, progress)
-        val rows = if (zeros) listOf(empty(encoded.first())) + encoded else encoded
-        val notes = encoded.filter { it.cut.isNotEmpty() }
-            .map { Sentence("the prompt is too long for CLIP, this was cut off: %s", it.cut) }
-        return Condition(rows.map { it.states }, rows.map { it.pooled }, notes)
+        val (zeros, words) = readings.partition { it.prompt == null && facts.isNegativeZeros }
+        val encoded = encode(words, facts, inputs, progress)
+        val empty = encoded.first().row.let { Row(FloatArray(it.states.size), FloatArray(it.pooled.size)) }
+        val notes = encoded.map { it.cut }.filter { it.isNotEmpty() }.distinct()
+            .map { Sentence("the prompt is too long for CLIP, this was cut off: %s", it) }
+        return Condition(words.zip(encoded.map { it.row }).toMap() + zeros.associateWith { empty }, notes)
     }
-
-    private fun empty(like: Encoded) = Encoded(FloatArray(like.states.size), FloatArray(like.pooled.size), "")
 
     /** Each encoder is loaded once, for all prompts. */
     private fun encode(
@@ -48,16 +44,16 @@ internal class TextCondition(private val bundle: Bundle, private val residency: 
             val tokenizer = residency.tokenizer(name, entry)
             residency.use(name) { runtime ->
                 readings.map { reading ->
-                    val tokens = tokenizer.encode(reading.prompt)
+                    val tokens = tokenizer.encode(reading.prompt ?: "")
                     val ids = Tensor.of(tokens.ids, listOf(1, tokens.ids.size))
-                    tokens to runtime.run(inputs.of(runtime.component, listOf(reading.off)) + ("input_ids" to ids))
+                    tokens to runtime.run(inputs.of(runtime.component, listOf(reading.share)) + ("input_ids" to ids))
                 }
             }
         }
         return readings.indices.map { at ->
             val outputs = parts.map { it[at].second }
             val states = join(outputs.map { it.getValue("hidden_states") })
-            Encoded(states, outputs.last().getValue("text_embeds").floats(), parts.last()[at].first.cut)
+            Encoded(Row(states, outputs.last().getValue("text_embeds").floats()), parts.last()[at].first.cut)
         }
     }
 
@@ -78,19 +74,31 @@ internal class TextCondition(private val bundle: Bundle, private val residency: 
     }
 }
 
-/** What the networks take beside latents and prompts: a stack's tensors, and the coefficients (N, K, in), by name. */
-class Inputs(private val stack: Map<String, Tensor>, private val coefficients: Map<String, FloatArray>) {
+/**
+ * What the networks take beside latents and prompts: a stack's tensors, and the coefficients (N, K, in), by name; of the
+ * merge, and by [apart] the others, which are made when they are asked for.
+ */
+internal class Inputs(
+    private val stack: Map<String, Tensor>,
+    private val coefficients: Map<String, FloatArray>,
+    private val apart: (Share) -> Map<String, FloatArray> = { throw ComposedStart.notTwo() },
+) {
+    private val made = HashMap<Share, Map<String, FloatArray>>()
+
     /** Equal to that of the same inputs alone, and kept without them: they may take gigabytes. */
     val identity = Any()
 
-    /** Those that a network takes: the stack, and the coefficients of a row for each of [off], zeros where it is true. */
-    internal fun of(network: Component, off: List<Boolean>): Map<String, Tensor> {
+    /** Those that a network takes: the stack, and the coefficients of each row. */
+    fun of(network: Component, shares: List<Share>): Map<String, Tensor> {
         val taken = network.inputs.filter { it.name in coefficients }
-        val rows = taken.associate { spec ->
-            val values = coefficients.getValue(spec.name)
-            spec.name to batched(spec, off.map { if (it) null else values })
-        }
+        val rows = taken.associate { spec -> spec.name to batched(spec, shares.map { of(it)?.getValue(spec.name) }) }
         return stack.filterKeys { name -> network.inputs.any { it.name == name } } + rows
+    }
+
+    private fun of(share: Share): Map<String, FloatArray>? = when (share) {
+        Share.NONE -> null
+        Share.MERGE -> coefficients
+        else -> made.getOrPut(share) { apart(share) }
     }
 }
 
@@ -113,43 +121,46 @@ internal class Step(
     private val sizes = floatArrayOf(side, side, 0f, 0f, side, side)
         .let { Sinusoids.of(it, width(Sinusoids.SIZE) / it.size) }
     private val batch = sample.shape.fixed().first()
-    private val kept = HashMap<List<Boolean>, Map<String, Tensor>>()
+    private val kept = HashMap<List<Share>, Map<String, Tensor>>()
 
     /** Of one image's latents. */
     val elements: Int = sample.shape.fixed().drop(1).fold(1) { product, size -> product * size }
 
     private fun width(input: String): Int = runtime.component.input(input).shape.fixed().last()
 
-    fun predict(latents: FloatArray, time: Float): FloatArray {
-        val rows = told.states.size
-        val predicted = if (rows <= batch) {
-            // A single row in a UNet of batch 2 fills it twice; the second result is dropped.
-            run(latents, time, List(batch) { minOf(it, rows - 1) }).take(rows)
-        } else {
-            (0 until rows).map { run(latents, time, listOf(it)).single() }
+    fun predict(latents: FloatArray, time: Float, step: Int): FloatArray {
+        val terms = request.terms(step)
+        val predicted = terms.map { it.reading }.chunked(batch).flatMap { readings ->
+            // The last run is filled up with its own last row, whose further results are dropped.
+            val full = List(batch) { readings[minOf(it, readings.size - 1)] }
+            run(latents, time, full).take(readings.size)
         }
-        if (rows == 1) return predicted.single()
-        val (without, with) = predicted
-        return FloatArray(elements) { without[it] + request.guidance * (with[it] - without[it]) }
+        val signs = terms.map { it.sign }
+        if (request.guidance == 1f) return sum(predicted, signs)
+        val without = predicted.first()
+        val said = sum(predicted.drop(1), signs.drop(1))
+        return FloatArray(elements) { without[it] + request.guidance * (said[it] - without[it]) }
     }
 
-    private fun run(latents: FloatArray, time: Float, index: List<Int>): List<FloatArray> {
+    private fun sum(rows: List<FloatArray>, signs: List<Float>): FloatArray =
+        FloatArray(elements) { at -> rows.indices.fold(0f) { sum, row -> sum + signs[row] * rows[row][at] } }
+
+    private fun run(latents: FloatArray, time: Float, readings: List<Reading>): List<FloatArray> {
+        val rows = readings.map { told.rows.getValue(it) }
         val times = Sinusoids.of(floatArrayOf(time), width(Sinusoids.TIMESTEP))
         val values = mapOf(
-            "sample" to index.map { latents },
-            Sinusoids.TIMESTEP to index.map { times },
-            "encoder_hidden_states" to index.map { told.states[it] },
-            "text_embeds" to index.map { told.pooled[it] },
-            Sinusoids.SIZE to index.map { sizes },
+            "sample" to rows.map { latents },
+            Sinusoids.TIMESTEP to rows.map { times },
+            "encoder_hidden_states" to rows.map { it.states },
+            "text_embeds" to rows.map { it.pooled },
+            Sinusoids.SIZE to rows.map { sizes },
         )
-        val given = values.mapValues { (name, rows) -> batched(runtime.component.input(name), rows) } + adapter(index)
-        val output = runtime.run(given).getValue("noise_pred")
-        return index.indices.map { row -> FloatArray(elements).also { output.read(row * elements, it) } }
+        val given = values.mapValues { (name, each) -> batched(runtime.component.input(name), each) }
+        val output = runtime.run(given + adapter(readings.map { it.share })).getValue("noise_pred")
+        return rows.indices.map { row -> FloatArray(elements).also { output.read(row * elements, it) } }
     }
 
-    /** The LoRAs of each row; none in the row that guidance compares with, where the request wants it without them. */
-    private fun adapter(index: List<Int>): Map<String, Tensor> {
-        val off = index.map { request.guidanceWithoutLora && told.states.size == 2 && it == 0 }
-        return kept.getOrPut(off) { inputs.of(runtime.component, off) }
-    }
+    /** The LoRAs of each row. */
+    private fun adapter(shares: List<Share>): Map<String, Tensor> =
+        kept.getOrPut(shares) { inputs.of(runtime.component, shares) }
 }

@@ -11,6 +11,8 @@ class Request(
     val negative: String? = null,
     /** What guidance compares with is predicted without LoRAs (ACFG). */
     val guidanceWithoutLora: Boolean = false,
+    /** The first steps with each LoRA alone; null: all with the merge. */
+    val composed: ComposedStart? = null,
 ) {
     /** InputError for numbers that are not possible. */
     fun check() {
@@ -18,10 +20,11 @@ class Request(
         if (!guidance.isFinite() || guidance < 1) {
             throw InputError("a guidance of %s is not possible; give 1 (off) or more, 3 to 7 are usual", guidance)
         }
+        composed?.check(prompt)
     }
 
     /** The same request with other numbers. */
-    fun with(steps: Int, seed: Long) = Request(prompt, seed, steps, guidance, negative, guidanceWithoutLora)
+    fun with(steps: Int, seed: Long) = Request(prompt, seed, steps, guidance, negative, guidanceWithoutLora, composed)
 
     companion object {
         /** A request with the bundle's own steps and guidance. */
@@ -97,7 +100,7 @@ internal class Drawing(private val bundle: Bundle, private val residency: Reside
             var latents = scheduler.start(noise)
             for ((i, time) in scheduler.timesteps.withIndex()) {
                 report(progress, Stage.DRAWING, i, scheduler.timesteps.size)
-                latents = scheduler.step(step.predict(scheduler.scale(latents, i), time), i, latents)
+                latents = scheduler.step(step.predict(scheduler.scale(latents, i), time, i), i, latents)
             }
             latents
         }

@@ -20,6 +20,7 @@ class LoraRarPipeline(
     private val drawing by lazy { Drawing(bundle, residency) }
     private var blender: Blender? = null
     private var inputs: Inputs? = null
+    private var strengths: List<Float> = emptyList()
 
     /** The LoRAs as the artifacts take them; null before the first are loaded. */
     var stack: Stack? = null
@@ -45,6 +46,7 @@ class LoraRarPipeline(
         return (blender ?: blend(loaded)).also {
             blender = it
             it.write(strengths)
+            this.strengths = strengths
             inputs = null
         }
     }
@@ -89,7 +91,15 @@ class LoraRarPipeline(
         if (stack == null) load(emptyList())
         val loaded = stack!!
         val merged = blender ?: merge(List(loaded.loras.size) { 1f })
-        return Inputs(loaded.inputs, merged.values)
+        return Inputs(loaded.inputs, merged.values) { alone(loaded, it) }
+    }
+
+    /** The coefficients of a composed start's rows: of one LoRA, or of none of the two, each beside the others. */
+    private fun alone(loaded: Stack, share: Share): Map<String, FloatArray> {
+        if (loaded.loras.size < 2) throw ComposedStart.notTwo()
+        val on = listOf(share == Share.CONTENT, share == Share.STYLE)
+        val given = strengths.mapIndexed { number, strength -> if (on.getOrElse(number) { true }) strength else 0f }
+        return Blender(loaded, 1f).apply { write(given) }.values
     }
 
     private fun blend(loaded: Stack): Blender =

@@ -2,6 +2,7 @@ package org.lorarar.merger
 
 import org.junit.Assert.assertArrayEquals
 import org.junit.Assert.assertEquals
+import org.junit.Assert.assertTrue
 import org.junit.Test
 import java.io.File
 
@@ -46,21 +47,24 @@ class StepTest {
     }
 
     private fun predict(
-        batch: Int, rows: Int, guidance: Float, coefficient: Float = 0f, withoutLora: Boolean = false,
+        batch: Int, guidance: Float, coefficient: Float = 0f, withoutLora: Boolean = false, composed: ComposedStart? = null,
     ): Pair<FloatArray, Int> {
-        val states = listOf(floatArrayOf(1f, 9f), floatArrayOf(3f, 9f)).takeLast(rows)
-        val told = Condition(states, states.map { floatArrayOf(0f) }, emptyList())
+        val request = Request("a sks b", 0, 2, guidance, null, withoutLora, composed)
+        val says = mapOf(null to 1f, "a sks b" to 3f, "sks b" to 30f, "a b" to 100f, "b" to 2f)
+        val readings = request.terms(0).map { it.reading }
+        val rows = readings.associateWith { Row(floatArrayOf(says.getValue(it.prompt), 9f), floatArrayOf(0f)) }
         val runtime = unet(batch)
-        val inputs = Inputs(emptyMap(), mapOf("coefficients_qo_1x1" to floatArrayOf(coefficient)))
-        val step = Step(runtime, told, inputs, Request("", 0, 1, guidance, null, withoutLora), 96f)
+        val of = { value: Float -> mapOf("coefficients_qo_1x1" to floatArrayOf(value)) }
+        val inputs = Inputs(emptyMap(), of(coefficient)) { of(coefficient * (10 + it.ordinal)) }
+        val step = Step(runtime, Condition(rows, emptyList()), inputs, request, 96f)
         assertEquals(2, step.elements)
-        return step.predict(floatArrayOf(10f, 20f), 7f) to runtime.runs
+        return step.predict(floatArrayOf(10f, 20f), 7f, 0) to runtime.runs
     }
 
     @Test
     fun guidanceGoesFromTheNegativeTowardsThePrompt() {
         for (batch in 1..2) {
-            val (predicted, runs) = predict(batch, rows = 2, guidance = 4f)
+            val (predicted, runs) = predict(batch, guidance = 4f)
             // Without: 1, told: 3; 1 + 4 · (3 − 1) = 9.
             assertArrayEquals(floatArrayOf(19f, 29f), predicted, 0f)
             assertEquals(3 - batch, runs)
@@ -71,18 +75,46 @@ class StepTest {
     fun bothRowsHaveTheCoefficientsUnlessGuidanceIsWithoutThem() {
         for (batch in 1..2) {
             // 1 + 5 and 3 + 5: 6 + 4 · (8 − 6) = 14; without LoRAs 1 + 4 · (8 − 1) = 29.
-            assertArrayEquals(floatArrayOf(24f, 34f), predict(batch, 2, 4f, 5f).first, 0f)
-            assertArrayEquals(floatArrayOf(39f, 49f), predict(batch, 2, 4f, 5f, withoutLora = true).first, 0f)
-            assertArrayEquals(floatArrayOf(18f, 28f), predict(batch, 1, 1f, 5f, withoutLora = true).first, 0f)
+            assertArrayEquals(floatArrayOf(24f, 34f), predict(batch, 4f, 5f).first, 0f)
+            assertArrayEquals(floatArrayOf(39f, 49f), predict(batch, 4f, 5f, withoutLora = true).first, 0f)
+            assertArrayEquals(floatArrayOf(18f, 28f), predict(batch, 1f, 5f, withoutLora = true).first, 0f)
         }
     }
 
     @Test
     fun withoutGuidanceThereIsOneRun() {
         for (batch in 1..2) {
-            val (predicted, runs) = predict(batch, rows = 1, guidance = 1f)
+            val (predicted, runs) = predict(batch, guidance = 1f)
             assertArrayEquals(floatArrayOf(13f, 23f), predicted, 0f)
             assertEquals(1, runs)
+        }
+    }
+
+    @Test
+    fun aComposedStepAddsEachLorasAnswerAndTakesTheClasssOff() {
+        val start = ComposedStart("sks b", "b")
+        for (batch in 1..2) {
+            // 30 + 1·12 for the content, 100 + 13 for the style, less 2 + 14 for the class: 139, beside the latents of 10.
+            val (alone, three) = predict(batch, 1f, 1f, composed = start)
+            assertArrayEquals(floatArrayOf(149f, 159f), alone, 0f)
+            assertEquals(if (batch == 1) 3 else 2, three)
+            // The negative has 1 without LoRAs, and 1 + 14 with those beside the two.
+            val (guided, four) = predict(batch, 3f, 1f, withoutLora = true, composed = start)
+            assertArrayEquals(floatArrayOf(11f + 3 * 138f, 21f + 3 * 138f), guided, 0f)
+            assertEquals(4 / batch, four)
+            assertArrayEquals(floatArrayOf(25f + 3 * 124f, 35f + 3 * 124f), predict(batch, 3f, 1f, composed = start).first, 0f)
+        }
+    }
+
+    @Test
+    fun aStartIsAShareOfTheStepsAndNeedsItsSubject() {
+        fun composed(share: Double, steps: Int) = (0 until steps).count { ComposedStart("a", "b", share).holds(it, steps) }
+        assertEquals(listOf(10, 14, 1, 25), listOf(composed(0.5, 20), composed(0.7, 20), composed(0.01, 20), composed(1.0, 25)))
+        for (start in listOf(ComposedStart("c", "b"), ComposedStart("a", " "))) {
+            assertTrue("subject" in refusal { Request("a", 0, 1, 1f, composed = start).check() })
+        }
+        for (share in listOf(0.0, 1.1, Double.NaN)) {
+            assertTrue("share" in refusal { Request("a", 0, 1, 1f, composed = ComposedStart("a", "b", share)).check() })
         }
     }
 }
