@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-_CHUNK = 1 << 15  # elements whose temporaries stay in a core's cache
+_CHUNK, _ROUNDED_AT_ONCE = 1 << 15, 1 << 16  # elements whose temporaries stay in a core's cache
 _SMALLEST_NORMAL = np.float32(2.0**-14).view(np.uint32)
-_INFINITY = np.float32(np.inf).view(np.uint32)
+_INFINITY = _EXPONENT = np.float32(np.inf).view(np.uint32)
+_SIGN = np.float32(-0.0).view(np.uint32)
+_LARGE = np.float32(2.0**15).view(np.uint32)  # halves end in this power of two
+_THIRTEEN_UP = np.uint32(13 << 23 | 1 << 22)
 _OVERFLOW = np.float32(65520).view(np.uint32)  # halfway between the largest half and the next power of two
 # float32's spacing around 0.75 is 2⁻²⁴, a subnormal half's: adding 0.75 rounds to it, ties to even as it should be.
 _SHIFT = np.float32(0.75)
@@ -35,26 +38,32 @@ def from_half(x: np.ndarray) -> np.ndarray:
 def nearest_half(x: np.ndarray) -> np.ndarray:
     """Round an array to the nearest halves, ties to even, and leave it float32."""
     flat = np.ascontiguousarray(x, np.float32).reshape(-1)
-    result = np.empty(flat.shape, np.float32)
-    for start in range(0, flat.size, _CHUNK):
-        _round(flat[start : start + _CHUNK], result[start : start + _CHUNK])
+    result, room = np.empty(flat.shape, np.float32), np.empty(min(flat.size, _ROUNDED_AT_ONCE), np.uint32)
+    for start in range(0, flat.size, _ROUNDED_AT_ONCE):
+        part = flat[start : start + _ROUNDED_AT_ONCE]
+        _round(part, result[start : start + _ROUNDED_AT_ONCE], room[: part.size])
     return result.reshape(x.shape)
 
 
-def _round(x: np.ndarray, result: np.ndarray) -> None:
+def _round(x: np.ndarray, result: np.ndarray, room: np.ndarray) -> None:
+    """Add a number to each, and take it off again, whose neighbours are as far apart as the halves around x are.
+
+    That is 1.5 · 2¹³ times x's power of two: float32 has 13 bits more than a half. Below the smallest normal half the
+    distance stays the same.
+    """
     bits, rounded = x.view(np.uint32), result.view(np.uint32)
-    np.right_shift(bits, 13, out=rounded)
-    rounded &= 1  # the last bit that stays
-    rounded += bits
-    rounded += np.uint32(0x0FFF)  # a half of that bit, less one: a tie goes up where the bit is 1
-    rounded &= np.uint32(0xFFFFE000)
-    size = bits & 0x7FFFFFFF
-    small = size < _SMALLEST_NORMAL
-    if small.any():
-        np.copyto(rounded, ((x + _SHIFT) - _SHIFT).view(np.uint32) | (bits & 0x80000000), where=small)
-    if size.max(initial=0) >= _OVERFLOW:
-        np.copyto(rounded, bits & 0x80000000 | _INFINITY, where=size >= _OVERFLOW)
-        np.copyto(rounded, bits, where=size > _INFINITY)  # NaN
+    np.bitwise_and(bits, _EXPONENT, out=room)
+    np.maximum(room, _SMALLEST_NORMAL, out=room)
+    is_large = room.max(initial=0) >= _LARGE
+    room += _THIRTEEN_UP
+    shift = room.view(np.float32)
+    np.add(x, shift, out=result)
+    result -= shift
+    np.bitwise_and(bits, _SIGN, out=room)  # a zero has lost it
+    rounded |= room
+    if is_large:
+        np.copyto(result, np.copysign(np.float32(np.inf), x), where=np.abs(x) >= _OVERFLOW.view(np.float32))
+        np.copyto(result, x, where=np.isnan(x))
 
 
 def _half_bits(x: np.ndarray) -> np.ndarray:
