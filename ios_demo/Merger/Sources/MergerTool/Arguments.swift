@@ -9,7 +9,7 @@ struct Arguments {
 
     private static let known: Set<String> = [
         "--strengths", "--prompt", "--steps", "--guidance", "--seed", "--negative", "-o", "--component", "--runs",
-        "--warmup", "--threads", "--units", "--library", "--cache",
+        "--warmup", "--threads", "--units", "--library", "--cache", "--subject", "--subject-class", "--composed-share",
     ]
     private static let knownFlags: Set<String> = ["--guidance-without-lora"]
 
