@@ -64,21 +64,24 @@ class ConditionReader:
     def read(self, request: Request, inputs: Inputs, on_stage: OnStage) -> Told:
         """Return what the UNet is told in all images and steps."""
         zeros = request.guidance > 1 and request.negative is None and self._facts["negative"] == "zeros"
-        index = []
+        images, index = range(len(inputs.blends)), []
         readings: dict[tuple[str, bytes], int] = {}
         wanted: list[_Reading] = []
+        # By prompt and blend, of those that no step changes; the row of zeros is the first.
+        known: dict[tuple[str | None, int], int] = {}
         for step in range(request.steps):
             places = []
-            for image in range(len(inputs.blends)):
-                for term in terms_of(request, inputs, image, step):
-                    if term.prompt is None and zeros:
-                        places.append(0)
-                        continue
+            for term in (term for image in images for term in terms_of(request, inputs, image, step)):
+                name = term.prompt, id(term.blend)
+                place = 0 if term.prompt is None and zeros else known.get(name)
+                if place is None:
                     reading = _Reading(term.prompt or "", self._of_text(term.blend, inputs, step, request.steps))
-                    place = readings.setdefault(_key(reading), len(readings))
-                    wanted += [reading] * (place == len(wanted))
-                    places.append(place + zeros)
-            index.append(np.array(places).reshape(len(inputs.blends), -1))
+                    place = readings.setdefault(_key(reading), len(readings)) + zeros
+                    wanted += [reading] * (place - zeros == len(wanted))
+                    if not (callable(term.blend) and self._coefficients):
+                        known[name] = place
+                places.append(place)
+            index.append(np.array(places).reshape(len(images), -1))
         rows, notes = self._encode(wanted, inputs.stack, on_stage)
         if zeros:
             rows.insert(0, {name: np.zeros_like(value) for name, value in rows[0].items()})

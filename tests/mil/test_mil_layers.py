@@ -261,6 +261,7 @@ def test_indices_count_from_0_since_ios_17_and_from_the_end_too_before() -> None
 
 SHAPED = {  # sizes of the image, channels, filters, groups, kernel, and torch's ways
     "depthwise": ((9, 11), 6, 6, 6, (7, 5), {"padding": (3, 2)}),
+    "depthwise, wide": ((9, 50), 6, 6, 6, (7, 5), {"padding": (3, 2)}),
     "depthwise by steps": ((9, 11), 6, 6, 6, (3, 3), {"stride": 2, "padding": 1}),
     "depthwise spread": ((12, 11), 6, 6, 6, (3, 3), {"dilation": (2, 3)}),
     "depthwise line": ((40,), 5, 5, 5, (4,), {"padding": 2}),

@@ -126,10 +126,11 @@ def _erfc_in_double(x: Array, factor: float) -> Array:
 
 
 def _polynomial(x: Array, coefficients: tuple[float, ...]) -> Array:
-    result = np.full_like(x, coefficients[-1])
-    for each in coefficients[-2::-1]:
-        result *= x
+    result = x * np.float32(coefficients[-1])
+    for each in coefficients[-2:0:-1]:
         result += np.float32(each)
+        result *= x
+    result += np.float32(coefficients[0])
     return result
 
 

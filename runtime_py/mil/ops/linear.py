@@ -85,6 +85,8 @@ def conv(
     # Unfolding copies the input for every element of a filter; shifting it lays out the filters anew instead.
     shifts = alone or (count == 1 and x.shape[1] >= _FEW and math.prod(x.shape[2:]) > len(weight))
     if shifts and all(step == 1 for step in steps) and any(size > 1 for size in kernel):
+        if alone and len(kernel) == 2 and x.shape[-1] <= _NARROW * kernel[1]:
+            return _by_bands(x, weight, bias, spread, edges)
         return _by_offsets(x, weight, bias, spread, edges, alone)
     padded = np.pad(x, [(0, 0), (0, 0), *edges]) if any(map(any, edges)) else x
     if all(size == 1 for size in kernel):
@@ -96,6 +98,7 @@ def conv(
 
 
 _FEW = 16  # channels: with fewer, one large product of unfolded windows is faster than one for every tap
+_NARROW = 7  # widths of a depthwise filter: in wider images most of a band is zeros, and shifting is faster
 
 
 def _by_points(x: Array, weight: Array, bias: Array | None, groups: int) -> Array:
@@ -103,6 +106,41 @@ def _by_points(x: Array, weight: Array, bias: Array | None, groups: int) -> Arra
     columns = x.reshape(len(x), groups, x.shape[1] // groups, -1)
     result = (weight.reshape(groups, len(weight) // groups, -1) @ columns).reshape(len(x), len(weight), *x.shape[2:])
     return result if bias is None else np.add(result, bias.reshape(-1, *[1] * (x.ndim - 2)), out=result)
+
+
+def _by_bands(x: Array, weight: Array, bias: Array | None, spread: list[int], edges: Edges) -> Array:
+    """Convolve each channel of an image by itself, by steps of 1: rows of the input times rows of the filter.
+
+    A row of the filter is laid out as a matrix, a band along its diagonal, that gives all places of a result's row.
+    """
+    kernel = weight.shape[2:]
+    padded = [size + sum(edge) for size, edge in zip(x.shape[2:], edges, strict=True)]
+    height, width = _sizes(padded, kernel, spread)
+    inside = [slice(before, before + size) for (before, _), size in zip(edges, x.shape[2:], strict=True)]
+    result = np.empty((*x.shape[:2], height, width), np.result_type(x, weight))
+    at, several = np.arange(width), max(1, _BANDS // (4 * kernel[0] * padded[1] * width))
+    for channels in (slice(first, first + several) for first in range(0, len(weight), several)):
+        filters = weight[channels, 0]
+        bands = np.zeros((len(filters), kernel[0], padded[1], width), result.dtype)
+        for column in range(kernel[1]):
+            bands[:, :, at + column * spread[1], at] = filters[:, :, column, None]
+        rows = np.zeros((len(filters), *padded), result.dtype)
+        for image in range(len(x)):
+            rows[:, *inside] = x[image, channels]
+            total = result[image, channels]
+            total[:] = 0 if bias is None else bias[channels].reshape(-1, 1, 1)
+            for row in range(kernel[0]):
+                first = row * spread[0]
+                total += rows[:, first : first + height] @ bands[:, row]
+    return result
+
+
+def _sizes(padded: list[int], kernel: tuple[int, ...], spread: list[int]) -> list[int]:
+    """Return how many places a filter has along each axis, in steps of 1."""
+    sizes = [size - (width - 1) * wide for size, width, wide in zip(padded, kernel, spread, strict=True)]
+    if min(sizes) < 1:
+        raise ValueError(f"filters of {list(kernel)} are larger than the padded input of {padded}")
+    return sizes
 
 
 def _by_offsets(x: Array, weight: Array, bias: Array | None, spread: list[int], edges: Edges, alone: bool) -> Array:
@@ -113,9 +151,7 @@ def _by_offsets(x: Array, weight: Array, bias: Array | None, spread: list[int], 
     """
     kernel = weight.shape[2:]
     padded = [size + sum(edge) for size, edge in zip(x.shape[2:], edges, strict=True)]
-    sizes = [size - (width - 1) * wide for size, width, wide in zip(padded, kernel, spread, strict=True)]
-    if min(sizes) < 1:
-        raise ValueError(f"filters of {list(kernel)} are larger than the padded input of {padded}")
+    sizes = _sizes(padded, kernel, spread)
     strides = [math.prod(padded[axis + 1 :]) for axis in range(len(padded))]
     taps = [(at, sum(i * w * s for i, w, s in zip(at, spread, strides, strict=True))) for at in np.ndindex(*kernel)]
     filters = [np.ascontiguousarray(weight[:, :, *at]) for at, _ in taps]
@@ -146,6 +182,7 @@ def _by_offsets(x: Array, weight: Array, bias: Array | None, spread: list[int], 
     return result
 
 
+_BANDS = 4 << 20  # bytes of bands held at once
 _IN_CACHE = 128 << 10  # bytes of a depthwise convolution's channels that are worked on at once
 # Bytes of the unfolded input held at once: enough for full-speed products, little beside a UNet's tensors.
 _UNFOLDED = 64 << 20
