@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from lorarar.errors import InputError
 
 COMPOSED_SHARE = 0.5
-"""Of the steps. On the miniature's validation pairs more showed hardly more of both LoRAs (docs/results.md)."""
+"""Of the steps: half of them composed make an image half as long again."""
 
 
 def check_share(composed_share: float) -> None:

@@ -12,6 +12,7 @@ _CHUNK, _ROUNDED_AT_ONCE = 1 << 15, 1 << 16  # elements whose temporaries stay i
 _SMALLEST_NORMAL = np.float32(2.0**-14).view(np.uint32)
 _INFINITY = _EXPONENT = np.float32(np.inf).view(np.uint32)
 _SIGN = np.float32(-0.0).view(np.uint32)
+_SMALLEST = np.float32(2.0**-24).view(np.uint32)  # of the subnormal ones; what is below may become zero
 _LARGE = np.float32(2.0**15).view(np.uint32)  # halves end in this power of two
 _THIRTEEN_UP = np.uint32(13 << 23 | 1 << 22)
 _OVERFLOW = np.float32(65520).view(np.uint32)  # halfway between the largest half and the next power of two
@@ -35,35 +36,40 @@ def from_half(x: np.ndarray) -> np.ndarray:
     return np.asarray(_WIDENED.take(x.view(np.uint16), mode="clip"))
 
 
-def nearest_half(x: np.ndarray) -> np.ndarray:
-    """Round an array to the nearest halves, ties to even, and leave it float32."""
-    flat = np.ascontiguousarray(x, np.float32).reshape(-1)
-    result, room = np.empty(flat.shape, np.float32), np.empty(min(flat.size, _ROUNDED_AT_ONCE), np.uint32)
+def nearest_half(x: np.ndarray, in_place: bool = False) -> np.ndarray:
+    """Round an array to the nearest halves, ties to even, and leave it float32.
+
+    `in_place` allows the array itself to be written, which takes half the time; the result has to be used in any case.
+    """
+    result = x if in_place and x.flags.c_contiguous and x.flags.writeable else np.array(x, np.float32, order="C")
+    flat = result.reshape(-1)
+    room = np.empty(min(flat.size, _ROUNDED_AT_ONCE), np.uint32)
     for start in range(0, flat.size, _ROUNDED_AT_ONCE):
         part = flat[start : start + _ROUNDED_AT_ONCE]
-        _round(part, result[start : start + _ROUNDED_AT_ONCE], room[: part.size])
-    return result.reshape(x.shape)
+        _round(part, room[: part.size])
+    return result
 
 
-def _round(x: np.ndarray, result: np.ndarray, room: np.ndarray) -> None:
+def _round(x: np.ndarray, room: np.ndarray) -> None:
     """Add a number to each, and take it off again, whose neighbours are as far apart as the halves around x are.
 
     That is 1.5 · 2¹³ times x's power of two: float32 has 13 bits more than a half. Below the smallest normal half the
     distance stays the same.
     """
-    bits, rounded = x.view(np.uint32), result.view(np.uint32)
+    bits = x.view(np.uint32)
     np.bitwise_and(bits, _EXPONENT, out=room)
+    signs = bits & _SIGN if room.min(initial=_EXPONENT) < _SMALLEST else None  # a zero loses its own
+    old = x.copy() if room.max(initial=0) >= _LARGE else None
     np.maximum(room, _SMALLEST_NORMAL, out=room)
-    is_large = room.max(initial=0) >= _LARGE
     room += _THIRTEEN_UP
     shift = room.view(np.float32)
-    np.add(x, shift, out=result)
-    result -= shift
-    np.bitwise_and(bits, _SIGN, out=room)  # a zero has lost it
-    rounded |= room
-    if is_large:
-        np.copyto(result, np.copysign(np.float32(np.inf), x), where=np.abs(x) >= _OVERFLOW.view(np.float32))
-        np.copyto(result, x, where=np.isnan(x))
+    x += shift
+    x -= shift
+    if signs is not None:
+        bits |= signs
+    if old is not None:
+        np.copyto(x, np.copysign(np.float32(np.inf), old), where=np.abs(old) >= _OVERFLOW.view(np.float32))
+        np.copyto(x, old, where=np.isnan(old))
 
 
 def _half_bits(x: np.ndarray) -> np.ndarray:

@@ -78,8 +78,9 @@ class Interpreter:
             raise InputError(f"{step} makes {len(made)} results, but {len(step.outputs)} are declared; export it again")
         # A compressed weight is what the program declares in either mode; what was only moved is rounded already.
         rounds = (self.half and step.op.widens) or step.type.startswith("constexpr_")
+        operands = {id(self.values[name]) for names in step.inputs.values() for name in names}
         pairs = zip(step.outputs.items(), made, strict=True)
-        return {name: _checked(step, kind, value, rounds) for (name, kind), value in pairs}
+        return {name: _checked(step, kind, value, rounds, id(value) not in operands) for (name, kind), value in pairs}
 
     def _results(self, step: Step) -> Any:
         """Return what a step's operation makes of its operands."""
@@ -115,27 +116,28 @@ class Interpreter:
         return run
 
 
-def _checked(step: Step, kind: Type, value: Any, rounds: bool) -> Any:
-    """Return a result as its declared type asks."""
+def _checked(step: Step, kind: Type, value: Any, rounds: bool, is_new: bool) -> Any:
+    """Return a result as its declared type asks; one that is new, and no part of another array, may be written."""
     if not isinstance(kind, TensorType):
         return value
     array = np.asarray(value)
     if not kind.accepts(array.shape):
         raise InputError(f"{step} makes a tensor of {list(array.shape)}, but declares {kind}; export it again")
-    return stored(array, kind, rounds)
+    return stored(array, kind, rounds, is_new and array.base is None)
 
 
-def stored(value: np.ndarray, kind: TensorType, half: bool) -> np.ndarray:
+def stored(value: np.ndarray, kind: TensorType, half: bool, own: bool = False) -> np.ndarray:
     """Return a value as the mode keeps it: of the declared type, but for floats.
 
     Those are float32, with `half` rounded to the nearest half where a half is declared: the next operation computes in
-    float32, and need not widen it. A stored weight that was only moved is left as small as it is.
+    float32, and need not widen it. A stored weight that was only moved is left as small as it is. A value that is the
+    evaluator's `own` may be written.
     """
     if kind.dtype.floating:
         if value.dtype == np.float16:
             return value
         single = value.astype(np.float32, copy=False)
-        return nearest_half(single) if half and kind.dtype.numpy == np.float16 else single
+        return nearest_half(single, own) if half and kind.dtype.numpy == np.float16 else single
     if kind.dtype.numpy.kind == "U":
         return value
     return value.astype(kind.dtype.numpy, copy=False)

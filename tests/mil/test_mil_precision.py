@@ -42,9 +42,12 @@ def test_rounding_to_half_equals_numpy_bit_for_bit() -> None:
         above, below = (np.nextafter(ties, np.float32(limit)) for limit in (np.inf, -np.inf))
         every_kind = np.arange(0, 1 << 32, 65521, dtype=np.uint64).astype(np.uint32).view(np.float32)
         x = np.concatenate([halves, ties, above, below, every_kind])
-        made, single, want = to_half(x), nearest_half(x), x.astype(np.float16)
-    assert single.dtype == np.float32
-    for found, right, bits in ((made, want, np.uint16), (single, want.astype(np.float32), np.uint32)):
+        before, want = x.copy(), x.astype(np.float16)
+        made, single = to_half(x), nearest_half(x)
+        np.testing.assert_array_equal(x.view(np.uint32), before.view(np.uint32))  # only a given one is written
+        assert nearest_half(before, in_place=True) is before
+    halves = [(single, want.astype(np.float32), np.uint32), (before, want.astype(np.float32), np.uint32)]
+    for found, right, bits in ((made, want, np.uint16), *halves):
         np.testing.assert_array_equal(np.isnan(found), np.isnan(right))
         np.testing.assert_array_equal(*(np.where(np.isnan(value), 0, value.view(bits)) for value in (found, right)))
 
