@@ -11,6 +11,7 @@ CONTENT := $(DATASET)/loras/contents/teapot_1.safetensors
 STYLE := $(DATASET)/loras/styles/oil_painting_2.safetensors
 IMAGES := --content-image $(DATASET)/images/contents/teapot_1_0.png --style-image $(DATASET)/images/styles/oil_painting_2.png
 PROMPT := "a sks teapot in oil painting style"
+SAMPLING := --guidance-without-lora --subject "a sks teapot" --subject-class "a teapot"
 
 .PHONY: quickstart bundles-in-view bundles-beside test test-full test-gpu test-devices test-apps test-android test-ios test-coreml test-wheel test-lowest docs lint compiled browser tools clean
 
@@ -39,7 +40,7 @@ quickstart: $(or $(wildcard $(READY)),$(RUNS))  ## the main job: export, check, 
 	@OMP_NUM_THREADS=1 $(MAKE) --silent --jobs 2 bundles-in-view bundles-beside
 	@cat $(OUT)/executorch.log
 	$(BIN)/lorarar sheet $(addprefix $(OUT)/,$(SHOWN)) \
-	  --content $(CONTENT) --style $(STYLE) $(IMAGES) --prompt $(PROMPT) --steps 20 --guidance-without-lora --out $(OUT)/sheet.png
+	  --content $(CONTENT) --style $(STYLE) $(IMAGES) --prompt $(PROMPT) --steps 20 $(SAMPLING) --out $(OUT)/sheet.png
 	@echo; echo "Made in $(OUT):"
 	@echo "  sheet.png                  LOOK AT THIS: a subject, a style, their merge and its strengths, drawn through each target"
 	@echo "  onnx, coreml, …            bundles that make images from text with any two LoRAs, each checked against PyTorch"
