@@ -21,8 +21,8 @@ public struct ComposedStart: Equatable, Sendable {
         }
         guard !subject.isEmpty, !subjectClass.isEmpty, prompt.contains(subject) else {
             throw InputError(
-                "the prompt \(shorten(prompt)) does not have the subject \(shorten(subject)) in it, or there is no class "
-                    + "for it; a composed start needs both")
+                "the prompt \(shorten(prompt)) does not have the subject \(shorten(subject)) in it, or there is no "
+                    + "class for it; a composed start needs both")
         }
     }
 

@@ -145,9 +145,12 @@ abstract class PipelineRuns(
         return Request(
             facts.text("prompt"), facts.whole("seed"), facts.whole("steps").toInt(), facts.number("guidance").toFloat(),
             facts["negative"] as String?, facts.getValue("guidance_without_lora") as Boolean,
-            facts["composed"].asObject()?.let { ComposedStart(it.text("subject"), it.text("subject_class"), it.number("share")) },
+            facts["composed"].asObject()?.let { composed(it) },
         )
     }
+
+    private fun composed(facts: Map<String, Any?>) =
+        ComposedStart(facts.text("subject"), facts.text("subject_class"), facts.number("share"))
 
     @Test
     fun everyPartPassesItsCheckAndTheWholeImageToo() {
