@@ -23,11 +23,6 @@ def check_share(composed_share: float) -> None:
         raise InputError(f"`composed_share` is {composed_share}; give a share of the steps above 0, at most 1")
 
 
-def is_composed(step: int, steps: int, share: float) -> bool:
-    """Tell whether step `step` (from 0) of `steps` is composed."""
-    return step < share * steps
-
-
 @dataclass(frozen=True)
 class ComposedStart:
     """What a prompt is taken apart by: the content's own words, and what they are without its token."""
@@ -45,7 +40,7 @@ class ComposedStart:
 
     def holds(self, step: int, steps: int) -> bool:
         """Tell whether step `step` (from 0) of `steps` is composed."""
-        return is_composed(step, steps, self.share)
+        return step < self.share * steps
 
     def prompts(self, prompt: str) -> tuple[str, str, str]:
         """Take a prompt apart: the content's own, the style's with the class in it, and the class.

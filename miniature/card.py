@@ -166,7 +166,7 @@ def _hypernet(folder: Path) -> str:
         f"{record['steps']} steps of {record['batch_pairs']} pairs, learned layers {', '.join(record['learned'])}, the "
         f"others by {record['kv_rule']}, λ {loss['weight']}, {joint}, seed {record['seed']}; curves in "
         f"`hypernet.png`. Content and style loss of Eq. 3 on the {record['validation_pairs']} validation pairs:",
-        markdown_table(("merge", "loss"), [(name, f"{loss:.4f}") for name, loss in losses.items()]),
+        markdown_table(("merge", "loss"), [(name, f"{value:.4f}") for name, value in losses.items()]),
     )
 
 

@@ -84,8 +84,8 @@ class Blender:
                     unit[group.coefficients][row, picks[layer]] = 1
 
 
-def blends_apart(stack: Stack, strengths: Strengths, block_weights: BlockWeights) -> Apart:
-    """Return the blends of a composed start: content and style alone, and neither, each beside the other LoRAs.
+def blends_apart(stack: Stack, strengths: Sequence[Strengths], block_weights: BlockWeights) -> list[Apart]:
+    """Return each image's blends of a composed start: content and style alone, and neither, beside the other LoRAs.
 
     Raises InputError for a stack of fewer than two LoRAs.
     """
@@ -96,12 +96,12 @@ def blends_apart(stack: Stack, strengths: Strengths, block_weights: BlockWeights
     def at(content: int, style: int, given: Sequence[float]) -> Coefficients:
         return whole.at((content * given[0], style * given[1], *given[2:]), block_weights)
 
-    def blend(content: int, style: int) -> Blend:
-        if callable(strengths):
-            return lambda step, steps: at(content, style, strengths(step, steps))
-        return at(content, style, strengths)
+    def blend(content: int, style: int, given: Strengths) -> Blend:
+        if callable(given):
+            return lambda step, steps: at(content, style, given(step, steps))
+        return at(content, style, given)
 
-    return Apart(blend(1, 0), blend(0, 1), blend(0, 0))
+    return [Apart(blend(1, 0, given), blend(0, 1, given), blend(0, 0, given)) for given in strengths]
 
 
 class Factors:

@@ -229,9 +229,7 @@ class Session:
         on_step: OnStep,
         on_stage: OnStage,
     ) -> list[Drawn]:
-        apart = []
-        if request.composed is not None:
-            apart = [blends_apart(self.stack, each, self._block_weights) for each in strengths]
+        apart = [] if request.composed is None else blends_apart(self.stack, strengths, self._block_weights)
         drawn = self.pipeline.draw(request, Inputs(self.stack.inputs, blends, apart), on_stage, on_step)
         self.notes = (*self._merge_notes, *drawn[0].notes)
         return drawn

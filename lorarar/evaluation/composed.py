@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from lorarar.base.attach import attached, factors_by_part
 from lorarar.base.components import Condition
-from lorarar.composed import is_composed
 from lorarar.evaluation.generate import PutOn
+from lorarar.evaluation.scheduled import Span
 from lorarar.lora import LoRA
 from lorarar.merging.klora import OnStep
 
@@ -47,15 +47,15 @@ def composed(content: LoRA, style: LoRA, prompts: Condition, unet: nn.Module) ->
 
 
 @contextmanager
-def composed_start(start: PutOn, rest: PutOn, share: float, unet: nn.Module) -> Iterator[OnStep]:
-    """Put `start` on the UNet for a share of the steps, the first ones, and `rest` for the others."""
+def composed_start(start: PutOn, rest: PutOn, span: Span, unet: nn.Module) -> Iterator[OnStep]:
+    """Put `start` on the UNet for a span of the steps, and `rest` for the others."""
     on = ExitStack()
     is_start: bool | None = None
     inner: OnStep | None = None
 
     def to_step(step: int, steps: int) -> None:
         nonlocal is_start, inner
-        wanted = is_composed(step, steps, share)
+        wanted = span.holds(step, steps)
         if wanted != is_start:
             on.close()
             inner, is_start = on.enter_context((start if wanted else rest)(unet)), wanted

@@ -146,7 +146,7 @@ def _after_composed(make: Make) -> Make:
     def made(bench: Workbench, content: Content, style: Style) -> Made:
         merged = make(bench, content, style).unguided()
         start = _composed(bench, content, style).put_on
-        return replace(merged, put_on=partial(composed_start, start, merged.put_on, bench.composed_share))
+        return replace(merged, put_on=partial(composed_start, start, merged.put_on, Span(last=bench.composed_share)))
 
     return made
 

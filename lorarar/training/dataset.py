@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lorarar.composed import ComposedStart
 from lorarar.errors import InputError, first_of
 from lorarar.files import package_schema, read_json
 
@@ -107,8 +108,7 @@ def merged_prompt(content: Content, style: Style) -> str:
 
 def composed_prompts(content: Content, style: Style) -> tuple[str, str, str]:
     """Return the prompts whose predictions are composed: the content's own, its class in the style, its class."""
-    plain = f"a {content.class_name}"
-    return content.prompt, f"{plain} in {style.description} style", plain
+    return ComposedStart(content.prompt, f"a {content.class_name}").prompts(merged_prompt(content, style))
 
 
 def pair_folder(folder: Path, content: str, style: str) -> Path:

@@ -150,8 +150,8 @@ class ZipSettings:
 
 _OF_MINIATURE = HyperSettings(
     # Chosen on the validation part: the miniature's LoRAs share little, and their sum is nearer to both than their
-    # average; a joint term that outweighs Eq. 3 shows more of both; without the next two the
-    # network learns constants. Normalised inputs need a lower rate: at 0.01 a training of 600 steps went astray.
+    # average; a joint term that outweighs Eq. 3 shows more of both; without positions and normalised inputs the network
+    # learns constants. Normalised inputs need a lower rate: at 0.01 a training of 600 steps went astray.
     kv_rule="sum",
     initial=1.0,
     learned=tuple(KINDS),

@@ -1,33 +1,22 @@
-"""Conversion to and from half precision, bit for bit as numpy's casts and several times faster.
+"""Rounding to half precision and widening, bit for bit as numpy's casts and several times faster.
 
 numpy converts one element after the other, and sets a floating-point flag for each that underflows or overflows, at
-100 ns each; LoRA factors are full of both. Here every step is one operation on the bits of many elements.
+100 ns each; LoRA factors are full of both. Here every step is one operation on many elements.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-_CHUNK, _ROUNDED_AT_ONCE = 1 << 15, 1 << 16  # elements whose temporaries stay in a core's cache
+_CHUNK = 1 << 16  # elements whose temporaries stay in a core's cache
 _SMALLEST_NORMAL = np.float32(2.0**-14).view(np.uint32)
-_INFINITY = _EXPONENT = np.float32(np.inf).view(np.uint32)
+_EXPONENT = np.float32(np.inf).view(np.uint32)
 _SIGN = np.float32(-0.0).view(np.uint32)
 _SMALLEST = np.float32(2.0**-24).view(np.uint32)  # of the subnormal ones; what is below may become zero
 _LARGE = np.float32(2.0**15).view(np.uint32)  # halves end in this power of two
 _THIRTEEN_UP = np.uint32(13 << 23 | 1 << 22)
-_OVERFLOW = np.float32(65520).view(np.uint32)  # halfway between the largest half and the next power of two
-# float32's spacing around 0.75 is 2⁻²⁴, a subnormal half's: adding 0.75 rounds to it, ties to even as it should be.
-_SHIFT = np.float32(0.75)
+_OVERFLOW = np.float32(65520)  # halfway between the largest half and the next power of two
 _WIDENED = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
-
-
-def to_half(x: np.ndarray) -> np.ndarray:
-    """Round an array to the nearest halves, ties to even."""
-    flat = np.ascontiguousarray(x, np.float32).reshape(-1)
-    result = np.empty(flat.shape, np.uint16)
-    for start in range(0, flat.size, _CHUNK):
-        result[start : start + _CHUNK] = _half_bits(flat[start : start + _CHUNK])
-    return result.view(np.float16).reshape(x.shape)
 
 
 def from_half(x: np.ndarray) -> np.ndarray:
@@ -43,9 +32,9 @@ def nearest_half(x: np.ndarray, in_place: bool = False) -> np.ndarray:
     """
     result = x if in_place and x.flags.c_contiguous and x.flags.writeable else np.array(x, np.float32, order="C")
     flat = result.reshape(-1)
-    room = np.empty(min(flat.size, _ROUNDED_AT_ONCE), np.uint32)
-    for start in range(0, flat.size, _ROUNDED_AT_ONCE):
-        part = flat[start : start + _ROUNDED_AT_ONCE]
+    room = np.empty(min(flat.size, _CHUNK), np.uint32)
+    for start in range(0, flat.size, _CHUNK):
+        part = flat[start : start + _CHUNK]
         _round(part, room[: part.size])
     return result
 
@@ -68,27 +57,5 @@ def _round(x: np.ndarray, room: np.ndarray) -> None:
     if signs is not None:
         bits |= signs
     if old is not None:
-        np.copyto(x, np.copysign(np.float32(np.inf), old), where=np.abs(old) >= _OVERFLOW.view(np.float32))
+        np.copyto(x, np.copysign(np.float32(np.inf), old), where=np.abs(old) >= _OVERFLOW)
         np.copyto(x, old, where=np.isnan(old))
-
-
-def _half_bits(x: np.ndarray) -> np.ndarray:
-    bits = x.view(np.uint32)
-    size = bits & 0x7FFFFFFF
-    half = size >> 13
-    half &= 1  # the last bit that stays
-    half += size
-    half += np.uint32(0x0FFF)  # a half of that bit, less one: a tie goes up where the bit is 1
-    half >>= 13
-    half -= np.uint32(112 << 10)  # from an exponent of bias 127 to one of 15
-    small = size < _SMALLEST_NORMAL
-    if small.any():
-        np.copyto(half, (np.abs(x) + _SHIFT).view(np.uint32) - _SHIFT.view(np.uint32), where=small)
-    if size.max(initial=0) >= _OVERFLOW:
-        np.copyto(half, np.uint32(0x7C00), where=size >= _OVERFLOW)
-        nan = size > _INFINITY
-        half[nan] = 0x7C00 | np.maximum(size[nan] >> 13 & 0x3FF, 1)
-    sign = bits >> np.uint32(16)
-    sign &= np.uint32(0x8000)
-    half |= sign
-    return half

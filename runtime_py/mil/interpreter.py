@@ -15,7 +15,7 @@ from runtime_py.mil.graph import Block, Step
 from runtime_py.mil.half import from_half, nearest_half
 from runtime_py.mil.ops import BLOCKS
 from runtime_py.mil.room import check_room
-from runtime_py.mil.values import TensorType, Type
+from runtime_py.mil.values import TensorType, Type, is_half
 
 MODES = ("fp16", "fp32")
 """fp16: each operation computes in float32 and its result is rounded to the type that the program declares.
@@ -99,8 +99,8 @@ class Interpreter:
         value = self.values[name]
         if isinstance(value, Blob):
             value = value.read()
-        is_half = step.op.widens and isinstance(value, np.ndarray) and value.dtype == np.float16
-        return from_half(value) if is_half else value
+        widens = step.op.widens and isinstance(value, np.ndarray) and value.dtype == np.float16
+        return from_half(value) if widens else value
 
     def _function(self, block: Block) -> Callable[..., tuple[Any, ...]]:
         """Return a function that runs a block on the values of its inputs."""
@@ -137,7 +137,7 @@ def stored(value: np.ndarray, kind: TensorType, half: bool, own: bool = False) -
         if value.dtype == np.float16:
             return value
         single = value.astype(np.float32, copy=False)
-        return nearest_half(single, own) if half and kind.dtype.numpy == np.float16 else single
+        return nearest_half(single, own) if half and is_half(kind) else single
     if kind.dtype.numpy.kind == "U":
         return value
     return value.astype(kind.dtype.numpy, copy=False)
@@ -145,12 +145,10 @@ def stored(value: np.ndarray, kind: TensorType, half: bool, own: bool = False) -
 
 def _traced(step: Step, results: Mapping[str, Any], half: bool, seconds: float) -> Iterator[OpTrace]:
     for name, value in results.items():
-        kind = step.outputs[name]
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
             finite = value[np.isfinite(value)]
             low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
             nans = int(np.isnan(value).sum())
             infinities = value.size - finite.size - nans
-            is_half = half and isinstance(kind, TensorType) and kind.dtype.numpy == np.float16
-            dtype = "float16" if is_half else value.dtype.name
+            dtype = "float16" if half and is_half(step.outputs[name]) else value.dtype.name
             yield OpTrace(step.type, name, dtype, step.position, low, high, infinities, nans, seconds)

@@ -15,11 +15,10 @@ from runtime_py.mil.blob import Blob
 from runtime_py.mil.chain import chain
 from runtime_py.mil.features import Described, Feature, described_functions, seen
 from runtime_py.mil.graph import FunctionPlan, build, unknown_operations
-from runtime_py.mil.half import to_half
 from runtime_py.mil.interpreter import MODES, Interpreter, OpTrace, Progress, stored
 from runtime_py.mil.ops.control import State
 from runtime_py.mil.package import Package
-from runtime_py.mil.values import TensorType, Type
+from runtime_py.mil.values import TensorType, Type, is_half
 from runtime_py.mil.work import multiply_adds
 
 if TYPE_CHECKING:
@@ -216,6 +215,5 @@ def _output(value: Any, kind: Type, half: bool) -> Any:
     array = value.read() if isinstance(value, Blob) else np.asarray(value)
     if array.dtype.kind != "f":
         return array
-    if half and isinstance(kind, TensorType) and kind.dtype.numpy == np.float16:
-        return array if array.dtype == np.float16 else to_half(array)
-    return array.astype(np.float32, copy=False)
+    # In fp16 mode a value that is declared half is one already, if a wide one.
+    return array.astype(np.float16 if half and is_half(kind) else np.float32, copy=False)

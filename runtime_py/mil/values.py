@@ -128,6 +128,11 @@ Type = TensorType | ListType | DictType | StateType
 """What a name of a program is declared as."""
 
 
+def is_half(kind: Type) -> bool:
+    """Tell whether a tensor of half-precision numbers is declared."""
+    return isinstance(kind, TensorType) and kind.dtype.numpy == np.float16
+
+
 def value_type(proto: Any, what: str) -> Type:
     """Return the type that a ValueType message declares; `what` names its owner in messages."""
     kind = proto.WhichOneof("type")

@@ -88,7 +88,7 @@ def test_a_composed_start_is_composed_first_and_the_merge_then(world: World) -> 
             to_step(0, 1)
             want.append(run(unet, world))
     before = run(unet, world)
-    with composed_start(start, rest, 0.5, unet) as to_step:
+    with composed_start(start, rest, Span(last=0.5), unet) as to_step:
         for step in (0, 1, 2, 0):
             to_step(step, 3)
             assert torch.equal(run(unet, world), want[step == 2]), step

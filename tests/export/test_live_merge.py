@@ -80,7 +80,7 @@ def test_a_composed_start_is_what_diffusers_draws_with_each_lora_alone(
     components = load_components(str(shallow_pipeline))
     prompts = encode_prompts(components, ["a sks dog", "a dog in blue", "a dog"])
     rest = partial(by_step, [(session.merged_lora(), Span())], True)
-    put_on = partial(composed_start, partial(composed, *lone, prompts), rest, share)
+    put_on = partial(composed_start, partial(composed, *lone, prompts), rest, Span(last=share))
     want = drawn_by_diffusers(shallow_pipeline, None, request, put_on=put_on)
     assert psnr_db(want, have) > 80
     other = session.draw(replace(request, composed=None)).pixels[0].transpose(1, 2, 0)

@@ -5,7 +5,7 @@ import Foundation
 public struct ComposedStart: Equatable, Sendable {
     public var subject: String  // what the prompt calls the content: "a sks dog"
     public var subjectClass: String  // the same without its token: "a dog"
-    public var share = 0.5  // of the steps, from the first
+    public var share: Double  // of the steps, from the first
 
     public init(subject: String, subjectClass: String, share: Double = 0.5) {
         self.subject = subject

@@ -62,8 +62,9 @@ func generate(_ arguments: inout Arguments) async throws -> Int32 {
     request.negative = arguments.text("--negative")
     request.guidanceWithoutLora = arguments.has("--guidance-without-lora")
     if let subject = arguments.text("--subject"), let subjectClass = arguments.text("--subject-class") {
-        let share = try arguments.number("--composed-share") ?? 0.5
-        request.composed = ComposedStart(subject: subject, subjectClass: subjectClass, share: share)
+        var start = ComposedStart(subject: subject, subjectClass: subjectClass)
+        start.share = try arguments.number("--composed-share") ?? start.share
+        request.composed = start
     }
     let files = arguments.files()
     if !files.isEmpty { try await merge(engine, files, arguments) }
