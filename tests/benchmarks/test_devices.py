@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from devices.build_runner import build_for_android, onnxruntime_arm64
 from devices.emulated import APP, NEW, OLD, Phone, listeners
+from devices.executed import decibels
 from devices.farm import Farm
 from devices.fetch import ONNXRUNTIME_ANDROID, android_archive
 from replayed_phone import record_of
@@ -163,7 +164,7 @@ def test_both_give_records_in_fp32(
     assert done.stdout.count("EMULATED") == 2
     for phone, record in zip((NEW, OLD), read_records(file), strict=True):
         check_record_of(record, phone, component, runtime, "fp32")
-        assert record["parity"]["psnr_db"] > 100 and record["parity"]["within_tolerance"]
+        assert decibels(record) > 100 and record["parity"]["within_tolerance"]
         assert (record["parity"]["delta"] is not None) == (component == "unet")
         assert farm.shell(phone, "ls -A /data/local/tmp") == ""
 
