@@ -103,7 +103,7 @@ CLASSES = {
     "OnnxTest": 22,
     "QnnTest": 4,
     "TextTest": 9,
-    "StudioTest": 16,
+    "StudioTest": 17,
     "ResidencyTest": 7,
     "RemoteTest": 2,
     "EntryTest": 5,

@@ -12,7 +12,7 @@ struct GenerateView: View {
             Form {
                 Section("Prompt") {
                     TextField("Prompt", text: $model.request.prompt, axis: .vertical)
-                    Button("Use the LoRAs' own words") { self.model.request.prompt = self.model.suggestedPrompt }
+                    Button("Use the LoRAs' own words") { self.model.useOwnWords() }
                 }
                 Section {
                     Stepper("Steps: \(model.request.steps)", value: $model.request.steps, in: 1...100)
@@ -24,6 +24,19 @@ struct GenerateView: View {
                     LabeledContent("Guidance", value: String(format: "%.1f", model.request.guidance))
                     Slider(value: $model.request.guidance, in: 1...12, step: 0.5) { Text("Guidance") }
                     Toggle("Guidance without LoRAs", isOn: $model.request.guidanceWithoutLora)
+                }
+                if model.hasPair {
+                    Section {
+                        Toggle("Begin with each LoRA alone", isOn: $model.isComposed)
+                        if model.isComposed {
+                            LabeledContent("Subject") { TextField("Subject", text: $model.composedStart.subject) }
+                            LabeledContent("Its class") {
+                                TextField("Its class", text: $model.composedStart.subjectClass)
+                            }
+                        }
+                    } footer: {
+                        Text("Half of the steps, twice the passes. The content draws the subject, the style the class")
+                    }
                 }
                 Section {
                     Text(model.merged.map { "With \($0.names)" } ?? "With the base model: no LoRA is picked")

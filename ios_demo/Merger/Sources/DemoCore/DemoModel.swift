@@ -23,6 +23,10 @@ public final class DemoModel {
     public private(set) var style: LibraryLora?
     public private(set) var others: [LibraryLora] = []  // beside these two, where the bundle has room
     public var request = Request(prompt: "", steps: 25, guidance: 5)
+    /// Whether a pair's first steps are drawn with each LoRA alone.
+    public var isComposed = true
+    /// What the prompt calls the content, for these steps.
+    public var composedStart = LoraLibrary.composedStart(nil)
     public private(set) var merged: MergeResult?
     /// What the bundle takes of each picked LoRA; empty until it is measured.
     public private(set) var carried: [Carried] = []
@@ -89,7 +93,7 @@ public final class DemoModel {
     public var isMerging: Bool { merging != nil }
     /// The picked LoRAs, in the order of their roles.
     public var picked: [LibraryLora] { [content, style].compactMap { $0 } + others }
-    public var canPickOthers: Bool { content != nil && style != nil && picked.count < (manifest?.layout.loras ?? 0) }
+    public var canPickOthers: Bool { hasPair && picked.count < (manifest?.layout.loras ?? 0) }
     /// Those that can be picked beside a content and a style.
     public var candidates: [LibraryLora] { (contents + styles).filter { $0 != content && $0 != style } }
     /// One sentence for each picked LoRA that the bundle does not take whole.
@@ -102,7 +106,7 @@ public final class DemoModel {
         return Sentence("The hypernetwork is untrained: its coefficients mean nothing.")
     }
     public var componentNames: [String] { manifest?.components.map(\.name) ?? [] }
-    public var suggestedPrompt: String { LoraLibrary.prompt(content: content, style: style) }
+    public var hasPair: Bool { content != nil && style != nil }
 
     /// Opens a bundle (without a name the first one that this device runs), and finds the LoRAs.
     public func open(_ name: String? = nil) async {
@@ -120,7 +124,9 @@ public final class DemoModel {
             content = content ?? contents.first
             style = style ?? styles.first
             if manifest?.pipeline != nil {
-                request = try await engine.defaults(suggestedPrompt)
+                request = try await engine.defaults("")
+                request.guidanceWithoutLora = true
+                useOwnWords()
             }
             stage = .ready
             startMerge()
@@ -179,7 +185,7 @@ public final class DemoModel {
 
     /// Others stand beside a pair alone, and no LoRA has two roles.
     private func keepOthers() {
-        others = content == nil || style == nil ? [] : others.filter { $0 != content && $0 != style }
+        others = !hasPair ? [] : others.filter { $0 != content && $0 != style }
         startMerge()
     }
 
@@ -205,12 +211,19 @@ public final class DemoModel {
         }
     }
 
+    /// Words the prompt, and what it calls the content, as the picked LoRAs were trained.
+    public func useOwnWords() {
+        request.prompt = LoraLibrary.prompt(content: content, style: style)
+        composedStart = LoraLibrary.composedStart(content)
+    }
+
     /// Draws with the picked LoRAs; with the base model where none is picked.
     public func generate() async {
         await perform("drawing") { model in
             try await model.follow()
-            model.picture = try await model.engine.generate(
-                model.request, progress: model.reporter { $0.work = $1 })
+            var wanted = model.request
+            wanted.composed = model.isComposed && model.hasPair ? model.composedStart : nil
+            model.picture = try await model.engine.generate(wanted, progress: model.reporter { $0.work = $1 })
         }
     }
 

@@ -13,6 +13,7 @@ public struct LibraryLora: Hashable, Identifiable, Sendable {
     public let file: URL
     public let thumbnail: URL?
     public let words: String  // of the prompt; empty where they are not known
+    public let classWords: String  // the same without the rare token; a style has none
     public let isImported: Bool
 
     public var id: URL { file }
@@ -73,7 +74,7 @@ public struct LoraLibrary: Sendable {
     private func imported(_ file: URL, _ role: LoraRole) -> LibraryLora {
         LibraryLora(
             name: file.deletingPathExtension().lastPathComponent, role: role, file: file, thumbnail: nil, words: "",
-            isImported: true)
+            classWords: "", isImported: true)
     }
 
     private func samples(_ role: LoraRole) throws -> [LibraryLora] {
@@ -93,14 +94,14 @@ public struct LoraLibrary: Sendable {
             return LibraryLora(
                 name: name.replacingOccurrences(of: "_", with: " "), role: role,
                 file: dataset.appendingPathComponent(file), thumbnail: image.map { dataset.appendingPathComponent($0) },
-                words: Self.words(fields, role), isImported: false)
+                words: Self.words(fields, role == .content ? ["token", "class"] : ["description"]),
+                classWords: Self.words(fields, role == .content ? ["class"] : []), isImported: false)
         }
     }
 
     /// The words that a LoRA was trained with: the rare token and the class, or the style's description.
-    private static func words(_ fields: JsonObject, _ role: LoraRole) -> String {
-        let keys = role == .content ? ["token", "class"] : ["description"]
-        return keys.compactMap { key in
+    private static func words(_ fields: JsonObject, _ keys: [String]) -> String {
+        keys.compactMap { key in
             if case .text(let text)? = fields[key] { return text }
             return nil
         }.joined(separator: " ")
@@ -112,9 +113,16 @@ public struct LoraLibrary: Sendable {
 
     /// The prompt of a merge: the content's words in the style's (paper, appendix A1.3).
     public static func prompt(content: LibraryLora?, style: LibraryLora?) -> String {
-        let content = content?.words ?? ""
+        let subject = composedStart(content).subject
         let style = style?.words ?? ""
-        let subject = "a \(content.isEmpty ? "sks dog" : content)"
         return style.isEmpty ? subject : "\(subject) in \(style) style"
+    }
+
+    /// What that prompt calls the content, with and without its token.
+    public static func composedStart(_ content: LibraryLora?) -> ComposedStart {
+        guard let content, !content.words.isEmpty, !content.classWords.isEmpty else {
+            return ComposedStart(subject: "a sks dog", subjectClass: "a dog")
+        }
+        return ComposedStart(subject: "a \(content.words)", subjectClass: "a \(content.classWords)")
     }
 }

@@ -141,6 +141,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         XCTAssertEqual(model.loadTimes.count, 0, "nothing is loaded before it is needed")
         XCTAssertEqual(model.contents.map(\.name), ["a 1"], "a path out of the dataset is no sample")
         XCTAssertEqual(model.request.prompt, "a sks dog in watercolor painting style")
+        XCTAssertEqual([model.composedStart.subject, model.composedStart.subjectClass], ["a sks dog", "a dog"])
         XCTAssertEqual([model.request.steps, Int(model.request.guidance)], [3, 2])
         XCTAssertTrue(model.canDraw)
         await model.merge()
@@ -149,6 +150,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         XCTAssertEqual(model.merged?.coefficients.count, 2)
         await model.generate()
         XCTAssertEqual(model.picture?.image.width, 8)
+        try await checkComposedStarts(model)
         await model.check()
         XCTAssertEqual(model.rows.map(\.status), [CheckRow.Status](repeating: .passed, count: 6))
         await model.benchmark(BenchmarkPlan(component: "hypernet", warmup: 1, runs: 2)) {
@@ -164,6 +166,28 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         // After a benchmark no model is loaded: they must be loaded again.
         await model.generate()
         XCTAssertNil(model.failure)
+    }
+
+    /// The pair's first steps are drawn with each LoRA alone, unless that is turned off; the prompt must have the subject.
+    @MainActor
+    private func checkComposedStarts(_ model: DemoModel) async throws {
+        let first = try XCTUnwrap(model.picture?.drawn.latents)
+        model.isComposed = false
+        await model.generate()
+        XCTAssertNotEqual(model.picture?.drawn.latents, first)
+        model.isComposed = true
+        await model.generate()
+        XCTAssertEqual(model.picture?.drawn.latents, first)
+        model.request.prompt = "a cat"
+        await model.generate()
+        XCTAssertEqual(model.failure?.description.contains("does not have the subject a sks dog in it"), true)
+        (model.failure, model.isComposed) = (nil, false)
+        await model.generate()
+        XCTAssertNil(model.failure)
+        model.isComposed = true
+        model.useOwnWords()
+        await model.generate()
+        XCTAssertEqual(model.picture?.drawn.latents, first)
     }
 
     /// A slider's move multiplies coefficients and runs nothing; other LoRAs are stacked, and predicted once.

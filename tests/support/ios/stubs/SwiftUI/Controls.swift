@@ -81,6 +81,7 @@ extension Stepper where Label == Text {
 public struct TextField<Label: View>: Leaf {}
 
 extension TextField where Label == Text {
+  public init(_ titleKey: LocalizedStringKey, text: Binding<String>) {}
   public init(_ titleKey: LocalizedStringKey, text: Binding<String>, axis: Axis) {}
   public init<F: ParseableFormatStyle>(
     _ titleKey: LocalizedStringKey, value: Binding<F.FormatInput>, format: F, prompt: Text? = nil

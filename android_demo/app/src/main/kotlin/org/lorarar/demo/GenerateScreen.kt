@@ -3,6 +3,7 @@ package org.lorarar.demo
 import android.graphics.Bitmap
 import android.view.View
 import android.widget.Button
+import android.widget.CheckBox
 import android.widget.EditText
 import android.widget.ImageView
 import android.widget.ProgressBar
@@ -10,6 +11,7 @@ import android.widget.SeekBar
 import android.widget.TextView
 import org.lorarar.merger.Catalogue
 import org.lorarar.merger.Command
+import org.lorarar.merger.ComposedStart
 import org.lorarar.merger.Noise
 import org.lorarar.merger.Opening
 import org.lorarar.merger.PictureView
@@ -20,7 +22,12 @@ import kotlin.random.Random
 /** Draw with the merged LoRA. */
 class GenerateScreen(private val root: View, private val host: ScreenHost, private val studio: StudioApi) :
     Screen, SeekBar.OnSeekBarChangeListener {
-    private val prompt = root.findViewById<EditText>(R.id.prompt)
+    private val prompt = Suggested(root.findViewById(R.id.prompt))
+    private val subject = Suggested(root.findViewById(R.id.subject))
+    private val subjectClass = Suggested(root.findViewById(R.id.subject_class))
+    private val guidanceWithoutLora = root.findViewById<CheckBox>(R.id.guidance_without_lora)
+    private val composed = root.findViewById<CheckBox>(R.id.composed)
+    private val composedWords = root.findViewById<View>(R.id.composed_words)
     private val steps = root.findViewById<SeekBar>(R.id.steps)
     private val stepsLabel = root.findViewById<TextView>(R.id.steps_label)
     private val seed = root.findViewById<EditText>(R.id.seed)
@@ -30,7 +37,6 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
     private val picture = root.findViewById<ImageView>(R.id.picture)
     private val save = root.findViewById<Button>(R.id.save)
     private val share = root.findViewById<Button>(R.id.share)
-    private var suggested = ""
     private var shown: PictureView? = null
     private var stepsAreTheBundles = false
 
@@ -39,6 +45,7 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
         root.findViewById<Button>(R.id.new_seed).setOnClickListener {
             seed.setText(Random.nextLong(Noise.MAX_SEED + 1).toString())
         }
+        composed.setOnCheckedChangeListener { _, _ -> show(studio.state) }
         generate.setOnClickListener { pressed() }
         save.setOnClickListener { host.saveImage() }
         share.setOnClickListener { host.shareImage() }
@@ -51,12 +58,17 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
         } else {
             host.allowNotifications()
             val number = seed.text.toString().toLongOrNull() ?: 0
-            studio.ask(Command.Draw(prompt.text.toString(), steps.progress + 1, number))
+            val start = ComposedStart(subject.text, subjectClass.text).takeIf { isComposed(studio.state) }
+            studio.ask(Command.Draw(prompt.text, steps.progress + 1, number, guidanceWithoutLora.isChecked, start))
         }
     }
 
     override fun show(state: StudioState) {
-        suggest(Catalogue.prompt(state.content, state.style))
+        prompt.suggest(Catalogue.prompt(state.content, state.style))
+        subject.suggest(state.content?.subject ?: "")
+        subjectClass.suggest(state.content?.subjectClass ?: "")
+        composed.isEnabled = state.content != null && state.style != null
+        composedWords.showIf(isComposed(state))
         (state.opening as? Opening.Ready)?.takeIf { !stepsAreTheBundles }?.let {
             steps.progress = it.steps - 1
             stepsAreTheBundles = true
@@ -77,11 +89,7 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
         share.showIf(state.picture != null)
     }
 
-    /** The samples' own words, unless the user has written others. */
-    private fun suggest(words: String) {
-        if (prompt.text.toString() == suggested && words != suggested) prompt.setText(words)
-        suggested = words
-    }
+    private fun isComposed(state: StudioState) = composed.isChecked && state.content != null && state.style != null
 
     private fun said(state: StudioState): String {
         val drawing = state.drawing
@@ -113,4 +121,15 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
     override fun onStartTrackingTouch(bar: SeekBar?) = Unit
 
     override fun onStopTrackingTouch(bar: SeekBar?) = Unit
+}
+
+/** A field with the samples' own words in it, unless the user has written others. */
+private class Suggested(private val input: EditText) {
+    private var words = ""
+    val text: String get() = input.text.toString()
+
+    fun suggest(words: String) {
+        if (text == this.words && words != this.words) input.setText(words)
+        this.words = words
+    }
 }

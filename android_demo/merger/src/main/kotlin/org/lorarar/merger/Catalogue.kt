@@ -9,6 +9,12 @@ import java.io.Serializable
 data class Sample(val name: String, val file: File, val picture: File?) : Serializable {
     /** What it shows, in a prompt's words: oil_painting_2 is an oil painting. */
     val words: String get() = name.replace(Regex("_[0-9]+$"), "").replace('_', ' ')
+
+    /** What a prompt calls it as a content, with the word that the samples were trained with. */
+    val subject: String get() = "a sks $words"
+
+    /** The same without that word: what the base has of its own. */
+    val subjectClass: String get() = "a $words"
 }
 
 /** The LoRAs of the app, by role: samples, and those of [strangers], as copies or links. */
@@ -79,8 +85,8 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
 
         /** A prompt with the words that the samples were trained with. */
         fun prompt(content: Sample?, style: Sample?): String {
-            val subject = content?.words ?: return ""
-            return "a sks $subject" + (style?.let { " in ${it.words} style" } ?: "")
+            val subject = content?.subject ?: return ""
+            return subject + (style?.let { " in ${it.words} style" } ?: "")
         }
     }
 }

@@ -1,12 +1,16 @@
 package org.lorarar.merger
 
+import java.io.Serializable
+
 /**
  * A composed start: each LoRA draws the first steps alone, and their answers are put together; the merge draws the rest.
  *
  * [subject] is what the prompt calls the content, "a sks dog", [subjectClass] the same without its token, "a dog". A composed
  * step takes four passes of the UNet in the place of guidance's two.
  */
-class ComposedStart(val subject: String, val subjectClass: String, /** Of the steps. */ val share: Double = 0.5) {
+data class ComposedStart(
+    val subject: String, val subjectClass: String, /** Of the steps. */ val share: Double = 0.5,
+) : Serializable {
     /** InputError for what can't be, and for a prompt without the subject. */
     internal fun check(prompt: String) {
         if (!share.isFinite() || share <= 0 || share > 1) {

@@ -23,14 +23,11 @@ class Request(
         composed?.check(prompt)
     }
 
-    /** The same request with other numbers. */
-    fun with(steps: Int, seed: Long) = Request(prompt, seed, steps, guidance, negative, guidanceWithoutLora, composed)
-
     companion object {
-        /** A request with the bundle's own steps and guidance. */
-        fun of(bundle: Bundle, prompt: String): Request {
-            val facts = Drawing.facts(bundle)
-            return Request(prompt, 0, facts.steps, facts.guidance)
+        /** What a screen asks for, with the bundle's own guidance. */
+        fun of(bundle: Bundle, wanted: Command.Draw): Request {
+            val guidance = Drawing.facts(bundle).guidance
+            return with(wanted) { Request(prompt, seed, steps, guidance, null, guidanceWithoutLora, composed) }
         }
     }
 }

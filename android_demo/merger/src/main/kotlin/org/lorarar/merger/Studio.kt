@@ -162,7 +162,7 @@ class Studio(
         stopping = false
         change { copy(drawing = DrawingView(Stage.MERGING, 0, 1), complaint = null) }
         work(onFailure = { sentence -> copy(merging = false, drawing = null, complaint = sentence) }) {
-            val request = Request.of(bundle!!, wanted.prompt).with(wanted.steps, wanted.seed)
+            val request = Request.of(bundle!!, wanted)
             val drawn = try {
                 if (chosen.canMerge) mergeNow(chosen)
                 pipeline!!.generate(request) { stage, done, total ->

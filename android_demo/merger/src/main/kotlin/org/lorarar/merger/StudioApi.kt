@@ -33,7 +33,10 @@ sealed interface Command : Serializable {
     data object Merge : Command
 
     /** Draw with what is chosen, which is merged first where it has changed. */
-    data class Draw(val prompt: String, val steps: Int, val seed: Long) : Command
+    data class Draw(
+        val prompt: String, val steps: Int, val seed: Long,
+        val guidanceWithoutLora: Boolean = false, val composed: ComposedStart? = null,
+    ) : Command
 
     /** Stop drawing: at the next operator, or after the step that runs where the runtime can't end one. */
     data object Stop : Command

@@ -70,7 +70,7 @@ class RemoteTest {
         remote.ask(Command.Merge)
         val merge = until("merged") { it.merge != null && !it.busy }.merge!!
         assertTrue(merge.seconds > 0 && merge.layers.isNotEmpty())
-        remote.ask(Command.Draw("a sks teapot", 2, 5))
+        remote.ask(Command.Draw("a sks teapot", 2, 5, composed = ComposedStart("a sks teapot", "a teapot")))
         until("drawing") { it.drawing != null }
         val picture = until("drawn") { it.picture != null && !it.busy }.picture!!
         assertTrue(picture.argb.contentEquals(engine!!.state.picture!!.argb))

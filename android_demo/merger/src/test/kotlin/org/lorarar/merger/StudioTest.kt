@@ -91,6 +91,24 @@ class StudioTest {
     }
 
     @Test
+    fun aPictureBeginsWithEachLoraAlone() {
+        studio.ask(Command.Start)
+        val ready = until("ready") { it.ready }
+        val sample = ready.content!!
+        val start = ComposedStart(sample.subject, sample.subjectClass)
+        val wanted = Command.Draw(Catalogue.prompt(sample, ready.style), 2, 5)
+        val pictures = listOf(wanted, wanted.copy(composed = start), wanted.copy(guidanceWithoutLora = true)).map { asked ->
+            val before = studio.state.picture
+            studio.ask(asked)
+            until("drawn") { it.picture !== before && !it.busy }.picture!!.argb.toList()
+        }
+        assertEquals(3, pictures.toSet().size)
+        studio.ask(wanted.copy(prompt = "a cat", composed = start))
+        val complaint = until("refused") { it.complaint != null && !it.busy }.complaint.toString()
+        assertTrue(complaint, "does not have the subject a sks teapot in it" in complaint)
+    }
+
+    @Test
     fun strengthsMergeWhileTheyMove() {
         studio.ask(Command.Start)
         until("ready") { it.ready }
