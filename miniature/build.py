@@ -32,7 +32,6 @@ STAGES: Mapping[str, tuple[str, str]] = {
     "hypernet": ("train the hypernetwork", "miniature.stages:hypernet"),
     "card": ("write the model card", "miniature.card:write_card"),
     "publish": ("put all of it in place of the output folder", "miniature.stages:publish"),
-    "wide": ("train LoRAs for the wide test, which are not published", "miniature.stages:wide"),
 }
 """Every stage by its name, in order: what it does, and the function that does it and returns where its result is."""
 

@@ -99,7 +99,7 @@ def _times(plan: BuildPlan) -> str:
     here = f"{Path.cwd()}/"
     rows = []
     for stage in STAGES:
-        if stage not in ("card", "publish", "wide"):
+        if stage not in ("card", "publish"):
             commands = [f"`{' '.join(command).replace(here, '')}`" for command in stage_commands(plan, stage)]
             seconds = plan.spent(stage)
             minutes = "not recorded" if seconds is None else f"{seconds / 60:.1f}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -39,7 +39,7 @@ from miniature.population import caption, population
 from miniature.progress import Report, silent
 from miniature.reading import CAPTIONS, train_reading
 from miniature.reading import SCHEDULE as READING_SCHEDULE
-from miniature.references import write_dataset, write_pairs, write_wide_dataset
+from miniature.references import write_dataset, write_pairs
 from miniature.samples import draw_captions, sheet
 from miniature.styles import FAMILIES
 from miniature.subjects import KINDS
@@ -291,40 +291,30 @@ def references(plan: BuildPlan) -> Path:
 
 def loras(plan: BuildPlan) -> Path:
     """Train the 56 LoRAs, as `lorarar train-lora --dataset` trains anyone's; return their folder."""
-    return _train_loras(plan, plan.made / DATASET_FOLDER, "loras")
+    folder = plan.made / DATASET_FOLDER
+    if missing_jobs(read_dataset(folder)):
+        with plan.timed("loras"):
+            train_loras(folder, base_of(plan.made), plan.lora_settings(), plan.workers, plan.report)
+    return folder / "loras"
 
 
-def wide(plan: BuildPlan) -> Path:
-    """Draw the wide test's subjects and styles, and train a LoRA for each of them; return their dataset.
-
-    It stays in the work folder: `lorarar evaluate --dataset` takes it from there.
-    """
-    folder = plan.work / "wide"
-    if not (folder / DATASET_FILE).is_file():
-        write_wide_dataset(folder, plan.seed)
-    _train_loras(plan, folder, "wide")
-    return folder
-
-
-def _train_loras(plan: BuildPlan, folder: Path, stage: str) -> Path:
-    """Train a dataset's missing LoRAs on the base that was made; return their folder."""
+def train_loras(folder: Path, base: str, wanted: Mapping[str, LoraSettings], workers: int, report: Report) -> None:
+    """Train the LoRAs that a dataset lacks, by the settings of its contents and of its styles."""
     dataset = read_dataset(folder)
-    for only, wanted in plan.lora_settings().items():
+    for only, given in wanted.items():
         jobs = missing_jobs(dataset, [only])
         if not jobs:
             continue
         process = process_state()
-        settings = with_fastest_precision(wanted, process)
-        loading = BaseLoading.of(base_of(plan.made), process, settings.mixed_precision, dataset.resolution)
+        settings = with_fastest_precision(given, process)
+        loading = BaseLoading.of(base, process, settings.mixed_precision, dataset.resolution)
         steps: list[float] = []
 
         def on_step(name: str, loss: float, seen: list[float] = steps, total: int = settings.steps * len(jobs)) -> None:
             seen.append(loss)
-            plan.report(f"{name}, loss {loss:.4f}", len(seen), total)
+            report(f"{name}, loss {loss:.4f}", len(seen), total)
 
-        with plan.timed(stage):
-            train_jobs(jobs, loading, settings, LORA_DTYPE, plan.workers, on_step)
-    return folder / "loras"
+        train_jobs(jobs, loading, settings, LORA_DTYPE, workers, on_step)
 
 
 def pairs(plan: BuildPlan) -> Path:

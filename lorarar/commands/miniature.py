@@ -1,4 +1,4 @@
-"""Make the shipped miniature again from nothing, `lorarar miniature build`, and measure what it draws, `report`."""
+"""Make the shipped miniature again, `lorarar miniature build`; measure what it draws, `report`; make a test, `wide`."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ def parser() -> Parser:
         "lorarar miniature",
         description="Make the miniature from nothing: world, base, judge, LoRAs and hypernetwork.",
     )
-    commands = made.add_subparsers(dest="command", metavar="build|report", required=True)
+    commands = made.add_subparsers(dest="command", metavar="build|report|wide", required=True)
     stages = "\n".join(f"  {name:<12} {text}" for name, (text, _) in STAGES.items())
     _add_build(commands.add_parser("build", help="make it", epilog=_EPILOG.format(stages)))
     _add_report(commands.add_parser("report", help="measure what a base draws, by the judge, and show it"))
+    _add_wide(commands.add_parser("wide", help="make the wide test: further subjects, styles and their LoRAs"))
     return made
 
 
@@ -78,10 +79,19 @@ def _add_report(made: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="N", help="seed of the captions and the noise (default 0)")
 
 
+def _add_wide(made: argparse.ArgumentParser) -> None:
+    add = made.add_argument
+    base = "the pipeline that the LoRAs are for (default: the shipped)"
+    add("--base", type=Path, default=MINIATURE_FOLDER, metavar="DIR", help=base)
+    out = "the dataset, for  lorarar evaluate --dataset  (default build/wide)"
+    add("-o", "--out", type=Path, default=Path("build/wide"), metavar="DIR", help=out)
+    add("--seed", type=int, default=0, metavar="N", help="seed of everything (default 0)")
+
+
 def run(args: argparse.Namespace) -> int:
     """Build or measure; raises InputError for anything the user can put right."""
     check_seed(args.seed)
-    return _report(args) if args.command == "report" else _build(args)
+    return {"build": _build, "report": _report, "wide": _wide}[args.command](args)
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -105,6 +115,20 @@ def _build(args: argparse.Namespace) -> int:
         rounds = {"steps": given.pop("steps", plan.longer.steps), "rate": args.rate or plan.longer.rate}
         plan = replace(plan, **given, longer=replace(plan.longer, **rounds), device=args.device)
         build(plan, names[: names.index(args.until) + 1], _print_made)
+    return EXIT_OK
+
+
+def _wide(args: argparse.Namespace) -> int:
+    _check_pipeline(args.base)
+    _check_folders(args.out)
+    require_toolchain("torch", "train")
+    # Not needed for --help: they import torch.
+    from miniature.stages import BuildPlan
+    from miniature.wide import write_wide_test
+
+    with _shown() as report:
+        folder = write_wide_test(BuildPlan(args.out, args.out, args.seed, report=report), args.base)
+    console().print(f"{folder}: 12 subjects and 12 styles, with their LoRAs")
     return EXIT_OK
 
 

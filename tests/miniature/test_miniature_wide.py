@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from operator import eq
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lorarar.base.names import MINIATURE_FOLDER
+from lorarar.lora import read_lora
 from lorarar.training.dataset import read_dataset
+from lorarar.training.dataset_loras import missing_jobs
+from lorarar.training.settings import LoraSettings
 from miniature import catalogue, gallery, stages
 from miniature.catalogue import ALIKE, CATALOGUE, WIDE, fresh_subject, near_catalogue
 from miniature.gallery import near_gallery
 from miniature.population import PLAIN_SHARE, sample_style
 from miniature.references import write_wide_dataset
 from miniature.scene import sample_view
+from miniature.stages import BuildPlan
 from miniature.subjects import DETAILS
+from miniature.wide import write_wide_test
 
 
 def test_the_wide_test_is_apart_from_all_else(tmp_path: Path) -> None:
@@ -31,6 +38,21 @@ def test_the_wide_test_is_apart_from_all_else(tmp_path: Path) -> None:
         others = [other.subject for other in CATALOGUE.values() if other.subject.kind == entry.subject.kind]
         alike = [sum(map(eq, looks, other.looks().values())) for other in others]
         assert max(alike, default=0) < ALIKE and None not in looks
+
+
+def test_its_loras_are_trained_once_on_the_base_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = LoraSettings(rank=2, steps=1)
+    plan = BuildPlan(tmp_path, tmp_path, seed=3, contents=short, styles=short, workers=1)
+    assert write_wide_test(plan, MINIATURE_FOLDER) == tmp_path
+    dataset = read_dataset(tmp_path)
+    entries = [*dataset.contents.values(), *dataset.styles.values()]
+    assert len(entries) == 24 and missing_jobs(dataset) == []
+    assert {read_lora(entry.lora).metadata["lorarar_base"] for entry in entries} == {"miniature"}
+    first = entries[0].lora
+    first.unlink()
+    trained: list[str] = []
+    write_wide_test(replace(plan, report=lambda text, done, total: trained.append(text)), MINIATURE_FOLDER)
+    assert first.is_file() and {text.partition(",")[0] for text in trained} == {first.stem}
 
 
 @pytest.mark.full
