@@ -35,7 +35,7 @@ struct GenerateView: View {
                             }
                         }
                     } footer: {
-                        Text("Half of the steps, twice the passes. The content draws the subject, the style the class")
+                        Text("The first half of the steps takes twice the passes, and shows more of both LoRAs")
                     }
                 }
                 Section {

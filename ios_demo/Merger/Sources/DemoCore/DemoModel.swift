@@ -185,7 +185,7 @@ public final class DemoModel {
 
     /// Others stand beside a pair alone, and no LoRA has two roles.
     private func keepOthers() {
-        others = !hasPair ? [] : others.filter { $0 != content && $0 != style }
+        others = hasPair ? others.filter { $0 != content && $0 != style } : []
         startMerge()
     }
 
