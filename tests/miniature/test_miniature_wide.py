@@ -40,7 +40,7 @@ def test_the_wide_test_is_apart_from_all_else(tmp_path: Path) -> None:
         assert max(alike, default=0) < ALIKE and None not in looks
 
 
-def test_its_loras_are_trained_once_on_the_base_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_loras_are_trained_once_on_the_base_given(tmp_path: Path) -> None:
     short = LoraSettings(rank=2, steps=1)
     plan = BuildPlan(tmp_path, tmp_path, seed=3, contents=short, styles=short, workers=1)
     assert write_wide_test(plan, MINIATURE_FOLDER) == tmp_path

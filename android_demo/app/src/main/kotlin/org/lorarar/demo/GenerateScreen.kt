@@ -67,7 +67,7 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
         prompt.suggest(Catalogue.prompt(state.content, state.style))
         subject.suggest(state.content?.subject ?: "")
         subjectClass.suggest(state.content?.subjectClass ?: "")
-        composed.isEnabled = state.content != null && state.style != null
+        composed.isEnabled = state.hasPair
         composedWords.showIf(isComposed(state))
         (state.opening as? Opening.Ready)?.takeIf { !stepsAreTheBundles }?.let {
             steps.progress = it.steps - 1
@@ -89,7 +89,7 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
         share.showIf(state.picture != null)
     }
 
-    private fun isComposed(state: StudioState) = composed.isChecked && state.content != null && state.style != null
+    private fun isComposed(state: StudioState) = composed.isChecked && state.hasPair
 
     private fun said(state: StudioState): String {
         val drawing = state.drawing

@@ -66,6 +66,7 @@ data class StudioState(
     /** What drawing leaves out of the chosen LoRAs, one sentence each. */
     val leftOut: List<Sentence> get() = carried.values.mapNotNull { it.warning() }
     val ready: Boolean get() = opening is Opening.Ready
-    val canMerge: Boolean get() = ready && content != null && style != null
+    val hasPair: Boolean get() = content != null && style != null
+    val canMerge: Boolean get() = ready && hasPair
     val canDraw: Boolean get() = (opening as? Opening.Ready)?.canDraw == true && !busy
 }
