@@ -1,6 +1,6 @@
 """Time merges, UNets, pipelines and components, here and on phones.
 
-    lorarar bench merge|unet|pipeline|device|estimate …
+    lorarar bench merge|methods|unet|pipeline|device|estimate …
 
 Each subcommand is also `python -m benchmarks.NAME`.
 """
@@ -16,6 +16,7 @@ from lorarar.command_line import EXIT_OK, Parser, run_command
 
 BENCHMARKS = {
     "merge": "the merge in all its forms, whole files, and ZipLoRA's optimisation beside it",
+    "methods": "what each merging method costs in a session, in time and in bytes",
     "unet": "a step of the UNet with adapter inputs, and with the LoRA fused into the weights",
     "pipeline": "text to image, stage by stage, through several bundles",
     "device": "components of bundles on this computer or on phones, one record each; or a lower bound",

@@ -127,11 +127,16 @@ def norm_balance(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[
     The norms are over all layers that both have. K-LoRA (arXiv 2502.18461) balances its two LoRAs by one such number.
     The scales multiply the balanced shares.
     """
-    roles = [pair.content for pair in pairs], [pair.style for pair in pairs]
-    content, style = (np.sqrt(sum(layer.squared_norm() for layer in layers)) for layers in roles)
-    gamma = float(np.sqrt(style / content)) if content and style else 1.0
+    gamma = balance(pairs)
     content_scale, style_scale = options.content_scale * gamma, options.style_scale / gamma
     return direct(pairs, replace(options, content_scale=content_scale, style_scale=style_scale))
+
+
+def balance(pairs: Sequence[LayerPair]) -> float:
+    """Return γ, with which γ·ΔW_c and ΔW_s/γ have one norm over all of these layers; 1 where one of them is zero."""
+    roles = [pair.content for pair in pairs], [pair.style for pair in pairs]
+    content, style = (np.sqrt(sum(layer.squared_norm() for layer in layers)) for layers in roles)
+    return float(np.sqrt(style / content)) if content and style else 1.0
 
 
 def block_router(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:

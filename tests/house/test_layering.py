@@ -34,7 +34,7 @@ COMMANDS = (
     "export.targets.qnn_compiler",
     "runtime_py.coreai_worker",
     "runtime_py.qnn_worker",
-    *(f"benchmarks.{name}" for name in ("merge", "unet", "pipeline", "device", "estimate", "report")),
+    *(f"benchmarks.{name}" for name in ("merge", "methods", "unet", "pipeline", "device", "estimate", "report")),
 )
 
 
