@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE, shipped_dataset
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given_settings, main_of, run_command
-from lorarar.console import print_rows, progress
+from lorarar.console import console, print_rows, print_table, progress, status
 from lorarar.errors import InputError
 from lorarar.settings import check_at_least
 from lorarar.training.curve import sparkline
 from lorarar.training.dataset import DEFAULT_SPLIT, read_dataset
 from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
 from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
-from lorarar.training.settings import DEFAULT_EVERY
+from lorarar.training.settings import DEFAULT_EVERY, LoraSettings
 
 if TYPE_CHECKING:
     from lorarar.training.history import HistoryRow
@@ -43,6 +43,14 @@ def parser() -> Parser:
     add("--split", default=DEFAULT_SPLIT, help=f"a split of the dataset (default {DEFAULT_SPLIT})")
     add("--resolution", type=int, metavar="PIXELS", help="side of the images (default: the dataset's)")
     add("--untrained", action="store_true", help="a named base with random weights: a dry run only")
+    add(
+        "--plan",
+        type=int,
+        nargs="?",
+        const=LoraSettings().rank,
+        metavar="RANK",
+        help="only count the device's memory, for LoRAs of this rank (default %(const)s); no weights are needed",
+    )
     add_settings(made, default_hyper_settings("sdxl"), {MINIATURE: default_hyper_settings(MINIATURE)})
     add(
         "--joint-images",
@@ -52,13 +60,15 @@ def parser() -> Parser:
     )
     add("--state", type=Path, metavar="FILE", help="write the state there, and go on from it when it exists")
     add("--state-every", type=int, metavar="N", help=f"steps between states (default {DEFAULT_EVERY})")
-    add("-o", "--out", type=Path, required=True, metavar="FILE", help="the .safetensors checkpoint")
+    add("-o", "--out", type=Path, metavar="FILE", help="the .safetensors checkpoint")
     return made
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; raises InputError for anything the user can put right."""
     _check(args)
+    if args.plan is not None:
+        return _plan(args)
     dataset = read_dataset(args.dataset or shipped_dataset())
     dataset.split(args.split)
     process = process_state()
@@ -92,9 +102,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse outputs that can't be written, and options that can't apply."""
-    if args.out.suffix != ".safetensors" or args.out.is_dir():
+    if args.plan is not None and args.out is not None:
+        raise InputError("`plan` trains nothing, so `out` can't apply; leave one of them out")
+    if args.plan is None and args.out is None:
+        raise InputError("there is no file for the checkpoint; give `out`, or `plan` to count the memory alone")
+    if args.out is not None and (args.out.suffix != ".safetensors" or args.out.is_dir()):
         raise InputError(f"{args.out}: a checkpoint is a file whose name ends with .safetensors")
-    if args.state is not None and args.state.resolve() == args.out.resolve():
+    if None not in (args.state, args.out) and args.state.resolve() == args.out.resolve():
         raise InputError(f"{args.state}: `state` and `out` name one file; give each its own")
     if args.state is None and args.state_every is not None:
         raise InputError("`state_every` is for `state`; give that, or leave it out")
@@ -108,6 +122,31 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("`joint_style` is of the composed answer; leave it out, or give `joint` composed")
     if args.joint in (None, "none") and args.joint_weight is not None:
         raise InputError("without a joint term there is nothing to weigh; leave `joint_weight` out, or give `joint`")
+
+
+def _plan(args: argparse.Namespace) -> int:
+    """Count the memory of the training, and print it."""
+    process = process_state()
+    # Here, since it imports torch.
+    from lorarar.training.plan import plan_training
+
+    settings = given_settings(args, with_fastest_precision(default_hyper_settings(args.base), process))
+    with status("counting"):
+        planned = plan_training(args.base, settings, args.plan, args.resolution)
+    kept = sum(planned.networks.values())
+    rows = [(name, f"{size / 1e9:.2f} GB", "") for name, size in planned.networks.items()]
+    one_pass = f"a pass of {planned.pairs} pair{'s' * (planned.pairs > 1)}"
+    for what, beside in ((one_pass, planned.step), ("encoding images", planned.encoding)):
+        rows.append((what, f"{beside / 1e9:.2f} GB", f"{(kept + beside) / 1e9:.2f} GB"))
+    side = f"{planned.pixels}×{planned.pixels}"
+    saved = " · checkpointing" if settings.gradient_checkpointing else ""
+    title = f"{args.base} · {side} · rank {args.plan} · {settings.mixed_precision} mixed precision{saved}"
+    print_table(("on the device", "takes", "with the networks"), rows, title, left=("on the device",))
+    console().print(
+        f"at least {planned.most / 1e9:.1f} GB, and on a GPU its context and the allocator's gaps; fewer pairs at once "
+        "(--accumulation) and --gradient-checkpointing take less"
+    )
+    return EXIT_OK
 
 
 def _rows(

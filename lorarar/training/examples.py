@@ -16,7 +16,8 @@ from torch import Tensor
 from lorarar.base.components import Components, Condition, encode_images, encode_prompts, load_image
 from lorarar.errors import InputError
 
-ENCODED_AT_ONCE = 4  # images; SDXL's VAE needs about 3 GB for one of 1024×1024
+ENCODED_PIXELS = 1024**2  # at once: SDXL's VAE needs 2.7 GB for one image of 1024×1024 (lorarar train --plan)
+MAX_ENCODED = 4  # images at once, small ones too
 
 
 @runtime_checkable
@@ -90,7 +91,12 @@ def encode_files(components: Components, images: Sequence[Path], flip: bool = Fa
     pixels = torch.stack([load_image(path, components.resolution) for path in images])
     if flip:
         pixels = torch.cat([pixels, pixels.flip(-1)])
-    return torch.cat([encode_images(components, part) for part in pixels.split(ENCODED_AT_ONCE)])
+    return torch.cat([encode_images(components, part) for part in pixels.split(encoded_at_once(components.resolution))])
+
+
+def encoded_at_once(side: int) -> int:
+    """Return how many images of `side` × `side` pixels are encoded at once."""
+    return max(1, min(MAX_ENCODED, ENCODED_PIXELS // side**2))
 
 
 def encode_concepts(components: Components, concepts: Sequence[Reference], flip: bool = False) -> Examples:

@@ -1,0 +1,183 @@
+"""Count the memory that a training of the hypernetwork takes on its device, before any weight is there.
+
+The step runs on fake tensors, which have a shape, a type and no numbers: the same code, in seconds, at any size. What
+is counted are the tensors that live at once. An allocator's gaps, a GPU's own context and the kernels' scratch memory
+come on top.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from lorarar.base.components import Condition
+from lorarar.base.names import DTYPES, unet_layout
+from lorarar.base.sources import image_side, meta_parts
+from lorarar.base.untrained import MAX_TOKENS
+from lorarar.layout import Layout
+from lorarar.settings import check_at_least
+from lorarar.training.bank import GroupFactors, Pack, predict_coefficients
+from lorarar.training.examples import encoded_at_once
+from lorarar.training.hyper_settings import HyperSettings
+from lorarar.training.joint import JointBatch
+from lorarar.training.loss import PairBatch, merging_loss
+from lorarar.training.trainer import new_predictor
+
+TIME_IDS = 6  # of SDXL's condition
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes on the device of one process: what stays there, and what a moment takes at most beside it."""
+
+    networks: Mapping[str, int]
+    step: int  # one pass: the pairs' LoRAs, activations, gradients
+    encoding: int  # the references' images, a few at once, before the first step
+    pairs: int  # of one pass
+    pixels: int
+
+    @property
+    def most(self) -> int:
+        """The most that is there at once."""
+        return sum(self.networks.values()) + max(self.step, self.encoding)
+
+
+def plan_training(base: str, settings: HyperSettings, rank: int, resolution: int | None = None) -> TrainingMemory:
+    """Count the memory of a training on LoRAs of that rank; `resolution` is the images' side, None the base's own.
+
+    Only shapes are needed: a named base has no weights here, of a folder or hub id the configs are read. Raises
+    InputError for a base without them, and for a resolution that doesn't fit it.
+    """
+    check_at_least(1, rank=rank)
+    parts = meta_parts(base)
+    unet, vae = parts["unet"], parts["vae"]
+    scale = 2 ** (len(vae.config.block_out_channels) - 1)
+    pixels, layout = image_side(unet, scale, resolution), unet_layout(unet, base)
+    predictor = new_predictor(layout, settings).train()
+    pairs = max(1, settings.batch_pairs // settings.accumulation)
+    dtype = getattr(torch, DTYPES[settings.mixed_precision])
+    counted, networks = LiveBytes(), dict[str, int]()
+    with FakeTensorMode(allow_non_fake_inputs=True), counted:
+        for name, network in parts.items():
+            before = counted.live
+            _materialise(network.eval(), torch.float32 if name == "vae" else dtype)
+            networks[name] = counted.live - before
+        counted.begin()
+        with torch.no_grad():
+            vae.encode(torch.empty(encoded_at_once(pixels), 3, pixels, pixels)).latent_dist.mode()
+        encoding = counted.most()
+        counted.begin()
+        _step(unet, layout, predictor, settings, _batch(unet, settings, pairs, pixels // scale), rank)
+        step = counted.most()
+    return TrainingMemory(networks, step, encoding, pairs, pixels)
+
+
+def _materialise(network: nn.Module, dtype: torch.dtype) -> None:
+    """Give a network of the meta device tensors that are counted, frozen as a base's are."""
+    for module in network.modules():
+        for name, value in module.named_parameters(recurse=False):
+            module._parameters[name] = nn.Parameter(torch.empty(value.shape, dtype=dtype), requires_grad=False)
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that were made inside and are still alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self._start = self._peak = 0
+        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def begin(self) -> None:
+        """Begin a moment, whose most is asked for later."""
+        self._start = self._peak = self.live
+
+    def most(self) -> int:
+        """Return the most bytes of the moment, beyond those that were alive when it began."""
+        return self._peak - self._start
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, and count what it makes: not what was there before, of which it may return a view."""
+        self._seen.update(tensor.untyped_storage() for tensor in tree_iter((args, kwargs)) if _is_stored(tensor))
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(made):
+            if _is_stored(tensor):
+                self._count(tensor.untyped_storage())
+        return made
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage not in self._seen:
+            self._seen.add(storage)
+            self.live += storage.nbytes()
+            self._peak = max(self._peak, self.live)
+            weakref.finalize(storage, self._free, storage.nbytes())
+
+    def _free(self, size: int) -> None:
+        self.live -= size
+
+
+def _is_stored(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.device.type != "meta"
+
+
+def _step(unet: Any, layout: Layout, predictor: Any, settings: HyperSettings, batch: PairBatch, rank: int) -> None:
+    """Run one pass forwards and backwards, as the trainer does."""
+    if settings.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    # Autocast's rules are the CPU's, where the fake tensors are.
+    dtype = getattr(torch, DTYPES[settings.mixed_precision])
+    autocast = nullcontext if settings.mixed_precision == "no" else partial(torch.autocast, "cpu", dtype)
+    count = len(batch.latents) // 2
+    loras = _pack(layout, count, rank), _pack(layout, count, rank)
+    coefficients = predict_coefficients(predictor, layout, *loras)
+    with merging_loss(unet, batch, layout, loras, coefficients, settings.loss, autocast) as loss:
+        loss.total.backward()
+
+
+def _pack(layout: Layout, count: int, rank: int) -> Pack:
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(count, *shape)
+
+    return {
+        group.name: GroupFactors(
+            empty(len(group.modules), rank, group.in_features), empty(len(group.modules), group.out_features, rank)
+        )
+        for group in layout.groups
+    }
+
+
+def _batch(unet: Any, settings: HyperSettings, pairs: int, side: int) -> PairBatch:
+    """Return the rows of so many pairs, for latents of that side."""
+    config = unet.config
+    pooled = config.projection_class_embeddings_input_dim - TIME_IDS * config.addition_time_embed_dim
+    dtype = getattr(torch, DTYPES[settings.mixed_precision])
+
+    def condition(rows: int) -> Condition:
+        shapes = (MAX_TOKENS, config.cross_attention_dim), (pooled,), (TIME_IDS,)
+        return Condition(*(torch.empty(rows, *shape, dtype=dtype) for shape in shapes))
+
+    def latents(rows: int) -> Tensor:
+        return torch.empty(rows, config.in_channels, side, side)
+
+    def times(rows: int) -> Tensor:
+        return torch.zeros(rows, dtype=torch.long)
+
+    joint = None
+    if settings.loss.joint == "composed":
+        joint = JointBatch(
+            latents(pairs), times(pairs), condition(pairs), apart=condition(2 * pairs), plain=condition(pairs)
+        )
+    elif settings.loss.joint == "images":
+        joint = JointBatch(latents(pairs), times(pairs), condition(pairs), latents(pairs), torch.ones(pairs))
+    return PairBatch(latents(2 * pairs), times(2 * pairs), condition(2 * pairs), joint)
