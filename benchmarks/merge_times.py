@@ -22,8 +22,9 @@ from torch import Tensor
 from benchmarks.merge_work import MergeWork, case_record, footprint, goals
 from benchmarks.processes import peak_bytes, run_module
 from benchmarks.timing import FLOAT_BYTES, Case, OnCase, RunSettings, interleave, measure_cases
-from lorarar.base.components import Condition
+from lorarar.base.components import TIME_IDS, Condition
 from lorarar.base.names import load_layout, meta_unet, unet_config, unet_layout
+from lorarar.base.untrained import MAX_TOKENS
 from lorarar.errors import InputError
 from lorarar.hypernet.graph import CoefficientGraph
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
@@ -50,7 +51,6 @@ STRENGTH = 1e-3  # of the LoRAs: about a tenth of a weight, as after some traini
 LATENT_SIDE = 64  # at most: 512×512 pixels on SDXL, where the paper has 1024×1024
 # Above it, activations of two rows don't fit beside the weights in 24 GB, and are computed a second time instead.
 CHECKPOINTED_PARAMETERS = 1.5e9
-TOKENS, TIME_IDS = 77, 6  # of SDXL's condition
 
 
 def measure_rank(
@@ -247,7 +247,7 @@ def random_pair(base: RandomBase, layout: Layout, rank: int) -> PairData:
     def role(seed: int) -> RoleData:
         numbers = torch.Generator().manual_seed(seed)
         latents = torch.randn((1, config.in_channels, side, side), generator=numbers)
-        embeds = torch.randn((1, TOKENS, config.cross_attention_dim), generator=numbers)
+        embeds = torch.randn((1, MAX_TOKENS, config.cross_attention_dim), generator=numbers)
         pooled_embeds = torch.randn((1, pooled), generator=numbers)
         condition = Condition(embeds, pooled_embeds, torch.zeros(1, TIME_IDS))
         bank = LoraBank.of([synthetic_lora(layout, rank, seed, STRENGTH)], layout, rank)

@@ -85,7 +85,7 @@ def _case(
 
 
 def merge_by(name: str, session: Session, pair: tuple[LoRA, LoRA]) -> Merge:
-    """Return how a session with this pair merges by the method of that name, one of PICTURED."""
+    """Return how a session with this pair merges by the method of that name, one of MEASURED."""
     if name in ("direct", "learned"):
         return lambda strengths: _merged(session, name, strengths)
     if name == "norm-balance":

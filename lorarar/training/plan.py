@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode  # torch 2.13 has no public name for it
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from lorarar.base.components import Condition
+from lorarar.base.components import TIME_IDS, Condition
 from lorarar.base.names import DTYPES, unet_layout
 from lorarar.base.sources import image_side, meta_parts
 from lorarar.base.untrained import MAX_TOKENS
@@ -32,8 +32,6 @@ from lorarar.training.hyper_settings import HyperSettings
 from lorarar.training.joint import JointBatch
 from lorarar.training.loss import PairBatch, merging_loss
 from lorarar.training.trainer import new_predictor
-
-TIME_IDS = 6  # of SDXL's condition
 
 
 @dataclass(frozen=True)
