@@ -168,7 +168,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         XCTAssertNil(model.failure)
     }
 
-    /// The pair's first steps are drawn with each LoRA alone, unless that is turned off; the prompt must have the subject.
+    /// The first steps are drawn with each LoRA alone, unless that is turned off; the prompt must have the subject.
     @MainActor
     private func checkComposedStarts(_ model: DemoModel) async throws {
         let first = try XCTUnwrap(model.picture?.drawn.latents)
