@@ -73,12 +73,12 @@ def _case(
 
     def turn() -> None:
         session.load(pair)
-        _ = session.carried  # measured in the background until now
         merge, seconds = merge_by(name, session, pair), Seconds()
-        with timed(seconds, "first"):
-            written[name] = merge(FIRST)
-        with timed(seconds, "again"):
-            merge(AGAIN)
+        for key, strengths in (("first", FIRST), ("again", AGAIN)):
+            _ = session.carried  # else it is measured in the background meanwhile
+            with timed(seconds, key):
+                written[name] = merge(strengths)
+        _ = session.carried
         times.append(seconds)
 
     return turn
