@@ -13,6 +13,7 @@ from lorarar.command_line import EXIT_OK, Parser, add_settings, given_settings
 from lorarar.console import console, progress
 from lorarar.errors import InputError
 from lorarar.files import atomic_file
+from lorarar.lora import LoRA, read_lora
 from lorarar.settings import check_choice
 from lorarar.toolchains import require_toolchain
 
@@ -28,6 +29,13 @@ def add_run_options(parser: Parser) -> None:
 def add_out(parser: Parser, help: str, required: bool = False) -> None:
     """Add the option of a command's main output."""
     parser.add_argument("-o", "--out", type=Path, required=required, metavar="FILE", help=help)
+
+
+def given_pair(args: argparse.Namespace) -> tuple[LoRA, LoRA] | None:
+    """Read the LoRAs of `content` and `style`; None without them. Raises InputError for one alone."""
+    if (args.content is None) != (args.style is None):
+        raise InputError("`content` and `style` belong together; give both, or neither")
+    return None if args.content is None else (read_lora(args.content), read_lora(args.style))
 
 
 def check_files(args: argparse.Namespace, *names: str) -> None:

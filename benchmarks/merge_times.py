@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.merge_work import MergeWork, case_record, footprint, goals
+from benchmarks.merge_work import MergeWork, case_record, footprint, goals, random_loras
 from benchmarks.processes import peak_bytes, run_module
 from benchmarks.timing import FLOAT_BYTES, Case, OnCase, RunSettings, interleave, measure_cases
-from lorarar.base.components import TIME_IDS, Condition
-from lorarar.base.names import load_layout, meta_unet, unet_config, unet_layout
+from lorarar.base.components import Condition
+from lorarar.base.names import TIME_IDS, load_layout, meta_unet, pooled_width, unet_config, unet_layout
 from lorarar.base.untrained import MAX_TOKENS
 from lorarar.errors import InputError
 from lorarar.hypernet.graph import CoefficientGraph
@@ -47,7 +47,6 @@ from runtime_py.bundle import Bundle
 _DENSE_AT_ONCE = 6  # layers: 240 ΔW of SDXL and their copies would take 6 GB
 _DTYPE = "fp16"  # what LoRA files hold
 # Of ZipLoRA's steps, whose weights, latents and prompts are random numbers: a step takes as long with any others.
-STRENGTH = 1e-3  # of the LoRAs: about a tenth of a weight, as after some training; strong ones end in NaN
 LATENT_SIDE = 64  # at most: 512×512 pixels on SDXL, where the paper has 1024×1024
 # Above it, activations of two rows don't fit beside the weights in 24 GB, and are computed a second time instead.
 CHECKPOINTED_PARAMETERS = 1.5e9
@@ -68,11 +67,11 @@ def measure_rank(
         say("ZipLoRA")
         # First, since it needs the memory.
         zipped = _ziplora(base, rank, steps, settings.threads) if steps else None
-        pair = [synthetic_lora(layout, rank, seed, STRENGTH) for seed in (0, 1)]
+        pair = random_loras(layout, rank)
         inputs = {name: torch.from_numpy(value) for name, value in stack(pair, layout).inputs.items()}
         cases = pytorch_cases(hypernet, layout, inputs)
         whole = load_layout(base, "transformer")
-        cases |= session_cases(whole, [synthetic_lora(whole, rank, seed, STRENGTH) for seed in (0, 1)])
+        cases |= session_cases(whole, random_loras(whole, rank))
         for target in targets:
             say(f"exporting to {target}")
             cases[target] = _artifact_case(target, base, rank, folder, inputs, settings.threads)
@@ -242,15 +241,16 @@ def random_pair(base: RandomBase, layout: Layout, rank: int) -> PairData:
     config, side = base.unet.config, base.latent_side
     pooled = 0
     if config.addition_embed_type == "text_time":
-        pooled = config.projection_class_embeddings_input_dim - TIME_IDS * config.addition_time_embed_dim
+        pooled = pooled_width(config)
 
-    def role(seed: int) -> RoleData:
+    def role(seed: int, lora: LoRA) -> RoleData:
         numbers = torch.Generator().manual_seed(seed)
         latents = torch.randn((1, config.in_channels, side, side), generator=numbers)
         embeds = torch.randn((1, MAX_TOKENS, config.cross_attention_dim), generator=numbers)
         pooled_embeds = torch.randn((1, pooled), generator=numbers)
         condition = Condition(embeds, pooled_embeds, torch.zeros(1, TIME_IDS))
-        bank = LoraBank.of([synthetic_lora(layout, rank, seed, STRENGTH)], layout, rank)
+        bank = LoraBank.of([lora], layout, rank)
         return RoleData(bank, Examples((latents,), condition, stream=seed))
 
-    return PairData(role(0), role(1), ((0, 0),))
+    content, style = random_loras(layout, rank)
+    return PairData(role(0, content), role(1, style), ((0, 0),))

@@ -1,4 +1,4 @@
-"""Count the operations and bytes of a merge, and hold its times against the project's goals and the paper."""
+"""Make the LoRAs of a timed merge, count its operations and bytes, and hold its times against goals and the paper."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Any, NamedTuple
 
 from benchmarks.timing import FLOAT_BYTES, Machine, Samples, case_times
 from lorarar.layout import Layout
+from lorarar.lora import LoRA
+from lorarar.synthetic import synthetic_lora
+
+STRENGTH = 1e-3  # of random LoRAs: about a tenth of a weight, as after some training; strong ones end in NaN
 
 PAPER_FOOTPRINT = {
     "ziplora_s": 158.0,
@@ -17,6 +21,11 @@ PAPER_FOOTPRINT = {
     "device": "NVIDIA RTX 4090",
 }
 """Table 2 of the paper, for SDXL."""
+
+
+def random_loras(layout: Layout, rank: int) -> tuple[LoRA, LoRA]:
+    """Make a content and a style LoRA of random numbers, for merges and optimisations that are only timed."""
+    return synthetic_lora(layout, rank, 0, STRENGTH), synthetic_lora(layout, rank, 1, STRENGTH)
 
 
 class MergeWork(NamedTuple):

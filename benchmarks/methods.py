@@ -12,14 +12,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import add_run_options, choices, measure, run_settings, say_if_busy
+from benchmarks.command import add_run_options, choices, given_pair, measure, run_settings, say_if_busy
+from benchmarks.merge_work import random_loras
 from benchmarks.methods_times import COMPOSED, MEASURED, measure_methods
 from benchmarks.record import require_timed_here
 from lorarar.command_line import Parser, main_of, run_command
 from lorarar.console import console, print_table
-from lorarar.errors import InputError
-from lorarar.lora import read_lora
-from lorarar.synthetic import synthetic_lora
 from runtime_py.bundle import Bundle
 
 
@@ -37,17 +35,11 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Measure every method, print the table, and give the document out."""
-    if (args.content is None) != (args.style is None):
-        raise InputError("`content` and `style` belong together; give both, or neither")
-    methods = choices("methods", args.methods, MEASURED)
+    pair, methods = given_pair(args), choices("methods", args.methods, MEASURED)
     settings = run_settings(args)
     bundle = Bundle.open(args.bundle)
     require_timed_here(bundle.manifest["target"], str(args.bundle))
-    if args.content:
-        pair = (read_lora(args.content), read_lora(args.style))
-    else:
-        rank = bundle.stack.rank // bundle.stack.loras
-        pair = (synthetic_lora(bundle.layout, rank, 0, 1e-3), synthetic_lora(bundle.layout, rank, 1, 1e-3))
+    pair = pair or random_loras(bundle.layout, bundle.stack.rank // bundle.stack.loras)
     return measure(lambda say: measure_methods(bundle, pair, methods, settings, say), _print, args.out)
 
 

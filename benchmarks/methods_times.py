@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -125,24 +126,16 @@ def _merged(session: Session, name: str, strengths: Sequence[float]) -> Written:
 
 def _norm_balance(session: Session, pair: tuple[LoRA, LoRA]) -> Merge:
     """Return norm balance's merge: both norms, once, and the average at strengths that make them equal."""
-    gammas: list[float] = []
-
-    def merge(strengths: Sequence[float]) -> Written:
-        if not gammas:
-            gammas.append(balance(align(*pair, session.bundle.layout).pairs))
-        return _merged(session, "direct", (strengths[0] * gammas[0], strengths[1] / gammas[0]))
-
-    return merge
+    gamma = cache(lambda: balance(align(*pair, session.bundle.layout).pairs))
+    return lambda strengths: _merged(session, "direct", (strengths[0] * gamma(), strengths[1] / gamma()))
 
 
 def _picked(session: Session, pick: Callable[[], Mapping[str, int]], every_step: bool) -> Merge:
     """Return the merge that gives each layer to one of the two LoRAs: `pick` once, and the coefficients."""
-    picks: list[Mapping[str, int]] = []
+    picks = cache(pick)
 
     def merge(strengths: Sequence[float]) -> Written:
-        if not picks:
-            picks.append(pick())
-        values = Blender(session.stack, 1.0).at(strengths, None, picks[0])
+        values = Blender(session.stack, 1.0).at(strengths, None, picks())
         return Written("coefficients", _bytes(values), every_step)
 
     return merge

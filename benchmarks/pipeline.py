@@ -11,12 +11,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import add_run_options, measure, run_settings, say_if_busy
+from benchmarks.command import add_run_options, given_pair, measure, run_settings, say_if_busy
 from benchmarks.pipeline_times import STAGES, measure_pipelines, open_bundles
 from lorarar.command_line import Parser, main_of, run_command
 from lorarar.console import console, print_table
-from lorarar.errors import InputError
-from lorarar.lora import read_lora
 from runtime_py.pipeline import Pipeline
 
 PROMPT = "a sks dog in watercolor painting style"
@@ -38,11 +36,9 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Draw through every bundle in turn, print the table, and give the document out."""
-    if (args.content is None) != (args.style is None):
-        raise InputError("`content` and `style` belong together; give both, or neither")
+    loras = given_pair(args) or ()
     settings = run_settings(args)
     bundles = open_bundles(args.bundles)
-    loras = [read_lora(args.content), read_lora(args.style)] if args.content else []
     requests = {
         name: Pipeline(bundle).request(args.prompt, steps=args.steps, guidance=args.guidance)
         for name, bundle in bundles.items()

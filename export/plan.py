@@ -27,7 +27,7 @@ from export.source import chosen_rank
 from export.targets import TARGETS, Target, find_offer
 from export.tolerance import TEXT_ENCODERS
 from lorarar.base.names import load_layout, with_text_encoders
-from lorarar.base.sources import image_side, meta_parts, open_tiny_vae
+from lorarar.base.sources import image_side, latent_scale, meta_parts, open_tiny_vae
 from lorarar.layout import ADAPTER, COEFFICIENTS, Layout, StackSize
 
 SIDES = (1024, 768, 512)
@@ -118,7 +118,7 @@ def plan_pipeline(
     if text_adapters:
         layout = with_text_encoders(layout, networks)
     stack = found.stack(chosen_rank(base, rank, loras), loras)
-    scale = 2 ** (len(networks["vae"].config.block_out_channels) - 1)
+    scale = latent_scale(networks["vae"])
     if tiny_vae is not None:
         networks["vae"] = open_tiny_vae(tiny_vae, scale, networks["unet"].config.in_channels)
     pixels = image_side(networks["unet"], scale, resolution)

@@ -12,7 +12,7 @@ from torch import nn
 from export.graph import ImageSize
 from export.options import LORAS, require_stack
 from lorarar.base.names import load_layout, unet_layout
-from lorarar.base.sources import image_side, open_pipeline, open_tiny_vae, open_unet
+from lorarar.base.sources import image_side, latent_scale, open_pipeline, open_tiny_vae, open_unet
 from lorarar.base.untrained import SDXL_SCALE
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor, open_predictor
@@ -70,7 +70,7 @@ def chosen_unet(
         raise InputError(f"`batch` is {batch}; valid are 1, and 2 for guidance in one run")
     if is_loaded(base):
         unet, vae = _unet_of(base), getattr(base, "vae", None)
-        scale = SDXL_SCALE if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
+        scale = SDXL_SCALE if vae is None else latent_scale(vae)
     else:
         # Random weights are as good in half precision, which is half of the memory.
         half = torch.float16 if untrained and precision != "fp32" else None

@@ -18,8 +18,6 @@ from lorarar.errors import InputError
 from lorarar.images import on_white, open_image
 from lorarar.toolchains import missing_toolchain, quiet_toolchains
 
-TIME_IDS = 6  # numbers that SDXL's UNet is told of an image's size
-
 
 @runtime_checkable
 class Denoiser(Protocol):

@@ -43,6 +43,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "koala-700m": _SDXL | {"layers_per_block": 1, "transformer_layers_per_block": [0, 2, 5], "mid_block_type": None},
 }
 
+TIME_IDS = 6  # numbers that SDXL's UNet is told of an image's size
+
 STEPS, GUIDANCE = {MINIATURE: 25}, {MINIATURE: 2.0}
 """Steps and guidance of sampling, for bases that were not made for the paper's 50 steps and SDXL's 5. Under more
 guidance the miniature's colours burn out, and its judge finds half as many styles.
@@ -98,6 +100,11 @@ def unet_config(base: str) -> dict[str, Any]:
         f"unknown base {base!r}; valid are {', '.join([MINIATURE, *CONFIGS])} or a folder in diffusers format with "
         "unet/config.json"
     )
+
+
+def pooled_width(config: Any) -> int:
+    """Return the width of the pooled prompt that an SDXL-like UNet is told, by its config."""
+    return int(config.projection_class_embeddings_input_dim - TIME_IDS * config.addition_time_embed_dim)
 
 
 def meta_unet(base: str) -> nn.Module:

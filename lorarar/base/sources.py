@@ -123,6 +123,11 @@ def open_tiny_vae(source: str, scale: int, channels: int) -> Any:
     return vae
 
 
+def latent_scale(vae: Any) -> int:
+    """Return the side in image pixels of one latent pixel of an AutoencoderKL."""
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
 def image_side(unet: Any, scale: int, resolution: int | None) -> int:
     """Return an image's side in pixels: the one given, or the UNet's own. InputError when the UNet can't halve it."""
     side = int(unet.config.sample_size) * scale if resolution is None else resolution

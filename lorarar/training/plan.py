@@ -20,9 +20,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # torch 2.13 has no pu
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from lorarar.base.components import TIME_IDS, Condition
-from lorarar.base.names import DTYPES, unet_layout
-from lorarar.base.sources import image_side, meta_parts
+from lorarar.base.components import Condition
+from lorarar.base.names import DTYPES, TIME_IDS, pooled_width, unet_layout
+from lorarar.base.sources import image_side, latent_scale, meta_parts
 from lorarar.base.untrained import MAX_TOKENS
 from lorarar.layout import Layout
 from lorarar.settings import check_at_least
@@ -59,16 +59,15 @@ def plan_training(base: str, settings: HyperSettings, rank: int, resolution: int
     check_at_least(1, rank=rank)
     parts = meta_parts(base)
     unet, vae = parts["unet"], parts["vae"]
-    scale = 2 ** (len(vae.config.block_out_channels) - 1)
-    pixels, layout = image_side(unet, scale, resolution), unet_layout(unet, base)
+    scale, layout = latent_scale(vae), unet_layout(unet, base)
+    pixels = image_side(unet, scale, resolution)
     predictor = new_predictor(layout, settings).train()
     pairs = max(1, settings.batch_pairs // settings.accumulation)
-    dtype = getattr(torch, DTYPES[settings.mixed_precision])
     counted, networks = LiveBytes(), dict[str, int]()
     with FakeTensorMode(allow_non_fake_inputs=True), counted:
         for name, network in parts.items():
             before = counted.live
-            _materialise(network.eval(), torch.float32 if name == "vae" else dtype)
+            _materialise(network.eval(), torch.float32 if name == "vae" else _dtype(settings))
             networks[name] = counted.live - before
         counted.begin()
         with torch.no_grad():
@@ -80,13 +79,19 @@ def plan_training(base: str, settings: HyperSettings, rank: int, resolution: int
     return TrainingMemory(networks, step, encoding, pairs, pixels)
 
 
+def _dtype(settings: HyperSettings) -> torch.dtype:
+    """Return the dtype in which the base is frozen."""
+    found: torch.dtype = getattr(torch, DTYPES[settings.mixed_precision])
+    return found
+
+
 def _materialise(network: nn.Module, dtype: torch.dtype) -> None:
     """Give a network of the meta device tensors that are counted, frozen as a base's are."""
     for module in network.modules():
         for name, value in module.named_parameters(recurse=False):
-            module._parameters[name] = nn.Parameter(torch.empty(value.shape, dtype=dtype), requires_grad=False)
+            setattr(module, name, nn.Parameter(torch.empty(value.shape, dtype=dtype), requires_grad=False))
         for name, buffer in module.named_buffers(recurse=False):
-            module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 
 
 class LiveBytes(TorchDispatchMode):
@@ -134,8 +139,7 @@ def _step(unet: Any, layout: Layout, predictor: Any, settings: HyperSettings, ba
     if settings.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     # Autocast's rules are the CPU's, where the fake tensors are.
-    dtype = getattr(torch, DTYPES[settings.mixed_precision])
-    autocast = nullcontext if settings.mixed_precision == "no" else partial(torch.autocast, "cpu", dtype)
+    autocast = nullcontext if settings.mixed_precision == "no" else partial(torch.autocast, "cpu", _dtype(settings))
     count = len(batch.latents) // 2
     loras = _pack(layout, count, rank), _pack(layout, count, rank)
     coefficients = predict_coefficients(predictor, layout, *loras)
@@ -157,12 +161,10 @@ def _pack(layout: Layout, count: int, rank: int) -> Pack:
 
 def _batch(unet: Any, settings: HyperSettings, pairs: int, side: int) -> PairBatch:
     """Return the rows of so many pairs, for latents of that side."""
-    config = unet.config
-    pooled = config.projection_class_embeddings_input_dim - TIME_IDS * config.addition_time_embed_dim
-    dtype = getattr(torch, DTYPES[settings.mixed_precision])
+    config, dtype = unet.config, _dtype(settings)
 
     def condition(rows: int) -> Condition:
-        shapes = (MAX_TOKENS, config.cross_attention_dim), (pooled,), (TIME_IDS,)
+        shapes = (MAX_TOKENS, config.cross_attention_dim), (pooled_width(config),), (TIME_IDS,)
         return Condition(*(torch.empty(rows, *shape, dtype=dtype) for shape in shapes))
 
     def latents(rows: int) -> Tensor:
