@@ -116,6 +116,8 @@ def _check(args: argparse.Namespace) -> None:
     check_at_least(1, state_every=args.state_every)
     if args.predictor == "constant" and (args.hidden is not None or args.positions):
         raise InputError("constant coefficients have no hidden layer; leave `hidden` and `positions` out")
+    if args.column_rate is not None and not args.columns:
+        raise InputError("`column_rate` is of the columns' own coefficients; leave it out, or give `columns`")
     if args.regulariser == "none" and args.weight is not None:
         raise InputError("without a regulariser there is nothing to weigh; leave `weight` out")
     if args.joint != "composed" and args.joint_style is not None:
@@ -155,7 +157,8 @@ def _rows(
     """Return what was trained on what, how the losses went and what came out, for people."""
     history, record, loss = trained.history, trained.record, settings.loss
     count = sum(parameter.numel() for parameter in trained.predictor.parameters())
-    kind = f"{settings.predictor}{' with positions' if settings.positions else ''}"
+    told = [name for name in ("positions", "columns") if getattr(settings, name)]
+    kind = settings.predictor + (f" with {' and '.join(told)}" if told else "")
     terms = f"{loss.distance}, λ {loss.weight:g} × {loss.regulariser}" if loss.regulariser != "none" else loss.distance
     if loss.joint != "none":
         terms += f" + {loss.joint_weight:g} × joint ({loss.joint})"

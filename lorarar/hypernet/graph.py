@@ -6,7 +6,7 @@ LoRAs may have any ranks and any rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,8 @@ class CoefficientGraph(nn.Module):
         self.hypernet, self.loras, self.form = hypernet, loras, form
         self.groups = layout.with_kinds(hypernet.config.learned)
         self.biases = nn.ParameterDict({group.name: nn.Buffer(_bias(hypernet, group)) for group in self.groups})
+        offsets = self.groups if len(hypernet.columns) else ()
+        self.offsets = nn.ParameterDict({group.name: nn.Buffer(_offsets(hypernet, group)) for group in offsets})
         rule = RULES[hypernet.config.kv_rule]
         learned = {group.name: _learned_rows(group, hypernet.config.learned) for group in self.groups}
         self.learned = nn.ParameterDict({name: nn.Buffer(rows) for name, rows in learned.items() if not rows.all()})
@@ -53,6 +55,8 @@ class CoefficientGraph(nn.Module):
         for group in self.groups:
             down, up = tensors[group.down], tensors[group.up]
             pair = self._predict(_as(down, own), _as(up, own), roles, self.biases[group.name])
+            if group.name in self.offsets:
+                pair = pair + self.offsets[group.name]
             if group.name in self.learned:
                 pair = pair * self.learned[group.name] + self.ruled[group.name]
             found[group.coefficients] = _as(_padded(pair, self.loras), down.dtype)
@@ -84,9 +88,7 @@ class ConstantGraph(nn.Module):
     def __init__(self, constants: ConstantCoefficients, layout: Layout, loras: int = 2) -> None:
         super().__init__()
         self.loras, self.groups = loras, layout.with_kinds(constants.config.learned)
-        pairs, rule = constants.constants(), RULES[constants.config.kv_rule]
-        rows = {g.name: [pairs.get(str(kind_of(module)), (rule, rule)) for module in g.modules] for g in self.groups}
-        self.pairs = nn.ParameterDict({name: nn.Buffer(torch.tensor(pair)[..., None]) for name, pair in rows.items()})
+        self.pairs = nn.ParameterDict({group.name: nn.Buffer(_constants(constants, group)) for group in self.groups})
 
     def forward(self, **tensors: Tensor) -> Mapping[str, Tensor]:
         """Return the coefficients by name, in the type of the factors."""
@@ -120,6 +122,29 @@ def _bias(hypernet: Hypernetwork, group: Group) -> Float[Tensor, "_ hidden 1"]:
     learned = [module for module in group.modules if kind_of(module) in hypernet.config.learned]
     known = dict(zip(learned, hypernet.bias(group.out_features, learned), strict=True))
     return torch.stack([known.get(module, known[learned[0]]) for module in group.modules])
+
+
+@torch.no_grad()
+def _offsets(hypernet: Hypernetwork, group: Group) -> Float[Tensor, "n 2 inp"]:
+    """Return what a group's columns add to their coefficients."""
+    return _of_learned(hypernet.columns, group, hypernet.config.learned, hypernet.output.bias.new_zeros(()))
+
+
+@torch.no_grad()
+def _constants(constants: ConstantCoefficients, group: Group) -> Float[Tensor, "n 2 inp"]:
+    """Return the constant coefficients of a group's layers, and the rule's for kinds that were not learned."""
+    rule = torch.tensor(RULES[constants.config.kv_rule])
+    return _of_learned(constants, group, constants.config.learned, rule)
+
+
+def _of_learned(
+    found: Callable[[int, list[str]], Tensor], group: Group, kinds: tuple[str, ...], other: Float[Tensor, ""]
+) -> Float[Tensor, "n 2 inp"]:
+    """Return what is found for a group's layers of some kinds, and another number for its other layers."""
+    rows = [row for row, module in enumerate(group.modules) if kind_of(module) in kinds]
+    values = other.expand(len(group.modules), 2, group.in_features).clone()
+    values[rows] = found(group.in_features, [group.modules[row] for row in rows])
+    return values
 
 
 def _padded(pair: Float[Tensor, "n 2 inp"], loras: int) -> Float[Tensor, "n loras inp"]:

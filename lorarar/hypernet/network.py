@@ -16,8 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorarar.errors import InputError
+from lorarar.hypernet.columns import ColumnOffsets, Columns, parse_columns
 from lorarar.hypernet.storage import HYPERNETWORK, Checkpoint, Provenance, digest_of, read_checkpoint, write_checkpoint
-from lorarar.layout import PAPER_LEARNED, check_kinds
+from lorarar.layout import PAPER_LEARNED, check_kinds, kind_of
 from lorarar.merging.types import RULES
 from lorarar.settings import check_choice
 
@@ -35,6 +36,7 @@ class HypernetConfig:
     kv_rule: str = "average"  # a key of RULES; every attention linear that is not learned follows it
     learned: tuple[str, ...] = PAPER_LEARNED  # kinds of attention linears, in the order of lorarar.layout.KINDS
     positions: tuple[str, ...] = ()  # modules with a bias of their own in the hidden layer (not in the paper)
+    columns: Columns = ()  # whose coefficients have offsets of their own (not in the paper)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "learned", check_kinds(self.learned))
@@ -51,11 +53,11 @@ class HypernetConfig:
         # Checkpoints from before the choice existed are the paper's.
         learned = tuple(map(str, data.get("learned", PAPER_LEARNED)))
         positions = tuple(map(str, data.get("positions", ())))
-        return cls(widths, int(data["hidden"]), str(data["kv_rule"]), learned, positions)
+        return cls(widths, int(data["hidden"]), str(data["kv_rule"]), learned, positions, parse_columns(data))
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads; positions only where there are some, as in checkpoints from before them."""
-        return {name: value for name, value in asdict(self).items() if name != "positions" or value}
+        """Return what `from_json` reads; positions and columns only where there are some, as in older checkpoints."""
+        return {name: value for name, value in asdict(self).items() if name not in ("positions", "columns") or value}
 
 
 class Hypernetwork(nn.Module):
@@ -63,7 +65,8 @@ class Hypernetwork(nn.Module):
 
     It is made for LoRAs of one base, whose learned linears have the output widths of `config.widths`. With
     `config.positions` the network also knows which layer it looks at: each has a bias of its own in the hidden layer,
-    which costs nothing at run time, and `modules` must name the layers.
+    which costs nothing at run time, and `modules` must name the layers. With `config.columns` it knows each column as
+    well: an offset of its own is added to the coefficients.
     """
 
     provenance: Provenance | None = None
@@ -77,6 +80,7 @@ class Hypernetwork(nn.Module):
         if self.config.positions:
             self.positions = nn.Parameter(torch.zeros(len(self.config.positions), self.config.hidden))
         self._rows = {module: row for row, module in enumerate(self.config.positions)}
+        self.columns = ColumnOffsets(self.config.columns)
         # Training starts near the plain average; a start near 0 would begin by erasing both LoRAs.
         nn.init.constant_(self.output.bias, 0.5)
 
@@ -168,7 +172,7 @@ class Hypernetwork(nn.Module):
         step = self._at_once(content_down.shape[2])
         parts = zip(*(tensor.split(step) for tensor in factors), strict=True)
         found = [self._few(*few) for few in parts]
-        return found[0] if len(found) == 1 else torch.cat(found)
+        return self._with_offsets(found[0] if len(found) == 1 else torch.cat(found), modules)
 
     def _few(
         self, content_down: Tensor, content_up: Tensor, style_down: Tensor, style_up: Tensor, bias: Tensor
@@ -185,7 +189,7 @@ class Hypernetwork(nn.Module):
         rows = torch.cat([content, style], dim=1).transpose(1, 2)  # (n, in, 2·out)
         width = content.shape[1]
         hidden = torch.matmul(rows, self.input_layer(width).weight.T) + self.bias(width, modules).mT
-        return self.output(torch.relu(hidden)).transpose(1, 2)
+        return self._with_offsets(self.output(torch.relu(hidden)).transpose(1, 2), modules)
 
     def project(self, up: Float[Tensor, "n out rank"], role: str) -> Float[Tensor, "n hidden rank"]:
         """Apply one role's half of the input layer to `up`, which does not depend on the other LoRA."""
@@ -204,12 +208,18 @@ class Hypernetwork(nn.Module):
         return torch.baddbmm(self.bias(up.shape[1], modules), projected, down)
 
     def combine(
-        self, content: Float[Tensor, "n hidden inp"], style: Float[Tensor, "n hidden inp"]
+        self,
+        content: Float[Tensor, "n hidden inp"],
+        style: Float[Tensor, "n hidden inp"],
+        modules: Sequence[str] = (),
     ) -> Float[Tensor, "n 2 inp"]:
         """Predict the coefficients of any pair of prepared LoRAs: an addition, the ReLU and the last layer."""
         step = self._at_once(content.shape[2])
         pairs = zip(content.split(step), style.split(step), strict=True)
-        return torch.cat([self._coefficients(c + s) for c, s in pairs])
+        return self._with_offsets(torch.cat([self._coefficients(c + s) for c, s in pairs]), modules)
+
+    def _with_offsets(self, pairs: Float[Tensor, "n 2 inp"], modules: Sequence[str]) -> Float[Tensor, "n 2 inp"]:
+        return pairs + self.columns(pairs.shape[2], modules) if len(self.columns) else pairs
 
     def _coefficients(self, hidden: Float[Tensor, "n hidden inp"]) -> Float[Tensor, "n 2 inp"]:
         # One baddbmm: matmul with a broadcast weight takes 2.5× as long on SDXL's prepared LoRAs (40 ms against 14).
@@ -230,6 +240,7 @@ class ConstantConfig:
 
     kv_rule: str = "average"  # a key of RULES
     learned: tuple[str, ...] = PAPER_LEARNED
+    columns: Columns = ()  # whose coefficients have offsets of their own
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "learned", check_kinds(self.learned))
@@ -238,19 +249,26 @@ class ConstantConfig:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ConstantConfig:
         """Make the config that a checkpoint's metadata states; KeyError, ValueError or TypeError when it is none."""
-        return cls(str(data["kv_rule"]), tuple(map(str, data["learned"])))
+        return cls(str(data["kv_rule"]), tuple(map(str, data["learned"])), parse_columns(data))
 
 
 class ConstantCoefficients(nn.Module):
     """One (m_c, m_s) for each learned kind of layer, whatever the two LoRAs are: an ablation.
 
-    Trained by the same loss as the hypernetwork, it shows what predicting from the LoRAs adds.
+    Trained by the same loss as the hypernetwork, it shows what predicting from the LoRAs adds. With `config.columns`
+    each column of each layer has its own.
     """
 
     def __init__(self, config: ConstantConfig | None = None) -> None:
         super().__init__()
         self.config = config or ConstantConfig()
         self.pairs = nn.ParameterDict({kind: nn.Parameter(torch.full((2,), 0.5)) for kind in self.config.learned})
+        self.columns = ColumnOffsets(self.config.columns)
+
+    def forward(self, inputs: int, modules: Sequence[str]) -> Float[Tensor, "n 2 inp"]:
+        """Return the coefficients (m_c, m_s) of n layers of learned kinds with so many inputs."""
+        pairs = torch.stack([self.pairs[str(kind_of(module))] for module in modules])[:, :, None]
+        return pairs + self.columns(inputs, modules) if len(self.columns) else pairs.expand(-1, -1, inputs)
 
     def constants(self) -> dict[str, tuple[float, float]]:
         """Return the pairs as numbers, by kind."""

@@ -73,20 +73,24 @@ def learned_options(predictor: Any, **changes: Any) -> MergeOptions:
     from lorarar.hypernet.network import ConstantCoefficients  # imports torch, which merging without it must not
 
     fields: dict[str, Any] = {"learned": predictor.config.learned, "rule": predictor.config.kv_rule}
-    if isinstance(predictor, ConstantCoefficients):
+    if isinstance(predictor, ConstantCoefficients) and not len(predictor.columns):
         fields["constants"] = predictor.constants()
     else:
         fields["predict"] = predict_with(predictor)
     return MergeOptions(**fields | changes)
 
 
-def predict_with(hypernet: Any) -> Predict:
-    """Return a function that predicts coefficients by a `lorarar.hypernet.network.Hypernetwork`, without gradients."""
+def predict_with(predictor: Any) -> Predict:
+    """Return a function that predicts coefficients by a Hypernetwork or ConstantCoefficients, without gradients."""
     import torch
+
+    from lorarar.hypernet.network import ConstantCoefficients
 
     def predict(modules: Sequence[str], *factors: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return hypernet(*map(torch.from_numpy, factors), modules).numpy()
+            if isinstance(predictor, ConstantCoefficients):
+                return predictor(factors[0].shape[2], modules).numpy()
+            return predictor(*map(torch.from_numpy, factors), modules).numpy()
 
     return predict
 

@@ -67,6 +67,8 @@ class HyperSettings:
     )
     hidden: int = setting(128, "units of the hypernetwork's hidden layer", metavar="N")
     positions: bool = setting(False, "the network knows which layer it looks at (not in the paper)")
+    columns: bool = setting(False, "each column has coefficients of its own, added to the others (not in the paper)")
+    column_rate: float = setting(0.01, "AdamW's highest learning rate of the columns' own", metavar="X")
     normalise: bool = setting(False, "inputs are seen at size 1, as folded into the weights (not in the paper)")
     kv_rule: str = setting("average", "average or sum: the merge of the layers that are not learned", metavar="RULE")
     learned: tuple[str, ...] = setting(
@@ -100,7 +102,7 @@ class HyperSettings:
         check_at_least(1, combinations=self.combinations or 1)
         if not 0 <= self.warmup < self.steps:
             raise InputError(f"`warmup` is {self.warmup}; give 0 or more steps, fewer than the {self.steps} of `steps`")
-        check_positive(0.01, learning_rate=self.learning_rate)
+        check_positive(0.01, learning_rate=self.learning_rate, column_rate=self.column_rate)
         if not math.isfinite(self.initial):
             raise InputError(f"`initial` is {self.initial}; give a finite number, such as 0.5 or 1")
         check_seed(self.seed)

@@ -21,6 +21,7 @@ from lorarar.base.components import Components, base_name
 from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import Predictor, save_hypernet
+from lorarar.hypernet.columns import layout_columns
 from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
 from lorarar.layout import Layout, kind_of
 from lorarar.training.bank import Coefficients, Pack, column_sizes, constant_coefficients, predict_coefficients
@@ -91,8 +92,9 @@ def new_predictor(layout: Layout, settings: HyperSettings) -> Predictor:
     A hypernetwork has an input layer for each learned width. Its small random weights keep m_c from being equal to
     m_s: |cos| of equal vectors has no gradient.
     """
+    columns = layout_columns(layout, settings.learned) if settings.columns else ()
     if settings.predictor == "constant":
-        constant = ConstantCoefficients(ConstantConfig(settings.kv_rule, settings.learned))
+        constant = ConstantCoefficients(ConstantConfig(settings.kv_rule, settings.learned, columns))
         for pair in constant.pairs.values():
             nn.init.constant_(pair, settings.initial)
         return constant
@@ -100,7 +102,7 @@ def new_predictor(layout: Layout, settings: HyperSettings) -> Predictor:
     widths = sorted({group.out_features for group in groups})
     modules = (module for group in groups for module in group.modules if kind_of(module) in settings.learned)
     positions = tuple(modules) if settings.positions else ()
-    config = HypernetConfig(tuple(widths), settings.hidden, settings.kv_rule, settings.learned, positions)
+    config = HypernetConfig(tuple(widths), settings.hidden, settings.kv_rule, settings.learned, positions, columns)
     hypernet = Hypernetwork.untrained(config, settings.seed)
     nn.init.constant_(hypernet.output.bias, settings.initial)
     return hypernet
@@ -159,7 +161,9 @@ class _Training:
         settings.check_processes(self.accelerator.num_processes)
         self.predictor = new_predictor(self.layout, settings).train()
         self.parameters = dict(self.predictor.named_parameters())
-        groups = self._groups(self._normalise())
+        column_factor = settings.column_rate / settings.learning_rate
+        factors = {name: column_factor for name in self.parameters if name.startswith("columns.")}
+        groups = self._groups(factors | self._normalise())
         self.predictor.to(self.components.device)
         self.best = {name: value.detach().clone() for name, value in self.predictor.state_dict().items()}
         self.best_total = math.inf

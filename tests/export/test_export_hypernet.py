@@ -21,8 +21,9 @@ from export.targets import TARGETS, find_target
 from lorarar.commands.export import main
 from lorarar.errors import FailedCheck, InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor, open_predictor, save_hypernet
+from lorarar.hypernet.columns import layout_columns
 from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
-from lorarar.layout import ROLES, Layout, kind_of
+from lorarar.layout import ROLES, Layout
 from lorarar.lora import LoRA
 from lorarar.merging import learned_options, merge_loras
 from runtime_py.bundle import Bundle, Session, tree_sha256
@@ -233,19 +234,24 @@ def test_any_kinds_can_be_learned(layout: Layout, tmp_path: Path, learned: tuple
 
 
 @pytest.mark.parametrize("target", [name for name, target in TARGETS.items() if "fp32" in target.precisions])
-def test_a_network_that_knows_its_layers_is_a_bundle_too(layout: Layout, tmp_path: Path, target: str) -> None:
-    modules = tuple(module for module in layout.modules if kind_of(module) in ("q", "v"))
-    config = HypernetConfig((32, 64), 8, "sum", ("q", "v"), modules)
+def test_a_network_that_knows_its_layers_and_columns_is_a_bundle_too(
+    layout: Layout, tmp_path: Path, target: str
+) -> None:
+    columns = layout_columns(layout, ("q", "v"))
+    config = HypernetConfig((32, 64), 8, "sum", ("q", "v"), tuple(name for name, _ in columns), columns)
     network = Hypernetwork.untrained(config, seed=1).eval()
-    torch.nn.init.normal_(network.positions, generator=torch.Generator().manual_seed(2))
+    for values in (network.positions, *network.columns.parameters()):
+        torch.nn.init.normal_(values, generator=torch.Generator().manual_seed(2))
     assert_merges_as_the_library(open_predictor("tiny", layout, network), layout, target, tmp_path / "bundle")
 
 
 @pytest.mark.parametrize("target", [name for name, target in TARGETS.items() if "fp32" in target.precisions])
 def test_constant_coefficients_are_a_bundle_too(layout: Layout, tmp_path: Path, target: str) -> None:
-    constants = ConstantCoefficients(ConstantConfig("sum", ("q", "k")))
+    constants = ConstantCoefficients(ConstantConfig("sum", ("q", "k"), layout_columns(layout, ("q", "k"))))
     for number, pair in enumerate(constants.pairs.values()):
         pair.data = torch.tensor([0.3 + number, 1.2 - number])
+    for values in constants.columns.parameters():
+        torch.nn.init.normal_(values, generator=torch.Generator().manual_seed(2))
     save_hypernet(constants, tmp_path / "constants.safetensors")
     loaded = open_predictor("tiny", layout, tmp_path / "constants.safetensors")
     assert_merges_as_the_library(loaded, layout, target, tmp_path / "out")

@@ -28,13 +28,36 @@ def factors(content_rank: int, style_rank: int, dtype: torch.dtype = torch.float
     return [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
 
 
-@pytest.fixture(params=["the paper's", "with positions"])
+@pytest.fixture(params=["the paper's", "with positions", "with columns"])
 def hypernet(request: pytest.FixtureRequest) -> Hypernetwork:
     positions = MODULES[::-1] if request.param == "with positions" else ()
-    made = Hypernetwork.untrained(HypernetConfig(widths=(WIDTH,), hidden=16, positions=positions)).double()
-    if positions:
-        torch.nn.init.normal_(made.positions, generator=torch.Generator().manual_seed(2))
+    columns = tuple((name, INP) for name in sorted(MODULES)) if request.param == "with columns" else ()
+    config = HypernetConfig(widths=(WIDTH,), hidden=16, positions=positions, columns=columns)
+    made = Hypernetwork.untrained(config).double()
+    own = [made.positions] if positions else [*made.columns.parameters()]
+    for values in own:
+        torch.nn.init.normal_(values, generator=torch.Generator().manual_seed(2))
     return made
+
+
+def test_columns_own_coefficients_are_added() -> None:
+    columns = (("b.1.to_q", INP), ("b.0.to_q", INP))
+    plain = Hypernetwork.untrained(HypernetConfig((WIDTH,), 16)).double()
+    own = Hypernetwork.untrained(HypernetConfig((WIDTH,), 16, columns=columns)).double()
+    values = torch.randn(2, 2, INP, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    own.load_state_dict(plain.state_dict() | {f"columns.values.{INP}": values})
+    content, style = (torch.randn(2, WIDTH, INP, dtype=torch.float64) for _ in range(2))
+    added = own.dense(content, style, ("b.0.to_q", "b.1.to_q")) - plain.dense(content, style)
+    torch.testing.assert_close(added, values.flip(0), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("named", [(), ("b.9.to_q",)])
+def test_a_layer_without_columns_is_refused(named: tuple[str, ...]) -> None:
+    network = Hypernetwork.untrained(HypernetConfig((WIDTH,), 16, columns=(("b.0.to_q", INP), ("b.9.to_q", INP + 1))))
+    tensors = [tensor[:1].float() for tensor in factors(1, 1)]
+    assert network(*tensors, ("b.0.to_q",)).shape == (1, 2, INP)
+    with pytest.raises(InputError, match="knows the columns of 2 layers"):
+        network(*tensors, named)
 
 
 @pytest.mark.parametrize("ranks", [(1, 1), (3, 5), (4, 1)])
@@ -57,7 +80,7 @@ def test_prepared_is_the_dense_one(
     content, style = hypernet.prepare(c_down, c_up, "content", MODULES), hypernet.prepare(s_down, s_up, "style")
     kept = content.clone()
     dense = hypernet.dense(c_up @ c_down, s_up @ s_down, MODULES)
-    torch.testing.assert_close(hypernet.combine(content, style), dense, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(hypernet.combine(content, style, MODULES), dense, rtol=1e-12, atol=1e-12)
     # A prepared LoRA serves many pairs: combining must not write into it.
     assert torch.equal(content, kept)
 
@@ -70,7 +93,7 @@ def test_gradients_are_those_of_the_dense_form(hypernet: Hypernetwork, form: str
     expected = torch.autograd.grad(hypernet.dense(c_up @ c_down, s_up @ s_down, MODULES).square().sum(), wanted)
     if form == "prepared":
         found = hypernet.combine(
-            hypernet.prepare(c_down, c_up, "content", MODULES), hypernet.prepare(s_down, s_up, "style")
+            hypernet.prepare(c_down, c_up, "content", MODULES), hypernet.prepare(s_down, s_up, "style"), MODULES
         )
     else:
         found = hypernet(*tensors, MODULES)
@@ -121,10 +144,12 @@ def test_a_third_lora_gets_one_and_changes_nothing(hypernet: Hypernetwork, form:
 @pytest.mark.parametrize("rule", ["average", "sum"])
 def test_kinds_that_were_not_learned_get_the_rule(rule: str, placed: bool) -> None:
     names = [module for group in LAYOUT.groups for module in group.modules if module.endswith(("to_q", "to_v"))]
-    config = HypernetConfig((WIDTH,), 16, rule, ("q", "v"), tuple(names) if placed else ())
+    columns = tuple((name, 12 if name in MODULES else 6) for name in names)
+    config = HypernetConfig((WIDTH,), 16, rule, ("q", "v"), tuple(names) if placed else (), columns if placed else ())
     network = Hypernetwork.untrained(config).double()
     if placed:
-        torch.nn.init.normal_(network.positions, generator=torch.Generator().manual_seed(2))
+        for values in (network.positions, *network.columns.parameters()):
+            torch.nn.init.normal_(values, generator=torch.Generator().manual_seed(2))
     graph = CoefficientGraph(network, LAYOUT).double()
     assert [group.name for group in graph.groups] == ["qo_12x8", "kv_6x8"]
     tensors, (content, style) = stacked(list(range(9)))

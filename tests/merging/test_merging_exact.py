@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from tiny_world import dense_coefficients, dense_sum, largest
 
 from lorarar.errors import InputError
+from lorarar.hypernet.columns import layout_columns
 from lorarar.hypernet.graph import CoefficientGraph
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
-from lorarar.layout import UNET, Layout
+from lorarar.layout import PAPER_LEARNED, UNET, Layout
 from lorarar.lora import LoRA, LoraLayer
 from lorarar.merging import METHODS, RULES, MergeOptions, merge_loras, predict_with
 from lorarar.merging.exact import row_space
@@ -121,9 +122,10 @@ def test_learned_equals_the_graph_of_the_phones() -> None:
     content, style = lora(1, lambda rng: int(rng.integers(1, 9))), lora(2, 5)
     learned = tuple(name for name, *_ in LINEARS if name.endswith((".to_q", ".to_out.0")))
     for rule, positions in product(RULES, ((), learned)):
-        hypernet = Hypernetwork.untrained(HypernetConfig(WIDTHS, 16, rule, positions=positions))
-        if positions:
-            torch.nn.init.normal_(hypernet.positions, generator=torch.Generator().manual_seed(2))
+        columns = layout_columns(LAYOUT, PAPER_LEARNED) if positions else ()
+        hypernet = Hypernetwork.untrained(HypernetConfig(WIDTHS, 16, rule, positions=positions, columns=columns))
+        for values in (hypernet.positions, *hypernet.columns.parameters()) if positions else ():
+            torch.nn.init.normal_(values, generator=torch.Generator().manual_seed(2))
         options = MergeOptions(0.8, 1.1, rule=rule, predict=predict_with(hypernet))
         merged = merge_loras(content, style, LAYOUT, "learned", options)
         stacked = stack([content, style], LAYOUT)

@@ -21,6 +21,7 @@ from lorarar.base.components import Condition
 from lorarar.base.names import unet_layout
 from lorarar.base.untrained import build_tokenizer, new_pipeline
 from lorarar.errors import InputError
+from lorarar.hypernet.columns import Columns, layout_columns
 from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
 from lorarar.layout import KINDS, UNET, Layout, kind_of
 from lorarar.lora import LoRA
@@ -49,13 +50,16 @@ def layout(unet: Any) -> Layout:
 
 
 def hypernet(
-    learned: tuple[str, ...] = ("q", "out"), rule: str = "average", positions: tuple[str, ...] = ()
+    learned: tuple[str, ...] = ("q", "out"),
+    rule: str = "average",
+    positions: tuple[str, ...] = (),
+    columns: Columns = (),
 ) -> Hypernetwork:
     """With weights large enough that the coefficients differ between columns, and between layers with positions."""
-    made = Hypernetwork.untrained(HypernetConfig((32, 48), 8, rule, learned, positions), 3).double()
+    made = Hypernetwork.untrained(HypernetConfig((32, 48), 8, rule, learned, positions, columns), 3).double()
     torch.nn.init.normal_(made.output.weight, std=0.5, generator=torch.Generator().manual_seed(0))
-    if positions:
-        torch.nn.init.normal_(made.positions, std=0.3, generator=torch.Generator().manual_seed(1))
+    for values in ([made.positions] if positions else []) + [*made.columns.parameters()]:
+        torch.nn.init.normal_(values, std=0.3, generator=torch.Generator().manual_seed(1))
     return made
 
 
@@ -200,6 +204,20 @@ def test_a_layer_s_position_is_a_bias_of_its_own(unet: Any, layout: Layout) -> N
         factored_loss(unet, layout, hypernet(positions=given), pairs, LossSettings()) for given in ((), positions)
     )
     assert abs(float(plain - known)) > 1e-4 * float(plain)
+
+
+def test_columns_have_coefficients_of_their_own(unet: Any, layout: Layout) -> None:
+    """Several pairs at once, beside a network and, as an ablation, beside one constant a kind."""
+    columns = layout_columns(layout, ("q", "out"))
+    loras = [random_lora(layout, (1, 4, 2), seed, 0.3, 0.3) for seed in range(3)]
+    pairs = [(loras[0], loras[1]), (loras[2], loras[1])]
+    assert_same_loss_and_gradient(unet, layout, hypernet(columns=columns), pairs, LossSettings(weight=0.1))
+    constant = ConstantCoefficients(ConstantConfig("average", ("q", "out"), columns)).double()
+    network = hypernet(columns=columns)
+    torch.nn.init.zeros_(network.output.weight)
+    constant.columns.load_state_dict(network.columns.state_dict())
+    have, want = (factored_loss(unet, layout, one, pairs, LossSettings()) for one in (constant, network))
+    torch.testing.assert_close(have, want, rtol=1e-12, atol=0)
 
 
 def test_gradient_checkpointing_changes_no_gradient(unet: Any, layout: Layout) -> None:
