@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lorarar.base.names import MINIATURE, shipped_dataset, shipped_hypernet
 from lorarar.command_line import EXIT_OK, Parser, add_settings, given_settings, main_of, run_command
@@ -23,7 +24,10 @@ from lorarar.evaluation.results import RESULTS_FILE, Results, pool, read_results
 from lorarar.evaluation.settings import EvaluationSettings, default_evaluation
 from lorarar.evaluation.tables import Table, all_tables, show, write_tables
 from lorarar.toolchains import missing_toolchain
-from lorarar.training.dataset import DEFAULT_SPLIT, read_dataset
+from lorarar.training.dataset import DEFAULT_SPLIT, Dataset, read_dataset
+
+if TYPE_CHECKING:
+    from lorarar.evaluation.run import Evaluation
 
 DTYPES = ("fp32", "fp16", "bf16")
 # The test part is for final figures: whatever is chosen, tuned or compared as a design goes by validation.
@@ -36,6 +40,7 @@ what it writes into the output folder:
   tables.md and one .csv a table          the paper's Tables 1, 2, A2 and A3, each with 95 % intervals by pair
   grid_*.png, per_content.png, …          image grids like Fig. 9 and 10, bars like Fig. A7
 Tables and pictures alone, without generating or judging anything:  --from OUT
+What LoRA.rar's and ZipLoRA's coefficients depend on, in tables and a picture:  --coefficients
 Three trainings of every trained method: a run for each --seed, then  --from OUT-0 OUT-1 OUT-2 -o OUT
 Ablations (Table A3) belong on the validation part:  --part validation --hypernets q=q.safetensors,qo=qo.safetensors
 """
@@ -76,6 +81,8 @@ def parser() -> Parser:
     add("--dino", metavar="M", help="DINO: a folder or hub id, such as facebook/dino-vits16")
     add("--device", metavar="D", help="cpu, cuda or auto (default auto)")
     add("--dtype", choices=DTYPES, help="of the UNet and text encoders (default fp32 on a CPU, fp16 elsewhere)")
+    told = "draw and judge nothing: write what the methods' coefficients depend on"
+    add("--coefficients", action="store_const", const=True, help=told)
     more = "folders or results.json of runs: tables only; several that differ in their seeds are pooled"
     add("--from", dest="results", type=Path, nargs="+", metavar="RUN", help=more)
     add("-o", "--out", type=Path, metavar="DIR", help="the folder of the run; with --from, of the tables")
@@ -86,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, or make the tables of a run again; raises InputError for anything the user can put right."""
     _check(args)
     settings = given_settings(args, default_evaluation(args.base))
+    if args.coefficients:
+        return _tell_coefficients(args, settings)
     if args.results is not None:
         first = args.results[0]
         runs = [read_results(path) for path in args.results]
@@ -119,10 +128,18 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("`out` is missing; name the folder of this run, for example  -o results")
     if args.out is not None and args.out.exists() and not args.out.is_dir():
         raise InputError(f"{args.out}: this is a file; name a folder")
+    drawing = [name for name in ("judge", "images", "clip", "dino") if getattr(args, name) is not None]
+    if args.coefficients and drawing:
+        raise InputError(f"with `coefficients` nothing is drawn or judged; leave `{drawing[0]}` out")
     for name, value in _DEFAULTS.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     args.methods, args.hypernets = parse_methods(args.methods), parse_hypernets(args.hypernets)
+    _check_methods(args)
+
+
+def _check_methods(args: argparse.Namespace) -> None:
+    """Refuse no methods, options of methods that are not there, and methods without what is asked for."""
     if not args.methods and not args.hypernets:
         raise InputError(f"`methods` is empty; valid are {LISTED}")
     learned = [name for name, entry in METHODS.items() if entry.hypernet and not sampling_of(name)]
@@ -130,6 +147,11 @@ def _check(args: argparse.Namespace) -> None:
     for name, methods in {"zip_steps": ["ziplora"], "joint_steps": ["joint"], "hypernet": learned}.items():
         if getattr(args, name) is not None and not merges & set(methods):
             raise InputError(f"`{name}` is for {', '.join(methods)}; leave it out, or add such a method to `methods`")
+    if args.coefficients:
+        without = [name for name in args.methods if name in METHODS and not METHODS[name].coefficients]
+        if without:
+            known = ", ".join(name for name, entry in METHODS.items() if entry.coefficients and not sampling_of(name))
+            raise InputError(f"{without[0]} has no coefficients; `methods` with `coefficients` are {known}")
     if args.composed_share is not None and COMPOSED_START not in map(sampling_of, args.methods):
         raise InputError(
             f"`composed_share` is for methods with {COMPOSED_START}; leave it out, or add one to `methods`"
@@ -138,37 +160,64 @@ def _check(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace, settings: EvaluationSettings) -> Results:
     # What can be wrong is looked at in the order of its price: files, judge, checkpoints, base, then the hours of work.
+    dataset, device = _prepare(args)
+    # Not needed for --help: they import torch.
+    from lorarar.evaluation.judges import load_judge
+    from lorarar.evaluation.metrics import choose_embedder
+    from lorarar.evaluation.run import check_places, generate_all, judge_all
+
+    judge = load_judge(args.judge, device, settings.batch)
+    embedder = choose_embedder(judge, args.clip, args.dino, device)
+    evaluation = _open(args, settings, dataset, device)
+    with progress("generating", check_places(evaluation)) as update:
+        generate_all(evaluation, lambda text, done: update(done, text=text))
+    with progress("judging", len(evaluation.pairs) * len(evaluation.methods) * settings.images) as update:
+        return judge_all(evaluation, judge, embedder, lambda text, done: update(done, text=text))
+
+
+def _tell_coefficients(args: argparse.Namespace, settings: EvaluationSettings) -> int:
+    """Merge every pair without drawing it, and write what the coefficients depend on."""
+    dataset, device = _prepare(args)
+    from lorarar.evaluation.coefficients import gather, write
+
+    evaluation = _open(args, settings, dataset, device)
+    with progress("merging", len(evaluation.pairs) * len(evaluation.methods)) as update:
+        found = gather(evaluation, lambda text, done: update(done, text=text))
+    table, *_ = write(found, args.out)
+    _print(table)
+    print(f"{args.out}: coefficients.md, coefficients.png, and a CSV of each table")
+    return EXIT_OK
+
+
+def _prepare(args: argparse.Namespace) -> tuple[Dataset, str]:
+    """Read the dataset and check its LoRAs; return it, and the device to work on."""
     dataset = read_dataset(args.dataset or shipped_dataset())
     try:
         import torch
 
-        # Not needed for --help: they import torch.
-        from lorarar.evaluation.judges import load_judge
         from lorarar.evaluation.methods import sampled_pairs
-        from lorarar.evaluation.metrics import choose_embedder
-        from lorarar.evaluation.run import check_places, generate_all, judge_all, open_evaluation
-        from lorarar.hypernet.checkpoints import load_predictor
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
     pairs = sampled_pairs(dataset, args.split, args.part)
     if args.hypernets or any(METHODS[name].loras for name in args.methods):
         dataset.check_loras(entry for pair in pairs for entry in pair)
-    device = args.device if args.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    judge = load_judge(args.judge, device, settings.batch)
-    embedder = choose_embedder(judge, args.clip, args.dino, device)
+    return dataset, args.device if args.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _open(args: argparse.Namespace, settings: EvaluationSettings, dataset: Dataset, device: str) -> Evaluation:
+    """Open the checkpoints and the base."""
+    from lorarar.evaluation.run import open_evaluation
+    from lorarar.hypernet.checkpoints import load_predictor
+
     checkpoints = {name: load_predictor(Path(path)) for name, path in args.hypernets.items()}
     learned = [name for name in args.methods if METHODS[name].hypernet]
     if learned:
         checkpoints |= dict.fromkeys(learned, load_predictor(args.hypernet or shipped_hypernet()))
     methods = {name: checkpoints.get(name) for name in [*args.methods, *args.hypernets]}
     dtype = args.dtype or ("fp32" if device == "cpu" else "fp16")
-    evaluation = open_evaluation(
+    return open_evaluation(
         args.out, args.base, dataset, args.split, args.part, settings, methods, device=device, dtype=dtype
     )
-    with progress("generating", check_places(evaluation)) as update:
-        generate_all(evaluation, lambda text, done: update(done, text=text))
-    with progress("judging", len(pairs) * len(methods) * settings.images) as update:
-        return judge_all(evaluation, judge, embedder, lambda text, done: update(done, text=text))
 
 
 def _print(table: Table) -> None:

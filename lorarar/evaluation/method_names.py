@@ -26,11 +26,17 @@ class MethodEntry:
     loras: bool = True  # needs the LoRA files; joint training does not
     unguided: bool = False  # keeps LoRAs out of guidance's unconditional pass
     merged: bool = True  # makes one LoRA, that any sampling can have
+    optimised: bool = False  # has coefficients without a checkpoint
 
     @property
     def hypernet(self) -> bool:
         """Tell whether it needs a checkpoint."""
         return self.kind in (OURS, ABLATION)
+
+    @property
+    def coefficients(self) -> bool:
+        """Tell whether it gives a coefficient to each column."""
+        return self.hypernet or self.optimised
 
 
 METHODS: dict[str, MethodEntry] = {
@@ -81,7 +87,7 @@ METHODS: dict[str, MethodEntry] = {
     "k-lora-released": MethodEntry(
         "K-LoRA, released code", RIVAL, "with the authors' pattern s*, γ and count of calls", merged=False
     ),
-    "ziplora": MethodEntry("ZipLoRA", RIVAL, "coefficients optimised for the pair (minutes a pair)"),
+    "ziplora": MethodEntry("ZipLoRA", RIVAL, "coefficients optimised for the pair (minutes a pair)", optimised=True),
     "learned": MethodEntry("LoRA.rar", OURS, "coefficients by the hypernetwork"),
     "learned-kv-average": MethodEntry("LoRA.rar, k/v averaged", ABLATION, "whatever the checkpoint's rule"),
     "learned-kv-sum": MethodEntry("LoRA.rar, k/v summed", ABLATION, "learned, with the sum for k and v"),

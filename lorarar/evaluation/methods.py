@@ -26,7 +26,7 @@ from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, Turn, 
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import Layout, kind_of
 from lorarar.lora import LoRA, read_lora
-from lorarar.merging import MergeOptions, Predict, learned_options
+from lorarar.merging import Merged, MergeOptions, Predict, learned_options
 from lorarar.merging.klora import ALPHA, BETA, RELEASED_BETA, KLoRA, OnStep
 from lorarar.merging.ssr import RIDGE
 from lorarar.merging.ssr_grams import SEED, merge_by_ssr
@@ -55,11 +55,17 @@ class Made:
     parameters: int = 0
     coefficient_seconds: float | None = None
     lora: LoRA | None = None  # what `put_on` adds into the weights, where that is all it does
+    coefficients: Mapping[str, np.ndarray] | None = None  # (2, in) by layer, of merges that have them
 
     @classmethod
     def of(cls, lora: LoRA, parameters: int = 0, coefficient_seconds: float | None = None) -> Made:
         """Make the result that is one LoRA."""
         return cls(partial(fused_lora, lora), parameters, coefficient_seconds, lora)
+
+    @classmethod
+    def of_merge(cls, merged: Merged, parameters: int = 0, coefficient_seconds: float | None = None) -> Made:
+        """Make the result that is a merge of two."""
+        return replace(cls.of(merged.lora, parameters, coefficient_seconds), coefficients=merged.coefficients)
 
     def unguided(self) -> Made:
         """Keep the LoRA out of the pass without the prompt."""
@@ -174,7 +180,7 @@ def _ziplora(bench: Workbench, content: Content, style: Style) -> Made:
     merged = ziplora(bench.components, *bench.pair(content, style), content, style, bench.zip)
     coefficients = (merged.coefficients or {}).values()
     # The final merge is a few milliseconds of the whole.
-    return Made.of(merged.lora, sum(pair.size for pair in coefficients), time.perf_counter() - start)
+    return Made.of_merge(merged, sum(pair.size for pair in coefficients), time.perf_counter() - start)
 
 
 def _ssr(text_only: bool) -> Make:
@@ -213,7 +219,7 @@ def _merging(name: str, options: MergeOptions, parameters: int = 0) -> Make:
         seconds: list[float] = []
         predict = None if options.predict is None else _timed(options.predict, seconds)
         merged = merging.merge_loras(*bench.pair(content, style), bench.layout, name, replace(options, predict=predict))
-        return Made.of(merged.lora, parameters, None if predict is None else sum(seconds))
+        return Made.of_merge(merged, parameters, None if predict is None else sum(seconds))
 
     return make
 

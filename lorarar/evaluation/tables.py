@@ -243,10 +243,10 @@ def breakdown(results: Results, verdicts: Mapping[str, Sequence[PairVerdicts]], 
     return Table(f"per_{by}", f"MARS² of each {by}", (by, "method", "average case", "best case"), rows)
 
 
-def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
-    """Write one CSV a table, and all of them into `tables.md`; return the paths."""
+def write_tables(tables: Sequence[Table], folder: Path, page: str = "tables.md") -> list[Path]:
+    """Write one CSV a table, and all of them into `page`; return the paths."""
     texts = {f"{table.name}.csv": table.csv() for table in tables}
-    texts["tables.md"] = "\n".join(table.markdown() for table in tables)
+    texts[page] = "\n".join(table.markdown() for table in tables)
     for name, text in texts.items():
         with atomic_file(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
