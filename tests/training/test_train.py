@@ -116,6 +116,24 @@ def test_normalised_inputs_are_inputs_divided_by_their_size(world: World, monkey
         torch.testing.assert_close(value, want[name], rtol=0, atol=0.05 * float(want[name].abs().max()))
 
 
+@pytest.mark.parametrize("predictor", ["hypernetwork", "constant"])
+def test_columns_learn_at_their_own_rate(world: World, predictor: str, tmp_path: Path) -> None:
+    """Adam's first step is the rate itself, for any gradient that isn't tiny."""
+    settings = replace(FAST, predictor=predictor, columns=True, column_rate=0.02, learning_rate=0.004, steps=1)
+    start, trained = new_predictor(world.layout, settings), train(world, settings)
+    steps: dict[bool, list[torch.Tensor]] = {False: [], True: []}
+    for name, value in trained.predictor.state_dict().items():
+        steps[name.startswith("columns.")].append((value - start.state_dict()[name]).abs().ravel())
+    assert sum(map(len, steps[True])) == 2 * sum(
+        group.in_features for group in world.layout.groups for name in group.modules if kind_of(name) in FAST.learned
+    )
+    assert float(torch.cat(steps[True]).median()) == pytest.approx(0.02, rel=1e-2)
+    assert float(torch.cat(steps[False]).median()) == pytest.approx(0.004, rel=1e-2)
+    save_hypernet(trained.predictor, tmp_path / "h.safetensors", training=trained.record)
+    kept = load_predictor(tmp_path / "h.safetensors").predictor
+    assert kept.config == trained.predictor.config and same(replace(trained, predictor=kept), trained)
+
+
 @pytest.mark.parametrize("learned", ALL_SETS, ids=",".join)
 def test_every_row_of_table_a3_trains_and_merges(world: World, learned: tuple[str, ...], tmp_path: Path) -> None:
     settings = replace(FAST, steps=1, learned=learned, validate_every=9)
