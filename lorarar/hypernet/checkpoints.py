@@ -37,8 +37,8 @@ def load_predictor(path: Path) -> LoadedPredictor:
     checkpoint = read_checkpoint(path)
     if checkpoint.kind == HYPERNETWORK:
         return _loaded(Hypernetwork.from_checkpoint(checkpoint))
-    constants = ConstantCoefficients(checkpoint.parse_config(ConstantConfig.from_json))
-    checkpoint.fill(constants)
+    config = checkpoint.parse_config(ConstantConfig.from_json)
+    constants = checkpoint.fill(lambda: ConstantCoefficients(config))
     return LoadedPredictor(predictor=constants, **vars(checkpoint.provenance))
 
 

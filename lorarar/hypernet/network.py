@@ -109,8 +109,8 @@ class Hypernetwork(nn.Module):
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Hypernetwork:
         """Make the network that a checkpoint holds; InputError as `from_pretrained`."""
-        made = cls(checkpoint.parse_config(HypernetConfig.from_json))
-        checkpoint.fill(made)
+        config = checkpoint.parse_config(HypernetConfig.from_json)
+        made = checkpoint.fill(lambda: cls(config))
         made.provenance = checkpoint.provenance
         return made
 

@@ -28,6 +28,7 @@ _AUTHORS_KEYS = {
 }
 
 Config = TypeVar("Config")
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,19 @@ class Checkpoint:
         except (KeyError, ValueError, TypeError):
             raise _not_ours(self.path) from None
 
-    def fill(self, module: nn.Module) -> None:
-        """Put the weights into a module. Raises InputError for one that is missing, odd, not finite, or unknown."""
+    def fill(self, make: Callable[[], Module]) -> Module:
+        """Make a module and put the weights into it.
+
+        Raises InputError for sizes that nothing can have, and for weights that are missing, odd, not finite, or
+        unknown. Nothing of the config's sizes is allocated before the file is known to hold it.
+        """
+        try:
+            with torch.device("meta"):
+                module = make()
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from None
+        except (RuntimeError, TypeError, OverflowError):  # a size that overflows
+            raise _not_ours(self.path) from None
         for name, parameter in module.state_dict().items():
             have = self.weights.get(name)
             if have is None or have.shape != parameter.shape or not have.is_floating_point():
@@ -72,8 +84,8 @@ class Checkpoint:
         extra = sorted(set(self.weights) - set(module.state_dict()))
         if extra:
             raise InputError(f"{self.path}: unknown tensor {extra[0]}; this checkpoint is of another architecture")
-        module.load_state_dict({name: tensor.float() for name, tensor in self.weights.items()})
-        module.eval()
+        module.load_state_dict({name: tensor.float() for name, tensor in self.weights.items()}, assign=True)
+        return module.eval()
 
 
 def write_checkpoint(
