@@ -73,7 +73,7 @@ def parser() -> Parser:
     add("--methods", metavar="A,B,…", help=f"names, with commas (default {_DEFAULTS['methods']})")
     add("--judge", metavar="J", help="an installed judge's name, or a folder or hub id (default miniature)")
     add("--hypernet", type=Path, metavar="FILE", help="the checkpoint of learned (default: the miniature's)")
-    add("--hypernets", metavar="NAME=FILE,…", help="more checkpoints, each a row of the ablations' table")
+    add("--hypernets", metavar="NAME=FILE,…", help="more checkpoints, each a row of the ablations' table (NAME-acfg=…)")
     add("--split", help=f"a split of the dataset (default {DEFAULT_SPLIT})")
     add("--part", choices=JUDGED_PARTS, help="the split's part (default test; validation is for every choice)")
     add_settings(made, EvaluationSettings(), {MINIATURE: default_evaluation(MINIATURE)})
@@ -152,7 +152,7 @@ def _check_methods(args: argparse.Namespace) -> None:
         if without:
             known = ", ".join(name for name, entry in METHODS.items() if entry.coefficients and not sampling_of(name))
             raise InputError(f"{without[0]} has no coefficients; `methods` with `coefficients` are {known}")
-    if args.composed_share is not None and COMPOSED_START not in map(sampling_of, args.methods):
+    if args.composed_share is not None and COMPOSED_START not in map(sampling_of, [*args.methods, *args.hypernets]):
         raise InputError(
             f"`composed_share` is for methods with {COMPOSED_START}; leave it out, or add one to `methods`"
         )

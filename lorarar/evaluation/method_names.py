@@ -108,7 +108,7 @@ DEFAULT_METHODS = ("joint", "direct", "dare", "ties", "dare-ties", "ziplora", "l
 
 def sampling_of(name: str) -> str:
     """Return how a method draws its merge: a key of SAMPLINGS, or nothing for the usual way and for no merge."""
-    return next((sampling for sampling in SAMPLINGS if name in METHODS and name.endswith(sampling)), "")
+    return next((sampling for sampling in SAMPLINGS if name.endswith(sampling)), "")
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
@@ -139,5 +139,8 @@ def parse_hypernets(text: str) -> dict[str, str]:
 
 def method_info(name: str) -> MethodInfo:
     """Return a method's row of the tables; a checkpoint that is none of METHODS is an ablation under its own name."""
-    entry = METHODS.get(name)
-    return MethodInfo(name, entry.label, entry.kind) if entry else MethodInfo(name, name, ABLATION)
+    if entry := METHODS.get(name):
+        return MethodInfo(name, entry.label, entry.kind)
+    sampling = sampling_of(name)
+    label = f"{name.removesuffix(sampling)}, {SAMPLINGS[sampling][0]}" if sampling else name
+    return MethodInfo(name, label, ABLATION)

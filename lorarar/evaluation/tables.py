@@ -137,7 +137,8 @@ def _are_compared(ours: str, other: MethodInfo) -> bool:
     if other.kind == OURS:
         return other.name < ours  # once
     entry = METHODS.get(other.name)
-    return entry is None or not entry.merged or sampling_of(ours) == sampling_of(other.name)
+    merged = entry is None or entry.merged
+    return not merged or sampling_of(ours) == sampling_of(other.name)
 
 
 def table_2(results: Results, scores: Mapping[str, Mars2]) -> Table:

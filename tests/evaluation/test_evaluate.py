@@ -93,10 +93,10 @@ def bench(world: Path) -> tuple[Sampler, Workbench]:
 
 def test_the_whole_flow(world: Path, tmp_path: Path, judge: ScriptedJudge, capsys: pytest.CaptureFixture[str]) -> None:
     """Two pairs × two images × every method that needs no training, and one more checkpoint."""
-    other = f"other={world / 'other.safetensors'}"
+    other = f"other={world / 'other.safetensors'},same-acfg={world / 'hyper.safetensors'}"
     assert main(arguments(world, tmp_path, "--methods", METHODS, "--hypernets", other)) == 0
     results = read_results(tmp_path)
-    names = [*METHODS.split(","), "other"]
+    names = [*METHODS.split(","), "other", "same-acfg"]
     assert [method.name for method in results.methods] == names
     assert [(pair.content, pair.style) for pair in results.pairs] == [
         ("content_1", "style_3"),
@@ -121,7 +121,12 @@ def test_the_whole_flow(world: Path, tmp_path: Path, judge: ScriptedJudge, capsy
     assert "average case" in shown
     written = {path.name for path in tmp_path.iterdir()}
     assert {"results.json", "tables.md", "table_1.csv", "table_a3.csv", "controls.csv", "grid_methods.png"} <= written
-    assert str(world) not in (tmp_path / "tables.md").read_text()
+    told = (tmp_path / "tables.md").read_text()
+    assert str(world) not in told and "same, asymmetric guidance" in told
+    images = png_bytes(tmp_path)
+    drawn = {name: image for name, image in images.items() if "/learned-acfg/" in name}
+    assert len(drawn) == 4
+    assert all(images[name.replace("/learned-acfg/", "/same-acfg/")] == image for name, image in drawn.items())
 
 
 def png_bytes(folder: Path) -> dict[str, bytes]:

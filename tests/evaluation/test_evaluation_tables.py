@@ -77,7 +77,7 @@ def test_differences_are_paired(tables: dict[str, Table]) -> None:
 
 def test_merges_are_compared_that_are_drawn_in_the_same_way(results: Results) -> None:
     names = {"learned": "learned", "learned-acfg": "learned"}
-    names |= dict.fromkeys(("direct", "direct-acfg", "direct-composed-start", "composed", "q-only"), "direct")
+    names |= dict.fromkeys(("direct", "direct-acfg", "direct-composed-start", "composed", "q-only", "q-only-acfg"), "direct")
     pairs = [
         replace(
             pair,
@@ -96,7 +96,7 @@ def test_merges_are_compared_that_are_drawn_in_the_same_way(results: Results) ->
         f"{guided} − {plain}",
         f"{guided} − Direct merge, asymmetric guidance",
         f"{guided} − Composed predictions",
-        f"{guided} − q-only",
+        f"{guided} − q-only, asymmetric guidance",
     ]
 
 
