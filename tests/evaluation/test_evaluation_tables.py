@@ -77,7 +77,9 @@ def test_differences_are_paired(tables: dict[str, Table]) -> None:
 
 def test_merges_are_compared_that_are_drawn_in_the_same_way(results: Results) -> None:
     names = {"learned": "learned", "learned-acfg": "learned"}
-    names |= dict.fromkeys(("direct", "direct-acfg", "direct-composed-start", "composed", "q-only", "q-only-acfg"), "direct")
+    names |= dict.fromkeys(
+        ("direct", "direct-acfg", "direct-composed-start", "composed", "q-only", "q-only-acfg"), "direct"
+    )
     pairs = [
         replace(
             pair,
