@@ -21,6 +21,7 @@ from miniature.progress import Report, counted, silent
 from miniature.scene import picture
 from miniature.styles import FAMILIES, DrawnStyle
 from miniature.subjects import describe
+from miniature.wide_validation import wide_validation
 
 TOKEN = "sks"  # the rare token of DreamBooth; no caption of the population has it
 REFERENCES = (4, 5, 6)  # images a subject, in turn
@@ -46,12 +47,17 @@ def write_dataset(folder: Path, seed: int) -> Path:
     return _write_dataset(folder, "miniature", CATALOGUE, gallery.GALLERY, splits, (seed, 1), (seed, 2))
 
 
-def write_wide_dataset(folder: Path, seed: int) -> Path:
-    """Do the same for the wide test, whose one split has its 12 subjects and 12 styles for testing."""
-    sides = {"contents": list(catalogue.WIDE), "styles": list(gallery.WIDE)}
-    split = {side: {part: names if part == "test" else [] for part in SPLIT_PARTS} for side, names in sides.items()}
-    given = (catalogue.WIDE, gallery.WIDE, {DEFAULT_SPLIT: split})
-    return _write_dataset(folder, "miniature-wide", *given, (seed, 4), (seed, 5))
+def write_wide_dataset(folder: Path, seed: int, part: str = "test") -> Path:
+    """Do the same for the wide test, 12 subjects × 12 styles, or for the wide validation; its one split has that part.
+
+    The validation's drawings are the same for every seed.
+    """
+    subjects, styles = (catalogue.WIDE, gallery.WIDE) if part == "test" else wide_validation()
+    sides = {"contents": list(subjects), "styles": list(styles)}
+    split = {side: {each: names if each == part else [] for each in SPLIT_PARTS} for side, names in sides.items()}
+    name = "miniature-wide" if part == "test" else "miniature-wide-validation"
+    streams = ((seed, 4), (seed, 5)) if part == "test" else ((1, 1814), (1, 1815))
+    return _write_dataset(folder, name, subjects, styles, {DEFAULT_SPLIT: split}, *streams)
 
 
 def write_pairs(folder: Path, seed: int, report: Report = silent) -> Path:

@@ -1,4 +1,4 @@
-"""Make the wide test: 12 further subjects and 12 further styles, whose LoRAs anyone can train and none is published."""
+"""Make the wide test or validation: further subjects and styles, whose LoRAs anyone can train and none is published."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from miniature.references import write_wide_dataset
 from miniature.stages import BuildPlan, base_of, train_loras
 
 
-def write_wide_test(plan: BuildPlan, base: Path) -> Path:
-    """Draw the wide test into the plan's output, and train its LoRAs on a base as a miniature's are; return the output.
+def write_wide_test(plan: BuildPlan, base: Path, part: str = "test") -> Path:
+    """Draw the wide test, or the wide validation, into the plan's output, and train its LoRAs on a base as a
+    miniature's are; return the output.
 
     What is there already is kept, so that a stopped run goes on. `lorarar evaluate --dataset` takes the folder.
     """
     if not (plan.output / DATASET_FILE).is_file():
-        write_wide_dataset(plan.output, plan.seed)
+        write_wide_dataset(plan.output, plan.seed, part)
     train_loras(plan.output, base_of(base), plan.lora_settings(), plan.workers, plan.report)
     return plan.output

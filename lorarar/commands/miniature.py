@@ -83,6 +83,8 @@ def _add_wide(made: argparse.ArgumentParser) -> None:
     add = made.add_argument
     base = "the pipeline that the LoRAs are for (default: the shipped)"
     add("--base", type=Path, default=MINIATURE_FOLDER, metavar="DIR", help=base)
+    part = "the test's 12 subjects and 12 styles, or 10 and 8 others for every choice (default test)"
+    add("--part", choices=("test", "validation"), default="test", help=part)
     out = "the dataset, for  lorarar evaluate --dataset  (default build/wide)"
     add("-o", "--out", type=Path, default=Path("build/wide"), metavar="DIR", help=out)
     add("--seed", type=int, default=0, metavar="N", help="seed of everything (default 0)")
@@ -127,8 +129,8 @@ def _wide(args: argparse.Namespace) -> int:
     from miniature.wide import write_wide_test
 
     with _shown() as report:
-        folder = write_wide_test(BuildPlan(args.out, args.out, args.seed, report=report), args.base)
-    console().print(f"{folder}: 12 subjects and 12 styles, with their LoRAs")
+        folder = write_wide_test(BuildPlan(args.out, args.out, args.seed, report=report), args.base, args.part)
+    console().print(f"{folder}: the wide {args.part}'s subjects and styles, with their LoRAs")
     return EXIT_OK
 
 

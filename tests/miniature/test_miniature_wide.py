@@ -23,6 +23,7 @@ from miniature.scene import sample_view
 from miniature.stages import BuildPlan
 from miniature.subjects import DETAILS
 from miniature.wide import write_wide_test
+from miniature.wide_validation import wide_validation
 
 
 def test_the_wide_test_is_apart_from_all_else(tmp_path: Path) -> None:
@@ -38,6 +39,21 @@ def test_the_wide_test_is_apart_from_all_else(tmp_path: Path) -> None:
         others = [other.subject for other in CATALOGUE.values() if other.subject.kind == entry.subject.kind]
         alike = [sum(map(eq, looks, other.looks().values())) for other in others]
         assert max(alike, default=0) < ALIKE and None not in looks
+
+
+def test_the_wide_validation_is_near_nothing_that_is_held_out(tmp_path: Path) -> None:
+    subjects, styles = wide_validation()
+    assert not any(near_catalogue(entry.subject) for entry in subjects.values())
+    assert not any(gallery.near_gallery(style) for style in styles.values())
+    for seed, folder in enumerate(("a", "b")):
+        write_wide_dataset(tmp_path / folder, seed, "validation")
+    dataset = read_dataset(tmp_path / "a")
+    contents, styled = dataset.part("paper", "validation")
+    assert (len(contents), len(styled)) == (10, 8) and not any(dataset.part("paper", "test"))
+    assert len({content.class_name for content in contents}) == 10
+    assert len({style.description for style in styled}) == 8
+    for drawing in (tmp_path / "a").rglob("*.png"):  # what a method was chosen on is the same for everyone
+        assert drawing.read_bytes() == (tmp_path / "b" / drawing.relative_to(tmp_path / "a")).read_bytes()
 
 
 def test_its_loras_are_trained_once_on_the_base_given(tmp_path: Path) -> None:
