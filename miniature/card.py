@@ -62,8 +62,6 @@ def stage_commands(plan: BuildPlan, stage: str) -> list[list[str]]:
     if stage == "hypernet":
         files = ["-o", str(plan.output / HYPERNET_FILE), "--state", str(plan.work / "hypernet.state")]
         options = settings_as_options(replace(plan.hyper, seed=plan.seed), HyperSettings())
-        if plan.hyper.loss.joint != "none":
-            files += ["--joint-images", str(plan.work / "pairs")]
         return [["lorarar", "train", *data, *files, *options]]
     return [["lorarar", "miniature", "build", "--until", stage]]
 

@@ -39,7 +39,7 @@ from miniature.population import caption, population
 from miniature.progress import Report, silent
 from miniature.reading import CAPTIONS, train_reading
 from miniature.reading import SCHEDULE as READING_SCHEDULE
-from miniature.references import write_dataset, write_pairs
+from miniature.references import write_dataset
 from miniature.samples import draw_captions, sheet
 from miniature.styles import FAMILIES
 from miniature.subjects import KINDS
@@ -317,15 +317,6 @@ def train_loras(folder: Path, base: str, wanted: Mapping[str, LoraSettings], wor
         train_jobs(jobs, loading, settings, LORA_DTYPE, workers, on_step)
 
 
-def pairs(plan: BuildPlan) -> Path:
-    """Draw the pairs that the hypernetwork's joint term learns from; return their folder. They are not published."""
-    folder = plan.work / "pairs"
-    if not folder.is_dir():
-        with plan.timed("pairs"), atomic_folder(folder) as temporary:
-            write_pairs(temporary, plan.seed, plan.report)
-    return folder
-
-
 def hypernet(plan: BuildPlan) -> Path:
     """Train the hypernetwork, as `lorarar train` trains anyone's; return its file."""
     path = plan.made / HYPERNET_FILE
@@ -340,8 +331,7 @@ def hypernet(plan: BuildPlan) -> Path:
         plan.report(f"hypernetwork, {row.part} loss {row.total:.5f}", row.step, settings.steps)
 
     with plan.timed("hypernet"):
-        images = pairs(plan) if settings.loss.joint != "none" else None
-        inputs = load_inputs(loading, dataset, DEFAULT_SPLIT, settings, images)
+        inputs = load_inputs(loading, dataset, DEFAULT_SPLIT, settings)
         train_predictor(inputs, settings, on_row=on_row, state=plan.work / "hypernet.state").save(path)
     return path
 

@@ -84,8 +84,9 @@ def meta_parts(base: str) -> dict[str, Any]:
     path = _find(base)
     if path.is_file():
         raise InputError(f"{base}: a single file has no configs to plan by; give a diffusers folder or a named base")
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    with quiet_toolchains():
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     with _loading(base, _advice(path)), torch.device("meta"):
         unet, vae = (

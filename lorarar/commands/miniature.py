@@ -15,7 +15,7 @@ from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import console, print_table, progress
 from lorarar.errors import InputError
 from lorarar.evaluation.settings import EvaluationSettings
-from lorarar.files import atomic_file
+from lorarar.files import atomic_file, atomic_folder
 from lorarar.settings import check_at_least, check_positive, check_seed
 from lorarar.toolchains import missing_toolchain, require_toolchain
 from miniature.build import STAGES, build
@@ -37,11 +37,12 @@ def parser() -> Parser:
         "lorarar miniature",
         description="Make the miniature from nothing: world, base, judge, LoRAs and hypernetwork.",
     )
-    commands = made.add_subparsers(dest="command", metavar="build|report|wide", required=True)
+    commands = made.add_subparsers(dest="command", metavar="build|report|wide|pairs", required=True)
     stages = "\n".join(f"  {name:<12} {text}" for name, (text, _) in STAGES.items())
     _add_build(commands.add_parser("build", help="make it", epilog=_EPILOG.format(stages)))
     _add_report(commands.add_parser("report", help="measure what a base draws, by the judge, and show it"))
     _add_wide(commands.add_parser("wide", help="make the wide test: further subjects, styles and their LoRAs"))
+    _add_pairs(commands.add_parser("pairs", help="draw the training pairs, for  lorarar train --joint-images"))
     return made
 
 
@@ -90,10 +91,17 @@ def _add_wide(made: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="N", help="seed of everything (default 0)")
 
 
+def _add_pairs(made: argparse.ArgumentParser) -> None:
+    add = made.add_argument
+    out = "a folder for each pair (default build/pairs)"
+    add("-o", "--out", type=Path, default=Path("build/pairs"), metavar="DIR", help=out)
+    add("--seed", type=int, default=0, metavar="N", help="seed of the drawings (default 0)")
+
+
 def run(args: argparse.Namespace) -> int:
     """Build or measure; raises InputError for anything the user can put right."""
     check_seed(args.seed)
-    return {"build": _build, "report": _report, "wide": _wide}[args.command](args)
+    return {"build": _build, "report": _report, "wide": _wide, "pairs": _pairs}[args.command](args)
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -131,6 +139,19 @@ def _wide(args: argparse.Namespace) -> int:
     with _shown() as report:
         folder = write_wide_test(BuildPlan(args.out, args.out, args.seed, report=report), args.base, args.part)
     console().print(f"{folder}: the wide {args.part}'s subjects and styles, with their LoRAs")
+    return EXIT_OK
+
+
+def _pairs(args: argparse.Namespace) -> int:
+    _check_folders(args.out)
+    if args.out.is_dir() and any(args.out.iterdir()):
+        raise InputError(f"{args.out}: this folder is not empty; name a new one")
+    require_toolchain("torch", "train")
+    from miniature.references import write_pairs  # not needed for --help: it imports torch
+
+    with _shown() as report, atomic_folder(args.out) as temporary:
+        write_pairs(temporary, args.seed, report)
+    console().print(f"{args.out}: every training subject in every training style, and the validation's")
     return EXIT_OK
 
 

@@ -120,9 +120,10 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("`column_rate` is of the columns' own coefficients; leave it out, or give `columns`")
     if args.regulariser == "none" and args.weight is not None:
         raise InputError("without a regulariser there is nothing to weigh; leave `weight` out")
-    if args.joint != "composed" and args.joint_style is not None:
+    joint = args.joint or default_hyper_settings(args.base).loss.joint
+    if joint != "composed" and args.joint_style is not None:
         raise InputError("`joint_style` is of the composed answer; leave it out, or give `joint` composed")
-    if args.joint in (None, "none") and args.joint_weight is not None:
+    if joint == "none" and args.joint_weight is not None:
         raise InputError("without a joint term there is nothing to weigh; leave `joint_weight` out, or give `joint`")
 
 

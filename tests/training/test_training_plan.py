@@ -95,3 +95,7 @@ def test_the_command_counts_and_writes_nothing(world: World, capsys: pytest.Capt
         main([*given, "--plan", "--resolution", "33"])
     with pytest.raises(InputError, match="`rank` is 0"):
         main([*given, "--plan", "0"])
+    with pytest.raises(InputError, match="of the composed answer"):
+        main(["--base", str(world.base), "--joint-style", "0.9", "--plan"])
+    with pytest.raises(InputError, match="resolution"):  # the miniature's own recipe has a composed joint term
+        main(["--joint-style", "0.9", "--plan", "--resolution", "33"])
