@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -143,18 +144,19 @@ def draw(found: Mapping[str, Values], path: Path) -> None:
             axes.plot([layer.mean() for layer in layers], color=f"C{role}", label=name)
         axes.set(title=method_info(method).label, ylabel="coefficient")
         _mark_blocks(axes, [_place(layer)[0] for layer in values])
-    axes.legend(loc="lower left", title=f"mean, and {_BAND[0]} to {_BAND[1]} %", fontsize="small")
+    told = f"mean, and\n{_BAND[0]} to {_BAND[1]} %"
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", title=told, fontsize="small")
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})
 
 
-def _mark_blocks(axes: object, blocks: Sequence[str]) -> None:
+def _mark_blocks(axes: Any, blocks: Sequence[str]) -> None:
     """Name the blocks below the layers, with a line where one begins."""
     begins = [at for at, block in enumerate(blocks) if not at or blocks[at - 1] != block]
-    axes.set(xticks=begins, xlim=(0, max(1, len(blocks) - 1)))  # type: ignore[attr-defined]
-    axes.set_xticklabels([blocks[at] for at in begins], ha="left")  # type: ignore[attr-defined]
+    axes.set(xticks=begins, xlim=(0, max(1, len(blocks) - 1)))
+    axes.set_xticklabels([blocks[at] for at in begins], ha="left")
     for at in begins[1:]:
-        axes.axvline(at - 0.5, color="0.8", linewidth=0.8)  # type: ignore[attr-defined]
+        axes.axvline(at - 0.5, color="0.8", linewidth=0.8)
 
 
 def write(found: Mapping[str, Values], folder: Path) -> list[Table]:
