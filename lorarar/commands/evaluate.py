@@ -178,6 +178,7 @@ def _evaluate(args: argparse.Namespace, settings: EvaluationSettings) -> Results
 def _tell_coefficients(args: argparse.Namespace, settings: EvaluationSettings) -> int:
     """Merge every pair without drawing it, and write what the coefficients depend on."""
     dataset, device = _prepare(args)
+    # Not needed for --help: it imports torch.
     from lorarar.evaluation.coefficients import gather, write
 
     evaluation = _open(args, settings, dataset, device)
@@ -195,6 +196,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Dataset, str]:
     try:
         import torch
 
+        # Not needed for --help: it imports torch.
         from lorarar.evaluation.methods import sampled_pairs
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
@@ -206,6 +208,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Dataset, str]:
 
 def _open(args: argparse.Namespace, settings: EvaluationSettings, dataset: Dataset, device: str) -> Evaluation:
     """Open the checkpoints and the base."""
+    # Not needed for --help: they import torch.
     from lorarar.evaluation.run import open_evaluation
     from lorarar.hypernet.checkpoints import load_predictor
 
