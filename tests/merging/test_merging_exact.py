@@ -120,15 +120,13 @@ def test_learned_is_equation_2(content_spec: Spec, style_spec: Spec, scales: tup
 
 def test_learned_equals_the_graph_of_the_phones() -> None:
     content, style = lora(1, lambda rng: int(rng.integers(1, 9))), lora(2, 5)
-    learned = tuple(name for name, *_ in LINEARS if name.endswith((".to_q", ".to_out.0")))
-    for rule, positions in product(RULES, ((), learned)):
-        columns = layout_columns(LAYOUT, PAPER_LEARNED) if positions else ()
-        hypernet = Hypernetwork.untrained(HypernetConfig(WIDTHS, 16, rule, positions=positions, columns=columns))
-        for values in (hypernet.positions, *hypernet.columns.parameters()) if positions else ():
+    for rule, columns in product(RULES, ((), layout_columns(LAYOUT, PAPER_LEARNED))):
+        config = HypernetConfig(WIDTHS, 16, rule, positions=tuple(name for name, _ in columns), columns=columns)
+        hypernet = Hypernetwork.untrained(config)
+        for values in (hypernet.positions, *hypernet.columns.parameters()) if columns else ():
             torch.nn.init.normal_(values, generator=torch.Generator().manual_seed(2))
         options = MergeOptions(0.8, 1.1, rule=rule, predict=predict_with(hypernet))
-        merged = merge_loras(content, style, LAYOUT, "learned", options)
-        stacked = stack([content, style], LAYOUT)
+        merged, stacked = merge_loras(content, style, LAYOUT, "learned", options), stack([content, style], LAYOUT)
         inputs = {name: torch.from_numpy(array) for name, array in stacked.inputs.items()}
         with torch.no_grad():
             found = {name: tensor.numpy() for name, tensor in CoefficientGraph(hypernet, LAYOUT)(**inputs).items()}
