@@ -134,7 +134,7 @@ def _offsets(hypernet: Hypernetwork, group: Group) -> Float[Tensor, "n 2 inp"]:
 def _constants(constants: ConstantCoefficients, group: Group) -> Float[Tensor, "n 2 inp"]:
     """Return the constant coefficients of a group's layers, and the rule's for kinds that were not learned."""
     rule = torch.tensor(RULES[constants.config.kv_rule])
-    return _of_learned(constants, group, constants.config.learned, rule)
+    return _of_learned(constants.of, group, constants.config.learned, rule)
 
 
 def _of_learned(

@@ -265,7 +265,18 @@ class ConstantCoefficients(nn.Module):
         self.pairs = nn.ParameterDict({kind: nn.Parameter(torch.full((2,), 0.5)) for kind in self.config.learned})
         self.columns = ColumnOffsets(self.config.columns)
 
-    def forward(self, inputs: int, modules: Sequence[str]) -> Float[Tensor, "n 2 inp"]:
+    def forward(
+        self,
+        content_down: Float[Tensor, "n content_rank inp"],
+        content_up: Float[Tensor, "n out content_rank"],
+        style_down: Float[Tensor, "n style_rank inp"],
+        style_up: Float[Tensor, "n out style_rank"],
+        modules: Sequence[str],
+    ) -> Float[Tensor, "n 2 inp"]:
+        """Return the coefficients of n layers, as a Hypernetwork does; of the factors, only the width matters."""
+        return self.of(content_down.shape[2], modules)
+
+    def of(self, inputs: int, modules: Sequence[str]) -> Float[Tensor, "n 2 inp"]:
         """Return the coefficients (m_c, m_s) of n layers of learned kinds with so many inputs."""
         pairs = torch.stack([self.pairs[str(kind_of(module))] for module in modules])[:, :, None]
         return pairs + self.columns(inputs, modules) if len(self.columns) else pairs.expand(-1, -1, inputs)

@@ -84,12 +84,8 @@ def predict_with(predictor: Any) -> Predict:
     """Return a function that predicts coefficients by a Hypernetwork or ConstantCoefficients, without gradients."""
     import torch
 
-    from lorarar.hypernet.network import ConstantCoefficients  # imports torch, which merging without it must not
-
     def predict(modules: Sequence[str], *factors: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            if isinstance(predictor, ConstantCoefficients):
-                return predictor(factors[0].shape[2], modules).numpy()
             return predictor(*map(torch.from_numpy, factors), modules).numpy()
 
     return predict

@@ -123,15 +123,13 @@ def _predicted(
     content: GroupFactors,
     style: GroupFactors,
 ) -> Float[Tensor, "p layers 2 inp"]:
-    count, modules = len(content.down), [group.modules[row] for row in rows]
-    if isinstance(predictor, ConstantCoefficients):
-        return predictor(group.in_features, modules).expand(count, -1, -1, -1)
-    whole = len(rows) == len(group.modules)
-    # Every layer of every pair is one row of the batch that the hypernetwork takes.
+    count, whole = len(content.down), len(rows) == len(group.modules)
+    # Every layer of every pair is one row of the batch that the predictor takes.
     factors = [
         (tensor if whole else tensor[:, rows]).flatten(0, 1)
         for tensor in (content.down, content.up, style.down, style.up)
     ]
+    modules = [group.modules[row] for row in rows]
     return predictor(*factors, modules * count).unflatten(0, (count, len(rows)))
 
 

@@ -23,7 +23,7 @@ from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import Predictor, save_hypernet
 from lorarar.hypernet.columns import layout_columns
 from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
-from lorarar.layout import Layout, kind_of
+from lorarar.layout import Layout
 from lorarar.training.bank import Coefficients, Pack, column_sizes, constant_coefficients, predict_coefficients
 from lorarar.training.dataset import Dataset
 from lorarar.training.history import History, HistoryRow
@@ -92,16 +92,15 @@ def new_predictor(layout: Layout, settings: HyperSettings) -> Predictor:
     A hypernetwork has an input layer for each learned width. Its small random weights keep m_c from being equal to
     m_s: |cos| of equal vectors has no gradient.
     """
-    columns = layout_columns(layout, settings.learned) if settings.columns else ()
+    known = layout_columns(layout, settings.learned)
+    columns = known if settings.columns else ()
     if settings.predictor == "constant":
         constant = ConstantCoefficients(ConstantConfig(settings.kv_rule, settings.learned, columns))
         for pair in constant.pairs.values():
             nn.init.constant_(pair, settings.initial)
         return constant
-    groups = layout.with_kinds(settings.learned)
-    widths = sorted({group.out_features for group in groups})
-    modules = (module for group in groups for module in group.modules if kind_of(module) in settings.learned)
-    positions = tuple(modules) if settings.positions else ()
+    widths = sorted({group.out_features for group in layout.with_kinds(settings.learned)})
+    positions = tuple(module for module, _ in known) if settings.positions else ()
     config = HypernetConfig(tuple(widths), settings.hidden, settings.kv_rule, settings.learned, positions, columns)
     hypernet = Hypernetwork.untrained(config, settings.seed)
     nn.init.constant_(hypernet.output.bias, settings.initial)

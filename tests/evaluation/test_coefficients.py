@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import csv
-import json
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_pipeline import save_tiny_dataset, save_tiny_pipeline
+from tiny_pipeline import save_tiny_evaluation
 
 from lorarar.base.names import load_layout
 from lorarar.commands.evaluate import main
 from lorarar.errors import InputError
 from lorarar.evaluation.coefficients import shares, tables
-from lorarar.hypernet.checkpoints import load_predictor, save_hypernet
-from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.hypernet.checkpoints import load_predictor
 from lorarar.lora import read_lora
 from lorarar.merging import learned_options, merge_loras
 from lorarar.training.dataset import read_dataset
@@ -75,17 +73,7 @@ def test_equal_coefficients_depend_on_nothing() -> None:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base, a dataset with two test contents and two test styles, and a hypernetwork."""
-    folder = tmp_path_factory.mktemp("world")
-    save_tiny_pipeline(folder / "base")
-    layout = load_layout(str(folder / "base"))
-    save_tiny_dataset(folder / "data", layout=layout)
-    raw = json.loads((folder / "data" / "dataset.json").read_text())
-    for side in raw["splits"]["paper"].values():
-        side["test"] = [side["train"].pop(), *side["test"]][:2]
-    (folder / "data" / "dataset.json").write_text(json.dumps(raw))
-    widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
-    save_hypernet(Hypernetwork.untrained(HypernetConfig(widths, hidden=8), 1), folder / "hyper.safetensors")
-    return folder
+    return save_tiny_evaluation(tmp_path_factory.mktemp("world"), ("contents", "styles"), ("hyper",))
 
 
 def arguments(world: Path, output: Path, *more: str) -> list[str]:

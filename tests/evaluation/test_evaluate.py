@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -14,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 from scripted import ScriptedJudge, install
-from tiny_pipeline import save_tiny_dataset, save_tiny_pipeline
+from tiny_pipeline import save_tiny_evaluation
 
-from lorarar.base.names import load_layout, unet_layout
+from lorarar.base.names import unet_layout
 from lorarar.command_line import given_settings
 from lorarar.commands.evaluate import main, parser
 from lorarar.errors import InputError
@@ -45,18 +44,7 @@ FAST = ["--images", "2", "--steps", "2"]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base, a dataset with two test contents and one test style, and two hypernetworks."""
-    folder = tmp_path_factory.mktemp("world")
-    save_tiny_pipeline(folder / "base")
-    layout = load_layout(str(folder / "base"))
-    save_tiny_dataset(folder / "data", layout=layout)
-    raw = json.loads((folder / "data" / "dataset.json").read_text())
-    contents = raw["splits"]["paper"]["contents"]
-    contents["test"], contents["train"] = [contents["train"].pop(), *contents["test"]], contents["train"]
-    (folder / "data" / "dataset.json").write_text(json.dumps(raw))
-    widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
-    for seed, name in enumerate(("hyper", "other")):
-        save_hypernet(Hypernetwork.untrained(HypernetConfig(widths, hidden=8), seed), folder / f"{name}.safetensors")
-    return folder
+    return save_tiny_evaluation(tmp_path_factory.mktemp("world"), ("contents",), ("hyper", "other"))
 
 
 def brighter(question: Question) -> float:

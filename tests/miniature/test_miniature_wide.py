@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lorarar.base.names import MINIATURE_FOLDER
+from lorarar.errors import InputError
 from lorarar.lora import read_lora
 from lorarar.training.dataset import read_dataset
 from lorarar.training.dataset_loras import missing_jobs
@@ -68,6 +69,8 @@ def test_its_loras_are_trained_once_on_the_base_given(tmp_path: Path) -> None:
     first.unlink()
     trained: list[str] = []
     write_wide_test(replace(plan, report=lambda text, done, total: trained.append(text)), MINIATURE_FOLDER)
+    with pytest.raises(InputError, match="without a validation part"):
+        write_wide_test(plan, MINIATURE_FOLDER, "validation")
     assert first.is_file() and {text.partition(",")[0] for text in trained} == {first.stem}
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from lorarar.base.names import load_layout
 from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
+from lorarar.hypernet.checkpoints import save_hypernet
+from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import Layout
 from lorarar.lora import write_lora
 
@@ -75,6 +79,24 @@ def save_tiny_dataset(
                 )
     raw["splits"] = {"paper": {"contents": parts("content", contents), "styles": parts("style", styles)}}
     (folder / "dataset.json").write_text(json.dumps(raw, indent=1))
+    return folder
+
+
+def save_tiny_evaluation(folder: Path, sides: Sequence[str], hypernets: Sequence[str]) -> Path:
+    """What an evaluation needs: `base`, `data` with two test entries on the named sides (contents, styles), and
+    hypernetworks of these names with random weights; returns the folder.
+    """
+    save_tiny_pipeline(folder / "base")
+    layout = load_layout(str(folder / "base"))
+    described = save_tiny_dataset(folder / "data", layout=layout) / "dataset.json"
+    raw = json.loads(described.read_text())
+    for side in sides:
+        split = raw["splits"]["paper"][side]
+        split["test"] = [split["train"].pop(), *split["test"]]
+    described.write_text(json.dumps(raw))
+    widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
+    for seed, name in enumerate(hypernets):
+        save_hypernet(Hypernetwork.untrained(HypernetConfig(widths, hidden=8), seed), folder / f"{name}.safetensors")
     return folder
 
 
