@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from lorarar.evaluation.results import Results
+from lorarar.evaluation.results import PairRecord, Results
 from lorarar.evaluation.tables import Table
 from lorarar.files import atomic_file
 from lorarar.images import on_white, open_image
@@ -19,13 +19,17 @@ _GAP = 6  # pixels between cells
 _LINE = 16  # pixels of a label's line
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 _MIN_CELL, _MAX_CELL = 96, 256
+_MOST_ROWS = 25
 
 
 def comparison_grid(results: Results, run: Path) -> Image.Image:
-    """Draw a row a pair: its subject and style references, then each method's first image."""
+    """Draw a row a pair: its subject and style references, then each method's first image.
+
+    Of more than 25 pairs (the paper's test has as many), each subject is shown once, the next one with the next style.
+    """
     columns = ["subject", "style", *(method.label for method in results.methods)]
     rows = []
-    for pair in results.pairs:
+    for pair in _shown(results.pairs):
         firsts = [pair.methods[method.name][0].image for method in results.methods]
         rows.append([pair.subject_references[0], pair.style_reference, *firsts])
     return _grid(run, columns, rows)
@@ -76,6 +80,14 @@ def write_pictures(results: Results, tables: Mapping[str, Table], run: Path, out
     for name, table in charts.items():
         bars(table, output / name)
     return [output / name for name in (*pictures, *charts)]
+
+
+def _shown(pairs: Sequence[PairRecord]) -> Sequence[PairRecord]:
+    if len(pairs) <= _MOST_ROWS:
+        return pairs
+    contents = list(dict.fromkeys(pair.content for pair in pairs))
+    styles = list(dict.fromkeys(pair.style for pair in pairs))
+    return [pair for pair in pairs if contents.index(pair.content) % len(styles) == styles.index(pair.style)]
 
 
 def _grid(run: Path, columns: Sequence[str], rows: Sequence[Sequence[str | None]]) -> Image.Image:

@@ -259,6 +259,21 @@ def test_grids_show_first_images_and_references(results: Results, tmp_path: Path
     assert (cell(matrix, 0, 0, 3, 3) == 255).all()
 
 
+def test_a_grid_of_many_pairs_shows_each_subject_once(results: Results, tmp_path: Path) -> None:
+    save_images(results, tmp_path)
+    pairs = [
+        replace(results.pairs[(3 * content + style) % 4], content=f"c{content}", style=f"s{style}")
+        for content in range(6)
+        for style in range(5)
+    ]
+    sheet = comparison_grid(replace(results, pairs=tuple(pairs)), tmp_path)
+    for row, (content, style) in enumerate([(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 0)]):
+        for column, method in enumerate(results.methods):
+            path = tmp_path / pairs[5 * content + style].methods[method.name][0].image
+            want = Image.open(path).convert("RGB").resize((96, 96), Image.Resampling.NEAREST)
+            np.testing.assert_array_equal(cell(sheet, 2 + column, row, 5, 6), np.asarray(want))
+
+
 def test_pictures_are_written(results: Results, tables: dict[str, Table], tmp_path: Path) -> None:
     save_images(results, tmp_path)
     written = write_pictures(results, tables, tmp_path, tmp_path / "out")
