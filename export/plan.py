@@ -1,4 +1,4 @@
-"""Tell what an export will make before it is made: sizes, memory, and what a phone says to them (`--plan`).
+"""Tell what an export will make before it is made: sizes, memory, and whether a phone has it (`--plan`).
 
 Counted on the meta device, from the shapes of every layer and of every result in a forward pass; a test compares the
 sizes with measured exports.

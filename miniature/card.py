@@ -95,14 +95,15 @@ def _inside(folder: Path) -> str:
 
 def _times(plan: BuildPlan) -> str:
     here = f"{Path.cwd()}/"
-    rows = []
+    rows, told = [], {training["stage"] for training in trainings_of(plan.made)}
     for stage in STAGES:
         if stage not in ("card", "publish"):
             commands = [f"`{' '.join(command).replace(here, '')}`" for command in stage_commands(plan, stage)]
             seconds = plan.spent(stage)
-            minutes = "not recorded" if seconds is None else f"{seconds / 60:.1f}"
+            unknown = "see below" if stage in told else "not recorded"
+            minutes = unknown if seconds is None else f"{seconds / 60:.1f}"
             rows.append((stage, ", ".join(commands), minutes))
-    rows.append(("recorded in all", "", f"{sum(plan.seconds().values()) / 60:.0f}"))
+    rows.append(("together, without those below", "", f"{sum(plan.seconds().values()) / 60:.0f}"))
     return _section(
         "How it was made",
         f"`{' '.join(_whole_build(plan)).replace(here, '')}`, by these stages:",
@@ -152,8 +153,12 @@ def _hypernet(folder: Path) -> str:
     """Tell the merging loss on the validation pairs, and what was trained with which options."""
     record = load_predictor(folder / HYPERNET_FILE).training
     loss = record["loss"]
-    joint = f"joint term {loss['joint']}"
+    joint, outweighed = f"joint term {loss['joint']}", []
     if loss["joint"] != "none":
+        outweighed.append(
+            "The joint term, which this loss is without, weighs more in the training: some of this loss is given up "
+            "for images that show both."
+        )
         joint += f" (weight {loss['joint_weight']:g}, style {loss['joint_style']:g})"
     found = record["validation"]
     best = found["best"]
@@ -165,6 +170,7 @@ def _hypernet(folder: Path) -> str:
         f"others by {record['kv_rule']}, λ {loss['weight']}, {joint}, seed {record['seed']}; curves in "
         f"`hypernet.png`. Content and style loss of Eq. 3 on the {record['validation_pairs']} validation pairs:",
         markdown_table(("merge", "loss"), [(name, f"{value:.4f}") for name, value in losses.items()]),
+        *outweighed,
     )
 
 

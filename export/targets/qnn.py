@@ -7,7 +7,7 @@ from export.tolerance import tolerances
 from runtime_py.qnn_session import require_qnn
 
 _QUANTISED = (
-    "its compiler wants activations of 16 bits beside weights of few, and its emulator ends at such a UNet (SIGSEGV), "
+    "its compiler wants activations of 16 bits beside weights of few, and its emulator crashes on one (SIGSEGV), "
     "so that nothing would prove it"
 )
 
@@ -31,7 +31,7 @@ TARGET = Target(
     free_rank=False,
     # Of the plain form's products with a bias as a column, the compiler runs out of memory.
     hypernet_form="transposed",
-    # The emulator ends (SIGSEGV) at InstanceNormalization of two images.
+    # The emulator crashes (SIGSEGV) at InstanceNormalization of two images.
     replaced=("group norm as layer norm", "time embedding with a precise silu"),
     bytes_per_weight={"fp16": FLOATS["fp16"]},
     socs=(

@@ -89,7 +89,7 @@ def _add_pipeline_options(kind: Parser, place: Any) -> None:
     add("--tiny-vae", metavar="V", help=vae)
     add("--steps", type=int, metavar="N", help=f"denoising steps that apps start with (default {STEPS})")
     add("--guidance", type=float, metavar="G", help="guidance that apps start with (default 5, SDXL's; miniature 2)")
-    size = "only say what would be made: sizes, memory, what a phone says to them"
+    size = "only say what would be made: sizes, memory, and whether a phone has it"
     add("--plan", action="store_true", default=None, help=size)
 
 

@@ -250,9 +250,9 @@ def test_the_card_tells_commands_times_and_figures_of_what_is_shipped(tmp_path: 
     build(plan, ["card"])
     card = (plan.made / "README.md").read_text()
     assert "| base | `lorarar miniature build --until base` | 90.0 |" in card
-    assert "| recorded in all |  | 92 |" in card and str(Path.cwd()) not in card
+    assert "| together, without those below |  | 92 |" in card and str(Path.cwd()) not in card
     assert "| longer | 1234 | 0.0006 | 67.8 | an abacus |" in card
-    assert "--until population` | not recorded |" in card
+    assert "--until population` | not recorded |" in card and "--until longer` | see below |" in card
     assert "build --seed 3" in card and str(plan.output / "dataset") in card and str(plan.made) not in card
     assert "--only styles --rank 8 --steps 200 --learning-rate 0.0007 --batch-size 4 --seed 3" in card
     asked = json.loads((MINIATURE_FOLDER / "judge" / "config.json").read_text())["accuracy"]
