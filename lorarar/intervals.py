@@ -1,4 +1,4 @@
-"""Confidence intervals: the percentile bootstrap over clusters, and Wilson's for a share."""
+"""Confidence intervals: the percentile bootstrap over clusters, also crossed ones, and Wilson's for a share."""
 
 from __future__ import annotations
 
@@ -17,13 +17,6 @@ def bootstrap_interval(
     A row is a cluster of answers that are not independent: a pair of LoRAs, a participant, a task. The same seed gives
     the same interval.
     """
-    return quantiles(bootstrap_draws(hits, totals, draws=draws, seed=seed))
-
-
-def bootstrap_draws(
-    hits: Float[np.ndarray, " n"], totals: Float[np.ndarray, " n"] | None = None, *, draws: int, seed: int
-) -> Float[np.ndarray, " draws"]:
-    """Return `draws` resampled values of sum(hits)/sum(totals), or of the mean; see `bootstrap_interval`."""
     generator, count = np.random.default_rng(seed), len(hits)
     parts = []
     # Some draws at a time: all at once of 10,000 participants would take a gigabyte. The numbers are the same.
@@ -31,7 +24,23 @@ def bootstrap_draws(
         rows = generator.integers(0, count, (min(at_once, draws - first), count))
         drawn = hits[rows].mean(axis=1) if totals is None else hits[rows].sum(axis=1) / totals[rows].sum(axis=1)
         parts.append(np.asarray(drawn, np.float64))
-    return np.concatenate(parts)
+    return quantiles(np.concatenate(parts))
+
+
+def crossed_draws(values: Float[np.ndarray, "rows columns"], *, draws: int, seed: int) -> Float[np.ndarray, " draws"]:
+    """Return `draws` resampled means of a table whose rows and columns are both samples, such as subjects and styles.
+
+    The pigeonhole bootstrap (Owen 2007): rows are drawn again, columns are, and a value counts as often as its row
+    times its column. It is wider than drawing single values, which takes those of a row for independent, and errs on
+    the wide side. A value that is not there is NaN; draws that meet none of the others are left out.
+    """
+    generator, (rows, columns) = np.random.default_rng(seed), values.shape
+    there = ~np.isnan(values)
+    by_row = generator.multinomial(rows, np.full(rows, 1 / rows), size=draws)
+    by_column = generator.multinomial(columns, np.full(columns, 1 / columns), size=draws)
+    counts = ((by_row @ there) * by_column).sum(axis=1)
+    sums = ((by_row @ np.where(there, values, 0.0)) * by_column).sum(axis=1)
+    return sums[counts > 0] / counts[counts > 0]
 
 
 def quantiles(values: Float[np.ndarray, " n"], level: float = LEVEL) -> tuple[float, float]:

@@ -207,7 +207,7 @@ def lora_row(
     Images of a LoRA are no samples of their own: another few subjects would have other shares.
     """
     names = [lora for lora, answers in zip(loras, right, strict=True) for _ in answers]
-    found = bootstrap(means_by_name(names, map(float, np.concatenate(right))), seed)
+    found = bootstrap([*means_by_name(names, map(float, np.concatenate(right))).values()], seed)
     return Row(name, found.estimate, found.low, found.high, len(names), gate=gate)
 
 
@@ -219,7 +219,7 @@ def _row(
     back: float | None = None,
     gate: float | None = None,
 ) -> Row:
-    found = bootstrap(right.astype(float), seed)
+    found = bootstrap(right.astype(float).tolist(), seed)
     return Row(name, found.estimate, found.low, found.high, len(right), ceiling, back, gate)
 
 

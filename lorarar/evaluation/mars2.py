@@ -12,8 +12,9 @@ Definitions, for a pair of a content and a style with N generated images:
 - *expected attempts*: the same in expectation over all orders of the N images: (N + 1)/(k + 1) for k that pass.
   It is N + 1 for none too, and less noisy than the position in one order.
 
-Overall figures are means over pairs. Images of a pair share their LoRAs and are not independent, so the bootstrap
-draws pairs and never single images.
+Overall figures are means over pairs. Images of a pair share both LoRAs, and pairs share one of them with many others:
+neither are independent. So the bootstrap draws contents and styles, and never single images or pairs; an interval says
+what other subjects and other styles may give.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from lorarar.errors import InputError
-from lorarar.intervals import bootstrap_draws, bootstrap_interval, quantiles
+from lorarar.intervals import bootstrap_interval, crossed_draws, quantiles
 
 RESAMPLES = 10_000
+Name = TypeVar("Name", bound=Hashable)
 
 
 def majority(yes: Bool[np.ndarray, "images references"]) -> Bool[np.ndarray, " images"]:
@@ -98,7 +101,6 @@ class Mars2:
     style: Interval
     attempts: Interval
     expected_attempts: Interval
-    pairs: int
     pairs_without: int | float  # pairs of which no image passed, a mean over the runs: their attempts are a lower bound
 
 
@@ -112,10 +114,10 @@ class Difference:
 
 def score(pairs: Sequence[PairVerdicts], seed: int = 0, resamples: int = RESAMPLES) -> Mars2:
     """Return all figures with intervals; a pair may be there once a run. Raises InputError without pairs."""
-    found = {name: bootstrap(figures(pairs, name), seed, resamples) for name in STATISTICS}
-    without = 1 - figures(pairs, "best")
+    found = {name: crossed(figures(pairs, name), seed, resamples) for name in STATISTICS}
+    without = 1 - np.array(list(figures(pairs, "best").values()))
     count = float(without.sum())
-    return Mars2(**found, pairs=len(without), pairs_without=int(count) if count.is_integer() else count)
+    return Mars2(**found, pairs_without=int(count) if count.is_integer() else count)
 
 
 def difference(
@@ -125,7 +127,7 @@ def difference(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Difference:
-    """Return `first` − `second` by the paired bootstrap: both methods are drawn with the same pairs.
+    """Return `first` − `second` by the paired bootstrap: both methods are drawn with the same contents and styles.
 
     Raises InputError when the two were not judged on the same pairs or for an unknown statistic.
     """
@@ -133,32 +135,45 @@ def difference(
         raise InputError(f"unknown statistic {statistic!r}; valid are {', '.join(STATISTICS)}")
     if Counter(pair.name for pair in first) != Counter(pair.name for pair in second):
         raise InputError("a difference needs two methods judged on the same pairs; evaluate both on one dataset split")
-    place = {name: number for number, name in enumerate(dict.fromkeys(pair.name for pair in first))}
-    second = sorted(second, key=lambda pair: place[pair.name])
-    values = figures(first, statistic) - figures(second, statistic)
-    means = bootstrap_draws(values, draws=resamples, seed=seed)
-    interval = Interval(float(values.mean()), *quantiles(means))
+    taken = figures(second, statistic)
+    values = {name: value - taken[name] for name, value in figures(first, statistic).items()}
+    means = _crossed_draws(values, seed, resamples)
+    interval = Interval(fmean(values.values()), *quantiles(means))
     return Difference(interval, float(np.mean(means > 0) + np.mean(means == 0) / 2))
 
 
-def bootstrap(values: Float[np.ndarray, " pairs"], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """Return the mean of one value a pair with its percentile interval, drawn by `seed`; InputError without values."""
-    if len(values) == 0:
+def crossed(values: Mapping[tuple[str, str], float], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """Return the mean of one value a pair, by content and style, with its interval; InputError without values."""
+    if not values:
         raise InputError("there are no pairs to score; evaluate at least one content and one style")
-    return Interval(float(values.mean()), *bootstrap_interval(values, draws=resamples, seed=seed))
+    return Interval(fmean(values.values()), *quantiles(_crossed_draws(values, seed, resamples)))
 
 
-def figures(pairs: Sequence[PairVerdicts], statistic: str) -> Float[np.ndarray, " pairs"]:
+def _crossed_draws(values: Mapping[tuple[str, str], float], seed: int, resamples: int) -> Float[np.ndarray, " draws"]:
+    """Return resampled means over pairs, whose contents and styles are drawn in the order of their names."""
+    contents, styles = (sorted(set(names)) for names in zip(*values, strict=True))
+    table = np.full((len(contents), len(styles)), np.nan)
+    for (content, style), value in values.items():
+        table[contents.index(content), styles.index(style)] = value
+    return crossed_draws(table, draws=resamples, seed=seed)
+
+
+def bootstrap(values: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """Return the mean of independent values, such as one a LoRA, with its percentile interval, drawn by `seed`."""
+    return Interval(fmean(values), *bootstrap_interval(np.asarray(values), draws=resamples, seed=seed))
+
+
+def figures(pairs: Sequence[PairVerdicts], statistic: str) -> dict[tuple[str, str], float]:
     """Return a figure of STATISTICS for each pair; its mean over the runs where a pair is there several times."""
     return means_by_name((pair.name for pair in pairs), map(STATISTICS[statistic], pairs))
 
 
-def means_by_name(names: Iterable[Hashable], values: Iterable[float]) -> Float[np.ndarray, " names"]:
+def means_by_name(names: Iterable[Name], values: Iterable[float]) -> dict[Name, float]:
     """Return the mean of each name's values, in the order in which the names first come.
 
     Intervals are drawn over these means, of pairs or of LoRAs: what shares its LoRAs is no sample of its own.
     """
-    found: dict[Hashable, list[float]] = {}
+    found: dict[Name, list[float]] = {}
     for name, value in zip(names, values, strict=True):
         found.setdefault(name, []).append(value)
-    return np.array([fmean(of_name) for of_name in found.values()], np.float64)
+    return {name: fmean(of_name) for name, of_name in found.items()}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from itertools import product
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from lorarar.evaluation.mars2 import (
     Interval,
     Mars2,
     PairVerdicts,
-    bootstrap,
+    crossed,
     difference,
     figures,
     means_by_name,
@@ -106,7 +106,7 @@ def table_1(results: Results, scores: Mapping[str, Mars2]) -> Table:
         ("method", "average case", "best case", "subject", "style"),
         rows,
         f"Pairs: {pairs} of the {results.settings.get('part', '')} part, {images} images each{runs}. 95 % "
-        f"intervals by bootstrap over pairs. Judge: {results.judge.get('name', 'unknown')}.",
+        f"intervals by bootstrap over subjects and styles. Judge: {results.judge.get('name', 'unknown')}.",
     )
 
 
@@ -129,7 +129,7 @@ def differences(
         "Differences in MARS², pair by pair",
         ("difference", "average case", "best case", "share of resamples above 0"),
         rows,
-        "95 % intervals of the paired bootstrap; one that leaves out 0 is a clear difference.",
+        "95 % intervals of the paired bootstrap over subjects and styles; one that leaves out 0 is a clear difference.",
     )
 
 
@@ -177,7 +177,7 @@ def table_a2(results: Results, seed: int = 0, resamples: int = RESAMPLES) -> Tab
     def mean(method: MethodInfo, name: str) -> Cell:
         images = [pair.methods[method.name] for pair in results.pairs]
         means = [float(np.mean([image.metrics[name] for image in of_pair])) for of_pair in images]
-        return bootstrap(means_by_name([pair.name for pair in results.pairs], means), seed, resamples)
+        return crossed(means_by_name([pair.name for pair in results.pairs], means), seed, resamples)
 
     rows: list[Sequence[Cell]] = []
     if used:
@@ -239,7 +239,7 @@ def breakdown(results: Results, verdicts: Mapping[str, Sequence[PairVerdicts]], 
     for name in names:
         for method in results.methods:
             found = [pair for pair in verdicts[method.name] if getattr(pair, by) == name]
-            average, best = (float(figures(found, statistic).mean()) for statistic in ("average", "best"))
+            average, best = (fmean(figures(found, statistic).values()) for statistic in ("average", "best"))
             rows.append((name, method.label, average, best))
     return Table(f"per_{by}", f"MARS² of each {by}", (by, "method", "average case", "best case"), rows)
 
