@@ -17,6 +17,11 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_PIXELS = 64_000_000  # a phone camera's largest photos; more would only fill the memory
 
 
+def is_image(path: Path) -> bool:
+    """Tell by its name whether a file is an image of a kind that is read."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
 def find_images(paths: Sequence[Path]) -> tuple[Path, ...]:
     """List the given files, and the images of the given folders in the order of their names.
 
@@ -26,7 +31,7 @@ def find_images(paths: Sequence[Path]) -> tuple[Path, ...]:
     for path in paths:
         inside = [path]
         if path.is_dir():
-            inside = sorted(item for item in path.iterdir() if item.suffix.lower() in IMAGE_SUFFIXES)
+            inside = sorted(filter(is_image, path.iterdir()))
         if not inside:
             raise InputError(f"{path}: no images in this folder; it may hold {', '.join(IMAGE_SUFFIXES)}")
         found += inside

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorarar import __version__
-from lorarar.base.components import Components, base_name, predict, target
+from lorarar.base.components import Components, base_name, fingerprint, predict, target
 from lorarar.errors import InputError
 from lorarar.layout import UNET
 from lorarar.lora import LoRA, LoraLayer
@@ -112,7 +112,7 @@ class _LoraTraining:
     def run(self, on_step: OnStep, file: StateFile | None) -> None:
         """Train for the steps that the state file lacks; the losses of those it has are reported again."""
         steps, state = self.settings.steps, (self.parameters, self.optimizer, self.accelerator.scaler)
-        losses = [] if file is None else file.load(*state)[0]
+        losses = [] if file is None else file.load(*state, steps)[0]
         for step, loss in enumerate(losses, start=1):
             on_step(step, loss)
         for step in range(len(losses) + 1, steps + 1):
@@ -172,7 +172,7 @@ def _identity(components: Components, concepts: Sequence[Reference], settings: L
     about["images"] = [
         [hashlib.sha256(path.read_bytes()).hexdigest() for path in concept.images] for concept in concepts
     ]
-    return about
+    return about | {"base_weights": fingerprint(components.unet)}
 
 
 def _metadata(components: Components, concepts: Sequence[Reference], settings: LoraSettings) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -113,3 +114,11 @@ def encode_concepts(components: Components, concepts: Sequence[Reference], flip:
         latents.append(encode_files(components, concept.images, flip))
     prompts = [concept.prompt for concept in concepts]
     return Examples(tuple(latents), encode_prompts(components, prompts), zlib.crc32("\n".join(prompts).encode()))
+
+
+def digest_references(references: Sequence[Reference], others: Sequence[Path] = ()) -> str:
+    """Return a SHA-256 of the prompts and image files of references, and of other images, wherever they lie."""
+    digest = hashlib.sha256("\n".join(reference.prompt for reference in references).encode())
+    for path in (*(path for reference in references for path in reference.images), *others):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

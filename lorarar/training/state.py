@@ -54,11 +54,11 @@ class StateFile:
             save_file(tensors, temporary, metadata={_KEY: text})
 
     def load(
-        self, parameters: Mapping[str, Tensor], optimizer: Any, scaler: Any
+        self, parameters: Mapping[str, Tensor], optimizer: Any, scaler: Any, steps: int
     ) -> tuple[list[float], dict[str, Tensor]]:
         """Put the saved state in place; return the losses so far and the `extra` tensors, both empty without a file.
 
-        Raises InputError for a damaged file and for the state of another training.
+        Raises InputError for a damaged file, for the state of another training, and for one of more than `steps` steps.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -68,7 +68,7 @@ class StateFile:
             with safe_open(self.path, "pt") as file:
                 about = json.loads((file.metadata() or {})[_KEY])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            self._check_training(about["training"])
+            self._check_training(about["training"], len(tensors["losses"]), steps)
             _restore(tensors, parameters, optimizer)
             if scaler:
                 scaler.load_state_dict(about["scaler"])
@@ -87,12 +87,17 @@ class StateFile:
         """Tell whether the state is written after that step of so many."""
         return step % self.every == 0 or step == steps
 
-    def _check_training(self, saved: Any) -> None:
+    def _check_training(self, saved: Any, done: int, steps: int) -> None:
         different = [key for key in {**saved, **self.training} if saved.get(key) != self.training.get(key)]
         if different:
             raise InputError(
                 f"{self.path}: this state is of a training with other settings ({', '.join(different)}); "
                 "give the same settings to go on, or another `state` to start afresh"
+            )
+        if done > steps:
+            raise InputError(
+                f"{self.path}: this state has {done} steps, more than the {steps} of `steps`; give {done} or more, or "
+                "another `state` to start afresh"
             )
 
 

@@ -17,15 +17,17 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from lorarar import __version__
-from lorarar.base.components import Components, base_name
+from lorarar.base.components import Components, base_name, fingerprint
 from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import Predictor, save_hypernet
 from lorarar.hypernet.columns import layout_columns
 from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
+from lorarar.images import is_image
 from lorarar.layout import Layout
 from lorarar.training.bank import Coefficients, Pack, column_sizes, constant_coefficients, predict_coefficients
 from lorarar.training.dataset import Dataset
+from lorarar.training.examples import digest_references
 from lorarar.training.history import History, HistoryRow
 from lorarar.training.hyper_settings import HyperSettings
 from lorarar.training.joint import check_joint_images
@@ -61,12 +63,17 @@ class Trained:
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """What `train_predictor` needs beside its settings; `about` names the base, dataset and split for the record."""
+    """What `train_predictor` needs beside its settings; `about` names the base, dataset and split for the record.
+
+    `references` tells the images and prompts that were encoded from others: a training that was stopped goes on with
+    the same ones alone.
+    """
 
     components: Components
     layout: Layout
     parts: Parts
     about: dict[str, Any]
+    references: str = ""
 
 
 def load_inputs(
@@ -80,10 +87,17 @@ def load_inputs(
     components = loading.load()
     layout = unet_layout(components.unet, base_name(components))
     parts = load_parts(components, layout, dataset, split, settings.combinations, settings.seed, joint, joint_images)
+    found = {} if parts.train.joint is None else parts.train.joint.latents
+    if joint_images is not None and not found:
+        raise InputError(
+            f"{joint_images}: there is no folder CONTENT--STYLE of a training pair in it; give the one that holds them"
+        )
     about = {"base": layout.base, "dataset": dataset.name, "split": split, "untrained_base": loading.untrained}
-    if parts.train.joint is not None and parts.train.joint.latents:
-        about["joint_pairs"] = len(parts.train.joint.latents)
-    return TrainingInputs(components, layout, parts, about)
+    if found:
+        about["joint_pairs"] = len(found)
+    drawn = sorted(path for path in joint_images.rglob("*") if is_image(path)) if joint_images else ()
+    entries = [entry for part in ("train", "validation") for role in dataset.part(split, part) for entry in role]
+    return TrainingInputs(components, layout, parts, about, digest_references(entries, drawn))
 
 
 def new_predictor(layout: Layout, settings: HyperSettings) -> Predictor:
@@ -124,8 +138,7 @@ def train_predictor(
     if settings.keep == "best" and inputs.parts.validation is None:
         raise InputError("`keep` best needs validation pairs, and this split has none; use last")
     record = _record(inputs, settings)
-    identity = {name: value for name, value in record.items() if name != "steps" or settings.lr_schedule != "constant"}
-    file = None if state is None else StateFile(state, identity, state_every)
+    file = None if state is None else StateFile(state, _identity(inputs, settings, record), state_every)
     training = _Training(inputs, settings)
     if settings.gradient_checkpointing:
         components.unet.enable_gradient_checkpointing()
@@ -148,6 +161,18 @@ def _record(inputs: TrainingInputs, settings: HyperSettings) -> dict[str, Any]:
     validation = len(parts.validation.pairs) if parts.validation else 0
     facts |= {"pairs": len(parts.train.pairs), "validation_pairs": validation}
     return json.loads(json.dumps(facts))
+
+
+def _identity(inputs: TrainingInputs, settings: HyperSettings, record: dict[str, Any]) -> dict[str, Any]:
+    """Return what must be the same for a training to go on: the options, and the weights, LoRAs and images themselves.
+
+    The steps may be others where the rate does not depend on them.
+    """
+    same = {name: value for name, value in record.items() if name != "steps" or settings.lr_schedule != "constant"}
+    parts = [part for part in (inputs.parts.train, inputs.parts.validation) if part is not None]
+    banks = [role.bank.digest() for part in parts for role in (part.contents, part.styles)]
+    unet = fingerprint(inputs.components.unet)
+    return same | {"base_weights": unet, "loras": banks, "references": inputs.references}
 
 
 class _Training:
@@ -306,7 +331,7 @@ class _Training:
 
     def load(self, file: StateFile) -> None:
         """Put a saved state in place, if there is one."""
-        _, extra = file.load(self.parameters, self.optimizer, self.accelerator.scaler)
+        _, extra = file.load(self.parameters, self.optimizer, self.accelerator.scaler, self.settings.steps)
         self.history = History.from_tensors(extra)
         if self.history.rows:
             self.best = {name: extra[f"best.{name}"].to(value.device) for name, value in self.best.items()}

@@ -41,7 +41,7 @@ def rows(table: Table) -> list[dict[str, str]]:
 
 
 def test_golden_markdown_and_csv(tables: dict[str, Table], tmp_path: Path) -> None:
-    """The files as they were looked at once. `PYTHONPATH=tests/support python tests/evaluation/test_evaluation_tables.py` writes them again."""
+    """The files as they were looked at once. This file as a script, with tests/support in its path, makes them."""
     write_tables(list(tables.values()), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in GOLDEN.iterdir()}
     for path in tmp_path.iterdir():

@@ -21,7 +21,7 @@ from lorarar.hypernet.storage import CONFIG_KEY
 from lorarar.layout import KINDS, UNET, kind_of
 from lorarar.lora import read_lora
 from lorarar.merging import learned_options, merge_loras
-from lorarar.training.bank import predict_coefficients
+from lorarar.training.bank import LoraBank, predict_coefficients
 from lorarar.training.history import History, HistoryRow
 from lorarar.training.hyper_settings import HyperSettings, LossSettings, default_hyper_settings
 from lorarar.training.pair_data import choose_pairs, load_parts
@@ -199,6 +199,33 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
     assert same(whole, train(world, settings, state=state))  # all steps are done: nothing is trained again
     with pytest.raises(InputError, match=r"of a training with other settings \(loss\)"):
         train(world, replace(settings, loss=LossSettings(weight=0.5)), state=state)
+
+
+def test_a_training_goes_on_with_the_same_data_and_as_many_steps_or_more(world: World, tmp_path: Path) -> None:
+    """A LoRA that was trained again, another base's weights and other images have the names of the old ones."""
+    state, inputs = tmp_path / "state.safetensors", world.inputs()
+    train_predictor(inputs, FAST, state=state)
+    packed = dict(world.parts.train.styles.bank.packed)
+    name, factors = next(iter(packed.items()))
+    packed[name] = replace(factors, down=factors.down * 1.01)
+    styles = replace(world.parts.train.styles, bank=LoraBank(packed))
+    retrained = replace(world.parts, train=replace(world.parts.train, styles=styles))
+    for changed, what in (
+        (replace(inputs, parts=retrained), "loras"),
+        (replace(inputs, references="other images"), "references"),
+    ):
+        with pytest.raises(InputError, match=rf"of a training with other settings \({what}\)"):
+            train_predictor(changed, FAST, state=state)
+    weight = next(world.components.unet.parameters())
+    kept = weight.detach().clone()
+    try:
+        weight.data.add_(1)
+        with pytest.raises(InputError, match=r"other settings \(base_weights\)"):
+            train_predictor(inputs, FAST, state=state)
+    finally:
+        weight.data.copy_(kept)
+    with pytest.raises(InputError, match="has 6 steps, more than the 5 of `steps`"):
+        train_predictor(inputs, replace(FAST, steps=5), state=state)
 
 
 def test_the_best_weights_are_kept(world: World) -> None:

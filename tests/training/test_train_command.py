@@ -102,6 +102,7 @@ def test_a_constant_checkpoint_merges(world: World, tmp_path: Path) -> None:
         (["--joint", "images"], "the joint term 'images' needs a folder of images; give --joint-images"),
         (["--joint-images", "."], "the joint term 'none' takes no --joint-images; leave it out"),
         (["--joint", "images", "--joint-images", "nowhere"], "nowhere: no such folder"),
+        (["--joint", "images", "--joint-images", "."], r"no folder CONTENT--STYLE of a training pair in it"),
         (["--column-rate", "0.1"], "leave it out, or give --columns"),
         (["--columns", "--column-rate", "0"], "--column-rate is 0.0; give a positive number"),
         (["--state-every", "5"], "--state-every is for --state"),

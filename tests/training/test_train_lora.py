@@ -185,6 +185,8 @@ def test_resumes_to_the_same_bits(
     longer = replace(SETTINGS, steps=8)
     continued = train(components, images, "a sks dog", longer, state=state)
     assert same(continued, train(components, images, "a sks dog", longer))
+    with pytest.raises(InputError, match="has 8 steps, more than the 6 of `steps`"):
+        train(components, images, "a sks dog", SETTINGS, state=state)
 
 
 def test_state_of_another_training(components: Components, images: tuple[Path, ...], tmp_path: Path) -> None:
@@ -210,7 +212,7 @@ def test_damaged_states(tmp_path: Path) -> None:
     sum(value.sum() for value in parameters.values()).backward()
     optimizer.step()
     state.save(parameters, optimizer, None, [0.5])
-    assert state.load(parameters, optimizer, None) == ([0.5], {})
+    assert state.load(parameters, optimizer, None, 1) == ([0.5], {})
     whole, tensors = state.path.read_bytes(), load_file(state.path)
     with safe_open(state.path, "pt") as file:
         metadata = file.metadata()
@@ -227,7 +229,7 @@ def test_damaged_states(tmp_path: Path) -> None:
     for data in [*broken, state.path.read_bytes()]:
         state.path.write_bytes(data)
         with pytest.raises(InputError, match=r"not a state of this training .* delete it or give another `state`"):
-            state.load(parameters, optimizer, None)
+            state.load(parameters, optimizer, None, 1)
 
 
 def test_bf16_trains_in_fp32(tiny_pipeline: Path, images: tuple[Path, ...], trained: LoRA) -> None:
