@@ -52,7 +52,8 @@ class Parser(argparse.ArgumentParser):
                 for inner in item.choices.values():
                     names |= inner._flags()
             else:
-                names[item.dest] = (item.option_strings or [str(item.metavar or item.dest)])[-1]
+                flags = [flag for flag in item.option_strings if not flag.startswith("--no-")]
+                names[item.dest] = (flags or [str(item.metavar or item.dest)])[-1]
         return names
 
 
@@ -95,7 +96,9 @@ def _add_setting(
 ) -> None:
     flag = "--" + (option["flag"] or name).replace("_", "-")
     if isinstance(value, bool):
-        parser.add_argument(flag, dest=name, action="store_true", default=None, help=option["help"])
+        on = [other for other, its in others.items() if its != value]
+        told = f"{option['help']} (default for the {', '.join(on)}: on)" if on else option["help"]
+        parser.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, default=None, help=told)
         return
     differing = [f"; {other} {_shown(its)}" for other, its in others.items() if its != value]
     told = "" if "(default" in option["help"] else f" (default {_shown(value)}{''.join(differing)})"
@@ -137,7 +140,8 @@ def settings_as_options(settings: Any, defaults: Any) -> list[str]:
         elif value != default and "option" in item.metadata:
             flag = "--" + (item.metadata["option"]["flag"] or item.name).replace("_", "-")
             text = "0" if value is None else ",".join(value) if isinstance(value, tuple) else str(value)
-            words += [flag] if isinstance(value, bool) else [flag, text]
+            no_flag = "--no-" + flag.removeprefix("--")
+            words += [flag if value else no_flag] if isinstance(value, bool) else [flag, text]
     return words
 
 

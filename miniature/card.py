@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
-from lorarar.base.names import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER
+from lorarar.base.names import DATASET_FOLDER, HYPERNET_FILE, JUDGE_FOLDER, MINIATURE_FOLDER
 from lorarar.command_line import settings_as_options
 from lorarar.files import atomic_file
 from lorarar.hypernet.checkpoints import load_predictor
@@ -16,7 +17,7 @@ from lorarar.training.hyper_settings import HyperSettings
 from lorarar.training.settings import LoraSettings
 from miniature.build import STAGES
 from miniature.pipelines import trainings_of
-from miniature.stages import LORA_DTYPE, BuildPlan, base_of
+from miniature.stages import DEFAULT_WORK, LORA_DTYPE, BuildPlan, base_of
 
 FRONT = """# The miniature
 
@@ -63,15 +64,25 @@ def stage_commands(plan: BuildPlan, stage: str) -> list[list[str]]:
         files = ["-o", str(plan.output / HYPERNET_FILE), "--state", str(plan.work / "hypernet.state")]
         options = settings_as_options(replace(plan.hyper, seed=plan.seed), HyperSettings())
         return [["lorarar", "train", *data, *files, *options]]
-    return [["lorarar", "miniature", "build", "--until", stage]]
+    return [[*_whole_build(plan), "--until", stage]]
 
 
 def _whole_build(plan: BuildPlan) -> list[str]:
-    """Return the command of all stages."""
-    command = ["lorarar", "miniature", "build", "--seed", str(plan.seed)]
-    if plan.start is not None:
-        command += ["--start", str(plan.start), "--rounds", str(plan.rounds)]
-    return command
+    """Return the command of all stages, with the options that are not the command's defaults."""
+    usual = BuildPlan(DEFAULT_WORK, MINIATURE_FOLDER)
+    values = {
+        "--work": (plan.work.resolve(), usual.work.resolve()),
+        "--out": (plan.output.resolve(), usual.output),
+        "--seed": (plan.seed, usual.seed),
+        "--start": (plan.start, usual.start),
+        "--rounds": (plan.rounds, usual.rounds),
+        "--steps": (plan.longer.steps, usual.longer.steps),
+        "--batch": (plan.batch, usual.batch),
+        "--rate": (plan.longer.rate, usual.longer.rate),
+        "--device": (plan.device, usual.device),
+    }
+    given = [[flag, str(value)] for flag, (value, default) in values.items() if value != default]
+    return ["lorarar", "miniature", "build", *chain.from_iterable(given)]
 
 
 def _inside(folder: Path) -> str:

@@ -54,6 +54,7 @@ class JudgePlan:
 
 
 PLAN = JudgePlan()
+STATE = "judge.state"
 
 
 def build_judge(
@@ -74,28 +75,27 @@ def build_judge(
         "accuracy": accuracy(rows),
     }
     save_judge(judge, folder, as_csv(rows))
+    (work / STATE).unlink()
     return judge
 
 
 def train_judge(
     seed: int, work: Path, plan: JudgePlan = PLAN, report: Report = silent, device: str = "cpu"
 ) -> MiniatureJudge:
-    """Train and calibrate the judge. A run that was stopped goes on from `work`."""
+    """Train and calibrate the judge. A run that was stopped goes on from the state in `work`, which stays there."""
     data = training_drawings(seed, plan.drawings, work / "judge_drawings", plan.workers, report)
     torch.manual_seed(seed)
     network = channels_last(JudgeNetwork(plan.subject, plan.style))
     proxies = nn.Linear(STYLE_SIZE, PLAIN + 1, bias=False)
     settings = {"steps": plan.schedule.steps, "rate": plan.schedule.rate, "drawings": plan.drawings, "seed": seed}
-    state = work / "judge.state"
+    state = work / STATE
     step = JudgeLoss(network, proxies, data, seed, plan.schedule, device)
     Loop([network, proxies], plan.schedule, state, "judge", settings, report, device).run(step)
     measure_norms(network, step, plan.schedule.steps)
     network.eval()
     round_weights(network)
     trials = draw_trials(random_settings(seed, plan.trials), seed, CALIBRATION, plan.workers, report)
-    judge = MiniatureJudge(network, calibrate(network, trials, seed))
-    state.unlink()
-    return judge
+    return MiniatureJudge(network, calibrate(network, trials, seed))
 
 
 class JudgeLoss:

@@ -20,6 +20,7 @@ from miniature.scene import draw, sample_view
 from miniature.styles import FAMILIES, DrawnStyle, plain, random_style, reduce, render
 from miniature.subjects import DETAILS, Subject, article, describe
 
+FIRST = 10_000_000  # numbers of captions and drawings that no training reaches
 PLAIN_SHARE = 0.3  # of the drawings have no style: the world's photographs
 CHUNK = 500  # drawings a file: what a stopped run loses
 TOLD = 0.85  # chance of each detail of a subject to be told by the caption

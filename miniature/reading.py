@@ -22,7 +22,7 @@ from miniature.catalogue import fresh_subject
 from miniature.judge_data import TOLD_BY, UNSEEN, details_of
 from miniature.judge_network import DETAILS as VALUES
 from miniature.loop import Loop, Schedule, fast_products, seeded
-from miniature.population import PLAIN_SHARE, TOLD, caption
+from miniature.population import FIRST, PLAIN_SHARE, TOLD, caption
 from miniature.progress import Report, silent
 from miniature.styles import FAMILIES
 from miniature.subjects import DETAILS
@@ -38,10 +38,12 @@ ANSWERS: Mapping[str, Sequence[str]] = {**VALUES, "style": tuple(FAMILIES)}
 """What is asked about a caption, and the answers: the details of a subject, and the family of styles."""
 
 
-def told_captions(seed: int, count: int) -> tuple[list[str], Int[Tensor, "n a"]]:
-    """Make captions like the population's, and the number of the right answer to each of ANSWERS, or UNSEEN."""
+def told_captions(seed: int, count: int, first: int = 0) -> tuple[list[str], Int[Tensor, "n a"]]:
+    """Make captions like the population's, from number `first` on, and the number of the right answer to each of
+    ANSWERS, or UNSEEN.
+    """
     texts, answers = [], []
-    for index in range(count):
+    for index in range(first, first + count):
         rng = np.random.default_rng((seed, index))
         subject = fresh_subject(rng)
         details = tuple(detail for detail in DETAILS if rng.random() < TOLD)
@@ -57,9 +59,9 @@ def told_captions(seed: int, count: int) -> tuple[list[str], Int[Tensor, "n a"]]
 def read_by_a_line(pipeline: StableDiffusionXLPipeline, seed: int, count: int = PROBED) -> dict[str, float]:
     """Return, for each of ANSWERS, the share of captions that a linear map of the tokens' average answers right.
 
-    The map is fitted by least squares on half of `count` captions, and asked about the others.
+    The map is fitted by least squares on half of `count` captions, and asked about the others. No training had them.
     """
-    texts, answers = told_captions(seed, count)
+    texts, answers = told_captions(seed, count, FIRST)
     with torch.no_grad():
         parts = [read(pipeline, tokens)[0] for tokens in tokenize(pipeline, texts).split(BATCH)]
     features = torch.cat([torch.cat(parts), torch.ones(count, 1)], 1).double()

@@ -28,7 +28,7 @@ from miniature.catalogue import fresh_subject
 from miniature.judge import MiniatureJudge, pixels, shipped_judge
 from miniature.judge_data import TOLD_BY, UNSEEN, details_of
 from miniature.judge_network import DETAILS as VALUES
-from miniature.population import Example, example
+from miniature.population import FIRST, Example, example
 from miniature.progress import Report, counted
 from miniature.reading import read_by_a_line
 from miniature.samples import draw_captions, sheet
@@ -36,7 +36,6 @@ from miniature.scene import picture
 from miniature.styles import FAMILIES, random_style
 from miniature.vae import to_pixels
 
-FIRST = 10_000_000  # numbers of drawings that no training population reaches
 AT_ONCE = 16  # captions
 COLUMNS = 16  # of the sheet
 SHOWN = 32  # drawings on the sheet

@@ -49,6 +49,7 @@ from miniature.vae import encode_all, train_vae
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
+DEFAULT_WORK = Path("build/miniature")
 DRAWINGS = 40_000
 CONTENT_LORAS = default_settings(MINIATURE)
 # A style is one image. Trained for as long as a subject, its LoRA draws that image whatever the prompt. All numbers
@@ -342,12 +343,6 @@ def publish(plan: BuildPlan) -> Path:
     with atomic_folder(plan.output) as temporary:
         shutil.copytree(plan.made, temporary, dirs_exist_ok=True)
     return plan.output
-
-
-def check_device(device: str) -> None:
-    """Refuse a GPU where PyTorch finds none."""
-    if device != "cpu" and not torch.cuda.is_available():
-        raise InputError(f"`device` is {device}, but PyTorch finds no GPU here; leave it out, or run it where one is")
 
 
 def check_output(folder: Path) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from lorarar.errors import InputError
-from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, read_dataset
+from lorarar.files import atomic_file, read_json
+from lorarar.training.dataset import DATASET_FILE
 from miniature.references import write_wide_dataset
 from miniature.stages import BuildPlan, base_of, train_loras
+
+NOTE = "wide.json"
 
 
 def write_wide_test(plan: BuildPlan, base: Path, part: str = "test") -> Path:
@@ -15,11 +22,32 @@ def write_wide_test(plan: BuildPlan, base: Path, part: str = "test") -> Path:
     miniature's are; return the output.
 
     What is there already is kept, so that a stopped run goes on. `lorarar evaluate --dataset` takes the folder.
-    Raises InputError for the folder of another dataset.
+    Raises InputError for the folder of another dataset, or of another base's LoRAs.
     """
+    _claim(plan, base, part)
     if not (plan.output / DATASET_FILE).is_file():
         write_wide_dataset(plan.output, plan.seed, part)
-    elif not all(read_dataset(plan.output).part(DEFAULT_SPLIT, part)):
-        raise InputError(f"{plan.output}: this folder holds another dataset, without a {part} part; name a new folder")
     train_loras(plan.output, base_of(base), plan.lora_settings(), plan.workers, plan.report)
     return plan.output
+
+
+def _claim(plan: BuildPlan, base: Path, part: str) -> None:
+    """Note in the output what it is for; refuse a folder that is for something else."""
+    weights = sorted((base / "unet").glob("*.safetensors"))
+    about: dict[str, Any] = {
+        "part": part,
+        "seed": plan.seed,
+        "base": [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights],
+        "loras": {only: asdict(settings) for only, settings in plan.lora_settings().items()},
+    }
+    note = plan.output / NOTE
+    found: dict[str, Any] = {}
+    if note.is_file():
+        found = read_json(note, what="the note of a wide test", mend="name a new folder", schema={"type": "object"})
+    different = [name for name in about if found.get(name) != about[name]]
+    if (found or (plan.output / DATASET_FILE).is_file()) and different:
+        raise InputError(
+            f"{plan.output}: this folder holds another dataset ({', '.join(different)}); name a new folder"
+        )
+    with atomic_file(note) as temporary:
+        temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

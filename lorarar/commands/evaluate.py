@@ -25,6 +25,7 @@ from lorarar.evaluation.settings import EvaluationSettings, default_evaluation
 from lorarar.evaluation.tables import Table, all_tables, show, write_tables
 from lorarar.toolchains import missing_toolchain
 from lorarar.training.dataset import DEFAULT_SPLIT, Dataset, read_dataset
+from lorarar.training.launch import check_device
 
 if TYPE_CHECKING:
     from lorarar.evaluation.run import Evaluation
@@ -128,7 +129,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("`out` is missing; name the folder of this run, for example  -o results")
     if args.out is not None and args.out.exists() and not args.out.is_dir():
         raise InputError(f"{args.out}: this is a file; name a folder")
-    drawing = [name for name in ("judge", "images", "clip", "dino") if getattr(args, name) is not None]
+    names = ("judge", "images", "clip", "dino", "steps", "guidance", "batch", "composed_share")
+    drawing = [name for name in names if getattr(args, name) is not None]
     if args.coefficients and drawing:
         raise InputError(f"with `coefficients` nothing is drawn or judged; leave `{drawing[0]}` out")
     for name, value in _DEFAULTS.items():
@@ -194,8 +196,6 @@ def _prepare(args: argparse.Namespace) -> tuple[Dataset, str]:
     """Read the dataset and check its LoRAs; return it, and the device to work on."""
     dataset = read_dataset(args.dataset or shipped_dataset())
     try:
-        import torch
-
         # Not needed for --help: it imports torch.
         from lorarar.evaluation.methods import sampled_pairs
     except ModuleNotFoundError as error:
@@ -203,7 +203,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Dataset, str]:
     pairs = sampled_pairs(dataset, args.split, args.part)
     if args.hypernets or any(METHODS[name].loras for name in args.methods):
         dataset.check_loras(entry for pair in pairs for entry in pair)
-    return dataset, args.device if args.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    return dataset, check_device(args.device)
 
 
 def _open(args: argparse.Namespace, settings: EvaluationSettings, dataset: Dataset, device: str) -> Evaluation:

@@ -18,6 +18,7 @@ from lorarar.evaluation.settings import EvaluationSettings
 from lorarar.files import atomic_file, atomic_folder
 from lorarar.settings import check_at_least, check_positive, check_seed
 from lorarar.toolchains import missing_toolchain, require_toolchain
+from lorarar.training.launch import check_device
 from miniature.build import STAGES, build
 from miniature.progress import Report
 
@@ -114,7 +115,7 @@ def _build(args: argparse.Namespace) -> int:
     _check_folders(args.work, args.out)
     try:
         # Not needed for --help: it imports torch.
-        from miniature.stages import BuildPlan, check_device, check_output
+        from miniature.stages import BuildPlan, check_output
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
     check_output(args.out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,11 @@ from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE, shipped_dataset
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given_settings, main_of, run_command
 from lorarar.console import console, print_rows, print_table, progress, status
 from lorarar.errors import InputError
-from lorarar.settings import check_at_least
 from lorarar.training.curve import sparkline
 from lorarar.training.dataset import DEFAULT_SPLIT, read_dataset
 from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
 from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
-from lorarar.training.settings import DEFAULT_EVERY, LoraSettings
+from lorarar.training.settings import DEFAULT_EVERY, LoraSettings, check_state
 
 if TYPE_CHECKING:
     from lorarar.training.history import HistoryRow
@@ -75,13 +75,8 @@ def run(args: argparse.Namespace) -> int:
     # Later than the cheap checks, and not needed for --help: the trainer imports torch.
     from lorarar.training.trainer import load_inputs, train_predictor
 
-    defaults = with_fastest_precision(default_hyper_settings(args.base), process)
-    if args.steps is not None and args.warmup is None:
-        # A short trial keeps its shape: the default's share of the steps.
-        args.warmup = defaults.warmup * max(0, args.steps) // defaults.steps
-    settings = given_settings(args, defaults)
-    settings.check_processes(process.num_processes)
-    resolution = args.resolution or dataset.resolution
+    settings = _settings(args, process)
+    resolution = dataset.resolution if args.resolution is None else args.resolution
     loading = BaseLoading.of(args.base, process, settings.mixed_precision, resolution, args.untrained)
     watch = Stopwatch()
     with watch.stage("load"):
@@ -100,22 +95,30 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _settings(args: argparse.Namespace, process: Any) -> HyperSettings:
+    """Return the training's settings; InputError for a batch that the processes can't share."""
+    defaults = with_fastest_precision(default_hyper_settings(args.base), process)
+    if args.steps is not None and args.warmup is None:
+        # A short trial keeps its shape: the default's share of the steps.
+        args.warmup = defaults.warmup * max(0, args.steps) // defaults.steps
+    settings = given_settings(args, defaults)
+    settings.check_processes(process.num_processes)
+    return settings
+
+
 def _check(args: argparse.Namespace) -> None:
     """Refuse outputs that can't be written, and options that can't apply."""
-    if args.plan is not None and args.out is not None:
-        raise InputError("`plan` trains nothing, so `out` can't apply; leave one of them out")
+    of_training = [name for name in ("out", "state", "joint_images") if getattr(args, name) is not None]
+    if args.plan is not None and of_training:
+        raise InputError(f"`plan` trains nothing, so `{of_training[0]}` can't apply; leave one of them out")
     if args.plan is None and args.out is None:
         raise InputError("there is no file for the checkpoint; give `out`, or `plan` to count the memory alone")
     if args.out is not None and (args.out.suffix != ".safetensors" or args.out.is_dir()):
         raise InputError(f"{args.out}: a checkpoint is a file whose name ends with .safetensors")
-    if None not in (args.state, args.out) and args.state.resolve() == args.out.resolve():
-        raise InputError(f"{args.state}: `state` and `out` name one file; give each its own")
-    if args.state is None and args.state_every is not None:
-        raise InputError("`state_every` is for `state`; give that, or leave it out")
-    args.state_every = DEFAULT_EVERY if args.state_every is None else args.state_every
-    check_at_least(1, state_every=args.state_every)
-    if args.predictor == "constant" and (args.hidden is not None or args.positions):
-        raise InputError("constant coefficients have no hidden layer; leave `hidden` and `positions` out")
+    args.state_every = check_state(args.state, args.state_every, args.out)
+    of_network = [name for name in ("hidden", "positions", "normalise") if getattr(args, name)]
+    if args.predictor == "constant" and of_network:
+        raise InputError(f"constant coefficients have no network; leave `{of_network[0]}` out")
     if args.column_rate is not None and not args.columns:
         raise InputError("`column_rate` is of the columns' own coefficients; leave it out, or give `columns`")
     if args.regulariser == "none" and args.weight is not None:
@@ -123,8 +126,9 @@ def _check(args: argparse.Namespace) -> None:
     joint = args.joint or default_hyper_settings(args.base).loss.joint
     if joint != "composed" and args.joint_style is not None:
         raise InputError("`joint_style` is of the composed answer; leave it out, or give `joint` composed")
-    if joint == "none" and args.joint_weight is not None:
-        raise InputError("without a joint term there is nothing to weigh; leave `joint_weight` out, or give `joint`")
+    of_joint = [name for name in ("joint_weight", "joint_guidance") if getattr(args, name) is not None]
+    if joint == "none" and of_joint:
+        raise InputError(f"`{of_joint[0]}` is of the joint term; leave it out, or give `joint`")
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -133,9 +137,13 @@ def _plan(args: argparse.Namespace) -> int:
     # Here, since it imports torch.
     from lorarar.training.plan import plan_training
 
-    settings = given_settings(args, with_fastest_precision(default_hyper_settings(args.base), process))
+    settings, resolution = _settings(args, process), args.resolution
+    if resolution is None and args.dataset is not None:
+        resolution = read_dataset(args.dataset).resolution
+    # A process takes its share of the pairs.
+    share = replace(settings, batch_pairs=settings.batch_pairs // process.num_processes)
     with status("counting"):
-        planned = plan_training(args.base, settings, args.plan, args.resolution)
+        planned = plan_training(args.base, share, args.plan, resolution)
     kept = sum(planned.networks.values())
     rows = [(name, f"{size / 1e9:.2f} GB", "") for name, size in planned.networks.items()]
     one_pass = f"a pass of {planned.pairs} pair{'s' * (planned.pairs > 1)}"

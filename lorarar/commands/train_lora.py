@@ -18,7 +18,7 @@ from lorarar.training.curve import ends, sparkline
 from lorarar.training.dataset import read_dataset
 from lorarar.training.dataset_loras import missing_jobs, train_jobs
 from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
-from lorarar.training.settings import DEFAULT_EVERY, LoraSettings, default_settings
+from lorarar.training.settings import DEFAULT_EVERY, LoraSettings, check_state, default_settings
 
 _MODES_TEXT = """
 one LoRA:       --images DOG_PHOTOS --prompt "a sks dog" -o dog.safetensors
@@ -83,9 +83,9 @@ def _check_mode(args: argparse.Namespace) -> None:
                 raise InputError(f"`{name}` is missing; give `images`, `prompt` and `out`, or `dataset`")
         if (args.style_images is None) != (args.style_prompt is None):
             raise InputError("joint training needs both `style_images` and `style_prompt`; give both or neither")
-        if args.state is None and args.state_every is not None:
-            raise InputError("`state_every` is for `state`; give that, or leave it out")
-    check_at_least(1, **{name: getattr(args, name) for name in given(("jobs", "state_every"))})
+        args.state_every = check_state(args.state, args.state_every, args.out)
+    if args.jobs is not None:
+        check_at_least(1, jobs=args.jobs)
 
 
 class _Run:
@@ -96,7 +96,8 @@ class _Run:
         self.args, self.watch, self.process = args, Stopwatch(), process_state()
         self.settings = given_settings(args, with_fastest_precision(default_settings(args.base), self.process))
         self.settings.check_processes(self.process.num_processes)
-        precision, resolution = self.settings.mixed_precision, args.resolution or resolution
+        precision = self.settings.mixed_precision
+        resolution = resolution if args.resolution is None else args.resolution
         self.loading = BaseLoading.of(args.base, self.process, precision, resolution, args.untrained)
 
 
@@ -120,8 +121,8 @@ def _train_one(args: argparse.Namespace) -> int:
             losses.append(loss)
             update(step, note=f"loss {loss:.4f}")
 
-        every = args.state_every or DEFAULT_EVERY
-        lora = train_lora(components, concepts, run.settings, on_step=on_step, state=args.state, state_every=every)
+        kept = {"state": args.state, "state_every": args.state_every}
+        lora = train_lora(components, concepts, run.settings, on_step=on_step, **kept)
     if run.process.is_main_process:
         write_lora(lora, args.out, dtype=args.dtype)
         print_rows(_rows(run, lora, losses))

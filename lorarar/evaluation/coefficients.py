@@ -60,6 +60,12 @@ def gather(evaluation: Evaluation, report: Report) -> dict[str, Values]:
                 raise InputError(f"{method.name} has no coefficients; leave it out of `methods`")
             for layer, pair in made.coefficients.items():
                 layers.setdefault(layer, []).append(pair)
+        uneven = [name for name, pairs in layers.items() if len(pairs) < len(evaluation.pairs)]
+        if uneven:
+            raise InputError(
+                f"not all pairs have coefficients for {uneven[0]}: a LoRA has no such layer; compare LoRAs of the same "
+                "layers"
+            )
         shape = tuple(map(len, sides))
         in_order = ((name, layers[name]) for name in sorted(layers, key=_depth))
         found[method.name] = {name: np.stack(pairs).reshape(*shape, *pairs[0].shape) for name, pairs in in_order}

@@ -147,7 +147,9 @@ class PairFolder:
         return self.folder / f"{index:02d}.png"
 
     def missing(self, images: int) -> list[int]:
-        """Return the numbers of the images that have yet to be made."""
+        """Return the numbers of the images that have yet to be made: all of them where nothing says what those were."""
+        if self._kept() is None:
+            return list(range(images))
         return [index for index in range(images) if not self.image(index).is_file()]
 
     def merge_facts(self) -> MergeFacts | None:

@@ -14,6 +14,7 @@ from lorarar.evaluation.results import PairRecord, Results
 from lorarar.evaluation.tables import Table
 from lorarar.files import atomic_file
 from lorarar.images import on_white, open_image
+from lorarar.training.dataset import safe_name
 
 _GAP = 6  # pixels between cells
 _LINE = 16  # pixels of a label's line
@@ -72,7 +73,8 @@ def write_pictures(results: Results, tables: Mapping[str, Table], run: Path, out
     """Write all pictures into `output` and return their paths; images are looked up from the folder `run`."""
     pictures = {"grid_methods.png": comparison_grid(results, run)}
     for method in results.methods:
-        pictures[f"grid_{method.name}.png"] = matrix_grid(results, run, method.name)
+        # Not grid_…, which a checkpoint of the name `methods` would take from all methods' grid.
+        pictures[f"matrix_{safe_name(method.name)}.png"] = matrix_grid(results, run, method.name)
     for name, picture in pictures.items():
         with atomic_file(output / name) as temporary:
             picture.save(temporary)

@@ -79,7 +79,7 @@ def judge_kept(
         "images": [file_digest(image) for image in images.values()],
         "references": [file_digest(image) for image in (*content.images, style.images[0])],
         "swapped": [file_digest(image) for entry in swap if entry for image in entry.images],
-        "words": [content.class_name, style.description],
+        "words": [content.class_name, style.description, *([swap.style.description] if swap.style else [])],
     }
     digest = digest_of(facts)
     kept = _read_kept(path, digest, list(images))

@@ -37,6 +37,7 @@ from lorarar.training.hyper_settings import ZipSettings
 from lorarar.training.settings import LoraSettings
 
 SCHEDULE = (CONTENT_EARLY, STYLE_LATE)
+LEARN_FROM_IMAGES = ("joint", "ziplora")  # of the pair itself
 MEAN_PAIRS = 25  # training pairs that `learned-mean` averages over
 
 
@@ -96,12 +97,16 @@ Make = Callable[[Workbench, Content, Style], Made]
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A method that is ready for pairs. `facts` are what its results depend on besides the two LoRAs, as JSON."""
+    """A method that is ready for pairs.
+
+    `facts` are what its results depend on besides the pair's prompts, LoRAs and reference images, as JSON.
+    """
 
     name: str
     make: Make
     facts: Mapping[str, Any] = field(default_factory=dict)
     needs_loras: bool = True
+    needs_images: bool = False  # the references'
 
 
 def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None) -> Evaluated:
@@ -136,7 +141,7 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
     }
     if name in special:
         make, facts = special[name]
-        return Evaluated(name, make, facts, METHODS[name].loras)
+        return Evaluated(name, make, facts, METHODS[name].loras, name in LEARN_FROM_IMAGES)
     base_name = "direct" if name == "direct-sum" else name
     options = MergeOptions(rule="sum" if name == "direct-sum" else "average", seed=bench.seed)
     facts = dict(options.describe(merging.METHODS[base_name].uses))

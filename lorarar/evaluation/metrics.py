@@ -81,7 +81,11 @@ class TransformersEmbedder:
 
     def describe(self) -> dict[str, Any]:
         names = {role: Path(source).name for role, source in self.sources.items() if source}
-        return {"kind": "transformers", **names}
+        from lorarar.base.components import fingerprint  # imports torch, and tables of results must not
+
+        loaded = {"clip": self.clip, "dino": self.dino}
+        weights = {role: fingerprint(found[0]) for role, found in loaded.items() if found is not None}
+        return {"kind": "transformers", **names, "weights": weights}
 
     def subject_embeddings(self, images: Sequence[Image]) -> Float[np.ndarray, "n d"] | None:
         if self.dino is None:

@@ -22,7 +22,9 @@ from lorarar.files import atomic_file, package_schema, read_json
 RESULTS_FILE = "results.json"
 SCHEMA_VERSION = 1
 MAX_JSON = 256 << 20  # bytes; 25 pairs × 8 methods × 10 images take under 2 MiB
-_SAME = ("base", "dataset", "split", "part", "images", "steps", "guidance")  # settings of runs that can be pooled
+# Settings of runs that can be pooled; and what methods may differ in, since it follows from a training or its seed.
+_SAME = ("base", "dataset", "split", "part", "images", "steps", "guidance", "dtype", "embedder")
+_OF_A_SEED = ("hypernet", "constants", "seed")
 CONTROLS = ("subject_swapped", "style_swapped", "style_image_swapped")
 
 
@@ -100,13 +102,16 @@ class Results:
 def pool(runs: Sequence[Results]) -> Results:
     """Put several runs of the same evaluation together, such as one for each seed of the trainings.
 
-    Every pair is there once a run. Raises InputError for runs of other methods, pairs, judges or settings: only seeds
-    and what was trained with them may differ.
+    Every pair is there once a run. Raises InputError for runs of other methods, pairs, judges or settings, since only
+    seeds and what was trained with them may differ, and for a run that is given twice.
     """
     first, *others = runs
     pairs = {pair.name for pair in first.pairs}
     for number, other in enumerate(others, 2):
+        if other in runs[: number - 1]:
+            raise InputError(f"run {number} is the same as one before it; give each run once")
         unlike = [name for name in _SAME if first.settings.get(name) != other.settings.get(name)]
+        unlike += ["options"] * (_options(first) != _options(other))
         unlike += ["judge"] * (first.judge != other.judge) + ["methods"] * (first.methods != other.methods)
         unlike += ["pairs"] * ({pair.name for pair in other.pairs} != pairs)
         if unlike:
@@ -116,6 +121,15 @@ def pool(runs: Sequence[Results]) -> Results:
     seeds = [run.settings.get("seed") for run in runs]
     every = tuple(pair for run in runs for pair in run.pairs)
     return Results({**first.settings, "seeds": seeds}, first.judge, first.methods, every)
+
+
+def _options(run: Results) -> dict[str, dict[str, Any]]:
+    """Return the options of a run's methods that its seeds have no part in."""
+    every: Mapping[str, Mapping[str, Any]] = run.settings.get("options", {})
+    return {
+        method: {name: value for name, value in options.items() if name not in _OF_A_SEED}
+        for method, options in every.items()
+    }
 
 
 def write_results(results: Results, path: Path) -> None:

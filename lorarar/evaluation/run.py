@@ -52,12 +52,14 @@ class Evaluation:
 
     def place(self, method: Evaluated, content: Content, style: Style) -> PairFolder:
         """Return the folder of a method's images of a pair. Raises InputError when it holds those of other settings."""
-        files = [content.lora, style.lora] if method.needs_loras else [*content.images, *style.images]
+        files = [content.lora, style.lora] if method.needs_loras else []
+        files += [*content.images, *style.images] if method.needs_images else []
         facts = {
             "sampling": asdict(self.sampler.sampling) | {"base": self.base},
             "method": method.name,
             "options": dict(method.facts),
             "prompt": merged_prompt(content, style),
+            "prompts": [content.prompt, style.prompt],
             "files": [self.digest(path) for path in files],
         }
         return PairFolder.of(self.folder, method.name, content.name, style.name, facts)

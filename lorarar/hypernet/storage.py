@@ -58,7 +58,7 @@ class Checkpoint:
             return parse(self.config)
         except InputError as error:  # what the config states is impossible
             raise InputError(f"{self.path}: {error}") from None
-        except (KeyError, ValueError, TypeError):
+        except (KeyError, ValueError, TypeError, OverflowError):  # JSON has infinity, which is no whole number
             raise _not_ours(self.path) from None
 
     def fill(self, make: Callable[[], Module]) -> Module:
@@ -108,7 +108,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises InputError for a file that is neither, or is too large.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; give a .safetensors file, or `untrained`")
+        raise InputError(f"{path}: no such checkpoint; give the .safetensors file of a hypernetwork")
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{path}: {path.stat().st_size / 2**20:.0f} MB is too large for a hypernetwork checkpoint")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -155,7 +155,10 @@ def _read_authors(path: Path, digest: str) -> Checkpoint:
     if not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path}: its values are not all tensors; give a .safetensors file")
     weights = {_AUTHORS_KEYS[name]: value for name, value in state.items()}
-    hidden = int(weights["output.weight"].shape[-1])
+    output = weights["output.weight"]
+    if output.ndim != 2:
+        raise InputError(f"{path}: output.1.weight has {output.ndim} dimensions, it needs 2; download it again")
+    hidden = int(output.shape[-1])
     notes = ("the authors' checkpoint: k/v rule set to sum, as their released code does",)
     config = {"widths": (640, 1280), "hidden": hidden, "kv_rule": "sum"}
     return Checkpoint(path, HYPERNETWORK, weights, config, Provenance(path.name, digest, True, notes))

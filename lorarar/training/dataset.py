@@ -125,8 +125,8 @@ def safe_name(name: str) -> str:
 def read_dataset(folder: Path) -> Dataset:
     """Read and check `folder/dataset.json`.
 
-    Raises InputError for whatever breaks its schema, a duplicate name, an image that is not there, a path that leaves
-    the folder, two entries with one LoRA file, a split with an unknown name or with one name in two parts.
+    Raises InputError for whatever breaks its schema, a name that two entries have, an image that is not there, a path
+    that leaves the folder, two entries with one LoRA file, a split with an unknown name or with one name in two parts.
     """
     path = folder / DATASET_FILE
     data = read_json(
@@ -142,6 +142,9 @@ def read_dataset(folder: Path) -> Dataset:
     keys = ("name", "description", "group", "image_class")
     styles = _entries(Style, keys, data["styles"], folder, f"{path}: styles")
     _check_lora_files([*contents.values(), *styles.values()], path)
+    for name in contents:
+        if name in styles:
+            raise InputError(f"{path}: a content and a style are both named {name!r}; give each its own name")
     splits = {}
     for name, split in data["splits"].items():
         where = f"{path}: splits: {name}"

@@ -94,7 +94,13 @@ class HyperSettings:
     gradient_checkpointing: bool = setting(False, "less memory, a third more time")
 
     def __post_init__(self) -> None:
-        """Refuse values that no training can have; 0 combinations become None, which stands for all."""
+        """Refuse values that no training can have; 0 combinations become None, which stands for all.
+
+        Constant coefficients have no network, which positions and normalised inputs are of.
+        """
+        if self.predictor == "constant":
+            object.__setattr__(self, "positions", False)
+            object.__setattr__(self, "normalise", False)
         object.__setattr__(self, "learned", check_kinds(self.learned))
         counts = ("hidden", "steps", "batch_pairs", "accumulation", "validate_every", "validation_draws")
         check_at_least(1, **{name: getattr(self, name) for name in counts})

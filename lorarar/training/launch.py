@@ -53,6 +53,23 @@ class BaseLoading:
         )
 
 
+def check_device(device: str) -> str:
+    """Return the device to work on, for auto a GPU where PyTorch finds one. Raises InputError for one that is not here.
+
+    Imports torch.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # PyTorch asserts that it was built for a GPU
+        there = "cuda" if torch.cuda.is_available() else "no GPU"
+        raise InputError(f"`device` is {device!r}, but PyTorch finds {there} here; give cpu, or leave it out") from None
+    return device
+
+
 def process_state() -> Any:
     """Return accelerate's PartialState: device, number of processes, whether this is the main one. Flushes denormals.
 

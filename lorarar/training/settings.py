@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from lorarar.base.names import MINIATURE
 from lorarar.errors import InputError
@@ -48,6 +49,17 @@ def check_shares(processes: int, accumulation: int, **batch: int) -> None:
                 f"a batch of {size} can't be cut into {accumulation} passes on {processes} processes; "
                 f"give a `{name}` that is a multiple of {processes * accumulation}"
             )
+
+
+def check_state(state: Path | None, every: int | None, out: Path | None) -> int:
+    """Return the steps between two writings of a state; refuse a state in the output's place, and steps without one."""
+    if state is not None and out is not None and state.resolve() == out.resolve():
+        raise InputError(f"{state}: `state` and `out` name one file; give each its own")
+    if state is None and every is not None:
+        raise InputError("`state_every` is for `state`; give that, or leave it out")
+    every = DEFAULT_EVERY if every is None else every
+    check_at_least(1, state_every=every)
+    return every
 
 
 _OF_MINIATURE = LoraSettings(rank=8, steps=300, learning_rate=1e-3, batch_size=4)

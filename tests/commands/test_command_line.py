@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lorarar.command_line import Parser, add_settings, given_settings, main_of, run_command
+from lorarar.command_line import Parser, add_settings, given_settings, main_of, run_command, settings_as_options
 from lorarar.errors import FailedCheck, InputError, describe_os_error
 from lorarar.files import atomic_file, atomic_folder
 from lorarar.lora import LoRA, LoraLayer, write_lora
@@ -62,6 +62,12 @@ def test_given_options_replace_defaults_and_nothing_else() -> None:
     assert given_settings(parser().parse_args(["c"]), Outer()) == Outer()
     args = parser().parse_args(["c", "--rank", "3", "--lambda", "0", "--kinds", "k,v", "--flip", "--mode", "fast"])
     assert given_settings(args, Outer(hidden=8)) == Outer(3, ("k", "v"), "fast", True, Inner(0.0), 8)
+
+
+def test_options_make_settings_of_defaults_again() -> None:
+    for settings, defaults in ((Outer(3, flip=True), Outer()), (Outer(flip=False), Outer(5, ("k",), flip=True))):
+        words = settings_as_options(settings, defaults)
+        assert given_settings(parser().parse_args(["c", *words]), defaults) == settings
 
 
 @pytest.mark.parametrize("argument", ["--ran", "--lamb", "--ou", "--fli"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import shutil
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from lorarar.commands.evaluate import main
 from lorarar.errors import InputError
 from lorarar.evaluation.coefficients import shares, tables
 from lorarar.hypernet.checkpoints import load_predictor
-from lorarar.lora import read_lora
+from lorarar.lora import read_lora, write_lora
 from lorarar.merging import learned_options, merge_loras
 from lorarar.training.dataset import read_dataset
 
@@ -113,9 +115,23 @@ def test_the_command_tells_what_merging_gives(world: Path, tmp_path: Path, capsy
         (["--methods", "learned,direct"], "direct has no coefficients; --methods with --coefficients are ziplora"),
         (["--methods", "learned", "--images", "2"], "nothing is drawn or judged; leave --images out"),
         (["--methods", "learned", "--judge", "miniature"], "nothing is drawn or judged; leave --judge out"),
+        (["--methods", "learned", "--steps", "2"], "nothing is drawn or judged; leave --steps out"),
     ],
 )
 def test_refusals(world: Path, tmp_path: Path, more: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         main(arguments(world, tmp_path / "out", *more))
     assert not (tmp_path / "out").exists()
+
+
+def test_loras_of_other_layers_are_refused(world: Path, tmp_path: Path) -> None:
+    """A layer that one LoRA lacks has no coefficients in its pairs."""
+    data = Path(shutil.copytree(world / "data", tmp_path / "data"))
+    content = read_dataset(data).part("paper", "test")[0][0]
+    lora = read_lora(content.lora)
+    gone = next(name for name in lora.layers if name.endswith("to_q"))
+    write_lora(replace(lora, layers={k: v for k, v in lora.layers.items() if k != gone}), content.lora)
+    given = arguments(world, tmp_path / "out", "--methods", "learned")
+    given[given.index(str(world / "data"))] = str(data)
+    with pytest.raises(InputError, match=r"not all pairs have coefficients for .*to_q"):
+        main(given)

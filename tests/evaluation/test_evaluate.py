@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -166,6 +167,12 @@ def test_a_second_run_makes_nothing_again(
     main(arguments(world, tmp_path, "--methods", "direct"))
     assert (drawn, judge.asked) == ([], asked)
     assert (tmp_path / "results.json").read_bytes() == before
+    described = gone.parent / "pair.json"
+    note = described.read_bytes()
+    described.unlink()
+    main(arguments(world, tmp_path, "--methods", "direct"))
+    assert drawn == [2] and json.loads(described.read_bytes())["facts"] == json.loads(note)["facts"]
+    drawn.clear()
     gone.unlink()
     main(arguments(world, tmp_path, "--methods", "direct"))
     assert drawn == [1]
@@ -185,6 +192,11 @@ def test_images_of_other_settings_are_refused(world: Path, tmp_path: Path, judge
     swapped[swapped.index(str(world / "hyper.safetensors"))] = str(world / "other.safetensors")
     with pytest.raises(InputError, match=r"\(changed: options\)"):
         main(swapped)
+    with pytest.raises(InputError, match=r"--device is 'gpu', but PyTorch finds"):
+        main(arguments(world, tmp_path, "--methods", "learned", "--device", "gpu"))
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="finds no GPU here"):
+            main(arguments(world, tmp_path, "--methods", "learned", "--device", "cuda"))
     damaged = next(tmp_path.rglob("pair.json"))
     damaged.write_text("{")
     with pytest.raises(InputError, match=r"not valid JSON; remove .* to make its images again"):

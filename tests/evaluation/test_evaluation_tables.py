@@ -228,11 +228,21 @@ def test_runs_that_say_otherwise_are_averaged_pair_by_pair(results: Results) -> 
         (lambda one: {"methods": one.methods[::-1]}, "methods"),
         (lambda one: {"pairs": one.pairs[1:]}, "pairs"),
         (lambda one: {"settings": {**one.settings, "part": "test", "guidance": 2.0}}, "part, guidance"),
+        (lambda one: {"settings": {**one.settings, "embedder": {"clip": "another"}}}, "embedder"),
+        (lambda one: {"settings": {**one.settings, "options": {"direct": {"rule": "sum", "seed": 1}}}}, "options"),
     ],
 )
 def test_other_runs_are_not_pooled(change: Callable[[Results], dict[str, Any]], says: str, results: Results) -> None:
     with pytest.raises(InputError, match=f"run 2 and the first one differ in {says}; pool"):
         pool([results, replace(results, **change(results))])
+
+
+def test_runs_of_other_trainings_are_pooled_and_one_run_twice_is_not(results: Results) -> None:
+    seeds = [{"learned": {"hypernet": digest, "seed": seed}} for seed, digest in enumerate(("abc", "def"))]
+    runs = [replace(results, settings={**results.settings, "options": options}) for options in seeds]
+    assert len(pool(runs).pairs) == 2 * len(results.pairs)
+    with pytest.raises(InputError, match="run 3 is the same as one before it"):
+        pool([*runs, runs[1]])
 
 
 def cell(sheet: Image.Image, column: int, row: int, columns: int, rows_: int) -> np.ndarray:
@@ -279,9 +289,9 @@ def test_pictures_are_written(results: Results, tables: dict[str, Table], tmp_pa
     written = write_pictures(results, tables, tmp_path, tmp_path / "out")
     assert {path.name for path in written} == {
         "grid_methods.png",
-        "grid_direct.png",
-        "grid_learned.png",
-        "grid_q-only.png",
+        "matrix_direct.png",
+        "matrix_learned.png",
+        "matrix_q-only.png",
         "per_content.png",
         "per_style.png",
     }
@@ -289,6 +299,26 @@ def test_pictures_are_written(results: Results, tables: dict[str, Table], tmp_pa
         with Image.open(path) as image:
             assert min(image.size) > 200
             assert len(image.convert("RGB").getcolors(1 << 20)) > 5
+
+
+@pytest.mark.parametrize("settings", [{"seeds": 3}, {"embedder": "clip"}, {"options": {"direct": 1}}])
+def test_settings_of_another_program_are_refused(settings: dict[str, Any], results: Results, tmp_path: Path) -> None:
+    write_results(replace(results, settings={**results.settings, **settings}), tmp_path / "results.json")
+    with pytest.raises(InputError, match=rf"settings.{next(iter(settings))}"):
+        read_results(tmp_path)
+
+
+def test_pictures_stay_in_their_folder(results: Results, tables: dict[str, Table], tmp_path: Path) -> None:
+    """Whatever a stranger's file calls its methods."""
+    save_images(results, tmp_path)
+    names = {"q-only": "../../gone", "direct": "methods"}
+    methods = tuple(replace(method, name=names.get(method.name, method.name)) for method in results.methods)
+    pairs = tuple(
+        replace(pair, methods={names.get(name, name): images for name, images in pair.methods.items()})
+        for pair in results.pairs
+    )
+    written = write_pictures(replace(results, methods=methods, pairs=pairs), tables, tmp_path, tmp_path / "a" / "b")
+    assert len(set(written)) == 6 and all(path.parent == tmp_path / "a" / "b" for path in written)
 
 
 def test_a_missing_image_is_told(results: Results, tmp_path: Path) -> None:

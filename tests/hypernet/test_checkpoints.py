@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -99,6 +100,7 @@ def _without(state: State) -> State:
         (lambda state: state | {"output.1.bias": "text"}, "its values are not all tensors"),
         (lambda state: state | {"input_1.weight": torch.zeros(128, 1281)}, "inputs.640.weight is float32 (128, 1281)"),
         (lambda state: state | {"output.1.weight": torch.zeros(2, 64)}, "inputs.640.weight is float32 (128, 1280)"),
+        (lambda state: state | {"output.1.weight": torch.tensor(1.0)}, "output.1.weight has 0 dimensions, it needs 2"),
         (
             lambda state: state | {"input_1.bias": torch.zeros(128, dtype=torch.int64)},
             "inputs.640.bias is int64 (128,)",
@@ -147,6 +149,8 @@ def test_files_that_are_no_checkpoint_are_refused(content: bytes, tmp_path: Path
         ({}, {"widths": [10**13]}, "inputs.10000000000000.weight is missing"),
         ({}, {"hidden": 10**14}, "its config needs float (100000000000000, "),
         ({}, {"positions": ["a.to_q", "a.to_q"]}, "one position for each module"),
+        ({}, {"hidden": math.inf}, "no hypernetwork config"),
+        ({}, {"columns": [["a.to_q", math.inf]]}, "no hypernetwork config"),
         ({}, {"hidden": 0}, "needs positive widths and hidden size"),
         ({}, {"widths": "x"}, "no hypernetwork config in its metadata"),
         ({}, None, "no hypernetwork config in its metadata"),

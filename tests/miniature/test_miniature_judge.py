@@ -22,7 +22,7 @@ from miniature.gallery import GALLERY
 from miniature.judge import CONFIG, REPORT, WEIGHTS, MiniatureJudge, load_judge, save_judge, weights_sha256
 from miniature.judge_data import CHUNK, GROUP, PLAIN, STYLES, training_drawings, worn, worn_images
 from miniature.judge_network import DETAILS, JudgeNetwork, Widths
-from miniature.judge_training import JudgePlan, train_judge
+from miniature.judge_training import JudgePlan, build_judge, train_judge
 from miniature.judge_trials import (
     AS_DRAWN,
     STYLE_CASES,
@@ -170,7 +170,11 @@ def test_the_same_seed_gives_the_same_judge_also_when_stopped(
     monkeypatch.setattr(judge_training.JudgeLoss, "__call__", whole)
     again = train_judge(SEED, tmp_path, TINY)
     assert again.describe() == judge.describe()
-    assert not (tmp_path / "judge.state").exists()
+    # Until the judge is saved: what comes before that takes minutes too.
+    assert (tmp_path / "judge.state").is_file()
+    monkeypatch.setattr(judge_training, "judge_report", lambda *_, **__: [])
+    build_judge(SEED, tmp_path, tmp_path / "judge", TINY)
+    assert not (tmp_path / "judge.state").exists() and (tmp_path / "judge" / "config.json").is_file()
 
 
 # The report

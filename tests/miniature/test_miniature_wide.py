@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from operator import eq
 from pathlib import Path
@@ -69,8 +70,15 @@ def test_its_loras_are_trained_once_on_the_base_given(tmp_path: Path) -> None:
     first.unlink()
     trained: list[str] = []
     write_wide_test(replace(plan, report=lambda text, done, total: trained.append(text)), MINIATURE_FOLDER)
-    with pytest.raises(InputError, match="without a validation part"):
+    with pytest.raises(InputError, match=r"holds another dataset \(part\)"):
         write_wide_test(plan, MINIATURE_FOLDER, "validation")
+    with pytest.raises(InputError, match=r"holds another dataset \(seed, loras\)"):
+        write_wide_test(replace(plan, seed=plan.seed + 1), MINIATURE_FOLDER)
+    other = Path(shutil.copytree(MINIATURE_FOLDER / "unet", tmp_path / "other" / "unet")).parent
+    with (other / "unet" / "diffusion_pytorch_model.safetensors").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(InputError, match=r"holds another dataset \(base\)"):
+        write_wide_test(plan, other)
     assert first.is_file() and {text.partition(",")[0] for text in trained} == {first.stem}
 
 

@@ -105,6 +105,7 @@ BAD: dict[str, tuple[Callable[[Raw], object], str]] = {
     "lora above": (style(lora="../../x.safetensors"), "leaves the dataset's folder; give a path inside it"),
     "lora a pickle": (style(lora="x.bin"), r"\$\.styles\[0\]\.lora .*'x\.bin'"),
     "lora twice": (style(lora="loras/content_0.safetensors"), "'content_0' and 'style_0' have the same LoRA file"),
+    "a content's name for a style": (style(name="content_0"), "a content and a style are both named 'content_0'"),
     "name twice": (content(name="content_0"), "contents: the name 'content_0' occurs twice; give each its own"),
     "splits a list": (lambda raw: raw.update(splits=[]), r"\$\.splits .*not of type 'object'"),
     "unknown part": (part("styles", "tests", []), r"\$\.splits\.paper\.styles .*'tests' was unexpected"),

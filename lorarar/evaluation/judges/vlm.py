@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lorarar.base.components import fingerprint
 from lorarar.errors import InputError
 from lorarar.toolchains import missing_toolchain, quiet_toolchains
 
@@ -84,6 +85,7 @@ class VlmJudge:
             "model": config.model_type,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "revision": getattr(config, "_commit_hash", None),
+            "weights": fingerprint(self.model),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "prompts": [*SUBJECT_PROMPT, *STYLE_PROMPT],
         }
