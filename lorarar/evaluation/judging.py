@@ -14,7 +14,7 @@ from lorarar.evaluation.metrics import Embedder, similarities
 from lorarar.evaluation.results import ImageRecord
 from lorarar.files import atomic_file
 from lorarar.images import on_white, open_image
-from lorarar.training.dataset import Content, Entry, Style
+from lorarar.training.dataset import Content, Entry, Style, composed_prompts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,7 +54,7 @@ def judge_pair(
     said = judge.same_subjects(asked)
     in_style = judge.in_styles([Question(look, test, style.description) for test in tests])
     swapped = _ask_swapped(judge, tests, content, style, swap)
-    text = f"a {content.class_name} in {style.description} style"
+    text = composed_prompts(content, style)[1]
     metrics = [{} for _ in tests] if embedder is None else similarities(embedder, tests, subjects, look, text)
     return [
         ImageRecord(

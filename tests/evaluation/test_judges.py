@@ -60,7 +60,7 @@ def test_p_yes_of_the_model_by_hand(vlm: VlmJudge) -> None:
     assert vlm.same_subjects([asked]) == [pytest.approx(float(yes / (yes + no)), rel=1e-4)]
 
 
-def test_style_prompt_names_the_style_four_times() -> None:
+def test_the_style_prompt_names_the_style_wherever_it_asks_for_it() -> None:
     judge = ScriptedJudge(lambda _: 0, lambda _: 0)
     assert isinstance(judge, Judge)
     asked = Question(image(1), image(2), "neon glow")

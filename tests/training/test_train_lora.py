@@ -269,7 +269,7 @@ def test_draws_cover_images_and_times(components: Components, images: tuple[Path
     examples = encode_concepts(components, [Concept(images, "a sks dog")])
     drawn = [examples.draw(step, range(4), 4, 0, 1000) for step in range(100)]
     times = torch.cat([batch.timesteps for batch in drawn])
-    assert (int(times.min()), int(times.max())) >= (0, 950)
+    assert int(times.min()) < 50 and int(times.max()) >= 950
     assert 450 < times.float().mean() < 550
     first = sum(torch.equal(latent, examples.latents[0][0]) for batch in drawn for latent in batch.latents)
     assert 150 < first < 250
