@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lorarar.errors import InputError
-from lorarar.training.hyper_settings import LossSettings
+from lorarar.training.hyper_settings import HyperSettings, LossSettings
 
 
 def test_settings_out_of_range_are_refused() -> None:
@@ -22,3 +22,9 @@ def test_settings_out_of_range_are_refused() -> None:
         with pytest.raises(InputError) as error:
             LossSettings(**bad)  # type: ignore[arg-type]
         assert says in str(error.value)
+
+
+def test_constant_coefficients_have_nothing_of_a_network() -> None:
+    """So that a recipe's defaults for the network are not told of constants."""
+    constant = HyperSettings(predictor="constant", positions=True, normalise=True, columns=True)
+    assert (constant.positions, constant.normalise, constant.columns) == (False, False, True)
