@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
                     names |= inner._flags()
             else:
                 flags = [flag for flag in item.option_strings if not flag.startswith("--no-")]
-                names[item.dest] = (flags or [str(item.metavar or item.dest)])[-1]
+                names[item.dest] = (flags or item.option_strings or [str(item.metavar or item.dest)])[-1]
         return names
 
 

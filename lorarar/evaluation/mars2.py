@@ -115,9 +115,8 @@ class Difference:
 def score(pairs: Sequence[PairVerdicts], seed: int = 0, resamples: int = RESAMPLES) -> Mars2:
     """Return all figures with intervals; a pair may be there once a run. Raises InputError without pairs."""
     found = {name: crossed(figures(pairs, name), seed, resamples) for name in STATISTICS}
-    without = 1 - np.array(list(figures(pairs, "best").values()))
-    count = float(without.sum())
-    return Mars2(**found, pairs_without=int(count) if count.is_integer() else count)
+    count = sum(1 - best for best in figures(pairs, "best").values())
+    return Mars2(**found, pairs_without=int(count) if float(count).is_integer() else count)
 
 
 def difference(
