@@ -145,7 +145,12 @@ def _load(source: str, kind: str, reader: str, device: str) -> tuple[Any, Any]:
             model_type = transformers.AutoConfig.from_pretrained(source).model_type
             if kind == "CLIPModel" and model_type != "clip":
                 raise InputError(f"the metrics' model {source!r} is a {model_type}, not a CLIP; give a CLIP model")
-            model = getattr(transformers, kind).from_pretrained(source, use_safetensors=True)
+            model, told = getattr(transformers, kind).from_pretrained(
+                source, use_safetensors=True, output_loading_info=True
+            )
+            # A ViT's pooler, which nothing here uses: transformers draws at random what a file lacks.
+            for name in told["missing_keys"]:
+                model.get_parameter(name).data.zero_()
             processor = getattr(transformers, reader).from_pretrained(source)
     except InputError:
         raise

@@ -105,7 +105,18 @@ def test_any_image_mode(embedder: TransformersEmbedder) -> None:
 def test_a_missing_model_leaves_its_metrics_out(folders: tuple[str, str]) -> None:
     only_dino = TransformersEmbedder(None, folders[1])
     assert similarities(only_dino, [image(1)], [image(2)], image(3), TEXT)[0].keys() == {"dino"}
-    assert only_dino.describe() == {"kind": "transformers", "dino": "dino"}
+    told = only_dino.describe()
+    assert told == {"kind": "transformers", "dino": "dino", "weights": {"dino": told["weights"]["dino"]}}
+
+
+def test_other_weights_in_a_folder_of_the_same_name_are_told_apart(folders: tuple[str, str]) -> None:
+    """Kept similarities are of the model that measured them."""
+    first, second = (TransformersEmbedder(None, folders[1]) for _ in range(2))
+    assert first.describe() == second.describe()
+    assert second.dino is not None
+    with torch.no_grad():
+        next(second.dino[0].parameters()).add_(1)
+    assert first.describe() != second.describe()
 
 
 def test_cosines_of_zero_rows_are_zero() -> None:
