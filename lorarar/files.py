@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -70,6 +71,11 @@ def replace_folder(made: Path, path: Path) -> None:
         shutil.rmtree(old)
     else:
         made.replace(path)
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_json(path: Path, *, what: str, mend: str, schema: Mapping[str, Any] | None = None, limit: int = 2**20) -> Any:

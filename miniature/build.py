@@ -15,6 +15,7 @@ from lorarar.training.launch import flush_denormals
 if TYPE_CHECKING:
     from miniature.stages import BuildPlan
 
+DEFAULT_WORK = Path("build/miniature")
 OnMade = Callable[[str, Path, float], None]
 """Called with a stage, what it made, and the seconds that it took in all its runs."""
 

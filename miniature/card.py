@@ -15,9 +15,9 @@ from lorarar.machine import machine_name
 from lorarar.markdown import markdown_table
 from lorarar.training.hyper_settings import HyperSettings
 from lorarar.training.settings import LoraSettings
-from miniature.build import STAGES
+from miniature.build import DEFAULT_WORK, STAGES
 from miniature.pipelines import trainings_of
-from miniature.stages import DEFAULT_WORK, LORA_DTYPE, BuildPlan, base_of
+from miniature.stages import LORA_DTYPE, BuildPlan, base_of
 
 FRONT = """# The miniature
 

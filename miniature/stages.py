@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from lorarar.base.names import DATASET_FOLDER, GUIDANCE, HYPERNET_FILE, JUDGE_FOLDER, MINIATURE, MINIATURE_FOLDER, STEPS
 from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
 from lorarar.errors import InputError
-from lorarar.files import atomic_file, atomic_folder
+from lorarar.files import atomic_file, atomic_folder, read_json
 from lorarar.machine import machine_name
 from lorarar.toolchains import quiet_toolchains, without_progress_bars
 from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, read_dataset
@@ -49,7 +49,6 @@ from miniature.vae import encode_all, train_vae
 if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
-DEFAULT_WORK = Path("build/miniature")
 DRAWINGS = 40_000
 CONTENT_LORAS = default_settings(MINIATURE)
 # A style is one image. Trained for as long as a subject, its LoRA draws that image whatever the prompt. All numbers
@@ -137,15 +136,21 @@ def claim_work(plan: BuildPlan) -> None:
     path = plan.work / PLAN
     left_out = {"work", "output", "compiled", "device", "report"}
     kept = asdict(replace(plan, report=silent))
-    text = json.dumps({name: value for name, value in kept.items() if name not in left_out}, default=str)
+    found = noted(path, {name: value for name, value in kept.items() if name not in left_out})
+    if found:
+        other = "; ".join(f"{name} {there} there, {here} here" for name, (there, here) in found.items())
+        raise InputError(f"{plan.work} holds another build ({other}); give another `work`, or remove it")
+
+
+def noted(path: Path, about: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Write a note of what a folder is for, unless one is there; return what that one says otherwise: there, here."""
+    text = json.dumps(about, default=str)
     if not path.is_file():
         with atomic_file(path) as temporary:
             temporary.write_text(text)
-    here, there = json.loads(text), json.loads(path.read_text())
-    names = [name for name in here if there.get(name) != here[name]]
-    if names:
-        other = "; ".join(f"{name} {there.get(name)} there, {here[name]} here" for name in names)
-        raise InputError(f"{plan.work} holds another build ({other}); give another `work`, or remove it")
+    here, mend = json.loads(text), f"name another folder, or remove {path.parent}"
+    there = read_json(path, what="the note of what a folder is for", mend=mend, schema={"type": "object"})
+    return {name: (there.get(name), value) for name, value in here.items() if there.get(name) != value}
 
 
 def drawings(plan: BuildPlan) -> tuple[UInt8[np.ndarray, "n size size 3"], list[str]]:

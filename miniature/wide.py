@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lorarar.errors import InputError
-from lorarar.files import atomic_file, read_json
+from lorarar.files import file_digest
 from lorarar.training.dataset import DATASET_FILE
 from miniature.references import write_wide_dataset
-from miniature.stages import BuildPlan, base_of, train_loras
+from miniature.stages import BuildPlan, base_of, noted, train_loras
 
 NOTE = "wide.json"
 
@@ -37,17 +35,13 @@ def _claim(plan: BuildPlan, base: Path, part: str) -> None:
     about: dict[str, Any] = {
         "part": part,
         "seed": plan.seed,
-        "base": [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights],
+        "base": [file_digest(path) for path in weights],
         "loras": {only: asdict(settings) for only, settings in plan.lora_settings().items()},
     }
     note = plan.output / NOTE
-    found: dict[str, Any] = {}
-    if note.is_file():
-        found = read_json(note, what="the note of a wide test", mend="name a new folder", schema={"type": "object"})
-    different = [name for name in about if found.get(name) != about[name]]
-    if (found or (plan.output / DATASET_FILE).is_file()) and different:
+    is_strange = (plan.output / DATASET_FILE).is_file() and not note.is_file()
+    different = list(about) if is_strange else list(noted(note, about))
+    if different:
         raise InputError(
             f"{plan.output}: this folder holds another dataset ({', '.join(different)}); name a new folder"
         )
-    with atomic_file(note) as temporary:
-        temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

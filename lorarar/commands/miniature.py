@@ -19,7 +19,7 @@ from lorarar.files import atomic_file, atomic_folder
 from lorarar.settings import check_at_least, check_positive, check_seed
 from lorarar.toolchains import missing_toolchain, require_toolchain
 from lorarar.training.launch import check_device
-from miniature.build import STAGES, build
+from miniature.build import DEFAULT_WORK, STAGES, build
 from miniature.progress import Report
 
 LOGGED_S = 60.0  # a log without a terminal gets a line as often as this
@@ -49,7 +49,7 @@ def parser() -> Parser:
 
 def _add_build(made: argparse.ArgumentParser) -> None:
     add = made.add_argument
-    add("--work", type=Path, default=Path("build/miniature"), metavar="WORK", help="drawings and states of training")
+    add("--work", type=Path, default=DEFAULT_WORK, metavar="WORK", help="drawings and states of training")
     out = "replaced at the end (default: the shipped)"
     add("-o", "--out", type=Path, default=MINIATURE_FOLDER, metavar="DIR", help=out)
     add("--until", choices=STAGES, default="publish", help="the last stage to run (default publish)")

@@ -121,8 +121,8 @@ def _train_one(args: argparse.Namespace) -> int:
             losses.append(loss)
             update(step, note=f"loss {loss:.4f}")
 
-        kept = {"state": args.state, "state_every": args.state_every}
-        lora = train_lora(components, concepts, run.settings, on_step=on_step, **kept)
+        every = args.state_every
+        lora = train_lora(components, concepts, run.settings, on_step=on_step, state=args.state, state_every=every)
     if run.process.is_main_process:
         write_lora(lora, args.out, dtype=args.dtype)
         print_rows(_rows(run, lora, losses))

@@ -117,11 +117,6 @@ def digest_of(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 @dataclass(frozen=True)
 class PairFolder:
     """The kept images of one method and pair, `00.png` …, and `pair.json`: what they are valid for, and the merge."""
@@ -148,7 +143,7 @@ class PairFolder:
 
     def missing(self, images: int) -> list[int]:
         """Return the numbers of the images that have yet to be made: all of them where nothing says what those were."""
-        if self._kept() is None:
+        if not (self.folder / PAIR_FILE).is_file():
             return list(range(images))
         return [index for index in range(images) if not self.image(index).is_file()]
 

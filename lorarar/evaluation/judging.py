@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lorarar.evaluation.generate import digest_of, file_digest
+from lorarar.evaluation.generate import digest_of
 from lorarar.evaluation.judges import Judge, Question
 from lorarar.evaluation.metrics import Embedder, similarities
 from lorarar.evaluation.results import ImageRecord
-from lorarar.files import atomic_file
+from lorarar.files import atomic_file, file_digest
 from lorarar.images import on_white, open_image
 from lorarar.training.dataset import Content, Entry, Style, composed_prompts
 

@@ -37,7 +37,6 @@ from lorarar.training.hyper_settings import ZipSettings
 from lorarar.training.settings import LoraSettings
 
 SCHEDULE = (CONTENT_EARLY, STYLE_LATE)
-LEARN_FROM_IMAGES = ("joint", "ziplora")  # of the pair itself
 MEAN_PAIRS = 25  # training pairs that `learned-mean` averages over
 
 
@@ -141,7 +140,8 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
     }
     if name in special:
         make, facts = special[name]
-        return Evaluated(name, make, facts, METHODS[name].loras, name in LEARN_FROM_IMAGES)
+        entry = METHODS[name]
+        return Evaluated(name, make, facts, entry.loras, needs_images=entry.optimised or not entry.loras)
     base_name = "direct" if name == "direct-sum" else name
     options = MergeOptions(rule="sum" if name == "direct-sum" else "average", seed=bench.seed)
     facts = dict(options.describe(merging.METHODS[base_name].uses))

@@ -74,18 +74,19 @@ class TransformersEmbedder:
 
     def __init__(self, clip: str | None, dino: str | None, device: str = "cpu", batch: int = 16) -> None:
         """Load the models. Raises InputError when one can't be had or is of another kind."""
+        from lorarar.base.components import fingerprint  # imports torch, and tables of results must not
+
         self.device, self.batch = device, batch
         self.sources = {"clip": clip, "dino": dino}
         self.clip = _load(clip, "CLIPModel", "CLIPProcessor", device) if clip else None
         self.dino = _load(dino, "AutoModel", "AutoImageProcessor", device) if dino else None
+        loaded = {"clip": self.clip, "dino": self.dino}
+        # Once: every pair's similarities are kept with it.
+        self.weights = {role: fingerprint(found[0]) for role, found in loaded.items() if found is not None}
 
     def describe(self) -> dict[str, Any]:
         names = {role: Path(source).name for role, source in self.sources.items() if source}
-        from lorarar.base.components import fingerprint  # imports torch, and tables of results must not
-
-        loaded = {"clip": self.clip, "dino": self.dino}
-        weights = {role: fingerprint(found[0]) for role, found in loaded.items() if found is not None}
-        return {"kind": "transformers", **names, "weights": weights}
+        return {"kind": "transformers", **names, "weights": self.weights}
 
     def subject_embeddings(self, images: Sequence[Image]) -> Float[np.ndarray, "n d"] | None:
         if self.dino is None:

@@ -15,7 +15,7 @@ from lorarar.base.components import base_name, fingerprint
 from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
 from lorarar.evaluation.cost import measured
-from lorarar.evaluation.generate import PairFolder, Sampler, Sampling, file_digest, image_seeds
+from lorarar.evaluation.generate import PairFolder, Sampler, Sampling, image_seeds
 from lorarar.evaluation.judges import Judge
 from lorarar.evaluation.judging import Swap, judge_kept, next_entry
 from lorarar.evaluation.method_names import METHODS, method_info, sampling_of
@@ -23,6 +23,7 @@ from lorarar.evaluation.methods import Evaluated, Workbench, prepare, sampled_pa
 from lorarar.evaluation.metrics import Embedder
 from lorarar.evaluation.results import ImageRecord, MergeFacts, PairRecord, Results
 from lorarar.evaluation.settings import EvaluationSettings
+from lorarar.files import file_digest
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.training.dataset import Content, Dataset, Style, merged_prompt
 from lorarar.training.hyper_settings import ZipSettings

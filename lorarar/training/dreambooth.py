@@ -7,7 +7,6 @@ devices, precision and several processes.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from lorarar import __version__
 from lorarar.base.components import Components, base_name, fingerprint, predict, target
 from lorarar.errors import InputError
+from lorarar.files import file_digest
 from lorarar.layout import UNET
 from lorarar.lora import LoRA, LoraLayer
 from lorarar.toolchains import missing_toolchain, quiet_toolchains
@@ -169,9 +169,7 @@ def _identity(components: Components, concepts: Sequence[Reference], settings: L
     about: dict[str, Any] = asdict(settings) | {"base": base_name(components), "resolution": components.resolution}
     del about["steps"]
     about["prompts"] = [concept.prompt for concept in concepts]
-    about["images"] = [
-        [hashlib.sha256(path.read_bytes()).hexdigest() for path in concept.images] for concept in concepts
-    ]
+    about["images"] = [[file_digest(path) for path in concept.images] for concept in concepts]
     return about | {"base_weights": fingerprint(components.unet)}
 
 

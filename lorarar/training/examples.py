@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lorarar.base.components import Components, Condition, encode_images, encode_prompts, load_image
 from lorarar.errors import InputError
+from lorarar.files import file_digest
 
 ENCODED_PIXELS = 1024**2  # at once: SDXL's VAE needs 2.7 GB for one image of 1024×1024 (lorarar train --plan)
 MAX_ENCODED = 4  # images at once, small ones too
@@ -120,5 +121,5 @@ def digest_references(references: Sequence[Reference], others: Sequence[Path] = 
     """Return a SHA-256 of the prompts and image files of references, and of other images, wherever they lie."""
     digest = hashlib.sha256("\n".join(reference.prompt for reference in references).encode())
     for path in (*(path for reference in references for path in reference.images), *others):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(file_digest(path).encode())
     return digest.hexdigest()

@@ -98,7 +98,7 @@ def test_a_constant_checkpoint_merges(world: World, tmp_path: Path) -> None:
         (["--predictor", "constant"], "leave --hidden out"),
         (["--predictor", "constant", "--no-positions", "--normalise", "--hidden", "0"], "leave --normalise out"),
         (["--joint-guidance", "3"], "--joint-guidance is of the joint term"),
-        (["--resolution", "0"], "0"),
+        (["--resolution", "0"], "a --resolution of 0 doesn't fit this base"),
         (["--regulariser", "none", "--lambda", "1"], "leave --lambda out"),
         (["--joint-weight", "2"], "--joint-weight is of the joint term; leave it out, or give --joint"),
         (["--joint", "images", "--joint-style", "2"], "leave it out, or give --joint composed"),

@@ -49,6 +49,7 @@ class VlmJudge:
     def __init__(self, model: Any, processor: Any, source: str, batch: int = 4) -> None:
         self.model, self.processor, self.name, self.batch = model, processor, Path(source).name, batch
         self.yes, self.no = answer_tokens(processor.tokenizer, source)
+        self.weights = fingerprint(model)  # once: every pair's verdicts are kept with it
 
     @classmethod
     def load(cls, source: str, device: str = "cpu", batch: int = 4) -> VlmJudge:
@@ -85,7 +86,7 @@ class VlmJudge:
             "model": config.model_type,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "revision": getattr(config, "_commit_hash", None),
-            "weights": fingerprint(self.model),
+            "weights": self.weights,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "prompts": [*SUBJECT_PROMPT, *STYLE_PROMPT],
         }
