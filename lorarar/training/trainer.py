@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from lorarar.images import is_image
 from lorarar.layout import Layout
 from lorarar.training.bank import Coefficients, Pack, column_sizes, constant_coefficients, predict_coefficients
 from lorarar.training.dataset import Dataset
-from lorarar.training.examples import digest_references
+from lorarar.training.examples import Reference, digest_references
 from lorarar.training.history import History, HistoryRow
 from lorarar.training.hyper_settings import HyperSettings
 from lorarar.training.joint import check_joint_images
@@ -65,15 +65,15 @@ class Trained:
 class TrainingInputs:
     """What `train_predictor` needs beside its settings; `about` names the base, dataset and split for the record.
 
-    `references` tells the images and prompts that were encoded from others: a training that was stopped goes on with
-    the same ones alone.
+    A training that was stopped goes on with the same `references` and `joint_images` alone.
     """
 
     components: Components
     layout: Layout
     parts: Parts
     about: dict[str, Any]
-    references: str = ""
+    references: Sequence[Reference] = ()
+    joint_images: Sequence[Path] = ()
 
 
 def load_inputs(
@@ -97,7 +97,7 @@ def load_inputs(
         about["joint_pairs"] = len(found)
     drawn = sorted(path for path in joint_images.rglob("*") if is_image(path)) if joint_images else ()
     entries = [entry for part in ("train", "validation") for role in dataset.part(split, part) for entry in role]
-    return TrainingInputs(components, layout, parts, about, digest_references(entries, drawn))
+    return TrainingInputs(components, layout, parts, about, entries, drawn)
 
 
 def new_predictor(layout: Layout, settings: HyperSettings) -> Predictor:
@@ -172,7 +172,8 @@ def _identity(inputs: TrainingInputs, settings: HyperSettings, record: dict[str,
     parts = [part for part in (inputs.parts.train, inputs.parts.validation) if part is not None]
     banks = [role.bank.digest() for part in parts for role in (part.contents, part.styles)]
     unet = fingerprint(inputs.components.unet)
-    return same | {"base_weights": unet, "loras": banks, "references": inputs.references}
+    references = digest_references(inputs.references, inputs.joint_images)
+    return same | {"base_weights": unet, "loras": banks, "references": references}
 
 
 class _Training:

@@ -22,6 +22,7 @@ from lorarar.layout import KINDS, UNET, kind_of
 from lorarar.lora import read_lora
 from lorarar.merging import learned_options, merge_loras
 from lorarar.training.bank import LoraBank, predict_coefficients
+from lorarar.training.examples import Concept
 from lorarar.training.history import History, HistoryRow
 from lorarar.training.hyper_settings import HyperSettings, LossSettings, default_hyper_settings
 from lorarar.training.pair_data import choose_pairs, load_parts
@@ -212,7 +213,7 @@ def test_a_training_goes_on_with_the_same_data_and_as_many_steps_or_more(world: 
     retrained = replace(world.parts, train=replace(world.parts.train, styles=styles))
     for changed, what in (
         (replace(inputs, parts=retrained), "loras"),
-        (replace(inputs, references="other images"), "references"),
+        (replace(inputs, references=[Concept((), "other images")]), "references"),
     ):
         with pytest.raises(InputError, match=rf"of a training with other settings \({what}\)"):
             train_predictor(changed, FAST, state=state)
