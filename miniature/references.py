@@ -21,11 +21,12 @@ from miniature.progress import Report, counted, silent
 from miniature.scene import picture
 from miniature.styles import FAMILIES, DrawnStyle
 from miniature.subjects import describe
-from miniature.wide_validation import wide_validation
+from miniature.wide_sets import wide_training, wide_validation
 
 TOKEN = "sks"  # the rare token of DreamBooth; no caption of the population has it
 REFERENCES = (4, 5, 6)  # images a subject, in turn
 DRAWN = 2  # images a pair
+_WIDE_STREAMS = {"validation": ((1, 1814), (1, 1815)), "train": ((1, 1816), (1, 1817))}
 
 # The paper's §A2.6, in the miniature's groups: what is trained on shares no group with what is tested on.
 MACRO_SPLITS: Mapping[str, Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -48,16 +49,19 @@ def write_dataset(folder: Path, seed: int) -> Path:
 
 
 def write_wide_dataset(folder: Path, seed: int, part: str = "test") -> Path:
-    """Do the same for the wide test, 12 subjects × 12 styles, or for the wide validation; its one split has that part.
+    """Do the same for the wide test, 12 subjects × 12 styles, the wide validation or the wide training; its one split
+    has that part.
 
-    The validation's drawings are the same for every seed.
+    The drawings of validation and training are the same for every seed.
     """
-    subjects, styles = (catalogue.WIDE, gallery.WIDE) if part == "test" else wide_validation()
+    made = {"validation": wide_validation, "train": wide_training}
+    subjects, styles = made[part]() if part in made else (catalogue.WIDE, gallery.WIDE)
     sides = {"contents": list(subjects), "styles": list(styles)}
     split = {side: {each: names if each == part else [] for each in SPLIT_PARTS} for side, names in sides.items()}
-    name = "miniature-wide" if part == "test" else "miniature-wide-validation"
-    streams = ((seed, 4), (seed, 5)) if part == "test" else ((1, 1814), (1, 1815))
-    return _write_dataset(folder, name, subjects, styles, {DEFAULT_SPLIT: split}, *streams)
+    name = "miniature-wide" + ("" if part == "test" else f"-{part}")
+    return _write_dataset(
+        folder, name, subjects, styles, {DEFAULT_SPLIT: split}, *_WIDE_STREAMS.get(part, ((seed, 4), (seed, 5)))
+    )
 
 
 def write_pairs(folder: Path, seed: int, report: Report = silent) -> Path:

@@ -12,7 +12,7 @@ from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given
 from lorarar.console import console, print_rows, print_table, progress, status
 from lorarar.errors import InputError
 from lorarar.training.curve import sparkline
-from lorarar.training.dataset import DEFAULT_SPLIT, read_dataset
+from lorarar.training.dataset import DEFAULT_SPLIT, joined, read_dataset
 from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
 from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
 from lorarar.training.settings import DEFAULT_EVERY, LoraSettings, check_state
@@ -40,6 +40,8 @@ def parser() -> Parser:
     names = ", ".join([MINIATURE, *CONFIGS])
     add("--base", default=DEFAULT_BASE, help=f"{names}, a diffusers folder or a hub id (default {DEFAULT_BASE})")
     add("--dataset", type=Path, metavar="DIR", help="contents, styles, their LoRAs, splits (default: the miniature's)")
+    more = "datasets whose training and validation parts are added, as those of  lorarar miniature wide"
+    add("--more", type=Path, nargs="+", metavar="DIR", help=more)
     add("--split", default=DEFAULT_SPLIT, help=f"a split of the dataset (default {DEFAULT_SPLIT})")
     add("--resolution", type=int, metavar="PIXELS", help="side of the images (default: the dataset's)")
     add("--untrained", action="store_true", help="a named base with random weights: a dry run only")
@@ -69,8 +71,9 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     if args.plan is not None:
         return _plan(args)
-    dataset = read_dataset(args.dataset or shipped_dataset())
-    dataset.split(args.split)
+    dataset = joined(
+        [read_dataset(folder) for folder in (args.dataset or shipped_dataset(), *(args.more or ()))], args.split
+    )
     process = process_state()
     # Later than the cheap checks, and not needed for --help: the trainer imports torch.
     from lorarar.training.trainer import load_inputs, train_predictor
@@ -108,7 +111,7 @@ def _settings(args: argparse.Namespace, process: Any) -> HyperSettings:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse outputs that can't be written, and options that can't apply."""
-    of_training = [name for name in ("out", "state", "joint_images") if getattr(args, name) is not None]
+    of_training = [name for name in ("out", "state", "joint_images", "more") if getattr(args, name) is not None]
     if args.plan is not None and of_training:
         raise InputError(f"`plan` trains nothing, so `{of_training[0]}` can't apply; leave one of them out")
     if args.plan is None and args.out is None:

@@ -101,6 +101,39 @@ class Dataset:
             )
 
 
+def joined(datasets: Sequence[Dataset], split: str) -> Dataset:
+    """Join datasets for a training: one that has the entries of all, and each part of their splits of one name.
+
+    Raises InputError for datasets of several resolutions, a name that two of them have, LoRA files of the training and
+    validation parts that are missing, and as `Dataset.split`.
+    """
+    contents: dict[str, Content] = {}
+    styles: dict[str, Style] = {}
+    first = datasets[0]
+    for dataset in datasets:
+        if dataset.resolution != first.resolution:
+            raise InputError(
+                f"{dataset.folder}: its images have {dataset.resolution} pixels a side, those of {first.folder} "
+                f"{first.resolution}; join datasets of one resolution"
+            )
+        twice = [name for name in (*dataset.contents, *dataset.styles) if name in contents or name in styles]
+        if twice:
+            raise InputError(f"{dataset.folder}: another dataset has an entry {twice[0]!r} too; give each its own name")
+        dataset.check_loras(
+            entry for part in ("train", "validation") for role in dataset.part(split, part) for entry in role
+        )
+        contents |= dataset.contents
+        styles |= dataset.styles
+    splits = [dataset.split(split) for dataset in datasets]
+    whole = Split(_all_parts([each.contents for each in splits]), _all_parts([each.styles for each in splits]))
+    name = " + ".join(dataset.name for dataset in datasets)
+    return Dataset(first.folder, name, first.resolution, contents, styles, {split: whole})
+
+
+def _all_parts(sides: Sequence[Mapping[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]]:
+    return {part: tuple(name for side in sides for name in side[part]) for part in SPLIT_PARTS}
+
+
 def merged_prompt(content: Content, style: Style) -> str:
     """Return the prompt of a merge: the content's words in the style's (paper, appendix A1.3)."""
     return f"{content.prompt} in {style.description} style"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from operator import eq
 from pathlib import Path
@@ -16,16 +18,17 @@ from lorarar.lora import read_lora
 from lorarar.training.dataset import read_dataset
 from lorarar.training.dataset_loras import missing_jobs
 from lorarar.training.settings import LoraSettings
-from miniature import catalogue, gallery, stages
+from miniature import catalogue, gallery, references, stages
 from miniature.catalogue import ALIKE, CATALOGUE, WIDE, fresh_subject, near_catalogue
 from miniature.gallery import near_gallery
 from miniature.population import PLAIN_SHARE, sample_style
 from miniature.references import write_wide_dataset
 from miniature.scene import sample_view
 from miniature.stages import BuildPlan
-from miniature.subjects import DETAILS
+from miniature.styles import FAMILIES
+from miniature.subjects import DETAILS, KINDS
 from miniature.wide import write_wide_test
-from miniature.wide_validation import wide_validation
+from miniature.wide_sets import Drawn, wide_training, wide_validation
 
 
 def test_the_wide_test_is_apart_from_all_else(tmp_path: Path) -> None:
@@ -43,19 +46,42 @@ def test_the_wide_test_is_apart_from_all_else(tmp_path: Path) -> None:
         assert max(alike, default=0) < ALIKE and None not in looks
 
 
-def test_the_wide_validation_is_near_nothing_that_is_held_out(tmp_path: Path) -> None:
-    subjects, styles = wide_validation()
+@pytest.mark.parametrize(
+    ("part", "drawn", "sizes", "alike"),
+    [("validation", wide_validation, (10, 8), 1), ("train", wide_training, (2 * len(KINDS), 2 * len(FAMILIES)), 2)],
+)
+def test_what_is_chosen_and_trained_on_is_near_nothing_that_is_held_out(
+    part: str,
+    drawn: Callable[[], Drawn],
+    sizes: tuple[int, int],
+    alike: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A picture takes 60 ms, and is as random as what is drawn here.
+    monkeypatch.setattr(
+        references, "picture", lambda subject, style, rng: rng.integers(256, size=(8, 8, 3), dtype=np.uint8)
+    )
+    subjects, styles = drawn()
     assert not any(near_catalogue(entry.subject) for entry in subjects.values())
     assert not any(gallery.near_gallery(style) for style in styles.values())
     for seed, folder in enumerate(("a", "b")):
-        write_wide_dataset(tmp_path / folder, seed, "validation")
+        write_wide_dataset(tmp_path / folder, seed, part)
     dataset = read_dataset(tmp_path / "a")
-    contents, styled = dataset.part("paper", "validation")
-    assert (len(contents), len(styled)) == (10, 8) and not any(dataset.part("paper", "test"))
-    assert len({content.class_name for content in contents}) == 10
-    assert len({style.description for style in styled}) == 8
-    for drawing in (tmp_path / "a").rglob("*.png"):  # what a method was chosen on is the same for everyone
+    contents, styled = dataset.part("paper", part)
+    assert (len(contents), len(styled)) == sizes and not any(dataset.part("paper", "test"))
+    assert set(Counter(content.class_name for content in contents).values()) == {alike}
+    assert max(Counter(style.family for style in styles.values()).values()) == alike
+    for drawing in (tmp_path / "a").rglob("*.png"):  # it is the same for everyone
         assert drawing.read_bytes() == (tmp_path / "b" / drawing.relative_to(tmp_path / "a")).read_bytes()
+
+
+def test_no_subject_or_style_is_in_two_of_the_sets() -> None:
+    names = [{name for side in drawn() for name in side} for drawn in (wide_training, wide_validation)]
+    names += [{*WIDE, *gallery.WIDE}, {*CATALOGUE, *gallery.GALLERY}]
+    assert sum(map(len, names)) == len(set.union(*names))
+    looks = [entry.subject for drawn in (wide_training, wide_validation) for entry in drawn()[0].values()]
+    assert len({repr(subject) for subject in looks}) == len(looks)
 
 
 def test_its_loras_are_trained_once_on_the_base_given(tmp_path: Path) -> None:

@@ -146,6 +146,30 @@ def test_bad_outputs_and_datasets_are_refused(world: World, tmp_path: Path) -> N
     assert not list(tmp_path.glob("h.*"))
 
 
+def test_more_datasets_are_trained_on_as_one(world: World, tmp_path: Path) -> None:
+    """A dataset cut in two gives the same network; the second has no validation part of its own."""
+    for name, entries in {
+        "a": {"content_0", "content_3", "style_0", "style_2"},
+        "b": {"content_1", "content_2", "style_1"},
+    }.items():
+        described = Path(shutil.copytree(world.dataset.folder, tmp_path / name)) / "dataset.json"
+        raw = json.loads(described.read_text())
+        for side in ("contents", "styles"):
+            raw[side] = [entry for entry in raw[side] if entry["name"] in entries]
+            parts = raw["splits"]["paper"][side]
+            raw["splits"]["paper"][side] = {part: [each for each in parts[part] if each in entries] for part in parts}
+        described.write_text(json.dumps(raw | {"name": name}))
+    assert command(world, tmp_path / "whole.safetensors") == 0
+    given = ["--base", str(world.base), "--dataset", str(tmp_path / "a"), "--more", str(tmp_path / "b"), *FAST_FLAGS]
+    assert main([*given, "-o", str(tmp_path / "joined.safetensors")]) == 0
+    whole, joined = (load_predictor(tmp_path / f"{name}.safetensors") for name in ("whole", "joined"))
+    assert (joined.training["dataset"], joined.training["pairs"]) == ("a + b", whole.training["pairs"])
+    for name, value in whole.predictor.state_dict().items():
+        assert torch.equal(joined.predictor.state_dict()[name], value)
+    with pytest.raises(InputError, match="another dataset has an entry 'content_0' too"):
+        command(world, tmp_path / "h.safetensors", "--more", str(world.dataset.folder))
+
+
 def test_two_processes_as_one(world: World, tmp_path: Path) -> None:
     """Two processes (gloo) that share a batch of 4 pairs take the steps of one process with that batch."""
     given = ["--base", str(world.base), "--dataset", str(world.dataset.folder), *FAST_FLAGS, "--batch-pairs", "4"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from tiny_pipeline import save_tiny_dataset
 
 from lorarar.errors import InputError
-from lorarar.training.dataset import SPLIT_PARTS, merged_prompt, read_dataset
+from lorarar.training.dataset import SPLIT_PARTS, joined, merged_prompt, read_dataset
 
 Raw = dict[str, Any]
 
@@ -166,3 +167,56 @@ def test_a_link_out_of_the_folder(folder: Path, tmp_path: Path) -> None:
     edit(folder, content(images=["link.png"]))
     with pytest.raises(InputError, match="leaves the dataset's folder"):
         read_dataset(folder)
+
+
+def test_joined_datasets_have_the_entries_and_the_parts_of_all(folder: Path, tmp_path: Path) -> None:
+    with_loras(folder)
+    other = with_loras(renamed(save_tiny_dataset(tmp_path / "other", contents=4, styles=3, seed=1)))
+    one, two = read_dataset(folder), read_dataset(other)
+    both = joined([one, two], "paper")
+    assert (both.name, both.resolution, list(both.splits)) == ("tiny + other", 32, ["paper"])
+    for part in SPLIT_PARTS:
+        sides = zip(one.part("paper", part), two.part("paper", part), strict=True)
+        assert list(both.part("paper", part)) == [first + second for first, second in sides]
+    assert joined([one], "paper").part("paper", "train") == one.part("paper", "train")
+
+
+def test_datasets_that_do_not_fit_are_not_joined(folder: Path, tmp_path: Path) -> None:
+    with_loras(folder)
+    other = with_loras(Path(shutil.copytree(folder, tmp_path / "other")))
+    one = read_dataset(folder)
+    with pytest.raises(InputError, match=r"other: another dataset has an entry 'content_0' too; give each its own"):
+        joined([one, read_dataset(other)], "paper")
+    renamed(other)
+    (other / "loras" / "content_1.safetensors").unlink()
+    with pytest.raises(InputError, match=r"1 of 4 LoRA files are missing \(other_content_1\).*--dataset \S+/other"):
+        joined([one, read_dataset(other)], "paper")
+    edit(other, lambda raw: raw.update(resolution=64))
+    with pytest.raises(InputError, match=r"other: its images have 64 pixels a side, those of \S+ 32; join"):
+        joined([one, read_dataset(other)], "paper")
+    edit(other, lambda raw: raw.update(resolution=32, splits={}))
+    with pytest.raises(InputError, match=r"other: the dataset has no split 'paper'"):
+        joined([one, read_dataset(other)], "paper")
+
+
+def with_loras(folder: Path) -> Path:
+    """Put a file where each LoRA belongs."""
+    for entry in (*read_dataset(folder).contents.values(), *read_dataset(folder).styles.values()):
+        entry.lora.parent.mkdir(exist_ok=True)
+        entry.lora.touch()
+    return folder
+
+
+def renamed(folder: Path) -> Path:
+    """Give a dataset its folder's name, and all of its entries names that begin with it."""
+
+    def change(raw: Raw) -> None:
+        raw["name"] = folder.name
+        for side in ("contents", "styles"):
+            for entry in raw[side]:
+                entry["name"] = f"{folder.name}_{entry['name']}"
+            for part, names in raw["splits"]["paper"][side].items():
+                raw["splits"]["paper"][side][part] = [f"{folder.name}_{name}" for name in names]
+
+    edit(folder, change)
+    return folder

@@ -1,0 +1,62 @@
+"""Random subjects and styles beside the held-out ones: the wide validation set, to choose a method on so that the wide
+test stays unseen, and the wide training set, since a hypernetwork learns from few LoRAs what holds for these few alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from miniature.catalogue import Entry, fresh_subject
+from miniature.gallery import near_gallery, random_style
+from miniature.styles import FAMILIES, DrawnStyle
+from miniature.subjects import KINDS
+
+Drawn = tuple[dict[str, Entry], dict[str, DrawnStyle]]
+"""Subjects and styles by name: like those that the base was trained on, and near nothing that is held out for a test.
+"""
+
+VALIDATION_SUBJECTS, VALIDATION_STYLES = 10, 8
+TRAIN_ROUNDS = 2  # subjects of each kind, and styles of each family
+_SEED = 1811
+
+
+def wide_validation() -> Drawn:
+    """Draw the set's subjects, each of another kind, and its styles, each of another family."""
+    rng = np.random.default_rng((_SEED, 1))
+    kinds = rng.permutation(list(KINDS))[:VALIDATION_SUBJECTS]
+    families = rng.permutation(list(FAMILIES))[:VALIDATION_STYLES]
+    subjects = {f"{kind}_v1": _subject(rng, kind, "validation") for kind in kinds}
+    return subjects, {f"{family}_v1": _style(rng, family) for family in families}
+
+
+def wide_training() -> Drawn:
+    """Draw two subjects of each kind, and two styles of each family."""
+    subject_rng, style_rng = (np.random.default_rng((_SEED, stream)) for stream in (2, 3))
+    subjects = {
+        f"{kind}_t{number}": _subject(subject_rng, kind, "train")
+        for number, kind in enumerate(_rounds(subject_rng, KINDS))
+    }
+    return subjects, {
+        f"{family}_t{number}": _style(style_rng, family) for number, family in enumerate(_rounds(style_rng, FAMILIES))
+    }
+
+
+def _rounds(rng: np.random.Generator, names: Iterable[str]) -> Iterable[str]:
+    """Yield all names in a random order, and again; each order is drawn when the one before is used up."""
+    for _ in range(TRAIN_ROUNDS):
+        yield from rng.permutation(list(names))
+
+
+def _subject(rng: np.random.Generator, kind: str, part: str) -> Entry:
+    """Draw a subject of a kind with a marking and an accessory."""
+    while (subject := fresh_subject(rng, str(kind))).marking == "plain" or subject.accessory == "none":
+        pass
+    return Entry(subject, part)
+
+
+def _style(rng: np.random.Generator, family: str) -> DrawnStyle:
+    while near_gallery(style := random_style(rng, str(family))):
+        pass
+    return style
