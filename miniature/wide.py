@@ -1,23 +1,26 @@
-"""Make the wide test or validation: further subjects and styles, whose LoRAs anyone can train and none is published."""
+"""Make the wide test, validation and training: further subjects and styles, whose LoRAs anyone can train and none is
+published.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lorarar.errors import InputError
 from lorarar.files import file_digest
-from lorarar.training.dataset import DATASET_FILE
+from lorarar.training.dataset import DATASET_FILE, read_dataset
+from lorarar.training.dataset_loras import missing_jobs
 from miniature.references import write_wide_dataset
 from miniature.stages import BuildPlan, base_of, noted, train_loras
 
 NOTE = "wide.json"
 
 
-def write_wide_test(plan: BuildPlan, base: Path, part: str = "test") -> Path:
-    """Draw the wide test, or the wide validation, into the plan's output, and train its LoRAs on a base as a
-    miniature's are; return the output.
+def write_wide(plan: BuildPlan, base: Path, part: str = "test") -> Path:
+    """Draw the wide test, validation or training into the plan's output, and train its LoRAs on a base as a miniature's
+    are; return the output.
 
     What is there already is kept, so that a stopped run goes on. `lorarar evaluate --dataset` takes the folder.
     Raises InputError for the folder of another dataset, or of another base's LoRAs.
@@ -27,6 +30,15 @@ def write_wide_test(plan: BuildPlan, base: Path, part: str = "test") -> Path:
         write_wide_dataset(plan.output, plan.seed, part)
     train_loras(plan.output, base_of(base), plan.lora_settings(), plan.workers, plan.report)
     return plan.output
+
+
+def further(plan: BuildPlan) -> Path:
+    """Make the wide training in the plan's work folder, for its hypernetwork alone; return the folder."""
+    folder = plan.further
+    if not (folder / DATASET_FILE).is_file() or missing_jobs(read_dataset(folder)):
+        with plan.timed("further"):
+            write_wide(replace(plan, output=folder), plan.made, "train")
+    return folder
 
 
 def _claim(plan: BuildPlan, base: Path, part: str) -> None:

@@ -135,10 +135,10 @@ def _wide(args: argparse.Namespace) -> int:
     require_toolchain("torch", "train")
     # Not needed for --help: they import torch.
     from miniature.stages import BuildPlan
-    from miniature.wide import write_wide_test
+    from miniature.wide import write_wide
 
     with _shown() as report:
-        folder = write_wide_test(BuildPlan(args.out, args.out, args.seed, report=report), args.base, args.part)
+        folder = write_wide(BuildPlan(args.out, args.out, args.seed, report=report), args.base, args.part)
     console().print(f"{folder}: the wide {args.part}'s subjects and styles, with their LoRAs")
     return EXIT_OK
 

@@ -27,7 +27,7 @@ from miniature.scene import sample_view
 from miniature.stages import BuildPlan
 from miniature.styles import FAMILIES
 from miniature.subjects import DETAILS, KINDS
-from miniature.wide import write_wide_test
+from miniature.wide import write_wide
 from miniature.wide_sets import Drawn, wide_training, wide_validation
 
 
@@ -87,7 +87,7 @@ def test_no_subject_or_style_is_in_two_of_the_sets() -> None:
 def test_its_loras_are_trained_once_on_the_base_given(tmp_path: Path) -> None:
     short = LoraSettings(rank=2, steps=1)
     plan = BuildPlan(tmp_path, tmp_path, seed=3, contents=short, styles=short, workers=1)
-    assert write_wide_test(plan, MINIATURE_FOLDER) == tmp_path
+    assert write_wide(plan, MINIATURE_FOLDER) == tmp_path
     dataset = read_dataset(tmp_path)
     entries = [*dataset.contents.values(), *dataset.styles.values()]
     assert len(entries) == 24 and missing_jobs(dataset) == []
@@ -95,16 +95,16 @@ def test_its_loras_are_trained_once_on_the_base_given(tmp_path: Path) -> None:
     first = entries[0].lora
     first.unlink()
     trained: list[str] = []
-    write_wide_test(replace(plan, report=lambda text, done, total: trained.append(text)), MINIATURE_FOLDER)
+    write_wide(replace(plan, report=lambda text, done, total: trained.append(text)), MINIATURE_FOLDER)
     with pytest.raises(InputError, match=r"holds another dataset \(part\)"):
-        write_wide_test(plan, MINIATURE_FOLDER, "validation")
+        write_wide(plan, MINIATURE_FOLDER, "validation")
     with pytest.raises(InputError, match=r"holds another dataset \(seed, loras\)"):
-        write_wide_test(replace(plan, seed=plan.seed + 1), MINIATURE_FOLDER)
+        write_wide(replace(plan, seed=plan.seed + 1), MINIATURE_FOLDER)
     other = Path(shutil.copytree(MINIATURE_FOLDER / "unet", tmp_path / "other" / "unet")).parent
     with (other / "unet" / "diffusion_pytorch_model.safetensors").open("ab") as file:
         file.write(b" ")
     with pytest.raises(InputError, match=r"holds another dataset \(base\)"):
-        write_wide_test(plan, other)
+        write_wide(plan, other)
     assert first.is_file() and {text.partition(",")[0] for text in trained} == {first.stem}
 
 

@@ -89,6 +89,8 @@ def test_the_command_counts_and_writes_nothing(world: World, capsys: pytest.Capt
     assert "rank 3" in said and "a pass of 2 pairs" in said and "32×32" in said
     with pytest.raises(InputError, match="trains nothing, so"):
         main([*given, "--plan", "-o", "h.safetensors"])
+    with pytest.raises(InputError, match=r"trains nothing, so .*more"):
+        main([*given, "--plan", "--more", "data"])
     with pytest.raises(InputError, match=r"trains nothing, so .*state"):
         main([*given, "--plan", "--state", "s.safetensors"])
     assert main([*given, "--plan", "3", "--steps", "10"]) == 0  # the default's warm-up is longer
