@@ -29,7 +29,6 @@ STAGES: Mapping[str, tuple[str, str]] = {
     "judge": ("train the verifier that stands in for a language model", "miniature.stages:judge"),
     "references": ("draw the reference images of the held-out subjects and styles", "miniature.stages:references"),
     "loras": ("train a LoRA for each of them", "miniature.stages:loras"),
-    "further": ("train LoRAs of further subjects and styles, for the hypernetwork alone", "miniature.wide:further"),
     "hypernet": ("train the hypernetwork", "miniature.stages:hypernet"),
     "card": ("write the model card", "miniature.card:write_card"),
     "publish": ("put all of it in place of the output folder", "miniature.stages:publish"),

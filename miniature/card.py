@@ -63,7 +63,7 @@ def stage_commands(plan: BuildPlan, stage: str) -> list[list[str]]:
     if stage == "hypernet":
         files = ["-o", str(plan.output / HYPERNET_FILE), "--state", str(plan.work / "hypernet.state")]
         options = settings_as_options(replace(plan.hyper, seed=plan.seed), HyperSettings())
-        return [["lorarar", "train", *data, "--more", str(plan.further), *files, *options]]
+        return [["lorarar", "train", *data, *files, *options]]
     return [[*_whole_build(plan), "--until", stage]]
 
 

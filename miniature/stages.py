@@ -22,7 +22,7 @@ from lorarar.errors import InputError
 from lorarar.files import atomic_file, atomic_folder, read_json
 from lorarar.machine import machine_name
 from lorarar.toolchains import quiet_toolchains, without_progress_bars
-from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, joined, read_dataset
+from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, read_dataset
 from lorarar.training.dataset_loras import missing_jobs, train_jobs
 from lorarar.training.history import HistoryRow
 from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
@@ -95,11 +95,6 @@ class BuildPlan:
     def made(self) -> Path:
         """Return where the miniature grows. The output folder holds another build, which stays in use until the end."""
         return self.work / MINIATURE
-
-    @property
-    def further(self) -> Path:
-        """Return the folder of the further subjects and styles that only the hypernetwork is trained on."""
-        return self.work / "further"
 
     @property
     def times(self) -> Path:
@@ -333,7 +328,7 @@ def hypernet(plan: BuildPlan) -> Path:
     path = plan.made / HYPERNET_FILE
     if path.is_file():
         return path
-    dataset = joined([read_dataset(folder) for folder in (plan.made / DATASET_FOLDER, plan.further)], DEFAULT_SPLIT)
+    dataset = read_dataset(plan.made / DATASET_FOLDER)
     process = process_state()
     settings = with_fastest_precision(replace(plan.hyper, seed=plan.seed), process)
     loading = BaseLoading.of(base_of(plan.made), process, settings.mixed_precision, dataset.resolution)

@@ -4,14 +4,13 @@ published.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lorarar.errors import InputError
 from lorarar.files import file_digest
-from lorarar.training.dataset import DATASET_FILE, read_dataset
-from lorarar.training.dataset_loras import missing_jobs
+from lorarar.training.dataset import DATASET_FILE
 from miniature.references import write_wide_dataset
 from miniature.stages import BuildPlan, base_of, noted, train_loras
 
@@ -30,15 +29,6 @@ def write_wide(plan: BuildPlan, base: Path, part: str = "test") -> Path:
         write_wide_dataset(plan.output, plan.seed, part)
     train_loras(plan.output, base_of(base), plan.lora_settings(), plan.workers, plan.report)
     return plan.output
-
-
-def further(plan: BuildPlan) -> Path:
-    """Make the wide training in the plan's work folder, for its hypernetwork alone; return the folder."""
-    folder = plan.further
-    if not (folder / DATASET_FILE).is_file() or missing_jobs(read_dataset(folder)):
-        with plan.timed("further"):
-            write_wide(replace(plan, output=folder), plan.made, "train")
-    return folder
 
 
 def _claim(plan: BuildPlan, base: Path, part: str) -> None:
