@@ -1,5 +1,5 @@
 """Random subjects and styles beside the held-out ones: the wide validation set, to choose a method on so that the wide
-test stays unseen, and the wide training set, since a hypernetwork learns from few LoRAs what holds for these few alone.
+test stays unseen, and the wide training set, to see what more LoRAs teach a hypernetwork.
 """
 
 from __future__ import annotations

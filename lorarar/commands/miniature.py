@@ -139,7 +139,8 @@ def _wide(args: argparse.Namespace) -> int:
 
     with _shown() as report:
         folder = write_wide(BuildPlan(args.out, args.out, args.seed, report=report), args.base, args.part)
-    console().print(f"{folder}: the wide {args.part}'s subjects and styles, with their LoRAs")
+    purpose = "training" if args.part == "train" else args.part
+    console().print(f"{folder}: subjects and styles of the wide {purpose}, with their LoRAs")
     return EXIT_OK
 
 
