@@ -26,7 +26,10 @@ from miniature.wide_sets import wide_training, wide_validation
 TOKEN = "sks"  # the rare token of DreamBooth; no caption of the population has it
 REFERENCES = (4, 5, 6)  # images a subject, in turn
 DRAWN = 2  # images a pair
-_WIDE_STREAMS = {"validation": ((1, 1814), (1, 1815)), "train": ((1, 1816), (1, 1817))}
+_WIDE_SETS = {
+    "validation": (wide_validation, ((1, 1814), (1, 1815))),
+    "train": (wide_training, ((1, 1816), (1, 1817))),
+}  # what is drawn, and the seeds of its pictures
 
 # The paper's §A2.6, in the miniature's groups: what is trained on shares no group with what is tested on.
 MACRO_SPLITS: Mapping[str, Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -54,14 +57,15 @@ def write_wide_dataset(folder: Path, seed: int, part: str = "test") -> Path:
 
     The drawings of validation and training are the same for every seed.
     """
-    made = {"validation": wide_validation, "train": wide_training}
-    subjects, styles = made[part]() if part in made else (catalogue.WIDE, gallery.WIDE)
+    if part == "test":
+        (subjects, styles), streams = (catalogue.WIDE, gallery.WIDE), ((seed, 4), (seed, 5))
+    else:
+        draw, streams = _WIDE_SETS[part]
+        subjects, styles = draw()
     sides = {"contents": list(subjects), "styles": list(styles)}
     split = {side: {each: names if each == part else [] for each in SPLIT_PARTS} for side, names in sides.items()}
     name = "miniature-wide" + ("" if part == "test" else f"-{part}")
-    return _write_dataset(
-        folder, name, subjects, styles, {DEFAULT_SPLIT: split}, *_WIDE_STREAMS.get(part, ((seed, 4), (seed, 5)))
-    )
+    return _write_dataset(folder, name, subjects, styles, {DEFAULT_SPLIT: split}, *streams)
 
 
 def write_pairs(folder: Path, seed: int, report: Report = silent) -> Path:

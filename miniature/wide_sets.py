@@ -4,7 +4,7 @@ test stays unseen, and the wide training set, to see what more LoRAs teach a hyp
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -25,8 +25,7 @@ _SEED = 1811
 def wide_validation() -> Drawn:
     """Draw the set's subjects, each of another kind, and its styles, each of another family."""
     rng = np.random.default_rng((_SEED, 1))
-    kinds = rng.permutation(list(KINDS))[:VALIDATION_SUBJECTS]
-    families = rng.permutation(list(FAMILIES))[:VALIDATION_STYLES]
+    kinds, families = _shuffled(rng, KINDS)[:VALIDATION_SUBJECTS], _shuffled(rng, FAMILIES)[:VALIDATION_STYLES]
     subjects = {f"{kind}_v1": _subject(rng, kind, "validation") for kind in kinds}
     return subjects, {f"{family}_v1": _style(rng, family) for family in families}
 
@@ -34,29 +33,29 @@ def wide_validation() -> Drawn:
 def wide_training() -> Drawn:
     """Draw two subjects of each kind, and two styles of each family."""
     subject_rng, style_rng = (np.random.default_rng((_SEED, stream)) for stream in (2, 3))
-    subjects = {
-        f"{kind}_t{number}": _subject(subject_rng, kind, "train")
-        for number, kind in enumerate(_rounds(subject_rng, KINDS))
-    }
-    return subjects, {
-        f"{family}_t{number}": _style(style_rng, family) for number, family in enumerate(_rounds(style_rng, FAMILIES))
-    }
+    kinds, families = enumerate(_rounds(subject_rng, KINDS)), enumerate(_rounds(style_rng, FAMILIES))
+    subjects = {f"{kind}_t{number}": _subject(subject_rng, kind, "train") for number, kind in kinds}
+    return subjects, {f"{family}_t{number}": _style(style_rng, family) for number, family in families}
 
 
-def _rounds(rng: np.random.Generator, names: Iterable[str]) -> Iterable[str]:
+def _rounds(rng: np.random.Generator, names: Iterable[str]) -> Iterator[str]:
     """Yield all names in a random order, and again; each order is drawn when the one before is used up."""
     for _ in range(TRAIN_ROUNDS):
-        yield from rng.permutation(list(names))
+        yield from _shuffled(rng, names)
+
+
+def _shuffled(rng: np.random.Generator, names: Iterable[str]) -> list[str]:
+    return rng.permutation(list(names)).tolist()
 
 
 def _subject(rng: np.random.Generator, kind: str, part: str) -> Entry:
     """Draw a subject of a kind with a marking and an accessory."""
-    while (subject := fresh_subject(rng, str(kind))).marking == "plain" or subject.accessory == "none":
+    while (subject := fresh_subject(rng, kind)).marking == "plain" or subject.accessory == "none":
         pass
     return Entry(subject, part)
 
 
 def _style(rng: np.random.Generator, family: str) -> DrawnStyle:
-    while near_gallery(style := random_style(rng, str(family))):
+    while near_gallery(style := random_style(rng, family)):
         pass
     return style

@@ -90,6 +90,10 @@ class Dataset:
         contents = [self.contents[name] for name in names.contents[part]]
         return contents, [self.styles[name] for name in names.styles[part]]
 
+    def trained_on(self, split: str) -> list[Content | Style]:
+        """Return all that a training reads: the contents and styles of a split's training and validation parts."""
+        return [entry for part in ("train", "validation") for role in self.part(split, part) for entry in role]
+
     def check_loras(self, entries: Iterable[Content | Style]) -> None:
         """Refuse entries whose LoRA files are not all there, naming them."""
         asked = dict.fromkeys(entries)
@@ -119,9 +123,7 @@ def joined(datasets: Sequence[Dataset], split: str) -> Dataset:
         twice = [name for name in (*dataset.contents, *dataset.styles) if name in contents or name in styles]
         if twice:
             raise InputError(f"{dataset.folder}: another dataset has an entry {twice[0]!r} too; give each its own name")
-        dataset.check_loras(
-            entry for part in ("train", "validation") for role in dataset.part(split, part) for entry in role
-        )
+        dataset.check_loras(dataset.trained_on(split))
         contents |= dataset.contents
         styles |= dataset.styles
     splits = [dataset.split(split) for dataset in datasets]

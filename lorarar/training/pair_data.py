@@ -184,7 +184,7 @@ def load_parts(
     train, validation = dataset.part(split, "train"), dataset.part(split, "validation")
     if not all(train):
         raise InputError(f"{dataset.folder}: the split {split!r} has no contents or no styles to train on; add some")
-    entries = [entry for role in (*train, *validation) for entry in role]
+    entries = dataset.trained_on(split)
     dataset.check_loras(entries)
     loras = {entry.lora: read_lora(entry.lora) for entry in entries}
     rank = max(lora.max_rank for lora in loras.values())

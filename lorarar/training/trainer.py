@@ -96,8 +96,7 @@ def load_inputs(
     if found:
         about["joint_pairs"] = len(found)
     drawn = sorted(path for path in joint_images.rglob("*") if is_image(path)) if joint_images else ()
-    entries = [entry for part in ("train", "validation") for role in dataset.part(split, part) for entry in role]
-    return TrainingInputs(components, layout, parts, about, entries, drawn)
+    return TrainingInputs(components, layout, parts, about, dataset.trained_on(split), drawn)
 
 
 def new_predictor(layout: Layout, settings: HyperSettings) -> Predictor:
