@@ -13,8 +13,9 @@ Definitions, for a pair of a content and a style with N generated images:
   It is N + 1 for none too, and less noisy than the position in one order.
 
 Overall figures are means over pairs. Images of a pair share both LoRAs, and pairs share one of them with many others:
-neither are independent. So the bootstrap draws contents and styles, and never single images or pairs; an interval says
-what other subjects and other styles may give.
+neither are independent. So intervals are over contents and styles, and never over single images or pairs: they say
+what other subjects and other styles may give. A method's figures are skewed, and their intervals are drawn (the
+bootstrap); the difference of two methods is symmetric, and its interval is Student's.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from lorarar.errors import InputError
-from lorarar.intervals import bootstrap_interval, crossed_draws, quantiles
+from lorarar.intervals import bootstrap_interval, crossed_draws, crossed_interval, quantiles
 
 RESAMPLES = 10_000
 Name = TypeVar("Name", bound=Hashable)
@@ -80,11 +81,12 @@ STATISTICS: Mapping[str, Callable[[PairVerdicts], float]] = {
     "expected_attempts": lambda pair: (len(pair.joint) + 1) / (int(pair.joint.sum()) + 1),
 }
 """Every figure of a pair, by name."""
+SHARES = ("average", "best", "subject", "style")
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its bootstrap interval."""
+    """An estimate and its 95 % interval."""
 
     estimate: float
     low: float
@@ -104,14 +106,6 @@ class Mars2:
     pairs_without: int | float  # pairs of which no image passed, a mean over the runs: their attempts are a lower bound
 
 
-@dataclass(frozen=True)
-class Difference:
-    """The difference of a figure between two methods, pair by pair."""
-
-    interval: Interval
-    above: float  # the share of resamples in which it is larger; ties count half
-
-
 def score(pairs: Sequence[PairVerdicts], seed: int = 0, resamples: int = RESAMPLES) -> Mars2:
     """Return all figures with intervals; a pair may be there once a run. Raises InputError without pairs."""
     found = {name: crossed(figures(pairs, name), seed, resamples) for name in STATISTICS}
@@ -119,42 +113,36 @@ def score(pairs: Sequence[PairVerdicts], seed: int = 0, resamples: int = RESAMPL
     return Mars2(**found, pairs_without=int(count) if float(count).is_integer() else count)
 
 
-def difference(
-    first: Sequence[PairVerdicts],
-    second: Sequence[PairVerdicts],
-    statistic: str = "average",
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> Difference:
-    """Return `first` − `second` by the paired bootstrap: both methods are drawn with the same contents and styles.
+def difference(first: Sequence[PairVerdicts], second: Sequence[PairVerdicts], statistic: str = "average") -> Interval:
+    """Return `first` − `second` of one of SHARES, pair by pair, with the interval over contents and styles.
 
     Raises InputError when the two were not judged on the same pairs or for an unknown statistic.
     """
-    if statistic not in STATISTICS:
-        raise InputError(f"unknown statistic {statistic!r}; valid are {', '.join(STATISTICS)}")
+    if statistic not in SHARES:
+        raise InputError(f"unknown share {statistic!r}; valid are {', '.join(SHARES)}")
     if Counter(pair.name for pair in first) != Counter(pair.name for pair in second):
         raise InputError("a difference needs two methods judged on the same pairs; evaluate both on one dataset split")
     taken = figures(second, statistic)
     values = {name: value - taken[name] for name, value in figures(first, statistic).items()}
-    means = _crossed_draws(values, seed, resamples)
-    interval = Interval(fmean(values.values()), *quantiles(means))
-    return Difference(interval, float(np.mean(means > 0) + np.mean(means == 0) / 2))
+    low, high = crossed_interval(_table(values))
+    return Interval(fmean(values.values()), max(low, -1.0), min(high, 1.0))
 
 
 def crossed(values: Mapping[tuple[str, str], float], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """Return the mean of one value a pair, by content and style, with its interval; InputError without values."""
     if not values:
         raise InputError("there are no pairs to score; evaluate at least one content and one style")
-    return Interval(fmean(values.values()), *quantiles(_crossed_draws(values, seed, resamples)))
+    drawn = crossed_draws(_table(values), draws=resamples, seed=seed)
+    return Interval(fmean(values.values()), *quantiles(drawn))
 
 
-def _crossed_draws(values: Mapping[tuple[str, str], float], seed: int, resamples: int) -> Float[np.ndarray, " draws"]:
-    """Return resampled means over pairs, whose contents and styles are drawn in the order of their names."""
+def _table(values: Mapping[tuple[str, str], float]) -> Float[np.ndarray, "contents styles"]:
+    """Return values by content and style, in the order of their names; NaN where a pair is not there."""
     contents, styles = (sorted(set(names)) for names in zip(*values, strict=True))
     table = np.full((len(contents), len(styles)), np.nan)
     for (content, style), value in values.items():
         table[contents.index(content), styles.index(style)] = value
-    return crossed_draws(table, draws=resamples, seed=seed)
+    return table
 
 
 def bootstrap(values: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> Interval:

@@ -1,4 +1,4 @@
-"""MARS² on cases made by hand, and the bootstrap against the exact distribution."""
+"""MARS² on cases made by hand, and intervals against exact distributions and simulated tables."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import t as student
+from scipy.stats import ttest_1samp
 
 from lorarar.errors import InputError
 from lorarar.evaluation.mars2 import PairVerdicts, bootstrap, difference, majority, score
-from lorarar.intervals import crossed_draws, quantiles
+from lorarar.intervals import crossed_draws, crossed_interval, quantiles
+
+SHARED = (lambda i, j: i[0] == j[0], lambda i, j: i[1] == j[1], lambda i, j: i == j)
 
 
 def pair(joint: str, content: str = "dog", style: str = "neon") -> PairVerdicts:
@@ -62,7 +66,7 @@ def test_runs_of_a_pair_are_no_samples_of_their_own() -> None:
     assert (mixed.average.estimate, mixed.best.estimate) == (0.375, 0.5)
     assert mixed.pairs_without == 1  # one of the two pairs in each run
     found = difference([pair("bb"), pair("nn")], [pair("nn"), pair("bn")])
-    assert found.interval.estimate == (1 + 0) / 2 - (0 + 0.5) / 2
+    assert found.estimate == (1 + 0) / 2 - (0 + 0.5) / 2
     with pytest.raises(InputError, match="judged on the same pairs"):
         difference(once * 2, once)
 
@@ -151,6 +155,48 @@ def test_intervals_hold_for_other_subjects_and_styles() -> None:
     assert hits[1] / 400 < 0.75
 
 
+@pytest.mark.parametrize(("part", "share"), [(0.0, 0.8), (0.4, 0.95)])
+def test_intervals_of_differences_hold_and_are_narrower(part: float, share: float) -> None:
+    """Two methods that are equally good, one answer a pair: 0 is within the interval for 95 % of such tables, whether
+    subjects and styles matter (`part`) or not; drawn ones have it more often and are wider for it (their `share`).
+    """
+    random, hits, widths = np.random.default_rng(1), np.zeros(2), np.zeros(2)
+    for seed in range(400):
+        shared = random.normal(-1, 1, (16, 1)) + random.normal(0, 1, (1, 16))
+        parts = [random.normal(0, part, (16, 1)) + random.normal(0, part, (1, 16)) for _ in range(2)]
+        first, second = (random.random((16, 16)) < 1 / (1 + np.exp(-shared - own)) for own in parts)
+        for place, (low, high) in enumerate(
+            (
+                crossed_interval(1.0 * first - second),
+                quantiles(crossed_draws(1.0 * first - second, draws=400, seed=seed)),
+            )
+        ):
+            hits[place] += low <= 0 <= high
+            widths[place] += high - low
+    assert 0.93 < hits[0] / 400 <= hits[1] / 400
+    assert widths[0] < share * widths[1]
+
+
+def test_an_interval_of_rows_alone_is_students() -> None:
+    """Columns that agree add nothing: the interval is that of the rows' means, by SciPy; and so for rows."""
+    values = np.array([0.1, 0.9, 0.4, 0.3])
+    expected = ttest_1samp(values, 0).confidence_interval(0.95)
+    for table in (np.tile(values[:, None], 6), np.tile(values[:, None], 1), np.tile(values, (6, 1))):
+        assert crossed_interval(table) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_crossed_variance_sums_over_values_that_share_a_row_or_a_column() -> None:
+    """Against its definition: products of all two values that share a subject or a style; missing values are none."""
+    table = np.random.default_rng(3).normal(0, 0.2, (3, 4)) + np.array([[1.0], [0.0], [-1.0]]) + np.arange(4) / 2
+    table[1, 2] = np.nan
+    rest = {place: value - np.nanmean(table) for place, value in np.ndenumerate(table) if not np.isnan(value)}
+    sums = [sum(a * b for i, a in rest.items() for j, b in rest.items() if same(i, j)) for same in SHARED]
+    variance = (sums[0] * 3 / 2 + sums[1] * 4 / 3 - sums[2]) / 11**2
+    low, high = crossed_interval(table)
+    assert (low + high) / 2 == pytest.approx(np.nanmean(table))
+    assert (high - low) / 2 == pytest.approx(student.ppf(0.975, 2) * math.sqrt(variance))
+
+
 def test_a_score_draws_contents_and_styles() -> None:
     """Eight styles of two contents, one always right: no more than two contents say so."""
     found = score(
@@ -171,19 +217,18 @@ def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
     better = [pair("b" * (k + 1) + "n" * (10 - k), f"c{k}") for k in hard_to_easy]
     assert score(better).average.low < score(worse).average.high
     found = difference(better, list(reversed(worse)))
-    assert found.interval.estimate == pytest.approx(1 / 11)
-    assert found.interval.low > 0
-    assert found.above == 1
-    assert difference(worse, better).interval.high == pytest.approx(-1 / 11)
-    assert difference(worse, worse).above == 0.5
-    assert difference(worse, worse).interval.low == difference(worse, worse).interval.high == 0
+    assert found.estimate == pytest.approx(1 / 11)
+    assert found.low > 0
+    assert difference(worse, better).high == pytest.approx(-1 / 11)
+    same = difference(worse, worse)
+    assert same.low == same.high == 0
 
 
 def test_errors() -> None:
     with pytest.raises(InputError, match="same pairs"):
         difference([pair("b")], [pair("b", "cat")])
-    with pytest.raises(InputError, match="unknown statistic 'mean'; valid are average, best"):
-        difference([pair("b")], [pair("b")], "mean")
+    with pytest.raises(InputError, match="unknown share 'attempts'; valid are average, best"):
+        difference([pair("b")], [pair("b")], "attempts")
     with pytest.raises(InputError, match="no pairs to score"):
         score([])
     with pytest.raises(InputError, match="1 subject verdicts and 2 style verdicts"):
