@@ -53,7 +53,8 @@ def send(stream: BinaryIO, tensors: dict[str, np.ndarray]) -> None:
     from safetensors.numpy import save
 
     data = save(tensors)
-    stream.write(len(data).to_bytes(8, "little") + data)
+    stream.write(len(data).to_bytes(8, "little"))
+    stream.write(data)  # apart from its length: joined they would be copied, 100 MB and more
     stream.flush()
 
 
@@ -81,14 +82,21 @@ def serve(open_model: Callable[[Path], Model], path: str) -> None:
 
 
 class ProcessRunner:
-    """An artifact that a process of its own runs; `module` serves it."""
+    """An artifact that a process of its own runs; `module` serves it. A process that ended is started again."""
 
     def __init__(self, component: Component, module: str, runtime: str, version: str, note: str) -> None:
         self.component, self.runtime, self.version, self.note = component, runtime, version, note
+        self._module = module
+        self._start()
+
+    def _start(self) -> None:
+        """Start the process; InputError where it can't load the artifact."""
+        component, runtime = self.component, self.runtime
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
-        self._process = start(module, component.path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._said}
+        self._process = start(self._module, component.path, **pipes)
         self._asked, self._answers = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
-        weakref.finalize(self, _end, self._process, (self._asked, self._answers, self._said))
+        self._end = weakref.finalize(self, _end, self._process, (self._asked, self._answers, self._said))
         found = receive(self._answers)
         if found is None:
             raise unusable(component, runtime, "load", self._failure())
@@ -100,11 +108,17 @@ class ProcessRunner:
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the artifact once."""
         given = checked_inputs(self.component, inputs)
+        if self._process.poll() is not None:
+            self._end()
+            self._start()
         try:
             send(self._asked, given)
             outputs = receive(self._answers)
         except BrokenPipeError:
             outputs = None
+        except BaseException:  # as when the user stops it: an answer that is still to come would be taken for the next
+            self._end()
+            raise
         if outputs is None:
             raise unusable(self.component, self.runtime, "run", self._failure())
         return outputs
@@ -115,7 +129,9 @@ class ProcessRunner:
             self._asked.close()
         self._process.wait()
         self._said.seek(0)
-        return RuntimeError(end_of(self._process, self._said.read()))
+        said = self._said.read()
+        self._end()
+        return RuntimeError(end_of(self._process, said))
 
 
 def _end(process: subprocess.Popen[bytes], streams: Iterable[IO[bytes]]) -> None:

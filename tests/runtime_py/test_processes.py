@@ -1,0 +1,62 @@
+"""An artifact in a process of its own: whatever happens to one run, the next one has its own answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import cast
+
+import numpy as np
+import pytest
+
+from lorarar.errors import InputError
+from runtime_py.component import Component, TensorSpec
+from runtime_py.parity import Tolerance
+from runtime_py.processes import ProcessRunner
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> ProcessRunner:
+    (tmp_path / "model").write_text("2")
+    ends = [(TensorSpec(name, np.dtype(np.float32), (2,)),) for name in "xy"]
+    nothing = tmp_path / "no golden file"
+    component = Component("double", tmp_path / "model", *ends, Tolerance(60.0, 0.01), nothing, {}, {})
+    return ProcessRunner(component, "doubling_worker", "a runtime", "1", "")
+
+
+def doubled(runner: ProcessRunner, value: float) -> list[float]:
+    return cast(list[float], runner.run({"x": np.full(2, value, np.float32)})["y"].tolist())
+
+
+def test_a_run_that_was_stopped_leaves_no_answer_for_the_next(runner: ProcessRunner) -> None:
+    def stop(signal_number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        assert doubled(runner, 1) == [2, 2]
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            doubled(runner, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert doubled(runner, 10) == [20, 20]
+    assert doubled(runner, 20) == [40, 40]
+
+
+def test_a_process_that_ends_is_a_sentence_and_is_started_again(runner: ProcessRunner) -> None:
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"model: a runtime can't run it \(its process ended by signal 6\)"):
+            doubled(runner, -1)
+        assert doubled(runner, 3) == [6, 6]
+
+
+def test_a_process_that_was_ended_between_two_runs_is_started_again(runner: ProcessRunner) -> None:
+    first = runner._process
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert doubled(runner, 3) == [6, 6]
+    assert runner._process.pid != first.pid

@@ -1,0 +1,31 @@
+"""A process that doubles what it is given: -1 ends it, and 0 takes it longer than a test waits."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from runtime_py.processes import Model, serve
+
+
+def opened(path: Path) -> Model:
+    """Read which sizes to say, from the file in the place of an artifact."""
+    size = int(path.read_text())
+    return Model(double, {"x": [size]}, {"y": [size]})
+
+
+def double(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Double the numbers."""
+    if inputs["x"][0] == -1:
+        os.abort()
+    if inputs["x"][0] == 0:
+        time.sleep(0.3)
+    return {"y": 2 * inputs["x"]}
+
+
+if __name__ == "__main__":
+    serve(opened, sys.argv[1])
