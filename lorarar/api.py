@@ -59,8 +59,8 @@ class MergeRequest:
         MergeOptions(**self.options)
         refuse_unused(self.method, ["learned"], {"hypernet": self.hypernet})
         refuse_unused(self.method, ["learned", *RUN_BASE], {"untrained": self.untrained or None})
-        refuse_unused(self.method, RUN_BASE, {"examples": self.examples, "resolution": self.resolution})
-        refuse_unused(self.method, ["ziplora"], {"settings": self.settings})
+        refuse_unused(self.method, RUN_BASE, {"examples": self.examples})
+        refuse_unused(self.method, ["ziplora"], {"settings": self.settings, "resolution": self.resolution})
         if self.method == "ziplora" and self.examples is None:
             raise InputError(
                 "ziplora optimises on what the LoRAs were trained on: give `content_images`, `content_prompt`, "
@@ -123,7 +123,7 @@ class MergeRequest:
         from lorarar.training.launch import BaseLoading, process_state
 
         assert self.examples is not None
-        loading = BaseLoading.of(self.base, process_state(), "no", self.resolution, self.untrained)
+        loading = BaseLoading.of(self.base, process_state(), "no", untrained=self.untrained)
         return merge_by_ssr(
             loading.load(),
             content,
@@ -143,7 +143,7 @@ def merge(
     method: str = "learned",
     hypernet: StrPath | Hypernetwork | None = None,
     untrained: bool = False,
-    strengths: tuple[float, float] = (1.0, 1.0),
+    strengths: Sequence[float] = (1.0, 1.0),
     rule: str | None = None,
     density: float | None = None,
     seed: int | None = None,
@@ -186,10 +186,10 @@ def merge(
         style_images: `ziplora`: the same for the style.
         style_prompt: `ziplora`, `ssr`, `ssr-text`: the same for the style, such as `a house in watercolor style`.
         settings: `ziplora`: how to optimise (`lorarar.training.hyper_settings.ZipSettings`).
-        resolution: `ziplora`, `ssr`: the side of the images in pixels; without it the base's own.
+        resolution: `ziplora`: the side of the images in pixels; without it the base's own.
         on_progress: Called with (done, total): layers, for `ziplora` optimizer steps, for `ssr` passes of the UNet.
     """
-    if not all(map(math.isfinite, strengths)):
+    if not _are_two_numbers(strengths):
         raise InputError(f"`strengths` are {strengths}; give two finite numbers, the content's and the style's")
     given = {"rule": rule, "density": density, "seed": seed, "mu": mu, "rank_out": rank_out}
     given |= {"content_scale": strengths[0], "style_scale": strengths[1]}
@@ -230,6 +230,15 @@ def refuse_unused(method: str, users: Sequence[str], given: Mapping[str, Any]) -
     for name, value in given.items():
         if method not in users and value is not None:
             raise InputError(f"`{name}` means nothing to {method}; leave it out, or use it with {', '.join(users)}")
+
+
+def _are_two_numbers(given: object) -> bool:
+    """Tell whether a caller's sequence is two finite numbers."""
+    try:
+        values = [float(value) for value in given]  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        return False
+    return len(values) == 2 and all(map(math.isfinite, values))
 
 
 def _reference(images: StrPath | Sequence[StrPath] | None, prompt: str | None) -> Reference | None:

@@ -38,7 +38,7 @@ _NOTES = """
 what it writes into the output folder:
   images/METHOD/CONTENT--STYLE/00.png …   one folder a pair; a run that was stopped goes on where it was
   results.json                            every verdict, with the settings and the judge
-  tables.md and one .csv a table          the paper's Tables 1, 2, A2 and A3, each with 95 % intervals over subjects and styles
+  tables.md and one .csv a table          the paper's Tables 1, 2, A2 and A3, with 95 % intervals over both LoRAs
   grid_*.png, per_content.png, …          image grids like Fig. 9 and 10, bars like Fig. A7
 Tables and pictures alone, without generating or judging anything:  --from OUT
 What LoRA.rar's and ZipLoRA's coefficients depend on, in tables and a picture:  --coefficients

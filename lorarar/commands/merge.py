@@ -145,7 +145,7 @@ def _request(args: argparse.Namespace) -> MergeRequest:
         if given := _given(args, _EXAMPLES):
             raise InputError(f"`dataset` and `{next(iter(given))}` exclude each other; give one of them")
         examples, own = _examples_in(args.dataset, args.content, args.style)
-        resolution = resolution or own
+        resolution = resolution or (own if method == "ziplora" else None)
     elif method == "ziplora" and examples is None:
         raise InputError(
             "ziplora optimises on what the LoRAs were trained on: give `dataset`, or all of `content_images`, "

@@ -3,7 +3,8 @@
 A layer that only one LoRA has is carried exactly, times that LoRA's scale. A layer that both have is merged by the
 method, with two exceptions: `learned` is made for the base's to_q and to_out.0 (or the kinds of its checkpoint), and
 `ziplora` for the base's attention linears, so their other layers (to_k, to_v, feed-forward, projections, convolutions,
-text encoders) follow the k/v rule, exactly. Every method is defined on ΔW = up @ down, not on the two factors.
+text encoders) follow the k/v rule, exactly. Every method is defined on ΔW = up @ down, not on the two factors
+(`ssr` up to its ridge).
 """
 
 from __future__ import annotations

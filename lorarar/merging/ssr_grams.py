@@ -21,7 +21,7 @@ from lorarar.base.components import Components, Condition, base_name, encode_pro
 from lorarar.base.names import unet_layout
 from lorarar.layout import UNET
 from lorarar.lora import LoRA
-from lorarar.merging import Merged, MergeOptions, merge_loras
+from lorarar.merging import Merged, MergeOptions, align, merge_loras
 
 SEED = 42  # of the noise, as in the authors' code
 Grams = dict[str, Float[np.ndarray, "2 r r"]]
@@ -43,6 +43,7 @@ def merge_by_ssr(
     `options.rule`. `components` are as before when it returns. Raises InputError for LoRAs that do not fit the base.
     """
     layout = unet_layout(components.unet, base_name(components))
+    align(content, style, layout)  # refuses LoRAs of another base, before the base is run on them
     downs = shared_downs(content, style, components)
     condition = encode_prompts(components, prompts)
     if text_only:

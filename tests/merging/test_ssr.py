@@ -75,6 +75,16 @@ def test_it_says_what_it_needs() -> None:
         merge_loras(CONTENT, STYLE, LAYOUT, "ssr")
 
 
+@pytest.mark.parametrize("text_only", [False, True])
+def test_loras_of_another_base_are_refused_before_it_is_run(world: World, text_only: bool) -> None:
+    with pytest.raises(InputError, match="made for another base"):
+        merge_by_ssr(world.components, CONTENT, STYLE, PROMPTS, text_only=text_only)
+    first, second = pair(world)
+    wider = {name: replace(layer, down=np.repeat(layer.load().down, 2, 1)) for name, layer in second.layers.items()}
+    with pytest.raises(InputError, match="has shape"):
+        merge_by_ssr(world.components, first, replace(second, layers=wider), PROMPTS, text_only=text_only)
+
+
 def pair(world: World) -> tuple[LoRA, LoRA]:
     return read_lora(world.dataset.contents["content_0"].lora), read_lora(world.dataset.styles["style_1"].lora)
 
