@@ -17,6 +17,7 @@ from lorarar.lora.tensors import shorten
 METADATA_KEY = "lora_adapter_metadata"  # where diffusers keeps `{component}.{field of LoraConfig}`
 _MAX_QUANTIFIERS = 2  # of a pattern: more could take minutes to match, and the file is a stranger's
 _MAX_PATTERN = 500
+_MAX_PATTERNS = 10_000  # SDXL and its text encoders have 1,000 modules; compiling this many takes up to 10 s
 _MATCH_SECONDS = 3.0
 # Initialisations that change the base's weights: the saved factors alone are then not the update.
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -127,18 +128,30 @@ def _patterns(value: Any, name: str, source: str, whole: bool = False) -> dict[s
         return {}
     if not isinstance(value, Mapping):
         raise InputError(f"{source}: {name} must map module names to numbers; correct the configuration")
+    if len(value) > _MAX_PATTERNS:
+        raise InputError(
+            f"{source}: {name} has {len(value):,} patterns, more than SDXL has modules; give {_MAX_PATTERNS:,} at most"
+        )
     for pattern in value:
-        try:
-            re.compile(rf"(.*\.)?({pattern})$")
-            simple = len(pattern) <= _MAX_PATTERN and len(re.findall(r"[*+{?]", pattern)) <= _MAX_QUANTIFIERS
-        except (re.error, RecursionError, OverflowError):
-            simple = False
-        # A quantified group can take exponential time however few quantifiers there are.
-        if not simple or re.search(r"\)[*+{?]|\\\d|\(\?P=", pattern):
+        if not _is_simple(pattern):
             raise InputError(
-                f"{source}: {name} has the pattern '{shorten(pattern)}', which is invalid or too complex; "
+                f"{source}: {name} has the pattern '{shorten(str(pattern))}', which is invalid or too complex; "
                 "write plain module names"
             )
     return {
         pattern: _number(number, f"{name} of '{shorten(pattern)}'", source, whole) for pattern, number in value.items()
     }
+
+
+def _is_simple(pattern: Any) -> bool:
+    """Tell whether a pattern is valid and quick to match; its length is looked at before it is compiled."""
+    if not isinstance(pattern, str) or len(pattern) > _MAX_PATTERN:
+        return False
+    # A quantified group can take exponential time however few quantifiers there are.
+    if len(re.findall(r"[*+{?]", pattern)) > _MAX_QUANTIFIERS or re.search(r"\)[*+{?]|\\\d|\(\?P=", pattern):
+        return False
+    try:
+        re.compile(rf"(.*\.)?({pattern})$")
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True
