@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from safetensors.numpy import save_file
 
 import lorarar as lr
+from lorarar.base.names import CONFIGS, MINIATURE
 from lorarar.base.weights import base_weights
-from lorarar.commands.convert import main
+from lorarar.commands.convert import main, parser
 from lorarar.commands.merge import main as merge
 from lorarar.convert import convert
 from lorarar.errors import InputError
@@ -208,23 +210,27 @@ def test_a_missing_alpha_beside_a_stray_tensor_is_a_damaged_name() -> None:
 
 
 def test_a_merge_converts_first(tiny_pipeline: Path, tmp_path: Path) -> None:
-    """A DoRA of the tiny base, whose weights are opened for it, merged with itself."""
+    """A PEFT folder of a DoRA for the tiny base, whose weights are opened for it, merged with itself."""
     weight = base_weights(str(tiny_pipeline))
-    (name,) = [f"unet.{module}" for module in lr.load_layout(str(tiny_pipeline)).modules[:1]]
-    shape = np.shape(weight(name))
-    draw = np.random.default_rng(7)
-    tensors = {f"{name}.lora_A.weight": draw.standard_normal((2, shape[1])).astype(np.float32)}
-    tensors[f"{name}.lora_B.weight"] = draw.standard_normal((shape[0], 2)).astype(np.float32)
-    tensors[f"{name}.lora_magnitude_vector"] = draw.uniform(1, 2, shape[0]).astype(np.float32)
-    source, out = tmp_path / "dora.safetensors", tmp_path / "merged.safetensors"
-    save_file(tensors, source)
-    given = [str(source), str(source), "--base", str(tiny_pipeline), "--method", "direct", "--convert", "64"]
+    module = lr.load_layout(str(tiny_pipeline)).modules[0]
+    base = weight(f"unet.{module}")
+    assert base is not None
+    (outs, ins), key = base.shape, f"base_model.model.{module}"
+    down, up, magnitude = drawn(2, ins), drawn(outs, 2), np.abs(drawn(outs)) + 1
+    tensors = {"lora_A.weight": down, "lora_B.weight": up, "lora_magnitude_vector": magnitude}
+    save_file({f"{key}.{part}": value for part, value in tensors.items()}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 6, "use_dora": True}))
+    out = tmp_path / "out" / "merged.safetensors"
+    given = [str(tmp_path), str(tmp_path), "--base", str(tiny_pipeline), "--method", "direct", "--convert", "64"]
     assert merge([*given, "-o", str(out)]) == 0
-    whole = weight(name) + tensors[f"{name}.lora_B.weight"] @ tensors[f"{name}.lora_A.weight"]
-    lengths = np.linalg.norm(whole, axis=1, keepdims=True)
-    want = whole / lengths * tensors[f"{name}.lora_magnitude_vector"][:, None] - weight(name)
-    np.testing.assert_allclose(lr.read_lora(out).layers[name].delta(), want, atol=1e-4)
-    assert weight("unet.no.such") is None
+    whole = base + 3 * up @ down
+    want = whole / np.linalg.norm(whole, axis=1, keepdims=True) * magnitude[:, None] - base
+    np.testing.assert_allclose(lr.read_lora(out).layers[f"unet.{module}"].delta(), want, atol=1e-4)
+
+
+def test_the_help_offers_no_base_without_weights() -> None:
+    words = set(parser().format_help().replace(",", " ").split())
+    assert MINIATURE in words and not words & set(CONFIGS)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
