@@ -245,7 +245,7 @@ def _product(layer: ForeignLayer, name: str, core: str) -> _Matrix:
         between = ()
         fits = len(a) == 2 and len(b) in (2, 4) and a[1] == b[0]
     if not fits or 0 in (*a, *b, *between):
-        shapes = ", ".join(str(shape) for shape in (a, b, between) if shape)
+        shapes = ", ".join(map(str, (a, b, between) if core in layer.parts else (a, b)))
         raise layer.error(f"has factors {name} of the shapes {shapes}, which do not fit together")
     if not between:
         return _Matrix(
