@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from lorarar.base.sources import open_pipeline
+from lorarar.lora.dialects import full_name
 from lorarar.lora.layers import COMPONENTS
 
 
@@ -20,16 +21,18 @@ def base_weights(base: str) -> Callable[[str], np.ndarray | None]:
     """
 
     @cache
-    def modules() -> dict[str, nn.Module]:
+    def modules() -> dict[str, Any]:
         pipeline = open_pipeline(base, untrained=False, dtype=torch.float32)
         return {
-            f"{component}.{name}": module
+            full: module
             for component in COMPONENTS
             for name, module in getattr(pipeline, component).named_modules()
+            # transformers 5 has no `text_model.` in CLIPTextModel's names, which full names have.
+            if getattr(module, "weight", None) is not None and (full := full_name(name, component))
         }
 
     def weight(module: str) -> np.ndarray | None:
-        found = getattr(modules().get(module), "weight", None)
-        return None if found is None else found.detach().float().numpy()
+        found = modules().get(module)
+        return None if found is None else found.weight.detach().float().numpy()
 
     return weight

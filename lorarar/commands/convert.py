@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lorarar.base.names import BASES_HELP
+from lorarar.base.names import MINIATURE
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import status
 from lorarar.files import check_lora_output
@@ -22,9 +22,10 @@ def parser() -> Parser:
         "a larger rank. Each layer is cut to the nearest one by SVD, and what is lost is told.",
     )
     add = made.add_argument
-    add("lora", type=Path, metavar="FILE", help="a .safetensors file")
+    add("lora", type=Path, metavar="LORA", help="a .safetensors file or a PEFT folder")
     add("--rank", type=int, required=True, metavar="R", help="the largest rank of a layer")
-    add("--base", metavar="BASE", help=f"for DoRA, whose ΔW depends on the base's weights: {BASES_HELP}")
+    bases = f"{MINIATURE}, a diffusers folder, a .safetensors checkpoint or a hub id"
+    add("--base", metavar="BASE", help=f"for DoRA, whose ΔW depends on the base's weights: {bases}")
     add("--dialect", choices=WRITERS, default="peft", help="key names of the output (default peft)")
     add("--dtype", choices=DTYPES, default="fp32", help="number format of the output (default fp32)")
     add("-o", "--out", type=Path, required=True, metavar="FILE", help="the plain LoRA")

@@ -201,11 +201,12 @@ _ROLES = {
 }
 
 _EXTRACT = "merge it into its base model and extract a plain LoRA of the difference (kohya's and LyCORIS's tools do it)"
-_CONVERT = "make a plain LoRA of it with  lorarar convert --rank 64"
+CONVERT = "make a plain LoRA of it with  lorarar convert --rank 64"
+"""What to do about a format that can be made plain, for error messages."""
 FOREIGN: tuple[Foreign, ...] = (
-    Foreign("LoHa", re.compile(r"\.hada_[wt][12]"), _CONVERT),
-    Foreign("LoKr", re.compile(r"\.lokr_[wt][12]"), _CONVERT),
-    Foreign("DoRA", re.compile(r"\.(dora_scale|lora_magnitude_vector)"), f"train it with DoRA off, or {_CONVERT}"),
+    Foreign("LoHa", re.compile(r"\.hada_[wt][12]"), CONVERT),
+    Foreign("LoKr", re.compile(r"\.lokr_[wt][12]"), CONVERT),
+    Foreign("DoRA", re.compile(r"\.(dora_scale|lora_magnitude_vector)"), f"train it with DoRA off, or {CONVERT}"),
     Foreign("BOFT", re.compile(r"\.boft_"), _EXTRACT),
     Foreign("OFT", re.compile(r"\.oft_"), _EXTRACT),
     Foreign("Tucker convolution (lora_mid)", re.compile(r"\.lora_mid"), "train it with use_tucker (or use_cp) off"),
@@ -214,7 +215,7 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("VeRA", re.compile(r"\.?vera_"), "train it as a LoRA instead"),
     Foreign("embedding LoRA", re.compile(r"\.lora_embedding_[AB]"), "train it without the embedding layer"),
     Foreign("LoRA with biases", re.compile(r"\.lora_(B|up)(\.default)?\.bias$"), "train it with lora_bias off"),
-    Foreign("full-weight difference", re.compile(r"\.(diff|diff_b)$"), _CONVERT),
+    Foreign("full-weight difference", re.compile(r"\.(diff|diff_b)$"), CONVERT),
     Foreign("whole weight", re.compile(r"\.set_weight$"), _EXTRACT),
     Foreign("norm difference", re.compile(r"\.[wb]_norm$"), "train it with train_norm off"),
     Foreign("bundled textual inversion", re.compile(r"^bundle_emb\."), "save it without its embeddings"),

@@ -11,13 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorarar.errors import InputError
+from lorarar.lora.dialects import CONVERT
 from lorarar.lora.safetensors_file import parse_json
 from lorarar.lora.tensors import shorten
 
 METADATA_KEY = "lora_adapter_metadata"  # where diffusers keeps `{component}.{field of LoraConfig}`
 _MAX_QUANTIFIERS = 2  # of a pattern: more could take minutes to match, and the file is a stranger's
 _MAX_PATTERN = 500
+_MAX_PATTERNS = 10_000  # SDXL and its text encoders have 1,000 modules; compiling this many takes up to 10 s
 _MATCH_SECONDS = 3.0
+# Kind of adapter → what its configuration calls alpha. All but the first can only be made plain.
+_ALPHAS = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
 # Initialisations that change the base's weights: the saved factors alone are then not the update.
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -37,19 +41,20 @@ class PeftScaling:
     rslora: bool = False
     _spent: float = 0.0  # seconds of matching
 
-    def scale(self, module: str, rank: int) -> float:
-        """Return the factor of `up @ down` for a module (its name inside the component) whose down has `rank` rows.
+    def scale(self, module: str, rank: int | None) -> float:
+        """Return the factor of ΔW for a module (its name inside the component) whose factors have `rank`.
 
-        Raises InputError when the configured rank is another one, or when a pattern takes too long.
+        The rank is None where the factors have none, as those of a LoKr may. Raises InputError when the configured rank
+        is another one, or when a pattern takes too long.
         """
         configured = self._find(self.rank_pattern, module, self.rank)
-        if configured != rank:
+        if rank is not None and configured != rank:
             raise InputError(
                 f"{self.source}: the configuration gives '{shorten(module)}' rank {configured:g} but its tensors have "
                 f"rank {rank}; the two are not of one LoRA, get the file again"
             )
         alpha = self._find(self.alpha_pattern, module, self.alpha)
-        return alpha / (math.sqrt(rank) if self.rslora else rank)
+        return alpha / (math.sqrt(configured) if self.rslora else configured)
 
     def _find(self, patterns: Mapping[str, float], module: str, default: float) -> float:
         """Apply PEFT's rule: the first pattern that matches the whole name or its part after a dot."""
@@ -63,16 +68,19 @@ class PeftScaling:
         return default
 
 
-def parse_config(config: Mapping[str, Any], source: str) -> PeftScaling:
-    """Return the scaling that a LoraConfig's fields state; missing fields have PEFT's defaults (r = alpha = 8).
+def parse_config(config: Mapping[str, Any], source: str, plain: bool = True) -> PeftScaling:
+    """Return the scaling that a configuration's fields state; missing fields have PEFT's defaults (r = alpha = 8).
 
-    Raises InputError for other methods than LoRA, for DoRA, and for values that are no ranks, alphas or patterns.
+    Raises InputError for other methods than LoRA and for DoRA, where `plain` is False for what can't be made plain
+    alone, and for values that are no ranks, alphas or patterns.
     """
     kind = config.get("peft_type", "LORA")
-    if str(getattr(kind, "value", kind)).upper() != "LORA":
-        raise InputError(f"{source} is a PEFT {shorten(str(kind), 40)} adapter, not a LoRA; train it as a LoRA instead")
-    if config.get("use_dora"):
-        raise InputError(f"{source} is a DoRA, which no plain LoRA equals; train it with use_dora=False")
+    kind = str(getattr(kind, "value", kind)).upper()
+    if kind not in _ALPHAS or (plain and kind != "LORA"):
+        advice = CONVERT if kind in _ALPHAS else "train it as a LoRA instead"
+        raise InputError(f"{source} is a PEFT {shorten(kind, 40)} adapter, not a LoRA; {advice}")
+    if plain and config.get("use_dora"):
+        raise InputError(f"{source} is a DoRA, which no plain LoRA equals; train it with use_dora=False, or {CONVERT}")
     init = str(config.get("init_lora_weights", "")).lower()
     if init.startswith(_CHANGED_BASE):
         raise InputError(
@@ -82,15 +90,18 @@ def parse_config(config: Mapping[str, Any], source: str) -> PeftScaling:
     return PeftScaling(
         source,
         rank=_number(config.get("r", 8), "r", source, whole=True),
-        alpha=_number(config.get("lora_alpha", 8), "lora_alpha", source),
+        alpha=_number(config.get(_ALPHAS[kind], 8), _ALPHAS[kind], source),
         rank_pattern=_patterns(config.get("rank_pattern"), "rank_pattern", source, whole=True),
         alpha_pattern=_patterns(config.get("alpha_pattern"), "alpha_pattern", source),
         rslora=bool(config.get("use_rslora", False)),
     )
 
 
-def metadata_scalings(metadata: Mapping[str, str], source: str) -> dict[str, PeftScaling]:
-    """Return the scaling of each component from the metadata that diffusers writes; {} when the file has none."""
+def metadata_scalings(metadata: Mapping[str, str], source: str, plain: bool = True) -> dict[str, PeftScaling]:
+    """Return the scaling of each component from the metadata that diffusers writes; {} when the file has none.
+
+    `plain` is that of `parse_config`.
+    """
     if METADATA_KEY not in metadata:
         return {}
     fields = parse_json(metadata[METADATA_KEY].encode(), f"{source}: its {METADATA_KEY}")
@@ -98,7 +109,7 @@ def metadata_scalings(metadata: Mapping[str, str], source: str) -> dict[str, Pef
     for key, value in fields.items():
         component, _, name = key.partition(".")
         components.setdefault(component, {})[name] = value
-    return {name: parse_config(config, source) for name, config in components.items()}
+    return {name: parse_config(config, source, plain) for name, config in components.items()}
 
 
 def config_component(config: Mapping[str, Any]) -> str:
@@ -127,18 +138,30 @@ def _patterns(value: Any, name: str, source: str, whole: bool = False) -> dict[s
         return {}
     if not isinstance(value, Mapping):
         raise InputError(f"{source}: {name} must map module names to numbers; correct the configuration")
+    if len(value) > _MAX_PATTERNS:
+        raise InputError(
+            f"{source}: {name} has {len(value):,} patterns, more than SDXL has modules; give {_MAX_PATTERNS:,} at most"
+        )
     for pattern in value:
-        try:
-            re.compile(rf"(.*\.)?({pattern})$")
-            simple = len(pattern) <= _MAX_PATTERN and len(re.findall(r"[*+{?]", pattern)) <= _MAX_QUANTIFIERS
-        except (re.error, RecursionError, OverflowError):
-            simple = False
-        # A quantified group can take exponential time however few quantifiers there are.
-        if not simple or re.search(r"\)[*+{?]|\\\d|\(\?P=", pattern):
+        if not _is_simple(pattern):
             raise InputError(
-                f"{source}: {name} has the pattern '{shorten(pattern)}', which is invalid or too complex; "
+                f"{source}: {name} has the pattern '{shorten(str(pattern))}', which is invalid or too complex; "
                 "write plain module names"
             )
     return {
         pattern: _number(number, f"{name} of '{shorten(pattern)}'", source, whole) for pattern, number in value.items()
     }
+
+
+def _is_simple(pattern: Any) -> bool:
+    """Tell whether a pattern is valid and quick to match; its length is looked at before it is compiled."""
+    if not isinstance(pattern, str) or len(pattern) > _MAX_PATTERN:
+        return False
+    # A quantified group can take exponential time however few quantifiers there are.
+    if len(re.findall(r"[*+{?]", pattern)) > _MAX_QUANTIFIERS or re.search(r"\)[*+{?]|\\\d|\(\?P=", pattern):
+        return False
+    try:
+        re.compile(rf"(.*\.)?({pattern})$")
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True

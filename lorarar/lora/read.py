@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -29,8 +29,14 @@ _CONFIG, _WEIGHTS, _PICKLE = "adapter_config.json", "adapter_model.safetensors",
 _MAX_CONFIG_BYTES = 10_000_000
 _Roles = dict[TensorRole, tuple[str, Key]]
 """The tensors of a layer: role → (tensor's name, what it says)."""
-_Scalings = Mapping[str, PeftScaling]
-"""PEFT's scaling by component; the one configuration of a folder or state dict is under ""."""
+
+
+class Opened(NamedTuple):
+    """The named tensors of a file, PEFT folder or state dict, none of them read, and what PEFT's configuration says."""
+
+    file: Tensors
+    component: str  # of names that don't say theirs, or ""
+    scalings: Mapping[str, PeftScaling]  # by component; the one configuration of a folder or state dict is under ""
 
 
 def read_lora(
@@ -51,12 +57,7 @@ def read_lora(
     Raises InputError, one sentence that says what is wrong, for everything that can't be read exactly. Shapes are not
     compared with a base here (`lorarar.stack.stack` and merging do that).
     """
-    if isinstance(source, Mapping):
-        scalings = {} if config is None else {"": parse_config(config, f"{name}: its configuration")}
-        return build_lora(state_dict_tensors(source, name), config_component(config or {}), scalings)
-    if config is not None:
-        raise InputError("`config` belongs to a state dict; a file or folder brings its own, so leave it out")
-    return _loaded(open_lora(source))
+    return _loaded(_open(open_source(source, config=config, name=name), {}))
 
 
 def open_lora(path: str | PathLike[str]) -> LoRA:
@@ -65,11 +66,33 @@ def open_lora(path: str | PathLike[str]) -> LoRA:
     The files must stay as they are meanwhile. Raises InputError as `read_lora`, for NaN and overflows when a layer is
     asked for.
     """
-    path = Path(path)
+    return _open(open_source(path), {})
+
+
+def open_source(
+    source: str | PathLike[str] | Mapping[str, Any],
+    *,
+    config: Mapping[str, Any] | None = None,
+    name: str = "state dict",
+    plain: bool = True,
+) -> Opened:
+    """Open what `read_lora` takes and read PEFT's configuration, but no tensor.
+
+    PEFT's weights alone are opened with the configuration that lies beside them. With `plain` False a configuration of
+    a DoRA, LoHa or LoKr is taken too. Raises InputError as `read_lora`.
+    """
+    if isinstance(source, Mapping):
+        scalings = {} if config is None else {"": parse_config(config, f"{name}: its configuration", plain)}
+        return Opened(state_dict_tensors(source, name), config_component(config or {}), scalings)
+    if config is not None:
+        raise InputError("`config` belongs to a state dict; a file or folder brings its own, so leave it out")
+    path = Path(source)
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, plain)
+    if path.name == _WEIGHTS and (path.parent / _CONFIG).is_file():
+        return _open_folder(path.parent, plain)
     file = open_safetensors(path)
-    return _open(file, "", metadata_scalings(file.metadata, file.source))
+    return Opened(file, "", metadata_scalings(file.metadata, file.source, plain))
 
 
 def _loaded(lora: LoRA) -> LoRA:
@@ -77,7 +100,7 @@ def _loaded(lora: LoRA) -> LoRA:
     return replace(lora, layers={name: layer.load() for name, layer in lora.layers.items()})
 
 
-def _open_folder(folder: Path) -> LoRA:
+def _open_folder(folder: Path, plain: bool) -> Opened:
     config_path, weights_path = folder / _CONFIG, folder / _WEIGHTS
     if not config_path.is_file():
         raise InputError(f"{folder} is a folder without {_CONFIG}; give a .safetensors file or a PEFT folder")
@@ -89,27 +112,32 @@ def _open_folder(folder: Path) -> LoRA:
         config = parse_json(config_path.read_bytes(), str(config_path))
     except OSError as error:
         raise InputError(describe_os_error(error)) from error
-    scaling = parse_config(config, str(config_path))
-    return _open(open_safetensors(weights_path), config_component(config), {"": scaling})
+    scaling = parse_config(config, str(config_path), plain)
+    return Opened(open_safetensors(weights_path), config_component(config), {"": scaling})
 
 
-def build_lora(file: Tensors, component: str, scalings: _Scalings) -> LoRA:
-    """Read a LoRA from named tensors; `component` is that of names without one, `scalings` PEFT's configurations."""
-    return _loaded(_open(file, component, scalings))
+def plain_layers(opened: Opened, others: Mapping[str, bool]) -> LoRA:
+    """Read the plain layers of a file, which may have none where it has `others`, of other kinds.
+
+    Those are given by module, with whether they lack an alpha.
+    """
+    return _loaded(_open(opened, others))
 
 
-def _open(file: Tensors, component: str, scalings: _Scalings) -> LoRA:
-    groups, extra = _group(file, component)
-    layers = {module: _layer(file, module, tensors, scalings) for module, tensors in groups.items()}
+def _open(opened: Opened, others: Mapping[str, bool]) -> LoRA:
+    file = opened.file
+    groups, extra = _group(opened, others)
+    layers = {module: _layer(opened, module, tensors) for module, tensors in groups.items()}
     lora = LoRA(layers, _dialect(groups), file.source, file.metadata, warnings=_warnings(file.source, extra))
     return replace(lora, notes=_notes(file, groups, lora))
 
 
-def _group(file: Tensors, component: str) -> tuple[dict[str, _Roles], list[str]]:
+def _group(opened: Opened, others: Mapping[str, bool]) -> tuple[dict[str, _Roles], list[str]]:
     """Put every tensor under its module and role, and list those of no layer: alphas alone, and what is no factor.
 
     Refuses foreign formats, factors of unknown modules and layers that occur twice.
     """
+    file = opened.file
     for name in file.entries:
         if foreign := foreign_format(name):
             raise InputError(
@@ -118,27 +146,32 @@ def _group(file: Tensors, component: str) -> tuple[dict[str, _Roles], list[str]]
     groups: dict[str, _Roles] = {}
     extra: list[str] = []
     for name in file.entries:
-        key = _parse(file.source, name, component)
+        key = parse_name(opened, name)
         if key is None:
             extra.append(name)
             continue
         tensors = groups.setdefault(key.module, {})
         if key.role in tensors:
-            raise InputError(
-                f"{file.source}: '{shorten(tensors[key.role][0])}' and '{shorten(name)}' are the same layer "
-                "named in two ways; remove one of them"
-            )
+            raise named_twice(file.source, tensors[key.role][0], name)
         tensors[key.role] = (name, key)
     whole = {module: tensors for module, tensors in groups.items() if tensors.keys() != {TensorRole.ALPHA}}
     extra[:0] = [tensors[TensorRole.ALPHA][0] for module, tensors in groups.items() if module not in whole]
-    _check_extra(file, whole, extra)
+    _check_extra(file, whole, extra, others)
     return whole, extra
 
 
-def _check_extra(file: Tensors, groups: Mapping[str, _Roles], extra: Sequence[str]) -> None:
+def named_twice(source: str, first: str, second: str) -> InputError:
+    """Make the error for two tensors that are the same part of the same layer."""
+    return InputError(
+        f"{source}: '{shorten(first)}' and '{shorten(second)}' are the same layer named in two ways; remove one of them"
+    )
+
+
+def _check_extra(file: Tensors, groups: Mapping[str, _Roles], extra: Sequence[str], others: Mapping[str, bool]) -> None:
     """Refuse tensors of no layer where there is no layer, where they are factors, and where one may be an alpha."""
     unknown = next((name for name in extra if FACTOR.search(name)), None)
-    if not any(len(tensors) > 1 for tensors in groups.values()) and (extra or not groups):
+    found = others or any(len(tensors) > 1 for tensors in groups.values())
+    if not found and (extra or not groups):
         first = f" (its first key is '{shorten(unknown or next(iter(file.entries)))}')" if file.entries else ""
         raise InputError(
             f"{file.source} has no LoRA keys{first}; it may be a full checkpoint or a LoRA for another kind of model, "
@@ -149,26 +182,32 @@ def _check_extra(file: Tensors, groups: Mapping[str, _Roles], extra: Sequence[st
             f"{file.source}: the key '{shorten(unknown)}' belongs to no known dialect ({KNOWN}) "
             "of a LoRA for SDXL; remove it or use another file"
         )
-    bare = [module for module, tensors in groups.items() if TensorRole.ALPHA not in tensors]
-    if extra and 0 < len(bare) < len(groups):
+    lack = {**others, **{module: TensorRole.ALPHA not in tensors for module, tensors in groups.items()}}
+    bare = [module for module, lacks in lack.items() if lacks]
+    if extra and 0 < len(bare) < len(lack):
         raise InputError(
             f"{file.source}: '{shorten(bare[0])}' has no alpha, as other layers have, and '{shorten(extra[0])}' "
             "belongs to no layer; a name is damaged, get the file again"
         )
 
 
-def _parse(source: str, name: str, component: str) -> Key | None:
+def parse_name(opened: Opened, name: str, shown: str = "") -> Key | None:
+    """Understand a tensor's name as `parse_key`; InputError where it doesn't say which text encoder it is for.
+
+    `shown` is the name as the file has it, where that is another.
+    """
     try:
-        return parse_key(name, component)
+        return parse_key(name, opened.component)
     except AmbiguousName as error:
         raise InputError(
-            f"{source}: '{shorten(name)}' doesn't say which text encoder it is for; "
+            f"{opened.file.source}: '{shorten(shown or name)}' doesn't say which text encoder it is for; "
             "put text_encoder. or text_encoder_2. before its keys"
         ) from error
 
 
-def _layer(file: Tensors, module: str, tensors: _Roles, scalings: _Scalings) -> StoredLayer:
+def _layer(opened: Opened, module: str, tensors: _Roles) -> StoredLayer:
     """Open one layer, which is read in float32, with its scale in `up`; shapes are checked before a tensor is read."""
+    file = opened.file
     for role, other in ((TensorRole.DOWN, TensorRole.UP), (TensorRole.UP, TensorRole.DOWN)):
         if role not in tensors:
             present, _ = tensors[other]
@@ -184,7 +223,7 @@ def _layer(file: Tensors, module: str, tensors: _Roles, scalings: _Scalings) -> 
         )
     rank = _check_shapes(file, module, down_name, up_name)
     alpha = tensors.get(TensorRole.ALPHA)
-    scale = _configured_scale(scalings, down_key, rank) if alpha is None else _alpha(file, alpha[0]) / rank
+    scale = configured_scale(opened, down_key, rank) if alpha is None else read_alpha(file, alpha[0]) / rank
     down_shape, up_shape = _shapes(module, file.entries[down_name].shape, file.entries[up_name].shape)
 
     def blocks() -> Blocks:
@@ -202,10 +241,10 @@ def _shapes(module: str, down: tuple[int, ...], up: tuple[int, ...]) -> tuple[tu
     return down, (*up[:2], *(1,) * (len(down) - 2))
 
 
-def _configured_scale(scalings: _Scalings, key: Key, rank: int) -> float:
-    """Return the factor of a layer's `up @ down` whose file has no alpha for it."""
+def configured_scale(opened: Opened, key: Key, rank: int | None) -> float:
+    """Return the factor of a layer's ΔW whose file has no alpha for it; `rank` is None where its factors have none."""
     component = key.module.partition(".")[0]
-    scaling = scalings.get(component) or scalings.get("")
+    scaling = opened.scalings.get(component) or opened.scalings.get("")
     # Only these two kinds of file carry PEFT's configuration; diffusers and ComfyUI ignore it for kohya's names.
     if scaling is None or key.dialect not in ("peft", "diffusers"):
         return 1.0
@@ -248,7 +287,8 @@ def _check_shapes(file: Tensors, module: str, down_name: str, up_name: str) -> i
     return down[0]
 
 
-def _alpha(file: Tensors, name: str) -> float:
+def read_alpha(file: Tensors, name: str) -> float:
+    """Return an alpha, a float or a whole number; InputError when it is not one number."""
     shape = file.entries[name].shape
     if math.prod(shape) != 1:
         raise InputError(f"{file.source}: '{shorten(name)}' has shape {list(shape)}; an alpha must be one number")

@@ -14,6 +14,7 @@ from lorarar.command_line import run_command
 from lorarar.commands.merge import main as merge_files
 from lorarar.errors import InputError
 from lorarar.lora import read_lora
+from lorarar.lora.peft_config import parse_config
 from runtime_py.bundle import Bundle
 from runtime_py.merge import merge_files as merge_with_bundle
 
@@ -117,3 +118,23 @@ def test_patterns_from_a_stranger_cannot_hang(tmp_path: Path, length: int) -> No
     with pytest.raises(InputError, match=r"too long to match|no LoRA keys"):
         read_lora(tmp_path)
     assert time.monotonic() - start < 30
+
+
+def test_a_long_pattern_is_refused_before_it_is_compiled() -> None:
+    pattern = "ab" * 50_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="too complex"):
+            parse_config({"r": 1, "alpha_pattern": {pattern: 1}}, "config")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * len(pattern)
+
+
+@pytest.mark.parametrize("name", ["alpha_pattern", "rank_pattern"])
+def test_there_may_be_as_many_patterns_as_any_lora_needs(name: str) -> None:
+    many = {f"a{index}": 1 for index in range(10_000)}
+    assert parse_config({"r": 1, name: many}, "config").scale("b", 1) == 8
+    with pytest.raises(InputError, match=r"10,001 patterns"):
+        parse_config({"r": 1, name: many | {"one more": 1}}, "config")

@@ -1,103 +1,96 @@
-"""Plain LoRAs of files that are none: LoHa, LoKr and DoRA as PEFT computes them, differences, and what is lost."""
+"""Plain LoRAs of files that are none: LyCORIS's LoHa, LoKr, DoRA and differences, and what is lost or refused."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import peft
 import pytest
-import torch
 from safetensors.numpy import save_file
-from torch import nn
 
 import lorarar as lr
+from lorarar.base.names import CONFIGS, MINIATURE
 from lorarar.base.weights import base_weights
-from lorarar.commands.convert import main
+from lorarar.commands.convert import main, parser
 from lorarar.commands.merge import main as merge
 from lorarar.convert import convert
 from lorarar.errors import InputError
 
-OUT, INP, RANK = 12, 8, 3
+OUT, INP = 12, 8
 MODULE = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
-FULL = f"unet.{MODULE}"
-CONV = "down_blocks.1.resnets.0.conv1"
+FULL, FLAT = f"unet.{MODULE}", f"lora_unet_{MODULE.replace('.', '_')}"
+DRAW = np.random.default_rng(0)
 
 
-class Base(nn.Module):
-    """One linear and one convolution under names of SDXL."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.to_q, self.conv1 = nn.Linear(INP, OUT), nn.Conv2d(4, 6, 3)
+def drawn(*shape: int) -> np.ndarray:
+    return DRAW.standard_normal(shape).astype(np.float32)
 
 
-def by_peft(config: Any, seed: int = 1) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], Base]:
-    """PEFT's own tensors of an adapter of random numbers, the weights that it makes with it, and the base."""
-    base = Base()
-    model = peft.get_peft_model(base, config)
-    torch.manual_seed(seed)
-    names = ("hada_", "lokr_", "lora_")
-    for name, parameter in model.named_parameters():
-        if any(part in name for part in names):
-            parameter.data = torch.randn(parameter.shape)
-    state = {name: value.numpy() for name, value in peft.get_peft_model_state_dict(model).items()}
-    merged = model.merge_and_unload()
-    weights = {"to_q": merged.to_q.weight.detach().numpy(), "conv1": merged.conv1.weight.detach().numpy()}
-    return state, weights, Base()
+def loha(name: str = FLAT) -> dict[str, np.ndarray]:
+    ends = {"a": (OUT, 2), "b": (2, INP)}
+    return {f"{name}.hada_w{number}_{end}": drawn(*shape) for number in (1, 2) for end, shape in ends.items()}
 
 
-def renamed(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors under the modules' real names."""
-    places = {"to_q": f"unet.{MODULE}", "conv1": f"unet.{CONV}"}
-    found = {}
-    for name, value in state.items():
-        _, _, rest = name.partition("base_model.model.")
-        module, _, part = rest.partition(".")
-        found[f"{places[module]}.{part}"] = value
-    return found
+def lokr(name: str = FLAT) -> dict[str, np.ndarray]:
+    return {f"{name}.lokr_w1": drawn(4, 4), f"{name}.lokr_w2_a": drawn(3, 2), f"{name}.lokr_w2_b": drawn(2, 2)}
+
+
+def plain(name: str = FLAT) -> dict[str, np.ndarray]:
+    return {f"{name}.lora_down.weight": drawn(2, INP), f"{name}.lora_up.weight": drawn(OUT, 2)}
+
+
+def dense(tensors: Mapping[str, np.ndarray], name: str = FLAT) -> np.ndarray:
+    """ΔW of one of the above without alpha, in float64."""
+    part = {key.removeprefix(f"{name}."): value.astype(np.float64) for key, value in tensors.items()}
+    if "hada_w1_a" in part:
+        return (part["hada_w1_a"] @ part["hada_w1_b"]) * (part["hada_w2_a"] @ part["hada_w2_b"])
+    if "lokr_w1" in part:
+        return np.kron(part["lokr_w1"], part["lokr_w2_a"] @ part["lokr_w2_b"])
+    return part["lora_up.weight"] @ part["lora_down.weight"]
 
 
 def added(lora: lr.LoRA, name: str) -> np.ndarray:
     return lora.layers[name].delta()
 
 
-@pytest.mark.parametrize("alpha", [1.0, 6.0])
-@pytest.mark.parametrize("kind", ["LoHa", "LoKr", "LoKr, both cut"])
-def test_what_peft_adds_is_what_a_plain_lora_adds(kind: str, alpha: float) -> None:
-    """At full rank nothing is lost. PEFT keeps alpha in its configuration, LyCORIS in the file."""
-    targets = ["to_q", "conv1"]
-    config: Any
-    if kind == "LoHa":
-        config = peft.LoHaConfig(r=RANK, alpha=alpha, target_modules=targets)
-    else:
-        config = peft.LoKrConfig(r=1, alpha=alpha, target_modules=targets, decompose_both=kind.endswith("cut"))
-    state, weights, base = by_peft(config)
-    named = renamed(state)
-    named |= {f"unet.{module}.alpha": np.float32(alpha) for module in (MODULE, CONV)}
-    lora = convert(named, 64)
-    want = weights["to_q"] - base.to_q.weight.detach().numpy()
-    assert np.abs(want).max() > 0.01
-    np.testing.assert_allclose(added(lora, FULL), want, atol=1e-5 * np.abs(want).max() + 1e-6)
-    want = weights["conv1"] - base.conv1.weight.detach().numpy()
-    np.testing.assert_allclose(added(lora, f"unet.{CONV}"), want, atol=1e-5 * np.abs(want).max() + 1e-6)
-    assert "2 layers were made plain, of rank 64 at most; ΔW changed by 0.0%" in lora.warnings[-1]
-
-
-def test_dora_needs_its_base_and_is_then_pefts() -> None:
-    config = peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=["to_q"], use_dora=True)
-    state, weights, base = by_peft(config)
-    weight = base.to_q.weight.detach().numpy()
-    named = renamed(state) | {f"{FULL}.alpha": np.float32(2 * RANK)}
+def test_dora_needs_its_base() -> None:
+    named = plain() | {f"{FLAT}.dora_scale": np.ones((OUT, 1), np.float32)}
     with pytest.raises(InputError, match="is a DoRA, whose ΔW depends on the base's weights; give the base"):
         convert(named, 64)
-    lora = convert(named, 64, lambda name: weight if name == FULL else None)
-    np.testing.assert_allclose(added(lora, FULL), weights["to_q"] - weight, atol=1e-5)
     with pytest.raises(InputError, match=r"has shape \(12, 8\), its base \(8, 12\)"):
-        convert(named, 64, lambda _: weight.T)
+        convert(named, 64, lambda _: drawn(INP, OUT))
+
+
+@pytest.mark.parametrize("alpha", [None, 1.0, 6.0])
+@pytest.mark.parametrize("by", ["outputs", "inputs"])
+@pytest.mark.parametrize("make", [loha, lokr, plain])
+def test_a_dora_of_any_kind_with_its_alpha(
+    make: Callable[[], dict[str, np.ndarray]], by: str, alpha: float | None
+) -> None:
+    """LyCORIS's own, beside a plain layer with an alpha, against the definition in float64."""
+    named, weight = make(), drawn(OUT, INP)
+    size = (OUT, 1) if by == "outputs" else (1, INP)
+    magnitude = np.abs(drawn(*size)) + 0.5
+    key = FLAT.replace("to_q", "to_k")
+    beside = plain(key) | {f"{key}.alpha": np.float32(4)}
+    told = {} if alpha is None else {f"{FLAT}.alpha": np.float32(alpha)}
+    named_dora = named | told | {f"{FLAT}.dora_scale": magnitude}
+    whole = weight + dense(named) * (1 if alpha is None else alpha / 2)
+    norm = np.linalg.norm(whole, axis=1 if by == "outputs" else 0, keepdims=True)
+    assert norm.shape == size
+    for tensors in (named_dora, named_dora | beside):
+        lora = convert(tensors, 64, lambda _: weight)
+        np.testing.assert_allclose(added(lora, FULL), whole / norm * magnitude - weight, atol=1e-4)
+        assert len(lora.warnings) == 1
+    np.testing.assert_allclose(added(lora, FULL.replace("to_q", "to_k")), 2 * dense(beside, key), atol=1e-4)
+
+
+def test_lycoris_scales_no_lokr_of_two_whole_factors() -> None:
+    named = {f"{FLAT}.lokr_w1": drawn(4, 4), f"{FLAT}.lokr_w2": drawn(3, 2), f"{FLAT}.alpha": np.float32(5)}
+    want = np.kron(named[f"{FLAT}.lokr_w1"], named[f"{FLAT}.lokr_w2"])
+    np.testing.assert_allclose(added(convert(named, 64), FULL), want, atol=1e-4)
 
 
 def test_dora_by_inputs_as_lycoris_has_it() -> None:
@@ -157,11 +150,12 @@ def test_plain_layers_stay_as_they_are_or_are_cut() -> None:
             },
             "do not fit together",
         ),
-        ({f"{FULL}.dora_scale": np.ones((4, 1))}, "has a scale of DoRA and no factors"),
+        ({f"{FULL}.dora_scale": np.ones((4, 1))}, "DoRA and no factors"),
         ({f"{FULL}.diff": np.full((4, 4), np.nan)}, "holds NaN"),
         ({f"{FULL}.diff": np.ones(4)}, r"a ΔW of shape \(4,\)"),
         ({"unet.other.to_q.diff": np.ones((4, 4))}, "is of no module of SDXL that is known"),
         ({f"{FULL}.oft_blocks": np.ones((4, 4))}, "OFT layer"),
+        (loha() | {f"{FLAT}.hada_w1_c": np.ones((4, 4))}, "hada_w1_c' is no part of a LoHa layer"),
         ({}, "no LoRA keys"),
     ],
 )
@@ -170,31 +164,77 @@ def test_what_can_not_be_converted_is_told(tensors: dict[str, np.ndarray], messa
         convert({name: value.astype(np.float32) for name, value in tensors.items()}, 4)
 
 
+K = FLAT.replace("to_q", "to_k")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (loha() | plain(), "two updates"),
+        (loha() | {f"{FLAT}.diff": drawn(OUT, INP)}, "two updates"),
+        (lokr() | {f"{FULL}.diff": drawn(OUT, INP)}, "two updates"),
+        (loha() | lokr(), "two updates"),
+        (loha() | {f"{FULL}.lora_A.weight": drawn(2, INP), f"{FULL}.lora_B.weight": drawn(OUT, 2)}, "two updates"),
+        (lokr() | {f"{FLAT}.lokr_w2": drawn(3, 2)}, "two updates"),
+        (plain() | {f"{FLAT}.dora_scale": drawn(OUT, 1), f"{FLAT}.lora_magnitude_vector": drawn(OUT)}, "two updates"),
+        (loha() | loha(FULL), "named in two ways"),
+        ({f"{FLAT}.diff": drawn(OUT, INP), f"{FULL}.diff": drawn(OUT, INP)}, "named in two ways"),
+        (loha() | {f"{FLAT}.alpha": np.float32(1), f"{FULL}.alpha": np.float32(2)}, "named in two ways"),
+    ],
+)
+def test_a_second_update_of_a_module_is_not_dropped(tensors: dict[str, np.ndarray], message: str) -> None:
+    for given in (tensors, dict(reversed(tensors.items()))):
+        with pytest.raises(InputError, match=message):
+            convert(given, 4, lambda _: drawn(OUT, INP))
+
+
+@pytest.mark.parametrize("make", [loha, lokr])
+def test_a_stray_tensor_is_left_out_and_named(make: Callable[[], dict[str, np.ndarray]]) -> None:
+    named = make()
+    lora = convert(named | {"emb_params": drawn(2, 2), f"{K}.alpha": np.float32(3)}, 64)
+    np.testing.assert_allclose(added(lora, FULL), dense(named), atol=1e-4)
+    assert any("2 of its tensors belong to no layer" in text and "emb_params" in text for text in lora.warnings)
+
+
+@pytest.mark.parametrize("name", ["other.to_q.lora_down.weight", "unet.other.to_q.lora_A.weight"])
+def test_a_factor_of_another_model_is_no_stray_tensor(name: str) -> None:
+    with pytest.raises(InputError, match="belongs to no known dialect"):
+        convert(loha() | {name: drawn(2, 2)}, 64)
+
+
+def test_a_missing_alpha_beside_a_stray_tensor_is_a_damaged_name() -> None:
+    """As for plain layers: the layer would have another scale."""
+    named = loha() | {f"{FLAT}.alpha": np.float32(1)} | loha(K) | {f"{K}.alpga": np.float32(1)}
+    with pytest.raises(InputError, match="a name is damaged"):
+        convert(named, 64)
+
+
 def test_a_merge_converts_first(tiny_pipeline: Path, tmp_path: Path) -> None:
-    """A DoRA of the tiny base, whose weights are opened for it, merged with itself."""
+    """A PEFT folder of a DoRA for the tiny base, whose weights are opened for it, merged with itself."""
     weight = base_weights(str(tiny_pipeline))
-    (name,) = [f"unet.{module}" for module in lr.load_layout(str(tiny_pipeline)).modules[:1]]
-    shape = np.shape(weight(name))
-    draw = np.random.default_rng(7)
-    tensors = {f"{name}.lora_A.weight": draw.standard_normal((2, shape[1])).astype(np.float32)}
-    tensors[f"{name}.lora_B.weight"] = draw.standard_normal((shape[0], 2)).astype(np.float32)
-    tensors[f"{name}.lora_magnitude_vector"] = draw.uniform(1, 2, shape[0]).astype(np.float32)
-    source, out = tmp_path / "dora.safetensors", tmp_path / "merged.safetensors"
-    save_file(tensors, source)
-    given = [str(source), str(source), "--base", str(tiny_pipeline), "--method", "direct", "--convert", "64"]
+    module = lr.load_layout(str(tiny_pipeline)).modules[0]
+    base = weight(f"unet.{module}")
+    assert base is not None
+    (outs, ins), key = base.shape, f"base_model.model.{module}"
+    down, up, magnitude = drawn(2, ins), drawn(outs, 2), np.abs(drawn(outs)) + 1
+    tensors = {"lora_A.weight": down, "lora_B.weight": up, "lora_magnitude_vector": magnitude}
+    save_file({f"{key}.{part}": value for part, value in tensors.items()}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 6, "use_dora": True}))
+    out = tmp_path / "out" / "merged.safetensors"
+    given = [str(tmp_path), str(tmp_path), "--base", str(tiny_pipeline), "--method", "direct", "--convert", "64"]
     assert merge([*given, "-o", str(out)]) == 0
-    whole = weight(name) + tensors[f"{name}.lora_B.weight"] @ tensors[f"{name}.lora_A.weight"]
-    lengths = np.linalg.norm(whole, axis=1, keepdims=True)
-    want = whole / lengths * tensors[f"{name}.lora_magnitude_vector"][:, None] - weight(name)
-    np.testing.assert_allclose(lr.read_lora(out).layers[name].delta(), want, atol=1e-4)
-    assert weight("unet.no.such") is None
+    whole = base + 3 * up @ down
+    want = whole / np.linalg.norm(whole, axis=1, keepdims=True) * magnitude[:, None] - base
+    np.testing.assert_allclose(lr.read_lora(out).layers[f"unet.{module}"].delta(), want, atol=1e-4)
+
+
+def test_the_help_offers_no_base_without_weights() -> None:
+    words = set(parser().format_help().replace(",", " ").split())
+    assert MINIATURE in words and not words & set(CONFIGS)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flat = f"lora_unet_{MODULE.replace('.', '_')}"
-    draw = np.random.default_rng(6)
-    shapes = {"hada_w1_a": (OUT, 2), "hada_w1_b": (2, INP), "hada_w2_a": (OUT, 2), "hada_w2_b": (2, INP)}
-    tensors = {f"{flat}.{part}": draw.standard_normal(shape).astype(np.float32) for part, shape in shapes.items()}
+    tensors = loha()
     source, out = tmp_path / "loha.safetensors", tmp_path / "plain.safetensors"
     save_file(tensors, source)
     with pytest.raises(InputError, match=r"LoHa layer.*lorarar convert"):
@@ -202,10 +242,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([str(source), "--rank", "4", "--dialect", "kohya", "-o", str(out)]) == 0
     said = capsys.readouterr()
     assert "1 layers, rank 4" in said.out and "warning: " in said.err and "made plain" in said.err
-    want = (tensors[f"{flat}.hada_w1_a"] @ tensors[f"{flat}.hada_w1_b"]) * (
-        tensors[f"{flat}.hada_w2_a"] @ tensors[f"{flat}.hada_w2_b"]
-    )
-    np.testing.assert_allclose(lr.read_lora(out).layers[FULL].delta(), want, atol=1e-4)
+    np.testing.assert_allclose(lr.read_lora(out).layers[FULL].delta(), dense(tensors), atol=1e-4)
     with pytest.raises(InputError, match="--rank is 0"):
         main([str(source), "--rank", "0", "-o", str(out)])
     with pytest.raises(InputError, match="would overwrite the input"):
