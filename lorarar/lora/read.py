@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _CONFIG, _WEIGHTS, _PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 _MAX_CONFIG_BYTES = 10_000_000
+_CONFIGURED = ("peft", "diffusers")
+"""The dialects whose files carry PEFT's configuration; diffusers and ComfyUI ignore it for kohya's names."""
 _Roles = dict[TensorRole, tuple[str, Key]]
 """The tensors of a layer: role → (tensor's name, what it says)."""
 
@@ -57,7 +59,12 @@ def read_lora(
     Raises InputError, one sentence that says what is wrong, for everything that can't be read exactly. Shapes are not
     compared with a base here (`lorarar.stack.stack` and merging do that).
     """
-    return _loaded(_open(open_source(source, config=config, name=name), {}))
+    lora = _open(open_source(source, config=config, name=name), {})
+    if config is not None and not any(dialect in _CONFIGURED for dialect in lora.dialect.split(" + ")):
+        raise InputError(
+            f"{name}: `config` is for PEFT's and diffusers' names, and these are {lora.dialect}'s; leave it out"
+        )
+    return _loaded(lora)
 
 
 def open_lora(path: str | PathLike[str]) -> LoRA:
@@ -245,8 +252,7 @@ def configured_scale(opened: Opened, key: Key, rank: int | None) -> float:
     """Return the factor of a layer's ΔW whose file has no alpha for it; `rank` is None where its factors have none."""
     component = key.module.partition(".")[0]
     scaling = opened.scalings.get(component) or opened.scalings.get("")
-    # Only these two kinds of file carry PEFT's configuration; diffusers and ComfyUI ignore it for kohya's names.
-    if scaling is None or key.dialect not in ("peft", "diffusers"):
+    if scaling is None or key.dialect not in _CONFIGURED:
         return 1.0
     name = key.raw.removeprefix("base_model.model.")
     while name.startswith(f"{component}."):

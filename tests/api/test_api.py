@@ -165,6 +165,10 @@ def test_peft_s_state_dict_gets_its_scaling_from_its_config(tiny_pipeline: Path)
     np.testing.assert_allclose((fused - before).detach().numpy(), layer.delta(), atol=1e-5)
     with pytest.raises(lr.InputError, match="`config` belongs to a state dict"):
         lr.read_lora(tiny_pipeline, config=config.to_dict())
+    kohya = read.to_state_dict("kohya")
+    assert lr.read_lora(kohya).layers.keys() == read.layers.keys()
+    with pytest.raises(lr.InputError, match="`config` is for PEFT's and diffusers' names"):
+        lr.read_lora(kohya, config=config.to_dict())
 
 
 # --- LoRA.to_state_dict, in diffusers
