@@ -1,9 +1,8 @@
-"""What the commands share that draw with bundles: their options, and the check of the PNG that they write."""
+"""What the commands share that draw with bundles: their options."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorarar.command_line import Parser
@@ -50,9 +49,3 @@ def _composed(args: argparse.Namespace) -> ComposedStart | None:
         return None
     share = COMPOSED_SHARE if args.composed_share is None else args.composed_share
     return ComposedStart(args.subject or "", args.subject_class or "", share)
-
-
-def check_png(out: Path) -> None:
-    """Refuse an output that is no PNG by its name."""
-    if out.suffix.lower() != ".png":
-        raise InputError(f"{out}: the image is a PNG; end its name with .png")

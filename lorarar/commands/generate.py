@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, main_of, run_command
-from lorarar.commands.drawing import add_drawing, check_png, request_of
+from lorarar.commands.drawing import add_drawing, request_of
 from lorarar.console import console, progress
 from lorarar.errors import InputError
-from lorarar.files import atomic_file
+from lorarar.files import atomic_file, check_png
 
 
 def parser() -> Parser:

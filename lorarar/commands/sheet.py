@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
-from lorarar.commands.drawing import add_drawing, check_png, request_of
+from lorarar.commands.drawing import add_drawing, request_of
 from lorarar.console import print_table, status
-from lorarar.files import atomic_file
+from lorarar.files import atomic_file, check_png
 
 if TYPE_CHECKING:
     from runtime_py.sheet import Block, Column
