@@ -137,7 +137,10 @@ class Pipeline:
 
             pictures = [decode_in_tiles(decode, one[None].astype(np.float32), tile) for one in latents]
         if not all(np.isfinite(picture).all() for picture in pictures):
-            raise InputError("the image is not finite: this bundle's precision overflows; export it in fp32")
+            mend = "this bundle's precision overflows; export it in fp32"
+            if self.bundle.manifest["precision"] == "fp32":
+                mend = "use smaller strengths or less guidance"
+            raise InputError(f"the image is not finite: {mend}")
         return [
             Drawn(picture.astype(np.float32), one[None], dict(seconds), told.notes)
             for picture, one in zip(pictures, latents, strict=True)
