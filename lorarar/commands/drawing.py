@@ -1,16 +1,19 @@
-"""What the commands share that draw with bundles: their options."""
+"""What the commands share that draw with bundles: their options, and their warnings."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from lorarar.command_line import Parser
 from lorarar.composed import COMPOSED_SHARE, ComposedStart
+from lorarar.console import console
 from lorarar.errors import InputError
 
 if TYPE_CHECKING:
     from runtime_py.pipeline import Pipeline, Request
+    from runtime_py.session import Session
 
 
 def add_drawing(parser: Parser) -> None:
@@ -39,6 +42,17 @@ def request_of(args: argparse.Namespace, pipeline: Pipeline, negative: str | Non
         guidance_without_lora=args.guidance_without_lora,
         composed=_composed(args),
     )
+
+
+def carried_warnings(session: Session) -> list[str]:
+    """Return what a bundle can't take of the loaded LoRAs, one sentence each."""
+    return [warning for found in session.carried if (warning := found.warning())]
+
+
+def warn(notes: Iterable[str]) -> None:
+    """Print a line for each note."""
+    for note in notes:
+        console(stderr=True).print(f"warning: {note}")
 
 
 def _composed(args: argparse.Namespace) -> ComposedStart | None:
