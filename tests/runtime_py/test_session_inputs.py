@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from stand_in import HYPERNET, ROOT, StandIn, stand_in_backend
 
+from lorarar.composed import ComposedStart
 from lorarar.errors import InputError
 from lorarar.lora import LoraLayer, read_lora
 from runtime_py import Bundle
@@ -166,6 +167,19 @@ def test_a_table_is_checked_before_anything_is_loaded(
 def test_a_schedule_is_of_loras(folder: Path, opened: list[str]) -> None:
     with pytest.raises(InputError, match="no LoRA is loaded"):
         Bundle.open(folder).session().generate("a", steps=1, schedule=[(1.0, 1.0)])
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative", "subject", "subject_class"])
+def test_bytes_that_are_no_text_are_refused(session: Session, name: str) -> None:
+    """As a command line gives them that is not UTF-8."""
+    texts = {"prompt": "a cat", "negative": "", "subject": "a cat", "subject_class": "an animal"}
+    texts[name] = b"a \xff cat".decode("utf-8", "surrogateescape")
+    if name == "subject":
+        texts["prompt"] = texts["subject"] + " outside"
+    start = ComposedStart(texts["subject"], texts["subject_class"])
+    wrong = "prompt" if name == "subject" else name
+    with pytest.raises(InputError, match=f"`{wrong}` is 'a .udcff cat.*UTF-8"):
+        session.pipeline.request(texts["prompt"], negative=texts["negative"], composed=start)
 
 
 def test_coefficients_that_overflow_are_refused_and_change_nothing(session: Session) -> None:
