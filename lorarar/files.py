@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -20,6 +20,17 @@ def check_lora_output(output: Path, *inputs: Path) -> None:
     """Refuse an output path that is no safetensors file, is a folder, or would overwrite an input."""
     if output.suffix != ".safetensors":
         raise InputError(f"{output}: a LoRA is written as a safetensors file; end its name with .safetensors")
+    _check_place(output, inputs)
+
+
+def check_png(output: Path, *inputs: Path) -> None:
+    """Refuse an output path that is no PNG by its name, is a folder, or would overwrite an input."""
+    if output.suffix.lower() != ".png":
+        raise InputError(f"{output}: the image is a PNG; end its name with .png")
+    _check_place(output, inputs)
+
+
+def _check_place(output: Path, inputs: Sequence[Path]) -> None:
     if output.is_dir():
         raise InputError(f"{output}: this is a folder; give the name of a file")
     place = output.resolve()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +11,7 @@ from lorarar.errors import InputError
 from lorarar.layout import UNET
 from lorarar.lora import LoraLayer
 from lorarar.lora.layers import join_columns
-from lorarar.merging import CONTENT_ONLY, LEARNED, RULE, STYLE_ONLY
+from lorarar.merging import CONTENT_ONLY, LEARNED, OTHERS_ONLY, RULE, STYLE_ONLY
 from lorarar.stack import Stack
 from runtime_py.guidance import Apart, Blend, Coefficients
 
@@ -20,28 +19,36 @@ BlockWeights = Mapping[str, float | Sequence[float]]
 """The start of names in the UNet, such as `up_blocks.0`, or a text encoder → what multiplies the strength there, of
 all LoRAs or of each."""
 
-Strengths = Sequence[float] | Callable[[int, int], Sequence[float]]
-"""The strengths of an image, one for each LoRA: the same at all steps, or a function of (step from 0, steps)."""
+ByStep = Callable[[int, int], Sequence[float]]
+"""The strengths of an image's steps, one for each LoRA, as a function of (step from 0, steps)."""
+Strengths = Sequence[float] | ByStep
+"""The strengths of an image: the same at all steps, or of each step."""
 
 
 class Blender:
     """The coefficients of a stack: `unit` ones, for strengths of 1, and `values`, which strengths are written into.
 
-    A layer that both the content and the style have gets the pair that was `predicted`, or `rule` where there is none;
-    a layer of one of them, and the LoRAs beside these two, get 1.
+    A layer that both the content and the style have gets its pair (2, in) of `known`, by full name, or `rule` where
+    there is none; a layer of one of them, and the LoRAs beside these two, get 1.
     """
 
-    def __init__(self, stack: Stack, rule: float, predicted: Mapping[str, np.ndarray] | None = None) -> None:
-        self.stack, self.rule = stack, rule
-        self.unit = {}
+    def __init__(self, stack: Stack, rule: float, known: Mapping[str, np.ndarray] | None = None) -> None:
+        self.stack, self.rule, self.unit = stack, rule, {}
+        known, learned = known or {}, []
         for group in stack.layout.groups:
             present = stack.present(group)
             unit = np.repeat(present.astype(np.float32)[:, :, None], group.in_features, axis=2)
             both = present[:, 0] & present[:, 1]
             unit[both, :2] = rule
-            if predicted is not None and group.coefficients in predicted:
-                unit[both, :2] = predicted[group.coefficients][both, :2]
+            for row, layer in enumerate(group.layers):
+                if both[row] and layer in known:
+                    unit[row, :2] = known[layer]
+                    learned.append(layer)
             self.unit[group.coefficients] = unit
+        self.learned = frozenset(learned)
+        """The layers that have a pair of `known`."""
+        # At least 1, which K-LoRA gives the LoRA that it picks.
+        self._peaks = {name: np.abs(unit).max(axis=2, initial=1) for name, unit in self.unit.items()}
         self.values = {name: unit.copy() for name, unit in self.unit.items()}
 
     def write(self, strengths: Sequence[float], block_weights: BlockWeights | None = None) -> None:
@@ -68,12 +75,24 @@ class Blender:
         block_weights: BlockWeights | None,
         out: Mapping[str, np.ndarray],
     ) -> None:
-        factors = Factors(self.stack, strengths, block_weights or {})
+        for name, factor in self._factors(Factors(self.stack, strengths, block_weights or {})).items():
+            np.multiply(unit[name], factor[:, :, None], out=out[name])
+
+    def _factors(self, factors: Factors) -> dict[str, np.ndarray]:
+        """Return what the coefficients (N, K, in) of each group are multiplied by, (N, K).
+
+        Raises InputError where a product overflows, before any is written.
+        """
+        found = {}
         for group in self.stack.layout.groups:
             factor = np.zeros((len(group.modules), self.stack.roles.shape[1]), np.float32)
             factor[:, : len(self.stack.loras)] = [factors.of(layer) for layer in group.layers]
             with np.errstate(over="ignore"):
-                np.multiply(unit[group.coefficients], factor[:, :, None], out=out[group.coefficients])
+                largest = factor * self._peaks[group.coefficients]
+            if not np.isfinite(largest).all():
+                raise InputError("the coefficients are too large for float32; use smaller strengths or block weights")
+            found[group.coefficients] = factor
+        return found
 
     def _pick(self, unit: Mapping[str, np.ndarray], picks: Mapping[str, int]) -> None:
         """Let one of the first two LoRAs alone have each of these layers (by full name), as K-LoRA does."""
@@ -116,15 +135,17 @@ class Factors:
         factors = self._strengths
         for start, each in self._weights.items():
             if _is_in(layer.removeprefix(UNET), start):
-                factors = factors * each
+                with np.errstate(over="ignore"):
+                    factors = factors * each
         return factors
 
 
 class FileMerge:
     """A blend as an ordinary LoRA: up = [up_0, up_1, …] and down = [down_0·diag(m_0); down_1·diag(m_1); …]."""
 
-    def __init__(self, blender: Blender, factors: Factors, learned: Set[str]) -> None:
-        self.loras, self.rule, self._factors, self._learned = blender.stack.loras, blender.rule, factors, learned
+    def __init__(self, blender: Blender, factors: Factors) -> None:
+        self.loras, self.rule, self._learned = blender.stack.loras, blender.rule, blender.learned
+        self._factors = factors
         self._names = dict.fromkeys(name for lora in self.loras for name in lora.layers)
         self._places = {
             layer: blender.values[group.coefficients][row]
@@ -146,12 +167,9 @@ class FileMerge:
     def kinds(self) -> dict[str, str]:
         """Say how each layer came about."""
         content, style = (self.loras[number].layers if number < len(self.loras) else {} for number in (0, 1))
-        return {
-            name: (LEARNED if name in self._learned else RULE)
-            if name in content and name in style
-            else (STYLE_ONLY if name in style else CONTENT_ONLY)
-            for name in self._names
-        }
+        words = {(True, True): RULE, (True, False): CONTENT_ONLY, (False, True): STYLE_ONLY}
+        kinds = {name: words.get((name in content, name in style), OTHERS_ONLY) for name in self._names}
+        return kinds | dict.fromkeys(self._learned, LEARNED)
 
     def _layer(self, name: str) -> LoraLayer:
         has = [(number, lora.layers[name]) for number, lora in enumerate(self.loras) if name in lora.layers]
@@ -171,12 +189,46 @@ class FileMerge:
         return joined
 
 
-def check_strengths(strengths: Sequence[float], loras: int) -> tuple[float, ...]:
-    """Return strengths, one for each LoRA. Raises InputError for another number of them, or one that is not finite."""
-    given = tuple(float(strength) for strength in strengths)
-    if len(given) != loras or not all(map(math.isfinite, given)):
-        raise InputError(f"`strengths` are {given}; give {loras} finite numbers, one for each LoRA")
-    return given
+def check_strengths(strengths: Sequence[float], loras: int, said: str = "`strengths` are") -> tuple[float, ...]:
+    """Return strengths, one for each LoRA; InputError for anything else, and for one that float32 does not hold.
+
+    `said` begins the error.
+    """
+    found = _finite(strengths)
+    if found is None or found.shape != (loras,):
+        raise InputError(f"{said} {strengths}; give {loras} finite numbers, one for each LoRA")
+    return tuple(float(strength) for strength in strengths)
+
+
+def check_coefficients(given: Mapping[str, np.ndarray], stack: Stack) -> dict[str, np.ndarray]:
+    """Return given coefficients, (2, in) by full layer name, of the layout's layers.
+
+    Raises InputError for a layer that neither the layout nor a LoRA has, for a wrong shape, and for numbers that are
+    not finite.
+    """
+    places, found = stack.layout.places, {}
+    for name, pair in given.items():
+        if name in places:
+            numbers, shape = _finite(pair), (2, places[name][0].in_features)
+            if numbers is None or numbers.shape != shape:
+                raise InputError(f"`coefficients` of {name} are not {shape} finite numbers; give one for each column")
+            found[name] = numbers
+        elif not any(name in lora.layers for lora in stack.loras):
+            raise InputError(
+                f"`coefficients` names {name}, a layer that neither {stack.layout.base} nor a loaded LoRA has; give "
+                f"full names, such as {next(iter(places))}"
+            )
+    return found
+
+
+def _finite(given: object) -> np.ndarray | None:
+    """Return numbers in float32; None where they are no numbers, ragged, or not finite."""
+    try:
+        with np.errstate(over="ignore"):
+            found = np.asarray(given, np.float32)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if np.isfinite(found).all() else None
 
 
 def _is_in(module: str, start: str) -> bool:
@@ -188,8 +240,8 @@ def _check_block_weights(given: BlockWeights, stack: Stack) -> dict[str, np.ndar
     found, loras = {}, len(stack.loras)
     names = [layer.removeprefix(UNET) for layer in stack.layout.layers] if given else []
     for start, weight in given.items():
-        each = np.asarray(weight, np.float32)
-        if each.shape not in ((), (loras,)) or not np.isfinite(each).all():
+        each = _finite(weight)
+        if each is None or each.shape not in ((), (loras,)):
             raise InputError(f"`block_weights` of {start} are {weight}; give a finite number, or one for each LoRA")
         if not any(_is_in(name, start) for name in names):
             blocks = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)

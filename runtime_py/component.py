@@ -85,13 +85,22 @@ class Golden:
 
 
 def read_golden(path: Path, outputs: Sequence[str], without: bool = False) -> Golden:
-    """Read what a golden file keeps of the named outputs. Raises InputError when the file lacks a tensor of one."""
+    """Read what a golden file keeps of the named outputs.
+
+    Raises InputError when it is no such file, lacks a tensor of one, or has one of another shape without LoRAs.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    refusal = InputError(f"{path}: not a golden file of this bundle; export the bundle again")
+    if not path.is_file():
+        raise refusal
     try:
         tensors = load_file(path)
         kept = {name: {key: tensors[f"{name}.{key}"] for key in ("values", "mean", "rms")} for name in outputs}
-        return Golden(kept, {name: tensors[f"{name}.{WITHOUT}"] for name in outputs} if without else {})
+        alone = {name: tensors[f"{name}.{WITHOUT}"] for name in outputs} if without else {}
     except (SafetensorError, KeyError):
-        raise InputError(f"{path}: not a golden file of this bundle; export the bundle again") from None
+        raise refusal from None
+    if any(values.shape != kept[name]["values"].shape for name, values in alone.items()):
+        raise refusal
+    return Golden(kept, alone)

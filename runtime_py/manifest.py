@@ -107,7 +107,7 @@ def _check_hypernet(folder: Path, manifest: Mapping[str, Any], layout: Layout, s
 def _check_adapter(folder: Path, name: str, entry: Mapping[str, Any], layout: Layout, stack: StackSize) -> None:
     """Compare the inputs for LoRAs of a UNet or a text encoder with the layout."""
     # A prompt is encoded alone; a UNet has a row for each image.
-    batch = next((t["shape"][0] for t in entry["inputs"] if t["name"] == "sample" and t["shape"]), 1)
+    batch = next((t["shape"][0] for t in entry["inputs"] if t["name"] == "sample"), 1)
     stated = [
         (t["name"], tuple(t["shape"])) for t in entry["inputs"] if t["name"].startswith((ROLES, ADAPTER, COEFFICIENTS))
     ]
@@ -165,4 +165,4 @@ def _pipeline_shapes(
 def _multiple(shape: Any, of: int) -> int:
     """Return the multiple of a number that the last size of a shape must be: itself, or the next one below."""
     last = shape[-1] if shape else of
-    return max(of, last - last % of) if isinstance(last, int) else of
+    return max(of, last - last % of)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lorarar.files import check_lora_output
+from lorarar.files import check_lora_output, check_png
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA, read_lora, write_lora
 from lorarar.merging import Merged
-from runtime_py.plot import plot_coefficients
+from runtime_py.plot import modules_to_plot, plot_coefficients
 from runtime_py.stages import OnStage, timed
 
 if TYPE_CHECKING:
@@ -50,9 +50,10 @@ def merge_files(
     `strengths` multiply the content's and the style's share. `dialect` and `dtype` are those of `write_lora`. `plot` is
     where a picture of the coefficients goes, as a PNG. `on_progress(stage, done, total)` is called before each stage.
     Raises InputError for a file that can't be read, LoRAs that do not fit the base or each other, a result that is not
-    finite, and an output that is no safetensors file or would overwrite an input.
+    finite, an output that is no safetensors file, a picture that is no PNG, one of both that would overwrite an input,
+    and a picture of LoRAs that share no learned layer.
     """
-    check_lora_output(out, content, style)
+    _check_outputs(out, plot, content, style)
     seconds: dict[str, float] = {}
     total = 5 if plot is None else 6
     on_progress("reading the LoRAs", 0, total)
@@ -68,9 +69,11 @@ def merge_files(
     on_progress("merging", 3, total)
     with timed(seconds, "merge"):
         session.merge("learned", strengths=strengths)
+        merged = session.merged()
+    if plot is not None:
+        modules_to_plot(bundle.layout, merged.coefficients or {})
     on_progress("writing", 4, total)
     with timed(seconds, "write"):
-        merged = session.merged()
         write_lora(merged.lora, out, dialect=dialect, dtype=dtype)
     if plot is not None:
         on_progress("drawing the coefficients", 5, total)
@@ -78,6 +81,12 @@ def merge_files(
             plot_coefficients(bundle.layout, merged.coefficients or {}, plot)
     trained = bool(bundle.manifest["hypernetwork"]["trained"])
     return FileMergeResult(merged, first, second, f"{runner.runtime} {runner.version}", runner.note, trained, seconds)
+
+
+def _check_outputs(out: Path, plot: Path | None, *inputs: Path) -> None:
+    check_lora_output(out, *inputs)
+    if plot is not None:
+        check_png(plot, *inputs)
 
 
 class GroupMedians(NamedTuple):

@@ -33,7 +33,7 @@ Pixels = UInt8[np.ndarray, "h w 3"]
 
 @dataclass(frozen=True)
 class Request:
-    """One image to draw. Raises InputError when a number is out of its range."""
+    """One image to draw. Raises InputError when a number is out of its range, or a text is not Unicode's."""
 
     prompt: str
     seed: int = 0
@@ -48,8 +48,21 @@ class Request:
             raise InputError(f"`seed` is {self.seed}; valid are 0 to {MAX_SEED}")
         if not (np.isfinite(self.guidance) and self.guidance >= 1):
             raise InputError(f"`guidance` is {self.guidance}; give 1 (off) or more, 3 to 7 are usual")
+        texts = {"prompt": self.prompt, "negative": self.negative or ""}
+        if self.composed is not None:
+            texts |= {"subject": self.composed.subject, "subject_class": self.composed.subject_class}
+        for name, text in texts.items():
+            _check_text(name, text)
         if self.composed is not None:
             self.composed.prompts(self.prompt)
+
+
+def _check_text(name: str, text: str) -> None:
+    """Refuse lone surrogates, which stand for the bytes of a command line that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"`{name}` is {text!r}, which no tokenizer reads; write it in UTF-8") from None
 
 
 @dataclass
@@ -137,7 +150,10 @@ class Pipeline:
 
             pictures = [decode_in_tiles(decode, one[None].astype(np.float32), tile) for one in latents]
         if not all(np.isfinite(picture).all() for picture in pictures):
-            raise InputError("the image is not finite: this bundle's precision overflows; export it in fp32")
+            mend = "this bundle's precision overflows; export it in fp32"
+            if self.bundle.manifest["precision"] == "fp32":
+                mend = "use smaller strengths or less guidance"
+            raise InputError(f"the image is not finite: {mend}")
         return [
             Drawn(picture.astype(np.float32), one[None], dict(seconds), told.notes)
             for picture, one in zip(pictures, latents, strict=True)

@@ -28,9 +28,7 @@ def plot_coefficients(layout: Layout, coefficients: Mapping[str, np.ndarray], pa
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    names = unet_order([m for group in layout.groups for m in group.modules if UNET + m in coefficients])
-    if not names:
-        raise InputError("the two LoRAs share no learned layer, so there are no coefficients to draw")
+    names = modules_to_plot(layout, coefficients)
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(12, 4.2), dpi=150, layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(5, 1), sharey=True)
@@ -52,6 +50,16 @@ def plot_coefficients(layout: Layout, coefficients: Mapping[str, np.ndarray], pa
         right.ticklabel_format(axis="x", style="sci", scilimits=(0, 3))
         with atomic_file(path) as temporary:
             figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def modules_to_plot(layout: Layout, coefficients: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the modules that have coefficients, in UNet order. Raises InputError when none has."""
+    names = unet_order([m for group in layout.groups for m in group.modules if UNET + m in coefficients])
+    if not names:
+        raise InputError(
+            "the two LoRAs share no learned layer, so there are no coefficients to draw; leave the plot out"
+        )
+    return names
 
 
 def unet_order(modules: list[str]) -> list[str]:

@@ -34,6 +34,12 @@ class SchedulerSettings:
     zero_terminal_snr: bool = False  # rescale the betas so that the last training step is pure noise (arXiv 2305.08891)
     final_alpha_one: bool = True  # DDIM: the step after the last has no noise at all
 
+    @property
+    def most_steps(self) -> int:
+        """The largest number of steps: DDIM has no signal for a timestep that the offset moves past the last one."""
+        moved = self.kind == "ddim" and self.spacing == "leading"
+        return self.train_steps - (self.steps_offset if moved else 0)
+
 
 class Scheduler(ABC):
     """A schedule of some steps. `step` i goes from timesteps[i] to the next."""
@@ -111,8 +117,9 @@ SCHEDULERS: dict[str, type[Scheduler]] = {"euler": Euler, "ddim": Ddim}
 
 def make_scheduler(settings: SchedulerSettings, steps: int) -> Scheduler:
     """Make a schedule of `steps` steps. Raises InputError for a number of steps that it can't have."""
-    if not 1 <= steps <= settings.train_steps:
-        raise InputError(f"`steps` is {steps}; valid are 1 to {settings.train_steps}")
+    most = settings.most_steps
+    if not 1 <= steps <= most:
+        raise InputError(f"`steps` is {steps}; valid are 1 to {most}")
     return SCHEDULERS[settings.kind](settings, steps)
 
 

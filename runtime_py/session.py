@@ -6,9 +6,9 @@ strength, a block weight or another method is a multiplication.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +16,26 @@ import numpy as np
 
 from lorarar.composed import ComposedStart
 from lorarar.errors import InputError
-from lorarar.layout import UNET, kind_of
+from lorarar.layout import kind_of
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import RULES, Merged, align
 from lorarar.merging.klora import KLoRA
 from lorarar.stack import Carried, Stack, carried
 from runtime_py.backends import Runner, Runners
-from runtime_py.blend import Blender, BlockWeights, Factors, FileMerge, Strengths, blends_apart, check_strengths
+from runtime_py.blend import (
+    Blender,
+    BlockWeights,
+    ByStep,
+    Factors,
+    FileMerge,
+    Strengths,
+    blends_apart,
+    check_coefficients,
+    check_strengths,
+)
 from runtime_py.guidance import Blend, Coefficients, Inputs
 from runtime_py.pipeline import Drawn, OnStep, Pipeline, Request
+from runtime_py.schedule import Schedule, checked_by_step
 from runtime_py.stages import OnStage
 
 if TYPE_CHECKING:
@@ -37,9 +48,8 @@ KEEP_BYTES = 2**30
 NONE_LOADED = "no LoRA is loaded; call load([content, style]) first"
 MERGES = ("learned", "direct", "k-lora")
 """The methods of `Session.merge`: the bundle's hypernetwork, the plain average, and at each step one LoRA a layer."""
-
-Schedule = Callable[[int, int], Sequence[float]] | Sequence[Sequence[float]]
-"""Strengths by step: a function of (step from 0, steps), or a table whose rows are spread evenly over the steps."""
+GIVEN = "given coefficients"
+"""What the method of a merge by coefficients that were known already is called."""
 
 
 class Session:
@@ -54,7 +64,7 @@ class Session:
     def __init__(self, bundle: Bundle, threads: int | None = None, keep: bool | None = None) -> None:
         self.bundle = bundle
         self.notes: tuple[str, ...] = ()
-        """What the last merge and the last image had to leave out, one sentence each."""
+        """What the last merge, and the image drawn since, had to leave out, one sentence each."""
         self._runners = Runners(bundle, threads, bundle.nbytes <= KEEP_BYTES if keep is None else keep)
         self._shares: Future[tuple[Carried, ...]] | None = None
         self._loras: tuple[LoRA, ...] = ()
@@ -117,7 +127,7 @@ class Session:
         `coefficients` are others that are known already, such as ZipLoRA's: (2, in) by full layer name, in the place of
         the hypernetwork's. `strengths` multiply each LoRA's share, 1 is the paper's; `block_weights` multiply them
         again in the blocks that they name. Raises InputError when no LoRA is loaded, for LoRAs that do not fit each
-        other, and for numbers that are not finite.
+        other, for numbers that are not finite, and for names of layers and blocks that there are not.
         """
         if method not in MERGES:
             raise InputError(f"`method` is {method!r}; a session has {', '.join(MERGES)}")
@@ -127,15 +137,18 @@ class Session:
             raise InputError("K-LoRA picks one of two LoRAs; load a content and a style LoRA")
         if coefficients is not None and method != "learned":
             raise InputError(f"`coefficients` mean nothing to {method}; leave one of them out")
-        given = tuple(strengths) if strengths is not None else (1.0,) * len(self._loras)
-        given = check_strengths(given, len(self._loras))
+        if coefficients is not None and len(self._loras) < 2:
+            raise InputError("`coefficients` are of two LoRAs; load a content and a style LoRA")
+        given = check_strengths((1.0,) * len(self._loras) if strengths is None else strengths, len(self._loras))
         blender = self._blender(method, coefficients)
         blender.write(given, block_weights)
-        self._current, self._method = blender, method
+        self._current, self._method = blender, method if coefficients is None else GIVEN
         self._strengths, self._block_weights = given, dict(block_weights or {})
         names = " and ".join(Path(lora.source).name for lora in self._loras)
-        what = f"{method} merge of {names}" if len(self._loras) > 1 else names
+        what = f"{method} merge of {names}" if coefficients is None else f"merge of {names} by {GIVEN}"
+        what = what if len(self._loras) > 1 else names
         self._how = f"{what}, strengths {', '.join(f'{strength:g}' for strength in given)}"
+        self.notes = self._merge_notes
 
     def merged(self) -> Merged:
         """Return the merge as an ordinary LoRA, whole: also the layers that the UNet's adapter leaves out.
@@ -150,9 +163,7 @@ class Session:
             raise InputError(
                 "K-LoRA takes another LoRA from step to step, so it is no LoRA file; merge with another method"
             )
-        learned = self._learned_layers() if self._method == "learned" else frozenset[str]()
-        factors = Factors(self.stack, self._strengths, self._block_weights)
-        file = FileMerge(blender, factors, learned)
+        file = FileMerge(blender, Factors(self.stack, self._strengths, self._block_weights))
         lora = LoRA(file.layers(), source="bundle merge", metadata=self._facts())
         return Merged(lora, file.kinds(), file.learned() or None, None, self._merge_notes)
 
@@ -205,11 +216,10 @@ class Session:
         on_stage: OnStage = lambda *_: None,
     ) -> Drawn:
         """Draw a request of `pipeline.request` as `generate` does; the result also tells where the time went."""
+        by_step = None if schedule is None else self._by_step(schedule)
         if self._loras and self._current is None:
             on_stage("merging", 0, 1)
-        blend = self._blend(schedule)
-        strengths = self._strengths if schedule is None else partial(_scheduled, schedule)
-        return self._draw(request, [blend], [strengths], on_step, on_stage)[0]
+        return self._draw(request, [self._blend(by_step)], [by_step or self._strengths], on_step, on_stage)[0]
 
     def draw_strengths(
         self,
@@ -219,7 +229,8 @@ class Session:
         on_stage: OnStage = lambda *_: None,
     ) -> list[Drawn]:
         """Draw a request once for each of these strengths, as many at once as the UNet takes rows."""
-        return self._draw(request, [self._blend_at(given) for given in strengths], strengths, on_step, on_stage)
+        checked = [check_strengths(given, len(self._loras)) for given in strengths]
+        return self._draw(request, [self._blend_at(given) for given in checked], checked, on_step, on_stage)
 
     def _draw(
         self,
@@ -234,16 +245,20 @@ class Session:
         self.notes = (*self._merge_notes, *drawn[0].notes)
         return drawn
 
-    def _blend(self, schedule: Schedule | None) -> Blend:
+    def _by_step(self, schedule: Schedule) -> ByStep:
+        """Check a schedule for the loaded LoRAs and their merge."""
+        if not self._loras:
+            raise InputError(NONE_LOADED)
+        if self._method == "k-lora":
+            raise InputError("`schedule` means nothing to k-lora, which has one of its own; leave it out")
+        return checked_by_step(schedule, len(self._loras))
+
+    def _blend(self, by_step: ByStep | None) -> Blend:
         """Return the coefficients to draw with: the merge's, or those of each step."""
         blender = self._blended()
-        if self._method == "k-lora":
-            if schedule is not None:
-                raise InputError("`schedule` means nothing to k-lora, which has one of its own; leave it out")
-            return self._blend_at(self._strengths)
-        if schedule is None:
-            return blender.values
-        return lambda step, steps: blender.at(_scheduled(schedule, step, steps), self._block_weights)
+        if by_step is not None:
+            return lambda step, steps: blender.at(by_step(step, steps), self._block_weights)
+        return self._blend_at(self._strengths) if self._method == "k-lora" else blender.values
 
     def _blend_at(self, strengths: Sequence[float]) -> Blend:
         """Return the merge's coefficients at these strengths; K-LoRA's are of each step."""
@@ -273,33 +288,35 @@ class Session:
         if coefficients is None and method in self._made:
             return self._made[method]
         if len(self._loras) > 1:
-            self._merge_notes = align(self._loras[0], self._loras[1], self.bundle.layout).warnings
-        facts = self.bundle.manifest.get("hypernetwork")
-        rule = RULES[facts["kv_rule"] if facts and method == "learned" else "average"]
+            others = (text for lora in self._loras[2:] for text in lora.warnings)
+            self._merge_notes = (*align(self._loras[0], self._loras[1], self.bundle.layout).warnings, *others)
+        rule = RULES[self._rule() if method == "learned" else "average"]
         if method != "learned" or len(self._loras) < 2:
             made = Blender(self.stack, rule)
         elif coefficients is None:
             made = Blender(self.stack, rule, self._predict())
         else:
-            return Blender(self.stack, rule, _by_group(self.stack, coefficients, rule))
+            return Blender(self.stack, rule, check_coefficients(coefficients, self.stack))
         self._made[method] = made
         return made
 
     def _predict(self) -> dict[str, np.ndarray]:
-        """Run the hypernetwork on the stack."""
+        """Run the hypernetwork on the stack, and return the coefficients (2, in) of the layers that it has learned."""
         component, inputs = self.bundle.component("hypernet"), self.stack.inputs
         outputs = self._runners("hypernet").run({spec.name: inputs[spec.name] for spec in component.inputs})
         if not all(np.isfinite(values).all() for values in outputs.values()):
             raise InputError("the coefficients are not finite in this bundle's precision; use fp32")
-        return {name: values.astype(np.float32) for name, values in outputs.items()}
-
-    def _learned_layers(self) -> frozenset[str]:
-        """Name the layers whose coefficients were predicted: of the learned kinds, that both LoRAs have."""
-        if len(self._loras) < 2:
-            return frozenset()
         kinds = self.bundle.manifest["hypernetwork"]["learned"]
-        both = self._loras[0].layers.keys() & self._loras[1].layers.keys()
-        return frozenset(UNET + m for m in self.bundle.layout.modules if kind_of(m) in kinds and UNET + m in both)
+        return {
+            layer: outputs[group.coefficients][row, :2].astype(np.float32)
+            for layer, (group, row) in self.bundle.layout.places.items()
+            if kind_of(layer) in kinds
+        }
+
+    def _rule(self) -> str:
+        """Name the rule for the layers that no coefficient is known of."""
+        network = self.bundle.manifest.get("hypernetwork")
+        return str(network["kv_rule"]) if network else "average"
 
     def _facts(self) -> dict[str, str]:
         """Return what a merged file says about itself."""
@@ -308,7 +325,8 @@ class Session:
         if self._method == "learned" and len(names) > 1:
             network = manifest["hypernetwork"]
             facts |= {"hypernet_source": network["source"], "hypernet_sha256": network["sha256"]}
-            facts |= {"rule": network["kv_rule"]}
+        if self._method in ("learned", GIVEN) and len(names) > 1:
+            facts["rule"] = self._rule()
         roles = ["content", "style", *(f"lora_{number}" for number in range(3, len(names) + 1))]
         for role, name, strength in zip(roles, names, self._strengths, strict=False):
             facts |= {role: name, f"{role}_scale": str(strength)}
@@ -329,31 +347,3 @@ class Session:
     def __repr__(self) -> str:
         loaded = f"; {', '.join(self._runners.loaded)} loaded" if self._runners.loaded else ""
         return f"Session({str(self.bundle.path)!r}: {self._how}{loaded})"
-
-
-def _scheduled(schedule: Schedule, step: int, steps: int) -> Sequence[float]:
-    """Return a step's strengths."""
-    if callable(schedule):
-        return schedule(step, steps)
-    if not len(schedule):
-        raise InputError("`schedule` is an empty table; give a row of strengths for each stretch of steps")
-    return schedule[step * len(schedule) // steps]
-
-
-def _by_group(stack: Stack, coefficients: Mapping[str, np.ndarray], rule: float) -> dict[str, np.ndarray]:
-    """Arrange given coefficients by group; layers without any get the rule's."""
-    found = {}
-    for group in stack.layout.groups:
-        values = np.full((len(group.modules), 2, group.in_features), rule, np.float32)
-        for row, layer in enumerate(group.layers):
-            given = coefficients.get(layer)
-            if given is None:
-                continue
-            if np.shape(given) != (2, group.in_features) or not np.isfinite(given).all():
-                raise InputError(
-                    f"`coefficients` of {layer} have shape {np.shape(given)}; "
-                    f"give (2, {group.in_features}) finite numbers"
-                )
-            values[row] = given
-        found[group.coefficients] = values
-    return found

@@ -24,6 +24,8 @@ from runtime_py.stages import OnStage, timed
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from runtime_py.bundle import Bundle
+
 SCALE = 2  # image pixels on the sheet for one of a small image
 SMALL = 256  # images whose sides are below this are enlarged
 MARGIN, LABEL, LEFT = 6, 18, 96  # pixels around images, of a line of words, and left for the rows' names
@@ -44,15 +46,34 @@ class Column:
     sweep: Sequence[Drawn]  # by SWEEP
 
 
+def names_of(bundles: Sequence[Bundle]) -> list[str]:
+    """Name bundles by target and precision; those of one name also by their folder, and if need be by their place."""
+    names = [f"{bundle.manifest['target']} {bundle.manifest['precision']}" for bundle in bundles]
+    for details in ([bundle.path.resolve().name for bundle in bundles], range(1, len(bundles) + 1)):
+        pairs = zip(names, details, strict=True)
+        names = [f"{name} ({detail})" if names.count(name) > 1 else name for name, detail in pairs]
+    return names
+
+
+def check_sizes(bundles: Mapping[str, Bundle]) -> None:
+    """Refuse bundles, by name, that draw images of different sizes: there is no PSNR between these."""
+    sides = {name: bundle.manifest["pipeline"]["pixels"] for name, bundle in bundles.items()}
+    if len(set(sides.values())) > 1:
+        told = ", ".join(f"{name} {side}×{side}" for name, side in sides.items())
+        raise InputError(f"the bundles draw images of different sizes ({told}); give bundles of one size")
+
+
 def draw_column(session: Session, content: LoRA, style: LoRA, request: Request, on_stage: OnStage) -> Column:
     """Draw every row's image and the row of strengths through one bundle, which keeps its components.
 
     Raises InputError for LoRAs that do not fit the bundle.
     """
     rows, alone = {}, {"content": [content], "style": [style]}
+    session.open("hypernet")  # now, since loading it is no part of a merge
     for row in ROWS:
         seconds: dict[str, float] = {}
         session.load(alone.get(row, [content, style]))
+        _ = session.carried  # measured in the background, where it would take time from the merge
         with timed(seconds, "merge"):
             session.merge(row if row in ("direct", "learned") else "learned")
         # A composed start is of two LoRAs.

@@ -1,17 +1,19 @@
-"""What the commands share that draw with bundles: their options, and the check of the PNG that they write."""
+"""What the commands share that draw with bundles: their options, and their warnings."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from lorarar.command_line import Parser
 from lorarar.composed import COMPOSED_SHARE, ComposedStart
+from lorarar.console import console
 from lorarar.errors import InputError
 
 if TYPE_CHECKING:
     from runtime_py.pipeline import Pipeline, Request
+    from runtime_py.session import Session
 
 
 def add_drawing(parser: Parser) -> None:
@@ -42,6 +44,17 @@ def request_of(args: argparse.Namespace, pipeline: Pipeline, negative: str | Non
     )
 
 
+def carried_warnings(session: Session) -> list[str]:
+    """Return what a bundle can't take of the loaded LoRAs, one sentence each."""
+    return [warning for found in session.carried if (warning := found.warning())]
+
+
+def warn(notes: Iterable[str]) -> None:
+    """Print a line for each note."""
+    for note in notes:
+        console(stderr=True).print(f"warning: {note}")
+
+
 def _composed(args: argparse.Namespace) -> ComposedStart | None:
     """Return the composed start that was asked for, by naming the subject; none without."""
     if args.subject is None and args.subject_class is None:
@@ -50,9 +63,3 @@ def _composed(args: argparse.Namespace) -> ComposedStart | None:
         return None
     share = COMPOSED_SHARE if args.composed_share is None else args.composed_share
     return ComposedStart(args.subject or "", args.subject_class or "", share)
-
-
-def check_png(out: Path) -> None:
-    """Refuse an output that is no PNG by its name."""
-    if out.suffix.lower() != ".png":
-        raise InputError(f"{out}: the image is a PNG; end its name with .png")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from pathlib import Path
 
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, main_of, run_command
-from lorarar.commands.drawing import add_drawing, check_png, request_of
-from lorarar.console import console, progress
+from lorarar.commands.drawing import add_drawing, carried_warnings, request_of, warn
+from lorarar.console import progress
 from lorarar.errors import InputError
-from lorarar.files import atomic_file
+from lorarar.files import atomic_file, check_png
 
 
 def parser() -> Parser:
@@ -57,22 +56,17 @@ def run(args: argparse.Namespace) -> int:
         with watch.stage("merge"):
             if loras:
                 session.merge(args.method, strengths=strengths)
-    _warn(warning for found in session.carried if (warning := found.warning()))
+    warn(carried_warnings(session))
     with progress("drawing", total=1) as update:
         drawn = session.draw(request, on_stage=lambda stage, done, total: update(done, total, text=stage))
         with atomic_file(args.out) as temporary:
             Image.fromarray(drawn.image).save(temporary, format="PNG")
     watch.seconds.update(drawn.seconds)
-    _warn(session.notes)
+    warn(session.notes)
     side = drawn.image.shape[0]
     print(f"{args.out}: {side}×{side}, {request.steps} steps, guidance {request.guidance:g}, seed {request.seed}")
     print(watch)
     return EXIT_OK
-
-
-def _warn(notes: Iterable[str]) -> None:
-    for note in notes:
-        console(stderr=True).print(f"warning: {note}")
 
 
 def _loras(args: argparse.Namespace) -> tuple[list[Path], list[float]]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
-from lorarar.commands.drawing import add_drawing, check_png, request_of
+from lorarar.commands.drawing import add_drawing, carried_warnings, request_of, warn
 from lorarar.console import print_table, status
-from lorarar.files import atomic_file
+from lorarar.files import atomic_file, check_png
 
 if TYPE_CHECKING:
+    from runtime_py.bundle import Bundle
     from runtime_py.sheet import Block, Column
 
 
@@ -46,10 +47,12 @@ def run(args: argparse.Namespace) -> int:
     from runtime_py.sheet import COLUMNS, make_sheet, parse_grid, table_rows
 
     strengths = parse_grid(args.grid) if args.grid else ()
+    notes: list[str] = []
     with status("") as show:
-        blocks, columns = _drawn(args, strengths, show)
+        blocks, columns = _drawn(args, strengths, show, notes)
         with atomic_file(args.out) as temporary:
             make_sheet(blocks).save(temporary, format="PNG")
+    warn(notes)
     if columns:
         title = "the same seed through every bundle; PSNR against the first"
         print_table(COLUMNS, table_rows(columns), title, COLUMNS[:2])
@@ -58,34 +61,47 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _drawn(
-    args: argparse.Namespace, strengths: Sequence[float], show: Callable[[str], None]
+    args: argparse.Namespace, strengths: Sequence[float], show: Callable[[str], None], notes: list[str]
 ) -> tuple[list[Block], dict[str, Column]]:
-    """Draw through every bundle: a grid of strengths each, or the columns of a sheet."""
+    """Draw through every bundle: a grid of strengths each, or the columns of a sheet. Adds what was left out."""
     # Not above, as in `run`.
     from lorarar.images import on_white, open_image
     from lorarar.lora import read_lora
-    from runtime_py.bundle import Bundle
-    from runtime_py.sheet import draw_column, draw_grid, grid_block, sheet_blocks
+    from runtime_py.pipeline import Pipeline
+    from runtime_py.sheet import check_sizes, draw_column, draw_grid, grid_block, sheet_blocks
 
     content, style = read_lora(args.content), read_lora(args.style)
     given = {"content": args.content_image, "style": args.style_image}
     references = {row: on_white(open_image(path)) for row, path in given.items() if path}
     grids: list[Block] = []
     columns: dict[str, Column] = {}
-    for path in args.bundles:
-        show(f"{path}: opening and verifying")
-        bundle = Bundle.open(path)
-        name = f"{bundle.manifest['target']} {bundle.manifest['precision']}"
-        name = name if name not in columns else f"{name} ({path.name})"
-        tell = partial(_tell, show, name)
+    bundles = _opened(args.bundles, show)
+    requests = {name: request_of(args, Pipeline(bundle)) for name, bundle in bundles.items()}
+    if not strengths:
+        check_sizes(bundles)
+    for name, bundle in bundles.items():
+        tell, request = partial(_tell, show, name), requests[name]
         session = bundle.session(keep=True)
-        request = request_of(args, session.pipeline)
         if strengths:
             session.load([content, style])
             grids.append(grid_block(name, draw_grid(session, request, strengths, tell), strengths))
         else:
             columns[name] = draw_column(session, content, style, request, tell)
+        notes += [f"{name}: {note}" for note in (*carried_warnings(session), *session.notes)]
     return grids or sheet_blocks(columns, references), columns
+
+
+def _opened(paths: Sequence[Path], show: Callable[[str], None]) -> dict[str, Bundle]:
+    """Open all bundles, and give each a name of its own."""
+    # Not above, as in `run`.
+    from runtime_py.bundle import Bundle
+    from runtime_py.sheet import names_of
+
+    bundles = []
+    for path in paths:
+        show(f"{path}: opening and verifying")
+        bundles.append(Bundle.open(path))
+    return dict(zip(names_of(bundles), bundles, strict=True))
 
 
 def _tell(show: Callable[[str], None], name: str, stage: str, done: int, total: int) -> None:

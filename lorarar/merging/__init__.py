@@ -41,6 +41,7 @@ from lorarar.merging.types import (
     CONTENT_ONLY,
     LEARNED,
     METHOD,
+    OTHERS_ONLY,
     RULE,
     RULES,
     STYLE_ONLY,
@@ -56,8 +57,8 @@ from lorarar.merging.types import (
 from lorarar.settings import check_choice
 
 __all__ = ["METHODS", "RULES", "MergeOptions", "Merged", "Method", "Predict", "Truncation"]
-__all__ += ["CONTENT_ONLY", "LEARNED", "METHOD", "RULE", "STYLE_ONLY", "align", "learned_options", "merge_loras"]
-__all__ += ["predict_with"]
+__all__ += ["CONTENT_ONLY", "LEARNED", "METHOD", "OTHERS_ONLY", "RULE", "STYLE_ONLY", "align", "learned_options"]
+__all__ += ["merge_loras", "predict_with"]
 
 METHODS: Mapping[str, Method] = {
     "learned": Method(

@@ -19,7 +19,7 @@ RULES = {"average": 0.5, "sum": 1.0}
 """The coefficient that both LoRAs of a layer get: the paper averages to_k and to_v, the authors' code adds them up."""
 
 LEARNED, METHOD, RULE = "learned", "method", "rule"
-CONTENT_ONLY, STYLE_ONLY = "content only", "style only"
+CONTENT_ONLY, STYLE_ONLY, OTHERS_ONLY = "content only", "style only", "others only"
 
 
 def too_large(layer: str) -> InputError:
@@ -174,7 +174,7 @@ class Merged:
     """A merged LoRA and how each of its layers came about."""
 
     lora: LoRA
-    kinds: Mapping[str, str] = field(repr=False)  # layer → learned, method, rule, content only, style only
+    kinds: Mapping[str, str] = field(repr=False)  # layer → LEARNED or another of these words
     # of `learned` and `ziplora`: layer → (2, in), scales included
     coefficients: Mapping[str, np.ndarray] | None = field(repr=False)
     truncation: Truncation | None  # None: the merge is exact

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_mutations import MUTATIONS, RAW, hypernet
+from bundle_mutations import MUTATIONS, PIPELINE_MUTATIONS, RAW, hypernet
 from safetensors.numpy import load_file, save_file
 from tiny_world import BUNDLE_RANK
 
@@ -67,6 +67,18 @@ def test_mutated_bundles(
             check([str(folder)])
     else:
         assert_refused(folder, lora_file, tmp_path / "out" / "merged.safetensors")
+
+
+@pytest.mark.parametrize("name", PIPELINE_MUTATIONS)
+def test_mutated_pipelines(name: str, folder: Path, opened: list[str], tmp_path: Path) -> None:
+    copy = copy_of(folder, tmp_path)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    mutate, message = PIPELINE_MUTATIONS[name]
+    mutate(copy, manifest)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=message):
+        check([str(copy)])
+    assert "unet" not in opened
 
 
 @pytest.mark.parametrize("key", [("onnx", "fp32"), ("coreml", "fp32"), ("coreai", "fp32"), ("executorch", "fp32")])

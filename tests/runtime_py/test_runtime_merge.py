@@ -162,6 +162,27 @@ def test_two_files_become_one_and_a_picture(
         merge_files(bundle, content, style, style)
 
 
+def test_a_picture_destroys_no_file_and_nothing_is_written_without_one(
+    bundle_folders: dict[tuple[str, str], Path], pair: tuple[LoRA, LoRA], layout: Layout, tmp_path: Path
+) -> None:
+    content, style, out = (tmp_path / f"{name}.safetensors" for name in ("content", "style", "merged"))
+    names = [name for name in random_lora(layout, (2,), 1).layers if name in pair[1].layers]
+    for number, path in enumerate((content, style)):
+        layers = {name: pair[1].layers[name] for name in names[number::2]}
+        write_lora(LoRA(layers, source=path.name), path)
+    linked, folder = tmp_path / "linked.png", tmp_path / "folder.png"
+    linked.symlink_to(style)
+    folder.mkdir()
+    before = {path: path.read_bytes() for path in (content, style)}
+    bundle = Bundle.open(bundle_folders["onnx", "fp32"])
+    refused = {content: "is a PNG", out: "is a PNG", linked: "would overwrite the input", folder: "is a folder"}
+    for plot, message in {**refused, tmp_path / "m.png": "share no learned layer"}.items():
+        with pytest.raises(InputError, match=message):
+            merge_files(bundle, content, style, out, plot=plot)
+    assert {path: path.read_bytes() for path in (content, style)} == before
+    assert not out.exists() and not (tmp_path / "m.png").exists()
+
+
 def test_a_rank_over_the_bundles_is_refused(layout: Layout, bundle_folders: dict[tuple[str, str], Path]) -> None:
     bundle = Bundle.open(bundle_folders["coreml", "fp16"])
     with pytest.raises(InputError, match=r"\(rank 257\) need 257 ranks, but there is room for 256"):

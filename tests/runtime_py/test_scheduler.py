@@ -43,6 +43,7 @@ CASES: list[tuple[type[Any], dict[str, Any]]] = [
 NUMPY_COPY = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
+SPACED = ("trailing", "leading", "linspace")
 SPACINGS: list[tuple[type[Any], dict[str, Any]]] = [
     (EulerDiscreteScheduler, {}),
     (DDIMScheduler, {"clip_sample": False}),
@@ -50,7 +51,7 @@ SPACINGS: list[tuple[type[Any], dict[str, Any]]] = [
 
 
 @NUMPY_COPY
-@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
+@pytest.mark.parametrize("spacing", SPACED)
 @pytest.mark.parametrize(("kind", "config"), SPACINGS)
 def test_timesteps_are_diffusers(kind: type[Any], config: dict[str, Any], spacing: str) -> None:
     """Of every number of steps up to 300, so that each tie in the rounding is met."""
@@ -103,20 +104,32 @@ def test_other_schedulers_are_refused(scheduler: Any, message: str) -> None:
         scheduler_settings(scheduler)
 
 
-@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
-def test_as_many_steps_as_were_asked_for(spacing: str) -> None:
+EVERY = [(*kind, spacing, offset) for kind in SPACINGS for spacing in SPACED for offset in (0, 1)]
+
+
+def most_of(kind: type[Any], spacing: str, offset: int) -> int:
+    return 999 if (kind, spacing, offset) == (DDIMScheduler, "leading", 1) else 1000
+
+
+@pytest.mark.parametrize(("kind", "config", "spacing", "offset"), EVERY)
+def test_as_many_steps_as_were_asked_for(kind: type[Any], config: dict[str, Any], spacing: str, offset: int) -> None:
     """diffusers takes 62 for 61 trailing ones, the last of them at timestep -1."""
-    settings = scheduler_settings(EulerDiscreteScheduler(**SDXL, timestep_spacing=spacing))
-    for steps in range(1, 1001):
+    settings = scheduler_settings(kind(**SDXL, **config, timestep_spacing=spacing, steps_offset=offset))
+    for steps in range(1, most_of(kind, spacing, offset) + 1):
         timesteps = make_scheduler(settings, steps).timesteps
         assert len(timesteps) == steps and timesteps.min() >= 0
 
 
-@pytest.mark.parametrize("steps", [0, -1, 1001])
-def test_a_number_of_steps_that_the_schedule_lacks(steps: int) -> None:
-    settings = scheduler_settings(EulerDiscreteScheduler(**SDXL))
-    with pytest.raises(InputError, match=f"`steps` is {steps}; valid are 1 to 1000"):
-        make_scheduler(settings, steps)
+@pytest.mark.parametrize(("kind", "config", "spacing", "offset"), EVERY)
+def test_a_number_of_steps_that_the_schedule_lacks(
+    kind: type[Any], config: dict[str, Any], spacing: str, offset: int
+) -> None:
+    """DDIM would need the signal after one training step more."""
+    settings = scheduler_settings(kind(**SDXL, **config, timestep_spacing=spacing, steps_offset=offset))
+    most = most_of(kind, spacing, offset)
+    for steps in (0, -1, most + 1):
+        with pytest.raises(InputError, match=f"`steps` is {steps}; valid are 1 to {most}$"):
+            make_scheduler(settings, steps)
 
 
 def test_noise_is_what_its_text_says() -> None:

@@ -72,7 +72,7 @@ def test_coefficients_that_are_known_already_are_taken(folder: Path, opened: lis
     np.testing.assert_array_equal(found[0], given * np.float32([[1.0], [2.0]]))
     np.testing.assert_array_equal(found[1], np.broadcast_to([[0.5], [1.0]], found[1].shape))
     assert "hypernet" not in opened
-    with pytest.raises(InputError, match=r"`coefficients` of .* have shape \(1, 2\)"):
+    with pytest.raises(InputError, match=r"`coefficients` of .* are not \(2, 32\) finite numbers"):
         session.merge(coefficients={name: given[:1, :2]})
     with pytest.raises(InputError, match="`coefficients` mean nothing to direct"):
         session.merge("direct", coefficients={name: given})

@@ -1,4 +1,4 @@
-"""Damage done to the bundle of a hypernetwork: each must be refused in one sentence, before anything runs."""
+"""Damage done to bundles: each must be refused in one sentence, before anything runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from runtime_py.hashes import tree_sha256
 
@@ -189,6 +189,65 @@ def _huge(manifest: Manifest) -> None:
     entry = hypernet(manifest)
     entry["inputs"][1]["shape"] = [10**6, "stacked_rank", 10**6]
     entry["golden"]["inputs"]["adapter_qo_32x32_down"]["shape"] = [10**6, 4, 10**6]
+
+
+def shaped(component: str, end: str, name: str, shape: list[Any], golden: list[int] | None = None) -> Mutation:
+    """Give a tensor another shape, its golden input as well."""
+
+    def mutate(_: Path, manifest: Manifest) -> None:
+        entry = manifest["components"][component]
+        next(tensor for tensor in entry[end] if tensor["name"] == name)["shape"] = shape
+        if end == "inputs":
+            entry["golden"]["inputs"][name]["shape"] = shape if golden is None else golden
+
+    return mutate
+
+
+def rank_for_a_side(folder: Path, manifest: Manifest) -> None:
+    rank = manifest["layout"]["stacked_rank"]
+    shaped("unet", "inputs", "sample", [2, 4, 2, "stacked_rank"], [2, 4, 2, rank])(folder, manifest)
+
+
+def ids(**value: Any) -> Mutation:
+    """Give the text encoder other golden tokens."""
+    return put("components", "text_encoder", "golden", "inputs", "input_ids", value={"shape": [1, 77], **value})
+
+
+def golden_folder(folder: Path, manifest: Manifest) -> None:
+    """A folder in the place of the golden file, with the right hash."""
+    (folder / "golden" / "unet").mkdir()
+    (folder / "golden" / "unet" / "file").write_bytes(b"1")
+    size, sha256 = tree_sha256(folder / "golden" / "unet")
+    manifest["components"]["unet"]["golden"] |= {"file": "golden/unet", "bytes": size, "sha256": sha256}
+
+
+def golden_without_of_other_size(folder: Path, manifest: Manifest) -> None:
+    path = folder / "golden" / "unet.safetensors"
+    save_file({**load_file(path), "noise_pred.without": np.zeros(3, np.float32)}, path)
+    size, sha256 = tree_sha256(path)
+    manifest["components"]["unet"]["golden"] |= {"bytes": size, "sha256": sha256}
+
+
+TOKENIZER = ("pipeline", "tokenizers", "text_encoder")
+PIPELINE_MUTATIONS: dict[str, tuple[Mutation, str]] = {
+    "sample without axes": (shaped("unet", "inputs", "sample", []), r"inputs\[0\]\.shape"),
+    "the rank for a side": (rank_for_a_side, r"inputs\[0\]\.shape"),
+    "states without axes": (shaped("text_encoder", "outputs", "hidden_states", []), r"outputs\[0\]\.shape"),
+    "the rank for a width": (
+        shaped("text_encoder", "outputs", "hidden_states", [1, 77, "stacked_rank"]),
+        r"outputs\[0\]\.shape",
+    ),
+    "embeddings without axes": (shaped("text_encoder", "outputs", "text_embeds", []), r"outputs\[1\]\.shape"),
+    "latents without axes": (shaped("vae_decoder", "inputs", "latents", []), r"inputs\[0\]\.shape"),
+    "timesteps without axes": (shaped("unet", "inputs", "timestep_sinusoids", []), r"inputs\[1\]\.shape"),
+    "a pad beyond int32": (put(*TOKENIZER, "pad", value=10**12), r"\.pad"),
+    "an end beyond int32": (put(*TOKENIZER, "end", value=2**31), r"\.end"),
+    "golden tokens beyond int32": (ids(values=[2**40] * 77), r"input_ids\.values"),
+    "a golden token beyond int32": (ids(value=1e20), r"input_ids\.value"),
+    "a golden folder": (golden_folder, "not a golden file"),
+    "golden values of other size": (golden_without_of_other_size, "not a golden file"),
+}
+"""Damage done to a whole pipeline's bundle, and what the error tells of it."""
 
 
 RAW = {

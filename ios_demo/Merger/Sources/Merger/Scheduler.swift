@@ -17,8 +17,8 @@ public protocol Scheduler: Sendable {
 public enum Schedulers {
     /// Throws InputError for a number of steps that the schedule can't have.
     public static func make(_ settings: SchedulerSettings, steps: Int) throws -> any Scheduler {
-        guard (1...settings.trainSteps).contains(steps) else {
-            throw InputError("\(steps) steps are not possible; valid are 1 to \(settings.trainSteps)")
+        guard (1...settings.mostSteps).contains(steps) else {
+            throw InputError("\(steps) steps are not possible; valid are 1 to \(settings.mostSteps)")
         }
         return switch settings.kind {
         case .euler: Euler(settings, steps: steps)
@@ -95,8 +95,7 @@ struct Ddim: Scheduler {
         let alphas = settings.alphasCumprod().map { Float($0) }
         timesteps = settings.timesteps(steps)
         let stride = settings.trainSteps / steps
-        // Out of range where a schedule has more steps than fit: the nearest one stands for it.
-        signal = timesteps.map { alphas[min(max(0, Int($0)), alphas.count - 1)] }
+        signal = timesteps.map { alphas[Int($0)] }
         let final = settings.finalAlphaOne ? 1 : alphas[0]
         next = timesteps.map { time in
             let before = Int(time) - stride

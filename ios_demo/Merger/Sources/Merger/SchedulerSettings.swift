@@ -31,6 +31,9 @@ public struct SchedulerSettings: Equatable, Sendable {
     public let zeroTerminalSnr: Bool  // the last training step is pure noise (arXiv 2305.08891)
     public let finalAlphaOne: Bool  // DDIM: the step after the last has no noise at all
 
+    /// The largest number of steps: DDIM has no signal for a timestep that the offset moves past the last one.
+    var mostSteps: Int { trainSteps - (kind == .ddim && spacing == .leading ? stepsOffset : 0) }
+
     /// The share of signal (squared) left after each training step, in float64.
     func alphasCumprod() -> [Double] {
         let betas: [Double]

@@ -146,10 +146,17 @@ final class VectorTests: XCTestCase {
     }
 
     func testStepsOutOfRangeAreRefused() throws {
-        let node = JsonNode(value: vectors["schedules"]!.list[0]["settings"], place: "settings")
-        let settings = try PipelineReader.scheduler(node)
-        for steps in [0, -1, 1001] {
-            XCTAssertTrue(refusal { _ = try Schedulers.make(settings, steps: steps) }.contains("valid are 1 to 1000"))
+        guard case .object(var object) = vectors["schedules"]!.list[0]["settings"] else { return XCTFail("no settings") }
+        object["spacing"] = .text("leading")
+        object["steps_offset"] = .integer(1)
+        for (kind, most) in [("euler", 1000), ("ddim", 999)] {
+            object["kind"] = .text(kind)
+            let settings = try PipelineReader.scheduler(JsonNode(value: .object(object), place: "settings"))
+            XCTAssertEqual(try Schedulers.make(settings, steps: most).timesteps.count, most)
+            for steps in [0, -1, most + 1] {
+                let told = refusal { _ = try Schedulers.make(settings, steps: steps) }
+                XCTAssertTrue(told.contains("valid are 1 to \(most)"), told)
+            }
         }
     }
 

@@ -16,6 +16,9 @@ data class SchedulerSettings(
     val zeroTerminalSnr: Boolean,
     val finalAlphaOne: Boolean,
 ) {
+    /** The largest number of steps: DDIM has no signal for a timestep that the offset moves past the last one. */
+    val mostSteps get() = trainSteps - (if (kind == "ddim" && spacing == "leading") stepsOffset else 0)
+
     /** The share of signal (squared) left after each training step, in float64. */
     fun alphasCumprod(): DoubleArray {
         val scaled = betaSchedule == "scaled_linear"
@@ -77,8 +80,8 @@ interface Scheduler {
     companion object {
         /** A schedule of [steps] steps. InputError for a number of steps that it can't have. */
         fun make(settings: SchedulerSettings, steps: Int): Scheduler {
-            if (steps !in 1..settings.trainSteps) {
-                throw InputError("%s steps are out of range; valid are 1 to %s", steps, settings.trainSteps)
+            if (steps !in 1..settings.mostSteps) {
+                throw InputError("%s steps are out of range; valid are 1 to %s", steps, settings.mostSteps)
             }
             return if (settings.kind == "euler") Euler(settings, steps) else Ddim(settings, steps)
         }

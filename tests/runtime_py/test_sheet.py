@@ -1,0 +1,110 @@
+"""Contact sheets: what is refused before anything is drawn, what is told, and what the times are of."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from stand_in import HYPERNET
+
+import runtime_py.session
+import runtime_py.sheet
+from lorarar.commands.sheet import main
+from lorarar.errors import InputError
+from lorarar.lora import LoraLayer, read_lora, write_lora
+from runtime_py import Bundle
+from runtime_py.bundle import MANIFEST
+from runtime_py.sheet import LABEL, MARGIN, draw_column, names_of
+
+CONTENT, STYLE = HYPERNET / "content.safetensors", HYPERNET / "style.safetensors"
+SIDE = 2 * 8 + MARGIN
+
+
+@pytest.fixture
+def bundles(folder: Path, opened: list[str], tmp_path: Path) -> list[Path]:
+    """Three of one target, precision and folder's name."""
+    return [Path(shutil.copytree(folder, tmp_path / name / "bundle")) for name in "abc"]
+
+
+def sheet(bundles: list[Path], out: Path, *more: str, content: Path = CONTENT) -> int:
+    given = ["--content", str(content), "--style", str(STYLE), "--steps", "1", "-o", str(out)]
+    return main([*map(str, bundles), *given, *more])
+
+
+def test_every_bundle_has_a_column_and_a_name_of_its_own(bundles: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "sheet.png"
+    assert sheet(bundles, out, "--prompt", "a") == 0
+    with Image.open(out) as picture:
+        assert picture.height == 2 * (LABEL + MARGIN) + (4 + len(bundles)) * SIDE
+    opened = [Bundle.open(path) for path in bundles]
+    names = names_of(opened)
+    assert names == [f"onnx fp32 (bundle) ({number})" for number in (1, 2, 3)]
+    assert names_of(opened[:1]) == ["onnx fp32"]
+    renamed = bundles[1].rename(bundles[1].with_name("other"))
+    assert names_of([opened[0], Bundle.open(renamed)]) == ["onnx fp32 (bundle)", "onnx fp32 (other)"]
+
+
+def test_images_of_different_sizes_are_refused_before_drawing(
+    bundles: list[Path], opened: list[str], tmp_path: Path
+) -> None:
+    manifest: Any = json.loads((bundles[1] / MANIFEST).read_text())
+    manifest["pipeline"]["pixels"] = 16
+    manifest["components"]["vae_decoder"]["outputs"][0]["shape"] = [1, 3, 16, 16]
+    (bundles[1] / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"different sizes \(onnx fp32 \(bundle\) \(1\) 8×8, .* 16×16\)"):
+        sheet(bundles[:2], tmp_path / "sheet.png", "--prompt", "a")
+    assert opened == []
+    # Images of a grid stand beside none of another bundle.
+    assert sheet(bundles[:2], tmp_path / "sheet.png", "--prompt", "a", "--grid", "0:1:2") == 0
+
+
+@pytest.mark.parametrize("grid", [(), ("--grid", "0:1:2")])
+def test_what_is_left_out_is_told(
+    bundles: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], grid: tuple[str, ...]
+) -> None:
+    content = read_lora(CONTENT)
+    conv = LoraLayer(np.ones((1, 4, 3, 3), np.float32), np.ones((4, 1, 1, 1), np.float32))
+    layers = {**content.layers, "unet.down_blocks.1.resnets.0.conv1": conv}
+    write_lora(replace(content, layers=layers), tmp_path / "conv.safetensors")
+    prompt = ("--prompt", "dog " * 100)
+    assert sheet(bundles[:2], tmp_path / "sheet.png", *prompt, *grid, content=tmp_path / "conv.safetensors") == 0
+    told = "".join(capsys.readouterr().err.split())  # a terminal's lines break anywhere
+    for number in (1, 2):
+        name = f"warning:onnxfp32(bundle)({number}):"
+        assert f"{name}thepromptistoolong" in told
+        assert f"{name}{tmp_path / 'conv.safetensors'}:" in told and "1convolutions" in told
+
+
+def test_a_merges_time_is_the_merges_alone(folder: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Bundle.open(folder).session(keep=True)
+    measured: list[str] = []
+    carried = runtime_py.session.carried
+
+    def slow(*given: Any) -> Any:
+        time.sleep(0.05)
+        measured.append(given[0].source)
+        return carried(*given)
+
+    @contextmanager
+    def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+        assert len(measured) == loaded.pop(0)
+        before = list(opened)
+        yield
+        assert opened == before
+        seconds[stage] = 0.0
+
+    loaded = [1, 2, 4, 6]
+    monkeypatch.setattr(runtime_py.session, "carried", slow)
+    monkeypatch.setattr(runtime_py.sheet, "timed", timed)
+    request = session.pipeline.request("a", steps=1)
+    column = draw_column(session, read_lora(CONTENT), read_lora(STYLE), request, lambda *_: None)
+    assert loaded == [] and all(drawn.seconds["merge"] == 0 for drawn in column.rows.values())
