@@ -52,7 +52,7 @@ def write_dataset(folder: Path, seed: int) -> Path:
 
 
 def write_wide_dataset(folder: Path, seed: int, part: str = "test") -> Path:
-    """Do the same for the wide test, 12 subjects × 12 styles, the wide validation or the wide training; its one split
+    """Do the same for the wide test, 24 subjects × 24 styles, the wide validation or the wide training; its one split
     has that part.
 
     The drawings of validation and training are the same for every seed.

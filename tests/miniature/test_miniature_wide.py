@@ -35,13 +35,15 @@ def test_the_wide_test_is_apart_from_all_else(tmp_path: Path) -> None:
     write_wide_dataset(tmp_path, seed=0)
     dataset = read_dataset(tmp_path)
     part = dataset.part("paper", "test")
-    assert [len(side) for side in part] == [12, 12] and not {*dataset.contents} & {*CATALOGUE}
-    assert len({content.class_name for content in dataset.contents.values()}) == 12
+    assert [len(side) for side in part] == [24, 24] and not {*dataset.contents} & {*CATALOGUE}
+    assert len({content.class_name for content in dataset.contents.values()}) == len(KINDS)
+    assert len({style.description for style in dataset.styles.values()}) == 24
     assert all(near_catalogue(entry.subject) for entry in WIDE.values())
     # As held-out subjects: alike with none of those that stood there before.
     for entry in WIDE.values():
         looks = list(entry.subject.looks().values())
-        others = [other.subject for other in CATALOGUE.values() if other.subject.kind == entry.subject.kind]
+        held = [*CATALOGUE.values(), *WIDE.values()]
+        others = [other.subject for other in held if other.subject.kind == entry.subject.kind and other is not entry]
         alike = [sum(map(eq, looks, other.looks().values())) for other in others]
         assert max(alike, default=0) < ALIKE and None not in looks
 
@@ -90,7 +92,7 @@ def test_its_loras_are_trained_once_on_the_base_given(tmp_path: Path) -> None:
     assert write_wide(plan, MINIATURE_FOLDER) == tmp_path
     dataset = read_dataset(tmp_path)
     entries = [*dataset.contents.values(), *dataset.styles.values()]
-    assert len(entries) == 24 and missing_jobs(dataset) == []
+    assert len(entries) == 48 and missing_jobs(dataset) == []
     assert {read_lora(entry.lora).metadata["lorarar_base"] for entry in entries} == {"miniature"}
     first = entries[0].lora
     first.unlink()
