@@ -105,8 +105,8 @@ def table_1(results: Results, scores: Mapping[str, Mars2]) -> Table:
         "MARS²: images with the right subject and style",
         ("method", "average case", "best case", "subject", "style"),
         rows,
-        f"Pairs: {pairs} of the {results.settings.get('part', '')} part, {images} image{'s' * (images > 1)} each{runs}. "
-        f"95 % intervals by bootstrap over subjects and styles. Judge: {results.judge.get('name', 'unknown')}.",
+        f"Pairs: {pairs} of the {results.settings.get('part', '')} part, {images} image{'s' * (images > 1)} each{runs}."
+        f" 95 % intervals by bootstrap over subjects and styles. Judge: {results.judge.get('name', 'unknown')}.",
     )
 
 
