@@ -50,8 +50,8 @@ def crossed_interval(values: Float[np.ndarray, "rows columns"]) -> tuple[float, 
     Gelbach & Miller 2011), and never less than by rows or by columns alone. Student's t has one degree of freedom less
     than there are rows, or columns if they are fewer. A value that is not there is NaN.
 
-    Where rows and columns hardly differ, `crossed_draws` is wider than it need be, by a quarter and more; this is not. But
-    it is symmetric: for means that are, such as differences. A share near 0 or 1 is skewed and is better drawn.
+    Where rows and columns hardly differ, `crossed_draws` is wider than it need be, by a quarter and more; this is not.
+    But it is symmetric: for means that are, such as differences. A share near 0 or 1 is skewed and is better drawn.
     """
     from scipy.stats import t
 
