@@ -156,7 +156,7 @@ def test_the_gallery_has_the_papers_counts() -> None:
     assert Counter(name for names in SPLIT.values() for name in names) == Counter(list(GALLERY))
     groups = {FAMILIES[GALLERY[name].family].group for name in SPLIT["test"]}
     assert groups == {"3d", "oil", "watercolor", "cartoon", "light"}
-    assert len({style.family for style in WIDE.values()}) == len(WIDE) == 12
+    assert len({style.family for style in WIDE.values()}) == len(WIDE) == 24
     for style in (*GALLERY.values(), *WIDE.values()):
         ranges = FAMILIES[style.family].ranges
         assert style.params.keys() == ranges.keys()
