@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -15,6 +14,7 @@ from lorarar.errors import InputError
 from lorarar.images import find_images
 from lorarar.lora import LoRA
 from lorarar.merging import METHODS, Merged, MergeOptions, learned_options, merge_loras
+from lorarar.merging.types import check_strengths
 from lorarar.settings import check_choice
 from lorarar.toolchains import require_toolchain
 
@@ -189,8 +189,7 @@ def merge(
         resolution: `ziplora`: the side of the images in pixels; without it the base's own.
         on_progress: Called with (done, total): layers, for `ziplora` optimizer steps, for `ssr` passes of the UNet.
     """
-    if not _are_two_numbers(strengths):
-        raise InputError(f"`strengths` are {strengths}; give two finite numbers, the content's and the style's")
+    strengths = check_strengths(strengths, 2)
     given = {"rule": rule, "density": density, "seed": seed, "mu": mu, "rank_out": rank_out}
     given |= {"content_scale": strengths[0], "style_scale": strengths[1]}
     request = MergeRequest(
@@ -230,15 +229,6 @@ def refuse_unused(method: str, users: Sequence[str], given: Mapping[str, Any]) -
     for name, value in given.items():
         if method not in users and value is not None:
             raise InputError(f"`{name}` means nothing to {method}; leave it out, or use it with {', '.join(users)}")
-
-
-def _are_two_numbers(given: object) -> bool:
-    """Tell whether a caller's sequence is two finite numbers."""
-    try:
-        values = [float(value) for value in given]  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
-        return False
-    return len(values) == 2 and all(map(math.isfinite, values))
 
 
 def _reference(images: StrPath | Sequence[StrPath] | None, prompt: str | None) -> Reference | None:

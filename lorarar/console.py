@@ -20,6 +20,12 @@ def console(stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True)
 
 
+def warn(notes: Iterable[str]) -> None:
+    """Print a line for each note to the standard error."""
+    for note in notes:
+        console(stderr=True).print(f"warning: {note}")
+
+
 def print_rows(rows: Iterable[tuple[str, str]]) -> None:
     """Print pairs of a name and a text as two columns."""
     from rich.table import Table

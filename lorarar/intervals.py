@@ -56,7 +56,8 @@ def crossed_interval(values: Float[np.ndarray, "rows columns"]) -> tuple[float, 
     from scipy.stats import t
 
     there = ~np.isnan(values)
-    mean, rest = float(values[there].mean()), np.where(there, values - values[there].mean(), 0.0)
+    mean = float(values[there].mean())
+    rest = np.where(there, values - mean, 0.0)
     clusters = [there.any(axis=axis).sum() for axis in (1, 0)]
     by_row, by_column = (
         (rest.sum(axis=axis) ** 2).sum() * count / max(count - 1, 1)

@@ -69,20 +69,19 @@ CATALOGUE: Mapping[str, Entry] = {
 }
 
 
-_WIDE_SEEDS = "dog 21 cat 1 rabbit 12 bird 7 teapot 8 mug 3 boot 3 car 3 can 6 robot 6 bear 2 duck 4"
-_WIDE_SEEDS_2 = (
-    "fish 44 turtle 24 backpack 26 clock 37 vase 34 monster 42 dog 23 cat 25 rabbit 39 bird 24 teapot 26 mug 22"
-)
+_WIDE_SEEDS = {"dog": 21, "cat": 1, "rabbit": 12, "bird": 7, "teapot": 8, "mug": 3, "boot": 3, "car": 3, "can": 6}
+_WIDE_SEEDS |= {"robot": 6, "bear": 2, "duck": 4}
+_WIDE_SEEDS_2 = {"fish": 44, "turtle": 24, "backpack": 26, "clock": 37, "vase": 34, "monster": 42, "dog": 23, "cat": 25}
+_WIDE_SEEDS_2 |= {"rabbit": 39, "bird": 24, "teapot": 26, "mug": 22}
 
 
-def _wide(seeds: str, ending: str) -> dict[str, Entry]:
-    """Make subjects of pairs "kind seed", with names that end so."""
-    words = seeds.split()
+def _wide(seeds: Mapping[str, int], ending: str) -> dict[str, Entry]:
+    """Make subjects of kinds and their seeds, with names that end so."""
     return {
         f"{kind}_{ending}": Entry(
-            sample_subject(np.random.default_rng((7, 1, list(KINDS).index(kind), int(seed))), kind), "test"
+            sample_subject(np.random.default_rng((7, 1, list(KINDS).index(kind), seed)), kind), "test"
         )
-        for kind, seed in zip(words[::2], words[1::2], strict=True)
+        for kind, seed in seeds.items()
     }
 
 

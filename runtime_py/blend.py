@@ -12,6 +12,7 @@ from lorarar.layout import UNET
 from lorarar.lora import LoraLayer
 from lorarar.lora.layers import join_columns
 from lorarar.merging import CONTENT_ONLY, LEARNED, OTHERS_ONLY, RULE, STYLE_ONLY
+from lorarar.merging.types import check_strengths, finite
 from lorarar.stack import Stack
 from runtime_py.guidance import Apart, Blend, Coefficients
 
@@ -189,17 +190,6 @@ class FileMerge:
         return joined
 
 
-def check_strengths(strengths: Sequence[float], loras: int, said: str = "`strengths` are") -> tuple[float, ...]:
-    """Return strengths, one for each LoRA; InputError for anything else, and for one that float32 does not hold.
-
-    `said` begins the error.
-    """
-    found = _finite(strengths)
-    if found is None or found.shape != (loras,):
-        raise InputError(f"{said} {strengths}; give {loras} finite numbers, one for each LoRA")
-    return tuple(float(strength) for strength in strengths)
-
-
 def check_coefficients(given: Mapping[str, np.ndarray], stack: Stack) -> dict[str, np.ndarray]:
     """Return given coefficients, (2, in) by full layer name, of the layout's layers.
 
@@ -209,7 +199,7 @@ def check_coefficients(given: Mapping[str, np.ndarray], stack: Stack) -> dict[st
     places, found = stack.layout.places, {}
     for name, pair in given.items():
         if name in places:
-            numbers, shape = _finite(pair), (2, places[name][0].in_features)
+            numbers, shape = finite(pair), (2, places[name][0].in_features)
             if numbers is None or numbers.shape != shape:
                 raise InputError(f"`coefficients` of {name} are not {shape} finite numbers; give one for each column")
             found[name] = numbers
@@ -221,16 +211,6 @@ def check_coefficients(given: Mapping[str, np.ndarray], stack: Stack) -> dict[st
     return found
 
 
-def _finite(given: object) -> np.ndarray | None:
-    """Return numbers in float32; None where they are no numbers, ragged, or not finite."""
-    try:
-        with np.errstate(over="ignore"):
-            found = np.asarray(given, np.float32)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return found if np.isfinite(found).all() else None
-
-
 def _is_in(module: str, start: str) -> bool:
     return module == start or module.startswith(start + ".")
 
@@ -240,7 +220,7 @@ def _check_block_weights(given: BlockWeights, stack: Stack) -> dict[str, np.ndar
     found, loras = {}, len(stack.loras)
     names = [layer.removeprefix(UNET) for layer in stack.layout.layers] if given else []
     for start, weight in given.items():
-        each = _finite(weight)
+        each = finite(weight)
         if each is None or each.shape not in ((), (loras,)):
             raise InputError(f"`block_weights` of {start} are {weight}; give a finite number, or one for each LoRA")
         if not any(_is_in(name, start) for name in names):

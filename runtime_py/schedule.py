@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from lorarar.errors import InputError
-from runtime_py.blend import ByStep, check_strengths
+from lorarar.merging.types import check_strengths
+from runtime_py.blend import ByStep
 
 Schedule = ByStep | Sequence[Sequence[float]]
 """Strengths by step: a function, or a table whose rows are spread evenly over the steps."""

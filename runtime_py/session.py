@@ -20,6 +20,7 @@ from lorarar.layout import kind_of
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import RULES, Merged, align
 from lorarar.merging.klora import KLoRA
+from lorarar.merging.types import check_strengths
 from lorarar.stack import Carried, Stack, carried
 from runtime_py.backends import Runner, Runners
 from runtime_py.blend import (
@@ -31,7 +32,6 @@ from runtime_py.blend import (
     Strengths,
     blends_apart,
     check_coefficients,
-    check_strengths,
 )
 from runtime_py.guidance import Blend, Coefficients, Inputs
 from runtime_py.pipeline import Drawn, OnStep, Pipeline, Request

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from lorarar.base.names import MINIATURE
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
-from lorarar.console import status
+from lorarar.console import status, warn
 from lorarar.files import check_lora_output
 from lorarar.lora import DTYPES, WRITERS
 from lorarar.toolchains import require_toolchain
@@ -45,8 +44,7 @@ def run(args: argparse.Namespace) -> int:
         lora = convert(args.lora, args.rank, weights)
         tell("writing")
         lora.save(args.out, args.dialect, args.dtype)
-    for text in lora.warnings:
-        print(f"warning: {text}", file=sys.stderr)
+    warn(lora.warnings)
     print(f"{args.out}: {len(lora.layers)} layers, {lora.ranks}, {args.out.stat().st_size / 1e6:.1f} MB")
     return EXIT_OK
 

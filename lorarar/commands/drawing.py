@@ -1,14 +1,12 @@
-"""What the commands share that draw with bundles: their options, and their warnings."""
+"""What the commands share that draw with bundles: their options, and what a bundle leaves out."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from lorarar.command_line import Parser
 from lorarar.composed import COMPOSED_SHARE, ComposedStart
-from lorarar.console import console
 from lorarar.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,12 +45,6 @@ def request_of(args: argparse.Namespace, pipeline: Pipeline, negative: str | Non
 def carried_warnings(session: Session) -> list[str]:
     """Return what a bundle can't take of the loaded LoRAs, one sentence each."""
     return [warning for found in session.carried if (warning := found.warning())]
-
-
-def warn(notes: Iterable[str]) -> None:
-    """Print a line for each note."""
-    for note in notes:
-        console(stderr=True).print(f"warning: {note}")
 
 
 def _composed(args: argparse.Namespace) -> ComposedStart | None:

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, main_of, run_command
-from lorarar.commands.drawing import add_drawing, carried_warnings, request_of, warn
-from lorarar.console import progress
+from lorarar.commands.drawing import add_drawing, carried_warnings, request_of
+from lorarar.console import progress, warn
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, check_png
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lorarar.api import RUN_BASE, MergeRequest, examples_of, refuse_unused
 from lorarar.base.names import BASES_HELP, DEFAULT_BASE
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given_settings, main_of, run_command
-from lorarar.console import print_rows, print_table, progress, status
+from lorarar.console import print_rows, print_table, progress, status, warn
 from lorarar.errors import InputError
 from lorarar.files import check_lora_output
 from lorarar.lora import DTYPES, WRITERS, LoRA, open_lora
@@ -116,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         merged = request.run(content, style, update)
     with watch.stage("write"):
         merged.lora.save(args.out, args.dialect, args.dtype)
-    _warn((*merged.warnings, *partly_read(merged.lora, args.dialect)))
+    warn((*merged.warnings, *partly_read(merged.lora, args.dialect)))
     _show(args, content, style, merged, str(watch))
     return EXIT_OK
 
@@ -209,7 +208,7 @@ def _run_bundle(args: argparse.Namespace) -> int:
             on_progress=lambda stage, *_: tell(stage),
         )
     untrained = () if done.trained else ("the hypernetwork is untrained: its coefficients mean nothing",)
-    _warn((*untrained, *done.merged.warnings, *partly_read(done.merged.lora, args.dialect)))
+    warn((*untrained, *done.merged.warnings, *partly_read(done.merged.lora, args.dialect)))
     _show(args, done.content, done.style, done.merged, " · ".join(f"{n} {s:.2f} s" for n, s in done.seconds.items()))
     medians = coefficient_medians(bundle.layout, done.merged.coefficients or {})
     print_table(
@@ -221,11 +220,6 @@ def _run_bundle(args: argparse.Namespace) -> int:
     if done.note:
         print(done.note)
     return EXIT_OK
-
-
-def _warn(warnings: Iterable[str]) -> None:
-    for text in warnings:
-        print(f"warning: {text}", file=sys.stderr)
 
 
 def _show(args: argparse.Namespace, content: LoRA, style: LoRA, merged: Merged, times: str) -> None:

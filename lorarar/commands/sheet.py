@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
-from lorarar.commands.drawing import add_drawing, carried_warnings, request_of, warn
-from lorarar.console import print_table, status
+from lorarar.commands.drawing import add_drawing, carried_warnings, request_of
+from lorarar.console import print_table, status, warn
 from lorarar.files import atomic_file, check_png
 
 if TYPE_CHECKING:
@@ -42,14 +42,13 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Draw the sheet and print the table."""
-    check_png(args.out)
+    check_png(args.out, *(path for path in (args.content_image, args.style_image) if path))
     # Not above: `--help` answers without loading the runtime.
     from runtime_py.sheet import COLUMNS, make_sheet, parse_grid, table_rows
 
     strengths = parse_grid(args.grid) if args.grid else ()
-    notes: list[str] = []
     with status("") as show:
-        blocks, columns = _drawn(args, strengths, show, notes)
+        blocks, columns, notes = _drawn(args, strengths, show)
         with atomic_file(args.out) as temporary:
             make_sheet(blocks).save(temporary, format="PNG")
     warn(notes)
@@ -61,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _drawn(
-    args: argparse.Namespace, strengths: Sequence[float], show: Callable[[str], None], notes: list[str]
-) -> tuple[list[Block], dict[str, Column]]:
-    """Draw through every bundle: a grid of strengths each, or the columns of a sheet. Adds what was left out."""
+    args: argparse.Namespace, strengths: Sequence[float], show: Callable[[str], None]
+) -> tuple[list[Block], dict[str, Column], list[str]]:
+    """Draw through every bundle: a grid of strengths each, or the columns of a sheet; and tell what was left out."""
     # Not above, as in `run`.
     from lorarar.images import on_white, open_image
     from lorarar.lora import read_lora
@@ -75,6 +74,7 @@ def _drawn(
     references = {row: on_white(open_image(path)) for row, path in given.items() if path}
     grids: list[Block] = []
     columns: dict[str, Column] = {}
+    notes: list[str] = []
     bundles = _opened(args.bundles, show)
     requests = {name: request_of(args, Pipeline(bundle)) for name, bundle in bundles.items()}
     if not strengths:
@@ -88,7 +88,7 @@ def _drawn(
         else:
             columns[name] = draw_column(session, content, style, request, tell)
         notes += [f"{name}: {note}" for note in (*carried_warnings(session), *session.notes)]
-    return grids or sheet_blocks(columns, references), columns
+    return grids or sheet_blocks(columns, references), columns, notes
 
 
 def _opened(paths: Sequence[Path], show: Callable[[str], None]) -> dict[str, Bundle]:

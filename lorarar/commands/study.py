@@ -17,7 +17,7 @@ from human_study.report import FILES, facts, share_row, title, write_report
 from human_study.store import Store, read_answers
 from human_study.summary import only_complete, summarise
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
-from lorarar.console import console, print_table
+from lorarar.console import console, print_table, warn
 from lorarar.errors import InputError
 from lorarar.toolchains import missing_toolchain
 
@@ -72,8 +72,7 @@ def _make(args: argparse.Namespace) -> int:
     if len(methods) != 2 or not all(methods):
         raise InputError(f"`methods` is {args.methods}; give two names with a comma between, such as learned,ziplora")
     made = make_study(args.results, (methods[0], methods[1]), args.case, args.out, args.seed, args.question)
-    for line in made.without_accepted:
-        print(f"warning: {line} has no image that MARS² accepts; one at random is shown", file=sys.stderr)
+    warn(f"{line} has no image that MARS² accepts; one at random is shown" for line in made.without_accepted)
     print(f"{made.folder}: {made.tasks} comparisons of {methods[0]} and {methods[1]}, {args.case} images")
     print(f"next: lorarar study serve {made.folder}")
     return EXIT_OK

@@ -82,6 +82,7 @@ STATISTICS: Mapping[str, Callable[[PairVerdicts], float]] = {
 }
 """Every figure of a pair, by name."""
 SHARES = ("average", "best", "subject", "style")
+"""Those of STATISTICS that are shares, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def score(pairs: Sequence[PairVerdicts], seed: int = 0, resamples: int = RESAMPL
 def difference(first: Sequence[PairVerdicts], second: Sequence[PairVerdicts], statistic: str = "average") -> Interval:
     """Return `first` − `second` of one of SHARES, pair by pair, with the interval over contents and styles.
 
-    Raises InputError when the two were not judged on the same pairs or for an unknown statistic.
+    Raises InputError when the two were not judged on the same pairs or for an unknown share.
     """
     if statistic not in SHARES:
         raise InputError(f"unknown share {statistic!r}; valid are {', '.join(SHARES)}")

@@ -27,6 +27,27 @@ def too_large(layer: str) -> InputError:
     return InputError(f"the merge of {layer} is too large for float32; use smaller scales")
 
 
+def finite(given: object) -> np.ndarray | None:
+    """Return numbers in float32; None where they are no numbers, ragged, or not finite."""
+    try:
+        with np.errstate(over="ignore"):
+            found = np.asarray(given, np.float32)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if np.isfinite(found).all() else None
+
+
+def check_strengths(strengths: Sequence[float], loras: int, said: str = "`strengths` are") -> tuple[float, ...]:
+    """Return strengths, one for each LoRA; InputError for anything else, and for one that float32 does not hold.
+
+    `said` begins the error.
+    """
+    found = finite(strengths)
+    if found is None or found.shape != (loras,):
+        raise InputError(f"{said} {strengths}; give {loras} finite numbers, one for each LoRA")
+    return tuple(float(strength) for strength in strengths)
+
+
 Predict = Callable[[Sequence[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """Predicts the coefficients (n, 2, in) of n layers of one shape from their names in the UNet, the content's down
 (n, content_rank, in) and up (n, out, content_rank), then the style's.

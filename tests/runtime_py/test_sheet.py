@@ -53,6 +53,16 @@ def test_every_bundle_has_a_column_and_a_name_of_its_own(bundles: list[Path], tm
     assert names_of([opened[0], Bundle.open(renamed)]) == ["onnx fp32 (bundle)", "onnx fp32 (other)"]
 
 
+@pytest.mark.parametrize("option", ["--content-image", "--style-image"])
+def test_a_sheet_overwrites_no_reference(bundles: list[Path], tmp_path: Path, option: str) -> None:
+    reference = tmp_path / "reference.png"
+    Image.new("RGB", (8, 8), "red").save(reference)
+    before = reference.read_bytes()
+    with pytest.raises(InputError, match="overwrite"):
+        sheet(bundles[:1], reference, "--prompt", "a", option, str(reference))
+    assert reference.read_bytes() == before
+
+
 def test_images_of_different_sizes_are_refused_before_drawing(
     bundles: list[Path], opened: list[str], tmp_path: Path
 ) -> None:
