@@ -146,7 +146,8 @@ final class VectorTests: XCTestCase {
     }
 
     func testStepsOutOfRangeAreRefused() throws {
-        guard case .object(var object) = vectors["schedules"]!.list[0]["settings"] else { return XCTFail("no settings") }
+        let given = vectors["schedules"]!.list[0]["settings"]
+        guard case .object(var object) = given else { return XCTFail("no settings") }
         object["spacing"] = .text("leading")
         object["steps_offset"] = .integer(1)
         for (kind, most) in [("euler", 1000), ("ddim", 999)] {
