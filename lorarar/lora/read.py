@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CONFIG, _WEIGHTS, _PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+_WRAPPED = "base_model.model."  # what PEFT puts before the names of its own files, and nobody else does
 _MAX_CONFIG_BYTES = 10_000_000
 _CONFIGURED = ("peft", "diffusers")
 """The dialects whose files carry PEFT's configuration; diffusers and ComfyUI ignore it for kohya's names."""
@@ -135,7 +136,8 @@ def _open(opened: Opened, others: Mapping[str, bool]) -> LoRA:
     file = opened.file
     groups, extra = _group(opened, others)
     layers = {module: _layer(opened, module, tensors) for module, tensors in groups.items()}
-    lora = LoRA(layers, _dialect(groups), file.source, file.metadata, warnings=_warnings(file.source, extra))
+    warnings = (*_unread(file.source, extra), *_unscaled(opened, groups))
+    lora = LoRA(layers, _dialect(groups), file.source, file.metadata, warnings=warnings)
     return replace(lora, notes=_notes(file, groups, lora))
 
 
@@ -254,7 +256,7 @@ def configured_scale(opened: Opened, key: Key, rank: int | None) -> float:
     scaling = opened.scalings.get(component) or opened.scalings.get("")
     if scaling is None or key.dialect not in _CONFIGURED:
         return 1.0
-    name = key.raw.removeprefix("base_model.model.")
+    name = key.raw.removeprefix(_WRAPPED)
     while name.startswith(f"{component}."):
         name = name.removeprefix(f"{component}.")
     return scaling.scale(name, rank)
@@ -309,7 +311,17 @@ def _dialect(groups: Mapping[str, _Roles]) -> str:
     return " + ".join(dialect.name for dialect in DIALECTS if dialect.name in found)
 
 
-def _warnings(source: str, extra: Sequence[str]) -> tuple[str, ...]:
+def _unscaled(opened: Opened, groups: Mapping[str, _Roles]) -> tuple[str, ...]:
+    """Tell of PEFT's own weights without their configuration: they hold no alpha, which other dialects' files do."""
+    keys = [key for tensors in groups.values() for _, key in tensors.values()]
+    own = all(key.role != TensorRole.ALPHA and key.raw.startswith(_WRAPPED) for key in keys)
+    if opened.scalings or not own or not keys:
+        return ()
+    source = opened.file.source
+    return (f"{source}: its scale (alpha / rank) is in PEFT's {_CONFIG}, which is not beside it; 1 is taken",)
+
+
+def _unread(source: str, extra: Sequence[str]) -> tuple[str, ...]:
     """Name the tensors that belong to no layer."""
     if not extra:
         return ()
