@@ -150,7 +150,7 @@ def _check_answer(data: Mapping[str, Any]) -> tuple[int, str, float]:
     if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < math.inf:
         raise HTTPException(400, "seconds must be a number from 0.")
     # Somebody may leave a task open overnight: the answer counts, its time says no more than a day.
-    return position, str(choice), min(float(seconds), MAX_SECONDS)
+    return position, str(choice), float(min(seconds, MAX_SECONDS))
 
 
 async def _read_json(request: Request) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -17,20 +17,21 @@ from lorarar.errors import InputError
 
 
 def check_lora_output(output: Path, *inputs: Path) -> None:
-    """Refuse an output path that is no safetensors file, is a folder, or would overwrite an input."""
+    """Refuse an output path that is no safetensors file, and as `check_output`."""
     if output.suffix != ".safetensors":
         raise InputError(f"{output}: a LoRA is written as a safetensors file; end its name with .safetensors")
-    _check_place(output, inputs)
+    check_output(output, *inputs)
 
 
 def check_png(output: Path, *inputs: Path) -> None:
-    """Refuse an output path that is no PNG by its name, is a folder, or would overwrite an input."""
+    """Refuse an output path that is no PNG by its name, and as `check_output`."""
     if output.suffix.lower() != ".png":
         raise InputError(f"{output}: the image is a PNG; end its name with .png")
-    _check_place(output, inputs)
+    check_output(output, *inputs)
 
 
-def _check_place(output: Path, inputs: Sequence[Path]) -> None:
+def check_output(output: Path, *inputs: Path) -> None:
+    """Refuse an output path that is a folder, can't be written, or would overwrite an input."""
     if output.is_dir():
         raise InputError(f"{output}: this is a folder; give the name of a file")
     place = output.resolve()
@@ -40,6 +41,10 @@ def _check_place(output: Path, inputs: Sequence[Path]) -> None:
             raise InputError(f"{output}: writing there would overwrite the input {given}; choose another output")
         if output.exists() and given.exists() and output.samefile(given):
             raise InputError(f"{output}: this is the same file as the input {given}; choose another output")
+    # Its folder is made when it is written, which may be hours from now.
+    there = next(parent for parent in place.parents if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{output}: nothing can be written in {there}; choose another output")
 
 
 @contextmanager

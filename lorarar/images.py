@@ -18,8 +18,11 @@ MAX_PIXELS = 64_000_000  # a phone camera's largest photos; more would only fill
 
 
 def is_image(path: Path) -> bool:
-    """Tell by its name whether a file is an image of a kind that is read."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    """Tell by its name whether a file is an image of a kind that is read, and is not hidden.
+
+    Hidden are the files that a write left half-done when it was killed, and macOS's copies of attributes (`._a.png`).
+    """
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def find_images(paths: Sequence[Path]) -> tuple[Path, ...]:

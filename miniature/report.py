@@ -49,8 +49,8 @@ class Row:
 
     name: str
     share: float
-    low: float  # of the 95 % interval
-    high: float
+    low: float | None  # of the 95 % interval; a single LoRA has none
+    high: float | None
     images: int
     ceiling: float | None = None  # the share of the real drawings
     rebuilt: float | None = None  # of the drawings as the base's autoencoder gives them back

@@ -85,6 +85,16 @@ def shipped_hypernet() -> Path:
     return path
 
 
+def choose_checkpoint(base: str, given: Path | None, instead: str = "") -> Path:
+    """Return the checkpoint given or, for the miniature, the shipped one; InputError for another base without one.
+
+    `base` is the base's name as the user gave it; `instead` is what else may be given.
+    """
+    if given is None and base != MINIATURE:
+        raise InputError(f"a hypernetwork for {base} is needed: give `hypernet`, the file of a trained one{instead}")
+    return shipped_hypernet() if given is None else given
+
+
 def unet_config(base: str) -> dict[str, Any]:
     """Return the UNet config of a named base or of a diffusers folder (or of its `unet` folder)."""
     if base in CONFIGS:

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorarar.base.names import MINIATURE, shipped_dataset, shipped_hypernet
+from lorarar.base.names import MINIATURE, choose_checkpoint, shipped_dataset
 from lorarar.command_line import EXIT_OK, Parser, add_settings, given_settings, main_of, run_command
-from lorarar.console import print_table, progress
+from lorarar.console import print_table, progress, warn
 from lorarar.errors import InputError
 from lorarar.evaluation.method_names import (
     COMPOSED_START,
@@ -49,7 +49,6 @@ _DEFAULTS = {
     "base": MINIATURE,
     "methods": ",".join(DEFAULT_METHODS),
     "hypernets": "",
-    "judge": MINIATURE,
     "split": DEFAULT_SPLIT,
     "part": "test",
     "device": "auto",
@@ -72,8 +71,9 @@ def parser() -> Parser:
     add("--base", help="the base: miniature, a diffusers folder or a hub id (default miniature)")
     add("--dataset", type=Path, metavar="DIR", help="the folder of dataset.json (default: the miniature's)")
     add("--methods", metavar="A,B,…", help=f"names, with commas (default {_DEFAULTS['methods']})")
-    add("--judge", metavar="J", help="an installed judge's name, or a folder or hub id (default miniature)")
-    add("--hypernet", type=Path, metavar="FILE", help="the checkpoint of learned (default: the miniature's)")
+    own = "of base miniature, the shipped one"
+    add("--judge", metavar="J", help=f"an installed judge's name, or a folder or hub id (default: {own})")
+    add("--hypernet", type=Path, metavar="FILE", help=f"the checkpoint of learned (default: {own})")
     add("--hypernets", metavar="NAME=FILE,…", help="more checkpoints, each a row of the ablations' table (NAME-acfg=…)")
     add("--split", help=f"a split of the dataset (default {DEFAULT_SPLIT})")
     add("--part", choices=JUDGED_PARTS, help="the split's part (default test; validation is for every choice)")
@@ -109,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
     from lorarar.evaluation.grids import write_pictures
 
     out = args.out or folder
-    tables = all_tables(results, settings.seed)
+    # The tables of a kept run are drawn as its own were.
+    tables = all_tables(results, settings.seed if args.seed is not None else shown.settings.get("seed", settings.seed))
     written = write_tables(tables, out)
     written += write_pictures(shown, {table.name: table for table in tables}, folder, out)
     _print(tables[0])
@@ -138,6 +139,13 @@ def _check(args: argparse.Namespace) -> None:
             setattr(args, name, value)
     args.methods, args.hypernets = parse_methods(args.methods), parse_hypernets(args.hypernets)
     _check_methods(args)
+    if args.results is None and not args.coefficients and args.judge is None:
+        if args.base != MINIATURE:
+            raise InputError(
+                "`judge` is missing: give a vision-language model's folder or hub id; the miniature's judge, "
+                f"{MINIATURE}, knows its own drawn world alone"
+            )
+        args.judge = MINIATURE
 
 
 def _check_methods(args: argparse.Namespace) -> None:
@@ -149,6 +157,8 @@ def _check_methods(args: argparse.Namespace) -> None:
     for name, methods in {"zip_steps": ["ziplora"], "joint_steps": ["joint"], "hypernet": learned}.items():
         if getattr(args, name) is not None and not merges & set(methods):
             raise InputError(f"`{name}` is for {', '.join(methods)}; leave it out, or add such a method to `methods`")
+    if args.results is None and any(METHODS[name].hypernet for name in args.methods):
+        args.hypernet = choose_checkpoint(args.base, args.hypernet)
     if args.coefficients:
         without = [name for name in args.methods if name in METHODS and not METHODS[name].coefficients]
         if without:
@@ -215,7 +225,10 @@ def _open(args: argparse.Namespace, settings: EvaluationSettings, dataset: Datas
     checkpoints = {name: load_predictor(Path(path)) for name, path in args.hypernets.items()}
     learned = [name for name in args.methods if METHODS[name].hypernet]
     if learned:
-        checkpoints |= dict.fromkeys(learned, load_predictor(args.hypernet or shipped_hypernet()))
+        checkpoints |= dict.fromkeys(learned, load_predictor(args.hypernet))
+    for loaded in {loaded.sha256: loaded for loaded in checkpoints.values()}.values():
+        untrained = () if loaded.trained else ("is untrained: its coefficients mean nothing",)
+        warn(f"{loaded.source}: {note}" for note in (*loaded.notes, *untrained))
     methods = {name: checkpoints.get(name) for name in [*args.methods, *args.hypernets]}
     dtype = args.dtype or ("fp32" if device == "cpu" else "fp16")
     return open_evaluation(

@@ -102,7 +102,7 @@ def _add_examples(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Merge, write and tell what was done."""
-    check_lora_output(args.out, args.content, args.style)
+    check_lora_output(args.out, args.content, args.style, *([args.hypernet] if args.hypernet else []))
     if args.bundle is not None:
         return _run_bundle(args)
     if args.coefficients_plot is not None:
@@ -144,7 +144,8 @@ def _request(args: argparse.Namespace) -> MergeRequest:
         if given := _given(args, _EXAMPLES):
             raise InputError(f"`dataset` and `{next(iter(given))}` exclude each other; give one of them")
         examples, own = _examples_in(args.dataset, args.content, args.style)
-        resolution = resolution or (own if method == "ziplora" else None)
+        if resolution is None and method == "ziplora":
+            resolution = own
     elif method == "ziplora" and examples is None:
         raise InputError(
             "ziplora optimises on what the LoRAs were trained on: give `dataset`, or all of `content_images`, "

@@ -178,7 +178,7 @@ def _report(args: argparse.Namespace) -> int:
             (
                 row.name,
                 f"{row.share:.2f}",
-                f"{row.low:.2f}–{row.high:.2f}",
+                "" if row.low is None else f"{row.low:.2f}–{row.high:.2f}",
                 "" if row.ceiling is None else f"{row.ceiling:.2f}",
                 "" if row.rebuilt is None else f"{row.rebuilt:.2f}",
                 "" if row.read is None else f"{row.read:.2f}",

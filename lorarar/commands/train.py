@@ -11,8 +11,9 @@ from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE, shipped_dataset
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given_settings, main_of, run_command
 from lorarar.console import console, print_rows, print_table, progress, status
 from lorarar.errors import InputError
+from lorarar.files import check_output
 from lorarar.training.curve import sparkline
-from lorarar.training.dataset import DEFAULT_SPLIT, joined, read_dataset
+from lorarar.training.dataset import DEFAULT_SPLIT, Content, Style, joined, read_dataset
 from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
 from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
 from lorarar.training.settings import DEFAULT_EVERY, LoraSettings, check_state
@@ -74,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     dataset = joined(
         [read_dataset(folder) for folder in (args.dataset or shipped_dataset(), *(args.more or ()))], args.split
     )
+    entries: list[Content | Style] = [*dataset.contents.values(), *dataset.styles.values()]
+    check_output(args.out, *(entry.lora for entry in entries))
     process = process_state()
     # Later than the cheap checks, and not needed for --help: the trainer imports torch.
     from lorarar.training.trainer import load_inputs, train_predictor
@@ -102,8 +105,8 @@ def _settings(args: argparse.Namespace, process: Any) -> HyperSettings:
     """Return the training's settings; InputError for a batch that the processes can't share."""
     defaults = with_fastest_precision(default_hyper_settings(args.base), process)
     if args.steps is not None and args.warmup is None:
-        # A short trial keeps its shape: the default's share of the steps.
-        args.warmup = defaults.warmup * max(0, args.steps) // defaults.steps
+        # A short trial keeps its shape: the default's share of the steps. A longer training is that one, continued.
+        args.warmup = defaults.warmup * min(max(0, args.steps), defaults.steps) // defaults.steps
     settings = given_settings(args, defaults)
     settings.check_processes(process.num_processes)
     return settings
@@ -116,7 +119,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"`plan` trains nothing, so `{of_training[0]}` can't apply; leave one of them out")
     if args.plan is None and args.out is None:
         raise InputError("there is no file for the checkpoint; give `out`, or `plan` to count the memory alone")
-    if args.out is not None and (args.out.suffix != ".safetensors" or args.out.is_dir()):
+    if args.out is not None and args.out.suffix != ".safetensors":
         raise InputError(f"{args.out}: a checkpoint is a file whose name ends with .safetensors")
     args.state_every = check_state(args.state, args.state_every, args.out)
     of_network = [name for name in ("hidden", "positions", "normalise") if getattr(args, name)]

@@ -131,7 +131,10 @@ def _train_one(args: argparse.Namespace) -> int:
 
 def _train_dataset(args: argparse.Namespace) -> int:
     dataset = read_dataset(args.dataset)
-    jobs = missing_jobs(dataset, [name.strip() for name in (args.only or "").split(",") if name.strip()])
+    only = [name.strip() for name in (args.only or "").split(",") if name.strip()]
+    if args.only is not None and not only:
+        raise InputError("`only` names nothing; give names, `contents` or `styles`, or leave it out to train all")
+    jobs = missing_jobs(dataset, only)
     if not jobs:
         print(f"{args.dataset}: every LoRA is there; nothing to train")
         return EXIT_OK

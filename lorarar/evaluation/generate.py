@@ -62,8 +62,8 @@ class Sampler:
         pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline, sampling, batch)
 
-    def components(self) -> Components:
-        """Return the same networks as training uses them, for the methods that train."""
+    def components(self, resolution: int) -> Components:
+        """Return the same networks as training uses them, for the methods that train on images of that side."""
         pipeline = self.pipeline
         return Components(
             base=self.sampling.base,
@@ -72,7 +72,7 @@ class Sampler:
             vae=pipeline.vae,
             unet=pipeline.unet,
             noise=DDPMScheduler.from_config(pipeline.scheduler.config),
-            resolution=int(pipeline.unet.config.sample_size) * pipeline.vae_scale_factor,
+            resolution=resolution,
         )
 
     def draw(self, put_on: PutOn, prompt: str, seeds: Sequence[int]) -> Iterator[Image]:

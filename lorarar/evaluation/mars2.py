@@ -87,11 +87,11 @@ SHARES = ("average", "best", "subject", "style")
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its 95 % interval."""
+    """An estimate and its 95 % interval, whose ends are None where too few were seen to tell."""
 
     estimate: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,8 @@ def score(pairs: Sequence[PairVerdicts], seed: int = 0, resamples: int = RESAMPL
 def difference(first: Sequence[PairVerdicts], second: Sequence[PairVerdicts], statistic: str = "average") -> Interval:
     """Return `first` − `second` of one of SHARES, pair by pair, with the interval over contents and styles.
 
-    Raises InputError when the two were not judged on the same pairs or for an unknown share.
+    There is none with one content or one style alone. Raises InputError when the two were not judged on the same pairs
+    or for an unknown share.
     """
     if statistic not in SHARES:
         raise InputError(f"unknown share {statistic!r}; valid are {', '.join(SHARES)}")
@@ -125,16 +126,24 @@ def difference(first: Sequence[PairVerdicts], second: Sequence[PairVerdicts], st
         raise InputError("a difference needs two methods judged on the same pairs; evaluate both on one dataset split")
     taken = figures(second, statistic)
     values = {name: value - taken[name] for name, value in figures(first, statistic).items()}
-    low, high = crossed_interval(_table(values))
-    return Interval(fmean(values.values()), max(low, -1.0), min(high, 1.0))
+    table, mean = _table(values), fmean(values.values())
+    if min(table.shape) < 2:
+        return Interval(mean)
+    low, high = crossed_interval(table)
+    return Interval(mean, max(low, -1.0), min(high, 1.0))
 
 
 def crossed(values: Mapping[tuple[str, str], float], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """Return the mean of one value a pair, by content and style, with its interval; InputError without values."""
+    """Return the mean of one value a pair, by content and style, with its interval; InputError without values.
+
+    There is no interval with one content or one style alone: it would say nothing of others.
+    """
     if not values:
         raise InputError("there are no pairs to score; evaluate at least one content and one style")
-    drawn = crossed_draws(_table(values), draws=resamples, seed=seed)
-    return Interval(fmean(values.values()), *quantiles(drawn))
+    table, mean = _table(values), fmean(values.values())
+    if min(table.shape) < 2:
+        return Interval(mean)
+    return Interval(mean, *quantiles(crossed_draws(table, draws=resamples, seed=seed)))
 
 
 def _table(values: Mapping[tuple[str, str], float]) -> Float[np.ndarray, "contents styles"]:
@@ -147,7 +156,12 @@ def _table(values: Mapping[tuple[str, str], float]) -> Float[np.ndarray, "conten
 
 
 def bootstrap(values: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """Return the mean of independent values, such as one a LoRA, with its percentile interval, drawn by `seed`."""
+    """Return the mean of independent values, such as one a LoRA, with its percentile interval, drawn by `seed`.
+
+    A single value has none.
+    """
+    if len(values) < 2:
+        return Interval(fmean(values))
     return Interval(fmean(values), *bootstrap_interval(np.asarray(values), draws=resamples, seed=seed))
 
 

@@ -23,7 +23,7 @@ from lorarar.evaluation.composed import composed, composed_start, composite
 from lorarar.evaluation.generate import PutOn
 from lorarar.evaluation.method_names import COMPOSED_START, METHODS, sampling_of
 from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, Turn, by_step
-from lorarar.hypernet.checkpoints import LoadedPredictor
+from lorarar.hypernet.checkpoints import LoadedPredictor, check_fits
 from lorarar.layout import Layout, kind_of
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import Merged, MergeOptions, Predict, learned_options
@@ -34,6 +34,7 @@ from lorarar.merging.ziplora import ziplora
 from lorarar.training.dataset import Content, Dataset, Style, composed_prompts
 from lorarar.training.dreambooth import train_lora
 from lorarar.training.hyper_settings import ZipSettings
+from lorarar.training.pair_data import choose_pairs
 from lorarar.training.settings import LoraSettings
 
 SCHEDULE = (CONTENT_EARLY, STYLE_LATE)
@@ -123,6 +124,7 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
         if hypernet is None:
             raise InputError(f"the method {name} needs a hypernetwork; give it as `hypernet`")
         return _learned(name, bench, hypernet)
+    side = {"resolution": bench.components.resolution}
     special: dict[str, tuple[Make, dict[str, Any]]] = {
         "content-only": (lambda bench, content, style: Made.of(bench.lora(content.lora)), {}),
         "style-only": (lambda bench, content, style: Made.of(bench.lora(style.lora)), {}),
@@ -131,8 +133,8 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
         "switch": (_switch, {"length": Turn(False).length}),
         "k-lora": (_klora(False), {"alpha": ALPHA, "beta": BETA}),
         "k-lora-released": (_klora(True), {"alpha": ALPHA, "beta": RELEASED_BETA}),
-        "joint": (_joint, asdict(bench.joint)),
-        "ziplora": (_ziplora, asdict(bench.zip)),
+        "joint": (_joint, asdict(bench.joint) | side),
+        "ziplora": (_ziplora, asdict(bench.zip) | side),
         "ssr": (_ssr(False), {"seed": SEED, "ridge": RIDGE, "rule": "average"}),
         "ssr-text": (_ssr(True), {"ridge": RIDGE, "rule": "average"}),
         "schedule": (_scheduled("direct", SCHEDULE, False), {"spans": _told(SCHEDULE), "rule": "sum"}),
@@ -242,7 +244,11 @@ def _timed(predict: Predict, seconds: list[float]) -> Predict:
 
 
 def _learned(name: str, bench: Workbench, loaded: LoadedPredictor) -> Evaluated:
-    """Make LoRA.rar or one of its ablations: another k/v rule, or coefficients that do not depend on the LoRAs."""
+    """Make LoRA.rar or one of its ablations: another k/v rule, or coefficients that do not depend on the LoRAs.
+
+    Raises InputError for a checkpoint of another base.
+    """
+    check_fits(loaded.predictor, bench.layout)
     rules = {"learned-kv-average": {"rule": "average"}, "learned-kv-sum": {"rule": "sum"}}
     options = learned_options(loaded.predictor, **rules.get(name, {}))
     facts: dict[str, Any] = {"hypernet": loaded.sha256, "rule": options.rule, "learned": list(options.learned)}
@@ -257,15 +263,17 @@ def _learned(name: str, bench: Workbench, loaded: LoadedPredictor) -> Evaluated:
 def mean_coefficients(bench: Workbench, options: MergeOptions) -> dict[str, tuple[float, float]]:
     """Return by kind of layer the hypernetwork's mean (m_c, m_s) over columns, layers and training pairs.
 
-    Up to MEAN_PAIRS pairs of the training part, evenly spread. Raises InputError when no pair has its LoRA files.
+    Up to MEAN_PAIRS random pairs of the training part. Raises InputError when no pair has its LoRA files.
     """
-    pairs = sampled_pairs(bench.dataset, bench.split, "train")
-    pairs = [pair for pair in pairs if all(entry.lora.is_file() for entry in pair)]
-    if not pairs:
+    contents, styles = bench.dataset.part(bench.split, "train")
+    contents = [content for content in contents if content.lora.is_file()]
+    styles = [style for style in styles if style.lora.is_file()]
+    if not contents or not styles:
         raise InputError("learned-mean is a mean over training pairs, but none has its LoRA files; train those first")
     found: dict[str, list[np.ndarray]] = {}
-    for pair in pairs[:: max(1, len(pairs) // MEAN_PAIRS)][:MEAN_PAIRS]:
-        merged = merging.merge_loras(*bench.pair(*pair), bench.layout, "learned", options)
+    for content, style in choose_pairs(len(contents), len(styles), MEAN_PAIRS, bench.seed):
+        pair = bench.pair(contents[content], styles[style])
+        merged = merging.merge_loras(*pair, bench.layout, "learned", options)
         for layer, coefficients in (merged.coefficients or {}).items():
             found.setdefault(str(kind_of(layer)), []).append(coefficients.mean(axis=1, dtype=np.float64))
     means = {kind: np.mean(values, axis=0) for kind, values in found.items()}

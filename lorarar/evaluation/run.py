@@ -111,7 +111,7 @@ def open_evaluation(
         )
     sampling = Sampling(base, settings.steps, settings.guidance, settings.seed, dtype)
     sampler = Sampler.load(sampling, device, settings.batch)
-    components, precision = sampler.components(), "no" if dtype == "fp32" else dtype
+    components, precision = sampler.components(dataset.resolution), "no" if dtype == "fp32" else dtype
     joint = replace(default_settings(base), seed=settings.seed, steps=settings.joint_steps, mixed_precision=precision)
     zip_settings = ZipSettings(steps=settings.zip_steps, seed=settings.seed, mixed_precision=precision)
     layout = unet_layout(components.unet, base_name(components))

@@ -69,6 +69,8 @@ def show(cell: Cell) -> str:
     if cell is None:
         return "–"
     if isinstance(cell, Interval):
+        if cell.low is None:
+            return f"{cell.estimate:.2f}"
         return f"{cell.estimate:.2f} [{cell.low:.2f}, {cell.high:.2f}]"
     return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
 
@@ -106,7 +108,7 @@ def table_1(results: Results, scores: Mapping[str, Mars2]) -> Table:
         ("method", "average case", "best case", "subject", "style"),
         rows,
         f"Pairs: {pairs} of the {results.settings.get('part', '')} part, {images} image{'s' * (images > 1)} each{runs}."
-        f" 95 % intervals by bootstrap over subjects and styles. Judge: {results.judge.get('name', 'unknown')}.",
+        f" {_intervals(results, 'bootstrap')}. Judge: {results.judge.get('name', 'unknown')}.",
     )
 
 
@@ -127,8 +129,15 @@ def differences(results: Results, verdicts: Mapping[str, Sequence[PairVerdicts]]
         "Differences in MARS², pair by pair",
         ("difference", "average case", "best case"),
         rows,
-        "95 % intervals by two-way clustered variance, over subjects and styles; one without 0 is a clear difference.",
+        f"{_intervals(results, 'two-way clustered variance,')}; one without 0 is a clear difference.",
     )
+
+
+def _intervals(results: Results, how: str) -> str:
+    names = zip(*(pair.name for pair in results.pairs), strict=True)
+    if any(len(set(of_role)) < 2 for of_role in names):
+        return "No intervals, which need two subjects and two styles"
+    return f"95 % intervals by {how} over subjects and styles"
 
 
 def _are_compared(ours: str, other: MethodInfo) -> bool:

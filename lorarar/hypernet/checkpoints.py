@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lorarar.base.names import MINIATURE, shipped_hypernet
+from lorarar.base.names import choose_checkpoint
 from lorarar.errors import InputError
 from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
 from lorarar.hypernet.storage import CONSTANT, HYPERNETWORK, Provenance, digest_of, read_checkpoint, write_checkpoint
-from lorarar.layout import Layout
+from lorarar.layout import Layout, kind_of
 
 Predictor = Hypernetwork | ConstantCoefficients
 """What a checkpoint holds."""
@@ -49,21 +49,29 @@ def open_predictor(
 
     `base` is the base's name as the user gave it, `layout` its layout. An `untrained` hypernetwork has the input layers
     that the layout needs. With neither, the miniature gets the hypernetwork that is shipped with it. Raises InputError
-    when both or, for another base, none are given, and as `load_predictor`.
+    when both or, for another base, none are given, for one that was made for another layout, and as `load_predictor`.
     """
     if given is not None and untrained:
         raise InputError("`hypernet` and `untrained` exclude each other; give one of them")
     if untrained:
         widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
         given = Hypernetwork.untrained(HypernetConfig(widths=widths)).eval()
-    if isinstance(given, Hypernetwork):
-        return _loaded(given)
-    if given is None and base != MINIATURE:
-        raise InputError(
-            f"a hypernetwork for {base} is needed: give `hypernet` (the file of a trained one), or `untrained` to try "
-            "it out with random weights"
-        )
-    return load_predictor(shipped_hypernet() if given is None else given)
+    trial = ", or `untrained` to try it out with random weights"
+    loaded = (
+        _loaded(given) if isinstance(given, Hypernetwork) else load_predictor(choose_checkpoint(base, given, trial))
+    )
+    check_fits(loaded.predictor, layout)
+    return loaded
+
+
+def check_fits(predictor: Predictor, layout: Layout) -> None:
+    """Refuse a predictor that does not know the layers of a layout: it was trained for another base."""
+    for group in layout.with_kinds(predictor.config.learned):
+        modules = [name for name in group.modules if kind_of(name) in predictor.config.learned]
+        if isinstance(predictor, Hypernetwork):
+            predictor.bias(group.out_features, modules)
+        if len(predictor.columns):
+            predictor.columns(group.in_features, modules)
 
 
 def _loaded(network: Hypernetwork) -> LoadedPredictor:

@@ -88,7 +88,7 @@ class MergeOptions:
             )
         check_choice(RULES, rule=self.rule)
         for name in ("content_scale", "style_scale"):
-            if not math.isfinite(getattr(self, name)):
+            if finite(getattr(self, name)) is None:
                 raise InputError(f"`{name}` is {getattr(self, name)}; give a finite number, 1 is the paper's")
         if not 0 < self.density <= 1:
             raise InputError(f"`density` is {self.density}; give a share above 0 and up to 1, the paper's is 0.5")

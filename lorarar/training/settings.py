@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lorarar.base.names import MINIATURE
 from lorarar.errors import InputError
+from lorarar.files import check_output
 from lorarar.settings import check_at_least, check_choice, check_positive, check_seed, setting
 
 PRECISIONS = ("no", "fp16", "bf16")
@@ -52,9 +53,14 @@ def check_shares(processes: int, accumulation: int, **batch: int) -> None:
 
 
 def check_state(state: Path | None, every: int | None, out: Path | None) -> int:
-    """Return the steps between two writings of a state; refuse a state in the output's place, and steps without one."""
+    """Return the steps between two writings of a state; refuse steps without one.
+
+    Refuses as well a state that is a folder, can't be written, or is in the output's place.
+    """
     if state is not None and out is not None and state.resolve() == out.resolve():
         raise InputError(f"{state}: `state` and `out` name one file; give each its own")
+    if state is not None:
+        check_output(state)
     if state is None and every is not None:
         raise InputError("`state_every` is for `state`; give that, or leave it out")
     every = DEFAULT_EVERY if every is None else every

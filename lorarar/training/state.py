@@ -42,11 +42,15 @@ class StateFile:
         """Write the trained parameters, the optimizer's moments, the fp16 loss scale, the losses so far and `extra`."""
         from safetensors.torch import save_file
 
+        # AdamW has none before its first step, and fp16's scaler skips steps that overflow.
         moments = optimizer.state_dict()["state"]
         tensors = {}
         for index, (name, value) in enumerate(parameters.items()):
             tensors[f"parameter.{name}"] = value.detach().contiguous()
-            tensors |= {f"{moment}.{name}": moments[index][moment].contiguous() for moment in _ADAM}
+            unmoved = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(value)}
+            unmoved["exp_avg_sq"] = torch.zeros_like(value)
+            held = moments.get(index, unmoved)
+            tensors |= {f"{moment}.{name}": held[moment].contiguous() for moment in _ADAM}
         tensors |= {f"extra.{name}": value.detach().contiguous() for name, value in (extra or {}).items()}
         tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
         text = json.dumps({"training": self.training, "scaler": scaler.state_dict() if scaler else None})

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 
 from lorarar.base.components import fingerprint
+from lorarar.commands.evaluate import main
+from lorarar.errors import InputError
 from lorarar.evaluation.generate import image_seeds
 from lorarar.training.dataset import safe_name
 
@@ -27,3 +32,15 @@ def test_safe_names() -> None:
 def test_fingerprint_tells_weights_apart() -> None:
     first, second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
     assert fingerprint(first) == fingerprint(first) != fingerprint(second)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--methods", "direct"], "--judge is missing: give a vision-language model's"),
+        (["--methods", "direct,learned", "--judge", "j"], "a hypernetwork for sdxl-folder is needed: give --hypernet"),
+    ],
+)
+def test_another_base_gets_nothing_of_the_miniatures(given: list[str], says: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=says):
+        main(["--base", "sdxl-folder", *given, "-o", str(tmp_path / "run")])

@@ -77,7 +77,9 @@ def test_subject_and_style_on_different_images_do_not_add_up() -> None:
 
 
 def test_all_no_and_all_yes_have_no_spread() -> None:
-    no, yes = score([pair("nn"), pair("nn", "cat")]), score([pair("bb"), pair("bb", "cat")])
+    no, yes = (
+        score([pair(joint, *names) for names in product(("dog", "cat"), ("neon", "ink"))]) for joint in ("nn", "bb")
+    )
     assert (no.average.low, no.average.high, no.attempts.estimate) == (0, 0, 3)
     assert (yes.average.low, yes.average.high, yes.attempts.estimate) == (1, 1, 1)
 
@@ -206,19 +208,29 @@ def test_a_score_draws_contents_and_styles() -> None:
 
 
 def test_intervals_are_by_pair_and_not_by_image() -> None:
-    # 20 images that agree within their pair are 2 observations, so the interval spans everything.
-    result = score([pair("b" * 10), pair("n" * 10, "cat")])
+    # 40 images that agree within their subject are 2 observations, so the interval spans everything.
+    result = score([pair(10 * joint, *names) for joint, *names in ("bai", "baj", "nci", "ncj")])
     assert (result.average.low, result.average.high) == (0, 1)
+
+
+def test_one_subject_or_one_style_says_nothing_of_others() -> None:
+    for pairs in ([pair("bn")], [pair("bn"), pair("bb", "cat")], [pair("bn"), pair("bb", "dog", "ink")]):
+        found, less = score(pairs).average, difference(pairs, [pair("nn", *each.name) for each in pairs])
+        assert found.estimate == less.estimate > 0
+        assert {found.low, found.high, less.low, less.high} == {None}
+    assert bootstrap([0.5]).low is None
 
 
 def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
     hard_to_easy = range(10)
-    worse = [pair("b" * k + "n" * (11 - k), f"c{k}") for k in hard_to_easy]
-    better = [pair("b" * (k + 1) + "n" * (10 - k), f"c{k}") for k in hard_to_easy]
-    assert score(better).average.low < score(worse).average.high
+    names = [(f"c{k}", style) for k in hard_to_easy for style in ("ink", "neon")]
+    worse = [pair("b" * int(c[1:]) + "n" * (11 - int(c[1:])), c, s) for c, s in names]
+    better = [pair("b" * (int(c[1:]) + 1) + "n" * (10 - int(c[1:])), c, s) for c, s in names]
+    low, high = score(better).average.low, score(worse).average.high
+    assert low is not None and high is not None and low < high
     found = difference(better, list(reversed(worse)))
     assert found.estimate == pytest.approx(1 / 11)
-    assert found.low > 0
+    assert found.low is not None and found.low > 0
     assert difference(worse, better).high == pytest.approx(-1 / 11)
     same = difference(worse, worse)
     assert same.low == same.high == 0

@@ -1,5 +1,5 @@
 """The human study's HTTP interface without a browser, and its command. Its page is tested in a real one by
-tests/test_human_study_browser.py.
+tests/human_study/test_human_study_browser.py.
 """
 
 from __future__ import annotations
@@ -146,6 +146,13 @@ def test_invalid_answers_are_refused(port: int, tmp_path: Path, data: Any, statu
     assert reply.status == status
     assert message in reply.json()["error"]
     assert rows(tmp_path / "answers.sqlite", "SELECT count(*) FROM answers") == [(0,)]
+
+
+def test_a_task_left_open_counts_a_day_at_most(port: int, tmp_path: Path) -> None:
+    browser = Browser(port)
+    browser.start()
+    assert browser.post("/api/answers", GOOD | {"seconds": 10**400}).status == 200
+    assert rows(tmp_path / "answers.sqlite", "SELECT seconds FROM answers") == [(86_400.0,)]
 
 
 @pytest.mark.parametrize(

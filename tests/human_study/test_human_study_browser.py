@@ -1,6 +1,6 @@
 """The human study's page in a real, headless Chromium, the size of a phone and of a desktop.
 
-    python -m pytest tests/test_human_study_browser.py
+    python -m pytest tests/human_study/test_human_study_browser.py
 
 Needs a Chromium or Chrome on the PATH (Debian: apt-get install chromium; make test does it as root). Without one
 these tests are skipped, and under CI=true they fail: a page that nothing opened has not been tested.
@@ -25,7 +25,7 @@ expect.set_options(timeout=20_000)  # milliseconds; a busy machine is slow, not 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NO_BROWSER = (
     f"no {' or '.join(BROWSERS)} on the PATH; install one (Debian: apt-get install chromium) and run  "
-    "python -m pytest tests/test_human_study_browser.py"
+    "python -m pytest tests/human_study/test_human_study_browser.py"
 )
 PHONE = {"viewport": {"width": 360, "height": 640}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 DESKTOP = {"viewport": {"width": 1280, "height": 800}}

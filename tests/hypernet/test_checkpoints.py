@@ -20,7 +20,7 @@ from lorarar.hypernet.checkpoints import (
     open_predictor,
     save_hypernet,
 )
-from lorarar.hypernet.network import ConstantCoefficients, HypernetConfig, Hypernetwork
+from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
 from lorarar.hypernet.storage import CONFIG_KEY
 from lorarar.layout import Layout
 
@@ -65,7 +65,8 @@ def test_a_checkpoint_of_ours_comes_back(positions: tuple[str, ...], tmp_path: P
 
 
 def test_untrained_weights_are_seeded_and_say_so() -> None:
-    one, same, other = (open_predictor("tiny", TINY, Hypernetwork.untrained(seed=seed)) for seed in (0, 0, 1))
+    config = HypernetConfig(widths=(12, 20))
+    one, same, other = (open_predictor("tiny", TINY, Hypernetwork.untrained(config, seed)) for seed in (0, 0, 1))
     assert one.sha256 == same.sha256 != other.sha256
     assert not one.trained and one.source == "untrained, seed 0"
 
@@ -213,7 +214,23 @@ def test_from_pretrained_and_save_pretrained_give_the_same_bytes(tmp_path: Path)
     network.save_pretrained(tmp_path / "copy.safetensors")
     assert (tmp_path / "copy.safetensors").read_bytes() == given.read_bytes()
     assert not network.training and "\n" not in repr(network) and given.name in repr(network)
-    assert open_predictor("miniature", TINY, network).sha256 == load_predictor(given).sha256
+    assert open_predictor("miniature", load_layout("miniature"), network).sha256 == load_predictor(given).sha256
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (lambda: Hypernetwork.untrained(HypernetConfig(widths=(12,))), "no input layer for width 20, only for 12"),
+        (lambda: Hypernetwork.untrained(HypernetConfig((12, 20), positions=("mid.to_q",))), "knows 1 layers by their"),
+        (lambda: ConstantCoefficients(ConstantConfig(columns=(("mid.to_q", 12),))), "the columns of 1 layers"),
+    ],
+)
+def test_a_checkpoint_of_another_base_is_refused_when_it_is_opened(
+    made: Callable[[], Hypernetwork | ConstantCoefficients], says: str, tmp_path: Path
+) -> None:
+    save_hypernet(made(), tmp_path / "h.safetensors")
+    with pytest.raises(InputError, match=says):
+        open_predictor("tiny", TINY, tmp_path / "h.safetensors")
 
 
 def test_the_authors_checkpoint_opens_and_is_saved_as_ours(tmp_path: Path) -> None:

@@ -122,9 +122,17 @@ def test_bad_options_are_refused(world: World, flags: list[str], says: str, tmp_
 
 
 def test_bad_outputs_and_datasets_are_refused(world: World, tmp_path: Path) -> None:
-    for output in ("h.pt", "."):
-        with pytest.raises(InputError, match=r"a checkpoint is a file whose name ends with \.safetensors"):
-            command(world, tmp_path / output)
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "text").write_text("a file")
+    own = world.dataset.contents["content_0"].lora
+    for output, says in (
+        (tmp_path / "h.pt", r"a checkpoint is a file whose name ends with \.safetensors"),
+        (tmp_path / "folder.safetensors", "this is a folder"),
+        (tmp_path / "text" / "h.safetensors", "nothing can be written in"),
+        (own, "would overwrite the input"),
+    ):
+        with pytest.raises(InputError, match=says):
+            command(world, output)
     with pytest.raises(InputError, match="--state and --out name one file"):
         command(world, tmp_path / "h.safetensors", "--state", str(tmp_path / "h.safetensors"))
     copy = Path(shutil.copytree(world.dataset.folder, tmp_path / "copy"))

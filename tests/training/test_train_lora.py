@@ -205,6 +205,22 @@ def test_state_of_another_training(components: Components, images: tuple[Path, .
             train(components, pictures, prompt, settings, state=state)
 
 
+def test_a_state_of_no_step_yet_goes_on_as_if_it_had_not_been_written(tmp_path: Path) -> None:
+    """In fp16 the first steps may all be skipped, and AdamW has no moments."""
+    found = []
+    for written in (False, True):
+        weight = torch.nn.Parameter(torch.ones(2, 3))
+        optimizer = torch.optim.AdamW([weight])
+        state = StateFile(tmp_path / "state.safetensors", {})
+        if written:
+            state.save({"a": weight}, optimizer, None, [0.5])
+            assert state.load({"a": weight}, optimizer, None, 1) == ([0.5], {})
+        (weight**2).sum().backward()
+        optimizer.step()
+        found.append(weight.detach())
+    assert torch.equal(*found)
+
+
 def test_damaged_states(tmp_path: Path) -> None:
     state = StateFile(tmp_path / "state.safetensors", {"rank": 3})
     parameters = {"a": torch.nn.Parameter(torch.ones(2, 3)), "b": torch.nn.Parameter(torch.ones(4))}

@@ -125,6 +125,8 @@ def test_command_refuses_files(tiny_pipeline: Path, images: tuple[Path, ...], tm
         (["--images", picture, "-o", "o.bin"], r"end its name with \.safetensors"),
         (["--images", picture, "-o", str(tmp_path)], r"end its name with|this is a folder"),
         (["--images", str(tmp_path / "text.png"), "-o", str(tmp_path / "o.safetensors")], "not a whole PNG"),
+        (["--images", picture, "-o", str(tmp_path / "text.png" / "o.safetensors")], "nothing can be written in"),
+        (["--images", picture, "-o", str(tmp_path / "o.safetensors"), "--state", str(tmp_path)], "this is a folder"),
         (["--images", picture, "-o", str(tmp_path / "o.safetensors"), "--rank", "0"], "--rank is 0"),
         (["--images", picture, "-o", str(tmp_path / "o.safetensors"), "--resolution", "33"], "resolution of 33"),
     ):
@@ -136,14 +138,19 @@ def test_command_refuses_files(tiny_pipeline: Path, images: tuple[Path, ...], tm
         )
     assert not list(tmp_path.glob("*.safetensors"))
     dataset = save_tiny_dataset(tmp_path / "data")
-    with pytest.raises(InputError, match="no content or style is named 'style_9'; valid are content_0"):
-        main(["--base", str(tiny_pipeline), "--dataset", str(dataset), "--only", "style_9"])
+    for only, message in (
+        ("style_9", "no content or style is named 'style_9'; valid are content_0"),
+        (",", "names nothing"),
+    ):
+        with pytest.raises(InputError, match=message):
+            main(["--base", str(tiny_pipeline), "--dataset", str(dataset), "--only", only])
 
 
 def test_find_images(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.png"):
         save_image(tmp_path / name, seed=1)
-    (tmp_path / "notes.txt").write_text("x")
+    for other in ("notes.txt", "._a.png", ".03.png.x1.png"):
+        (tmp_path / other).write_text("x")
     assert find_images([tmp_path]) == (tmp_path / "a.png", tmp_path / "b.PNG")
     assert find_images([tmp_path / "b.PNG", tmp_path]) == (tmp_path / "b.PNG", tmp_path / "a.png", tmp_path / "b.PNG")
 
