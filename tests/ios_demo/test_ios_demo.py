@@ -81,7 +81,12 @@ def test_the_readme_lists_every_call() -> None:
 
 
 def test_the_vectors_are_pythons() -> None:
-    assert VECTORS.read_text(encoding="utf-8") == text()
+    kept, made = (
+        # Another CPU adds up in another order, which changes a number's last digit.
+        json.loads(written, parse_float=lambda number: f"{float(number):.12g}")
+        for written in (VECTORS.read_text(encoding="utf-8"), text())
+    )
+    assert kept == made
 
 
 def test_the_sources_are_formatted() -> None:

@@ -217,24 +217,6 @@ def test_a_text_encoders_folder_says_which(tmp_path: Path, model: str, component
     refused(folder(tmp_path / "b", {"r": 2}, peft(TEXT)), "text_encoder_2", TEXT)
 
 
-def test_pefts_weights_without_their_configuration_are_told_of(tmp_path: Path) -> None:
-    wrapped = "base_model.model." + TO_Q.removeprefix("unet.")
-    alone = read_lora(write(tmp_path / "dog.safetensors", peft(wrapped)))
-    assert "adapter_config.json" in "".join(alone.warnings)
-    with_alpha = {**peft(wrapped), f"{wrapped}.alpha": ("F32", np.array(1.0))}
-    config = {"r": 2, "lora_alpha": 4}
-    metadata = {"lora_adapter_metadata": json.dumps({"r": 2, "lora_alpha": 4})}
-    known = [
-        read_lora(write(tmp_path / "alpha.safetensors", with_alpha)),
-        read_lora(write(tmp_path / "metadata.safetensors", peft(wrapped), metadata)),
-        read_lora(write(tmp_path / "diffusers.safetensors", peft())),
-        read_lora(folder(tmp_path / "folder", config)),
-        read_lora(folder(tmp_path / "folder", config) / "adapter_model.safetensors"),
-        read_lora({name: array.astype(np.float32) for name, (_, array) in peft(wrapped).items()}, config=config),
-    ]
-    assert [lora.warnings for lora in known] == [()] * len(known)
-
-
 @pytest.mark.parametrize(
     ("config", "words"),
     [

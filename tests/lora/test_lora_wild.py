@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -196,3 +197,24 @@ def test_a_linear_with_a_kernel_is_refused() -> None:
     tensors = {f"{name}.lora_A.weight": torch.zeros(4, 8, 3, 3), f"{name}.lora_B.weight": torch.zeros(8, 4, 1, 1)}
     with pytest.raises(InputError, match="the module is linear"):
         read_lora(tensors)
+
+
+def test_pefts_weights_without_their_configuration_are_told_of(tmp_path: Path) -> None:
+    """PEFT keeps the scale apart; every other dialect's file says it, or has none."""
+    down, up = factors()[MODULES[0]]
+    wrapped, config = f"base_model.model.{ATTENTION}", {"r": RANK, "lora_alpha": 2 * ALPHA}
+    tensors = {f"{wrapped}.lora_A.weight": down, f"{wrapped}.lora_B.weight": up}
+    plain = {name.replace("base_model.model", "unet"): value for name, value in tensors.items()}
+    for name, given, metadata in (
+        ("dog", tensors, None),
+        ("alpha", {**tensors, f"{wrapped}.alpha": torch.tensor(float(ALPHA))}, None),
+        ("metadata", tensors, {"lora_adapter_metadata": json.dumps(config)}),
+        ("diffusers", plain, None),
+        ("adapter_model", tensors, None),
+    ):
+        save_file(given, tmp_path / f"{name}.safetensors", metadata)
+    assert "adapter_config.json" in "".join(read_lora(tmp_path / "dog.safetensors").warnings)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    known = ("alpha.safetensors", "metadata.safetensors", "diffusers.safetensors", "adapter_model.safetensors", "")
+    read = [*(read_lora(tmp_path / name) for name in known), read_lora(tensors, config=config)]
+    assert [lora.warnings for lora in read] == [()] * len(read)
