@@ -53,7 +53,7 @@ struct AboutView: View {
             if model.bundleNames.count > 1 {
                 ForEach(model.bundleNames, id: \.self) { name in
                     Button("Open \(name)") { Task { await model.open(name) } }
-                        .disabled(name == model.bundleName)
+                        .disabled(name == model.bundleName || model.isWorking)
                 }
             }
         }

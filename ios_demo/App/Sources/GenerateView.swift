@@ -39,14 +39,18 @@ struct GenerateView: View {
                     }
                 }
                 Section {
-                    Text(model.merged.map { "With \($0.names)" } ?? "With the base model: no LoRA is picked")
+                    if model.picked.isEmpty {
+                        Text("With the base model: no LoRA is picked")
+                    } else {
+                        Text("With \(model.pickedNames)")
+                    }
                     LeftOutRows()
                     Button("Draw") { self.model.startDrawing() }
                         .disabled(!model.canDraw)
                     WorkRow()
                 }
                 if let picture = model.picture {
-                    PictureSection(picture: picture, prompt: model.request.prompt)
+                    PictureSection(picture: picture)
                 }
             }
             .navigationTitle("Generate")
@@ -56,7 +60,6 @@ struct GenerateView: View {
 
 private struct PictureSection: View {
     let picture: LoraRarPipeline.Picture
-    let prompt: String
 
     var body: some View {
         Section("Picture") {
@@ -64,15 +67,15 @@ private struct PictureSection: View {
                 Image(uiImage: image)
                     .resizable()
                     .scaledToFit()
-                    .accessibilityLabel("Picture of: \(prompt)")
+                    .accessibilityLabel("Picture of: \(picture.prompt)")
                 ShareLink(
-                    item: Image(uiImage: image), preview: SharePreview(prompt, image: Image(uiImage: image))
+                    item: Image(uiImage: image), preview: SharePreview(picture.prompt, image: Image(uiImage: image))
                 ) {
                     Label("Save or share", systemImage: "square.and.arrow.up")
                 }
             }
-            ForEach(picture.drawn.notes, id: \.self) { note in
-                Label(note.localized, systemImage: "scissors")
+            ForEach(picture.notes, id: \.self) { note in
+                Label(note.localized, systemImage: "info.circle")
             }
             ForEach(picture.drawn.seconds, id: \.name) { stage in
                 LabeledContent(stage.name, value: String(format: "%.2f s", stage.seconds))

@@ -50,7 +50,7 @@ struct ImportButton: View {
             Label("Import a \(role.rawValue) LoRA…", systemImage: "square.and.arrow.down")
         }
         .disabled(model.isImporting)
-        .fileImporter(isPresented: $isImporting, allowedContentTypes: [.data]) { result in
+        .fileImporter(isPresented: $isImporting, allowedContentTypes: [.data, .folder]) { result in
             take(result)
         }
     }
@@ -58,7 +58,7 @@ struct ImportButton: View {
     private func take(_ result: Result<URL, any Error>) {
         switch result {
         case .success(let url):
-            // A picked file may be read only between these two calls.
+            // What is picked may be read only between these two calls.
             let isScoped = url.startAccessingSecurityScopedResource()
             Task {
                 await model.add(url, as: role)

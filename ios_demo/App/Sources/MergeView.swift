@@ -73,9 +73,6 @@ private struct MergeResultSection: View {
             if let warning {
                 Label(warning.localized, systemImage: "exclamationmark.triangle")
             }
-            ForEach(merged.warnings, id: \.self) { text in
-                Label(text.localized, systemImage: "exclamationmark.triangle")
-            }
             if !merged.coefficients.isEmpty {
                 CoefficientChart(coefficients: merged.coefficients)
             }
@@ -100,13 +97,16 @@ private struct CarriedRows: View {
     }
 }
 
-/// What of the picked LoRAs the bundle does not take.
+/// What of the picked LoRAs the bundle does not take, and what reading them warned of.
 struct LeftOutRows: View {
     @Environment(DemoModel.self) private var model
 
     var body: some View {
         ForEach(model.leftOut, id: \.self) { sentence in
             Label(sentence.localized, systemImage: "scissors")
+        }
+        ForEach(model.warnings, id: \.self) { sentence in
+            Label(sentence.localized, systemImage: "exclamationmark.triangle")
         }
     }
 }

@@ -17,13 +17,13 @@ struct RootView: View {
             case .ready: screens
             }
         }
-        .task { await self.model.open() }
+        .task { await self.model.start() }
         .onChange(of: model.isWorking) {
             // A phone that goes to sleep stops a drawing of minutes.
             UIApplication.shared.isIdleTimerDisabled = self.model.isWorking
         }
         .onReceive(NotificationCenter.default.publisher(for: UIApplication.didReceiveMemoryWarningNotification)) { _ in
-            Task { await self.model.freeMemory() }
+            self.model.freeMemory()
         }
         .alert("That did not work", isPresented: $model.hasFailed) {
             Button("OK") {}

@@ -6,13 +6,6 @@ import Observation
 @MainActor
 @Observable
 public final class DemoModel {
-    /// Whether there is a bundle to work with.
-    public enum Stage: Equatable, Sendable {
-        case opening(WorkProgress?)
-        case ready
-        case failed(Sentence)
-    }
-
     public private(set) var stage = Stage.opening(nil)
     public private(set) var bundleName = ""
     public private(set) var manifest: Manifest?
@@ -45,32 +38,6 @@ public final class DemoModel {
         set { if !newValue { failure = nil } }
     }
 
-    /// A merge as the screen shows it.
-    public struct MergeResult: Sendable {
-        public let chosen: LoraRarPipeline.Chosen
-        public let names: String
-        public fileprivate(set) var seconds: Double
-        fileprivate var strengths: [Float]
-
-        public var warnings: [Sentence] { chosen.loras.flatMap(\.warnings) }
-        /// With the strengths.
-        public var coefficients: [LayerCoefficients] {
-            chosen.coefficients.map { $0.times(content: strengths[0], style: strengths[1]) }
-        }
-    }
-
-    /// A record to share, and its most telling numbers.
-    public struct BenchmarkResult: Equatable, Sendable {
-        public let text: String
-        public let numbers: [Number]
-
-        public struct Number: Equatable, Identifiable, Sendable {
-            public let name: String
-            public let value: String
-            public var id: String { name }
-        }
-    }
-
     public let places: Places
     private let engine: LoraRarPipeline
     private let library: LoraLibrary
@@ -79,6 +46,7 @@ public final class DemoModel {
     private(set) var measuring: Task<Void, Never>?
     private var strengths: [LibraryLora.ID: Float] = [:]
     private var mergedFiles: [URL]?  // those that the engine has; nil where it must take them anew
+    private var isStarted = false
 
     public init(
         _ places: Places, options: RuntimeOptions, runtimes: @escaping RuntimeMaker = Runtimes.make,
@@ -93,11 +61,14 @@ public final class DemoModel {
     public var isMerging: Bool { merging != nil }
     /// The picked LoRAs, in the order of their roles.
     public var picked: [LibraryLora] { [content, style].compactMap { $0 } + others }
+    public var pickedNames: String { picked.map(\.name).joined(separator: " + ") }
     public var canPickOthers: Bool { hasPair && picked.count < (manifest?.layout.loras ?? 0) }
     /// Those that can be picked beside a content and a style.
     public var candidates: [LibraryLora] { (contents + styles).filter { $0 != content && $0 != style } }
     /// One sentence for each picked LoRA that the bundle does not take whole.
     public var leftOut: [Sentence] { carried.compactMap(\.warning) }
+    /// What reading the picked LoRAs warned of.
+    public var warnings: [Sentence] { merged?.warnings ?? [] }
     public var canDraw: Bool { manifest?.pipeline != nil && !isWorking }
     public var bundleNames: [String] { places.bundles.map(\.lastPathComponent) }
     /// What must be said beside every coefficient of an untrained hypernetwork.
@@ -108,8 +79,18 @@ public final class DemoModel {
     public var componentNames: [String] { manifest?.components.map(\.name) ?? [] }
     public var hasPair: Bool { content != nil && style != nil }
 
-    /// Opens a bundle (without a name the first one that this device runs), and finds the LoRAs.
+    /// Opens the first bundle, once: a view may ask again with each of its branches.
+    public func start() async {
+        guard !isStarted else { return }
+        isStarted = true
+        places.removeUnfinished()
+        await open()
+    }
+
+    /// Opens a bundle (without a name the first one that this device runs), and finds the LoRAs. Nothing is done while
+    /// the one before is in use.
     public func open(_ name: String? = nil) async {
+        guard !isWorking else { return }
         stage = .opening(nil)
         try? await merging?.value  // of the bundle before
         let folders = places.bundles
@@ -121,8 +102,8 @@ public final class DemoModel {
             (merged, mergedFiles, carried, others, loadTimes) = (nil, nil, [], [], [])
             (picture, rows, record) = (nil, [], nil)
             try refresh()
-            content = content ?? contents.first
-            style = style ?? styles.first
+            content = try await firstTaken(of: [content] + contents, beside: nil)
+            style = try await firstTaken(of: [style] + styles, beside: content)
             if manifest?.pipeline != nil {
                 request = try await engine.defaults("")
                 request.guidanceWithoutLora = true
@@ -164,13 +145,22 @@ public final class DemoModel {
                 "the app has no bundle; make one on a computer with  \(Places.command)  and build the app again")
     }
 
-    /// Picks a LoRA in the place of that of its role, or none where it was picked already; the merge follows.
-    public func pick(_ lora: LibraryLora) {
-        switch lora.role {
-        case .content: content = content == lora ? nil : lora
-        case .style: style = style == lora ? nil : lora
+    /// The first of these LoRAs that the bundle takes, beside another.
+    private func firstTaken(of loras: [LibraryLora?], beside: LibraryLora?) async throws -> LibraryLora? {
+        for lora in loras.compactMap({ $0 }) {
+            if try await engine.takes([beside, lora].compactMap { $0?.file }) { return lora }
         }
-        keepOthers()
+        return nil
+    }
+
+    /// Picks a LoRA in the place of that of its role, or none where it was picked already.
+    public func pick(_ lora: LibraryLora) {
+        repick {
+            switch lora.role {
+            case .content: content = content == lora ? nil : lora
+            case .style: style = style == lora ? nil : lora
+            }
+        }
     }
 
     /// Picks a LoRA beside the content and the style, or takes it back.
@@ -183,8 +173,13 @@ public final class DemoModel {
         startMerge()
     }
 
-    /// Others stand beside a pair alone, and no LoRA has two roles.
-    private func keepOthers() {
+    /// Changes what is picked. Others stand beside a pair alone, and no LoRA has two roles; the words follow where
+    /// nobody wrote others, and so does the merge.
+    private func repick(_ change: () -> Void) {
+        let own = (LoraLibrary.prompt(content: content, style: style), LoraLibrary.composedStart(content))
+        let isOwn = (request.prompt, composedStart) == own
+        change()
+        if isOwn { useOwnWords() }
         others = hasPair ? others.filter { $0 != content && $0 != style } : []
         startMerge()
     }
@@ -194,7 +189,7 @@ public final class DemoModel {
         get { strengths[lora.id] ?? 1 }
         set {
             strengths[lora.id] = newValue
-            startMerge()
+            if merged != nil { startMerge() }  // LoRAs that could not be merged are no better for it
         }
     }
 
@@ -217,15 +212,23 @@ public final class DemoModel {
         composedStart = LoraLibrary.composedStart(content)
     }
 
-    /// Draws with the picked LoRAs; with the base model where none is picked.
+    /// Draws with the picked LoRAs; with the base model where none is picked. A prompt that a composed start can't be
+    /// made of is drawn without one.
     public func generate() async {
         await perform("drawing") { model in
             try await model.follow()
             var wanted = model.request
-            wanted.composed = model.isComposed && model.hasPair ? model.composedStart : nil
-            model.picture = try await model.engine.generate(wanted, progress: model.reporter { $0.work = $1 })
+            let isAsked = model.isComposed && model.hasPair
+            let fits = model.composedStart.fits(wanted.prompt)
+            wanted.composed = isAsked && fits ? model.composedStart : nil
+            var picture = try await model.engine.generate(wanted, progress: model.reporter { $0.work = $1 })
+            if isAsked, !fits { picture.notes.insert(Self.notComposed, at: 0) }
+            model.picture = picture
         }
     }
+
+    private static let notComposed = Sentence(
+        "it did not begin with each LoRA alone: this needs a subject that the prompt has word for word, and its class")
 
     /// One merge at a time: what changes while it runs is taken up at its end.
     private func follow() async throws {
@@ -296,7 +299,7 @@ public final class DemoModel {
         }
     }
 
-    /// Takes a file that the user picked. The caller has the right to read it.
+    /// Takes a file or a PEFT folder that the user picked. The caller has the right to read it.
     public func add(_ picked: URL, as role: LoraRole) async {
         isImporting = true
         defer { isImporting = false }
@@ -304,9 +307,8 @@ public final class DemoModel {
             // Hundreds of megabytes are read, checked and copied: not on the screen's own thread.
             let added = try await Task.detached { [library] in try library.add(picked, as: role) }.value
             try refresh()
-            if role == .content { content = nil } else { style = nil }
             mergedFiles = nil  // it may have the name of one that was there before
-            pick(added)
+            repick { if role == .content { content = added } else { style = added } }
         } catch {
             failure = Self.sentence(error)
         }
@@ -316,10 +318,11 @@ public final class DemoModel {
         do {
             try library.remove(lora)
             try refresh()
-            if content == lora { content = contents.first }
-            if style == lora { style = styles.first }
-            others.removeAll { $0 == lora }
-            keepOthers()
+            repick {
+                if content == lora { content = nil }
+                if style == lora { style = nil }
+                others.removeAll { $0 == lora }
+            }
         } catch {
             failure = Self.sentence(error)
         }
@@ -343,8 +346,8 @@ public final class DemoModel {
     }
 
     /// The system is short of memory.
-    public func freeMemory() async {
-        await engine.freeMemory()
+    public func freeMemory() {
+        engine.freeMemory()
     }
 
     private func start(_ work: @escaping @MainActor @Sendable (DemoModel) async -> Void) {

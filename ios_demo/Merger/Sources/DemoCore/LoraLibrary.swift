@@ -22,6 +22,7 @@ public struct LibraryLora: Hashable, Identifiable, Sendable {
 /// The sample LoRAs inside the app (a dataset as `lorarar train` reads it) and those that were imported.
 public struct LoraLibrary: Sendable {
     private static let maxIndexBytes = 4 << 20
+    private static let ending = "safetensors"
     private let places: Places
 
     public init(_ places: Places) {
@@ -34,25 +35,38 @@ public struct LoraLibrary: Sendable {
         try imported(role) + samples(role)
     }
 
-    /// Copies a file that the user picked into the app, and checks all of it first. Throws InputError when it is no
-    /// LoRA.
+    /// Copies what the user picked into the app, a file or a PEFT folder, and checks all of it first. One of its name
+    /// that is there stays. Throws InputError when it is no LoRA.
     public func add(_ picked: URL, as role: LoraRole) throws -> LibraryLora {
         try LoraReader.read(picked).checkValues()
-        let folder = folder(role)
-        let place = folder.appendingPathComponent(picked.lastPathComponent)
+        let (manager, folder, peft) = (FileManager.default, places.imported(role), LoraReader.folder(of: picked))
+        let copy = Places.unfinished(in: folder)
+        defer { try? manager.removeItem(at: copy) }  // what a full disk left of it
         do {
-            try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
-            let copy = folder.appendingPathComponent(".\(UUID().uuidString)")
-            defer { try? FileManager.default.removeItem(at: copy) }  // what a full disk left of it
-            try FileManager.default.copyItem(at: picked, to: copy)
-            if FileManager.default.fileExists(atPath: place.path) {
-                try FileManager.default.removeItem(at: place)
+            try manager.createDirectory(at: peft == nil ? folder : copy, withIntermediateDirectories: true)
+            if let peft {
+                for name in [LoraReader.config, LoraReader.weights] {
+                    try manager.copyItem(at: peft.appendingPathComponent(name), to: copy.appendingPathComponent(name))
+                }
+            } else {
+                try manager.copyItem(at: picked, to: copy)
             }
-            try FileManager.default.moveItem(at: copy, to: place)
+            let place = Self.freePlace(Self.name(peft ?? picked), ending: peft == nil ? ".\(Self.ending)" : "", folder)
+            try manager.moveItem(at: copy, to: place)
+            return imported(place, role)
         } catch {
             throw InputError("\(picked.lastPathComponent) can't be copied into the app; free some space on the device")
         }
-        return imported(place, role)
+    }
+
+    /// A place that nothing has, by a number where the name is taken.
+    private static func freePlace(_ name: String, ending: String, _ folder: URL) -> URL {
+        var (place, number) = (folder.appendingPathComponent(name + ending, isDirectory: false), 1)
+        while FileManager.default.fileExists(atPath: place.path) {
+            number += 1
+            place = folder.appendingPathComponent("\(name) (\(number))\(ending)", isDirectory: false)
+        }
+        return place
     }
 
     /// Removes an imported LoRA's file.
@@ -61,20 +75,28 @@ public struct LoraLibrary: Sendable {
         try? FileManager.default.removeItem(at: lora.file)
     }
 
-    private func folder(_ role: LoraRole) -> URL {
-        places.importedLoras.appendingPathComponent(role.rawValue, isDirectory: true)
+    private func imported(_ role: LoraRole) -> [LibraryLora] {
+        let folder = places.imported(role)
+        let names = (try? FileManager.default.contentsOfDirectory(atPath: folder.path)) ?? []
+        // The place is spelled as `add` does, which a LoRA is known by: a folder's could end in a slash.
+        return names.sorted().map { folder.appendingPathComponent($0, isDirectory: false) }.filter(Self.isLora)
+            .map { imported($0, role) }
     }
 
-    private func imported(_ role: LoraRole) -> [LibraryLora] {
-        let found = try? FileManager.default.contentsOfDirectory(
-            at: folder(role), includingPropertiesForKeys: nil, options: .skipsHiddenFiles)
-        return (found ?? []).sorted { $0.lastPathComponent < $1.lastPathComponent }.map { imported($0, role) }
+    /// Whether it is a weights' file or a PEFT folder; what else lies there is none.
+    private static func isLora(_ place: URL) -> Bool {
+        guard !place.lastPathComponent.hasPrefix(".") else { return false }
+        let config = place.appendingPathComponent(LoraReader.config)
+        return place.pathExtension.lowercased() == ending || FileManager.default.fileExists(atPath: config.path)
+    }
+
+    private static func name(_ place: URL) -> String {
+        (place.pathExtension.lowercased() == ending ? place.deletingPathExtension() : place).lastPathComponent
     }
 
     private func imported(_ file: URL, _ role: LoraRole) -> LibraryLora {
         LibraryLora(
-            name: file.deletingPathExtension().lastPathComponent, role: role, file: file, thumbnail: nil, words: "",
-            classWords: "", isImported: true)
+            name: Self.name(file), role: role, file: file, thumbnail: nil, words: "", classWords: "", isImported: true)
     }
 
     private func samples(_ role: LoraRole) throws -> [LibraryLora] {

@@ -17,8 +17,27 @@ public struct Places: Equatable, Sendable {
     public var runtimeCache: URL { support.appendingPathComponent("compiled", isDirectory: true) }
     /// Which bundles were verified.
     public var seals: URL { support.appendingPathComponent("seals", isDirectory: true) }
-    public var importedLoras: URL { documents.appendingPathComponent("loras", isDirectory: true) }
+    private var ownBundles: URL { documents.appendingPathComponent("bundles", isDirectory: true) }
     var benchmarks: URL { documents.appendingPathComponent("benchmark", isDirectory: true) }
+
+    /// Where the LoRAs of a role lie that the user brought.
+    func imported(_ role: LoraRole) -> URL {
+        documents.appendingPathComponent("loras", isDirectory: true).appendingPathComponent(
+            role.rawValue, isDirectory: true)
+    }
+
+    /// A new hidden place for a copy, until it is whole.
+    static func unfinished(in folder: URL) -> URL { folder.appendingPathComponent(".\(UUID().uuidString)") }
+
+    /// Removes the copies that the app's end cut off. None may be under way.
+    func removeUnfinished() {
+        for folder in [ownBundles] + LoraRole.allCases.map(imported) {
+            let names = (try? FileManager.default.contentsOfDirectory(atPath: folder.path)) ?? []
+            for name in names where name.hasPrefix(".") && UUID(uuidString: String(name.dropFirst())) != nil {
+                try? FileManager.default.removeItem(at: folder.appendingPathComponent(name))
+            }
+        }
+    }
 
     /// Every bundle: those copied to the phone (Documents/bundles), then those inside the app.
     public var bundles: [URL] {
@@ -39,9 +58,9 @@ public struct Places: Equatable, Sendable {
                     + "holds it"
             )
         }
-        let folder = documents.appendingPathComponent("bundles", isDirectory: true)
+        let folder = ownBundles
         let place = folder.appendingPathComponent(picked.lastPathComponent, isDirectory: true)
-        let copy = folder.appendingPathComponent(".\(UUID().uuidString)")
+        let copy = Self.unfinished(in: folder)
         defer { try? manager.removeItem(at: copy) }
         do {
             try manager.createDirectory(at: folder, withIntermediateDirectories: true)
@@ -73,7 +92,8 @@ public struct Places: Equatable, Sendable {
     public static let command = "python -m export.pipeline --target coreml --into ios_demo"
 
     private func folders(_ place: URL) -> [URL] {
-        let found = try? FileManager.default.contentsOfDirectory(at: place, includingPropertiesForKeys: nil)
+        let found = try? FileManager.default.contentsOfDirectory(
+            at: place, includingPropertiesForKeys: nil, options: .skipsHiddenFiles)
         return (found ?? []).sorted { $0.lastPathComponent < $1.lastPathComponent }
     }
 }

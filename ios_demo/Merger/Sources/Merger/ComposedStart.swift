@@ -19,11 +19,16 @@ public struct ComposedStart: Equatable, Sendable {
             throw InputError(
                 "a composed share of \(share) is not possible; give a share of the steps above 0, at most 1")
         }
-        guard !subject.isEmpty, !subjectClass.isEmpty, prompt.contains(subject) else {
+        guard fits(prompt) else {
             throw InputError(
                 "the prompt \(shorten(prompt)) does not have the subject \(shorten(subject)) in it, or there is no "
                     + "class for it; a composed start needs both")
         }
+    }
+
+    /// Whether the prompt has the subject word for word, and there is a class for it.
+    public func fits(_ prompt: String) -> Bool {
+        !subject.isEmpty && !subjectClass.isEmpty && prompt.contains(subject)
     }
 
     func holds(_ step: Int, of steps: Int) -> Bool { Double(step) < share * Double(steps) }

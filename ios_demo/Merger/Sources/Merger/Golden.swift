@@ -43,7 +43,8 @@ public enum Golden {
                 Float(Int(mix32(UInt32(truncatingIfNeeded: i) &+ start) >> 21) - 1024) * step
             }
             // A generated whole number is cut, as numpy does it.
-            return Tensor(values, shape: input.shape, dtype: dtype)
+            guard dtype == .int32 else { return Tensor(values, shape: input.shape, dtype: dtype) }
+            return try tensor(values.map { Double($0) }, shape: input.shape, dtype: dtype)
         }
     }
 

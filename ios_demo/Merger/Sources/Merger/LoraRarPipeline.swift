@@ -51,7 +51,10 @@ public actor LoraRarPipeline {
 
     public struct Picture: Sendable {
         public let image: PixelImage
+        public let prompt: String
         public let drawn: Drawn
+        /// What should be known of it: what was cut off, and what an app did otherwise than it was asked.
+        public var notes: [Sentence]
     }
 
     #if canImport(Darwin)
@@ -63,6 +66,7 @@ public actor LoraRarPipeline {
     private let options: RuntimeOptions
     private let runtimes: RuntimeMaker
     private let memory: ModelStore.Memory
+    private let shortage = Flag()
     private var store: ModelStore?
     private var blender: Blender?  // of the chosen LoRAs
 
@@ -85,8 +89,15 @@ public actor LoraRarPipeline {
         return bundle.manifest
     }
 
-    /// Gives up models that only wait for the next image: the system is short of memory.
-    public func freeMemory() { store?.unloadAll() }
+    /// Gives up models that are not in use: the system is short of memory. A work that runs does so at its next report.
+    public nonisolated func freeMemory() {
+        shortage.set(true)
+        Task { await giveUp() }
+    }
+
+    private func giveUp() {
+        if shortage.set(false) { store?.unloadAll() }
+    }
 
     /// Removes what takes space for nothing: compiled models of bundles that are not there any more, and packages that
     /// were compiled, but for those inside the app.
@@ -122,6 +133,17 @@ public actor LoraRarPipeline {
     /// How long each model took to load, of those that were loaded.
     public func loadTimes() throws -> [LoadTimes] {
         try opened().loadTimes
+    }
+
+    /// Whether the bundle takes these LoRAs together, by the headers of their files alone.
+    public func takes(_ files: [URL]) throws -> Bool {
+        let bundle = try opened().bundle
+        do {
+            try bundle.checkFit(files.map { try LoraReader.read($0) })
+            return true
+        } catch is InputError {
+            return false
+        }
     }
 
     /// Chooses LoRAs in the place of those before, a content and a style, then others beside them: reads and stacks
@@ -185,8 +207,9 @@ public actor LoraRarPipeline {
             blender = Blender(try store.bundle.stacked([]), rule: .average)
         }
         let inputs = try blender?.inputs(for: request) ?? .none
-        let drawn = try pipeline.draw(request, with: inputs, report: Self.report(progress))
-        return Picture(image: PixelImage(drawn.pixels), drawn: drawn)
+        let drawn = try pipeline.draw(request, with: inputs, report: report(progress))
+        return Picture(
+            image: PixelImage(drawn.pixels), prompt: request.prompt, drawn: drawn, notes: drawn.notes)
     }
 
     /// Every artifact against PyTorch's golden outputs; `row` is told each result as it comes.
@@ -194,7 +217,7 @@ public actor LoraRarPipeline {
         progress: @escaping ProgressReport = { _ in }, row: @Sendable (CheckRow) -> Void = { _ in }
     ) throws -> [CheckRow] {
         var rows: [CheckRow] = []
-        try Check.bundle(opened(), report: Self.report(progress)) { found in
+        try Check.bundle(opened(), report: report(progress)) { found in
             rows.append(found)
             row(found)
         }
@@ -212,10 +235,10 @@ public actor LoraRarPipeline {
         (options.units, options.threads) = (plan.units, plan.threads)
         let runtime = try runtimes(bundle.manifest.target, options)
         let component = try bundle.component(plan.component)
-        let cooldown = try Benchmark.coolDown(plan, report: Self.report(progress))
+        let cooldown = try Benchmark.coolDown(plan, report: report(progress))
         let startedAt = Date()
         let before = Conditions(battery: await battery())
-        let found = try Benchmark.measure(bundle, runtime: runtime, plan: plan, report: Self.report(progress))
+        let found = try Benchmark.measure(bundle, runtime: runtime, plan: plan, report: report(progress))
         let after = Conditions(battery: await battery())
         return Record.make(
             Record.Run(
@@ -229,11 +252,27 @@ public actor LoraRarPipeline {
         return store
     }
 
-    /// A cancelled task ends where it next reports.
-    private static func report(_ progress: @escaping ProgressReport) -> Report {
-        { stage, done, total in
+    /// A cancelled task ends where it next reports; where memory is short, what it does not use is given up there.
+    private func report(_ progress: @escaping ProgressReport) -> Report {
+        { [store, shortage] stage, done, total in
             try Task.checkCancellation()
+            if shortage.set(false) { store?.unloadUnused() }
             progress(WorkProgress(stage: stage, done: done, total: total))
         }
+    }
+}
+
+/// A flag that other threads may set while the engine works.
+private final class Flag: @unchecked Sendable {
+    private let lock = NSLock()
+    private var isSet = false
+
+    /// Returns what it was.
+    @discardableResult
+    func set(_ new: Bool) -> Bool {
+        lock.lock()
+        defer { lock.unlock() }
+        defer { isSet = new }
+        return isSet
     }
 }

@@ -2,23 +2,32 @@ import Foundation
 
 /// Reads a LoRA of any dialect: keys to layers, alpha folded into `up`, everything else refused by name.
 public enum LoraReader {
-    private static let config = "adapter_config.json"
-    private static let weights = "adapter_model.safetensors"
+    public static let config = "adapter_config.json"
+    public static let weights = "adapter_model.safetensors"
+    static let peftPrefix = "base_model.model."
     private static let maxConfigBytes = 10_000_000
 
-    /// Reads a LoRA file of any dialect, or a PEFT folder. Only the header and the alphas are read; values are read,
-    /// and refused where they are not finite, layer by layer (`Lora.layer`).
+    /// Reads a LoRA file of any dialect, or a PEFT folder. PEFT's weights alone are read with the configuration that
+    /// lies beside them. Only the header and the alphas are read; values are read, and refused where they are not
+    /// finite, layer by layer (`Lora.layer`).
     ///
     /// ΔW = scale · up @ down, where scale is the layer's alpha/rank, or what PEFT's configuration says, else 1. Throws
     /// InputError, one sentence that names the file and what is wrong, for everything that can't be read exactly;
     /// shapes are compared with a base by `Stack`.
     public static func read(_ url: URL) throws -> Lora {
-        var isFolder: ObjCBool = false
-        if FileManager.default.fileExists(atPath: url.path, isDirectory: &isFolder), isFolder.boolValue {
-            return try readFolder(url)
-        }
+        if let folder = folder(of: url) { return try readFolder(folder) }
         let file = try SafeTensors(url)
         return try build(file, component: nil) { try metadataScalings(file) }
+    }
+
+    /// The PEFT folder that is read for what was picked: itself, or the one around its weights; nil for another file.
+    public static func folder(of url: URL) -> URL? {
+        var isFolder: ObjCBool = false
+        if FileManager.default.fileExists(atPath: url.path, isDirectory: &isFolder), isFolder.boolValue { return url }
+        let around = url.deletingLastPathComponent()
+        // An app that was given a file alone may see what lies beside it and not read it.
+        let isConfigured = FileManager.default.isReadableFile(atPath: around.appendingPathComponent(config).path)
+        return url.lastPathComponent == weights && isConfigured ? around : nil
     }
 
     private static func readFolder(_ folder: URL) throws -> Lora {
@@ -37,7 +46,7 @@ public enum LoraReader {
             throw InputError("\(config) is too large to be a PEFT configuration; get the folder again")
         }
         let object = try Json.parseObject(try Files.mapped(place), what: config)
-        let file = try SafeTensors(tensors)
+        let file = try SafeTensors(tensors, source: "\(folder.lastPathComponent)/\(weights)")
         let component = componentOf(object)
         return try build(file, component: component) {
             ["": try PeftScaling(object, source: config, layers: file.names.count)]
@@ -78,7 +87,8 @@ public enum LoraReader {
         }
         return Lora(
             file: file, dialect: groups.dialect, names: groups.modules, entries: entries,
-            notes: groups.notes(file, ranks: entries.values.map(\.rank)), warnings: groups.warnings(file.source))
+            notes: groups.notes(file, ranks: entries.values.map(\.rank)),
+            warnings: groups.warnings(file.source, isConfigured: !scalings.isEmpty))
     }
 
     private static func entry(
@@ -116,7 +126,7 @@ public enum LoraReader {
         guard ["peft", "diffusers"].contains(key.dialect), let scaling = scalings[component] ?? scalings[""] else {
             return 1
         }
-        var name = key.raw.hasPrefix("base_model.model.") ? String(key.raw.dropFirst(17)) : key.raw
+        var name = String(key.raw.dropFirst(key.raw.hasPrefix(peftPrefix) ? peftPrefix.count : 0))
         while name.hasPrefix(component + ".") {
             name = String(name.dropFirst(component.count + 1))
         }
@@ -153,7 +163,7 @@ public enum LoraReader {
 
     private static func alpha(_ file: SafeTensors, _ name: String) throws -> Double {
         let shape = file[name]!.shape
-        guard shape.reduce(1, *) == 1 else {
+        guard product(shape) == 1 else {
             throw InputError("\(file.source): '\(shorten(name))' has shape \(shape); an alpha must be one number")
         }
         return try file.number(name)
@@ -209,14 +219,27 @@ struct LoraGroups {
         }
     }
 
-    /// One sentence that names the tensors that belong to no layer, where there are any.
-    func warnings(_ source: String) -> [Sentence] {
-        if extra.isEmpty { return [] }
-        let shown = extra.prefix(3).map { "'\(shorten($0))'" }.joined(separator: ", ") + (extra.count > 3 ? ", …" : "")
-        return [
-            Sentence(
-                "\(source): \(extra.count) of its tensors belong to no layer of the LoRA and are left out (\(shown))")
-        ]
+    /// Names the tensors that belong to no layer, and a scale that PEFT's weights do not say.
+    func warnings(_ source: String, isConfigured: Bool) -> [Sentence] {
+        var found: [Sentence] = []
+        if !extra.isEmpty {
+            let names = extra.prefix(3).map { "'\(shorten($0))'" }.joined(separator: ", ")
+            let shown = names + (extra.count > 3 ? ", …" : "")
+            found.append(
+                Sentence(
+                    "\(source): \(extra.count) of its tensors belong to no layer of the LoRA and are left out "
+                        + "(\(shown))"))
+        }
+        let layers = tensors.values
+        if !isConfigured, layers.allSatisfy({ $0[.alpha] == nil }),
+            layers.contains(where: { $0[.down]?.key.raw.hasPrefix(LoraReader.peftPrefix) == true })
+        {
+            found.append(
+                Sentence(
+                    "\(source): its scale (alpha / rank) is in PEFT's adapter_config.json, which is not beside it; "
+                        + "1 is taken"))
+        }
+        return found
     }
 
     private mutating func add(_ name: String, _ key: LoraKey, source: String) throws {

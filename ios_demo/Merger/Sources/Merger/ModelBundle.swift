@@ -57,13 +57,23 @@ public struct ModelBundle: Sendable {
 
     /// LoRAs as the artifacts take them. Throws InputError as `Stack`, and for a UNet that takes none.
     public func stacked(_ loras: [Lora]) throws -> Stack {
+        let (rank, dtype) = try room()
+        return try Stack(loras, layout: layout, rank: rank, dtype: dtype)
+    }
+
+    /// Throws InputError where `stacked` would for what the LoRAs' headers say: it reads no values.
+    func checkFit(_ loras: [Lora]) throws {
+        try Stack.fit(loras, layout, rank: room().rank)
+    }
+
+    /// The rows of the artifacts' stack, nil where any number is taken, and its type.
+    private func room() throws -> (rank: Int?, dtype: DType) {
         let unet = manifest.components.first { $0.name == "unet" }
         guard let roles = try (unet ?? component("hypernet")).input(Layout.roles) else {
             throw InputError(
                 "\(folder.lastPathComponent): its UNet takes no LoRA, one is fused into it; export it without")
         }
-        let rank = roles.shape.first == .stackedRank ? nil : layout.stackedRank
-        return try Stack(loras, layout: layout, rank: rank, dtype: roles.dtype)
+        return (roles.shape.first == .stackedRank ? nil : layout.stackedRank, roles.dtype)
     }
 
     private func files(of only: Component?) -> [(what: Sentence, entry: FileEntry)] {

@@ -13,6 +13,7 @@ public final class ModelStore {
     private let memory: Memory
     private var models: [String: Model] = [:]
     private var used: [String] = []  // names of loaded models; which was used last comes last
+    private var inUse: String?
     private var tokenizers: [String: ClipTokenizer] = [:]
     private var lastPrompt: (key: PromptKey, condition: Condition, notes: [Sentence])?
 
@@ -54,18 +55,25 @@ public final class ModelStore {
         }
         used.removeAll { $0 == name }
         used.append(name)
+        inUse = name
         return model
     }
 
     /// Says that a model is not needed for now. It stays where the system tells how much memory there is.
     public func release(_ name: String) {
+        if inUse == name { inUse = nil }
         if memory() == nil { unload(name) }
     }
 
     /// Gives every model up: the system is short of memory, or something else needs it.
     public func unloadAll() {
-        used.forEach { models[$0]?.unload() }
-        used = []
+        inUse = nil
+        unloadUnused()
+    }
+
+    /// Gives all models up but the one that was taken last and not released yet.
+    func unloadUnused() {
+        used.filter { $0 != inUse }.forEach(unload)
     }
 
     /// The hypernetwork's unit coefficients for a stack, by name, and the seconds of its run.

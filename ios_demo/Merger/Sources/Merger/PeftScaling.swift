@@ -9,6 +9,7 @@ struct PeftScaling {
     private static let maxPattern = 500
     private static let maxQuantifiers = 2  // more could take minutes to match, and the file is a stranger's
     private static let maxMatches = 2_000_000  // patterns times layers
+    private static let matchSeconds = 3.0
     /// Initialisations that change the base's weights: the saved factors alone are then not the update.
     private static let changedBase = ["pissa", "olora", "corda", "loftq", "lora_ga"]
 
@@ -18,11 +19,21 @@ struct PeftScaling {
     private let rankPatterns: Patterns
     private let alphaPatterns: Patterns
     private let isRsLora: Bool
+    private let clock: MatchClock
 
-    /// The scaling that a LoraConfig's fields state; missing fields have PEFT's defaults (r = alpha = 8).
+    /// The time that matching has taken for all modules.
+    private final class MatchClock {
+        let most: Double
+        var spent = 0.0
+
+        init(most: Double) { self.most = most }
+    }
+
+    /// The scaling that a LoraConfig's fields state; missing fields have PEFT's defaults (r = alpha = 8). Matching its
+    /// patterns may take so many `seconds`.
     ///
     /// Throws InputError for other methods than LoRA, for DoRA, and for values that are no ranks, alphas or patterns.
-    init(_ config: JsonObject, source: String, layers: Int) throws {
+    init(_ config: JsonObject, source: String, layers: Int, seconds: Double = Self.matchSeconds) throws {
         if let kind = config["peft_type"], kind != .null, kind.text?.uppercased() != "LORA" {
             let shown = shorten(kind.text ?? kind.serialised, limit: 40)
             throw InputError("\(source) is a PEFT \(shown) adapter, not a LoRA; train it as a LoRA instead")
@@ -38,6 +49,7 @@ struct PeftScaling {
                     + "(PEFT's path_initial_model_for_weight_conversion)")
         }
         self.source = source
+        clock = MatchClock(most: seconds)
         rank = try Self.number(config["r"] ?? .integer(8), "r", source, whole: true)
         alpha = try Self.number(config["lora_alpha"] ?? .integer(8), "lora_alpha", source)
         rankPatterns = try Self.patterns(config["rank_pattern"], "rank_pattern", source, whole: true)
@@ -50,21 +62,32 @@ struct PeftScaling {
 
     /// The factor of `up @ down` for a module (its name inside the component) whose down has `rank` rows.
     ///
-    /// Throws InputError when the configured rank is another one.
+    /// Throws InputError when the configured rank is another one, or when the patterns take too long; a cancelled task
+    /// ends.
     func scale(_ module: String, rank: Int) throws -> Double {
-        let configured = Self.find(rankPatterns, module) ?? self.rank
+        let configured = try find(rankPatterns, module) ?? self.rank
         guard configured == Double(rank) else {
             throw InputError(
                 "\(source): the configuration gives '\(shorten(module))' rank \(Int(configured)) but its tensors have "
                     + "rank \(rank); the two are not of one LoRA, get the file again")
         }
-        let alpha = Self.find(alphaPatterns, module) ?? self.alpha
+        let alpha = try find(alphaPatterns, module) ?? self.alpha
         return alpha / (isRsLora ? Double(rank).squareRoot() : Double(rank))
     }
 
-    private static func find(_ patterns: Patterns, _ module: String) -> Double? {
+    private func find(_ patterns: Patterns, _ module: String) throws -> Double? {
         let whole = NSRange(module.startIndex..., in: module)
-        return patterns.first { $0.pattern.firstMatch(in: module, options: .anchored, range: whole) != nil }?.value
+        for (pattern, value) in patterns {
+            try Task.checkCancellation()
+            let start = Clock.now()
+            let found = pattern.firstMatch(in: module, options: .anchored, range: whole)
+            clock.spent += Clock.now() - start
+            if found != nil { return value }
+            guard clock.spent <= clock.most else {
+                throw InputError("\(source): its patterns take too long to match; write them as plain names")
+            }
+        }
+        return nil
     }
 
     private static func number(_ value: Json, _ name: String, _ source: String, whole: Bool = false) throws -> Double {

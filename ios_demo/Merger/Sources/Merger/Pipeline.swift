@@ -83,7 +83,11 @@ public struct Pipeline {
         try report("decoding", 0, 1)
         let pixels = try stage("decode") { try decode(latents) }
         guard pixels.isFinite else {
-            throw InputError("the image is not finite: this bundle's precision overflows; export it in fp32")
+            let mend =
+                store.bundle.manifest.precision == .fp32
+                ? Sentence("use smaller strengths or less guidance")
+                : Sentence("this bundle's precision overflows; export it in fp32")
+            throw InputError("the image is not finite: \(mend)")
         }
         return Drawn(pixels: pixels, latents: latents, seconds: stages, notes: notes)
     }

@@ -93,11 +93,17 @@ public final class Model {
     }
 
     /// Outputs by name; an input given here counts for this run alone. Throws InputError for a missing, unknown or
-    /// misshapen input.
+    /// misshapen input, and for such an output.
     public func perform(_ inputs: [String: Tensor] = [:]) throws -> [String: Tensor] {
         try InputCheck.check(component, inputs.merging(bound) { new, _ in new })
         let session = try loaded()
         let outputs = try session.run(inputs)
+        for spec in component.outputs {
+            guard let found = outputs[spec.name], spec.fits(found) else {
+                throw InputError(
+                    "\(component.artifact.file): \(spec.name) is not as the manifest says; export the bundle again")
+            }
+        }
         let overridden = bound.filter { inputs[$0.key] != nil }
         if !overridden.isEmpty {
             try session.bind(overridden)  // a runtime may keep what it was given last
@@ -142,13 +148,7 @@ enum InputCheck {
         guard let spec = component.input(name) else {
             throw InputError("\(component.name) has no input \(shorten(name)); its inputs are listed in manifest.json")
         }
-        let fits =
-            tensor.shape.count == spec.shape.count
-            && zip(tensor.shape, spec.shape).allSatisfy { have, want in
-                if case .size(let size) = want { return have == size }
-                return true
-            }
-        guard fits, tensor.dtype == spec.dtype else {
+        guard spec.fits(tensor) else {
             throw InputError(
                 "\(component.name): \(name) is \(tensor.dtype.rawValue) of shape \(tensor.shape), it needs "
                     + "\(spec.dtype.rawValue) of shape \(spec.description)")
@@ -158,6 +158,15 @@ enum InputCheck {
 }
 
 extension TensorSpec {
+    /// Whether a tensor is of its type and sizes, of which a free rank may be any.
+    func fits(_ tensor: Tensor) -> Bool {
+        tensor.dtype == dtype && tensor.shape.count == shape.count
+            && zip(tensor.shape, shape).allSatisfy { have, want in
+                if case .size(let size) = want { return have == size }
+                return true
+            }
+    }
+
     var description: String {
         "["
             + shape.map { size in

@@ -23,14 +23,15 @@ public struct SafeTensors: Sendable {
     private let data: Data  // the whole file
     private let start: Int  // of the tensors' bytes
 
-    /// Throws InputError when the file is missing, is of another kind, or breaks the format.
-    public init(_ url: URL) throws {
-        source = url.lastPathComponent
+    /// Throws InputError when the file is missing, is of another kind, or breaks the format. `source` is what it is
+    /// called in messages, where its name alone does not tell it apart.
+    public init(_ url: URL, source: String? = nil) throws {
+        self.source = source ?? url.lastPathComponent
         data = try Files.mapped(url)
-        let length = try SafeTensorsHeader.length(data, source: source)
+        let length = try SafeTensorsHeader.length(data, source: self.source)
         start = 8 + length
         let header = try SafeTensorsHeader.parse(
-            data.subdata(in: 8..<start), dataBytes: data.count - start, source: source)
+            data.subdata(in: 8..<start), dataBytes: data.count - start, source: self.source)
         names = header.names
         entries = header.entries
         metadata = header.metadata
@@ -73,7 +74,7 @@ public struct SafeTensors: Sendable {
                 "\(source): '\(shorten(name))' has dtype \(entry.dtype); a LoRA's tensors must be "
                     + "\(Self.floats.joined(separator: ", ")), so save it in one of these")
         }
-        guard entry.shape.reduce(1, *) <= Self.maxElements else {
+        guard (product(entry.shape) ?? .max) <= Self.maxElements else {
             throw InputError(
                 "\(source): '\(shorten(name))' has shape \(entry.shape), too large for a factor of a LoRA; this is "
                     + "another kind of file")

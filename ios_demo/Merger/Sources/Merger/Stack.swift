@@ -13,10 +13,7 @@ public struct Stack: Sendable {
     /// Throws InputError when the LoRAs are too many or their ranks too large, when a layer's shape is not the base's,
     /// when a LoRA has no layer of the layout, when a value is not finite, or overflows in half precision.
     public init(_ loras: [Lora], layout: Layout, rank: Int?, dtype: DType) throws {
-        let ranks = try loras.map { try Self.checkFit($0, layout) }
-        // A graph of any rank takes one row of zeros for no LoRA.
-        let rows = rank ?? max(1, ranks.reduce(0, +))
-        try Self.checkRoom(loras, ranks, layout, rows)
+        let (ranks, rows) = try Self.fit(loras, layout, rank: rank)
         var roles = [Float](repeating: 0, count: rows * layout.loras)
         var start = 0
         for (role, rank) in ranks.enumerated() {
@@ -42,6 +39,17 @@ public struct Stack: Sendable {
     /// Which LoRAs have a layer, given by its full name, in the order of the roles.
     func present(_ layer: String) -> [Bool] {
         loras.map { $0.entries[layer] != nil }
+    }
+
+    /// Each LoRA's largest rank and the rows of all, from the headers alone. Throws InputError as `init` for LoRAs
+    /// that don't fit.
+    @discardableResult
+    static func fit(_ loras: [Lora], _ layout: Layout, rank: Int?) throws -> (ranks: [Int], rows: Int) {
+        let ranks = try loras.map { try checkFit($0, layout) }
+        // A graph of any rank takes one row of zeros for no LoRA.
+        let rows = rank ?? max(1, ranks.reduce(0, +))
+        try checkRoom(loras, ranks, layout, rows)
+        return (ranks, rows)
     }
 
     /// A LoRA's largest rank in the layout, from the header alone.

@@ -21,12 +21,13 @@ public struct Tensor: Equatable, Sendable {
         precondition(count == shape.reduce(1, *), "a tensor's values must fill its shape")
     }
 
-    /// Float32 values, rounded to `dtype` once. Whole numbers must be in range for int32.
+    /// Float32 values, rounded to `dtype` once. What int32 does not hold is 0: a network that a manifest gives whole
+    /// numbers, and that makes others of them, must not end the app.
     public init(_ floats: [Float], shape: [Int], dtype: DType = .float32) {
         switch dtype {
         case .float32: self.init(.float32(floats), shape: shape)
         case .float16: self.init(.float16(floats.map { Float16($0) }), shape: shape)
-        case .int32: self.init(.int32(floats.map { Int32($0) }), shape: shape)
+        case .int32: self.init(.int32(floats.map { Int32(exactly: $0.rounded(.towardZero)) ?? 0 }), shape: shape)
         }
     }
 

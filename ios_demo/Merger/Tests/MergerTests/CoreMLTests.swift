@@ -143,6 +143,19 @@ final class CoreMLTests: XCTestCase {
         XCTAssertTrue(refusal { _ = try model(component()).perform(inputs) }.contains("Core ML gave no y"))
     }
 
+    /// Core ML may leave an output's shape open, and then gives what the model makes.
+    func testAnOutputOfAnotherSizeIsRefused() throws {
+        StandIn.set(
+            "line",
+            .init(inputs: features(), outputs: [.init("y", [], .float32)]) { _ in
+                let short = try array([1, 2], [1, 2], .float32)
+                return try MLDictionaryFeatureProvider(dictionary: ["y": MLFeatureValue(multiArray: short)])
+            })
+        let inputs = ["x": Tensor.zeros(shape), "b": Tensor.zeros(shape)]
+        let sentence = refusal { _ = try model(component()).perform(inputs) }
+        XCTAssertTrue(sentence.contains("line.mlpackage: y is not as the manifest says"), sentence)
+    }
+
     private func features() -> [StandIn.Feature] {
         ["x", "b"].map { StandIn.Feature($0, shape, .float32) }
     }

@@ -74,6 +74,17 @@ final class GoldenLoraTests: XCTestCase {
         XCTAssertTrue(refusal { try LoraReader.read(place).checkValues() }.contains("alpha/rank 2.0 is over float32"))
     }
 
+    /// Of no elements, by sizes whose product no number holds.
+    func testAnAlphaOfNothingIsRefused() throws {
+        let place = try scratchFolder(self).appendingPathComponent("none.safetensors")
+        let name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
+        try safetensors([
+            ("\(name).lora_down.weight", [1, 2], [1, 1]), ("\(name).lora_up.weight", [2, 1], [1, 1]),
+            ("\(name).alpha", [1 << 40, 1 << 40, 0], []),
+        ]).write(to: place)
+        XCTAssertTrue(refusal { _ = try LoraReader.read(place) }.contains("an alpha must be one number"))
+    }
+
     func testHeadersThatLieAreRefused() throws {
         let folder = try scratchFolder(self)
         let good = safetensors([("a", [2], [1, 2])])

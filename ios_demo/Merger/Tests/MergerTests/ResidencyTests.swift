@@ -88,6 +88,17 @@ final class ResidencyTests: XCTestCase, @unchecked Sendable {
         XCTAssertEqual(next.ran, ["text_encoder", "text_encoder_2", "unet", "unet", "vae_decoder"])
     }
 
+    /// Between two steps all but the UNet is given up, and nothing more once the drawing is done.
+    func testAShortageOfMemoryIsHeededDuringADrawing() async throws {
+        let engine = try await engine(.max, bundle())
+        _ = try await draw(engine, seed: 1)
+        _ = try await engine.generate(Request(prompt: "a dog", seed: 2, steps: 2, guidance: 1)) { progress in
+            if progress.stage == "drawing", progress.done == 0 { engine.freeMemory() }
+        }
+        let next = try await draw(engine, seed: 1, prompt: "a cat")
+        XCTAssertEqual(next.loaded, ["text_encoder", "text_encoder_2"])
+    }
+
     func testOneModelAtATimeWhereNobodyTellsOfMemory() async throws {
         let engine = try await engine(nil, bundle())
         _ = try await draw(engine, seed: 1)

@@ -37,6 +37,9 @@ final class VectorTests: XCTestCase {
             try Golden.input(constant, dtype: .float16), Tensor([0.75, 0.75, 0.75], shape: [3], dtype: .float16))
         let large = GoldenInput(shape: [1], source: .listed([3e9]))
         XCTAssertTrue(refusal { _ = try Golden.input(large, dtype: .int32) }.contains("is no int32"))
+        let huge = GoldenInput(shape: [9], source: .generated(seed: 1, scale: 1e30))
+        XCTAssertTrue(refusal { _ = try Golden.input(huge, dtype: .int32) }.contains("is no int32"))
+        XCTAssertEqual(Tensor([.nan, 3e9, -2.7], shape: [3], dtype: .int32), Tensor(.int32([0, 0, -2]), shape: [3]))
     }
 
     func testDeltas() {

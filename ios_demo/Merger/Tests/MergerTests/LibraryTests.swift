@@ -1,0 +1,178 @@
+#if os(Linux)
+import CoreML
+import XCTest
+
+@testable import DemoCore
+@testable import Merger
+
+/// LoRAs and bundles that come into the app, and what is picked of them.
+final class LibraryTests: XCTestCase, @unchecked Sendable {
+    private var app: TestApp!
+
+    override func setUpWithError() throws { app = try TestApp(self) }
+
+    @MainActor
+    func testImportedLorasAreCheckedAndKept() async throws {
+        _ = try app.bundle()
+        let model = app.model()
+        await model.open()
+        XCTAssertEqual(model.picked, [])
+        let picked = app.root.appendingPathComponent("mine.safetensors")
+        try Data("<html>".utf8).write(to: picked)
+        await model.add(picked, as: .content)
+        let failure = model.failure!.description
+        XCTAssertTrue(failure.contains("mine.safetensors is a web page, not a LoRA"), failure)
+        XCTAssertTrue(model.contents.isEmpty)
+        model.hasFailed = false
+        for (role, layers) in [(LoraRole.content, ["to_q"]), (.style, ["to_k"])] {
+            try standInLora(1, layers: layers.map { "unet.\(StandInBundle.module).\($0)" }).write(to: picked)
+            await model.add(picked, as: role)
+        }
+        XCTAssertEqual([model.content?.name, model.style?.name], ["mine", "mine"])
+        await model.merge()
+        XCTAssertNil(model.failure)
+        XCTAssertEqual(model.merged?.coefficients, [], "no layer is in both")
+        let again = app.model()
+        await again.open()
+        XCTAssertEqual(again.contents.map(\.isImported), [true], "it is there after a restart")
+        model.remove(model.content!)
+        XCTAssertNil(model.content)
+        XCTAssertFalse(FileManager.default.fileExists(atPath: again.contents[0].file.path))
+    }
+
+    private func write(_ value: Float, to name: String, prefix: String = "unet.") throws -> URL {
+        let place = app.root.appendingPathComponent(name)
+        try FileManager.default.createDirectory(
+            at: place.deletingLastPathComponent(), withIntermediateDirectories: true)
+        try standInLora(value, layers: ["\(prefix)\(StandInBundle.module).to_q"]).write(to: place)
+        return place
+    }
+
+    @MainActor
+    func testAnImportReplacesNoOther() async throws {
+        _ = try app.bundle()
+        let model = app.model()
+        await model.open()
+        for value in [Float(1), 2, 3] {
+            await model.add(try write(value, to: "mine.safetensors"), as: .content)
+            XCTAssertTrue(model.contents.contains(model.content!), "it is known by one place")
+        }
+        XCTAssertEqual(model.contents.map(\.name), ["mine (2)", "mine (3)", "mine"])
+        let downs = try model.contents.map {
+            try LoraReader.read($0.file).layer("unet.\(StandInBundle.module).to_q")?.down.first
+        }
+        XCTAssertEqual(downs, [2, 3, 1])
+        await model.add(try write(4, to: "other"), as: .content)
+        XCTAssertEqual(model.content?.file.lastPathComponent, "other.safetensors")
+        XCTAssertNil(model.failure)
+    }
+
+    /// Its scale stays with a PEFT LoRA; what lies there and is no LoRA is not listed.
+    @MainActor
+    func testAPeftLoraIsImportedWithItsConfiguration() async throws {
+        _ = try app.bundle()
+        let model = app.model()
+        await model.open()
+        let weights = try write(1, to: "dog v1.5/adapter_model.safetensors", prefix: "base_model.model.")
+        await model.add(weights, as: .content)
+        await model.merge()
+        XCTAssertEqual(model.content?.name, "adapter_model")
+        XCTAssertEqual(
+            model.warnings.map(\.description),
+            [
+                "adapter_model.safetensors: its scale (alpha / rank) is in PEFT's adapter_config.json, which is not "
+                    + "beside it; 1 is taken"
+            ])
+        let folder = weights.deletingLastPathComponent()
+        try Data(#"{"r": 1, "lora_alpha": 4}"#.utf8).write(to: folder.appendingPathComponent("adapter_config.json"))
+        try Data("x".utf8).write(to: folder.appendingPathComponent("README.md"))
+        for (number, picked) in [folder, weights].enumerated() {
+            await model.add(picked, as: .content)
+            XCTAssertEqual(model.content?.name, number == 0 ? "dog v1.5" : "dog v1.5 (2)")
+            XCTAssertTrue(model.contents.contains(model.content!), "it is known by one place")
+            await model.merge()
+            XCTAssertEqual([model.failure, model.warnings.first], [nil, nil])
+            let up = try LoraReader.read(model.content!.file).layer("unet.\(StandInBundle.module).to_q")?.up
+            XCTAssertEqual(up, [4, -4])
+        }
+        let place = app.places.imported(.content)
+        XCTAssertEqual(
+            try FileManager.default.contentsOfDirectory(atPath: model.content!.file.path).sorted(),
+            ["adapter_config.json", "adapter_model.safetensors"])
+        try Data("{}".utf8).write(to: place.appendingPathComponent("adapter_config.json"))
+        model.remove(model.content!)
+        XCTAssertEqual(model.contents.map(\.name), ["adapter_model", "dog v1.5"])
+    }
+
+    @MainActor
+    func testSamplesOfAnotherBaseAreNotPicked() async throws {
+        _ = try app.bundle()
+        try app.samples(layers: ["unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"])
+        let model = app.model()
+        await model.open()
+        await model.generate()
+        XCTAssertEqual([model.picked.count, model.contents.count], [0, 1])
+        XCTAssertEqual([model.failure, model.picture == nil ? "no picture" : nil], [nil, nil], "the base is drawn")
+        model.pick(model.contents[0])
+        await model.merge()
+        let failure = try XCTUnwrap(model.failure).description
+        XCTAssertTrue(failure.contains("made for another base model"), failure)
+        model.failure = nil
+        model[strength: model.content!] = 0.5
+        try await Task.sleep(for: .milliseconds(200))  // in which it would be tried again
+        XCTAssertNil(model.failure, "a slider must not say it for each of its steps")
+    }
+
+    @MainActor
+    func testCopiesThatWereCutOffGoAtTheStart() async throws {
+        let made = try app.bundle()
+        let cut = [
+            Places.unfinished(in: app.places.documents.appendingPathComponent("bundles")),
+            Places.unfinished(in: app.places.imported(.style)),
+        ]
+        for place in cut {
+            try FileManager.default.createDirectory(
+                at: place.deletingLastPathComponent(), withIntermediateDirectories: true)
+            try FileManager.default.copyItem(at: made.folder, to: place)
+        }
+        XCTAssertEqual(app.places.bundles.map(\.lastPathComponent), ["coreml"])
+        let model = app.model()
+        await model.start()
+        XCTAssertEqual(model.stage, .ready)
+        XCTAssertEqual(cut.filter { FileManager.default.fileExists(atPath: $0.path) }, [])
+        model.request.prompt = "a cat"
+        await model.start()
+        XCTAssertEqual(model.request.prompt, "a cat", "a view that asks again opens nothing")
+    }
+
+    @MainActor
+    func testNoBundleIsOpenedWhileOneIsUsed() async throws {
+        _ = try app.bundle()
+        let model = app.model()
+        await model.open()
+        let drawing = Task { await model.generate() }
+        while !model.isWorking { await Task.yield() }
+        await model.open("coreml")
+        await drawing.value
+        XCTAssertEqual(model.stage, .ready)
+        XCTAssertNotNil(model.picture, "another bundle has no picture yet")
+    }
+
+    @MainActor
+    func testWordsFollowWhatIsPickedUntilTheyAreEdited() async throws {
+        _ = try app.bundle()
+        try app.samples()
+        let model = app.model()
+        await model.open()
+        let (content, style) = (model.content!, model.style!)
+        model.pick(style)
+        XCTAssertEqual(model.request.prompt, "a sks dog")
+        model.pick(style)
+        XCTAssertEqual(model.request.prompt, "a sks dog in watercolor painting style")
+        model.request.prompt = "a sks dog on a beach"
+        model.pick(style)
+        model.pick(content)
+        XCTAssertEqual(model.request.prompt, "a sks dog on a beach")
+    }
+}
+#endif

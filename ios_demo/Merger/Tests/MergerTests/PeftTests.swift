@@ -1,0 +1,66 @@
+import XCTest
+
+@testable import Merger
+
+/// PEFT's weights with and without their configuration.
+final class PeftTests: XCTestCase {
+    private let module = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+
+    private func write(
+        prefix: String = "base_model.model.", metadata: [String: String] = [:], alpha: Bool = false
+    ) throws -> URL {
+        let place = try scratchFolder(self).appendingPathComponent("adapter_model.safetensors")
+        let name = prefix + module
+        let factors = [("\(name).lora_A.weight", [1, 2], [Float(1), 2]), ("\(name).lora_B.weight", [2, 1], [3, 4])]
+        try safetensors(factors + (alpha ? [("\(name).alpha", [], [5])] : []), metadata: metadata).write(to: place)
+        return place
+    }
+
+    private func up(_ lora: Lora) throws -> [Float]? { try lora.layer("unet.\(module)")?.up }
+
+    func testWeightsAreReadWithTheConfigurationBesideThem() throws {
+        let place = try write()
+        let folder = place.deletingLastPathComponent()
+        try Data(#"{"r": 1, "lora_alpha": 2}"#.utf8).write(to: folder.appendingPathComponent("adapter_config.json"))
+        for lora in [try LoraReader.read(place), try LoraReader.read(folder)] {
+            XCTAssertEqual(try up(lora), [6, 8])
+            XCTAssertEqual(lora.warnings, [])
+            XCTAssertEqual(lora.source, "\(folder.lastPathComponent)/adapter_model.safetensors")
+        }
+        let other = folder.appendingPathComponent("other.safetensors")
+        try FileManager.default.moveItem(at: place, to: other)
+        XCTAssertEqual(try up(LoraReader.read(other)), [3, 4], "nobody says that it belongs to this file")
+    }
+
+    func testAScaleThatIsNotThereIsSaid() throws {
+        let lora = try LoraReader.read(write())
+        XCTAssertEqual(try up(lora), [3, 4])
+        XCTAssertEqual(
+            lora.warnings.map(\.description),
+            [
+                "adapter_model.safetensors: its scale (alpha / rank) is in PEFT's adapter_config.json, which is not "
+                    + "beside it; 1 is taken"
+            ])
+        lora.warnings.forEach { assertTranslatable($0) }
+        let metadata = ["lora_adapter_metadata": #"{"unet.r": 1, "unet.lora_alpha": 2}"#]
+        for place in [try write(prefix: "unet."), try write(metadata: metadata), try write(alpha: true)] {
+            XCTAssertEqual(try LoraReader.read(place).warnings, [])
+        }
+    }
+
+    func testPatternsHaveSoMuchTime() async throws {
+        let config = try Json.parseObject(Data(#"{"rank_pattern": {"x.*y.*z": 1}}"#.utf8), what: "config")
+        let short = try PeftScaling(config, source: "config", layers: 1, seconds: 0)
+        XCTAssertTrue(refusal { _ = try short.scale(module, rank: 8) }.contains("take too long to match"))
+        let scaling = try PeftScaling(config, source: "config", layers: 1)
+        XCTAssertEqual(try scaling.scale(module, rank: 8), 1)
+        let task = Task { [module] in
+            withUnsafeCurrentTask { $0?.cancel() }
+            return try PeftScaling(config, source: "config", layers: 1).scale(module, rank: 8)
+        }
+        do {
+            _ = try await task.value
+            XCTFail("it was not stopped")
+        } catch is CancellationError {}
+    }
+}
