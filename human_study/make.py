@@ -41,8 +41,9 @@ def make_study(
 ) -> MadeStudy:
     """Write a study of two methods into the folder `output`, which must not exist yet or be empty.
 
-    `results` is the folder of a run. The case `random` shows one of a method's images of a pair at random; `best` one
-    at random of those that MARS² accepts, and where it accepts none, one at random of all. Raises InputError.
+    `results` is the folder of a run, or its results.json. The case `random` shows one of a method's images of a
+    pair at random; `best` one at random of those that MARS² accepts, and where it accepts none, one at random of all.
+    Raises InputError.
     """
     check_choice(CASES, case=case)
     if not question.strip():
@@ -52,10 +53,11 @@ def make_study(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output}: already there, perhaps with answers; choose another output or remove it first")
     pairs = read_results(results).pairs
+    run = results if results.is_dir() else results.parent
     # Every pair is looked at before anything is written.
-    chosen = _choose(pairs, methods, case, random.Random(seed), results)
+    chosen = _choose(pairs, methods, case, random.Random(seed), run)
     with atomic_folder(output) as folder:
-        writer = _Writer(folder, results)
+        writer = _Writer(folder, run)
         tasks = [writer.task(pair, images) for pair, images in zip(pairs, chosen, strict=True)]
         study = {
             "schema_version": SCHEMA_VERSION,

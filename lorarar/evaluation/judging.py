@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from lorarar.errors import InputError
 from lorarar.evaluation.generate import digest_of
 from lorarar.evaluation.judges import Judge, Question
 from lorarar.evaluation.metrics import Embedder, similarities
@@ -71,7 +73,10 @@ def judge_pair(
 def judge_kept(
     judge: Judge, embedder: Embedder | None, images: Mapping[str, Path], content: Content, style: Style, swap: Swap
 ) -> list[ImageRecord]:
-    """Do as `judge_pair`, but keep the answers in `judged.json` beside the images, and read them from there later."""
+    """Do as `judge_pair`, but keep the answers in `judged.json` beside the images, and read them from there later.
+
+    Raises InputError for an answer that is no number.
+    """
     path = next(iter(images.values())).parent / JUDGED_FILE
     facts = {
         "judge": judge.describe(),
@@ -86,6 +91,14 @@ def judge_kept(
     if kept is not None:
         return kept
     judged = judge_pair(judge, embedder, images, content, style, swap)
+    for item in judged:
+        if not all(
+            map(math.isfinite, (*item.p_subject, item.p_style, *item.controls.values(), *item.metrics.values()))
+        ):
+            raise InputError(
+                f"{item.image}: an answer of the judge or of CLIP or DINO is no number, as where half precision "
+                "overflows; try it on a CPU, or another one"
+            )
     answers = [{name: value for name, value in asdict(item).items() if name != "image"} for item in judged]
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps({"digest": digest, "images": answers}) + "\n", encoding="utf-8")

@@ -152,8 +152,11 @@ def pair_folder(folder: Path, content: str, style: str) -> Path:
 
 
 def safe_name(name: str) -> str:
-    """Return a dataset's name as a folder's: odd characters become `_`, and a few digits keep two such names apart."""
-    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".")
+    """Return a dataset's name as a folder's: odd characters become `_`, and a few digits keep two such names apart.
+
+    Odd is as well a `-` that would be taken for a part of the `--` between two names.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.-]|^-|-$|-(?=-)", "_", name).lstrip(".")
     return plain if plain == name else f"{plain or '_'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 

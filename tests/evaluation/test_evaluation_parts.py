@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from scripted import ScriptedJudge
 
 from lorarar.base.components import fingerprint
 from lorarar.commands.evaluate import main
 from lorarar.errors import InputError
 from lorarar.evaluation.generate import image_seeds
-from lorarar.training.dataset import safe_name
+from lorarar.evaluation.judging import Swap, judge_kept
+from lorarar.training.dataset import Content, Style, pair_folder, safe_name
 
 
 def test_seeds_are_the_pairs_own_and_grow_with_the_images() -> None:
@@ -24,9 +27,14 @@ def test_seeds_are_the_pairs_own_and_grow_with_the_images() -> None:
 
 def test_safe_names() -> None:
     assert safe_name("dog_1.x-y") == "dog_1.x-y"
-    names = {safe_name(name) for name in ("../a", "..", "a/b", "a b", "a_b", "犬", "猫")}
-    assert len(names) == 7
+    names = {safe_name(name) for name in ("../a", "..", "a/b", "a b", "a_b", "犬", "猫", "a--b", "a-", "-b", "---")}
+    assert len(names) == 11
     assert all("/" not in name and not name.startswith(".") for name in names)
+
+
+def test_pairs_have_folders_of_their_own() -> None:
+    pairs = [("a--b", "c"), ("a", "b--c"), ("a-", "b"), ("a", "-b"), ("a---b", "c"), ("a", "b")]
+    assert len({pair_folder(Path(), *pair) for pair in pairs}) == len(pairs)
 
 
 def test_fingerprint_tells_weights_apart() -> None:
@@ -44,3 +52,16 @@ def test_fingerprint_tells_weights_apart() -> None:
 def test_another_base_gets_nothing_of_the_miniatures(given: list[str], says: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=says):
         main(["--base", "sdxl-folder", *given, "-o", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize("broken", ["subject", "style"])
+def test_a_judges_answer_that_is_no_number_is_told_and_not_kept(broken: str, tmp_path: Path) -> None:
+    picture = tmp_path / "00.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    said = {"subject": 0.5, "style": 0.5, broken: float("nan")}
+    judge = ScriptedJudge(lambda _: said["subject"], lambda _: said["style"])
+    content = Content("dog", "dog", "sks", "", (picture,), picture)
+    style = Style("ink", "ink", "", "house", (picture,), picture)
+    with pytest.raises(InputError, match="no number"):
+        judge_kept(judge, None, {"00.png": picture}, content, style, Swap(None, None))
+    assert [path.name for path in tmp_path.iterdir()] == ["00.png"]

@@ -41,8 +41,8 @@ def test_random_takes_any_image_and_best_an_accepted_one(tmp_path: Path) -> None
 
 def test_the_same_seed_makes_the_same_study(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
-        make_study(run, (OURS, RIVAL), "random", tmp_path / name, seed)
+    for name, source, seed in (("a", run, 7), ("b", run / "results.json", 7), ("c", run, 8)):
+        make_study(source, (OURS, RIVAL), "random", tmp_path / name, seed)
     a, b, c = (read_study(tmp_path / name) for name in "abc")
     assert a.fingerprint() == b.fingerprint() != c.fingerprint()
 
