@@ -20,10 +20,10 @@ from export.golden import golden_recipe, write_golden
 from export.graph import Graph
 from export.live_memory import live_bytes
 from export.options import HypernetOptions, OnProgress, Report
-from export.resume import Unfinished, unfinished_folder
+from export.resume import Unfinished, require_replaceable, unfinished_folder
 from export.targets import Target, find_target
 from lorarar import __version__
-from lorarar.errors import FailedCheck, InputError
+from lorarar.errors import FailedCheck
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import COEFFICIENTS, Layout, Shape
 from runtime_py.backends import load_backend
@@ -43,11 +43,10 @@ NOT_RUN = Parity("not_run", "exported without a check", None, None, None, "", ""
 def new_bundle(out: Path, target: Target, facts: Mapping[str, Any], on_progress: OnProgress) -> Iterator[BundleWriter]:
     """Yield a writer whose folder becomes `out` when the block ends; `facts` are all that the bundle depends on.
 
-    Raises InputError when `out` is no bundle, the target's toolchain or runtime is missing, or another export works on
-    `out`. On any error `out` is left as it was; what is finished is taken up by the next export of the same facts.
+    Raises InputError when `out` is more than a bundle, the target's toolchain or runtime is missing, or another export
+    works on `out`. On any error `out` is left as it was; what is finished is taken up by the next export of the same facts.
     """
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not a bundle; it is not overwritten: give `out` a new name")
+    require_replaceable(out)
     target.load_converter()
     load_backend(target.name)  # What could not be checked in the end is not begun.
     with unfinished_folder(out, facts) as work:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from lorarar import __version__
-from lorarar.errors import FailedCheck, InputError
-from lorarar.files import atomic_file, replace_folder
-from runtime_py.bundle import tree_sha256
+from lorarar.errors import FailedCheck, InputError, first_of
+from lorarar.files import atomic_file, read_json, replace_folder
+from runtime_py.bundle import MANIFEST, tree_sha256
+from runtime_py.manifest import MAX_MANIFEST_BYTES
 
 try:
     import fcntl
@@ -68,6 +69,43 @@ class Unfinished:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def require_replaceable(out: Path) -> None:
+    """Refuse an `out` that holds anything but a bundle, with InputError: what becomes `out` takes its place."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    manifest = None
+    with suppress(InputError):
+        manifest = read_json(out / MANIFEST, what="a manifest", mend="", limit=MAX_MANIFEST_BYTES)
+    if not isinstance(manifest, dict) or not {"schema_version", "components"} <= manifest.keys():
+        raise InputError(f"{out} exists and is not a bundle; it is not overwritten: give `out` a new name")
+    named = {out / name for name in (MANIFEST, STATE, ".DS_Store", *_named_files(manifest))}
+    others = [path.relative_to(out).as_posix() for path in _unnamed(out, named)]
+    if others:
+        raise InputError(
+            f"{out} holds what is no part of its bundle ({first_of(others)}), and exporting the bundle again would "
+            "remove it; move it away, or give `out` a new name"
+        )
+
+
+def _named_files(facts: Any) -> Iterator[str]:
+    """Yield the files that a manifest, or a part of one, names."""
+    for key, value in facts.items() if isinstance(facts, dict) else ():
+        if key == "file" and isinstance(value, str):
+            yield value
+        else:
+            yield from _named_files(value)
+
+
+def _unnamed(folder: Path, named: Collection[Path]) -> Iterator[Path]:
+    """Yield the files and folders in a folder that are none of `named`, lie in none and hold none."""
+    for path in sorted(folder.iterdir()):
+        if path not in named:
+            if any(path in one.parents for one in named):
+                yield from _unnamed(path, named)
+            else:
+                yield path
 
 
 @contextmanager
