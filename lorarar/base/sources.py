@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator
@@ -62,8 +63,7 @@ def open_unet(base: str, untrained: bool, dtype: torch.dtype | None = None) -> t
         if path.is_file():
             unet = UNet2DConditionModel.from_single_file(str(path), torch_dtype=dtype or _stored_dtype(path))
             return unet, SDXL_SCALE
-        stored = next(iter(sorted((path / "unet").glob("*.safetensors"))), None)
-        wanted = dtype or (torch.float32 if stored is None else _stored_dtype(stored))
+        wanted = dtype or _stored_dtype(_weights_file(path / "unet"))
         unet = UNet2DConditionModel.from_pretrained(
             str(path), subfolder="unet", torch_dtype=wanted, use_safetensors=True
         )
@@ -138,10 +138,21 @@ def image_side(unet: Any, scale: int, resolution: int | None) -> int:
     return side
 
 
+def _weights_file(folder: Path) -> Path:
+    """Return the file that diffusers loads a network from, or the first of its shards; variants lie beside it."""
+    name = "diffusion_pytorch_model.safetensors"
+    index = folder / f"{name}.index.json"
+    if not index.is_file():
+        return folder / name
+    return folder / min(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+
+
 def _stored_dtype(path: Path) -> torch.dtype:
-    """Return the dtype of a file's first tensor; fp32 for any but fp16 and bf16."""
+    """Return the dtype of a file's first tensor; fp32 for any but fp16 and bf16, and for a file that is not here."""
     from safetensors import safe_open
 
+    if not path.is_file():
+        return torch.float32
     with safe_open(str(path), framework="pt") as file:
         found = file.get_slice(next(iter(file.keys()))).get_dtype()
     return {"F16": torch.float16, "BF16": torch.bfloat16}.get(found, torch.float32)
