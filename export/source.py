@@ -12,7 +12,15 @@ from torch import nn
 from export.graph import ImageSize
 from export.options import LORAS, require_stack
 from lorarar.base.names import load_layout, unet_layout
-from lorarar.base.sources import image_side, latent_scale, open_pipeline, open_tiny_vae, open_unet
+from lorarar.base.sources import (
+    image_side,
+    latent_scale,
+    open_pipeline,
+    open_tiny_vae,
+    open_unet,
+    require_parts,
+    require_told_sizes,
+)
 from lorarar.base.untrained import SDXL_SCALE
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor, open_predictor
@@ -70,6 +78,7 @@ def chosen_unet(
         raise InputError(f"`batch` is {batch}; valid are 1, and 2 for guidance in one run")
     if is_loaded(base):
         unet, vae = _unet_of(base), getattr(base, "vae", None)
+        require_told_sizes(unet, base_name(base))
         scale = SDXL_SCALE if vae is None else latent_scale(vae)
     else:
         # Random weights are as good in half precision, which is half of the memory.
@@ -84,6 +93,7 @@ def chosen_pipeline(base: Base, unet: Any, size: ImageSize, untrained: bool, tin
     if is_loaded(base):
         if not hasattr(base, "unet"):
             raise InputError("`base` is a UNet alone; give a whole pipeline, such as a StableDiffusionXLPipeline")
+        require_parts(base, base_name(base))
         pipeline: Any = base
     else:
         pipeline = open_pipeline(str(base), untrained, torch.float32, unet=False)

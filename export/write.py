@@ -66,11 +66,17 @@ def write_unet(
 def write_pipeline(
     source: Source, options: PipelineOptions, out: Path, on_progress: OnProgress = ignore_progress
 ) -> Report:
-    """Write the bundle of a whole pipeline. The pipeline is used up: each network is freed once it is written."""
+    """Write the bundle of a whole pipeline. The pipeline is used up: each network is freed once it is written.
+
+    All but its UNet are in fp32 from here on, whatever they were loaded in: diffusers rounds a prompt's states to the
+    text encoders' type.
+    """
     target, _ = find_offer(options.target, "unet", options.precision, options.soc)
     scheduler = scheduler_settings(source.pipeline.scheduler)
     for name in NETWORKS:
-        getattr(source.pipeline, name).eval().requires_grad_(False)
+        network = getattr(source.pipeline, name).eval().requires_grad_(False)
+        if name != "unet":
+            network.float()
     with new_bundle(out, target, _facts(source, options), on_progress) as bundle:
         folder = bundle.work.folder
         about = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,23 @@ def open_pipeline(base: str, untrained: bool, dtype: torch.dtype, unet: bool = T
             pipeline = StableDiffusionXLPipeline.from_pretrained(
                 str(path), torch_dtype=dtypes, use_safetensors=True, **replaced
             )
-    needed = [name for name in _COMPONENTS if unet or name != "unet"]
-    if any(getattr(pipeline, name, None) is None for name in needed) or (unet and not _is_told_sizes(pipeline.unet)):
-        raise InputError(f"{base}: not an SDXL pipeline, which has two text encoders and a UNet told the image's size")
+    require_parts(pipeline, base, without=() if unet else ("unet",))
+    if unet:
+        require_told_sizes(pipeline.unet, base)
     return pipeline
+
+
+def require_parts(pipeline: Any, base: str, without: Collection[str] = ()) -> None:
+    """Refuse a pipeline that lacks a part of SDXL's, such as the second text encoder, with InputError."""
+    missing = [name for name in _COMPONENTS if name not in without and getattr(pipeline, name, None) is None]
+    if missing:
+        raise InputError(f"{base}: not an SDXL pipeline, it has no {', '.join(missing)}; give a whole one")
+
+
+def require_told_sizes(unet: Any, base: str) -> None:
+    """Refuse a UNet that is told less than SDXL's, with InputError."""
+    if getattr(unet.config, "addition_embed_type", None) != "text_time":
+        raise InputError(f"{base}: its UNet is not told the image's size, as SDXL's is; give an SDXL-like pipeline")
 
 
 def open_unet(base: str, untrained: bool, dtype: torch.dtype | None = None) -> tuple[Any, int]:
@@ -68,8 +81,7 @@ def open_unet(base: str, untrained: bool, dtype: torch.dtype | None = None) -> t
             str(path), subfolder="unet", torch_dtype=wanted, use_safetensors=True
         )
         vae = AutoencoderKL.load_config(str(path), subfolder="vae")
-    if not _is_told_sizes(unet):
-        raise InputError(f"{base}: its UNet is not told the image's size, as SDXL's is; give an SDXL-like pipeline")
+    require_told_sizes(unet, base)
     return unet, 2 ** (len(vae["block_out_channels"]) - 1)
 
 
@@ -177,10 +189,6 @@ def _find(base: str) -> Path:
     if path.is_file() and path.suffix != ".safetensors":
         raise InputError(f"{path}: a checkpoint in one file must be .safetensors; convert it first")
     return path
-
-
-def _is_told_sizes(unet: Any) -> bool:
-    return unet.config.addition_embed_type == "text_time"
 
 
 def _advice(path: Path) -> str:
