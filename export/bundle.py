@@ -23,14 +23,14 @@ from export.options import HypernetOptions, OnProgress, Report
 from export.resume import Unfinished, require_replaceable, unfinished_folder
 from export.targets import Target, find_target
 from lorarar import __version__
-from lorarar.errors import FailedCheck
+from lorarar.errors import FailedCheck, InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import COEFFICIENTS, Layout, Shape
 from runtime_py.backends import load_backend
 from runtime_py.bundle import MANIFEST, Bundle, tree_sha256
 from runtime_py.check import CheckRow, check_component, check_pipeline
 from runtime_py.golden import GENERATOR, GENERATOR_TEXT
-from runtime_py.manifest import SCHEMA_VERSION
+from runtime_py.manifest import MAX_ELEMENTS, SCHEMA_VERSION, check_facts
 from runtime_py.parity import Parity
 from runtime_py.qnn_session import sdk_version
 
@@ -59,6 +59,28 @@ class BundleWriter:
     def __init__(self, work: Unfinished, out: Path, target: Target, on_progress: OnProgress) -> None:
         self.work, self.out, self.target, self.on_progress = work, out, target, on_progress
         self._entries: dict[str, Any] = {}
+
+    def require_valid(
+        self,
+        graphs: Sequence[Graph],
+        options: HypernetOptions,
+        layout: Layout,
+        hypernet: LoadedPredictor | None = None,
+        pipeline: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Refuse what `finish` would, before hours of work: facts outside the manifest's schema, and too many inputs.
+
+        Of `graphs` the sizes alone are read; the other arguments are those of `finish`, as far as they are known.
+        """
+        facts = make_manifest(options, layout, {}, hypernet, pipeline)
+        check_facts({name: value for name, value in facts.items() if name != "components"})
+        for graph in graphs:
+            total = sum(math.prod(graph.fixed(shape)) for shape in graph.inputs.values())
+            if total > MAX_ELEMENTS:
+                raise InputError(
+                    f"{graph.name}: its inputs would hold {total:,} numbers, over {MAX_ELEMENTS:,}; give a lower "
+                    "`rank` or fewer `loras`"
+                )
 
     def write(self, graph: Graph, precision: str, prepare: Callable[[], None] | None = None) -> None:
         """Write a component as `write_component` does, unless a stopped export finished it."""

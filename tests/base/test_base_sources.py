@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lorarar.base.names import load_layout
 from lorarar.base.sources import open_unet
 
 
@@ -24,3 +25,8 @@ def test_a_unet_has_the_numbers_of_the_file_that_is_loaded(
     unet.to(loaded).save_pretrained(folder / "unet", max_shard_size=shards)
     unet.to(beside).save_pretrained(folder / "unet", variant="fp16")
     assert open_unet(str(folder), untrained=False)[0].dtype == loaded
+
+
+def test_a_folder_has_its_own_name_from_inside_too(shallow_pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shallow_pipeline)
+    assert load_layout(".").base == load_layout(str(shallow_pipeline)).base == shallow_pipeline.resolve().name
