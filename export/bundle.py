@@ -44,7 +44,8 @@ def new_bundle(out: Path, target: Target, facts: Mapping[str, Any], on_progress:
     """Yield a writer whose folder becomes `out` when the block ends; `facts` are all that the bundle depends on.
 
     Raises InputError when `out` is more than a bundle, the target's toolchain or runtime is missing, or another export
-    works on `out`. On any error `out` is left as it was; what is finished is taken up by the next export of the same facts.
+    works on `out`. On any error `out` is left as it was; what is finished is taken up by the next export of the same
+    facts.
     """
     require_replaceable(out)
     target.load_converter()

@@ -32,7 +32,7 @@ except ModuleNotFoundError:  # Windows has none; two exports at once are not not
 STATE = "unfinished.json"
 _TOOLCHAINS = (
     *("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript", "coremltools", "executorch"),
-    *("coreai-torch", "onnxruntime-qnn"),
+    *("coreai-torch", "coreai-core", "coreai-opt", "torchao", "onnxruntime", "onnxruntime-qnn", "peft"),
 )
 
 
@@ -73,7 +73,11 @@ class Unfinished:
 
 def require_replaceable(out: Path) -> None:
     """Refuse an `out` that holds anything but a bundle, with InputError: what becomes `out` takes its place."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists():
+        return
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise InputError(f"`out` is {out}, in which this command runs; give another folder, or run it elsewhere")
+    if out.is_dir() and not any(out.iterdir()):
         return
     manifest = None
     with suppress(InputError):
@@ -116,17 +120,18 @@ def unfinished_folder(out: Path, facts: Mapping[str, Any]) -> Iterator[Unfinishe
     while another export works on the same `out`.
     """
     digest = hashlib.sha256(json.dumps([facts, toolchain_versions()], sort_keys=True).encode()).hexdigest()
+    out = out.resolve()  # "." has no name
     out.parent.mkdir(parents=True, exist_ok=True)
     with _locked(out):
         work = _take_up(out.parent / f".{out.name}.unfinished", digest)
         try:
             yield work
-            (work.folder / STATE).unlink(missing_ok=True)
             replace_folder(work.folder, out)
+            (out / STATE).unlink(missing_ok=True)
         except BaseException as error:
             if isinstance(error, (InputError, FailedCheck)) or not work.entries:
                 shutil.rmtree(work.folder, ignore_errors=True)
-            else:
+            elif work.folder.exists():
                 error.add_note(f"what is finished waits in {work.folder}; the same command goes on from it")
             raise
 
@@ -159,7 +164,11 @@ def _take_up(folder: Path, digest: str) -> Unfinished:
     with suppress(OSError, ValueError, KeyError, TypeError):  # There is none, or it is damaged: the work starts anew.
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         if state["digest"] == digest:
-            return Unfinished(folder, digest, dict(state["entries"]))
+            work = Unfinished(folder, digest, dict(state["entries"]))
+            named = {folder / name for name in (STATE, *_named_files(work.entries))}
+            for path in list(_unnamed(folder, named)):
+                work.discard(path.relative_to(folder).as_posix())  # such as the temporary files of a killed export
+            return work
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return Unfinished(folder, digest)

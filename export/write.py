@@ -42,7 +42,7 @@ def write_hypernet(
 ) -> Report:
     """Write the bundle of a hypernetwork, which is left as it was."""
     target, _ = find_offer(options.target, "hypernet", options.precision, options.soc)
-    facts = {"options": asdict(options), "layout": layout.to_json(options.stack), "hypernet": loaded.sha256}
+    facts = {"options": _decisive(options), "layout": layout.to_json(options.stack), "hypernet": loaded.sha256}
     graph = hypernet_graph(loaded.predictor, layout, options.stack, target.hypernet_form)
     with new_bundle(out, target, facts, on_progress) as bundle:
         bundle.require_valid([graph], options, layout, loaded)
@@ -58,7 +58,7 @@ def write_unet(
     with fused(unet, options.fused) if options.fused else nullcontext():
         adapted = None if options.fused else layout
         facts = {
-            "options": asdict(replace(options, fused=None)),
+            "options": _decisive(replace(options, fused=None)),
             "adapters": adapted is not None,
             "layout": layout.to_json(options.stack),
             "unet": fingerprint(unet),
@@ -147,10 +147,15 @@ def _golden_image(bundle: BundleWriter, source: Source, options: PipelineOptions
     return entry
 
 
+def _decisive(options: HypernetOptions) -> dict[str, Any]:
+    """Return the options that a file of the bundle depends on; the manifest, which has the others, is made anew."""
+    return {name: value for name, value in asdict(options).items() if name not in ("unchecked", "steps", "guidance")}
+
+
 def _facts(source: Source, options: PipelineOptions) -> dict[str, Any]:
     """Return all that a bundle depends on but for the toolchains, as JSON."""
     return {
-        "options": asdict(options),
+        "options": _decisive(options),
         "layout": source.layout.to_json(options.stack),
         "hypernet": source.hypernet.sha256,
         "networks": {name: fingerprint(getattr(source.pipeline, name)) for name in NETWORKS},

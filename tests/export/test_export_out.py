@@ -40,3 +40,13 @@ def test_a_bundle_is_replaced_and_files_beside_its_own_are_not(tmp_path: Path) -
         (tmp_path / name).write_text("mine")
     with pytest.raises(InputError, match=r"no part of its bundle \(golden/notes.txt, merged.safetensors\)"):
         require_replaceable(tmp_path)
+
+
+@pytest.mark.parametrize("out", [".", "..", "../bundle"])
+def test_the_folder_in_which_a_command_runs_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    (tmp_path / "bundle").mkdir()
+    monkeypatch.chdir(tmp_path / "bundle")
+    with pytest.raises(InputError, match=r"`out` is .*, in which this command runs; give another"):
+        require_replaceable(Path(out))
