@@ -47,6 +47,11 @@ def _compile(name: str, model: Path, out: Path, soc: Soc) -> None:
         "export.targets.qnn_compiler", model, out, str(soc.htp_arch), str(soc.model),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    said, _ = process.communicate()
+    try:
+        said, _ = process.communicate()
+    except BaseException:  # as when the user stops it: a compiler that nobody waits for takes hours and gigabytes
+        process.kill()
+        process.wait()
+        raise
     if process.returncode != 0:
         raise InputError(f"{name}: QNN's compiler fails for {soc.name} ({end_of(process, said)})")
