@@ -48,6 +48,12 @@ def require_stack(rank: int, loras: int = LORAS) -> None:
         raise InputError(f"`rank` is {rank}; valid are 1 to {MAX_STACKED_RANK // loras} for {loras} LoRAs")
 
 
+def require_batch(batch: int) -> None:
+    """Refuse a UNet's batch that no export takes, with InputError."""
+    if batch not in (1, 2):
+        raise InputError(f"`batch` is {batch}; valid are 1, and 2 for guidance in one run")
+
+
 def decoded_size(size: ImageSize, tile: int | None) -> ImageSize:
     """Return what a decoder takes at once: a tile of so many pixels, or the whole image.
 

@@ -21,7 +21,7 @@ from export.components.unet import unet_graph
 from export.components.vae import vae_graph
 from export.graph import Graph, ImageSize
 from export.live_memory import live_bytes
-from export.options import ADAPTED, LORAS, PIPELINE_BATCH, decoded_size
+from export.options import ADAPTED, LORAS, PIPELINE_BATCH, decoded_size, require_batch
 from export.rewrites import rewrite_for
 from export.source import chosen_rank
 from export.targets import TARGETS, Target, find_offer
@@ -113,6 +113,7 @@ def plan_pipeline(
 
     The parameters are those of `export.pipeline`. Raises InputError as it does, and for a base in a single file.
     """
+    require_batch(batch)
     found, precision = find_offer(target, "unet", precision, soc, vae_precision)
     layout, networks = load_layout(base, adapt), meta_parts(base)
     if text_adapters:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from export.graph import ImageSize
-from export.options import LORAS, require_stack
+from export.options import LORAS, require_batch, require_stack
 from lorarar.base.names import load_layout, unet_layout
 from lorarar.base.sources import (
     image_side,
@@ -74,8 +74,7 @@ def chosen_unet(
     base: Base, precision: str, untrained: bool, resolution: int | None, batch: int
 ) -> tuple[Any, ImageSize]:
     """Open a base's UNet for images of `resolution` pixels a side (default: the UNet's own)."""
-    if batch not in (1, 2):
-        raise InputError(f"`batch` is {batch}; valid are 1, and 2 for guidance in one run")
+    require_batch(batch)
     if is_loaded(base):
         unet, vae = _unet_of(base), getattr(base, "vae", None)
         require_told_sizes(unet, base_name(base))
