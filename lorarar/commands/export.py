@@ -16,7 +16,7 @@ from lorarar.console import console, print_table, status
 from lorarar.errors import InputError
 from lorarar.layout import ADAPT, Layout, kind_of
 from lorarar.stack import PART_WORDS
-from lorarar.toolchains import quiet_toolchains
+from lorarar.toolchains import named_if_missing
 from lorarar.training.settings import defaults_text
 from runtime_py.bundle import Bundle
 from runtime_py.check import check_table
@@ -60,7 +60,9 @@ def _add_options(kind: Parser, name: str) -> None:
     add("--unchecked", action="store_true", default=None, help=hours)
     place = kind.add_mutually_exclusive_group()
     folder = {"hypernet": "hypernet-", "unet": "unet-", "pipeline": ""}[name] + "BASE-TARGET-PRECISION"
-    place.add_argument("-o", "--out", type=Path, metavar="DIR", help=f"the bundle (default build/{folder})")
+    folder += "; with --fused fused-…" if name == "unet" else ""
+    bundle = f"the bundle (default build/{folder}; for qnn with -CHIP at its end)"
+    place.add_argument("-o", "--out", type=Path, metavar="DIR", help=bundle)
     if name != "hypernet":
         parts = f"what takes LoRAs: whole transformer blocks, or the attention alone (default {ADAPTED})"
         add("--adapt", choices=list(ADAPT), help=parts)
@@ -169,8 +171,8 @@ def _plan(args: Namespace) -> int:
     if args.out is not None:
         flag = "--into" if args.into is not None else "--out"
         raise InputError(f"--plan makes nothing, so {flag} can't apply; leave one of them out")
-    with quiet_toolchains():
-        from export.plan import advice, effort, plan_pipeline  # It imports torch and diffusers.
+    with named_if_missing(("torch", "diffusers", "transformers"), "train"):
+        from export.plan import advice, effort, plan_pipeline
 
     left = ("hypernet", "untrained", "unchecked", "out", "steps", "guidance")  # they change no size
     options = {name: value for name, value in vars(args).items() if name not in (*_OWN, *left) and value is not None}
