@@ -2,9 +2,9 @@
 
 Parameters that they share:
 
-- `base`: a name (miniature, sdxl, koala-700m, koala-1b), a diffusers folder, or a loaded diffusers pipeline or UNet. A
-  loaded network that is exported is used up: its weights are freed once they are written, since a copy of SDXL's UNet
-  is 10 GB.
+- `base`: a name (miniature, sdxl, koala-700m, koala-1b), a diffusers folder, a hub id, a checkpoint in one .safetensors
+  file, or a loaded diffusers pipeline or UNet. A loaded network that is exported is used up: its weights are freed once
+  they are written, since a copy of SDXL's UNet is 10 GB.
 - `target`: a name of `export.targets.TARGETS`.
 - `hypernet`: the file of a trained hypernetwork or of constant coefficients, or a loaded network. Default: the one
   that is shipped, for the miniature.
@@ -190,5 +190,5 @@ def _require_no_adapters(**given: object) -> None:
 
 def _folder(out: str | Path | None, name: str, options: HypernetOptions) -> Path:
     """Return the bundle's folder: the one given, or one in build/."""
-    parts = [name, options.target, options.precision, *([options.soc] if options.soc else [])]
+    parts = [name.replace("/", "-"), options.target, options.precision, *([options.soc] if options.soc else [])]
     return Path("build") / "-".join(parts) if out is None else Path(out)

@@ -11,7 +11,7 @@ from torch import nn
 
 from export.graph import ImageSize
 from export.options import LORAS, require_batch, require_stack
-from lorarar.base.names import load_layout, unet_layout
+from lorarar.base.names import CONFIGS, MINIATURE, load_layout, name_of, unet_layout
 from lorarar.base.sources import (
     image_side,
     latent_scale,
@@ -31,7 +31,7 @@ from lorarar.merging import learned_options, merge_loras
 from lorarar.training.settings import default_settings
 
 Base = str | Path | Any
-"""A base's name, folder or hub id; or a loaded diffusers pipeline or UNet."""
+"""A base's name, folder, single file or hub id; or a loaded diffusers pipeline or UNet."""
 Hypernet = str | Path | Hypernetwork | None
 """The file of a trained hypernetwork, or a loaded one; None for the one that is shipped."""
 Fused = str | Path | LoRA | Sequence[str | Path | LoRA] | None
@@ -52,10 +52,16 @@ def base_name(base: Base) -> str:
 
 
 def base_layout(base: Base, adapt: str = "attention") -> Layout:
-    """Return the layout of a base; `adapt` is a key of lorarar.layout.ADAPT. Raises InputError for an unknown one."""
+    """Return the layout of a base; `adapt` is a key of lorarar.layout.ADAPT. Raises InputError for an unknown one.
+
+    Of a single file or a hub id the UNet is opened.
+    """
     if is_loaded(base):
         return unet_layout(_unet_of(base), base_name(base), adapt)
-    return load_layout(str(base), adapt)
+    name = str(base)
+    if name in (MINIATURE, *CONFIGS) or Path(name).is_dir():
+        return load_layout(name, adapt)
+    return unet_layout(open_unet(name, untrained=False)[0], name_of(name), adapt)
 
 
 def chosen_rank(base: Base, given: int | None, loras: int = LORAS) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from export.options import ADAPTED, LORAS, PIPELINE_BATCH, STEPS, UNET_BATCH
 from export.targets import TARGETS, bundle_folder, default_targets, find_offer, find_target
-from lorarar.base.names import BASES_HELP, DEFAULT_BASE
+from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, main_of, run_command
 from lorarar.console import console, print_table, status
 from lorarar.errors import InputError
@@ -46,7 +46,9 @@ def _add_options(kind: Parser, name: str) -> None:
     add = kind.add_argument
     needed = name != "pipeline"  # which --into may stand for
     add("--target", required=needed, help=", ".join(TARGETS) + ("" if needed else " (default: those of --into's app)"))
-    add("--base", default=DEFAULT_BASE, help=BASES_HELP)
+    names = ", ".join([MINIATURE, *CONFIGS])
+    base = f"{names}, a diffusers folder, a .safetensors checkpoint or a hub id (default {DEFAULT_BASE})"
+    add("--base", default=DEFAULT_BASE, help=base)
     network = "what merges the two LoRAs of --fused" if name == "unet" else "a trained hypernetwork"
     add("--hypernet", type=Path, metavar="FILE", help=f"{network} (default: the miniature's, for it)")
     random = "seeded random weights, to try a named base's size out; the manifest records those of a hypernetwork"

@@ -1,7 +1,8 @@
-"""Pipelines and UNets that a caller has loaded already, in whatever numbers, and those that are no SDXL."""
+"""Bases from elsewhere: loaded already in whatever numbers, from the hub or one file, and those that are no SDXL."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from safetensors.numpy import load_file
 
 import export
-from export import write
+from export import source, write
 from export.golden import write_golden_image
+from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline, open_unet
 from lorarar.errors import InputError
 
@@ -47,3 +49,21 @@ def test_a_loaded_base_that_is_no_sdxl_is_refused(shallow_pipeline: Path) -> Non
     pipeline.register_modules(text_encoder=None)
     with pytest.raises(InputError, match="not an SDXL pipeline, it has no text_encoder; give a whole one"):
         export.pipeline(pipeline, target="onnx", untrained=True, rank=2)
+
+
+@pytest.mark.parametrize(("base", "name"), [("owner/name", "owner/name"), ("FILE", "model.safetensors")])
+def test_a_base_without_a_folder_has_the_layout_of_its_unet(
+    shallow_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str, name: str
+) -> None:
+    """From the hub, or in one file; nothing here is downloaded, so the UNet is a folder's."""
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    opened = open_unet(str(shallow_pipeline), untrained=False)
+    monkeypatch.setattr(source, "open_unet", lambda *_, **__: opened)
+    monkeypatch.chdir(tmp_path)
+    given = str(file) if base == "FILE" else base
+    layout = source.base_layout(given, "transformer")
+    assert layout == replace(load_layout(str(shallow_pipeline), "transformer"), base=name)
+    report = export.hypernet(given, target="onnx", untrained=True, rank=2)
+    assert report.out == Path("build") / f"hypernet-{name.replace('/', '-')}-onnx-fp32"
+    assert report.manifest["base"] == name
