@@ -23,7 +23,7 @@ from export.options import HypernetOptions, OnProgress, Report
 from export.resume import Unfinished, require_replaceable, unfinished_folder
 from export.targets import Target, find_target
 from lorarar import __version__
-from lorarar.errors import FailedCheck, InputError
+from lorarar.errors import CutShort, FailedCheck, InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import COEFFICIENTS, Layout, Shape
 from runtime_py.backends import load_backend
@@ -158,7 +158,8 @@ def _bytes_beside(graph: Graph, target: Target, precision: str) -> int:
 def check_all(bundle: Bundle, on_progress: OnProgress) -> list[CheckRow]:
     """Check every component of a bundle, and the whole pipeline where it is one; return a row a runtime.
 
-    Raises FailedCheck at the first component that did not pass in every runtime of this machine.
+    Raises FailedCheck at the first component that did not pass in every runtime of this machine, and CutShort where one
+    could not run it.
     """
     rows: list[CheckRow] = []
     for name in bundle.manifest["components"]:
@@ -191,7 +192,8 @@ def _passed(rows: list[CheckRow]) -> list[CheckRow]:
     for row in rows:
         if row.status != "passed":
             runtime = row.runtime or "the runtime"
-            raise FailedCheck(f"{row.component} in {runtime}: {row.reason}; no bundle was written")
+            error = FailedCheck if row.status == "failed" else CutShort
+            raise error(f"{row.component} in {runtime}: {row.reason}; no bundle was written")
     return rows
 
 

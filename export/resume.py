@@ -1,8 +1,8 @@
 """Exports that go on where they were stopped: finished components wait in a hidden folder beside the bundle.
 
-Whatever stops an export (Ctrl-C, a kill, a full disk, too little memory, an error of a toolchain), the same command
-goes on from what was finished, since making it again may take minutes. Nothing waits where the same command would end
-the same way: after an InputError, and after a component that is not PyTorch's equal.
+Whatever stops an export (Ctrl-C, a kill of it or of a process that it started, a full disk, too little memory, an error
+of a toolchain), the same command goes on from what was finished, since making it again may take minutes. Nothing waits
+where the same command would end the same way: after an InputError, and after a component that is not PyTorch's equal.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lorarar import __version__
-from lorarar.errors import FailedCheck, InputError, first_of
+from lorarar.errors import CutShort, FailedCheck, InputError, first_of
 from lorarar.files import atomic_file, read_json, replace_folder
 from runtime_py.bundle import MANIFEST, tree_sha256
 from runtime_py.manifest import MAX_MANIFEST_BYTES
@@ -129,7 +129,8 @@ def unfinished_folder(out: Path, facts: Mapping[str, Any]) -> Iterator[Unfinishe
             replace_folder(work.folder, out)
             (out / STATE).unlink(missing_ok=True)
         except BaseException as error:
-            if isinstance(error, (InputError, FailedCheck)) or not work.entries:
+            again = isinstance(error, (InputError, FailedCheck)) and not isinstance(error, CutShort)
+            if again or not work.entries:
                 shutil.rmtree(work.folder, ignore_errors=True)
             elif work.folder.exists():
                 error.add_note(f"what is finished waits in {work.folder}; the same command goes on from it")

@@ -12,7 +12,7 @@ import onnx
 from export.graph import Graph
 from export.targets import onnx_converter
 from export.targets.target import Soc
-from lorarar.errors import InputError
+from lorarar.errors import CutShort, InputError
 from runtime_py.processes import end_of, start
 from runtime_py.qnn_session import MODEL
 
@@ -20,7 +20,7 @@ from runtime_py.qnn_session import MODEL
 def convert(graph: Graph, precision: str, path: Path, soc: Soc) -> None:
     """Convert a graph for the NPU of a Snapdragon, and save it as the folder `path`.
 
-    Raises InputError where the compiler fails, and where it does not take the whole graph.
+    Raises InputError where the compiler fails or does not take the whole graph, CutShort where a signal ends it.
     """
     fixed = replace(graph, inputs={name: graph.fixed(shape) for name, shape in graph.inputs.items()})
     with tempfile.TemporaryDirectory(prefix="lorarar-", dir=path.parent) as folder:
@@ -54,4 +54,5 @@ def _compile(name: str, model: Path, out: Path, soc: Soc) -> None:
         process.wait()
         raise
     if process.returncode != 0:
-        raise InputError(f"{name}: QNN's compiler fails for {soc.name} ({end_of(process, said)})")
+        error = InputError if process.returncode > 0 else CutShort  # a signal, as where memory runs out
+        raise error(f"{name}: QNN's compiler fails for {soc.name} ({end_of(process, said)})")

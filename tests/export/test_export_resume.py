@@ -17,14 +17,14 @@ import pytest
 import torch
 
 from export import PipelineOptions, Source, bundle, resume, write, write_pipeline
-from export.bundle import file_entry
+from export.bundle import check_all, file_entry
 from export.graph import ImageSize
 from export.resume import STATE, Unfinished, toolchain_versions, unfinished_folder
 from export.source import chosen_hypernet
 from export.targets import TARGETS
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline
-from lorarar.errors import FailedCheck, InputError
+from lorarar.errors import CutShort, FailedCheck, InputError
 from runtime_py.bundle import Bundle
 from runtime_py.check import CheckRow
 from runtime_py.parity import Tolerance
@@ -216,7 +216,10 @@ def test_every_package_that_makes_artifacts_counts() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [OSError(errno.ENOSPC, "No space left on device"), MemoryError(), RuntimeError("XNNPACK"), AssertionError()],
+    [
+        *(OSError(errno.ENOSPC, "No space left on device"), MemoryError(), RuntimeError("XNNPACK"), AssertionError()),
+        CutShort("its process ended by signal 9"),
+    ],
     ids=lambda error: type(error).__name__,
 )
 def test_what_is_finished_outlives_an_error(
@@ -242,6 +245,25 @@ def test_nothing_is_left_where_the_same_command_would_end_again(
     with pytest.raises(type(error), match=str(error)):
         export(shallow_pipeline, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("status", "waits"), [("failed", False), ("not_run", True)])
+def test_what_could_not_be_checked_waits(
+    shallow_pipeline: Path,
+    tmp_path: Path,
+    written: Written,
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+    waits: bool,
+) -> None:
+    """As where the system ended the process of a check to have its memory."""
+    written.append("vae_decoder")  # nothing is stopped
+    row = CheckRow("unet", "", "", status, "its process ended by signal 9", (), Tolerance(1.0, 1.0))
+    monkeypatch.setattr(bundle, "check_all", check_all)
+    monkeypatch.setattr(bundle, "check_component", lambda *_: [row])
+    with pytest.raises(FailedCheck, match="signal 9; no bundle was written"):
+        export(shallow_pipeline, tmp_path / "bundle")
+    assert hidden(tmp_path / "bundle").exists() == waits
 
 
 def test_an_error_before_anything_is_finished_leaves_nothing(tmp_path: Path) -> None:
