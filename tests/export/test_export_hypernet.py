@@ -27,6 +27,7 @@ from lorarar.layout import ROLES, Layout
 from lorarar.lora import LoRA
 from lorarar.merging import learned_options, merge_loras
 from runtime_py.bundle import Bundle, Session, tree_sha256
+from runtime_py.mil import Program
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,17 @@ def test_in_fp16_a_merge_equals_dense_eq_2_or_refuses(
     for name, expected in reference.items():
         rms = np.sqrt(np.mean(np.square(found.layers[name].delta() - expected.delta)))
         assert rms <= expected.largest * 10 ** (-allowed.psnr_db / 20), name
+
+
+def test_core_ml_computes_a_hypernetwork_in_fp32_between_inputs_and_outputs_in_fp16(
+    layout: Layout, tmp_path: Path
+) -> None:
+    report = write_hypernet(tiny_hypernet(), layout, HypernetOptions("coreml", "fp16", 4), tmp_path / "out")
+    program = Program.open(tmp_path / "out" / "hypernet.mlpackage")
+    ends = len(report.manifest["components"]["hypernet"]["inputs"]) + len(layout.part("qo"))
+    assert program.op_counts()["cast"] == ends
+    # In fp16 it is 88 dB; the outputs' rounding is the reference's too.
+    assert next(row.psnr_db for row in report.rows if row.runtime == "mil evaluator (fp32)") > 120
 
 
 @pytest.mark.parametrize(("target", "precision"), COMBINATIONS)
