@@ -174,7 +174,7 @@ def _plan(args: Namespace) -> int:
         flag = "--into" if args.into is not None else "--out"
         raise InputError(f"--plan makes nothing, so {flag} can't apply; leave one of them out")
     with named_if_missing(("torch", "diffusers", "transformers"), "train"):
-        from export.plan import advice, effort, plan_pipeline
+        from export.plan import advice, effort, plan_pipeline  # It imports torch and diffusers.
 
     left = ("hypernet", "untrained", "unchecked", "out", "steps", "guidance")  # they change no size
     options = {name: value for name, value in vars(args).items() if name not in (*_OWN, *left) and value is not None}
