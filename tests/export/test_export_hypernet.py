@@ -197,7 +197,7 @@ def test_a_wrong_artifact_is_an_error_and_leaves_nothing(
         ),
         (["--target", "onnx", "--base", "koala-700m"], "a hypernetwork for koala-700m is needed: give --hypernet"),
         (["--target", "onnx", "--untrained", "--hypernet", "x"], "--hypernet and --untrained exclude each other"),
-        (["--target", "onnx", "--untrained", "--base", "nowhere"], "unknown base 'nowhere'; valid are miniature, sdxl"),
+        (["--target", "onnx", "--untrained", "--base", "nowhere"], "unknown base 'nowhere': no such folder or file"),
         (["--target", "onnx", "--hypernet", "no.safetensors"], "no such checkpoint"),
         (["--target", "onnx", "--untrained", "--rank", "0"], "--rank is 0; valid are 1 to 512 for 2 LoRAs"),
         (
