@@ -2,9 +2,9 @@
 
 Parameters that they share:
 
-- `base`: a name (miniature, sdxl, koala-700m, koala-1b), a diffusers folder, or a loaded diffusers pipeline or UNet. A
-  loaded network that is exported is used up: its weights are freed once they are written, since a copy of SDXL's UNet
-  is 10 GB.
+- `base`: a name (miniature, sdxl, koala-700m, koala-1b), a diffusers folder, a hub id, a checkpoint in one .safetensors
+  file, or a loaded diffusers pipeline or UNet. A loaded network that is exported is used up: its weights are freed once
+  they are written, since a copy of SDXL's UNet is 10 GB.
 - `target`: a name of `export.targets.TARGETS`.
 - `hypernet`: the file of a trained hypernetwork or of constant coefficients, or a loaded network. Default: the one
   that is shipped, for the miniature.
@@ -103,8 +103,8 @@ def unet(
     hypernet: Hypernet = None,
     untrained: bool = False,
     rank: int | None = None,
-    loras: int = LORAS,
-    adapt: str = ADAPTED,
+    loras: int | None = None,
+    adapt: str | None = None,
     precision: str | None = None,
     soc: str | None = None,
     unchecked: bool = False,
@@ -119,12 +119,13 @@ def unet(
     merged by `hypernet`. The other parameters are described in `export.api`.
     """
     _, precision = find_offer(target, "unet", precision, soc)
-    if fused is not None and rank is not None:
-        raise InputError("`rank` is that of adapter inputs, which a UNet with a fused LoRA does not have; leave it out")
+    if fused is not None:
+        _require_no_adapters(rank=rank, loras=loras, adapt=adapt)
     if untrained and is_loaded(base):
         raise InputError("`untrained` makes a base of random weights, but `base` is loaded already; leave one out")
+    loras = LORAS if loras is None else loras
     rank = chosen_rank(base, rank, loras)
-    layout = base_layout(base, adapt)
+    layout = base_layout(base, ADAPTED if adapt is None else adapt)
     lora = chosen_lora(base, layout, fused, hypernet)
     network, size = chosen_unet(base, precision, untrained, resolution, batch)
     options = UNetOptions(target, precision, rank, size, lora, loras=loras, soc=soc, unchecked=unchecked)
@@ -178,7 +179,16 @@ def pipeline(
     return write_pipeline(source, options, _folder(out, layout.base, options), on_progress)
 
 
+def _require_no_adapters(**given: object) -> None:
+    """Refuse options of adapter inputs for a UNet that has none."""
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(
+                f"`{name}` is that of adapter inputs, which a UNet with a fused LoRA does not have; leave it out"
+            )
+
+
 def _folder(out: str | Path | None, name: str, options: HypernetOptions) -> Path:
     """Return the bundle's folder: the one given, or one in build/."""
-    parts = [name, options.target, options.precision, *([options.soc] if options.soc else [])]
+    parts = [name.replace("/", "-"), options.target, options.precision, *([options.soc] if options.soc else [])]
     return Path("build") / "-".join(parts) if out is None else Path(out)

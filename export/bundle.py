@@ -20,17 +20,17 @@ from export.golden import golden_recipe, write_golden
 from export.graph import Graph
 from export.live_memory import live_bytes
 from export.options import HypernetOptions, OnProgress, Report
-from export.resume import Unfinished, unfinished_folder
+from export.resume import Unfinished, require_replaceable, unfinished_folder
 from export.targets import Target, find_target
 from lorarar import __version__
-from lorarar.errors import FailedCheck, InputError
+from lorarar.errors import CutShort, FailedCheck, InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import COEFFICIENTS, Layout, Shape
 from runtime_py.backends import load_backend
 from runtime_py.bundle import MANIFEST, Bundle, tree_sha256
 from runtime_py.check import CheckRow, check_component, check_pipeline
 from runtime_py.golden import GENERATOR, GENERATOR_TEXT
-from runtime_py.manifest import SCHEMA_VERSION
+from runtime_py.manifest import MAX_ELEMENTS, SCHEMA_VERSION, check_facts
 from runtime_py.parity import Parity
 from runtime_py.qnn_session import sdk_version
 
@@ -43,11 +43,11 @@ NOT_RUN = Parity("not_run", "exported without a check", None, None, None, "", ""
 def new_bundle(out: Path, target: Target, facts: Mapping[str, Any], on_progress: OnProgress) -> Iterator[BundleWriter]:
     """Yield a writer whose folder becomes `out` when the block ends; `facts` are all that the bundle depends on.
 
-    Raises InputError when `out` is no bundle, the target's toolchain or runtime is missing, or another export works on
-    `out`. On any error `out` is left as it was; what is finished is taken up by the next export of the same facts.
+    Raises InputError when `out` is more than a bundle, the target's toolchain or runtime is missing, or another export
+    works on `out`. On any error `out` is left as it was; what is finished is taken up by the next export of the same
+    facts.
     """
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not a bundle; it is not overwritten: give `out` a new name")
+    require_replaceable(out)
     target.load_converter()
     load_backend(target.name)  # What could not be checked in the end is not begun.
     with unfinished_folder(out, facts) as work:
@@ -60,6 +60,28 @@ class BundleWriter:
     def __init__(self, work: Unfinished, out: Path, target: Target, on_progress: OnProgress) -> None:
         self.work, self.out, self.target, self.on_progress = work, out, target, on_progress
         self._entries: dict[str, Any] = {}
+
+    def require_valid(
+        self,
+        graphs: Sequence[Graph],
+        options: HypernetOptions,
+        layout: Layout,
+        hypernet: LoadedPredictor | None = None,
+        pipeline: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Refuse what `finish` would, before hours of work: facts outside the manifest's schema, and too many inputs.
+
+        Of `graphs` the sizes alone are read; the other arguments are those of `finish`, as far as they are known.
+        """
+        facts = make_manifest(options, layout, {}, hypernet, pipeline)
+        check_facts({name: value for name, value in facts.items() if name != "components"})
+        for graph in graphs:
+            total = sum(math.prod(graph.fixed(shape)) for shape in graph.inputs.values())
+            if total > MAX_ELEMENTS:
+                raise InputError(
+                    f"{graph.name}: its inputs would hold {total:,} numbers, over {MAX_ELEMENTS:,}; give a lower "
+                    "`rank` or fewer `loras`"
+                )
 
     def write(self, graph: Graph, precision: str, prepare: Callable[[], None] | None = None) -> None:
         """Write a component as `write_component` does, unless a stopped export finished it."""
@@ -136,7 +158,8 @@ def _bytes_beside(graph: Graph, target: Target, precision: str) -> int:
 def check_all(bundle: Bundle, on_progress: OnProgress) -> list[CheckRow]:
     """Check every component of a bundle, and the whole pipeline where it is one; return a row a runtime.
 
-    Raises FailedCheck at the first component that did not pass in every runtime of this machine.
+    Raises FailedCheck at the first component that did not pass in every runtime of this machine, and CutShort where one
+    could not run it.
     """
     rows: list[CheckRow] = []
     for name in bundle.manifest["components"]:
@@ -169,7 +192,8 @@ def _passed(rows: list[CheckRow]) -> list[CheckRow]:
     for row in rows:
         if row.status != "passed":
             runtime = row.runtime or "the runtime"
-            raise FailedCheck(f"{row.component} in {runtime}: {row.reason}; no bundle was written")
+            error = FailedCheck if row.status == "failed" else CutShort
+            raise error(f"{row.component} in {runtime}: {row.reason}; no bundle was written")
     return rows
 
 

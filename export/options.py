@@ -23,6 +23,7 @@ OnProgress = Callable[[str], None]
 """Called with what is being done now, in a few words."""
 
 MAX_STEPS = 1000
+MAX_PIXELS = 4096
 LEAST_TILE = 4
 """Latent pixels of a decoder's tile, of which one at least is in common with the next."""
 UNET_BATCH, PIPELINE_BATCH = 1, 2
@@ -45,6 +46,12 @@ def require_stack(rank: int, loras: int = LORAS) -> None:
         raise InputError(f"`loras` is {loras}; valid are 2 to {MAX_LORAS}")
     if not 1 <= rank <= MAX_STACKED_RANK // loras:
         raise InputError(f"`rank` is {rank}; valid are 1 to {MAX_STACKED_RANK // loras} for {loras} LoRAs")
+
+
+def require_batch(batch: int) -> None:
+    """Refuse a UNet's batch that no export takes, with InputError."""
+    if batch not in (1, 2):
+        raise InputError(f"`batch` is {batch}; valid are 1, and 2 for guidance in one run")
 
 
 def decoded_size(size: ImageSize, tile: int | None) -> ImageSize:
@@ -110,6 +117,8 @@ class PipelineOptions(HypernetOptions):
             raise InputError(f"`steps` is {self.steps}; valid are 1 to {MAX_STEPS}")
         if not (math.isfinite(self.guidance) and self.guidance >= 1):
             raise InputError(f"`guidance` is {self.guidance}; give 1 (no guidance) or more, 3 to 7 are usual")
+        if self.size.pixels > MAX_PIXELS:
+            raise InputError(f"`resolution` is {self.size.pixels}; a pipeline's is {MAX_PIXELS} at most")
         decoded_size(self.size, self.vae_tile)
 
 

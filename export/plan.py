@@ -21,12 +21,12 @@ from export.components.unet import unet_graph
 from export.components.vae import vae_graph
 from export.graph import Graph, ImageSize
 from export.live_memory import live_bytes
-from export.options import ADAPTED, LORAS, PIPELINE_BATCH, decoded_size
+from export.options import ADAPTED, LORAS, PIPELINE_BATCH, decoded_size, require_batch
 from export.rewrites import rewrite_for
 from export.source import chosen_rank
 from export.targets import TARGETS, Target, find_offer
 from export.tolerance import TEXT_ENCODERS
-from lorarar.base.names import load_layout, with_text_encoders
+from lorarar.base.names import name_of, unet_layout, with_text_encoders
 from lorarar.base.sources import image_side, latent_scale, meta_parts, open_tiny_vae
 from lorarar.layout import ADAPTER, COEFFICIENTS, Layout, StackSize
 
@@ -109,12 +109,14 @@ def plan_pipeline(
     vae_precision: str | None = None,
     vae_tile: int | None = None,
 ) -> Plan:
-    """Plan the export of a base by its name or folder. No weights are read, so a named base needs none.
+    """Plan the export of a base by its name, folder or hub id. No weights are read, so a named base needs none.
 
     The parameters are those of `export.pipeline`. Raises InputError as it does, and for a base in a single file.
     """
+    require_batch(batch)
     found, precision = find_offer(target, "unet", precision, soc, vae_precision)
-    layout, networks = load_layout(base, adapt), meta_parts(base)
+    networks = meta_parts(base)
+    layout = unet_layout(networks["unet"], name_of(base), adapt)
     if text_adapters:
         layout = with_text_encoders(layout, networks)
     stack = found.stack(chosen_rank(base, rank, loras), loras)

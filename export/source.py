@@ -10,9 +10,17 @@ import torch
 from torch import nn
 
 from export.graph import ImageSize
-from export.options import LORAS, require_stack
-from lorarar.base.names import load_layout, unet_layout
-from lorarar.base.sources import image_side, latent_scale, open_pipeline, open_tiny_vae, open_unet
+from export.options import LORAS, require_batch, require_stack
+from lorarar.base.names import CONFIGS, MINIATURE, load_layout, name_of, unet_layout
+from lorarar.base.sources import (
+    image_side,
+    latent_scale,
+    open_pipeline,
+    open_tiny_vae,
+    open_unet,
+    require_parts,
+    require_told_sizes,
+)
 from lorarar.base.untrained import SDXL_SCALE
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor, open_predictor
@@ -23,7 +31,7 @@ from lorarar.merging import learned_options, merge_loras
 from lorarar.training.settings import default_settings
 
 Base = str | Path | Any
-"""A base's name, folder or hub id; or a loaded diffusers pipeline or UNet."""
+"""A base's name, folder, single file or hub id; or a loaded diffusers pipeline or UNet."""
 Hypernet = str | Path | Hypernetwork | None
 """The file of a trained hypernetwork, or a loaded one; None for the one that is shipped."""
 Fused = str | Path | LoRA | Sequence[str | Path | LoRA] | None
@@ -44,10 +52,16 @@ def base_name(base: Base) -> str:
 
 
 def base_layout(base: Base, adapt: str = "attention") -> Layout:
-    """Return the layout of a base; `adapt` is a key of lorarar.layout.ADAPT. Raises InputError for an unknown one."""
+    """Return the layout of a base; `adapt` is a key of lorarar.layout.ADAPT. Raises InputError for an unknown one.
+
+    Of a single file or a hub id the UNet is opened.
+    """
     if is_loaded(base):
         return unet_layout(_unet_of(base), base_name(base), adapt)
-    return load_layout(str(base), adapt)
+    name = str(base)
+    if name in (MINIATURE, *CONFIGS) or Path(name).is_dir():
+        return load_layout(name, adapt)
+    return unet_layout(open_unet(name, untrained=False)[0], name_of(name), adapt)
 
 
 def chosen_rank(base: Base, given: int | None, loras: int = LORAS) -> int:
@@ -66,10 +80,10 @@ def chosen_unet(
     base: Base, precision: str, untrained: bool, resolution: int | None, batch: int
 ) -> tuple[Any, ImageSize]:
     """Open a base's UNet for images of `resolution` pixels a side (default: the UNet's own)."""
-    if batch not in (1, 2):
-        raise InputError(f"`batch` is {batch}; valid are 1, and 2 for guidance in one run")
+    require_batch(batch)
     if is_loaded(base):
         unet, vae = _unet_of(base), getattr(base, "vae", None)
+        require_told_sizes(unet, base_name(base))
         scale = SDXL_SCALE if vae is None else latent_scale(vae)
     else:
         # Random weights are as good in half precision, which is half of the memory.
@@ -84,6 +98,7 @@ def chosen_pipeline(base: Base, unet: Any, size: ImageSize, untrained: bool, tin
     if is_loaded(base):
         if not hasattr(base, "unet"):
             raise InputError("`base` is a UNet alone; give a whole pipeline, such as a StableDiffusionXLPipeline")
+        require_parts(base, base_name(base))
         pipeline: Any = base
     else:
         pipeline = open_pipeline(str(base), untrained, torch.float32, unet=False)

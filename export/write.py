@@ -12,12 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from export.bundle import NOT_RUN, BundleWriter, file_entry, new_bundle
 from export.components.hypernet import hypernet_graph
 from export.components.text_encoders import text_graph
 from export.components.unet import unet_graph
 from export.components.vae import vae_graph
 from export.golden import golden_tokens, tokenizers, write_golden_image
+from export.graph import Graph
 from export.options import HypernetOptions, OnProgress, PipelineOptions, Report, Source, UNetOptions, ignore_progress
 from export.rewrites import rewrite_for
 from export.scheduling import scheduler_settings
@@ -39,9 +42,11 @@ def write_hypernet(
 ) -> Report:
     """Write the bundle of a hypernetwork, which is left as it was."""
     target, _ = find_offer(options.target, "hypernet", options.precision, options.soc)
-    facts = {"options": asdict(options), "layout": layout.to_json(options.stack), "hypernet": loaded.sha256}
+    facts = {"options": _decisive(options), "layout": layout.to_json(options.stack), "hypernet": loaded.sha256}
+    graph = hypernet_graph(loaded.predictor, layout, options.stack, target.hypernet_form)
     with new_bundle(out, target, facts, on_progress) as bundle:
-        bundle.write(hypernet_graph(loaded.predictor, layout, options.stack, target.hypernet_form), options.precision)
+        bundle.require_valid([graph], options, layout, loaded)
+        bundle.write(graph, options.precision)
         return bundle.finish(options, layout, loaded)
 
 
@@ -53,12 +58,13 @@ def write_unet(
     with fused(unet, options.fused) if options.fused else nullcontext():
         adapted = None if options.fused else layout
         facts = {
-            "options": asdict(replace(options, fused=None)),
+            "options": _decisive(replace(options, fused=None)),
             "adapters": adapted is not None,
             "layout": layout.to_json(options.stack),
             "unet": fingerprint(unet),
         }
         with new_bundle(out, target, facts, on_progress) as bundle:
+            bundle.require_valid([_sizes(unet, adapted, options)], options, layout)
             _write_unet(bundle, unet, adapted, options)
             return bundle.finish(options, layout)
 
@@ -66,33 +72,42 @@ def write_unet(
 def write_pipeline(
     source: Source, options: PipelineOptions, out: Path, on_progress: OnProgress = ignore_progress
 ) -> Report:
-    """Write the bundle of a whole pipeline. The pipeline is used up: each network is freed once it is written."""
-    target, _ = find_offer(options.target, "unet", options.precision, options.soc)
+    """Write the bundle of a whole pipeline. The pipeline is used up: each network is freed once it is written.
+
+    All but its UNet are in fp32 from here on, whatever they were loaded in: diffusers rounds a prompt's states to the
+    text encoders' type.
+    """
+    target, _ = find_offer(options.target, "unet", options.precision, options.soc, options.vae_precision)
+    target.require("pipeline", options.precision)
     scheduler = scheduler_settings(source.pipeline.scheduler)
+    hypernet = hypernet_graph(source.hypernet.predictor, source.layout, options.stack, target.hypernet_form)
     for name in NETWORKS:
-        getattr(source.pipeline, name).eval().requires_grad_(False)
+        network = getattr(source.pipeline, name).eval().requires_grad_(False)
+        if name != "unet":
+            network.float()
     with new_bundle(out, target, _facts(source, options), on_progress) as bundle:
-        folder = bundle.work.folder
-        about = {
+        about: dict[str, Any] = {
             "pixels": options.size.pixels,
             "steps": options.steps,
             "guidance": options.guidance,
             "negative": "zeros" if source.pipeline.config.force_zeros_for_empty_prompt else "empty",
             "scheduler": asdict(scheduler),
             "noise": {"name": NOISE, "text": NOISE_TEXT},
-            "tokenizers": {
-                name: _write_tokenizer(it, folder, name) for name, it in tokenizers(source.pipeline).items()
-            },
-            "golden": _golden_image(bundle, source, options),
         }
-        _write_components(bundle, source, options)
+        graphs = [hypernet, _sizes(source.pipeline.unet, source.layout, options)]
+        bundle.require_valid(graphs, options, source.layout, source.hypernet, about)
+        files = {
+            name: _write_tokenizer(it, bundle.work.folder, name) for name, it in tokenizers(source.pipeline).items()
+        }
+        about |= {"tokenizers": files, "golden": _golden_image(bundle, source, options)}
+        _write_components(bundle, source, options, hypernet)
         return bundle.finish(options, source.layout, source.hypernet, about)
 
 
-def _write_components(bundle: BundleWriter, source: Source, options: PipelineOptions) -> None:
-    pipeline, hypernet, form = source.pipeline, source.hypernet.predictor, bundle.target.hypernet_form
+def _write_components(bundle: BundleWriter, source: Source, options: PipelineOptions, hypernet: Graph) -> None:
+    pipeline = source.pipeline
     precision = partial(bundle.target.precision_of, unet=options.precision, vae=options.vae_precision)
-    bundle.write(hypernet_graph(hypernet, source.layout, options.stack, form), precision("hypernet"))
+    bundle.write(hypernet, precision("hypernet"))
     for name, tokenizer in tokenizers(pipeline).items():
         model, tokens = getattr(pipeline, name), golden_tokens(tokenizer)
         graph = text_graph(name, model, tokens, source.layout, options.stack, bundle.target.adapter_form, owned=True)
@@ -102,6 +117,11 @@ def _write_components(bundle: BundleWriter, source: Source, options: PipelineOpt
     _write_unet(bundle, pipeline.unet, source.layout, options)
     graph = vae_graph(pipeline.vae, options.decoded, owned=True)
     bundle.write(graph, precision(graph.name), lambda: rewrite_for(bundle.target, pipeline.vae))
+
+
+def _sizes(unet: Any, layout: Layout | None, options: UNetOptions | PipelineOptions) -> Graph:
+    """Return a graph with the inputs of a UNet's, which is left alone."""
+    return unet_graph(unet, layout, options.stack, options.size, module=nn.Identity())
 
 
 def _write_unet(bundle: BundleWriter, unet: Any, layout: Layout | None, options: UNetOptions | PipelineOptions) -> None:
@@ -127,10 +147,15 @@ def _golden_image(bundle: BundleWriter, source: Source, options: PipelineOptions
     return entry
 
 
+def _decisive(options: HypernetOptions) -> dict[str, Any]:
+    """Return the options that a file of the bundle depends on; the manifest, which has the others, is made anew."""
+    return {name: value for name, value in asdict(options).items() if name not in ("unchecked", "steps", "guidance")}
+
+
 def _facts(source: Source, options: PipelineOptions) -> dict[str, Any]:
     """Return all that a bundle depends on but for the toolchains, as JSON."""
     return {
-        "options": asdict(options),
+        "options": _decisive(options),
         "layout": source.layout.to_json(options.stack),
         "hypernet": source.hypernet.sha256,
         "networks": {name: fingerprint(getattr(source.pipeline, name)) for name in NETWORKS},

@@ -61,15 +61,15 @@ Run = Callable[[argparse.Namespace], int]
 
 
 def main_of(parser: Callable[[], Parser], run: Run) -> Callable[[Sequence[str] | None], int]:
-    """Make a command's `main`: parse, run, and say an InputError in the command's flags."""
+    """Make a command's `main`: parse, run, and say an InputError or a FailedCheck in the command's flags."""
 
     def main(argv: Sequence[str] | None = None) -> int:
         made = parser()
         args = made.parse_args(argv)
         try:
             return run(args)
-        except InputError as error:
-            raise InputError(made.in_flags(str(error))) from error
+        except (InputError, FailedCheck) as error:
+            raise type(error)(made.in_flags(str(error))) from error
 
     return main
 

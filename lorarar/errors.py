@@ -1,4 +1,4 @@
-"""The two errors that the libraries raise on purpose, and the words for those of the operating system."""
+"""The errors that the libraries raise on purpose, and the words for those of the operating system."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ class InputError(ValueError):
 
 class FailedCheck(Exception):
     """A comparison with the reference that came out wrong or could not be made; nothing was written."""
+
+
+class CutShort(FailedCheck):
+    """A comparison that could not be made, or work that a signal ended: the same command may end otherwise."""
 
 
 def first_of(names: Sequence[str], most: int = 3) -> str:

@@ -51,6 +51,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
+def check_facts(facts: Mapping[str, Any]) -> None:
+    """Check what of a manifest is known before any component is made, against the schema; InputError if it breaks."""
+    schema = package_schema("runtime_py", "manifest.schema.json")
+    parts = schema["$defs"] | {"pipeline": {**schema["$defs"]["pipeline"], "required": []}}
+    known = {**schema, "$defs": parts, "required": [], "allOf": []}
+    check_schema(facts, known, "what the manifest would tell", "give another `base`")
+
+
 def _again(manifest: Any) -> str:
     """Return the command that makes a bundle of another version again."""
     if not isinstance(manifest, dict) or not {"base", "target", "components"} <= manifest.keys():

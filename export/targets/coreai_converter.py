@@ -80,7 +80,9 @@ def _print_of(weight: np.ndarray) -> _Print:
 
 def _decisive(module: torch.nn.Module) -> frozenset[_Print]:
     parameters = module.named_parameters()
-    return frozenset(_print_of(value.detach().numpy()) for name, value in parameters if name.startswith(_DECISIVE))
+    return frozenset(
+        _print_of(value.detach().half().numpy()) for name, value in parameters if name.startswith(_DECISIVE)
+    )
 
 
 def _eight_bits(program: AIProgram, decisive: Collection[_Print]) -> None:

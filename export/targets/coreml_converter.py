@@ -30,7 +30,7 @@ from tqdm import tqdm
 from export.graph import Graph
 from export.targets.core_aten import to_core_aten
 from export.targets.coreml_chunks import cut
-from export.targets.trace import trace
+from export.targets.trace import has_hypernetwork, trace
 from lorarar.toolchains import quiet_toolchains
 from runtime_py.component import NEURAL_ENGINE_BYTES
 from runtime_py.overflow import LARGEST_HALF
@@ -39,9 +39,10 @@ from runtime_py.overflow import LARGEST_HALF
 def convert(graph: Graph, precision: str, path: Path) -> None:
     """Convert a graph and save it as `path`.
 
-    In fp16 the inputs and outputs are fp16 too, so that no cast stands at the border.
+    In fp16 the inputs and outputs are fp16 too, so that no cast stands at the border; a hypernetwork has casts there,
+    since it is computed in fp32.
     """
-    half = precision != "fp32"
+    half, wide = precision != "fp32", precision == "fp32" or has_hypernetwork(graph.module)
     dtype = np.float16 if half else np.float32
     types = dict.fromkeys(graph.inputs, dtype) | {name: _DTYPES[kind] for name, kind in graph.dtypes.items()}
     with quiet_toolchains(), _no_extras():
@@ -59,8 +60,8 @@ def convert(graph: Graph, precision: str, path: Path) -> None:
             program,
             convert_to="mlprogram",
             minimum_deployment_target=ct.target.iOS17,
-            compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
-            pass_pipeline=_passes(half),
+            compute_precision=ct.precision.FLOAT32 if wide else ct.precision.FLOAT16,
+            pass_pipeline=_passes(half=not wide),
             skip_model_load=True,
         )
         del program

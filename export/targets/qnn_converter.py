@@ -12,7 +12,7 @@ import onnx
 from export.graph import Graph
 from export.targets import onnx_converter
 from export.targets.target import Soc
-from lorarar.errors import InputError
+from lorarar.errors import CutShort, InputError
 from runtime_py.processes import end_of, start
 from runtime_py.qnn_session import MODEL
 
@@ -20,7 +20,7 @@ from runtime_py.qnn_session import MODEL
 def convert(graph: Graph, precision: str, path: Path, soc: Soc) -> None:
     """Convert a graph for the NPU of a Snapdragon, and save it as the folder `path`.
 
-    Raises InputError where the compiler fails, and where it does not take the whole graph.
+    Raises InputError where the compiler fails or does not take the whole graph, CutShort where a signal ends it.
     """
     fixed = replace(graph, inputs={name: graph.fixed(shape) for name, shape in graph.inputs.items()})
     with tempfile.TemporaryDirectory(prefix="lorarar-", dir=path.parent) as folder:
@@ -47,6 +47,12 @@ def _compile(name: str, model: Path, out: Path, soc: Soc) -> None:
         "export.targets.qnn_compiler", model, out, str(soc.htp_arch), str(soc.model),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    said, _ = process.communicate()
+    try:
+        said, _ = process.communicate()
+    except BaseException:  # as when the user stops it: a compiler that nobody waits for takes hours and gigabytes
+        process.kill()
+        process.wait()
+        raise
     if process.returncode != 0:
-        raise InputError(f"{name}: QNN's compiler fails for {soc.name} ({end_of(process, said)})")
+        error = InputError if process.returncode > 0 else CutShort  # a signal, as where memory runs out
+        raise error(f"{name}: QNN's compiler fails for {soc.name} ({end_of(process, said)})")

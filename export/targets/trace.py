@@ -23,6 +23,11 @@ class _Positional(torch.nn.Module):
         return tuple(outputs[name] for name in self.outputs)
 
 
+def has_hypernetwork(module: torch.nn.Module) -> bool:
+    """Tell whether a module computes coefficients with a hypernetwork, which stays in fp32."""
+    return any(isinstance(part, Hypernetwork) for part in module.modules())
+
+
 def trace(graph: Graph, dtype: torch.dtype) -> ExportedProgram:
     """Trace the graph's module, turned into `dtype` in place, with sizes that have names at the values that they have.
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lorarar.base.names import name_of
 from lorarar.base.sources import image_side, open_pipeline
 from lorarar.errors import InputError
 from lorarar.images import on_white, open_image
@@ -108,9 +109,8 @@ def load_components(
 
 
 def base_name(components: Components) -> str:
-    """Return the base's name; of a folder or file its last part, since a path says nothing on another machine."""
-    path = Path(components.base)
-    return path.resolve().name if path.exists() else components.base
+    """Return the base's name, as `name_of` has it."""
+    return name_of(components.base)
 
 
 def fingerprint(network: nn.Module) -> str:

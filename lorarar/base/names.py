@@ -72,6 +72,12 @@ def miniature_folder(instead: str = "give another `base`") -> Path:
     return MINIATURE_FOLDER
 
 
+def name_of(base: str) -> str:
+    """Return a base's name; of a folder or file its last part, since a path says nothing on another machine."""
+    path = Path(base)
+    return path.resolve().name if path.exists() else base
+
+
 def shipped_dataset() -> Path:
     """Return the miniature's subjects, styles and their LoRAs, a folder of `lorarar.training.dataset`."""
     return miniature_folder("give a `dataset`") / DATASET_FOLDER
@@ -142,7 +148,7 @@ def load_layout(base: str, adapt: str = "attention") -> Layout:
     """
     if base in (MINIATURE, *CONFIGS):
         return Layout.from_linears(base, _linears(unet_config(base)), adapt)
-    return unet_layout(meta_unet(base), Path(base).name, adapt)
+    return unet_layout(meta_unet(base), name_of(base), adapt)
 
 
 def unet_layout(unet: nn.Module, base: str, adapt: str = "attention") -> Layout:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,23 @@ def open_pipeline(base: str, untrained: bool, dtype: torch.dtype, unet: bool = T
             pipeline = StableDiffusionXLPipeline.from_pretrained(
                 str(path), torch_dtype=dtypes, use_safetensors=True, **replaced
             )
-    needed = [name for name in _COMPONENTS if unet or name != "unet"]
-    if any(getattr(pipeline, name, None) is None for name in needed) or (unet and not _is_told_sizes(pipeline.unet)):
-        raise InputError(f"{base}: not an SDXL pipeline, which has two text encoders and a UNet told the image's size")
+    require_parts(pipeline, base, without=() if unet else ("unet",))
+    if unet:
+        require_told_sizes(pipeline.unet, base)
     return pipeline
+
+
+def require_parts(pipeline: Any, base: str, without: Collection[str] = ()) -> None:
+    """Refuse a pipeline that lacks a part of SDXL's, such as the second text encoder, with InputError."""
+    missing = [name for name in _COMPONENTS if name not in without and getattr(pipeline, name, None) is None]
+    if missing:
+        raise InputError(f"{base}: not an SDXL pipeline, it has no {', '.join(missing)}; give a whole one")
+
+
+def require_told_sizes(unet: Any, base: str) -> None:
+    """Refuse a UNet that is told less than SDXL's, with InputError."""
+    if getattr(unet.config, "addition_embed_type", None) != "text_time":
+        raise InputError(f"{base}: its UNet is not told the image's size, as SDXL's is; give an SDXL-like pipeline")
 
 
 def open_unet(base: str, untrained: bool, dtype: torch.dtype | None = None) -> tuple[Any, int]:
@@ -62,14 +76,12 @@ def open_unet(base: str, untrained: bool, dtype: torch.dtype | None = None) -> t
         if path.is_file():
             unet = UNet2DConditionModel.from_single_file(str(path), torch_dtype=dtype or _stored_dtype(path))
             return unet, SDXL_SCALE
-        stored = next(iter(sorted((path / "unet").glob("*.safetensors"))), None)
-        wanted = dtype or (torch.float32 if stored is None else _stored_dtype(stored))
+        wanted = dtype or _stored_dtype(_weights_file(path / "unet"))
         unet = UNet2DConditionModel.from_pretrained(
             str(path), subfolder="unet", torch_dtype=wanted, use_safetensors=True
         )
         vae = AutoencoderKL.load_config(str(path), subfolder="vae")
-    if not _is_told_sizes(unet):
-        raise InputError(f"{base}: its UNet is not told the image's size, as SDXL's is; give an SDXL-like pipeline")
+    require_told_sizes(unet, base)
     return unet, 2 ** (len(vae["block_out_channels"]) - 1)
 
 
@@ -138,10 +150,21 @@ def image_side(unet: Any, scale: int, resolution: int | None) -> int:
     return side
 
 
+def _weights_file(folder: Path) -> Path:
+    """Return the file that diffusers loads a network from, or the first of its shards; variants lie beside it."""
+    name = "diffusion_pytorch_model.safetensors"
+    index = folder / f"{name}.index.json"
+    if not index.is_file():
+        return folder / name
+    return folder / min(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+
+
 def _stored_dtype(path: Path) -> torch.dtype:
-    """Return the dtype of a file's first tensor; fp32 for any but fp16 and bf16."""
+    """Return the dtype of a file's first tensor; fp32 for any but fp16 and bf16, and for a file that is not here."""
     from safetensors import safe_open
 
+    if not path.is_file():
+        return torch.float32
     with safe_open(str(path), framework="pt") as file:
         found = file.get_slice(next(iter(file.keys()))).get_dtype()
     return {"F16": torch.float16, "BF16": torch.bfloat16}.get(found, torch.float32)
@@ -166,10 +189,6 @@ def _find(base: str) -> Path:
     if path.is_file() and path.suffix != ".safetensors":
         raise InputError(f"{path}: a checkpoint in one file must be .safetensors; convert it first")
     return path
-
-
-def _is_told_sizes(unet: Any) -> bool:
-    return unet.config.addition_embed_type == "text_time"
 
 
 def _advice(path: Path) -> str:

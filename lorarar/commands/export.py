@@ -10,13 +10,13 @@ from typing import Any
 
 from export.options import ADAPTED, LORAS, PIPELINE_BATCH, STEPS, UNET_BATCH
 from export.targets import TARGETS, bundle_folder, default_targets, find_offer, find_target
-from lorarar.base.names import BASES_HELP, DEFAULT_BASE
+from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, main_of, run_command
 from lorarar.console import console, print_table, status
 from lorarar.errors import InputError
 from lorarar.layout import ADAPT, Layout, kind_of
 from lorarar.stack import PART_WORDS
-from lorarar.toolchains import quiet_toolchains
+from lorarar.toolchains import named_if_missing
 from lorarar.training.settings import defaults_text
 from runtime_py.bundle import Bundle
 from runtime_py.check import check_table
@@ -46,7 +46,9 @@ def _add_options(kind: Parser, name: str) -> None:
     add = kind.add_argument
     needed = name != "pipeline"  # which --into may stand for
     add("--target", required=needed, help=", ".join(TARGETS) + ("" if needed else " (default: those of --into's app)"))
-    add("--base", default=DEFAULT_BASE, help=BASES_HELP)
+    names = ", ".join([MINIATURE, *CONFIGS])
+    base = f"{names}, a diffusers folder, a .safetensors checkpoint or a hub id (default {DEFAULT_BASE})"
+    add("--base", default=DEFAULT_BASE, help=base)
     network = "what merges the two LoRAs of --fused" if name == "unet" else "a trained hypernetwork"
     add("--hypernet", type=Path, metavar="FILE", help=f"{network} (default: the miniature's, for it)")
     random = "seeded random weights, to try a named base's size out; the manifest records those of a hypernetwork"
@@ -60,7 +62,9 @@ def _add_options(kind: Parser, name: str) -> None:
     add("--unchecked", action="store_true", default=None, help=hours)
     place = kind.add_mutually_exclusive_group()
     folder = {"hypernet": "hypernet-", "unet": "unet-", "pipeline": ""}[name] + "BASE-TARGET-PRECISION"
-    place.add_argument("-o", "--out", type=Path, metavar="DIR", help=f"the bundle (default build/{folder})")
+    folder += "; with --fused fused-…" if name == "unet" else ""
+    bundle = f"the bundle (default build/{folder}; for qnn with -CHIP at its end)"
+    place.add_argument("-o", "--out", type=Path, metavar="DIR", help=bundle)
     if name != "hypernet":
         parts = f"what takes LoRAs: whole transformer blocks, or the attention alone (default {ADAPTED})"
         add("--adapt", choices=list(ADAPT), help=parts)
@@ -169,7 +173,7 @@ def _plan(args: Namespace) -> int:
     if args.out is not None:
         flag = "--into" if args.into is not None else "--out"
         raise InputError(f"--plan makes nothing, so {flag} can't apply; leave one of them out")
-    with quiet_toolchains():
+    with named_if_missing(("torch", "diffusers", "transformers"), "train"):
         from export.plan import advice, effort, plan_pipeline  # It imports torch and diffusers.
 
     left = ("hypernet", "untrained", "unchecked", "out", "steps", "guidance")  # they change no size

@@ -226,7 +226,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "no unet": (lambda folder: shutil.rmtree(folder / "unet"), "diffusers can't load it .* whole SDXL pipeline"),
     "cut weights": (cut_weights, "diffusers can't load it .* whole SDXL pipeline"),
     "a pickle": (pickled, r"can't load it .* with its weights in \.safetensors files"),
-    "no SDXL": (one_encoder, "not an SDXL pipeline, which has two text encoders"),
+    "no SDXL": (one_encoder, "not an SDXL pipeline, it has no tokenizer_2, text_encoder_2"),
 }
 
 

@@ -88,12 +88,16 @@ def test_a_library_s_parameters_are_told_as_flags() -> None:
 
 def test_a_command_s_errors_speak_in_its_flags() -> None:
     def run(args: Namespace) -> int:
+        if args.rank == 6:
+            raise FailedCheck("leave out `rank`")
         return given_settings(args, Outer()).rank
 
     main = main_of(parser, run)
     assert main(["c", "--rank", "5"]) == 5
     with pytest.raises(InputError, match=r"^--rank is 0; give"):
         main(["c", "--rank", "0"])
+    with pytest.raises(FailedCheck, match="leave out --rank"):
+        main(["c", "--rank", "6"])
 
 
 def raising(error: BaseException) -> Callable[[Sequence[str] | None], int]:

@@ -53,9 +53,12 @@ def constants(asset: Path) -> dict[str, int]:
 
 def test_the_decisive_weights_keep_their_bits(convert: Convert, tmp_path: Path) -> None:
     convert(net(), "fp16", tmp_path / "half.aimodel")
-    convert(net(), "w8", tmp_path / "eight.aimodel")
     assert constants(tmp_path / "half.aimodel") == {"f16": 3}
-    assert constants(tmp_path / "eight.aimodel") == {"f16": 1, "si8": 2}
+    for dtype in (torch.float32, torch.bfloat16):
+        graph = net()
+        graph.module.to(dtype)
+        convert(graph, "w8", tmp_path / f"{dtype}.aimodel")
+        assert constants(tmp_path / f"{dtype}.aimodel") == {"f16": 1, "si8": 2}
 
 
 def test_nothing_of_this_machine_and_no_date_is_in_an_asset(convert: Convert, tmp_path: Path) -> None:

@@ -67,6 +67,11 @@ REFUSALS: dict[str, tuple[Callable[[], Any], str]] = {
     "a batch": (lambda: export.unet(target="onnx", batch=3), "`batch` is 3"),
     "a base": (lambda: export.hypernet(3, target="onnx"), "`base` is of the type int"),
     "a rank without adapters": (lambda: export.unet(target="onnx", fused="a", rank=2), "`rank` is that of adapter"),
+    "LoRAs without adapters": (lambda: export.unet(target="onnx", fused="a", loras=4), "`loras` is that of adapter"),
+    "parts without adapters": (
+        lambda: export.unet(target="onnx", fused="a", adapt="attention"),
+        "`adapt` is that of adapter",
+    ),
     "three LoRAs": (lambda: export.unet(target="onnx", fused=["a", "b", "c"]), "`fused` has 3 LoRAs"),
     "a hypernetwork for nothing": (lambda: export.unet(target="onnx", hypernet="h"), "`hypernet` merges a content"),
     "two hypernetworks": (lambda: export.hypernet(target="onnx", hypernet="h", untrained=True), "`hypernet`.*exclude"),
@@ -104,6 +109,7 @@ def test_the_functions_are_not_their_commands(capsys: pytest.CaptureFixture[str]
             main([kind, "--help"])
         said = capsys.readouterr().out
         assert f"usage: lorarar export {kind}" in said and "fp16 for coreml" in said
+        assert ("with --fused fused-" in said) == (kind == "unet") and "for qnn with -CHIP" in " ".join(said.split())
         assert callable(getattr(export, kind))
     with pytest.raises(InputError, match="required: WHAT"):
         main([])

@@ -27,6 +27,7 @@ from lorarar.layout import ROLES, Layout
 from lorarar.lora import LoRA
 from lorarar.merging import learned_options, merge_loras
 from runtime_py.bundle import Bundle, Session, tree_sha256
+from runtime_py.mil import Program
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,17 @@ def test_in_fp16_a_merge_equals_dense_eq_2_or_refuses(
         assert rms <= expected.largest * 10 ** (-allowed.psnr_db / 20), name
 
 
+def test_core_ml_computes_a_hypernetwork_in_fp32_between_inputs_and_outputs_in_fp16(
+    layout: Layout, tmp_path: Path
+) -> None:
+    report = write_hypernet(tiny_hypernet(), layout, HypernetOptions("coreml", "fp16", 4), tmp_path / "out")
+    program = Program.open(tmp_path / "out" / "hypernet.mlpackage")
+    ends = len(report.manifest["components"]["hypernet"]["inputs"]) + len(layout.part("qo"))
+    assert program.op_counts()["cast"] == ends
+    # In fp16 it is 88 dB; the outputs' rounding is the reference's too.
+    assert next(row.psnr_db for row in report.rows if row.runtime == "mil evaluator (fp32)") > 120
+
+
 @pytest.mark.parametrize(("target", "precision"), COMBINATIONS)
 def test_a_bundle_states_its_contract(
     layout: Layout, bundle_folders: dict[tuple[str, str], Path], target: str, precision: str
@@ -185,7 +197,7 @@ def test_a_wrong_artifact_is_an_error_and_leaves_nothing(
         ),
         (["--target", "onnx", "--base", "koala-700m"], "a hypernetwork for koala-700m is needed: give --hypernet"),
         (["--target", "onnx", "--untrained", "--hypernet", "x"], "--hypernet and --untrained exclude each other"),
-        (["--target", "onnx", "--untrained", "--base", "nowhere"], "unknown base 'nowhere'; valid are miniature, sdxl"),
+        (["--target", "onnx", "--untrained", "--base", "nowhere"], "unknown base 'nowhere': no such folder or file"),
         (["--target", "onnx", "--hypernet", "no.safetensors"], "no such checkpoint"),
         (["--target", "onnx", "--untrained", "--rank", "0"], "--rank is 0; valid are 1 to 512 for 2 LoRAs"),
         (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -141,6 +143,21 @@ def test_the_command_makes_nothing(
     assert "export with its check: about" in " ".join(table.split())
     assert "nothing is made yet" in table and "2567.46 M" in table and "2 or more chunks" in " ".join(table.split())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("batch", ["-1", "3"])
+def test_a_batch_that_is_not_exported_is_not_planned(batch: str) -> None:
+    with pytest.raises(InputError, match=f"--batch is {batch}; valid are 1, and 2"):
+        main(["pipeline", "--target", "onnx", "--plan", "--batch", batch])
+
+
+def test_a_plan_names_what_is_not_installed() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from lorarar.commands.export import main; main(['pipeline', '--target', 'onnx', '--plan'])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "InputError: " in ended.stderr and "[train]" in ended.stderr.splitlines()[-1]
 
 
 def test_a_single_file_can_not_be_planned(tmp_path: Path) -> None:

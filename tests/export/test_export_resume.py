@@ -9,20 +9,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from export import PipelineOptions, Source, bundle, write, write_pipeline
-from export.bundle import file_entry
+from export import PipelineOptions, Source, bundle, resume, write, write_pipeline
+from export.bundle import check_all, file_entry
 from export.graph import ImageSize
-from export.resume import STATE, Unfinished, unfinished_folder
+from export.resume import STATE, Unfinished, toolchain_versions, unfinished_folder
 from export.source import chosen_hypernet
+from export.targets import TARGETS
 from lorarar.base.names import load_layout
 from lorarar.base.sources import open_pipeline
-from lorarar.errors import FailedCheck, InputError
+from lorarar.errors import CutShort, FailedCheck, InputError
 from runtime_py.bundle import Bundle
 from runtime_py.check import CheckRow
 from runtime_py.parity import Tolerance
@@ -31,12 +33,13 @@ PARTS = ["hypernet", "text_encoder", "text_encoder_2", "unet", "vae_decoder"]
 Files = dict[str, bytes]
 
 
-def export(base: Path, out: Path, steps: int = 4) -> Files:
+def export(base: Path, out: Path, steps: int = 4, guidance: float = 3.5, unchecked: bool = False) -> Files:
     """The files of the bundle, by name."""
     layout = load_layout(str(base))
     hypernet = chosen_hypernet(str(base), layout, None, untrained=True)
     source = Source(open_pipeline(str(base), False, torch.float32), layout, hypernet)
-    write_pipeline(source, PipelineOptions("onnx", "fp32", 2, ImageSize(32, 8, 1), steps, 3.5), out)
+    options = PipelineOptions("onnx", "fp32", 2, ImageSize(32, 8, 1), steps, guidance, unchecked=unchecked)
+    write_pipeline(source, options, out)
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
 
@@ -130,35 +133,26 @@ def test_it_goes_on(shallow_pipeline: Path, written: Written, tmp_path: Path) ->
     assert written == [*PARTS, "vae_decoder", *PARTS]
 
 
-def other_steps(left: Path) -> int:
-    return 5
-
-
-def damage_a_part(left: Path) -> int:
+def damage_a_part(left: Path) -> None:
     data = (left / "unet.onnx").read_bytes()
     (left / "unet.onnx").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    return 4
 
 
-def damage_a_golden_file(left: Path) -> int:
+def damage_a_golden_file(left: Path) -> None:
     (left / "golden" / "unet").write_text("golden other")
-    return 4
 
 
-def lose_a_golden_file(left: Path) -> int:
+def lose_a_golden_file(left: Path) -> None:
     (left / "golden" / "text_encoder").unlink()
-    return 4
 
 
-def damage_the_state(left: Path) -> int:
+def damage_the_state(left: Path) -> None:
     (left / STATE).write_text("{")
-    return 4
 
 
 @pytest.mark.parametrize(
     ("change", "again"),
     [
-        (other_steps, PARTS),
         (damage_a_part, ["unet", "vae_decoder"]),
         (damage_a_golden_file, ["unet", "vae_decoder"]),
         (lose_a_golden_file, ["text_encoder", "vae_decoder"]),
@@ -166,18 +160,66 @@ def damage_the_state(left: Path) -> int:
     ],
 )
 def test_what_does_not_fit_is_made_again(
-    shallow_pipeline: Path, written: Written, tmp_path: Path, change: Callable[[Path], int], again: list[str]
+    shallow_pipeline: Path, written: Written, tmp_path: Path, change: Callable[[Path], None], again: list[str]
 ) -> None:
-    steps = change(interrupted(shallow_pipeline, tmp_path / "bundle"))
-    files = export(shallow_pipeline, tmp_path / "bundle", steps)
+    change(interrupted(shallow_pipeline, tmp_path / "bundle"))
+    files = export(shallow_pipeline, tmp_path / "bundle")
     assert written == [*PARTS, *again]
     assert files["unet.onnx"] == b"unet" and files["golden/unet"] == b"golden unet"
-    assert json.loads(files["manifest.json"])["pipeline"]["steps"] == steps
+
+
+def test_it_goes_on_with_what_no_file_depends_on_changed(
+    shallow_pipeline: Path, written: Written, tmp_path: Path
+) -> None:
+    """As where a check was stopped that takes hours."""
+    interrupted(shallow_pipeline, tmp_path / "bundle")
+    files = export(shallow_pipeline, tmp_path / "bundle", 5, 2.0, unchecked=True)
+    assert written == [*PARTS, "vae_decoder"]
+    made = json.loads(files["manifest.json"])
+    assert (made["pipeline"]["steps"], made["pipeline"]["guidance"]) == (5, 2.0)
+    assert made["components"]["unet"]["parity"]["status"] == "not_run"
+
+
+def test_it_goes_on_where_the_folder_could_not_be_put_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Path) -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError) as caught:
+        patched.setattr(resume, "replace_folder", refused)
+        with unfinished_folder(tmp_path / "bundle", {}) as work:
+            keep(work, "unet")
+    assert "goes on from it" in "".join(caught.value.__notes__)
+    with unfinished_folder(tmp_path / "bundle", {}) as work:
+        assert work.kept("unet")
+    assert [path.name for path in tmp_path.rglob("*")] == ["bundle", "unet"]
+
+
+def test_what_a_killed_export_left_half_made_is_removed(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), unfinished_folder(tmp_path / "bundle", {}) as work:
+        keep(work, "unet")
+        (work.folder / "lorarar-1" / "graph").mkdir(parents=True)
+        (work.folder / "lorarar-1" / "graph" / "weights.bin").write_text("half")
+        raise KeyboardInterrupt
+    with unfinished_folder(tmp_path / "bundle", {}):
+        pass
+    assert [path.name for path in (tmp_path / "bundle").iterdir()] == ["unet"]
+
+
+def test_every_package_that_makes_artifacts_counts() -> None:
+    """Two versions of one may not make a bundle together."""
+    distributions = packages_distributions()
+    used = {package for target in TARGETS.values() for package in target.packages} | {"coreai_opt", "torchao", "peft"}
+    assert {name for package in used for name in distributions.get(package, ())} <= toolchain_versions().keys()
 
 
 @pytest.mark.parametrize(
     "error",
-    [OSError(errno.ENOSPC, "No space left on device"), MemoryError(), RuntimeError("XNNPACK"), AssertionError()],
+    [
+        *(OSError(errno.ENOSPC, "No space left on device"), MemoryError(), RuntimeError("XNNPACK"), AssertionError()),
+        CutShort("its process ended by signal 9"),
+    ],
     ids=lambda error: type(error).__name__,
 )
 def test_what_is_finished_outlives_an_error(
@@ -203,6 +245,25 @@ def test_nothing_is_left_where_the_same_command_would_end_again(
     with pytest.raises(type(error), match=str(error)):
         export(shallow_pipeline, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("status", "waits"), [("failed", False), ("not_run", True)])
+def test_what_could_not_be_checked_waits(
+    shallow_pipeline: Path,
+    tmp_path: Path,
+    written: Written,
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+    waits: bool,
+) -> None:
+    """As where the system ended the process of a check to have its memory."""
+    written.append("vae_decoder")  # nothing is stopped
+    row = CheckRow("unet", "", "", status, "its process ended by signal 9", (), Tolerance(1.0, 1.0))
+    monkeypatch.setattr(bundle, "check_all", check_all)
+    monkeypatch.setattr(bundle, "check_component", lambda *_: [row])
+    with pytest.raises(FailedCheck, match="signal 9; no bundle was written"):
+        export(shallow_pipeline, tmp_path / "bundle")
+    assert hidden(tmp_path / "bundle").exists() == waits
 
 
 def test_an_error_before_anything_is_finished_leaves_nothing(tmp_path: Path) -> None:

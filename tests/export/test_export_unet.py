@@ -340,8 +340,10 @@ def test_the_command(shallow_pipeline: Path, tmp_path: Path, capsys: pytest.Capt
     assert "UNet for latents of 12×12, batch 2" in said and "2 LoRAs of rank 4 together" in said and "passed" in said
     shapes = {tensor["name"]: tensor["shape"] for tensor in Bundle.open(out).manifest["components"]["unet"]["inputs"]}
     assert shapes["sample"] == [2, 4, 12, 12] and shapes["timestep_sinusoids"][0] == 2
-    kept = out / "keep"
-    kept.write_text("x")
+    (out / "merged.safetensors").write_text("mine")
+    with pytest.raises(InputError, match=r"no part of its bundle \(merged.safetensors\).*give --out a new name"):
+        main(["unet", *given, "--out", str(out)])
+    assert (out / "merged.safetensors").read_text() == "mine"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes").write_text("mine")
     with pytest.raises(InputError, match="exists and is not a bundle"):

@@ -1,0 +1,64 @@
+"""What a manifest cannot tell, or a hypernetwork not do, is refused before anything is drawn or converted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_world import tiny_hypernet
+from unet_runs import options as unet_options
+from unet_runs import tiny_unet
+
+from export import PipelineOptions, Source, bundle, write, write_pipeline, write_unet
+from export.graph import ImageSize
+from export.source import chosen_hypernet
+from lorarar.base.names import load_layout
+from lorarar.base.sources import open_pipeline
+from lorarar.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr(bundle, "write_component", refuse)
+    monkeypatch.setattr(write, "write_golden_image", refuse)
+
+
+def export(base: Path, out: Path, hypernet: Any = None, **scheduler: Any) -> None:
+    layout, pipeline = load_layout(str(base)), open_pipeline(str(base), False, torch.float32)
+    pipeline.register_modules(scheduler=type(pipeline.scheduler).from_config(pipeline.scheduler.config, **scheduler))
+    source = Source(pipeline, layout, hypernet or chosen_hypernet(str(base), layout, None, untrained=True))
+    write_pipeline(source, PipelineOptions("onnx", "fp32", 2, ImageSize(32, 8, 1), 4, 3.5), out)
+
+
+def test_a_scheduler_that_no_manifest_tells(shallow_pipeline: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"scheduler.steps_offset breaks the schema .* give another `base`"):
+        export(shallow_pipeline, tmp_path / "out", steps_offset=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hypernetwork_for_other_widths(shallow_pipeline: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no input layer for width 48"):
+        export(shallow_pipeline, tmp_path / "out", tiny_hypernet())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_inputs_than_a_manifest_allows(
+    shallow_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = load_layout(str(shallow_pipeline))
+    monkeypatch.setattr(bundle, "MAX_ELEMENTS", 1000)
+    with pytest.raises(InputError, match=r"unet: its inputs would hold .* over 1,000; give a lower `rank` or fewer"):
+        write_unet(tiny_unet(shallow_pipeline), layout, unet_options("onnx", "fp32"), tmp_path / "out")
+    with pytest.raises(InputError, match="hypernet: its inputs would hold"):
+        export(shallow_pipeline, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_pixels_than_a_manifest_allows() -> None:
+    with pytest.raises(InputError, match="`resolution` is 4104; a pipeline's is 4096 at most"):
+        PipelineOptions("onnx", "fp32", 2, ImageSize(4104, 513, 1), 4, 3.5)

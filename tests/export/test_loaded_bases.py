@@ -1,0 +1,69 @@
+"""Bases from elsewhere: loaded already in whatever numbers, from the hub or one file, and those that are no SDXL."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+import export
+from export import source, write
+from export.golden import write_golden_image
+from lorarar.base.names import load_layout
+from lorarar.base.sources import open_pipeline, open_unet
+from lorarar.errors import InputError
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_pipeline_in_half_precision_draws_as_its_weights_do_in_fp32(
+    shallow_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    def draw(pipeline: Any, layout: Any, stack: Any, size: Any, path: Path, tile: int) -> None:
+        write_golden_image(pipeline, layout, stack, size, tmp_path / "image", tile)
+        raise KeyboardInterrupt  # the rest of an export takes a minute
+
+    monkeypatch.setattr(write, "write_golden_image", draw)
+    images = []
+    for wide in (torch.float32, dtype):
+        pipeline = open_pipeline(str(shallow_pipeline), False, torch.float32).to(dtype).to(wide)
+        with pytest.raises(KeyboardInterrupt):
+            export.pipeline(pipeline, target="onnx", untrained=True, rank=2, out=tmp_path / "out")
+        images.append(load_file(tmp_path / "image"))
+    for key, value in images[0].items():
+        np.testing.assert_array_equal(value, images[1][key], err_msg=key)
+
+
+def test_a_loaded_base_that_is_no_sdxl_is_refused(shallow_pipeline: Path) -> None:
+    from diffusers import UNet2DConditionModel
+
+    unet = open_unet(str(shallow_pipeline), untrained=False)[0]
+    untold = UNet2DConditionModel.from_config({**unet.config, "addition_embed_type": None})
+    with pytest.raises(InputError, match="its UNet is not told the image's size"):
+        export.unet(untold, target="onnx", rank=2)
+    pipeline = open_pipeline(str(shallow_pipeline), False, torch.float32)
+    pipeline.register_modules(text_encoder=None)
+    with pytest.raises(InputError, match="not an SDXL pipeline, it has no text_encoder; give a whole one"):
+        export.pipeline(pipeline, target="onnx", untrained=True, rank=2)
+
+
+@pytest.mark.parametrize(("base", "name"), [("owner/name", "owner/name"), ("FILE", "model.safetensors")])
+def test_a_base_without_a_folder_has_the_layout_of_its_unet(
+    shallow_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str, name: str
+) -> None:
+    """From the hub, or in one file; nothing here is downloaded, so the UNet is a folder's."""
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    opened = open_unet(str(shallow_pipeline), untrained=False)
+    monkeypatch.setattr(source, "open_unet", lambda *_, **__: opened)
+    monkeypatch.chdir(tmp_path)
+    given = str(file) if base == "FILE" else base
+    layout = source.base_layout(given, "transformer")
+    assert layout == replace(load_layout(str(shallow_pipeline), "transformer"), base=name)
+    report = export.hypernet(given, target="onnx", untrained=True, rank=2)
+    assert report.out == Path("build") / f"hypernet-{name.replace('/', '-')}-onnx-fp32"
+    assert report.manifest["base"] == name
