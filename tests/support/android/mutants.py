@@ -155,7 +155,7 @@ MUTANTS = {
         "Catalogue.kt",
         "strangers.map(place)?.close() != null",
         "strangers.map(place)?.close() == Unit && false",
-        "StudioTest.aLoraThatCanBeMappedIsNotCopied",
+        "ChoiceTest.aLoraThatCanBeMappedIsNotCopied",
     ),
     "memory that nobody asks for": Mutant(
         "Residency.kt", "if (free < needed) {", "if (free < 0) {", "ResidencyTest.whatHasNoRoomIsNotLoaded"

@@ -107,8 +107,9 @@ class MainActivity : Activity(), ScreenHost {
     }
 
     override fun pickLora(role: String) {
-        // Files of this format have no media type of their own.
+        // Files of this format have no media type of their own, and PEFT's have a second one beside them.
         val intent = Intent(Intent.ACTION_OPEN_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType("*/*")
+            .putExtra(Intent.EXTRA_ALLOW_MULTIPLE, true)
         startActivityForResult(intent, if (role == Catalogue.CONTENTS) PICK_CONTENT else PICK_STYLE)
     }
 
@@ -146,20 +147,26 @@ class MainActivity : Activity(), ScreenHost {
 
     override fun onActivityResult(requestCode: Int, resultCode: Int, data: Intent?) {
         super.onActivityResult(requestCode, resultCode, data)
-        val uri = data?.data
-        if (resultCode != RESULT_OK || uri == null) return
+        val clip = data?.clipData
+        val picked = clip?.let { List(it.itemCount) { at -> it.getItemAt(at).uri } } ?: listOfNotNull(data?.data)
+        if (resultCode != RESULT_OK || picked.isEmpty()) return
+        val uri = picked.first()
         when (requestCode) {
             PICK_BUNDLE ->
                 studio.ask(Command.AddBundle(uri.lastPathSegment?.substringAfterLast('/') ?: "", uri.toString()))
-            PICK_CONTENT -> take(Catalogue.CONTENTS, uri)
-            PICK_STYLE -> take(Catalogue.STYLES, uri)
+            PICK_CONTENT -> take(Catalogue.CONTENTS, picked)
+            PICK_STYLE -> take(Catalogue.STYLES, picked)
             SAVE -> saving = uri // when the studio's state is shown, which may be a new process's
         }
     }
 
-    private fun take(role: String, uri: Uri) {
-        val (name, bytes) = described(uri)
-        studio.ask(Command.Import(role, name, bytes, uri.toString()))
+    /** A configuration is kept with the LoRA that was picked together with it, where that is one. */
+    private fun take(role: String, picked: List<Uri>) {
+        val (configs, loras) = picked.associateWith { described(it) }.entries.partition { it.value.first.endsWith(".json") }
+        val config = configs.firstOrNull()?.key?.toString()?.takeIf { loras.size == 1 }
+        for ((uri, facts) in loras.ifEmpty { configs }) {
+            studio.ask(Command.Import(role, facts.first, facts.second, uri.toString(), config))
+        }
     }
 
     private fun described(uri: Uri): Pair<String, Long?> {

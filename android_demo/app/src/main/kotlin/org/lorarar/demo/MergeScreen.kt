@@ -50,7 +50,7 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
         stopImport.showIf(state.importing != null)
         state.importing?.let { importing.text = said(it) }
         val passedOver = (state.opening as? Opening.Ready)?.passedOver.orEmpty()
-        val lines = said(passedOver) + outcome(state) + said(state.leftOut) +
+        val lines = said(passedOver) + outcome(state) + said(state.loraNotes) +
             listOfNotNull(if (untrained) text(R.string.untrained) else null)
         result.text = lines.joinToString("\n")
         chart.show(state.merge?.layers ?: emptyList())
@@ -63,7 +63,7 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
         return when {
             state.merging -> text(R.string.merging)
             done == null -> text(R.string.not_merged)
-            else -> (listOf(text(R.string.merged, done.seconds * 1000, done.rank)) + said(done.warnings)).joinToString("\n")
+            else -> text(R.string.merged, done.seconds * 1000, done.rank)
         }
     }
 

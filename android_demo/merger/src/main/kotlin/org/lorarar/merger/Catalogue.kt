@@ -24,19 +24,25 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
 
     /**
      * Take the LoRA at a stranger's [place] over, under the name that its file has there: a link where it can be mapped as
-     * it lies, else a copy. [progress] hears the bytes copied so far.
+     * it lies, else a copy; with PEFT's configuration, at the place [config], a folder of copies of both. [progress] hears
+     * the bytes copied so far.
      *
      * Raises InputError, and keeps nothing, when it is no LoRA that can be read exactly; likewise Stopped, when [progress]
      * says so.
      */
-    fun import(role: String, name: String, place: String, progress: (Long) -> Boolean = { true }): Sample {
+    fun import(
+        role: String, name: String, place: String, config: String? = null, progress: (Long) -> Boolean = { true },
+    ): Sample {
         val shown = plain(name.substringAfterLast('/').removeSuffix(".safetensors")).ifEmpty { "imported" }
         val folder = File(home, "loras/$role")
         val free = generateSequence(1) { it + 1 }.map { if (it == 1) shown else "$shown ($it)" }
-            .first { name -> KINDS.none { File(folder, "$name.$it").exists() } }
+            .first { name -> (KINDS.map { "$name.$it" } + name).none { File(folder, it).exists() } }
         var file = File(folder, "$free.$COPY")
         try {
-            if (strangers.map(place)?.close() != null) {
+            if (config != null) {
+                file = File(folder, free)
+                copyBoth(place, config, file, progress)
+            } else if (strangers.map(place)?.close() != null) {
                 file = File(folder, "$free.$LINK")
                 Install.write(place.byteInputStream(), file)
             } else {
@@ -44,13 +50,20 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
             }
             return Sample(free, file, null).also { read(it) }
         } catch (error: InputError) {
-            file.delete()
+            file.deleteRecursively()
             // The path is of no use to a user of the app: they know the file by its name.
             throw InputError(error.sentence.replacing(file.path, shown))
         } catch (error: IOException) {
             throw InputError("%s can't be read (%s); check that it is there, free some space and try again", shown, error.message)
         }
     }
+
+    private fun copyBoth(place: String, config: String, folder: File, progress: (Long) -> Boolean) =
+        Install.replace(folder) { unfinished ->
+            val small = LoraReader.MAX_CONFIG_BYTES
+            Install.write(strangers.open(config), File(unfinished, LoraReader.CONFIG), small)
+            Install.write(strangers.open(place), File(unfinished, LoraReader.WEIGHTS), MAX_BYTES, progress)
+        }
 
     /** Read a LoRA. InputError when that can't be done exactly, or when the file that it is a link to is gone. */
     fun read(sample: Sample): Lora {
@@ -62,10 +75,12 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
     }
 
     private fun samples(role: String): List<Sample> {
-        val files = File(home, "loras/$role").listFiles { file -> file.extension in KINDS }.orEmpty()
+        val files = File(home, "loras/$role").listFiles { file ->
+            file.extension in KINDS || (file.isDirectory && file.extension != Install.UNFINISHED)
+        }.orEmpty()
         return files.sortedBy { it.name }.map { file ->
-            val picture = File(file.path.removeSuffix(".${file.extension}") + ".png")
-            Sample(file.nameWithoutExtension, file, picture.takeIf { it.isFile })
+            val name = if (file.isDirectory) file.name else file.nameWithoutExtension
+            Sample(name, file, File(file.parentFile, "$name.png").takeIf { it.isFile })
         }
     }
 

@@ -102,19 +102,27 @@ class Install(private val packaged: Packaged, private val home: File) {
         1
     }
 
-    private fun replace(folder: File, make: (File) -> Unit) {
-        val unfinished = File(folder.path + ".unfinished")
-        unfinished.deleteRecursively()
-        unfinished.mkdirs()
-        make(unfinished)
-        folder.deleteRecursively()
-        if (!unfinished.renameTo(folder)) throw IOException("$unfinished can't be renamed")
-    }
-
     companion object {
         const val BUNDLES = "bundles"
         const val SAMPLES = "samples"
+
+        /** What the name of a file or folder ends with while it is written. */
+        const val UNFINISHED = "unfinished"
         private val TARGETS = listOf("qnn", "onnx", "executorch")
+
+        /** Make a folder, beside it first, in the place of what is there: it is whole or as it was. */
+        internal fun replace(folder: File, make: (File) -> Unit) {
+            val unfinished = File("${folder.path}.$UNFINISHED")
+            unfinished.deleteRecursively()
+            unfinished.mkdirs()
+            try {
+                make(unfinished)
+                folder.deleteRecursively()
+                if (!unfinished.renameTo(folder)) throw IOException("$unfinished can't be renamed")
+            } finally {
+                unfinished.deleteRecursively()
+            }
+        }
 
         /**
          * Write a stream to a file, beside it first: it is whole or not there. Returns the bytes; [progress] hears them on
@@ -124,7 +132,7 @@ class Install(private val packaged: Packaged, private val home: File) {
             stream: InputStream, file: File, most: Long = Long.MAX_VALUE, progress: (Long) -> Boolean = { true },
         ): Long = stream.use { input ->
             file.parentFile!!.mkdirs()
-            val unfinished = File(file.path + ".unfinished")
+            val unfinished = File("${file.path}.$UNFINISHED")
             try {
                 val written = unfinished.outputStream().use { copyAtMost(input, it, most, progress) }
                 if (!unfinished.renameTo(file)) throw IOException("$file can't be written")

@@ -17,7 +17,7 @@ class LoraReader private constructor(
     private fun read(): Lora {
         val (groups, extra) = group()
         val layers = groups.mapValues { (module, tensors) -> layer(module, tensors) }
-        return Lora(layers, dialect(groups), file.source, notes(groups, layers), warnings(extra))
+        return Lora(layers, dialect(groups), file.source, notes(groups, layers), warnings(groups, extra))
     }
 
     /**
@@ -50,14 +50,19 @@ class LoraReader private constructor(
         return layers to extra
     }
 
-    /** One sentence that names the tensors that belong to no layer, where there are any. */
-    private fun warnings(extra: List<String>): List<Sentence> {
-        if (extra.isEmpty()) return emptyList()
+    /** Sentences that name the tensors that belong to no layer, and tell of a scale that PEFT has kept elsewhere. */
+    private fun warnings(groups: Map<String, Tensors>, extra: List<String>): List<Sentence> {
         val shown = extra.take(3).joinToString { "'${shorten(it)}'" } + if (extra.size > 3) ", …" else ""
-        return listOf(
-            Sentence(
+        val isBare = scalings.isEmpty() && groups.values.none { Role.ALPHA in it } &&
+            groups.values.any { it.getValue(Role.DOWN).second.raw.startsWith(PEFT_MODEL) }
+        return listOfNotNull(
+            if (extra.isEmpty()) null else Sentence(
                 "%s: %s of its tensors belong to no layer of the LoRA and are left out (%s)",
                 file.source, extra.size, shown,
+            ),
+            if (!isBare) null else Sentence(
+                "%s: its scale (alpha / rank) is in PEFT's adapter_config.json, which is not beside it; 1 is taken",
+                file.source,
             ),
         )
     }
@@ -185,7 +190,7 @@ class LoraReader private constructor(
         val component = key.module.substringBefore('.')
         val scaling = scalings[component] ?: scalings[""]
         if (scaling == null || key.dialect !in listOf("peft", "diffusers")) return 1.0
-        var name = key.raw.removePrefix("base_model.model.")
+        var name = key.raw.removePrefix(PEFT_MODEL)
         while (name.startsWith("$component.")) name = name.removePrefix("$component.")
         return scaling.scale(name, rank)
     }
@@ -215,19 +220,22 @@ class LoraReader private constructor(
     }
 
     companion object {
-        private const val CONFIG = "adapter_config.json"
-        private const val WEIGHTS = "adapter_model.safetensors"
+        internal const val CONFIG = "adapter_config.json"
+        internal const val WEIGHTS = "adapter_model.safetensors"
+        private const val PEFT_MODEL = "base_model.model."
         private const val PICKLE = "adapter_model.bin"
-        private const val MAX_CONFIG_BYTES = 4L shl 20
+        internal const val MAX_CONFIG_BYTES = 4L shl 20
 
         /**
-         * Read a LoRA file of any dialect, or a PEFT folder.
+         * Read a LoRA file of any dialect, or a PEFT folder; PEFT's weights with the configuration that lies beside them.
          *
          * Raises InputError, one sentence that names the file and what is wrong, for everything that can't be read
          * exactly; shapes are not compared with a base here ([Stack] does that).
          */
         fun read(path: File): Lora {
             if (path.isDirectory) return readFolder(path)
+            val beside = path.absoluteFile.parentFile
+            if (path.name == WEIGHTS && File(beside, CONFIG).isFile) return readFolder(beside)
             return read(SafeTensors.open(path))
         }
 

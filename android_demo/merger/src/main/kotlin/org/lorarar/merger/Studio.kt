@@ -54,7 +54,6 @@ class Studio(
 
     // On the worker's thread only.
     private var loaded: List<Sample> = emptyList()
-    private var warnings: List<Sentence> = emptyList()
 
     @Volatile
     private var bundle: Bundle? = null
@@ -135,15 +134,16 @@ class Studio(
     }
 
     private fun copyLora(wanted: Command.Import) {
-        isImportStopped = false
-        change { copy(importing = ImportView(wanted.name, 0, wanted.total), complaint = null) }
+        change { copy(complaint = null) }
         work(importer, onFailure = { sentence -> copy(importing = null, complaint = sentence) }) {
+            isImportStopped = false
+            change { copy(importing = ImportView(wanted.name, 0, wanted.total)) }
             val copied = { done: Long ->
                 change { copy(importing = importing?.copy(done = done)) }
                 !isImportStopped
             }
             val sample = try {
-                catalogue.import(wanted.role, wanted.name, wanted.place, copied)
+                catalogue.import(wanted.role, wanted.name, wanted.place, wanted.config, copied)
             } catch (_: Stopped) {
                 null
             }
@@ -254,17 +254,15 @@ class Studio(
         val start = System.nanoTime()
         val blender = pipeline!!.merge(listOf(chosen.contentScale, chosen.styleScale))
         val seconds = (System.nanoTime() - start) * 1e-9
-        val view = MergeView(seconds, pipeline!!.stack!!.rank, warnings, blender.means(bundle!!.learned))
+        val view = MergeView(seconds, pipeline!!.stack!!.rank, blender.means(bundle!!.learned))
         change { if (listOf(content, style) == pair) copy(merging = false, merge = view) else copy(merging = false) }
     }
 
     private fun load(pair: List<Sample>) {
         change { copy(merging = true, complaint = null) }
         loaded = emptyList()
-        val loras = pair.map { catalogue.read(it) }
-        pipeline!!.load(loras)
+        pipeline!!.load(pair.map { catalogue.read(it) })
         loaded = pair
-        warnings = loras.flatMap { it.warnings }
     }
 
     /** Measure what the bundle takes of a role's LoRA. One that can't be read is told by its merge. */

@@ -20,8 +20,13 @@ sealed interface Command : Serializable {
     /** Set a strength, and merge with it: 1 is the paper. */
     data class Strength(val role: String, val scale: Float) : Command
 
-    /** Take a LoRA of [total] bytes at [place], another app's, over, and choose it; null where the total is not known. */
-    data class Import(val role: String, val name: String, val total: Long?, val place: String) : Command
+    /**
+     * Take a LoRA of [total] bytes at [place], another app's, over, and choose it; null where the total is not known.
+     * [config] is the place of PEFT's configuration, where it was picked too.
+     */
+    data class Import(
+        val role: String, val name: String, val total: Long?, val place: String, val config: String? = null,
+    ) : Command
 
     /** Stop copying a LoRA; nothing of it is kept. */
     data object StopImport : Command
