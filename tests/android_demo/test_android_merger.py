@@ -106,7 +106,7 @@ CLASSES = {
     "StudioTest": 13,
     "ChoiceTest": 5,
     "ResidencyTest": 7,
-    "RemoteTest": 2,
+    "RemoteTest": 6,
     "EntryTest": 5,
     "StepTest": 5,
     "ExecuTorchTest": 4,

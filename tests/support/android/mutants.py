@@ -183,8 +183,8 @@ MUTANTS = {
     ),
     "the picture before": Mutant(
         "StudioApi.kt",
-        "if (news.picture == picture) state.picture else kept.get()",
-        "state.picture",
+        "if (isNew) kept.get() else null",
+        "null",
         "RemoteTest.fromTheStartToAPicture",
     ),
     "what was chosen before the engine was ended": Mutant(

@@ -23,7 +23,7 @@ import org.lorarar.merger.StudioState
  * The engine, in a process of its own: the system can end it for its memory without the screens.
  *
  * While it draws it is in the foreground, with a notification that tells the step and can stop it, so that it goes on when the
- * screen is dark. Messages: [ASK] with a command, [WATCH] with the messenger that is told every state.
+ * screen is dark. Messages: [ASK] with a command, [WATCH] with the messenger that is told the states.
  */
 class EngineService : Service() {
     private lateinit var studio: Studio
@@ -67,14 +67,13 @@ class EngineService : Service() {
         }
     }
 
-    private fun tell(screens: Messenger) {
-        var end = {}
-        end = server.tell { content ->
-            try {
-                screens.send(message(ASK, content))
-            } catch (_: RemoteException) {
-                end() // the screens' process is gone
-            }
+    private fun tell(screens: Messenger) = server.tell { content ->
+        try {
+            screens.send(message(ASK, content))
+            true
+        } catch (_: RemoteException) {
+            if (!screens.binder.isBinderAlive) server.end()
+            false
         }
     }
 

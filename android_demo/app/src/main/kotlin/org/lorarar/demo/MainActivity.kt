@@ -25,6 +25,7 @@ import kotlin.concurrent.thread
 
 /** The five screens, and what they need of the system. */
 class MainActivity : Activity(), ScreenHost {
+    private val link: EngineLink get() = (application as DemoApplication).link
     private lateinit var studio: StudioApi
     private lateinit var screens: List<Screen>
     private lateinit var tabs: RadioGroup
@@ -38,7 +39,7 @@ class MainActivity : Activity(), ScreenHost {
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
         setContentView(R.layout.main)
-        studio = (application as DemoApplication).studio
+        studio = link.studio
         tabs = findViewById(R.id.tabs)
         tabs.setOnCheckedChangeListener { _, _ -> showChosen() }
         showChosen()
@@ -57,6 +58,7 @@ class MainActivity : Activity(), ScreenHost {
 
     override fun onStart() {
         super.onStart()
+        link.watch()
         studio.watch(listener)
     }
 
