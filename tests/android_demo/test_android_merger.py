@@ -104,7 +104,7 @@ CLASSES = {
     "QnnTest": 4,
     "TextTest": 9,
     "StudioTest": 13,
-    "ChoiceTest": 5,
+    "ChoiceTest": 6,
     "ResidencyTest": 7,
     "RemoteTest": 6,
     "EntryTest": 5,

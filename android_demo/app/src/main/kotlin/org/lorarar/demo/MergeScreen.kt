@@ -87,12 +87,13 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
 
         fun show(all: List<Sample>, chosen: Sample?) {
             samples.show(all)
-            val place = all.indexOf(chosen)
+            val place = samples.samples.indexOf(chosen)
             if (place >= 0 && spinner.selectedItemPosition != place) spinner.setSelection(place)
         }
 
         override fun onItemSelected(parent: AdapterView<*>?, view: View?, position: Int, id: Long) {
-            val sample = samples.samples.getOrNull(position) ?: return
+            if (position !in samples.samples.indices) return
+            val sample = samples.samples[position]
             val chosen = if (role == Catalogue.CONTENTS) studio.state.content else studio.state.style
             if (sample != chosen) studio.ask(Command.Choose(role, sample))
         }

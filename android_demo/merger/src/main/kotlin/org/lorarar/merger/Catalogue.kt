@@ -65,14 +65,32 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
             Install.write(strangers.open(place), File(unfinished, LoraReader.WEIGHTS), MAX_BYTES, progress)
         }
 
-    /** Read a LoRA. InputError when that can't be done exactly, or when the file that it is a link to is gone. */
-    fun read(sample: Sample): Lora {
-        if (sample.file.extension != LINK) return LoraReader.read(sample.file)
+    /** Keep which LoRA is chosen for a role, or none, for the next start; without room it is forgotten. */
+    fun keep(role: String, sample: Sample?) = try {
+        chosen(role).also { it.parentFile!!.mkdirs() }.writeText(sample?.name ?: "")
+    } catch (_: IOException) {
+        Unit
+    }
+
+    /** The LoRA that was chosen last for a role, where it [fits], else the first that does; none where none was chosen. */
+    fun last(role: String, fits: (Sample) -> Boolean): Sample? {
+        val (all, name) = samples(role) to chosen(role).takeIf { it.isFile }?.readText()
+        if (name == "") return null
+        return all.firstOrNull { it.name == name && fits(it) } ?: all.firstOrNull(fits)
+    }
+
+    private fun chosen(role: String) = File(home, "chosen/$role")
+
+    /** Read a LoRA as [LoraReader.read] does. InputError also when the file that it is a link to is gone. */
+    fun read(sample: Sample, values: Boolean = true): Lora {
+        if (!isLink(sample.file)) return LoraReader.read(sample.file, values)
         val file = SafeTensors.open(sample.name) {
             strangers.map(sample.file.readText()) ?: throw FileNotFoundException("it was moved or removed; choose it again")
         }
-        return LoraReader.read(file)
+        return LoraReader.read(file, values)
     }
+
+    private fun isLink(file: File) = file.isFile && file.extension == LINK
 
     private fun samples(role: String): List<Sample> {
         val files = File(home, "loras/$role").listFiles { file ->

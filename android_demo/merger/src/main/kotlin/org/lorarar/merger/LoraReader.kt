@@ -13,6 +13,7 @@ private typealias Tensors = MutableMap<Role, Pair<String, Key>>
  */
 class LoraReader private constructor(
     private val file: SafeTensors, private val component: String, private val scalings: Map<String, PeftScaling>,
+    private val values: Boolean,
 ) {
     private fun read(): Lora {
         val (groups, extra) = group()
@@ -134,8 +135,7 @@ class LoraReader private constructor(
         val rank = checkShapes(module, downName, upName)
         val scale = tensors[Role.ALPHA]?.let { alpha(it.first) / rank } ?: configured(downKey, rank)
         val layer = shaped(module, downName, upName, scale.toFloat())
-        layer.down.read()
-        layer.up.read()
+        if (values) listOf(layer.down, layer.up).forEach { it.read() }
         return layer
     }
 
@@ -230,20 +230,21 @@ class LoraReader private constructor(
          * Read a LoRA file of any dialect, or a PEFT folder; PEFT's weights with the configuration that lies beside them.
          *
          * Raises InputError, one sentence that names the file and what is wrong, for everything that can't be read
-         * exactly; shapes are not compared with a base here ([Stack] does that).
+         * exactly; shapes are not compared with a base here ([Stack] does that). Without [values] only what they are is
+         * read: NaN and overflows are found when a layer is.
          */
-        fun read(path: File): Lora {
-            if (path.isDirectory) return readFolder(path)
+        fun read(path: File, values: Boolean = true): Lora {
+            if (path.isDirectory) return readFolder(path, values)
             val beside = path.absoluteFile.parentFile
-            if (path.name == WEIGHTS && File(beside, CONFIG).isFile) return readFolder(beside)
-            return read(SafeTensors.open(path))
+            if (path.name == WEIGHTS && File(beside, CONFIG).isFile) return readFolder(beside, values)
+            return read(SafeTensors.open(path), values)
         }
 
         /** The same of an open file. */
-        fun read(file: SafeTensors): Lora =
-            LoraReader(file, "", PeftScaling.ofMetadata(file.metadata, file.source)).read()
+        fun read(file: SafeTensors, values: Boolean = true): Lora =
+            LoraReader(file, "", PeftScaling.ofMetadata(file.metadata, file.source), values).read()
 
-        private fun readFolder(folder: File): Lora {
+        private fun readFolder(folder: File, values: Boolean): Lora {
             val config = File(folder, CONFIG)
             if (!config.isFile) {
                 throw InputError("%s is a folder without %s; give a .safetensors file or a PEFT folder", folder, CONFIG)
@@ -254,7 +255,7 @@ class LoraReader private constructor(
             val fields = PeftScaling.parseConfig(configBytes(config), Sentence("%s", config.path))
             val scaling = PeftScaling.parse(fields, config.path)
             val weights = SafeTensors.open(File(folder, WEIGHTS))
-            return LoraReader(weights, PeftScaling.component(fields), mapOf("" to scaling)).read()
+            return LoraReader(weights, PeftScaling.component(fields), mapOf("" to scaling), values).read()
         }
 
         private fun configBytes(config: File): ByteArray {

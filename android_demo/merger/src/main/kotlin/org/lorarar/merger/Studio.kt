@@ -53,7 +53,7 @@ class Studio(
     private var pipeline: LoraRarPipeline? = null
 
     // On the worker's thread only.
-    private var loaded: List<Sample> = emptyList()
+    private var loaded: List<Sample>? = emptyList() // null: not known
 
     @Volatile
     private var bundle: Bundle? = null
@@ -95,12 +95,12 @@ class Studio(
         val install = Install(places.packaged, places.home)
         install.samples()
         change { copy(contents = catalogue.contents, styles = catalogue.styles) }
-        change { copy(content = content ?: contents.firstOrNull(), style = style ?: styles.firstOrNull()) }
         pipeline?.close()
         loaded = emptyList()
         val (opened, passedOver) = found(install)
         bundle = opened
         pipeline = LoraRarPipeline(opened, runtimes, places.scratch, threads, memory)
+        choose(opened)
         val facts = opened.pipeline
         val ready = Opening.Ready(
             "${opened.base} · ${opened.target} · ${opened.precision}", opened.components.toList(), facts != null,
@@ -108,6 +108,20 @@ class Studio(
         )
         change { copy(opening = ready) }
         listOf(Catalogue.CONTENTS, Catalogue.STYLES).forEach { measure(it) }
+    }
+
+    /** Choose what was chosen last, or the first LoRAs, where the bundle takes them. */
+    private fun choose(bundle: Bundle) {
+        val content = catalogue.last(Catalogue.CONTENTS) { fit(bundle, listOf(it)) }
+        val style = catalogue.last(Catalogue.STYLES) { fit(bundle, listOfNotNull(content, it)) }
+        change { copy(content = this.content ?: content, style = this.style ?: style) }
+    }
+
+    private fun fit(bundle: Bundle, samples: List<Sample>): Boolean = try {
+        Stack.sizes(bundle, samples.map { catalogue.read(it, values = false) })
+        true
+    } catch (_: InputError) {
+        false
     }
 
     private fun copyBundle(
@@ -120,7 +134,8 @@ class Studio(
         begin()
     }
 
-    private fun pick(role: String, sample: Sample) {
+    private fun pick(role: String, sample: Sample?) {
+        catalogue.keep(role, sample)
         change {
             val chosen = if (role == Catalogue.CONTENTS) copy(content = sample) else copy(style = sample)
             chosen.copy(merge = null, carried = carried - role)
@@ -162,9 +177,10 @@ class Studio(
         stopping = false
         change { copy(drawing = DrawingView(Stage.MERGING, 0, 1), complaint = null) }
         work(onFailure = { sentence -> copy(merging = false, drawing = null, complaint = sentence) }) {
-            val request = Request.of(bundle!!, wanted)
+            val start = wanted.composed?.takeIf { it.fits(wanted.prompt) }
+            val request = Request.of(bundle!!, wanted.copy(composed = start))
             val drawn = try {
-                if (chosen.canMerge) mergeNow(chosen)
+                mergeNow(chosen)
                 pipeline!!.generate(request) { stage, done, total ->
                     change { copy(drawing = drawing?.copy(stage = stage, done = done, total = total)) }
                     !stopping
@@ -174,7 +190,8 @@ class Studio(
                 return@work
             }
             val seconds = drawn.seconds.values.sum()
-            val picture = PictureView(drawn.width, drawn.height, drawn.argb(), drawn.notes, seconds, wanted.prompt)
+            val notes = listOfNotNull(wanted.composed?.takeIf { start == null }?.let { NOT_COMPOSED }) + drawn.notes
+            val picture = PictureView(drawn.width, drawn.height, drawn.argb(), notes, seconds, wanted.prompt)
             kept.put(picture)
             change { copy(drawing = null, picture = picture) }
         }
@@ -249,20 +266,21 @@ class Studio(
 
     /** LoRAs stay loaded until others are chosen, so that another strength only writes coefficients. */
     private fun mergeNow(chosen: StudioState) {
-        val pair = listOf(chosen.content!!, chosen.style!!)
-        if (loaded != pair) load(pair)
+        val samples = chosen.loras.map { it.first }
+        if (loaded != samples) load(samples)
+        if (samples.isEmpty()) return change { copy(merging = false) }
         val start = System.nanoTime()
-        val blender = pipeline!!.merge(listOf(chosen.contentScale, chosen.styleScale))
+        val blender = pipeline!!.merge(chosen.loras.map { it.second })
         val seconds = (System.nanoTime() - start) * 1e-9
         val view = MergeView(seconds, pipeline!!.stack!!.rank, blender.means(bundle!!.learned))
-        change { if (listOf(content, style) == pair) copy(merging = false, merge = view) else copy(merging = false) }
+        change { copy(merging = false, merge = if (loras.map { it.first } == samples) view else merge) }
     }
 
-    private fun load(pair: List<Sample>) {
+    private fun load(samples: List<Sample>) {
         change { copy(merging = true, complaint = null) }
-        loaded = emptyList()
-        pipeline!!.load(pair.map { catalogue.read(it) })
-        loaded = pair
+        loaded = null
+        pipeline!!.load(samples.map { catalogue.read(it) })
+        loaded = samples
     }
 
     /** Measure what the bundle takes of a role's LoRA. One that can't be read is told by its merge. */
@@ -310,6 +328,10 @@ class Studio(
     }
 
     companion object {
+        private val NOT_COMPOSED = Sentence(
+            "this image did not begin with each LoRA alone: its prompt lacks what the prompt is said to call the content",
+        )
+
         /** Where the last image is kept. */
         fun picture(home: File) = File(home, "picture")
     }

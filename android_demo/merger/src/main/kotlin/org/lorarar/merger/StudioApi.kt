@@ -16,7 +16,8 @@ sealed interface Command : Serializable {
     /** Find and open a bundle; it can be asked again where that failed. */
     data object Start : Command
 
-    data class Choose(val role: String, val sample: Sample) : Command
+    /** Choose a LoRA for a role, or none. */
+    data class Choose(val role: String, val sample: Sample?) : Command
 
     /** Set a strength, and merge with it: 1 is the paper. */
     data class Strength(val role: String, val scale: Float) : Command
@@ -38,7 +39,10 @@ sealed interface Command : Serializable {
     /** Merge what is chosen. Of those that come faster than merges are made, the last one counts. */
     data object Merge : Command
 
-    /** Draw with what is chosen, which is merged first where it has changed. */
+    /**
+     * Draw with what is chosen, which is merged first where it has changed; without the composed start where the prompt lacks
+     * its subject, which the picture's notes say.
+     */
     data class Draw(
         val prompt: String, val steps: Int, val seed: Long,
         val guidanceWithoutLora: Boolean = false, val composed: ComposedStart? = null,

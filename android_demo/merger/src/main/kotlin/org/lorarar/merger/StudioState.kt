@@ -66,6 +66,9 @@ data class StudioState(
     val loraNotes: List<Sentence> get() = carried.values.flatMap { it.told }
     val ready: Boolean get() = opening is Opening.Ready
     val hasPair: Boolean get() = content != null && style != null
-    val canMerge: Boolean get() = ready && hasPair
+    val canMerge: Boolean get() = ready && loras.isNotEmpty()
+
+    /** The chosen LoRAs and their strengths: a content, a style, both or none. */
+    val loras: List<Pair<Sample, Float>> get() = listOfNotNull(content?.to(contentScale), style?.to(styleScale))
     val canDraw: Boolean get() = (opening as? Opening.Ready)?.canDraw == true && !busy
 }

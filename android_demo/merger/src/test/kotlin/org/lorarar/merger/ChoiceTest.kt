@@ -112,4 +112,34 @@ class ChoiceTest : StudioCase() {
         assertEquals(whole.layers.mapValues { it.value.delta() }, kept.layers.mapValues { it.value.delta() })
         assertEquals(emptyList<Sentence>(), kept.warnings)
     }
+
+    /** The base alone, one LoRA, and both. */
+    @Test
+    fun noneCanBeChosenAndIsStillChosenAtTheNextStart() {
+        fun drawn(): List<Int> {
+            val before = studio.state.picture
+            studio.ask(Command.Draw("a sks teapot", 2, 5))
+            return until("drawn") { it.picture !== before && !it.busy }.picture!!.argb.toList()
+        }
+        studio.ask(Command.Start)
+        val style = until("ready") { it.ready }.style
+        val both = drawn()
+        studio.ask(Command.Choose(Catalogue.STYLES, null))
+        val one = drawn()
+        assertEquals(1, until("merged") { it.merge != null }.loras.size)
+        studio.close()
+        studio = studio()
+        studio.ask(Command.Start)
+        until("ready") { it.ready && it.picture != null }
+        assertEquals(listOf("teapot_1", null), listOf(studio.state.content, studio.state.style).map { it?.name })
+        assertEquals(one, drawn())
+        studio.ask(Command.Choose(Catalogue.CONTENTS, null))
+        val base = drawn()
+        assertNull(studio.state.merge)
+        assertEquals(3, setOf(both, one, base).size)
+        studio.ask(Command.Choose(Catalogue.CONTENTS, studio.state.contents.single()))
+        studio.ask(Command.Choose(Catalogue.STYLES, style))
+        assertEquals(both, drawn())
+        assertNull(studio.state.complaint)
+    }
 }

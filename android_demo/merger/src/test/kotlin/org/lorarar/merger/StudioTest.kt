@@ -46,9 +46,12 @@ class StudioTest : StudioCase() {
             until("drawn") { it.picture !== before && !it.busy }.picture!!.argb.toList()
         }
         assertEquals(3, pictures.toSet().size)
+        val before = studio.state.picture!!
+        assertEquals(emptyList<Sentence>(), before.notes)
         studio.ask(wanted.copy(prompt = "a cat", composed = start))
-        val complaint = until("refused") { it.complaint != null && !it.busy }.complaint.toString()
-        assertTrue(complaint, "does not have the subject a sks teapot in it" in complaint)
+        val other = until("drawn without") { it.picture !== before && !it.busy }.picture!!
+        assertTrue("${other.notes}", "did not begin with each LoRA alone" in other.notes.single().toString())
+        assertNull(studio.state.complaint)
     }
 
     @Test
@@ -180,6 +183,8 @@ class StudioTest : StudioCase() {
         val ready = until("ready") { it.ready }.opening as Opening.Ready
         assertEquals("tiny · onnx · fp32", ready.title)
         assertTrue(!ready.canDraw)
+        assertEquals(listOf(null, null), listOf(studio.state.content, studio.state.style)) // what it can't take
+        studio.ask(Command.Choose(Catalogue.STYLES, studio.state.styles.single()))
         studio.ask(Command.Merge)
         val sentence = until("complained") { it.complaint != null }.complaint!!.toString()
         assertTrue(sentence, "another base model" in sentence)
