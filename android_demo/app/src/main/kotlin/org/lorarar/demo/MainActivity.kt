@@ -108,6 +108,18 @@ class MainActivity : Activity(), ScreenHost {
         studio.ask(Command.Acknowledge)
     }
 
+    override fun confirm(question: String, act: () -> Unit) {
+        if (dialog != null) return
+        dialog = AlertDialog.Builder(this).setMessage(question)
+            .setPositiveButton(R.string.remove) { _, _ ->
+                dialog = null
+                act()
+            }
+            .setNegativeButton(R.string.cancel) { _, _ -> dialog = null }
+            .setOnCancelListener { dialog = null }
+            .show()
+    }
+
     override fun pickLora(role: String) {
         // Files of this format have no media type of their own, and PEFT's have a second one beside them.
         val intent = Intent(Intent.ACTION_OPEN_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType("*/*")

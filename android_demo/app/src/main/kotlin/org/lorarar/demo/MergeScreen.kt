@@ -28,6 +28,8 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
     )
     private val importing = root.findViewById<TextView>(R.id.importing)
     private val stopImport = root.findViewById<Button>(R.id.stop_import)
+    private val removeContent = root.findViewById<Button>(R.id.remove_content)
+    private val removeStyle = root.findViewById<Button>(R.id.remove_style)
     private val merge = root.findViewById<Button>(R.id.merge)
     private val result = root.findViewById<TextView>(R.id.merge_result)
     private val chart = root.findViewById<CoefficientChart>(R.id.chart)
@@ -36,6 +38,8 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
         stopImport.setOnClickListener { studio.ask(Command.StopImport) }
         root.findViewById<Button>(R.id.import_content).setOnClickListener { host.pickLora(Catalogue.CONTENTS) }
         root.findViewById<Button>(R.id.import_style).setOnClickListener { host.pickLora(Catalogue.STYLES) }
+        removeContent.setOnClickListener { remove(Catalogue.CONTENTS) }
+        removeStyle.setOnClickListener { remove(Catalogue.STYLES) }
         merge.setOnClickListener { studio.ask(Command.Merge) }
     }
 
@@ -44,6 +48,8 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
         style.show(state.styles, state.style)
         contentStrength.show(state.contentScale)
         styleStrength.show(state.styleScale)
+        removeContent.showIf(state.content?.isImported == true)
+        removeStyle.showIf(state.style?.isImported == true)
         merge.isEnabled = state.canMerge && !state.busy
         val untrained = (state.opening as? Opening.Ready)?.trained == false
         importing.showIf(state.importing != null)
@@ -54,6 +60,11 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
             listOfNotNull(if (untrained) text(R.string.untrained) else null)
         result.text = lines.joinToString("\n")
         chart.show(state.merge?.layers ?: emptyList())
+    }
+
+    private fun remove(role: String) {
+        val name = studio.state.chosen(role)?.name ?: return
+        host.confirm(text(R.string.remove_asked, name)) { studio.ask(Command.Remove(role)) }
     }
 
     private fun said(sentences: List<Sentence>) = sentences.map { host.activity.words(it) }

@@ -19,6 +19,9 @@ interface ScreenHost {
     /** Let the user pick a LoRA file for a role. */
     fun pickLora(role: String)
 
+    /** Do something that can't be undone, if the user agrees. */
+    fun confirm(question: String, act: () -> Unit)
+
     /** Let the user choose where to save the image. */
     fun saveImage()
 

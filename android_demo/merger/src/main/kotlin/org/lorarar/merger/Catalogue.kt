@@ -10,6 +10,9 @@ data class Sample(val name: String, val file: File, val picture: File?) : Serial
     /** What it shows, in a prompt's words: oil_painting_2 is an oil painting. */
     val words: String get() = name.replace(Regex("_[0-9]+$"), "").replace('_', ' ')
 
+    /** The app's own samples, which come back at each start, have pictures. */
+    val isImported: Boolean get() = picture == null
+
     /** What a prompt calls it as a content, with the word that the samples were trained with. */
     val subject: String get() = "a sks $words"
 
@@ -64,6 +67,17 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
             Install.write(strangers.open(config), File(unfinished, LoraReader.CONFIG), small)
             Install.write(strangers.open(place), File(unfinished, LoraReader.WEIGHTS), MAX_BYTES, progress)
         }
+
+    /** Delete what an import that was cut short has left. */
+    fun sweep(role: String) = Install.sweep(File(home, "loras/$role"))
+
+    /** Remove a LoRA that was imported; another app's file, which it is a link to, stays where it is. */
+    fun remove(sample: Sample) {
+        val place = sample.file.takeIf { isLink(it) }?.readText()
+        sample.file.deleteRecursively()
+        val links = (contents + styles).map { it.file }.filter { isLink(it) }
+        if (place != null && links.none { it.readText() == place }) strangers.release(place)
+    }
 
     /** Keep which LoRA is chosen for a role, or none, for the next start; without room it is forgotten. */
     fun keep(role: String, sample: Sample?) = try {

@@ -124,6 +124,10 @@ class Install(private val packaged: Packaged, private val home: File) {
             }
         }
 
+        /** Delete what was left in a folder when the process was ended while it was written. */
+        internal fun sweep(folder: File) =
+            folder.listFiles { file -> file.extension == UNFINISHED }.orEmpty().forEach { it.deleteRecursively() }
+
         /**
          * Write a stream to a file, beside it first: it is whole or not there. Returns the bytes; [progress] hears them on
          * the way, and Stopped is thrown when it says so.

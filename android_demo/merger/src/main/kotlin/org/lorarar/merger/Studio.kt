@@ -69,6 +69,7 @@ class Studio(
         is Command.Choose -> pick(command.role, command.sample)
         is Command.Strength -> scale(command.role, command.scale)
         is Command.Import -> copyLora(command)
+        is Command.Remove -> remove(command.role)
         Command.StopImport -> isImportStopped = true
         is Command.AddBundle -> copyBundle(command.name, command.place)
         Command.Merge -> follow()
@@ -92,6 +93,8 @@ class Studio(
     private fun begin() = work(onFailure = { sentence -> copy(opening = Opening.Failed(sentence)) }) {
         kept.get()?.let { picture -> change { copy(picture = this.picture ?: picture) } }
         places.scratch.listFiles()?.forEach { it.delete() } // stacks of a process that was killed
+        bundleFolders.forEach { Install.sweep(it) }
+        work(importer) { listOf(Catalogue.CONTENTS, Catalogue.STYLES).forEach { catalogue.sweep(it) } }
         val install = Install(places.packaged, places.home)
         install.samples()
         change { copy(contents = catalogue.contents, styles = catalogue.styles) }
@@ -164,6 +167,15 @@ class Studio(
             }
             change { copy(importing = null, contents = catalogue.contents, styles = catalogue.styles) }
             sample?.let { pick(wanted.role, it) }
+        }
+    }
+
+    private fun remove(role: String) = withState { now ->
+        val sample = now.chosen(role)?.takeIf { it.isImported } ?: return@withState
+        pick(role, null)
+        work(importer) {
+            catalogue.remove(sample)
+            change { copy(contents = catalogue.contents, styles = catalogue.styles) }
         }
     }
 
@@ -260,9 +272,10 @@ class Studio(
     private fun open(folder: File): Bundle =
         Bundle.open(folder, seals = seals) { done, total -> opening(Stage.VERIFYING_THE_BUNDLE, done, total) }
 
-    private fun sideLoaded(): List<File> = listOfNotNull(places.sideLoaded, File(places.home, "picked"))
-        .flatMap { it.listFiles().orEmpty().toList() }
-        .filter { File(it, Bundle.MANIFEST).isFile }.sortedBy { it.name }
+    private val bundleFolders get() = listOfNotNull(places.sideLoaded, File(places.home, "picked"))
+
+    private fun sideLoaded(): List<File> = bundleFolders.flatMap { it.listFiles().orEmpty().toList() }
+        .filter { File(it, Bundle.MANIFEST).isFile && it.extension != Install.UNFINISHED }.sortedBy { it.name }
 
     /** LoRAs stay loaded until others are chosen, so that another strength only writes coefficients. */
     private fun mergeNow(chosen: StudioState) {

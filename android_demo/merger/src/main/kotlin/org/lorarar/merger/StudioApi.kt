@@ -30,6 +30,9 @@ sealed interface Command : Serializable {
         val role: String, val name: String, val total: Long?, val place: String, val config: String? = null,
     ) : Command
 
+    /** Remove the LoRA that is chosen for a role, where it was imported; none is chosen then. */
+    data class Remove(val role: String) : Command
+
     /** Stop copying a LoRA; nothing of it is kept. */
     data object StopImport : Command
 
@@ -82,6 +85,9 @@ interface Strangers {
 
     /** A file that can be mapped as it lies, now and after the next start; null where it has to be copied. */
     fun map(place: String): FileChannel? = null
+
+    /** A file that was mapped is not asked for any more. */
+    fun release(place: String) = Unit
 
     fun folder(place: String): Packaged
 }

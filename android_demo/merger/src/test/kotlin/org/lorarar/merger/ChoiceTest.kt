@@ -43,7 +43,7 @@ class ChoiceTest : StudioCase() {
         gate.countDown()
         until("stopped") { it.importing == null }
         assertNull(studio.state.complaint)
-        assertEquals(listOf("teapot_1.safetensors"), File(folder, "home/loras/styles").list()!!.toList())
+        assertEquals(listOf("teapot_1.png", "teapot_1.safetensors"), File(folder, "home/loras/styles").list()!!.sorted())
     }
 
     @Test
@@ -64,7 +64,7 @@ class ChoiceTest : StudioCase() {
             until("refused") { it.complaint != null }.complaint.toString(),
         )
         assertEquals(3, studio.state.styles.size)
-        assertEquals(3, File(folder, "home/loras/styles").list()!!.size)
+        assertEquals(4, File(folder, "home/loras/styles").list()!!.size)
     }
 
     @Test
@@ -141,5 +141,29 @@ class ChoiceTest : StudioCase() {
         studio.ask(Command.Choose(Catalogue.STYLES, style))
         assertEquals(both, drawn())
         assertNull(studio.state.complaint)
+    }
+
+    @Test
+    fun whatWasImportedCanBeRemoved() {
+        studio.ask(Command.Start)
+        until("ready") { it.ready }
+        val file = File(TestData.exported, "onnx/loras/style.safetensors")
+        mapped["theirs"] = file
+        for (place in listOf("theirs", "theirs", file.path)) studio.ask(Command.Import(Catalogue.STYLES, "mine", null, place))
+        for (name in listOf("mine (3)", "mine (2)", "mine")) {
+            val sample = until("there") { it.style?.name == "mine (3)" || it.importing == null && it.style == null }
+                .styles.single { it.name == name }
+            studio.ask(Command.Choose(Catalogue.STYLES, sample))
+            studio.ask(Command.Remove(Catalogue.STYLES))
+            until("gone") { state -> state.style == null && state.styles.none { it.name == name } }
+        }
+        assertEquals(listOf("theirs"), released)
+        assertEquals(listOf("teapot_1.png", "teapot_1.safetensors"), File(folder, "home/loras/styles").list()!!.sorted())
+        assertTrue(file.isFile)
+        studio.ask(Command.Choose(Catalogue.STYLES, studio.state.styles.single()))
+        studio.ask(Command.Remove(Catalogue.STYLES)) // the app's own
+        studio.ask(Command.Merge)
+        until("merged") { it.merge != null && !it.busy }
+        assertEquals("teapot_1", studio.state.style?.name)
     }
 }

@@ -21,10 +21,13 @@ abstract class StudioCase {
 
     /** Those that stay where they are. */
     protected val mapped = HashMap<String, File>()
+    protected val released = ArrayList<String>()
     private val strangers = object : Strangers {
         override fun open(place: String) = made[place]?.invoke() ?: File(place).inputStream()
 
         override fun map(place: String) = mapped[place]?.let { RandomAccessFile(it, "r").channel }
+
+        override fun release(place: String) = Unit.also { released += place }
 
         override fun folder(place: String) = PackagedFolder(File(place))
     }
@@ -35,6 +38,7 @@ abstract class StudioCase {
         File(TestData.exported, "onnx/bundle").copyRecursively(File(assets, "bundles/onnx"))
         for ((role, name) in listOf("contents" to "content", "styles" to "style")) {
             File(TestData.exported, "onnx/loras/$name.safetensors").copyTo(File(assets, "samples/$role/teapot_1.safetensors"))
+            File(assets, "samples/$role/teapot_1.png").writeText("a picture")
         }
         studio = studio()
     }

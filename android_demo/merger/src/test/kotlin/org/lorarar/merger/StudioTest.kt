@@ -142,6 +142,21 @@ class StudioTest : StudioCase() {
         assertEquals(listOf("mine"), File(folder, "side-loaded").list()!!.toList())
     }
 
+    /** What the system has cut short is no bundle and no LoRA, and is gone after the next start. */
+    @Test
+    fun whatWasLeftUnfinishedIsRemoved() {
+        File(TestData.golden, "hypernet/bundle").copyRecursively(File(folder, "side-loaded/koala.unfinished"))
+        val lora = File(folder, "home/loras/styles/mine.unfinished/adapter_config.json")
+        lora.parentFile!!.mkdirs()
+        lora.writeText("{}")
+        studio.ask(Command.Start)
+        val ready = until("ready") { it.ready }.opening as Opening.Ready
+        assertEquals("miniature · onnx · fp32", ready.title)
+        assertEquals(emptyList<String>(), File(folder, "side-loaded").list()!!.toList())
+        assertEquals(listOf("teapot_1"), studio.state.styles.map { it.name })
+        until("swept") { !lora.parentFile!!.exists() }
+    }
+
     /** One of the app's own bundles that can't be run is not copied either. */
     @Test
     fun ofTheAppsOwnBundlesTheFirstThatRunsIsCopied() {
