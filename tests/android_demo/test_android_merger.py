@@ -103,7 +103,7 @@ CLASSES = {
     "OnnxTest": 22,
     "QnnTest": 4,
     "TextTest": 9,
-    "StudioTest": 14,
+    "StudioTest": 17,
     "ChoiceTest": 7,
     "ResidencyTest": 7,
     "RemoteTest": 6,

@@ -161,7 +161,7 @@ MUTANTS = {
         "Residency.kt", "if (free < needed) {", "if (free < 0) {", "ResidencyTest.whatHasNoRoomIsNotLoaded"
     ),
     "the newest network freed first": Mutant(
-        "Residency.kt", "kept.entries.first()", "kept.entries.last()", "ResidencyTest.whatWasUsedLongestAgoGoesFirst"
+        "Residency.kt", "kept.keys.first()", "kept.keys.last()", "ResidencyTest.whatWasUsedLongestAgoGoesFirst"
     ),
     "a run that can't be ended": Mutant(
         "OnnxRuntime.kt",

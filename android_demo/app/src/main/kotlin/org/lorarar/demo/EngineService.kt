@@ -56,6 +56,7 @@ class EngineService : Service() {
 
     override fun onDestroy() {
         studio.unwatch(listener)
+        (application as DemoApplication).engine = null
         studio.close()
         super.onDestroy()
     }

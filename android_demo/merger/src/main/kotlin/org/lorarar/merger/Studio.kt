@@ -3,7 +3,9 @@ package org.lorarar.merger
 import java.io.File
 import java.util.concurrent.ConcurrentLinkedQueue
 import java.util.concurrent.Executor
-import java.util.concurrent.Executors
+import java.util.concurrent.LinkedBlockingQueue
+import java.util.concurrent.ThreadPoolExecutor
+import java.util.concurrent.TimeUnit
 import java.util.concurrent.atomic.AtomicBoolean
 import java.util.concurrent.atomic.AtomicReference
 
@@ -32,9 +34,9 @@ class Studio(
     private val threads: Int? = null,
     private val post: (() -> Unit) -> Unit,
 ) : StudioApi {
-    private val worker = Executors.newSingleThreadExecutor()
-    private val aside = Executors.newSingleThreadExecutor() // what nothing waits for
-    private val importer = Executors.newSingleThreadExecutor()
+    private val worker = oneThread()
+    private val aside = oneThread() // what nothing waits for
+    private val importer = oneThread()
     private val kept = KeptPicture(picture(places.home))
     private val seals = Seals(File(places.home, "seals"))
     private val edits = ConcurrentLinkedQueue<StudioState.() -> StudioState>()
@@ -58,6 +60,9 @@ class Studio(
     @Volatile
     private var bundle: Bundle? = null
 
+    /** Whether the system is short of memory: a drawing that is under way looks at it too. */
+    private val isShort = AtomicBoolean()
+
     @Volatile
     private var stopping = false
 
@@ -78,7 +83,10 @@ class Studio(
         Command.Check -> checkAll()
         is Command.Measure -> benchmark(BenchmarkPlan(command.component))
         Command.Acknowledge -> change { copy(complaint = null) }
-        Command.Trim -> work { pipeline?.residency?.shrink() }
+        Command.Trim -> {
+            isShort.set(true)
+            work { trim() }
+        }
     }
 
     override fun watch(listener: (StudioState) -> Unit) {
@@ -194,6 +202,7 @@ class Studio(
             val drawn = try {
                 mergeNow(chosen)
                 pipeline!!.generate(request) { stage, done, total ->
+                    trim()
                     change { copy(drawing = drawing?.copy(stage = stage, done = done, total = total)) }
                     !stopping
                 }
@@ -207,6 +216,10 @@ class Studio(
             kept.put(picture)
             change { copy(drawing = null, picture = picture) }
         }
+    }
+
+    private fun trim() {
+        if (isShort.getAndSet(false)) pipeline?.residency?.shrink()
     }
 
     private fun end() = withState { now ->
@@ -236,8 +249,12 @@ class Studio(
         }
     }
 
-    /** Give everything back; nothing can be asked any more. */
+    /** End what runs, and give everything back; nothing can be asked any more. */
     fun close() {
+        stopping = true
+        isImportStopped = true
+        pipeline?.stop()
+        worker.queue.clear()
         worker.execute { pipeline?.close() }
         listOf(worker, aside, importer).forEach { it.shutdown() }
     }
@@ -310,7 +327,12 @@ class Studio(
     private fun opening(stage: Stage, done: Long, total: Long) = change { copy(opening = Opening.Working(stage, done, total)) }
 
     /** What was posted before the studio was closed may be called after it, when nothing can be asked any more. */
-    private fun withState(act: (StudioState) -> Unit) = post { if (!worker.isShutdown) act(state) }
+    private fun withState(act: (StudioState) -> Unit) = post {
+        if (!worker.isShutdown) {
+            settle() // else a second tap would find the state before the first
+            act(state)
+        }
+    }
 
     /** Changes that come faster than the screens' thread shows them are told together. */
     private fun change(edit: StudioState.() -> StudioState) {
@@ -320,8 +342,12 @@ class Studio(
 
     private fun showChanges() {
         isPosted.set(false)
-        while (true) state = (edits.poll() ?: break)(state)
+        settle()
         listeners.toList().forEach { it(state) }
+    }
+
+    private fun settle() {
+        while (true) state = (edits.poll() ?: break)(state)
     }
 
     private fun work(
@@ -343,6 +369,11 @@ class Studio(
     companion object {
         private val NOT_COMPOSED = Sentence(
             "this image did not begin with each LoRA alone: its prompt lacks what the prompt is said to call the content",
+        )
+
+        /** Does one thing after the other; what comes after its end is dropped. */
+        private fun oneThread() = ThreadPoolExecutor(
+            1, 1, 0, TimeUnit.SECONDS, LinkedBlockingQueue(), ThreadPoolExecutor.DiscardPolicy(),
         )
 
         /** Where the last image is kept. */

@@ -6,6 +6,7 @@ import org.junit.Before
 import java.io.File
 import java.io.InputStream
 import java.io.RandomAccessFile
+import java.util.concurrent.ConcurrentLinkedQueue
 import java.util.concurrent.LinkedBlockingQueue
 import java.util.concurrent.TimeUnit
 
@@ -32,6 +33,16 @@ abstract class StudioCase {
         override fun folder(place: String) = PackagedFolder(File(place))
     }
 
+    /** What was run, and what was freed, by the parts' names. */
+    protected val ran = ConcurrentLinkedQueue<String>()
+    protected val freed = ConcurrentLinkedQueue<String>()
+
+    private inner class Counted(private val inner: Runtime) : Runtime by inner {
+        override fun run(inputs: Map<String, Tensor>) = inner.run(inputs).also { ran += component.name }
+
+        override fun close() = inner.close().also { freed += component.name }
+    }
+
     @Before
     fun install() {
         folder.deleteRecursively()
@@ -47,7 +58,7 @@ abstract class StudioCase {
     fun close() = studio.close()
 
     protected fun studio(): Studio {
-        val runtimes = Runtimes(mapOf("onnx" to RuntimeFactory { component, threads -> OnnxRuntime(component, threads) }))
+        val runtimes = Runtimes(mapOf("onnx" to RuntimeFactory { part, threads -> Counted(OnnxRuntime(part, threads)) }))
         val places = StudioPlaces(
             File(folder, "home"), File(folder, "scratch"), File(folder, "side-loaded"), PackagedFolder(assets), strangers,
         )

@@ -233,4 +233,48 @@ class StudioTest : StudioCase() {
         assertNull(studio.state.picture)
         assertNull(studio.state.complaint)
     }
+
+    @Test
+    fun aSecondTapDrawsNothing() {
+        studio.ask(Command.Start)
+        val style = until("ready") { it.ready }.style
+        val counts = listOf(1, 2).map { taps ->
+            ran.clear()
+            repeat(taps) { studio.ask(Command.Draw("a sks teapot", 1, taps.toLong())) }
+            until("drawn") { it.picture != null && !it.busy }
+            studio.ask(Command.Choose(Catalogue.STYLES, style))
+            studio.ask(Command.Merge) // after all that was asked
+            until("merged") { it.merge != null && !it.busy }
+            ran.count { it == "unet" }
+        }
+        assertEquals(counts[0], counts[1])
+    }
+
+    @Test
+    fun aDrawingFreesAllButItsNetworkWhereMemoryIsShort() {
+        studio.ask(Command.Start)
+        until("ready") { it.ready }
+        studio.ask(Command.Draw("a sks teapot", 50, 5))
+        until("drawing") { it.drawing?.stage == Stage.DRAWING }
+        assertEquals(emptyList<String>(), freed.toList())
+        studio.ask(Command.Trim)
+        val done = studio.state.drawing!!.done
+        until("further") { (it.drawing?.done ?: 0) > done + 1 }
+        assertEquals(setOf("hypernet", "text_encoder", "text_encoder_2"), freed.toSet())
+        studio.ask(Command.Stop)
+        until("stopped") { !it.busy }
+    }
+
+    @Test
+    fun nothingRunsOrFailsAfterTheEnd() {
+        studio.ask(Command.Start)
+        until("ready") { it.ready }
+        studio.ask(Command.Draw("a sks teapot", 50, 5))
+        until("drawing") { it.drawing?.stage == Stage.DRAWING }
+        studio.close()
+        studio.ask(Command.Trim)
+        val end = System.nanoTime() + 60_000_000_000
+        while ("unet" !in freed && System.nanoTime() < end) Thread.sleep(10)
+        assertTrue("unet" in freed && "vae_decoder" !in ran)
+    }
 }
