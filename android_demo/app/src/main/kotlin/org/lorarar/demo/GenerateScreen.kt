@@ -116,6 +116,7 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
 
     override fun onProgressChanged(bar: SeekBar?, progress: Int, fromUser: Boolean) {
         stepsLabel.text = host.activity.getString(R.string.steps, progress + 1)
+        steps.speak((progress + 1).toString())
     }
 
     override fun onStartTrackingTouch(bar: SeekBar?) = Unit

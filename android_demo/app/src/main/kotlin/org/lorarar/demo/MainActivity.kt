@@ -15,6 +15,7 @@ import android.view.View
 import android.widget.ProgressBar
 import android.widget.RadioGroup
 import android.widget.TextView
+import android.widget.Toast
 import org.lorarar.merger.Catalogue
 import org.lorarar.merger.Opening
 import org.lorarar.merger.Command
@@ -35,6 +36,9 @@ class MainActivity : Activity(), ScreenHost {
     private var saving: Uri? = null
     private val listener: (StudioState) -> Unit = { show(it) }
     override val activity: Activity get() = this
+
+    /** Work on another thread may end after the screens have. */
+    private val isGone: Boolean get() = isFinishing || isDestroyed
 
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
@@ -87,6 +91,7 @@ class MainActivity : Activity(), ScreenHost {
         for (button in listOf(R.id.retry, R.id.pick_bundle)) findViewById<View>(button).showIf(opening is Opening.Failed)
         if (opening is Opening.Failed) text.text = "${getString(R.string.failed_title)}\n\n${words(opening.sentence)}"
         screens.forEach { it.show(state) }
+        tabs.keepScreenOn = state.busy
         state.complaint?.let { complain(words(it)) }
         saving?.takeIf { opening !is Opening.Working || state.picture != null }?.let {
             saving = null
@@ -95,7 +100,7 @@ class MainActivity : Activity(), ScreenHost {
     }
 
     private fun complain(sentence: String) {
-        if (dialog != null) return
+        if (dialog != null || isGone) return
         dialog = AlertDialog.Builder(this).setTitle(R.string.complaint_title).setMessage(sentence)
             .setPositiveButton(R.string.ok) { _, _ -> acknowledge() }
             .setOnCancelListener { acknowledge() }
@@ -129,7 +134,12 @@ class MainActivity : Activity(), ScreenHost {
 
     override fun saveImage() {
         val image = bitmap()
-        if (image != null && Build.VERSION.SDK_INT >= 29) return aside { SavedImage.toPictures(contentResolver, image) }
+        if (image != null && Build.VERSION.SDK_INT >= 29) {
+            return aside {
+                SavedImage.toPictures(contentResolver, image)
+                tell(R.string.image_saved_to_pictures)
+            }
+        }
         val intent = Intent(Intent.ACTION_CREATE_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType(PNG)
         startActivityForResult(intent.putExtra(Intent.EXTRA_TITLE, "lorarar.png"), SAVE)
     }
@@ -138,8 +148,7 @@ class MainActivity : Activity(), ScreenHost {
         val image = bitmap() ?: return
         aside {
             val uri = SharedImage.write(this, image)
-            runOnUiThread { share(uri) }
-            null
+            runOnUiThread { if (!isGone) share(uri) }
         }
     }
 
@@ -197,26 +206,29 @@ class MainActivity : Activity(), ScreenHost {
         aside {
             if (image != null) {
                 SavedImage.to(contentResolver, uri, image)
+                tell(R.string.image_saved)
             } else {
                 DocumentsContract.deleteDocument(contentResolver, uri)
-                getString(R.string.image_lost)
+                runOnUiThread { complain(getString(R.string.image_lost)) }
             }
         }
     }
 
-    /** Do what takes long on a thread of its own, and tell what it returns or why it failed. */
-    private fun aside(work: () -> String?) {
+    /** Do what takes long on a thread of its own, and tell why it failed. */
+    private fun aside(work: () -> Unit) {
+        fun failed(error: Exception) = runOnUiThread { complain(getString(R.string.image_not_written, error.message ?: "")) }
         thread {
-            val said = try {
+            try {
                 work()
             } catch (error: IOException) {
-                getString(R.string.image_not_written, error.message ?: "")
+                failed(error)
             } catch (error: SecurityException) {
-                getString(R.string.image_not_written, error.message ?: "")
+                failed(error)
             }
-            if (said != null) runOnUiThread { complain(said) }
         }
     }
+
+    private fun tell(words: Int) = runOnUiThread { Toast.makeText(this, words, Toast.LENGTH_SHORT).show() }
 
     private fun bitmap(): Bitmap? = studio.state.picture?.let {
         Bitmap.createBitmap(it.argb, it.width, it.height, Bitmap.Config.ARGB_8888)

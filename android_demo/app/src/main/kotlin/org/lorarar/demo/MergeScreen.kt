@@ -117,25 +117,33 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
         SeekBar.OnSeekBarChangeListener {
         private val bar = root.findViewById<SeekBar>(id)
         private val label = root.findViewById<TextView>(label)
+        private var isHeld = false
 
         init {
             bar.setOnSeekBarChangeListener(this)
         }
 
+        /** Under the finger the slider is ahead of the state. */
         fun show(scale: Float) {
-            val place = Math.round(scale * HUNDRED)
-            if (bar.progress != place) bar.progress = place
-            label.text = text(words, scale)
+            if (!isHeld) bar.progress = Math.round(scale * HUNDRED)
+            label.text = text(words, bar.progress / HUNDRED)
+            bar.speak(text(R.string.strength_spoken, bar.progress / HUNDRED))
         }
 
         /** Another strength only writes coefficients, so the merge follows the finger. */
         override fun onProgressChanged(bar: SeekBar?, progress: Int, fromUser: Boolean) {
-            if (fromUser) studio.ask(Command.Strength(role, progress / HUNDRED))
+            if (!fromUser) return
+            studio.ask(Command.Strength(role, progress / HUNDRED))
+            show(progress / HUNDRED)
         }
 
-        override fun onStartTrackingTouch(bar: SeekBar?) = Unit
+        override fun onStartTrackingTouch(bar: SeekBar?) {
+            isHeld = true
+        }
 
-        override fun onStopTrackingTouch(bar: SeekBar?) = Unit
+        override fun onStopTrackingTouch(bar: SeekBar?) {
+            isHeld = false
+        }
     }
 
     private companion object {
