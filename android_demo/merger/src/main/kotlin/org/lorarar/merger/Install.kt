@@ -97,7 +97,7 @@ class Install(private val packaged: Packaged, private val home: File) {
     /** Of the artifacts; the rest is small. A manifest that can't be read is told when the bundle is opened. */
     private fun total(manifest: ByteArray): Long = try {
         val components = Json.parseObject(manifest)["components"].asObject().orEmpty()
-        components.values.sumOf { (it.asObject()?.get("bytes") as? Long) ?: 0L }.coerceAtLeast(1)
+        components.values.sumOf { (it.asObject()?.get("bytes") as? Number)?.toLong() ?: 0L }.coerceAtLeast(1)
     } catch (_: JsonError) {
         1
     }
