@@ -59,7 +59,7 @@ class EngineService : Service() {
         return START_NOT_STICKY
     }
 
-    /** Android 15 and later let a service of this type run for six hours a day, and then end an app that does not stop. */
+    /** Android 15 lets a service of this type run for six hours a day, and then ends an app that does not stop. */
     override fun onTimeout(startId: Int, fgsType: Int) {
         studio.ask(Command.Stop)
         stopForeground(STOP_FOREGROUND_REMOVE)
@@ -103,6 +103,7 @@ class EngineService : Service() {
         isDrawing = false
         awake.release()
         stopForeground(STOP_FOREGROUND_REMOVE)
+        notifications().cancel(NOTIFICATION) // after a timeout it is not the foreground's any more
         stopSelf()
     }
 
@@ -116,8 +117,8 @@ class EngineService : Service() {
         val action = Notification.Action.Builder(icon, getString(R.string.stop), pending).build()
         val text = drawing?.let { getString(R.string.progress_of, words(it.stage), it.done, it.total) } ?: ""
         return Notification.Builder(this, CHANNEL).setSmallIcon(icon).setContentTitle(getString(R.string.app_name))
-            .setContentText(text).setContentIntent(open).setOngoing(true).setProgress(drawing?.total ?: 0, drawing?.done ?: 0, drawing == null)
-            .addAction(action).build()
+            .setContentText(text).setContentIntent(open).setOngoing(true).addAction(action)
+            .setProgress(drawing?.total ?: 0, drawing?.done ?: 0, drawing == null).build()
     }
 
     private fun notifications() = getSystemService(NOTIFICATION_SERVICE) as NotificationManager

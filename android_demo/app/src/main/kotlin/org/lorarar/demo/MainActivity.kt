@@ -185,7 +185,8 @@ class MainActivity : Activity(), ScreenHost {
 
     /** A configuration is kept with the LoRA that was picked together with it, where that is one. */
     private fun take(role: String, picked: List<Uri>) {
-        val (configs, loras) = picked.associateWith { described(it) }.entries.partition { it.value.first.endsWith(".json") }
+        val files = picked.associateWith { described(it) }
+        val (configs, loras) = files.entries.partition { it.value.first.endsWith(".json") }
         val config = configs.firstOrNull()?.key?.toString()?.takeIf { loras.size == 1 }
         for ((uri, facts) in loras.ifEmpty { configs }) {
             studio.ask(Command.Import(role, facts.first, facts.second, uri.toString(), config))
@@ -216,7 +217,10 @@ class MainActivity : Activity(), ScreenHost {
 
     /** Do what takes long on a thread of its own, and tell why it failed. */
     private fun aside(work: () -> Unit) {
-        fun failed(error: Exception) = runOnUiThread { complain(getString(R.string.image_not_written, error.message ?: "")) }
+        fun failed(error: Exception) {
+            val said = getString(R.string.image_not_written, error.message ?: "")
+            runOnUiThread { complain(said) }
+        }
         thread {
             try {
                 work()

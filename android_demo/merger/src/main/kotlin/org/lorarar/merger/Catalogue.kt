@@ -26,9 +26,9 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
     val styles: List<Sample> get() = samples(STYLES)
 
     /**
-     * Take the LoRA at a stranger's [place] over, under the name that its file has there: a link where it can be mapped as
-     * it lies, else a copy; with PEFT's configuration, at the place [config], a folder of copies of both. [progress] hears
-     * the bytes copied so far.
+     * Take the LoRA at a stranger's [place] over, under the name that its file has there: a link where it can be mapped
+     * as it lies, else a copy; with PEFT's configuration, at the place [config], a folder of copies of both. [progress]
+     * hears the bytes copied so far.
      *
      * Raises InputError, and keeps nothing, when it is no LoRA that can be read exactly; likewise Stopped, when [progress]
      * says so.
@@ -68,8 +68,8 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
             Install.write(strangers.open(place), File(unfinished, LoraReader.WEIGHTS), MAX_BYTES, progress)
         }
 
-    /** Delete what an import that was cut short has left. */
-    fun sweep(role: String) = Install.sweep(File(home, "loras/$role"))
+    /** Delete what imports that were cut short have left. */
+    fun sweep() = listOf(CONTENTS, STYLES).forEach { Install.sweep(File(home, "loras/$it")) }
 
     /** Remove a LoRA that was imported; another app's file, which it is a link to, stays where it is. */
     fun remove(sample: Sample) {
@@ -86,7 +86,7 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
         Unit
     }
 
-    /** The LoRA that was chosen last for a role, where it [fits], else the first that does; none where none was chosen. */
+    /** The LoRA that was chosen last for a role, where it [fits], else the first that does; null where none was. */
     fun last(role: String, fits: (Sample) -> Boolean): Sample? {
         val (all, name) = samples(role) to chosen(role).takeIf { it.isFile }?.readText()
         if (name == "") return null
@@ -110,10 +110,10 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
         val files = File(home, "loras/$role").listFiles { file ->
             file.extension in KINDS || (file.isDirectory && file.extension != Install.UNFINISHED)
         }.orEmpty()
-        return files.sortedBy { it.name }.map { file ->
+        return files.map { file ->
             val name = if (file.isDirectory) file.name else file.nameWithoutExtension
             Sample(name, file, File(file.parentFile, "$name.png").takeIf { it.isFile })
-        }
+        }.sortedBy { it.name }
     }
 
     companion object {

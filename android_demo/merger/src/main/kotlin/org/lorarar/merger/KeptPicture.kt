@@ -17,7 +17,9 @@ class KeptPicture(private val file: File) {
             file.parentFile!!.mkdirs()
             DataOutputStream(unfinished.outputStream().buffered()).use { stream ->
                 listOf(picture.width, picture.height).forEach { stream.writeInt(it) }
-                stream.write(ByteArray(4 * picture.argb.size).also { ByteBuffer.wrap(it).asIntBuffer().put(picture.argb) })
+                val bytes = ByteArray(4 * picture.argb.size)
+                ByteBuffer.wrap(bytes).asIntBuffer().put(picture.argb)
+                stream.write(bytes)
                 stream.writeDouble(picture.seconds)
                 stream.writeUTF(picture.prompt.take(MAX_PROMPT))
                 ObjectOutputStream(stream).use { it.writeObject(picture.notes.toTypedArray()) }

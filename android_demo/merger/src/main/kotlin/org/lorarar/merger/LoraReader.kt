@@ -227,7 +227,7 @@ class LoraReader private constructor(
         internal const val MAX_CONFIG_BYTES = 4L shl 20
 
         /**
-         * Read a LoRA file of any dialect, or a PEFT folder; PEFT's weights with the configuration that lies beside them.
+         * Read a LoRA file of any dialect, or a PEFT folder; PEFT's weights with the configuration that is beside them.
          *
          * Raises InputError, one sentence that names the file and what is wrong, for everything that can't be read
          * exactly; shapes are not compared with a base here ([Stack] does that). Without [values] only what they are is

@@ -82,7 +82,8 @@ class Residency(
     private fun makeRoom(name: String, memory: Memory) {
         val needed = needed(name)
         var free = memory.available()
-        while (free < needed && kept.isNotEmpty()) free += free(kept.keys.first()) // the system counts freed pages later
+        // The system counts freed pages later.
+        while (free < needed && kept.isNotEmpty()) free += free(kept.keys.first())
         if (free < needed) {
             throw InputError(
                 "%s: %s needs %s of memory, and this phone has %s free; close other apps, or %s",

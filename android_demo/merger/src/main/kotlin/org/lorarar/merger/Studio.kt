@@ -69,6 +69,10 @@ class Studio(
     @Volatile
     private var isImportStopped = false
 
+    init {
+        catalogue.sweep() // before an import can be under way
+    }
+
     override fun ask(command: Command) = when (command) {
         Command.Start -> begin()
         is Command.Choose -> pick(command.role, command.sample)
@@ -102,7 +106,6 @@ class Studio(
         kept.get()?.let { picture -> change { copy(picture = this.picture ?: picture) } }
         places.scratch.listFiles()?.forEach { it.delete() } // stacks of a process that was killed
         bundleFolders.forEach { Install.sweep(it) }
-        work(importer) { listOf(Catalogue.CONTENTS, Catalogue.STYLES).forEach { catalogue.sweep(it) } }
         val install = Install(places.packaged, places.home)
         install.samples()
         change { copy(contents = catalogue.contents, styles = catalogue.styles) }
@@ -121,7 +124,7 @@ class Studio(
         listOf(Catalogue.CONTENTS, Catalogue.STYLES).forEach { measure(it) }
     }
 
-    /** Choose what was chosen last, or the first LoRAs, where the bundle takes them. */
+    /** Choose what was chosen last, else the first LoRAs, where the bundle takes them. */
     private fun choose(bundle: Bundle) {
         val content = catalogue.last(Catalogue.CONTENTS) { fit(bundle, listOf(it)) }
         val style = catalogue.last(Catalogue.STYLES) { fit(bundle, listOfNotNull(content, it)) }
@@ -254,9 +257,10 @@ class Studio(
         stopping = true
         isImportStopped = true
         pipeline?.stop()
-        worker.queue.clear()
+        val threads = listOf(worker, aside, importer)
+        threads.forEach { it.queue.clear() }
         worker.execute { pipeline?.close() }
-        listOf(worker, aside, importer).forEach { it.shutdown() }
+        threads.forEach { it.shutdown() }
     }
 
     /** The first bundle that can be run here, those copied by hand before the app's own, and why others are passed over. */
@@ -368,7 +372,8 @@ class Studio(
 
     companion object {
         private val NOT_COMPOSED = Sentence(
-            "this image did not begin with each LoRA alone: its prompt lacks what the prompt is said to call the content",
+            "this image did not begin with each LoRA alone: that needs the content's words in the prompt, and a class " +
+                "for them",
         )
 
         /** Does one thing after the other; what comes after its end is dropped. */

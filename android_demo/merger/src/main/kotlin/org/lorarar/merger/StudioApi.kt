@@ -43,8 +43,8 @@ sealed interface Command : Serializable {
     data object Merge : Command
 
     /**
-     * Draw with what is chosen, which is merged first where it has changed; without the composed start where the prompt lacks
-     * its subject, which the picture's notes say.
+     * Draw with what is chosen, which is merged first where it has changed; without the composed start where the prompt
+     * lacks its subject, which the picture's notes say.
      */
     data class Draw(
         val prompt: String, val steps: Int, val seed: Long,
@@ -112,8 +112,8 @@ private class News(val state: StudioState, val picture: Int) : Serializable
 private data object Shown : Serializable
 
 /**
- * Lets another process's [RemoteStudio] ask a studio, and tells it the states: the next one, which is then the newest, when
- * the last is shown. A process that is frozen is told one, and Android's room for messages stays free.
+ * Lets another process's [RemoteStudio] ask a studio, and tells it the states: the next one, which is then the newest,
+ * when the last is shown. A process that is frozen is told one, and Android's room for messages stays free.
  */
 class StudioServer(private val studio: StudioApi) {
     private var wire: Wire? = null
@@ -180,7 +180,7 @@ class RemoteStudio(
             there.send(bytes(command))
             return
         }
-        // Whatever is asked, the studio begins with its start; what was chosen before the process was lost comes after it.
+        // Whatever is asked, the studio begins with its start; then comes what was chosen before the process was lost.
         if (Command.Start !in waiting) waiting.add(0, Command.Start)
         if (command != Command.Start) waiting += command
         if (!isConnecting) connect()
@@ -217,7 +217,8 @@ class RemoteStudio(
 
     private fun take(told: StudioState, isNew: Boolean, image: PictureView?) {
         wire?.send(bytes(Shown))
-        show(if (isNew && image == null) told.copy(complaint = NOT_KEPT) else told.copy(picture = image ?: state.picture))
+        val isLost = isNew && image == null
+        show(if (isLost) told.copy(complaint = NOT_KEPT) else told.copy(picture = image ?: state.picture))
     }
 
     /** The process was ended. */
@@ -243,7 +244,7 @@ class RemoteStudio(
             "the system ended the app's engine, most often for its memory; close other apps and try again, or " +
                 "use a bundle of a smaller precision",
         )
-        val NOT_KEPT = Sentence("the image was drawn, but there is no room to keep it; free some space and draw it again")
+        val NOT_KEPT = Sentence("the image was drawn, but could not be kept; free some space and draw it again")
     }
 }
 

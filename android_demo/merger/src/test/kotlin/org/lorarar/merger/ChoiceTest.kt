@@ -43,7 +43,7 @@ class ChoiceTest : StudioCase() {
         gate.countDown()
         until("stopped") { it.importing == null }
         assertNull(studio.state.complaint)
-        assertEquals(listOf("teapot_1.png", "teapot_1.safetensors"), File(folder, "home/loras/styles").list()!!.sorted())
+        assertEquals(listOf("teapot_1.png", "teapot_1.safetensors"), File(folder, STYLES).list()!!.sorted())
     }
 
     @Test
@@ -149,7 +149,9 @@ class ChoiceTest : StudioCase() {
         until("ready") { it.ready }
         val file = File(TestData.exported, "onnx/loras/style.safetensors")
         mapped["theirs"] = file
-        for (place in listOf("theirs", "theirs", file.path)) studio.ask(Command.Import(Catalogue.STYLES, "mine", null, place))
+        for (place in listOf("theirs", "theirs", file.path)) {
+            studio.ask(Command.Import(Catalogue.STYLES, "mine", null, place))
+        }
         for (name in listOf("mine (3)", "mine (2)", "mine")) {
             val sample = until("there") { it.style?.name == "mine (3)" || it.importing == null && it.style == null }
                 .styles.single { it.name == name }
@@ -158,12 +160,16 @@ class ChoiceTest : StudioCase() {
             until("gone") { state -> state.style == null && state.styles.none { it.name == name } }
         }
         assertEquals(listOf("theirs"), released)
-        assertEquals(listOf("teapot_1.png", "teapot_1.safetensors"), File(folder, "home/loras/styles").list()!!.sorted())
+        assertEquals(listOf("teapot_1.png", "teapot_1.safetensors"), File(folder, STYLES).list()!!.sorted())
         assertTrue(file.isFile)
         studio.ask(Command.Choose(Catalogue.STYLES, studio.state.styles.single()))
         studio.ask(Command.Remove(Catalogue.STYLES)) // the app's own
         studio.ask(Command.Merge)
         until("merged") { it.merge != null && !it.busy }
         assertEquals("teapot_1", studio.state.style?.name)
+    }
+
+    private companion object {
+        const val STYLES = "home/loras/styles"
     }
 }

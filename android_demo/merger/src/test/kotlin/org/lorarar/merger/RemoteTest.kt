@@ -188,7 +188,7 @@ class RemoteTest {
         source.state = StudioState(picture = PictureView(1, 1, intArrayOf(-2), emptyList(), 1.0, "a cat"))
         val state = hear(sent.last())
         assertNull(state.picture)
-        assertTrue("there is no room to keep it" in state.complaint.toString())
+        assertTrue("could not be kept" in state.complaint.toString())
     }
 
     private companion object {

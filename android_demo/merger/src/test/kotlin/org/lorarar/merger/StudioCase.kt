@@ -48,8 +48,9 @@ abstract class StudioCase {
         folder.deleteRecursively()
         File(TestData.exported, "onnx/bundle").copyRecursively(File(assets, "bundles/onnx"))
         for ((role, name) in listOf("contents" to "content", "styles" to "style")) {
-            File(TestData.exported, "onnx/loras/$name.safetensors").copyTo(File(assets, "samples/$role/teapot_1.safetensors"))
-            File(assets, "samples/$role/teapot_1.png").writeText("a picture")
+            val sample = File(assets, "samples/$role/teapot_1.safetensors")
+            File(TestData.exported, "onnx/loras/$name.safetensors").copyTo(sample)
+            File(sample.parentFile, "teapot_1.png").writeText("a picture")
         }
         studio = studio()
     }
@@ -58,7 +59,8 @@ abstract class StudioCase {
     fun close() = studio.close()
 
     protected fun studio(): Studio {
-        val runtimes = Runtimes(mapOf("onnx" to RuntimeFactory { part, threads -> Counted(OnnxRuntime(part, threads)) }))
+        val counted = RuntimeFactory { part, threads -> Counted(OnnxRuntime(part, threads)) }
+        val runtimes = Runtimes(mapOf("onnx" to counted))
         val places = StudioPlaces(
             File(folder, "home"), File(folder, "scratch"), File(folder, "side-loaded"), PackagedFolder(assets), strangers,
         )
