@@ -187,10 +187,10 @@ MUTANTS = {
         "null",
         "RemoteTest.fromTheStartToAPicture",
     ),
-    "what was chosen before the engine was ended": Mutant(
+    "a strength from before the engine was ended": Mutant(
         "StudioApi.kt",
-        "state.style?.let { Command.Choose(Catalogue.STYLES, it) },",
-        "null,",
+        "waiting += Command.Strength(Catalogue.STYLES, state.styleScale)",
+        "",
         "RemoteTest.aProcessThatIsEndedIsOneSentenceAndBeginsAnewWithWhatWasChosen",
     ),
     "slow cores among the fast": Mutant(

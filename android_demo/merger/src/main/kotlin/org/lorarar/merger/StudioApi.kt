@@ -180,7 +180,7 @@ class RemoteStudio(
             there.send(bytes(command))
             return
         }
-        // Whatever is asked, the studio begins with its start; then comes what was chosen before the process was lost.
+        // Whatever is asked, the studio begins with its start; then come the strengths from before the process was lost.
         if (Command.Start !in waiting) waiting.add(0, Command.Start)
         if (command != Command.Start) waiting += command
         if (!isConnecting) connect()
@@ -226,11 +226,8 @@ class RemoteStudio(
         wire = null
         reader.execute { picture = 0 }
         val sentence = if (state.drawing == null) ENDED else Sentence("The drawing was lost: %s", ENDED)
-        waiting += listOfNotNull(
-            state.content?.let { Command.Choose(Catalogue.CONTENTS, it) },
-            state.style?.let { Command.Choose(Catalogue.STYLES, it) },
-            Command.Strength(Catalogue.CONTENTS, state.contentScale), Command.Strength(Catalogue.STYLES, state.styleScale),
-        )
+        waiting += Command.Strength(Catalogue.CONTENTS, state.contentScale)
+        waiting += Command.Strength(Catalogue.STYLES, state.styleScale)
         show(StudioState(Opening.Failed(sentence), picture = state.picture))
     }
 
