@@ -239,14 +239,13 @@ class StudioTest : StudioCase() {
     @Test
     fun aSecondTapDrawsNothing() {
         studio.ask(Command.Start)
-        val style = until("ready") { it.ready }.style
+        until("ready") { it.ready }
         val counts = listOf(1, 2).map { taps ->
             ran.clear()
             repeat(taps) { studio.ask(Command.Draw("a sks teapot", 1, taps.toLong())) }
             until("drawn") { it.picture != null && !it.busy }
-            studio.ask(Command.Choose(Catalogue.STYLES, style))
-            studio.ask(Command.Merge) // after all that was asked
-            until("merged") { it.merge != null && !it.busy }
+            studio.ask(Command.Measure("hypernet")) // after all that was asked
+            until("measured") { it.record != null && !it.busy }
             ran.count { it == "unet" }
         }
         assertEquals(counts[0], counts[1])
