@@ -58,7 +58,7 @@ def test_what_it_says_of_itself(built: apk.Built) -> None:
     assert "native-code: 'arm64-v8a'" in said
     assert "application-label:'LoRA.rar'" in said
     asked = set(re.findall(r"uses-permission: name='android\.permission\.(\w+)'", said))
-    assert asked == {"FOREGROUND_SERVICE", "FOREGROUND_SERVICE_DATA_SYNC", "POST_NOTIFICATIONS"}
+    assert asked == {"FOREGROUND_SERVICE", "FOREGROUND_SERVICE_DATA_SYNC", "POST_NOTIFICATIONS", "WAKE_LOCK"}
 
 
 def test_only_adb_can_start_the_benchmark(built: apk.Built) -> None:

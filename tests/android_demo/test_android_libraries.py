@@ -99,7 +99,7 @@ def manifest() -> ElementTree.Element:
 def test_the_readme_states_all_that_the_merged_manifest_has(manifest: ElementTree.Element) -> None:
     found = merged(manifest, [library.declared for library in LIBRARIES.values()])
     text = (APP.parent / "README.md").read_text(encoding="utf-8")
-    told = {"FOREGROUND_SERVICE", "FOREGROUND_SERVICE_DATA_SYNC", "POST_NOTIFICATIONS"}
+    told = {"FOREGROUND_SERVICE", "FOREGROUND_SERVICE_DATA_SYNC", "POST_NOTIFICATIONS", "WAKE_LOCK"}
     assert found.permissions == {f"android.permission.{name}" for name in told}
     assert all(f"`{name}`" in text for name in told) and "no permission for the network" in text
     providers = {name for kind, name in found.components if kind == "provider"}

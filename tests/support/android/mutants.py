@@ -155,13 +155,13 @@ MUTANTS = {
         "Catalogue.kt",
         "strangers.map(place)?.close() != null",
         "strangers.map(place)?.close() == Unit && false",
-        "StudioTest.aLoraThatCanBeMappedIsNotCopied",
+        "ChoiceTest.aLoraThatCanBeMappedIsNotCopied",
     ),
     "memory that nobody asks for": Mutant(
         "Residency.kt", "if (free < needed) {", "if (free < 0) {", "ResidencyTest.whatHasNoRoomIsNotLoaded"
     ),
     "the newest network freed first": Mutant(
-        "Residency.kt", "kept.entries.first()", "kept.entries.last()", "ResidencyTest.whatWasUsedLongestAgoGoesFirst"
+        "Residency.kt", "kept.keys.first()", "kept.keys.last()", "ResidencyTest.whatWasUsedLongestAgoGoesFirst"
     ),
     "a run that can't be ended": Mutant(
         "OnnxRuntime.kt",
@@ -183,14 +183,14 @@ MUTANTS = {
     ),
     "the picture before": Mutant(
         "StudioApi.kt",
-        "if (news.picture == picture) state.picture else kept.get()",
-        "state.picture",
+        "if (isNew) kept.get() else null",
+        "null",
         "RemoteTest.fromTheStartToAPicture",
     ),
-    "what was chosen before the engine was ended": Mutant(
+    "a strength from before the engine was ended": Mutant(
         "StudioApi.kt",
-        "state.style?.let { Command.Choose(Catalogue.STYLES, it) },",
-        "null,",
+        "waiting += Command.Strength(Catalogue.STYLES, state.styleScale)",
+        "",
         "RemoteTest.aProcessThatIsEndedIsOneSentenceAndBeginsAnewWithWhatWasChosen",
     ),
     "slow cores among the fast": Mutant(

@@ -9,7 +9,6 @@ import org.lorarar.merger.Command
 import org.lorarar.merger.Cores
 import org.lorarar.merger.Runtimes
 import org.lorarar.merger.Studio
-import org.lorarar.merger.StudioApi
 import org.lorarar.merger.StudioPlaces
 import java.io.File
 
@@ -22,8 +21,8 @@ class DemoApplication : Application() {
 
     val runtimes: Runtimes by lazy { Libraries(this).runtimes() }
 
-    /** The studio of the engine's process, as the screens' has it. Started when a screen first asks for it. */
-    val studio: StudioApi by lazy { EngineLink(this).studio.also { it.ask(Command.Start) } }
+    /** The engine's process, as the screens' has it. Started when a screen first asks for it. */
+    val link: EngineLink by lazy { EngineLink(this).also { it.studio.ask(Command.Start) } }
 
     /** The studio itself, in the engine's process: it is made when the service is. */
     var engine: Studio? = null

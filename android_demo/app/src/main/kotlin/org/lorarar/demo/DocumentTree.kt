@@ -67,6 +67,12 @@ class Picked(private val resolver: ContentResolver) : Strangers {
         null
     }
 
+    override fun release(place: String) = try {
+        resolver.releasePersistableUriPermission(Uri.parse(place), Intent.FLAG_GRANT_READ_URI_PERMISSION)
+    } catch (_: SecurityException) {
+        Unit // it was taken back already
+    }
+
     private fun mappable(file: ParcelFileDescriptor): FileChannel? {
         if (file.statSize >= 0) return AutoCloseInputStream(file).channel
         file.close()

@@ -17,10 +17,12 @@ import org.lorarar.merger.StudioApi
 
 /** The screens' end of [EngineService]: brings its process up when it is asked for, and again after it was ended. */
 class EngineLink(private val context: Context) : ServiceConnection {
-    private val remote = RemoteStudio(KeptPicture(Studio.picture(context.filesDir))) {
+    private val main = Handler(Looper.getMainLooper())
+    private val remote = RemoteStudio(KeptPicture(Studio.picture(context.filesDir)), { main.post(it) }) {
         context.bindService(Intent(context, EngineService::class.java), this, Context.BIND_AUTO_CREATE)
     }
     val studio: StudioApi get() = remote
+    private var engine: Messenger? = null
 
     private val messenger = Messenger(
         object : Handler(Looper.getMainLooper()) {
@@ -28,23 +30,29 @@ class EngineLink(private val context: Context) : ServiceConnection {
         },
     )
 
+    /** Ask to be told the states, also anew: a message may have been lost while the screens were away. */
+    fun watch() {
+        engine?.let { there -> send(there, Message.obtain(null, EngineService.WATCH).also { it.replyTo = messenger }) }
+    }
+
     override fun onServiceConnected(name: ComponentName?, service: IBinder?) {
         val engine = Messenger(service)
-        send(engine, Message.obtain(null, EngineService.WATCH).also { it.replyTo = messenger })
+        this.engine = engine
+        watch()
         remote.connected { content -> send(engine, EngineService.message(EngineService.ASK, content)) }
     }
 
     override fun onServiceDisconnected(name: ComponentName?) {
+        engine = null
         context.unbindService(this) // else the system would start it again by itself
         remote.lost()
     }
 
-    /** To a process that is gone: [onServiceDisconnected] tells of that. */
-    private fun send(engine: Messenger, message: Message) {
-        try {
-            engine.send(message)
-        } catch (_: RemoteException) {
-            return
-        }
+    /** False for a process that is gone: [onServiceDisconnected] tells of that. */
+    private fun send(engine: Messenger, message: Message): Boolean = try {
+        engine.send(message)
+        true
+    } catch (_: RemoteException) {
+        false
     }
 }

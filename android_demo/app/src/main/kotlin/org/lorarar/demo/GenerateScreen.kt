@@ -81,7 +81,7 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
             progress.max = drawing.total
             progress.progress = drawing.done
         }
-        val lines = listOf(said(state)) + state.leftOut.map { host.activity.words(it) }
+        val lines = listOf(said(state)) + state.loraNotes.map { host.activity.words(it) }
         text.text = lines.filter { it.isNotEmpty() }.joinToString("\n")
         state.picture?.takeIf { it !== shown }?.let { display(it) }
         picture.showIf(state.picture != null)
@@ -116,6 +116,7 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
 
     override fun onProgressChanged(bar: SeekBar?, progress: Int, fromUser: Boolean) {
         stepsLabel.text = host.activity.getString(R.string.steps, progress + 1)
+        steps.speak((progress + 1).toString())
     }
 
     override fun onStartTrackingTouch(bar: SeekBar?) = Unit

@@ -15,6 +15,7 @@ import android.view.View
 import android.widget.ProgressBar
 import android.widget.RadioGroup
 import android.widget.TextView
+import android.widget.Toast
 import org.lorarar.merger.Catalogue
 import org.lorarar.merger.Opening
 import org.lorarar.merger.Command
@@ -25,6 +26,7 @@ import kotlin.concurrent.thread
 
 /** The five screens, and what they need of the system. */
 class MainActivity : Activity(), ScreenHost {
+    private val link: EngineLink get() = (application as DemoApplication).link
     private lateinit var studio: StudioApi
     private lateinit var screens: List<Screen>
     private lateinit var tabs: RadioGroup
@@ -35,10 +37,13 @@ class MainActivity : Activity(), ScreenHost {
     private val listener: (StudioState) -> Unit = { show(it) }
     override val activity: Activity get() = this
 
+    /** Work on another thread may end after the screens have. */
+    private val isGone: Boolean get() = isFinishing || isDestroyed
+
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
         setContentView(R.layout.main)
-        studio = (application as DemoApplication).studio
+        studio = link.studio
         tabs = findViewById(R.id.tabs)
         tabs.setOnCheckedChangeListener { _, _ -> showChosen() }
         showChosen()
@@ -57,6 +62,7 @@ class MainActivity : Activity(), ScreenHost {
 
     override fun onStart() {
         super.onStart()
+        link.watch()
         studio.watch(listener)
     }
 
@@ -85,6 +91,7 @@ class MainActivity : Activity(), ScreenHost {
         for (button in listOf(R.id.retry, R.id.pick_bundle)) findViewById<View>(button).showIf(opening is Opening.Failed)
         if (opening is Opening.Failed) text.text = "${getString(R.string.failed_title)}\n\n${words(opening.sentence)}"
         screens.forEach { it.show(state) }
+        tabs.keepScreenOn = state.busy
         state.complaint?.let { complain(words(it)) }
         saving?.takeIf { opening !is Opening.Working || state.picture != null }?.let {
             saving = null
@@ -93,7 +100,7 @@ class MainActivity : Activity(), ScreenHost {
     }
 
     private fun complain(sentence: String) {
-        if (dialog != null) return
+        if (dialog != null || isGone) return
         dialog = AlertDialog.Builder(this).setTitle(R.string.complaint_title).setMessage(sentence)
             .setPositiveButton(R.string.ok) { _, _ -> acknowledge() }
             .setOnCancelListener { acknowledge() }
@@ -106,15 +113,33 @@ class MainActivity : Activity(), ScreenHost {
         studio.ask(Command.Acknowledge)
     }
 
+    override fun confirm(question: String, act: () -> Unit) {
+        if (dialog != null) return
+        dialog = AlertDialog.Builder(this).setMessage(question)
+            .setPositiveButton(R.string.remove) { _, _ ->
+                dialog = null
+                act()
+            }
+            .setNegativeButton(R.string.cancel) { _, _ -> dialog = null }
+            .setOnCancelListener { dialog = null }
+            .show()
+    }
+
     override fun pickLora(role: String) {
-        // Files of this format have no media type of their own.
+        // Files of this format have no media type of their own, and PEFT's have a second one beside them.
         val intent = Intent(Intent.ACTION_OPEN_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType("*/*")
+            .putExtra(Intent.EXTRA_ALLOW_MULTIPLE, true)
         startActivityForResult(intent, if (role == Catalogue.CONTENTS) PICK_CONTENT else PICK_STYLE)
     }
 
     override fun saveImage() {
         val image = bitmap()
-        if (image != null && Build.VERSION.SDK_INT >= 29) return aside { SavedImage.toPictures(contentResolver, image) }
+        if (image != null && Build.VERSION.SDK_INT >= 29) {
+            return aside {
+                SavedImage.toPictures(contentResolver, image)
+                tell(R.string.image_saved_to_pictures)
+            }
+        }
         val intent = Intent(Intent.ACTION_CREATE_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType(PNG)
         startActivityForResult(intent.putExtra(Intent.EXTRA_TITLE, "lorarar.png"), SAVE)
     }
@@ -123,8 +148,7 @@ class MainActivity : Activity(), ScreenHost {
         val image = bitmap() ?: return
         aside {
             val uri = SharedImage.write(this, image)
-            runOnUiThread { share(uri) }
-            null
+            runOnUiThread { if (!isGone) share(uri) }
         }
     }
 
@@ -146,20 +170,27 @@ class MainActivity : Activity(), ScreenHost {
 
     override fun onActivityResult(requestCode: Int, resultCode: Int, data: Intent?) {
         super.onActivityResult(requestCode, resultCode, data)
-        val uri = data?.data
-        if (resultCode != RESULT_OK || uri == null) return
+        val clip = data?.clipData
+        val picked = clip?.let { List(it.itemCount) { at -> it.getItemAt(at).uri } } ?: listOfNotNull(data?.data)
+        if (resultCode != RESULT_OK || picked.isEmpty()) return
+        val uri = picked.first()
         when (requestCode) {
             PICK_BUNDLE ->
                 studio.ask(Command.AddBundle(uri.lastPathSegment?.substringAfterLast('/') ?: "", uri.toString()))
-            PICK_CONTENT -> take(Catalogue.CONTENTS, uri)
-            PICK_STYLE -> take(Catalogue.STYLES, uri)
+            PICK_CONTENT -> take(Catalogue.CONTENTS, picked)
+            PICK_STYLE -> take(Catalogue.STYLES, picked)
             SAVE -> saving = uri // when the studio's state is shown, which may be a new process's
         }
     }
 
-    private fun take(role: String, uri: Uri) {
-        val (name, bytes) = described(uri)
-        studio.ask(Command.Import(role, name, bytes, uri.toString()))
+    /** A configuration is kept with the LoRA that was picked together with it, where that is one. */
+    private fun take(role: String, picked: List<Uri>) {
+        val files = picked.associateWith { described(it) }
+        val (configs, loras) = files.entries.partition { it.value.first.endsWith(".json") }
+        val config = configs.firstOrNull()?.key?.toString()?.takeIf { loras.size == 1 }
+        for ((uri, facts) in loras.ifEmpty { configs }) {
+            studio.ask(Command.Import(role, facts.first, facts.second, uri.toString(), config))
+        }
     }
 
     private fun described(uri: Uri): Pair<String, Long?> {
@@ -176,26 +207,32 @@ class MainActivity : Activity(), ScreenHost {
         aside {
             if (image != null) {
                 SavedImage.to(contentResolver, uri, image)
+                tell(R.string.image_saved)
             } else {
                 DocumentsContract.deleteDocument(contentResolver, uri)
-                getString(R.string.image_lost)
+                runOnUiThread { complain(getString(R.string.image_lost)) }
             }
         }
     }
 
-    /** Do what takes long on a thread of its own, and tell what it returns or why it failed. */
-    private fun aside(work: () -> String?) {
+    /** Do what takes long on a thread of its own, and tell why it failed. */
+    private fun aside(work: () -> Unit) {
+        fun failed(error: Exception) {
+            val said = getString(R.string.image_not_written, error.message ?: "")
+            runOnUiThread { complain(said) }
+        }
         thread {
-            val said = try {
+            try {
                 work()
             } catch (error: IOException) {
-                getString(R.string.image_not_written, error.message ?: "")
+                failed(error)
             } catch (error: SecurityException) {
-                getString(R.string.image_not_written, error.message ?: "")
+                failed(error)
             }
-            if (said != null) runOnUiThread { complain(said) }
         }
     }
+
+    private fun tell(words: Int) = runOnUiThread { Toast.makeText(this, words, Toast.LENGTH_SHORT).show() }
 
     private fun bitmap(): Bitmap? = studio.state.picture?.let {
         Bitmap.createBitmap(it.argb, it.width, it.height, Bitmap.Config.ARGB_8888)

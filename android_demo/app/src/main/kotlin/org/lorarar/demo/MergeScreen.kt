@@ -28,6 +28,8 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
     )
     private val importing = root.findViewById<TextView>(R.id.importing)
     private val stopImport = root.findViewById<Button>(R.id.stop_import)
+    private val removeContent = root.findViewById<Button>(R.id.remove_content)
+    private val removeStyle = root.findViewById<Button>(R.id.remove_style)
     private val merge = root.findViewById<Button>(R.id.merge)
     private val result = root.findViewById<TextView>(R.id.merge_result)
     private val chart = root.findViewById<CoefficientChart>(R.id.chart)
@@ -36,6 +38,8 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
         stopImport.setOnClickListener { studio.ask(Command.StopImport) }
         root.findViewById<Button>(R.id.import_content).setOnClickListener { host.pickLora(Catalogue.CONTENTS) }
         root.findViewById<Button>(R.id.import_style).setOnClickListener { host.pickLora(Catalogue.STYLES) }
+        removeContent.setOnClickListener { remove(Catalogue.CONTENTS) }
+        removeStyle.setOnClickListener { remove(Catalogue.STYLES) }
         merge.setOnClickListener { studio.ask(Command.Merge) }
     }
 
@@ -44,16 +48,23 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
         style.show(state.styles, state.style)
         contentStrength.show(state.contentScale)
         styleStrength.show(state.styleScale)
+        removeContent.showIf(state.content?.isImported == true)
+        removeStyle.showIf(state.style?.isImported == true)
         merge.isEnabled = state.canMerge && !state.busy
         val untrained = (state.opening as? Opening.Ready)?.trained == false
         importing.showIf(state.importing != null)
         stopImport.showIf(state.importing != null)
         state.importing?.let { importing.text = said(it) }
         val passedOver = (state.opening as? Opening.Ready)?.passedOver.orEmpty()
-        val lines = said(passedOver) + outcome(state) + said(state.leftOut) +
+        val lines = said(passedOver) + outcome(state) + said(state.loraNotes) +
             listOfNotNull(if (untrained) text(R.string.untrained) else null)
         result.text = lines.joinToString("\n")
         chart.show(state.merge?.layers ?: emptyList())
+    }
+
+    private fun remove(role: String) {
+        val name = studio.state.chosen(role)?.name ?: return
+        host.confirm(text(R.string.remove_asked, name)) { studio.ask(Command.Remove(role)) }
     }
 
     private fun said(sentences: List<Sentence>) = sentences.map { host.activity.words(it) }
@@ -63,7 +74,7 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
         return when {
             state.merging -> text(R.string.merging)
             done == null -> text(R.string.not_merged)
-            else -> (listOf(text(R.string.merged, done.seconds * 1000, done.rank)) + said(done.warnings)).joinToString("\n")
+            else -> text(R.string.merged, done.seconds * 1000, done.rank)
         }
     }
 
@@ -87,12 +98,13 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
 
         fun show(all: List<Sample>, chosen: Sample?) {
             samples.show(all)
-            val place = all.indexOf(chosen)
+            val place = samples.samples.indexOf(chosen)
             if (place >= 0 && spinner.selectedItemPosition != place) spinner.setSelection(place)
         }
 
         override fun onItemSelected(parent: AdapterView<*>?, view: View?, position: Int, id: Long) {
-            val sample = samples.samples.getOrNull(position) ?: return
+            if (position !in samples.samples.indices) return
+            val sample = samples.samples[position]
             val chosen = if (role == Catalogue.CONTENTS) studio.state.content else studio.state.style
             if (sample != chosen) studio.ask(Command.Choose(role, sample))
         }
@@ -105,25 +117,33 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
         SeekBar.OnSeekBarChangeListener {
         private val bar = root.findViewById<SeekBar>(id)
         private val label = root.findViewById<TextView>(label)
+        private var isHeld = false
 
         init {
             bar.setOnSeekBarChangeListener(this)
         }
 
+        /** Under the finger the slider is ahead of the state. */
         fun show(scale: Float) {
-            val place = Math.round(scale * HUNDRED)
-            if (bar.progress != place) bar.progress = place
-            label.text = text(words, scale)
+            if (!isHeld) bar.progress = Math.round(scale * HUNDRED)
+            label.text = text(words, bar.progress / HUNDRED)
+            bar.speak(text(R.string.strength_spoken, bar.progress / HUNDRED))
         }
 
         /** Another strength only writes coefficients, so the merge follows the finger. */
         override fun onProgressChanged(bar: SeekBar?, progress: Int, fromUser: Boolean) {
-            if (fromUser) studio.ask(Command.Strength(role, progress / HUNDRED))
+            if (!fromUser) return
+            studio.ask(Command.Strength(role, progress / HUNDRED))
+            show(progress / HUNDRED)
         }
 
-        override fun onStartTrackingTouch(bar: SeekBar?) = Unit
+        override fun onStartTrackingTouch(bar: SeekBar?) {
+            isHeld = true
+        }
 
-        override fun onStopTrackingTouch(bar: SeekBar?) = Unit
+        override fun onStopTrackingTouch(bar: SeekBar?) {
+            isHeld = false
+        }
     }
 
     private companion object {

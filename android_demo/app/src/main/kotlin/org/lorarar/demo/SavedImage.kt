@@ -10,7 +10,7 @@ import java.io.FileNotFoundException
 /** Writes the image where its user wants it. Not for the screens' thread. */
 object SavedImage {
     /** Into the phone's pictures, which needs no permission from Android 10 on. IOException when there is no room. */
-    fun toPictures(resolver: ContentResolver, image: Bitmap): String? {
+    fun toPictures(resolver: ContentResolver, image: Bitmap) {
         val values = ContentValues().apply {
             put(MediaStore.MediaColumns.DISPLAY_NAME, "lorarar-${System.currentTimeMillis()}.png")
             put(MediaStore.MediaColumns.MIME_TYPE, "image/png")
@@ -26,13 +26,11 @@ object SavedImage {
             throw error
         }
         resolver.update(uri, ContentValues().apply { put(MediaStore.MediaColumns.IS_PENDING, 0) }, null, null)
-        return null
     }
 
     /** To a document that the user has chosen. IOException or SecurityException of the app that holds it. */
-    fun to(resolver: ContentResolver, uri: Uri, image: Bitmap): String? {
+    fun to(resolver: ContentResolver, uri: Uri, image: Bitmap) {
         val stream = resolver.openOutputStream(uri) ?: throw FileNotFoundException(uri.toString())
         stream.use { SharedImage.compress(image, it) }
-        return null
     }
 }

@@ -2,6 +2,7 @@ package org.lorarar.demo
 
 import android.app.Activity
 import android.content.Context
+import android.os.Build
 import android.view.View
 import org.lorarar.merger.Sentence
 import org.lorarar.merger.Stage
@@ -18,6 +19,9 @@ interface ScreenHost {
 
     /** Let the user pick a LoRA file for a role. */
     fun pickLora(role: String)
+
+    /** Do something that can't be undone, if the user agrees. */
+    fun confirm(question: String, act: () -> Unit)
 
     /** Let the user choose where to save the image. */
     fun saveImage()
@@ -55,6 +59,11 @@ internal fun Context.words(sentence: Sentence): String = sentence.said { templat
     @Suppress("DiscouragedApi")
     val found = resources.getIdentifier(Sentence.resource(template), "string", packageName)
     if (found == 0) null else resources.getString(found)
+}
+
+/** Have a slider's value read aloud in its own unit, where Android would say a percentage. */
+internal fun View.speak(value: String) {
+    if (Build.VERSION.SDK_INT >= 30) stateDescription = value
 }
 
 internal fun View.showIf(shown: Boolean) {

@@ -12,7 +12,11 @@ class Carried(
     private val leftOut: Map<Sentence, Pair<Int, Double>>,
     /** Of the layers left out. */
     private val names: List<String>,
+    private val warnings: List<Sentence>,
 ) : Serializable {
+    /** What a user must know of the LoRA: what was odd in reading it, and what is left out, one sentence each. */
+    val told: List<Sentence> get() = warnings + listOfNotNull(warning())
+
     /** The share that is carried. */
     val share: Double get() = parts.values.sum()
 
@@ -52,7 +56,8 @@ class Carried(
                     left[what] = count + 1 to share + norm / whole
                 }
             }
-            return Carried(source, parts, left, lora.layers.keys.filter { it !in places })
+            val warnings = lora.warnings.map { it.replacing(lora.source, source) }
+            return Carried(source, parts, left, lora.layers.keys.filter { it !in places }, warnings)
         }
 
         private fun outside(name: String, layer: LoraLayer): Sentence = when {

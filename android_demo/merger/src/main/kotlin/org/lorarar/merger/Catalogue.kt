@@ -10,6 +10,9 @@ data class Sample(val name: String, val file: File, val picture: File?) : Serial
     /** What it shows, in a prompt's words: oil_painting_2 is an oil painting. */
     val words: String get() = name.replace(Regex("_[0-9]+$"), "").replace('_', ' ')
 
+    /** The app's own samples, which come back at each start, have pictures. */
+    val isImported: Boolean get() = picture == null
+
     /** What a prompt calls it as a content, with the word that the samples were trained with. */
     val subject: String get() = "a sks $words"
 
@@ -23,20 +26,26 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
     val styles: List<Sample> get() = samples(STYLES)
 
     /**
-     * Take the LoRA at a stranger's [place] over, under the name that its file has there: a link where it can be mapped as
-     * it lies, else a copy. [progress] hears the bytes copied so far.
+     * Take the LoRA at a stranger's [place] over, under the name that its file has there: a link where it can be mapped
+     * as it lies, else a copy; with PEFT's configuration, at the place [config], a folder of copies of both. [progress]
+     * hears the bytes copied so far.
      *
      * Raises InputError, and keeps nothing, when it is no LoRA that can be read exactly; likewise Stopped, when [progress]
      * says so.
      */
-    fun import(role: String, name: String, place: String, progress: (Long) -> Boolean = { true }): Sample {
+    fun import(
+        role: String, name: String, place: String, config: String? = null, progress: (Long) -> Boolean = { true },
+    ): Sample {
         val shown = plain(name.substringAfterLast('/').removeSuffix(".safetensors")).ifEmpty { "imported" }
         val folder = File(home, "loras/$role")
         val free = generateSequence(1) { it + 1 }.map { if (it == 1) shown else "$shown ($it)" }
-            .first { name -> KINDS.none { File(folder, "$name.$it").exists() } }
+            .first { name -> (KINDS.map { "$name.$it" } + name).none { File(folder, it).exists() } }
         var file = File(folder, "$free.$COPY")
         try {
-            if (strangers.map(place)?.close() != null) {
+            if (config != null) {
+                file = File(folder, free)
+                copyBoth(place, config, file, progress)
+            } else if (strangers.map(place)?.close() != null) {
                 file = File(folder, "$free.$LINK")
                 Install.write(place.byteInputStream(), file)
             } else {
@@ -44,7 +53,7 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
             }
             return Sample(free, file, null).also { read(it) }
         } catch (error: InputError) {
-            file.delete()
+            file.deleteRecursively()
             // The path is of no use to a user of the app: they know the file by its name.
             throw InputError(error.sentence.replacing(file.path, shown))
         } catch (error: IOException) {
@@ -52,21 +61,59 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
         }
     }
 
-    /** Read a LoRA. InputError when that can't be done exactly, or when the file that it is a link to is gone. */
-    fun read(sample: Sample): Lora {
-        if (sample.file.extension != LINK) return LoraReader.read(sample.file)
+    private fun copyBoth(place: String, config: String, folder: File, progress: (Long) -> Boolean) =
+        Install.replace(folder) { unfinished ->
+            val small = LoraReader.MAX_CONFIG_BYTES
+            Install.write(strangers.open(config), File(unfinished, LoraReader.CONFIG), small)
+            Install.write(strangers.open(place), File(unfinished, LoraReader.WEIGHTS), MAX_BYTES, progress)
+        }
+
+    /** Delete what imports that were cut short have left. */
+    fun sweep() = listOf(CONTENTS, STYLES).forEach { Install.sweep(File(home, "loras/$it")) }
+
+    /** Remove a LoRA that was imported; another app's file, which it is a link to, stays where it is. */
+    fun remove(sample: Sample) {
+        val place = sample.file.takeIf { isLink(it) }?.readText()
+        sample.file.deleteRecursively()
+        val links = (contents + styles).map { it.file }.filter { isLink(it) }
+        if (place != null && links.none { it.readText() == place }) strangers.release(place)
+    }
+
+    /** Keep which LoRA is chosen for a role, or none, for the next start; without room it is forgotten. */
+    fun keep(role: String, sample: Sample?) = try {
+        chosen(role).also { it.parentFile!!.mkdirs() }.writeText(sample?.name ?: "")
+    } catch (_: IOException) {
+        Unit
+    }
+
+    /** The LoRA that was chosen last for a role, where it [fits], else the first that does; null where none was. */
+    fun last(role: String, fits: (Sample) -> Boolean): Sample? {
+        val (all, name) = samples(role) to chosen(role).takeIf { it.isFile }?.readText()
+        if (name == "") return null
+        return all.firstOrNull { it.name == name && fits(it) } ?: all.firstOrNull(fits)
+    }
+
+    private fun chosen(role: String) = File(home, "chosen/$role")
+
+    /** Read a LoRA as [LoraReader.read] does. InputError also when the file that it is a link to is gone. */
+    fun read(sample: Sample, values: Boolean = true): Lora {
+        if (!isLink(sample.file)) return LoraReader.read(sample.file, values)
         val file = SafeTensors.open(sample.name) {
             strangers.map(sample.file.readText()) ?: throw FileNotFoundException("it was moved or removed; choose it again")
         }
-        return LoraReader.read(file)
+        return LoraReader.read(file, values)
     }
 
+    private fun isLink(file: File) = file.isFile && file.extension == LINK
+
     private fun samples(role: String): List<Sample> {
-        val files = File(home, "loras/$role").listFiles { file -> file.extension in KINDS }.orEmpty()
-        return files.sortedBy { it.name }.map { file ->
-            val picture = File(file.path.removeSuffix(".${file.extension}") + ".png")
-            Sample(file.nameWithoutExtension, file, picture.takeIf { it.isFile })
-        }
+        val files = File(home, "loras/$role").listFiles { file ->
+            file.extension in KINDS || (file.isDirectory && file.extension != Install.UNFINISHED)
+        }.orEmpty()
+        return files.map { file ->
+            val name = if (file.isDirectory) file.name else file.nameWithoutExtension
+            Sample(name, file, File(file.parentFile, "$name.png").takeIf { it.isFile })
+        }.sortedBy { it.name }
     }
 
     companion object {

@@ -16,13 +16,16 @@ data class ComposedStart(
         if (!share.isFinite() || share <= 0 || share > 1) {
             throw InputError("a composed share of %s is not possible; give a share of the steps above 0, at most 1", share)
         }
-        if (subject.isBlank() || subjectClass.isBlank() || subject !in prompt) {
+        if (!fits(prompt)) {
             throw InputError(
                 "the prompt %s does not have the subject %s in it, or there is no class for it; a composed start needs both",
                 prompt, subject,
             )
         }
     }
+
+    /** Whether a prompt has the subject in it, and there is a class for it. */
+    fun fits(prompt: String): Boolean = subject.isNotBlank() && subjectClass.isNotBlank() && subject in prompt
 
     internal fun holds(step: Int, steps: Int): Boolean = step < share * steps
 

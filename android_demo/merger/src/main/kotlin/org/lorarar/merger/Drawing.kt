@@ -115,7 +115,11 @@ internal class Drawing(private val bundle: Bundle, private val residency: Reside
                 }
             }
             if (pixels.floats().any { !it.isFinite() }) {
-                throw InputError("the image is not finite: this bundle's precision overflows; export it in fp32")
+                throw InputError(
+                    "the image is not finite: %s",
+                    if (bundle.precision == "fp32") Sentence("use smaller strengths or less guidance")
+                    else Sentence("this bundle's precision overflows; export it in fp32"),
+                )
             }
             pixels
         }

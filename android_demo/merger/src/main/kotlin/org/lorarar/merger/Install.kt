@@ -97,24 +97,36 @@ class Install(private val packaged: Packaged, private val home: File) {
     /** Of the artifacts; the rest is small. A manifest that can't be read is told when the bundle is opened. */
     private fun total(manifest: ByteArray): Long = try {
         val components = Json.parseObject(manifest)["components"].asObject().orEmpty()
-        components.values.sumOf { (it.asObject()?.get("bytes") as? Long) ?: 0L }.coerceAtLeast(1)
+        components.values.sumOf { (it.asObject()?.get("bytes") as? Number)?.toLong() ?: 0L }.coerceAtLeast(1)
     } catch (_: JsonError) {
         1
-    }
-
-    private fun replace(folder: File, make: (File) -> Unit) {
-        val unfinished = File(folder.path + ".unfinished")
-        unfinished.deleteRecursively()
-        unfinished.mkdirs()
-        make(unfinished)
-        folder.deleteRecursively()
-        if (!unfinished.renameTo(folder)) throw IOException("$unfinished can't be renamed")
     }
 
     companion object {
         const val BUNDLES = "bundles"
         const val SAMPLES = "samples"
+
+        /** What the name of a file or folder ends with while it is written. */
+        const val UNFINISHED = "unfinished"
         private val TARGETS = listOf("qnn", "onnx", "executorch")
+
+        /** Make a folder, beside it first, in the place of what is there: it is whole or as it was. */
+        internal fun replace(folder: File, make: (File) -> Unit) {
+            val unfinished = File("${folder.path}.$UNFINISHED")
+            unfinished.deleteRecursively()
+            unfinished.mkdirs()
+            try {
+                make(unfinished)
+                folder.deleteRecursively()
+                if (!unfinished.renameTo(folder)) throw IOException("$unfinished can't be renamed")
+            } finally {
+                unfinished.deleteRecursively()
+            }
+        }
+
+        /** Delete what was left in a folder when the process was ended while it was written. */
+        internal fun sweep(folder: File) =
+            folder.listFiles { file -> file.extension == UNFINISHED }.orEmpty().forEach { it.deleteRecursively() }
 
         /**
          * Write a stream to a file, beside it first: it is whole or not there. Returns the bytes; [progress] hears them on
@@ -124,7 +136,7 @@ class Install(private val packaged: Packaged, private val home: File) {
             stream: InputStream, file: File, most: Long = Long.MAX_VALUE, progress: (Long) -> Boolean = { true },
         ): Long = stream.use { input ->
             file.parentFile!!.mkdirs()
-            val unfinished = File(file.path + ".unfinished")
+            val unfinished = File("${file.path}.$UNFINISHED")
             try {
                 val written = unfinished.outputStream().use { copyAtMost(input, it, most, progress) }
                 if (!unfinished.renameTo(file)) throw IOException("$file can't be written")

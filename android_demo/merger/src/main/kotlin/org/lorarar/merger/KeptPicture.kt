@@ -4,6 +4,9 @@ import java.io.DataInputStream
 import java.io.DataOutputStream
 import java.io.File
 import java.io.IOException
+import java.io.ObjectInputStream
+import java.io.ObjectOutputStream
+import java.nio.ByteBuffer
 
 /** The last image, in a file of the app: it outlives the process, which the system may end behind another app. */
 class KeptPicture(private val file: File) {
@@ -14,9 +17,12 @@ class KeptPicture(private val file: File) {
             file.parentFile!!.mkdirs()
             DataOutputStream(unfinished.outputStream().buffered()).use { stream ->
                 listOf(picture.width, picture.height).forEach { stream.writeInt(it) }
-                picture.argb.forEach { stream.writeInt(it) }
+                val bytes = ByteArray(4 * picture.argb.size)
+                ByteBuffer.wrap(bytes).asIntBuffer().put(picture.argb)
+                stream.write(bytes)
                 stream.writeDouble(picture.seconds)
                 stream.writeUTF(picture.prompt.take(MAX_PROMPT))
+                ObjectOutputStream(stream).use { it.writeObject(picture.notes.toTypedArray()) }
             }
             if (!unfinished.renameTo(file)) file.delete()
         } catch (_: IOException) {
@@ -31,11 +37,15 @@ class KeptPicture(private val file: File) {
         DataInputStream(file.inputStream().buffered()).use { stream ->
             val (width, height) = List(2) { stream.readInt() }
             if (width !in 1..MAX_SIDE || height !in 1..MAX_SIDE) throw IOException("no sizes of an image")
-            val argb = IntArray(width * height) { stream.readInt() }
-            val seconds = stream.readDouble()
-            PictureView(width, height, argb, emptyList(), seconds, stream.readUTF())
+            val bytes = ByteArray(4 * width * height).also { stream.readFully(it) }
+            val argb = IntArray(width * height).also { ByteBuffer.wrap(bytes).asIntBuffer().get(it) }
+            val (seconds, prompt) = stream.readDouble() to stream.readUTF()
+            val notes = ObjectInputStream(stream).readObject() as Array<*>
+            PictureView(width, height, argb, notes.filterIsInstance<Sentence>(), seconds, prompt)
         }
     } catch (_: IOException) {
+        null
+    } catch (_: ClassNotFoundException) { // of another version of the app
         null
     }
 

@@ -31,7 +31,7 @@ class LoraRarPipeline(
      * base. InputError as [Stack.of].
      */
     fun load(loras: List<Lora>) {
-        val made = Stack.of(bundle, loras, folder)
+        val made = if (loras.isEmpty() && bundle.roles == null) null else Stack.of(bundle, loras, folder)
         unload()
         stack = made
     }

@@ -13,11 +13,12 @@ private typealias Tensors = MutableMap<Role, Pair<String, Key>>
  */
 class LoraReader private constructor(
     private val file: SafeTensors, private val component: String, private val scalings: Map<String, PeftScaling>,
+    private val values: Boolean,
 ) {
     private fun read(): Lora {
         val (groups, extra) = group()
         val layers = groups.mapValues { (module, tensors) -> layer(module, tensors) }
-        return Lora(layers, dialect(groups), file.source, notes(groups, layers), warnings(extra))
+        return Lora(layers, dialect(groups), file.source, notes(groups, layers), warnings(groups, extra))
     }
 
     /**
@@ -50,14 +51,19 @@ class LoraReader private constructor(
         return layers to extra
     }
 
-    /** One sentence that names the tensors that belong to no layer, where there are any. */
-    private fun warnings(extra: List<String>): List<Sentence> {
-        if (extra.isEmpty()) return emptyList()
+    /** Sentences that name the tensors that belong to no layer, and tell of a scale that PEFT has kept elsewhere. */
+    private fun warnings(groups: Map<String, Tensors>, extra: List<String>): List<Sentence> {
         val shown = extra.take(3).joinToString { "'${shorten(it)}'" } + if (extra.size > 3) ", …" else ""
-        return listOf(
-            Sentence(
+        val isBare = scalings.isEmpty() && groups.values.none { Role.ALPHA in it } &&
+            groups.values.any { it.getValue(Role.DOWN).second.raw.startsWith(PEFT_MODEL) }
+        return listOfNotNull(
+            if (extra.isEmpty()) null else Sentence(
                 "%s: %s of its tensors belong to no layer of the LoRA and are left out (%s)",
                 file.source, extra.size, shown,
+            ),
+            if (!isBare) null else Sentence(
+                "%s: its scale (alpha / rank) is in PEFT's adapter_config.json, which is not beside it; 1 is taken",
+                file.source,
             ),
         )
     }
@@ -129,8 +135,7 @@ class LoraReader private constructor(
         val rank = checkShapes(module, downName, upName)
         val scale = tensors[Role.ALPHA]?.let { alpha(it.first) / rank } ?: configured(downKey, rank)
         val layer = shaped(module, downName, upName, scale.toFloat())
-        layer.down.read()
-        layer.up.read()
+        if (values) listOf(layer.down, layer.up).forEach { it.read() }
         return layer
     }
 
@@ -185,7 +190,7 @@ class LoraReader private constructor(
         val component = key.module.substringBefore('.')
         val scaling = scalings[component] ?: scalings[""]
         if (scaling == null || key.dialect !in listOf("peft", "diffusers")) return 1.0
-        var name = key.raw.removePrefix("base_model.model.")
+        var name = key.raw.removePrefix(PEFT_MODEL)
         while (name.startsWith("$component.")) name = name.removePrefix("$component.")
         return scaling.scale(name, rank)
     }
@@ -215,27 +220,31 @@ class LoraReader private constructor(
     }
 
     companion object {
-        private const val CONFIG = "adapter_config.json"
-        private const val WEIGHTS = "adapter_model.safetensors"
+        internal const val CONFIG = "adapter_config.json"
+        internal const val WEIGHTS = "adapter_model.safetensors"
+        private const val PEFT_MODEL = "base_model.model."
         private const val PICKLE = "adapter_model.bin"
-        private const val MAX_CONFIG_BYTES = 4L shl 20
+        internal const val MAX_CONFIG_BYTES = 4L shl 20
 
         /**
-         * Read a LoRA file of any dialect, or a PEFT folder.
+         * Read a LoRA file of any dialect, or a PEFT folder; PEFT's weights with the configuration that is beside them.
          *
          * Raises InputError, one sentence that names the file and what is wrong, for everything that can't be read
-         * exactly; shapes are not compared with a base here ([Stack] does that).
+         * exactly; shapes are not compared with a base here ([Stack] does that). Without [values] only what they are is
+         * read: NaN and overflows are found when a layer is.
          */
-        fun read(path: File): Lora {
-            if (path.isDirectory) return readFolder(path)
-            return read(SafeTensors.open(path))
+        fun read(path: File, values: Boolean = true): Lora {
+            if (path.isDirectory) return readFolder(path, values)
+            val beside = path.absoluteFile.parentFile
+            if (path.name == WEIGHTS && File(beside, CONFIG).isFile) return readFolder(beside, values)
+            return read(SafeTensors.open(path), values)
         }
 
         /** The same of an open file. */
-        fun read(file: SafeTensors): Lora =
-            LoraReader(file, "", PeftScaling.ofMetadata(file.metadata, file.source)).read()
+        fun read(file: SafeTensors, values: Boolean = true): Lora =
+            LoraReader(file, "", PeftScaling.ofMetadata(file.metadata, file.source), values).read()
 
-        private fun readFolder(folder: File): Lora {
+        private fun readFolder(folder: File, values: Boolean): Lora {
             val config = File(folder, CONFIG)
             if (!config.isFile) {
                 throw InputError("%s is a folder without %s; give a .safetensors file or a PEFT folder", folder, CONFIG)
@@ -246,7 +255,7 @@ class LoraReader private constructor(
             val fields = PeftScaling.parseConfig(configBytes(config), Sentence("%s", config.path))
             val scaling = PeftScaling.parse(fields, config.path)
             val weights = SafeTensors.open(File(folder, WEIGHTS))
-            return LoraReader(weights, PeftScaling.component(fields), mapOf("" to scaling)).read()
+            return LoraReader(weights, PeftScaling.component(fields), mapOf("" to scaling), values).read()
         }
 
         private fun configBytes(config: File): ByteArray {

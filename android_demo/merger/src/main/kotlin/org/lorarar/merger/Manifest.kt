@@ -66,7 +66,7 @@ class ComponentFacts(
             return ComponentFacts(
                 artifact, specs(json.children("inputs")), specs(json.children("outputs")), FileEntry.of(golden),
                 golden.objects("inputs").mapValues { GoldenInput.of(it.value) }, Tolerance.of(json.child("tolerance")),
-                (json["running_bytes"] as Long?) ?: artifact.bytes,
+                (json["running_bytes"] as Number?)?.toLong() ?: artifact.bytes,
             )
         }
 

@@ -24,6 +24,7 @@ class Residency(
 
     @Volatile
     private var working: Runtime? = null
+    private var inUse: String? = null
 
     /** Networks loaded so far. */
     var loads = 0
@@ -41,10 +42,12 @@ class Residency(
         val runtime = kept.remove(name) ?: made(name)
         kept[name] = runtime
         working = runtime
+        inUse = name
         try {
             return work(runtime)
         } finally {
             working = null
+            inUse = null
             if (memory == null) shrink()
         }
     }
@@ -60,10 +63,8 @@ class Residency(
         working?.stop()
     }
 
-    /** Free every network, where the system is short of memory or something else needs it. */
-    fun shrink() {
-        while (kept.isNotEmpty()) freeOldest()
-    }
+    /** Free every network but the one in use, where the system is short of memory or something else needs it. */
+    fun shrink() = kept.keys.filter { it != inUse }.forEach { free(it) }
 
     override fun close() {
         shrink()
@@ -81,7 +82,8 @@ class Residency(
     private fun makeRoom(name: String, memory: Memory) {
         val needed = needed(name)
         var free = memory.available()
-        while (free < needed && kept.isNotEmpty()) free += freeOldest() // the system counts freed pages later
+        // The system counts freed pages later.
+        while (free < needed && kept.isNotEmpty()) free += free(kept.keys.first())
         if (free < needed) {
             throw InputError(
                 "%s: %s needs %s of memory, and this phone has %s free; close other apps, or %s",
@@ -98,11 +100,9 @@ class Residency(
         else -> Sentence("export the bundle with  --precision w8")
     }
 
-    private fun freeOldest(): Long {
-        val (oldest, runtime) = kept.entries.first()
-        kept.remove(oldest)
-        runtime.close()
-        return needed(oldest)
+    private fun free(name: String): Long {
+        kept.remove(name)!!.close()
+        return needed(name)
     }
 
     private fun needed(name: String): Long = (BESIDE * bundle.component(name).runningBytes).toLong()

@@ -66,22 +66,28 @@ class Stack private constructor(
          * layout, when a factor overflows in half precision, and for a UNet that takes no LoRA.
          */
         fun of(bundle: Bundle, loras: List<Lora>, folder: File): Stack {
-            val roles = bundle.roles ?: throw InputError(
-                "%s: its UNet takes no LoRA, one is fused into it; export it without `fused`",
-                bundle.path,
-            )
-            val layout = bundle.layout
-            val ranks = loras.map { rank(it, layout) }
-            val rows = (roles.shape[0] as? Size.Fixed)?.value ?: maxOf(ranks.sum(), 1)
-            checkRoom(loras, ranks, layout.loras, rows)
+            val (ranks, rows) = sizes(bundle, loras)
+            val (layout, dtype) = bundle.layout to bundle.roles!!.dtype
             val sizes = mapOf(Layout.STACKED_RANK to rows)
-            val file = TensorFile.create(folder, layout.stackShapes().mapValues { roles.dtype to it.value.fixed(sizes) })
+            val file = TensorFile.create(folder, layout.stackShapes().mapValues { dtype to it.value.fixed(sizes) })
             try {
                 return Stack(layout, loras, file).also { it.fill(ranks) }
             } catch (error: InputError) {
                 file.close()
                 throw error
             }
+        }
+
+        /** The ranks of LoRAs and the rows of their stack, from shapes alone. InputError as [of], but for overflows. */
+        fun sizes(bundle: Bundle, loras: List<Lora>): Pair<List<Int>, Int> {
+            val roles = bundle.roles ?: throw InputError(
+                "%s: its UNet takes no LoRA, one is fused into it; export it without `fused`",
+                bundle.path,
+            )
+            val ranks = loras.map { rank(it, bundle.layout) }
+            val rows = (roles.shape[0] as? Size.Fixed)?.value ?: maxOf(ranks.sum(), 1)
+            checkRoom(loras, ranks, bundle.layout.loras, rows)
+            return ranks to rows
         }
 
         /** A LoRA's largest rank in a layout; InputError where it fits nothing, or where a layer has another shape. */

@@ -3,7 +3,9 @@ package org.lorarar.merger
 import java.io.File
 import java.util.concurrent.ConcurrentLinkedQueue
 import java.util.concurrent.Executor
-import java.util.concurrent.Executors
+import java.util.concurrent.LinkedBlockingQueue
+import java.util.concurrent.ThreadPoolExecutor
+import java.util.concurrent.TimeUnit
 import java.util.concurrent.atomic.AtomicBoolean
 import java.util.concurrent.atomic.AtomicReference
 
@@ -32,9 +34,9 @@ class Studio(
     private val threads: Int? = null,
     private val post: (() -> Unit) -> Unit,
 ) : StudioApi {
-    private val worker = Executors.newSingleThreadExecutor()
-    private val aside = Executors.newSingleThreadExecutor() // what nothing waits for
-    private val importer = Executors.newSingleThreadExecutor()
+    private val worker = oneThread()
+    private val aside = oneThread() // what nothing waits for
+    private val importer = oneThread()
     private val kept = KeptPicture(picture(places.home))
     private val seals = Seals(File(places.home, "seals"))
     private val edits = ConcurrentLinkedQueue<StudioState.() -> StudioState>()
@@ -53,11 +55,13 @@ class Studio(
     private var pipeline: LoraRarPipeline? = null
 
     // On the worker's thread only.
-    private var loaded: List<Sample> = emptyList()
-    private var warnings: List<Sentence> = emptyList()
+    private var loaded: List<Sample>? = emptyList() // null: not known
 
     @Volatile
     private var bundle: Bundle? = null
+
+    /** Whether the system is short of memory: a drawing that is under way looks at it too. */
+    private val isShort = AtomicBoolean()
 
     @Volatile
     private var stopping = false
@@ -65,11 +69,16 @@ class Studio(
     @Volatile
     private var isImportStopped = false
 
+    init {
+        catalogue.sweep() // before an import can be under way
+    }
+
     override fun ask(command: Command) = when (command) {
         Command.Start -> begin()
         is Command.Choose -> pick(command.role, command.sample)
         is Command.Strength -> scale(command.role, command.scale)
         is Command.Import -> copyLora(command)
+        is Command.Remove -> remove(command.role)
         Command.StopImport -> isImportStopped = true
         is Command.AddBundle -> copyBundle(command.name, command.place)
         Command.Merge -> follow()
@@ -78,7 +87,10 @@ class Studio(
         Command.Check -> checkAll()
         is Command.Measure -> benchmark(BenchmarkPlan(command.component))
         Command.Acknowledge -> change { copy(complaint = null) }
-        Command.Trim -> work { pipeline?.residency?.shrink() }
+        Command.Trim -> {
+            isShort.set(true)
+            work { trim() }
+        }
     }
 
     override fun watch(listener: (StudioState) -> Unit) {
@@ -93,15 +105,16 @@ class Studio(
     private fun begin() = work(onFailure = { sentence -> copy(opening = Opening.Failed(sentence)) }) {
         kept.get()?.let { picture -> change { copy(picture = this.picture ?: picture) } }
         places.scratch.listFiles()?.forEach { it.delete() } // stacks of a process that was killed
+        bundleFolders.forEach { Install.sweep(it) }
         val install = Install(places.packaged, places.home)
         install.samples()
         change { copy(contents = catalogue.contents, styles = catalogue.styles) }
-        change { copy(content = content ?: contents.firstOrNull(), style = style ?: styles.firstOrNull()) }
         pipeline?.close()
         loaded = emptyList()
         val (opened, passedOver) = found(install)
         bundle = opened
         pipeline = LoraRarPipeline(opened, runtimes, places.scratch, threads, memory)
+        choose(opened)
         val facts = opened.pipeline
         val ready = Opening.Ready(
             "${opened.base} · ${opened.target} · ${opened.precision}", opened.components.toList(), facts != null,
@@ -109,6 +122,20 @@ class Studio(
         )
         change { copy(opening = ready) }
         listOf(Catalogue.CONTENTS, Catalogue.STYLES).forEach { measure(it) }
+    }
+
+    /** Choose what was chosen last, else the first LoRAs, where the bundle takes them. */
+    private fun choose(bundle: Bundle) {
+        val content = catalogue.last(Catalogue.CONTENTS) { fit(bundle, listOf(it)) }
+        val style = catalogue.last(Catalogue.STYLES) { fit(bundle, listOfNotNull(content, it)) }
+        change { copy(content = this.content ?: content, style = this.style ?: style) }
+    }
+
+    private fun fit(bundle: Bundle, samples: List<Sample>): Boolean = try {
+        Stack.sizes(bundle, samples.map { catalogue.read(it, values = false) })
+        true
+    } catch (_: InputError) {
+        false
     }
 
     private fun copyBundle(
@@ -121,7 +148,8 @@ class Studio(
         begin()
     }
 
-    private fun pick(role: String, sample: Sample) {
+    private fun pick(role: String, sample: Sample?) {
+        catalogue.keep(role, sample)
         change {
             val chosen = if (role == Catalogue.CONTENTS) copy(content = sample) else copy(style = sample)
             chosen.copy(merge = null, carried = carried - role)
@@ -135,20 +163,30 @@ class Studio(
     }
 
     private fun copyLora(wanted: Command.Import) {
-        isImportStopped = false
-        change { copy(importing = ImportView(wanted.name, 0, wanted.total), complaint = null) }
+        change { copy(complaint = null) }
         work(importer, onFailure = { sentence -> copy(importing = null, complaint = sentence) }) {
+            isImportStopped = false
+            change { copy(importing = ImportView(wanted.name, 0, wanted.total)) }
             val copied = { done: Long ->
                 change { copy(importing = importing?.copy(done = done)) }
                 !isImportStopped
             }
             val sample = try {
-                catalogue.import(wanted.role, wanted.name, wanted.place, copied)
+                catalogue.import(wanted.role, wanted.name, wanted.place, wanted.config, copied)
             } catch (_: Stopped) {
                 null
             }
             change { copy(importing = null, contents = catalogue.contents, styles = catalogue.styles) }
             sample?.let { pick(wanted.role, it) }
+        }
+    }
+
+    private fun remove(role: String) = withState { now ->
+        val sample = now.chosen(role)?.takeIf { it.isImported } ?: return@withState
+        pick(role, null)
+        work(importer) {
+            catalogue.remove(sample)
+            change { copy(contents = catalogue.contents, styles = catalogue.styles) }
         }
     }
 
@@ -162,10 +200,12 @@ class Studio(
         stopping = false
         change { copy(drawing = DrawingView(Stage.MERGING, 0, 1), complaint = null) }
         work(onFailure = { sentence -> copy(merging = false, drawing = null, complaint = sentence) }) {
-            val request = Request.of(bundle!!, wanted)
+            val start = wanted.composed?.takeIf { it.fits(wanted.prompt) }
+            val request = Request.of(bundle!!, wanted.copy(composed = start))
             val drawn = try {
-                if (chosen.canMerge) mergeNow(chosen)
+                mergeNow(chosen)
                 pipeline!!.generate(request) { stage, done, total ->
+                    trim()
                     change { copy(drawing = drawing?.copy(stage = stage, done = done, total = total)) }
                     !stopping
                 }
@@ -174,10 +214,15 @@ class Studio(
                 return@work
             }
             val seconds = drawn.seconds.values.sum()
-            val picture = PictureView(drawn.width, drawn.height, drawn.argb(), drawn.notes, seconds, wanted.prompt)
+            val notes = listOfNotNull(wanted.composed?.takeIf { start == null }?.let { NOT_COMPOSED }) + drawn.notes
+            val picture = PictureView(drawn.width, drawn.height, drawn.argb(), notes, seconds, wanted.prompt)
             kept.put(picture)
             change { copy(drawing = null, picture = picture) }
         }
+    }
+
+    private fun trim() {
+        if (isShort.getAndSet(false)) pipeline?.residency?.shrink()
     }
 
     private fun end() = withState { now ->
@@ -207,10 +252,15 @@ class Studio(
         }
     }
 
-    /** Give everything back; nothing can be asked any more. */
+    /** End what runs, and give everything back; nothing can be asked any more. */
     fun close() {
+        stopping = true
+        isImportStopped = true
+        pipeline?.stop()
+        val threads = listOf(worker, aside, importer)
+        threads.forEach { it.queue.clear() }
         worker.execute { pipeline?.close() }
-        listOf(worker, aside, importer).forEach { it.shutdown() }
+        threads.forEach { it.shutdown() }
     }
 
     /** The first bundle that can be run here, those copied by hand before the app's own, and why others are passed over. */
@@ -243,28 +293,28 @@ class Studio(
     private fun open(folder: File): Bundle =
         Bundle.open(folder, seals = seals) { done, total -> opening(Stage.VERIFYING_THE_BUNDLE, done, total) }
 
-    private fun sideLoaded(): List<File> = listOfNotNull(places.sideLoaded, File(places.home, "picked"))
-        .flatMap { it.listFiles().orEmpty().toList() }
-        .filter { File(it, Bundle.MANIFEST).isFile }.sortedBy { it.name }
+    private val bundleFolders get() = listOfNotNull(places.sideLoaded, File(places.home, "picked"))
+
+    private fun sideLoaded(): List<File> = bundleFolders.flatMap { it.listFiles().orEmpty().toList() }
+        .filter { File(it, Bundle.MANIFEST).isFile && it.extension != Install.UNFINISHED }.sortedBy { it.name }
 
     /** LoRAs stay loaded until others are chosen, so that another strength only writes coefficients. */
     private fun mergeNow(chosen: StudioState) {
-        val pair = listOf(chosen.content!!, chosen.style!!)
-        if (loaded != pair) load(pair)
+        val samples = chosen.loras.map { it.first }
+        if (loaded != samples) load(samples)
+        if (samples.isEmpty()) return change { copy(merging = false) }
         val start = System.nanoTime()
-        val blender = pipeline!!.merge(listOf(chosen.contentScale, chosen.styleScale))
+        val blender = pipeline!!.merge(chosen.loras.map { it.second })
         val seconds = (System.nanoTime() - start) * 1e-9
-        val view = MergeView(seconds, pipeline!!.stack!!.rank, warnings, blender.means(bundle!!.learned))
-        change { if (listOf(content, style) == pair) copy(merging = false, merge = view) else copy(merging = false) }
+        val view = MergeView(seconds, pipeline!!.stack!!.rank, blender.means(bundle!!.learned))
+        change { copy(merging = false, merge = if (loras.map { it.first } == samples) view else merge) }
     }
 
-    private fun load(pair: List<Sample>) {
+    private fun load(samples: List<Sample>) {
         change { copy(merging = true, complaint = null) }
-        loaded = emptyList()
-        val loras = pair.map { catalogue.read(it) }
-        pipeline!!.load(loras)
-        loaded = pair
-        warnings = loras.flatMap { it.warnings }
+        loaded = null
+        pipeline!!.load(samples.map { catalogue.read(it) })
+        loaded = samples
     }
 
     /** Measure what the bundle takes of a role's LoRA. One that can't be read is told by its merge. */
@@ -281,7 +331,12 @@ class Studio(
     private fun opening(stage: Stage, done: Long, total: Long) = change { copy(opening = Opening.Working(stage, done, total)) }
 
     /** What was posted before the studio was closed may be called after it, when nothing can be asked any more. */
-    private fun withState(act: (StudioState) -> Unit) = post { if (!worker.isShutdown) act(state) }
+    private fun withState(act: (StudioState) -> Unit) = post {
+        if (!worker.isShutdown) {
+            settle() // else a second tap would find the state before the first
+            act(state)
+        }
+    }
 
     /** Changes that come faster than the screens' thread shows them are told together. */
     private fun change(edit: StudioState.() -> StudioState) {
@@ -291,8 +346,12 @@ class Studio(
 
     private fun showChanges() {
         isPosted.set(false)
-        while (true) state = (edits.poll() ?: break)(state)
+        settle()
         listeners.toList().forEach { it(state) }
+    }
+
+    private fun settle() {
+        while (true) state = (edits.poll() ?: break)(state)
     }
 
     private fun work(
@@ -312,6 +371,16 @@ class Studio(
     }
 
     companion object {
+        private val NOT_COMPOSED = Sentence(
+            "this image did not begin with each LoRA alone: that needs the content's words in the prompt, and a class " +
+                "for them",
+        )
+
+        /** Does one thing after the other; what comes after its end is dropped. */
+        private fun oneThread() = ThreadPoolExecutor(
+            1, 1, 0, TimeUnit.SECONDS, LinkedBlockingQueue(), ThreadPoolExecutor.DiscardPolicy(),
+        )
+
         /** Where the last image is kept. */
         fun picture(home: File) = File(home, "picture")
     }

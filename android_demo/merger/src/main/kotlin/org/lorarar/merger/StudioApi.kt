@@ -9,19 +9,29 @@ import java.io.ObjectInputStream
 import java.io.ObjectOutputStream
 import java.io.Serializable
 import java.nio.channels.FileChannel
+import java.util.concurrent.Executors
 
 /** What a screen asks of the studio. */
 sealed interface Command : Serializable {
     /** Find and open a bundle; it can be asked again where that failed. */
     data object Start : Command
 
-    data class Choose(val role: String, val sample: Sample) : Command
+    /** Choose a LoRA for a role, or none. */
+    data class Choose(val role: String, val sample: Sample?) : Command
 
     /** Set a strength, and merge with it: 1 is the paper. */
     data class Strength(val role: String, val scale: Float) : Command
 
-    /** Take a LoRA of [total] bytes at [place], another app's, over, and choose it; null where the total is not known. */
-    data class Import(val role: String, val name: String, val total: Long?, val place: String) : Command
+    /**
+     * Take a LoRA of [total] bytes at [place], another app's, over, and choose it; null where the total is not known.
+     * [config] is the place of PEFT's configuration, where it was picked too.
+     */
+    data class Import(
+        val role: String, val name: String, val total: Long?, val place: String, val config: String? = null,
+    ) : Command
+
+    /** Remove the LoRA that is chosen for a role, where it was imported; none is chosen then. */
+    data class Remove(val role: String) : Command
 
     /** Stop copying a LoRA; nothing of it is kept. */
     data object StopImport : Command
@@ -32,7 +42,10 @@ sealed interface Command : Serializable {
     /** Merge what is chosen. Of those that come faster than merges are made, the last one counts. */
     data object Merge : Command
 
-    /** Draw with what is chosen, which is merged first where it has changed. */
+    /**
+     * Draw with what is chosen, which is merged first where it has changed; without the composed start where the prompt
+     * lacks its subject, which the picture's notes say.
+     */
     data class Draw(
         val prompt: String, val steps: Int, val seed: Long,
         val guidanceWithoutLora: Boolean = false, val composed: ComposedStart? = null,
@@ -73,6 +86,9 @@ interface Strangers {
     /** A file that can be mapped as it lies, now and after the next start; null where it has to be copied. */
     fun map(place: String): FileChannel? = null
 
+    /** A file that was mapped is not asked for any more. */
+    fun release(place: String) = Unit
+
     fun folder(place: String): Packaged
 }
 
@@ -85,52 +101,88 @@ object NoStrangers : Strangers {
 
 /** Takes messages to the other process. */
 fun interface Wire {
-    fun send(message: ByteArray)
+    /** False where a message could not be sent. */
+    fun send(message: ByteArray): Boolean
 }
 
 /** A state as it is told to another process: its picture is in the file of [KeptPicture], and [picture] counts them. */
 private class News(val state: StudioState, val picture: Int) : Serializable
 
-/** Lets another process's [RemoteStudio] ask a studio. */
+/** What the screens' process answers when it has shown a state. */
+private data object Shown : Serializable
+
+/**
+ * Lets another process's [RemoteStudio] ask a studio, and tells it the states: the next one, which is then the newest,
+ * when the last is shown. A process that is frozen is told one, and Android's room for messages stays free.
+ */
 class StudioServer(private val studio: StudioApi) {
+    private var wire: Wire? = null
+    private var isOnTheWay = false
+    private var told: StudioState? = null
     private var shown: PictureView? = null
     private var pictures = 0
+    private val listener: (StudioState) -> Unit = { tellNewest() }
 
-    /** Tell every state from now on; what is returned is called when nobody hears any more. */
-    fun tell(wire: Wire): () -> Unit {
-        val listener = { state: StudioState ->
-            if (state.picture !== shown) {
-                shown = state.picture
-                pictures++
-            }
-            wire.send(bytes(News(state.copy(picture = null), if (state.picture == null) 0 else pictures)))
-        }
+    /** Tell the states from now on, in the place of a process or of a message that was lost. */
+    fun tell(wire: Wire) {
+        this.wire = wire
+        isOnTheWay = false
+        told = null
+        end()
         studio.watch(listener)
-        return { studio.unwatch(listener) }
     }
 
-    fun heard(message: ByteArray) = studio.ask(read(message) as Command)
+    /** Tell nobody any more. */
+    fun end() = studio.unwatch(listener)
+
+    fun heard(message: ByteArray) {
+        val said = read(message)
+        if (said is Command) return studio.ask(said)
+        isOnTheWay = false
+        tellNewest()
+    }
+
+    private fun tellNewest() {
+        val state = studio.state
+        if (isOnTheWay || state === told) return
+        if (state.picture !== shown) {
+            shown = state.picture
+            pictures++
+        }
+        isOnTheWay = wire!!.send(bytes(News(state.copy(picture = null), if (state.picture == null) 0 else pictures)))
+        if (isOnTheWay) told = state
+    }
 }
 
 /**
  * The studio of another process, which the system may end: that is one sentence, and Start begins anew with what was chosen.
  *
- * [connect] is to bring the process up, and then to call [connected].
+ * [connect] is to bring the process up, and then to call [connected]; [post] to call on the screens' thread.
  */
-class RemoteStudio(private val kept: KeptPicture, private val connect: () -> Unit) : StudioApi {
+class RemoteStudio(
+    private val kept: KeptPicture, private val post: (() -> Unit) -> Unit, private val connect: () -> Unit,
+) : StudioApi {
     private val listeners = LinkedHashSet<(StudioState) -> Unit>()
     private val waiting = ArrayList<Command>()
     private var wire: Wire? = null
     private var isConnecting = false
+
+    /** Reads messages in their order, and pictures, which take too long for the screens' thread. */
+    private val reader = Executors.newSingleThreadExecutor()
+
+    // On the reader's thread only.
     private var picture = 0
     override var state = StudioState()
         private set
 
     override fun ask(command: Command) {
-        val there = wire
-        if (there != null) return there.send(bytes(command))
-        // What was chosen before the process was lost comes after its start.
-        if (command is Command.Start) waiting.add(0, command) else waiting += command
+        wire?.let { there ->
+            there.send(bytes(command))
+            return
+        }
+        // Whatever is asked, the studio begins with its start; then come the strengths from before the process was lost.
+        if (Command.Start !in waiting) waiting.add(0, Command.Start)
+        if (command != Command.Start) waiting += command
         if (!isConnecting) connect()
         isConnecting = true
     }
@@ -153,22 +205,29 @@ class RemoteStudio(private val kept: KeptPicture, private val connect: () -> Uni
     }
 
     fun heard(message: ByteArray) {
-        val news = read(message) as News
-        val image = if (news.picture == picture) state.picture else kept.get()
-        picture = news.picture
-        show(news.state.copy(picture = image ?: state.picture))
+        val from = wire
+        reader.execute {
+            val news = read(message) as News
+            val isNew = news.picture > 0 && news.picture != picture
+            picture = news.picture
+            val image = if (isNew) kept.get() else null
+            post { if (wire === from) take(news.state, isNew, image) }
+        }
+    }
+
+    private fun take(told: StudioState, isNew: Boolean, image: PictureView?) {
+        wire?.send(bytes(Shown))
+        val isLost = isNew && image == null
+        show(if (isLost) told.copy(complaint = NOT_KEPT) else told.copy(picture = image ?: state.picture))
     }
 
     /** The process was ended. */
     fun lost() {
         wire = null
-        picture = 0
+        reader.execute { picture = 0 }
         val sentence = if (state.drawing == null) ENDED else Sentence("The drawing was lost: %s", ENDED)
-        waiting += listOfNotNull(
-            state.content?.let { Command.Choose(Catalogue.CONTENTS, it) },
-            state.style?.let { Command.Choose(Catalogue.STYLES, it) },
-            Command.Strength(Catalogue.CONTENTS, state.contentScale), Command.Strength(Catalogue.STYLES, state.styleScale),
-        )
+        waiting += Command.Strength(Catalogue.CONTENTS, state.contentScale)
+        waiting += Command.Strength(Catalogue.STYLES, state.styleScale)
         show(StudioState(Opening.Failed(sentence), picture = state.picture))
     }
 
@@ -182,6 +241,7 @@ class RemoteStudio(private val kept: KeptPicture, private val connect: () -> Uni
             "the system ended the app's engine, most often for its memory; close other apps and try again, or " +
                 "use a bundle of a smaller precision",
         )
+        val NOT_KEPT = Sentence("the image was drawn, but could not be kept; free some space and draw it again")
     }
 }
 

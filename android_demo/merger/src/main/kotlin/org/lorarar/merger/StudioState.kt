@@ -17,9 +17,8 @@ sealed interface Opening : Serializable {
     ) : Opening
 }
 
-/** A finished merge, as the screen shows it: its time, the stack's rank, what reading left out, and the coefficients. */
-class MergeView(val seconds: Double, val rank: Int, val warnings: List<Sentence>, val layers: List<LayerMean>) :
-    Serializable
+/** A finished merge, as the screen shows it: its time, the stack's rank, and the coefficients. */
+class MergeView(val seconds: Double, val rank: Int, val layers: List<LayerMean>) : Serializable
 
 /** How far a drawing is; [stopping] once the user has stopped it and until it has ended. */
 data class DrawingView(val stage: Stage, val done: Int, val total: Int, val stopping: Boolean = false) : Serializable
@@ -63,10 +62,13 @@ data class StudioState(
     /** Whether something runs that another thing has to wait for. */
     val busy: Boolean get() = merging || drawing != null || checking || measuring != null
 
-    /** What drawing leaves out of the chosen LoRAs, one sentence each. */
-    val leftOut: List<Sentence> get() = carried.values.mapNotNull { it.warning() }
+    /** What a user must know of the chosen LoRAs, one sentence each. */
+    val loraNotes: List<Sentence> get() = carried.values.flatMap { it.told }
     val ready: Boolean get() = opening is Opening.Ready
     val hasPair: Boolean get() = content != null && style != null
-    val canMerge: Boolean get() = ready && hasPair
+    val canMerge: Boolean get() = ready && loras.isNotEmpty()
+
+    /** The chosen LoRAs and their strengths: a content, a style, both or none. */
+    val loras: List<Pair<Sample, Float>> get() = listOfNotNull(content?.to(contentScale), style?.to(styleScale))
     val canDraw: Boolean get() = (opening as? Opening.Ready)?.canDraw == true && !busy
 }

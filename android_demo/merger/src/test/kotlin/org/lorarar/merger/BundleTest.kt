@@ -62,6 +62,16 @@ class BundleTest {
         assertTrue("missing or outside" in refusal { Bundle.open(part) })
     }
 
+    /** JSON Schema takes 8.0 for a whole number. */
+    @Test
+    fun aWholeNumberMayBeWrittenWithAPoint() {
+        val part = File(TestData.scratch, "point")
+        File(TestData.golden, "hypernet/bundle").copyRecursively(part, overwrite = true)
+        val manifest = File(part, "manifest.json")
+        manifest.writeText(manifest.readText().replaceFirst("\"golden\":", "\"running_bytes\": 8.0, \"golden\":"))
+        assertEquals(8L, Bundle.open(part).component("hypernet").runningBytes)
+    }
+
     @Test
     fun noBundle() {
         val sentence = refusal { Bundle.open(File(TestData.golden, "lora")) }

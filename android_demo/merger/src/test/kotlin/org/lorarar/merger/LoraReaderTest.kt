@@ -44,6 +44,18 @@ class LoraReaderTest {
     }
 
     @Test
+    fun peftsWeightsHaveTheConfigurationBesideThemOrAWarning() {
+        val weights = File(folder, "peft-folder/adapter_model.safetensors")
+        val (beside, whole) = listOf(weights, weights.parentFile!!).map { LoraReader.read(it) }
+        assertEquals(whole.layers.mapValues { it.value.delta() }, beside.layers.mapValues { it.value.delta() })
+        assertEquals(emptyList<Sentence>(), beside.warnings)
+        val alone = weights.copyTo(File(TestData.scratch, "adapter_model.safetensors"), overwrite = true)
+        val (warning) = LoraReader.read(alone).warnings.map { it.toString() }
+        val said = "its scale (alpha / rank) is in PEFT's adapter_config.json, which is not beside it; 1 is taken"
+        assertEquals("$alone: $said", warning)
+    }
+
+    @Test
     fun hostileFilesAreRefusedInOneSentenceOrReadRight() {
         val original = LoraReader.read(File(folder, "kohya-sgm.safetensors")).layers.mapValues { it.value.delta() }
         val verdicts = TestData.json(File(TestData.exported, "hostile/index.json"))

@@ -135,6 +135,20 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
     }
 
     @Test
+    fun anImageThatIsNotFiniteInFp32NeedsSmallerStrengths() {
+        class Broken(private val inner: Runtime) : Runtime by inner {
+            override fun run(inputs: Map<String, Tensor>) = inner.run(inputs).mapValues { (name, tensor) ->
+                if (name == "image") Tensor.of(tensor.floats().also { it[0] = Float.NaN }, tensor.shape) else tensor
+            }
+        }
+        val broken = Runtimes(mapOf("onnx" to RuntimeFactory { part, threads -> Broken(OnnxRuntime(part, threads)) }))
+        LoraRarPipeline(whole, broken, TestData.scratch).use { pipeline ->
+            val sentence = refusal { pipeline.generate(Request("a dog", 0, 1, 1f)) { _, _, _ -> true } }
+            assertEquals("the image is not finite: use smaller strengths or less guidance", sentence)
+        }
+    }
+
+    @Test
     fun stoppingADrawing() {
         var steps = 0
         val request = Request("a sks teapot", 0, 4, 1f)

@@ -17,7 +17,8 @@ class RemoteTest {
     private val posted = LinkedBlockingQueue<() -> Unit>()
     private var engine: Studio? = null
     private var connections = 0
-    private val remote = RemoteStudio(KeptPicture(File(folder, "home/picture"))) { posted.put { connect() } }
+    private val kept = KeptPicture(File(folder, "home/picture"))
+    private val remote = RemoteStudio(kept, { posted.put(it) }) { posted.put { connect() } }
 
     @Before
     fun install() {
@@ -41,10 +42,14 @@ class RemoteTest {
         val studio = Studio(places, runtimes, FakePhone, "0.1.0", { Long.MAX_VALUE }, 1) { posted.put(it) }
         engine = studio
         val server = StudioServer(studio)
-        remote.connected { message -> posted.put { if (engine === studio) server.heard(message) } }
+        remote.connected { message ->
+            posted.put { if (engine === studio) server.heard(message) }
+            true
+        }
         server.tell { message ->
             assertTrue("${message.size} bytes", message.size < MOST_BYTES)
             posted.put { if (engine === studio) remote.heard(message) }
+            true
         }
     }
 
@@ -74,6 +79,7 @@ class RemoteTest {
         until("drawing") { it.drawing != null }
         val picture = until("drawn") { it.picture != null && !it.busy }.picture!!
         assertTrue(picture.argb.contentEquals(engine!!.state.picture!!.argb))
+        assertEquals(engine!!.state.picture!!.notes, picture.notes)
         assertEquals("a sks teapot", picture.prompt)
         remote.ask(Command.Check)
         val rows = until("checked") { it.rows.size == 6 && !it.checking }.rows
@@ -101,6 +107,88 @@ class RemoteTest {
         assertEquals(0.5f, again.styleScale, 0f)
         assertEquals("a sks teapot", again.picture!!.prompt)
         assertEquals(2, connections)
+    }
+
+    @Test
+    fun whateverIsAskedOfAProcessThatWasEndedStartsItAnew() {
+        until("ready") { it.ready }
+        kill()
+        remote.ask(Command.Check)
+        until("ready again") { it.ready }
+    }
+
+    /** A studio without an engine. */
+    private class Shown : StudioApi {
+        private val listeners = ArrayList<(StudioState) -> Unit>()
+        override var state = StudioState()
+            set(value) {
+                field = value
+                listeners.toList().forEach { it(value) }
+            }
+
+        override fun ask(command: Command) = Unit
+
+        override fun watch(listener: (StudioState) -> Unit) {
+            listeners += listener
+            listener(state)
+        }
+
+        override fun unwatch(listener: (StudioState) -> Unit) {
+            listeners -= listener
+        }
+    }
+
+    private val source = Shown()
+    private val server = StudioServer(source)
+    private val shown = LinkedBlockingQueue<() -> Unit>()
+    private val screens = RemoteStudio(kept, { shown.put(it) }) { }.also { it.connected(::answer) }
+
+    private fun answer(message: ByteArray): Boolean = true.also { server.heard(message) }
+
+    private fun hear(message: ByteArray): StudioState {
+        screens.heard(message)
+        shown.poll(60, TimeUnit.SECONDS)!!()
+        return screens.state
+    }
+
+    @Test
+    fun aProcessThatIsFrozenIsToldOneStateAndThenTheNewest() {
+        val sent = ArrayList<ByteArray>()
+        server.tell { sent.add(it) }
+        for (hundredths in 0..100) source.state = StudioState(contentScale = hundredths / 100f)
+        assertEquals(1, sent.size)
+        hear(sent.single())
+        assertEquals(2, sent.size)
+        assertEquals(1f, hear(sent.last()).contentScale, 0f)
+        assertEquals(2, sent.size)
+    }
+
+    @Test
+    fun aMessageThatIsLostIsNotTheLastOne() {
+        val sent = ArrayList<ByteArray>()
+        var isFull = true
+        server.tell { if (isFull) false else sent.add(it) }
+        source.state = StudioState(contentScale = 0.5f)
+        isFull = false
+        source.state = StudioState(contentScale = 0.75f)
+        assertEquals(0.75f, hear(sent.single()).contentScale, 0f)
+        server.tell { sent.add(it) }
+        assertEquals(2, sent.size)
+    }
+
+    @Test
+    fun aPictureThatIsNotKeptIsNotTheOneBefore() {
+        val sent = ArrayList<ByteArray>()
+        server.tell { sent.add(it) }
+        hear(sent.last())
+        val picture = PictureView(1, 1, intArrayOf(-1), listOf(Sentence("cut")), 1.0, "a dog")
+        source.state = StudioState(picture = picture.also { kept.put(it) })
+        assertEquals(listOf(Sentence("cut")), hear(sent.last()).picture!!.notes)
+        File(folder, "home/picture").delete() // for want of room
+        source.state = StudioState(picture = PictureView(1, 1, intArrayOf(-2), emptyList(), 1.0, "a cat"))
+        val state = hear(sent.last())
+        assertNull(state.picture)
+        assertTrue("could not be kept" in state.complaint.toString())
     }
 
     private companion object {

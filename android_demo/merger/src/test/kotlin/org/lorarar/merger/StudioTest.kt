@@ -1,72 +1,15 @@
 package org.lorarar.merger
 
-import org.junit.After
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertNotNull
 import org.junit.Assert.assertNull
 import org.junit.Assert.assertTrue
-import org.junit.Before
 import org.junit.Test
 import java.io.File
-import java.io.FilterInputStream
-import java.io.InputStream
-import java.io.RandomAccessFile
-import java.util.concurrent.CountDownLatch
-import java.util.concurrent.LinkedBlockingQueue
-import java.util.concurrent.TimeUnit
 import kotlin.math.abs
 
-/** The whole app without its screens, on a folder that stands for its assets. */
-class StudioTest {
-    private val folder = File(TestData.results, "studio")
-    private val assets = File(folder, "assets")
-    private val posted = LinkedBlockingQueue<() -> Unit>()
-    private lateinit var studio: Studio
-
-    /** Other apps' files: by their paths, but for those that a test makes up. */
-    private val made = HashMap<String, () -> InputStream>()
-
-    /** Those that stay where they are. */
-    private val mapped = HashMap<String, File>()
-    private val strangers = object : Strangers {
-        override fun open(place: String) = made[place]?.invoke() ?: File(place).inputStream()
-
-        override fun map(place: String) = mapped[place]?.let { RandomAccessFile(it, "r").channel }
-
-        override fun folder(place: String) = PackagedFolder(File(place))
-    }
-
-    @Before
-    fun install() {
-        folder.deleteRecursively()
-        File(TestData.exported, "onnx/bundle").copyRecursively(File(assets, "bundles/onnx"))
-        for ((role, name) in listOf("contents" to "content", "styles" to "style")) {
-            File(TestData.exported, "onnx/loras/$name.safetensors").copyTo(File(assets, "samples/$role/teapot_1.safetensors"))
-        }
-        studio = studio()
-    }
-
-    @After
-    fun close() = studio.close()
-
-    private fun studio(): Studio {
-        val runtimes = Runtimes(mapOf("onnx" to RuntimeFactory { component, threads -> OnnxRuntime(component, threads) }))
-        val places = StudioPlaces(
-            File(folder, "home"), File(folder, "scratch"), File(folder, "side-loaded"), PackagedFolder(assets), strangers,
-        )
-        return Studio(places, runtimes, FakePhone, "0.1.0", Memory { Long.MAX_VALUE }, 1) { posted.put(it) }
-    }
-
-    /** Do what is posted, as a screens' thread does, until the state is as wanted. */
-    private fun until(what: String, wanted: (StudioState) -> Boolean): StudioState {
-        val end = System.nanoTime() + TimeUnit.SECONDS.toNanos(60)
-        while (!(posted.isEmpty() && wanted(studio.state))) {
-            posted.poll(100, TimeUnit.MILLISECONDS)?.invoke()
-            assertTrue("$what: ${studio.state}", System.nanoTime() < end)
-        }
-        return studio.state
-    }
-
+/** The whole app without its screens: bundles, drawings, checks and measurements. */
+class StudioTest : StudioCase() {
     @Test
     fun fromTheFirstStartToAPicture() {
         val seen = ArrayList<Opening>()
@@ -81,7 +24,7 @@ class StudioTest {
 
         studio.ask(Command.Merge)
         val merge = until("merged") { it.merge != null && !it.busy }.merge!!
-        assertTrue(merge.seconds > 0 && merge.layers.isNotEmpty() && merge.warnings.isEmpty())
+        assertTrue(merge.seconds > 0 && merge.layers.isNotEmpty())
 
         studio.ask(Command.Draw("a sks teapot", 2, 5))
         val picture = until("drawn") { it.picture != null && !it.busy }.picture!!
@@ -103,9 +46,12 @@ class StudioTest {
             until("drawn") { it.picture !== before && !it.busy }.picture!!.argb.toList()
         }
         assertEquals(3, pictures.toSet().size)
+        val before = studio.state.picture!!
+        assertEquals(emptyList<Sentence>(), before.notes)
         studio.ask(wanted.copy(prompt = "a cat", composed = start))
-        val complaint = until("refused") { it.complaint != null && !it.busy }.complaint.toString()
-        assertTrue(complaint, "does not have the subject a sks teapot in it" in complaint)
+        val other = until("drawn without") { it.picture !== before && !it.busy }.picture!!
+        assertTrue("${other.notes}", "did not begin with each LoRA alone" in other.notes.single().toString())
+        assertNull(studio.state.complaint)
     }
 
     @Test
@@ -121,17 +67,6 @@ class StudioTest {
         until("followed") { halved(it.merge!!.layers) }
         assertEquals(0.5f, studio.state.styleScale, 0f)
         assertNull(studio.state.complaint)
-    }
-
-    @Test
-    fun whatIsLeftOutIsToldBeforeAnythingIsMerged() {
-        studio.ask(Command.Start)
-        until("measured") { it.carried.size == 2 }
-        assertEquals(emptyList<String>(), studio.state.leftOut)
-        studio.ask(Command.Import(Catalogue.STYLES, "mine", null, "${TestData.golden}/lora/kohya-sgm.safetensors"))
-        val (sentence) = until("told") { it.leftOut.isNotEmpty() }.leftOut.map { it.toString() }
-        assertTrue(sentence, sentence.startsWith("mine: ") && "layers of text encoders" in sentence)
-        assertNull(studio.state.merge)
     }
 
     @Test
@@ -207,6 +142,23 @@ class StudioTest {
         assertEquals(listOf("mine"), File(folder, "side-loaded").list()!!.toList())
     }
 
+    /** What the system has cut short is no bundle and no LoRA, and is gone after the next start. */
+    @Test
+    fun whatWasLeftUnfinishedIsRemoved() {
+        File(TestData.golden, "hypernet/bundle").copyRecursively(File(folder, "side-loaded/koala.unfinished"))
+        val lora = File(folder, "home/loras/styles/mine.unfinished/adapter_config.json")
+        lora.parentFile!!.mkdirs()
+        lora.writeText("{}")
+        studio.close()
+        studio = studio()
+        studio.ask(Command.Start)
+        val ready = until("ready") { it.ready }.opening as Opening.Ready
+        assertEquals("miniature · onnx · fp32", ready.title)
+        assertEquals(emptyList<String>(), File(folder, "side-loaded").list()!!.toList())
+        assertEquals(listOf("teapot_1"), studio.state.styles.map { it.name })
+        assertTrue(!lora.parentFile!!.exists())
+    }
+
     /** One of the app's own bundles that can't be run is not copied either. */
     @Test
     fun ofTheAppsOwnBundlesTheFirstThatRunsIsCopied() {
@@ -242,90 +194,20 @@ class StudioTest {
     }
 
     @Test
-    fun anImportIsToldAndCanBeStopped() {
-        studio.ask(Command.Start)
-        until("ready") { it.ready }
-        val file = File(TestData.exported, "onnx/loras/content.safetensors")
-        val gate = CountDownLatch(1)
-        var read = 0
-        val slow = object : FilterInputStream(file.inputStream()) {
-            override fun read(bytes: ByteArray): Int {
-                if (read++ == 2) gate.await()
-                return super.read(bytes, 0, minOf(bytes.size, 1000))
-            }
-        }
-        made["slow"] = { slow }
-        studio.ask(Command.Import(Catalogue.STYLES, "slow", file.length(), "slow"))
-        val told = until("told") { (it.importing?.done ?: 0) > 0 }.importing!!
-        assertEquals("slow" to file.length(), told.name to told.total)
-        assertEquals(2000, told.done)
-        studio.ask(Command.StopImport)
-        gate.countDown()
-        until("stopped") { it.importing == null }
-        assertNull(studio.state.complaint)
-        assertEquals(listOf("teapot_1.safetensors"), File(folder, "home/loras/styles").list()!!.toList())
-    }
-
-    @Test
     fun aSideLoadedBundleIsUsedInstead() {
         File(TestData.golden, "hypernet/bundle").copyRecursively(File(folder, "side-loaded/mine"))
         studio.ask(Command.Start)
         val ready = until("ready") { it.ready }.opening as Opening.Ready
         assertEquals("tiny · onnx · fp32", ready.title)
         assertTrue(!ready.canDraw)
+        assertEquals(listOf(null, null), listOf(studio.state.content, studio.state.style)) // what it can't take
+        studio.ask(Command.Choose(Catalogue.STYLES, studio.state.styles.single()))
         studio.ask(Command.Merge)
         val sentence = until("complained") { it.complaint != null }.complaint!!.toString()
         assertTrue(sentence, "another base model" in sentence)
         assertTrue(!studio.state.busy)
         studio.ask(Command.Acknowledge)
         until("acknowledged") { it.complaint == null }
-    }
-
-    @Test
-    fun importing() {
-        studio.ask(Command.Start)
-        until("ready") { it.ready }
-        val file = File(TestData.exported, "onnx/loras/content.safetensors")
-        studio.ask(Command.Import(Catalogue.STYLES, "../../My LoRA!.safetensors", null, file.path))
-        val style = until("imported") { it.style?.name?.startsWith("My") == true }.style!!
-        assertEquals("My LoRA", style.name)
-        assertEquals(File(folder, "home/loras/styles/My LoRA.safetensors"), style.file)
-        studio.ask(Command.Import(Catalogue.STYLES, "My LoRA.safetensors", null, file.path))
-        until("again") { it.style?.name == "My LoRA (2)" }
-        made["bad"] = { "<html>".byteInputStream() }
-        studio.ask(Command.Import(Catalogue.STYLES, "bad", null, "bad"))
-        assertEquals(
-            "bad is a web page, not a LoRA; the download failed or needs a login, get the file again",
-            until("refused") { it.complaint != null }.complaint.toString(),
-        )
-        assertEquals(3, studio.state.styles.size)
-        assertEquals(3, File(folder, "home/loras/styles").list()!!.size)
-    }
-
-    @Test
-    fun aLoraThatCanBeMappedIsNotCopied() {
-        fun means(merge: MergeView) = merge.layers.map { it.content to it.style }
-        studio.ask(Command.Start)
-        until("ready") { it.ready }
-        val theirs = File(folder, "theirs.safetensors")
-        File(TestData.exported, "onnx/loras/content.safetensors").copyTo(theirs)
-        mapped["content://theirs/1"] = theirs
-        studio.ask(Command.Import(Catalogue.STYLES, "Theirs.safetensors", theirs.length(), "content://theirs/1"))
-        val style = until("imported") { it.style?.name == "Theirs" && it.importing == null }.style!!
-        assertTrue("${style.file}", style.file.length() < 100)
-        assertEquals(listOf("Theirs", "teapot_1"), studio.state.styles.map { it.name })
-        studio.ask(Command.Merge)
-        val merged = until("merged") { it.merge != null && !it.busy }.merge!!
-        studio.ask(Command.Choose(Catalogue.STYLES, Sample("copy", theirs, null)))
-        studio.ask(Command.Merge)
-        assertEquals(means(merged), means(until("the copy's") { it.merge != null && !it.busy }.merge!!))
-        mapped.clear()
-        studio.ask(Command.Choose(Catalogue.STYLES, style))
-        studio.ask(Command.Merge)
-        assertEquals(
-            "Theirs can't be read (it was moved or removed; choose it again); check the file and try again",
-            until("refused") { it.complaint != null }.complaint.toString(),
-        )
     }
 
     @Test
@@ -352,5 +234,48 @@ class StudioTest {
         until("stopped") { !it.busy }
         assertNull(studio.state.picture)
         assertNull(studio.state.complaint)
+    }
+
+    @Test
+    fun aSecondTapDrawsNothing() {
+        studio.ask(Command.Start)
+        until("ready") { it.ready }
+        val counts = listOf(1, 2).map { taps ->
+            ran.clear()
+            repeat(taps) { studio.ask(Command.Draw("a sks teapot", 1, taps.toLong())) }
+            until("drawn") { it.picture != null && !it.busy }
+            studio.ask(Command.Measure("hypernet")) // after all that was asked
+            until("measured") { it.record != null && !it.busy }
+            ran.count { it == "unet" }
+        }
+        assertEquals(counts[0], counts[1])
+    }
+
+    @Test
+    fun aDrawingFreesAllButItsNetworkWhereMemoryIsShort() {
+        studio.ask(Command.Start)
+        until("ready") { it.ready }
+        studio.ask(Command.Draw("a sks teapot", 50, 5))
+        until("drawing") { it.drawing?.stage == Stage.DRAWING }
+        assertEquals(emptyList<String>(), freed.toList())
+        studio.ask(Command.Trim)
+        val done = studio.state.drawing!!.done
+        until("further") { (it.drawing?.done ?: 0) > done + 1 }
+        assertEquals(setOf("hypernet", "text_encoder", "text_encoder_2"), freed.toSet())
+        studio.ask(Command.Stop)
+        until("stopped") { !it.busy }
+    }
+
+    @Test
+    fun nothingRunsOrFailsAfterTheEnd() {
+        studio.ask(Command.Start)
+        until("ready") { it.ready }
+        studio.ask(Command.Draw("a sks teapot", 50, 5))
+        until("drawing") { it.drawing?.stage == Stage.DRAWING }
+        studio.close()
+        studio.ask(Command.Trim)
+        val end = System.nanoTime() + 60_000_000_000
+        while ("unet" !in freed && System.nanoTime() < end) Thread.sleep(10)
+        assertTrue("unet" in freed && "vae_decoder" !in ran)
     }
 }
