@@ -27,7 +27,6 @@ StrPath = str | PathLike[str]
 SSR = ("ssr", "ssr-text")
 RUN_BASE = ("ziplora", *SSR)
 """The methods that run the base, on what the two LoRAs were trained on."""
-_UNTRAINED = "the hypernetwork is untrained (random weights): this merge shows the mechanics, not the method"
 
 
 class _Captioned(NamedTuple):
@@ -92,8 +91,7 @@ class MergeRequest:
         merged = merge_loras(content, style, layout, self.method, options, on_progress)
         facts = {"hypernet": loaded.source, "hypernet_sha256": loaded.sha256}
         facts["hypernet_trained"] = str(loaded.trained).lower()
-        notes = loaded.notes if loaded.trained else (*loaded.notes, _UNTRAINED)
-        return replace(merged, warnings=(*notes, *merged.warnings)).with_facts(facts)
+        return replace(merged, warnings=(*loaded.warnings, *merged.warnings)).with_facts(facts)
 
     def _optimise(self, content: LoRA, style: LoRA, on_progress: OnProgress | None) -> Merged:
         """Merge by ZipLoRA, which runs the base on the examples."""

@@ -227,8 +227,7 @@ def _open(args: argparse.Namespace, settings: EvaluationSettings, dataset: Datas
     if learned:
         checkpoints |= dict.fromkeys(learned, load_predictor(args.hypernet))
     for loaded in {loaded.sha256: loaded for loaded in checkpoints.values()}.values():
-        untrained = () if loaded.trained else ("is untrained: its coefficients mean nothing",)
-        warn(f"{loaded.source}: {note}" for note in (*loaded.notes, *untrained))
+        warn(f"{loaded.source}: {note}" for note in loaded.warnings)
     methods = {name: checkpoints.get(name) for name in [*args.methods, *args.hypernets]}
     dtype = args.dtype or ("fp32" if device == "cpu" else "fp16")
     return open_evaluation(

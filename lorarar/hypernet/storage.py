@@ -31,6 +31,9 @@ Config = TypeVar("Config")
 Module = TypeVar("Module", bound=nn.Module)
 
 
+_UNTRAINED = "the hypernetwork is untrained (random weights): this merge shows the mechanics, not the method"
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Where weights come from: a file or a seed, and how they were trained."""
@@ -40,6 +43,11 @@ class Provenance:
     trained: bool
     notes: tuple[str, ...] = ()  # what a user should know about them
     training: Mapping[str, Any] = field(default_factory=dict)  # the options of the training, where they are known
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know before anything is merged: the notes, and that nothing was trained."""
+        return self.notes if self.trained else (*self.notes, _UNTRAINED)
 
 
 @dataclass(frozen=True)

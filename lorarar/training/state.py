@@ -42,14 +42,11 @@ class StateFile:
         """Write the trained parameters, the optimizer's moments, the fp16 loss scale, the losses so far and `extra`."""
         from safetensors.torch import save_file
 
-        # AdamW has none before its first step, and fp16's scaler skips steps that overflow.
         moments = optimizer.state_dict()["state"]
         tensors = {}
         for index, (name, value) in enumerate(parameters.items()):
             tensors[f"parameter.{name}"] = value.detach().contiguous()
-            unmoved = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(value)}
-            unmoved["exp_avg_sq"] = torch.zeros_like(value)
-            held = moments.get(index, unmoved)
+            held = moments[index] if index in moments else _unmoved(value)
             tensors |= {f"{moment}.{name}": held[moment].contiguous() for moment in _ADAM}
         tensors |= {f"extra.{name}": value.detach().contiguous() for name, value in (extra or {}).items()}
         tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
@@ -103,6 +100,11 @@ class StateFile:
                 f"{self.path}: this state has {done} steps, more than the {steps} of `steps`; give {done} or more, or "
                 "another `state` to start afresh"
             )
+
+
+def _unmoved(value: Tensor) -> dict[str, Tensor]:
+    """Return what AdamW has before its first step, which fp16's scaler puts off while gradients overflow."""
+    return {name: torch.tensor(0.0) if name == "step" else torch.zeros_like(value) for name in _ADAM}
 
 
 def _restore(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor], optimizer: Any) -> None:
