@@ -23,8 +23,7 @@ class ChoiceTest : StudioCase() {
 
     @Test
     fun anImportIsToldAndCanBeStopped() {
-        studio.ask(Command.Start)
-        until("ready") { it.ready }
+        start()
         val file = File(TestData.exported, "onnx/loras/content.safetensors")
         val gate = CountDownLatch(1)
         var read = 0
@@ -47,8 +46,7 @@ class ChoiceTest : StudioCase() {
 
     @Test
     fun importing() {
-        studio.ask(Command.Start)
-        until("ready") { it.ready }
+        start()
         val file = File(TestData.exported, "onnx/loras/content.safetensors")
         studio.ask(Command.Import(Catalogue.STYLES, "../../My LoRA!.safetensors", null, file.path))
         val style = until("imported") { it.style?.name?.startsWith("My") == true }.style!!
@@ -69,8 +67,7 @@ class ChoiceTest : StudioCase() {
     @Test
     fun aLoraThatCanBeMappedIsNotCopied() {
         fun means(merge: MergeView) = merge.layers.map { it.content to it.style }
-        studio.ask(Command.Start)
-        until("ready") { it.ready }
+        start()
         val theirs = File(folder, "theirs.safetensors")
         File(TestData.exported, "onnx/loras/content.safetensors").copyTo(theirs)
         mapped["content://theirs/1"] = theirs
@@ -96,8 +93,7 @@ class ChoiceTest : StudioCase() {
     fun peftsConfigurationIsKeptWithItsWeights() {
         val peft = File(TestData.golden, "lora/peft-folder")
         val (weights, config) = listOf("adapter_model.safetensors", "adapter_config.json").map { File(peft, it).path }
-        studio.ask(Command.Start)
-        until("ready") { it.ready }
+        start()
         mapped[weights] = File(weights)
         studio.ask(Command.Import(Catalogue.CONTENTS, "adapter_model.safetensors", null, weights))
         val (sentence) = until("told") { it.loraNotes.isNotEmpty() }.loraNotes.map { it.toString() }
@@ -144,8 +140,7 @@ class ChoiceTest : StudioCase() {
 
     @Test
     fun whatWasImportedCanBeRemoved() {
-        studio.ask(Command.Start)
-        until("ready") { it.ready }
+        start()
         val file = File(TestData.exported, "onnx/loras/style.safetensors")
         mapped["theirs"] = file
         for (place in listOf("theirs", "theirs", file.path)) {

@@ -67,6 +67,12 @@ abstract class StudioCase {
         return Studio(places, runtimes, FakePhone, "0.1.0", Memory { Long.MAX_VALUE }, 1) { posted.put(it) }
     }
 
+    /** Open the bundle that is there. */
+    protected fun start() {
+        studio.ask(Command.Start)
+        until("ready") { it.ready }
+    }
+
     /** Do what is posted, as a screens' thread does, until the state is as wanted. */
     protected fun until(what: String, wanted: (StudioState) -> Boolean): StudioState {
         val end = System.nanoTime() + TimeUnit.SECONDS.toNanos(60)

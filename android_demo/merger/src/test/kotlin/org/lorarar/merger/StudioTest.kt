@@ -56,8 +56,7 @@ class StudioTest : StudioCase() {
 
     @Test
     fun strengthsMergeWhileTheyMove() {
-        studio.ask(Command.Start)
-        until("ready") { it.ready }
+        start()
         studio.ask(Command.Merge)
         val first = until("merged") { it.merge != null && !it.busy }.merge!!
         for (hundredths in 100 downTo 50) studio.ask(Command.Strength(Catalogue.STYLES, hundredths / 100f))
@@ -71,16 +70,14 @@ class StudioTest : StudioCase() {
 
     @Test
     fun theSecondStartCopiesAndHashesNothing() {
-        studio.ask(Command.Start)
-        until("ready") { it.ready }
+        start()
         studio.close()
         val before = File(folder, "home/bundles/onnx/manifest.json").lastModified()
         studio = studio()
         val seen = ArrayList<Stage>()
         studio.watch { state -> (state.opening as? Opening.Working)?.let { seen += it.stage } }
         val hashed = Digest.hashed.get()
-        studio.ask(Command.Start)
-        until("ready") { it.ready }
+        start()
         assertEquals(hashed, Digest.hashed.get())
         assertTrue(Stage.COPYING_THE_BUNDLE !in seen)
         assertEquals(before, File(folder, "home/bundles/onnx/manifest.json").lastModified())
@@ -101,8 +98,7 @@ class StudioTest : StudioCase() {
     /** A bundle that was changed since it was verified is verified again. */
     @Test
     fun aSealDoesNotHoldForOtherFiles() {
-        studio.ask(Command.Start)
-        until("ready") { it.ready }
+        start()
         studio.close()
         File(folder, "home/bundles/onnx/unet.onnx").appendText("x")
         studio = studio()
@@ -176,8 +172,7 @@ class StudioTest : StudioCase() {
 
     @Test
     fun theLastPictureOutlivesTheProcess() {
-        studio.ask(Command.Start)
-        until("ready") { it.ready }
+        start()
         studio.ask(Command.Draw("a sks teapot", 1, 5))
         val picture = until("drawn") { it.picture != null && !it.busy }.picture!!
         studio.close()
@@ -212,8 +207,7 @@ class StudioTest : StudioCase() {
 
     @Test
     fun checkingAndMeasuring() {
-        studio.ask(Command.Start)
-        until("ready") { it.ready }
+        start()
         studio.ask(Command.Check)
         val rows = until("checked") { it.rows.size == 6 && !it.checking }.rows
         assertTrue(rows.all { it.status == CheckRow.Status.PASSED })
@@ -225,8 +219,7 @@ class StudioTest : StudioCase() {
 
     @Test
     fun stopping() {
-        studio.ask(Command.Start)
-        until("ready") { it.ready }
+        start()
         studio.ask(Command.Draw("a sks teapot", 50, 5))
         until("drawing") { it.drawing?.stage == Stage.DRAWING }
         assertNotNull(studio.state.drawing)
@@ -238,8 +231,7 @@ class StudioTest : StudioCase() {
 
     @Test
     fun aSecondTapDrawsNothing() {
-        studio.ask(Command.Start)
-        until("ready") { it.ready }
+        start()
         val counts = listOf(1, 2).map { taps ->
             ran.clear()
             repeat(taps) { studio.ask(Command.Draw("a sks teapot", 1, taps.toLong())) }
@@ -253,8 +245,7 @@ class StudioTest : StudioCase() {
 
     @Test
     fun aDrawingFreesAllButItsNetworkWhereMemoryIsShort() {
-        studio.ask(Command.Start)
-        until("ready") { it.ready }
+        start()
         studio.ask(Command.Draw("a sks teapot", 50, 5))
         until("drawing") { it.drawing?.stage == Stage.DRAWING }
         assertEquals(emptyList<String>(), freed.toList())
@@ -268,8 +259,7 @@ class StudioTest : StudioCase() {
 
     @Test
     fun nothingRunsOrFailsAfterTheEnd() {
-        studio.ask(Command.Start)
-        until("ready") { it.ready }
+        start()
         studio.ask(Command.Draw("a sks teapot", 50, 5))
         until("drawing") { it.drawing?.stage == Stage.DRAWING }
         studio.close()
