@@ -90,16 +90,24 @@ class ProcessRunner:
         self._start()
 
     def _start(self) -> None:
-        """Start the process; InputError where it can't load the artifact."""
-        component, runtime = self.component, self.runtime
+        """Start the process; InputError where it can't load the artifact, and then nothing is left running."""
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._said}
-        self._process = start(self._module, component.path, **pipes)
+        self._process = start(self._module, self.component.path, **pipes)
         self._asked, self._answers = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
         self._end = weakref.finalize(self, _end, self._process, (self._asked, self._answers, self._said))
-        found = receive(self._answers)
-        if found is None:
-            raise unusable(component, runtime, "load", self._failure())
+        try:
+            found = receive(self._answers)
+            if found is None:
+                raise unusable(self.component, self.runtime, "load", self._failure())
+            self._check(found)
+        except BaseException:  # as when the user stops it: what it then said of its loading would be a run's answer
+            self._end()
+            raise
+
+    def _check(self, found: Mapping[str, np.ndarray]) -> None:
+        """Compare the shapes that a process told when it had loaded with the manifest's."""
+        component = self.component
         specs = zip(_ENDS, (component.inputs, component.outputs), strict=True)
         stated = {f"{end}.{spec.name}": spec.shape for end, all_ in specs for spec in all_}
         if {name: tuple(shape.tolist()) for name, shape in found.items()} != stated:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -15,12 +16,12 @@ Schedule = ByStep | Sequence[Sequence[float]]
 
 
 def checked_by_step(schedule: Schedule, loras: int) -> ByStep:
-    """Return a schedule as a function that checks what it returns.
+    """Return a schedule as a function that checks what it returns, and asks for each step once: an image is one.
 
     Raises InputError for a table that is empty, or that has a row of anything but a finite number for each LoRA.
     """
     if callable(schedule):
-        return lambda step, steps: _checked(schedule(step, steps), loras)
+        return cache(lambda step, steps: _checked(schedule(step, steps), loras))
     rows = [_checked(row, loras) for row in (schedule if np.iterable(schedule) else ())]
     if not rows:
         raise InputError("`schedule` has no rows; give a row of strengths for each stretch of steps, or a function")

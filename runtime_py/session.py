@@ -91,8 +91,14 @@ class Session:
 
     @property
     def coefficients(self) -> Coefficients:
-        """The coefficients of the last merge, which the next one writes into: (N, K, in) of every group."""
-        return self._blended().values
+        """The coefficients of the last merge, which the next one writes into: (N, K, in) of every group.
+
+        Raises InputError for K-LoRA, whose coefficients are others in each step.
+        """
+        values = self._blended().values
+        if self._method == "k-lora":
+            raise InputError("K-LoRA's coefficients are others in each step; merge with another method")
+        return values
 
     @property
     def carried(self) -> tuple[Carried, ...]:
@@ -255,21 +261,24 @@ class Session:
 
     def _blend(self, by_step: ByStep | None) -> Blend:
         """Return the coefficients to draw with: the merge's, or those of each step."""
-        blender = self._blended()
+        blender, weights = self._blended(), self._block_weights
         if by_step is not None:
-            return lambda step, steps: blender.at(by_step(step, steps), self._block_weights)
-        return self._blend_at(self._strengths) if self._method == "k-lora" else blender.values
+            return lambda step, steps: blender.at(by_step(step, steps), weights)
+        return self._blend_at(self._strengths)
 
     def _blend_at(self, strengths: Sequence[float]) -> Blend:
-        """Return the merge's coefficients at these strengths; K-LoRA's are of each step."""
-        blender = self._blended()
+        """Return the merge's coefficients at these strengths, of which a later merge changes nothing.
+
+        K-LoRA's are of each step.
+        """
+        blender, weights = self._blended(), self._block_weights
         if self._method != "k-lora":
-            return blender.at(strengths, self._block_weights)
+            return blender.at(strengths, weights)
         plan = self._plan = self._plan or KLoRA.plan(self._loras[0], self._loras[1])
 
         def picked(step: int, steps: int) -> Coefficients:
             picks = {name: 0 if plan.picks_content(name, step, steps) else 1 for name in plan.ratios}
-            return blender.at(strengths, self._block_weights, picks)
+            return blender.at(strengths, weights, picks)
 
         return picked
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import cast
@@ -30,19 +32,37 @@ def doubled(runner: ProcessRunner, value: float) -> list[float]:
     return cast(list[float], runner.run({"x": np.full(2, value, np.float32)})["y"].tolist())
 
 
-def test_a_run_that_was_stopped_leaves_no_answer_for_the_next(runner: ProcessRunner) -> None:
+@contextmanager
+def stopped_soon() -> Iterator[None]:
+    """Expect the body to be stopped, as by Ctrl-C, after a twentieth of a second."""
+
     def stop(signal_number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, stop)
     try:
-        assert doubled(runner, 1) == [2, 2]
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         with pytest.raises(KeyboardInterrupt):
-            doubled(runner, 0)
+            yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_a_run_that_was_stopped_leaves_no_answer_for_the_next(runner: ProcessRunner) -> None:
+    assert doubled(runner, 1) == [2, 2]
+    with stopped_soon():
+        doubled(runner, 0)
+    assert doubled(runner, 10) == [20, 20]
+    assert doubled(runner, 20) == [40, 40]
+
+
+def test_a_restart_that_was_stopped_leaves_no_answer_for_the_next(runner: ProcessRunner) -> None:
+    runner._process.kill()
+    runner._process.wait()
+    runner.component.path.with_name("slow").touch()
+    with stopped_soon():
+        doubled(runner, 1)
     assert doubled(runner, 10) == [20, 20]
     assert doubled(runner, 20) == [40, 40]
 

@@ -248,14 +248,66 @@ def test_k_lora_takes_one_lora_in_each_layer_and_step(folder: Path, seen: list[d
     assert len(seen) == 4 and {True, False} <= {is_content for _, is_content in picks}
     with pytest.raises(InputError, match="so it is no LoRA file"):
         session.merged_lora()
+    with pytest.raises(InputError, match="K-LoRA's coefficients are others in each step"):
+        _ = session.coefficients
     with pytest.raises(InputError, match="`schedule` means nothing to k-lora"):
         session.generate("a", schedule=[(1.0, 1.0)])
     drawn, run = list(seen), session.pipeline.request("a", steps=4, guidance=1.0)
     seen.clear()
     session.draw_strengths(run, [(0.5, 2.0)])
     for inputs, before in zip(seen, drawn, strict=True):
-        for name in session.coefficients:
-            np.testing.assert_array_equal(inputs[name][0], before[name][0])
+        for group in session.bundle.layout.groups:
+            np.testing.assert_array_equal(inputs[group.coefficients][0], before[group.coefficients][0])
+
+
+COMPOSED = ComposedStart("a sks cat", "a cat")
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("learned", {}),
+        ("learned", {"composed": COMPOSED}),
+        ("learned", {"schedule": lambda step, steps: (1.0, step / steps)}),
+        ("k-lora", {}),
+    ],
+)
+@pytest.mark.parametrize("change", ["merge", "load"])
+def test_an_image_keeps_the_merge_that_it_was_begun_with(
+    folder: Path, seen: list[dict[str, np.ndarray]], method: str, options: dict[str, Any], change: str
+) -> None:
+    """An app draws while the finger is on the sliders: what they change is of the next image."""
+
+    def drawn(on_step: Any) -> list[dict[str, np.ndarray]]:
+        session = Bundle.open(folder).session()
+        session.load([CONTENT, STYLE])
+        session.merge(method, strengths=(0.5, 2.0), block_weights={"down_blocks.1": 0.5})
+        seen.clear()
+        session.generate("a sks cat", steps=4, on_step=lambda *_: on_step(session), **options)
+        return list(seen)
+
+    changes = {
+        "merge": lambda session: session.merge(method, strengths=(0.25, 3.0), block_weights={"down_blocks.1": 4.0}),
+        "load": lambda session: session.load([STYLE]),
+    }
+    wanted, have = drawn(lambda _: None), drawn(changes[change])
+    for step, (one, other) in enumerate(zip(wanted, have, strict=True)):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=f"{name} of run {step}")
+
+
+def test_a_schedule_is_asked_once_a_step(folder: Path, opened: list[str]) -> None:
+    """One that reads a slider would give the rows of a step strengths of their own."""
+    asked: list[int] = []
+    session = Bundle.open(folder).session()
+    session.load([CONTENT, STYLE])
+
+    def schedule(step: int, steps: int) -> tuple[float, float]:
+        asked.append(step)
+        return 1.0, 1.0
+
+    session.generate("a sks cat", steps=4, composed=COMPOSED, schedule=schedule)
+    assert asked == [0, 1, 2, 3]
 
 
 def test_k_lora_needs_two_loras(folder: Path, opened: list[str]) -> None:

@@ -1,4 +1,7 @@
-"""A process that doubles what it is given: -1 ends it, and 0 takes it longer than a test waits."""
+"""A process that doubles what it is given: -1 ends it, and 0 takes it longer than a test waits.
+
+A file `slow` beside its artifact makes it load as long as that.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from runtime_py.processes import Model, serve
 def opened(path: Path) -> Model:
     """Read which sizes to say, from the file in the place of an artifact."""
     size = int(path.read_text())
+    if path.with_name("slow").exists():
+        time.sleep(0.3)
     return Model(double, {"x": [size]}, {"y": [size]})
 
 
