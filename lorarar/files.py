@@ -30,14 +30,21 @@ def check_png(output: Path, *inputs: Path) -> None:
     check_output(output, *inputs)
 
 
+def check_json(output: Path, *inputs: Path) -> None:
+    """Refuse an output path that is no JSON by its name, and as `check_output`."""
+    if output.suffix.lower() != ".json":
+        raise InputError(f"{output}: it is written as JSON; end its name with .json")
+    check_output(output, *inputs)
+
+
 def check_output(output: Path, *inputs: Path) -> None:
     """Refuse an output path that is a folder, can't be written, or would overwrite an input."""
     if output.is_dir():
         raise InputError(f"{output}: this is a folder; give the name of a file")
     place = output.resolve()
     for given in inputs:
-        # A PEFT folder is an input as a whole: writing into it would change what it holds.
-        if given.resolve() in (place, *([place.parent] if given.is_dir() else [])):
+        # A PEFT folder or a bundle is an input as a whole: writing into it would change what it holds.
+        if given.resolve() in (place, *(place.parents if given.is_dir() else [])):
             raise InputError(f"{output}: writing there would overwrite the input {given}; choose another output")
         if output.exists() and given.exists() and output.samefile(given):
             raise InputError(f"{output}: this is the same file as the input {given}; choose another output")
@@ -121,10 +128,15 @@ def parse_json(text: str | bytes, name: str, *, mend: str, schema: Mapping[str, 
 
 
 def check_schema(data: object, schema: Mapping[str, Any], name: str, mend: str) -> None:
-    """Check data against a JSON Schema; InputError names the place in `name` that breaks it, and the best reason."""
+    """Check data against a JSON Schema; InputError names the place in `name` that breaks it, and the best reason.
+
+    An integer is written without a point: JSON Schema takes 2.0 for one too, and Python's `range` does not.
+    """
     import jsonschema
 
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(data))
+    whole = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=whole)
+    error = jsonschema.exceptions.best_match(validator(schema).iter_errors(data))
     if error is not None:
         message = error.message if len(error.message) < 200 else error.message[:200] + "…"
         raise InputError(f"{name}: {error.json_path} breaks the schema ({message}); {mend}")

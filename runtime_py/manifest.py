@@ -142,6 +142,12 @@ def _check_pipeline(folder: Path, manifest: Mapping[str, Any]) -> None:
     lengths = [entry["length"] for entry in facts["tokenizers"].values()]
     wanted = _pipeline_shapes(facts, shapes, lengths)
     wrong = [f"{name}'s {tensor}" for (name, tensor), shape in wanted.items() if shapes.get((name, tensor)) != shape]
+    wrong += [
+        f"{name}'s {tensor['name']}"
+        for name in (*facts["tokenizers"], "unet", "vae_decoder")
+        for tensor in components[name]["inputs"]
+        if (name, tensor["name"]) not in wanted and not tensor["name"].startswith((ROLES, ADAPTER, COEFFICIENTS))
+    ]
     if wrong or len(set(lengths)) != 1:
         what = wrong[0] if wrong else "the tokenizers' length"
         raise InputError(f"{folder}: {what} doesn't fit the other parts; {MEND}")
@@ -150,23 +156,31 @@ def _check_pipeline(folder: Path, manifest: Mapping[str, Any]) -> None:
 def _pipeline_shapes(
     facts: Mapping[str, Any], shapes: Mapping[tuple[str, str], Any], lengths: list[int]
 ) -> dict[tuple[str, str], Any]:
-    """Return the shapes that follow from others, by component and tensor; `shapes` has all that are stated."""
-    states = [shapes.get((name, "hidden_states"), [0, 0, 0]) for name in facts["tokenizers"]]
-    last = list(facts["tokenizers"])[-1]
+    """Return the shapes that follow from others, by component and tensor; `shapes` has all that are stated.
+
+    They name all inputs but those of LoRAs. None is a tensor that there must not be.
+    """
+    widths = {name: shapes.get((name, "hidden_states"), [0])[-1] for name in facts["tokenizers"]}
+    *others, last = facts["tokenizers"]
+    embeds = shapes.get((last, "text_embeds"), [0])[-1]
     sample = shapes.get(("unet", "sample"), [0])
     batch = sample[0]
-    # A decoder may take a part of the image, as many times as it has parts.
-    tile = min(sample[-1], _multiple(shapes.get(("vae_decoder", "latents")), 1))
+    # A decoder may take a part of the image, as many times as it has parts: of two latents or more, since parts overlap.
+    tile = min(sample[-1], max(2, _multiple(shapes.get(("vae_decoder", "latents")), 1)))
     side = facts["pixels"] // max(1, sample[-1]) * tile
     return {
+        ("unet", "sample"): [batch, *sample[1:2], sample[-1], sample[-1]],
         ("unet", TIMESTEP_SINUSOIDS): [batch, _multiple(shapes.get(("unet", TIMESTEP_SINUSOIDS)), 2)],
         ("unet", SIZE_SINUSOIDS): [batch, _multiple(shapes.get(("unet", SIZE_SINUSOIDS)), 2 * SIZES)],
-        ("unet", "encoder_hidden_states"): [batch, lengths[0], sum(shape[-1] for shape in states)],
-        ("unet", "text_embeds"): [batch, *shapes.get((last, "text_embeds"), [0, 0])[1:]],
+        ("unet", "encoder_hidden_states"): [batch, lengths[0], sum(widths.values())],
+        ("unet", "text_embeds"): [batch, embeds],
         ("unet", "noise_pred"): shapes.get(("unet", "sample")),
         ("vae_decoder", "latents"): [1, *sample[1:-2], tile, tile],
         ("vae_decoder", "image"): [1, 3, side, side],
         **{(name, "input_ids"): [1, length] for name, length in zip(facts["tokenizers"], lengths, strict=True)},
+        **{(name, "hidden_states"): [1, lengths[0], width] for name, width in widths.items()},
+        **{(name, "text_embeds"): None for name in others},
+        (last, "text_embeds"): [1, embeds],
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lorarar.command_line import EXIT_FAILED_CHECK, EXIT_OK, Parser, main_of, run_command
 from lorarar.console import console, print_table, status
-from lorarar.files import atomic_file
+from lorarar.files import atomic_file, check_json
 
 
 def parser() -> Parser:
@@ -25,6 +25,8 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Check the bundle and print a table."""
+    if args.out is not None:
+        check_json(args.out, args.bundle)
     # Not above: `--help` answers without loading the runtime.
     from runtime_py.bundle import Bundle
     from runtime_py.check import check_bundle, check_table

@@ -15,7 +15,7 @@ import numpy as np
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import console, print_rows, print_table, progress
 from lorarar.errors import InputError, describe_os_error
-from lorarar.files import atomic_file
+from lorarar.files import atomic_file, check_output
 from lorarar.images import on_white, open_image
 from lorarar.settings import check_at_least
 from runtime_py.mil.interpreter import OpTrace
@@ -70,6 +70,11 @@ def run(args: argparse.Namespace) -> int:
     """Do what the command says; raises InputError for anything the user can put right."""
     if args.command == "show":
         return _show(args.package)
+    given = [path for path in (args.package, args.inputs) if path is not None]
+    if args.command == "trace" and args.out is not None:
+        check_output(args.out, *given)
+    if args.command == "run" and args.out is not None:
+        check_output(args.out / "outputs.npz", *given)
     program = Program.open(args.package)
     inputs = _inputs(args, program)
     return _run(args, program, inputs) if args.command == "run" else _trace(args, program, inputs)

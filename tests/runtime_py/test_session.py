@@ -180,6 +180,20 @@ def test_a_run_that_fails_is_a_row_and_exit_1(
     assert "NOT RUN" in capsys.readouterr().out
 
 
+def test_a_check_overwrites_nothing_that_it_reads(folder: Path, opened: list[str], tmp_path: Path) -> None:
+    for out, message in (
+        (folder / "manifest.json", "overwrite the input"),
+        (folder / "golden" / "rows.json", "overwrite the input"),
+        (CONTENT, "end its name with .json"),
+        (tmp_path / "folder.json", "this is a folder"),
+    ):
+        (tmp_path / "folder.json").mkdir(exist_ok=True)
+        before = out.read_bytes() if out.is_file() else None
+        with pytest.raises(InputError, match=message):
+            check([str(folder), "--out", str(out)])
+        assert opened == [] and (out.read_bytes() if out.is_file() else None) == before
+
+
 def test_an_unchanged_file_is_hashed_once(folder: Path, hashed: list[str], tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "bundle"))
     for path in copy.rglob("*"):

@@ -228,7 +228,34 @@ def golden_without_of_other_size(folder: Path, manifest: Manifest) -> None:
     manifest["components"]["unet"]["golden"] |= {"bytes": size, "sha256": sha256}
 
 
+def one_more_input(component: str) -> Mutation:
+    """Give a component an input that nothing fills, in the manifest."""
+
+    def mutate(_: Path, manifest: Manifest) -> None:
+        entry = manifest["components"][component]
+        entry["inputs"].append({"name": "depth", "dtype": "float32", "shape": [1]})
+        entry["golden"]["inputs"]["depth"] = {"shape": [1], "value": 1}
+
+    return mutate
+
+
+def two_encoders(*outputs: str) -> Mutation:
+    """Put an encoder with these outputs before the one that there is."""
+
+    def mutate(_: Path, manifest: Manifest) -> None:
+        entries, tokenizers = manifest["components"], manifest["pipeline"]["tokenizers"]
+        entries["text_encoder_2"], tokenizers["text_encoder_2"] = entries["text_encoder"], tokenizers["text_encoder"]
+        first = {**entries["text_encoder"]}
+        first["outputs"] = [tensor for tensor in first["outputs"] if tensor["name"] in outputs]
+        entries["text_encoder"] = first
+        width = 8 if "hidden_states" in outputs else 4
+        shaped("unet", "inputs", "encoder_hidden_states", [2, 77, width])(_, manifest)
+
+    return mutate
+
+
 TOKENIZER = ("pipeline", "tokenizers", "text_encoder")
+SCHEDULER, GOLDEN = ("pipeline", "scheduler"), ("pipeline", "golden")
 PIPELINE_MUTATIONS: dict[str, tuple[Mutation, str]] = {
     "sample without axes": (shaped("unet", "inputs", "sample", []), r"inputs\[0\]\.shape"),
     "the rank for a side": (rank_for_a_side, r"inputs\[0\]\.shape"),
@@ -244,6 +271,16 @@ PIPELINE_MUTATIONS: dict[str, tuple[Mutation, str]] = {
     "an end beyond int32": (put(*TOKENIZER, "end", value=2**31), r"\.end"),
     "golden tokens beyond int32": (ids(values=[2**40] * 77), r"input_ids\.values"),
     "a golden token beyond int32": (ids(value=1e20), r"input_ids\.value"),
+    "steps with a point": (put(*SCHEDULER, "train_steps", value=1000.0), r"\.train_steps"),
+    "golden steps with a point": (put(*GOLDEN, "steps", value=2.0), r"\.golden\.steps"),
+    "a golden seed with a point": (put(*GOLDEN, "seed", value=0.0), r"\.golden\.seed"),
+    "an encoder that takes more": (one_more_input("text_encoder"), "text_encoder's depth"),
+    "a UNet that takes more": (one_more_input("unet"), "unet's depth"),
+    "two encoders, one without states": (two_encoders("text_embeds"), "text_encoder's hidden_states"),
+    "two encoders that embed": (two_encoders("hidden_states", "text_embeds"), "text_encoder's text_embeds"),
+    "sample of three axes": (shaped("unet", "inputs", "sample", [2, 4, 2]), "unet's sample"),
+    "sample that is no square": (shaped("unet", "inputs", "sample", [2, 4, 3, 2]), "unet's sample"),
+    "a tile of one latent": (shaped("vae_decoder", "inputs", "latents", [1, 4, 1, 1]), "vae_decoder's latents"),
     "a golden folder": (golden_folder, "not a golden file"),
     "golden values of other size": (golden_without_of_other_size, "not a golden file"),
 }
