@@ -66,7 +66,8 @@ class CheckRow:
         """Return this row as JSON: infinite numbers become null, which the reason then explains."""
         data = asdict(self)
         errors = [number for output in self.outputs for number in (output.max_error, output.max_abs)]
-        data["reason"] = explain_nulls(self.reason, [output.psnr_db for output in self.outputs], errors)
+        psnrs, deltas = [output.psnr_db for output in self.outputs], [output.delta for output in self.outputs]
+        data["reason"] = explain_nulls(self.reason, psnrs, errors, deltas)
         for entry in data["outputs"]:
             for numbers in (entry, entry["delta"] or {}):
                 for key, value in numbers.items():

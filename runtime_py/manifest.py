@@ -165,7 +165,7 @@ def _pipeline_shapes(
     embeds = shapes.get((last, "text_embeds"), [0])[-1]
     sample = shapes.get(("unet", "sample"), [0])
     batch = sample[0]
-    # A decoder may take a part of the image, as many times as it has parts: of two latents or more, since parts overlap.
+    # A decoder may take a part of the image, as often as there are parts, which overlap: of two latents or more.
     tile = min(sample[-1], max(2, _multiple(shapes.get(("vae_decoder", "latents")), 1)))
     side = facts["pixels"] // max(1, sample[-1]) * tile
     return {

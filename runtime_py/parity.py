@@ -144,7 +144,7 @@ class Parity:
             value = data[key]
             data[key] = rounded(value)
         data["delta"] = self.delta and {key: rounded(value) for key, value in asdict(self.delta).items()}
-        data["reason"] = explain_nulls(self.reason, [self.psnr_db], [self.max_abs])
+        data["reason"] = explain_nulls(self.reason, [self.psnr_db], [self.max_abs], [self.delta])
         return data
 
 
@@ -153,10 +153,13 @@ def rounded(value: float | None) -> float | None:
     return round(value, 9) if value is not None and np.isfinite(value) else None
 
 
-def explain_nulls(reason: str, psnrs: Sequence[float | None], errors: Sequence[float | None]) -> str:
+def explain_nulls(
+    reason: str, psnrs: Sequence[float | None], errors: Sequence[float | None], deltas: Sequence[Delta | None]
+) -> str:
     """Return the reason with a sentence for each kind of number that JSON can only write as null.
 
-    `psnrs` are in dB, `errors` the largest ones; None stands for a run that was not made, which `reason` explains.
+    `psnrs` are in dB, `errors` the largest ones, `deltas` what LoRAs change; None stands for a run that was not made,
+    which `reason` explains, and for a component that takes no LoRA.
     """
     told = [reason] if reason else []
     if None in psnrs and not reason:
@@ -168,4 +171,8 @@ def explain_nulls(reason: str, psnrs: Sequence[float | None], errors: Sequence[f
             "an output is not finite, has another shape or should be zero: null stands for an infinite error or a PSNR "
             "of minus infinity"
         )
+    if any(delta is not None and delta.snr_db == np.inf for delta in deltas):
+        told.append("what the LoRAs change is PyTorch's: null stands for an infinite signal-to-noise ratio")
+    if any(delta is not None and not np.isfinite([delta.gain, delta.cosine]).all() for delta in deltas):
+        told.append("the LoRAs change nothing, or an output is not finite: null stands for no gain or cosine")
     return "; ".join(told)

@@ -33,7 +33,11 @@ Pixels = UInt8[np.ndarray, "h w 3"]
 
 @dataclass(frozen=True)
 class Request:
-    """One image to draw. Raises InputError when a number is out of its range, or a text is not Unicode's."""
+    """One image to draw.
+
+    Raises InputError when a number is out of its range or no number, for what is no text of Unicode's, and for a
+    negative prompt without guidance, which alone looks at it.
+    """
 
     prompt: str
     seed: int = 0
@@ -44,10 +48,14 @@ class Request:
     composed: ComposedStart | None = None  # the first steps with each LoRA alone
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed <= MAX_SEED:
-            raise InputError(f"`seed` is {self.seed}; valid are 0 to {MAX_SEED}")
-        if not (np.isfinite(self.guidance) and self.guidance >= 1):
-            raise InputError(f"`guidance` is {self.guidance}; give 1 (off) or more, 3 to 7 are usual")
+        if not (isinstance(self.seed, (int, np.integer)) and 0 <= self.seed <= MAX_SEED):
+            raise InputError(f"`seed` is {self.seed!r}; valid are 0 to {MAX_SEED}")
+        if not (isinstance(self.steps, (int, np.integer)) and self.steps >= 1):
+            raise InputError(f"`steps` is {self.steps!r}; give a whole number of 1 or more")
+        if not (isinstance(self.guidance, (int, float, np.number)) and 1 <= self.guidance < np.inf):
+            raise InputError(f"`guidance` is {self.guidance!r}; give 1 (off) or more, 3 to 7 are usual")
+        if self.negative is not None and self.guidance == 1:
+            raise InputError("`negative` means nothing without guidance; give a `guidance` above 1, or leave it out")
         texts = {"prompt": self.prompt, "negative": self.negative or ""}
         if self.composed is not None:
             texts |= {"subject": self.composed.subject, "subject_class": self.composed.subject_class}
@@ -58,7 +66,9 @@ class Request:
 
 
 def _check_text(name: str, text: str) -> None:
-    """Refuse lone surrogates, which stand for the bytes of a command line that are not UTF-8."""
+    """Refuse what is no text, and lone surrogates, which stand for the bytes of a command line that are not UTF-8."""
+    if not isinstance(text, str):
+        raise InputError(f"`{name}` is {text!r}; give a text")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -95,6 +105,7 @@ class Pipeline:
             )
         self.bundle = bundle
         self.facts: Mapping[str, Any] = bundle.manifest["pipeline"]
+        self._schedule = SchedulerSettings(**self.facts["scheduler"])
         self._runner = runners or Runners(bundle)
         self._reader = ConditionReader(bundle, self._runner)
 
@@ -109,10 +120,15 @@ class Pipeline:
         guidance_without_lora: bool = False,
         composed: ComposedStart | None = None,
     ) -> Request:
-        """Make a request with the bundle's own number where one is None. Raises InputError as `Request`."""
+        """Make a request with the bundle's own number where one is None.
+
+        Raises InputError as `Request`, and for more steps than the bundle's schedule can have.
+        """
         steps = int(self.facts["steps"]) if steps is None else steps
         guidance = float(self.facts["guidance"]) if guidance is None else guidance
-        return Request(prompt, seed, steps, guidance, negative, guidance_without_lora, composed)
+        request = Request(prompt, seed, steps, guidance, negative, guidance_without_lora, composed)
+        make_scheduler(self._schedule, request.steps)
+        return request
 
     def draw(
         self,
@@ -126,7 +142,7 @@ class Pipeline:
         `on_step` is told the first image's latents. Raises InputError for a number of steps that the schedule can't
         have.
         """
-        scheduler = make_scheduler(SchedulerSettings(**self.facts["scheduler"]), request.steps)
+        scheduler = make_scheduler(self._schedule, request.steps)
         seconds: dict[str, float] = {}
         with timed(seconds, "text"):
             told = self._reader.read(request, inputs, on_stage)

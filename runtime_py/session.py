@@ -145,6 +145,9 @@ class Session:
             raise InputError(f"`coefficients` mean nothing to {method}; leave one of them out")
         if coefficients is not None and len(self._loras) < 2:
             raise InputError("`coefficients` are of two LoRAs; load a content and a style LoRA")
+        for name, each in (("block_weights", block_weights), ("coefficients", coefficients)):
+            if not isinstance(each, Mapping | None):
+                raise InputError(f"`{name}` are {each!r:.100}; give a dict, by the names of blocks or layers")
         given = check_strengths((1.0,) * len(self._loras) if strengths is None else strengths, len(self._loras))
         blender = self._blender(method, coefficients)
         blender.write(given, block_weights)
@@ -236,6 +239,8 @@ class Session:
     ) -> list[Drawn]:
         """Draw a request once for each of these strengths, as many at once as the UNet takes rows."""
         checked = [check_strengths(given, len(self._loras)) for given in strengths]
+        if not checked:
+            raise InputError("`strengths` are none; give those of one image or more")
         return self._draw(request, [self._blend_at(given) for given in checked], checked, on_step, on_stage)
 
     def _draw(

@@ -32,7 +32,8 @@ MARGIN, LABEL, LEFT = 6, 18, 96  # pixels around images, of a line of words, and
 ROWS = ("content", "style", "direct", "learned")
 """What is put on the UNet in each row of the sheet."""
 SWEEP = tuple((2 - share, share) for share in (0.0, 0.5, 1.0, 1.5, 2.0))
-"""Strengths of content and style in the row of strengths; the middle is the paper's."""
+"""Strengths of content and style in the row of strengths; the middle is the paper's, and the learned row's image."""
+MIDDLE = SWEEP.index((1.0, 1.0))
 MAX_GRID = 8  # strengths of one LoRA in a grid
 COLUMNS = ("bundle", "row", "PSNR", "merge ms", "text s", "steps s", "decode s")
 """The headings of `table_rows`; the PSNR is that against the first bundle's image."""
@@ -63,6 +64,13 @@ def check_sizes(bundles: Mapping[str, Bundle]) -> None:
         raise InputError(f"the bundles draw images of different sizes ({told}); give bundles of one size")
 
 
+def check_merges(bundles: Mapping[str, Bundle], content: LoRA, style: LoRA) -> None:
+    """Refuse bundles, by name, without a hypernetwork, or that the two LoRAs do not fit, before any draws."""
+    for bundle in bundles.values():
+        bundle.component("hypernet")
+        bundle.stacked([content, style])
+
+
 def draw_column(session: Session, content: LoRA, style: LoRA, request: Request, on_stage: OnStage) -> Column:
     """Draw every row's image and the row of strengths through one bundle, which keeps its components.
 
@@ -80,10 +88,9 @@ def draw_column(session: Session, content: LoRA, style: LoRA, request: Request, 
         asked = replace(request, composed=None) if row in alone else request
         rows[row] = session.draw(asked, on_stage=_in_row(on_stage, row))
         rows[row].seconds.update(seconds)
-    # The middle is the learned row, which is drawn already.
-    ends = [strengths for strengths in SWEEP if strengths != (1.0, 1.0)]
-    sweep = session.draw_strengths(request, ends, on_stage=_in_row(on_stage, "strengths"))
-    sweep.insert(SWEEP.index((1.0, 1.0)), rows["learned"])
+    others = (*SWEEP[:MIDDLE], *SWEEP[MIDDLE + 1 :])
+    sweep = session.draw_strengths(request, others, on_stage=_in_row(on_stage, "strengths"))
+    sweep.insert(MIDDLE, rows["learned"])
     return Column(rows, sweep)
 
 
@@ -183,14 +190,15 @@ def table_rows(columns: Mapping[str, Column]) -> list[tuple[str, ...]]:
         for row, drawn in column.rows.items():
             shown = _shown(psnr_db(reference.rows[row].pixels, drawn.pixels))
             rows.append((name, row, shown, f"{drawn.seconds['merge'] * 1e3:.1f}", *_times(drawn)))
-        pairs = zip(reference.sweep, column.sweep, strict=True)
+        pairs = list(zip(reference.sweep, column.sweep, strict=True))
+        del pairs[MIDDLE]
         worst = min(psnr_db(one.pixels, other.pixels) for one, other in pairs)
-        rows.append((name, f"{len(SWEEP)} strengths", _shown(worst), "", *_times(column.sweep[0])))
+        rows.append((name, f"{len(pairs)} strengths", _shown(worst), "", *_times(column.sweep[0])))
     return rows
 
 
 def _shown(value: float) -> str:
-    return f"{value:.1f} dB" if np.isfinite(value) else "equal"
+    return "equal" if value == np.inf else f"{value:.1f} dB"
 
 
 def _times(drawn: Drawn) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.commands.drawing import add_drawing, carried_warnings, request_of
 from lorarar.console import print_table, status, warn
+from lorarar.errors import InputError
 from lorarar.files import atomic_file, check_png
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ def run(args: argparse.Namespace) -> int:
     from runtime_py.sheet import COLUMNS, make_sheet, parse_grid, table_rows
 
     strengths = parse_grid(args.grid) if args.grid else ()
+    shown = next((name for name in ("content_image", "style_image") if getattr(args, name)), None)
+    if strengths and shown:
+        raise InputError(f"`{shown}` is shown in a sheet and not in a `grid`; leave one of them out")
     with status("") as show:
         blocks, columns, notes = _drawn(args, strengths, show)
         with atomic_file(args.out) as temporary:
@@ -67,7 +71,7 @@ def _drawn(
     from lorarar.images import on_white, open_image
     from lorarar.lora import read_lora
     from runtime_py.pipeline import Pipeline
-    from runtime_py.sheet import check_sizes, draw_column, draw_grid, grid_block, sheet_blocks
+    from runtime_py.sheet import check_merges, check_sizes, draw_column, draw_grid, grid_block, sheet_blocks
 
     content, style = read_lora(args.content), read_lora(args.style)
     given = {"content": args.content_image, "style": args.style_image}
@@ -79,6 +83,7 @@ def _drawn(
     requests = {name: request_of(args, Pipeline(bundle)) for name, bundle in bundles.items()}
     if not strengths:
         check_sizes(bundles)
+    check_merges(bundles, content, style)
     for name, bundle in bundles.items():
         tell, request = partial(_tell, show, name), requests[name]
         session = bundle.session(keep=True)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime_py.golden import generate, golden_input, mix32, positions, summarise
-from runtime_py.parity import Parity, Tolerance, compare_golden, psnr_db
+from runtime_py.parity import Delta, Parity, Tolerance, compare_golden, psnr_db
 
 
 def mix_by_hand(x: int) -> int:
@@ -120,13 +120,15 @@ def test_parity_is_valid_json() -> None:
         ),
         (Parity("failed", "x differs", -np.inf, np.inf, None, "r", "1", "h"), "x differs; an output is not finite"),
         (Parity("failed", "x differs", 12.0, np.inf, None, "r", "1", "h"), "infinite error"),
+        (Parity("passed", "", 90.0, 0.1, Delta(1.0, 1.0, np.inf), "r", "1", "h"), "infinite signal-to-noise"),
+        (Parity("failed", "", 90.0, 0.1, Delta(np.nan, np.nan, -np.inf), "r", "1", "h"), "no gain or cosine"),
         (Parity("not_run", "onnxruntime is not installed", None, None, None, "r", "1", "h"), "is not installed"),
         (Parity("not_run", "", None, None, None, "r", "1", "h"), "not run"),
     ],
 )
 def test_the_reason_explains_every_null(parity: Parity, words: str) -> None:
     data = parity.to_json()
-    assert None in (data["psnr_db"], data["max_abs"])
+    assert None in (data["psnr_db"], data["max_abs"], *(data["delta"] or {}).values())
     assert words in data["reason"]
 
 

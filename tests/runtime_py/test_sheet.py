@@ -20,10 +20,11 @@ import runtime_py.session
 import runtime_py.sheet
 from lorarar.commands.sheet import main
 from lorarar.errors import InputError
-from lorarar.lora import LoraLayer, read_lora, write_lora
+from lorarar.lora import LoRA, LoraLayer, read_lora, write_lora
 from runtime_py import Bundle
 from runtime_py.bundle import MANIFEST
-from runtime_py.sheet import LABEL, MARGIN, draw_column, names_of
+from runtime_py.pipeline import Drawn
+from runtime_py.sheet import LABEL, MARGIN, ROWS, SWEEP, Column, draw_column, names_of, table_rows
 
 CONTENT, STYLE = HYPERNET / "content.safetensors", HYPERNET / "style.safetensors"
 SIDE = 2 * 8 + MARGIN
@@ -75,6 +76,64 @@ def test_images_of_different_sizes_are_refused_before_drawing(
     assert opened == []
     # Images of a grid stand beside none of another bundle.
     assert sheet(bundles[:2], tmp_path / "sheet.png", "--prompt", "a", "--grid", "0:1:2") == 0
+
+
+def fewer_steps(manifest: Any) -> None:
+    manifest["pipeline"]["scheduler"]["train_steps"] = 10
+
+
+def without_hypernet(manifest: Any) -> None:
+    del manifest["components"]["hypernet"]
+    del manifest["hypernetwork"]
+
+
+@pytest.mark.parametrize("grid", [(), ("--grid", "0:1:2")])
+@pytest.mark.parametrize(
+    ("mutate", "message"), [(fewer_steps, "--steps is 20; valid are 1 to 10"), (without_hypernet, "has no hypernet")]
+)
+def test_what_a_later_bundle_lacks_is_told_before_drawing(
+    bundles: list[Path], opened: list[str], tmp_path: Path, mutate: Any, message: str, grid: tuple[str, ...]
+) -> None:
+    manifest: Any = json.loads((bundles[1] / MANIFEST).read_text())
+    mutate(manifest)
+    (bundles[1] / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=message):
+        sheet(bundles[:2], tmp_path / "sheet.png", "--prompt", "a", "--steps", "20", *grid)
+    assert opened == []
+
+
+@pytest.mark.parametrize("grid", [(), ("--grid", "0:1:2")])
+def test_loras_that_a_bundle_has_no_room_for_are_told_before_drawing(
+    bundles: list[Path], opened: list[str], tmp_path: Path, grid: tuple[str, ...]
+) -> None:
+    bundle = Bundle.open(bundles[0])
+    name, (group, _) = next(iter(bundle.layout.places.items()))
+    down, up = np.ones((999, group.in_features), np.float32), np.ones((group.out_features, 999), np.float32)
+    write_lora(LoRA({name: LoraLayer(down, up)}), tmp_path / "large.safetensors")
+    with pytest.raises(InputError, match="rank"):
+        sheet(bundles, tmp_path / "sheet.png", "--prompt", "a", *grid, content=tmp_path / "large.safetensors")
+    assert opened == []
+
+
+def test_a_grid_shows_no_reference(bundles: list[Path], opened: list[str], tmp_path: Path) -> None:
+    given = ("--prompt", "a", "--grid", "0:1:2", "--style-image", str(tmp_path / "any.png"))
+    with pytest.raises(InputError, match="--style-image is shown in a sheet and not in a --grid"):
+        sheet(bundles[:1], tmp_path / "sheet.png", *given)
+
+
+def test_only_equal_images_are_called_equal() -> None:
+    """A black image has no peak: its PSNR against any other is minus infinity."""
+    black, white = np.zeros((1, 3, 8, 8), np.float32), np.ones((1, 3, 8, 8), np.float32)
+    seconds = dict.fromkeys(("merge", "text", "steps", "decode"), 0.0)
+
+    def column(pixels: np.ndarray) -> Column:
+        drawn = Drawn(pixels, np.zeros((1, 4, 2, 2), np.float32), seconds)
+        return Column(dict.fromkeys(ROWS, drawn), [drawn] * len(SWEEP))
+
+    rows = table_rows({"black": column(black), "white": column(white)})
+    shown = {(name, row): psnr for name, row, psnr, *_ in rows}
+    assert shown["black", "learned"] == "equal" and shown["white", "learned"] == "-inf dB"
+    assert shown["white", "4 strengths"] == "-inf dB"
 
 
 @pytest.mark.parametrize("grid", [(), ("--grid", "0:1:2")])

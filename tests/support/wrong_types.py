@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from stand_in import HYPERNET, StandIn, stand_in_backend
 
 from lorarar.composed import ComposedStart
@@ -20,11 +21,13 @@ from runtime_py.session import Session
 BLOCK, LAYER = "down_blocks.1", "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k"
 START = ComposedStart("a cat", "an animal")
 NO_NUMBERS: list[Any] = ["x", [("a", 1)], ((1, 2), 1), [(1, 1), (1, 10**400)], None]
+NO_DICT: list[Any] = [1.0, [1.0], "x", np.ones(2)]
 
 
 def wrong(session: Session) -> dict[str, Any]:
     """Return the calls by the beginning of the error that each has to end in."""
-    request = session.pipeline.request("a cat", steps=2)
+    ask = session.pipeline.request
+    request = ask("a cat", steps=2)
     cases: dict[str, list[Any]] = {
         "`strengths` are": [
             *(lambda given=given: session.merge(strengths=given) for given in (1.0, *NO_NUMBERS[:-1])),
@@ -39,6 +42,17 @@ def wrong(session: Session) -> dict[str, Any]:
         ],
         f"`coefficients` of {LAYER} are not": [
             lambda given=given: session.merge(coefficients={LAYER: given}) for given in NO_NUMBERS
+        ],
+        "`strengths` are none": [lambda: session.draw_strengths(request, [])],
+        "`block_weights` are": [lambda given=given: session.merge(block_weights=given) for given in NO_DICT],
+        "`coefficients` are": [lambda given=given: session.merge(coefficients=given) for given in NO_DICT],
+        "`steps` is": [lambda given=given: ask("a", steps=given) for given in (2.0, "2", 0, -3, [2], 10**6)],
+        "`seed` is": [lambda given=given: ask("a", seed=given) for given in (1.5, "1", None, -1, 2**64)],
+        "`guidance` is": [lambda given=given: ask("a", guidance=given) for given in ("3", [3], 0.5, float("nan"))],
+        "`prompt` is": [lambda given=given: ask(given) for given in (None, 1, b"a", "\ud800")],
+        "`negative` is": [lambda given=given: ask("a", negative=given) for given in (1, b"a", "\ud800")],
+        "`negative` means nothing": [
+            lambda given=given: ask("a", negative=given, guidance=1.0) for given in ("a dog", "")
         ],
     }
     return cases
