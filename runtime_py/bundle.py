@@ -12,9 +12,9 @@ from lorarar.errors import InputError
 from lorarar.layout import ROLES, Layout, StackSize
 from lorarar.lora import LoRA
 from lorarar.stack import Stack, empty_stack, stack
-from runtime_py.component import ONNX_MODEL, Component
+from runtime_py.component import MEND, ONNX_MODEL, Component
 from runtime_py.hashes import tree_sha256
-from runtime_py.manifest import MANIFEST, MEND, read_manifest, stack_size
+from runtime_py.manifest import MANIFEST, read_manifest, stack_size
 from runtime_py.session import Session
 
 __all__ = ["MANIFEST", "ONNX_MODEL", "Bundle", "Component", "Session", "tree_sha256"]
@@ -27,6 +27,7 @@ class Bundle:
 
     path: Path
     manifest: Mapping[str, Any] = field(hash=False)
+    verify: bool = True  # hashes are compared
 
     @classmethod
     def open(cls, path: str | Path, *, verify: bool = True) -> Bundle:
@@ -36,7 +37,7 @@ class Bundle:
         the hashes out and is for a bundle that this process is still making. Raises InputError naming what is wrong.
         """
         folder = Path(path)
-        bundle = cls(folder, read_manifest(folder))
+        bundle = cls(folder, read_manifest(folder), verify)
         for what, entry in bundle._files():
             _check_file(folder, what, entry, verify)
         return bundle
@@ -77,6 +78,12 @@ class Bundle:
         if name not in entries:
             raise InputError(f"{self.path}: the bundle has no {name}, only {', '.join(entries)}")
         return Component.of_entry(self.path, name, entries[name])
+
+    def verified(self, name: str) -> Component:
+        """Return one component to be loaded now, as `component`. Raises InputError where its file has changed since."""
+        component = self.component(name)
+        _check_file(self.path, name, component.entry, self.verify)
+        return component
 
     def _files(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Every file that the manifest names: what it is, and its entry."""

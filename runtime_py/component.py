@@ -20,6 +20,7 @@ NEURAL_ENGINE_BYTES = 1_000_000_000
 """Weights that one Core ML model may have to be taken by the Neural Engine: about 1 GB, by those who met the limit."""
 INNER = 32
 """What the Neural Engine wants the inner size of a product of two activations to be a multiple of."""
+MEND = "export the bundle again"
 DTYPES = {"float32": np.float32, "float16": np.float16, "int32": np.int32}
 
 
@@ -92,7 +93,7 @@ def read_golden(path: Path, outputs: Sequence[str], without: bool = False) -> Go
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    refusal = InputError(f"{path}: not a golden file of this bundle; export the bundle again")
+    refusal = InputError(f"{path}: not a golden file of this bundle; {MEND}")
     if not path.is_file():
         raise refusal
     try:

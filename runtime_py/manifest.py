@@ -22,13 +22,13 @@ from lorarar.layout import (
     fixed,
     roles_shape,
 )
+from runtime_py.component import MEND
 from runtime_py.sinusoids import SIZE_SINUSOIDS, SIZES, TIMESTEP_SINUSOIDS
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_ELEMENTS = 2**31  # of one component's golden inputs together: 4 SDXL stacks of rank 128 fit
 SCHEMA_VERSION = 2
-MEND = "export the bundle again"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ that the artifact is loaded: the shapes of its inputs and outputs.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,9 +21,12 @@ import numpy as np
 
 from lorarar.errors import InputError
 from runtime_py.backends import checked_inputs, unusable
-from runtime_py.component import Component
+from runtime_py.component import MEND, Component
 
 _ENDS = ("inputs", "outputs")
+_LACKS = 3
+"""The exit code of a process that can't load its artifact for want of something on this machine, such as room."""
+_KILLED = "it may have run out of memory: close other programs, or take a smaller precision"
 
 
 class Model(NamedTuple):
@@ -74,7 +78,11 @@ def serve(open_model: Callable[[Path], Model], path: str) -> None:
     """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    model = open_model(Path(path))
+    try:
+        model = open_model(Path(path))
+    except OSError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(_LACKS)
     shapes = zip(_ENDS, (model.inputs, model.outputs), strict=True)
     send(answers, {f"{end}.{name}": np.array(shape, np.int64) for end, all_ in shapes for name, shape in all_.items()})
     while (inputs := receive(sys.stdin.buffer)) is not None:
@@ -99,7 +107,7 @@ class ProcessRunner:
         try:
             found = receive(self._answers)
             if found is None:
-                raise unusable(self.component, self.runtime, "load", self._failure())
+                raise self._failed("load")
             self._check(found)
         except BaseException:  # as when the user stops it: what it then said of its loading would be a run's answer
             self._end()
@@ -111,7 +119,7 @@ class ProcessRunner:
         specs = zip(_ENDS, (component.inputs, component.outputs), strict=True)
         stated = {f"{end}.{spec.name}": spec.shape for end, all_ in specs for spec in all_}
         if {name: tuple(shape.tolist()) for name, shape in found.items()} != stated:
-            raise InputError(f"{component.path}: its tensors are not the manifest's; export the bundle again")
+            raise InputError(f"{component.path}: its tensors are not the manifest's; {MEND}")
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the artifact once."""
@@ -128,18 +136,19 @@ class ProcessRunner:
             self._end()
             raise
         if outputs is None:
-            raise unusable(self.component, self.runtime, "run", self._failure())
+            raise self._failed("run")
         return outputs
 
-    def _failure(self) -> RuntimeError:
-        """Wait until the process has ended, and say how."""
+    def _failed(self, verb: str) -> InputError:
+        """Wait until the process has ended, and make the error that says how."""
         with suppress(BrokenPipeError):
             self._asked.close()
         self._process.wait()
         self._said.seek(0)
         said = self._said.read()
         self._end()
-        return RuntimeError(end_of(self._process, said))
+        mend = {_LACKS: "", -signal.SIGKILL: _KILLED}.get(self._process.returncode, MEND)
+        return unusable(self.component, self.runtime, verb, RuntimeError(end_of(self._process, said)), mend)
 
 
 def _end(process: subprocess.Popen[bytes], streams: Iterable[IO[bytes]]) -> None:

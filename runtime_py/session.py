@@ -316,9 +316,13 @@ class Session:
 
     def _predict(self) -> dict[str, np.ndarray]:
         """Run the hypernetwork on the stack, and return the coefficients (2, in) of the layers that it has learned."""
+        if "hypernet" not in self.bundle.manifest["components"]:
+            raise InputError(f"{self.bundle.path}: the bundle has no hypernet; merge by `direct`, which needs none")
         component, inputs = self.bundle.component("hypernet"), self.stack.inputs
         outputs = self._runners("hypernet").run({spec.name: inputs[spec.name] for spec in component.inputs})
         if not all(np.isfinite(values).all() for values in outputs.values()):
+            if self.bundle.manifest["precision"] == "fp32":
+                raise InputError("the coefficients are not finite for these LoRAs; merge them by `direct`")
             raise InputError("the coefficients are not finite in this bundle's precision; use fp32")
         kinds = self.bundle.manifest["hypernetwork"]["learned"]
         return {

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lorarar.errors import InputError
+from runtime_py.component import MEND
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ClipTokenizer:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
-            raise InputError(f"{path}: not a tokenizer file ({error}); export the bundle again") from None
+            raise InputError(f"{path}: not a tokenizer file ({error}); {MEND}") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.length, self.start, self.end, self.pad = (int(entry[key]) for key in ("length", "start", "end", "pad"))

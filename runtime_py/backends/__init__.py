@@ -16,7 +16,7 @@ import numpy as np
 
 from lorarar.errors import InputError
 from lorarar.toolchains import missing_toolchain, quiet_toolchains
-from runtime_py.component import Component, TensorSpec
+from runtime_py.component import MEND, Component, TensorSpec
 
 if TYPE_CHECKING:
     from runtime_py.bundle import Bundle
@@ -70,9 +70,9 @@ def load_backend(target: str) -> Backend:
 
 def open_runners(bundle: Bundle, name: str = "hypernet", threads: int | None = None) -> Iterator[Runner]:
     """Load a component in every way that this machine can run it, each when it is asked for; the first is the closest
-    to a device. `threads` None leaves the number to the runtime.
+    to a device. `threads` None leaves the number to the runtime. Raises InputError as `Bundle.verified`.
     """
-    component = bundle.component(name)
+    component = bundle.verified(name)
     yield from load_backend(bundle.manifest["target"]).runners(component, threads)
 
 
@@ -98,10 +98,15 @@ class Runners:
         return found
 
 
-def unusable(component: Component, runtime: str, verb: str, error: Exception) -> InputError:
-    """Make the error for an artifact that a runtime does not load or run, with the first line of what it said."""
+def unusable(component: Component, runtime: str, verb: str, error: Exception, mend: str = MEND) -> InputError:
+    """Make the error for an artifact that a runtime does not load or run, with the first line of what it said.
+
+    `mend` is what to do about it; nothing where that line says it. Raises a MemoryError again: no export mends it.
+    """
+    if isinstance(error, MemoryError):
+        raise error
     said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    return InputError(f"{component.path}: {runtime} can't {verb} it ({said}); export the bundle again")
+    return InputError(f"{component.path}: {runtime} can't {verb} it ({said}){mend and '; '}{mend}")
 
 
 def checked_inputs(component: Component, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

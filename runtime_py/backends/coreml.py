@@ -11,8 +11,8 @@ import numpy as np
 from lorarar import __version__
 from lorarar.errors import InputError
 from lorarar.toolchains import import_coremltools
-from runtime_py.backends import Backend, checked_inputs
-from runtime_py.component import Component
+from runtime_py.backends import Backend, checked_inputs, unusable
+from runtime_py.component import MEND, Component
 from runtime_py.mil import Program
 from runtime_py.mil.values import TensorType
 
@@ -46,11 +46,22 @@ class CoreMLRunner:
         self.component = component
         self.runtime = "Core ML (all units)"
         self.version = f"coremltools {ct.__version__}"
-        self.model: Any = ct.models.MLModel(str(component.path), compute_units=ct.ComputeUnit.ALL)
+        try:
+            self.model: Any = ct.models.MLModel(str(component.path), compute_units=ct.ComputeUnit.ALL)
+        except Exception as error:  # coremltools raises what Apple's frameworks and its own readers do
+            raise unusable(component, "Core ML", "load", error) from None
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        outputs = self.model.predict(checked_inputs(self.component, inputs))
-        return {spec.name: np.asarray(outputs[spec.name]) for spec in self.component.outputs}
+        """Run the program once."""
+        given = checked_inputs(self.component, inputs)
+        try:
+            outputs = self.model.predict(given)
+        except Exception as error:  # as above
+            raise unusable(self.component, "Core ML", "run", error) from None
+        names = [spec.name for spec in self.component.outputs]
+        if not outputs.keys() >= set(names):
+            raise InputError(f"{self.component.path}: its tensors are not the manifest's; {MEND}")
+        return {name: np.asarray(outputs[name]) for name in names}
 
 
 def runners(component: Component, threads: int | None) -> Iterator[CoreMLRunner | EvaluatorRunner]:
@@ -79,4 +90,4 @@ def _check_signature(component: Component, program: Program) -> None:
     for specs, have in ((component.inputs, program.inputs), (component.outputs, program.outputs)):
         tensors = {name: kind.shape for name, kind in have.items() if isinstance(kind, TensorType)}
         if {spec.name: spec.shape for spec in specs} != tensors or tensors.keys() != have.keys():
-            raise InputError(f"{component.path}: its tensors are not the manifest's; export the bundle again")
+            raise InputError(f"{component.path}: its tensors are not the manifest's; {MEND}")

@@ -11,7 +11,7 @@ import numpy as np
 from lorarar.errors import InputError
 from lorarar.toolchains import quiet_stderr, quiet_toolchains
 from runtime_py.backends import Backend, checked_inputs, unusable
-from runtime_py.component import Component
+from runtime_py.component import MEND, Component
 
 
 class ExecuTorchRunner:
@@ -32,11 +32,11 @@ class ExecuTorchRunner:
         except RuntimeError as error:
             raise unusable(component, "ExecuTorch", "load", error) from None
         if self.method is None:
-            raise InputError(f"{component.path}: it has no method forward; export the bundle again")
+            raise InputError(f"{component.path}: it has no method forward; {MEND}")
         meta = self.method.metadata
         sizes = [tuple(meta.input_tensor_meta(index).sizes()) for index in range(meta.num_inputs())]
         if sizes != [spec.shape for spec in component.inputs] or meta.num_outputs() != len(component.outputs):
-            raise InputError(f"{component.path}: its tensors are not the manifest's; export the bundle again")
+            raise InputError(f"{component.path}: its tensors are not the manifest's; {MEND}")
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the program once."""

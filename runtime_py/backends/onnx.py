@@ -10,7 +10,7 @@ import numpy as np
 from lorarar.errors import InputError
 from lorarar.toolchains import import_onnxruntime
 from runtime_py.backends import Backend, checked_inputs, unusable
-from runtime_py.component import ONNX_MODEL, Component
+from runtime_py.component import MEND, ONNX_MODEL, Component
 
 # Where a CPU has no fp16, ONNX Runtime computes in fp32 and keeps widened weights beside the stored ones: up to five
 # times the file. In an artifact of this many bytes or more, each weight is widened in each run instead, just before it
@@ -90,4 +90,4 @@ def _check_signature(session: Any, component: Component) -> None:
                 isinstance(want, str) or size == want for size, want in zip(shape, spec.shape, strict=True)
             )
             if dtype != spec.dtype or not same:
-                raise InputError(f"{component.path}: {spec.name} is not as the manifest says; export the bundle again")
+                raise InputError(f"{component.path}: {spec.name} is not as the manifest says; {MEND}")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from lorarar.errors import InputError
+from runtime_py.backends import unusable
 from runtime_py.component import Component, TensorSpec
 from runtime_py.parity import Tolerance
 from runtime_py.processes import ProcessRunner
@@ -72,6 +73,17 @@ def test_a_process_that_ends_is_a_sentence_and_is_started_again(runner: ProcessR
         with pytest.raises(InputError, match=r"model: a runtime can't run it \(its process ended by signal 6\)"):
             doubled(runner, -1)
         assert doubled(runner, 3) == [6, 6]
+
+
+def test_what_an_export_does_not_mend_asks_for_none(runner: ProcessRunner) -> None:
+    """A full disk, and what the system ends when memory is short: an export of SDXL takes an hour."""
+    with pytest.raises(InputError, match=r"ended by signal 9\); it may have run out of memory: close other programs"):
+        doubled(runner, -2)
+    runner.component.path.with_name("full").touch()
+    with pytest.raises(InputError, match=r"model: a runtime can't load it \(there is no room; free some\)$"):
+        doubled(runner, 1)
+    with pytest.raises(MemoryError):
+        raise unusable(runner.component, "a runtime", "run", MemoryError())
 
 
 def test_a_process_that_was_ended_between_two_runs_is_started_again(runner: ProcessRunner) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from lorarar.errors import InputError
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import merge_loras
 from runtime_py import Bundle
-from runtime_py.backends import load_backend, onnx, targets
+from runtime_py.backends import coreml, load_backend, onnx, targets
 from runtime_py.blend import Blender
 from runtime_py.check import check_component
 from runtime_py.guidance import Inputs
@@ -194,6 +195,50 @@ def test_a_check_overwrites_nothing_that_it_reads(folder: Path, opened: list[str
         assert opened == [] and (out.read_bytes() if out.is_file() else None) == before
 
 
+def test_an_artifact_that_changed_after_it_was_verified_is_not_run(
+    folder: Path, opened: list[str], tmp_path: Path
+) -> None:
+    """As when a bundle is exported again into its folder: the manifest that was read is of the old one."""
+    copy = Path(shutil.copytree(folder, tmp_path / "bundle"))
+    session = Bundle.open(copy).session()
+    session.load([CONTENT, STYLE])
+    (copy / "hypernet.onnx").write_bytes((copy / "hypernet.onnx").read_bytes()[::-1])
+    with pytest.raises(InputError, match="damaged or changed since its export"):
+        session.merge()
+    assert opened == []
+    unverified = Bundle.open(copy, verify=False).session()
+    unverified.load([CONTENT, STYLE])
+    unverified.merge()
+    assert opened == ["hypernet"]
+
+
+@pytest.mark.parametrize("fails", ["load", "run", "answer", ""])
+def test_what_apples_core_ml_does_not_take_is_a_row(folder: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    """As on a Mac, where Core ML comes before the evaluator; a stand-in has its place here."""
+
+    class Model:
+        def __init__(self, path: str, compute_units: object) -> None:
+            if fails == "load":
+                raise RuntimeError("it does not compile")
+
+        def predict(self, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            if fails == "run":
+                raise RuntimeError("the Neural Engine gave up")
+            return {} if fails == "answer" else {"image": np.ones((1, 3, 8, 8), np.float32)}
+
+    units = types.SimpleNamespace(ALL=None)
+    toolkit = types.SimpleNamespace(models=types.SimpleNamespace(MLModel=Model), ComputeUnit=units, __version__="9")
+    monkeypatch.setattr(coreml, "import_coremltools", lambda: toolkit)
+    monkeypatch.setattr(onnx, "BACKEND", stand_in_backend(coreml.CoreMLRunner))
+    (row,) = check_component(Bundle.open(folder), "vae_decoder")
+    if not fails:
+        assert row.status == "passed"
+        return
+    assert row.status == "not_run" and "vae_decoder.onnx" in row.reason
+    reasons = {"load": "does not compile", "run": "gave up", "answer": "not the manifest's"}
+    assert reasons[fails] in row.reason
+
+
 def test_an_unchanged_file_is_hashed_once(folder: Path, hashed: list[str], tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "bundle"))
     for path in copy.rglob("*"):
@@ -250,3 +295,16 @@ def test_a_pipeline_can_be_used_without_a_session(folder: Path, opened: list[str
     (drawn,) = pipeline.draw(pipeline.request("a dog", steps=2), Inputs(stack.inputs, [Blender(stack, 1.0).values]))
     np.testing.assert_array_equal(drawn.image, pixels(bundle.session()))
     assert list(drawn.seconds) == ["text", "load the UNet", "steps", "decode"]
+
+
+def test_a_bundle_without_a_hypernetwork_merges_by_the_average(folder: Path, opened: list[str], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "bundle"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["components"]["hypernet"], manifest["hypernetwork"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    session = Bundle.open(copy).session()
+    session.load([CONTENT, STYLE])
+    with pytest.raises(InputError, match="no hypernet; merge by `direct`"):
+        session.generate("a", steps=1)
+    session.merge("direct")
+    session.generate("a", steps=1)

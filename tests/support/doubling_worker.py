@@ -1,11 +1,12 @@
-"""A process that doubles what it is given: -1 ends it, and 0 takes it longer than a test waits.
+"""A process that doubles what it is given: -1 and -2 end it, and 0 takes it longer than a test waits.
 
-A file `slow` beside its artifact makes it load as long as that.
+A file `slow` beside its artifact makes it load as long as that, and a file `full` not at all.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,8 @@ from runtime_py.processes import Model, serve
 def opened(path: Path) -> Model:
     """Read which sizes to say, from the file in the place of an artifact."""
     size = int(path.read_text())
+    if path.with_name("full").exists():
+        raise OSError("there is no room; free some")
     if path.with_name("slow").exists():
         time.sleep(0.3)
     return Model(double, {"x": [size]}, {"y": [size]})
@@ -27,6 +30,8 @@ def double(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Double the numbers."""
     if inputs["x"][0] == -1:
         os.abort()
+    if inputs["x"][0] == -2:
+        os.kill(os.getpid(), signal.SIGKILL)
     if inputs["x"][0] == 0:
         time.sleep(0.3)
     return {"y": 2 * inputs["x"]}
