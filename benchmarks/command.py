@@ -12,7 +12,7 @@ from benchmarks.timing import STEADY, OnCase, RunSettings
 from lorarar.command_line import EXIT_OK, Parser, add_settings, given_settings
 from lorarar.console import console, progress
 from lorarar.errors import InputError
-from lorarar.files import atomic_file
+from lorarar.files import atomic_file, check_output
 from lorarar.lora import LoRA, read_lora
 from lorarar.settings import check_choice
 from lorarar.toolchains import require_toolchain
@@ -38,13 +38,6 @@ def given_pair(args: argparse.Namespace) -> tuple[LoRA, LoRA] | None:
     return None if args.content is None else (read_lora(args.content), read_lora(args.style))
 
 
-def check_files(args: argparse.Namespace, *names: str) -> None:
-    """Refuse an output that is a folder; `names` are those of the options."""
-    for name in names:
-        if (path := getattr(args, name)) is not None and path.is_dir():
-            raise InputError(f"`{name}` {path} is a folder; give a file")
-
-
 def choices(name: str, text: str, valid: tuple[str, ...]) -> tuple[str, ...]:
     """Split an option's `a,b` into its words, each once. Raises InputError for one that is not valid."""
     words = tuple(dict.fromkeys(text.split(",")))
@@ -53,13 +46,15 @@ def choices(name: str, text: str, valid: tuple[str, ...]) -> tuple[str, ...]:
     return words
 
 
-def run_settings(args: argparse.Namespace) -> RunSettings:
+def run_settings(args: argparse.Namespace, *inputs: Path | None) -> RunSettings:
     """Return the settings of a run, and give PyTorch its threads.
 
-    Raises InputError for options of `add_run_options` that can't be meant, and where PyTorch is not installed.
+    Raises InputError for options of `add_run_options` that can't be meant, such as an output that would overwrite one
+    of the inputs, and where PyTorch is not installed.
     """
     settings = given_settings(args, RunSettings())
-    check_files(args, "out")
+    if args.out is not None:
+        check_output(args.out, *filter(None, inputs))
     require_toolchain("torch", "train")
     import torch
 

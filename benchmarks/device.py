@@ -16,11 +16,12 @@ import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from benchmarks.bounds import EstimatedPhone, find_phone, phones
-from benchmarks.command import add_out, check_files
+from benchmarks.command import add_out
 from benchmarks.devices.device import MeasureOptions
 from benchmarks.devices.plan import USUAL, PlanResult, Say, device_kinds, open_devices, run_plan, tasks_of
 from benchmarks.record import DEVICE_GATES_DB, write_records
@@ -36,6 +37,7 @@ from lorarar.command_line import (
 )
 from lorarar.console import console
 from lorarar.errors import InputError
+from lorarar.files import check_output, whole
 from runtime_py.bundle import Bundle
 
 CAPTIONS = {
@@ -80,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_OK
     if not (args.device or args.estimate) or not args.bundle:
         raise InputError("give a `device` or an `estimate`, and a `bundle`; or `list` to see what is connected")
-    check_files(args, "out")
+    if args.out is not None:
+        check_output(args.out, *chain.from_iterable(map(whole, args.bundle)))
     options = given_settings(args, MeasureOptions())
     given = [item.name for item in fields(options) if getattr(args, item.name) is not None]
     devices = open_devices(device_kinds(), args.device or (), options, given)
@@ -94,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
     with _bars([device.name for device in devices], len(tasks)) as say:
         result = run_plan(devices, tasks, options, say, keep)
     show_result(result, args.out)
+    if result.mistake is not None:
+        raise result.mistake
     if result.interrupted:
         return interrupted_code(result.interrupted)
     return EXIT_FAILED_CHECK if result.failures else EXIT_OK

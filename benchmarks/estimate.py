@@ -9,13 +9,14 @@ import argparse
 from pathlib import Path
 
 from benchmarks.bounds import bound, count_work
-from benchmarks.command import add_out, check_files
+from benchmarks.command import add_out
 from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
 from benchmarks.devices.local import ThisComputer
 from benchmarks.record import write_records
 from benchmarks.timing import measure_machine
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.errors import InputError
+from lorarar.files import check_output, whole
 from lorarar.toolchains import require_toolchain
 from runtime_py.bundle import Bundle
 
@@ -31,7 +32,8 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print the bound beside the run."""
-    check_files(args, "out")
+    if args.out is not None:
+        check_output(args.out, *whole(args.bundle))
     bundle = Bundle.open(args.bundle)
     work = count_work(bundle, args.component)
     require_toolchain("torch", "train")

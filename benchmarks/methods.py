@@ -18,6 +18,7 @@ from benchmarks.methods_times import COMPOSED, MEASURED, measure_methods
 from benchmarks.record import require_timed_here
 from lorarar.command_line import Parser, main_of, run_command
 from lorarar.console import console, print_table
+from lorarar.files import whole
 from runtime_py.bundle import Bundle
 
 
@@ -36,7 +37,7 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     """Measure every method, print the table, and give the document out."""
     pair, methods = given_pair(args), choices("methods", args.methods, MEASURED)
-    settings = run_settings(args)
+    settings = run_settings(args, *whole(args.bundle), args.content, args.style)
     bundle = Bundle.open(args.bundle)
     require_timed_here(bundle.manifest["target"], str(args.bundle))
     pair = pair or random_loras(bundle.layout, bundle.stack.rank // bundle.stack.loras)

@@ -8,6 +8,7 @@ machine's sgemm with them. The last line of stdout is one JSON document.
 from __future__ import annotations
 
 import argparse
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from benchmarks.command import add_run_options, given_pair, measure, run_setting
 from benchmarks.pipeline_times import STAGES, measure_pipelines, open_bundles
 from lorarar.command_line import Parser, main_of, run_command
 from lorarar.console import console, print_table
+from lorarar.files import whole
 from runtime_py.pipeline import Pipeline
 
 PROMPT = "a sks dog in watercolor painting style"
@@ -37,7 +39,7 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     """Draw through every bundle in turn, print the table, and give the document out."""
     loras = given_pair(args) or ()
-    settings = run_settings(args)
+    settings = run_settings(args, *chain.from_iterable(map(whole, args.bundles)), args.content, args.style)
     bundles = open_bundles(args.bundles)
     requests = {
         name: Pipeline(bundle).request(args.prompt, steps=args.steps, guidance=args.guidance)

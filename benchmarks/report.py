@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.command import add_out, check_files
+from benchmarks.command import add_out
 from benchmarks.record import read_records
 from benchmarks.report_pages import markdown, page, sort_key
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
-from lorarar.files import atomic_file
+from lorarar.errors import InputError
+from lorarar.files import atomic_file, check_output
 
 
 def parser() -> Parser:
@@ -28,7 +29,10 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Read all records and write the page."""
-    check_files(args, "out", "markdown")
+    for path in filter(None, (args.out, args.markdown)):
+        check_output(path, *args.records)
+    if args.markdown is not None and args.markdown.resolve() == args.out.resolve():
+        raise InputError("`out` and `markdown` are the same file; give two")
     records = sorted((record for path in args.records for record in read_records(path)), key=sort_key)
     texts = {args.out: page(records), args.markdown: markdown(records)}
     for path, text in texts.items():

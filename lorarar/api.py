@@ -171,8 +171,8 @@ def merge(
         untrained: `learned`, `ziplora`, `ssr`, `ssr-text`: use random weights in the place of a trained network, to
             try things out.
         strengths: Factors of the content's and the style's ΔW; 1 is the paper's.
-        rule: `average` or `sum`. `direct`, `norm-balance`: how to merge; `learned`, `ziplora`, `ssr`, `ssr-text`,
-            `block-router`: how to merge the layers that they say nothing about (`learned` takes the hypernetwork's
+        rule: `average` or `sum`. `direct`, `norm-balance`: how to merge; `learned`, `ssr`, `ssr-text`, `block-router`:
+            how to merge the layers that they say nothing about (`learned` takes the hypernetwork's
             rule unless given).
         density: `dare`, `ties`, `dare-ties`, `knots-ties`: the share of entries that are kept, above 0 and up to 1.
         seed: `dare`, `dare-ties`: of the masks; `ziplora`: of the noise and timesteps.

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
+from io import TextIOWrapper
 from typing import Any, NoReturn, TypeVar
 
 from lorarar.errors import FailedCheck, InputError, describe_os_error
@@ -166,6 +167,9 @@ def run_command(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
     """Run a command's `main` and exit: bad input prints one sentence and exits 2, a failed check 1, Ctrl-C 130,
     SIGTERM 143.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a file's name may be in another encoding, and print ends at it
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _sigterm_interrupts():
             code = main(None)

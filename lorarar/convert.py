@@ -18,7 +18,7 @@ from jaxtyping import Float32
 from lorarar.errors import InputError
 from lorarar.foreign import ForeignLayer, take_apart
 from lorarar.lora import LoRA, LoraLayer
-from lorarar.lora.read import open_source, plain_layers
+from lorarar.lora.read import open_source, plain_layers, unscaled
 from lorarar.merging.truncate import cut, resize, shrink
 from lorarar.merging.types import Truncated, Truncation
 from lorarar.settings import check_at_least
@@ -54,7 +54,8 @@ def convert(
     for module in layers.keys() - losses.keys():
         if layers[module].rank > rank:
             layers[module], losses[module] = shrink(layers[module], rank)
-    told = [*plain.warnings, *apart.warnings, _told(plain.source, losses, rank)]
+    own = [unscaled(plain.source)] if any(layer.lacks_scale for layer in apart.layers.values()) else []
+    told = [*dict.fromkeys((*plain.warnings, *own)), *apart.warnings, _told(plain.source, losses, rank)]
     return replace(plain, layers=layers, dialect="converted", notes=(), warnings=tuple(told))
 
 

@@ -43,8 +43,8 @@ def check_output(output: Path, *inputs: Path) -> None:
         raise InputError(f"{output}: this is a folder; give the name of a file")
     place = output.resolve()
     for given in inputs:
-        # A PEFT folder or a bundle is an input as a whole: writing into it would change what it holds.
-        if given.resolve() in (place, *(place.parents if given.is_dir() else [])):
+        # A PEFT folder is an input as a whole: writing into it would change what it holds.
+        if given.resolve() in (place, *([place.parent] if given.is_dir() else [])):
             raise InputError(f"{output}: writing there would overwrite the input {given}; choose another output")
         if output.exists() and given.exists() and output.samefile(given):
             raise InputError(f"{output}: this is the same file as the input {given}; choose another output")
@@ -52,6 +52,11 @@ def check_output(output: Path, *inputs: Path) -> None:
     there = next(parent for parent in place.parents if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"{output}: nothing can be written in {there}; choose another output")
+
+
+def whole(folder: Path) -> list[Path]:
+    """Return a folder and all that is in it, as the inputs of `check_output`."""
+    return [folder, *folder.rglob("*")]
 
 
 @contextmanager

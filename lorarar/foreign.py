@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32
 from lorarar.errors import InputError, first_of
 from lorarar.lora.dialects import CONVERT, Key, TensorRole, foreign_format
 from lorarar.lora.names import is_convolution
-from lorarar.lora.read import Opened, configured_scale, named_twice, parse_name, read_alpha
+from lorarar.lora.read import WRAPPED, Opened, configured_scale, named_twice, parse_name, read_alpha
 from lorarar.lora.tensors import shorten
 
 Shape = tuple[int, ...]
@@ -64,6 +64,11 @@ class ForeignLayer:
     def lacks_alpha(self) -> bool:
         """Whether it has no alpha, where its kind may have one."""
         return self.kind in ("LoHa", "LoKr") and _ALPHA not in self.parts
+
+    @property
+    def lacks_scale(self) -> bool:
+        """Whether it is of PEFT's own weights, and their configuration, which has its scale, is not there."""
+        return self.lacks_alpha and not self.opened.scalings and self.key.raw.startswith(WRAPPED)
 
     def add(self, part: str, name: str) -> None:
         """Take a tensor as a part. Raises InputError for a second one, and for one of another kind of layer."""

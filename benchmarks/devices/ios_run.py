@@ -55,8 +55,8 @@ class App:
             size = sum(path.stat().st_size for path in build.rglob("*") if path.is_file())
             wait = 2 * ANSWER_S + size / SLOWEST_COPY
             what = "the demo app can't be installed"
+            self.ours = self.ours or found is None  # before it: one that is not answered in time may be installed
             self.link.need(what, "device", "install", "app", args=[str(build)], timeout_s=wait)
-            self.ours = found is None
             found = self._find()
         if found is None:
             raise DeviceFailed(NOT_INSTALLED)
@@ -142,9 +142,9 @@ class App:
     def clean(self) -> None:
         """Remove what this plan put there. Raises DeviceFailed when something is left."""
         try:
-            if self.ours:
+            if self.ours and self._find() is not None:
                 self.link.need(f"{APP} can't be uninstalled", "device", "uninstall", "app", args=[APP])
-            elif self.sent:
+            elif self.sent and not self.ours:
                 self._launch_to_clean()
                 if self.link.fetch(next(iter(self.sent))) is not None:
                     raise DeviceFailed(f"the demo app didn't remove it; delete {APP} from the phone")

@@ -47,6 +47,7 @@ class PlanResult:
     rows: dict[tuple[int, int], tuple[str, dict[str, Any]]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     interrupted: KeyboardInterrupt | None = None
+    mistake: Exception | None = None  # of ours, or this computer's full disk: no device's failure, and the plan's end
 
     @property
     def named_records(self) -> list[tuple[str, dict[str, Any]]]:
@@ -113,7 +114,7 @@ def run_plan(
 
     `say` is called with a device's name, how many of its tasks are done and what it does now; `keep` with all records
     after each new one, from one thread at a time. Ctrl-C ends the runs and cleans the devices; the result then holds it
-    in `interrupted`.
+    in `interrupted`, and what else ended the plan in `mistake`.
     """
     plan = _Plan(tasks, options, say, keep)
     # An event is waited for, since Ctrl-C while Python 3.11 joins a thread makes it take the thread for ended.
@@ -126,8 +127,6 @@ def run_plan(
         plan.stop.set()
         if whole.ident is not None:
             plan.finished.wait()
-    if plan.mistake is not None:
-        raise plan.mistake  # of ours, or this computer's full disk: it is no device's failure
     return plan.result
 
 
@@ -138,7 +137,6 @@ class _Plan:
         self.tasks, self.options, self.say, self.keep = tasks, options, say, keep
         self.result, self.lock = PlanResult(), threading.Lock()
         self.stop, self.finished = threading.Event(), threading.Event()
-        self.mistake: Exception | None = None
 
     def run(self, devices: Sequence[Device]) -> None:
         """Work on all devices, to the end."""
@@ -146,7 +144,7 @@ class _Plan:
             with ThreadPoolExecutor(len(devices)) as pool:
                 list(pool.map(self._work, range(len(devices)), devices))
         except Exception as error:
-            self.mistake = error
+            self.result.mistake = error
         finally:
             self.finished.set()
 

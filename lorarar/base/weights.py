@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from lorarar.base.names import CONFIGS
 from lorarar.base.sources import open_pipeline
+from lorarar.errors import InputError
 from lorarar.lora.dialects import full_name
 from lorarar.lora.layers import COMPONENTS
 
@@ -22,6 +24,11 @@ def base_weights(base: str) -> Callable[[str], np.ndarray | None]:
 
     @cache
     def modules() -> dict[str, Any]:
+        if base in CONFIGS:
+            raise InputError(
+                f"a DoRA is made of its base's weights, and those of {base} are not part of this toolkit; make it "
+                "plain with  lorarar convert LORA --rank R --base FOLDER-OR-HUB-ID -o OUT"
+            )
         pipeline = open_pipeline(base, untrained=False, dtype=torch.float32)
         return {
             full: module

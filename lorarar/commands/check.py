@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lorarar.command_line import EXIT_FAILED_CHECK, EXIT_OK, Parser, main_of, run_command
 from lorarar.console import console, print_table, status
-from lorarar.files import atomic_file, check_json
+from lorarar.files import atomic_file, check_json, whole
 
 
 def parser() -> Parser:
@@ -26,7 +26,7 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     """Check the bundle and print a table."""
     if args.out is not None:
-        check_json(args.out, args.bundle)
+        check_json(args.out, *whole(args.bundle))
     # Not above: `--help` answers without loading the runtime.
     from runtime_py.bundle import Bundle
     from runtime_py.check import check_bundle, check_table

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from lorarar.base.names import MINIATURE
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import status, warn
+from lorarar.errors import InputError
 from lorarar.files import check_lora_output
 from lorarar.lora import DTYPES, WRITERS
+from lorarar.lora.write import partly_read
 from lorarar.toolchains import require_toolchain
 
 
@@ -33,18 +37,26 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, write and tell what was lost."""
-    check_lora_output(args.out, args.lora)
+    checkpoint = [Path(args.base)] if args.base and Path(args.base).is_file() else []
+    check_lora_output(args.out, args.lora, *checkpoint)
     require_toolchain("torch", "train")
     # Not above: `--help` answers without loading PyTorch.
     from lorarar.base.weights import base_weights
     from lorarar.convert import convert
 
     with status("converting") as tell:
-        weights = None if args.base is None else base_weights(args.base)
-        lora = convert(args.lora, args.rank, weights)
+        weights, asked = None if args.base is None else base_weights(args.base), []
+
+        def weight(module: str) -> np.ndarray | None:
+            asked.append(module)
+            return weights(module) if weights else None
+
+        lora = convert(args.lora, args.rank, weight if weights else None)
+        if weights and not asked:
+            raise InputError(f"`base` is for DoRA, and {args.lora} has none; leave it out")
         tell("writing")
         lora.save(args.out, args.dialect, args.dtype)
-    warn(lora.warnings)
+    warn((*lora.warnings, *partly_read(lora, args.dialect)))
     print(f"{args.out}: {len(lora.layers)} layers, {lora.ranks}, {args.out.stat().st_size / 1e6:.1f} MB")
     return EXIT_OK
 

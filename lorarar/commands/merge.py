@@ -102,7 +102,7 @@ def _add_examples(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Merge, write and tell what was done."""
-    check_lora_output(args.out, args.content, args.style, *([args.hypernet] if args.hypernet else []))
+    check_lora_output(args.out, *filter(None, (args.content, args.style, args.hypernet, args.bundle)))
     if args.bundle is not None:
         return _run_bundle(args)
     if args.coefficients_plot is not None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CONFIG, _WEIGHTS, _PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-_WRAPPED = "base_model.model."  # what PEFT puts before the names of its own files, and nobody else does
+WRAPPED = "base_model.model."  # what PEFT puts before the names of its own files, and nobody else does
 _MAX_CONFIG_BYTES = 10_000_000
 _CONFIGURED = ("peft", "diffusers")
 """The dialects whose files carry PEFT's configuration; diffusers and ComfyUI ignore it for kohya's names."""
@@ -256,7 +256,7 @@ def configured_scale(opened: Opened, key: Key, rank: int | None) -> float:
     scaling = opened.scalings.get(component) or opened.scalings.get("")
     if scaling is None or key.dialect not in _CONFIGURED:
         return 1.0
-    name = key.raw.removeprefix(_WRAPPED)
+    name = key.raw.removeprefix(WRAPPED)
     while name.startswith(f"{component}."):
         name = name.removeprefix(f"{component}.")
     return scaling.scale(name, rank)
@@ -314,11 +314,15 @@ def _dialect(groups: Mapping[str, _Roles]) -> str:
 def _unscaled(opened: Opened, groups: Mapping[str, _Roles]) -> tuple[str, ...]:
     """Tell of PEFT's own weights without their configuration: they hold no alpha, which other dialects' files do."""
     keys = [key for tensors in groups.values() for _, key in tensors.values()]
-    own = all(key.role != TensorRole.ALPHA and key.raw.startswith(_WRAPPED) for key in keys)
+    own = all(key.role != TensorRole.ALPHA and key.raw.startswith(WRAPPED) for key in keys)
     if opened.scalings or not own or not keys:
         return ()
-    source = opened.file.source
-    return (f"{source}: its scale (alpha / rank) is in PEFT's {_CONFIG}, which is not beside it; 1 is taken",)
+    return (unscaled(opened.file.source),)
+
+
+def unscaled(source: str) -> str:
+    """Return the warning of PEFT's weights whose configuration is not there."""
+    return f"{source}: its scale (alpha / rank) is in PEFT's {_CONFIG}, which is not beside it; 1 is taken"
 
 
 def _unread(source: str, extra: Sequence[str]) -> tuple[str, ...]:

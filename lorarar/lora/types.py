@@ -45,9 +45,9 @@ class LoRA:
         return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}–{ranks[-1]}"
 
     def save(self, path: str | os.PathLike[str], dialect: str = "peft", dtype: str = "fp32") -> None:
-        """Write a safetensors file that diffusers, PEFT and ComfyUI apply exactly.
+        """Write a safetensors file that diffusers and PEFT apply exactly; as `kohya` ComfyUI and WebUIs do too.
 
-        `dialect` is `peft` or `kohya` (which WebUIs and ComfyUI want), `dtype` is `fp32` (exact), `fp16` or `bf16`.
+        `dialect` is `peft` or `kohya`, `dtype` is `fp32` (exact), `fp16` or `bf16`.
         The file appears whole or not at all, and the same LoRA always gives the same bytes. Raises InputError as
         `lorarar.lora.write_lora`.
         """

@@ -1,8 +1,8 @@
-"""Write a LoRA as a file that diffusers, PEFT and ComfyUI all apply exactly. Numpy only, but for `as_tensors`.
+"""Write a LoRA as a file that diffusers and PEFT apply exactly, and ComfyUI. Numpy only, but for `as_tensors`.
 
 One uniform rank a component (zero-padded, which is exact) and no alpha (kohya: the constant alpha = rank), because
-readers differ in how they scale mixed ranks and alphas. ComfyUI and the WebUIs read the attention layers of the
-`kohya` dialect only, so that one goes anywhere.
+readers differ in how they scale mixed ranks and alphas. Of the `peft` dialect ComfyUI and the WebUIs read the layers of
+the attention alone; the `kohya` dialect goes anywhere.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class _Layer:
 
 
 def write_lora(lora: LoRA, path: str | os.PathLike[str], dialect: str = "peft", dtype: str = "fp32") -> None:
-    """Write `lora` so that every reader gets its ΔW; the same LoRA always gives the same bytes.
+    """Write `lora` so that its readers get its ΔW, but for those of `partly_read`; the same LoRA gives the same bytes.
 
     `peft`: `unet.….lora_A.weight`, without alpha. `kohya`: `lora_unet_….lora_down.weight` and alpha = rank, with SGM's
     block names for SDXL and diffusers' for KOALA. In half precision each layer's factors are first balanced by a power
@@ -184,7 +184,8 @@ def _header(entries: list[_Entry], metadata: Mapping[str, str]) -> tuple[bytes, 
 
     It is the header's length and the header, padded to a multiple of 8 bytes as the format advises.
     """
-    header: dict[str, object] = {METADATA_KEY: dict(sorted(metadata.items()))}
+    told = {_in_utf8(key): _in_utf8(text) for key, text in sorted(metadata.items())}
+    header: dict[str, object] = {METADATA_KEY: told}
     places: dict[str, int] = {}
     position = 0
     for entry in entries:
@@ -197,6 +198,11 @@ def _header(entries: list[_Entry], metadata: Mapping[str, str]) -> tuple[bytes, 
     return len(text).to_bytes(8, "little") + text, places
 
 
+def _in_utf8(text: str) -> str:
+    """Put `?` in the place of lone surrogates, as a file's name in another encoding has: safetensors reads none."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _write_at(file: BinaryIO, data: bytes | memoryview, position: int) -> None:
     """Write every byte; an unbuffered file may take fewer than asked (at most 2 GB a call on Linux)."""
     view = memoryview(data)
@@ -206,7 +212,9 @@ def _write_at(file: BinaryIO, data: bytes | memoryview, position: int) -> None:
 
 
 def _kohya(lora: LoRA) -> dict[str, str]:
-    names = kohya_names(is_of_sdxl(lora.layers))
+    # A merge for KOALA may hold an SDXL LoRA's layers, too many for KOALA: it is no LoRA of SDXL.
+    of_koala = lora.metadata.get("lorarar_base", "").startswith("koala")
+    names = kohya_names(is_of_sdxl(lora.layers) and not of_koala)
     strange = next((module for module in lora.layers if module not in names), None)
     if strange is not None:
         raise InputError(

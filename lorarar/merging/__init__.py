@@ -1,10 +1,9 @@
 """Merge a content and a style LoRA into one LoRA, by any of METHODS. Importing this needs numpy only.
 
 A layer that only one LoRA has is carried exactly, times that LoRA's scale. A layer that both have is merged by the
-method, with two exceptions: `learned` is made for the base's to_q and to_out.0 (or the kinds of its checkpoint), and
-`ziplora` for the base's attention linears, so their other layers (to_k, to_v, feed-forward, projections, convolutions,
-text encoders) follow the k/v rule, exactly. Every method is defined on ΔW = up @ down, not on the two factors
-(`ssr` up to its ridge).
+method, but for `learned`, which is made for the base's to_q and to_out.0 (or the kinds of its checkpoint): the other
+layers (to_k, to_v, feed-forward, projections, convolutions, text encoders) follow the k/v rule, exactly. Every method
+is defined on ΔW = up @ down, not on the two factors (`ssr` up to its ridge).
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ METHODS: Mapping[str, Method] = {
         by_coefficients,
         "a coefficient for every column of the attention linears, optimised for this pair; exact",
         "2311.13600",
-        frozenset({"rule", "seed"}),
+        frozenset({"seed"}),
     ),
     "np-lora": Method(
         np_lora, "the content gives way in the style's row space; exact", "2511.11051", frozenset({"mu"})

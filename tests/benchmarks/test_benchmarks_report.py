@@ -132,8 +132,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(given) == 0
     assert (tmp_path / "r.html").read_bytes() == first  # same records, same bytes
     assert (tmp_path / "r.md").read_text().count("\n| ") == 5
-    with pytest.raises(InputError, match="is a folder; give a file"):
+    with pytest.raises(InputError, match="this is a folder"):
         main([given[0], "-o", str(tmp_path)])
+    kept = (tmp_path / "r.json").read_bytes()
+    for outputs in (["-o", given[0]], ["-o", str(tmp_path / "new.html"), "--markdown", given[0]]):
+        with pytest.raises(InputError, match="would overwrite the input"):
+            main([given[0], *outputs])
+    with pytest.raises(InputError, match="are the same file"):
+        main([given[0], "-o", str(tmp_path / "new.html"), "--markdown", str(tmp_path / "new.html")])
+    assert (tmp_path / "r.json").read_bytes() == kept
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(InputError, match=r"bad\.json: not a benchmark record"):
         main([str(tmp_path / "bad.json"), "-o", str(tmp_path / "new.html")])

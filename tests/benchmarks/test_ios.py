@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -314,7 +315,7 @@ def test_what_is_left_is_told(
 
 def test_an_app_that_this_plan_installed_is_uninstalled(bundle: Bundle, tmp_path: Path) -> None:
     options = replace(QUICK, ios_app=app_folder(tmp_path / "Demo.app"))
-    apps = iter([answer("apps_none"), answer("apps")])
+    apps = chain([answer("apps_none")], repeat(answer("apps")))
     phone = ReplayedIphone(bundle, {"info apps": lambda _: next(apps)})
     device = Iphone(phone, UDID)
     device.measure(bundle, "hypernet", options, Watch())
@@ -324,6 +325,33 @@ def test_an_app_that_this_plan_installed_is_uninstalled(bundle: Bundle, tmp_path
     device.app.ours = True
     with pytest.raises(DeviceFailed, match="the demo app is still there: it is not connected"):
         device.close()
+
+
+@pytest.mark.parametrize("fails", ["install", "look"])
+def test_an_app_whose_installation_was_not_seen_to_end_is_uninstalled(
+    bundle: Bundle, tmp_path: Path, fails: str
+) -> None:
+    """The phone is lost sight of just after the app is on it, and found again for the plan's next component."""
+    apps = chain([answer("apps_none"), *[answer("gone")] * (fails == "look")], repeat(answer("apps")))
+    installs = chain([answer("gone")] * (fails == "install"), repeat(answer("install")))
+    rules: dict[str, Rule] = {"info apps": lambda _: next(apps), "install app": lambda _: next(installs)}
+    phone = ReplayedIphone(bundle, rules)
+    device = Iphone(phone, UDID)
+    options = replace(QUICK, ios_app=app_folder(tmp_path / "Demo.app"))
+    with pytest.raises(DeviceFailed):
+        device.measure(bundle, "hypernet", options, Watch())
+    device.measure(bundle, "hypernet", options, Watch())
+    device.close()
+    assert phone.calls[-1] == f"device uninstall app --device {UDID} org.lorarar.demo"
+
+
+def test_an_app_that_was_not_installed_after_all_is_not_uninstalled(bundle: Bundle, tmp_path: Path) -> None:
+    phone = ReplayedIphone(bundle, {"info apps": answer("apps_none"), "install app": answer("gone")})
+    device = Iphone(phone, UDID)
+    with pytest.raises(DeviceFailed):
+        device.measure(bundle, "hypernet", replace(QUICK, ios_app=app_folder(tmp_path / "Demo.app")), Watch())
+    device.close()
+    assert not phone.called("uninstall")
 
 
 def test_files_are_kept_on_request_and_an_untouched_phone_is_left_alone(bundle: Bundle) -> None:

@@ -52,7 +52,8 @@ def test_a_context_is_what_python_says(runner: Path, bundle: Path, tmp_path: Pat
     assert code == 0, said
     record = check_record(json.loads(out.read_text()), str(out))
     (row,) = check_component(Bundle.open(bundle), "hypernet")
-    assert (record["runtime"]["name"], record["runtime"]["backend"]) == ("onnxruntime", "QNNExecutionProvider")
+    ran = [record["runtime"][name] for name in ("name", "backend", "compute_unit")]
+    assert ran == ["onnxruntime", "QNNExecutionProvider", "npu"]
     assert decibels(record) == pytest.approx(row.psnr_db, abs=0.1)
     assert record["parity"]["status"] == "passed" and record["bundle"]["target"] == "qnn"
 

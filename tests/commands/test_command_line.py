@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -227,3 +228,15 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_file_name_in_another_encoding_ends_no_command(tmp_path: Path) -> None:
+    """As of an archive of another system: Python has its bytes as lone surrogates, which UTF-8 lacks."""
+    source = os.fsencode(tmp_path) + b"/h\xe9.safetensors"
+    shutil.copy(ROOT / "tests" / "golden" / "hypernet" / "content.safetensors", source)
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict", "PYTHONPATH": str(ROOT)}
+    out = tmp_path / "plain.safetensors"
+    command = [sys.executable, "-m", "lorarar", "convert", source, "--rank", "2", "-o", out]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=strict)
+    assert (ran.returncode, out.exists()) == (0, True), ran.stderr
+    assert "\\udce9" in ran.stderr and "Traceback" not in ran.stderr

@@ -111,6 +111,25 @@ def test_stale_metadata_is_left_out(tmp_path: Path) -> None:
     }
 
 
+def test_metadata_that_is_no_unicode_is_written_so_that_others_read_it(tmp_path: Path) -> None:
+    """A merge tells the names of its files, which may be in another encoding; JSON of a stranger may hold such too."""
+    lora = LoRA(sample({TO_Q: 2}).layers, metadata={"content": "h\udce9.safetensors", "\ud800": "é"})
+    write_lora(lora, tmp_path / "a.safetensors")
+    with safe_open(tmp_path / "a.safetensors", "np") as file:
+        assert file.metadata() == {"content": "h?.safetensors", "?": "é", "format": "pt"}
+
+
+def test_a_merge_for_koala_keeps_diffusers_names_beside_an_sdxl_lora(tmp_path: Path) -> None:
+    """SDXL's own names mean other blocks in KOALA; modules that KOALA lacks are no module of it under any name."""
+    second = "unet.down_blocks.2.attentions.1.transformer_blocks.5.attn1.to_q"
+    layers = sample({TO_Q: 2, second: 2}).layers
+    for base, sgm in (("koala-700m", False), ("sdxl", True), ("", True)):
+        made = LoRA(layers, metadata={"lorarar_base": base})
+        write_lora(made, tmp_path / "a.safetensors", "kohya")
+        assert any("input_blocks" in name for name in load_file(tmp_path / "a.safetensors")) is sgm
+        assert set(read_lora(tmp_path / "a.safetensors").layers) == set(layers)
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_writing_holds_one_layer_a_thread(tmp_path: Path, dtype: str) -> None:
     one = LoraLayer(np.ones((64, 2048), np.float32), np.ones((2048, 64), np.float32))

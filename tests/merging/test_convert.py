@@ -17,6 +17,7 @@ from lorarar.commands.convert import main, parser
 from lorarar.commands.merge import main as merge
 from lorarar.convert import convert
 from lorarar.errors import InputError
+from lorarar.lora import LoraLayer
 
 OUT, INP = 12, 8
 MODULE = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -245,5 +246,30 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     np.testing.assert_allclose(lr.read_lora(out).layers[FULL].delta(), dense(tensors), atol=1e-4)
     with pytest.raises(InputError, match="--rank is 0"):
         main([str(source), "--rank", "0", "-o", str(out)])
-    with pytest.raises(InputError, match="would overwrite the input"):
-        main([str(source), "--rank", "4", "-o", str(source)])
+    for base in ([], ["--base", str(out)]):
+        with pytest.raises(InputError, match="would overwrite the input"):
+            main([str(source), "--rank", "4", *base, "-o", str(out if base else source)])
+
+
+def test_a_base_that_nothing_asks_for_is_refused(tmp_path: Path) -> None:
+    source, out = tmp_path / "loha.safetensors", tmp_path / "plain.safetensors"
+    save_file(loha(), source)
+    with pytest.raises(InputError, match=r"--base is for DoRA, and .* has none"):
+        main([str(source), "--rank", "4", "--base", "nobody/nowhere", "-o", str(out)])
+    assert not out.exists()
+
+
+def test_a_base_without_weights_leads_to_one_that_has_them() -> None:
+    """`merge --convert` takes names of bases too, and neither hub ids nor random weights."""
+    with pytest.raises(InputError, match=r"those of sdxl are not part .* lorarar convert LORA .* --base FOLDER"):
+        base_weights("sdxl")("unet.conv_in")
+
+
+def test_layers_that_some_programs_leave_out_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ff = "unet.down_blocks.1.attentions.0.transformer_blocks.0.ff.net.2"
+    source = tmp_path / "ff.safetensors"
+    lr.LoRA({ff: LoraLayer(np.ones((2, 8), np.float32), np.ones((8, 2), np.float32))}).save(source)
+    for dialect, told in (("peft", True), ("kohya", False)):
+        out = tmp_path / f"{dialect}.safetensors"
+        assert main([str(source), "--rank", "4", "--dialect", dialect, "-o", str(out)]) == 0
+        assert ("beyond the attention" in " ".join(capsys.readouterr().err.split())) is told

@@ -66,6 +66,17 @@ def test_a_folders_file_is_read_as_the_folder(tmp_path: Path) -> None:
     np.testing.assert_allclose(2 * unscaled, adapter.deltas[f"unet.{LINEAR}"], atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["LoHa", "LoKr"])
+def test_a_file_without_its_configuration_is_told(tmp_path: Path, kind: str) -> None:
+    """Its scale can't be known, as of PEFT's plain LoRAs."""
+    adapter = saved(tmp_path, CONFIGS[kind](), SHAPES)
+    told = "its scale (alpha / rank) is in PEFT's adapter_config.json"
+    assert told not in " ".join(convert(tmp_path, 64, adapter.weights.get).warnings)
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / "copied.safetensors")
+    found = convert(tmp_path / "copied.safetensors", 64, adapter.weights.get)
+    assert sum(told in warning for warning in found.warnings) == 1
+
+
 @pytest.mark.parametrize("kind", ["DoRA", "DoRA, rsLoRA, patterns"])
 def test_diffusers_file_of_a_dora(tmp_path: Path, kind: str) -> None:
     """diffusers keeps the configuration in the file's metadata, each field after its component."""

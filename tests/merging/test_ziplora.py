@@ -153,6 +153,7 @@ def test_the_command_takes_a_dataset_or_images_and_prompts(
         (["--dataset", "D", "--style-prompt", "x"], "--dataset and --style-prompt exclude each other"),
         (["--dataset", "D", "--hypernet", "h"], "--hypernet means nothing to ziplora"),
         (["--dataset", "D", "--density", "0.3"], "--density means nothing to ziplora"),
+        (["--dataset", "D", "--rule", "sum"], "--rule means nothing to ziplora"),
         (["--dataset", "D", "--zip-steps", "0"], "steps is 0; give a whole number of 1 or more"),
         (["--dataset", "D", "--lambda", "-1"], "--lambda is -1.0"),
         (["--dataset", "D", "--method", "direct"], "--dataset means nothing to direct; leave it out, or use it with"),

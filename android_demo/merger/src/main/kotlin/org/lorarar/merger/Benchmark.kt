@@ -124,8 +124,8 @@ class Benchmark(
     private fun facts(runtime: Runtime, before: Map<String, Any?>): Map<String, Any?> = mapOf(
         "device" to report.device(),
         "runtime" to mapOf(
-            "name" to runtime.name, "version" to runtime.version, "backend" to runtime.backend, "compute_unit" to "cpu",
-            "threads" to runtime.threads,
+            "name" to runtime.name, "version" to runtime.version, "backend" to runtime.backend,
+            "compute_unit" to if (runtime.backend == QnnProvider.NAME) "npu" else "cpu", "threads" to runtime.threads,
         ),
         "memory" to report.memory(),
         "conditions" to mapOf("before" to before, "after" to report.condition(), "cooldown_s" to 0),

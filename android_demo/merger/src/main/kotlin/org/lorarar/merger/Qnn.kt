@@ -20,12 +20,12 @@ class QnnProvider(private val library: String, private val backend: String) : On
         options.addConfigEntry("session.disable_cpu_ep_fallback", "1")
     }
 
-    private companion object {
+    companion object {
         const val NAME = "QNNExecutionProvider"
-        val registered = HashSet<String>()
+        private val registered = HashSet<String>()
 
         /** Once in a process: a second time is an error. */
-        fun register(environment: OrtEnvironment, library: String) = synchronized(registered) {
+        private fun register(environment: OrtEnvironment, library: String) = synchronized(registered) {
             if (library !in registered) environment.registerExecutionProviderLibrary(NAME, library)
             registered += library
         }
