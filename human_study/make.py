@@ -46,8 +46,8 @@ def make_study(
     Raises InputError.
     """
     check_choice(CASES, case=case)
-    if not question.strip():
-        raise InputError("`question` is empty; leave it out for the usual question")
+    if not question.strip() or question != question.encode("utf-8", "replace").decode():
+        raise InputError(f"`question` is {question!r}; give words in UTF-8, or leave it out for the usual question")
     if len(set(methods)) != 2:
         raise InputError(f"a study compares two different methods; {methods[0]} was given twice")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):

@@ -97,6 +97,9 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         fingerprint = study.fingerprint()
         with _readable(path), closing(_connect(path)) as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables and "meta" not in tables:
+                raise InputError(f"{path}: a database of another program; choose another file as `answers`")
             database.execute("PRAGMA journal_mode = WAL")
             database.executescript(_TABLES)
             with _transaction(database):

@@ -16,6 +16,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image
 
 from lorarar.base.names import DATASET_FOLDER, JUDGE_FOLDER
+from lorarar.errors import InputError
 from lorarar.evaluation.generate import Sampler, Sampling, image_seeds
 from lorarar.evaluation.judges import THRESHOLD, Judge, Question
 from lorarar.evaluation.mars2 import bootstrap, majority, means_by_name
@@ -88,6 +89,11 @@ def measure(settings: ReportSettings, report: Report) -> tuple[list[Row], Image.
     folder = settings.dataset or settings.base / DATASET_FOLDER
     dataset = read_dataset(folder) if settings.dataset is not None or folder.is_dir() else None
     contents, styles = dataset.part(DEFAULT_SPLIT, "validation") if dataset else ([], [])
+    if dataset and not (contents and styles):
+        raise InputError(
+            "`dataset` has no validation part, whose LoRAs are measured; give one that has, such as that of  lorarar "
+            "miniature wide --part validation"
+        )
     if dataset:
         dataset.check_loras([*contents, *styles])
     how = settings.drawing

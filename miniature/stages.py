@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from lorarar.base.names import DATASET_FOLDER, GUIDANCE, HYPERNET_FILE, JUDGE_FOLDER, MINIATURE, MINIATURE_FOLDER, STEPS
 from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
 from lorarar.errors import InputError
-from lorarar.files import atomic_file, atomic_folder, read_json
+from lorarar.files import atomic_file, atomic_folder, file_digest, read_json
 from lorarar.machine import machine_name
 from lorarar.toolchains import quiet_toolchains, without_progress_bars
 from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, read_dataset
@@ -134,12 +134,19 @@ def claim_work(plan: BuildPlan) -> None:
     Compiling is no part of it: a run without a compiler may go on with what one with it began.
     """
     path = plan.work / PLAN
+    if not path.is_file() and plan.work.is_dir() and any(item.is_dir() for item in plan.work.iterdir()):
+        raise InputError(f"{plan.work} holds other things, or a build without its {PLAN}; give another `work`")
     left_out = {"work", "output", "compiled", "device", "report"}
-    kept = asdict(replace(plan, report=silent))
+    kept = asdict(replace(plan, report=silent)) | {"weights": weights_of(plan.start) if plan.start else []}
     found = noted(path, {name: value for name, value in kept.items() if name not in left_out})
     if found:
         other = "; ".join(f"{name} {there} there, {here} here" for name, (there, here) in found.items())
         raise InputError(f"{plan.work} holds another build ({other}); give another `work`, or remove it")
+
+
+def weights_of(pipeline: Path) -> list[str]:
+    """Return the SHA-256 of a pipeline's files of weights, in the order of their paths; datasets in it have none."""
+    return [file_digest(file) for file in sorted(pipeline.glob("*/*.safetensors"))]
 
 
 def noted(path: Path, about: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -344,16 +351,22 @@ def hypernet(plan: BuildPlan) -> Path:
 
 def publish(plan: BuildPlan) -> Path:
     """Put what was made in place of the output folder, all of it at once."""
-    check_output(plan.output)
+    check_output(plan.output, plan.work)
     with atomic_folder(plan.output) as temporary:
         shutil.copytree(plan.made, temporary, dirs_exist_ok=True)
     return plan.output
 
 
-def check_output(folder: Path) -> None:
-    """Refuse a folder with anything in it that is no miniature: it would be removed."""
+def check_output(folder: Path, work: Path) -> None:
+    """Refuse an output folder with anything in it that is no miniature, or with the work folder: it would be removed.
+
+    The miniature grows in the work folder, so the output is no part of that either.
+    """
     if folder.is_dir() and any(folder.iterdir()) and not (folder / TIMES).is_file():
         raise InputError(f"{folder} holds other things; give a new or empty folder, or one that a build has written")
+    there, working = folder.resolve(), work.resolve()
+    if there == working or there in working.parents or working / MINIATURE in (there, *there.parents):
+        raise InputError(f"`out` {folder} and `work` {work} are one within the other; give folders beside each other")
 
 
 def sample_prompts(seed: int) -> list[str]:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lorarar.errors import InputError
-from lorarar.files import file_digest
 from lorarar.training.dataset import DATASET_FILE
 from miniature.references import write_wide_dataset
-from miniature.stages import BuildPlan, base_of, noted, train_loras
+from miniature.stages import BuildPlan, base_of, noted, train_loras, weights_of
 
 NOTE = "wide.json"
 
@@ -33,11 +32,10 @@ def write_wide(plan: BuildPlan, base: Path, part: str = "test") -> Path:
 
 def _claim(plan: BuildPlan, base: Path, part: str) -> None:
     """Note in the output what it is for; refuse a folder that is for something else."""
-    weights = sorted((base / "unet").glob("*.safetensors"))
     about: dict[str, Any] = {
         "part": part,
         "seed": plan.seed,
-        "base": [file_digest(path) for path in weights],
+        "base": weights_of(base),
         "loras": {only: asdict(settings) for only, settings in plan.lora_settings().items()},
     }
     note = plan.output / NOTE

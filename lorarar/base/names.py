@@ -135,7 +135,8 @@ def meta_unet(base: str) -> nn.Module:
     try:
         with torch.device("meta"):
             return UNet2DConditionModel.from_config(config)
-    except (ValueError, TypeError, NotImplementedError, KeyError, IndexError, AttributeError) as error:
+    # What diffusers' and torch's modules raise for numbers that they can't have.
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{base}: its UNet config can't be built by diffusers ({error})") from None
 
 

@@ -143,6 +143,8 @@ def latent_scale(vae: Any) -> int:
 
 def image_side(unet: Any, scale: int, resolution: int | None) -> int:
     """Return an image's side in pixels: the one given, or the UNet's own. InputError when the UNet can't halve it."""
+    if resolution is None and not isinstance(unet.config.sample_size, int):
+        raise InputError(f"the UNet's own size is {unet.config.sample_size}; give `resolution`, in pixels")
     side = int(unet.config.sample_size) * scale if resolution is None else resolution
     step = scale * 2 ** (len(unet.config.block_out_channels) - 1)
     if side < step or side % step:

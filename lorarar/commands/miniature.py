@@ -118,7 +118,7 @@ def _build(args: argparse.Namespace) -> int:
         from miniature.stages import BuildPlan, check_output
     except ModuleNotFoundError as error:
         raise missing_toolchain(error.name or "torch", "train") from None
-    check_output(args.out)
+    check_output(args.out, args.work)
     check_device(args.device)
     names = list(STAGES)
     with _shown() as report:

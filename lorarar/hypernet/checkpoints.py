@@ -10,7 +10,7 @@ from typing import Any
 from lorarar.base.names import choose_checkpoint
 from lorarar.errors import InputError
 from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
-from lorarar.hypernet.storage import CONSTANT, HYPERNETWORK, Provenance, digest_of, read_checkpoint, write_checkpoint
+from lorarar.hypernet.storage import CONSTANT, HYPERNETWORK, Provenance, read_checkpoint, write_checkpoint
 from lorarar.layout import Layout, kind_of
 
 Predictor = Hypernetwork | ConstantCoefficients
@@ -75,5 +75,4 @@ def check_fits(predictor: Predictor, layout: Layout) -> None:
 
 
 def _loaded(network: Hypernetwork) -> LoadedPredictor:
-    made = network.provenance or Provenance("memory", digest_of(network.state_dict()), trained=True)
-    return LoadedPredictor(predictor=network, **vars(made))
+    return LoadedPredictor(predictor=network, **vars(network.made()))

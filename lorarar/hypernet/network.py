@@ -70,7 +70,8 @@ class Hypernetwork(nn.Module):
     """
 
     provenance: Provenance | None = None
-    """Where the weights come from; None for a network that was made here and maybe trained."""
+    """Where the weights came from; None for a network that was made here and maybe trained."""
+    _as_made: str = ""  # digest of the weights that `provenance` is of
 
     def __init__(self, config: HypernetConfig | None = None) -> None:
         super().__init__()
@@ -90,7 +91,8 @@ class Hypernetwork(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             made = cls(config)
-        made.provenance = Provenance(f"untrained, seed {seed}", digest_of(made.state_dict()), trained=False)
+        made._as_made = digest_of(made.state_dict())
+        made.provenance = Provenance(f"untrained, seed {seed}", made._as_made, trained=False)
         return made
 
     @classmethod
@@ -111,19 +113,33 @@ class Hypernetwork(nn.Module):
         """Make the network that a checkpoint holds; InputError as `from_pretrained`."""
         config = checkpoint.parse_config(HypernetConfig.from_json)
         made = checkpoint.fill(lambda: cls(config))
-        made.provenance = checkpoint.provenance
+        made.provenance, made._as_made = checkpoint.provenance, digest_of(made.state_dict())
         return made
+
+    def made(self) -> Provenance:
+        """Return where the weights come from: `provenance`, or memory where they have changed since.
+
+        Raises InputError for weights that are not finite.
+        """
+        weights = self.state_dict()
+        strange = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
+        if strange is not None:
+            raise InputError(f"the hypernetwork's {strange} holds NaN or infinity; train it again with a lower rate")
+        digest = digest_of(weights)
+        if self.provenance is not None and digest == self._as_made:
+            return self.provenance
+        return Provenance("memory", digest, trained=True)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write weights (fp32), config and provenance as one .safetensors file, whole or not at all.
 
-        Saving what was loaded from such a file gives the same bytes. Raises InputError for another suffix.
+        Saving what was loaded from such a file gives the same bytes. Raises InputError for another suffix, and for
+        weights that are not finite.
         """
         target = Path(path)
         if target.suffix != ".safetensors":
             raise InputError(f"{target}: a hypernetwork is saved as safetensors; end its name with .safetensors")
-        made = self.provenance or Provenance(target.name, "", trained=True)
-        write_checkpoint(target, HYPERNETWORK, self.state_dict(), self.config.to_json(), made)
+        write_checkpoint(target, HYPERNETWORK, self.state_dict(), self.config.to_json(), self.made())
 
     def __repr__(self) -> str:
         config = self.config

@@ -293,7 +293,7 @@ def test_the_command_makes_serves_and_summarises(
         (["make", "--results", "RUN", "--methods", f"{OURS},{OURS}", "-o", "x"], "was given twice"),
         (["make", "--results", "RUN", "--methods", f"{OURS},dare", "-o", "x"], "evaluate with --methods dare"),
         (["make", "--results", "STUDY", "-o", "x"], "no such file; give the output folder"),
-        (["make", "--results", "RUN", "--question", " ", "-o", "x"], "--question is empty"),
+        (["make", "--results", "RUN", "--question", " ", "-o", "x"], "--question is ' '; give words"),
         (["make", "--results", "RUN", "--case", "worst", "-o", "x"], "invalid choice: 'worst'"),
         (["serve", "RUN"], "no such file; give the folder of a study"),
         (["serve", "STUDY", "--port", "70000"], "a port is 0 to 65535"),

@@ -130,6 +130,8 @@ def test_an_existing_study_is_never_overwritten(study: Study, tmp_path: Path) ->
         (lambda data: data.update(methods=[OURS, OURS]), r"\$\.methods .*non-unique"),
         (lambda data: data.update(tasks=[]), r"\$\.tasks "),
         (lambda data: data.update(question=" "), r"\$\.question "),
+        (lambda data: data.update(question="\ud800"), r"\$\.question "),
+        (lambda data: data["tasks"][0].update(id="x\ud800"), r"\$\.tasks\[0\]\.id "),
         (lambda data: data.update(seed="0"), r"\$\.seed .*not of type 'integer'"),
         (lambda data: data["tasks"].append(data["tasks"][0]), "every id must be unique"),
         (lambda data: data["tasks"][0]["images"].pop(OURS), "images of the task .* must be those of"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,17 @@ def test_a_file_that_is_no_database_is_refused_and_kept(study: Study, tmp_path: 
     for attempt in (lambda: Store(path, study), lambda: read_answers(path, study)):
         with pytest.raises(InputError, match=r"can't be used as a file of answers .*`answers`"):
             attempt()
+    assert path.read_bytes() == before
+
+
+def test_another_programs_database_is_refused_and_kept(study: Study, tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE notes (text)")
+        database.commit()
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="a database of another program"):
+        Store(path, study)
     assert path.read_bytes() == before
 
 

@@ -6,8 +6,10 @@ import json
 import math
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -114,6 +116,11 @@ def _without(state: State) -> State:
             lambda state: state | {"input_2.bias": torch.full((128,), torch.inf)},
             "inputs.1280.bias holds NaN or infinity",
         ),
+        # One stored number in the place of 2^36 rows; on no device; as indices.
+        (lambda state: state | {"input_1.weight": torch.zeros(1).expand(2**36, 1280)}, "not all in the file"),
+        (lambda state: state | {"output.1.weight": torch.zeros(1).expand(2, 2**36)}, "not all in the file"),
+        (lambda state: state | {"output.1.weight": torch.zeros(2, 2**20, device="meta")}, "not all in the file"),
+        (lambda state: state | {"output.1.weight": torch.ones(2, 128).to_sparse()}, "not all in the file"),
     ],
 )
 def test_a_damaged_checkpoint_of_the_authors_is_refused(
@@ -123,6 +130,18 @@ def test_a_damaged_checkpoint_of_the_authors_is_refused(
     with pytest.raises(InputError) as error:
         load_predictor(tmp_path / "theirs.pt")
     assert says in str(error.value) and "theirs.pt" in str(error.value)
+
+
+def test_a_checkpoint_of_the_authors_that_was_cut_or_changed_is_refused_or_read(tmp_path: Path) -> None:
+    """Torch's reader raises what its zip and pickle parsers do."""
+    torch.save({name: tensor[..., :8] for name, tensor in authors_state().items()}, tmp_path / "theirs.pt")
+    whole, path = (tmp_path / "theirs.pt").read_bytes(), tmp_path / "damaged.pt"
+    draw = np.random.default_rng(0)
+    for at in draw.integers(len(whole), size=60):
+        for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :]):
+            path.write_bytes(damaged)
+            with suppress(InputError):
+                load_predictor(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 half a zip"])
@@ -240,6 +259,21 @@ def test_the_authors_checkpoint_opens_and_is_saved_as_ours(tmp_path: Path) -> No
         network.save_pretrained(tmp_path / "ours.pt")
     network.save_pretrained(tmp_path / "ours.safetensors")
     assert load_predictor(tmp_path / "ours.safetensors").predictor.config == network.config
+
+
+def test_a_network_that_was_changed_is_not_recorded_as_the_one_it_came_from(tmp_path: Path) -> None:
+    Hypernetwork().save_pretrained(tmp_path / "mine.safetensors")
+    for network in (Hypernetwork.from_pretrained(tmp_path / "mine.safetensors"), Hypernetwork.untrained()):
+        assert network.provenance is not None and network.made() == network.provenance
+        with torch.no_grad():
+            network.output.bias += 1
+        made = network.made()
+        assert (made.source, made.trained) == ("memory", True) and made.sha256 != network.provenance.sha256
+        with torch.no_grad():
+            network.output.bias[0] = torch.nan
+        with pytest.raises(InputError, match=r"hypernetwork's output\.bias holds NaN"):
+            network.save_pretrained(tmp_path / "nan.safetensors")
+        assert not (tmp_path / "nan.safetensors").exists()
 
 
 def test_a_network_in_memory_is_saved_as_trained_unless_it_is_random(tmp_path: Path) -> None:

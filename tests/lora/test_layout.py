@@ -92,6 +92,9 @@ def test_a_diffusers_folder_is_a_base(tmp_path: Path) -> None:
         ("[" * 100_000, "not valid JSON"),
         ('{"_class_name": "AutoencoderKL"}', "not the config of a UNet2DConditionModel"),
         ('{"block_out_channels": [32], "layers_per_block": "two"}', "can't be built by diffusers"),
+        (json.dumps(CONFIGS["koala-700m"] | {"norm_num_groups": 0}), "can't be built by diffusers"),
+        (json.dumps(CONFIGS["koala-700m"] | {"cross_attention_dim": -5}), "can't be built by diffusers"),
+        (json.dumps(CONFIGS["koala-700m"] | {"block_out_channels": [2**62] * 3}), "can't be built by diffusers"),
         ('{"down_block_types": ["Nonsense"], "up_block_types": ["UpBlock2D"], "block_out_channels": [32]}', "can't be"),
     ],
 )

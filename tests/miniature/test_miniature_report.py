@@ -14,6 +14,7 @@ from PIL import Image
 from lorarar.base.names import MINIATURE_FOLDER
 from lorarar.commands.miniature import main
 from lorarar.errors import InputError
+from lorarar.evaluation.generate import Sampler
 from miniature.judge import MiniatureJudge, shipped_judge
 from miniature.population import Example
 from miniature.progress import silent
@@ -110,6 +111,19 @@ def test_bad_input_is_told(arguments: list[str], message: str, tmp_path: Path) -
     with pytest.raises(InputError) as caught:
         main(["report", *arguments, "--steps", "1", "-o", str(tmp_path / "out")])
     assert message in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_dataset_without_a_validation_part_is_told_before_drawing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the wide test's: without its LoRAs two of the gates would be missing, and the table would look whole."""
+    document = json.loads((MINIATURE_FOLDER / "dataset" / "dataset.json").read_text())
+    document["splits"]["paper"]["styles"]["validation"] = []
+    shutil.copytree(MINIATURE_FOLDER / "dataset", tmp_path / "dataset")
+    (tmp_path / "dataset" / "dataset.json").write_text(json.dumps(document))
+    monkeypatch.setattr(Sampler, "load", lambda *_: pytest.fail("nothing is to be drawn"))
+    with pytest.raises(InputError, match="--dataset has no validation part"):
+        main(["report", "--dataset", str(tmp_path / "dataset"), "-o", str(tmp_path / "out")])
 
 
 def test_a_base_without_loras_is_measured_alone(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""The folders of a build: an output that holds other things, work that is another build's, and one within the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lorarar.commands.miniature import main
+from lorarar.errors import InputError
+from miniature.stages import BuildPlan, claim_work
+
+
+def test_an_output_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="holds other things; give a new or empty folder"):
+        main(["build", "--work", str(tmp_path / "work"), "--out", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("out", ["work", ".", "work/miniature", "work/miniature/unet"])
+def test_an_output_that_would_take_the_work_with_it_is_refused(out: str, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "times.json").write_text("{}")  # as a miniature has it
+    with pytest.raises(InputError, match="one within the other"):
+        main(["build", "--work", str(tmp_path / "work"), "--out", str(tmp_path / out)])
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["times.json", "work"]
+
+
+def test_work_without_a_plan_and_another_start_are_refused(tmp_path: Path) -> None:
+    """Their results would be taken for this build's."""
+    (tmp_path / "work" / "autoencoder").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"a build without its plan\.json"):
+        claim_work(BuildPlan(tmp_path / "work", tmp_path / "out"))
+    weights = tmp_path / "start" / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"one")
+    plan = BuildPlan(tmp_path / "new", tmp_path / "out", start=tmp_path / "start")
+    claim_work(plan)
+    claim_work(plan)
+    weights.write_bytes(b"two")
+    with pytest.raises(InputError, match=r"holds another build \(weights"):
+        claim_work(plan)
