@@ -111,7 +111,7 @@ class BundleWriter:
         """Check all that was written, unless told not to, and write the manifest. Raises FailedCheck if it failed."""
         folder = self.work.folder
         manifest = make_manifest(options, layout, self._entries, hypernet, pipeline)
-        rows = [] if options.unchecked else check_all(Bundle(folder, manifest), self.on_progress)
+        rows = [] if options.unchecked else check_all(Bundle(folder, manifest, verify=False), self.on_progress)
         record_parity(manifest, rows)
         write_manifest(folder, manifest)
         Bundle.open(folder, verify=False)  # The sums are those that were taken when the files were written.
