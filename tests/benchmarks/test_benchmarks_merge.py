@@ -200,7 +200,7 @@ def test_command_on_a_toy_base(tmp_path: Path) -> None:
         (["--runs", "0"], "--runs is 0"),
         (["--threads", "0"], "--threads is 0"),
         (["--ziplora-steps", "-1"], "--ziplora-steps is -1"),
-        (["--out", "."], "--out . is a folder"),
+        (["--out", "."], "this is a folder"),
     ],
 )
 def test_bad_input_is_told(given: list[str], said: str) -> None:

@@ -256,7 +256,7 @@ def test_a_changed_pipeline_fails_its_check(
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--steps", "0"], "--steps is 0; valid are 1 to 1000"),
+        (["--steps", "0"], "--steps is 0; give a whole number of 1 or more"),
         (["--seed", "-1"], "--seed is -1; valid are 0 to 4294967295"),
         (["--guidance", "0.5"], r"--guidance is 0.5; give 1 \(off\) or more"),
         (["--style-scale", "0.5"], "--style-scale belongs to a LoRA; give --style as well"),
