@@ -16,7 +16,6 @@ import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     if not (args.device or args.estimate) or not args.bundle:
         raise InputError("give a `device` or an `estimate`, and a `bundle`; or `list` to see what is connected")
     if args.out is not None:
-        check_output(args.out, *chain.from_iterable(map(whole, args.bundle)))
+        check_output(args.out, *whole(*args.bundle))
     options = given_settings(args, MeasureOptions())
     given = [item.name for item in fields(options) if getattr(args, item.name) is not None]
     devices = open_devices(device_kinds(), args.device or (), options, given)

@@ -8,7 +8,6 @@ machine's sgemm with them. The last line of stdout is one JSON document.
 from __future__ import annotations
 
 import argparse
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     """Draw through every bundle in turn, print the table, and give the document out."""
     loras = given_pair(args) or ()
-    settings = run_settings(args, *chain.from_iterable(map(whole, args.bundles)), args.content, args.style)
+    settings = run_settings(args, *whole(*args.bundles), args.content, args.style)
     bundles = open_bundles(args.bundles)
     requests = {
         name: Pipeline(bundle).request(args.prompt, steps=args.steps, guidance=args.guidance)

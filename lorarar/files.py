@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
@@ -54,9 +55,14 @@ def check_output(output: Path, *inputs: Path) -> None:
         raise InputError(f"{output}: nothing can be written in {there}; choose another output")
 
 
-def whole(folder: Path) -> list[Path]:
-    """Return a folder and all that is in it, as the inputs of `check_output`."""
-    return [folder, *folder.rglob("*")]
+def whole(*folders: Path) -> list[Path]:
+    """Return folders and all that is in them, as the inputs of `check_output`."""
+    return [path for folder in folders for path in (folder, *folder.rglob("*"))]
+
+
+def in_utf8(text: str) -> str:
+    """Return a text with `?` in the place of lone surrogates, as a file's name in another encoding has."""
+    return text.encode("utf-8", "replace").decode()
 
 
 @contextmanager
@@ -133,18 +139,22 @@ def parse_json(text: str | bytes, name: str, *, mend: str, schema: Mapping[str, 
 
 
 def check_schema(data: object, schema: Mapping[str, Any], name: str, mend: str) -> None:
-    """Check data against a JSON Schema; InputError names the place in `name` that breaks it, and the best reason.
-
-    An integer is written without a point: JSON Schema takes 2.0 for one too, and Python's `range` does not.
-    """
+    """Check data against a JSON Schema; InputError names the place in `name` that breaks it, and the best reason."""
     import jsonschema
 
-    whole = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_checker=whole)
-    error = jsonschema.exceptions.best_match(validator(schema).iter_errors(data))
+    error = jsonschema.exceptions.best_match(_validator()(schema).iter_errors(data))
     if error is not None:
         message = error.message if len(error.message) < 200 else error.message[:200] + "…"
         raise InputError(f"{name}: {error.json_path} breaks the schema ({message}); {mend}")
+
+
+@cache
+def _validator() -> Any:
+    """Return what checks schemas. JSON Schema takes 2.0 for an integer, and Python's `range` does not: it is none."""
+    from jsonschema import Draft202012Validator, validators
+
+    integers = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    return validators.extend(Draft202012Validator, type_checker=integers)
 
 
 def package_schema(package: str, name: str) -> Mapping[str, Any]:

@@ -145,7 +145,7 @@ def claim_work(plan: BuildPlan) -> None:
 
 
 def weights_of(pipeline: Path) -> list[str]:
-    """Return the SHA-256 of a pipeline's files of weights, in the order of their paths; datasets in it have none."""
+    """Return the SHA-256 of a pipeline's files of weights, in their paths' order; LoRAs of its dataset lie deeper."""
     return [file_digest(file) for file in sorted(pipeline.glob("*/*.safetensors"))]
 
 

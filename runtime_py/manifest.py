@@ -134,7 +134,8 @@ def _states(stated: list[tuple[str, Shape]], shapes: Mapping[str, Shape], stack:
 def _check_pipeline(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Check that the pipeline has its components, and that they fit together."""
     facts, components = manifest["pipeline"], manifest["components"]
-    missing = [name for name in (*facts["tokenizers"], "unet", "vae_decoder") if name not in components]
+    parts = (*facts["tokenizers"], "unet", "vae_decoder")
+    missing = [name for name in parts if name not in components]
     if missing:
         raise InputError(f"{folder}: its pipeline has no {', '.join(missing)}; {MEND}")
     ends = [(name, end) for name in components for end in ("inputs", "outputs")]
@@ -144,7 +145,7 @@ def _check_pipeline(folder: Path, manifest: Mapping[str, Any]) -> None:
     wrong = [f"{name}'s {tensor}" for (name, tensor), shape in wanted.items() if shapes.get((name, tensor)) != shape]
     wrong += [
         f"{name}'s {tensor['name']}"
-        for name in (*facts["tokenizers"], "unet", "vae_decoder")
+        for name in parts
         for tensor in components[name]["inputs"]
         if (name, tensor["name"]) not in wanted and not tensor["name"].startswith((ROLES, ADAPTER, COEFFICIENTS))
     ]

@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from lorarar.errors import InputError
-from lorarar.files import atomic_file
+from lorarar.files import atomic_file, in_utf8
 from lorarar.lora.layers import COMPONENTS, LoraLayer, fill
 from lorarar.lora.names import is_of_sdxl, kohya_names
 from lorarar.lora.safetensors_file import METADATA_KEY
@@ -184,7 +184,8 @@ def _header(entries: list[_Entry], metadata: Mapping[str, str]) -> tuple[bytes, 
 
     It is the header's length and the header, padded to a multiple of 8 bytes as the format advises.
     """
-    told = {_in_utf8(key): _in_utf8(text) for key, text in sorted(metadata.items())}
+    # safetensors reads no lone surrogates.
+    told = {in_utf8(key): in_utf8(text) for key, text in sorted(metadata.items())}
     header: dict[str, object] = {METADATA_KEY: told}
     places: dict[str, int] = {}
     position = 0
@@ -196,11 +197,6 @@ def _header(entries: list[_Entry], metadata: Mapping[str, str]) -> tuple[bytes, 
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text, places
-
-
-def _in_utf8(text: str) -> str:
-    """Put `?` in the place of lone surrogates, as a file's name in another encoding has: safetensors reads none."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _write_at(file: BinaryIO, data: bytes | memoryview, position: int) -> None:

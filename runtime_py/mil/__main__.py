@@ -23,6 +23,7 @@ from runtime_py.mil.program import Program
 from runtime_py.mil.summary import summarise
 
 # Model.proto's specificationVersion → the system that first reads it.
+OUTPUTS = "outputs.npz"
 _SYSTEMS = {6: "iOS 15", 7: "iOS 16", 8: "iOS 17", 9: "iOS 18"}
 
 
@@ -70,11 +71,9 @@ def run(args: argparse.Namespace) -> int:
     """Do what the command says; raises InputError for anything the user can put right."""
     if args.command == "show":
         return _show(args.package)
-    given = [path for path in (args.package, args.inputs) if path is not None]
-    if args.command == "trace" and args.out is not None:
-        check_output(args.out, *given)
-    if args.command == "run" and args.out is not None:
-        check_output(args.out / "outputs.npz", *given)
+    if args.out is not None:
+        out = args.out if args.command == "trace" else args.out / OUTPUTS
+        check_output(out, *filter(None, (args.package, args.inputs)))
     program = Program.open(args.package)
     inputs = _inputs(args, program)
     return _run(args, program, inputs) if args.command == "run" else _trace(args, program, inputs)
@@ -152,7 +151,7 @@ def _save(folder: Path, outputs: Mapping[str, Any], seen: Mapping[str, Any]) -> 
     arrays = {
         name: value for name, value in outputs.items() if isinstance(value, np.ndarray) and value.dtype.kind != "U"
     }
-    with atomic_file(folder / "outputs.npz") as temporary, temporary.open("wb") as file:
+    with atomic_file(folder / OUTPUTS) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # as if one could be named allow_pickle
     labels = {name: value for name, value in seen.items() if isinstance(value, dict | str | int)}
     if labels:
