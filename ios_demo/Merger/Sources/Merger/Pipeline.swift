@@ -63,6 +63,10 @@ public struct Pipeline {
         guard request.guidance.isFinite, request.guidance >= 1 else {
             throw InputError("guidance \(request.guidance) is not possible; give 1 (off) or more, 3 to 7 are usual")
         }
+        if request.negative != nil, request.guidance == 1 {
+            throw InputError(
+                "a negative prompt means nothing without guidance; give a guidance above 1, or leave it out")
+        }
         try request.composed?.check(request.prompt)
         let scheduler = try Schedulers.make(facts.scheduler, steps: request.steps)
         var stages: [Drawn.Stage] = []

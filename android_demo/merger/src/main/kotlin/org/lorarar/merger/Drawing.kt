@@ -20,6 +20,9 @@ class Request(
         if (!guidance.isFinite() || guidance < 1) {
             throw InputError("a guidance of %s is not possible; give 1 (off) or more, 3 to 7 are usual", guidance)
         }
+        if (negative != null && guidance == 1f) {
+            throw InputError("a negative prompt means nothing without guidance; give a guidance above 1, or leave it out")
+        }
         composed?.check(prompt)
     }
 

@@ -170,6 +170,7 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
         assertTrue("seed" in refusal { pipeline.generate(Request("a", -1, 4, 1f), go) })
         assertTrue("guidance" in refusal { pipeline.generate(Request("a", 0, 4, 0.5f), go) })
         assertTrue("guidance" in refusal { pipeline.generate(Request("a", 0, 4, Float.NaN), go) })
+        assertTrue("negative" in refusal { pipeline.generate(Request("a", 0, 4, 1f, negative = "b"), go) })
     }
 
     @Test
