@@ -13,6 +13,7 @@ from typing import Any
 from lorarar import __version__
 from lorarar.base.components import base_name, fingerprint
 from lorarar.base.names import unet_layout
+from lorarar.base.sources import NETWORKS
 from lorarar.errors import InputError
 from lorarar.evaluation.cost import measured
 from lorarar.evaluation.generate import PairFolder, Sampler, Sampling, image_seeds
@@ -47,9 +48,9 @@ class Evaluation:
     digest: Callable[[Path], str] = field(default_factory=lambda: cache(file_digest))
 
     @cached_property
-    def base(self) -> str:
-        """Return what tells this base's weights from others. Ask first while nothing is put on the UNet."""
-        return fingerprint(self.sampler.pipeline.unet)
+    def base(self) -> Mapping[str, str]:
+        """Return what tells the weights of this base's networks from others. Ask first while nothing is put on them."""
+        return {name: fingerprint(getattr(self.sampler.pipeline, name)) for name in NETWORKS}
 
     def place(self, method: Evaluated, content: Content, style: Style) -> PairFolder:
         """Return the folder of a method's images of a pair. Raises InputError when it holds those of other settings."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from scripted import ScriptedJudge, install
 from tiny_pipeline import save_tiny_evaluation
 
@@ -188,10 +189,12 @@ def test_images_of_other_settings_are_refused(world: Path, tmp_path: Path, judge
     main(arguments(world, tmp_path, "--methods", "learned"))
     with pytest.raises(InputError, match=r"images made with other settings \(changed: sampling\)"):
         main(arguments(world, tmp_path, "--methods", "learned", "--guidance", "7"))
-    swapped = arguments(world, tmp_path, "--methods", "learned")
-    swapped[swapped.index(str(world / "hyper.safetensors"))] = str(world / "other.safetensors")
+    vae = next((shutil.copytree(world / "base", tmp_path / "base") / "vae").glob("*.safetensors"))
+    save_file({name: tensor + 1 for name, tensor in load_file(vae).items()}, vae)
+    with pytest.raises(InputError, match=r"\(changed: sampling\)"):
+        main(arguments(world, tmp_path, "--methods", "learned", "--base", str(tmp_path / "base")))
     with pytest.raises(InputError, match=r"\(changed: options\)"):
-        main(swapped)
+        main(arguments(world, tmp_path, "--methods", "learned", "--hypernet", str(world / "other.safetensors")))
     with pytest.raises(InputError, match=r"--device is 'gpu', but PyTorch finds"):
         main(arguments(world, tmp_path, "--methods", "learned", "--device", "gpu"))
     if not torch.cuda.is_available():
