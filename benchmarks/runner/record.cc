@@ -91,7 +91,7 @@ Json make_record(const Arguments& arguments, const Bundle& bundle, const Runtime
        {{"name", runtime.name()},
         {"version", runtime.version()},
         {"backend", measurement.backend},
-        {"compute_unit", measurement.backend == "QNNExecutionProvider" ? "npu" : "cpu"},
+        {"compute_unit", runtime.compute_unit()},
         {"threads", arguments.threads ? Json(*arguments.threads) : Json()}}},
       {"load", {{"cold_s", measurement.cold_load_s}, {"warm_s", measurement.warm_load_s}}},
       {"runs", runs(measurement.first_s, arguments.warmup, measurement.samples_s)},

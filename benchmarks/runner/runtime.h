@@ -29,6 +29,7 @@ class Runtime {
   virtual ~Runtime() = default;
   virtual std::string name() const = 0;  // as the record's schema has it
   virtual std::string version() const = 0;
+  virtual std::string compute_unit() const { return "cpu"; }  // as the record's schema has it
   virtual std::unique_ptr<Session> load(const Component& component) = 0;
 };
 

@@ -227,6 +227,8 @@ class QnnRuntime : public OnnxRuntime {
           "take Qualcomm's provider");
   }
 
+  std::string compute_unit() const override { return "npu"; }
+
  protected:
   std::string provider() const override { return kQnn; }
 

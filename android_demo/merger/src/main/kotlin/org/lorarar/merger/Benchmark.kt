@@ -125,7 +125,7 @@ class Benchmark(
         "device" to report.device(),
         "runtime" to mapOf(
             "name" to runtime.name, "version" to runtime.version, "backend" to runtime.backend,
-            "compute_unit" to if (runtime.backend == QnnProvider.NAME) "npu" else "cpu", "threads" to runtime.threads,
+            "compute_unit" to runtime.computeUnit, "threads" to runtime.threads,
         ),
         "memory" to report.memory(),
         "conditions" to mapOf("before" to before, "after" to report.condition(), "cooldown_s" to 0),

@@ -14,6 +14,7 @@ class OnnxSession(val session: OrtSession, val options: OrtSession.SessionOption
 /** What runs a graph for ONNX Runtime in place of its own CPU kernels. */
 interface OnnxProvider {
     val name: String
+    val computeUnit: String
 
     fun addTo(options: OrtSession.SessionOptions, environment: OrtEnvironment)
 }
@@ -30,6 +31,7 @@ class OnnxRuntime(
     override val name = "onnxruntime"
     override val version: String get() = environment.version
     override val backend = provider?.name ?: "CPUExecutionProvider"
+    override val computeUnit = provider?.computeUnit ?: super.computeUnit
 
     override fun open(): OnnxSession {
         val options = OrtSession.SessionOptions()

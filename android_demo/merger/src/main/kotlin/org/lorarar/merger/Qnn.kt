@@ -10,6 +10,7 @@ import ai.onnxruntime.OrtSession
  */
 class QnnProvider(private val library: String, private val backend: String) : OnnxProvider {
     override val name = NAME
+    override val computeUnit = "npu"
 
     /** The NPU takes the whole graph, or it is not run. */
     override fun addTo(options: OrtSession.SessionOptions, environment: OrtEnvironment) {

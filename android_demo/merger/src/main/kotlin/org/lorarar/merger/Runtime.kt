@@ -17,6 +17,9 @@ interface Runtime : Closeable {
     /** What runs the graph: an execution provider or a delegate. */
     val backend: String
 
+    /** The record's name of what computes: cpu or npu. */
+    val computeUnit: String get() = "cpu"
+
     /** null where the runtime chooses. */
     val threads: Int?
     val component: Component

@@ -27,7 +27,7 @@ class QnnTest {
     @Test
     fun inputsAreTakenAtEachRun() {
         runtimes().open(bundle, "hypernet").use { runtime ->
-            assertEquals("QNNExecutionProvider", runtime.backend)
+            assertEquals("QNNExecutionProvider" to "npu", runtime.backend to runtime.computeUnit)
             GoldenTensors.make(runtime.component, TestData.scratch).use { golden ->
                 val first = runtime.run(golden.inputs).mapValues { it.value.floats().toList() }
                 val zeros = golden.inputs.mapValues { (_, tensor) -> Tensor.zeros(tensor.dtype, tensor.shape) }
