@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
+from fractions import Fraction
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from torch import nn
 
 from lorarar.base.attach import fused
 from lorarar.base.components import encode_prompts, predict
+from lorarar.composed import ComposedStart
 from lorarar.evaluation.composed import composed, composed_start, composite
 from lorarar.evaluation.scheduled import CONTENT_EARLY, STYLE_LATE, Span, Turn, by_step
 from lorarar.lora import LoRA, read_lora
@@ -25,6 +29,14 @@ def test_the_spans_are_the_papers_steps(steps: int, content: int, style: int) ->
     assert [CONTENT_EARLY.holds(step, steps) for step in range(steps)] == [step < content for step in range(steps)]
     assert [STYLE_LATE.holds(step, steps) for step in range(steps)] == [step >= style for step in range(steps)]
     assert all(Span().holds(step, steps) for step in range(steps))
+
+
+def test_a_share_of_the_steps_is_that_of_the_number_that_is_written() -> None:
+    """0.28 of 25 is 7, though in doubles it is a little more."""
+    for percent, steps in product(range(1, 101), range(1, 101)):
+        start, span = ComposedStart("a", "b", percent / 100), Span(last=percent / 100)
+        exact = math.ceil(Fraction(percent * steps, 100))
+        assert [sum(each.holds(step, steps) for step in range(steps)) for each in (start, span)] == [exact, exact]
 
 
 @pytest.mark.parametrize(("steps", "length"), [(100, 5), (50, 2), (25, 1), (4, 1)])

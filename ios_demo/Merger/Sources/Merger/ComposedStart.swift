@@ -31,7 +31,10 @@ public struct ComposedStart: Equatable, Sendable {
         !subject.isEmpty && !subjectClass.isEmpty && prompt.contains(subject)
     }
 
-    func holds(_ step: Int, of steps: Int) -> Bool { Double(step) < share * Double(steps) }
+    /// 0.28 of 25 steps is a little above 7 in doubles, and must be 7.
+    func holds(_ step: Int, of steps: Int) -> Bool {
+        Double(step) < max(1, (share * Double(steps) - 1e-6).rounded(.up))
+    }
 }
 
 /// Whose coefficients a row has: no LoRA's, the merge's, those of one LoRA alone, or of those beside these two.

@@ -131,6 +131,15 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
         XCTAssertEqual(base, images[0])
     }
 
+    func testAStartIsAShareOfTheSteps() {
+        let counts = [(0.5, 20), (0.01, 20), (1, 25), (0.28, 25)].map { share, steps in
+            var start = ComposedStart(subject: "a", subjectClass: "b")
+            start.share = share
+            return (0..<steps).filter { start.holds($0, of: steps) }.count
+        }
+        XCTAssertEqual(counts, [10, 1, 25, 7])
+    }
+
     func testAStrengthRunsNoGraph() async throws {
         let (engine, _) = try await engine()
         let files = try loras().map(\.file)

@@ -27,7 +27,8 @@ data class ComposedStart(
     /** Whether a prompt has the subject in it, and there is a class for it. */
     fun fits(prompt: String): Boolean = subject.isNotBlank() && subjectClass.isNotBlank() && subject in prompt
 
-    internal fun holds(step: Int, steps: Int): Boolean = step < share * steps
+    /** 0.28 of 25 steps is a little above 7 in doubles, and must be 7. */
+    internal fun holds(step: Int, steps: Int): Boolean = step < maxOf(1.0, Math.ceil(share * steps - 1e-6))
 
     internal companion object {
         fun notTwo() = InputError("a composed start puts two LoRAs' answers together; load a content and a style LoRA")

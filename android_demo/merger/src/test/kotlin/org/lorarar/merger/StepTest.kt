@@ -110,6 +110,7 @@ class StepTest {
     fun aStartIsAShareOfTheStepsAndNeedsItsSubject() {
         fun composed(share: Double, steps: Int) = (0 until steps).count { ComposedStart("a", "b", share).holds(it, steps) }
         assertEquals(listOf(10, 14, 1, 25), listOf(composed(0.5, 20), composed(0.7, 20), composed(0.01, 20), composed(1.0, 25)))
+        assertEquals(listOf(7, 15), listOf(composed(0.28, 25), composed(0.3, 50)))
         for (start in listOf(ComposedStart("c", "b"), ComposedStart("a", " "))) {
             assertTrue("subject" in refusal { Request("a", 0, 1, 1f, composed = start).check() })
         }
