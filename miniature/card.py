@@ -39,6 +39,11 @@ picture, weight or text of anyone else is in them.
 """
 
 
+_STARTED = """
+The pipeline that it was started from came out of the trainings of the next table, and is not kept.
+`lorarar miniature build` makes another miniature from nothing, by the same stages."""
+
+
 def write_card(plan: BuildPlan) -> Path:
     """Write README.md beside the pipeline, with the commands that make each stage for the output folder."""
     path = plan.made / "README.md"
@@ -90,7 +95,7 @@ def _inside(folder: Path) -> str:
     shape = f"KOALA's shape: widths {unet['block_out_channels']}, no mid block, text_time conditioning"
     parts = {
         "unet": shape,
-        "text_encoder text_encoder_2": "CLIP text encoders, trained to read captions before the UNet",
+        "text_encoder text_encoder_2": "CLIP text encoders, taught to read captions",
         "vae": "96×96 pixels to 24×24 latents",
         DATASET_FOLDER: "30 subjects, 26 styles, their images and LoRAs, three splits",
         HYPERNET_FILE: "LoRA.rar's hypernetwork; its metadata has every option",
@@ -117,7 +122,7 @@ def _times(plan: BuildPlan) -> str:
     rows.append(("together, without those below", "", f"{sum(plan.seconds().values()) / 60:.0f}"))
     return _section(
         "How it was made",
-        f"`{' '.join(_whole_build(plan)).replace(here, '')}`, by these stages:",
+        f"`{' '.join(_whole_build(plan)).replace(here, '')}`, by these stages:{_STARTED if plan.start else ''}",
         markdown_table(("stage", "command", "minutes"), rows, left=2),
         f"Wall time over all the runs that a stage took; the last of them on {machine_name()}.",
     )

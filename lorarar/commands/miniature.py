@@ -1,4 +1,4 @@
-"""Make the shipped miniature again, `lorarar miniature build`; measure what it draws, `report`; make a test, `wide`."""
+"""Make a miniature, `lorarar miniature build`; measure what it draws, `report`; make a test, `wide`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _add_build(made: argparse.ArgumentParser) -> None:
     add("--rate", type=float, metavar="X", help="highest learning rate of a round (default 6e-4)")
     device = "trains VAE, UNet and judge; LoRAs and hypernetwork take a GPU where there is one"
     add("--device", choices=("cpu", "cuda"), default="cpu", help=device)
-    add("--seed", type=int, default=0, metavar="N", help="seed of everything (default 0, the shipped miniature's)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of everything (default 0)")
     add("--eager", action="store_true", help="do not compile the base's training, for a machine without a C++ compiler")
 
 

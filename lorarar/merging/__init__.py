@@ -62,7 +62,7 @@ __all__ += ["merge_loras", "predict_with"]
 METHODS: Mapping[str, Method] = {
     "learned": Method(
         learned,
-        "LoRA.rar: a hypernetwork's coefficient for every column of to_q and to_out.0; exact",
+        "LoRA.rar: a hypernetwork's coefficient for every column of the layers that it learned; exact",
         "2412.05148",
         frozenset({"rule", "learned", "constants"}),
     ),

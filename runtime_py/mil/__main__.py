@@ -36,9 +36,9 @@ def parser() -> Parser:
     show = commands.add_parser("show", help="what it takes, gives, computes and weighs, whatever kind of model it is")
     run_ = commands.add_parser("run", help="run an ML program")
     trace = commands.add_parser("trace", help="run it, and tell the range and the time of every operation")
-    for each in (show, run_, trace):
-        each.add_argument("package", type=Path, help="an .mlpackage folder")
+    show.add_argument("package", type=Path, help="an .mlpackage, .mlmodel or .mlmodelc")
     for each in (run_, trace):
+        each.add_argument("package", type=Path, help="an .mlpackage folder, or a compiled .mlmodelc")
         _add_run(each)
     run_.add_argument(
         "-o", "--out", type=Path, metavar="DIR", help="outputs.npz, and .png and labels.json where there are"

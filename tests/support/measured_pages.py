@@ -134,8 +134,10 @@ TARGETS_PAGE = """# Targets, and what proved them
 
 Made by `python tests/support/measured_pages.py` of the rows that `make test-full` measured and of the targets' own
 descriptions (`export/targets`). A row is a target in a precision of the UNet: the size of the UNet's artifact and its
-PSNR against PyTorch in fp32, of one step, for the miniature and for KOALA-700M (random weights, latents of 64×64). A
-dash is what was not measured; a precision that is missing is not offered.
+PSNR against PyTorch in fp32, of one step, for the miniature and for KOALA-700M (random weights, latents of 64×64), and,
+of the miniature, of a whole image of three steps. Higher is closer;
+[what must be reached](guide/targets.md#what-must-be-reached). A dash is what was not measured; a precision that is
+missing is not offered.
 """
 
 
@@ -143,7 +145,7 @@ def targets_page(precisions: list[Row], full: list[Row]) -> str:
     """Return the page of all targets."""
     small = {(row.target, row.precision): row for row in precisions if row.base == "miniature"}
     large = {(row.target, row.precision): row for row in full if row.base == "koala-700m"}
-    columns = "target | precision | miniature | PSNR | an image | KOALA-700M | PSNR"
+    columns = "target | precision | miniature | PSNR of a step | PSNR of an image | KOALA-700M | PSNR of a step"
     lines = [f"| {columns} |", "| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
     for name, target in TARGETS.items():
         for precision in sorted(target.precisions, key=PRECISIONS.index):
