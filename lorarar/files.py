@@ -74,10 +74,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes files private to the user; an output has the permissions of any new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        _permit(temporary, 0o666)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -97,14 +94,25 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def replace_folder(made: Path, path: Path) -> None:
     """Rename a finished folder to `path`, beside which it lies; what was there is removed."""
-    made.chmod(0o755)
-    if path.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    _permit(made, 0o777)
+    if not path.exists():
+        made.replace(path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    try:
         path.replace(old / path.name)
         made.replace(path)
+    finally:
+        if not path.exists():  # an error or interrupt between the two
+            (old / path.name).replace(path)
         shutil.rmtree(old)
-    else:
-        made.replace(path)
+
+
+def _permit(path: Path, mode: int) -> None:
+    """Give a path the permissions of any new file or folder: tempfile makes both private to the user."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(mode & ~umask)
 
 
 def file_digest(path: Path) -> str:

@@ -204,6 +204,36 @@ def test_atomic_folder_replaces_and_restores(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+@pytest.mark.parametrize("renames", [1, 2])
+def test_a_folder_is_still_there_where_its_successor_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    target, calls, rename = tmp_path / "bundle", [], Path.replace
+
+    def interrupted(path: Path, to: Path) -> Path:
+        calls.append(to)
+        if len(calls) == renames:
+            raise KeyboardInterrupt
+        return rename(path, to)
+
+    target.mkdir()
+    (target / "a").write_text("1")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt), atomic_folder(target):
+        patched.setattr(Path, "replace", interrupted)
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["bundle", "bundle/a"]
+
+
+def test_what_is_written_is_as_private_as_any_new_file(tmp_path: Path) -> None:
+    umask = os.umask(0o027)
+    try:
+        with atomic_folder(tmp_path / "bundle") as folder, atomic_file(folder / "a"):
+            pass
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "bundle").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "bundle" / "a").stat().st_mode & 0o777 == 0o640
+
+
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     """A file-size limit is a disk that fills up in the middle of a write."""
     layer = LoraLayer(np.ones((8, 4096), np.float32), np.ones((4096, 8), np.float32))
