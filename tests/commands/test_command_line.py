@@ -19,9 +19,10 @@ import pytest
 
 from lorarar.command_line import Parser, add_settings, given_settings, main_of, run_command, settings_as_options
 from lorarar.errors import FailedCheck, InputError, describe_os_error
-from lorarar.files import atomic_file, atomic_folder
+from lorarar.files import atomic_file, atomic_folder, check_output
 from lorarar.lora import LoRA, LoraLayer, write_lora
 from lorarar.settings import check_at_least, setting
+from lorarar.training.settings import check_state
 
 ROOT = Path(__file__).parents[2]
 
@@ -182,6 +183,29 @@ def test_atomic_file_is_whole_or_absent(tmp_path: Path) -> None:
         temporary.write_bytes(b"whole")
     assert target.read_bytes() == b"whole"
     assert target.stat().st_mode & 0o777 == 0o666 & ~current_umask()
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("made/target")
+    with atomic_file(tmp_path / "link") as temporary:
+        temporary.write_bytes(b"whole")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "made" / "target").read_bytes() == b"whole"
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    circles: list[Callable[[], object]] = [
+        lambda: check_output(loop),
+        lambda: check_output(loop / "a"),
+        lambda: check_output(tmp_path / "a", loop),
+        lambda: check_state(loop, None, tmp_path / "a"),
+        lambda: atomic_file(loop).__enter__(),
+    ]
+    for call in circles:
+        with pytest.raises(InputError, match="its links lead in a circle; correct them, or give another path"):
+            call()
 
 
 def current_umask() -> int:
