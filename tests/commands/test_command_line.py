@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from lorarar.command_line import Parser, add_settings, given_settings, main_of, run_command, settings_as_options
+from lorarar.console import status, warn
 from lorarar.errors import FailedCheck, InputError, describe_os_error
 from lorarar.files import atomic_file, atomic_folder, check_output
 from lorarar.lora import LoRA, LoraLayer, write_lora
@@ -256,6 +257,13 @@ def test_what_is_written_is_as_private_as_any_new_file(tmp_path: Path) -> None:
         os.umask(umask)
     assert (tmp_path / "bundle").stat().st_mode & 0o777 == 0o750
     assert (tmp_path / "bundle" / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_texts_from_strangers_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    with status("runs[/b]") as show:
+        show("more[/b]")
+    warn(["/data/:dog:/x:on:y[/b]"])
+    assert "warning: /data/:dog:/x:on:y[/b]" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
