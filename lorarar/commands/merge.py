@@ -17,6 +17,7 @@ from lorarar.files import check_lora_output, whole
 from lorarar.lora import DTYPES, WRITERS, LoRA, open_lora
 from lorarar.lora.write import partly_read
 from lorarar.merging import CONTENT_ONLY, LEARNED, METHOD, METHODS, RULE, STYLE_ONLY, Merged, MergeOptions
+from lorarar.settings import check_at_least
 from lorarar.toolchains import require_toolchain
 from lorarar.training.dataset import Content, Style, read_dataset
 from lorarar.training.hyper_settings import ZipSettings
@@ -125,6 +126,7 @@ def _reader(args: argparse.Namespace) -> Callable[[Path], LoRA]:
     """Return what reads a LoRA, or makes one of a file that is none; a base is opened once for both."""
     if args.convert is None:
         return open_lora  # a layer at a time is read, merged and written
+    check_at_least(1, convert=args.convert)
     require_toolchain("torch", "train")
     # Here, since they import torch, which merging plain LoRAs can do without.
     from lorarar.base.weights import base_weights
