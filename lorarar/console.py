@@ -14,7 +14,7 @@ OnProgress = Callable[[int, int], None]
 
 
 def console(stderr: bool = False) -> Console:
-    """Make a console for text from strangers: brackets are no markup, `:dog:` is no emoji, and long lines wrap without being cut."""
+    """Make a console for strangers' text: brackets are no markup, `:dog:` is no emoji, and long lines wrap uncut."""
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
