@@ -140,7 +140,7 @@ def _crop_resize(
 
 
 def _unpacked(shape: Any = None, **given: Any) -> Sizes:
-    """Return the sizes of iOS 16's packed weights, whose shape is a number of its own; iOS 18 has that of the indices."""
+    """Return the sizes of iOS 16's packed weights, whose shape is a number of its own; iOS 18 has that of indices."""
     if shape is not None:
         return _numbers(shape)
     sizes = list(np.shape(given["indices"] if "indices" in given else given["mask"]))
