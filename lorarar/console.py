@@ -14,10 +14,10 @@ OnProgress = Callable[[int, int], None]
 
 
 def console(stderr: bool = False) -> Console:
-    """Make a console for text from strangers: brackets are no markup, and long lines wrap without being cut."""
+    """Make a console for strangers' text: brackets are no markup, `:dog:` is no emoji, and long lines wrap uncut."""
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True)
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def warn(notes: Iterable[str]) -> None:
@@ -53,8 +53,11 @@ def print_table(
 @contextmanager
 def status(text: str) -> Iterator[Callable[[str], None]]:
     """Show what is being done while the block runs; yields a function that changes the text."""
-    with console(stderr=True).status(text) as shown:
-        yield shown.update
+    from rich.text import Text
+
+    # A plain text would be read as markup, whatever the console's settings.
+    with console(stderr=True).status(Text(text)) as shown:
+        yield lambda told: shown.update(Text(told))
 
 
 @contextmanager

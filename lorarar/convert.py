@@ -51,7 +51,7 @@ def convert(
         layers[module], losses[module] = _converted(layer, layers.get(module), rank, weights)
     if not losses:
         return resize(plain, rank)
-    for module in layers.keys() - losses.keys():
+    for module in [name for name in layers if name not in losses]:  # in order: a tie names the first
         if layers[module].rank > rank:
             layers[module], losses[module] = shrink(layers[module], rank)
     own = [unscaled(plain.source)] if any(layer.lacks_scale for layer in apart.layers.values()) else []
@@ -64,8 +64,8 @@ def _told(source: str, losses: Mapping[str, Truncated], rank: int) -> str:
     lost = Truncation.of(losses)
     assert lost is not None
     return (
-        f"{source}: {lost.layers} layers were made plain, of rank {rank} at most; ΔW changed by {lost.overall:.1%}, at "
-        f"most by {lost.worst:.1%} ({lost.worst_layer})"
+        f"{source}: {lost.layers} layers were made plain or cut, to rank {rank} at most; ΔW changed by "
+        f"{lost.overall:.1%}, at most by {lost.worst:.1%} ({lost.worst_layer})"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -42,10 +43,10 @@ def check_output(output: Path, *inputs: Path) -> None:
     """Refuse an output path that is a folder, can't be written, or would overwrite an input."""
     if output.is_dir():
         raise InputError(f"{output}: this is a folder; give the name of a file")
-    place = output.resolve()
+    place = resolved(output)
     for given in inputs:
         # A PEFT folder is an input as a whole: writing into it would change what it holds.
-        if given.resolve() in (place, *([place.parent] if given.is_dir() else [])):
+        if resolved(given) in (place, *([place.parent] if given.is_dir() else [])):
             raise InputError(f"{output}: writing there would overwrite the input {given}; choose another output")
         if output.exists() and given.exists() and output.samefile(given):
             raise InputError(f"{output}: this is the same file as the input {given}; choose another output")
@@ -53,6 +54,17 @@ def check_output(output: Path, *inputs: Path) -> None:
     there = next(parent for parent in place.parents if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"{output}: nothing can be written in {there}; choose another output")
+
+
+def resolved(path: Path) -> Path:
+    """Return a path with its links followed; InputError where they lead in a circle."""
+    try:
+        path.stat()
+    except OSError as error:
+        # Not left to resolve(), which raises a RuntimeError or, from Python 3.13, nothing.
+        if error.errno == errno.ELOOP:
+            raise InputError(f"{path}: its links lead in a circle; correct them, or give another path") from None
+    return path.resolve()
 
 
 def whole(*folders: Path) -> list[Path]:
@@ -67,17 +79,18 @@ def in_utf8(text: str) -> str:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it over `path` on success, remove it on any failure."""
+    """Yield a temporary path beside `path`; rename it over `path` on success, remove it on any failure.
+
+    Where `path` is a link, what it leads to is written.
+    """
+    path = resolved(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes files private to the user; an output has the permissions of any new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        _permit(temporary, 0o666)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -97,14 +110,25 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def replace_folder(made: Path, path: Path) -> None:
     """Rename a finished folder to `path`, beside which it lies; what was there is removed."""
-    made.chmod(0o755)
-    if path.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    _permit(made, 0o777)
+    if not path.exists():
+        made.replace(path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    try:
         path.replace(old / path.name)
         made.replace(path)
+    finally:
+        if not path.exists():  # an error or interrupt between the two
+            (old / path.name).replace(path)
         shutil.rmtree(old)
-    else:
-        made.replace(path)
+
+
+def _permit(path: Path, mode: int) -> None:
+    """Give a path the permissions of any new file or folder: tempfile makes both private to the user."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(mode & ~umask)
 
 
 def file_digest(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_PIXELS = 64_000_000  # a phone camera's largest photos; more would only fill the memory
+
+# What Pillow raises for damaged files; all but the first three come of reading an Exif block.
+_DAMAGED = (OSError, ValueError, SyntaxError, struct.error, EOFError, KeyError, TypeError)
 
 
 def is_image(path: Path) -> bool:
@@ -61,12 +65,15 @@ def open_image(path: Path) -> Image:
                     size = f"{file.width}×{file.height}"
                     raise InputError(f"{path}: {size} is too large; give at most {MAX_PIXELS // 10**6} megapixels")
                 image = ImageOps.exif_transpose(file)
+                if image.mode.startswith("I"):
+                    # 16 bits of grey, which Pillow's conversion clips at 255: all but black would be white.
+                    image = image.point(lambda value: value / 256).convert("L")
                 image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     except InputError:
         raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such image; check the path") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (*_DAMAGED, Image.DecompressionBombError):
         raise InputError(f"{path}: not a whole PNG, JPEG, WebP or BMP image; restore it or choose another") from None
     image.info.clear()  # generators write prompts and method names there
     return image

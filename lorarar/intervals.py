@@ -69,9 +69,9 @@ def crossed_interval(values: Float[np.ndarray, "rows columns"]) -> tuple[float, 
     return mean - half, mean + half
 
 
-def quantiles(values: Float[np.ndarray, " n"], level: float = LEVEL) -> tuple[float, float]:
-    """Return the two ends of the middle `level` of the values."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+def quantiles(values: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    """Return the two ends of the middle LEVEL of the values."""
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

@@ -86,7 +86,7 @@ class Bundle:
         return component
 
     def _files(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Every file that the manifest names: what it is, and its entry."""
+        """Yield what each file that the manifest names is, and its entry."""
         for name, entry in self.manifest["components"].items():
             yield name, entry
             yield f"{name}'s golden file", entry["golden"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lorarar.files import check_lora_output, check_png
+from lorarar.files import check_lora_output, check_png, whole
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA, read_lora, write_lora
 from lorarar.merging import Merged
@@ -53,7 +53,7 @@ def merge_files(
     finite, an output that is no safetensors file, a picture that is no PNG, one of both that would overwrite an input,
     and a picture of LoRAs that share no learned layer.
     """
-    _check_outputs(out, plot, content, style)
+    _check_outputs(out, plot, content, style, *whole(bundle.path))
     seconds: dict[str, float] = {}
     total = 5 if plot is None else 6
     on_progress("reading the LoRAs", 0, total)

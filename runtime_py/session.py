@@ -176,10 +176,6 @@ class Session:
         lora = LoRA(file.layers(), source="bundle merge", metadata=self._facts())
         return Merged(lora, file.kinds(), file.learned() or None, None, self._merge_notes)
 
-    def merged_lora(self) -> LoRA:
-        """Return the merge as an ordinary LoRA, as `merged` does."""
-        return self.merged().lora
-
     def generate(
         self,
         prompt: str,
@@ -234,14 +230,13 @@ class Session:
         self,
         request: Request,
         strengths: Sequence[Sequence[float]],
-        on_step: OnStep = lambda *_: None,
         on_stage: OnStage = lambda *_: None,
     ) -> list[Drawn]:
         """Draw a request once for each of these strengths, as many at once as the UNet takes rows."""
         checked = [check_strengths(given, len(self._loras)) for given in strengths]
         if not checked:
             raise InputError("`strengths` are none; give those of one image or more")
-        return self._draw(request, [self._blend_at(given) for given in checked], checked, on_step, on_stage)
+        return self._draw(request, [self._blend_at(given) for given in checked], checked, lambda *_: None, on_stage)
 
     def _draw(
         self,

@@ -45,7 +45,7 @@ def _argument(node: Node, place: int, name: str = "", default: Any = None) -> An
 
 
 def _same(node: Node) -> Any:
-    """Of what does nothing here: dropout outside of training, and an order in memory."""
+    """Return the input of what does nothing here: dropout outside of training, and an order in memory."""
     return node.args[0]
 
 
@@ -70,7 +70,7 @@ def _transpose(node: Node) -> Node:
 
 
 def _split(node: Node) -> Node:
-    """Of chunks by their number or their size."""
+    """Replace chunks by their number or size with chunks by their sizes."""
     dim = _argument(node, 2, "dim", 0)
     sizes = [part.shape[dim] for part in node.meta["val"]]
     return _call(node, aten.split_with_sizes.default, node.args[0], sizes, dim)

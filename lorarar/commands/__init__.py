@@ -57,7 +57,7 @@ def run() -> NoReturn:
 
 
 def _contents() -> str:
-    """The table of contents: every subcommand under its heading."""
+    """Return the table of contents: every subcommand under its heading."""
     lines = ["usage: lorarar COMMAND …", "", "Merge a content and a style LoRA, on a phone.", ""]
     heading = ""
     for name, (_, under, text) in COMMANDS.items():

@@ -9,7 +9,7 @@ from lorarar.command_line import EXIT_OK, Parser, Stopwatch, main_of, run_comman
 from lorarar.commands.drawing import add_drawing, carried_warnings, request_of
 from lorarar.console import progress, warn
 from lorarar.errors import InputError
-from lorarar.files import atomic_file, check_png
+from lorarar.files import atomic_file, check_png, whole
 
 
 def parser() -> Parser:
@@ -39,7 +39,7 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Draw the image and tell where the time went."""
-    check_png(args.out)
+    check_png(args.out, *whole(args.bundle))
     loras, strengths = _loras(args)
 
     from PIL import Image

@@ -13,10 +13,11 @@ from lorarar.base.names import BASES_HELP, DEFAULT_BASE
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given_settings, main_of, run_command
 from lorarar.console import print_rows, print_table, progress, status, warn
 from lorarar.errors import InputError
-from lorarar.files import check_lora_output
+from lorarar.files import check_lora_output, whole
 from lorarar.lora import DTYPES, WRITERS, LoRA, open_lora
 from lorarar.lora.write import partly_read
 from lorarar.merging import CONTENT_ONLY, LEARNED, METHOD, METHODS, RULE, STYLE_ONLY, Merged, MergeOptions
+from lorarar.settings import check_at_least
 from lorarar.toolchains import require_toolchain
 from lorarar.training.dataset import Content, Style, read_dataset
 from lorarar.training.hyper_settings import ZipSettings
@@ -102,7 +103,8 @@ def _add_examples(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Merge, write and tell what was done."""
-    check_lora_output(args.out, *filter(None, (args.content, args.style, args.hypernet, args.bundle)))
+    bundle = whole(args.bundle) if args.bundle else ()
+    check_lora_output(args.out, *filter(None, (args.content, args.style, args.hypernet)), *bundle)
     if args.bundle is not None:
         return _run_bundle(args)
     if args.coefficients_plot is not None:
@@ -124,6 +126,7 @@ def _reader(args: argparse.Namespace) -> Callable[[Path], LoRA]:
     """Return what reads a LoRA, or makes one of a file that is none; a base is opened once for both."""
     if args.convert is None:
         return open_lora  # a layer at a time is read, merged and written
+    check_at_least(1, convert=args.convert)
     require_toolchain("torch", "train")
     # Here, since they import torch, which merging plain LoRAs can do without.
     from lorarar.base.weights import base_weights

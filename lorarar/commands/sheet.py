@@ -12,7 +12,7 @@ from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.commands.drawing import add_drawing, carried_warnings, request_of
 from lorarar.console import print_table, status, warn
 from lorarar.errors import InputError
-from lorarar.files import atomic_file, check_png
+from lorarar.files import atomic_file, check_png, whole
 
 if TYPE_CHECKING:
     from runtime_py.bundle import Bundle
@@ -43,7 +43,7 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Draw the sheet and print the table."""
-    check_png(args.out, *(path for path in (args.content_image, args.style_image) if path))
+    check_png(args.out, *whole(*args.bundles), *filter(None, (args.content_image, args.style_image)))
     # Not above: `--help` answers without loading the runtime.
     from runtime_py.sheet import COLUMNS, make_sheet, parse_grid, table_rows
 

@@ -12,8 +12,9 @@ from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given
 from lorarar.console import console, print_rows, print_table, progress, status
 from lorarar.errors import InputError
 from lorarar.files import check_output
+from lorarar.images import is_image
 from lorarar.training.curve import sparkline
-from lorarar.training.dataset import DEFAULT_SPLIT, Content, Style, joined, read_dataset
+from lorarar.training.dataset import DEFAULT_SPLIT, Content, Dataset, Style, joined, read_dataset
 from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
 from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
 from lorarar.training.settings import DEFAULT_EVERY, LoraSettings, check_state
@@ -75,8 +76,7 @@ def run(args: argparse.Namespace) -> int:
     dataset = joined(
         [read_dataset(folder) for folder in (args.dataset or shipped_dataset(), *(args.more or ()))], args.split
     )
-    entries: list[Content | Style] = [*dataset.contents.values(), *dataset.styles.values()]
-    check_output(args.out, *(entry.lora for entry in entries))
+    _check_outputs(args, dataset)
     process = process_state()
     # Later than the cheap checks, and not needed for --help: the trainer imports torch.
     from lorarar.training.trainer import load_inputs, train_predictor
@@ -99,6 +99,16 @@ def run(args: argparse.Namespace) -> int:
         trained.save(args.out)
         print_rows([*_rows(args, settings, inputs, trained, process), ("time", str(watch))])
     return EXIT_OK
+
+
+def _check_outputs(args: argparse.Namespace, dataset: Dataset) -> None:
+    """Refuse a checkpoint or curves that can't be written, or would overwrite what is trained on."""
+    entries: list[Content | Style] = [*dataset.contents.values(), *dataset.styles.values()]
+    given = [path for entry in entries for path in (entry.lora, *entry.images)]
+    drawn = filter(is_image, args.joint_images.rglob("*")) if args.joint_images else ()
+    given += drawn
+    for output in (args.out, args.out.with_suffix(".csv"), args.out.with_suffix(".png")):
+        check_output(output, *given)
 
 
 def _settings(args: argparse.Namespace, process: Any) -> HyperSettings:

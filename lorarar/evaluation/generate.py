@@ -139,6 +139,7 @@ class PairFolder:
         return place
 
     def image(self, index: int) -> Path:
+        """Return where an image lies, made or not."""
         return self.folder / f"{index:02d}.png"
 
     def missing(self, images: int) -> list[int]:
@@ -159,6 +160,7 @@ class PairFolder:
             temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def keep_image(self, index: int, image: Image) -> None:
+        """Write an image, whole or not at all."""
         with atomic_file(self.image(index)) as temporary:
             image.save(temporary)
 

@@ -89,6 +89,7 @@ class Workbench:
     lora: Callable[[Path], LoRA] = field(default_factory=lambda: cache(read_lora))
 
     def pair(self, content: Content, style: Style) -> tuple[LoRA, LoRA]:
+        """Return the LoRAs of a pair."""
         return self.lora(content.lora), self.lora(style.lora)
 
 

@@ -85,6 +85,7 @@ class TransformersEmbedder:
         self.weights = {role: fingerprint(found[0]) for role, found in loaded.items() if found is not None}
 
     def describe(self) -> dict[str, Any]:
+        """Return everything that the numbers depend on, as JSON."""
         names = {role: Path(source).name for role, source in self.sources.items() if source}
         return {"kind": "transformers", **names, "weights": self.weights}
 

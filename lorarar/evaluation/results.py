@@ -96,6 +96,7 @@ class Results:
     pairs: tuple[PairRecord, ...]
 
     def verdicts(self, method: str) -> list[PairVerdicts]:
+        """Return the verdicts of a method, pair by pair."""
         return [pair.verdicts(method) for pair in self.pairs]
 
 

@@ -211,8 +211,9 @@ def fill(layer: LoraLayer, down: np.ndarray, up: np.ndarray) -> tuple[float, flo
 def balance_factor(peak_down: float, peak_up: float) -> np.float32:
     """Return the power of two f for which down·f and up/f have about equal peaks; multiplying by it rounds nothing.
 
-    Half precision holds 6e-8 … 65504, and alpha folded into `up` can leave that range where the product does not.
+    Half precision holds 6e-8 … 65504, and alpha folded into `up` can leave that range where the product does not. f and
+    1/f are normal numbers of float32, which those of a hostile file's peaks are not.
     """
     if peak_down == 0 or peak_up == 0:
         return np.float32(1)
-    return np.float32(2.0 ** np.round((np.log2(peak_up) - np.log2(peak_down)) / 2))
+    return np.float32(2.0 ** np.clip(np.round((np.log2(peak_up) - np.log2(peak_down)) / 2), -126, 126))

@@ -6,8 +6,8 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lorarar.errors import InputError
@@ -24,20 +24,22 @@ _MATCH_SECONDS = 3.0
 _ALPHAS = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
 # Initialisations that change the base's weights: the saved factors alone are then not the update.
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Compiled once: there may be more than the 512 that `re` keeps, and each module looks at all of them.
+_Patterns = Sequence[tuple[re.Pattern[str], float]]
 
 
 @dataclass
 class PeftScaling:
     """The scale alpha/r (alpha/√r with rsLoRA) that PEFT gives a module.
 
-    Patterns map a name, a suffix of one or a regular expression to a value.
+    Patterns give a value to a name, a suffix of one or a regular expression.
     """
 
     source: str
     rank: float = 8.0
     alpha: float = 8.0
-    rank_pattern: Mapping[str, float] = field(default_factory=dict)
-    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    rank_pattern: _Patterns = ()
+    alpha_pattern: _Patterns = ()
     rslora: bool = False
     _spent: float = 0.0  # seconds of matching
 
@@ -56,15 +58,17 @@ class PeftScaling:
         alpha = self._find(self.alpha_pattern, module, self.alpha)
         return alpha / (math.sqrt(configured) if self.rslora else configured)
 
-    def _find(self, patterns: Mapping[str, float], module: str, default: float) -> float:
+    def _find(self, patterns: _Patterns, module: str, default: float) -> float:
         """Apply PEFT's rule: the first pattern that matches the whole name or its part after a dot."""
         start = time.monotonic()
-        for pattern, value in patterns.items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return value
-            if self._spent + time.monotonic() - start > _MATCH_SECONDS:
-                raise InputError(f"{self.source}: its patterns take too long to match; write them as plain names")
-        self._spent += time.monotonic() - start
+        try:
+            for pattern, value in patterns:
+                if pattern.match(module):
+                    return value
+                if self._spent + time.monotonic() - start > _MATCH_SECONDS:
+                    raise InputError(f"{self.source}: its patterns take too long to match; write them as plain names")
+        finally:
+            self._spent += time.monotonic() - start
         return default
 
 
@@ -133,35 +137,35 @@ def _number(value: Any, name: str, source: str, whole: bool = False) -> float:
     return float(value)
 
 
-def _patterns(value: Any, name: str, source: str, whole: bool = False) -> dict[str, float]:
+def _patterns(value: Any, name: str, source: str, whole: bool = False) -> _Patterns:
     if value is None:
-        return {}
+        return ()
     if not isinstance(value, Mapping):
         raise InputError(f"{source}: {name} must map module names to numbers; correct the configuration")
     if len(value) > _MAX_PATTERNS:
         raise InputError(
             f"{source}: {name} has {len(value):,} patterns, more than SDXL has modules; give {_MAX_PATTERNS:,} at most"
         )
-    for pattern in value:
-        if not _is_simple(pattern):
+    found = []
+    for pattern, number in value.items():
+        compiled = _compiled(pattern)
+        if compiled is None:
             raise InputError(
                 f"{source}: {name} has the pattern '{shorten(str(pattern))}', which is invalid or too complex; "
                 "write plain module names"
             )
-    return {
-        pattern: _number(number, f"{name} of '{shorten(pattern)}'", source, whole) for pattern, number in value.items()
-    }
+        found.append((compiled, _number(number, f"{name} of '{shorten(pattern)}'", source, whole)))
+    return found
 
 
-def _is_simple(pattern: Any) -> bool:
-    """Tell whether a pattern is valid and quick to match; its length is looked at before it is compiled."""
+def _compiled(pattern: Any) -> re.Pattern[str] | None:
+    """Compile a pattern that is valid and quick to match, else return None; its length is looked at before."""
     if not isinstance(pattern, str) or len(pattern) > _MAX_PATTERN:
-        return False
+        return None
     # A quantified group can take exponential time however few quantifiers there are.
     if len(re.findall(r"[*+{?]", pattern)) > _MAX_QUANTIFIERS or re.search(r"\)[*+{?]|\\\d|\(\?P=", pattern):
-        return False
+        return None
     try:
-        re.compile(rf"(.*\.)?({pattern})$")
+        return re.compile(rf"(.*\.)?({pattern})$")
     except (re.error, RecursionError, OverflowError):
-        return False
-    return True
+        return None

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from lorarar.composed import ComposedStart
 from lorarar.errors import InputError, first_of
-from lorarar.files import package_schema, read_json
+from lorarar.files import package_schema, read_json, resolved
 
 DATASET_FILE = "dataset.json"
 SCHEMA_VERSION = 1
@@ -223,7 +223,7 @@ def _entries(
 
 def _inside(folder: Path, text: str, where: str) -> Path:
     """Return the absolute path of a relative one; links are followed before it is compared with the folder."""
-    path = (folder / text).resolve()
+    path = resolved(folder / text)
     if Path(text).is_absolute() or not path.is_relative_to(folder.resolve()):
         raise InputError(f"{where}: {text!r} leaves the dataset's folder; give a path inside it")
     return path

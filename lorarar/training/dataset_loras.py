@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from lorarar.errors import InputError
+from lorarar.files import check_lora_output
 from lorarar.lora import write_lora
 from lorarar.pool import process_pool
 from lorarar.training.dataset import Content, Dataset, Style
@@ -43,8 +44,11 @@ def train_jobs(
 ) -> None:
     """Train the jobs, `workers` at a time; each LoRA is written in `dtype` as soon as it is done.
 
-    Raises InputError as `train_lora`, for a base that can't be loaded, and for a process that ended by itself.
+    Raises InputError as `train_lora`, for a LoRA that can't be written, before any training, for a base that can't be
+    loaded, and for a process that ended by itself.
     """
+    for job in jobs:
+        check_lora_output(job.lora)
     if min(workers, len(jobs)) > 1:
         train_in_processes(jobs, loading, settings, dtype, min(workers, len(jobs)), report)
     else:

@@ -39,6 +39,7 @@ class History:
     references: dict[str, float] = field(default_factory=dict)
 
     def part(self, name: str) -> list[HistoryRow]:
+        """Return the rows of one curve."""
         return [row for row in self.rows if row.part == name]
 
     def totals(self) -> list[float]:
@@ -111,10 +112,10 @@ class History:
             figure.savefig(temporary, dpi=110)
 
 
-def _smoothed(rows: Sequence[HistoryRow], values: Sequence[float], parts: int = 60) -> tuple[list[float], list[float]]:
-    """Return the mean step and value of up to `parts` equal pieces: one step's depends mostly on its timesteps."""
+def _smoothed(rows: Sequence[HistoryRow], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return the mean step and value of up to 60 equal pieces: one step's depends mostly on its timesteps."""
     if not rows:
         return [], []
-    pieces = np.array_split(np.arange(len(rows)), min(parts, len(rows)))
+    pieces = np.array_split(np.arange(len(rows)), min(60, len(rows)))
     steps, numbers = np.array([row.step for row in rows], float), np.array(values, float)
     return [float(steps[piece].mean()) for piece in pieces], [float(numbers[piece].mean()) for piece in pieces]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lorarar.base.names import MINIATURE
 from lorarar.errors import InputError
-from lorarar.files import check_output
+from lorarar.files import check_output, resolved
 from lorarar.settings import check_at_least, check_choice, check_positive, check_seed, setting
 
 PRECISIONS = ("no", "fp16", "bf16")
@@ -57,7 +57,7 @@ def check_state(state: Path | None, every: int | None, out: Path | None) -> int:
 
     Refuses as well a state that is a folder, can't be written, or is in the output's place.
     """
-    if state is not None and out is not None and state.resolve() == out.resolve():
+    if state is not None and out is not None and resolved(state) == resolved(out):
         raise InputError(f"{state}: `state` and `out` name one file; give each its own")
     if state is not None:
         check_output(state)

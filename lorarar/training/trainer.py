@@ -55,10 +55,10 @@ class Trained:
     record: dict[str, Any]
 
     def save(self, path: Path) -> None:
-        """Write the curves beside `path` as .csv and .png, then the checkpoint, each whole or not at all."""
+        """Write the checkpoint, then the curves beside it as .csv and .png, each whole or not at all."""
+        save_hypernet(self.predictor, path, training=self.record)
         self.history.write_csv(path.with_suffix(".csv"))
         self.history.write_picture(path.with_suffix(".png"))
-        save_hypernet(self.predictor, path, training=self.record)
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def _crop_resize(
 
 
 def _unpacked(shape: Any = None, **given: Any) -> Sizes:
-    """Of iOS 16's packed weights, whose shape is a number of its own; iOS 18's have that of their indices."""
+    """Return the sizes of iOS 16's packed weights, whose shape is a number of its own; iOS 18 has that of indices."""
     if shape is not None:
         return _numbers(shape)
     sizes = list(np.shape(given["indices"] if "indices" in given else given["mask"]))
@@ -152,14 +152,14 @@ def _unpacked(shape: Any = None, **given: Any) -> Sizes:
 def _padded(
     x: Any, kernel_sizes: Any = None, weight: Any = None, pad_type: str = "valid", pad: Any = None, **_: Any
 ) -> Sizes:
-    """What a convolution or a pool pads its input to, at least."""
+    """Return what a convolution or a pool pads its input to, at least."""
     kernel = np.shape(weight)[2:] if kernel_sizes is None else _numbers(kernel_sizes)
     edges = padding(pad_type, pad, np.shape(x)[2:], kernel, [1] * len(kernel))
     return *np.shape(x)[:2], *(size + sum(edge) for size, edge in zip(np.shape(x)[2:], edges, strict=True))
 
 
 def _spread(x: Any, weight: Any, strides: Any = None, dilations: Any = None, **_: Any) -> Sizes:
-    """The full result of a transposed convolution, before its edges are cut off."""
+    """Return the full result of a transposed convolution, before its edges are cut off."""
     kernel = np.shape(weight)[2:]
     steps, wide = per_axis(strides, kernel), per_axis(dilations, kernel)
     axes = zip(np.shape(x)[2:], kernel, steps, wide, strict=True)

@@ -37,6 +37,7 @@ from lorarar.base.names import (
     unet_config,
 )
 from lorarar.errors import InputError
+from lorarar.images import open_image
 
 PROMPTS = ["a sks dog", "", "a cat in watercolor style " * 40]
 
@@ -179,6 +180,18 @@ def test_transparent_and_turned_images(tmp_path: Path) -> None:
     turned = load_image(tmp_path / "turned.png", 8)
     assert (turned[:, :, 4:] == 1).all()
     assert (turned[:, :, :4] == -1).all()
+
+
+def test_an_image_of_16_bits_of_grey(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 256], [32768, 65535]], np.uint16)).save(tmp_path / "deep.png")
+    assert np.asarray(open_image(tmp_path / "deep.png")).tolist() == [[[0] * 3, [1] * 3], [[128] * 3, [255] * 3]]
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_an_image_with_a_damaged_exif_block(tmp_path: Path, suffix: str) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / f"a.{suffix}", exif=b"Exif\0\0II*\0")
+    with pytest.raises(InputError, match=rf"a\.{suffix}: not a whole PNG"):
+        open_image(tmp_path / f"a.{suffix}")
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])

@@ -53,7 +53,7 @@ def test_the_session_ends_with_the_methods_merge(method: str, session: Session) 
     pair = pair_for(layout)
     session.load(pair)
     merge_by(method, session, pair)(AGAIN)
-    assert_equal(deltas(session.merged_lora()), deltas(merged(layout, method)))
+    assert_equal(deltas(session.merged().lora), deltas(merged(layout, method)))
 
 
 def test_picks_are_the_methods_own(session: Session) -> None:

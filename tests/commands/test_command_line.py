@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 
 from lorarar.command_line import Parser, add_settings, given_settings, main_of, run_command, settings_as_options
+from lorarar.console import status, warn
 from lorarar.errors import FailedCheck, InputError, describe_os_error
-from lorarar.files import atomic_file, atomic_folder
+from lorarar.files import atomic_file, atomic_folder, check_output
 from lorarar.lora import LoRA, LoraLayer, write_lora
 from lorarar.settings import check_at_least, setting
+from lorarar.training.settings import check_state
 
 ROOT = Path(__file__).parents[2]
 
@@ -184,6 +186,29 @@ def test_atomic_file_is_whole_or_absent(tmp_path: Path) -> None:
     assert target.stat().st_mode & 0o777 == 0o666 & ~current_umask()
 
 
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("made/target")
+    with atomic_file(tmp_path / "link") as temporary:
+        temporary.write_bytes(b"whole")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "made" / "target").read_bytes() == b"whole"
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    circles: list[Callable[[], object]] = [
+        lambda: check_output(loop),
+        lambda: check_output(loop / "a"),
+        lambda: check_output(tmp_path / "a", loop),
+        lambda: check_state(loop, None, tmp_path / "a"),
+        lambda: atomic_file(loop).__enter__(),
+    ]
+    for call in circles:
+        with pytest.raises(InputError, match="its links lead in a circle; correct them, or give another path"):
+            call()
+
+
 def current_umask() -> int:
     umask = os.umask(0)
     os.umask(umask)
@@ -202,6 +227,43 @@ def test_atomic_folder_replaces_and_restores(tmp_path: Path) -> None:
         (temporary / "c").write_text("3")
     assert [path.name for path in target.iterdir()] == ["c"]
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("renames", [1, 2])
+def test_a_folder_is_still_there_where_its_successor_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    target, calls, rename = tmp_path / "bundle", [], Path.replace
+
+    def interrupted(path: Path, to: Path) -> Path:
+        calls.append(to)
+        if len(calls) == renames:
+            raise KeyboardInterrupt
+        return rename(path, to)
+
+    target.mkdir()
+    (target / "a").write_text("1")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt), atomic_folder(target):
+        patched.setattr(Path, "replace", interrupted)
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["bundle", "bundle/a"]
+
+
+def test_what_is_written_is_as_private_as_any_new_file(tmp_path: Path) -> None:
+    umask = os.umask(0o027)
+    try:
+        with atomic_folder(tmp_path / "bundle") as folder, atomic_file(folder / "a"):
+            pass
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "bundle").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "bundle" / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_texts_from_strangers_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    with status("runs[/b]") as show:
+        show("more[/b]")
+    warn(["/data/:dog:/x:on:y[/b]"])
+    assert "warning: /data/:dog:/x:on:y[/b]" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:

@@ -231,6 +231,12 @@ def test_a_peft_folder_is_not_written_into(files: Path) -> None:
         main(["peft", "paint.safetensors", "--method", "direct", "-o", "peft/adapter_model.safetensors"])
 
 
+def test_a_bundle_is_not_written_into(files: Path) -> None:
+    (files / "bundle" / "golden").mkdir(parents=True)
+    with pytest.raises(InputError, match="would overwrite the input bundle/golden"):
+        main(["dog.safetensors", "paint.safetensors", "--bundle", "bundle", "-o", "bundle/golden/m.safetensors"])
+
+
 def test_loras_that_do_not_fit_are_refused(files: Path, layout: Layout) -> None:
     good = make_lora(layout, 1, 2)
     name = UNET + "down_blocks.1.attentions.0.proj_in"

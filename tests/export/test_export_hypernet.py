@@ -43,7 +43,7 @@ def sessions(bundle_folders: dict[tuple[str, str], Path]) -> dict[tuple[str, str
 def merged(session: Session, content: LoRA, style: LoRA, strengths: tuple[float, float]) -> LoRA:
     session.load([content, style])
     session.merge("learned", strengths=strengths)
-    return session.merged_lora()
+    return session.merged().lora
 
 
 ranks = st.lists(st.sampled_from([1, 2, 5, 16, 128]), min_size=1, max_size=3).map(tuple)
@@ -288,7 +288,7 @@ def test_three_loras_are_merged_as_two_and_the_third_is_added(layout: Layout, tm
     session.load([content, style, third])
     session.merge(strengths=(0.9, 1.1, -0.5))
     reference = dense_reference(layout, content, style, (0.9, 1.1))
-    for name, layer in session.merged_lora().layers.items():
+    for name, layer in session.merged().lora.layers.items():
         wanted = reference[name].delta - 0.5 * third.layers[name].delta()
         np.testing.assert_allclose(layer.delta(), wanted, rtol=0, atol=2e-5 * reference[name].largest)
 

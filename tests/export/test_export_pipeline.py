@@ -81,7 +81,7 @@ def test_an_image_with_two_loras_is_what_diffusers_draws_with_the_merged_file(
     session = bundle.session()
     session.load(loras)
     session.merge("learned")
-    write_lora(session.merged_lora(), tmp_path / "merged.safetensors")
+    write_lora(session.merged().lora, tmp_path / "merged.safetensors")
     request = Request("a sks dog", seed=3, steps=4, guidance=3.5)
     want = drawn_by_diffusers(shallow_pipeline, tmp_path / "merged.safetensors", request)
     base = drawn_by_diffusers(shallow_pipeline, None, request)

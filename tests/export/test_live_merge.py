@@ -34,7 +34,7 @@ def test_each_image_of_a_grid_is_what_diffusers_draws_with_these_strengths(
     for content, row in zip((0.0, 1.5), grid, strict=True):
         for style, drawn in zip((0.0, 1.5), row, strict=True):
             session.merge("learned", strengths=(content, style))
-            write_lora(session.merged_lora(), tmp_path / "merged.safetensors")
+            write_lora(session.merged().lora, tmp_path / "merged.safetensors")
             want = drawn_by_diffusers(shallow_pipeline, tmp_path / "merged.safetensors", request)
             assert psnr_db(want, drawn.pixels[0].transpose(1, 2, 0)) > 80, (content, style)
 
@@ -48,7 +48,7 @@ def test_guidance_without_lora_and_schedules_are_diffusers_driven_by_hand(
     session = shared_pipelines["onnx"].session()
     session.load(loras)
     session.merge("learned")
-    whole = session.merged_lora()
+    whole = session.merged().lora
     acfg = Request("a sks dog", seed=3, steps=3, guidance=3.5, guidance_without_lora=True)
     want = drawn_step_by_step(shallow_pipeline, acfg, lambda _, row: whole if row else None, monkeypatch)
     assert psnr_db(want, session.draw(acfg).pixels[0].transpose(1, 2, 0)) > 80
@@ -58,7 +58,7 @@ def test_guidance_without_lora_and_schedules_are_diffusers_driven_by_hand(
     at = []
     for strengths in table:
         session.merge("learned", strengths=strengths)
-        at.append(session.merged_lora())
+        at.append(session.merged().lora)
     want = drawn_step_by_step(shallow_pipeline, plain, lambda step, _: at[step], monkeypatch)
     assert psnr_db(want, session.draw(plain, table).pixels[0].transpose(1, 2, 0)) > 80
 
@@ -79,7 +79,7 @@ def test_a_composed_start_is_what_diffusers_draws_with_each_lora_alone(
     lone = [read_lora(path) for path in loras]
     components = load_components(str(shallow_pipeline))
     prompts = encode_prompts(components, ["a sks dog", "a dog in blue", "a dog"])
-    rest = partial(by_step, [(session.merged_lora(), Span())], True)
+    rest = partial(by_step, [(session.merged().lora, Span())], True)
     put_on = partial(composed_start, partial(composed, *lone, prompts), rest, Span(last=share))
     want = drawn_by_diffusers(shallow_pipeline, None, request, put_on=put_on)
     assert psnr_db(want, have) > 80

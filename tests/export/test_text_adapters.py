@@ -106,9 +106,9 @@ def test_each_image_and_step_has_prompts_that_its_own_loras_read(
     at: list[LoRA] = []
     for strengths in table:
         session.merge("learned", strengths=strengths)
-        at.append(session.merged_lora())
+        at.append(session.merged().lora)
     session.merge("learned")
-    whole = session.merged_lora()
+    whole = session.merged().lora
 
     def by_hand(request: Request, weights: Callable[[int, int], LoRA | None]) -> np.ndarray:
         return drawn_step_by_step(shallow_pipeline, request, weights, monkeypatch)

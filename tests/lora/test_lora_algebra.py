@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lorarar.errors import InputError
 from lorarar.lora import LoraLayer, concatenate, pad_rank
-from lorarar.lora.layers import balance_factor
+from lorarar.lora.layers import balance_factor, fill
 
 
 def make(rng: np.random.Generator, rank: int, out: int, inp: int, kernel: tuple[int, ...] = ()) -> LoraLayer:
@@ -62,3 +62,11 @@ def test_balancing_is_a_power_of_two_and_even() -> None:
     assert np.log2(factor) == round(np.log2(factor))
     assert 0.5 <= (1000.0 * factor) / (1e-5 / factor) <= 2
     assert balance_factor(0.0, 1.0) == 1
+
+
+@pytest.mark.parametrize("peaks", [(2.0**127, 2.0**-149), (2.0**-149, 2.0**127)])
+def test_balancing_of_hostile_factors_says_what_it_writes(peaks: tuple[float, float]) -> None:
+    down, up = (np.full(shape, value, np.float32) for shape, value in zip(((1, 3), (2, 1)), peaks, strict=True))
+    written = np.zeros((1, 3), np.float16), np.zeros((2, 1), np.float16)
+    told = fill(LoraLayer(down, up), *written)
+    np.testing.assert_array_equal([part.max() for part in written], told)

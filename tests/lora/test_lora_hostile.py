@@ -120,6 +120,21 @@ def test_patterns_from_a_stranger_cannot_hang(tmp_path: Path, length: int) -> No
     assert time.monotonic() - start < 30
 
 
+def test_patterns_that_match_last_take_their_time_too() -> None:
+    """As many as `re` forgets; the time of a search that finds its pattern counts as that of one that finds none."""
+    modules = [f"down_blocks.2.attentions.1.transformer_blocks.{index}.attn1.to_q" for index in range(722)]
+    patterns = dict.fromkeys(modules, 2)
+    scaling = parse_config({"r": 1, "alpha_pattern": patterns}, "config")
+    start = time.monotonic()
+    assert [scaling.scale(module, 1) for module in modules] == [2] * len(modules)
+    assert time.monotonic() - start < 10
+    slow = {f".*a.*{index}x": 1 for index in range(50)} | {".*": 2}
+    scaling = parse_config({"r": 1, "alpha_pattern": slow}, "config")
+    with pytest.raises(InputError, match="too long to match"):
+        for _ in range(1000):
+            scaling.scale("a." * 300 + "a", 1)
+
+
 def test_a_long_pattern_is_refused_before_it_is_compiled() -> None:
     pattern = "ab" * 50_000
     tracemalloc.start()

@@ -22,6 +22,7 @@ from lorarar.lora import LoraLayer
 OUT, INP = 12, 8
 MODULE = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 FULL, FLAT = f"unet.{MODULE}", f"lora_unet_{MODULE.replace('.', '_')}"
+ENDS = ("lora_down.weight", "lora_up.weight")
 DRAW = np.random.default_rng(0)
 
 
@@ -227,6 +228,22 @@ def test_a_merge_converts_first(tiny_pipeline: Path, tmp_path: Path) -> None:
     whole = base + 3 * up @ down
     want = whole / np.linalg.norm(whole, axis=1, keepdims=True) * magnitude[:, None] - base
     np.testing.assert_allclose(lr.read_lora(out).layers[f"unet.{module}"].delta(), want, atol=1e-4)
+
+
+def test_merge_names_its_own_option_for_the_rank(tmp_path: Path) -> None:
+    given = [str(tmp_path), str(tmp_path), "--method", "direct", "--convert", "0"]
+    with pytest.raises(InputError, match="--convert is 0; give a whole number of 1 or more"):
+        merge([*given, "-o", str(tmp_path.with_suffix(".safetensors"))])
+
+
+def test_of_layers_that_lose_alike_the_first_is_named() -> None:
+    names = [f"lora_unet_up_blocks_1_attentions_{index}_proj_in" for index in range(3)]
+    names += [f"lora_unet_down_blocks_{block}_attentions_{index}_proj_in" for block in (1, 2) for index in range(2)]
+    layer = list(plain().values())
+    alike = {f"{name}.{end}": layer[end == "lora_up.weight"] for name in names for end in ENDS}
+    (told,) = convert(alike | {f"{FLAT}.diff": np.ones((OUT, INP), np.float32)}, 1).warnings
+    assert "8 layers were made plain or cut, to rank 1 at most" in told
+    assert told.endswith("(unet.up_blocks.1.attentions.0.proj_in)")
 
 
 def test_the_help_offers_no_base_without_weights() -> None:

@@ -160,6 +160,9 @@ def test_two_files_become_one_and_a_picture(
     assert sum(median.layers for median in medians) == done.merged.count("learned")
     with pytest.raises(InputError, match="would overwrite the input"):
         merge_files(bundle, content, style, style)
+    for into in ({"out": bundle.path / "m.safetensors"}, {"out": out, "plot": bundle.path / "m.png"}):
+        with pytest.raises(InputError, match="would overwrite the input"):
+            merge_files(bundle, content, style, **into)
 
 
 def test_a_picture_destroys_no_file_and_nothing_is_written_without_one(

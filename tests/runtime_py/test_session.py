@@ -44,7 +44,7 @@ def test_the_lines_of_the_readme(folder: Path, opened: list[str]) -> None:
     session.merge("learned", strengths=(1.0, 0.8))
     image = session.generate("a sks dog in watercolor painting style", seed=3)
     assert (image.size, image.mode) == ((8, 8), "RGB")
-    assert isinstance(session.merged_lora(), LoRA)
+    assert isinstance(session.merged().lora, LoRA)
     assert opened == ["hypernet", "text_encoder", "unet", "vae_decoder"]
 
 
@@ -110,7 +110,7 @@ def test_what_a_session_can_not_do_is_told(folder: Path, opened: list[str], tmp_
     with pytest.raises(InputError, match="no LoRA is loaded"):
         session.merge()
     with pytest.raises(InputError, match="no LoRA is loaded"):
-        session.merged_lora()
+        session.merged()
     with pytest.raises(InputError, match="3 LoRAs, but there is room for 2; export with `loras` 3"):
         session.load([CONTENT, STYLE, STYLE])
     with pytest.raises(InputError, match="`loras`"):
@@ -152,11 +152,11 @@ def test_a_merge_is_the_runtimes_and_a_direct_one_is_the_librarys() -> None:
     session.load([content, style])
     session.merge("direct")
     expected = merge_loras(content, style, bundle.layout, "direct").lora
-    for name, layer in session.merged_lora().layers.items():
+    for name, layer in session.merged().lora.layers.items():
         np.testing.assert_array_equal(layer.delta(), expected.layers[name].delta())
     session.merge(strengths=SCALES)
     for name, delta in load_file(HYPERNET / "expected.safetensors").items():
-        np.testing.assert_allclose(session.merged_lora().layers[name].delta(), delta, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(session.merged().lora.layers[name].delta(), delta, rtol=0, atol=1e-5)
     with pytest.raises(InputError, match="can't draw"):
         session.generate("a dog")
 

@@ -247,7 +247,7 @@ def test_k_lora_takes_one_lora_in_each_layer_and_step(folder: Path, seen: list[d
                 picks.add((step, is_content))
     assert len(seen) == 4 and {True, False} <= {is_content for _, is_content in picks}
     with pytest.raises(InputError, match="so it is no LoRA file"):
-        session.merged_lora()
+        session.merged()
     with pytest.raises(InputError, match="K-LoRA's coefficients are others in each step"):
         _ = session.coefficients
     with pytest.raises(InputError, match="`schedule` means nothing to k-lora"):

@@ -18,6 +18,7 @@ from stand_in import HYPERNET
 
 import runtime_py.session
 import runtime_py.sheet
+from lorarar.commands.generate import main as generate
 from lorarar.commands.sheet import main
 from lorarar.errors import InputError
 from lorarar.lora import LoRA, LoraLayer, read_lora, write_lora
@@ -62,6 +63,15 @@ def test_a_sheet_overwrites_no_reference(bundles: list[Path], tmp_path: Path, op
     with pytest.raises(InputError, match="overwrite"):
         sheet(bundles[:1], reference, "--prompt", "a", option, str(reference))
     assert reference.read_bytes() == before
+
+
+def test_nothing_is_written_into_a_bundle(bundles: list[Path]) -> None:
+    given = ["--prompt", "a"]
+    with pytest.raises(InputError, match="would overwrite the input"):
+        sheet(bundles, bundles[1] / "sheet.png", *given)
+    (bundles[1] / "more").mkdir()
+    with pytest.raises(InputError, match=r"would overwrite the input \S+/more"):
+        generate([str(bundles[1]), *given, "-o", str(bundles[1] / "more" / "image.png")])
 
 
 def test_images_of_different_sizes_are_refused_before_drawing(

@@ -25,6 +25,7 @@ from lorarar.hypernet.checkpoints import load_predictor
 from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig
 from lorarar.layout import kind_of
 from lorarar.lora import read_lora
+from lorarar.training.history import History
 
 ROOT = Path(__file__).parents[2]
 FAST_FLAGS = ["--steps", "6", "--hidden", "8", "--batch-pairs", "2", "--validate-every", "2"]
@@ -124,12 +125,15 @@ def test_bad_options_are_refused(world: World, flags: list[str], says: str, tmp_
 def test_bad_outputs_and_datasets_are_refused(world: World, tmp_path: Path) -> None:
     (tmp_path / "folder.safetensors").mkdir()
     (tmp_path / "text").write_text("a file")
-    own = world.dataset.contents["content_0"].lora
+    (tmp_path / "curves.csv").mkdir()
+    first = world.dataset.contents["content_0"]
     for output, says in (
         (tmp_path / "h.pt", r"a checkpoint is a file whose name ends with \.safetensors"),
         (tmp_path / "folder.safetensors", "this is a folder"),
         (tmp_path / "text" / "h.safetensors", "nothing can be written in"),
-        (own, "would overwrite the input"),
+        (first.lora, "would overwrite the input"),
+        (first.images[0].with_suffix(".safetensors"), r"0\.png: writing there would overwrite the input"),
+        (tmp_path / "curves.safetensors", r"curves\.csv: this is a folder"),
     ):
         with pytest.raises(InputError, match=says):
             command(world, output)
@@ -152,6 +156,18 @@ def test_bad_outputs_and_datasets_are_refused(world: World, tmp_path: Path) -> N
         with pytest.raises(InputError, match=says):
             main(["--base", str(world.base), "--dataset", str(copy), *flags, "-o", str(tmp_path / "h.safetensors")])
     assert not list(tmp_path.glob("h.*"))
+
+
+def test_curves_that_cannot_be_written_lose_no_training(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(History, "write_csv", full)
+    with pytest.raises(OSError, match="full"):
+        command(world, tmp_path / "h.safetensors")
+    assert load_predictor(tmp_path / "h.safetensors").trained
 
 
 def test_more_datasets_are_trained_on_as_one(world: World, tmp_path: Path) -> None:

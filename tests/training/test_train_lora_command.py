@@ -144,6 +144,11 @@ def test_command_refuses_files(tiny_pipeline: Path, images: tuple[Path, ...], tm
     ):
         with pytest.raises(InputError, match=message):
             main(["--base", str(tiny_pipeline), "--dataset", str(dataset), "--only", only])
+    style = read_dataset(dataset).styles["style_0"].lora
+    style.mkdir(parents=True)
+    with pytest.raises(InputError, match=r"style_0\.safetensors: this is a folder"):
+        main(["--base", str(tiny_pipeline), "--dataset", str(dataset), *FAST, "--only", "content_0,style_0"])
+    assert list(style.parent.iterdir()) == [style]  # nor has the one before it been trained
 
 
 def test_find_images(tmp_path: Path) -> None:

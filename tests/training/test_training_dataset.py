@@ -169,6 +169,13 @@ def test_a_link_out_of_the_folder(folder: Path, tmp_path: Path) -> None:
         read_dataset(folder)
 
 
+def test_a_link_to_itself(folder: Path) -> None:
+    (folder / "link.png").symlink_to("link.png")
+    edit(folder, content(images=["link.png"]))
+    with pytest.raises(InputError, match=r"link\.png: its links lead in a circle"):
+        read_dataset(folder)
+
+
 def test_joined_datasets_have_the_entries_and_the_parts_of_all(folder: Path, tmp_path: Path) -> None:
     with_loras(folder)
     other = with_loras(renamed(save_tiny_dataset(tmp_path / "other", contents=4, styles=3, seed=1)))

@@ -79,6 +79,7 @@ class VlmJudge:
         return cls(model.eval().requires_grad_(False).to(device), processor, source, batch)
 
     def describe(self) -> dict[str, Any]:
+        """Return everything that the verdicts depend on, as JSON."""
         config = self.model.config
         return {
             "kind": "vlm",

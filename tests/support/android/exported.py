@@ -133,7 +133,7 @@ def _write_merge(path: Path, session: Session, loras: list[LoRA]) -> None:
     """A merge by Python: ΔW of each layer, the coefficients of every group, and what is carried of each LoRA."""
     session.load(loras)
     session.merge("learned", strengths=STRENGTHS[: len(loras)])
-    tensors = {name: layer.delta() for name, layer in session.merged_lora().layers.items()}
+    tensors = {name: layer.delta() for name, layer in session.merged().lora.layers.items()}
     save_file(tensors | dict(session.coefficients), path)
     shares = [{"parts": dict(found.parts), "share": found.share} for found in session.carried]
     path.with_suffix(".json").write_text(json.dumps({"carried": shares}))
