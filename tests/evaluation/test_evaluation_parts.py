@@ -14,6 +14,7 @@ from lorarar.commands.evaluate import main
 from lorarar.errors import InputError
 from lorarar.evaluation.generate import image_seeds
 from lorarar.evaluation.judging import Swap, judge_kept
+from lorarar.evaluation.method_names import parse_hypernets
 from lorarar.training.dataset import Content, Style, pair_folder, safe_name
 
 
@@ -40,6 +41,16 @@ def test_pairs_have_folders_of_their_own() -> None:
 def test_fingerprint_tells_weights_apart() -> None:
     first, second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
     assert fingerprint(first) == fingerprint(first) != fingerprint(second)
+
+
+@pytest.mark.parametrize(
+    "name", ["dare-composed-start-acfg", "k-lora-acfg", "learned-acfg-acfg", "-acfg", "x-composed-start-acfg"]
+)
+def test_a_checkpoint_has_a_name_of_its_own(name: str) -> None:
+    """Any other draws a method that never sees the checkpoint, or has no such sampling."""
+    assert parse_hypernets("x=a,x-acfg=a,x-composed-start=a") == dict.fromkeys(["x", "x-acfg", "x-composed-start"], "a")
+    with pytest.raises(InputError, match=f"'{name}' names no checkpoint; give a name that no method has"):
+        parse_hypernets(f"{name}=x.safetensors")
 
 
 @pytest.mark.parametrize(
