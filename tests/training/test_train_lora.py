@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 from lora_training import SETTINGS, largest_difference, same, train
@@ -203,6 +205,27 @@ def test_state_of_another_training(components: Components, images: tuple[Path, .
             InputError, match=rf"a training with other settings \({different}\); give the same settings"
         ):
             train(components, pictures, prompt, settings, state=state)
+
+
+def test_state_of_another_base(components: Components, images: tuple[Path, ...], tmp_path: Path) -> None:
+    """One of the same UNet may encode otherwise, and have another schedule."""
+    state, first = tmp_path / "state.safetensors", replace(SETTINGS, steps=1)
+    train(components, images, "a sks dog", first, state=state)
+    vae, encoder = copy.deepcopy(components.vae), copy.deepcopy(components.text_encoders[1])
+    scaled = copy.deepcopy(components.vae)
+    scaled.register_to_config(scaling_factor=2.0)
+    for network in (vae, encoder):
+        next(network.parameters()).data.add_(1)
+    noise = DDPMScheduler.from_config(components.noise.config, beta_end=0.02)
+    for other, different in (
+        (replace(components, vae=vae), "encoder_weights"),
+        (replace(components, text_encoders=(components.text_encoders[0], encoder)), "encoder_weights"),
+        (replace(components, vae=scaled), "base_configs"),
+        (replace(components, noise=noise), "base_configs"),
+    ):
+        with pytest.raises(InputError, match=rf"a training with other settings \({different}\)"):
+            train(other, images, "a sks dog", first, state=state)
+    train(components, images, "a sks dog", first, state=state)
 
 
 def test_a_state_of_no_step_yet_goes_on_as_if_it_had_not_been_written(tmp_path: Path) -> None:
