@@ -26,7 +26,7 @@ from export.rewrites import rewrite_for
 from export.scheduling import scheduler_settings
 from export.targets import find_offer
 from lorarar.base.attach import fused
-from lorarar.base.components import fingerprint
+from lorarar.base.components import digest_configs, fingerprint, pipeline_identity
 from lorarar.base.sources import NETWORKS
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import Layout
@@ -61,7 +61,7 @@ def write_unet(
             "options": _decisive(replace(options, fused=None)),
             "adapters": adapted is not None,
             "layout": layout.to_json(options.stack),
-            "unet": fingerprint(unet),
+            "unet": [fingerprint(unet), digest_configs(unet)],
         }
         with new_bundle(out, target, facts, on_progress) as bundle:
             bundle.require_valid([_sizes(unet, adapted, options)], options, layout)
@@ -158,9 +158,8 @@ def _facts(source: Source, options: PipelineOptions) -> dict[str, Any]:
         "options": _decisive(options),
         "layout": source.layout.to_json(options.stack),
         "hypernet": source.hypernet.sha256,
-        "networks": {name: fingerprint(getattr(source.pipeline, name)) for name in NETWORKS},
+        "pipeline": pipeline_identity(source.pipeline),
         "tokenizers": [sorted(tokenizer.get_vocab().items()) for tokenizer in tokenizers(source.pipeline).values()],
-        "scheduler": {name: str(value) for name, value in source.pipeline.scheduler.config.items()},
     }
 
 

@@ -148,8 +148,9 @@ class FileMerge:
         self.loras, self.rule, self._learned = blender.stack.loras, blender.rule, blender.learned
         self._factors = factors
         self._names = dict.fromkeys(name for lora in self.loras for name in lora.layers)
+        # Copied: a blender's next merge writes into these arrays, and layers of files are made only when they are read.
         self._places = {
-            layer: blender.values[group.coefficients][row]
+            layer: blender.values[group.coefficients][row].copy()
             for layer, (group, row) in blender.stack.layout.places.items()
         }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,10 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lorarar.base.names import name_of
-from lorarar.base.sources import image_side, open_pipeline
+from lorarar.base.sources import NETWORKS, image_side, open_pipeline
 from lorarar.errors import InputError
 from lorarar.images import on_white, open_image
 from lorarar.toolchains import missing_toolchain, quiet_toolchains
+
+_NO_SETTINGS = ("transformers_version", "dtype", "torch_dtype")
 
 
 @runtime_checkable
@@ -120,6 +123,34 @@ def fingerprint(network: nn.Module) -> str:
         first = tensor.detach().flatten()[:16].float().cpu().numpy()
         digest.update(name.encode() + bytes(str(tuple(tensor.shape)), "ascii") + first.tobytes())
     return digest.hexdigest()[:16]
+
+
+def digest_configs(*parts: Any) -> str:
+    """Digest the configs of networks, schedulers and pipelines, wherever they lie: scales, activations, predictions."""
+    found = []
+    for part in parts:
+        config = part.config if isinstance(part.config, Mapping) else part.config.to_dict()
+        # diffusers' own entries are paths, its version, and the names of its defaults in random order.
+        kept = {name: value for name, value in config.items() if not name.startswith("_") and name not in _NO_SETTINGS}
+        found.append([type(part).__name__, kept])
+    return hashlib.sha256(json.dumps(found, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def pipeline_identity(pipeline: Any) -> dict[str, str]:
+    """Return what tells a pipeline from others: the fingerprint of each network, and a digest of all configs."""
+    networks = {name: getattr(pipeline, name) for name in NETWORKS}
+    settings = digest_configs(*networks.values(), pipeline.scheduler, pipeline)
+    return {name: fingerprint(network) for name, network in networks.items()} | {"configs": settings}
+
+
+def training_identity(components: Components) -> dict[str, Any]:
+    """Return what tells a base from others for a training: its UNet, the networks that encode, and all configs."""
+    encoders = (*components.text_encoders, components.vae)
+    return {
+        "base_weights": fingerprint(components.unet),
+        "encoder_weights": [fingerprint(encoder) for encoder in encoders],
+        "base_configs": digest_configs(components.unet, *encoders, components.noise),
+    }
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ def parser() -> Parser:
     add(
         "--lora-scale", type=float, action="append", metavar="X", help="that of each --lora, in their order (default 1)"
     )
-    add("--method", choices=("learned", "direct", "k-lora"), default="learned", help="how to merge (default learned)")
+    add("--method", choices=("learned", "direct", "k-lora"), help="how to merge (default learned)")
     add("--negative", metavar="P", help="what not to draw (default: the base's own)")
     add_drawing(made)
     add("-o", "--out", type=Path, required=True, metavar="PNG", help="the image")
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
             session.load(loras)
         with watch.stage("merge"):
             if loras:
-                session.merge(args.method, strengths=strengths)
+                session.merge(args.method or "learned", strengths=strengths)
     warn(carried_warnings(session))
     with progress("drawing", total=1) as update:
         drawn = session.draw(request, on_stage=lambda stage, done, total: update(done, total, text=stage))
@@ -86,6 +86,8 @@ def _loras(args: argparse.Namespace) -> tuple[list[Path], list[float]]:
         raise InputError("--lora stands beside a content and a style LoRA, or alone; give both, or none of them")
     if not loras and len(more) > 1:
         raise InputError("several --lora stand beside a content and a style LoRA; give --content and --style")
+    if args.method is not None and not (loras or more):
+        raise InputError("--method is how LoRAs are merged; give --content and --style, or leave it out")
     return [*loras, *more], [*strengths, *(scales or [1.0] * len(more))]
 
 

@@ -44,7 +44,7 @@ def parser() -> Parser:
     add("--dataset", type=Path, metavar="DIR", help="contents, styles, their LoRAs, splits (default: the miniature's)")
     more = "datasets whose training and validation parts are added, as those of  lorarar miniature wide"
     add("--more", type=Path, nargs="+", metavar="DIR", help=more)
-    add("--split", default=DEFAULT_SPLIT, help=f"a split of the dataset (default {DEFAULT_SPLIT})")
+    add("--split", help=f"a split of the dataset (default {DEFAULT_SPLIT})")
     add("--resolution", type=int, metavar="PIXELS", help="side of the images (default: the dataset's)")
     add("--untrained", action="store_true", help="a named base with random weights: a dry run only")
     add(
@@ -124,9 +124,13 @@ def _settings(args: argparse.Namespace, process: Any) -> HyperSettings:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse outputs that can't be written, and options that can't apply."""
-    of_training = [name for name in ("out", "state", "joint_images", "more") if getattr(args, name) is not None]
+    of_training = [
+        name for name in ("out", "state", "joint_images", "more", "split") if getattr(args, name) is not None
+    ]
+    of_training += ["untrained"] * args.untrained
     if args.plan is not None and of_training:
         raise InputError(f"`plan` trains nothing, so `{of_training[0]}` can't apply; leave one of them out")
+    args.split = DEFAULT_SPLIT if args.split is None else args.split
     if args.plan is None and args.out is None:
         raise InputError("there is no file for the checkpoint; give `out`, or `plan` to count the memory alone")
     if args.out is not None and args.out.suffix != ".safetensors":

@@ -133,6 +133,12 @@ def parse_hypernets(text: str) -> dict[str, str]:
             )
         if name in METHODS or name in found:
             raise InputError(f"`hypernets`: the name {name!r} is taken; choose another")
+        own = name.removesuffix(sampling_of(name))
+        if not own or own in METHODS or sampling_of(own):
+            raise InputError(
+                f"`hypernets`: {name!r} names no checkpoint; give a name that no method has, and behind it at most one "
+                f"of {', '.join(SAMPLINGS)}, for example  q{ACFG}=q.safetensors"
+            )
         found[name] = path
     return found
 

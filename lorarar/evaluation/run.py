@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lorarar import __version__
-from lorarar.base.components import base_name, fingerprint
+from lorarar.base.components import base_name, pipeline_identity
 from lorarar.base.names import unet_layout
-from lorarar.base.sources import NETWORKS
 from lorarar.errors import InputError
 from lorarar.evaluation.cost import measured
 from lorarar.evaluation.generate import PairFolder, Sampler, Sampling, image_seeds
@@ -49,8 +48,8 @@ class Evaluation:
 
     @cached_property
     def base(self) -> Mapping[str, str]:
-        """Return what tells the weights of this base's networks from others. Ask first while nothing is put on them."""
-        return {name: fingerprint(getattr(self.sampler.pipeline, name)) for name in NETWORKS}
+        """Return what tells this base from others. Ask first while nothing is put on its networks."""
+        return pipeline_identity(self.sampler.pipeline)
 
     def place(self, method: Evaluated, content: Content, style: Style) -> PairFolder:
         """Return the folder of a method's images of a pair. Raises InputError when it holds those of other settings."""

@@ -124,10 +124,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def digest_of(weights: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of weights that are in no file: of their names and bytes."""
+    """Return the SHA-256 of weights that are in no file: of their names and bytes, as fp32."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
-        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+        digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

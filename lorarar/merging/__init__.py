@@ -140,13 +140,14 @@ class Aligned:
     warnings: tuple[str, ...]
 
 
-def align(content: LoRA, style: LoRA, layout: Layout) -> Aligned:
-    """Pair the layers by name. Raises InputError when a LoRA has no attention linear of the base, when one of its
-    layers has another shape than the base's, or when the two LoRAs disagree on a layer's shape.
+def align(content: LoRA, style: LoRA, layout: Layout, *, needs_attention: bool = False) -> Aligned:
+    """Pair the layers by name. Raises InputError when a LoRA has no layers, attention linears of another base alone, or
+    with `needs_attention` none; when one of its layers has another shape than the base's, or the other LoRA's.
     """
     places = {name: group for name, (group, _) in layout.places.items()}
     warnings = [*content.warnings, *style.warnings]
-    warnings += [text for lora in (content, style) if (text := _check_base(lora, layout.base, places))]
+    for lora in (content, style):
+        warnings += _check_base(lora, layout.base, places, needs_attention)
     pairs = [
         LayerPair(name, layer, style.layers[name], places.get(name))
         for name, layer in content.layers.items()
@@ -166,25 +167,32 @@ def align(content: LoRA, style: LoRA, layout: Layout) -> Aligned:
     )
 
 
-def _check_base(lora: LoRA, base: str, places: Mapping[str, Group]) -> str | None:
+def _check_base(lora: LoRA, base: str, places: Mapping[str, Group], needs_attention: bool) -> list[str]:
+    """Return what there is to warn of; InputError as `align`."""
     attention = [name for name in lora.layers if name.startswith(UNET) and kind_of(name)]
     inside = [name for name in attention if name in places]
     advice = "it was made for another base model: give the `base` that it was trained on"
-    if not inside:
-        raise InputError(
-            f"{lora.source}: none of its {len(lora.layers)} layers is an attention linear of {base}; {advice}"
-        )
+    if not lora.layers:
+        raise InputError(f"{lora.source}: it has no layers, so there is nothing to merge; give another LoRA")
+    if attention and not inside:
+        raise InputError(f"{lora.source}: none of its {len(attention)} attention layers is in {base}; {advice}")
     for name in lora.layers.keys() & places.keys():
         have, want = lora.layers[name].weight_shape, (places[name].out_features, places[name].in_features)
         if have != want:
             raise InputError(f"{lora.source}: {name} has shape {have}, {base} has {want}; {advice}")
+    if not attention:
+        only = "" if any(name.startswith(UNET) for name in lora.layers) else "layers of text encoders alone, and "
+        told = f"{lora.source}: it has {only}no attention layers of the UNet"
+        if needs_attention:
+            raise InputError(f"{told}, which this `method` is for; merge by direct, or give another LoRA")
+        return [f"{told}, by which its base is known; that it is for {base} is taken on trust"]
     if len(inside) == len(attention):
-        return None
-    return (
+        return []
+    return [
         f"{lora.source}: {len(attention) - len(inside)} of its {len(attention)} attention layers are not in {base}; "
         "it was made for a larger base (an SDXL LoRA fits KOALA by name only: KOALA's blocks are distilled), so its "
         "effect may be weaker or different; those layers are merged by the rule and have no effect on this base"
-    )
+    ]
 
 
 def merge_loras(
@@ -204,7 +212,7 @@ def merge_loras(
     """
     options = options or MergeOptions()
     check_choice(METHODS, method=method)
-    aligned = align(content, style, layout)
+    aligned = align(content, style, layout, needs_attention=method == "learned")
     outcomes: dict[str, MergedLayer] = {}
     # An overflow is told once, as an InputError, and not by numpy's warnings too.
     with np.errstate(over="ignore", invalid="ignore"):

@@ -6,6 +6,7 @@ r_c + r_s.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -81,12 +82,18 @@ def learned_options(predictor: Any, **changes: Any) -> MergeOptions:
 
 
 def predict_with(predictor: Any) -> Predict:
-    """Return a function that predicts coefficients by a Hypernetwork or ConstantCoefficients, without gradients."""
+    """Return a function that predicts coefficients by a Hypernetwork or ConstantCoefficients, without gradients.
+
+    It works in fp32 on the CPU, as the factors are, with a copy of the predictor: half precision would lose digits of
+    LoRAs, or overflow.
+    """
     import torch
+
+    copied = copy.deepcopy(predictor).float().cpu()
 
     def predict(modules: Sequence[str], *factors: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return predictor(*map(torch.from_numpy, factors), modules).numpy()
+            return copied(*map(torch.from_numpy, factors), modules).numpy()
 
     return predict
 

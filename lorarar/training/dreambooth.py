@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorarar import __version__
-from lorarar.base.components import Components, base_name, fingerprint, predict, target
+from lorarar.base.components import Components, base_name, predict, target, training_identity
 from lorarar.errors import InputError
 from lorarar.files import file_digest
 from lorarar.layout import UNET
@@ -170,7 +170,7 @@ def _identity(components: Components, concepts: Sequence[Reference], settings: L
     del about["steps"]
     about["prompts"] = [concept.prompt for concept in concepts]
     about["images"] = [[file_digest(path) for path in concept.images] for concept in concepts]
-    return about | {"base_weights": fingerprint(components.unet)}
+    return about | training_identity(components)
 
 
 def _metadata(components: Components, concepts: Sequence[Reference], settings: LoraSettings) -> dict[str, str]:

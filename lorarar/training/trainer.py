@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from lorarar import __version__
-from lorarar.base.components import Components, base_name, fingerprint
+from lorarar.base.components import Components, base_name, training_identity
 from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import Predictor, save_hypernet
@@ -170,9 +170,8 @@ def _identity(inputs: TrainingInputs, settings: HyperSettings, record: dict[str,
     same = {name: value for name, value in record.items() if name != "steps" or settings.lr_schedule != "constant"}
     parts = [part for part in (inputs.parts.train, inputs.parts.validation) if part is not None]
     banks = [role.bank.digest() for part in parts for role in (part.contents, part.styles)]
-    unet = fingerprint(inputs.components.unet)
     references = digest_references(inputs.references, inputs.joint_images)
-    return same | {"base_weights": unet, "loras": banks, "references": references}
+    return same | training_identity(inputs.components) | {"loras": banks, "references": references}
 
 
 class _Training:

@@ -227,6 +227,14 @@ def test_a_hypernetwork_is_a_path_an_object_or_the_shipped_one(loras: tuple[lr.L
     assert lr.merge(*loras, untrained=True).metadata["lorarar_hypernet_trained"] == "false"
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_hypernetwork_of_another_type_merges_in_fp32(loras: tuple[lr.LoRA, lr.LoRA], dtype: torch.dtype) -> None:
+    hypernet = lr.Hypernetwork.from_pretrained(shipped_hypernet()).to(dtype)
+    merged = lr.merge(*loras, hypernet=hypernet)
+    assert next(hypernet.parameters()).dtype == dtype
+    same(lr.merge(*loras, hypernet=hypernet.float()), merged)
+
+
 def test_constant_coefficients_merge_too(loras: tuple[lr.LoRA, lr.LoRA], tmp_path: Path) -> None:
     save_hypernet(ConstantCoefficients(), tmp_path / "constant.safetensors")
     merged = lr.merge(*loras, hypernet=tmp_path / "constant.safetensors")

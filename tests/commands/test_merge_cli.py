@@ -243,7 +243,7 @@ def test_loras_that_do_not_fit_are_refused(files: Path, layout: Layout) -> None:
     odd = LoraLayer(np.ones((1, 48), np.float32), np.ones((48, 1), np.float32))
     cases = {
         "disagree on unet.down_blocks.1.attentions.0.proj_in: (48, 48) against (32, 32)": {**good.layers, name: odd},
-        "none of its 1 layers is an attention linear of": {name: odd},
+        "none of its 1 attention layers is in": {UNET + "mid_block.attn1.to_q": odd},
     }
     for says, layers in cases.items():
         write_lora(LoRA(layers), files / "dog.safetensors")
@@ -251,6 +251,23 @@ def test_loras_that_do_not_fit_are_refused(files: Path, layout: Layout) -> None:
             run("--method", "direct")
         assert says in str(error.value) and "dog.safetensors" in str(error.value)
     assert not (files / "merged.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["text_encoder.text_model.encoder.layers.0.self_attn.q_proj", UNET + "down_blocks.1.attentions.0.proj_in"]
+)
+def test_a_lora_without_attention_is_merged_by_what_needs_none(
+    name: str, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = LoraLayer(np.ones((1, 32), np.float32), np.ones((32, 1), np.float32))
+    write_lora(LoRA({name: layer}), files / "dog.safetensors")
+    with pytest.raises(
+        InputError, match="no attention layers of the UNet, which this --method is for; merge by direct"
+    ):
+        run("--untrained")
+    run("--method", "direct")
+    assert "dog.safetensors: it has" in capsys.readouterr().err
+    assert name in read_lora(files / "merged.safetensors").layers
 
 
 def test_as_a_process_it_exits_2_with_one_line(tmp_path: Path) -> None:

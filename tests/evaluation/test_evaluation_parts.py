@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,8 +16,11 @@ from scripted import ScriptedJudge
 from lorarar.base.components import fingerprint
 from lorarar.commands.evaluate import main
 from lorarar.errors import InputError
-from lorarar.evaluation.generate import image_seeds
+from lorarar.evaluation.generate import Sampler, Sampling, image_seeds
 from lorarar.evaluation.judging import Swap, judge_kept
+from lorarar.evaluation.method_names import parse_hypernets
+from lorarar.evaluation.methods import Workbench
+from lorarar.evaluation.run import Evaluation
 from lorarar.training.dataset import Content, Style, pair_folder, safe_name
 
 
@@ -40,6 +47,37 @@ def test_pairs_have_folders_of_their_own() -> None:
 def test_fingerprint_tells_weights_apart() -> None:
     first, second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
     assert fingerprint(first) == fingerprint(first) != fingerprint(second)
+
+
+def test_bases_of_the_same_weights_are_told_apart_by_their_configs(tiny_pipeline: Path, tmp_path: Path) -> None:
+    def base(folder: Path) -> Mapping[str, str]:
+        sampler = Sampler.load(Sampling(str(folder), 1, 1.0, 0), "cpu", 1)
+        return Evaluation(tmp_path, Mock(spec=Workbench), sampler, (), "test", (), 1).base
+
+    before, folder = base(tiny_pipeline), shutil.copytree(tiny_pipeline, tmp_path / "base")
+    assert base(folder) == before  # wherever it lies
+    for file, change in (
+        ("model_index.json", {"force_zeros_for_empty_prompt": False}),
+        ("scheduler/scheduler_config.json", {"beta_end": 0.02}),
+        ("text_encoder/config.json", {"layer_norm_eps": 1e-3}),
+        ("unet/config.json", {"norm_eps": 1e-3}),
+        ("vae/config.json", {"scaling_factor": 0.5}),
+    ):
+        kept = (folder / file).read_text()
+        (folder / file).write_text(json.dumps(json.loads(kept) | change))
+        found = base(folder)
+        assert {name for name in found if found[name] != before.get(name)} == {"configs"}, file
+        (folder / file).write_text(kept)
+
+
+@pytest.mark.parametrize(
+    "name", ["dare-composed-start-acfg", "k-lora-acfg", "learned-acfg-acfg", "-acfg", "x-composed-start-acfg"]
+)
+def test_a_checkpoint_has_a_name_of_its_own(name: str) -> None:
+    """Any other draws a method that never sees the checkpoint, or has no such sampling."""
+    assert parse_hypernets("x=a,x-acfg=a,x-composed-start=a") == dict.fromkeys(["x", "x-acfg", "x-composed-start"], "a")
+    with pytest.raises(InputError, match=f"'{name}' names no checkpoint; give a name that no method has"):
+        parse_hypernets(f"{name}=x.safetensors")
 
 
 @pytest.mark.parametrize(

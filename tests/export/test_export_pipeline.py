@@ -263,6 +263,7 @@ def test_a_changed_pipeline_fails_its_check(
         (["--lora", "CONTENT", "--style", "STYLE"], "--lora stands beside a content and a style LoRA, or alone"),
         (["--lora", "CONTENT", "--lora", "STYLE"], "several --lora stand beside a content and a style LoRA"),
         (["--lora", "CONTENT", "--lora-scale", "1", "--lora-scale", "2"], "2 --lora-scale for 1 --lora"),
+        (["--method", "k-lora"], "--method is how LoRAs are merged; give --content and --style, or leave it out"),
         (["--content", "missing.safetensors"], "missing.safetensors"),
         (["-o", "image.jpg"], "image.jpg: the image is a PNG; end its name with .png"),
     ],

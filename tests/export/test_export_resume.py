@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +167,21 @@ def test_what_does_not_fit_is_made_again(
     files = export(shallow_pipeline, tmp_path / "bundle")
     assert written == [*PARTS, *again]
     assert files["unet.onnx"] == b"unet" and files["golden/unet"] == b"golden unet"
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [("model_index.json", {"force_zeros_for_empty_prompt": False}), ("vae/config.json", {"scaling_factor": 0.5})],
+)
+def test_a_base_of_the_same_weights_with_another_config_is_another(
+    shallow_pipeline: Path, written: Written, tmp_path: Path, file: str, change: dict[str, Any]
+) -> None:
+    base = shutil.copytree(shallow_pipeline, tmp_path / "bases" / "base")
+    interrupted(base, tmp_path / "bundle")
+    config = base / file
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    export(base, tmp_path / "bundle")
+    assert written == [*PARTS, *PARTS]
 
 
 def test_it_goes_on_with_what_no_file_depends_on_changed(

@@ -320,13 +320,13 @@ def _other_shape(one: LoRA, name: str) -> LoRA:
     [
         (lora(1), lora(2), "zipper", {}, "`method` is 'zipper'; valid are learned, direct"),
         (lora(1), lora(2), "learned", {}, "needs a hypernetwork: give `predict`"),
-        (lora(1), LoRA({}, source="empty"), "direct", {}, "empty: none of its 0 layers is an attention linear of tiny"),
+        (lora(1), LoRA({}, source="empty"), "direct", {}, "empty: it has no layers"),
         (
             LoRA({"text_encoder.x.q_proj": layer(np.random.default_rng(0), 4, 4, 1)}, source="words"),
             lora(2),
-            "direct",
+            "learned",
             {},
-            "words: none of its 1 layers is an attention linear of tiny",
+            "words: it has layers of text encoders alone, and no attention layers of the UNet",
         ),
         (
             _other_shape(lora(1), UNET + "a.attn1.to_q"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from stand_in import HYPERNET, StandIn, stand_in_backend
 
 from lorarar.composed import ComposedStart
 from lorarar.errors import InputError
-from lorarar.lora import read_lora
+from lorarar.lora import LoRA, open_lora, read_lora
 from lorarar.merging.klora import KLoRA
 from runtime_py import Bundle
 from runtime_py.backends import onnx
@@ -100,6 +100,23 @@ def test_block_weights_are_checked(folder: Path, opened: list[str]) -> None:
     for wrong in ((1.0,) * 3, np.nan, ()):
         with pytest.raises(InputError, match=r"`block_weights` of up_blocks\.0 are .*; give a finite number"):
             session.merge(block_weights={"up_blocks.0": wrong})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("read", [read_lora, open_lora])
+def test_a_finished_merge_stays_as_it_is(folder: Path, opened: list[str], read: Callable[[Path], LoRA]) -> None:
+    """Those of files make their layers when they are written, which may be after the session's next merge."""
+    session = Bundle.open(folder).session()
+    session.load([read(CONTENT), read(STYLE)])
+    session.merge(strengths=(0.5, 2.0))
+    merged = session.merged()
+    assert merged.coefficients
+    downs = {name: layer.down.copy() for name, layer in merged.lora.layers.items()}
+    told = {name: pair.copy() for name, pair in merged.coefficients.items()}
+    session.merge(strengths=(3.0, 0.25))
+    for name, down in downs.items():
+        np.testing.assert_array_equal(merged.lora.layers[name].down, down)
+    for name, pair in told.items():
+        np.testing.assert_array_equal(merged.coefficients[name], pair)
 
 
 class Recorded(StandIn):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from hyper_world import World
 from safetensors.torch import load_file, save_file
 
@@ -210,10 +211,12 @@ def test_a_training_goes_on_with_the_same_data_and_as_many_steps_or_more(world: 
     name, factors = next(iter(packed.items()))
     packed[name] = replace(factors, down=factors.down * 1.01)
     styles = replace(world.parts.train.styles, bank=LoraBank(packed))
+    noise = DDPMScheduler.from_config(world.components.noise.config, beta_end=0.02)
     retrained = replace(world.parts, train=replace(world.parts.train, styles=styles))
     for changed, what in (
         (replace(inputs, parts=retrained), "loras"),
         (replace(inputs, references=[Concept((), "other images")]), "references"),
+        (replace(inputs, components=replace(world.components, noise=noise)), "base_configs"),
     ):
         with pytest.raises(InputError, match=rf"of a training with other settings \({what}\)"):
             train_predictor(changed, FAST, state=state)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 from lora_training import SETTINGS, largest_difference, same, train
@@ -83,7 +87,9 @@ def test_diffusers_loads_what_was_trained(
     assert (loaded - base).abs().max() > 0.05
 
 
-def test_the_base_is_as_before(components: Components, images: tuple[Path, ...]) -> None:
+@contextmanager
+def left_as_it_was(components: Components) -> Iterator[None]:
+    """Compare every number of the networks, and what a training sets on them, with those before the block."""
     networks = {"unet": components.unet, "vae": components.vae, "one": components.text_encoders[0]}
     networks["two"] = components.text_encoders[1]
 
@@ -91,7 +97,7 @@ def test_the_base_is_as_before(components: Components, images: tuple[Path, ...])
         return {f"{n}.{key}": v.clone() for n, net in networks.items() for key, v in net.state_dict().items()}
 
     before, forward = everything(), components.unet.forward
-    train(components, images, "a sks dog", replace(SETTINGS, gradient_checkpointing=True))
+    yield
     after = everything()
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
@@ -100,11 +106,16 @@ def test_the_base_is_as_before(components: Components, images: tuple[Path, ...])
     assert not any(value.requires_grad for net in networks.values() for value in net.parameters())
 
 
+def test_the_base_is_as_before(components: Components, images: tuple[Path, ...]) -> None:
+    with left_as_it_was(components):
+        train(components, images, "a sks dog", replace(SETTINGS, gradient_checkpointing=True))
+
+
 def test_the_base_is_as_before_after_a_failure(components: Components, images: tuple[Path, ...]) -> None:
-    names = list(components.unet.state_dict())
-    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d; lower `learning_rate`"):
-        train(components, images, "a sks dog", replace(SETTINGS, learning_rate=1e30))
-    assert list(components.unet.state_dict()) == names
+    settings = replace(SETTINGS, learning_rate=1e30, gradient_checkpointing=True)
+    failed = pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d; lower `learning_rate`")
+    with left_as_it_was(components), failed:
+        train(components, images, "a sks dog", settings)
 
 
 @pytest.mark.full
@@ -203,6 +214,27 @@ def test_state_of_another_training(components: Components, images: tuple[Path, .
             InputError, match=rf"a training with other settings \({different}\); give the same settings"
         ):
             train(components, pictures, prompt, settings, state=state)
+
+
+def test_state_of_another_base(components: Components, images: tuple[Path, ...], tmp_path: Path) -> None:
+    """One of the same UNet may encode otherwise, and have another schedule."""
+    state, first = tmp_path / "state.safetensors", replace(SETTINGS, steps=1)
+    train(components, images, "a sks dog", first, state=state)
+    vae, encoder = copy.deepcopy(components.vae), copy.deepcopy(components.text_encoders[1])
+    scaled = copy.deepcopy(components.vae)
+    scaled.register_to_config(scaling_factor=2.0)
+    for network in (vae, encoder):
+        next(network.parameters()).data.add_(1)
+    noise = DDPMScheduler.from_config(components.noise.config, beta_end=0.02)
+    for other, different in (
+        (replace(components, vae=vae), "encoder_weights"),
+        (replace(components, text_encoders=(components.text_encoders[0], encoder)), "encoder_weights"),
+        (replace(components, vae=scaled), "base_configs"),
+        (replace(components, noise=noise), "base_configs"),
+    ):
+        with pytest.raises(InputError, match=rf"a training with other settings \({different}\)"):
+            train(other, images, "a sks dog", first, state=state)
+    train(components, images, "a sks dog", first, state=state)
 
 
 def test_a_state_of_no_step_yet_goes_on_as_if_it_had_not_been_written(tmp_path: Path) -> None:

@@ -93,6 +93,9 @@ def test_the_command_counts_and_writes_nothing(world: World, capsys: pytest.Capt
         main([*given, "--plan", "--more", "data"])
     with pytest.raises(InputError, match=r"trains nothing, so .*state"):
         main([*given, "--plan", "--state", "s.safetensors"])
+    for ignored in (["--split", "paper"], ["--untrained"]):
+        with pytest.raises(InputError, match=f"--plan trains nothing, so {ignored[0]} can't apply"):
+            main([*given, "--plan", *ignored])
     assert main([*given, "--plan", "3", "--steps", "10"]) == 0  # the default's warm-up is longer
     with pytest.raises(InputError, match="there is no file for the checkpoint; give"):
         main(given)
