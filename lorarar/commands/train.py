@@ -39,8 +39,8 @@ def parser() -> Parser:
         epilog=_MORE_TEXT,
     )
     add = made.add_argument
-    names = ", ".join([MINIATURE, *CONFIGS])
-    add("--base", default=DEFAULT_BASE, help=f"{names}, a diffusers folder or a hub id (default {DEFAULT_BASE})")
+    named = f"with --untrained or --plan also {', '.join(CONFIGS)}"
+    add("--base", default=DEFAULT_BASE, help=f"a diffusers folder or a hub id (default {DEFAULT_BASE}); {named}")
     add("--dataset", type=Path, metavar="DIR", help="contents, styles, their LoRAs, splits (default: the miniature's)")
     more = "datasets whose training and validation parts are added, as those of  lorarar miniature wide"
     add("--more", type=Path, nargs="+", metavar="DIR", help=more)

@@ -41,8 +41,8 @@ def parser() -> Parser:
         epilog=f"modes:{_MODES_TEXT}",
     )
     add = made.add_argument
-    names = ", ".join([MINIATURE, *CONFIGS])
-    add("--base", default=DEFAULT_BASE, help=f"{names}, a diffusers folder or a hub id (default {DEFAULT_BASE})")
+    named = f"with --untrained also {', '.join(CONFIGS)}"
+    add("--base", default=DEFAULT_BASE, help=f"a diffusers folder or a hub id (default {DEFAULT_BASE}); {named}")
     add("--images", type=Path, nargs="+", metavar="PATH", help="image files, or a folder of them")
     add("--prompt", help="what the images show, with the rare token or the style's description")
     add("--style-images", type=Path, nargs="+", metavar="PATH", help="joint training: the style's images")
