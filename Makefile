@@ -1,4 +1,4 @@
-# Each target does all of its own set-up. Needed beforehand: Python 3.11 or later (PYTHON=python3.12 make …).
+# Each target does all of its own set-up. Needed beforehand: Python 3.11 to 3.13 (PYTHON=python3.12 make …).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,8 +23,8 @@ unexport PYTHONDONTWRITEBYTECODE
 $(RUNS): EXTRAS := all
 $(READY): EXTRAS := all,coreai,qnn,dev,docs
 $(RUNS) $(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is older than 3.11; run  PYTHON=python3.11 make …"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "error: $(PYTHON) is not of 3.11 to 3.13, which coremltools is made for; run  PYTHON=python3.11 make …"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-compile --editable '.[$(EXTRAS)]'

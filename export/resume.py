@@ -20,7 +20,7 @@ from typing import Any
 
 from lorarar import __version__
 from lorarar.errors import CutShort, FailedCheck, InputError, first_of
-from lorarar.files import atomic_file, read_json, replace_folder
+from lorarar.files import atomic_file, read_json, replace_folder, resolved
 from runtime_py.bundle import MANIFEST, tree_sha256
 from runtime_py.manifest import MAX_MANIFEST_BYTES
 
@@ -75,7 +75,7 @@ def require_replaceable(out: Path) -> None:
     """Refuse an `out` that holds anything but a bundle, with InputError: what becomes `out` takes its place."""
     if not out.exists():
         return
-    if Path.cwd().is_relative_to(out.resolve()):
+    if Path.cwd().is_relative_to(resolved(out)):
         raise InputError(f"`out` is {out}, in which this command runs; give another folder, or run it elsewhere")
     if out.is_dir() and not any(out.iterdir()):
         return
@@ -120,7 +120,7 @@ def unfinished_folder(out: Path, facts: Mapping[str, Any]) -> Iterator[Unfinishe
     while another export works on the same `out`.
     """
     digest = hashlib.sha256(json.dumps([facts, toolchain_versions()], sort_keys=True).encode()).hexdigest()
-    out = out.resolve()  # "." has no name
+    out = resolved(out)  # "." has no name
     out.parent.mkdir(parents=True, exist_ok=True)
     with _locked(out):
         work = _take_up(out.parent / f".{out.name}.unfinished", digest)

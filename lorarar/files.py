@@ -83,9 +83,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     Where `path` is a link, what it leads to is written.
     """
-    path = resolved(path)
+    suffix, path = path.suffix, resolved(path)  # the given name's: libraries tell a format by it
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -98,7 +98,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; it replaces `path` on success and disappears on any failure."""
+    """Yield a temporary folder beside `path`; it replaces `path` on success and disappears on any failure.
+
+    Where `path` is a link, the folder that it leads to is replaced.
+    """
+    path = resolved(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:

@@ -159,8 +159,8 @@ def _check_fit(lora: LoRA, layers: Mapping[str, LoraLayer], known: Mapping[str, 
     """Return a LoRA's rank in a layout; InputError where it fits nothing, or where a layer has another shape."""
     if not layers:
         raise InputError(
-            f"{lora.source}: none of its {len(lora.layers)} layers is one that {base} takes; it was made for another "
-            "base model"
+            f"{lora.source}: none of its {len(lora.layers)} layers is one that this bundle of {base} takes; it was "
+            "made for another base model, or for layers that the bundle was exported without (as with --text-adapters)"
         )
     for name, layer in layers.items():
         group, _ = known[name]

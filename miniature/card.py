@@ -39,9 +39,10 @@ picture, weight or text of anyone else is in them.
 """
 
 
-_STARTED = """
-The pipeline that it was started from came out of the trainings of the next table, and is not kept.
-`lorarar miniature build` makes another miniature from nothing, by the same stages."""
+_STARTED = (
+    "The pipeline that it was started from is not kept: the next section tells how its networks were trained. "
+    "`lorarar miniature build` makes another miniature from nothing, by the same stages."
+)
 
 
 def write_card(plan: BuildPlan) -> Path:
@@ -122,9 +123,10 @@ def _times(plan: BuildPlan) -> str:
     rows.append(("together, without those below", "", f"{sum(plan.seconds().values()) / 60:.0f}"))
     return _section(
         "How it was made",
-        f"`{' '.join(_whole_build(plan)).replace(here, '')}`, by these stages:{_STARTED if plan.start else ''}",
+        f"`{' '.join(_whole_build(plan)).replace(here, '')}`, by these stages:",
         markdown_table(("stage", "command", "minutes"), rows, left=2),
         f"Wall time over all the runs that a stage took; the last of them on {machine_name()}.",
+        *([_STARTED] if plan.start else []),
     )
 
 

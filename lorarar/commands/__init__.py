@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "train-lora": ("lorarar.commands.train_lora", "train", "a LoRA from a few images, or every LoRA of a dataset"),
     "evaluate": ("lorarar.commands.evaluate", "train", "MARS² and the paper's tables and grids, for any methods"),
     "study": ("lorarar.commands.study", "train", "the paper's human study as a web app"),
-    "miniature": ("lorarar.commands.miniature", "make", "make a miniature from nothing, as the shipped one was"),
+    "miniature": ("lorarar.commands.miniature", "make", "make a miniature from nothing, by the shipped one's stages"),
     "synthetic": ("lorarar.commands.synthetic", "make", "LoRAs of random numbers in a base's full size"),
 }
 """Subcommand → its module, the heading that it stands under, and what it does."""

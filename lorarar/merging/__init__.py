@@ -140,14 +140,14 @@ class Aligned:
     warnings: tuple[str, ...]
 
 
-def align(content: LoRA, style: LoRA, layout: Layout, *, needs_attention: bool = False) -> Aligned:
-    """Pair the layers by name. Raises InputError when a LoRA has no layers, attention linears of another base alone, or
-    with `needs_attention` none; when one of its layers has another shape than the base's, or the other LoRA's.
+def align(content: LoRA, style: LoRA, layout: Layout) -> Aligned:
+    """Pair the layers by name. Raises InputError when a LoRA has no layers or attention linears of another base alone,
+    and when one of its layers has another shape than the base's, or the other LoRA's.
     """
     places = {name: group for name, (group, _) in layout.places.items()}
     warnings = [*content.warnings, *style.warnings]
     for lora in (content, style):
-        warnings += _check_base(lora, layout.base, places, needs_attention)
+        warnings += _check_base(lora, layout.base, places)
     pairs = [
         LayerPair(name, layer, style.layers[name], places.get(name))
         for name, layer in content.layers.items()
@@ -167,7 +167,7 @@ def align(content: LoRA, style: LoRA, layout: Layout, *, needs_attention: bool =
     )
 
 
-def _check_base(lora: LoRA, base: str, places: Mapping[str, Group], needs_attention: bool) -> list[str]:
+def _check_base(lora: LoRA, base: str, places: Mapping[str, Group]) -> list[str]:
     """Return what there is to warn of; InputError as `align`."""
     attention = [name for name in lora.layers if name.startswith(UNET) and kind_of(name)]
     inside = [name for name in attention if name in places]
@@ -182,10 +182,10 @@ def _check_base(lora: LoRA, base: str, places: Mapping[str, Group], needs_attent
             raise InputError(f"{lora.source}: {name} has shape {have}, {base} has {want}; {advice}")
     if not attention:
         only = "" if any(name.startswith(UNET) for name in lora.layers) else "layers of text encoders alone, and "
-        told = f"{lora.source}: it has {only}no attention layers of the UNet"
-        if needs_attention:
-            raise InputError(f"{told}, which this `method` is for; merge by direct, or give another LoRA")
-        return [f"{told}, by which its base is known; that it is for {base} is taken on trust"]
+        return [
+            f"{lora.source}: it has {only}no attention layers of the UNet, by which its base is known and which a "
+            f"hypernetwork looks at; that it is for {base} is taken on trust, and it is merged by the rule"
+        ]
     if len(inside) == len(attention):
         return []
     return [
@@ -212,7 +212,7 @@ def merge_loras(
     """
     options = options or MergeOptions()
     check_choice(METHODS, method=method)
-    aligned = align(content, style, layout, needs_attention=method == "learned")
+    aligned = align(content, style, layout)
     outcomes: dict[str, MergedLayer] = {}
     # An overflow is told once, as an InputError, and not by numpy's warnings too.
     with np.errstate(over="ignore", invalid="ignore"):

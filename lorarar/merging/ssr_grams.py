@@ -43,7 +43,7 @@ def merge_by_ssr(
     `options.rule`. `components` are as before when it returns. Raises InputError for LoRAs that do not fit the base.
     """
     layout = unet_layout(components.unet, base_name(components))
-    align(content, style, layout, needs_attention=True)  # refuses LoRAs of another base, before the base is run on them
+    align(content, style, layout)  # refuses LoRAs of another base, before the base is run on them
     downs = shared_downs(content, style, components)
     condition = encode_prompts(components, prompts)
     if text_only:

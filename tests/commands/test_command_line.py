@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.resume import unfinished_folder
 from lorarar.command_line import Parser, add_settings, given_settings, main_of, run_command, settings_as_options
 from lorarar.console import status, warn
 from lorarar.errors import FailedCheck, InputError, describe_os_error
@@ -187,11 +188,17 @@ def test_atomic_file_is_whole_or_absent(tmp_path: Path) -> None:
 
 
 def test_a_link_is_written_through(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to("made/target")
-    with atomic_file(tmp_path / "link") as temporary:
+    (tmp_path / "link.png").symlink_to("made/target")
+    with atomic_file(tmp_path / "link.png") as temporary:
         temporary.write_bytes(b"whole")
-    assert (tmp_path / "link").is_symlink()
+        assert temporary.suffix == ".png"  # by which libraries choose a format
+    assert (tmp_path / "link.png").is_symlink()
     assert (tmp_path / "made" / "target").read_bytes() == b"whole"
+    (tmp_path / "folder").symlink_to("made")
+    with atomic_folder(tmp_path / "folder") as folder:
+        (folder / "new").touch()
+    assert (tmp_path / "folder").is_symlink()
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["new"]
 
 
 def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
@@ -203,6 +210,8 @@ def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
         lambda: check_output(tmp_path / "a", loop),
         lambda: check_state(loop, None, tmp_path / "a"),
         lambda: atomic_file(loop).__enter__(),
+        lambda: atomic_folder(loop).__enter__(),
+        lambda: unfinished_folder(loop, {}).__enter__(),
     ]
     for call in circles:
         with pytest.raises(InputError, match="its links lead in a circle; correct them, or give another path"):

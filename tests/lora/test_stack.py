@@ -101,7 +101,7 @@ def test_loras_that_do_not_fit_are_refused(layout: Layout) -> None:
         stack([lora, lora], layout, 2, 5)
     with pytest.raises(InputError, match="3 LoRAs, but there is room for 2; export with `loras` 3"):
         stack([lora, lora, lora], layout, 2)
-    with pytest.raises(InputError, match="none of its 1 layers is one that tiny takes"):
+    with pytest.raises(InputError, match="none of its 1 layers is one that this bundle of tiny takes"):
         stack([LoRA({"unet.other.to_q": lora.layers[name]})], layout)
 
 

@@ -322,13 +322,6 @@ def _other_shape(one: LoRA, name: str) -> LoRA:
         (lora(1), lora(2), "learned", {}, "needs a hypernetwork: give `predict`"),
         (lora(1), LoRA({}, source="empty"), "direct", {}, "empty: it has no layers"),
         (
-            LoRA({"text_encoder.x.q_proj": layer(np.random.default_rng(0), 4, 4, 1)}, source="words"),
-            lora(2),
-            "learned",
-            {},
-            "words: it has layers of text encoders alone, and no attention layers of the UNet",
-        ),
-        (
             _other_shape(lora(1), UNET + "a.attn1.to_q"),
             lora(2),
             "direct",

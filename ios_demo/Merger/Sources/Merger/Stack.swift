@@ -71,8 +71,9 @@ public struct Stack: Sendable {
         }
         guard let rank = ranks.max() else {
             throw InputError(
-                "\(lora.source): none of its \(lora.names.count) layers is one that \(layout.base) takes; it was made "
-                    + "for another base model")
+                "\(lora.source): none of its \(lora.names.count) layers is one that this bundle of \(layout.base) takes; "
+                    + "it was made for another base model, or for layers that the bundle was exported without (as with "
+                    + "--text-adapters)")
         }
         return rank
     }
@@ -166,6 +167,6 @@ private struct Factors<Number: FactorNumber> {
     private static func balance(down: Float, up: Float) -> Float {
         guard down > 0, up > 0 else { return 1 }
         let half = (log2(Double(up)) - log2(Double(down))) / 2
-        return Float(exp2(half.rounded(.toNearestOrEven)))
+        return Float(exp2(min(max(half.rounded(.toNearestOrEven), -126), 126)))  // it and its inverse: normal numbers
     }
 }

@@ -100,7 +100,7 @@ final class StackTests: XCTestCase {
             shape.contains("has shape [32, 32], other has [32, 99]; the LoRA is for another base model"), shape)
         let none = refusal { _ = try Stack(loras, layout: other(32, "x.to_q"), rank: nil, dtype: .float32) }
         XCTAssertTrue(
-            none.contains("layers is one that other takes; it was made for another base model"), none)
+            none.contains("layers is one that this bundle of other takes; it was made for another base model"), none)
     }
 
     // MARK: coefficients

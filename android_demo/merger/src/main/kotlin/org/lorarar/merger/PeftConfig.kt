@@ -41,14 +41,17 @@ class PeftScaling(
     /** PEFT's rule: the first pattern that matches the whole name or its part after a dot. */
     private fun find(patterns: Map<Pattern, Double>, module: String, default: Double): Double {
         val start = System.nanoTime()
-        for ((pattern, value) in patterns) {
-            if (pattern.matcher(module).lookingAt()) return value
-            if (spentNs + System.nanoTime() - start > MATCH_NS) {
-                throw InputError("%s: its patterns take too long to match; write them as plain names", source)
+        try {
+            for ((pattern, value) in patterns) {
+                if (pattern.matcher(module).lookingAt()) return value
+                if (spentNs + System.nanoTime() - start > MATCH_NS) {
+                    throw InputError("%s: its patterns take too long to match; write them as plain names", source)
+                }
             }
+            return default
+        } finally {
+            spentNs += System.nanoTime() - start
         }
-        spentNs += System.nanoTime() - start
-        return default
     }
 
     companion object {

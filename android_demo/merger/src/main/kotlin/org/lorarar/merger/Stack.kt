@@ -98,7 +98,8 @@ class Stack private constructor(
                 }
             }
             return ranks.maxOrNull() ?: throw InputError(
-                "%s: none of its %s layers is one that %s takes; it was made for another base model",
+                "%s: none of its %s layers is one that this bundle of %s takes; it was made for another base model, or for " +
+                    "layers that the bundle was exported without (as with --text-adapters)",
                 lora.source, lora.layers.size, layout.base,
             )
         }
@@ -130,11 +131,13 @@ class Stack private constructor(
         /**
          * Multiply down and divide up by the power of two that makes their peaks about equal: it rounds nothing, and alpha
          * folded into `up` can leave float16's range where the product does not. False where a factor stays out of range.
+         * The power and its inverse are normal numbers.
          */
         private fun balance(down: FloatArray, up: FloatArray): Boolean {
             val peaks = listOf(down, up).map { factor -> factor.maxOf { abs(it) }.toDouble() }
             if (0.0 !in peaks) {
-                val factor = 2.0.pow(Math.rint((log2(peaks[1]) - log2(peaks[0])) / 2)).toFloat()
+                val exponent = Math.rint((log2(peaks[1]) - log2(peaks[0])) / 2).coerceIn(-126.0, 126.0)
+                val factor = 2.0.pow(exponent).toFloat()
                 for (i in down.indices) down[i] *= factor
                 for (i in up.indices) up[i] /= factor
             }

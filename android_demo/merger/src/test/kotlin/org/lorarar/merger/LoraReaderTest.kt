@@ -94,6 +94,16 @@ class LoraReaderTest {
     }
 
     @Test
+    fun patternsThatMatchLastTakeTheirTimeToo() {
+        val slow = (0 until 4).associate { ".*a.*${it}x" to 1L } + (".*" to 2L)
+        val scaling = PeftScaling.parse(mapOf("r" to 1L, "alpha_pattern" to slow), "config")
+        val module = "a.".repeat(300) + "a"
+        val end = System.nanoTime() + 30_000_000_000
+        val said = refusal { while (System.nanoTime() < end) scaling.scale(module, 1) }
+        assertTrue(said, "take too long to match" in said)
+    }
+
+    @Test
     fun noFileAndNoFolder() {
         assertTrue("no such file" in refusal { LoraReader.read(File(folder, "none.safetensors")) })
         assertTrue("without adapter_config.json" in refusal { LoraReader.read(TestData.golden) })
