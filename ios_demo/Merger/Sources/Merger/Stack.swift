@@ -72,8 +72,8 @@ public struct Stack: Sendable {
         guard let rank = ranks.max() else {
             throw InputError(
                 "\(lora.source): none of its \(lora.names.count) layers is one that this bundle of \(layout.base) "
-                    + "takes; it was made for another base model, or for layers that the bundle was exported without (as "
-                    + "with --text-adapters)")
+                    + "takes; it was made for another base model, or for layers that the bundle was exported "
+                    + "without (as with --text-adapters)")
         }
         return rank
     }
