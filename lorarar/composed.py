@@ -16,8 +16,10 @@ from lorarar.errors import InputError
 COMPOSED_SHARE = 0.5
 """Of the steps: half of them composed make an image half as long again."""
 
-STEP_SLACK = 1e-6
-"""Of a step: 0.28 of 25 is a little above 7 in doubles, and must be 7."""
+
+def steps_of(share: float, steps: int) -> int:
+    """Return how many of the steps a share of them is, rounded up."""
+    return math.ceil(share * steps - 1e-6)  # 0.28 of 25 is a little above 7 in doubles, and must be 7
 
 
 def check_share(composed_share: float) -> None:
@@ -43,7 +45,7 @@ class ComposedStart:
 
     def holds(self, step: int, steps: int) -> bool:
         """Tell whether step `step` (from 0) of `steps` is composed."""
-        return step < max(1, math.ceil(self.share * steps - STEP_SLACK))
+        return step < max(1, steps_of(self.share, steps))
 
     def prompts(self, prompt: str) -> tuple[str, str, str]:
         """Take a prompt apart: the content's own, the style's with the class in it, and the class.

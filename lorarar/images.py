@@ -48,6 +48,11 @@ def find_images(paths: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(found)
 
 
+def images_below(folder: Path) -> list[Path]:
+    """List the images of a folder and of all folders in it, in the order of their paths."""
+    return sorted(filter(is_image, folder.rglob("*")))
+
+
 def open_image(path: Path) -> Image:
     """Open an image file whole, turned upright by its Exif orientation, without its metadata.
 

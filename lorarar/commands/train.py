@@ -12,7 +12,7 @@ from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given
 from lorarar.console import console, print_rows, print_table, progress, status
 from lorarar.errors import InputError
 from lorarar.files import check_output
-from lorarar.images import is_image
+from lorarar.images import images_below
 from lorarar.training.curve import sparkline
 from lorarar.training.dataset import DEFAULT_SPLIT, Content, Dataset, Style, joined, read_dataset
 from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
@@ -105,8 +105,7 @@ def _check_outputs(args: argparse.Namespace, dataset: Dataset) -> None:
     """Refuse a checkpoint or curves that can't be written, or would overwrite what is trained on."""
     entries: list[Content | Style] = [*dataset.contents.values(), *dataset.styles.values()]
     given = [path for entry in entries for path in (entry.lora, *entry.images)]
-    drawn = filter(is_image, args.joint_images.rglob("*")) if args.joint_images else ()
-    given += drawn
+    given += images_below(args.joint_images) if args.joint_images else ()
     for output in (args.out, args.out.with_suffix(".csv"), args.out.with_suffix(".png")):
         check_output(output, *given)
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lorarar.base.attach import Factors, attached, factors_by_part
-from lorarar.composed import STEP_SLACK
+from lorarar.composed import steps_of
 from lorarar.lora import LoRA
 from lorarar.merging.klora import OnStep
 
@@ -28,7 +28,7 @@ class Span:
 
     def holds(self, step: int, steps: int) -> bool:
         """Tell whether the LoRA is on at step `step` (from 0) of `steps`."""
-        return self.first * steps - STEP_SLACK <= step < self.last * steps - STEP_SLACK
+        return steps_of(self.first, steps) <= step < steps_of(self.last, steps)
 
 
 @dataclass(frozen=True)

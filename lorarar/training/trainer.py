@@ -23,7 +23,7 @@ from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import Predictor, save_hypernet
 from lorarar.hypernet.columns import layout_columns
 from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
-from lorarar.images import is_image
+from lorarar.images import images_below
 from lorarar.layout import Layout
 from lorarar.training.bank import Coefficients, Pack, column_sizes, constant_coefficients, predict_coefficients
 from lorarar.training.dataset import Dataset
@@ -95,7 +95,7 @@ def load_inputs(
     about = {"base": layout.base, "dataset": dataset.name, "split": split, "untrained_base": loading.untrained}
     if found:
         about["joint_pairs"] = len(found)
-    drawn = sorted(path for path in joint_images.rglob("*") if is_image(path)) if joint_images else ()
+    drawn = images_below(joint_images) if joint_images else ()
     return TrainingInputs(components, layout, parts, about, dataset.trained_on(split), drawn)
 
 
