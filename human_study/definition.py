@@ -21,7 +21,7 @@ from typing import Any
 from PIL import Image
 
 from lorarar.errors import InputError
-from lorarar.files import package_schema, read_json
+from lorarar.files import package_schema, read_json, resolved
 from lorarar.images import open_image
 
 SCHEMA_VERSION = 1
@@ -142,7 +142,7 @@ def _example(entry: Mapping[str, Any], folder: Path) -> Example:
 
 def _image(text: str, folder: Path) -> Path:
     """Return the absolute path of an image, which must lie in the study's folder and be there."""
-    path = (folder / text).resolve()
+    path = resolved(folder / text)
     if not path.is_relative_to(folder):
         raise InputError(f"{folder / STUDY_FILE}: {text} leaves the study's folder; copy the image into it")
     if not path.is_file():

@@ -139,6 +139,7 @@ def test_an_existing_study_is_never_overwritten(study: Study, tmp_path: Path) ->
         (lambda data: data["tasks"][0]["images"].update({OURS: "/etc/passwd"}), "leaves the study's folder"),
         (lambda data: data["tasks"][0].update(style_reference="study.json"), "not a whole PNG, JPEG"),
         (lambda data: data["tasks"][0].update(style_reference="images/no.png"), "is not there"),
+        (lambda data: data["tasks"][0].update(style_reference="loop.png"), "its links lead in a circle"),
         (lambda data: data["tasks"][0].update(style_reference="a\0b"), r"tasks\[0\]\.style_reference"),
         (lambda data: data["tasks"][0].update(style_reference="\ud800"), r"tasks\[0\]\.style_reference"),
         (lambda data: data["tasks"][0].update(accepted={OURS: 1, RIVAL: 0}), r"tasks\[0\]\.accepted.*'boolean'"),
@@ -149,6 +150,7 @@ def test_an_existing_study_is_never_overwritten(study: Study, tmp_path: Path) ->
     ],
 )
 def test_bad_studies_are_refused(study: Study, change: Callable[[dict[str, Any]], object], message: str) -> None:
+    (study.folder / "loop.png").symlink_to("loop.png")
     path = study.folder / "study.json"
     data = json.loads(path.read_text())
     change(data)
