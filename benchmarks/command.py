@@ -14,7 +14,7 @@ from lorarar.console import console, progress
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, check_output
 from lorarar.lora import LoRA, read_lora
-from lorarar.settings import check_choice
+from lorarar.settings import check_choice, words
 from lorarar.toolchains import require_toolchain
 
 Document = dict[str, Any]
@@ -40,10 +40,10 @@ def given_pair(args: argparse.Namespace) -> tuple[LoRA, LoRA] | None:
 
 def choices(name: str, text: str, valid: tuple[str, ...]) -> tuple[str, ...]:
     """Split an option's `a,b` into its words, each once. Raises InputError for one that is not valid."""
-    words = tuple(dict.fromkeys(text.split(",")))
-    for word in words:
+    chosen = tuple(dict.fromkeys(words(text)))
+    for word in chosen:
         check_choice(valid, **{name: word})
-    return words
+    return chosen
 
 
 def run_settings(args: argparse.Namespace, *inputs: Path | None) -> RunSettings:
@@ -72,13 +72,13 @@ def say_if_busy(steadiness: float) -> None:
 
 
 def measure(run: Callable[[OnCase], Document], show: Callable[[Document], None], out: Path | None) -> int:
-    """Run under a bar, show the document that comes of it, write it to `out`, and print it as the last line."""
+    """Run under a bar, write the document that comes of it to `out`, show it, and print it as the last line."""
     with progress("") as update:
         document = run(lambda text, done, total: update(done, total, text=text))
-    show(document)
     text = json.dumps(document)
-    if out is not None:
+    if out is not None:  # before it is shown, which a closed pipe ends
         with atomic_file(out) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+    show(document)
     print(text)
     return EXIT_OK

@@ -43,13 +43,13 @@ def run(args: argparse.Namespace) -> int:
         record = ThisComputer().measure(bundle, args.component, MeasureOptions(), Watch())
     except DeviceFailed as error:
         raise InputError(str(error)) from None
+    if args.out is not None:  # before it is shown, which a closed pipe ends
+        write_records([record], args.out)
     measured = record["runs"]["p50_s"]
     print(
         f"at least {least * 1e3:.3g} ms by {limit}; measured p50 {measured * 1e3:.3g} ms, "
         f"{measured / least:.1f} times the bound"
     )
-    if args.out is not None:
-        write_records([record], args.out)
     return EXIT_OK
 
 

@@ -19,6 +19,7 @@ from export.targets import find_target
 from lorarar.base.names import BASES_HELP, DEFAULT_BASE
 from lorarar.command_line import Parser, main_of, run_command
 from lorarar.console import console, print_table
+from lorarar.settings import words
 
 
 def parser() -> Parser:
@@ -39,7 +40,7 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Measure every case, print the tables, and give the document out."""
-    cases = list(product(choices("target", args.target, ANYWHERE), args.precision.split(",")))
+    cases = list(product(choices("target", args.target, ANYWHERE), dict.fromkeys(words(args.precision))))
     for target, precision in cases:
         find_target(target).require("unet", precision)
     settings = run_settings(args)
@@ -53,7 +54,7 @@ def _print(document: dict[str, Any]) -> None:
     rows = []
     for case in document["cases"]:
         times = (f"{case[key] * 1e3:.1f} ms" for key in ("median_s", "best_s"))
-        rows.append((case["name"], *times, f"{case['bytes'] / 1e6:.0f}", f"{case['psnr_db']:.1f} dB"))
+        rows.append((case["name"], *times, f"{case['bytes'] / 1e6:.0f}", _parity(case["psnr_db"])))
     size = "×".join(str(size) for size in document["sample"])
     title = f"{document['base']}, one step, latents {size}"
     print_table(("UNet", "median", "best", "MB", "PSNR"), rows, title, left=("UNet",))
@@ -65,6 +66,10 @@ def _print(document: dict[str, Any]) -> None:
             f"{cost['case']}: LoRAs of rank {rank} together cost {cost['cost_percent']:+.1f} %{limit}{verdict}"
         )
     say_if_busy(document["steadiness"])
+
+
+def _parity(psnr: float | None) -> str:
+    return "" if psnr is None else f"{psnr:.1f} dB"  # of bit-for-bit equality there is none
 
 
 main = main_of(parser, run)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.processes import run_module
 from benchmarks.timing import Case, OnCase, RunSettings, Samples, case_times, document_head, measure_cases
+from lorarar import __version__
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, read_json
 from runtime_py.backends import open_runner
@@ -70,14 +71,17 @@ def measure_unets(
 
 
 def _check_folder(unet: UNetExport, folder: Path) -> None:
-    """Refuse a folder whose UNets were exported with other options."""
-    path = folder / OPTIONS
-    if path.is_file():
-        mend = "choose another folder of `bundles`"
-        before = read_json(path, what="how UNets were exported", mend=mend, schema={"type": "object"})
-        for name, value in unet._asdict().items():
-            if before.get(name) != value:
-                raise InputError(f"{folder}: its UNets were exported with `{name}` {before.get(name)}; {mend}")
+    """Refuse a folder whose UNets were exported with other options, or no one knows how; note those of a new one."""
+    path, mend = folder / OPTIONS, "choose another folder of `bundles`"
+    asked = unet._asdict() | {"lorarar_version": __version__}
+    if next(folder.glob(f"*/{MANIFEST}"), None) is None:
+        with atomic_file(path) as temporary:
+            temporary.write_text(json.dumps(asked) + "\n", encoding="utf-8")
+        return
+    before = read_json(path, what="how UNets were exported", mend=mend, schema={"type": "object"})
+    for name, value in asked.items():
+        if before.get(name) != value:
+            raise InputError(f"{folder}: its UNets were exported with `{name}` {before.get(name)}; {mend}")
 
 
 def _bundle(unet: UNetExport, target: str, precision: str, kind: str, folder: Path) -> Bundle:
@@ -95,8 +99,6 @@ def _bundle(unet: UNetExport, target: str, precision: str, kind: str, folder: Pa
     else:
         given += ["--adapt", kind, *rank]
     run_module("export.unet", *given)  # as users export it, checked against PyTorch
-    with atomic_file(folder / OPTIONS) as temporary:
-        temporary.write_text(json.dumps(unet._asdict()) + "\n", encoding="utf-8")
     return Bundle.open(out)
 
 

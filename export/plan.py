@@ -199,12 +199,12 @@ def _smaller_results(planned: Plan, most: ComponentPlan) -> str:
     fits = next(
         (side for side in SIDES if most.live_bytes * (side / planned.pixels) ** 2 + most.bytes <= PHONE_BYTES), 0
     )
-    ways = [f"--resolution {fits}"] if 0 < fits < planned.pixels else []
+    ways = [f"`resolution` {fits}"] if 0 < fits < planned.pixels else []
     if most.name == "vae_decoder":
         offered = planned.target.tolerances[most.name]
         if "fp16" in offered and most.precision == "fp32":
-            ways.insert(0, "--vae-precision fp16, half of it, for a VAE that was made for fp16")
-        ways += [*([f"--vae-tile {planned.pixels // 2}"] if planned.pixels >= SIDES[0] else []), "--tiny-vae"]
+            ways.insert(0, "`vae_precision` fp16, half of it, for a VAE that was made for fp16")
+        ways += [*([f"`vae_tile` {planned.pixels // 2}"] if planned.pixels >= SIDES[0] else []), "`tiny_vae`"]
     return "choose " + ", or ".join(ways or ["a smaller base"])
 
 

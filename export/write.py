@@ -28,9 +28,11 @@ from export.targets import find_offer
 from lorarar.base.attach import fused
 from lorarar.base.components import digest_configs, fingerprint, pipeline_identity
 from lorarar.base.sources import NETWORKS
+from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import Layout
 from runtime_py.noise import NOISE, NOISE_TEXT
+from runtime_py.scheduler import make_scheduler
 
 
 def write_hypernet(
@@ -80,6 +82,7 @@ def write_pipeline(
     target, _ = find_offer(options.target, "unet", options.precision, options.soc, options.vae_precision)
     target.require("pipeline", options.precision)
     scheduler = scheduler_settings(source.pipeline.scheduler)
+    make_scheduler(scheduler, options.steps)  # not all schedules take as many
     hypernet = hypernet_graph(source.hypernet.predictor, source.layout, options.stack, target.hypernet_form)
     for name in NETWORKS:
         network = getattr(source.pipeline, name).eval().requires_grad_(False)
@@ -94,12 +97,12 @@ def write_pipeline(
             "scheduler": asdict(scheduler),
             "noise": {"name": NOISE, "text": NOISE_TEXT},
         }
-        graphs = [hypernet, _sizes(source.pipeline.unet, source.layout, options)]
-        bundle.require_valid(graphs, options, source.layout, source.hypernet, about)
-        files = {
+        about["tokenizers"] = {
             name: _write_tokenizer(it, bundle.work.folder, name) for name, it in tokenizers(source.pipeline).items()
         }
-        about |= {"tokenizers": files, "golden": _golden_image(bundle, source, options)}
+        graphs = [hypernet, _sizes(source.pipeline.unet, source.layout, options)]
+        bundle.require_valid(graphs, options, source.layout, source.hypernet, about)
+        about["golden"] = _golden_image(bundle, source, options)
         _write_components(bundle, source, options, hypernet)
         return bundle.finish(options, source.layout, source.hypernet, about)
 
@@ -164,14 +167,12 @@ def _facts(source: Source, options: PipelineOptions) -> dict[str, Any]:
 
 
 def _write_tokenizer(tokenizer: Any, folder: Path, name: str) -> dict[str, Any]:
-    """Write a tokenizer's file and return its entry in the manifest."""
+    """Write a tokenizer's file and return its entry in the manifest. Raises InputError for a token that it lacks."""
+    tokens = {"start": tokenizer.bos_token_id, "end": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
+    for kind, token in tokens.items():
+        if token is None:
+            raise InputError(f"the base's {name} has no {kind} token, which CLIP's have; give another `base`")
     path = folder / "tokenizers" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     tokenizer.backend_tokenizer.save(str(path))
-    return {
-        **file_entry(folder, path),
-        "length": tokenizer.model_max_length,
-        "start": tokenizer.bos_token_id,
-        "end": tokenizer.eos_token_id,
-        "pad": tokenizer.pad_token_id,
-    }
+    return {**file_entry(folder, path), "length": tokenizer.model_max_length, **tokens}

@@ -149,8 +149,8 @@ def settings_as_options(settings: Any, defaults: Any) -> list[str]:
 class Stopwatch:
     """The seconds of each stage, in order."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(self, seconds: Mapping[str, float] | None = None) -> None:
+        self.seconds = dict(seconds or {})
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -178,7 +178,7 @@ def run_command(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
     except FailedCheck as error:
         _fail(str(error), EXIT_FAILED_CHECK)
     except MemoryError:
-        _fail("this machine ran out of memory; use a smaller --rank or base, or close other programs")
+        _fail("this machine ran out of memory; ask for less at once, or close other programs")
     except OSError as error:
         _fail(describe_os_error(error))
     except KeyboardInterrupt as stop:

@@ -50,8 +50,21 @@ def check_output(output: Path, *inputs: Path) -> None:
             raise InputError(f"{output}: writing there would overwrite the input {given}; choose another output")
         if output.exists() and given.exists() and output.samefile(given):
             raise InputError(f"{output}: this is the same file as the input {given}; choose another output")
-    # Its folder is made when it is written, which may be hours from now.
-    there = next(parent for parent in place.parents if parent.exists())
+    _check_writable(output, place.parent)
+
+
+def check_folder(folder: Path, *files: str) -> None:
+    """Refuse a folder of outputs that is a file or can't be written in, and one with a folder in place of `files`."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: this is a file; give a folder")
+    _check_writable(folder, resolved(folder))
+    for name in files:
+        check_output(folder / name)
+
+
+def _check_writable(output: Path, folder: Path) -> None:
+    # The folder is made when something is written, which may be hours from now.
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"{output}: nothing can be written in {there}; choose another output")
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from dataclasses import field
+from dataclasses import field, fields, is_dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from lorarar.errors import InputError
@@ -35,28 +36,45 @@ def setting(
     return field(default=default, metadata={"option": about})
 
 
+def words(text: str) -> tuple[str, ...]:
+    """Split an option's `a,b` into its words; blanks around them, and empty ones, are left out."""
+    return tuple(word for part in text.split(",") if (word := part.strip()))
+
+
+def option_names(settings: Any) -> list[str]:
+    """List the fields of a settings object that are options, those of nested settings too."""
+    names: list[str] = []
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if is_dataclass(value):
+            names += option_names(value)
+        elif "option" in item.metadata:
+            names.append(item.name)
+    return names
+
+
 def check_at_least(least: int, **values: int) -> None:
     """Refuse whole numbers below `least`; the keywords are the parameters' names."""
     for name, value in values.items():
-        if value < least:
+        if not isinstance(value, Integral) or value < least:
             raise InputError(f"`{name}` is {value}; give a whole number of {least} or more")
 
 
 def check_positive(example: float, **values: float) -> None:
     """Refuse numbers that are not finite and above 0; `example` is one that is."""
     for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
+        if not (isinstance(value, Real) and math.isfinite(value) and value > 0):
             raise InputError(f"`{name}` is {value}; give a positive number, such as {example:g}")
 
 
 def check_seed(seed: int) -> None:
     """Refuse a seed that no generator takes."""
-    if not 0 <= seed < 2**63:
+    if not (isinstance(seed, Integral) and 0 <= seed < 2**63):
         raise InputError(f"`seed` is {seed}; give a whole number of 0 or more, below 2**63")
 
 
 def check_choice(valid: Collection[str], **values: str) -> None:
     """Refuse a word that is not among the valid ones."""
     for name, value in values.items():
-        if value not in valid:
+        if not isinstance(value, str) or value not in valid:
             raise InputError(f"`{name}` is {value!r}; valid are {', '.join(valid)}")

@@ -7,7 +7,7 @@ import numpy as np
 from lorarar.errors import InputError
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA, LoraLayer
-from lorarar.settings import check_at_least
+from lorarar.settings import check_at_least, check_seed
 
 DEFAULT_RANK = 16
 
@@ -19,7 +19,7 @@ def synthetic_lora(layout: Layout, rank: int = DEFAULT_RANK, seed: int = 0, stre
     as trained LoRAs differ from block to block too. Raises InputError for numbers that are out of range.
     """
     check_at_least(1, rank=rank)
-    check_at_least(0, seed=seed)
+    check_seed(seed)
     if not (np.isfinite(strength) and strength >= 0):
         raise InputError(f"`strength` is {strength}; give a number of 0 or more")
     modules = [(module, group) for group in layout.groups for module in group.modules]

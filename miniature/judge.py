@@ -93,7 +93,7 @@ class MiniatureJudge:
     def style_embeddings(self, images: Sequence[Image]) -> Float[np.ndarray, "n d"]:
         return self.see(pixels(images)).style
 
-    def text_similarities(self, images: Sequence[Image], text: str) -> None:
+    def text_embedding(self, text: str) -> None:
         """Return None: the judge reads no words."""
 
     @torch.inference_mode()

@@ -163,8 +163,8 @@ class FileMerge:
         return {name: self._layer(name) for name in self._names}
 
     def learned(self) -> dict[str, np.ndarray]:
-        """Return the coefficients (K, in) of the learned layers, strengths included."""
-        return {name: values for name, values in self._places.items() if name in self._learned}
+        """Return the coefficients (2, in) of the learned layers, strengths included."""
+        return {name: values[:2] for name, values in self._places.items() if name in self._learned}
 
     def kinds(self) -> dict[str, str]:
         """Say how each layer came about."""

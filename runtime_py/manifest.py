@@ -36,7 +36,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise InputError(
-            f"{folder}: not a bundle (no {MANIFEST}); make one with  python -m export.hypernet --target onnx"
+            f"{folder}: not a bundle (no {MANIFEST}); make one with  lorarar export pipeline --target onnx"
         )
     manifest = read_json(path, what="a manifest", mend=MEND, limit=MAX_MANIFEST_BYTES)
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None

@@ -102,7 +102,7 @@ def coefficient_medians(layout: Layout, coefficients: Mapping[str, np.ndarray]) 
     """Return the medians of coefficients (layer name → (2, in)) for each group that has any."""
     found = []
     for group in layout.groups:
-        pairs = [coefficients[UNET + module][:2] for module in group.modules if UNET + module in coefficients]
+        pairs = [coefficients[UNET + module] for module in group.modules if UNET + module in coefficients]
         if pairs:
             found.append(GroupMedians(group.name, len(pairs), *np.median(pairs, axis=(0, 2)).tolist()))
     return found

@@ -101,7 +101,7 @@ class Pipeline:
             parts = ", ".join(bundle.manifest["components"])
             raise InputError(
                 f"{bundle.path}: this bundle can't draw, it holds {parts} alone; make a whole one with  "
-                "python -m export.pipeline"
+                "lorarar export pipeline"
             )
         self.bundle = bundle
         self.facts: Mapping[str, Any] = bundle.manifest["pipeline"]
@@ -150,7 +150,7 @@ class Pipeline:
             unet = self._runner("unet")
         with timed(seconds, "steps"):
             predict = Guided(unet, self.bundle.component("unet"), inputs, told, request)
-            noise = normal_noise((1, *predict.latent_shape), request.seed)
+            noise = normal_noise((1, *predict.latent_shape), int(request.seed))
             latents = scheduler.start(np.repeat(noise, len(inputs.blends), axis=0))
             for i, time in enumerate(scheduler.timesteps):
                 on_stage("drawing", i, request.steps)

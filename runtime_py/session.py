@@ -111,7 +111,7 @@ class Session:
         Each is a LoRA, or the path of a file or a PEFT folder; none draws with the base. Raises InputError for more
         than the bundle takes, for ranks that it has no room for, for one that is of another base or can't be read.
         """
-        if isinstance(loras, (str, Path)):
+        if loras is None or isinstance(loras, (str, Path, LoRA, Mapping)):
             raise InputError("`loras` are a list: a content and a style LoRA, one LoRA alone, or none")
         read = tuple(lora if isinstance(lora, LoRA) else read_lora(lora) for lora in loras)
         self._set(read, self.bundle.stacked(read))

@@ -166,7 +166,7 @@ class _Program:
         return sizes
 
     def _crossing(self) -> np.ndarray:
-        """Return the bytes that would cross a cut after each number of steps; infinite where a type can't cross."""
+        """Return the bytes that would cross a cut after each number of steps; _NEVER where a type can't cross."""
         order = {position: number for number, position in enumerate(self.steps)}
         last = {name: number for position, number in order.items() for name in self.reads(position)}
         change = np.zeros(len(self.steps) + 2)

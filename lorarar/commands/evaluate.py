@@ -23,6 +23,7 @@ from lorarar.evaluation.method_names import (
 from lorarar.evaluation.results import RESULTS_FILE, Results, pool, read_results, write_results
 from lorarar.evaluation.settings import EvaluationSettings, default_evaluation
 from lorarar.evaluation.tables import Table, all_tables, show, write_tables
+from lorarar.files import check_folder
 from lorarar.toolchains import missing_toolchain
 from lorarar.training.dataset import DEFAULT_SPLIT, Dataset, read_dataset
 from lorarar.training.launch import check_device
@@ -128,8 +129,8 @@ def _check(args: argparse.Namespace) -> None:
             raise InputError("tables of several runs belong to none of them; name their folder, as  -o results")
     elif args.out is None:
         raise InputError("`out` is missing; name the folder of this run, for example  -o results")
-    if args.out is not None and args.out.exists() and not args.out.is_dir():
-        raise InputError(f"{args.out}: this is a file; name a folder")
+    if args.out is not None:
+        check_folder(args.out, RESULTS_FILE)
     names = ("judge", "images", "clip", "dino", "steps", "guidance", "batch", "composed_share")
     drawing = [name for name in names if getattr(args, name) is not None]
     if args.coefficients and drawing:
@@ -176,12 +177,12 @@ def _evaluate(args: argparse.Namespace, settings: EvaluationSettings) -> Results
     # Not needed for --help: they import torch.
     from lorarar.evaluation.judges import load_judge
     from lorarar.evaluation.metrics import choose_embedder
-    from lorarar.evaluation.run import check_places, generate_all, judge_all
+    from lorarar.evaluation.run import generate_all, judge_all, missing_images
 
     judge = load_judge(args.judge, device, settings.batch)
     embedder = choose_embedder(judge, args.clip, args.dino, device)
     evaluation = _open(args, settings, dataset, device)
-    with progress("generating", check_places(evaluation)) as update:
+    with progress("generating", missing_images(evaluation)) as update:
         generate_all(evaluation, lambda text, done: update(done, text=text))
     with progress("judging", len(evaluation.pairs) * len(evaluation.methods) * settings.images) as update:
         return judge_all(evaluation, judge, embedder, lambda text, done: update(done, text=text))

@@ -196,7 +196,7 @@ def _plan(args: Namespace) -> int:
     columns = ("component", "precision", "parameters", "size", "LoRAs", "results in memory")
     print_table(columns, rows, title=f"{what}: nothing is made yet", left=columns[:2])
     for sentence in (effort(planned), *advice(planned)):
-        console().print(sentence)
+        console().print(parser().in_flags(sentence))
     return EXIT_OK
 
 

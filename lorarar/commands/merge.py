@@ -17,13 +17,13 @@ from lorarar.files import check_lora_output, whole
 from lorarar.lora import DTYPES, WRITERS, LoRA, open_lora
 from lorarar.lora.write import partly_read
 from lorarar.merging import CONTENT_ONLY, LEARNED, METHOD, METHODS, RULE, STYLE_ONLY, Merged, MergeOptions
-from lorarar.settings import check_at_least
+from lorarar.settings import check_at_least, option_names
 from lorarar.toolchains import require_toolchain
 from lorarar.training.dataset import Content, Style, read_dataset
 from lorarar.training.hyper_settings import ZipSettings
 
 if TYPE_CHECKING:
-    from lorarar.merging.ziplora import Reference
+    from lorarar.training.examples import Reference
 
 _RULES_TEXT = """
 which layers are merged how:
@@ -36,9 +36,9 @@ which layers are merged how:
   exactly.
 """
 _OPTIONS = ("rule", "density", "seed", "mu", "rank_out")
-_ZIP_SETTINGS = (
-    *("steps", "learning_rate", "distance", "regulariser", "weight", "mixed_precision", "gradient_checkpointing"),
-)
+_JOINT = [name for name in option_names(ZipSettings()) if name.startswith("joint")]
+"""The joint term's, which ZipLoRA's loss has none of."""
+_ZIP_SETTINGS = [name for name in option_names(ZipSettings()) if name not in _JOINT]
 _EXAMPLES = ("content_images", "content_prompt", "style_images", "style_prompt")
 _HERE = (
     "base",
@@ -97,7 +97,7 @@ def _add_examples(group: argparse._ArgumentGroup) -> None:
     add("--content-prompt", metavar="P", help="its prompt, such as 'a sks dog': all that ssr needs")
     add("--style-images", type=Path, nargs="+", metavar="PATH", help="the same for the style")
     add("--style-prompt", metavar="P", help="such as 'a house in watercolor style'")
-    add_settings(group, ZipSettings())
+    add_settings(group, ZipSettings(), skip=_JOINT)
     add("--resolution", type=int, metavar="PIXELS", help="side of the images (default: the dataset's or the base's)")
 
 
@@ -213,7 +213,7 @@ def _run_bundle(args: argparse.Namespace) -> int:
         )
     untrained = () if done.trained else ("the hypernetwork is untrained: its coefficients mean nothing",)
     warn((*untrained, *done.merged.warnings, *partly_read(done.merged.lora, args.dialect)))
-    _show(args, done.content, done.style, done.merged, " · ".join(f"{n} {s:.2f} s" for n, s in done.seconds.items()))
+    _show(args, done.content, done.style, done.merged, str(Stopwatch(done.seconds)))
     medians = coefficient_medians(bundle.layout, done.merged.coefficients or {})
     print_table(
         ("learned", "layers", "m_c median", "m_s median"),

@@ -15,13 +15,14 @@ from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import console, print_table, progress
 from lorarar.errors import InputError
 from lorarar.evaluation.settings import EvaluationSettings
-from lorarar.files import atomic_file, atomic_folder
+from lorarar.files import atomic_file, atomic_folder, check_folder
 from lorarar.settings import check_at_least, check_positive, check_seed
 from lorarar.toolchains import missing_toolchain, require_toolchain
 from lorarar.training.launch import check_device
 from miniature.build import DEFAULT_WORK, STAGES, build
 from miniature.progress import Report
 
+SHEET, REPORT = "sheet.png", "report.json"
 LOGGED_S = 60.0  # a log without a terminal gets a line as often as this
 
 _EPILOG = """\
@@ -112,7 +113,8 @@ def _build(args: argparse.Namespace) -> int:
     check_positive(6e-4, rate=1.0 if args.rate is None else args.rate)
     if args.start is not None:
         _check_pipeline(args.start)
-    _check_folders(args.work, args.out)
+    for folder in (args.work, args.out):
+        check_folder(folder)
     try:
         # Not needed for --help: it imports torch.
         from miniature.stages import BuildPlan, check_output
@@ -131,7 +133,7 @@ def _build(args: argparse.Namespace) -> int:
 
 def _wide(args: argparse.Namespace) -> int:
     _check_pipeline(args.base)
-    _check_folders(args.out)
+    check_folder(args.out)
     require_toolchain("torch", "train")
     # Not needed for --help: they import torch.
     from miniature.stages import BuildPlan
@@ -145,7 +147,7 @@ def _wide(args: argparse.Namespace) -> int:
 
 
 def _pairs(args: argparse.Namespace) -> int:
-    _check_folders(args.out)
+    check_folder(args.out)
     if args.out.is_dir() and any(args.out.iterdir()):
         raise InputError(f"{args.out}: this folder is not empty; name a new one")
     require_toolchain("torch", "train")
@@ -161,16 +163,16 @@ def _report(args: argparse.Namespace) -> int:
     check_at_least(1, samples=args.samples)
     drawing = EvaluationSettings(images=args.images, steps=args.steps, guidance=args.guidance, seed=args.seed)
     _check_pipeline(args.base)
-    _check_folders(args.out)
+    check_folder(args.out, SHEET, REPORT)
     require_toolchain("torch", "train")
     # Not needed for --help: they import torch.
     from miniature.report import ReportSettings, measure
 
     with _shown() as report:
         rows, picture = measure(ReportSettings(args.base, args.dataset, args.samples, drawing), report)
-    with atomic_file(args.out / "sheet.png") as temporary:
+    with atomic_file(args.out / SHEET) as temporary:
         picture.save(temporary, format="PNG")
-    with atomic_file(args.out / "report.json") as temporary:
+    with atomic_file(args.out / REPORT) as temporary:
         temporary.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
     print_table(
         ("right answers", "share", "95 %", "drawn", "rebuilt", "read", "wished", ""),
@@ -189,19 +191,13 @@ def _report(args: argparse.Namespace) -> int:
         ],
         left=("right answers",),
     )
-    console().print(f"{args.out / 'sheet.png'}: drawings, the autoencoder's, the base's, LoRAs alone")
+    console().print(f"{args.out / SHEET}: drawings, the autoencoder's, the base's, LoRAs alone")
     return EXIT_OK
 
 
 def _check_pipeline(folder: Path) -> None:
     if not (folder / "model_index.json").is_file():
         raise InputError(f"{folder}: no pipeline in diffusers' layout; give a folder with a model_index.json")
-
-
-def _check_folders(*folders: Path) -> None:
-    for folder in folders:
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder}: this is a file; give a folder")
 
 
 def _print_made(stage: str, made: Path, seconds: float) -> None:

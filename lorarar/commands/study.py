@@ -19,6 +19,7 @@ from human_study.summary import only_complete, summarise
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import console, print_table, warn
 from lorarar.errors import InputError
+from lorarar.settings import words
 from lorarar.toolchains import missing_toolchain
 
 ANSWERS_FILE = "answers.sqlite"
@@ -68,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _make(args: argparse.Namespace) -> int:
-    methods = [name.strip() for name in args.methods.split(",")]
-    if len(methods) != 2 or not all(methods):
+    methods = words(args.methods)
+    if len(methods) != 2:
         raise InputError(f"`methods` is {args.methods}; give two names with a comma between, such as learned,ziplora")
     made = make_study(args.results, (methods[0], methods[1]), args.case, args.out, args.seed, args.question)
     warn(f"{line} has no image that MARS² accepts; one at random is shown" for line in made.without_accepted)

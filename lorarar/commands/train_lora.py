@@ -13,7 +13,7 @@ from lorarar.errors import InputError
 from lorarar.files import check_lora_output
 from lorarar.images import find_images
 from lorarar.lora import DTYPES, LoRA, write_lora
-from lorarar.settings import check_at_least
+from lorarar.settings import check_at_least, words
 from lorarar.training.curve import ends, sparkline
 from lorarar.training.dataset import read_dataset
 from lorarar.training.dataset_loras import missing_jobs, train_jobs
@@ -131,7 +131,7 @@ def _train_one(args: argparse.Namespace) -> int:
 
 def _train_dataset(args: argparse.Namespace) -> int:
     dataset = read_dataset(args.dataset)
-    only = [name.strip() for name in (args.only or "").split(",") if name.strip()]
+    only = words(args.only or "")
     if args.only is not None and not only:
         raise InputError("`only` names nothing; give names, `contents` or `styles`, or leave it out to train all")
     jobs = missing_jobs(dataset, only)

@@ -18,13 +18,13 @@ from lorarar.base.components import Condition
 from lorarar.evaluation.generate import PutOn
 from lorarar.evaluation.scheduled import Span
 from lorarar.lora import LoRA
-from lorarar.merging.klora import OnStep
+from lorarar.merging.klora import BeforeStep
 
 PARTS = 4  # rows for one image
 
 
 @contextmanager
-def composed(content: LoRA, style: LoRA, prompts: Condition, unet: nn.Module) -> Iterator[OnStep]:
+def composed(content: LoRA, style: LoRA, prompts: Condition, unet: nn.Module) -> Iterator[BeforeStep]:
     """Let the UNet answer the prompt with ε(L_c; "a sks dog") + ε(L_s; "a dog in watercolour style") − ε("a dog").
 
     See lorarar.composed. The answer without a prompt is the base's. `lorarar train --joint composed` teaches this to a
@@ -47,11 +47,11 @@ def composed(content: LoRA, style: LoRA, prompts: Condition, unet: nn.Module) ->
 
 
 @contextmanager
-def composed_start(start: PutOn, rest: PutOn, span: Span, unet: nn.Module) -> Iterator[OnStep]:
+def composed_start(start: PutOn, rest: PutOn, span: Span, unet: nn.Module) -> Iterator[BeforeStep]:
     """Put `start` on the UNet for a span of the steps, and `rest` for the others."""
     on = ExitStack()
     is_start: bool | None = None
-    inner: OnStep | None = None
+    inner: BeforeStep | None = None
 
     def to_step(step: int, steps: int) -> None:
         nonlocal is_start, inner
@@ -67,7 +67,7 @@ def composed_start(start: PutOn, rest: PutOn, span: Span, unet: nn.Module) -> It
 
 
 @contextmanager
-def composite(content: LoRA, style: LoRA, unet: nn.Module) -> Iterator[OnStep]:
+def composite(content: LoRA, style: LoRA, unet: nn.Module) -> Iterator[BeforeStep]:
     """Let the UNet answer with the mean of what it says with each LoRA alone, with the prompt and without.
 
     LoRA Composite (arXiv 2402.16843). Linears only. Raises InputError as `attached`.

@@ -19,7 +19,7 @@ from lorarar.base.sources import open_pipeline
 from lorarar.errors import InputError
 from lorarar.evaluation.results import MergeFacts
 from lorarar.files import atomic_file, package_schema, read_json
-from lorarar.merging.klora import OnStep
+from lorarar.merging.klora import BeforeStep
 from lorarar.toolchains import quiet_toolchains
 from lorarar.training.dataset import pair_folder, safe_name
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PAIR_FILE = "pair.json"
 _PAIR_SCHEMA = package_schema(__package__, "pair.schema.json")
-PutOn = Callable[[torch.nn.Module], AbstractContextManager[OnStep]]
+PutOn = Callable[[torch.nn.Module], AbstractContextManager[BeforeStep]]
 """Puts a LoRA, or what changes from step to step, on a UNet while the context lasts; then the UNet is exactly the old
 one. The context gives a function that is called before each step.
 """
@@ -81,7 +81,7 @@ class Sampler:
             for first in range(0, len(seeds), self.batch):
                 yield from self._batch(on_step, prompt, seeds[first : first + self.batch])
 
-    def _batch(self, on_step: OnStep, prompt: str, seeds: Sequence[int]) -> list[Image]:
+    def _batch(self, on_step: BeforeStep, prompt: str, seeds: Sequence[int]) -> list[Image]:
         # On the CPU, so that every device starts from the same noise.
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from lorarar.errors import InputError
 from lorarar.evaluation.results import MethodInfo
+from lorarar.settings import words
 
 REFERENCE, RIVAL, OURS, ABLATION = "reference", "rival", "ours", "ablation"
 ACFG, COMPOSED_START = "-acfg", "-composed-start"
@@ -113,7 +114,7 @@ def sampling_of(name: str) -> str:
 
 def parse_methods(text: str) -> tuple[str, ...]:
     """Return the names in `direct,learned` in that order. Raises InputError for an unknown name or one given twice."""
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    names = words(text)
     for name in names:
         if name not in METHODS:
             raise InputError(f"unknown method {name!r}; valid are {LISTED}")

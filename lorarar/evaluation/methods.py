@@ -27,7 +27,7 @@ from lorarar.hypernet.checkpoints import LoadedPredictor, check_fits
 from lorarar.layout import Layout, kind_of
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import Merged, MergeOptions, Predict, learned_options
-from lorarar.merging.klora import ALPHA, BETA, RELEASED_BETA, KLoRA, OnStep
+from lorarar.merging.klora import ALPHA, BETA, RELEASED_BETA, BeforeStep, KLoRA
 from lorarar.merging.ssr import RIDGE
 from lorarar.merging.ssr_grams import SEED, merge_by_ssr
 from lorarar.merging.ziplora import ziplora
@@ -42,7 +42,7 @@ MEAN_PAIRS = 25  # training pairs that `learned-mean` averages over
 
 
 @contextmanager
-def fused_lora(lora: LoRA, unet: nn.Module) -> Iterator[OnStep]:
+def fused_lora(lora: LoRA, unet: nn.Module) -> Iterator[BeforeStep]:
     """Add a LoRA into the weights while images are drawn: the merge exactly, at no cost a step."""
     with fused(unet, lora):
         yield lambda step, steps: None

@@ -39,24 +39,23 @@ class Embedder(Protocol):
 
     def style_embeddings(self, images: Sequence[Image]) -> Float[np.ndarray, "n d"] | None: ...
 
-    def text_similarities(self, images: Sequence[Image], text: str) -> Float[np.ndarray, " n"] | None: ...
+    def text_embedding(self, text: str) -> Float[np.ndarray, " d"] | None: ...
 
 
 def similarities(
     embedder: Embedder, images: Sequence[Image], subjects: Sequence[Image], style: Image, text: str
 ) -> list[dict[str, float]]:
     """Return the metrics of each image against a pair's references, in order, as far as the embedder can give them."""
-    found: dict[str, np.ndarray] = {}
-    for name, embed, references in (
-        (STYLE, embedder.style_embeddings, [style]),
-        (SUBJECT, embedder.subject_embeddings, subjects),
-    ):
-        embeddings = embed([*images, *references])
-        if embeddings is not None:
-            found[name] = cosines(embeddings[: len(images)], embeddings[len(images) :]).mean(axis=1)
-    of_text = embedder.text_similarities(images, text)
-    if of_text is not None:
-        found[TEXT] = of_text
+    found, count = {}, len(images)
+    looks = embedder.style_embeddings([*images, style])
+    words = None if looks is None else embedder.text_embedding(text)
+    things = embedder.subject_embeddings([*images, *subjects])
+    if looks is not None:
+        found[STYLE] = cosines(looks[:count], looks[count:])[:, 0]
+    if things is not None:
+        found[SUBJECT] = cosines(things[:count], things[count:]).mean(axis=1)
+    if looks is not None and words is not None:
+        found[TEXT] = cosines(looks[:count], words[None])[:, 0]
     return [{name: float(values[row]) for name, values in found.items()} for row in range(len(images))]
 
 
@@ -105,17 +104,16 @@ class TransformersEmbedder:
             lambda pixels: model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output),
         )
 
-    def text_similarities(self, images: Sequence[Image], text: str) -> Float[np.ndarray, " n"] | None:
+    def text_embedding(self, text: str) -> Float[np.ndarray, " d"] | None:
         import torch
 
-        embeddings = self.style_embeddings(images)
-        if self.clip is None or embeddings is None:
+        if self.clip is None:
             return None
         model, processor = self.clip
         with torch.inference_mode():
             tokens = processor.tokenizer([text], truncation=True, return_tensors="pt").to(self.device)
             words = model.text_projection(model.text_model(**tokens).pooler_output)
-        return cosines(embeddings, words.float().cpu().numpy())[:, 0]
+        return words.float().cpu().numpy()[0]
 
     def _rows(self, images: Sequence[Image], processor: Any, embed: Any) -> Float[np.ndarray, "n d"]:
         import torch

@@ -121,7 +121,7 @@ def open_evaluation(
     return Evaluation(folder, bench, sampler, prepared, part, pairs, settings.images)
 
 
-def check_places(evaluation: Evaluation) -> int:
+def missing_images(evaluation: Evaluation) -> int:
     """Count the images still to be made. Raises InputError when a folder holds images of other settings."""
     return sum(len(place.missing(evaluation.images)) for _, _, _, place in evaluation.places())
 

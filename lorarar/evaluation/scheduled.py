@@ -16,7 +16,7 @@ from torch import nn
 from lorarar.base.attach import Factors, attached, factors_by_part
 from lorarar.composed import steps_of
 from lorarar.lora import LoRA
-from lorarar.merging.klora import OnStep
+from lorarar.merging.klora import BeforeStep
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ CONTENT_EARLY, STYLE_LATE = Span(0.0, 0.7), Span(0.3, 1.0)
 
 
 @contextmanager
-def by_step(loras: Sequence[tuple[LoRA, Span | Turn]], unguided: bool, unet: nn.Module) -> Iterator[OnStep]:
+def by_step(loras: Sequence[tuple[LoRA, Span | Turn]], unguided: bool, unet: nn.Module) -> Iterator[BeforeStep]:
     """Give the UNet each LoRA in its span or turn; call what is yielded before every step.
 
     `unguided` keeps all LoRAs out of the first half of a batch, which diffusers' guidance has for the empty prompt.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ALPHA, BETA = 1.5, 0.5  # the paper's for SDXL
 RELEASED_BETA, FARTHEST = 0.85 * ALPHA, 3.0
-OnStep = Callable[[int, int], None]
+BeforeStep = Callable[[int, int], None]
 """Called before step t of T with (t, T)."""
 
 
@@ -87,7 +87,7 @@ class KLoRA:
         return {name: place for place, name in enumerate(self.ratios)}
 
     @contextmanager
-    def applied(self, unet: nn.Module) -> Iterator[OnStep]:
+    def applied(self, unet: nn.Module) -> Iterator[BeforeStep]:
         """Give the UNet the layers of each step; the weights are exactly the old ones afterwards.
 
         Call what is yielded before every step. Layers that only one LoRA has are on at all steps. Raises InputError

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 
 import numpy as np
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from lorarar.errors import InputError
 from lorarar.layout import PAPER_LEARNED, Group, check_kinds
 from lorarar.lora import LoRA, LoraLayer
-from lorarar.settings import check_at_least, check_choice, setting
+from lorarar.settings import check_at_least, check_choice, check_seed, setting
 
 RULES = {"average": 0.5, "sum": 1.0}
 """The coefficient that both LoRAs of a layer get: the paper averages to_k and to_v, the authors' code adds them up."""
@@ -35,6 +36,10 @@ def finite(given: object) -> np.ndarray | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return found if np.isfinite(found).all() else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and finite(value) is not None
 
 
 def check_strengths(strengths: Sequence[float], loras: int, said: str = "`strengths` are") -> tuple[float, ...]:
@@ -88,13 +93,13 @@ class MergeOptions:
             )
         check_choice(RULES, rule=self.rule)
         for name in ("content_scale", "style_scale"):
-            if finite(getattr(self, name)) is None:
+            if not _is_number(getattr(self, name)):
                 raise InputError(f"`{name}` is {getattr(self, name)}; give a finite number, 1 is the paper's")
-        if not 0 < self.density <= 1:
+        if not (_is_number(self.density) and 0 < self.density <= 1):
             raise InputError(f"`density` is {self.density}; give a share above 0 and up to 1, the paper's is 0.5")
-        if not (self.mu >= 0 and math.isfinite(self.mu)):
+        if not (_is_number(self.mu) and self.mu >= 0):
             raise InputError(f"`mu` is {self.mu}; give a finite number from 0 upwards, NP-LoRA's default is 0.5")
-        check_at_least(0, seed=self.seed)
+        check_seed(self.seed)
         if self.rank_out is not None:
             check_at_least(1, rank_out=self.rank_out)
 

@@ -9,7 +9,7 @@ from lorarar.base.names import MINIATURE
 from lorarar.errors import InputError
 from lorarar.layout import KINDS, PAPER_LEARNED, check_kinds
 from lorarar.merging import RULES
-from lorarar.settings import check_at_least, check_choice, check_positive, check_seed, setting
+from lorarar.settings import check_at_least, check_choice, check_positive, check_seed, setting, words
 from lorarar.training.settings import PRECISION_HELP, PRECISIONS, check_shares, half_cosine
 
 DISTANCES = {
@@ -75,7 +75,7 @@ class HyperSettings:
         PAPER_LEARNED,
         "layers with coefficients of their own: some of q,k,v,out",
         metavar="KINDS",
-        parse=lambda text: tuple(kind.strip() for kind in text.split(",")),
+        parse=words,
     )
     initial: float = setting(0.5, "coefficients that training starts near, 0.5 or 1", metavar="X")
     steps: int = setting(5000, "optimizer steps", metavar="N")

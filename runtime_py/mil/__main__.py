@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,8 +23,8 @@ from runtime_py.mil.interpreter import OpTrace
 from runtime_py.mil.program import Program
 from runtime_py.mil.summary import summarise
 
-# Model.proto's specificationVersion → the system that first reads it.
 OUTPUTS = "outputs.npz"
+# Model.proto's specificationVersion → the system that first reads it.
 _SYSTEMS = {6: "iOS 15", 7: "iOS 16", 8: "iOS 17", 9: "iOS 18"}
 
 
@@ -151,8 +152,11 @@ def _save(folder: Path, outputs: Mapping[str, Any], seen: Mapping[str, Any]) -> 
     arrays = {
         name: value for name, value in outputs.items() if isinstance(value, np.ndarray) and value.dtype.kind != "U"
     }
-    with atomic_file(folder / OUTPUTS) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # as if one could be named allow_pickle
+    # Not by np.savez, which has parameters that an output may be named like.
+    with atomic_file(folder / OUTPUTS) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, value in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, value, allow_pickle=False)
     labels = {name: value for name, value in seen.items() if isinstance(value, dict | str | int)}
     if labels:
         with atomic_file(folder / "labels.json") as temporary:

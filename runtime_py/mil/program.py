@@ -96,23 +96,6 @@ class Program:
         """Return the multiply-adds of one run's products and convolutions."""
         return multiply_adds(self._function(function).plan)
 
-    def stored_bytes(self) -> Counter[str]:
-        """Count the constants' bytes by data type over all functions; those in the program itself are `immediate`.
-
-        A blob that functions share counts once.
-        """
-        found: dict[Any, tuple[str, int]] = {}
-        for name, function in self._functions.items():
-            for constant, value in function.plan.constants.items():
-                if isinstance(value, Blob):
-                    found[value.data.ctypes.data] = (value.kind.dtype.name, value.data.nbytes)
-                elif isinstance(value, np.ndarray):
-                    found[name, constant] = ("immediate", value.nbytes)
-        sizes: Counter[str] = Counter()
-        for dtype, size in found.values():
-            sizes[dtype] += size
-        return sizes
-
     def make_state(self, function: str | None = None) -> States:
         """Return a function's states, all zeros; runs that are given them read and change them."""
         kinds = self._function(function).plan.states

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import psutil
 
 from lorarar.errors import InputError
 from runtime_py.mil.graph import Step
@@ -32,13 +32,9 @@ def check_room(step: Step, given: Mapping[str, Any]) -> None:
 
 def _check_free(step: Step, sizes: Sizes) -> None:
     # Eight bytes: several operations count in float64 or with int64 indices.
-    need, there = 8 * math.prod(max(0, size) for size in sizes), _free_bytes()
+    need, there = 8 * math.prod(max(0, size) for size in sizes), psutil.virtual_memory().available
     if need > there:
         raise InputError(f"{step} would take {need / 2**30:.0f} GiB of {there / 2**30:.0f}; give smaller inputs")
-
-
-def _free_bytes() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _numbers(values: Any) -> Sizes:

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import timing, unet_times
 from benchmarks import unet as command
+from benchmarks.command import measure
 from benchmarks.timing import Samples
 from benchmarks.unet_times import costs
 from lorarar.commands import synthetic
@@ -61,9 +62,50 @@ def test_the_command(
     made = {path: path.stat().st_mtime_ns for path in bundles.rglob("manifest.json")}
     assert command.main([*given, "--bundles", str(bundles)]) == 0
     assert made == {path: path.stat().st_mtime_ns for path in bundles.rglob("manifest.json")}
+    (bundles / "unet.json").rename(tmp_path / "kept.json")
+    with pytest.raises(InputError, match=r"unet\.json: no such file.*choose another folder of --bundles"):
+        command.main([*given, "--bundles", str(bundles)])
+    (tmp_path / "kept.json").rename(bundles / "unet.json")
     given[given.index("--rank") + 1] = "2"
     with pytest.raises(InputError, match="exported with --rank 3; choose another folder of --bundles"):
         command.main([*given, "--bundles", str(bundles)])
+
+
+def test_a_stopped_export_leaves_how_it_was_asked_for(
+    shallow_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next run would take its bundles for those of other options."""
+
+    def stopped(_module: str, *given: str) -> None:
+        bundle = Path(given[given.index("--out") + 1]) if "--out" in given else None
+        if bundle is not None:
+            bundle.mkdir(parents=True)
+            (bundle / "manifest.json").write_text("{}")
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(unet_times, "run_module", stopped)
+    given = ["--base", str(shallow_pipeline), "--target", "onnx", "--runs", "1", "--bundles", str(tmp_path)]
+    with pytest.raises(KeyboardInterrupt):
+        command.main([*given, "--rank", "3"])
+    with pytest.raises(InputError, match="exported with --rank 3"):
+        command.main([*given, "--rank", "2"])
+
+
+def test_a_result_is_kept_before_it_is_shown(tmp_path: Path) -> None:
+    """A closed pipe, as of `| head`, ends what is shown."""
+
+    def closed(_: object) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        measure(lambda _: {"kind": "unet"}, closed, tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == {"kind": "unet"}
+
+
+def test_an_equal_output_has_no_decibels(capsys: pytest.CaptureFixture[str]) -> None:
+    case = {"name": "onnx fp32 fused", "median_s": 1.0, "best_s": 0.5, "bytes": 1, "psnr_db": None}
+    command._print({"cases": [case], "sample": [1], "base": "b", "costs": [], "steadiness": 1.0})
+    assert "onnx fp32 fused" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,24 @@ from made_once import MadeOnce
 from tiny_world import BUNDLE_RANK, random_lora, tiny_hypernet
 
 from export import HypernetOptions, write_hypernet
-from lorarar.commands.merge import main
+from lorarar.commands.merge import main, parser
+from lorarar.errors import InputError
 from lorarar.layout import Layout
 from lorarar.lora import read_lora
 from lorarar.merging import learned_options, merge_loras
+
+GIVEN_TO_A_BUNDLE = {
+    *("help", "content", "style", "out", "dialect", "dtype"),
+    *("bundle", "coefficients_plot", "content_scale", "style_scale"),
+}
+
+
+@pytest.mark.parametrize("item", [item for item in parser()._actions if item.dest not in GIVEN_TO_A_BUNDLE], ids=str)
+def test_an_option_that_a_bundle_has_no_use_for_is_refused(item: argparse.Action, tmp_path: Path) -> None:
+    value = () if item.nargs == 0 else (str(next(iter(item.choices))) if item.choices else "1",)
+    given = ["a.safetensors", "b.safetensors", "--bundle", str(tmp_path), "-o", str(tmp_path / "out.safetensors")]
+    with pytest.raises(InputError, match=f"{item.option_strings[-1]} means nothing to a bundle"):
+        main([*given, item.option_strings[-1], *value])
 
 
 @pytest.mark.parametrize("scale", ["1", "0.5"])

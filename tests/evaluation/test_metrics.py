@@ -91,6 +91,27 @@ def test_similarities_by_definition(embedder: TransformersEmbedder) -> None:
         assert metrics["clip_t"] == pytest.approx(cosine(clip_row(picture), words), abs=1e-5)
 
 
+def test_an_image_is_looked_at_once_by_each_model(
+    embedder: TransformersEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert embedder.clip is not None and embedder.dino is not None
+    looked: dict[str, int] = {"clip": 0, "dino": 0}
+
+    def counted(name: str, model: torch.nn.Module) -> None:
+        forward = model.forward
+
+        def seen(*args: Any, pixel_values: torch.Tensor, **given: Any) -> Any:
+            looked[name] += len(pixel_values)
+            return forward(*args, pixel_values=pixel_values, **given)
+
+        monkeypatch.setattr(model, "forward", seen)
+
+    counted("clip", embedder.clip[0].vision_model)
+    counted("dino", embedder.dino[0])
+    similarities(embedder, [image(1), image(2)], [image(4)], image(6), TEXT)
+    assert looked == {"clip": 3, "dino": 3}
+
+
 def test_a_copy_of_a_reference_has_the_largest_similarity(embedder: TransformersEmbedder) -> None:
     style, subject = image(6), image(4)
     copied_style, copied_subject = similarities(embedder, [style, subject], [subject], style, TEXT)
@@ -133,7 +154,7 @@ class JudgeWithEmbeddings:
 
     style_embeddings = subject_embeddings
 
-    def text_similarities(self, images: list[Image.Image], text: str) -> None:
+    def text_embedding(self, text: str) -> None:
         return None
 
 

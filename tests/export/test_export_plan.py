@@ -126,12 +126,12 @@ def test_what_a_phone_says() -> None:
     assert said("coreml", "fp16", PHONE_BYTES).endswith("choose the precision w8 or w6 or w4")
     assert said("onnx", "w4", 4 * PHONE_BYTES).endswith("choose a smaller base")
     assert said("coreml", "fp16", 10, PHONE_BYTES + 1, "vae_decoder").endswith(
-        "--resolution 768, or --vae-tile 512, or --tiny-vae"
+        "`resolution` 768, or `vae_tile` 512, or `tiny_vae`"
     )
-    assert "--vae-precision fp16" in said("coreml", "fp32", 10, PHONE_BYTES + 1, "vae_decoder")
-    assert "--vae-precision" not in said("onnx", "fp32", 10, PHONE_BYTES + 1, "vae_decoder")
+    assert "`vae_precision` fp16" in said("coreml", "fp32", 10, PHONE_BYTES + 1, "vae_decoder")
+    assert "vae_precision" not in said("onnx", "fp32", 10, PHONE_BYTES + 1, "vae_decoder")
     assert said("onnx", "fp32", 10, 4 * PHONE_BYTES, pixels=512).endswith("choose a smaller base")
-    assert "--resolution 512" in said("onnx", "fp32", 10, 3 * PHONE_BYTES)
+    assert "`resolution` 512" in said("onnx", "fp32", 10, 3 * PHONE_BYTES)
 
 
 def test_the_command_makes_nothing(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from tiny_world import tiny_hypernet
 from unet_runs import options as unet_options
 from unet_runs import tiny_unet
@@ -28,16 +29,40 @@ def nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write, "write_golden_image", refuse)
 
 
-def export(base: Path, out: Path, hypernet: Any = None, **scheduler: Any) -> None:
+def export(
+    base: Path, out: Path, hypernet: Any = None, *, steps: int = 4, pad: bool = True, kind: Any = None, **scheduler: Any
+) -> None:
     layout, pipeline = load_layout(str(base)), open_pipeline(str(base), False, torch.float32)
-    pipeline.register_modules(scheduler=type(pipeline.scheduler).from_config(pipeline.scheduler.config, **scheduler))
+    if not pad:
+        pipeline.tokenizer_2.pad_token = None
+    kind = kind or type(pipeline.scheduler)
+    pipeline.register_modules(scheduler=kind.from_config(pipeline.scheduler.config, **scheduler))
     source = Source(pipeline, layout, hypernet or chosen_hypernet(str(base), layout, None, untrained=True))
-    write_pipeline(source, PipelineOptions("onnx", "fp32", 2, ImageSize(32, 8, 1), 4, 3.5), out)
+    write_pipeline(source, PipelineOptions("onnx", "fp32", 2, ImageSize(32, 8, 1), steps, 3.5), out)
 
 
 def test_a_scheduler_that_no_manifest_tells(shallow_pipeline: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"scheduler.steps_offset breaks the schema .* give another `base`"):
         export(shallow_pipeline, tmp_path / "out", steps_offset=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_steps_than_the_schedule_has(shallow_pipeline: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="`steps` is 1000; valid are 1 to 999"):
+        export(
+            shallow_pipeline,
+            tmp_path / "out",
+            steps=1000,
+            kind=DDIMScheduler,
+            timestep_spacing="leading",
+            steps_offset=1,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_without_padding(shallow_pipeline: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the base's tokenizer_2 has no pad token, which CLIP's have"):
+        export(shallow_pipeline, tmp_path / "out", pad=False)
     assert list(tmp_path.iterdir()) == []
 
 

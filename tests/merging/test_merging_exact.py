@@ -365,6 +365,7 @@ def test_a_width_the_hypernetwork_lacks_is_refused() -> None:
         ({"mu": float("inf")}, "`mu` is inf"),
         ({"seed": -1}, "`seed` is -1"),
         ({"rank_out": 0}, "`rank_out` is 0"),
+        ({"style_scale": 1e39}, "`style_scale` is 1e+39"),
         ({"content_scale": float("nan")}, "`content_scale` is nan"),
         ({"style_scale": float("inf")}, "`style_scale` is inf"),
     ],

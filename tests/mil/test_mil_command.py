@@ -100,6 +100,18 @@ def test_show_tells_of_a_neural_network(tmp_path: Path, capsys: pytest.CaptureFi
         main(["run", str(tmp_path / "old.mlmodel"), "--random", "0"])
 
 
+def test_outputs_may_have_any_name(tmp_path: Path) -> None:
+    """numpy.savez has parameters of these names."""
+
+    def two(x: Any) -> Any:
+        return mb.exp(x=x, name="file"), mb.abs(x=x, name="allow_pickle")
+
+    package = save(tmp_path / "p.mlpackage", two, X)
+    assert main(["run", str(package), "--random", "0", "--out", str(tmp_path / "out")]) == 0
+    with np.load(tmp_path / "out" / "outputs.npz") as made:
+        assert set(made) == {"file", "allow_pickle"} and (made["file"] > 0).all()
+
+
 def test_run_takes_arrays_and_keeps_its_outputs(
     package: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from mil_builder import changed, mb, save, spread
 
@@ -186,6 +188,24 @@ def test_inputs_that_ask_for_too_much_are_refused_too(tmp_path: Path) -> None:
     assert next(iter(program.run(inputs, "fp32").values())).shape == (2, 3)
     with pytest.raises(InputError, match=r"fill .* would take \d+ GiB of \d+; give smaller inputs"):
         program.run({"shape": np.array([HUGE, 1000], np.int32)}, "fp32")
+
+
+def test_memory_that_can_be_had_is_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches count as free. macOS has no sysconf name for free pages, and Windows no sysconf."""
+
+    def none(name: str) -> int:
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr(os, "sysconf", none)
+    inputs = {"shape": np.array([2, 3], np.int32)}
+    program = Program.open(save(tmp_path / "p.mlpackage", lambda shape: mb.fill(shape=shape, value=1.0), inputs))
+    assert next(iter(program.run(inputs, "fp32").values())).shape == (2, 3)
+    much, little = psutil.virtual_memory()._replace(available=48), psutil.virtual_memory()._replace(available=47)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: much)
+    program.run(inputs, "fp32")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
+    with pytest.raises(InputError, match=r"fill .* would take"):
+        program.run(inputs, "fp32")
 
 
 def test_two_small_tensors_that_broadcast_to_a_huge_one_are_refused(tmp_path: Path) -> None:

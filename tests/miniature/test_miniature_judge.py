@@ -116,7 +116,7 @@ def test_it_is_a_judge_and_an_embedder(judge: MiniatureJudge, trials: Trials) ->
     images = pictures(trials)
     for rows in (judge.subject_embeddings(images), judge.style_embeddings(images)):
         assert np.linalg.norm(rows, axis=1) == pytest.approx(np.ones(4), abs=1e-5)
-    assert judge.text_similarities(images, "a dog") is None
+    assert judge.text_embedding("a dog") is None
     assert json.loads(json.dumps(judge.describe()))["stands_in"] is True
 
 

@@ -113,6 +113,20 @@ def test_bad_input_is_told(arguments: list[str], message: str, tmp_path: Path) -
     assert message in str(caught.value) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("place", ["a file/out", "folder/sheet.png", "folder/report.json"])
+def test_an_output_that_cannot_be_written_is_told_before_drawing(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sampler, "load", lambda *_: pytest.fail("nothing is to be drawn"))
+    (tmp_path / "a file").touch()
+    out = tmp_path / place
+    if place.startswith("folder"):
+        out.mkdir(parents=True)
+        out = out.parent
+    with pytest.raises(InputError, match=r"nothing can be written|this is a folder"):
+        main(["report", "-o", str(out)])
+
+
 def test_a_dataset_without_a_validation_part_is_told_before_drawing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

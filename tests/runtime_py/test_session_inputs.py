@@ -124,6 +124,7 @@ def test_a_third_lora_is_told_of_as_the_first_two_are(folder: Path, opened: list
         assert session.notes == third.warnings
     merged = session.merged()
     assert merged.warnings == third.warnings
+    assert merged.coefficients is not None and {pair.shape[0] for pair in merged.coefficients.values()} == {2}
     assert merged.kinds[ONLY_THIRD] == "others only" and "content only" not in merged.kinds.values()
 
 

@@ -17,7 +17,7 @@ from lorarar.base.sources import open_pipeline
 from lorarar.evaluation.generate import PutOn
 from lorarar.layout import UNET
 from lorarar.lora import LoRA, LoraLayer
-from lorarar.merging.klora import OnStep
+from lorarar.merging.klora import BeforeStep
 from lorarar.toolchains import quiet_toolchains
 from runtime_py.noise import normal_noise
 from runtime_py.pipeline import Request
@@ -55,7 +55,7 @@ def drawn_by_diffusers(
 
 
 @contextmanager
-def no_steps(_unet: torch.nn.Module) -> Iterator[OnStep]:
+def no_steps(_unet: torch.nn.Module) -> Iterator[BeforeStep]:
     yield lambda step, steps: None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import numpy as np
 from stand_in import HYPERNET, StandIn, stand_in_backend
 
 from lorarar.composed import ComposedStart
+from lorarar.lora import read_lora
+from lorarar.merging import MergeOptions
 from runtime_py import Bundle
 from runtime_py.backends import onnx
 from runtime_py.session import Session
 
 BLOCK, LAYER = "down_blocks.1", "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k"
+CONTENT = HYPERNET / "content.safetensors"
 START = ComposedStart("a cat", "an animal")
 NO_NUMBERS: list[Any] = ["x", [("a", 1)], ((1, 2), 1), [(1, 1), (1, 10**400)], None]
 NO_DICT: list[Any] = [1.0, [1.0], "x", np.ones(2)]
@@ -43,11 +47,23 @@ def wrong(session: Session) -> dict[str, Any]:
         f"`coefficients` of {LAYER} are not": [
             lambda given=given: session.merge(coefficients={LAYER: given}) for given in NO_NUMBERS
         ],
+        "`loras` are a list": [
+            lambda given=given: session.load(given) for given in ("a", Path("a"), read_lora(CONTENT), {"a": 1}, None)
+        ],
+        "`density` is": [lambda given=given: MergeOptions(density=given) for given in ("a", [0.5], None)],
+        "`mu` is": [lambda given=given: MergeOptions(mu=given) for given in ("a", [0.5], None)],
+        "`content_scale` is": [lambda given=given: MergeOptions(content_scale=given) for given in ("a", [1.0], None)],
+        "`rank_out` is": [lambda given=given: MergeOptions(rank_out=given) for given in ("2", 2.5, [2])],
+        "`rule` is": [lambda given=given: MergeOptions(rule=given) for given in (["sum"], None, 1)],
         "`strengths` are none": [lambda: session.draw_strengths(request, [])],
         "`block_weights` are": [lambda given=given: session.merge(block_weights=given) for given in NO_DICT],
         "`coefficients` are": [lambda given=given: session.merge(coefficients=given) for given in NO_DICT],
         "`steps` is": [lambda given=given: ask("a", steps=given) for given in (2.0, "2", 0, -3, [2], 10**6)],
-        "`seed` is": [lambda given=given: ask("a", seed=given) for given in (1.5, "1", None, -1, 2**64)],
+        "`seed` is": [
+            lambda given=given, make=make: make(seed=given)
+            for make in (partial(ask, "a"), MergeOptions)
+            for given in (1.5, "1", None, -1, 2**64)
+        ],
         "`guidance` is": [lambda given=given: ask("a", guidance=given) for given in ("3", [3], 0.5, float("nan"))],
         "`prompt` is": [lambda given=given: ask(given) for given in (None, 1, b"a", "\ud800")],
         "`negative` is": [lambda given=given: ask("a", negative=given) for given in (1, b"a", "\ud800")],
@@ -86,7 +102,7 @@ def main(folder: Path) -> None:
 
     onnx.BACKEND = stand_in_backend(Noted)
     session = Bundle.open(folder).session()
-    session.load([HYPERNET / "content.safetensors", HYPERNET / "style.safetensors"])
+    session.load([CONTENT, HYPERNET / "style.safetensors"])
     found = [[said, *error_of(call)] for said, calls in wrong(session).items() for call in calls]
     loaded = list(opened)
     found += [["`schedule` has", *error_of(call)] for call in at_a_step(session)]

@@ -6,7 +6,6 @@ Debian packages: default-jdk-headless (java, javac), npm, gcc; apt-get downloads
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -134,8 +133,3 @@ def executorch_classes() -> Path:
 
 def joined(paths: Sequence[Path]) -> str:
     return ":".join(str(path) for path in paths)
-
-
-def copy_sources(folder: Path) -> Path:
-    """The engine's Kotlin, to be changed."""
-    return shutil.copytree(MERGER / "src" / "main" / "kotlin", folder)

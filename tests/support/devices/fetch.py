@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from lorarar.files import atomic_folder
 
 CACHE = Path(__file__).parents[3] / "build" / "devices" / "cache"
@@ -131,10 +133,11 @@ def debian_package(name: str, architecture: str | None = None) -> Path:
 def cached(name: str, make: Callable[[Path], None]) -> Path:
     """The folder of this name in the cache; `make` fills it where there is none yet."""
     folder = CACHE / name
-    if not folder.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with atomic_folder(folder) as unfinished:
-            make(unfinished)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(CACHE / f"{name}.lock"):  # two workers of pytest may want it at once
+        if not folder.exists():
+            with atomic_folder(folder) as unfinished:
+                make(unfinished)
     return folder
 
 
