@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import platform
 import re
-import resource
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorarar.errors import InputError
+from runtime_py.processes import same_paths
 
 POLL_S = 0.2
 END_S = 60.0  # for a program to clear up after it was asked to end
@@ -36,7 +36,11 @@ class ProgramOutput:
 
 
 def run_program(
-    command: Sequence[str], timeout_s: float, stop: threading.Event | None = None, end_s: float = END_S
+    command: Sequence[str],
+    timeout_s: float,
+    stop: threading.Event | None = None,
+    end_s: float = END_S,
+    environment: Mapping[str, str] | None = None,
 ) -> ProgramOutput:
     """Run a program to its end. When `stop` is set it is asked to end, and killed `end_s` seconds later.
 
@@ -50,6 +54,7 @@ def run_program(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        env=environment,
     ) as process:
         try:
             while True:
@@ -70,7 +75,7 @@ def run_program(
 def run_module(module: str, *arguments: str) -> None:
     """Run one of our commands in a process of its own. Raises InputError with its own sentence when it fails."""
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=same_paths())
     if done.returncode:
         said = ProgramOutput(done.returncode, "", done.stderr).last_words
         raise InputError(f"python -m {module} {' '.join(arguments[:2])} failed: {said}")
@@ -84,5 +89,7 @@ def peak_bytes() -> int:
     """
     if _STATUS.is_file() and (found := re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text())):
         return 1024 * int(found[1])
+    import resource  # Windows has none, and needs the rest of this module
+
     unit = 1 if platform.system() == "Darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

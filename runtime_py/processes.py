@@ -38,9 +38,13 @@ class Model(NamedTuple):
 
 
 def start(module: str, *arguments: str | Path, **pipes: Any) -> subprocess.Popen[bytes]:
-    """Start one of our modules in a process of its own, which finds what this one finds."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.Popen([sys.executable, "-m", module, *map(str, arguments)], env=environment, **pipes)
+    """Start one of our modules in a process of its own."""
+    return subprocess.Popen([sys.executable, "-m", module, *map(str, arguments)], env=same_paths(), **pipes)
+
+
+def same_paths() -> dict[str, str]:
+    """Return the environment in which another Python finds the packages that this one finds."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def end_of(process: subprocess.Popen[bytes], said: bytes) -> str:

@@ -24,6 +24,7 @@ from runtime_py.check import compare_with_golden
 from runtime_py.component import Component
 from runtime_py.golden import golden_inputs
 from runtime_py.parity import OutputDifference
+from runtime_py.processes import same_paths
 from runtime_py.stages import timed
 
 NAME = "local"
@@ -60,7 +61,7 @@ class ThisComputer:
         command += ["--runs", str(options.runs), "--warmup", str(options.warmup)]
         command += ["--threads", str(options.threads)] if options.threads else []
         try:
-            ran = run_program(command, options.timeout_s, watch.stop, end_s=0.0)
+            ran = run_program(command, options.timeout_s, watch.stop, end_s=0.0, environment=same_paths())
         except TimeoutError:
             watch.wait(0.0)  # an interrupted plan says so
             raise DeviceFailed(

@@ -29,6 +29,7 @@ from devices.hostile import (
     set_at,
     state,
 )
+from ios.swift import onnxruntime_library
 from shared_bundles import MiniatureBundle, SharedUNets
 
 from benchmarks.record import PERCENTILES, check_record
@@ -47,11 +48,7 @@ CASES = [("hypernet", "fp32"), ("hypernet", "fp16"), ("unet", "fp32"), ("unet", 
 
 @pytest.fixture(scope="session")
 def library() -> Path:
-    """ONNX Runtime's library of this environment."""
-    import onnxruntime
-
-    (found,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*")
-    return found
+    return onnxruntime_library()
 
 
 @pytest.fixture(scope="session")

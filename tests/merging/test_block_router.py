@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from tiny_world import dense_delta as dense
 
 from lorarar.layout import Layout
 from lorarar.lora import LoRA, LoraLayer
 from lorarar.merging import MergeOptions, merge_loras
-
-
-def dense(layer: LoraLayer) -> np.ndarray:
-    return layer.up.astype(np.float64) @ layer.down.astype(np.float64)
 
 
 def test_the_block_router_keeps_one_lora_a_block() -> None:

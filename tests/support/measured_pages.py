@@ -17,6 +17,7 @@ from pathlib import Path
 from export.targets import TARGETS
 from export.tolerance import PRECISIONS
 from lorarar.files import atomic_file
+from lorarar.markdown import markdown_table
 
 ROOT = Path(__file__).parents[2]
 DOCS, MEASURED = ROOT / "docs", ROOT / "build" / "measured"
@@ -93,15 +94,15 @@ class Page:
         images = any(row.image_psnr_db is not None for row in rows)
         columns = ["base", "target", "precision", "UNet", "export and check", "peak memory", "PSNR", "one step"]
         columns += ["PSNR of an image"] * images
-        lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * 3 + " ---: |" * (len(columns) - 3)]
+        lines = []
         for row in rows:
             chunks = f" in {row.chunks} chunks" if row.chunks > 1 else ""
             cells = [*row.key, f"{row.megabytes:.4g} MB{chunks}", f"{row.export_seconds:.0f} s"]
             cells += [f"{row.peak_gib:.1f} GiB", f"{row.psnr_db:.1f} dB", f"{row.step_seconds:.3g} s"]
             cells += [f"{row.image_psnr_db:.1f} dB" if row.image_psnr_db is not None else "–"] * images
-            lines.append(f"| {' | '.join(cells)} |")
+            lines.append(cells)
         hosts = ", ".join(dict.fromkeys(row.host for row in rows))
-        return "\n".join([self.introduction, *lines, METHOD.format(hosts=hosts)])
+        return "\n".join([self.introduction, markdown_table(columns, lines, left=3), METHOD.format(hosts=hosts)])
 
 
 PAGES = {page.name: page for page in (Page("full-size", FULL_SIZE), Page("precisions", EVERY_PRECISION))}
@@ -145,8 +146,8 @@ def targets_page(precisions: list[Row], full: list[Row]) -> str:
     """Return the page of all targets."""
     small = {(row.target, row.precision): row for row in precisions if row.base == "miniature"}
     large = {(row.target, row.precision): row for row in full if row.base == "koala-700m"}
-    columns = "target | precision | miniature | PSNR of a step | PSNR of an image | KOALA-700M | PSNR of a step"
-    lines = [f"| {columns} |", "| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
+    columns = ("target", "precision", "miniature", "PSNR of a step", "PSNR of an image", "KOALA-700M", "PSNR of a step")
+    lines = []
     for name, target in TARGETS.items():
         for precision in sorted(target.precisions, key=PRECISIONS.index):
             cells = [name, precision]
@@ -155,11 +156,11 @@ def targets_page(precisions: list[Row], full: list[Row]) -> str:
                 if len(cells) == 4:
                     image = row.image_psnr_db if row else None
                     cells.append("–" if image is None else f"{image:.1f} dB")
-            lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "| target | runs on | proved here by | never run on |", "| --- | --- | --- | --- |"]
-    lines += [f"| {name} | {it.runs_on} | {it.proved_by} | {it.never_run} |" for name, it in TARGETS.items()]
-    lines += ["", *(f"- `{name}` has no {precision}: {reason}." for name, precision, reason in _not_offered())]
-    return "\n".join([TARGETS_PAGE, *lines, ""])
+            lines.append(cells)
+    proofs = [(name, it.runs_on, it.proved_by, it.never_run) for name, it in TARGETS.items()]
+    proved = markdown_table(("target", "runs on", "proved here by", "never run on"), proofs, left=4)
+    lacks = [f"- `{name}` has no {precision}: {reason}." for name, precision, reason in _not_offered()]
+    return "\n".join([TARGETS_PAGE, markdown_table(columns, lines, left=2), "", proved, "", *lacks, ""])
 
 
 def _not_offered() -> list[tuple[str, str, str]]:
