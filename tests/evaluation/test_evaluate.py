@@ -23,13 +23,13 @@ from lorarar.commands.evaluate import main, parser
 from lorarar.errors import InputError
 from lorarar.evaluation.generate import PutOn, Sampler, Sampling, image_seeds
 from lorarar.evaluation.judges import Question
-from lorarar.evaluation.methods import Workbench, fused_lora, mean_coefficients, prepare
+from lorarar.evaluation.methods import Workbench, fused_lora, mean_coefficients
 from lorarar.evaluation.results import read_results
 from lorarar.evaluation.settings import default_evaluation
 from lorarar.hypernet.checkpoints import save_hypernet
 from lorarar.hypernet.network import ConstantCoefficients, HypernetConfig, Hypernetwork
-from lorarar.lora import LoRA, read_lora
-from lorarar.merging import MergeOptions, learned_options, merge_loras
+from lorarar.lora import LoRA
+from lorarar.merging import learned_options
 from lorarar.toolchains import quiet_toolchains
 from lorarar.training.dataset import read_dataset
 from lorarar.training.hyper_settings import ZipSettings
@@ -127,10 +127,32 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path), np.int16)
 
 
-def test_methods_differ_and_share_their_noise(world: Path, tmp_path: Path, judge: ScriptedJudge) -> None:
+Draws = list[tuple[str, list[int]]]
+CAT = ("a sks cat in mosaic style", image_seeds(0, "content_1", "style_3", 2))
+HOUSE = ("a sks house in mosaic style", image_seeds(0, "content_3", "style_3", 2))
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Draws:
+    """The prompt and the seeds of each call that draws images from here on."""
+    found: Draws = []
+    draw = Sampler.draw
+
+    def noted(self: Sampler, put_on: PutOn, prompt: str, seeds: Sequence[int]) -> Iterator[Image.Image]:
+        found.append((prompt, list(seeds)))
+        return draw(self, put_on, prompt, seeds)
+
+    monkeypatch.setattr(Sampler, "draw", noted)
+    return found
+
+
+def test_methods_differ_and_share_their_prompts_and_noise(
+    world: Path, tmp_path: Path, judge: ScriptedJudge, drawn: Draws
+) -> None:
     main(arguments(world, tmp_path, "--methods", "direct,learned"))
     first = png_bytes(tmp_path)
     assert len(set(first.values())) == len(first) == 8
+    assert drawn == [CAT, HOUSE] * 2
     shutil.rmtree(tmp_path / "images" / "direct")
     main(arguments(world, tmp_path, "--methods", "direct,learned"))
     assert png_bytes(tmp_path) == first
@@ -150,21 +172,12 @@ def test_constant_coefficients_of_a_half_are_the_direct_merge(
     assert (merged["constant"].parameters, merged["direct"].parameters) == (4, 0)
 
 
-def test_a_second_run_makes_nothing_again(
-    world: Path, tmp_path: Path, judge: ScriptedJudge, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_run_makes_nothing_again(world: Path, tmp_path: Path, judge: ScriptedJudge, drawn: Draws) -> None:
     main(arguments(world, tmp_path, "--methods", "direct"))
     before, asked = (tmp_path / "results.json").read_bytes(), judge.asked
-    gone = next((tmp_path / "images" / "direct").rglob("01.png"))
+    gone = tmp_path / read_results(tmp_path).pairs[0].methods["direct"][1].image
     kept = pixels(gone)
-    drawn: list[int] = []
-    draw = Sampler.draw
-
-    def counted(self: Sampler, put_on: PutOn, prompt: str, seeds: Sequence[int]) -> Iterator[Image.Image]:
-        drawn.append(len(seeds))
-        return draw(self, put_on, prompt, seeds)
-
-    monkeypatch.setattr(Sampler, "draw", counted)
+    drawn.clear()
     main(arguments(world, tmp_path, "--methods", "direct"))
     assert (drawn, judge.asked) == ([], asked)
     assert (tmp_path / "results.json").read_bytes() == before
@@ -172,16 +185,18 @@ def test_a_second_run_makes_nothing_again(
     note = described.read_bytes()
     described.unlink()
     main(arguments(world, tmp_path, "--methods", "direct"))
-    assert drawn == [2] and json.loads(described.read_bytes())["facts"] == json.loads(note)["facts"]
+    assert drawn == [CAT] and json.loads(described.read_bytes())["facts"] == json.loads(note)["facts"]
     drawn.clear()
     gone.unlink()
     main(arguments(world, tmp_path, "--methods", "direct"))
-    assert drawn == [1]
+    assert drawn == [(CAT[0], CAT[1][1:])]
     # One image alone rounds differently from two at once.
     assert np.abs(pixels(gone) - kept).max() <= 4
     drawn_again, asked = gone.read_bytes(), judge.asked
+    drawn.clear()
     main(arguments(world, tmp_path, "--methods", "direct", "--images", "3"))
-    assert drawn == [1, 1, 1]  # a third image for each of the two pairs
+    third = [image_seeds(0, content, "style_3", 3)[2:] for content in ("content_1", "content_3")]
+    assert drawn == [(CAT[0], third[0]), (HOUSE[0], third[1])]
     assert gone.read_bytes() == drawn_again
 
 
@@ -242,21 +257,6 @@ def test_methods_that_train(method: str, world: Path, tmp_path: Path, judge: Scr
     facts = read_results(tmp_path).pairs[0].merges[method]
     assert facts.parameters > 0
     assert facts.seconds > 0
-
-
-def test_the_adapter_is_the_merge(bench: tuple[Sampler, Workbench], world: Path) -> None:
-    """Fused weights against ΔW of lorarar.merging; the UNet is the old one afterwards."""
-    sampler, work = bench
-    content, style = work.dataset.contents["content_0"], work.dataset.styles["style_0"]
-    made = prepare("ties", work).make(work, content, style)
-    expected = merge_loras(read_lora(content.lora), read_lora(style.lora), work.layout, "ties", MergeOptions())
-    before = {name: tensor.clone() for name, tensor in sampler.pipeline.unet.state_dict().items()}
-    with made.put_on(sampler.pipeline.unet):
-        for name, layer in expected.lora.layers.items():
-            weight = f"{name.removeprefix('unet.')}.weight"
-            got = sampler.pipeline.unet.state_dict()[weight] - before[weight]
-            np.testing.assert_allclose(got.numpy(), layer.delta(), atol=1e-5)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in sampler.pipeline.unet.state_dict().items())
 
 
 def test_images_are_the_pipelines_own(bench: tuple[Sampler, Workbench]) -> None:

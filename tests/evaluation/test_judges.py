@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tiny_vlm import save_tiny_vlm
 
 from lorarar.errors import InputError
 from lorarar.evaluation.judges import Judge, Question, load_judge
-from lorarar.evaluation.judges.vlm import VlmJudge, answer_tokens, conversation, probability_of_yes
+from lorarar.evaluation.judges.vlm import VlmJudge, answer_tokens, probability_of_yes
 from lorarar.toolchains import quiet_toolchains
 
 
@@ -36,16 +37,28 @@ def test_p_yes_is_the_softmax_over_both_answers() -> None:
     assert probability_of_yes(logits, [0, 2], [1, 3]).item() == pytest.approx(expected)
 
 
-def test_p_yes_of_the_model_by_hand(vlm: VlmJudge) -> None:
+SUBJECT_ASKED = (
+    "Your task is to identify if the test image shows the same subject as the support image.\n\n"
+    "Support image:\n<image>\n\nTest image:\n<image>\n\n"
+    "Pay attention to the details of the subject, it should for example have the same color. "
+    "However, the general style of the image may be different.\n"
+    "Does the test image show the same subject as the support image?\n"
+)
+STYLE_ASKED = (
+    "Your task is to identify if the test image shows the subject in neon glow style. "
+    "An example image in the neon glow style is provided.\n\n"
+    "Example image in the neon glow style:\n<image>\n\nTest image:\n<image>\n\n"
+    "The example image shows an illustration of the neon glow style and the details of the subject are expected to be "
+    "different.\nDo not check similarity with the subject.\nIs the test image in the neon glow style?\n"
+)
+
+
+@pytest.mark.parametrize(("is_style", "words"), [(False, SUBJECT_ASKED), (True, STYLE_ASKED)])
+def test_p_yes_of_the_model_by_hand(vlm: VlmJudge, is_style: bool, words: str) -> None:
     """The whole path against: the text written out, one forward pass, a softmax over the vocabulary."""
     reference, test = image(1), image(2)
     text = (
-        "<|start|>system\nYou are a helpful assistant.<|end|>\n<|start|>user\n"
-        "Your task is to identify if the test image shows the same subject as the support image.\n\n"
-        "Support image:\n<image>\n\nTest image:\n<image>\n\n"
-        "Pay attention to the details of the subject, it should for example have the same color. "
-        "However, the general style of the image may be different.\n"
-        "Does the test image show the same subject as the support image?\n"
+        f"<|start|>system\nYou are a helpful assistant.<|end|>\n<|start|>user\n{words}"
         "Answer with Yes or No only.<|end|>\n<|start|>assistant\n"
     )
     with quiet_toolchains():
@@ -56,34 +69,19 @@ def test_p_yes_of_the_model_by_hand(vlm: VlmJudge) -> None:
     # " Yes" and " No" both begin with a lone space here, and "NO" with an N of its own
     yes = sum(chances[tokens[word]] for word in ("Yes", "yes", "YES"))
     no = sum(chances[tokens[word]] for word in ("No", "no", "N"))
-    asked = Question(reference, test, "dog")
-    assert vlm.same_subjects([asked]) == [pytest.approx(float(yes / (yes + no)), rel=1e-4)]
-
-
-def test_the_style_prompt_names_the_style_wherever_it_asks_for_it() -> None:
-    judge = ScriptedJudge(lambda _: 0, lambda _: 0)
-    assert isinstance(judge, Judge)
-    asked = Question(image(1), image(2), "neon glow")
-    from lorarar.evaluation.judges import vlm as module
-
-    prompt = [part.replace("{style}", "neon glow") for part in module.STYLE_PROMPT]
-    system, user = conversation(prompt, asked)
-    assert system["content"][0]["text"] == "You are a helpful assistant."
-    assert [part["type"] for part in user["content"]] == ["text", "image", "text", "image", "text"]
-    assert user["content"][1]["image"] is asked.reference
-    assert user["content"][3]["image"] is asked.test
-    words = " ".join(part["text"] for part in user["content"] if part["type"] == "text")
-    assert words.count("neon glow style") == 5
-    assert "{style}" not in words
+    ask = vlm.in_styles if is_style else vlm.same_subjects
+    asked = Question(reference, test, "neon glow" if is_style else "dog")
+    assert ask([asked]) == [pytest.approx(float(yes / (yes + no)), rel=1e-4)]
 
 
 def test_a_batch_answers_as_one_by_one(vlm: VlmJudge) -> None:
-    """Prompts of different lengths are padded; the answers don't change."""
+    """Prompts of different lengths are padded; the answers are each style's own, on the same two images too."""
     styles = ["ink", "a very long description of watercolour with wet edges", "neon glow", "oil", "x"]
-    questions = [Question(image(n), image(n + 10), style) for n, style in enumerate(styles)]
+    questions = [Question(image(1), image(2), style) for style in styles]
     alone = [vlm.in_styles([question])[0] for question in questions]
     assert vlm.in_styles(questions) == pytest.approx(alone, rel=1e-4)
-    assert len(set(alone)) == len(alone)
+    distances = [abs(one - other) / one for one, other in combinations(alone, 2)]
+    assert min(distances) > 1e-3
     assert vlm.same_subjects([]) == []
 
 
@@ -134,7 +132,7 @@ def judge_folder(place: Path, config: str) -> Path:
 
 def test_a_judge_is_found_by_its_name(scripted: ScriptedJudge) -> None:
     assert load_judge("scripted") is scripted
-    assert scripted.folder is None
+    assert scripted.folder is None and isinstance(scripted, Judge)
 
 
 def test_a_folder_says_who_opens_it(scripted: ScriptedJudge, tmp_path: Path) -> None:

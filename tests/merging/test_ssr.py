@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ import torch
 from hyper_world import World
 from test_merging_dense import CONTENT, LAYOUT, STYLE
 
-from lorarar.base.components import encode_prompts
+from lorarar.base.attach import fused
+from lorarar.base.components import encode_prompts, predict
 from lorarar.errors import InputError
+from lorarar.layout import UNET
 from lorarar.lora import LoRA, read_lora
 from lorarar.merging import MergeOptions, merge_loras
 from lorarar.merging.ssr import RIDGE, router
@@ -19,6 +23,7 @@ from lorarar.merging.ssr_grams import merge_by_ssr, pass_grams, shared_downs, te
 
 PROMPTS = ("a sks dog", "a house in watercolor style")
 NAME = "unet.a.to_q"
+TEXT = ("attn2.to_k", "attn2.to_v")
 
 
 def grams_of(inputs: list[np.ndarray], name: str = NAME) -> np.ndarray:
@@ -119,6 +124,23 @@ def test_a_pass_has_its_own_lora_on(world: World) -> None:
     assert all(np.abs(on[last][number] / without[last][number] - 1).max() > 1e-5 for number in (0, 1))
 
 
+def inputs_of(world: World, lora: LoRA, prompt: str) -> dict[str, np.ndarray]:
+    """What each layer gets, token by token, at the step of pure noise with a LoRA on under its prompt."""
+    unet, found = world.components.unet, {}
+
+    def note(name: str, _module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        found[name] = given[0].detach().flatten(0, -2).numpy()
+
+    latents = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(42))
+    with fused(unet, lora), ExitStack() as stack, torch.no_grad():
+        for name in lora.layers:
+            hook = partial(note, name)
+            handle = unet.get_submodule(name.removeprefix(UNET)).register_forward_pre_hook(hook)
+            stack.callback(handle.remove)
+        predict(unet, latents, torch.tensor([999]), encode_prompts(world.components, [prompt]))
+    return found
+
+
 @pytest.mark.parametrize("text_only", [False, True])
 def test_the_merge_keeps_more_of_each_lora_than_the_average(world: World, text_only: bool) -> None:
     """By the authors' measure: how far the merge is from each LoRA alone, on what the layer gets under its prompt."""
@@ -127,17 +149,20 @@ def test_the_merge_keeps_more_of_each_lora_than_the_average(world: World, text_o
     facts = merged.lora.metadata
     assert facts["lorarar_method"] == ("ssr-text" if text_only else "ssr")
     assert facts["lorarar_style_prompt"] == PROMPTS[1] and merged.truncation is None
-    condition = encode_prompts(world.components, PROMPTS)
     average = merge_loras(*loras, world.layout, "direct").lora
-    for name in merged.lora.layers:
-        if not name.endswith(("attn2.to_k", "attn2.to_v")):
-            if text_only:
-                want = average.layers[name].delta()
-                np.testing.assert_allclose(merged.lora.layers[name].delta(), want, atol=1e-6)
+    ratios: dict[str, float] = {}
+    inputs = [inputs_of(world, lora, prompt) for lora, prompt in zip(loras, PROMPTS, strict=True)]
+    for name, layer in merged.lora.layers.items():
+        plain = average.layers[name].delta()
+        if text_only and not name.endswith(TEXT):
+            np.testing.assert_allclose(layer.delta(), plain, atol=1e-6)
             continue
         errors = []
-        for each in (merged.lora, average):
-            shares = zip(loras, condition.embeds.numpy(), strict=True)
-            rests = [(each.layers[name].delta() - lora.layers[name].delta()) @ states.T for lora, states in shares]
+        for delta in (layer.delta(), plain):
+            shares = zip(loras, inputs, strict=True)
+            rests = [(delta - lora.layers[name].delta()) @ seen[name].T for lora, seen in shares]
             errors.append(np.linalg.norm(np.concatenate(rests, axis=1)))
-        assert errors[0] < errors[1]
+        ratios[name] = errors[0] / errors[1]
+    assert max(ratios.values()) < 1
+    # The first layers get much the same under both prompts, the later ones do not.
+    assert text_only or np.median([ratios[name] for name in ratios if not name.endswith(TEXT)]) < 0.9

@@ -16,10 +16,18 @@ from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 from lora_training import SETTINGS, largest_difference, same, train
+from PIL import Image, ImageOps
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lorarar.base.components import Components, encode_prompts, load_components, predict
+from lorarar.base.components import (
+    Components,
+    encode_images,
+    encode_prompts,
+    load_components,
+    load_image,
+    predict,
+)
 from lorarar.base.names import load_layout
 from lorarar.errors import InputError
 from lorarar.layout import UNET
@@ -285,7 +293,10 @@ def test_bf16_trains_in_fp32(tiny_pipeline: Path, images: tuple[Path, ...], trai
     lora = train(half, images, "a sks dog", SETTINGS)
     layer = next(iter(lora.layers.values()))
     assert not np.array_equal(layer.down, torch.from_numpy(layer.down).bfloat16().float().numpy())
-    assert 0 < largest_difference(trained, lora) < 1
+    pairs = [(trained.layers[name].delta(), layer.delta()) for name, layer in lora.layers.items()]
+    wanted, found = (np.concatenate([delta.ravel() for delta in deltas]) for deltas in zip(*pairs, strict=True))
+    # Measured: 0.11, and 0.10 against an fp32 base of weights rounded to bf16: it is its activations' rounding.
+    assert 0 < np.linalg.norm(found - wanted) < 0.2 * np.linalg.norm(wanted)
     assert next(half.unet.parameters()).dtype == torch.bfloat16
 
 
@@ -306,11 +317,16 @@ def test_joint_training_takes_turns(components: Components, tiny_dataset: Path) 
     assert joint.max_rank == SETTINGS.rank
 
 
-def test_flip_adds_the_mirror_image(components: Components, images: tuple[Path, ...]) -> None:
+def test_flip_adds_the_mirror_image(components: Components, images: tuple[Path, ...], tmp_path: Path) -> None:
     concept = Concept(images[:1], "a sks dog")
     plain, flipped = (encode_concepts(components, [concept], flip) for flip in (False, True))
     assert [len(latents) for latents in (*plain.latents, *flipped.latents)] == [1, 2]
-    assert not torch.allclose(flipped.latents[0][0], flipped.latents[0][1])
+    with Image.open(images[0]) as image:
+        ImageOps.mirror(image).save(tmp_path / "mirrored.png")
+    mirrored = encode_images(components, load_image(tmp_path / "mirrored.png", components.resolution)[None])[0]
+    torch.testing.assert_close(flipped.latents[0][1], mirrored, rtol=0, atol=1e-5)
+    torch.testing.assert_close(flipped.latents[0][0], plain.latents[0][0], rtol=0, atol=1e-5)
+    assert (mirrored - plain.latents[0][0]).abs().max() > 1e-3
 
 
 def test_draws_cover_images_and_times(components: Components, images: tuple[Path, ...]) -> None:

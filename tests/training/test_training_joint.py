@@ -1,4 +1,4 @@
-"""The joint term's data: which prompts, images and noise stand for a pair, and that training heeds them."""
+"""A step's rows: which prompts, images, noise and LoRAs stand for a pair, in the joint term too, which counts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from lorarar.base.components import Condition, encode_images, encode_prompts, lo
 from lorarar.commands.train import main
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import load_predictor
+from lorarar.layout import UNET
+from lorarar.lora import read_lora
 from lorarar.training.dataset import merged_prompt
 from lorarar.training.hyper_settings import LossSettings, ZipSettings
 from lorarar.training.joint import JointBatch
@@ -48,6 +50,29 @@ def assert_told(found: Condition, row: int, world: World, prompt: str) -> None:
     want = encode_prompts(world.components, [prompt])
     torch.testing.assert_close(found.embeds[row], want.embeds[0], rtol=0, atol=1e-5)
     torch.testing.assert_close(found.pooled[row], want.pooled[0], rtol=0, atol=1e-5)
+
+
+def test_rows_are_noised_images_under_their_prompts_beside_their_loras(world: World) -> None:
+    """Content and style in turn, each with the image, noise and time of its own draw, and the pair's LoRAs."""
+    data, (contents, styles) = world.parts.train, world.dataset.part("paper", "train")
+    draw = data.draw(0, 8, 0, 1000)
+    batch, packs = data.batch(world.components, draw)
+    entries = [entry for content, style in draw.pairs for entry in (contents[content], styles[style])]
+    shares = zip(entries, draw.images.flatten().tolist(), strict=True)
+    files = [entry.images[int(share * len(entry.images))] for entry, share in shares]
+    assert {file.name for file in files[::2]} == {"0.png", "1.png"} and len({*files}) > 5
+    latents = encode_images(world.components, torch.stack([load_image(file, 32) for file in files]))
+    want = world.components.noise.add_noise(latents, draw.noise.flatten(0, 1), draw.timesteps.flatten())
+    torch.testing.assert_close(batch.latents, want, rtol=0, atol=1e-5)
+    assert torch.equal(batch.timesteps, draw.timesteps.flatten()) and batch.joint is None
+    told = encode_prompts(world.components, [entry.prompt for entry in entries])
+    torch.testing.assert_close(vars(batch.condition), vars(told), rtol=0, atol=1e-5)
+    loras = [read_lora(entry.lora) for entry in entries]
+    for group in world.layout.groups:
+        for row, lora in enumerate(loras):
+            factors, delta = packs[row % 2][group.name], lora.layers[UNET + group.modules[-1]].delta()
+            have = factors.up[row // 2, -1] @ factors.down[row // 2, -1]
+            torch.testing.assert_close(have, torch.from_numpy(delta), rtol=0, atol=1e-5)
 
 
 def test_other_draws_are_the_same_with_a_joint_term(world: World) -> None:

@@ -1,0 +1,187 @@
+"""What each compared method puts on the UNet, step by step and in both halves of guidance, against its definition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hyper_world import World
+from test_scheduled import run
+from torch import Tensor, nn
+
+from lorarar.base.attach import fused
+from lorarar.base.components import encode_prompts
+from lorarar.evaluation.composed import composed, composite
+from lorarar.evaluation.method_names import COMPOSED_START, METHODS, sampling_of
+from lorarar.evaluation.methods import Workbench, mean_coefficients, prepare
+from lorarar.hypernet.checkpoints import LoadedPredictor, open_predictor
+from lorarar.hypernet.network import HypernetConfig, Hypernetwork
+from lorarar.layout import kind_of
+from lorarar.lora import LoRA, LoraLayer, read_lora
+from lorarar.merging import MergeOptions, learned_options, merge_loras
+from lorarar.merging.klora import KLoRA
+from lorarar.merging.ssr_grams import merge_by_ssr
+from lorarar.merging.ziplora import ziplora
+from lorarar.training.dataset import Content, Style, composed_prompts
+from lorarar.training.dreambooth import train_lora
+from lorarar.training.hyper_settings import ZipSettings
+from lorarar.training.settings import LoraSettings
+
+On = Callable[[nn.Module], AbstractContextManager[Any]]
+SEED, STEPS = 3, 10
+LOOKED_AT = (0, 1, 4, 9)  # of the steps: both ends, a turn of the other LoRA, and where a schedule has both
+NAMES = [name for name in METHODS if not sampling_of(name)]
+SAMPLED = ["direct-sum-acfg", "learned-acfg", "direct-sum-composed-start"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair and what a method has to work with."""
+
+    world: World
+    bench: Workbench
+    content: Content
+    style: Style
+    loras: tuple[LoRA, LoRA]
+    before: Tensor  # the base's own answers
+
+    def merge(self, method: str, options: MergeOptions) -> LoRA:
+        return merge_loras(*self.loras, self.world.layout, method, options).lora
+
+
+@pytest.fixture(scope="module")
+def case(world: World) -> Case:
+    settings = LoraSettings(rank=2, steps=2, learning_rate=0.1), ZipSettings(steps=2, learning_rate=0.2)
+    bench = Workbench(world.components, world.layout, world.dataset, "paper", *settings, SEED, composed_share=0.3)
+    content, style = world.dataset.contents["content_4"], world.dataset.styles["style_3"]
+    loras = read_lora(content.lora), read_lora(style.lora)
+    return Case(world, bench, content, style, loras, run(world.components.unet, world))
+
+
+def predictor(case: Case, rule: str) -> LoadedPredictor:
+    widths = tuple(sorted({group.out_features for group in case.world.layout.part("qo")}))
+    network = Hypernetwork.untrained(HypernetConfig(widths, hidden=8, kv_rule=rule), 5)
+    return open_predictor("tiny", case.world.layout, network)
+
+
+def checkpoint(case: Case, name: str) -> LoadedPredictor | None:
+    """A checkpoint of the rule that an ablation with a rule of its own must not follow."""
+    return predictor(case, "average" if name == "learned-kv-sum" else "sum") if METHODS[name].hypernet else None
+
+
+def weighed(case: Case, weights: Callable[[str], tuple[float, float]]) -> LoRA:
+    """m_c·ΔW_c + m_s·ΔW_s, by the weights (m_c, m_s) of a layer."""
+    layers = {}
+    for name in case.loras[0].layers:
+        pair = [lora.layers[name].load() for lora in case.loras]
+        ups = [np.float32(weight) * layer.up for weight, layer in zip(weights(name), pair, strict=True)]
+        layers[name] = LoraLayer(np.concatenate([layer.down for layer in pair]), np.concatenate(ups, axis=1))
+    return LoRA(layers)
+
+
+def mean(case: Case) -> LoRA:
+    means = mean_coefficients(case.bench, learned_options(predictor(case, "sum").predictor))
+    return weighed(case, lambda name: means.get(str(kind_of(name)), (1.0, 1.0)))
+
+
+def learned(case: Case, rule: str) -> LoRA:
+    return case.merge("learned", learned_options(predictor(case, rule).predictor))
+
+
+def by_ssr(case: Case, text_only: bool) -> LoRA:
+    prompts, options = (case.content.prompt, case.style.prompt), MergeOptions(rule="average")
+    return merge_by_ssr(case.world.components, *case.loras, prompts, text_only=text_only, options=options).lora
+
+
+ONE: dict[str, Callable[[Case], LoRA]] = {
+    "content-only": lambda case: case.loras[0],
+    "style-only": lambda case: case.loras[1],
+    "direct": lambda case: weighed(case, lambda _: (0.5, 0.5)),
+    "direct-sum": lambda case: weighed(case, lambda _: (1.0, 1.0)),
+    **{
+        name: lambda case, name=name: case.merge(name, MergeOptions(rule="average", seed=SEED))
+        for name in ("dare", "ties", "dare-ties", "np-lora", "knots-ties", "norm-balance", "block-router")
+    },
+    "joint": lambda case: train_lora(case.world.components, [case.content, case.style], case.bench.joint),
+    "ziplora": lambda case: ziplora(case.world.components, *case.loras, case.content, case.style, case.bench.zip).lora,
+    "ssr": partial(by_ssr, text_only=False),
+    "ssr-text": partial(by_ssr, text_only=True),
+    "learned": partial(learned, rule="sum"),
+    "learned-kv-average": partial(learned, rule="average"),
+    "learned-kv-sum": partial(learned, rule="sum"),
+    "learned-mean": mean,
+}
+"""The methods that are one LoRA at all steps."""
+
+
+def scheduled(case: Case, method: str) -> list[LoRA]:
+    """The content's share of a merge before step 7 of 10 and the style's from step 3 on."""
+    content, style = case.loras
+    none = [replace(lora, layers={n: replace(x, up=0 * x.up) for n, x in lora.layers.items()}) for lora in case.loras]
+    early, both, late = (
+        merge_loras(*pair, case.world.layout, method, MergeOptions(rule="sum")).lora
+        for pair in ((content, none[1]), (content, style), (none[0], style))
+    )
+    return [early, early, both, late]
+
+
+def picked(case: Case, released: bool) -> list[LoRA]:
+    content, style = case.loras
+    plan = KLoRA.plan(content, style, released)
+    return [
+        LoRA({n: (content if plan.picks_content(n, step, STEPS) else style).layers[n] for n in content.layers})
+        for step in LOOKED_AT
+    ]
+
+
+BY_STEP: dict[str, Callable[[Case], list[LoRA]]] = {
+    "switch": lambda case: [*case.loras, *case.loras],
+    "schedule": partial(scheduled, method="direct"),
+    "craft": partial(scheduled, method="block-router"),
+    "k-lora": partial(picked, released=False),
+    "k-lora-released": partial(picked, released=True),
+}
+"""The methods whose LoRA changes from step to step: that of each step in LOOKED_AT."""
+
+
+def wanted(case: Case, name: str) -> dict[int, On]:
+    """What is to be on the UNet, by step: those in LOOKED_AT, or both ends where all steps are alike."""
+    told = encode_prompts(case.world.components, composed_prompts(case.content, case.style))
+    apart: dict[str, On] = {
+        "composed": partial(composed, *case.loras, told),
+        "composite": partial(composite, *case.loras),
+    }
+    sampling = sampling_of(name)
+    own = name.removesuffix(sampling)
+    if own in BY_STEP:
+        return {step: partial(fused, lora=lora) for step, lora in zip(LOOKED_AT, BY_STEP[own](case), strict=True)}
+    on = apart[own] if own in apart else partial(fused, lora=ONE[own](case))
+    # Of ten steps the bench has three composed.
+    return {0: apart["composed"], 2: apart["composed"], 3: on, 9: on} if sampling == COMPOSED_START else {0: on, 9: on}
+
+
+@pytest.mark.parametrize("name", [*NAMES, *SAMPLED])
+def test_a_method_is_what_its_name_says(name: str, case: Case) -> None:
+    """The UNet's answers for a guided batch; in half of it, craft and the samplings have the base's own."""
+    unet, world = case.world.components.unet, case.world
+    weights = {key: value.clone() for key, value in unet.state_dict().items()}
+    made = prepare(name, case.bench, checkpoint(case, name)).make(case.bench, case.content, case.style)
+    answers: dict[On, Tensor] = {}
+    steps = wanted(case, name)
+    for put_on in {*steps.values()}:
+        with put_on(unet):
+            answers[put_on] = run(unet, world)
+        if name == "craft" or sampling_of(name):
+            answers[put_on][:2] = case.before[:2]
+        assert (answers[put_on][2:] - case.before[2:]).abs().max() > 1e-3
+    with made.put_on(unet) as to_step:
+        for step, put_on in steps.items():
+            to_step(step, STEPS)
+            torch.testing.assert_close(run(unet, world), answers[put_on], rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(value, weights[key]) for key, value in unet.state_dict().items())
