@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from runtime_py.bundle import MANIFEST
 from runtime_py.hashes import tree_sha256
 
 Manifest = dict[str, Any]
@@ -107,6 +109,22 @@ def inputs_swapped(_: Path, manifest: Manifest) -> None:
 
 def output_renamed(_: Path, manifest: Manifest) -> None:
     hypernet(manifest)["outputs"][0]["name"] = "coefficients_qo_9x9"
+
+
+def with_golden(source: Path, folder: Path, component: str, factors: dict[str, float]) -> Path:
+    """Copy a bundle, its golden tensors of these ends multiplied."""
+    shutil.copytree(source, folder)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    golden = manifest["components"][component]["golden"]
+    tensors = load_file(folder / golden["file"])
+    for name in tensors:
+        for end, factor in factors.items():
+            if name.endswith(end):
+                tensors[name] = (tensors[name] * factor).astype(tensors[name].dtype)
+    save_file(tensors, folder / golden["file"])
+    golden["bytes"], golden["sha256"] = tree_sha256(folder / golden["file"])
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
 
 
 M = ("components", "hypernet")
