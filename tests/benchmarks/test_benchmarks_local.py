@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
 import sys
 import threading
@@ -11,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bundle_mutations import with_golden
 from devices.executed import decibels
-from safetensors.numpy import load_file, save_file
 from shared_bundles import SharedUNets
 
 from benchmarks.device import main as device_command
@@ -51,22 +49,6 @@ def test_the_peak_is_the_programs_own() -> None:
     code = "from benchmarks.processes import peak_bytes; print(peak_bytes())"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 5 * 2**20 < int(ran.stdout) < ballast.nbytes / 4
-
-
-def with_golden(source: Path, folder: Path, component: str, factors: dict[str, float]) -> Path:
-    """Copy a bundle, its golden tensors of these ends multiplied."""
-    shutil.copytree(source, folder)
-    manifest = json.loads((folder / MANIFEST).read_text())
-    golden = manifest["components"][component]["golden"]
-    tensors = load_file(folder / golden["file"])
-    for name in tensors:
-        for end, factor in factors.items():
-            if name.endswith(end):
-                tensors[name] = (tensors[name] * factor).astype(tensors[name].dtype)
-    save_file(tensors, folder / golden["file"])
-    golden["bytes"], golden["sha256"] = tree_sha256(folder / golden["file"])
-    (folder / MANIFEST).write_text(json.dumps(manifest))
-    return folder
 
 
 @pytest.mark.parametrize(("factor", "status"), [(1.00002, "passed"), (1.01, "below")])

@@ -7,20 +7,35 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from shared_bundles import require_target
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import merge as command
-from benchmarks.merge_times import measure_steps, pytorch_cases, random_base, session_cases, written_bytes
+from benchmarks import merge_times
+from benchmarks.merge_times import (
+    _artifact_case,
+    measure_steps,
+    pytorch_cases,
+    random_base,
+    session_cases,
+    written_bytes,
+)
 from benchmarks.merge_work import MergeWork, case_record, footprint, goal, goals
 from benchmarks.timing import Machine, Samples, interleave
+from export.source import chosen_hypernet
+from lorarar.base.names import load_layout
+from lorarar.commands.export import main as export
 from lorarar.errors import InputError
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import Group, Layout
 from lorarar.stack import stack
 from lorarar.synthetic import synthetic_lora
+from runtime_py.blend import Blender
 
 LAYOUT = Layout(
     "tiny",
@@ -43,6 +58,12 @@ TINY_UNET = {
     "cross_attention_dim": 12,
 }
 TINY_ATTENTIONS = 3  # transformers: one down, two up
+
+
+def toy_base(folder: Path) -> Path:
+    (folder / "toy" / "unet").mkdir(parents=True)
+    (folder / "toy" / "unet" / "config.json").write_text(json.dumps(TINY_UNET))
+    return folder / "toy"
 
 
 def test_ranks_are_a_list() -> None:
@@ -82,11 +103,47 @@ def test_cases_compute_the_same() -> None:
             torch.testing.assert_close(have, want, msg=name)
 
 
-def test_a_new_strength_writes_all_coefficients_and_nothing_else() -> None:
+def test_a_new_strength_writes_all_coefficients_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    blenders: list[Blender] = []
+
+    def noted(*given: Any) -> Blender:
+        blenders.append(Blender(*given))
+        return blenders[-1]
+
+    monkeypatch.setattr(merge_times, "Blender", noted)
     cases = session_cases(LAYOUT, [synthetic_lora(LAYOUT, RANK, seed) for seed in (0, 1)])
     assert set(cases) == {"stack two LoRAs", "new strength"}
-    assert cases["new strength"]() is None
+    (blender,) = blenders
+    for turn in range(8):  # the style's strength is another each time, from 0 to 6/7 and again
+        cases["new strength"]()
+        for name, unit in blender.unit.items():
+            want = unit * np.float32([[1.0], [turn % 7 / 7]])
+            np.testing.assert_allclose(blender.values[name], want, rtol=1e-6, err_msg=name)
+    assert sum(values.nbytes for values in blender.values.values()) == written_bytes(LAYOUT)
     assert written_bytes(LAYOUT) == 4 * 2 * (3 * 8 + 6 + 2 * 12)
+
+
+@pytest.mark.parametrize("target", ["onnx", pytest.param("executorch", marks=[pytest.mark.full])])
+def test_a_timed_artifact_computes_what_the_timed_graph_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    require_target(target)
+    # A process of its own would import the toolchains a second time.
+    monkeypatch.setattr(merge_times, "run_module", lambda module, *given: export([module.rpartition(".")[2], *given]))
+    base = toy_base(tmp_path)
+    layout = load_layout(str(base))
+    given = {
+        name: torch.from_numpy(value)
+        for name, value in stack([synthetic_lora(layout, RANK, seed) for seed in (0, 1)], layout).inputs.items()
+    }
+    hypernet = chosen_hypernet(str(base), layout, None, untrained=True).predictor
+    case = _artifact_case(target, str(base), RANK, tmp_path, given, 1)
+    with torch.no_grad():
+        want = pytorch_cases(hypernet, layout, given)["graph"]()
+    have = case()
+    found = have if target == "onnx" else dict(zip(want, have, strict=True))
+    for name, values in want.items():
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-5, err_msg=name)
 
 
 def test_interleave_takes_turns_and_leaves_out_the_first() -> None:
@@ -161,9 +218,7 @@ def test_record_of_a_case() -> None:
 
 
 def test_command_on_a_toy_base(tmp_path: Path) -> None:
-    base, out = tmp_path / "toy", tmp_path / "merge.json"
-    (base / "unet").mkdir(parents=True)
-    (base / "unet" / "config.json").write_text(json.dumps(TINY_UNET))
+    base, out = toy_base(tmp_path), tmp_path / "merge.json"
     arguments = ["--base", str(base), "--rank", "2", "--target", "none", "--runs", "2", "--out", str(out)]
     arguments += ["--ziplora-steps", "1", "--threads", "1"]
     # A process of its own, whose last line nothing else may follow.

@@ -7,12 +7,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from records import RECORD, changed, estimated, of_a_unet
 
 from benchmarks.record import runs, write_records
 from benchmarks.report import main
 from benchmarks.report_pages import COLUMNS, markdown, page, row, short_names
+from benchmarks.report_plots import pictures
 from lorarar.errors import InputError
 
 EVIL = r'$\frac{$<script>alert(1)</script> | & "x"' + "\n## heading"
@@ -60,6 +63,42 @@ def test_every_record_is_in_the_table() -> None:
     assert [entry["parity"] for entry in found] == ["140.0 dB", "140.0 dB", "not run"]
     assert found[1]["heat"] == "? → severe 71\u00a0°C"
     assert cells.tags.count("svg") == 3
+
+
+def test_bars_and_dots_are_of_the_records_that_they_stand_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row a record: dots of its runs and a bar at their p50; below, its cold and its warm load."""
+    lines: list[tuple[list[float], list[float]]] = []
+    loads: list[tuple[list[float], list[float]]] = []
+    names: list[list[str]] = []
+    plot, barh, ticks = Axes.plot, Axes.barh, Axes.set_yticks
+
+    def plotted(self: Axes, x: Any, y: Any, *given: Any, **more: Any) -> Any:
+        lines.append((np.atleast_1d(x).tolist(), np.atleast_1d(y).tolist()))
+        return plot(self, x, y, *given, **more)
+
+    def loaded(self: Axes, y: Any, width: Any, *given: Any, **more: Any) -> Any:
+        loads.append((np.asarray(y).tolist(), list(width)))
+        return barh(self, y, width, *given, **more)
+
+    def named(self: Axes, places: Any, labels: Any) -> Any:
+        names.append(list(labels))
+        return ticks(self, places, labels)
+
+    for name, spy in (("plot", plotted), ("barh", loaded), ("set_yticks", named)):
+        monkeypatch.setattr(Axes, name, spy)
+    slow = changed("load", {"cold_s": 3.0, "warm_s": 2.0}) | {"runs": runs(4.0, 1, [2.0, 3.0, 5.0])}
+    never = estimated() | {"load": {"cold_s": None, "warm_s": None}}
+    pictures([("slow", slow), ("a host", RECORD), ("never", never)])
+    assert names == [["slow", "a host", "never"], ["slow", "a host"]]
+    wanted = (([2000, 3000, 5000], 3000), ([250, 500, 750], 500))
+    for at, (samples, median) in enumerate(wanted):
+        dots, bar = lines[2 * at : 2 * at + 2]
+        assert dots[0] == pytest.approx(samples) and bar[0] == pytest.approx([median] * 2)
+        assert np.mean(dots[1]) == pytest.approx(at) and np.mean(bar[1]) == pytest.approx(at)
+    assert lines[4:] == [([100], [2])]
+    cold, warm = loads
+    assert (cold[1], warm[1]) == ([3000, 500], [2000, 250])
+    np.testing.assert_allclose((cold[0], warm[0]), [[-0.19, 0.81], [0.19, 1.19]])
 
 
 def test_parity_tells_which_bound_is_broken_and_what_the_loras_change() -> None:

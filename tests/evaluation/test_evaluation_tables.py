@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from made_results import made_results, save_images
+from matplotlib.axes import Axes
 from PIL import Image
 
 from lorarar.commands.evaluate import main
 from lorarar.errors import InputError
-from lorarar.evaluation.grids import comparison_grid, matrix_grid, write_pictures
+from lorarar.evaluation.grids import bars, comparison_grid, matrix_grid, write_pictures
 from lorarar.evaluation.mars2 import Interval
 from lorarar.evaluation.method_names import method_info
 from lorarar.evaluation.results import Results, pool, read_results, write_results
@@ -299,6 +300,27 @@ def test_pictures_are_written(results: Results, tables: dict[str, Table], tmp_pa
         with Image.open(path) as image:
             assert min(image.size) > 200
             assert len(image.convert("RGB").getcolors(1 << 20)) > 5
+
+
+def test_bars_are_as_high_as_the_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The average case is filled and the best case an outline, method by method."""
+    drawn: list[tuple[bool, list[float], list[float]]] = []
+    labels: list[str] = []
+    bar = Axes.bar
+
+    def noted(self: Axes, at: list[float], heights: list[float], *given: Any, fill: bool = True, **more: Any) -> Any:
+        drawn.append((fill, list(at), list(heights)))
+        labels.extend([more["label"]] if "label" in more else [])
+        return bar(self, at, heights, *given, fill=fill, **more)
+
+    monkeypatch.setattr(Axes, "bar", noted)
+    shares = [("dog", "a", 0.1, 0.4), ("dog", "b", 0.2, 0.5), ("cat", "a", 0.3, 0.6), ("cat", "b", 0.25, 0.9)]
+    columns = ("content", "method", "average case", "best case")
+    bars(Table("per_content", "by content", columns, shares), tmp_path / "bars.png")
+    assert labels == ["a", "b"] and [fill for fill, *_ in drawn] == [True, False] * 2
+    assert [heights for _, _, heights in drawn] == [[0.1, 0.3], [0.4, 0.6], [0.2, 0.25], [0.5, 0.9]]
+    places = [[-0.21, 0.79], [-0.21, 0.79], [0.21, 1.21], [0.21, 1.21]]
+    np.testing.assert_allclose([at for _, at, _ in drawn], places)
 
 
 @pytest.mark.parametrize("settings", [{"seeds": 3}, {"embedder": "clip"}, {"options": {"direct": 1}}])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,8 +65,3 @@ def test_an_operation_without_a_rule_stays() -> None:
     to_core_aten(program)
     assert torch.ops.aten.cumsum.default in {node.target for node in program.graph.nodes}
     torch.testing.assert_close(program.module()(torch.ones(3)), torch.tensor([1.0, 2.0, 3.0]))
-
-
-@pytest.mark.parametrize("rule", sorted(_RULES, key=str))
-def test_the_rules_name_operations_of_torch(rule: torch._ops.OpOverload) -> None:
-    assert isinstance(rule, torch._ops.OpOverload)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from export.bundle import write_component
+from export.bundle import NOT_RUN, record_parity, write_component
 from export.components.unet import AdaptedUNet, unet_graph
 from export.golden import computing_in_fp32
 from export.graph import Graph, ImageSize
@@ -19,6 +20,8 @@ from export.targets import find_target
 from lorarar.base.sources import open_unet
 from lorarar.layout import StackSize
 from lorarar.toolchains import quiet_toolchains
+from runtime_py.check import CheckRow
+from runtime_py.parity import Tolerance
 
 
 def test_weights_are_given_back_quantised_ones_too() -> None:
@@ -63,3 +66,21 @@ def test_no_weight_outlives_its_conversion(target: str, shallow_pipeline: Path, 
         write_component(tmp_path, graph, find_target(target), "fp32", lambda _: None)
     assert len(alive) > 10
     assert not [reference for reference in alive if reference() is not None]
+
+
+def test_the_manifest_records_what_the_check_found() -> None:
+    """Of a component the first runtime's row, which is nearest to a device, and nothing of one that was not checked."""
+    allowed = Tolerance(1.0, 1.0)
+    rows = [
+        CheckRow("unet", "native", "1", "passed", "", (), allowed),
+        CheckRow("unet", "emulated", "2", "passed", "", (), allowed),
+        CheckRow("pipeline", "whole", "3", "passed", "", (), allowed),
+    ]
+    golden: dict[str, Any] = {"prompt": "a"}
+    manifest: dict[str, Any] = {"components": {"unet": {}, "hypernet": {}}, "pipeline": {"golden": golden}}
+    record_parity(manifest, rows)
+    assert manifest["components"]["unet"]["parity"]["runtime"] == "native"
+    assert manifest["components"]["hypernet"]["parity"] == NOT_RUN
+    assert golden.pop("parity")["runtime"] == "whole" and golden == {"prompt": "a"}
+    record_parity(manifest, [])
+    assert manifest["components"]["unet"]["parity"] == manifest["pipeline"]["golden"]["parity"] == NOT_RUN

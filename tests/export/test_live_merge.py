@@ -109,18 +109,6 @@ def test_the_grid_command(shared_pipelines: SharedPipelines, loras: tuple[Path, 
     side = 2 * 32 + MARGIN
     with Image.open(tmp_path / "grid.png") as picture:
         assert picture.size == (LEFT + 3 * side + MARGIN, LABEL + 3 * side + MARGIN)
-    plain = (tmp_path / "grid.png").read_bytes()
-    assert contact_sheet([*given, "--grid", "0:1.5:3", "--guidance-without-lora"]) == 0
-    assert (tmp_path / "grid.png").read_bytes() != plain
-    composed = ["--subject", "a", "--subject-class", "the", "--composed-share", "1"]
-    for more in ([], ["--grid", "0:1.5:3"]):
-        assert contact_sheet([*given, *more]) == 0
-        without = (tmp_path / "grid.png").read_bytes()
-        assert contact_sheet([*given, *more, *composed]) == 0
-        assert (tmp_path / "grid.png").read_bytes() != without
-    for wrong in (composed[:2], composed[4:], [*composed, "--subject", "b"]):
-        with pytest.raises(InputError, match="subject"):
-            contact_sheet([*given, *wrong])
     for wrong in ("0:1", "0:1:1", "a:b:3", "0:inf:3", "0:1:9"):
         with pytest.raises(InputError, match="give LOW:HIGH:N"):
             contact_sheet([*given, "--grid", wrong])

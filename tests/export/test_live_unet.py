@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bundle_mutations import with_golden
 from shared_bundles import SharedUNets
 from tiny_world import dense_delta, random_lora
 from unet_runs import SIZE, TIME, Tensors, at_time, close, given, options, run, tiny_unet, with_diffusers
@@ -106,19 +107,21 @@ def test_plain_onnx_runtime_takes_stacks_of_any_rank(
     np.testing.assert_array_equal(session.run(None, inputs | off)[0], session.run(None, none)[0])
 
 
-def test_the_attention_alone_can_be_adapted(shallow_pipeline: Path, tmp_path: Path) -> None:
+def test_the_attention_alone_can_be_adapted_by_three_loras(shallow_pipeline: Path, tmp_path: Path) -> None:
     attention = load_layout(str(shallow_pipeline))
-    write_unet(tiny_unet(shallow_pipeline), attention, options("onnx", "fp32"), tmp_path / "attention")
+    chosen = replace(options("onnx", "fp32"), loras=3)
+    write_unet(tiny_unet(shallow_pipeline), attention, chosen, tmp_path / "attention")
     bundle = Bundle.open(tmp_path / "attention")
-    assert bundle.layout.parts == ("qo", "kv")
-    loras = [random_lora(attention, (2,), 21, 0.3, 0.3), random_lora(attention, (4,), 22, 0.3, 0.2)]
+    assert bundle.layout.parts == ("qo", "kv") and bundle.stack.loras == 3
+    ranks = ((2,), (4,), (1, 3))
+    loras = [random_lora(attention, each, seed, 0.3, 0.3) for seed, each in enumerate(ranks, 21)]
     inputs = mixed_inputs(bundle, loras, None)
     want = by_hand(shallow_pipeline, loras, inputs, attention, inputs)
     assert close(run(open_runner(bundle, "unet"), inputs), want, "onnx", "fp32")
 
 
 def test_an_effect_that_is_lost_fails_the_check(shared_unets: SharedUNets, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nine tenths of the LoRAs' effect: the output alone would pass a looser bound, the delta tells."""
+    """Nine tenths of the LoRAs' effect are told as such."""
     from runtime_py.backends.onnx import OnnxRunner
 
     run_all = OnnxRunner.run
@@ -133,3 +136,12 @@ def test_an_effect_that_is_lost_fails_the_check(shared_unets: SharedUNets, monke
     monkeypatch.setattr(OnnxRunner, "run", weaker)
     (row,) = check_component(bundle, "unet")
     assert row.status == "failed" and row.delta is not None and row.delta.gain == pytest.approx(0.9, abs=0.05)
+
+
+def test_the_effect_alone_fails_the_check(shared_unets: SharedUNets, tmp_path: Path) -> None:
+    """With the LoRAs the output is PyTorch's, without them it is not: only what they change tells."""
+    bundle = Bundle.open(with_golden(shared_unets["onnx", "fp32"].path, tmp_path / "b", "unet", {".without": 1.5}))
+    (row,) = check_component(bundle, "unet")
+    assert row.delta is not None and all(output.within(replace(row.tolerance, delta=None)) for output in row.outputs)
+    assert row.status == "failed"
+    assert row.reason.startswith(f"the LoRAs' effect on noise_pred has gain {row.delta.gain:.4f} and cosine ")

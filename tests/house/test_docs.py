@@ -1,4 +1,4 @@
-"""What the documents say was measured, and what they name is there: links, commands, options, make targets."""
+"""What the documents name is there: links, commands, options, make targets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import yaml
-from measured_pages import PAGES
 from tiny_world import random_lora
 
 from lorarar.base.names import load_layout
@@ -41,13 +40,6 @@ HISTORY = "CHANGELOG.md"
 
 def name(document: Path) -> str:
     return document.relative_to(ROOT).as_posix()
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_a_measured_page_is_its_csv(page: str) -> None:
-    path, rows = ROOT / "docs" / f"{page}.md", PAGES[page].rows()
-    # Without rows nothing was measured yet, and there is no page that says otherwise.
-    assert (path.read_text(encoding="utf-8") if path.exists() else None) == (PAGES[page].text(rows) if rows else None)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)

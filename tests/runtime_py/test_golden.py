@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime_py.golden import generate, golden_input, mix32, positions, summarise
-from runtime_py.parity import Delta, Parity, Tolerance, compare_golden, psnr_db
+from runtime_py.parity import (
+    Delta,
+    DeltaTolerance,
+    OutputDifference,
+    Parity,
+    Tolerance,
+    compare_delta,
+    compare_golden,
+    psnr_db,
+)
 
 
 def mix_by_hand(x: int) -> int:
@@ -103,6 +115,43 @@ def test_zero_references_only_match_zero() -> None:
 def test_psnr_by_hand() -> None:
     assert psnr_db(np.array([2.0, 0.0]), np.array([2.0, 0.2])) == pytest.approx(20 * np.log10(2 / np.sqrt(0.02)))
     assert psnr_db(np.ones(3), np.array([1, 1, np.inf])) == -np.inf
+
+
+def changed(effect: list[float]) -> Delta:
+    """What LoRAs change, measured on outputs of which PyTorch's LoRAs change the first value by 2."""
+    with_, without = np.float32([3, 5]), np.float32([1, 5])
+    return compare_delta(with_, without, np.float32([7, 7]) + np.float32(effect), np.float32([7, 7]))
+
+
+def test_the_effect_of_loras_by_hand() -> None:
+    assert changed([2, 0]) == Delta(1.0, 1.0, np.inf)
+    half = changed([1, 0])
+    assert (half.gain, half.cosine, half.snr_db) == (0.5, 1.0, pytest.approx(20 * np.log10(2 / 1)))
+    turned = changed([2, 2])
+    assert (turned.gain, turned.cosine, turned.snr_db) == (1.0, pytest.approx(0.5**0.5), pytest.approx(0.0))
+    assert (changed([-2, 0]).gain, changed([-2, 0]).cosine) == (-1.0, -1.0)
+    none = changed([0, 0])
+    assert none.gain == 0 and np.isnan(none.cosine) and none.snr_db == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "passes"),
+    [
+        ({}, True),
+        ({"psnr_db": 59.9}, False),
+        ({"max_error": 0.011}, False),
+        ({"delta": None}, False),
+        ({"delta": Delta(0.989, 1.0, 40.0)}, False),
+        ({"delta": Delta(1.011, 1.0, 40.0)}, False),
+        ({"delta": Delta(1.0, 0.998, 40.0)}, False),
+        ({"delta": Delta(1.0, np.nan, 40.0)}, False),
+        ({"delta": Delta(0.991, 0.9991, 40.0)}, True),
+    ],
+)
+def test_each_bound_counts_by_itself(wrong: dict[str, Any], passes: bool) -> None:
+    allowed = Tolerance(60.0, 0.01, DeltaTolerance(gain_error=0.01, cosine=0.999))
+    good = OutputDifference("x", 60.1, 0.009, 0.1, Delta(1.0, 1.0, np.inf))
+    assert replace(good, **wrong).within(allowed) is passes
 
 
 def test_parity_is_valid_json() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from shared_bundles import require_target
 from stand_in import HYPERNET, StandIn, stand_in_backend
 
 import runtime_py
@@ -145,7 +146,7 @@ def test_notes_tell_what_reading_left_out(folder: Path, opened: list[str], alone
 
 def test_a_merge_is_the_runtimes_and_a_direct_one_is_the_librarys() -> None:
     """Through the golden bundle's real hypernetwork, which can't draw."""
-    pytest.importorskip("onnxruntime")
+    require_target("onnx")
     bundle = Bundle.open(HYPERNET / "bundle")
     session = bundle.session()
     content, style = read_lora(CONTENT), read_lora(STYLE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from runtime_py.bundle import MANIFEST
 from runtime_py.hashes import tree_sha256
 
 Manifest = dict[str, Any]
@@ -101,94 +103,154 @@ def artifact_replaced(text: bytes) -> Mutation:
 
 
 def inputs_swapped(_: Path, manifest: Manifest) -> None:
-    inputs = hypernet(manifest)["inputs"]
-    inputs[1]["shape"], inputs[2]["shape"] = inputs[2]["shape"], inputs[1]["shape"]
+    """In the golden inputs too, which are compared first."""
+    inputs, golden = hypernet(manifest)["inputs"], hypernet(manifest)["golden"]["inputs"]
+    for one, other in ((inputs[1], inputs[2]), (golden[inputs[1]["name"]], golden[inputs[2]["name"]])):
+        one["shape"], other["shape"] = other["shape"], one["shape"]
+
+
+def input_missing(_: Path, manifest: Manifest) -> None:
+    """In the golden inputs too, which are compared first."""
+    del hypernet(manifest)["golden"]["inputs"][hypernet(manifest)["inputs"].pop(1)["name"]]
 
 
 def output_renamed(_: Path, manifest: Manifest) -> None:
     hypernet(manifest)["outputs"][0]["name"] = "coefficients_qo_9x9"
 
 
+def with_golden(source: Path, folder: Path, component: str, factors: dict[str, float]) -> Path:
+    """Copy a bundle, its golden tensors of these ends multiplied."""
+    shutil.copytree(source, folder)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    golden = manifest["components"][component]["golden"]
+    tensors = load_file(folder / golden["file"])
+    for name in tensors:
+        for end, factor in factors.items():
+            if name.endswith(end):
+                tensors[name] = (tensors[name] * factor).astype(tensors[name].dtype)
+    save_file(tensors, folder / golden["file"])
+    golden["bytes"], golden["sha256"] = tree_sha256(folder / golden["file"])
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
 M = ("components", "hypernet")
 GROUP = ("layout", "groups", 0)
-MUTATIONS: dict[str, Mutation] = {
-    "newer schema": put("schema_version", value=3),
-    "older schema": put("schema_version", value=1),
-    "schema as text": put("schema_version", value="2"),
-    "schema as true": put("schema_version", value=True),
-    "no schema": drop("schema_version"),
-    "unknown key": put("surprise", value=1),
-    "unknown target": put("target", value="tflite"),
-    "other target": put("target", value="coreml"),
-    "unknown precision": put("precision", value="fp8"),
-    "no toolkit version": drop("toolkit_version"),
-    "empty base": put("base", value=""),
-    "base as number": put("base", value=3),
-    "no hypernetwork": drop("hypernetwork"),
-    "unknown rule": put("hypernetwork", "kv_rule", value="product"),
-    "nothing learned": put("hypernetwork", "learned", value=[]),
-    "learned twice": put("hypernetwork", "learned", value=["q", "q"]),
-    "other kinds learned": put("hypernetwork", "learned", value=["k"]),
-    "trained as text": put("hypernetwork", "trained", value="yes"),
-    "short hash": put("hypernetwork", "sha256", value="abc"),
-    "no groups": put("layout", "groups", value=[]),
-    "groups as object": put("layout", "groups", value={}),
-    "hostile group name": put(*GROUP, "name", value="../../etc/passwd"),
-    "group name of other sizes": put(*GROUP, "in", value=33),
-    "group without modules": put(*GROUP, "modules", value=[]),
-    "group repeated": lambda _, m: m["layout"]["groups"].append(m["layout"]["groups"][0]),
-    "module repeated": lambda _, m: m["layout"]["groups"][0]["modules"].append(m["layout"]["groups"][0]["modules"][0]),
-    "rank 0": put("layout", "stacked_rank", value=0),
-    "huge rank": put("layout", "stacked_rank", value=10**9),
-    "one LoRA": put("layout", "loras", value=1),
-    "too many LoRAs": put("layout", "loras", value=9),
-    "another number of LoRAs": put("layout", "loras", value=3),
-    "fractional size": put(*GROUP, "out", value=32.5),
-    "other generator": put("golden_generator", "name", value="numpy"),
-    "no components": put("components", value={}),
-    "component as list": put("components", value=[]),
-    "hostile component name": lambda _, m: m["components"].update({"../x": hypernet(m)}),
-    "no file": drop(*M, "file"),
-    "file outside": outside,
-    "file absolute": absolute,
-    "file empty": put(*M, "file", value=""),
-    "file hidden": put(*M, "file", value=".hidden"),
-    "file with backslash": put(*M, "file", value="..\\hypernet.onnx"),
-    "file missing": remove("hypernet.onnx"),
-    "file linked": linked,
-    "file truncated": cut("hypernet.onnx", 1000),
-    "file emptied": cut("hypernet.onnx", 0),
-    "one bit flipped": flip("hypernet.onnx", 5000),
-    "wrong size": put(*M, "bytes", value=1),
-    "wrong hash": put(*M, "sha256", value="0" * 64),
-    "not a model": artifact_replaced(b"not a model"),
-    "an empty model": artifact_replaced(b"\x08\x0a"),
-    "input of other type": put(*M, "inputs", 0, "dtype", value="float16"),
-    "input of unknown type": put(*M, "inputs", 0, "dtype", value="complex64"),
-    "input of negative size": put(*M, "inputs", 0, "shape", value=[-1, 2]),
-    "input missing": drop(*M, "inputs", 0),
-    "inputs swapped": inputs_swapped,
-    "output renamed": output_renamed,
-    "output missing": drop(*M, "outputs", 0),
-    "golden missing": remove("golden/hypernet.safetensors"),
-    "golden truncated": cut("golden/hypernet.safetensors", 100),
-    "golden flipped": flip("golden/hypernet.safetensors", 3000),
-    "golden replaced": golden_replaced,
-    "golden input of 10^18 elements": put(*M, "golden", "inputs", "roles", "shape", value=[10**6] * 3),
-    "golden input of too many elements": lambda _, m: _huge(m),
-    "golden seed negative": put(*M, "golden", "inputs", "adapter_qo_32x32_down", "seed", value=-1),
-    "golden input unknown": put(*M, "golden", "inputs", "depth", value={"shape": [1], "value": 1}),
-    "tolerance of infinity": put(*M, "tolerance", "max_error", value=1e400),
-    "tolerance that lets all pass": put(*M, "tolerance", "max_error", value=10.0),
-    "tolerance of no dB": put(*M, "tolerance", "psnr_db", value=0),
-    "parity made up": put(*M, "parity", "status", value="excellent"),
+MUTATIONS: dict[str, tuple[Mutation, str]] = {
+    "newer schema": (put("schema_version", value=3), "schema version 3 is unknown"),
+    "older schema": (put("schema_version", value=1), "schema version 1 is unknown"),
+    "schema as text": (put("schema_version", value="2"), "schema version '2' is unknown"),
+    "schema as true": (put("schema_version", value=True), "schema version True is unknown"),
+    "no schema": (drop("schema_version"), "schema version None is unknown"),
+    "unknown key": (put("surprise", value=1), "'surprise' was unexpected"),
+    "unknown target": (put("target", value="tflite"), r"\.target breaks the schema"),
+    "other target": (put("target", value="coreml"), r"is not an \.mlpackage"),
+    "unknown precision": (put("precision", value="fp8"), r"\.precision breaks the schema"),
+    "no toolkit version": (drop("toolkit_version"), "'toolkit_version' is a required"),
+    "empty base": (put("base", value=""), r"\.base breaks the schema \(''"),
+    "base as number": (put("base", value=3), r"\.base breaks the schema \(3 is"),
+    "no hypernetwork": (drop("hypernetwork"), "'hypernetwork' is a required"),
+    "unknown rule": (put("hypernetwork", "kv_rule", value="product"), r"\.hypernetwork\.kv_rule breaks the schema"),
+    "nothing learned": (put("hypernetwork", "learned", value=[]), r"\.learned breaks the schema \(\[\] should be"),
+    "learned twice": (put("hypernetwork", "learned", value=["q", "q"]), "has non-unique elements"),
+    "other kinds learned": (put("hypernetwork", "learned", value=["k"]), "inputs are not its layout's"),
+    "trained as text": (put("hypernetwork", "trained", value="yes"), r"\.hypernetwork\.trained breaks the schema"),
+    "short hash": (put("hypernetwork", "sha256", value="abc"), r"\.hypernetwork\.sha256 breaks the schema"),
+    "no groups": (put("layout", "groups", value=[]), r"\.groups breaks the schema \(\[\] should be"),
+    "groups as object": (put("layout", "groups", value={}), r"\.groups breaks the schema \(\{\} is not of type"),
+    "hostile group name": (
+        put(*GROUP, "name", value="../../etc/passwd"),
+        r"\.layout\.groups\[0\]\.name breaks the schema",
+    ),
+    "group name of other sizes": (put(*GROUP, "in", value=33), "'qo_32x32' does not match its sizes"),
+    "group without modules": (put(*GROUP, "modules", value=[]), r"\.layout\.groups\[0\]\.modules breaks the schema"),
+    "group repeated": (
+        lambda _, m: m["layout"]["groups"].append(m["layout"]["groups"][0]),
+        "its layout repeats a name",
+    ),
+    "module repeated": (
+        lambda _, m: m["layout"]["groups"][0]["modules"].append(m["layout"]["groups"][0]["modules"][0]),
+        "its layout repeats a name",
+    ),
+    "rank 0": (put("layout", "stacked_rank", value=0), r"\.layout\.stacked_rank breaks the schema"),
+    "huge rank": (put("layout", "stacked_rank", value=10**9), r"\.layout\.stacked_rank breaks the schema"),
+    "one LoRA": (put("layout", "loras", value=1), r"\.layout\.loras breaks the schema"),
+    "too many LoRAs": (put("layout", "loras", value=9), r"\.layout\.loras breaks the schema"),
+    "another number of LoRAs": (put("layout", "loras", value=3), "inputs are not its layout's"),
+    "fractional size": (put(*GROUP, "out", value=32.5), r"\.layout\.groups\[0\]\.out breaks the schema"),
+    "other generator": (put("golden_generator", "name", value="numpy"), r"\.golden_generator\.name breaks the schema"),
+    "no components": (put("components", value={}), r"\.components breaks the schema \(\{\} should be non-empty"),
+    "component as list": (put("components", value=[]), r"\.components breaks the schema \(\[\] is not of type"),
+    "hostile component name": (
+        lambda _, m: m["components"].update({"../x": hypernet(m)}),
+        r"\.components breaks the schema \('\.\./x'",
+    ),
+    "no file": (drop(*M, "file"), "'file' is a required"),
+    "file outside": (outside, r"\.file breaks the schema \('\.\./outside"),
+    "file absolute": (absolute, r"\.file breaks the schema \('/"),
+    "file empty": (put(*M, "file", value=""), r"\.file breaks the schema \(''"),
+    "file hidden": (put(*M, "file", value=".hidden"), r"\.file breaks the schema \('\.hidden"),
+    "file with backslash": (put(*M, "file", value="..\\hypernet.onnx"), r"\.file breaks the schema \('\.\."),
+    "file missing": (remove("hypernet.onnx"), r"hypernet \(hypernet\.onnx\) is missing or outside"),
+    "file linked": (linked, r"hypernet \(hypernet\.onnx\) is missing or outside"),
+    "file truncated": (cut("hypernet.onnx", 1000), r"hypernet\.onnx: damaged or changed"),
+    "file emptied": (cut("hypernet.onnx", 0), r"hypernet\.onnx: damaged or changed"),
+    "one bit flipped": (flip("hypernet.onnx", 5000), r"hypernet\.onnx: damaged or changed"),
+    "wrong size": (put(*M, "bytes", value=1), r"hypernet\.onnx: damaged or changed"),
+    "wrong hash": (put(*M, "sha256", value="0" * 64), r"hypernet\.onnx: damaged or changed"),
+    "not a model": (artifact_replaced(b"not a model"), "INVALID_PROTOBUF"),
+    "an empty model": (artifact_replaced(b"\x08\x0a"), "No graph was found"),
+    "input of other type": (put(*M, "inputs", 0, "dtype", value="float16"), "roles is not as the manifest says"),
+    "input of unknown type": (
+        put(*M, "inputs", 0, "dtype", value="complex64"),
+        r"\.components\.hypernet\.inputs\[0\]\.dtype breaks the schema",
+    ),
+    "input of negative size": (
+        put(*M, "inputs", 0, "shape", value=[-1, 2]),
+        r"\.components\.hypernet\.inputs\[0\]\.shape\[0\] breaks the schema",
+    ),
+    "input missing": (input_missing, "the hypernet's inputs are not its layout's"),
+    "inputs swapped": (inputs_swapped, "the hypernet's inputs are not its layout's"),
+    "output renamed": (output_renamed, "outputs are not its layout's"),
+    "output missing": (drop(*M, "outputs", 0), "outputs are not its layout's"),
+    "golden missing": (remove("golden/hypernet.safetensors"), "golden file .* is missing or outside"),
+    "golden truncated": (cut("golden/hypernet.safetensors", 100), r"golden/hypernet\.safetensors: damaged"),
+    "golden flipped": (flip("golden/hypernet.safetensors", 3000), r"golden/hypernet\.safetensors: damaged"),
+    "golden replaced": (golden_replaced, "not a golden file of this bundle"),
+    "golden values of another size": (
+        put(*M, "golden", "inputs", "roles", "shape", value=[10**6] * 3),
+        "golden values don't fill their shape",
+    ),
+    "golden input of too many elements": (lambda _, m: _huge(m), r"inputs hold \d+ numbers, over \d+"),
+    "golden seed negative": (
+        put(*M, "golden", "inputs", "adapter_qo_32x32_down", "seed", value=-1),
+        r"\.components\.hypernet\.golden\.inputs\.adapter_qo_32x32_down\.seed breaks the schema",
+    ),
+    "golden input unknown": (
+        put(*M, "golden", "inputs", "depth", value={"shape": [1], "value": 1}),
+        "golden inputs are not its inputs",
+    ),
+    "tolerance of infinity": (put(*M, "tolerance", "max_error", value=1e400), "not valid JSON"),
+    "tolerance that lets all pass": (
+        put(*M, "tolerance", "max_error", value=10.0),
+        r"\.components\.hypernet\.tolerance\.max_error breaks the schema",
+    ),
+    "tolerance of no dB": (
+        put(*M, "tolerance", "psnr_db", value=0),
+        r"\.components\.hypernet\.tolerance\.psnr_db breaks the schema",
+    ),
+    "parity made up": (
+        put(*M, "parity", "status", value="excellent"),
+        r"\.components\.hypernet\.parity\.status breaks the schema",
+    ),
 }
+"""Damage done to the manifest or a file, and what the error tells of it."""
 
 
 def _huge(manifest: Manifest) -> None:
     entry = hypernet(manifest)
     entry["inputs"][1]["shape"] = [10**6, "stacked_rank", 10**6]
-    entry["golden"]["inputs"]["adapter_qo_32x32_down"]["shape"] = [10**6, 4, 10**6]
+    entry["golden"]["inputs"]["adapter_qo_32x32_down"]["shape"] = [10**6, manifest["layout"]["stacked_rank"], 10**6]
 
 
 def shaped(component: str, end: str, name: str, shape: list[Any], golden: list[int] | None = None) -> Mutation:

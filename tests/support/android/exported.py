@@ -78,7 +78,7 @@ def export(folder: Path, onnx: Path, executorch: Path, text: Path) -> None:
     write_refused_loras(folder / "refused")
     hostile = {f"hostile: {name}": _as_mutation(edit) for name, (edit, _) in HOSTILE.items() if name not in RUNNER_ONLY}
     hostile |= {f"golden: {name}": _golden_replaced(data) for name, (data, _) in GOLDEN.items()}
-    write_bundles(folder / "bundles", BUNDLE_MUTATIONS | hostile)
+    write_bundles(folder / "bundles", {name: mutate for name, (mutate, _) in BUNDLE_MUTATIONS.items()} | hostile)
     for name, data in RAW.items():
         _add_bundle(folder / "bundles", name, lambda place, _, data=data: None, data)
     write_artifacts(folder / "artifacts")
@@ -279,7 +279,7 @@ def write_artifacts(folder: Path) -> None:
     """Bundles that open, and whose hypernetwork can't be run or gives another result than PyTorch's."""
     none = {"no model": b"no graph", "an empty one": b"\x08\x0a"}
     artifacts: dict[str, Any] = {name: artifact_replaced(data) for name, data in none.items()}
-    artifacts["input of other type"] = BUNDLE_MUTATIONS["input of other type"]
+    artifacts["input of other type"] = BUNDLE_MUTATIONS["input of other type"][0]
     artifacts |= {name: _as_mutation(HOSTILE[name][0]) for name in RUNNER_ONLY}
     artifacts |= {f"golden {value}": _as_mutation(poison(value)) for value in (math.nan, math.inf, 5.0)}
     artifacts["a cut statistic"] = _as_mutation(cut_a_statistic)
