@@ -23,7 +23,7 @@ from lorarar.files import atomic_file, atomic_folder, file_digest, read_json
 from lorarar.machine import machine_name
 from lorarar.toolchains import quiet_toolchains, without_progress_bars
 from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, read_dataset
-from lorarar.training.dataset_loras import missing_jobs, train_jobs
+from lorarar.training.dataset_loras import JobSettings, missing_jobs, train_jobs
 from lorarar.training.history import HistoryRow
 from lorarar.training.hyper_settings import HyperSettings, default_hyper_settings
 from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
@@ -327,7 +327,7 @@ def train_loras(folder: Path, base: str, wanted: Mapping[str, LoraSettings], wor
             seen.append(loss)
             report(f"{name}, loss {loss:.4f}", len(seen), total)
 
-        train_jobs(jobs, loading, settings, LORA_DTYPE, workers, on_step)
+        train_jobs(jobs, loading, JobSettings(settings, LORA_DTYPE), workers, on_step)
 
 
 def hypernet(plan: BuildPlan) -> Path:

@@ -16,9 +16,10 @@ from lorarar.lora import DTYPES, LoRA, write_lora
 from lorarar.settings import check_at_least, words
 from lorarar.training.curve import ends, sparkline
 from lorarar.training.dataset import read_dataset
-from lorarar.training.dataset_loras import missing_jobs, train_jobs
+from lorarar.training.dataset_loras import JobSettings, missing_jobs, train_jobs, training_words
 from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
 from lorarar.training.settings import DEFAULT_EVERY, LoraSettings, check_state, default_settings
+from lorarar.training.style_words import StyleWords
 
 _MODES_TEXT = """
 one LoRA:       --images DOG_PHOTOS --prompt "a sks dog" -o dog.safetensors
@@ -29,7 +30,7 @@ several GPUs:   accelerate launch -m lorarar.commands.train_lora …; the result
                 --batch-size counts the images of all processes
 """
 _SINGLE = ("images", "prompt", "out")
-_NOT_OF_A_DATASET = (*_SINGLE, "style_images", "style_prompt", "state", "state_every")
+_NOT_OF_A_DATASET = (*_SINGLE, "subject_class", "style_images", "style_prompt", "state", "state_every")
 _OF_A_DATASET = ("only", "jobs")
 
 
@@ -45,6 +46,9 @@ def parser() -> Parser:
     add("--base", default=DEFAULT_BASE, help=f"a diffusers folder or a hub id (default {DEFAULT_BASE}); {named}")
     add("--images", type=Path, nargs="+", metavar="PATH", help="image files, or a folder of them")
     add("--prompt", help="what the images show, with the rare token or the style's description")
+    add("--subject-class", metavar="TEXT", help="of --styled: what the subject is without its token, such as 'a dog'")
+    styles = "of --styled: words for styles, such as 'watercolor painting' (default of a dataset: its training styles')"
+    add("--styles", nargs="+", metavar="TEXT", help=styles)
     add("--style-images", type=Path, nargs="+", metavar="PATH", help="joint training: the style's images")
     add("--style-prompt", help="joint training: what they show")
     add("--dataset", type=Path, metavar="DIR", help="train every missing LoRA of a dataset")
@@ -57,6 +61,7 @@ def parser() -> Parser:
     add("--state-every", type=int, metavar="N", help=f"steps between states (default {DEFAULT_EVERY})")
     add("-o", "--out", type=Path, metavar="FILE", help="the .safetensors file")
     add("--dtype", choices=DTYPES, default="fp32", help="number format of the output (default fp32)")
+    made.set_defaults(words=None)
     return made
 
 
@@ -84,6 +89,13 @@ def _check_mode(args: argparse.Namespace) -> None:
         if (args.style_images is None) != (args.style_prompt is None):
             raise InputError("joint training needs both `style_images` and `style_prompt`; give both or neither")
         args.state_every = check_state(args.state, args.state_every, args.out)
+    if not args.styled:
+        for name in given(("subject_class", "styles")):
+            raise InputError(f"`{name}` is for `styled`; give that, or leave `{name}` out")
+    elif not args.dataset:
+        if args.style_images is not None:
+            raise InputError("`styled` is of one subject, and joint training learns a style too; leave one of them out")
+        args.words = StyleWords(args.subject_class or "", tuple(args.styles or ()))
     if args.jobs is not None:
         check_at_least(1, jobs=args.jobs)
 
@@ -122,7 +134,8 @@ def _train_one(args: argparse.Namespace) -> int:
             update(step, note=f"loss {loss:.4f}")
 
         every = args.state_every
-        lora = train_lora(components, concepts, run.settings, on_step=on_step, state=args.state, state_every=every)
+        given = {"words": args.words, "on_step": on_step, "state": args.state, "state_every": every}
+        lora = train_lora(components, concepts, run.settings, **given)
     if run.process.is_main_process:
         write_lora(lora, args.out, dtype=args.dtype)
         print_rows(_rows(run, lora, losses))
@@ -141,6 +154,7 @@ def _train_dataset(args: argparse.Namespace) -> int:
     run = _Run(args, dataset.resolution)
     if (args.jobs or 1) > 1 and run.process.num_processes > 1:
         raise InputError("`jobs` and a launch of several processes exclude each other; use one of them")
+    styles = tuple(args.styles or (training_words(dataset) if run.settings.styled else ()))
     losses: dict[str, list[float]] = {job.name: [] for job in jobs}
     steps, hidden = run.settings.steps * len(jobs), not run.process.is_main_process
     with run.watch.stage("train"), progress("training", steps, hidden=hidden) as update:
@@ -149,7 +163,7 @@ def _train_dataset(args: argparse.Namespace) -> int:
             losses[name].append(loss)
             update(sum(map(len, losses.values())), note=f"loss {loss:.4f}")
 
-        train_jobs(jobs, run.loading, run.settings, args.dtype, args.jobs or 1, on_step)
+        train_jobs(jobs, run.loading, JobSettings(run.settings, args.dtype, styles), args.jobs or 1, on_step)
     if run.process.is_main_process:
         curves = [(name, f"{sparkline(values, 20)}  {_ends(values)}") for name, values in losses.items()]
         made = ("LoRAs", f"{len(losses)} trained in {args.dataset}")

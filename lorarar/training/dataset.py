@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from lorarar.composed import ComposedStart
 from lorarar.errors import InputError, first_of
 from lorarar.files import package_schema, read_json, resolved
+from lorarar.training.style_words import in_style
 
 DATASET_FILE = "dataset.json"
 SCHEMA_VERSION = 1
@@ -55,7 +56,7 @@ class Style:
     @property
     def prompt(self) -> str:
         """Return the prompt of its reference images."""
-        return f"a {self.image_class} in {self.description} style"
+        return in_style(f"a {self.image_class}", self.description)
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def _all_parts(sides: Sequence[Mapping[str, tuple[str, ...]]]) -> dict[str, tupl
 
 def merged_prompt(content: Content, style: Style) -> str:
     """Return the prompt of a merge: the content's words in the style's (paper, appendix A1.3)."""
-    return f"{content.prompt} in {style.description} style"
+    return in_style(content.prompt, style.description)
 
 
 def composed_prompts(content: Content, style: Style) -> tuple[str, str, str]:

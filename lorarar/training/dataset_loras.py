@@ -7,15 +7,17 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lorarar.errors import InputError
 from lorarar.files import check_lora_output
 from lorarar.lora import write_lora
 from lorarar.pool import process_pool
-from lorarar.training.dataset import Content, Dataset, Style
+from lorarar.training.dataset import DEFAULT_SPLIT, Content, Dataset, Style
 from lorarar.training.launch import BaseLoading, flush_denormals, process_state
 from lorarar.training.settings import LoraSettings
+from lorarar.training.style_words import StyleWords
 
 OnStepDone = Callable[[str, float], None]
 """Called after each step with the name of the entry and the step's loss."""
@@ -39,10 +41,33 @@ def missing_jobs(dataset: Dataset, only: Sequence[str] = ()) -> list[Job]:
     return [entry for entry in entries if entry.name in chosen and not entry.lora.is_file()]
 
 
+@dataclass(frozen=True)
+class JobSettings:
+    """How the LoRAs of a dataset are trained and written; `styles` are the words of a subject's styled examples."""
+
+    training: LoraSettings
+    dtype: str
+    styles: tuple[str, ...] = ()
+
+    def of(self, job: Job) -> tuple[LoraSettings, StyleWords | None]:
+        """Return how one LoRA is trained: a style's has no styled examples."""
+        if not (self.training.styled and isinstance(job, Content)):
+            return replace(self.training, styled=0.0), None
+        return self.training, StyleWords(f"a {job.class_name}", self.styles)
+
+
+def training_words(dataset: Dataset) -> tuple[str, ...]:
+    """Return the descriptions of the training part's styles, each once. Raises InputError where there are none."""
+    _, styles = dataset.part(DEFAULT_SPLIT, "train")
+    if not styles:
+        raise InputError(f"{dataset.folder}: there is no style to train on, whose words `styled` takes; give `styles`")
+    return tuple(dict.fromkeys(style.description for style in styles))
+
+
 def train_jobs(
-    jobs: Sequence[Job], loading: BaseLoading, settings: LoraSettings, dtype: str, workers: int, report: OnStepDone
+    jobs: Sequence[Job], loading: BaseLoading, settings: JobSettings, workers: int, report: OnStepDone
 ) -> None:
-    """Train the jobs, `workers` at a time; each LoRA is written in `dtype` as soon as it is done.
+    """Train the jobs, `workers` at a time; each LoRA is written as soon as it is done.
 
     Raises InputError as `train_lora`, for a LoRA that can't be written, before any training, for a base that can't be
     loaded, and for a process that ended by itself.
@@ -50,12 +75,12 @@ def train_jobs(
     for job in jobs:
         check_lora_output(job.lora)
     if min(workers, len(jobs)) > 1:
-        train_in_processes(jobs, loading, settings, dtype, min(workers, len(jobs)), report)
+        train_in_processes(jobs, loading, settings, min(workers, len(jobs)), report)
     else:
-        train_here(jobs, loading.load(), settings, dtype, report)
+        train_here(jobs, loading.load(), settings, report)
 
 
-def train_here(jobs: Sequence[Job], components: Any, settings: LoraSettings, dtype: str, report: OnStepDone) -> None:
+def train_here(jobs: Sequence[Job], components: Any, settings: JobSettings, report: OnStepDone) -> None:
     """Train the jobs one after another in this process, and write each LoRA as soon as it is done.
 
     In a launch of several processes, all train each LoRA together, and the main one writes it.
@@ -68,13 +93,14 @@ def train_here(jobs: Sequence[Job], components: Any, settings: LoraSettings, dty
         def on_step(_: int, loss: float, name: str = job.name) -> None:
             report(name, loss)
 
-        lora = train_lora(components, [job], settings, on_step=on_step)
+        training, words = settings.of(job)
+        lora = train_lora(components, [job], training, words=words, on_step=on_step)
         if process_state().is_main_process:
-            write_lora(lora, job.lora, dtype=dtype)
+            write_lora(lora, job.lora, dtype=settings.dtype)
 
 
 def train_in_processes(
-    jobs: Sequence[Job], loading: BaseLoading, settings: LoraSettings, dtype: str, workers: int, report: OnStepDone
+    jobs: Sequence[Job], loading: BaseLoading, settings: JobSettings, workers: int, report: OnStepDone
 ) -> None:
     """Train the jobs, `workers` at a time, each process with its own base and its share of the threads.
 
@@ -87,7 +113,7 @@ def train_in_processes(
     listener = threading.Thread(target=_listen, args=(queue, report), daemon=True)
     listener.start()
     threads = max(1, torch.get_num_threads() // workers)
-    arguments = (loading, settings, dtype, threads, queue)
+    arguments = (loading, settings, threads, queue)
     try:
         with process_pool(workers, context, start_worker, arguments) as pool:
             for done in as_completed([pool.submit(_train_in_worker, job) for job in jobs]):
@@ -107,13 +133,13 @@ _worker: dict[str, Any] = {}
 """What a training process keeps between its jobs."""
 
 
-def start_worker(loading: BaseLoading, settings: LoraSettings, dtype: str, threads: int, queue: Any) -> None:
+def start_worker(loading: BaseLoading, settings: JobSettings, threads: int, queue: Any) -> None:
     """Set up a process of the pool: its numbers, its share of the threads, and what its jobs need."""
     import torch
 
     flush_denormals()
     torch.set_num_threads(threads)
-    _worker.update(loading=loading, settings=settings, dtype=dtype, queue=queue)
+    _worker.update(loading=loading, settings=settings, queue=queue)
 
 
 def _train_in_worker(job: Job) -> None:
@@ -124,7 +150,7 @@ def _train_in_worker(job: Job) -> None:
     def report(name: str, loss: float) -> None:
         _worker["queue"].put((name, loss))
 
-    train_here([job], _worker["components"], _worker["settings"], _worker["dtype"], report)
+    train_here([job], _worker["components"], _worker["settings"], report)
 
 
 def _listen(queue: Any, report: OnStepDone) -> None:

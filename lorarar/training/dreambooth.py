@@ -29,6 +29,8 @@ from lorarar.training.examples import Examples, Reference, encode_concepts, seed
 from lorarar.training.launch import new_accelerator
 from lorarar.training.settings import DEFAULT_EVERY, LoraSettings
 from lorarar.training.state import StateFile
+from lorarar.training.style_words import StyleWords
+from lorarar.training.styled import StyledPrompts, is_styled
 
 TARGET_MODULES = ["to_q", "to_k", "to_v", "to_out.0"]
 # As in diffusers' DreamBooth scripts, which the paper's LoRAs follow; the paper names neither.
@@ -44,21 +46,26 @@ def train_lora(
     concepts: Sequence[Reference],
     settings: LoraSettings,
     *,
+    words: StyleWords | None = None,
     on_step: OnStep | None = None,
     state: Path | None = None,
     state_every: int = DEFAULT_EVERY,
 ) -> LoRA:
     """Train one LoRA on one or more concepts, which take equal turns; `components` are as before when it returns.
 
-    `state` is a file from which an interrupted training goes on. Raises InputError for unusable images, prompts,
+    `words` are for `settings.styled`, of a single concept, a subject. `state` is a file from which an interrupted
+    training goes on. Raises InputError for unusable images, prompts,
     settings or state, and when the loss is no longer finite.
     """
     accelerator = new_accelerator(components.device, settings.mixed_precision, settings.accumulation)
     settings.check_processes(accelerator.num_processes)
+    if (words is not None) != (settings.styled > 0) or (words is not None and len(concepts) > 1):
+        raise InputError("`styled` is for one subject, with its class and words for styles; give all, or leave all out")
     examples = encode_concepts(components, concepts, settings.flip)
-    file = None if state is None else StateFile(state, _identity(components, concepts, settings), state_every)
+    styled = None if words is None else StyledPrompts.encode(components, concepts[0].prompt, words)
+    file = None if state is None else StateFile(state, _identity(components, concepts, settings, words), state_every)
     with _adapter(components.unet, settings, examples.stream):
-        training = _LoraTraining(components, examples, settings, accelerator)
+        training = _LoraTraining(components, examples, styled, settings, accelerator)
         try:
             training.run(on_step or (lambda step, loss: None), file)
         finally:
@@ -66,7 +73,7 @@ def train_lora(
             accelerator.unwrap_model(training.model, keep_fp32_wrapper=False)
             accelerator.free_memory()
         layers = _layers(components.unet)
-    return LoRA(layers, source="trained LoRA", metadata=_metadata(components, concepts, settings))
+    return LoRA(layers, source="trained LoRA", metadata=_metadata(components, concepts, settings, words))
 
 
 @contextmanager
@@ -103,8 +110,16 @@ def _adapter(unet: Any, settings: LoraSettings, stream: int) -> Iterator[None]:
 class _LoraTraining:
     """A training under way: the adapter's parameters, AdamW with a constant rate on them, and a step of both."""
 
-    def __init__(self, components: Components, examples: Examples, settings: LoraSettings, accelerator: Any) -> None:
-        self.components, self.examples, self.settings, self.accelerator = components, examples, settings, accelerator
+    def __init__(
+        self,
+        components: Components,
+        examples: Examples,
+        styled: StyledPrompts | None,
+        settings: LoraSettings,
+        accelerator: Any,
+    ) -> None:
+        self.components, self.examples, self.styled = components, examples, styled
+        self.settings, self.accelerator = settings, accelerator
         self.parameters = {name: value for name, value in components.unet.named_parameters() if value.requires_grad}
         adamw = torch.optim.AdamW(self.parameters.values(), settings.learning_rate, weight_decay=WEIGHT_DECAY)
         self.model, self.optimizer = accelerator.prepare(components.unet, adamw)
@@ -147,7 +162,11 @@ class _LoraTraining:
         batch = self.examples.draw(number, rows, settings.batch_size, settings.seed, times)
         noisy = components.noise.add_noise(batch.latents, batch.noise, batch.timesteps)
         goal = target(components, batch.latents, batch.noise, batch.timesteps)
-        return F.mse_loss(predict(self.model, noisy, batch.timesteps, batch.condition).float(), goal)
+        condition, first = batch.condition, number * settings.batch_size
+        at = [place for place, row in enumerate(rows) if is_styled(first + row, settings.styled)]
+        if self.styled is not None and at:
+            condition, goal = self.styled.put_in(self.model, components.unet, batch, noisy, goal, at)
+        return F.mse_loss(predict(self.model, noisy, batch.timesteps, condition).float(), goal)
 
 
 def _layers(unet: nn.Module) -> dict[str, LoraLayer]:
@@ -164,16 +183,21 @@ def _layers(unet: nn.Module) -> dict[str, LoraLayer]:
     return layers
 
 
-def _identity(components: Components, concepts: Sequence[Reference], settings: LoraSettings) -> dict[str, Any]:
+def _identity(
+    components: Components, concepts: Sequence[Reference], settings: LoraSettings, words: StyleWords | None
+) -> dict[str, Any]:
     """Return what must be the same for a training to go on; the images by their content, wherever they lie."""
     about: dict[str, Any] = asdict(settings) | {"base": base_name(components), "resolution": components.resolution}
     del about["steps"]
+    about["words"] = None if words is None else [words.subject_class, *words.styles]
     about["prompts"] = [concept.prompt for concept in concepts]
     about["images"] = [[file_digest(path) for path in concept.images] for concept in concepts]
     return about | training_identity(components)
 
 
-def _metadata(components: Components, concepts: Sequence[Reference], settings: LoraSettings) -> dict[str, str]:
+def _metadata(
+    components: Components, concepts: Sequence[Reference], settings: LoraSettings, words: StyleWords | None
+) -> dict[str, str]:
     """Return how the LoRA was made, for the file's header."""
     return {
         "lorarar_version": __version__,
@@ -181,5 +205,6 @@ def _metadata(components: Components, concepts: Sequence[Reference], settings: L
         "lorarar_prompt": " | ".join(concept.prompt for concept in concepts),
         "lorarar_images": " | ".join(str(len(concept.images)) for concept in concepts),
         "lorarar_resolution": str(components.resolution),
+        **({} if words is None else {"lorarar_style_words": " | ".join((words.subject_class, *words.styles))}),
         **{f"lorarar_{name}": str(value) for name, value in asdict(settings).items()},
     }

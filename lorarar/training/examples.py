@@ -49,6 +49,7 @@ class Batch:
     condition: Condition
     noise: Float[Tensor, "b c y x"]
     timesteps: Int[Tensor, " b"]
+    chances: Float[Tensor, " b"]  # uniform in [0, 1), for what else is left to chance
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Examples:
         choices = torch.rand(batch, generator=generator)
         noise = torch.randn((batch, *self.latents[0].shape[1:]), generator=generator)
         times = torch.randint(timesteps, (batch,), generator=generator)
+        chances = torch.rand(batch, generator=generator)
         chosen = [self.latents[c][int(choices[row] * len(self.latents[c]))] for row, c in enumerate(concepts)]
         device = self.latents[0].device
         index = torch.tensor(rows)
@@ -79,6 +81,7 @@ class Examples:
             self.condition.take(torch.tensor([concepts[row] for row in rows], device=device)),
             noise[index].to(device),
             times[index].to(device),
+            chances[index],
         )
 
 

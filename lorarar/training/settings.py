@@ -27,6 +27,11 @@ class LoraSettings:
     accumulation: int = setting(1, "passes that a step's batch is cut into, to save memory", metavar="N")
     seed: int = setting(0, "seed of the weights, noise and timesteps", metavar="N")
     flip: bool = setting(False, "learn each image mirrored too; a subject that is not symmetric loses its sides by it")
+    styled: float = setting(
+        0.0,
+        "share of a subject's examples that are learned under words for styles (not in the paper)",
+        metavar="P",
+    )
     mixed_precision: str = setting("no", PRECISION_HELP, choices=PRECISIONS)
     gradient_checkpointing: bool = setting(False, "less memory, a third more time")
 
@@ -36,6 +41,8 @@ class LoraSettings:
         check_positive(5e-5, learning_rate=self.learning_rate)
         check_seed(self.seed)
         check_choice(PRECISIONS, mixed_precision=self.mixed_precision)
+        if not 0 <= self.styled < 1:
+            raise InputError(f"`styled` is {self.styled}; give a share from 0, below 1")
 
     def check_processes(self, processes: int) -> None:
         """Refuse a batch that so many processes can't share equally."""

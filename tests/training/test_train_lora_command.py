@@ -91,6 +91,7 @@ def test_command_dataset_in_processes(tiny_pipeline: Path, components: Component
     assert not bad.lora.exists()
 
 
+ONE = ["--images", "x", "--prompt", "p", "-o", "o.safetensors"]
 BAD: dict[str, tuple[list[str], str]] = {
     "nothing": ([], "--images is missing; give --images, --prompt and --out, or --dataset"),
     "no prompt": (["--images", "x"], "--prompt is missing"),
@@ -103,6 +104,17 @@ BAD: dict[str, tuple[list[str], str]] = {
     "half joint": (["--images", "x", "--prompt", "p", "-o", "o", "--style-prompt", "s"], "needs both --style-images"),
     "every of none": (["--images", "x", "--prompt", "p", "-o", "o", "--state-every", "5"], "every is for --state"),
     "every": (["--images", "x", "--prompt", "p", "-o", "o", "--state", "s", "--state-every", "0"], "-every is 0"),
+    "words of none": (["--dataset", "d", "--styles", "oil"], "--styles is for --styled; give that"),
+    "class of none": ([*ONE, "--subject-class", "a dog"], "--subject-class is for --styled"),
+    "styled alone": ([*ONE, "--styled", "0.5"], "--styled needs a --subject-class and --styles, such as 'a dog'"),
+    "styled joint": (
+        [*ONE, "--styled", "0.5", "--style-images", "y", "--style-prompt", "s"],
+        "--styled is of one subject, and joint training learns a style too",
+    ),
+    "a class of a dataset": (
+        ["--dataset", "d", "--styled", "0.5", "--subject-class", "a dog"],
+        "--subject-class and --dataset exclude each other",
+    ),
     "flag": (["--rnak", "3"], "unrecognized arguments: --rnak 3; see  lorarar train-lora --help"),
 }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorarar.training.dataset_loras import start_worker
+from lorarar.training.dataset_loras import JobSettings, start_worker
 from lorarar.training.launch import BaseLoading, process_state
 from lorarar.training.settings import LoraSettings
 from miniature.build import build
@@ -23,7 +23,10 @@ DENORMAL = 1e-39  # fp32's smallest normal number is 1.2e-38
 STARTS: dict[str, Callable[[Path], object]] = {
     "a command": lambda _: process_state(),
     "a process for some LoRAs": lambda _: start_worker(
-        BaseLoading("miniature", False, None, "float32", "cpu"), LoraSettings(), "fp32", torch.get_num_threads(), None
+        BaseLoading("miniature", False, None, "float32", "cpu"),
+        JobSettings(LoraSettings(), "fp32"),
+        torch.get_num_threads(),
+        None,
     ),
     "the miniature's build": lambda folder: build(BuildPlan(folder / "work", folder / "out"), []),
 }
