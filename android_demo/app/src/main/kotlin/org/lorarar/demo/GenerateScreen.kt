@@ -97,9 +97,10 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
 
     /** A composed start needs the content's words, which only the user knows where its LoRA was imported. */
     private fun startFits(chosen: Sample?) {
-        if (chosen == content) return
-        if (chosen?.isImported == true) composed.isChecked = false else if (content?.isImported == true) composed.isChecked = true
+        val before = content
         content = chosen
+        if (chosen == before) return
+        if (chosen?.isImported == true) composed.isChecked = false else if (before?.isImported == true) composed.isChecked = true
     }
 
     private fun isComposed(state: StudioState) = composed.isChecked && state.hasPair
