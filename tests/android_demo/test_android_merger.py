@@ -103,7 +103,7 @@ CLASSES = {
     "OnnxTest": 23,
     "QnnTest": 4,
     "TextTest": 9,
-    "StudioTest": 17,
+    "StudioTest": 21,
     "ChoiceTest": 7,
     "ResidencyTest": 7,
     "RemoteTest": 6,

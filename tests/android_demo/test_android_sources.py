@@ -37,6 +37,9 @@ def test_the_versions_are_said_alike() -> None:
     assert f'EXECUTORCH_VERSION = "{versions["executorch"]}"' in libraries
     assert f'QNN_VERSION = "{versions["qairt"]}"' in libraries
     assert (int(versions["minSdk"]), int(versions["targetSdk"])) == (apk.MIN_SDK, apk.TARGET_SDK)
+    wrapper = (DEMO / "gradle" / "wrapper" / "gradle-wrapper.properties").read_text(encoding="utf-8")
+    (gradle,) = re.findall(r"/gradle-([\d.]+)-bin\.zip", wrapper)
+    assert f'tasks.wrapper {{ gradleVersion = "{gradle}" }}' in (DEMO / "build.gradle.kts").read_text(encoding="utf-8")
 
 
 def test_gradle_names_only_what_its_catalogue_has() -> None:
@@ -76,6 +79,24 @@ def test_every_control_says_what_it_is() -> None:
             if not (described or own or element.get(f"{ANDROID}id", "").rpartition("/")[2] in labelled):
                 silent.append((name, element.tag, element.get(f"{ANDROID}id")))
     assert not silent
+
+
+def test_a_screen_reader_says_what_is_chosen_and_no_step_on_the_way() -> None:
+    """A description is read in the place of a Spinner's choice; `say` in Screen.kt marks what is said by itself."""
+    for name, element in layouts():
+        assert not (element.tag == "Spinner" and f"{ANDROID}contentDescription" in element.attrib), name
+        assert f"{ANDROID}accessibilityLiveRegion" not in element.attrib, name
+
+
+def test_a_notifications_icon_is_an_outline_of_one_colour() -> None:
+    """Android paints all that is not transparent: a ground would be a blank square."""
+    service = (apk.MAIN / "kotlin" / "org" / "lorarar" / "demo" / "EngineService.kt").read_text(encoding="utf-8")
+    (name,) = re.findall(r"R\.drawable\.(\w+)", service)
+    icon = ElementTree.parse(RES / "drawable" / f"{name}.xml").getroot()
+    side = float(icon.attrib[f"{ANDROID}viewportWidth"])
+    assert len({path.attrib[f"{ANDROID}fillColor"] for path in icon}) == 1
+    bars = [re.fullmatch(r"M.+h([\d.]+)v([\d.]+)h.+z", path.attrib[f"{ANDROID}pathData"]) for path in icon]
+    assert bars and sum(float(bar[1]) * float(bar[2]) for bar in bars if bar) < side**2 / 3
 
 
 def test_texts_can_grow_and_be_translated() -> None:

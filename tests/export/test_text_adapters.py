@@ -135,7 +135,7 @@ def test_block_weights_reach_a_text_encoder(session: Session) -> None:
 
 
 @pytest.mark.parametrize("name", CONTRADICTIONS)
-def test_text_encoders_whose_inputs_are_not_the_layouts_are_refused(bundle: Bundle, tmp_path: Path, name: str) -> None:
+def test_pipelines_that_contradict_themselves_are_refused(bundle: Bundle, tmp_path: Path, name: str) -> None:
     shutil.copytree(bundle.path, tmp_path / "copy")
     write_contradiction(name, bundle.path, tmp_path / "copy")
     with pytest.raises(InputError, match=CONTRADICTIONS[name][1]):

@@ -1,4 +1,4 @@
-"""Manifests whose layout and text encoders contradict each other: Python and both engines must say the same of each."""
+"""Manifests of whole pipelines that contradict themselves: Python and both engines must say the same of each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIRST, SECOND = "text_encoder", "text_encoder_2"
 
 
 def write_contradiction(name: str, bundle: Path, folder: Path) -> None:
-    """Write the manifest of a bundle whose text encoders take LoRAs, contradicting itself."""
+    """Write a contradicting manifest of a bundle whose two text encoders take LoRAs."""
     manifest = json.loads((bundle / "manifest.json").read_text())
     CONTRADICTIONS[name][0](manifest)
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +81,55 @@ def _a_layer_less(manifest: Manifest) -> None:
     next(group for group in manifest["layout"]["groups"] if group["name"].startswith("te2_"))["modules"].pop()
 
 
+def _reshaped(component: str, **shapes: list[int]) -> Callable[[Manifest], None]:
+    """Tensors of a component with other shapes, the golden inputs of the same shapes."""
+
+    def edit(manifest: Manifest) -> None:
+        entry = manifest["components"][component]
+        for spec in (*entry["inputs"], *entry["outputs"]):
+            spec["shape"] = shapes.get(spec["name"], spec["shape"])
+        for name, spec in entry["golden"]["inputs"].items():
+            spec["shape"] = shapes.get(name, spec["shape"])
+
+    return edit
+
+
+def _one_more_input(component: str) -> Callable[[Manifest], None]:
+    """An input that nothing fills."""
+
+    def edit(manifest: Manifest) -> None:
+        entry = manifest["components"][component]
+        entry["inputs"].append({"name": "depth", "dtype": "float32", "shape": [1]})
+        entry["golden"]["inputs"]["depth"] = {"shape": [1], "value": 1}
+
+    return edit
+
+
+def _no_output(component: str, name: str) -> Callable[[Manifest], None]:
+    """An output of another name."""
+
+    def edit(manifest: Manifest) -> None:
+        next(spec for spec in manifest["components"][component]["outputs"] if spec["name"] == name)["name"] = "other"
+
+    return edit
+
+
+def _no_states(manifest: Manifest) -> None:
+    """The first encoder embeds in the place of giving states, which the UNet doesn't miss."""
+    (states,) = manifest["components"][FIRST]["outputs"]
+    states["name"] = "text_embeds"
+    (width,) = (s["shape"][-1] for s in manifest["components"][SECOND]["outputs"] if s["name"] == "hidden_states")
+    _reshaped("unet", encoder_hidden_states=[2, 77, width])(manifest)
+
+
+def _two_embed(manifest: Manifest) -> None:
+    manifest["components"][FIRST]["outputs"].append({"name": "text_embeds", "dtype": "float32", "shape": [1, 48]})
+
+
+def _other_lengths(manifest: Manifest) -> None:
+    manifest["pipeline"]["tokenizers"][SECOND]["length"] = 76
+
+
 _FIRST, _SECOND = (f"the {name}'s inputs for LoRAs are not its layout's" for name in (FIRST, SECOND))
 CONTRADICTIONS: dict[str, tuple[Callable[[Manifest], None], str]] = {
     "a text encoder without coefficients": (_without_inputs(SECOND, COEFFICIENTS), _SECOND),
@@ -91,5 +140,26 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Manifest], None], str]] = {
     "a text encoder with the inputs of the other": (_the_others_inputs, _FIRST),
     "a layer less in a text encoder": (_a_layer_less, _SECOND),
     "a layer twice in a text encoder": (_a_layer_twice, "layout repeats a name"),
+    "a sample that is no square": (_reshaped("unet", sample=[2, 4, 6, 8], noise_pred=[2, 4, 6, 8]), "unet's sample"),
+    "a sample of one axis": (_reshaped("unet", sample=[2], noise_pred=[2]), "unet's sample"),
+    "a sample of three axes": (_reshaped("unet", sample=[2, 4, 8], noise_pred=[2, 4, 8]), "unet's sample"),
+    "an odd width of timesteps": (_reshaped("unet", timestep_sinusoids=[2, 15]), "unet's timestep_sinusoids"),
+    "no timesteps": (_without_inputs("unet", "timestep_sinusoids"), "unet's timestep_sinusoids"),
+    "no noise": (_no_output("unet", "noise_pred"), "unet's noise_pred"),
+    "a tile of one latent": (
+        _reshaped("vae_decoder", latents=[1, 4, 1, 1], image=[1, 3, 4, 4]),
+        "vae_decoder's latents",
+    ),
+    "states of two axes": (_reshaped(FIRST, hidden_states=[77, 32]), "text_encoder's hidden_states"),
+    "states of two prompts": (_reshaped(FIRST, hidden_states=[2, 77, 32]), "text_encoder's hidden_states"),
+    "states of fewer tokens": (_reshaped(SECOND, hidden_states=[1, 76, 48]), "text_encoder_2's hidden_states"),
+    "an encoder without states": (_no_states, "text_encoder's hidden_states"),
+    "no embeddings": (_no_output(SECOND, "text_embeds"), "unet's text_embeds"),
+    "embeddings of two prompts": (_reshaped(SECOND, text_embeds=[2, 48]), "text_encoder_2's text_embeds"),
+    "two encoders that embed": (_two_embed, "text_encoder's text_embeds"),
+    "tokenizers of two lengths": (_other_lengths, "text_encoder_2's input_ids"),
+    "a text encoder that takes more": (_one_more_input(FIRST), "text_encoder's depth"),
+    "a UNet that takes more": (_one_more_input("unet"), "unet's depth"),
+    "a decoder that takes more": (_one_more_input("vae_decoder"), "vae_decoder's depth"),
 }
 """What is done to the manifest, and what is said of it."""

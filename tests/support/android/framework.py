@@ -29,7 +29,11 @@ PRIMITIVES = ("boolean", "byte", "char", "short", "int", "long", "float", "doubl
 PLAIN = {"None": "void", "bool": "boolean", "str": "String", "int": "int", "float": "float", "typing.Any": "Object"}
 PLAIN |= {"typing.Type[java.lang.Object]": "Class<?>"}
 # Bases that need no stub, and how the constructors of a stub begin there.
-JAVA_BASES = {"java.lang.Exception": "", "java.io.FileInputStream": "super((java.io.FileDescriptor) null);"}
+JAVA_BASES = {
+    "java.lang.Exception": "",
+    "java.lang.RuntimeException": "",
+    "java.io.FileInputStream": "super((java.io.FileDescriptor) null);",
+}
 
 
 @dataclass

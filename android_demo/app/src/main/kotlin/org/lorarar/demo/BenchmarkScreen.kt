@@ -34,6 +34,7 @@ class BenchmarkScreen(root: View, private val host: ScreenHost, private val stud
         }
         measure.isEnabled = all.isNotEmpty() && !state.busy
         share.showIf(state.record != null)
-        record.text = state.measuring?.let { host.activity.words(it) } ?: state.record?.let { RecordText.summary(it) } ?: ""
+        val told = state.measuring?.let { host.activity.words(it) } ?: state.record?.let { RecordText.summary(it) } ?: ""
+        record.say(told, isNews = state.measuring == null)
     }
 }

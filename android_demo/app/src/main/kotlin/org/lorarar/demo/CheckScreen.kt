@@ -20,7 +20,8 @@ class CheckScreen(root: View, private val host: ScreenHost, studio: StudioApi) :
     override fun show(state: StudioState) {
         run.isEnabled = state.ready && !state.busy
         val lines = state.rows.map { row -> listOfNotNull(line(row), effect(row)).joinToString("\n") }
-        rows.text = (if (state.checking) lines + host.activity.getString(R.string.checking) else lines).joinToString("\n\n")
+        val all = if (state.checking) lines + host.activity.getString(R.string.checking) else lines
+        rows.say(all.joinToString("\n\n"), isNews = !state.checking)
     }
 
     /** What the LoRAs change, where the part takes any. */

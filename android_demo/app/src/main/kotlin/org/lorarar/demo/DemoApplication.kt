@@ -1,7 +1,8 @@
 package org.lorarar.demo
 
 import android.app.Application
-import android.content.ComponentCallbacks2.TRIM_MEMORY_BACKGROUND
+import android.content.ComponentCallbacks2.TRIM_MEMORY_RUNNING_CRITICAL
+import android.content.ComponentCallbacks2.TRIM_MEMORY_UI_HIDDEN
 import android.os.Handler
 import android.os.Looper
 import android.system.Os
@@ -34,10 +35,19 @@ class DemoApplication : Application() {
         return Studio(places(), runtimes, report, VERSION, report, Cores.fast()) { main.post(it) }.also { engine = it }
     }
 
-    /** The system is short of memory: networks that only wait for the next image go. */
+    /**
+     * The system is short of memory: networks that only wait for the next image go. That the screens are hidden is no
+     * shortage. Android 14 and later tell of none while an app is in use.
+     */
+    @Suppress("DEPRECATION") // Android 8 to 13 do
     override fun onTrimMemory(level: Int) {
         super.onTrimMemory(level)
-        if (level >= TRIM_MEMORY_BACKGROUND) engine?.ask(Command.Trim)
+        if (level >= TRIM_MEMORY_RUNNING_CRITICAL && level != TRIM_MEMORY_UI_HIDDEN) engine?.ask(Command.Trim)
+    }
+
+    override fun onLowMemory() {
+        super.onLowMemory()
+        engine?.ask(Command.Trim)
     }
 
     fun places() = StudioPlaces(

@@ -58,9 +58,10 @@ class Picked(private val resolver: ContentResolver) : Strangers {
         throw FileNotFoundException(error.message)
     }
 
-    /** A file of this phone, which the user lets the app read from now on; a cloud's comes as a stream. */
+    /** A file of this phone, which the user lets the app read from now on; a cloud's may have a copy that its app removes. */
     override fun map(place: String): FileChannel? = try {
         val uri = Uri.parse(place)
+        if (uri.authority !in OF_THIS_PHONE) return null
         resolver.takePersistableUriPermission(uri, Intent.FLAG_GRANT_READ_URI_PERMISSION)
         resolver.openFileDescriptor(uri, "r")?.let { mappable(it) }
     } catch (_: SecurityException) {
@@ -80,4 +81,13 @@ class Picked(private val resolver: ContentResolver) : Strangers {
     }
 
     override fun folder(place: String): Packaged = DocumentTree(resolver, Uri.parse(place))
+
+    private companion object {
+        /** The system's own providers, whose files stay where they are. */
+        val OF_THIS_PHONE = listOf(
+            "com.android.externalstorage.documents",
+            "com.android.providers.downloads.documents",
+            "com.android.providers.media.documents",
+        )
+    }
 }

@@ -113,7 +113,7 @@ class EngineService : Service() {
         val pending = PendingIntent.getService(this, 0, stop, PendingIntent.FLAG_IMMUTABLE)
         val screens = packageManager.getLaunchIntentForPackage(packageName)
         val open = PendingIntent.getActivity(this, 0, screens, PendingIntent.FLAG_IMMUTABLE)
-        val icon = Icon.createWithResource(this, R.drawable.icon)
+        val icon = Icon.createWithResource(this, R.drawable.ic_drawing)
         val action = Notification.Action.Builder(icon, getString(R.string.stop), pending).build()
         val text = drawing?.let { getString(R.string.progress_of, words(it.stage), it.done, it.total) } ?: ""
         return Notification.Builder(this, CHANNEL).setSmallIcon(icon).setContentTitle(getString(R.string.app_name))

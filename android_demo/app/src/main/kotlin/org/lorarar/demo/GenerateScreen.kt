@@ -9,12 +9,14 @@ import android.widget.ImageView
 import android.widget.ProgressBar
 import android.widget.SeekBar
 import android.widget.TextView
+import org.lorarar.merger.BundleChoice
 import org.lorarar.merger.Catalogue
 import org.lorarar.merger.Command
 import org.lorarar.merger.ComposedStart
 import org.lorarar.merger.Noise
 import org.lorarar.merger.Opening
 import org.lorarar.merger.PictureView
+import org.lorarar.merger.Sample
 import org.lorarar.merger.StudioApi
 import org.lorarar.merger.StudioState
 import kotlin.random.Random
@@ -38,7 +40,10 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
     private val save = root.findViewById<Button>(R.id.save)
     private val share = root.findViewById<Button>(R.id.share)
     private var shown: PictureView? = null
-    private var stepsAreTheBundles = false
+    private var content: Sample? = null
+
+    /** Whose steps the slider began with. */
+    private var stepsOf: BundleChoice? = null
 
     init {
         steps.setOnSeekBarChangeListener(this)
@@ -67,11 +72,12 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
         prompt.suggest(Catalogue.prompt(state.content, state.style))
         subject.suggest(state.content?.subject ?: "")
         subjectClass.suggest(state.content?.subjectClass ?: "")
+        startFits(state.content)
         composed.isEnabled = state.hasPair
         composedWords.showIf(isComposed(state))
-        (state.opening as? Opening.Ready)?.takeIf { !stepsAreTheBundles }?.let {
+        (state.opening as? Opening.Ready)?.takeIf { it.bundle != stepsOf }?.let {
             steps.progress = it.steps - 1
-            stepsAreTheBundles = true
+            stepsOf = it.bundle
         }
         val drawing = state.drawing
         generate.text = host.activity.getString(if (drawing != null) R.string.stop else R.string.generate)
@@ -82,11 +88,19 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
             progress.progress = drawing.done
         }
         val lines = listOf(said(state)) + state.loraNotes.map { host.activity.words(it) }
-        text.text = lines.filter { it.isNotEmpty() }.joinToString("\n")
+        text.say(lines.filter { it.isNotEmpty() }.joinToString("\n"), isNews = drawing == null)
         state.picture?.takeIf { it !== shown }?.let { display(it) }
         picture.showIf(state.picture != null)
         save.showIf(state.picture != null)
         share.showIf(state.picture != null)
+    }
+
+    /** A composed start needs the content's words, which only the user knows where its LoRA was imported. */
+    private fun startFits(chosen: Sample?) {
+        val before = content
+        content = chosen
+        if (chosen == before) return
+        if (chosen?.isImported == true) composed.isChecked = false else if (before?.isImported == true) composed.isChecked = true
     }
 
     private fun isComposed(state: StudioState) = composed.isChecked && state.hasPair

@@ -2,6 +2,7 @@ package org.lorarar.demo
 
 import android.app.Activity
 import android.app.AlertDialog
+import android.content.ActivityNotFoundException
 import android.content.ClipData
 import android.content.Intent
 import android.content.pm.PackageManager.PERMISSION_GRANTED
@@ -21,7 +22,6 @@ import org.lorarar.merger.Opening
 import org.lorarar.merger.Command
 import org.lorarar.merger.StudioApi
 import org.lorarar.merger.StudioState
-import java.io.IOException
 import kotlin.concurrent.thread
 
 /** The five screens, and what they need of the system. */
@@ -47,16 +47,16 @@ class MainActivity : Activity(), ScreenHost {
         tabs = findViewById(R.id.tabs)
         tabs.setOnCheckedChangeListener { _, _ -> showChosen() }
         showChosen()
-        findViewById<View>(R.id.retry).setOnClickListener { studio.ask(Command.Start) }
+        findViewById<View>(R.id.retry).setOnClickListener { studio.ask(Command.Retry) }
         findViewById<View>(R.id.pick_bundle).setOnClickListener {
-            startActivityForResult(Intent(Intent.ACTION_OPEN_DOCUMENT_TREE), PICK_BUNDLE)
+            pick(Intent(Intent.ACTION_OPEN_DOCUMENT_TREE), PICK_BUNDLE)
         }
         screens = listOf(
             MergeScreen(findViewById(R.id.screen_merge), this, studio),
             GenerateScreen(findViewById(R.id.screen_generate), this, studio),
             CheckScreen(findViewById(R.id.screen_check), this, studio),
             BenchmarkScreen(findViewById(R.id.screen_benchmark), this, studio),
-            AboutScreen(findViewById(R.id.screen_about), this),
+            AboutScreen(findViewById(R.id.screen_about), this, studio),
         )
     }
 
@@ -85,11 +85,11 @@ class MainActivity : Activity(), ScreenHost {
         val progress = findViewById<ProgressBar>(R.id.opening_progress)
         progress.showIf(opening is Opening.Working)
         if (opening is Opening.Working) {
-            text.text = getString(R.string.opening, words(opening.stage))
+            text.say(getString(R.string.opening, words(opening.stage)))
             progress.progress = (1000 * opening.done / maxOf(opening.total, 1)).toInt()
         }
         for (button in listOf(R.id.retry, R.id.pick_bundle)) findViewById<View>(button).showIf(opening is Opening.Failed)
-        if (opening is Opening.Failed) text.text = "${getString(R.string.failed_title)}\n\n${words(opening.sentence)}"
+        if (opening is Opening.Failed) text.say("${getString(R.string.failed_title)}\n\n${words(opening.sentence)}")
         screens.forEach { it.show(state) }
         tabs.keepScreenOn = state.busy
         state.complaint?.let { complain(words(it)) }
@@ -129,7 +129,14 @@ class MainActivity : Activity(), ScreenHost {
         // Files of this format have no media type of their own, and PEFT's have a second one beside them.
         val intent = Intent(Intent.ACTION_OPEN_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType("*/*")
             .putExtra(Intent.EXTRA_ALLOW_MULTIPLE, true)
-        startActivityForResult(intent, if (role == Catalogue.CONTENTS) PICK_CONTENT else PICK_STYLE)
+        pick(intent, if (role == Catalogue.CONTENTS) PICK_CONTENT else PICK_STYLE)
+    }
+
+    /** Ask the system's picker, which a phone's maker or its owner may have taken out. */
+    private fun pick(intent: Intent, code: Int) = try {
+        startActivityForResult(intent, code)
+    } catch (_: ActivityNotFoundException) {
+        complain(getString(R.string.no_picker))
     }
 
     override fun saveImage() {
@@ -141,7 +148,7 @@ class MainActivity : Activity(), ScreenHost {
             }
         }
         val intent = Intent(Intent.ACTION_CREATE_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType(PNG)
-        startActivityForResult(intent.putExtra(Intent.EXTRA_TITLE, "lorarar.png"), SAVE)
+        pick(intent.putExtra(Intent.EXTRA_TITLE, "lorarar.png"), SAVE)
     }
 
     override fun shareImage() {
@@ -184,19 +191,25 @@ class MainActivity : Activity(), ScreenHost {
     }
 
     /** A configuration is kept with the LoRA that was picked together with it, where that is one. */
-    private fun take(role: String, picked: List<Uri>) {
+    private fun take(role: String, picked: List<Uri>) = aside {
         val files = picked.associateWith { described(it) }
         val (configs, loras) = files.entries.partition { it.value.first.endsWith(".json") }
         val config = configs.firstOrNull()?.key?.toString()?.takeIf { loras.size == 1 }
-        for ((uri, facts) in loras.ifEmpty { configs }) {
-            studio.ask(Command.Import(role, facts.first, facts.second, uri.toString(), config))
+        val imports = loras.ifEmpty { configs }.map { (uri, facts) ->
+            Command.Import(role, facts.first, facts.second, uri.toString(), config)
         }
+        runOnUiThread { imports.forEach { studio.ask(it) } }
     }
 
+    /** A file's name and size, where its provider tells them: a cloud's may take long, and may fail in any way. */
     private fun described(uri: Uri): Pair<String, Long?> {
         val columns = arrayOf(OpenableColumns.DISPLAY_NAME, OpenableColumns.SIZE)
-        val found = contentResolver.query(uri, columns, null, null, null)?.use { cursor ->
-            if (cursor.moveToFirst()) cursor.getString(0) to cursor.getLong(1).takeIf { it > 0 } else null
+        val found = try {
+            contentResolver.query(uri, columns, null, null, null)?.use { cursor ->
+                if (cursor.moveToFirst()) cursor.getString(0) to cursor.getLong(1).takeIf { it > 0 } else null
+            }
+        } catch (_: Exception) {
+            null // whether the file itself can be read is told by its import
         }
         return (found?.first ?: getString(R.string.untitled)) to found?.second
     }
@@ -217,17 +230,12 @@ class MainActivity : Activity(), ScreenHost {
 
     /** Do what takes long on a thread of its own, and tell why it failed. */
     private fun aside(work: () -> Unit) {
-        fun failed(error: Exception) {
-            val said = getString(R.string.image_not_written, error.message ?: "")
-            runOnUiThread { complain(said) }
-        }
         thread {
             try {
                 work()
-            } catch (error: IOException) {
-                failed(error)
-            } catch (error: SecurityException) {
-                failed(error)
+            } catch (error: Exception) { // of another app's provider, which may throw what it likes
+                val said = getString(R.string.image_not_written, error.message ?: "")
+                runOnUiThread { complain(said) }
             }
         }
     }

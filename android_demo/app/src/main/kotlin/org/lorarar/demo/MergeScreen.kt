@@ -32,6 +32,10 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
     private val removeStyle = root.findViewById<Button>(R.id.remove_style)
     private val merge = root.findViewById<Button>(R.id.merge)
     private val result = root.findViewById<TextView>(R.id.merge_result)
+    private val notes = root.findViewById<TextView>(R.id.merge_notes)
+
+    /** Whether the merge was asked for by its button, and did not follow a slider. */
+    private var isAsked = false
     private val chart = root.findViewById<CoefficientChart>(R.id.chart)
 
     init {
@@ -40,7 +44,10 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
         root.findViewById<Button>(R.id.import_style).setOnClickListener { host.pickLora(Catalogue.STYLES) }
         removeContent.setOnClickListener { remove(Catalogue.CONTENTS) }
         removeStyle.setOnClickListener { remove(Catalogue.STYLES) }
-        merge.setOnClickListener { studio.ask(Command.Merge) }
+        merge.setOnClickListener {
+            isAsked = true
+            studio.ask(Command.Merge)
+        }
     }
 
     override fun show(state: StudioState) {
@@ -56,9 +63,10 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
         stopImport.showIf(state.importing != null)
         state.importing?.let { importing.text = said(it) }
         val passedOver = (state.opening as? Opening.Ready)?.passedOver.orEmpty()
-        val lines = said(passedOver) + outcome(state) + said(state.loraNotes) +
-            listOfNotNull(if (untrained) text(R.string.untrained) else null)
-        result.text = lines.joinToString("\n")
+        val lines = said(passedOver + state.loraNotes) + listOfNotNull(if (untrained) text(R.string.untrained) else null)
+        notes.showIf(lines.isNotEmpty())
+        notes.say(lines.joinToString("\n"))
+        result.say(outcome(state), isNews = isAsked && !state.merging)
         chart.show(state.merge?.layers ?: emptyList())
     }
 
@@ -133,6 +141,7 @@ class MergeScreen(private val root: View, private val host: ScreenHost, private 
         /** Another strength only writes coefficients, so the merge follows the finger. */
         override fun onProgressChanged(bar: SeekBar?, progress: Int, fromUser: Boolean) {
             if (!fromUser) return
+            isAsked = false
             studio.ask(Command.Strength(role, progress / HUNDRED))
             show(progress / HUNDRED)
         }

@@ -4,6 +4,7 @@ import android.app.Activity
 import android.content.Context
 import android.os.Build
 import android.view.View
+import android.widget.TextView
 import org.lorarar.merger.Sentence
 import org.lorarar.merger.Stage
 import org.lorarar.merger.StudioState
@@ -64,6 +65,15 @@ internal fun Context.words(sentence: Sentence): String = sentence.said { templat
 /** Have a slider's value read aloud in its own unit, where Android would say a percentage. */
 internal fun View.speak(value: String) {
     if (Build.VERSION.SDK_INT >= 30) stateDescription = value
+}
+
+/**
+ * Show a text. Where a screen reader says it by itself, it does so when the text is another one, and only where it [isNews]:
+ * not at each step on the way.
+ */
+internal fun TextView.say(words: String, isNews: Boolean = true) {
+    accessibilityLiveRegion = if (isNews) View.ACCESSIBILITY_LIVE_REGION_POLITE else View.ACCESSIBILITY_LIVE_REGION_NONE
+    if (text.toString() != words) text = words
 }
 
 internal fun View.showIf(shown: Boolean) {

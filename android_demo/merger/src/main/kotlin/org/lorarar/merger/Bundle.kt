@@ -72,7 +72,7 @@ class Bundle private constructor(val path: File, val manifest: Manifest) {
             val path = File(folder, MANIFEST)
             if (!path.isFile) {
                 throw InputError(
-                    "%s: not a bundle (no %s); make one with  python -m export.pipeline --target onnx",
+                    "%s: not a bundle (no %s); make one with  lorarar export pipeline --target onnx",
                     folder, MANIFEST,
                 )
             }

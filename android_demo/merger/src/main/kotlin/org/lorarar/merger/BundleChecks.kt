@@ -44,7 +44,7 @@ internal class BundleChecks(private val bundle: Bundle) {
     /** Compare the inputs for LoRAs of a UNet or a text encoder with the layout. */
     private fun checkAdapter(component: Component) {
         val groups = layout.of(component.name)
-        val stated = component.inputs.filter { spec -> OF_STACKS.any { spec.name.startsWith(it) } }
+        val stated = component.inputs.filter { isOfLoras(it.name) }
         // A UNet without any is the base model alone, or one that a LoRA was fused into.
         if (stated.isEmpty() && (component.name == "unet" || groups.isEmpty())) return
         // A prompt is encoded alone; a UNet has a row for each image.
@@ -65,50 +65,62 @@ internal class BundleChecks(private val bundle: Bundle) {
 
     /** The components that drawing needs, and that they fit together. */
     private fun checkPipeline(facts: PipelineFacts) {
-        val tokenizers = facts.tokenizers
-        val missing = (tokenizers.keys + listOf("unet", "vae_decoder")).filter { it !in bundle.components }
+        val parts = facts.tokenizers.keys + listOf("unet", "vae_decoder")
+        val missing = parts.filter { it !in bundle.components }
         if (missing.isNotEmpty()) refuse("its pipeline has no %s", missing.joinToString())
-        val lengths = tokenizers.values.map { it.length }
-        if (lengths.toSet().size != 1) refuse("the tokenizers' length doesn't fit the other parts")
-        val wanted = wantedShapes(facts, tokenizers.keys.toList(), lengths.first())
-        for ((place, shape) in wanted) {
-            if (shape == null || shape(place) != shape) {
-                refuse("%s's %s doesn't fit the other parts", place.first, place.second)
-            }
+        val stated = statedShapes()
+        val wanted = wantedShapes(facts, stated)
+        val taken = parts.flatMap { name -> bundle.component(name).inputs.map { name to it.name } }
+        val wrong = wanted.filter { (place, shape) -> stated[place] != shape }.keys +
+            taken.filter { place -> place !in wanted && !isOfLoras(place.second) }
+        wrong.firstOrNull()?.let { (name, tensor) -> refuse("%s's %s doesn't fit the other parts", name, tensor) }
+        if (facts.tokenizers.values.map { it.length }.toSet().size != 1) {
+            refuse("the tokenizers' length doesn't fit the other parts")
         }
     }
 
+    /** All shapes but those of LoRAs, by component and tensor: the schema lets these alone give a size by name. */
+    private fun statedShapes(): Map<Pair<String, String>, List<Int>> = bundle.components.flatMap { name ->
+        val component = bundle.component(name)
+        (component.inputs + component.outputs).filter { !isOfLoras(it.name) }.map { (name to it.name) to it.shape.fixed() }
+    }.toMap()
+
+    /**
+     * The shapes that follow from others, by component and tensor; [stated] has all that are stated.
+     *
+     * They name all inputs but those of LoRAs. null is a tensor that there must not be.
+     */
     private fun wantedShapes(
-        facts: PipelineFacts, encoders: List<String>, length: Int,
+        facts: PipelineFacts, stated: Map<Pair<String, String>, List<Int>>,
     ): Map<Pair<String, String>, List<Int>?> {
-        val sample = shape("unet" to "sample") ?: refuse("unet has no sample of fixed size")
-        val (batch, latents) = sample.first() to sample.drop(1)
-        val width = encoders.sumOf { shape(it to "hidden_states")?.last() ?: 0 }
-        val pooled = shape(encoders.last() to "text_embeds")?.drop(1)
-        // A decoder may take a part of the image, as many times as it has parts.
-        val tile = minOf(latents.last(), maxOf(1, shape("vae_decoder" to "latents")?.last() ?: 1))
-        val side = facts.pixels / latents.last() * tile
+        val lengths = facts.tokenizers.mapValues { it.value.length }
+        val (encoders, length) = lengths.keys to lengths.values.first()
+        fun last(component: String, tensor: String): Int? = stated[component to tensor]?.last()
+        val widths = encoders.associateWith { last(it, "hidden_states") ?: 0 }
+        val embeds = last(encoders.last(), "text_embeds") ?: 0
+        val sample = stated["unet" to "sample"] ?: listOf(0)
+        val (batch, latents) = sample.first() to sample.last()
+        // A decoder may take a part of the image, as often as there are parts, which overlap: of two latents or more.
+        val tile = minOf(latents, maxOf(2, last("vae_decoder", "latents") ?: 1))
+        val side = facts.pixels / maxOf(1, latents) * tile
         return mapOf(
-            ("unet" to Sinusoids.TIMESTEP) to multiple(Sinusoids.TIMESTEP, 2)?.let { listOf(batch, it) },
-            ("unet" to Sinusoids.SIZE) to multiple(Sinusoids.SIZE, 2 * Sinusoids.SIZES)?.let { listOf(batch, it) },
-            ("unet" to "encoder_hidden_states") to listOf(batch, length, width),
-            ("unet" to "text_embeds") to pooled?.let { listOf(batch) + it },
-            ("unet" to "noise_pred") to sample,
-            ("vae_decoder" to "latents") to listOf(1) + latents.dropLast(2) + tile + tile,
+            ("unet" to "sample") to listOf(batch) + sample.drop(1).take(1) + latents + latents,
+            ("unet" to Sinusoids.TIMESTEP) to listOf(batch, multiple(last("unet", Sinusoids.TIMESTEP), 2)),
+            ("unet" to Sinusoids.SIZE) to listOf(batch, multiple(last("unet", Sinusoids.SIZE), 2 * Sinusoids.SIZES)),
+            ("unet" to "encoder_hidden_states") to listOf(batch, length, widths.values.sum()),
+            ("unet" to "text_embeds") to listOf(batch, embeds),
+            ("unet" to "noise_pred") to stated["unet" to "sample"],
+            ("vae_decoder" to "latents") to listOf(1) + sample.drop(1).dropLast(2) + tile + tile,
             ("vae_decoder" to "image") to listOf(1, 3, side, side),
-        ) + encoders.associate { (it to "input_ids") to listOf(1, length) }
+        ) + lengths.map { (name, own) -> (name to "input_ids") to listOf(1, own) } +
+            widths.map { (name, width) -> (name to "hidden_states") to listOf(1, length, width) } +
+            encoders.map { name -> (name to "text_embeds") to listOf(1, embeds).takeIf { name == encoders.last() } }
     }
 
-    /** The multiple of a number that the last size of a UNet's input must be: itself, or the next one below. */
-    private fun multiple(input: String, of: Int): Int? =
-        shape("unet" to input)?.let { maxOf(of, it.last() - it.last() % of) }
+    /** The multiple of a number that the last size of a shape must be: itself, or the next one below. */
+    private fun multiple(last: Int?, of: Int): Int = (last ?: of).let { maxOf(of, it - it % of) }
 
-    /** The shape of a component's input or output; null when there is none or a size of it is given by name. */
-    private fun shape(place: Pair<String, String>): List<Int>? {
-        val component = bundle.component(place.first)
-        val spec = (component.inputs + component.outputs).firstOrNull { it.name == place.second } ?: return null
-        return spec.shape.map { (it as? Size.Fixed)?.value ?: return null }.ifEmpty { null }
-    }
+    private fun isOfLoras(tensor: String): Boolean = OF_STACKS.any { tensor.startsWith(it) }
 
     /** Of a shape, capped where it is too large for anything. */
     private fun product(shape: List<Int>): Long =

@@ -7,17 +7,17 @@ import java.io.Serializable
 
 /** A LoRA to choose: its name as shown, its file or a link, and a picture of what it was trained on, where there is one. */
 data class Sample(val name: String, val file: File, val picture: File?) : Serializable {
-    /** What it shows, in a prompt's words: oil_painting_2 is an oil painting. */
-    val words: String get() = name.replace(Regex("_[0-9]+$"), "").replace('_', ' ')
-
     /** The app's own samples, which come back at each start, have pictures. */
     val isImported: Boolean get() = picture == null
 
-    /** What a prompt calls it as a content, with the word that the samples were trained with. */
-    val subject: String get() = "a sks $words"
+    /** What it shows, in a prompt's words: oil_painting_2 is an oil painting. null where only its user knows them. */
+    val words: String? get() = if (isImported) null else name.replace(Regex("_[0-9]+$"), "").replace('_', ' ')
+
+    /** What a prompt calls it as a content, with the word that the samples were trained with; empty where it is not known. */
+    val subject: String get() = words?.let { "a sks $it" } ?: ""
 
     /** The same without that word: what the base has of its own. */
-    val subjectClass: String get() = "a $words"
+    val subjectClass: String get() = words?.let { "a $it" } ?: ""
 }
 
 /** The LoRAs of the app, by role: samples, and those of [strangers], as copies or links. */
@@ -41,6 +41,7 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
         val free = generateSequence(1) { it + 1 }.map { if (it == 1) shown else "$shown ($it)" }
             .first { name -> (KINDS.map { "$name.$it" } + name).none { File(folder, it).exists() } }
         var file = File(folder, "$free.$COPY")
+        var isTaken = false
         try {
             if (config != null) {
                 file = File(folder, free)
@@ -51,13 +52,18 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
             } else {
                 Install.write(strangers.open(place), file, MAX_BYTES, progress)
             }
-            return Sample(free, file, null).also { read(it) }
+            return Sample(free, file, null).also {
+                read(it)
+                isTaken = true
+            }
         } catch (error: InputError) {
-            file.deleteRecursively()
             // The path is of no use to a user of the app: they know the file by its name.
             throw InputError(error.sentence.replacing(file.path, shown))
         } catch (error: IOException) {
             throw InputError("%s can't be read (%s); check that it is there, free some space and try again", shown, error.message)
+        } finally {
+            if (!isTaken) file.deleteRecursively()
+            if (!isLink(file)) release(place)
         }
     }
 
@@ -75,8 +81,13 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
     fun remove(sample: Sample) {
         val place = sample.file.takeIf { isLink(it) }?.readText()
         sample.file.deleteRecursively()
+        if (place != null) release(place)
+    }
+
+    /** Another app's file is not asked for any more, unless a link names it. */
+    private fun release(place: String) {
         val links = (contents + styles).map { it.file }.filter { isLink(it) }
-        if (place != null && links.none { it.readText() == place }) strangers.release(place)
+        if (links.none { it.readText() == place }) strangers.release(place)
     }
 
     /** Keep which LoRA is chosen for a role, or none, for the next start; without room it is forgotten. */
@@ -130,10 +141,10 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
         internal fun plain(name: String): String =
             name.map { if (it in ALLOWED) it else '_' }.joinToString("").take(MAX_NAME).trim('_', '.', ' ')
 
-        /** A prompt with the words that the samples were trained with. */
+        /** A prompt with the words that the samples were trained with; empty where the content's are not known. */
         fun prompt(content: Sample?, style: Sample?): String {
-            val subject = content?.subject ?: return ""
-            return subject + (style?.let { " in ${it.words} style" } ?: "")
+            val subject = content?.subject?.ifEmpty { null } ?: return ""
+            return subject + (style?.words?.let { " in $it style" } ?: "")
         }
     }
 }

@@ -135,7 +135,7 @@ internal class Drawing(private val bundle: Bundle, private val residency: Reside
     companion object {
         /** The manifest's `pipeline`. InputError for a bundle that can't draw. */
         fun facts(bundle: Bundle): PipelineFacts = bundle.pipeline ?: throw InputError(
-            "%s: this bundle can't draw, it holds %s alone; make a whole one with  python -m export.pipeline",
+            "%s: this bundle can't draw, it holds %s alone; make a whole one with  lorarar export pipeline",
             bundle.path, bundle.components.joinToString(),
         )
 

@@ -5,6 +5,14 @@ class InputError(val sentence: Sentence) : Exception(sentence.toString()) {
     constructor(template: String, vararg values: Any?) : this(Sentence(template, *values))
 }
 
+/** What a failure is told as. */
+internal fun said(error: Throwable): Sentence = when (error) {
+    is InputError -> error.sentence
+    is OutOfMemoryError ->
+        Sentence("this phone has too little memory for that; close other apps, or use LoRAs of lower rank")
+    else -> Sentence("unexpected: %s; please report it", shorten(error.toString(), 200))
+}
+
 private val UNPRINTABLE =
     setOf(
         CharCategory.CONTROL,

@@ -16,13 +16,8 @@ interface Packaged {
 
 /** Brings what the app contains to where runtimes can open it: they need files. */
 class Install(private val packaged: Packaged, private val home: File) {
-    /** The targets of the bundles that the app contains, the fastest first. InputError when it contains none. */
-    fun targets(): List<String> = TARGETS.filter { Bundle.MANIFEST in packaged.list("$BUNDLES/$it") }.ifEmpty {
-        throw InputError(
-            "this app was built without a bundle; make one with  python -m export.pipeline --target onnx --into " +
-                "android_demo  and build the app again",
-        )
-    }
+    /** The targets of the bundles that the app contains, the fastest first. */
+    fun targets(): List<String> = TARGETS.filter { Bundle.MANIFEST in packaged.list("$BUNDLES/$it") }
 
     /** The manifest of a bundle that the app contains; null where it is not valid, which is told when it is opened. */
     fun manifest(target: String): Manifest? = try {
@@ -34,6 +29,21 @@ class Install(private val packaged: Packaged, private val home: File) {
         null
     }
 
+    /** Whether a bundle that the app contains was copied since the last update; its files may have been damaged since. */
+    fun isCopied(target: String): Boolean = try {
+        File(home, "$BUNDLES/$target/${Bundle.MANIFEST}").readBytes().contentEquals(ownManifest(target))
+    } catch (_: IOException) {
+        false
+    }
+
+    /** Delete the copy of a bundle that the app contains. */
+    fun remove(target: String) {
+        File(home, "$BUNDLES/$target").deleteRecursively()
+    }
+
+    private fun ownManifest(target: String): ByteArray =
+        packaged.open("$BUNDLES/$target/${Bundle.MANIFEST}").use { it.readBytes() }
+
     /**
      * The folder of a bundle that the app contains, copied on the first start and after an update.
      *
@@ -42,11 +52,9 @@ class Install(private val packaged: Packaged, private val home: File) {
     fun bundle(target: String, progress: (Long, Long) -> Unit): File {
         val from = "$BUNDLES/$target"
         val folder = File(home, from)
-        val manifest = packaged.open("$from/${Bundle.MANIFEST}").use { it.readBytes() }
-        val known = File(folder, Bundle.MANIFEST)
-        if (known.isFile && known.readBytes().contentEquals(manifest)) return folder
         try {
-            replace(folder) { unfinished -> copy(packaged, from, unfinished, progress, total(manifest)) }
+            if (isCopied(target)) return folder
+            replace(folder) { copy(packaged, from, it, progress, total(ownManifest(target))) }
         } catch (error: IOException) {
             throw InputError("the bundle can't be copied (%s); free some space and start the app again", error.message)
         }
@@ -69,11 +77,15 @@ class Install(private val packaged: Packaged, private val home: File) {
         }
     }
 
-    /** Copy sample LoRAs and their pictures, those that are not there yet. */
+    /** Copy sample LoRAs and their pictures, those that are not there yet. InputError when there is no space. */
     fun samples() {
-        for (role in listOf(Catalogue.CONTENTS, Catalogue.STYLES)) for (name in packaged.list("$SAMPLES/$role")) {
-            val file = File(home, "loras/$role/$name")
-            if (!file.exists()) write(packaged.open("$SAMPLES/$role/$name"), file)
+        try {
+            for (role in listOf(Catalogue.CONTENTS, Catalogue.STYLES)) for (name in packaged.list("$SAMPLES/$role")) {
+                val file = File(home, "loras/$role/$name")
+                if (!file.exists()) write(packaged.open("$SAMPLES/$role/$name"), file)
+            }
+        } catch (error: IOException) {
+            throw InputError("the samples can't be copied (%s); free some space and start the app again", error.message)
         }
     }
 
@@ -129,8 +141,8 @@ class Install(private val packaged: Packaged, private val home: File) {
             folder.listFiles { file -> file.extension == UNFINISHED }.orEmpty().forEach { it.deleteRecursively() }
 
         /**
-         * Write a stream to a file, beside it first: it is whole or not there. Returns the bytes; [progress] hears them on
-         * the way, and Stopped is thrown when it says so.
+         * Write a stream to a file, beside it first: it is whole or not there, also where the phone goes off. Returns the
+         * bytes; [progress] hears them on the way, and Stopped is thrown when it says so.
          */
         internal fun write(
             stream: InputStream, file: File, most: Long = Long.MAX_VALUE, progress: (Long) -> Boolean = { true },
@@ -138,7 +150,9 @@ class Install(private val packaged: Packaged, private val home: File) {
             file.parentFile!!.mkdirs()
             val unfinished = File("${file.path}.$UNFINISHED")
             try {
-                val written = unfinished.outputStream().use { copyAtMost(input, it, most, progress) }
+                val written = unfinished.outputStream().use { output ->
+                    copyAtMost(input, output, most, progress).also { output.fd.sync() }
+                }
                 if (!unfinished.renameTo(file)) throw IOException("$file can't be written")
                 written
             } finally {

@@ -34,8 +34,11 @@ class LoraLayer(val down: Factor, val up: Factor) {
     /** The shape of the weight that the layer updates: (out, in), or (out, in, kh, kw) for a convolution. */
     val weightShape: List<Int> get() = listOf(up.shape[0]) + down.shape.drop(1)
 
-    /** ‖ΔW‖² (Frobenius) from the factors alone, in float64: tr((upᵀup)(down downᵀ)). */
+    /** ‖ΔW‖² (Frobenius) in float64: from the factors alone, tr((upᵀup)(down downᵀ)), where these products are smaller. */
     fun squaredNorm(): Double {
+        val columns = down.shape.drop(1).fold(1L) { product, size -> product * size }
+        // A stranger's rank may be millions, whose square no memory has room for.
+        if (rank > minOf(columns, up.shape[0].toLong())) return squaredNormOfRows(columns.toInt())
         val left = gram(up.read())
         val right = gram(transposed(down.read()))
         var sum = 0.0
@@ -45,6 +48,21 @@ class LoraLayer(val down: Factor, val up: Factor) {
             sum += if (i == j) product else 2 * product
         }
         return max(0.0, sum)
+    }
+
+    /** The same, of ΔW's rows one after the other. */
+    private fun squaredNormOfRows(columns: Int): Double {
+        val (downs, ups) = down.read() to up.read()
+        var sum = 0.0
+        for (out in 0 until up.shape[0]) {
+            val row = DoubleArray(columns)
+            for (i in 0 until rank) {
+                val factor = ups[out * rank + i].toDouble()
+                for (column in 0 until columns) row[column] += factor * downs[i * columns + column]
+            }
+            sum += row.sumOf { it * it }
+        }
+        return sum
     }
 
     /** VᵀV of (n, rank) numbers, its lower half: row by row, so that all that is read and written lies together. */
@@ -79,10 +97,6 @@ class Lora(
     val layers: Map<String, LoraLayer>,
     val dialect: String,
     val source: String,
-    /** What reading found: "176 layers", "ranks 4–64", "alpha in 176 layers". */
-    val notes: List<Sentence>,
     /** What reading left out, one sentence each. */
     val warnings: List<Sentence> = emptyList(),
-) {
-    val maxRank: Int get() = layers.values.maxOfOrNull { it.rank } ?: 0
-}
+)

@@ -18,7 +18,7 @@ class LoraReader private constructor(
     private fun read(): Lora {
         val (groups, extra) = group()
         val layers = groups.mapValues { (module, tensors) -> layer(module, tensors) }
-        return Lora(layers, dialect(groups), file.source, notes(groups, layers), warnings(groups, extra))
+        return Lora(layers, dialect(groups), file.source, warnings(groups, extra))
     }
 
     /**
@@ -200,23 +200,6 @@ class LoraReader private constructor(
         val found = groups.values.map { it.getValue(Role.DOWN).second.dialect }.toMutableSet()
         if ("kohya-sgm" in found || "kohya-diffusers" in found) found.remove("kohya-text")
         return Dialects.names.filter { it in found }.joinToString(" + ")
-    }
-
-    private fun notes(groups: Map<String, Tensors>, layers: Map<String, LoraLayer>): List<Sentence> {
-        val ranks = layers.values.map { it.rank }.toSortedSet()
-        val alphas = groups.values.count { Role.ALPHA in it }
-        val factors = groups.values.flatMap { listOf(it.getValue(Role.DOWN).first, it.getValue(Role.UP).first) }
-        val dtypes = factors.map { file.entries.getValue(it).dtype }.toSortedSet()
-        val parts = layers.keys.groupingBy { it.substringBefore('.') }.eachCount().toSortedMap()
-        val convolutions = layers.values.count { it.down.shape.size == 4 }
-        return listOfNotNull(
-            Sentence("dialect %s", dialect(groups)),
-            Sentence("%s layers (%s)", layers.size, parts.entries.joinToString { (part, count) -> "$part $count" }),
-            if (ranks.size == 1) Sentence("rank %s", ranks.first()) else Sentence("ranks %s–%s", ranks.first(), ranks.last()),
-            if (alphas > 0) Sentence("alpha in %s layers", alphas) else Sentence("no alpha tensors"),
-            Sentence("stored as %s", dtypes.joinToString()),
-            if (convolutions > 0) Sentence("%s convolutions", convolutions) else null,
-        )
     }
 
     companion object {

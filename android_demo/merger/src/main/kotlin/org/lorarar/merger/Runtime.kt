@@ -60,7 +60,7 @@ class Runtimes(private val byTarget: Map<String, RuntimeFactory>) {
     fun refusal(manifest: Manifest): Sentence? {
         val target = manifest.target
         val factory = byTarget[target] ?: return Sentence(
-            "this app runs %s, not %s; export it with  python -m export.pipeline --target %s",
+            "this app runs %s, not %s; export it with  lorarar export pipeline --target %s",
             byTarget.keys.joinToString(), target, byTarget.keys.first(),
         )
         return factory.refusal(manifest)

@@ -81,7 +81,7 @@ class Stack private constructor(
         /** The ranks of LoRAs and the rows of their stack, from shapes alone. InputError as [of], but for overflows. */
         fun sizes(bundle: Bundle, loras: List<Lora>): Pair<List<Int>, Int> {
             val roles = bundle.roles ?: throw InputError(
-                "%s: its UNet takes no LoRA, one is fused into it; export it without `fused`",
+                "%s: its UNet takes no LoRA, one is fused into it; export it without --fused",
                 bundle.path,
             )
             val ranks = loras.map { rank(it, bundle.layout) }
@@ -116,12 +116,12 @@ class Stack private constructor(
 
         private fun checkRoom(loras: List<Lora>, ranks: List<Int>, count: Int, rows: Int) {
             if (loras.size > count) {
-                throw InputError("%s LoRAs, but there is room for %s; export with `loras` %s", loras.size, count, loras.size)
+                throw InputError("%s LoRAs, but there is room for %s; export with --loras %s", loras.size, count, loras.size)
             }
             if (ranks.sum() > rows) {
                 val told = loras.zip(ranks).joinToString(" and ") { (lora, rank) -> "${lora.source} (rank $rank)" }
                 throw InputError(
-                    "%s need %s ranks, but there is room for %s; export with a `rank` of %s, or cut a LoRA with " +
+                    "%s need %s ranks, but there is room for %s; export with --rank %s, or cut a LoRA with " +
                         "lorarar.resize",
                     told, ranks.sum(), rows, (ranks.sum() + count - 1) / count,
                 )

@@ -38,15 +38,17 @@ class Studio(
     private val aside = oneThread() // what nothing waits for
     private val importer = oneThread()
     private val kept = KeptPicture(picture(places.home))
-    private val seals = Seals(File(places.home, "seals"))
     private val edits = ConcurrentLinkedQueue<StudioState.() -> StudioState>()
     private val isPosted = AtomicBoolean()
     private val catalogue = Catalogue(places.home, places.strangers)
+    private val bundles = Bundles(places, runtimes) { stage, done, total -> opening(stage, done, total) }
     private val listeners = LinkedHashSet<(StudioState) -> Unit>()
 
     /** Read and written on the screens' thread. */
     override var state = StudioState()
         private set
+
+    private var isBegun = false
 
     /** What is to be merged, until the worker takes it. */
     private val wanted = AtomicReference<StudioState?>()
@@ -74,7 +76,9 @@ class Studio(
     }
 
     override fun ask(command: Command) = when (command) {
-        Command.Start -> begin()
+        Command.Start -> start()
+        Command.Retry -> retry()
+        is Command.Open -> open(command.bundle)
         is Command.Choose -> pick(command.role, command.sample)
         is Command.Strength -> scale(command.role, command.scale)
         is Command.Import -> copyLora(command)
@@ -102,23 +106,44 @@ class Studio(
         listeners -= listener
     }
 
+    /** A screen that comes back finds what is there, and what is being done, as it is. */
+    private fun start() {
+        if (!isBegun) begin()
+        isBegun = true
+    }
+
+    private fun retry() = withState { now ->
+        if (now.opening !is Opening.Failed) return@withState
+        opening(Stage.STARTING, 0, 1) // so that a second tap does nothing
+        begin()
+    }
+
+    private fun open(choice: BundleChoice) = withState { now ->
+        if (!now.ready || now.busy) return@withState
+        opening(Stage.STARTING, 0, 1)
+        change { copy(content = null, style = null, merge = null, carried = emptyMap(), rows = emptyList(), complaint = null) }
+        work { bundles.keep(choice) }
+        begin()
+    }
+
     private fun begin() = work(onFailure = { sentence -> copy(opening = Opening.Failed(sentence)) }) {
         kept.get()?.let { picture -> change { copy(picture = this.picture ?: picture) } }
         places.scratch.listFiles()?.forEach { it.delete() } // stacks of a process that was killed
-        bundleFolders.forEach { Install.sweep(it) }
-        val install = Install(places.packaged, places.home)
-        install.samples()
+        bundles.sweep()
+        Install(places.packaged, places.home).samples()
         change { copy(contents = catalogue.contents, styles = catalogue.styles) }
         pipeline?.close()
+        pipeline = null
         loaded = emptyList()
-        val (opened, passedOver) = found(install)
+        val found = bundles.open()
+        val opened = found.bundle
         bundle = opened
         pipeline = LoraRarPipeline(opened, runtimes, places.scratch, threads, memory)
         choose(opened)
         val facts = opened.pipeline
         val ready = Opening.Ready(
             "${opened.base} · ${opened.target} · ${opened.precision}", opened.components.toList(), facts != null,
-            facts?.steps ?: 1, opened.trained ?: false, passedOver,
+            facts?.steps ?: 1, opened.trained ?: false, found.choice, found.there, found.passedOver,
         )
         change { copy(opening = ready) }
         listOf(Catalogue.CONTENTS, Catalogue.STYLES).forEach { measure(it) }
@@ -134,17 +159,14 @@ class Studio(
     private fun fit(bundle: Bundle, samples: List<Sample>): Boolean = try {
         Stack.sizes(bundle, samples.map { catalogue.read(it, values = false) })
         true
-    } catch (_: InputError) {
+    } catch (_: Exception) {
         false
     }
 
     private fun copyBundle(
         name: String, place: String,
     ) = work(onFailure = { sentence -> copy(opening = Opening.Failed(sentence)) }) {
-        val folder = File(places.sideLoaded ?: File(places.home, "picked"), Catalogue.plain(name).ifEmpty { "picked" })
-        Install(places.packaged, places.home).picked(places.strangers.folder(place), folder) { done, total ->
-            opening(Stage.COPYING_THE_BUNDLE, done, total)
-        }
+        bundles.add(name, place)
         begin()
     }
 
@@ -263,41 +285,6 @@ class Studio(
         threads.forEach { it.shutdown() }
     }
 
-    /** The first bundle that can be run here, those copied by hand before the app's own, and why others are passed over. */
-    private fun found(install: Install): Pair<Bundle, List<Sentence>> {
-        val passedOver = ArrayList<Sentence>()
-        for (folder in sideLoaded()) {
-            val refusal = try {
-                val opened = open(folder)
-                runtimes.refusal(opened.manifest)?.let { Sentence("%s: %s", opened.path, it) } ?: return opened to passedOver
-            } catch (error: InputError) {
-                error.sentence
-            }
-            passedOver += refusal
-        }
-        try {
-            for (target in install.targets()) {
-                val refusal = install.manifest(target)?.let { runtimes.refusal(it) }
-                if (refusal == null) return open(copied(install, target)) to passedOver
-                passedOver += Sentence("the app's bundle for %s: %s", target, refusal)
-            }
-        } catch (error: InputError) {
-            passedOver += error.sentence
-        }
-        throw InputError(passedOver.reduce { told, next -> Sentence("%s\n\n%s", told, next) })
-    }
-
-    private fun copied(install: Install, target: String): File =
-        install.bundle(target) { done, total -> opening(Stage.COPYING_THE_BUNDLE, done, total) }
-
-    private fun open(folder: File): Bundle =
-        Bundle.open(folder, seals = seals) { done, total -> opening(Stage.VERIFYING_THE_BUNDLE, done, total) }
-
-    private val bundleFolders get() = listOfNotNull(places.sideLoaded, File(places.home, "picked"))
-
-    private fun sideLoaded(): List<File> = bundleFolders.flatMap { it.listFiles().orEmpty().toList() }
-        .filter { File(it, Bundle.MANIFEST).isFile && it.extension != Install.UNFINISHED }.sortedBy { it.name }
-
     /** LoRAs stay loaded until others are chosen, so that another strength only writes coefficients. */
     private fun mergeNow(chosen: StudioState) {
         val samples = chosen.loras.map { it.first }
@@ -317,12 +304,12 @@ class Studio(
         loaded = samples
     }
 
-    /** Measure what the bundle takes of a role's LoRA. One that can't be read is told by its merge. */
+    /** Measure what the bundle takes of a role's LoRA. */
     private fun measure(role: String) = withState { now ->
         val sample = now.chosen(role)
         val layout = bundle?.layout
         if (sample == null || layout == null) return@withState
-        work(aside, onFailure = { this }) {
+        work(aside, onFailure = { if (chosen(role) == sample) copy(complaint = it) else this }) {
             val found = Carried.of(catalogue.read(sample), layout, sample.name)
             change { if (chosen(role) == sample) copy(carried = carried + (role to found)) else this }
         }
@@ -360,12 +347,10 @@ class Studio(
         val sentence = try {
             task()
             null
-        } catch (error: InputError) {
-            error.sentence
         } catch (error: OutOfMemoryError) {
-            Sentence("this phone has too little memory for that; close other apps, or use LoRAs of lower rank")
+            said(error)
         } catch (error: Exception) {
-            Sentence("unexpected: %s; please report it", shorten(error.toString(), 200))
+            said(error)
         }
         if (sentence != null) change { onFailure(sentence) }
     }

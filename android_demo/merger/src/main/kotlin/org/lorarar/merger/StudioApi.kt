@@ -13,8 +13,14 @@ import java.util.concurrent.Executors
 
 /** What a screen asks of the studio. */
 sealed interface Command : Serializable {
-    /** Find and open a bundle; it can be asked again where that failed. */
+    /** Find and open a bundle, where that was not asked before. */
     data object Start : Command
+
+    /** Find and open a bundle again, where that failed. */
+    data object Retry : Command
+
+    /** Open another of the bundles that are there, now and at the next start. */
+    data class Open(val bundle: BundleChoice) : Command
 
     /** Choose a LoRA for a role, or none. */
     data class Choose(val role: String, val sample: Sample?) : Command
@@ -155,7 +161,7 @@ class StudioServer(private val studio: StudioApi) {
 }
 
 /**
- * The studio of another process, which the system may end: that is one sentence, and Start begins anew with what was chosen.
+ * The studio of another process, which the system may end: that is one sentence, and Retry begins anew with what was chosen.
  *
  * [connect] is to bring the process up, and then to call [connected]; [post] to call on the screens' thread.
  */
@@ -182,7 +188,7 @@ class RemoteStudio(
         }
         // Whatever is asked, the studio begins with its start; then come the strengths from before the process was lost.
         if (Command.Start !in waiting) waiting.add(0, Command.Start)
-        if (command != Command.Start) waiting += command
+        if (command != Command.Start && command != Command.Retry) waiting += command
         if (!isConnecting) connect()
         isConnecting = true
     }

@@ -12,6 +12,8 @@ sealed interface Opening : Serializable {
 
     data class Ready(
         val title: String, val components: List<String>, val canDraw: Boolean, val steps: Int, val trained: Boolean,
+        /** The one that is used, and all that are there. */
+        val bundle: BundleChoice, val bundles: List<BundleChoice>,
         /** Why bundles that would have come first are not used, one sentence each. */
         val passedOver: List<Sentence> = emptyList(),
     ) : Opening

@@ -75,6 +75,6 @@ class BundleTest {
     @Test
     fun noBundle() {
         val sentence = refusal { Bundle.open(File(TestData.golden, "lora")) }
-        assertTrue(sentence, "not a bundle (no manifest.json); make one with  python -m export.pipeline" in sentence)
+        assertTrue(sentence, "not a bundle (no manifest.json); make one with  lorarar export pipeline" in sentence)
     }
 }

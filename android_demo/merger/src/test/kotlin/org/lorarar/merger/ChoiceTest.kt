@@ -51,6 +51,9 @@ class ChoiceTest : StudioCase() {
         studio.ask(Command.Import(Catalogue.STYLES, "../../My LoRA!.safetensors", null, file.path))
         val style = until("imported") { it.style?.name?.startsWith("My") == true }.style!!
         assertEquals("My LoRA", style.name)
+        // What it shows only its user knows, and no word is made up of its file's name.
+        assertEquals("a sks teapot", Catalogue.prompt(studio.state.content, style))
+        assertEquals(listOf("", "", ""), listOf(Catalogue.prompt(style, style), style.subject, style.subjectClass))
         assertEquals(File(folder, "home/loras/styles/My LoRA.safetensors"), style.file)
         studio.ask(Command.Import(Catalogue.STYLES, "My LoRA.safetensors", null, file.path))
         until("again") { it.style?.name == "My LoRA (2)" }
@@ -62,6 +65,11 @@ class ChoiceTest : StudioCase() {
         )
         assertEquals(3, studio.state.styles.size)
         assertEquals(4, File(folder, "home/loras/styles").list()!!.size)
+        mapped["damaged"] = File(folder, "damaged").also { it.writeText("<html>") }
+        studio.ask(Command.Import(Catalogue.STYLES, "damaged", null, "damaged"))
+        until("refused too") { "damaged" in it.complaint.toString() && it.importing == null }
+        assertEquals(4, File(folder, "home/loras/styles").list()!!.size)
+        assertEquals(listOf(file.path, file.path, "bad", "damaged"), released)
     }
 
     @Test
@@ -81,12 +89,15 @@ class ChoiceTest : StudioCase() {
         studio.ask(Command.Merge)
         assertEquals(means(merged), means(until("the copy's") { it.merge != null && !it.busy }.merge!!))
         mapped.clear()
-        studio.ask(Command.Choose(Catalogue.STYLES, style))
-        studio.ask(Command.Merge)
-        assertEquals(
-            "Theirs can't be read (it was moved or removed; choose it again); check the file and try again",
-            until("refused") { it.complaint != null }.complaint.toString(),
-        )
+        for (command in listOf(Command.Choose(Catalogue.STYLES, style), Command.Merge)) {
+            studio.ask(Command.Acknowledge)
+            until("acknowledged") { it.complaint == null }
+            studio.ask(command)
+            assertEquals(
+                "Theirs can't be read (it was moved or removed; choose it again); check the file and try again",
+                until("refused") { it.complaint != null }.complaint.toString(),
+            )
+        }
     }
 
     @Test
@@ -153,7 +164,7 @@ class ChoiceTest : StudioCase() {
             studio.ask(Command.Remove(Catalogue.STYLES))
             until("gone") { state -> state.style == null && state.styles.none { it.name == name } }
         }
-        assertEquals(listOf("theirs"), released)
+        assertEquals(listOf(file.path, "theirs"), released) // what was copied is not asked for any more
         assertEquals(listOf("teapot_1.png", "teapot_1.safetensors"), File(folder, STYLES).list()!!.sorted())
         assertTrue(file.isFile)
         studio.ask(Command.Choose(Catalogue.STYLES, studio.state.styles.single()))

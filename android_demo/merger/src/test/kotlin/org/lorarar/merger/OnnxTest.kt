@@ -230,7 +230,7 @@ class OnnxTest : PipelineRuns("onnx", "onnxruntime", { component, threads -> Onn
     fun lorasThatDoNotFit() {
         assertTrue("another base model" in refusal { pipeline().load(listOf(pair[0], loras("style").single())) })
         val three = loras("content", "style", "beyond")
-        assertTrue("there is room for 2; export with `loras` 3" in refusal { pipeline().load(three) })
+        assertTrue("there is room for 2; export with --loras 3" in refusal { pipeline().load(three) })
     }
 
     @Test

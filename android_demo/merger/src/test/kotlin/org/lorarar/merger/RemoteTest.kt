@@ -102,7 +102,7 @@ class RemoteTest {
         assertTrue(sentence, sentence.startsWith("The drawing was lost: the system ended the app's engine"))
         assertNull(remote.state.drawing)
         assertTrue(!remote.state.busy && remote.state.picture != null)
-        remote.ask(Command.Start)
+        remote.ask(Command.Retry)
         val again = until("ready again") { it.ready && it.style?.name == "b" && it.carried.size == 2 }
         assertEquals(0.5f, again.styleScale, 0f)
         assertEquals("a sks teapot", again.picture!!.prompt)

@@ -58,14 +58,14 @@ abstract class StudioCase {
     @After
     fun close() = studio.close()
 
-    protected fun studio(): Studio {
+    protected fun studio(packaged: Packaged = PackagedFolder(assets)): Studio {
         val counted = RuntimeFactory { part, threads -> Counted(OnnxRuntime(part, threads)) }
         val runtimes = Runtimes(mapOf("onnx" to counted))
-        val places = StudioPlaces(
-            File(folder, "home"), File(folder, "scratch"), File(folder, "side-loaded"), PackagedFolder(assets), strangers,
-        )
-        return Studio(places, runtimes, FakePhone, "0.1.0", Memory { Long.MAX_VALUE }, 1) { posted.put(it) }
+        return Studio(places(packaged), runtimes, FakePhone, "0.1.0", Memory { Long.MAX_VALUE }, 1) { posted.put(it) }
     }
+
+    protected fun places(packaged: Packaged = PackagedFolder(assets)) =
+        StudioPlaces(File(folder, "home"), File(folder, "scratch"), File(folder, "side-loaded"), packaged, strangers)
 
     /** Open the bundle that is there. */
     protected fun start() {

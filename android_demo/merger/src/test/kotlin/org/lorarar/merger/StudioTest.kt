@@ -6,6 +6,7 @@ import org.junit.Assert.assertNull
 import org.junit.Assert.assertTrue
 import org.junit.Test
 import java.io.File
+import java.io.IOException
 import kotlin.math.abs
 
 /** The whole app without its screens: bundles, drawings, checks and measurements. */
@@ -88,22 +89,92 @@ class StudioTest : StudioCase() {
         File(assets, "bundles").deleteRecursively()
         studio.ask(Command.Start)
         val missing = (until("failed") { it.opening is Opening.Failed }.opening as Opening.Failed).sentence.toString()
-        assertTrue(missing, "python -m export.pipeline --target onnx --into android_demo" in missing)
+        assertTrue(missing, "lorarar export pipeline --target onnx --into android_demo" in missing)
         File(TestData.exported, "onnx/bundle").copyRecursively(File(assets, "bundles/onnx"))
         File(assets, "bundles/onnx/unet.onnx").appendText("x")
-        studio.ask(Command.Start)
+        repeat(2) { studio.ask(Command.Retry) }
         until("damaged") { (it.opening as? Opening.Failed)?.sentence?.toString()?.contains("damaged or changed") == true }
     }
 
-    /** A bundle that was changed since it was verified is verified again. */
+    /** The copy of the app's own bundle that was changed since it was verified is verified again, and made once more. */
     @Test
     fun aSealDoesNotHoldForOtherFiles() {
         start()
         studio.close()
-        File(folder, "home/bundles/onnx/unet.onnx").appendText("x")
+        val (copy, original) = listOf(File(folder, "home"), assets).map { File(it, "bundles/onnx/unet.onnx") }
+        copy.appendText("x")
         studio = studio()
+        start()
+        assertEquals(original.length(), copy.length())
+        studio.close()
+        copy.delete()
+        studio = studio()
+        start()
+        assertEquals(original.length(), copy.length())
+    }
+
+    /** The screens were away while the engine went on drawing: what they ask for first ends nothing. */
+    @Test
+    fun screensThatComeBackFindTheStudioAsItIs() {
+        start()
+        studio.ask(Command.Draw("a sks teapot", 1, 5))
+        val opening = until("drawn") { it.picture != null && !it.busy }.opening
+        listOf(Command.Start, Command.Retry, Command.Measure("hypernet")).forEach { studio.ask(it) }
+        until("ready and measured") { it.ready && it.record != null && !it.busy }
+        assertTrue(studio.state.opening === opening)
+        val before = studio.state.picture
+        studio.ask(Command.Draw("a sks teapot", 1, 6))
+        until("drawn again") { it.picture !== before && !it.busy }
+        assertNull(studio.state.complaint)
+    }
+
+    @Test
+    fun aBundleIsChosenAndStaysChosen() {
+        File(TestData.golden, "hypernet/bundle").copyRecursively(File(folder, "side-loaded/mine"))
+        start()
+        val first = studio.state.opening as Opening.Ready
+        assertEquals(listOf("mine" to false, "onnx" to true), first.bundles.map { it.name to (it.folder == null) })
+        assertEquals(first.bundles[0], first.bundle)
+        studio.ask(Command.Open(first.bundles[1]))
+        val other = until("opened") { (it.opening as? Opening.Ready)?.bundle == first.bundles[1] && it.carried.size == 2 }
+        assertEquals("miniature · onnx · fp32", (other.opening as Opening.Ready).title)
+        assertEquals(listOf("teapot_1", "teapot_1"), listOf(other.content, other.style).map { it?.name })
+        studio.close()
+        studio = studio()
+        start()
+        assertEquals(first.bundles[1], (studio.state.opening as Opening.Ready).bundle)
+        studio.ask(Command.Open(first.bundles[0]))
+        until("opened again") { (it.opening as? Opening.Ready)?.bundle?.name == "mine" }
+    }
+
+    @Test
+    fun aBundleThatFailsInWhateverWayIsPassedOver() {
+        val odd = File(folder, "side-loaded/odd")
+        File(TestData.golden, "hypernet/bundle").copyRecursively(odd)
+        var first = true
+        val runtimes = Runtimes(mapOf("onnx" to RuntimeFactory { part, threads -> OnnxRuntime(part, threads) }))
+        val found = Bundles(places(), runtimes) { _, _, _ ->
+            if (first) throw NoSuchElementException("List is empty.").also { first = false }
+        }.open()
+        assertEquals(BundleChoice("onnx", null), found.choice)
+        val sentence = found.passedOver.single().toString()
+        assertTrue(sentence, sentence.startsWith("$odd: unexpected: java.util.NoSuchElementException"))
+    }
+
+    @Test
+    fun aFullDiskIsOneSentenceAtTheFirstStart() {
+        studio.close()
+        val inner = PackagedFolder(assets)
+        studio = studio(
+            object : Packaged by inner {
+                override fun open(path: String) =
+                    if ("samples" in path) throw IOException("No space left on device") else inner.open(path)
+            },
+        )
         studio.ask(Command.Start)
-        until("damaged") { (it.opening as? Opening.Failed)?.sentence?.toString()?.contains("damaged or changed") == true }
+        val failed = until("failed") { it.opening is Opening.Failed }.opening as Opening.Failed
+        val wanted = "the samples can't be copied (No space left on device); free some space and start the app again"
+        assertEquals(wanted, failed.sentence.toString())
     }
 
     @Test
