@@ -89,7 +89,7 @@ public struct Places: Equatable, Sendable {
     }
 
     /// What makes the bundle that the app looks for.
-    public static let command = "python -m export.pipeline --target coreml --into ios_demo"
+    public static let command = "lorarar export pipeline --target coreml --into ios_demo"
 
     private func folders(_ place: URL) -> [URL] {
         let found = try? FileManager.default.contentsOfDirectory(
