@@ -40,6 +40,7 @@ public final class DemoModel {
 
     public let places: Places
     private let engine: LoraRarPipeline
+    private let gate = WorkGate()
     private let library: LoraLibrary
     private var task: Task<Void, Never>?
     private var merging: Task<Void, any Error>?
@@ -53,7 +54,7 @@ public final class DemoModel {
         memory: @escaping ModelStore.Memory = DeviceFacts.availableMemory
     ) {
         self.places = places
-        engine = LoraRarPipeline(options, runtimes: runtimes, memory: memory)
+        engine = LoraRarPipeline(options, runtimes: runtimes, memory: memory, gate: gate)
         library = LoraLibrary(places)
     }
 
@@ -61,24 +62,6 @@ public final class DemoModel {
     public var isMerging: Bool { merging != nil }
     /// The picked LoRAs, in the order of their roles.
     public var picked: [LibraryLora] { [content, style].compactMap { $0 } + others }
-    public var pickedNames: String { picked.map(\.name).joined(separator: " + ") }
-    public var canPickOthers: Bool { hasPair && picked.count < (manifest?.layout.loras ?? 0) }
-    /// Those that can be picked beside a content and a style.
-    public var candidates: [LibraryLora] { (contents + styles).filter { $0 != content && $0 != style } }
-    /// One sentence for each picked LoRA that the bundle does not take whole.
-    public var leftOut: [Sentence] { carried.compactMap(\.warning) }
-    /// What reading the picked LoRAs warned of.
-    public var warnings: [Sentence] { merged?.warnings ?? [] }
-    public var canDraw: Bool { manifest?.pipeline != nil && !isWorking }
-    public var bundleNames: [String] { places.bundles.map(\.lastPathComponent) }
-    /// What must be said beside every coefficient of an untrained hypernetwork.
-    public var warning: Sentence? {
-        guard let hypernetwork = manifest?.hypernetwork, !hypernetwork.trained else { return nil }
-        return Sentence("The hypernetwork is untrained: its coefficients mean nothing.")
-    }
-    public var componentNames: [String] { manifest?.components.map(\.name) ?? [] }
-    public var hasPair: Bool { content != nil && style != nil }
-
     /// Opens the first bundle, once: a view may ask again with each of its branches.
     public func start() async {
         guard !isStarted else { return }
@@ -136,7 +119,9 @@ public final class DemoModel {
             do {
                 manifest = try await engine.open(folder, progress: report)
                 return folder
-            } catch let error as InputError {
+            } catch is CancellationError {
+                throw CancellationError()
+            } catch {
                 fault = fault ?? error
             }
         }
@@ -206,19 +191,13 @@ public final class DemoModel {
         }
     }
 
-    /// Words the prompt, and what it calls the content, as the picked LoRAs were trained.
-    public func useOwnWords() {
-        request.prompt = LoraLibrary.prompt(content: content, style: style)
-        composedStart = LoraLibrary.composedStart(content)
-    }
-
     /// Draws with the picked LoRAs; with the base model where none is picked. A prompt that a composed start can't be
     /// made of is drawn without one.
     public func generate() async {
         await perform("drawing") { model in
             try await model.follow()
             var wanted = model.request
-            let isAsked = model.isComposed && model.hasPair
+            let isAsked = model.isComposed && model.hasPair && model.composedStart.isTold
             let fits = model.composedStart.fits(wanted.prompt)
             wanted.composed = isAsked && fits ? model.composedStart : nil
             var picture = try await model.engine.generate(wanted, progress: model.reporter { $0.work = $1 })
@@ -226,9 +205,6 @@ public final class DemoModel {
             model.picture = picture
         }
     }
-
-    private static let notComposed = Sentence(
-        "it did not begin with each LoRA alone: this needs a subject that the prompt has word for word, and its class")
 
     /// One merge at a time: what changes while it runs is taken up at its end.
     private func follow() async throws {
@@ -348,6 +324,11 @@ public final class DemoModel {
     /// The system is short of memory.
     public func freeMemory() {
         engine.freeMemory()
+    }
+
+    /// In the background iOS refuses work for the GPU: no model runs until the app is in view again.
+    public func setInView(_ isInView: Bool) {
+        gate.set(open: isInView)
     }
 
     private func start(_ work: @escaping @MainActor @Sendable (DemoModel) async -> Void) {

@@ -158,6 +158,44 @@ final class LibraryTests: XCTestCase, @unchecked Sendable {
         XCTAssertNotNil(model.picture, "another bundle has no picture yet")
     }
 
+    /// What an imported LoRA was trained with nobody knows: no words are made up for it.
+    @MainActor
+    func testTheWordsOfAnImportAreLeftToTheUser() async throws {
+        _ = try app.bundle()
+        try app.samples()
+        let model = app.model()
+        await model.open()
+        XCTAssertNil(model.hint)
+        let style = model.style!
+        await model.add(try write(1, to: "mine.safetensors"), as: .content)
+        XCTAssertEqual(model.prompt, "in watercolor painting style")
+        XCTAssertEqual([model.subject, model.subjectClass], ["", ""])
+        let hint = try XCTUnwrap(model.hint)
+        assertTranslatable(hint)
+        XCTAssertTrue("\(hint)".contains("The words of mine are not known"), "\(hint)")
+        await model.generate()
+        XCTAssertEqual([model.failure, model.picture?.notes.first], [nil, nil], "nothing was asked of a subject")
+        model.pick(style)
+        XCTAssertEqual(model.prompt, "")
+        model.subject = "a cat"
+        model.pick(style)
+        XCTAssertEqual([model.prompt, model.subject], ["", "a cat"])
+        await model.generate()
+        let note = try XCTUnwrap(model.picture?.notes.first).description
+        XCTAssertTrue(note.contains("it did not begin with each LoRA alone"), note)
+    }
+
+    @MainActor
+    func testAPromptHasALimit() async {
+        let model = app.model()
+        let marks = String(repeating: "\u{301}", count: 2000)
+        for text in [String(repeating: "a", count: 1001), "a" + marks] {
+            (model.prompt, model.subject, model.subjectClass) = (text, text, text)
+            let fields = [model.prompt, model.subject, model.subjectClass]
+            XCTAssertEqual(fields.map(\.unicodeScalars.count), [1000, 200, 200])
+        }
+    }
+
     @MainActor
     func testWordsFollowWhatIsPickedUntilTheyAreEdited() async throws {
         _ = try app.bundle()
