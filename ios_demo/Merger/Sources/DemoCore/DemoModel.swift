@@ -12,9 +12,9 @@ public final class DemoModel {
     public private(set) var loadTimes: [LoadTimes] = []
     public private(set) var contents: [LibraryLora] = []
     public private(set) var styles: [LibraryLora] = []
-    public private(set) var content: LibraryLora?
-    public private(set) var style: LibraryLora?
-    public private(set) var others: [LibraryLora] = []  // beside these two, where the bundle has room
+    public internal(set) var content: LibraryLora?
+    public internal(set) var style: LibraryLora?
+    public internal(set) var others: [LibraryLora] = []  // beside these two, where the bundle has room
     public var request = Request(prompt: "", steps: 25, guidance: 5)
     /// Whether a pair's first steps are drawn with each LoRA alone.
     public var isComposed = true
@@ -45,7 +45,7 @@ public final class DemoModel {
     private var task: Task<Void, Never>?
     private var merging: Task<Void, any Error>?
     private(set) var measuring: Task<Void, Never>?
-    private var strengths: [LibraryLora.ID: Float] = [:]
+    var strengths: [LibraryLora.ID: Float] = [:]
     private var mergedFiles: [URL]?  // those that the engine has; nil where it must take them anew
     private var isStarted = false
 
@@ -67,7 +67,10 @@ public final class DemoModel {
         guard !isStarted else { return }
         isStarted = true
         places.removeUnfinished()
-        await open()
+        let kept = Remembered.read(places)
+        await open(kept?.bundle)
+        if case .failed = stage, kept != nil { await open() }
+        if let kept, stage == .ready, kept.bundle == bundleName { restore(kept) }
     }
 
     /// Opens a bundle (without a name the first one that this device runs), and finds the LoRAs. Nothing is done while
@@ -313,7 +316,7 @@ public final class DemoModel {
         start { await $0.benchmark(plan, battery: battery) }
     }
 
-    private func startMerge() {
+    func startMerge() {
         Task { await merge() }
     }
 
@@ -326,9 +329,11 @@ public final class DemoModel {
         engine.freeMemory()
     }
 
-    /// In the background iOS refuses work for the GPU: no model runs until the app is in view again.
+    /// In the background iOS refuses work for the GPU: no model runs until the app is in view again. There it may end the
+    /// app too, so that what was chosen is kept.
     public func setInView(_ isInView: Bool) {
         gate.set(open: isInView)
+        if !isInView, stage == .ready { Remembered(self).write(places) }
     }
 
     private func start(_ work: @escaping @MainActor @Sendable (DemoModel) async -> Void) {

@@ -197,6 +197,32 @@ final class LibraryTests: XCTestCase, @unchecked Sendable {
     }
 
     @MainActor
+    func testWhatWasChosenIsThereAfterTheSystemEndsTheApp() async throws {
+        _ = try app.bundle()
+        _ = try StandInBundle(app.places.resources.appendingPathComponent("bundles/other"), dtype: .float32)
+        try app.samples()
+        let model = app.model()
+        await model.start()
+        await model.open("other")
+        await model.add(try write(1, to: "mine.safetensors"), as: .content)
+        model.pickBeside(model.contents[1])
+        (model[strength: model.content!], model.prompt) = (0.5, "a cat in oil")
+        (model.subject, model.subjectClass) = ("a cat", "an animal")
+        model.setInView(false)
+        let again = app.model()
+        await again.start()
+        XCTAssertEqual(again.bundleName, "other")
+        XCTAssertEqual([again.picked.map(\.name), [again.prompt]], [["mine", "a 1", "a 1"], ["a cat in oil"]])
+        XCTAssertEqual([again.subject, again.subjectClass], ["a cat", "an animal"])
+        XCTAssertEqual(again[strength: again.content!], 0.5)
+        try Data("{".utf8).write(to: app.places.remembered)
+        let damaged = app.model()
+        await damaged.start()
+        XCTAssertEqual([damaged.stage == .ready ? "" : "failed", damaged.bundleName], ["", "coreml"])
+        XCTAssertEqual(damaged.prompt, "in watercolor painting style")
+    }
+
+    @MainActor
     func testWordsFollowWhatIsPickedUntilTheyAreEdited() async throws {
         _ = try app.bundle()
         try app.samples()
