@@ -329,8 +329,8 @@ public final class DemoModel {
         engine.freeMemory()
     }
 
-    /// In the background iOS refuses work for the GPU: no model runs until the app is in view again. There it may end the
-    /// app too, so that what was chosen is kept.
+    /// In the background iOS refuses work for the GPU: no model runs until the app is in view again. There it may end
+    /// the app too, so that what was chosen is kept.
     public func setInView(_ isInView: Bool) {
         gate.set(open: isInView)
         if !isInView, stage == .ready { Remembered(self).write(places) }

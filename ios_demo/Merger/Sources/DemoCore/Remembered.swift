@@ -56,7 +56,8 @@ extension DemoModel {
             if let lora = candidates.first(where: { $0.place == place }), !others.contains(lora) { others.append(lora) }
         }
         for lora in picked {
-            if let strength = kept.strengths[lora.place], strength.isFinite { strengths[lora.id] = min(max(strength, 0), 2) }
+            guard let strength = kept.strengths[lora.place], strength.isFinite else { continue }
+            strengths[lora.id] = min(max(strength, 0), 2)
         }
         (prompt, subject, subjectClass) = (kept.prompt, kept.subject, kept.subjectClass)
         startMerge()
