@@ -29,7 +29,7 @@ class Android:
     """The kind of device that is connected to this computer's adb server."""
 
     usage = "adb:SERIAL or adb:all"
-    takes = frozenset(item.name for item in fields(MeasureOptions)) - {"ios_app"}
+    takes = frozenset(item.name for item in fields(MeasureOptions)) - {"ios_app", "ios_app_id"}
 
     def __init__(self, adb: Adb | None = None) -> None:
         self.adb = adb or Adb()

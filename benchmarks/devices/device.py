@@ -39,6 +39,12 @@ class MeasureOptions:
     ios_app: Path | None = setting(
         None, "iPhone: install this build of the demo app first (default: none)", metavar="FOLDER", parse=Path
     )
+    ios_app_id: str | None = setting(
+        None,
+        "iPhone: the demo app's identifier (default: that of --ios-app, else org.lorarar.demo)",
+        metavar="ID",
+        parse=str,
+    )
     keep: bool = setting(False, "phones: leave the files there, so that the next plan copies only what changed")
 
     def __post_init__(self) -> None:

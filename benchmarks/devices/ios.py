@@ -18,6 +18,7 @@ from lorarar.errors import InputError
 from runtime_py.bundle import MANIFEST, Bundle
 from runtime_py.hashes import file_sha256
 
+EXECUTABLE = "LoraRarDemo"  # of the demo app, whatever its identifier is
 HOT = ("serious", "critical")  # ProcessInfo.ThermalState, from which on iOS throttles
 
 
@@ -25,7 +26,7 @@ class Ios:
     """The kind of device that is connected to this Mac, or to this computer's usbmuxd."""
 
     usage = "ios:UDID or ios:all"
-    takes = ("runs", "warmup", "threads", "timeout_s", "cooldown_s", "ios_app", "keep")
+    takes = ("runs", "warmup", "threads", "timeout_s", "cooldown_s", "ios_app", "ios_app_id", "keep")
 
     def __init__(self, tool: Devicectl | None = None, elsewhere: Callable[[], list[Description]] = describe) -> None:
         self.tool, self.elsewhere = tool or Devicectl(), elsewhere
@@ -40,13 +41,13 @@ class Ios:
             raise InputError(f"`device` ios names no device; give {self.usage}")
         if not self.tool.available():
             raise InputError(f"`device` ios:{which}: measuring an iPhone needs {NEEDS}")
-        _check_options(options)
+        app = _identifier(options)
         if which != "all":
-            return [Iphone(self.tool, which)]
+            return [Iphone(self.tool, which, app)]
         there = [facts for facts in self._list() if not facts.simulated and facts.connection != "unavailable"]
         if not there:
             raise InputError(f"no iPhone is connected; plug one in, unlock it and trust this Mac, then see  {LIST}")
-        return [Iphone(self.tool, facts.name) for facts in there]
+        return [Iphone(self.tool, facts.name, app) for facts in there]
 
     def _list(self) -> list[IphoneFacts]:
         try:
@@ -66,31 +67,35 @@ def _description(facts: IphoneFacts) -> Description:
     return Description(f"ios:{facts.name}", facts.state, facts.model, chip, facts.architecture, system)
 
 
-def _check_options(options: MeasureOptions) -> None:
+def _identifier(options: MeasureOptions) -> str:
+    """Return the demo app's identifier, which each developer may have to choose anew: Apple's are unique."""
     if options.ios_app is None:
-        return
-    identifier = _bundle_identifier(options.ios_app)
-    if identifier is None:
+        return options.ios_app_id or APP
+    facts = _info(options.ios_app)
+    found = facts.get("CFBundleIdentifier")
+    if not isinstance(found, str) or not found:
         raise InputError(f"`ios_app` {options.ios_app}: not an app; give the folder DEMO.app that Xcode built")
-    if identifier != APP:
-        raise InputError(f"`ios_app` {options.ios_app}: this is {identifier}; give a build of {APP}")
+    if found != APP and facts.get("CFBundleExecutable") != EXECUTABLE:
+        raise InputError(f"`ios_app` {options.ios_app}: this is {found}; give a build of the demo app")
+    if options.ios_app_id not in (None, found):
+        raise InputError(f"`ios_app_id` is {options.ios_app_id}, but `ios_app` is {found}; give one of them")
+    return found
 
 
-def _bundle_identifier(app: Path) -> str | None:
+def _info(app: Path) -> dict[str, Any]:
     try:
         facts = plistlib.loads((app / "Info.plist").read_bytes())
     except (OSError, ValueError, plistlib.InvalidFileException):
-        return None
-    found = facts.get("CFBundleIdentifier") if isinstance(facts, dict) else None
-    return found if isinstance(found, str) else None
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 class Iphone:
     """One iPhone, iPad or Simulator."""
 
-    def __init__(self, tool: Devicectl, udid: str) -> None:
+    def __init__(self, tool: Devicectl, udid: str, app: str = APP) -> None:
         self.name = f"ios:{udid}"
-        self.link = DevicectlLink(tool, udid)
+        self.link = DevicectlLink(tool, udid, app)
         self.app = App(self.link)
         self.keep = False
 

@@ -33,7 +33,10 @@ NOT_CONNECTED = f"it is not connected; plug it in and unlock it, or see  {LIST}"
 UNTRUSTED = "it doesn't trust this Mac yet; unlock it and accept, or pair it in Xcode's Devices and Simulators"
 DEVELOPER_MODE = "its Developer Mode is off; switch it on in Settings → Privacy & Security, and restart it"
 LOCKED = "it is locked; unlock it, and set Settings → Display & Brightness → Auto-Lock to Never while measuring"
-NOT_INSTALLED = f"the demo app {APP} is not installed on it; build it in Xcode, or give `ios_app` its folder"
+NOT_INSTALLED = (
+    "the demo app is not installed on it; build it in Xcode, or give `ios_app` its folder; `ios_app_id` is for an "
+    f"identifier other than {APP}"
+)
 FULL = "it is full; free some space on it"
 # Of a chain of errors, whichever comes first here is what to tell; a locked phone, for one, also fails to mount.
 CAUSES: Sequence[tuple[str, int, str]] = (
@@ -177,8 +180,8 @@ def _read(path: Path) -> Mapping[str, Any]:
 class DevicectlLink:
     """One phone, through devicectl. Every method raises DeviceFailed when it can't be reached."""
 
-    def __init__(self, tool: Devicectl, name: str) -> None:
-        self.tool, self.name = tool, name
+    def __init__(self, tool: Devicectl, name: str, app: str = APP) -> None:
+        self.tool, self.name, self.app = tool, name, app
 
     def ask(
         self, *verb: str, args: Sequence[str] = (), timeout_s: float = ANSWER_S, stop: threading.Event | None = None
@@ -201,7 +204,7 @@ class DevicectlLink:
     def send(self, local: Path, remote: str) -> None:
         """Copy a file into the app's container; devicectl skips one that has not changed."""
         wait = ANSWER_S + local.stat().st_size / SLOWEST_COPY
-        args = ["--source", str(local), "--destination", remote, *CONTAINER]
+        args = ["--source", str(local), "--destination", remote, *self._container()]
         self.need(f"{local.name} can't be copied to it", "device", "copy", "to", args=args, timeout_s=wait)
 
     def fetch(self, remote: str) -> bytes | None:
@@ -209,7 +212,7 @@ class DevicectlLink:
         with tempfile.TemporaryDirectory(prefix="lorarar-") as folder:
             local = Path(folder) / "file"
             answer = self.ask(
-                *("device", "copy", "from"), args=["--source", remote, "--destination", str(local), *CONTAINER]
+                *("device", "copy", "from"), args=["--source", remote, "--destination", str(local), *self._container()]
             )
             if answer.well and local.is_file():
                 return local.read_bytes()
@@ -217,6 +220,6 @@ class DevicectlLink:
             return None
         raise DeviceFailed(cause(answer) or f"{remote} can't be copied from it ({answer.last_words}); measure again")
 
-
-# The files are then the app's own, which can remove them.
-CONTAINER = ("--user", "mobile", "--domain-type", "appDataContainer", "--domain-identifier", APP)
+    def _container(self) -> Sequence[str]:
+        """Return the app's container as a place; the files are then its own, which it can remove."""
+        return ("--user", "mobile", "--domain-type", "appDataContainer", "--domain-identifier", self.app)

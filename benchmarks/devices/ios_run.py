@@ -26,7 +26,7 @@ from pathlib import Path
 
 from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
 from benchmarks.devices.ios_link import NOT_INSTALLED, DevicectlLink, DevicectlOutput, at, cause
-from benchmarks.devices.phone import ANSWER_S, APP, SLOWEST_COPY, not_finished, signal_name, wait_until
+from benchmarks.devices.phone import ANSWER_S, SLOWEST_COPY, not_finished, signal_name, wait_until
 from runtime_py.hashes import file_sha256
 
 HOME = "Documents/benchmark"
@@ -65,10 +65,10 @@ class App:
             self._launch_to_clean()  # its first launch makes its container; a plan that was killed left its files
 
     def _find(self) -> str | None:
-        args = ["--bundle-id", APP]
+        args = ["--bundle-id", self.link.app]
         apps = self.link.need("its apps can't be listed", "device", "info", "apps", args=args).get("apps")
-        found = [at(app, "url") for app in apps if at(app, "bundleIdentifier") == APP] if isinstance(apps, list) else []
-        return next((str(url) for url in found if url), None)
+        ours = [app for app in apps if at(app, "bundleIdentifier") == self.link.app] if isinstance(apps, list) else []
+        return next((str(at(app, "url")) for app in ours if at(app, "url")), None)
 
     def copy(self, files: Mapping[str, Path], name: str) -> None:
         """Make Documents/benchmark/NAME hold these files. Raises DeviceFailed when they don't fit or don't arrive."""
@@ -98,7 +98,7 @@ class App:
     def _launch(self, arguments: list[str], limit: float, watch: Watch) -> tuple[bool, DevicectlOutput]:
         """Launch the app and wait for its end; return whether that came in time, and what devicectl gave."""
         stop = threading.Event()
-        args = ["--console", "--terminate-existing", APP, "--", *arguments]
+        args = ["--console", "--terminate-existing", self.link.app, "--", *arguments]
         with ThreadPoolExecutor(1) as pool:
             # The watch below ends it in time; this limit is only for a devicectl that doesn't end either.
             running = pool.submit(self.link.ask, *LAUNCH, args=args, timeout_s=limit + 2 * ANSWER_S, stop=stop)
@@ -143,11 +143,12 @@ class App:
         """Remove what this plan put there. Raises DeviceFailed when something is left."""
         try:
             if self.ours and self._find() is not None:
-                self.link.need(f"{APP} can't be uninstalled", "device", "uninstall", "app", args=[APP])
+                what = f"{self.link.app} can't be uninstalled"
+                self.link.need(what, "device", "uninstall", "app", args=[self.link.app])
             elif self.sent and not self.ours:
                 self._launch_to_clean()
                 if self.link.fetch(next(iter(self.sent))) is not None:
-                    raise DeviceFailed(f"the demo app didn't remove it; delete {APP} from the phone")
+                    raise DeviceFailed(f"the demo app didn't remove it; delete {self.link.app} from the phone")
         except DeviceFailed as error:
             raise DeviceFailed(f"{'the demo app' if self.ours else HOME} is still there: {error}") from None
         self.ours, self.folder, self.sent = False, None, {}
@@ -172,7 +173,9 @@ def _reason(answer: DevicectlOutput) -> DeviceFailed:
             f"the demo app crashed ({signal_name(int(ended[1]))}); Xcode's Devices and Simulators has its crash log"
         )
     if answer.faults:
-        return DeviceFailed(cause(answer) or f"{APP} can't be launched ({answer.last_words}); launch it by hand once")
+        return DeviceFailed(
+            cause(answer) or f"the demo app can't be launched ({answer.last_words}); launch it by hand once"
+        )
     return DeviceFailed(
         f"the demo app ended without a record ({answer.last_words}); install its build of this version of the project"
     )

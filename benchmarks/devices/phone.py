@@ -28,7 +28,7 @@ from runtime_py.hashes import file_sha256
 
 LIST = "lorarar bench device --list"
 APP = "org.lorarar.demo"
-"""The demo app's identifier, on Android and on iOS."""
+"""The demo app's identifier, on Android and, unless it was built with another one, on iOS."""
 # For a short command: a phone under load takes seconds for a dumpsys, and the first devicectl command to a phone mounts
 # its developer disk image.
 ANSWER_S = 60.0

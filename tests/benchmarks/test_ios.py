@@ -24,7 +24,7 @@ from devices.replay import hangs
 from records import RECORD
 
 from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
-from benchmarks.devices.ios import Iphone
+from benchmarks.devices.ios import Ios, Iphone
 from benchmarks.devices.ios_link import DevicectlOutput
 from benchmarks.devices.plan import PlanTask, run_plan
 from benchmarks.record import MAX_RECORD_BYTES, NOT_COMPARED, check_record, paper_figure
@@ -132,6 +132,21 @@ def test_the_app_is_installed_once_and_told_to_clean_up_first(bundle: Bundle, tm
     assert phone.called("install app") == [f"device install app --device {UDID} {tmp_path}/Demo.app"]
     launches = [call.partition(" -- ")[2].split()[0] for call in phone.called("process launch")]
     assert launches == ["--benchmark-clean", "--benchmark", "--benchmark"]
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+def test_an_app_may_have_an_identifier_of_its_own(bundle: Bundle, tmp_path: Path, is_given: bool) -> None:
+    """Apple's identifiers belong to one team each: that of the build is taken, or the option's."""
+    own, known = "org.example.mine", json.dumps(answer("apps").document)
+    apps = replace(answer("apps"), document=json.loads(known.replace("org.lorarar.demo", own)))
+    phone = ReplayedIphone(bundle, {"info apps": apps})
+    options = replace(QUICK, ios_app=app_folder(tmp_path / "Demo.app", own)) if is_given else QUICK
+    (device,) = Ios(phone).open(UDID, options if is_given else replace(QUICK, ios_app_id=own))
+    device.measure(bundle, "hypernet", options, Watch())
+    device.close()
+    for command in ("info apps", "process launch", "copy to", "copy from"):
+        assert phone.called(command) and all(own in call for call in phone.called(command)), command
+    assert not phone.called("org.lorarar.demo")
 
 
 def test_an_app_that_devicectl_lost_sight_of_is_waited_for(bundle: Bundle) -> None:

@@ -73,7 +73,10 @@ def test_off_a_mac_phones_are_listed_and_not_measured() -> None:
     ("make", "said"),
     [
         (lambda folder: None, "a.app: not an app; give the folder"),
-        (lambda folder: app_folder(folder, "com.example.other"), "this is com.example.other; give a build of org.lor"),
+        (
+            lambda folder: app_folder(folder, "com.example.a", "Other"),
+            "this is com.example.a; give a build of the demo app",
+        ),
         (lambda folder: folder.mkdir() or (folder / "Info.plist").write_text("x"), "not an app"),
         (lambda folder: folder.mkdir() or (folder / "Info.plist").write_bytes(plistlib.dumps([1])), "not an app"),
     ],
@@ -82,6 +85,12 @@ def test_another_app_is_refused(tmp_path: Path, make: Callable[[Path], object], 
     make(tmp_path / "a.app")
     with pytest.raises(InputError, match=said):
         Ios(ReplayedIphone()).open("all", MeasureOptions(ios_app=tmp_path / "a.app"))
+
+
+def test_two_identifiers_are_refused(tmp_path: Path) -> None:
+    options = MeasureOptions(ios_app=app_folder(tmp_path / "a.app", "com.example.mine"), ios_app_id="com.example.other")
+    with pytest.raises(InputError, match=r"`ios_app_id` is com.example.other, but `ios_app` is com.example.mine"):
+        Ios(ReplayedIphone()).open("1", options)
 
 
 # The command, with a program in xcrun's place.

@@ -18,6 +18,7 @@ from ios.app import SOURCES, compile_modules, darwin_modules, type_check, type_c
 from ios.swift import DEMO, PACKAGE, ROOT
 
 from benchmarks.devices import ios_run
+from benchmarks.devices.ios import EXECUTABLE
 from benchmarks.devices.phone import APP
 from export.targets import APPS, find_target
 
@@ -64,8 +65,27 @@ def test_sentences_are_found_in_swift() -> None:
     assert set(sentences.sentences(CODE)) == found
 
 
+# What SwiftUI does not look up in a catalog by itself: a value, a computed text, a format.
+_BARE = re.compile(r'(?:value: |\?\? |return |case \.\w+: |String\(format: |told\()"((?:[^"\\]|\\.)*)"')
+
+
+def bare_texts(swift: str) -> list[str]:
+    """Return the literals of a screen that show words and no catalog translates; names of symbols have no space."""
+    found = [re.sub(r"\\\(.*?\)|%[.\d]*\w", "", text) for text in _BARE.findall(swift)]
+    return [text for text in found if re.search(r"[a-z]{3,}", text) and ("." not in text or " " in text)]
+
+
+def test_no_word_of_a_screen_is_outside_the_catalog() -> None:
+    assert bare_texts('LabeledContent("a", value: "not told \\(n)") case .failed: "NOT equal"') == [
+        "not told ",
+        "NOT equal",
+    ]
+    for path in sorted(SOURCES.glob("*.swift")):
+        assert bare_texts(path.read_text(encoding="utf-8")) == [], f"{path.name}: write Sentence(…).localized"
+
+
 MISTAKES = {
-    "a case that there is not": ("CheckView.swift", 'case .failed: "NOT', 'case .broken: "NOT'),
+    "a case that there is not": ("CheckView.swift", 'case .failed: Sentence("NOT', 'case .broken: Sentence("NOT'),
     "a name of the model": ("GenerateView.swift", "startDrawing()", "startPainting()"),
     "another type": ("MergeView.swift", "$model[strength: lora]", "$model[strength: lora.name]"),
     "a modifier that there is not": ("AboutView.swift", '.navigationTitle("About")', '.navigationHeadline("About")'),
@@ -176,7 +196,10 @@ def test_every_key_is_one_of_xcodegens(project: dict[str, Any]) -> None:
 
 def test_the_app_is_the_one_that_the_rest_of_the_project_looks_for(project: dict[str, Any]) -> None:
     (target,) = project["targets"].values()
-    assert target["settings"]["base"]["PRODUCT_BUNDLE_IDENTIFIER"] == APP == "org.lorarar.demo"
+    # An identifier belongs to one team: XcodeGen takes the environment's, and Xcode the default where there is none.
+    assert target["settings"]["base"]["PRODUCT_BUNDLE_IDENTIFIER"] == "${LORARAR_BUNDLE_ID}"
+    assert project["settings"]["base"]["LORARAR_BUNDLE_ID"] == APP == "org.lorarar.demo"
+    assert list(project["targets"]) == [EXECUTABLE]
     assert project["options"]["deploymentTarget"] == {"iOS": "17.0"}
     assert target["entitlements"]["properties"] == {"com.apple.developer.kernel.increased-memory-limit": True}
     folders = {source["path"]: source for source in target["sources"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 from android.exported import write_refused_loras
 from bundle_mutations import MUTATIONS as BUNDLE_MUTATIONS
-from bundle_mutations import RAW
+from bundle_mutations import PIPELINE_MUTATIONS, RAW
 from contradictions import CONTRADICTIONS, write_contradiction
 from ios.swift import Ran, execute
 from ios.tool import CONTENT, GOLDEN, MEMORY, STYLE, tool
 from lora_mutations import MUTATIONS as LORA_MUTATIONS
 from safetensors.numpy import load_file
+from stand_in import make_bundle
 
 from lorarar.errors import InputError
 from lorarar.lora import read_lora
@@ -49,6 +51,31 @@ def test_hostile_bundles_are_refused(products: Path, golden_bundle: Path, name: 
         assert ran.code == 1 and "\tnot_run\t" in ran.out, ran.out + ran.err
     else:
         assert "hypernet" in refused(ran) or "manifest" in ran.err or "coreml" in ran.err
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a whole bundle of stand-ins, which no runtime opens."""
+    return make_bundle(tmp_path_factory.mktemp("stand-in") / "bundle")
+
+
+@pytest.mark.parametrize("name", PIPELINE_MUTATIONS)
+def test_hostile_pipelines_are_refused_before_anything_runs(
+    products: Path, pipeline: Path, tmp_path: Path, name: str
+) -> None:
+    """Where parts don't fit together, the sentence names the part that Python names."""
+    copy = Path(shutil.copytree(pipeline, tmp_path / "bundle"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    mutate, said = PIPELINE_MUTATIONS[name]
+    mutate(copy, manifest)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    ran = tool(products, "check", copy)
+    if said == "not a golden file":
+        assert ran.code == 1 and "\tnot_run\t" in ran.out, ran.out + ran.err
+    elif "'s " in said:
+        assert f"{said} doesn't fit the other parts" in refused(ran)
+    else:
+        assert "/manifest.json: $." in refused(ran)
 
 
 @pytest.mark.parametrize("name", CONTRADICTIONS)

@@ -14,7 +14,7 @@ struct AboutView: View {
                 }
                 Section("First load") {
                     ForEach(model.loadTimes, id: \.component) { times in
-                        LabeledContent(times.component, value: Self.seconds(times))
+                        LabeledContent(times.component, value: Self.seconds(times).localized)
                     }
                 }
                 Section("What is measured") {
@@ -42,10 +42,12 @@ struct AboutView: View {
             LabeledContent("Base", value: manifest.base)
             LabeledContent("Made for", value: "\(manifest.target.rawValue), \(manifest.precision.rawValue)")
             LabeledContent(
-                "LoRAs", value: "up to \(manifest.layout.loras), of rank \(manifest.layout.stackedRank) together")
+                "LoRAs",
+                value: Sentence("up to \(manifest.layout.loras), of rank \(manifest.layout.stackedRank) together")
+                    .localized)
             if let hypernetwork = manifest.hypernetwork {
                 LabeledContent("Hypernetwork", value: hypernetwork.source)
-                LabeledContent("Keys and values", value: hypernetwork.kvRule.rawValue)
+                LabeledContent("Keys and values", value: Self.words(hypernetwork.kvRule).localized)
             }
             if let warning = model.warning {
                 Label(warning.localized, systemImage: "exclamationmark.triangle")
@@ -59,8 +61,13 @@ struct AboutView: View {
         }
     }
 
-    private static func seconds(_ times: LoadTimes) -> String {
-        let compile = times.compileSeconds.map { String(format: ", %.2f s of it compiling", $0) } ?? ""
-        return String(format: "%.2f s", times.totalSeconds) + compile
+    private static func words(_ rule: KvRule) -> Sentence {
+        rule == .average ? Sentence("average") : Sentence("sum")
+    }
+
+    private static func seconds(_ times: LoadTimes) -> Sentence {
+        let total = String(format: "%.2f", times.totalSeconds)
+        guard let compile = times.compileSeconds else { return Sentence("\(total) s") }
+        return Sentence("\(total) s, \(String(format: "%.2f", compile)) s of it compiling")
     }
 }

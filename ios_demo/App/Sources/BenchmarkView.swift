@@ -21,11 +21,11 @@ struct BenchmarkView: View {
                     Picker("Processors", selection: $units) {
                         Text("those the part is made for").tag(ComputeUnits?.none)
                         ForEach(ComputeUnits.allCases, id: \.self) { units in
-                            Text(units.title).tag(ComputeUnits?.some(units))
+                            Text(units.title.localized).tag(ComputeUnits?.some(units))
                         }
                     }
                     Stepper("Runs: \(runs)", value: $runs, in: 1...200)
-                    LabeledContent("Thermal state", value: DeviceFacts.thermalState ?? "not told")
+                    LabeledContent("Thermal state", value: thermalState.localized)
                     Button("Measure") { measure() }
                         .disabled(model.isWorking)
                     WorkRow()
@@ -42,6 +42,16 @@ struct BenchmarkView: View {
         }
     }
 
+    private var thermalState: Sentence {
+        switch DeviceFacts.thermalState {
+        case "nominal": Sentence("nominal")
+        case "fair": Sentence("fair")
+        case "serious": Sentence("serious")
+        case "critical": Sentence("critical")
+        default: Sentence("not told")
+        }
+    }
+
     private func measure() {
         let plan = BenchmarkPlan(component: component, runs: runs, units: units)
         model.startBenchmark(plan) { await PhoneBattery.now() }
@@ -54,7 +64,7 @@ private struct RecordSection: View {
     var body: some View {
         Section("Record") {
             ForEach(record.numbers) { number in
-                LabeledContent(number.name, value: number.value)
+                LabeledContent(number.name.localized, value: number.value.localized)
             }
             ShareLink(item: record.text) {
                 Label("Share the record", systemImage: "square.and.arrow.up")
@@ -64,12 +74,12 @@ private struct RecordSection: View {
 }
 
 extension ComputeUnits {
-    fileprivate var title: String {
+    fileprivate var title: Sentence {
         switch self {
-        case .all: "all"
-        case .cpuAndNeuralEngine: "CPU and Neural Engine"
-        case .cpuAndGPU: "CPU and GPU"
-        case .cpuOnly: "CPU"
+        case .all: Sentence("all")
+        case .cpuAndNeuralEngine: Sentence("CPU and Neural Engine")
+        case .cpuAndGPU: Sentence("CPU and GPU")
+        case .cpuOnly: Sentence("CPU")
         }
     }
 }

@@ -32,14 +32,9 @@ private struct CheckRowView: View {
         VStack(alignment: .leading, spacing: 4) {
             Label(row.component, systemImage: symbol)
                 .font(.headline)
-            Text(verdict)
-            if let psnr = row.psnrDb, let worst = row.worst {
-                Text(String(format: "PSNR %.1f dB of at least %.0f", psnr, row.tolerance.psnrDb))
-                Text(String(format: "largest error %.1e of at most %.1e", worst.maxError, row.tolerance.maxError))
-                if let delta = row.delta {
-                    Text(String(format: "the LoRAs' effect: gain %.4f, cosine %.4f", delta.gain, delta.cosine))
-                }
-                Text(String(format: "loaded in %.2f s, ran in %.3f s", row.loadSeconds, row.runSeconds))
+            Text(verdict.localized)
+            ForEach(details, id: \.self) { detail in
+                Text(detail.localized)
             }
             if let reason = row.reason {
                 Text(reason.localized).foregroundStyle(.secondary)
@@ -49,12 +44,29 @@ private struct CheckRowView: View {
         .accessibilityElement(children: .combine)
     }
 
-    private var verdict: String {
+    private var verdict: Sentence {
         switch row.status {
-        case .passed: "equal to PyTorch within the tolerance"
-        case .failed: "NOT equal to PyTorch"
-        case .notRun: "could not be run"
+        case .passed: Sentence("equal to PyTorch within the tolerance")
+        case .failed: Sentence("NOT equal to PyTorch")
+        case .notRun: Sentence("could not be run")
         }
+    }
+
+    /// What was measured; nothing of a part that could not be run.
+    private var details: [Sentence] {
+        guard let psnr = row.psnrDb, let worst = row.worst else { return [] }
+        func told(_ format: String, _ value: Double) -> String { String(format: format, value) }
+        let allowed = row.tolerance
+        var found = [
+            Sentence("PSNR \(told("%.1f", psnr)) dB of at least \(told("%.0f", allowed.psnrDb))"),
+            Sentence("largest error \(told("%.1e", worst.maxError)) of at most \(told("%.1e", allowed.maxError))"),
+        ]
+        if let delta = row.delta {
+            let (gain, cosine) = (told("%.4f", delta.gain), told("%.4f", delta.cosine))
+            found.append(Sentence("the LoRAs' effect: gain \(gain), cosine \(cosine)"))
+        }
+        let (load, run) = (told("%.2f", row.loadSeconds), told("%.3f", row.runSeconds))
+        return found + [Sentence("loaded in \(load) s, ran in \(run) s")]
     }
 
     private var symbol: String {

@@ -17,8 +17,8 @@ struct CoefficientChart: View {
     private var points: [Point] {
         coefficients.enumerated().flatMap { layer, values in
             [
-                Point(layer: layer, role: "content", spread: values.content),
-                Point(layer: layer, role: "style", spread: values.style),
+                Point(layer: layer, role: Sentence("content").localized, spread: values.content),
+                Point(layer: layer, role: Sentence("style").localized, spread: values.style),
             ]
         }
     }
@@ -40,13 +40,13 @@ struct CoefficientChart: View {
         .chartYAxisLabel("coefficient")
         .frame(minHeight: 220)
         .accessibilityLabel("Coefficients of \(coefficients.count) layers")
-        .accessibilityValue(summary)
+        .accessibilityValue(summary.localized)
     }
 
-    private var summary: String {
+    private var summary: Sentence {
         func middle(_ values: [Float]) -> String { String(format: "%.2f", values.sorted()[values.count / 2]) }
-        guard !coefficients.isEmpty else { return "none" }
-        return "median of the content \(middle(coefficients.map(\.content.median))), "
-            + "of the style \(middle(coefficients.map(\.style.median)))"
+        guard !coefficients.isEmpty else { return Sentence("none") }
+        let (content, style) = (coefficients.map(\.content.median), coefficients.map(\.style.median))
+        return Sentence("median of the content \(middle(content)), of the style \(middle(style))")
     }
 }

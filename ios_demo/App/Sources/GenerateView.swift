@@ -6,12 +6,17 @@ import SwiftUI
 struct GenerateView: View {
     @Environment(DemoModel.self) private var model
 
+    private var guidance: String { String(format: "%.1f", model.request.guidance) }
+
     var body: some View {
         @Bindable var model = model
         NavigationStack {
             Form {
                 Section("Prompt") {
-                    TextField("Prompt", text: $model.request.prompt, axis: .vertical)
+                    TextField("Prompt", text: $model.prompt, axis: .vertical)
+                    if let hint = model.hint {
+                        Label(hint.localized, systemImage: "questionmark.bubble")
+                    }
                     Button("Use the LoRAs' own words") { self.model.useOwnWords() }
                 }
                 Section {
@@ -21,17 +26,18 @@ struct GenerateView: View {
                             .keyboardType(.numberPad)
                             .multilineTextAlignment(.trailing)
                     }
-                    LabeledContent("Guidance", value: String(format: "%.1f", model.request.guidance))
+                    LabeledContent("Guidance", value: guidance)
                     Slider(value: $model.request.guidance, in: 1...12, step: 0.5) { Text("Guidance") }
+                        .accessibilityValue(guidance)
                     Toggle("Guidance without LoRAs", isOn: $model.request.guidanceWithoutLora)
                 }
                 if model.hasPair {
                     Section {
                         Toggle("Begin with each LoRA alone", isOn: $model.isComposed)
                         if model.isComposed {
-                            LabeledContent("Subject") { TextField("Subject", text: $model.composedStart.subject) }
+                            LabeledContent("Subject") { TextField("Subject", text: $model.subject) }
                             LabeledContent("Its class") {
-                                TextField("Its class", text: $model.composedStart.subjectClass)
+                                TextField("Its class", text: $model.subjectClass)
                             }
                         }
                     } footer: {
@@ -78,7 +84,7 @@ private struct PictureSection: View {
                 Label(note.localized, systemImage: "info.circle")
             }
             ForEach(picture.drawn.seconds, id: \.name) { stage in
-                LabeledContent(stage.name, value: String(format: "%.2f s", stage.seconds))
+                LabeledContent(stage.name.localized, value: String(format: "%.2f s", stage.seconds))
             }
         }
     }

@@ -9,6 +9,8 @@ struct LoraPicker: View {
     let loras: [LibraryLora]
     let picked: [LibraryLora]
     let pick: @MainActor (LibraryLora) -> Void
+    @State private var isRemoving = false
+    @State private var asked: LibraryLora?
     @Environment(DemoModel.self) private var model
 
     var body: some View {
@@ -19,6 +21,11 @@ struct LoraPicker: View {
                 }
             }
             .padding(.vertical, 4)
+        }
+        .confirmationDialog(
+            "Remove the file from this app?", isPresented: $isRemoving, titleVisibility: .visible, presenting: asked
+        ) { lora in
+            Button("Remove \(lora.name)", role: .destructive) { model.remove(lora) }
         }
     }
 
@@ -31,7 +38,7 @@ struct LoraPicker: View {
         .buttonStyle(.plain)
         .contextMenu {
             if lora.isImported {
-                Button("Remove", role: .destructive) { model.remove(lora) }
+                Button("Remove…", role: .destructive) { (asked, isRemoving) = (lora, true) }
             }
         }
     }
@@ -47,7 +54,11 @@ struct ImportButton: View {
         Button {
             isImporting = true
         } label: {
-            Label("Import a \(role.rawValue) LoRA…", systemImage: "square.and.arrow.down")
+            if role == .content {
+                Label("Import a content LoRA…", systemImage: "square.and.arrow.down")
+            } else {
+                Label("Import a style LoRA…", systemImage: "square.and.arrow.down")
+            }
         }
         .disabled(model.isImporting)
         .fileImporter(isPresented: $isImporting, allowedContentTypes: [.data, .folder]) { result in

@@ -7,6 +7,7 @@ import UniformTypeIdentifiers
 /// Opening, then the five screens; or what is wrong with the bundle.
 struct RootView: View {
     @Environment(DemoModel.self) private var model
+    @Environment(\.scenePhase) private var phase
 
     var body: some View {
         @Bindable var model = model
@@ -21,6 +22,9 @@ struct RootView: View {
         .onChange(of: model.isWorking) {
             // A phone that goes to sleep stops a drawing of minutes.
             UIApplication.shared.isIdleTimerDisabled = self.model.isWorking
+        }
+        .onChange(of: phase) {
+            self.model.setInView(phase == .active)
         }
         .onReceive(NotificationCenter.default.publisher(for: UIApplication.didReceiveMemoryWarningNotification)) { _ in
             self.model.freeMemory()

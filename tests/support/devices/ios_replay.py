@@ -52,10 +52,11 @@ def app_record(bundle: Bundle, /, **changes: Any) -> dict[str, Any]:
     return record | changes
 
 
-def app_folder(folder: Path, identifier: str = "org.lorarar.demo") -> Path:
+def app_folder(folder: Path, identifier: str = "org.lorarar.demo", executable: str = "LoraRarDemo") -> Path:
     """What Xcode builds, as far as it is looked at here."""
     folder.mkdir()
-    (folder / "Info.plist").write_bytes(plistlib.dumps({"CFBundleIdentifier": identifier}))
+    facts = {"CFBundleIdentifier": identifier, "CFBundleExecutable": executable}
+    (folder / "Info.plist").write_bytes(plistlib.dumps(facts))
     return folder
 
 

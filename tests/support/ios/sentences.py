@@ -18,7 +18,7 @@ from typing import Any
 from ios.swift import DEMO, PACKAGE
 
 CATALOG = DEMO / "App" / "Localizable.xcstrings"
-SOURCES = tuple(PACKAGE / "Sources" / name for name in ("Merger", "DemoCore"))
+SOURCES = (PACKAGE / "Sources" / "Merger", PACKAGE / "Sources" / "DemoCore", DEMO / "App" / "Sources")
 STAGES = re.compile(r'(?:report\(|WorkProgress\(stage: |await perform\()"([^"]+)"')
 START = re.compile(r'//.*|"')  # of a comment, or of a literal
 PLUS = re.compile(r'\s*\+\s*"')
@@ -43,7 +43,7 @@ def keys() -> list[str]:
             text = path.read_text(encoding="utf-8")
             found.update(STAGES.findall(text))
             found.update(sentences(text))
-    return sorted(key for key in found if re.search("[a-z]", key))
+    return sorted(key for key in found if re.search("[A-Za-z]", key))
 
 
 def sentences(text: str) -> Iterator[str]:

@@ -12,9 +12,9 @@ public final class DemoModel {
     public private(set) var loadTimes: [LoadTimes] = []
     public private(set) var contents: [LibraryLora] = []
     public private(set) var styles: [LibraryLora] = []
-    public private(set) var content: LibraryLora?
-    public private(set) var style: LibraryLora?
-    public private(set) var others: [LibraryLora] = []  // beside these two, where the bundle has room
+    public internal(set) var content: LibraryLora?
+    public internal(set) var style: LibraryLora?
+    public internal(set) var others: [LibraryLora] = []  // beside these two, where the bundle has room
     public var request = Request(prompt: "", steps: 25, guidance: 5)
     /// Whether a pair's first steps are drawn with each LoRA alone.
     public var isComposed = true
@@ -40,11 +40,12 @@ public final class DemoModel {
 
     public let places: Places
     private let engine: LoraRarPipeline
+    private let gate = WorkGate()
     private let library: LoraLibrary
     private var task: Task<Void, Never>?
     private var merging: Task<Void, any Error>?
     private(set) var measuring: Task<Void, Never>?
-    private var strengths: [LibraryLora.ID: Float] = [:]
+    var strengths: [LibraryLora.ID: Float] = [:]
     private var mergedFiles: [URL]?  // those that the engine has; nil where it must take them anew
     private var isStarted = false
 
@@ -53,7 +54,7 @@ public final class DemoModel {
         memory: @escaping ModelStore.Memory = DeviceFacts.availableMemory
     ) {
         self.places = places
-        engine = LoraRarPipeline(options, runtimes: runtimes, memory: memory)
+        engine = LoraRarPipeline(options, runtimes: runtimes, memory: memory, gate: gate)
         library = LoraLibrary(places)
     }
 
@@ -61,30 +62,15 @@ public final class DemoModel {
     public var isMerging: Bool { merging != nil }
     /// The picked LoRAs, in the order of their roles.
     public var picked: [LibraryLora] { [content, style].compactMap { $0 } + others }
-    public var pickedNames: String { picked.map(\.name).joined(separator: " + ") }
-    public var canPickOthers: Bool { hasPair && picked.count < (manifest?.layout.loras ?? 0) }
-    /// Those that can be picked beside a content and a style.
-    public var candidates: [LibraryLora] { (contents + styles).filter { $0 != content && $0 != style } }
-    /// One sentence for each picked LoRA that the bundle does not take whole.
-    public var leftOut: [Sentence] { carried.compactMap(\.warning) }
-    /// What reading the picked LoRAs warned of.
-    public var warnings: [Sentence] { merged?.warnings ?? [] }
-    public var canDraw: Bool { manifest?.pipeline != nil && !isWorking }
-    public var bundleNames: [String] { places.bundles.map(\.lastPathComponent) }
-    /// What must be said beside every coefficient of an untrained hypernetwork.
-    public var warning: Sentence? {
-        guard let hypernetwork = manifest?.hypernetwork, !hypernetwork.trained else { return nil }
-        return Sentence("The hypernetwork is untrained: its coefficients mean nothing.")
-    }
-    public var componentNames: [String] { manifest?.components.map(\.name) ?? [] }
-    public var hasPair: Bool { content != nil && style != nil }
-
     /// Opens the first bundle, once: a view may ask again with each of its branches.
     public func start() async {
         guard !isStarted else { return }
         isStarted = true
         places.removeUnfinished()
-        await open()
+        let kept = Remembered.read(places)
+        await open(kept?.bundle)
+        if case .failed = stage, kept != nil { await open() }
+        if let kept, stage == .ready, kept.bundle == bundleName { restore(kept) }
     }
 
     /// Opens a bundle (without a name the first one that this device runs), and finds the LoRAs. Nothing is done while
@@ -136,7 +122,9 @@ public final class DemoModel {
             do {
                 manifest = try await engine.open(folder, progress: report)
                 return folder
-            } catch let error as InputError {
+            } catch is CancellationError {
+                throw CancellationError()
+            } catch {
                 fault = fault ?? error
             }
         }
@@ -206,19 +194,13 @@ public final class DemoModel {
         }
     }
 
-    /// Words the prompt, and what it calls the content, as the picked LoRAs were trained.
-    public func useOwnWords() {
-        request.prompt = LoraLibrary.prompt(content: content, style: style)
-        composedStart = LoraLibrary.composedStart(content)
-    }
-
     /// Draws with the picked LoRAs; with the base model where none is picked. A prompt that a composed start can't be
     /// made of is drawn without one.
     public func generate() async {
         await perform("drawing") { model in
             try await model.follow()
             var wanted = model.request
-            let isAsked = model.isComposed && model.hasPair
+            let isAsked = model.isComposed && model.hasPair && model.composedStart.isTold
             let fits = model.composedStart.fits(wanted.prompt)
             wanted.composed = isAsked && fits ? model.composedStart : nil
             var picture = try await model.engine.generate(wanted, progress: model.reporter { $0.work = $1 })
@@ -226,9 +208,6 @@ public final class DemoModel {
             model.picture = picture
         }
     }
-
-    private static let notComposed = Sentence(
-        "it did not begin with each LoRA alone: this needs a subject that the prompt has word for word, and its class")
 
     /// One merge at a time: what changes while it runs is taken up at its end.
     private func follow() async throws {
@@ -337,7 +316,7 @@ public final class DemoModel {
         start { await $0.benchmark(plan, battery: battery) }
     }
 
-    private func startMerge() {
+    func startMerge() {
         Task { await merge() }
     }
 
@@ -348,6 +327,13 @@ public final class DemoModel {
     /// The system is short of memory.
     public func freeMemory() {
         engine.freeMemory()
+    }
+
+    /// In the background iOS refuses work for the GPU: no model runs until the app is in view again. There it may end
+    /// the app too, so that what was chosen is kept.
+    public func setInView(_ isInView: Bool) {
+        gate.set(open: isInView)
+        if !isInView, stage == .ready { Remembered(self).write(places) }
     }
 
     private func start(_ work: @escaping @MainActor @Sendable (DemoModel) async -> Void) {

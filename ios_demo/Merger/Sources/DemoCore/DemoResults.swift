@@ -29,9 +29,9 @@ extension DemoModel {
         public let numbers: [Number]
 
         public struct Number: Equatable, Identifiable, Sendable {
-            public let name: String
-            public let value: String
-            public var id: String { name }
+            public let name: Sentence
+            public let value: Sentence
+            public var id: Sentence { name }
         }
     }
 }

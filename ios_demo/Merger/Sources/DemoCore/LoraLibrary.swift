@@ -135,15 +135,16 @@ public struct LoraLibrary: Sendable {
 
     /// The prompt of a merge: the content's words in the style's (paper, appendix A1.3).
     public static func prompt(content: LibraryLora?, style: LibraryLora?) -> String {
-        let subject = composedStart(content).subject
         let style = style?.words ?? ""
-        return style.isEmpty ? subject : "\(subject) in \(style) style"
+        let words = [composedStart(content).subject, style.isEmpty ? "" : "in \(style) style"]
+        return words.filter { !$0.isEmpty }.joined(separator: " ")
     }
 
-    /// What that prompt calls the content, with and without its token.
+    /// What that prompt calls the content, with and without its token; empty where its words are not known.
     public static func composedStart(_ content: LibraryLora?) -> ComposedStart {
-        guard let content, !content.words.isEmpty, !content.classWords.isEmpty else {
-            return ComposedStart(subject: "a sks dog", subjectClass: "a dog")
+        guard let content else { return ComposedStart(subject: "a sks dog", subjectClass: "a dog") }
+        guard !content.words.isEmpty, !content.classWords.isEmpty else {
+            return ComposedStart(subject: "", subjectClass: "")
         }
         return ComposedStart(subject: "a \(content.words)", subjectClass: "a \(content.classWords)")
     }

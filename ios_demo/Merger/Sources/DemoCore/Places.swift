@@ -17,6 +17,8 @@ public struct Places: Equatable, Sendable {
     public var runtimeCache: URL { support.appendingPathComponent("compiled", isDirectory: true) }
     /// Which bundles were verified.
     public var seals: URL { support.appendingPathComponent("seals", isDirectory: true) }
+    /// What was chosen last.
+    var remembered: URL { support.appendingPathComponent("chosen.json") }
     private var ownBundles: URL { documents.appendingPathComponent("bundles", isDirectory: true) }
     var benchmarks: URL { documents.appendingPathComponent("benchmark", isDirectory: true) }
 
@@ -89,7 +91,7 @@ public struct Places: Equatable, Sendable {
     }
 
     /// What makes the bundle that the app looks for.
-    public static let command = "python -m export.pipeline --target coreml --into ios_demo"
+    public static let command = "lorarar export pipeline --target coreml --into ios_demo"
 
     private func folders(_ place: URL) -> [URL] {
         let found = try? FileManager.default.contentsOfDirectory(

@@ -136,10 +136,13 @@ public struct ClipTokenizer: Sendable {
     private func pieces(_ word: String) -> [String] {
         var parts = word.utf8.map { Self.letters[Int($0)] }
         parts[parts.count - 1] += Self.endOfWord
-        while parts.count > 1 {
-            let found = zip(parts, parts.dropFirst()).map { ranks[Pair(left: $0, right: $1)] ?? .max }
-            guard let best = found.min(), best != .max, let at = found.firstIndex(of: best) else { break }
+        func rank(_ at: Int) -> Int { ranks[Pair(left: parts[at], right: parts[at + 1])] ?? .max }
+        var found = parts.indices.dropLast().map(rank)
+        while let best = found.min(), best != .max, let at = found.firstIndex(of: best) {
             parts.replaceSubrange(at...at + 1, with: [parts[at] + parts[at + 1]])
+            found.remove(at: at)
+            if at < found.count { found[at] = rank(at) }
+            if at > 0 { found[at - 1] = rank(at - 1) }
         }
         return parts
     }

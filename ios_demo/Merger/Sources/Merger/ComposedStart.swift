@@ -26,9 +26,12 @@ public struct ComposedStart: Equatable, Sendable {
         }
     }
 
+    /// Whether anything was said of the subject or its class.
+    public var isTold: Bool { !subject.isBlank || !subjectClass.isBlank }
+
     /// Whether the prompt has the subject word for word, and there is a class for it.
     public func fits(_ prompt: String) -> Bool {
-        !subject.isEmpty && !subjectClass.isEmpty && prompt.contains(subject)
+        !subject.isBlank && !subjectClass.isBlank && prompt.contains(subject)
     }
 
     /// 0.28 of 25 steps is a little above 7 in doubles, and must be 7.
@@ -50,6 +53,10 @@ struct Reading: Hashable {
 struct Term {
     let reading: Reading
     var sign: Float = 1
+}
+
+extension String {
+    var isBlank: Bool { allSatisfy(\.isWhitespace) }
 }
 
 extension Request {

@@ -84,6 +84,10 @@ private final class CoreAISession: Session {
         bound.merge(try arrays(inputs)) { _, new in new }
     }
 
+    func unbind(_ names: Set<String>) {
+        bound = bound.filter { !names.contains($0.key) }
+    }
+
     func run(_ inputs: [String: Tensor]) throws -> [String: Tensor] {
         // Used by one thread at a time: `waiting` ends before anything else is done.
         nonisolated(unsafe) let all = bound.merging(try arrays(inputs)) { _, new in new }

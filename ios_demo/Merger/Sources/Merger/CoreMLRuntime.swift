@@ -139,6 +139,10 @@ private final class CoreMLSession: Session {
         bound.merge(try features(inputs)) { _, new in new }
     }
 
+    func unbind(_ names: Set<String>) {
+        bound = bound.filter { !names.contains($0.key) }
+    }
+
     func run(_ inputs: [String: Tensor]) throws -> [String: Tensor] {
         try released { try predict(inputs) }
     }

@@ -45,9 +45,15 @@ enum Files {
         }
         var total = 0
         var lines: [(path: String, line: String)] = []
-        for path in try FileManager.default.subpathsOfDirectory(atPath: url.path) {
+        guard let paths = try? FileManager.default.subpathsOfDirectory(atPath: url.path) else {
+            throw InputError("\(url.path) can't be read; check that this app may read it")
+        }
+        for path in paths {
             let item = url.appendingPathComponent(path)
-            let type = try FileManager.default.attributesOfItem(atPath: item.path)[.type] as? FileAttributeType
+            let facts = try? FileManager.default.attributesOfItem(atPath: item.path)
+            guard let type = facts?[.type] as? FileAttributeType else {
+                throw InputError("\(item.path) can't be read; check that this app may read it")
+            }
             if type == .typeDirectory { continue }
             guard type == .typeRegular else {
                 throw InputError("\(item.path): links are not allowed in a bundle; export it again")

@@ -75,12 +75,9 @@ struct JsonNode {
         return flag
     }
 
-    /// A whole number in these bounds; JSON Schema takes 1.0 for one too.
+    /// A whole number in these bounds; 1.0 is none, as in Python.
     func integer(_ bounds: ClosedRange<Int>) throws -> Int {
-        var found: Int?
-        if case .integer(let number) = value { found = number }
-        if case .number(let number) = value { found = Int(exactly: number) }
-        guard let found, bounds.contains(found) else {
+        guard case .integer(let found) = value, bounds.contains(found) else {
             throw refuse("is not a whole number from \(bounds.lowerBound) to \(bounds.upperBound)")
         }
         return found
@@ -114,6 +111,11 @@ enum Pattern {
     static func component(_ text: String) -> Bool {
         guard let first = text.utf8.first, lower(first) else { return false }
         return text.utf8.allSatisfy { lower($0) || digit($0) || $0 == UInt8(ascii: "_") }
+    }
+
+    /// The tensors whose shapes may name the LoRAs' rank.
+    static func ofLoras(_ text: String) -> Bool {
+        text == Layout.roles || text.hasPrefix("adapter_") || text.hasPrefix("coefficients_")
     }
 
     static func tensor(_ text: String) -> Bool {

@@ -61,6 +61,11 @@ public struct Layout: Equatable, Sendable {
     /// The name of the tensor that says whose row is whose.
     static let roles = "roles"
 
+    /// Whether a tensor of this name belongs to LoRAs: the roles, factors and coefficients.
+    static func isOfLoras(_ name: String) -> Bool {
+        [roles, "adapter_", "coefficients_"].contains { name.hasPrefix($0) }
+    }
+
     public let base: String
     public let groups: [LayoutGroup]
     public let loras: Int  // of one stack at most, K

@@ -29,7 +29,6 @@ public actor LoraRarPipeline {
     /// A LoRA as it was read.
     public struct LoraSummary: Equatable, Sendable {
         public let name: String
-        public let rank: Int
         public let notes: [Sentence]
         public let warnings: [Sentence]
     }
@@ -66,25 +65,30 @@ public actor LoraRarPipeline {
     private let options: RuntimeOptions
     private let runtimes: RuntimeMaker
     private let memory: ModelStore.Memory
+    private let gate: WorkGate
     private let shortage = Flag()
     private var store: ModelStore?
     private var blender: Blender?  // of the chosen LoRAs
 
     public init(
         _ options: RuntimeOptions, runtimes: @escaping RuntimeMaker = Runtimes.make,
-        memory: @escaping ModelStore.Memory = DeviceFacts.availableMemory
+        memory: @escaping ModelStore.Memory = DeviceFacts.availableMemory, gate: WorkGate = WorkGate()
     ) {
         self.options = options
         self.runtimes = runtimes
         self.memory = memory
+        self.gate = gate
     }
 
     /// Opens and verifies a bundle, which is then used for all else. Throws InputError naming what is wrong with it.
     public func open(_ folder: URL, progress: @escaping ProgressReport = { _ in }) throws -> Manifest {
-        let bundle = try ModelBundle.open(folder, seals: options.seals, compiled: options.cache) { _, share in
-            progress(WorkProgress(stage: "verifying the bundle", done: Int(share * 1000), total: 1000))
-        }
-        let store = ModelStore(bundle, runtime: try runtimes(bundle.manifest.target, options), memory: memory)
+        let bundle = try ModelBundle.open(
+            folder, seals: options.seals, compiled: options.cache,
+            progress: { _, share in
+                progress(WorkProgress(stage: "verifying the bundle", done: Int(share * 1000), total: 1000))
+            }, accept: { _ = try runtimes($0.target, options) })
+        let runtime = try runtimes(bundle.manifest.target, options)
+        let store = ModelStore(bundle, runtime: runtime, memory: memory, gate: gate)
         (self.store, blender) = (store, nil)
         return bundle.manifest
     }
@@ -153,7 +157,7 @@ public actor LoraRarPipeline {
     public func load(_ files: [URL]) throws -> Chosen {
         let store = try opened()
         blender = nil  // two stacks of a large base would not fit in a phone's memory
-        store.forgetPrompt()
+        store.forgetLoras()
         let loras = try files.map { try LoraReader.read($0) }
         guard !loras.isEmpty else {
             return Chosen(
@@ -169,7 +173,7 @@ public actor LoraRarPipeline {
         blender = made
         return Chosen(
             loras: loras.map {
-                LoraSummary(name: $0.source, rank: $0.maxRank, notes: $0.notes, warnings: $0.warnings)
+                LoraSummary(name: $0.source, notes: $0.notes, warnings: $0.warnings)
             }, coefficients: made.spreads(network?.learned ?? []), stackSeconds: stackSeconds,
             hypernetSeconds: predicted?.seconds, files: loras, layout: store.bundle.layout)
     }

@@ -29,8 +29,10 @@ public struct LoraLayer: Equatable, Sendable {
         return found
     }
 
-    /// ‖ΔW‖² (Frobenius) from the factors alone: tr((upᵀup)(down downᵀ)), two small symmetric matrices.
-    public func squaredNorm() -> Double {
+    /// ‖ΔW‖² (Frobenius) from the factors alone: tr((upᵀup)(down downᵀ)), two small symmetric matrices; of a rank that
+    /// makes these larger than ΔW, row by row of ΔW. A cancelled task ends.
+    public func squaredNorm() throws -> Double {
+        guard rank * (outFeatures + columns) <= 2 * outFeatures * columns else { return try squaredNormOfRows() }
         var ups = [Float](repeating: 0, count: up.count)  // (rank, out), so that a column lies together
         for row in 0..<outFeatures {
             for k in 0..<rank {
@@ -39,12 +41,29 @@ public struct LoraLayer: Equatable, Sendable {
         }
         var total = 0.0
         for i in 0..<rank {
+            try Task.checkCancellation()
             for j in 0...i {
                 let product = Self.dot(ups, i, j, outFeatures) * Self.dot(down, i, j, columns)
                 total += i == j ? product : 2 * product
             }
         }
         return max(0, total)
+    }
+
+    private func squaredNormOfRows() throws -> Double {
+        var total = 0.0
+        for out in 0..<outFeatures {
+            try Task.checkCancellation()
+            var row = [Double](repeating: 0, count: columns)
+            for k in 0..<rank {
+                let factor = Double(up[out * rank + k])
+                for column in 0..<columns {
+                    row[column] += factor * Double(down[k * columns + column])
+                }
+            }
+            total += row.reduce(0) { $0 + $1 * $1 }
+        }
+        return total
     }
 
     /// Of rows i and j of a matrix. Sums of a few hundred are in float32, which processors do eight at a time; those

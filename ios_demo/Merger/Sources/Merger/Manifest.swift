@@ -98,7 +98,7 @@ public struct Component: Equatable, Sendable {
 
     /// Its inputs for LoRAs, in their order: roles, factors and coefficients; none where it takes no LoRAs.
     var loraInputs: [TensorSpec] {
-        inputs.filter { input in [Layout.roles, "adapter_", "coefficients_"].contains { input.name.hasPrefix($0) } }
+        inputs.filter { Layout.isOfLoras($0.name) }
     }
 
     /// The coefficients among them.

@@ -78,59 +78,72 @@ struct ManifestCheck {
         return pairs.allSatisfy { $0 == $1 } || pairs.allSatisfy { $0 == $1.map { .size($0.fixed(rank)) } }
     }
 
+    /// As Python's `_check_pipeline`.
     private func pipeline(_ facts: PipelineFacts) throws {
         let names = facts.tokenizers.map(\.encoder) + ["unet", "vae_decoder"]
         let missing = names.filter { name in !manifest.components.contains { $0.name == name } }
         guard missing.isEmpty else { throw refuse("its pipeline has no \(missing.joined(separator: ", "))") }
-        let lengths = Set(facts.tokenizers.map(\.length))
-        guard lengths.count == 1, let length = lengths.first else {
-            throw refuse("the tokenizers' length doesn't fit the other parts")
-        }
-        for part in wanted(facts, length: length)
-        where part.shape == nil || shape(part.component, part.tensor) != part.shape {
+        let lengths = facts.tokenizers.map(\.length)
+        let wanted = wanted(facts, lengths)
+        for part in wanted where shape(part.component, part.tensor) != part.shape {
             throw refuse("\(part.component)'s \(part.tensor) doesn't fit the other parts")
         }
+        for component in manifest.components where names.contains(component.name) {
+            let known = wanted.filter { $0.component == component.name }.map(\.tensor)
+            for input in component.inputs where !Layout.isOfLoras(input.name) && !known.contains(input.name) {
+                throw refuse("\(component.name)'s \(input.name) doesn't fit the other parts")
+            }
+        }
+        guard Set(lengths).count == 1 else { throw refuse("the tokenizers' length doesn't fit the other parts") }
     }
 
     private struct Wanted {
         let component: String
         let tensor: String
-        let shape: [Int]?  // nil where the part that it follows lacks its own
+        let shape: [Int]?  // nil for a tensor that there must not be
     }
 
-    /// The shape that each tensor of the pipeline must have.
-    private func wanted(_ facts: PipelineFacts, length: Int) -> [Wanted] {
+    /// The shapes that follow from others, as Python's `_pipeline_shapes`. They name all inputs but those of LoRAs.
+    private func wanted(_ facts: PipelineFacts, _ lengths: [Int]) -> [Wanted] {
         let encoders = facts.tokenizers.map(\.encoder)
-        var found = encoders.map { Wanted(component: $0, tensor: "input_ids", shape: [1, length]) }
-        guard let sample = shape("unet", "sample"), sample.count == 4, let last = encoders.last else {
-            return [Wanted(component: "unet", tensor: "sample", shape: nil)]
-        }
-        let batch = sample[0]
-        let widths = encoders.map { shape($0, "hidden_states")?.last }
-        let width = widths.contains(nil) ? nil : widths.compactMap { $0 }.reduce(0, +)
-        let pooled = shape(last, "text_embeds").map { [batch] + $0.dropFirst() }
+        let widths = encoders.map { shape($0, "hidden_states")?.last ?? 0 }
+        let sample = shape("unet", "sample") ?? [0]
+        let (batch, latents) = (sample[0], sample[sample.count - 1])
+        // A decoder may take a part of the image, as often as there are parts, which overlap: of two latents or more.
+        let tile = min(latents, max(2, multiple("vae_decoder", "latents", 1)))
+        let side = facts.pixels / max(1, latents) * tile
+        let embeds = encoders.last.flatMap { shape($0, "text_embeds")?.last } ?? 0
         let unet: [(String, [Int]?)] = [
-            (Sinusoids.timestep, multiple(Sinusoids.timestep, 2).map { [batch, $0] }),
-            (Sinusoids.size, multiple(Sinusoids.size, 2 * Sinusoids.sizes).map { [batch, $0] }),
-            ("noise_pred", sample), ("text_embeds", pooled),
-            ("encoder_hidden_states", width.map { [batch, length, $0] }),
+            ("sample", [batch] + sample.dropFirst().prefix(1) + [latents, latents]),
+            (Sinusoids.timestep, [batch, multiple("unet", Sinusoids.timestep, 2)]),
+            (Sinusoids.size, [batch, multiple("unet", Sinusoids.size, 2 * Sinusoids.sizes)]),
+            ("encoder_hidden_states", [batch, lengths[0], widths.reduce(0, +)]), ("text_embeds", [batch, embeds]),
+            ("noise_pred", shape("unet", "sample")),
         ]
-        found += unet.map { Wanted(component: "unet", tensor: $0.0, shape: $0.1) }
-        // A decoder may take a part of the image, as many times as it has parts.
-        let tile = min(sample[3], max(1, shape("vae_decoder", "latents")?.last ?? 1))
-        let side = facts.pixels / max(1, sample[3]) * tile
-        let decoder: [(String, [Int]?)] = [("latents", [1, sample[1], tile, tile]), ("image", [1, 3, side, side])]
-        return found + decoder.map { Wanted(component: "vae_decoder", tensor: $0.0, shape: $0.1) }
+        let decoder: [(String, [Int]?)] = [
+            ("latents", [1] + sample.dropFirst().dropLast(2) + [tile, tile]), ("image", [1, 3, side, side]),
+        ]
+        var found = unet.map { Wanted(component: "unet", tensor: $0.0, shape: $0.1) }
+        found += decoder.map { Wanted(component: "vae_decoder", tensor: $0.0, shape: $0.1) }
+        for (encoder, (length, width)) in zip(encoders, zip(lengths, widths)) {
+            found += [
+                Wanted(component: encoder, tensor: "input_ids", shape: [1, length]),
+                Wanted(component: encoder, tensor: "hidden_states", shape: [1, lengths[0], width]),
+                Wanted(component: encoder, tensor: "text_embeds", shape: encoder == encoders.last ? [1, embeds] : nil),
+            ]
+        }
+        return found
     }
 
-    /// The multiple of a number that the last size of a UNet's input must be: itself, or the next one below.
-    private func multiple(_ input: String, _ of: Int) -> Int? {
-        shape("unet", input)?.last.map { max(of, $0 - $0 % of) }
+    /// The multiple of a number that the last size of a shape must be: itself, or the next one below.
+    private func multiple(_ component: String, _ tensor: String, _ of: Int) -> Int {
+        let last = shape(component, tensor)?.last ?? of
+        return max(of, last - last % of)
     }
 
     private func shape(_ component: String, _ tensor: String) -> [Int]? {
         guard let found = manifest.components.first(where: { $0.name == component }),
-            let spec = found.input(tensor) ?? found.output(tensor)
+            let spec = found.output(tensor) ?? found.input(tensor)
         else { return nil }
         return spec.fixedShape(manifest.layout.stackedRank)
     }

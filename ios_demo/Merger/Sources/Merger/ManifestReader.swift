@@ -100,7 +100,7 @@ struct ManifestReader {
         }
         return Component(
             name: name, artifact: try file(node),
-            runningBytes: try node.optional("running_bytes")?.integer(1...Int.max),
+            runningBytes: try node.optional("running_bytes")?.integer(1...maxFile),
             units: try node.optional("compute_units")?.oneOf(ComputeUnits.self) ?? .all,
             inputs: try tensors(node["inputs"]),
             outputs: try tensors(node["outputs"]), golden: try file(golden, most: maxGoldenBytes), goldenInputs: inputs,
@@ -110,16 +110,16 @@ struct ManifestReader {
     private static func tensors(_ node: JsonNode) throws -> [TensorSpec] {
         try node.items(1...4096).map { entry in
             _ = try entry.object(["name", "dtype", "shape"])
-            let shape = try entry["shape"].items(0...6).map { size -> Dimension in
-                guard case .text(let name) = size.value else { return .size(try size.integer(1...maxSize)) }
-                guard name == Dimension.rankName else {
-                    throw size.refuse("is '\(shorten(name))', which is not a size")
+            let name = try entry["name"].text(Sentence("a tensor's name"), where: Pattern.tensor)
+            let shape = try entry["shape"].items(1...6).map { size -> Dimension in
+                guard case .text(let word) = size.value else { return .size(try size.integer(1...maxSize)) }
+                // Only tensors of LoRAs have their rank.
+                guard word == Dimension.rankName, Pattern.ofLoras(name) else {
+                    throw size.refuse("is '\(shorten(word))', which is not a size")
                 }
                 return .stackedRank
             }
-            return TensorSpec(
-                name: try entry["name"].text(Sentence("a tensor's name"), where: Pattern.tensor),
-                dtype: try entry["dtype"].oneOf(DType.self), shape: shape)
+            return TensorSpec(name: name, dtype: try entry["dtype"].oneOf(DType.self), shape: shape)
         }
     }
 
@@ -131,15 +131,19 @@ struct ManifestReader {
             throw node.refuse("must have either value, or values, or seed and scale")
         }
         switch kind[0] {
-        case "value": return GoldenInput(shape: shape, source: .constant(try node["value"].number()))
+        case "value": return GoldenInput(shape: shape, source: .constant(try int32Sized(node["value"])))
         case "values":
-            let values = try node["values"].items(1...8192).map { try $0.number() }
+            let values = try node["values"].items(1...8192).map(int32Sized)
             return GoldenInput(shape: shape, source: .listed(values))
         default:
             let seed = UInt32(try node["seed"].integer(0...Int(UInt32.max)))
             let scale = try node["scale"].number(Sentence("above 0")) { $0 > 0 }
             return GoldenInput(shape: shape, source: .generated(seed: seed, scale: scale))
         }
+    }
+
+    private static func int32Sized(_ node: JsonNode) throws -> Double {
+        try node.number(Sentence("a number that int32 can hold")) { abs($0) <= Double(Int32.max) || $0 == -0x1p31 }
     }
 
     static func file(_ node: JsonNode, most: Int = maxFile) throws -> FileEntry {

@@ -14,22 +14,24 @@ public struct ModelBundle: Sendable {
     /// share of the bytes that were verified before it. With `only`, nothing but the files of this component is
     /// verified: a benchmark of one component needs no others. What was verified before, which is noted in the folder
     /// `seals`, is not hashed again. An artifact may be missing whose compiled model is in the folder `compiled`.
+    /// `accept` may refuse a bundle by its manifest before its gigabytes are hashed.
     ///
     /// Throws InputError naming what is wrong.
     public static func open(
         _ folder: URL, only: String? = nil, seals: URL? = nil, compiled: URL? = nil,
-        progress: (String, Double) -> Void = { _, _ in }
+        progress: (String, Double) -> Void = { _, _ in }, accept: (Manifest) throws -> Void = { _ in }
     ) throws -> ModelBundle {
         let place = folder.appendingPathComponent(manifestFile)
         guard FileManager.default.fileExists(atPath: place.path) else {
             throw InputError(
-                "\(folder.lastPathComponent): there is no bundle (no \(manifestFile)); make one with  python -m "
-                    + "export.pipeline --target coreml --into ios_demo")
+                "\(folder.lastPathComponent): there is no bundle (no \(manifestFile)); make one with  lorarar "
+                    + "export pipeline --target coreml --into ios_demo")
         }
         let data = try Files.mapped(place, most: ManifestReader.maxBytes)
         let path = "\(folder.lastPathComponent)/\(manifestFile)"
         let manifest = try ManifestReader.read(data, path: path)
         try ManifestCheck.check(manifest, path: path)
+        try accept(manifest)
         let bundle = ModelBundle(folder: folder, manifest: manifest, manifestSha256: Files.sha256(data))
         let sealed = seals.map { Seals(folder: $0) }
         if sealed?.hold(folder) != true {

@@ -11,6 +11,7 @@ public final class ModelStore {
     public let bundle: ModelBundle
     private let runtime: any Runtime
     private let memory: Memory
+    private let gate: WorkGate
     private var models: [String: Model] = [:]
     private var used: [String] = []  // names of loaded models; which was used last comes last
     private var inUse: String?
@@ -20,15 +21,14 @@ public final class ModelStore {
     /// Models loaded so far.
     private(set) var loads = 0
 
-    /// What a runtime's kernels take beside weights, inputs and results, such as weights in another order: a quarter.
-    private static let beside = 1.25
-
     public init(
-        _ bundle: ModelBundle, runtime: any Runtime, memory: @escaping Memory = DeviceFacts.availableMemory
+        _ bundle: ModelBundle, runtime: any Runtime, memory: @escaping Memory = DeviceFacts.availableMemory,
+        gate: WorkGate = WorkGate()
     ) {
         self.bundle = bundle
         self.runtime = runtime
         self.memory = memory
+        self.gate = gate
     }
 
     /// Names of the models that are in memory.
@@ -40,7 +40,7 @@ public final class ModelStore {
     public func model(_ name: String) throws -> Model {
         if let known = models[name] { return known }
         let component = try bundle.component(name)
-        let made = Model(component, at: bundle.url(component.artifact), runtime: runtime)
+        let made = Model(component, at: bundle.url(component.artifact), runtime: runtime, gate: gate)
         models[name] = made
         return made
     }
@@ -110,8 +110,11 @@ public final class ModelStore {
         return (condition, notes)
     }
 
-    /// Lets the stack of the last prompt go.
-    func forgetPrompt() { lastPrompt = nil }
+    /// Lets the stack of the LoRAs go, in every model and of the last prompt.
+    func forgetLoras() {
+        lastPrompt = nil
+        models.values.forEach { $0.unbindLoras() }
+    }
 
     /// How long each model took to load, of those that were loaded.
     public var loadTimes: [LoadTimes] {
@@ -147,7 +150,8 @@ public final class ModelStore {
         }
     }
 
-    private static func needed(_ component: Component) -> Int { Int(beside * Double(component.neededBytes)) }
+    /// A runtime's kernels take a quarter beside weights, inputs and results, such as for weights in another order.
+    private static func needed(_ component: Component) -> Int { component.neededBytes + component.neededBytes / 4 }
 
     private static func megabytes(_ bytes: Int) -> Int { bytes / 1_000_000 }
 }

@@ -121,6 +121,9 @@ private final class OnnxSession: Session {
         }
     }
 
+    /// ONNX Runtime's binding lets inputs go when others take their place, or all of them: it has no call for some.
+    func unbind(_ names: Set<String>) {}
+
     func run(_ inputs: [String: Tensor]) throws -> [String: Tensor] {
         try bind(inputs)
         let names = component.outputs.map(\.name)

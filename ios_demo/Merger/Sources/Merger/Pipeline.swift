@@ -27,7 +27,7 @@ public struct Drawn: Sendable {
     public let notes: [Sentence]
 
     public struct Stage: Equatable, Sendable {
-        public let name: String
+        public let name: Sentence
         public let seconds: Double
     }
 }
@@ -45,7 +45,7 @@ public struct Pipeline {
         guard let facts = store.bundle.manifest.pipeline else {
             let parts = store.bundle.manifest.components.map(\.name).joined(separator: ", ")
             throw InputError(
-                "this bundle can't draw, it holds \(parts) alone; make a whole one with  python -m export.pipeline")
+                "this bundle can't draw, it holds \(parts) alone; make a whole one with  lorarar export pipeline")
         }
         self.store = store
         self.facts = facts
@@ -70,22 +70,22 @@ public struct Pipeline {
         try request.composed?.check(request.prompt)
         let scheduler = try Schedulers.make(facts.scheduler, steps: request.steps)
         var stages: [Drawn.Stage] = []
-        func stage<Result>(_ name: String, _ work: () throws -> Result) rethrows -> Result {
+        func stage<Result>(_ name: Sentence, _ work: () throws -> Result) rethrows -> Result {
             let start = Clock.now()
             defer { stages.append(.init(name: name, seconds: Clock.now() - start)) }
             return try work()
         }
         let reader = ConditionReader(store: store, facts: facts)
-        let (condition, notes) = try stage("text") { try reader.read(request, with: loras, report) }
+        let (condition, notes) = try stage(Sentence("text")) { try reader.read(request, with: loras, report) }
         if !store.isLoaded("unet") { try report("loading the UNet", 0, 1) }
         let latents: Tensor
         do {
             defer { store.release("unet") }  // before the decoder is loaded, and also where a step fails
-            let unet = try stage("load the UNet") { try store.loaded("unet") }
-            latents = try stage("steps") { try loop(unet, scheduler, condition, request, loras, report) }
+            let unet = try stage(Sentence("load the UNet")) { try store.loaded("unet") }
+            latents = try stage(Sentence("steps")) { try loop(unet, scheduler, condition, request, loras, report) }
         }
         try report("decoding", 0, 1)
-        let pixels = try stage("decode") { try decode(latents) }
+        let pixels = try stage(Sentence("decode")) { try decode(latents) }
         guard pixels.isFinite else {
             let mend =
                 store.bundle.manifest.precision == .fp32

@@ -41,6 +41,9 @@ public protocol Session: AnyObject {
     /// Keeps inputs for all later runs.
     func bind(_ inputs: [String: Tensor]) throws
 
+    /// Lets bound inputs of these names go; a runtime that can't keeps them until others are bound.
+    func unbind(_ names: Set<String>)
+
     /// Outputs by name; the inputs given and bound must together be the component's.
     func run(_ inputs: [String: Tensor]) throws -> [String: Tensor]
 }
@@ -61,9 +64,11 @@ public final class Model {
     private let url: URL
     private let runtime: any Runtime
     private var session: (any Session)?
+    private let gate: WorkGate
     private var bound: [String: Tensor] = [:]
 
-    public init(_ component: Component, at url: URL, runtime: any Runtime) {
+    public init(_ component: Component, at url: URL, runtime: any Runtime, gate: WorkGate = WorkGate()) {
+        self.gate = gate
         self.component = component
         self.url = url
         self.runtime = runtime
@@ -92,12 +97,20 @@ public final class Model {
         bound.merge(new) { _, new in new }
     }
 
+    /// Lets the inputs for LoRAs go, a stack of hundreds of megabytes: two of them have no room in a phone's memory.
+    func unbindLoras() {
+        let names = Set(component.loraInputs.map(\.name)).intersection(bound.keys)
+        guard !names.isEmpty else { return }
+        bound = bound.filter { !names.contains($0.key) }
+        session?.unbind(names)
+    }
+
     /// Outputs by name; an input given here counts for this run alone. Throws InputError for a missing, unknown or
     /// misshapen input, and for such an output.
     public func perform(_ inputs: [String: Tensor] = [:]) throws -> [String: Tensor] {
         try InputCheck.check(component, inputs.merging(bound) { new, _ in new })
         let session = try loaded()
-        let outputs = try session.run(inputs)
+        let outputs = try gate.run(component.name) { try session.run(inputs) }
         for spec in component.outputs {
             guard let found = outputs[spec.name], spec.fits(found) else {
                 throw InputError(

@@ -37,8 +37,12 @@ public enum Runtimes {
         case .coreai:
             #if canImport(CoreAI) && !os(Linux)
             if #available(iOS 27, macOS 27, *) { return CoreAIRuntime(units: options.units) }
-            #endif
             throw InputError("a coreai bundle needs iOS 27 or macOS 27; export the bundle with --target coreml")
+            #else
+            throw InputError(
+                "this app was built without Core AI, which a coreai bundle needs; build it with Xcode 27, or export "
+                    + "the bundle with --target coreml")
+            #endif
         case .executorch:
             throw InputError("this app does not run \(target.rawValue) bundles; export the bundle with --target coreml")
         }

@@ -70,7 +70,7 @@ func generate(_ arguments: inout Arguments) async throws -> Int32 {
     if !files.isEmpty { try await merge(engine, files, arguments) }
     let picture = try await engine.generate(request)
     for note in picture.drawn.notes { print(note) }
-    let times = picture.drawn.seconds.map { String(format: "%@ %.2f s", $0.name as NSString, $0.seconds) }
+    let times = picture.drawn.seconds.map { "\($0.name) " + String(format: "%.2f s", $0.seconds) }
     print("\(picture.image.width)×\(picture.image.height): \(times.joined(separator: ", "))")
     if let output = arguments.optionalFile("-o") {
         let image = Tensor(

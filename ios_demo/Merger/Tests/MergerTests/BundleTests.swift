@@ -59,11 +59,18 @@ final class BundleTests: XCTestCase {
             "hypernet (other.onnx) is missing or outside the bundle"
         ),
         ("another hash", "f90efe3c", "e90efe3c", "damaged or changed since its export"),
+        (
+            "more memory than there can be", "\"bytes\": 17325", "\"bytes\": 17325, \"running_bytes\": \(Int.max)",
+            "is not a whole number from 1 to 1125899906842624"
+        ),
+        ("a number with a point", "\"loras\": 2", "\"loras\": 2.0", "is not a whole number from 2 to 8"),
+        ("a value beyond int32", "\"values\": [", "\"values\": [1e10, ", "is not a number that int32 can hold"),
         ("another size", "\"bytes\": 17325", "\"bytes\": 17324", "damaged or changed since its export"),
         ("a huge golden file", "\"bytes\": 5824", "\"bytes\": 58240000", "is not a whole number from 1 to 8388608"),
         ("an unknown type", "\"dtype\": \"float32\"", "\"dtype\": \"int64\"", "valid are float32, float16, int32"),
         ("an unknown size", "\"stacked_rank\",", "\"batch\",", "which is not a size"),
-        ("another input", "\"name\": \"roles\"", "\"name\": \"parts\"", "golden inputs are not its inputs"),
+        ("another input", "\"name\": \"adapter_", "\"name\": \"adapter__", "golden inputs are not its inputs"),
+        ("a rank of no LoRA", "\"name\": \"roles\"", "\"name\": \"parts\"", "which is not a size"),
         ("a scale of zero", "\"scale\": 0.5", "\"scale\": 0", "is not above 0"),
         ("values that don't fill", "\"values\": [", "\"values\": [2, ", "golden values don't fill their shape"),
         (
@@ -111,7 +118,7 @@ final class BundleTests: XCTestCase {
 
     func testAFolderWithoutAManifestSaysHowToMakeOne() throws {
         let sentence = refusal { _ = try ModelBundle.open(try scratchFolder(self)) }
-        XCTAssertTrue(sentence.contains("python -m export.pipeline --target coreml --into ios_demo"), sentence)
+        XCTAssertTrue(sentence.contains("lorarar export pipeline --target coreml --into ios_demo"), sentence)
     }
 
     func testDamagedFilesAreRefused() throws {

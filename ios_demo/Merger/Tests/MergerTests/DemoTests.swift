@@ -143,6 +143,8 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         XCTAssertEqual(record["conditions"]["before"]["battery_percent"].double, 50)
         XCTAssertEqual(record["runs"]["n"], .integer(2))
         XCTAssertEqual(model.record!.numbers.count, 7)
+        let told = model.record!.numbers.flatMap { [$0.name, $0.value] } + model.picture!.drawn.seconds.map(\.name)
+        told.forEach { assertTranslatable($0) }
         XCTAssertFalse(model.record!.numbers.contains { $0.value == "–" }, "\(model.record!.numbers)")
         XCTAssertEqual(record["parity"]["delta"], .null)
         XCTAssertNil(model.work)
@@ -243,7 +245,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         await model.open()
         guard case .failed(let sentence) = model.stage else { return XCTFail("\(model.stage)") }
         XCTAssertTrue(
-            "\(sentence)".contains("python -m export.pipeline --target coreml --into ios_demo"), "\(sentence)")
+            "\(sentence)".contains("lorarar export pipeline --target coreml --into ios_demo"), "\(sentence)")
     }
 
     @MainActor

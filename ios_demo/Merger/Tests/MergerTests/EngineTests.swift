@@ -83,7 +83,7 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
         for dtype in [DType.float32, .float16] {
             let (engine, made) = try await engine(dtype)
             let chosen = try await engine.load(loras().map(\.file))
-            XCTAssertEqual(chosen.loras.map(\.rank), [1, 1, 1])
+            XCTAssertEqual(chosen.loras.count, 3)
             XCTAssertNotNil(chosen.hypernetSeconds)
             _ = try await engine.merge(strengths)
             let stack = try stackByHand()
@@ -138,6 +138,13 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
             return (0..<steps).filter { start.holds($0, of: steps) }.count
         }
         XCTAssertEqual(counts, [10, 1, 25, 7])
+    }
+
+    func testABlankSubjectIsNone() {
+        for (subject, subjectClass) in [(" ", "a dog"), ("a sks dog", "\t"), ("", "")] {
+            XCTAssertFalse(ComposedStart(subject: subject, subjectClass: subjectClass).fits("a sks dog in oil"))
+        }
+        XCTAssertTrue(ComposedStart(subject: "a sks dog", subjectClass: "a dog").fits("a sks dog in oil"))
     }
 
     func testAStrengthRunsNoGraph() async throws {

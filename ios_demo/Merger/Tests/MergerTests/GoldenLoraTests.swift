@@ -46,7 +46,34 @@ final class GoldenLoraTests: XCTestCase {
         for name in lora.names {
             let layer = try XCTUnwrap(lora.layer(name))
             let dense = layer.delta().reduce(0.0) { $0 + Double($1) * Double($1) }
-            XCTAssertEqual(layer.squaredNorm(), dense, accuracy: 1e-5 * max(1, dense), name)
+            XCTAssertEqual(try layer.squaredNorm(), dense, accuracy: 1e-5 * max(1, dense), name)
+        }
+    }
+
+    private func layer(rank: Int) -> LoraLayer {
+        LoraLayer(
+            rank: rank, inFeatures: 1, outFeatures: 1, kernel: [], down: [Float](repeating: 0.5, count: rank),
+            up: [Float](repeating: 0.25, count: rank))
+    }
+
+    /// A layer outside the layout may have any rank.
+    func testTheNormOfAHugeRankTakesNoLongerThanItsUpdate() throws {
+        let layer = layer(rank: 1 << 14)
+        let seconds = try Clock.seconds { XCTAssertEqual(try layer.squaredNorm(), exp2(22), accuracy: 1) }
+        XCTAssertLessThan(seconds, 0.5)
+    }
+
+    func testMeasuringALayerCanBeStopped() async {
+        for rank in [1, 64] {
+            let layer = layer(rank: rank)
+            let task = Task {
+                withUnsafeCurrentTask { $0?.cancel() }
+                return try layer.squaredNorm()
+            }
+            do {
+                _ = try await task.value
+                XCTFail("it was measured")
+            } catch { XCTAssertTrue(error is CancellationError) }
         }
     }
 

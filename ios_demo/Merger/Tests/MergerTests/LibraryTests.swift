@@ -158,6 +158,70 @@ final class LibraryTests: XCTestCase, @unchecked Sendable {
         XCTAssertNotNil(model.picture, "another bundle has no picture yet")
     }
 
+    /// What an imported LoRA was trained with nobody knows: no words are made up for it.
+    @MainActor
+    func testTheWordsOfAnImportAreLeftToTheUser() async throws {
+        _ = try app.bundle()
+        try app.samples()
+        let model = app.model()
+        await model.open()
+        XCTAssertNil(model.hint)
+        let style = model.style!
+        await model.add(try write(1, to: "mine.safetensors"), as: .content)
+        XCTAssertEqual(model.prompt, "in watercolor painting style")
+        XCTAssertEqual([model.subject, model.subjectClass], ["", ""])
+        let hint = try XCTUnwrap(model.hint)
+        assertTranslatable(hint)
+        XCTAssertTrue("\(hint)".contains("The words of mine are not known"), "\(hint)")
+        await model.generate()
+        XCTAssertEqual([model.failure, model.picture?.notes.first], [nil, nil], "nothing was asked of a subject")
+        model.pick(style)
+        XCTAssertEqual(model.prompt, "")
+        model.subject = "a cat"
+        model.pick(style)
+        XCTAssertEqual([model.prompt, model.subject], ["", "a cat"])
+        await model.generate()
+        let note = try XCTUnwrap(model.picture?.notes.first).description
+        XCTAssertTrue(note.contains("it did not begin with each LoRA alone"), note)
+    }
+
+    @MainActor
+    func testAPromptHasALimit() async {
+        let model = app.model()
+        let marks = String(repeating: "\u{301}", count: 2000)
+        for text in [String(repeating: "a", count: 1001), "a" + marks] {
+            (model.prompt, model.subject, model.subjectClass) = (text, text, text)
+            let fields = [model.prompt, model.subject, model.subjectClass]
+            XCTAssertEqual(fields.map(\.unicodeScalars.count), [1000, 200, 200])
+        }
+    }
+
+    @MainActor
+    func testWhatWasChosenIsThereAfterTheSystemEndsTheApp() async throws {
+        _ = try app.bundle()
+        _ = try StandInBundle(app.places.resources.appendingPathComponent("bundles/other"), dtype: .float32)
+        try app.samples()
+        let model = app.model()
+        await model.start()
+        await model.open("other")
+        await model.add(try write(1, to: "mine.safetensors"), as: .content)
+        model.pickBeside(model.contents[1])
+        (model[strength: model.content!], model.prompt) = (0.5, "a cat in oil")
+        (model.subject, model.subjectClass) = ("a cat", "an animal")
+        model.setInView(false)
+        let again = app.model()
+        await again.start()
+        XCTAssertEqual(again.bundleName, "other")
+        XCTAssertEqual([again.picked.map(\.name), [again.prompt]], [["mine", "a 1", "a 1"], ["a cat in oil"]])
+        XCTAssertEqual([again.subject, again.subjectClass], ["a cat", "an animal"])
+        XCTAssertEqual(again[strength: again.content!], 0.5)
+        try Data("{".utf8).write(to: app.places.remembered)
+        let damaged = app.model()
+        await damaged.start()
+        XCTAssertEqual([damaged.stage == .ready ? "" : "failed", damaged.bundleName], ["", "coreml"])
+        XCTAssertEqual(damaged.prompt, "in watercolor painting style")
+    }
+
     @MainActor
     func testWordsFollowWhatIsPickedUntilTheyAreEdited() async throws {
         _ = try app.bundle()

@@ -119,6 +119,30 @@ final class ResidencyTests: XCTestCase, @unchecked Sendable {
         }
     }
 
+    /// Two stacks have no room in a phone: that of the LoRAs before goes out of every model before others are read.
+    func testTheStackBeforeGoesFirst() async throws {
+        let (made, kept) = (try bundle(), KeptInputs())
+        let engine = LoraRarPipeline(
+            options, runtimes: { target, options in KeepingRuntime(try Self.runtimes(target, options), kept) },
+            memory: { .max })
+        _ = try await engine.open(made.folder)
+        _ = try await engine.load(loras())
+        _ = try await engine.merge([1, 1])
+        let first = try await draw(engine, seed: 1)
+        XCTAssertTrue(["text_encoder", "text_encoder_2", "unet"].allSatisfy { kept.names[$0]!.contains("roles") })
+        do {
+            _ = try await engine.load([root.appendingPathComponent("none.safetensors")])
+            XCTFail("it was read")
+        } catch is InputError {}
+        XCTAssertEqual(kept.names.values.joined().filter(Layout.isOfLoras), [])
+        XCTAssertEqual(kept.names["unet"], [Sinusoids.size, "encoder_hidden_states", "text_embeds"])
+        _ = try await engine.load(loras())
+        _ = try await engine.merge([1, 1])
+        let again = try await draw(engine, seed: 1)
+        XCTAssertEqual(again.loaded, [])
+        XCTAssertEqual(again.pixels, first.pixels)
+    }
+
     /// Memory for two models beside each other.
     func testWhatWasUsedLongestAgoGoesFirst() throws {
         let made = try bundle()
@@ -245,18 +269,25 @@ final class ResidencyTests: XCTestCase, @unchecked Sendable {
         let manifest = newer.appendingPathComponent("manifest.json")
         let text = try String(contentsOf: manifest, encoding: .utf8)
         try Data(text.replacingOccurrences(of: "\"coreml\"", with: "\"coreai\"").utf8).write(to: manifest)
-        let runtimes: RuntimeMaker = { target, options in
-            guard target == .coreml else { throw InputError("a \(target.rawValue) bundle needs iOS 27") }
-            return CoreMLRuntime(units: options.units, cache: options.cache)
-        }
+        // Hashed first, it would be called damaged.
+        try Data("x".utf8).write(to: newer.appendingPathComponent("unet.mlpackage/Manifest.json"))
         let places = Places(resources: folders[0], documents: folders[1], support: folders[2])
-        let model = DemoModel(places, options: options, runtimes: runtimes)
-        await model.open()
-        XCTAssertEqual(model.stage, .ready)
-        XCTAssertEqual([model.bundleNames, [model.bundleName]], [["coreai", "coreml"], ["coreml"]])
-        await model.open("coreai")
-        guard case .failed(let sentence) = model.stage else { return XCTFail("\(model.stage)") }
-        XCTAssertEqual(sentence.description, "a coreai bundle needs iOS 27")
+        let faults: [any Error & Sendable] = [
+            InputError("a coreai bundle needs iOS 27"), CocoaError(.fileReadNoPermission),
+        ]
+        for fault in faults {
+            let runtimes: RuntimeMaker = { target, options in
+                guard target == .coreml else { throw fault }
+                return CoreMLRuntime(units: options.units, cache: options.cache)
+            }
+            let model = DemoModel(places, options: options, runtimes: runtimes)
+            await model.open()
+            XCTAssertEqual(model.stage, .ready)
+            XCTAssertEqual([model.bundleNames, [model.bundleName]], [["coreai", "coreml"], ["coreml"]])
+            await model.open("coreai")
+            guard case .failed(let sentence) = model.stage else { return XCTFail("\(model.stage)") }
+            XCTAssertEqual(sentence.description.contains("needs iOS 27"), fault is InputError, sentence.description)
+        }
     }
 }
 #endif

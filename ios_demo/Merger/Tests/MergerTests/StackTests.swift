@@ -182,6 +182,7 @@ private final class RecordingRuntime: Runtime {
         var bound: [[String]] = []
 
         func bind(_ inputs: [String: Tensor]) throws { bound.append(inputs.keys.sorted()) }
+        func unbind(_ names: Set<String>) { bound.append(names.sorted().map { "without \($0)" }) }
         func run(_ inputs: [String: Tensor]) throws -> [String: Tensor] { inputs }
     }
 

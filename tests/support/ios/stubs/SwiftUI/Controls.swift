@@ -33,8 +33,17 @@ extension State: Sendable where Value: Sendable {}
 @propertyWrapper
 public struct Environment<Value> {
   public init(_ objectType: Value.Type) where Value: AnyObject, Value: Observable {}
+  public init(_ keyPath: KeyPath<EnvironmentValues, Value>) {}
   public var wrappedValue: Value { fatalError() }
 }
+
+public struct EnvironmentValues {
+  public var scenePhase: ScenePhase { fatalError() }
+}
+
+public enum ScenePhase: Sendable, Comparable { case background, inactive, active }
+
+public enum Visibility: Sendable { case automatic, visible, hidden }
 
 extension Environment: Sendable where Value: Sendable {}
 

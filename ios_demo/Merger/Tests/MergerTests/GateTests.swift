@@ -1,0 +1,85 @@
+#if os(Linux)
+import CoreML
+import XCTest
+
+@testable import DemoCore
+@testable import Merger
+
+/// What happens to work while the app is in the background.
+final class GateTests: XCTestCase, @unchecked Sendable {
+    private struct Refused: Error {}
+
+    @MainActor
+    func testADrawingWaitsUntilTheAppIsInViewAgain() async throws {
+        let app = try TestApp(self)
+        _ = try app.bundle()
+        let model = app.model()
+        await model.open()
+        model.setInView(false)
+        _ = StandIn.takeEvents()
+        let drawing = Task { await model.generate() }
+        try await Task.sleep(for: .milliseconds(150))
+        XCTAssertTrue(model.isWorking)
+        let ran = StandIn.takeEvents().filter { if case .ran = $0 { true } else { false } }
+        XCTAssertEqual(ran, [])
+        model.setInView(true)
+        await drawing.value
+        XCTAssertNil(model.failure)
+        XCTAssertNotNil(model.picture)
+    }
+
+    func testARunThatTheBackgroundStoppedIsDoneOnceMore() throws {
+        let gate = WorkGate()
+        var runs = 0
+        let found = try gate.run("unet") { () throws -> Int in
+            runs += 1
+            if runs == 1 {
+                gate.set(open: false)
+                DispatchQueue.global().asyncAfter(deadline: .now() + 0.05) { gate.set(open: true) }
+                throw Refused()
+            }
+            return runs
+        }
+        XCTAssertEqual(found, 2)
+    }
+
+    func testARunThatFailsInViewIsNotRepeated() {
+        let gate = WorkGate()
+        gate.set(open: false)
+        gate.set(open: true)
+        var runs = 0
+        XCTAssertThrowsError(
+            try gate.run("unet") {
+                runs += 1
+                throw Refused()
+            })
+        XCTAssertEqual(runs, 1)
+    }
+
+    func testARunThatFailsAgainSaysWhatWouldHelp() {
+        let gate = WorkGate()
+        let sentence = refusal {
+            try gate.run("unet") {
+                gate.set(open: false)
+                gate.set(open: true)
+                throw InputError("no bundle is open; open one first")
+            }
+        }
+        XCTAssertEqual(
+            sentence,
+            "unet was stopped when the app went to the background, and failed again after it (no bundle is open; open "
+                + "one first); keep the app in view while it works")
+    }
+
+    func testACancelledTaskWaitsNoLonger() async {
+        let gate = WorkGate()
+        gate.set(open: false)
+        let task = Task { try gate.run("unet") { XCTFail("it ran") } }
+        task.cancel()
+        do {
+            try await task.value
+            XCTFail("it passed")
+        } catch { XCTAssertTrue(error is CancellationError) }
+    }
+}
+#endif
