@@ -171,7 +171,7 @@ def _write_tokenizer(tokenizer: Any, folder: Path, name: str) -> dict[str, Any]:
     tokens = {"start": tokenizer.bos_token_id, "end": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
     for kind, token in tokens.items():
         if token is None:
-            raise InputError(f"the base's {name} has no {kind} token, which CLIP's have; give another `base`")
+            raise InputError(f"the tokenizer of {name} has no {kind} token, which CLIP's have; give another `base`")
     path = folder / "tokenizers" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     tokenizer.backend_tokenizer.save(str(path))

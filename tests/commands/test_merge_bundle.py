@@ -26,9 +26,9 @@ GIVEN_TO_A_BUNDLE = {
 @pytest.mark.parametrize("item", [item for item in parser()._actions if item.dest not in GIVEN_TO_A_BUNDLE], ids=str)
 def test_an_option_that_a_bundle_has_no_use_for_is_refused(item: argparse.Action, tmp_path: Path) -> None:
     value = () if item.nargs == 0 else (str(next(iter(item.choices))) if item.choices else "1",)
-    given = ["a.safetensors", "b.safetensors", "--bundle", str(tmp_path), "-o", str(tmp_path / "out.safetensors")]
-    with pytest.raises(InputError, match=f"{item.option_strings[-1]} means nothing to a bundle"):
-        main([*given, item.option_strings[-1], *value])
+    flag, files = item.option_strings[0], ["a.safetensors", "b.safetensors"]
+    with pytest.raises(InputError, match=f"{flag} means nothing to a bundle"):
+        main([*files, "--bundle", str(tmp_path / "bundle"), "-o", str(tmp_path / "out.safetensors"), flag, *value])
 
 
 @pytest.mark.parametrize("scale", ["1", "0.5"])

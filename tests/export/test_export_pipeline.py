@@ -281,7 +281,7 @@ def test_bad_requests_are_told(
 def test_a_hypernetwork_alone_draws_nothing(bundle_folders: dict[tuple[str, str], Path], tmp_path: Path) -> None:
     given = [str(bundle_folders["onnx", "fp32"]), "--prompt", "a", "-o", str(tmp_path / "out.png")]
     with pytest.raises(
-        InputError, match=r"can't draw, it holds hypernet alone; make a whole one with  python -m export.p"
+        InputError, match=r"can't draw, it holds hypernet alone; make a whole one with  lorarar export pipe"
     ):
         generate(given)
 

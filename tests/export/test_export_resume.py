@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import torch
 
 from export import PipelineOptions, Source, bundle, resume, write, write_pipeline
 from export.bundle import check_all, file_entry
-from export.graph import Graph, ImageSize
+from export.graph import ImageSize
 from export.resume import STATE, Unfinished, toolchain_versions, unfinished_folder
 from export.source import chosen_hypernet
 from export.targets import TARGETS
@@ -35,22 +34,11 @@ PARTS = ["hypernet", "text_encoder", "text_encoder_2", "unet", "vae_decoder"]
 Files = dict[str, bytes]
 
 
-def opened(base: Path) -> Source:
+def export(base: Path, out: Path, steps: int = 4, guidance: float = 3.5, unchecked: bool = False) -> Files:
+    """The files of the bundle, by name."""
     layout = load_layout(str(base))
     hypernet = chosen_hypernet(str(base), layout, None, untrained=True)
-    return Source(open_pipeline(str(base), False, torch.float32), layout, hypernet)
-
-
-@pytest.fixture(scope="module")
-def source(shallow_pipeline: Path) -> Source:
-    return opened(shallow_pipeline)
-
-
-def export(source: Source, out: Path, steps: int = 4, guidance: float = 3.5, unchecked: bool = False) -> Files:
-    """The files of the bundle, by name. It takes the networks out of a pipeline of its own."""
-    zeros = source.pipeline.config.force_zeros_for_empty_prompt
-    pipeline = type(source.pipeline)(**source.pipeline.components, force_zeros_for_empty_prompt=zeros)
-    source = replace(source, pipeline=pipeline)
+    source = Source(open_pipeline(str(base), False, torch.float32), layout, hypernet)
     options = PipelineOptions("onnx", "fp32", 2, ImageSize(32, 8, 1), steps, guidance, unchecked=unchecked)
     write_pipeline(source, options, out)
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
@@ -108,14 +96,13 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Written:
     monkeypatch.setattr(bundle, "check_all", passed)
     monkeypatch.setattr(bundle, "Bundle", Unread)
     monkeypatch.setattr(write, "write_golden_image", golden_image)
-    monkeypatch.setattr(Graph, "give_back", lambda _: None)  # The next export has the same networks.
     return names
 
 
-def interrupted(source: Source, out: Path) -> Path:
+def interrupted(base: Path, out: Path) -> Path:
     """Return the folder that an interrupted export leaves."""
     with pytest.raises(KeyboardInterrupt):
-        export(source, out)
+        export(base, out)
     assert not out.exists()
     return hidden(out)
 
@@ -129,21 +116,21 @@ def hidden(out: Path) -> Path:
 def test_a_real_export_goes_on_and_makes_the_same_bytes(
     shallow_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = export(opened(shallow_pipeline), tmp_path / "whole" / "bundle")
+    whole = export(shallow_pipeline, tmp_path / "whole" / "bundle")
     monkeypatch.setattr(bundle, "write_component", Written(bundle.write_component))
-    interrupted(opened(shallow_pipeline), tmp_path / "bundle")
-    assert export(opened(shallow_pipeline), tmp_path / "bundle") == whole
+    interrupted(shallow_pipeline, tmp_path / "bundle")
+    assert export(shallow_pipeline, tmp_path / "bundle") == whole
     Bundle.open(tmp_path / "bundle")
 
 
-def test_it_goes_on(source: Source, written: Written, tmp_path: Path) -> None:
-    interrupted(source, tmp_path / "bundle")
+def test_it_goes_on(shallow_pipeline: Path, written: Written, tmp_path: Path) -> None:
+    interrupted(shallow_pipeline, tmp_path / "bundle")
     assert written == PARTS
-    files = export(source, tmp_path / "bundle")
+    files = export(shallow_pipeline, tmp_path / "bundle")
     assert written == [*PARTS, "vae_decoder"]
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"] and STATE not in files
     # The second time nothing is interrupted: the same from beginning to end.
-    assert export(source, tmp_path / "other") == files
+    assert export(shallow_pipeline, tmp_path / "other") == files
     assert written == [*PARTS, "vae_decoder", *PARTS]
 
 
@@ -174,10 +161,10 @@ def damage_the_state(left: Path) -> None:
     ],
 )
 def test_what_does_not_fit_is_made_again(
-    source: Source, written: Written, tmp_path: Path, change: Callable[[Path], None], again: list[str]
+    shallow_pipeline: Path, written: Written, tmp_path: Path, change: Callable[[Path], None], again: list[str]
 ) -> None:
-    change(interrupted(source, tmp_path / "bundle"))
-    files = export(source, tmp_path / "bundle")
+    change(interrupted(shallow_pipeline, tmp_path / "bundle"))
+    files = export(shallow_pipeline, tmp_path / "bundle")
     assert written == [*PARTS, *again]
     assert files["unet.onnx"] == b"unet" and files["golden/unet"] == b"golden unet"
 
@@ -190,17 +177,19 @@ def test_a_base_of_the_same_weights_with_another_config_is_another(
     shallow_pipeline: Path, written: Written, tmp_path: Path, file: str, change: dict[str, Any]
 ) -> None:
     base = shutil.copytree(shallow_pipeline, tmp_path / "bases" / "base")
-    interrupted(opened(base), tmp_path / "bundle")
+    interrupted(base, tmp_path / "bundle")
     config = base / file
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
-    export(opened(base), tmp_path / "bundle")
+    export(base, tmp_path / "bundle")
     assert written == [*PARTS, *PARTS]
 
 
-def test_it_goes_on_with_what_no_file_depends_on_changed(source: Source, written: Written, tmp_path: Path) -> None:
+def test_it_goes_on_with_what_no_file_depends_on_changed(
+    shallow_pipeline: Path, written: Written, tmp_path: Path
+) -> None:
     """As where a check was stopped that takes hours."""
-    interrupted(source, tmp_path / "bundle")
-    files = export(source, tmp_path / "bundle", 5, 2.0, unchecked=True)
+    interrupted(shallow_pipeline, tmp_path / "bundle")
+    files = export(shallow_pipeline, tmp_path / "bundle", 5, 2.0, unchecked=True)
     assert written == [*PARTS, "vae_decoder"]
     made = json.loads(files["manifest.json"])
     assert (made["pipeline"]["steps"], made["pipeline"]["guidance"]) == (5, 2.0)
@@ -249,32 +238,34 @@ def test_every_package_that_makes_artifacts_counts() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_is_finished_outlives_an_error(source: Source, tmp_path: Path, written: Written, error: Exception) -> None:
+def test_what_is_finished_outlives_an_error(
+    shallow_pipeline: Path, tmp_path: Path, written: Written, error: Exception
+) -> None:
     """Such as a disk that is full in a 14 GB export."""
     written.error = error
     with pytest.raises(type(error)) as caught:
-        export(source, tmp_path / "bundle")
+        export(shallow_pipeline, tmp_path / "bundle")
     left = hidden(tmp_path / "bundle")
     assert str(left) in "".join(caught.value.__notes__)
     # What was half written takes no space.
     assert sorted(path.name for path in left.glob("*.onnx")) == sorted(f"{name}.onnx" for name in PARTS[:-1])
-    export(source, tmp_path / "bundle")
+    export(shallow_pipeline, tmp_path / "bundle")
     assert written == [*PARTS, "vae_decoder"] and [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 @pytest.mark.parametrize("error", [InputError("no"), FailedCheck("not equal")], ids=["input", "check"])
 def test_nothing_is_left_where_the_same_command_would_end_again(
-    source: Source, tmp_path: Path, written: Written, error: Exception
+    shallow_pipeline: Path, tmp_path: Path, written: Written, error: Exception
 ) -> None:
     written.error = error
     with pytest.raises(type(error), match=str(error)):
-        export(source, tmp_path / "bundle")
+        export(shallow_pipeline, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("status", "waits"), [("failed", False), ("not_run", True)])
 def test_what_could_not_be_checked_waits(
-    source: Source,
+    shallow_pipeline: Path,
     tmp_path: Path,
     written: Written,
     monkeypatch: pytest.MonkeyPatch,
@@ -287,7 +278,7 @@ def test_what_could_not_be_checked_waits(
     monkeypatch.setattr(bundle, "check_all", check_all)
     monkeypatch.setattr(bundle, "check_component", lambda *_: [row])
     with pytest.raises(FailedCheck, match="signal 9; no bundle was written"):
-        export(source, tmp_path / "bundle")
+        export(shallow_pipeline, tmp_path / "bundle")
     assert hidden(tmp_path / "bundle").exists() == waits
 
 
@@ -298,14 +289,14 @@ def test_an_error_before_anything_is_finished_leaves_nothing(tmp_path: Path) -> 
 
 
 def test_the_manifest_is_written_once_and_files_are_hashed_once(
-    source: Source, tmp_path: Path, written: Written, monkeypatch: pytest.MonkeyPatch
+    shallow_pipeline: Path, tmp_path: Path, written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written.append("vae_decoder")  # nothing is stopped
     hashed, manifests = [], []
     tree, real = bundle.tree_sha256, bundle.write_manifest
     monkeypatch.setattr(bundle, "tree_sha256", lambda path: hashed.append(path.name) or tree(path))
     monkeypatch.setattr(bundle, "write_manifest", lambda folder, data: manifests.append(data) or real(folder, data))
-    files = export(source, tmp_path / "bundle")
+    files = export(shallow_pipeline, tmp_path / "bundle")
     assert len(manifests) == 1 and json.loads(files["manifest.json"]) == manifests[0]
     assert sorted(hashed) == sorted(Path(name).name for name in files if name != "manifest.json")
 

@@ -142,9 +142,7 @@ def test_artifacts_cut_short_with_a_forged_hash(
 
 
 def test_no_bundle_at_all(tmp_path: Path, lora_file: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"not a bundle \(no manifest.json\); make one with  python -m export.hypernet"
-    ):
+    with pytest.raises(InputError, match=r"not a bundle \(no manifest.json\); make one with  lorarar export pipeline"):
         Bundle.open(tmp_path)
     with pytest.raises(InputError, match="not a bundle"):
         Bundle.open(lora_file)
