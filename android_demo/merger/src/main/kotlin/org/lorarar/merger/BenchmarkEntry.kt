@@ -42,8 +42,9 @@ class BenchmarkEntry(
     /** The first of the app's own bundles that can be run here. */
     private fun own(copying: () -> Unit): File {
         val install = Install(places.packaged, places.home)
-        val runnable = install.targets().filter { target -> install.manifest(target)?.let { runtimes.refusal(it) } == null }
-        return install.bundle(runnable.firstOrNull() ?: install.targets().first()) { _, _ -> copying() }
+        val targets = install.targets()
+        val runnable = targets.firstOrNull { target -> install.manifest(target)?.let { runtimes.refusal(it) } == null }
+        return install.bundle(runnable ?: targets.firstOrNull() ?: throw InputError(Install.NONE)) { _, _ -> copying() }
     }
 }
 

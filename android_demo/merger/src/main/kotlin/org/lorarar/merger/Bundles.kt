@@ -59,7 +59,7 @@ internal class Bundles(
                 passedOver += Sentence("%s: %s", choice.key, said(error))
             }
         }
-        if (there.none { it.folder == null }) passedOver += NONE
+        if (there.none { it.folder == null }) passedOver += Install.NONE
         throw InputError(passedOver.reduce { told, next -> Sentence("%s\n\n%s", told, next) })
     }
 
@@ -91,11 +91,4 @@ internal class Bundles(
 
     private fun verified(folder: File): Bundle =
         Bundle.open(folder, seals = seals) { done, total -> tell(Stage.VERIFYING_THE_BUNDLE, done, total) }
-
-    private companion object {
-        val NONE = Sentence(
-            "this app was built without a bundle; make one with  lorarar export pipeline --target onnx --into " +
-                "android_demo  and build the app again",
-        )
-    }
 }

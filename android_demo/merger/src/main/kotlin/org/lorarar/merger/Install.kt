@@ -136,6 +136,12 @@ class Install(private val packaged: Packaged, private val home: File) {
             }
         }
 
+        /** What is said of an app without a bundle. */
+        internal val NONE = Sentence(
+            "this app was built without a bundle; make one with  lorarar export pipeline --target onnx --into " +
+                "android_demo  and build the app again",
+        )
+
         /** Delete what was left in a folder when the process was ended while it was written. */
         internal fun sweep(folder: File) =
             folder.listFiles { file -> file.extension == UNFINISHED }.orEmpty().forEach { it.deleteRecursively() }
