@@ -13,7 +13,7 @@ from typing import Any
 import make_golden_lora as golden
 import numpy as np
 import onnx
-from android.numbers import write_numbers
+from android.golden_numbers import write_numbers
 from bundle_mutations import MUTATIONS as BUNDLE_MUTATIONS
 from bundle_mutations import RAW, artifact_replaced
 from contradictions import write_contradictions

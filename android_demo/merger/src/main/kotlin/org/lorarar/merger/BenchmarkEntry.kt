@@ -44,7 +44,7 @@ class BenchmarkEntry(
         val install = Install(places.packaged, places.home)
         val targets = install.targets()
         val runnable = targets.firstOrNull { target -> install.manifest(target)?.let { runtimes.refusal(it) } == null }
-        return install.bundle(runnable ?: targets.firstOrNull() ?: throw InputError(Install.NONE)) { _, _ -> copying() }
+        return install.bundle(runnable ?: targets.firstOrNull() ?: throw Install.none()) { _, _ -> copying() }
     }
 }
 

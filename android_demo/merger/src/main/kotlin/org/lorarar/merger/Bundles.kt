@@ -59,7 +59,7 @@ internal class Bundles(
                 passedOver += Sentence("%s: %s", choice.key, said(error))
             }
         }
-        if (there.none { it.folder == null }) passedOver += Install.NONE
+        if (there.none { it.folder == null }) passedOver += Install.none().sentence
         throw InputError(passedOver.reduce { told, next -> Sentence("%s\n\n%s", told, next) })
     }
 

@@ -137,7 +137,7 @@ class Install(private val packaged: Packaged, private val home: File) {
         }
 
         /** What is said of an app without a bundle. */
-        internal val NONE = Sentence(
+        internal fun none() = InputError(
             "this app was built without a bundle; make one with  lorarar export pipeline --target onnx --into " +
                 "android_demo  and build the app again",
         )
