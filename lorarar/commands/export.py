@@ -195,8 +195,7 @@ def _plan(args: Namespace) -> int:
     what = f"{planned.base} · {planned.target.name} · {planned.precision} · {image} · {planned.target.runs_on}"
     columns = ("component", "precision", "parameters", "size", "LoRAs", "results in memory")
     print_table(columns, rows, title=f"{what}: nothing is made yet", left=columns[:2])
-    for sentence in (effort(planned), *advice(planned)):
-        console().print(parser().in_flags(sentence))
+    console().print(parser().in_flags("\n".join((effort(planned), *advice(planned)))))
     return EXIT_OK
 
 

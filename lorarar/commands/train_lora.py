@@ -61,7 +61,6 @@ def parser() -> Parser:
     add("--state-every", type=int, metavar="N", help=f"steps between states (default {DEFAULT_EVERY})")
     add("-o", "--out", type=Path, metavar="FILE", help="the .safetensors file")
     add("--dtype", choices=DTYPES, default="fp32", help="number format of the output (default fp32)")
-    made.set_defaults(words=None)
     return made
 
 
@@ -92,10 +91,8 @@ def _check_mode(args: argparse.Namespace) -> None:
     if not args.styled:
         for name in given(("subject_class", "styles")):
             raise InputError(f"`{name}` is for `styled`; give that, or leave `{name}` out")
-    elif not args.dataset:
-        if args.style_images is not None:
-            raise InputError("`styled` is of one subject, and joint training learns a style too; leave one of them out")
-        args.words = StyleWords(args.subject_class or "", tuple(args.styles or ()))
+    elif args.style_images is not None:
+        raise InputError("`styled` is of one subject, and joint training learns a style too; leave one of them out")
     if args.jobs is not None:
         check_at_least(1, jobs=args.jobs)
 
@@ -114,6 +111,7 @@ class _Run:
 
 
 def _train_one(args: argparse.Namespace) -> int:
+    learned_under = StyleWords(args.subject_class or "", tuple(args.styles or ())) if args.styled else None
     images = find_images(args.images)
     style = find_images(args.style_images) if args.style_images else ()
     check_lora_output(args.out, *images, *style)
@@ -133,9 +131,8 @@ def _train_one(args: argparse.Namespace) -> int:
             losses.append(loss)
             update(step, note=f"loss {loss:.4f}")
 
-        every = args.state_every
-        given = {"words": args.words, "on_step": on_step, "state": args.state, "state_every": every}
-        lora = train_lora(components, concepts, run.settings, **given)
+        given = {"on_step": on_step, "state": args.state, "state_every": args.state_every}
+        lora = train_lora(components, concepts, run.settings, words=learned_under, **given)
     if run.process.is_main_process:
         write_lora(lora, args.out, dtype=args.dtype)
         print_rows(_rows(run, lora, losses))

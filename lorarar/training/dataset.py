@@ -41,6 +41,11 @@ class Content:
         """Return the prompt of its reference images: the rare token, then the class (DreamBooth)."""
         return f"a {self.token} {self.class_name}"
 
+    @property
+    def class_prompt(self) -> str:
+        """Return the same without the token: what the subject is."""
+        return f"a {self.class_name}"
+
 
 @dataclass(frozen=True)
 class Style:
@@ -144,7 +149,7 @@ def merged_prompt(content: Content, style: Style) -> str:
 
 def composed_prompts(content: Content, style: Style) -> tuple[str, str, str]:
     """Return the prompts whose predictions are composed: the content's own, its class in the style, its class."""
-    return ComposedStart(content.prompt, f"a {content.class_name}").prompts(merged_prompt(content, style))
+    return ComposedStart(content.prompt, content.class_prompt).prompts(merged_prompt(content, style))
 
 
 def pair_folder(folder: Path, content: str, style: str) -> Path:

@@ -53,7 +53,7 @@ class JobSettings:
         """Return how one LoRA is trained: a style's has no styled examples."""
         if not (self.training.styled and isinstance(job, Content)):
             return replace(self.training, styled=0.0), None
-        return self.training, StyleWords(f"a {job.class_name}", self.styles)
+        return self.training, StyleWords(job.class_prompt, self.styles)
 
 
 def training_words(dataset: Dataset) -> tuple[str, ...]:

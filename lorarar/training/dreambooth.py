@@ -54,8 +54,8 @@ def train_lora(
     """Train one LoRA on one or more concepts, which take equal turns; `components` are as before when it returns.
 
     `words` are for `settings.styled`, of a single concept, a subject. `state` is a file from which an interrupted
-    training goes on. Raises InputError for unusable images, prompts,
-    settings or state, and when the loss is no longer finite.
+    training goes on. Raises InputError for unusable images, prompts, settings or state, and when the loss is no longer
+    finite.
     """
     accelerator = new_accelerator(components.device, settings.mixed_precision, settings.accumulation)
     settings.check_processes(accelerator.num_processes)

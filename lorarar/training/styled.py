@@ -41,10 +41,12 @@ class StyledPrompts:
     @classmethod
     def encode(cls, components: Components, prompt: str, words: StyleWords) -> StyledPrompts:
         """Encode a subject's prompt and its class in each style."""
-        texts = [in_style(base, style) for base in (prompt, words.subject_class) for style in words.styles]
-        rows, count = encode_prompts(components, [*texts, words.subject_class]), len(words.styles)
-        parts = (slice(count), slice(count, 2 * count), slice(2 * count, None))
-        return cls(*(rows.take(torch.arange(2 * count + 1, device=components.device)[part]) for part in parts))
+
+        def styled(said: str) -> Condition:
+            return encode_prompts(components, [in_style(said, style) for style in words.styles])
+
+        plain = encode_prompts(components, [words.subject_class])
+        return cls(styled(prompt), styled(words.subject_class), plain)
 
     def put_in(
         self, model: Any, unet: Any, batch: Batch, noisy: Tensor, goal: Float[Tensor, "b c y x"], at: Sequence[int]
@@ -58,9 +60,8 @@ class StyledPrompts:
         noise, times = noisy[index], batch.timesteps[index]
         with torch.no_grad():
             own = predict(model, noise, times, batch.condition.take(index))
-            plain = self.plain.take(torch.zeros(len(at), dtype=torch.long, device=device))
             with _without_adapter(unet):
-                told = together([self.of_class.take(styles), plain])
+                told = together([self.of_class.take(styles), self.plain.expand(len(at))])
                 styled, base = predict(model, noise.repeat(2, 1, 1, 1), times.repeat(2), told).chunk(2)
         goal = goal.index_copy(0, index, (own + styled - base).to(goal.dtype))
         said = self.own.take(styles)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bundle_mutations import hypernet
 from safetensors.numpy import load_file, save_file
 
 from runtime_py.bundle import ONNX_MODEL, tree_sha256
@@ -24,11 +25,6 @@ def edit_manifest(bundle: Path, edit: Edit) -> None:
     manifest = json.loads(path.read_text())
     edit(manifest, bundle)
     path.write_text(json.dumps(manifest))
-
-
-def hypernet(manifest: dict[str, Any]) -> dict[str, Any]:
-    entry: dict[str, Any] = manifest["components"]["hypernet"]
-    return entry
 
 
 def state(entry: dict[str, Any], path: Path) -> None:
