@@ -88,7 +88,9 @@ class Sampler:
         def before_next(pipeline: Any, step: int, _timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
             if step + 1 < pipeline.num_timesteps:
                 on_step(step + 1, pipeline.num_timesteps)
-            return kwargs
+                return kwargs
+            # The VAE is in fp32 whatever the UNet's dtype, and the pipeline does not cast.
+            return {"latents": kwargs["latents"].to(pipeline.vae.dtype)}
 
         on_step(0, self.sampling.steps)
         with quiet_toolchains():

@@ -1,0 +1,52 @@
+"""An evaluation in less than fp32, which is a GPU's default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_pipeline import save_tiny_evaluation
+
+from lorarar.evaluation.method_names import METHODS, sampling_of
+from lorarar.evaluation.run import generate_all, open_evaluation
+from lorarar.evaluation.settings import EvaluationSettings
+from lorarar.hypernet.checkpoints import load_predictor
+from lorarar.training.dataset import read_dataset
+
+NAMES = [*(name for name in METHODS if not sampling_of(name)), "direct-sum-acfg", "direct-composed-start"]
+
+
+def drawn(world: Path, folder: Path, dtype: str) -> dict[str, np.ndarray]:
+    settings = EvaluationSettings(images=1, steps=2, guidance=3.0, zip_steps=1, joint_steps=1)
+    predictor = load_predictor(world / "hyper.safetensors")
+    methods = {name: predictor if METHODS[name].hypernet else None for name in NAMES}
+    dataset = read_dataset(world / "data")
+    made = open_evaluation(
+        folder, str(world / "base"), dataset, "paper", "test", settings, methods, device="cpu", dtype=dtype
+    )
+    generate_all(made, lambda text, done: None)
+    paths = sorted(folder.rglob("*.png"))
+    return {str(path.relative_to(folder)): np.asarray(Image.open(path), int) for path in paths}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_evaluation(tmp_path_factory.mktemp("world"), (), ("hyper",))
+
+
+@pytest.fixture(scope="module")
+def exact(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    return drawn(world, tmp_path_factory.mktemp("fp32"), "fp32")
+
+
+# Of 255. SSR-Merge, whose numbers come out of the UNet, and ZipLoRA, which trains through it, differ most.
+@pytest.mark.parametrize(("dtype", "limit"), [("fp16", 4), ("bf16", 20)])
+def test_every_method_draws_nearly_the_same(
+    dtype: str, limit: float, world: Path, exact: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    less = drawn(world, tmp_path, dtype)
+    assert less.keys() == exact.keys() and len(less) == len(NAMES)
+    for name, image in less.items():
+        assert 0 < np.abs(image - exact[name]).mean() < limit, name
