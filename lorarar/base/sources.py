@@ -30,13 +30,14 @@ def open_pipeline(base: str, untrained: bool, dtype: torch.dtype, unet: bool = T
         with quiet_toolchains():
             return untrained_pipeline(base, dtype, unet)
     path = _find(base)
-    replaced = {} if unet else {"unet": None}
+    replaced: dict[str, Any] = {} if unet else {"unet": None}
     with _loading(base, _advice(path)):
-        from diffusers import StableDiffusionXLPipeline
+        from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 
         if path.is_file():
+            # With the other networks it would be rounded to their type first.
+            replaced["vae"] = AutoencoderKL.from_single_file(str(path), torch_dtype=torch.float32)
             pipeline = StableDiffusionXLPipeline.from_single_file(str(path), torch_dtype=dtype, **replaced)
-            pipeline.vae.to(torch.float32)
         else:
             dtypes = {"vae": torch.float32, "default": dtype}
             # Only safetensors, since a stranger's pickle can run code.

@@ -117,6 +117,9 @@ def open_evaluation(
     layout = unet_layout(components.unet, base_name(components))
     bench = Workbench(components, layout, dataset, split, joint, zip_settings, settings.seed, settings.composed_share)
     prepared = [prepare(name, bench, predictor) for name, predictor in methods.items()]
+    trained = [method.name for method in prepared if method.needs_images]
+    if trained and dtype == "fp16" and components.device.type == "cpu":
+        raise InputError(f"`dtype` is fp16, in which a CPU can't train {trained[0]}; give bf16 or fp32")
     pairs = sampled_pairs(dataset, split, part)
     return Evaluation(folder, bench, sampler, prepared, part, pairs, settings.images)
 

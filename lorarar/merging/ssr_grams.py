@@ -131,6 +131,6 @@ def _means(content: Mapping[str, _Sum], style: Mapping[str, _Sum]) -> Grams:
     """Return each LoRA's sums, divided by the tokens of both."""
     pairs = {name: (found, style[name]) for name, found in content.items()}
     return {
-        name: torch.stack([found.gram for found in pair]).double().cpu().numpy() / sum(found.tokens for found in pair)
+        name: torch.stack([found.gram for found in pair]).cpu().double().numpy() / sum(found.tokens for found in pair)
         for name, pair in pairs.items()
     }

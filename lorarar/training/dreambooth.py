@@ -72,6 +72,9 @@ def train_lora(
             # accelerate wraps `forward`, and keeps the optimizer's memory.
             accelerator.unwrap_model(training.model, keep_fp32_wrapper=False)
             accelerator.free_memory()
+            # It marks what it has wrapped and never takes the mark away (accelerate 1.15): the next LoRA on this UNet
+            # would be trained without autocast.
+            vars(components.unet).pop("_is_accelerate_prepared", None)
         layers = _layers(components.unet)
     return LoRA(layers, source="trained LoRA", metadata=_metadata(components, concepts, settings, words))
 

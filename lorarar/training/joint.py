@@ -63,7 +63,8 @@ class JointBatch:
         goal = self._prompted(unet, layout, loras, strength)
         if guidance == 1:
             return goal
-        return guided(goal, predict(unet, self.latents, self.timesteps, without_prompt(self.condition)), guidance)
+        empty = predict(unet, self.latents, self.timesteps, without_prompt(self.condition))
+        return guided(goal, at_least_fp32(empty), guidance)
 
     def _prompted(
         self, unet: Any, layout: Layout, loras: tuple[Pack, Pack], strength: float
@@ -73,8 +74,8 @@ class JointBatch:
             return self.goal
         twice, times = self.latents.repeat_interleave(2, 0), self.timesteps.repeat_interleave(2)
         with attached(unet, alternating_factors(layout, *loras)):
-            both = predict(unet, twice, times, self.apart)
-        plain = predict(unet, self.latents, self.timesteps, self.plain)
+            both = at_least_fp32(predict(unet, twice, times, self.apart))
+        plain = at_least_fp32(predict(unet, self.latents, self.timesteps, self.plain))
         return both[0::2] + strength * (both[1::2] - plain)
 
 
@@ -145,6 +146,11 @@ def _encoded(components: Components, prompts: dict[Any, str]) -> dict[Any, Condi
 def without_prompt(condition: Condition) -> Condition:
     """Return the conditions with the empty prompt in the place of theirs: SDXL's pipelines have zeros for it."""
     return replace(condition, embeds=torch.zeros_like(condition.embeds), pooled=torch.zeros_like(condition.pooled))
+
+
+def at_least_fp32(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Widen an answer of the UNet in bf16 or fp16: sums and differences of several would be rounded once more."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def guided(

@@ -60,6 +60,8 @@ def check_device(device: str) -> str:
     """
     import torch
 
+    if ":" in device:  # accelerate takes the first one of those that it sees
+        raise InputError(f"`device` is {device!r}; give cuda, and choose the GPU by CUDA_VISIBLE_DEVICES")
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -92,7 +94,7 @@ def with_fastest_precision(settings: Trainable, process: Any) -> Trainable:
     """Return the settings with bf16 on a GPU that has it, and without mixed precision elsewhere."""
     import torch
 
-    bf16 = process.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    bf16 = process.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return replace(settings, mixed_precision="bf16" if bf16 else "no")
 
 
@@ -120,6 +122,9 @@ def new_accelerator(device: torch.device, mixed_precision: str, accumulation: in
     # accelerate keeps the first precision for the whole process and refuses another; here each training has its own.
     # It has no public way to forget one (accelerate 1.15); its own tests do it like this.
     AcceleratorState._reset_state()
+    # accelerate takes fp16 there, and trains without autocast or a scale of the loss: small gradients vanish.
+    if device.type == "cpu" and mixed_precision == "fp16":
+        raise InputError("`mixed_precision` is fp16, which a CPU can't train with; give bf16 or no")
     try:
         return Accelerator(
             cpu=device.type == "cpu",

@@ -23,7 +23,7 @@ from lorarar.base.components import Condition, predict
 from lorarar.layout import Layout
 from lorarar.training.bank import Coefficients, Pack, alternating_factors, merged_factors
 from lorarar.training.hyper_settings import LossSettings
-from lorarar.training.joint import JointBatch, guided, without_prompt
+from lorarar.training.joint import JointBatch, at_least_fp32, guided, without_prompt
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -90,24 +90,19 @@ def _goal(
 ) -> Float[Tensor, "rows c y x"]:
     """Return what each row is compared with: its own LoRA's answer, and the joint answer."""
     with attached(unet, alternating_factors(layout, *loras)):
-        own = predict(unet, batch.latents, batch.timesteps, batch.condition)
+        own = at_least_fp32(predict(unet, batch.latents, batch.timesteps, batch.condition))
     if batch.joint is None:
-        return _at_least_fp32(own)
-    answer = batch.joint.answer(unet, layout, loras, settings.joint_style, settings.joint_guidance)
-    return _at_least_fp32(_beside(own, answer))
+        return own
+    return _beside(own, batch.joint.answer(unet, layout, loras, settings.joint_style, settings.joint_guidance))
 
 
 def _said(unet: Any, batch: PairBatch, guidance: float) -> Float[Tensor, "rows c y x"]:
     """Return what the UNet, as it is, says of each row; of the joint ones with guidance."""
-    found = _at_least_fp32(predict(unet, *_all(batch, guidance != 1)))
+    found = at_least_fp32(predict(unet, *_all(batch, guidance != 1)))
     if guidance == 1:
         return found
     *pairs, asked, empty = found.unflatten(0, (-1, 4)).unbind(1)
     return torch.stack([*pairs, guided(asked, empty, guidance)], dim=1).flatten(0, 1)
-
-
-def _at_least_fp32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _beside(pairs: Shaped[Tensor, "rows ..."], *joint: Shaped[Tensor, "p ..."]) -> Shaped[Tensor, "all ..."]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lorarar.base.components import Components, Condition, encode_prompts, predict
 from lorarar.training.examples import Batch
-from lorarar.training.joint import together
+from lorarar.training.joint import at_least_fp32, together
 from lorarar.training.style_words import StyleWords, in_style
 
 
@@ -59,10 +59,10 @@ class StyledPrompts:
         index, styles = torch.tensor(at, device=device), self._chosen(batch, at)
         noise, times = noisy[index], batch.timesteps[index]
         with torch.no_grad():
-            own = predict(model, noise, times, batch.condition.take(index))
+            own = at_least_fp32(predict(model, noise, times, batch.condition.take(index)))
             with _without_adapter(unet):
                 told = together([self.of_class.take(styles), self.plain.expand(len(at))])
-                styled, base = predict(model, noise.repeat(2, 1, 1, 1), times.repeat(2), told).chunk(2)
+                styled, base = at_least_fp32(predict(model, noise.repeat(2, 1, 1, 1), times.repeat(2), told)).chunk(2)
         goal = goal.index_copy(0, index, (own + styled - base).to(goal.dtype))
         said = self.own.take(styles)
         parts = ((getattr(batch.condition, name), part) for name, part in vars(said).items())

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_pipeline import save_image
@@ -277,6 +278,31 @@ def test_single_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "junk.safetensors")
     with pytest.raises(InputError, match="check that it is an SDXL checkpoint; diffusers also needs SDXL's configs"):
         load_components(str(tmp_path / "junk.safetensors"))
+
+
+def test_the_vae_of_a_single_file_is_not_rounded(
+    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """diffusers needs SDXL's configs for a file, so folders stand in for what it opens."""
+    whole = StableDiffusionXLPipeline.from_pretrained(tiny_pipeline)
+
+    def network(_: str, torch_dtype: torch.dtype) -> AutoencoderKL:
+        return AutoencoderKL.from_pretrained(tiny_pipeline, subfolder="vae", torch_dtype=torch_dtype)
+
+    def pipeline(path: str, torch_dtype: torch.dtype, **given: object) -> StableDiffusionXLPipeline:
+        parts = {
+            **StableDiffusionXLPipeline.from_pretrained(tiny_pipeline, torch_dtype=torch_dtype).components,
+            **given,
+        }
+        return StableDiffusionXLPipeline(**parts)
+
+    monkeypatch.setattr(AutoencoderKL, "from_single_file", network)
+    monkeypatch.setattr(StableDiffusionXLPipeline, "from_single_file", pipeline)
+    save_file({"x": torch.zeros(1)}, tmp_path / "sdxl.safetensors")
+    opened = load_components(str(tmp_path / "sdxl.safetensors"), dtype=torch.bfloat16)
+    assert opened.unet.dtype == torch.bfloat16
+    for name, weight in whole.vae.state_dict().items():
+        assert torch.equal(opened.vae.state_dict()[name], weight), name
 
 
 def test_hub_id_without_network(monkeypatch: pytest.MonkeyPatch) -> None:

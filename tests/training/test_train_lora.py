@@ -24,7 +24,6 @@ from lorarar.base.components import (
     Components,
     encode_images,
     encode_prompts,
-    load_components,
     load_image,
     predict,
 )
@@ -286,18 +285,6 @@ def test_damaged_states(tmp_path: Path) -> None:
         state.path.write_bytes(data)
         with pytest.raises(InputError, match=r"not a state of this training .* delete it or give another `state`"):
             state.load(parameters, optimizer, None, 1)
-
-
-def test_bf16_trains_in_fp32(tiny_pipeline: Path, images: tuple[Path, ...], trained: LoRA) -> None:
-    half = load_components(str(tiny_pipeline), dtype=torch.bfloat16)
-    lora = train(half, images, "a sks dog", SETTINGS)
-    layer = next(iter(lora.layers.values()))
-    assert not np.array_equal(layer.down, torch.from_numpy(layer.down).bfloat16().float().numpy())
-    pairs = [(trained.layers[name].delta(), layer.delta()) for name, layer in lora.layers.items()]
-    wanted, found = (np.concatenate([delta.ravel() for delta in deltas]) for deltas in zip(*pairs, strict=True))
-    # Measured: 0.11, and 0.10 against an fp32 base of weights rounded to bf16: it is its activations' rounding.
-    assert 0 < np.linalg.norm(found - wanted) < 0.2 * np.linalg.norm(wanted)
-    assert next(half.unet.parameters()).dtype == torch.bfloat16
 
 
 def test_joint_training_takes_turns(components: Components, tiny_dataset: Path) -> None:

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from lorarar.errors import InputError
 from lorarar.training.dataset_loras import JobSettings, start_worker
-from lorarar.training.launch import BaseLoading, process_state
+from lorarar.training.launch import BaseLoading, check_device, process_state, with_fastest_precision
 from lorarar.training.settings import LoraSettings
 from miniature.build import build
 from miniature.stages import BuildPlan
@@ -59,3 +61,29 @@ def test_all_threads_of_a_command_flush_denormals() -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     found = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
     assert found.stdout.split() == ["2", "0"]
+
+
+@pytest.mark.parametrize(
+    ("device", "emulated", "native", "chosen"),
+    [
+        ("cuda", True, True, "bf16"),
+        ("cuda", True, False, "no"),
+        ("cpu", True, True, "no"),
+    ],
+)
+def test_bf16_is_chosen_where_a_gpu_computes_in_it(
+    device: str, emulated: bool, native: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch emulates it on GPUs before Ampere, which is slower than fp32."""
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: emulated if including_emulation else native
+    )
+    process = SimpleNamespace(device=torch.device(device))
+    assert with_fastest_precision(LoraSettings(), process).mixed_precision == chosen
+
+
+def test_a_single_gpu_of_several_is_chosen_by_the_environment() -> None:
+    with pytest.raises(
+        InputError, match=r"`device` is 'cuda:1'; give cuda, and choose the GPU by CUDA_VISIBLE_DEVICES"
+    ):
+        check_device("cuda:1")
