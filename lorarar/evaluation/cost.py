@@ -27,16 +27,14 @@ class Cost:
 def measured(device: str = "cpu") -> Iterator[Cost]:
     """Measure a block: wall time, and the most memory it held beyond what was held before it.
 
-    On CUDA that is the allocator's peak on the device. On a CPU it is the process's resident memory, sampled every
-    2 ms after the C library's free memory was given back: pages that a block frees and takes again between two samples
-    are seen, a peak shorter than a sample may be missed.
+    That is the process's resident memory, sampled every 2 ms after the C library's free memory was given back: pages
+    that a block frees and takes again between two samples are seen, a peak shorter than a sample may be missed. On
+    CUDA the most that PyTorch's allocator had of the GPU's memory comes on top.
     """
-    cost = Cost()
-    if device.startswith("cuda"):
-        yield from _on_cuda(cost)
-        return
+    cost, on_gpu = Cost(), device.startswith("cuda")
     gc.collect()
     _give_back_free_memory()
+    held_of_gpu = _restart_gpu_peak() if on_gpu else 0
     process, done = psutil.Process(), threading.Event()
     before = process.memory_info().rss
     peak = [before]
@@ -46,24 +44,28 @@ def measured(device: str = "cpu") -> Iterator[Cost]:
     try:
         yield cost
     finally:
+        of_gpu = _gpu_peak() - held_of_gpu if on_gpu else 0
         cost.seconds = time.perf_counter() - start
         done.set()
         sampler.join()
-        cost.extra_bytes = max(peak[0], process.memory_info().rss) - before
+        cost.extra_bytes = max(peak[0], process.memory_info().rss) - before + of_gpu
 
 
-def _on_cuda(cost: Cost) -> Iterator[Cost]:
+def _restart_gpu_peak() -> int:
+    """Forget the GPU's peak so far; return the bytes that are held."""
     import torch
 
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
-    before, start = torch.cuda.memory_allocated(), time.perf_counter()
-    try:
-        yield cost
-    finally:
-        torch.cuda.synchronize()
-        cost.seconds = time.perf_counter() - start
-        cost.extra_bytes = max(0, torch.cuda.max_memory_allocated() - before)
+    return torch.cuda.memory_allocated()
+
+
+def _gpu_peak() -> int:
+    """Wait for the GPU; return the most bytes that were held."""
+    import torch
+
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated()
 
 
 def _sample(process: psutil.Process, peak: list[int], done: threading.Event) -> None:
