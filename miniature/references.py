@@ -26,6 +26,7 @@ from miniature.wide_sets import wide_training, wide_validation
 TOKEN = "sks"  # the rare token of DreamBooth; no caption of the population has it
 REFERENCES = (4, 5, 6)  # images a subject, in turn
 DRAWN = 2  # images a pair
+HALVES = ("first-half", "second-half")  # splits of the wide test
 _WIDE_SETS = {
     "validation": (wide_validation, ((1, 1814), (1, 1815))),
     "train": (wide_training, ((1, 1816), (1, 1817))),
@@ -53,7 +54,7 @@ def write_dataset(folder: Path, seed: int) -> Path:
 
 def write_wide_dataset(folder: Path, seed: int, part: str = "test") -> Path:
     """Do the same for the wide test, 24 subjects × 24 styles, the wide validation or the wide training; its one split
-    has that part.
+    has that part. The test's subjects are also halved, for those who draw it in two sittings.
 
     The drawings of validation and training are the same for every seed.
     """
@@ -62,10 +63,22 @@ def write_wide_dataset(folder: Path, seed: int, part: str = "test") -> Path:
     else:
         draw, streams = _WIDE_SETS[part]
         subjects, styles = draw()
-    sides = {"contents": list(subjects), "styles": list(styles)}
-    split = {side: {each: names if each == part else [] for each in SPLIT_PARTS} for side, names in sides.items()}
+    half = len(subjects) // 2
+    splits = {DEFAULT_SPLIT: [*subjects]}
+    if part == "test":
+        splits |= dict(zip(HALVES, ([*subjects][:half], [*subjects][half:]), strict=True))
+    made = {split: _only(part, contents=names, styles=[*styles]) for split, names in splits.items()}
     name = "miniature-wide" + ("" if part == "test" else f"-{part}")
-    return _write_dataset(folder, name, subjects, styles, {DEFAULT_SPLIT: split}, *streams)
+    return _write_dataset(folder, name, subjects, styles, made, *streams)
+
+
+def _only(part: str, **sides: list[str]) -> dict[str, dict[str, list[str]]]:
+    return {side: {each: names if each == part else [] for each in SPLIT_PARTS} for side, names in sides.items()}
+
+
+def style_words() -> tuple[str, ...]:
+    """Return the descriptions of the training part's styles, each once: subjects' LoRAs are trained under them."""
+    return tuple(dict.fromkeys(FAMILIES[gallery.GALLERY[name].family].description for name in gallery.SPLIT["train"]))
 
 
 def write_pairs(folder: Path, seed: int, report: Report = silent) -> Path:

@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lorarar.base.names import MINIATURE_FOLDER
+from lorarar.base.names import DATASET_FOLDER, MINIATURE_FOLDER
 from lorarar.errors import InputError
 from lorarar.lora import read_lora
 from lorarar.training.dataset import read_dataset
-from lorarar.training.dataset_loras import missing_jobs
+from lorarar.training.dataset_loras import JobSettings, missing_jobs, training_words
 from lorarar.training.settings import LoraSettings
 from miniature import catalogue, gallery, references, stages
 from miniature.catalogue import ALIKE, CATALOGUE, WIDE, fresh_subject, near_catalogue
 from miniature.gallery import near_gallery
 from miniature.population import PLAIN_SHARE, sample_style
-from miniature.references import write_wide_dataset
+from miniature.references import HALVES, write_wide_dataset
 from miniature.scene import sample_view
 from miniature.stages import BuildPlan
 from miniature.styles import FAMILIES
@@ -36,6 +36,8 @@ def test_the_wide_test_is_apart_from_all_else(tmp_path: Path) -> None:
     dataset = read_dataset(tmp_path)
     part = dataset.part("paper", "test")
     assert [len(side) for side in part] == [24, 24] and not {*dataset.contents} & {*CATALOGUE}
+    first, second = (dataset.part(half, "test") for half in HALVES)
+    assert [*first[0], *second[0]] == part[0] and len(first[0]) == 12 and first[1] == second[1] == part[1]
     assert len({content.class_name for content in dataset.contents.values()}) == len(KINDS)
     assert len({style.description for style in dataset.styles.values()}) == 24
     assert all(near_catalogue(entry.subject) for entry in WIDE.values())
@@ -108,6 +110,21 @@ def test_its_loras_are_trained_once_on_the_base_given(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds another dataset \(base\)"):
         write_wide(plan, other)
     assert first.is_file() and {text.partition(",")[0] for text in trained} == {first.stem}
+
+
+def test_its_subjects_are_trained_under_the_words_that_the_miniature_s_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no training styles of its own."""
+    given: list[JobSettings] = []
+    monkeypatch.setattr(stages, "train_jobs", lambda jobs, loading, settings, *_: given.append(settings))
+    write_wide(BuildPlan(tmp_path, tmp_path), MINIATURE_FOLDER, "validation")
+    dataset = read_dataset(tmp_path)
+    words = training_words(read_dataset(MINIATURE_FOLDER / DATASET_FOLDER))
+    assert len(words) == 16 and {settings.styles for settings in given} == {words}
+    learned = given[0].of(next(iter(dataset.contents.values())))
+    assert learned[0].styled == 0.5 and learned[1] is not None and learned[1].styles == words
+    assert [settings.of(next(iter(dataset.styles.values())))[1] for settings in given] == [None, None]
 
 
 @pytest.mark.full
