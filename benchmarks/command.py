@@ -39,10 +39,12 @@ def given_pair(args: argparse.Namespace) -> tuple[LoRA, LoRA] | None:
 
 
 def choices(name: str, text: str, valid: tuple[str, ...]) -> tuple[str, ...]:
-    """Split an option's `a,b` into its words, each once. Raises InputError for one that is not valid."""
+    """Split an option's `a,b` into its words, each once. Raises InputError for one that is not valid, and for none."""
     chosen = tuple(dict.fromkeys(words(text)))
     for word in chosen:
         check_choice(valid, **{name: word})
+    if not chosen:
+        raise InputError(f"`{name}` is empty; give some of {', '.join(valid)}")
     return chosen
 
 

@@ -19,6 +19,7 @@ from export.targets import find_target
 from lorarar.base.names import BASES_HELP, DEFAULT_BASE
 from lorarar.command_line import Parser, main_of, run_command
 from lorarar.console import console, print_table
+from lorarar.errors import InputError
 from lorarar.settings import words
 
 
@@ -41,6 +42,8 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     """Measure every case, print the tables, and give the document out."""
     cases = list(product(choices("target", args.target, ANYWHERE), dict.fromkeys(words(args.precision))))
+    if not cases:
+        raise InputError("`precision` is empty; give one such as fp32, or several with commas")
     for target, precision in cases:
         find_target(target).require("unet", precision)
     settings = run_settings(args)

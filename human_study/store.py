@@ -7,6 +7,7 @@ that the answers can be read without this program: `answers.preferred` is the me
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import secrets
 import sqlite3
@@ -175,7 +176,7 @@ def read_answers(path: Path, study: Study) -> list[Answer]:
     """Read every answer in the file, by participant and position; also while a server writes. Raises InputError."""
     if not path.is_file():
         raise InputError(f"{path}: no answers there; run  lorarar study serve  first, or check `answers`")
-    with _readable(path), closing(_connect(path)) as database:
+    with _readable(path), closing(_connect(path, _is_archived(path))) as database:
         meta = dict(database.execute("SELECT key, value FROM meta"))
         _check_meta(path, meta, study.fingerprint())
         rows = database.execute(
@@ -204,9 +205,15 @@ def _readable(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: can't be used as a file of answers ({error}); choose another as `answers`") from None
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _is_archived(path: Path) -> bool:
+    """Tell whether nothing can be written beside the file, as SQLite does even to read what a server may write to."""
+    return not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
+
+
+def _connect(path: Path, archived: bool = False) -> sqlite3.Connection:
+    name = f"{path.resolve().as_uri()}?mode=ro&immutable=1" if archived else path
     # Autocommit, so that transactions begin and end where _transaction says.
-    database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    database = sqlite3.connect(name, timeout=BUSY_SECONDS, isolation_level=None, uri=archived)
     database.execute("PRAGMA foreign_keys = ON")
     return database
 

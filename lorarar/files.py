@@ -43,6 +43,8 @@ def check_output(output: Path, *inputs: Path) -> None:
     """Refuse an output path that is a folder, can't be written, or would overwrite an input."""
     if output.is_dir():
         raise InputError(f"{output}: this is a folder; give the name of a file")
+    if output.exists() and not output.is_file():  # a rename would put a file in its place, of /dev/null too
+        raise InputError(f"{output}: this is a device or a pipe; give the name of a file")
     place = resolved(output)
     for given in inputs:
         # A PEFT folder is an input as a whole: writing into it would change what it holds.
@@ -90,6 +92,11 @@ def in_utf8(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+def _temporary(path: Path) -> str:
+    """Return how the hidden name begins of what will become `path`: a name may have 255 bytes, 4 a character."""
+    return f".{path.name[:40]}."
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` on success, remove it on any failure.
@@ -98,7 +105,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     suffix, path = path.suffix, resolved(path)  # the given name's: libraries tell a format by it
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_temporary(path), suffix=suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -117,7 +124,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     path = resolved(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=_temporary(path), dir=path.parent))
     try:
         yield temporary
         replace_folder(temporary, path)
@@ -131,7 +138,7 @@ def replace_folder(made: Path, path: Path) -> None:
     if not path.exists():
         made.replace(path)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    old = Path(tempfile.mkdtemp(prefix=_temporary(path) + "old.", dir=path.parent))
     try:
         path.replace(old / path.name)
         made.replace(path)

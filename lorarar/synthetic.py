@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lorarar.errors import InputError
-from lorarar.layout import UNET, Layout
+from lorarar.layout import Layout
 from lorarar.lora import LoRA, LoraLayer
 from lorarar.settings import check_at_least, check_seed
 
@@ -22,16 +22,16 @@ def synthetic_lora(layout: Layout, rank: int = DEFAULT_RANK, seed: int = 0, stre
     check_seed(seed)
     if not (np.isfinite(strength) and strength >= 0):
         raise InputError(f"`strength` is {strength}; give a number of 0 or more")
-    modules = [(module, group) for group in layout.groups for module in group.modules]
+    linears = [(layer, group) for group in layout.groups for layer in group.layers]
     generator = np.random.default_rng(seed)
     # Component k has weight 1/k, as trained factors concentrate on a few directions.
     decay = (1 / np.arange(1, rank + 1)).astype(np.float32)
     norm = np.sqrt(np.sum(decay**2)) ** 0.5
     layers = {}
-    for position, (module, group) in enumerate(modules):
-        share = (position + 0.5) / len(modules)
+    for position, (layer, group) in enumerate(linears):
+        share = (position + 0.5) / len(linears)
         scale = np.float32(np.sqrt(strength * 2 * share) / norm)
         down = generator.standard_normal((rank, group.in_features), np.float32) * scale
         up = generator.standard_normal((group.out_features, rank), np.float32) * scale * decay
-        layers[UNET + module] = LoraLayer(down, up)
+        layers[layer] = LoraLayer(down, up)
     return LoRA(layers, source=f"synthetic, seed {seed}")

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionXLPipeline
 
 DRAWINGS = 40_000
-# Half of a subject's examples are under words for styles, or a prompt with such words loses it. Rank 6 in the place of 8
-# is a quarter less to download.
+# Half of a subject's examples are under words for styles, or a prompt with such words loses it. Rank 6 in the place
+# of 8 is a quarter less to download.
 CONTENT_LORAS = replace(default_settings(MINIATURE), rank=6, styled=0.5)
 # A style is one image. Trained for as long as a subject, its LoRA draws that image whatever the prompt. All numbers
 # were chosen on the validation part, by each LoRA alone and by both together.

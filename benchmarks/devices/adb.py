@@ -139,7 +139,8 @@ class AndroidDevice:
         if options.cpus is None:
             return None, f"cores not pinned: the scheduler chose among {cores}"
         if options.cpus != "big":
-            return options.cpus, f"pinned to the cores of mask {options.cpus}"
+            mask = options.cpus.removeprefix("0x")  # Android's taskset knows no prefix
+            return mask, f"pinned to the cores of mask {mask}"
         big = adb_facts.big_cores(self.link.shell(adb_facts.LIMITS_SCRIPT).out)
         if not big:
             raise DeviceFailed("it doesn't tell which of its cores are faster; give `cpus` a mask, or leave it out")

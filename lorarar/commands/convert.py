@@ -11,7 +11,7 @@ from lorarar.base.names import MINIATURE
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import status, warn
 from lorarar.errors import InputError
-from lorarar.files import check_lora_output
+from lorarar.files import check_lora_output, whole
 from lorarar.lora import DTYPES, WRITERS
 from lorarar.lora.write import partly_read
 from lorarar.toolchains import require_toolchain
@@ -37,8 +37,8 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, write and tell what was lost."""
-    checkpoint = [Path(args.base)] if args.base and Path(args.base).is_file() else []
-    check_lora_output(args.out, args.lora, *checkpoint)
+    base = whole(Path(args.base)) if args.base else ()
+    check_lora_output(args.out, args.lora, *base)
     require_toolchain("torch", "train")
     # Not above: `--help` answers without loading PyTorch.
     from lorarar.base.weights import base_weights

@@ -103,8 +103,8 @@ def _add_examples(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Merge, write and tell what was done."""
-    bundle = whole(args.bundle) if args.bundle else ()
-    check_lora_output(args.out, *filter(None, (args.content, args.style, args.hypernet)), *bundle)
+    folders = whole(*(Path(given) for given in (args.bundle, args.base) if given))
+    check_lora_output(args.out, *filter(None, (args.content, args.style, args.hypernet)), *folders)
     if args.bundle is not None:
         return _run_bundle(args)
     if args.coefficients_plot is not None:

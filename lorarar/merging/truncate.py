@@ -14,6 +14,7 @@ from jaxtyping import Float
 from lorarar.lora import LoRA, LoraLayer
 from lorarar.merging.types import Truncated, Truncation
 from lorarar.settings import check_at_least
+from lorarar.toolchains import require_toolchain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +74,7 @@ def resize(lora: LoRA, rank: int) -> LoRA:
     worst one, is the last of the result's `warnings`. Raises InputError for a rank under 1.
     """
     check_at_least(1, rank=rank)
+    require_toolchain("torch", "train")
     cuts = {name: shrink(layer, rank) for name, layer in lora.layers.items() if layer.rank > rank}
     lost = Truncation.of({name: truncated for name, (_, truncated) in cuts.items()})
     if lost is None:

@@ -16,9 +16,9 @@ import numpy as np
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import console, print_rows, print_table, progress
 from lorarar.errors import InputError, describe_os_error
-from lorarar.files import atomic_file, check_output
+from lorarar.files import atomic_file, check_output, whole
 from lorarar.images import on_white, open_image
-from lorarar.settings import check_at_least
+from lorarar.settings import check_at_least, check_seed
 from runtime_py.mil.interpreter import OpTrace
 from runtime_py.mil.program import Program
 from runtime_py.mil.summary import summarise
@@ -72,9 +72,11 @@ def run(args: argparse.Namespace) -> int:
     """Do what the command says; raises InputError for anything the user can put right."""
     if args.command == "show":
         return _show(args.package)
+    if args.random is not None:
+        check_seed(args.random)
     if args.out is not None:
         out = args.out if args.command == "trace" else args.out / OUTPUTS
-        check_output(out, *filter(None, (args.package, args.inputs)))
+        check_output(out, *filter(None, (args.inputs,)), *whole(args.package))
     program = Program.open(args.package)
     inputs = _inputs(args, program)
     return _run(args, program, inputs) if args.command == "run" else _trace(args, program, inputs)

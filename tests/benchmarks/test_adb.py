@@ -104,7 +104,11 @@ def test_only_what_changed_is_copied(bundle: Bundle, options: MeasureOptions) ->
 
 @pytest.mark.parametrize(
     ("cpus", "mask", "note"),
-    [("big", "1f0", "pinned to its big cores: 4, 5, 6, 7, 8"), ("f0", "f0", "pinned to the cores of mask f0")],
+    [
+        ("big", "1f0", "pinned to its big cores: 4, 5, 6, 7, 8"),
+        ("f0", "f0", "pinned to the cores of mask f0"),
+        ("0xf0", "f0", "pinned to the cores of mask f0"),
+    ],
 )
 def test_cores_are_pinned_on_request(bundle: Bundle, options: MeasureOptions, cpus: str, mask: str, note: str) -> None:
     phone = ReplayedPhone(bundle)

@@ -164,6 +164,7 @@ def test_the_command(
         (["--methods", "ziplora"], r"--methods is 'ziplora'; valid are direct, learned"),
         (["--content", "a.safetensors"], "--content and --style belong together"),
         (["--runs", "0"], "--runs is 0"),
+        (["--methods", " , "], "--methods is empty; give some of direct, learned"),
     ],
 )
 def test_bad_input_is_told(given: list[str], message: str, bundle_folders: dict[tuple[str, str], Path]) -> None:

@@ -114,6 +114,8 @@ def test_an_equal_output_has_no_decibels(capsys: pytest.CaptureFixture[str]) -> 
         (["--target", "coreml"], "--target is 'coreml'; valid are onnx, executorch"),
         (["--precision", "w6"], "--precision is 'w6'.*fp32, fp16, w8, w4"),
         (["--runs", "0"], "--runs is 0"),
+        (["--target", ""], "--target is empty; give some of onnx, executorch"),
+        (["--precision", ""], "--precision is empty; give one such as fp32"),
         (["--base", "sdxl", "--target", "onnx"], "python -m export.unet --target onnx failed: the weights of sdxl"),
     ],
 )

@@ -218,6 +218,29 @@ def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
             call()
 
 
+def test_a_device_or_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    for output in (tmp_path / "pipe.json", Path(os.devnull)):
+        with pytest.raises(InputError, match="this is a device or a pipe; give the name of a file"):
+            check_output(output)
+
+
+@pytest.mark.parametrize("letter", ["a", "狗", "\N{DOG}"])
+def test_names_may_be_as_long_as_the_file_system_takes(letter: str, tmp_path: Path) -> None:
+    size, suffix = len(letter.encode()), ".safetensors"
+    path = tmp_path / (letter * ((255 - len(suffix)) // size) + suffix)
+    for content in (b"one", b"two"):
+        with atomic_file(path) as temporary:
+            assert temporary.suffix == suffix
+            temporary.write_bytes(content)
+        assert path.read_bytes() == content
+    folder = path.with_name(letter * (255 // size))
+    for name in ("one", "two"):
+        with atomic_folder(folder) as made:
+            (made / name).touch()
+        assert [item.name for item in folder.iterdir()] == [name]
+
+
 def current_umask() -> int:
     umask = os.umask(0)
     os.umask(umask)

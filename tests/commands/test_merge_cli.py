@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from lorarar.api import RUN_BASE
 from lorarar.base.names import CONFIGS, DEFAULT_BASE, load_layout
+from lorarar.commands import convert
 from lorarar.commands.merge import main, parser
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import save_hypernet
@@ -148,6 +149,20 @@ def test_the_authors_checkpoint_merges_by_its_rule_and_says_so(
     assert run("--hypernet", "theirs.pt") == 0
     assert "warning: the authors' checkpoint: k/v rule set to sum" in capsys.readouterr().err
     assert metadata_of(files / "merged.safetensors")["lorarar_rule"] == "sum"
+
+
+@pytest.mark.parametrize("base", ["sdxl.safetensors", "folder"])
+def test_a_base_is_not_overwritten(base: str, files: Path) -> None:
+    (files / "folder" / "unet").mkdir(parents=True)
+    out = files / base if base.endswith("s") else files / base / "unet" / "weights.safetensors"
+    out.write_bytes(b"weights")
+    for command, given in (
+        (main, ["dog.safetensors", "paint.safetensors", "--method", "direct"]),
+        (convert.main, ["dog.safetensors", "--rank", "2"]),
+    ):
+        with pytest.raises(InputError, match="writing there would overwrite the input"):
+            command([*given, "--base", str(files / base), "-o", str(out)])
+    assert out.read_bytes() == b"weights"
 
 
 def test_a_lora_of_a_larger_base_is_warned_about(

@@ -30,6 +30,24 @@ def store(study: Study, tmp_path: Path) -> Store:
     return Store(tmp_path / "answers.sqlite", study)
 
 
+def test_answers_are_read_where_nothing_can_be_written(
+    store: Store, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive: SQLite would make a journal beside the file, and must not be asked for one."""
+    token = store.new_participant()
+    store.record(token, 0, "option1", 1.5)
+    wanted = read_answers(store.path, study)
+    assert len(wanted) == 1
+    asked: list[tuple[object, object]] = []
+    connect = sqlite3.connect
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda name, **given: asked.append((name, given["uri"])) or connect(name, **given)
+    )
+    assert read_answers(store.path, study) == wanted
+    assert asked == [(f"{store.path.as_uri()}?mode=ro&immutable=1", True)]
+
+
 @given(count=st.integers(1, 40), seed=st.integers(0, 2**48))
 def test_order_is_a_permutation_with_balanced_sides(count: int, seed: int) -> None:
     tasks = [f"task {number}" for number in range(count)]

@@ -13,6 +13,7 @@ from lorarar.base.sources import meta_parts
 from lorarar.errors import InputError
 from lorarar.layout import ADAPT, Group, Layout, StackSize, part_of
 from lorarar.lora.names import CLIP_L_LAYERS, text_modules
+from lorarar.synthetic import synthetic_lora
 
 # Counted in the UNets that diffusers builds; the published sizes are 2.6B, 1.16B and 0.78B.
 COUNTS = {
@@ -126,3 +127,12 @@ def test_a_group_that_contradicts_its_name_is_refused(layout: Layout) -> None:
     with pytest.raises(InputError, match="does not match its sizes"):
         Layout.from_json("tiny", data)
     assert Group("qo", 32, 64, ()).name == "qo_32x64"
+
+
+def test_a_synthetic_lora_has_every_linear_of_both_text_encoders_too(layout: Layout) -> None:
+    name = "text_model.encoder.layers.0.self_attn.q_proj"
+    whole = layout.with_text_encoder("te1", [(name, 8, 8)]).with_text_encoder("te2", [(name, 12, 12)])
+    lora = synthetic_lora(whole, rank=2)
+    assert tuple(lora.layers) == whole.layers
+    assert lora.layers[f"text_encoder.{name}"].weight_shape == (8, 8)
+    assert lora.layers[f"text_encoder_2.{name}"].weight_shape == (12, 12)

@@ -100,6 +100,18 @@ def test_show_tells_of_a_neural_network(tmp_path: Path, capsys: pytest.CaptureFi
         main(["run", str(tmp_path / "old.mlmodel"), "--random", "0"])
 
 
+@pytest.mark.parametrize("command", ["run", "trace"])
+def test_what_is_refused_before_a_program_is_opened(command: str, package: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="`seed` is -1; give a whole number of 0 or more"):
+        main([command, str(package), "--random", "-1"])
+    model = package / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    if command == "trace":
+        before = model.read_bytes()
+        with pytest.raises(InputError, match="writing there would overwrite the input"):
+            main([command, str(package), "--random", "0", "--out", str(model)])
+        assert model.read_bytes() == before
+
+
 def test_outputs_may_have_any_name(tmp_path: Path) -> None:
     """numpy.savez has parameters of these names."""
 
