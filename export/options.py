@@ -54,6 +54,12 @@ def require_batch(batch: int) -> None:
         raise InputError(f"`batch` is {batch}; valid are 1, and 2 for guidance in one run")
 
 
+def require_pixels(pixels: int) -> None:
+    """Refuse images of more pixels a side than a pipeline's can have."""
+    if pixels > MAX_PIXELS:
+        raise InputError(f"`resolution` is {pixels}; a pipeline's is {MAX_PIXELS} at most")
+
+
 def decoded_size(size: ImageSize, tile: int | None) -> ImageSize:
     """Return what a decoder takes at once: a tile of so many pixels, or the whole image.
 
@@ -117,8 +123,7 @@ class PipelineOptions(HypernetOptions):
             raise InputError(f"`steps` is {self.steps}; valid are 1 to {MAX_STEPS}")
         if not (math.isfinite(self.guidance) and self.guidance >= 1):
             raise InputError(f"`guidance` is {self.guidance}; give 1 (no guidance) or more, 3 to 7 are usual")
-        if self.size.pixels > MAX_PIXELS:
-            raise InputError(f"`resolution` is {self.size.pixels}; a pipeline's is {MAX_PIXELS} at most")
+        require_pixels(self.size.pixels)
         decoded_size(self.size, self.vae_tile)
 
 

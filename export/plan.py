@@ -21,7 +21,7 @@ from export.components.unet import unet_graph
 from export.components.vae import vae_graph
 from export.graph import Graph, ImageSize
 from export.live_memory import live_bytes
-from export.options import ADAPTED, LORAS, PIPELINE_BATCH, decoded_size, require_batch
+from export.options import ADAPTED, LORAS, PIPELINE_BATCH, decoded_size, require_batch, require_pixels
 from export.rewrites import rewrite_for
 from export.source import chosen_rank
 from export.targets import TARGETS, Target, find_offer
@@ -124,6 +124,7 @@ def plan_pipeline(
     if tiny_vae is not None:
         networks["vae"] = open_tiny_vae(tiny_vae, scale, networks["unet"].config.in_channels)
     pixels = image_side(networks["unet"], scale, resolution)
+    require_pixels(pixels)
     size = ImageSize(pixels, pixels // scale, batch)
     graphs = _graphs(found, networks, layout, stack, size, decoded_size(size, vae_tile))
     components = tuple(

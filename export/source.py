@@ -84,6 +84,7 @@ def chosen_unet(
     if is_loaded(base):
         unet, vae = _unet_of(base), getattr(base, "vae", None)
         require_told_sizes(unet, base_name(base))
+        _require_cpu(unet)
         scale = SDXL_SCALE if vae is None else latent_scale(vae)
     else:
         # Random weights are as good in half precision, which is half of the memory.
@@ -100,6 +101,7 @@ def chosen_pipeline(base: Base, unet: Any, size: ImageSize, untrained: bool, tin
             raise InputError("`base` is a UNet alone; give a whole pipeline, such as a StableDiffusionXLPipeline")
         require_parts(base, base_name(base))
         pipeline: Any = base
+        _require_cpu(pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae)
     else:
         pipeline = open_pipeline(str(base), untrained, torch.float32, unet=False)
         pipeline.register_modules(unet=unet)
@@ -121,6 +123,13 @@ def chosen_lora(base: Base, layout: Layout, fused: Fused, hypernet: Hypernet) ->
         return loras[0] if loras else None
     loaded = chosen_hypernet(base, layout, hypernet, untrained=False)
     return merge_loras(loras[0], loras[1], layout, "learned", learned_options(loaded.predictor)).lora
+
+
+def _require_cpu(*networks: nn.Module) -> None:
+    for network in networks:
+        device = next(network.parameters()).device
+        if device.type != "cpu":
+            raise InputError(f"`base` is on {device}; an export computes on the CPU: give base.to('cpu')")
 
 
 def _unet_of(base: Any) -> nn.Module:

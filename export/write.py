@@ -25,6 +25,7 @@ from export.options import HypernetOptions, OnProgress, PipelineOptions, Report,
 from export.rewrites import rewrite_for
 from export.scheduling import scheduler_settings
 from export.targets import find_offer
+from export.tolerance import PRECISIONS
 from lorarar.base.attach import fused
 from lorarar.base.components import digest_configs, fingerprint, pipeline_identity
 from lorarar.base.sources import NETWORKS
@@ -144,7 +145,9 @@ def _golden_image(bundle: BundleWriter, source: Source, options: PipelineOptions
         path = folder / "golden" / "pipeline.safetensors"
         tile = options.decoded.latent
         told = write_golden_image(source.pipeline, source.layout, options.stack, options.size, path, tile)
-        allowed = bundle.target.require("pipeline", options.precision)
+        decoder = bundle.target.precision_of("vae_decoder", options.precision, options.vae_precision)
+        least = max(options.precision, decoder, key=PRECISIONS.index)  # which bounds what the image can be
+        allowed = bundle.target.require("pipeline", least)
         entry = {**file_entry(folder, path), **told, "tolerance": allowed.to_json(), "parity": NOT_RUN}
         bundle.work.keep("golden image", entry)
     return entry

@@ -123,6 +123,12 @@ def _arange(node: Node) -> Node:
     return _call(node, aten.arange.start_step, start, end, 1)
 
 
+def _pad(node: Node) -> Node:
+    """Replace a padding with a number; there is no other here."""
+    value = _argument(node, 3, "value")
+    return _call(node, aten.constant_pad_nd.default, node.args[0], node.args[1], 0.0 if value is None else value)
+
+
 _RULES: Mapping[Any, Callable[[Node], Any]] = {
     aten.dropout.default: _same,
     aten.contiguous.default: _same,
@@ -141,4 +147,5 @@ _RULES: Mapping[Any, Callable[[Node], Any]] = {
     aten.group_norm.default: _group_norm,
     aten.arange.default: _arange,
     aten.arange.start: _arange,
+    aten.pad.default: _pad,
 }

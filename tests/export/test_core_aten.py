@@ -37,6 +37,7 @@ class EveryOperation(nn.Module):
             "part": parts[1].transpose(1, 2).contiguous(),
             "mixed": torch.matmul(weights, few),
             "positions": positions.to(torch.float32),
+            "padded": F.pad(F.pad(few, (1, 0)), (0, 0, 0, 2), value=3.0),
         }
 
 

@@ -279,7 +279,7 @@ def assert_merges_as_the_library(loaded: LoadedPredictor, layout: Layout, target
         np.testing.assert_allclose(found.layers[name].delta(), delta, rtol=0, atol=1e-5 * np.abs(delta).max())
 
 
-@pytest.mark.parametrize("target", ["onnx", pytest.param("coreml", marks=pytest.mark.full)])
+@pytest.mark.parametrize("target", ["onnx", "executorch", "coreai", pytest.param("coreml", marks=pytest.mark.full)])
 def test_three_loras_are_merged_as_two_and_the_third_is_added(layout: Layout, tmp_path: Path, target: str) -> None:
     options = HypernetOptions(target, "fp32", 4, loras=3)
     write_hypernet(tiny_hypernet(), layout, options, tmp_path / "out")

@@ -169,6 +169,11 @@ def test_a_single_file_can_not_be_planned(tmp_path: Path) -> None:
         meta_parts("nothing")
 
 
+def test_what_an_export_refuses_is_not_planned(tiny_pipeline: Path) -> None:
+    with pytest.raises(InputError, match="`resolution` is 8192; a pipeline's is 4096 at most"):
+        plan_pipeline(str(tiny_pipeline), target="onnx", resolution=8192)
+
+
 def test_a_tiny_vae_is_planned(tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from diffusers import AutoencoderTiny
 

@@ -51,6 +51,18 @@ def test_a_loaded_base_that_is_no_sdxl_is_refused(shallow_pipeline: Path) -> Non
         export.pipeline(pipeline, target="onnx", untrained=True, rank=2)
 
 
+@pytest.mark.parametrize("network", ["unet", "text_encoder", "text_encoder_2", "vae"])
+def test_a_loaded_base_that_is_not_on_the_cpu_is_refused(network: str, shallow_pipeline: Path, tmp_path: Path) -> None:
+    pipeline = open_pipeline(str(shallow_pipeline), False, torch.float32)
+    getattr(pipeline, network).to("meta")  # which stands in for a GPU
+    with pytest.raises(InputError, match=r"`base` is on meta; an export computes on the CPU: give base\.to\('cpu'\)"):
+        export.pipeline(pipeline, target="onnx", untrained=True, rank=2, out=tmp_path / "out")
+    if network == "unet":
+        with pytest.raises(InputError, match="`base` is on meta"):
+            export.unet(pipeline.unet, target="onnx", rank=2, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("base", "name"), [("owner/name", "owner/name"), ("FILE", "model.safetensors")])
 def test_a_base_without_a_folder_has_the_layout_of_its_unet(
     shallow_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str, name: str
