@@ -18,7 +18,7 @@ from lorarar.console import console, print_rows, print_table, progress
 from lorarar.errors import InputError, describe_os_error
 from lorarar.files import atomic_file, check_output, whole
 from lorarar.images import on_white, open_image
-from lorarar.settings import check_at_least, check_seed
+from lorarar.settings import check_at_least
 from runtime_py.mil.interpreter import OpTrace
 from runtime_py.mil.program import Program
 from runtime_py.mil.summary import summarise
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     if args.command == "show":
         return _show(args.package)
     if args.random is not None:
-        check_seed(args.random)
+        check_at_least(0, random=args.random)
     if args.out is not None:
         out = args.out if args.command == "trace" else args.out / OUTPUTS
         check_output(out, *filter(None, (args.inputs,)), *whole(args.package))
