@@ -102,7 +102,7 @@ def test_show_tells_of_a_neural_network(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("command", ["run", "trace"])
 def test_what_is_refused_before_a_program_is_opened(command: str, package: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="`random` is -1"):
+    with pytest.raises(InputError, match="--random is -1; give a whole number of 0 or more"):
         main([command, str(package), "--random", "-1"])
     model = package / "Data" / "com.apple.CoreML" / "model.mlmodel"
     if command == "trace":
