@@ -22,7 +22,7 @@ struct GenerateView: View {
                 Section {
                     Stepper("Steps: \(model.request.steps)", value: $model.request.steps, in: 1...100)
                     LabeledContent("Seed") {
-                        TextField("Seed", value: $model.request.seed, format: .number)
+                        TextField("Seed", text: $model.seed)
                             .keyboardType(.numberPad)
                             .multilineTextAlignment(.trailing)
                     }

@@ -200,9 +200,10 @@ public final class DemoModel {
         await perform("drawing") { model in
             try await model.follow()
             var wanted = model.request
-            let isAsked = model.isComposed && model.hasPair && model.composedStart.isTold
-            let fits = model.composedStart.fits(wanted.prompt)
-            wanted.composed = isAsked && fits ? model.composedStart : nil
+            let start = model.composedStart.trimmed
+            let isAsked = model.isComposed && model.hasPair && start.isTold
+            let fits = start.fits(wanted.prompt)
+            wanted.composed = isAsked && fits ? start : nil
             var picture = try await model.engine.generate(wanted, progress: model.reporter { $0.work = $1 })
             if isAsked, !fits { picture.notes.insert(Self.notComposed, at: 0) }
             model.picture = picture

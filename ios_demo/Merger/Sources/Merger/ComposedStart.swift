@@ -26,6 +26,12 @@ public struct ComposedStart: Equatable, Sendable {
         }
     }
 
+    /// Without blanks at the ends, which keyboards add to a word: they are not the prompt's.
+    public var trimmed: ComposedStart {
+        let words = [subject, subjectClass].map { $0.trimmingCharacters(in: .whitespacesAndNewlines) }
+        return ComposedStart(subject: words[0], subjectClass: words[1], share: share)
+    }
+
     /// Whether anything was said of the subject or its class.
     public var isTold: Bool { !subject.isBlank || !subjectClass.isBlank }
 

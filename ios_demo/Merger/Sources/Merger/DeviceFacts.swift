@@ -102,9 +102,10 @@ public enum DeviceFacts {
     @Sendable
     public static func availableMemory() -> Int? {
         #if os(iOS) && !targetEnvironment(simulator)
-        os_proc_available_memory()
+        let free = os_proc_available_memory()
+        return free > 0 ? free : nil  // 0 where there is no limit, as for an iPad's app on a Mac
         #else
-        nil
+        return nil
         #endif
     }
 

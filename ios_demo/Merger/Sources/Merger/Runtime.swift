@@ -126,8 +126,11 @@ public final class Model {
 
     private func loaded() throws -> any Session {
         if let session { return session }
-        let start = Clock.now()
-        let found = try runtime.load(component, at: url)
+        var start = Clock.now()
+        let found = try gate.run(component.name) {
+            start = Clock.now()  // waiting until the app is in view is no loading
+            return try runtime.load(component, at: url)
+        }
         // The first load's: a later one finds what that one has made.
         times =
             times

@@ -163,6 +163,9 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         model.isComposed = true
         await model.generate()
         XCTAssertEqual(model.picture?.drawn.latents, first)
+        (model.subject, model.subjectClass) = (model.subject + " ", " " + model.subjectClass)
+        await model.generate()
+        XCTAssertEqual(model.picture?.drawn.latents, first, "keyboards add a blank to a word")
         model.request.prompt = "a cat"
         await model.generate()
         XCTAssertNil(model.failure)
@@ -178,6 +181,17 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         model.useOwnWords()
         await model.generate()
         XCTAssertEqual(model.picture?.drawn.latents, first)
+    }
+
+    @MainActor
+    func testWhatCanBeNoSeedIsNotTaken() {
+        let model = app.model()
+        let taken = ["7", "4294967296", "-1", "x", "4294967295", "18446744073709551616", "", "05"].map {
+            model.seed = $0
+            return model.request.seed
+        }
+        XCTAssertEqual(taken, [7, 7, 7, 7, 4_294_967_295, 4_294_967_295, 0, 5])
+        XCTAssertEqual(model.seed, "5")
     }
 
     /// A slider's move multiplies coefficients and runs nothing; other LoRAs are stacked, and predicted once.

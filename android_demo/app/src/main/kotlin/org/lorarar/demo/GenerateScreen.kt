@@ -63,7 +63,7 @@ class GenerateScreen(private val root: View, private val host: ScreenHost, priva
         } else {
             host.allowNotifications()
             val number = seed.text.toString().toLongOrNull() ?: 0
-            val start = ComposedStart(subject.text, subjectClass.text).takeIf { isComposed(studio.state) }
+            val start = ComposedStart(subject.text.trim(), subjectClass.text.trim()).takeIf { isComposed(studio.state) }
             studio.ask(Command.Draw(prompt.text, steps.progress + 1, number, guidanceWithoutLora.isChecked, start))
         }
     }

@@ -10,7 +10,7 @@ class Carried(
     val parts: Map<String, Double>,
     /** By what it is: the number of layers, and their share. */
     private val leftOut: Map<Sentence, Pair<Int, Double>>,
-    /** Of the layers left out. */
+    /** Of the layers left out, the first three: a message between processes holds half a megabyte. */
     private val names: List<String>,
     private val warnings: List<Sentence>,
 ) : Serializable {
@@ -25,7 +25,7 @@ class Carried(
         if (leftOut.isEmpty()) return null
         val told = leftOut.map { (what, found) -> Sentence("%s %s, %s", found.first, what, percent(found.second)) }
             .reduce { told, next -> Sentence("%s; %s", told, next) }
-        val shown = names.take(3).joinToString() + if (names.size > 3) ", …" else ""
+        val shown = names.joinToString() + if (leftOut.values.sumOf { it.first } > names.size) ", …" else ""
         return Sentence(
             "%s: %s of its squared norm is in layers that this bundle can't take (%s): %s",
             source, percent(1 - share), told, shown,
@@ -57,7 +57,7 @@ class Carried(
                 }
             }
             val warnings = lora.warnings.map { it.replacing(lora.source, source) }
-            return Carried(source, parts, left, lora.layers.keys.filter { it !in places }, warnings)
+            return Carried(source, parts, left, lora.layers.keys.filter { it !in places }.take(3), warnings)
         }
 
         private fun outside(name: String, layer: LoraLayer): Sentence = when {

@@ -68,21 +68,24 @@ class Install(private val packaged: Packaged, private val home: File) {
      */
     fun picked(bundle: Packaged, folder: File, progress: (Long, Long) -> Unit) {
         try {
-            val manifest = bundle.open(Bundle.MANIFEST).use { it.readBytes() }
+            val manifest = try {
+                bundle.open(Bundle.MANIFEST).use { it.readBytes() }
+            } catch (_: FileNotFoundException) {
+                throw InputError("the folder picked is not a bundle (no %s); pick the folder that holds it", Bundle.MANIFEST)
+            }
             replace(folder) { unfinished -> copy(bundle, "", unfinished, progress, total(manifest)) }
-        } catch (_: FileNotFoundException) {
-            throw InputError("the folder picked is not a bundle (no %s); pick the folder that holds it", Bundle.MANIFEST)
         } catch (error: IOException) {
             throw InputError("the bundle can't be copied (%s); free some space and pick it again", error.message)
         }
     }
 
-    /** Copy sample LoRAs and their pictures, those that are not there yet. InputError when there is no space. */
+    /** Copy sample LoRAs and their pictures, those that are not there as this version has them. InputError when there is no space. */
     fun samples() {
         try {
             for (role in listOf(Catalogue.CONTENTS, Catalogue.STYLES)) for (name in packaged.list("$SAMPLES/$role")) {
                 val file = File(home, "loras/$role/$name")
-                if (!file.exists()) write(packaged.open("$SAMPLES/$role/$name"), file)
+                val bytes = packaged.open("$SAMPLES/$role/$name").use { it.readBytes() }
+                if (!file.exists() || !file.readBytes().contentEquals(bytes)) write(bytes.inputStream(), file)
             }
         } catch (error: IOException) {
             throw InputError("the samples can't be copied (%s); free some space and start the app again", error.message)

@@ -108,7 +108,11 @@ class LoraRarPipeline(
     private fun predict(loaded: Stack): Map<String, Tensor> = residency.use("hypernet") { hypernet ->
         val outputs = hypernet.run(hypernet.component.inputs.associate { it.name to loaded.inputs.getValue(it.name) })
         if (outputs.values.any { tensor -> tensor.floats().any { !it.isFinite() } }) {
-            throw InputError("the coefficients are not finite in this bundle's precision; use fp32")
+            throw if (bundle.precision == "fp32") {
+                InputError("the coefficients are not finite for these LoRAs; choose others")
+            } else {
+                InputError("the coefficients are not finite in this bundle's precision; use fp32")
+            }
         }
         outputs
     }

@@ -143,7 +143,7 @@ class Studio(
         val facts = opened.pipeline
         val ready = Opening.Ready(
             "${opened.base} · ${opened.target} · ${opened.precision}", opened.components.toList(), facts != null,
-            facts?.steps ?: 1, opened.trained ?: false, found.choice, found.there, found.passedOver,
+            facts?.steps ?: 1, opened.trained != false, found.choice, found.there, found.passedOver,
         )
         change { copy(opening = ready) }
         listOf(Catalogue.CONTENTS, Catalogue.STYLES).forEach { measure(it) }
@@ -206,6 +206,7 @@ class Studio(
     private fun remove(role: String) = withState { now ->
         val sample = now.chosen(role)?.takeIf { it.isImported } ?: return@withState
         pick(role, null)
+        work { if (sample in loaded.orEmpty()) loaded = null } // the next file may have its name
         work(importer) {
             catalogue.remove(sample)
             change { copy(contents = catalogue.contents, styles = catalogue.styles) }

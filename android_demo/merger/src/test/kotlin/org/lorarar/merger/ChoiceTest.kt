@@ -174,6 +174,23 @@ class ChoiceTest : StudioCase() {
         assertEquals("teapot_1", studio.state.style?.name)
     }
 
+    /** Trainers give all their files one name. */
+    @Test
+    fun aNewFileOfARemovedOnesNameIsLoaded() {
+        start()
+        val found = listOf("style", "content").map { which ->
+            val file = File(TestData.exported, "onnx/loras/$which.safetensors")
+            studio.ask(Command.Import(Catalogue.STYLES, "mine", null, file.path))
+            until("imported") { it.style?.name == "mine" && it.importing == null }
+            studio.ask(Command.Merge)
+            val merged = until("merged") { it.merge != null && !it.busy }.merge!!
+            studio.ask(Command.Remove(Catalogue.STYLES))
+            until("removed") { state -> state.styles.none { it.name == "mine" } && !state.busy }
+            merged.layers
+        }
+        assertTrue(found[0] != found[1])
+    }
+
     private companion object {
         const val STYLES = "home/loras/styles"
     }

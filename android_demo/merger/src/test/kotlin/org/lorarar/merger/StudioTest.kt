@@ -35,6 +35,17 @@ class StudioTest : StudioCase() {
     }
 
     @Test
+    fun theSamplesAreThoseOfTheVersionThatIsInstalled() {
+        start()
+        studio.close()
+        val newer = File(assets, "samples/styles/teapot_1.safetensors")
+        File(TestData.exported, "onnx/loras/content.safetensors").copyTo(newer, overwrite = true)
+        studio = studio()
+        start()
+        assertTrue(File(folder, "home/loras/styles/teapot_1.safetensors").readBytes().contentEquals(newer.readBytes()))
+    }
+
+    @Test
     fun aPictureBeginsWithEachLoraAlone() {
         studio.ask(Command.Start)
         val ready = until("ready") { it.ready }
