@@ -12,8 +12,8 @@ extension DemoModel {
         set { request.prompt = Self.cut(newValue, Self.longestPrompt) }
     }
 
-    /// The seed as it is written; what can be none is not taken. A field for numbers ends the app on iOS 17 where one is
-    /// too large (swift-foundation 658).
+    /// The seed as it is written; what can be none is not taken. A field for numbers ends the app on iOS 17 where one
+    /// is too large (swift-foundation 658).
     public var seed: String {
         get { String(request.seed) }
         set { request.seed = newValue.isEmpty ? 0 : UInt32(newValue) ?? request.seed }

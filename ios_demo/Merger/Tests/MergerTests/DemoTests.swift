@@ -184,7 +184,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
     }
 
     @MainActor
-    func testWhatCanBeNoSeedIsNotTaken() {
+    func testWhatCanBeNoSeedIsNotTaken() async {
         let model = app.model()
         let taken = ["7", "4294967296", "-1", "x", "4294967295", "18446744073709551616", "", "05"].map {
             model.seed = $0
