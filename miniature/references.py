@@ -53,8 +53,8 @@ def write_dataset(folder: Path, seed: int) -> Path:
 
 
 def write_wide_dataset(folder: Path, seed: int, part: str = "test") -> Path:
-    """Do the same for the wide test, 24 subjects × 24 styles, the wide validation or the wide training; its one split
-    has that part. The test's subjects are also halved, for those who draw it in two sittings.
+    """Do the same for the wide test, 24 subjects × 24 styles, the wide validation or the wide training; its splits have
+    that part alone. The test's subjects are also halved, for those who draw it in two sittings.
 
     The drawings of validation and training are the same for every seed.
     """
@@ -63,13 +63,12 @@ def write_wide_dataset(folder: Path, seed: int, part: str = "test") -> Path:
     else:
         draw, streams = _WIDE_SETS[part]
         subjects, styles = draw()
-    half = len(subjects) // 2
-    splits = {DEFAULT_SPLIT: [*subjects]}
-    if part == "test":
-        splits |= dict(zip(HALVES, ([*subjects][:half], [*subjects][half:]), strict=True))
-    made = {split: _only(part, contents=names, styles=[*styles]) for split, names in splits.items()}
+    names, half = list(subjects), len(subjects) // 2
+    halves = dict(zip(HALVES, (names[:half], names[half:]), strict=True)) if part == "test" else {}
+    kept = {DEFAULT_SPLIT: names} | halves
+    splits = {split: _only(part, contents=chosen, styles=list(styles)) for split, chosen in kept.items()}
     name = "miniature-wide" + ("" if part == "test" else f"-{part}")
-    return _write_dataset(folder, name, subjects, styles, made, *streams)
+    return _write_dataset(folder, name, subjects, styles, splits, *streams)
 
 
 def _only(part: str, **sides: list[str]) -> dict[str, dict[str, list[str]]]:

@@ -79,7 +79,7 @@ class Install(private val packaged: Packaged, private val home: File) {
         }
     }
 
-    /** Copy sample LoRAs and their pictures, those that are not there as they are here. InputError when there is no space. */
+    /** Copy sample LoRAs and their pictures: those missing, and those of another version. InputError when there is no space. */
     fun samples() {
         try {
             for (role in listOf(Catalogue.CONTENTS, Catalogue.STYLES)) for (name in packaged.list("$SAMPLES/$role")) {
