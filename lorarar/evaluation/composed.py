@@ -32,7 +32,7 @@ def composed(content: LoRA, style: LoRA, prompts: Condition, unet: nn.Module) ->
     `prompts` are three rows: the content's prompt, the class in the style, the class. The batch's own prompt is not
     looked at. Linears only. Raises InputError as `attached`.
     """
-    told = {"encoder_hidden_states": prompts.embeds, "text_embeds": prompts.pooled, "time_ids": prompts.time_ids}
+    told = {"encoder_hidden_states": prompts.embeds, "text_embeds": prompts.pooled}
 
     def arrange(name: str, free: Tensor, asked: Tensor) -> Tensor:
         if name not in told:

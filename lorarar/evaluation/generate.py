@@ -15,7 +15,7 @@ from diffusers import DDPMScheduler
 
 from lorarar.base.components import Components
 from lorarar.base.names import DTYPES
-from lorarar.base.sources import open_pipeline
+from lorarar.base.sources import image_side, open_pipeline
 from lorarar.errors import InputError
 from lorarar.evaluation.results import MergeFacts
 from lorarar.files import atomic_file, package_schema, read_json
@@ -62,8 +62,8 @@ class Sampler:
         pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline, sampling, batch)
 
-    def components(self, resolution: int) -> Components:
-        """Return the same networks as training uses them, for the methods that train on images of that side."""
+    def components(self) -> Components:
+        """Return the same networks as training uses them, for images of the side that the pipeline draws."""
         pipeline = self.pipeline
         return Components(
             base=self.sampling.base,
@@ -72,7 +72,7 @@ class Sampler:
             vae=pipeline.vae,
             unet=pipeline.unet,
             noise=DDPMScheduler.from_config(pipeline.scheduler.config),
-            resolution=resolution,
+            resolution=image_side(pipeline.unet, pipeline.vae_scale_factor, None),
         )
 
     def draw(self, put_on: PutOn, prompt: str, seeds: Sequence[int]) -> Iterator[Image]:

@@ -32,11 +32,21 @@ class Swap(NamedTuple):
 
 
 def next_entry(entry: Entry, part: Iterable[Entry], everything: Mapping[str, Entry]) -> Entry | None:
-    """Return the one after `entry` in the evaluated part, else in the dataset; None where there is no other."""
-    others = list(dict.fromkeys(part))
-    if len(others) == 1:
-        others = list(everything.values())
-    return others[(others.index(entry) + 1) % len(others)] if len(others) > 1 else None
+    """Return the one after `entry` in the evaluated part, else in the dataset; None where there is no other.
+
+    A style of the same description is no other one: its words tell an image of either.
+    """
+    for entries in (part, everything.values()):
+        each = list(dict.fromkeys(entries))
+        place = each.index(entry)
+        others = [other for other in each[place + 1 :] + each[:place] if _is_apart(entry, other)]
+        if others:
+            return others[0]
+    return None
+
+
+def _is_apart(entry: Content | Style, other: Content | Style) -> bool:
+    return not (isinstance(entry, Style) and isinstance(other, Style) and entry.description == other.description)
 
 
 def judge_pair(

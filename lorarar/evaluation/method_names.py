@@ -99,7 +99,12 @@ METHODS: dict[str, MethodEntry] = {
 _MERGES = tuple(name for name, entry in METHODS.items() if entry.merged)
 LISTED = f"{', '.join(METHODS)}; with {' or '.join(SAMPLINGS)}: {', '.join(_MERGES)}"
 METHODS |= {
-    name + sampling: replace(METHODS[name], label=f"{METHODS[name].label}, {words}", unguided=True)
+    name + sampling: replace(
+        METHODS[name],
+        label=f"{METHODS[name].label}, {words}",
+        unguided=True,
+        loras=METHODS[name].loras or sampling == COMPOSED_START,
+    )
     for sampling, (words, _) in SAMPLINGS.items()
     for name in _MERGES
 }

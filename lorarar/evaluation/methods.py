@@ -76,7 +76,10 @@ class Made:
 
 @dataclass
 class Workbench:
-    """The networks, data and settings that the methods work with. A LoRA is read once."""
+    """The networks, data and settings that the methods work with. A LoRA is read once.
+
+    `components` are for images of the side that is drawn, which the dataset's need not have.
+    """
 
     components: Components
     layout: Layout
@@ -91,6 +94,11 @@ class Workbench:
     def pair(self, content: Content, style: Style) -> tuple[LoRA, LoRA]:
         """Return the LoRAs of a pair."""
         return self.lora(content.lora), self.lora(style.lora)
+
+    @property
+    def training(self) -> Components:
+        """The networks for images of the dataset's side, which the methods that train learn from."""
+        return replace(self.components, resolution=self.dataset.resolution)
 
 
 Make = Callable[[Workbench, Content, Style], Made]
@@ -119,13 +127,13 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
         ready = replace(prepare(name.removesuffix(sampling), bench, hypernet), name=name)
         if sampling == COMPOSED_START:
             facts = {**ready.facts, "composed_share": bench.composed_share}
-            return replace(ready, make=_after_composed(ready.make), facts=facts)
+            return replace(ready, make=_after_composed(ready.make), facts=facts, needs_loras=True)
         return replace(ready, make=lambda *pair: ready.make(*pair).unguided())
     if name not in METHODS or METHODS[name].hypernet:
         if hypernet is None:
             raise InputError(f"the method {name} needs a hypernetwork; give it as `hypernet`")
         return _learned(name, bench, hypernet)
-    side = {"resolution": bench.components.resolution}
+    side = {"resolution": bench.training.resolution}
     special: dict[str, tuple[Make, dict[str, Any]]] = {
         "content-only": (lambda bench, content, style: Made.of(bench.lora(content.lora)), {}),
         "style-only": (lambda bench, content, style: Made.of(bench.lora(style.lora)), {}),
@@ -179,13 +187,13 @@ def _klora(released: bool) -> Make:
 
 
 def _joint(bench: Workbench, content: Content, style: Style) -> Made:
-    lora = train_lora(bench.components, [content, style], bench.joint)
+    lora = train_lora(bench.training, [content, style], bench.joint)
     return Made.of(lora, sum(layer.down.size + layer.up.size for layer in lora.layers.values()))
 
 
 def _ziplora(bench: Workbench, content: Content, style: Style) -> Made:
     start = time.perf_counter()
-    merged = ziplora(bench.components, *bench.pair(content, style), content, style, bench.zip)
+    merged = ziplora(bench.training, *bench.pair(content, style), content, style, bench.zip)
     coefficients = (merged.coefficients or {}).values()
     # The final merge is a few milliseconds of the whole.
     return Made.of_merge(merged, sum(pair.size for pair in coefficients), time.perf_counter() - start)

@@ -25,6 +25,8 @@ from lorarar.evaluation.results import ImageRecord, MergeFacts, PairRecord, Resu
 from lorarar.evaluation.settings import EvaluationSettings
 from lorarar.files import file_digest
 from lorarar.hypernet.checkpoints import LoadedPredictor
+from lorarar.lora import open_lora
+from lorarar.merging import align
 from lorarar.training.dataset import Content, Dataset, Style, merged_prompt
 from lorarar.training.hyper_settings import ZipSettings
 from lorarar.training.settings import default_settings
@@ -102,7 +104,7 @@ def open_evaluation(
     """Open the base and make the methods ready; `methods` maps each name to its checkpoint, where it needs one.
 
     The evaluation keeps everything in `folder`. `dtype` (fp32, fp16 or bf16) is that of the UNet and text encoders, and
-    of the trainings. Raises InputError when the base can't be had, and as `prepare`.
+    of the trainings. Raises InputError when the base can't be had, for LoRAs of another base, and as `prepare`.
     """
     unguided = [name for name in methods if sampling_of(name) or (name in METHODS and METHODS[name].unguided)]
     if unguided and settings.guidance == 1:
@@ -111,7 +113,7 @@ def open_evaluation(
         )
     sampling = Sampling(base, settings.steps, settings.guidance, settings.seed, dtype)
     sampler = Sampler.load(sampling, device, settings.batch)
-    components, precision = sampler.components(dataset.resolution), "no" if dtype == "fp32" else dtype
+    components, precision = sampler.components(), "no" if dtype == "fp32" else dtype
     joint = replace(default_settings(base), seed=settings.seed, steps=settings.joint_steps, mixed_precision=precision)
     zip_settings = ZipSettings(steps=settings.zip_steps, seed=settings.seed, mixed_precision=precision)
     layout = unet_layout(components.unet, base_name(components))
@@ -121,6 +123,10 @@ def open_evaluation(
     if trained and dtype == "fp16" and components.device.type == "cpu":
         raise InputError(f"`dtype` is fp16, in which a CPU can't train {trained[0]}; give bf16 or fp32")
     pairs = sampled_pairs(dataset, split, part)
+    if any(method.needs_loras for method in prepared):
+        opened = cache(open_lora)
+        for content, style in pairs:
+            align(opened(content.lora), opened(style.lora), layout)  # refuses LoRAs of another base
     return Evaluation(folder, bench, sampler, prepared, part, pairs, settings.images)
 
 

@@ -77,7 +77,7 @@ def bench(world: Path) -> tuple[Sampler, Workbench]:
     layout = unet_layout(sampler.pipeline.unet, "tiny")
     settings = LoraSettings(rank=2, steps=1)
     return sampler, Workbench(
-        sampler.components(32), layout, read_dataset(world / "data"), "paper", settings, ZipSettings()
+        sampler.components(), layout, read_dataset(world / "data"), "paper", settings, ZipSettings()
     )
 
 

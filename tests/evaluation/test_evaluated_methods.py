@@ -37,7 +37,7 @@ On = Callable[[nn.Module], AbstractContextManager[Any]]
 SEED, STEPS = 3, 10
 LOOKED_AT = (0, 1, 4, 9)  # of the steps: both ends, a turn of the other LoRA, and where a schedule has both
 NAMES = [name for name in METHODS if not sampling_of(name)]
-SAMPLED = ["direct-sum-acfg", "learned-acfg", "direct-sum-composed-start"]
+SAMPLED = ["direct-sum-acfg", "learned-acfg", "direct-sum-composed-start", "joint-composed-start"]
 
 
 @dataclass(frozen=True)
@@ -168,10 +168,16 @@ def wanted(case: Case, name: str) -> dict[int, On]:
 
 @pytest.mark.parametrize("name", [*NAMES, *SAMPLED])
 def test_a_method_is_what_its_name_says(name: str, case: Case) -> None:
-    """The UNet's answers for a guided batch; in half of it, craft and the samplings have the base's own."""
+    """The UNet's answers for a guided batch; in half of it, craft and the samplings have the base's own.
+
+    A method that reads LoRAs says so: images are kept for these files alone.
+    """
     unet, world = case.world.components.unet, case.world
     weights = {key: value.clone() for key, value in unet.state_dict().items()}
-    made = prepare(name, case.bench, checkpoint(case, name)).make(case.bench, case.content, case.style)
+    ready, opened = prepare(name, case.bench, checkpoint(case, name)), []
+    bench = replace(case.bench, lora=lambda path: opened.append(path) or case.bench.lora(path))
+    made = ready.make(bench, case.content, case.style)
+    assert bool(opened) == ready.needs_loras == METHODS[name].loras
     answers: dict[On, Tensor] = {}
     steps = wanted(case, name)
     for put_on in {*steps.values()}:

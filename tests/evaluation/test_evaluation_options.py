@@ -1,0 +1,90 @@
+"""What an evaluation's options reach, and which files a method's kept images are valid for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_pipeline import save_tiny_evaluation
+
+from lorarar.base.names import MINIATURE_FOLDER
+from lorarar.commands.evaluate import main
+from lorarar.errors import InputError
+from lorarar.evaluation.run import Evaluation, open_evaluation
+from lorarar.evaluation.settings import EvaluationSettings
+from lorarar.training.dataset import read_dataset
+
+FILES = {
+    "direct": {"loras"},
+    "joint": {"images"},
+    "ziplora": {"loras", "images"},
+    "composed": {"loras"},
+    "joint-composed-start": {"loras", "images"},
+}
+"""What each method's images depend on besides the pair's words."""
+DRAWN, TAUGHT = 32, 48  # sides of the tiny base's images and of the dataset's
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    """An evaluation whose numbers all differ, on a dataset of images of another size than the base's."""
+    folder = tmp_path_factory.mktemp("world")
+    save_tiny_evaluation(folder, ("contents",), ())
+    described = folder / "data" / "dataset.json"
+    described.write_text(json.dumps(json.loads(described.read_text()) | {"resolution": TAUGHT}))
+    settings = EvaluationSettings(
+        images=1, steps=3, guidance=4.0, seed=11, zip_steps=7, joint_steps=9, composed_share=0.25
+    )
+    dataset, methods = read_dataset(folder / "data"), dict.fromkeys(FILES)
+    return open_evaluation(
+        folder / "run", str(folder / "base"), dataset, "paper", "test", settings, methods, device="cpu", dtype="fp32"
+    )
+
+
+def test_every_option_reaches_what_it_is_for(opened: Evaluation) -> None:
+    bench, sampling = opened.bench, opened.sampler.sampling
+    assert (sampling.steps, sampling.guidance, sampling.seed) == (3, 4.0, 11)
+    assert (bench.joint.steps, bench.joint.seed) == (9, 11)
+    assert (bench.zip.steps, bench.zip.seed) == (7, 11)
+    assert (bench.seed, bench.composed_share) == (11, 0.25)
+    facts = {method.name: method.facts for method in opened.methods}
+    assert facts["joint-composed-start"]["composed_share"] == 0.25
+    assert (facts["joint"]["steps"], facts["ziplora"]["steps"]) == (9, 7)
+
+
+def test_methods_that_train_do_so_at_the_dataset_s_size_and_all_others_at_the_drawn_one(opened: Evaluation) -> None:
+    """A prompt is encoded with the size of its image, which the UNet is told."""
+    assert opened.bench.components.resolution == DRAWN
+    assert opened.bench.training.resolution == TAUGHT
+    facts = {method.name: method.facts for method in opened.methods}
+    assert facts["joint"]["resolution"] == facts["ziplora"]["resolution"] == TAUGHT
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_kept_images_are_of_the_files_that_the_method_looks_at(name: str, opened: Evaluation) -> None:
+    content, style = opened.pairs[0]
+    of = {"loras": [content.lora, style.lora], "images": [*content.images, *style.images]}
+    method = next(method for method in opened.methods if method.name == name)
+    wanted = [path for kind in ("loras", "images") if kind in FILES[name] for path in of[kind]]
+    found = opened.place(method, content, style).facts["files"]
+    assert found == [hashlib.sha256(path.read_bytes()).hexdigest() for path in wanted]
+
+
+def test_loras_of_another_base_are_refused_before_any_work(tmp_path: Path) -> None:
+    """Joint training, which needs no LoRA, would come first and take hours."""
+    save_tiny_evaluation(tmp_path, ("contents",), ())
+    dataset = read_dataset(tmp_path / "data")
+    of_the_miniature = MINIATURE_FOLDER / "dataset" / "loras" / "contents" / "dog_1.safetensors"
+    shutil.copy(of_the_miniature, dataset.part("paper", "test")[0][-1].lora)
+    given = ["--base", str(tmp_path / "base"), "--dataset", str(tmp_path / "data"), "--judge", "miniature"]
+    with pytest.raises(InputError, match="made for another base model"):
+        main([*given, "--methods", "joint,direct", "-o", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_base_needs_a_dataset_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a dataset for my-sdxl is needed: give --dataset"):
+        main(["--base", "my-sdxl", "--judge", "llava", "--methods", "direct", "-o", str(tmp_path / "run")])
