@@ -157,6 +157,7 @@ class Pipeline:
                 latents = scheduler.step(predict(scheduler.scale(latents, i), float(time), i), i, latents)
                 on_step(i + 1, request.steps, latents[:1])
         del unet, predict  # the decoder is loaded next: a phone may not hold both
+        self._require_finite(latents)
         on_stage("decoding", 0, 1)
         with timed(seconds, "decode"):
             decoder, tile = self._runner("vae_decoder"), self.bundle.component("vae_decoder").input_width("latents")
@@ -165,12 +166,16 @@ class Pipeline:
                 return decoder.run({"latents": part})["image"]
 
             pictures = [decode_in_tiles(decode, one[None].astype(np.float32), tile) for one in latents]
-        if not all(np.isfinite(picture).all() for picture in pictures):
-            mend = "this bundle's precision overflows; export it in fp32"
-            if self.bundle.manifest["precision"] == "fp32":
-                mend = "use smaller strengths or less guidance"
-            raise InputError(f"the image is not finite: {mend}")
+        self._require_finite(*pictures)
         return [
             Drawn(picture.astype(np.float32), one[None], dict(seconds), told.notes)
             for picture, one in zip(pictures, latents, strict=True)
         ]
+
+    def _require_finite(self, *values: np.ndarray) -> None:
+        """Refuse latents or pictures with NaN or ∞. The decoder's own clamp makes a picture of some such latents."""
+        if not all(np.isfinite(value).all() for value in values):
+            mend = "this bundle's precision overflows; export it in fp32"
+            if self.bundle.manifest["precision"] == "fp32":
+                mend = "use smaller strengths or less guidance"
+            raise InputError(f"the image is not finite: {mend}")

@@ -193,14 +193,19 @@ def test_coefficients_that_overflow_are_refused_and_change_nothing(session: Sess
 
 
 @pytest.mark.parametrize(("precision", "said"), [("fp32", "smaller strengths"), ("fp16", "export it in fp32")])
+@pytest.mark.parametrize("part", ["unet", "vae_decoder"])
 def test_an_image_that_overflows_is_told_by_precision(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, said: str
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, precision: str, said: str
 ) -> None:
+    """A decoder's clamp may make numbers of latents that are none, as Snapdragon's does of NaN."""
+
     class Overflowing(StandIn):
         def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            if self.component.name == "vae_decoder":
+                inputs = {name: np.nan_to_num(value, posinf=1, neginf=-1) for name, value in inputs.items()}
             found = super().run(inputs)
-            last = self.component.name == "vae_decoder"
-            return {name: np.full_like(value, np.inf) if last else value for name, value in found.items()}
+            fails = self.component.name == part
+            return {name: np.full_like(value, np.inf) if fails else value for name, value in found.items()}
 
     monkeypatch.setattr(onnx, "BACKEND", stand_in_backend(Overflowing))
     bundle = changed(folder, tmp_path / "bundle", lambda manifest: manifest.update(precision=precision))

@@ -156,9 +156,10 @@ public actor LoraRarPipeline {
     /// Throws InputError for files that can't be read, and for LoRAs that the bundle can't take.
     public func load(_ files: [URL]) throws -> Chosen {
         let store = try opened()
+        let loras = try files.map { try LoraReader.read($0) }
+        if !loras.isEmpty { try store.bundle.checkFit(loras) }  // what can't be stacked leaves the choice as it was
         blender = nil  // two stacks of a large base would not fit in a phone's memory
         store.forgetLoras()
-        let loras = try files.map { try LoraReader.read($0) }
         guard !loras.isEmpty else {
             return Chosen(
                 loras: [], coefficients: [], stackSeconds: 0, hypernetSeconds: nil, files: [],

@@ -49,7 +49,7 @@ public enum LoraReader {
         let file = try SafeTensors(tensors, source: "\(folder.lastPathComponent)/\(weights)")
         let component = componentOf(object)
         return try build(file, component: component) {
-            ["": try PeftScaling(object, source: config, layers: file.names.count)]
+            ["": try PeftScaling(object, source: config, layers: file.names.count / 2)]  // two factors each, at least
         }
     }
 
@@ -73,7 +73,7 @@ public enum LoraReader {
             let parts = key.split(separator: ".", maxSplits: 1, omittingEmptySubsequences: false)
             fields[String(parts[0]), default: JsonObject()][parts.count > 1 ? String(parts[1]) : ""] = value
         }
-        return try fields.mapValues { try PeftScaling($0, source: file.source, layers: file.names.count) }
+        return try fields.mapValues { try PeftScaling($0, source: file.source, layers: file.names.count / 2) }
     }
 
     private static func build(

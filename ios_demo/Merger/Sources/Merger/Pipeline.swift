@@ -84,16 +84,21 @@ public struct Pipeline {
             let unet = try stage(Sentence("load the UNet")) { try store.loaded("unet") }
             latents = try stage(Sentence("steps")) { try loop(unet, scheduler, condition, request, loras, report) }
         }
+        try requireFinite(latents)
         try report("decoding", 0, 1)
         let pixels = try stage(Sentence("decode")) { try decode(latents) }
-        guard pixels.isFinite else {
-            let mend =
-                store.bundle.manifest.precision == .fp32
-                ? Sentence("use smaller strengths or less guidance")
-                : Sentence("this bundle's precision overflows; export it in fp32")
-            throw InputError("the image is not finite: \(mend)")
-        }
+        try requireFinite(pixels)
         return Drawn(pixels: pixels, latents: latents, seconds: stages, notes: notes)
+    }
+
+    /// Refuses latents or pixels with NaN or ∞. The decoder's own clamp makes a picture of some such latents.
+    private func requireFinite(_ values: Tensor) throws {
+        guard !values.isFinite else { return }
+        let mend =
+            store.bundle.manifest.precision == .fp32
+            ? Sentence("use smaller strengths or less guidance")
+            : Sentence("this bundle's precision overflows; export it in fp32")
+        throw InputError("the image is not finite: \(mend)")
     }
 
     private func loop(

@@ -57,24 +57,26 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         }
     }
 
+    /// A decoder's clamp may make numbers of latents that are none: those of so large a guidance are not finite.
     func testAnImageThatIsNotFiniteSaysWhatWouldHelp() async throws {
-        for (dtype, mend) in [
-            (DType.float32, "use smaller strengths or less guidance"),
-            (.float16, "this bundle's precision overflows; export it in fp32"),
+        for (dtype, decoded, guidance, mend) in [
+            (DType.float32, Float.nan, Float(1), "use smaller strengths or less guidance"),
+            (.float32, 0.5, 3e38, "use smaller strengths or less guidance"),
+            (.float16, .nan, 1, "this bundle's precision overflows; export it in fp32"),
         ] {
-            let made = try StandInBundle(app.root.appendingPathComponent(dtype.rawValue), dtype: dtype)
+            let made = try StandInBundle(app.root.appendingPathComponent("\(dtype)-\(guidance)"), dtype: dtype)
             let (latents, image) = ([1, 4, 2, 2], [1, 3, 8, 8])
             StandIn.set(
                 "vae_decoder",
                 .init(inputs: [.init("latents", latents, .float32)], outputs: [.init("image", image, .float32)]) { _ in
-                    let broken = try array([Float](repeating: .nan, count: 192), image, .float32)
+                    let broken = try array([Float](repeating: decoded, count: 192), image, .float32)
                     return try MLDictionaryFeatureProvider(dictionary: ["image": MLFeatureValue(multiArray: broken)])
                 })
-            let cache = app.root.appendingPathComponent("cache-\(dtype.rawValue)")
+            let cache = app.root.appendingPathComponent("cache-\(dtype)-\(guidance)")
             let engine = LoraRarPipeline(RuntimeOptions(cache: cache), runtimes: TestApp.runtimes)
             _ = try await engine.open(made.folder)
             do {
-                _ = try await engine.generate(Request(prompt: "x", steps: 1, guidance: 1))
+                _ = try await engine.generate(Request(prompt: "x", steps: 2, guidance: guidance))
                 XCTFail("it was drawn")
             } catch let error as InputError {
                 XCTAssertEqual("\(error)", "the image is not finite: \(mend)")

@@ -183,6 +183,24 @@ final class EngineTests: XCTestCase, @unchecked Sendable {
         XCTAssertEqual(none, "no LoRA is chosen; choose a content and a style LoRA")
     }
 
+    func testARefusedChoiceLeavesTheOneBefore() async throws {
+        let (engine, _) = try await engine()
+        let files = try loras().map(\.file)
+        _ = try await engine.load(Array(files.prefix(2)))
+        let request = Request(prompt: StandInBundle.prompt, seed: 5, steps: 1, guidance: 2)
+        let before = try await engine.generate(request).drawn.pixels
+        let damaged = root.appendingPathComponent("damaged.safetensors")
+        try Data("no LoRA".utf8).write(to: damaged)
+        for wrong in [files + files, [damaged]] {
+            _ = await refused { _ = try await engine.load(wrong) }
+            let after = try await engine.generate(request).drawn.pixels
+            XCTAssertEqual(after, before)
+        }
+        _ = try await engine.load([])
+        let base = try await engine.generate(request).drawn.pixels
+        XCTAssertNotEqual(base, before)
+    }
+
     private func refused(_ work: () async throws -> Void) async -> String {
         do {
             try await work()

@@ -48,6 +48,21 @@ final class PeftTests: XCTestCase {
         }
     }
 
+    /// A LoRA that was cut to another rank in each of its layers, with SDXL's 722 linears and its text encoders' 264.
+    func testAPatternForEachLayerIsNotTooMany() throws {
+        let factors = (0..<986).flatMap { layer in
+            let key = "base_model.model.mid_block.attentions.\(layer).transformer_blocks.0.attn1.to_q"
+            return [("\(key).lora_A.weight", [1, 1], [Float(1)]), ("\(key).lora_B.weight", [1, 1], [Float(1)])]
+        }
+        let patterns = (0..<690).map { #""attentions.\#($0).transformer_blocks.0.attn1.to_q": 1"# }
+        let told = patterns.joined(separator: ", ")
+        let folder = try scratchFolder(self)
+        try safetensors(factors).write(to: folder.appendingPathComponent("adapter_model.safetensors"))
+        let config = #"{"r": 1, "lora_alpha": 1, "rank_pattern": {\#(told)}, "alpha_pattern": {\#(told)}}"#
+        try Data(config.utf8).write(to: folder.appendingPathComponent("adapter_config.json"))
+        XCTAssertEqual(try LoraReader.read(folder).names.count, 986)
+    }
+
     func testPatternsHaveSoMuchTime() async throws {
         let config = try Json.parseObject(Data(#"{"rank_pattern": {"x.*y.*z": 1}}"#.utf8), what: "config")
         let short = try PeftScaling(config, source: "config", layers: 1, seconds: 0)

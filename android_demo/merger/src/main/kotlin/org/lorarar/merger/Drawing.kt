@@ -103,7 +103,7 @@ internal class Drawing(private val bundle: Bundle, private val residency: Reside
                 latents = scheduler.step(step.predict(scheduler.scale(latents, i), time, i), i, latents)
             }
             latents
-        }
+        }.also(::requireFinite)
     }
 
     private fun decode(latents: FloatArray, progress: Progress): Tensor =
@@ -117,15 +117,18 @@ internal class Drawing(private val bundle: Bundle, private val residency: Reside
                     runtime.run(mapOf("latents" to input)).getValue("image")
                 }
             }
-            if (pixels.floats().any { !it.isFinite() }) {
-                throw InputError(
-                    "the image is not finite: %s",
-                    if (bundle.precision == "fp32") Sentence("use smaller strengths or less guidance")
-                    else Sentence("this bundle's precision overflows; export it in fp32"),
-                )
-            }
-            pixels
+            pixels.also { requireFinite(it.floats()) }
         }
+
+    /** Refuses latents or pixels with NaN or ∞. The decoder's own clamp makes a picture of some such latents. */
+    private fun requireFinite(values: FloatArray) {
+        if (values.all(Float::isFinite)) return
+        throw InputError(
+            "the image is not finite: %s",
+            if (bundle.precision == "fp32") Sentence("use smaller strengths or less guidance")
+            else Sentence("this bundle's precision overflows; export it in fp32"),
+        )
+    }
 
     private fun <T> timed(stage: String, work: () -> T): T {
         val start = System.nanoTime()

@@ -34,6 +34,7 @@ class LoraRarPipeline(
         val made = if (loras.isEmpty() && bundle.roles == null) null else Stack.of(bundle, loras, folder)
         unload()
         stack = made
+        strengths = List(loras.size) { 1f }
     }
 
     /**
@@ -56,7 +57,10 @@ class LoraRarPipeline(
      *
      * InputError for a request that is not possible or a bundle that overflows, Stopped when [progress] or [stop] says so.
      */
-    fun generate(request: Request, progress: Progress): Drawn = drawing.draw(request, inputs(), progress)
+    fun generate(request: Request, progress: Progress): Drawn {
+        if (request.composed != null && strengths.size < 2) throw ComposedStart.notTwo()
+        return drawing.draw(request, inputs(), progress)
+    }
 
     /**
      * Run every part on its golden inputs and compare with PyTorch's outputs, the golden image too; [each] hears of a row when
@@ -96,7 +100,6 @@ class LoraRarPipeline(
 
     /** The coefficients of a composed start's rows: of one LoRA, or of none of the two, each beside the others. */
     private fun alone(loaded: Stack, share: Share): Map<String, FloatArray> {
-        if (loaded.loras.size < 2) throw ComposedStart.notTwo()
         val on = listOf(share == Share.CONTENT, share == Share.STYLE)
         val given = strengths.mapIndexed { number, strength -> if (on.getOrElse(number) { true }) strength else 0f }
         return Blender(loaded, 1f).apply { write(given) }.values
