@@ -126,7 +126,7 @@ def unet(
     loras = LORAS if loras is None else loras
     rank = chosen_rank(base, rank, loras)
     layout = base_layout(base, ADAPTED if adapt is None else adapt)
-    lora = chosen_lora(base, layout, fused, hypernet)
+    lora = chosen_lora(base, layout, fused, hypernet, untrained)
     network, size = chosen_unet(base, precision, untrained, resolution, batch)
     options = UNetOptions(target, precision, rank, size, lora, loras=loras, soc=soc, unchecked=unchecked)
     folder = _folder(out, f"{'fused' if lora else 'unet'}-{layout.base}", options)

@@ -26,7 +26,7 @@ from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor, open_predictor
 from lorarar.hypernet.network import Hypernetwork
 from lorarar.layout import Layout
-from lorarar.lora import LoRA, read_lora
+from lorarar.lora import LoRA, as_lora
 from lorarar.merging import learned_options, merge_loras
 from lorarar.training.settings import default_settings
 
@@ -111,17 +111,17 @@ def chosen_pipeline(base: Base, unet: Any, size: ImageSize, untrained: bool, tin
     return pipeline
 
 
-def chosen_lora(base: Base, layout: Layout, fused: Fused, hypernet: Hypernet) -> LoRA | None:
+def chosen_lora(base: Base, layout: Layout, fused: Fused, hypernet: Hypernet, untrained: bool) -> LoRA | None:
     """Return the LoRA to add into the weights: the one given, or the merge of a content and a style LoRA."""
     given = [] if fused is None else [fused] if isinstance(fused, str | Path | LoRA) else list(fused)
     if len(given) > 2:
         raise InputError(f"`fused` has {len(given)} LoRAs; give one, or a content and a style LoRA")
     if hypernet is not None and len(given) != 2:
         raise InputError("`hypernet` merges a content and a style LoRA; give both to `fused`, or leave it out")
-    loras = [lora if isinstance(lora, LoRA) else read_lora(lora) for lora in given]
+    loras = [as_lora(lora) for lora in given]
     if len(loras) < 2:
         return loras[0] if loras else None
-    loaded = chosen_hypernet(base, layout, hypernet, untrained=False)
+    loaded = chosen_hypernet(base, layout, hypernet, untrained and hypernet is None)
     return merge_loras(loras[0], loras[1], layout, "learned", learned_options(loaded.predictor)).lora
 
 

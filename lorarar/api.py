@@ -12,7 +12,7 @@ from lorarar.base.names import DEFAULT_BASE, load_layout
 from lorarar.console import OnProgress
 from lorarar.errors import InputError
 from lorarar.images import find_images
-from lorarar.lora import LoRA
+from lorarar.lora import LoRA, as_lora
 from lorarar.merging import METHODS, Merged, MergeOptions, learned_options, merge_loras
 from lorarar.merging.types import check_strengths
 from lorarar.settings import check_choice
@@ -134,8 +134,8 @@ class MergeRequest:
 
 
 def merge(
-    content: LoRA,
-    style: LoRA,
+    content: LoRA | StrPath | Mapping[str, Any],
+    style: LoRA | StrPath | Mapping[str, Any],
     *,
     base: str = DEFAULT_BASE,
     method: str = "learned",
@@ -162,7 +162,7 @@ def merge(
     range or means nothing to the method, and for a result beyond float32.
 
     Args:
-        content: The LoRA of what is drawn, such as a dog; of `read_lora`.
+        content: The LoRA of what is drawn, such as a dog: of `read_lora`, or what that takes.
         style: The LoRA of how it is drawn, such as watercolour.
         base: The base that both were trained on: `miniature`, `koala-700m`, `koala-1b`, `sdxl`, or a folder in
             diffusers' format. Only its layout is read, but by `ziplora`, `ssr` and `ssr-text`, which run it.
@@ -200,7 +200,7 @@ def merge(
         settings=settings,
         resolution=resolution,
     )
-    return request.run(content, style, on_progress).lora
+    return request.run(as_lora(content), as_lora(style), on_progress).lora
 
 
 def examples_of(

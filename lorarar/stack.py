@@ -65,7 +65,8 @@ def stack(
     `roles` is the number of LoRAs that the artifacts take and `rank` the rows that they have, where these are fixed;
     both are as many as needed by default. In half precision each layer's factors are balanced, which leaves ΔW as it
     is. Raises InputError when a layer's shape is not the base's, when the LoRAs are too many or their ranks too large,
-    when one has no layer of the layout, or when `dtype` is half precision and a factor overflows in it.
+    when one has no layer of the layout, for a layer of rank 0, NaN or ∞, or when `dtype` is half precision and a factor
+    overflows in it.
     """
     known = layout.places
     inside = [{name: layer for name, layer in lora.layers.items() if name in known} for lora in loras]
@@ -80,7 +81,9 @@ def stack(
         for name, layer in layers.items():
             group, row = known[name]
             start = starts[number]
-            fill(layer, adapter[group.down][row, start:], adapter[group.up][row, :, start:])
+            peaks = fill(layer, adapter[group.down][row, start:], adapter[group.up][row, :, start:])
+            if not np.isfinite(peaks).all():
+                raise InputError(f"{loras[number].source}: a factor of {name} has NaN or ∞ in it; train it again")
     _check_finite(adapter, loras)
     return Stack(layout, adapter, one_hot, tuple(loras))
 
@@ -165,6 +168,8 @@ def _check_fit(lora: LoRA, layers: Mapping[str, LoraLayer], known: Mapping[str, 
     for name, layer in layers.items():
         group, _ = known[name]
         want, have = (group.out_features, group.in_features), layer.weight_shape
+        if not layer.rank:
+            raise InputError(f"{lora.source}: {name.removeprefix(UNET)} has rank 0; leave the layer out")
         if have != want:
             raise InputError(
                 f"{lora.source}: {name.removeprefix(UNET)} has shape {have}, {base} has {want}; the LoRA is for "
@@ -193,7 +198,7 @@ def _zeros(layout: Layout, rows: int, dtype: Any) -> Adapter:
 
 
 def _check_finite(adapter: Adapter, loras: Sequence[LoRA]) -> None:
-    """Refuse factors that overflowed; those of a LoRA that was read are finite in float32."""
+    """Refuse factors that overflowed; before, all were finite."""
     for name, tensor in adapter.items():
         if tensor.dtype != np.float32 and not np.isfinite(tensor).all():
             sources = " or ".join(lora.source for lora in loras)

@@ -17,7 +17,7 @@ import numpy as np
 from lorarar.composed import ComposedStart
 from lorarar.errors import InputError
 from lorarar.layout import kind_of
-from lorarar.lora import LoRA, read_lora
+from lorarar.lora import LoRA, as_lora
 from lorarar.merging import RULES, Merged, align
 from lorarar.merging.klora import KLoRA
 from lorarar.merging.types import check_strengths
@@ -113,7 +113,7 @@ class Session:
         """
         if loras is None or isinstance(loras, (str, Path, LoRA, Mapping)):
             raise InputError("`loras` are a list: a content and a style LoRA, one LoRA alone, or none")
-        read = tuple(lora if isinstance(lora, LoRA) else read_lora(lora) for lora in loras)
+        read = tuple(map(as_lora, loras))
         self._set(read, self.bundle.stacked(read))
         pool, layout = ThreadPoolExecutor(1, "shares"), self.bundle.layout
         self._shares = pool.submit(lambda: tuple(carried(lora, layout) for lora in read))

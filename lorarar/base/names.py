@@ -101,6 +101,13 @@ def choose_checkpoint(base: str, given: Path | None, instead: str = "") -> Path:
     return shipped_hypernet() if given is None else given
 
 
+def choose_dataset(base: str, given: Path | None) -> Path:
+    """Return the dataset given or, for the miniature, the shipped one; InputError for another base without one."""
+    if given is None and base != MINIATURE:
+        raise InputError(f"a dataset for {base} is needed: give `dataset`; the shipped LoRAs are the miniature's")
+    return shipped_dataset() if given is None else given
+
+
 def unet_config(base: str) -> dict[str, Any]:
     """Return the UNet config of a named base or of a diffusers folder (or of its `unet` folder)."""
     if base in CONFIGS:

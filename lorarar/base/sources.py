@@ -76,6 +76,7 @@ def open_unet(base: str, untrained: bool, dtype: torch.dtype | None = None) -> t
 
         if path.is_file():
             unet = UNet2DConditionModel.from_single_file(str(path), torch_dtype=dtype or _stored_dtype(path))
+            require_told_sizes(unet, base)
             return unet, SDXL_SCALE
         wanted = dtype or _stored_dtype(_weights_file(path / "unet"))
         unet = UNet2DConditionModel.from_pretrained(

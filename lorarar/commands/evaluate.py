@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorarar.base.names import MINIATURE, choose_checkpoint, shipped_dataset
+from lorarar.base.names import MINIATURE, choose_checkpoint, choose_dataset
 from lorarar.command_line import EXIT_OK, Parser, add_settings, given_settings, main_of, run_command
 from lorarar.console import print_table, progress, warn
 from lorarar.errors import InputError
@@ -205,7 +205,7 @@ def _tell_coefficients(args: argparse.Namespace, settings: EvaluationSettings) -
 
 def _prepare(args: argparse.Namespace) -> tuple[Dataset, str]:
     """Read the dataset and check its LoRAs; return it, and the device to work on."""
-    dataset = read_dataset(args.dataset or shipped_dataset())
+    dataset = read_dataset(choose_dataset(args.base, args.dataset))
     try:
         # Not needed for --help: it imports torch.
         from lorarar.evaluation.methods import sampled_pairs

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE, shipped_dataset
+from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE, choose_dataset
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given_settings, main_of, run_command
 from lorarar.console import console, print_rows, print_table, progress, status
 from lorarar.errors import InputError
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plan is not None:
         return _plan(args)
     dataset = joined(
-        [read_dataset(folder) for folder in (args.dataset or shipped_dataset(), *(args.more or ()))], args.split
+        [read_dataset(folder) for folder in (choose_dataset(args.base, args.dataset), *(args.more or ()))], args.split
     )
     _check_outputs(args, dataset)
     process = process_state()

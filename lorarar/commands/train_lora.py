@@ -15,7 +15,7 @@ from lorarar.images import find_images
 from lorarar.lora import DTYPES, LoRA, write_lora
 from lorarar.settings import check_at_least, words
 from lorarar.training.curve import ends, sparkline
-from lorarar.training.dataset import read_dataset
+from lorarar.training.dataset import DEFAULT_SPLIT, read_dataset
 from lorarar.training.dataset_loras import JobSettings, missing_jobs, train_jobs, training_words
 from lorarar.training.launch import BaseLoading, process_state, with_fastest_precision
 from lorarar.training.settings import DEFAULT_EVERY, LoraSettings, check_state, default_settings
@@ -31,7 +31,7 @@ several GPUs:   accelerate launch -m lorarar.commands.train_lora …; the result
 """
 _SINGLE = ("images", "prompt", "out")
 _NOT_OF_A_DATASET = (*_SINGLE, "subject_class", "style_images", "style_prompt", "state", "state_every")
-_OF_A_DATASET = ("only", "jobs")
+_OF_A_DATASET = ("only", "jobs", "split")
 
 
 def parser() -> Parser:
@@ -53,6 +53,7 @@ def parser() -> Parser:
     add("--style-prompt", help="joint training: what they show")
     add("--dataset", type=Path, metavar="DIR", help="train every missing LoRA of a dataset")
     add("--only", metavar="NAME,…", help="of the dataset, only these; contents or styles for all of them")
+    add("--split", help=f"of --styled: the dataset's split whose training styles are told (default {DEFAULT_SPLIT})")
     add("--jobs", type=int, metavar="N", help="of the dataset, N LoRAs at a time (default 1)")
     add("--resolution", type=int, metavar="PIXELS", help="side of the images (default: the dataset's or the base's)")
     add("--untrained", action="store_true", help="a named base with random weights: a dry run only")
@@ -89,10 +90,12 @@ def _check_mode(args: argparse.Namespace) -> None:
             raise InputError("joint training needs both `style_images` and `style_prompt`; give both or neither")
         args.state_every = check_state(args.state, args.state_every, args.out)
     if not args.styled:
-        for name in given(("subject_class", "styles")):
+        for name in given(("subject_class", "styles", "split")):
             raise InputError(f"`{name}` is for `styled`; give that, or leave `{name}` out")
     elif args.style_images is not None:
         raise InputError("`styled` is of one subject, and joint training learns a style too; leave one of them out")
+    if args.styles and args.split:
+        raise InputError("`styles` are the words that `split` would take from the dataset; leave one of them out")
     if args.jobs is not None:
         check_at_least(1, jobs=args.jobs)
 
@@ -151,7 +154,7 @@ def _train_dataset(args: argparse.Namespace) -> int:
     run = _Run(args, dataset.resolution)
     if (args.jobs or 1) > 1 and run.process.num_processes > 1:
         raise InputError("`jobs` and a launch of several processes exclude each other; use one of them")
-    styles = tuple(args.styles or (training_words(dataset) if run.settings.styled else ()))
+    styles = tuple(args.styles or (training_words(dataset, args.split or DEFAULT_SPLIT) if run.settings.styled else ()))
     losses: dict[str, list[float]] = {job.name: [] for job in jobs}
     steps, hidden = run.settings.steps * len(jobs), not run.process.is_main_process
     with run.watch.stage("train"), progress("training", steps, hidden=hidden) as update:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lorarar.base.names import choose_checkpoint
+from lorarar.base.names import CONFIGS, MINIATURE, choose_checkpoint
 from lorarar.errors import InputError
 from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
 from lorarar.hypernet.storage import CONSTANT, HYPERNETWORK, Provenance, read_checkpoint, write_checkpoint
@@ -56,7 +56,7 @@ def open_predictor(
     if untrained:
         widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
         given = Hypernetwork.untrained(HypernetConfig(widths=widths)).eval()
-    trial = ", or `untrained` to try it out with random weights"
+    trial = ", or `untrained` to try it out with random weights" if base in (MINIATURE, *CONFIGS) else ""
     loaded = (
         _loaded(given) if isinstance(given, Hypernetwork) else load_predictor(choose_checkpoint(base, given, trial))
     )

@@ -153,7 +153,10 @@ class Hypernetwork(nn.Module):
         """Return the input layer for linears with `width` outputs; InputError when there is none."""
         if str(width) not in self.inputs:
             known = ", ".join(map(str, self.config.widths))
-            raise InputError(f"the hypernetwork has no input layer for width {width}, only for {known}")
+            raise InputError(
+                f"the hypernetwork has no input layer for width {width}, only for {known}; give one that was trained "
+                "for this base"
+            )
         layer = self.inputs[str(width)]
         assert isinstance(layer, nn.Linear)
         return layer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -68,6 +69,11 @@ def read_lora(
     return _loaded(lora)
 
 
+def as_lora(source: LoRA | str | PathLike[str] | Mapping[str, Any]) -> LoRA:
+    """Return the LoRA that is given, or read it as `read_lora` does."""
+    return source if isinstance(source, LoRA) else read_lora(source)
+
+
 def open_lora(path: str | PathLike[str]) -> LoRA:
     """Open a LoRA's file or PEFT folder as `read_lora` does, but read each layer only when it is asked for.
 
@@ -117,7 +123,7 @@ def _open_folder(folder: Path, plain: bool) -> Opened:
     try:
         if config_path.stat().st_size > _MAX_CONFIG_BYTES:
             raise InputError(f"{config_path} is too large to be a PEFT configuration; get the folder again")
-        config = parse_json(config_path.read_bytes(), str(config_path))
+        config = parse_json(config_path.read_bytes().removeprefix(BOM_UTF8), str(config_path))
     except OSError as error:
         raise InputError(describe_os_error(error)) from error
     scaling = parse_config(config, str(config_path), plain)

@@ -5,13 +5,15 @@ Imports torch when called: its SVD is several times faster than numpy's here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from lorarar.lora import LoRA, LoraLayer
+from lorarar.lora import LoRA, LoraLayer, as_lora
 from lorarar.merging.types import Truncated, Truncation
 from lorarar.settings import check_at_least
 from lorarar.toolchains import require_toolchain
@@ -67,14 +69,15 @@ def shrink(layer: LoraLayer, rank: int) -> tuple[LoraLayer, Truncated]:
     return best, Truncated(rest.squared_norm(), layer.squared_norm())
 
 
-def resize(lora: LoRA, rank: int) -> LoRA:
-    """Cut a LoRA's layers to the best ones of at most `rank`, by SVD.
+def resize(lora: LoRA | str | PathLike[str] | Mapping[str, Any], rank: int) -> LoRA:
+    """Cut a LoRA's layers to the best ones of at most `rank`, by SVD; `lora` may be what `read_lora` takes.
 
     Layers of a smaller rank stay as they are. What is lost, ‖ΔW − ΔW_r‖ / ‖ΔW‖ over all layers that were cut and of the
     worst one, is the last of the result's `warnings`. Raises InputError for a rank under 1.
     """
     check_at_least(1, rank=rank)
     require_toolchain("torch", "train")
+    lora = as_lora(lora)
     cuts = {name: shrink(layer, rank) for name, layer in lora.layers.items() if layer.rank > rank}
     lost = Truncation.of({name: truncated for name, (_, truncated) in cuts.items()})
     if lost is None:

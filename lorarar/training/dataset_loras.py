@@ -14,7 +14,7 @@ from lorarar.errors import InputError
 from lorarar.files import check_lora_output
 from lorarar.lora import write_lora
 from lorarar.pool import process_pool
-from lorarar.training.dataset import DEFAULT_SPLIT, Content, Dataset, Style
+from lorarar.training.dataset import Content, Dataset, Style
 from lorarar.training.launch import BaseLoading, flush_denormals, process_state
 from lorarar.training.settings import LoraSettings
 from lorarar.training.style_words import StyleWords
@@ -56,9 +56,9 @@ class JobSettings:
         return self.training, StyleWords(job.class_prompt, self.styles)
 
 
-def training_words(dataset: Dataset) -> tuple[str, ...]:
-    """Return the descriptions of the training part's styles, each once. Raises InputError where there are none."""
-    _, styles = dataset.part(DEFAULT_SPLIT, "train")
+def training_words(dataset: Dataset, split: str) -> tuple[str, ...]:
+    """Return the descriptions of a split's training styles, each once. Raises InputError where there are none."""
+    _, styles = dataset.part(split, "train")
     if not styles:
         raise InputError(f"{dataset.folder}: there is no style to train on, whose words `styled` takes; give `styles`")
     return tuple(dict.fromkeys(style.description for style in styles))

@@ -216,6 +216,15 @@ def test_merge_does_what_the_command_does(method: str, loras: tuple[lr.LoRA, lr.
     assert merged.metadata == made and made["lorarar_method"] == method and made["lorarar_style_scale"] == "0.5"
 
 
+def test_what_read_lora_takes_can_be_merged_and_cut(loras: tuple[lr.LoRA, lr.LoRA], tmp_path: Path) -> None:
+    loras[0].save(tmp_path / "dog.safetensors")
+    given = str(tmp_path / "dog.safetensors"), loras[1].to_state_dict()
+    merged = lr.merge(*given, method="direct")
+    same(merged, lr.merge(*loras, method="direct"))
+    for source, lora in zip((tmp_path / "dog.safetensors", given[1]), loras, strict=True):
+        same(lr.resize(source, 2), lr.resize(lora, 2))
+
+
 def test_a_hypernetwork_is_a_path_an_object_or_the_shipped_one(loras: tuple[lr.LoRA, lr.LoRA]) -> None:
     path = shipped_hypernet()
     given = [None, path, str(path), lr.Hypernetwork.from_pretrained(path)]

@@ -6,12 +6,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import save_file
 from tiny_pipeline import save_image
@@ -37,6 +38,7 @@ from lorarar.base.names import (
     shipped_hypernet,
     unet_config,
 )
+from lorarar.base.sources import open_unet
 from lorarar.errors import InputError
 from lorarar.images import open_image
 
@@ -278,6 +280,15 @@ def test_single_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "junk.safetensors")
     with pytest.raises(InputError, match="check that it is an SDXL checkpoint; diffusers also needs SDXL's configs"):
         load_components(str(tmp_path / "junk.safetensors"))
+
+
+def test_a_single_file_of_another_kind_of_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stable Diffusion 1.5 is told no sizes; diffusers needs its configs for the file, so a config stands in for it."""
+    plain = SimpleNamespace(config=SimpleNamespace(addition_embed_type=None))
+    monkeypatch.setattr(UNet2DConditionModel, "from_single_file", lambda path, torch_dtype: plain)
+    save_file({"x": torch.zeros(1)}, tmp_path / "sd15.safetensors")
+    with pytest.raises(InputError, match="its UNet is not told the image's size, as SDXL's is"):
+        open_unet(str(tmp_path / "sd15.safetensors"), untrained=False)
 
 
 def test_the_vae_of_a_single_file_is_not_rounded(

@@ -11,16 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_world import tiny_hypernet
+from tiny_world import random_lora, tiny_hypernet
 
 import export
 from export import HypernetOptions, targets, write_hypernet
-from export.source import chosen_hypernet
+from export.source import chosen_hypernet, chosen_lora
 from export.targets import TARGETS, find_target
 from lorarar.base.sources import open_pipeline, open_unet
 from lorarar.commands.export import main
 from lorarar.errors import InputError
+from lorarar.hypernet.network import Hypernetwork
 from lorarar.layout import Layout
+from lorarar.merging import learned_options, merge_loras
 from runtime_py.bundle import Bundle
 
 
@@ -51,6 +53,27 @@ def test_a_loaded_unet_is_used_up(shallow_pipeline: Path, tmp_path: Path, monkey
     inputs = {tensor["name"]: tensor["shape"] for tensor in report.manifest["components"]["unet"]["inputs"]}
     assert inputs["sample"] == [1, 4, 8, 8] and "adapter_qo_32x32_down" in inputs
     assert all(value.is_meta for value in unet.parameters())
+
+
+def test_random_weights_are_advised_where_they_can_be_had(layout: Layout) -> None:
+    """Those of a hypernetwork belong to random weights of a named base."""
+    with pytest.raises(InputError, match=r"a hypernetwork for sdxl is needed: .*, or `untrained` to try it out"):
+        chosen_hypernet("sdxl", layout, None, untrained=False)
+    with pytest.raises(InputError, match=r"a hypernetwork for my-folder is needed: give `hypernet`, .* trained one$"):
+        chosen_hypernet("my-folder", layout, None, untrained=False)
+
+
+def test_two_loras_are_merged_into_random_weights_by_a_random_hypernetwork(layout: Layout) -> None:
+    pair = [random_lora(layout, (2,), seed) for seed in (1, 2)]
+    merged = chosen_lora("sdxl", layout, pair, None, untrained=True)
+    assert merged is not None and set(merged.layers) == set(pair[0].layers)
+    network = tiny_hypernet().predictor
+    assert isinstance(network, Hypernetwork)
+    given = chosen_lora("sdxl", layout, pair, network, untrained=True)
+    wanted = merge_loras(*pair, layout, "learned", learned_options(network)).lora
+    assert given is not None
+    for name, layer in wanted.layers.items():
+        assert (given.layers[name].delta() == layer.delta()).all()
 
 
 def test_a_network_at_hand_is_taken_as_it_is(layout: Layout) -> None:

@@ -212,6 +212,10 @@ TEXT = "base_model.model.text_model.encoder.layers.0.self_attn.q_proj"
 )
 def test_a_text_encoders_folder_says_which(tmp_path: Path, model: str, component: str) -> None:
     config = {"r": 2, "lora_alpha": 2, "auto_mapping": {"base_model_class": model}}
+    of_an_editor = "\ufeff" + json.dumps(config)  # some begin a file with a byte order mark
+    assert read_lora(folder(tmp_path / "c", of_an_editor, peft(TEXT))).layers.keys() == {
+        f"{component}.{TEXT.removeprefix('base_model.model.')}"
+    }
     lora = read_lora(folder(tmp_path / "a", config, peft(TEXT)))
     assert set(lora.layers) == {f"{component}.{TEXT.removeprefix('base_model.model.')}"}
     refused(folder(tmp_path / "b", {"r": 2}, peft(TEXT)), "text_encoder_2", TEXT)

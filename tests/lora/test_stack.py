@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -71,6 +74,27 @@ def test_half_precision_balances_what_would_leave_its_range(layout: Layout) -> N
         np.testing.assert_allclose(back.layers[name].delta(), delta, rtol=0, atol=2e-3 * np.abs(delta).max())
     with pytest.raises(InputError, match="too large for half precision; use fp32"):
         stack([random_lora(layout, (4,), 1, up_scale=1e7, down_scale=1e4)], layout, dtype=np.float16)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_factors_that_are_no_numbers_are_refused(layout: Layout, number: float, dtype: Any) -> None:
+    """Files are read without them; a LoRA that was made in Python may have them."""
+    layers = dict(random_lora(layout, (3,), 2).layers)
+    name, layer = next(iter(layers.items()))
+    for factor in ("down", "up"):
+        broken = getattr(layer, factor).copy()
+        broken[1, 1] = number
+        with pytest.raises(InputError, match=f"a factor of {name} has NaN or ∞ in it"):
+            stack([LoRA(layers | {name: replace(layer, **{factor: broken})})], layout, dtype=dtype)
+
+
+def test_a_layer_of_rank_0_is_refused(layout: Layout) -> None:
+    layers = dict(random_lora(layout, (3,), 2).layers)
+    name, layer = next(iter(layers.items()))
+    empty = LoraLayer(layer.down[:0], layer.up[:, :0])
+    with pytest.raises(InputError, match="has rank 0; leave the layer out"):
+        stack([LoRA(layers | {name: empty})], layout)
 
 
 def test_missing_layers_are_zero_and_known_to_be_missing(layout: Layout) -> None:

@@ -120,7 +120,7 @@ def test_its_subjects_are_trained_under_the_words_that_the_miniature_s_are(
     monkeypatch.setattr(stages, "train_jobs", lambda jobs, loading, settings, *_: given.append(settings))
     write_wide(BuildPlan(tmp_path, tmp_path), MINIATURE_FOLDER, "validation")
     dataset = read_dataset(tmp_path)
-    words = training_words(read_dataset(MINIATURE_FOLDER / DATASET_FOLDER))
+    words = training_words(read_dataset(MINIATURE_FOLDER / DATASET_FOLDER), "paper")
     assert len(words) == 16 and {settings.styles for settings in given} == {words}
     learned = given[0].of(next(iter(dataset.contents.values())))
     assert learned[0].styled == 0.5 and learned[1] is not None and learned[1].styles == words

@@ -122,6 +122,11 @@ def test_bad_options_are_refused(world: World, flags: list[str], says: str, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_another_base_needs_a_dataset_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a dataset for sdxl is needed: give --dataset"):
+        main(["--base", "sdxl", "--untrained", "-o", str(tmp_path / "h.safetensors")])
+
+
 def test_bad_outputs_and_datasets_are_refused(world: World, tmp_path: Path) -> None:
     (tmp_path / "folder.safetensors").mkdir()
     (tmp_path / "text").write_text("a file")

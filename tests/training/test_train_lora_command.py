@@ -106,6 +106,12 @@ BAD: dict[str, tuple[list[str], str]] = {
     "every": (["--images", "x", "--prompt", "p", "-o", "o", "--state", "s", "--state-every", "0"], "-every is 0"),
     "words of none": (["--dataset", "d", "--styles", "oil"], "--styles is for --styled; give that"),
     "class of none": ([*ONE, "--subject-class", "a dog"], "--subject-class is for --styled"),
+    "split of none": (["--dataset", "d", "--split", "main"], "--split is for --styled; give that"),
+    "split of one": ([*ONE, "--styled", "0.5", "--split", "main"], "--split is for --dataset; give that"),
+    "words twice": (
+        ["--dataset", "d", "--styled", "0.5", "--styles", "oil", "--split", "main"],
+        "--styles are the words that --split would take from the dataset",
+    ),
     "styled alone": ([*ONE, "--styled", "0.5"], "--styled needs a --subject-class and --styles, such as 'a dog'"),
     "styled joint": (
         [*ONE, "--styled", "0.5", "--style-images", "y", "--style-prompt", "s"],

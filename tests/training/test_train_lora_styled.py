@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,10 +131,16 @@ def test_the_command(tiny_pipeline: Path, components: Components, images: tuple[
     assert main([*base, *given, "--styles", *WORDS.styles, "-o", str(out)]) == 0
     assert same(read_lora(out), train(components, images, PROMPT, STYLED, words=WORDS))
     folder = save_tiny_dataset(tmp_path / "data")
+    described = folder / "dataset.json"
+    raw = json.loads(described.read_text())
+    described.write_text(json.dumps(raw | {"splits": {"mine": raw["splits"]["paper"]}}))
     dataset = read_dataset(folder)
-    assert main([*base, "--dataset", str(folder), "--only", "content_0,style_0"]) == 0
+    only = ["--dataset", str(folder), "--only", "content_0,style_0"]
+    with pytest.raises(InputError, match="no split 'paper'; valid are mine"):
+        main([*base, *only])
+    assert main([*base, *only, "--split", "mine"]) == 0
     content, style = dataset.contents["content_0"], dataset.styles["style_0"]
-    _, known = dataset.part("paper", "train")
+    _, known = dataset.part("mine", "train")
     words = StyleWords(f"a {content.class_name}", tuple(each.description for each in known))
     assert same(read_lora(content.lora), train_lora(components, [content], STYLED, words=words))
     assert same(read_lora(style.lora), train_lora(components, [style], SETTINGS))
