@@ -60,6 +60,20 @@ def test_shares_are_those_of_the_effects_put_in() -> None:
         assert getattr(found, name) == pytest.approx(square / total, rel=1e-9), name
 
 
+def test_places_are_told_with_the_means_of_each_role() -> None:
+    """Two layers of one place are taken together; m_c and m_s, and cross- and self-attention, are told apart."""
+    levels = {
+        "up_blocks.1.a.0.attn2.to_k": (1, 2),
+        "up_blocks.1.a.1.attn2.to_k": (3, 6),
+        "up_blocks.1.a.0.attn1.to_k": (7, 8),
+    }
+    values = {
+        f"unet.{layer}": np.broadcast_to(np.array(pair, float)[:, None], (2, 3, 2, 4)) for layer, pair in levels.items()
+    }
+    _, places = tables({"learned": values})
+    assert [list(row[1:]) for row in places.rows] == [["up 1", "cross", "k", 2, 4], ["up 1", "self", "k", 7, 8]]
+
+
 def test_equal_coefficients_depend_on_nothing() -> None:
     values = {f"unet.mid_block.{end}": np.full((2, 2, 2, 3), 0.5, np.float32) for end in ("to_q", "to_v")}
     found = shares(values, 1)

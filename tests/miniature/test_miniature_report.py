@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lorarar.base.names import MINIATURE_FOLDER
 from lorarar.commands.miniature import main
 from lorarar.errors import InputError
-from lorarar.evaluation.generate import Sampler
+from lorarar.evaluation.generate import Sampler, Sampling, image_seeds
+from lorarar.evaluation.judges import Question
+from lorarar.lora import LoRA
+from lorarar.training.dataset import Content, Style
 from miniature.judge import MiniatureJudge, shipped_judge
 from miniature.population import Example
 from miniature.progress import silent
-from miniature.report import KIND_GATE, base_rows, drawings, lora_row
+from miniature.report import (
+    CONTENT_GATE,
+    KIND_GATE,
+    STYLE_GATE,
+    base_rows,
+    drawings,
+    lora_row,
+    lora_rows,
+    rebuilt,
+)
 from miniature.samples import sheet
 
 COUNT = 40
@@ -146,3 +162,83 @@ def test_a_base_without_loras_is_measured_alone(tmp_path: Path) -> None:
     given = ["--samples", "2", "--steps", "1", "--guidance", "1", "-o", str(tmp_path / "out")]
     assert main(["report", "--base", str(tmp_path / "base"), *given]) == 0
     assert json.loads((tmp_path / "out" / "report.json").read_text())[-1]["name"] == "style's family"
+
+
+class Scripted(MiniatureJudge):
+    """Says yes to an image that is no darker than the reference."""
+
+    def __init__(self) -> None: ...
+
+    def same_subjects(self, questions: Sequence[Question]) -> list[float]:
+        levels = [[int(np.asarray(image)[0, 0, 0]) for image in (each.reference, each.test)] for each in questions]
+        return [0.9 if reference <= test else 0.1 for reference, test in levels]
+
+    in_styles = same_subjects
+
+
+class Levels(Sampler):
+    """Draws images of given levels of grey, and notes whose LoRA was on and what was asked."""
+
+    def __init__(self, levels: Sequence[int]) -> None:
+        super().__init__(None, Sampling("miniature", 1, 1.0, 7), 2)
+        self.levels, self.asked = iter(levels), []
+
+    def draw(self, put_on: Any, prompt: str, seeds: Sequence[int]) -> Iterator[Image.Image]:
+        (lora,) = put_on.args
+        self.asked.append((lora.source, prompt, list(seeds)))
+        yield from (Image.new("RGB", (8, 8), (level,) * 3) for level in [next(self.levels) for _ in seeds])
+
+
+def test_loras_alone_are_asked_for_their_own_and_under_each_other_s_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two subjects, of three and of two references, and two styles; two images each, of levels of grey."""
+    for level in (10, 20, 30, 40, 50, 60):
+        Image.new("RGB", (8, 8), (level,) * 3).save(tmp_path / f"{level}.png")
+    monkeypatch.setattr("miniature.report.read_lora", lambda path: LoRA({}, source=path.stem))
+    contents = [
+        Content("a", "dog", "sks", "g", tuple(tmp_path / f"{level}.png" for level in (10, 20, 30)), Path("a.st")),
+        Content("b", "cat", "sks", "g", tuple(tmp_path / f"{level}.png" for level in (40, 50)), Path("b.st")),
+    ]
+    styles = [
+        Style("x", "ink", "g", "vase", (tmp_path / "50.png",), Path("x.st")),
+        Style("y", "oil", "g", "vase", (tmp_path / "60.png",), Path("y.st")),
+    ]
+    # By more than half of the references: a from level 20 on, b from 50 on; x from 50 on and y from 60 on.
+    own, under, alone = [20, 20, 49, 50], [9, 25, 35, 45, 49, 45, 55, 20], [49, 50, 60, 60, 10, 51, 61, 59]
+    sampler = Levels([*own, *under, *alone])
+    rows, shown = lora_rows(Scripted(), sampler, contents, styles, 2, silent)
+    assert [row.name for row in rows] == [
+        *("subject, its own prompt", "subject, a style's prompt", "style, a subject's prompt"),
+    ]
+    assert [row.share for row in rows] == [3 / 4, 4 / 8, 5 / 8]
+    assert [row.gate for row in rows] == [None, CONTENT_GATE, STYLE_GATE]
+    assert [int(image[0, 0, 0]) for image in shown] == [*own[::2], *under[::2], *alone[::2]]
+    asked = [
+        *(("a", "a sks dog"), ("b", "a sks cat")),
+        *(("a", "a sks dog in ink style"), ("a", "a sks dog in oil style")),
+        *(("b", "a sks cat in ink style"), ("b", "a sks cat in oil style")),
+        *(("x", "a dog in ink style"), ("y", "a dog in oil style")),
+        *(("x", "a cat in ink style"), ("y", "a cat in oil style")),
+    ]
+    assert sampler.asked == [(lora, prompt, image_seeds(7, lora, prompt, 2)) for lora, prompt in asked]
+
+
+def test_an_autoencoder_that_keeps_everything_gives_the_drawings_back(drawn: list[Example]) -> None:
+    """Also of more than it takes at a time; what goes over white stays white."""
+
+    class Whole:
+        def __init__(self, more: float) -> None:
+            self.more = more
+
+        def encode(self, images: torch.Tensor) -> Any:
+            return SimpleNamespace(latent_dist=SimpleNamespace(mean=images * 3))
+
+        def decode(self, latents: torch.Tensor) -> Any:
+            return SimpleNamespace(sample=latents / 3 * self.more)
+
+    images = np.stack([item.image for item in drawn])
+    for more in (1.0, 2.0):
+        sampler = Sampler(SimpleNamespace(vae=Whole(more)), Sampling("miniature", 1, 1.0, 0), 2)
+        wanted = ((images.astype(float) / 127.5 - 1) * more + 1) * 127.5
+        np.testing.assert_allclose(rebuilt(sampler, drawn), np.clip(wanted, 0, 255), atol=0.51)
