@@ -69,6 +69,7 @@ public actor LoraRarPipeline {
     private let shortage = Flag()
     private var store: ModelStore?
     private var blender: Blender?  // of the chosen LoRAs
+    private var isLost = false  // those chosen before are gone, and the others could not be stacked
 
     public init(
         _ options: RuntimeOptions, runtimes: @escaping RuntimeMaker = Runtimes.make,
@@ -89,7 +90,7 @@ public actor LoraRarPipeline {
             }, accept: { _ = try runtimes($0.target, options) })
         let runtime = try runtimes(bundle.manifest.target, options)
         let store = ModelStore(bundle, runtime: runtime, memory: memory, gate: gate)
-        (self.store, blender) = (store, nil)
+        (self.store, blender, isLost) = (store, nil, false)
         return bundle.manifest
     }
 
@@ -159,6 +160,7 @@ public actor LoraRarPipeline {
         let loras = try files.map { try LoraReader.read($0) }
         if !loras.isEmpty { try store.bundle.checkFit(loras) }  // what can't be stacked leaves the choice as it was
         blender = nil  // two stacks of a large base would not fit in a phone's memory
+        isLost = !loras.isEmpty
         store.forgetLoras()
         guard !loras.isEmpty else {
             return Chosen(
@@ -172,6 +174,7 @@ public actor LoraRarPipeline {
         let network = store.bundle.manifest.hypernetwork
         let made = Blender(stack, rule: network?.kvRule ?? .average, predicted: predicted?.coefficients ?? [:])
         blender = made
+        isLost = false
         return Chosen(
             loras: loras.map {
                 LoraSummary(name: $0.source, notes: $0.notes, warnings: $0.warnings)
@@ -183,11 +186,13 @@ public actor LoraRarPipeline {
     /// coefficients, and returns the seconds that took.
     public func merge(_ strengths: [Float]) throws -> Double {
         guard let blender else {
-            guard strengths.isEmpty else { throw InputError("no LoRA is chosen; choose a content and a style LoRA") }
+            guard strengths.isEmpty else { throw Self.noChoice }
             return 0
         }
         return try Clock.seconds { try blender.write(strengths) }
     }
+
+    private static var noChoice: InputError { InputError("no LoRA is chosen; choose a content and a style LoRA") }
 
     /// The stack and the coefficients as they are now, by the names of the artifacts' inputs.
     public func tensors() -> [String: Tensor] {
@@ -207,6 +212,7 @@ public actor LoraRarPipeline {
     /// Draws with the chosen LoRAs as they are merged now, or with the base where none is chosen.
     public func generate(_ request: Request, progress: @escaping ProgressReport = { _ in }) throws -> Picture {
         let store = try opened()
+        if isLost { throw Self.noChoice }
         let pipeline = try Pipeline(store)
         if blender == nil, try !store.bundle.component("unet").coefficients.isEmpty {
             blender = Blender(try store.bundle.stacked([]), rule: .average)

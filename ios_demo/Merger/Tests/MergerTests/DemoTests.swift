@@ -57,14 +57,15 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         }
     }
 
-    /// A decoder's clamp may make numbers of latents that are none: those of so large a guidance are not finite.
+    /// A decoder's clamp may make numbers of latents that are none.
     func testAnImageThatIsNotFiniteSaysWhatWouldHelp() async throws {
-        for (dtype, decoded, guidance, mend) in [
-            (DType.float32, Float.nan, Float(1), "use smaller strengths or less guidance"),
-            (.float32, 0.5, 3e38, "use smaller strengths or less guidance"),
-            (.float16, .nan, 1, "this bundle's precision overflows; export it in fp32"),
+        for (dtype, decoded, mend) in [
+            (DType.float32, Float.nan, "use smaller strengths or less guidance"),
+            (.float32, 0.5, "use smaller strengths or less guidance"),
+            (.float16, .nan, "this bundle's precision overflows; export it in fp32"),
         ] {
-            let made = try StandInBundle(app.root.appendingPathComponent("\(dtype)-\(guidance)"), dtype: dtype)
+            let place = app.root.appendingPathComponent("\(dtype)-\(decoded)")
+            let made = try StandInBundle(place, dtype: dtype, broken: decoded.isFinite)
             let (latents, image) = ([1, 4, 2, 2], [1, 3, 8, 8])
             StandIn.set(
                 "vae_decoder",
@@ -72,11 +73,11 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
                     let broken = try array([Float](repeating: decoded, count: 192), image, .float32)
                     return try MLDictionaryFeatureProvider(dictionary: ["image": MLFeatureValue(multiArray: broken)])
                 })
-            let cache = app.root.appendingPathComponent("cache-\(dtype)-\(guidance)")
+            let cache = app.root.appendingPathComponent("cache-\(dtype)-\(decoded)")
             let engine = LoraRarPipeline(RuntimeOptions(cache: cache), runtimes: TestApp.runtimes)
             _ = try await engine.open(made.folder)
             do {
-                _ = try await engine.generate(Request(prompt: "x", steps: 2, guidance: guidance))
+                _ = try await engine.generate(Request(prompt: "x", steps: 1, guidance: 1))
                 XCTFail("it was drawn")
             } catch let error as InputError {
                 XCTAssertEqual("\(error)", "the image is not finite: \(mend)")

@@ -130,9 +130,15 @@ final class ResidencyTests: XCTestCase, @unchecked Sendable {
         _ = try await engine.merge([1, 1])
         let first = try await draw(engine, seed: 1)
         XCTAssertTrue(["text_encoder", "text_encoder_2", "unet"].allSatisfy { kept.names[$0]!.contains("roles") })
+        let broken = root.appendingPathComponent("broken.safetensors")
+        try standInLora(.nan, layers: StandInBundle.layout.layers).write(to: broken)
         do {
-            _ = try await engine.load([root.appendingPathComponent("none.safetensors")])
-            XCTFail("it was read")
+            _ = try await engine.load([broken])
+            XCTFail("it was stacked")
+        } catch is InputError {}
+        do {
+            _ = try await draw(engine, seed: 1)
+            XCTFail("it was drawn with the base")
         } catch is InputError {}
         XCTAssertEqual(kept.names.values.joined().filter(Layout.isOfLoras), [])
         XCTAssertEqual(kept.names["unet"], [Sinusoids.size, "encoder_hidden_states", "text_embeds"])

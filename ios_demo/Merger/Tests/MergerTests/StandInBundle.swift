@@ -29,6 +29,7 @@ struct StandInBundle {
     let folder: URL
     let dtype: DType  // of the hypernetwork, the UNet, and the text encoders' inputs for LoRAs
     private let dulled: Bool
+    private let broken: Bool
 
     typealias Tensors = [(name: String, shape: [Int], dtype: DType)]
 
@@ -41,11 +42,13 @@ struct StandInBundle {
     }
 
     /// Writes the bundle into a folder. `lie` changes what the golden file of the VAE says; where it is `dulled`, the
-    /// UNet takes half of its coefficients, and of all tolerances only that of the LoRAs' effect sees it.
-    init(_ folder: URL, dtype: DType, lie: Float = 0, dulled: Bool = false) throws {
+    /// UNet takes half of its coefficients, and of all tolerances only that of the LoRAs' effect sees it; a `broken`
+    /// UNet gives NaN.
+    init(_ folder: URL, dtype: DType, lie: Float = 0, dulled: Bool = false, broken: Bool = false) throws {
         self.folder = folder
         self.dtype = dtype
         self.dulled = dulled
+        self.broken = broken
         StandIn.padding = 3
         var components = JsonObject()
         for part in parts {
@@ -123,11 +126,13 @@ struct StandInBundle {
         }
         let outputs = part.outputs.map(feature)
         let (run, dulled) = (part.run, dulled && part.name == "unet")
+        let broken = broken && part.name == "unet"
         StandIn.set(
             part.name,
             .init(inputs: part.inputs.map(feature), outputs: outputs) { given in
                 let inputs = Dictionary(uniqueKeysWithValues: given.featureNames.map { ($0, values(given, $0)) })
-                let found = run(dulled ? Self.scaled(inputs, by: 0.5) : inputs)
+                var found = run(dulled ? Self.scaled(inputs, by: 0.5) : inputs)
+                if broken { found = found.mapValues { $0.map { _ in .nan } } }
                 return try MLDictionaryFeatureProvider(
                     dictionary: Dictionary(
                         uniqueKeysWithValues: outputs.map { output in
