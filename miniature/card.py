@@ -179,8 +179,8 @@ def _hypernet(folder: Path) -> str:
         )
         joint += f" (weight {loss['joint_weight']:g}, style {loss['joint_style']:g})"
     found = record["validation"]
-    best = found["best"]
-    losses = {f"hypernetwork, step {best['step']} of {record['steps']}": best["content"] + best["style"]}
+    kept = found[record["keep"]]
+    losses = {f"hypernetwork, step {kept['step']} of {record['steps']}": kept["content"] + kept["style"]}
     losses |= found["references"]
     return _section(
         "What the hypernetwork learned",

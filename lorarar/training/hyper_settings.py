@@ -174,7 +174,6 @@ _OF_MINIATURE = HyperSettings(
     lr_schedule="cosine",
     warmup=20,
     validate_every=50,
-    keep="best",
 )
 
 

@@ -264,6 +264,8 @@ def test_the_card_tells_commands_times_and_figures_of_what_is_shipped(tmp_path: 
         record = json.loads(file.metadata()["lorarar_hypernet"])["training"]
     reference = record["validation"]["references"]["direct merge, sum"]
     assert f"| direct merge, sum | {reference:.4f} |" in card and f"{record['steps']} steps" in card
+    last = record["validation"]["last"]  # the shipped one keeps the last step's weights
+    assert f"| hypernetwork, step 300 of 300 | {last['content'] + last['style']:.4f} |" in card
 
 
 def test_the_shipped_card_is_what_the_build_writes() -> None:
