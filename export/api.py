@@ -167,7 +167,7 @@ def pipeline(
     _, precision = find_offer(target, "unet", precision, soc, vae_precision)
     rank = chosen_rank(base, rank, loras)
     layout = base_layout(base, adapt)
-    loaded = chosen_hypernet(base, layout, hypernet, untrained)
+    loaded = chosen_hypernet(base, layout, hypernet, untrained, alone=False)
     network, size = chosen_unet(base, precision, untrained, resolution, batch)
     found = chosen_pipeline(base, network, size, untrained, tiny_vae)
     if text_adapters:

@@ -71,9 +71,15 @@ def chosen_rank(base: Base, given: int | None, loras: int = LORAS) -> int:
     return rank
 
 
-def chosen_hypernet(base: Base, layout: Layout, given: Hypernet, untrained: bool) -> LoadedPredictor:
-    """Return the hypernetwork given, an `untrained` one, or the one that is shipped; InputError as `open_predictor`."""
-    return open_predictor(base_name(base), layout, Path(given) if isinstance(given, str) else given, untrained)
+def chosen_hypernet(
+    base: Base, layout: Layout, given: Hypernet, untrained: bool, alone: bool = True
+) -> LoadedPredictor:
+    """Return the hypernetwork given, an `untrained` one, or the one that is shipped; InputError as `open_predictor`.
+
+    `alone` tells that `untrained` is of the hypernetwork alone; else it is of the base too, which must be a named one.
+    """
+    trial = alone or (not is_loaded(base) and base in (MINIATURE, *CONFIGS))
+    return open_predictor(base_name(base), layout, Path(given) if isinstance(given, str) else given, untrained, trial)
 
 
 def chosen_unet(
@@ -121,7 +127,7 @@ def chosen_lora(base: Base, layout: Layout, fused: Fused, hypernet: Hypernet, un
     loras = [as_lora(lora) for lora in given]
     if len(loras) < 2:
         return loras[0] if loras else None
-    loaded = chosen_hypernet(base, layout, hypernet, untrained and hypernet is None)
+    loaded = chosen_hypernet(base, layout, hypernet, untrained and hypernet is None, alone=False)
     return merge_loras(loras[0], loras[1], layout, "learned", learned_options(loaded.predictor)).lora
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lorarar.base.names import CONFIGS, MINIATURE, choose_checkpoint
+from lorarar.base.names import choose_checkpoint
 from lorarar.errors import InputError
 from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
 from lorarar.hypernet.storage import CONSTANT, HYPERNETWORK, Provenance, read_checkpoint, write_checkpoint
@@ -43,22 +43,27 @@ def load_predictor(path: Path) -> LoadedPredictor:
 
 
 def open_predictor(
-    base: str, layout: Layout, given: Path | Hypernetwork | None = None, untrained: bool = False
+    base: str,
+    layout: Layout,
+    given: Path | Hypernetwork | None = None,
+    untrained: bool = False,
+    trial: bool = True,
 ) -> LoadedPredictor:
     """Find what predicts coefficients for a base: the one given, random weights, or the one that is shipped.
 
     `base` is the base's name as the user gave it, `layout` its layout. An `untrained` hypernetwork has the input layers
-    that the layout needs. With neither, the miniature gets the hypernetwork that is shipped with it. Raises InputError
-    when both or, for another base, none are given, for one that was made for another layout, and as `load_predictor`.
+    that the layout needs. With neither, the miniature gets the hypernetwork that is shipped with it; for another base
+    that is an error, which advises `untrained` where it is a `trial` that the caller can make. Raises InputError when
+    both or, for another base, none are given, for one that was made for another layout, and as `load_predictor`.
     """
     if given is not None and untrained:
         raise InputError("`hypernet` and `untrained` exclude each other; give one of them")
     if untrained:
         widths = tuple(sorted({group.out_features for group in layout.part("qo")}))
         given = Hypernetwork.untrained(HypernetConfig(widths=widths)).eval()
-    trial = ", or `untrained` to try it out with random weights" if base in (MINIATURE, *CONFIGS) else ""
+    instead = ", or `untrained` to try it out with random weights" if trial else ""
     loaded = (
-        _loaded(given) if isinstance(given, Hypernetwork) else load_predictor(choose_checkpoint(base, given, trial))
+        _loaded(given) if isinstance(given, Hypernetwork) else load_predictor(choose_checkpoint(base, given, instead))
     )
     check_fits(loaded.predictor, layout)
     return loaded

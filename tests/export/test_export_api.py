@@ -56,11 +56,13 @@ def test_a_loaded_unet_is_used_up(shallow_pipeline: Path, tmp_path: Path, monkey
 
 
 def test_random_weights_are_advised_where_they_can_be_had(layout: Layout) -> None:
-    """Those of a hypernetwork belong to random weights of a named base."""
+    """Of a hypernetwork alone for any base; of one with its base, as a pipeline has them, for named bases."""
     with pytest.raises(InputError, match=r"a hypernetwork for sdxl is needed: .*, or `untrained` to try it out"):
-        chosen_hypernet("sdxl", layout, None, untrained=False)
-    with pytest.raises(InputError, match=r"a hypernetwork for my-folder is needed: give `hypernet`, .* trained one$"):
+        chosen_hypernet("sdxl", layout, None, untrained=False, alone=False)
+    with pytest.raises(InputError, match=r"a hypernetwork for my-folder is needed: .*, or `untrained` to try it out"):
         chosen_hypernet("my-folder", layout, None, untrained=False)
+    with pytest.raises(InputError, match=r"a hypernetwork for my-folder is needed: give `hypernet`, .* trained one$"):
+        chosen_hypernet("my-folder", layout, None, untrained=False, alone=False)
 
 
 def test_two_loras_are_merged_into_random_weights_by_a_random_hypernetwork(layout: Layout) -> None:
