@@ -82,9 +82,7 @@ def stack(
             group, row = known[name]
             start = starts[number]
             peaks = fill(layer, adapter[group.down][row, start:], adapter[group.up][row, :, start:])
-            if not np.isfinite(peaks).all():
-                raise InputError(f"{loras[number].source}: a factor of {name} has NaN or ∞ in it; train it again")
-    _check_finite(adapter, loras)
+            _check_peaks(peaks, dtype, f"{loras[number].source}: a factor of {name}")
     return Stack(layout, adapter, one_hot, tuple(loras))
 
 
@@ -197,9 +195,10 @@ def _zeros(layout: Layout, rows: int, dtype: Any) -> Adapter:
     return adapter
 
 
-def _check_finite(adapter: Adapter, loras: Sequence[LoRA]) -> None:
-    """Refuse factors that overflowed; before, all were finite."""
-    for name, tensor in adapter.items():
-        if tensor.dtype != np.float32 and not np.isfinite(tensor).all():
-            sources = " or ".join(lora.source for lora in loras)
-            raise InputError(f"{sources}: a factor in {name} is too large for half precision; use fp32")
+def _check_peaks(peaks: tuple[float, float], dtype: Any, where: str) -> None:
+    """Refuse factors with NaN or ∞, and those that overflow, by their largest magnitudes."""
+    if not np.isfinite(peaks).all():
+        raise InputError(f"{where} has NaN or ∞ in it; train it again")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.asarray(peaks, dtype)).all():
+            raise InputError(f"{where} is too large for half precision; use fp32")
