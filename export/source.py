@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor, open_predictor
 from lorarar.hypernet.network import Hypernetwork
 from lorarar.layout import Layout
-from lorarar.lora import LoRA, as_lora
+from lorarar.lora import LoRA, LoraSource, as_lora
 from lorarar.merging import learned_options, merge_loras
 from lorarar.training.settings import default_settings
 
@@ -34,7 +35,7 @@ Base = str | Path | Any
 """A base's name, folder, single file or hub id; or a loaded diffusers pipeline or UNet."""
 Hypernet = str | Path | Hypernetwork | None
 """The file of a trained hypernetwork, or a loaded one; None for the one that is shipped."""
-Fused = str | Path | LoRA | Sequence[str | Path | LoRA] | None
+Fused = LoraSource | Sequence[LoraSource] | None
 """A LoRA, or a content and a style LoRA to merge."""
 
 
@@ -119,7 +120,7 @@ def chosen_pipeline(base: Base, unet: Any, size: ImageSize, untrained: bool, tin
 
 def chosen_lora(base: Base, layout: Layout, fused: Fused, hypernet: Hypernet, untrained: bool) -> LoRA | None:
     """Return the LoRA to add into the weights: the one given, or the merge of a content and a style LoRA."""
-    given = [] if fused is None else [fused] if isinstance(fused, str | Path | LoRA) else list(fused)
+    given = [] if fused is None else [fused] if isinstance(fused, LoRA | str | PathLike | Mapping) else list(fused)
     if len(given) > 2:
         raise InputError(f"`fused` has {len(given)} LoRAs; give one, or a content and a style LoRA")
     if hypernet is not None and len(given) != 2:

@@ -12,7 +12,7 @@ from lorarar.base.names import DEFAULT_BASE, load_layout
 from lorarar.console import OnProgress
 from lorarar.errors import InputError
 from lorarar.images import find_images
-from lorarar.lora import LoRA, as_lora
+from lorarar.lora import LoRA, LoraSource, as_lora
 from lorarar.merging import METHODS, Merged, MergeOptions, learned_options, merge_loras
 from lorarar.merging.types import check_strengths
 from lorarar.settings import check_choice
@@ -134,8 +134,8 @@ class MergeRequest:
 
 
 def merge(
-    content: LoRA | StrPath | Mapping[str, Any],
-    style: LoRA | StrPath | Mapping[str, Any],
+    content: LoraSource,
+    style: LoraSource,
     *,
     base: str = DEFAULT_BASE,
     method: str = "learned",

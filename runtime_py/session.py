@@ -17,7 +17,7 @@ import numpy as np
 from lorarar.composed import ComposedStart
 from lorarar.errors import InputError
 from lorarar.layout import kind_of
-from lorarar.lora import LoRA, as_lora
+from lorarar.lora import LoRA, LoraSource, as_lora
 from lorarar.merging import RULES, Merged, align
 from lorarar.merging.klora import KLoRA
 from lorarar.merging.types import check_strengths
@@ -105,11 +105,12 @@ class Session:
         """What share of each loaded LoRA's ‖ΔW‖² is carried, by part; measured in the background since `load`."""
         return () if self._shares is None else self._shares.result()
 
-    def load(self, loras: Sequence[LoRA | str | Path]) -> None:
+    def load(self, loras: Sequence[LoraSource]) -> None:
         """Choose the LoRAs, in the place of those chosen before: a content and a style, then others beside them.
 
-        Each is a LoRA, or the path of a file or a PEFT folder; none draws with the base. Raises InputError for more
-        than the bundle takes, for ranks that it has no room for, for one that is of another base or can't be read.
+        Each is a LoRA, the path of a file or a PEFT folder, or a state dict; none draws with the base. Raises
+        InputError for more than the bundle takes, for ranks that it has no room for, for one that is of another base
+        or can't be read.
         """
         if loras is None or isinstance(loras, (str, Path, LoRA, Mapping)):
             raise InputError("`loras` are a list: a content and a style LoRA, one LoRA alone, or none")

@@ -31,6 +31,8 @@ WRAPPED = "base_model.model."  # what PEFT puts before the names of its own file
 _MAX_CONFIG_BYTES = 10_000_000
 _CONFIGURED = ("peft", "diffusers")
 """The dialects whose files carry PEFT's configuration; diffusers and ComfyUI ignore it for kohya's names."""
+LoraSource = LoRA | str | PathLike[str] | Mapping[str, Any]
+"""A LoRA, its file or PEFT folder, or a state dict."""
 _Roles = dict[TensorRole, tuple[str, Key]]
 """The tensors of a layer: role → (tensor's name, what it says)."""
 
@@ -69,7 +71,7 @@ def read_lora(
     return _loaded(lora)
 
 
-def as_lora(source: LoRA | str | PathLike[str] | Mapping[str, Any]) -> LoRA:
+def as_lora(source: LoraSource) -> LoRA:
     """Return the LoRA that is given, or read it as `read_lora` does."""
     return source if isinstance(source, LoRA) else read_lora(source)
 

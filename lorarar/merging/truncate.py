@@ -5,15 +5,13 @@ Imports torch when called: its SVD is several times faster than numpy's here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
-from lorarar.lora import LoRA, LoraLayer, as_lora
+from lorarar.lora import LoRA, LoraLayer, LoraSource, as_lora
 from lorarar.merging.types import Truncated, Truncation
 from lorarar.settings import check_at_least
 from lorarar.toolchains import require_toolchain
@@ -69,8 +67,8 @@ def shrink(layer: LoraLayer, rank: int) -> tuple[LoraLayer, Truncated]:
     return best, Truncated(rest.squared_norm(), layer.squared_norm())
 
 
-def resize(lora: LoRA | str | PathLike[str] | Mapping[str, Any], rank: int) -> LoRA:
-    """Cut a LoRA's layers to the best ones of at most `rank`, by SVD; `lora` may be what `read_lora` takes.
+def resize(lora: LoraSource, rank: int) -> LoRA:
+    """Cut a LoRA's layers to the best ones of at most `rank`, by SVD.
 
     Layers of a smaller rank stay as they are. What is lost, ‖ΔW − ΔW_r‖ / ‖ΔW‖ over all layers that were cut and of the
     worst one, is the last of the result's `warnings`. Raises InputError for a rank under 1.

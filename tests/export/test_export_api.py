@@ -78,6 +78,20 @@ def test_two_loras_are_merged_into_random_weights_by_a_random_hypernetwork(layou
         assert (given.layers[name].delta() == layer.delta()).all()
 
 
+@pytest.mark.parametrize("form", ["object", "path", "text", "state dict"])
+def test_one_lora_to_fuse_has_many_forms(layout: Layout, tmp_path: Path, form: str) -> None:
+    lora, path = random_lora(layout, (2,), 1), tmp_path / "content.safetensors"
+    lora.save(path)
+    found = chosen_lora(
+        "miniature",
+        layout,
+        {"object": lora, "path": path, "text": str(path), "state dict": lora.to_state_dict()}[form],
+        None,
+        untrained=False,
+    )
+    assert found is not None and found.layers.keys() == lora.layers.keys()
+
+
 def test_a_network_at_hand_is_taken_as_it_is(layout: Layout) -> None:
     network = tiny_hypernet().predictor
     assert chosen_hypernet("no-base", layout, network, untrained=False).predictor is network
