@@ -84,7 +84,7 @@ def _adapter(unet: Any, settings: LoraSettings, stream: int) -> Iterator[None]:
     """Put LoRA layers on the UNet's attention linears, the only ones with gradients; they are gone on leaving.
 
     `down` starts normal with deviation 1/rank and `up` zero. alpha equals the rank, so ΔW = up @ down. The start
-    depends on the prompt too: LoRAs that began alike would stay aligned, which those found in the wild are not.
+    depends on prompt and images too: LoRAs that began alike would stay aligned, which those found in the wild are not.
     """
     try:
         with quiet_toolchains():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,12 +117,11 @@ def encode_concepts(components: Components, concepts: Sequence[Reference], flip:
             raise InputError("the prompt is empty; give one, such as 'a sks dog'")
         latents.append(encode_files(components, concept.images, flip))
     prompts = [concept.prompt for concept in concepts]
-    return Examples(tuple(latents), encode_prompts(components, prompts), zlib.crc32("\n".join(prompts).encode()))
+    stream = int(digest_references(concepts)[:16], 16)
+    return Examples(tuple(latents), encode_prompts(components, prompts), stream)
 
 
-def digest_references(references: Sequence[Reference], others: Sequence[Path] = ()) -> str:
-    """Return a SHA-256 of the prompts and image files of references, and of other images, wherever they lie."""
-    digest = hashlib.sha256("\n".join(reference.prompt for reference in references).encode())
-    for path in (*(path for reference in references for path in reference.images), *others):
-        digest.update(file_digest(path).encode())
-    return digest.hexdigest()
+def digest_references(references: Sequence[Reference]) -> str:
+    """Return a SHA-256 of each reference's prompt and image files, wherever they lie."""
+    learned = [[reference.prompt, *map(file_digest, reference.images)] for reference in references]
+    return hashlib.sha256(json.dumps(learned).encode()).hexdigest()

@@ -20,6 +20,7 @@ from lorarar import __version__
 from lorarar.base.components import Components, base_name, training_identity
 from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
+from lorarar.files import file_digest
 from lorarar.hypernet.checkpoints import Predictor, save_hypernet
 from lorarar.hypernet.columns import layout_columns
 from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, HypernetConfig, Hypernetwork
@@ -170,8 +171,9 @@ def _identity(inputs: TrainingInputs, settings: HyperSettings, record: dict[str,
     same = {name: value for name, value in record.items() if name != "steps" or settings.lr_schedule != "constant"}
     parts = [part for part in (inputs.parts.train, inputs.parts.validation) if part is not None]
     banks = [role.bank.digest() for part in parts for role in (part.contents, part.styles)]
-    references = digest_references(inputs.references, inputs.joint_images)
-    return same | training_identity(inputs.components) | {"loras": banks, "references": references}
+    read = {"loras": banks, "references": digest_references(inputs.references)}
+    read["joint_images"] = [[path.parent.name, file_digest(path)] for path in inputs.joint_images]
+    return same | training_identity(inputs.components) | read
 
 
 class _Training:

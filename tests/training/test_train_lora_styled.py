@@ -36,7 +36,8 @@ def test_the_answer_is_the_loras_own_and_what_the_words_change_in_the_base(
 ) -> None:
     """Against a UNet with the LoRA in its weights, and one without, row by row."""
     examples = encode_concepts(components, [Concept(images, PROMPT)])
-    batch = examples.draw(3, range(4), 4, 5, 1000)
+    batches = (examples.draw(step, range(4), 4, 5, 1000) for step in range(99))
+    batch = next(batch for batch in batches if len({int(batch.chances[row] * 3) for row in (0, 3)}) == 2)
     noisy = components.noise.add_noise(batch.latents, batch.noise, batch.timesteps)
     untouched = torch.randn(noisy.shape, generator=torch.Generator().manual_seed(1))
     unet, rows = components.unet, [0, 3]
@@ -60,7 +61,6 @@ def test_the_answer_is_the_loras_own_and_what_the_words_change_in_the_base(
         said = [f"{PROMPT} in {style} style" if row in rows else PROMPT for row, style in enumerate(styles)]
         for row in range(4):
             torch.testing.assert_close(asked[row], answer(row, said[row]), atol=2e-4, rtol=1e-3)
-    assert len({styles[row] for row in rows}) == 2
     with torch.no_grad():
         for row in rows:
             change = answer(row, f"a dog in {styles[row]} style") - answer(row, "a dog")
