@@ -49,9 +49,9 @@ class Runtime(NamedTuple):
     only_on: str = ""  # the only systems that it can be timed on
 
     def record(self, version: str, threads: int | None) -> dict[str, Any]:
-        """Return a record's `runtime` object for a run on a computer."""
+        """Return a record's `runtime` object for a run on a computer; threads are chosen for CPUs alone."""
         where = {"backend": self.backend, "compute_unit": self.unit}
-        return {"name": self.name, "version": version, **where, "threads": threads}
+        return {"name": self.name, "version": version, **where, "threads": threads if self.unit == "cpu" else None}
 
 
 RUNTIMES: Mapping[str, Runtime] = {

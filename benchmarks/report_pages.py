@@ -154,9 +154,8 @@ def _time(seconds: float | None) -> str:
     """Return a time with three digits, in s or ms."""
     if seconds is None:
         return "–"
-    if seconds >= 1:
-        return f"{seconds:.3g} s"
-    return f"{seconds * 1e3:.3g} ms"
+    value, unit = (seconds, "s") if seconds >= 0.9995 else (seconds * 1e3, "ms")
+    return f"{value:.0f} {unit}" if value >= 99.95 else f"{value:.3g} {unit}"
 
 
 def _size(count: int | None) -> str:

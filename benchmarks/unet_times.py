@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.processes import run_module
 from benchmarks.timing import Case, OnCase, RunSettings, Samples, case_times, document_head, measure_cases
-from lorarar import __version__
+from export.resume import toolchain_versions
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, read_json
 from runtime_py.backends import open_runner
@@ -19,7 +19,11 @@ from runtime_py.golden import golden_inputs
 FUSED = "fused"
 LIMITS = {"attention": 8.0, "transformer": 15.0}
 """What takes LoRAs (a key of lorarar.layout.ADAPT) → per cent that its coefficients may cost in ONNX Runtime."""
-OPTIONS = "unet.json"  # in a folder of exported UNets: the options that they were exported with
+OPTIONS = ".lorarar-unet.json"  # in a folder of exported UNets: what they were exported of, and with
+RANDOM = ".lorarar-random.safetensors"  # there: the LoRA that is fused
+
+
+_OTHERS = {"files": "other files of the base", "toolchains": "other versions of the toolchains"}
 
 
 class UNetExport(NamedTuple):
@@ -73,7 +77,7 @@ def measure_unets(
 def _check_folder(unet: UNetExport, folder: Path) -> None:
     """Refuse a folder whose UNets were exported with other options, or no one knows how; note those of a new one."""
     path, mend = folder / OPTIONS, "choose another folder of `bundles`"
-    asked = unet._asdict() | {"lorarar_version": __version__}
+    asked = {**unet._asdict(), "files": _files_of(unet.base), "toolchains": toolchain_versions()}
     if next(folder.glob(f"*/{MANIFEST}"), None) is None:
         with atomic_file(path) as temporary:
             temporary.write_text(json.dumps(asked) + "\n", encoding="utf-8")
@@ -81,7 +85,15 @@ def _check_folder(unet: UNetExport, folder: Path) -> None:
     before = read_json(path, what="how UNets were exported", mend=mend, schema={"type": "object"})
     for name, value in asked.items():
         if before.get(name) != value:
-            raise InputError(f"{folder}: its UNets were exported with `{name}` {before.get(name)}; {mend}")
+            told = _OTHERS.get(name, f"`{name}` {before.get(name)}")
+            raise InputError(f"{folder}: its UNets were exported with {told}; {mend}")
+
+
+def _files_of(base: str) -> list[list[Any]]:
+    """List the files of a base's UNet with their sizes and times, by which a changed one is noticed."""
+    folder = Path(base) / "unet"
+    found = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [[str(path.resolve()), about.st_size, about.st_mtime_ns] for path, about in found]
 
 
 def _bundle(unet: UNetExport, target: str, precision: str, kind: str, folder: Path) -> Bundle:
@@ -92,7 +104,7 @@ def _bundle(unet: UNetExport, target: str, precision: str, kind: str, folder: Pa
     given = ["--target", target, "--precision", precision, *unet.options(), "--out", str(out)]
     rank = ["--rank", str(unet.rank)] if unet.rank is not None else []
     if kind == FUSED:
-        lora = folder / "random.safetensors"
+        lora = folder / RANDOM
         random = ["--base", unet.base, *rank, "--strength", "0.01", "-o", str(lora)]
         run_module("lorarar.commands.synthetic", *random)
         given += ["--fused", str(lora)]

@@ -52,6 +52,10 @@ def new_bundle(out: Path, target: Target, facts: Mapping[str, Any], on_progress:
     load_backend(target.name)  # What could not be checked in the end is not begun.
     with unfinished_folder(out, facts) as work:
         yield BundleWriter(work, out, target, on_progress)
+        try:
+            require_replaceable(out)  # once more: an export takes hours, and `out` is what a user works with meanwhile
+        except InputError as error:
+            raise CutShort(str(error)) from None
 
 
 class BundleWriter:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import nn
 
 from export.components.text_encoders import text_graph
@@ -94,7 +94,7 @@ def write_golden(reference: nn.Module, recipe: dict[str, dict[str, Any]], path: 
         # One output at a time, since all of SDXL's are 1 GB.
         tensors |= {f"{name}.{key}": value for key, value in summarise(outputs.pop(name).numpy()).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path)
+    path.write_bytes(save(tensors))
 
 
 def write_golden_image(
@@ -111,7 +111,7 @@ def write_golden_image(
     path.parent.mkdir(parents=True, exist_ok=True)
     with quiet_toolchains(), without_progress_bars(), _with_lora(pipeline, _golden_lora(pipeline, layout, stack, size)):
         drawn = _draw(pipeline, size, tile)
-    save_file({f"image.{key}": value for key, value in summarise(drawn).items()}, path)
+    path.write_bytes(save({f"image.{key}": value for key, value in summarise(drawn).items()}))
     return GOLDEN_IMAGE
 
 

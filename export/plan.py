@@ -44,7 +44,8 @@ class ComponentPlan:
     name: str
     precision: str
     parameters: int
-    bytes: int
+    sizes: Mapping[str, int]  # bytes of its weights, by the UNet's precision
+    bytes: int  # of its weights as planned
     chunks: int  # of a Core ML pipeline, by its weights; 1 otherwise
     count_live: Callable[[], int]  # takes seconds for a large network
     adapter_bytes: int  # stacked LoRAs and coefficients that it takes
@@ -127,9 +128,7 @@ def plan_pipeline(
     require_pixels(pixels)
     size = ImageSize(pixels, pixels // scale, batch)
     graphs = _graphs(found, networks, layout, stack, size, decoded_size(size, vae_tile))
-    components = tuple(
-        _plan_component(found, graph, found.precision_of(graph.name, precision, vae_precision)) for graph in graphs
-    )
+    components = tuple(_plan_component(found, graph, precision, vae_precision) for graph in graphs)
     return Plan(layout.base, found, precision, pixels, components)
 
 
@@ -153,15 +152,22 @@ def _graphs(
         yield graph
 
 
-def _plan_component(target: Target, graph: Graph, precision: str) -> ComponentPlan:
-    counts, each = _count_weights(graph.module), target.bytes_per_weight[precision]
-    size = round(sum(count * getattr(each, kind) for kind, count in counts.items()))
+def _plan_component(target: Target, graph: Graph, unet_precision: str, vae_precision: str | None) -> ComponentPlan:
+    counts = _count_weights(graph.module)
+
+    def size_in(precision: str) -> int:
+        each = target.bytes_per_weight[precision]
+        return round(sum(count * getattr(each, kind) for kind, count in counts.items()))
+
+    by_unet = {name: target.precision_of(graph.name, name, vae_precision) for name in target.precisions}
+    sizes, precision = {name: size_in(of) for name, of in by_unet.items()}, by_unet[unet_precision]
+    size = sizes[unet_precision]
     chunks = max(1, math.ceil(size / target.chunk_bytes)) if target.chunk_bytes else 1
     itemsize = np.dtype(target.io_dtype(precision)).itemsize
     shapes = [shape for name, shape in graph.inputs.items() if name.startswith((ADAPTER, COEFFICIENTS))]
     loras = itemsize * sum(math.prod(graph.fixed(shape)) for shape in shapes)
     return ComponentPlan(
-        graph.name, precision, sum(counts.values()), size, chunks, partial(live_bytes, graph, itemsize), loras
+        graph.name, precision, sum(counts.values()), sizes, size, chunks, partial(live_bytes, graph, itemsize), loras
     )
 
 
@@ -188,11 +194,12 @@ def _needs(component: ComponentPlan) -> str:
 
 
 def _smaller_weights(planned: Plan, most: ComponentPlan) -> str:
-    target = planned.target
-    smaller = [name for name in target.precisions if name.startswith("w") and name != planned.precision]
-    least = smaller[-1] if smaller else planned.precision
-    fits = most.parameters * target.bytes_per_weight[least].linear <= PHONE_BYTES
-    return f"choose the precision {' or '.join(smaller)}" if fits and smaller else "choose a smaller base"
+    """Return what makes the weights of a component fewer bytes; where they are not the most of it, what else helps."""
+    room = PHONE_BYTES - most.adapter_bytes - most.live_bytes
+    fits = [name for name, size in most.sizes.items() if size < most.bytes and size <= room]
+    if fits:
+        return f"choose the precision {' or '.join(fits)}"
+    return "choose a lower `rank`, fewer `loras`, or a smaller base" if most.adapter_bytes else "choose a smaller base"
 
 
 def _smaller_results(planned: Plan, most: ComponentPlan) -> str:

@@ -79,6 +79,10 @@ def chosen_hypernet(
 
     `alone` tells that `untrained` is of the hypernetwork alone; else it is of the base too, which must be a named one.
     """
+    if isinstance(given, Hypernetwork):
+        _require_cpu(given, name="hypernet")
+        if next(given.parameters()).dtype != torch.float32:
+            raise InputError("`hypernet` has weights of half precision; give hypernet.float()")
     trial = alone or (not is_loaded(base) and base in (MINIATURE, *CONFIGS))
     return open_predictor(base_name(base), layout, Path(given) if isinstance(given, str) else given, untrained, trial)
 
@@ -121,6 +125,8 @@ def chosen_pipeline(base: Base, unet: Any, size: ImageSize, untrained: bool, tin
 def chosen_lora(base: Base, layout: Layout, fused: Fused, hypernet: Hypernet, untrained: bool) -> LoRA | None:
     """Return the LoRA to add into the weights: the one given, or the merge of a content and a style LoRA."""
     given = [] if fused is None else [fused] if isinstance(fused, LoRA | str | PathLike | Mapping) else list(fused)
+    if fused is not None and not given:
+        raise InputError("`fused` names no LoRA; give one, or a content and a style LoRA, or leave it out")
     if len(given) > 2:
         raise InputError(f"`fused` has {len(given)} LoRAs; give one, or a content and a style LoRA")
     if hypernet is not None and len(given) != 2:
@@ -132,11 +138,11 @@ def chosen_lora(base: Base, layout: Layout, fused: Fused, hypernet: Hypernet, un
     return merge_loras(loras[0], loras[1], layout, "learned", learned_options(loaded.predictor)).lora
 
 
-def _require_cpu(*networks: nn.Module) -> None:
+def _require_cpu(*networks: nn.Module, name: str = "base") -> None:
     for network in networks:
         device = next(network.parameters()).device
         if device.type != "cpu":
-            raise InputError(f"`base` is on {device}; an export computes on the CPU: give base.to('cpu')")
+            raise InputError(f"`{name}` is on {device}; an export computes on the CPU: give {name}.to('cpu')")
 
 
 def _unet_of(base: Any) -> nn.Module:

@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lorarar.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def check_lora_output(output: Path, *inputs: Path) -> None:
@@ -153,6 +156,13 @@ def _permit(path: Path, mode: int) -> None:
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(mode & ~umask)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write torch tensors into a safetensors file; OSError as any write, where safetensors' own names no cause."""
+    from safetensors.torch import save
+
+    path.write_bytes(save(dict(tensors), None if metadata is None else dict(metadata)))
 
 
 def file_digest(path: Path) -> str:

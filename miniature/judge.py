@@ -21,7 +21,7 @@ from torch import Tensor
 from lorarar.base.names import JUDGE_FOLDER, MINIATURE, miniature_folder
 from lorarar.errors import InputError
 from lorarar.evaluation.judges import Question
-from lorarar.files import atomic_folder, package_schema, read_json
+from lorarar.files import atomic_folder, package_schema, read_json, write_tensors
 from miniature.buffers import SIZE
 from miniature.judge_network import JudgeNetwork, Widths, channels_last, split_details
 from miniature.judge_verdicts import EVIDENCE, Beliefs, Calibration, evidence, probability, softmax
@@ -133,8 +133,6 @@ def to_input(images: UInt8[np.ndarray, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
 
 def save_judge(judge: MiniatureJudge, folder: Path, report: str | None = None) -> None:
     """Write weights (half precision, norms in single), everything else as JSON, and the report's table beside them."""
-    from safetensors.torch import save_file
-
     config = {
         "schema_version": SCHEMA,
         "judge": MINIATURE,
@@ -144,7 +142,7 @@ def save_judge(judge: MiniatureJudge, folder: Path, report: str | None = None) -
         **judge.facts,
     }
     with atomic_folder(folder) as temporary:
-        save_file(_shipped(judge.network), temporary / WEIGHTS)
+        write_tensors(_shipped(judge.network), temporary / WEIGHTS)
         (temporary / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         if report is not None:
             (temporary / REPORT).write_text(report, encoding="utf-8")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -141,12 +143,17 @@ class Loop:
             "losses": losses,
         }
         with atomic_file(self.state) as temporary:
-            torch.save(state, temporary)
+            written = io.BytesIO()
+            torch.save(state, written)
+            temporary.write_bytes(written.getbuffer())  # a full disk is an OSError here, and no cause in torch's
 
     def _resume(self, optimizer: torch.optim.Optimizer, average: Average) -> list[float]:
         if not self.state.is_file():
             return []
-        state = torch.load(self.state, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(self.state, map_location=self.device, weights_only=True)
+        except (EOFError, RuntimeError, pickle.UnpicklingError):
+            raise InputError(f"{self.state} is damaged; remove it, and this training starts again") from None
         if state["settings"] != self.settings:
             raise InputError(f"{self.state} is of a run with other settings; remove it, or give those settings again")
         for module, weights in zip(self.modules, state["modules"], strict=True):

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import UInt8
 
+from lorarar.errors import InputError
 from lorarar.files import atomic_file
 from lorarar.pool import process_pool
 from miniature.buffers import SIZE
@@ -98,8 +100,11 @@ def drawn_chunks(
         for job in counted(jobs, len(jobs), text, report):
             job.result()
     for path in chunks:
-        with np.load(path) as file:
-            yield dict(file)
+        try:
+            with np.load(path) as file:
+                yield dict(file)
+        except (BadZipFile, EOFError, KeyError, ValueError):
+            raise InputError(f"{path} is damaged; remove it, and it is drawn again") from None
 
 
 def _save(draw: Callable[[range], Chunk], numbers: range, path: Path) -> None:

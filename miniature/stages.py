@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from lorarar.base.names import DATASET_FOLDER, GUIDANCE, HYPERNET_FILE, JUDGE_FOLDER, MINIATURE, MINIATURE_FOLDER, STEPS
 from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
 from lorarar.errors import InputError
-from lorarar.files import atomic_file, atomic_folder, file_digest, read_json
+from lorarar.files import atomic_file, atomic_folder, file_digest, read_json, write_tensors
 from lorarar.machine import machine_name
 from lorarar.toolchains import quiet_toolchains, without_progress_bars
 from lorarar.training.dataset import DATASET_FILE, DEFAULT_SPLIT, read_dataset
@@ -234,7 +234,7 @@ def _train_unet(plan: BuildPlan, name: str, start: Path, schedule: Schedule) -> 
         latents = plan.work / "latents.safetensors"
         if not latents.is_file():
             with atomic_file(latents) as temporary:
-                save_file({"latents": encode_all(pipeline.vae.to(plan.device), images)}, temporary)
+                write_tensors({"latents": encode_all(pipeline.vae.to(plan.device), images)}, temporary)
         data = Captioned(load_file(latents)["latents"], tokenize(pipeline, captions))
         state = plan.work / f"{name}.state"
         losses = train_base(
@@ -335,7 +335,7 @@ def train_loras(folder: Path, base: str, wanted: Mapping[str, LoraSettings], wor
 def hypernet(plan: BuildPlan) -> Path:
     """Train the hypernetwork, as `lorarar train` trains anyone's; return its file."""
     path = plan.made / HYPERNET_FILE
-    if path.is_file():
+    if path.with_suffix(".png").is_file():  # the curves, which are written last
         return path
     dataset = read_dataset(plan.made / DATASET_FOLDER)
     process = process_state()
@@ -355,7 +355,8 @@ def publish(plan: BuildPlan) -> Path:
     """Put what was made in place of the output folder, all of it at once."""
     check_output(plan.output, plan.work)
     with atomic_folder(plan.output) as temporary:
-        shutil.copytree(plan.made, temporary, dirs_exist_ok=True)
+        # Hidden is what a killed run was writing.
+        shutil.copytree(plan.made, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
     return plan.output
 
 

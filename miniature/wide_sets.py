@@ -4,12 +4,12 @@ test stays unseen, and the wide training set, to see what more LoRAs teach a hyp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 
 from miniature.catalogue import Entry, fresh_subject
-from miniature.gallery import near_gallery, random_style
+from miniature.gallery import is_near, near_gallery, random_style
 from miniature.styles import FAMILIES, DrawnStyle
 from miniature.subjects import KINDS
 
@@ -31,11 +31,12 @@ def wide_validation() -> Drawn:
 
 
 def wide_training() -> Drawn:
-    """Draw two subjects of each kind, and two styles of each family."""
+    """Draw two subjects of each kind, and two styles of each family, none near one of the wide validation's."""
     subject_rng, style_rng = (np.random.default_rng((_SEED, stream)) for stream in (2, 3))
     kinds, families = enumerate(_rounds(subject_rng, KINDS)), enumerate(_rounds(style_rng, FAMILIES))
     subjects = {f"{kind}_t{number}": _subject(subject_rng, kind, "train") for number, kind in kinds}
-    return subjects, {f"{family}_t{number}": _style(style_rng, family) for number, family in families}
+    held = wide_validation()[1].values()
+    return subjects, {f"{family}_t{number}": _style(style_rng, family, held) for number, family in families}
 
 
 def _rounds(rng: np.random.Generator, names: Iterable[str]) -> Iterator[str]:
@@ -55,7 +56,7 @@ def _subject(rng: np.random.Generator, kind: str, part: str) -> Entry:
     return Entry(subject, part)
 
 
-def _style(rng: np.random.Generator, family: str) -> DrawnStyle:
-    while near_gallery(style := random_style(rng, family)):
+def _style(rng: np.random.Generator, family: str, held: Collection[DrawnStyle] = ()) -> DrawnStyle:
+    while near_gallery(style := random_style(rng, family)) or any(is_near(style, other) for other in held):
         pass
     return style

@@ -149,7 +149,7 @@ class AndroidDevice:
     def _told_by_host(self, ran: Ran, before: Conditions, after: Conditions, waited: float) -> dict[str, Any]:
         record = parse_record(ran.text, "the runner")
         record["device"] = dict(self.facts.device)
-        record["kind"] = "emulated" if self.facts.emulated else "measured"
+        record["kind"] = "emulated" if self.facts.emulated or record.get("kind") == "emulated" else "measured"
         record["conditions"] = {"before": before.condition, "after": after.condition, "cooldown_s": waited}
         if ran.pss_bytes is not None:
             record["memory"] = {"peak_bytes": ran.pss_bytes, "measure": "pss"}

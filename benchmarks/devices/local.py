@@ -160,8 +160,8 @@ def condition() -> dict[str, Any]:
             for chip, found in sensors.items()
             for at, sensor in enumerate(found)
         },
-        "battery_percent": float(battery.percent) if battery else None,
-        "charging": bool(battery.power_plugged) if battery else None,
+        "battery_percent": min(100.0, float(battery.percent)) if battery else None,  # a new one may have more
+        "charging": battery.power_plugged if battery else None,  # None where the system doesn't tell
         "cpu_mhz": [float(core.current) for core in psutil.cpu_freq(percpu=True) or []],
         "load": psutil.getloadavg()[0] / (psutil.cpu_count() or 1),
     }

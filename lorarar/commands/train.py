@@ -106,8 +106,13 @@ def _check_outputs(args: argparse.Namespace, dataset: Dataset) -> None:
     entries: list[Content | Style] = [*dataset.contents.values(), *dataset.styles.values()]
     given = [path for entry in entries for path in (entry.lora, *entry.images)]
     given += images_below(args.joint_images) if args.joint_images else ()
-    for output in (args.out, args.out.with_suffix(".csv"), args.out.with_suffix(".png")):
+    for output in _outputs(args.out):
         check_output(output, *given)
+
+
+def _outputs(out: Path) -> tuple[Path, ...]:
+    """Return the files that a training writes: the checkpoint, and its curves as numbers and as a picture."""
+    return out, out.with_suffix(".csv"), out.with_suffix(".png")
 
 
 def _settings(args: argparse.Namespace, process: Any) -> HyperSettings:
@@ -134,7 +139,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("there is no file for the checkpoint; give `out`, or `plan` to count the memory alone")
     if args.out is not None and args.out.suffix != ".safetensors":
         raise InputError(f"{args.out}: a checkpoint is a file whose name ends with .safetensors")
-    args.state_every = check_state(args.state, args.state_every, args.out)
+    args.state_every = check_state(args.state, args.state_every, *(_outputs(args.out) if args.out else ()))
     of_network = [name for name in ("hidden", "positions", "normalise") if getattr(args, name)]
     if args.predictor == "constant" and of_network:
         raise InputError(f"constant coefficients have no network; leave `{of_network[0]}` out")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lorarar.errors import InputError
-from lorarar.files import atomic_file
+from lorarar.files import atomic_file, write_tensors
 from lorarar.toolchains import quiet_toolchains
 
 CONFIG_KEY = "lorarar_hypernet"
@@ -99,14 +99,12 @@ def write_checkpoint(
     path: Path, kind: str, weights: Mapping[str, Tensor], config: Mapping[str, Any], made: Provenance
 ) -> None:
     """Write weights (as fp32), config and the training's options as one safetensors file."""
-    from safetensors.torch import save_file
-
     about = {**config, "trained": made.trained, "predictor": kind}
     if made.training:
         about["training"] = dict(made.training)
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}
     with atomic_file(path) as temporary:
-        save_file(tensors, temporary, metadata={CONFIG_KEY: json.dumps(about, sort_keys=True)})
+        write_tensors(tensors, temporary, {CONFIG_KEY: json.dumps(about, sort_keys=True)})
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -129,7 +129,10 @@ def joined(datasets: Sequence[Dataset], split: str) -> Dataset:
         twice = [name for name in (*dataset.contents, *dataset.styles) if name in contents or name in styles]
         if twice:
             raise InputError(f"{dataset.folder}: another dataset has an entry {twice[0]!r} too; give each its own name")
-        dataset.check_loras(dataset.trained_on(split))
+        trained = dataset.trained_on(split)
+        if not trained:
+            raise InputError(f"{dataset.folder}: its split {split!r} has no training or validation part; leave it out")
+        dataset.check_loras(trained)
         contents |= dataset.contents
         styles |= dataset.styles
     splits = [dataset.split(split) for dataset in datasets]

@@ -116,12 +116,14 @@ def new_accelerator(device: torch.device, mixed_precision: str, accumulation: in
     try:
         with quiet_toolchains():
             from accelerate import Accelerator
-            from accelerate.state import AcceleratorState
+            from accelerate.state import AcceleratorState, GradientState
     except ModuleNotFoundError:
         raise missing_toolchain("accelerate", "train") from None
     # accelerate keeps the first precision for the whole process and refuses another; here each training has its own.
     # It has no public way to forget one (accelerate 1.15); its own tests do it like this.
     AcceleratorState._reset_state()
+    # A training that was interrupted between two passes of a step leaves the next one without steps of the optimizer.
+    GradientState._reset_state()
     # accelerate takes fp16 there, and trains without autocast or a scale of the loss: small gradients vanish.
     if device.type == "cpu" and mixed_precision == "fp16":
         raise InputError("`mixed_precision` is fp16, which a CPU can't train with; give bf16 or no")

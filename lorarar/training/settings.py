@@ -59,13 +59,13 @@ def check_shares(processes: int, accumulation: int, **batch: int) -> None:
             )
 
 
-def check_state(state: Path | None, every: int | None, out: Path | None) -> int:
+def check_state(state: Path | None, every: int | None, *outs: Path) -> int:
     """Return the steps between two writings of a state; refuse steps without one.
 
     Refuses as well a state that is a folder, can't be written, or is in the output's place.
     """
-    if state is not None and out is not None and resolved(state) == resolved(out):
-        raise InputError(f"{state}: `state` and `out` name one file; give each its own")
+    if state is not None and resolved(state) in map(resolved, outs):
+        raise InputError(f"{state}: `state` is a file that `out` is written to; give each its own")
     if state is not None:
         check_output(state)
     if state is None and every is not None:

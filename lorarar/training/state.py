@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lorarar.errors import InputError
-from lorarar.files import atomic_file
+from lorarar.files import atomic_file, write_tensors
 from lorarar.training.settings import DEFAULT_EVERY
 
 _KEY = "lorarar_training_state"
@@ -40,8 +40,6 @@ class StateFile:
         extra: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Write the trained parameters, the optimizer's moments, the fp16 loss scale, the losses so far and `extra`."""
-        from safetensors.torch import save_file
-
         moments = optimizer.state_dict()["state"]
         tensors = {}
         for index, (name, value) in enumerate(parameters.items()):
@@ -52,7 +50,7 @@ class StateFile:
         tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
         text = json.dumps({"training": self.training, "scaler": scaler.state_dict() if scaler else None})
         with atomic_file(self.path) as temporary:
-            save_file(tensors, temporary, metadata={_KEY: text})
+            write_tensors(tensors, temporary, {_KEY: text})
 
     def load(
         self, parameters: Mapping[str, Tensor], optimizer: Any, scaler: Any, steps: int

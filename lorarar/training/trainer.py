@@ -171,8 +171,8 @@ def _identity(inputs: TrainingInputs, settings: HyperSettings, record: dict[str,
     same = {name: value for name, value in record.items() if name != "steps" or settings.lr_schedule != "constant"}
     parts = [part for part in (inputs.parts.train, inputs.parts.validation) if part is not None]
     banks = [role.bank.digest() for part in parts for role in (part.contents, part.styles)]
-    read = {"loras": banks, "references": digest_references(inputs.references)}
-    read["joint_images"] = [[path.parent.name, file_digest(path)] for path in inputs.joint_images]
+    drawn = [[path.parent.name, file_digest(path)] for path in inputs.joint_images]  # by the pair, which names a folder
+    read = {"loras": banks, "references": digest_references(inputs.references), "joint_images": drawn}
     return same | training_identity(inputs.components) | read
 
 

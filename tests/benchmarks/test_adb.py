@@ -86,6 +86,12 @@ def test_an_emulator_is_never_called_measured(bundle: Bundle, options: MeasureOp
     assert measure(phone, bundle, options)["kind"] == "emulated"
 
 
+def test_what_the_runner_calls_emulated_stays_so(bundle: Bundle, options: MeasureOptions) -> None:
+    """It looks at the CPU, where some emulators have the properties of a phone."""
+    answer = Answer(0, json.dumps(record_of(bundle) | {"kind": "emulated"}))
+    assert measure(ReplayedPhone(bundle, {RUN: answer}), bundle, options)["kind"] == "emulated"
+
+
 def test_only_what_changed_is_copied(bundle: Bundle, options: MeasureOptions) -> None:
     phone = ReplayedPhone(bundle)
     measure(phone, bundle, options)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from shared_bundles import RANK, SharedUNets
+from shared_bundles import RANK, SharedPipelines, SharedUNets
 from tiny_world import BUNDLE_RANK, tiny_hypernet
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -124,6 +125,17 @@ def test_what_can_not_be_estimated_is_told(
     assert device_command.main([*given, "--estimate", phone]) == 1
     assert said in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_text_encoders_and_a_missing_onnx_are_told(
+    shared_pipelines: SharedPipelines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = shared_pipelines["onnx"]
+    with pytest.raises(InputError, match="which rows are read"):
+        count_work(bundle, "text_encoder")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(InputError, match="onnx is not installed"):
+        count_work(bundle, "unet")
 
 
 def test_an_unknown_phone_is_told(bundle_folders: dict[tuple[str, str], Path]) -> None:

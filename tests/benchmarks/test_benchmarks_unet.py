@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -62,10 +63,21 @@ def test_the_command(
     made = {path: path.stat().st_mtime_ns for path in bundles.rglob("manifest.json")}
     assert command.main([*given, "--bundles", str(bundles)]) == 0
     assert made == {path: path.stat().st_mtime_ns for path in bundles.rglob("manifest.json")}
-    (bundles / "unet.json").rename(tmp_path / "kept.json")
+    note = bundles / unet_times.OPTIONS
+    note.rename(tmp_path / "kept.json")
     with pytest.raises(InputError, match=r"unet\.json: no such file.*choose another folder of --bundles"):
         command.main([*given, "--bundles", str(bundles)])
-    (tmp_path / "kept.json").rename(bundles / "unet.json")
+    (tmp_path / "kept.json").rename(note)
+    config = shallow_pipeline / "unet" / "config.json"
+    with monkeypatch.context() as changed:
+        changed.setattr(unet_times, "toolchain_versions", lambda: {"onnx": "0"})
+        with pytest.raises(InputError, match="exported with other versions of the toolchains"):
+            command.main([*given, "--bundles", str(bundles)])
+    before = config.stat()
+    os.utime(config, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    with pytest.raises(InputError, match="exported with other files of the base"):
+        command.main([*given, "--bundles", str(bundles)])
+    os.utime(config, ns=(before.st_atime_ns, before.st_mtime_ns))
     given[given.index("--rank") + 1] = "2"
     with pytest.raises(InputError, match="exported with --rank 3; choose another folder of --bundles"):
         command.main([*given, "--bundles", str(bundles)])

@@ -298,14 +298,26 @@ def test_texts_from_strangers_are_no_markup(capsys: pytest.CaptureFixture[str]) 
     assert "warning: /data/:dog:/x:on:y[/b]" in capsys.readouterr().err
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+WRITINGS = {
+    "a LoRA": "from lorarar.lora import read_lora, write_lora; write_lora(read_lora(sys.argv[1]), sys.argv[2])",
+    "a state": "import torch; from lorarar.training.state import StateFile; "
+    "weight = torch.nn.Parameter(torch.ones(9**6)); "
+    "StateFile(Path(sys.argv[2]), {}).save({'w': weight}, torch.optim.AdamW([weight]), None, [])",
+    "a hypernetwork": "from lorarar.hypernet.network import Hypernetwork, HypernetConfig; "
+    "Hypernetwork.untrained(HypernetConfig((640,))).save_pretrained(sys.argv[2])",
+}
+"""What is written for users, each larger than the limit of the next test."""
+
+
+@pytest.mark.parametrize("writing", WRITINGS.values(), ids=WRITINGS)
+def test_a_full_disk_leaves_nothing(writing: str, tmp_path: Path) -> None:
     """A file-size limit is a disk that fills up in the middle of a write."""
     layer = LoraLayer(np.ones((8, 4096), np.float32), np.ones((4096, 8), np.float32))
     name = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
     write_lora(LoRA({name: layer}), tmp_path / "in.safetensors")
     code = (
-        "import sys; from lorarar.command_line import run_command; from lorarar.lora import read_lora, write_lora\n"
-        "def main(_): write_lora(read_lora(sys.argv[1]), sys.argv[2]); return 0\n"
+        "import sys; from pathlib import Path; from lorarar.command_line import run_command\n"
+        f"def main(_):\n {writing}\n return 0\n"
         "run_command(main)"
     )
     result = subprocess.run(

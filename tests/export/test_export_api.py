@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -90,6 +91,21 @@ def test_one_lora_to_fuse_has_many_forms(layout: Layout, tmp_path: Path, form: s
         untrained=False,
     )
     assert found is not None and found.layers.keys() == lora.layers.keys()
+
+
+def test_loras_to_fuse_that_are_none_are_refused(layout: Layout) -> None:
+    """As an empty list of found files: else a UNet with adapter inputs would be made."""
+    with pytest.raises(InputError, match="`fused` names no LoRA"):
+        chosen_lora("miniature", layout, [], None, untrained=False)
+
+
+def test_a_network_that_no_export_can_run_is_refused(layout: Layout) -> None:
+    network = tiny_hypernet().predictor
+    assert isinstance(network, Hypernetwork)
+    with pytest.raises(InputError, match=r"`hypernet` has weights of half precision; give hypernet.float\(\)"):
+        chosen_hypernet("miniature", layout, copy.deepcopy(network).half(), untrained=False)
+    with pytest.raises(InputError, match=r"`hypernet` is on meta; .* give hypernet.to\('cpu'\)"):
+        chosen_hypernet("miniature", layout, copy.deepcopy(network).to("meta"), untrained=False)
 
 
 def test_a_network_at_hand_is_taken_as_it_is(layout: Layout) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tiny_world import tiny_hypernet
 
-from export.bundle import new_bundle
+from export import HypernetOptions, write_hypernet
+from export.bundle import BundleWriter, new_bundle
 from export.resume import require_replaceable
 from export.targets import find_target
-from lorarar.errors import InputError
+from lorarar.errors import CutShort, InputError
+from lorarar.layout import Layout
 
 MANIFESTS = {"an extension of a browser": {"manifest_version": 3}, "a list": [], "half a bundle": {"schema_version": 2}}
 
@@ -40,6 +44,30 @@ def test_a_bundle_is_replaced_and_files_beside_its_own_are_not(tmp_path: Path) -
         (tmp_path / name).write_text("mine")
     with pytest.raises(InputError, match=r"no part of its bundle \(golden/notes.txt, merged.safetensors\)"):
         require_replaceable(tmp_path)
+
+
+def test_what_was_saved_into_a_bundle_during_its_export_is_kept(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so is the finished work: the same command goes on from it once the file is moved away."""
+    out, given = tmp_path / "bundle", (tiny_hypernet(), layout, HypernetOptions("onnx", "fp32", 4))
+    write_hypernet(*given, out)
+    finish = BundleWriter.finish
+
+    def late(self: BundleWriter, *args: Any, **options: Any) -> Any:
+        (out / "image.png").write_text("mine")
+        return finish(self, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BundleWriter, "finish", late)
+        with pytest.raises(CutShort, match=r"no part of its bundle \(image.png\)") as refused:
+            write_hypernet(*given, out)
+    assert (out / "image.png").read_text() == "mine"
+    assert "the same command goes on from it" in refused.value.__notes__[0]
+    (out / "image.png").unlink()
+    said: list[str] = []
+    write_hypernet(*given, out, said.append)
+    assert not any("converting" in text for text in said)
 
 
 @pytest.mark.parametrize("out", [".", "..", "../bundle"])

@@ -111,11 +111,14 @@ def test_the_page_of_targets_is_made_of_rows_and_descriptions() -> None:
 
 
 def test_what_a_phone_says() -> None:
-    def said(target: str, precision: str, size: int, results: int = 0, name: str = "unet", pixels: int = 1024) -> str:
+    def said(
+        target: str, precision: str, size: int, results: int = 0, name: str = "unet", pixels: int = 1024, loras: int = 0
+    ) -> str:
         found = find_target(target)
         parameters = round(size / found.bytes_per_weight[precision].linear)
+        sizes = {name: round(parameters * found.bytes_per_weight[name].linear) for name in found.precisions}
         chunks = -(-size // found.chunk_bytes) if found.chunk_bytes else 1
-        component = ComponentPlan(name, precision, parameters, size, chunks, lambda: results, 10)
+        component = ComponentPlan(name, precision, parameters, sizes, size, chunks, lambda: results, loras)
         return "\n".join(advice(Plan("b", found, precision, pixels, (component,))))
 
     small = said("coreml", "fp16", 10**9)
@@ -123,7 +126,12 @@ def test_what_a_phone_says() -> None:
     assert "pipeline" not in small
     assert "a pipeline of 2 or more chunks in one package" in said("coreml", "fp16", 10**9 + 1)
     assert "pipeline" not in said("onnx", "fp16", 2 * 10**9)
-    assert said("coreml", "fp16", PHONE_BYTES).endswith("choose the precision w8 or w6 or w4")
+    assert said("coreml", "fp16", PHONE_BYTES, loras=10).endswith("choose the precision w8 or w6 or w4")
+    assert said("coreml", "w6", PHONE_BYTES, loras=10).endswith("choose the precision w4")  # never a larger one
+    assert said("coreml", "w8", PHONE_BYTES, loras=PHONE_BYTES // 3).endswith(
+        "choose the precision w4"
+    )  # w6 has no room
+    assert said("onnx", "w4", PHONE_BYTES, loras=10).endswith("choose a lower `rank`, fewer `loras`, or a smaller base")
     assert said("onnx", "w4", 4 * PHONE_BYTES).endswith("choose a smaller base")
     assert said("coreml", "fp16", 10, PHONE_BYTES + 1, "vae_decoder").endswith(
         "`resolution` 768, or `vae_tile` 512, or `tiny_vae`"

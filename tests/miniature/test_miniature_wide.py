@@ -41,6 +41,8 @@ def test_the_wide_test_is_apart_from_all_else(tmp_path: Path) -> None:
     assert len({content.class_name for content in dataset.contents.values()}) == len(KINDS)
     assert len({style.description for style in dataset.styles.values()}) == 24
     assert all(near_catalogue(entry.subject) for entry in WIDE.values())
+    held = gallery.GALLERY.values()
+    assert not any(gallery.is_near(style, other) for style in gallery.WIDE.values() for other in held)
     # As held-out subjects: alike with none of those that stood there before.
     for entry in WIDE.values():
         looks = list(entry.subject.looks().values())
@@ -84,6 +86,8 @@ def test_no_subject_or_style_is_in_two_of_the_sets() -> None:
     names = [{name for side in drawn() for name in side} for drawn in (wide_training, wide_validation)]
     names += [{*WIDE, *gallery.WIDE}, {*CATALOGUE, *gallery.GALLERY}]
     assert sum(map(len, names)) == len(set.union(*names))
+    trained, held = (drawn()[1].values() for drawn in (wide_training, wide_validation))
+    assert not any(gallery.is_near(style, other) for style in trained for other in held)
     looks = [entry.subject for drawn in (wide_training, wide_validation) for entry in drawn()[0].values()]
     assert len({repr(subject) for subject in looks}) == len(looks)
 

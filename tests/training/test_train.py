@@ -211,10 +211,14 @@ def test_a_training_goes_on_with_the_same_data_and_as_many_steps_or_more(world: 
     packed[name] = replace(factors, down=factors.down * 1.01)
     styles = replace(world.parts.train.styles, bank=LoraBank(packed))
     noise = DDPMScheduler.from_config(world.components.noise.config, beta_end=0.02)
+    image = tmp_path / "dog--ink" / "00.png"
+    image.parent.mkdir()
+    image.write_bytes(b"a picture")
     retrained = replace(world.parts, train=replace(world.parts.train, styles=styles))
     for changed, what in (
         (replace(inputs, parts=retrained), "loras"),
         (replace(inputs, references=[Concept((), "other images")]), "references"),
+        (replace(inputs, joint_images=[image]), "joint_images"),
         (replace(inputs, components=replace(world.components, noise=noise)), "base_configs"),
     ):
         with pytest.raises(InputError, match=rf"of a training with other settings \({what}\)"):

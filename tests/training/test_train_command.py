@@ -142,8 +142,9 @@ def test_bad_outputs_and_datasets_are_refused(world: World, tmp_path: Path) -> N
     ):
         with pytest.raises(InputError, match=says):
             command(world, output)
-    with pytest.raises(InputError, match="--state and --out name one file"):
-        command(world, tmp_path / "h.safetensors", "--state", str(tmp_path / "h.safetensors"))
+    for name in ("h.safetensors", "h.csv", "h.png"):
+        with pytest.raises(InputError, match="--state is a file that --out is written to"):
+            command(world, tmp_path / "h.safetensors", "--state", str(tmp_path / name))
     copy = Path(shutil.copytree(world.dataset.folder, tmp_path / "copy"))
     raw = json.loads((copy / "dataset.json").read_text())
     (copy / "loras" / "content_1.safetensors").unlink()
