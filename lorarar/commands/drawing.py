@@ -22,7 +22,7 @@ def add_drawing(parser: Parser) -> None:
     add("--guidance", type=float, metavar="G", help="classifier-free guidance, 1 is off (default: the bundle's)")
     without = "guidance compares with a prediction without LoRAs: often less burnt, and more of a style"
     add("--guidance-without-lora", action="store_true", help=without)
-    start = "composed start: the first steps with each LoRA alone, their answers put together; shows more of both"
+    start = "composed start: the first steps with each LoRA alone, their answers put together; often shows more of both"
     add("--composed-share", type=float, metavar="X", help=f"{start} (share of the steps, default {COMPOSED_SHARE:g})")
     add("--subject", metavar="WORDS", help="composed start: the content's words in the prompt, such as 'a sks dog'")
     add("--subject-class", metavar="WORDS", help="composed start: the same without the token, such as 'a dog'")

@@ -25,6 +25,7 @@ from lorarar.training.bank import LoraBank, predict_coefficients
 from lorarar.training.examples import Concept
 from lorarar.training.history import History, HistoryRow
 from lorarar.training.hyper_settings import HyperSettings, LossSettings, default_hyper_settings
+from lorarar.training.launch import new_accelerator
 from lorarar.training.pair_data import choose_pairs, load_parts
 from lorarar.training.trainer import Trained, new_predictor, train_predictor
 
@@ -39,6 +40,13 @@ def train(world: World, settings: HyperSettings = FAST, **options: Any) -> Train
 def same(one: Trained, two: Trained) -> bool:
     states = one.predictor.state_dict(), two.predictor.state_dict()
     return all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_a_training_stopped_between_two_passes_leaves_the_next_its_steps(world: World) -> None:
+    """accelerate has told the process meanwhile that no step is due, and its optimizers believe it."""
+    new_accelerator(torch.device("cpu"), "no", 2).gradient_state._set_sync_gradients(False)
+    trained = train(world)
+    assert not same(trained, replace(trained, predictor=new_predictor(world.layout, FAST)))
 
 
 @pytest.mark.full

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from tiny_pipeline import save_tiny_dataset
 
 from lorarar.errors import InputError
-from lorarar.training.dataset import SPLIT_PARTS, joined, merged_prompt, read_dataset
+from lorarar.training.dataset import SPLIT_PARTS, Split, joined, merged_prompt, read_dataset
 
 Raw = dict[str, Any]
 
@@ -195,6 +196,11 @@ def test_datasets_that_do_not_fit_are_not_joined(folder: Path, tmp_path: Path) -
     with pytest.raises(InputError, match=r"other: another dataset has an entry 'content_0' too; give each its own"):
         joined([one, read_dataset(other)], "paper")
     renamed(other)
+    alone = read_dataset(other)
+    none: dict[str, tuple[str, ...]] = {"train": (), "validation": ()}
+    splits = {"paper": Split(none | {"test": tuple(alone.contents)}, none | {"test": tuple(alone.styles)})}
+    with pytest.raises(InputError, match=r"other: its split 'paper' has no training or validation part; leave it out"):
+        joined([one, replace(alone, splits=splits)], "paper")
     (other / "loras" / "content_1.safetensors").unlink()
     with pytest.raises(InputError, match=r"1 of 4 LoRA files are missing \(other_content_1\).*--dataset \S+/other"):
         joined([one, read_dataset(other)], "paper")
