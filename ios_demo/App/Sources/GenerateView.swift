@@ -13,7 +13,7 @@ struct GenerateView: View {
         NavigationStack {
             Form {
                 Section("Prompt") {
-                    TextField("Prompt", text: $model.prompt, axis: .vertical)
+                    TextField("Prompt", text: $model.prompt, axis: .vertical).asWritten()
                     if let hint = model.hint {
                         Label(hint.localized, systemImage: "questionmark.bubble")
                     }
@@ -35,9 +35,9 @@ struct GenerateView: View {
                     Section {
                         Toggle("Begin with each LoRA alone", isOn: $model.isComposed)
                         if model.isComposed {
-                            LabeledContent("Subject") { TextField("Subject", text: $model.subject) }
+                            LabeledContent("Subject") { TextField("Subject", text: $model.subject).asWritten() }
                             LabeledContent("Its class") {
-                                TextField("Its class", text: $model.subjectClass)
+                                TextField("Its class", text: $model.subjectClass).asWritten()
                             }
                         }
                     } footer: {
@@ -87,5 +87,12 @@ private struct PictureSection: View {
                 LabeledContent(stage.name.localized, value: String(format: "%.2f s", stage.seconds))
             }
         }
+    }
+}
+
+extension TextField {
+    /// The keyboard leaves the words as they are: it knows no `sks`, which a LoRA was trained with.
+    fileprivate func asWritten() -> some View {
+        autocorrectionDisabled().textInputAutocapitalization(.never)
     }
 }

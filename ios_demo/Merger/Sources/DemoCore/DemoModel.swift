@@ -194,14 +194,14 @@ public final class DemoModel {
         }
     }
 
-    /// Draws with the picked LoRAs; with the base model where none is picked. A prompt that a composed start can't be
-    /// made of is drawn without one.
+    /// Draws what is asked for now with the picked LoRAs; with the base model where none is picked. A prompt that a
+    /// composed start can't be made of is drawn without one.
     public func generate() async {
+        var wanted = request  // as it is when the button is pressed: loading LoRAs takes seconds
+        let (start, isWanted) = (composedStart.trimmed, isComposed)
         await perform("drawing") { model in
             try await model.follow()
-            var wanted = model.request
-            let start = model.composedStart.trimmed
-            let isAsked = model.isComposed && model.hasPair && start.isTold
+            let isAsked = isWanted && model.hasPair && start.isTold
             let fits = start.fits(wanted.prompt)
             wanted.composed = isAsked && fits ? start : nil
             var picture = try await model.engine.generate(wanted, progress: model.reporter { $0.work = $1 })

@@ -67,8 +67,15 @@ public struct Places: Equatable, Sendable {
         do {
             try manager.createDirectory(at: folder, withIntermediateDirectories: true)
             try manager.copyItem(at: picked, to: copy)
-            if manager.fileExists(atPath: place.path) { try manager.removeItem(at: place) }
-            try manager.moveItem(at: copy, to: place)
+            let old = Self.unfinished(in: folder)
+            defer { try? manager.removeItem(at: old) }
+            if manager.fileExists(atPath: place.path) { try manager.moveItem(at: place, to: old) }
+            do {
+                try manager.moveItem(at: copy, to: place)
+            } catch {
+                try? manager.moveItem(at: old, to: place)
+                throw error
+            }
         } catch {
             throw InputError("\(picked.lastPathComponent) can't be copied into the app; free some space on the device")
         }

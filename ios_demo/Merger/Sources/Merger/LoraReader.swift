@@ -45,7 +45,9 @@ public enum LoraReader {
         guard try Files.size(place) <= maxConfigBytes else {
             throw InputError("\(config) is too large to be a PEFT configuration; get the folder again")
         }
-        let object = try Json.parseObject(try Files.mapped(place), what: config)
+        let bytes = try Files.mapped(place)
+        let bom = Data([0xEF, 0xBB, 0xBF])  // which Windows' editors write before UTF-8
+        let object = try Json.parseObject(bytes.starts(with: bom) ? bytes.dropFirst(bom.count) : bytes, what: config)
         let file = try SafeTensors(tensors, source: "\(folder.lastPathComponent)/\(weights)")
         let component = componentOf(object)
         return try build(file, component: component) {

@@ -232,6 +232,28 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         XCTAssertEqual([model.failure, model.picture == nil ? "no picture" : nil], [nil, nil], "the base is drawn")
     }
 
+    /// LoRAs are loaded first, for seconds: what is changed meanwhile is for the next picture.
+    @MainActor
+    func testWhatIsAskedForWhenTheButtonIsPressedIsDrawn() async throws {
+        _ = try app.bundle()
+        try app.samples()
+        let model = app.model()
+        await model.open()
+        let content = model.content!
+        model.pick(content)
+        await model.merge()
+        model.setInView(false)
+        model.pick(content)
+        let asked = model.prompt
+        let drawing = Task { await model.generate() }
+        while !model.isWorking { await Task.yield() }
+        model.prompt = "another"
+        model.setInView(true)
+        await drawing.value
+        XCTAssertNil(model.failure)
+        XCTAssertEqual(model.picture?.prompt, asked)
+    }
+
     @MainActor
     func testWhatTheBundleLeavesOutIsTold() async throws {
         _ = try app.bundle()

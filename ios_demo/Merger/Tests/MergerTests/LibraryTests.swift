@@ -113,8 +113,8 @@ final class LibraryTests: XCTestCase, @unchecked Sendable {
         await model.generate()
         XCTAssertEqual([model.picked.count, model.contents.count], [0, 1])
         XCTAssertEqual([model.failure, model.picture == nil ? "no picture" : nil], [nil, nil], "the base is drawn")
-        model.pick(model.contents[0])
-        await model.merge()
+        model.pick(model.contents[0])  // which merges
+        while model.failure == nil { await Task.yield() }
         let failure = try XCTUnwrap(model.failure).description
         XCTAssertTrue(failure.contains("made for another base model"), failure)
         model.failure = nil

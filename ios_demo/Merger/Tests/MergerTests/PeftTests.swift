@@ -32,6 +32,13 @@ final class PeftTests: XCTestCase {
         XCTAssertEqual(try up(LoraReader.read(other)), [3, 4], "nobody says that it belongs to this file")
     }
 
+    func testAConfigurationSavedByWindowsIsRead() throws {
+        let folder = try write().deletingLastPathComponent()
+        let config = Data([0xEF, 0xBB, 0xBF]) + Data(#"{"r": 1, "lora_alpha": 2}"#.utf8)
+        try config.write(to: folder.appendingPathComponent("adapter_config.json"))
+        XCTAssertEqual(try up(LoraReader.read(folder)), [6, 8])
+    }
+
     func testAScaleThatIsNotThereIsSaid() throws {
         let lora = try LoraReader.read(write())
         XCTAssertEqual(try up(lora), [3, 4])

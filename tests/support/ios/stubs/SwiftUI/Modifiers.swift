@@ -10,6 +10,10 @@ public struct Color: Leaf, Sendable {
   public func opacity(_ opacity: Double) -> Color { fatalError() }
 }
 
+public struct TextInputAutocapitalization: Sendable {
+  public static var never: TextInputAutocapitalization { fatalError() }
+}
+
 public protocol ShapeStyle {}
 extension Color: ShapeStyle {}
 public struct HierarchicalShapeStyle: ShapeStyle {}
@@ -95,6 +99,10 @@ extension View {
   public func textSelection<S: TextSelectability>(_ selectability: S) -> some View { EmptyView() }
   public func buttonStyle<S: PrimitiveButtonStyle>(_ style: S) -> some View { EmptyView() }
   public func disabled(_ disabled: Bool) -> some View { EmptyView() }
+  public func autocorrectionDisabled(_ disable: Bool = true) -> some View { EmptyView() }
+  public func textInputAutocapitalization(_ autocapitalization: TextInputAutocapitalization?) -> some View {
+    EmptyView()
+  }
   public func keyboardType(_ type: UIKeyboardType) -> some View { EmptyView() }
   public func tag<V: Hashable>(_ tag: V) -> some View { EmptyView() }
   public func navigationTitle(_ titleKey: LocalizedStringKey) -> some View { EmptyView() }

@@ -42,18 +42,21 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
             .first { name -> (KINDS.map { "$name.$it" } + name).none { File(folder, it).exists() } }
         var file = File(folder, "$free.$COPY")
         var isTaken = false
+        var copied = 0L
+        val told = { done: Long -> progress(done.also { copied = it }) }
         try {
             if (config != null) {
                 file = File(folder, free)
-                copyBoth(place, config, file, progress)
+                copyBoth(place, config, file, told)
             } else if (strangers.map(place)?.close() != null) {
                 file = File(folder, "$free.$LINK")
                 Install.write(place.byteInputStream(), file)
             } else {
-                Install.write(strangers.open(place), file, MAX_BYTES, progress)
+                Install.write(strangers.open(place), file, MAX_BYTES, told)
             }
             return Sample(free, file, null).also {
-                read(it)
+                read(it) // all of its values, which takes as long as copying
+                if (!told(copied)) throw Stopped()
                 isTaken = true
             }
         } catch (error: InputError) {
@@ -90,10 +93,15 @@ class Catalogue(private val home: File, private val strangers: Strangers = NoStr
         if (links.none { it.readText() == place }) strangers.release(place)
     }
 
+    /** The names of the LoRAs of a role that were imported. */
+    fun imported(role: String): Set<String> = samples(role).filter { it.isImported }.map { it.name }.toSet()
+
     /** Keep which LoRA is chosen for a role, or none, for the next start; without room it is forgotten. */
     fun keep(role: String, sample: Sample?) = try {
-        chosen(role).also { it.parentFile!!.mkdirs() }.writeText(sample?.name ?: "")
+        Install.write((sample?.name ?: "").byteInputStream(), chosen(role))
+        Unit
     } catch (_: IOException) {
+        chosen(role).delete()
         Unit
     }
 

@@ -79,13 +79,19 @@ class Install(private val packaged: Packaged, private val home: File) {
         }
     }
 
-    /** Copy sample LoRAs and their pictures: those missing, and those of another version. InputError when there is no space. */
+    /**
+     * Copy sample LoRAs and their pictures: those missing, and those of another version, but over no LoRA that was imported
+     * under a sample's name. InputError when there is no space.
+     */
     fun samples() {
         try {
-            for (role in listOf(Catalogue.CONTENTS, Catalogue.STYLES)) for (name in packaged.list("$SAMPLES/$role")) {
-                val file = File(home, "loras/$role/$name")
-                val bytes = packaged.open("$SAMPLES/$role/$name").use { it.readBytes() }
-                if (!file.exists() || !file.readBytes().contentEquals(bytes)) write(bytes.inputStream(), file)
+            for (role in listOf(Catalogue.CONTENTS, Catalogue.STYLES)) {
+                val imported = Catalogue(home).imported(role)
+                for (name in packaged.list("$SAMPLES/$role").filter { it.substringBeforeLast('.') !in imported }) {
+                    val file = File(home, "loras/$role/$name")
+                    val bytes = packaged.open("$SAMPLES/$role/$name").use { it.readBytes() }
+                    if (!file.exists() || !file.readBytes().contentEquals(bytes)) write(bytes.inputStream(), file)
+                }
             }
         } catch (error: IOException) {
             throw InputError("the samples can't be copied (%s); free some space and start the app again", error.message)
@@ -125,17 +131,21 @@ class Install(private val packaged: Packaged, private val home: File) {
         const val UNFINISHED = "unfinished"
         private val TARGETS = listOf("qnn", "onnx", "executorch")
 
-        /** Make a folder, beside it first, in the place of what is there: it is whole or as it was. */
+        /** Make a folder, beside it first, and put it in the place of what is there by two renamings. */
         internal fun replace(folder: File, make: (File) -> Unit) {
             val unfinished = File("${folder.path}.$UNFINISHED")
-            unfinished.deleteRecursively()
+            val old = File("${folder.path}.old.$UNFINISHED")
+            for (left in listOf(unfinished, old)) left.deleteRecursively()
             unfinished.mkdirs()
             try {
                 make(unfinished)
-                folder.deleteRecursively()
-                if (!unfinished.renameTo(folder)) throw IOException("$unfinished can't be renamed")
+                val isReplaced = folder.renameTo(old)
+                if (!unfinished.renameTo(folder)) {
+                    if (isReplaced) old.renameTo(folder)
+                    throw IOException("$unfinished can't be renamed")
+                }
             } finally {
-                unfinished.deleteRecursively()
+                for (left in listOf(unfinished, old)) left.deleteRecursively()
             }
         }
 

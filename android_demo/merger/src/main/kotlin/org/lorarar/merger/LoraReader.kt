@@ -204,6 +204,7 @@ class LoraReader private constructor(
 
     companion object {
         internal const val CONFIG = "adapter_config.json"
+        private val BOM = byteArrayOf(0xEF.toByte(), 0xBB.toByte(), 0xBF.toByte()) // Windows' editors write it before UTF-8
         internal const val WEIGHTS = "adapter_model.safetensors"
         private const val PEFT_MODEL = "base_model.model."
         private const val PICKLE = "adapter_model.bin"
@@ -241,12 +242,15 @@ class LoraReader private constructor(
             return LoraReader(weights, PeftScaling.component(fields), mapOf("" to scaling), values).read()
         }
 
+        private fun ByteArray.startsWith(other: ByteArray) = size >= other.size && other.indices.all { this[it] == other[it] }
+
         private fun configBytes(config: File): ByteArray {
             if (config.length() > MAX_CONFIG_BYTES) {
                 throw InputError("%s is too large to be a PEFT configuration; get the folder again", config)
             }
             try {
-                return config.readBytes()
+                val bytes = config.readBytes()
+                return if (bytes.startsWith(BOM)) bytes.copyOfRange(BOM.size, bytes.size) else bytes
             } catch (error: IOException) {
                 throw InputError("%s can't be read (%s); check the file and try again", config, error.message)
             }

@@ -2,10 +2,12 @@ package org.lorarar.merger
 
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertNull
+import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
 import org.junit.Test
 import java.io.File
 import java.io.FilterInputStream
+import java.io.RandomAccessFile
 import java.util.concurrent.CountDownLatch
 
 /** LoRAs in the app without its screens: choosing and importing them, and what is told of them. */
@@ -42,6 +44,34 @@ class ChoiceTest : StudioCase() {
         until("stopped") { it.importing == null }
         assertNull(studio.state.complaint)
         assertEquals(listOf("teapot_1.png", "teapot_1.safetensors"), File(folder, STYLES).list()!!.sorted())
+    }
+
+    /** Of a link nothing is copied, but all of its values are read. */
+    @Test
+    fun aLinkThatIsStoppedIsNotKept() {
+        val home = File(folder, "linked")
+        val file = File(TestData.exported, "onnx/loras/content.safetensors")
+        val theirs = object : Strangers by NoStrangers {
+            override fun map(place: String) = RandomAccessFile(file, "r").channel
+        }
+        assertThrows(Stopped::class.java) { Catalogue(home, theirs).import(Catalogue.STYLES, "theirs", "theirs") { false } }
+        assertEquals(emptyList<String>(), File(home, "loras/styles").list()!!.toList())
+    }
+
+    @Test
+    fun anUpdateOfTheAppLeavesWhatWasImported() {
+        val (packaged, home) = listOf("packaged", "home").map { File(folder, "update/$it") }
+        for (name in listOf("dog", "cat")) for (kind in listOf("png", "safetensors")) {
+            File(packaged, "samples/contents/$name.$kind").also { it.parentFile!!.mkdirs() }.writeText("the app's")
+        }
+        val mine = File(home, "loras/contents/dog.safetensors").also { it.parentFile!!.mkdirs() }
+        mine.writeText("mine")
+        repeat(2) { Install(PackagedFolder(packaged), home).samples() }
+        assertEquals("mine", mine.readText())
+        assertEquals(listOf("cat.png", "cat.safetensors", "dog.safetensors"), mine.parentFile!!.list()!!.sorted())
+        File(packaged, "samples/contents/cat.safetensors").writeText("a newer one")
+        Install(PackagedFolder(packaged), home).samples()
+        assertEquals("a newer one", File(mine.parentFile, "cat.safetensors").readText())
     }
 
     @Test

@@ -117,6 +117,16 @@ class LoraReaderTest {
     }
 
     @Test
+    fun aConfigurationSavedByWindowsIsRead() {
+        val peft = File(TestData.scratch, "windows").also { File(TestData.golden, "lora/peft-folder").copyRecursively(it) }
+        val before = LoraReader.read(peft)
+        val config = File(peft, LoraReader.CONFIG)
+        config.writeText("\uFEFF" + config.readText())
+        val after = LoraReader.read(peft)
+        assertEquals(before.layers.mapValues { it.value.delta() }, after.layers.mapValues { it.value.delta() })
+    }
+
+    @Test
     fun noFileAndNoFolder() {
         assertTrue("no such file" in refusal { LoraReader.read(File(folder, "none.safetensors")) })
         assertTrue("without adapter_config.json" in refusal { LoraReader.read(TestData.golden) })
