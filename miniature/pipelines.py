@@ -21,7 +21,8 @@ def open_pipeline(folder: Path) -> StableDiffusionXLPipeline:
     with quiet_toolchains(), without_progress_bars():
         from diffusers import StableDiffusionXLPipeline
 
-        pipeline = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False)
+        # Only safetensors, since a stranger's pickle can run code.
+        pipeline = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False, use_safetensors=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

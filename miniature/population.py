@@ -101,10 +101,11 @@ def drawn_chunks(
             job.result()
     for path in chunks:
         try:
-            with np.load(path) as file:
-                yield dict(file)
+            with path.open("rb") as opened, np.load(opened) as file:
+                chunk = dict(file)
         except (BadZipFile, EOFError, KeyError, ValueError):
             raise InputError(f"{path} is damaged; remove it, and it is drawn again") from None
+        yield chunk
 
 
 def _save(draw: Callable[[range], Chunk], numbers: range, path: Path) -> None:

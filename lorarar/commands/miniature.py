@@ -15,7 +15,7 @@ from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import console, print_table, progress
 from lorarar.errors import InputError
 from lorarar.evaluation.settings import EvaluationSettings
-from lorarar.files import atomic_file, atomic_folder, check_folder
+from lorarar.files import atomic_file, atomic_folder, check_folder, read_json
 from lorarar.settings import check_at_least, check_positive, check_seed
 from lorarar.toolchains import missing_toolchain, require_toolchain
 from lorarar.training.launch import check_device
@@ -23,6 +23,7 @@ from miniature.build import DEFAULT_WORK, STAGES, build
 from miniature.progress import Report
 
 SHEET, REPORT = "sheet.png", "report.json"
+INDEX, PIPELINE = "model_index.json", "StableDiffusionXLPipeline"  # of a folder of diffusers
 LOGGED_S = 60.0  # a log without a terminal gets a line as often as this
 
 _EPILOG = """\
@@ -196,8 +197,11 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _check_pipeline(folder: Path) -> None:
-    if not (folder / "model_index.json").is_file():
-        raise InputError(f"{folder}: no pipeline in diffusers' layout; give a folder with a model_index.json")
+    if not (folder / INDEX).is_file():
+        raise InputError(f"{folder}: no pipeline in diffusers' layout; give a folder with a {INDEX}")
+    index = read_json(folder / INDEX, what="what a pipeline has", mend="give another folder", schema={"type": "object"})
+    if index.get("_class_name") != PIPELINE:
+        raise InputError(f"{folder}: this is a {index.get('_class_name')}; give a {PIPELINE}, as a miniature is one")
 
 
 def _print_made(stage: str, made: Path, seconds: float) -> None:

@@ -137,6 +137,11 @@ def test_the_population_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: py
     assert np.array_equal(images, again) and captions == captions_again
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in kept} == kept
     assert captions == [example(1, index).caption for index in range(7)]
+    chunk = min(tmp_path.iterdir())
+    for left in (b"", chunk.read_bytes()[:100]):
+        chunk.write_bytes(left)
+        with pytest.raises(InputError, match=rf"{chunk.name} is damaged; remove it, and it is drawn again"):
+            population(1, 7, tmp_path, workers=1)
 
 
 def test_the_catalogue_is_split_as_the_paper_and_kept_out_of_the_population() -> None:

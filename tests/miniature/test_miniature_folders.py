@@ -8,7 +8,7 @@ import pytest
 
 from lorarar.commands.miniature import main
 from lorarar.errors import InputError
-from miniature.stages import BuildPlan, claim_work
+from miniature.stages import BuildPlan, claim_work, publish
 
 
 def test_an_output_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
@@ -41,3 +41,21 @@ def test_work_without_a_plan_and_another_start_are_refused(tmp_path: Path) -> No
     weights.write_bytes(b"two")
     with pytest.raises(InputError, match=r"holds another build \(weights"):
         claim_work(plan)
+
+
+def test_a_start_of_another_kind_is_refused_before_the_work_is_claimed(tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    start.mkdir()
+    (start / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(InputError, match="this is a StableDiffusionPipeline; give a StableDiffusionXLPipeline"):
+        main(["build", "--start", str(start), "--work", str(tmp_path / "work")])
+    assert not (tmp_path / "work").exists()
+
+
+def test_what_a_killed_run_was_writing_is_not_published(tmp_path: Path) -> None:
+    plan = BuildPlan(tmp_path / "work", tmp_path / "out")
+    (plan.made / ".judge.k3j").mkdir(parents=True)
+    for name in ("times.json", ".times.json.x2", ".judge.k3j/judge.safetensors"):
+        (plan.made / name).write_text("{}")
+    publish(plan)
+    assert [path.name for path in plan.output.rglob("*")] == ["times.json"]

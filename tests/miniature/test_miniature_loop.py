@@ -53,6 +53,16 @@ def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
         loop.run(_Quadratic())
 
 
+@pytest.mark.parametrize("kept", [0, 100], ids=["empty", "cut"])
+def test_a_damaged_state_is_named(kept: int, tmp_path: Path) -> None:
+    """As a power cut leaves it: it is renamed into place before the disk has all of it."""
+    state = tmp_path / "state"
+    _run(state, 3)
+    state.write_bytes(state.read_bytes()[:kept])
+    with pytest.raises(InputError, match="state is damaged; remove it, and this training starts again"):
+        _run(state, 3)
+
+
 def test_a_loss_that_is_not_finite_ends_the_loop(tmp_path: Path) -> None:
     problem = _Quadratic()
     loop = Loop([problem.module], Schedule(3, 0.05), tmp_path / "state", "test", {})
