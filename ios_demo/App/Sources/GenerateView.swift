@@ -20,15 +20,17 @@ struct GenerateView: View {
                     Button("Use the LoRAs' own words") { self.model.useOwnWords() }
                 }
                 Section {
-                    Stepper("Steps: \(model.request.steps)", value: $model.request.steps, in: 1...100)
+                    Stepper("Steps: \(model.request.steps)", value: $model.request.steps, in: 1...DemoModel.mostSteps)
                     LabeledContent("Seed") {
                         TextField("Seed", text: $model.seed)
                             .keyboardType(.numberPad)
                             .multilineTextAlignment(.trailing)
                     }
                     LabeledContent("Guidance", value: guidance)
-                    Slider(value: $model.request.guidance, in: 1...12, step: 0.5) { Text("Guidance") }
-                        .accessibilityValue(guidance)
+                    Slider(value: $model.request.guidance, in: 1...DemoModel.mostGuidance, step: 0.5) {
+                        Text("Guidance")
+                    }
+                    .accessibilityValue(guidance)
                     Toggle("Guidance without LoRAs", isOn: $model.request.guidanceWithoutLora)
                 }
                 if model.hasPair {

@@ -38,6 +38,9 @@ public final class DemoModel {
         set { if !newValue { failure = nil } }
     }
 
+    /// What can be asked for.
+    public static let (mostSteps, mostGuidance) = (100, 12.0)
+
     public let places: Places
     private let engine: LoraRarPipeline
     private let gate = WorkGate()

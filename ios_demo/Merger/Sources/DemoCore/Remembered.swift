@@ -12,6 +12,11 @@ struct Remembered: Codable, Equatable {
     let prompt: String
     let subject: String
     let subjectClass: String
+    let seed: UInt32
+    let steps: Int
+    let guidance: Double
+    let guidanceWithoutLora: Bool
+    let isComposed: Bool
 
     @MainActor
     init(_ model: DemoModel) {
@@ -20,6 +25,9 @@ struct Remembered: Codable, Equatable {
         let pairs = model.picked.map { ($0.place, model[strength: $0]) }
         strengths = Dictionary(pairs, uniquingKeysWith: { first, _ in first })
         (prompt, subject, subjectClass) = (model.prompt, model.subject, model.subjectClass)
+        let request = model.request
+        (seed, steps, guidance) = (request.seed, request.steps, request.guidance)
+        (guidanceWithoutLora, isComposed) = (request.guidanceWithoutLora, model.isComposed)
     }
 
     /// Nil where there is none, or none that can be read.
@@ -60,6 +68,10 @@ extension DemoModel {
             strengths[lora.id] = min(max(strength, 0), 2)
         }
         (prompt, subject, subjectClass) = (kept.prompt, kept.subject, kept.subjectClass)
+        request.seed = kept.seed
+        request.steps = min(max(kept.steps, 1), Self.mostSteps)
+        if kept.guidance.isFinite { request.guidance = min(max(kept.guidance, 1), Self.mostGuidance) }
+        (request.guidanceWithoutLora, isComposed) = (kept.guidanceWithoutLora, kept.isComposed)
         startMerge()
     }
 }

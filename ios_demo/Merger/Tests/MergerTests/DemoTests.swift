@@ -255,6 +255,26 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
     }
 
     @MainActor
+    func testADrawingIsStoppedWhileItsLorasAreLoaded() async throws {
+        _ = try app.bundle()
+        try app.samples()
+        let model = app.model()
+        await model.open()
+        let content = model.content!
+        model.pick(content)
+        await model.merge()
+        model.setInView(false)
+        model.pick(content)
+        model.startDrawing()
+        while !model.isWorking { await Task.yield() }
+        model.cancel()
+        model.setInView(true)
+        while model.isWorking { try await Task.sleep(for: .milliseconds(5)) }
+        XCTAssertEqual([model.failure, model.picture == nil ? nil : "a picture"], [nil, nil])
+        XCTAssertNotNil(model.merged)
+    }
+
+    @MainActor
     func testWhatTheBundleLeavesOutIsTold() async throws {
         _ = try app.bundle()
         try app.samples()
