@@ -43,7 +43,7 @@ what it writes into the output folder:
   grid_*.png, per_content.png, …          image grids like Fig. 9 and 10, bars like Fig. A7
 Tables and pictures alone, without generating or judging anything:  --from OUT
 What LoRA.rar's and ZipLoRA's coefficients depend on, in tables and a picture:  --coefficients
-Three trainings of every trained method: a run for each --seed, then  --from OUT-0 OUT-1 OUT-2 -o OUT
+Three trainings of every method: a run for each --seed, with its --hypernet; then  --from OUT-0 OUT-1 OUT-2 -o OUT
 Ablations (Table A3) belong on the validation part:  --part validation --hypernets q=q.safetensors,qo=qo.safetensors
 """
 _DEFAULTS = {

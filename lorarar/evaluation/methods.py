@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -101,6 +102,15 @@ class Workbench:
         return replace(self.components, resolution=self.dataset.resolution)
 
 
+BY_PAIR = {"drawn": "by pair"}
+"""Of a method that draws at random: each pair has a seed of its own."""
+
+
+def pair_seed(seed: int, content: Content, style: Style) -> int:
+    """Return a pair's own seed. The luck of one draw for all pairs would be in each of them, and in no interval."""
+    return zlib.crc32(f"{seed}/{content.name}/{style.name}".encode())
+
+
 Make = Callable[[Workbench, Content, Style], Made]
 
 
@@ -143,7 +153,7 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
         "k-lora": (_klora(False), {"alpha": ALPHA, "beta": BETA}),
         "k-lora-released": (_klora(True), {"alpha": ALPHA, "beta": RELEASED_BETA}),
         "joint": (_joint, asdict(bench.joint) | side),
-        "ziplora": (_ziplora, asdict(bench.zip) | side),
+        "ziplora": (_ziplora, asdict(bench.zip) | side | BY_PAIR),
         "ssr": (_ssr(False), {"seed": SEED, "ridge": RIDGE, "rule": "average"}),
         "ssr-text": (_ssr(True), {"ridge": RIDGE, "rule": "average"}),
         "schedule": (_scheduled("direct", SCHEDULE, False), {"spans": _told(SCHEDULE), "rule": "sum"}),
@@ -156,6 +166,8 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
     base_name = "direct" if name == "direct-sum" else name
     options = MergeOptions(rule="sum" if name == "direct-sum" else "average", seed=bench.seed)
     facts = dict(options.describe(merging.METHODS[base_name].uses))
+    if "seed" in facts:
+        facts |= BY_PAIR
     return Evaluated(name, _merging(base_name, options), facts)
 
 
@@ -193,7 +205,8 @@ def _joint(bench: Workbench, content: Content, style: Style) -> Made:
 
 def _ziplora(bench: Workbench, content: Content, style: Style) -> Made:
     start = time.perf_counter()
-    merged = ziplora(bench.training, *bench.pair(content, style), content, style, bench.zip)
+    settings = replace(bench.zip, seed=pair_seed(bench.zip.seed, content, style))
+    merged = ziplora(bench.training, *bench.pair(content, style), content, style, settings)
     coefficients = (merged.coefficients or {}).values()
     # The final merge is a few milliseconds of the whole.
     return Made.of_merge(merged, sum(pair.size for pair in coefficients), time.perf_counter() - start)
@@ -234,7 +247,8 @@ def _merging(name: str, options: MergeOptions, parameters: int = 0) -> Make:
     def make(bench: Workbench, content: Content, style: Style) -> Made:
         seconds: list[float] = []
         predict = None if options.predict is None else _timed(options.predict, seconds)
-        merged = merging.merge_loras(*bench.pair(content, style), bench.layout, name, replace(options, predict=predict))
+        given = replace(options, predict=predict, seed=pair_seed(options.seed, content, style))
+        merged = merging.merge_loras(*bench.pair(content, style), bench.layout, name, given)
         return Made.of_merge(merged, parameters, None if predict is None else sum(seconds))
 
     return make

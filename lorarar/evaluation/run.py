@@ -15,7 +15,7 @@ from lorarar.base.components import base_name, pipeline_identity
 from lorarar.base.names import unet_layout
 from lorarar.errors import InputError
 from lorarar.evaluation.cost import measured
-from lorarar.evaluation.generate import PairFolder, Sampler, Sampling, image_seeds
+from lorarar.evaluation.generate import PairFolder, Sampler, Sampling, digest_of, image_seeds
 from lorarar.evaluation.judges import Judge
 from lorarar.evaluation.judging import Swap, judge_kept, next_entry
 from lorarar.evaluation.method_names import METHODS, method_info, sampling_of
@@ -79,7 +79,9 @@ class Evaluation:
         return {
             "toolkit_version": __version__,
             "base": self.bench.layout.base,
+            "base_digest": digest_of(self.base),
             "dataset": self.bench.dataset.name,
+            "files_digest": self._files_digest(),
             "split": self.bench.split,
             "part": self.part,
             "images": self.images,
@@ -87,6 +89,12 @@ class Evaluation:
             "device": str(self.bench.components.device),
             "options": {method.name: dict(method.facts) for method in self.methods},
         }
+
+    def _files_digest(self) -> str:
+        """Return what tells these pairs' images and LoRAs from others of their names."""
+        entries = {entry.name: entry for pair in self.pairs for entry in pair}
+        files = {name: [*entry.images, entry.lora] for name, entry in entries.items()}
+        return digest_of({name: [self.digest(path) for path in of if path.is_file()] for name, of in files.items()})
 
 
 def open_evaluation(

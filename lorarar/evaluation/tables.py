@@ -144,8 +144,9 @@ def _are_compared(ours: str, other: MethodInfo) -> bool:
     if other.kind == OURS:
         return other.name < ours  # once
     entry = METHODS.get(other.name)
-    merged = entry is None or entry.merged
-    return not merged or sampling_of(ours) == sampling_of(other.name)
+    if entry is None or entry.merged:
+        return sampling_of(ours) == sampling_of(other.name)
+    return entry.unguided == bool(sampling_of(ours))  # what a way to guide gives would count for the merge
 
 
 def table_2(results: Results, scores: Mapping[str, Mars2]) -> Table:

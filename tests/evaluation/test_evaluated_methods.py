@@ -19,7 +19,7 @@ from lorarar.base.attach import fused
 from lorarar.base.components import encode_prompts
 from lorarar.evaluation.composed import composed, composite
 from lorarar.evaluation.method_names import COMPOSED_START, METHODS, sampling_of
-from lorarar.evaluation.methods import Workbench, mean_coefficients, prepare
+from lorarar.evaluation.methods import Workbench, mean_coefficients, pair_seed, prepare
 from lorarar.hypernet.checkpoints import LoadedPredictor, open_predictor
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import kind_of
@@ -51,13 +51,17 @@ class Case:
     loras: tuple[LoRA, LoRA]
     before: Tensor  # the base's own answers
 
+    @property
+    def seed(self) -> int:
+        return pair_seed(SEED, self.content, self.style)
+
     def merge(self, method: str, options: MergeOptions) -> LoRA:
         return merge_loras(*self.loras, self.world.layout, method, options).lora
 
 
 @pytest.fixture(scope="module")
 def case(world: World) -> Case:
-    settings = LoraSettings(rank=2, steps=2, learning_rate=0.1), ZipSettings(steps=2, learning_rate=0.2)
+    settings = LoraSettings(rank=2, steps=2, learning_rate=0.1), ZipSettings(steps=2, learning_rate=0.2, seed=SEED)
     bench = Workbench(world.components, world.layout, world.dataset, "paper", *settings, SEED, composed_share=0.3)
     content, style = world.dataset.contents["content_4"], world.dataset.styles["style_3"]
     loras = read_lora(content.lora), read_lora(style.lora)
@@ -105,11 +109,15 @@ ONE: dict[str, Callable[[Case], LoRA]] = {
     "direct": lambda case: weighed(case, lambda _: (0.5, 0.5)),
     "direct-sum": lambda case: weighed(case, lambda _: (1.0, 1.0)),
     **{
-        name: lambda case, name=name: case.merge(name, MergeOptions(rule="average", seed=SEED))
+        name: lambda case, name=name: case.merge(name, MergeOptions(rule="average", seed=case.seed))
         for name in ("dare", "ties", "dare-ties", "np-lora", "knots-ties", "norm-balance", "block-router")
     },
     "joint": lambda case: train_lora(case.world.components, [case.content, case.style], case.bench.joint),
-    "ziplora": lambda case: ziplora(case.world.components, *case.loras, case.content, case.style, case.bench.zip).lora,
+    "ziplora": lambda case: (
+        ziplora(
+            case.world.components, *case.loras, case.content, case.style, replace(case.bench.zip, seed=case.seed)
+        ).lora
+    ),
     "ssr": partial(by_ssr, text_only=False),
     "ssr-text": partial(by_ssr, text_only=True),
     "learned": partial(learned, rule="sum"),

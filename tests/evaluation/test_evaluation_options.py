@@ -5,23 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_pipeline import save_tiny_evaluation
 
+from lorarar import merging
 from lorarar.base.names import MINIATURE_FOLDER
 from lorarar.commands.evaluate import main
 from lorarar.errors import InputError
+from lorarar.evaluation import methods
 from lorarar.evaluation.run import Evaluation, open_evaluation
 from lorarar.evaluation.settings import EvaluationSettings
-from lorarar.training.dataset import read_dataset
+from lorarar.training.dataset import merged_prompt, read_dataset
 
 FILES = {
     "direct": {"loras"},
     "joint": {"images"},
     "ziplora": {"loras", "images"},
     "composed": {"loras"},
+    "dare": {"loras"},
     "joint-composed-start": {"loras", "images"},
 }
 """What each method's images depend on besides the pair's words."""
@@ -38,9 +43,9 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     settings = EvaluationSettings(
         images=1, steps=3, guidance=4.0, seed=11, zip_steps=7, joint_steps=9, composed_share=0.25
     )
-    dataset, methods = read_dataset(folder / "data"), dict.fromkeys(FILES)
+    dataset, wanted = read_dataset(folder / "data"), dict.fromkeys(FILES)
     return open_evaluation(
-        folder / "run", str(folder / "base"), dataset, "paper", "test", settings, methods, device="cpu", dtype="fp32"
+        folder / "run", str(folder / "base"), dataset, "paper", "test", settings, wanted, device="cpu", dtype="fp32"
     )
 
 
@@ -71,6 +76,45 @@ def test_kept_images_are_of_the_files_that_the_method_looks_at(name: str, opened
     wanted = [path for kind in ("loras", "images") if kind in FILES[name] for path in of[kind]]
     found = opened.place(method, content, style).facts["files"]
     assert found == [hashlib.sha256(path.read_bytes()).hexdigest() for path in wanted]
+
+
+def test_kept_images_are_of_the_words_that_they_were_drawn_with(opened: Evaluation) -> None:
+    (method, *_), (content, style) = opened.methods, opened.pairs[0]
+    facts = opened.place(method, content, style).facts
+    assert (facts["prompt"], facts["prompts"]) == (merged_prompt(content, style), [content.prompt, style.prompt])
+
+
+def test_methods_that_draw_at_random_draw_anew_for_each_pair(
+    opened: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one draw's luck would be in all pairs, and in no interval. Another run of the same seed draws the same."""
+    seeds: dict[str, list[int]] = {"dare": [], "ziplora": []}
+
+    def merge(*given: Any) -> None:
+        seeds["dare"].append(given[-1].seed)
+        raise KeyboardInterrupt
+
+    def optimise(*given: Any) -> None:
+        seeds["ziplora"].append(given[-1].seed)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(merging, "merge_loras", merge)
+    monkeypatch.setattr(methods, "ziplora", optimise)
+    for method in opened.methods:
+        for pair in [*opened.pairs, opened.pairs[0]] if method.name in seeds else ():
+            with pytest.raises(KeyboardInterrupt):
+                method.make(opened.bench, *pair)
+            assert method.facts["drawn"] == "by pair"
+    for drawn in seeds.values():
+        assert drawn[-1] == drawn[0] and len(set(drawn)) == len(opened.pairs) > 1
+
+
+def test_results_tell_their_base_and_files(opened: Evaluation) -> None:
+    """Runs of one dataset's name are pooled only where its LoRAs and images are the same."""
+    before, lora = opened.describe(), opened.pairs[0][0].lora
+    assert replace(opened, digest=lambda path: path.name).describe()["base_digest"] == before["base_digest"]
+    other = replace(opened, digest=lambda path: "another" if path == lora else opened.digest(path)).describe()
+    assert {name for name, value in other.items() if value != before[name]} == {"files_digest"}
 
 
 def test_loras_of_another_base_are_refused_before_any_work(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,8 @@ def test_differences_are_paired(tables: dict[str, Table]) -> None:
 
 def test_merges_are_compared_that_are_drawn_in_the_same_way(results: Results) -> None:
     names = {"learned": "learned", "learned-acfg": "learned"}
-    names |= dict.fromkeys(
-        ("direct", "direct-acfg", "direct-composed-start", "composed", "q-only", "q-only-acfg"), "direct"
-    )
+    others = ("direct", "direct-acfg", "direct-composed-start", "composed", "switch", "q-only", "q-only-acfg")
+    names |= dict.fromkeys(others, "direct")
     pairs = [
         replace(
             pair,
@@ -94,7 +94,7 @@ def test_merges_are_compared_that_are_drawn_in_the_same_way(results: Results) ->
     plain, guided = "LoRA.rar", "LoRA.rar, asymmetric guidance"
     assert [row["difference"] for row in rows(table)] == [
         f"{plain} − Direct merge",
-        f"{plain} − Composed predictions",
+        f"{plain} − LoRA Switch",
         f"{plain} − q-only",
         f"{guided} − {plain}",
         f"{guided} − Direct merge, asymmetric guidance",
@@ -222,6 +222,13 @@ def test_runs_that_say_otherwise_are_averaged_pair_by_pair(results: Results) -> 
     assert [float(difference[name]) for name in names] == [0, 0, 0]
 
 
+SETTINGS = ("base", "base_digest", "dataset", "files_digest", "split", "images", "steps", "dtype", "embedder")
+
+
+def changed(name: str, one: Results) -> dict[str, Any]:
+    return {"settings": {**one.settings, name: "another"}}
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -229,7 +236,7 @@ def test_runs_that_say_otherwise_are_averaged_pair_by_pair(results: Results) -> 
         (lambda one: {"methods": one.methods[::-1]}, "methods"),
         (lambda one: {"pairs": one.pairs[1:]}, "pairs"),
         (lambda one: {"settings": {**one.settings, "part": "test", "guidance": 2.0}}, "part, guidance"),
-        (lambda one: {"settings": {**one.settings, "embedder": {"clip": "another"}}}, "embedder"),
+        *((partial(changed, name), name) for name in SETTINGS),
         (lambda one: {"settings": {**one.settings, "options": {"direct": {"rule": "sum", "seed": 1}}}}, "options"),
     ],
 )
