@@ -16,7 +16,7 @@ import numpy as np
 from lorarar.errors import InputError
 from lorarar.files import atomic_file, check_schema, package_schema, read_json
 from runtime_py.bundle import MANIFEST, Bundle, tree_sha256
-from runtime_py.parity import OutputDifference, Tolerance
+from runtime_py.parity import OutputDifference, Tolerance, worst_delta
 
 SCHEMA_VERSION = 2
 _SCHEMA = package_schema("benchmarks", "record.schema.json")
@@ -103,7 +103,7 @@ def gate_status(precision: str, psnr_db: float | None) -> str:
 def parity(found: Sequence[OutputDifference], tolerance: Tolerance, precision: str) -> dict[str, Any]:
     """Return a record's `parity` object of a run's outputs, whose largest errors are finite."""
     psnr_db = _finite(min(difference.psnr_db for difference in found))
-    delta = found[0].delta
+    delta = worst_delta(found)
     return {
         "status": gate_status(precision, psnr_db),
         "within_tolerance": all(difference.within(tolerance) for difference in found),

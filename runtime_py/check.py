@@ -15,7 +15,16 @@ from lorarar.layout import ADAPTER, COEFFICIENTS, ROLES
 from runtime_py.backends import Runner, Runners, open_runner, open_runners
 from runtime_py.component import Golden, read_golden
 from runtime_py.golden import golden_inputs, sample
-from runtime_py.parity import Delta, OutputDifference, Parity, Tolerance, compare_delta, compare_golden, explain_nulls
+from runtime_py.parity import (
+    Delta,
+    OutputDifference,
+    Parity,
+    Tolerance,
+    compare_delta,
+    compare_golden,
+    explain_nulls,
+    worst_delta,
+)
 from runtime_py.pipeline import Inputs, Pipeline, Request
 
 if TYPE_CHECKING:
@@ -51,8 +60,8 @@ class CheckRow:
 
     @property
     def delta(self) -> Delta | None:
-        """What the LoRAs change, of a component that takes any."""
-        return next((d.delta for d in self.outputs if d.delta is not None), None)
+        """What the LoRAs change, of a component that takes any: of the output that is farthest off."""
+        return worst_delta(self.outputs)
 
     def parity(self) -> Parity:
         """Return this row as the manifest records it."""

@@ -100,8 +100,10 @@ def read_golden(path: Path, outputs: Sequence[str], without: bool = False) -> Go
         tensors = load_file(path)
         kept = {name: {key: tensors[f"{name}.{key}"] for key in ("values", "mean", "rms")} for name in outputs}
         alone = {name: tensors[f"{name}.{WITHOUT}"] for name in outputs} if without else {}
-    except (SafetensorError, KeyError):
+    except (SafetensorError, KeyError, TypeError, AttributeError):  # the last two: of a type that numpy lacks
         raise refusal from None
+    if any(tensor.dtype.kind != "f" for parts in kept.values() for tensor in parts.values()):
+        raise refusal
     if any(values.shape != kept[name]["values"].shape for name, values in alone.items()):
         raise refusal
     return Golden(kept, alone)

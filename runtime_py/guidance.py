@@ -13,6 +13,8 @@ from lorarar.layout import COEFFICIENTS
 from runtime_py.component import Component
 from runtime_py.sinusoids import TIMESTEP_SINUSOIDS, sinusoids
 
+MOST_KEPT = 4  # stacked coefficients of rows that are drawn together
+
 if TYPE_CHECKING:
     from runtime_py.backends import Runner
     from runtime_py.condition import Told
@@ -87,7 +89,8 @@ class Guided:
         self._time_width = component.input_width(TIMESTEP_SINUSOIDS)
         self._live = [name for name in self._types if name.startswith(COEFFICIENTS)]
         self._stack = {name: value for name, value in inputs.stack.items() if name in self._types}
-        self._kept: dict[tuple[int, ...], Coefficients] = {}  # by the rows' blends, where none changes with the step
+        # By the rows' blends, where none changes with the step. A grid of strengths has many, of 10 MB each for SDXL.
+        self._kept: dict[tuple[int, ...], Coefficients] = {}
 
     def __call__(
         self, sample: Float[np.ndarray, "images c h w"], time: float, step: int
@@ -138,5 +141,7 @@ class Guided:
             for name in self._live
         }
         if not any(map(callable, blends)):
+            if len(self._kept) == MOST_KEPT:
+                self._kept.clear()
             self._kept[key] = made
         return made

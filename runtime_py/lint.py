@@ -14,8 +14,8 @@ from lorarar.errors import InputError
 from runtime_py.component import INNER, NEURAL_ENGINE_BYTES
 from runtime_py.mil.blob import Blob
 from runtime_py.mil.features import described_functions
-from runtime_py.mil.graph import FunctionPlan, Step, build
-from runtime_py.mil.package import Package
+from runtime_py.mil.graph import FunctionPlan, Step, build, require_known
+from runtime_py.mil.package import Package, one_sentence
 from runtime_py.mil.values import TensorType
 
 if TYPE_CHECKING:
@@ -81,10 +81,13 @@ def lint_bundle(bundle: Bundle) -> list[Finding]:
 def lint_package(package: Package, component: str = "") -> list[Finding]:
     """Look through the programs of a package, one a chunk."""
     found: list[Finding] = []
+    require_known(package)
     for chunk, part in enumerate(package.parts, 1):
         for name in described_functions(part):
             places: dict[str, list[str]] = {}
-            for rule, place in _broken(build(name, part.mlProgram.functions[name], package)):
+            with one_sentence(package.root):
+                graph = build(name, part.mlProgram.functions[name], package)
+            for rule, place in _broken(graph):
                 places.setdefault(rule, []).append(place)
             found += [Finding(component, chunk, rule, len(all_), all_[0]) for rule, all_ in places.items()]
     return sorted(found, key=lambda finding: (finding.chunk, list(RULES).index(finding.rule)))

@@ -22,7 +22,7 @@ MOST = 0.5
 def trace_component(
     bundle: Bundle, component: str, on_progress: Callable[[int, int], None] | None = None
 ) -> list[OpTrace]:
-    """Run a component on its golden inputs with every result rounded to fp16, and return what each result was like.
+    """Run a component on its golden inputs, what is declared half rounded to it, and return what each result was like.
 
     Raises InputError unless the bundle is Core ML's.
     """

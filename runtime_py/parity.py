@@ -111,6 +111,16 @@ def compare_golden(output: str, golden: Mapping[str, np.ndarray], tensor: np.nda
     return OutputDifference(output, psnr_db(golden["values"], have["values"]), _ratio(worst, peak), worst)
 
 
+def worst_delta(found: Sequence[OutputDifference]) -> Delta | None:
+    """Return the delta that is farthest from 1, of outputs that have any; one that is no number is the farthest."""
+
+    def off(delta: Delta) -> float:
+        far = max(abs(delta.gain - 1), abs(delta.cosine - 1))
+        return far if np.isfinite(delta.gain) and np.isfinite(delta.cosine) else np.inf
+
+    return max((each.delta for each in found if each.delta is not None), key=off, default=None)
+
+
 def _largest(a: np.ndarray, b: np.ndarray) -> float:
     error = np.abs(a.astype(np.float64) - b)
     if not np.isfinite(error).all():

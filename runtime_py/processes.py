@@ -37,9 +37,10 @@ class Model(NamedTuple):
     outputs: Mapping[str, Sequence[int]]
 
 
-def start(module: str, *arguments: str | Path, **pipes: Any) -> subprocess.Popen[bytes]:
-    """Start one of our modules in a process of its own."""
-    return subprocess.Popen([sys.executable, "-m", module, *map(str, arguments)], env=same_paths(), **pipes)
+def start(module: str, *arguments: str | Path, scratch: str | None = None, **pipes: Any) -> subprocess.Popen[bytes]:
+    """Start one of our modules in a process of its own; `scratch` is its folder for temporary files."""
+    environment = same_paths() | ({} if scratch is None else {"TMPDIR": scratch})
+    return subprocess.Popen([sys.executable, "-m", module, *map(str, arguments)], env=environment, **pipes)
 
 
 def same_paths() -> dict[str, str]:
@@ -105,9 +106,11 @@ class ProcessRunner:
         """Start the process; InputError where it can't load the artifact, and then nothing is left running."""
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._said}
-        self._process = start(self._module, self.component.path, **pipes)
+        # What a killed process leaves there is removed with it: a lowered program has the size of its weights.
+        scratch = tempfile.TemporaryDirectory(prefix="lorarar-")
+        self._process = start(self._module, self.component.path, scratch=scratch.name, **pipes)
         self._asked, self._answers = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
-        self._end = weakref.finalize(self, _end, self._process, (self._asked, self._answers, self._said))
+        self._end = weakref.finalize(self, _end, self._process, (self._asked, self._answers, self._said), scratch)
         try:
             found = receive(self._answers)
             if found is None:
@@ -155,10 +158,13 @@ class ProcessRunner:
         return unusable(self.component, self.runtime, verb, RuntimeError(end_of(self._process, said)), mend)
 
 
-def _end(process: subprocess.Popen[bytes], streams: Iterable[IO[bytes]]) -> None:
+def _end(
+    process: subprocess.Popen[bytes], streams: Iterable[IO[bytes]], scratch: tempfile.TemporaryDirectory[str]
+) -> None:
     """End a process that nobody asks any more."""
     process.kill()
     process.wait()
     for stream in streams:
         with suppress(BrokenPipeError):
             stream.close()
+    scratch.cleanup()

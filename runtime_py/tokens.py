@@ -28,6 +28,7 @@ class ClipTokenizer:
     def __init__(self, path: Path, entry: Mapping[str, Any]) -> None:
         from tokenizers import Tokenizer
 
+        self._path = path
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
@@ -37,9 +38,13 @@ class ClipTokenizer:
         self.length, self.start, self.end, self.pad = (int(entry[key]) for key in ("length", "start", "end", "pad"))
 
     def __call__(self, prompt: str) -> Tokens:
-        encoded = self._tokenizer.encode(prompt, add_special_tokens=False)
+        try:
+            encoded = self._tokenizer.encode(prompt, add_special_tokens=False)
+            known = np.array(encoded.ids, np.int32)
+        except Exception as error:  # as above, and an OverflowError of numpy's
+            raise InputError(f"{self._path}: the tokenizer can't read this prompt ({error}); {MEND}") from None
         room = self.length - 2
-        kept = encoded.ids[:room]
+        kept = known[:room].tolist()
         cut = prompt[encoded.offsets[room][0] :] if len(encoded.ids) > room else ""
         ids = [self.start, *kept, self.end]
         ids += [self.pad] * (self.length - len(ids))

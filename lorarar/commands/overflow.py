@@ -16,8 +16,9 @@ def parser() -> Parser:
         prog="lorarar overflow",
         description="Find where a Core ML program comes near fp16's largest number, or over it, before a phone\n"
         "shows a black image.\n\n"
-        "Runs the program on the component's golden inputs with every result rounded to fp16. Prints the operations\n"
-        "with the largest values, and every one that made an infinity or a NaN; exits 1 when there is such a one.",
+        "Runs the program on the golden inputs of a component, every result that it declares as fp16 rounded to it.\n"
+        "Prints the operations with the largest values, and every one that made an infinity or a NaN; exits 1 when\n"
+        "there is such a one. What is declared as fp32 is not rounded, and large values are no fault there.",
     )
     made.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle for the target coreml")
     made.add_argument("--component", metavar="NAME", help="only this one (default: every one)")
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
                 bad = each.infinities + each.nans
                 broken += bad > 0
                 near = "near the limit" if each.largest > NEAR * LARGEST_HALF else ""
+                near = "fp32, not rounded" if near and each.dtype == "float32" else near
                 rows.append((name, each.type, each.output, f"{each.largest:.4g}", near, str(bad) if bad else ""))
     columns = ("component", "operation", "output", "largest", "", "not finite")
     title = f"{bundle.manifest['base']} · largest values in fp16, of {LARGEST_HALF:.0f}"

@@ -88,6 +88,10 @@ BACKEND = Backend(("coremltools",), "coreml", load, runners)
 
 def _check_signature(component: Component, program: Program) -> None:
     for specs, have in ((component.inputs, program.inputs), (component.outputs, program.outputs)):
-        tensors = {name: kind.shape for name, kind in have.items() if isinstance(kind, TensorType)}
-        if {spec.name: spec.shape for spec in specs} != tensors or tensors.keys() != have.keys():
+        stated = {spec.name: (spec.shape, np.dtype(spec.dtype)) for spec in specs}
+        found = {
+            name: (kind.shape, np.dtype(kind.dtype.numpy)) if isinstance(kind, TensorType) else None
+            for name, kind in have.items()
+        }
+        if stated != found:
             raise InputError(f"{component.path}: its tensors are not the manifest's; {MEND}")

@@ -78,6 +78,10 @@ def run(args: argparse.Namespace) -> int:
         out = args.out if args.command == "trace" else args.out / OUTPUTS
         check_output(out, *filter(None, (args.inputs,)), *whole(args.package))
     program = Program.open(args.package)
+    if args.command == "run" and args.out is not None:
+        pictures = [Path(pair.partition("=")[2]) for pair in args.image]
+        for name in ("labels.json", *(_picture(name) for name in program.signature(args.function)[1])):
+            check_output(args.out / name, *pictures)
     inputs = _inputs(args, program)
     return _run(args, program, inputs) if args.command == "run" else _trace(args, program, inputs)
 
@@ -166,8 +170,13 @@ def _save(folder: Path, outputs: Mapping[str, Any], seen: Mapping[str, Any]) -> 
     for name, value in seen.items():
         if hasattr(value, "mode"):
             picture = value if value.mode != "F" else value.convert("L")
-            with atomic_file(folder / f"{Path(name).name}.png") as temporary:
+            with atomic_file(folder / _picture(name)) as temporary:
                 picture.save(temporary, format="PNG")
+
+
+def _picture(output: str) -> str:
+    """Return the file of an output that is an image."""
+    return f"{Path(output).name}.png"
 
 
 def _trace(args: argparse.Namespace, program: Program, inputs: Mapping[str, Any]) -> int:

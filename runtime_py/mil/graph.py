@@ -100,6 +100,13 @@ def operations(block: Any) -> Iterator[Any]:
             yield from operations(inner)
 
 
+def require_known(package: Package) -> None:
+    """Refuse, with InputError, a package with operations that no table has."""
+    found = unknown_operations(named for part in package.parts for named in part.mlProgram.functions.items())
+    if found:
+        raise InputError(f"{package.root}: operations that this evaluator does not know: {found}; export without them")
+
+
 def unknown_operations(functions: Iterable[tuple[str, Any]], shown: int = 3) -> str:
     """Name every operation type of functions that no table has, with its first places; a large model has hundreds."""
     places: dict[str, list[str]] = {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -72,6 +74,18 @@ class Package:
                 raise InputError(f"{self.root}: {what} points outside the package ({name!r}); do not use this package")
             self._files[name] = WeightsFile(path)
         return self._files[name].blob(offset, kind, what)
+
+
+@contextmanager
+def one_sentence(path: Path | str) -> Iterator[None]:
+    """Refuse, with InputError, what a damaged package makes the block fail of: sizes and names that contradict."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, MemoryError, OverflowError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path} is damaged or contradicts itself ({said}); copy or export it again") from None
 
 
 def _model_file(path: Path) -> Path:

@@ -14,10 +14,10 @@ from lorarar.errors import InputError
 from runtime_py.mil.blob import Blob
 from runtime_py.mil.chain import chain
 from runtime_py.mil.features import Described, Feature, described_functions, seen
-from runtime_py.mil.graph import FunctionPlan, build, unknown_operations
+from runtime_py.mil.graph import FunctionPlan, build, require_known
 from runtime_py.mil.interpreter import MODES, Interpreter, OpTrace, Progress, stored
 from runtime_py.mil.ops.control import State
-from runtime_py.mil.package import Package
+from runtime_py.mil.package import Package, one_sentence
 from runtime_py.mil.values import TensorType, Type, is_half
 from runtime_py.mil.work import multiply_adds
 
@@ -56,17 +56,20 @@ class Program:
     @classmethod
     def open(cls, path: Path | str) -> Program:
         """Read and check a package; raises InputError when it is damaged or holds an operation unknown here."""
-        package = Package.open(Path(path))
-        unknown = unknown_operations(named for part in package.parts for named in part.mlProgram.functions.items())
-        if unknown:
-            raise InputError(f"{path}: operations that this evaluator does not know: {unknown}; export without them")
+        with one_sentence(path):
+            return cls._opened(Path(path))
+
+    @classmethod
+    def _opened(cls, path: Path) -> Program:
+        package = Package.open(path)
+        require_known(package)
         parts = [_built(package, part) for part in package.parts]
         if package.spec.WhichOneof("Type") != "pipeline":
-            return cls(Path(path), package.spec.specificationVersion, parts[0])
+            return cls(path, package.spec.specificationVersion, parts[0])
         described = described_functions(package.spec)["main"]
         plan = chain([next(iter(functions.values())).plan for functions in parts], described.outputs)
         whole = {plan.name: Function.of(plan, described, "the pipeline")}
-        return cls(Path(path), package.spec.specificationVersion, whole)
+        return cls(path, package.spec.specificationVersion, whole)
 
     @property
     def functions(self) -> tuple[str, ...]:
@@ -99,9 +102,9 @@ class Program:
     def make_state(self, function: str | None = None) -> States:
         """Return a function's states, all zeros; runs that are given them read and change them."""
         kinds = self._function(function).plan.states
-        return {
-            name: State(np.zeros([size or 0 for size in kind.shape], kind.dtype.numpy)) for name, kind in kinds.items()
-        }
+        with one_sentence(self.path):
+            sizes = {name: [size or 0 for size in kind.shape] for name, kind in kinds.items()}
+            return {name: State(np.zeros(sizes[name], kind.dtype.numpy)) for name, kind in kinds.items()}
 
     def run(
         self,

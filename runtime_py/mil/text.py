@@ -33,7 +33,7 @@ def read_program(text: str, path: Path, program: Any) -> None:
     except InputError:
         raise
     # Numbers that no type holds, and types within types without end.
-    except (ValueError, OverflowError, TypeError, RecursionError) as error:
+    except (KeyError, ValueError, OverflowError, TypeError, RecursionError) as error:
         raise InputError(f"{parser.where()} cannot be read; copy the model again") from error
 
 
@@ -314,7 +314,7 @@ class _Ignored:
 def _number(token: str) -> float | int:
     if re.fullmatch(r"[-+]?\d+", token):
         return int(token)
-    return float.fromhex(token)
+    return float.fromhex(token) if "0x" in token.lower() else float(token)
 
 
 def _store(tensor: Any, dtype: DType, literals: list[Any]) -> None:

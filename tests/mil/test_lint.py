@@ -43,6 +43,14 @@ def test_a_program_that_breaks_one_rule_is_told_of_that_one(rule: str, tmp_path:
     assert set(found) == {rule} and 1 <= found[rule] <= most
 
 
+def test_operations_that_nobody_knows_are_told(tmp_path: Path) -> None:
+    package = Package.open(save(tmp_path / "p.mlpackage", lambda x: mb.relu(x=x), {"x": np.zeros((1, 4), HALF)}))
+    (function,) = package.parts[0].mlProgram.functions.values()
+    function.block_specializations[function.opset].operations[-1].type = "custom_layer"
+    with pytest.raises(InputError, match="operations that this evaluator does not know: custom_layer"):
+        lint_package(package)
+
+
 def test_products_with_a_factor_turned_and_with_constants(tmp_path: Path) -> None:
     """The inner size is the one that is summed over; a product with a constant is a linear in other words."""
     given = {"x": np.zeros((32, 5), HALF), "y": np.zeros((32, 4), HALF)}

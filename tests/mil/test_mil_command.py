@@ -112,6 +112,14 @@ def test_what_is_refused_before_a_program_is_opened(command: str, package: Path,
         assert model.read_bytes() == before
 
 
+def test_a_picture_that_is_read_is_not_written_over(package: Path, tmp_path: Path) -> None:
+    picture = tmp_path / f"{next(iter(Program.open(package).outputs))}.png"
+    picture.write_bytes(b"mine")
+    with pytest.raises(InputError, match="writing there would overwrite the input"):
+        main(["run", str(package), "--image", f"x={picture}", "--out", str(tmp_path)])
+    assert picture.read_bytes() == b"mine"
+
+
 def test_outputs_may_have_any_name(tmp_path: Path) -> None:
     """numpy.savez has parameters of these names."""
 

@@ -15,7 +15,7 @@ import pytest
 from mil_builder import ct, mb, save, spread
 
 from lorarar.errors import InputError
-from runtime_py.mil import Program
+from runtime_py.mil import Program, program
 from runtime_py.mil.ops import control
 
 Mutation = Callable[[Path], None]
@@ -327,6 +327,19 @@ def test_damage_is_told_in_one_sentence(name: str, sound: tuple[Path, np.ndarray
     with pytest.raises(InputError) as error:
         run(path)
     check_sentence(error.value)
+
+
+@pytest.mark.parametrize("error", [KeyError("main"), ValueError("shapes"), MemoryError("8 EiB"), OverflowError("2⁷⁰")])
+def test_what_a_contradiction_makes_fail_is_one_sentence(
+    error: Exception, sound: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(program, "require_known", fails)
+    with pytest.raises(InputError, match=f"contradicts itself .{type(error).__name__}") as told:
+        Program.open(sound[0])
+    check_sentence(told.value)
 
 
 @pytest.mark.parametrize("name", HARMLESS)

@@ -12,7 +12,7 @@ from mil_text import compiled
 
 from lorarar.errors import InputError
 from lorarar.toolchains import quiet_toolchains
-from runtime_py.mil import Program
+from runtime_py.mil import Program, text
 from runtime_py.mil.package import Package
 
 X = {"x": spread(2, 24).astype(np.float16), "i": np.array([1, 0, 1], np.int32)}
@@ -33,6 +33,24 @@ def build(x: Any, i: Any) -> Any:
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("text") / "p.mlpackage", build, X, 18)
+
+
+@pytest.mark.parametrize(
+    ("token", "number"),
+    [
+        ("0.5", 0.5),
+        ("0.044715", 0.044715),
+        ("1e-5", 1e-5),
+        ("10.0", 10.0),
+        ("0x1.8p-3", 0.1875),
+        ("-0X1P+2", -4.0),
+        ("-inf", -np.inf),
+        ("12", 12),
+        ("-3", -3),
+    ],
+)
+def test_numbers_are_decimal_unless_they_say_otherwise(token: str, number: float) -> None:
+    assert text._number(token) == number
 
 
 def operations(package: Package) -> list[Any]:

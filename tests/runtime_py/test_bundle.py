@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from bundle_mutations import MUTATIONS, PIPELINE_MUTATIONS, RAW, hypernet
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_torch_file
 from tiny_world import BUNDLE_RANK
 
 from lorarar.commands.check import main as check
 from lorarar.errors import InputError
 from lorarar.layout import Layout, adapter_shapes, coefficient_shapes, fixed, roles_shape
 from lorarar.lora import LoRA, write_lora
+from runtime_py.backends import open_runner
 from runtime_py.bundle import Bundle
 from runtime_py.check import check_bundle
+from runtime_py.component import read_golden
 from runtime_py.hashes import tree_sha256
 from runtime_py.merge import merge_files
 
@@ -164,3 +168,27 @@ def test_the_hash_of_a_folder_is_as_the_schema_says(tmp_path: Path) -> None:
 
     expected = hashlib.sha256(f"{one}  a.txt\n{two}  b/2\n".encode()).hexdigest()
     assert tree_sha256(tmp_path) == (6, expected)
+
+
+@pytest.mark.parametrize("end", ["inputs", "outputs"])
+def test_a_program_of_other_types_than_the_manifest_s_is_refused(
+    end: str, bundle_folders: dict[tuple[str, str], Path], tmp_path: Path
+) -> None:
+    """As a phone refuses it."""
+    folder = Path(shutil.copytree(bundle_folders["coreml", "fp16"], tmp_path / "bundle"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    tensors = manifest["components"]["hypernet"][end]
+    assert {tensor["dtype"] for tensor in tensors} == {"float16"}
+    for tensor in tensors:
+        tensor["dtype"] = "float32"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="its tensors are not the manifest's"):
+        open_runner(Bundle.open(folder), "hypernet")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.complex64])
+def test_golden_tensors_of_other_types_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    path = tmp_path / "golden.safetensors"
+    save_torch_file({f"x.{key}": torch.ones(2).to(dtype) for key in ("values", "mean", "rms")}, path)
+    with pytest.raises(InputError, match="not a golden file of this bundle"):
+        read_golden(path, ["x"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from runtime_py.parity import (
     compare_delta,
     compare_golden,
     psnr_db,
+    worst_delta,
 )
 
 
@@ -104,6 +106,24 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_tensors_fail(name: str) -> None:
     assert not compare_golden("x", summarise(output()), WRONG[name](output())).within(TOLERANCE)
+
+
+@pytest.mark.parametrize("change", [lambda n: 0.3 * (-1.0) ** np.arange(n), lambda n: np.full(n, 0.3)], ids=["±", "+"])
+def test_what_is_not_sampled_is_seen_by_the_statistics(change: Callable[[int], np.ndarray]) -> None:
+    """The one keeps the mean, and the other changes it; no sampled value is touched."""
+    right = generate((9000,), 1, 1.0)
+    rest = np.setdiff1d(np.arange(right.size), positions(right.size))
+    wrong = right.copy()
+    wrong[rest] += change(rest.size).astype(np.float32)
+    found = compare_golden("x", summarise(right), wrong)
+    assert found.psnr_db == np.inf and not found.within(TOLERANCE)
+
+
+def test_the_delta_that_is_told_is_the_worst_of_all_outputs() -> None:
+    """That of NaN before all."""
+    deltas = [Delta(1.0, 1.0, 90.0), None, Delta(0.5, 0.9, 6.0), Delta(1.0, 0.8, 6.0), Delta(np.nan, 1.0, np.nan)]
+    found = [replace(OutputDifference("x", 60.0, 0.0, 0.0), delta=delta) for delta in deltas]
+    assert [worst_delta(found[:end]) for end in (0, 2, 3, 4, 5)] == [None, deltas[0], *[deltas[2]] * 2, deltas[4]]
 
 
 def test_zero_references_only_match_zero() -> None:

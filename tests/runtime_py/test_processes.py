@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,3 +93,22 @@ def test_a_process_that_was_ended_between_two_runs_is_started_again(runner: Proc
     first.wait()
     assert doubled(runner, 3) == [6, 6]
     assert runner._process.pid != first.pid
+
+
+def test_what_a_killed_process_leaves_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """A lowered program has the size of its weights."""
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    runner = request.getfixturevalue("runner")
+    (scratch,) = place.iterdir()
+    (scratch / "lowered").write_text("2 GB")
+    runner._process.kill()
+    runner._process.wait()
+    assert doubled(runner, 1.0) == [2.0, 2.0]
+    (other,) = place.iterdir()
+    assert other != scratch and not any(other.iterdir())
+    runner._end()
+    assert not any(place.iterdir())

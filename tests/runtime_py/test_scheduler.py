@@ -156,10 +156,13 @@ def test_noise_is_normal_and_seeds_differ() -> None:
     assert abs(np.corrcoef(flat, other)[0, 1]) < 0.02 and abs(np.corrcoef(flat[1:], flat[:-1])[0, 1]) < 0.02
 
 
-@pytest.fixture(scope="module")
-def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ClipTokenizer]:
-    """transformers' tokenizer and ours from its file."""
+@pytest.fixture(scope="module", params=["new", "used"])
+def tokenizers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ClipTokenizer]:
+    """transformers' tokenizer and ours from its file, in which padding and cutting stay once they were asked for."""
     theirs = build_tokenizer(CAPTIONS)
+    if request.param == "used":
+        theirs("a dog", padding="max_length", max_length=9, truncation=True)
+        assert theirs.backend_tokenizer.padding and theirs.backend_tokenizer.truncation
     path = tmp_path_factory.mktemp("tokens") / "tokenizer.json"
     theirs.backend_tokenizer.save(str(path))
     numbers = {"start": theirs.bos_token_id, "end": theirs.eos_token_id, "pad": theirs.pad_token_id}
@@ -190,6 +193,18 @@ def test_words_that_do_not_fit_are_told(tokenizers: tuple[Any, ClipTokenizer]) -
     _, ours = tokenizers
     assert ours("dog " * 75).cut == ""
     assert ours("dog " * 75 + "cat house").cut == "cat house"
+
+
+@pytest.mark.parametrize("vocabulary", [{"a": 0}, {"a": 2**31, "dog": 1}], ids=["no word for the others", "too large"])
+def test_a_tokenizer_that_can_not_read_a_prompt_is_told(vocabulary: dict[str, int], tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="none"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "tokenizer.json"))
+    ours = ClipTokenizer(tmp_path / "tokenizer.json", {"length": 77, "start": 0, "end": 1, "pad": 1})
+    with pytest.raises(InputError, match=r"tokenizer.json: the tokenizer can't read this prompt \(.*export"):
+        ours("a dog")
 
 
 def test_a_damaged_tokenizer_is_told(tmp_path: Path) -> None:
