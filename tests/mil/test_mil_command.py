@@ -17,6 +17,7 @@ from PIL import Image
 
 from lorarar.errors import InputError
 from lorarar.toolchains import quiet_toolchains
+from runtime_py.mil import Program
 from runtime_py.mil.__main__ import main
 
 ROOT = Path(__file__).parents[2]
