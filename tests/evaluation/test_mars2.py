@@ -157,6 +157,19 @@ def test_intervals_hold_for_other_subjects_and_styles() -> None:
     assert hits[1] / 400 < 0.75
 
 
+@pytest.mark.parametrize(("size", "least", "most"), [(5, 0.89, 0.93), (10, 0.9, 0.94), (24, 0.93, 0.97)])
+def test_intervals_of_shares_need_many_subjects_and_styles(size: int, least: float, most: float) -> None:
+    """Ten images a pair; the mean share of all subjects and styles is 0.5. docs/results.md tells it of the 5 × 5 pairs."""
+    random, hits = np.random.default_rng(2), np.zeros(2)
+    for seed in range(400):
+        logits = random.normal(0, 1.5, (size, 1)) + random.normal(0, 1.5, (1, size))
+        shares = random.binomial(10, 1 / (1 + np.exp(-logits))) / 10
+        low, high = quantiles(crossed_draws(shares, draws=400, seed=seed))
+        student = crossed_interval(shares)
+        hits += np.array([low <= 0.5 <= high, student[0] <= 0.5 <= student[1]])
+    assert least < hits[0] / 400 < most and hits[1] / 400 > 0.93
+
+
 @pytest.mark.parametrize(("part", "share"), [(0.0, 0.8), (0.4, 0.95)])
 def test_intervals_of_differences_hold_and_are_narrower(part: float, share: float) -> None:
     """Two methods that are equally good, one answer a pair: 0 is within the interval for 95 % of such tables, whether
