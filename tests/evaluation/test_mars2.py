@@ -159,7 +159,7 @@ def test_intervals_hold_for_other_subjects_and_styles() -> None:
 
 @pytest.mark.parametrize(("size", "least", "most"), [(5, 0.89, 0.93), (10, 0.9, 0.94), (24, 0.93, 0.97)])
 def test_intervals_of_shares_need_many_subjects_and_styles(size: int, least: float, most: float) -> None:
-    """Ten images a pair; the mean share of all subjects and styles is 0.5. docs/results.md tells it of the 5 × 5 pairs."""
+    """Ten images a pair, of a mean share of 0.5. docs/results.md tells it of the 5 × 5 pairs."""
     random, hits = np.random.default_rng(2), np.zeros(2)
     for seed in range(400):
         logits = random.normal(0, 1.5, (size, 1)) + random.normal(0, 1.5, (1, size))
