@@ -10,6 +10,8 @@ A metric without its model is left out, and the tables say so.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -68,6 +70,14 @@ def cosines(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "m d"]) -
     return unit(first.astype(np.float64)) @ unit(second.astype(np.float64)).T
 
 
+def processor_digest(processor: Any) -> str:
+    """Return what tells how a model of transformers is given images and words: sizes, chat template, vocabulary."""
+    images, words = getattr(processor, "image_processor", processor), getattr(processor, "tokenizer", None)
+    template, vocabulary = getattr(processor, "chat_template", None), {} if words is None else words.get_vocab()
+    parts = [template, images.to_dict(), sorted(vocabulary.items())]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
 class TransformersEmbedder:
     """The embedder of CLIP and DINO, from folders or hub ids; either may be left out."""
 
@@ -82,11 +92,12 @@ class TransformersEmbedder:
         loaded = {"clip": self.clip, "dino": self.dino}
         # Once: every pair's similarities are kept with it.
         self.weights = {role: fingerprint(found[0]) for role, found in loaded.items() if found is not None}
+        self.processors = {role: processor_digest(found[1]) for role, found in loaded.items() if found is not None}
 
     def describe(self) -> dict[str, Any]:
         """Return everything that the numbers depend on, as JSON."""
         names = {role: Path(source).name for role, source in self.sources.items() if source}
-        return {"kind": "transformers", **names, "weights": self.weights}
+        return {"kind": "transformers", **names, "weights": self.weights, "processors": self.processors}
 
     def subject_embeddings(self, images: Sequence[Image]) -> Float[np.ndarray, "n d"] | None:
         if self.dino is None:

@@ -98,6 +98,12 @@ def test_description_says_what_the_answers_depend_on(vlm: VlmJudge) -> None:
     assert described["model"] == "llava"
     assert described["parameters"] == sum(parameter.numel() for parameter in vlm.model.parameters())
     assert described["dtype"] == "float32"
+    template = vlm.processor.chat_template
+    try:
+        vlm.processor.chat_template = template + " "
+        assert {name for name, value in vlm.describe().items() if value != described[name]} == {"processor"}
+    finally:
+        vlm.processor.chat_template = template
     assert isinstance(vlm, Judge)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lorarar.base.components import fingerprint
 from lorarar.errors import InputError
+from lorarar.evaluation.metrics import processor_digest
 from lorarar.toolchains import missing_toolchain, quiet_toolchains
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class VlmJudge:
             "weights": self.weights,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "prompts": [*SUBJECT_PROMPT, *STYLE_PROMPT],
+            "processor": processor_digest(self.processor),
         }
 
     def same_subjects(self, questions: Sequence[Question]) -> list[float]:
