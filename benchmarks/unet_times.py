@@ -21,8 +21,6 @@ LIMITS = {"attention": 8.0, "transformer": 15.0}
 """What takes LoRAs (a key of lorarar.layout.ADAPT) → per cent that its coefficients may cost in ONNX Runtime."""
 OPTIONS = ".lorarar-unet.json"  # in a folder of exported UNets: what they were exported of, and with
 RANDOM = ".lorarar-random.safetensors"  # there: the LoRA that is fused
-
-
 _OTHERS = {"files": "other files of the base", "toolchains": "other versions of the toolchains"}
 
 
