@@ -14,7 +14,7 @@ from benchmarks.devices.adb_facts import AndroidFacts, Conditions
 from benchmarks.devices.adb_link import HOME, READY, Adb, AdbLink, advice, connected
 from benchmarks.devices.adb_run import PROGRAMS, RUNNER, Ran, run_app, run_native, stop_native
 from benchmarks.devices.device import Description, Device, DeviceFailed, MeasureOptions, Watch
-from benchmarks.devices.phone import LIST, bundle_files, complete, parse_record
+from benchmarks.devices.phone import LIST, bundle_files, complete, parse_record, run_kind
 from lorarar.errors import InputError
 from runtime_py.bundle import MANIFEST, Bundle, Component
 from runtime_py.hashes import file_sha256
@@ -149,7 +149,7 @@ class AndroidDevice:
     def _told_by_host(self, ran: Ran, before: Conditions, after: Conditions, waited: float) -> dict[str, Any]:
         record = parse_record(ran.text, "the runner")
         record["device"] = dict(self.facts.device)
-        record["kind"] = "emulated" if self.facts.emulated or record.get("kind") == "emulated" else "measured"
+        record["kind"] = run_kind(record, self.facts.emulated)
         record["conditions"] = {"before": before.condition, "after": after.condition, "cooldown_s": waited}
         if ran.pss_bytes is not None:
             record["memory"] = {"peak_bytes": ran.pss_bytes, "measure": "pss"}

@@ -13,7 +13,7 @@ from benchmarks.devices.ios_facts import READY, IphoneFacts, parse_facts, parse_
 from benchmarks.devices.ios_link import LOCKED, NEEDS, Devicectl, DevicectlLink, cause
 from benchmarks.devices.ios_run import App
 from benchmarks.devices.ios_usbmux import describe
-from benchmarks.devices.phone import ANSWER_S, APP, LIST, bundle_files, complete, parse_record
+from benchmarks.devices.phone import ANSWER_S, APP, LIST, bundle_files, complete, parse_record, run_kind
 from lorarar.errors import InputError
 from runtime_py.bundle import MANIFEST, Bundle
 from runtime_py.hashes import file_sha256
@@ -113,7 +113,7 @@ class Iphone:
         record = parse_record(self.app.measure(digest, component, options, watch), "the demo app")
         if isinstance(record.get("device"), dict):
             record["device"] |= facts.record
-        record["kind"] = "emulated" if facts.simulated or record.get("kind") == "emulated" else "measured"
+        record["kind"] = run_kind(record, facts.simulated)
         complete(record, self.name, bundle, part, "ios-app")
         _check_cool(record)
         record["notes"] = [*record["notes"], *notes(record)]

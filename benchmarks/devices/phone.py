@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,11 @@ def bundle_files(bundle: Bundle, component: Component) -> dict[str, Path]:
         artifact = [path for path in sorted(component.path.rglob("*")) if path.is_file()]
     files = [bundle.path / MANIFEST, *artifact, component.golden_path]
     return {path.relative_to(bundle.path).as_posix(): path for path in files}
+
+
+def run_kind(record: Mapping[str, Any], emulated: bool) -> str:
+    """Return the kind of a phone's record: emulated where the host or what ran there says so."""
+    return "emulated" if emulated or record.get("kind") == "emulated" else "measured"
 
 
 def parse_record(written: str | bytes, who: str) -> dict[str, Any]:

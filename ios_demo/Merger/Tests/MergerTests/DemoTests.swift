@@ -232,9 +232,9 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         XCTAssertEqual([model.failure, model.picture == nil ? "no picture" : nil], [nil, nil], "the base is drawn")
     }
 
-    /// LoRAs are loaded first, for seconds: what is changed meanwhile is for the next picture.
+    /// An app that loads a pair for as long as it is out of view, since its hypernetwork waits.
     @MainActor
-    func testWhatIsAskedForWhenTheButtonIsPressedIsDrawn() async throws {
+    private func loading() async throws -> DemoModel {
         _ = try app.bundle()
         try app.samples()
         let model = app.model()
@@ -244,6 +244,13 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         await model.merge()
         model.setInView(false)
         model.pick(content)
+        return model
+    }
+
+    /// LoRAs are loaded first, for seconds: what is changed meanwhile is for the next picture.
+    @MainActor
+    func testWhatIsAskedForWhenTheButtonIsPressedIsDrawn() async throws {
+        let model = try await loading()
         let asked = model.prompt
         let drawing = Task { await model.generate() }
         while !model.isWorking { await Task.yield() }
@@ -256,15 +263,7 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
 
     @MainActor
     func testADrawingIsStoppedWhileItsLorasAreLoaded() async throws {
-        _ = try app.bundle()
-        try app.samples()
-        let model = app.model()
-        await model.open()
-        let content = model.content!
-        model.pick(content)
-        await model.merge()
-        model.setInView(false)
-        model.pick(content)
+        let model = try await loading()
         model.startDrawing()
         while !model.isWorking { await Task.yield() }
         model.cancel()
