@@ -13,7 +13,7 @@ from dataclasses import fields, is_dataclass, replace
 from io import TextIOWrapper
 from typing import Any, NoReturn, TypeVar
 
-from lorarar.errors import FailedCheck, InputError, describe_os_error
+from lorarar.errors import FailedCheck, InputError, describe_os_error, is_out_of_memory
 
 EXIT_OK = 0
 EXIT_FAILED_CHECK = 1
@@ -177,7 +177,9 @@ def run_command(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
         _fail(str(error))
     except FailedCheck as error:
         _fail(str(error), EXIT_FAILED_CHECK)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         _fail("this machine ran out of memory; ask for less at once, or close other programs")
     except OSError as error:
         _fail(describe_os_error(error))

@@ -21,6 +21,14 @@ class CutShort(FailedCheck):
     """A comparison that could not be made, or work that a signal ended: the same command may end otherwise."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out: PyTorch raises a RuntimeError of its own, on a GPU and on the CPU."""
+    said = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
+    )
+
+
 def first_of(names: Sequence[str], most: int = 3) -> str:
     """Return the first of some names for a message, with an ellipsis where there are more."""
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")

@@ -46,8 +46,7 @@ def check_output(output: Path, *inputs: Path) -> None:
     """Refuse an output path that is a folder, can't be written, or would overwrite an input."""
     if output.is_dir():
         raise InputError(f"{output}: this is a folder; give the name of a file")
-    if output.exists() and not output.is_file():  # a rename would put a file in its place, of /dev/null too
-        raise InputError(f"{output}: this is a device or a pipe; give the name of a file")
+    _check_replaceable(output)
     place = resolved(output)
     for given in inputs:
         # A PEFT folder is an input as a whole: writing into it would change what it holds.
@@ -65,6 +64,11 @@ def check_folder(folder: Path, *files: str) -> None:
     _check_writable(folder, resolved(folder))
     for name in files:
         check_output(folder / name)
+
+
+def _check_replaceable(output: Path) -> None:
+    if output.exists() and not output.is_file() and not output.is_dir():  # a rename would put a file in its place
+        raise InputError(f"{output}: this is a device or a pipe; give the name of a file")
 
 
 def _check_writable(output: Path, folder: Path) -> None:
@@ -104,8 +108,9 @@ def _temporary(path: Path) -> str:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` on success, remove it on any failure.
 
-    Where `path` is a link, what it leads to is written.
+    Where `path` is a link, what it leads to is written. Raises InputError for a device or a pipe.
     """
+    _check_replaceable(path)
     suffix, path = path.suffix, resolved(path)  # the given name's: libraries tell a format by it
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=_temporary(path), suffix=suffix, dir=path.parent)

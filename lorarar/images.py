@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorarar.errors import InputError
+from lorarar.errors import InputError, describe_os_error
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -78,6 +78,8 @@ def open_image(path: Path) -> Image:
         raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such image; check the path") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise InputError(describe_os_error(error)) from None
     except (*_DAMAGED, Image.DecompressionBombError):
         raise InputError(f"{path}: not a whole PNG, JPEG, WebP or BMP image; restore it or choose another") from None
     image.info.clear()  # generators write prompts and method names there

@@ -14,7 +14,7 @@ import torch
 
 from lorarar.base.names import CONFIGS, MINIATURE, miniature_folder
 from lorarar.base.untrained import NETWORKS, SDXL_SCALE, meta_networks, untrained_pipeline, untrained_unet
-from lorarar.errors import InputError
+from lorarar.errors import InputError, is_out_of_memory
 from lorarar.toolchains import quiet_toolchains, without_progress_bars
 
 _COMPONENTS = ("tokenizer", "tokenizer_2", *NETWORKS, "scheduler")
@@ -218,5 +218,7 @@ def _loading(base: str, advice: str) -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise MemoryError from None
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{base}: diffusers can't load it ({reason}); {advice}") from None

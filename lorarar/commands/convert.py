@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lorarar.base.names import MINIATURE
+from lorarar.base.names import MINIATURE, MINIATURE_FOLDER
 from lorarar.command_line import EXIT_OK, Parser, main_of, run_command
 from lorarar.console import status, warn
 from lorarar.errors import InputError
@@ -37,8 +37,7 @@ def parser() -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, write and tell what was lost."""
-    base = whole(Path(args.base)) if args.base else ()
-    check_lora_output(args.out, args.lora, *base)
+    check_lora_output(args.out, args.lora, *whole(MINIATURE_FOLDER, *([Path(args.base)] if args.base else [])))
     require_toolchain("torch", "train")
     # Not above: `--help` answers without loading PyTorch.
     from lorarar.base.weights import base_weights

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorarar.api import RUN_BASE, MergeRequest, examples_of, refuse_unused
-from lorarar.base.names import BASES_HELP, DEFAULT_BASE
+from lorarar.base.names import BASES_HELP, DEFAULT_BASE, MINIATURE_FOLDER
 from lorarar.command_line import EXIT_OK, Parser, Stopwatch, add_settings, given_settings, main_of, run_command
 from lorarar.console import print_rows, print_table, progress, status, warn
 from lorarar.errors import InputError
@@ -103,8 +103,9 @@ def _add_examples(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Merge, write and tell what was done."""
-    folders = whole(*(Path(given) for given in (args.bundle, args.base) if given))
-    check_lora_output(args.out, *filter(None, (args.content, args.style, args.hypernet)), *folders)
+    folders = whole(MINIATURE_FOLDER, *(Path(given) for given in (args.bundle, args.base) if given))
+    learned_on = filter(Path.is_file, whole(args.dataset)) if args.dataset else ()
+    check_lora_output(args.out, *filter(None, (args.content, args.style, args.hypernet)), *folders, *learned_on)
     if args.bundle is not None:
         return _run_bundle(args)
     if args.coefficients_plot is not None:

@@ -33,7 +33,11 @@ def parser() -> Parser:
     add("bundles", type=Path, nargs="+", metavar="BUNDLE", help="bundles of lorarar export pipeline, one a column")
     add("--content", type=Path, required=True, metavar="LORA", help="the content LoRA")
     add("--style", type=Path, required=True, metavar="LORA", help="the style LoRA")
-    add("--grid", metavar="LOW:HIGH:N", help="instead: N strengths of content (rows) and of style (columns), merged")
+    add(
+        "--grid",
+        metavar="LOW:HIGH:N",
+        help="instead: N strengths of content (rows) and of style (columns), merged; --grid=-1:1:5 from below 0",
+    )
     add("--content-image", type=Path, metavar="IMAGE", help="one that the content LoRA was made from, shown beside it")
     add("--style-image", type=Path, metavar="IMAGE", help="one that the style LoRA was made from")
     add_drawing(made)

@@ -72,10 +72,12 @@ class LoraLayer:
         return flat.reshape(self.weight_shape)
 
     def squared_norm(self) -> float:
-        """Compute ‖ΔW‖² (Frobenius) from the factors alone, in float64: tr((upᵀup)(down downᵀ))."""
+        """Compute ‖ΔW‖² (Frobenius) in float64: of factors smaller than ΔW as tr((upᵀup)(down downᵀ))."""
         layer = self.load()
         down = layer.down.reshape(self.rank, -1).astype(np.float64)
         up = layer.up.reshape(self.out_features, self.rank).astype(np.float64)
+        if len(up) * down.shape[1] < self.rank**2:
+            return float(np.sum((up @ down) ** 2))
         return max(0.0, float(np.sum((up.T @ up) * (down @ down.T))))
 
 

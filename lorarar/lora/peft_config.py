@@ -12,10 +12,12 @@ from typing import Any
 
 from lorarar.errors import InputError
 from lorarar.lora.dialects import CONVERT
+from lorarar.lora.layers import COMPONENTS
 from lorarar.lora.safetensors_file import parse_json
 from lorarar.lora.tensors import shorten
 
-METADATA_KEY = "lora_adapter_metadata"  # where diffusers keeps `{component}.{field of LoraConfig}`
+METADATA_KEY = "lora_adapter_metadata"
+"""Where diffusers keeps `{component}.{field of LoraConfig}`; of a single model, the fields alone."""
 _MAX_QUANTIFIERS = 2  # of a pattern: more could take minutes to match, and the file is a stranger's
 _MAX_PATTERN = 500
 _MAX_PATTERNS = 10_000  # SDXL and its text encoders have 1,000 modules; compiling this many takes up to 10 s
@@ -104,11 +106,14 @@ def parse_config(config: Mapping[str, Any], source: str, plain: bool = True) -> 
 def metadata_scalings(metadata: Mapping[str, str], source: str, plain: bool = True) -> dict[str, PeftScaling]:
     """Return the scaling of each component from the metadata that diffusers writes; {} when the file has none.
 
-    `plain` is that of `parse_config`.
+    What `save_lora_adapter` of a single model writes names no component: its scaling is that of "". `plain` is that of
+    `parse_config`.
     """
     if METADATA_KEY not in metadata:
         return {}
     fields = parse_json(metadata[METADATA_KEY].encode(), f"{source}: its {METADATA_KEY}")
+    if not any("." in key and key.partition(".")[0] in COMPONENTS for key in fields):
+        return {"": parse_config(fields, source, plain)}
     components: dict[str, dict[str, Any]] = {}
     for key, value in fields.items():
         component, _, name = key.partition(".")

@@ -106,9 +106,11 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
 
     try:
         parsed = json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=no_constant)
+        if b"\\u" in data:  # JSON can escape half of a surrogate pair
+            json.dumps(parsed, ensure_ascii=False).encode()
     except InputError:
         raise
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise _damaged(f"{what} is not UTF-8 text") from error
     except RecursionError as error:
         raise _damaged(f"{what} is nested too deeply to be a LoRA's") from error

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorarar.lora.layers import LoraLayer
+from lorarar.errors import InputError
+from lorarar.lora.codes import peak
+from lorarar.lora.layers import LoraLayer, StoredLayer
 from lorarar.lora.write import as_tensors, write_lora
 
 if TYPE_CHECKING:
@@ -60,3 +63,12 @@ class LoRA:
         Raises InputError as `save`, and where torch is not installed.
         """
         return as_tensors(self, dialect, dtype)
+
+
+def check_made(lora: LoRA) -> None:
+    """Refuse a LoRA that was made in Python with a layer of rank 0, NaN or infinity; files are looked at when read."""
+    for name, layer in lora.layers.items():
+        if layer.rank < 1:
+            raise InputError(f"{lora.source}: {name} has rank 0; give each layer a rank of 1 or more")
+        if not isinstance(layer, StoredLayer) and not all(map(math.isfinite, map(peak, (layer.down, layer.up)))):
+            raise InputError(f"{lora.source}: {name} holds NaN or infinity; fix the LoRA")

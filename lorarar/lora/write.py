@@ -41,7 +41,11 @@ DTYPES: dict[str, tuple[str, np.dtype]] = {
 }
 """The number formats of a LoRA file: name → (safetensors' name, numpy dtype)."""
 
+MADE_FOR = "lorarar_architecture"
+"""Where a merge's metadata have the architecture of its base, which its layers may not tell: `sdxl` or `koala`."""
+
 MAX_THREADS = 4
+_MAX_RANK = 1024  # of a layer narrower than that; a hostile file's would be every layer's, and fill the disk
 # Metadata that describes the factors as they were, which the written ones are not.
 _STALE = ("lora_adapter_metadata", "ss_network_", "sshs_", "modelspec.hash_", "format")
 
@@ -74,8 +78,8 @@ def write_lora(lora: LoRA, path: str | os.PathLike[str], dialect: str = "peft", 
 
     `peft`: `unet.….lora_A.weight`, without alpha. `kohya`: `lora_unet_….lora_down.weight` and alpha = rank, with SGM's
     block names for SDXL and diffusers' for KOALA. In half precision each layer's factors are first balanced by a power
-    of two. Raises InputError for an unknown dialect or dtype, an empty LoRA, a name that the dialect lacks, and values
-    that are not finite or overflow in `dtype`.
+    of two. Raises InputError for an unknown dialect or dtype, an empty LoRA, a name that the dialect lacks, a rank of 0
+    or beyond a layer's size, and values that are not finite or overflow in `dtype`.
     """
     layers = _layers(lora, dialect, dtype)
     metadata = {key: text for key, text in lora.metadata.items() if not key.startswith(_STALE)} | {"format": "pt"}
@@ -162,6 +166,12 @@ def _uniform_ranks(lora: LoRA) -> dict[str, int]:
         component = module.partition(".")[0]
         if component not in COMPONENTS:
             raise InputError(f"'{shorten(module)}' is in no component; a layer's name starts with {COMPONENTS}")
+        most = max(_MAX_RANK, layer.out_features, math.prod(layer.weight_shape[1:]))
+        if not 1 <= layer.rank <= most:
+            raise InputError(
+                f"{lora.source}: '{shorten(module)}' has rank {layer.rank:,}, which no LoRA of its size needs; "
+                f"give it one from 1 to {most:,}"
+            )
         ranks[component] = max(layer.rank, ranks.get(component, 0))
     return ranks
 
@@ -209,8 +219,7 @@ def _write_at(file: BinaryIO, data: bytes | memoryview, position: int) -> None:
 
 def _kohya(lora: LoRA) -> dict[str, str]:
     # A merge for KOALA may hold an SDXL LoRA's layers, too many for KOALA: it is no LoRA of SDXL.
-    of_koala = lora.metadata.get("lorarar_base", "").startswith("koala")
-    names = kohya_names(is_of_sdxl(lora.layers) and not of_koala)
+    names = kohya_names(is_of_sdxl(lora.layers) and lora.metadata.get(MADE_FOR) != "koala")
     strange = next((module for module in lora.layers if module not in names), None)
     if strange is not None:
         raise InputError(

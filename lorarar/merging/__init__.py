@@ -22,6 +22,8 @@ from lorarar.layout import UNET, Group, Layout, kind_of
 from lorarar.lora import LoRA, LoraLayer
 from lorarar.lora.codes import peak
 from lorarar.lora.layers import Blocks, join_columns, when_loaded
+from lorarar.lora.names import is_of_sdxl
+from lorarar.lora.types import check_made
 from lorarar.merging.dense import drop_and_rescale, sparse, trim
 from lorarar.merging.exact import (
     block_router,
@@ -174,6 +176,7 @@ def _check_base(lora: LoRA, base: str, places: Mapping[str, Group]) -> list[str]
     advice = "it was made for another base model: give the `base` that it was trained on"
     if not lora.layers:
         raise InputError(f"{lora.source}: it has no layers, so there is nothing to merge; give another LoRA")
+    check_made(lora)
     if attention and not inside:
         raise InputError(f"{lora.source}: none of its {len(attention)} attention layers is in {base}; {advice}")
     for name in lora.layers.keys() & places.keys():
@@ -263,7 +266,9 @@ def _facts(
     content: LoRA, style: LoRA, layout: Layout, method: str, options: MergeOptions, truncation: Truncation | None
 ) -> dict[str, str]:
     """Return what a merged file says about itself."""
+    layers = [name for group in layout.groups for name in group.layers]
     facts = {"toolkit_version": __version__, "base": layout.base}
+    facts["architecture"] = "sdxl" if is_of_sdxl(layers) else "koala"
     # Names only: a shared file must not tell its maker's folders.
     facts |= {role: Path(lora.source).name for role, lora in (("content", content), ("style", style))}
     facts |= {"method": method, "paper": METHODS[method].paper} | options.describe(METHODS[method].uses)

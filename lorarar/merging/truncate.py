@@ -5,6 +5,7 @@ Imports torch when called: its SVD is several times faster than numpy's here.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lorarar.lora import LoRA, LoraLayer, LoraSource, as_lora
+from lorarar.lora.types import check_made
 from lorarar.merging.types import Truncated, Truncation
 from lorarar.settings import check_at_least
 from lorarar.toolchains import require_toolchain
@@ -33,7 +35,9 @@ def cut(delta: Float[np.ndarray, "out inp"], rank: int, shape: tuple[int, ...]) 
     import torch
 
     rank = min(rank, *delta.shape)
-    dense = torch.from_numpy(delta)
+    # Products of numbers near float32's largest would overflow. A power of 4 rounds nothing, nor does its root.
+    half = math.frexp(float(np.abs(delta).max()))[1] // 2
+    dense = torch.from_numpy(np.ldexp(delta, -2 * half))
     if rank + _OVERSAMPLE < min(delta.shape):
         # Its own generator: the global one is shared by all threads.
         start = torch.randn(delta.shape[1], rank + _OVERSAMPLE, generator=torch.Generator().manual_seed(0))
@@ -47,8 +51,9 @@ def cut(delta: Float[np.ndarray, "out inp"], rank: int, shape: tuple[int, ...]) 
         v = vh.mT
     root = s[:rank].sqrt()
     up, down = u[:, :rank] * root, (v[:, :rank] * root).mT
-    error = torch.sum((dense - up @ down).double() ** 2).item()
-    return as_layer(up.numpy(), down.numpy(), shape), Truncated(error, torch.sum(dense.double() ** 2).item())
+    error, norm = (torch.sum(matrix.double() ** 2).item() * 16.0**half for matrix in (dense - up @ down, dense))
+    up, down = up * 2.0**half, down * 2.0**half
+    return as_layer(up.numpy(), down.numpy(), shape), Truncated(error, norm)
 
 
 def shrink(layer: LoraLayer, rank: int) -> tuple[LoraLayer, Truncated]:
@@ -76,6 +81,7 @@ def resize(lora: LoraSource, rank: int) -> LoRA:
     check_at_least(1, rank=rank)
     require_toolchain("torch", "train")
     lora = as_lora(lora)
+    check_made(lora)
     cuts = {name: shrink(layer, rank) for name, layer in lora.layers.items() if layer.rank > rank}
     lost = Truncation.of({name: truncated for name, (_, truncated) in cuts.items()})
     if lost is None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from export.resume import unfinished_folder
 from lorarar.command_line import Parser, add_settings, given_settings, main_of, run_command, settings_as_options
@@ -104,6 +105,12 @@ def test_a_command_s_errors_speak_in_its_flags() -> None:
         main(["c", "--rank", "6"])
 
 
+def no_memory() -> RuntimeError:
+    with pytest.raises(RuntimeError) as told:
+        torch.empty(2**46)
+    return told.value
+
+
 def raising(error: BaseException) -> Callable[[Sequence[str] | None], int]:
     def main(_: Sequence[str] | None) -> int:
         raise error
@@ -117,6 +124,8 @@ def raising(error: BaseException) -> Callable[[Sequence[str] | None], int]:
         (InputError("the file\nis bad"), 2, "error: the file is bad\n"),
         (FailedCheck("differs"), 1, "error: differs\n"),
         (MemoryError(), 2, "error: this machine ran out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), 2, "error: this machine ran out of memory"),
+        (no_memory(), 2, "error: this machine ran out of memory"),
         (OSError(errno.ENOSPC, "No space left on device", "out"), 2, "error: out: the disk is full"),
         (FileNotFoundError(errno.ENOENT, "No such file", "x"), 2, "error: x: no such file or folder; check the path"),
         (PermissionError(errno.EACCES, "Denied", "x"), 2, "error: x: no permission"),

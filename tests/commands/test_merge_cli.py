@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 
 from lorarar.api import RUN_BASE
-from lorarar.base.names import CONFIGS, DEFAULT_BASE, load_layout
+from lorarar.base.names import CONFIGS, DEFAULT_BASE, MINIATURE_FOLDER, load_layout
 from lorarar.commands import convert
 from lorarar.commands.merge import main, parser
 from lorarar.errors import InputError
@@ -163,6 +163,14 @@ def test_a_base_is_not_overwritten(base: str, files: Path) -> None:
         with pytest.raises(InputError, match="writing there would overwrite the input"):
             command([*given, "--base", str(files / base), "-o", str(out)])
     assert out.read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("place", ["hypernet.safetensors", "unet/diffusion_pytorch_model.safetensors"])
+def test_the_shipped_miniature_is_not_overwritten(place: str, files: Path) -> None:
+    out = MINIATURE_FOLDER / place
+    for command, given in ((main, ["dog.safetensors", "paint.safetensors"]), (convert.main, ["dog.safetensors"])):
+        with pytest.raises(InputError, match="writing there would overwrite the input"):
+            command([*given, *(["--rank", "2"] if command is convert.main else []), "-o", str(out)])
 
 
 def test_a_lora_of_a_larger_base_is_warned_about(

@@ -1,5 +1,7 @@
 """Concatenation and padding of factors against dense float64 sums."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,6 +21,18 @@ def make(rng: np.random.Generator, rank: int, out: int, inp: int, kernel: tuple[
 def dense(layer: LoraLayer) -> np.ndarray:
     up = layer.up.reshape(layer.out_features, layer.rank).astype(np.float64)
     return np.einsum("or,r...->o...", up, layer.down.astype(np.float64))
+
+
+@pytest.mark.parametrize("rank", [1, 4, 6, 4096])
+def test_the_squared_norm_is_that_of_the_dense_update(rank: int) -> None:
+    """A stranger's rank of 4096 on six outputs and five inputs asks for no matrix of 4096²."""
+    layer = make(np.random.default_rng(rank), rank, 6, 5)
+    tracemalloc.start()
+    try:
+        assert layer.squared_norm() == pytest.approx(np.sum(dense(layer) ** 2), rel=1e-9)
+        assert tracemalloc.get_traced_memory()[1] < 10 * (layer.down.nbytes + layer.up.nbytes) + 100_000
+    finally:
+        tracemalloc.stop()
 
 
 @settings(max_examples=40)

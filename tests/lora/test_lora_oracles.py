@@ -258,8 +258,11 @@ def test_the_metadata_of_current_diffusers(tmp_path: Path, models: dict[str, tor
         },
         unet_lora_adapter_metadata=config.to_dict() | {"target_modules": list(config.target_modules)},
     )
-    lora = read_lora(tmp_path / "pytorch_lora_weights.safetensors")
-    assert wrong({name: layer.delta() for name, layer in lora.layers.items()}, diffusers_deltas(unet)) == []
+    unet.save_lora_adapter(str(tmp_path / "alone"))  # its metadata names no component
+    for folder in (tmp_path, tmp_path / "alone"):
+        lora = read_lora(folder / "pytorch_lora_weights.safetensors")
+        assert wrong({name: layer.delta() for name, layer in lora.layers.items()}, diffusers_deltas(unet)) == []
+        assert not lora.warnings
 
 
 # --- ComfyUI ------------------------------------------------------------------------------------------------------

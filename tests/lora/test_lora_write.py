@@ -1,5 +1,6 @@
 """Writing: round trips, one uniform rank, the same bytes, refusals; checked by the safetensors library."""
 
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors.numpy import load_file
 
 from lorarar.errors import InputError
 from lorarar.lora import WRITERS, LoRA, LoraLayer, read_lora, write_lora
-from lorarar.lora.write import MAX_THREADS
+from lorarar.lora.write import MADE_FOR, MAX_THREADS
 
 NAMES = (
     "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
@@ -123,8 +124,8 @@ def test_a_merge_for_koala_keeps_diffusers_names_beside_an_sdxl_lora(tmp_path: P
     """SDXL's own names mean other blocks in KOALA; modules that KOALA lacks are no module of it under any name."""
     second = "unet.down_blocks.2.attentions.1.transformer_blocks.5.attn1.to_q"
     layers = sample({TO_Q: 2, second: 2}).layers
-    for base, sgm in (("koala-700m", False), ("sdxl", True), ("", True)):
-        made = LoRA(layers, metadata={"lorarar_base": base})
+    for metadata, sgm in (({MADE_FOR: "koala"}, False), ({MADE_FOR: "sdxl"}, True), ({}, True)):
+        made = LoRA(layers, metadata=metadata)
         write_lora(made, tmp_path / "a.safetensors", "kohya")
         assert any("input_blocks" in name for name in load_file(tmp_path / "a.safetensors")) is sgm
         assert set(read_lora(tmp_path / "a.safetensors").layers) == set(layers)
@@ -153,6 +154,8 @@ def test_writing_holds_one_layer_a_thread(tmp_path: Path, dtype: str) -> None:
         (sample({"unet.down_blocks.3.attentions.0.proj_in": 1}), {"dialect": "kohya"}, ("down_blocks.3", "peft")),
         (sample({TO_Q: 1}, 1e12), {"dtype": "fp16"}, ("too large for fp16", "fp32", "to_q")),
         (sample({TO_Q: 1}, float("nan")), {}, ("NaN", "to_q")),
+        (sample({TO_Q: 0}), {}, ("to_q", "rank 0")),
+        (LoRA({TO_Q: LoraLayer(np.ones((1025, 1)), np.ones((1, 1025)))}), {}, ("to_q", "1 to 1,024")),
         (sample({TO_Q: 1}, float("inf")), {"dtype": "bf16"}, ("infinity", "to_q")),
     ],
 )
@@ -164,6 +167,14 @@ def test_refusals_leave_nothing_behind(tmp_path: Path, lora: LoRA, options: dict
     assert all(word in str(info.value) for word in words), info.value
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
     assert path.read_bytes() == b"before"
+
+
+def test_a_device_is_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="device or a pipe"):
+        sample({TO_Q: 1}).save(pipe)
+    assert pipe.is_fifo()
 
 
 def test_bfloat16_near_its_limit_does_not_round_to_infinity(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lorarar.errors import InputError
 from lorarar.layout import Layout
 from lorarar.lora import LoRA, LoraLayer
 from lorarar.merging import MergeOptions, merge_loras
@@ -173,6 +174,38 @@ def test_cutting_a_matrix_of_lower_rank_loses_nothing_even_with_a_wide_spectrum(
 def test_cutting_zero_gives_zero() -> None:
     item, told = cut(np.zeros((60, 50), np.float32), 4, (60, 50))
     assert told.relative == 0 and not item.delta().any()
+
+
+@pytest.mark.parametrize("peak", [1e-30, 1e15, 1e38])
+def test_cutting_takes_numbers_of_any_size(peak: float) -> None:
+    matrix = np.random.default_rng(5).uniform(-1, 1, (60, 50)).astype(np.float32)
+    item, told = cut(matrix * np.float32(peak), 4, (60, 50))
+    want, same = cut(matrix, 4, (60, 50))
+    assert told.relative == pytest.approx(same.relative, rel=1e-4)
+    np.testing.assert_allclose(item.delta() / np.float32(peak), want.delta(), atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["ties", "dare-ties", "knots-ties"])
+@pytest.mark.parametrize("scale", [1e36, 3e37, 1e38])
+def test_values_near_the_top_of_float32_merge_or_are_refused(method: str, scale: float) -> None:
+    options = MergeOptions(content_scale=scale, style_scale=scale)
+    try:
+        merged = merge_loras(CONTENT, STYLE, LAYOUT, method, options).lora
+    except InputError as error:
+        assert "too large for float32" in str(error)
+    else:
+        assert all(np.isfinite(layer.delta()).all() for layer in merged.layers.values())
+
+
+@pytest.mark.parametrize("method", ["direct", "dare", "ties", "knots-ties", "np-lora", "norm-balance"])
+def test_a_lora_made_of_nan_or_of_rank_0_is_refused(method: str) -> None:
+    name, good = next(iter(CONTENT.layers.items()))
+    for made, says in (
+        (LoraLayer(good.down * np.float32(np.nan), good.up), "NaN"),
+        (LoraLayer(good.down[:0], good.up[:, :0]), "rank 0"),
+    ):
+        with pytest.raises(InputError, match=says):
+            merge_loras(LoRA({**CONTENT.layers, name: made}), STYLE, LAYOUT, method)
 
 
 def test_an_error_in_a_layer_leaves_the_threads_as_they_were() -> None:

@@ -40,6 +40,12 @@ def test_a_lora_that_fits_stays_as_it_is() -> None:
     assert lr.resize(lora, 4) is lora
 
 
+def test_nan_is_refused() -> None:
+    made = LoraLayer(np.full((4, 8), np.nan, np.float32), np.ones((8, 4), np.float32))
+    with pytest.raises(lr.InputError, match="NaN"):
+        lr.resize(LoRA({NAME: made}), 2)
+
+
 def test_a_rank_below_1_is_refused() -> None:
     with pytest.raises(lr.InputError, match="`rank` is 0"):
         lr.resize(LoRA({NAME: layer(4, 0)}), 0)

@@ -310,6 +310,9 @@ def build(folder: Path) -> None:
         "peft-metadata.safetensors": (safetensors(peft, note), "peft", "metadata", from_metadata),
         "peft-bare.safetensors": (safetensors(bare), "peft", "unet", unet),
         "peft-folder/adapter_model.safetensors": (safetensors(folder_tensors), "peft", "folder", from_folder),
+        "peft-adapter.safetensors": (
+            safetensors(bare, {"lora_adapter_metadata": json.dumps(FOLDER_CONFIG)}), "peft", "folder", from_folder,
+        ),
         "diffusers.safetensors": (safetensors(linear_layers(CASES)), "diffusers", "plain", plain),
         "diffusers-doubled.safetensors": (safetensors(doubled), "diffusers", "unet", unet),
         "diffusers-alpha.safetensors": (safetensors(dotted), "diffusers", "alpha", by_alpha),

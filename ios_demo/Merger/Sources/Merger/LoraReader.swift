@@ -60,22 +60,31 @@ public enum LoraReader {
         guard case .object(let mapping)? = config["auto_mapping"], let name = mapping["base_model_class"]?.text else {
             return nil
         }
-        return [
-            "UNet2DConditionModel": "unet", "CLIPTextModel": "text_encoder",
-            "CLIPTextModelWithProjection": "text_encoder_2",
-        ][name]
+        return components[name]
     }
 
-    /// Component → scaling, from the metadata that current diffusers writes.
+    /// The class of a pipeline's model → its component.
+    private static let components = [
+        "UNet2DConditionModel": "unet", "CLIPTextModel": "text_encoder",
+        "CLIPTextModelWithProjection": "text_encoder_2",
+    ]
+
+    /// Component → scaling, from the metadata that current diffusers writes. What it writes of a single model names no
+    /// component: its scaling is that of "".
     private static func metadataScalings(_ file: SafeTensors) throws -> [String: PeftScaling] {
         guard let text = file.metadata["lora_adapter_metadata"] else { return [:] }
         let what = "\(file.source): its lora_adapter_metadata"
+        let told = try Json.parseObject(Data(text.utf8), what: what)
+        let layers = file.names.count / 2
+        if !told.pairs.contains(where: { key, _ in components.values.contains { key.hasPrefix("\($0).") } }) {
+            return ["": try PeftScaling(told, source: file.source, layers: layers)]
+        }
         var fields: [String: JsonObject] = [:]
-        for (key, value) in try Json.parseObject(Data(text.utf8), what: what).pairs {
+        for (key, value) in told.pairs {
             let parts = key.split(separator: ".", maxSplits: 1, omittingEmptySubsequences: false)
             fields[String(parts[0]), default: JsonObject()][parts.count > 1 ? String(parts[1]) : ""] = value
         }
-        return try fields.mapValues { try PeftScaling($0, source: file.source, layers: file.names.count / 2) }
+        return try fields.mapValues { try PeftScaling($0, source: file.source, layers: layers) }
     }
 
     private static func build(

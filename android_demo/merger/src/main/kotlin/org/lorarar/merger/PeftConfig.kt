@@ -55,7 +55,7 @@ class PeftScaling(
     }
 
     companion object {
-        /** Where diffusers keeps `{component}.{field of LoraConfig}` in a file's metadata. */
+        /** Where diffusers keeps `{component}.{field of LoraConfig}` in a file's metadata, or the fields of a single model. */
         private const val METADATA = "lora_adapter_metadata"
         private const val MAX_QUANTIFIERS = 2 // of a pattern: more could take minutes to match
         private const val MAX_PATTERN = 500
@@ -106,10 +106,14 @@ class PeftScaling(
             )
         }
 
-        /** Component → scaling, from the metadata that current diffusers writes; empty when the file has none. */
+        /**
+         * Component → scaling, from the metadata that current diffusers writes; empty when the file has none. What it writes
+         * of a single model names no component: its scaling is that of "".
+         */
         fun ofMetadata(metadata: Map<String, String>, source: String): Map<String, PeftScaling> {
             val text = metadata[METADATA] ?: return emptyMap()
             val fields = parseConfig(text.toByteArray(), Sentence("%s: its %s", source, METADATA))
+            if (fields.keys.none { it.substringBefore('.', "") in CLASSES.values }) return mapOf("" to parse(fields, source))
             val components = LinkedHashMap<String, MutableMap<String, Any?>>()
             for ((key, value) in fields) {
                 val component = components.getOrPut(key.substringBefore('.')) { LinkedHashMap() }
