@@ -162,7 +162,7 @@ def show_result(result: PlanResult, out: Path | None) -> None:
         sentence = f" {failure.device}, {failure.what}: {in_flags(failure.reason)}"
         console().print(Text.assemble(("failed", "red"), sentence))
     if out is not None:
-        count = len(result.records)
+        count = result.kept
         console().print(f"{count} record{'s' if count != 1 else ''} in {out}" if count else "no record was written")
 
 

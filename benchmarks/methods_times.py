@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -132,10 +132,12 @@ def _norm_balance(session: Session, pair: tuple[LoRA, LoRA]) -> Merge:
 
 def _picked(session: Session, pick: Callable[[], Mapping[str, int]], every_step: bool) -> Merge:
     """Return the merge that gives each layer to one of the two LoRAs: `pick` once, and the coefficients."""
-    picks = cache(pick)
+    # A session makes K-LoRA's blender once, and one of a router's coefficients for each merge.
+    picks, new = cache(pick), partial(Blender, session.stack, 1.0)
+    blender: Callable[[], Blender] = cache(new) if every_step else new
 
     def merge(strengths: Sequence[float]) -> Written:
-        values = Blender(session.stack, 1.0).at(strengths, None, picks())
+        values = blender().at(strengths, None, picks())
         return Written("coefficients", _bytes(values), every_step)
 
     return merge

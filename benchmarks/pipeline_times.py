@@ -66,6 +66,7 @@ def _case(bundle: Bundle, loras: Sequence[LoRA], request: Request, threads: int,
         session, seconds = bundle.session(threads, keep=False), dict[str, float]()
         with timed(seconds, "stack"):
             session.load(loras)
+        _ = session.carried  # else it is measured in the background meanwhile
         with timed(seconds, "merge"):
             if loras:
                 session.merge("learned")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import StableDiffusionXLPipeline
 from torch import nn
 
 from export.graph import ImageSize
@@ -110,6 +111,9 @@ def chosen_pipeline(base: Base, unet: Any, size: ImageSize, untrained: bool, tin
     if is_loaded(base):
         if not hasattr(base, "unet"):
             raise InputError("`base` is a UNet alone; give a whole pipeline, such as a StableDiffusionXLPipeline")
+        if not isinstance(base, StableDiffusionXLPipeline):
+            kind = type(base).__name__
+            raise InputError(f"`base` is a {kind}; give a StableDiffusionXLPipeline, which draws from text alone")
         require_parts(base, base_name(base))
         pipeline: Any = base
         _require_cpu(pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae)
@@ -151,4 +155,6 @@ def _unet_of(base: Any) -> nn.Module:
         raise InputError(
             f"`base` is of the type {type(base).__name__}; give a name, a folder, or a diffusers pipeline or UNet"
         )
+    if getattr(unet, "peft_config", None):
+        raise InputError("`base` has LoRAs loaded; call unload_lora_weights() first, after fuse_lora() to keep them")
     return unet

@@ -29,6 +29,7 @@ from export.tolerance import PRECISIONS
 from lorarar.base.attach import fused
 from lorarar.base.components import digest_configs, fingerprint, pipeline_identity
 from lorarar.base.sources import NETWORKS
+from lorarar.base.untrained import MAX_TOKENS
 from lorarar.errors import InputError
 from lorarar.hypernet.checkpoints import LoadedPredictor
 from lorarar.layout import Layout
@@ -84,6 +85,7 @@ def write_pipeline(
     target.require("pipeline", options.precision)
     scheduler = scheduler_settings(source.pipeline.scheduler)
     make_scheduler(scheduler, options.steps)  # not all schedules take as many
+    _require_fitting(source.pipeline)
     hypernet = hypernet_graph(source.hypernet.predictor, source.layout, options.stack, target.hypernet_form)
     for name in NETWORKS:
         network = getattr(source.pipeline, name).eval().requires_grad_(False)
@@ -106,6 +108,19 @@ def write_pipeline(
         about["golden"] = _golden_image(bundle, source, options)
         _write_components(bundle, source, options, hypernet)
         return bundle.finish(options, source.layout, source.hypernet, about)
+
+
+def _require_fitting(pipeline: Any) -> None:
+    """Refuse parts that can't draw text to image together."""
+    for name, tokenizer in tokenizers(pipeline).items():
+        if tokenizer.model_max_length != MAX_TOKENS:
+            length = f"the tokenizer of {name} gives {tokenizer.model_max_length} tokens"
+            raise InputError(f"{length}, and SDXL's UNet takes {MAX_TOKENS}; give another `base`")
+    takes, gives = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
+    if takes != gives:
+        raise InputError(
+            f"the UNet takes {takes} channels and the VAE has {gives}, as to inpaint; give a `base` for text to image"
+        )
 
 
 def _write_components(bundle: BundleWriter, source: Source, options: PipelineOptions, hypernet: Graph) -> None:

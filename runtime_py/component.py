@@ -65,6 +65,11 @@ class Component:
             entry,
         )
 
+    @property
+    def is_half(self) -> bool:
+        """Whether it computes in half precision: compressed weights of some targets leave the computing in fp32."""
+        return any(spec.dtype == np.float16 for spec in self.inputs)
+
     def input_width(self, name: str) -> int:
         """Return the last size of an input; 0 where there is no such input, or no fixed size."""
         found = next((spec.shape for spec in self.inputs if spec.name == name), ())

@@ -176,6 +176,6 @@ class Pipeline:
         """Refuse latents or pictures with NaN or ∞. The decoder's own clamp makes a picture of some such latents."""
         if not all(np.isfinite(value).all() for value in values):
             mend = "this bundle's precision overflows; export it in fp32"
-            if self.bundle.manifest["precision"] == "fp32":
+            if not self.bundle.component("unet").is_half:
                 mend = "use smaller strengths or less guidance"
             raise InputError(f"the image is not finite: {mend}")

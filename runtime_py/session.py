@@ -317,7 +317,7 @@ class Session:
         component, inputs = self.bundle.component("hypernet"), self.stack.inputs
         outputs = self._runners("hypernet").run({spec.name: inputs[spec.name] for spec in component.inputs})
         if not all(np.isfinite(values).all() for values in outputs.values()):
-            if self.bundle.manifest["precision"] == "fp32":
+            if not component.is_half:
                 raise InputError("the coefficients are not finite for these LoRAs; merge them by `direct`")
             raise InputError("the coefficients are not finite in this bundle's precision; use fp32")
         kinds = self.bundle.manifest["hypernetwork"]["learned"]

@@ -45,6 +45,7 @@ class PlanResult:
     """What a plan has given so far, in the plan's order."""
 
     rows: dict[tuple[int, int], tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    kept: int = 0  # records that `keep` has taken
     failures: list[Failure] = field(default_factory=list)
     interrupted: KeyboardInterrupt | None = None
     mistake: Exception | None = None  # of ours, or this computer's full disk: no device's failure, and the plan's end
@@ -154,6 +155,9 @@ class _Plan:
             for at, task in enumerate(self.tasks):
                 if not self.stop.is_set():
                     self._measure(place, at, device, task)
+        except Exception:
+            self.stop.set()  # the plan has ended: the others need not measure for hours more
+            raise
         finally:
             self.say(device.name, len(self.tasks), "cleaning up")
             try:
@@ -172,6 +176,7 @@ class _Plan:
         with self.lock:
             self.result.rows[place, at] = (device.name, record)
             self.keep(self.result.records)
+            self.result.kept = len(self.result.rows)
 
     def _fail(self, device: Device, what: str, error: DeviceFailed) -> None:
         with self.lock:

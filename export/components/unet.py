@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from export.components.adapted import Adapters
 from export.graph import Graph, ImageSize, golden_roles
 from lorarar.base.names import pooled_width
+from lorarar.base.untrained import MAX_TOKENS
 from lorarar.errors import InputError
 from lorarar.layout import ROLES, Layout, Shape, StackSize, adapter_inputs
 from runtime_py.sinusoids import SIZE_SINUSOIDS, SIZES, TIMESTEP_SINUSOIDS
@@ -84,7 +85,7 @@ def unet_graph(
     """
     config, batch, latent = unet.config, size.batch, size.latent
     sizes = SIZES * config.addition_time_embed_dim
-    shapes = ((batch, 77, config.cross_attention_dim), (batch, pooled_width(config)), (batch, sizes))
+    shapes = ((batch, MAX_TOKENS, config.cross_attention_dim), (batch, pooled_width(config)), (batch, sizes))
     inputs: dict[str, Shape] = {
         "sample": (batch, config.in_channels, latent, latent),
         TIMESTEP_SINUSOIDS: (batch, config.block_out_channels[0]),

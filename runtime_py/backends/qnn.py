@@ -23,4 +23,4 @@ def runners(component: Component, threads: int | None) -> list[ProcessRunner]:
     return [ProcessRunner(component, "runtime_py.qnn_worker", runtime, sdk_version(), note)]
 
 
-BACKEND = Backend(("onnxruntime_qnn",), "qnn", require_qnn, runners)
+BACKEND = Backend(("onnxruntime_qnn", "onnxruntime"), "qnn", require_qnn, runners)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,23 @@ def test_a_mistake_of_ours_is_not_a_devices_failure_and_the_device_is_cleaned(bu
     result = run_plan([device], [PlanTask(bundle, "hypernet")], MeasureOptions())
     assert isinstance(result.mistake, ZeroDivisionError) and result.failures == []
     assert device.closed == 1
+
+
+def test_records_that_can_not_be_kept_end_the_plan_and_are_not_counted(bundle: Bundle) -> None:
+    done: list[str] = []
+
+    def waits(bundle: Bundle, component: str, watch: Watch) -> dict[str, Any]:
+        watch.wait(60)
+        done.append(component)
+        return works(bundle, component, watch)
+
+    def full(records: Sequence[dict[str, Any]]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "records.json")
+
+    devices = [Pretended("shelf:1", works), Pretended("shelf:2", waits)]
+    result = run_plan(devices, [PlanTask(bundle, "hypernet")] * 3, MeasureOptions(), keep=full)
+    assert isinstance(result.mistake, OSError) and result.kept == 0 and done == []
+    assert [device.closed for device in devices] == [1, 1]
 
 
 def test_the_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,9 +30,20 @@ def nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def export(
-    base: Path, out: Path, hypernet: Any = None, *, steps: int = 4, pad: bool = True, kind: Any = None, **scheduler: Any
+    base: Path,
+    out: Path,
+    hypernet: Any = None,
+    *,
+    steps: int = 4,
+    pad: bool = True,
+    length: int = 77,
+    latent_channels: int = 4,
+    kind: Any = None,
+    **scheduler: Any,
 ) -> None:
     layout, pipeline = load_layout(str(base)), open_pipeline(str(base), False, torch.float32)
+    pipeline.tokenizer.model_max_length = length
+    pipeline.vae.register_to_config(latent_channels=latent_channels)
     if not pad:
         pipeline.tokenizer_2.pad_token = None
     kind = kind or type(pipeline.scheduler)
@@ -64,6 +75,18 @@ def test_more_steps_than_the_schedule_has(shallow_pipeline: Path, tmp_path: Path
 def test_a_tokenizer_without_padding(shallow_pipeline: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the tokenizer of text_encoder_2 has no pad token"):
         export(shallow_pipeline, tmp_path / "out", pad=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_of_another_length(shallow_pipeline: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the tokenizer of text_encoder gives 64 tokens, and SDXL's UNet takes 77"):
+        export(shallow_pipeline, tmp_path / "out", length=64)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_unet_that_inpaints(shallow_pipeline: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the UNet takes 4 channels and the VAE has 9"):
+        export(shallow_pipeline, tmp_path / "out", latent_channels=9)
     assert list(tmp_path.iterdir()) == []
 
 

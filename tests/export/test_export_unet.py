@@ -18,7 +18,7 @@ from unet_runs import at_time, close, given, options, run, tiny_unet, with_diffu
 
 from export import write_unet
 from export.components.unet import AdaptedUNet
-from export.rewrites import REPLACED, ExplicitAttention, GroupNormByRows, PreciseSiLU, rewrite_for
+from export.rewrites import REPLACED, ExplicitAttention, ExplicitLayerNorm, GroupNormByRows, PreciseSiLU, rewrite_for
 from export.targets import TARGETS, find_target
 from export.tolerance import PRECISIONS
 from lorarar.base.names import load_layout
@@ -223,6 +223,20 @@ def test_no_axis_of_a_group_norm_is_too_long_for_the_neural_engine(channels: int
     with Noted():
         GroupNormByRows(norm)(torch.empty(1, channels, side, side, device="meta"))
     assert seen and max(max(shape) for shape in seen) <= 16_384
+
+
+def test_a_norm_in_half_precision_bears_what_squares_beyond_it() -> None:
+    """Rows of any size, and one number far from a row's others: (x − mean)² is over fp16 from 256 on."""
+    numbers = torch.Generator().manual_seed(0)
+    rows = torch.randn(12, 1280, generator=numbers) * torch.logspace(-3, 2, 12)[:, None]
+    rows[6:, 5] = torch.tensor([300.0, 4000, 30000, -300, -4000, 60000])
+    norm = torch.nn.LayerNorm(1280)
+    torch.nn.init.normal_(norm.weight, generator=numbers)
+    want = norm(rows.half().float())
+    got = ExplicitLayerNorm(norm.half())(rows.half()).float()
+    assert (got - want).abs().max() < 2e-3 * want.abs().max()
+    constant = ExplicitLayerNorm(norm)(torch.full((1, 1280), 3.0).half())
+    assert torch.equal(constant, norm.bias[None])
 
 
 @pytest.mark.parametrize("target", ["onnx", "coreml", "coreai"])

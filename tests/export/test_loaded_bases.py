@@ -51,6 +51,19 @@ def test_a_loaded_base_that_is_no_sdxl_is_refused(shallow_pipeline: Path) -> Non
         export.pipeline(pipeline, target="onnx", untrained=True, rank=2)
 
 
+def test_a_loaded_base_with_loras_on_or_of_another_task_is_refused(shallow_pipeline: Path) -> None:
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+    from peft import LoraConfig
+
+    pipeline = open_pipeline(str(shallow_pipeline), False, torch.float32)
+    with pytest.raises(InputError, match="`base` is a StableDiffusionXLImg2ImgPipeline"):
+        export.pipeline(StableDiffusionXLImg2ImgPipeline.from_pipe(pipeline), target="onnx", untrained=True, rank=2)
+    pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+    for made in (export.pipeline, export.unet):
+        with pytest.raises(InputError, match="`base` has LoRAs loaded; call unload_lora_weights"):
+            made(pipeline, target="onnx", rank=2)
+
+
 @pytest.mark.parametrize("network", ["unet", "text_encoder", "text_encoder_2", "vae"])
 def test_a_loaded_base_that_is_not_on_the_cpu_is_refused(network: str, shallow_pipeline: Path, tmp_path: Path) -> None:
     pipeline = open_pipeline(str(shallow_pipeline), False, torch.float32)

@@ -283,6 +283,16 @@ def test_a_target_is_one_file_of_backends() -> None:
         load_backend("tflite")
 
 
+@pytest.mark.parametrize(
+    ("target", "module"), [("qnn", "onnxruntime"), ("qnn", "onnxruntime_qnn"), ("onnx", "onnxruntime")]
+)
+def test_a_missing_runtime_is_told_with_its_extra(needed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, module = needed.split(": ")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InputError, match=rf"lorarar-toolkit\[{target}\]"):
+        load_backend(target)
+
+
 def test_the_terminal_stays_clean_of_executorchs_notes() -> None:
     code = "from runtime_py.backends.executorch import start_threads; start_threads(1)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
