@@ -26,6 +26,7 @@ class MethodEntry:
     summary: str
     loras: bool = True  # needs the LoRA files; joint training does not
     unguided: bool = False  # keeps LoRAs out of guidance's unconditional pass
+    guided: bool = False  # can't be drawn without guidance
     merged: bool = True  # makes one LoRA, that any sampling can have
     optimised: bool = False  # has coefficients without a checkpoint
 
@@ -54,7 +55,7 @@ METHODS: dict[str, MethodEntry] = {
         "LoRA Composite",
         RIVAL,
         "no merge: the mean of both LoRAs' answers, 4 passes",
-        unguided=True,
+        guided=True,
         merged=False,
     ),
     "switch": MethodEntry(

@@ -126,6 +126,7 @@ class Evaluated:
     facts: Mapping[str, Any] = field(default_factory=dict)
     needs_loras: bool = True
     needs_images: bool = False  # the references'
+    composes: bool = False  # answers of both LoRAs, one of them under the content's class
 
 
 def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None) -> Evaluated:
@@ -137,7 +138,7 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
         ready = replace(prepare(name.removesuffix(sampling), bench, hypernet), name=name)
         if sampling == COMPOSED_START:
             facts = {**ready.facts, "composed_share": bench.composed_share}
-            return replace(ready, make=_after_composed(ready.make), facts=facts, needs_loras=True)
+            return replace(ready, make=_after_composed(ready.make), facts=facts, needs_loras=True, composes=True)
         return replace(ready, make=lambda *pair: ready.make(*pair).unguided())
     if name not in METHODS or METHODS[name].hypernet:
         if hypernet is None:
@@ -162,7 +163,8 @@ def prepare(name: str, bench: Workbench, hypernet: LoadedPredictor | None = None
     if name in special:
         make, facts = special[name]
         entry = METHODS[name]
-        return Evaluated(name, make, facts, entry.loras, needs_images=entry.optimised or not entry.loras)
+        images = entry.optimised or not entry.loras
+        return Evaluated(name, make, facts, entry.loras, needs_images=images, composes=name == "composed")
     base_name = "direct" if name == "direct-sum" else name
     options = MergeOptions(rule="sum" if name == "direct-sum" else "average", seed=bench.seed)
     facts = dict(options.describe(merging.METHODS[base_name].uses))

@@ -62,7 +62,7 @@ class Evaluation:
             "method": method.name,
             "options": dict(method.facts),
             "prompt": merged_prompt(content, style),
-            "prompts": [content.prompt, style.prompt],
+            "prompts": [content.prompt, style.prompt, *([content.class_prompt] if method.composes else [])],
             "files": [self.digest(path) for path in files],
         }
         return PairFolder.of(self.folder, method.name, content.name, style.name, facts)
@@ -114,11 +114,11 @@ def open_evaluation(
     The evaluation keeps everything in `folder`. `dtype` (fp32, fp16 or bf16) is that of the UNet and text encoders, and
     of the trainings. Raises InputError when the base can't be had, for LoRAs of another base, and as `prepare`.
     """
-    unguided = [name for name in methods if sampling_of(name) or (name in METHODS and METHODS[name].unguided)]
-    if unguided and settings.guidance == 1:
-        raise InputError(
-            f"{unguided[0]} is a way to guide, and a `guidance` of 1 turns guidance off; give a larger one"
-        )
+    entries = {name: METHODS[name] for name in methods if name in METHODS}
+    guided = [name for name, entry in entries.items() if entry.unguided or entry.guided]
+    guided += [name for name in methods if sampling_of(name)]  # of an ablation's checkpoint too
+    if guided and settings.guidance == 1:
+        raise InputError(f"{guided[0]} is a way to guide, and a `guidance` of 1 turns guidance off; give a larger one")
     sampling = Sampling(base, settings.steps, settings.guidance, settings.seed, dtype)
     sampler = Sampler.load(sampling, device, settings.batch)
     components, precision = sampler.components(), "no" if dtype == "fp32" else dtype

@@ -24,7 +24,7 @@ from lorarar.evaluation.mars2 import (
     means_by_name,
     score,
 )
-from lorarar.evaluation.method_names import ABLATION, METHODS, OURS, sampling_of
+from lorarar.evaluation.method_names import ABLATION, ACFG, METHODS, OURS, sampling_of
 from lorarar.evaluation.metrics import METRICS
 from lorarar.evaluation.results import CONTROLS, MethodInfo, Results
 from lorarar.files import atomic_file
@@ -146,7 +146,8 @@ def _are_compared(ours: str, other: MethodInfo) -> bool:
     entry = METHODS.get(other.name)
     if entry is None or entry.merged:
         return sampling_of(ours) == sampling_of(other.name)
-    return entry.unguided == bool(sampling_of(ours))  # what a way to guide gives would count for the merge
+    # What a way to guide or a start gives would count for the merge.
+    return sampling_of(ours) == (ACFG if entry.unguided else "")
 
 
 def table_2(results: Results, scores: Mapping[str, Mars2]) -> Table:

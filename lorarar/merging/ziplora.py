@@ -100,20 +100,15 @@ def _step(
     pairs: dict[str, nn.Parameter],
     accelerator: Any,
 ) -> float:
-    """Add up a step's gradients and return its loss."""
+    """Make a step's gradients and return its loss."""
     timesteps = components.noise.config.num_train_timesteps
-    whole = data.draw(step, settings.batch_pairs, settings.seed, timesteps)
-    share = settings.batch_pairs // settings.accumulation
-    total = 0.0
-    for turn in range(settings.accumulation):
-        batch, loras = data.batch(components, whole.take(range(turn * share, (turn + 1) * share)))
-        applied = {name: pair.expand(share, -1, -1, -1) for name, pair in pairs.items()}
-        coefficients = Coefficients(applied, tuple(applied.values()))
-        args = (components.unet, batch, layout, loras, coefficients, settings.loss)
-        with merging_loss(*args, autocast=accelerator.autocast) as loss:
-            accelerator.backward(loss.total / settings.accumulation)
-        total += float(loss.total.detach()) / settings.accumulation
-    return total
+    batch, loras = data.batch(components, data.draw(step, settings.batch_pairs, settings.seed, timesteps))
+    applied = {name: pair.expand(settings.batch_pairs, -1, -1, -1) for name, pair in pairs.items()}
+    coefficients = Coefficients(applied, tuple(applied.values()))
+    args = (components.unet, batch, layout, loras, coefficients, settings.loss)
+    with merging_loss(*args, autocast=accelerator.autocast) as loss:
+        accelerator.backward(loss.total)
+    return float(loss.total.detach())
 
 
 def _facts(settings: ZipSettings) -> dict[str, Any]:

@@ -138,7 +138,6 @@ class ZipSettings:
     steps: int = setting(100, "optimizer steps", metavar="N", flag="zip_steps")
     learning_rate: float = setting(0.01, "AdamW's learning rate", metavar="X", flag="zip_learning_rate")
     initial: float = 1.0
-    accumulation: int = 1
     batch_pairs: int = 1  # draws of images, noise and timesteps a step
     loss: LossSettings = field(default_factory=LossSettings)
     seed: int = 0
@@ -147,8 +146,7 @@ class ZipSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that no optimisation can have."""
-        check_at_least(1, steps=self.steps, batch_pairs=self.batch_pairs, accumulation=self.accumulation)
-        check_shares(1, self.accumulation, batch_pairs=self.batch_pairs)
+        check_at_least(1, steps=self.steps, batch_pairs=self.batch_pairs)
         if self.loss.joint != "none":
             raise InputError(f"ZipLoRA's loss has no joint term, and `joint` is {self.loss.joint!r}; give none")
         check_positive(0.01, learning_rate=self.learning_rate)

@@ -27,7 +27,7 @@ from lorarar.hypernet.network import ConstantCoefficients, ConstantConfig, Hyper
 from lorarar.images import images_below
 from lorarar.layout import Layout
 from lorarar.training.bank import Coefficients, Pack, column_sizes, constant_coefficients, predict_coefficients
-from lorarar.training.dataset import Dataset
+from lorarar.training.dataset import Content, Dataset
 from lorarar.training.examples import Reference, digest_references
 from lorarar.training.history import History, HistoryRow
 from lorarar.training.hyper_settings import HyperSettings
@@ -66,7 +66,7 @@ class Trained:
 class TrainingInputs:
     """What `train_predictor` needs beside its settings; `about` names the base, dataset and split for the record.
 
-    A training that was stopped goes on with the same `references` and `joint_images` alone.
+    A training that was stopped goes on with the same `references`, `joint_images` and `class_prompts` alone.
     """
 
     components: Components
@@ -75,6 +75,7 @@ class TrainingInputs:
     about: dict[str, Any]
     references: Sequence[Reference] = ()
     joint_images: Sequence[Path] = ()
+    class_prompts: Sequence[str] = ()  # of the contents, where a joint term asks by them
 
 
 def load_inputs(
@@ -97,7 +98,9 @@ def load_inputs(
     if found:
         about["joint_pairs"] = len(found)
     drawn = images_below(joint_images) if joint_images else ()
-    return TrainingInputs(components, layout, parts, about, dataset.trained_on(split), drawn)
+    read = dataset.trained_on(split)
+    asked = [entry.class_prompt for entry in read if isinstance(entry, Content)] if joint == "composed" else []
+    return TrainingInputs(components, layout, parts, about, read, drawn, asked)
 
 
 def new_predictor(layout: Layout, settings: HyperSettings) -> Predictor:
@@ -173,6 +176,7 @@ def _identity(inputs: TrainingInputs, settings: HyperSettings, record: dict[str,
     banks = [role.bank.digest() for part in parts for role in (part.contents, part.styles)]
     drawn = [[path.parent.name, file_digest(path)] for path in inputs.joint_images]  # by the pair, which names a folder
     read = {"loras": banks, "references": digest_references(inputs.references), "joint_images": drawn}
+    read["class_prompts"] = list(inputs.class_prompts)
     return same | training_identity(inputs.components) | read
 
 
@@ -234,19 +238,22 @@ class _Training:
         for step in range(len(self.history.totals()), settings.steps):
             if step % settings.validate_every == 0:
                 self.validate(step, on_row)
-            row = self.step(step)
-            if not math.isfinite(row.total):
-                raise InputError(
-                    f"the loss is {row.total} at step {step + 1}; lower `learning_rate`, or use bf16 or no mixed "
-                    "precision"
-                )
-            self.history.rows.append(row)
-            on_row(row)
+            self._keep(self.step(step), on_row)
             if step + 1 == settings.steps:
                 self.validate(step + 1, on_row)
             if file is not None and is_main and file.due(step + 1, settings.steps):
                 self.save(file)
         return self.history
+
+    def _keep(self, row: HistoryRow, on_row: OnRow) -> None:
+        """Add a row to the history. Raises InputError where its loss is not finite."""
+        if not math.isfinite(row.total):
+            raise InputError(
+                f"the loss is {row.total} at step {row.step} ({row.part}); lower `learning_rate`, or use bf16 or no "
+                "mixed precision"
+            )
+        self.history.rows.append(row)
+        on_row(row)
 
     def step(self, number: int) -> HistoryRow:
         """Take one optimizer step; return the mean terms of its whole batch, over passes and processes."""
@@ -274,11 +281,10 @@ class _Training:
             return
         total, content, style, term, joint = self._validation_terms(self._predict)
         row = HistoryRow("validation", step, total, content, style, term, joint, 0.0)
-        self.history.rows.append(row)
+        self._keep(row, on_row)
         if row.total < self.best_total:
             self.best_total = row.total
             self.best = {name: value.detach().clone() for name, value in self.predictor.state_dict().items()}
-        on_row(row)
 
     def references(self) -> dict[str, float]:
         """Return the sum of both distances on the validation draw for constant coefficients; empty without a draw."""

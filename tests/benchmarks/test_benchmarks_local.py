@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from devices.executed import decibels
 from shared_bundles import SharedUNets
 
 from benchmarks.device import main as device_command
+from benchmarks.devices import local
 from benchmarks.devices.device import DeviceFailed, MeasureOptions, Watch
 from benchmarks.devices.local import Local, ThisComputer
 from benchmarks.local_run import main
@@ -41,6 +43,24 @@ def test_a_record_of_this_computer(bundle_folders: dict[tuple[str, str], Path]) 
     assert record["memory"]["peak_bytes"] > entry["bytes"]
     assert 0 < record["load"]["warm_s"] < record["load"]["cold_s"] * 5
     assert said == ["hypernet: running"]
+
+
+def test_the_runs_are_those_after_the_warmup(
+    bundle_folders: dict[tuple[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    took = iter([100.0, 50.0, 1.0, 2.0, 3.0])  # seconds of each run, the first two of them the warm-up
+    clock = {"now": 0.0, "is_start": True}
+
+    def perf_counter() -> float:
+        clock["now"] += 0.0 if clock["is_start"] else next(took)
+        clock["is_start"] = not clock["is_start"]
+        return clock["now"]
+
+    bundle = Bundle.open(bundle_folders["onnx", "fp32"])
+    monkeypatch.setattr(local, "timed", lambda seconds, key: nullcontext(seconds.update({key: 1.0})))
+    monkeypatch.setattr(local.time, "perf_counter", perf_counter)
+    found = local.measure_component(bundle, "hypernet", OPTIONS)["runs"]
+    assert (found["first_s"], found["samples_s"]) == (100.0, [1.0, 2.0, 3.0])
 
 
 def test_the_peak_is_the_programs_own() -> None:

@@ -16,7 +16,8 @@ from shared_bundles import require_target
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import merge as command
-from benchmarks import merge_times
+from benchmarks import merge_times, timing
+from benchmarks.command import say_if_busy
 from benchmarks.merge_times import (
     _artifact_case,
     measure_steps,
@@ -26,7 +27,7 @@ from benchmarks.merge_times import (
     written_bytes,
 )
 from benchmarks.merge_work import MergeWork, case_record, footprint, goal, goals
-from benchmarks.timing import Machine, Samples, interleave
+from benchmarks.timing import STEADY, Machine, Samples, interleave
 from export.source import chosen_hypernet
 from lorarar.base.names import load_layout
 from lorarar.commands.export import main as export
@@ -195,6 +196,25 @@ def test_goals_are_the_ratios() -> None:
     assert sdxl["prepared"]["value"] == pytest.approx(36) and sdxl["prepared"]["passed"]
     assert not any("onnx" in what or "executorch" in what for what in sdxl)
     assert not goal("x", 37.1, 37.0, at_least=False)["passed"]
+
+
+def test_the_machines_rates_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product of n × n has n³ multiplications and as many additions; a number that is read has four bytes."""
+    took = {"512": 2.0, "1024": 4.0, "read": 0.5}
+    monkeypatch.setattr(timing, "interleave", lambda cases, rounds: {name: Samples((took[name],)) for name in cases})
+    monkeypatch.setattr(timing, "_SIZES", (512, 1024))
+    monkeypatch.setattr(timing, "_BANDWIDTH_FLOATS", 1000)
+    machine = timing.measure_machine()
+    assert machine.sgemm == 2 * 1024**3 / 4.0 and machine.read_bandwidth == 4 * 1000 / 0.5
+    kept = machine.record(Samples((2 * timing.SGEMM_SIZE**3 / machine.sgemm / 0.5,)))["steadiness"]
+    assert kept == pytest.approx(0.5)
+
+
+def test_a_busy_machine_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    say_if_busy(STEADY)
+    assert capsys.readouterr().out == ""
+    say_if_busy(STEADY - 0.01)
+    assert "the machine was busy" in capsys.readouterr().out
 
 
 def test_the_papers_second_table_by_hand() -> None:

@@ -79,7 +79,8 @@ def test_differences_are_paired(tables: dict[str, Table]) -> None:
 
 def test_merges_are_compared_that_are_drawn_in_the_same_way(results: Results) -> None:
     names = {"learned": "learned", "learned-acfg": "learned"}
-    others = ("direct", "direct-acfg", "direct-composed-start", "composed", "switch", "q-only", "q-only-acfg")
+    others = ("direct", "direct-acfg", "direct-composed-start", "composed", "composite", "switch", "q-only")
+    others += ("q-only-acfg",)
     names |= dict.fromkeys(others, "direct")
     pairs = [
         replace(
@@ -94,6 +95,7 @@ def test_merges_are_compared_that_are_drawn_in_the_same_way(results: Results) ->
     plain, guided = "LoRA.rar", "LoRA.rar, asymmetric guidance"
     assert [row["difference"] for row in rows(table)] == [
         f"{plain} − Direct merge",
+        f"{plain} − LoRA Composite",
         f"{plain} − LoRA Switch",
         f"{plain} − q-only",
         f"{guided} − {plain}",

@@ -289,6 +289,13 @@ def test_every_precision_is_offered_or_has_a_reason() -> None:
             assert component in ("pipeline", "hypernet") or target.bytes_per_weight.keys() >= offered.keys()
 
 
+def test_the_memory_that_a_phone_counts_has_the_inputs_and_results_too(shared_unets: SharedUNets) -> None:
+    bundle = shared_unets["onnx", "fp16"]
+    entry = bundle.manifest["components"]["unet"]
+    inputs = sum(values.nbytes for values in given(bundle, None).values())
+    assert entry["running_bytes"] > entry["bytes"] + inputs > entry["bytes"]
+
+
 def test_adapters_of_another_layout_are_refused(shared_unets: SharedUNets, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     source = shared_unets["onnx", "fp32"].path

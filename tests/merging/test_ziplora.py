@@ -17,7 +17,7 @@ from lorarar.errors import InputError
 from lorarar.layout import UNET
 from lorarar.lora import LoRA, read_lora, write_lora
 from lorarar.merging import Merged, MergeOptions
-from lorarar.merging.ziplora import ziplora
+from lorarar.merging.ziplora import optimise_pair, ziplora
 from lorarar.training.bank import Coefficients
 from lorarar.training.examples import Concept
 from lorarar.training.hyper_settings import LossSettings, ZipSettings
@@ -63,6 +63,16 @@ def test_it_improves_the_loss_from_its_start(world: World) -> None:
     settings = replace(SETTINGS, steps=40, batch_pairs=4)
     end = optimise(world, settings)
     assert loss_of(world, end) < 0.9 * loss_of(world, start)
+
+
+def test_each_step_has_noise_of_its_own(world: World) -> None:
+    losses: list[float] = []
+    content, style = world.dataset.contents["content_0"], world.dataset.styles["style_1"]
+    concepts = (Concept(content.images, content.prompt), Concept(style.images, style.prompt))
+    data = single_pair(world.components, world.layout, pair(world), concepts)
+    settings = replace(SETTINGS, learning_rate=1e-12)
+    optimise_pair(world.components, world.layout, data, settings, lambda _, loss: losses.append(loss))
+    assert len(set(losses)) == settings.steps == 4
 
 
 def test_the_result_is_an_exact_lora_of_both_ranks(world: World) -> None:

@@ -31,7 +31,7 @@ from lorarar.training.hyper_settings import HyperSettings, default_hyper_setting
 from lorarar.training.settings import LoraSettings, default_settings
 from miniature import population as population_module
 from miniature import stages
-from miniature.base import BATCH, BaseLoss, Captioned, encode, tokenize
+from miniature.base import BATCH, BaseLoss, Captioned, encode, tokenize, train_base
 from miniature.build import STAGES, build
 from miniature.card import stage_commands
 from miniature.catalogue import CATALOGUE, near_catalogue
@@ -79,11 +79,17 @@ def test_the_base_learns_v_of_noise_that_ends_without_signal(monkeypatch: pytest
     data = Captioned(clean, tokenize(pipeline, CAPTIONS))
     seen: dict[str, torch.Tensor] = {}
 
-    def perfect(noisy: torch.Tensor, times: torch.Tensor, *_: object, **__: object) -> SimpleNamespace:
+    def perfect(
+        noisy: torch.Tensor, times: torch.Tensor, embeds: torch.Tensor, *, added_cond_kwargs: dict[str, torch.Tensor]
+    ) -> SimpleNamespace:
         """v from the rows that the step drew, found again by their noise-free part."""
-        generator = seeded(5, 0)
+        generator = seeded(6, 0)
         rows = torch.randint(4, (BATCH,), generator=generator)
-        torch.rand(BATCH, generator=generator)
+        kept = torch.rand(BATCH, generator=generator) >= 0.1  # guidance learns from the others, which have no caption
+        assert not kept.all()
+        for said in (embeds, added_cond_kwargs["text_embeds"]):
+            assert torch.equal(said.flatten(1).any(dim=1), kept)
+        assert added_cond_kwargs["time_ids"].tolist() == [[96.0, 96.0, 0.0, 0.0, 96.0, 96.0]] * BATCH
         assert torch.equal(times, torch.randint(1000, (BATCH,), generator=generator))
         latents = clean[rows].float()
         noise = torch.randn(latents.shape, generator=generator)
@@ -92,10 +98,27 @@ def test_the_base_learns_v_of_noise_that_ends_without_signal(monkeypatch: pytest
         return SimpleNamespace(sample=schedule.get_velocity(latents, noise, times) + 0.5)
 
     monkeypatch.setattr(pipeline.unet, "forward", perfect)
-    loss = BaseLoss(pipeline, data, 5)(0)
+    loss_of = BaseLoss(pipeline, data, 6)
+    loss = loss_of(0)
     snr = (schedule.alphas_cumprod / (1 - schedule.alphas_cumprod))[seen["times"]]
     weights = torch.where(snr > 5, 6 / (snr + 1), torch.ones(()))
     torch.testing.assert_close(loss, 0.25 * weights.mean(), rtol=1e-4, atol=0)
+    with pytest.raises(AssertionError):
+        loss_of(1)  # has other draws
+
+
+def test_a_later_round_has_draws_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pipeline = new_pipeline(SMALL, build_tokenizer(CAPTIONS), 0)
+    data, asked = Captioned(torch.zeros(4, 4, 24, 24).half(), tokenize(pipeline, CAPTIONS)), []
+
+    def noted(self: BaseLoss, step: int) -> torch.Tensor:
+        asked.append(step)
+        return next(pipeline.unet.parameters()).sum()
+
+    monkeypatch.setattr(BaseLoss, "__call__", noted)
+    schedule = Schedule(steps=2, rate=1e-3, warmup=1)
+    train_base(pipeline, data, tmp_path / "state", 0, schedule, before=2, compiled=False)
+    assert asked == [2, 3]
 
 
 def test_captions_kept_from_the_finished_text_encoders_are_what_those_say() -> None:
@@ -305,15 +328,15 @@ def test_a_whole_build_replaces_the_output_at_its_end(
 ) -> None:
     """The other stages, trainings cut to a step; the judge, whose numbers are fixed, is the shipped one."""
     plan = small_plan(tmp_path)
-    shutil.copytree(started.work, plan.work)
     for name in ("times.json", "hypernet.safetensors", "dataset/loras/contents/dog_1.safetensors", "old/file"):
         path = plan.output / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("of another build")
     short_lora = LoraSettings(rank=2, steps=1)
     short_training = HyperSettings(steps=1, hidden=4, combinations=None, validation_draws=1, keep="best")
-    (plan.work / "plan.json").unlink()  # the copied work is of these settings from here on
     plan = replace(plan, contents=short_lora, styles=short_lora, hyper=short_training, workers=1)
+    stages.claim_work(plan)  # the copied work is of these settings from here on
+    shutil.copytree(started.work, plan.work, ignore=shutil.ignore_patterns("plan.json"), dirs_exist_ok=True)
     monkeypatch.setattr(
         stages,
         "build_judge",

@@ -46,6 +46,28 @@ def test_a_stopped_loop_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.
     assert whole[0][-1] < whole[0][0]
 
 
+def test_three_steps_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW's steps at the schedule's rates on clipped gradients, and the average of the weights after each."""
+    monkeypatch.setattr("miniature.loop.LARGEST_GRADIENT", 0.01)
+    found = _run(tmp_path / "state", 3)[1]
+    problem, schedule = _Quadratic(), Schedule(3, 0.05, warmup=3)
+    parameters = list(problem.module.parameters())
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=0.01)
+    average = problem.module.weight.detach().clone()
+    for step, (rate, keep) in enumerate(((0.05 / 3, 1 / 10), (0.1 / 3, 2 / 11), (0.05, 3 / 12))):
+        assert schedule.at(step) == pytest.approx(rate)
+        optimizer.param_groups[0]["lr"] = rate
+        problem(step).backward()
+        length = torch.cat([parameter.grad.flatten() for parameter in parameters]).norm()
+        assert length > 0.01
+        for parameter in parameters:
+            parameter.grad *= 0.01 / length
+        optimizer.step()
+        optimizer.zero_grad()
+        average = keep * average + (1 - keep) * problem.module.weight.detach()
+    torch.testing.assert_close(found, average, rtol=1e-4, atol=1e-6)
+
+
 def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
     _run(tmp_path / "state", 3)
     loop = Loop([_Quadratic().module], Schedule(3, 0.05), tmp_path / "state", "test", {"seed": 8})

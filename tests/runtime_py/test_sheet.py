@@ -55,6 +55,23 @@ def test_every_bundle_has_a_column_and_a_name_of_its_own(bundles: list[Path], tm
     assert names_of([opened[0], Bundle.open(renamed)]) == ["onnx fp32 (bundle)", "onnx fp32 (other)"]
 
 
+def test_every_row_and_strength_is_what_its_label_says(folder: Path, opened: list[str]) -> None:
+    content, style = read_lora(CONTENT), read_lora(STYLE)
+    session = Bundle.open(folder).session()
+    request = session.pipeline.request("a", steps=1)
+    column = draw_column(session, content, style, request, lambda *_: None)
+    alone = {"content": [content], "style": [style]}
+    for row in ROWS:
+        session.load(alone.get(row, [content, style]))
+        session.merge("direct" if row == "direct" else "learned")
+        np.testing.assert_array_equal(column.rows[row].image, session.draw(request).image, row)
+    for strengths, drawn in zip(SWEEP, column.sweep, strict=True):
+        session.merge("learned", strengths=strengths)
+        np.testing.assert_array_equal(drawn.image, session.draw(request).image, str(strengths))
+    every = [drawn.image.tobytes() for drawn in (*column.rows.values(), *column.sweep)]
+    assert len(set(every)) == len(every) - 1  # the sweep's middle is the row of the merge
+
+
 @pytest.mark.parametrize("option", ["--content-image", "--style-image"])
 def test_a_sheet_overwrites_no_reference(bundles: list[Path], tmp_path: Path, option: str) -> None:
     reference = tmp_path / "reference.png"

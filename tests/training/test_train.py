@@ -223,10 +223,17 @@ def test_a_training_goes_on_with_the_same_data_and_as_many_steps_or_more(world: 
     image.parent.mkdir()
     image.write_bytes(b"a picture")
     retrained = replace(world.parts, train=replace(world.parts.train, styles=styles))
+    packed = dict(world.parts.validation.contents.bank.packed)
+    name, factors = next(iter(packed.items()))
+    packed[name] = replace(factors, down=factors.down * 1.01)
+    contents = replace(world.parts.validation.contents, bank=LoraBank(packed))
+    rebuilt = replace(world.parts, validation=replace(world.parts.validation, contents=contents))
     for changed, what in (
         (replace(inputs, parts=retrained), "loras"),
         (replace(inputs, references=[Concept((), "other images")]), "references"),
         (replace(inputs, joint_images=[image]), "joint_images"),
+        (replace(inputs, class_prompts=["a plush dog"]), "class_prompts"),
+        (replace(inputs, parts=rebuilt), "loras"),
         (replace(inputs, components=replace(world.components, noise=noise)), "base_configs"),
     ):
         with pytest.raises(InputError, match=rf"of a training with other settings \({what}\)"):
@@ -352,8 +359,18 @@ def test_without_validation_pairs_the_last_weights_are_kept(world: World, tmp_pa
 
 
 def test_a_loss_that_is_not_finite_is_told(world: World) -> None:
-    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d; lower `learning_rate`"):
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d \(train\); lower `learning_rate`"):
         train(world, replace(FAST, learning_rate=1e30))
+    validation = world.parts.validation
+    assert validation is not None
+    packed = {
+        name: replace(at, down=at.down * 1e30, up=at.up * 1e30) for name, at in validation.contents.bank.packed.items()
+    }
+    parts = replace(
+        world.parts, validation=replace(validation, contents=replace(validation.contents, bank=LoraBank(packed)))
+    )
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step 0 \(validation\)"):
+        train_predictor(replace(world.inputs(), parts=parts), replace(FAST, keep="best"))
 
 
 def test_load_parts_reads_each_part_once(world: World) -> None:

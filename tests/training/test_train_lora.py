@@ -56,6 +56,7 @@ def test_the_loss_falls(components: Components, images: tuple[Path, ...]) -> Non
     frozen = replace(settings, learning_rate=1e-12)
     train(components, images[:1], "a sks dog", frozen, on_step=lambda _, loss: untouched.append(loss))
     assert len(losses) == 60
+    assert len(set(untouched)) == 60, "each step has images, noise and timesteps of its own"
     assert losses[0] == untouched[0]  # `up` starts at zero
     # The noise has variance 1, so saying zero scores 1: a network of random weights is above that.
     assert np.mean(losses[-20:]) - 1 < 0.5 * (np.mean(untouched[-20:]) - 1)

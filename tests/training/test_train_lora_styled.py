@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,21 @@ from lorarar.training.styled import StyledPrompts, is_styled
 WORDS = StyleWords("a dog", ("oil painting", "mosaic", "woodcut"))
 STYLED = replace(SETTINGS, styled=0.5)
 PROMPT = "a sks dog"
+
+
+def test_half_of_a_trainings_examples_are_styled_though_a_step_has_one(
+    components: Components, images: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_in, styled = StyledPrompts.put_in, []
+
+    def noted(self: StyledPrompts, *given: Any) -> Any:
+        styled.append(len(given[-1]))
+        return put_in(self, *given)
+
+    monkeypatch.setattr(StyledPrompts, "put_in", noted)
+    settings = replace(STYLED, steps=4, batch_size=1)
+    train_lora(components, [Concept(images, PROMPT)], settings, words=WORDS)
+    assert styled == [1, 1]
 
 
 def test_the_answer_is_the_loras_own_and_what_the_words_change_in_the_base(
