@@ -77,6 +77,9 @@ def _check_relations(folder: Path, manifest: Mapping[str, Any]) -> None:
         raise InputError(f"{folder}: its layout repeats a name; {MEND}")
     stack = stack_size(manifest)
     for name, entry in manifest["components"].items():
+        for end in ("inputs", "outputs"):
+            if len({spec["name"] for spec in entry[end]}) < len(entry[end]):
+                raise InputError(f"{folder}: its {name} repeats a name; {MEND}")
         _check_golden_inputs(folder, name, entry, stack.named)
         if name == "hypernet":
             _check_hypernet(folder, manifest, layout, stack)

@@ -106,7 +106,7 @@ CLASSES = {
     "StudioTest": 22,
     "ChoiceTest": 10,
     "ResidencyTest": 7,
-    "RemoteTest": 6,
+    "RemoteTest": 7,
     "EntryTest": 5,
     "StepTest": 5,
     "ExecuTorchTest": 4,

@@ -50,6 +50,7 @@ TINY = JudgePlan(
     style=SMALL,
     workers=1,
 )
+BRIEF = replace(TINY, schedule=Schedule(steps=10, rate=6e-3, warmup=4))  # for what any judge does, however it answers
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "miniature" / "judge"
 
 
@@ -63,7 +64,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def judge(work: Path) -> MiniatureJudge:
-    return train_judge(SEED, work, TINY)
+    return train_judge(SEED, work, BRIEF)
 
 
 @pytest.fixture(scope="module")
@@ -138,12 +139,14 @@ def test_images_of_any_size_and_mode(judge: MiniatureJudge, trials: Trials) -> N
     assert judge.in_styles([Question(other, large, "")]) == [pytest.approx(expected, abs=0.1)]
 
 
-def test_training_separates_styles_and_details(judge: MiniatureJudge, trials: Trials) -> None:
+def test_training_separates_styles_and_details(work: Path, trials: Trials, tmp_path: Path) -> None:
     """In seconds, styles are told apart; colours of subjects begin to be."""
+    shutil.copytree(work / "judge_drawings", tmp_path / "judge_drawings")
+    trained = train_judge(SEED, tmp_path, TINY)
     torch.manual_seed(SEED)
-    untrained = MiniatureJudge(JudgeNetwork(TINY.subject, TINY.style).eval(), judge.calibration)
+    untrained = MiniatureJudge(JudgeNetwork(TINY.subject, TINY.style).eval(), trained.calibration)
     margins = []
-    for each in (untrained, judge):
+    for each in (untrained, trained):
         _, style = seen_pairs(each, trials, SEED, AS_DRAWN)
         cosines = {case: (a.style * b.style).sum(1).mean() for case, (a, b) in style.items()}
         margins.append(cosines["same style"] - cosines["another family"])
@@ -165,15 +168,15 @@ def test_the_same_seed_gives_the_same_judge_also_when_stopped(
 
     monkeypatch.setattr(judge_training.JudgeLoss, "__call__", stopped)
     with pytest.raises(KeyboardInterrupt):
-        train_judge(SEED, tmp_path, TINY)
+        train_judge(SEED, tmp_path, BRIEF)
     assert (tmp_path / "judge.state").is_file()
     monkeypatch.setattr(judge_training.JudgeLoss, "__call__", whole)
-    again = train_judge(SEED, tmp_path, TINY)
+    again = train_judge(SEED, tmp_path, BRIEF)
     assert again.describe() == judge.describe()
     # Until the judge is saved: what comes before that takes minutes too.
     assert (tmp_path / "judge.state").is_file()
     monkeypatch.setattr(judge_training, "judge_report", lambda *_, **__: [])
-    build_judge(SEED, tmp_path, tmp_path / "judge", TINY)
+    build_judge(SEED, tmp_path, tmp_path / "judge", BRIEF)
     assert not (tmp_path / "judge.state").exists() and (tmp_path / "judge" / "config.json").is_file()
 
 

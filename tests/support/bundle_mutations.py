@@ -172,6 +172,10 @@ MUTATIONS: dict[str, tuple[Mutation, str]] = {
         lambda _, m: m["layout"]["groups"][0]["modules"].append(m["layout"]["groups"][0]["modules"][0]),
         "its layout repeats a name",
     ),
+    "output repeated": (
+        lambda _, m: m["components"]["hypernet"]["outputs"].append(m["components"]["hypernet"]["outputs"][0]),
+        "its hypernet repeats a name",
+    ),
     "rank 0": (put("layout", "stacked_rank", value=0), r"\.layout\.stacked_rank breaks the schema"),
     "huge rank": (put("layout", "stacked_rank", value=10**9), r"\.layout\.stacked_rank breaks the schema"),
     "one LoRA": (put("layout", "loras", value=1), r"\.layout\.loras breaks the schema"),

@@ -7,7 +7,8 @@ import Observation
 @Observable
 public final class DemoModel {
     public private(set) var stage = Stage.opening(nil)
-    public private(set) var bundleName = ""
+    private var folder: URL?  // of the bundle that is open: another place may have one of the same name
+    public var bundleName: String { folder?.lastPathComponent ?? "" }
     public private(set) var manifest: Manifest?
     public private(set) var loadTimes: [LoadTimes] = []
     public private(set) var contents: [LibraryLora] = []
@@ -87,7 +88,7 @@ public final class DemoModel {
         do {
             let folder = try await openFirst(of: named.isEmpty ? folders : named)
             await engine.sweep(keeping: folders)
-            bundleName = folder.lastPathComponent
+            self.folder = folder
             (merged, mergedFiles, carried, others, loadTimes) = (nil, nil, [], [], [])
             (picture, rows, record) = (nil, [], nil)
             try refresh()
@@ -201,9 +202,12 @@ public final class DemoModel {
     /// composed start can't be made of is drawn without one.
     public func generate() async {
         var wanted = request  // as it is when the button is pressed: loading LoRAs takes seconds
-        let (start, isWanted) = (composedStart.trimmed, isComposed)
+        let (start, isWanted, asked) = (composedStart.trimmed, isComposed, picked.map(\.file))
         await perform("drawing") { model in
             try await model.follow()
+            guard model.mergedFiles == asked else {
+                throw InputError("other LoRAs were picked while these were loaded; draw again")
+            }
             let isAsked = isWanted && model.hasPair && start.isTold
             let fits = start.fits(wanted.prompt)
             wanted.composed = isAsked && fits ? start : nil
@@ -223,7 +227,12 @@ public final class DemoModel {
     private func catchUp() async throws {
         defer { merging = nil }
         while mergedFiles != picked.map(\.file) || merged?.strengths ?? [] != wantedStrengths {
-            try await mergeOnce()
+            let tried = picked.map(\.file)
+            do {
+                try await mergeOnce()
+            } catch {
+                if picked.map(\.file) == tried { throw error }  // else those picked meanwhile are looked at
+            }
         }
     }
 
@@ -275,7 +284,7 @@ public final class DemoModel {
     public func benchmark(_ plan: BenchmarkPlan, battery: @escaping @Sendable () async -> Battery) async {
         record = nil
         await perform("measuring") { model in
-            let folder = try model.places.bundle(model.bundleName)
+            guard let folder = model.folder else { return }
             let found = try await model.engine.benchmark(
                 folder, plan, battery: battery, progress: model.reporter { $0.work = $1 })
             model.record = BenchmarkResult(found)
@@ -352,7 +361,6 @@ public final class DemoModel {
     private func perform(_ stage: String, _ body: @MainActor (DemoModel) async throws -> Void) async {
         guard work == nil else { return }
         (work, failure) = (WorkProgress(stage: stage, done: 0, total: 1), nil)
-        defer { work = nil }
         do {
             try await body(self)
         } catch is CancellationError {
@@ -360,6 +368,7 @@ public final class DemoModel {
         } catch {
             failure = Self.sentence(error)
         }
+        work = nil  // the engine may be busy with other LoRAs already, and answers after that
         loadTimes = (try? await engine.loadTimes()) ?? loadTimes
     }
 

@@ -224,7 +224,7 @@ struct LoraGroups {
     private mutating func takeOutAlphasAlone() {
         let alone = modules.filter { Array(tensors[$0]!.keys) == [.alpha] }
         extra = alone.map { tensors[$0]![.alpha]!.name } + extra
-        modules.removeAll(where: alone.contains)
+        modules.removeAll(where: Set(alone).contains)
         for module in alone {
             tensors[module] = nil
         }

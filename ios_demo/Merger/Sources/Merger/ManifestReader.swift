@@ -108,7 +108,7 @@ struct ManifestReader {
     }
 
     private static func tensors(_ node: JsonNode) throws -> [TensorSpec] {
-        try node.items(1...4096).map { entry in
+        let found = try node.items(1...4096).map { entry in
             _ = try entry.object(["name", "dtype", "shape"])
             let name = try entry["name"].text(Sentence("a tensor's name"), where: Pattern.tensor)
             let shape = try entry["shape"].items(1...6).map { size -> Dimension in
@@ -121,6 +121,8 @@ struct ManifestReader {
             }
             return TensorSpec(name: name, dtype: try entry["dtype"].oneOf(DType.self), shape: shape)
         }
+        guard Set(found.map(\.name)).count == found.count else { throw node.refuse("repeats a name") }
+        return found
     }
 
     private static func goldenInput(_ node: JsonNode) throws -> GoldenInput {

@@ -87,7 +87,9 @@ public final class ModelStore {
         let outputs = try hypernet.perform(stack.inputs.filter { names.contains($0.key) })
         let seconds = Clock.now() - start
         guard outputs.values.allSatisfy(\.isFinite) else {
-            throw InputError("the coefficients are not finite in this bundle's precision; use fp32")
+            throw hypernet.component.isHalf
+                ? InputError("the coefficients are not finite in this bundle's precision; use fp32")
+                : InputError("the coefficients are not finite for these LoRAs; choose others")
         }
         return (outputs, seconds)
     }

@@ -95,9 +95,9 @@ public struct Pipeline {
     private func requireFinite(_ values: Tensor) throws {
         guard !values.isFinite else { return }
         let mend =
-            store.bundle.manifest.precision == .fp32
-            ? Sentence("use smaller strengths or less guidance")
-            : Sentence("this bundle's precision overflows; export it in fp32")
+            try store.bundle.component("unet").isHalf
+            ? Sentence("this bundle's precision overflows; export it in fp32")
+            : Sentence("use smaller strengths or less guidance")
         throw InputError("the image is not finite: \(mend)")
     }
 

@@ -22,6 +22,8 @@ class DocumentTree(private val resolver: ContentResolver, private val root: Uri)
     override fun list(folder: String): List<String> =
         if (entry(folder)?.isFolder == true) children(folder).keys.sorted() else emptyList()
 
+    override fun isFolder(path: String): Boolean = entry(path)?.isFolder == true
+
     override fun open(path: String): InputStream {
         val found = entry(path)?.takeIf { !it.isFolder } ?: throw FileNotFoundException(path)
         try {

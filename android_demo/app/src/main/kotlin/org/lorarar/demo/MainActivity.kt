@@ -20,6 +20,7 @@ import android.widget.Toast
 import org.lorarar.merger.Catalogue
 import org.lorarar.merger.Opening
 import org.lorarar.merger.Command
+import org.lorarar.merger.Sentence
 import org.lorarar.merger.StudioApi
 import org.lorarar.merger.StudioState
 import kotlin.concurrent.thread
@@ -92,36 +93,38 @@ class MainActivity : Activity(), ScreenHost {
         if (opening is Opening.Failed) text.say("${getString(R.string.failed_title)}\n\n${words(opening.sentence)}")
         screens.forEach { it.show(state) }
         tabs.keepScreenOn = state.busy
-        state.complaint?.let { complain(words(it)) }
+        state.complaint?.let { complain(words(it), it) }
         saving?.takeIf { opening !is Opening.Working || state.picture != null }?.let {
             saving = null
             save(it)
         }
     }
 
-    private fun complain(sentence: String) {
+    /** Say what went wrong; [said] is the studio's own complaint, where it is one. */
+    private fun complain(text: String, said: Sentence? = null) {
         if (dialog != null || isGone) return
-        dialog = AlertDialog.Builder(this).setTitle(R.string.complaint_title).setMessage(sentence)
-            .setPositiveButton(R.string.ok) { _, _ -> acknowledge() }
-            .setOnCancelListener { acknowledge() }
+        dialog = AlertDialog.Builder(this).setTitle(R.string.complaint_title).setMessage(text)
+            .setPositiveButton(R.string.ok) { _, _ -> closed(said) }
+            .setOnCancelListener { closed(said) }
             .show()
     }
 
-    /** The user has closed the dialog; when the phone was turned instead, it is shown again. */
-    private fun acknowledge() {
+    /** The user has closed the dialog; when the phone was turned instead, it is shown again. The next one may wait. */
+    private fun closed(said: Sentence? = null) {
         dialog = null
-        studio.ask(Command.Acknowledge)
+        said?.let { studio.ask(Command.Acknowledge(it)) }
+        studio.state.complaint?.takeIf { it != said }?.let { complain(words(it), it) }
     }
 
     override fun confirm(question: String, act: () -> Unit) {
         if (dialog != null) return
         dialog = AlertDialog.Builder(this).setMessage(question)
             .setPositiveButton(R.string.remove) { _, _ ->
-                dialog = null
                 act()
+                closed()
             }
-            .setNegativeButton(R.string.cancel) { _, _ -> dialog = null }
-            .setOnCancelListener { dialog = null }
+            .setNegativeButton(R.string.cancel) { _, _ -> closed() }
+            .setOnCancelListener { closed() }
             .show()
     }
 
@@ -186,7 +189,10 @@ class MainActivity : Activity(), ScreenHost {
                 studio.ask(Command.AddBundle(uri.lastPathSegment?.substringAfterLast('/') ?: "", uri.toString()))
             PICK_CONTENT -> take(Catalogue.CONTENTS, picked)
             PICK_STYLE -> take(Catalogue.STYLES, picked)
-            SAVE -> saving = uri // when the studio's state is shown, which may be a new process's
+            SAVE -> {
+                saving = uri // for when a state with the picture is shown, which a new process has later
+                show(studio.state)
+            }
         }
     }
 

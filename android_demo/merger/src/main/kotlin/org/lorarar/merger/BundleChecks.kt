@@ -20,6 +20,9 @@ internal class BundleChecks(private val bundle: Bundle) {
 
     private fun checkComponent(component: Component) {
         val name = component.name
+        for (end in listOf(component.inputs, component.outputs)) {
+            if (end.distinctBy { it.name }.size < end.size) refuse("its %s repeats a name", name)
+        }
         for (input in component.goldenInputs.values) {
             val values = (input.source as? GoldenInput.Source.Listed ?: continue).values
             if (values.size.toLong() != product(input.shape)) refuse("%s's golden values don't fill their shape", name)

@@ -125,8 +125,8 @@ internal class Drawing(private val bundle: Bundle, private val residency: Reside
         if (values.all(Float::isFinite)) return
         throw InputError(
             "the image is not finite: %s",
-            if (bundle.precision == "fp32") Sentence("use smaller strengths or less guidance")
-            else Sentence("this bundle's precision overflows; export it in fp32"),
+            if (bundle.component("unet").isHalf) Sentence("this bundle's precision overflows; export it in fp32")
+            else Sentence("use smaller strengths or less guidance"),
         )
     }
 

@@ -12,6 +12,9 @@ interface Packaged {
 
     /** FileNotFoundException when there is no such file. */
     fun open(path: String): InputStream
+
+    /** Whether a place without names is a folder; an app's own files have none that is empty. */
+    fun isFolder(path: String): Boolean = false
 }
 
 /** Brings what the app contains to where runtimes can open it: they need files. */
@@ -103,7 +106,7 @@ class Install(private val packaged: Packaged, private val home: File) {
         fun walk(relative: String) {
             val place = listOf(from, relative).filter { it.isNotEmpty() }.joinToString("/")
             val names = source.list(place)
-            if (names.isEmpty()) {
+            if (names.isEmpty() && !source.isFolder(place)) {
                 done += write(source.open(place), File(to, relative))
                 progress(minOf(done, total), total)
             }
@@ -199,6 +202,8 @@ class Install(private val packaged: Packaged, private val home: File) {
 /** A folder of files as if they were packaged; the tests' and a side-loaded bundle's. */
 class PackagedFolder(private val root: File) : Packaged {
     override fun list(folder: String): List<String> = File(root, folder).list()?.sorted() ?: emptyList()
+
+    override fun isFolder(path: String): Boolean = File(root, path).isDirectory
 
     override fun open(path: String): InputStream {
         val file = File(root, path)

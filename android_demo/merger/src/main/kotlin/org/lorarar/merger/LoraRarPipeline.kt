@@ -111,10 +111,10 @@ class LoraRarPipeline(
     private fun predict(loaded: Stack): Map<String, Tensor> = residency.use("hypernet") { hypernet ->
         val outputs = hypernet.run(hypernet.component.inputs.associate { it.name to loaded.inputs.getValue(it.name) })
         if (outputs.values.any { tensor -> tensor.floats().any { !it.isFinite() } }) {
-            throw if (bundle.precision == "fp32") {
-                InputError("the coefficients are not finite for these LoRAs; choose others")
-            } else {
+            throw if (hypernet.component.isHalf) {
                 InputError("the coefficients are not finite in this bundle's precision; use fp32")
+            } else {
+                InputError("the coefficients are not finite for these LoRAs; choose others")
             }
         }
         outputs

@@ -38,8 +38,7 @@ class OnnxRuntime(
         // It would plan a second run's results as one block, beside the memory of the first run's, which is kept.
         options.setMemoryPatternOptimization(false)
         threads?.let { options.setIntraOpNumThreads(it) }
-        val isHalf = component.inputs.any { it.dtype == DType.FLOAT16 }
-        if (provider == null && isHalf && component.artifact.bytes > WIDEN_AT_LOAD) {
+        if (provider == null && component.isHalf && component.artifact.bytes > WIDEN_AT_LOAD) {
             options.addConfigEntry("optimization.disable_specified_optimizers", WIDENERS)
         }
         var made: OrtSession? = null

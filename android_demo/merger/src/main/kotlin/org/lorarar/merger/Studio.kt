@@ -90,7 +90,7 @@ class Studio(
         Command.Stop -> end()
         Command.Check -> checkAll()
         is Command.Measure -> benchmark(BenchmarkPlan(command.component))
-        Command.Acknowledge -> change { copy(complaint = null) }
+        is Command.Acknowledge -> change { copy(complaints = complaints - command.said) }
         Command.Trim -> {
             isShort.set(true)
             work { trim() }
@@ -121,7 +121,7 @@ class Studio(
     private fun open(choice: BundleChoice) = withState { now ->
         if (!now.ready || now.busy) return@withState
         opening(Stage.STARTING, 0, 1)
-        change { copy(content = null, style = null, merge = null, carried = emptyMap(), rows = emptyList(), complaint = null) }
+        change { copy(content = null, style = null, merge = null, carried = emptyMap(), rows = emptyList()) }
         work { bundles.keep(choice) }
         begin()
     }
@@ -184,9 +184,8 @@ class Studio(
         follow()
     }
 
-    private fun copyLora(wanted: Command.Import) {
-        change { copy(complaint = null) }
-        work(importer, onFailure = { sentence -> copy(importing = null, complaint = sentence) }) {
+    private fun copyLora(wanted: Command.Import) =
+        work(importer, onFailure = { copy(importing = null).complaining(it) }) {
             isImportStopped = false
             change { copy(importing = ImportView(wanted.name, 0, wanted.total)) }
             val copied = { done: Long ->
@@ -201,7 +200,6 @@ class Studio(
             change { copy(importing = null, contents = catalogue.contents, styles = catalogue.styles) }
             sample?.let { pick(wanted.role, it) }
         }
-    }
 
     private fun remove(role: String) = withState { now ->
         val sample = now.chosen(role)?.takeIf { it.isImported } ?: return@withState
@@ -215,14 +213,14 @@ class Studio(
 
     private fun follow() = withState { chosen ->
         if (!chosen.canMerge || wanted.getAndSet(chosen) != null) return@withState
-        work(onFailure = { sentence -> copy(merging = false, complaint = sentence) }) { mergeNow(wanted.getAndSet(null)!!) }
+        work(onFailure = { sentence -> copy(merging = false).complaining(sentence) }) { mergeNow(wanted.getAndSet(null)!!) }
     }
 
     private fun draw(wanted: Command.Draw) = withState { chosen ->
         if (!chosen.canDraw) return@withState
         stopping = false
-        change { copy(drawing = DrawingView(Stage.MERGING, 0, 1), complaint = null) }
-        work(onFailure = { sentence -> copy(merging = false, drawing = null, complaint = sentence) }) {
+        change { copy(drawing = DrawingView(Stage.MERGING, 0, 1)) }
+        work(onFailure = { sentence -> copy(merging = false, drawing = null).complaining(sentence) }) {
             val start = wanted.composed?.takeIf { it.fits(wanted.prompt) }
             val request = Request.of(bundle!!, wanted.copy(composed = start))
             val drawn = try {
@@ -257,8 +255,8 @@ class Studio(
 
     private fun checkAll() = withState { now ->
         if (!now.ready || now.busy) return@withState
-        change { copy(checking = true, rows = emptyList(), complaint = null) }
-        work(onFailure = { sentence -> copy(checking = false, complaint = sentence) }) {
+        change { copy(checking = true, rows = emptyList()) }
+        work(onFailure = { sentence -> copy(checking = false).complaining(sentence) }) {
             pipeline!!.check { row -> change { copy(rows = rows + row) } }
             change { copy(checking = false) }
         }
@@ -266,8 +264,8 @@ class Studio(
 
     private fun benchmark(plan: BenchmarkPlan) = withState { now ->
         if (!now.ready || now.busy) return@withState
-        change { copy(measuring = Stage.STARTING, record = null, complaint = null) }
-        work(onFailure = { sentence -> copy(measuring = null, complaint = sentence) }) {
+        change { copy(measuring = Stage.STARTING, record = null) }
+        work(onFailure = { sentence -> copy(measuring = null).complaining(sentence) }) {
             pipeline?.residency?.shrink()
             val benchmark = Benchmark(bundle!!, runtimes, places.scratch, report, version)
             val record = benchmark.run(plan) { stage -> change { copy(measuring = stage) } }
@@ -299,7 +297,7 @@ class Studio(
     }
 
     private fun load(samples: List<Sample>) {
-        change { copy(merging = true, complaint = null) }
+        change { copy(merging = true) }
         loaded = null
         pipeline!!.load(samples.map { catalogue.read(it) })
         loaded = samples
@@ -310,7 +308,7 @@ class Studio(
         val sample = now.chosen(role)
         val layout = bundle?.layout
         if (sample == null || layout == null) return@withState
-        work(aside, onFailure = { if (chosen(role) == sample) copy(complaint = it) else this }) {
+        work(aside, onFailure = { if (chosen(role) == sample) complaining(it) else this }) {
             val found = Carried.of(catalogue.read(sample), layout, sample.name)
             change { if (chosen(role) == sample) copy(carried = carried + (role to found)) else this }
         }
@@ -343,7 +341,7 @@ class Studio(
     }
 
     private fun work(
-        thread: Executor = worker, onFailure: StudioState.(Sentence) -> StudioState = { copy(complaint = it) }, task: () -> Unit,
+        thread: Executor = worker, onFailure: StudioState.(Sentence) -> StudioState = { complaining(it) }, task: () -> Unit,
     ) = thread.execute {
         val sentence = try {
             task()

@@ -65,8 +65,8 @@ sealed interface Command : Serializable {
 
     data class Measure(val component: String) : Command
 
-    /** The complaint has been read. */
-    data object Acknowledge : Command
+    /** A complaint has been read. */
+    data class Acknowledge(val said: Sentence) : Command
 
     /** Free networks that wait for the next image: the system is short of memory. */
     data object Trim : Command
@@ -183,7 +183,8 @@ class RemoteStudio(
 
     override fun ask(command: Command) {
         wire?.let { there ->
-            there.send(bytes(command))
+            // The process may have ended just now, which is told after this: a file that was picked is taken then.
+            if (!there.send(bytes(command)) && command is Command.Import) waiting += command
             return
         }
         // Whatever is asked, the studio begins with its start; then come the strengths from before the process was lost.
@@ -224,14 +225,18 @@ class RemoteStudio(
     private fun take(told: StudioState, isNew: Boolean, image: PictureView?) {
         wire?.send(bytes(Shown))
         val isLost = isNew && image == null
-        show(if (isLost) told.copy(complaint = NOT_KEPT) else told.copy(picture = image ?: state.picture))
+        show(if (isLost) told.complaining(NOT_KEPT) else told.copy(picture = image ?: state.picture))
     }
 
     /** The process was ended. */
     fun lost() {
         wire = null
         reader.execute { picture = 0 }
-        val sentence = if (state.drawing == null) ENDED else Sentence("The drawing was lost: %s", ENDED)
+        val sentence = when {
+            state.drawing != null -> Sentence("The drawing was lost: %s", ENDED)
+            state.importing != null -> Sentence("The LoRA was not imported: %s", ENDED)
+            else -> ENDED
+        }
         waiting += Command.Strength(Catalogue.CONTENTS, state.contentScale)
         waiting += Command.Strength(Catalogue.STYLES, state.styleScale)
         show(StudioState(Opening.Failed(sentence), picture = state.picture))

@@ -55,9 +55,15 @@ data class StudioState(
     val measuring: Stage? = null,
     /** The last benchmark's record, as JSON. */
     val record: String? = null,
-    /** What went wrong last, one sentence. */
-    val complaint: Sentence? = null,
+    /** What went wrong and nobody has read yet, the oldest first, one sentence each. */
+    val complaints: List<Sentence> = emptyList(),
 ) : Serializable {
+    /** The one to show. */
+    val complaint: Sentence? get() = complaints.firstOrNull()
+
+    fun complaining(sentence: Sentence): StudioState =
+        if (sentence in complaints) this else copy(complaints = complaints + sentence)
+
     /** The LoRA that is chosen for a role. */
     fun chosen(role: String): Sample? = if (role == Catalogue.CONTENTS) content else style
 

@@ -97,7 +97,10 @@ class ChoiceTest : StudioCase() {
         assertEquals(4, File(folder, "home/loras/styles").list()!!.size)
         mapped["damaged"] = File(folder, "damaged").also { it.writeText("<html>") }
         studio.ask(Command.Import(Catalogue.STYLES, "damaged", null, "damaged"))
-        until("refused too") { "damaged" in it.complaint.toString() && it.importing == null }
+        val both = until("refused too") { it.complaints.size == 2 && it.importing == null }.complaints
+        assertEquals(listOf(true, true), listOf("bad", "damaged").zip(both) { name, said -> name in said.toString() })
+        for (said in both) studio.ask(Command.Acknowledge(said))
+        until("both are read") { it.complaint == null }
         assertEquals(4, File(folder, "home/loras/styles").list()!!.size)
         assertEquals(listOf(file.path, file.path, "bad", "damaged"), released)
     }
@@ -120,7 +123,7 @@ class ChoiceTest : StudioCase() {
         assertEquals(means(merged), means(until("the copy's") { it.merge != null && !it.busy }.merge!!))
         mapped.clear()
         for (command in listOf(Command.Choose(Catalogue.STYLES, style), Command.Merge)) {
-            studio.ask(Command.Acknowledge)
+            studio.state.complaint?.let { studio.ask(Command.Acknowledge(it)) }
             until("acknowledged") { it.complaint == null }
             studio.ask(command)
             assertEquals(

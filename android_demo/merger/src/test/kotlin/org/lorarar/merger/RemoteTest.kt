@@ -7,6 +7,8 @@ import org.junit.Assert.assertTrue
 import org.junit.Before
 import org.junit.Test
 import java.io.File
+import java.io.PipedInputStream
+import java.io.PipedOutputStream
 import java.util.concurrent.LinkedBlockingQueue
 import java.util.concurrent.TimeUnit
 
@@ -17,6 +19,13 @@ class RemoteTest {
     private val posted = LinkedBlockingQueue<() -> Unit>()
     private var engine: Studio? = null
     private var connections = 0
+    private var isDeaf = false // it has just ended, and nobody was told yet
+
+    /** Another app's file, which does not come before the test's end. */
+    private val pipes = ArrayList<PipedOutputStream>()
+    private val strangers = object : Strangers by NoStrangers {
+        override fun open(place: String) = PipedInputStream(PipedOutputStream().also { pipes += it })
+    }
     private val kept = KeptPicture(File(folder, "home/picture"))
     private val remote = RemoteStudio(kept, { posted.put(it) }) { posted.put { connect() } }
 
@@ -33,18 +42,19 @@ class RemoteTest {
     @After
     fun close() {
         engine?.close()
+        pipes.forEach { it.close() }
     }
 
     private fun connect() {
         connections++
         val runtimes = Runtimes(mapOf("onnx" to RuntimeFactory { component, threads -> OnnxRuntime(component, threads) }))
-        val places = StudioPlaces(File(folder, "home"), File(folder, "scratch"), null, PackagedFolder(assets))
+        val places = StudioPlaces(File(folder, "home"), File(folder, "scratch"), null, PackagedFolder(assets), strangers)
         val studio = Studio(places, runtimes, FakePhone, "0.1.0", { Long.MAX_VALUE }, 1) { posted.put(it) }
         engine = studio
         val server = StudioServer(studio)
         remote.connected { message ->
-            posted.put { if (engine === studio) server.heard(message) }
-            true
+            if (!isDeaf) posted.put { if (engine === studio) server.heard(message) }
+            !isDeaf
         }
         server.tell { message ->
             assertTrue("${message.size} bytes", message.size < MOST_BYTES)
@@ -107,6 +117,21 @@ class RemoteTest {
         assertEquals(0.5f, again.styleScale, 0f)
         assertEquals("a sks teapot", again.picture!!.prompt)
         assertEquals(2, connections)
+    }
+
+    /** The picker is in front of the app, which is when the system ends its processes. */
+    @Test
+    fun aFilePickedJustAsTheProcessEndsIsTakenByTheNext() {
+        until("ready") { it.ready }
+        isDeaf = true
+        remote.ask(Command.Import(Catalogue.STYLES, "mine.safetensors", null, "mine"))
+        kill()
+        isDeaf = false
+        remote.ask(Command.Retry)
+        until("asked for again") { it.ready && it.importing?.name == "mine.safetensors" }
+        kill()
+        val sentence = (remote.state.opening as Opening.Failed).sentence.toString()
+        assertTrue(sentence, sentence.startsWith("The LoRA was not imported: the system ended the app's engine"))
     }
 
     @Test

@@ -214,7 +214,10 @@ class StudioTest : StudioCase() {
         val wrong = (until("told") { (it.opening as? Opening.Failed)?.sentence?.toString()?.contains("picked") == true }.opening)
         assertTrue("not a bundle (no manifest.json)" in (wrong as Opening.Failed).sentence.toString())
         assertNull(File(folder, "side-loaded").list())
-        studio.ask(Command.AddBundle("../mine", File(TestData.exported, "onnx/bundle").path))
+        val own = File(folder, "picked")
+        File(TestData.exported, "onnx/bundle").copyRecursively(own)
+        File(own, "golden/.sync/empty").mkdirs() // as programs that keep folders alike leave them
+        studio.ask(Command.AddBundle("../mine", own.path))
         val ready = until("ready") { it.ready }.opening as Opening.Ready
         assertEquals("miniature · onnx · fp32", ready.title)
         assertEquals(listOf("mine"), File(folder, "side-loaded").list()!!.toList())
@@ -280,10 +283,10 @@ class StudioTest : StudioCase() {
         assertEquals(listOf(null, null), listOf(studio.state.content, studio.state.style)) // what it can't take
         studio.ask(Command.Choose(Catalogue.STYLES, studio.state.styles.single()))
         studio.ask(Command.Merge)
-        val sentence = until("complained") { it.complaint != null }.complaint!!.toString()
-        assertTrue(sentence, "another base model" in sentence)
+        val sentence = until("complained") { it.complaint != null }.complaint!!
+        assertTrue("$sentence", "another base model" in sentence.toString())
         assertTrue(!studio.state.busy)
-        studio.ask(Command.Acknowledge)
+        studio.ask(Command.Acknowledge(sentence))
         until("acknowledged") { it.complaint == null }
     }
 
