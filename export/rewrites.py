@@ -95,15 +95,9 @@ class ExplicitLayerNorm(nn.Module):
         self.eps, self.weight, self.bias = norm.eps, norm.weight, norm.bias
 
     def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
-        centred = x - x.mean(dim=-1, keepdim=True)
-        eps: float | Tensor = self.eps
-        if x.dtype == torch.float16:  # a square from 256 on overflows: the norm would be 0, and nothing would say so
-            # At a size of 1/8 the largest of up to 2,048 numbers is 256; 1e-3 keeps a constant row from 0 / 0.
-            root = torch.rsqrt(8 * centred.abs().mean(dim=-1, keepdim=True) + 1e-3)
-            scale = root * root
-            centred, eps = centred * scale, eps * scale * scale
+        centred = (x - x.mean(dim=-1, keepdim=True)).float()  # in fp16 a square from 256 on would be ∞, and the norm 0
         variance = (centred * centred).mean(dim=-1, keepdim=True)
-        return centred * torch.rsqrt(variance + eps) * self.weight + self.bias
+        return (centred * torch.rsqrt(variance + self.eps)).to(x.dtype) * self.weight + self.bias
 
 
 class PreciseSiLU(nn.Module):

@@ -78,7 +78,9 @@ def open_image(path: Path) -> Image:
         raise
     except FileNotFoundError:
         raise InputError(f"{path}: no such image; check the path") from None
-    except (PermissionError, IsADirectoryError) as error:
+    except IsADirectoryError:
+        raise InputError(f"{path}: this is a folder; give an image's file") from None
+    except PermissionError as error:
         raise InputError(describe_os_error(error)) from None
     except (*_DAMAGED, Image.DecompressionBombError):
         raise InputError(f"{path}: not a whole PNG, JPEG, WebP or BMP image; restore it or choose another") from None

@@ -14,8 +14,8 @@ from miniature.styles import FAMILIES, DrawnStyle
 from miniature.subjects import KINDS
 
 Drawn = tuple[dict[str, Entry], dict[str, DrawnStyle]]
-"""Subjects and styles by name: like those that the base was trained on. Styles are near none of the shipped gallery's, and
-none of the wide test's at half of that distance (`WIDE_NEAR`); at all of it, three of the wide validation's are.
+"""Subjects and styles by name: like those that the base was trained on. Styles are near none of the shipped gallery's,
+and none of the wide test's at half of that distance (`WIDE_NEAR`); at all of it, three of the wide validation's are.
 """
 
 VALIDATION_SUBJECTS, VALIDATION_STYLES = 10, 8

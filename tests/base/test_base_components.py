@@ -202,6 +202,8 @@ def test_not_an_image(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "bad.png").write_bytes(data)
     with pytest.raises(InputError, match=r"bad\.png: not a whole PNG"):
         load_image(tmp_path / "bad.png", 16)
+    with pytest.raises(InputError, match="this is a folder; give an image's file"):
+        open_image(tmp_path)
 
 
 def test_no_image(tmp_path: Path) -> None:

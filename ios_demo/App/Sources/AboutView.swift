@@ -52,6 +52,9 @@ struct AboutView: View {
             if let warning = model.warning {
                 Label(warning.localized, systemImage: "exclamationmark.triangle")
             }
+            ForEach(model.passedOver, id: \.self) { why in
+                Label(why.localized, systemImage: "exclamationmark.triangle")
+            }
             if model.bundleNames.count > 1 {
                 ForEach(model.bundleNames, id: \.self) { name in
                     Button("Open \(name)") { Task { await model.open(name) } }

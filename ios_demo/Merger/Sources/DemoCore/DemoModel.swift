@@ -10,6 +10,8 @@ public final class DemoModel {
     private var folder: URL?  // of the bundle that is open: another place may have one of the same name
     public var bundleName: String { folder?.lastPathComponent ?? "" }
     public private(set) var manifest: Manifest?
+    /// Why bundles that come before the open one are not used, one sentence each.
+    public private(set) var passedOver: [Sentence] = []
     public private(set) var loadTimes: [LoadTimes] = []
     public private(set) var contents: [LibraryLora] = []
     public private(set) var styles: [LibraryLora] = []
@@ -122,6 +124,7 @@ public final class DemoModel {
     private func openFirst(of folders: [URL]) async throws -> URL {
         let report = reporter { $0.stage = .opening($1) }
         var fault: (any Error)?
+        passedOver = []
         for folder in folders {
             do {
                 manifest = try await engine.open(folder, progress: report)
@@ -130,6 +133,7 @@ public final class DemoModel {
                 throw CancellationError()
             } catch {
                 fault = fault ?? error
+                passedOver.append(Self.sentence(error))
             }
         }
         throw fault

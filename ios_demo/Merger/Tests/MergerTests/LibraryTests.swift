@@ -227,6 +227,21 @@ final class LibraryTests: XCTestCase, @unchecked Sendable {
     }
 
     @MainActor
+    func testABundleThatCanNotBeOpenedIsToldBesideTheOneThatIs() async throws {
+        let first = app.places.resources.appendingPathComponent("bundles/a")
+        try FileManager.default.createDirectory(at: first, withIntermediateDirectories: true)
+        try Data("{".utf8).write(to: first.appendingPathComponent("manifest.json"))
+        _ = try app.bundle()
+        let model = app.model()
+        await model.start()
+        XCTAssertEqual([model.stage == .ready ? "" : "failed", model.bundleName], ["", "coreml"])
+        XCTAssertEqual(model.passedOver.count, 1)
+        XCTAssertTrue("\(model.passedOver[0])".contains("manifest.json"), "\(model.passedOver[0])")
+        await model.open("coreml")
+        XCTAssertEqual(model.passedOver, [])
+    }
+
+    @MainActor
     func testWordsFollowWhatIsPickedUntilTheyAreEdited() async throws {
         _ = try app.bundle()
         try app.samples()
