@@ -55,7 +55,7 @@ def measure_pipelines(
         "merged_pair": bool(loras),
         **machine.record(samples["sgemm"]),
         # The first image of each is the warm-up, which interleave doesn't time.
-        "cases": [_record(name, samples[name], times[name][1:], requests[name], bundles[name]) for name in bundles],
+        "cases": [_record(name, times[name][1:], requests[name], bundles[name]) for name in bundles],
     }
 
 
@@ -77,16 +77,14 @@ def _case(bundle: Bundle, loras: Sequence[LoRA], request: Request, threads: int,
     return draw
 
 
-def _record(
-    name: str, samples: Samples, times: Sequence[Mapping[str, float]], request: Request, bundle: Bundle
-) -> dict[str, Any]:
+def _record(name: str, times: Sequence[Mapping[str, float]], request: Request, bundle: Bundle) -> dict[str, Any]:
     stages = {stage: median(seconds[stage] for seconds in times) for stage in STAGES}
     return {
-        **case_times(name, samples),
+        **case_times(name, Samples(tuple(sum(seconds.values()) for seconds in times))),
         "steps": request.steps,
         "guidance": request.guidance,
         "stages_s": stages,
         "step_s": stages["steps"] / request.steps,
-        "bytes": sum(entry["bytes"] for entry in bundle.manifest["components"].values()),
+        "bytes": bundle.nbytes,
         "image_psnr_db": bundle.manifest["pipeline"]["golden"].get("parity", {}).get("psnr_db"),
     }

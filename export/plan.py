@@ -182,7 +182,7 @@ def advice(planned: Plan) -> list[str]:
     over = [component for component in planned.components if component.running_bytes > PHONE_BYTES]
     budget = f"{PHONE_BYTES / 1e9:.1f} GB that an app may use on a phone of 6 GB"
     for most in over:
-        do = _smaller_results(planned, most) if most.live_bytes > most.bytes else _smaller_weights(planned, most)
+        do = _smaller_results(planned, most) if most.live_bytes > most.bytes else _smaller_weights(most)
         said.append(f"{_needs(most)}, over the {budget}: {do}")
     return said if over else [*said, f"{_needs(planned.largest)}, the most of all, within the {budget}"]
 
@@ -193,7 +193,7 @@ def _needs(component: ComponentPlan) -> str:
     return f"{component.name} needs {component.running_bytes / 1e9:.1f} GB while it runs ({of})"
 
 
-def _smaller_weights(planned: Plan, most: ComponentPlan) -> str:
+def _smaller_weights(most: ComponentPlan) -> str:
     """Return what makes the weights of a component fewer bytes; where they are not the most of it, what else helps."""
     room = PHONE_BYTES - most.adapter_bytes - most.live_bytes
     fits = [name for name, size in most.sizes.items() if size < most.bytes and size <= room]

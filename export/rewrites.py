@@ -88,7 +88,7 @@ class GroupNormByRows(GroupNormAsLayerNorm):
 
 
 class ExplicitLayerNorm(nn.Module):
-    """LayerNorm in operations that XNNPACK takes, so that the norm does not split the graph."""
+    """LayerNorm in plain operations, of which XNNPACK takes all but the means, and in fp16 the two conversions."""
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()

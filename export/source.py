@@ -116,6 +116,7 @@ def chosen_pipeline(base: Base, unet: Any, size: ImageSize, untrained: bool, tin
             raise InputError(f"`base` is a {kind}; give a StableDiffusionXLPipeline, which draws from text alone")
         require_parts(base, base_name(base))
         pipeline: Any = base
+        _require_plain(pipeline.text_encoder, pipeline.text_encoder_2)
         _require_cpu(pipeline.text_encoder, pipeline.text_encoder_2, pipeline.vae)
     else:
         pipeline = open_pipeline(str(base), untrained, torch.float32, unet=False)
@@ -149,12 +150,16 @@ def _require_cpu(*networks: nn.Module, name: str = "base") -> None:
             raise InputError(f"`{name}` is on {device}; an export computes on the CPU: give {name}.to('cpu')")
 
 
+def _require_plain(*networks: nn.Module) -> None:
+    if any(getattr(network, "peft_config", None) for network in networks):
+        raise InputError("`base` has LoRAs on; take them off (unload_lora_weights), after fuse_lora() to keep them")
+
+
 def _unet_of(base: Any) -> nn.Module:
     unet = getattr(base, "unet", base)
     if not isinstance(unet, nn.Module) or not hasattr(unet, "config"):
         raise InputError(
             f"`base` is of the type {type(base).__name__}; give a name, a folder, or a diffusers pipeline or UNet"
         )
-    if getattr(unet, "peft_config", None):
-        raise InputError("`base` has LoRAs loaded; call unload_lora_weights() first, after fuse_lora() to keep them")
+    _require_plain(unet)
     return unet

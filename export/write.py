@@ -119,7 +119,8 @@ def _require_fitting(pipeline: Any) -> None:
     takes, gives = pipeline.unet.config.in_channels, pipeline.vae.config.latent_channels
     if takes != gives:
         raise InputError(
-            f"the UNet takes {takes} channels and the VAE has {gives}, as to inpaint; give a `base` for text to image"
+            f"the UNet takes {takes} channels and the VAE has {gives}; give a `base` whose parts belong together (one "
+            "for inpainting can't draw from text alone)"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -137,8 +137,9 @@ def base_rows(
         if len(ours):
             gate = KIND_GATE * float(real.mean()) if name == "kind" else None
             question = "style" if name == "style's family" else name.replace(" ", "_")
-            found = _row(name, ours, seed, float(real.mean()), float(again.mean()), gate)
-            rows.append(replace(found, read=read.get(question)))
+            found = bootstrap(ours.astype(float).tolist(), seed)
+            shares = (found.estimate, found.low, found.high, len(ours), float(real.mean()), float(again.mean()))
+            rows.append(Row(name, *shares, gate, read.get(question)))
     return rows
 
 
@@ -214,18 +215,6 @@ def lora_row(
     names = [lora for lora, answers in zip(loras, right, strict=True) for _ in answers]
     found = bootstrap([*means_by_name(names, map(float, np.concatenate(right))).values()], seed)
     return Row(name, found.estimate, found.low, found.high, len(names), gate=gate)
-
-
-def _row(
-    name: str,
-    right: Shaped[np.ndarray, " n"],
-    seed: int,
-    ceiling: float | None = None,
-    back: float | None = None,
-    gate: float | None = None,
-) -> Row:
-    found = bootstrap(right.astype(float).tolist(), seed)
-    return Row(name, found.estimate, found.low, found.high, len(right), ceiling, back, gate)
 
 
 def _family_centres(judge: MiniatureJudge, seed: int) -> Shaped[np.ndarray, "families s"]:

@@ -14,8 +14,9 @@ from miniature.styles import FAMILIES, DrawnStyle
 from miniature.subjects import KINDS
 
 Drawn = tuple[dict[str, Entry], dict[str, DrawnStyle]]
-"""Subjects and styles by name: like those that the base was trained on. Styles are near none of the shipped gallery's,
-and none of the wide test's at half of that distance (`WIDE_NEAR`); at all of it, three of the wide validation's are.
+"""Subjects and styles by name: like those that the base was trained on. Styles are near none of the shipped gallery's.
+Near the wide test's, by the same distance, are three of the validation's and six of the training's; by half of it
+(`WIDE_NEAR`), none.
 """
 
 VALIDATION_SUBJECTS, VALIDATION_STYLES = 10, 8

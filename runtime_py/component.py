@@ -67,7 +67,7 @@ class Component:
 
     @property
     def is_half(self) -> bool:
-        """Whether it computes in half precision: compressed weights of some targets leave the computing in fp32."""
+        """Whether its inputs are in half precision; compressed weights of some targets leave them in fp32."""
         return any(spec.dtype == np.float16 for spec in self.inputs)
 
     def input_width(self, name: str) -> int:

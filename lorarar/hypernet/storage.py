@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lorarar.errors import InputError
-from lorarar.files import atomic_file, write_tensors
+from lorarar.files import atomic_file, file_digest, write_tensors
 from lorarar.toolchains import quiet_toolchains
 
 CONFIG_KEY = "lorarar_hypernet"
@@ -116,7 +116,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path}: no such checkpoint; give the .safetensors file of a hypernetwork")
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"{path}: {path.stat().st_size / 2**20:.0f} MB is too large for a hypernetwork checkpoint")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = file_digest(path)
     read = _read_ours if path.suffix == ".safetensors" else _read_authors
     return read(path, digest)
 

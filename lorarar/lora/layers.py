@@ -72,7 +72,7 @@ class LoraLayer:
         return flat.reshape(self.weight_shape)
 
     def squared_norm(self) -> float:
-        """Compute ‖ΔW‖² (Frobenius) in float64: of factors smaller than ΔW as tr((upᵀup)(down downᵀ))."""
+        """Compute ‖ΔW‖² (Frobenius) in float64: from ΔW, or as tr((upᵀup)(down downᵀ)) where rank × rank is smaller."""
         layer = self.load()
         down = layer.down.reshape(self.rank, -1).astype(np.float64)
         up = layer.up.reshape(self.out_features, self.rank).astype(np.float64)

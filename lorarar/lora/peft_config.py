@@ -12,7 +12,6 @@ from typing import Any
 
 from lorarar.errors import InputError
 from lorarar.lora.dialects import CONVERT
-from lorarar.lora.layers import COMPONENTS
 from lorarar.lora.safetensors_file import parse_json
 from lorarar.lora.tensors import shorten
 
@@ -112,7 +111,7 @@ def metadata_scalings(metadata: Mapping[str, str], source: str, plain: bool = Tr
     if METADATA_KEY not in metadata:
         return {}
     fields = parse_json(metadata[METADATA_KEY].encode(), f"{source}: its {METADATA_KEY}")
-    if not any("." in key and key.partition(".")[0] in COMPONENTS for key in fields):
+    if not fields.keys().isdisjoint(("r", "peft_type")):
         return {"": parse_config(fields, source, plain)}
     components: dict[str, dict[str, Any]] = {}
     for key, value in fields.items():

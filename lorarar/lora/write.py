@@ -45,7 +45,7 @@ MADE_FOR = "lorarar_architecture"
 """Where a merge's metadata have the architecture of its base, which its layers may not tell: `sdxl` or `koala`."""
 
 MAX_THREADS = 4
-_MAX_RANK = 1024  # of a layer narrower than that; a hostile file's would be every layer's, and fill the disk
+_MAX_RANK = 4096  # of a layer that is no wider; all layers get the largest rank, and a hostile one fills the disk
 # Metadata that describes the factors as they were, which the written ones are not.
 _STALE = ("lora_adapter_metadata", "ss_network_", "sshs_", "modelspec.hash_", "format")
 
@@ -79,7 +79,7 @@ def write_lora(lora: LoRA, path: str | os.PathLike[str], dialect: str = "peft", 
     `peft`: `unet.….lora_A.weight`, without alpha. `kohya`: `lora_unet_….lora_down.weight` and alpha = rank, with SGM's
     block names for SDXL and diffusers' for KOALA. In half precision each layer's factors are first balanced by a power
     of two. Raises InputError for an unknown dialect or dtype, an empty LoRA, a name that the dialect lacks, a rank of 0
-    or beyond a layer's size, and values that are not finite or overflow in `dtype`.
+    or beyond both 4096 and the layer's sizes, and values that are not finite or overflow in `dtype`.
     """
     layers = _layers(lora, dialect, dtype)
     metadata = {key: text for key, text in lora.metadata.items() if not key.startswith(_STALE)} | {"format": "pt"}
@@ -169,8 +169,8 @@ def _uniform_ranks(lora: LoRA) -> dict[str, int]:
         most = max(_MAX_RANK, layer.out_features, math.prod(layer.weight_shape[1:]))
         if not 1 <= layer.rank <= most:
             raise InputError(
-                f"{lora.source}: '{shorten(module)}' has rank {layer.rank:,}, which no LoRA of its size needs; "
-                f"give it one from 1 to {most:,}"
+                f"{lora.source}: '{shorten(module)}' has rank {layer.rank:,}, which no LoRA of its size needs; it may "
+                f"have 1 to {most:,}: cut it with `rank_out`, or lr.resize"
             )
         ranks[component] = max(layer.rank, ranks.get(component, 0))
     return ranks

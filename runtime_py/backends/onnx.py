@@ -67,13 +67,9 @@ BACKEND = Backend(
 )
 
 
-def _half(component: Component) -> bool:
-    return any(spec.dtype == np.float16 for spec in component.inputs)
-
-
 def _stays_narrow(component: Component) -> bool:
     """Tell whether weights of half precision are too large to be widened when they are loaded."""
-    return _half(component) and component.entry["bytes"] > WIDEN_AT_LOAD
+    return component.is_half and component.entry["bytes"] > WIDEN_AT_LOAD
 
 
 def disabled_optimizers(component: Component) -> list[str]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lora_factors import factors_of
 from tiny_pipeline import CAPTIONS, tiny_sizes
 from tiny_world import random_lora
 from torch import nn
 
-from lorarar.base.attach import Factors, attached, fused
+from lorarar.base.attach import Factors, attached, factors_by_part, fused
 from lorarar.base.names import unet_layout
 from lorarar.base.untrained import build_tokenizer, new_pipeline
 from lorarar.errors import InputError
 from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA, LoraLayer, write_lora
+
+factors_of = partial(factors_by_part, parts=[True], device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

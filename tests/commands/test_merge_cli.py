@@ -68,7 +68,7 @@ def files(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def run(*arguments: str) -> int:
-    return main(["dog.safetensors", "paint.safetensors", "--base", "tiny", *arguments, "-o", "merged.safetensors"])
+    return main(["dog.safetensors", "paint.safetensors", "--base", "tiny", "-o", "merged.safetensors", *arguments])
 
 
 def metadata_of(path: Path) -> dict[str, str]:
@@ -163,6 +163,16 @@ def test_a_base_is_not_overwritten(base: str, files: Path) -> None:
         with pytest.raises(InputError, match="writing there would overwrite the input"):
             command([*given, "--base", str(files / base), "-o", str(out)])
     assert out.read_bytes() == b"weights"
+
+
+def test_a_dataset_s_loras_are_not_overwritten(files: Path) -> None:
+    dataset = files / "dataset"
+    dataset.mkdir()
+    out = Path(shutil.copy(files / "dog.safetensors", dataset / "cat.safetensors"))
+    before = out.read_bytes()
+    with pytest.raises(InputError, match="overwrite the input"):
+        run("--method", "ssr", "--dataset", str(dataset), "-o", str(out))
+    assert out.read_bytes() == before
 
 
 @pytest.mark.parametrize("place", ["hypernet.safetensors", "unet/diffusion_pytorch_model.safetensors"])

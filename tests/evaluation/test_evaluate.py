@@ -315,6 +315,7 @@ def test_mean_coefficients_by_the_dense_form(bench: tuple[Sampler, Workbench]) -
         (["--methods", "direct", "--joint-steps", "3"], "--joint-steps is for joint"),
         (["--methods", "direct", "--hypernet", "h"], "--hypernet is for learned, learned-kv-average"),
         (["--methods", "direct,ties-acfg", "--guidance", "1"], "ties-acfg is a way to guide, and a --guidance of 1"),
+        (["--methods", "direct,composite", "--guidance", "1"], "composite is a way to guide, and a --guidance of 1"),
         (
             ["--methods", "direct-acfg", "--composed-share", "0.5"],
             "--composed-share is for methods with -composed-start",

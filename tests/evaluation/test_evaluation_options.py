@@ -82,6 +82,9 @@ def test_kept_images_are_of_the_words_that_they_were_drawn_with(opened: Evaluati
     (method, *_), (content, style) = opened.methods, opened.pairs[0]
     facts = opened.place(method, content, style).facts
     assert (facts["prompt"], facts["prompts"]) == (merged_prompt(content, style), [content.prompt, style.prompt])
+    for name in ("composed", "direct-composed-start"):  # the class is asked alone there
+        composes = methods.prepare(name, opened.bench)
+        assert opened.place(composes, content, style).facts["prompts"][2:] == [content.class_prompt]
 
 
 def test_methods_that_draw_at_random_draw_anew_for_each_pair(

@@ -37,13 +37,13 @@ def export(
     steps: int = 4,
     pad: bool = True,
     length: int = 77,
-    latent_channels: int = 4,
+    channels: int = 4,
     kind: Any = None,
     **scheduler: Any,
 ) -> None:
     layout, pipeline = load_layout(str(base)), open_pipeline(str(base), False, torch.float32)
     pipeline.tokenizer.model_max_length = length
-    pipeline.vae.register_to_config(latent_channels=latent_channels)
+    pipeline.unet.register_to_config(in_channels=channels)
     if not pad:
         pipeline.tokenizer_2.pad_token = None
     kind = kind or type(pipeline.scheduler)
@@ -85,8 +85,8 @@ def test_a_tokenizer_of_another_length(shallow_pipeline: Path, tmp_path: Path) -
 
 
 def test_a_unet_that_inpaints(shallow_pipeline: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the UNet takes 4 channels and the VAE has 9"):
-        export(shallow_pipeline, tmp_path / "out", latent_channels=9)
+    with pytest.raises(InputError, match="the UNet takes 9 channels and the VAE has 4; give a `base`"):
+        export(shallow_pipeline, tmp_path / "out", channels=9)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -303,8 +303,9 @@ def test_every_precision_is_offered_or_has_a_reason() -> None:
 def test_the_memory_that_a_phone_counts_has_the_inputs_and_results_too(shared_unets: SharedUNets) -> None:
     bundle = shared_unets["onnx", "fp16"]
     entry = bundle.manifest["components"]["unet"]
-    inputs = sum(values.nbytes for values in given(bundle, None).values())
-    assert entry["running_bytes"] > entry["bytes"] + inputs > entry["bytes"]
+    values = given(bundle, None)
+    least = sum(array.nbytes for array in values.values()) + values["sample"].nbytes  # the noise has its size
+    assert entry["running_bytes"] >= entry["bytes"] + least
 
 
 def test_adapters_of_another_layout_are_refused(shared_unets: SharedUNets, tmp_path: Path) -> None:

@@ -58,9 +58,12 @@ def test_a_loaded_base_with_loras_on_or_of_another_task_is_refused(shallow_pipel
     pipeline = open_pipeline(str(shallow_pipeline), False, torch.float32)
     with pytest.raises(InputError, match="`base` is a StableDiffusionXLImg2ImgPipeline"):
         export.pipeline(StableDiffusionXLImg2ImgPipeline.from_pipe(pipeline), target="onnx", untrained=True, rank=2)
+    pipeline.text_encoder.peft_config = {"default": LoraConfig(r=2)}  # as load_lora_weights leaves it
+    with pytest.raises(InputError, match="`base` has LoRAs on; take them off"):
+        export.pipeline(pipeline, target="onnx", untrained=True, rank=2)
     pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
     for made in (export.pipeline, export.unet):
-        with pytest.raises(InputError, match="`base` has LoRAs loaded; call unload_lora_weights"):
+        with pytest.raises(InputError, match="`base` has LoRAs on; take them off"):
             made(pipeline, target="onnx", rank=2)
 
 

@@ -155,7 +155,7 @@ def test_writing_holds_one_layer_a_thread(tmp_path: Path, dtype: str) -> None:
         (sample({TO_Q: 1}, 1e12), {"dtype": "fp16"}, ("too large for fp16", "fp32", "to_q")),
         (sample({TO_Q: 1}, float("nan")), {}, ("NaN", "to_q")),
         (sample({TO_Q: 0}), {}, ("to_q", "rank 0")),
-        (LoRA({TO_Q: LoraLayer(np.ones((1025, 1)), np.ones((1, 1025)))}), {}, ("to_q", "1 to 1,024")),
+        (LoRA({TO_Q: LoraLayer(np.ones((4097, 1)), np.ones((1, 4097)))}), {}, ("to_q", "1 to 4,096")),
         (sample({TO_Q: 1}, float("inf")), {"dtype": "bf16"}, ("infinity", "to_q")),
     ],
 )

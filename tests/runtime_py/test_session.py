@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import types
 from collections.abc import Mapping
@@ -25,7 +26,10 @@ from lorarar.lora import LoRA, read_lora
 from lorarar.merging import merge_loras
 from runtime_py import Bundle
 from runtime_py.backends import coreml, load_backend, onnx, targets
+from runtime_py.blend import Blender
 from runtime_py.check import check_component
+from runtime_py.guidance import Inputs
+from runtime_py.pipeline import Pipeline
 
 CONTENT, STYLE = HYPERNET / "content.safetensors", HYPERNET / "style.safetensors"
 SCALES = (0.9, 1.1)  # of the golden merge, tests/support/make_golden_hypernet.py
@@ -277,6 +281,34 @@ def test_a_target_is_one_file_of_backends() -> None:
     assert set(targets()) == files
     with pytest.raises(InputError, match="no backend runs 'tflite'"):
         load_backend("tflite")
+
+
+def test_the_terminal_stays_clean_of_executorchs_notes() -> None:
+    code = "from runtime_py.backends.executorch import start_threads; start_threads(1)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("", "")
+
+
+def test_a_pipeline_can_be_used_without_a_session(folder: Path, opened: list[str]) -> None:
+    bundle = Bundle.open(folder)
+    pipeline = Pipeline(bundle)
+    stack = bundle.stacked([])
+    (drawn,) = pipeline.draw(pipeline.request("a dog", steps=2), Inputs(stack.inputs, [Blender(stack, 1.0).values]))
+    np.testing.assert_array_equal(drawn.image, pixels(bundle.session()))
+    assert list(drawn.seconds) == ["text", "load the UNet", "steps", "decode"]
+
+
+def test_a_bundle_without_a_hypernetwork_merges_by_the_average(folder: Path, opened: list[str], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "bundle"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["components"]["hypernet"], manifest["hypernetwork"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    session = Bundle.open(copy).session()
+    session.load([CONTENT, STYLE])
+    with pytest.raises(InputError, match="no hypernet; merge by `direct`"):
+        session.generate("a", steps=1)
+    session.merge("direct")
+    session.generate("a", steps=1)
 
 
 @pytest.mark.parametrize("needed", ["qnn: onnxruntime", "qnn: onnxruntime_qnn", "onnx: onnxruntime"])

@@ -192,6 +192,26 @@ def test_coefficients_that_overflow_are_refused_and_change_nothing(session: Sess
         np.testing.assert_array_equal(values, before[name])
 
 
+@pytest.mark.parametrize(("dtype", "said"), [("float32", "for these LoRAs; merge"), ("float16", "precision; use fp32")])
+def test_coefficients_that_are_not_finite_are_told(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, said: str
+) -> None:
+    class Overflowing(StandIn):
+        def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {name: np.full_like(value, np.nan) for name, value in super().run(inputs).items()}
+
+    def in_type(manifest: dict[str, Any]) -> None:
+        for component in manifest["components"].values():
+            for given in component["inputs"]:
+                given["dtype"] = dtype if given["name"].startswith("adapter_") else given["dtype"]
+
+    monkeypatch.setattr(onnx, "BACKEND", stand_in_backend(Overflowing))
+    session = changed(folder, tmp_path / "bundle", in_type).session()
+    session.load([HYPERNET / "content.safetensors", HYPERNET / "style.safetensors"])
+    with pytest.raises(InputError, match=f"the coefficients are not finite.*{said}"):
+        session.merge("learned")
+
+
 @pytest.mark.parametrize(("precision", "said"), [("w8", "smaller strengths"), ("fp16", "export it in fp32")])
 @pytest.mark.parametrize("part", ["unet", "vae_decoder"])
 def test_an_image_that_overflows_is_told_by_precision(

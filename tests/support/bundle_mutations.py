@@ -172,6 +172,10 @@ MUTATIONS: dict[str, tuple[Mutation, str]] = {
         lambda _, m: m["layout"]["groups"][0]["modules"].append(m["layout"]["groups"][0]["modules"][0]),
         "its layout repeats a name",
     ),
+    "input repeated": (
+        lambda _, m: m["components"]["hypernet"]["inputs"].append(m["components"]["hypernet"]["inputs"][0]),
+        "its hypernet repeats a name",
+    ),
     "output repeated": (
         lambda _, m: m["components"]["hypernet"]["outputs"].append(m["components"]["hypernet"]["outputs"][0]),
         "its hypernet repeats a name",

@@ -313,6 +313,7 @@ def build(folder: Path) -> None:
         "peft-adapter.safetensors": (
             safetensors(bare, {"lora_adapter_metadata": json.dumps(FOLDER_CONFIG)}), "peft", "folder", from_folder,
         ),
+        "peft-note.safetensors": (safetensors(peft, {"lora_adapter_metadata": '{"note": 1}'}), "peft", "plain", plain),
         "diffusers.safetensors": (safetensors(linear_layers(CASES)), "diffusers", "plain", plain),
         "diffusers-doubled.safetensors": (safetensors(doubled), "diffusers", "unet", unet),
         "diffusers-alpha.safetensors": (safetensors(dotted), "diffusers", "alpha", by_alpha),

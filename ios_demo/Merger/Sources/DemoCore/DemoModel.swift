@@ -288,7 +288,7 @@ public final class DemoModel {
     public func benchmark(_ plan: BenchmarkPlan, battery: @escaping @Sendable () async -> Battery) async {
         record = nil
         await perform("measuring") { model in
-            guard let folder = model.folder else { return }
+            guard let folder = model.folder else { throw InputError("no bundle is open; open one first") }
             let found = try await model.engine.benchmark(
                 folder, plan, battery: battery, progress: model.reporter { $0.work = $1 })
             model.record = BenchmarkResult(found)

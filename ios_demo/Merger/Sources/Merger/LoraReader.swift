@@ -60,14 +60,11 @@ public enum LoraReader {
         guard case .object(let mapping)? = config["auto_mapping"], let name = mapping["base_model_class"]?.text else {
             return nil
         }
-        return components[name]
+        return [
+            "UNet2DConditionModel": "unet", "CLIPTextModel": "text_encoder",
+            "CLIPTextModelWithProjection": "text_encoder_2",
+        ][name]
     }
-
-    /// The class of a pipeline's model → its component.
-    private static let components = [
-        "UNet2DConditionModel": "unet", "CLIPTextModel": "text_encoder",
-        "CLIPTextModelWithProjection": "text_encoder_2",
-    ]
 
     /// Component → scaling, from the metadata that current diffusers writes. What it writes of a single model names no
     /// component: its scaling is that of "".
@@ -76,7 +73,7 @@ public enum LoraReader {
         let what = "\(file.source): its lora_adapter_metadata"
         let told = try Json.parseObject(Data(text.utf8), what: what)
         let layers = file.names.count / 2
-        if !told.pairs.contains(where: { key, _ in components.values.contains { key.hasPrefix("\($0).") } }) {
+        if told["r"] != nil || told["peft_type"] != nil {
             return ["": try PeftScaling(told, source: file.source, layers: layers)]
         }
         var fields: [String: JsonObject] = [:]

@@ -93,7 +93,7 @@ public struct Component: Equatable, Sendable {
     /// In memory while it runs; its file alone, where that was not counted.
     var neededBytes: Int { runningBytes ?? artifact.bytes }
 
-    /// Whether it computes in half precision: compressed weights of some targets leave the computing in fp32.
+    /// Whether its inputs are in half precision; compressed weights of some targets leave them in fp32.
     var isHalf: Bool { inputs.contains { $0.dtype == .float16 } }
 
     public func input(_ name: String) -> TensorSpec? { inputs.first { $0.name == name } }

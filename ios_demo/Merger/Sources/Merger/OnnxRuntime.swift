@@ -43,8 +43,7 @@ public final class OnnxRuntime: Runtime {
 
     /// Those that a large graph in fp16 can't afford.
     private func optimizersToLeaveOut(_ component: Component) -> [String] {
-        let isHalf = component.inputs.contains { $0.dtype == .float16 }
-        guard isHalf, component.artifact.bytes > Self.widenedAtLoad else { return [] }
+        guard component.isHalf, component.artifact.bytes > Self.widenedAtLoad else { return [] }
         return ["FuseFp16InitializerToFp32NodeTransformer", "ConstantFolding"]
     }
 }

@@ -20,7 +20,7 @@ class Component(val name: String, bundle: File, facts: ComponentFacts) {
     /** What is in memory while it runs. */
     val runningBytes: Long = facts.runningBytes
 
-    /** Whether it computes in half precision: compressed weights of some targets leave the computing in fp32. */
+    /** Whether its inputs are in half precision; compressed weights of some targets leave them in fp32. */
     val isHalf: Boolean get() = inputs.any { it.dtype == DType.FLOAT16 }
 
     /** An input or output by name. InputError names those that there are. */

@@ -113,7 +113,7 @@ class PeftScaling(
         fun ofMetadata(metadata: Map<String, String>, source: String): Map<String, PeftScaling> {
             val text = metadata[METADATA] ?: return emptyMap()
             val fields = parseConfig(text.toByteArray(), Sentence("%s: its %s", source, METADATA))
-            if (fields.keys.none { it.substringBefore('.', "") in CLASSES.values }) return mapOf("" to parse(fields, source))
+            if ("r" in fields || "peft_type" in fields) return mapOf("" to parse(fields, source))
             val components = LinkedHashMap<String, MutableMap<String, Any?>>()
             for ((key, value) in fields) {
                 val component = components.getOrPut(key.substringBefore('.')) { LinkedHashMap() }

@@ -183,8 +183,9 @@ class RemoteStudio(
 
     override fun ask(command: Command) {
         wire?.let { there ->
-            // The process may have ended just now, which is told after this: a file that was picked is taken then.
-            if (!there.send(bytes(command)) && command is Command.Import) waiting += command
+            // The process may have ended just now, which is told after this: what was picked is taken then.
+            val isPicked = command is Command.Import || command is Command.AddBundle
+            if (!there.send(bytes(command)) && isPicked) waiting += command
             return
         }
         // Whatever is asked, the studio begins with its start; then come the strengths from before the process was lost.
@@ -225,7 +226,7 @@ class RemoteStudio(
     private fun take(told: StudioState, isNew: Boolean, image: PictureView?) {
         wire?.send(bytes(Shown))
         val isLost = isNew && image == null
-        show(if (isLost) told.complaining(NOT_KEPT) else told.copy(picture = image ?: state.picture))
+        show(if (isLost) told.copy(complaints = listOf(NOT_KEPT) + told.complaints) else told.copy(picture = image ?: state.picture))
     }
 
     /** The process was ended. */
