@@ -153,3 +153,13 @@ def test_there_may_be_as_many_patterns_as_any_lora_needs(name: str) -> None:
     assert parse_config({"r": 1, name: many}, "config").scale("b", 1) == 8
     with pytest.raises(InputError, match=r"10,001 patterns"):
         parse_config({"r": 1, name: many | {"one more": 1}}, "config")
+
+
+@pytest.mark.parametrize("metadata", [False, True])
+def test_half_a_character_is_refused_as_safetensors_does(tmp_path: Path, metadata: bool) -> None:
+    half = {"__metadata__": {"lora_adapter_metadata": "\ud800"}} if metadata else {"unet.\ud800.lora_A.weight": {}}
+    header = json.dumps(half).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(InputError, match=r"a\.safetensors.*not UTF-8 text"):
+        read_lora(path)

@@ -389,15 +389,6 @@ def test_other_kinds_of_file_are_named(tmp_path: Path, data: bytes, word: str) -
     refused(path, word, "a.safetensors")
 
 
-@pytest.mark.parametrize("metadata", [False, True])
-def test_half_a_character_is_refused_as_safetensors_does(tmp_path: Path, metadata: bool) -> None:
-    half = {"__metadata__": {"lora_adapter_metadata": "\ud800"}} if metadata else {"unet.\ud800.lora_A.weight": {}}
-    header = json.dumps(half).encode()
-    path = tmp_path / "a.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header)
-    refused(path, "not UTF-8 text", "a.safetensors")
-
-
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
     refused(tmp_path / "missing.safetensors", "no such file", "missing.safetensors")
     refused(Path("/dev/zero"), "not a regular file")

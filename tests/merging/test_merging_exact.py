@@ -19,7 +19,6 @@ from lorarar.hypernet.graph import CoefficientGraph
 from lorarar.hypernet.network import HypernetConfig, Hypernetwork
 from lorarar.layout import PAPER_LEARNED, UNET, Layout
 from lorarar.lora import LoRA, LoraLayer
-from lorarar.lora.write import MADE_FOR
 from lorarar.merging import METHODS, RULES, MergeOptions, merge_loras, predict_with
 from lorarar.merging.exact import row_space
 from lorarar.stack import fold, stack
@@ -292,17 +291,6 @@ def test_the_merged_file_says_how_it_was_made() -> None:
     assert metadata["lorarar_style_scale"] == "0.5" and metadata["lorarar_content_scale"] == "1.0"
     assert metadata["lorarar_style"] == "paint.safetensors" and metadata["lorarar_base"] == "tiny"
     assert "lorarar_mu" not in metadata and "lorarar_predict" not in metadata
-
-
-@pytest.mark.parametrize(("block", "made_for"), [("attentions.0", "koala"), ("attentions.1", "sdxl")])
-def test_the_merged_file_names_the_architecture_whatever_its_base_is_called(block: str, made_for: str) -> None:
-    """A layer of SDXL alone in one of the LoRAs makes no LoRA of SDXL of a merge for KOALA."""
-    name, other = (f"down_blocks.1.{part}.transformer_blocks.0.attn1.to_q" for part in (block, "attentions.1"))
-    layout = Layout.from_linears("3f1c0", [(name, 12, 12)])
-    rng = np.random.default_rng(0)
-    made = LoRA({UNET + place: layer(rng, 12, 12, 2) for place in {name, other}})
-    merged = merge_loras(made, made, layout, "direct").lora
-    assert merged.metadata[MADE_FOR] == made_for
 
 
 def test_progress_is_told_layer_by_layer() -> None:

@@ -11,9 +11,10 @@ from tiny_world import random_lora, tiny_layout
 
 from lorarar.api import RUN_BASE
 from lorarar.errors import InputError
+from lorarar.layout import UNET, Layout
 from lorarar.lora import LoRA, LoraLayer, open_lora, read_lora, write_lora
 from lorarar.lora.layers import StoredLayer
-from lorarar.lora.write import MAX_THREADS
+from lorarar.lora.write import MADE_FOR, MAX_THREADS
 from lorarar.merging import METHODS, MergeOptions, merge_loras
 
 LAYOUT = tiny_layout("transformer")
@@ -94,3 +95,13 @@ def test_merging_files_holds_one_layer_a_thread(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 7 * MAX_THREADS * layer < 2 * 40 * layer / 2
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("block", "made_for"), [("attentions.0", "koala"), ("attentions.1", "sdxl")])
+def test_the_merged_file_names_the_architecture_whatever_its_base_is_called(block: str, made_for: str) -> None:
+    """A layer of SDXL alone in one of the LoRAs makes no LoRA of SDXL of a merge for KOALA."""
+    name, other = (f"down_blocks.1.{part}.transformer_blocks.0.attn1.to_q" for part in (block, "attentions.1"))
+    layout = Layout.from_linears("3f1c0", [(name, 12, 12)])
+    made = LoRA({UNET + place: LoraLayer(*np.ones((2, 12, 12), np.float32)) for place in {name, other}})
+    merged = merge_loras(made, made, layout, "direct").lora
+    assert merged.metadata[MADE_FOR] == made_for

@@ -226,7 +226,8 @@ class RemoteStudio(
     private fun take(told: StudioState, isNew: Boolean, image: PictureView?) {
         wire?.send(bytes(Shown))
         val isLost = isNew && image == null
-        show(if (isLost) told.copy(complaints = listOf(NOT_KEPT) + told.complaints) else told.copy(picture = image ?: state.picture))
+        val unread = listOf(NOT_KEPT) + told.complaints
+        show(if (isLost) told.copy(complaints = unread) else told.copy(picture = image ?: state.picture))
     }
 
     /** The process was ended. */
