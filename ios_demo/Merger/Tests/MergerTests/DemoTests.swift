@@ -276,30 +276,6 @@ final class DemoTests: XCTestCase, @unchecked Sendable {
         XCTAssertEqual(model.merged?.names, "a 1")
     }
 
-    /// The engine draws while two are picked, one after the other: it looks at the first when it is free.
-    @MainActor
-    func testALoraThatIsRefusedDoesNotTakeTheNextOneWithIt() async throws {
-        _ = try app.bundle()
-        try app.samples()
-        let model = app.model()
-        await model.open()
-        await model.merge()
-        let good = model.content!
-        let wrong = app.root.appendingPathComponent("wrong.safetensors")
-        try standInLora(1, layers: ["unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"]).write(to: wrong)
-        model.setInView(false)
-        let drawing = Task { await model.generate() }
-        while !model.isWorking { await Task.yield() }
-        await model.add(wrong, as: .content)
-        try await Task.sleep(for: .milliseconds(100))  // in which it is asked for
-        model.pick(good)
-        model.setInView(true)
-        await drawing.value
-        await model.merge()
-        XCTAssertEqual(model.merged?.names, "a 1 + a 1")
-        XCTAssertNil(model.failure)
-    }
-
     @MainActor
     func testADrawingIsStoppedWhileItsLorasAreLoaded() async throws {
         let model = try await loading()
