@@ -143,7 +143,9 @@ class _Plan:
         """Work on all devices, to the end."""
         try:
             with ThreadPoolExecutor(len(devices)) as pool:
-                list(pool.map(self._work, range(len(devices)), devices))
+                works = [pool.submit(self._work, place, device) for place, device in enumerate(devices)]
+            for work in works:  # all have ended, and each device was cleaned up
+                work.result()
         except Exception as error:
             self.result.mistake = error
         finally:
