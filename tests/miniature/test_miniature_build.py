@@ -283,7 +283,7 @@ def test_a_whole_build_replaces_the_output_at_its_end(
     assert load_predictor(plan.output / "hypernet.safetensors").training["base"] == "miniature"
     shipped = {path.relative_to(MINIATURE_FOLDER) for path in MINIATURE_FOLDER.rglob("*") if path.is_file()}
     assert {path.relative_to(plan.output) for path in plan.output.rglob("*") if path.is_file()} == shipped
-    assert set(plan.seconds()) == set(STAGES) - {"card", "publish"}
+    assert {name.partition("-")[0] for name in plan.seconds()} == set(STAGES) - {"card", "publish"}  # rounds apart
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "work"]
 
 
