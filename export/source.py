@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionXLPipeline
 from torch import nn
 
 from export.graph import ImageSize
@@ -109,6 +108,8 @@ def chosen_unet(
 def chosen_pipeline(base: Base, unet: Any, size: ImageSize, untrained: bool, tiny_vae: str | Path | None) -> Any:
     """Open the rest of a base's pipeline around a UNet, with an AutoencoderTiny in place of its VAE if one is given."""
     if is_loaded(base):
+        from diffusers import StableDiffusionXLPipeline  # takes seconds, and a base by its name needs it later alone
+
         if not hasattr(base, "unet"):
             raise InputError("`base` is a UNet alone; give a whole pipeline, such as a StableDiffusionXLPipeline")
         if not isinstance(base, StableDiffusionXLPipeline):

@@ -266,9 +266,8 @@ def _facts(
     content: LoRA, style: LoRA, layout: Layout, method: str, options: MergeOptions, truncation: Truncation | None
 ) -> dict[str, str]:
     """Return what a merged file says about itself."""
-    layers = [name for group in layout.groups for name in group.layers]
     facts = {"toolkit_version": __version__, "base": layout.base}
-    facts["architecture"] = "sdxl" if is_of_sdxl(layers) else "koala"
+    facts["architecture"] = "sdxl" if is_of_sdxl(layout.layers) else "koala"
     # Names only: a shared file must not tell its maker's folders.
     facts |= {role: Path(lora.source).name for role, lora in (("content", content), ("style", style))}
     facts |= {"method": method, "paper": METHODS[method].paper} | options.describe(METHODS[method].uses)
