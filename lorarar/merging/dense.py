@@ -71,10 +71,9 @@ def sparse(thin: Thin, elect: bool) -> Run:
 
     def run(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[MergedLayer]:
         def one(pair: LayerPair) -> MergedLayer:
-            with np.errstate(over="ignore", invalid="ignore"):  # an overflow is told below, once
-                content = matrix(pair.content) * np.float32(options.content_scale)
-                style = matrix(pair.style) * np.float32(options.style_scale)
-                delta = merge_dense(content, style, thin, elect, options.density, f"{options.seed}/{pair.name}")
+            content = matrix(pair.content) * np.float32(options.content_scale)
+            style = matrix(pair.style) * np.float32(options.style_scale)
+            delta = merge_dense(content, style, thin, elect, options.density, f"{options.seed}/{pair.name}")
             if not np.isfinite(delta).all():
                 raise too_large(pair.name)
             rank = options.rank_out or pair.content.rank + pair.style.rank

@@ -175,9 +175,8 @@ def np_lora(pairs: Sequence[LayerPair], options: MergeOptions) -> Iterator[Merge
         acting = theirs.up.reshape(theirs.out_features, -1).any(axis=0)  # a row with a zero up is not in ΔW_s
         basis = torch.from_numpy(row_space(_rows(theirs)[acting]))
         kept = (content - share * ((content @ basis) @ basis.mT)) * options.content_scale
-        with np.errstate(over="ignore"):  # an overflow is told by the caller, once
-            down_c = kept.numpy().astype(np.float32).reshape(ours.down.shape)
-            down_s = theirs.down * np.float32(options.style_scale)
+        down_c = kept.numpy().astype(np.float32).reshape(ours.down.shape)
+        down_s = theirs.down * np.float32(options.style_scale)
         layers = LoraLayer(down_c, ours.up), LoraLayer(down_s, theirs.up)
         return MergedLayer(pair.name, join_columns(layers, (1.0, 1.0)), METHOD)
 

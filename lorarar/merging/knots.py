@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from lorarar.merging.dense import merge_dense, trim
 from lorarar.merging.truncate import as_layer, matrices
 from lorarar.merging.types import METHOD, LayerPair, MergedLayer, MergeOptions, per_core
@@ -39,7 +37,6 @@ def _merged(pair: LayerPair, options: MergeOptions) -> MergedLayer:
     count = max(1, int((sizes > _LEAST * sizes[0]).sum()))
     shares = (sizes[:count, None] * vectors[:count]).split([part.shape[1] for part in scaled], dim=1)
     content, style = ((share @ right.mT).float().numpy() for share, right in zip(shares, rights, strict=True))
-    with np.errstate(over="ignore", invalid="ignore"):  # told as an InputError; a thread has its own state
-        down = merge_dense(content, style, trim, True, options.density)
+    down = merge_dense(content, style, trim, True, options.density)
     up = (left @ basis[:, :count]).float().numpy()
     return MergedLayer(pair.name, as_layer(up, down, pair.content.weight_shape), METHOD)

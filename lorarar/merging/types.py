@@ -220,13 +220,18 @@ def per_core(work: Callable[[LayerPair], MergedLayer], pairs: Sequence[LayerPair
     """Yield `work` of every pair, in order, with a thread for each core and one layer on each thread. Imports torch.
 
     Measured: a decomposition that is spread over the cores takes longer than on one of them, and many times as long on
-    a busy machine, since its threads wait for each other at every step.
+    a busy machine, since its threads wait for each other at every step. numpy does not warn of overflows, which are
+    told as an InputError, by `work` or by who takes what it yields.
     """
     import torch
+
+    def quiet(pair: LayerPair) -> MergedLayer:
+        with np.errstate(over="ignore", invalid="ignore"):  # each thread has a state of its own
+            return work(pair)
 
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from pool.map(work, pairs)
+            yield from pool.map(quiet, pairs)
     finally:
         torch.set_num_threads(threads)
