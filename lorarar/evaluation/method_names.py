@@ -26,9 +26,14 @@ class MethodEntry:
     summary: str
     loras: bool = True  # needs the LoRA files; joint training does not
     unguided: bool = False  # keeps LoRAs out of guidance's unconditional pass
-    guided: bool = False  # can't be drawn without guidance
+    guided: bool = False  # puts its LoRAs on guidance's two passes apart
     merged: bool = True  # makes one LoRA, that any sampling can have
     optimised: bool = False  # has coefficients without a checkpoint
+
+    @property
+    def needs_guidance(self) -> bool:
+        """Tell whether it can't be drawn without guidance."""
+        return self.unguided or self.guided
 
     @property
     def hypernet(self) -> bool:

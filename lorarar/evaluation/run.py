@@ -114,9 +114,7 @@ def open_evaluation(
     The evaluation keeps everything in `folder`. `dtype` (fp32, fp16 or bf16) is that of the UNet and text encoders, and
     of the trainings. Raises InputError when the base can't be had, for LoRAs of another base, and as `prepare`.
     """
-    entries = {name: METHODS[name] for name in methods if name in METHODS}
-    guided = [name for name, entry in entries.items() if entry.unguided or entry.guided]
-    guided += [name for name in methods if sampling_of(name)]  # of an ablation's checkpoint too
+    guided = [name for name in methods if sampling_of(name) or (name in METHODS and METHODS[name].needs_guidance)]
     if guided and settings.guidance == 1:
         raise InputError(f"{guided[0]} is a way to guide, and a `guidance` of 1 turns guidance off; give a larger one")
     sampling = Sampling(base, settings.steps, settings.guidance, settings.seed, dtype)
