@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from small_miniature import SMALL
 
-from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
+from lorarar.base.untrained import build_tokenizer, new_pipeline
 from miniature.base import BATCH, BaseLoss, Captioned, encode, tokenize, train_base
 from miniature.loop import Schedule, seeded
 
 CAPTIONS = ["a red dog", "a cat in mosaic style", "a blue mug with white dots", "a duck"]
-SMALL = Sizes(latent=24, unet=(16, 32, 48), head=16, vae=(16, 16, 16), text=(32, 48), text_layers=2, time=8)
 
 
 def test_the_base_learns_v_of_noise_that_ends_without_signal(monkeypatch: pytest.MonkeyPatch) -> None:

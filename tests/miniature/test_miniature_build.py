@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from small_miniature import SMALL
 
 from lorarar.base.names import MINIATURE_FOLDER
-from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
+from lorarar.base.untrained import build_tokenizer, new_pipeline
 from lorarar.command_line import given_settings
 from lorarar.commands import train, train_lora
 from lorarar.commands.miniature import main
@@ -42,7 +43,6 @@ from miniature.styles import FAMILIES
 from miniature.subjects import KINDS, sample_subject
 
 TO_PIPELINE = ["population", "autoencoder", "reading", "base", "longer", "pipeline"]
-SMALL = Sizes(latent=24, unet=(16, 32, 48), head=16, vae=(16, 16, 16), text=(32, 48), text_layers=2, time=8)
 
 
 def small_plan(folder: Path) -> BuildPlan:

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_miniature import SMALL
 
-from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
+from lorarar.base.untrained import build_tokenizer, new_pipeline
 from miniature.base import tokenize
 from miniature.judge_data import UNSEEN
 from miniature.loop import Schedule
 from miniature.reading import ANSWERS, Reader, read, read_by_a_line, told_captions, train_reading
 from miniature.styles import FAMILIES
-
-SMALL = Sizes(latent=24, unet=(16, 32, 48), head=16, vae=(16, 16, 16), text=(32, 48), text_layers=2, time=8)
 
 
 def test_answers_are_what_the_captions_tell() -> None:

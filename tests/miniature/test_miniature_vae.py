@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_miniature import SMALL
 
-from lorarar.base.untrained import Sizes, build_tokenizer, new_pipeline
+from lorarar.base.untrained import build_tokenizer, new_pipeline
 from miniature import vae as training
 from miniature.loop import Schedule
 from miniature.vae import encode_all, train_vae
 
-SMALL = Sizes(latent=24, unet=(16, 32, 48), head=16, vae=(16, 16, 16), text=(32, 48), text_layers=2, time=8)
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 96, 96, 3), np.uint8)
 
 
